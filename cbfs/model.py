@@ -1,0 +1,176 @@
+"""What the mount and the engine tell each other: plain values and two narrow faces.
+
+The engine (keys, sessions, queue, servers) implements ``Backend``; the mount (tree, sending
+rule, FUSE) implements ``View``. All calls happen on the trio thread. Calls without ``async``
+answer from memory or LMDB reads and never wait. Times are milliseconds since 1970, UTC.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from cbfs.store import Store, Writer
+from cbfs_common.errors import CbfsError
+from cbfs_common.profile import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Bytes in ``Table.CONTENT``: records ``id u64 | index u32``, each ``chunk`` bytes but the
+    last. Immutable once a message refers to it; ids come from ``Writer.next_number(b"content")``.
+    """
+
+    id: int
+    size: int
+    chunk: int
+
+
+class Delivery(Enum):
+    """How far a message is on its way to one recipient."""
+
+    QUEUED = "queued"
+    SENT = "sent"  # at the recipient's server
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """``participants`` are sorted and include oneself. ``folder`` is the name under
+    conversations/ and outbox/, unique, made by ``naming.folder_name``. ``inode`` and
+    ``outbox_inode`` come from ``Writer.next_number(b"inode")``."""
+
+    id: bytes
+    participants: tuple[str, ...]
+    subject: str
+    started: int
+    folder: str
+    inode: int
+    outbox_inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """``name`` is the file name in the conversation's folder, unique there, made by
+    ``naming.message_name``. ``inode`` of a sent message is that of the outbox file it was.
+    ``recipients`` is empty for what was received."""
+
+    id: bytes
+    conversation: bytes
+    serial: int
+    sender: str
+    date: int
+    received: int
+    name: str
+    inode: int
+    content: Content
+    recipients: tuple[tuple[str, Delivery], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A finished file of the outbox. Either ``conversation`` is the id of one that exists, or it
+    is None and ``participants`` (without oneself) and ``subject`` start a new one.
+
+    ``consume(writer)`` takes the file out of the outbox's records; it runs inside the
+    transaction that makes it a message, so that a crash leaves the one or the other."""
+
+    conversation: bytes | None
+    participants: tuple[str, ...]
+    subject: str
+    file_name: str
+    inode: int
+    content: Content
+    consume: Callable[[Writer], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """Somebody whose name was looked up. ``since`` is when it was first seen."""
+
+    name: str
+    profile: Profile
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What ``status`` tells, in words: ``connection`` a line; ``queue`` a line for each
+    recipient that something waits for; ``problems`` a line each."""
+
+    connection: str
+    queue: tuple[str, ...]
+    problems: tuple[str, ...]
+    envelopes_waiting: int
+
+
+class Refused(CbfsError):
+    """A file that cannot be sent as it is. Text and hint become its error file."""
+
+
+class NotYet(CbfsError):
+    """A file that cannot be sent now (say, the directory does not answer). It stays in the
+    outbox and is tried again when ``View.retry`` is called."""
+
+
+class Backend(Protocol):
+    """What the mount asks of the engine."""
+
+    @property
+    def name(self) -> str:
+        """One's own user name."""
+
+    @property
+    def profile(self) -> Profile:
+        """One's own profile."""
+
+    @property
+    def store(self) -> Store:
+        """The account's store. The mount uses Table.NODES and Table.CONTENT."""
+
+    def conversations(self) -> tuple[Conversation, ...]:
+        """All, oldest first."""
+
+    def messages(self, conversation: bytes) -> tuple[Message, ...]:
+        """All of one conversation, in order."""
+
+    def contacts(self) -> tuple[Contact, ...]:
+        """All, by name."""
+
+    def report(self) -> Report:
+        """The state of things, for ``status``."""
+
+    def prepare(self, names: Iterable[str]) -> None:
+        """These people will be written to: look up, in the background, who is not known. A name
+        that is not registered comes back through ``View.unknown_names``."""
+
+    async def send(self, outgoing: Outgoing) -> Message:
+        """Make the file a message and queue it for every recipient, in one transaction that is on
+        the disk on return. May wait for a name look-up. Raises Refused (unknown name, bad
+        participants, no account) or NotYet; then nothing has changed. ``View`` is told of a
+        new conversation, not of the message."""
+
+    async def delete(self, message: Message) -> None:
+        """Forget a message: content, record. On the disk on return. What is queued of it is
+        still delivered."""
+
+
+class View(Protocol):
+    """What the engine tells the mount, after the change is on the disk. Must not block."""
+
+    def conversation_added(self, conversation: Conversation) -> None:
+        """Show its folders."""
+
+    def message_added(self, message: Message) -> None:
+        """A message has arrived: show it, so that watchers see it."""
+
+    def message_changed(self, message: Message) -> None:
+        """Recipients' states have moved on; same name, same content."""
+
+    def unknown_names(self, names: frozenset[str]) -> None:
+        """The directory says, with proof, that nobody has these names."""
+
+    def retry(self) -> None:
+        """What ended in NotYet may be tried again."""
+
+    def status_changed(self) -> None:
+        """``Backend.report`` gives something new."""

@@ -1,0 +1,32 @@
+"""The errors of the protocol. Every decoder raises one of these and nothing else.
+
+``hint`` is what a user can do about it; programs print it on a line of its own.
+Texts never hold a key, a name of a user or a word of a message.
+"""
+
+
+class CbfsError(Exception):
+    """Base of all errors that a user, a peer or a disk can cause."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class DecodeError(CbfsError):
+    """Bytes that are not what their format says."""
+
+
+class LimitError(CbfsError):
+    """Input beyond a limit of ``cbfs_common.limits``; nothing was changed."""
+
+
+class CryptoError(CbfsError):
+    """A seal, signature, proof or key agreement that does not verify.
+
+    Every failure to open looks the same from outside: catch this, not its text.
+    """
+
+
+class TransportError(CbfsError):
+    """The connection to a server broke the transport protocol and must end."""

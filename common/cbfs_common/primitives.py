@@ -1,0 +1,138 @@
+"""The cryptographic primitives, one function each. PROTOCOL.rst, Primitives.
+
+Keys, secrets and digests are ``bytes`` of the sizes named in the docstrings; callers
+have checked sizes when they parsed, so a wrong size here is a bug and raises ValueError.
+"""
+
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.poly1305 import Poly1305
+from nacl import bindings
+from nacl import exceptions as nacl
+
+from cbfs_common.errors import CryptoError
+
+KEY_SIZE = 32
+TAG_SIZE = 16
+NONCE_SIZE = 12
+KEM_SEED_SIZE = 64
+KEM_PUBLIC_SIZE = 1_184
+KEM_CIPHERTEXT_SIZE = 1_088
+SIGNATURE_SIZE = 64
+
+_ZERO = bytes(KEY_SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class Random:
+    """The source of randomness that the core is given; programs pass the real one.
+
+    ``token(n)`` gives n random bytes. ``encapsulate(public)`` gives (secret 32, ciphertext 1088)
+    for an ML-KEM-768 public key; it is here because the library draws its own randomness.
+    """
+
+    token: Callable[[int], bytes]
+    encapsulate: Callable[[bytes], tuple[bytes, bytes]]
+
+
+def kdf(key: bytes, label: bytes, data: bytes = b"", size: int = 64) -> bytes:
+    """Derive ``size`` (1 to 64) bytes: BLAKE2b keyed with ``key`` (0 to 64 bytes),
+    personalised with ``label`` (at most 16 bytes, one per use). RFC 7693."""
+    return blake2b(data, digest_size=size, key=key, person=label).digest()
+
+
+def equal(a: bytes, b: bytes) -> bool:
+    """Compare in constant time."""
+    return hmac.compare_digest(a, b)
+
+
+def dh_public(secret: bytes) -> bytes:
+    """X25519 public key (32) of a secret key (32). RFC 7748."""
+    return bindings.crypto_scalarmult_base(secret)
+
+
+def dh(secret: bytes, public: bytes) -> bytes:
+    """X25519 shared secret (32). Raises CryptoError when it is all zero."""
+    try:
+        shared = bindings.crypto_scalarmult(secret, public)
+    except nacl.CryptoError as error:  # libsodium refuses low-order points
+        raise CryptoError("key agreement failed") from error
+    if equal(shared, _ZERO):
+        raise CryptoError("key agreement failed")
+    return shared
+
+
+def kem_public(seed: bytes) -> bytes:
+    """ML-KEM-768 public key (1184) of a key pair's seed (64: d, z). FIPS 203."""
+    return MLKEM768PrivateKey.from_seed_bytes(seed).public_key().public_bytes_raw()
+
+
+def kem_encapsulate(public: bytes) -> tuple[bytes, bytes]:
+    """(secret 32, ciphertext 1088) with the library's own randomness; see ``Random``.
+    Raises CryptoError for a public key that is not one (FIPS 203, 7.2)."""
+    try:
+        return MLKEM768PublicKey.from_public_bytes(public).encapsulate()
+    except ValueError as error:
+        raise CryptoError("key agreement failed") from error
+
+
+def kem_decapsulate(seed: bytes, ciphertext: bytes) -> bytes:
+    """Secret (32); a forged ciphertext gives a secret that nobody knows (FIPS 203, 6.3)."""
+    return MLKEM768PrivateKey.from_seed_bytes(seed).decapsulate(ciphertext)
+
+
+def seal(key: bytes, nonce: bytes, plain: bytes, ad: bytes = b"") -> bytes:
+    """ChaCha20-Poly1305 (RFC 8439): plain + 16 bytes. Each (key 32, nonce 12) is used once."""
+    return ChaCha20Poly1305(key).encrypt(nonce, plain, ad)
+
+
+def open_sealed(key: bytes, nonce: bytes, sealed: bytes, ad: bytes = b"") -> bytes:
+    """Undo ``seal``. Raises CryptoError."""
+    try:
+        return ChaCha20Poly1305(key).decrypt(nonce, sealed, ad)
+    except (InvalidTag, ValueError) as error:  # ValueError: shorter than a tag
+        raise CryptoError("cannot be opened") from error
+
+
+def poly1305(key: bytes, data: bytes) -> bytes:
+    """One-time authenticator (16) under a key (32) that is used once. RFC 8439, 2.5."""
+    return Poly1305.generate_tag(key, data)
+
+
+def sign_public(seed: bytes) -> bytes:
+    """Ed25519 public key (32) of a seed (32). RFC 8032."""
+    return bindings.crypto_sign_seed_keypair(seed)[0]
+
+
+def sign(seed: bytes, message: bytes) -> bytes:
+    """Ed25519 signature (64)."""
+    return bindings.crypto_sign(message, bindings.crypto_sign_seed_keypair(seed)[1])[
+        :SIGNATURE_SIZE
+    ]
+
+
+def verify(public: bytes, message: bytes, signature: bytes) -> None:
+    """Raises CryptoError when the signature is not ``public``'s over ``message``."""
+    try:
+        bindings.crypto_sign_open(signature + message, public)
+    except nacl.CryptoError as error:
+        raise CryptoError("wrong signature") from error
+
+
+def box_seal(public: bytes, secret: bytes, nonce: bytes, plain: bytes) -> bytes:
+    """NaCl crypto_box, nonce 24: plain + 16 bytes."""
+    return bindings.crypto_box(plain, nonce, public, secret)
+
+
+def box_open(public: bytes, secret: bytes, nonce: bytes, sealed: bytes) -> bytes:
+    """Undo ``box_seal``. Raises CryptoError."""
+    try:
+        return bindings.crypto_box_open(sealed, nonce, public, secret)
+    except nacl.CryptoError as error:
+        raise CryptoError("cannot be opened") from error

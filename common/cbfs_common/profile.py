@@ -1,0 +1,109 @@
+"""Names, home servers and profiles. PROTOCOL.rst, Profile."""
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+
+from cbfs_common.errors import DecodeError
+from cbfs_common.limits import NAME_MAX, NAME_MIN, PROFILE_MAX
+from cbfs_common.primitives import KEY_SIZE, kdf
+
+_NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*\Z")
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])\Z")
+_HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z")
+_ADDRESS = re.compile(
+    r"(?P<scheme>[a-z-]+)://(?P<key>[a-z2-7]{52})@(?P<host>[^/@]+):(?P<port>[0-9]+)\Z"
+)
+_VERSION = 1
+_FIXED = 1 + 4 * KEY_SIZE
+
+
+def check_name(name: str) -> str:
+    """Give ``name`` back, or raise DecodeError: 3 to 32 of [a-z0-9] with single inner - or _,
+    and no device name of Windows (names become file names). Design: names.md."""
+    if not NAME_MIN <= len(name) <= NAME_MAX or not _NAME.match(name) or _DEVICE.match(name):
+        raise DecodeError(
+            "not a user name",
+            f"names have {NAME_MIN} to {NAME_MAX} of a-z and 0-9, with single - or _ inside",
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens, and the X25519 key (32) it proves in the handshake."""
+
+    key: bytes
+    host: str
+    port: int
+
+    def __post_init__(self) -> None:
+        if len(self.key) != KEY_SIZE or not _HOST.match(self.host) or not 0 < self.port < 65_536:
+            raise DecodeError("not a server address", "an address is SCHEME://KEY@HOST:PORT")
+
+    def url(self, scheme: str = "cbfs") -> str:
+        """``SCHEME://KEY@HOST:PORT`` with the key in lower-case base32."""
+        key = base64.b32encode(self.key).decode().rstrip("=").lower()
+        return f"{scheme}://{key}@{self.host}:{self.port}"
+
+
+def parse_address(url: str, scheme: str = "cbfs") -> Address:
+    """Undo ``Address.url``. Raises DecodeError."""
+    match = _ADDRESS.match(url.strip())
+    if not match or match["scheme"] != scheme or len(match["port"]) > 5:
+        raise DecodeError("not a server address", f"an address is {scheme}://KEY@HOST:PORT")
+    try:
+        key = base64.b32decode(match["key"].upper() + "====")
+    except binascii.Error as error:
+        raise DecodeError("not a server address") from error
+    address = Address(key, match["host"].lower(), int(match["port"]))
+    if address.url(scheme) != url.strip():  # base32 has spare bits: one key, one text
+        raise DecodeError("not a server address", f"an address is {scheme}://KEY@HOST:PORT")
+    return address
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The public halves of an account, each 32 bytes, and its home server.
+
+    ``user_id``: X25519, identifies the account to its home server.
+    ``signing``: Ed25519, signs prekeys. ``auth``: X25519, authenticates messages.
+    """
+
+    user_id: bytes
+    signing: bytes
+    auth: bytes
+    server: Address
+
+    def encode(self) -> bytes:
+        """Fixed layout: version 1 | user_id | signing | auth | server key | port u16 | host."""
+        return (
+            bytes([_VERSION])
+            + self.user_id
+            + self.signing
+            + self.auth
+            + self.server.key
+            + self.server.port.to_bytes(2, "big")
+            + self.server.host.encode("ascii")
+        )
+
+    def identity(self, name: str) -> bytes:
+        """32 bytes that stand for this person in every transcript: a hash of the name and of
+        the keys that speak for it. Moving to another server does not change it."""
+        raw = name.encode("ascii")
+        return kdf(b"", b"cbfs1 identity", bytes([len(raw)]) + raw + self.signing + self.auth, 32)
+
+
+def decode_profile(data: bytes) -> Profile:
+    """Undo ``Profile.encode``. Raises DecodeError."""
+    if not _FIXED + 2 < len(data) <= PROFILE_MAX or data[0] != _VERSION:
+        raise DecodeError("not a profile")
+    user_id, signing, auth, key = (data[1 + 32 * i : 33 + 32 * i] for i in range(4))
+    try:
+        host = data[_FIXED + 2 :].decode("ascii")
+    except UnicodeDecodeError as error:
+        raise DecodeError("not a profile") from error
+    return Profile(
+        user_id, signing, auth, Address(key, host, int.from_bytes(data[_FIXED : _FIXED + 2], "big"))
+    )
