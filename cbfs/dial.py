@@ -1,0 +1,60 @@
+"""The one place where the client makes connections.
+
+A ``Dialer`` reaches a server; everything that the client sends goes through one. Without Tor
+only loopback addresses can be reached, and only when the user asked for it (``--no-tor``).
+"""
+
+import ipaddress
+from typing import Protocol
+
+import trio
+
+from cbfs_common.errors import CbfsError
+
+DIAL_TIMEOUT = 20.0
+"""Seconds for a plain connection on loopback."""
+
+
+class DialError(CbfsError):
+    """A server that cannot be reached now. Trying again later is right."""
+
+
+class NotAllowed(CbfsError):
+    """An address that this client must not reach. Trying again will not help."""
+
+
+class Dialer(Protocol):
+    """Reaches servers."""
+
+    async def dial(self, host: str, port: int, isolation: bytes) -> trio.abc.Stream:
+        """A connection to ``host``:``port``. Two different ``isolation`` values never share a
+        circuit. Raises DialError or NotAllowed."""
+
+
+class LoopbackDialer:
+    """Plain TCP to loopback addresses and nowhere else."""
+
+    async def dial(self, host: str, port: int, isolation: bytes) -> trio.abc.Stream:
+        """See ``Dialer``. There are no circuits here: ``isolation`` has nothing to separate."""
+        check_loopback(host)
+        try:
+            with trio.fail_after(DIAL_TIMEOUT):
+                return await trio.open_tcp_stream(host, port, happy_eyeballs_delay=None)
+        except (OSError, trio.TooSlowError) as error:
+            raise DialError(
+                f"no connection to {host}:{port}", "is the server running there?"
+            ) from error
+
+
+def check_loopback(host: str) -> None:
+    """Raises NotAllowed for anything but a loopback address. Names are not resolved: a look-up
+    would already tell the network who is being looked for."""
+    try:
+        allowed = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        allowed = host == "localhost"
+    if not allowed:
+        raise NotAllowed(
+            f"{host} is not on this machine, and Tor is switched off",
+            "leave out --no-tor: without Tor only loopback addresses are reached",
+        )
