@@ -10,7 +10,6 @@ before leaves nothing of it, a crash after leaves all of it. A change must touch
 Writer: it is run again when another change of its group fails.
 """
 
-import math
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,6 +90,10 @@ class Reader:
         """The greatest key, or None."""
         with self._txn.cursor(db=self._store._dbs[table]) as cursor:
             return cursor.key() if cursor.last() else None
+
+    def blind(self, *parts: bytes) -> bytes:
+        """See ``Store.blind``."""
+        return self._store.blind(*parts)
 
     def count(self, table: Table) -> int:
         """Number of records."""
@@ -243,8 +246,3 @@ class Store:
             raise StoreError(
                 "a record of the store is damaged", "restore the account directory from a backup"
             ) from error
-
-
-def chunks(size: int, chunk: int) -> int:
-    """How many records a content of ``size`` bytes takes."""
-    return math.ceil(size / chunk)

@@ -1,0 +1,236 @@
+"""Conversations and messages as records of the store. PROTOCOL.rst, Messages.
+
+Functions that take a ``Writer`` belong into one transaction with whatever else the caller must
+keep true together with them. A content is shared by its message and by the deliveries that are
+not finished; a count of those who refer to it says when it can go.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cbfs.model import Content, Conversation, Delivery, Message
+from cbfs.naming import folder_name, message_name
+from cbfs.packing import pack, unpack
+from cbfs.store import Reader, Store, Table, Writer
+
+HEADS_MAX = 16
+"""Parents that a message names at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What is known of a message that is to be shown: see ``Message`` for the fields."""
+
+    id: bytes
+    sender: str
+    date: int
+    parents: tuple[bytes, ...]
+    file_name: str
+    inode: int
+    content: Content
+    recipients: tuple[str, ...]
+
+
+def u32(number: int) -> bytes:
+    """4 bytes, big-endian, so that keys sort as numbers."""
+    return number.to_bytes(4, "big")
+
+
+def u64(number: int) -> bytes:
+    """8 bytes, big-endian, so that keys sort as numbers."""
+    return number.to_bytes(8, "big")
+
+
+# Conversations
+
+
+def load_conversations(reader: Reader) -> dict[bytes, Conversation]:
+    """All, by id."""
+    return {key: _conversation(key, data) for key, data in reader.items(Table.CONVERSATIONS)}
+
+
+def _conversation(key: bytes, data: bytes) -> Conversation:
+    participants, subject, started, folder, inode, outbox = unpack(
+        data, list, str, int, str, int, int
+    )
+    return Conversation(key, tuple(participants), subject, started, folder, inode, outbox)
+
+
+def add_conversation(
+    writer: Writer,
+    key: bytes,
+    sender: str,
+    participants: tuple[str, ...],
+    subject: str,
+    started: int,
+) -> Conversation:
+    """Name it, give it inodes, store it."""
+
+    def taken(name: str) -> bool:
+        return writer.get(Table.META, b"folder " + writer.blind(name.encode())) is not None
+
+    others = [name for name in participants if name != sender]
+    folder = folder_name(started, sender, others, subject, taken)
+    writer.put(Table.META, b"folder " + writer.blind(folder.encode()), key)
+    inode, outbox = writer.next_number(b"inode"), writer.next_number(b"inode")
+    record = pack(list(participants), subject, started, folder, inode, outbox)
+    writer.put(Table.CONVERSATIONS, key, record)
+    return Conversation(key, participants, subject, started, folder, inode, outbox)
+
+
+# Messages
+
+
+def load_messages(reader: Reader, conversation: bytes) -> tuple[Message, ...]:
+    """All of a conversation, in order of arrival."""
+    return tuple(
+        _message(key, data) for key, data in reader.items(Table.MESSAGES, prefix=conversation)
+    )
+
+
+def get_message(reader: Reader, conversation: bytes, serial: int) -> Message | None:
+    """One message, or None when it was deleted."""
+    key = conversation + u64(serial)
+    data = reader.get(Table.MESSAGES, key)
+    return None if data is None else _message(key, data)
+
+
+def _message(key: bytes, data: bytes) -> Message:
+    id_, sender, date, received, name, inode, content, recipients = unpack(
+        data, bytes, str, int, int, str, int, list, list
+    )
+    return Message(
+        id_,
+        key[:16],
+        int.from_bytes(key[16:], "big"),
+        sender,
+        date,
+        received,
+        name,
+        inode,
+        Content(*content),
+        tuple((who, Delivery(state)) for who, state in recipients),
+    )
+
+
+def put_message(writer: Writer, message: Message) -> None:
+    """Store it, or store what has changed of it."""
+    content = message.content
+    record = pack(
+        message.id,
+        message.sender,
+        message.date,
+        message.received,
+        message.name,
+        message.inode,
+        [content.id, content.size, content.chunk],
+        [[who, state.value] for who, state in message.recipients],
+    )
+    writer.put(Table.MESSAGES, message.conversation + u64(message.serial), record)
+
+
+def _message_id(writer: Reader, conversation: bytes, sender: str, id_: bytes) -> bytes:
+    return writer.blind(conversation, sender.encode(), id_)
+
+
+def has_message(reader: Reader, conversation: bytes, sender: str, id_: bytes) -> bool:
+    """Whether this message has ever been stored, be it deleted since."""
+    key = _message_id(reader, conversation, sender, id_)
+    return reader.get(Table.MESSAGE_IDS, key) is not None
+
+
+def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int) -> Message:
+    """Name it, number it, store it, count its content, move the conversation's heads."""
+
+    def name_key(name: str) -> bytes:
+        return b"name " + writer.blind(conversation, name.encode())
+
+    def taken(name: str) -> bool:
+        return writer.get(Table.META, name_key(name)) is not None
+
+    serial = writer.next_number(b"message")
+    # a date that is still to come is shown as the time of receipt
+    name = message_name(min(arrival.date, now), arrival.sender, arrival.file_name, taken)
+    message = Message(
+        arrival.id,
+        conversation,
+        serial,
+        arrival.sender,
+        min(arrival.date, now),
+        now,
+        name,
+        arrival.inode,
+        arrival.content,
+        tuple((who, Delivery.QUEUED) for who in arrival.recipients),
+    )
+    put_message(writer, message)
+    writer.put(Table.META, name_key(name), u64(serial))
+    key = _message_id(writer, conversation, arrival.sender, arrival.id)
+    writer.put(Table.MESSAGE_IDS, key, u64(serial))
+    hold_content(writer, arrival.content.id)
+    _move_heads(writer, conversation, arrival.id, arrival.parents)
+    return message
+
+
+def remove_message(writer: Writer, message: Message) -> None:
+    """Forget it; its content goes with the last delivery of it."""
+    if writer.delete(Table.MESSAGES, message.conversation + u64(message.serial)):
+        name = b"name " + writer.blind(message.conversation, message.name.encode())
+        writer.delete(Table.META, name)
+        drop_content(writer, message.content.id)
+
+
+def heads(reader: Reader, conversation: bytes) -> tuple[bytes, ...]:
+    """Ids of the newest messages, those that no other names as its parent."""
+    data = reader.get(Table.META, b"heads " + conversation) or b""
+    return tuple(data[i : i + 16] for i in range(0, len(data), 16))
+
+
+def _move_heads(
+    writer: Writer, conversation: bytes, id_: bytes, parents: tuple[bytes, ...]
+) -> None:
+    left = [head for head in heads(writer, conversation) if head not in parents]
+    data = b"".join([*left, id_][-HEADS_MAX:])
+    writer.put(Table.META, b"heads " + conversation, data)
+
+
+# Contents
+
+
+def hold_content(writer: Writer, content: int) -> None:
+    """One more refers to it."""
+    key = b"held " + u64(content)
+    count = int.from_bytes(writer.get(Table.META, key) or b"", "big")
+    writer.put(Table.META, key, u32(count + 1))
+
+
+def drop_content(writer: Writer, content: int) -> None:
+    """One less refers to it; the last one takes it away."""
+    key = b"held " + u64(content)
+    count = int.from_bytes(writer.get(Table.META, key) or b"", "big")
+    if count > 1:
+        writer.put(Table.META, key, u32(count - 1))
+        return
+    writer.delete(Table.META, key)
+    writer.delete_prefix(Table.CONTENT, u64(content))
+
+
+def read_content(reader: Reader, content: Content, offset: int, size: int) -> bytes:
+    """``size`` bytes from ``offset`` on, fewer at the end."""
+    end = min(offset + size, content.size)
+    if offset >= end:
+        return b""
+    first, last = offset // content.chunk, (end - 1) // content.chunk
+    parts = [
+        reader.get(Table.CONTENT, u64(content.id) + u32(i)) or b"" for i in range(first, last + 1)
+    ]
+    data = parts[0] if len(parts) == 1 else b"".join(parts)
+    start = offset - first * content.chunk
+    return data[start : start + end - offset]
+
+
+def content_chunks(store: Store, content: Content) -> Iterator[bytes]:
+    """All of it, a record at a time."""
+    with store.read() as reader:
+        for _key, chunk in reader.items(Table.CONTENT, prefix=u64(content.id)):
+            yield chunk
