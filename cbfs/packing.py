@@ -9,7 +9,8 @@ from cbfs_common.errors import DecodeError
 
 def pack(*fields: object) -> bytes:
     """One record."""
-    return msgpack.packb(fields)
+    data: bytes = msgpack.packb(fields)
+    return data
 
 
 def unpack(data: bytes, *types: type) -> list[Any]:
