@@ -41,3 +41,63 @@ SESSIONS_PER_PEER = 8
 
 FILE_SIZE_MAX = 64 * 1024 * 1024
 """Default limit of a file that is sent as one message."""
+
+# Name directory. PROTOCOL.rst, Names.
+
+NAMESPACE_MAX = 64
+"""Bytes of a directory's namespace, which is its checkpoint origin."""
+
+OWNER_KEYS_MAX = 5
+"""Owner keys, and recovery keys, of one entry."""
+
+OPERATION_ROUNDS_MAX = 65_536
+"""How many rounds ahead an operation may expire."""
+
+COMMIT_LIFETIME = 86_400
+"""How long after its COMMIT a REGISTER is accepted."""
+
+NAME_GRACE = 30 * 86_400
+NAME_QUARANTINE = 90 * 86_400
+"""After a name's expiry, before anyone may register it anew: their sum."""
+
+ROUND_TIME_OFF_MAX = 30
+"""How far a round's time may be off a verifier's clock."""
+
+COSIGN_INTERVAL = 30
+"""A verifier cosigns the newest head anew this often."""
+
+COSIGNATURE_AGE_MAX = 300
+COSIGNATURE_AHEAD_MAX = 60
+"""Cosignature times a client accepts, against its own clock."""
+
+COSIGNERS_MAX = 32
+"""Witnesses, and groups of them, in a policy; signature lines in a head."""
+
+POLICY_MAX = 65_536
+"""A policy file."""
+
+ROUND_OPERATIONS_MAX = 1_024
+"""Operations in one round."""
+
+HEAD_MAX = 6_144
+"""A signed head: checkpoint and signature lines."""
+
+# Transport and message server. PROTOCOL.rst, Transport and Message server.
+
+FRAME_SIZE = 16_932
+"""Every frame, in both directions: 34 Tor relay cells of 498 bytes."""
+
+FRAMES_PER_KEY = 256
+"""After so many frames a direction moves on to its next key."""
+
+PREKEY_RECORD_SIZE = 1_305
+"""A signed public prekey as the server stores it."""
+
+UPLOAD_MAX = 12
+"""Prekey records in one upload request."""
+
+IDS_MAX = 900
+"""Envelope ids in one list reply or delete request."""
+
+PUSH_WINDOW = 64
+"""Envelopes that a server pushes ahead of their deletion."""
