@@ -148,7 +148,8 @@ def _root_key(directory: Path, random: Random) -> bytes:
         if not path.exists():
             fresh = directory / "root.key.new"
             fresh.unlink(missing_ok=True)
-            with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            fresh.touch(mode=0o600)
+            with fresh.open("wb") as file:
                 file.write(random.token(KEY_SIZE))
                 file.flush()
                 os.fsync(file.fileno())
