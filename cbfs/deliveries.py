@@ -1,0 +1,165 @@
+"""The queue of deliveries, as records of the store.
+
+A job is one message to one recipient: record ``blind(recipient) | sequence``. Its parts are
+sealed a few at a time; a sealed envelope that is not delivered yet is the record
+``blind(recipient) | sequence | part``, so that a retry sends the same bytes.
+
+Commit points: ``add_jobs`` (with the message itself: a crash leaves a draft, or a message that
+will be sent); ``save_sealed`` (with the ratchet's state: a crash leaves a part unsealed, or an
+envelope that is sent again byte for byte); ``finish`` (a crash before it repeats a delivery,
+which servers and peers both recognise).
+"""
+
+from dataclasses import dataclass, replace
+
+from cbfs.book import drop_content, get_message, hold_content, put_message, u32, u64
+from cbfs.model import Content, Delivery, Message
+from cbfs.packing import pack, unpack
+from cbfs.store import Reader, Table, Writer
+
+_JOB_KEY = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """``sealed`` of ``count`` parts have been sealed, each but the last with ``part_size`` bytes
+    of the content; ``digest`` (32) is that of the whole."""
+
+    key: bytes
+    recipient: str
+    conversation: bytes
+    serial: int
+    message: bytes
+    date: int
+    parents: tuple[bytes, ...]
+    file_name: str
+    content: Content
+    digest: bytes
+    part_size: int
+    count: int
+    sealed: int
+
+    def encode(self) -> bytes:
+        """For the store."""
+        content = self.content
+        return pack(
+            self.recipient,
+            self.conversation,
+            self.serial,
+            self.message,
+            self.date,
+            list(self.parents),
+            self.file_name,
+            [content.id, content.size, content.chunk],
+            self.digest,
+            self.part_size,
+            self.count,
+            self.sealed,
+        )
+
+
+def _decode(key: bytes, data: bytes) -> Job:
+    fields = unpack(data, str, bytes, int, bytes, int, list, str, list, bytes, int, int, int)
+    recipient, conversation, serial, message, date, parents, file_name, content = fields[:8]
+    return Job(
+        key,
+        recipient,
+        conversation,
+        serial,
+        message,
+        date,
+        tuple(parents),
+        file_name,
+        Content(*content),
+        *fields[8:],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A sealed part on its way: its record key and the bytes."""
+
+    key: bytes
+    data: bytes
+
+
+def add_jobs(writer: Writer, message: Message, job: Job) -> None:
+    """One job for each recipient of a message, like ``job`` but for recipient and key."""
+    for recipient, _state in message.recipients:
+        key = writer.blind(recipient.encode()) + u64(writer.next_number(b"queue"))
+        entry = replace(job, key=key, recipient=recipient, serial=message.serial)
+        writer.put(Table.QUEUE, key, entry.encode())
+        hold_content(writer, message.content.id)
+
+
+def waiting(reader: Reader) -> dict[str, int]:
+    """Jobs by recipient."""
+    counts: dict[str, int] = {}
+    for key in reader.keys(Table.QUEUE):
+        if len(key) == _JOB_KEY:
+            recipient = _decode(key, reader.get(Table.QUEUE, key) or b"").recipient
+            counts[recipient] = counts.get(recipient, 0) + 1
+    return counts
+
+
+def next_work(reader: Reader, recipient: str, most: int) -> tuple[list[Envelope], list[Job]]:
+    """At most ``most`` envelopes that are sealed and not delivered, and as many jobs as it takes
+    to seal up to ``most`` in all; both in the order of sending."""
+    envelopes: list[Envelope] = []
+    jobs: list[Job] = []
+    room = most
+    for key, data in reader.items(Table.QUEUE, prefix=reader.blind(recipient.encode())):
+        if room <= 0:
+            break
+        if len(key) > _JOB_KEY:
+            envelopes.append(Envelope(key, data))
+            room -= 1
+            continue
+        job = _decode(key, data)
+        if job.sealed < job.count:
+            jobs.append(job)
+            room -= job.count - job.sealed
+    return envelopes[:most], jobs
+
+
+def save_sealed(writer: Writer, job: Job, parts: list[bytes]) -> list[Envelope]:
+    """The next parts of a job are sealed."""
+    envelopes = [
+        Envelope(job.key + u32(job.sealed + index), data) for index, data in enumerate(parts)
+    ]
+    for envelope in envelopes:
+        writer.put(Table.QUEUE, envelope.key, envelope.data)
+    writer.put(Table.QUEUE, job.key, replace(job, sealed=job.sealed + len(parts)).encode())
+    return envelopes
+
+
+def finish(writer: Writer, delivered: list[bytes]) -> list[Message]:
+    """These envelopes (their keys) are at the server. Gives the messages that thereby are at
+    their recipient's server in full, in their new state."""
+    changed: dict[bytes, Message] = {}
+    for key in delivered:
+        writer.delete(Table.QUEUE, key)
+    for job_key in dict.fromkeys(key[:_JOB_KEY] for key in delivered):
+        data = writer.get(Table.QUEUE, job_key)
+        if data is None:
+            continue
+        job = _decode(job_key, data)
+        if job.sealed < job.count or any(
+            len(key) > _JOB_KEY for key in writer.keys(Table.QUEUE, prefix=job_key)
+        ):
+            continue
+        writer.delete(Table.QUEUE, job_key)
+        drop_content(writer, job.content.id)
+        message = get_message(writer, job.conversation, job.serial)
+        if message is not None:
+            message = _sent(message, job.recipient)
+            put_message(writer, message)
+            changed[message.id] = message
+    return list(changed.values())
+
+
+def _sent(message: Message, recipient: str) -> Message:
+    recipients = tuple(
+        (who, Delivery.SENT if who == recipient else state) for who, state in message.recipients
+    )
+    return replace(message, recipients=recipients)
