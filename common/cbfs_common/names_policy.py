@@ -1,0 +1,210 @@
+"""Whose signatures make a head of the directory count. C2SP tlog-policy, with the pinned
+configuration in a comment that other readers ignore::
+
+    # cbfs-config BASE64
+    log NAMESPACE+ID+KEY cbfs-names://KEY@HOST:PORT
+    witness NAME VKEY
+    group NAME all|any|K MEMBER...
+    quorum NAME
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from cbfs_common.errors import DecodeError
+from cbfs_common.limits import COSIGNERS_MAX, NAMESPACE_MAX, POLICY_MAX
+from cbfs_common.names_layout import HASH_SIZE
+from cbfs_common.names_note import (
+    COSIGNER_KEY,
+    LOG_KEY,
+    NoteKey,
+    from_base64,
+    parse_note_key,
+    to_base64,
+)
+from cbfs_common.profile import Address, parse_address
+
+SCHEME = "cbfs-names"
+_CONFIG = "cbfs-config"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """``threshold`` of ``members`` (names of witnesses or earlier groups)."""
+
+    name: str
+    threshold: int
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """``log.name`` is the directory's namespace; ``config`` (32) the hash of the configuration
+    that its verifiers run; ``witnesses`` their keys by name; ``quorum`` names a witness or group.
+    """
+
+    log: NoteKey
+    server: Address
+    config: bytes
+    witnesses: tuple[tuple[str, NoteKey], ...]
+    groups: tuple[Group, ...]
+    quorum: str
+
+    @property
+    def namespace(self) -> str:
+        """The directory's name for itself, in everything it signs."""
+        return self.log.name
+
+    def satisfied(self, signed: Iterable[str]) -> bool:
+        """Whether these witnesses are a quorum."""
+        true = set(signed).intersection(name for name, _ in self.witnesses)
+        for group in self.groups:
+            if sum(member in true for member in group.members) >= group.threshold:
+                true.add(group.name)
+        return self.quorum in true
+
+    def rules(self) -> str:
+        """The lines that its verifiers agree on: witnesses, groups and quorum."""
+        return (
+            "".join(f"witness {name} {key.encode()}\n" for name, key in self.witnesses)
+            + "".join(
+                f"group {group.name} {group.threshold} {' '.join(group.members)}\n"
+                for group in self.groups
+            )
+            + f"quorum {self.quorum}\n"
+        )
+
+    def encode(self) -> str:
+        """The policy file's text."""
+        return (
+            "# Policy of a cbfs name directory: give this file to its clients.\n"
+            f"# {_CONFIG} {to_base64(self.config)}\n"
+            f"log {self.log.encode()} {self.server.url(SCHEME)}\n" + self.rules()
+        )
+
+
+@dataclass(slots=True)
+class _Parsing:
+    config: bytes | None = None
+    log: tuple[NoteKey, Address] | None = None
+    witnesses: dict[str, NoteKey] = field(default_factory=dict)
+    groups: dict[str, Group] = field(default_factory=dict)
+    members: set[str] = field(default_factory=set)
+    quorum: str | None = None
+
+
+def _wrong(number: int, what: str) -> NoReturn:
+    raise DecodeError(
+        f"line {number} of the policy: {what}", "ask the directory's operator for its policy file"
+    )
+
+
+def parse_policy(text: str) -> Policy:
+    """A policy file. Raises DecodeError naming the line."""
+    if len(text) > POLICY_MAX:
+        _wrong(1, "the file is too large")
+    parsing = _Parsing()
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        if any(ord(letter) < 0x20 and letter != "\t" for letter in line) or "\x7f" in line:
+            _wrong(number, "a control character")
+        words = line.replace("\t", " ").split(" ")
+        _line(parsing, number, [word for word in words if word])
+    if parsing.log is None or parsing.config is None or parsing.quorum is None:
+        _wrong(len(lines), "log, quorum or cbfs-config is missing")
+    return Policy(
+        parsing.log[0],
+        parsing.log[1],
+        parsing.config,
+        tuple(parsing.witnesses.items()),
+        tuple(parsing.groups.values()),
+        parsing.quorum,
+    )
+
+
+def _line(parsing: _Parsing, number: int, words: list[str]) -> None:
+    try:
+        match words:
+            case []:
+                pass
+            case ["#", keyword, value] if keyword == _CONFIG:
+                _take_config(parsing, number, value)
+            case [comment, *_] if comment.startswith("#"):
+                pass
+            case ["log", key, url]:
+                _take_log(parsing, number, key, url)
+            case ["witness", name, key, *urls] if len(urls) <= 1:
+                _take_witness(parsing, number, name, key)
+            case ["group", name, threshold, *members] if members:
+                _take_group(parsing, number, name, threshold, tuple(members))
+            case ["quorum", name]:
+                _take_quorum(parsing, number, name)
+            case _:
+                _wrong(number, "not understood")
+    except DecodeError as error:
+        if error.hint.startswith("ask "):
+            raise
+        _wrong(number, str(error))
+
+
+def _take_config(parsing: _Parsing, number: int, value: str) -> None:
+    config = from_base64(value)
+    if parsing.config is not None or len(config) != HASH_SIZE:
+        _wrong(number, "one configuration hash of 32 bytes is needed")
+    parsing.config = config
+
+
+def _take_log(parsing: _Parsing, number: int, key: str, url: str) -> None:
+    if parsing.log is not None:
+        _wrong(number, "a second log")
+    log = parse_note_key(key, LOG_KEY)
+    if len(log.name) > NAMESPACE_MAX:
+        _wrong(number, "the namespace is too long")
+    parsing.log = log, parse_address(url, SCHEME)
+
+
+def _take_witness(parsing: _Parsing, number: int, name: str, text: str) -> None:
+    key = parse_note_key(text, COSIGNER_KEY)
+    _new_name(parsing, number, name)
+    if any(key.public == other.public for other in parsing.witnesses.values()):
+        _wrong(number, "the key of another witness")
+    parsing.witnesses[name] = key
+
+
+def _take_group(
+    parsing: _Parsing, number: int, name: str, threshold: str, members: tuple[str, ...]
+) -> None:
+    _new_name(parsing, number, name)
+    words = {"all": len(members), "any": 1}
+    if threshold not in words and (
+        not threshold.isascii() or not threshold.isdigit() or threshold[0] == "0"
+    ):
+        _wrong(number, "a threshold is all, any or a number")
+    if len(threshold) > 3:
+        _wrong(number, "the threshold is too large")
+    needed = words[threshold] if threshold in words else int(threshold)
+    if needed > len(members):
+        _wrong(number, "more members are needed than there are")
+    for member in members:
+        if member not in parsing.witnesses and member not in parsing.groups:
+            _wrong(number, "a member that is not defined above")
+        if member in parsing.members:
+            _wrong(number, "a member that is in a group already")
+        parsing.members.add(member)
+    parsing.groups[name] = Group(name, needed, members)
+
+
+def _take_quorum(parsing: _Parsing, number: int, name: str) -> None:
+    if parsing.quorum is not None:
+        _wrong(number, "a second quorum")
+    if name not in parsing.witnesses and name not in parsing.groups:
+        _wrong(number, "the quorum is not a witness or group defined above")
+    parsing.quorum = name
+
+
+def _new_name(parsing: _Parsing, number: int, name: str) -> None:
+    if name == "none" or name in parsing.witnesses or name in parsing.groups:
+        _wrong(number, "a name that is used already")
+    if len(parsing.witnesses) >= COSIGNERS_MAX or len(parsing.groups) >= COSIGNERS_MAX:
+        _wrong(number, "too many witnesses or groups")

@@ -1,0 +1,184 @@
+"""Requests to the name directory and its replies, in the frames of ``transport``.
+PROTOCOL.rst, Names: requests. msgpack arrays ``[kind, field, ...]``; what is hashed or signed
+keeps its own layout inside."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from cbfs_common.errors import DecodeError
+from cbfs_common.names_evidence import (
+    Evidence,
+    encode_links,
+    encode_proof,
+    read_evidence,
+    read_links,
+    read_proof,
+)
+from cbfs_common.names_layout import Fields
+from cbfs_common.names_operations import OPERATION_MAX, Link, Refusal
+from cbfs_common.profile import check_name
+
+NAMES_REPLY_MAX = 16_384
+"""Bytes of an encoded reply: it fits one frame."""
+
+_NUMBER_MAX = 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """What does the map have at ``name``? ``old_size``: of the head the client has, 0 for none."""
+
+    name: str
+    old_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The operations on ``name`` after this version of this incarnation."""
+
+    name: str
+    incarnation: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Put this encoded operation into a round; answered when the round is published."""
+
+    operation: bytes
+
+
+Request = Lookup | History | Submit
+
+
+@dataclass(frozen=True, slots=True)
+class LookedUp:
+    """``consistency``: from the client's size to the head's; empty when that is 0 or not smaller.
+    ``links``: the newest operations on the name that fit, oldest first."""
+
+    evidence: Evidence
+    consistency: tuple[bytes, ...]
+    links: tuple[Link, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The next operations, oldest first, as many as fit."""
+
+    links: tuple[Link, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The operation stands in this round."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The request has changed nothing."""
+
+    refusal: Refusal
+
+
+Reply = LookedUp | Steps | Submitted | Refused
+
+_LOOKUP, _HISTORY, _SUBMIT = 1, 2, 3
+_LOOKED_UP, _STEPS, _SUBMITTED, _REFUSED = 129, 130, 131, 132
+
+
+def encode_request(request: Request) -> bytes:
+    """One payload."""
+    match request:
+        case Lookup(name, old_size):
+            return _pack(_LOOKUP, name, old_size)
+        case History(name, incarnation, version):
+            return _pack(_HISTORY, name, incarnation, version)
+        case Submit(operation):
+            return _pack(_SUBMIT, operation)
+
+
+def encode_reply(reply: Reply) -> bytes:
+    """One payload."""
+    match reply:
+        case LookedUp(evidence, consistency, links):
+            return _pack(
+                _LOOKED_UP, evidence.encode(), encode_proof(consistency), encode_links(links)
+            )
+        case Steps(links):
+            return _pack(_STEPS, encode_links(links))
+        case Submitted(round_):
+            return _pack(_SUBMITTED, round_)
+        case Refused(refusal):
+            return _pack(_REFUSED, int(refusal))
+
+
+def decode_request(payload: bytes) -> Request:
+    """Raises DecodeError."""
+    match _unpack(payload):
+        case [1, str(name), int(old_size)] if _is_number(old_size):
+            return Lookup(check_name(name), old_size)
+        case [2, str(name), int(incarnation), int(version)] if _is_number(
+            incarnation
+        ) and _is_number(version):
+            return History(check_name(name), incarnation, version)
+        case [3, bytes(operation)] if len(operation) <= OPERATION_MAX:
+            return Submit(operation)
+        case _:
+            raise DecodeError("not a request to the name directory")
+
+
+def decode_reply(payload: bytes) -> Reply:
+    """Raises DecodeError."""
+    match _unpack(payload):
+        case [129, bytes(evidence), bytes(consistency), bytes(links)]:
+            return LookedUp(_evidence(evidence), _proof(consistency), _links(links))
+        case [130, bytes(links)]:
+            return Steps(_links(links))
+        case [131, int(round_)] if _is_number(round_):
+            return Submitted(round_)
+        case [132, int(refusal)] if refusal in set(Refusal):
+            return Refused(Refusal(refusal))
+        case _:
+            raise DecodeError("not a reply of the name directory")
+
+
+def _pack(*fields: object) -> bytes:
+    packed: bytes = msgpack.packb(fields)
+    return packed
+
+
+def _unpack(payload: bytes) -> Any:
+    try:
+        found = msgpack.unpackb(payload, use_list=True, max_array_len=8, max_map_len=0)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise DecodeError("not a message of the name directory") from error
+    return found
+
+
+def _is_number(value: int) -> bool:
+    return not isinstance(value, bool) and 0 <= value < _NUMBER_MAX
+
+
+def _evidence(data: bytes) -> Evidence:
+    fields = Fields(data, "evidence")
+    evidence = read_evidence(fields)
+    fields.end()
+    return evidence
+
+
+def _proof(data: bytes) -> tuple[bytes, ...]:
+    fields = Fields(data, "a log proof")
+    proof = read_proof(fields)
+    fields.end()
+    return proof
+
+
+def _links(data: bytes) -> tuple[Link, ...]:
+    fields = Fields(data, "a chain of operations")
+    links = read_links(fields)
+    fields.end()
+    return links
