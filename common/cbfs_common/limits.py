@@ -101,3 +101,22 @@ IDS_MAX = 900
 
 PUSH_WINDOW = 64
 """Envelopes that a server pushes ahead of their deletion."""
+
+# Sessions and bodies.
+
+PREKEY_GRACE = 30 * 86_400
+"""A prekey's secret is kept this long after it expired: envelopes wait in mailboxes."""
+
+ROUTE_WINDOW = 8
+ROUTE_WINDOW_NEXT = 4
+"""Route tags held ready: ahead in the current receiving chain, and in the next one."""
+
+TRIALS_MAX = 8_192
+"""Header keys tried for one envelope whose route is in no table."""
+
+BODY_MAX = 13_850
+"""A message body: what fits into the smaller of the two kinds of envelope."""
+
+PARENTS_MAX = 16
+DATE_MAX = 253_402_300_799_999
+"""The last millisecond of the year 9999."""

@@ -1,0 +1,426 @@
+"""What clients ask the message server, and its answers. PROTOCOL.rst, Message server.
+
+Each request, reply and push is one frame's payload: a msgpack array whose first item is its kind.
+``encode`` gives the payload; ``decode_request``, ``decode_reply`` and ``decode_push`` take any
+bytes and give a checked value or DecodeError.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from hashlib import blake2b
+from typing import Any, ClassVar, Generic, TypeVar
+
+import msgpack
+
+from cbfs_common.errors import DecodeError
+from cbfs_common.limits import ENVELOPE_SIZE, IDS_MAX, PREKEY_RECORD_SIZE, UPLOAD_MAX
+from cbfs_common.primitives import KEY_SIZE
+
+ID_SIZE = 16
+PREKEY_ID_SIZE = 16
+U64_MAX = 2**64 - 1
+
+
+def envelope_id(envelope: bytes) -> bytes:
+    """16 bytes that name an envelope: its hash, so that delivering it twice stores it once."""
+    return blake2b(envelope, digest_size=ID_SIZE, person=b"cbfs1 envelope").digest()
+
+
+class PrekeyKind(IntEnum):
+    """The byte after the id in a prekey record."""
+
+    ONE_TIME = 1
+    LAST_RESORT = 2
+
+
+class Code(IntEnum):
+    """Why a server refused."""
+
+    BAD_REQUEST = 1
+    NO_ACCOUNT = 2
+    UNKNOWN_USER = 3
+    MAILBOX_FULL = 4
+    NO_PREKEY = 5
+    UNKNOWN_ENVELOPE = 6
+    TOO_MANY = 7
+    TROUBLE = 8
+
+
+def _bytes(value: Any, size: int) -> bytes:
+    if type(value) is not bytes or len(value) != size:
+        raise DecodeError("not a request or reply")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= U64_MAX:
+        raise DecodeError("not a request or reply")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise DecodeError("not a request or reply")
+    return value
+
+
+def _list(value: Any, size: int, most: int) -> tuple[bytes, ...]:
+    if type(value) is not list or len(value) > most:
+        raise DecodeError("not a request or reply")
+    return tuple(_bytes(item, size) for item in value)
+
+
+def _kind(record: bytes) -> PrekeyKind:
+    try:
+        return PrekeyKind(record[PREKEY_ID_SIZE])
+    except ValueError as error:
+        raise DecodeError("not a prekey record") from error
+
+
+class Reply:
+    """Answers a request."""
+
+    __slots__ = ()
+    KIND: ClassVar[int]
+
+    def fields(self) -> tuple[Any, ...]:
+        """What follows the kind in the array."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Reply):
+    """Done, and on the server's disk."""
+
+    KIND: ClassVar[int] = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Reply):
+    """Nothing was done."""
+
+    KIND: ClassVar[int] = 65
+    code: Code
+
+    def fields(self) -> tuple[Any, ...]:
+        """code u8."""
+        return (int(self.code),)
+
+
+@dataclass(frozen=True, slots=True)
+class PrekeyCount(Reply):
+    """Unexpired one-time prekeys left, and when the last-resort one expires (seconds since
+    1970; 0 when there is none)."""
+
+    KIND: ClassVar[int] = 66
+    one_time: int
+    last_resort_expires: int
+
+    def fields(self) -> tuple[Any, ...]:
+        """one_time u64, last_resort_expires u64."""
+        return (self.one_time, self.last_resort_expires)
+
+
+@dataclass(frozen=True, slots=True)
+class PrekeyRecord(Reply):
+    """A signed public prekey (PREKEY_RECORD_SIZE bytes), as its owner uploaded it."""
+
+    KIND: ClassVar[int] = 67
+    record: bytes
+
+    def fields(self) -> tuple[Any, ...]:
+        """record."""
+        return (self.record,)
+
+
+@dataclass(frozen=True, slots=True)
+class EnvelopeIds(Reply):
+    """Ids (16 bytes each) of stored envelopes in the order of their arrival. ``more``: ask again
+    after the last of them."""
+
+    KIND: ClassVar[int] = 68
+    ids: tuple[bytes, ...]
+    more: bool
+
+    def fields(self) -> tuple[Any, ...]:
+        """ids, more."""
+        return (self.ids, self.more)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Reply):
+    """A stored envelope (ENVELOPE_SIZE bytes)."""
+
+    KIND: ClassVar[int] = 69
+    envelope: bytes
+
+    def fields(self) -> tuple[Any, ...]:
+        """envelope."""
+        return (self.envelope,)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits(Reply):
+    """What this server keeps for one account: envelopes, seconds, one-time prekeys."""
+
+    KIND: ClassVar[int] = 70
+    mailbox: int
+    retention: int
+    prekeys: int
+
+    def fields(self) -> tuple[Any, ...]:
+        """mailbox u64, retention u64, prekeys u64."""
+        return (self.mailbox, self.retention, self.prekeys)
+
+
+R_co = TypeVar("R_co", bound=Reply, covariant=True)
+
+
+class Request(Generic[R_co]):
+    """Asks for a reply of type R, or Refused."""
+
+    __slots__ = ()
+    KIND: ClassVar[int]
+    REPLY: ClassVar[type[Reply]] = Done
+
+    def fields(self) -> tuple[Any, ...]:
+        """What follows the kind in the array."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class CreateAccount(Request[Done]):
+    """An account for the key that the client proved. Done also when there is one already."""
+
+    KIND: ClassVar[int] = 1
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteAccount(Request[Done]):
+    """Forget the client's account: prekeys, envelopes, everything."""
+
+    KIND: ClassVar[int] = 2
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPrekeys(Request[Done]):
+    """1 to UPLOAD_MAX records of the client. One of an id that is there replaces it, a
+    last-resort one replaces the last; ``replace``: forget all that were there before."""
+
+    KIND: ClassVar[int] = 3
+    records: tuple[bytes, ...]
+    replace: bool = False
+
+    def fields(self) -> tuple[Any, ...]:
+        """records, replace."""
+        return (self.records, self.replace)
+
+
+@dataclass(frozen=True, slots=True)
+class CountPrekeys(Request[PrekeyCount]):
+    """How many of the client's prekeys are left."""
+
+    KIND: ClassVar[int] = 4
+    REPLY: ClassVar[type[Reply]] = PrekeyCount
+
+
+@dataclass(frozen=True, slots=True)
+class TakePrekey(Request[PrekeyRecord]):
+    """One prekey of ``user_id`` (32 bytes); a one-time one leaves the server at most once."""
+
+    KIND: ClassVar[int] = 5
+    REPLY: ClassVar[type[Reply]] = PrekeyRecord
+    user_id: bytes
+
+    def fields(self) -> tuple[Any, ...]:
+        """user_id."""
+        return (self.user_id,)
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver(Request[Done]):
+    """Put ``envelope`` (ENVELOPE_SIZE bytes) in the mailbox of ``user_id`` (32 bytes)."""
+
+    KIND: ClassVar[int] = 6
+    user_id: bytes
+    envelope: bytes
+
+    def fields(self) -> tuple[Any, ...]:
+        """user_id, envelope."""
+        return (self.user_id, self.envelope)
+
+
+@dataclass(frozen=True, slots=True)
+class List(Request[EnvelopeIds]):
+    """Ids of the client's envelopes, from the first (``after`` empty) or from behind that id."""
+
+    KIND: ClassVar[int] = 7
+    REPLY: ClassVar[type[Reply]] = EnvelopeIds
+    after: bytes = b""
+
+    def fields(self) -> tuple[Any, ...]:
+        """after."""
+        return (self.after,)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch(Request[Stored]):
+    """One of the client's envelopes."""
+
+    KIND: ClassVar[int] = 8
+    REPLY: ClassVar[type[Reply]] = Stored
+    id: bytes
+
+    def fields(self) -> tuple[Any, ...]:
+        """id."""
+        return (self.id,)
+
+
+@dataclass(frozen=True, slots=True)
+class Delete(Request[Done]):
+    """Forget up to IDS_MAX of the client's envelopes; ids that are not there are passed over."""
+
+    KIND: ClassVar[int] = 9
+    ids: tuple[bytes, ...]
+
+    def fields(self) -> tuple[Any, ...]:
+        """ids."""
+        return (self.ids,)
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe(Request[Done]):
+    """From now on push the client's envelopes on this connection, the stored ones first, at most
+    PUSH_WINDOW ahead of their deletion."""
+
+    KIND: ClassVar[int] = 10
+
+
+@dataclass(frozen=True, slots=True)
+class GetLimits(Request[ServerLimits]):
+    """What the server keeps for an account."""
+
+    KIND: ClassVar[int] = 11
+    REPLY: ClassVar[type[Reply]] = ServerLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """Pushed to a subscriber: an envelope and its id. Delete it once it is safe."""
+
+    KIND: ClassVar[int] = 128
+    id: bytes
+    envelope: bytes
+
+    def fields(self) -> tuple[Any, ...]:
+        """id, envelope."""
+        return (self.id, self.envelope)
+
+
+AnyRequest = (
+    CreateAccount
+    | DeleteAccount
+    | UploadPrekeys
+    | CountPrekeys
+    | TakePrekey
+    | Deliver
+    | List
+    | Fetch
+    | Delete
+    | Subscribe
+    | GetLimits
+)
+AnyReply = Done | Refused | PrekeyCount | PrekeyRecord | EnvelopeIds | Stored | ServerLimits
+
+
+def _upload(records: Any, replace: Any) -> UploadPrekeys:
+    checked = _list(records, PREKEY_RECORD_SIZE, UPLOAD_MAX)
+    if not checked:
+        raise DecodeError("not a request or reply")
+    for record in checked:
+        _kind(record)
+    return UploadPrekeys(checked, _flag(replace))
+
+
+def _refused(code: Any) -> Refused:
+    try:
+        return Refused(Code(_count(code)))
+    except ValueError as error:
+        raise DecodeError("not a request or reply") from error
+
+
+def _after(after: Any) -> List:
+    return List(b"" if after == b"" and type(after) is bytes else _bytes(after, ID_SIZE))
+
+
+_REQUESTS: dict[int, tuple[int, Callable[..., AnyRequest]]] = {
+    CreateAccount.KIND: (0, CreateAccount),
+    DeleteAccount.KIND: (0, DeleteAccount),
+    UploadPrekeys.KIND: (2, _upload),
+    CountPrekeys.KIND: (0, CountPrekeys),
+    TakePrekey.KIND: (1, lambda user: TakePrekey(_bytes(user, KEY_SIZE))),
+    Deliver.KIND: (
+        2,
+        lambda user, envelope: Deliver(_bytes(user, KEY_SIZE), _bytes(envelope, ENVELOPE_SIZE)),
+    ),
+    List.KIND: (1, _after),
+    Fetch.KIND: (1, lambda id: Fetch(_bytes(id, ID_SIZE))),
+    Delete.KIND: (1, lambda ids: Delete(_list(ids, ID_SIZE, IDS_MAX))),
+    Subscribe.KIND: (0, Subscribe),
+    GetLimits.KIND: (0, GetLimits),
+}
+_REPLIES: dict[int, tuple[int, Callable[..., AnyReply]]] = {
+    Done.KIND: (0, Done),
+    Refused.KIND: (1, _refused),
+    PrekeyCount.KIND: (2, lambda one, last: PrekeyCount(_count(one), _count(last))),
+    PrekeyRecord.KIND: (1, lambda record: PrekeyRecord(_bytes(record, PREKEY_RECORD_SIZE))),
+    EnvelopeIds.KIND: (
+        2,
+        lambda ids, more: EnvelopeIds(_list(ids, ID_SIZE, IDS_MAX), _flag(more)),
+    ),
+    Stored.KIND: (1, lambda envelope: Stored(_bytes(envelope, ENVELOPE_SIZE))),
+    ServerLimits.KIND: (3, lambda a, b, c: ServerLimits(_count(a), _count(b), _count(c))),
+}
+_PUSHES: dict[int, tuple[int, Callable[..., Arrived]]] = {
+    Arrived.KIND: (
+        2,
+        lambda id, envelope: Arrived(_bytes(id, ID_SIZE), _bytes(envelope, ENVELOPE_SIZE)),
+    ),
+}
+
+T = TypeVar("T")
+
+
+def encode(value: Request[Any] | Reply | Arrived) -> bytes:
+    """The payload of a frame: msgpack [kind, fields ...]."""
+    packed: bytes = msgpack.packb((value.KIND, *value.fields()))
+    return packed
+
+
+def _decode(data: bytes, table: dict[int, tuple[int, Callable[..., T]]]) -> T:
+    try:
+        items = msgpack.unpackb(data, max_map_len=0, max_ext_len=0, max_str_len=0)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise DecodeError("not a request or reply") from error
+    if type(items) is not list or not items or type(items[0]) is not int:
+        raise DecodeError("not a request or reply")
+    count, make = table.get(items[0], (-1, None))
+    if make is None or len(items) != count + 1:
+        raise DecodeError("not a request or reply")
+    return make(*items[1:])
+
+
+def decode_request(data: bytes) -> AnyRequest:
+    """Raises DecodeError."""
+    return _decode(data, _REQUESTS)
+
+
+def decode_reply(data: bytes) -> AnyReply:
+    """Raises DecodeError."""
+    return _decode(data, _REPLIES)
+
+
+def decode_push(data: bytes) -> Arrived:
+    """Raises DecodeError."""
+    return _decode(data, _PUSHES)

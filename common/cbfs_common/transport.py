@@ -1,0 +1,325 @@
+"""The transport between a client and a server, without I/O. PROTOCOL.rst, Transport.
+
+Bytes in, events and bytes out. A handshake of three messages (SIGMA-I with public-key
+authenticated encryption in the place of signatures, hybrid with ML-KEM-768) gives a key for each
+direction; after it both sides exchange frames of one size. Any bytes give events or
+TransportError; after a TransportError the connection is dead and must be closed. Never more than
+one incomplete message is held.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from cbfs_common.errors import CryptoError, LimitError, TransportError
+from cbfs_common.limits import FRAME_SIZE, FRAMES_PER_KEY
+from cbfs_common.primitives import (
+    KEM_CIPHERTEXT_SIZE,
+    KEM_PUBLIC_SIZE,
+    KEM_SEED_SIZE,
+    KEY_SIZE,
+    NONCE_SIZE,
+    TAG_SIZE,
+    Random,
+    box_open,
+    box_seal,
+    dh,
+    dh_public,
+    equal,
+    kdf,
+    kem_decapsulate,
+    kem_public,
+    open_sealed,
+    seal,
+)
+
+__all__ = [
+    "FRAME_SIZE",
+    "PAYLOAD_MAX",
+    "PUSH",
+    "ClientConnection",
+    "Established",
+    "Event",
+    "Message",
+    "ServerConnection",
+]
+
+VERSION = 1
+HEADER_SIZE = 6
+PLAIN_SIZE = FRAME_SIZE - TAG_SIZE
+PAYLOAD_MAX = PLAIN_SIZE - HEADER_SIZE
+"""Bytes that one frame carries: 16,910."""
+
+PUSH = 0
+"""The id of what nobody asked for. With an empty payload it is padding and gives no event."""
+
+ID_MAX = 2**32 - 1
+HASH_SIZE = 64
+PROOF_SIZE = KEY_SIZE + HASH_SIZE + TAG_SIZE + TAG_SIZE
+HELLO_SIZE = 1 + KEY_SIZE + KEM_PUBLIC_SIZE
+ANSWER_SIZE = KEY_SIZE + KEM_CIPHERTEXT_SIZE + PROOF_SIZE
+
+_ZEROS = bytes(PAYLOAD_MAX)
+_BOX_NONCE_SIZE = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Established:
+    """The peer has proved that it holds the secret of ``peer_key`` (X25519, 32 bytes)."""
+
+    peer_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A frame's content. ``id`` 0 is a push, any other a request or the reply to it."""
+
+    id: int
+    payload: bytes
+
+
+Event = Established | Message
+
+
+class _Direction:
+    """The key of one direction. Each (key, nonce) is used once: the nonce counts the frames
+    under a key, and after FRAMES_PER_KEY frames the chain gives the next key and forgets the
+    last, so that what was sent cannot be read with what is in memory later."""
+
+    __slots__ = ("_chain", "_cipher", "_count")
+
+    def __init__(self, chain: bytes) -> None:
+        self._chain = chain
+        self._count = 0
+        self._cipher = self._next_cipher()
+
+    def step(self) -> tuple[ChaCha20Poly1305, bytes]:
+        """Cipher and nonce of the next frame."""
+        if self._count == FRAMES_PER_KEY:
+            self._cipher = self._next_cipher()
+            self._count = 0
+        nonce = self._count.to_bytes(NONCE_SIZE, "big")
+        self._count += 1
+        return self._cipher, nonce
+
+    def _next_cipher(self) -> ChaCha20Poly1305:
+        keys = kdf(self._chain, b"cbfs1 tr frames")
+        self._chain = keys[:KEY_SIZE]
+        return ChaCha20Poly1305(keys[KEY_SIZE:])
+
+
+class _Secrets:
+    """What the key agreement of one handshake gives, the same on both sides."""
+
+    __slots__ = ("_secret", "transcript")
+
+    def __init__(self, shared: bytes, transcript: bytes) -> None:
+        """``shared``: DH 32 | KEM 32. ``transcript``: hello and the first two fields of the
+        answer, all of fixed size."""
+        self.transcript = kdf(b"", b"cbfs1 tr hash", transcript)
+        self._secret = kdf(shared, b"cbfs1 tr secret", self.transcript)
+
+    def seal_proof(self, label: bytes, own_secret: bytes, ephemeral: bytes) -> bytes:
+        """{own key 32, [transcript hash](own key <> peer's ephemeral key)}: PROOF_SIZE bytes."""
+        box = box_seal(ephemeral, own_secret, self._box_nonce(label), self.transcript)
+        key = kdf(self._secret, label, size=KEY_SIZE + NONCE_SIZE)
+        return seal(key[:KEY_SIZE], key[KEY_SIZE:], dh_public(own_secret) + box)
+
+    def open_proof(
+        self, label: bytes, ephemeral_secret: bytes, sealed: bytes, expected: bytes | None
+    ) -> bytes:
+        """The peer's key (32), proved. Raises CryptoError, or TransportError when the key is
+        not the ``expected`` one."""
+        key = kdf(self._secret, label, size=KEY_SIZE + NONCE_SIZE)
+        plain = open_sealed(key[:KEY_SIZE], key[KEY_SIZE:], sealed)
+        peer, box = plain[:KEY_SIZE], plain[KEY_SIZE:]
+        if expected is not None and not equal(peer, expected):
+            raise TransportError(
+                "the server has another key than its address says",
+                "check the address; if it is right, somebody stands between you and the server",
+            )
+        proved = box_open(peer, ephemeral_secret, self._box_nonce(label), box)
+        if not equal(proved, self.transcript):
+            raise CryptoError("cannot be opened")
+        return peer
+
+    def chain(self, label: bytes, server_key: bytes, client_key: bytes) -> _Direction:
+        """The keys of one direction."""
+        return _Direction(kdf(self._secret, label, server_key + client_key, KEY_SIZE))
+
+    def _box_nonce(self, label: bytes) -> bytes:
+        """Once per box key: the transcript holds fresh keys of both sides."""
+        return kdf(self.transcript, label, size=_BOX_NONCE_SIZE)
+
+
+_SERVER_PROOF = b"cbfs1 tr server"
+_CLIENT_PROOF = b"cbfs1 tr client"
+_UP = b"cbfs1 tr up"
+_DOWN = b"cbfs1 tr down"
+
+
+class _Connection:
+    """What both sides share: cutting the stream into messages, and frames."""
+
+    __slots__ = ("_consume", "_dead", "_need", "_out", "_partial", "_receiving", "_sending")
+
+    def __init__(self, consume: Callable[[bytes | memoryview], Event | None], need: int) -> None:
+        self._consume = consume
+        self._need = need
+        self._partial: bytearray | None = None
+        self._out = b""
+        self._dead = False
+        self._sending: _Direction | None = None
+        self._receiving: _Direction | None = None
+
+    def receive(self, data: bytes | bytearray | memoryview) -> list[Event]:
+        """Events that ``data``, the next bytes of the stream in pieces of any size, completes.
+        Afterwards ``data_to_send`` may have something. Raises TransportError; events of the
+        same call are then lost, since their sender broke the protocol."""
+        if self._dead:
+            raise TransportError("the connection is closed")
+        events: list[Event] = []
+        try:
+            self._cut(memoryview(data), events)
+        except (CryptoError, InvalidTag) as error:
+            self._die()
+            raise TransportError("a message of the transport cannot be opened") from error
+        except TransportError:
+            self._die()
+            raise
+        return events
+
+    def data_to_send(self) -> bytes:
+        """Bytes of the handshake to write now; once."""
+        out, self._out = self._out, b""
+        return out
+
+    def send(self, id: int, payload: bytes) -> bytes:
+        """A sealed frame (FRAME_SIZE) to write. Frames must be written in the order of these
+        calls. Raises LimitError for a payload over PAYLOAD_MAX, before anything changes."""
+        if self._sending is None or self._dead:
+            raise TransportError("the connection is closed")
+        size = len(payload)
+        if size > PAYLOAD_MAX or not 0 <= id <= ID_MAX:
+            raise LimitError(f"a frame carries at most {PAYLOAD_MAX} bytes")
+        header = id.to_bytes(4, "big") + size.to_bytes(2, "big")
+        plain = b"".join((header, payload, _ZEROS[size:]))
+        cipher, nonce = self._sending.step()
+        return cipher.encrypt(nonce, plain, None)
+
+    def _cut(self, data: memoryview, events: list[Event]) -> None:
+        while data:
+            held = self._partial
+            missing = self._need - (len(held) if held is not None else 0)
+            if len(data) < missing:
+                if held is None:
+                    self._partial = bytearray(data)
+                else:
+                    held += data
+                return
+            if held is None:
+                whole: bytes | memoryview = data[:missing]
+            else:
+                held += data[:missing]
+                whole = bytes(held)
+                self._partial = None
+            data = data[missing:]
+            event = self._consume(whole)
+            if event is not None:
+                events.append(event)
+
+    def _begin_frames(self, sending: _Direction, receiving: _Direction) -> None:
+        self._sending, self._receiving = sending, receiving
+        self._consume, self._need = self._open_frame, FRAME_SIZE
+
+    def _open_frame(self, sealed: bytes | memoryview) -> Message | None:
+        if self._receiving is None:
+            raise TransportError("a frame before the handshake")
+        cipher, nonce = self._receiving.step()
+        plain = cipher.decrypt(nonce, sealed, None)
+        id = int.from_bytes(plain[:4], "big")
+        size = int.from_bytes(plain[4:HEADER_SIZE], "big")
+        if size > PAYLOAD_MAX or plain[HEADER_SIZE + size :] != _ZEROS[size:]:
+            raise TransportError("a frame that is not padded as it must be")
+        if id == PUSH and size == 0:
+            return None
+        return Message(id, plain[HEADER_SIZE : HEADER_SIZE + size])
+
+    def _die(self) -> None:
+        self._dead = True
+        self._partial = None
+        self._out = b""
+        self._sending = self._receiving = None
+
+
+class ClientConnection(_Connection):
+    """The side that opens the connection and knows whom it wants to reach."""
+
+    __slots__ = ("_ephemeral", "_hello", "_kem_seed", "_own", "_server_key")
+
+    def __init__(self, server_key: bytes, own_secret: bytes, random: Random) -> None:
+        """``server_key``: the X25519 public key (32) that the server must prove. ``own_secret``:
+        X25519 (32); a fresh one for anonymous requests."""
+        super().__init__(self._read_answer, ANSWER_SIZE)
+        self._server_key = server_key
+        self._own = own_secret
+        self._ephemeral = random.token(KEY_SIZE)
+        self._kem_seed = random.token(KEM_SEED_SIZE)
+        self._hello = bytes([VERSION]) + dh_public(self._ephemeral) + kem_public(self._kem_seed)
+
+    def start(self) -> bytes:
+        """The first bytes to write: version 1 | a 32 | ek 1184."""
+        return self._hello
+
+    def _read_answer(self, answer: bytes | memoryview) -> Event | None:
+        answer = bytes(answer)
+        public, proof = answer[: KEY_SIZE + KEM_CIPHERTEXT_SIZE], answer[-PROOF_SIZE:]
+        b, ciphertext = public[:KEY_SIZE], public[KEY_SIZE:]
+        shared = dh(self._ephemeral, b) + kem_decapsulate(self._kem_seed, ciphertext)
+        secrets = _Secrets(shared, self._hello + public)
+        server = secrets.open_proof(_SERVER_PROOF, self._ephemeral, proof, self._server_key)
+        self._out = secrets.seal_proof(_CLIENT_PROOF, self._own, b)
+        own = dh_public(self._own)
+        up, down = (secrets.chain(label, server, own) for label in (_UP, _DOWN))
+        self._ephemeral = self._kem_seed = self._own = b""
+        self._begin_frames(sending=up, receiving=down)
+        return Established(server)
+
+
+class ServerConnection(_Connection):
+    """The side that listens. It learns who the client is last."""
+
+    __slots__ = ("_ephemeral", "_own", "_random", "_secrets")
+
+    def __init__(self, own_secret: bytes, random: Random) -> None:
+        """``own_secret``: the server's X25519 key (32)."""
+        super().__init__(self._read_hello, HELLO_SIZE)
+        self._own = own_secret
+        self._random: Random | None = random
+        self._ephemeral = b""
+        self._secrets: _Secrets | None = None
+
+    def _read_hello(self, hello: bytes | memoryview) -> Event | None:
+        hello = bytes(hello)
+        if hello[0] != VERSION or self._random is None:
+            raise TransportError("a client of another version of the protocol")
+        a, ek = hello[1 : 1 + KEY_SIZE], hello[1 + KEY_SIZE :]
+        self._ephemeral = self._random.token(KEY_SIZE)
+        kem_secret, ciphertext = self._random.encapsulate(ek)
+        public = dh_public(self._ephemeral) + ciphertext
+        self._secrets = _Secrets(dh(self._ephemeral, a) + kem_secret, hello + public)
+        self._out = public + self._secrets.seal_proof(_SERVER_PROOF, self._own, a)
+        self._consume, self._need, self._random = self._read_proof, PROOF_SIZE, None
+        return None
+
+    def _read_proof(self, proof: bytes | memoryview) -> Event | None:
+        if self._secrets is None:
+            raise TransportError("a proof before the hello")
+        client = self._secrets.open_proof(_CLIENT_PROOF, self._ephemeral, bytes(proof), None)
+        own = dh_public(self._own)
+        up, down = (self._secrets.chain(label, own, client) for label in (_UP, _DOWN))
+        self._secrets, self._ephemeral = None, b""
+        self._begin_frames(sending=down, receiving=up)
+        return Established(client)
