@@ -102,6 +102,12 @@ def waiting(reader: Reader) -> dict[str, int]:
     return counts
 
 
+def waiting_for(reader: Reader, recipient: str) -> int:
+    """Jobs for one recipient."""
+    prefix = reader.blind(recipient.encode())
+    return sum(len(key) == _JOB_KEY for key in reader.keys(Table.QUEUE, prefix=prefix))
+
+
 def next_work(reader: Reader, recipient: str, most: int) -> tuple[list[Envelope], list[Job]]:
     """At most ``most`` envelopes that are sealed and not delivered, and as many jobs as it takes
     to seal up to ``most`` in all; both in the order of sending."""
