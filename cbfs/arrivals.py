@@ -1,0 +1,103 @@
+"""Parts of messages that have arrived: kept until the message is whole, then shown.
+
+What a peer may not do is refused here: to write into a conversation of others, to write in
+somebody else's name, to change who takes part.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+
+from cbfs_common.message import Part
+
+from cbfs.book import (
+    Arrival,
+    add_conversation,
+    add_message,
+    has_message,
+    u32,
+    u64,
+)
+from cbfs.model import Content, Conversation, Message
+from cbfs.packing import pack, unpack
+from cbfs.store import Table, Writer
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """What a batch brought. ``known`` are all conversations, the new ones included."""
+
+    known: dict[bytes, Conversation]
+    started: list[Conversation] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    refused: int = 0
+
+
+def store_part(
+    writer: Writer, arrivals: Arrivals, me: str, sender: str, part: Part, now: int
+) -> None:
+    """Take in one part; the last one that was missing makes the message appear."""
+    conversation = _conversation(writer, arrivals, me, sender, part, now)
+    if conversation is None:
+        arrivals.refused += 1
+        return
+    if has_message(writer, conversation.id, sender, part.id):
+        return  # the sender could not know that it was here
+    content = _collect(writer, sender, part)
+    if content is None:
+        return
+    arrival = Arrival(
+        part.id,
+        sender,
+        part.date,
+        part.parents,
+        part.file_name,
+        writer.next_number(b"inode"),
+        content,
+        (),
+    )
+    arrivals.messages.append(add_message(writer, conversation.id, arrival, now))
+
+
+def _conversation(
+    writer: Writer, arrivals: Arrivals, me: str, sender: str, part: Part, now: int
+) -> Conversation | None:
+    """The conversation of a part, begun when it is new; None when it is refused."""
+    if me not in part.participants or sender not in part.participants:
+        return None
+    known = arrivals.known.get(part.conversation)
+    if known is not None:
+        return known if known.participants == part.participants else None
+    started = add_conversation(
+        writer, part.conversation, sender, part.participants, part.subject, min(part.date, now)
+    )
+    arrivals.known[started.id] = started
+    arrivals.started.append(started)
+    return started
+
+
+def _collect(writer: Writer, sender: str, part: Part) -> Content | None:
+    """Keep a part. The content when it is whole and its digest right, else None."""
+    key = writer.blind(part.conversation, sender.encode(), part.id)
+    data = writer.get(Table.PARTS, key)
+    if data is None:
+        content, seen, digest = writer.next_number(b"content"), bytes(part.count), part.digest
+    else:
+        content, seen, digest = unpack(data, int, bytes, bytes)
+    if digest != part.digest or len(seen) != part.count or seen[part.number]:
+        return None
+    writer.put(Table.CONTENT, u64(content) + u32(part.number), part.chunk)
+    seen = seen[: part.number] + b"\1" + seen[part.number + 1 :]
+    if not all(seen):
+        writer.put(Table.PARTS, key, pack(content, seen, digest))
+        return None
+    writer.delete(Table.PARTS, key)
+    whole = hashlib.blake2b(digest_size=32)
+    for _key, chunk in writer.items(Table.CONTENT, prefix=u64(content)):
+        whole.update(chunk)
+    if whole.digest() != digest:
+        writer.delete_prefix(Table.CONTENT, u64(content))
+        return None
+    chunk_size = len(part.chunk)
+    if part.count > 1 and part.number == part.count - 1:
+        chunk_size = (part.size - len(part.chunk)) // (part.count - 1)
+    return Content(content, part.size, chunk_size)
