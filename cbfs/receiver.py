@@ -11,6 +11,7 @@ sender's name; one that cannot be read is kept in ``Table.QUARANTINE``.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 from cbfs_common.message import Part, decode_body

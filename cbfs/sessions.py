@@ -13,7 +13,7 @@ from cbfs.packing import pack, unpack
 from cbfs.store import Store, Table, Writer
 from cbfs_common.errors import CryptoError
 from cbfs_common.primitives import Random
-from cbfs_common.prekey import Prekey, PrekeyPair, decode_prekey_pair
+from cbfs_common.prekey import Prekey, PrekeyKind, PrekeyPair
 from cbfs_common.routes import Routes
 from cbfs_common.session import (
     Party,
@@ -66,7 +66,7 @@ class Sessions:
                 peer, heard, session = unpack(data, str, int, bytes)
                 self._take(Held(decode_session(session), peer, heard))
             for _key, data in reader.items(Table.PREKEYS):
-                pair = decode_prekey_pair(data)
+                pair = PrekeyPair.decode(data)
                 self._pairs[pair.id] = pair
         self._clock = max((held.heard for held in self._held.values()), default=0)
 
@@ -74,6 +74,10 @@ class Sessions:
     def pairs(self) -> dict[bytes, PrekeyPair]:
         """The prekeys whose secrets are kept, by id."""
         return self._pairs
+
+    def add_pairs(self, pairs: list[PrekeyPair]) -> None:
+        """New prekeys whose secrets are on the disk."""
+        self._pairs.update((pair.id, pair) for pair in pairs)
 
     def choose(self, peer: str) -> Session | None:
         """The session to send on: the one last received on, else the newest of one's own; ties
@@ -132,7 +136,7 @@ class Batch:
         if pair is not None and pair.id not in self._used:
             session, body = open_first(sessions._me, pair, envelope, now)
             if (held := self._newest(session.id)) is None:
-                used = pair.id if pair.one_time else None
+                used = pair.id if pair.kind is PrekeyKind.ONE_TIME else None
                 return Opened(session, "", body, used)
             # the last-resort prekey is kept: this is another envelope of a session that began
             session, body = held.session.open(envelope, now)

@@ -1,0 +1,152 @@
+"""The connection to the home server: what has arrived is pushed on it, prekeys are kept up."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from cbfs.context import Backoff, Context
+from cbfs.link import Link, open_link, request
+from cbfs.receiver import Receiver
+from cbfs.store import Table, Writer
+from cbfs_common.errors import CbfsError
+from cbfs_common.limits import LAST_RESORT_RENEWAL, PREKEY_LIFETIME, PREKEYS_ONE_TIME
+from cbfs_common.prekey import PrekeyKind, make_prekey
+from cbfs_common.requests import (
+    CountPrekeys,
+    CreateAccount,
+    Delete,
+    Subscribe,
+    UploadPrekeys,
+    decode_push,
+)
+
+BATCH = 32
+"""Envelopes opened in one commit."""
+
+UPLOAD = 10
+"""Prekeys in one request."""
+
+REFILL = 25
+"""Prekeys are made anew when so many are missing."""
+
+PREKEY_CHECK = 3_600.0
+"""Seconds between looks at how many prekeys are left, while nobody new writes."""
+
+
+@dataclass(slots=True)
+class Connection:
+    """How the connection to the home server is, in words."""
+
+    text: str = "not connected yet"
+
+
+class Home:
+    """Keeps the connection, takes what is pushed, keeps up the prekeys."""
+
+    def __init__(self, context: Context, receiver: Receiver, changed: Callable[[], None]) -> None:
+        self._context = context
+        self._receiver = receiver
+        self._changed = changed
+        self._prekeys_used = trio.Event()
+        self.connection = Connection()
+
+    async def run(self) -> None:
+        """Connect, and again when it ends, until cancelled."""
+        backoff = Backoff(self._context.random)
+        server = self._context.account.server
+        while True:
+            try:
+                await self._session(backoff)
+            except CbfsError as error:
+                wait = backoff.next()
+                hint = f" ({error.hint})" if error.hint else ""
+                self._say(f"not connected to {server.host}:{server.port}: {error}{hint}")
+                await trio.sleep(wait)
+
+    def _say(self, text: str) -> None:
+        if text != self.connection.text:
+            self.connection.text = text
+            self._changed()
+
+    async def _session(self, backoff: Backoff) -> None:
+        context = self._context
+        account = context.account
+        async with open_link(
+            context.dialer, account.server, account.transport, b"home:", context.random
+        ) as link:
+            await request(link, Subscribe())
+            backoff.reset()
+            self._say(f"connected to {account.server.host}:{account.server.port}")
+            errors: list[CbfsError] = []
+            async with trio.open_nursery() as nursery:
+
+                async def until_error(work: Callable[[Link], Awaitable[None]]) -> None:
+                    try:
+                        await work(link)
+                    except CbfsError as error:
+                        errors.append(error)
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(until_error, self._receive)
+                nursery.start_soon(until_error, self._keep_prekeys)
+            if errors:
+                raise errors[0]
+
+    async def _receive(self, link: Link) -> None:
+        """Take what is pushed, a batch at a time, and let the server delete it."""
+        async for payload in link.pushes:
+            payloads = [payload]
+            while len(payloads) < BATCH:
+                try:
+                    payloads.append(link.pushes.receive_nowait())
+                except (trio.WouldBlock, trio.EndOfChannel):
+                    break
+            arrived = [decode_push(data) for data in payloads]
+            before = len(self._context.sessions.pairs)
+            await self._receiver.take([item.envelope for item in arrived])
+            await request(link, Delete(tuple(item.id for item in arrived)))
+            if len(self._context.sessions.pairs) < before:
+                self._prekeys_used.set()
+        raise await link.wait_closed()
+
+    async def _keep_prekeys(self, link: Link) -> None:
+        while True:
+            await top_up(link, self._context)
+            self._prekeys_used = trio.Event()
+            with trio.move_on_after(PREKEY_CHECK):
+                await self._prekeys_used.wait()
+
+
+async def top_up(link: Link, context: Context) -> None:
+    """Upload one-time prekeys when some are missing, and a last-resort prekey when it is old.
+
+    The secrets are on the disk before the server has the public halves: a crash in between
+    leaves secrets that nobody uses, never a prekey that cannot be answered."""
+    now = context.clock() // 1000
+    count = await request(link, CountPrekeys())
+    missing = PREKEYS_ONE_TIME - count.one_time
+    if missing >= REFILL:
+        for start in range(0, missing, UPLOAD):
+            kinds = [PrekeyKind.ONE_TIME] * min(UPLOAD, missing - start)
+            await _upload(link, context, kinds, now)
+    if count.last_resort_expires < now + PREKEY_LIFETIME - LAST_RESORT_RENEWAL:
+        await _upload(link, context, [PrekeyKind.LAST_RESORT], now)
+
+
+async def _upload(link: Link, context: Context, kinds: list[PrekeyKind], now: int) -> None:
+    pairs = [make_prekey(context.random, kind, now + PREKEY_LIFETIME) for kind in kinds]
+
+    def change(writer: Writer) -> None:
+        for pair in pairs:
+            writer.put(Table.PREKEYS, pair.id, pair.encode())
+
+    await context.store.commit(change)
+    context.sessions.add_pairs(pairs)
+    records = tuple(pair.public(context.account.signing) for pair in pairs)
+    await request(link, UploadPrekeys(records))
+
+
+async def sign_up(link: Link) -> None:
+    """Make the account at the home server; again is no error."""
+    await request(link, CreateAccount())
