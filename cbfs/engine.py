@@ -1,0 +1,332 @@
+"""The client at work: ``running`` opens an account and keeps it going; ``Engine`` is what the
+mount talks to (``cbfs.model.Backend``)."""
+
+import hashlib
+import math
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+from cbfs_common.message import part_capacity
+
+from cbfs import book, deliveries
+from cbfs.account import SYSTEM_RANDOM, Account, load_account, opened_store
+from cbfs.book import Arrival
+from cbfs.context import Context, Problems
+from cbfs.dial import Dialer, LoopbackDialer
+from cbfs.directory import Directory
+from cbfs.home import Home
+from cbfs.model import (
+    Contact,
+    Conversation,
+    Message,
+    NotYet,
+    Outgoing,
+    Refused,
+    Report,
+    View,
+)
+from cbfs.peers import PREPARE_MAX, Peers, Unknown
+from cbfs.receiver import Receiver
+from cbfs.sender import Sender
+from cbfs.sessions import Sessions
+from cbfs.store import Store, Table, Writer
+from cbfs_common.errors import CbfsError
+from cbfs_common.limits import PARTICIPANTS_MAX, SUBJECT_MAX
+from cbfs_common.names_policy import parse_policy
+from cbfs_common.profile import Profile
+
+LOOKUP_RETRY = 5.0
+"""Seconds until names are tried again that the directory could not be asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """``no_tor``: plain TCP, to loopback addresses only."""
+
+    no_tor: bool = False
+
+
+class Engine:
+    """One account at work. Made by ``running``."""
+
+    def __init__(
+        self, context: Context, directory: Directory, bundle: bytes, nursery: trio.Nursery
+    ) -> None:
+        self._context = context
+        self._directory = directory
+        self._nursery = nursery
+        self._bundle = bundle
+        self._view: View | None = None
+        self._preparing: set[str] = set()
+        self._receiver = Receiver(context, self._started, self._arrived)
+        self._home = Home(context, self._receiver, self._status_changed)
+        self._sender = Sender(context, lambda: self._bundle, self._message_changed, nursery)
+        context.problems.changed = self._status_changed
+        for task in (self._home.run, self._receiver.meet_strangers):
+            nursery.start_soon(task)
+
+    def attach(self, view: View) -> None:
+        """The mount that is told of news from now on."""
+        self._view = view
+
+    # Backend
+
+    @property
+    def name(self) -> str:
+        """See ``Backend``."""
+        return self._context.account.name
+
+    @property
+    def profile(self) -> Profile:
+        """See ``Backend``."""
+        return self._context.account.profile
+
+    @property
+    def store(self) -> Store:
+        """See ``Backend``."""
+        return self._context.store
+
+    def conversations(self) -> tuple[Conversation, ...]:
+        """See ``Backend``."""
+        return tuple(sorted(self._context.conversations.values(), key=lambda c: c.started))
+
+    def messages(self, conversation: bytes) -> tuple[Message, ...]:
+        """See ``Backend``."""
+        with self.store.read() as reader:
+            return book.load_messages(reader, conversation)
+
+    def contacts(self) -> tuple[Contact, ...]:
+        """See ``Backend``."""
+        return self._context.peers.all()
+
+    def report(self) -> Report:
+        """See ``Backend``."""
+        waiting = self._sender.waiting()
+        lines = tuple(
+            f"{count} message{'s' if count > 1 else ''} to {recipient}"
+            for recipient, count in sorted(waiting.items())
+        )
+        return Report(
+            self._home.connection.text,
+            lines,
+            self._context.problems.lines(),
+            sum(waiting.values()),
+        )
+
+    def prepare(self, names: Iterable[str]) -> None:
+        """See ``Backend``."""
+        new = [name for name in names if self._context.peers.get(name) is None]
+        new = [name for name in new if name not in self._preparing and name != self.name]
+        if new and len(self._preparing) + len(new) <= PREPARE_MAX:
+            self._preparing.update(new)
+            self._nursery.start_soon(self._look_up, new)
+
+    async def send(self, outgoing: Outgoing) -> Message:
+        """See ``Backend``. One commit holds the message, its deliveries and the file's end as a
+        draft: a crash before leaves the draft, a crash after leaves a message that is sent."""
+        participants, subject = self._recipients(outgoing)
+        others = tuple(name for name in participants if name != self.name)
+        try:
+            await self._context.peers.find_all(others)
+        except NotYet:
+            self._context.problems.set("names", "the name directory does not answer")
+            self._nursery.start_soon(self._retry_later)
+            raise
+        digest = await self._digest(outgoing)
+        now = self._context.clock()
+        token = self._context.random.token
+        fresh = token(16) if outgoing.conversation is None else None
+        message_id = token(16)
+        part_size = part_capacity(participants, subject, outgoing.file_name)
+
+        def change(writer: Writer) -> tuple[Conversation | None, Message]:
+            started = None
+            if fresh is not None:
+                started = book.add_conversation(
+                    writer, fresh, self.name, participants, subject, now
+                )
+            key = outgoing.conversation or (fresh or b"")
+            parents = book.heads(writer, key)
+            content = outgoing.content
+            arrival = Arrival(
+                message_id,
+                self.name,
+                now,
+                parents,
+                outgoing.file_name,
+                outgoing.inode,
+                content,
+                others,
+            )
+            message = book.add_message(writer, key, arrival, now)
+            job = deliveries.Job(
+                b"",
+                "",
+                key,
+                message.serial,
+                message_id,
+                now,
+                parents,
+                outgoing.file_name,
+                content,
+                digest,
+                part_size,
+                math.ceil(content.size / part_size),
+                0,
+            )
+            deliveries.add_jobs(writer, message, job)
+            outgoing.consume(writer)
+            return started, message
+
+        started, message = await self.store.commit(change)
+        if started is not None:
+            self._started(started, own=True)
+        self._context.problems.clear("names")
+        for recipient in others:
+            self._sender.queued(recipient)
+        self._status_changed()
+        return message
+
+    async def delete(self, message: Message) -> None:
+        """See ``Backend``."""
+        await self.store.commit(lambda writer: book.remove_message(writer, message))
+
+    # within
+
+    def _recipients(self, outgoing: Outgoing) -> tuple[tuple[str, ...], str]:
+        """(participants with oneself, sorted; subject). Raises Refused."""
+        if outgoing.conversation is not None:
+            known = self._context.conversations[outgoing.conversation]
+            return known.participants, known.subject
+        names = {*outgoing.participants, self.name}
+        if len(names) < 2:
+            raise Refused("there is nobody to write to", "name the folder after somebody else")
+        if len(names) > PARTICIPANTS_MAX:
+            raise Refused(f"a conversation has at most {PARTICIPANTS_MAX} people")
+        if len(outgoing.subject.encode()) > SUBJECT_MAX:
+            raise Refused("the subject is too long", f"at most {SUBJECT_MAX} bytes")
+        return tuple(sorted(names)), outgoing.subject
+
+    async def _digest(self, outgoing: Outgoing) -> bytes:
+        def work() -> bytes:
+            digest = hashlib.blake2b(digest_size=32)
+            for chunk in book.content_chunks(self.store, outgoing.content):
+                digest.update(chunk)
+            return digest.digest()
+
+        if outgoing.content.size <= outgoing.content.chunk:
+            return work()
+        return await trio.to_thread.run_sync(work)
+
+    async def _look_up(self, names: list[str]) -> None:
+        try:
+            await self._context.peers.find_all(names)
+        except Unknown as error:
+            if self._view:
+                self._view.unknown_names(error.names)
+        except NotYet as error:
+            self._context.problems.set("names", str(error))
+            self._preparing.difference_update(names)
+            await self._retry_later()
+        except CbfsError as error:
+            self._context.problems.set("names", str(error))
+        finally:
+            self._preparing.difference_update(names)
+
+    async def _retry_later(self) -> None:
+        await trio.sleep(LOOKUP_RETRY)
+        if self._view:
+            self._view.retry()
+
+    async def refresh_bundle(self) -> None:
+        """Fetch the proof of one's own name anew, that first messages carry."""
+        found = await self._directory.lookup(self.name)
+        bundle = getattr(found, "bundle", b"")
+        if bundle:
+            await self.store.commit(lambda writer: writer.put(Table.META, b"bundle", bundle))
+            self._bundle = bundle
+
+    def _started(self, conversation: Conversation, *, own: bool = False) -> None:
+        if own:
+            self._context.conversations[conversation.id] = conversation
+        if self._view:
+            self._view.conversation_added(conversation)
+
+    def _arrived(self, message: Message) -> None:
+        if self._view:
+            self._view.message_added(message)
+
+    def _message_changed(self, message: Message) -> None:
+        if self._view:
+            self._view.message_changed(message)
+
+    def _status_changed(self) -> None:
+        if self._view:
+            self._view.status_changed()
+
+
+def milliseconds() -> int:
+    """The real clock."""
+    return time.time_ns() // 1_000_000
+
+
+def make_dialer(options: EngineOptions) -> Dialer:
+    """How servers are reached under these options."""
+    if not options.no_tor:
+        raise CbfsError(
+            "this version does not know Tor yet",
+            "for servers on this machine only, say --no-tor (or -o no_tor)",
+        )
+    return LoopbackDialer()
+
+
+def make_directory(store: Store, account: Account, dialer: Dialer) -> Directory:
+    """The account's name directory, whose checked head is kept in the store."""
+
+    def load() -> bytes | None:
+        with store.read() as reader:
+            return reader.get(Table.META, b"directory")
+
+    async def keep(state: bytes) -> None:
+        await store.commit(lambda writer: writer.put(Table.META, b"directory", state))
+
+    return Directory(dialer, parse_policy(account.policy), load, keep, time.time, SYSTEM_RANDOM)
+
+
+@asynccontextmanager
+async def running(account_directory: Path, options: EngineOptions) -> AsyncIterator[Engine]:
+    """Open the account and keep it going until the block ends. Raises CbfsError."""
+    dialer = make_dialer(options)
+    with opened_store(account_directory, SYSTEM_RANDOM) as store:
+        account = load_account(store)
+        with store.read() as reader:
+            bundle = reader.get(Table.META, b"bundle")
+            conversations = book.load_conversations(reader)
+        if account is None or bundle is None:
+            raise CbfsError(
+                f"the account in {account_directory} is not finished",
+                "run the same cbfs init again",
+            )
+        async with trio.open_nursery() as committer:
+            await committer.start(store.run)
+            directory = make_directory(store, account, dialer)
+            context = Context(
+                account,
+                parse_policy(account.policy),
+                store,
+                Sessions(store, account.party, SYSTEM_RANDOM),
+                Peers(store, directory, milliseconds),
+                conversations,
+                dialer,
+                milliseconds,
+                SYSTEM_RANDOM,
+                Problems(lambda: None),
+            )
+            async with trio.open_nursery() as nursery:
+                yield Engine(context, directory, bundle, nursery)
+                nursery.cancel_scope.cancel()
+            committer.cancel_scope.cancel()
