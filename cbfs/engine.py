@@ -36,6 +36,7 @@ from cbfs.sessions import Sessions
 from cbfs.store import Store, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import PARTICIPANTS_MAX, SUBJECT_MAX
+from cbfs_common.names_client import Absent
 from cbfs_common.names_policy import parse_policy
 from cbfs_common.profile import Profile
 
@@ -66,7 +67,7 @@ class Engine:
         self._home = Home(context, self._receiver, self._status_changed)
         self._sender = Sender(context, lambda: self._bundle, self._message_changed, nursery)
         context.problems.changed = self._status_changed
-        for task in (self._home.run, self._receiver.meet_strangers):
+        for task in (self._home.run, self._receiver.meet_strangers, self._refresh_bundle):
             nursery.start_soon(task)
 
     def attach(self, view: View) -> None:
@@ -242,13 +243,20 @@ class Engine:
         if self._view:
             self._view.retry()
 
-    async def refresh_bundle(self) -> None:
-        """Fetch the proof of one's own name anew, that first messages carry."""
-        found = await self._directory.lookup(self.name)
-        bundle = getattr(found, "bundle", b"")
-        if bundle:
-            await self.store.commit(lambda writer: writer.put(Table.META, b"bundle", bundle))
-            self._bundle = bundle
+    async def _refresh_bundle(self) -> None:
+        """Once a mount, fetch the proof of one's own name anew, that first messages carry. When
+        the directory does not answer, the one that is there does as well."""
+        try:
+            found = await self._directory.lookup(self.name)
+        except CbfsError as error:
+            self._context.problems.set("own name", f"one's own name was not checked: {error}")
+            return
+        if isinstance(found, Absent):
+            self._context.problems.set("own name", "the directory no longer has one's own name")
+            return
+        bundle = found.bundle
+        await self.store.commit(lambda writer: writer.put(Table.META, b"bundle", bundle))
+        self._bundle = bundle
 
     def _started(self, conversation: Conversation, *, own: bool = False) -> None:
         if own:

@@ -1,0 +1,118 @@
+"""``cbfs``: what a shell user needs besides ls, cat, cp, mv and rm."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from cbfs import demo, init
+from cbfs.account import default_account
+from cbfs.engine import EngineOptions
+from cbfs_common.errors import CbfsError
+
+_EXAMPLES = """examples:
+  cbfs init alice --server cbfs://KEY@HOST:PORT --names policy
+  mount.cbfs ~/chat
+  mkdir ~/chat/outbox/bob && echo hello > ~/chat/outbox/bob/hi
+  cbfs status ~/chat
+"""
+
+
+def main() -> int:
+    """The entry point."""
+    options = _parser().parse_args()
+    try:
+        return int(options.run(options))
+    except CbfsError as error:
+        print(f"cbfs: error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"cbfs: hint: {error.hint}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cbfs",
+        description="Private messaging as a file system.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _init_parser(commands)
+
+    status = commands.add_parser("status", help="tell how a mount is doing")
+    status.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
+    status.set_defaults(run=_status)
+
+    show = commands.add_parser("demo", help="two users on this machine, from nothing to a reply")
+    show.add_argument(
+        "directory",
+        type=Path,
+        metavar="DIR",
+        help="made, and removed at the end if it was not there",
+    )
+    show.set_defaults(run=lambda options: demo.run(options.directory))
+    return parser
+
+
+def _init_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("init", help="make an account and register its name")
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument(
+        "--account",
+        type=Path,
+        metavar="DIR",
+        default=default_account(),
+        help="where the account is kept (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--server", required=True, metavar="URL", help="the home server: cbfs://KEY@HOST:PORT"
+    )
+    parser.add_argument(
+        "--names",
+        required=True,
+        type=Path,
+        metavar="POLICYFILE",
+        help="the policy file of the name directory",
+    )
+    parser.add_argument(
+        "--no-tor",
+        action="store_true",
+        help="plain TCP, to loopback addresses only: hides nothing from this machine",
+    )
+    parser.set_defaults(run=_init)
+
+
+def _init(options: argparse.Namespace) -> int:
+    if options.no_tor:
+        print("cbfs: without Tor: only addresses of this machine are reached", file=sys.stderr)
+    account = options.account.absolute()
+    init.make(
+        options.name,
+        account,
+        options.server,
+        options.names,
+        EngineOptions(no_tor=options.no_tor),
+        lambda text: print(f"cbfs: {text}", file=sys.stderr),
+    )
+    tail = " --no-tor" if options.no_tor else ""
+    print(f"{options.name} is ready. Mount it: mount.cbfs {account} MOUNTPOINT{tail}")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    path = options.mountpoint / "status"
+    try:
+        sys.stdout.write(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CbfsError(
+            f"nothing is mounted on {options.mountpoint}: {os.strerror(error.errno or 0).lower()}",
+            f"mount it: mount.cbfs {options.mountpoint}",
+        ) from error
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

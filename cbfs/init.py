@@ -1,0 +1,143 @@
+"""``cbfs init``: keys, account, prekeys, name. Cut off at any point, the same command goes on
+where it stopped, with the same keys."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from cbfs.account import SYSTEM_RANDOM, Account, load_account, make_account, opened_store
+from cbfs.account import save_account as save
+from cbfs.context import Context, Problems
+from cbfs.dial import Dialer
+from cbfs.directory import Directory, DirectoryDown, NameTaken
+from cbfs.engine import EngineOptions, make_dialer, make_directory, milliseconds
+from cbfs.home import sign_up, top_up
+from cbfs.link import open_link
+from cbfs.peers import Peers
+from cbfs.sessions import Sessions
+from cbfs.store import Store, Table
+from cbfs_common.errors import CbfsError
+from cbfs_common.names_client import Found
+from cbfs_common.names_policy import parse_policy
+from cbfs_common.profile import Address, check_name, parse_address
+
+POLICY_FILE_MAX = 1 << 16
+
+
+def make(
+    name: str,
+    directory: Path,
+    server_url: str,
+    policy_file: Path,
+    options: EngineOptions,
+    say: Callable[[str], None],
+) -> None:
+    """Make the account ``name`` in ``directory``. Raises CbfsError, and then a name that is
+    taken or an address that is wrong has left no account behind."""
+    check_name(name)
+    server = parse_address(server_url)
+    policy = _read_policy(policy_file)
+    dialer = make_dialer(options)
+    fresh = not directory.exists()
+    try:
+        with opened_store(directory, SYSTEM_RANDOM, create=True) as store:
+            account = _account(store, directory, name, server, policy)
+            trio.run(_sign_up, store, account, dialer, say)
+    except NameTaken:
+        if fresh:
+            _remove(directory)
+        raise
+
+
+def _read_policy(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(POLICY_FILE_MAX)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CbfsError(
+            f"cannot read the policy file {path}", "cbfs-names writes it: DIR/policy"
+        ) from error
+    parse_policy(text)
+    return text
+
+
+def _account(store: Store, directory: Path, name: str, server: Address, policy: str) -> Account:
+    """The account that was begun here, or a new one. Raises CbfsError for another's."""
+    account = load_account(store)
+    if account is None:
+        account = make_account(name, server, policy, SYSTEM_RANDOM)
+        save(store, account)
+        return account
+    with store.read() as reader:
+        finished = reader.get(Table.META, b"bundle") is not None
+    if finished or (account.name, account.server, account.policy) != (name, server, policy):
+        raise CbfsError(
+            f"{directory} holds the account of {account.name} already",
+            "choose another directory with --account",
+        )
+    return account
+
+
+async def _sign_up(
+    store: Store, account: Account, dialer: Dialer, say: Callable[[str], None]
+) -> None:
+    failures: list[CbfsError] = []
+    async with trio.open_nursery() as committer:
+        await committer.start(store.run)
+        try:
+            await _steps(store, account, dialer, say)
+        except CbfsError as error:
+            failures.append(error)
+        committer.cancel_scope.cancel()
+    if failures:
+        raise failures[0]
+
+
+async def _steps(
+    store: Store, account: Account, dialer: Dialer, say: Callable[[str], None]
+) -> None:
+    directory = make_directory(store, account, dialer)
+    await _check_free(directory, account)
+    say(f"making an account at {account.server.host}:{account.server.port}")
+    context = Context(
+        account,
+        parse_policy(account.policy),
+        store,
+        Sessions(store, account.party, SYSTEM_RANDOM),
+        Peers(store, directory, milliseconds),
+        {},
+        dialer,
+        milliseconds,
+        SYSTEM_RANDOM,
+        Problems(lambda: None),
+    )
+    async with open_link(
+        dialer, account.server, account.transport, b"home:", SYSTEM_RANDOM
+    ) as link:
+        await sign_up(link)
+        say("making prekeys")
+        await top_up(link, context)
+    say(f"registering {account.name}")
+    found = await directory.register(account.name, account.profile.encode(), account.owner)
+    # the last step: with the bundle in place the account is finished
+    await store.commit(lambda writer: writer.put(Table.META, b"bundle", found.bundle))
+
+
+async def _check_free(directory: Directory, account: Account) -> None:
+    """Raises NameTaken before anything has been made for a name that somebody has."""
+    try:
+        found = await directory.lookup(account.name)
+    except DirectoryDown as error:
+        raise CbfsError(str(error), "is cbfs-names running where the policy file says?") from error
+    if isinstance(found, Found) and found.entry.profile != account.profile.encode():
+        raise NameTaken
+
+
+def _remove(directory: Path) -> None:
+    for path in sorted(directory.rglob("*"), reverse=True):
+        if path.is_dir():
+            path.rmdir()
+        else:
+            path.unlink()
+    directory.rmdir()
