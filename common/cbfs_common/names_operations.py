@@ -54,6 +54,7 @@ class Refusal(IntEnum):
     COMMIT_REPEATED = 10
     WRONG_ORDER = 11
     TOO_MANY = 12
+    STOPPED = 13
 
 
 _WORDS = {
@@ -69,6 +70,7 @@ _WORDS = {
     Refusal.COMMIT_REPEATED: "the commitment was made already",
     Refusal.WRONG_ORDER: "registrations are not in the order of their commitments",
     Refusal.TOO_MANY: "the directory has too much to do",
+    Refusal.STOPPED: "the directory makes no rounds now",
 }
 
 

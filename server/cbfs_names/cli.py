@@ -1,0 +1,132 @@
+"""The program cbfs-names: a name directory, sequencer and one verifier in one process."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+
+from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_common.names_policy import SCHEME
+from cbfs_common.primitives import Random, kem_encapsulate
+from cbfs_common.profile import Address
+from cbfs_names.config import Config
+from cbfs_names.embedded import Embedded
+from cbfs_names.keys import VERIFIER, Keys, load_keys, opened_data, write_file
+from cbfs_names.limits import NAME_LIFETIME
+from cbfs_names.service import Service
+from cbfs_names.sockets import listen, listening_port, serve
+from cbfs_names.store import Store
+
+_log = logging.getLogger(__name__)
+
+PORT_MAX = 65_535
+
+_EPILOG = """example:
+  cbfs-names --data /var/lib/cbfs-names --listen 127.0.0.1:7701
+
+Prints its address on the first line, and writes DATA/policy, the file that clients are given.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM or SIGINT. 0 after a clean stop, 1 for a failure, 2 for wrong usage."""
+    options = _parse(arguments)
+    level = logging.INFO if options.verbose else logging.WARNING
+    logging.basicConfig(stream=sys.stderr, level=level, format="cbfs-names: %(message)s")
+    random = Random(os.urandom, kem_encapsulate)
+    try:
+        host, port = _listen_address(options.listen)
+        with opened_data(options.data) as directory:
+            keys = load_keys(directory, random)
+            trio.run(_run, directory, keys, host, port, random)
+    except* CbfsError as group:
+        _complain(group)
+        return 1
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="cbfs-names",
+        description="A name directory for cbfs: who has which name, provable to everybody.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="keys, store and policy; made new"
+    )
+    parser.add_argument(
+        "--listen",
+        default="127.0.0.1:0",
+        metavar="HOST:PORT",
+        help="where to accept connections; port 0 takes a free one (default: %(default)s)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="log rounds and connections")
+    return parser.parse_args(arguments)
+
+
+def _listen_address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > PORT_MAX:
+        raise DecodeError("not an address to listen on", "write --listen HOST:PORT")
+    return host, int(port)
+
+
+def _complain(group: BaseExceptionGroup[CbfsError]) -> None:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            _complain(error)
+            continue
+        sys.stderr.write(f"cbfs-names: error: {error}\n")
+        if error.hint:
+            sys.stderr.write(f"cbfs-names: hint: {error.hint}\n")
+
+
+async def _run(directory: Path, keys: Keys, host: str, port: int, random: Random) -> None:
+    config = keys.config(NAME_LIFETIME)
+    listener = await listen(host, port)
+    async with listener:
+        address = Address(keys.server, host, listening_port(listener))
+        store = Store(directory / "store", config.encode())
+        try:
+            service = _service(store, config, keys)
+            try:
+                write_file(
+                    directory / "policy", config.policy(address).encode().encode("ascii"), 0o644
+                )
+                await _serve(listener, keys, random, service, address)
+            finally:
+                service.close()
+        finally:
+            store.close()
+
+
+def _service(store: Store, config: Config, keys: Keys) -> Service:
+    name = dict(config.witnesses)[VERIFIER].name
+    core = Embedded(store, config, keys.log, keys.verifier, name)
+    return Service(store, config, core, time.time)
+
+
+async def _serve(
+    listener: trio.SocketListener,
+    keys: Keys,
+    random: Random,
+    service: Service,
+    address: Address,
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service.run)
+            nursery.start_soon(serve, listener, keys.transport, random, service)
+            sys.stdout.write(address.url(SCHEME) + "\n")
+            sys.stdout.flush()
+            async for number in signals:
+                _log.info("stopping: %s", signal.Signals(number).name)
+                break
+            nursery.cancel_scope.cancel()

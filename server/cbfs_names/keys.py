@@ -1,0 +1,113 @@
+"""The files of a directory beside its store: keys, lock, policy."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from cbfs_common.errors import CbfsError
+from cbfs_common.names_note import COSIGNER_KEY, LOG_KEY, NoteKey
+from cbfs_common.primitives import KEY_SIZE, Random, dh_public, sign_public
+from cbfs_names.config import Config
+
+VERIFIER = "verifier-1"
+"""The embedded verifier's name in the policy."""
+
+
+class DataError(CbfsError):
+    """The data directory cannot be used."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Keys:
+    """Secrets (32 each): ``transport`` X25519; ``log`` and ``verifier`` Ed25519 seeds."""
+
+    transport: bytes
+    log: bytes
+    verifier: bytes
+
+    @property
+    def server(self) -> bytes:
+        """The public transport key (32)."""
+        return dh_public(self.transport)
+
+    def config(self, lifetime: int) -> Config:
+        """The embedded directory's configuration: its one verifier is the quorum. The namespace
+        comes from the log's key, so no two directories share one."""
+        public = sign_public(self.log)
+        namespace = f"cbfs-names/{sha256(public).hexdigest()[:16]}"
+        log = NoteKey(namespace, LOG_KEY, public)
+        name = f"{namespace}/{VERIFIER}"
+        verifier = NoteKey(name, COSIGNER_KEY, sign_public(self.verifier))
+        return Config(log, ((VERIFIER, verifier),), VERIFIER, lifetime)
+
+
+@contextmanager
+def opened_data(directory: Path) -> Iterator[Path]:
+    """The data directory, made if need be (0700) and locked. Raises DataError."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DataError(
+            f"cannot use {directory}: {error.strerror}", "choose another with --data"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise DataError(
+            f"{directory} is in use by another cbfs-names", "stop it, or choose another --data"
+        ) from error
+    try:
+        yield directory
+    finally:
+        os.close(lock)
+
+
+def load_keys(directory: Path, random: Random) -> Keys:
+    """The directory's keys, made with the first start. A crash in between leaves none or some;
+    the store, which binds them, is made after them. Raises DataError."""
+    names = ("transport.key", "sequencer.key", "verifier.key")
+    begun = (directory / "store").exists()
+    transport, log, verifier = (_load(directory / name, random, begun) for name in names)
+    return Keys(transport, log, verifier)
+
+
+def _load(path: Path, random: Random, begun: bool) -> bytes:
+    try:
+        key = path.read_bytes()
+    except FileNotFoundError as error:
+        if begun:
+            raise DataError(
+                f"{path} is missing", "put it back from a backup: its store belongs to it"
+            ) from error
+        key = random.token(KEY_SIZE)
+        write_file(path, key)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}", "check its owner") from error
+    if len(key) != KEY_SIZE:
+        raise DataError(f"{path} is not a key", "put it back from a backup")
+    return key
+
+
+def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Put ``data`` into a file, whole or not at all, on the disk on return. Raises DataError."""
+    fresh = path.with_name(path.name + ".new")
+    try:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        fresh.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}", "is the disk full?") from error

@@ -1,0 +1,175 @@
+"""The pump between sockets and the transport. The only file of the directory that knows
+sockets."""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from cbfs_common.errors import CbfsError, TransportError
+from cbfs_common.names_wire import Reply, encode_reply
+from cbfs_common.primitives import Random
+from cbfs_common.transport import PUSH, Established, Event, Message, ServerConnection
+from cbfs_names.limits import (
+    CONNECTIONS_MAX,
+    HANDSHAKE_TIMEOUT,
+    IDLE_TIMEOUT,
+    PENDING_PER_CONNECTION,
+    RECEIVE_SIZE,
+    WRITE_TIMEOUT,
+)
+from cbfs_names.service import Service, Waiting
+
+_log = logging.getLogger(__name__)
+
+
+class ListenError(CbfsError):
+    """The server cannot listen where it should."""
+
+
+async def listen(host: str, port: int) -> trio.SocketListener:
+    """A listening socket. Raises ListenError."""
+    try:
+        listeners = await trio.open_tcp_listeners(port, host=host)
+    except OSError as error:
+        raise ListenError(
+            f"cannot listen on {host}:{port}: {error.strerror or 'no such address'}",
+            "choose another with --listen HOST:PORT",
+        ) from error
+    for other in listeners[1:]:
+        await other.aclose()
+    return listeners[0]
+
+
+def listening_port(listener: trio.SocketListener) -> int:
+    """The port, also when 0 was asked for."""
+    port: int = listener.socket.getsockname()[1]
+    return port
+
+
+async def serve(
+    listener: trio.SocketListener, secret: bytes, random: Random, service: Service
+) -> None:
+    """Answer connections until cancelled. ``secret``: the server's X25519 key (32)."""
+    free = trio.Semaphore(CONNECTIONS_MAX)
+
+    async def handle(stream: trio.SocketStream) -> None:
+        async with stream:
+            try:
+                await _Client(stream, ServerConnection(secret, random), service).run()
+            except TransportError as error:
+                _log.info("a connection was ended: %s", error)
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+                _log.debug("a connection broke or was too slow")
+            finally:
+                free.release()
+
+    async with trio.open_nursery() as nursery:
+        while True:
+            await free.acquire()
+            nursery.start_soon(handle, await _accept(listener))
+
+
+async def _accept(listener: trio.SocketListener) -> trio.SocketStream:
+    while True:
+        try:
+            return await listener.accept()
+        except OSError as error:  # out of descriptors, or the peer went before it was taken
+            _log.warning("a connection was not taken: %s", error.strerror)
+            await trio.sleep(ACCEPT_PAUSE)
+
+
+ACCEPT_PAUSE = 0.1
+"""Seconds to let descriptors become free."""
+
+
+class _Client:
+    """One connection."""
+
+    def __init__(
+        self, stream: trio.SocketStream, connection: ServerConnection, service: Service
+    ) -> None:
+        self._stream = stream
+        self._connection = connection
+        self._service = service
+        self._sending = trio.Lock()
+        self._free = trio.Semaphore(PENDING_PER_CONNECTION)
+        self._first: list[Event] = []
+
+    async def run(self) -> None:
+        """Until either side ends it. Raises TransportError for what breaks the protocol."""
+        with trio.move_on_after(HANDSHAKE_TIMEOUT) as handshake:
+            if not await self._handshake():
+                return
+        if handshake.cancelled_caught:
+            raise TransportError("no handshake in time")
+        failure: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            try:
+                await self._pump(nursery.start_soon)
+            except (
+                TransportError,
+                trio.BrokenResourceError,
+                trio.ClosedResourceError,
+                trio.TooSlowError,
+            ) as error:
+                failure = error  # not to be wrapped in a group
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _handshake(self) -> bool:
+        """False when the client went away. A client sends no request before it has the
+        server's part, but its first one may come together with its own."""
+        while True:
+            data = await self._stream.receive_some(RECEIVE_SIZE)
+            if not data:
+                return False
+            events = self._connection.receive(data)
+            out = self._connection.data_to_send()
+            if out:
+                await self._stream.send_all(out)
+            if events:
+                self._first = events[1:]
+                return isinstance(events[0], Established)
+
+    async def _pump(self, spawn: Callable[..., object]) -> None:
+        events = self._first
+        while True:
+            for event in events:
+                if not isinstance(event, Message) or event.id == PUSH:
+                    raise TransportError("a frame that is not a request")
+                found = self._service.answer(event.payload)
+                if isinstance(found, Waiting):
+                    await self._free.acquire()
+                    spawn(self._later, event.id, found.reply)
+                else:
+                    await self._send(event.id, found)
+            with trio.move_on_after(IDLE_TIMEOUT) as idle:
+                data = await self._stream.receive_some(RECEIVE_SIZE)
+            if idle.cancelled_caught:
+                if self._free.value == PENDING_PER_CONNECTION:
+                    return
+                events = []
+                continue
+            if not data:
+                return
+            events = self._connection.receive(data)
+
+    async def _later(self, id: int, reply: Callable[[], Awaitable[Reply]]) -> None:
+        try:
+            await self._send(id, await reply())
+        except (
+            TransportError,
+            trio.BrokenResourceError,
+            trio.ClosedResourceError,
+            trio.TooSlowError,
+        ):
+            await self._stream.aclose()  # the reader ends, and everything with it
+        finally:
+            self._free.release()
+
+    async def _send(self, id: int, reply: Reply) -> None:
+        async with self._sending:
+            with trio.fail_after(WRITE_TIMEOUT):
+                await self._stream.send_all(self._connection.send(id, encode_reply(reply)))

@@ -1,0 +1,250 @@
+"""The directory's store in LMDB. The only file of the directory that knows lmdb.
+
+One write transaction holds what a round changes: block, entries, map nodes, log hashes, commits,
+links, and the verifier's lock. It is on the disk at the end of the ``write`` block; a crash
+before leaves nothing of the round, a crash after all of it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from cbfs_common.errors import CbfsError
+from cbfs_common.names_entry import Round, entry_hash
+from cbfs_common.names_layout import Fields
+from cbfs_common.names_operations import Link, read_link
+from cbfs_names.block import Block, decode_block
+from cbfs_names.limits import MAP_SIZE
+from cbfs_names.replay import Committed, Transition
+from cbfs_names.tree import Leaf, prefix
+
+
+class Table(Enum):
+    """The tables, with their keys; all integers are big-endian."""
+
+    META = b"meta"  # a fixed word
+    BLOCKS = b"blocks"  # round u64
+    LOCKS = b"locks"  # round u64: leaf hash 32, for ever
+    REFUSALS = b"refusals"  # round u64 | leaf hash 32
+    PROPOSALS = b"proposals"  # round u64: the sequencer's, until the round is locked
+    ENTRIES = b"entries"  # index 32
+    NODES = b"nodes"  # path
+    LOG = b"log"  # level u8 | index u64
+    COMMITS = b"commits"  # commitment 32
+    COMMIT_TIMES = b"commit-times"  # time u64 | commitment 32
+    LINKS = b"links"  # index 32 | incarnation u32 | version u32
+
+
+_CONFIG = b"config"
+
+
+class StoreError(CbfsError):
+    """The store cannot be opened, read or written, or is another directory's."""
+
+
+def _number(value: int) -> bytes:
+    return value.to_bytes(8, "big")
+
+
+class Snapshot:
+    """A consistent view (``replay.View``) of the store: that of its transaction."""
+
+    def __init__(self, dbs: dict[Table, Any], txn: Any) -> None:
+        self._dbs = dbs
+        self._txn = txn
+
+    def close(self) -> None:
+        """End the transaction of a snapshot that ``Store.snapshot`` gave."""
+        self._txn.abort()
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        """A record."""
+        found: bytes | None = self._txn.get(key, db=self._dbs[table])
+        return found
+
+    def tip_block(self) -> Block | None:
+        """The last block, or None before the first round."""
+        with self._txn.cursor(db=self._dbs[Table.BLOCKS]) as cursor:
+            return decode_block(cursor.value()) if cursor.last() else None
+
+    def tip(self) -> Round | None:
+        """The last round, or None before the first."""
+        block = self.tip_block()
+        return None if block is None else block.round
+
+    def entry(self, index: bytes) -> bytes | None:
+        """The encoded entry at an index (32)."""
+        return self.get(Table.ENTRIES, index)
+
+    def node(self, key: bytes) -> bytes | None:
+        """A record of the map's tree."""
+        return self.get(Table.NODES, key)
+
+    def leaf(self, index: bytes, depth: int) -> Leaf:
+        """The leaf under the first ``depth`` bits of an index."""
+        with self._txn.cursor(db=self._dbs[Table.ENTRIES]) as cursor:
+            if not cursor.set_range(prefix(index, depth)):
+                raise StoreError("the map of names is damaged", "restore it from another verifier")
+            return cursor.key(), entry_hash(cursor.value())
+
+    def log_hash(self, level: int, index: int) -> bytes:
+        """A complete subtree's hash of the log."""
+        found = self.get(Table.LOG, bytes([level]) + _number(index))
+        if found is None:
+            raise StoreError("the log of rounds is damaged", "restore it from another verifier")
+        return found
+
+    def committed(self, commitment: bytes) -> Committed | None:
+        """When this commitment (32) was made."""
+        record = self.get(Table.COMMITS, commitment)
+        if record is None:
+            return None
+        fields = Fields(record, "a commitment's record")
+        return Committed(fields.number(8), fields.number(4), fields.number(8))
+
+    def commits_until(self, time: int) -> Iterator[bytes]:
+        """Commitments made at or before ``time`` (seconds)."""
+        with self._txn.cursor(db=self._dbs[Table.COMMIT_TIMES]) as cursor:
+            for key in cursor.iternext(values=False):
+                if int.from_bytes(key[:8], "big") > time:
+                    return
+                yield key[8:]
+
+    def links(self, index: bytes, incarnation: int, after: int) -> Iterator[Link]:
+        """Links of an incarnation after this version, oldest first."""
+        start = index + incarnation.to_bytes(4, "big")
+        with self._txn.cursor(db=self._dbs[Table.LINKS]) as cursor:
+            found = cursor.set_range(start + min(after + 1, 2**32 - 1).to_bytes(4, "big"))
+            while found and cursor.key().startswith(start):
+                yield read_link(Fields(cursor.value(), "a link"))
+                found = cursor.next()
+
+    def newest_links(self, index: bytes, incarnation: int, version: int) -> Iterator[Link]:
+        """Links of an incarnation from this version down to 2, newest first."""
+        for number in range(version, 1, -1):
+            key = index + incarnation.to_bytes(4, "big") + number.to_bytes(4, "big")
+            record = self.get(Table.LINKS, key)
+            if record is None:
+                raise StoreError("an entry's history is damaged", "restore it from a backup")
+            yield read_link(Fields(record, "a link"))
+
+    def lock(self, round_: int) -> bytes | None:
+        """The leaf hash (32) that this verifier has locked for a round."""
+        return self.get(Table.LOCKS, _number(round_))
+
+    def proposal(self, round_: int) -> Block | None:
+        """What this sequencer has proposed for a round that is not locked yet."""
+        record = self.get(Table.PROPOSALS, _number(round_))
+        return None if record is None else decode_block(record)
+
+
+class Writer(Snapshot):
+    """A transaction that can also change the store."""
+
+    def _put(self, table: Table, key: bytes, value: bytes) -> None:
+        self._txn.put(key, value, db=self._dbs[table])
+
+    def lock_round(
+        self, block: Block, change: Transition, log_hashes: dict[tuple[int, int], bytes]
+    ) -> None:
+        """Everything that a round changes, with the lock."""
+        number = _number(block.round.number)
+        self._put(Table.BLOCKS, number, block.encode())
+        self._put(Table.LOCKS, number, block.round.digest())
+        for index, entry in change.entries.items():
+            self._put(Table.ENTRIES, index, entry)
+        for key, node in change.nodes.items():
+            self._put(Table.NODES, key, node)
+        for (level, at), digest in log_hashes.items():
+            self._put(Table.LOG, bytes([level]) + _number(at), digest)
+        for index, incarnation, version, link in change.links:
+            key = index + incarnation.to_bytes(4, "big") + version.to_bytes(4, "big")
+            self._put(Table.LINKS, key, link.encode())
+        self._change_commits(change)
+
+    def _change_commits(self, change: Transition) -> None:
+        for commitment in change.commits_over:
+            made = self.committed(commitment)
+            if made is not None:
+                self._txn.delete(commitment, db=self._dbs[Table.COMMITS])
+                key = _number(made.time) + commitment
+                self._txn.delete(key, db=self._dbs[Table.COMMIT_TIMES])
+        for commitment, made in change.commits.items():
+            record = _number(made.round) + made.place.to_bytes(4, "big") + _number(made.time)
+            self._put(Table.COMMITS, commitment, record)
+            self._put(Table.COMMIT_TIMES, _number(made.time) + commitment, b"")
+
+    def refuse(self, round_: int, leaf: bytes, refusal: bytes) -> None:
+        """Keep a signed refusal."""
+        self._put(Table.REFUSALS, _number(round_) + leaf, refusal)
+
+    def refused(self, round_: int, leaf: bytes) -> bytes | None:
+        """The signed refusal of a block with this leaf hash (32)."""
+        return self.get(Table.REFUSALS, _number(round_) + leaf)
+
+    def propose(self, block: Block) -> None:
+        """Keep a proposal. There must be none for its round."""
+        self._put(Table.PROPOSALS, _number(block.round.number), block.encode())
+
+    def drop_proposals(self, end: int) -> None:
+        """Forget the proposals of rounds before ``end``."""
+        with self._txn.cursor(db=self._dbs[Table.PROPOSALS]) as cursor:
+            found = cursor.first()
+            while found and int.from_bytes(cursor.key(), "big") < end:
+                found = cursor.delete()
+
+
+class Store:
+    """The store under ``path``; one process at a time, which the directory's lock file ensures."""
+
+    def __init__(self, path: Path, config: str) -> None:
+        """``config``: the directory's configuration; it is fixed with the first start. Raises
+        StoreError."""
+        try:
+            path.mkdir(mode=0o700, exist_ok=True)
+            self._env = lmdb.open(
+                str(path), map_size=MAP_SIZE, max_dbs=len(Table), mode=0o600, max_readers=16
+            )
+            self._dbs = {table: self._env.open_db(table.value) for table in Table}
+            with self._env.begin(write=True) as txn:
+                stored = txn.get(_CONFIG, db=self._dbs[Table.META])
+                if stored is None:
+                    txn.put(_CONFIG, config.encode("ascii"), db=self._dbs[Table.META])
+        except (lmdb.Error, OSError) as error:
+            raise StoreError(
+                f"the store in {path} cannot be opened", "check the disk and the files' owner"
+            ) from error
+        if stored is not None and stored != config.encode("ascii"):
+            self._env.close()
+            raise StoreError(
+                f"the store in {path} belongs to other keys or another configuration",
+                "put the directory's key files back beside it",
+            )
+
+    def close(self) -> None:
+        """Close the files. All snapshots must be closed."""
+        self._env.close()
+
+    def snapshot(self) -> Snapshot:
+        """The store as it is now, until ``close`` is called on it."""
+        return Snapshot(self._dbs, self._env.begin())
+
+    @contextmanager
+    def read(self) -> Iterator[Snapshot]:
+        """The store as it is now, for a block."""
+        with self._env.begin() as txn:
+            yield Snapshot(self._dbs, txn)
+
+    @contextmanager
+    def write(self) -> Iterator[Writer]:
+        """A transaction, on the disk at the end of the block; an exception undoes it. Raises
+        StoreError when the disk does not take it."""
+        try:
+            with self._env.begin(write=True) as txn:
+                yield Writer(self._dbs, txn)
+        except lmdb.Error as error:
+            raise StoreError("the store cannot be written", "is the disk full?") from error
