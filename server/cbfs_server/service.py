@@ -1,0 +1,279 @@
+"""What the server does for each request. No sockets here, and no lmdb.
+
+Requests that only read are answered at once, from the memory-mapped store. Requests that change
+something become one change of the store and are answered when that is on the disk.
+"""
+
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+from cbfs_common.errors import DecodeError
+from cbfs_common.limits import IDS_MAX
+from cbfs_common.requests import (
+    AnyReply,
+    AnyRequest,
+    Code,
+    CountPrekeys,
+    CreateAccount,
+    Delete,
+    DeleteAccount,
+    Deliver,
+    Done,
+    EnvelopeIds,
+    Fetch,
+    GetLimits,
+    List,
+    PrekeyCount,
+    PrekeyKind,
+    PrekeyRecord,
+    Refused,
+    ServerLimits,
+    Stored,
+    Subscribe,
+    TakePrekey,
+    UploadPrekeys,
+    decode_request,
+    encode,
+    envelope_id,
+)
+from cbfs_server.limits import (
+    ACCOUNTS_MAX,
+    EXPIRY_BATCH,
+    MAILBOX_MAX,
+    PREKEYS_MAX,
+    RETENTION_DAYS,
+)
+from cbfs_server.push import Client, Pusher
+from cbfs_server.store import Account, Reader, Store, StoreError, Writer, expiry
+from cbfs_server.takes import Takes
+
+DAY = 86_400
+
+_REPLIES: dict[Code, Refused] = {code: Refused(code) for code in Code}
+_DONE = Done()
+
+Change = Callable[[Writer], AnyReply]
+
+
+class Service:
+    """Answers requests of clients whose keys are proved. ``clock`` gives seconds since 1970;
+    ``mailbox`` envelopes are kept for each account."""
+
+    def __init__(
+        self,
+        store: Store,
+        pusher: Pusher,
+        clock: Callable[[], float],
+        mailbox: int = MAILBOX_MAX,
+    ) -> None:
+        self.full = False
+        """The disk is: nothing more is taken in."""
+        self._store = store
+        self._pusher = pusher
+        self._clock = clock
+        self._mailbox = mailbox
+        self._takes = Takes()
+        self._changes: dict[type[AnyRequest], Callable[[bytes, Any], Change]] = {
+            Deliver: self._deliver,
+            Delete: _delete,
+            TakePrekey: self._take,
+            UploadPrekeys: self._upload,
+            CreateAccount: self._create,
+            DeleteAccount: _delete_account,
+        }
+
+    def handle(self, client: Client, id: int, payload: bytes) -> None:
+        """Answer with ``client.send(id, reply)``, now or when the change is on the disk."""
+        try:
+            request = decode_request(payload)
+        except DecodeError:
+            client.send(id, encode(_REPLIES[Code.BAD_REQUEST]))
+            return
+        make_change = self._changes.get(type(request))
+        if make_change is None:
+            reply = self._read(client.key, request)
+            client.send(id, encode(reply))
+            if isinstance(request, Subscribe) and isinstance(reply, Done):
+                self._pusher.subscribe(client)
+            return
+
+        def done(result: AnyReply | StoreError) -> None:
+            reply = _REPLIES[Code.TROUBLE] if isinstance(result, StoreError) else result
+            client.send(id, encode(reply))
+            if not isinstance(reply, Refused):
+                self._tell(client.key, request)
+
+        self._store.submit(make_change(client.key, request), done)
+
+    def _tell(self, user: bytes, request: AnyRequest) -> None:
+        """Tell subscribers, after the change is on the disk."""
+        match request:
+            case Deliver():
+                self._pusher.arrived(request.user_id)
+            case Delete():
+                self._pusher.deleted(user, request.ids)
+            case DeleteAccount():
+                self._pusher.forget(user)
+
+    def _read(self, user: bytes, request: AnyRequest) -> AnyReply:
+        if isinstance(request, GetLimits):
+            return ServerLimits(self._mailbox, RETENTION_DAYS * DAY, PREKEYS_MAX)
+        with self._store.read() as reader:
+            if reader.account(user) is None:
+                return _REPLIES[Code.NO_ACCOUNT]
+            match request:
+                case CountPrekeys():
+                    return self._count(reader, user)
+                case List():
+                    return _list(reader, user, request.after)
+                case Fetch():
+                    return _fetch(reader, user, request.id)
+        return _DONE
+
+    def _count(self, reader: Reader, user: bytes) -> PrekeyCount:
+        now = self._clock()
+        one_time = (expiry(record) > now for record in reader.prekeys(user, PrekeyKind.ONE_TIME))
+        last = max(map(expiry, reader.prekeys(user, PrekeyKind.LAST_RESORT)), default=0)
+        return PrekeyCount(sum(one_time), last if last > now else 0)
+
+    def _deliver(self, _user: bytes, request: Deliver) -> Change:
+        id = envelope_id(request.envelope)
+        day = int(self._clock()) // DAY
+
+        def change(writer: Writer) -> AnyReply:
+            account = writer.account(request.user_id)
+            if account is None:
+                return _REPLIES[Code.UNKNOWN_USER]
+            if writer.serial(request.user_id, id) is not None:
+                return _DONE
+            if self.full:
+                return _REPLIES[Code.TROUBLE]
+            if account.stored >= self._mailbox:
+                return _REPLIES[Code.MAILBOX_FULL]
+            writer.add_envelope(request.user_id, account, id, request.envelope, day)
+            return _DONE
+
+        return change
+
+    def _take(self, _user: bytes, request: TakePrekey) -> Change:
+        now = self._clock()
+
+        def change(writer: Writer) -> AnyReply:
+            user = request.user_id
+            if writer.account(user) is None:
+                return _REPLIES[Code.UNKNOWN_USER]
+            fresh = _first_fresh(writer, user, now)
+            if fresh is not None and self._takes.may_take(user, now):
+                writer.delete_prekey(user, fresh)
+                return PrekeyRecord(fresh)
+            for record in writer.prekeys(user, PrekeyKind.LAST_RESORT):
+                if expiry(record) > now:
+                    return PrekeyRecord(record)
+            return _REPLIES[Code.NO_PREKEY]
+
+        return change
+
+    def _upload(self, user: bytes, request: UploadPrekeys) -> Change:
+        now = self._clock()
+
+        def change(writer: Writer) -> AnyReply:
+            if writer.account(user) is None:
+                return _REPLIES[Code.NO_ACCOUNT]
+            if self.full:
+                return _REPLIES[Code.TROUBLE]
+            one_time = list(writer.prekeys(user, PrekeyKind.ONE_TIME))
+            last_resort = list(writer.prekeys(user, PrekeyKind.LAST_RESORT))
+            new_last = [r for r in request.records if r[16] == PrekeyKind.LAST_RESORT]
+            gone = [r for r in one_time if request.replace or expiry(r) <= now]
+            kept = {r[:16] for r in one_time} - {r[:16] for r in gone}
+            new = {r[:16] for r in request.records if r[16] == PrekeyKind.ONE_TIME}
+            if len(kept | new) > PREKEYS_MAX or len(new_last) > 1:
+                return _REPLIES[Code.TOO_MANY]
+            if new_last or request.replace:
+                gone += last_resort
+            for record in gone:
+                writer.delete_prekey(user, record)
+            for record in request.records:
+                writer.put_prekey(user, record)
+            return _DONE
+
+        return change
+
+    def _create(self, user: bytes, _request: CreateAccount) -> Change:
+        def change(writer: Writer) -> AnyReply:
+            if writer.account(user) is not None:
+                return _DONE
+            if self.full or writer.accounts() >= ACCOUNTS_MAX:
+                return _REPLIES[Code.TOO_MANY]
+            writer.put_account(user, Account(1, 0))
+            return _DONE
+
+        return change
+
+
+def _first_fresh(writer: Writer, user: bytes, now: float) -> bytes | None:
+    """A one-time prekey that has not expired; those before it are forgotten."""
+    expired = []
+    fresh = None
+    for record in writer.prekeys(user, PrekeyKind.ONE_TIME):
+        if expiry(record) > now:
+            fresh = record
+            break
+        expired.append(record)
+    for record in expired:
+        writer.delete_prekey(user, record)
+    return fresh
+
+
+def _list(reader: Reader, user: bytes, after: bytes) -> AnyReply:
+    serial = reader.serial(user, after) if after else 0
+    if serial is None:
+        return _REPLIES[Code.UNKNOWN_ENVELOPE]
+    found = [entry.id for entry in islice(reader.order(user, serial), IDS_MAX + 1)]
+    return EnvelopeIds(tuple(found[:IDS_MAX]), len(found) > IDS_MAX)
+
+
+def _fetch(reader: Reader, user: bytes, id: bytes) -> AnyReply:
+    envelope = reader.envelope(user, id)
+    return _REPLIES[Code.UNKNOWN_ENVELOPE] if envelope is None else Stored(envelope)
+
+
+def _delete(user: bytes, request: Delete) -> Change:
+    def change(writer: Writer) -> AnyReply:
+        if writer.account(user) is None:
+            return _REPLIES[Code.NO_ACCOUNT]
+        for id in request.ids:
+            writer.delete_envelope(user, id)
+        return _DONE
+
+    return change
+
+
+def _delete_account(user: bytes, _request: DeleteAccount) -> Change:
+    def change(writer: Writer) -> AnyReply:
+        if writer.account(user) is None:
+            return _REPLIES[Code.NO_ACCOUNT]
+        writer.delete_account(user)
+        return _DONE
+
+    return change
+
+
+def expire(writer: Writer, start: bytes, today: int) -> bytes | None:
+    """Forget envelopes of more than RETENTION_DAYS, a batch of accounts from ``start`` on. Gives
+    where to go on, None at the end. ``today`` is in days since 1970."""
+    budget = EXPIRY_BATCH
+    users = writer.users(start, EXPIRY_BATCH)
+    for user in users:
+        old = []
+        for entry in islice(writer.order(user, 0), budget):
+            if entry.day + RETENTION_DAYS >= today:
+                break
+            old.append(entry.id)
+        for id in old:
+            writer.delete_envelope(user, id)
+        budget -= len(old)
+        if budget == 0:
+            return user
+    return users[-1] + b"\0" if len(users) == EXPIRY_BATCH else None
