@@ -1,0 +1,212 @@
+"""Two and three mounts, a server and a directory: all real programs on loopback."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.world import User, World, run, wait_for, world
+
+pytestmark = pytest.mark.mount
+
+
+@pytest.fixture
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with world(tmp_path_factory.mktemp("w")) as made:
+        yield made
+
+
+def test_demo_shows_both_directions_and_leaves_nothing(tmp_path: Path) -> None:
+    done = run("cbfs", "demo", tmp_path / "demo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Hello Bob" in done.stdout
+    assert "Hello Alice" in done.stdout
+    assert not (tmp_path / "demo").exists()
+
+
+def test_three_write_to_each_other(here: World) -> None:
+    alice, bob, carol = here.user("alice"), here.user("bob"), here.user("carol")
+    (alice.mountpoint / "outbox" / "bob,carol").mkdir()
+    alice.write("bob,carol", "hi", "hello\n")
+    for reader in (bob, carol):
+        path = reader.wait_message("alice", "hello\n")
+        folder = path.parent.name
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d-alice-bob-carol", folder)
+        reader.write(folder, "re", f"hello from {reader.name}\n")
+    for reader in (alice, bob, carol):
+        for writer in (bob, carol):
+            if reader is not writer:
+                reader.wait_message(writer.name, f"hello from {writer.name}\n")
+    for user in (alice, bob, carol):
+        for command in (["ls", "-lR"], ["find"], ["grep", "-r", "hello"]):
+            done = subprocess.run(
+                [*command, user.mountpoint], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+        copy = here.place / f"copy-{user.name}"
+        done = subprocess.run(
+            ["cp", "-a", user.mountpoint / "conversations", copy],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert len(list(copy.glob("*/*Z-*"))) == 3
+
+
+def test_unknown_name_gets_an_error_file(here: World) -> None:
+    alice = here.user("alice")
+    (alice.mountpoint / "outbox" / "nobody").mkdir()
+    error = alice.mountpoint / "outbox" / "nobody.error"
+    wait_for(lambda: error.exists() or None, "the error file")
+    assert "nobody" in error.read_text()
+
+
+def test_one_of_three_servers_is_down(here: World) -> None:
+    away = here.another_server("away")
+    alice, bob, carol = here.user("alice"), here.user("bob"), here.user("carol")
+    dave = here.user("dave", away)
+    away.end(signal.SIGKILL)
+    (alice.mountpoint / "outbox" / "bob,carol,dave").mkdir()
+    alice.write("bob,carol,dave", "news", "the news\n")
+    bob.wait_message("alice", "the news\n")
+    carol.wait_message("alice", "the news\n")
+    assert not dave.messages("alice")
+    assert "dave" in (alice.mountpoint / "status").read_text()
+    away.start()
+    dave.wait_message("alice", "the news\n")
+    for user in (bob, carol, dave):
+        assert len(user.messages("alice")) == 1
+
+
+def _contents(user: User, sender: str) -> list[str]:
+    return sorted(path.read_text() for path in user.messages(sender))
+
+
+def test_kill_of_server_and_mount_amid_200_messages(here: World) -> None:
+    alice, bob = here.user("alice"), here.user("bob")
+    (alice.mountpoint / "outbox" / "bob").mkdir()
+    expected = [f"message {number:03}\n" for number in range(200)]
+    for number, text in enumerate(expected):
+        folder = "bob"
+        if number == 60:
+            here.server.end(signal.SIGKILL)
+            here.server.start()
+        if number == 120:
+            alice.kill()
+            alice.mount()
+        if number >= 120:
+            folder = alice.messages("alice")[0].parent.name
+        if number == 160:
+            bob.kill()
+            bob.mount()
+        alice.write(folder, f"m{number}", text)
+    wait_for(lambda: len(bob.messages("alice")) >= 200 or None, "200 messages")
+    assert _contents(bob, "alice") == expected
+    assert _contents(alice, "alice") == expected
+    # again from the disk, after a clean end
+    bob.unmount()
+    bob.mount()
+    assert _contents(bob, "alice") == expected
+
+
+class Tap:
+    """A relay in front of a server that keeps all that passes."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.seen: list[bytes] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._port))
+            for source, target in ((client, server), (server, client)):
+                threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        kept = bytearray()
+        try:
+            while data := source.recv(65_536):
+                kept += data
+                target.sendall(data)
+        except OSError:
+            pass
+        finally:
+            self.seen.append(bytes(kept))
+            source.close()
+            target.close()
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def test_200_each_way_and_50_kib_through_a_tap(here: World) -> None:
+    url, _, port = here.server.url.rpartition(":")
+    tap = Tap(int(port))
+    here.server.url = f"{url}:{tap.port}"
+    alice, bob = here.user("alice"), here.user("bob")
+    (alice.mountpoint / "outbox" / "bob").mkdir()
+    alice.write("bob", "first", "first word xylophone\n")
+    folder = bob.wait_message("alice", "first word xylophone\n").parent.name
+    large = os.urandom(50 * 1024)
+    alice.write(folder, "large.bin", large)
+    for number in range(200):
+        alice.write(folder, f"a{number}", f"xylophone a {number}\n")
+        bob.write(folder, f"b{number}", f"xylophone b {number}\n")
+    wait_for(lambda: len(bob.messages("alice")) == 202 or None, "202 at bob")
+    wait_for(lambda: len(alice.messages("bob")) == 200 or None, "200 at alice")
+    assert [p.read_bytes() for p in bob.messages("alice") if p.suffix == ".bin"] == [large]
+    texts = {p.read_text() for p in alice.messages("bob")}
+    assert texts == {f"xylophone b {number}\n" for number in range(200)}
+    for user in (alice, bob):
+        user.unmount()
+    here.server.end()
+    tap.close()
+    data = b"".join(tap.seen)
+    assert len(data) > 400 * 16_384
+    for word in (b"xylophone", b"alice", b"bob", large[:64]):
+        assert word not in data
+
+
+def test_no_plaintext_and_no_name_on_the_disk(here: World) -> None:
+    alice, bob = here.user("alice"), here.user("bob")
+    (alice.mountpoint / "outbox" / "bob secretsubject").mkdir()
+    alice.write("bob secretsubject", "note.txt", "xylophone\n")
+    bob.wait_message("alice", "xylophone\n")
+    for user in (alice, bob):
+        user.unmount()
+        for path in user.account.rglob("*"):
+            assert path.stat().st_mode & 0o077 == 0, path
+            if path.is_file():
+                data = path.read_bytes()
+                for word in (b"xylophone", b"secretsubject", b"note.txt", b"alice", b"bob"):
+                    assert word not in data, (path, word)
+
+
+def test_second_mount_of_an_account_is_refused(here: World) -> None:
+    alice = here.user("alice")
+    other = here.place / "other"
+    other.mkdir()
+    done = run("mount.cbfs", alice.account, other, "--no-tor")
+    assert done.returncode == 1
+    assert "cbfs: error:" in done.stderr
+    assert "cbfs: hint:" in done.stderr
+
+
+def test_without_no_tor_nothing_is_reached(tmp_path: Path) -> None:
+    done = run("mount.cbfs", tmp_path / "none", tmp_path)
+    assert done.returncode == 1
+    assert "cbfs: hint:" in done.stderr
