@@ -1,12 +1,14 @@
 """The program cbfs-names: a name directory, sequencer and one verifier in one process."""
 
 import argparse
+import ipaddress
 import logging
 import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -25,7 +27,7 @@ from cbfs_names.store import Store
 
 _log = logging.getLogger(__name__)
 
-PORT_MAX = 65_535
+PORT_LEAST, PORT_MAX = 0, 65_535
 
 _EPILOG = """example:
   cbfs-names --data /var/lib/cbfs-names --listen 127.0.0.1:7701
@@ -40,15 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     level = logging.INFO if options.verbose else logging.WARNING
     logging.basicConfig(stream=sys.stderr, level=level, format="cbfs-names: %(message)s")
     random = Random(os.urandom, kem_encapsulate)
+    failed = False
     try:
-        host, port = _listen_address(options.listen)
+        listening = _place(options.listen, PORT_LEAST)
+        public = listening if options.public is None else _place(options.public, 1)
+        _check_public(public.host)
         with opened_data(options.data) as directory:
             keys = load_keys(directory, random)
-            trio.run(_run, directory, keys, host, port, random)
+            trio.run(_run, directory, keys, listening, public, random)
     except* CbfsError as group:
         _complain(group)
-        return 1
-    return 0
+        failed = True
+    return 1 if failed else 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -67,15 +72,40 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="HOST:PORT",
         help="where to accept connections; port 0 takes a free one (default: %(default)s)",
     )
+    parser.add_argument(
+        "--public",
+        metavar="HOST:PORT",
+        help="how clients reach it, when that is not the address of --listen",
+    )
     parser.add_argument("--verbose", action="store_true", help="log rounds and connections")
     return parser.parse_args(arguments)
 
 
-def _listen_address(text: str) -> tuple[str, int]:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Host and TCP port; port 0 is a free one."""
+
+    host: str
+    port: int
+
+
+def _place(text: str, least: int) -> Place:
     host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > PORT_MAX:
-        raise DecodeError("not an address to listen on", "write --listen HOST:PORT")
-    return host, int(port)
+    if not colon or not host or not port.isascii() or not port.isdigit() or len(port) > 5:
+        raise DecodeError(f"{text!r} is not HOST:PORT", "for example --listen 127.0.0.1:7701")
+    if not least <= int(port) <= PORT_MAX:
+        raise DecodeError(f"{port} is not a port", f"ports are {least} to {PORT_MAX}")
+    return Place(host, int(port))
+
+
+def _check_public(host: str) -> None:
+    """An address that stands for all of the machine's cannot be given to clients."""
+    try:
+        unusable = ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return
+    if unusable:
+        raise DecodeError(f"clients cannot reach {host}", "say how they do: --public HOST:PORT")
 
 
 def _complain(group: BaseExceptionGroup[CbfsError]) -> None:
@@ -88,11 +118,13 @@ def _complain(group: BaseExceptionGroup[CbfsError]) -> None:
             sys.stderr.write(f"cbfs-names: hint: {error.hint}\n")
 
 
-async def _run(directory: Path, keys: Keys, host: str, port: int, random: Random) -> None:
+async def _run(
+    directory: Path, keys: Keys, listening: Place, public: Place, random: Random
+) -> None:
     config = keys.config(NAME_LIFETIME)
-    listener = await listen(host, port)
+    listener = await listen(listening.host, listening.port)
     async with listener:
-        address = Address(keys.server, host, listening_port(listener))
+        address = Address(keys.server, public.host, public.port or listening_port(listener))
         store = Store(directory / "store", config.encode())
         try:
             service = _service(store, config, keys)
