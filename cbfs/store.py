@@ -29,6 +29,7 @@ MAP_SIZE = 1 << 40
 """Address space, not disk: the file grows as it is filled."""
 
 SALT_SIZE = 24
+_RECORD = b"cbfs1 record"
 
 
 class Table(Enum):
@@ -163,7 +164,7 @@ class Store:
     def blind(self, *parts: bytes) -> bytes:
         """16 bytes that stand for ``parts`` in a record key and tell nothing of them."""
         data = b"".join(struct.pack(">I", len(part)) + part for part in parts)
-        return kdf(self._blind_key, b"cbfs1 record", data, 16)
+        return kdf(self._blind_key, b"cbfs1 lookup", data, 16)
 
     @contextmanager
     def read(self) -> Iterator[Reader]:
@@ -235,11 +236,11 @@ class Store:
 
     def _seal(self, table: Table, key: bytes, value: bytes) -> bytes:
         salt = self._random.token(SALT_SIZE)
-        secret = kdf(self._keys[table], b"cbfs1 record", salt, 32 + NONCE_SIZE)
+        secret = kdf(self._keys[table], _RECORD, salt, 32 + NONCE_SIZE)
         return salt + seal(secret[:32], secret[32:], value, key)
 
     def _open(self, table: Table, key: bytes, sealed: bytes) -> bytes:
-        secret = kdf(self._keys[table], b"cbfs1 record", sealed[:SALT_SIZE], 32 + NONCE_SIZE)
+        secret = kdf(self._keys[table], _RECORD, sealed[:SALT_SIZE], 32 + NONCE_SIZE)
         try:
             return open_sealed(secret[:32], secret[32:], sealed[SALT_SIZE:], key)
         except CryptoError as error:
