@@ -27,6 +27,20 @@ KEM_CIPHERTEXT_SIZE = 1_088
 SIGNATURE_SIZE = 64
 
 _ZERO = bytes(KEY_SIZE)
+_P = 2**255 - 19
+_LOW_ORDER = frozenset(
+    number.to_bytes(KEY_SIZE, "little")
+    for number in (
+        0,
+        1,
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+        _P - 1,
+        _P,
+        _P + 1,
+    )
+)
+"""All X25519 public keys of low order, top bit clear (RFC 7748, 6.1; cr.yp.to/ecdh.html)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +94,44 @@ def kem_encapsulate(public: bytes) -> tuple[bytes, bytes]:
         return MLKEM768PublicKey.from_public_bytes(public).encapsulate()
     except ValueError as error:
         raise CryptoError("key agreement failed") from error
+
+
+def check_kem_public(public: bytes) -> None:
+    """Raises CryptoError for bytes that are not an ML-KEM-768 public key (FIPS 203, 7.2)."""
+    try:
+        MLKEM768PublicKey.from_public_bytes(public)
+    except ValueError as error:
+        raise CryptoError("key agreement failed") from error
+
+
+def check_dh_public(public: bytes) -> None:
+    """Raises CryptoError for a public key with which every X25519 result is all zero."""
+    if public[:31] + bytes([public[31] & 0x7F]) in _LOW_ORDER:
+        raise CryptoError("key agreement failed")
+
+
+class KemKey:
+    """An ML-KEM-768 key pair. Expanding a seed (64) costs more than using it, so the expanded
+    form is kept for as long as this object is."""
+
+    __slots__ = ("_expanded", "seed")
+
+    def __init__(self, seed: bytes) -> None:
+        self.seed = seed
+        self._expanded: MLKEM768PrivateKey | None = None
+
+    def _expand(self) -> MLKEM768PrivateKey:
+        if self._expanded is None:
+            self._expanded = MLKEM768PrivateKey.from_seed_bytes(self.seed)
+        return self._expanded
+
+    def public(self) -> bytes:
+        """The public key (1184)."""
+        return self._expand().public_key().public_bytes_raw()
+
+    def decapsulate(self, ciphertext: bytes) -> bytes:
+        """The secret (32); see ``kem_decapsulate``."""
+        return self._expand().decapsulate(ciphertext)
 
 
 def kem_decapsulate(seed: bytes, ciphertext: bytes) -> bytes:
