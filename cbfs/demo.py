@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -105,11 +106,8 @@ def _set_up(steps: Steps, place: Path, stack: ExitStack) -> tuple[Path, Path]:
         policy = str(place / "names" / "policy")
         init = ("cbfs", "init", name, "--account", str(account), "--no-tor")
         more = ("--server", url, "--names", policy)
-        steps.do(f"{name} makes an account", lambda args=(*init, *more): _call(*args))
-        steps.do(
-            f"{name} mounts it",
-            lambda a=account, m=mount: stack.enter_context(_mounted(a, m)),
-        )
+        steps.do(f"{name} makes an account", partial(_call, *init, *more))
+        steps.do(f"{name} mounts it", partial(stack.enter_context, _mounted(account, mount)))
         mounts.append(mount)
     return mounts[0], mounts[1]
 

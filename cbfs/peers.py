@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 
 import trio
 
-from cbfs.book import u64
 from cbfs.directory import Directory, DirectoryDown
 from cbfs.model import Contact, NotYet, Refused
 from cbfs.packing import pack, unpack
 from cbfs.store import Reader, Store, Table, Writer
 from cbfs_common.errors import CbfsError, DecodeError
-from cbfs_common.names_client import Absent, Entry, decode_entry
+from cbfs_common.names_client import Absent
+from cbfs_common.names_entry import Entry, decode_entry
 from cbfs_common.profile import Profile, check_name, decode_profile
 
 PREPARE_MAX = 256

@@ -118,7 +118,7 @@ class Batch:
     def seal(self, session: Session, peer: str, body: bytes) -> bytes:
         """An envelope for ``peer`` on the newest state of that session."""
         held = self._newest(session.id) or Held(session, peer, 0)
-        stepped, envelope = held.session.seal(body, self._sessions._random)
+        stepped, envelope = held.session.seal(self._sessions._me, body, self._sessions._random)
         self._changed[stepped.id] = replace(held, session=stepped)
         return envelope
 
