@@ -168,9 +168,7 @@ class Receiver:
             except NotYet:
                 return True
             except (Unknown, CryptoError, DecodeError, DirectoryLies, NameChanged, NameExpired):
-                await self._context.store.commit(
-                    lambda writer, k=key, e=envelope: _move(writer, k, e)
-                )
+                await self._context.store.commit(partial(_move, key=key, envelope=envelope))
                 continue
             await self._take([envelope], key)
         return False

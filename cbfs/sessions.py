@@ -99,11 +99,9 @@ class Sessions:
         return Batch(self)
 
     def _take(self, held: Held) -> None:
-        id_ = held.session.id
-        old = self._held.get(id_)
-        self._held[id_] = held
-        self._by_peer.setdefault(held.peer, set()).add(id_)
-        self._routes.update(old.session if old else None, held.session)
+        self._held[held.session.id] = held
+        self._by_peer.setdefault(held.peer, set()).add(held.session.id)
+        self._routes.update(held.session)
 
 
 class Batch:
@@ -113,7 +111,7 @@ class Batch:
         self._sessions = sessions
         self._changed: dict[bytes, Held] = {}
         self._used: set[bytes] = set()
-        self._routes: dict[bytes, bytes] = {}
+        self._routes = Routes()
 
     def seal(self, session: Session, peer: str, body: bytes) -> bytes:
         """An envelope for ``peer`` on the newest state of that session."""
@@ -127,11 +125,9 @@ class Batch:
         ``now`` in seconds. Raises CryptoError (also Duplicate) or LimitError; then nothing has
         changed. The step counts only after ``accept``."""
         sessions = self._sessions
-        route = envelope[:16]
-        id_ = self._routes.get(route) or sessions._routes.find(route)
+        id_ = self._routes.find(envelope) or sessions._routes.find(envelope)
         if id_ is not None and (held := self._newest(id_)) is not None:
-            session, body = held.session.open(envelope, now)
-            return Opened(session, held.peer, body, None)
+            return self._step(held, envelope, now)
         pair = sessions._pairs.get(handshake_of(envelope))
         if pair is not None and pair.id not in self._used:
             session, body = open_first(sessions._me, pair, envelope, now)
@@ -139,14 +135,13 @@ class Batch:
                 used = pair.id if pair.kind is PrekeyKind.ONE_TIME else None
                 return Opened(session, "", body, used)
             # the last-resort prekey is kept: this is another envelope of a session that began
-            session, body = held.session.open(envelope, now)
-            return Opened(session, held.peer, body, None)
-        candidates = [self._newest(key) for key in sessions._held]
-        held = sessions._routes.trial(
-            envelope, [item for item in candidates if item is not None], lambda item: item.session
-        )
-        if held is None:
+            return self._step(held, envelope, now)
+        id_ = self._routes.search(envelope) or sessions._routes.search(envelope)
+        if id_ is None or (held := self._newest(id_)) is None:
             raise CryptoError("cannot be opened")
+        return self._step(held, envelope, now)
+
+    def _step(self, held: Held, envelope: bytes, now: int) -> Opened:
         session, body = held.session.open(envelope, now)
         return Opened(session, held.peer, body, None)
 
@@ -156,8 +151,7 @@ class Batch:
         self._changed[opened.session.id] = Held(opened.session, peer, self._sessions._clock)
         if opened.prekey is not None:
             self._used.add(opened.prekey)
-        for route in Routes.expected(opened.session):
-            self._routes[route] = opened.session.id
+        self._routes.update(opened.session)
 
     def write(self, writer: Writer) -> None:
         """Into the transaction that holds what the steps brought about."""
