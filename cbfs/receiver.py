@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import trio
-from cbfs_common.message import Part, decode_body
-from cbfs_common.session import Duplicate, Peer
 
 from cbfs.arrivals import Arrivals, store_part
 from cbfs.book import u64
@@ -25,8 +23,10 @@ from cbfs.peers import Unknown
 from cbfs.sessions import Batch, Opened
 from cbfs.store import Table, Writer
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError, LimitError
+from cbfs_common.message import Part, decode_body
 from cbfs_common.names_client import DirectoryLies, NameChanged, NameExpired, check_bundle
 from cbfs_common.profile import decode_profile
+from cbfs_common.session import Duplicate, Peer
 
 INBOX_MAX = 1_000
 """Envelopes of strangers that wait for the directory; past it they stay on the server."""

@@ -12,8 +12,8 @@ import trio
 from cbfs.packing import pack, unpack
 from cbfs.store import Store, Table, Writer
 from cbfs_common.errors import CryptoError
-from cbfs_common.primitives import Random
 from cbfs_common.prekey import Prekey, PrekeyKind, PrekeyPair
+from cbfs_common.primitives import Random
 from cbfs_common.routes import Routes
 from cbfs_common.session import (
     Party,
