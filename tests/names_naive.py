@@ -154,6 +154,7 @@ class Forger:
     times: dict[int, int] = field(default_factory=dict)
     log_seed: bytes = LOG_SEED
     salt: bytes = b""
+    earlier: tuple[bytes, ...] = ()
 
     def leaves(self) -> dict[bytes, bytes]:
         return {name_index(self.namespace, entry.name): entry.digest() for entry in self.entries}
@@ -164,8 +165,10 @@ class Forger:
         return Round(self.namespace, number, NOW, root, ZERO, ZERO, self.config)
 
     def log(self) -> list[bytes]:
-        """Leaf hashes: ``filler`` rounds that nobody looks into, then the last."""
+        """Leaf hashes: ``filler`` rounds that nobody looks into (of which the ``earlier`` ones
+        are given), then the last."""
         fillers = [sha256(self.salt + bytes([n])).digest() for n in range(self.filler)]
+        fillers[: len(self.earlier)] = self.earlier
         return [*fillers, self.round().digest()]
 
     def note(self) -> Note:
