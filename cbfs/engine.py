@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trio
-from cbfs_common.message import part_capacity
 
 from cbfs import book, deliveries
 from cbfs.account import SYSTEM_RANDOM, Account, load_account, opened_store
@@ -36,6 +35,7 @@ from cbfs.sessions import Sessions
 from cbfs.store import Store, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import PARTICIPANTS_MAX, SUBJECT_MAX
+from cbfs_common.message import part_capacity
 from cbfs_common.names_client import Absent
 from cbfs_common.names_policy import parse_policy
 from cbfs_common.profile import Profile
@@ -150,7 +150,8 @@ class Engine:
                 started = book.add_conversation(
                     writer, fresh, self.name, participants, subject, now
                 )
-            key = outgoing.conversation or (fresh or b"")
+            conversation = started or self._context.conversations[outgoing.conversation or b""]
+            key = conversation.id
             parents = book.heads(writer, key)
             content = outgoing.content
             arrival = Arrival(
@@ -180,7 +181,7 @@ class Engine:
                 0,
             )
             deliveries.add_jobs(writer, message, job)
-            outgoing.consume(writer)
+            outgoing.consume(writer, conversation)
             return started, message
 
         started, message = await self.store.commit(change)

@@ -71,8 +71,8 @@ class Outgoing:
     """A finished file of the outbox. Either ``conversation`` is the id of one that exists, or it
     is None and ``participants`` (without oneself) and ``subject`` start a new one.
 
-    ``consume(writer)`` takes the file out of the outbox's records; it runs inside the
-    transaction that makes it a message, so that a crash leaves the one or the other."""
+    ``consume(writer, conversation)`` takes the file out of the outbox's records; it runs inside
+    the transaction that makes it a message, so that a crash leaves the one or the other."""
 
     conversation: bytes | None
     participants: tuple[str, ...]
@@ -80,7 +80,7 @@ class Outgoing:
     file_name: str
     inode: int
     content: Content
-    consume: Callable[[Writer], None]
+    consume: Callable[[Writer, Conversation], None]
 
 
 @dataclass(frozen=True, slots=True)

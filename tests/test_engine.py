@@ -93,7 +93,7 @@ async def send(engine: Engine, to: tuple[str, ...], data: bytes, *, name: str = 
             name,
             inode,
             Content(content, len(data), CHUNK),
-            lambda writer: None,
+            lambda writer, conversation: None,
         )
     )
 
