@@ -75,12 +75,13 @@ LATER = _layout(0, LATER_HEADER_SIZE)
 @dataclass(frozen=True, slots=True, repr=False)
 class Seal:
     """What seals every envelope of one chain. ``terms`` is all that is constant in them: the
-    handshake (first chain only) and then the header without n."""
+    handshake (first chain only) and then the header without n; ``digest`` (32) is its hash."""
 
     layout: Layout
     header_key: bytes
     mac_key: bytes
     terms: bytes
+    digest: bytes
 
 
 def route_tag(header_key: bytes, number: int) -> bytes:

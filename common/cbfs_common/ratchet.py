@@ -8,7 +8,7 @@ responder's. Each turn has one chain of message keys.
 
 from dataclasses import dataclass, field
 
-from cbfs_common.envelope import HANDSHAKE_SIZE, NUMBER_SIZE, Seal
+from cbfs_common.envelope import HANDSHAKE_SIZE, NUMBER_SIZE, Layout
 from cbfs_common.primitives import KEM_PUBLIC_SIZE, KEM_SEED_SIZE, KEY_SIZE, KemKey, Random, kdf
 from cbfs_common.primitives import dh_public as x_public
 
@@ -57,10 +57,9 @@ class PeerKeys:
     ek: bytes
 
 
-def peer_keys(seal: Seal) -> PeerKeys:
+def peer_keys(layout: Layout, terms: bytes) -> PeerKeys:
     """The public keys that a chain's terms announce."""
-    start = _FIRST_KEYS if seal.layout.handshake else _LATER_KEYS
-    terms = seal.terms
+    start = _FIRST_KEYS if layout.handshake else _LATER_KEYS
     return PeerKeys(
         terms[start : start + 32],
         terms[start + 32 : start + 64],
@@ -78,9 +77,12 @@ def first_header_key(secret: bytes) -> bytes:
     return kdf(secret, b"cbfs1 header 0", b"", KEY_SIZE)
 
 
-def first_root_secret(secret: bytes, transcript: bytes) -> bytes:
-    """64 bytes from the start secret, both identities and the terms of turn 0."""
-    return kdf(secret, b"cbfs1 root 0", transcript, 64)
+def first_root_secret(
+    secret: bytes, recipient: bytes, recipient_auth: bytes, digest: bytes
+) -> bytes:
+    """64 bytes from the start secret, the recipient's identity and long-term auth key, and the
+    digest of turn 0's terms, which hold the sender's."""
+    return kdf(secret, b"cbfs1 root 0", recipient + recipient_auth + digest, 64)
 
 
 def initiator_header_key(root_secret: bytes) -> bytes:
@@ -98,9 +100,9 @@ def start_hash(root_secret: bytes) -> bytes:
     return kdf(root_secret, b"cbfs1 start hash", b"", 32)
 
 
-def turn_secret(root_key: bytes, shared: bytes, terms: bytes) -> bytes:
-    """64 bytes of a turn from the root key, DH 32 | KEM secret 32, and its terms."""
-    return kdf(root_key, b"cbfs1 turn", shared + terms, 64)
+def turn_secret(root_key: bytes, shared: bytes, digest: bytes) -> bytes:
+    """64 bytes of a turn from the root key, DH 32 | KEM secret 32, and its terms' digest."""
+    return kdf(root_key, b"cbfs1 turn", shared + digest, 64)
 
 
 def root_key(secret: bytes) -> bytes:
@@ -124,12 +126,12 @@ def chain_step(chain_key: bytes) -> tuple[bytes, bytes]:
     return both[:KEY_SIZE], both[KEY_SIZE:]
 
 
-def mac_key(shared: bytes, sender: bytes, recipient: bytes, start: bytes, terms: bytes) -> bytes:
+def mac_key(shared: bytes, sender: bytes, recipient: bytes, start: bytes, digest: bytes) -> bytes:
     """The key of a chain's MACs. ``shared``: DH of the sender's long-term auth key with the
-    recipient's last ratchet auth key (the prekey in turn 0). Identities and start hash 32."""
-    return kdf(shared, b"cbfs1 mac", sender + recipient + start + terms, KEY_SIZE)
+    recipient's last ratchet auth key (the prekey in turn 0). Identities, start hash and digest 32."""
+    return kdf(shared, b"cbfs1 mac", sender + recipient + start + digest, KEY_SIZE)
 
 
 def terms_digest(terms: bytes) -> bytes:
-    """32 bytes that stand for a finished chain's terms."""
+    """32 bytes that stand for a chain's terms."""
     return kdf(b"", b"cbfs1 terms", terms, 32)

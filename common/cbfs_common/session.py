@@ -34,6 +34,7 @@ from cbfs_common.primitives import (
     kem_decapsulate,
 )
 from cbfs_common.ratchet import (
+    PeerKeys,
     TurnKeys,
     chain_step,
     first_chain_key,
@@ -201,7 +202,8 @@ def start(
     shared = dh(e_secret, prekey.x) + secret
     secret = start_secret(shared, _start_transcript(peer.identity, prekey.terms, e, ciphertext))
     terms = b"".join((prekey.id, e, ciphertext, me.identity, me.auth_public, keys.public))
-    root = first_root_secret(secret, peer.identity + peer.auth_public + terms)
+    digest = terms_digest(terms)
+    root = first_root_secret(secret, peer.identity, peer.auth_public, digest)
     core = Core(
         start_hash(root),
         me.identity,
@@ -210,8 +212,8 @@ def start(
         initiator_header_key(root),
         responder_header_key(root),
     )
-    mac = mac_key(dh(me.auth_secret, prekey.x), me.identity, peer.identity, core.start, terms)
-    seal = Seal(FIRST, first_header_key(secret), mac, terms)
+    mac = mac_key(dh(me.auth_secret, prekey.x), me.identity, peer.identity, core.start, digest)
+    seal = Seal(FIRST, first_header_key(secret), mac, terms, digest)
     return Session(State(core, Sending(seal, first_chain_key(root), 0, keys), None, ()))
 
 
@@ -234,7 +236,9 @@ def open_first(me: Party, pair: PrekeyPair, envelope: bytes, now: int) -> tuple[
     peer = Peer(terms[_SENDER:_SENDER_AUTH], terms[_SENDER_AUTH:_SENDER_END])
     if peer.identity == me.identity:
         raise CryptoError("cannot be opened")
-    root = first_root_secret(secret, me.identity + me.auth_public + terms)
+    _check_peer_keys(peer_keys(FIRST, terms))
+    digest = terms_digest(terms)
+    root = first_root_secret(secret, me.identity, me.auth_public, digest)
     core = Core(
         start_hash(root),
         me.identity,
@@ -244,11 +248,10 @@ def open_first(me: Party, pair: PrekeyPair, envelope: bytes, now: int) -> tuple[
         initiator_header_key(root),
     )
     mac = mac_key(
-        dh(pair.x_secret, peer.auth_public), peer.identity, me.identity, core.start, terms
+        dh(pair.x_secret, peer.auth_public), peer.identity, me.identity, core.start, digest
     )
-    seal = Seal(FIRST, header_key, mac, terms)
+    seal = Seal(FIRST, header_key, mac, terms, digest)
     receiving = Receiving(seal, first_chain_key(root), 0, _NONE)
-    _check_peer_keys(seal)
     receiving, body = _open_current(receiving, number, terms, envelope, now)
     limited, _ = limit_skipped(receiving, ())
     return Session(State(core, None, limited, ())), body
@@ -265,14 +268,15 @@ def _turn(state: State, me: Party, random: Random, keys: TurnKeys) -> tuple[Core
     core = state.core
     if state.receiving is None:
         raise CryptoError("the session is damaged")
-    theirs = peer_keys(state.receiving.seal)
+    theirs = peer_keys(state.receiving.seal.layout, state.receiving.seal.terms)
     secret, ciphertext = random.encapsulate(theirs.ek)
     before = state.sending.number if state.sending else 0
     terms = before.to_bytes(NUMBER_SIZE, "big") + keys.public + ciphertext
-    secret = turn_secret(core.root, dh(keys.x_secret, theirs.ratchet) + secret, terms)
+    digest = terms_digest(terms)
+    secret = turn_secret(core.root, dh(keys.x_secret, theirs.ratchet) + secret, digest)
     proof = dh(me.auth_secret, theirs.auth)
-    mac = mac_key(proof, core.identity, core.peer.identity, core.start, terms)
-    seal = Seal(LATER, core.next_sending, mac, terms)
+    mac = mac_key(proof, core.identity, core.peer.identity, core.start, digest)
+    seal = Seal(LATER, core.next_sending, mac, terms, digest)
     core = Core(
         core.start,
         core.identity,
@@ -371,14 +375,14 @@ def _open_turn(
         raise CryptoError("cannot be opened")
     keys = sending.keys
     retired = _retire(state, int.from_bytes(terms[:NUMBER_SIZE], "big"), now)
-    announced = Seal(LATER, core.next_receiving, b"", terms)
-    _check_peer_keys(announced)
+    theirs = peer_keys(LATER, terms)
+    _check_peer_keys(theirs)
+    digest = terms_digest(terms)
     secret = keys.kem.decapsulate(terms[-KEM_CIPHERTEXT_SIZE:])
-    shared = dh(keys.x_secret, peer_keys(announced).ratchet) + secret
-    secret = turn_secret(core.root, shared, terms)
+    secret = turn_secret(core.root, dh(keys.x_secret, theirs.ratchet) + secret, digest)
     proof = dh(keys.auth_secret, core.peer.auth_public)
-    mac = mac_key(proof, core.peer.identity, core.identity, core.start, terms)
-    seal = Seal(LATER, core.next_receiving, mac, terms)
+    mac = mac_key(proof, core.peer.identity, core.identity, core.start, digest)
+    seal = Seal(LATER, core.next_receiving, mac, terms, digest)
     receiving = Receiving(seal, first_chain_key(secret), 0, _NONE)
     receiving, body = _open_current(receiving, number, terms, envelope, now)
     core = Core(
@@ -407,15 +411,14 @@ def _retire(state: State, end: int, now: int) -> tuple[Retired, ...]:
         seal.layout,
         seal.header_key,
         seal.mac_key,
-        terms_digest(seal.terms),
+        seal.digest,
         end,
         add_skipped(last.skipped, more),
     )
     return (*state.retired, chain)
 
 
-def _check_peer_keys(seal: Seal) -> None:
+def _check_peer_keys(theirs: PeerKeys) -> None:
     """Refuse keys with which the answer could not be sealed."""
-    theirs = peer_keys(seal)
     check_dh_public(theirs.auth)
     check_kem_public(theirs.ek)

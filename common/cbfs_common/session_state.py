@@ -124,10 +124,13 @@ def expire_skipped(
 ) -> tuple[Receiving | None, tuple[Retired, ...]]:
     """Forget the skipped keys older than SKIPPED_LIFETIME at ``now`` (seconds)."""
     oldest = now - SKIPPED_LIFETIME
-    if receiving is not None:
+    if receiving is not None and receiving.skipped:
         receiving = replace(receiving, skipped=_since(receiving.skipped, oldest))
-    expired = (replace(chain, skipped=_since(chain.skipped, oldest)) for chain in retired)
-    return limit_skipped(receiving, tuple(expired))
+    retired = tuple(
+        replace(chain, skipped=_since(chain.skipped, oldest)) if chain.skipped else chain
+        for chain in retired
+    )
+    return limit_skipped(receiving, retired)
 
 
 def _without_first(skipped: Skipped, count: int) -> Skipped:
@@ -183,7 +186,7 @@ def _u32(number: int) -> bytes:
 def _put_chain(out: list[bytes], chain: Sending | Receiving) -> None:
     seal = chain.seal
     out += (bytes([seal.layout is FIRST]), seal.header_key, seal.mac_key, seal.terms)
-    out += (chain.chain_key, chain.number.to_bytes(_TIME_SIZE, "big"))
+    out += (seal.digest, chain.chain_key, chain.number.to_bytes(_TIME_SIZE, "big"))
 
 
 def _put_skipped(out: list[bytes], skipped: Skipped) -> None:
@@ -235,7 +238,8 @@ class _Reader:
     def chain(self) -> tuple[Seal, bytes, int]:
         first = self.flag()
         header_key, mac_key = self.take(KEY_SIZE), self.take(KEY_SIZE)
-        seal = Seal(_LAYOUTS[first], header_key, mac_key, self.take(_TERMS_SIZES[first]))
+        terms = self.take(_TERMS_SIZES[first])
+        seal = Seal(_LAYOUTS[first], header_key, mac_key, terms, self.take(KEY_SIZE))
         return seal, self.take(KEY_SIZE), self.number(_TIME_SIZE)
 
     def sending(self) -> Sending:
