@@ -206,3 +206,11 @@ def test_broken_connection_and_no_server_are_down_not_lies() -> None:
 
     with pytest.raises(DirectoryDown):
         trio.run(nobody)
+
+
+def test_entry_too_large_for_a_bundle_is_found_without_one() -> None:
+    keys = Keys(1, tuple(bytes([n]) * 32 for n in range(5)))
+    large = replace(ALICE, owners=keys, recovery=keys, profile=bytes(1_024))
+    fillers = replace(Forger([large]), filler=255, signers=(1, 2, 3, 4, 5))
+    found, _ = Asked(lambda _: fillers.look_up("alice"), witnesses=5, threshold=5).go()
+    assert found == Found(large, b"")

@@ -1,6 +1,7 @@
 """Directories that lie, over real sockets: every lie ends in the error that names it, and
 changes nothing at the client."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest

@@ -7,7 +7,7 @@ a DirectoryLies with the ``Fault`` that was found first, in the order of the spe
 from dataclasses import dataclass
 from enum import Enum
 
-from cbfs_common.errors import CbfsError, CryptoError, DecodeError
+from cbfs_common.errors import CbfsError, CryptoError, DecodeError, LimitError
 from cbfs_common.limits import COSIGNATURE_AGE_MAX, COSIGNATURE_AHEAD_MAX
 from cbfs_common.names_entry import Entry, Round, decode_entry, decode_round, name_index
 from cbfs_common.names_evidence import Evidence, decode_bundle, encode_bundle
@@ -131,7 +131,8 @@ def decode_state(data: bytes) -> DirectoryState:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The name is registered: its entry, and the bundle that shows it to others."""
+    """The name is registered: its entry, and the bundle that shows it to others, which is empty
+    when the entry is too large for one."""
 
     entry: Entry
     bundle: bytes
@@ -177,7 +178,11 @@ def check_lookup(
     if known is not None and _age(entry) < _age(known):
         raise DirectoryLies(Fault.ROLLED_BACK)
     check_succession(policy, known, entry, links)
-    return state, Found(entry, encode_bundle(evidence, links))
+    try:
+        bundle = encode_bundle(evidence, links)
+    except LimitError:
+        bundle = b""
+    return state, Found(entry, bundle)
 
 
 def check_head(

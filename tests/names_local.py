@@ -1,0 +1,146 @@
+"""A whole directory in the test's own process, without sockets, on a real store."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cbfs_common.names_client import (
+    Absent,
+    DirectoryState,
+    Found,
+    check_lookup,
+    new_state,
+)
+from cbfs_common.names_entry import Entry, Keys
+from cbfs_common.names_layout import ZERO
+from cbfs_common.names_operations import Kind, Operation, commitment
+from cbfs_common.names_wire import LookedUp, Lookup, encode_request
+from cbfs_common.primitives import dh_public, sign_public
+from cbfs_common.profile import Address
+from cbfs_names.config import Config
+from cbfs_names.embedded import Embedded, Outcome
+from cbfs_names.keys import VERIFIER
+from cbfs_names.keys import Keys as ServerKeys
+from cbfs_names.sequencer import Sequencer
+from cbfs_names.service import Service
+from cbfs_names.store import Store
+from cbfs_names.verifier import Verifier
+
+KEYS = ServerKeys(b"t" * 32, b"l" * 32, b"v" * 32)
+LIFETIME = 1_000_000
+NOW = 1_700_000_000
+CONFIG: Config = KEYS.config(LIFETIME)
+NAMESPACE = CONFIG.namespace
+COSIGNER = CONFIG.witnesses[0][1].name
+POLICY = CONFIG.policy(Address(dh_public(KEYS.transport), "127.0.0.1", 1))
+SALT = b"a salt of thirty-two bytes ......"[:32]
+
+
+@dataclass
+class Local:
+    """``now`` is the directory's clock, seconds."""
+
+    store: Store
+    now: int = NOW
+
+    def __post_init__(self) -> None:
+        self.core = Embedded(self.store, CONFIG, KEYS.log, KEYS.verifier, COSIGNER)
+        self.sequencer = Sequencer(self.store, CONFIG, KEYS.log)
+        self.verifier = Verifier(self.store, CONFIG, KEYS.verifier, COSIGNER)
+        self.core.start(self.now)
+
+    def round(self, *operations: Operation) -> Outcome:
+        return self.core.round([operation.encode() for operation in operations], self.now)
+
+    def look_up(self, name: str, old_size: int = 0) -> LookedUp:
+        """What a server of this state answers."""
+        assert CONFIG.quorum == VERIFIER
+        service = Service(self.store, CONFIG, self.core, lambda: self.now)
+        try:
+            reply = service.answer(encode_request(Lookup(name, old_size)))
+        finally:
+            service.close()
+        assert isinstance(reply, LookedUp)
+        return reply
+
+    def checked(
+        self, name: str, state: DirectoryState | None = None, known: Entry | None = None
+    ) -> tuple[DirectoryState, Found | Absent]:
+        """The answer as a client takes it."""
+        before = state or new_state(POLICY)
+        reply = self.look_up(name, before.size)
+        return check_lookup(
+            POLICY,
+            before,
+            reply.evidence,
+            reply.consistency,
+            reply.links,
+            name,
+            known,
+            self.now,
+        )
+
+    def entry(self, name: str) -> Entry:
+        _, found = self.checked(name)
+        assert isinstance(found, Found)
+        return found.entry
+
+    def take(self, name: str, seed: bytes = b"o" * 32) -> Entry:
+        """Register a name."""
+        self.round(commit(name, seed))
+        outcome = self.round(register(name, seed))
+        assert not outcome.refused
+        return self.entry(name)
+
+
+@contextmanager
+def local(path: Path) -> Iterator[Local]:
+    store = Store(path, CONFIG.encode())
+    try:
+        yield Local(store)
+    finally:
+        store.close()
+
+
+def owners(*seeds: bytes, threshold: int = 1) -> Keys:
+    return Keys(threshold, tuple(sorted(sign_public(seed) for seed in seeds)))
+
+
+def commit(name: str, *seeds: bytes, salt: bytes = SALT) -> Operation:
+    hidden = commitment(NAMESPACE, name, owners(*(seeds or (b"o" * 32,))), salt)
+    return Operation(Kind.COMMIT, NAMESPACE, "", 0, 0, ZERO, 1000, hidden)
+
+
+def register(name: str, *seeds: bytes, salt: bytes = SALT, old: Entry | None = None) -> Operation:
+    seeds = seeds or (b"o" * 32,)
+    return Operation(
+        Kind.REGISTER,
+        NAMESPACE,
+        name,
+        old.incarnation + 1 if old else 1,
+        1,
+        old.digest() if old else ZERO,
+        1000,
+        salt,
+        owners(*seeds),
+        profile=b"profile of " + name.encode(),
+    ).signed(seeds)
+
+
+def update(old: Entry, profile: bytes, *seeds: bytes) -> Operation:
+    return Operation(
+        Kind.UPDATE,
+        NAMESPACE,
+        old.name,
+        old.incarnation,
+        old.version + 1,
+        old.digest(),
+        1000,
+        profile=profile,
+    ).signed(seeds or (b"o" * 32,))
+
+
+def rotate(old: Entry, new: Keys, *seeds: bytes) -> Operation:
+    operation = replace(update(old, old.profile), kind=Kind.ROTATE, owners=new)
+    return operation.signed(seeds)
