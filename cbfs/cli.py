@@ -49,9 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("demo", help="two users on this machine, from nothing to a reply")
     show.add_argument(
         "directory",
+        nargs="?",
         type=Path,
         metavar="DIR",
-        help="made, and removed at the end if it was not there",
+        help="made, and removed at the end if it was not there (default: a temporary one)",
     )
     show.set_defaults(run=lambda options: demo.run(options.directory))
     return parser
