@@ -17,7 +17,7 @@ from cbfs_common.limits import (
     BUNDLE_MAX,
 )
 from cbfs_common.names_client import Fault, check_bundle, new_state
-from cbfs_common.names_entry import Entry
+from cbfs_common.names_entry import Entry, Keys
 from cbfs_common.names_evidence import decode_bundle, encode_bundle
 from cbfs_common.names_operations import Kind, Link, Operation, Refusal
 from cbfs_common.names_policy import Policy
@@ -211,6 +211,6 @@ def test_broken_connection_and_no_server_are_down_not_lies() -> None:
 def test_entry_too_large_for_a_bundle_is_found_without_one() -> None:
     keys = Keys(1, tuple(bytes([n]) * 32 for n in range(5)))
     large = replace(ALICE, owners=keys, recovery=keys, profile=bytes(1_024))
-    fillers = replace(Forger([large]), filler=255, signers=(1, 2, 3, 4, 5))
-    found, _ = Asked(lambda _: fillers.look_up("alice"), witnesses=5, threshold=5).go()
+    fillers = replace(Forger([large]), filler=255, signers=tuple(range(1, 11)))
+    found, _ = Asked(lambda _: fillers.look_up("alice"), witnesses=10, threshold=10).go()
     assert found == Found(large, b"")
