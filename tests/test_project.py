@@ -254,3 +254,13 @@ def test_documents_lead_somewhere() -> None:
             if not (document.parent / target).exists():
                 broken.append(f"{document.name}: {target}")
     assert not broken
+
+
+def test_the_set_up_says_how_it_is_used() -> None:
+    script = ROOT / "run"
+    for arguments, code in ((["--help"], 0), ([], 2), (["nonsense"], 2)):
+        run = subprocess.run(
+            ["/bin/sh", script, *arguments], capture_output=True, text=True, check=False
+        )
+        assert run.returncode == code
+        assert "./run demo" in run.stdout + run.stderr
