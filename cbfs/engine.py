@@ -160,7 +160,7 @@ class Engine:
                 now,
                 parents,
                 outgoing.file_name,
-                outgoing.inode,
+                writer.next_number(b"inode"),
                 content,
                 others,
             )

@@ -51,8 +51,7 @@ class Conversation:
 @dataclass(frozen=True, slots=True)
 class Message:
     """``name`` is the file name in the conversation's folder, unique there, made by
-    ``naming.message_name``. ``inode`` of a sent message is that of the outbox file it was.
-    ``recipients`` is empty for what was received."""
+    ``naming.message_name``. ``recipients`` is empty for what was received."""
 
     id: bytes
     conversation: bytes
@@ -78,7 +77,6 @@ class Outgoing:
     participants: tuple[str, ...]
     subject: str
     file_name: str
-    inode: int
     content: Content
     consume: Callable[[Writer, Conversation], None]
 

@@ -26,7 +26,7 @@ _SCRATCH = re.compile(
 )
 
 _EDITORS = frozenset(
-    [
+    (
         "vi",
         "vim",
         "vim.basic",
@@ -63,7 +63,7 @@ _EDITORS = frozenset(
         "tilde",
         "le",
         "vis",
-    ]
+    )
 )
 
 _SWAP_PID = struct.Struct("<I")

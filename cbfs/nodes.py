@@ -1,0 +1,224 @@
+"""The inodes of the mount: plain objects without FUSE, and their records in the store."""
+
+import stat
+from collections.abc import Callable, Iterator
+from enum import Enum
+
+import trio
+
+from cbfs.model import Content, Message
+from cbfs.outbox import Process
+from cbfs.packing import pack, unpack
+
+BLOCK = 65_536
+"""Bytes of a content record that the mount writes."""
+
+
+class Area(Enum):
+    """What may be done in a directory."""
+
+    FIXED = "fixed"  # nothing: the daemon alone puts something there
+    CONVERSATION = "conversation"  # read, delete
+    OUTBOX = "outbox"  # make folders
+    DRAFTS = "drafts"  # a folder of the outbox: files are messages
+    SCRATCH = "scratch"  # tmp/: anything, until unmount
+    KEPT = "kept"  # ui_info/: anything, for good
+
+
+WRITABLE = frozenset((Area.DRAFTS, Area.SCRATCH, Area.KEPT))
+
+
+class Node:
+    """One inode. ``names`` are the directory entries that lead to it. Times in nanoseconds."""
+
+    __slots__ = ("changed_ns", "inode", "mode", "mtime_ns", "names")
+
+    def __init__(self, inode: int, mode: int, mtime_ns: int) -> None:
+        self.inode = inode
+        self.mode = mode
+        self.mtime_ns = mtime_ns
+        self.changed_ns = mtime_ns
+        self.names: set[tuple[Directory, str]] = set()
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return 0
+
+
+class Directory(Node):
+    """``key`` is the id under which its children's records name it as their parent. What is in
+    it may be read from the store when it is first looked at (``load``)."""
+
+    __slots__ = ("_entries", "_load", "alias", "area", "conversation", "key", "recorded")
+
+    def __init__(
+        self,
+        inode: int,
+        area: Area,
+        mtime_ns: int,
+        *,
+        conversation: bytes | None = None,
+        load: Callable[[], list[tuple[str, Node]]] | None = None,
+    ) -> None:
+        super().__init__(inode, stat.S_IFDIR | 0o700, mtime_ns)
+        self.area = area
+        self.conversation = conversation
+        self.key = inode
+        self.recorded = False
+        self.alias: Directory | None = None  # the folder that has taken its place
+        self._entries: dict[str, Node] = {}
+        self._load = load
+
+    @property
+    def loaded(self) -> bool:
+        """Whether its entries are in memory."""
+        return self._load is None
+
+    @property
+    def entries(self) -> dict[str, Node]:
+        """Its entries by name; change them with ``add`` and ``remove``."""
+        if self._load is not None:
+            load, self._load = self._load, None
+            for name, node in load():
+                self.add(name, node)
+        return self._entries
+
+    def add(self, name: str, node: Node) -> None:
+        """Enter ``node`` under ``name``."""
+        self.entries[name] = node
+        node.names.add((self, name))
+
+    def remove(self, name: str) -> Node:
+        """Take the entry out."""
+        node = self.entries.pop(name)
+        node.names.discard((self, name))
+        return node
+
+
+class Text(Node):
+    """A file that the daemon writes; ``render`` gives its bytes as they are now."""
+
+    __slots__ = ("render",)
+
+    def __init__(self, inode: int, render: Callable[[], bytes], mtime_ns: int) -> None:
+        super().__init__(inode, stat.S_IFREG | 0o400, mtime_ns)
+        self.render = render
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return len(self.render())
+
+
+class MessageFile(Node):
+    """A message in a conversation."""
+
+    __slots__ = ("message",)
+
+    def __init__(self, inode: int, message: Message) -> None:
+        super().__init__(inode, stat.S_IFREG | 0o400, message.date * 1_000_000)
+        self.message = message
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.message.content.size
+
+
+class Link(Node):
+    """A symbolic link; ``author`` made it. Only ``recorded`` ones are in the store."""
+
+    __slots__ = ("author", "recorded", "target")
+
+    def __init__(self, inode: int, target: str, mtime_ns: int, *, recorded: bool) -> None:
+        super().__init__(inode, stat.S_IFLNK | 0o777, mtime_ns)
+        self.target = target
+        self.recorded = recorded
+        self.author: Process | None = None
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return len(self.target.encode())
+
+
+class File(Node):
+    """A file that programs write. ``content`` is what the store has; ``data`` is the whole while
+    it is being changed. ``version`` counts changes: what was ``stored``, ``sent`` or ``given_up``
+    is a version. ``changed`` is on the monotonic clock, in seconds."""
+
+    __slots__ = (
+        "author",
+        "changed",
+        "content",
+        "data",
+        "error",
+        "given_up",
+        "handles",
+        "lent",
+        "lock",
+        "sent",
+        "stored",
+        "version",
+        "writers",
+    )
+
+    def __init__(self, inode: int, mode: int, mtime_ns: int, content: Content | None) -> None:
+        super().__init__(inode, stat.S_IFREG | (mode & 0o777), mtime_ns)
+        self.content = content
+        self.data: bytearray | None = None
+        self.version = 0
+        self.stored = 0 if content else -1
+        self.sent = -1
+        self.given_up = -1
+        self.lock = trio.Lock()  # held while its content is being stored
+        self.lent = False  # the content belongs to a message
+        self.writers = 0
+        self.handles = 0
+        self.author: Process | None = None
+        self.changed = 0.0
+        self.error = ""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        if self.data is not None:
+            return len(self.data)
+        return self.content.size if self.content else 0
+
+
+def encode_record(node: Node, moved: tuple[int, int] = (0, 0)) -> bytes:
+    """What the store keeps of a Directory, File or Link. ``moved``: names in the folder of the
+    first key are written as names in that of the second."""
+    names = sorted(
+        [moved[1] if directory.key == moved[0] else directory.key, name]
+        for directory, name in node.names
+    )
+    if isinstance(node, File):
+        content = node.content
+        numbers = [content.id, content.size, content.chunk] if content else []
+        return pack("file", names, node.mode, node.mtime_ns, numbers, "")
+    if isinstance(node, Link):
+        return pack("link", names, node.mode, node.mtime_ns, [], node.target)
+    return pack("directory", names, node.mode, node.mtime_ns, [], "")
+
+
+def decode_record(inode: int, data: bytes) -> tuple[Node, list[tuple[int, str]]]:
+    """(node, its names as (parent's key, name)). Raises DecodeError."""
+    kind, names, mode, mtime_ns, numbers, target = unpack(data, str, list, int, int, list, str)
+    node: Node
+    if kind == "file":
+        node = File(inode, mode, mtime_ns, Content(*numbers) if numbers else None)
+    elif kind == "link":
+        node = Link(inode, target, mtime_ns, recorded=True)
+    else:
+        node = Directory(inode, Area.KEPT, mtime_ns)
+        node.recorded = True
+    return node, [(key, name) for key, name in names]
+
+
+def blocks(data: bytes) -> Iterator[bytes]:
+    """The content records of a file."""
+    for start in range(0, len(data), BLOCK):
+        yield data[start : start + BLOCK]
