@@ -1,0 +1,448 @@
+"""FUSE requests onto the tree. The one place where errors become errno.
+
+No handler of lookup, getattr, readdir, open, read or statfs waits for the network or the disk's
+flush. A handler that raises anything but FUSEError would end the mount, so each is wrapped.
+"""
+
+import errno
+import functools
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyfuse3
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from cbfs.courier import Courier
+from cbfs.nodes import Directory, File, Link, MessageFile, Node, Text
+from cbfs.processes import ProcFS
+from cbfs.reveal import STAGED, Revealer
+from cbfs.store import StoreError
+from cbfs.tree import STATUS, TreeError
+from cbfs_common.limits import FILE_NAME_MAX
+
+_log = logging.getLogger(__name__)
+
+CACHE_SECONDS = 1.0
+"""How long the kernel may answer for us: longer gains nothing, none costs a lot."""
+
+_XATTR = "user.cbfs."
+
+H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
+
+
+def _handler(function: H) -> H:
+    """Turn what goes wrong into errno; what nobody foresaw is logged and is EIO."""
+
+    @functools.wraps(function)
+    async def wrapped(*arguments: Any) -> Any:
+        try:
+            return await function(*arguments)
+        except FUSEError:
+            raise
+        except TreeError as error:
+            raise FUSEError(error.errno) from error
+        except StoreError as error:
+            _log.error("%s", error)
+            raise FUSEError(errno.EIO) from error
+        except Exception as error:
+            _log.exception("a request failed: %s", function.__name__)
+            raise FUSEError(errno.EIO) from error
+
+    return wrapped  # type: ignore[return-value]  # the same signature
+
+
+@dataclass(slots=True)
+class _Handle:
+    node: Node
+    writes: bool
+
+
+class Operations(pyfuse3.Operations):
+    """The handlers of one mount. ``revealer`` is set when the mount answers."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self, courier: Courier, processes: ProcFS, account: Path) -> None:
+        super().__init__()
+        self.revealer: Revealer | None = None
+        self._courier = courier
+        self._tree = courier.tree
+        self._processes = processes
+        self._account = account
+        self._uid, self._gid = os.getuid(), os.getgid()
+        self._nodes: dict[int, Node] = {pyfuse3.ROOT_INODE: self._tree.root}
+        self._lookups: dict[int, int] = {}
+        self._handles: dict[int, _Handle] = {}
+        self._listings: dict[int, list[tuple[str, Node]]] = {}
+        self._next_handle = 0
+
+    # entries
+
+    @_handler
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        directory = self._directory(parent_inode)
+        text = _text(name)
+        if self._is_revealer(ctx) and text.startswith(STAGED) and self.revealer:
+            node = self.revealer.staged(text)
+            if node is None:
+                raise FUSEError(errno.ENOENT)
+            return self._remember(node)
+        return self._remember(self._tree.lookup(directory, text))
+
+    @_handler
+    async def forget(self, inode_list: list[tuple[InodeT, int]]) -> None:
+        for inode, count in inode_list:
+            left = self._lookups.get(inode, 0) - count
+            if left > 0:
+                self._lookups[inode] = left
+            elif inode != pyfuse3.ROOT_INODE:
+                self._lookups.pop(inode, None)
+                self._nodes.pop(inode, None)
+
+    @_handler
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return self._attributes(self._node(inode))
+
+    @_handler
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        node = self._node(inode)
+        if fields.update_uid and attr.st_uid != self._uid:
+            raise FUSEError(errno.EPERM)
+        if fields.update_gid and attr.st_gid != self._gid:
+            raise FUSEError(errno.EPERM)
+        if fields.update_size:
+            if not isinstance(node, File):
+                raise FUSEError(errno.EACCES)
+            self._tree.truncate(node, attr.st_size)
+            if not node.writers:
+                await self._tree.save(node)
+                self._tree.closed(node)
+        if fields.update_mode or fields.update_mtime:
+            self._tree.describe(
+                node,
+                attr.st_mode if fields.update_mode else None,
+                attr.st_mtime_ns if fields.update_mtime else None,
+            )
+        return self._attributes(node)
+
+    @_handler
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> EntryAttributes:
+        directory, text = self._directory(parent_inode), _text(name)
+        if self._is_revealer(ctx) and self.revealer:
+            self.revealer.apply()
+            return self._remember(self._tree.lookup(directory, text))
+        return self._remember(await self._tree.mkdir(directory, text))
+
+    @_handler
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        author = self._processes.of_thread(ctx.pid)
+        directory = self._directory(parent_inode)
+        link = await self._tree.symlink(directory, _text(name), _text(target), author)
+        return self._remember(link)
+
+    @_handler
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        node = self._node(inode)
+        if not isinstance(node, Link):
+            raise FUSEError(errno.EINVAL)
+        return FileNameT(node.target.encode())
+
+    @_handler
+    async def link(
+        self,
+        inode: InodeT,
+        new_parent_inode: InodeT,
+        new_name: FileNameT,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        node = self._node(inode)
+        await self._tree.link(node, self._directory(new_parent_inode), _text(new_name))
+        return self._remember(node)
+
+    @_handler
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        if self._is_revealer(ctx) and self.revealer:
+            self.revealer.apply()
+            return
+        await self._tree.unlink(self._directory(parent_inode), _text(name))
+
+    @_handler
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._tree.rmdir(self._directory(parent_inode), _text(name))
+
+    @_handler
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        old = _text(name_old)
+        if self._is_revealer(ctx) and self.revealer and old.startswith(STAGED):
+            self.revealer.apply()
+            return
+        if flags & ~pyfuse3.RENAME_NOREPLACE:
+            raise FUSEError(errno.EINVAL)
+        await self._tree.rename(
+            self._directory(parent_inode_old),
+            old,
+            self._directory(parent_inode_new),
+            _text(name_new),
+            replace=not flags & pyfuse3.RENAME_NOREPLACE,
+        )
+
+    # directories
+
+    @_handler
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        directory = self._directory(inode)
+        handle = self._new_handle()
+        self._listings[handle] = list(directory.entries.items())
+        return FileHandleT(handle)
+
+    @_handler
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        listing = self._listings[fh]
+        for index in range(start_id, len(listing)):
+            name, node = listing[index]
+            attributes = self._attributes(node)
+            if not pyfuse3.readdir_reply(token, FileNameT(name.encode()), attributes, index + 1):
+                return
+            self._count(node)
+
+    @_handler
+    async def releasedir(self, fh: FileHandleT) -> None:
+        self._listings.pop(fh, None)
+
+    @_handler
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        """Names are on the disk when the call that made them returns."""
+
+    # files
+
+    @_handler
+    async def create(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> tuple[FileInfo, EntryAttributes]:
+        author = self._processes.of_thread(ctx.pid)
+        file = self._tree.create(self._directory(parent_inode), _text(name), mode, author)
+        return self._open(file, writes=True), self._remember(file)
+
+    @_handler
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        node = self._node(inode)
+        if isinstance(node, Directory):
+            raise FUSEError(errno.EISDIR)
+        writes = flags & os.O_ACCMODE != os.O_RDONLY
+        if writes and not isinstance(node, File):
+            raise FUSEError(errno.EACCES)
+        if writes and isinstance(node, File):
+            node.author = self._processes.of_thread(ctx.pid)
+            if flags & os.O_TRUNC:
+                self._tree.truncate(node, 0)
+        return self._open(node, writes=writes)
+
+    @_handler
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        return self._tree.read(self._handles[fh].node, off, size)
+
+    @_handler
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        node = self._handles[fh].node
+        if not isinstance(node, File):
+            raise FUSEError(errno.EBADF)
+        return self._tree.write(node, off, buf)
+
+    @_handler
+    async def flush(self, fh: FileHandleT) -> None:
+        await self._store(fh)
+
+    @_handler
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._store(fh)
+
+    @_handler
+    async def release(self, fh: FileHandleT) -> None:
+        handle = self._handles.pop(fh)
+        node = handle.node
+        if not isinstance(node, File):
+            return
+        node.handles -= 1
+        if handle.writes:
+            node.writers -= 1
+            if not node.writers:
+                await self._tree.save(node)
+                self._tree.closed(node)
+
+    # the rest
+
+    @_handler
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        disk = os.statvfs(self._account)
+        data = StatvfsData()
+        for field in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail"):
+            setattr(data, field, getattr(disk, field))
+        data.f_files, data.f_ffree, data.f_favail = disk.f_files, disk.f_ffree, disk.f_favail
+        data.f_namemax = FILE_NAME_MAX
+        return data
+
+    @_handler
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        value = _xattrs(self._node(inode)).get(name.decode(errors="replace"))
+        if value is None:
+            raise FUSEError(pyfuse3.ENOATTR)
+        return value.encode()
+
+    @_handler
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[XAttrNameT]:
+        return [XAttrNameT(name.encode()) for name in _xattrs(self._node(inode))]
+
+    @_handler
+    async def setxattr(
+        self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
+    ) -> None:
+        raise FUSEError(errno.ENOTSUP)
+
+    @_handler
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        raise FUSEError(errno.ENOTSUP)
+
+    async def save_open(self) -> None:
+        """At the end: put on the disk what somebody still has open for writing."""
+        for handle in list(self._handles.values()):
+            if isinstance(handle.node, File):
+                await self._tree.save(handle.node)
+
+    # within
+
+    def _is_revealer(self, ctx: RequestContext) -> bool:
+        return self.revealer is not None and ctx.pid == self.revealer.thread_id
+
+    def _node(self, inode: int) -> Node:
+        node = self._nodes.get(inode)
+        if node is None:
+            raise FUSEError(errno.ESTALE)
+        return node
+
+    def _directory(self, inode: int) -> Directory:
+        node = self._node(inode)
+        if not isinstance(node, Directory):
+            raise FUSEError(errno.ENOTDIR)
+        return node.alias or node
+
+    def _count(self, node: Node) -> None:
+        self._nodes[node.inode] = node
+        self._lookups[node.inode] = self._lookups.get(node.inode, 0) + 1
+
+    def _remember(self, node: Node) -> EntryAttributes:
+        """The attributes of a node that the kernel gets to know once more."""
+        self._count(node)
+        return self._attributes(node)
+
+    def _attributes(self, node: Node) -> EntryAttributes:
+        entry = EntryAttributes()
+        mtime_ns = self._courier.status_ns if node.inode == STATUS else node.mtime_ns
+        entry.st_ino = InodeT(node.inode)
+        entry.st_mode = ModeT(node.mode)
+        entry.st_nlink = 1 if isinstance(node, Directory) else max(1, len(node.names))
+        entry.st_uid, entry.st_gid = self._uid, self._gid
+        entry.st_size = node.size
+        entry.st_blksize = 65_536
+        entry.st_blocks = (entry.st_size + 511) // 512
+        entry.st_mtime_ns = entry.st_atime_ns = mtime_ns
+        entry.st_ctime_ns = max(node.changed_ns, mtime_ns)
+        entry.entry_timeout = CACHE_SECONDS
+        entry.attr_timeout = 0 if isinstance(node, Text) else CACHE_SECONDS
+        return entry
+
+    def _new_handle(self) -> int:
+        self._next_handle += 1
+        return self._next_handle
+
+    def _open(self, node: Node, *, writes: bool) -> FileInfo:
+        handle = self._new_handle()
+        self._handles[handle] = _Handle(node, writes)
+        if isinstance(node, File):
+            node.handles += 1
+            node.writers += writes
+        return FileInfo(
+            fh=FileHandleT(handle),
+            # the size of a text may change between two looks; a message never changes
+            direct_io=isinstance(node, Text),
+            keep_cache=isinstance(node, MessageFile),
+        )
+
+    async def _store(self, fh: int) -> None:
+        handle = self._handles[fh]
+        if handle.writes and isinstance(handle.node, File):
+            await self._tree.save(handle.node)
+
+
+def _text(name: bytes) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError as error:
+        raise FUSEError(errno.EILSEQ) from error
+
+
+def _xattrs(node: Node) -> dict[str, str]:
+    """The attributes of a message or of a draft that cannot be sent: see mount.cbfs(8)."""
+    if isinstance(node, MessageFile):
+        message = node.message
+        state = ", ".join(f"{who}: {how.value}" for who, how in message.recipients)
+        return {
+            f"{_XATTR}sender": message.sender,
+            f"{_XATTR}date": _moment(message.date),
+            f"{_XATTR}received": _moment(message.received),
+            f"{_XATTR}id": message.id.hex(),
+            f"{_XATTR}state": state or "received",
+        }
+    if isinstance(node, File) and node.error:
+        return {f"{_XATTR}error": node.error}
+    return {}
+
+
+def _moment(milliseconds: int) -> str:
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
