@@ -8,13 +8,14 @@ import errno
 import functools
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyfuse3
+import trio
 from pyfuse3 import (
     EntryAttributes,
     FileHandleT,
@@ -85,6 +86,7 @@ class Operations(pyfuse3.Operations):
     def __init__(self, courier: Courier, processes: ProcFS, account: Path) -> None:
         super().__init__()
         self.revealer: Revealer | None = None
+        self.ended = trio.Event()
         self._courier = courier
         self._tree = courier.tree
         self._processes = processes
@@ -112,7 +114,7 @@ class Operations(pyfuse3.Operations):
         return self._remember(self._tree.lookup(directory, text))
 
     @_handler
-    async def forget(self, inode_list: list[tuple[InodeT, int]]) -> None:
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for inode, count in inode_list:
             left = self._lookups.get(inode, 0) - count
             if left > 0:

@@ -1,0 +1,316 @@
+"""``mount.cbfs``: mount an account, return when the mount answers, end cleanly.
+
+Also a helper of mount(8): ``/sbin/mount.cbfs SPEC DIR [-sfnv] [-o OPTIONS]``.
+"""
+
+import argparse
+import errno
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from cbfs.account import default_account
+from cbfs.courier import Courier
+from cbfs.engine import EngineOptions, running
+from cbfs.nodes import Text
+from cbfs.operations import Operations
+from cbfs.processes import ProcFS
+from cbfs.reveal import Revealer
+from cbfs.texts import README, profile_text
+from cbfs.tree import PROFILE, STATUS, Tree
+from cbfs.tree import README as README_INODE
+from cbfs_common.errors import CbfsError
+from cbfs_common.limits import FILE_SIZE_MAX
+
+_log = logging.getLogger("cbfs")
+
+FAILED, USAGE, FAILED_FOR_MOUNT = 1, 2, 32
+UNMOUNT_TIMEOUT = 10.0
+
+_IGNORED = frozenset(
+    ["rw", "user", "users", "owner", "group", "noauto", "auto", "nofail", "_netdev", "nosuid", "nodev", "noexec", "suid", "dev", "exec", "defaults", "relatime", "noatime", "atime", "sync", "async"]
+)
+
+_EXAMPLES = """examples:
+  mount.cbfs ~/chat                      the account in ~/.local/share/cbfs
+  mount.cbfs ~/bots/alerts ~/alerts -o grace=0
+  fusermount3 -u ~/chat
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says."""
+
+    account: Path
+    mountpoint: Path
+    foreground: bool
+    grace: float
+    no_tor: bool
+    fuse: frozenset[str]
+
+
+def main() -> int:
+    """The entry point."""
+    by_mount = _called_by_mount()
+    options, fake = _parse(sys.argv[1:])
+    try:
+        _prepare(options.mountpoint)
+        if options.no_tor:
+            print("cbfs: without Tor: only addresses of this machine are reached", file=sys.stderr)
+        if fake:
+            return 0
+        if options.foreground:
+            logging.basicConfig(level=logging.WARNING, format="cbfs: %(message)s")
+            _serve(options, lambda: None)
+            return 0
+        return _daemon(options)
+    except CbfsError as error:
+        _complain(error)
+        return FAILED_FOR_MOUNT if by_mount else FAILED
+
+
+def _complain(error: CbfsError) -> None:
+    print(f"cbfs: error: {error}", file=sys.stderr)
+    if error.hint:
+        print(f"cbfs: hint: {error.hint}", file=sys.stderr)
+
+
+def _called_by_mount() -> bool:
+    try:
+        return Path(f"/proc/{os.getppid()}/comm").read_text().strip() == "mount"
+    except OSError:
+        return False
+
+
+def _parse(arguments: list[str]) -> tuple[Options, bool]:
+    parser = argparse.ArgumentParser(
+        prog="mount.cbfs",
+        usage="mount.cbfs [ACCOUNT] MOUNTPOINT [-o OPTIONS] [--foreground] [--no-tor]",
+        description="Mount a cbfs account: conversations/ to read, outbox/ to write into.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "-o",
+        action="append",
+        default=[],
+        metavar="OPTIONS",
+        dest="words",
+        help="grace=SECONDS (1: wait so long after the last change of a file), no_tor,"
+        " allow_other, and what mount(8) passes",
+    )
+    parser.add_argument("--foreground", action="store_true", help="stay, and log to stderr")
+    parser.add_argument(
+        "--no-tor", action="store_true", help="plain TCP, to loopback addresses only"
+    )
+    for flag in ("-s", "-n", "-v"):
+        parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("-f", action="store_true", dest="fake", help=argparse.SUPPRESS)
+    parser.add_argument("-N", "-t", dest="ignored", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if len(given.paths) > 2:
+        parser.error("at most an account and a mountpoint")
+    account = Path(given.paths[0]) if len(given.paths) == 2 else default_account()
+    grace, no_tor, fuse = 1.0, given.no_tor, set()
+    for word in ",".join(given.words).split(","):
+        key, _, value = word.partition("=")
+        if key == "grace":
+            try:
+                grace = float(value)
+            except ValueError:
+                parser.error("grace=SECONDS takes a number")
+        elif word == "no_tor":
+            no_tor = True
+        elif word in {"allow_other", "allow_root"}:
+            fuse.add(word)
+        elif word and word not in _IGNORED and not word.startswith("x-"):
+            parser.error(f"unknown option: {word}")
+    if not 0 <= grace <= 3600:
+        parser.error("grace=SECONDS is between 0 and 3600")
+    return (
+        Options(
+            Path(os.path.abspath(account)),  # noqa: PTH100 - must not follow links
+            Path(os.path.abspath(given.paths[-1])),  # noqa: PTH100
+            given.foreground,
+            grace,
+            no_tor,
+            frozenset(fuse),
+        ),
+        given.fake,
+    )
+
+
+def _prepare(mountpoint: Path) -> None:
+    """Raises CbfsError for a place where nothing can be mounted; cleans up a dead mount."""
+    try:
+        mountpoint.stat()
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            raise CbfsError(
+                f"cannot mount on {mountpoint}: {(error.strerror or '').lower()}",
+                f"make it: mkdir -p {mountpoint}",
+            ) from error
+        _unmount(mountpoint, lazy=True)
+    if not mountpoint.is_dir():
+        raise CbfsError(f"{mountpoint} is not a directory", "name one that is")
+    if mountpoint.is_mount():
+        raise CbfsError(
+            f"something is mounted on {mountpoint} already",
+            f"unmount it first: fusermount3 -u {mountpoint}",
+        )
+    if not Path("/dev/fuse").exists():
+        raise CbfsError("there is no /dev/fuse", "load the kernel module: modprobe fuse")
+
+
+def _unmount(mountpoint: Path, *, lazy: bool) -> bool:
+    done = subprocess.run(
+        ["fusermount3", "-uz" if lazy else "-u", str(mountpoint)],
+        capture_output=True,
+        timeout=UNMOUNT_TIMEOUT,
+        check=False,
+    )
+    return done.returncode == 0
+
+
+def _daemon(options: Options) -> int:
+    """Serve in a process of its own; return when it answers."""
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        os.close(reading)
+        os._exit(_child(options, writing))
+    os.close(writing)
+    with open(reading, "rb") as pipe:  # noqa: PTH123 - a descriptor
+        answer = pipe.read().decode()
+    if answer == "ok":
+        return 0
+    error, _, hint = answer.partition("\n")
+    raise CbfsError(error or "the daemon ended at once", hint or "try with --foreground")
+
+
+def _child(options: Options, writing: int) -> int:
+    os.setsid()
+    os.chdir("/")
+
+    def ready() -> None:
+        os.write(writing, b"ok")
+        os.close(writing)
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        os.close(null)
+
+    try:
+        options.account.mkdir(mode=0o700, exist_ok=True, parents=True)
+        log = options.account / "log"
+        log.touch(mode=0o600)
+        logging.basicConfig(
+            filename=log, level=logging.WARNING, format="%(asctime)s %(message)s", filemode="w"
+        )
+        _serve(options, ready)
+    except CbfsError as error:
+        os.write(writing, f"{error}\n{error.hint}".encode())
+        return FAILED
+    return 0
+
+
+def _serve(options: Options, ready: Callable[[], None]) -> None:
+    """Until unmounted. Raises CbfsError when the mount cannot be made."""
+    try:
+        trio.run(_run, options, ready)
+    except* CbfsError as group:
+        raise _first(group) from None
+
+
+def _first(group: BaseExceptionGroup[CbfsError]) -> CbfsError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error if isinstance(error, CbfsError) else CbfsError(str(error))
+
+
+async def _run(options: Options, ready: Callable[[], None]) -> None:
+    async with running(options.account, EngineOptions(no_tor=options.no_tor)) as engine:
+        async with trio.open_nursery() as nursery:
+            courier = Courier(engine, ProcFS(), options.grace, FILE_SIZE_MAX, nursery)
+            _texts(courier, engine.name, profile_text(engine.name, engine.profile))
+            await engine.store.commit(courier.tree.restore())
+            operations = Operations(courier, ProcFS(), options.account)
+            _init(operations, options)
+            try:
+                await _live(options, courier, operations, nursery)
+                engine.attach(courier)
+                nursery.start_soon(courier.run)
+                ready()
+                await operations.ended.wait()
+            finally:
+                with trio.CancelScope(shield=True):
+                    if operations.revealer:
+                        await operations.revealer.close()
+                        courier.revealer = None
+                    await operations.save_open()
+                pyfuse3.close(unmount=True)
+            nursery.cancel_scope.cancel()
+
+
+def _texts(courier: Courier, name: str, profile: str) -> None:
+    tree: Tree = courier.tree
+    started = courier.status_ns
+    tree.root.add("status", Text(STATUS, courier.status, started))
+    tree.root.add("README", Text(README_INODE, README.encode, started))
+    tree.root.add("profile.toml", Text(PROFILE, profile.encode, started))
+
+
+def _init(operations: Operations, options: Options) -> None:
+    fuse_options = {"fsname=cbfs", "subtype=cbfs", "nosuid", "nodev", "noexec"}
+    fuse_options |= {"default_permissions"} | options.fuse
+    try:
+        pyfuse3.init(operations, str(options.mountpoint), fuse_options)
+    except RuntimeError as error:
+        raise CbfsError(
+            f"cannot mount on {options.mountpoint}",
+            "is it yours, and may you use /dev/fuse? try with --foreground to see more",
+        ) from error
+
+
+async def _live(
+    options: Options,
+    courier: Courier,
+    operations: Operations,
+    nursery: trio.Nursery,
+) -> None:
+    """Start answering, and wait until the mount does."""
+
+    async def answer() -> None:
+        await pyfuse3.main()
+        operations.ended.set()
+
+    async def end_by_signal() -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _number in signals:
+                await trio.to_thread.run_sync(_end, options.mountpoint)
+
+    nursery.start_soon(answer)
+    nursery.start_soon(end_by_signal)
+    await trio.to_thread.run_sync(os.statvfs, options.mountpoint)
+    operations.revealer = courier.revealer = Revealer(options.mountpoint)
+
+
+def _end(mountpoint: Path) -> None:
+    """Unmount; files that somebody has open keep a mount that is busy alive until they close."""
+    if not _unmount(mountpoint, lazy=False):
+        _log.warning("files are still open below %s: it ends when they are closed", mountpoint)
+        _unmount(mountpoint, lazy=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
