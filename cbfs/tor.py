@@ -107,6 +107,7 @@ class Tor:
         self._circuits = Circuits(token)
         self._closing: set[str] = set()
         self._wake = trio.Event()
+        self._doubted = False
         self._up = trio.Event()
         self._socks = ("", 0)
         self._bootstrap = Bootstrap(0, "starting")
@@ -149,6 +150,11 @@ class Tor:
             return self._socks
         report = self.report()
         raise DialError(report.state, report.hint)
+
+    def failed(self) -> None:
+        """See ``Gate``."""
+        self._doubted = True
+        self._wake.set()
 
     def lease(self, isolation: bytes) -> Lease:
         """See ``Gate``."""
@@ -205,7 +211,7 @@ class Tor:
 
     async def _follow(self, live: LiveTor) -> None:
         """Keeps up with a tor until it ends. Raises ControlError when it hangs."""
-        self.control, self._socks = live.address, live.socks
+        self.control = live.address
         self._circuits.forget()
         self._closing.clear()
         ended = trio.Event()
@@ -220,18 +226,19 @@ class Tor:
         await live.give_keys(self._keys)
         self._down, self._alive = None, True
         self._progressed = trio.current_time()
-        self._hear(await live.call(live.session.bootstrap))
+        self._doubted = True
         while not ended.is_set():
-            await self._close_circuits(live)
+            if self._doubted:
+                health = await live.check()
+                self._socks = health.socks
+                self._hear(Liveness(health.established or health.bootstrap.percent < 100))
+                self._hear(health.bootstrap)
+            self._wake, self._doubted = trio.Event(), False
+            while self._closing:
+                await live.call(live.session.close_circuit, self._closing.pop())
             with trio.move_on_after(HEARTBEAT) as sleep:
                 await self._wake.wait()
-            if sleep.cancelled_caught:
-                self._hear(await live.call(live.session.bootstrap))
-
-    async def _close_circuits(self, live: LiveTor) -> None:
-        self._wake = trio.Event()
-        while self._closing:
-            await live.call(live.session.close_circuit, self._closing.pop())
+            self._doubted = self._doubted or sleep.cancelled_caught
 
     def _hear(self, event: Event) -> None:
         """An event of tor's, in the order in which they come."""

@@ -24,6 +24,9 @@ from cbfs_common.errors import CbfsError
 stem.util.log.get_logger().propagate = False  # it reports the end of every connection as an error
 logging.getLogger("stem").setLevel(logging.CRITICAL + 1)
 
+CONNECT_TIMEOUT = 2.0
+"""Seconds to connect to a control socket or port of this machine."""
+
 WATCHED = ("CIRC", "STREAM", "STATUS_CLIENT", "NETWORK_LIVENESS")
 
 
@@ -122,6 +125,11 @@ class Session:
         """Takes it back."""
         self._client_key(f"ONION_CLIENT_AUTH_REMOVE {service}")
 
+    def client_keys(self) -> str:
+        """Tor's own list of such keys. control-spec 3.32."""
+        with _in_words("tor did not answer"):
+            return str(self._controller.msg("ONION_CLIENT_AUTH_VIEW"))
+
     def _client_key(self, command: str) -> None:
         with _in_words("tor did not answer"):
             reply = self._controller.msg(command)
@@ -149,9 +157,15 @@ def open_session(address: str) -> Session:
 
 
 def _connect(address: str) -> stem.socket.ControlSocket:
-    if "/" in address:
-        return stem.socket.ControlSocketFile(address)
+    """Raises OSError or stem.SocketError. A first connection finds out whether somebody is there:
+    stem would not close its own when nobody is."""
     host, _, port = address.rpartition(":")
+    is_path = "/" in address
+    with socket.socket(socket.AF_UNIX if is_path else socket.AF_INET) as probe:
+        probe.settimeout(CONNECT_TIMEOUT)
+        probe.connect(address if is_path else (host, int(port)))
+    if is_path:
+        return stem.socket.ControlSocketFile(address)
     return stem.socket.ControlPort(host, int(port))
 
 
@@ -164,10 +178,10 @@ def _authenticate(controller: stem.control.Controller, address: str) -> None:
             f"the tor at {address} has its cookie in a file that cannot be read",
             "join the group that may: adduser YOU debian-tor, and log in again",
         ) from error
-    except (stem.connection.CookieAuthRejected, stem.connection.IncorrectCookieSize) as error:
+    except stem.connection.CookieAuthFailed as error:
         raise ControlRefused(
-            f"the tor at {address} does not accept its own cookie",
-            "is a second tor writing into its directory? restart tor",
+            f"the tor at {address} does not know the cookie in the file that it names",
+            "does a second tor write into its directory? restart tor",
         ) from error
     except (stem.connection.MissingPassword, stem.connection.NoAuthMethods) as error:
         raise ControlRefused(
@@ -186,20 +200,15 @@ def _in_words(what: str) -> Iterator[None]:
     """Turns stem's and the system's errors into ControlError."""
     try:
         yield
-    except stem.SocketError as error:
-        raise _socket_error(what, error) from error
-    except (stem.ControllerError, ValueError) as error:
-        raise ControlError(f"{what}: {error}") from error
-
-
-def _socket_error(what: str, error: stem.SocketError) -> ControlError:
-    cause = error.args[0] if error.args else None
-    if isinstance(cause, PermissionError):
-        return ControlRefused(
+    except PermissionError as error:
+        raise ControlRefused(
             f"{what}: this user may not use it",
             "join the group that may: adduser YOU debian-tor, and log in again",
-        )
-    return ControlError(what, "is tor running? systemctl start tor")
+        ) from error
+    except (OSError, stem.SocketError) as error:
+        raise ControlError(what, "is tor running? systemctl start tor") from error
+    except (stem.ControllerError, ValueError) as error:
+        raise ControlError(f"{what}: {error}") from error
 
 
 def _event(event: object) -> Event | None:

@@ -4,8 +4,6 @@ Names are never resolved here: they go to tor as they are. There is no other way
 SOCKS port: whatever fails, fails.
 """
 
-import base64
-import hashlib
 import ipaddress
 import re
 from typing import Final, Protocol
@@ -16,6 +14,7 @@ from python_socks.async_.trio import Proxy
 
 from cbfs.dial import DialError, NotAllowed
 from cbfs.tor_circuits import Lease
+from cbfs_common.onion import is_onion_host
 
 DIAL_TIMEOUT: Final = 120.0
 """Seconds for one connection. tor itself gives up after as many (SocksTimeout)."""
@@ -52,6 +51,9 @@ class Gate(Protocol):
     async def socks(self) -> tuple[str, int]:
         """Where tor speaks SOCKS, as soon as it is connected. Raises DialError."""
 
+    def failed(self) -> None:
+        """A connection failed: is tor still well?"""
+
     def lease(self, isolation: bytes) -> Lease:
         """Credentials for one stream."""
 
@@ -73,8 +75,10 @@ class TorDialer:
         lease = self._gate.lease(isolation)
         try:
             stream = await _connect(address, lease, host, port)
-        except BaseException:
+        except BaseException as error:
             self._gate.release(lease)
+            if isinstance(error, DialError):
+                self._gate.failed()
             raise
         return TorStream(stream, self._gate, lease)
 
@@ -150,7 +154,7 @@ def check_host(host: str) -> None:
     """Raises NotAllowed for what Tor can never reach: no complete v3 onion address
     (rend-spec-v3 6), no IP address and no full host name."""
     if host.endswith(".onion"):
-        if not _is_onion(host.removesuffix(".onion").rpartition(".")[2]):
+        if not is_onion_host(host):
             raise NotAllowed(
                 f"{host} is not a complete onion address",
                 "an onion address has 56 letters and digits; compare it with where it came from",
@@ -164,12 +168,3 @@ def check_host(host: str) -> None:
                 f"{host!r} is no address that Tor reaches",
                 "an address is NAME.onion, a full host name or an IP address",
             ) from None
-
-
-def _is_onion(label: str) -> bool:
-    try:
-        key, checksum, version = (raw := base64.b32decode(label.upper()))[:32], raw[32:34], raw[34:]
-    except ValueError:
-        return False
-    expected = hashlib.sha3_256(b".onion checksum" + key + b"\x03").digest()[:2]
-    return version == b"\x03" and checksum == expected

@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self, TypeVar, TypeVarTuple, Unpack
 
@@ -11,7 +12,7 @@ import trio
 
 from cbfs.tor_config import ClientKey, TorOptions, own_lines
 from cbfs.tor_control import ControlError, ControlRefused, Session, launch, owner_of_listener
-from cbfs.tor_events import Event
+from cbfs.tor_events import Bootstrap, Event
 
 USUAL_PLACES: Final = ("/run/tor/control", "127.0.0.1:9051", "127.0.0.1:9151")
 """Debian's system tor, tor's own default, Tor Browser."""
@@ -29,6 +30,17 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a tor is."""
+
+    socks: tuple[str, int]
+    """Where it speaks SOCKS."""
+    bootstrap: Bootstrap
+    established: bool
+    """Whether it could build a circuit lately."""
+
+
 class LiveTor:
     """A tor and an authenticated control session with it. One call at a time goes on in a
     thread; one that takes too long ends the session."""
@@ -39,8 +51,6 @@ class LiveTor:
         self._limiter = trio.CapacityLimiter(1)
         self._given: list[str] = []
         self.address = session.address
-        self.socks = ("", 0)
-        """Where it speaks SOCKS."""
 
     @classmethod
     async def running(cls, address: str) -> Self:
@@ -64,7 +74,7 @@ class LiveTor:
             raise
         try:
             await live.call(live.session.authenticate)
-            live.socks = await live.call(_socks_port, live.session)
+            await live.check()
         except BaseException:
             await live.aclose()
             raise
@@ -80,6 +90,14 @@ class LiveTor:
         await self.aclose()
         raise ControlError(
             f"the tor at {self.address} does not answer", "restart it: systemctl restart tor"
+        )
+
+    async def check(self) -> Health:
+        """How it is. Raises ControlError when it cannot be used."""
+        return Health(
+            await self.call(_socks_port, self.session),
+            await self.call(self.session.bootstrap),
+            await self.call(self.session.get_info, "status/circuit-established") == "1",
         )
 
     async def listen(self, heard: Callable[[Event], None], ended: Callable[[], None]) -> None:

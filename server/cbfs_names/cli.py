@@ -77,7 +77,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="HOST:PORT",
         help="how clients reach it, when that is not the address of --listen",
     )
-    parser.add_argument("--verbose", action="store_true", help="log rounds and connections")
+    parser.add_argument("--verbose", action="store_true", help="log rounds as well")
     return parser.parse_args(arguments)
 
 

@@ -1,10 +1,10 @@
 """Limits of the name directory's server alone. Times in seconds."""
 
-CONNECTIONS_MAX = 1_024
-"""Open connections; more wait in the kernel's queue."""
+CONNECTIONS_MAX = 960
+"""Open connections, within the usual 1,024 descriptors; more wait in the kernel's queue."""
 
 HANDSHAKE_TIMEOUT = 30
-IDLE_TIMEOUT = 300
+IDLE_TIMEOUT = 60
 WRITE_TIMEOUT = 60
 
 PENDING_MAX = 4_096
@@ -18,5 +18,8 @@ NAME_LIFETIME = 2 * 365 * 86_400
 
 MAP_SIZE = 1 << 40
 """Address space of LMDB, not disk: the file grows as it is filled."""
+
+CONSISTENCY_KEPT_MAX = 4_096
+"""Consistency proofs kept for the newest head, some 1 KiB each."""
 
 RECEIVE_SIZE = 65_536

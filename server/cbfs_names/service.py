@@ -27,7 +27,7 @@ from cbfs_common.names_wire import (
 )
 from cbfs_names.config import Config
 from cbfs_names.embedded import Embedded, Head, Outcome
-from cbfs_names.limits import PENDING_MAX
+from cbfs_names.limits import CONSISTENCY_KEPT_MAX, PENDING_MAX
 from cbfs_names.log import Log
 from cbfs_names.store import Snapshot, Store
 from cbfs_names.tree import Tree
@@ -138,6 +138,8 @@ class Service:
         found = self._consistency.get(old_size)
         if found is None:
             found = Log(size, self._snapshot.log_hash).consistency(old_size)
+            if len(self._consistency) >= CONSISTENCY_KEPT_MAX:
+                self._consistency.clear()
             self._consistency[old_size] = found
         return found
 

@@ -58,7 +58,7 @@ async def serve(
             try:
                 await _Client(stream, ServerConnection(secret, random), service).run()
             except TransportError as error:
-                _log.info("a connection was ended: %s", error)
+                _log.warning("a connection was ended: %s", error)
             except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
                 _log.debug("a connection broke or was too slow")
             finally:

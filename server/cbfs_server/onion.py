@@ -1,0 +1,291 @@
+"""Publishes a server as an onion service, through the tor of this machine.
+
+The one file of a server that knows stem; it imports nothing of its package, so that
+``cbfs_names`` has the same file. The service lives as long as the control connection, and is
+published again when tor comes back after it has ended.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import stem
+import stem.connection
+import stem.control
+import stem.socket
+import stem.util.log
+import trio
+
+from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_common.onion import (
+    ServiceKey,
+    add_onion_command,
+    decode_service_key,
+    make_service_key,
+    parse_clients,
+)
+
+stem.util.log.get_logger().propagate = False  # it reports the end of every connection as an error
+_log = logging.getLogger(__name__)
+
+SYSTEM_TOR: Final = "/run/tor/control"
+"""Control socket of Debian's tor. Other places must be named: whoever listens there is given the
+key of the service."""
+
+CONNECT_TIMEOUT: Final = 2.0
+"""Seconds to connect to a control socket or port of this machine."""
+
+CALL_TIMEOUT: Final = 10.0
+"""Seconds that tor may take to answer its control port."""
+
+PUBLISH_TIMEOUT: Final = 180.0
+"""Seconds until the service must be published. Usual are 2 to 30."""
+
+BACKOFF_FIRST: Final = 1.0
+BACKOFF_LAST: Final = 60.0
+"""Seconds before a tor that has ended is looked for again: the first time, and at most."""
+
+FILE_MAX: Final = 65_536
+"""Bytes of a key file or a file of clients."""
+
+T = TypeVar("T")
+
+
+class OnionError(CbfsError):
+    """The service cannot be published now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Onion:
+    """What is published, and by which tor."""
+
+    key: ServiceKey
+    clients: tuple[str, ...] = ()
+    """Public keys (base32) of the only clients that it admits; empty: everybody."""
+    control: str = SYSTEM_TOR
+    """Path of tor's control socket, or IP:PORT of its control port."""
+
+
+@asynccontextmanager
+async def published(onion: Onion, target_port: int) -> AsyncIterator[str]:
+    """Publishes port 1984 of the onion service for the length of the ``async with``, connected to
+    ``target_port`` of 127.0.0.1. Gives its host name as soon as clients can find it.
+
+    Raises OnionError when that fails the first time; later it is tried again for ever.
+    """
+    live = await _publish(onion, target_port)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_keep, live, onion, target_port)
+        yield onion.key.host
+        nursery.cancel_scope.cancel()
+
+
+async def _keep(live: "_Live", onion: Onion, target_port: int) -> None:
+    """Publishes again each time that tor has ended."""
+    while True:
+        try:
+            await live.ended.wait()
+        finally:
+            await live.aclose()
+        _log.warning("tor has ended: the onion service is away until it is back")
+        live = await _publish_again(onion, target_port)
+        _log.warning("the onion service is published again")
+
+
+async def _publish_again(onion: Onion, target_port: int) -> "_Live":
+    pause = BACKOFF_FIRST
+    while True:
+        await trio.sleep(pause)
+        pause = min(2 * pause, BACKOFF_LAST)
+        try:
+            return await _publish(onion, target_port)
+        except OnionError as error:
+            _log.warning("the onion service is not published: %s", error)
+
+
+async def _publish(onion: Onion, target_port: int) -> "_Live":
+    """A session with tor through which the service is published. Raises OnionError."""
+    live = _Live(onion.control)
+    try:
+        await live.call(live.authenticate)
+        await live.watch(onion.key.host.removesuffix(".onion"))
+        await live.call(live.add, onion, target_port)
+        with trio.move_on_after(PUBLISH_TIMEOUT):
+            await live.uploaded.wait()
+        if live.ended.is_set() or not live.uploaded.is_set():
+            raise OnionError(
+                f"the tor at {onion.control} did not publish the onion service",
+                "is it connected? see its log: journalctl -u tor@default",
+            )
+    except BaseException:
+        await live.aclose()
+        raise
+    return live
+
+
+class _Live:
+    """A control connection to tor at ``address``. Raises OnionError."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.uploaded = trio.Event()
+        self.ended = trio.Event()
+        self._limiter = trio.CapacityLimiter(1)
+        with _in_words(address):
+            connection = _connect(address)
+        try:
+            self._controller = stem.control.Controller(connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    async def call(self, function: Callable[..., T], *arguments: object) -> T:
+        """Calls a blocking method in a thread."""
+        with trio.move_on_after(CALL_TIMEOUT):
+            return await trio.to_thread.run_sync(
+                function, *arguments, limiter=self._limiter, abandon_on_cancel=True
+            )
+        raise OnionError(f"what answers at {self.address} is no tor, or it hangs", "restart tor")
+
+    def authenticate(self) -> None:
+        """Blocks. Proves that this user may use that tor."""
+        with _in_words(self.address):
+            self._controller.authenticate()
+
+    async def watch(self, service: str) -> None:
+        """From now on sets ``uploaded`` and ``ended`` when they are so; ``ended`` sets both, so
+        that nobody waits for what cannot come."""
+        token = trio.lowlevel.current_trio_token()
+
+        def hand_over(event: trio.Event) -> None:
+            with contextlib.suppress(trio.RunFinishedError):  # the program is ending
+                token.run_sync_soon(event.set)
+
+        def on_descriptor(event: stem.response.events.HSDescEvent) -> None:
+            if event.action == "UPLOADED" and event.address == service:
+                hand_over(self.uploaded)
+
+        def on_status(controller: object, state: object, when: object) -> None:
+            if state == stem.control.State.CLOSED:
+                hand_over(self.ended)
+                hand_over(self.uploaded)
+
+        await self.call(self._watch, on_descriptor, on_status)
+
+    def _watch(self, on_descriptor: object, on_status: object) -> None:
+        with _in_words(self.address):
+            self._controller.add_status_listener(on_status, spawn=False)
+            self._controller.add_event_listener(on_descriptor, "HS_DESC")
+
+    def add(self, onion: Onion, target_port: int) -> None:
+        """Blocks. Gives the service to tor, with proof of work against floods where tor has it."""
+        with _in_words(self.address):
+            for proof_of_work in (True, False):
+                command = add_onion_command(onion.key, target_port, onion.clients, proof_of_work)
+                reply = self._controller.msg(command)
+                if reply.is_ok():
+                    return
+                _log.warning("tor refuses the service with proof of work on: %s", proof_of_work)
+        code = reply.content()[-1][0]
+        raise OnionError(
+            f"tor refuses the onion service ({code})", "is a second server running with this key?"
+        )
+
+    async def aclose(self) -> None:
+        """Ends the connection, and so the service. Also ends calls that hang."""
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._close)
+
+    def _close(self) -> None:
+        with contextlib.suppress(stem.ControllerError, OSError):
+            self._controller.close()
+
+
+def _connect(address: str) -> stem.socket.ControlSocket:
+    """Raises OSError or stem.SocketError. A first connection finds out whether somebody is there:
+    stem would not close its own when nobody is."""
+    host, _, port = address.rpartition(":")
+    is_path = "/" in address
+    with socket.socket(socket.AF_UNIX if is_path else socket.AF_INET) as probe:
+        probe.settimeout(CONNECT_TIMEOUT)
+        probe.connect(address if is_path else (host, int(port)))
+    if is_path:
+        return stem.socket.ControlSocketFile(address)
+    return stem.socket.ControlPort(host, int(port))
+
+
+@contextlib.contextmanager
+def _in_words(address: str) -> Iterator[None]:
+    """Turns stem's errors into OnionError with what the operator can do."""
+    try:
+        yield
+    except PermissionError as error:
+        raise OnionError(
+            f"this user may not use the tor at {address}", "adduser YOU debian-tor"
+        ) from error
+    except (OSError, stem.SocketError, ValueError) as error:
+        raise OnionError(f"no tor answers at {address}", "systemctl start tor") from error
+    except stem.connection.UnreadableCookieFile as error:
+        raise OnionError(
+            f"this user may not read the cookie of the tor at {address}", "adduser YOU debian-tor"
+        ) from error
+    except stem.connection.AuthenticationFailure as error:
+        raise OnionError(
+            f"the tor at {address} does not let us in", "put CookieAuthentication 1 into its torrc"
+        ) from error
+    except stem.ControllerError as error:
+        raise OnionError(
+            f"what answers at {address} is not a tor's control port", "not its SocksPort?"
+        ) from error
+
+
+def load_key(path: Path, token: Callable[[int], bytes]) -> ServiceKey:
+    """The key in the file, which is made (0600) of ``token(32)``, random bytes, when it is not
+    there. Raises OnionError.
+
+    The file is complete or not there, whenever the machine stops; only then is the key used.
+    """
+    try:
+        if not path.exists():
+            _write_key(path, make_service_key(token))
+        return decode_service_key(_read(path))
+    except OSError as error:
+        raise OnionError(f"cannot use {path}: {error.strerror}") from error
+    except DecodeError as error:
+        raise OnionError(f"{path}: {error}", error.hint) from error
+
+
+def _write_key(path: Path, key: ServiceKey) -> None:
+    part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
+        file.write(key.encode())
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def load_clients(path: Path) -> tuple[str, ...]:
+    """The clients that a file admits. Raises OnionError."""
+    try:
+        return parse_clients(_read(path))
+    except OSError as error:
+        raise OnionError(f"cannot read {path}: {error.strerror}") from error
+    except DecodeError as error:
+        raise OnionError(f"{path}: {error}", error.hint) from error
+
+
+def _read(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(FILE_MAX).decode("utf-8", "replace")
