@@ -7,8 +7,6 @@ somebody else's name, to change who takes part.
 import hashlib
 from dataclasses import dataclass, field
 
-from cbfs_common.message import Part
-
 from cbfs.book import (
     Arrival,
     add_conversation,
@@ -20,6 +18,7 @@ from cbfs.book import (
 from cbfs.model import Content, Conversation, Message
 from cbfs.packing import pack, unpack
 from cbfs.store import Table, Writer
+from cbfs_common.message import Part
 
 
 @dataclass(slots=True)

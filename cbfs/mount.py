@@ -36,8 +36,31 @@ FAILED, USAGE, FAILED_FOR_MOUNT = 1, 2, 32
 UNMOUNT_TIMEOUT = 10.0
 
 _IGNORED = frozenset(
-    ["rw", "user", "users", "owner", "group", "noauto", "auto", "nofail", "_netdev", "nosuid", "nodev", "noexec", "suid", "dev", "exec", "defaults", "relatime", "noatime", "atime", "sync", "async"]
+    (
+        "rw",
+        "user",
+        "users",
+        "owner",
+        "group",
+        "noauto",
+        "auto",
+        "nofail",
+        "_netdev",
+        "nosuid",
+        "nodev",
+        "noexec",
+        "suid",
+        "dev",
+        "exec",
+        "defaults",
+        "relatime",
+        "noatime",
+        "atime",
+        "sync",
+        "async",
+    )
 )
+"""What mount(8) passes that does not concern us."""
 
 _EXAMPLES = """examples:
   mount.cbfs ~/chat                      the account in ~/.local/share/cbfs
@@ -239,27 +262,29 @@ def _first(group: BaseExceptionGroup[CbfsError]) -> CbfsError:
 
 
 async def _run(options: Options, ready: Callable[[], None]) -> None:
-    async with running(options.account, EngineOptions(no_tor=options.no_tor)) as engine:
-        async with trio.open_nursery() as nursery:
-            courier = Courier(engine, ProcFS(), options.grace, FILE_SIZE_MAX, nursery)
-            _texts(courier, engine.name, profile_text(engine.name, engine.profile))
-            await engine.store.commit(courier.tree.restore())
-            operations = Operations(courier, ProcFS(), options.account)
-            _init(operations, options)
-            try:
-                await _live(options, courier, operations, nursery)
-                engine.attach(courier)
-                nursery.start_soon(courier.run)
-                ready()
-                await operations.ended.wait()
-            finally:
-                with trio.CancelScope(shield=True):
-                    if operations.revealer:
-                        await operations.revealer.close()
-                        courier.revealer = None
-                    await operations.save_open()
-                pyfuse3.close(unmount=True)
-            nursery.cancel_scope.cancel()
+    async with (
+        running(options.account, EngineOptions(no_tor=options.no_tor)) as engine,
+        trio.open_nursery() as nursery,
+    ):
+        courier = Courier(engine, ProcFS(), options.grace, FILE_SIZE_MAX, nursery)
+        _texts(courier, engine.name, profile_text(engine.name, engine.profile))
+        await engine.store.commit(courier.tree.restore())
+        operations = Operations(courier, ProcFS(), options.account)
+        _init(operations, options)
+        try:
+            await _live(options, courier, operations, nursery)
+            engine.attach(courier)
+            nursery.start_soon(courier.run)
+            ready()
+            await operations.ended.wait()
+        finally:
+            with trio.CancelScope(shield=True):
+                if operations.revealer:
+                    await operations.revealer.close()
+                    courier.revealer = None
+                await operations.save_open()
+            pyfuse3.close(unmount=True)
+        nursery.cancel_scope.cancel()
 
 
 def _texts(courier: Courier, name: str, profile: str) -> None:

@@ -11,11 +11,11 @@ import trio
 from cbfs.directory import Directory, DirectoryDown
 from cbfs.model import Contact, NotYet, Refused
 from cbfs.packing import pack, unpack
-from cbfs.store import Reader, Store, Table, Writer
-from cbfs_common.errors import CbfsError, DecodeError
+from cbfs.store import Store, Table, Writer
+from cbfs_common.errors import DecodeError
 from cbfs_common.names_client import Absent
 from cbfs_common.names_entry import Entry, decode_entry
-from cbfs_common.profile import Profile, check_name, decode_profile
+from cbfs_common.profile import check_name, decode_profile
 
 PREPARE_MAX = 256
 """Names that wait for a look-up in the background."""

@@ -159,6 +159,7 @@ class Tree:
         made.recorded = True
         self._enter(directory, name, made)
         await self._save([made])
+        self.changed()
         return made
 
     async def symlink(
@@ -213,6 +214,7 @@ class Tree:
             raise TreeError(errno.ENOTEMPTY)
         self._leave(directory, name)
         await self._save([node])
+        self.changed()
         return node
 
     async def rename(
