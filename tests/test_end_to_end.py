@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from cbfs_common.limits import FRAME_SIZE
+from cbfs_common.transport import ANSWER_SIZE, HELLO_SIZE, PROOF_SIZE
 from tests.world import User, World, run, wait_for, world
 
 pytestmark = pytest.mark.mount
@@ -157,27 +159,33 @@ def test_200_each_way_and_50_kib_through_a_tap(here: World) -> None:
     url, _, port = here.server.url.rpartition(":")
     tap = Tap(int(port))
     here.server.url = f"{url}:{tap.port}"
-    alice, bob = here.user("alice"), here.user("bob")
-    (alice.mountpoint / "outbox" / "bob").mkdir()
-    alice.write("bob", "first", "first word xylophone\n")
-    folder = bob.wait_message("alice", "first word xylophone\n").parent.name
+    alice, bob = here.user("alice-the-first"), here.user("bob-the-second")
+    (alice.mountpoint / "outbox" / bob.name).mkdir()
+    alice.write(bob.name, "first", "first word xylophone\n")
+    folder = bob.wait_message(alice.name, "first word xylophone\n").parent.name
     large = os.urandom(50 * 1024)
     alice.write(folder, "large.bin", large)
     for number in range(200):
         alice.write(folder, f"a{number}", f"xylophone a {number}\n")
         bob.write(folder, f"b{number}", f"xylophone b {number}\n")
-    wait_for(lambda: len(bob.messages("alice")) == 202 or None, "202 at bob")
-    wait_for(lambda: len(alice.messages("bob")) == 200 or None, "200 at alice")
-    assert [p.read_bytes() for p in bob.messages("alice") if p.suffix == ".bin"] == [large]
-    texts = {p.read_text() for p in alice.messages("bob")}
+    wait_for(lambda: len(bob.messages(alice.name)) == 202 or None, "202 at bob")
+    wait_for(lambda: len(alice.messages(bob.name)) == 200 or None, "200 at alice")
+    assert [p.read_bytes() for p in bob.messages(alice.name) if p.suffix == ".bin"] == [large]
+    texts = {p.read_text() for p in alice.messages(bob.name)}
     assert texts == {f"xylophone b {number}\n" for number in range(200)}
     for user in (alice, bob):
         user.unmount()
     here.server.end()
     tap.close()
+    for stream in filter(None, tap.seen):
+        begin = HELLO_SIZE + PROOF_SIZE if stream[:1] == b"\1" else ANSWER_SIZE
+        # either way, after the handshake there are whole frames of one size
+        assert (len(stream) - begin) % FRAME_SIZE == 0 or (
+            len(stream) - ANSWER_SIZE
+        ) % FRAME_SIZE == 0
     data = b"".join(tap.seen)
     assert len(data) > 400 * 16_384
-    for word in (b"xylophone", b"alice", b"bob", large[:64]):
+    for word in (b"xylophone", balice.name, bbob.name, large[:64]):
         assert word not in data
 
 
