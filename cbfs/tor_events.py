@@ -1,5 +1,6 @@
 """What tor reports, as values without stem, and the state of its start in words. Pure."""
 
+import re
 import shlex
 from dataclasses import dataclass
 from typing import Final
@@ -62,7 +63,7 @@ def parse_bootstrap(text: str) -> Bootstrap:
         words = text.split()
     fields = dict(word.split("=", 1) for word in words if "=" in word)
     progress = fields.get("PROGRESS", "0")
-    percent = min(int(progress), 100) if progress.isascii() and progress.isdigit() else 0
+    percent = min(int(progress), 100) if re.fullmatch("[0-9]{1,3}", progress) else 0
     warning = fields.get("WARNING") or fields.get("REASON", "")
     return Bootstrap(percent, fields.get("SUMMARY", fields.get("TAG", "starting")), warning)
 

@@ -1,5 +1,5 @@
 """Fixtures that several tests share."""
 
-from tests.tornet import tor_network
+from tests.tornet import system_tor, tor_network
 
-__all__ = ["tor_network"]
+__all__ = ["system_tor", "tor_network"]

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,17 @@ from cbfs.tor_control import ControlRefused, owner_of_listener
 from cbfs.tor_network import Network
 from cbfs.tor_session import LiveTor, find_running
 from cbfs_common.errors import CbfsError
-from cbfs_common.onion import make_service_key
-from cbfs_server.onion import Onion, OnionError, load_clients, load_key, published
-from tests.tornet import PATIENCE, dial, echo_server, lone_tor, own_options, run_tor, talk, tor_of
+from tests.tornet import (
+    HASHED,
+    PATIENCE,
+    SystemTor,
+    dial,
+    echo_server,
+    lone_tor,
+    own_options,
+    talk,
+    tor_of,
+)
 
 pytestmark = pytest.mark.tor
 
@@ -86,45 +93,6 @@ def _children(name: str, word: str) -> list[int]:
         except OSError:
             continue
     return found
-
-
-@pytest.fixture
-def system_tor(tor_network: Network, tmp_path: Path) -> Iterator["SystemTor"]:
-    """A tor that runs beside the client, as Debian's does."""
-    system = SystemTor(tor_network, tmp_path / "system")
-    try:
-        yield system
-    finally:
-        system.stop()
-
-
-class SystemTor:
-    """Can be stopped and started, and its network switched."""
-
-    def __init__(self, network: Network, directory: Path) -> None:
-        network.seed(directory)
-        self.control = f"{directory}/control"
-        own = (f"DataDirectory {directory}", f"ControlSocket {self.control}", "SocksPort auto")
-        self._lines = (*own, *network.torrc)
-        self.start()
-
-    def start(self) -> None:
-        """From nothing."""
-        self._process = run_tor(self._lines)
-
-    def stop(self) -> None:
-        """At once."""
-        self._process.kill()
-        self._process.wait()
-
-    def switch_network(self, on: bool) -> None:
-        """Takes the network away or gives it back."""
-        with socket.socket(socket.AF_UNIX) as control, control.makefile("rwb") as file:
-            control.connect(self.control)
-            for command in ("AUTHENTICATE", f"SETCONF DisableNetwork={0 if on else 1}"):
-                file.write(command.encode() + b"\r\n")
-                file.flush()
-                assert file.readline() == b"250 OK\r\n"
 
 
 def test_a_running_tor_stopped_and_started(
@@ -273,9 +241,6 @@ def test_a_wrong_cookie(tmp_path: Path, quick: None) -> None:
         assert "cannot be read" in str(error)
 
 
-HASHED = "HashedControlPassword 16:872860B76453A77D60CA2BB8C1A7042072093276A3D701AD684053EC4C"
-
-
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
@@ -332,37 +297,6 @@ def test_a_listener_of_another_user_is_not_trusted(
     assert live is None
     assert "belongs to another user" in str(refused)
     assert owner_of_listener("127.0.0.1:1") is None
-
-
-def test_an_onion_service_without_tor(tmp_path: Path) -> None:
-    async def main(control: str) -> None:
-        async with published(Onion(make_service_key(os.urandom), (), control), 1):
-            pass
-
-    with pytest.raises(OnionError, match="no tor answers") as caught:
-        trio.run(main, f"{tmp_path}/none")
-    assert caught.value.hint
-    directory = tmp_path / "system"
-    with lone_tor(directory, HASHED), pytest.raises(OnionError, match="does not let us in"):
-        trio.run(main, f"{directory}/control")
-
-
-def test_files_of_an_onion_service(tmp_path: Path) -> None:
-    path = tmp_path / "onion_key"
-    key = load_key(path, os.urandom)
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert load_key(path, os.urandom) == key
-    path.write_text("something else")
-    with pytest.raises(OnionError, match="no key of an onion service") as caught:
-        load_key(path, os.urandom)
-    assert caught.value.hint
-    with pytest.raises(OnionError, match="cannot use"):
-        load_key(tmp_path / "none" / "key", os.urandom)
-    with pytest.raises(OnionError, match="cannot read"):
-        load_clients(tmp_path / "none")
-    path.write_text("alice\n")
-    with pytest.raises(OnionError, match="line 1"):
-        load_clients(path)
 
 
 PARENT = """

@@ -6,6 +6,7 @@ however they end (``cbfs.tor_network``).
 
 import math
 import os
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -192,3 +193,46 @@ def run_tor(lines: tuple[str, ...]) -> "subprocess.Popen[bytes]":
     return stem.process.launch_tor_with_config(  # type: ignore[no-any-return]
         config, completion_percent=0, timeout=None
     )
+
+
+HASHED = "HashedControlPassword 16:872860B76453A77D60CA2BB8C1A7042072093276A3D701AD684053EC4C"
+"""A control port that wants a password."""
+
+
+@pytest.fixture
+def system_tor(tor_network: Network, tmp_path: Path) -> Iterator["SystemTor"]:
+    """A tor that runs beside the client, as Debian's does."""
+    system = SystemTor(tor_network, tmp_path / "system")
+    try:
+        yield system
+    finally:
+        system.stop()
+
+
+class SystemTor:
+    """Can be stopped and started, and its network switched."""
+
+    def __init__(self, network: Network, directory: Path) -> None:
+        network.seed(directory)
+        self.control = f"{directory}/control"
+        own = (f"DataDirectory {directory}", f"ControlSocket {self.control}", "SocksPort auto")
+        self._lines = (*own, *network.torrc)
+        self.start()
+
+    def start(self) -> None:
+        """From nothing."""
+        self._process = run_tor(self._lines)
+
+    def stop(self) -> None:
+        """At once."""
+        self._process.kill()
+        self._process.wait()
+
+    def switch_network(self, on: bool) -> None:
+        """Takes the network away or gives it back."""
+        with socket.socket(socket.AF_UNIX) as control, control.makefile("rwb") as file:
+            control.connect(self.control)
+            for command in ("AUTHENTICATE", f"SETCONF DisableNetwork={0 if on else 1}"):
+                file.write(command.encode() + b"\r\n")
+                file.flush()
+                assert file.readline() == b"250 OK\r\n"

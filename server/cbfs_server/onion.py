@@ -5,9 +5,11 @@ The one file of a server that knows stem; it imports nothing of its package, so 
 published again when tor comes back after it has ended.
 """
 
+import argparse
 import contextlib
 import logging
 import os
+import re
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -54,6 +56,8 @@ BACKOFF_LAST: Final = 60.0
 FILE_MAX: Final = 65_536
 """Bytes of a key file or a file of clients."""
 
+_ADDRESS: Final = re.compile(r".*/.*|[0-9]{1,3}(\.[0-9]{1,3}){3}:[0-9]{1,5}", re.DOTALL)
+
 T = TypeVar("T")
 
 
@@ -70,6 +74,45 @@ class Onion:
     """Public keys (base32) of the only clients that it admits; empty: everybody."""
     control: str = SYSTEM_TOR
     """Path of tor's control socket, or IP:PORT of its control port."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a program that ``chosen`` understands."""
+    group = parser.add_argument_group("onion service")
+    group.add_argument(
+        "--onion",
+        action="store_true",
+        help="publish the server as an onion service, with its key in the data directory",
+    )
+    group.add_argument(
+        "--onion-clients",
+        metavar="FILE",
+        type=Path,
+        help="admit only the clients of FILE, one a line: NAME descriptor:x25519:KEY",
+    )
+    group.add_argument(
+        "--tor-control",
+        metavar="ADDRESS",
+        default=SYSTEM_TOR,
+        help="tor's control socket, or its control port as IP:PORT (default: %(default)s)",
+    )
+
+
+def chosen(
+    arguments: argparse.Namespace, data: Path, token: Callable[[int], bytes]
+) -> Onion | None:
+    """The onion service that was asked for, with its key in ``data``; None when none was. Raises
+    OnionError."""
+    if not arguments.onion:
+        if arguments.onion_clients is not None:
+            raise OnionError("--onion-clients without --onion", "clients are admitted by onions")
+        return None
+    if not _ADDRESS.fullmatch(arguments.tor_control):
+        raise OnionError(
+            f"{arguments.tor_control} is no control port", "give a path, or 127.0.0.1:9051"
+        )
+    clients = load_clients(arguments.onion_clients) if arguments.onion_clients else ()
+    return Onion(load_key(data / "onion_key", token), clients, arguments.tor_control)
 
 
 @asynccontextmanager
