@@ -30,10 +30,10 @@ def seal(key: bytes, nonce: bytes, plain: bytes) -> bytes:
     return ChaCha20Poly1305(key).encrypt(nonce, plain, None)
 
 
-def proof(label: bytes, secret: bytes, transcript: bytes, own: bytes, ephemeral: bytes) -> bytes:
-    nonce = derive(transcript, label, b"", 24)
+def proof(side: bytes, secret: bytes, transcript: bytes, own: bytes, ephemeral: bytes) -> bytes:
+    nonce = derive(transcript, b"cbfs1 tr " + side[:1] + b"nonce", b"", 24)
     box = bindings.crypto_box(transcript, nonce, ephemeral, own)
-    key = derive(secret, label, b"", 44)
+    key = derive(secret, b"cbfs1 tr " + side, b"", 44)
     return seal(key[:32], key[32:], bindings.crypto_scalarmult_base(own) + box)
 
 
@@ -81,8 +81,8 @@ def make() -> dict[str, object]:
     transcript = derive(b"", b"cbfs1 tr hash", hello + b + ct, 64)
     shared = bindings.crypto_scalarmult(b_secret, a) + kem_secret
     secret = derive(shared, b"cbfs1 tr secret", transcript, 64)
-    answer = b + ct + proof(b"cbfs1 tr server", secret, transcript, server, a)
-    client_proof = proof(b"cbfs1 tr client", secret, transcript, client, b)
+    answer = b + ct + proof(b"server", secret, transcript, server, a)
+    client_proof = proof(b"client", secret, transcript, client, b)
     keys = bindings.crypto_scalarmult_base(server) + bindings.crypto_scalarmult_base(client)
     up, down = (derive(secret, label, keys, 32) for label in (b"cbfs1 tr up", b"cbfs1 tr down"))
     return {

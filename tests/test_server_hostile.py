@@ -319,6 +319,11 @@ def test_a_port_that_is_taken_is_named(server: RunningServer, tmp_path: Path) ->
     assert done.stderr.startswith(f"cbfs: error: cannot listen on {where}: ")
 
 
+def test_an_address_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    done = _run("--data", str(tmp_path / "data"), "--listen", "0.0.0.0:0")
+    assert (done.returncode, "--public" in done.stderr) == (1, True)
+
+
 def test_wrong_usage_exits_with_2_and_help_has_an_example(tmp_path: Path) -> None:
     assert _run().returncode == 2
     for wrong in (("--listen", "nowhere"), ("--listen", "a:99999"), ("--mailbox", "0")):
@@ -343,7 +348,7 @@ def test_damaged_data_is_named(tmp_path: Path) -> None:
 
 def test_files_are_for_the_server_alone(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with running_server(data, "--announce", "abc.onion:1984") as server:
+    with running_server(data, "--public", "abc.onion:1984") as server:
         assert (server.address.host, server.address.port) == ("abc.onion", 1984)
         assert data.stat().st_mode & 0o777 == 0o700
         for path in (data / "key", data / "store" / "data.mdb"):

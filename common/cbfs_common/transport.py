@@ -46,7 +46,7 @@ __all__ = [
     "ServerConnection",
 ]
 
-VERSION = 1
+TRANSPORT_VERSION = 1
 HEADER_SIZE = 6
 PLAIN_SIZE = FRAME_SIZE - TAG_SIZE
 PAYLOAD_MAX = PLAIN_SIZE - HEADER_SIZE
@@ -110,6 +110,18 @@ class _Direction:
         return ChaCha20Poly1305(keys[KEY_SIZE:])
 
 
+@dataclass(frozen=True, slots=True)
+class _Labels:
+    """Of one side's proof."""
+
+    proof: bytes
+    nonce: bytes
+
+
+_SERVER_PROOF = _Labels(b"cbfs1 tr server", b"cbfs1 tr snonce")
+_CLIENT_PROOF = _Labels(b"cbfs1 tr client", b"cbfs1 tr cnonce")
+
+
 class _Secrets:
     """What the key agreement of one handshake gives, the same on both sides."""
 
@@ -121,18 +133,18 @@ class _Secrets:
         self.transcript = kdf(b"", b"cbfs1 tr hash", transcript)
         self._secret = kdf(shared, b"cbfs1 tr secret", self.transcript)
 
-    def seal_proof(self, label: bytes, own_secret: bytes, ephemeral: bytes) -> bytes:
+    def seal_proof(self, labels: _Labels, own_secret: bytes, ephemeral: bytes) -> bytes:
         """{own key 32, [transcript hash](own key <> peer's ephemeral key)}: PROOF_SIZE bytes."""
-        box = box_seal(ephemeral, own_secret, self._box_nonce(label), self.transcript)
-        key = kdf(self._secret, label, size=KEY_SIZE + NONCE_SIZE)
+        box = box_seal(ephemeral, own_secret, self._box_nonce(labels), self.transcript)
+        key = kdf(self._secret, labels.proof, size=KEY_SIZE + NONCE_SIZE)
         return seal(key[:KEY_SIZE], key[KEY_SIZE:], dh_public(own_secret) + box)
 
     def open_proof(
-        self, label: bytes, ephemeral_secret: bytes, sealed: bytes, expected: bytes | None
+        self, labels: _Labels, ephemeral_secret: bytes, sealed: bytes, expected: bytes | None
     ) -> bytes:
         """The peer's key (32), proved. Raises CryptoError, or TransportError when the key is
         not the ``expected`` one."""
-        key = kdf(self._secret, label, size=KEY_SIZE + NONCE_SIZE)
+        key = kdf(self._secret, labels.proof, size=KEY_SIZE + NONCE_SIZE)
         plain = open_sealed(key[:KEY_SIZE], key[KEY_SIZE:], sealed)
         peer, box = plain[:KEY_SIZE], plain[KEY_SIZE:]
         if expected is not None and not equal(peer, expected):
@@ -140,7 +152,7 @@ class _Secrets:
                 "the server has another key than its address says",
                 "check the address; if it is right, somebody stands between you and the server",
             )
-        proved = box_open(peer, ephemeral_secret, self._box_nonce(label), box)
+        proved = box_open(peer, ephemeral_secret, self._box_nonce(labels), box)
         if not equal(proved, self.transcript):
             raise CryptoError("cannot be opened")
         return peer
@@ -149,13 +161,11 @@ class _Secrets:
         """The keys of one direction."""
         return _Direction(kdf(self._secret, label, server_key + client_key, KEY_SIZE))
 
-    def _box_nonce(self, label: bytes) -> bytes:
+    def _box_nonce(self, labels: _Labels) -> bytes:
         """Once per box key: the transcript holds fresh keys of both sides."""
-        return kdf(self.transcript, label, size=_BOX_NONCE_SIZE)
+        return kdf(self.transcript, labels.nonce, size=_BOX_NONCE_SIZE)
 
 
-_SERVER_PROOF = b"cbfs1 tr server"
-_CLIENT_PROOF = b"cbfs1 tr client"
 _UP = b"cbfs1 tr up"
 _DOWN = b"cbfs1 tr down"
 
@@ -267,7 +277,9 @@ class ClientConnection(_Connection):
         self._own = own_secret
         self._ephemeral = random.token(KEY_SIZE)
         self._kem_seed = random.token(KEM_SEED_SIZE)
-        self._hello = bytes([VERSION]) + dh_public(self._ephemeral) + kem_public(self._kem_seed)
+        self._hello = (
+            bytes([TRANSPORT_VERSION]) + dh_public(self._ephemeral) + kem_public(self._kem_seed)
+        )
 
     def start(self) -> bytes:
         """The first bytes to write: version 1 | a 32 | ek 1184."""
@@ -303,7 +315,7 @@ class ServerConnection(_Connection):
 
     def _read_hello(self, hello: bytes | memoryview) -> Event | None:
         hello = bytes(hello)
-        if hello[0] != VERSION or self._random is None:
+        if hello[0] != TRANSPORT_VERSION or self._random is None:
             raise TransportError("a client of another version of the protocol")
         a, ek = hello[1 : 1 + KEY_SIZE], hello[1 + KEY_SIZE :]
         self._ephemeral = self._random.token(KEY_SIZE)

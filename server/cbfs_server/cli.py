@@ -42,6 +42,8 @@ The first line on stdout is the server's address, which clients need:
   cbfs://KEY@HOST:PORT
 """
 
+_NO_ADDRESS = ("0.0.0.0", "0")  # noqa: S104  a test for it
+
 _log = logging.getLogger("cbfs_server")
 
 
@@ -55,7 +57,7 @@ class Options:
 
     data: Path
     listen: tuple[str, int]
-    announce: tuple[str, int] | None
+    public: tuple[str, int] | None
     mailbox: int
 
 
@@ -89,10 +91,10 @@ def parse_options(arguments: list[str] | None) -> tuple[Options, bool]:
         help=f"where to accept connections, port 0 for any (default: {DEFAULT_LISTEN})",
     )
     parser.add_argument(
-        "--announce",
+        "--public",
         metavar="HOST:PORT",
         type=_host_port,
-        help="the address to print when clients reach the server by another one, say .onion",
+        help="how clients reach it, when that is not what it listens on (say, an .onion)",
     )
     parser.add_argument(
         "--mailbox",
@@ -103,7 +105,7 @@ def parse_options(arguments: list[str] | None) -> tuple[Options, bool]:
     )
     parser.add_argument("--verbose", action="store_true", help="log the end of every connection")
     got = parser.parse_args(arguments)
-    return Options(got.data, got.listen, got.announce, got.mailbox), got.verbose
+    return Options(got.data, got.listen, got.public, got.mailbox), got.verbose
 
 
 @contextmanager
@@ -183,8 +185,12 @@ async def serve(options: Options, secret: bytes, random: Random) -> None:
             listen(options.listen) as listener,
             trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
         ):
-            host, port = options.announce or (options.listen[0], listener.getsockname()[1])
+            host, port = options.public or (options.listen[0], listener.getsockname()[1])
             address = Address(dh_public(secret), host, port)
+            if host in _NO_ADDRESS:
+                raise UsageError(
+                    f"clients cannot reach {host}", "say how they do: --public HOST:PORT"
+                )
             async with trio.open_nursery() as committer:
                 committer.start_soon(store.run)
                 async with trio.open_nursery() as nursery:
