@@ -30,6 +30,9 @@ START_TIMEOUT = 90.0
 STOP_TIMEOUT = 20.0
 """Seconds that the guardian has to end the processes and to remove the directory."""
 
+EXIT_TIMEOUT = 5.0
+"""Seconds that the guardian gives all the processes together; then it kills them."""
+
 INITIAL_INTERVAL = 5
 """Seconds between votes until there is a first consensus."""
 
@@ -165,9 +168,10 @@ class _Guardian:
         """Ends every process. The directory can go afterwards."""
         for session in self.sessions.values():
             session.close()
+        deadline = time.monotonic() + EXIT_TIMEOUT
         for process in self.processes.values():
             try:
-                process.wait(5)
+                process.wait(max(0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
