@@ -88,26 +88,23 @@ class _Direction:
     under a key, and after FRAMES_PER_KEY frames the chain gives the next key and forgets the
     last, so that what was sent cannot be read with what is in memory later."""
 
-    __slots__ = ("_chain", "_cipher", "_count")
+    __slots__ = ("_chain", "_count", "_key")
 
     def __init__(self, chain: bytes) -> None:
         self._chain = chain
-        self._count = 0
-        self._cipher = self._next_cipher()
+        self._key = b""
+        self._count = FRAMES_PER_KEY
 
     def step(self) -> tuple[ChaCha20Poly1305, bytes]:
-        """Cipher and nonce of the next frame."""
+        """Cipher and nonce of the next frame. The cipher is made anew each time: it takes 0.7 us,
+        and a kept one 2.3 KB, of which a server with idle connections would hold two for each."""
         if self._count == FRAMES_PER_KEY:
-            self._cipher = self._next_cipher()
+            keys = kdf(self._chain, b"cbfs1 tr frames")
+            self._chain, self._key = keys[:KEY_SIZE], keys[KEY_SIZE:]
             self._count = 0
         nonce = self._count.to_bytes(NONCE_SIZE, "big")
         self._count += 1
-        return self._cipher, nonce
-
-    def _next_cipher(self) -> ChaCha20Poly1305:
-        keys = kdf(self._chain, b"cbfs1 tr frames")
-        self._chain = keys[:KEY_SIZE]
-        return ChaCha20Poly1305(keys[KEY_SIZE:])
+        return ChaCha20Poly1305(self._key), nonce
 
 
 @dataclass(frozen=True, slots=True)
