@@ -128,7 +128,7 @@ def chain_step(chain_key: bytes) -> tuple[bytes, bytes]:
 
 def mac_key(shared: bytes, sender: bytes, recipient: bytes, start: bytes, digest: bytes) -> bytes:
     """The key of a chain's MACs. ``shared``: DH of the sender's long-term auth key with the
-    recipient's last ratchet auth key (the prekey in turn 0). Identities, start hash and digest 32."""
+    recipient's last ratchet auth key (the prekey in turn 0). The other parts have 32 bytes each."""
     return kdf(shared, b"cbfs1 mac", sender + recipient + start + digest, KEY_SIZE)
 
 
