@@ -7,7 +7,8 @@ from pathlib import Path
 
 from cbfs import demo, init
 from cbfs.account import default_account
-from cbfs.engine import EngineOptions
+from cbfs.network import NetworkOptions
+from cbfs.tor_config import TorOptions
 from cbfs_common.errors import CbfsError
 
 _EXAMPLES = """examples:
@@ -83,6 +84,15 @@ def _init_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         action="store_true",
         help="plain TCP, to loopback addresses only: hides nothing from this machine",
     )
+    parser.add_argument(
+        "--tor",
+        default="",
+        metavar="ADDRESS",
+        help="the control socket or HOST:PORT of the tor to use, or own (default: one that runs,"
+        " else one of our own)",
+    )
+    parser.add_argument("--bridges", type=Path, metavar="FILE", help="bridge lines for an own tor")
+    parser.add_argument("--torrc", type=Path, metavar="FILE", help="torrc lines for an own tor")
     parser.set_defaults(run=_init)
 
 
@@ -95,12 +105,19 @@ def _init(options: argparse.Namespace) -> int:
         account,
         options.server,
         options.names,
-        EngineOptions(no_tor=options.no_tor),
+        NetworkOptions(
+            no_tor=options.no_tor,
+            tor=TorOptions(options.tor, _absolute(options.bridges), _absolute(options.torrc)),
+        ),
         lambda text: print(f"cbfs: {text}", file=sys.stderr),
     )
     tail = " --no-tor" if options.no_tor else ""
     print(f"{options.name} is ready. Mount it: mount.cbfs {account} MOUNTPOINT{tail}")
     return 0
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return path and path.absolute()
 
 
 def _status(options: argparse.Namespace) -> int:

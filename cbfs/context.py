@@ -55,6 +55,10 @@ class Problems:
         if self._texts.pop(topic, None) is not None:
             self.changed()
 
+    def tell(self) -> None:
+        """Something else that ``status`` shows has changed."""
+        self.changed()
+
     def lines(self) -> tuple[str, ...]:
         """All, by topic."""
         return tuple(self._texts[topic] for topic in sorted(self._texts))

@@ -285,7 +285,7 @@ class Directory:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Link]:
-        isolation = self._random.token(ISOLATION_SIZE)
+        isolation = b"names:" + self._random.token(ISOLATION_SIZE)
         try:
             async with open_link(
                 self._dialer, self._policy.server, None, isolation, self._random

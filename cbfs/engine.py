@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -15,7 +14,7 @@ from cbfs import book, deliveries
 from cbfs.account import SYSTEM_RANDOM, Account, load_account, opened_store
 from cbfs.book import Arrival
 from cbfs.context import Context, Problems
-from cbfs.dial import Dialer, LoopbackDialer
+from cbfs.dial import Dialer
 from cbfs.directory import Directory
 from cbfs.home import Home
 from cbfs.model import (
@@ -28,6 +27,7 @@ from cbfs.model import (
     Report,
     View,
 )
+from cbfs.network import Network, NetworkOptions, reaching
 from cbfs.peers import PREPARE_MAX, Peers, Unknown
 from cbfs.receiver import Receiver
 from cbfs.sender import Sender
@@ -44,20 +44,19 @@ LOOKUP_RETRY = 5.0
 """Seconds until names are tried again that the directory could not be asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """``no_tor``: plain TCP, to loopback addresses only."""
-
-    no_tor: bool = False
-
-
 class Engine:
     """One account at work. Made by ``running``."""
 
     def __init__(
-        self, context: Context, directory: Directory, bundle: bytes, nursery: trio.Nursery
+        self,
+        context: Context,
+        network: Network,
+        directory: Directory,
+        bundle: bytes,
+        nursery: trio.Nursery,
     ) -> None:
         self._context = context
+        self._network = network
         self._directory = directory
         self._nursery = nursery
         self._bundle = bundle
@@ -113,6 +112,7 @@ class Engine:
         )
         return Report(
             self._home.connection.text,
+            self._network.lines(),
             lines,
             self._context.problems.lines(),
             sum(waiting.values()),
@@ -283,16 +283,6 @@ def milliseconds() -> int:
     return time.time_ns() // 1_000_000
 
 
-def make_dialer(options: EngineOptions) -> Dialer:
-    """How servers are reached under these options."""
-    if not options.no_tor:
-        raise CbfsError(
-            "this version does not know Tor yet",
-            "for servers on this machine only, say --no-tor (or -o no_tor)",
-        )
-    return LoopbackDialer()
-
-
 def make_directory(store: Store, account: Account, dialer: Dialer) -> Directory:
     """The account's name directory, whose checked head is kept in the store."""
 
@@ -307,14 +297,13 @@ def make_directory(store: Store, account: Account, dialer: Dialer) -> Directory:
 
 
 @asynccontextmanager
-async def running(account_directory: Path, options: EngineOptions) -> AsyncIterator[Engine]:
+async def running(account_directory: Path, options: NetworkOptions) -> AsyncIterator[Engine]:
     """Open the account and keep it going until the block ends. Raises CbfsError."""
-    dialer = make_dialer(options)
+    problems = Problems(lambda: None)
     with opened_store(account_directory, SYSTEM_RANDOM) as store:
         account = load_account(store)
         with store.read() as reader:
             bundle = reader.get(Table.META, b"bundle")
-            conversations = book.load_conversations(reader)
         if account is None or bundle is None:
             raise CbfsError(
                 f"the account in {account_directory} is not finished",
@@ -322,20 +311,32 @@ async def running(account_directory: Path, options: EngineOptions) -> AsyncItera
             )
         async with trio.open_nursery() as committer:
             await committer.start(store.run)
-            directory = make_directory(store, account, dialer)
-            context = Context(
-                account,
-                parse_policy(account.policy),
-                store,
-                Sessions(store, account.party, SYSTEM_RANDOM),
-                Peers(store, directory, milliseconds),
-                conversations,
-                dialer,
-                milliseconds,
-                SYSTEM_RANDOM,
-                Problems(lambda: None),
-            )
-            async with trio.open_nursery() as nursery:
-                yield Engine(context, directory, bundle, nursery)
+            async with (
+                reaching(options, account_directory, SYSTEM_RANDOM, problems.tell) as network,
+                trio.open_nursery() as nursery,
+            ):
+                directory = make_directory(store, account, network.dialer)
+                context = make_context(store, account, directory, network.dialer, problems)
+                yield Engine(context, network, directory, bundle, nursery)
                 nursery.cancel_scope.cancel()
             committer.cancel_scope.cancel()
+
+
+def make_context(
+    store: Store, account: Account, directory: Directory, dialer: Dialer, problems: Problems
+) -> Context:
+    """What the parts of the engine share, as the store has it."""
+    with store.read() as reader:
+        conversations = book.load_conversations(reader)
+    return Context(
+        account,
+        parse_policy(account.policy),
+        store,
+        Sessions(store, account.party, SYSTEM_RANDOM),
+        Peers(store, directory, milliseconds),
+        conversations,
+        dialer,
+        milliseconds,
+        SYSTEM_RANDOM,
+        problems,
+    )

@@ -2,20 +2,20 @@
 where it stopped, with the same keys."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from cbfs.account import SYSTEM_RANDOM, Account, load_account, make_account, opened_store
 from cbfs.account import save_account as save
-from cbfs.context import Context, Problems
+from cbfs.context import Problems
 from cbfs.dial import Dialer
 from cbfs.directory import Directory, DirectoryDown, NameTaken
-from cbfs.engine import EngineOptions, make_dialer, make_directory, milliseconds
+from cbfs.engine import make_context, make_directory
 from cbfs.home import sign_up, top_up
 from cbfs.link import open_link
-from cbfs.peers import Peers
-from cbfs.sessions import Sessions
+from cbfs.network import Network, NetworkOptions, reaching, run
 from cbfs.store import Store, Table
 from cbfs_common.errors import CbfsError
 from cbfs_common.names_client import Found
@@ -24,13 +24,16 @@ from cbfs_common.profile import Address, check_name, parse_address
 
 POLICY_FILE_MAX = 1 << 16
 
+BOOTSTRAP_TIMEOUT = 300.0
+"""Seconds that Tor has to connect."""
+
 
 def make(
     name: str,
     directory: Path,
     server_url: str,
     policy_file: Path,
-    options: EngineOptions,
+    options: NetworkOptions,
     say: Callable[[str], None],
 ) -> None:
     """Make the account ``name`` in ``directory``. Raises CbfsError, and then a name that is
@@ -38,12 +41,11 @@ def make(
     check_name(name)
     server = parse_address(server_url)
     policy = _read_policy(policy_file)
-    dialer = make_dialer(options)
     fresh = not directory.exists()
     try:
         with opened_store(directory, SYSTEM_RANDOM, create=True) as store:
             account = _account(store, directory, name, server, policy)
-            trio.run(_sign_up, store, account, dialer, say)
+            run(_sign_up, store, account, directory, options, say)
     except NameTaken:
         if fresh:
             _remove(directory)
@@ -79,19 +81,41 @@ def _account(store: Store, directory: Path, name: str, server: Address, policy: 
     return account
 
 
+@dataclass(slots=True)
+class _Progress:
+    """Says how far Tor is, each word once."""
+
+    say: Callable[[str], None]
+    network: Network | None = None
+    said: str = ""
+
+    def tell(self) -> None:
+        line = self.network.lines()[0] if self.network else ""
+        if line != self.said:
+            self.said = line
+            self.say(line)
+
+
 async def _sign_up(
-    store: Store, account: Account, dialer: Dialer, say: Callable[[str], None]
+    store: Store,
+    account: Account,
+    place: Path,
+    options: NetworkOptions,
+    say: Callable[[str], None],
 ) -> None:
-    failures: list[CbfsError] = []
     async with trio.open_nursery() as committer:
         await committer.start(store.run)
-        try:
-            await _steps(store, account, dialer, say)
-        except CbfsError as error:
-            failures.append(error)
+        progress = _Progress(say)
+        async with reaching(options, place, SYSTEM_RANDOM, progress.tell) as network:
+            progress.network = network
+            if network.tor is not None:
+                with trio.move_on_after(BOOTSTRAP_TIMEOUT) as waiting:
+                    await network.tor.wait_up()
+                if waiting.cancelled_caught:
+                    report = network.tor.report()
+                    raise CbfsError(report.state, report.hint)
+            await _steps(store, account, network.dialer, say)
         committer.cancel_scope.cancel()
-    if failures:
-        raise failures[0]
 
 
 async def _steps(
@@ -100,18 +124,7 @@ async def _steps(
     directory = make_directory(store, account, dialer)
     await _check_free(directory, account)
     say(f"making an account at {account.server.host}:{account.server.port}")
-    context = Context(
-        account,
-        parse_policy(account.policy),
-        store,
-        Sessions(store, account.party, SYSTEM_RANDOM),
-        Peers(store, directory, milliseconds),
-        {},
-        dialer,
-        milliseconds,
-        SYSTEM_RANDOM,
-        Problems(lambda: None),
-    )
+    context = make_context(store, account, directory, dialer, Problems(lambda: None))
     async with open_link(
         dialer, account.server, account.transport, b"home:", SYSTEM_RANDOM
     ) as link:

@@ -92,10 +92,12 @@ class Contact:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What ``status`` tells, in words: ``connection`` a line; ``queue`` a line for each
-    recipient that something waits for; ``problems`` a line each."""
+    """What ``status`` tells, in words: ``connection`` a line; ``network`` how servers are
+    reached, first Tor's state; ``queue`` a line for each recipient that something waits for;
+    ``problems`` a line each."""
 
     connection: str
+    network: tuple[str, ...]
     queue: tuple[str, ...]
     problems: tuple[str, ...]
     envelopes_waiting: int

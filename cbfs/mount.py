@@ -19,12 +19,14 @@ import trio
 
 from cbfs.account import default_account
 from cbfs.courier import Courier
-from cbfs.engine import EngineOptions, running
+from cbfs.engine import running
+from cbfs.network import NetworkOptions, run
 from cbfs.nodes import Text
 from cbfs.operations import Operations
 from cbfs.processes import ProcFS
 from cbfs.reveal import Revealer
 from cbfs.texts import README, profile_text
+from cbfs.tor_config import TorOptions
 from cbfs.tree import PROFILE, STATUS, Tree
 from cbfs.tree import README as README_INODE
 from cbfs_common.errors import CbfsError
@@ -77,7 +79,7 @@ class Options:
     mountpoint: Path
     foreground: bool
     grace: float
-    no_tor: bool
+    network: NetworkOptions
     fuse: frozenset[str]
 
 
@@ -87,7 +89,7 @@ def main() -> int:
     options, fake = _parse(sys.argv[1:])
     try:
         _prepare(options.mountpoint)
-        if options.no_tor:
+        if options.network.no_tor:
             print("cbfs: without Tor: only addresses of this machine are reached", file=sys.stderr)
         if fake:
             return 0
@@ -130,7 +132,8 @@ def _parse(arguments: list[str]) -> tuple[Options, bool]:
         metavar="OPTIONS",
         dest="words",
         help="grace=SECONDS (1: wait so long after the last change of a file), no_tor,"
-        " allow_other, and what mount(8) passes",
+        " tor=ADDRESS (the control socket or HOST:PORT of the tor to use, or own), bridges=FILE,"
+        " torrc=FILE, allow_other, and what mount(8) passes",
     )
     parser.add_argument("--foreground", action="store_true", help="stay, and log to stderr")
     parser.add_argument(
@@ -145,6 +148,7 @@ def _parse(arguments: list[str]) -> tuple[Options, bool]:
         parser.error("at most an account and a mountpoint")
     account = Path(given.paths[0]) if len(given.paths) == 2 else default_account()
     grace, no_tor, fuse = 1.0, given.no_tor, set()
+    tor: dict[str, str] = {}
     for word in ",".join(given.words).split(","):
         key, _, value = word.partition("=")
         if key == "grace":
@@ -152,6 +156,8 @@ def _parse(arguments: list[str]) -> tuple[Options, bool]:
                 grace = float(value)
             except ValueError:
                 parser.error("grace=SECONDS takes a number")
+        elif key in {"tor", "bridges", "torrc"} and value:
+            tor[key] = value
         elif word == "no_tor":
             no_tor = True
         elif word in {"allow_other", "allow_root"}:
@@ -166,11 +172,18 @@ def _parse(arguments: list[str]) -> tuple[Options, bool]:
             Path(os.path.abspath(given.paths[-1])),  # noqa: PTH100
             given.foreground,
             grace,
-            no_tor,
+            NetworkOptions(no_tor, _tor_options(tor)),
             frozenset(fuse),
         ),
         given.fake,
     )
+
+
+def _tor_options(words: dict[str, str]) -> TorOptions:
+    def path(key: str) -> Path | None:
+        return Path(words[key]).absolute() if key in words else None
+
+    return TorOptions(words.get("tor", ""), path("bridges"), path("torrc"))
 
 
 def _prepare(mountpoint: Path) -> None:
@@ -248,22 +261,12 @@ def _child(options: Options, writing: int) -> int:
 
 def _serve(options: Options, ready: Callable[[], None]) -> None:
     """Until unmounted. Raises CbfsError when the mount cannot be made."""
-    try:
-        trio.run(_run, options, ready)
-    except* CbfsError as group:
-        raise _first(group) from None
-
-
-def _first(group: BaseExceptionGroup[CbfsError]) -> CbfsError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error if isinstance(error, CbfsError) else CbfsError(str(error))
+    run(_run, options, ready)
 
 
 async def _run(options: Options, ready: Callable[[], None]) -> None:
     async with (
-        running(options.account, EngineOptions(no_tor=options.no_tor)) as engine,
+        running(options.account, options.network) as engine,
         trio.open_nursery() as nursery,
     ):
         courier = Courier(engine, ProcFS(), options.grace, FILE_SIZE_MAX, nursery)

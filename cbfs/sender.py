@@ -151,7 +151,7 @@ class Sender:
             self._jobs.pop(recipient, None)
         for message in messages:
             self._sent(message)
-        self._context.problems.changed()
+        self._context.problems.tell()
 
     async def _seal(self, contact: Contact, jobs: list[Job], most: int) -> list[Envelope]:
         """Seal up to ``most`` parts of these jobs, in one commit with the ratchet's state."""

@@ -73,7 +73,7 @@ def read_folder_name(name: str) -> tuple[tuple[str, ...], str]:
 
 def status_text(name: str, report: Report, held: Sequence[tuple[str, str]]) -> str:
     """The file ``status``. ``held``: (path, why) of what stays in the outbox."""
-    lines = [f"{name}: {report.connection}", ""]
+    lines = [f"{name}: {report.connection}", *report.network, ""]
     if report.queue:
         lines.append("waiting to be delivered:")
         lines += [f"  {line}" for line in report.queue]

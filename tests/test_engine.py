@@ -9,13 +9,14 @@ import trio
 
 from cbfs import book
 from cbfs.account import SYSTEM_RANDOM, opened_store
-from cbfs.engine import Engine, EngineOptions, running
+from cbfs.engine import Engine, running
 from cbfs.model import Content, Conversation, Delivery, Message, Outgoing, Refused
+from cbfs.network import NetworkOptions
 from cbfs.store import StoreError, Table, Writer
 from tests.world import WAIT, World, run
 
 CHUNK = 65_536
-NO_TOR = EngineOptions(no_tor=True)
+NO_TOR = NetworkOptions(no_tor=True)
 
 
 class Recorder:

@@ -1,0 +1,78 @@
+"""How servers are reached: through Tor, or, when the user says so, plainly on this machine.
+
+There is no third way, and neither falls back to the other."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar, TypeVarTuple
+
+import trio
+
+from cbfs.dial import Dialer, LoopbackDialer
+from cbfs.tor import Tor, running_tor
+from cbfs.tor_config import TorOptions
+from cbfs_common.errors import CbfsError
+from cbfs_common.primitives import Random
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkOptions:
+    """``no_tor``: plain TCP, to loopback addresses only. Else ``tor`` says which tor."""
+
+    no_tor: bool = False
+    tor: TorOptions = field(default_factory=TorOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """``tor`` is None when the user has switched it off."""
+
+    dialer: Dialer
+    tor: Tor | None
+
+    def lines(self) -> tuple[str, ...]:
+        """How it is, for ``status``: Tor's state, then its circuits by purpose."""
+        if self.tor is None:
+            return ("Tor is switched off: only addresses of this machine are reached",)
+        report = self.tor.report()
+        hint = f" ({report.hint})" if report.hint else ""
+        circuits = [
+            f"circuits for {purpose}: {count}" for purpose, count in sorted(report.circuits.items())
+        ]
+        return (f"Tor: {report.state}{hint}", *circuits)
+
+
+@asynccontextmanager
+async def reaching(
+    options: NetworkOptions, account: Path, random: Random, changed: Callable[[], None]
+) -> AsyncIterator[Network]:
+    """The way to servers for the length of the block; ``changed`` is told of news in ``lines``.
+    Raises what ``running_tor`` raises."""
+    if options.no_tor:
+        yield Network(LoopbackDialer(), None)
+        return
+    async with running_tor(options.tor, account / "tor", random.token, changed) as tor:
+        yield Network(tor.dialer, tor)
+
+
+def run(work: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T:
+    """``trio.run``, with the first of our errors in place of the group that nurseries make."""
+    try:
+        return trio.run(work, *arguments)
+    except BaseExceptionGroup as group:
+        ours = group.subgroup(CbfsError)
+        error: BaseException | None = ours
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if error is None or group.subgroup(lambda e: not _expected(e)) is not None:
+            raise
+        raise error from None
+
+
+def _expected(error: BaseException) -> bool:
+    return isinstance(error, CbfsError | BaseExceptionGroup)
