@@ -1,0 +1,193 @@
+"""A backend of the mount without a network: real records in a real store, sent to nobody.
+
+As a program it mounts itself in the foreground: ``python -m tests.fake_backend DIR MOUNTPOINT
+[-o OPTIONS]``. Lines on its standard input are orders: ``arrive SENDER TEXT`` brings a message.
+"""
+
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from cbfs import book
+from cbfs.account import SYSTEM_RANDOM
+from cbfs.book import Arrival, u32, u64
+from cbfs.engine import EngineOptions
+from cbfs.model import (
+    Contact,
+    Content,
+    Conversation,
+    Message,
+    NotYet,
+    Outgoing,
+    Refused,
+    Report,
+    View,
+)
+from cbfs.store import Store, Table, Writer
+from cbfs_common.profile import Address, Profile
+
+ROOT_KEY = bytes(32)
+NAME = "alice"
+PROFILE = Profile(bytes([1]) * 32, bytes([2]) * 32, bytes([3]) * 32, Address(bytes(32), "host", 1))
+NOBODY = "nobody"
+"""The one name that is not registered."""
+
+
+def open_store(place: Path) -> Store:
+    """The store of a test account."""
+    return Store(place / "store", ROOT_KEY, SYSTEM_RANDOM)
+
+
+def put_content(writer: Writer, data: bytes) -> Content:
+    """A content as the engine stores what it receives: in chunks of its own size."""
+    content = Content(writer.next_number(b"content"), len(data), 10_000)
+    for index, start in enumerate(range(0, len(data), content.chunk)):
+        chunk = data[start : start + content.chunk]
+        writer.put(Table.CONTENT, u64(content.id) + u32(index), chunk)
+    return content
+
+
+@dataclass
+class FakeBackend:
+    """``Backend`` in memory and store. ``gate``: what a send waits for before its commit."""
+
+    store: Store
+    name: str = NAME
+    profile: Profile = PROFILE
+    sent: list[tuple[Message, bytes]] = field(default_factory=list)
+    prepared: set[str] = field(default_factory=set)
+    down: bool = False
+    gate: Callable[[], object] | None = None
+    view: View | None = None
+
+    def attach(self, view: View) -> None:
+        self.view = view
+
+    def conversations(self) -> tuple[Conversation, ...]:
+        with self.store.read() as reader:
+            known = book.load_conversations(reader)
+        return tuple(sorted(known.values(), key=lambda c: c.started))
+
+    def messages(self, conversation: bytes) -> tuple[Message, ...]:
+        with self.store.read() as reader:
+            return book.load_messages(reader, conversation)
+
+    def contacts(self) -> tuple[Contact, ...]:
+        return (Contact("bob", PROFILE, 1_795_445_162_123),)
+
+    def report(self) -> Report:
+        return Report("connected to nothing", (), (), 0)
+
+    def prepare(self, names: Iterable[str]) -> None:
+        self.prepared |= set(names)
+        if NOBODY in self.prepared and self.view:
+            self.view.unknown_names(frozenset([NOBODY]))
+
+    async def send(self, outgoing: Outgoing) -> Message:
+        if NOBODY in outgoing.participants:
+            raise Refused(f"nobody is called {NOBODY}", "mend the name")
+        if self.down:
+            raise NotYet("the name directory does not answer")
+        if self.gate is not None:
+            waiting = self.gate()
+            if isinstance(waiting, trio.Event):
+                await waiting.wait()
+        now, fresh = time.time_ns() // 1_000_000, SYSTEM_RANDOM.token(16)
+        people = tuple(sorted({*outgoing.participants, self.name}))
+
+        def change(writer: Writer) -> tuple[Conversation | None, Message, bytes]:
+            started = None
+            if outgoing.conversation is None:
+                args = (fresh, self.name, people, outgoing.subject, now)
+                started = book.add_conversation(writer, *args)
+                conversation = started
+            else:
+                known = book.load_conversations(writer)
+                conversation = known[outgoing.conversation]
+            others = tuple(name for name in conversation.participants if name != self.name)
+            arrival = _arrival(writer, self.name, now, outgoing.file_name, outgoing.content, others)
+            message = book.add_message(writer, conversation.id, arrival, now)
+            outgoing.consume(writer, conversation)
+            content = outgoing.content
+            data = book.read_content(writer, content, 0, content.size)
+            return started, message, data
+
+        started, message, data = await self.store.commit(change)
+        self.sent.append((message, data))
+        if started is not None and self.view:
+            self.view.conversation_added(started)
+        return message
+
+    async def delete(self, message: Message) -> None:
+        await self.store.commit(lambda writer: book.remove_message(writer, message))
+
+    async def arrive(self, sender: str, data: bytes, file_name: str = "") -> Message:
+        """A message comes in, in the one conversation with that sender."""
+        now = time.time_ns() // 1_000_000
+        with_sender = (c for c in self.conversations() if set(c.participants) == {NAME, sender})
+        known = next(with_sender, None)
+
+        def change(writer: Writer) -> tuple[Conversation, Message]:
+            conversation = known or book.add_conversation(
+                writer, SYSTEM_RANDOM.token(16), sender, tuple(sorted((NAME, sender))), "", now
+            )
+            arrival = _arrival(writer, sender, now, file_name, put_content(writer, data), ())
+            return conversation, book.add_message(writer, conversation.id, arrival, now)
+
+        conversation, message = await self.store.commit(change)
+        if self.view:
+            if known is None:
+                self.view.conversation_added(conversation)
+            self.view.message_added(message)
+        return message
+
+
+def _arrival(
+    writer: Writer,
+    sender: str,
+    now: int,
+    file_name: str,
+    content: Content,
+    recipients: tuple[str, ...],
+) -> Arrival:
+    inode = writer.next_number(b"inode")
+    id_ = SYSTEM_RANDOM.token(16)
+    return Arrival(id_, sender, now, (), file_name, inode, content, recipients)
+
+
+async def _obey(backend: FakeBackend) -> None:
+    lines = trio.lowlevel.FdStream(0)
+    rest = b""
+    async for data in lines:
+        *orders, rest = (rest + data).split(b"\n")
+        for order in orders:
+            _, sender, text = order.decode().split(" ", 2)
+            await backend.arrive(sender, text.encode() + b"\n", "note.txt")
+
+
+@asynccontextmanager
+async def running(account: Path, _options: EngineOptions) -> AsyncIterator[FakeBackend]:
+    """What ``cbfs.engine.running`` is for the real engine."""
+    store = open_store(account)
+    async with trio.open_nursery() as committer:
+        await committer.start(store.run)
+        async with trio.open_nursery() as nursery:
+            backend = FakeBackend(store)
+            nursery.start_soon(_obey, backend)
+            yield backend
+            nursery.cancel_scope.cancel()
+        committer.cancel_scope.cancel()
+    store.close()
+
+
+if __name__ == "__main__":
+    import cbfs.mount
+
+    vars(cbfs.mount)["running"] = running
+    sys.argv += ["--foreground"]
+    sys.exit(cbfs.mount.main())
