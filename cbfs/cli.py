@@ -55,7 +55,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="made, and removed at the end if it was not there (default: a temporary one)",
     )
-    show.set_defaults(run=lambda options: demo.run(options.directory))
+    show.add_argument(
+        "--tor", action="store_true", help="over a private Tor network on this machine"
+    )
+    show.set_defaults(run=lambda options: demo.run(options.directory, tor=options.tor))
     return parser
 
 

@@ -11,10 +11,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from cbfs.tor_network import running_network
 from cbfs_common.errors import CbfsError
 
 T = TypeVar("T")
@@ -52,12 +54,34 @@ class Steps:
         return self._total
 
 
-def run(directory: Path | None) -> int:
-    """Show it, below ``directory`` (a fresh temporary one when None)."""
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The options by which servers publish themselves, accounts and mounts reach them."""
+
+    servers: tuple[str, ...] = ("--listen", "127.0.0.1:0")
+    accounts: tuple[str, ...] = ("--no-tor",)
+    mounts: tuple[str, ...] = ("--no-tor",)
+
+
+def run(directory: Path | None, *, tor: bool) -> int:
+    """Show it, below ``directory`` (a fresh temporary one when None). ``tor``: everything goes
+    through onion services of a private Tor network on this machine."""
     with _place(directory) as place, ExitStack() as stack:
         print(f"cbfs demo: alice and bob in {place}\n")
         steps = Steps()
-        alice, bob = _set_up(steps, place, stack)
+        way = Way()
+        if tor:
+            network = steps.do(
+                "a private Tor network starts",
+                lambda: stack.enter_context(running_network(lambda word: None, place)),
+            )
+            client, host = network.control("client"), network.control("host")
+            way = Way(
+                (*way.servers, "--onion", "--tor-control", host),
+                ("--tor", client),
+                ("-o", f"tor={client}"),
+            )
+        alice, bob = _set_up(steps, place, stack, way)
         _talk(steps, alice, bob)
         _show("alice's mount", alice)
         _show("bob's mount", bob)
@@ -92,11 +116,10 @@ def _place(directory: Path | None) -> Iterator[Path]:
             place.rmdir()
 
 
-def _set_up(steps: Steps, place: Path, stack: ExitStack) -> tuple[Path, Path]:
+def _set_up(steps: Steps, place: Path, stack: ExitStack, way: Way) -> tuple[Path, Path]:
     """Directory, server, two accounts, two mounts. Gives the mountpoints."""
-    listen = ("--listen", "127.0.0.1:0")
-    names = ("cbfs-names", "--data", str(place / "names"), *listen)
-    server = ("cbfs-server", "--data", str(place / "server"), *listen)
+    names = ("cbfs-names", "--data", str(place / "names"), *way.servers)
+    server = ("cbfs-server", "--data", str(place / "server"), *way.servers)
     steps.do("the name directory starts", lambda: stack.enter_context(_service(*names)))
     url = steps.do("the message server starts", lambda: stack.enter_context(_service(*server)))
     mounts = []
@@ -104,10 +127,10 @@ def _set_up(steps: Steps, place: Path, stack: ExitStack) -> tuple[Path, Path]:
         account, mount = place / f"{name}-account", place / name
         mount.mkdir(mode=0o700)
         policy = str(place / "names" / "policy")
-        init = ("cbfs", "init", name, "--account", str(account), "--no-tor")
+        init = ("cbfs", "init", name, "--account", str(account), *way.accounts)
         more = ("--server", url, "--names", policy)
         steps.do(f"{name} makes an account", partial(_call, *init, *more))
-        steps.do(f"{name} mounts it", partial(stack.enter_context, _mounted(account, mount)))
+        steps.do(f"{name} mounts it", partial(stack.enter_context, _mounted(account, mount, way)))
         mounts.append(mount)
     return mounts[0], mounts[1]
 
@@ -210,8 +233,8 @@ def _service(name: str, *arguments: str) -> Iterator[str]:
 
 
 @contextmanager
-def _mounted(account: Path, mountpoint: Path) -> Iterator[None]:
-    _call("mount.cbfs", str(account), str(mountpoint), "-o", "grace=0.1", "--no-tor")
+def _mounted(account: Path, mountpoint: Path, way: Way) -> Iterator[None]:
+    _call("mount.cbfs", str(account), str(mountpoint), "-o", "grace=0.1", *way.mounts)
     try:
         yield
     finally:

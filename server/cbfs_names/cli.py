@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +16,14 @@ import trio
 
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.names_policy import SCHEME
+from cbfs_common.onion import PORT
 from cbfs_common.primitives import Random, kem_encapsulate
 from cbfs_common.profile import Address
 from cbfs_names.config import Config
 from cbfs_names.embedded import Embedded
 from cbfs_names.keys import VERIFIER, Keys, load_keys, opened_data, write_file
 from cbfs_names.limits import NAME_LIFETIME
+from cbfs_names.onion import Onion, add_options, chosen, published
 from cbfs_names.service import Service
 from cbfs_names.sockets import listen, listening_port, serve
 from cbfs_names.store import Store
@@ -49,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_public(public.host)
         with opened_data(options.data) as directory:
             keys = load_keys(directory, random)
-            trio.run(_run, directory, keys, listening, public, random)
+            onion = chosen(options, directory, random.token)
+            trio.run(_run, directory, keys, listening, public, onion, random)
     except* CbfsError as group:
         _complain(group)
         failed = True
@@ -78,6 +82,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="how clients reach it, when that is not the address of --listen",
     )
     parser.add_argument("--verbose", action="store_true", help="log rounds as well")
+    add_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -119,24 +124,40 @@ def _complain(group: BaseExceptionGroup[CbfsError]) -> None:
 
 
 async def _run(
-    directory: Path, keys: Keys, listening: Place, public: Place, random: Random
+    directory: Path,
+    keys: Keys,
+    listening: Place,
+    public: Place,
+    onion: Onion | None,
+    random: Random,
 ) -> None:
     config = keys.config(NAME_LIFETIME)
     listener = await listen(listening.host, listening.port)
     async with listener:
-        address = Address(keys.server, public.host, public.port or listening_port(listener))
+        port = listening_port(listener)
         store = Store(directory / "store", config.encode())
         try:
             service = _service(store, config, keys)
             try:
-                write_file(
-                    directory / "policy", config.policy(address).encode().encode("ascii"), 0o644
-                )
-                await _serve(listener, keys, random, service, address)
+                async with _reached(onion, public, port) as place:
+                    address = Address(keys.server, place.host, place.port)
+                    policy = config.policy(address).encode().encode("ascii")
+                    write_file(directory / "policy", policy, 0o644)
+                    await _serve(listener, keys, random, service, address)
             finally:
                 service.close()
         finally:
             store.close()
+
+
+@asynccontextmanager
+async def _reached(onion: Onion | None, public: Place, port: int) -> AsyncIterator[Place]:
+    """Where clients find the directory that listens on ``port``. Raises OnionError."""
+    if onion is None:
+        yield Place(public.host, public.port or port)
+        return
+    async with published(onion, port) as host:
+        yield Place(host, PORT)
 
 
 def _service(store: Store, config: Config, keys: Keys) -> Service:

@@ -10,8 +10,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from pathlib import Path
 import trio
 
 from cbfs_common.errors import CbfsError
+from cbfs_common.onion import PORT
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public, kem_encapsulate
 from cbfs_common.profile import Address
 from cbfs_server.limits import (
@@ -28,6 +29,7 @@ from cbfs_server.limits import (
     HOUSEKEEPING_PERIOD,
     MAILBOX_MAX,
 )
+from cbfs_server.onion import Onion, add_options, chosen, published
 from cbfs_server.push import Pusher
 from cbfs_server.service import DAY, Service, expire
 from cbfs_server.sockets import Server
@@ -59,6 +61,7 @@ class Options:
     listen: tuple[str, int]
     public: tuple[str, int] | None
     mailbox: int
+    onion: argparse.Namespace
 
 
 def _host_port(text: str) -> tuple[str, int]:
@@ -104,8 +107,9 @@ def parse_options(arguments: list[str] | None) -> tuple[Options, bool]:
         help=f"envelopes of 16 KiB kept for one account (default: {MAILBOX_MAX})",
     )
     parser.add_argument("--verbose", action="store_true", help="log the end of every connection")
+    add_options(parser)
     got = parser.parse_args(arguments)
-    return Options(got.data, got.listen, got.public, got.mailbox), got.verbose
+    return Options(got.data, got.listen, got.public, got.mailbox, got), got.verbose
 
 
 @contextmanager
@@ -177,7 +181,22 @@ def listen(where: tuple[str, int]) -> socket.socket:
     return listener
 
 
-async def serve(options: Options, secret: bytes, random: Random) -> None:
+@asynccontextmanager
+async def _reached(
+    options: Options, onion: Onion | None, port: int
+) -> AsyncIterator[tuple[str, int]]:
+    """Where clients find the server that listens on ``port``. Raises UsageError, OnionError."""
+    if onion is not None:
+        async with published(onion, port) as host:
+            yield host, PORT
+        return
+    host, port = options.public or (options.listen[0], port)
+    if host in _NO_ADDRESS:
+        raise UsageError(f"clients cannot reach {host}", "say how they do: --public HOST:PORT")
+    yield host, port
+
+
+async def serve(options: Options, secret: bytes, random: Random, onion: Onion | None) -> None:
     """Run the server until SIGTERM or SIGINT. What was answered is on the disk by then."""
     store = Store(options.data / "store")
     try:
@@ -185,12 +204,6 @@ async def serve(options: Options, secret: bytes, random: Random) -> None:
             listen(options.listen) as listener,
             trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
         ):
-            host, port = options.public or (options.listen[0], listener.getsockname()[1])
-            address = Address(dh_public(secret), host, port)
-            if host in _NO_ADDRESS:
-                raise UsageError(
-                    f"clients cannot reach {host}", "say how they do: --public HOST:PORT"
-                )
             async with trio.open_nursery() as committer:
                 committer.start_soon(store.run)
                 async with trio.open_nursery() as nursery:
@@ -200,9 +213,10 @@ async def serve(options: Options, secret: bytes, random: Random) -> None:
                     nursery.start_soon(server.accept, listener)
                     nursery.start_soon(server.watch)
                     nursery.start_soon(_keep_house, store, service, options.data)
-                    print(address.url(), flush=True)
-                    async for _ in signals:
-                        break
+                    async with _reached(options, onion, listener.getsockname()[1]) as where:
+                        print(Address(dh_public(secret), *where).url(), flush=True)
+                        async for _ in signals:
+                            break
                     nursery.cancel_scope.cancel()
                 committer.cancel_scope.cancel()
     finally:
@@ -245,16 +259,26 @@ def main(arguments: list[str] | None = None) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
     os.umask(0o077)
     random = Random(os.urandom, kem_encapsulate)
+    failed = False
     try:
         with data_directory(options.data):
             secret = load_key(options.data / "key", random)
-            trio.run(serve, options, secret, random)
-    except CbfsError as error:
+            onion = chosen(options.onion, options.data, random.token)
+            trio.run(serve, options, secret, random, onion)
+    except* CbfsError as group:
+        failed = True
+        _complain(group)
+    return int(failed)
+
+
+def _complain(group: BaseExceptionGroup[CbfsError]) -> None:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            _complain(error)
+            continue
         print(f"cbfs: error: {error}", file=sys.stderr)
         if error.hint:
             print(f"cbfs: hint: {error.hint}", file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":
