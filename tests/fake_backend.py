@@ -16,7 +16,6 @@ import trio
 from cbfs import book
 from cbfs.account import SYSTEM_RANDOM
 from cbfs.book import Arrival, u32, u64
-from cbfs.engine import EngineOptions
 from cbfs.model import (
     Contact,
     Content,
@@ -28,6 +27,7 @@ from cbfs.model import (
     Report,
     View,
 )
+from cbfs.network import NetworkOptions
 from cbfs.store import Store, Table, Writer
 from cbfs_common.profile import Address, Profile
 
@@ -81,7 +81,7 @@ class FakeBackend:
         return (Contact("bob", PROFILE, 1_795_445_162_123),)
 
     def report(self) -> Report:
-        return Report("connected to nothing", (), (), 0)
+        return Report("connected to nothing", (), (), (), 0)
 
     def prepare(self, names: Iterable[str]) -> None:
         self.prepared |= set(names)
@@ -171,7 +171,7 @@ async def _obey(backend: FakeBackend) -> None:
 
 
 @asynccontextmanager
-async def running(account: Path, _options: EngineOptions) -> AsyncIterator[FakeBackend]:
+async def running(account: Path, _options: NetworkOptions) -> AsyncIterator[FakeBackend]:
     """What ``cbfs.engine.running`` is for the real engine."""
     store = open_store(account)
     async with trio.open_nursery() as committer:
