@@ -11,17 +11,21 @@ from typing import Protocol
 import trio
 
 from cbfs.book import u64
-from cbfs.model import Backend, Conversation, Message, NotYet, Outgoing, Refused
+from cbfs.model import Backend, Content, Conversation, Message, NotYet, Outgoing, Refused
 from cbfs.nodes import Directory, File, Link, MessageFile, Node, Text, encode_record
 from cbfs.outbox import ERROR_SUFFIX, METADATA, Draft, Hold, Lock, Processes, lock_names, verdict
 from cbfs.store import Table, Writer
 from cbfs.texts import contact_text, error_text, read_folder_name, read_metadata, status_text
 from cbfs.tree import FIRST_STORED, STATUS, Tree, files_below
+from cbfs_common.errors import CbfsError
 
 SHOWN_AFTER = 1.0
 """Seconds that a sent file stays in the outbox: programs stat what they have just saved."""
 
 LOCK_HEAD = 64
+
+RETRY = 5.0
+"""Seconds until a file is tried again that could not be sent."""
 
 
 class Revealer(Protocol):
@@ -232,43 +236,49 @@ class Courier:
     ) -> Hold | None:
         await self.tree.save(file)
         content, version = file.content, file.version
-        if content is None or file.stored != version:
+        if content is None or file.stored != version or folder.entries.get(name) is not file:
             return Hold("it is just being written", None)
-        others = [
-            node
-            for node in folder.entries.values()
-            if isinstance(node, File | Link) and node != file
-        ]
+        file.lent = True  # from here on neither rm nor a write may take the content away
         try:
-            if folder.conversation is None:
-                people, subject = self._recipients(folder_name, folder)
-            else:
-                people, subject = (), ""
             message = await self._backend.send(
-                Outgoing(
-                    folder.conversation,
-                    people,
-                    subject,
-                    name if "." in name.strip(".") else "",
-                    content,
-                    lambda writer, conversation: _consume(
-                        writer, file, conversation, folder, others
-                    ),
-                )
+                self._outgoing(folder_name, folder, name, file, content)
             )
-        except NotYet as error:
-            self._waiting = True
-            return Hold(str(error), 5.0)
-        except Refused as error:
-            self._fail(folder, name, file, error)
-            return None
-        file.sent, file.lent, file.error = version, True, ""
+        except CbfsError as error:
+            await self.tree.take_back(file, content)
+            if isinstance(error, Refused):
+                self._fail(folder, name, file, error)
+                return None
+            self._waiting = isinstance(error, NotYet)
+            return Hold(str(error), RETRY)
+        file.sent, file.error = version, ""
         self._error_file(folder, name, "")
         if folder.conversation is None:
             self._bind(folder_name, folder, message.conversation)
         self.message_added(message)
         self._nursery.start_soon(self._retire, name, file, version)
         return None
+
+    def _outgoing(
+        self, folder_name: str, folder: Directory, name: str, file: File, content: Content
+    ) -> Outgoing:
+        """Raises Refused."""
+        people: tuple[str, ...] = ()
+        subject = ""
+        if folder.conversation is None:
+            people, subject = self._recipients(folder_name, folder)
+        others = [
+            node
+            for node in folder.entries.values()
+            if isinstance(node, File | Link) and node != file
+        ]
+        return Outgoing(
+            folder.conversation,
+            people,
+            subject,
+            name if "." in name.strip(".") else "",
+            content,
+            lambda writer, conversation: _consume(writer, file, conversation, folder, others),
+        )
 
     def _bind(self, name: str, folder: Directory, conversation: bytes) -> None:
         """The folder that a conversation began in takes its place under the proper name; the

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -42,6 +43,19 @@ from cbfs_common.profile import Profile
 
 LOOKUP_RETRY = 5.0
 """Seconds until names are tried again that the directory could not be asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """What is settled of a message before its transaction. ``fresh`` is the id of a conversation
+    that it may begin, ``message`` its own (16 bytes each)."""
+
+    participants: tuple[str, ...]
+    subject: str
+    digest: bytes
+    now: int
+    fresh: bytes
+    message: bytes
 
 
 class Engine:
@@ -137,54 +151,17 @@ class Engine:
             self._context.problems.set("names", "the name directory does not answer")
             self._nursery.start_soon(self._retry_later)
             raise
-        digest = await self._digest(outgoing)
-        now = self._context.clock()
-        token = self._context.random.token
-        fresh = token(16) if outgoing.conversation is None else None
-        message_id = token(16)
-        part_size = part_capacity(participants, subject, outgoing.file_name)
-
-        def change(writer: Writer) -> tuple[Conversation | None, Message]:
-            started = None
-            if fresh is not None:
-                started = book.add_conversation(
-                    writer, fresh, self.name, participants, subject, now
-                )
-            conversation = started or self._context.conversations[outgoing.conversation or b""]
-            key = conversation.id
-            parents = book.heads(writer, key)
-            content = outgoing.content
-            arrival = Arrival(
-                message_id,
-                self.name,
-                now,
-                parents,
-                outgoing.file_name,
-                writer.next_number(b"inode"),
-                content,
-                others,
-            )
-            message = book.add_message(writer, key, arrival, now)
-            job = deliveries.Job(
-                b"",
-                "",
-                key,
-                message.serial,
-                message_id,
-                now,
-                parents,
-                outgoing.file_name,
-                content,
-                digest,
-                part_size,
-                math.ceil(content.size / part_size),
-                0,
-            )
-            deliveries.add_jobs(writer, message, job)
-            outgoing.consume(writer, conversation)
-            return started, message
-
-        started, message = await self.store.commit(change)
+        draft = _Draft(
+            participants,
+            subject,
+            await self._digest(outgoing),
+            self._context.clock(),
+            self._context.random.token(16),
+            self._context.random.token(16),
+        )
+        started, message = await self.store.commit(
+            lambda writer: self._make_message(writer, outgoing, draft)
+        )
         if started is not None:
             self._started(started, own=True)
         self._context.problems.clear("names")
@@ -192,6 +169,49 @@ class Engine:
             self._sender.queued(recipient)
         self._status_changed()
         return message
+
+    def _make_message(
+        self, writer: Writer, outgoing: Outgoing, draft: "_Draft"
+    ) -> tuple[Conversation | None, Message]:
+        """(the conversation when this begins it, the message)."""
+        started = None
+        if outgoing.conversation is None:
+            started = book.add_conversation(
+                writer, draft.fresh, self.name, draft.participants, draft.subject, draft.now
+            )
+        conversation = started or self._context.conversations[outgoing.conversation or b""]
+        parents = book.heads(writer, conversation.id)
+        content = outgoing.content
+        arrival = Arrival(
+            draft.message,
+            self.name,
+            draft.now,
+            parents,
+            outgoing.file_name,
+            writer.next_number(b"inode"),
+            content,
+            tuple(name for name in draft.participants if name != self.name),
+        )
+        message = book.add_message(writer, conversation.id, arrival, draft.now)
+        part_size = part_capacity(draft.participants, draft.subject, outgoing.file_name)
+        job = deliveries.Job(
+            key=b"",
+            recipient="",
+            conversation=conversation.id,
+            serial=message.serial,
+            message=draft.message,
+            date=draft.now,
+            parents=parents,
+            file_name=outgoing.file_name,
+            content=content,
+            digest=draft.digest,
+            part_size=part_size,
+            count=math.ceil(content.size / part_size),
+            sealed=0,
+        )
+        deliveries.add_jobs(writer, message, job)
+        outgoing.consume(writer, conversation)
+        return started, message
 
     async def delete(self, message: Message) -> None:
         """See ``Backend``."""

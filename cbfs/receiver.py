@@ -28,9 +28,6 @@ from cbfs_common.names_client import DirectoryLies, NameChanged, NameExpired, ch
 from cbfs_common.profile import decode_profile
 from cbfs_common.session import Duplicate, Peer
 
-INBOX_MAX = 1_000
-"""Envelopes of strangers that wait for the directory; past it they stay on the server."""
-
 
 @dataclass(slots=True)
 class _Sorted:

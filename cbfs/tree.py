@@ -314,6 +314,16 @@ class Tree:
                 file.data = None
             await self._save([file])
 
+    async def take_back(self, file: File, content: Content) -> None:
+        """A content that was to become a message's is the file's again; it goes when the file
+        has gone or changed meanwhile."""
+        if file.content == content:
+            file.lent = False
+        if not file.names or file.content != content:
+            await self.backend.store.commit(
+                lambda writer: writer.delete_prefix(Table.CONTENT, u64(content.id))
+            )
+
     def closed(self, file: File) -> None:
         """The last writer is gone: what is on the disk needs no copy in memory."""
         if file.stored == file.version and file.names:
@@ -344,6 +354,7 @@ class Tree:
                         node, Area.DRAFTS if (self.outbox, _name(node)) in node.names else Area.KEPT
                     )
                     places[inode] = node
+        left |= {inode: entry for inode, entry in nodes.items() if not entry[0].names}
         self._next = max([*nodes, FIRST_OWN])
 
         def forget(writer: Writer) -> None:
