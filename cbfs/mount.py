@@ -24,6 +24,7 @@ from cbfs.network import NetworkOptions, run
 from cbfs.nodes import Text
 from cbfs.operations import Operations
 from cbfs.processes import ProcFS
+from cbfs.restore import restore
 from cbfs.reveal import Revealer
 from cbfs.texts import README, profile_text
 from cbfs.tor_config import TorOptions
@@ -117,32 +118,8 @@ def _called_by_mount() -> bool:
 
 
 def _parse(arguments: list[str]) -> tuple[Options, bool]:
-    parser = argparse.ArgumentParser(
-        prog="mount.cbfs",
-        usage="mount.cbfs [ACCOUNT] MOUNTPOINT [-o OPTIONS] [--foreground] [--no-tor]",
-        description="Mount a cbfs account: conversations/ to read, outbox/ to write into.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help=argparse.SUPPRESS)
-    parser.add_argument(
-        "-o",
-        action="append",
-        default=[],
-        metavar="OPTIONS",
-        dest="words",
-        help="grace=SECONDS (1: wait so long after the last change of a file), no_tor,"
-        " tor=ADDRESS (the control socket or HOST:PORT of the tor to use, or own), bridges=FILE,"
-        " torrc=FILE, allow_other, and what mount(8) passes",
-    )
-    parser.add_argument("--foreground", action="store_true", help="stay, and log to stderr")
-    parser.add_argument(
-        "--no-tor", action="store_true", help="plain TCP, to loopback addresses only"
-    )
-    for flag in ("-s", "-n", "-v"):
-        parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("-f", action="store_true", dest="fake", help=argparse.SUPPRESS)
-    parser.add_argument("-N", "-t", dest="ignored", help=argparse.SUPPRESS)
+    """(the options, whether mount(8) asks for a dry run). Exits with 2 for wrong usage."""
+    parser = _parser()
     given = parser.parse_args(arguments)
     if len(given.paths) > 2:
         parser.error("at most an account and a mountpoint")
@@ -177,6 +154,36 @@ def _parse(arguments: list[str]) -> tuple[Options, bool]:
         ),
         given.fake,
     )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mount.cbfs",
+        usage="mount.cbfs [ACCOUNT] MOUNTPOINT [-o OPTIONS] [--foreground] [--no-tor]",
+        description="Mount a cbfs account: conversations/ to read, outbox/ to write into.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "-o",
+        action="append",
+        default=[],
+        metavar="OPTIONS",
+        dest="words",
+        help="grace=SECONDS (1: wait so long after the last change of a file), no_tor,"
+        " tor=ADDRESS (the control socket or HOST:PORT of the tor to use, or own), bridges=FILE,"
+        " torrc=FILE, allow_other, and what mount(8) passes",
+    )
+    parser.add_argument("--foreground", action="store_true", help="stay, and log to stderr")
+    parser.add_argument(
+        "--no-tor", action="store_true", help="plain TCP, to loopback addresses only"
+    )
+    for flag in ("-s", "-n", "-v"):
+        parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("-f", action="store_true", dest="fake", help=argparse.SUPPRESS)
+    parser.add_argument("-N", "-t", dest="ignored", help=argparse.SUPPRESS)
+    return parser
 
 
 def _tor_options(words: dict[str, str]) -> TorOptions:
@@ -271,7 +278,7 @@ async def _run(options: Options, ready: Callable[[], None]) -> None:
     ):
         courier = Courier(engine, ProcFS(), options.grace, FILE_SIZE_MAX, nursery)
         _texts(courier, engine.name, profile_text(engine.name, engine.profile))
-        await engine.store.commit(courier.tree.restore())
+        await engine.store.commit(restore(courier.tree))
         operations = Operations(courier, ProcFS(), options.account)
         _init(operations, options)
         try:

@@ -11,7 +11,7 @@ import trio
 
 from cbfs.packing import pack, unpack
 from cbfs.store import Store, Table, Writer
-from cbfs_common.errors import CryptoError
+from cbfs_common.errors import CryptoError, LimitError
 from cbfs_common.prekey import Prekey, PrekeyKind, PrekeyPair
 from cbfs_common.primitives import Random
 from cbfs_common.routes import Routes
@@ -130,16 +130,26 @@ class Batch:
             return self._step(held, envelope, now)
         pair = sessions._pairs.get(handshake_of(envelope))
         if pair is not None and pair.id not in self._used:
-            session, body = open_first(sessions._me, pair, envelope, now)
-            if (held := self._newest(session.id)) is None:
-                used = pair.id if pair.kind is PrekeyKind.ONE_TIME else None
-                return Opened(session, "", body, used)
-            # the last-resort prekey is kept: this is another envelope of a session that began
-            return self._step(held, envelope, now)
+            opened = self._open_first(pair, envelope, now)
+            if opened is not None:
+                return opened
         id_ = self._routes.search(envelope) or sessions._routes.search(envelope)
         if id_ is None or (held := self._newest(id_)) is None:
             raise CryptoError("cannot be opened")
         return self._step(held, envelope, now)
+
+    def _open_first(self, pair: PrekeyPair, envelope: bytes, now: int) -> Opened | None:
+        """None when it is no first message to this prekey, or one too far from the first: with
+        the last-resort prekey, which is kept, it may be a late one of a session that began."""
+        try:
+            session, body = open_first(self._sessions._me, pair, envelope, now)
+        except (CryptoError, LimitError):
+            return None
+        held = self._newest(session.id)
+        if held is not None:
+            return self._step(held, envelope, now)
+        used = pair.id if pair.kind is PrekeyKind.ONE_TIME else None
+        return Opened(session, "", body, used)
 
     def _step(self, held: Held, envelope: bytes, now: int) -> Opened:
         session, body = held.session.open(envelope, now)

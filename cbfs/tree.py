@@ -22,7 +22,6 @@ from cbfs.nodes import (
     Node,
     Text,
     blocks,
-    decode_record,
     encode_record,
 )
 from cbfs.outbox import Process
@@ -84,6 +83,14 @@ class Tree:
         """A fresh one."""
         self._next += 1
         return self._next
+
+    def start_inodes_after(self, inode: int) -> None:
+        """Inodes up to this one are in use."""
+        self._next = inode
+
+    def drafts(self) -> list[Directory]:
+        """The folders under outbox/ of all conversations."""
+        return [drafts for _folder, drafts in self._folders.values()]
 
     # what the engine brings
 
@@ -233,7 +240,7 @@ class Tree:
         self._leave(source, name)
         self._enter(target, new, node)
         if isinstance(node, Directory):
-            self._set_area(node, Area.DRAFTS if target is self.outbox else target.area)
+            set_area(node, Area.DRAFTS if target is self.outbox else target.area)
         if isinstance(node, File):
             node.changed = time.monotonic()
             node.given_up = -1
@@ -330,41 +337,6 @@ class Tree:
             file.data = None
         self.changed()
 
-    # restart
-
-    def restore(self) -> Callable[[Writer], None]:
-        """Enter what the store has under outbox/ and ui_info/. Gives the change that takes out
-        what nobody can reach any more (tmp/ of the last mount)."""
-        nodes: dict[int, tuple[Node, list[tuple[int, str]]]] = {}
-        with self.backend.store.read() as reader:
-            for record, data in reader.items(Table.NODES):
-                inode = int.from_bytes(record, "big")
-                nodes[inode] = decode_record(inode, data)
-        places: dict[int, Directory] = {OUTBOX: self.outbox, UI_INFO: self.ui_info}
-        places |= {drafts.key: drafts for _folder, drafts in self._folders.values()}
-        left = dict(nodes)
-        while moved := [i for i, (_n, names) in left.items() if any(k in places for k, _ in names)]:
-            for inode in moved:
-                node, names = left.pop(inode)
-                for key, name in names:
-                    if key in places and name not in places[key].entries:
-                        places[key].add(name, node)
-                if isinstance(node, Directory):
-                    self._set_area(
-                        node, Area.DRAFTS if (self.outbox, _name(node)) in node.names else Area.KEPT
-                    )
-                    places[inode] = node
-        left |= {inode: entry for inode, entry in nodes.items() if not entry[0].names}
-        self._next = max([*nodes, FIRST_OWN])
-
-        def forget(writer: Writer) -> None:
-            for inode, (node, _names) in left.items():
-                writer.delete(Table.NODES, u64(inode))
-                if isinstance(node, File) and node.content:
-                    writer.delete_prefix(Table.CONTENT, u64(node.content.id))
-
-        return forget
-
     # within
 
     def _check_new(self, directory: Directory, name: str) -> None:
@@ -396,12 +368,6 @@ class Tree:
             raise TreeError(errno.EACCES)
         if isinstance(old, Directory):
             raise TreeError(errno.EISDIR)
-
-    def _set_area(self, directory: Directory, area: Area) -> None:
-        directory.area = area
-        for node in directory.entries.values():
-            if isinstance(node, Directory):
-                self._set_area(node, area)
 
     def _enter(self, directory: Directory, name: str, node: Node) -> None:
         directory.add(name, node)
@@ -449,8 +415,12 @@ def _content(node: Node) -> Content | None:
     raise TreeError(errno.EISDIR)
 
 
-def _name(node: Node) -> str:
-    return next((name for _directory, name in node.names), "")
+def set_area(directory: Directory, area: Area) -> None:
+    """What may be done in a folder and all below it."""
+    directory.area = area
+    for node in directory.entries.values():
+        if isinstance(node, Directory):
+            set_area(node, area)
 
 
 def files_below(directory: Directory) -> Iterator[tuple[str, File]]:

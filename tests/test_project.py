@@ -142,7 +142,7 @@ def test_every_label_is_used_once() -> None:
 
 def specification() -> list[Path]:
     whole = ROOT / "common" / "PROTOCOL.rst"
-    return [whole] if whole.exists() else sorted((ROOT / "common/protocol-parts").glob("*.rst"))
+    return [whole]
 
 
 CONSTANT = re.compile(r"\s+(?P<name>[A-Z][A-Z0-9_]+) = (?P<value>\S.*?)\s*\Z")

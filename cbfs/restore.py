@@ -1,0 +1,46 @@
+"""What programs had saved under outbox/ and ui_info/, back in the tree at the next mount."""
+
+from collections.abc import Callable
+
+from cbfs.book import u64
+from cbfs.nodes import Area, Directory, File, Node, decode_record
+from cbfs.store import Table, Writer
+from cbfs.tree import FIRST_OWN, OUTBOX, UI_INFO, Tree, set_area
+
+
+def restore(tree: Tree) -> Callable[[Writer], None]:
+    """Enter what the store has. Gives the change that takes out what nobody can reach any more
+    (tmp/ of the last mount)."""
+    nodes: dict[int, tuple[Node, list[tuple[int, str]]]] = {}
+    with tree.backend.store.read() as reader:
+        for record, data in reader.items(Table.NODES):
+            inode = int.from_bytes(record, "big")
+            nodes[inode] = decode_record(inode, data)
+    places: dict[int, Directory] = {OUTBOX: tree.outbox, UI_INFO: tree.ui_info}
+    places |= {drafts.key: drafts for drafts in tree.drafts()}
+    left = dict(nodes)
+    while moved := [i for i, (_n, names) in left.items() if any(k in places for k, _ in names)]:
+        for inode in moved:
+            node, names = left.pop(inode)
+            for key, name in names:
+                if key in places and name not in places[key].entries:
+                    places[key].add(name, node)
+            if isinstance(node, Directory):
+                set_area(
+                    node, Area.DRAFTS if (tree.outbox, _name(node)) in node.names else Area.KEPT
+                )
+                places[inode] = node
+    left |= {inode: entry for inode, entry in nodes.items() if not entry[0].names}
+    tree.start_inodes_after(max([*nodes, FIRST_OWN]))
+
+    def forget(writer: Writer) -> None:
+        for inode, (node, _names) in left.items():
+            writer.delete(Table.NODES, u64(inode))
+            if isinstance(node, File) and node.content:
+                writer.delete_prefix(Table.CONTENT, u64(node.content.id))
+
+    return forget
+
+
+def _name(node: Node) -> str:
+    return next((name for _directory, name in node.names), "")
