@@ -156,6 +156,7 @@ class Courier:
             if not isinstance(folder, Directory):
                 continue
             problem = self._check_folder(folder_name, folder)
+            _drop_stale_errors(folder)
             for name, file in files_below(folder):
                 hold = self._verdict(folder, name, file)
                 path = f"{folder_name}/{name}"
@@ -163,12 +164,13 @@ class Courier:
                     self._fail(folder, name, file, problem)
                 elif hold is None and not self._waiting:
                     hold = await self._send(folder_name, folder, name, file)
-                if hold is not None:
-                    if hold.again is not None:
-                        held[path] = hold.why
-                    again = min(again, hold.again or again)
-                elif file.error:
+                if file.error:
                     held[path] = file.error.splitlines()[0]
+                elif hold is not None and hold.again is not None:
+                    held[path] = hold.why
+                if hold is not None:
+                    again = min(again, hold.again or again)
+        _drop_stale_errors(self.tree.outbox)
         if held != self._held:
             self._held = held
             self.status_changed()
@@ -352,6 +354,14 @@ class Courier:
             self.revealer.make(path, enter)
         else:
             enter()
+
+
+def _drop_stale_errors(folder: Directory) -> None:
+    """Take away the error files of what is not there any more."""
+    for name, node in list(folder.entries.items()):
+        of_what = name.removesuffix(ERROR_SUFFIX)
+        if isinstance(node, Text) and of_what != name and of_what not in folder.entries:
+            folder.remove(name)
 
 
 def _consume(

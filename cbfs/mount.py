@@ -253,12 +253,12 @@ def _child(options: Options, writing: int) -> int:
         os.close(null)
 
     try:
-        options.account.mkdir(mode=0o700, exist_ok=True, parents=True)
-        log = options.account / "log"
-        log.touch(mode=0o600)
-        logging.basicConfig(
-            filename=log, level=logging.WARNING, format="%(asctime)s %(message)s", filemode="w"
-        )
+        if options.account.is_dir():
+            log = options.account / "log"
+            log.touch(mode=0o600)
+            logging.basicConfig(
+                filename=log, level=logging.WARNING, format="%(asctime)s %(message)s", filemode="w"
+            )
         _serve(options, ready)
     except CbfsError as error:
         os.write(writing, f"{error}\n{error.hint}".encode())

@@ -70,6 +70,45 @@ def test_unknown_name_gets_an_error_file(here: World) -> None:
     assert "nobody" in error.read_text()
 
 
+def test_a_typo_is_mended_by_renaming_the_folder(here: World) -> None:
+    alice, bob = here.user("alice"), here.user("bob")
+    outbox = alice.mountpoint / "outbox"
+    (outbox / "bobb").mkdir()
+    alice.write("bobb", "note", "for bob\n")
+    wait_for(lambda: (outbox / "bobb" / "note.error").exists() or None, "the error file")
+    assert "bobb/note: This was not sent" in (alice.mountpoint / "status").read_text()
+    (outbox / "bobb").rename(outbox / "bob")
+    wait_for(lambda: not (outbox / "bobb.error").exists() or None, "the old error to go")
+    (outbox / "bob" / "note").rename(outbox / "bob" / "note2")
+    bob.wait_message("alice", "for bob\n")
+
+
+def test_metadata_says_who_and_about_what(here: World) -> None:
+    alice, bob = here.user("alice"), here.user("bob")
+    prepared = alice.mountpoint / "tmp" / "prepared"
+    prepared.mkdir()
+    (prepared / "metadata.toml").write_text('participants = ["bob"]\nsubject = "lunch"\n')
+    (prepared / "soup.txt").write_text("soup\n")
+    prepared.rename(alice.mountpoint / "outbox" / "any name")
+    path = bob.wait_message("alice", "soup\n")
+    assert path.parent.name.endswith("-alice-bob lunch")
+    assert path.name.endswith("-alice-soup.txt")
+
+
+def test_a_message_is_taken_back_by_rm(here: World) -> None:
+    alice, bob = here.user("alice"), here.user("bob")
+    alice.unmount()
+    alice.mount("grace=30")
+    (alice.mountpoint / "outbox" / "bob").mkdir()
+    alice.write("bob", "regret", "never sent\n")
+    (alice.mountpoint / "outbox" / "bob" / "regret").unlink()
+    alice.unmount()
+    alice.mount()
+    alice.write("bob", "other", "sent\n")
+    bob.wait_message("alice", "sent\n")
+    assert [p.read_text() for p in bob.messages("alice")] == ["sent\n"]
+
+
 def test_one_of_three_servers_is_down(here: World) -> None:
     away = here.another_server("away")
     alice, bob, carol = here.user("alice"), here.user("bob"), here.user("carol")
@@ -212,7 +251,19 @@ def test_second_mount_of_an_account_is_refused(here: World) -> None:
     assert "cbfs: hint:" in done.stderr
 
 
-def test_without_no_tor_nothing_is_reached(tmp_path: Path) -> None:
-    done = run("mount.cbfs", tmp_path / "none", tmp_path)
+def test_an_account_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    done = run("mount.cbfs", tmp_path / "none", tmp_path, "--no-tor")
     assert done.returncode == 1
     assert "cbfs: hint:" in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_without_tor_other_machines_are_refused(here: World) -> None:
+    url = here.server.url.replace("127.0.0.1", "192.0.2.1")
+    policy = here.place / "names" / "policy"
+    place = here.place / "x"
+    done = run(
+        "cbfs", "init", "xavier", "--account", place, "--no-tor", "--server", url, "--names", policy
+    )
+    assert done.returncode == 1
+    assert "192.0.2.1 is not on this machine" in done.stderr
