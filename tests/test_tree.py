@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from cbfs.courier import Courier
 from cbfs.nodes import BLOCK, Directory, File, Link, MessageFile, Node, Text
 from cbfs.outbox import Process
+from cbfs.restore import restore
+from cbfs.restore import restore
 from cbfs.tree import Tree, TreeError
 from cbfs_common.limits import FILE_SIZE_MAX
 from tests.fake_backend import NOBODY, FakeBackend, open_store
@@ -81,7 +83,7 @@ def run(place: Path, body: Body, *, grace: float = 0.0) -> None:
             async with trio.open_nursery() as nursery:
                 backend = FakeBackend(store)
                 courier = Courier(backend, Quiet(), grace, FILE_SIZE_MAX, nursery)
-                await store.commit(courier.tree.restore())
+                await store.commit(restore(courier.tree))
                 backend.attach(courier)
                 nursery.start_soon(courier.run)
                 await body(Mount(backend, courier))
