@@ -62,6 +62,7 @@ class Courier:
         self._grace = grace
         self._wake = trio.Event()
         self._held: dict[str, str] = {}
+        self._errors: set[tuple[Directory, str]] = set()
         self._unknown: set[str] = set()
         self._waiting = False
         self._status_ns = time.time_ns()
@@ -156,8 +157,9 @@ class Courier:
             if not isinstance(folder, Directory):
                 continue
             problem = self._check_folder(folder_name, folder)
-            _drop_stale_errors(folder)
             for name, file in files_below(folder):
+                if file.version == file.sent:
+                    continue  # it only waits to be taken out
                 hold = self._verdict(folder, name, file)
                 path = f"{folder_name}/{name}"
                 if hold is None and problem is not None:
@@ -170,7 +172,7 @@ class Courier:
                     held[path] = hold.why
                 if hold is not None:
                     again = min(again, hold.again or again)
-        _drop_stale_errors(self.tree.outbox)
+        self._drop_stale_errors()
         if held != self._held:
             self._held = held
             self.status_changed()
@@ -334,9 +336,20 @@ class Courier:
         if there is None:
             node = Text(self.tree.new_inode(), lambda: data, time.time_ns())
             folder.add(error_name, node)
+            self._errors.add((folder, error_name))
         elif isinstance(there, Text) and there.render() != data:
             there.render = lambda: data
             there.mtime_ns = time.time_ns()
+
+    def _drop_stale_errors(self) -> None:
+        """Take away the error files of what is not there any more."""
+        for folder, error_name in list(self._errors):
+            there = folder.entries.get(error_name)
+            if not isinstance(there, Text):
+                self._errors.discard((folder, error_name))
+            elif error_name.removesuffix(ERROR_SUFFIX) not in folder.entries:
+                folder.remove(error_name)
+                self._errors.discard((folder, error_name))
 
     def _show_contact(self, name: str) -> None:
         contact = next((c for c in self._backend.contacts() if c.name == name), None)
@@ -354,14 +367,6 @@ class Courier:
             self.revealer.make(path, enter)
         else:
             enter()
-
-
-def _drop_stale_errors(folder: Directory) -> None:
-    """Take away the error files of what is not there any more."""
-    for name, node in list(folder.entries.items()):
-        of_what = name.removesuffix(ERROR_SUFFIX)
-        if isinstance(node, Text) and of_what != name and of_what not in folder.entries:
-            folder.remove(name)
 
 
 def _consume(

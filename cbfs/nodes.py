@@ -196,12 +196,25 @@ def encode_record(node: Node, moved: tuple[int, int] = (0, 0)) -> bytes:
         for directory, name in node.names
     )
     if isinstance(node, File):
-        content = node.content
-        numbers = [content.id, content.size, content.chunk] if content else []
-        return pack("file", names, node.mode, node.mtime_ns, numbers, "")
+        return _file_record(names, node.mode, node.mtime_ns, node.content)
     if isinstance(node, Link):
         return pack("link", names, node.mode, node.mtime_ns, [], node.target)
     return pack("directory", names, node.mode, node.mtime_ns, [], "")
+
+
+def record_maker(file: File) -> Callable[[Content], bytes]:
+    """Makes the record of a file as it is now, for a content whose id is known only within the
+    transaction that stores it (which runs in another thread)."""
+    names = sorted([directory.key, name] for directory, name in file.names)
+    mode, mtime_ns = file.mode, file.mtime_ns
+    return lambda content: _file_record(names, mode, mtime_ns, content)
+
+
+def _file_record(
+    names: list[list[object]], mode: int, mtime: int, content: Content | None
+) -> bytes:
+    numbers = [content.id, content.size, content.chunk] if content else []
+    return pack("file", names, mode, mtime, numbers, "")
 
 
 def decode_record(inode: int, data: bytes) -> tuple[Node, list[tuple[int, str]]]:

@@ -23,6 +23,7 @@ from cbfs.nodes import (
     Text,
     blocks,
     encode_record,
+    record_maker,
 )
 from cbfs.outbox import Process
 from cbfs.store import Table, Writer
@@ -305,6 +306,7 @@ class Tree:
             if file.stored == version or not file.names:
                 return
             data, old = bytes(file.data or b""), None if file.lent else file.content
+            record = record_maker(file)
 
             def change(writer: Writer) -> Content:
                 content = Content(writer.next_number(b"content"), len(data), 65_536)
@@ -312,6 +314,7 @@ class Tree:
                     writer.put(Table.CONTENT, u64(content.id) + u32(index), block)
                 if old is not None:
                     writer.delete_prefix(Table.CONTENT, u64(old.id))
+                writer.put(Table.NODES, u64(file.inode), record(content))
                 return content
 
             file.content = await self.backend.store.commit(change)
@@ -319,7 +322,8 @@ class Tree:
             file.stored = version
             if file.version == version and not file.writers:
                 file.data = None
-            await self._save([file])
+            if not file.names:  # removed meanwhile
+                await self._save([file])
 
     async def take_back(self, file: File, content: Content) -> None:
         """A content that was to become a message's is the file's again; it goes when the file
