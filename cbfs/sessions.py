@@ -12,6 +12,7 @@ import trio
 from cbfs.packing import pack, unpack
 from cbfs.store import Store, Table, Writer
 from cbfs_common.errors import CryptoError, LimitError
+from cbfs_common.limits import PREKEY_GRACE
 from cbfs_common.prekey import Prekey, PrekeyKind, PrekeyPair
 from cbfs_common.primitives import Random
 from cbfs_common.routes import Routes
@@ -93,6 +94,27 @@ class Sessions:
     def start(self, peer: Peer, prekey: Prekey) -> Session:
         """A new session; it counts when it is ``put``."""
         return start(self._me, peer, prekey, self._random)
+
+    async def tidy(self, store: Store, now: int) -> None:
+        """Forget what is too old to be of use at ``now`` (seconds): skipped message keys, and the
+        secrets of prekeys that ran out PREKEY_GRACE ago."""
+        async with self.lock:
+            old = [p.id for p in self._pairs.values() if p.expires + PREKEY_GRACE < now]
+            kept = [(held, held.session.expire(now)) for held in self._held.values()]
+            changed = [replace(held, session=s) for held, s in kept if s is not held.session]
+
+            def change(writer: Writer) -> None:
+                for id_ in old:
+                    writer.delete(Table.PREKEYS, id_)
+                for held in changed:
+                    writer.put(Table.SESSIONS, held.session.id, held.encode())
+
+            if old or changed:
+                await store.commit(change)
+            for id_ in old:
+                del self._pairs[id_]
+            for held in changed:
+                self._take(held)
 
     def batch(self) -> "Batch":
         """Steps that are committed together. Hold ``lock`` until then."""

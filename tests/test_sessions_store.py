@@ -1,0 +1,39 @@
+"""The client's sessions and prekeys in their store."""
+
+from pathlib import Path
+
+import trio
+
+from cbfs.account import SYSTEM_RANDOM
+from cbfs.sessions import Sessions
+from cbfs.store import Store, Table
+from cbfs_common.limits import PREKEY_GRACE
+from cbfs_common.prekey import PrekeyKind, make_prekey
+from cbfs_common.primitives import dh_public
+from cbfs_common.session import Party
+
+NOW = 2_000_000_000
+
+
+def test_prekeys_are_forgotten_when_nobody_can_use_them_any_more(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = Store(tmp_path / "store", bytes(32), SYSTEM_RANDOM)
+        late, fresh = (
+            make_prekey(SYSTEM_RANDOM, PrekeyKind.ONE_TIME, expires)
+            for expires in (NOW - PREKEY_GRACE - 1, NOW - PREKEY_GRACE + 1)
+        )
+        for pair in (late, fresh):
+            record = pair.encode()
+            store.write(lambda w, p=pair, r=record: w.put(Table.PREKEYS, p.id, r))  # type: ignore[misc]
+        me = Party(bytes(32), bytes(range(32)), dh_public(bytes(range(32))))
+        sessions = Sessions(store, me, SYSTEM_RANDOM)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(store.run)
+            await sessions.tidy(store, NOW)
+            nursery.cancel_scope.cancel()
+        assert set(sessions.pairs) == {fresh.id}
+        with store.read() as reader:
+            assert list(reader.keys(Table.PREKEYS)) == [fresh.id]
+        store.close()
+
+    trio.run(main)
