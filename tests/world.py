@@ -9,8 +9,11 @@ import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+from cbfs.tor_network import Network
 
 T = TypeVar("T")
 
@@ -47,13 +50,33 @@ def wait_for(look: Callable[[], T | None], what: str) -> T:
     raise AssertionError(f"waited in vain for {what}")
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The options by which servers publish themselves, accounts and mounts reach them."""
+
+    servers: tuple[str, ...] = ()
+    accounts: tuple[str, ...] = ("--no-tor",)
+    mounts: tuple[str, ...] = ("--no-tor",)
+
+
+def through_tor(network: Network) -> Way:
+    """Servers as onions, everybody through the network's one client."""
+    client = network.control("client")
+    return Way(
+        ("--onion", "--tor-control", network.control("host")),
+        ("--tor", client),
+        ("-o", f"tor={client}"),
+    )
+
+
 class Service:
     """A server of ours as a process; it can be killed and started again."""
 
-    def __init__(self, name: str, data: Path, listen: str = "127.0.0.1:0") -> None:
+    def __init__(self, name: str, data: Path, options: tuple[str, ...] = ()) -> None:
         self._name = name
+        self._options = options
         self._data = data
-        self._listen = listen
+        self._listen = "127.0.0.1:0"
         self._log = (data.parent / f"{data.name}.log").open("ab")
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
@@ -62,7 +85,7 @@ class Service:
     def start(self) -> None:
         """Start, at the same address as before."""
         self._process = subprocess.Popen(
-            program(self._name, "--data", self._data, "--listen", self._listen),
+            program(self._name, "--data", self._data, "--listen", self._listen, *self._options),
             stdout=subprocess.PIPE,
             stderr=self._log,
             env=ENVIRONMENT,
@@ -72,7 +95,8 @@ class Service:
         self.url = self._process.stdout.readline().decode().strip()
         if not self.url:
             raise AssertionError(f"{self._name} did not start: {self.log()}")
-        self._listen = self.url.partition("@")[2]
+        if "--onion" not in self._options:
+            self._listen = self.url.partition("@")[2]
 
     @property
     def pid(self) -> int:
@@ -105,21 +129,24 @@ class User:
 
     def __init__(self, world: "World", name: str, server: str) -> None:
         self.name = name
+        self.mounts = world.way.mounts
+        """How it reaches servers while it is mounted."""
         self.account = world.place / f"{name}-account"
         self.mountpoint = world.place / name
         self.mountpoint.mkdir()
         policy = world.place / "names" / "policy"
         done = run(
             "cbfs",
-            *("init", name, "--account", self.account, "--no-tor"),
+            *("init", name, "--account", self.account),
             *("--server", server, "--names", policy),
+            *world.way.accounts,
         )
         if done.returncode != 0:
             raise AssertionError(done.stderr)
 
     def mount(self, options: str = "grace=0.1") -> None:
         """Mount it; returns when it answers."""
-        done = run("mount.cbfs", self.account, self.mountpoint, "-o", options, "--no-tor")
+        done = run("mount.cbfs", self.account, self.mountpoint, "-o", options, *self.mounts)
         if done.returncode != 0:
             raise AssertionError(done.stderr)
 
@@ -178,14 +205,15 @@ class User:
 class World:
     """A directory, a server, and users."""
 
-    def __init__(self, place: Path, stack: ExitStack) -> None:
+    def __init__(self, place: Path, stack: ExitStack, way: Way) -> None:
         self.place = place
+        self.way = way
         self._stack = stack
         self.names = self._service("cbfs-names", "names")
         self.server = self._service("cbfs-server", "server")
 
     def _service(self, name: str, data: str) -> Service:
-        service = Service(name, self.place / data)
+        service = Service(name, self.place / data, self.way.servers)
         self._stack.callback(service.close)
         return service
 
@@ -193,10 +221,15 @@ class World:
         """One more message server."""
         return self._service("cbfs-server", data)
 
-    def user(self, name: str, server: Service | None = None) -> User:
-        """A user, mounted."""
+    def account(self, name: str, server: Service | None = None) -> User:
+        """A user, not mounted yet."""
         user = User(self, name, (server or self.server).url)
         self._stack.callback(_end, user)
+        return user
+
+    def user(self, name: str, server: Service | None = None) -> User:
+        """A user, mounted."""
+        user = self.account(name, server)
         user.mount()
         return user
 
@@ -219,7 +252,7 @@ def _end(user: User) -> None:
 
 
 @contextmanager
-def world(place: Path) -> Iterator[World]:
-    """Everything ends with the block."""
+def world(place: Path, way: Way | None = None) -> Iterator[World]:
+    """Everything ends with the block. ``way`` is by default plain loopback."""
     with ExitStack() as stack:
-        yield World(place, stack)
+        yield World(place, stack, way or Way())
