@@ -12,8 +12,17 @@ import trio
 
 from cbfs.book import u64
 from cbfs.model import Backend, Content, Conversation, Message, NotYet, Outgoing, Refused
-from cbfs.nodes import Directory, File, Link, MessageFile, Node, Text, encode_record
-from cbfs.outbox import ERROR_SUFFIX, METADATA, Draft, Hold, Lock, Processes, lock_names, verdict
+from cbfs.nodes import Area, Directory, File, Link, MessageFile, Node, Sending, Text, encode_record
+from cbfs.outbox import (
+    ERROR_SUFFIX,
+    METADATA,
+    Draft,
+    Hold,
+    Lock,
+    Processes,
+    lock_names,
+    verdict,
+)
 from cbfs.store import Table, Writer
 from cbfs.texts import contact_text, error_text, read_folder_name, read_metadata, status_text
 from cbfs.tree import FIRST_STORED, STATUS, Tree, files_below
@@ -23,6 +32,9 @@ SHOWN_AFTER = 1.0
 """Seconds that a sent file stays in the outbox: programs stat what they have just saved."""
 
 LOCK_HEAD = 64
+
+NEVER = 86_400.0
+"""Seconds until what waits for ``View.retry`` is tried all the same."""
 
 RETRY = 5.0
 """Seconds until a file is tried again that could not be sent."""
@@ -65,6 +77,8 @@ class Courier:
         self._errors: set[tuple[Directory, str]] = set()
         self._unknown: set[str] = set()
         self._waiting = False
+        self._later: dict[File, tuple[float, str]] = {}
+        self._busy: set[Directory] = set()
         self._status_ns = time.time_ns()
         self.revealer: Revealer | None = None
         self.tree = Tree(backend, file_size_max, self._changed)
@@ -123,6 +137,7 @@ class Courier:
     def retry(self) -> None:
         """See ``View``."""
         self._waiting = False
+        self._later.clear()
         self._changed()
 
     def status_changed(self) -> None:
@@ -145,11 +160,11 @@ class Courier:
         """Look at the drafts whenever something has changed, until cancelled."""
         while True:
             self._wake = trio.Event()
-            again = await self._look()
+            again = self._look()
             with trio.move_on_after(again):
                 await self._wake.wait()
 
-    async def _look(self) -> float:
+    def _look(self) -> float:
         """Send what is finished. Gives the seconds until something may be."""
         again = 3600.0
         held: dict[str, str] = {}
@@ -157,6 +172,7 @@ class Courier:
             if not isinstance(folder, Directory):
                 continue
             problem = self._check_folder(folder_name, folder)
+            ready = []
             for name, file in files_below(folder):
                 if file.version == file.sent:
                     continue  # it only waits to be taken out
@@ -164,19 +180,46 @@ class Courier:
                 path = f"{folder_name}/{name}"
                 if hold is None and problem is not None:
                     self._fail(folder, name, file, problem)
-                elif hold is None and not self._waiting:
-                    hold = await self._send(folder_name, folder, name, file)
+                elif hold is None:
+                    hold = self._put_off(file)
+                    ready += [] if hold else [(name, file)]
                 if file.error:
                     held[path] = file.error.splitlines()[0]
                 elif hold is not None and hold.again is not None:
                     held[path] = hold.why
                 if hold is not None:
                     again = min(again, hold.again or again)
+            if ready and folder not in self._busy:
+                self._busy.add(folder)
+                self._nursery.start_soon(self._send_all, folder, ready)
         self._drop_stale_errors()
         if held != self._held:
             self._held = held
             self.status_changed()
         return again
+
+    def _put_off(self, file: File) -> Hold | None:
+        """Why a finished file has to wait for its next try."""
+        until, why = self._later.get(file, (0.0, ""))
+        left = until - time.monotonic()
+        if left > 0:
+            return Hold(why, left)
+        return Hold("it waits for the name directory", RETRY) if self._waiting else None
+
+    async def _send_all(self, folder: Directory, ready: list[tuple[str, File]]) -> None:
+        """The finished files of one folder, in order; no other folder waits for them."""
+        claimed = {folder}
+        try:
+            for name, file in ready:
+                place = folder.alias or folder
+                if not self._put_off(file) and self._verdict(place, name, file) is None:
+                    await self._send(self._folder_name(place), place, name, file)
+                if folder.alias is not None:
+                    claimed.add(folder.alias)
+                    self._busy.add(folder.alias)
+        finally:
+            self._busy -= claimed
+            self._changed()
 
     def _verdict(self, folder: Directory, name: str, file: File) -> Hold | None:
         wall = time.time()
@@ -235,32 +278,40 @@ class Courier:
         )
         return problem
 
-    async def _send(
-        self, folder_name: str, folder: Directory, name: str, file: File
-    ) -> Hold | None:
-        await self.tree.save(file)
-        content, version = file.content, file.version
-        if content is None or file.stored != version or folder.entries.get(name) is not file:
-            return Hold("it is just being written", None)
-        file.lent = True  # from here on neither rm nor a write may take the content away
+    async def _send(self, folder_name: str, folder: Directory, name: str, file: File) -> None:
+        message = None
         try:
-            message = await self._backend.send(
-                self._outgoing(folder_name, folder, name, file, content)
-            )
+            await self.tree.save(file)
+            content, version = file.content, file.version
+            if content is None or file.stored != version or folder.entries.get(name) is not file:
+                return
+            outgoing = self._outgoing(folder_name, folder, name, file, content)
+            sending = Sending(trio.CancelScope(), trio.Event())
+            file.lent = True  # from here on neither rm nor a write may take the content away
+            file.sending = sending
+            try:
+                with sending.scope:
+                    message = await self._backend.send(outgoing)
+            finally:
+                file.sending = None
+                sending.done.set()
+                if message is None:
+                    file.lent = False
+        except Refused as error:
+            self._fail(folder, name, file, error)
         except CbfsError as error:
-            await self.tree.take_back(file, content)
-            if isinstance(error, Refused):
-                self._fail(folder, name, file, error)
-                return None
             self._waiting = isinstance(error, NotYet)
-            return Hold(str(error), RETRY)
+            pause = NEVER if self._waiting else RETRY
+            self._later[file] = (time.monotonic() + pause, str(error))
+        if message is None:
+            return
         file.sent, file.error = version, ""
+        self._later.pop(file, None)
         self._error_file(folder, name, "")
         if folder.conversation is None:
             self._bind(folder_name, folder, message.conversation)
         self.message_added(message)
-        self._nursery.start_soon(self._retire, name, file, version)
-        return None
+        self._nursery.start_soon(self._retire, file, version)
 
     def _outgoing(
         self, folder_name: str, folder: Directory, name: str, file: File, content: Content
@@ -301,14 +352,19 @@ class Courier:
         folder.conversation = conversation
         folder.alias = drafts
 
-    async def _retire(self, name: str, file: File, version: int) -> None:
+    async def _retire(self, file: File, version: int) -> None:
         """Take a sent file out of the outbox, unless it has been changed since."""
         await trio.sleep(SHOWN_AFTER)
-        places = [place for place in file.names if place[1] == name]
-        if not places or file.version != version or file.writers:
+        if file.version != version:
             return
-        directory, name = places[0]
+        if file.writers:
+            self._nursery.start_soon(self._retire, file, version)
+            return
+        for directory, name in list(file.names):
+            if directory.area is Area.DRAFTS:
+                self._take_out(file, version, directory, name)
 
+    def _take_out(self, file: File, version: int, directory: Directory, name: str) -> None:
         def leave() -> None:
             if directory.entries.get(name) is file and file.version == version:
                 directory.remove(name)

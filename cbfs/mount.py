@@ -196,7 +196,7 @@ def _tor_options(words: dict[str, str]) -> TorOptions:
 def _prepare(mountpoint: Path) -> None:
     """Raises CbfsError for a place where nothing can be mounted; cleans up a dead mount."""
     try:
-        mountpoint.stat()
+        os.statvfs(mountpoint)  # stat may still be answered by the kernel for a dead mount
     except OSError as error:
         if error.errno != errno.ENOTCONN:
             raise CbfsError(

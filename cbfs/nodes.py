@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import Enum
 
 import trio
@@ -143,6 +144,14 @@ class Link(Node):
         return len(self.target.encode())
 
 
+@dataclass(slots=True)
+class Sending:
+    """A file on its way to the engine: how to stop it, and when that has ended."""
+
+    scope: trio.CancelScope
+    done: trio.Event
+
+
 class File(Node):
     """A file that programs write. ``content`` is what the store has; ``data`` is the whole while
     it is being changed. ``version`` counts changes: what was ``stored``, ``sent`` or ``given_up``
@@ -158,6 +167,7 @@ class File(Node):
         "handles",
         "lent",
         "lock",
+        "sending",
         "sent",
         "stored",
         "version",
@@ -173,12 +183,18 @@ class File(Node):
         self.sent = -1
         self.given_up = -1
         self.lock = trio.Lock()  # held while its content is being stored
+        self.sending: Sending | None = None
         self.lent = False  # the content belongs to a message
         self.writers = 0
         self.handles = 0
         self.author: Process | None = None
         self.changed = 0.0
         self.error = ""
+
+    @property
+    def is_sent(self) -> bool:
+        """It is a message as it is: its record is the message's."""
+        return self.sent == self.version
 
     @property
     def size(self) -> int:
@@ -235,3 +251,15 @@ def blocks(data: bytes) -> Iterator[bytes]:
     """The content records of a file."""
     for start in range(0, len(data), BLOCK):
         yield data[start : start + BLOCK]
+
+
+async def settle(*nodes: Node | None) -> None:
+    """Before these change: take back what is being sent of them. What is in a transaction already
+    is sent, and is a message when this returns."""
+    for node in nodes:
+        files = list(node.entries.values()) if isinstance(node, Directory) else [node]
+        for file in files:
+            if isinstance(file, File) and file.sending is not None:
+                sending = file.sending
+                sending.scope.cancel()
+                await sending.done.wait()

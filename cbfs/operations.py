@@ -144,12 +144,12 @@ class Operations(pyfuse3.Operations):
         if fields.update_size:
             if not isinstance(node, File):
                 raise FUSEError(errno.EACCES)
-            self._tree.truncate(node, attr.st_size)
+            await self._tree.truncate(node, attr.st_size)
             if not node.writers:
                 await self._tree.save(node)
                 self._tree.closed(node)
         if fields.update_mode or fields.update_mtime:
-            self._tree.describe(
+            await self._tree.describe(
                 node,
                 attr.st_mode if fields.update_mode else None,
                 attr.st_mtime_ns if fields.update_mtime else None,
@@ -282,7 +282,7 @@ class Operations(pyfuse3.Operations):
         if writes and isinstance(node, File):
             node.author = self._processes.of_thread(ctx.pid)
             if flags & os.O_TRUNC:
-                self._tree.truncate(node, 0)
+                await self._tree.truncate(node, 0)
         return self._open(node, writes=writes)
 
     @_handler
@@ -294,7 +294,7 @@ class Operations(pyfuse3.Operations):
         node = self._handles[fh].node
         if not isinstance(node, File):
             raise FUSEError(errno.EBADF)
-        return self._tree.write(node, off, buf)
+        return await self._tree.write(node, off, buf)
 
     @_handler
     async def flush(self, fh: FileHandleT) -> None:

@@ -55,7 +55,7 @@ def read_metadata(data: bytes) -> tuple[tuple[str, ...], str]:
         if len(data) > METADATA_MAX:
             raise ValueError("it is too long")
         table = tomllib.loads(data.decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(f"metadata.toml is wrong: {error}", "mend it") from error
     participants, subject = table.get("participants"), table.get("subject", "")
     if not isinstance(participants, list) or not all(isinstance(n, str) for n in participants):

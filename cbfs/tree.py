@@ -24,6 +24,7 @@ from cbfs.nodes import (
     blocks,
     encode_record,
     record_maker,
+    settle,
 )
 from cbfs.outbox import Process
 from cbfs.store import Table, Writer
@@ -188,6 +189,10 @@ class Tree:
         self._check_new(directory, name)
         if directory.area not in WRITABLE or not isinstance(node, File):
             raise TreeError(errno.EPERM)
+        if any(there.area is not directory.area for there, _name in node.names):
+            raise TreeError(errno.EXDEV)
+        await settle(node)
+        self._check_new(directory, name)
         self._enter(directory, name, node)
         await self.save(node)
         await self._save([node])
@@ -206,6 +211,9 @@ class Tree:
                 directory.remove(name)
                 return node
             raise TreeError(errno.EACCES)
+        await settle(node)
+        if self.lookup(directory, name) is not node:
+            raise TreeError(errno.ENOENT)
         self._leave(directory, name)
         await self._save([node])
         self.changed()
@@ -229,6 +237,7 @@ class Tree:
         self, source: Directory, name: str, target: Directory, new: str, *, replace: bool
     ) -> Node | None:
         """Move an entry; gives what it replaced."""
+        await settle(self.lookup(source, name), target.entries.get(new))
         node = self.lookup(source, name)
         old = target.entries.get(new)
         if old is node:
@@ -245,6 +254,9 @@ class Tree:
         if isinstance(node, File):
             node.changed = time.monotonic()
             node.given_up = -1
+            if node.is_sent and target.area is not Area.DRAFTS:
+                self._whole(node)  # what is kept elsewhere is a copy of the message
+                node.version += 1
             await self.save(node)
         await self._save([node] if old is None else [node, old])
         self.changed()
@@ -262,10 +274,11 @@ class Tree:
         with self.backend.store.read() as reader:
             return read_content(reader, content, offset, size)
 
-    def write(self, file: File, offset: int, data: bytes) -> int:
+    async def write(self, file: File, offset: int, data: bytes) -> int:
         """Raises TreeError(EFBIG) beyond the limit for one message."""
         if offset + len(data) > self._file_size_max:
             raise TreeError(errno.EFBIG)
+        await settle(file)
         whole = self._whole(file)
         if offset > len(whole):
             whole.extend(bytes(offset - len(whole)))
@@ -273,10 +286,11 @@ class Tree:
         self._touched(file)
         return len(data)
 
-    def truncate(self, file: File, size: int) -> None:
+    async def truncate(self, file: File, size: int) -> None:
         """Cut, or fill with zeros."""
         if size > self._file_size_max:
             raise TreeError(errno.EFBIG)
+        await settle(file)
         whole = self._whole(file)
         if size < len(whole):
             del whole[size:]
@@ -284,12 +298,13 @@ class Tree:
             whole.extend(bytes(size - len(whole)))
         self._touched(file)
 
-    def describe(self, node: Node, mode: int | None, mtime_ns: int | None) -> None:
+    async def describe(self, node: Node, mode: int | None, mtime_ns: int | None) -> None:
         """Change permissions or time; Raises TreeError for what is not the user's."""
         if not isinstance(node, File | Link) and not (
             isinstance(node, Directory) and node.area in WRITABLE
         ):
             raise TreeError(errno.EPERM)
+        await settle(node)
         if mode is not None:
             node.mode = stat.S_IFMT(node.mode) | mode & 0o777
         if mtime_ns is not None:
@@ -298,6 +313,8 @@ class Tree:
         if isinstance(node, File):
             node.changed = time.monotonic()
             self.changed()
+        if node.stored >= 0 if isinstance(node, File) else node.recorded:
+            await self._save([node])
 
     async def save(self, file: File) -> None:
         """Put the content and the record of a file on the disk, when they are not there."""
@@ -324,16 +341,6 @@ class Tree:
                 file.data = None
             if not file.names:  # removed meanwhile
                 await self._save([file])
-
-    async def take_back(self, file: File, content: Content) -> None:
-        """A content that was to become a message's is the file's again; it goes when the file
-        has gone or changed meanwhile."""
-        if file.content == content:
-            file.lent = False
-        if not file.names or file.content != content:
-            await self.backend.store.commit(
-                lambda writer: writer.delete_prefix(Table.CONTENT, u64(content.id))
-            )
 
     def closed(self, file: File) -> None:
         """The last writer is gone: what is on the disk needs no copy in memory."""
@@ -397,16 +404,22 @@ class Tree:
 
     async def _save(self, nodes: list[Node]) -> None:
         """Store the records as they are now; one without a name goes, with its content."""
-        records = [(node, encode_record(node) if node.names else b"") for node in nodes]
+        records = []
+        for node in nodes:
+            content = node.content if isinstance(node, File) and not node.lent else None
+            if isinstance(node, File) and node.is_sent:
+                continue
+            record = encode_record(node) if node.names else b""
+            records.append((node.inode, record, content))
 
         def change(writer: Writer) -> None:
-            for node, record in records:
+            for inode, record, content in records:
                 if record:
-                    writer.put(Table.NODES, u64(node.inode), record)
+                    writer.put(Table.NODES, u64(inode), record)
                     continue
-                writer.delete(Table.NODES, u64(node.inode))
-                if isinstance(node, File) and node.content and not node.lent:
-                    writer.delete_prefix(Table.CONTENT, u64(node.content.id))
+                writer.delete(Table.NODES, u64(inode))
+                if content is not None:
+                    writer.delete_prefix(Table.CONTENT, u64(content.id))
 
         await self.backend.store.commit(change)
 

@@ -163,6 +163,34 @@ def test_extended_attributes_of_a_message() -> None:
         assert os.getxattr(message, "user.cbfs.state") == b"received"
 
 
+def test_what_a_close_has_returned_for_survives_kill_9() -> None:
+    with mounted("grace=3600") as mount:
+        mount.run("mkdir outbox/bob; mkdir ui_info/client; echo scratch > tmp/f")
+        for number in range(10):
+            (mount.path / "outbox" / "bob" / f"f{number}").write_text(f"text {number}\n")
+        (mount.path / "ui_info" / "client" / "state").write_bytes(bytes(300_000))
+        assert mount.signal(signal.SIGKILL) == -signal.SIGKILL
+        mount.options = "grace=0.05"
+        mount.mount()  # over the dead one
+        mount.wait_messages(*(f"text {number}\n" for number in range(10)))
+        assert (mount.path / "ui_info" / "client" / "state").read_bytes() == bytes(300_000)
+        assert list((mount.path / "tmp").iterdir()) == []
+
+
+def test_sent_once_through_a_kill() -> None:
+    with mounted() as mount:
+        mount.run("mkdir outbox/bob; echo first > outbox/bob/f")
+        mount.wait_messages("first\n")
+        for number in range(5):
+            (mount.path / "outbox" / "bob" / f"f{number}").write_text(f"text {number}\n")
+        mount.signal(signal.SIGKILL)
+        mount.mount()
+        mount.wait_messages("first\n", *(f"text {number}\n" for number in range(5)))
+        mount.unmount()
+        mount.mount()
+        mount.wait_messages("first\n", *(f"text {number}\n" for number in range(5)))
+
+
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "fusermount3"])
 def test_ends_cleanly(how: str) -> None:
     with mounted("grace=3600") as mount:

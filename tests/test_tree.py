@@ -48,7 +48,7 @@ class Mount:
         file = self.tree.create(folder, name, 0o600, None)
         file.writers += 1
         file.handles += 1
-        self.tree.write(file, 0, data)
+        await self.tree.write(file, 0, data)
         await self.close(file)
         return file
 
@@ -268,7 +268,7 @@ def test_the_other_files_of_a_new_conversation_stay_with_it(tmp_path: Path) -> N
     async def write(mount: Mount) -> None:
         folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
         held = await mount.save(folder, "later", b"held")
-        mount.tree.describe(held, None, time.time_ns() + 10**12)
+        await mount.tree.describe(held, None, time.time_ns() + 10**12)
         await mount.save(folder, "hi", b"hello")
         await until(lambda: mount.backend.sent)
 
@@ -289,7 +289,7 @@ def test_a_write_after_sending_is_a_new_message_and_leaves_the_old(tmp_path: Pat
         await until(lambda: mount.backend.sent)
         file.writers += 1
         file.handles += 1
-        mount.tree.write(file, 5, b" again")
+        await mount.tree.write(file, 5, b" again")
         await mount.close(file)
         await until(lambda: len(mount.backend.sent) == 2)
         (conversation,) = mount.backend.conversations()
@@ -324,7 +324,7 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
         with refused(errno.EACCES):
             await tree.rename(there, message.message.name, tree.tmp, "x", replace=True)
         with refused(errno.EPERM):
-            tree.describe(message, 0o777, None)
+            await tree.describe(message, 0o777, None)
         with refused(errno.EEXIST):
             await tree.mkdir(tree.outbox, conversation.folder)
         with refused(errno.ENOENT):
@@ -342,9 +342,9 @@ def test_limits(tmp_path: Path) -> None:
         with refused(errno.ENAMETOOLONG):
             tree.create(tree.tmp, "é" * 128, 0o600, None)
         with refused(errno.EFBIG):
-            tree.write(file, FILE_SIZE_MAX, b"x")
+            await tree.write(file, FILE_SIZE_MAX, b"x")
         with refused(errno.EFBIG):
-            tree.truncate(file, FILE_SIZE_MAX + 1)
+            await tree.truncate(file, FILE_SIZE_MAX + 1)
         assert file.size == 0
 
     run(tmp_path, body)
@@ -392,11 +392,11 @@ def test_a_file_holds_what_was_written(
         file = tree.create(tree.ui_info, "f", 0o600, None)
         for step, number, data in script:
             if step == "write":
-                tree.write(file, number, data)
+                await tree.write(file, number, data)
                 model.extend(bytes(max(0, number - len(model))))
                 model[number : number + len(data)] = data
             elif step == "truncate":
-                tree.truncate(file, number)
+                await tree.truncate(file, number)
                 del model[number:]
                 model.extend(bytes(number - len(model)))
             else:
