@@ -9,7 +9,8 @@ import pytest
 
 from cbfs.tor_network import Network
 from tests.sockets import Watch
-from tests.world import World, through_tor, world
+from tests.tornet import SystemTor
+from tests.world import User, World, through_tor, wait_for, world
 
 pytestmark = [pytest.mark.tor, pytest.mark.mount]
 
@@ -55,3 +56,42 @@ def test_between_two_mounts_there_is_nothing_but_tor(here: World, tor_network: N
         everybody = ours()
     assert not watch.others
     assert watch.through_tor >= everybody  # each was seen while it talked with tor
+
+
+def status(user: User) -> str:
+    return (user.mountpoint / "status").read_text()
+
+
+def contents(user: User, sender: str) -> list[str]:
+    return sorted(path.read_text() for path in user.messages(sender))
+
+
+def test_while_tor_is_stopped_all_waits_and_then_arrives_once(
+    here: World, system_tor: SystemTor
+) -> None:
+    alice, bob = here.account("alice"), here.user("bob")
+    alice.mounts = ("-o", f"tor={system_tor.control}")
+    alice.mount()
+    (alice.mountpoint / "outbox" / "bob").mkdir()
+    alice.write("bob", "before", "before\n")
+    folder = bob.wait_message("alice", "before\n").parent.name
+
+    system_tor.stop()
+    wait_for(lambda: "no Tor: " in status(alice) or None, "status to say so")
+    for number in range(3):
+        alice.write(folder, f"m{number}", f"meanwhile {number}\n")
+    wait_for(lambda: "  3 messages to bob\n" in status(alice) or None, "them to be queued")
+    assert "no Tor: " in status(alice)
+    watch = Watch(lambda: set(alice.pids()), set())
+    watch.look()
+    assert not watch.others  # no connection to anywhere
+    assert contents(bob, "alice") == ["before\n"]
+
+    system_tor.start()
+    wait_for(lambda: "everything that was sent is delivered" in status(alice) or None, "delivery")
+    assert "Tor: connected to the Tor network" in status(alice)
+    alice.write(folder, "after", "after\n")
+    bob.wait_message("alice", "after\n")
+    expected = ["after\n", "before\n", *(f"meanwhile {number}\n" for number in range(3))]
+    wait_for(lambda: len(contents(bob, "alice")) >= 5 or None, "all of it")
+    assert contents(bob, "alice") == expected

@@ -205,9 +205,9 @@ class User:
 class World:
     """A directory, a server, and users."""
 
-    def __init__(self, place: Path, stack: ExitStack, way: Way) -> None:
+    def __init__(self, place: Path, stack: ExitStack, way: Way | None = None) -> None:
         self.place = place
-        self.way = way
+        self.way = way or Way()
         self._stack = stack
         self.names = self._service("cbfs-names", "names")
         self.server = self._service("cbfs-server", "server")
@@ -255,4 +255,4 @@ def _end(user: User) -> None:
 def world(place: Path, way: Way | None = None) -> Iterator[World]:
     """Everything ends with the block. ``way`` is by default plain loopback."""
     with ExitStack() as stack:
-        yield World(place, stack, way or Way())
+        yield World(place, stack, way)
