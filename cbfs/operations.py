@@ -333,7 +333,7 @@ class Operations(pyfuse3.Operations):
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         value = _xattrs(self._node(inode)).get(name.decode(errors="replace"))
         if value is None:
-            raise FUSEError(pyfuse3.ENOATTR)
+            raise FUSEError(pyfuse3.ENOATTR if name.startswith(b"user.") else errno.ENOTSUP)
         return value.encode()
 
     @_handler
