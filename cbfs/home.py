@@ -128,12 +128,28 @@ async def top_up(link: Link, context: Context) -> None:
     now = context.clock() // 1000
     count = await request(link, CountPrekeys())
     missing = PREKEYS_ONE_TIME - count.one_time
+    batches: list[list[PrekeyKind]] = []
     if missing >= REFILL:
-        for start in range(0, missing, UPLOAD):
-            kinds = [PrekeyKind.ONE_TIME] * min(UPLOAD, missing - start)
-            await _upload(link, context, kinds, now)
+        batches += [
+            [PrekeyKind.ONE_TIME] * min(UPLOAD, missing - start)
+            for start in range(0, missing, UPLOAD)
+        ]
     if count.last_resort_expires < now + PREKEY_LIFETIME - LAST_RESORT_RENEWAL:
-        await _upload(link, context, [PrekeyKind.LAST_RESORT], now)
+        batches.append([PrekeyKind.LAST_RESORT])
+    failures: list[CbfsError] = []
+
+    async def upload(kinds: list[PrekeyKind]) -> None:
+        try:
+            await _upload(link, context, kinds, now)
+        except CbfsError as error:
+            failures.append(error)
+
+    # all at once: over Tor each would cost a round trip of its own
+    async with trio.open_nursery() as nursery:
+        for kinds in batches:
+            nursery.start_soon(upload, kinds)
+    if failures:
+        raise failures[0]
 
 
 async def _upload(link: Link, context: Context, kinds: list[PrekeyKind], now: int) -> None:

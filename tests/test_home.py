@@ -1,0 +1,95 @@
+"""How prekeys are kept up, against a home server that answers as the test wants."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from cbfs.account import SYSTEM_RANDOM, make_account, opened_store
+from cbfs.context import Context, Problems
+from cbfs.dial import LoopbackDialer
+from cbfs.engine import make_context, make_directory
+from cbfs.home import top_up
+from cbfs.link import Link, ServerRefused
+from cbfs.store import Table
+from cbfs_common.limits import PREKEYS_ONE_TIME
+from cbfs_common.primitives import dh_public
+from cbfs_common.profile import Address
+from cbfs_common.requests import (
+    AnyReply,
+    Code,
+    CountPrekeys,
+    Done,
+    PrekeyCount,
+    Refused,
+    UploadPrekeys,
+    decode_request,
+    encode,
+)
+from cbfs_common.transport import ClientConnection
+from tests.names_naive import make_policy
+
+
+class Server(Link):
+    """A link whose server has no prekeys and asks the test what to answer to an upload."""
+
+    def __init__(self, answer: Callable[[UploadPrekeys], AnyReply]) -> None:
+        stream, _ = trio.testing.memory_stream_pair()
+        key = SYSTEM_RANDOM.token(32)
+        super().__init__(stream, ClientConnection(dh_public(key), key, SYSTEM_RANDOM), 1)
+        self._answer = answer
+        self.records: list[bytes] = []
+        self._whole = trio.Event()
+
+    async def call(self, payload: bytes) -> bytes:
+        asked = decode_request(payload)
+        if isinstance(asked, CountPrekeys):
+            return encode(PrekeyCount(0, 0))
+        assert isinstance(asked, UploadPrekeys)
+        self.records += asked.records
+        if len(self.records) == PREKEYS_ONE_TIME + 1:
+            self._whole.set()
+        with trio.fail_after(60):
+            await self._whole.wait()
+        return encode(self._answer(asked))
+
+
+@asynccontextmanager
+async def account(directory: Path) -> AsyncIterator[Context]:
+    with opened_store(directory, SYSTEM_RANDOM, create=True) as store:
+        server = Address(dh_public(SYSTEM_RANDOM.token(32)), "127.0.0.1", 1)
+        made = make_account("alice", server, make_policy(server).encode(), SYSTEM_RANDOM)
+        dialer = LoopbackDialer()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(store.run)
+            names = make_directory(store, made, dialer)
+            yield make_context(store, made, names, dialer, Problems(lambda: None))
+            nursery.cancel_scope.cancel()
+
+
+def test_prekeys_go_up_all_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with account(tmp_path / "a") as context:
+            server = Server(lambda asked: Done())
+            await top_up(server, context)  # no upload is answered before all have come
+            with context.store.read() as reader:
+                kept = set(reader.keys(Table.PREKEYS))
+            assert {record[:16] for record in server.records} == kept
+
+    trio.run(main)
+
+
+def test_a_refused_upload_is_the_servers_word(tmp_path: Path) -> None:
+    def answer(asked: UploadPrekeys) -> AnyReply:
+        return Refused(Code.TROUBLE) if len(asked.records) == 1 else Done()
+
+    async def main() -> None:
+        async with account(tmp_path / "a") as context:
+            with pytest.raises(ServerRefused) as caught:
+                await top_up(Server(answer), context)
+            assert caught.value.code is Code.TROUBLE
+
+    trio.run(main)
