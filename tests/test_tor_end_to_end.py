@@ -3,14 +3,18 @@
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 import pytest
+import stem.control
+import stem.response.events
 
 from cbfs.tor_network import Network
 from tests.sockets import Watch
 from tests.tornet import SystemTor
-from tests.world import User, World, through_tor, wait_for, world
+from tests.world import Service, User, World, through_tor, wait_for, world
 
 pytestmark = [pytest.mark.tor, pytest.mark.mount]
 
@@ -95,3 +99,71 @@ def test_while_tor_is_stopped_all_waits_and_then_arrives_once(
     expected = ["after\n", "before\n", *(f"meanwhile {number}\n" for number in range(3))]
     wait_for(lambda: len(contents(bob, "alice")) >= 5 or None, "all of it")
     assert contents(bob, "alice") == expected
+
+
+@dataclass(slots=True)
+class Streams:
+    """What a tor has connected for whom, seen at its control port."""
+
+    targets: dict[str, set[str]] = field(default_factory=dict)
+    """SOCKS user name, and the hosts that it has reached."""
+    circuits: dict[str, set[str]] = field(default_factory=dict)
+    """SOCKS user name, and the circuits that carried its streams."""
+
+    def heard(self, event: stem.response.events.StreamEvent) -> None:
+        user = event.keyword_args.get("SOCKS_USERNAME", "").strip('"')
+        if user and event.status == "SUCCEEDED":  # those without a user are tor's own
+            self.targets.setdefault(user, set()).add(event.target_address)
+            self.circuits.setdefault(user, set()).add(event.circ_id)
+
+    def wait_users(self, server: Service, count: int) -> None:
+        """Until so many users have reached that server."""
+        host = server.url.partition("@")[2].rpartition(":")[0]
+        wait_for(
+            lambda: sum(host in hosts for hosts in list(self.targets.values())) >= count or None,
+            f"{count} users of {host}",
+        )
+
+
+@contextmanager
+def streams_of(control: str) -> Iterator[Streams]:
+    """What that tor connects while the block lasts."""
+    streams = Streams()
+    with stem.control.Controller.from_socket_file(control) as controller:
+        controller.authenticate()
+        controller.add_event_listener(streams.heard, stem.control.EventType.STREAM)
+        yield streams
+
+
+def test_each_delivery_has_credentials_and_a_circuit_of_its_own(
+    here: World, system_tor: SystemTor
+) -> None:
+    second, third = here.another_server("second"), here.another_server("third")
+    homes = {"alice": third, "bob": here.server, "erin": here.server, "carol": second}
+    homes["dave"] = third
+    with ThreadPoolExecutor() as pool:
+        accounts = {name: pool.submit(here.account, name, home) for name, home in homes.items()}
+    alice = accounts["alice"].result()
+    for account in accounts.values():
+        account.result()
+    alice.mounts = ("-o", f"tor={system_tor.control}")
+    with streams_of(system_tor.control) as streams:
+        alice.mount()
+        everybody = "bob,carol,dave,erin"
+        (alice.mountpoint / "outbox" / everybody).mkdir()
+        alice.write(everybody, "news", "the news\n")
+        wait_for(
+            lambda: (
+                (alice.messages() and "everything that was sent is delivered" in status(alice))
+                or None
+            ),
+            "delivery",
+        )
+        # a connection that breaks is made again, with fresh credentials too: so at least
+        streams.wait_users(here.server, 4)  # a prekey and a delivery for each of two
+        streams.wait_users(second, 2)
+        streams.wait_users(third, 3)  # and alice's own, whose home it is
+        streams.wait_users(here.names, 5)  # a name each, and one's own
+    assert all(len(hosts) == 1 for hosts in streams.targets.values())
+    every = [circuit for found in streams.circuits.values() for circuit in found]
+    assert len(every) == len(set(every))  # none has carried the streams of two
