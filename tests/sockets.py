@@ -66,8 +66,10 @@ class Watch:
         with self._looking:
             processes = self.ours()
             before = {pid: sockets(pid) for pid in processes}
-            unix, connections = unix_sockets(), tcp()
+            # before and after the tables: tor may close or accept one meanwhile
             tors = set[int]().union(*map(sockets, self.tor))
+            unix, connections = unix_sockets(), tcp()
+            tors = tors.union(*map(sockets, self.tor))
             for pid in processes:
                 # one that is not there any more may be missing in the tables as well
                 for inode in before[pid] & sockets(pid) - unix:
