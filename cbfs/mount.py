@@ -336,8 +336,9 @@ async def _live(
 
     nursery.start_soon(answer)
     nursery.start_soon(end_by_signal)
-    await trio.to_thread.run_sync(os.statvfs, options.mountpoint)
-    operations.revealer = courier.revealer = Revealer(options.mountpoint)
+    operations.revealer = Revealer(options.mountpoint)
+    await nursery.start(operations.revealer.run)
+    courier.revealer = operations.revealer
 
 
 def _end(mountpoint: Path) -> None:

@@ -359,7 +359,7 @@ class Operations(pyfuse3.Operations):
     # within
 
     def _is_revealer(self, ctx: RequestContext) -> bool:
-        return self.revealer is not None and ctx.pid == self.revealer.thread_id
+        return self.revealer is not None and ctx.pid == self.revealer.process_id
 
     def _node(self, inode: int) -> Node:
         node = self._nodes.get(inode)
