@@ -277,13 +277,13 @@ async def _run(options: Options, ready: Callable[[], None]) -> None:
         trio.open_nursery() as nursery,
     ):
         courier = Courier(engine, ProcFS(), options.grace, FILE_SIZE_MAX, nursery)
+        engine.attach(courier)  # at once: what arrives from now on is not in the tree yet
         _texts(courier, engine.name, profile_text(engine.name, engine.profile))
         await engine.store.commit(restore(courier.tree))
         operations = Operations(courier, ProcFS(), options.account)
         _init(operations, options)
         try:
             await _live(options, courier, operations, nursery)
-            engine.attach(courier)
             nursery.start_soon(courier.run)
             ready()
             await operations.ended.wait()
