@@ -291,7 +291,7 @@ async def _run(options: Options, ready: Callable[[], None]) -> None:
             with trio.CancelScope(shield=True):
                 if operations.revealer:
                     await operations.revealer.close()
-                    courier.revealer = None
+                    courier.showing.revealer = None
                 await operations.save_open()
             pyfuse3.close(unmount=True)
         nursery.cancel_scope.cancel()
@@ -337,8 +337,8 @@ async def _live(
     nursery.start_soon(answer)
     nursery.start_soon(end_by_signal)
     operations.revealer = Revealer(options.mountpoint)
+    courier.showing.revealer = operations.revealer  # what arrives from now on waits for its start
     await nursery.start(operations.revealer.run)
-    courier.revealer = operations.revealer
 
 
 def _end(mountpoint: Path) -> None:

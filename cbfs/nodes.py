@@ -3,30 +3,16 @@
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import Enum
 
 import trio
 
+from cbfs.areas import Area
 from cbfs.model import Content, Message
 from cbfs.outbox import Process
 from cbfs.packing import pack, unpack
 
 BLOCK = 65_536
 """Bytes of a content record that the mount writes."""
-
-
-class Area(Enum):
-    """What may be done in a directory."""
-
-    FIXED = "fixed"  # nothing: the daemon alone puts something there
-    CONVERSATION = "conversation"  # read, delete
-    OUTBOX = "outbox"  # make folders
-    DRAFTS = "drafts"  # a folder of the outbox: files are messages
-    SCRATCH = "scratch"  # tmp/: anything, until unmount
-    KEPT = "kept"  # ui_info/: anything, for good
-
-
-WRITABLE = frozenset((Area.DRAFTS, Area.SCRATCH, Area.KEPT))
 
 
 class Node:
@@ -263,3 +249,18 @@ async def settle(*nodes: Node | None) -> None:
                 sending = file.sending
                 sending.scope.cancel()
                 await sending.done.wait()
+
+
+def set_area(directory: Directory, area: Area) -> None:
+    """What may be done in a folder and all below it."""
+    directory.area = area
+    for node in directory.entries.values():
+        if isinstance(node, Directory):
+            set_area(node, area)
+
+
+def files_below(directory: Directory) -> Iterator[tuple[str, File]]:
+    """The files of a folder of the outbox."""
+    for name, node in list(directory.entries.items()):
+        if isinstance(node, File):
+            yield name, node

@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,20 +31,21 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from cbfs.areas import TreeError
 from cbfs.courier import Courier
+from cbfs.inodes import Inodes
 from cbfs.nodes import Directory, File, Link, MessageFile, Node, Text
 from cbfs.processes import ProcFS
 from cbfs.reveal import STAGED, Revealer
 from cbfs.store import StoreError
-from cbfs.tree import STATUS, TreeError
+from cbfs.tree import STATUS
+from cbfs.xattrs import xattrs
 from cbfs_common.limits import FILE_NAME_MAX
 
 _log = logging.getLogger(__name__)
 
 CACHE_SECONDS = 1.0
 """How long the kernel may answer for us: longer gains nothing, none costs a lot."""
-
-_XATTR = "user.cbfs."
 
 H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
 
@@ -92,8 +92,7 @@ class Operations(pyfuse3.Operations):
         self._processes = processes
         self._account = account
         self._uid, self._gid = os.getuid(), os.getgid()
-        self._nodes: dict[int, Node] = {pyfuse3.ROOT_INODE: self._tree.root}
-        self._lookups: dict[int, int] = {}
+        self._inodes = Inodes(self._tree.root)
         self._handles: dict[int, _Handle] = {}
         self._listings: dict[int, list[tuple[str, Node]]] = {}
         self._next_handle = 0
@@ -116,12 +115,7 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for inode, count in inode_list:
-            left = self._lookups.get(inode, 0) - count
-            if left > 0:
-                self._lookups[inode] = left
-            elif inode != pyfuse3.ROOT_INODE:
-                self._lookups.pop(inode, None)
-                self._nodes.pop(inode, None)
+            self._inodes.forget(inode, count)
 
     @_handler
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
@@ -246,7 +240,7 @@ class Operations(pyfuse3.Operations):
             attributes = self._attributes(node)
             if not pyfuse3.readdir_reply(token, FileNameT(name.encode()), attributes, index + 1):
                 return
-            self._count(node)
+            self._inodes.count(node)
 
     @_handler
     async def releasedir(self, fh: FileHandleT) -> None:
@@ -331,14 +325,14 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        value = _xattrs(self._node(inode)).get(name.decode(errors="replace"))
+        value = xattrs(self._node(inode)).get(name.decode(errors="replace"))
         if value is None:
             raise FUSEError(pyfuse3.ENOATTR if name.startswith(b"user.") else errno.ENOTSUP)
         return value.encode()
 
     @_handler
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[XAttrNameT]:
-        return [XAttrNameT(name.encode()) for name in _xattrs(self._node(inode))]
+        return [XAttrNameT(name.encode()) for name in xattrs(self._node(inode))]
 
     @_handler
     async def setxattr(
@@ -362,7 +356,7 @@ class Operations(pyfuse3.Operations):
         return self.revealer is not None and ctx.pid == self.revealer.process_id
 
     def _node(self, inode: int) -> Node:
-        node = self._nodes.get(inode)
+        node = self._inodes.get(inode)
         if node is None:
             raise FUSEError(errno.ESTALE)
         return node
@@ -373,13 +367,9 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ENOTDIR)
         return node.alias or node
 
-    def _count(self, node: Node) -> None:
-        self._nodes[node.inode] = node
-        self._lookups[node.inode] = self._lookups.get(node.inode, 0) + 1
-
     def _remember(self, node: Node) -> EntryAttributes:
         """The attributes of a node that the kernel gets to know once more."""
-        self._count(node)
+        self._inodes.count(node)
         return self._attributes(node)
 
     def _attributes(self, node: Node) -> EntryAttributes:
@@ -426,25 +416,3 @@ def _text(name: bytes) -> str:
         return name.decode()
     except UnicodeDecodeError as error:
         raise FUSEError(errno.EILSEQ) from error
-
-
-def _xattrs(node: Node) -> dict[str, str]:
-    """The attributes of a message or of a draft that cannot be sent: see mount.cbfs(8)."""
-    if isinstance(node, MessageFile):
-        message = node.message
-        state = ", ".join(f"{who}: {how.value}" for who, how in message.recipients)
-        return {
-            f"{_XATTR}sender": message.sender,
-            f"{_XATTR}date": _moment(message.date),
-            f"{_XATTR}received": _moment(message.received),
-            f"{_XATTR}id": message.id.hex(),
-            f"{_XATTR}state": state or "received",
-        }
-    if isinstance(node, File) and node.error:
-        return {f"{_XATTR}error": node.error}
-    return {}
-
-
-def _moment(milliseconds: int) -> str:
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

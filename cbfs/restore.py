@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+from cbfs.areas import Area
 from cbfs.book import u64
-from cbfs.nodes import Area, Directory, File, Node, decode_record
+from cbfs.nodes import Directory, File, Node, decode_record, set_area
 from cbfs.store import Table, Writer
-from cbfs.tree import FIRST_OWN, OUTBOX, UI_INFO, Tree, set_area
+from cbfs.tree import FIRST_OWN, OUTBOX, UI_INFO, Tree
 
 
 def restore(tree: Tree) -> Callable[[Writer], None]:

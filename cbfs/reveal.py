@@ -49,7 +49,7 @@ class _Change:
 
 
 class Revealer:
-    """See ``courier.Revealer``. ``run`` it when the FUSE loop runs; it has started when the mount
+    """See ``showing.Revealer``. ``run`` it when the FUSE loop runs; it has started when the mount
     answers. ``close`` it when the mount has ended."""
 
     def __init__(self, mountpoint: Path) -> None:
@@ -63,19 +63,19 @@ class Revealer:
         self.process_id = 0
 
     def show(self, path: str, node: Node, enter: Callable[[], None]) -> None:
-        """See ``courier.Revealer``."""
+        """See ``showing.Revealer``."""
         self._put("show", path, _Change(node, enter))
 
     def make(self, path: str, enter: Callable[[], None]) -> None:
-        """See ``courier.Revealer``."""
+        """See ``showing.Revealer``."""
         self._put("make", path, _Change(None, enter))
 
     def remove(self, path: str, leave: Callable[[], None]) -> None:
-        """See ``courier.Revealer``."""
+        """See ``showing.Revealer``."""
         self._put("remove", path, _Change(None, leave))
 
     def touch(self, inode: int) -> None:
-        """See ``courier.Revealer``."""
+        """See ``showing.Revealer``."""
         if inode not in self._touched and not self._ended.is_set():
             self._touched.add(inode)
             self._jobs.send_nowait(_Job("touch", "", inode))

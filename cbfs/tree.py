@@ -1,33 +1,17 @@
 """The tree that the mount shows: what is where, and what each change means. No FUSE in here.
 
-Whatever programs save under outbox/, tmp/ and ui_info/ is a record in ``Table.NODES`` and its
-content in ``Table.CONTENT``. Names are on the disk when mkdir, rename and unlink return; content
-is when a close or fsync returns. A crash before that leaves the file as it was last stored.
+What may be done where is in ``cbfs.areas``, the bytes of files are in ``cbfs.contents``.
 """
 
 import errno
-import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from cbfs.book import read_content, u32, u64
-from cbfs.model import Backend, Content, Conversation, Message
-from cbfs.nodes import (
-    WRITABLE,
-    Area,
-    Directory,
-    File,
-    Link,
-    MessageFile,
-    Node,
-    Text,
-    blocks,
-    encode_record,
-    record_maker,
-    settle,
-)
+from cbfs.areas import RULES, Area, TreeError, check
+from cbfs.contents import Contents
+from cbfs.model import Backend, Conversation, Message
+from cbfs.nodes import Directory, File, Link, MessageFile, Node, Text, set_area, settle
 from cbfs.outbox import Process
-from cbfs.store import Table, Writer
 from cbfs.texts import metadata_text
 from cbfs_common.limits import FILE_NAME_MAX
 
@@ -43,21 +27,11 @@ FIRST_OWN = 1 << 32
 """... and what the mount counts by itself here."""
 
 
-class TreeError(Exception):
-    """An operation that is refused; ``errno`` says why."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(errno.errorcode[number])
-        self.errno = number
-
-
-class Tree:
+class Tree(Contents):
     """``changed`` is called when something in the outbox may have become ready to be sent."""
 
     def __init__(self, backend: Backend, file_size_max: int, changed: Callable[[], None]) -> None:
-        self.backend = backend
-        self.changed = changed
-        self._file_size_max = file_size_max
+        super().__init__(backend, file_size_max, changed)
         self._next = FIRST_OWN
         now = time.time_ns()
         self.root = Directory(ROOT, Area.FIXED, now)
@@ -149,8 +123,7 @@ class Tree:
     def create(self, directory: Directory, name: str, mode: int, author: Process | None) -> File:
         """A new empty file. It is stored when it is closed."""
         self._check_new(directory, name)
-        if directory.area not in WRITABLE:
-            raise TreeError(errno.EACCES)
+        check(RULES[directory.area].files)
         file = File(self.new_inode(), mode & 0o700 | 0o600, time.time_ns(), None)
         file.author = author
         self._enter(directory, name, file)
@@ -159,12 +132,9 @@ class Tree:
     async def mkdir(self, directory: Directory, name: str) -> Directory:
         """A new folder: in outbox/ a conversation that is to be."""
         self._check_new(directory, name)
-        if directory.area is Area.DRAFTS:
-            raise TreeError(errno.EPERM)
-        if directory.area not in WRITABLE and directory is not self.outbox:
-            raise TreeError(errno.EACCES)
-        area = Area.DRAFTS if directory is self.outbox else directory.area
-        made = Directory(self.new_inode(), area, time.time_ns())
+        rules = RULES[directory.area]
+        check(rules.folders)
+        made = Directory(self.new_inode(), rules.inside, time.time_ns())
         made.recorded = True
         self._enter(directory, name, made)
         await self._save([made])
@@ -176,8 +146,7 @@ class Tree:
     ) -> Link:
         """A symbolic link, as editors use for locks."""
         self._check_new(directory, name)
-        if directory.area not in WRITABLE:
-            raise TreeError(errno.EACCES)
+        check(RULES[directory.area].files)
         link = Link(self.new_inode(), target, time.time_ns(), recorded=True)
         link.author = author
         self._enter(directory, name, link)
@@ -187,7 +156,7 @@ class Tree:
     async def link(self, node: Node, directory: Directory, name: str) -> None:
         """One more name for a file."""
         self._check_new(directory, name)
-        if directory.area not in WRITABLE or not isinstance(node, File):
+        if RULES[directory.area].files or not isinstance(node, File):
             raise TreeError(errno.EPERM)
         if any(there.area is not directory.area for there, _name in node.names):
             raise TreeError(errno.EXDEV)
@@ -250,7 +219,7 @@ class Tree:
         self._leave(source, name)
         self._enter(target, new, node)
         if isinstance(node, Directory):
-            set_area(node, Area.DRAFTS if target is self.outbox else target.area)
+            set_area(node, RULES[target.area].inside)
         if isinstance(node, File):
             node.changed = time.monotonic()
             node.given_up = -1
@@ -261,92 +230,6 @@ class Tree:
         await self._save([node] if old is None else [node, old])
         self.changed()
         return old
-
-    def read(self, node: Node, offset: int, size: int) -> bytes:
-        """Raises TreeError(EISDIR) for what has no bytes."""
-        if isinstance(node, Text):
-            return node.render()[offset : offset + size]
-        if isinstance(node, File) and node.data is not None:
-            return bytes(node.data[offset : offset + size])
-        content = _content(node)
-        if content is None:
-            return b""
-        with self.backend.store.read() as reader:
-            return read_content(reader, content, offset, size)
-
-    async def write(self, file: File, offset: int, data: bytes) -> int:
-        """Raises TreeError(EFBIG) beyond the limit for one message."""
-        if offset + len(data) > self._file_size_max:
-            raise TreeError(errno.EFBIG)
-        await settle(file)
-        whole = self._whole(file)
-        if offset > len(whole):
-            whole.extend(bytes(offset - len(whole)))
-        whole[offset : offset + len(data)] = data
-        self._touched(file)
-        return len(data)
-
-    async def truncate(self, file: File, size: int) -> None:
-        """Cut, or fill with zeros."""
-        if size > self._file_size_max:
-            raise TreeError(errno.EFBIG)
-        await settle(file)
-        whole = self._whole(file)
-        if size < len(whole):
-            del whole[size:]
-        else:
-            whole.extend(bytes(size - len(whole)))
-        self._touched(file)
-
-    async def describe(self, node: Node, mode: int | None, mtime_ns: int | None) -> None:
-        """Change permissions or time; Raises TreeError for what is not the user's."""
-        if not isinstance(node, File | Link) and not (
-            isinstance(node, Directory) and node.area in WRITABLE
-        ):
-            raise TreeError(errno.EPERM)
-        await settle(node)
-        if mode is not None:
-            node.mode = stat.S_IFMT(node.mode) | mode & 0o777
-        if mtime_ns is not None:
-            node.mtime_ns = mtime_ns
-        node.changed_ns = time.time_ns()
-        if isinstance(node, File):
-            node.changed = time.monotonic()
-            self.changed()
-        if node.stored >= 0 if isinstance(node, File) else node.recorded:
-            await self._save([node])
-
-    async def save(self, file: File) -> None:
-        """Put the content and the record of a file on the disk, when they are not there."""
-        async with file.lock:
-            version = file.version
-            if file.stored == version or not file.names:
-                return
-            data, old = bytes(file.data or b""), None if file.lent else file.content
-            record = record_maker(file)
-
-            def change(writer: Writer) -> Content:
-                content = Content(writer.next_number(b"content"), len(data), 65_536)
-                for index, block in enumerate(blocks(data)):
-                    writer.put(Table.CONTENT, u64(content.id) + u32(index), block)
-                if old is not None:
-                    writer.delete_prefix(Table.CONTENT, u64(old.id))
-                writer.put(Table.NODES, u64(file.inode), record(content))
-                return content
-
-            file.content = await self.backend.store.commit(change)
-            file.lent = False
-            file.stored = version
-            if file.version == version and not file.writers:
-                file.data = None
-            if not file.names:  # removed meanwhile
-                await self._save([file])
-
-    def closed(self, file: File) -> None:
-        """The last writer is gone: what is on the disk needs no copy in memory."""
-        if file.stored == file.version and file.names:
-            file.data = None
-        self.changed()
 
     # within
 
@@ -364,17 +247,13 @@ class Tree:
         if isinstance(node, Directory):
             if not node.recorded:
                 raise TreeError(errno.EACCES)
-            if target.area is Area.DRAFTS:
-                raise TreeError(errno.EPERM)
-            if target is not self.outbox and target.area not in WRITABLE:
-                raise TreeError(errno.EACCES)
+            check(RULES[target.area].folders)
             if old is not None and not isinstance(old, Directory):
                 raise TreeError(errno.ENOTDIR)
             if isinstance(old, Directory) and (old.entries or not old.recorded):
                 raise TreeError(errno.ENOTEMPTY)
             return
-        if source.area not in WRITABLE or target.area not in WRITABLE:
-            raise TreeError(errno.EACCES)
+        check(RULES[source.area].files or RULES[target.area].files)
         if isinstance(node, Text) or isinstance(old, Text):
             raise TreeError(errno.EACCES)
         if isinstance(old, Directory):
@@ -389,59 +268,3 @@ class Tree:
         directory.mtime_ns = node.changed_ns = time.time_ns()
         if isinstance(node, File) and not node.names and node.handles:
             self._whole(node)  # those who have it open go on reading
-
-    def _whole(self, file: File) -> bytearray:
-        if file.data is None:
-            size = file.content.size if file.content else 0
-            file.data = bytearray(self.read(file, 0, size))
-        return file.data
-
-    def _touched(self, file: File) -> None:
-        file.version += 1
-        file.changed = time.monotonic()
-        file.mtime_ns = file.changed_ns = time.time_ns()
-        self.changed()
-
-    async def _save(self, nodes: list[Node]) -> None:
-        """Store the records as they are now; one without a name goes, with its content."""
-        records = []
-        for node in nodes:
-            content = node.content if isinstance(node, File) and not node.lent else None
-            if isinstance(node, File) and node.is_sent:
-                continue
-            record = encode_record(node) if node.names else b""
-            records.append((node.inode, record, content))
-
-        def change(writer: Writer) -> None:
-            for inode, record, content in records:
-                if record:
-                    writer.put(Table.NODES, u64(inode), record)
-                    continue
-                writer.delete(Table.NODES, u64(inode))
-                if content is not None:
-                    writer.delete_prefix(Table.CONTENT, u64(content.id))
-
-        await self.backend.store.commit(change)
-
-
-def _content(node: Node) -> Content | None:
-    if isinstance(node, File):
-        return node.content
-    if isinstance(node, MessageFile):
-        return node.message.content
-    raise TreeError(errno.EISDIR)
-
-
-def set_area(directory: Directory, area: Area) -> None:
-    """What may be done in a folder and all below it."""
-    directory.area = area
-    for node in directory.entries.values():
-        if isinstance(node, Directory):
-            set_area(node, area)
-
-
-def files_below(directory: Directory) -> Iterator[tuple[str, File]]:
-    """The files of a folder of the outbox."""
-    for name, node in list(directory.entries.items()):
-        if isinstance(node, File):
-            yield name, node

@@ -13,11 +13,12 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cbfs.areas import TreeError
 from cbfs.courier import Courier
 from cbfs.nodes import BLOCK, Directory, File, Link, MessageFile, Node, Text
 from cbfs.outbox import Process
 from cbfs.restore import restore
-from cbfs.tree import Tree, TreeError
+from cbfs.tree import Tree
 from cbfs_common.limits import FILE_SIZE_MAX
 from tests.fake_backend import NOBODY, FakeBackend, open_store
 

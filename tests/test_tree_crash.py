@@ -152,7 +152,7 @@ def test_a_change_while_it_is_being_sent_is_not_lost(tmp_path: Path) -> None:
         await mount.tree.truncate(file, 0)
         await mount.tree.write(file, 0, b"second")
         await mount.close(file)
-        mount.courier._grace = 3600.0
+        mount.courier.drafts.grace = 3600.0
         gate.set()
         await trio.sleep(0.2)
 

@@ -1,0 +1,55 @@
+"""What the outbox's folders and files say of themselves: for whom they are, and whether a file is
+finished."""
+
+import time
+
+from cbfs.nodes import Directory, File, Link
+from cbfs.outbox import METADATA, Draft, Hold, Lock, Processes, lock_names, verdict
+from cbfs.texts import read_folder_name, read_metadata
+from cbfs.tree import Tree
+
+LOCK_HEAD = 64
+"""Bytes of a lock or swap file that are looked at."""
+
+
+class Drafts:
+    """One for a mount. ``grace`` in seconds."""
+
+    def __init__(self, tree: Tree, processes: Processes, grace: float) -> None:
+        self._tree = tree
+        self._processes = processes
+        self.grace = grace
+
+    def verdict(self, folder: Directory, name: str, file: File) -> Hold | None:
+        """None when the file is a finished message."""
+        wall = time.time()
+        fresh = file.version not in (file.sent, file.given_up)
+        draft = Draft(
+            name,
+            file.size,
+            fresh,
+            file.writers,
+            file.author,
+            file.changed,
+            file.mtime_ns / 1e9,
+        )
+        return verdict(
+            draft, self._locks(folder, name), time.monotonic(), wall, self.grace, self._processes
+        )
+
+    def recipients(self, name: str, folder: Directory) -> tuple[tuple[str, ...], str]:
+        """(participants, subject) of a folder that is no conversation yet. Raises Refused."""
+        metadata = folder.entries.get(METADATA)
+        if isinstance(metadata, File) and metadata.size:
+            return read_metadata(self._tree.read(metadata, 0, metadata.size))
+        return read_folder_name(name)
+
+    def _locks(self, folder: Directory, name: str) -> list[Lock]:
+        locks = []
+        for lock_name in lock_names(name):
+            node = folder.entries.get(lock_name)
+            if isinstance(node, File):
+                locks.append(Lock(lock_name, node.author, self._tree.read(node, 0, LOCK_HEAD)))
+            elif isinstance(node, Link):
+                locks.append(Lock(lock_name, node.author, node.target.encode()))
+        return locks

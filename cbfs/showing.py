@@ -1,0 +1,57 @@
+"""Changes that the daemon makes by itself, made so that watchers see them."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from cbfs.nodes import Node
+
+
+class Revealer(Protocol):
+    """Makes changes through the mounted file system, so that inotify tells of them. Each call
+    returns at once; what is asked for happens in order."""
+
+    def show(self, path: str, node: Node, enter: Callable[[], None]) -> None:
+        """``enter`` puts ``node`` at ``path`` into the tree, while watchers look."""
+
+    def make(self, path: str, enter: Callable[[], None]) -> None:
+        """The same for a directory."""
+
+    def remove(self, path: str, leave: Callable[[], None]) -> None:
+        """``leave`` takes the file at ``path`` out of the tree."""
+
+    def touch(self, inode: int) -> None:
+        """The content of that inode has changed by itself; many touches count as one."""
+
+
+class Showing:
+    """What to call for each such change. Without a ``revealer`` (before the mount answers, and
+    after it has ended) nobody can watch, and changes are made at once."""
+
+    def __init__(self) -> None:
+        self.revealer: Revealer | None = None
+
+    def show(self, path: str, node: Node, enter: Callable[[], None]) -> None:
+        """See ``Revealer``."""
+        if self.revealer:
+            self.revealer.show(path, node, enter)
+        else:
+            enter()
+
+    def make(self, path: str, enter: Callable[[], None]) -> None:
+        """See ``Revealer``."""
+        if self.revealer:
+            self.revealer.make(path, enter)
+        else:
+            enter()
+
+    def remove(self, path: str, leave: Callable[[], None]) -> None:
+        """See ``Revealer``."""
+        if self.revealer:
+            self.revealer.remove(path, leave)
+        else:
+            leave()
+
+    def touch(self, inode: int) -> None:
+        """See ``Revealer``."""
+        if self.revealer:
+            self.revealer.touch(inode)
