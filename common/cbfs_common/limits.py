@@ -82,6 +82,12 @@ ROUND_OPERATIONS_MAX = 1_024
 HEAD_MAX = 6_144
 """A signed head: checkpoint and signature lines."""
 
+FEED_TILE = 64
+"""Rounds in a tile of the change feed."""
+
+FEED_PART = 16_000
+"""Bytes of a tile in one reply: of each but its last."""
+
 # Transport and message server. PROTOCOL.rst, Transport and Message server.
 
 FRAME_SIZE = 16_932

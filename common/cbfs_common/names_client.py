@@ -4,13 +4,21 @@ Pure: ``check_lookup(policy, state, answer, ...) -> (new state, result)``. Every
 a DirectoryLies with the ``Fault`` that was found first, in the order of the specification.
 """
 
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, replace
 
-from cbfs_common.errors import CbfsError, CryptoError, DecodeError, LimitError
+from cbfs_common.errors import CryptoError, DecodeError, LimitError
 from cbfs_common.limits import COSIGNATURE_AGE_MAX, COSIGNATURE_AHEAD_MAX
-from cbfs_common.names_entry import Entry, Round, decode_entry, decode_round, name_index
+from cbfs_common.names_entry import (
+    CHANGE_SIZE,
+    Entry,
+    Round,
+    decode_entry,
+    decode_round,
+    name_index,
+)
 from cbfs_common.names_evidence import Evidence, decode_bundle, encode_bundle
+from cbfs_common.names_faults import DirectoryLies, Fault, NameChanged, NameExpired
+from cbfs_common.names_feed import FeedRound, Position, follow, position_after, read_position
 from cbfs_common.names_layout import HASH_SIZE, Fields, labelled
 from cbfs_common.names_log import extends, includes
 from cbfs_common.names_map import decode_map_proof
@@ -23,99 +31,52 @@ from cbfs_common.names_note import (
 )
 from cbfs_common.names_operations import Link, OperationRefused
 from cbfs_common.names_policy import Policy, parse_policy
+from cbfs_common.names_wire import HeadIs
 
-__all__ = ["Policy", "parse_policy"]
+__all__ = ["DirectoryLies", "Fault", "NameChanged", "NameExpired", "Policy", "parse_policy"]
 
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 STATE_LABEL = b"cbfs1 names state"
-
-
-class Fault(Enum):
-    """What is wrong with an answer, in the order of the checks."""
-
-    MALFORMED = "it is malformed"
-    SIGNATURE = "a signature of its head is wrong"
-    QUORUM = "too few of the policy's verifiers have signed its head"
-    NAMESPACE = "it is another directory's"
-    CONFIG = "its verifiers run another configuration than the policy's"
-    STALE = "its head was signed too long ago"
-    FUTURE = "its head is signed for a time to come"
-    CLOCK = "its head was signed earlier than one seen before"
-    LAST_ROUND = "its round is not the last of its log"
-    SMALLER = "its log is shorter than before"
-    FORK = "its log contradicts the one seen before"
-    MAP_PROOF = "its proof is wrong"
-    WRONG_NAME = "it is about another name"
-    VANISHED = "it denies a name that it had"
-    SAME_VERSION = "it has two entries of one version"
-    ROLLED_BACK = "it has an older entry than before"
-    CHAIN = "its entry does not follow from the one known"
-
-
-_CLOCK_HINT = "check this computer's clock; if it is right, the directory's verifiers have stopped"
-_HINTS = {
-    Fault.STALE: _CLOCK_HINT,
-    Fault.FUTURE: "check this computer's clock",
-    Fault.CLOCK: _CLOCK_HINT,
-    Fault.NAMESPACE: "use the policy file of the directory that the account was made with",
-}
-
-
-class DirectoryLies(CbfsError):
-    """An answer that fails a check. Nothing of it is believed."""
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(
-            f"the name directory's answer is refused: {fault.value}",
-            _HINTS.get(fault, "tell the directory's operator; nothing was changed here"),
-        )
-        self.fault = fault
-
-
-class NameExpired(CbfsError):
-    """The name's registration has run out; ``entry`` is what it was."""
-
-    def __init__(self, entry: Entry) -> None:
-        super().__init__("the name's registration has expired", "its owner must renew it")
-        self.entry = entry
-
-
-class NameChanged(CbfsError):
-    """Somebody else, or the owner anew, has registered a known contact's name: ``entry``. Only
-    the user can say whether it is the same person."""
-
-    def __init__(self, entry: Entry) -> None:
-        super().__init__(
-            "the name belongs to a new owner", "ask the person, by voice, before writing to them"
-        )
-        self.entry = entry
 
 
 @dataclass(frozen=True, slots=True)
 class DirectoryState:
-    """The newest head accepted: ``size`` rounds under ``root`` (32), signed at ``time`` (seconds);
-    and a hash of the ``namespace`` (32) it belongs to. Size 0: none yet."""
+    """The newest ``head`` accepted, signed at ``time`` (seconds), and a hash of the ``namespace``
+    (32) it belongs to. Size 0: none yet. ``feed``: how far the change feed has been followed."""
 
     namespace: bytes
-    size: int
-    root: bytes
+    head: Position
     time: int
+    feed: Position
+
+    @property
+    def size(self) -> int:
+        """Rounds of the newest head."""
+        return self.head.size
+
+    @property
+    def root(self) -> bytes:
+        """Root of the newest head (32)."""
+        return self.head.root()
 
     def encode(self) -> bytes:
-        """version u8 | namespace hash 32 | size u64 | root 32 | time u64."""
+        """version u8 | namespace hash 32 | head | time u64 | feed."""
         return (
             bytes([_STATE_VERSION])
             + self.namespace
-            + self.size.to_bytes(8, "big")
-            + self.root
+            + self.head.encode()
             + self.time.to_bytes(8, "big")
+            + self.feed.encode()
         )
+
+
+_START = Position(0, ())
 
 
 def new_state(policy: Policy) -> DirectoryState:
     """Before the first answer."""
     namespace = labelled(STATE_LABEL, policy.namespace.encode("ascii"))
-    return DirectoryState(namespace, 0, bytes(HASH_SIZE), 0)
+    return DirectoryState(namespace, _START, 0, _START)
 
 
 def decode_state(data: bytes) -> DirectoryState:
@@ -123,8 +84,8 @@ def decode_state(data: bytes) -> DirectoryState:
     fields = Fields(data, "a stored head of the name directory")
     if fields.number(1) != _STATE_VERSION:
         raise fields.error()
-    namespace, size, root = fields.take(HASH_SIZE), fields.number(8), fields.take(HASH_SIZE)
-    state = DirectoryState(namespace, size, root, fields.number(8))
+    namespace, head = fields.take(HASH_SIZE), read_position(fields)
+    state = DirectoryState(namespace, head, fields.number(8), read_position(fields))
     fields.end()
     return state
 
@@ -132,10 +93,12 @@ def decode_state(data: bytes) -> DirectoryState:
 @dataclass(frozen=True, slots=True)
 class Found:
     """The name is registered: its entry, and the bundle that shows it to others, which is empty
-    when the entry is too large for one."""
+    when the entry is too large for one. ``degraded``: only the policy's weaker quorum has signed,
+    and the entry is the contact's as it was known."""
 
     entry: Entry
     bundle: bytes
+    degraded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +113,24 @@ class Head:
     checkpoint: Checkpoint
     round: Round
     times: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """A head that was polled and passes the checks of a head alone. ``degraded``: only under the
+    policy's weaker quorum; then nothing may be learnt from it."""
+
+    head: Position
+    time: int
+    degraded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a message's bundle shows: the entry as of ``head``, which is no date."""
+
+    entry: Entry
+    head: Position
 
 
 def check_lookup(
@@ -167,7 +148,13 @@ def check_lookup(
     ``known`` is the contact's entry as last accepted, or None. Raises DirectoryLies, NameExpired
     or NameChanged; then the old state holds.
     """
-    state = check_head(policy, state, evidence, consistency, now)
+    try:
+        state = check_head(policy, state, evidence, consistency, now)
+    except DirectoryLies as error:
+        if policy.degraded is None or known is None or error.fault not in _WEAKER:
+            raise
+        weaker = policy.degraded
+        return state, _unchanged(weaker, state, evidence, consistency, known, now, error)
     entry = _check_entry(policy, evidence, name)
     if entry is None:
         if known is not None:
@@ -193,40 +180,120 @@ def check_head(
     now: int,
 ) -> DirectoryState:
     """The checks of a head alone; the state after it. Raises DirectoryLies."""
-    head = _open_head(policy, evidence)
+    head = _open_head(policy, evidence.note, evidence.round)
     if state.namespace != new_state(policy).namespace:
         raise DirectoryLies(Fault.NAMESPACE)
     time = _check_times(policy, head, state.time, now)
-    _check_last(head, evidence)
-    checkpoint = head.checkpoint
-    if checkpoint.size < state.size:
+    position = _check_last(head, evidence.log_proof)
+    if position.size < state.size:
         raise DirectoryLies(Fault.SMALLER)
     if state.size and not extends(
-        state.size, checkpoint.size, state.root, checkpoint.root, consistency
+        state.size, position.size, state.root, position.root(), consistency
     ):
         raise DirectoryLies(Fault.FORK)
-    return DirectoryState(state.namespace, checkpoint.size, checkpoint.root, time)
+    feed = state.feed if state.size else position
+    return DirectoryState(state.namespace, position, time, feed)
 
 
-def check_bundle(policy: Policy, bundle: bytes, known: Entry | None = None) -> Entry:
-    """The entry that a message's bundle shows, for an own, undated time: the directory should be
-    asked afterwards whether it is current. An entry older than ``known`` is ignored: ``known`` is
-    given back. Raises DirectoryLies or NameChanged."""
+def check_newest(policy: Policy, state: DirectoryState, polled: HeadIs, now: int) -> Newest:
+    """The checks of a polled head but that it extends the stored one, which ``check_feed`` makes.
+    Raises DirectoryLies."""
+    try:
+        return _check_newest(policy, state, polled, now)
+    except DirectoryLies as error:
+        if policy.degraded is None or error.fault not in _WEAKER:
+            raise
+        return replace(_check_newest(policy.degraded, state, polled, now), degraded=True)
+
+
+def check_feed(
+    state: DirectoryState, newest: Newest, rounds: tuple[FeedRound, ...]
+) -> tuple[DirectoryState, frozenset[bytes]]:
+    """Follow the change feed to a strict ``newest`` head by these rounds: the state after it, and
+    the index prefixes that changed since the last time. Raises DirectoryLies."""
+    try:
+        followed = follow(state.feed, rounds, newest.head.size, past=state.size)
+    except DecodeError as error:
+        raise DirectoryLies(Fault.FEED) from error
+    if followed.position.root() != newest.head.root() or followed.passed != state.root:
+        raise DirectoryLies(Fault.FORK)
+    return DirectoryState(state.namespace, newest.head, newest.time, newest.head), followed.changes
+
+
+def is_current(
+    policy: Policy, state: DirectoryState, shown: Shown, rounds: tuple[FeedRound, ...]
+) -> bool:
+    """Whether what a bundle shows is still so where the feed has been followed to: its head lies
+    on the same log, and its index is not among the changes since. Raises DirectoryLies."""
+    try:
+        followed = follow(shown.head, rounds, state.feed.size)
+    except DecodeError as error:
+        raise DirectoryLies(Fault.FEED) from error
+    if followed.position.root() != state.feed.root():
+        raise DirectoryLies(Fault.FORK)
+    index = name_index(policy.namespace, shown.entry.name)
+    return index[:CHANGE_SIZE] not in followed.changes
+
+
+_WEAKER = frozenset((Fault.QUORUM, Fault.STALE))
+"""What a degraded policy may help with."""
+
+
+def _check_newest(policy: Policy, state: DirectoryState, polled: HeadIs, now: int) -> Newest:
+    head = _open_head(policy, polled.note, polled.round)
+    if state.namespace != new_state(policy).namespace:
+        raise DirectoryLies(Fault.NAMESPACE)
+    time = _check_times(policy, head, state.time, now)
+    position = _check_last(head, polled.log_proof)
+    if position.size < state.size:
+        raise DirectoryLies(Fault.SMALLER)
+    return Newest(position, time, degraded=False)
+
+
+def _unchanged(
+    weaker: Policy,
+    state: DirectoryState,
+    evidence: Evidence,
+    consistency: tuple[bytes, ...],
+    known: Entry,
+    now: int,
+    error: DirectoryLies,
+) -> Found:
+    """What a degraded policy allows: the contact as it was known, and nothing else."""
+    check_head(weaker, state, evidence, consistency, now)
+    entry = _check_entry(weaker, evidence, known.name)
+    if entry is None or entry.digest() != known.digest():
+        raise error
+    if entry.expires < now:
+        raise NameExpired(entry)
+    return Found(entry, b"", degraded=True)
+
+
+def open_bundle(policy: Policy, bundle: bytes, known: Entry | None = None) -> Shown:
+    """What a message's bundle shows, at a time of its own that nothing says: ask ``is_current``.
+    An entry older than ``known`` is not followed: it comes out as it is. Raises DirectoryLies or
+    NameChanged."""
     try:
         evidence, links = decode_bundle(bundle)
     except DecodeError as error:
         raise DirectoryLies(Fault.MALFORMED) from error
-    head = _open_head(policy, evidence)
-    _check_last(head, evidence)
+    head = _open_head(policy, evidence.note, evidence.round)
+    position = _check_last(head, evidence.log_proof)
     entry = _check_entry(policy, evidence, None)
     if entry is None:
         raise DirectoryLies(Fault.MALFORMED)
     if known is not None and entry.name != known.name:
         raise DirectoryLies(Fault.WRONG_NAME)
-    if known is not None and _age(entry) < _age(known):
-        return known
-    check_succession(policy, known, entry, links)
-    return entry
+    if known is None or _age(entry) >= _age(known):
+        check_succession(policy, known, entry, links)
+    return Shown(entry, position)
+
+
+def check_bundle(policy: Policy, bundle: bytes, known: Entry | None = None) -> Entry:
+    """The entry that a bundle shows, or ``known`` when that is newer. Raises what ``open_bundle``
+    does."""
+    entry = open_bundle(policy, bundle, known).entry
+    return known if known is not None and _age(entry) < _age(known) else entry
 
 
 def check_succession(
@@ -259,12 +326,12 @@ def _age(entry: Entry) -> tuple[int, int]:
     return entry.incarnation, entry.version
 
 
-def _open_head(policy: Policy, evidence: Evidence) -> Head:
+def _open_head(policy: Policy, signed: bytes, leaf: bytes) -> Head:
     """Policy over distinct keys on identical bytes; then namespace and configuration."""
     try:
-        note = parse_note(evidence.note)
+        note = parse_note(signed)
         checkpoint = parse_checkpoint(note.text.decode("ascii"))
-        round_ = decode_round(evidence.round)
+        round_ = decode_round(leaf)
         signature = note.signature(policy.log)
         if signature is not None:
             verify_log(policy.log, note.text, signature)
@@ -306,13 +373,15 @@ def _check_times(policy: Policy, head: Head, floor: int, now: int) -> int:
     return time
 
 
-def _check_last(head: Head, evidence: Evidence) -> None:
+def _check_last(head: Head, proof: tuple[bytes, ...]) -> Position:
+    """The head's round is the last leaf of its log; the position that this shows."""
     size = head.checkpoint.size
     leaf = head.round.digest()
     if head.round.number != size - 1 or not includes(
-        size - 1, size, leaf, evidence.log_proof, head.checkpoint.root
+        size - 1, size, leaf, proof, head.checkpoint.root
     ):
         raise DirectoryLies(Fault.LAST_ROUND)
+    return position_after(size, leaf, proof)
 
 
 def _check_entry(policy: Policy, evidence: Evidence, name: str | None) -> Entry | None:

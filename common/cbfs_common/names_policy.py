@@ -6,10 +6,15 @@ configuration in a comment that other readers ignore::
     witness NAME VKEY
     group NAME all|any|K MEMBER...
     quorum NAME
+    # cbfs-degraded group NAME all|any|K MEMBER...
+    # cbfs-degraded quorum NAME
+
+The last two are comments for other readers as well: a second, weaker quorum of the same witnesses.
+It is enough only to go on with a known contact whose entry has not changed.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from cbfs_common.errors import DecodeError
@@ -27,6 +32,7 @@ from cbfs_common.profile import Address, parse_address
 
 SCHEME = "cbfs-names"
 _CONFIG = "cbfs-config"
+_DEGRADED = "cbfs-degraded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,7 @@ class Group:
 class Policy:
     """``log.name`` is the directory's namespace; ``config`` (32) the hash of the configuration
     that its verifiers run; ``witnesses`` their keys by name; ``quorum`` names a witness or group.
+    ``degraded`` is the same with another, weaker quorum, for known contacts that are unchanged.
     """
 
     log: NoteKey
@@ -50,6 +57,7 @@ class Policy:
     witnesses: tuple[tuple[str, NoteKey], ...]
     groups: tuple[Group, ...]
     quorum: str
+    degraded: "Policy | None" = None
 
     @property
     def namespace(self) -> str:
@@ -66,21 +74,25 @@ class Policy:
 
     def rules(self) -> str:
         """The lines that its verifiers agree on: witnesses, groups and quorum."""
-        return (
-            "".join(f"witness {name} {key.encode()}\n" for name, key in self.witnesses)
-            + "".join(
-                f"group {group.name} {group.threshold} {' '.join(group.members)}\n"
-                for group in self.groups
-            )
-            + f"quorum {self.quorum}\n"
-        )
+        return "".join(
+            f"witness {name} {key.encode()}\n" for name, key in self.witnesses
+        ) + "".join(f"{line}\n" for line in self._quorum_lines())
+
+    def _quorum_lines(self) -> list[str]:
+        groups = [
+            f"group {group.name} {group.threshold} {' '.join(group.members)}"
+            for group in self.groups
+        ]
+        return [*groups, f"quorum {self.quorum}"]
 
     def encode(self) -> str:
         """The policy file's text."""
+        lines = self.degraded._quorum_lines() if self.degraded else []
+        weaker = "".join(f"# {_DEGRADED} {line}\n" for line in lines)
         return (
             "# Policy of a cbfs name directory: give this file to its clients.\n"
             f"# {_CONFIG} {to_base64(self.config)}\n"
-            f"log {self.log.encode()} {self.server.url(SCHEME)}\n" + self.rules()
+            f"log {self.log.encode()} {self.server.url(SCHEME)}\n" + self.rules() + weaker
         )
 
 
@@ -92,6 +104,7 @@ class _Parsing:
     groups: dict[str, Group] = field(default_factory=dict)
     members: set[str] = field(default_factory=set)
     quorum: str | None = None
+    weaker: list[tuple[int, list[str]]] = field(default_factory=list)
 
 
 def _wrong(number: int, what: str) -> NoReturn:
@@ -113,7 +126,7 @@ def parse_policy(text: str) -> Policy:
         _line(parsing, number, [word for word in words if word])
     if parsing.log is None or parsing.config is None or parsing.quorum is None:
         _wrong(len(lines), "log, quorum or cbfs-config is missing")
-    return Policy(
+    policy = Policy(
         parsing.log[0],
         parsing.log[1],
         parsing.config,
@@ -121,6 +134,19 @@ def parse_policy(text: str) -> Policy:
         tuple(parsing.groups.values()),
         parsing.quorum,
     )
+    return replace(policy, degraded=_weaker(policy, parsing.weaker)) if parsing.weaker else policy
+
+
+def _weaker(policy: Policy, lines: list[tuple[int, list[str]]]) -> Policy:
+    """The same witnesses with the groups and the quorum of the degraded lines."""
+    parsing = _Parsing(witnesses=dict(policy.witnesses))
+    for number, words in lines:
+        if words[0] not in {"group", "quorum"}:
+            _wrong(number, "a degraded policy has groups and a quorum")
+        _line(parsing, number, words)
+    if parsing.quorum is None:
+        _wrong(lines[-1][0], "the degraded policy has no quorum")
+    return replace(policy, groups=tuple(parsing.groups.values()), quorum=parsing.quorum)
 
 
 def _line(parsing: _Parsing, number: int, words: list[str]) -> None:
@@ -130,6 +156,8 @@ def _line(parsing: _Parsing, number: int, words: list[str]) -> None:
                 pass
             case ["#", keyword, value] if keyword == _CONFIG:
                 _take_config(parsing, number, value)
+            case ["#", keyword, *rest] if keyword == _DEGRADED and rest:
+                parsing.weaker.append((number, rest))
             case [comment, *_] if comment.startswith("#"):
                 pass
             case ["log", key, url]:

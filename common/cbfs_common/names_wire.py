@@ -8,6 +8,8 @@ from typing import Any
 import msgpack
 
 from cbfs_common.errors import DecodeError
+from cbfs_common.limits import FEED_PART, HEAD_MAX
+from cbfs_common.names_entry import ROUND_SIZE_MAX
 from cbfs_common.names_evidence import (
     Evidence,
     encode_links,
@@ -50,7 +52,20 @@ class Submit:
     operation: bytes
 
 
-Request = Lookup | History | Submit
+@dataclass(frozen=True, slots=True)
+class AskHead:
+    """The newest head. Says nothing of who asks, or what they know."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskChanges:
+    """Bytes ``part`` * FEED_PART and following of a tile of the change feed."""
+
+    tile: int
+    part: int
+
+
+Request = Lookup | History | Submit | AskHead | AskChanges
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +99,28 @@ class Refused:
     refusal: Refusal
 
 
-Reply = LookedUp | Steps | Submitted | Refused
+@dataclass(frozen=True, slots=True)
+class HeadIs:
+    """The newest published round: signed head, leaf, and the proof that it is the last."""
 
-_LOOKUP, _HISTORY, _SUBMIT = 1, 2, 3
-_LOOKED_UP, _STEPS, _SUBMITTED, _REFUSED = 129, 130, 131, 132
+    note: bytes
+    round: bytes
+    log_proof: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesAre:
+    """A part of a tile; ``more``: it has a next part. A tile grows at its end only, up to
+    FEED_TILE rounds."""
+
+    data: bytes
+    more: bool
+
+
+Reply = LookedUp | Steps | Submitted | Refused | HeadIs | ChangesAre
+
+_LOOKUP, _HISTORY, _SUBMIT, _ASK_HEAD, _ASK_CHANGES = 1, 2, 3, 4, 5
+_LOOKED_UP, _STEPS, _SUBMITTED, _REFUSED, _HEAD_IS, _CHANGES_ARE = 129, 130, 131, 132, 133, 134
 
 
 def encode_request(request: Request) -> bytes:
@@ -99,6 +132,10 @@ def encode_request(request: Request) -> bytes:
             return _pack(_HISTORY, name, incarnation, version)
         case Submit(operation):
             return _pack(_SUBMIT, operation)
+        case AskHead():
+            return _pack(_ASK_HEAD)
+        case AskChanges(tile, part):
+            return _pack(_ASK_CHANGES, tile, part)
 
 
 def encode_reply(reply: Reply) -> bytes:
@@ -114,6 +151,10 @@ def encode_reply(reply: Reply) -> bytes:
             return _pack(_SUBMITTED, round_)
         case Refused(refusal):
             return _pack(_REFUSED, int(refusal))
+        case HeadIs(note, round_leaf, proof):
+            return _pack(_HEAD_IS, note, round_leaf, encode_proof(proof))
+        case ChangesAre(data, more):
+            return _pack(_CHANGES_ARE, data, more)
 
 
 def decode_request(payload: bytes) -> Request:
@@ -127,6 +168,10 @@ def decode_request(payload: bytes) -> Request:
             return History(check_name(name), incarnation, version)
         case [3, bytes(operation)] if len(operation) <= OPERATION_MAX:
             return Submit(operation)
+        case [4]:
+            return AskHead()
+        case [5, int(tile), int(part)] if _is_number(tile) and _is_number(part):
+            return AskChanges(tile, part)
         case _:
             raise DecodeError("not a request to the name directory")
 
@@ -142,6 +187,12 @@ def decode_reply(payload: bytes) -> Reply:
             return Submitted(round_)
         case [132, int(refusal)] if refusal in set(Refusal):
             return Refused(Refusal(refusal))
+        case [133, bytes(note), bytes(leaf), bytes(proof)] if (
+            len(note) <= HEAD_MAX and len(leaf) <= ROUND_SIZE_MAX
+        ):
+            return HeadIs(note, leaf, _proof(proof))
+        case [134, bytes(data), bool(more)] if len(data) <= FEED_PART:
+            return ChangesAre(data, more)
         case _:
             raise DecodeError("not a reply of the name directory")
 

@@ -22,4 +22,7 @@ MAP_SIZE = 1 << 40
 CONSISTENCY_KEPT_MAX = 4_096
 """Consistency proofs kept for the newest head, some 1 KiB each."""
 
+FEED_KEPT_MAX = 4_096
+"""Rounds of the change feed kept in memory, mostly some 200 bytes each."""
+
 RECEIVE_SIZE = 65_536

@@ -7,13 +7,18 @@ from collections.abc import Callable
 import trio
 
 from cbfs_common.errors import DecodeError
-from cbfs_common.limits import COSIGN_INTERVAL
-from cbfs_common.names_entry import decode_entry, name_index
+from cbfs_common.limits import COSIGN_INTERVAL, FEED_PART, FEED_TILE
+from cbfs_common.names_entry import CHANGE_SIZE, decode_entry, name_index
 from cbfs_common.names_evidence import Evidence, encode_links, newest_links
+from cbfs_common.names_feed import FeedRound
 from cbfs_common.names_log import PROOF_MAX
-from cbfs_common.names_operations import Link, Refusal, decode_operation
+from cbfs_common.names_operations import Kind, Link, Refusal, decode_operation
 from cbfs_common.names_wire import (
     NAMES_REPLY_MAX,
+    AskChanges,
+    AskHead,
+    ChangesAre,
+    HeadIs,
     History,
     LookedUp,
     Lookup,
@@ -27,7 +32,7 @@ from cbfs_common.names_wire import (
 )
 from cbfs_names.config import Config
 from cbfs_names.embedded import Embedded, Head, Outcome
-from cbfs_names.limits import CONSISTENCY_KEPT_MAX, PENDING_MAX
+from cbfs_names.limits import CONSISTENCY_KEPT_MAX, FEED_KEPT_MAX, PENDING_MAX
 from cbfs_names.log import Log
 from cbfs_names.store import Snapshot, Store
 from cbfs_names.tree import Tree
@@ -72,6 +77,7 @@ class Service:
         self._pending: dict[bytes, Waiting] = {}
         self._wake = trio.Event()
         self._consistency: dict[int, tuple[bytes, ...]] = {}
+        self._feed: dict[int, bytes] = {}
         self._signed = int(clock())
         self._head = core.start(self._signed)
         self._snapshot: Snapshot = store.snapshot()
@@ -103,6 +109,10 @@ class Service:
                 return self._history(name, incarnation, version)
             case Submit(operation):
                 return self._submit(operation)
+            case AskHead():
+                return HeadIs(self._head.note, self._head.round, self._head.log_proof)
+            case AskChanges(tile, part):
+                return self._changes(tile, part)
 
     def _look_up(self, name: str, old_size: int) -> Reply:
         view, index = self._snapshot, name_index(self._config.namespace, name)
@@ -129,6 +139,27 @@ class Service:
                     break
                 links.append(link)
         return Steps(tuple(links))
+
+    def _changes(self, tile: int, part: int) -> Reply:
+        end = min((tile + 1) * FEED_TILE, self._head.number + 1)
+        data = b"".join(self._feed_round(number) for number in range(tile * FEED_TILE, end))
+        rest = data[part * FEED_PART :]
+        return ChangesAre(rest[:FEED_PART], len(rest) > FEED_PART)
+
+    def _feed_round(self, number: int) -> bytes:
+        """A round's record never changes; everybody asks for the same few."""
+        found = self._feed.get(number)
+        if found is None:
+            block = self._snapshot.block(number)
+            operations = [decode_operation(encoded) for encoded in block.operations]
+            names = [each.name for each in operations if each.kind is not Kind.COMMIT]
+            indexes = [name_index(self._config.namespace, name) for name in names]
+            changes = tuple(sorted({index[:CHANGE_SIZE] for index in indexes}))
+            found = FeedRound(block.round, changes).encode()
+            if len(self._feed) >= FEED_KEPT_MAX:
+                self._feed.clear()
+            self._feed[number] = found
+        return found
 
     def _consistent(self, old_size: int) -> tuple[bytes, ...]:
         """Most clients have one of few sizes: proofs are kept until the next round."""

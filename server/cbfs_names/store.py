@@ -76,6 +76,13 @@ class Snapshot:
         block = self.tip_block()
         return None if block is None else block.round
 
+    def block(self, round_: int) -> Block:
+        """The block of a round that is locked."""
+        record = self.get(Table.BLOCKS, _number(round_))
+        if record is None:
+            raise StoreError("a round of the log is missing", "restore it from another verifier")
+        return decode_block(record)
+
     def entry(self, index: bytes) -> bytes | None:
         """The encoded entry at an index (32)."""
         return self.get(Table.ENTRIES, index)

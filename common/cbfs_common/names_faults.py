@@ -1,0 +1,68 @@
+"""What a client finds wrong with the name directory, by name. PROTOCOL.rst, Names: checks."""
+
+from enum import Enum
+
+from cbfs_common.errors import CbfsError
+from cbfs_common.names_entry import Entry
+
+
+class Fault(Enum):
+    """What is wrong with an answer, in the order of the checks."""
+
+    MALFORMED = "it is malformed"
+    SIGNATURE = "a signature of its head is wrong"
+    QUORUM = "too few of the policy's verifiers have signed its head"
+    NAMESPACE = "it is another directory's"
+    CONFIG = "its verifiers run another configuration than the policy's"
+    STALE = "its head was signed too long ago"
+    FUTURE = "its head is signed for a time to come"
+    CLOCK = "its head was signed earlier than one seen before"
+    LAST_ROUND = "its round is not the last of its log"
+    SMALLER = "its log is shorter than before"
+    FORK = "its log contradicts the one seen before"
+    FEED = "its list of changes is not that of its rounds"
+    MAP_PROOF = "its proof is wrong"
+    WRONG_NAME = "it is about another name"
+    VANISHED = "it denies a name that it had"
+    SAME_VERSION = "it has two entries of one version"
+    ROLLED_BACK = "it has an older entry than before"
+    CHAIN = "its entry does not follow from the one known"
+
+
+_CLOCK_HINT = "check this computer's clock; if it is right, the directory's verifiers have stopped"
+_HINTS = {
+    Fault.STALE: _CLOCK_HINT,
+    Fault.FUTURE: "check this computer's clock",
+    Fault.CLOCK: _CLOCK_HINT,
+    Fault.NAMESPACE: "use the policy file of the directory that the account was made with",
+}
+
+
+class DirectoryLies(CbfsError):
+    """An answer that fails a check. Nothing of it is believed."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(
+            f"the name directory's answer is refused: {fault.value}",
+            _HINTS.get(fault, "tell the directory's operator; nothing was changed here"),
+        )
+        self.fault = fault
+
+
+class NameExpired(CbfsError):
+    """The name's registration has run out; ``entry`` is what it was."""
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__("the name's registration has expired", "its owner must renew it")
+        self.entry = entry
+
+
+class NameChanged(CbfsError):
+    """Somebody else, or the owner anew, has registered a known contact's name: ``entry``. Only
+    the user can say whether it is the same person."""
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__(
+            "the name belongs to a new owner", "ask the person, by voice, before writing to them"
+        )
+        self.entry = entry
