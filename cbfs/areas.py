@@ -5,8 +5,14 @@ area is, but for the outbox's rule of sending.
 """
 
 import errno
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+
+from cbfs.outbox import ERROR_SUFFIX, is_scratch
+
+CONFIG = "config.toml"
+CONFIG_ERROR = CONFIG + ERROR_SUFFIX
 
 
 class TreeError(Exception):
@@ -21,6 +27,7 @@ class Area(Enum):
     """What a directory is for."""
 
     FIXED = "fixed"  # nothing: the daemon alone puts something there
+    ROOT = "root"  # the same, but for config.toml and what editors put beside it
     CONVERSATION = "conversation"  # read, delete
     OUTBOX = "outbox"  # make folders
     DRAFTS = "drafts"  # a folder of the outbox: files are messages
@@ -28,25 +35,42 @@ class Area(Enum):
     KEPT = "kept"  # ui_info/: anything, for good
 
 
+def _any(_name: str) -> bool:
+    return True
+
+
+def _of_config(name: str) -> bool:
+    """config.toml, and the swap, backup, lock and scratch files of programs that save it."""
+    return name != CONFIG_ERROR and (name.startswith(CONFIG) or is_scratch(name))
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """0 where something is allowed, else the errno of its refusal. ``files``: make files and
-    symbolic links, move and remove them. ``folders``: make and move folders; what is made there
-    is of the area ``inside``."""
+    symbolic links, move and remove them, if they have a name that ``names`` says yes to.
+    ``folders``: make and move folders; what is made there is of the area ``inside``."""
 
     files: int
     folders: int
     inside: Area
+    names: Callable[[str], bool] = _any
 
 
 RULES = {
     Area.FIXED: Rules(errno.EACCES, errno.EACCES, Area.FIXED),
+    Area.ROOT: Rules(0, errno.EACCES, Area.FIXED, _of_config),
     Area.CONVERSATION: Rules(errno.EACCES, errno.EACCES, Area.CONVERSATION),
     Area.OUTBOX: Rules(errno.EACCES, 0, Area.DRAFTS),
     Area.DRAFTS: Rules(0, errno.EPERM, Area.DRAFTS),
     Area.SCRATCH: Rules(0, 0, Area.SCRATCH),
     Area.KEPT: Rules(0, 0, Area.KEPT),
 }
+
+
+def file_rule(area: Area, name: str) -> int:
+    """The rule for a file or symbolic link of that name: 0 or an errno."""
+    rules = RULES[area]
+    return rules.files or (0 if rules.names(name) else errno.EACCES)
 
 
 def check(number: int) -> None:

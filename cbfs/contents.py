@@ -10,7 +10,7 @@ import stat
 import time
 from collections.abc import Callable
 
-from cbfs.areas import RULES, TreeError
+from cbfs.areas import RULES, Area, TreeError
 from cbfs.book import read_content, u32, u64
 from cbfs.model import Backend, Content
 from cbfs.nodes import (
@@ -27,14 +27,16 @@ from cbfs.nodes import (
 )
 from cbfs.store import Table, Writer
 
+ROOT_FILE_MAX = 1 << 20
+"""Bytes of a file in the root: config.toml, or an editor's swap file for it."""
+
 
 class Contents:
     """``changed`` is called when something in the outbox may have become ready to be sent."""
 
-    def __init__(self, backend: Backend, file_size_max: int, changed: Callable[[], None]) -> None:
+    def __init__(self, backend: Backend, changed: Callable[[], None]) -> None:
         self.backend = backend
         self.changed = changed
-        self._file_size_max = file_size_max
 
     def read(self, node: Node, offset: int, size: int) -> bytes:
         """Raises TreeError(EISDIR) for what has no bytes."""
@@ -50,7 +52,7 @@ class Contents:
 
     async def write(self, file: File, offset: int, data: bytes) -> int:
         """Raises TreeError(EFBIG) beyond the limit for one message."""
-        if offset + len(data) > self._file_size_max:
+        if offset + len(data) > self._limit(file):
             raise TreeError(errno.EFBIG)
         await settle(file)
         whole = self._whole(file)
@@ -62,7 +64,7 @@ class Contents:
 
     async def truncate(self, file: File, size: int) -> None:
         """Cut, or fill with zeros."""
-        if size > self._file_size_max:
+        if size > self._limit(file):
             raise TreeError(errno.EFBIG)
         await settle(file)
         whole = self._whole(file)
@@ -75,7 +77,9 @@ class Contents:
     async def describe(self, node: Node, mode: int | None, mtime_ns: int | None) -> None:
         """Change permissions or time; Raises TreeError for what is not the user's."""
         if not isinstance(node, File | Link) and not (
-            isinstance(node, Directory) and not RULES[node.area].files
+            isinstance(node, Directory)
+            and not RULES[node.area].files
+            and node.area is not Area.ROOT
         ):
             raise TreeError(errno.EPERM)
         await settle(node)
@@ -118,11 +122,18 @@ class Contents:
 
     def closed(self, file: File) -> None:
         """The last writer is gone: what is on the disk needs no copy in memory."""
-        if file.stored == file.version and file.names:
+        if file.stored == file.version and file.names and not file.writers:
             file.data = None
         self.changed()
 
     # within
+
+    def _limit(self, file: File) -> int:
+        """Bytes that a file may have. Settings are no message: a limit must not hinder changing
+        it."""
+        if any(directory.area is Area.ROOT for directory, _name in file.names):
+            return ROOT_FILE_MAX
+        return self.backend.configuration.current.file_size_max
 
     def _whole(self, file: File) -> bytearray:
         if file.data is None:

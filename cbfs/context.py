@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cbfs.account import Account
+from cbfs.configuration import Configuration
 from cbfs.dial import Dialer
 from cbfs.model import Conversation
 from cbfs.peers import Peers
@@ -71,6 +72,7 @@ class Context:
     account: Account
     policy: Policy
     store: Store
+    configuration: Configuration
     sessions: Sessions
     peers: Peers
     conversations: dict[bytes, Conversation]

@@ -5,6 +5,7 @@ does to the tree goes through the mount itself (``Revealer``), so that watchers 
 """
 
 import time
+from dataclasses import replace
 
 import trio
 
@@ -20,14 +21,13 @@ from cbfs.tree import STATUS, Tree
 
 
 class Courier:
-    """One for a mount."""
+    """One for a mount. ``grace`` (seconds) is in the place of that of the settings, if given."""
 
     def __init__(
         self,
         backend: Backend,
         processes: Processes,
-        grace: float,
-        file_size_max: int,
+        grace: float | None,
         nursery: trio.Nursery,
     ) -> None:
         self._backend = backend
@@ -36,7 +36,7 @@ class Courier:
         self._unknown: set[str] = set()
         self._status_ns = time.time_ns()
         self.showing = Showing()
-        self.tree = Tree(backend, file_size_max, self._changed)
+        self.tree = Tree(backend, self._changed)
         self.drafts = Drafts(self.tree, processes, grace)
         self._errors = ErrorFiles(self.tree)
         self._dispatch = Dispatch(
@@ -55,7 +55,10 @@ class Courier:
     def status(self) -> bytes:
         """The file ``status``."""
         held = [(path, why) for path, why in sorted(self._held.items())]
-        return status_text(self._backend.name, self._backend.report(), held).encode()
+        report = self._backend.report()
+        if self.tree.config.problem:
+            report = replace(report, problems=(*report.problems, self.tree.config.problem))
+        return status_text(self._backend.name, report, held).encode()
 
     # View
 
@@ -128,7 +131,7 @@ class Courier:
 
     def _look(self) -> float:
         """Send what is finished. Gives the seconds until something may be."""
-        again = 3600.0
+        again = self.tree.config.look() or 3600.0
         held: dict[str, str] = {}
         for folder_name, folder in list(self.tree.outbox.entries.items()):
             if not isinstance(folder, Directory):

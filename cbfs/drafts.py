@@ -13,9 +13,9 @@ LOCK_HEAD = 64
 
 
 class Drafts:
-    """One for a mount. ``grace`` in seconds."""
+    """One for a mount. ``grace`` (seconds) is in the place of that of the settings, if given."""
 
-    def __init__(self, tree: Tree, processes: Processes, grace: float) -> None:
+    def __init__(self, tree: Tree, processes: Processes, grace: float | None) -> None:
         self._tree = tree
         self._processes = processes
         self.grace = grace
@@ -33,8 +33,9 @@ class Drafts:
             file.changed,
             file.mtime_ns / 1e9,
         )
+        grace = self._tree.backend.configuration.current.grace if self.grace is None else self.grace
         return verdict(
-            draft, self._locks(folder, name), time.monotonic(), wall, self.grace, self._processes
+            draft, self._locks(folder, name), time.monotonic(), wall, grace, self._processes
         )
 
     def recipients(self, name: str, folder: Directory) -> tuple[tuple[str, ...], str]:

@@ -14,6 +14,7 @@ import trio
 from cbfs import book, deliveries
 from cbfs.account import SYSTEM_RANDOM, Account, load_account, opened_store
 from cbfs.book import Arrival
+from cbfs.configuration import Configuration
 from cbfs.context import Context, Problems
 from cbfs.dial import Dialer
 from cbfs.directory import Directory
@@ -98,6 +99,11 @@ class Engine:
     def profile(self) -> Profile:
         """See ``Backend``."""
         return self._context.account.profile
+
+    @property
+    def configuration(self) -> Configuration:
+        """See ``Backend``."""
+        return self._context.configuration
 
     @property
     def store(self) -> Store:
@@ -352,6 +358,7 @@ def make_context(
         account,
         parse_policy(account.policy),
         store,
+        Configuration(store),
         Sessions(store, account.party, SYSTEM_RANDOM),
         Peers(store, directory, milliseconds),
         conversations,

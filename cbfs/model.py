@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from cbfs.configuration import Configuration
 from cbfs.store import Store, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.profile import Profile
@@ -122,6 +123,10 @@ class Backend(Protocol):
     @property
     def profile(self) -> Profile:
         """One's own profile."""
+
+    @property
+    def configuration(self) -> Configuration:
+        """The settings in effect."""
 
     @property
     def store(self) -> Store:

@@ -26,12 +26,12 @@ from cbfs.operations import Operations
 from cbfs.processes import ProcFS
 from cbfs.restore import restore
 from cbfs.reveal import Revealer
+from cbfs.settings import GRACE_MAX
 from cbfs.texts import README, profile_text
 from cbfs.tor_config import TorOptions
 from cbfs.tree import PROFILE, STATUS, Tree
 from cbfs.tree import README as README_INODE
 from cbfs_common.errors import CbfsError
-from cbfs_common.limits import FILE_SIZE_MAX
 
 _log = logging.getLogger("cbfs")
 
@@ -79,7 +79,7 @@ class Options:
     account: Path
     mountpoint: Path
     foreground: bool
-    grace: float
+    grace: float | None
     network: NetworkOptions
     fuse: frozenset[str]
 
@@ -124,7 +124,8 @@ def _parse(arguments: list[str]) -> tuple[Options, bool]:
     if len(given.paths) > 2:
         parser.error("at most an account and a mountpoint")
     account = Path(given.paths[0]) if len(given.paths) == 2 else default_account()
-    grace, no_tor, fuse = 1.0, given.no_tor, set()
+    no_tor, fuse = given.no_tor, set()
+    grace: float | None = None
     tor: dict[str, str] = {}
     for word in ",".join(given.words).split(","):
         key, _, value = word.partition("=")
@@ -141,8 +142,8 @@ def _parse(arguments: list[str]) -> tuple[Options, bool]:
             fuse.add(word)
         elif word and word not in _IGNORED and not word.startswith("x-"):
             parser.error(f"unknown option: {word}")
-    if not 0 <= grace <= 3600:
-        parser.error("grace=SECONDS is between 0 and 3600")
+    if grace is not None and not 0 <= grace <= GRACE_MAX:
+        parser.error(f"grace=SECONDS is between 0 and {GRACE_MAX:.0f}")
     return (
         Options(
             Path(os.path.abspath(account)),  # noqa: PTH100 - must not follow links
@@ -171,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="OPTIONS",
         dest="words",
-        help="grace=SECONDS (1: wait so long after the last change of a file), no_tor,"
+        help="grace=SECONDS (in the place of that in config.toml), no_tor,"
         " tor=ADDRESS (the control socket or HOST:PORT of the tor to use, or own), bridges=FILE,"
         " torrc=FILE, allow_other, and what mount(8) passes",
     )
@@ -276,10 +277,12 @@ async def _run(options: Options, ready: Callable[[], None]) -> None:
         running(options.account, options.network) as engine,
         trio.open_nursery() as nursery,
     ):
-        courier = Courier(engine, ProcFS(), options.grace, FILE_SIZE_MAX, nursery)
+        courier = Courier(engine, ProcFS(), options.grace, nursery)
         engine.attach(courier)  # at once: what arrives from now on is not in the tree yet
         _texts(courier, engine.name, profile_text(engine.name, engine.profile))
         await engine.store.commit(restore(courier.tree))
+        courier.tree.config.bring_back()
+        await courier.tree.config.settle()
         operations = Operations(courier, ProcFS(), options.account)
         _init(operations, options)
         try:

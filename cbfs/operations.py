@@ -140,8 +140,7 @@ class Operations(pyfuse3.Operations):
                 raise FUSEError(errno.EACCES)
             await self._tree.truncate(node, attr.st_size)
             if not node.writers:
-                await self._tree.save(node)
-                self._tree.closed(node)
+                await self._tree.close(node)
         if fields.update_mode or fields.update_mtime:
             await self._tree.describe(
                 node,
@@ -293,6 +292,9 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def flush(self, fh: FileHandleT) -> None:
         await self._store(fh)
+        handle = self._handles[fh]
+        if handle.writes and isinstance(handle.node, File):
+            self._tree.check_close(handle.node)
 
     @_handler
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
@@ -308,8 +310,7 @@ class Operations(pyfuse3.Operations):
         if handle.writes:
             node.writers -= 1
             if not node.writers:
-                await self._tree.save(node)
-                self._tree.closed(node)
+                await self._tree.close(node)
 
     # the rest
 

@@ -1,4 +1,5 @@
-"""What programs had saved under outbox/ and ui_info/, back in the tree at the next mount."""
+"""What programs had saved under outbox/ and ui_info/, and as config.toml, back in the tree at the
+next mount."""
 
 from collections.abc import Callable
 
@@ -6,7 +7,7 @@ from cbfs.areas import Area
 from cbfs.book import u64
 from cbfs.nodes import Directory, File, Node, decode_record, set_area
 from cbfs.store import Table, Writer
-from cbfs.tree import FIRST_OWN, OUTBOX, UI_INFO, Tree
+from cbfs.tree import FIRST_OWN, OUTBOX, ROOT, UI_INFO, Tree
 
 
 def restore(tree: Tree) -> Callable[[Writer], None]:
@@ -17,7 +18,7 @@ def restore(tree: Tree) -> Callable[[Writer], None]:
         for record, data in reader.items(Table.NODES):
             inode = int.from_bytes(record, "big")
             nodes[inode] = decode_record(inode, data)
-    places: dict[int, Directory] = {OUTBOX: tree.outbox, UI_INFO: tree.ui_info}
+    places: dict[int, Directory] = {ROOT: tree.root, OUTBOX: tree.outbox, UI_INFO: tree.ui_info}
     places |= {drafts.key: drafts for drafts in tree.drafts()}
     left = dict(nodes)
     while moved := [i for i, (_n, names) in left.items() if any(k in places for k, _ in names)]:

@@ -23,6 +23,7 @@ Take back                rm the file in outbox/ before it is sent: a second afte
                          was last changed, or when the editor that has it open ends
 Delete                   rm conversations/.../MESSAGE
 How things are           cat status
+Settings                 edit config.toml
 
 A message that cannot be sent stays in outbox/ with NAME.error beside it, which says
 why. Rename or change the file to try again.

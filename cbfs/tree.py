@@ -7,7 +7,8 @@ import errno
 import time
 from collections.abc import Callable
 
-from cbfs.areas import RULES, Area, TreeError, check
+from cbfs.areas import CONFIG, RULES, Area, TreeError, check, file_rule
+from cbfs.config_file import ConfigFile
 from cbfs.contents import Contents
 from cbfs.model import Backend, Conversation, Message
 from cbfs.nodes import Directory, File, Link, MessageFile, Node, Text, set_area, settle
@@ -30,11 +31,12 @@ FIRST_OWN = 1 << 32
 class Tree(Contents):
     """``changed`` is called when something in the outbox may have become ready to be sent."""
 
-    def __init__(self, backend: Backend, file_size_max: int, changed: Callable[[], None]) -> None:
-        super().__init__(backend, file_size_max, changed)
+    def __init__(self, backend: Backend, changed: Callable[[], None]) -> None:
+        super().__init__(backend, changed)
         self._next = FIRST_OWN
         now = time.time_ns()
-        self.root = Directory(ROOT, Area.FIXED, now)
+        self.root = Directory(ROOT, Area.ROOT, now)
+        self.config = ConfigFile(self.root, backend, self.read, self.new_inode)
         self.conversations = Directory(CONVERSATIONS, Area.FIXED, now)
         self.outbox = Directory(OUTBOX, Area.OUTBOX, now)
         self.tmp = Directory(TMP, Area.SCRATCH, now)
@@ -123,7 +125,7 @@ class Tree(Contents):
     def create(self, directory: Directory, name: str, mode: int, author: Process | None) -> File:
         """A new empty file. It is stored when it is closed."""
         self._check_new(directory, name)
-        check(RULES[directory.area].files)
+        check(file_rule(directory.area, name))
         file = File(self.new_inode(), mode & 0o700 | 0o600, time.time_ns(), None)
         file.author = author
         self._enter(directory, name, file)
@@ -146,7 +148,9 @@ class Tree(Contents):
     ) -> Link:
         """A symbolic link, as editors use for locks."""
         self._check_new(directory, name)
-        check(RULES[directory.area].files)
+        check(file_rule(directory.area, name))
+        if directory is self.root and name == CONFIG:
+            raise TreeError(errno.EACCES)  # what it leads to would not be looked at
         link = Link(self.new_inode(), target, time.time_ns(), recorded=True)
         link.author = author
         self._enter(directory, name, link)
@@ -156,7 +160,7 @@ class Tree(Contents):
     async def link(self, node: Node, directory: Directory, name: str) -> None:
         """One more name for a file."""
         self._check_new(directory, name)
-        if RULES[directory.area].files or not isinstance(node, File):
+        if file_rule(directory.area, name) or not isinstance(node, File):
             raise TreeError(errno.EPERM)
         if any(there.area is not directory.area for there, _name in node.names):
             raise TreeError(errno.EXDEV)
@@ -165,6 +169,7 @@ class Tree(Contents):
         self._enter(directory, name, node)
         await self.save(node)
         await self._save([node])
+        await self.config.settle()
 
     async def unlink(self, directory: Directory, name: str) -> Node:
         """Remove a file, a link or a message."""
@@ -176,7 +181,7 @@ class Tree(Contents):
             directory.remove(name)
             return node
         if isinstance(node, Text):
-            if directory.area in {Area.DRAFTS, Area.OUTBOX} and name.endswith(".error"):
+            if directory.area in {Area.DRAFTS, Area.OUTBOX, Area.ROOT} and name.endswith(".error"):
                 directory.remove(name)
                 return node
             raise TreeError(errno.EACCES)
@@ -211,9 +216,11 @@ class Tree(Contents):
         old = target.entries.get(new)
         if old is node:
             return None
-        self._check_rename(node, source, target, old, replace=replace)
+        self._check_rename(node, source, target, new, replace=replace)
         if len(new.encode()) > FILE_NAME_MAX:
             raise TreeError(errno.ENAMETOOLONG)
+        if target is self.root and new == CONFIG and isinstance(node, File):
+            self.config.check(node, errno.EPERM)
         if old is not None:
             self._leave(target, new)
         self._leave(source, name)
@@ -228,8 +235,23 @@ class Tree(Contents):
                 node.version += 1
             await self.save(node)
         await self._save([node] if old is None else [node, old])
+        await self.config.settle()
         self.changed()
         return old
+
+    def check_close(self, file: File) -> None:
+        """A handle that could write is about to be closed. Raises TreeError(EINVAL) for wrong
+        settings."""
+        if self.config.is_config(file):
+            self.config.check(file, errno.EINVAL)
+
+    async def close(self, file: File) -> None:
+        """The last writer is gone: what it wrote counts."""
+        await self.save(file)
+        self.closed(file)
+        if self.config.is_config(file):
+            await self.config.settle()
+            self.changed()
 
     # within
 
@@ -240,8 +262,9 @@ class Tree(Contents):
             raise TreeError(errno.EEXIST)
 
     def _check_rename(
-        self, node: Node, source: Directory, target: Directory, old: Node | None, *, replace: bool
+        self, node: Node, source: Directory, target: Directory, new: str, *, replace: bool
     ) -> None:
+        old = target.entries.get(new)
         if old is not None and not replace:
             raise TreeError(errno.EEXIST)
         if isinstance(node, Directory):
@@ -253,8 +276,10 @@ class Tree(Contents):
             if isinstance(old, Directory) and (old.entries or not old.recorded):
                 raise TreeError(errno.ENOTEMPTY)
             return
-        check(RULES[source.area].files or RULES[target.area].files)
+        check(RULES[source.area].files or file_rule(target.area, new))
         if isinstance(node, Text) or isinstance(old, Text):
+            raise TreeError(errno.EACCES)
+        if isinstance(node, Link) and target is self.root and new == CONFIG:
             raise TreeError(errno.EACCES)
         if isinstance(old, Directory):
             raise TreeError(errno.EISDIR)

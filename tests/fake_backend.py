@@ -16,6 +16,7 @@ import trio
 from cbfs import book
 from cbfs.account import SYSTEM_RANDOM
 from cbfs.book import Arrival, u32, u64
+from cbfs.configuration import Configuration
 from cbfs.model import (
     Contact,
     Content,
@@ -64,6 +65,9 @@ class FakeBackend:
     down: bool = False
     gate: Callable[[], object] | None = None
     view: View | None = None
+
+    def __post_init__(self) -> None:
+        self.configuration = Configuration(self.store)
 
     def attach(self, view: View) -> None:
         self.view = view

@@ -82,7 +82,7 @@ def run(place: Path, body: Body, *, grace: float = 0.0) -> None:
             await committer.start(store.run)
             async with trio.open_nursery() as nursery:
                 backend = FakeBackend(store)
-                courier = Courier(backend, Quiet(), grace, FILE_SIZE_MAX, nursery)
+                courier = Courier(backend, Quiet(), grace, nursery)
                 await store.commit(restore(courier.tree))
                 backend.attach(courier)
                 nursery.start_soon(courier.run)

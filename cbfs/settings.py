@@ -1,0 +1,131 @@
+"""The settings of an account: what ``config.toml`` may say. Pure.
+
+To add one: a field of ``Settings`` with its default, and its entry in ``KEYS``. Whoever reads
+``Configuration.current`` at each use has it in effect at once.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import tomli_w
+
+from cbfs_common.errors import CbfsError
+from cbfs_common.limits import FILE_SIZE_MAX
+
+CONFIG_MAX = 65_536
+"""Bytes of a config.toml."""
+
+GRACE_MAX = 3600.0
+
+FILE_SIZE_MIN = 65_536
+"""Bytes that one may always write: swap files of editors count."""
+
+_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """``grace``: seconds that a file must be left alone before it is sent. ``file_size_max``:
+    bytes of the largest file that may be written in the mount."""
+
+    grace: float = 1.0
+    file_size_max: int = FILE_SIZE_MAX
+
+
+class SettingsError(CbfsError):
+    """A config.toml that is not to be used; its text names the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of config.toml. ``read`` gives the value of its field, or raises ValueError with
+    what the value must be; ``write`` gives it back as TOML has it; ``comment`` is for users."""
+
+    read: Callable[[object], Any]
+    write: Callable[[Any], object]
+    comment: str
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= GRACE_MAX:
+        return float(value)
+    raise ValueError(f"a number of seconds from 0 to {GRACE_MAX:.0f}")
+
+
+def _size(value: object) -> int:
+    size = value if isinstance(value, int) and not isinstance(value, bool) else 0
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,12}) ?([KM]iB|B|)", value)):
+        size = int(match[1]) * _UNITS[match[2]]
+    if FILE_SIZE_MIN <= size <= FILE_SIZE_MAX:
+        return size
+    raise ValueError('a size like "10 MiB" or "500 KiB", from "64 KiB" to "64 MiB"')
+
+
+def _size_text(size: int) -> object:
+    unit = next(unit for unit in ("MiB", "KiB", "B") if size % _UNITS[unit] == 0)
+    return f"{size // _UNITS[unit]} {unit}"
+
+
+KEYS: dict[str, Key] = {
+    "grace": Key(
+        _seconds,
+        lambda seconds: int(seconds) if seconds == int(seconds) else seconds,
+        "Seconds that a file must be left alone before it is sent.",
+    ),
+    "file_size_max": Key(
+        _size,
+        _size_text,
+        'The largest file that may be written: "64 KiB" to "64 MiB".',
+    ),
+}
+"""Every key, in the order in which the file has them."""
+
+
+def decode(data: bytes) -> Settings:
+    """What a config.toml says; what it leaves out has its default. Raises SettingsError."""
+    if len(data) > CONFIG_MAX:
+        raise SettingsError("it is too long", f"at most {CONFIG_MAX} bytes")
+    try:
+        table = tomllib.loads(data.decode())
+    except UnicodeDecodeError as error:
+        raise SettingsError("it is not UTF-8", "save it as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"it is not TOML: {error}", 'lines are: key = "value"') from error
+    values = {}
+    for name, value in table.items():
+        key = KEYS.get(name)
+        if key is None:
+            near = difflib.get_close_matches(name, KEYS, 1)
+            hint = f"did you mean {near[0]}" if near else f"the keys are {', '.join(KEYS)}"
+            raise SettingsError(f"there is no setting {name!r}", hint)
+        try:
+            values[name] = key.read(value)
+        except ValueError as error:
+            default = tomli_w.dumps({name: key.write(getattr(Settings(), name))}).strip()
+            raise SettingsError(f"{name} is not {error}", f"for example: {default}") from error
+    return Settings(**values)
+
+
+def encode(settings: Settings) -> bytes:
+    """All of them as TOML; ``decode`` gives the same again."""
+    table = {name: key.write(getattr(settings, name)) for name, key in KEYS.items()}
+    return tomli_w.dumps(table).encode()
+
+
+def commented(settings: Settings) -> bytes:
+    """The config.toml of somebody who has none: each key explained. What has its default is a
+    comment, so that another default of a later version takes effect."""
+    lines = [
+        "# Settings, checked when this file is closed. A wrong one leaves the old ones in effect,",
+        "# and config.toml.error says what is wrong. See mount.cbfs(8).",
+    ]
+    for name, key in KEYS.items():
+        value = getattr(settings, name)
+        line = tomli_w.dumps({name: key.write(value)}).strip()
+        comment = "" if value != getattr(Settings(), name) else "# "
+        lines += ["", f"# {key.comment}", comment + line]
+    return ("\n".join(lines) + "\n").encode()
