@@ -11,36 +11,59 @@ from cbfs.book import (
     Arrival,
     add_conversation,
     add_message,
+    get_conversation,
     has_message,
+    missing_parents,
     u32,
     u64,
 )
 from cbfs.model import Content, Conversation, Message
+from cbfs.owed import Dues, Kind, arrived, owe
 from cbfs.packing import pack, unpack
 from cbfs.store import Table, Writer
+from cbfs_common.conversation import fits
+from cbfs_common.limits import ASK_AFTER
 from cbfs_common.message import Part
 
 
 @dataclass(slots=True)
 class Arrivals:
-    """What a batch brought. ``known`` are all conversations, the new ones included."""
+    """What a batch brought. ``known`` are all conversations that are in memory; ``conversations``
+    are those that parts came for, be they new or not."""
 
     known: dict[bytes, Conversation]
-    started: list[Conversation] = field(default_factory=list)
+    conversations: dict[bytes, Conversation] = field(default_factory=dict)
     messages: list[Message] = field(default_factory=list)
     refused: int = 0
+    dues: Dues = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Receiving:
+    """Who receives and when: ``now`` and ``delay`` (of a receipt) in milliseconds; ``receipts``
+    says whether any are sent."""
+
+    me: str
+    now: int
+    delay: int
+    receipts: bool
 
 
 def store_part(
-    writer: Writer, arrivals: Arrivals, me: str, sender: str, part: Part, now: int
+    writer: Writer, arrivals: Arrivals, receiving: Receiving, sender: str, part: Part
 ) -> None:
-    """Take in one part; the last one that was missing makes the message appear."""
+    """Take in one part; the last one that was missing makes the message appear. A receipt is
+    owed for a message that is whole, and a question for each parent that is not here."""
+    me, now = receiving.me, receiving.now
     conversation = _conversation(writer, arrivals, me, sender, part, now)
     if conversation is None:
         arrivals.refused += 1
         return
+    arrivals.conversations[conversation.id] = conversation
+    ref = conversation.id + part.id
     if has_message(writer, conversation.id, sender, part.id):
-        return  # the sender could not know that it was here
+        acknowledge(writer, arrivals.dues, receiving, sender, ref)  # the sender did not know
+        return
     content = _collect(writer, sender, part)
     if content is None:
         return
@@ -55,6 +78,19 @@ def store_part(
         (),
     )
     arrivals.messages.append(add_message(writer, conversation.id, arrival, now))
+    acknowledge(writer, arrivals.dues, receiving, sender, ref)
+    arrived(writer, ref)
+    for parent in missing_parents(writer, conversation.id, part.parents):
+        for person in conversation.participants:
+            if person != me:
+                due = now + ASK_AFTER * 1_000 + receiving.delay
+                owe(writer, arrivals.dues, person, Kind.WANT, conversation.id + parent, due)
+
+
+def acknowledge(writer: Writer, dues: Dues, receiving: Receiving, sender: str, ref: bytes) -> None:
+    """Owe a receipt, when receipts are sent."""
+    if receiving.receipts:
+        owe(writer, dues, sender, Kind.RECEIPT, ref, receiving.now + receiving.delay)
 
 
 def _conversation(
@@ -63,15 +99,15 @@ def _conversation(
     """The conversation of a part, begun when it is new; None when it is refused."""
     if me not in part.participants or sender not in part.participants:
         return None
-    known = arrivals.known.get(part.conversation)
+    # one that was begun here a moment ago is in the store, and not in memory yet
+    known = arrivals.known.get(part.conversation) or get_conversation(writer, part.conversation)
     if known is not None:
         return known if known.participants == part.participants else None
-    started = add_conversation(
+    if not fits(part.conversation, part.participants, part.subject):
+        return None
+    return add_conversation(
         writer, part.conversation, sender, part.participants, part.subject, min(part.date, now)
     )
-    arrivals.known[started.id] = started
-    arrivals.started.append(started)
-    return started
 
 
 def _collect(writer: Writer, sender: str, part: Part) -> Content | None:

@@ -12,6 +12,8 @@ from cbfs.model import Content, Conversation, Delivery, Message
 from cbfs.naming import folder_name, message_name
 from cbfs.packing import pack, unpack
 from cbfs.store import Reader, Store, Table, Writer
+from cbfs_common.conversation import conversation_id, random_conversation_id
+from cbfs_common.limits import CONVERSATION_NUMBERS
 
 HEADS_MAX = 16
 """Parents that a message names at most."""
@@ -56,6 +58,33 @@ def _conversation(key: bytes, data: bytes) -> Conversation:
     return Conversation(key, tuple(participants), subject, started, folder, inode, outbox)
 
 
+def get_conversation(reader: Reader, key: bytes) -> Conversation | None:
+    """One, or None."""
+    data = reader.get(Table.CONVERSATIONS, key)
+    return None if data is None else _conversation(key, data)
+
+
+def mark_written(writer: Writer, conversation: bytes) -> None:
+    """One has written in this conversation oneself."""
+    writer.put(Table.META, b"wrote " + conversation, b"\1")
+
+
+def conversation_for(
+    reader: Reader, participants: tuple[str, ...], subject: str, random: bytes
+) -> tuple[bytes, Conversation | None]:
+    """Where the first file of a folder belongs: (id, None) of a conversation to begin, or the one
+    that somebody else has begun with these people about this, and that was not answered yet.
+    ``random``: 16 bytes for an id."""
+    for number in range(CONVERSATION_NUMBERS):
+        key = conversation_id(participants, subject, number)
+        known = get_conversation(reader, key)
+        if known is None:
+            return key, None
+        if reader.get(Table.META, b"wrote " + key) is None:
+            return key, known
+    return random_conversation_id(random), None
+
+
 def add_conversation(
     writer: Writer,
     key: bytes,
@@ -64,7 +93,7 @@ def add_conversation(
     subject: str,
     started: int,
 ) -> Conversation:
-    """Name it, give it inodes, store it."""
+    """Name it, give it inodes, store it. ``key`` must not be there yet."""
 
     def taken(name: str) -> bool:
         return writer.get(Table.META, b"folder " + writer.blind(name.encode())) is not None
@@ -96,8 +125,8 @@ def get_message(reader: Reader, conversation: bytes, serial: int) -> Message | N
 
 
 def _message(key: bytes, data: bytes) -> Message:
-    id_, sender, date, received, name, inode, content, recipients = unpack(
-        data, bytes, str, int, int, str, int, list, list
+    id_, sender, date, received, name, inode, content, recipients, parents, file_name = unpack(
+        data, bytes, str, int, int, str, int, list, list, list, str
     )
     return Message(
         id_,
@@ -110,6 +139,8 @@ def _message(key: bytes, data: bytes) -> Message:
         inode,
         Content(*content),
         tuple((who, Delivery(state)) for who, state in recipients),
+        tuple(parents),
+        file_name,
     )
 
 
@@ -125,6 +156,8 @@ def put_message(writer: Writer, message: Message) -> None:
         message.inode,
         [content.id, content.size, content.chunk],
         [[who, state.value] for who, state in message.recipients],
+        list(message.parents),
+        message.file_name,
     )
     writer.put(Table.MESSAGES, message.conversation + u64(message.serial), record)
 
@@ -139,6 +172,16 @@ def has_message(reader: Reader, conversation: bytes, sender: str, id_: bytes) ->
     return reader.get(Table.MESSAGE_IDS, key) is not None
 
 
+def find_message(reader: Reader, conversation: bytes, sender: str, id_: bytes) -> Message | None:
+    """One message by its id, or None when it never was here or was deleted."""
+    serial = reader.get(Table.MESSAGE_IDS, _message_id(reader, conversation, sender, id_))
+    return None if serial is None else get_message(reader, conversation, _number(serial))
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "big")
+
+
 def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int) -> Message:
     """Name it, number it, store it, count its content, move the conversation's heads."""
 
@@ -149,19 +192,21 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
         return writer.get(Table.META, name_key(name)) is not None
 
     serial = writer.next_number(b"message")
-    # a date that is still to come is shown as the time of receipt
-    name = message_name(min(arrival.date, now), arrival.sender, arrival.file_name, taken)
+    date = _shown_date(writer, conversation, arrival, now)
+    name = message_name(date, arrival.sender, arrival.file_name, taken)
     message = Message(
         arrival.id,
         conversation,
         serial,
         arrival.sender,
-        min(arrival.date, now),
+        date,
         now,
         name,
         arrival.inode,
         arrival.content,
         tuple((who, Delivery.QUEUED) for who in arrival.recipients),
+        arrival.parents,
+        arrival.file_name,
     )
     put_message(writer, message)
     writer.put(Table.META, name_key(name), u64(serial))
@@ -170,6 +215,46 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
     hold_content(writer, arrival.content.id)
     _move_heads(writer, conversation, arrival.id, arrival.parents)
     return message
+
+
+def _shown_date(writer: Writer, conversation: bytes, arrival: Arrival, now: int) -> int:
+    """The date that orders a message: its own, but a date that is still to come is the time of
+    receipt, and it is behind its parents and before those that it is a parent of."""
+    date = min(arrival.date, now)
+    before = writer.get(Table.META, b"before " + conversation + arrival.id)
+    if before is not None:
+        writer.delete(Table.META, b"before " + conversation + arrival.id)
+        date = min(date, _number(before) - 1)
+    missing = []
+    for parent in arrival.parents:
+        found = _by_anybody(writer, conversation, parent)
+        if found is None:
+            missing.append(parent)
+        elif found:
+            message = get_message(writer, conversation, found)
+            date = max(date, message.date + 1) if message else date
+    for parent in missing:
+        key = b"before " + conversation + parent
+        known = writer.get(Table.META, key)
+        writer.put(Table.META, key, u64(max(1, min(date, _number(known) if known else date))))
+    return max(0, date)
+
+
+def _by_anybody(reader: Reader, conversation: bytes, id_: bytes) -> int | None:
+    """The serial of a message, be it deleted since, or None when it has never been here."""
+    known = get_conversation(reader, conversation)
+    for sender in known.participants if known else ():
+        serial = reader.get(Table.MESSAGE_IDS, _message_id(reader, conversation, sender, id_))
+        if serial is not None:
+            return _number(serial)
+    return None
+
+
+def missing_parents(
+    reader: Reader, conversation: bytes, parents: tuple[bytes, ...]
+) -> tuple[bytes, ...]:
+    """Those of the parents that have never been here."""
+    return tuple(p for p in parents if _by_anybody(reader, conversation, p) is None)
 
 
 def remove_message(writer: Writer, message: Message) -> None:

@@ -10,12 +10,25 @@ envelope that is sent again byte for byte); ``finish`` (a crash before it repeat
 which servers and peers both recognise).
 """
 
+import hashlib
+import math
 from dataclasses import dataclass, replace
 
-from cbfs.book import drop_content, get_message, hold_content, put_message, u32, u64
-from cbfs.model import Content, Delivery, Message
+from cbfs.book import (
+    drop_content,
+    get_conversation,
+    get_message,
+    hold_content,
+    put_message,
+    u32,
+    u64,
+)
+from cbfs.model import Content, Conversation, Delivery, Message
+from cbfs.owed import Dues, Kind, owe
 from cbfs.packing import pack, unpack
 from cbfs.store import Reader, Table, Writer
+from cbfs_common.limits import OFFER_AFTER
+from cbfs_common.message import part_capacity
 
 _JOB_KEY = 24
 
@@ -84,12 +97,9 @@ class Envelope:
 
 
 def add_jobs(writer: Writer, message: Message, job: Job) -> None:
-    """One job for each recipient of a message, like ``job`` but for recipient and key."""
+    """One job for each recipient of a message."""
     for recipient, _state in message.recipients:
-        key = writer.blind(recipient.encode()) + u64(writer.next_number(b"queue"))
-        entry = replace(job, key=key, recipient=recipient, serial=message.serial)
-        writer.put(Table.QUEUE, key, entry.encode())
-        hold_content(writer, message.content.id)
+        _add(writer, job, recipient)
 
 
 def waiting(reader: Reader) -> dict[str, int]:
@@ -139,9 +149,67 @@ def save_sealed(writer: Writer, job: Job, parts: list[bytes]) -> list[Envelope]:
     return envelopes
 
 
-def finish(writer: Writer, delivered: list[bytes]) -> list[Message]:
+def job_for(message: Message, conversation: Conversation, digest: bytes) -> Job:
+    """The delivery of a message; whom to and under which key, ``add_jobs`` and ``send_again``
+    say. ``digest`` (32): BLAKE2b-256 of its content."""
+    part_size = part_capacity(conversation.participants, conversation.subject, message.file_name)
+    return Job(
+        key=b"",
+        recipient="",
+        conversation=message.conversation,
+        serial=message.serial,
+        message=message.id,
+        date=message.date,
+        parents=message.parents,
+        file_name=message.file_name,
+        content=message.content,
+        digest=digest,
+        part_size=part_size,
+        count=math.ceil(message.content.size / part_size),
+        sealed=0,
+    )
+
+
+def _add(writer: Writer, job: Job, recipient: str) -> None:
+    key = writer.blind(recipient.encode()) + u64(writer.next_number(b"queue"))
+    writer.put(Table.QUEUE, key, replace(job, key=key, recipient=recipient).encode())
+    hold_content(writer, job.content.id)
+
+
+def pending(reader: Reader, recipient: str) -> list[Job]:
+    """The jobs for one recipient."""
+    prefix = reader.blind(recipient.encode())
+    return [
+        _decode(key, data)
+        for key, data in reader.items(Table.QUEUE, prefix=prefix)
+        if len(key) == _JOB_KEY
+    ]
+
+
+def send_again(writer: Writer, message: Message, recipient: str) -> None:
+    """One more delivery of a message that was sent, to one of its recipients."""
+    conversation = get_conversation(writer, message.conversation)
+    if conversation is None:
+        return
+    digest = hashlib.blake2b(digest_size=32)
+    for _key, chunk in writer.items(Table.CONTENT, prefix=u64(message.content.id)):
+        digest.update(chunk)
+    _add(writer, job_for(message, conversation, digest.digest()), recipient)
+
+
+def begin_again(writer: Writer, recipient: str) -> None:
+    """Forget what is sealed for this recipient, who cannot read it, and seal it anew. The jobs
+    get new keys: what is just being delivered must not be taken for what is sealed from now on."""
+    for job in pending(writer, recipient):
+        writer.delete_prefix(Table.QUEUE, job.key)
+        key = job.key[:-8] + u64(writer.next_number(b"queue"))
+        writer.put(Table.QUEUE, key, replace(job, key=key, sealed=0).encode())
+
+
+def finish(writer: Writer, delivered: list[bytes], dues: Dues, now: int) -> list[Message]:
     """These envelopes (their keys) are at the server. Gives the messages that thereby are at
-    their recipient's server in full, in their new state."""
+    their recipient's server in full, in their new state; until a receipt comes they are to be
+    offered again. ``now`` in milliseconds."""
     changed: dict[bytes, Message] = {}
     for key in delivered:
         writer.delete(Table.QUEUE, key)
@@ -158,14 +226,20 @@ def finish(writer: Writer, delivered: list[bytes]) -> list[Message]:
         drop_content(writer, job.content.id)
         message = get_message(writer, job.conversation, job.serial)
         if message is not None:
-            message = _sent(message, job.recipient)
-            put_message(writer, message)
-            changed[message.id] = message
+            state = dict(message.recipients).get(job.recipient)
+            if state is Delivery.QUEUED:
+                message = moved_on(message, job.recipient, Delivery.SENT)
+                put_message(writer, message)
+                changed[message.id] = message
+            if state is not Delivery.RECEIVED:
+                ref, due = message.conversation + message.id, now + OFFER_AFTER * 1_000
+                owe(writer, dues, job.recipient, Kind.OFFER, ref, due)
     return list(changed.values())
 
 
-def _sent(message: Message, recipient: str) -> Message:
+def moved_on(message: Message, recipient: str, to: Delivery) -> Message:
+    """The message with another state for one recipient."""
     recipients = tuple(
-        (who, Delivery.SENT if who == recipient else state) for who, state in message.recipients
+        (who, to if who == recipient else state) for who, state in message.recipients
     )
     return replace(message, recipients=recipients)

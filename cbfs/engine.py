@@ -2,22 +2,22 @@
 mount talks to (``cbfs.model.Backend``)."""
 
 import hashlib
-import math
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
-from cbfs import book, deliveries
+from cbfs import book, deliveries, owed
 from cbfs.account import SYSTEM_RANDOM, Account, load_account, opened_store
 from cbfs.book import Arrival
 from cbfs.configuration import Configuration
 from cbfs.context import Context, Problems
 from cbfs.dial import Dialer
 from cbfs.directory import Directory
+from cbfs.healing import notice_copy, notice_loss
 from cbfs.home import Home
 from cbfs.model import (
     Contact,
@@ -32,12 +32,12 @@ from cbfs.model import (
 from cbfs.network import Network, NetworkOptions, reaching
 from cbfs.peers import PREPARE_MAX, Peers, Unknown
 from cbfs.receiver import Receiver
+from cbfs.reminders import Reminders
 from cbfs.sender import Sender
 from cbfs.sessions import Sessions
 from cbfs.store import Store, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import PARTICIPANTS_MAX, SUBJECT_MAX
-from cbfs_common.message import part_capacity
 from cbfs_common.names_client import Absent
 from cbfs_common.names_policy import parse_policy
 from cbfs_common.profile import Profile
@@ -48,8 +48,8 @@ LOOKUP_RETRY = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """What is settled of a message before its transaction. ``fresh`` is the id of a conversation
-    that it may begin, ``message`` its own (16 bytes each)."""
+    """What is settled of a message before its transaction. ``fresh`` is random, for the id of a
+    conversation that it may begin, ``message`` its own id (16 bytes each)."""
 
     participants: tuple[str, ...]
     subject: str
@@ -77,12 +77,28 @@ class Engine:
         self._bundle = bundle
         self._view: View | None = None
         self._preparing: set[str] = set()
-        self._receiver = Receiver(context, self._started, self._arrived)
+        self._reminders = Reminders(context)
+        self._sender = Sender(
+            context, lambda: self._bundle, self._message_changed, self._reminders.add, nursery
+        )
+        self._receiver = Receiver(
+            context,
+            started=self._started,
+            arrived=self._arrived,
+            changed=self._message_changed,
+            owed=self._reminders.add,
+            again=self._sender.queued,
+        )
         self._home = Home(context, self._receiver, self._status_changed)
-        self._sender = Sender(context, lambda: self._bundle, self._message_changed, nursery)
         context.problems.changed = self._status_changed
-        for task in (self._home.run, self._receiver.meet_strangers, self._refresh_bundle):
+        for task in (
+            self._home.run,
+            self._receiver.meet_strangers,
+            self._receiver.retry,
+            self._refresh_bundle,
+        ):
             nursery.start_soon(task)
+        nursery.start_soon(self._reminders.run, self._sender.note_due)
 
     def attach(self, view: View) -> None:
         """The mount that is told of news from now on."""
@@ -126,17 +142,23 @@ class Engine:
     def report(self) -> Report:
         """See ``Backend``."""
         waiting = self._sender.waiting()
-        lines = tuple(
-            f"{count} message{'s' if count > 1 else ''} to {recipient}"
-            for recipient, count in sorted(waiting.items())
-        )
+        with self.store.read() as reader:
+            missing = owed.missing(reader)
+            unreceived = owed.unreceived(reader, (c.name for c in self.contacts()))
         return Report(
             self._home.connection.text,
             self._network.lines(),
-            lines,
-            self._context.problems.lines(),
+            _counted(waiting),
+            (*self._context.problems.lines(), *self._missing(missing)),
             sum(waiting.values()),
+            _counted(unreceived),
         )
+
+    def _missing(self, counts: dict[bytes, int]) -> Iterator[str]:
+        for key, count in counts.items():
+            known = self._context.conversations.get(key)
+            what = f"{count} message{'s are' if count > 1 else ' is'} missing"
+            yield f"{what} in {known.folder if known else 'a conversation'}, and asked for"
 
     def prepare(self, names: Iterable[str]) -> None:
         """See ``Backend``."""
@@ -165,11 +187,10 @@ class Engine:
             self._context.random.token(16),
             self._context.random.token(16),
         )
-        started, message = await self.store.commit(
+        conversation, message = await self.store.commit(
             lambda writer: self._make_message(writer, outgoing, draft)
         )
-        if started is not None:
-            self._started(started, own=True)
+        self._started(conversation)
         self._context.problems.clear("names")
         for recipient in others:
             self._sender.queued(recipient)
@@ -178,14 +199,10 @@ class Engine:
 
     def _make_message(
         self, writer: Writer, outgoing: Outgoing, draft: "_Draft"
-    ) -> tuple[Conversation | None, Message]:
-        """(the conversation when this begins it, the message)."""
-        started = None
-        if outgoing.conversation is None:
-            started = book.add_conversation(
-                writer, draft.fresh, self.name, draft.participants, draft.subject, draft.now
-            )
-        conversation = started or self._context.conversations[outgoing.conversation or b""]
+    ) -> tuple[Conversation, Message]:
+        """(its conversation, which this may begin; the message)."""
+        conversation = self._conversation(writer, outgoing, draft)
+        book.mark_written(writer, conversation.id)
         parents = book.heads(writer, conversation.id)
         content = outgoing.content
         arrival = Arrival(
@@ -199,29 +216,22 @@ class Engine:
             tuple(name for name in draft.participants if name != self.name),
         )
         message = book.add_message(writer, conversation.id, arrival, draft.now)
-        part_size = part_capacity(draft.participants, draft.subject, outgoing.file_name)
-        job = deliveries.Job(
-            key=b"",
-            recipient="",
-            conversation=conversation.id,
-            serial=message.serial,
-            message=draft.message,
-            date=draft.now,
-            parents=parents,
-            file_name=outgoing.file_name,
-            content=content,
-            digest=draft.digest,
-            part_size=part_size,
-            count=math.ceil(content.size / part_size),
-            sealed=0,
-        )
+        job = deliveries.job_for(message, conversation, draft.digest)
         deliveries.add_jobs(writer, message, job)
         outgoing.consume(writer, conversation)
-        return started, message
+        return conversation, message
+
+    def _conversation(self, writer: Writer, outgoing: Outgoing, draft: "_Draft") -> Conversation:
+        if outgoing.conversation is not None:
+            return self._context.conversations[outgoing.conversation]
+        id_, known = book.conversation_for(writer, draft.participants, draft.subject, draft.fresh)
+        return known or book.add_conversation(
+            writer, id_, self.name, draft.participants, draft.subject, draft.now
+        )
 
     async def delete(self, message: Message) -> None:
         """See ``Backend``."""
-        await self.store.commit(lambda writer: book.remove_message(writer, message))
+        await self.store.commit(lambda writer: _delete(writer, message))
 
     # within
 
@@ -285,9 +295,11 @@ class Engine:
         await self.store.commit(lambda writer: writer.put(Table.META, b"bundle", bundle))
         self._bundle = bundle
 
-    def _started(self, conversation: Conversation, *, own: bool = False) -> None:
-        if own:
-            self._context.conversations[conversation.id] = conversation
+    def _started(self, conversation: Conversation) -> None:
+        """A conversation is on the disk; whoever comes first with it tells the mount."""
+        if conversation.id in self._context.conversations:
+            return
+        self._context.conversations[conversation.id] = conversation
         if self._view:
             self._view.conversation_added(conversation)
 
@@ -302,6 +314,19 @@ class Engine:
     def _status_changed(self) -> None:
         if self._view:
             self._view.status_changed()
+
+
+def _counted(counts: dict[str, int]) -> tuple[str, ...]:
+    return tuple(
+        f"{count} message{'s' if count > 1 else ''} to {recipient}"
+        for recipient, count in sorted(counts.items())
+    )
+
+
+def _delete(writer: Writer, message: Message) -> None:
+    book.remove_message(writer, message)
+    for recipient, _state in message.recipients:
+        owed.forgive(writer, recipient, owed.Kind.OFFER, message.conversation + message.id)
 
 
 def milliseconds() -> int:
@@ -335,6 +360,11 @@ async def running(account_directory: Path, options: NetworkOptions) -> AsyncIter
                 f"the account in {account_directory} is not finished",
                 "run the same cbfs init again",
             )
+        if notice_copy(store, account_directory):
+            problems.set(
+                "copy", "this is a copy of an account: its sessions begin anew; use one of the two"
+            )
+        notice_loss(store, account.name, milliseconds(), SYSTEM_RANDOM)
         async with trio.open_nursery() as committer:
             await committer.start(store.run)
             async with (

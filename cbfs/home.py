@@ -27,6 +27,8 @@ BATCH = 32
 UPLOAD = 10
 """Prekeys in one request."""
 
+LAST_RESORT = PrekeyKind.LAST_RESORT
+
 REFILL = 25
 """Prekeys are made anew when so many are missing."""
 
@@ -121,21 +123,29 @@ class Home:
 
 
 async def top_up(link: Link, context: Context) -> None:
-    """Upload one-time prekeys when some are missing, and a last-resort prekey when it is old.
+    """Upload one-time prekeys when some are missing, a last-resort prekey when it is old, and all
+    anew when the server has some whose secrets are not here.
 
     The secrets are on the disk before the server has the public halves: a crash in between
     leaves secrets that nobody uses, never a prekey that cannot be answered."""
     now = context.clock() // 1000
     count = await request(link, CountPrekeys())
+    pairs = context.sessions.pairs.values()
+    one_time = sum(p.kind is PrekeyKind.ONE_TIME and p.expires > now for p in pairs)
+    known = any(p.expires == count.last_resort_expires for p in pairs if p.kind is LAST_RESORT)
     missing = PREKEYS_ONE_TIME - count.one_time
     batches: list[list[PrekeyKind]] = []
+    if count.one_time > one_time or (count.last_resort_expires and not known):
+        # of some that it gives away the secrets are not here: they were lost, or it lies
+        await _upload(link, context, [LAST_RESORT], now, replace=True)
+        missing = PREKEYS_ONE_TIME
+    elif count.last_resort_expires < now + PREKEY_LIFETIME - LAST_RESORT_RENEWAL:
+        batches.append([LAST_RESORT])
     if missing >= REFILL:
         batches += [
             [PrekeyKind.ONE_TIME] * min(UPLOAD, missing - start)
             for start in range(0, missing, UPLOAD)
         ]
-    if count.last_resort_expires < now + PREKEY_LIFETIME - LAST_RESORT_RENEWAL:
-        batches.append([PrekeyKind.LAST_RESORT])
     failures: list[CbfsError] = []
 
     async def upload(kinds: list[PrekeyKind]) -> None:
@@ -152,7 +162,9 @@ async def top_up(link: Link, context: Context) -> None:
         raise failures[0]
 
 
-async def _upload(link: Link, context: Context, kinds: list[PrekeyKind], now: int) -> None:
+async def _upload(
+    link: Link, context: Context, kinds: list[PrekeyKind], now: int, *, replace: bool = False
+) -> None:
     pairs = [make_prekey(context.random, kind, now + PREKEY_LIFETIME) for kind in kinds]
 
     def change(writer: Writer) -> None:
@@ -162,7 +174,7 @@ async def _upload(link: Link, context: Context, kinds: list[PrekeyKind], now: in
     await context.store.commit(change)
     context.sessions.add_pairs(pairs)
     records = tuple(pair.public(context.account.signing) for pair in pairs)
-    await request(link, UploadPrekeys(records))
+    await request(link, UploadPrekeys(records, replace))
 
 
 async def sign_up(link: Link) -> None:

@@ -32,6 +32,7 @@ class Delivery(Enum):
 
     QUEUED = "queued"
     SENT = "sent"  # at the recipient's server
+    RECEIVED = "received"  # a receipt has come
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ class Conversation:
 @dataclass(frozen=True, slots=True)
 class Message:
     """``name`` is the file name in the conversation's folder, unique there, made by
-    ``naming.message_name``. ``recipients`` is empty for what was received."""
+    ``naming.message_name``. ``recipients`` is empty for what was received. ``parents`` and
+    ``file_name`` are as its sender wrote them."""
 
     id: bytes
     conversation: bytes
@@ -64,6 +66,8 @@ class Message:
     inode: int
     content: Content
     recipients: tuple[tuple[str, Delivery], ...]
+    parents: tuple[bytes, ...] = ()
+    file_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +99,15 @@ class Contact:
 class Report:
     """What ``status`` tells, in words: ``connection`` a line; ``network`` how servers are
     reached, first Tor's state; ``queue`` a line for each recipient that something waits for;
-    ``problems`` a line each."""
+    ``problems`` a line each; ``unreceived`` a line for each recipient at whose server there is
+    something that no receipt has come for."""
 
     connection: str
     network: tuple[str, ...]
     queue: tuple[str, ...]
     problems: tuple[str, ...]
     envelopes_waiting: int
+    unreceived: tuple[str, ...] = ()
 
 
 class Refused(CbfsError):

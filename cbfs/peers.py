@@ -41,10 +41,11 @@ class Peers:
         self._clock = clock
         self._lock = trio.Lock()
         self._known: dict[str, tuple[Contact, Entry]] = {}
+        self._names: dict[bytes, str] = {}  # by identity
         with store.read() as reader:
             for _key, data in reader.items(Table.PEERS):
                 contact, entry = _decode(data)
-                self._known[contact.name] = contact, entry
+                self._take(contact, entry)
 
     def all(self) -> tuple[Contact, ...]:
         """By name."""
@@ -54,6 +55,11 @@ class Peers:
         """The contact, when it is known."""
         known = self._known.get(name)
         return known[0] if known else None
+
+    def of_identity(self, identity: bytes) -> Contact | None:
+        """The contact with this ``Profile.identity``, when it is known."""
+        name = self._names.get(identity)
+        return self.get(name) if name else None
 
     async def find(self, name: str, *, fresh: bool = False) -> Contact:
         """The contact of that name, from the directory when it is not known (or when what is
@@ -94,7 +100,14 @@ class Peers:
             writer.put(Table.PEERS, writer.blind(contact.name.encode()), record)
 
         await self._store.commit(change)
+        self._take(contact, entry)
+
+    def _take(self, contact: Contact, entry: Entry) -> None:
+        before = self.get(contact.name)
+        if before is not None:  # keys that the directory has replaced prove nothing any more
+            self._names.pop(before.profile.identity(contact.name), None)
         self._known[contact.name] = contact, entry
+        self._names[contact.profile.identity(contact.name)] = contact.name
 
 
 def checked(name: str) -> str:

@@ -1,140 +1,125 @@
 """Receipt: from the home server's pushes to messages in the store.
 
-Envelopes are taken in batches. One commit holds the ratchets' new states, the prekeys that were
-used up and the messages that came out; only then are the envelopes deleted on the server. A
-crash before the commit leaves everything as it was, a crash after it makes the server push
-again what is then recognised as a duplicate.
-
-An envelope from somebody new waits in ``Table.INBOX`` until the directory has confirmed the
-sender's name; one that cannot be read is kept in ``Table.QUARANTINE``.
+Envelopes are taken in batches (``cbfs.intake``), each in one commit; only then are they deleted on
+the server. An envelope from somebody new waits in ``Table.INBOX`` until the directory has confirmed
+the sender's name; one that cannot be read is kept in ``Table.QUARANTINE`` and tried again.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
 
 import trio
 
-from cbfs.arrivals import Arrivals, store_part
-from cbfs.book import u64
+from cbfs.arrivals import Receiving
 from cbfs.context import Backoff, Context
-from cbfs.model import Contact, Conversation, Message, NotYet
+from cbfs.intake import Incoming, Intake, Outcome, claimed_sender, same
+from cbfs.model import Conversation, Message, NotYet
+from cbfs.owed import Dues
 from cbfs.peers import Unknown
-from cbfs.sessions import Batch, Opened
+from cbfs.quarantine import Unread, Why, envelope_at, far_sessions, keep, newest, waiting_for
+from cbfs.sessions import Damaged
 from cbfs.store import Table, Writer
-from cbfs_common.errors import CbfsError, CryptoError, DecodeError, LimitError
-from cbfs_common.message import Part, decode_body
-from cbfs_common.names_client import DirectoryLies, NameChanged, NameExpired, check_bundle
-from cbfs_common.profile import decode_profile
-from cbfs_common.session import Duplicate, Peer
+from cbfs_common.errors import CbfsError, CryptoError, DecodeError
+from cbfs_common.limits import RECEIPT_DELAY
+from cbfs_common.message import decode_body
+from cbfs_common.names_client import DirectoryLies, NameChanged, NameExpired
+from cbfs_common.session import Duplicate
 
-
-@dataclass(slots=True)
-class _Sorted:
-    """What is to become of a batch of envelopes."""
-
-    steps: Batch
-    parts: list[tuple[str, Part]] = field(default_factory=list)
-    strangers: list[bytes] = field(default_factory=list)
-    unreadable: list[bytes] = field(default_factory=list)
+RETRY_BATCH = 16
+"""Kept envelopes that are tried again in one commit."""
 
 
 class Receiver:
-    """Opens and stores what arrives."""
+    """Opens and stores what arrives. It tells of conversations that messages came into, of messages
+    that are new or in a new state, of what is owed to peers, and whom to send to again."""
 
     def __init__(
         self,
         context: Context,
+        *,
         started: Callable[[Conversation], None],
         arrived: Callable[[Message], None],
+        changed: Callable[[Message], None],
+        owed: Callable[[Dues], None],
+        again: Callable[[str], None],
     ) -> None:
         self._context = context
         self._started = started
         self._arrived = arrived
+        self._changed = changed
+        self._owed = owed
+        self._again = again
         self._strangers = trio.Event()
-        self._directory_back = trio.Event()
+        with context.store.read() as reader:
+            self._far = far_sessions(reader)
 
     async def take(self, envelopes: list[bytes]) -> None:
         """Bring these into the store. On return the server may delete them."""
-        await self._take(envelopes, None)
+        await self._take([Incoming(envelope) for envelope in envelopes])
 
-    async def _take(self, envelopes: list[bytes], waited: bytes | None) -> None:
-        """``waited``: the inbox record of the one envelope that this is."""
+    async def retry(self) -> None:
+        """Try once more what could not be read: this program may be newer, or a name confirmed."""
+        with self._context.store.read() as reader:
+            keys = newest(reader)
+        for start in range(0, len(keys), RETRY_BATCH):
+            await self._take(self._kept(keys[start : start + RETRY_BATCH]))
+
+    def _kept(self, keys: list[bytes]) -> list[Incoming]:
+        with self._context.store.read() as reader:
+            found = [(key, envelope_at(reader, key)) for key in keys]
+        return [Incoming(data, (Table.QUARANTINE, key)) for key, data in found if data]
+
+    async def _take(self, incoming: list[Incoming]) -> None:
+        while incoming:
+            intake, outcome = await self._commit(incoming)
+            self._tell(outcome)
+            if any(item.kept is None for item, _unread in intake.unread):
+                self._context.problems.set(
+                    "quarantine", "envelopes arrived that cannot be read; they are kept"
+                )
+            if any(item.kept is None for item in intake.strangers):
+                self._strangers.set()
+            near = self._far & intake.advanced
+            self._far |= {u.session for _item, u in intake.unread if u.why is Why.FAR}
+            if not near:
+                return
+            with self._context.store.read() as reader:
+                incoming = self._kept(waiting_for(reader, near)[: 4 * RETRY_BATCH])
+
+    async def _commit(self, incoming: list[Incoming]) -> tuple[Intake, Outcome]:
         context = self._context
-        now = context.clock()
+        receiving = Receiving(
+            context.account.name,
+            context.clock(),
+            self._delay(),
+            context.configuration.current.receipts,
+        )
         async with context.sessions.lock:
-            sort = self._sort(envelopes, now)
+            intake = Intake(context, incoming, receiving)
+            outcome = await context.store.commit(intake.write)
+            intake.done()
+        return intake, outcome
 
-            def change(writer: Writer) -> Arrivals:
-                sort.steps.write(writer)
-                if waited is not None and not sort.strangers:
-                    writer.delete(Table.INBOX, waited)
-                elif waited is None:
-                    _keep(writer, Table.INBOX, sort.strangers)
-                _keep(writer, Table.QUARANTINE, sort.unreadable)
-                arrivals = Arrivals(dict(context.conversations))
-                for sender, part in sort.parts:
-                    store_part(writer, arrivals, context.account.name, sender, part, now)
-                return arrivals
+    def _delay(self) -> int:
+        """Milliseconds, at random, from a half to one and a half of RECEIPT_DELAY."""
+        share = int.from_bytes(self._context.random.token(2), "big") / 65_536
+        return int(RECEIPT_DELAY * 1_000 * (0.5 + share))
 
-            arrivals = await context.store.commit(change)
-            sort.steps.done()
-        self._tell(arrivals)
-        if sort.unreadable:
-            context.problems.set(
-                "quarantine", "envelopes arrived that cannot be read; they are kept"
-            )
-        if sort.strangers and waited is None:
-            self._strangers.set()
-
-    def _tell(self, arrivals: Arrivals) -> None:
-        for conversation in arrivals.started:
-            self._context.conversations[conversation.id] = conversation
+    def _tell(self, outcome: Outcome) -> None:
+        arrivals, told = outcome.arrivals, outcome.told
+        for conversation in arrivals.conversations.values():
             self._started(conversation)
         for message in arrivals.messages:
             self._arrived(message)
+        for message in told.messages:
+            self._changed(message)
+        for peer in told.again:
+            self._again(peer)
+        if arrivals.dues:
+            self._owed(arrivals.dues)
         if arrivals.refused:
             self._context.problems.set(
                 "refused", "messages were refused: their senders are not in the conversation"
             )
-
-    def _sort(self, envelopes: list[bytes], now: int) -> _Sorted:
-        sort = _Sorted(self._context.sessions.batch())
-        for envelope in envelopes:
-            try:
-                opened = sort.steps.open(envelope, now // 1000)
-                part = decode_body(opened.body)
-                sender = self._sender(opened, part)
-            except Duplicate:
-                continue
-            except (CryptoError, LimitError, DecodeError):
-                sort.unreadable.append(envelope)
-                continue
-            if sender is None:
-                sort.strangers.append(envelope)
-                continue
-            sort.steps.accept(opened, sender)
-            sort.parts.append((sender, part))
-        return sort
-
-    def _sender(self, opened: Opened, part: Part) -> str | None:
-        """Who wrote it, None for somebody whom the directory has to confirm first. Raises
-        CryptoError when the session's keys are not those of the name that is claimed."""
-        if opened.peer:
-            return opened.peer
-        claimed = self._claimed(opened.session.peer, part)
-        known = self._context.peers.get(claimed.name)
-        if known is None or not _same(claimed, opened.session.peer, known):
-            return None
-        return claimed.name
-
-    def _claimed(self, peer: Peer, part: Part) -> Contact:
-        """Whom a first message claims to be from, as the directory's signed bundle says it."""
-        entry = check_bundle(self._context.policy, part.bundle)
-        profile = decode_profile(entry.profile)
-        if profile.identity(entry.name) != peer.identity or profile.auth != peer.auth_public:
-            raise CryptoError("the sender is not who the bundle says")
-        return Contact(entry.name, profile, self._context.clock())
 
     async def meet_strangers(self) -> None:
         """Confirm the names of new senders with the directory, for as long as the mount lives."""
@@ -165,43 +150,31 @@ class Receiver:
             except NotYet:
                 return True
             except (Unknown, CryptoError, DecodeError, DirectoryLies, NameChanged, NameExpired):
-                await self._context.store.commit(partial(_move, key=key, envelope=envelope))
+                await self._give_up(key, envelope)
                 continue
-            await self._take([envelope], key)
+            await self._take([Incoming(envelope, (Table.INBOX, key))])
         return False
+
+    async def _give_up(self, key: bytes, envelope: bytes) -> None:
+        def change(writer: Writer) -> None:
+            writer.delete(Table.INBOX, key)
+            keep(writer, Unread(envelope, Why.LATER))
+
+        await self._context.store.commit(change)
 
     async def _meet(self, envelope: bytes) -> None:
         """Make the sender a contact. Raises NotYet while the directory does not answer, and what
         the checks raise when the directory says otherwise."""
-        async with self._context.sessions.lock:
+        context = self._context
+        async with context.sessions.lock:
             try:
-                opened = self._context.sessions.batch().open(
-                    envelope, self._context.clock() // 1000
-                )
-            except Duplicate:
+                opened = context.sessions.batch().open(envelope, context.clock() // 1000)
+            except (Duplicate, Damaged):
                 return
         if opened.peer:
             return
-        part = decode_body(opened.body)
-        claimed = self._claimed(opened.session.peer, part)
-        known = self._context.peers.get(claimed.name)
-        contact = await self._context.peers.find(claimed.name, fresh=known is not None)
-        if not _same(claimed, opened.session.peer, contact):
+        claimed = claimed_sender(context, opened.session.peer, decode_body(opened.body))
+        known = context.peers.get(claimed.name)
+        contact = await context.peers.find(claimed.name, fresh=known is not None)
+        if not same(claimed, opened.session.peer, contact):
             raise CryptoError("the sender is not who the directory says")
-
-
-def _same(claimed: Contact, peer: Peer, known: Contact) -> bool:
-    return (
-        known.profile.identity(claimed.name) == peer.identity
-        and known.profile.auth == peer.auth_public
-    )
-
-
-def _keep(writer: Writer, table: Table, envelopes: list[bytes]) -> None:
-    for envelope in envelopes:
-        writer.put(table, u64(writer.next_number(table.value)), envelope)
-
-
-def _move(writer: Writer, key: bytes, envelope: bytes) -> None:
-    writer.delete(Table.INBOX, key)
-    _keep(writer, Table.QUARANTINE, [envelope])

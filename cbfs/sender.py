@@ -10,15 +10,15 @@ from collections.abc import Callable
 
 import trio
 
-from cbfs import deliveries
-from cbfs.book import read_content
+from cbfs import deliveries, notes, owed
 from cbfs.context import Backoff, Context
-from cbfs.deliveries import Envelope, Job
+from cbfs.deliveries import Envelope
 from cbfs.link import Link, ServerRefused, open_link, request
 from cbfs.model import Contact, Message
+from cbfs.owed import Dues
+from cbfs.sealing import Sealing
 from cbfs.store import Writer
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError
-from cbfs_common.message import Part, encode_part
 from cbfs_common.prekey import decode_prekey
 from cbfs_common.requests import Code, Deliver, TakePrekey
 from cbfs_common.session import Peer, Session
@@ -37,20 +37,24 @@ TASKS_MAX = 32
 
 
 class Sender:
-    """Sends what is queued. ``sent`` is told of messages whose state has moved on."""
+    """Sends what is queued and what is owed. ``sent`` is told of messages whose state has moved
+    on, ``owed`` of what is due next."""
 
     def __init__(
         self,
         context: Context,
         bundle: Callable[[], bytes],
         sent: Callable[[Message], None],
+        owed: Callable[[Dues], None],
         nursery: trio.Nursery,
     ) -> None:
         self._context = context
-        self._bundle = bundle
+        self._sealing = Sealing(context, bundle)
         self._sent = sent
+        self._owed = owed
         self._nursery = nursery
         self._wakes: dict[str, trio.Event] = {}
+        self._notes: set[str] = set()
         self._limiter = trio.CapacityLimiter(TASKS_MAX)
         with context.store.read() as reader:
             self._jobs = deliveries.waiting(reader)
@@ -58,16 +62,27 @@ class Sender:
             self._start(recipient)
 
     def queued(self, recipient: str) -> None:
-        """A job for this recipient is on the disk."""
-        self._jobs[recipient] = self._jobs.get(recipient, 0) + 1
-        if recipient in self._wakes:
-            self._wakes[recipient].set()
-        else:
-            self._start(recipient)
+        """There is something new in the queue for this recipient, on the disk."""
+        self._count(recipient)
+        self._wake(recipient)
+
+    def note_due(self, recipient: str) -> None:
+        """What is owed to this recipient is due."""
+        self._notes.add(recipient)
+        self._wake(recipient)
 
     def waiting(self) -> dict[str, int]:
         """Messages by recipient that are not at the server yet."""
         return dict(self._jobs)
+
+    def _wake(self, recipient: str) -> None:
+        if recipient in self._wakes:
+            self._wakes[recipient].set()
+        elif self._has_work(recipient):
+            self._start(recipient)
+
+    def _has_work(self, recipient: str) -> bool:
+        return recipient in self._jobs or recipient in self._notes
 
     def _start(self, recipient: str) -> None:
         self._wakes[recipient] = trio.Event()
@@ -77,7 +92,7 @@ class Sender:
         """Until nothing is left for this recipient."""
         backoff = Backoff(self._context.random)
         topic = f"to {recipient}"
-        while recipient in self._jobs:
+        while self._has_work(recipient):
             try:
                 async with self._limiter:
                     await self._deliver_all(recipient, backoff)
@@ -85,9 +100,10 @@ class Sender:
             except CbfsError as error:
                 wait = backoff.next()
                 hint = f" ({error.hint})" if error.hint else ""
-                self._context.problems.set(
-                    topic, f"{recipient}: {error}{hint}; tried again within {wait:.0f} s"
-                )
+                if recipient in self._jobs:  # nobody waits for a note
+                    self._context.problems.set(
+                        topic, f"{recipient}: {error}{hint}; tried again within {wait:.0f} s"
+                    )
                 await trio.sleep(wait)
         del self._wakes[recipient]
 
@@ -104,8 +120,10 @@ class Sender:
                     while await self._deliver_some(link, contact):
                         backoff.reset()
                         context.problems.clear(f"to {recipient}")
+                    if recipient in self._notes:
+                        await self._deliver_note(link, contact)
                     self._wakes[recipient] = trio.Event()
-                    if recipient in self._jobs:
+                    if self._has_work(recipient):
                         continue
                     with trio.move_on_after(LINGER) as lingering:
                         await self._wakes[recipient].wait()
@@ -114,12 +132,9 @@ class Sender:
 
     async def _deliver_some(self, link: Link, contact: Contact) -> bool:
         """One window of envelopes. False when there was nothing to do."""
-        store = self._context.store
-        with store.read() as reader:
-            envelopes, jobs = deliveries.next_work(reader, contact.name, WINDOW)
-        if jobs:
-            envelopes += await self._seal(contact, jobs, WINDOW - len(envelopes))
+        envelopes = await self._next(contact)
         if not envelopes:
+            self._count(contact.name)
             return False
         delivered: list[bytes] = []
         failures: list[CbfsError] = []
@@ -141,73 +156,78 @@ class Sender:
         return True
 
     async def _finish(self, recipient: str, delivered: list[bytes]) -> None:
-        store = self._context.store
-        messages = await store.commit(lambda writer: deliveries.finish(writer, delivered))
-        with store.read() as reader:
+        now = self._context.clock()
+
+        def change(writer: Writer) -> tuple[list[Message], Dues]:
+            dues: Dues = {}
+            return deliveries.finish(writer, delivered, dues, now), dues
+
+        messages, dues = await self._context.store.commit(change)
+        self._count(recipient)
+        self._owed(dues)
+        for message in messages:
+            self._sent(message)
+        self._context.problems.tell()
+
+    def _count(self, recipient: str) -> None:
+        with self._context.store.read() as reader:
             left = deliveries.waiting_for(reader, recipient)
         if left:
             self._jobs[recipient] = left
         else:
             self._jobs.pop(recipient, None)
-        for message in messages:
-            self._sent(message)
-        self._context.problems.tell()
 
-    async def _seal(self, contact: Contact, jobs: list[Job], most: int) -> list[Envelope]:
-        """Seal up to ``most`` parts of these jobs, in one commit with the ratchet's state."""
+    async def _next(self, contact: Contact) -> list[Envelope]:
+        """The next window, sealed as far as it was not; in one commit with the ratchet's state."""
         context = self._context
-        peer = Peer(contact.profile.identity(contact.name), contact.profile.auth)
         fresh = None
-        if context.sessions.choose(contact.name) is None:
-            fresh = await self._new_session(contact, peer)
+        if context.sessions.choose(contact.name) is None and contact.name in self._jobs:
+            fresh = await self._new_session(contact)
         async with context.sessions.lock:
             session = context.sessions.choose(contact.name) or fresh
-            if session is None:
-                return []
-            batch = context.sessions.batch()
-            sealed: list[tuple[Job, list[bytes]]] = []
-            for job in jobs:
-                count = min(most, job.count - job.sealed)
-                most -= count
-                parts = [self._part(job, job.sealed + i, session) for i in range(count)]
-                sealed.append((job, [batch.seal(session, contact.name, p) for p in parts]))
-
-            def change(writer: Writer) -> list[Envelope]:
-                batch.write(writer)
-                return [
-                    e for job, data in sealed for e in deliveries.save_sealed(writer, job, data)
-                ]
-
-            envelopes = await context.store.commit(change)
-            batch.done()
+            with context.store.read() as reader:
+                envelopes, jobs = deliveries.next_work(reader, contact.name, WINDOW)
+                most = WINDOW - len(envelopes)
+                if not jobs or session is None:
+                    return envelopes
+                step = self._sealing.parts(reader, contact.name, jobs, most, session)
+            envelopes += await context.store.commit(step.write)
+            step.done()
             return envelopes
 
-    def _part(self, job: Job, number: int, session: Session) -> bytes:
-        conversation = self._context.conversations[job.conversation]
-        with self._context.store.read() as reader:
-            chunk = read_content(reader, job.content, number * job.part_size, job.part_size)
-        return encode_part(
-            Part(
-                id=job.message,
-                conversation=job.conversation,
-                parents=job.parents,
-                participants=conversation.participants,
-                subject=conversation.subject,
-                date=job.date,
-                file_name=job.file_name,
-                number=number,
-                count=job.count,
-                size=job.content.size,
-                digest=job.digest,
-                chunk=chunk,
-                # until the peer has answered, every envelope may be the first that arrives
-                bundle=b"" if session.confirmed else self._bundle(),
-            )
-        )
+    async def _deliver_note(self, link: Link, contact: Contact) -> None:
+        """Tell what is due. Only when it is at the server does it count as told."""
+        context = self._context
+        store, sessions, name = context.store, context.sessions, contact.name
+        with store.read() as reader:
+            draft = notes.draft(reader, name, context.clock(), sessions.heard(name))
+        if draft is not None:
+            fresh = None
+            if draft.fresh or sessions.choose(name) is None:
+                fresh = await self._new_session(contact)
+            async with sessions.lock:
+                session = fresh if draft.fresh else sessions.choose(name) or fresh
+                if session is None:
+                    return
+                step, envelope = self._sealing.note(name, draft, session)
+                await store.commit(step.write)
+                step.done()
+            try:
+                await request(link, Deliver(contact.profile.user_id, envelope))
+            except ServerRefused as error:
+                raise _in_words(error) from error
+            told = draft.debts
+            await store.commit(lambda writer: owed.settle(writer, told, context.clock()))
+        self._notes.discard(name)
+        with store.read() as reader:
+            due = owed.next_due(reader, name)
+        if due is not None:
+            self._owed({name: due})
 
-    async def _new_session(self, contact: Contact, peer: Peer) -> Session:
+    async def _new_session(self, contact: Contact) -> Session:
         """Take a prekey, over a connection of its own, and start."""
         context = self._context
+        peer = Peer(contact.profile.identity(contact.name), contact.profile.auth)
         isolation = b"prekey:" + context.random.token(16)
         async with open_link(
             context.dialer, contact.profile.server, None, isolation, context.random

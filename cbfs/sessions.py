@@ -12,14 +12,22 @@ import trio
 from cbfs.packing import pack, unpack
 from cbfs.store import Store, Table, Writer
 from cbfs_common.errors import CryptoError, LimitError
-from cbfs_common.limits import PREKEY_GRACE
+from cbfs_common.limits import (
+    LAST_RESORT_GRACE,
+    PREKEY_GRACE,
+    PREKEY_LIFETIME,
+    SESSION_IDLE,
+    SESSIONS_PER_PEER,
+)
 from cbfs_common.prekey import Prekey, PrekeyKind, PrekeyPair
 from cbfs_common.primitives import Random
 from cbfs_common.routes import Routes
 from cbfs_common.session import (
+    Duplicate,
     Party,
     Peer,
     Session,
+    TooFar,
     decode_session,
     handshake_of,
     open_first,
@@ -29,15 +37,19 @@ from cbfs_common.session import (
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A session, the name of its peer, and when (a counter) it last opened something."""
+    """A session, the name of its peer, and when it last opened something and was made, in
+    milliseconds since 1970 (later ones have larger numbers even when the clock stands still).
+    ``heard`` is 0 while nothing was opened, unless the session is to be preferred all the same.
+    """
 
     session: Session
     peer: str
     heard: int
+    made: int
 
     def encode(self) -> bytes:
         """For the store."""
-        return pack(self.peer, self.heard, self.session.encode())
+        return pack(self.peer, self.heard, self.made, self.session.encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +61,18 @@ class Opened:
     peer: str
     body: bytes
     prekey: bytes | None
+
+
+class Damaged(CryptoError):
+    """An envelope whose header ``session`` opened, and that cannot be read all the same: the
+    peer's state and this one have come apart, or somebody has changed the envelope. ``far``: it
+    is too far ahead, and may be read when others have come."""
+
+    def __init__(self, session: bytes, peer: str, *, far: bool) -> None:
+        super().__init__("cannot be opened")
+        self.session = session
+        self.peer = peer
+        self.far = far
 
 
 class Sessions:
@@ -64,12 +88,12 @@ class Sessions:
         self._routes = Routes()
         with store.read() as reader:
             for _key, data in reader.items(Table.SESSIONS):
-                peer, heard, session = unpack(data, str, int, bytes)
-                self._take(Held(decode_session(session), peer, heard))
+                peer, heard, made, session = unpack(data, str, int, int, bytes)
+                self._take(Held(decode_session(session), peer, heard, made))
             for _key, data in reader.items(Table.PREKEYS):
                 pair = PrekeyPair.decode(data)
                 self._pairs[pair.id] = pair
-        self._clock = max((held.heard for held in self._held.values()), default=0)
+        self._clock = max((max(h.heard, h.made) for h in self._held.values()), default=0)
 
     @property
     def pairs(self) -> dict[bytes, PrekeyPair]:
@@ -91,30 +115,75 @@ class Sessions:
             (item.session for item in held if item.heard == best), key=lambda s: s.start_hash
         )
 
+    def heard(self, peer: str) -> int:
+        """When something of this peer was opened last, in milliseconds since 1970; 0 for never."""
+        return max((self._held[id_].heard for id_ in self._by_peer.get(peer, ())), default=0)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
     def start(self, peer: Peer, prekey: Prekey) -> Session:
         """A new session; it counts when it is ``put``."""
         return start(self._me, peer, prekey, self._random)
 
     async def tidy(self, store: Store, now: int) -> None:
-        """Forget what is too old to be of use at ``now`` (seconds): skipped message keys, and the
-        secrets of prekeys that ran out PREKEY_GRACE ago."""
+        """Forget what is too old to be of use at ``now`` (seconds): skipped message keys, sessions
+        that others have taken the place of, and the secrets of prekeys that ran out PREKEY_GRACE
+        ago, or whose successors have been there for LAST_RESORT_GRACE."""
         async with self.lock:
-            old = [p.id for p in self._pairs.values() if p.expires + PREKEY_GRACE < now]
+            old = self._old_pairs(now)
+            idle = self._idle(now * 1_000)
             kept = [(held, held.session.expire(now)) for held in self._held.values()]
-            changed = [replace(held, session=s) for held, s in kept if s is not held.session]
+            changed = [
+                replace(held, session=s)
+                for held, s in kept
+                if s is not held.session and s.id not in idle
+            ]
 
             def change(writer: Writer) -> None:
                 for id_ in old:
                     writer.delete(Table.PREKEYS, id_)
+                for id_ in idle:
+                    writer.delete(Table.SESSIONS, id_)
                 for held in changed:
                     writer.put(Table.SESSIONS, held.session.id, held.encode())
 
-            if old or changed:
+            if old or changed or idle:
                 await store.commit(change)
             for id_ in old:
                 del self._pairs[id_]
+            for id_ in idle:
+                self._drop(id_)
             for held in changed:
                 self._take(held)
+
+    def _old_pairs(self, now: int) -> list[bytes]:
+        last = [p for p in self._pairs.values() if p.kind is PrekeyKind.LAST_RESORT]
+        renewed = max((p.expires for p in last), default=0) - PREKEY_LIFETIME
+        superseded = {
+            p.id
+            for p in last
+            if p.expires - PREKEY_LIFETIME < renewed and renewed + LAST_RESORT_GRACE < now
+        }
+        return [
+            p.id
+            for p in self._pairs.values()
+            if p.expires + PREKEY_GRACE < now or p.id in superseded
+        ]
+
+    def _idle(self, now: int) -> set[bytes]:
+        """Sessions that nothing was opened on for SESSION_IDLE while their peer has another."""
+        idle: set[bytes] = set()
+        for peer, ids in self._by_peer.items():
+            best = self.choose(peer)
+            idle |= {
+                id_
+                for id_ in ids
+                if best is not None
+                and id_ != best.id
+                and max(self._held[id_].heard, self._held[id_].made) < now - SESSION_IDLE * 1_000
+            }
+        return idle
 
     def batch(self) -> "Batch":
         """Steps that are committed together. Hold ``lock`` until then."""
@@ -124,6 +193,16 @@ class Sessions:
         self._held[held.session.id] = held
         self._by_peer.setdefault(held.peer, set()).add(held.session.id)
         self._routes.update(held.session)
+
+    def _drop(self, id_: bytes) -> None:
+        held = self._held.pop(id_, None)
+        if held is not None:
+            self._by_peer[held.peer].discard(id_)
+            self._routes.remove(id_)
+
+    def _tick(self, now: int) -> int:
+        self._clock = max(self._clock + 1, now)
+        return self._clock
 
 
 class Batch:
@@ -135,17 +214,23 @@ class Batch:
         self._used: set[bytes] = set()
         self._routes = Routes()
 
-    def seal(self, session: Session, peer: str, body: bytes) -> bytes:
-        """An envelope for ``peer`` on the newest state of that session."""
-        held = self._newest(session.id) or Held(session, peer, 0)
+    def seal(
+        self, session: Session, peer: str, body: bytes, now: int, *, prefer: bool = False
+    ) -> bytes:
+        """An envelope for ``peer`` on the newest state of that session, which may be a new one.
+        ``prefer`` it to those that were received on. ``now`` in milliseconds."""
+        held = self._newest(session.id)
+        if held is None:
+            made = self._sessions._tick(now)
+            held = Held(session, peer, made if prefer else 0, made)
         stepped, envelope = held.session.seal(self._sessions._me, body, self._sessions._random)
         self._changed[stepped.id] = replace(held, session=stepped)
         return envelope
 
     def open(self, envelope: bytes, now: int) -> Opened:
         """Open on the session that expects it, else as a first message, else by trial.
-        ``now`` in seconds. Raises CryptoError (also Duplicate) or LimitError; then nothing has
-        changed. The step counts only after ``accept``."""
+        ``now`` in seconds. Raises CryptoError (Duplicate for a copy, Damaged when the session is
+        known); then nothing has changed. The step counts only after ``accept``."""
         sessions = self._sessions
         id_ = self._routes.find(envelope) or sessions._routes.find(envelope)
         if id_ is not None and (held := self._newest(id_)) is not None:
@@ -174,13 +259,21 @@ class Batch:
         return Opened(session, "", body, used)
 
     def _step(self, held: Held, envelope: bytes, now: int) -> Opened:
-        session, body = held.session.open(envelope, now)
+        try:
+            session, body = held.session.open(envelope, now)
+        except Duplicate:
+            raise
+        except (CryptoError, LimitError) as error:
+            far = isinstance(error, TooFar)
+            raise Damaged(held.session.id, held.peer, far=far) from error
         return Opened(session, held.peer, body, None)
 
-    def accept(self, opened: Opened, peer: str) -> None:
-        """What was opened is from ``peer``: keep the step."""
-        self._sessions._clock += 1
-        self._changed[opened.session.id] = Held(opened.session, peer, self._sessions._clock)
+    def accept(self, opened: Opened, peer: str, now: int) -> None:
+        """What was opened is from ``peer``: keep the step. ``now`` in milliseconds."""
+        tick = self._sessions._tick(now)
+        before = self._newest(opened.session.id)
+        made = before.made if before else tick
+        self._changed[opened.session.id] = Held(opened.session, peer, tick, made)
         if opened.prekey is not None:
             self._used.add(opened.prekey)
         self._routes.update(opened.session)
@@ -189,15 +282,32 @@ class Batch:
         """Into the transaction that holds what the steps brought about."""
         for held in self._changed.values():
             writer.put(Table.SESSIONS, held.session.id, held.encode())
+        for id_ in self._excess():
+            writer.delete(Table.SESSIONS, id_)
         for id_ in self._used:
             writer.delete(Table.PREKEYS, id_)
 
     def done(self) -> None:
         """The transaction is on the disk."""
+        excess = self._excess()
         for held in self._changed.values():
             self._sessions._take(held)
+        for id_ in excess:
+            self._sessions._drop(id_)
         for id_ in self._used:
             self._sessions._pairs.pop(id_, None)
+
+    def _excess(self) -> set[bytes]:
+        """Past SESSIONS_PER_PEER a peer's sessions go that were used longest ago."""
+        excess: set[bytes] = set()
+        new = {h.peer for id_, h in self._changed.items() if id_ not in self._sessions._held}
+        for peer in new:
+            ids = set(self._sessions._by_peer.get(peer, ()))
+            ids |= {id_ for id_, held in self._changed.items() if held.peer == peer}
+            held = [item for id_ in ids if (item := self._newest(id_)) is not None]
+            held.sort(key=lambda item: max(item.heard, item.made))
+            excess |= {item.session.id for item in held[:-SESSIONS_PER_PEER]}
+        return excess
 
     def _newest(self, id_: bytes) -> Held | None:
         return self._changed.get(id_) or self._sessions._held.get(id_)

@@ -30,10 +30,12 @@ _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20}
 @dataclass(frozen=True, slots=True)
 class Settings:
     """``grace``: seconds that a file must be left alone before it is sent. ``file_size_max``:
-    bytes of the largest file that may be written in the mount."""
+    bytes of the largest file that may be written in the mount. ``receipts``: senders are told
+    that their messages have arrived."""
 
     grace: float = 1.0
     file_size_max: int = FILE_SIZE_MAX
+    receipts: bool = True
 
 
 class SettingsError(CbfsError):
@@ -54,6 +56,12 @@ def _seconds(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= GRACE_MAX:
         return float(value)
     raise ValueError(f"a number of seconds from 0 to {GRACE_MAX:.0f}")
+
+
+def _truth(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError("true or false")
 
 
 def _size(value: object) -> int:
@@ -80,6 +88,11 @@ KEYS: dict[str, Key] = {
         _size,
         _size_text,
         'The largest file that may be written: "64 KiB" to "64 MiB".',
+    ),
+    "receipts": Key(
+        _truth,
+        bool,
+        "Whether those who write to you are told that it has arrived.",
     ),
 }
 """Every key, in the order in which the file has them."""

@@ -44,6 +44,7 @@ class Table(Enum):
     MESSAGE_IDS = b"message-ids"  # blind(conversation id, sender, message id)
     PARTS = b"parts"  # what is known of a file that is still arriving
     QUEUE = b"queue"  # blind(recipient) 16 | sequence u64
+    OWED = b"owed"  # blind(peer) 16 | kind 1 | conversation id 16 | message id 16
     INBOX = b"inbox"  # sequence u64: envelopes that wait for a look-up
     QUARANTINE = b"quarantine"  # sequence u64: envelopes that could not be read
     CONTENT = b"content"  # content id u64 | chunk u32

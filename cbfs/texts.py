@@ -80,6 +80,9 @@ def status_text(name: str, report: Report, held: Sequence[tuple[str, str]]) -> s
         lines += [f"  {line}" for line in report.queue]
     else:
         lines.append("everything that was sent is delivered")
+    if report.unreceived:
+        lines.append("delivered, without a receipt so far:")
+        lines += [f"  {line}" for line in report.unreceived]
     if held:
         lines.append("in the outbox:")
         lines += [f"  {path}: {why}" for path, why in held]

@@ -80,6 +80,7 @@ def test_any_value_in_any_field_is_a_body_or_refused(part: Part, at: int, value:
         decoded = decode_body(body)
     except DecodeError:
         return
+    assert isinstance(decoded, Part)
     assert encode_part(decoded) == body
 
 

@@ -125,6 +125,7 @@ def test_message() -> None:
     for name, value in told["fields"].items():
         found = getattr(part, name)
         assert (found.hex() if isinstance(found, bytes) else found) == value
+    assert isinstance(part, message.Part)
     assert message.encode_part(part) == body
 
 

@@ -30,6 +30,7 @@ SETTINGS = st.builds(
     Settings,
     grace=st.floats(0, GRACE_MAX),
     file_size_max=st.integers(FILE_SIZE_MIN, FILE_SIZE_MAX),
+    receipts=st.booleans(),
 )
 
 
@@ -58,7 +59,7 @@ def test_any_bytes_give_settings_or_words(data: bytes) -> None:
         ("grace = 1\ngrace = 2", "not TOML", "key"),
         ("grace", "not TOML", "key"),
         ("grase = 1", "no setting 'grase'", "did you mean grace"),
-        ("[colours]\nred = 1", "no setting 'colours'", "grace, file_size_max"),
+        ("[colours]\nred = 1", "no setting 'colours'", "grace, file_size_max, receipts"),
         ('grace = "1"', "grace is not a number of seconds from 0 to 3600", "grace = 1"),
         ("grace = true", "grace is not", "grace = 1"),
         ("grace = nan", "grace is not", "grace = 1"),

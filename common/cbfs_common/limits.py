@@ -126,3 +126,39 @@ BODY_MAX = 13_850
 PARENTS_MAX = 16
 DATE_MAX = 253_402_300_799_999
 """The last millisecond of the year 9999."""
+
+CONVERSATION_NUMBERS = 256
+"""Conversations of the same people about the same subject whose ids are derived."""
+
+NOTE_IDS_MAX = 256
+"""Messages that one note names."""
+
+LAST_RESORT_GRACE = 7 * 86_400
+"""A last-resort prekey's secret is kept this long after its successor was made."""
+
+SESSION_IDLE = 30 * 86_400
+"""A session that nothing comes on for so long is forgotten when its peer has another one."""
+
+RECEIPT_DELAY = 20
+"""Receipts wait for a random time around this, and go together."""
+
+TURN_AFTER = 64
+"""Envelopes of one turn after which it is answered, receipts or not, so that keys turn."""
+
+ASK_AFTER = 60
+"""How long a message may be missing until it is asked for; doubled each time."""
+
+ASKS_MAX = 6
+WANTED_MAX = 1_024
+"""Times a missing message is asked for, and messages wanted from one peer at once."""
+
+OFFER_AFTER = 86_400
+"""How long after delivery a message without a receipt is offered again; doubled each time."""
+
+OFFERS_MAX = 5
+
+LOST_PAUSE = 600
+"""A peer is told, and may tell, at most so often that earlier sessions are lost."""
+
+QUARANTINE_MAX = 16_384
+"""Envelopes that could not be read; past them the oldest go."""

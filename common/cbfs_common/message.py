@@ -14,6 +14,7 @@ from cbfs_common.limits import (
     DATE_MAX,
     FILE_NAME_MAX,
     FILE_SIZE_MAX,
+    NOTE_IDS_MAX,
     PARENTS_MAX,
     PARTICIPANTS_MAX,
     SUBJECT_MAX,
@@ -24,7 +25,11 @@ MESSAGE_ID_SIZE = 16
 DIGEST_SIZE = 32
 BODY_VERSION = 1
 KIND_PART = 1
+KIND_NOTE = 2
+MESSAGE_REF_SIZE = 2 * MESSAGE_ID_SIZE
+"""conversation 16 | message 16"""
 _PART_FIELDS = 15
+_NOTE_FIELDS = 7
 _COUNT_MAX = FILE_SIZE_MAX  # a part has at least one byte
 _SOLE_PART = 1
 
@@ -60,7 +65,42 @@ class Part:
     bundle: bytes
 
 
-Body = Part
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What one client tells another, and no person writes. Messages are named by conversation
+    and id, 32 bytes together, at most NOTE_IDS_MAX in all.
+
+    ``received`` (sent by who gets this) are here, whole. ``wanted`` are missing here: who wrote
+    one is asked to send it again. ``offered`` were sent from here, and nothing was heard of
+    them. ``lost``: what was sealed to earlier sessions cannot be read here any more. ``bundle``
+    as in a Part."""
+
+    received: tuple[bytes, ...]
+    wanted: tuple[bytes, ...]
+    offered: tuple[bytes, ...]
+    lost: bool
+    bundle: bytes
+
+
+Body = Part | Note
+
+
+def encode_note(note: Note) -> bytes:
+    """A body of at most BODY_MAX bytes. Raises DecodeError when ``note`` is none that
+    ``decode_body`` would take."""
+    _check_note(note)
+    packed: bytes = msgpack.packb(
+        (
+            BODY_VERSION,
+            KIND_NOTE,
+            note.received,
+            note.wanted,
+            note.offered,
+            note.lost,
+            note.bundle,
+        )
+    )
+    return packed
 
 
 def encode_part(part: Part) -> bytes:
@@ -115,7 +155,10 @@ def decode_body(body: bytes) -> Body:
 
 def decode_part(body: bytes) -> Part:
     """Parse a body that must be a ``Part``. Raises DecodeError."""
-    return decode_body(body)
+    part = decode_body(body)
+    if not isinstance(part, Part):
+        raise DecodeError("not a part of a message")
+    return part
 
 
 def _pack(part: Part) -> bytes:
@@ -152,6 +195,28 @@ def _decode_part(fields: list[Any]) -> Part:
     )
     _check_part(part)
     return part
+
+
+def _decode_note(fields: list[Any]) -> Note:
+    if len(fields) != _NOTE_FIELDS or not all(isinstance(ids, list) for ids in fields[2:5]):
+        raise DecodeError("not a note")
+    received, wanted, offered = (tuple(ids) for ids in fields[2:5])
+    note = Note(received, wanted, offered, *fields[5:])
+    _check_note(note)
+    return note
+
+
+def _check_note(note: Note) -> None:
+    lists = (note.received, note.wanted, note.offered)
+    if not (
+        sum(map(len, lists)) <= NOTE_IDS_MAX
+        and all(_is_bytes(id_, MESSAGE_REF_SIZE) for ids in lists for id_ in ids)
+        and all(len(set(ids)) == len(ids) for ids in lists)
+        and isinstance(note.lost, bool)
+        and isinstance(note.bundle, bytes)
+        and len(note.bundle) <= BUNDLE_MAX
+    ):
+        raise DecodeError("not a note")
 
 
 def _check_part(part: Part) -> None:
@@ -222,4 +287,7 @@ def _is_text(value: object, most: int) -> TypeGuard[str]:
         return False
 
 
-_DECODERS: dict[int, Callable[[list[Any]], Body]] = {KIND_PART: _decode_part}
+_DECODERS: dict[int, Callable[[list[Any]], Body]] = {
+    KIND_PART: _decode_part,
+    KIND_NOTE: _decode_note,
+}

@@ -130,6 +130,17 @@ class Session:
         return self.state.receiving is not None
 
     @property
+    def answered(self) -> bool:
+        """Whether anything was ever sealed with it here."""
+        return self.state.sending is not None
+
+    @property
+    def unanswered(self) -> int:
+        """How many envelopes of the peer's last turn have come that no turn has answered."""
+        receiving = self.state.receiving
+        return receiving.number if receiving is not None and self.needs_turn else 0
+
+    @property
     def needs_turn(self) -> bool:
         """Whether the next ``seal`` makes a turn, and so uses up turn keys."""
         return self.state.sending is None or self.state.sending.keys is None

@@ -1,0 +1,176 @@
+"""What is to become of envelopes that have arrived: one step, without a network.
+
+``Intake`` opens a batch of envelopes on the newest states of their sessions, tentatively.
+``write`` belongs into one transaction: it stores the ratchets' new states, the prekeys that were
+used up, and all that the envelopes say. ``done``, when that is on the disk, makes the states count.
+A crash before the commit leaves everything as it was, and the envelopes on the server; after it,
+the server sends again what is then known for a copy.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cbfs.arrivals import Arrivals, Receiving, store_part
+from cbfs.book import u64
+from cbfs.context import Context
+from cbfs.model import Contact
+from cbfs.notes import Told, take_note, tell_lost
+from cbfs.owed import NOTHING, Kind, owe
+from cbfs.quarantine import Unread, Why, keep
+from cbfs.sessions import Damaged, Opened
+from cbfs.store import Table, Writer
+from cbfs_common.errors import CryptoError, DecodeError
+from cbfs_common.limits import TURN_AFTER
+from cbfs_common.message import Body, Part, UnknownKind, decode_body
+from cbfs_common.names_client import check_bundle
+from cbfs_common.profile import decode_profile
+from cbfs_common.session import Duplicate, Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """An envelope, and the record that it was kept in until now: (table, key)."""
+
+    envelope: bytes
+    kept: tuple[Table, bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A body that was opened. ``unanswered``: nothing was sent on its session from here yet."""
+
+    sender: str
+    body: Body
+    unanswered: bool
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a batch has brought about."""
+
+    arrivals: Arrivals
+    told: Told
+
+
+class Intake:
+    """One batch. Hold ``context.sessions.lock`` from the first call until after ``done``."""
+
+    def __init__(
+        self, context: Context, incoming: Iterable[Incoming], receiving: Receiving
+    ) -> None:
+        self._context = context
+        self._receiving = receiving
+        self._steps = context.sessions.batch()
+        self._read: list[_Read] = []
+        self._gone: list[Incoming] = []
+        self._turns: set[str] = set()
+        self.strangers: list[Incoming] = []
+        """From people whom the directory has to confirm first."""
+        self.unread: list[tuple[Incoming, Unread]] = []
+        self.advanced: set[bytes] = set()
+        """The sessions that something was opened on."""
+        self._lost: set[str] = set()
+        for item in incoming:
+            self._open(item)
+
+    def _open(self, item: Incoming) -> None:
+        envelope, now = item.envelope, self._receiving.now
+        try:
+            opened = self._steps.open(envelope, now // 1000)
+            body = decode_body(opened.body)
+            sender = known_sender(self._context, opened, body)
+        except Duplicate:
+            self._gone.append(item)
+        except Damaged as error:
+            self._lost.add(error.peer)
+            why = Why.FAR if error.far else Why.DAMAGED
+            self.unread.append((item, Unread(envelope, why, error.session)))
+        except UnknownKind:
+            self.unread.append((item, Unread(envelope, Why.LATER)))
+        except (CryptoError, DecodeError):
+            self.unread.append((item, Unread(envelope, Why.NOISE)))
+        else:
+            if sender is None:
+                self.strangers.append(item)
+                return
+            self._steps.accept(opened, sender, now)
+            self._gone.append(item)
+            self.advanced.add(opened.session.id)
+            self._read.append(_Read(sender, body, not opened.session.answered))
+            if opened.session.unanswered >= TURN_AFTER:
+                self._turns.add(sender)
+
+    def write(self, writer: Writer) -> Outcome:
+        """Into the transaction."""
+        context, receiving = self._context, self._receiving
+        self._steps.write(writer)
+        arrivals = Arrivals(dict(context.conversations))
+        told = Told(arrivals.dues)
+        for read in self._read:
+            if isinstance(read.body, Part):
+                store_part(writer, arrivals, receiving, read.sender, read.body)
+            else:
+                fresh = read.unanswered
+                take_note(writer, told, receiving, read.sender, read.body, fresh=fresh)
+        for peer in self._turns:
+            due = receiving.now + receiving.delay
+            owe(writer, arrivals.dues, peer, Kind.TURN, NOTHING, due)
+        for peer in self._lost:
+            tell_lost(writer, arrivals.dues, peer, receiving)
+        self._keep(writer)
+        return Outcome(arrivals, told)
+
+    def _keep(self, writer: Writer) -> None:
+        """Move each envelope to where it belongs now."""
+        for item in self._gone:
+            if item.kept is not None:
+                writer.delete(*item.kept)
+        for item in self.strangers:
+            if item.kept is None or item.kept[0] is not Table.INBOX:
+                if item.kept is not None:
+                    writer.delete(*item.kept)
+                number = writer.next_number(Table.INBOX.value)
+                writer.put(Table.INBOX, u64(number), item.envelope)
+        for item, unread in self.unread:
+            if item.kept is None or item.kept[0] is not Table.QUARANTINE:
+                if item.kept is not None:
+                    writer.delete(*item.kept)
+                keep(writer, unread)
+
+    def done(self) -> None:
+        """The transaction is on the disk."""
+        self._steps.done()
+
+
+def known_sender(context: Context, opened: Opened, body: Body) -> str | None:
+    """Who wrote it, None for somebody whom the directory has to confirm first. Raises CryptoError
+    when the session's keys are not those of the name that is claimed, DecodeError for a first
+    message without a proof."""
+    if opened.peer:
+        return opened.peer
+    peer = opened.session.peer
+    known = context.peers.of_identity(peer.identity)
+    if known is not None and known.profile.auth == peer.auth_public:
+        return known.name  # the directory has said so before
+    claimed = claimed_sender(context, peer, body)
+    known = context.peers.get(claimed.name)
+    if known is None or not same(claimed, peer, known):
+        return None
+    return claimed.name
+
+
+def claimed_sender(context: Context, peer: Peer, body: Body) -> Contact:
+    """Whom a first message claims to be from, as the directory's signed bundle says it."""
+    entry = check_bundle(context.policy, body.bundle)
+    profile = decode_profile(entry.profile)
+    if profile.identity(entry.name) != peer.identity or profile.auth != peer.auth_public:
+        raise CryptoError("the sender is not who the bundle says")
+    return Contact(entry.name, profile, context.clock())
+
+
+def same(claimed: Contact, peer: Peer, known: Contact) -> bool:
+    """Whether the directory's contact has the keys of the session."""
+    return (
+        known.profile.identity(claimed.name) == peer.identity
+        and known.profile.auth == peer.auth_public
+    )

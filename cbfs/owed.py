@@ -1,0 +1,160 @@
+"""What is owed to peers, as records of the store: receipts, questions, offers.
+
+A record ``blind(peer) 16 | kind 1 | conversation 16 | message 16`` says that the peer is to be
+told something, when (``due``, milliseconds since 1970), and how often it was told. Everything
+that is due goes into one note (``cbfs.notes``). A record is put in the transaction of what makes
+it true, and taken away or put off when its note has been delivered: a crash in between tells it
+again, which changes nothing at the peer.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from cbfs.book import get_conversation
+from cbfs.packing import pack, unpack
+from cbfs.store import Reader, Table, Writer
+from cbfs_common.limits import (
+    ASK_AFTER,
+    ASKS_MAX,
+    NOTE_IDS_MAX,
+    OFFER_AFTER,
+    OFFERS_MAX,
+    WANTED_MAX,
+)
+
+BLIND_SIZE = 16
+NOTHING = bytes(32)
+"""In the place of a message where a record is about none."""
+
+
+class Kind(Enum):
+    """What a peer is told."""
+
+    LOST = b"l"  # earlier sessions cannot be read any more
+    OFFER = b"o"  # sent to it, and nothing was heard of it
+    RECEIPT = b"r"  # has arrived
+    TURN = b"t"  # nothing, but so that keys turn
+    WANT = b"w"  # missing
+
+
+_AGAIN = {Kind.WANT: (ASK_AFTER * 1_000, ASKS_MAX), Kind.OFFER: (OFFER_AFTER * 1_000, OFFERS_MAX)}
+
+Dues = dict[str, int]
+"""Peer -> when the first of what is owed to it is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class Debt:
+    """One record. ``ref`` is conversation 16 | message 16."""
+
+    key: bytes
+    peer: str
+    kind: Kind
+    ref: bytes
+    due: int
+    tries: int
+
+
+def owe(writer: Writer, dues: Dues, peer: str, kind: Kind, ref: bytes, due: int) -> None:
+    """Tell ``peer`` from ``due`` on. What is owed already stays as it is, but for an offer, which
+    begins anew. Past WANTED_MAX nothing more is wanted from one peer."""
+    key = writer.blind(peer.encode()) + kind.value + ref
+    if kind is not Kind.OFFER and writer.get(Table.OWED, key) is not None:
+        return
+    if kind is Kind.WANT and _full(writer, key[: BLIND_SIZE + 1]):
+        return
+    writer.put(Table.OWED, key, pack(peer, due, 0))
+    dues[peer] = min(due, dues.get(peer, due))
+
+
+def _full(reader: Reader, prefix: bytes) -> bool:
+    return sum(1 for _key in reader.keys(Table.OWED, prefix)) >= WANTED_MAX
+
+
+def forgive(writer: Writer, peer: str, kind: Kind, ref: bytes) -> bool:
+    """Owe it no more. True when it was owed."""
+    return writer.delete(Table.OWED, writer.blind(peer.encode()) + kind.value + ref)
+
+
+def debts(reader: Reader, peer: str, kind: Kind | None = None) -> Iterator[Debt]:
+    """All that is owed to one, of one kind."""
+    prefix = reader.blind(peer.encode()) + (kind.value if kind else b"")
+    for key, data in reader.items(Table.OWED, prefix=prefix):
+        yield _decode(key, data)
+
+
+def _decode(key: bytes, data: bytes) -> Debt:
+    peer, due, tries = unpack(data, str, int, int)
+    kind, ref = Kind(key[BLIND_SIZE : BLIND_SIZE + 1]), key[BLIND_SIZE + 1 :]
+    return Debt(key, peer, kind, ref, due, tries)
+
+
+def load_dues(reader: Reader) -> Dues:
+    """What is owed to everybody."""
+    dues: Dues = {}
+    for key, data in reader.items(Table.OWED):
+        debt = _decode(key, data)
+        dues[debt.peer] = min(debt.due, dues.get(debt.peer, debt.due))
+    return dues
+
+
+def due_now(reader: Reader, peer: str, now: int) -> list[Debt]:
+    """What is to be told to ``peer`` now, at most NOTE_IDS_MAX. Receipts that wait go with
+    whatever else is due."""
+    owed = list(debts(reader, peer))
+    if not any(debt.due <= now for debt in owed):
+        return []
+    now_due = [d for d in owed if d.due <= now or d.kind is Kind.RECEIPT]
+    now_due.sort(key=lambda debt: debt.due)
+    return now_due[:NOTE_IDS_MAX]
+
+
+def settle(writer: Writer, told: Iterable[Debt], now: int) -> None:
+    """These have been told. What was taken away or put anew meanwhile is left alone."""
+    for debt in told:
+        data = writer.get(Table.OWED, debt.key)
+        if data is None or _decode(debt.key, data) != debt:
+            continue
+        wait, most = _AGAIN.get(debt.kind, (0, 0))
+        if debt.tries + 1 >= most:
+            writer.delete(Table.OWED, debt.key)
+        else:
+            due = now + wait * 2**debt.tries
+            writer.put(Table.OWED, debt.key, pack(debt.peer, due, debt.tries + 1))
+
+
+def next_due(reader: Reader, peer: str) -> int | None:
+    """When something is due to ``peer``, or None when nothing is owed."""
+    return min((debt.due for debt in debts(reader, peer)), default=None)
+
+
+def missing(reader: Reader) -> dict[bytes, int]:
+    """How many messages are missing, by conversation."""
+    wanted = {
+        key[BLIND_SIZE + 1 :]
+        for key in reader.keys(Table.OWED)
+        if key[BLIND_SIZE : BLIND_SIZE + 1] == Kind.WANT.value
+    }
+    counts: dict[bytes, int] = {}
+    for ref in wanted:
+        counts[ref[:16]] = counts.get(ref[:16], 0) + 1
+    return counts
+
+
+def unreceived(reader: Reader, peers: Iterable[str]) -> dict[str, int]:
+    """How many messages to each are at the server, and without a receipt."""
+    counts: dict[str, int] = {}
+    for peer in peers:
+        prefix = reader.blind(peer.encode()) + Kind.OFFER.value
+        count = sum(1 for _key in reader.keys(Table.OWED, prefix))
+        if count:
+            counts[peer] = count
+    return counts
+
+
+def arrived(writer: Writer, ref: bytes) -> None:
+    """A message is here: nobody is asked for it any more."""
+    conversation = get_conversation(writer, ref[:16])
+    for peer in conversation.participants if conversation else ():
+        forgive(writer, peer, Kind.WANT, ref)
