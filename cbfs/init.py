@@ -9,15 +9,15 @@ import trio
 
 from cbfs.account import SYSTEM_RANDOM, Account, load_account, make_account, opened_store
 from cbfs.account import save_account as save
-from cbfs.context import Problems
-from cbfs.dial import Dialer
+from cbfs.context import Backoff, Problems
+from cbfs.dial import Dialer, DialError
 from cbfs.directory import Directory, DirectoryDown, NameTaken
 from cbfs.engine import make_context, make_directory
 from cbfs.home import sign_up, top_up
 from cbfs.link import open_link
 from cbfs.network import Network, NetworkOptions, reaching, run
 from cbfs.store import Store, Table
-from cbfs_common.errors import CbfsError
+from cbfs_common.errors import CbfsError, TransportError
 from cbfs_common.names_client import Found
 from cbfs_common.names_policy import parse_policy
 from cbfs_common.profile import Address, check_name, parse_address
@@ -26,6 +26,9 @@ POLICY_FILE_MAX = 1 << 16
 
 BOOTSTRAP_TIMEOUT = 300.0
 """Seconds that Tor has to connect."""
+
+TRIES = 4
+"""Times that it is gone on through Tor, where a connection that fails is nothing unusual."""
 
 
 def make(
@@ -114,8 +117,24 @@ async def _sign_up(
                 if waiting.cancelled_caught:
                     report = network.tor.report()
                     raise CbfsError(report.state, report.hint)
-            await _steps(store, account, network.dialer, say)
+            await _persist(store, account, network, say)
         committer.cancel_scope.cancel()
+
+
+async def _persist(
+    store: Store, account: Account, network: Network, say: Callable[[str], None]
+) -> None:
+    """All steps, each as often as it takes: done again, each goes on where it was cut off."""
+    backoff = Backoff(SYSTEM_RANDOM)
+    for tries_left in reversed(range(TRIES if network.tor else 1)):
+        try:
+            await _steps(store, account, network.dialer, say)
+            return
+        except (DialError, TransportError, DirectoryDown) as error:
+            if not tries_left:
+                raise
+            say(f"{error}; trying again")
+        await trio.sleep(backoff.next())
 
 
 async def _steps(
@@ -142,7 +161,9 @@ async def _check_free(directory: Directory, account: Account) -> None:
     try:
         found = await directory.lookup(account.name)
     except DirectoryDown as error:
-        raise CbfsError(str(error), "is cbfs-names running where the policy file says?") from error
+        raise DirectoryDown(
+            str(error), "is cbfs-names running where the policy file says?"
+        ) from error
     if isinstance(found, Found) and found.entry.profile != account.profile.encode():
         raise NameTaken
 

@@ -16,8 +16,9 @@ from cbfs.dial import DialError, NotAllowed
 from cbfs.tor_circuits import Lease
 from cbfs_common.onion import is_onion_host
 
-DIAL_TIMEOUT: Final = 120.0
-"""Seconds for one connection. tor itself gives up after as many (SocksTimeout)."""
+DIAL_TIMEOUT: Final = 60.0
+"""Seconds for one connection. Usual are 3 to 8. A service that has given a meeting up says
+nothing, and tor would wait for it for twice as long (SocksTimeout); a new circuit is better."""
 
 REPLIES: Final = {
     0x01: (

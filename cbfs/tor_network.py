@@ -24,8 +24,16 @@ from pathlib import Path
 from cbfs.tor_control import ControlError, Session, launch, open_session
 from cbfs_common.errors import CbfsError
 
-START_TIMEOUT = 90.0
+START_TIMEOUT = 60.0
 """Seconds from nothing to two ends that can build circuits. Usual are 10 to 15."""
+
+TRIES = 3
+"""Times that it is begun anew: a first consensus without one of the relays stays for an hour."""
+
+BUILD_TIMEOUT = 60
+"""Seconds that a circuit may take to be built. Left to itself tor learns from the circuits of a
+quiet machine that 60 ms are enough. On a busy one each takes longer, a service gives a meeting up
+after two that did, and its client waits for a minute and more."""
 
 STOP_TIMEOUT = 20.0
 """Seconds that the guardian has to end the processes and to remove the directory."""
@@ -152,7 +160,9 @@ class _Guardian:
         for name in RELAYS:
             self._start(name, (*torrc, *RELAY_LINES, "ORPort 127.0.0.1:auto", f"Nickname {name}"))
         say(step="waiting for the first consensus")
-        self._wait("authority", _has_all_relays)
+        self._wait("authority", _has_consensus)
+        if not _has_all_relays(self.sessions["authority"]):
+            raise NetworkError("the first consensus lacks a relay")
         for name in ("authority", *RELAYS):
             self._wait(name, _has_directory)
         say(step="starting a client and a host of onion services")
@@ -266,6 +276,8 @@ def _make_authority(directory: Path) -> _Authority:
         "TestingDirAuthVoteHSDir *",
         "TestingDirAuthVoteGuard *",
         "TestingMinExitFlagThreshold 0",
+        "LearnCircuitBuildTimeout 0",
+        f"CircuitBuildTimeout {BUILD_TIMEOUT}",
     )
     return _Authority(lines, own)
 
@@ -308,12 +320,19 @@ def _seed(source: Path, data_directory: Path) -> None:
             shutil.copyfile(source / name, data_directory / name)
 
 
-def _has_all_relays(authority: Session) -> bool:
-    """Whether the consensus names all relays, as running and with onion service directories."""
+CONSENSUS = "dir/status-vote/current/consensus"
+
+
+def _has_consensus(authority: Session) -> bool:
     try:
-        consensus = authority.get_info("dir/status-vote/current/consensus")
+        return bool(authority.get_info(CONSENSUS))
     except ControlError:
         return False
+
+
+def _has_all_relays(authority: Session) -> bool:
+    """Whether the consensus names all relays, as running and with onion service directories."""
+    consensus = authority.get_info(CONSENSUS)
     flags = [line.split() for line in consensus.splitlines() if line.startswith("s ")]
     usable = [found for found in flags if {"HSDir", "Running"} <= set(found)]
     return len(usable) == len(RELAYS) + 1
@@ -331,17 +350,35 @@ def say(**what: object) -> None:
 
 def main(directory: Path) -> None:
     """The guardian: builds, then holds the network until standard input ends."""
+    try:
+        for attempt in range(1, TRIES + 1):
+            if _hold(directory, last=attempt == TRIES):
+                return
+    except BrokenPipeError:
+        return  # nobody is left who could be told
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _hold(directory: Path, *, last: bool) -> bool:
+    """Builds and holds it. True at the end, False when it did not come up."""
+    directory.mkdir(mode=0o700, exist_ok=True)
     guardian = _Guardian(directory, time.monotonic() + START_TIMEOUT)
     try:
         guardian.build()
         sys.stdin.buffer.read()
     except BrokenPipeError:
-        pass  # nobody is left who could be told
+        raise
     except (CbfsError, OSError, subprocess.CalledProcessError, KeyError, IndexError) as error:
-        say(error=f"the private Tor network did not start: {error}")
+        if last:
+            say(error=f"the private Tor network did not start: {error}")
+        else:
+            say(step=f"beginning anew: {error}")
+        return False
     finally:
         guardian.close()
         shutil.rmtree(directory, ignore_errors=True)
+    return True
 
 
 if __name__ == "__main__":
