@@ -1,6 +1,6 @@
 """An account directory: what is in it, how it is made, how it is opened.
 
-root.key   32 random bytes, 0600: the key that seals the store
+root.key   the key by which the store opens, overwritten with every change (``cbfs.rootfile``)
 lock       held while a program uses the account
 store/     LMDB, every value sealed (``cbfs.store``)
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cbfs.packing import pack, unpack
+from cbfs.rootfile import NO_LOCK, Kind, Protection, RootFile, Unlock, make_root_file
 from cbfs.store import Store, Table
 from cbfs_common.errors import CbfsError
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public, kem_encapsulate, sign_public
@@ -91,9 +92,18 @@ def default_account() -> Path:
     return Path(base) / "cbfs"
 
 
+def no_lock(protection: Protection) -> bytes:
+    """The lock of an account that nothing protects. Raises CbfsError for another."""
+    if protection.kind is not Kind.NOTHING:
+        raise CbfsError("the account is protected by a passphrase", "it has to be given")
+    return NO_LOCK
+
+
 @contextmanager
-def opened_store(directory: Path, random: Random, *, create: bool = False) -> Iterator[Store]:
-    """The store of an account directory, locked against every other program."""
+def opened_store(
+    directory: Path, random: Random, unlock: Unlock = no_lock, *, create: bool = False
+) -> Iterator[Store]:
+    """The store of an account directory, locked against every other program. Raises CbfsError."""
     if create:
         _make_directory(directory)
     elif not (directory / "root.key").exists():
@@ -102,7 +112,7 @@ def opened_store(directory: Path, random: Random, *, create: bool = False) -> It
             f"make one: cbfs init NAME --account {directory} --server URL --names POLICYFILE",
         )
     with _locked(directory):
-        store = Store(directory / "store", _root_key(directory, random), random)
+        store = _open_store(directory, random, unlock)
         try:
             yield store
         finally:
@@ -140,26 +150,18 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _root_key(directory: Path, random: Random) -> bytes:
-    """Read the key, or make it. A crash leaves no file or a whole one: it is renamed into place
-    when it is on the disk."""
+def _open_store(directory: Path, random: Random, unlock: Unlock) -> Store:
     path = directory / "root.key"
     try:
         if not path.exists():
-            fresh = directory / "root.key.new"
-            fresh.unlink(missing_ok=True)
-            fresh.touch(mode=0o600)
-            with fresh.open("wb") as file:
-                file.write(random.token(KEY_SIZE))
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.rename(path)
-            folder = os.open(directory, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
-        key = path.read_bytes()
+            make_root_file(path, Protection(), NO_LOCK, random.token)
     except OSError as error:
-        raise CbfsError(f"cannot read {path}: {error.strerror}", "is it yours?") from error
-    if len(key) != KEY_SIZE:
-        raise CbfsError(f"{path} is damaged", "restore the account directory from a backup")
-    return key
+        raise CbfsError(
+            f"cannot write {path}: {error.strerror}", "is it yours, and the disk writable?"
+        ) from error
+    root_file = RootFile(path, unlock, random.token)
+    try:
+        return Store(directory / "store", root_file, random)
+    except BaseException:
+        root_file.close()
+        raise

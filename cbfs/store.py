@@ -1,250 +1,298 @@
 """The client's store: sealed records in LMDB. The only file of the client that knows lmdb.
 
-Every value is sealed with ChaCha20-Poly1305 under a key derived from the account's root key,
-the table and a fresh salt, bound to its table and record key. Record keys are written as they
-are: they must be ids, counters or ``blind`` digests, never a name.
+Every value is sealed with ChaCha20-Poly1305 under a random key of its own, bound to its table and
+record key. These keys are in a tree of keys (``cbfs.keytree``), whose nodes are records of the
+same LMDB and whose root's key is in a file that is overwritten in place (``cbfs.rootfile``). What
+is deleted or overwritten cannot be opened from then on, in whatever page or copy of LMDB's file
+it is: LMDB copies on write, and wipes nothing. Record keys are written as they are: they must be
+ids, counters or ``blind`` digests, never a name.
 
-Writes are functions that get a ``Writer``; all that wait are applied in one transaction with
-one fsync (group commit) in a thread. When ``commit`` returns, the change is on the disk. A crash
-before leaves nothing of it, a crash after leaves all of it. A change must touch nothing but its
-Writer: it is run again when another change of its group fails.
+Writes are functions that get a ``Writer``; all that wait are applied in one transaction (group
+commit) in a thread, with one turn of the root. When ``commit`` returns, the change is on the disk
+and what it replaced is erased. A crash before the transaction's end leaves nothing of it, a crash
+after it all of it; when it was before the old root's key was overwritten, the next opening
+does that. A change must touch nothing but its Writer: it is run again when another change of its
+group fails.
 """
 
-import struct
+import logging
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from threading import Lock
+from typing import Any, TypeVar
 
 import lmdb
 import trio
 
-from cbfs_common.errors import CbfsError, CryptoError
-from cbfs_common.primitives import NONCE_SIZE, Random, kdf, open_sealed, seal
+from cbfs.group_commit import GroupCommit, Pending
+from cbfs.keytree import Cache, KeyReader, KeyWriter, Turned
+from cbfs.records import (
+    STATE,
+    STATE_KEY,
+    CannotWrite,
+    DamagedRecord,
+    Reader,
+    StoreError,
+    Table,
+    Tables,
+    TxnNodes,
+    Writer,
+)
+from cbfs.rootfile import RootError, RootFile
+from cbfs_common.primitives import KEY_SIZE, Random
+
+__all__ = ["CannotWrite", "DamagedRecord", "Reader", "Store", "StoreError", "Table", "Writer"]
 
 T = TypeVar("T")
 
 MAP_SIZE = 1 << 40
-"""Address space, not disk: the file grows as it is filled."""
+MAP_SIZE_LEAST = 1 << 30
+"""Address space, not disk: the file grows as it is filled. Where there is not so much (ulimit -v),
+a sixteenth of it is tried, down to the least."""
 
-SALT_SIZE = 24
-_RECORD = b"cbfs1 record"
+SNAPSHOT_TRIES = 1_000
+"""How often a reader beside a program that writes looks for a root that still counts."""
 
+_KEYS = b"key tree"
+"""Where the nodes of the tree of keys are, and the state."""
 
-class Table(Enum):
-    """The tables, with what their record keys are."""
+_BLIND = b"blind"
 
-    META = b"meta"  # a fixed word
-    SESSIONS = b"sessions"  # session id 16
-    PREKEYS = b"prekeys"  # prekey id 16
-    PEERS = b"peers"  # blind(name)
-    CONVERSATIONS = b"conversations"  # conversation id 16
-    MESSAGES = b"messages"  # conversation id 16 | serial u64
-    MESSAGE_IDS = b"message-ids"  # blind(conversation id, sender, message id)
-    PARTS = b"parts"  # what is known of a file that is still arriving
-    QUEUE = b"queue"  # blind(recipient) 16 | sequence u64
-    OWED = b"owed"  # blind(peer) 16 | kind 1 | conversation id 16 | message id 16
-    INBOX = b"inbox"  # sequence u64: envelopes that wait for a look-up
-    QUARANTINE = b"quarantine"  # sequence u64: envelopes that could not be read
-    CONTENT = b"content"  # content id u64 | chunk u32
-    NODES = b"nodes"  # inode u64: files and folders of outbox/, ui_info/ and tmp/
-
-
-class StoreError(CbfsError):
-    """The store on disk cannot be read or written."""
-
-
-class Reader:
-    """A consistent view of the store. Use within its ``with`` block."""
-
-    def __init__(self, store: "Store", txn: Any) -> None:
-        self._store = store
-        self._txn = txn
-
-    def get(self, table: Table, key: bytes) -> bytes | None:
-        """The value, or None."""
-        sealed = self._txn.get(key, db=self._store._dbs[table])
-        return None if sealed is None else self._store._open(table, key, sealed)
-
-    def items(
-        self, table: Table, prefix: bytes = b"", start: bytes | None = None
-    ) -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) in key order, of keys with ``prefix``, from ``start`` on."""
-        with self._txn.cursor(db=self._store._dbs[table]) as cursor:
-            found = cursor.set_range(start if start is not None else prefix)
-            while found:
-                key, sealed = cursor.item()
-                if not key.startswith(prefix):
-                    return
-                yield key, self._store._open(table, key, sealed)
-                found = cursor.next()
-
-    def keys(self, table: Table, prefix: bytes = b"") -> Iterator[bytes]:
-        """Keys with ``prefix`` in order; opens no value."""
-        with self._txn.cursor(db=self._store._dbs[table]) as cursor:
-            found = cursor.set_range(prefix)
-            while found and cursor.key().startswith(prefix):
-                yield cursor.key()
-                found = cursor.next()
-
-    def last_key(self, table: Table) -> bytes | None:
-        """The greatest key, or None."""
-        with self._txn.cursor(db=self._store._dbs[table]) as cursor:
-            return cursor.key() if cursor.last() else None
-
-    def blind(self, *parts: bytes) -> bytes:
-        """See ``Store.blind``."""
-        return self._store.blind(*parts)
-
-    def count(self, table: Table) -> int:
-        """Number of records."""
-        return int(self._txn.stat(self._store._dbs[table])["entries"])
-
-
-class Writer(Reader):
-    """A transaction that can also change the store."""
-
-    def put(self, table: Table, key: bytes, value: bytes) -> None:
-        """Write or overwrite."""
-        self._txn.put(key, self._store._seal(table, key, value), db=self._store._dbs[table])
-
-    def delete(self, table: Table, key: bytes) -> bool:
-        """True when there was one."""
-        return bool(self._txn.delete(key, db=self._store._dbs[table]))
-
-    def delete_prefix(self, table: Table, prefix: bytes) -> int:
-        """Delete all records whose key begins so; how many there were."""
-        keys = list(self.keys(table, prefix))
-        for key in keys:
-            self.delete(table, key)
-        return len(keys)
-
-    def next_number(self, name: bytes) -> int:
-        """1, 2, 3, ...: a counter of that name that never repeats."""
-        key = b"counter " + name
-        number = int.from_bytes(self.get(Table.META, key) or b"", "big") + 1
-        self.put(Table.META, key, number.to_bytes(8, "big"))
-        return number
-
-
-class _Pending(Generic[T]):
-    def __init__(self, change: Callable[[Writer], T]) -> None:
-        self.change = change
-        self.done = trio.Event()
-        self.result: T | None = None
-        self.error: BaseException | None = None
+_log = logging.getLogger(__name__)
 
 
 class Store:
-    """Open with the account's root key (32 bytes); one process at a time, which the account's
-    lock file ensures. ``run`` must be running for ``commit``."""
+    """The store in the directory ``path``, whose root is in ``root_file``. One process at a time,
+    which the account's lock file ensures; others may open it ``read_only`` at the same time.
+    ``run`` must be running for ``commit``."""
 
-    def __init__(self, path: Path, root_key: bytes, random: Random) -> None:
-        """Raises StoreError when the files cannot be opened or are not a store."""
+    def __init__(
+        self, path: Path, root_file: RootFile, random: Random, *, read_only: bool = False
+    ) -> None:
+        """Raises StoreError when the files cannot be opened or are not a store, RootError, and
+        what unlocking raises. What a crash has left is put in order."""
         self._random = random
-        self._keys = {table: kdf(root_key, b"cbfs1 store", table.value, 32) for table in Table}
-        self._blind_key = kdf(root_key, b"cbfs1 blind", size=32)
-        self._waiting: list[_Pending[Any]] = []
-        self._wake = trio.Event()
+        self._root_file = root_file
+        self._read_only = read_only
+        self._cache = Cache()
+        self._lock = Lock()
+        self._roots: dict[int, bytes] = {}
+        self._readers: Counter[int] = Counter()
+        self._group = GroupCommit(self._apply, CannotWrite)
         try:
-            path.mkdir(mode=0o700, exist_ok=True)
-            self._env = lmdb.open(
-                str(path), map_size=MAP_SIZE, max_dbs=len(Table), mode=0o600, max_readers=64
-            )
-            self._dbs = {table: self._env.open_db(table.value) for table in Table}
+            self._env = _open_env(path, read_only=read_only)
+            self._nodes = self._env.open_db(_KEYS, create=not read_only)
+            dbs = {table: self._env.open_db(table.value, create=not read_only) for table in Table}
         except (lmdb.Error, OSError) as error:
             raise StoreError(
                 f"the store in {path} cannot be opened", "check the disk and the files' owner"
             ) from error
+        try:
+            self._generation = self._start()
+            self._tables = Tables(dbs, b"")  # to read the key with
+            self._tables = Tables(dbs, self._find_blind_key())
+        except BaseException:
+            self._env.close()
+            raise
+
+    def _start(self) -> int:
+        """Find the root that counts, and erase the other one."""
+        with self._env.begin() as txn:
+            generation, _next = TxnNodes(txn, self._nodes).state()
+        if self._read_only:
+            return generation
+        key = self._root_file.open(generation)
+        self._roots[generation] = key
+        self._cache.turn(key, {})
+        if not self._root_file.settled(generation):
+            try:
+                self._root_file.settle(generation)
+            except OSError as error:
+                raise StoreError("the root file cannot be written", "is the disk sick?") from error
+        return generation
+
+    def _find_blind_key(self) -> bytes:
+        with self.read() as reader:
+            key = reader.get(Table.META, _BLIND)
+        if key is None:
+            fresh = key = self._random.token(KEY_SIZE)
+            if not self._read_only:
+                self.write(lambda writer: writer.put(Table.META, _BLIND, fresh))
+        return key
 
     def close(self) -> None:
         """Close the files. Nothing may be waiting."""
         self._env.close()
+        self._root_file.close()
 
     def blind(self, *parts: bytes) -> bytes:
         """16 bytes that stand for ``parts`` in a record key and tell nothing of them."""
-        data = b"".join(struct.pack(">I", len(part)) + part for part in parts)
-        return kdf(self._blind_key, b"cbfs1 lookup", data, 16)
+        return self._tables.blind(*parts)
 
     @contextmanager
     def read(self) -> Iterator[Reader]:
-        """A read transaction: answers from memory or LMDB, never waits for a writer."""
-        with self._env.begin() as txn:
-            yield Reader(self, txn)
+        """A read transaction: answers from memory or LMDB, never waits for a writer. Raises
+        StoreError for what LMDB finds wrong."""
+        try:
+            txn, generation, keys = self._snapshot()
+            try:
+                yield Reader(self._tables, txn, keys)
+            finally:
+                txn.abort()
+                self._release(generation)
+        except lmdb.Error as error:
+            raise StoreError(
+                "the store cannot be read",
+                "what is intact can be saved: cbfs export ACCOUNT FILE",
+            ) from error
+
+    def _snapshot(self) -> tuple[Any, int, KeyReader]:
+        """A transaction, its generation, and the tree of keys as it was then."""
+        for _ in range(SNAPSHOT_TRIES):
+            with self._lock:
+                txn = self._env.begin()
+                nodes = TxnNodes(txn, self._nodes)
+                generation, next_slot = nodes.state()
+                self._readers[generation] += 1
+            try:
+                if self._read_only and generation not in self._roots:
+                    self._roots[generation] = root = self._root_file.open(generation)
+                    self._cache.turn(root, {})
+            except RootError:
+                txn.abort()
+                self._release(generation)
+                if self._root_file.holds(generation):
+                    raise  # it is there, and the lock is wrong
+                continue  # the program that writes has turned the root meanwhile
+            known = self._roots[generation] if next_slot else None
+            return txn, generation, KeyReader(known, next_slot, nodes, self._cache)
+        # nobody turns a root so often: the files do not belong together
+        self._root_file.open(generation)
+        raise StoreError("the store cannot be read while it is being written", "try again")
+
+    def _release(self, generation: int) -> None:
+        """A reader of that generation is done: its root goes with the last one."""
+        with self._lock:
+            self._readers[generation] -= 1
+            if not self._readers[generation]:
+                del self._readers[generation]
+                if generation != self._generation:
+                    self._roots.pop(generation, None)
 
     def write(self, change: Callable[[Writer], T]) -> T:
         """Apply one change now, blocking, on the disk when it returns. Before ``run`` only."""
-        pending = _Pending(change)
-        self._apply([pending])
-        if pending.error is not None:
-            raise pending.error
-        return pending.result  # type: ignore[return-value]  # set when there is no error
+        return self._group.write(change)
 
     async def commit(self, change: Callable[[Writer], T]) -> T:
         """Apply a change together with all others that wait; returns what it returned, when it
         is on the disk. Raises what it raised (then nothing of it is applied) or StoreError.
         Once begun it is not cancelled: what is said to be saved is saved."""
-        pending = _Pending(change)
-        self._waiting.append(pending)
-        self._wake.set()
-        with trio.CancelScope(shield=True):
-            await pending.done.wait()
-        if pending.error is not None:
-            raise pending.error
-        return pending.result  # type: ignore[return-value]  # set when there is no error
+        return await self._group.commit(change)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The committer: runs until cancelled, and ends only when nothing waits."""
-        task_status.started()
+        await self._group.run(task_status=task_status)
+
+    def _apply(self, group: list[Pending[Writer, Any]]) -> None:
         try:
-            while True:
-                await self._wake.wait()
-                await self._drain()
-        finally:
-            with trio.CancelScope(shield=True):
-                await self._drain()
+            self._transact(group)
+        except (lmdb.Error, OSError) as error:
+            _log.error("the store cannot be written: %s", error)
+            raise CannotWrite("the store cannot be written", _hint(error)) from error
 
-    async def _drain(self) -> None:
-        while self._waiting:
-            group, self._waiting = self._waiting, []
-            await trio.to_thread.run_sync(self._apply, group)
-            for pending in group:
-                pending.done.set()
-        self._wake = trio.Event()
-
-    def _apply(self, group: list[_Pending[Any]]) -> None:
-        """One transaction for the group; when a change raises, each gets its own."""
+    def _transact(self, group: list[Pending[Writer, Any]]) -> None:
+        """Changes, turn of the root, commit, erasure of the old root. A crash before the commit
+        leaves a prepared root that opens nothing; one after it an old root, which the next
+        opening erases."""
+        generation = self._generation + 1
+        prepared = False
         try:
             with self._env.begin(write=True) as txn:
-                writer = Writer(self, txn)
+                nodes = TxnNodes(txn, self._nodes)
+                old, next_slot = nodes.state()
+                before = self._roots[old] if next_slot else None
+                keys = KeyWriter(before, next_slot, nodes, self._cache, self._random.token)
+                writer = Writer(self._tables, txn, keys)
                 for pending in group:
-                    try:
-                        pending.result = pending.change(writer)
-                    except BaseException as error:
-                        pending.error = error
-                        raise
-        except BaseException as error:
-            if isinstance(error, lmdb.Error):
-                wrapped = StoreError("the store cannot be written", "is the disk full?")
-                wrapped.__cause__ = error
-                for pending in group:
-                    pending.error = wrapped
-            elif len(group) > 1:
-                for pending in group:
-                    pending.error = None
-                    self._apply([pending])
+                    pending.result = pending.change(writer)
+                if not keys.changed:
+                    return
+                root, turned = keys.turn()
+                nodes.put_node(STATE_KEY, STATE.pack(generation, keys.next_slot))
+                prepared = True
+                self._root_file.prepare(generation, root)
+                with self._lock:
+                    self._roots[generation] = root
+        except BaseException:
+            if prepared:
+                self._give_up(generation)
+            raise
+        self._turn(generation, root, turned)
 
-    def _seal(self, table: Table, key: bytes, value: bytes) -> bytes:
-        salt = self._random.token(SALT_SIZE)
-        secret = kdf(self._keys[table], _RECORD, salt, 32 + NONCE_SIZE)
-        return salt + seal(secret[:32], secret[32:], value, key)
-
-    def _open(self, table: Table, key: bytes, sealed: bytes) -> bytes:
-        secret = kdf(self._keys[table], _RECORD, sealed[:SALT_SIZE], 32 + NONCE_SIZE)
+    def _give_up(self, generation: int) -> None:
+        """The transaction of a prepared root has failed."""
+        with self._lock:
+            self._roots.pop(generation, None)
         try:
-            return open_sealed(secret[:32], secret[32:], sealed[SALT_SIZE:], key)
-        except CryptoError as error:
-            raise StoreError(
-                "a record of the store is damaged", "restore the account directory from a backup"
-            ) from error
+            self._root_file.settle(generation - 1)
+        except OSError as error:
+            _log.error("the root file cannot be written: %s", error)
+
+    def _turn(self, generation: int, root: bytes, turned: Turned) -> None:
+        """The transaction is on the disk: the new root counts, the old one goes."""
+        with self._lock:
+            old, self._generation = self._generation, generation
+            if old not in self._readers:
+                self._roots.pop(old, None)
+        self._cache.turn(root, turned)
+        try:
+            self._root_file.settle(generation)
+        except OSError as error:
+            # what was written stays written; the next turn overwrites that slot
+            _log.error("an old key could not be erased yet: %s", error)
+
+
+def _open_env(path: Path, *, read_only: bool) -> Any:
+    """Raises lmdb.Error or OSError."""
+    if not read_only:
+        path.mkdir(mode=0o700, exist_ok=True)
+    size = MAP_SIZE
+    while True:
+        try:
+            env = lmdb.open(
+                str(path),
+                map_size=size,
+                max_dbs=len(Table) + 1,
+                mode=0o600,
+                max_readers=64,
+                readonly=read_only,
+                lock=not read_only or os.access(path, os.W_OK),
+            )
+            break
+        except lmdb.MemoryError:
+            if size <= MAP_SIZE_LEAST:
+                raise
+            size //= 16
+    env.reader_check()
+    _lengthen(env, path / "data.mdb", read_only=read_only)
+    return env
+
+
+def _lengthen(env: Any, file: Path, *, read_only: bool) -> None:
+    """A file that was cut short would end the process at the first look behind its end: what is
+    missing is made zeros, which are found out as damage."""
+    size = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    if file.stat().st_size < size and not read_only:
+        os.truncate(file, size)
+
+
+def _hint(error: Exception) -> str:
+    """What may help against an error of a write."""
+    if isinstance(error, lmdb.MapFullError):
+        return "its address space is used up: raise the limit (ulimit -v) and mount again"
+    if "Read-only" in str(error):
+        return "the disk is read-only"
+    return "is the disk full?"

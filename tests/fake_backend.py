@@ -31,17 +31,12 @@ from cbfs.model import (
 from cbfs.network import NetworkOptions
 from cbfs.store import Store, Table, Writer
 from cbfs_common.profile import Address, Profile
+from tests.stores import open_store
 
-ROOT_KEY = bytes(32)
 NAME = "alice"
 PROFILE = Profile(bytes([1]) * 32, bytes([2]) * 32, bytes([3]) * 32, Address(bytes(32), "host", 1))
 NOBODY = "nobody"
 """The one name that is not registered."""
-
-
-def open_store(place: Path) -> Store:
-    """The store of a test account."""
-    return Store(place / "store", ROOT_KEY, SYSTEM_RANDOM)
 
 
 def put_content(writer: Writer, data: bytes) -> Content:

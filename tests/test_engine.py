@@ -203,7 +203,7 @@ def test_damaged_record_is_named_and_gives_no_data(here: World) -> None:
     place = account(here, "judy")
     with opened_store(place, SYSTEM_RANDOM) as store:
         store.write(lambda writer: writer.put(Table.META, b"probe", b"value"))
-        database = store._dbs[Table.META]
+        database = store._tables.dbs[Table.META]
         with store._env.begin(write=True) as txn:
             sealed = bytearray(txn.get(b"probe", db=database) or b"")
             sealed[-1] ^= 1

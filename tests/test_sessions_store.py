@@ -6,18 +6,19 @@ import trio
 
 from cbfs.account import SYSTEM_RANDOM
 from cbfs.sessions import Sessions
-from cbfs.store import Store, Table
+from cbfs.store import Table
 from cbfs_common.limits import PREKEY_GRACE
 from cbfs_common.prekey import PrekeyKind, make_prekey
 from cbfs_common.primitives import dh_public
 from cbfs_common.session import Party
+from tests.stores import open_store
 
 NOW = 2_000_000_000
 
 
 def test_prekeys_are_forgotten_when_nobody_can_use_them_any_more(tmp_path: Path) -> None:
     async def main() -> None:
-        store = Store(tmp_path / "store", bytes(32), SYSTEM_RANDOM)
+        store = open_store(tmp_path)
         late, fresh = (
             make_prekey(SYSTEM_RANDOM, PrekeyKind.ONE_TIME, expires)
             for expires in (NOW - PREKEY_GRACE - 1, NOW - PREKEY_GRACE + 1)

@@ -20,7 +20,8 @@ from cbfs.outbox import Process
 from cbfs.restore import restore
 from cbfs.tree import Tree
 from cbfs_common.limits import FILE_SIZE_MAX
-from tests.fake_backend import NOBODY, FakeBackend, open_store
+from tests.fake_backend import NOBODY, FakeBackend
+from tests.stores import open_store
 
 FINISH = 20.0
 """Seconds that a test may wait for what must happen."""

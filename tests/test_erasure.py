@@ -1,0 +1,94 @@
+"""Nothing left: what was deleted or used up cannot be read in any copy of the disk."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import trio
+
+from cbfs.engine import Engine, running
+from cbfs.model import Message
+from cbfs.records import _place as record_place
+from cbfs.store import Table
+from cbfs_common.prekey import PrekeyPair
+from tests.disk import Disk, attack, final_root, follow, switch_erasure_off
+from tests.test_engine import NO_TOR, Recorder, account, send, until
+from tests.world import World
+
+TURNS = 6
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with ExitStack() as stack:
+        yield World(tmp_path_factory.mktemp("erasure"), stack)
+
+
+async def exchange(sender: Engine, receiver: Engine, text: bytes) -> tuple[Message, Message]:
+    """One message, on both sides."""
+    view = Recorder()
+    receiver.attach(view)
+    sent = await send(sender, (receiver.name,), text)
+    await until(lambda: view.arrived, "the message")
+    await until(lambda: not sender.report().queue, "the queue to be empty")
+    return sent, view.arrived[0]
+
+
+async def life(alice: Path, bob: Path) -> list[bytes]:
+    """Messages both ways, deletions and restarts. Gives the texts that were deleted."""
+    deleted: list[bytes] = []
+    for turn in range(TURNS):
+        async with running(alice, NO_TOR) as a, running(bob, NO_TOR) as b:
+            for number, (sender, receiver) in enumerate(((a, b), (b, a), (b, a))):
+                text = b"message %d of turn %d, for nobody else" % (number, turn)
+                sent, got = await exchange(sender, receiver, text)
+                if number < 2:
+                    await sender.delete(sent)
+                    await receiver.delete(got)
+                    deleted.append(text)
+    return deleted
+
+
+def of(disk: Disk, table: Table) -> set[bytes]:
+    """Values of a table that are gone."""
+    return {value for where, _key, value in disk.gone() if where is table}
+
+
+def words(disk: Disk, deleted: list[bytes]) -> set[bytes]:
+    """Bytes that must be nowhere: texts, the secrets of used prekeys, old roots."""
+    pairs = [PrekeyPair.decode(data) for data in of(disk, Table.PREKEYS)]
+    return {*deleted, *(p.x_secret for p in pairs), *(p.kem_seed for p in pairs), *disk.roots[:-1]}
+
+
+@pytest.mark.parametrize("erasing", [True, False], ids=["erasing", "erasure switched off"])
+def test_nothing_that_is_gone_can_be_read_in_any_copy_of_the_disk(
+    here: World, monkeypatch: pytest.MonkeyPatch, erasing: bool
+) -> None:
+    if not erasing:
+        switch_erasure_off(monkeypatch)
+    names = ("alice", "bob") if erasing else ("carol", "david")
+    places = [account(here, name) for name in names]
+    disks = follow(monkeypatch, places)
+    deleted = trio.run(life, places[0], places[1])
+    used = 0
+    for disk in disks.values():
+        opened = attack(disk, final_root(disk))
+        gone = {(record_place(table, key), value) for table, key, value in disk.gone()}
+        now = {(record_place(table, key), value) for table, key, value in disk.now}
+        assert now <= opened, "he who cannot read what is there is no attacker"
+        assert len(of(disk, Table.SESSIONS)) > TURNS
+        assert len(of(disk, Table.MESSAGES)) >= 2 * TURNS
+        assert set(deleted) <= of(disk, Table.CONTENT)
+        used += len(of(disk, Table.PREKEYS))
+        if not erasing:
+            assert gone <= opened
+            continue
+        assert not opened & gone
+        lasting = b"".join(value for _place, value in opened)
+        final = (disk.place / "root.key").read_bytes()
+        for word in words(disk, deleted):
+            assert word not in lasting
+            assert word not in final
+            assert not any(word in page for page in disk.pages)
+    assert used
