@@ -179,7 +179,7 @@ class Store:
             self._readers[generation] -= 1
             if not self._readers[generation]:
                 del self._readers[generation]
-                if generation != self._generation:
+                if generation < self._generation:  # a newer one is about to count
                     self._roots.pop(generation, None)
 
     def write(self, change: Callable[[Writer], T]) -> T:

@@ -173,3 +173,19 @@ def test_a_reader_sees_its_time_while_the_root_turns(tmp_path: Path) -> None:
     assert contents(store) == {b"a": NEW, b"b": NEW}
     assert set(store._roots) == {store._generation}, "no root is kept that nobody reads with"
     store.close()
+
+
+def test_a_reader_between_the_commit_and_the_turn_takes_no_root_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, turn = open_store(tmp_path), Store._turn
+
+    def slow(self: Store, generation: int, *rest: object) -> None:
+        with self.read() as reader:
+            assert reader.get(Table.META, b"a") == NEW
+        turn(self, generation, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "_turn", slow)
+    for _ in range(2):
+        store.write(lambda writer: writer.put(Table.META, b"a", NEW))
+    store.close()
