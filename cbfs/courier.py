@@ -68,7 +68,12 @@ class Courier:
         folder, drafts = tree.make_folders(conversation)
         name = conversation.folder
         self.showing.make(f"conversations/{name}", lambda: tree.conversations.add(name, folder))
-        self.showing.make(f"outbox/{name}", lambda: tree.outbox.add(name, drafts))
+
+        def enter() -> None:
+            tree.outbox.add(name, drafts)
+            self._dispatch.shown(drafts)
+
+        self.showing.make(f"outbox/{name}", enter)
         for person in conversation.participants:
             self._show_contact(person)
 

@@ -52,6 +52,7 @@ class Dispatch:
         self._waiting = False
         self._later: dict[File, tuple[float, str]] = {}
         self._busy: set[Directory] = set()
+        self._begun: set[Directory] = set()
 
     def retry(self) -> None:
         """See ``View``."""
@@ -118,7 +119,7 @@ class Dispatch:
         self._later.pop(file, None)
         self._errors.show(folder, name, "")
         if folder.conversation is None:
-            self._bind(folder_name, folder, message.conversation)
+            self._bind(folder, message.conversation)
         self._arrived(message)
         self._nursery.start_soon(self._retire, file, version)
 
@@ -144,22 +145,31 @@ class Dispatch:
             lambda writer, conversation: _consume(writer, file, conversation, folder, others),
         )
 
-    def _bind(self, name: str, folder: Directory, conversation: bytes) -> None:
-        """The folder that a conversation began in takes its place under the proper name; the
-        user's name for it becomes a link until unmount."""
-        tree = self._tree
-        _folder, drafts = tree.folders(conversation)
+    def _bind(self, folder: Directory, conversation: bytes) -> None:
+        """What is in the folder that a conversation began in is in the one of the proper name
+        from now on; the user's name becomes a link to it, once that is there."""
+        _folder, drafts = self._tree.folders(conversation)
         for entry in list(folder.entries):
             node = folder.remove(entry)
             if entry not in drafts.entries:
                 drafts.add(entry, node)
-        proper = tree.conversation(conversation).folder
-        if tree.outbox.entries.get(name) is folder:
-            tree.outbox.remove(name)
-            link = Link(tree.new_inode(), proper, time.time_ns(), recorded=False)
-            tree.outbox.add(name, link)
         folder.conversation = conversation
         folder.alias = drafts
+        self._begun.add(folder)
+        if drafts.names:
+            self.shown(drafts)
+
+    def shown(self, drafts: Directory) -> None:
+        """The folder of a conversation is in the outbox now: the user's name for it becomes a
+        link until unmount. A link before would lead nowhere."""
+        for folder in [folder for folder in self._begun if folder.alias is drafts]:
+            self._begun.remove(folder)
+            proper, outbox = _name_of(drafts), self._tree.outbox
+            for name in [name for place, name in folder.names if place is outbox]:
+                outbox.remove(name)
+                link = Link(self._tree.new_inode(), proper, time.time_ns(), recorded=False)
+                outbox.add(name, link)
+        self._changed()
 
     async def _retire(self, file: File, version: int) -> None:
         """Take a sent file out of the outbox, unless it has been changed since."""

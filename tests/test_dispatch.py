@@ -1,0 +1,49 @@
+"""What happens while the mount is slow to show what the courier has done."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cbfs.nodes import Link, Node
+from tests.test_tree import Mount, run, until
+
+
+class Slow:
+    """A revealer that has not come to anything yet."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], None]] = []
+
+    def show(self, path: str, node: Node, enter: Callable[[], None]) -> None:
+        self.waiting.append(enter)
+
+    def make(self, path: str, enter: Callable[[], None]) -> None:
+        self.waiting.append(enter)
+
+    def remove(self, path: str, leave: Callable[[], None]) -> None:
+        self.waiting.append(leave)
+
+    def touch(self, inode: int) -> None:
+        pass
+
+
+def test_the_users_name_leads_into_the_folder_all_the_time(tmp_path: Path) -> None:
+    """Also while the folder under the proper name is yet to be shown."""
+
+    async def body(mount: Mount) -> None:
+        tree, slow = mount.tree, Slow()
+        mount.courier.showing.revealer = slow
+        folder = await tree.mkdir(tree.outbox, "bob")
+        await mount.save(folder, "first", b"first")
+        await until(lambda: folder.alias is not None)
+        assert tree.outbox.entries["bob"] is folder
+        assert folder.alias is not None
+        await mount.save(folder.alias, "second", b"second")
+        for change in slow.waiting:
+            change()
+        link = tree.outbox.entries["bob"]
+        assert isinstance(link, Link)
+        assert tree.outbox.entries[link.target] is folder.alias
+        await until(lambda: len(mount.backend.sent) == 2)
+        mount.courier.showing.revealer = None
+
+    run(tmp_path, body)
