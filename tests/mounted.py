@@ -26,7 +26,9 @@ WATCHDOG = 100.0
 class Mounted:
     """The mount of an account below ``place``."""
 
-    def __init__(self, place: Path, options: str = "grace=0.05") -> None:
+    def __init__(
+        self, place: Path, options: str = "grace=0.05", watchdog: float = WATCHDOG
+    ) -> None:
         self.account = place / "account"
         self.path = place / "mount"
         self.options = options
@@ -35,6 +37,7 @@ class Mounted:
         self._log = (place / "log").open("a+b")
         self._daemon: subprocess.Popen[bytes] | None = None
         self._watchdog: threading.Timer | None = None
+        self._limit = watchdog
         self._minor = 0
 
     def mount(self) -> None:
@@ -50,7 +53,7 @@ class Mounted:
         )
         wait_for(self._answers, f"the mount to answer: {self.log()}")
         self._minor = os.minor(self.path.stat().st_dev)
-        self._watchdog = threading.Timer(WATCHDOG, self.abort)
+        self._watchdog = threading.Timer(self._limit, self.abort)
         self._watchdog.daemon = True
         self._watchdog.start()
 
@@ -172,10 +175,10 @@ class Watch:
 
 
 @contextmanager
-def mounted(options: str = "grace=0.05") -> Iterator[Mounted]:
+def mounted(options: str = "grace=0.05", watchdog: float = WATCHDOG) -> Iterator[Mounted]:
     """Outside /tmp, where editors take short cuts."""
     with tempfile.TemporaryDirectory(prefix="cbfs-mount-", dir="/var/tmp") as place:
-        mount = Mounted(Path(place), options)
+        mount = Mounted(Path(place), options, watchdog)
         try:
             mount.mount()
             yield mount
