@@ -13,6 +13,8 @@ from cbfs.outbox import ERROR_SUFFIX, is_scratch
 
 CONFIG = "config.toml"
 CONFIG_ERROR = CONFIG + ERROR_SUFFIX
+VERIFIED, ACCEPTED = "verified", "accepted"
+"""What a user writes into the folder of a contact."""
 
 
 class TreeError(Exception):
@@ -31,6 +33,7 @@ class Area(Enum):
     CONVERSATION = "conversation"  # read, delete
     OUTBOX = "outbox"  # make folders
     DRAFTS = "drafts"  # a folder of the outbox: files are messages
+    CONTACT = "contact"  # a folder of contacts/: decisions, see cbfs.people
     SCRATCH = "scratch"  # tmp/: anything, until unmount
     KEPT = "kept"  # ui_info/: anything, for good
 
@@ -62,6 +65,7 @@ RULES = {
     Area.CONVERSATION: Rules(errno.EACCES, errno.EACCES, Area.CONVERSATION),
     Area.OUTBOX: Rules(errno.EACCES, 0, Area.DRAFTS),
     Area.DRAFTS: Rules(0, errno.EPERM, Area.DRAFTS),
+    Area.CONTACT: Rules(0, errno.EACCES, Area.FIXED, frozenset((VERIFIED, ACCEPTED)).__contains__),
     Area.SCRATCH: Rules(0, 0, Area.SCRATCH),
     Area.KEPT: Rules(0, 0, Area.KEPT),
 }

@@ -98,7 +98,7 @@ class Contents:
         """Put the content and the record of a file on the disk, when they are not there."""
         async with file.lock:
             version = file.version
-            if file.stored == version or not file.names:
+            if file.stored == version or not file.names or _is_decision(file):
                 return
             data, old = bytes(file.data or b""), None if file.lent else file.content
             record = record_maker(file)
@@ -167,6 +167,11 @@ class Contents:
                     writer.delete_prefix(Table.CONTENT, u64(content.id))
 
         await self.backend.store.commit(change)
+
+
+def _is_decision(file: File) -> bool:
+    """What is written in the folder of a contact is done, not stored."""
+    return any(directory.area is Area.CONTACT for directory, _name in file.names)
 
 
 def _content(node: Node) -> Content | None:

@@ -13,10 +13,10 @@ from cbfs.dispatch import Dispatch
 from cbfs.drafts import Drafts
 from cbfs.error_files import ErrorFiles
 from cbfs.model import Backend, Conversation, Message, Refused
-from cbfs.nodes import Directory, MessageFile, Text, files_below
+from cbfs.nodes import Directory, MessageFile, files_below
 from cbfs.outbox import Processes
 from cbfs.showing import Showing
-from cbfs.texts import contact_text, error_text, status_text
+from cbfs.texts import error_text, status_text
 from cbfs.tree import STATUS, Tree
 
 
@@ -49,8 +49,6 @@ class Courier:
             self.message_added,
             self._changed,
         )
-        for contact in backend.contacts():
-            self._show_contact(contact.name)
 
     def status(self) -> bytes:
         """The file ``status``."""
@@ -74,8 +72,10 @@ class Courier:
             self._dispatch.shown(drafts)
 
         self.showing.make(f"outbox/{name}", enter)
-        for person in conversation.participants:
-            self._show_contact(person)
+
+    def contact_changed(self, name: str) -> None:
+        """See ``View``."""
+        self.tree.people.show(name, self.showing)
 
     def message_added(self, message: Message) -> None:
         """See ``View``."""
@@ -189,11 +189,3 @@ class Courier:
             self.tree.outbox, name, error_text(problem, problem.hint) if problem else ""
         )
         return problem
-
-    def _show_contact(self, name: str) -> None:
-        contact = next((c for c in self._backend.contacts() if c.name == name), None)
-        file_name = f"{name}.toml"
-        if contact and file_name not in self.tree.contacts.entries:
-            data = contact_text(contact).encode()
-            node = Text(self.tree.new_inode(), lambda: data, contact.since * 1_000_000)
-            self.tree.contacts.add(file_name, node)

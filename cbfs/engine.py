@@ -14,13 +14,14 @@ from cbfs import book, deliveries, owed
 from cbfs.account import SYSTEM_RANDOM, Account, load_account, opened_store
 from cbfs.book import Arrival
 from cbfs.configuration import Configuration
+from cbfs.contact import Contact
 from cbfs.context import Context, Problems
 from cbfs.dial import Dialer
 from cbfs.directory import Directory
+from cbfs.fingerprint import Fingerprint
 from cbfs.healing import notice_copy, notice_loss
 from cbfs.home import Home
 from cbfs.model import (
-    Contact,
     Conversation,
     Message,
     NotYet,
@@ -30,15 +31,16 @@ from cbfs.model import (
     View,
 )
 from cbfs.network import Network, NetworkOptions, reaching
-from cbfs.peers import PREPARE_MAX, Peers, Unknown
+from cbfs.own_name import OwnName
+from cbfs.peers import PREPARE_MAX, Peers, Unknown, checked
 from cbfs.receiver import Receiver
 from cbfs.reminders import Reminders
 from cbfs.sender import Sender
 from cbfs.sessions import Sessions
 from cbfs.store import Store, Table, Writer
+from cbfs.watch import Pace, Watch
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import PARTICIPANTS_MAX, SUBJECT_MAX
-from cbfs_common.names_client import Absent
 from cbfs_common.names_policy import parse_policy
 from cbfs_common.profile import Profile
 
@@ -67,22 +69,24 @@ class Engine:
         context: Context,
         network: Network,
         directory: Directory,
-        bundle: bytes,
+        own: OwnName,
+        pace: Pace,
         nursery: trio.Nursery,
     ) -> None:
         self._context = context
         self._network = network
-        self._directory = directory
         self._nursery = nursery
-        self._bundle = bundle
+        self._own = own
         self._view: View | None = None
         self._preparing: set[str] = set()
         self._reminders = Reminders(context)
         self._sender = Sender(
-            context, lambda: self._bundle, self._message_changed, self._reminders.add, nursery
+            context, lambda: own.bundle, self._message_changed, self._reminders.add, nursery
         )
+        self._watch = Watch(context, directory, own, self._directory_back, pace)
         self._receiver = Receiver(
             context,
+            self._watch,
             started=self._started,
             arrived=self._arrived,
             changed=self._message_changed,
@@ -91,11 +95,12 @@ class Engine:
         )
         self._home = Home(context, self._receiver, self._status_changed)
         context.problems.changed = self._status_changed
+        context.peers.changed = self._contact_changed
         for task in (
             self._home.run,
             self._receiver.meet_strangers,
             self._receiver.retry,
-            self._refresh_bundle,
+            self._watch.run,
         ):
             nursery.start_soon(task)
         nursery.start_soon(self._reminders.run, self._sender.note_due)
@@ -139,6 +144,27 @@ class Engine:
         """See ``Backend``."""
         return self._context.peers.all()
 
+    def contact(self, name: str) -> Contact | None:
+        """See ``Backend``."""
+        return self._context.peers.get(name)
+
+    def compare(self, name: str) -> Fingerprint:
+        """See ``Backend``."""
+        peers = self._context.peers
+        return peers.compare(peers.named(name))
+
+    async def verify(self, name: str, text: str) -> bool:
+        """See ``Backend``."""
+        return await self._context.peers.verify(name, text)
+
+    async def unverify(self, name: str) -> None:
+        """See ``Backend``."""
+        await self._context.peers.unverify(name)
+
+    async def accept(self, name: str) -> None:
+        """See ``Backend``."""
+        await self._context.peers.accept(name)
+
     def report(self) -> Report:
         """See ``Backend``."""
         waiting = self._sender.waiting()
@@ -152,6 +178,7 @@ class Engine:
             (*self._context.problems.lines(), *self._missing(missing)),
             sum(waiting.values()),
             _counted(unreceived),
+            self._own.alarm,
         )
 
     def _missing(self, counts: dict[bytes, int]) -> Iterator[str]:
@@ -240,7 +267,7 @@ class Engine:
         if outgoing.conversation is not None:
             known = self._context.conversations[outgoing.conversation]
             return known.participants, known.subject
-        names = {*outgoing.participants, self.name}
+        names = {*(checked(name) for name in outgoing.participants), self.name}
         if len(names) < 2:
             raise Refused("there is nobody to write to", "name the folder after somebody else")
         if len(names) > PARTICIPANTS_MAX:
@@ -280,20 +307,17 @@ class Engine:
         if self._view:
             self._view.retry()
 
-    async def _refresh_bundle(self) -> None:
-        """Once a mount, fetch the proof of one's own name anew, that first messages carry. When
-        the directory does not answer, the one that is there does as well."""
-        try:
-            found = await self._directory.lookup(self.name)
-        except CbfsError as error:
-            self._context.problems.set("own name", f"one's own name was not checked: {error}")
-            return
-        if isinstance(found, Absent):
-            self._context.problems.set("own name", "the directory no longer has one's own name")
-            return
-        bundle = found.bundle
-        await self.store.commit(lambda writer: writer.put(Table.META, b"bundle", bundle))
-        self._bundle = bundle
+    def _directory_back(self) -> None:
+        """What waited for the directory may be tried again."""
+        if self._view:
+            self._view.retry()
+
+    def _contact_changed(self, name: str) -> None:
+        self._sender.retry(name)
+        self._receiver.look_again()
+        if self._view:
+            self._view.contact_changed(name)
+            self._view.retry()
 
     def _started(self, conversation: Conversation) -> None:
         """A conversation is on the disk; whoever comes first with it tells the mount."""
@@ -348,14 +372,16 @@ def make_directory(store: Store, account: Account, dialer: Dialer) -> Directory:
 
 
 @asynccontextmanager
-async def running(account_directory: Path, options: NetworkOptions) -> AsyncIterator[Engine]:
+async def running(
+    account_directory: Path, options: NetworkOptions, pace: Pace | None = None
+) -> AsyncIterator[Engine]:
     """Open the account and keep it going until the block ends. Raises CbfsError."""
     problems = Problems(lambda: None)
     with opened_store(account_directory, SYSTEM_RANDOM) as store:
         account = load_account(store)
         with store.read() as reader:
-            bundle = reader.get(Table.META, b"bundle")
-        if account is None or bundle is None:
+            finished = reader.get(Table.META, b"own") is not None
+        if account is None or not finished:
             raise CbfsError(
                 f"the account in {account_directory} is not finished",
                 "run the same cbfs init again",
@@ -373,7 +399,8 @@ async def running(account_directory: Path, options: NetworkOptions) -> AsyncIter
             ):
                 directory = make_directory(store, account, network.dialer)
                 context = make_context(store, account, directory, network.dialer, problems)
-                yield Engine(context, network, directory, bundle, nursery)
+                own = OwnName(store, directory, account.name, problems.tell)
+                yield Engine(context, network, directory, own, pace or Pace(), nursery)
                 nursery.cancel_scope.cancel()
             committer.cancel_scope.cancel()
 
@@ -390,7 +417,7 @@ def make_context(
         store,
         Configuration(store),
         Sessions(store, account.party, SYSTEM_RANDOM),
-        Peers(store, directory, milliseconds),
+        Peers(store, directory, account.profile.identity(account.name), milliseconds),
         conversations,
         dialer,
         milliseconds,

@@ -16,11 +16,13 @@ from cbfs.engine import make_context, make_directory
 from cbfs.home import sign_up, top_up
 from cbfs.link import open_link
 from cbfs.network import Network, NetworkOptions, reaching, run
+from cbfs.own_name import write_own
 from cbfs.store import Store, Table
+from cbfs.user_names import typed_name
 from cbfs_common.errors import CbfsError, TransportError
 from cbfs_common.names_client import Found
 from cbfs_common.names_policy import parse_policy
-from cbfs_common.profile import Address, check_name, parse_address
+from cbfs_common.profile import Address, parse_address
 
 POLICY_FILE_MAX = 1 << 16
 
@@ -41,7 +43,7 @@ def make(
 ) -> None:
     """Make the account ``name`` in ``directory``. Raises CbfsError, and then a name that is
     taken or an address that is wrong has left no account behind."""
-    check_name(name)
+    name = typed_name(name)
     server = parse_address(server_url)
     policy = _read_policy(policy_file)
     fresh = not directory.exists()
@@ -75,7 +77,7 @@ def _account(store: Store, directory: Path, name: str, server: Address, policy: 
         save(store, account)
         return account
     with store.read() as reader:
-        finished = reader.get(Table.META, b"bundle") is not None
+        finished = reader.get(Table.META, b"own") is not None
     if finished or (account.name, account.server, account.policy) != (name, server, policy):
         raise CbfsError(
             f"{directory} holds the account of {account.name} already",
@@ -153,7 +155,7 @@ async def _steps(
     say(f"registering {account.name}")
     found = await directory.register(account.name, account.profile.encode(), account.owner)
     # the last step: with the bundle in place the account is finished
-    await store.commit(lambda writer: writer.put(Table.META, b"bundle", found.bundle))
+    await store.commit(lambda writer: write_own(writer, found))
 
 
 async def _check_free(directory: Directory, account: Account) -> None:

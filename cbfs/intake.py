@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from cbfs.arrivals import Arrivals, Receiving, store_part
 from cbfs.book import u64
 from cbfs.context import Context
-from cbfs.model import Contact
 from cbfs.notes import Told, take_note, tell_lost
 from cbfs.owed import NOTHING, Kind, owe
 from cbfs.quarantine import Unread, Why, keep
@@ -22,7 +21,8 @@ from cbfs.store import Table, Writer
 from cbfs_common.errors import CryptoError, DecodeError
 from cbfs_common.limits import TURN_AFTER
 from cbfs_common.message import Body, Part, UnknownKind, decode_body
-from cbfs_common.names_client import check_bundle
+from cbfs_common.names_client import Shown, open_bundle
+from cbfs_common.names_entry import Entry
 from cbfs_common.profile import decode_profile
 from cbfs_common.session import Duplicate, Peer
 
@@ -67,6 +67,8 @@ class Intake:
         self.strangers: list[Incoming] = []
         """From people whom the directory has to confirm first."""
         self.unread: list[tuple[Incoming, Unread]] = []
+        self.bundles: list[tuple[str, bytes]] = []
+        """What senders who are known say of themselves."""
         self.advanced: set[bytes] = set()
         """The sessions that something was opened on."""
         self._lost: set[str] = set()
@@ -96,6 +98,7 @@ class Intake:
             self._steps.accept(opened, sender, now)
             self._gone.append(item)
             self.advanced.add(opened.session.id)
+            self.bundles.append((sender, body.bundle))
             self._read.append(_Read(sender, body, not opened.session.answered))
             if opened.session.unanswered >= TURN_AFTER:
                 self._turns.add(sender)
@@ -152,25 +155,23 @@ def known_sender(context: Context, opened: Opened, body: Body) -> str | None:
     known = context.peers.of_identity(peer.identity)
     if known is not None and known.profile.auth == peer.auth_public:
         return known.name  # the directory has said so before
-    claimed = claimed_sender(context, peer, body)
-    known = context.peers.get(claimed.name)
-    if known is None or not same(claimed, peer, known):
+    entry = claimed_sender(context, peer, body).entry
+    known = context.peers.get(entry.name)
+    if known is None or not is_of(peer, known.entry):
         return None
-    return claimed.name
+    return entry.name
 
 
-def claimed_sender(context: Context, peer: Peer, body: Body) -> Contact:
-    """Whom a first message claims to be from, as the directory's signed bundle says it."""
-    entry = check_bundle(context.policy, body.bundle)
-    profile = decode_profile(entry.profile)
-    if profile.identity(entry.name) != peer.identity or profile.auth != peer.auth_public:
+def claimed_sender(context: Context, peer: Peer, body: Body, known: Entry | None = None) -> Shown:
+    """Whom a first message claims to be from, as the directory's signed bundle says it; checked
+    against the entry that is ``known``. Raises CryptoError and what ``open_bundle`` raises."""
+    shown = open_bundle(context.policy, body.bundle, known)
+    if not is_of(peer, shown.entry):
         raise CryptoError("the sender is not who the bundle says")
-    return Contact(entry.name, profile, context.clock())
+    return shown
 
 
-def same(claimed: Contact, peer: Peer, known: Contact) -> bool:
-    """Whether the directory's contact has the keys of the session."""
-    return (
-        known.profile.identity(claimed.name) == peer.identity
-        and known.profile.auth == peer.auth_public
-    )
+def is_of(peer: Peer, entry: Entry) -> bool:
+    """Whether the other side of a session has the keys of an entry."""
+    profile = decode_profile(entry.profile)
+    return profile.identity(entry.name) == peer.identity and profile.auth == peer.auth_public

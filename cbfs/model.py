@@ -11,6 +11,8 @@ from enum import Enum
 from typing import Protocol
 
 from cbfs.configuration import Configuration
+from cbfs.contact import Contact
+from cbfs.fingerprint import Fingerprint
 from cbfs.store import Store, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.profile import Profile
@@ -87,20 +89,12 @@ class Outgoing:
 
 
 @dataclass(frozen=True, slots=True)
-class Contact:
-    """Somebody whose name was looked up. ``since`` is when it was first seen."""
-
-    name: str
-    profile: Profile
-    since: int
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
     """What ``status`` tells, in words: ``connection`` a line; ``network`` how servers are
     reached, first Tor's state; ``queue`` a line for each recipient that something waits for;
     ``problems`` a line each; ``unreceived`` a line for each recipient at whose server there is
-    something that no receipt has come for."""
+    something that no receipt has come for; ``alarm`` what somebody else has made of one's own
+    name, or empty."""
 
     connection: str
     network: tuple[str, ...]
@@ -108,6 +102,7 @@ class Report:
     problems: tuple[str, ...]
     envelopes_waiting: int
     unreceived: tuple[str, ...] = ()
+    alarm: str = ""
 
 
 class Refused(CbfsError):
@@ -147,6 +142,22 @@ class Backend(Protocol):
     def contacts(self) -> tuple[Contact, ...]:
         """All, by name."""
 
+    def contact(self, name: str) -> Contact | None:
+        """One of them."""
+
+    def compare(self, name: str) -> Fingerprint:
+        """What to compare with a contact, of the keys that the user is asked about."""
+
+    async def verify(self, name: str, text: str) -> bool:
+        """The user has compared the fingerprint in ``text``; also accepts keys that are offered.
+        False, and nothing has changed, when it is not the one of now. On the disk on return."""
+
+    async def unverify(self, name: str) -> None:
+        """The user takes that back."""
+
+    async def accept(self, name: str) -> None:
+        """The user says that a name's new owner is the person they mean."""
+
     def report(self) -> Report:
         """The state of things, for ``status``."""
 
@@ -176,6 +187,9 @@ class View(Protocol):
 
     def message_changed(self, message: Message) -> None:
         """Recipients' states have moved on; same name, same content."""
+
+    def contact_changed(self, name: str) -> None:
+        """There is a new contact, or something of one is new."""
 
     def unknown_names(self, names: frozenset[str]) -> None:
         """The directory says, with proof, that nobody has these names."""

@@ -294,7 +294,7 @@ class Operations(pyfuse3.Operations):
         await self._store(fh)
         handle = self._handles[fh]
         if handle.writes and isinstance(handle.node, File):
-            self._tree.check_close(handle.node)
+            await self._tree.check_close(handle.node)
 
     @_handler
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
@@ -385,7 +385,8 @@ class Operations(pyfuse3.Operations):
         entry.st_blocks = (entry.st_size + 511) // 512
         entry.st_mtime_ns = entry.st_atime_ns = mtime_ns
         entry.st_ctime_ns = max(node.changed_ns, mtime_ns)
-        entry.entry_timeout = CACHE_SECONDS
+        # a decision is gone, or a text of the daemon's, when it is closed
+        entry.entry_timeout = 0 if self._tree.people.is_answer(node) else CACHE_SECONDS
         entry.attr_timeout = 0 if isinstance(node, Text) else CACHE_SECONDS
         return entry
 

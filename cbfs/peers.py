@@ -1,21 +1,25 @@
 """Who is who: names, as the directory proves them, and the contacts that were learnt so.
 
-A contact is stored when its name has been looked up and proven; from then on every entry that
-the directory shows for the name must be a successor of the stored one (``Directory.lookup``).
+From the first time on, every entry that is shown for a contact's name must follow from the one
+that is stored by operations that its owner has signed. What does not is kept beside it for the
+user to decide, and nothing is sent to that contact until then.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import trio
 
+from cbfs.contact import Contact, How, decode_contact
 from cbfs.directory import Directory, DirectoryDown
-from cbfs.model import Contact, NotYet, Refused
-from cbfs.packing import pack, unpack
+from cbfs.fingerprint import Fingerprint, fingerprint
+from cbfs.model import NotYet, Refused
 from cbfs.store import Store, Table, Writer
-from cbfs_common.errors import DecodeError
-from cbfs_common.names_client import Absent
-from cbfs_common.names_entry import Entry, decode_entry
-from cbfs_common.profile import check_name, decode_profile
+from cbfs.user_names import look_alike, typed_name
+from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_common.names_client import Absent, DirectoryLies, NameChanged, NameExpired
+from cbfs_common.names_entry import CHANGE_SIZE, Entry, name_index
+from cbfs_common.profile import decode_profile
 
 PREPARE_MAX = 256
 """Names that wait for a look-up in the background."""
@@ -32,92 +36,206 @@ class Unknown(Refused):
         )
 
 
-class Peers:
-    """The contacts, in memory and in the store."""
+class Stopped(Refused):
+    """The name has another owner than the contact that is known."""
 
-    def __init__(self, store: Store, directory: Directory, clock: Callable[[], int]) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"{name} has other keys than before, and nobody but you can say whether it is the"
+            " same person",
+            f"read contacts/{name}/CHANGED",
+        )
+
+
+class Peers:
+    """The contacts, in memory and in the store. ``changed`` is told their names when something
+    of them is new."""
+
+    def __init__(
+        self, store: Store, directory: Directory, own: bytes, clock: Callable[[], int]
+    ) -> None:
+        """``own``: one's own identity (32). ``clock``: milliseconds since 1970."""
         self._store = store
         self._directory = directory
+        self._own = own
         self._clock = clock
-        self._lock = trio.Lock()
-        self._known: dict[str, tuple[Contact, Entry]] = {}
+        self._locks: dict[str, trio.Lock] = {}
+        self.changed: Callable[[str], None] = lambda name: None
+        self._known: dict[str, Contact] = {}
         self._names: dict[bytes, str] = {}  # by identity
         with store.read() as reader:
             for _key, data in reader.items(Table.PEERS):
-                contact, entry = _decode(data)
-                self._take(contact, entry)
+                self._take(decode_contact(data))
 
     def all(self) -> tuple[Contact, ...]:
         """By name."""
-        return tuple(self._known[name][0] for name in sorted(self._known))
+        return tuple(self._known[name] for name in sorted(self._known))
 
     def get(self, name: str) -> Contact | None:
         """The contact, when it is known."""
-        known = self._known.get(name)
-        return known[0] if known else None
+        return self._known.get(name)
 
     def of_identity(self, identity: bytes) -> Contact | None:
         """The contact with this ``Profile.identity``, when it is known."""
         name = self._names.get(identity)
         return self.get(name) if name else None
 
-    async def find(self, name: str, *, fresh: bool = False) -> Contact:
-        """The contact of that name, from the directory when it is not known (or when what is
-        known has to be ``fresh``). Raises Unknown, or NotYet when the directory cannot say."""
-        async with self._lock:
-            known = self._known.get(name)
-            if known and not fresh:
-                return known[0]
-            try:
-                found = await self._directory.lookup(name, known[1] if known else None)
-            except DirectoryDown as error:
-                raise NotYet(str(error), error.hint) from error
-            if isinstance(found, Absent):
-                raise Unknown([name])
-            contact = Contact(
-                name,
-                decode_profile(found.entry.profile),
-                known[0].since if known else self._clock(),
+    def named(self, name: str) -> Contact:
+        """The contact, which is known."""
+        return self._known[name]
+
+    async def find(self, name: str) -> Contact:
+        """The contact of that name, from the directory when it is not known. Raises Unknown,
+        Stopped, or NotYet when the directory cannot say."""
+        known = self._known.get(name)
+        if known is None:
+            known = await self.look_up(name)
+        if known.offered is not None:
+            raise Stopped(name)
+        return known
+
+    async def ready(self, name: str) -> Contact:
+        """The contact, to send to. Raises what ``find`` does, and NotYet while it is in doubt."""
+        contact = await self.find(name)
+        if contact.doubted:
+            raise NotYet(
+                f"something about {name} has changed in the name directory",
+                "it is sent when it is known what",
             )
-            await self._keep(contact, found.entry)
-            return contact
+        return contact
 
     async def find_all(self, names: Iterable[str]) -> None:
-        """Like ``find`` for each; Unknown names them all at once."""
+        """Like ``find`` for each, side by side; Unknown names them all at once."""
         unknown: set[str] = set()
-        for name in names:
+        failures: list[CbfsError] = []
+
+        async def find(name: str) -> None:
             try:
-                await self.find(checked(name))
+                await self.find(name)
             except Unknown as error:
-                unknown |= error.names
+                unknown.update(error.names)
+            except NotYet as error:
+                failures.append(error)
+            except CbfsError as error:
+                failures.insert(0, error)
+
+        async with trio.open_nursery() as nursery:
+            for name in [checked(name) for name in names]:
+                nursery.start_soon(find, name)
         if unknown:
             raise Unknown(unknown)
+        if failures:
+            raise failures[0]
 
-    async def _keep(self, contact: Contact, entry: Entry) -> None:
-        record = pack(contact.name, contact.profile.encode(), entry.encode(), contact.since)
+    async def look_up(self, name: str) -> Contact:
+        """Ask the directory for the name, also when it is known, and keep what it proves. Raises
+        Unknown, NotYet, Stopped, or what the checks raise."""
+        async with self._locks.setdefault(name, trio.Lock()):
+            known = self._known.get(name)
+            try:
+                found = await self._directory.lookup(name, known.entry if known else None)
+            except DirectoryDown as error:
+                raise NotYet(str(error), error.hint) from error
+            except NameChanged as error:
+                await self.offer(error.entry)
+                raise Stopped(name) from error
+            except (DirectoryLies, NameExpired) as error:
+                if known is not None:
+                    await self._keep(replace(known, doubted=0, warning=f"{error}"))
+                raise
+            if isinstance(found, Absent):
+                raise Unknown([name])
+            return await self.take(found.entry, How.DIRECTORY)
+
+    async def take(self, entry: Entry, how: How) -> Contact:
+        """An entry that was checked against the one that is known: it holds from now on."""
+        known = self._known.get(entry.name)
+        now = self._clock()
+        if known is None:
+            other = look_alike(entry.name, self._known)
+            warning = f"looks like {other}, and is somebody else" if other else ""
+            contact = Contact(entry, now, how, warning=warning)
+        elif known.entry == entry:
+            contact = replace(known, doubted=0, offered=None, stopped=0)
+        else:
+            contact = known.moved_to(entry, now)
+        await self._keep(contact)
+        return contact
+
+    async def offer(self, entry: Entry) -> None:
+        """The directory has a new owner under a contact's name: nothing is sent to it until the
+        user has decided."""
+        known = self._known[entry.name]
+        decode_profile(entry.profile)
+        stopped = known.stopped if known.offered == entry else self._clock()
+        await self._keep(replace(known, offered=entry, stopped=stopped, doubted=0))
+
+    async def doubt(self, prefixes: frozenset[bytes] | None) -> None:
+        """These index prefixes have changed (None: any may have). One transaction."""
+        namespace = self._directory.policy.namespace
+        doubted = [
+            replace(contact, doubted=self._clock())
+            for contact in self._known.values()
+            if not contact.doubted
+            and (prefixes is None or name_index(namespace, contact.name)[:CHANGE_SIZE] in prefixes)
+        ]
+        if doubted:
+            await self._keep(*doubted)
+
+    # what the user decides
+
+    def compare(self, contact: Contact) -> Fingerprint:
+        """What to compare with this person: of the keys that are offered, when there are any."""
+        profile = contact.offered_profile or contact.profile
+        return fingerprint(self._own, profile.identity(contact.name))
+
+    async def accept(self, name: str) -> None:
+        """The user says that the new owner of the name is the person they want to write to."""
+        known = self._known[name]
+        if known.offered is not None:
+            now = self._clock()
+            await self._keep(Contact(known.offered, known.since, How.USER, moved=now))
+
+    async def verify(self, name: str, text: str) -> bool:
+        """The user has compared this fingerprint. False when it is not the one of now."""
+        known = self._known[name]
+        if not self.compare(known).is_in(text):
+            return False
+        await self.accept(name)
+        await self._keep(replace(self._known[name], verified=self._clock()))
+        return True
+
+    async def unverify(self, name: str) -> None:
+        """The user takes that back."""
+        await self._keep(replace(self._known[name], verified=0))
+
+    async def _keep(self, *contacts: Contact) -> None:
+        records = [(contact.name.encode(), contact.encode()) for contact in contacts]
 
         def change(writer: Writer) -> None:
-            writer.put(Table.PEERS, writer.blind(contact.name.encode()), record)
+            for name, record in records:
+                writer.put(Table.PEERS, writer.blind(name), record)
 
+        if all(self._known.get(contact.name) == contact for contact in contacts):
+            return
         await self._store.commit(change)
-        self._take(contact, entry)
+        for contact in contacts:
+            self._take(contact)
+        for contact in contacts:
+            self.changed(contact.name)
 
-    def _take(self, contact: Contact, entry: Entry) -> None:
+    def _take(self, contact: Contact) -> None:
         before = self.get(contact.name)
-        if before is not None:  # keys that the directory has replaced prove nothing any more
+        if before is not None:  # keys that others have replaced prove nothing any more
             self._names.pop(before.profile.identity(contact.name), None)
-        self._known[contact.name] = contact, entry
+        self._known[contact.name] = contact
         self._names[contact.profile.identity(contact.name)] = contact.name
 
 
 def checked(name: str) -> str:
-    """A name that can be looked up. Raises Refused for one that nobody can have."""
+    """The name that somebody means. Raises Refused for one that nobody can have."""
     try:
-        return check_name(name)
+        return typed_name(name)
     except DecodeError as error:
         raise Refused(f"{name!r} is not a user name", error.hint) from error
-
-
-def _decode(data: bytes) -> tuple[Contact, Entry]:
-    name, profile, entry, since = unpack(data, str, bytes, bytes, int)
-    return Contact(name, decode_profile(profile), since), decode_entry(entry)

@@ -11,13 +11,14 @@ import trio
 
 from cbfs.arrivals import Receiving
 from cbfs.context import Backoff, Context
-from cbfs.intake import Incoming, Intake, Outcome, claimed_sender, same
+from cbfs.intake import Incoming, Intake, Outcome, claimed_sender, is_of
 from cbfs.model import Conversation, Message, NotYet
 from cbfs.owed import Dues
-from cbfs.peers import Unknown
+from cbfs.peers import Stopped, Unknown
 from cbfs.quarantine import Unread, Why, envelope_at, far_sessions, keep, newest, waiting_for
 from cbfs.sessions import Damaged
 from cbfs.store import Table, Writer
+from cbfs.watch import Watch
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError
 from cbfs_common.limits import RECEIPT_DELAY
 from cbfs_common.message import decode_body
@@ -35,6 +36,7 @@ class Receiver:
     def __init__(
         self,
         context: Context,
+        watch: Watch,
         *,
         started: Callable[[Conversation], None],
         arrived: Callable[[Message], None],
@@ -43,6 +45,7 @@ class Receiver:
         again: Callable[[str], None],
     ) -> None:
         self._context = context
+        self._watch = watch
         self._started = started
         self._arrived = arrived
         self._changed = changed
@@ -63,6 +66,10 @@ class Receiver:
         for start in range(0, len(keys), RETRY_BATCH):
             await self._take(self._kept(keys[start : start + RETRY_BATCH]))
 
+    def look_again(self) -> None:
+        """Something of a contact is new: whoever waits for that is looked at again."""
+        self._strangers.set()
+
     def _kept(self, keys: list[bytes]) -> list[Incoming]:
         with self._context.store.read() as reader:
             found = [(key, envelope_at(reader, key)) for key in keys]
@@ -72,6 +79,8 @@ class Receiver:
         while incoming:
             intake, outcome = await self._commit(incoming)
             self._tell(outcome)
+            for sender, bundle in intake.bundles:
+                self._watch.offer(sender, bundle)
             if any(item.kept is None for item, _unread in intake.unread):
                 self._context.problems.set(
                     "quarantine", "envelopes arrived that cannot be read; they are kept"
@@ -149,6 +158,8 @@ class Receiver:
                 await self._meet(envelope)
             except NotYet:
                 return True
+            except Stopped:
+                continue  # it waits for the user's word on the new owner of the name
             except (Unknown, CryptoError, DecodeError, DirectoryLies, NameChanged, NameExpired):
                 await self._give_up(key, envelope)
                 continue
@@ -173,8 +184,16 @@ class Receiver:
                 return
         if opened.peer:
             return
-        claimed = claimed_sender(context, opened.session.peer, decode_body(opened.body))
-        known = context.peers.get(claimed.name)
-        contact = await context.peers.find(claimed.name, fresh=known is not None)
-        if not same(claimed, opened.session.peer, contact):
+        peer, body = opened.session.peer, decode_body(opened.body)
+        name = claimed_sender(context, peer, body).entry.name
+        known = context.peers.get(name)
+        try:
+            shown = claimed_sender(context, peer, body, known.entry if known else None)
+        except NameChanged as error:
+            await context.peers.offer(error.entry)
+            raise Stopped(name) from error
+        contact = await self._watch.confirm(shown)
+        if contact.offered is not None:
+            raise Stopped(name)
+        if not is_of(peer, contact.entry):
             raise CryptoError("the sender is not who the directory says")

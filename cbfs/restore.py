@@ -7,7 +7,7 @@ from cbfs.areas import Area
 from cbfs.book import u64
 from cbfs.nodes import Directory, File, Node, decode_record, set_area
 from cbfs.store import Table, Writer
-from cbfs.tree import FIRST_OWN, OUTBOX, ROOT, UI_INFO, Tree
+from cbfs.tree import OUTBOX, ROOT, UI_INFO, Tree
 
 
 def restore(tree: Tree) -> Callable[[Writer], None]:
@@ -33,7 +33,6 @@ def restore(tree: Tree) -> Callable[[Writer], None]:
                 )
                 places[inode] = node
     left |= {inode: entry for inode, entry in nodes.items() if not entry[0].names}
-    tree.start_inodes_after(max([*nodes, FIRST_OWN]))
 
     def forget(writer: Writer) -> None:
         for inode, (node, _names) in left.items():

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cbfs import deliveries
-from cbfs.book import read_content
+from cbfs.book import get_conversation, read_content
 from cbfs.context import Context
 from cbfs.deliveries import Envelope, Job
 from cbfs.notes import Draft
 from cbfs.sessions import Batch
-from cbfs.store import Reader, Writer
+from cbfs.store import Reader, StoreError, Writer
 from cbfs_common.message import Part, encode_note, encode_part
 from cbfs_common.session import Session
 
@@ -57,7 +57,7 @@ class Sealing:
         for job in jobs:
             count = min(most, job.count - job.sealed)
             most -= count
-            bodies = [self._part(reader, job, job.sealed + i, session) for i in range(count)]
+            bodies = [self._part(reader, job, job.sealed + i) for i in range(count)]
             parts = [batch.seal(session, recipient, body, now) for body in bodies]
             step.sealed.append((job, parts))
         return step
@@ -65,17 +65,16 @@ class Sealing:
     def note(self, recipient: str, draft: Draft, session: Session) -> tuple[Step, bytes]:
         """Seal a note: (step, envelope). Hold the lock of the sessions."""
         batch = self._context.sessions.batch()
-        body = encode_note(draft.note(self._proof(session)))
+        body = encode_note(draft.note(self._bundle()))
         now = self._context.clock()
         envelope = batch.seal(session, recipient, body, now, prefer=draft.fresh)
         return Step(batch, []), envelope
 
-    def _proof(self, session: Session) -> bytes:
-        # until the peer has answered, every envelope may be the first that arrives
-        return b"" if session.confirmed else self._bundle()
-
-    def _part(self, reader: Reader, job: Job, number: int, session: Session) -> bytes:
-        conversation = self._context.conversations[job.conversation]
+    def _part(self, reader: Reader, job: Job, number: int) -> bytes:
+        # one that has just begun may be on the disk before the engine has noted it
+        conversation = get_conversation(reader, job.conversation)
+        if conversation is None:
+            raise StoreError("the queue names no conversation", "see the log")
         return encode_part(
             Part(
                 id=job.message,
@@ -90,6 +89,7 @@ class Sealing:
                 size=job.content.size,
                 digest=job.digest,
                 chunk=read_content(reader, job.content, number * job.part_size, job.part_size),
-                bundle=self._proof(session),
+                # in every one, so that a peer need never ask the directory for this name
+                bundle=self._bundle(),
             )
         )

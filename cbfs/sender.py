@@ -11,10 +11,11 @@ from collections.abc import Callable
 import trio
 
 from cbfs import deliveries, notes, owed
+from cbfs.contact import Contact
 from cbfs.context import Backoff, Context
 from cbfs.deliveries import Envelope
 from cbfs.link import Link, ServerRefused, open_link, request
-from cbfs.model import Contact, Message
+from cbfs.model import Message
 from cbfs.owed import Dues
 from cbfs.sealing import Sealing
 from cbfs.store import Writer
@@ -54,6 +55,7 @@ class Sender:
         self._owed = owed
         self._nursery = nursery
         self._wakes: dict[str, trio.Event] = {}
+        self._retries: dict[str, trio.Event] = {}
         self._notes: set[str] = set()
         self._limiter = trio.CapacityLimiter(TASKS_MAX)
         with context.store.read() as reader:
@@ -70,6 +72,11 @@ class Sender:
         """What is owed to this recipient is due."""
         self._notes.add(recipient)
         self._wake(recipient)
+
+    def retry(self, recipient: str) -> None:
+        """Something of this contact is new: what waits to be tried again is tried now."""
+        if recipient in self._retries:
+            self._retries[recipient].set()
 
     def waiting(self) -> dict[str, int]:
         """Messages by recipient that are not at the server yet."""
@@ -104,19 +111,23 @@ class Sender:
                     self._context.problems.set(
                         topic, f"{recipient}: {error}{hint}; tried again within {wait:.0f} s"
                     )
-                await trio.sleep(wait)
+                self._retries[recipient] = trio.Event()
+                with trio.move_on_after(wait):
+                    await self._retries[recipient].wait()
+                del self._retries[recipient]
         del self._wakes[recipient]
 
     async def _deliver_all(self, recipient: str, backoff: Backoff) -> None:
         """One delivery session: all that waits, and what comes while it lingers."""
         context = self._context
-        contact = await context.peers.find(recipient)
+        contact = await context.peers.ready(recipient)
         isolation = b"deliver:" + context.random.token(16)
         async with open_link(
             context.dialer, contact.profile.server, None, isolation, context.random
         ) as link:
             with trio.move_on_after(SESSION_LIFETIME):
-                while True:
+                # to the keys and the server of now: a change ends the delivery session
+                while context.peers.get(recipient) == contact:
                     while await self._deliver_some(link, contact):
                         backoff.reset()
                         context.problems.clear(f"to {recipient}")
@@ -180,11 +191,11 @@ class Sender:
     async def _next(self, contact: Contact) -> list[Envelope]:
         """The next window, sealed as far as it was not; in one commit with the ratchet's state."""
         context = self._context
-        fresh = None
-        if context.sessions.choose(contact.name) is None and contact.name in self._jobs:
+        fresh, identity = None, contact.profile.identity(contact.name)
+        if context.sessions.choose(contact.name, identity) is None and contact.name in self._jobs:
             fresh = await self._new_session(contact)
         async with context.sessions.lock:
-            session = context.sessions.choose(contact.name) or fresh
+            session = context.sessions.choose(contact.name, identity) or fresh
             with context.store.read() as reader:
                 envelopes, jobs = deliveries.next_work(reader, contact.name, WINDOW)
                 most = WINDOW - len(envelopes)
@@ -202,11 +213,11 @@ class Sender:
         with store.read() as reader:
             draft = notes.draft(reader, name, context.clock(), sessions.heard(name))
         if draft is not None:
-            fresh = None
-            if draft.fresh or sessions.choose(name) is None:
+            fresh, identity = None, contact.profile.identity(name)
+            if draft.fresh or sessions.choose(name, identity) is None:
                 fresh = await self._new_session(contact)
             async with sessions.lock:
-                session = fresh if draft.fresh else sessions.choose(name) or fresh
+                session = fresh if draft.fresh else sessions.choose(name, identity) or fresh
                 if session is None:
                     return
                 step, envelope = self._sealing.note(name, draft, session)

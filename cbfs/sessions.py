@@ -78,9 +78,13 @@ class Damaged(CryptoError):
 class Sessions:
     """All sessions of the account, and the secrets of its prekeys."""
 
-    def __init__(self, store: Store, me: Party, random: Random) -> None:
+    def __init__(
+        self, store: Store, me: Party, random: Random, former: tuple[Party, ...] = ()
+    ) -> None:
+        """``former``: oneself under earlier keys, that others may still write to."""
         self.lock = trio.Lock()
         self._me = me
+        self._parties = {party.identity: party for party in (me, *former)}
         self._random = random
         self._held: dict[bytes, Held] = {}
         self._by_peer: dict[str, set[bytes]] = {}
@@ -104,10 +108,14 @@ class Sessions:
         """New prekeys whose secrets are on the disk."""
         self._pairs.update((pair.id, pair) for pair in pairs)
 
-    def choose(self, peer: str) -> Session | None:
+    def choose(self, peer: str, identity: bytes | None = None) -> Session | None:
         """The session to send on: the one last received on, else the newest of one's own; ties
-        go to the lower transcript hash."""
+        go to the lower transcript hash. Only sessions between one's own keys of now and those of
+        ``identity`` (32), if given: old ones are there to read what was sent before a change."""
         held = [self._held[id_] for id_ in self._by_peer.get(peer, ())]
+        if identity is not None:
+            ends = self._me.identity, identity
+            held = [h for h in held if (h.session.own_identity, h.session.peer.identity) == ends]
         if not held:
             return None
         best = max(item.heard for item in held)
@@ -223,7 +231,8 @@ class Batch:
         if held is None:
             made = self._sessions._tick(now)
             held = Held(session, peer, made if prefer else 0, made)
-        stepped, envelope = held.session.seal(self._sessions._me, body, self._sessions._random)
+        me = self._sessions._parties[held.session.own_identity]
+        stepped, envelope = held.session.seal(me, body, self._sessions._random)
         self._changed[stepped.id] = replace(held, session=stepped)
         return envelope
 
@@ -248,10 +257,16 @@ class Batch:
     def _open_first(self, pair: PrekeyPair, envelope: bytes, now: int) -> Opened | None:
         """None when it is no first message to this prekey, or one too far from the first: with
         the last-resort prekey, which is kept, it may be a late one of a session that began."""
-        try:
-            session, body = open_first(self._sessions._me, pair, envelope, now)
-        except (CryptoError, LimitError):
+        found = None
+        for me in self._sessions._parties.values():
+            try:
+                found = open_first(me, pair, envelope, now)
+                break
+            except (CryptoError, LimitError):
+                continue
+        if found is None:
             return None
+        session, body = found
         held = self._newest(session.id)
         if held is not None:
             return self._step(held, envelope, now)

@@ -1,12 +1,16 @@
 """The texts that the mount shows: README, status, metadata.toml, profile.toml, contacts."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 import tomli_w
 
-from cbfs.model import Contact, Conversation, Refused, Report
+from cbfs.contact import Contact
+from cbfs.fingerprint import Fingerprint
+from cbfs.model import Conversation, Refused, Report
+from cbfs.user_names import typed_name
+from cbfs_common.errors import DecodeError
 from cbfs_common.profile import Profile
 
 METADATA_MAX = 65_536
@@ -63,18 +67,29 @@ def read_metadata(data: bytes) -> tuple[tuple[str, ...], str]:
         raise Refused("metadata.toml is wrong", 'it needs: participants = ["bob", "carol"]')
     if not isinstance(subject, str):
         raise Refused("metadata.toml is wrong", 'subject is a text: subject = "lunch"')
-    return tuple(participants), subject
+    return _people(participants), subject
 
 
 def read_folder_name(name: str) -> tuple[tuple[str, ...], str]:
-    """(participants, subject) that a folder name says: ``bob,carol lunch``."""
+    """(participants, subject) that a folder name says: ``bob,carol lunch``. Raises Refused."""
     people, _, subject = name.partition(" ")
-    return tuple(person for person in people.split(",") if person), subject.strip()
+    return _people(person for person in people.split(",") if person), subject.strip()
+
+
+def _people(names: Iterable[str]) -> tuple[str, ...]:
+    found = []
+    for name in names:
+        try:
+            found.append(typed_name(name))
+        except DecodeError as error:
+            raise Refused(f"{name!r} is not a user name", error.hint) from error
+    return tuple(found)
 
 
 def status_text(name: str, report: Report, held: Sequence[tuple[str, str]]) -> str:
     """The file ``status``. ``held``: (path, why) of what stays in the outbox."""
-    lines = [f"{name}: {report.connection}", *report.network, ""]
+    lines = [f"WARNING: {report.alarm}", ""] if report.alarm else []
+    lines += [f"{name}: {report.connection}", *report.network, ""]
     if report.queue:
         lines.append("waiting to be delivered:")
         lines += [f"  {line}" for line in report.queue]
@@ -106,10 +121,46 @@ def profile_text(name: str, profile: Profile) -> str:
 
 
 def contact_text(contact: Contact) -> str:
-    """A file under contacts/."""
-    return profile_text(contact.name, contact.profile) + tomli_w.dumps(
-        {"since": moment(contact.since), "known": "by the name directory"}
+    """profile.toml of a contact."""
+    known: dict[str, object] = {"since": moment(contact.since), "known_by": contact.how.value}
+    if contact.moved:
+        known["keys_or_server_changed"] = moment(contact.moved)
+    known["verified"] = moment(contact.verified) if contact.verified else False
+    return profile_text(contact.name, contact.profile) + tomli_w.dumps(known)
+
+
+def changed_text(contact: Contact, fingerprint: Fingerprint) -> str:
+    """CHANGED of a contact whose name has a new owner, or was recovered."""
+    name, offered = contact.name, contact.offered
+    if offered is None:
+        return ""
+    what = (
+        f"The name {name} was given up or ran out, and somebody has registered it anew"
+        if offered.incarnation != contact.entry.incarnation
+        else f"{name}'s entry was taken over with its recovery keys"
     )
+    digits = " ".join(fingerprint.digits)
+    return f"""{what}:
+seen here {moment(contact.stopped):%Y-%m-%d %H:%M} UTC, round {offered.round} of the name directory.
+The new keys are not signed by the old ones. It may be the same person after a loss, or anybody.
+
+Nothing is sent to {name} until you decide. What you wrote waits; what comes under the new keys
+waits as well.
+
+The same person, and you have compared the fingerprint by voice:
+    cp fingerprint verified          or: cbfs verify MOUNT {name}
+You want to write to the new owner without comparing:
+    cp CHANGED accepted
+Neither: do nothing. The old keys stay as they are.
+
+The fingerprint of the new keys:
+{digits}
+"""
+
+
+def warning_text(what: str) -> str:
+    """A file that warns of one thing."""
+    return f"{what}.\n"
 
 
 def error_text(error: Exception, hint: str) -> str:

@@ -13,6 +13,8 @@ from cbfs.contents import Contents
 from cbfs.model import Backend, Conversation, Message
 from cbfs.nodes import Directory, File, Link, MessageFile, Node, Text, set_area, settle
 from cbfs.outbox import Process
+from cbfs.people import People
+from cbfs.store import Store, Table
 from cbfs.texts import metadata_text
 from cbfs_common.limits import FILE_NAME_MAX
 
@@ -33,7 +35,7 @@ class Tree(Contents):
 
     def __init__(self, backend: Backend, changed: Callable[[], None]) -> None:
         super().__init__(backend, changed)
-        self._next = FIRST_OWN
+        self._next = _last_inode(backend.store)
         now = time.time_ns()
         self.root = Directory(ROOT, Area.ROOT, now)
         self.config = ConfigFile(self.root, backend, self.read, self.new_inode)
@@ -50,6 +52,7 @@ class Tree(Contents):
             ("ui_info", self.ui_info),
         ):
             self.root.add(name, node)
+        self.people = People(self.contacts, backend, self.read, self.new_inode)
         self._folders: dict[bytes, tuple[Directory, Directory]] = {}
         self._known: dict[bytes, Conversation] = {}
         for conversation in backend.conversations():
@@ -61,10 +64,6 @@ class Tree(Contents):
         """A fresh one."""
         self._next += 1
         return self._next
-
-    def start_inodes_after(self, inode: int) -> None:
-        """Inodes up to this one are in use."""
-        self._next = inode
 
     def drafts(self) -> list[Directory]:
         """The folders under outbox/ of all conversations."""
@@ -184,6 +183,9 @@ class Tree(Contents):
             if directory.area in {Area.DRAFTS, Area.OUTBOX, Area.ROOT} and name.endswith(".error"):
                 directory.remove(name)
                 return node
+            if directory.area is Area.CONTACT:
+                await self.people.take_back(directory, name)
+                return node
             raise TreeError(errno.EACCES)
         await settle(node)
         if self.lookup(directory, name) is not node:
@@ -239,14 +241,18 @@ class Tree(Contents):
         self.changed()
         return old
 
-    def check_close(self, file: File) -> None:
+    async def check_close(self, file: File) -> None:
         """A handle that could write is about to be closed. Raises TreeError(EINVAL) for wrong
-        settings."""
+        settings, and for a decision on a contact that does not fit."""
+        if self.people.is_answer(file):
+            await self.people.decide(file)
         if self.config.is_config(file):
             self.config.check(file, errno.EINVAL)
 
     async def close(self, file: File) -> None:
         """The last writer is gone: what it wrote counts."""
+        if self.people.is_answer(file):
+            self.people.drop(file)
         await self.save(file)
         self.closed(file)
         if self.config.is_config(file):
@@ -277,6 +283,8 @@ class Tree(Contents):
                 raise TreeError(errno.ENOTEMPTY)
             return
         check(RULES[source.area].files or file_rule(target.area, new))
+        if Area.CONTACT in {source.area, target.area}:
+            raise TreeError(errno.EXDEV)  # a decision is written: mv then copies
         if isinstance(node, Text) or isinstance(old, Text):
             raise TreeError(errno.EACCES)
         if isinstance(node, Link) and target is self.root and new == CONFIG:
@@ -293,3 +301,10 @@ class Tree(Contents):
         directory.mtime_ns = node.changed_ns = time.time_ns()
         if isinstance(node, File) and not node.names and node.handles:
             self._whole(node)  # those who have it open go on reading
+
+
+def _last_inode(store: Store) -> int:
+    """Inodes up to this one are in use, or were when what is in the store was made."""
+    with store.read() as reader:
+        key = reader.last_key(Table.NODES)
+    return max(FIRST_OWN, int.from_bytes(key or b"", "big"))

@@ -1,14 +1,15 @@
 """A backend of the mount without a network: real records in a real store, sent to nobody.
 
 As a program it mounts itself in the foreground: ``python -m tests.fake_backend DIR MOUNTPOINT
-[-o OPTIONS]``. Lines on its standard input are orders: ``arrive SENDER TEXT`` brings a message.
+[-o OPTIONS]``. Lines on its standard input are orders: ``arrive SENDER TEXT`` brings a message,
+``reregister`` gives the name of the one contact to somebody else.
 """
 
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
@@ -17,8 +18,9 @@ from cbfs import book
 from cbfs.account import SYSTEM_RANDOM
 from cbfs.book import Arrival, u32, u64
 from cbfs.configuration import Configuration
+from cbfs.contact import Contact, How
+from cbfs.fingerprint import Fingerprint, fingerprint
 from cbfs.model import (
-    Contact,
     Content,
     Conversation,
     Message,
@@ -30,11 +32,16 @@ from cbfs.model import (
 )
 from cbfs.network import NetworkOptions
 from cbfs.store import Store, Table, Writer
+from cbfs_common.names_entry import Entry, Keys, Status
 from cbfs_common.profile import Address, Profile
 from tests.stores import open_store
 
 NAME = "alice"
 PROFILE = Profile(bytes([1]) * 32, bytes([2]) * 32, bytes([3]) * 32, Address(bytes(32), "host", 1))
+BOB = Entry(
+    "bob", 1, 1, Status.ACTIVE, 2**40, 1, bytes(32),
+    Keys(1, (bytes(32),)), Keys(0, ()), PROFILE.encode(),
+)  # fmt: skip
 NOBODY = "nobody"
 """The one name that is not registered."""
 
@@ -60,6 +67,7 @@ class FakeBackend:
     down: bool = False
     gate: Callable[[], object] | None = None
     view: View | None = None
+    bob: Contact = field(default_factory=lambda: Contact(BOB, 1_795_445_162_123))
 
     def __post_init__(self) -> None:
         self.configuration = Configuration(self.store)
@@ -77,7 +85,41 @@ class FakeBackend:
             return book.load_messages(reader, conversation)
 
     def contacts(self) -> tuple[Contact, ...]:
-        return (Contact("bob", PROFILE, 1_795_445_162_123),)
+        return (self.bob,)
+
+    def contact(self, name: str) -> Contact | None:
+        return self.bob if name == "bob" else None
+
+    def compare(self, name: str) -> Fingerprint:
+        profile = self.bob.offered_profile or self.bob.profile
+        return fingerprint(self.profile.identity(self.name), profile.identity(name))
+
+    async def verify(self, name: str, text: str) -> bool:
+        if not self.compare(name).is_in(text):
+            return False
+        await self.accept(name)
+        self.change_bob(verified=2)
+        return True
+
+    async def unverify(self, name: str) -> None:
+        self.change_bob(verified=0)
+
+    async def accept(self, name: str) -> None:
+        if self.bob.offered:
+            self.change_bob(entry=self.bob.offered, offered=None, how=How.USER)
+
+    def change_bob(self, **changes: object) -> None:
+        """Something of the one contact is new."""
+        self.bob = replace(self.bob, **changes)  # type: ignore[arg-type]  # fields by name
+        if self.view:
+            self.view.contact_changed("bob")
+
+    def reregister(self) -> None:
+        """Somebody else takes the name bob."""
+        old = self.bob.entry
+        profile = replace(PROFILE, auth=SYSTEM_RANDOM.token(32)).encode()
+        taken = replace(old, incarnation=old.incarnation + 1, profile=profile)
+        self.change_bob(offered=taken, stopped=1_795_445_163_000)
 
     def report(self) -> Report:
         return Report("connected to nothing", (), (), (), 0)
@@ -165,6 +207,9 @@ async def _obey(backend: FakeBackend) -> None:
     async for data in lines:
         *orders, rest = (rest + data).split(b"\n")
         for order in orders:
+            if order == b"reregister":
+                backend.reregister()
+                continue
             _, sender, text = order.decode().split(" ", 2)
             await backend.arrive(sender, text.encode() + b"\n", "note.txt")
 

@@ -80,9 +80,13 @@ class Mounted:
 
     def arrive(self, sender: str, text: str) -> None:
         """A message comes in."""
+        self.order(f"arrive {sender} {text}")
+
+    def order(self, line: str) -> None:
+        """Tell the backend; see tests.fake_backend."""
         if self._daemon is None or self._daemon.stdin is None:
             raise AssertionError("not mounted")
-        self._daemon.stdin.write(f"arrive {sender} {text}\n".encode())
+        self._daemon.stdin.write(f"{line}\n".encode())
         self._daemon.stdin.flush()
 
     def signal(self, number: signal.Signals) -> int:

@@ -39,6 +39,9 @@ class Recorder:
     def message_changed(self, message: Message) -> None:
         self.changed.append(message)
 
+    def contact_changed(self, name: str) -> None:
+        pass
+
     def unknown_names(self, names: frozenset[str]) -> None:
         self.unknown |= names
 

@@ -125,6 +125,11 @@ class Session:
         return self.state.core.peer
 
     @property
+    def own_identity(self) -> bytes:
+        """One's own ``Profile.identity`` (32) that this session is of."""
+        return self.state.core.identity
+
+    @property
     def confirmed(self) -> bool:
         """Whether anything of the peer was opened, so that it surely has this session."""
         return self.state.receiving is not None

@@ -1,0 +1,124 @@
+"""One's own name in the directory: what was last made of it here, and whether it is still so.
+
+``Table.META`` has ``own`` (the entry), ``bundle`` (the proof that messages carry), ``own next``
+(what a change that is under way makes of it) and ``alarm`` (what somebody else has made of it).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cbfs.directory import Directory
+from cbfs.store import Reader, Store, Table, Writer
+from cbfs_common.names_client import Absent, DirectoryLies, Fault, Found, NameChanged
+from cbfs_common.names_entry import Entry, Keys, decode_entry, read_keys
+from cbfs_common.names_layout import Fields, long
+
+_TAMPERED = frozenset((Fault.VANISHED, Fault.SAME_VERSION, Fault.ROLLED_BACK, Fault.CHAIN))
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What a change that is under way makes of the own entry: its owner keys and its profile."""
+
+    owners: Keys
+    profile: bytes
+
+    def encode(self) -> bytes:
+        """owners | long(profile)."""
+        return self.owners.encode() + long(self.profile)
+
+    def made(self, entry: Entry) -> bool:
+        """Whether this entry comes of it."""
+        return (entry.owners, entry.profile) == (self.owners, self.profile)
+
+
+def read_own(reader: Reader) -> Entry | None:
+    """The own entry, as it was last made here."""
+    data = reader.get(Table.META, b"own")
+    return None if data is None else decode_entry(data)
+
+
+def read_intent(reader: Reader) -> Intent | None:
+    """A change that may have been made, and was not heard of."""
+    data = reader.get(Table.META, b"own next")
+    if data is None:
+        return None
+    fields = Fields(data, "a change of the own name")
+    intent = Intent(read_keys(fields), fields.long())
+    fields.end()
+    return intent
+
+
+def write_own(writer: Writer, found: Found) -> None:
+    """This is the own entry now, and what shows it. The change that led to it is done."""
+    writer.put(Table.META, b"own", found.entry.encode())
+    if found.bundle:
+        writer.put(Table.META, b"bundle", found.bundle)
+    writer.delete(Table.META, b"own next")
+    writer.delete(Table.META, b"alarm")
+
+
+class OwnName:
+    """Watches the own name of an account. ``changed`` is told when there is a new alarm, or an
+    old one is over."""
+
+    def __init__(
+        self, store: Store, directory: Directory, name: str, changed: Callable[[], None]
+    ) -> None:
+        self._store = store
+        self._directory = directory
+        self._name = name
+        self._changed = changed
+        with store.read() as reader:
+            self._own = read_own(reader)
+            self._intent = read_intent(reader)
+            self.bundle = reader.get(Table.META, b"bundle") or b""
+            self.alarm = (reader.get(Table.META, b"alarm") or b"").decode()
+
+    async def check(self) -> None:
+        """Look the name up, over a connection of its own. Raises what says nothing of the name:
+        DirectoryDown, NameExpired, and faults of the answer as a whole."""
+        try:
+            found = await self._directory.lookup(self._name, self._own)
+        except NameChanged as error:
+            await self._shout(
+                "the directory has given your name to a new owner, or it was recovered with the"
+                " recovery keys",
+                error.entry,
+            )
+            return
+        except DirectoryLies as error:
+            if error.fault in _TAMPERED:
+                await self._shout(f"{error}", None)
+                return
+            raise
+        if isinstance(found, Absent):
+            await self._shout("the directory says that nobody has your name", None)
+            return
+        own, intent = self._own, self._intent
+        if own is None or found.entry == own or (intent is not None and intent.made(found.entry)):
+            await self._fine(found)
+        else:
+            await self._shout(
+                "somebody has changed your entry, and signed with your owner key: it is in other"
+                " hands as well",
+                found.entry,
+            )
+
+    async def _fine(self, found: Found) -> None:
+        if found.degraded:
+            return
+        await self._store.commit(lambda writer: write_own(writer, found))
+        self._own, self._intent = found.entry, None
+        self.bundle = found.bundle or self.bundle
+        if self.alarm:
+            self.alarm = ""
+            self._changed()
+
+    async def _shout(self, what: str, entry: Entry | None) -> None:
+        text = what if entry is None else f"{what} (version {entry.version}, round {entry.round})"
+        if text != self.alarm:
+            data = text.encode()
+            await self._store.commit(lambda writer: writer.put(Table.META, b"alarm", data))
+            self.alarm = text
+            self._changed()

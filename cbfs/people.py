@@ -1,0 +1,149 @@
+"""``contacts/`` of a mount: a folder for each contact, and what the user decides there.
+
+profile.toml   keys and home server, since when, how they are known
+fingerprint    what to compare with this person
+verified       says that it was compared: made by ``cp fingerprint verified``, undone by ``rm``
+CHANGED        what happened, when the name has a new owner; ``cp CHANGED accepted`` accepts it
+warning        there when the name looks like another's, or the directory was found out
+
+A decision is a copy of what was read, so that nothing is decided that changed in between: other
+content is refused with EINVAL when it is closed.
+"""
+
+import errno
+import time
+from collections.abc import Callable
+
+from cbfs.areas import VERIFIED, Area, TreeError
+from cbfs.contact import Contact
+from cbfs.model import Backend
+from cbfs.nodes import Directory, File, Node, Text
+from cbfs.showing import Showing
+from cbfs.texts import changed_text, contact_text, warning_text
+
+ANSWER_MAX = 4_096
+"""Bytes of a decision."""
+
+
+class People:
+    """One for a tree; ``read`` and ``new_inode`` are the tree's."""
+
+    def __init__(
+        self,
+        root: Directory,
+        backend: Backend,
+        read: Callable[[Node, int, int], bytes],
+        new_inode: Callable[[], int],
+    ) -> None:
+        self._root = root
+        self._backend = backend
+        self._read = read
+        self._new_inode = new_inode
+        self._folders: dict[str, Directory] = {}
+        self._names: dict[int, str] = {}
+        for contact in backend.contacts():
+            self.show(contact.name, Showing())
+
+    def show(self, name: str, showing: Showing) -> None:
+        """Make the folder of a contact, or bring it up to date, so that watchers see it."""
+        contact = self._backend.contact(name)
+        if contact is None:
+            return
+        texts = self._texts(contact)
+        folder = self._folders.get(name)
+        if folder is None:
+            folder = Directory(self._new_inode(), Area.CONTACT, contact.since * 1_000_000)
+            self._folders[name], self._names[folder.inode] = folder, name
+            for each, data in texts.items():
+                folder.add(each, self._text(data))
+            made = folder
+            showing.make(f"contacts/{name}", lambda: self._root.add(name, made))
+            return
+        for each, node in list(folder.entries.items()):
+            if isinstance(node, Text) and each not in texts:
+                self._hide(folder, each, node, showing)
+        for each, data in texts.items():
+            self._put(folder, each, data, showing)
+
+    def is_answer(self, node: Node) -> bool:
+        """Whether this is a decision in the making."""
+        return isinstance(node, File) and any(
+            folder.area is Area.CONTACT for folder, _ in node.names
+        )
+
+    async def decide(self, file: File) -> None:
+        """It is about to be closed: what it says is done and on the disk on return. An empty one
+        says nothing yet. Raises TreeError(EINVAL) for what does not fit."""
+        for folder, name in list(file.names):
+            who = self._names.get(folder.inode)
+            if who is None or not file.size:
+                continue
+            text = self._read(file, 0, ANSWER_MAX).decode(errors="replace")
+            if name == VERIFIED:
+                done = await self._backend.verify(who, text)
+            else:
+                changed = folder.entries.get("CHANGED")
+                done = isinstance(changed, Text) and changed.render().decode() == text
+                if done:
+                    await self._backend.accept(who)
+            if not done:
+                raise TreeError(errno.EINVAL)
+            self.drop(file)
+            self.show(who, Showing())
+
+    def drop(self, file: File) -> None:
+        """A decision is made, or was none: its file goes."""
+        for folder, name in list(file.names):
+            if folder.entries.get(name) is file:
+                folder.remove(name)
+
+    async def take_back(self, folder: Directory, name: str) -> None:
+        """``rm verified``. Raises TreeError(EACCES) for what cannot be removed."""
+        if name != VERIFIED:
+            raise TreeError(errno.EACCES)
+        node = folder.remove(name)
+        try:
+            await self._backend.unverify(self._names[folder.inode])
+        except BaseException:
+            folder.add(name, node)
+            raise
+
+    def _texts(self, contact: Contact) -> dict[str, bytes]:
+        compared = self._backend.compare(contact.name)
+        fingerprint = compared.text(self._backend.name, contact.name)
+        texts = {"profile.toml": contact_text(contact), "fingerprint": fingerprint}
+        if contact.verified:
+            texts[VERIFIED] = fingerprint
+        if contact.offered is not None:
+            texts["CHANGED"] = changed_text(contact, compared)
+        if contact.warning:
+            texts["warning"] = warning_text(contact.warning)
+        return {name: text.encode() for name, text in texts.items()}
+
+    def _text(self, data: bytes) -> Text:
+        return Text(self._new_inode(), lambda: data, time.time_ns())
+
+    def _put(self, folder: Directory, name: str, data: bytes, showing: Showing) -> None:
+        there = folder.entries.get(name)
+        if isinstance(there, Text):
+            if there.render() != data:
+                there.render = lambda: data
+                there.mtime_ns = time.time_ns()
+                showing.touch(there.inode)
+            return
+        if there is not None:
+            return  # a decision in the making
+        node = self._text(data)
+
+        def enter() -> None:
+            if name not in folder.entries:
+                folder.add(name, node)
+
+        showing.show(f"contacts/{self._names[folder.inode]}/{name}", node, enter)
+
+    def _hide(self, folder: Directory, name: str, node: Text, showing: Showing) -> None:
+        def leave() -> None:
+            if folder.entries.get(name) is node:
+                folder.remove(name)
+
+        showing.remove(f"contacts/{self._names[folder.inode]}/{name}", leave)

@@ -1,0 +1,242 @@
+"""Keeping up with the name directory without asking for names.
+
+Heads and the change feed are polled, by requests that are the same for everybody. A contact whose
+entry has changed is in doubt until a bundle in a message of theirs shows how it is now, or, when
+none comes in time, a look-up over a connection of its own. One's own name is watched: a change that
+was not made here is shouted.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from cbfs.asking import DirectoryDown, Polled
+from cbfs.contact import Contact, How
+from cbfs.context import Backoff, Context
+from cbfs.directory import Directory
+from cbfs.model import NotYet
+from cbfs.own_name import OwnName
+from cbfs.peers import Stopped
+from cbfs_common.errors import CbfsError, CryptoError
+from cbfs_common.names_client import NameChanged, Shown, open_bundle
+from cbfs_common.names_entry import CHANGE_SIZE, name_index
+
+POLL = 600.0
+"""Mean seconds between polls, which come at exponentially distributed times."""
+
+LOOKUP_DELAY = 60.0
+"""Mean seconds from a doubt to the look-up that settles it: time for a bundle to come, and so that
+who watches the directory cannot tell by the time who looks up whom."""
+
+BUNDLES_WAITING = 64
+"""Bundles of known contacts that wait to be looked at; what is more is left to the next message."""
+
+REFRESH = 86_400.0
+"""Seconds after which the bundle of one's own name is fetched anew: others follow the feed from
+its head on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Mean seconds: between polls, and until a look-up."""
+
+    poll: float = POLL
+    lookup: float = LOOKUP_DELAY
+
+
+class Watch:
+    """One for an account at work. ``back`` is called when the directory answers, or what was in
+    doubt is settled."""
+
+    def __init__(
+        self,
+        context: Context,
+        directory: Directory,
+        own: OwnName,
+        back: Callable[[], None],
+        pace: Pace,
+    ) -> None:
+        self._context = context
+        self._directory = directory
+        self._own = own
+        self._back = back
+        self._pace = pace
+        self._poll_now = trio.Event()
+        self._settling: set[str] = set()
+        self._seen: dict[str, bytes] = {}
+        self._send, self._receive = trio.open_memory_channel[tuple[str, bytes]](BUNDLES_WAITING)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._take_bundles)
+            nursery.start_soon(self._refresh_own)
+            await self._poll_for_ever(nursery)
+
+    def offer(self, name: str, bundle: bytes) -> None:
+        """A bundle came in a message of this contact. Returns at once; one that was seen costs
+        nothing."""
+        if bundle and self._seen.get(name) != bundle:
+            try:
+                self._send.send_nowait((name, bundle))
+            except trio.WouldBlock:
+                return
+            self._seen[name] = bundle
+
+    async def confirm(self, shown: Shown) -> Contact:
+        """Make the sender of a bundle, whose succession was checked, a contact; by a look-up only
+        when the change feed does not settle it. Raises what ``Peers.look_up`` raises, or
+        CryptoError for a bundle older than what is known."""
+        peers = self._context.peers
+        known = peers.get(shown.entry.name)
+        if known is not None and _age(shown) < (known.entry.incarnation, known.entry.version):
+            raise CryptoError("the bundle is older than what is known")
+        try:
+            if await self._is_current(shown):
+                return await peers.take(shown.entry, How.BUNDLE)
+        except DirectoryDown as error:
+            raise NotYet(str(error), error.hint) from error
+        return await peers.look_up(shown.entry.name)
+
+    # polls
+
+    async def _poll_for_ever(self, nursery: trio.Nursery) -> None:
+        backoff = Backoff(self._context.random)
+        while True:
+            self._poll_now = trio.Event()
+            try:
+                await self._poll()
+                self._context.problems.clear("feed")
+                backoff.reset()
+                wait = self._soon(self._pace.poll)
+            except CbfsError as error:
+                self._context.problems.set("feed", f"the name directory was not followed: {error}")
+                wait = min(backoff.next(), self._soon(self._pace.poll))
+            self._settle_doubts(nursery)
+            with trio.move_on_after(wait):
+                await self._poll_now.wait()
+
+    async def _poll(self) -> None:
+        own = self._context.account.name
+
+        async def mark(polled: Polled) -> None:
+            await self._context.peers.doubt(None if polled.missed else polled.changed)
+
+        polled = await self._directory.poll(own, mark)
+        if polled.degraded:
+            self._context.problems.set(
+                "degraded",
+                "too few of the name directory's verifiers sign: known contacts can be written to,"
+                " and nothing new is learnt",
+            )
+            return
+        self._context.problems.clear("degraded")
+        index = name_index(self._directory.policy.namespace, own)
+        if polled.missed or index[:CHANGE_SIZE] in polled.changed:
+            await self._own.check()
+
+    async def _refresh_own(self) -> None:
+        backoff = Backoff(self._context.random)
+        while True:
+            try:
+                await self._own.check()
+                self._context.problems.clear("own name")
+                wait = REFRESH
+            except CbfsError as error:
+                self._context.problems.set("own name", f"one's own name was not checked: {error}")
+                wait = backoff.next()
+            await trio.sleep(wait)
+
+    # bundles and doubts
+
+    async def _take_bundles(self) -> None:
+        async for name, bundle in self._receive:
+            try:
+                await self._take_bundle(name, bundle)
+                self._context.problems.clear(f"bundle {name}")
+            except DirectoryDown:
+                self._seen.pop(name, None)
+            except Stopped:
+                pass  # it is said in contacts/
+            except CbfsError as error:
+                self._context.problems.set(
+                    f"bundle {name}", f"a proof of {name}'s name was not believed: {error}"
+                )
+
+    async def _take_bundle(self, name: str, bundle: bytes) -> None:
+        """From somebody whose session is known: their own word on who they are now."""
+        peers = self._context.peers
+        known = peers.get(name)
+        if known is None:
+            return
+        try:
+            shown = open_bundle(self._context.policy, bundle, known.entry)
+        except NameChanged as error:
+            await self.confirm_change(error)
+            return
+        if _age(shown) < (known.entry.incarnation, known.entry.version):
+            return
+        if shown.entry == known.entry and not known.doubted:
+            return
+        current = await self._is_current(shown)
+        if shown.entry != known.entry:
+            # signed by the owner: it holds, be it the newest or not
+            known = await peers.take(shown.entry, How.BUNDLE)
+            if not current:
+                index = name_index(self._directory.policy.namespace, name)
+                await peers.doubt(frozenset((index[:CHANGE_SIZE],)))
+        elif current:
+            known = await peers.take(shown.entry, How.BUNDLE)
+        self._back()
+
+    async def confirm_change(self, error: NameChanged) -> None:
+        """A bundle shows another owner of a contact's name: the user has to decide."""
+        await self._context.peers.offer(error.entry)
+        self._back()
+
+    async def _is_current(self, shown: Shown) -> bool:
+        """Raises DirectoryDown or DirectoryLies."""
+        if self._directory.is_ahead(shown):
+            await self._poll()
+        return bool(await self._directory.is_current(shown))
+
+    def _settle_doubts(self, nursery: trio.Nursery) -> None:
+        for contact in self._context.peers.all():
+            if contact.doubted and contact.name not in self._settling:
+                self._settling.add(contact.name)
+                nursery.start_soon(self._settle, contact.name)
+
+    async def _settle(self, name: str) -> None:
+        """Wait for a bundle; then ask for the name, over a connection of its own."""
+        backoff = Backoff(self._context.random)
+        wait = self._soon(self._pace.lookup)
+        topic = f"doubt {name}"
+        while True:
+            await trio.sleep(wait)
+            known = self._context.peers.get(name)
+            if known is None or not known.doubted:
+                break
+            try:
+                await self._context.peers.look_up(name)
+            except NotYet as error:
+                self._context.problems.set(topic, f"{name} cannot be looked up: {error}")
+                wait = backoff.next()
+                continue
+            except CbfsError as error:
+                self._context.problems.set(topic, f"{name}: {error}")
+            else:
+                self._context.problems.clear(topic)
+            break
+        self._settling.discard(name)
+        self._back()
+
+    def _soon(self, mean: float) -> float:
+        """Exponentially distributed seconds."""
+        number = int.from_bytes(self._context.random.token(7), "big") + 1
+        return -mean * math.log(number / (1 << 56))
+
+
+def _age(shown: Shown) -> tuple[int, int]:
+    return shown.entry.incarnation, shown.entry.version
