@@ -5,7 +5,7 @@ keep true together with them. A content is shared by its message and by the deli
 not finished; a count of those who refer to it says when it can go.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cbfs.model import Content, Conversation, Delivery, Message
@@ -115,6 +115,35 @@ def load_messages(reader: Reader, conversation: bytes) -> tuple[Message, ...]:
     return tuple(
         _message(key, data) for key, data in reader.items(Table.MESSAGES, prefix=conversation)
     )
+
+
+def list_messages(
+    reader: Reader, conversation: bytes, start: int, most: int, known: Callable[[int], bool]
+) -> list[tuple[int, Message | None]]:
+    """See ``Backend.listed``."""
+    listed: list[tuple[int, Message | None]] = []
+    for key in reader.keys(Table.MESSAGES, conversation, conversation + u64(start)):
+        serial = int.from_bytes(key[16:], "big")
+        listed.append(
+            (serial, None if known(serial) else get_message(reader, conversation, serial))
+        )
+        if len(listed) == most:
+            break
+    return listed
+
+
+def named_message(reader: Reader, conversation: bytes, which: str | int) -> Message | None:
+    """The one of that name or serial."""
+    if isinstance(which, int):
+        return get_message(reader, conversation, which)
+    serial = reader.get(Table.META, b"name " + reader.blind(conversation, which.encode()))
+    return get_message(reader, conversation, int.from_bytes(serial, "big")) if serial else None
+
+
+def newest_message(reader: Reader, conversation: bytes) -> Message | None:
+    """The last one."""
+    entry = reader.last(Table.MESSAGES, conversation)
+    return _message(*entry) if entry else None
 
 
 def get_message(reader: Reader, conversation: bytes, serial: int) -> Message | None:

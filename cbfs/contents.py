@@ -178,5 +178,5 @@ def _content(node: Node) -> Content | None:
     if isinstance(node, File):
         return node.content
     if isinstance(node, MessageFile):
-        return node.message.content
+        return node.content
     raise TreeError(errno.EISDIR)

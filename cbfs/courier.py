@@ -13,7 +13,7 @@ from cbfs.dispatch import Dispatch
 from cbfs.drafts import Drafts
 from cbfs.error_files import ErrorFiles
 from cbfs.model import Backend, Conversation, Message, Refused
-from cbfs.nodes import Directory, MessageFile, files_below
+from cbfs.nodes import Directory, files_below
 from cbfs.outbox import Processes
 from cbfs.showing import Showing
 from cbfs.texts import error_text, status_text
@@ -83,22 +83,17 @@ class Courier:
         conversation = self.tree.conversation(message.conversation)
         node = self.tree.message_file(message)
 
+        self.tree.unseen.announce(message.serial)
+
         def enter() -> None:
-            # a folder that is read from the store later has it then
-            if folder.loaded and message.name not in folder.entries:
-                folder.add(message.name, node)
-            folder.mtime_ns = time.time_ns()
+            self.tree.unseen.reveal(message.serial)
+            folder.touch(time.time_ns())
 
         path = f"conversations/{conversation.folder}/{message.name}"
         self.showing.show(path, node, enter)
 
-    def message_changed(self, message: Message) -> None:
+    def message_changed(self, _message: Message) -> None:
         """See ``View``."""
-        folder, _ = self.tree.folders(message.conversation)
-        if folder.loaded:
-            node = folder.entries.get(message.name)
-            if isinstance(node, MessageFile):
-                node.message = message
         self.status_changed()
 
     def unknown_names(self, names: frozenset[str]) -> None:

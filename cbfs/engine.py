@@ -3,7 +3,7 @@ mount talks to (``cbfs.model.Backend``)."""
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +139,23 @@ class Engine:
         """See ``Backend``."""
         with self.store.read() as reader:
             return book.load_messages(reader, conversation)
+
+    def listed(
+        self, conversation: bytes, start: int, most: int, known: Callable[[int], bool]
+    ) -> list[tuple[int, Message | None]]:
+        """See ``Backend``."""
+        with self.store.read() as reader:
+            return book.list_messages(reader, conversation, start, most, known)
+
+    def message(self, conversation: bytes, which: str | int) -> Message | None:
+        """See ``Backend``."""
+        with self.store.read() as reader:
+            return book.named_message(reader, conversation, which)
+
+    def newest(self, conversation: bytes) -> Message | None:
+        """See ``Backend``."""
+        with self.store.read() as reader:
+            return book.newest_message(reader, conversation)
 
     def contacts(self) -> tuple[Contact, ...]:
         """See ``Backend``."""

@@ -11,9 +11,8 @@ class Inodes:
     """``root`` is never dropped."""
 
     def __init__(self, root: Node) -> None:
-        self._root = root.inode
         self._nodes: dict[int, Node] = {root.inode: root}
-        self._lookups: dict[int, int] = {}
+        root.lookups = 1
 
     def get(self, inode: int) -> Node | None:
         """The node, None when the kernel does not know it."""
@@ -21,14 +20,21 @@ class Inodes:
 
     def count(self, node: Node) -> None:
         """The kernel is told of a node once more."""
-        self._nodes[node.inode] = node
-        self._lookups[node.inode] = self._lookups.get(node.inode, 0) + 1
+        if not node.lookups:
+            self._nodes[node.inode] = node
+        node.lookups += 1
 
     def forget(self, inode: int, count: int) -> None:
         """The kernel takes ``count`` times back."""
-        left = self._lookups.get(inode, 0) - count
-        if left > 0:
-            self._lookups[inode] = left
-        elif inode != self._root:
-            self._lookups.pop(inode, None)
-            self._nodes.pop(inode, None)
+        node = self._nodes.get(inode)
+        if node is None:
+            return
+        node.lookups = max(0, node.lookups - count)
+        if not node.lookups:
+            del self._nodes[inode]
+
+    def __contains__(self, inode: int) -> bool:
+        return inode in self._nodes
+
+    def __len__(self) -> int:
+        return len(self._nodes)

@@ -1,7 +1,7 @@
 """The inodes of the mount: plain objects without FUSE, and their records in the store."""
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import trio
@@ -15,16 +15,25 @@ BLOCK = 65_536
 """Bytes of a content record that the mount writes."""
 
 
-class Node:
-    """One inode. ``names`` are the directory entries that lead to it. Times in nanoseconds."""
+FIRST_MESSAGE = 1 << 40
+"""A message's inode is this and its serial."""
 
-    __slots__ = ("changed_ns", "inode", "mode", "mtime_ns", "names")
+MESSAGE_MODE = stat.S_IFREG | 0o400
+_NO_NAMES: "set[tuple[Directory, str]]" = set()
+
+
+class Node:
+    """One inode. ``names`` are the directory entries that lead to it, ``lookups`` how often the
+    kernel was told of it (see ``cbfs.inodes``). Times in nanoseconds."""
+
+    __slots__ = ("changed_ns", "inode", "lookups", "mode", "mtime_ns", "names")
 
     def __init__(self, inode: int, mode: int, mtime_ns: int) -> None:
         self.inode = inode
         self.mode = mode
         self.mtime_ns = mtime_ns
         self.changed_ns = mtime_ns
+        self.lookups = 0
         self.names: set[tuple[Directory, str]] = set()
 
     @property
@@ -32,21 +41,20 @@ class Node:
         """In bytes."""
         return 0
 
+    @property
+    def modified_ns(self) -> int:
+        """The modification time that is shown."""
+        return self.mtime_ns
+
 
 class Directory(Node):
-    """``key`` is the id under which its children's records name it as their parent. What is in
-    it may be read from the store when it is first looked at (``load``)."""
+    """``key`` is the id under which its children's records name it as their parent. One whose
+    entries come from elsewhere is a ``cbfs.provided.Provided``."""
 
-    __slots__ = ("_entries", "_load", "alias", "area", "conversation", "key", "recorded")
+    __slots__ = ("_entries", "alias", "area", "conversation", "key", "recorded")
 
     def __init__(
-        self,
-        inode: int,
-        area: Area,
-        mtime_ns: int,
-        *,
-        conversation: bytes | None = None,
-        load: Callable[[], list[tuple[str, Node]]] | None = None,
+        self, inode: int, area: Area, mtime_ns: int, *, conversation: bytes | None = None
     ) -> None:
         super().__init__(inode, stat.S_IFDIR | 0o700, mtime_ns)
         self.area = area
@@ -55,30 +63,20 @@ class Directory(Node):
         self.recorded = False
         self.alias: Directory | None = None  # the folder that has taken its place
         self._entries: dict[str, Node] = {}
-        self._load = load
 
     @property
-    def loaded(self) -> bool:
-        """Whether its entries are in memory."""
-        return self._load is None
-
-    @property
-    def entries(self) -> dict[str, Node]:
+    def entries(self) -> Mapping[str, Node]:
         """Its entries by name; change them with ``add`` and ``remove``."""
-        if self._load is not None:
-            load, self._load = self._load, None
-            for name, node in load():
-                self.add(name, node)
         return self._entries
 
     def add(self, name: str, node: Node) -> None:
         """Enter ``node`` under ``name``."""
-        self.entries[name] = node
+        self._entries[name] = node
         node.names.add((self, name))
 
     def remove(self, name: str) -> Node:
         """Take the entry out."""
-        node = self.entries.pop(name)
+        node = self._entries.pop(name)
         node.names.discard((self, name))
         return node
 
@@ -99,18 +97,26 @@ class Text(Node):
 
 
 class MessageFile(Node):
-    """A message in a conversation."""
+    """A message in a conversation. There may be very many: only what handlers need is kept, the
+    rest is in the store under ``conversation`` and ``serial``."""
 
-    __slots__ = ("message",)
+    __slots__ = ("content", "conversation", "name", "serial")
 
-    def __init__(self, inode: int, message: Message) -> None:
-        super().__init__(inode, stat.S_IFREG | 0o400, message.date * 1_000_000)
-        self.message = message
+    def __init__(self, message: Message) -> None:
+        self.inode = FIRST_MESSAGE + message.serial
+        self.mode = MESSAGE_MODE
+        self.mtime_ns = self.changed_ns = message.date * 1_000_000
+        self.names = _NO_NAMES
+        self.lookups = 0
+        self.conversation = message.conversation
+        self.serial = message.serial
+        self.name = message.name
+        self.content = message.content
 
     @property
     def size(self) -> int:
         """In bytes."""
-        return self.message.content.size
+        return self.content.size
 
 
 class Link(Node):

@@ -33,9 +33,9 @@ from pyfuse3 import (
 
 from cbfs.areas import TreeError
 from cbfs.courier import Courier
-from cbfs.inodes import Inodes
-from cbfs.nodes import Directory, File, Link, MessageFile, Node, Text
+from cbfs.nodes import MESSAGE_MODE, Directory, File, Link, MessageFile, Node, Text
 from cbfs.processes import ProcFS
+from cbfs.provided import Listing
 from cbfs.reveal import STAGED, Revealer
 from cbfs.store import StoreError
 from cbfs.tree import STATUS
@@ -46,6 +46,9 @@ _log = logging.getLogger(__name__)
 
 CACHE_SECONDS = 1.0
 """How long the kernel may answer for us: longer gains nothing, none costs a lot."""
+
+MESSAGE_CACHE_SECONDS = 300.0
+"""The same for a message, which never changes; one that goes, goes through the kernel."""
 
 H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
 
@@ -92,10 +95,17 @@ class Operations(pyfuse3.Operations):
         self._processes = processes
         self._account = account
         self._uid, self._gid = os.getuid(), os.getgid()
-        self._inodes = Inodes(self._tree.root)
+        self._inodes = self._tree.inodes
         self._handles: dict[int, _Handle] = {}
-        self._listings: dict[int, list[tuple[str, Node]]] = {}
+        self._listings: dict[int, Listing] = {}
         self._next_handle = 0
+        self._message_entry = EntryAttributes()
+        self._message_entry.st_mode = MESSAGE_MODE
+        self._message_entry.st_nlink = 1
+        self._message_entry.st_uid, self._message_entry.st_gid = self._uid, self._gid
+        self._message_entry.st_blksize = 65_536
+        self._message_entry.entry_timeout = MESSAGE_CACHE_SECONDS
+        self._message_entry.attr_timeout = MESSAGE_CACHE_SECONDS
 
     # entries
 
@@ -228,16 +238,14 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         directory = self._directory(inode)
         handle = self._new_handle()
-        self._listings[handle] = list(directory.entries.items())
+        self._listings[handle] = Listing(directory)
         return FileHandleT(handle)
 
     @_handler
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        listing = self._listings[fh]
-        for index in range(start_id, len(listing)):
-            name, node = listing[index]
+        for place, name, node in self._listings[fh].after(start_id):
             attributes = self._attributes(node)
-            if not pyfuse3.readdir_reply(token, FileNameT(name.encode()), attributes, index + 1):
+            if not pyfuse3.readdir_reply(token, FileNameT(name.encode()), attributes, place):
                 return
             self._inodes.count(node)
 
@@ -326,14 +334,16 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        value = xattrs(self._node(inode)).get(name.decode(errors="replace"))
+        if not name.startswith(b"user."):
+            raise FUSEError(errno.ENOTSUP)
+        value = xattrs(self._node(inode), self._tree.backend).get(name.decode(errors="replace"))
         if value is None:
-            raise FUSEError(pyfuse3.ENOATTR if name.startswith(b"user.") else errno.ENOTSUP)
+            raise FUSEError(pyfuse3.ENOATTR)
         return value.encode()
 
     @_handler
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[XAttrNameT]:
-        return [XAttrNameT(name.encode()) for name in xattrs(self._node(inode))]
+        return [XAttrNameT(name.encode()) for name in xattrs(self._node(inode), self._tree.backend)]
 
     @_handler
     async def setxattr(
@@ -374,8 +384,10 @@ class Operations(pyfuse3.Operations):
         return self._attributes(node)
 
     def _attributes(self, node: Node) -> EntryAttributes:
+        if isinstance(node, MessageFile):
+            return self._message_attributes(node)
         entry = EntryAttributes()
-        mtime_ns = self._courier.status_ns if node.inode == STATUS else node.mtime_ns
+        mtime_ns = self._courier.status_ns if node.inode == STATUS else node.modified_ns
         entry.st_ino = InodeT(node.inode)
         entry.st_mode = ModeT(node.mode)
         entry.st_nlink = 1 if isinstance(node, Directory) else max(1, len(node.names))
@@ -388,6 +400,15 @@ class Operations(pyfuse3.Operations):
         # a decision is gone, or a text of the daemon's, when it is closed
         entry.entry_timeout = 0 if self._tree.people.is_answer(node) else CACHE_SECONDS
         entry.attr_timeout = 0 if isinstance(node, Text) else CACHE_SECONDS
+        return entry
+
+    def _message_attributes(self, node: MessageFile) -> EntryAttributes:
+        """The same object each time, as there are many messages: it is copied on the way out."""
+        entry = self._message_entry
+        entry.st_ino = InodeT(node.inode)
+        entry.st_size = size = node.size
+        entry.st_blocks = (size + 511) // 512
+        entry.st_mtime_ns = entry.st_atime_ns = entry.st_ctime_ns = node.mtime_ns
         return entry
 
     def _new_handle(self) -> int:

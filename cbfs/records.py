@@ -129,10 +129,12 @@ class Reader:
         except (KeysDamaged, CryptoError) as error:
             raise DamagedRecord from error
 
-    def keys(self, table: Table, prefix: bytes = b"") -> Iterator[bytes]:
-        """Keys with ``prefix`` in order; opens no value."""
+    def keys(
+        self, table: Table, prefix: bytes = b"", start: bytes | None = None
+    ) -> Iterator[bytes]:
+        """Keys with ``prefix`` in order, from ``start`` on; opens no value."""
         with self._txn.cursor(db=self._tables.dbs[table]) as cursor:
-            found = cursor.set_range(prefix)
+            found = cursor.set_range(start if start is not None else prefix)
             while found and cursor.key().startswith(prefix):
                 yield cursor.key()
                 found = cursor.next()
@@ -141,6 +143,21 @@ class Reader:
         """The greatest key, or None."""
         with self._txn.cursor(db=self._tables.dbs[table]) as cursor:
             return cursor.key() if cursor.last() else None
+
+    def last(self, table: Table, prefix: bytes) -> tuple[bytes, bytes] | None:
+        """The last (key, value) of those with ``prefix``, which must not be all ones. Raises
+        DamagedRecord."""
+        above = (int.from_bytes(prefix, "big") + 1).to_bytes(len(prefix), "big")
+        with self._txn.cursor(db=self._tables.dbs[table]) as cursor:
+            found = cursor.prev() if cursor.set_range(above) else cursor.last()
+            if not found or not cursor.key().startswith(prefix):
+                return None
+            key, data = cursor.item()
+            return key, self._open(table, key, data)
+
+    def number(self, name: bytes) -> int:
+        """The last that ``Writer.next_number`` gave, 0 before the first."""
+        return int.from_bytes(self.get(Table.META, b"counter " + name) or b"", "big")
 
     def blind(self, *parts: bytes) -> bytes:
         """See ``Store.blind``."""
@@ -193,9 +210,8 @@ class Writer(Reader):
 
     def next_number(self, name: bytes) -> int:
         """1, 2, 3, ...: a counter of that name that never repeats."""
-        key = b"counter " + name
-        number = int.from_bytes(self.get(Table.META, key) or b"", "big") + 1
-        self.put(Table.META, key, number.to_bytes(8, "big"))
+        number = self.number(name) + 1
+        self.put(Table.META, b"counter " + name, number.to_bytes(8, "big"))
         return number
 
 

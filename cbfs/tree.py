@@ -10,10 +10,13 @@ from collections.abc import Callable
 from cbfs.areas import CONFIG, RULES, Area, TreeError, check, file_rule
 from cbfs.config_file import ConfigFile
 from cbfs.contents import Contents
+from cbfs.folders import Folder, Unseen, message_file
+from cbfs.inodes import Inodes
 from cbfs.model import Backend, Conversation, Message
 from cbfs.nodes import Directory, File, Link, MessageFile, Node, Text, set_area, settle
 from cbfs.outbox import Process
 from cbfs.people import People
+from cbfs.provided import Provided
 from cbfs.store import Store, Table
 from cbfs.texts import metadata_text
 from cbfs_common.limits import FILE_NAME_MAX
@@ -36,6 +39,8 @@ class Tree(Contents):
     def __init__(self, backend: Backend, changed: Callable[[], None]) -> None:
         super().__init__(backend, changed)
         self._next = _last_inode(backend.store)
+        with backend.store.read() as reader:
+            self.unseen = Unseen(reader.number(b"message"))
         now = time.time_ns()
         self.root = Directory(ROOT, Area.ROOT, now)
         self.config = ConfigFile(self.root, backend, self.read, self.new_inode)
@@ -53,7 +58,8 @@ class Tree(Contents):
         ):
             self.root.add(name, node)
         self.people = People(self.contacts, backend, self.read, self.new_inode)
-        self._folders: dict[bytes, tuple[Directory, Directory]] = {}
+        self.inodes = Inodes(self.root)
+        self._folders: dict[bytes, tuple[Provided, Directory]] = {}
         self._known: dict[bytes, Conversation] = {}
         for conversation in backend.conversations():
             folder, drafts = self.make_folders(conversation)
@@ -71,16 +77,21 @@ class Tree(Contents):
 
     # what the engine brings
 
-    def make_folders(self, conversation: Conversation) -> tuple[Directory, Directory]:
+    def make_folders(self, conversation: Conversation) -> tuple[Provided, Directory]:
         """The two folders of a conversation, not yet entered anywhere."""
         key = conversation.id
         started = conversation.started * 1_000_000
-        folder = Directory(
+        folder = Provided(
             conversation.inode + FIRST_STORED,
             Area.CONVERSATION,
-            started,
+            Folder(
+                self.backend,
+                conversation,
+                self._metadata(conversation),
+                self.unseen,
+                self.inodes,
+            ),
             conversation=key,
-            load=lambda: self._load_messages(conversation),
         )
         drafts = Directory(
             conversation.outbox_inode + FIRST_STORED, Area.DRAFTS, started, conversation=key
@@ -90,7 +101,7 @@ class Tree(Contents):
         self._known[key] = conversation
         return folder, drafts
 
-    def folders(self, conversation: bytes) -> tuple[Directory, Directory]:
+    def folders(self, conversation: bytes) -> tuple[Provided, Directory]:
         """(under conversations/, under outbox/) of one that is known."""
         return self._folders[conversation]
 
@@ -98,15 +109,9 @@ class Tree(Contents):
         """One that is known, by its id."""
         return self._known[key]
 
-    def _load_messages(self, conversation: Conversation) -> list[tuple[str, Node]]:
-        found: list[tuple[str, Node]] = [("metadata.toml", self._metadata(conversation))]
-        for message in self.backend.messages(conversation.id):
-            found.append((message.name, self.message_file(message)))
-        return found
-
     def message_file(self, message: Message) -> MessageFile:
-        """The file of a message, not yet entered anywhere."""
-        return MessageFile(message.inode + FIRST_STORED, message)
+        """The file of a message: that which is in use, or a fresh one."""
+        return message_file(self.inodes, message)
 
     def _metadata(self, conversation: Conversation) -> Text:
         data = metadata_text(conversation).encode()
@@ -175,9 +180,9 @@ class Tree(Contents):
         node = self.lookup(directory, name)
         if isinstance(node, Directory):
             raise TreeError(errno.EISDIR)
-        if isinstance(node, MessageFile):
-            await self.backend.delete(node.message)
-            directory.remove(name)
+        if isinstance(directory, Provided):
+            await directory.provider.remove(name, node)
+            directory.touch(time.time_ns())
             return node
         if isinstance(node, Text):
             if directory.area in {Area.DRAFTS, Area.OUTBOX, Area.ROOT} and name.endswith(".error"):

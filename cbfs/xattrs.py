@@ -2,15 +2,18 @@
 
 from datetime import UTC, datetime
 
+from cbfs.model import Backend
 from cbfs.nodes import File, MessageFile, Node
 
 _XATTR = "user.cbfs."
 
 
-def xattrs(node: Node) -> dict[str, str]:
+def xattrs(node: Node, backend: Backend) -> dict[str, str]:
     """The attributes of a message or of a draft that cannot be sent: see mount.cbfs(8)."""
     if isinstance(node, MessageFile):
-        message = node.message
+        message = backend.message(node.conversation, node.serial)
+        if message is None:
+            return {}
         state = ", ".join(f"{who}: {how.value}" for who, how in message.recipients)
         return {
             f"{_XATTR}sender": message.sender,

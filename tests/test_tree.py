@@ -324,7 +324,7 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
         with refused(errno.EACCES):
             await tree.unlink(drafts, "metadata.toml")
         with refused(errno.EACCES):
-            await tree.rename(there, message.message.name, tree.tmp, "x", replace=True)
+            await tree.rename(there, message.name, tree.tmp, "x", replace=True)
         with refused(errno.EPERM):
             await tree.describe(message, 0o777, None)
         with refused(errno.EEXIST):
