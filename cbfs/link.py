@@ -10,13 +10,14 @@ push may be answered by a call on the same link. Delete an envelope only after i
 """
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import trio
 
 from cbfs.dial import Dialer
+from cbfs_common.chance import exponential
 from cbfs_common.errors import CbfsError, DecodeError, TransportError
-from cbfs_common.limits import PUSH_WINDOW
+from cbfs_common.limits import PADDING_MEAN, PUSH_WINDOW
 from cbfs_common.primitives import KEY_SIZE, Random
 from cbfs_common.profile import Address
 from cbfs_common.requests import (
@@ -149,6 +150,15 @@ class Link:
         finally:
             self._finish(LinkClosed("the link is closed"))
 
+    async def pad(self, random: Random) -> None:
+        """Send padding at random moments until the link ends. ``open_link`` runs it."""
+        while self._end is None:
+            await trio.sleep(exponential(random, PADDING_MEAN))
+            async with self._sending:
+                if self._end is None:
+                    with suppress(LinkClosed):
+                        await self._write(self._connection.send(PUSH, b""))
+
     async def _send(self, payload: bytes, call: _Call) -> int:
         async with self._sending:
             if self._end is not None:
@@ -237,6 +247,7 @@ async def open_link(
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.read)
+            nursery.start_soon(link.pad, random)
             try:
                 yield link
             except Exception as error:  # the body's own, not to be wrapped in a group

@@ -96,6 +96,9 @@ FRAME_SIZE = 16_932
 FRAMES_PER_KEY = 256
 """After so many frames a direction moves on to its next key."""
 
+PADDING_MEAN = 300
+"""Mean time between two padding frames of one direction of a connection."""
+
 PREKEY_RECORD_SIZE = 1_305
 """A signed public prekey as the server stores it."""
 

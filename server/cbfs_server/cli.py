@@ -212,6 +212,7 @@ async def serve(options: Options, secret: bytes, random: Random, onion: Onion | 
                     server = Server(secret, random, service, pusher, nursery)
                     nursery.start_soon(server.accept, listener)
                     nursery.start_soon(server.watch)
+                    nursery.start_soon(server.pad)
                     nursery.start_soon(_keep_house, store, service, options.data)
                     async with _reached(options, onion, listener.getsockname()[1]) as where:
                         print(Address(dh_public(secret), *where).url(), flush=True)

@@ -25,7 +25,10 @@ HANDSHAKE_TIMEOUT = 60
 SEND_TIMEOUT = 120
 IDLE_TIMEOUT = 900
 """How long a connection may take to prove its key, take nothing of what is sent to it, or say
-nothing (subscribers may be silent for ever)."""
+nothing (subscribers may be silent for ever; padding says nothing)."""
+
+PADDING_CHECK = 10.0
+"""Longest sleep between two padding frames: the number of connections may have changed."""
 
 TICK = 5
 """How often the timeouts are looked at."""

@@ -8,12 +8,15 @@ from: what it can make the server hold is bounded, and a reader that stops readi
 """
 
 import logging
+import math
 import socket
 from collections import deque
 
 import trio
 
+from cbfs_common.chance import below, exponential
 from cbfs_common.errors import TransportError
+from cbfs_common.limits import PADDING_MEAN
 from cbfs_common.primitives import Random
 from cbfs_common.transport import PUSH, Established, Event, ServerConnection
 from cbfs_server.limits import (
@@ -21,6 +24,7 @@ from cbfs_server.limits import (
     HANDSHAKE_TIMEOUT,
     IDLE_TIMEOUT,
     IN_FLIGHT_MAX,
+    PADDING_CHECK,
     READ_SIZE,
     SEND_TIMEOUT,
     TICK,
@@ -50,11 +54,13 @@ class Connection:
         "closed",
         "key",
         "number",
+        "place",
     )
 
     def __init__(self, server: "Server", sock: socket.socket, number: int) -> None:
         self.key = b""
         self.number = number
+        self.place = 0  # in the server's list
         self.active = server.ticks
         self.closed = False
         self._server = server
@@ -107,6 +113,11 @@ class Connection:
         self._write(self._transport.send(id, payload))
         self._release()
 
+    def pad(self) -> None:
+        """Send a frame that says nothing, unless something is under way."""
+        if self.key and self.ready:
+            self._write(self._transport.send(PUSH, b""))
+
     def close(self, reason: str, level: int = logging.INFO) -> None:
         """End the connection. Only the first reason counts."""
         if self.closed:
@@ -152,9 +163,9 @@ class Connection:
             return False
         if size == 0:
             raise ConnectionError  # the client has closed it
-        if self.key:
-            self.active = self._server.ticks  # before that, the handshake's time is running
         events = self._transport.receive(buffer[:size])
+        if events:  # padding is none: it keeps nobody's connection open
+            self.active = self._server.ticks
         out = self._transport.data_to_send()
         if out:
             self._write(out)
@@ -165,7 +176,6 @@ class Connection:
     def _handle(self, event: Event) -> None:
         if isinstance(event, Established):
             self.key = event.peer_key
-            self.active = self._server.ticks
         elif event.id == PUSH:
             raise TransportError("a push from a client")
         else:
@@ -219,12 +229,15 @@ class Server:
         self.nursery = nursery
         self.ticks = 0
         self.buffer = memoryview(bytearray(READ_SIZE))
-        self._connections: set[Connection] = set()
+        self._connections: list[Connection] = []
         self._accepted = 0
 
     def remove(self, connection: Connection) -> None:
         """A connection has ended."""
-        self._connections.discard(connection)
+        last = self._connections.pop()
+        if last is not connection:
+            last.place = connection.place
+            self._connections[last.place] = last
         self.pusher.unsubscribe(connection)
 
     async def accept(self, listener: socket.socket) -> None:
@@ -256,6 +269,17 @@ class Server:
                 if reason is not None:
                     connection.close(reason)
 
+    async def pad(self) -> None:
+        """Send padding at random moments until cancelled, to each connection PADDING_MEAN apart in
+        the mean. One task draws the moments of all together and each time one connection: that
+        is as if each had its own, and takes no memory for any."""
+        while True:
+            count = len(self._connections)
+            wait = exponential(self.random, PADDING_MEAN / count) if count else math.inf
+            await trio.sleep(min(wait, PADDING_CHECK))
+            if wait <= PADDING_CHECK and self._connections:
+                self._connections[below(self.random, len(self._connections))].pad()
+
     def _admit(self, sock: socket.socket) -> None:
         if len(self._connections) >= CONNECTIONS_MAX:
             _log.warning("a connection too many: closed")
@@ -265,5 +289,6 @@ class Server:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._accepted += 1
         connection = Connection(self, sock, self._accepted)
-        self._connections.add(connection)
+        connection.place = len(self._connections)
+        self._connections.append(connection)
         self.nursery.start_soon(connection.run)
