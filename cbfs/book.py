@@ -279,6 +279,26 @@ def _by_anybody(reader: Reader, conversation: bytes, id_: bytes) -> int | None:
     return None
 
 
+def ancestors_by(
+    reader: Reader, conversation: bytes, id_: bytes, sender: str, most: int
+) -> list[bytes]:
+    """Ids of the nearest messages of one sender behind a message of others, found by looking at no
+    more than ``most`` messages. The message itself when it is the sender's."""
+    found: list[bytes] = []
+    seen: set[bytes] = set()
+    left = [id_]
+    while left and len(seen) < most:
+        here = left.pop()
+        serial = None if here in seen else _by_anybody(reader, conversation, here)
+        seen.add(here)
+        message = get_message(reader, conversation, serial) if serial else None
+        if message is not None and message.sender == sender:
+            found.append(here)
+        elif message is not None:
+            left += message.parents
+    return found
+
+
 def missing_parents(
     reader: Reader, conversation: bytes, parents: tuple[bytes, ...]
 ) -> tuple[bytes, ...]:

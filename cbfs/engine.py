@@ -5,14 +5,12 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
-from cbfs import book, deliveries, owed
+from cbfs import book, owed
 from cbfs.account import SYSTEM_RANDOM, Account, load_account, opened_store
-from cbfs.book import Arrival
 from cbfs.configuration import Configuration
 from cbfs.contact import Contact
 from cbfs.context import Context, Problems
@@ -39,6 +37,7 @@ from cbfs.sender import Sender
 from cbfs.sessions import Sessions
 from cbfs.store import Store, Table, Writer
 from cbfs.watch import Pace, Watch
+from cbfs.writing import Settled, make_message
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import PARTICIPANTS_MAX, SUBJECT_MAX
 from cbfs_common.names_policy import parse_policy
@@ -46,19 +45,6 @@ from cbfs_common.profile import Profile
 
 LOOKUP_RETRY = 5.0
 """Seconds until names are tried again that the directory could not be asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """What is settled of a message before its transaction. ``fresh`` is random, for the id of a
-    conversation that it may begin, ``message`` its own id (16 bytes each)."""
-
-    participants: tuple[str, ...]
-    subject: str
-    digest: bytes
-    now: int
-    fresh: bytes
-    message: bytes
 
 
 class Engine:
@@ -223,7 +209,8 @@ class Engine:
             self._context.problems.set("names", "the name directory does not answer")
             self._nursery.start_soon(self._retry_later)
             raise
-        draft = _Draft(
+        settled = Settled(
+            self.name,
             participants,
             subject,
             await self._digest(outgoing),
@@ -231,8 +218,9 @@ class Engine:
             self._context.random.token(16),
             self._context.random.token(16),
         )
+        conversations = self._context.conversations
         conversation, message = await self.store.commit(
-            lambda writer: self._make_message(writer, outgoing, draft)
+            lambda writer: make_message(writer, conversations, outgoing, settled)
         )
         self._started(conversation)
         self._context.problems.clear("names")
@@ -240,38 +228,6 @@ class Engine:
             self._sender.queued(recipient)
         self._status_changed()
         return message
-
-    def _make_message(
-        self, writer: Writer, outgoing: Outgoing, draft: "_Draft"
-    ) -> tuple[Conversation, Message]:
-        """(its conversation, which this may begin; the message)."""
-        conversation = self._conversation(writer, outgoing, draft)
-        book.mark_written(writer, conversation.id)
-        parents = book.heads(writer, conversation.id)
-        content = outgoing.content
-        arrival = Arrival(
-            draft.message,
-            self.name,
-            draft.now,
-            parents,
-            outgoing.file_name,
-            writer.next_number(b"inode"),
-            content,
-            tuple(name for name in draft.participants if name != self.name),
-        )
-        message = book.add_message(writer, conversation.id, arrival, draft.now)
-        job = deliveries.job_for(message, conversation, draft.digest)
-        deliveries.add_jobs(writer, message, job)
-        outgoing.consume(writer, conversation)
-        return conversation, message
-
-    def _conversation(self, writer: Writer, outgoing: Outgoing, draft: "_Draft") -> Conversation:
-        if outgoing.conversation is not None:
-            return self._context.conversations[outgoing.conversation]
-        id_, known = book.conversation_for(writer, draft.participants, draft.subject, draft.fresh)
-        return known or book.add_conversation(
-            writer, id_, self.name, draft.participants, draft.subject, draft.now
-        )
 
     async def delete(self, message: Message) -> None:
         """See ``Backend``."""

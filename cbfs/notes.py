@@ -8,12 +8,12 @@ own sent again, as far as ``Again`` allows.
 from dataclasses import dataclass, field
 
 from cbfs.arrivals import Receiving, acknowledge
-from cbfs.book import find_message, has_message, put_message, u64
+from cbfs.book import ancestors_by, find_message, has_message, put_message, u64
 from cbfs.deliveries import begin_again, moved_on, pending, send_again
 from cbfs.model import Delivery, Message
 from cbfs.owed import NOTHING, Debt, Dues, Kind, debts, due_now, forgive, owe
 from cbfs.store import Reader, Table, Writer
-from cbfs_common.limits import LOST_PAUSE, OFFER_AFTER
+from cbfs_common.limits import LOST_PAUSE, NOTE_IDS_MAX, OFFER_AFTER
 from cbfs_common.message import Note
 
 
@@ -74,7 +74,7 @@ def take_note(
         told.again.add(sender)  # their number is the same, but there is something to do
         wanted += [debt.ref for debt in debts(writer, sender, Kind.OFFER)]
     if wanted:
-        _send_again(writer, told, me, sender, wanted)
+        _send_again(writer, told, me, sender, wanted, now)
 
 
 def _own(reader: Reader, me: str, peer: str, ref: bytes) -> Message | None:
@@ -92,7 +92,9 @@ def _received(writer: Writer, told: Told, me: str, sender: str, ref: bytes) -> N
         told.messages.append(message)
 
 
-def _send_again(writer: Writer, told: Told, me: str, sender: str, refs: list[bytes]) -> None:
+def _send_again(
+    writer: Writer, told: Told, me: str, sender: str, refs: list[bytes], now: int
+) -> None:
     """What is on its way already, was deleted, or is not one's own is not sent again."""
     waiting = {job.conversation + job.message for job in pending(writer, sender)}
     for ref in dict.fromkeys(refs):
@@ -101,6 +103,17 @@ def _send_again(writer: Writer, told: Told, me: str, sender: str, refs: list[byt
             forgive(writer, sender, Kind.OFFER, ref)
             send_again(writer, message, sender)
             told.again.add(sender)
+        elif ref not in waiting:
+            _offer_behind(writer, told, me, sender, ref, now)
+
+
+def _offer_behind(writer: Writer, told: Told, me: str, sender: str, ref: bytes, now: int) -> None:
+    """Somebody else's message is wanted, perhaps by who wrote it and has lost it: what one wrote
+    oneself before it may be missing there as well, and nobody else would show that."""
+    conversation = ref[:16]
+    for id_ in ancestors_by(writer, conversation, ref[16:], me, NOTE_IDS_MAX):
+        if _own(writer, me, sender, conversation + id_) is not None:
+            owe(writer, told.dues, sender, Kind.OFFER, conversation + id_, now)
 
 
 def tell_lost(writer: Writer, dues: Dues, peer: str, receiving: Receiving) -> None:

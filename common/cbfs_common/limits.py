@@ -151,7 +151,7 @@ TURN_AFTER = 64
 ASK_AFTER = 60
 """How long a message may be missing until it is asked for; doubled each time."""
 
-ASKS_MAX = 6
+ASKS_MAX = 12
 WANTED_MAX = 1_024
 """Times a missing message is asked for, and messages wanted from one peer at once."""
 

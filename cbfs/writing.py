@@ -1,0 +1,65 @@
+"""Making a message of what somebody has written: one transaction, without a network."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cbfs import book, deliveries
+from cbfs.book import Arrival
+from cbfs.model import Conversation, Message, Outgoing
+from cbfs.store import Writer
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What is settled of a message before its transaction. ``me`` writes it; ``participants``
+    are sorted, oneself included; ``fresh`` is random, for the id of a conversation that it may
+    begin, ``message`` its own id (16 bytes each); ``now`` in milliseconds."""
+
+    me: str
+    participants: tuple[str, ...]
+    subject: str
+    digest: bytes
+    now: int
+    fresh: bytes
+    message: bytes
+
+
+def make_message(
+    writer: Writer,
+    conversations: Mapping[bytes, Conversation],
+    outgoing: Outgoing,
+    settled: Settled,
+) -> tuple[Conversation, Message]:
+    """(its conversation, which this may begin; the message, with a delivery queued for each of
+    its recipients)."""
+    conversation = _conversation(writer, conversations, outgoing, settled)
+    book.mark_written(writer, conversation.id)
+    arrival = Arrival(
+        settled.message,
+        settled.me,
+        settled.now,
+        book.heads(writer, conversation.id),
+        outgoing.file_name,
+        writer.next_number(b"inode"),
+        outgoing.content,
+        tuple(name for name in settled.participants if name != settled.me),
+    )
+    message = book.add_message(writer, conversation.id, arrival, settled.now)
+    deliveries.add_jobs(writer, message, deliveries.job_for(message, conversation, settled.digest))
+    outgoing.consume(writer, conversation)
+    return conversation, message
+
+
+def _conversation(
+    writer: Writer,
+    conversations: Mapping[bytes, Conversation],
+    outgoing: Outgoing,
+    settled: Settled,
+) -> Conversation:
+    if outgoing.conversation is not None:
+        return conversations[outgoing.conversation]
+    participants, subject = settled.participants, settled.subject
+    id_, known = book.conversation_for(writer, participants, subject, settled.fresh)
+    return known or book.add_conversation(
+        writer, id_, settled.me, participants, subject, settled.now
+    )

@@ -1,0 +1,269 @@
+"""Three clients without a network, for the machine of test_healing_machine: the real stores,
+sessions and records, and servers that are lists. After every step a client is loaded anew from its
+store."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import TypeVar, cast
+
+import trio
+
+from cbfs import book, deliveries, notes, owed
+from cbfs.account import SYSTEM_RANDOM, Account, make_account, no_lock
+from cbfs.contact import Contact
+from cbfs.context import Context, Problems
+from cbfs.dial import LoopbackDialer
+from cbfs.engine import make_context, make_directory
+from cbfs.healing import notice_loss
+from cbfs.model import Content, Outgoing
+from cbfs.receiver import Receiver
+from cbfs.rootfile import NO_LOCK, Protection, RootFile, make_root_file
+from cbfs.sealing import Sealing
+from cbfs.store import Store, Table, Writer
+from cbfs.watch import Watch
+from cbfs.writing import Settled, make_message
+from cbfs_common.names_entry import Entry, Keys, Status
+from cbfs_common.prekey import PrekeyKind, decode_prekey, make_prekey
+from cbfs_common.primitives import dh_public
+from cbfs_common.profile import Address
+from cbfs_common.session import Peer, Session
+from tests.names_naive import make_policy
+
+T = TypeVar("T")
+START = 1_800_000_000_000
+ONE_TIME = 4
+CHUNK = 65_536
+NOT_EXPORTED = frozenset((Table.SESSIONS, Table.PREKEYS))
+
+
+class DirectStore(Store):
+    """Commits at once, on the calling thread."""
+
+    async def commit(self, change: Callable[[Writer], T]) -> T:
+        return self.write(change)
+
+
+@dataclass
+class Written:
+    """A message of the model. ``lost``: its writer was restored to a time before it."""
+
+    id: bytes
+    sender: str
+    participants: tuple[str, ...]
+    text: bytes
+    lost: bool = False
+
+
+Records = dict[Table, list[tuple[bytes, bytes]]]
+
+
+class Client:
+    """One person's client and home server."""
+
+    def __init__(self, world: "World", name: str, place: Path) -> None:
+        self.world = world
+        self.name = name
+        server = Address(dh_public(SYSTEM_RANDOM.token(32)), "127.0.0.1", 1)
+        policy = make_policy(server).encode()
+        self.account: Account = make_account(name, server, policy, SYSTEM_RANDOM)
+        (place / name).mkdir()
+        make_root_file(place / name / "root", Protection(), NO_LOCK, SYSTEM_RANDOM.token)
+        root = RootFile(place / name / "root", no_lock, SYSTEM_RANDOM.token)
+        self.store = DirectStore(place / name / "store", root, SYSTEM_RANDOM)
+        self.mail: list[bytes] = []
+        self.one_time: list[bytes] = []
+        self.last_resort = b""
+        self.context: Context
+
+    def load(self) -> None:
+        """As after a restart."""
+        dialer = LoopbackDialer()
+        directory = make_directory(self.store, self.account, dialer)
+        context = make_context(self.store, self.account, directory, dialer, Problems(_nothing))
+        self.context = replace(context, clock=lambda: self.world.now)
+        for other in self.world.clients.values():
+            if other is not self:
+                self.context.peers._take(Contact(_entry(other), START))
+
+    def renew_prekeys(self) -> None:
+        """All new: those that were there before are forgotten by the server."""
+        self.one_time = []
+        self.refill()
+        self.last_resort = self._make(PrekeyKind.LAST_RESORT)
+
+    def look_after_prekeys(self) -> None:
+        """As ``cbfs.home.top_up`` does it."""
+        pairs = self.context.sessions.pairs.values()
+        if len(self.one_time) > sum(pair.kind is PrekeyKind.ONE_TIME for pair in pairs):
+            self.renew_prekeys()
+        self.refill()
+
+    def refill(self) -> None:
+        while len(self.one_time) < ONE_TIME:
+            self.one_time.append(self._make(PrekeyKind.ONE_TIME))
+
+    def _make(self, kind: PrekeyKind) -> bytes:
+        pair = make_prekey(SYSTEM_RANDOM, kind, self.world.now // 1_000 + 30 * 86_400)
+        self.store.write(lambda writer: writer.put(Table.PREKEYS, pair.id, pair.encode()))
+        self.context.sessions.add_pairs([pair])
+        return pair.public(self.account.signing)
+
+    def take_prekey(self) -> bytes:
+        return self.one_time.pop(0) if self.one_time else self.last_resort
+
+    def write(self, people: tuple[str, ...], text: bytes) -> Written:
+        """Save a file for these people, in the one conversation that they have."""
+        everybody = tuple(sorted({*people, self.name}))
+
+        def store(writer: Writer) -> Content:
+            content = Content(writer.next_number(b"content"), len(text), CHUNK)
+            for index, start in enumerate(range(0, len(text), CHUNK)):
+                key = book.u64(content.id) + book.u32(index)
+                writer.put(Table.CONTENT, key, text[start : start + CHUNK])
+            return content
+
+        known = [c for c in self.context.conversations.values() if c.participants == everybody]
+        content = self.store.write(store)
+        outgoing = Outgoing(
+            known[0].id if known else None, people, "", "", content, lambda _w, _c: None
+        )
+        settled = Settled(
+            self.name,
+            everybody,
+            "",
+            blake2b(text, digest_size=32).digest(),
+            self.world.now,
+            SYSTEM_RANDOM.token(16),
+            SYSTEM_RANDOM.token(16),
+        )
+        conversations = self.context.conversations
+        _conversation, message = self.store.write(
+            lambda writer: make_message(writer, conversations, outgoing, settled)
+        )
+        return Written(message.id, self.name, everybody, text)
+
+    def pump(self, *, fails: bool) -> None:
+        """Seal and deliver what waits and what is due, to everybody. ``fails``: the servers have
+        it, and this client does not hear of that."""
+        with self.store.read() as reader:
+            waiting = set(deliveries.waiting(reader))
+            dues = owed.load_dues(reader)
+        due = {peer for peer, at in dues.items() if at <= self.world.now}
+        for peer in sorted(waiting):
+            self._deliver(self.world.clients[peer], fails=fails)
+        for peer in sorted(due):
+            self._tell(self.world.clients[peer], fails=fails)
+
+    def _session(self, other: "Client", *, fresh: bool = False) -> Session:
+        session = None if fresh else self.context.sessions.choose(other.name)
+        if session is not None:
+            return session
+        prekey = decode_prekey(other.take_prekey())
+        prekey.verify(other.account.profile.signing, self.world.now // 1_000)
+        profile = other.account.profile
+        peer = Peer(profile.identity(other.name), profile.auth)
+        return self.context.sessions.start(peer, prekey)
+
+    def _deliver(self, other: "Client", *, fails: bool) -> None:
+        session = self._session(other)
+        with self.store.read() as reader:
+            envelopes, jobs = deliveries.next_work(reader, other.name, 16)
+            sealing = Sealing(self.context, lambda: b"")
+            step = sealing.parts(reader, other.name, jobs, 16 - len(envelopes), session)
+        envelopes += self.store.write(step.write)
+        step.done()
+        other.mail += [envelope.data for envelope in envelopes]
+        if not fails:
+            keys, now = [envelope.key for envelope in envelopes], self.world.now
+            self.store.write(lambda writer: deliveries.finish(writer, keys, {}, now))
+
+    def _tell(self, other: "Client", *, fails: bool) -> None:
+        sessions, now = self.context.sessions, self.world.now
+        with self.store.read() as reader:
+            draft = notes.draft(reader, other.name, now, sessions.heard(other.name))
+        if draft is None:
+            return
+        session = self._session(other, fresh=draft.fresh)
+        step, envelope = Sealing(self.context, lambda: b"").note(other.name, draft, session)
+        self.store.write(step.write)
+        step.done()
+        other.mail.append(envelope)
+        if not fails:
+            self.store.write(lambda writer: owed.settle(writer, draft.debts, now))
+
+    def receive(self, envelopes: list[bytes]) -> None:
+        conversations = self.context.conversations
+        receiver = Receiver(
+            self.context,
+            cast(Watch, _NoWatch()),
+            started=lambda c: conversations.update({c.id: c}),
+            arrived=_nothing,
+            changed=_nothing,
+            owed=_nothing,
+            again=_nothing,
+        )
+        trio.run(receiver.take, envelopes)
+
+    def export(self) -> Records:
+        with self.store.read() as reader:
+            return {t: list(reader.items(t)) for t in Table if t not in NOT_EXPORTED}
+
+    def restore(self, records: Records) -> None:
+        """Into an empty store."""
+
+        def change(writer: Writer) -> None:
+            for table in Table:
+                writer.delete_prefix(table, b"")
+                for key, value in records.get(table, ()):
+                    writer.put(table, key, value)
+
+        self.store.write(change)
+        notice_loss(self.store, self.name, self.world.now, SYSTEM_RANDOM)
+        self.load()
+        self.renew_prekeys()
+
+    def shown(self) -> Iterator[tuple[str, bytes, tuple[bytes, ...], bytes]]:
+        """(name, id, parents, text) of all messages, in the order of their names."""
+        with self.store.read() as reader:
+            for key in self.context.conversations:
+                for message in sorted(book.load_messages(reader, key), key=lambda m: m.name):
+                    text = book.read_content(reader, message.content, 0, message.content.size)
+                    yield message.sender, message.id, message.parents, text
+
+
+class _NoWatch:
+    """Everybody is known, and nobody's keys change."""
+
+    def offer(self, _sender: str, _bundle: bytes) -> None:
+        pass
+
+
+def _nothing(*_arguments: object) -> None:
+    pass
+
+
+def _entry(client: Client) -> Entry:
+    nobody, profile = Keys(0, ()), client.account.profile.encode()
+    return Entry(client.name, 1, 1, Status.ACTIVE, 0, 0, bytes(32), nobody, nobody, profile)
+
+
+@dataclass
+class World:
+    """All three, and one clock (milliseconds)."""
+
+    place: Path
+    now: int = START
+    clients: dict[str, Client] = field(default_factory=dict)
+
+    def begin(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            self.clients[name] = Client(self, name, self.place)
+        for client in self.clients.values():
+            client.load()
+            client.renew_prekeys()
+
+    def close(self) -> None:
+        for client in self.clients.values():
+            client.store.close()
