@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cbfs.packing import pack, unpack
 from cbfs.rootfile import NO_LOCK, Kind, Protection, RootFile, Unlock, make_root_file
-from cbfs.store import Store, Table
+from cbfs.store import Store, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public, kem_encapsulate, sign_public
 from cbfs_common.profile import Address, Profile, parse_address
@@ -24,6 +24,32 @@ SYSTEM_RANDOM = Random(os.urandom, kem_encapsulate)
 """The real randomness; everything below the entry points is given it."""
 
 _ACCOUNT = b"account"
+_NEXT = b"account next"
+
+FORMER_KEPT = 60 * 86_400
+"""Seconds for which a former mailbox is still looked into: as long as a prekey taken there can be
+used, and an envelope wait."""
+
+FORMER_MAX = 4
+"""Former mailboxes that are kept; with more, the oldest go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """Where one could be reached, and as whom, ``until`` (seconds since 1970): others go on
+    writing there until they know better. Keys as in Account; ``signing`` is public."""
+
+    transport: bytes
+    auth: bytes
+    signing: bytes
+    server: Address
+    until: int
+
+    def party(self, name: str) -> Party:
+        """Oneself under these keys."""
+        public = dh_public(self.auth)
+        profile = Profile(dh_public(self.transport), self.signing, public, self.server)
+        return Party(profile.identity(name), self.auth, public)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +57,7 @@ class Account:
     """One's own name, secret keys (32 bytes each), home server and name policy (its text).
 
     ``transport`` and ``auth`` are X25519 secrets, ``signing`` and ``owner`` Ed25519 seeds; the
-    owner key signs operations on the name and nothing else."""
+    owner key signs operations on the name and nothing else. ``former``: newest first."""
 
     name: str
     transport: bytes
@@ -40,6 +66,7 @@ class Account:
     owner: bytes
     server: Address
     policy: str
+    former: tuple[Former, ...] = ()
 
     @property
     def profile(self) -> Profile:
@@ -53,6 +80,33 @@ class Account:
         """Oneself in a session."""
         return Party(self.profile.identity(self.name), self.auth, dh_public(self.auth))
 
+    @property
+    def former_parties(self) -> tuple[Party, ...]:
+        """Oneself under the keys of before."""
+        return tuple(former.party(self.name) for former in self.former)
+
+    def moved(self, now: int) -> tuple[Former, ...]:
+        """What is to be the ``former`` of an account that takes the place of this one at ``now``
+        (seconds)."""
+        here = Former(
+            self.transport, self.auth, sign_public(self.signing), self.server, now + FORMER_KEPT
+        )
+        return (here, *(each for each in self.former if each.until > now))[:FORMER_MAX]
+
+    def encode(self) -> bytes:
+        """For the store. Holds secrets."""
+        former = [[f.transport, f.auth, f.signing, f.server.url(), f.until] for f in self.former]
+        return pack(
+            self.name,
+            self.transport,
+            self.signing,
+            self.auth,
+            self.owner,
+            self.server.url(),
+            self.policy,
+            former,
+        )
+
 
 def make_account(name: str, server: Address, policy: str, random: Random) -> Account:
     """Fresh keys."""
@@ -64,26 +118,50 @@ def load_account(store: Store) -> Account | None:
     """The account in this store, or None when none was made yet."""
     with store.read() as reader:
         data = reader.get(Table.META, _ACCOUNT)
-    if data is None:
-        return None
-    name, transport, signing, auth, owner, url, policy = unpack(
-        data, str, bytes, bytes, bytes, bytes, str, str
+    return None if data is None else _decode(data)
+
+
+def load_next(store: Store) -> Account | None:
+    """The account that a change under way is to make of this one."""
+    with store.read() as reader:
+        data = reader.get(Table.META, _NEXT)
+    return None if data is None else _decode(data)
+
+
+def put_next(writer: Writer, account: Account) -> None:
+    """Before anybody else hears of its keys."""
+    writer.put(Table.META, _NEXT, account.encode())
+
+
+def put_account(writer: Writer, account: Account) -> None:
+    """This is the account from now on; a change that led to it is done."""
+    writer.put(Table.META, _ACCOUNT, account.encode())
+    writer.delete(Table.META, _NEXT)
+
+
+def _decode(data: bytes) -> Account:
+    name, transport, signing, auth, owner, url, policy, earlier = unpack(
+        data, str, bytes, bytes, bytes, bytes, str, str, list
     )
-    return Account(name, transport, signing, auth, owner, parse_address(url), policy)
+    return Account(
+        name,
+        transport,
+        signing,
+        auth,
+        owner,
+        parse_address(url),
+        policy,
+        tuple(_decode_former(*fields) for fields in earlier),
+    )
+
+
+def _decode_former(transport: bytes, auth: bytes, signing: bytes, url: str, until: int) -> Former:
+    return Former(transport, auth, signing, parse_address(url), until)
 
 
 def save_account(store: Store, account: Account) -> None:
     """Before the store runs. On the disk on return."""
-    data = pack(
-        account.name,
-        account.transport,
-        account.signing,
-        account.auth,
-        account.owner,
-        account.server.url(),
-        account.policy,
-    )
-    store.write(lambda writer: writer.put(Table.META, _ACCOUNT, data))
+    store.write(lambda writer: put_account(writer, account))
 
 
 def default_account() -> Path:

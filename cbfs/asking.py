@@ -197,6 +197,8 @@ class Asking:
             data += reply.data
             if not reply.more:
                 break
+        else:
+            raise DirectoryLies(Fault.FEED)
         try:
             rounds = decode_tile(tile, bytes(data))
         except DecodeError as error:

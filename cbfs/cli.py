@@ -6,15 +6,15 @@ import sys
 from pathlib import Path
 
 from cbfs import demo, init
-from cbfs.account import default_account
-from cbfs.network import NetworkOptions
-from cbfs.tor_config import TorOptions
+from cbfs.cli_names import add_name, add_verify
+from cbfs.cli_network import add_account, add_network, network_options, say
 from cbfs_common.errors import CbfsError
 
 _EXAMPLES = """examples:
   cbfs init alice --server cbfs://KEY@HOST:PORT --names policy
   mount.cbfs ~/chat
   mkdir ~/chat/outbox/bob && echo hello > ~/chat/outbox/bob/hi
+  cbfs verify ~/chat bob
   cbfs status ~/chat
 """
 
@@ -42,6 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _init_parser(commands)
+    add_verify(commands)
+    add_name(commands)
 
     status = commands.add_parser("status", help="tell how a mount is doing")
     status.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
@@ -65,13 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 def _init_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("init", help="make an account and register its name")
     parser.add_argument("name", metavar="NAME")
-    parser.add_argument(
-        "--account",
-        type=Path,
-        metavar="DIR",
-        default=default_account(),
-        help="where the account is kept (default: %(default)s)",
-    )
+    add_account(parser)
     parser.add_argument(
         "--server", required=True, metavar="URL", help="the home server: cbfs://KEY@HOST:PORT"
     )
@@ -82,45 +78,18 @@ def _init_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="POLICYFILE",
         help="the policy file of the name directory",
     )
-    parser.add_argument(
-        "--no-tor",
-        action="store_true",
-        help="plain TCP, to loopback addresses only: hides nothing from this machine",
-    )
-    parser.add_argument(
-        "--tor",
-        default="",
-        metavar="ADDRESS",
-        help="the control socket or HOST:PORT of the tor to use, or own (default: one that runs,"
-        " else one of our own)",
-    )
-    parser.add_argument("--bridges", type=Path, metavar="FILE", help="bridge lines for an own tor")
-    parser.add_argument("--torrc", type=Path, metavar="FILE", help="torrc lines for an own tor")
+    add_network(parser)
     parser.set_defaults(run=_init)
 
 
 def _init(options: argparse.Namespace) -> int:
-    if options.no_tor:
-        print("cbfs: without Tor: only addresses of this machine are reached", file=sys.stderr)
     account = options.account.absolute()
-    init.make(
-        options.name,
-        account,
-        options.server,
-        options.names,
-        NetworkOptions(
-            no_tor=options.no_tor,
-            tor=TorOptions(options.tor, _absolute(options.bridges), _absolute(options.torrc)),
-        ),
-        lambda text: print(f"cbfs: {text}", file=sys.stderr),
+    name = init.make(
+        options.name, account, options.server, options.names, network_options(options), say
     )
     tail = " --no-tor" if options.no_tor else ""
-    print(f"{options.name} is ready. Mount it: mount.cbfs {account} MOUNTPOINT{tail}")
+    print(f"{name} is ready. Mount it: mount.cbfs {account} MOUNTPOINT{tail}")
     return 0
-
-
-def _absolute(path: Path | None) -> Path | None:
-    return path and path.absolute()
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ from cbfs.model import Content, Conversation, Delivery, Message
 from cbfs.owed import Dues, Kind, owe
 from cbfs.packing import pack, unpack
 from cbfs.store import Reader, Table, Writer
+from cbfs_common.errors import CbfsError
 from cbfs_common.limits import OFFER_AFTER
 from cbfs_common.message import part_capacity
 
@@ -138,8 +139,21 @@ def next_work(reader: Reader, recipient: str, most: int) -> tuple[list[Envelope]
     return envelopes[:most], jobs
 
 
+def reseal(writer: Writer, recipient: str) -> None:
+    """What waits for this recipient is sealed anew, to other keys. Parts that have arrived already
+    are known there."""
+    for key, data in list(writer.items(Table.QUEUE, prefix=writer.blind(recipient.encode()))):
+        if len(key) > _JOB_KEY:
+            writer.delete(Table.QUEUE, key)
+        else:
+            writer.put(Table.QUEUE, key, replace(_decode(key, data), sealed=0).encode())
+
+
 def save_sealed(writer: Writer, job: Job, parts: list[bytes]) -> list[Envelope]:
-    """The next parts of a job are sealed."""
+    """The next parts of a job are sealed. Raises CbfsError when it has changed meanwhile."""
+    data = writer.get(Table.QUEUE, job.key)
+    if data is None or _decode(job.key, data).sealed != job.sealed:
+        raise CbfsError("the recipient's keys have changed")
     envelopes = [
         Envelope(job.key + u32(job.sealed + index), data) for index, data in enumerate(parts)
     ]

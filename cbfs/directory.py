@@ -83,11 +83,19 @@ class Directory(Asking):
         return await self._change(Kind.UPDATE, name, profile, (owner_seed,), known, known.owners)
 
     async def rotate(
-        self, name: str, profile: bytes, old_seed: bytes, new_seed: bytes, known: Entry
+        self,
+        name: str,
+        profile: bytes,
+        old_seed: bytes,
+        new_seed: bytes,
+        known: Entry,
+        recovery: Keys | None = None,
     ) -> Found:
-        """Put a new owner key in the old one's place, signed by both, with a new profile."""
+        """Put a new owner key in the old one's place, signed by both, with a new profile and other
+        recovery keys (None: the same as before)."""
         owners = Keys(1, (sign_public(new_seed),))
-        return await self._change(Kind.ROTATE, name, profile, (old_seed, new_seed), known, owners)
+        seeds = old_seed, new_seed
+        return await self._change(Kind.ROTATE, name, profile, seeds, known, owners, recovery)
 
     async def _change(
         self,
@@ -97,6 +105,7 @@ class Directory(Asking):
         seeds: tuple[bytes, ...],
         known: Entry,
         owners: Keys,
+        recovery: Keys | None = None,
     ) -> Found:
         check_name(name)
         async with self._turn, self._connected() as link:
@@ -104,7 +113,8 @@ class Directory(Asking):
             if isinstance(found, Absent):
                 raise OperationRefused(Refusal.NO_SUCH_NAME)
             old = found.entry
-            if (old.owners, old.profile) == (owners, profile):
+            recovery = old.recovery if recovery is None else recovery
+            if (old.owners, old.recovery, old.profile) == (owners, recovery, profile):
                 return found
             rotates = kind is Kind.ROTATE
             operation = Operation(
@@ -116,7 +126,7 @@ class Directory(Asking):
                 old.digest(),
                 self._state.size + OPERATION_ROUNDS,
                 owners=owners if rotates else Keys(0, ()),
-                recovery=old.recovery if rotates else Keys(0, ()),
+                recovery=recovery if rotates else Keys(0, ()),
                 profile=profile,
             )
             await self._submit(link, operation.signed(seeds))

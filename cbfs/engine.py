@@ -10,7 +10,7 @@ from pathlib import Path
 import trio
 
 from cbfs import book, owed
-from cbfs.account import SYSTEM_RANDOM, Account, load_account, opened_store
+from cbfs.account import SYSTEM_RANDOM, Account, load_account, load_next, opened_store
 from cbfs.configuration import Configuration
 from cbfs.contact import Contact
 from cbfs.context import Context, Problems
@@ -36,7 +36,7 @@ from cbfs.reminders import Reminders
 from cbfs.sender import Sender
 from cbfs.sessions import Sessions
 from cbfs.store import Store, Table, Writer
-from cbfs.watch import Pace, Watch
+from cbfs.watch import Watch
 from cbfs.writing import Settled, make_message
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import PARTICIPANTS_MAX, SUBJECT_MAX
@@ -56,7 +56,6 @@ class Engine:
         network: Network,
         directory: Directory,
         own: OwnName,
-        pace: Pace,
         nursery: trio.Nursery,
     ) -> None:
         self._context = context
@@ -69,7 +68,7 @@ class Engine:
         self._sender = Sender(
             context, lambda: own.bundle, self._message_changed, self._reminders.add, nursery
         )
-        self._watch = Watch(context, directory, own, self._directory_back, pace)
+        self._watch = Watch(context, directory, own, self._directory_back)
         self._receiver = Receiver(
             context,
             self._watch,
@@ -80,6 +79,11 @@ class Engine:
             again=self._sender.queued,
         )
         self._home = Home(context, self._receiver, self._status_changed)
+        now = context.clock() // 1_000
+        for former in context.account.former:
+            if former.until > now:
+                home = Home(context, self._receiver, self._status_changed, former)
+                nursery.start_soon(home.run)
         context.problems.changed = self._status_changed
         context.peers.changed = self._contact_changed
         for task in (
@@ -345,9 +349,7 @@ def make_directory(store: Store, account: Account, dialer: Dialer) -> Directory:
 
 
 @asynccontextmanager
-async def running(
-    account_directory: Path, options: NetworkOptions, pace: Pace | None = None
-) -> AsyncIterator[Engine]:
+async def running(account_directory: Path, options: NetworkOptions) -> AsyncIterator[Engine]:
     """Open the account and keep it going until the block ends. Raises CbfsError."""
     problems = Problems(lambda: None)
     with opened_store(account_directory, SYSTEM_RANDOM) as store:
@@ -358,6 +360,11 @@ async def running(
             raise CbfsError(
                 f"the account in {account_directory} is not finished",
                 "run the same cbfs init again",
+            )
+        if load_next(store) is not None:
+            raise CbfsError(
+                f"a change of {account.name}'s keys or server is not finished",
+                "run the same cbfs name command again",
             )
         if notice_copy(store, account_directory):
             problems.set(
@@ -373,7 +380,7 @@ async def running(
                 directory = make_directory(store, account, network.dialer)
                 context = make_context(store, account, directory, network.dialer, problems)
                 own = OwnName(store, directory, account.name, problems.tell)
-                yield Engine(context, network, directory, own, pace or Pace(), nursery)
+                yield Engine(context, network, directory, own, nursery)
                 nursery.cancel_scope.cancel()
             committer.cancel_scope.cancel()
 
@@ -389,7 +396,7 @@ def make_context(
         parse_policy(account.policy),
         store,
         Configuration(store),
-        Sessions(store, account.party, SYSTEM_RANDOM),
+        Sessions(store, account.party, SYSTEM_RANDOM, account.former_parties),
         Peers(store, directory, account.profile.identity(account.name), milliseconds),
         conversations,
         dialer,

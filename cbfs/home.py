@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import trio
 
+from cbfs.account import Former
 from cbfs.context import Backoff, Context
 from cbfs.link import Link, open_link, request
 from cbfs.receiver import Receiver
@@ -46,8 +47,17 @@ class Connection:
 class Home:
     """Keeps the connection, takes what is pushed, keeps up the prekeys."""
 
-    def __init__(self, context: Context, receiver: Receiver, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        receiver: Receiver,
+        changed: Callable[[], None],
+        former: Former | None = None,
+    ) -> None:
+        """``former``: an earlier mailbox, that others may still write to; it gives no more
+        prekeys away than it has."""
         self._context = context
+        self._former = former
         self._receiver = receiver
         self._changed = changed
         self._prekeys_used = trio.Event()
@@ -56,7 +66,7 @@ class Home:
     async def run(self) -> None:
         """Connect, and again when it ends, until cancelled."""
         backoff = Backoff(self._context.random)
-        server = self._context.account.server
+        server = (self._former or self._context.account).server
         while True:
             try:
                 await self._session(backoff)
@@ -73,9 +83,10 @@ class Home:
 
     async def _session(self, backoff: Backoff) -> None:
         context = self._context
-        account = context.account
+        account = self._former or context.account
+        purpose = b"home:" + (context.random.token(16) if self._former else b"")
         async with open_link(
-            context.dialer, account.server, account.transport, b"home:", context.random
+            context.dialer, account.server, account.transport, purpose, context.random
         ) as link:
             await request(link, Subscribe())
             backoff.reset()
@@ -91,7 +102,8 @@ class Home:
                     nursery.cancel_scope.cancel()
 
                 nursery.start_soon(until_error, self._receive)
-                nursery.start_soon(until_error, self._keep_prekeys)
+                if self._former is None:
+                    nursery.start_soon(until_error, self._keep_prekeys)
             if errors:
                 raise errors[0]
 

@@ -1,9 +1,10 @@
 """``cbfs init``: keys, account, prekeys, name. Cut off at any point, the same command goes on
 where it stopped, with the same keys."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -24,6 +25,8 @@ from cbfs_common.names_client import Found
 from cbfs_common.names_policy import parse_policy
 from cbfs_common.profile import Address, parse_address
 
+T = TypeVar("T")
+
 POLICY_FILE_MAX = 1 << 16
 
 BOOTSTRAP_TIMEOUT = 300.0
@@ -40,9 +43,10 @@ def make(
     policy_file: Path,
     options: NetworkOptions,
     say: Callable[[str], None],
-) -> None:
-    """Make the account ``name`` in ``directory``. Raises CbfsError, and then a name that is
-    taken or an address that is wrong has left no account behind."""
+) -> str:
+    """Make the account ``name`` in ``directory``; the name as the directory has it. Raises
+    CbfsError, and then a name that is taken or an address that is wrong has left no account
+    behind."""
     name = typed_name(name)
     server = parse_address(server_url)
     policy = _read_policy(policy_file)
@@ -50,11 +54,16 @@ def make(
     try:
         with opened_store(directory, SYSTEM_RANDOM, create=True) as store:
             account = _account(store, directory, name, server, policy)
-            run(_sign_up, store, account, directory, options, say)
+
+            async def steps(dialer: Dialer) -> None:
+                await _steps(store, account, dialer, say)
+
+            run(online, store, directory, options, say, steps)
     except NameTaken:
         if fresh:
             _remove(directory)
         raise
+    return name
 
 
 def _read_policy(path: Path) -> str:
@@ -101,13 +110,15 @@ class _Progress:
             self.say(line)
 
 
-async def _sign_up(
+async def online(
     store: Store,
-    account: Account,
     place: Path,
     options: NetworkOptions,
     say: Callable[[str], None],
-) -> None:
+    steps: Callable[[Dialer], Awaitable[T]],
+) -> T:
+    """Run the store and the way to servers, and all steps, each as often as it takes: done again,
+    each goes on where it was cut off."""
     async with trio.open_nursery() as committer:
         await committer.start(store.run)
         progress = _Progress(say)
@@ -119,24 +130,24 @@ async def _sign_up(
                 if waiting.cancelled_caught:
                     report = network.tor.report()
                     raise CbfsError(report.state, report.hint)
-            await _persist(store, account, network, say)
+            done = await _persist(network, say, steps)
         committer.cancel_scope.cancel()
+    return done
 
 
 async def _persist(
-    store: Store, account: Account, network: Network, say: Callable[[str], None]
-) -> None:
-    """All steps, each as often as it takes: done again, each goes on where it was cut off."""
+    network: Network, say: Callable[[str], None], steps: Callable[[Dialer], Awaitable[T]]
+) -> T:
     backoff = Backoff(SYSTEM_RANDOM)
     for tries_left in reversed(range(TRIES if network.tor else 1)):
         try:
-            await _steps(store, account, network.dialer, say)
-            return
+            return await steps(network.dialer)
         except (DialError, TransportError, DirectoryDown) as error:
             if not tries_left:
                 raise
             say(f"{error}; trying again")
         await trio.sleep(backoff.next())
+    raise RuntimeError("no tries")
 
 
 async def _steps(

@@ -31,6 +31,7 @@ NOTHING = bytes(32)
 class Kind(Enum):
     """What a peer is told."""
 
+    NAME = b"n"  # one's own keys or server have changed: every note has the proof
     LOST = b"l"  # earlier sessions cannot be read any more
     OFFER = b"o"  # sent to it, and nothing was heard of it
     RECEIPT = b"r"  # has arrived
@@ -70,6 +71,12 @@ def owe(writer: Writer, dues: Dues, peer: str, kind: Kind, ref: bytes, due: int)
 
 def _full(reader: Reader, prefix: bytes) -> bool:
     return sum(1 for _key in reader.keys(Table.OWED, prefix)) >= WANTED_MAX
+
+
+def announce(writer: Writer, peers: Iterable[str], due: int) -> None:
+    """Tell these of a new proof of one's own name."""
+    for peer in peers:
+        owe(writer, {}, peer, Kind.NAME, NOTHING, due)
 
 
 def forgive(writer: Writer, peer: str, kind: Kind, ref: bytes) -> bool:

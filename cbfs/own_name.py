@@ -49,6 +49,11 @@ def read_intent(reader: Reader) -> Intent | None:
     return intent
 
 
+def write_intent(writer: Writer, intent: Intent) -> None:
+    """A change of the own name begins."""
+    writer.put(Table.META, b"own next", intent.encode())
+
+
 def write_own(writer: Writer, found: Found) -> None:
     """This is the own entry now, and what shows it. The change that led to it is done."""
     writer.put(Table.META, b"own", found.entry.encode())

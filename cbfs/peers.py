@@ -11,6 +11,7 @@ from dataclasses import replace
 import trio
 
 from cbfs.contact import Contact, How, decode_contact
+from cbfs.deliveries import reseal
 from cbfs.directory import Directory, DirectoryDown
 from cbfs.fingerprint import Fingerprint, fingerprint
 from cbfs.model import NotYet, Refused
@@ -216,7 +217,10 @@ class Peers:
         def change(writer: Writer) -> None:
             for name, record in records:
                 writer.put(Table.PEERS, writer.blind(name), record)
+            for other in others:
+                reseal(writer, other)
 
+        others = [contact.name for contact in contacts if self._has_other_keys(contact)]
         if all(self._known.get(contact.name) == contact for contact in contacts):
             return
         await self._store.commit(change)
@@ -224,6 +228,13 @@ class Peers:
             self._take(contact)
         for contact in contacts:
             self.changed(contact.name)
+
+    def _has_other_keys(self, contact: Contact) -> bool:
+        before = self.get(contact.name)
+        name = contact.name
+        return before is not None and (
+            before.profile.identity(name) != contact.profile.identity(name)
+        )
 
     def _take(self, contact: Contact) -> None:
         before = self.get(contact.name)

@@ -134,6 +134,7 @@ class Receiver:
         """Confirm the names of new senders with the directory, for as long as the mount lives."""
         backoff = Backoff(self._context.random)
         while True:
+            self._strangers = trio.Event()
             try:
                 left = await self._meet_all()
                 self._context.problems.clear("strangers")
@@ -146,7 +147,6 @@ class Receiver:
                 await trio.sleep(backoff.next())
                 continue
             backoff.reset()
-            self._strangers = trio.Event()
             await self._strangers.wait()
 
     async def _meet_all(self) -> bool:

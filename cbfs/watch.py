@@ -8,7 +8,6 @@ was not made here is shouted.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import trio
 
@@ -38,14 +37,6 @@ REFRESH = 86_400.0
 its head on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """Mean seconds: between polls, and until a look-up."""
-
-    poll: float = POLL
-    lookup: float = LOOKUP_DELAY
-
-
 class Watch:
     """One for an account at work. ``back`` is called when the directory answers, or what was in
     doubt is settled."""
@@ -56,13 +47,11 @@ class Watch:
         directory: Directory,
         own: OwnName,
         back: Callable[[], None],
-        pace: Pace,
     ) -> None:
         self._context = context
         self._directory = directory
         self._own = own
         self._back = back
-        self._pace = pace
         self._poll_now = trio.Event()
         self._settling: set[str] = set()
         self._seen: dict[str, bytes] = {}
@@ -110,10 +99,10 @@ class Watch:
                 await self._poll()
                 self._context.problems.clear("feed")
                 backoff.reset()
-                wait = self._soon(self._pace.poll)
+                wait = self._soon(POLL)
             except CbfsError as error:
                 self._context.problems.set("feed", f"the name directory was not followed: {error}")
-                wait = min(backoff.next(), self._soon(self._pace.poll))
+                wait = min(backoff.next(), self._soon(POLL))
             self._settle_doubts(nursery)
             with trio.move_on_after(wait):
                 await self._poll_now.wait()
@@ -211,7 +200,7 @@ class Watch:
     async def _settle(self, name: str) -> None:
         """Wait for a bundle; then ask for the name, over a connection of its own."""
         backoff = Backoff(self._context.random)
-        wait = self._soon(self._pace.lookup)
+        wait = self._soon(LOOKUP_DELAY)
         topic = f"doubt {name}"
         while True:
             await trio.sleep(wait)

@@ -1,0 +1,58 @@
+"""The options of ``cbfs`` that say which account, and how servers are reached."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cbfs.account import default_account
+from cbfs.network import NetworkOptions
+from cbfs.tor_config import TorOptions
+
+
+def add_account(parser: argparse.ArgumentParser) -> None:
+    """``--account``."""
+    parser.add_argument(
+        "--account",
+        type=Path,
+        metavar="DIR",
+        default=default_account(),
+        help="where the account is kept (default: %(default)s)",
+    )
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """``--no-tor``, ``--tor``, ``--bridges``, ``--torrc``."""
+    parser.add_argument(
+        "--no-tor",
+        action="store_true",
+        help="plain TCP, to loopback addresses only: hides nothing from this machine",
+    )
+    parser.add_argument(
+        "--tor",
+        default="",
+        metavar="ADDRESS",
+        help="the control socket or HOST:PORT of the tor to use, or own (default: one that runs,"
+        " else one of our own)",
+    )
+    parser.add_argument("--bridges", type=Path, metavar="FILE", help="bridge lines for an own tor")
+    parser.add_argument("--torrc", type=Path, metavar="FILE", help="torrc lines for an own tor")
+
+
+def network_options(options: argparse.Namespace) -> NetworkOptions:
+    """What they say; warns when nothing is hidden."""
+    if options.no_tor:
+        print("cbfs: without Tor: only addresses of this machine are reached", file=sys.stderr)
+    return NetworkOptions(
+        no_tor=options.no_tor,
+        tor=TorOptions(options.tor, absolute(options.bridges), absolute(options.torrc)),
+    )
+
+
+def say(text: str) -> None:
+    """Progress, to stderr."""
+    print(f"cbfs: {text}", file=sys.stderr)
+
+
+def absolute(path: Path | None) -> Path | None:
+    """From the working directory of now."""
+    return path and path.absolute()

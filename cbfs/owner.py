@@ -1,0 +1,257 @@
+"""What the owner of a name does with it: ``cbfs name``, on an account that is not mounted.
+
+New keys and a new server are prepared first, stored as ``account next``, and made known there; then
+the directory is told; then one transaction makes them the account. Cut off at any point, the same
+command goes on with the same keys. The old mailbox is looked into for some time afterwards.
+"""
+
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from cbfs import owed
+from cbfs.account import (
+    SYSTEM_RANDOM,
+    Account,
+    load_account,
+    load_next,
+    opened_store,
+    put_account,
+    put_next,
+)
+from cbfs.contact import decode_contact
+from cbfs.context import Problems
+from cbfs.dial import Dialer
+from cbfs.directory import Directory
+from cbfs.engine import make_context, make_directory, milliseconds
+from cbfs.home import sign_up, top_up
+from cbfs.init import online
+from cbfs.link import open_link
+from cbfs.network import NetworkOptions, run
+from cbfs.own_name import Intent, read_own, write_intent, write_own
+from cbfs.store import Store, Table, Writer
+from cbfs.texts import moment
+from cbfs_common.errors import CbfsError
+from cbfs_common.names_client import Absent, Found
+from cbfs_common.names_entry import NO_KEYS, Entry, Keys
+from cbfs_common.primitives import KEY_SIZE, sign_public
+from cbfs_common.profile import Address
+
+Say = Callable[[str], None]
+T = TypeVar("T")
+
+SEED_HEAD = "cbfs recovery key: keep it apart from the account, and secret"
+
+
+class Owner:
+    """An account directory with its name, and the way to servers."""
+
+    def __init__(self, place: Path, options: NetworkOptions, say: Say) -> None:
+        self._place = place
+        self._options = options
+        self._say = say
+
+    def show(self) -> str:
+        """What the directory has for the name, in words."""
+
+        async def steps(at: _At) -> str:
+            found = await at.directory.lookup(at.account.name, at.own)
+            if isinstance(found, Absent):
+                return f"{at.account.name}: nobody has this name\n"
+            return entry_text(found.entry, at.own)
+
+        return self._run(steps)
+
+    def rotate(self, recovery: Path | None) -> None:
+        """New keys for everything: owner key, message keys, mailbox. ``recovery``: a new file,
+        for the seed of a recovery key (None: as before)."""
+
+        def prepare(account: Account) -> Account:
+            now = milliseconds() // 1_000
+            keys = (SYSTEM_RANDOM.token(KEY_SIZE) for _ in range(4))
+            transport, signing, auth, owner = keys
+            return replace(
+                account,
+                transport=transport,
+                signing=signing,
+                auth=auth,
+                owner=owner,
+                former=account.moved(now),
+            )
+
+        async def steps(at: _At) -> None:
+            heirs = at.own.recovery
+            if recovery is not None:
+                heirs = Keys(1, (sign_public(write_seed(recovery)),))
+            fresh = await at.prepare(prepare, rotates=True)
+            self._say("telling the name directory")
+            found = await at.directory.rotate(
+                fresh.name, fresh.profile.encode(), at.account.owner, fresh.owner, at.own, heirs
+            )
+            await at.finish(fresh, found)
+
+        self._run(steps)
+
+    def move(self, server: Address) -> None:
+        """Another home server; the keys stay, but for that of the mailbox."""
+
+        def prepare(account: Account) -> Account:
+            now = milliseconds() // 1_000
+            return replace(
+                account,
+                transport=SYSTEM_RANDOM.token(KEY_SIZE),
+                server=server,
+                former=account.moved(now),
+            )
+
+        async def steps(at: _At) -> None:
+            if at.account.server == server:
+                raise CbfsError("this is the home server already", "name another with --server")
+            fresh = await at.prepare(prepare, rotates=False)
+            if fresh.server != server:
+                raise CbfsError(
+                    f"a move to {fresh.server.url()} is not finished", "finish that one first"
+                )
+            self._say("telling the name directory")
+            found = await at.directory.update(
+                fresh.name, fresh.profile.encode(), at.account.owner, at.own
+            )
+            await at.finish(fresh, found)
+
+        self._run(steps)
+
+    def _run(self, steps: "Callable[[_At], Awaitable[T]]") -> T:
+        with opened_store(self._place, SYSTEM_RANDOM) as store:
+            account = load_account(store)
+            with store.read() as reader:
+                own = read_own(reader)
+            if account is None or own is None:
+                raise CbfsError(
+                    f"the account in {self._place} is not finished", "run the same cbfs init again"
+                )
+
+            async def at(dialer: Dialer) -> T:
+                directory = make_directory(store, account, dialer)
+                return await steps(_At(store, account, own, directory, dialer, self._say))
+
+            return run(online, store, self._place, self._options, self._say, at)
+
+
+class _At:
+    """The account, online."""
+
+    def __init__(
+        self,
+        store: Store,
+        account: Account,
+        own: Entry,
+        directory: Directory,
+        dialer: Dialer,
+        say: Say,
+    ) -> None:
+        self.store = store
+        self.account = account
+        self.own = own
+        self.directory = directory
+        self.dialer = dialer
+        self.say = say
+
+    async def prepare(self, make: Callable[[Account], Account], *, rotates: bool) -> Account:
+        """The account that is to be, with a mailbox and prekeys. What was begun goes on."""
+        fresh = load_next(self.store)
+        if fresh is None:
+            made = make(self.account)
+            owners = Keys(1, (sign_public(made.owner),)) if rotates else self.own.owners
+            intent = Intent(owners, made.profile.encode())
+
+            def change(writer: Writer) -> None:
+                put_next(writer, made)
+                write_intent(writer, intent)
+
+            await self.store.commit(change)
+            fresh = made
+        elif (fresh.owner != self.account.owner) is not rotates:
+            raise CbfsError("another change is not finished", "finish that one first")
+        server = fresh.server
+        self.say(f"making a mailbox at {server.host}:{server.port}")
+        problems = Problems(lambda: None)
+        context = make_context(self.store, fresh, self.directory, self.dialer, problems)
+        async with open_link(self.dialer, server, fresh.transport, b"home:", SYSTEM_RANDOM) as link:
+            await sign_up(link)
+            self.say("making prekeys")
+            await top_up(link, context)
+        return fresh
+
+    async def finish(self, fresh: Account, found: Found) -> None:
+        """A crash before leaves the old account and what it is to be; after, the new account,
+        which tells its contacts when it is mounted."""
+        now = milliseconds()
+
+        def change(writer: Writer) -> None:
+            put_account(writer, fresh)
+            write_own(writer, found)
+            contacts = [decode_contact(data) for _key, data in writer.items(Table.PEERS)]
+            owed.announce(writer, [contact.name for contact in contacts], now)
+
+        await self.store.commit(change)
+
+
+def entry_text(entry: Entry, own: Entry | None) -> str:
+    """An entry for its owner to read."""
+
+    def keys(what: Keys) -> str:
+        listed = ", ".join(key.hex() for key in what.keys)
+        return f"{what.threshold} of {listed}" if what != NO_KEYS else "none"
+
+    lines = {
+        "name": entry.name,
+        "status": entry.status.name.lower(),
+        "owner": f"number {entry.incarnation}",
+        "version": f"{entry.version}, of round {entry.round}",
+        "expires": f"{moment(entry.expires * 1_000):%Y-%m-%d}",
+        "owner keys": keys(entry.owners),
+        "recovery keys": keys(entry.recovery),
+        "made here": "yes" if own is not None and entry.digest() == own.digest() else "NO",
+    }
+    return "".join(f"{name + ':':<15} {value}\n" for name, value in lines.items())
+
+
+def write_seed(path: Path) -> bytes:
+    """A new seed (32) in a new file (0600), on the disk on return; the one that is there when the
+    command was cut off. Raises CbfsError."""
+    if path.exists():
+        return read_seed(path)
+    seed = SYSTEM_RANDOM.token(KEY_SIZE)
+    write_secret(path, f"{SEED_HEAD}\n{seed.hex()}\n")
+    return seed
+
+
+def read_seed(path: Path) -> bytes:
+    """The seed in a file that ``write_seed`` made. Raises CbfsError."""
+    try:
+        head, _, text = path.read_text(encoding="ascii").partition("\n")
+        seed = bytes.fromhex(text.strip())
+    except (OSError, ValueError) as error:
+        raise CbfsError(f"cannot read a recovery key from {path}", "is it the right file?") from (
+            error
+        )
+    if head != SEED_HEAD or len(seed) != KEY_SIZE:
+        raise CbfsError(f"{path} holds no recovery key", "is it the right file?")
+    return seed
+
+
+def write_secret(path: Path, text: str) -> None:
+    """A new file that only its owner can read, on the disk on return. Raises CbfsError."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise CbfsError(
+            f"cannot write {path}: {(error.strerror or '').lower()}",
+            "name a new file",
+        ) from error
