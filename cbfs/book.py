@@ -355,16 +355,21 @@ def read_content(reader: Reader, content: Content, offset: int, size: int) -> by
     if offset >= end:
         return b""
     first, last = offset // content.chunk, (end - 1) // content.chunk
-    parts = [
-        reader.get(Table.CONTENT, u64(content.id) + u32(i)) or b"" for i in range(first, last + 1)
-    ]
+    parts = [_chunk(reader, content, index) for index in range(first, last + 1)]
     data = parts[0] if len(parts) == 1 else b"".join(parts)
     start = offset - first * content.chunk
     return data[start : start + end - offset]
 
 
+def _chunk(reader: Reader, content: Content, index: int) -> bytes:
+    """One record; what was never written of it is zeros."""
+    data = reader.get(Table.CONTENT, u64(content.id) + u32(index)) or b""
+    size = min(content.chunk, content.size - index * content.chunk)
+    return data[:size] if len(data) >= size else data + bytes(size - len(data))
+
+
 def content_chunks(store: Store, content: Content) -> Iterator[bytes]:
     """All of it, a record at a time."""
     with store.read() as reader:
-        for _key, chunk in reader.items(Table.CONTENT, prefix=u64(content.id)):
-            yield chunk
+        for index in range(-(-content.size // content.chunk)):
+            yield _chunk(reader, content, index)

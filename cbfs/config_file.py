@@ -94,7 +94,7 @@ class ConfigFile:
         if CONFIG in self._root.entries:
             return
         file = File(self._new_inode(), 0o600, time.time_ns(), None)
-        file.data = bytearray(commented(self._backend.configuration.current))
+        file.fill(commented(self._backend.configuration.current))
         self._seen = file.inode, file.version
         self._root.add(CONFIG, file)
         self._tell(None)

@@ -3,6 +3,9 @@
 Whatever programs save under outbox/, tmp/ and ui_info/ is a record in ``Table.NODES`` and its
 content in ``Table.CONTENT``. Names are on the disk when mkdir, rename and unlink return; content
 is when a close or fsync returns. A crash before that leaves the file as it was last stored.
+
+A file is never in memory whole: what has changed since it was stored is kept in blocks
+(``cbfs.blocks``), and beyond MEMORY_MAX spilled to the store, sealed as all is there.
 """
 
 import errno
@@ -11,6 +14,7 @@ import time
 from collections.abc import Callable
 
 from cbfs.areas import RULES, Area, TreeError
+from cbfs.blocks import BLOCK, Layer, count_blocks
 from cbfs.book import read_content, u32, u64
 from cbfs.model import Backend, Content
 from cbfs.nodes import (
@@ -20,15 +24,23 @@ from cbfs.nodes import (
     MessageFile,
     Node,
     Text,
-    blocks,
     encode_record,
     record_maker,
     settle,
 )
-from cbfs.store import Table, Writer
+from cbfs.store import Reader, Table, Writer
 
 ROOT_FILE_MAX = 1 << 20
 """Bytes of a file in the root: config.toml, or an editor's swap file for it."""
+
+MEMORY_MAX = 4 << 20
+"""Changed bytes of one file that are in memory; beyond that they are spilled to the store."""
+
+COPIED_AT_ONCE = 16
+"""Blocks in one transaction."""
+
+_SCRATCH = b"scratch "
+"""META records: contents that nothing refers to yet."""
 
 
 class Contents:
@@ -39,27 +51,29 @@ class Contents:
         self.changed = changed
 
     def read(self, node: Node, offset: int, size: int) -> bytes:
-        """Raises TreeError(EISDIR) for what has no bytes."""
+        """Raises TreeError(EISDIR) for what has no bytes, and TreeError(ESTALE) for a message
+        that was removed: it is erased at once, whoever has it open."""
         if isinstance(node, Text):
             return node.render()[offset : offset + size]
-        if isinstance(node, File) and node.data is not None:
-            return bytes(node.data[offset : offset + size])
+        if isinstance(node, MessageFile) and node.removed:
+            raise TreeError(errno.ESTALE)
         content = _content(node)
-        if content is None:
-            return b""
         with self.backend.store.read() as reader:
-            return read_content(reader, content, offset, size)
+            if isinstance(node, File) and (node.draft or node.storing):
+                return _read_layers(reader, node, offset, size)
+            return b"" if content is None else read_content(reader, content, offset, size)
 
     async def write(self, file: File, offset: int, data: bytes) -> int:
-        """Raises TreeError(EFBIG) beyond the limit for one message."""
+        """Raises TreeError(EFBIG) beyond the limit for one message, TreeError(ENOSPC) when the
+        disk is full."""
         if offset + len(data) > self._limit(file):
             raise TreeError(errno.EFBIG)
         await settle(file)
-        whole = self._whole(file)
-        if offset > len(whole):
-            whole.extend(bytes(offset - len(whole)))
-        whole[offset : offset + len(data)] = data
+        layer = _layer(file)
+        layer.write(offset, data, lambda index: self._beneath(file, index))
         self._touched(file)
+        if layer.held > MEMORY_MAX:
+            await self._spill(file)
         return len(data)
 
     async def truncate(self, file: File, size: int) -> None:
@@ -67,11 +81,7 @@ class Contents:
         if size > self._limit(file):
             raise TreeError(errno.EFBIG)
         await settle(file)
-        whole = self._whole(file)
-        if size < len(whole):
-            del whole[size:]
-        else:
-            whole.extend(bytes(size - len(whole)))
+        _layer(file).truncate(size, lambda index: self._beneath(file, index))
         self._touched(file)
 
     async def describe(self, node: Node, mode: int | None, mtime_ns: int | None) -> None:
@@ -95,36 +105,37 @@ class Contents:
             await self._save([node])
 
     async def save(self, file: File) -> None:
-        """Put the content and the record of a file on the disk, when they are not there."""
+        """Put the content and the record of a file on the disk, when they are not there. A crash
+        before the last commit of it leaves the version before, one after it this one."""
         async with file.lock:
             version = file.version
             if file.stored == version or not file.names or _is_decision(file):
                 return
-            data, old = bytes(file.data or b""), None if file.lent else file.content
-            record = record_maker(file)
-
-            def change(writer: Writer) -> Content:
-                content = Content(writer.next_number(b"content"), len(data), 65_536)
-                for index, block in enumerate(blocks(data)):
-                    writer.put(Table.CONTENT, u64(content.id) + u32(index), block)
-                if old is not None:
-                    writer.delete_prefix(Table.CONTENT, u64(old.id))
-                writer.put(Table.NODES, u64(file.inode), record(content))
-                return content
-
-            file.content = await self.backend.store.commit(change)
+            layer = _layer(file)
+            file.draft, file.storing = None, layer
+            try:
+                content = await self._store(file, layer)
+            except BaseException:
+                if file.draft is None:
+                    file.draft = layer
+                else:
+                    file.draft.take_back(layer)
+                file.storing = None
+                raise
+            file.content, file.storing = content, None
             file.lent = False
             file.stored = version
-            if file.version == version and not file.writers:
-                file.data = None
             if not file.names:  # removed meanwhile
                 await self._save([file])
 
-    def closed(self, file: File) -> None:
-        """The last writer is gone: what is on the disk needs no copy in memory."""
-        if file.stored == file.version and file.names and not file.writers:
-            file.data = None
+    def closed(self, _file: File) -> None:
+        """The last writer is gone."""
         self.changed()
+
+    async def released(self, file: File) -> None:
+        """The last handle is gone: a file without a name goes with it."""
+        if not file.names:
+            await self._save([file])
 
     # within
 
@@ -135,11 +146,83 @@ class Contents:
             return ROOT_FILE_MAX
         return self.backend.configuration.current.file_size_max
 
-    def _whole(self, file: File) -> bytearray:
-        if file.data is None:
-            size = file.content.size if file.content else 0
-            file.data = bytearray(self.read(file, 0, size))
-        return file.data
+    def _beneath(self, file: File, index: int) -> bytes:
+        with self.backend.store.read() as reader:
+            return _read_block(reader, file, index, memory=False)
+
+    async def _spill(self, file: File) -> None:
+        """Put what has changed into the store, where nothing refers to it until it is saved."""
+        async with file.lock:
+            layer = file.draft
+            if layer is not None and layer.held > MEMORY_MAX:
+                await self._put(
+                    layer, {i: bytes(block) for i, block in layer.memory.items()}, changed=True
+                )
+
+    async def _put(self, layer: Layer, blocks: dict[int, bytes], *, changed: bool) -> None:
+        """Spill these blocks, which are in memory when they are ``changed`` ones. What is written
+        meanwhile stays there."""
+        layer.touched.clear()
+
+        def change(writer: Writer) -> int:
+            spill = layer.spill or writer.next_number(b"content")
+            if not layer.spill:
+                writer.put(Table.META, _SCRATCH + u64(spill), b"")
+            for index, block in blocks.items():
+                writer.put(Table.CONTENT, u64(spill) + u32(index), block)
+            return spill
+
+        layer.spill = await self.backend.store.commit(change)
+        layer.written.update(blocks)
+        for index in blocks.keys() - layer.touched:
+            if not changed or index in layer.memory:  # else it was cut off meanwhile
+                layer.spilled.add(index)
+                layer.memory.pop(index, None)
+
+    async def _store(self, file: File, layer: Layer) -> Content:
+        """Few changes go over the stored content, in one transaction; many, and those of what
+        belongs to a message, make a new one of what is spilled and the rest of the old."""
+        old = None if file.lent else file.content
+        over = old if not layer.spill else None
+        if over is None and file.content is not None:
+            await self._copy(file, layer)
+        record = record_maker(file)
+
+        def change(writer: Writer) -> Content:
+            number = over.id if over else layer.spill or writer.next_number(b"content")
+            key = u64(number)
+            if over:
+                first = key + u32(count_blocks(layer.cut))
+                stale = list(writer.keys(Table.CONTENT, key, first))
+            else:
+                stale = [key + u32(index) for index in layer.written - layer.spilled]
+                writer.delete(Table.META, _SCRATCH + key)
+            for each in stale:
+                writer.delete(Table.CONTENT, each)
+            for index, block in layer.memory.items():
+                writer.put(Table.CONTENT, key + u32(index), bytes(block))
+            if old is not None and over is None:
+                writer.delete_prefix(Table.CONTENT, u64(old.id))
+            content = Content(number, layer.size, BLOCK)
+            writer.put(Table.NODES, u64(file.inode), record(content))
+            return content
+
+        return await self.backend.store.commit(change)
+
+    async def _copy(self, file: File, layer: Layer) -> None:
+        """Spill what has not changed, a few blocks at a time."""
+        same = [
+            index
+            for index in range(count_blocks(layer.cut))
+            if index not in layer.memory and index not in layer.spilled
+        ]
+        for start in range(0, len(same), COPIED_AT_ONCE):
+            with self.backend.store.read() as reader:
+                some = {
+                    index: _stored_block(reader, file, index, layer.beneath_block(index))
+                    for index in same[start : start + COPIED_AT_ONCE]
+                }
+            await self._put(layer, some, changed=False)
 
     def _touched(self, file: File) -> None:
         file.version += 1
@@ -149,22 +232,26 @@ class Contents:
 
     async def _save(self, nodes: list[Node]) -> None:
         """Store the records as they are now; one without a name goes, with its content."""
-        records = []
+        records: list[tuple[int, bytes, tuple[int, ...]]] = []
         for node in nodes:
-            content = node.content if isinstance(node, File) and not node.lent else None
             if isinstance(node, File) and node.is_sent:
                 continue
+            if isinstance(node, File) and (node.names or node.handles):
+                # those who have it open go on; without a name it is gone after a crash
+                records.append((node.inode, encode_record(node), ()))
+                continue
             record = encode_record(node) if node.names else b""
-            records.append((node.inode, record, content))
+            records.append((node.inode, record, _contents(node)))
 
         def change(writer: Writer) -> None:
-            for inode, record, content in records:
+            for inode, record, contents in records:
                 if record:
                     writer.put(Table.NODES, u64(inode), record)
                     continue
                 writer.delete(Table.NODES, u64(inode))
-                if content is not None:
-                    writer.delete_prefix(Table.CONTENT, u64(content.id))
+                for content in contents:
+                    writer.delete_prefix(Table.CONTENT, u64(content))
+                    writer.delete(Table.META, _SCRATCH + u64(content))
 
         await self.backend.store.commit(change)
 
@@ -180,3 +267,55 @@ def _content(node: Node) -> Content | None:
     if isinstance(node, MessageFile):
         return node.content
     raise TreeError(errno.EISDIR)
+
+
+def drop_scratch(writer: Writer) -> None:
+    """What was spilled and never saved, by a mount that ended before."""
+    for key in list(writer.keys(Table.META, _SCRATCH)):
+        writer.delete_prefix(Table.CONTENT, key.removeprefix(_SCRATCH))
+        writer.delete(Table.META, key)
+
+
+def _contents(node: Node) -> tuple[int, ...]:
+    """Ids of what is in the store of a file and of no message."""
+    if not isinstance(node, File):
+        return ()
+    own = [node.content.id] if node.content and not node.lent else []
+    return (*own, *(layer.spill for layer in (node.draft, node.storing) if layer and layer.spill))
+
+
+def _layer(file: File) -> Layer:
+    if file.draft is None:
+        file.draft = Layer(file.size, file.size)
+    return file.draft
+
+
+def _read_layers(reader: Reader, file: File, offset: int, size: int) -> bytes:
+    end = min(offset + size, file.size)
+    parts = []
+    for index in range(offset // BLOCK, count_blocks(end)):
+        block = _read_block(reader, file, index, memory=True)
+        wanted = min(BLOCK, end - index * BLOCK)
+        parts.append(block[:wanted] + bytes(max(0, wanted - len(block))))
+    start = offset % BLOCK
+    return b"".join(parts)[start : start + end - offset] if offset < end else b""
+
+
+def _read_block(reader: Reader, file: File, index: int, *, memory: bool) -> bytes:
+    """A block as it is now, without zeros at its end that nobody wrote; with ``memory`` False
+    as it is beneath what the draft has in memory."""
+    most = BLOCK
+    for layer in (file.draft, file.storing):
+        if layer is None:
+            continue
+        if index in layer.memory and (memory or layer is not file.draft):
+            return bytes(layer.memory[index][:most])
+        if index in layer.spilled:
+            data = reader.get(Table.CONTENT, u64(layer.spill) + u32(index)) or b""
+            return data[:most]
+        most = min(most, layer.beneath_block(index))
+    return _stored_block(reader, file, index, most)
+
+
+def _stored_block(reader: Reader, file: File, index: int, most: int) -> bytes:
+    return b"" if file.content is None else read_content(reader, file.content, index * BLOCK, most)

@@ -95,6 +95,7 @@ class Folder:
         message = self._backend.message(node.conversation, node.serial)
         if message is None:
             raise TreeError(errno.ENOENT)
+        node.removed = True
         await self._backend.delete(message)
 
     def modified(self) -> int:

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 import trio
 
 from cbfs.areas import Area
+from cbfs.blocks import Layer
 from cbfs.model import Content, Message
 from cbfs.outbox import Process
 from cbfs.packing import pack, unpack
-
-BLOCK = 65_536
-"""Bytes of a content record that the mount writes."""
-
 
 FIRST_MESSAGE = 1 << 40
 """A message's inode is this and its serial."""
@@ -100,7 +97,7 @@ class MessageFile(Node):
     """A message in a conversation. There may be very many: only what handlers need is kept, the
     rest is in the store under ``conversation`` and ``serial``."""
 
-    __slots__ = ("content", "conversation", "name", "serial")
+    __slots__ = ("content", "conversation", "name", "removed", "serial")
 
     def __init__(self, message: Message) -> None:
         self.inode = FIRST_MESSAGE + message.serial
@@ -112,6 +109,7 @@ class MessageFile(Node):
         self.serial = message.serial
         self.name = message.name
         self.content = message.content
+        self.removed = False
 
     @property
     def size(self) -> int:
@@ -145,15 +143,16 @@ class Sending:
 
 
 class File(Node):
-    """A file that programs write. ``content`` is what the store has; ``data`` is the whole while
-    it is being changed. ``version`` counts changes: what was ``stored``, ``sent`` or ``given_up``
-    is a version. ``changed`` is on the monotonic clock, in seconds."""
+    """A file that programs write. ``content`` is what the store has, ``storing`` what is just being
+    stored over it, ``draft`` what has changed since (see ``cbfs.contents``). ``version`` counts
+    changes: what was ``stored``, ``sent`` or ``given_up`` is a version. ``changed`` is on the
+    monotonic clock, in seconds."""
 
     __slots__ = (
         "author",
         "changed",
         "content",
-        "data",
+        "draft",
         "error",
         "given_up",
         "handles",
@@ -162,6 +161,7 @@ class File(Node):
         "sending",
         "sent",
         "stored",
+        "storing",
         "version",
         "writers",
     )
@@ -169,7 +169,8 @@ class File(Node):
     def __init__(self, inode: int, mode: int, mtime_ns: int, content: Content | None) -> None:
         super().__init__(inode, stat.S_IFREG | (mode & 0o777), mtime_ns)
         self.content = content
-        self.data: bytearray | None = None
+        self.draft: Layer | None = None
+        self.storing: Layer | None = None
         self.version = 0
         self.stored = 0 if content else -1
         self.sent = -1
@@ -191,9 +192,15 @@ class File(Node):
     @property
     def size(self) -> int:
         """In bytes."""
-        if self.data is not None:
-            return len(self.data)
+        layer = self.draft or self.storing
+        if layer is not None:
+            return layer.size
         return self.content.size if self.content else 0
+
+    def fill(self, data: bytes) -> None:
+        """What the daemon writes into a fresh one."""
+        self.draft = Layer(0, 0)
+        self.draft.write(0, data, lambda _index: b"")
 
 
 def encode_record(node: Node, moved: tuple[int, int] = (0, 0)) -> bytes:
@@ -237,12 +244,6 @@ def decode_record(inode: int, data: bytes) -> tuple[Node, list[tuple[int, str]]]
         node = Directory(inode, Area.KEPT, mtime_ns)
         node.recorded = True
     return node, [(key, name) for key, name in names]
-
-
-def blocks(data: bytes) -> Iterator[bytes]:
-    """The content records of a file."""
-    for start in range(0, len(data), BLOCK):
-        yield data[start : start + BLOCK]
 
 
 async def settle(*nodes: Node | None) -> None:

@@ -319,6 +319,8 @@ class Operations(pyfuse3.Operations):
             node.writers -= 1
             if not node.writers:
                 await self._tree.close(node)
+        if not node.handles:
+            await self._tree.released(node)
 
     # the rest
 

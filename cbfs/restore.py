@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from cbfs.areas import Area
 from cbfs.book import u64
+from cbfs.contents import drop_scratch
 from cbfs.nodes import Directory, File, Node, decode_record, set_area
 from cbfs.store import Table, Writer
 from cbfs.tree import OUTBOX, ROOT, UI_INFO, Tree
@@ -35,6 +36,7 @@ def restore(tree: Tree) -> Callable[[Writer], None]:
     left |= {inode: entry for inode, entry in nodes.items() if not entry[0].names}
 
     def forget(writer: Writer) -> None:
+        drop_scratch(writer)
         for inode, (node, _names) in left.items():
             writer.delete(Table.NODES, u64(inode))
             if isinstance(node, File) and node.content:

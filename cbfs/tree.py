@@ -238,8 +238,7 @@ class Tree(Contents):
             node.changed = time.monotonic()
             node.given_up = -1
             if node.is_sent and target.area is not Area.DRAFTS:
-                self._whole(node)  # what is kept elsewhere is a copy of the message
-                node.version += 1
+                node.version += 1  # what is kept elsewhere is a copy of the message
             await self.save(node)
         await self._save([node] if old is None else [node, old])
         await self.config.settle()
@@ -304,8 +303,6 @@ class Tree(Contents):
     def _leave(self, directory: Directory, name: str) -> None:
         node = directory.remove(name)
         directory.mtime_ns = node.changed_ns = time.time_ns()
-        if isinstance(node, File) and not node.names and node.handles:
-            self._whole(node)  # those who have it open go on reading
 
 
 def _last_inode(store: Store) -> int:

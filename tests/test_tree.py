@@ -10,12 +10,11 @@ from typing import NoReturn
 
 import pytest
 import trio
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cbfs.areas import TreeError
+from cbfs.blocks import BLOCK
 from cbfs.courier import Courier
-from cbfs.nodes import BLOCK, Directory, File, Link, MessageFile, Node, Text
+from cbfs.nodes import Directory, File, Link, MessageFile, Node, Text
 from cbfs.outbox import Process
 from cbfs.restore import restore
 from cbfs.tree import Tree
@@ -59,6 +58,8 @@ class Mount:
         file.writers -= 1
         file.handles -= 1
         self.tree.closed(file)
+        if not file.handles:
+            await self.tree.released(file)
 
     def read(self, node: Node) -> bytes:
         return self.tree.read(node, 0, node.size)
@@ -372,48 +373,6 @@ def test_an_unlinked_file_is_read_by_those_who_have_it_open(tmp_path: Path) -> N
         assert mount.read(file) == b"hello"
 
     run(tmp_path, body)
-
-
-steps = st.one_of(
-    st.tuples(st.just("write"), st.integers(0, 3 * BLOCK), st.binary(min_size=1, max_size=99)),
-    st.tuples(st.just("truncate"), st.integers(0, 3 * BLOCK), st.just(b"")),
-    st.tuples(st.just("save"), st.just(0), st.just(b"")),
-    st.tuples(st.just("close"), st.just(0), st.just(b"")),
-)
-
-
-@settings(max_examples=15, deadline=None)
-@given(script=st.lists(steps, max_size=12))
-def test_a_file_holds_what_was_written(
-    tmp_path_factory: pytest.TempPathFactory, script: list[tuple[str, int, bytes]]
-) -> None:
-    model = bytearray()
-
-    async def write(mount: Mount) -> None:
-        tree = mount.tree
-        file = tree.create(tree.ui_info, "f", 0o600, None)
-        for step, number, data in script:
-            if step == "write":
-                await tree.write(file, number, data)
-                model.extend(bytes(max(0, number - len(model))))
-                model[number : number + len(data)] = data
-            elif step == "truncate":
-                await tree.truncate(file, number)
-                del model[number:]
-                model.extend(bytes(number - len(model)))
-            else:
-                await tree.save(file)
-                if step == "close":
-                    tree.closed(file)
-            assert mount.read(file) == model
-        await tree.save(file)
-
-    async def read(mount: Mount) -> None:
-        assert mount.read(mount.tree.lookup(mount.tree.ui_info, "f")) == model
-
-    place = tmp_path_factory.mktemp("store")
-    run(place, write)
-    run(place, read)
 
 
 def unexpected(*_: object) -> NoReturn:
