@@ -13,11 +13,14 @@ from cbfs.dispatch import Dispatch
 from cbfs.drafts import Drafts
 from cbfs.error_files import ErrorFiles
 from cbfs.model import Backend, Conversation, Message, Refused
-from cbfs.nodes import Directory, files_below
+from cbfs.nodes import Directory, Text, files_below
 from cbfs.outbox import Processes
 from cbfs.showing import Showing
-from cbfs.texts import error_text, status_text
+from cbfs.texts import alarm_text, error_text, status_text
 from cbfs.tree import STATUS, Tree
+
+WARNING = "WARNING"
+"""The file in the root that is there when somebody has changed one's own name."""
 
 
 class Courier:
@@ -35,6 +38,7 @@ class Courier:
         self._held: dict[str, str] = {}
         self._unknown: set[str] = set()
         self._status_ns = time.time_ns()
+        self._warned = False
         self.showing = Showing()
         self.tree = Tree(backend, self._changed)
         self.drafts = Drafts(self.tree, processes, grace)
@@ -49,11 +53,15 @@ class Courier:
             self.message_added,
             self._changed,
         )
+        self._warn()
 
     def status(self) -> bytes:
         """The file ``status``."""
         held = [(path, why) for path, why in sorted(self._held.items())]
         report = self._backend.report()
+        if self._backend.alarm:
+            shouted = f"YOUR NAME IS NOT SAFE: {self._backend.alarm}; see the file {WARNING}"
+            report = replace(report, problems=(shouted, *report.problems))
         if self.tree.config.problem:
             report = replace(report, problems=(*report.problems, self.tree.config.problem))
         return status_text(self._backend.name, report, held).encode()
@@ -110,6 +118,26 @@ class Courier:
         """See ``View``."""
         self._status_ns = time.time_ns()
         self.showing.touch(STATUS)
+        self._warn()
+
+    def _warn(self) -> None:
+        """Show WARNING in the root when somebody has changed one's own name, and only then."""
+        root, alarm = self.tree.root, self._backend.alarm
+        there = root.entries.get(WARNING)
+        if alarm and there is None and not self._warned:
+            self._warned = True
+            node = Text(self.tree.new_inode(), self._warning, time.time_ns())
+            self.showing.show(WARNING, node, lambda: root.add(WARNING, node))
+        elif not alarm and there is not None and self._warned:
+            self._warned = False
+            self.showing.remove(WARNING, self._calm)
+
+    def _calm(self) -> None:
+        if WARNING in self.tree.root.entries:
+            self.tree.root.remove(WARNING)
+
+    def _warning(self) -> bytes:
+        return alarm_text(self._backend.alarm).encode()
 
     @property
     def status_ns(self) -> int:

@@ -147,6 +147,11 @@ class Engine:
         with self.store.read() as reader:
             return book.newest_message(reader, conversation)
 
+    @property
+    def alarm(self) -> str:
+        """See ``Backend``."""
+        return self._own.alarm
+
     def contacts(self) -> tuple[Contact, ...]:
         """See ``Backend``."""
         return self._context.peers.all()
@@ -185,7 +190,6 @@ class Engine:
             (*self._context.problems.lines(), *self._missing(missing)),
             sum(waiting.values()),
             _counted(unreceived),
-            self._own.alarm,
         )
 
     def _missing(self, counts: dict[bytes, int]) -> Iterator[str]:

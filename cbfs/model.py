@@ -93,8 +93,7 @@ class Report:
     """What ``status`` tells, in words: ``connection`` a line; ``network`` how servers are
     reached, first Tor's state; ``queue`` a line for each recipient that something waits for;
     ``problems`` a line each; ``unreceived`` a line for each recipient at whose server there is
-    something that no receipt has come for; ``alarm`` what somebody else has made of one's own
-    name, or empty."""
+    something that no receipt has come for."""
 
     connection: str
     network: tuple[str, ...]
@@ -102,7 +101,6 @@ class Report:
     problems: tuple[str, ...]
     envelopes_waiting: int
     unreceived: tuple[str, ...] = ()
-    alarm: str = ""
 
 
 class Refused(CbfsError):
@@ -150,6 +148,10 @@ class Backend(Protocol):
 
     def newest(self, conversation: bytes) -> Message | None:
         """The last one."""
+
+    @property
+    def alarm(self) -> str:
+        """What somebody else has made of one's own name, or empty."""
 
     def contacts(self) -> tuple[Contact, ...]:
         """All, by name."""

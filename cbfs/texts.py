@@ -88,8 +88,7 @@ def _people(names: Iterable[str]) -> tuple[str, ...]:
 
 def status_text(name: str, report: Report, held: Sequence[tuple[str, str]]) -> str:
     """The file ``status``. ``held``: (path, why) of what stays in the outbox."""
-    lines = [f"WARNING: {report.alarm}", ""] if report.alarm else []
-    lines += [f"{name}: {report.connection}", *report.network, ""]
+    lines = [f"{name}: {report.connection}", *report.network, ""]
     if report.queue:
         lines.append("waiting to be delivered:")
         lines += [f"  {line}" for line in report.queue]
@@ -155,6 +154,17 @@ Neither: do nothing. The old keys stay as they are.
 
 The fingerprint of the new keys:
 {digits}
+"""
+
+
+def alarm_text(what: str) -> str:
+    """WARNING, in the root."""
+    return f"""Your name is not safe: {what}.
+
+You did not do this with this account. Tell your contacts by another way, and let them compare
+fingerprints with you before they write.
+Look at it:                  cbfs name show
+Your keys are in other hands: cbfs name rotate
 """
 
 

@@ -2,7 +2,7 @@
 
 As a program it mounts itself in the foreground: ``python -m tests.fake_backend DIR MOUNTPOINT
 [-o OPTIONS]``. Lines on its standard input are orders: ``arrive SENDER TEXT`` brings a message,
-``reregister`` gives the name of the one contact to somebody else.
+``reregister`` gives the name of the one contact to somebody else, ``alarm TEXT`` warns.
 """
 
 import sys
@@ -97,6 +97,8 @@ class FakeBackend:
     def newest(self, conversation: bytes) -> Message | None:
         with self.store.read() as reader:
             return book.newest_message(reader, conversation)
+
+    alarm: str = ""
 
     def contacts(self) -> tuple[Contact, ...]:
         return (self.bob,)
@@ -221,6 +223,11 @@ async def _obey(backend: FakeBackend) -> None:
     async for data in lines:
         *orders, rest = (rest + data).split(b"\n")
         for order in orders:
+            if order.startswith(b"alarm"):
+                backend.alarm = order.decode()[6:]
+                if backend.view:
+                    backend.view.status_changed()
+                continue
             if order == b"reregister":
                 backend.reregister()
                 continue

@@ -261,7 +261,7 @@ def test_queued_message_does_not_leave_for_a_new_owner(
             await until(lambda: contact(alice, "bob").offered, "alice to know")
             assert alice.report().queue == ("1 message to bob",)
             async with running(town.account("bob"), NO_TOR) as bob:
-                await until(lambda: bob.report().alarm, "bob to be warned")
+                await until(lambda: bob.alarm, "bob to be warned")
                 assert "a secret" not in texts(bob)
 
     in_town(tmp_path, here.server.url, body)
@@ -302,8 +302,8 @@ def test_all_verifiers_together_cannot_replace_a_contact_s_keys(
             assert known.profile == old
             assert "does not follow" in known.warning
         async with running(town.account("bob"), NO_TOR) as bob:
-            await until(lambda: bob.report().alarm, "bob to be warned")
-            assert "does not follow" in bob.report().alarm
+            await until(lambda: bob.alarm, "bob to be warned")
+            assert "does not follow" in bob.alarm
 
     in_town(tmp_path, here.server.url, body)
 
@@ -323,15 +323,15 @@ def test_change_of_one_s_own_name_is_shouted(here: World, tmp_path: Path, how: s
                 town.liar.put(replace(entry, profile=b"mallory's"))
             else:
                 stolen(town, load_running(town, bob))
-            await until(lambda: bob.report().alarm, "the alarm")
-            said = bob.report().alarm
+            await until(lambda: bob.alarm, "the alarm")
+            said = bob.alarm
         async with running(town.account("bob"), NO_TOR) as bob:
-            assert bob.report().alarm == said
+            assert bob.alarm == said
             if how == "with the owner's key":
                 assert "in other hands" in said
                 return
             town.liar.put(entry)
-            await until(lambda: not bob.report().alarm, "the alarm to end")
+            await until(lambda: not bob.alarm, "the alarm to end")
 
     in_town(tmp_path, here.server.url, body)
 
@@ -368,6 +368,6 @@ def test_own_changes_raise_no_alarm(here: World, tmp_path: Path) -> None:
             town.liar.put(changed=("bob",))
             town.asked["bob"].clear()
             await until(lambda: town.asked_for("bob", "bob"), "bob to look again")
-            assert not bob.report().alarm
+            assert not bob.alarm
 
     in_town(tmp_path, here.server.url, body)

@@ -95,6 +95,48 @@ def test_metadata_says_who_and_about_what(here: World) -> None:
     assert path.name.endswith("-alice-soup.txt")
 
 
+def test_contacts_are_verified_and_take_new_keys(here: World) -> None:
+    alice, bob = here.user("alice"), here.user("bob")
+    (alice.mountpoint / "outbox" / "Bob").mkdir()  # however it is typed
+    alice.write("Bob", "hi", "hello\n")
+    folder = bob.wait_message("alice", "hello\n").parent.name
+    wait_for(lambda: (bob.mountpoint / "contacts" / "alice").exists() or None, "the contact")
+    theirs = (bob.mountpoint / "contacts" / "alice" / "fingerprint").read_text()
+    assert (alice.mountpoint / "contacts" / "bob" / "fingerprint").read_text() == theirs
+    digits = re.findall(r"\b[0-9]{5}\b", theirs)
+    done = run("cbfs", "verify", alice.mountpoint, "bob", *reversed(digits))
+    assert (done.returncode, "not the fingerprint" in done.stderr) == (1, True)
+    done = run("cbfs", "verify", alice.mountpoint, "bob", *digits)
+    assert done.returncode == 0, done.stderr
+    verified = alice.mountpoint / "contacts" / "bob" / "verified"
+    assert verified.exists()
+
+    def name(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return run("cbfs", "name", *arguments, "--account", bob.account, "--no-tor")
+
+    done = name("show")
+    assert (done.returncode, "in use" in done.stderr) == (1, True)
+    bob.unmount()
+    done = name("show")
+    assert re.search(r"version: +1, of round", done.stdout), done.stderr
+    recovery = here.place / "recovery"
+    done = name("rotate", "--recovery", str(recovery))
+    assert done.returncode == 0, done.stderr
+    assert recovery.stat().st_mode & 0o777 == 0o600
+    done = name("show")
+    assert re.search(r"version: +2, of round", done.stdout), done.stderr
+    assert "recovery keys:  1 of" in done.stdout
+    away = here.another_server("away2")
+    assert name("update", "--server", away.url).returncode == 0
+    bob.mount()
+    bob.write(folder, "new", "with new keys\n")
+    alice.wait_message("bob", "with new keys\n")
+    alice.write(folder, "re", "to the new keys\n")
+    bob.wait_message("alice", "to the new keys\n")
+    wait_for(lambda: not verified.exists() or None, "the fingerprint to be compared anew")
+    assert away.url in (alice.mountpoint / "contacts" / "bob" / "profile.toml").read_text()
+
+
 def test_a_message_is_taken_back_by_rm(here: World) -> None:
     alice, bob = here.user("alice"), here.user("bob")
     alice.unmount()

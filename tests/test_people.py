@@ -196,3 +196,16 @@ def test_new_owner_shows_and_is_accepted_by_a_copy(mount: Mounted) -> None:
     mount.run("cp contacts/bob/fingerprint contacts/bob/verified")
     wait_gone(bob / "CHANGED")
     assert (bob / "verified").exists()
+
+
+@pytest.mark.mount
+def test_warning_about_one_s_own_name_is_a_file(mount: Mounted) -> None:
+    warning = mount.path / "WARNING"
+    assert not warning.exists()
+    mount.order("alarm somebody has your key")
+    wait_for(lambda: warning.exists() or None, "the warning")
+    assert "somebody has your key" in warning.read_text()
+    assert "YOUR NAME IS NOT SAFE" in (mount.path / "status").read_text()
+    mount.order("alarm ")
+    wait_gone(warning)
+    assert "YOUR NAME" not in (mount.path / "status").read_text()
