@@ -73,7 +73,7 @@ class Service:
     """A server of ours as a process; it can be killed and started again."""
 
     def __init__(self, name: str, data: Path, options: tuple[str, ...] = ()) -> None:
-        self._name = name
+        self.name = name
         self._options = options
         self._data = data
         self._listen = "127.0.0.1:0"
@@ -85,7 +85,7 @@ class Service:
     def start(self) -> None:
         """Start, at the same address as before."""
         self._process = subprocess.Popen(
-            program(self._name, "--data", self._data, "--listen", self._listen, *self._options),
+            program(self.name, "--data", self._data, "--listen", self._listen, *self._options),
             stdout=subprocess.PIPE,
             stderr=self._log,
             env=ENVIRONMENT,
@@ -94,7 +94,7 @@ class Service:
             raise AssertionError("no stdout")
         self.url = self._process.stdout.readline().decode().strip()
         if not self.url:
-            raise AssertionError(f"{self._name} did not start: {self.log()}")
+            raise AssertionError(f"{self.name} did not start: {self.log()}")
         if "--onion" not in self._options:
             self._listen = self.url.partition("@")[2]
 

@@ -1,0 +1,49 @@
+"""``./run soak [PART...]``: long runs under load and faults. SOAK_S: seconds for each part."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from tests.soak import kills
+
+
+def _kills(seconds: float) -> bool:
+    account = kills.soak(seconds, int(os.environ.get("SOAK_SEED", "1")))
+    print(account.report(), flush=True)
+    for what in (*account.lost[:20], *account.doubled[:20], *account.strange[:20]):
+        print(f"  {what}")
+    return not account.lost and not account.doubled and not account.strange
+
+
+PARTS: dict[str, Callable[[float], bool]] = {"kills": _kills}
+"""A part runs for about so many seconds, prints its figures, and says whether they are right."""
+
+
+def main() -> int:
+    """The entry point."""
+    parser = argparse.ArgumentParser(
+        prog="./run soak",
+        description="Runs each part for SOAK_S seconds (environment; default 1200).",
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    options = parser.parse_args()
+    for name in options.parts:
+        if name not in PARTS:
+            parser.error(f"there is no part {name}: they are {', '.join(PARTS)}")
+    seconds = float(os.environ.get("SOAK_S", "1200"))
+    failed = []
+    for name in options.parts or PARTS:
+        started = time.monotonic()
+        print(f"== {name}, {seconds:.0f} s", flush=True)
+        if not PARTS[name](seconds):
+            failed.append(name)
+        print(f"== {name} took {time.monotonic() - started:.0f} s", flush=True)
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

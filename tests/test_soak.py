@@ -1,0 +1,15 @@
+"""The soak, for a short time: SOAK_S of ``./run soak`` makes it long."""
+
+import pytest
+
+from tests.soak import kills
+
+pytestmark = pytest.mark.mount
+
+
+def test_kills_and_a_hostile_network_lose_nothing_and_double_nothing() -> None:
+    account = kills.soak(20, seed=6)
+    print(account.report())
+    assert (account.lost, account.doubled, account.strange) == ([], [], [])
+    assert len(account.saved) > 20
+    assert account.kills.total() > 2
