@@ -22,7 +22,7 @@ from cbfs.owed import Dues, Kind, arrived, owe
 from cbfs.packing import pack, unpack
 from cbfs.store import Table, Writer
 from cbfs_common.conversation import fits
-from cbfs_common.limits import ASK_AFTER
+from cbfs_common.limits import ASK_AFTER, INCOMPLETE_BYTES_MAX, INCOMPLETE_MAX
 from cbfs_common.message import Part
 
 
@@ -124,15 +124,46 @@ def _collect(writer: Writer, sender: str, part: Part) -> Content | None:
     seen = seen[: part.number] + b"\1" + seen[part.number + 1 :]
     if not all(seen):
         writer.put(Table.PARTS, key, pack(content, seen, digest))
+        _limit(writer, sender, key, content, len(part.chunk))
         return None
     writer.delete(Table.PARTS, key)
-    whole = hashlib.blake2b(digest_size=32)
-    for _key, chunk in writer.items(Table.CONTENT, prefix=u64(content)):
-        whole.update(chunk)
-    if whole.digest() != digest:
-        writer.delete_prefix(Table.CONTENT, u64(content))
-        return None
+    _limit(writer, sender, key, content, None)
     chunk_size = len(part.chunk)
     if part.count > 1 and part.number == part.count - 1:
         chunk_size = (part.size - len(part.chunk)) // (part.count - 1)
+    if not _fits(writer, content, part, chunk_size):
+        writer.delete_prefix(Table.CONTENT, u64(content))
+        return None
     return Content(content, part.size, chunk_size)
+
+
+def _fits(writer: Writer, content: int, part: Part, chunk_size: int) -> bool:
+    """Whether the chunks are as long as the last part to come says, and the digest is right."""
+    whole, size = hashlib.blake2b(digest_size=32), 0
+    for number, (_key, chunk) in enumerate(writer.items(Table.CONTENT, prefix=u64(content))):
+        if number < part.count - 1 and len(chunk) != chunk_size:
+            return False
+        size += len(chunk)
+        whole.update(chunk)
+    return size == part.size and whole.digest() == part.digest
+
+
+def _limit(writer: Writer, sender: str, key: bytes, content: int, more: int | None) -> None:
+    """Keep account of what is arriving in parts from one sender: ``more`` bytes of this message
+    have come, None for its end. Past the limits the oldest are forgotten."""
+    place = b"arriving " + writer.blind(sender.encode())
+    data = writer.get(Table.META, place)
+    arriving = unpack(data, list)[0] if data else []
+    size = next((entry[2] for entry in arriving if entry[0] == key), 0)
+    arriving = [entry for entry in arriving if entry[0] != key]
+    if more is not None:
+        arriving.append([key, content, size + more])
+    elif not size:
+        return
+    while (
+        len(arriving) > INCOMPLETE_MAX or sum(entry[2] for entry in arriving) > INCOMPLETE_BYTES_MAX
+    ):
+        old, old_content, _size = arriving.pop(0)
+        writer.delete(Table.PARTS, old)
+        writer.delete_prefix(Table.CONTENT, u64(old_content))
+    writer.put(Table.META, place, pack(arriving))

@@ -10,6 +10,7 @@ from cbfs.context import Backoff, Context
 from cbfs.link import Link, open_link, request
 from cbfs.receiver import Receiver
 from cbfs.store import Table, Writer
+from cbfs_common.chance import exponential
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import LAST_RESORT_RENEWAL, PREKEY_LIFETIME, PREKEYS_ONE_TIME
 from cbfs_common.prekey import PrekeyKind, make_prekey
@@ -17,6 +18,7 @@ from cbfs_common.requests import (
     CountPrekeys,
     CreateAccount,
     Delete,
+    GetLimits,
     Subscribe,
     UploadPrekeys,
     decode_push,
@@ -35,6 +37,9 @@ REFILL = 25
 
 PREKEY_CHECK = 3_600.0
 """Seconds between looks at how many prekeys are left, while nobody new writes."""
+
+ALIVE_CHECK = 240.0
+"""Mean seconds between two looks at whether the server still answers."""
 
 
 @dataclass(slots=True)
@@ -104,6 +109,7 @@ class Home:
                 nursery.start_soon(until_error, self._receive)
                 if self._former is None:
                     nursery.start_soon(until_error, self._keep_prekeys)
+                nursery.start_soon(until_error, self._see_alive)
             if errors:
                 raise errors[0]
 
@@ -123,6 +129,13 @@ class Home:
             if len(self._context.sessions.pairs) < before:
                 self._prekeys_used.set()
         raise await link.wait_closed()
+
+    async def _see_alive(self, link: Link) -> None:
+        """Ask something now and then: a server that is gone without a word, or whose network is,
+        sends nothing, and nothing is just what comes when nobody writes."""
+        while True:
+            await trio.sleep(exponential(self._context.random, ALIVE_CHECK))
+            await request(link, GetLimits())
 
     async def _keep_prekeys(self, link: Link) -> None:
         while True:

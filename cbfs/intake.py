@@ -19,7 +19,7 @@ from cbfs.quarantine import Unread, Why, keep
 from cbfs.sessions import Damaged, Opened
 from cbfs.store import Table, Writer
 from cbfs_common.errors import CryptoError, DecodeError
-from cbfs_common.limits import TURN_AFTER
+from cbfs_common.limits import QUARANTINE_MAX, TURN_AFTER
 from cbfs_common.message import Body, Part, UnknownKind, decode_body
 from cbfs_common.names_client import Shown, open_bundle
 from cbfs_common.names_entry import Entry
@@ -132,8 +132,11 @@ class Intake:
             if item.kept is None or item.kept[0] is not Table.INBOX:
                 if item.kept is not None:
                     writer.delete(*item.kept)
-                number = writer.next_number(Table.INBOX.value)
-                writer.put(Table.INBOX, u64(number), item.envelope)
+                if writer.count(Table.INBOX) < QUARANTINE_MAX:
+                    number = writer.next_number(Table.INBOX.value)
+                    writer.put(Table.INBOX, u64(number), item.envelope)
+                else:
+                    keep(writer, Unread(item.envelope, Why.LATER))
         for item, unread in self.unread:
             if item.kept is None or item.kept[0] is not Table.QUARANTINE:
                 if item.kept is not None:

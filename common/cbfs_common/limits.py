@@ -165,3 +165,11 @@ LOST_PAUSE = 600
 
 QUARANTINE_MAX = 16_384
 """Envelopes that could not be read; past them the oldest go."""
+
+PARTS_MAX = 8_192
+"""Parts of one message: enough for FILE_SIZE_MAX under the longest header."""
+
+INCOMPLETE_MAX = 64
+INCOMPLETE_BYTES_MAX = 4 * FILE_SIZE_MAX
+"""Messages of one sender that are arriving in parts, and their bytes so far; past either the
+oldest is forgotten, and is to be sent again."""

@@ -17,6 +17,7 @@ from cbfs_common.limits import (
     NOTE_IDS_MAX,
     PARENTS_MAX,
     PARTICIPANTS_MAX,
+    PARTS_MAX,
     SUBJECT_MAX,
 )
 from cbfs_common.profile import check_name
@@ -30,7 +31,7 @@ MESSAGE_REF_SIZE = 2 * MESSAGE_ID_SIZE
 """conversation 16 | message 16"""
 _PART_FIELDS = 15
 _NOTE_FIELDS = 7
-_COUNT_MAX = FILE_SIZE_MAX  # a part has at least one byte
+_COUNT_MAX = FILE_SIZE_MAX  # as long a number as any in part_capacity
 _SOLE_PART = 1
 
 
@@ -255,7 +256,7 @@ def _check_share(part: Part) -> None:
     """The chunk is as long as its place among the parts says."""
     number, count, size = part.number, part.count, part.size
     if not (
-        _is_int(size, FILE_SIZE_MAX) and _is_int(count, _COUNT_MAX) and _is_int(number, count - 1)
+        _is_int(size, FILE_SIZE_MAX) and _is_int(count, PARTS_MAX) and _is_int(number, count - 1)
     ):
         raise DecodeError("not a part of a message")
     length = len(part.chunk)

@@ -1,0 +1,294 @@
+"""What a peer may send who has a session and wants to do harm: nothing crashes, nothing grows
+without bound, nobody is shown as the sender of what they did not write."""
+
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from cbfs import owed
+from cbfs.account import SYSTEM_RANDOM
+from cbfs.book import load_messages
+from cbfs.model import Delivery, Message
+from cbfs.owed import Kind
+from cbfs.quarantine import Why
+from cbfs.store import Table
+from cbfs_common.conversation import conversation_id
+from cbfs_common.limits import (
+    BODY_MAX,
+    DATE_MAX,
+    FILE_SIZE_MAX,
+    INCOMPLETE_MAX,
+    NOTE_IDS_MAX,
+    PARENTS_MAX,
+    SKIP_MAX,
+    WANTED_MAX,
+)
+from cbfs_common.message import Note, Part, encode_note, encode_part
+from tests.healing_world import Client, World
+
+PEOPLE = ("alice", "mallory")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    made.begin(("alice", "bob", "mallory"))
+    yield made
+    made.close()
+
+
+def part(text: bytes = b"hello", people: tuple[str, ...] = PEOPLE, subject: str = "") -> Part:
+    return Part(
+        id=SYSTEM_RANDOM.token(16),
+        conversation=conversation_id(people, subject, 0),
+        parents=(),
+        participants=people,
+        subject=subject,
+        date=1_800_000_000_000,
+        file_name="",
+        number=0,
+        count=1,
+        size=len(text),
+        digest=blake2b(text, digest_size=32).digest(),
+        chunk=text,
+        bundle=b"",
+    )
+
+
+class Mallory:
+    """Seals any body for alice."""
+
+    def __init__(self, world: World) -> None:
+        self.client, self.alice = world.clients["mallory"], world.clients["alice"]
+        self._session = self.client._session(self.alice)
+
+    def seal(self, body: bytes) -> bytes:
+        batch = self.client.context.sessions.batch()
+        envelope = batch.seal(self._session, "alice", body, 1)
+        batch.done()
+        self._session = self.client.context.sessions.choose("alice") or self._session
+        return envelope
+
+    def send(self, *bodies: bytes) -> None:
+        self.alice.receive([self.seal(body) for body in bodies])
+
+
+def messages(client: Client) -> list[Message]:
+    with client.store.read() as reader:
+        return [m for key in client.context.conversations for m in load_messages(reader, key)]
+
+
+def count(client: Client, table: Table) -> int:
+    with client.store.read() as reader:
+        return reader.count(table)
+
+
+def test_a_message_of_a_participant_is_shown(world: World) -> None:
+    Mallory(world).send(encode_part(part()))
+    assert [m.sender for m in messages(world.clients["alice"])] == ["mallory"]
+
+
+WRONG = {
+    "without the sender": part(people=("alice", "bob")),
+    "without the receiver": part(people=("bob", "mallory")),
+    "under the id of others": replace(
+        part(), conversation=conversation_id(("alice", "bob"), "", 0)
+    ),
+    "under the id of another subject": replace(part(), subject="lunch"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_participants_are_refused(name: str, world: World) -> None:
+    Mallory(world).send(encode_part(WRONG[name]))
+    alice = world.clients["alice"]
+    assert not alice.context.conversations
+    assert "refused" in " ".join(alice.context.problems.lines())
+
+
+def test_a_conversation_does_not_change_its_participants(world: World) -> None:
+    mallory, first = Mallory(world), part()
+    mallory.send(encode_part(first))
+    other = part(people=("alice", "bob", "mallory"))
+    mallory.send(encode_part(replace(other, conversation=first.conversation)))
+    assert len(messages(world.clients["alice"])) == 1
+
+
+def test_nobody_writes_in_the_name_of_another(world: World) -> None:
+    """In a conversation of three, what mallory sends is mallory's, whatever it repeats."""
+    alice, bob = world.clients["alice"], world.clients["bob"]
+    written = bob.write(("alice", "mallory"), b"of bob")
+    bob.pump(fails=False)
+    alice.receive(alice.mail)
+    people = ("alice", "bob", "mallory")
+    Mallory(world).send(encode_part(replace(part(b"forged", people), id=written.id)))
+    shown = {m.sender: m.id for m in messages(alice)}
+    assert shown == {"bob": written.id, "mallory": written.id}
+    assert [text for sender, _, _, text in alice.shown() if sender == "bob"] == [b"of bob"]
+
+
+BAD_NAMES = (
+    "../../x",
+    "a/b",
+    "..",
+    ".hidden",
+    "-rf",
+    "a\x00b",
+    "a\nb",
+    "\u202egpj.exe",
+    "CON\u2028x",
+)
+
+
+@pytest.mark.parametrize("bad", BAD_NAMES)
+def test_bad_names_become_harmless(bad: str, world: World) -> None:
+    evil = part(b"x", subject=bad[:200])
+    Mallory(world).send(encode_part(replace(evil, file_name=f"{bad}.txt")))
+    alice = world.clients["alice"]
+    (conversation,) = alice.context.conversations.values()
+    (message,) = messages(alice)
+    for shown in (conversation.folder, message.name):
+        assert "/" not in shown
+        assert shown not in (".", "..")
+        assert not shown.startswith((".", "-"))
+        assert not any(unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp") for c in shown)
+
+
+def test_a_future_date_is_shown_as_the_time_of_receipt(world: World) -> None:
+    Mallory(world).send(encode_part(replace(part(), date=DATE_MAX)))
+    (message,) = messages(world.clients["alice"])
+    assert message.date <= world.now
+
+
+def raw(**fields: object) -> bytes:
+    """A body that ``encode_part`` would not make."""
+    good = part()
+    names = tuple(Part.__dataclass_fields__)
+    values = [fields.get(name, getattr(good, name)) for name in names]
+    data: bytes = msgpack.packb((1, 1, *values))
+    return data
+
+
+REFUSED = {
+    "oversize": raw(size=FILE_SIZE_MAX + 1),
+    "too many parts": raw(count=10**6, size=10**6, chunk=b"x"),
+    "a negative date": raw(date=-1),
+    "a date after the last": raw(date=DATE_MAX + 1),
+    "a text that is none": raw(file_name=b"bytes"),
+    "participants twice": raw(participants=("alice", "alice", "mallory")),
+    "parents twice": raw(parents=(bytes(16), bytes(16))),
+    "a chunk of another size": raw(size=9),
+    "nothing": b"",
+    "noise": bytes(range(256)) * 8,
+    "a deep array": b"\x91" * BODY_MAX,
+    "a map that claims to be large": b"\xdf\xff\xff\xff\xff",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_message_is_kept_and_not_shown(name: str, world: World) -> None:
+    Mallory(world).send(REFUSED[name])
+    alice = world.clients["alice"]
+    assert not messages(alice)
+    assert count(alice, Table.QUARANTINE) == 1
+
+
+def test_endless_parts_are_forgotten(world: World) -> None:
+    mallory, alice = Mallory(world), world.clients["alice"]
+    for _ in range(INCOMPLETE_MAX + 20):
+        evil = replace(part(b"x" * 100), count=5, size=500, number=1)
+        mallory.send(encode_part(evil))
+    assert count(alice, Table.PARTS) == INCOMPLETE_MAX
+    assert count(alice, Table.CONTENT) == INCOMPLETE_MAX
+    # and what is whole still arrives
+    mallory.send(encode_part(part()))
+    assert len(messages(alice)) == 1
+
+
+def test_parts_that_do_not_fit_together_are_no_message(world: World) -> None:
+    whole = b"a" * 60 + b"b" * 60 + b"c" * 10
+    first = replace(part(b"a" * 60), count=3, size=150)
+    digest = blake2b(whole, digest_size=32).digest()
+    parts = [
+        replace(first, digest=digest),
+        replace(first, digest=digest, number=1, chunk=b"b" * 60),
+        replace(first, digest=digest, number=2, chunk=b"c" * 10, size=130),
+    ]
+    Mallory(world).send(*(encode_part(each) for each in parts[::-1]))
+    alice = world.clients["alice"]
+    assert not messages(alice)
+    assert count(alice, Table.CONTENT) == 0
+
+
+def test_a_message_is_taken_once(world: World) -> None:
+    first = part(b"first")
+    other = blake2b(b"other", digest_size=32).digest()
+    Mallory(world).send(
+        encode_part(first), encode_part(replace(first, chunk=b"other", digest=other))
+    )
+    assert [text for *_, text in world.clients["alice"].shown()] == [b"first"]
+
+
+def test_skipped_numbers_up_to_the_limit_and_past_it(world: World) -> None:
+    mallory, alice = Mallory(world), world.clients["alice"]
+    sealed = [mallory.seal(encode_part(part(b"%d" % n))) for n in range(SKIP_MAX + 3)]
+    alice.receive([sealed[0]])
+    alice.receive([sealed[-1]])  # one too far
+    assert len(messages(alice)) == 1
+    with alice.store.read() as reader:
+        kept = [data[:1] for _key, data in reader.items(Table.QUARANTINE)]
+        assert kept == [Why.FAR.value]
+        assert [d.kind for d in owed.debts(reader, "mallory", Kind.LOST)] == [Kind.LOST]
+    alice.receive([sealed[-2]])  # just near enough; the other is tried again then
+    assert len(messages(alice)) == 3
+    assert count(alice, Table.QUARANTINE) == 0
+
+
+def refs(number: int) -> tuple[bytes, ...]:
+    return tuple(SYSTEM_RANDOM.token(32) for _ in range(number))
+
+
+def test_notes_bring_about_little(world: World) -> None:
+    """Wanted, offered and received: what was never there, or belongs to others."""
+    mallory, alice, bob = Mallory(world), world.clients["alice"], world.clients["bob"]
+    written = alice.write(("bob",), b"for bob")
+    alice.load()
+    (message,) = messages(alice)
+    ref = message.conversation + written.id
+    for _ in range(8):
+        mallory.send(
+            encode_note(Note((), (), refs(NOTE_IDS_MAX), False, b"")),
+            encode_note(Note((ref,), (ref, *refs(200)), (), True, b"")),
+        )
+    (message,) = messages(alice)
+    assert message.recipients == (("bob", Delivery.QUEUED),)
+    with alice.store.read() as reader:
+        assert len(list(owed.debts(reader, "mallory", Kind.WANT))) == WANTED_MAX
+        assert not list(owed.debts(reader, "mallory", Kind.OFFER))
+    alice.pump(fails=False)
+    bob.receive(bob.mail)
+    assert len(messages(bob)) == 1
+
+
+def test_made_up_parents_are_asked_for_within_limits(world: World) -> None:
+    mallory, alice = Mallory(world), world.clients["alice"]
+    for _ in range(WANTED_MAX // PARENTS_MAX + 10):
+        parents = tuple(SYSTEM_RANDOM.token(16) for _ in range(PARENTS_MAX))
+        mallory.send(encode_part(replace(part(), parents=parents)))
+    with alice.store.read() as reader:
+        assert len(list(owed.debts(reader, "mallory", Kind.WANT))) == WANTED_MAX
+
+
+def test_noise_from_anybody_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cbfs.quarantine.QUARANTINE_MAX", 20)
+    alice = world.clients["alice"]
+    for _ in range(5):
+        alice.receive([SYSTEM_RANDOM.token(16_384) for _ in range(8)])
+    assert count(alice, Table.QUARANTINE) == 20
+    Mallory(world).send(encode_part(part()))
+    assert len(messages(alice)) == 1
