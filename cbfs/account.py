@@ -52,6 +52,9 @@ class Former:
         return Party(profile.identity(name), self.auth, public)
 
 
+_OWN_SERVER = b"own server"
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """One's own name, secret keys (32 bytes each), home server and name policy (its text).
@@ -159,9 +162,16 @@ def _decode_former(transport: bytes, auth: bytes, signing: bytes, url: str, unti
     return Former(transport, auth, signing, parse_address(url), until)
 
 
-def save_account(store: Store, account: Account) -> None:
-    """Before the store runs. On the disk on return."""
-    store.write(lambda writer: put_account(writer, account))
+def put_own_server(writer: Writer, address: Address) -> None:
+    """The home server is one that runs with the account, and is reached so."""
+    writer.put(Table.META, _OWN_SERVER, address.url().encode())
+
+
+def load_own_server(store: Store) -> Address | None:
+    """The address of the server that runs with the account."""
+    with store.read() as reader:
+        data = reader.get(Table.META, _OWN_SERVER)
+    return None if data is None else parse_address(data.decode())
 
 
 def default_account() -> Path:

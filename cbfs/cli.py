@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 from cbfs import demo, init
+from cbfs.account import SYSTEM_RANDOM
 from cbfs.cli_names import add_name, add_verify
 from cbfs.cli_network import add_account, add_network, network_options, say
+from cbfs.onion_keys import admission
 from cbfs_common.errors import CbfsError
 
 _EXAMPLES = """examples:
@@ -49,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
     status.set_defaults(run=_status)
 
+    _onion_key_parser(commands)
+
     show = commands.add_parser("demo", help="two users on this machine, from nothing to a reply")
     show.add_argument(
         "directory",
@@ -64,12 +68,36 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _onion_key_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "onion-key", help="make the key by which a private server admits this account"
+    )
+    parser.add_argument("address", metavar="ADDRESS", help="of the server, NAME.onion")
+    add_account(parser)
+    parser.set_defaults(run=_onion_key)
+
+
+def _onion_key(options: argparse.Namespace) -> int:
+    print(admission(options.account.absolute(), options.address, SYSTEM_RANDOM))
+    print(
+        "cbfs: give this line to the server's operator, for the file of --onion-clients;"
+        " it is in effect from the next mount",
+        file=sys.stderr,
+    )
+    return 0
+
+
 def _init_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("init", help="make an account and register its name")
     parser.add_argument("name", metavar="NAME")
     add_account(parser)
-    parser.add_argument(
-        "--server", required=True, metavar="URL", help="the home server: cbfs://KEY@HOST:PORT"
+    home = parser.add_mutually_exclusive_group(required=True)
+    home.add_argument("--server", metavar="URL", help="the home server: cbfs://KEY@HOST:PORT")
+    home.add_argument(
+        "--own-server",
+        action="store_true",
+        help="the home server is one of your own, an onion service that runs while the account is"
+        " mounted",
     )
     parser.add_argument(
         "--names",

@@ -6,7 +6,6 @@ directory and is gone at the end."""
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from cbfs.processes import installed
 from cbfs.tor_network import running_network
 from cbfs_common.errors import CbfsError
 
@@ -192,17 +192,10 @@ def _stay(alice: Path, bob: Path) -> None:
         print()
 
 
-def _program(name: str) -> str:
-    """The program that was installed together with this one."""
-    beside = Path(sysconfig.get_path("scripts")) / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        raise CbfsError(f"{name} is not installed", "./run demo installs it")
-    return found
-
-
 def _call(name: str, *arguments: str) -> None:
-    done = subprocess.run([_program(name), *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [installed(name), *arguments], capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         raise CbfsError(f"{name} failed:\n{done.stderr.strip()}")
 
@@ -214,7 +207,7 @@ def _service(name: str, *arguments: str) -> Iterator[str]:
     with (
         log,
         subprocess.Popen(
-            [_program(name), *arguments], stdout=subprocess.PIPE, stderr=log, text=True
+            [installed(name), *arguments], stdout=subprocess.PIPE, stderr=log, text=True
         ) as process,
     ):
         try:

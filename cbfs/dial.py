@@ -5,6 +5,7 @@ only loopback addresses can be reached, and only when the user asked for it (``-
 """
 
 import ipaddress
+from collections.abc import Callable
 from typing import Protocol
 
 import trio
@@ -12,7 +13,10 @@ import trio
 from cbfs_common.errors import CbfsError
 
 DIAL_TIMEOUT = 20.0
-"""Seconds for a plain connection on loopback."""
+"""Seconds for a connection within this machine."""
+
+HOME = b"home:"
+"""How isolations begin of connections to a home server as its owner, and of no others."""
 
 
 class DialError(CbfsError):
@@ -43,6 +47,29 @@ class LoopbackDialer:
         except (OSError, trio.TooSlowError) as error:
             raise DialError(
                 f"no connection to {host}:{port}", "is the server running there?"
+            ) from error
+
+
+class OwnServerDialer:
+    """Reaches a home server that runs beside the client as its owner does, at its unix socket.
+    All else goes by ``rest``, also what is sent to oneself: it must look like any delivery."""
+
+    def __init__(self, socket: str, host: Callable[[], str], rest: Dialer) -> None:
+        """``host`` gives where others find that server."""
+        self._socket = socket
+        self._host = host
+        self._rest = rest
+
+    async def dial(self, host: str, port: int, isolation: bytes) -> trio.abc.Stream:
+        """See ``Dialer``."""
+        if host != self._host() or not isolation.startswith(HOME):
+            return await self._rest.dial(host, port, isolation)
+        try:
+            with trio.fail_after(DIAL_TIMEOUT):
+                return await trio.open_unix_socket(self._socket)
+        except (OSError, trio.TooSlowError) as error:
+            raise DialError(
+                "one's own server is not running", "it starts when Tor is connected"
             ) from error
 
 

@@ -10,7 +10,14 @@ from pathlib import Path
 import trio
 
 from cbfs import book, owed
-from cbfs.account import SYSTEM_RANDOM, Account, load_account, load_next, opened_store
+from cbfs.account import (
+    SYSTEM_RANDOM,
+    Account,
+    load_account,
+    load_next,
+    load_own_server,
+    opened_store,
+)
 from cbfs.configuration import Configuration
 from cbfs.contact import Contact
 from cbfs.context import Context, Problems
@@ -375,10 +382,18 @@ async def running(account_directory: Path, options: NetworkOptions) -> AsyncIter
                 "copy", "this is a copy of an account: its sessions begin anew; use one of the two"
             )
         notice_loss(store, account.name, milliseconds(), SYSTEM_RANDOM)
+        own_server = load_own_server(store)
         async with trio.open_nursery() as committer:
             await committer.start(store.run)
             async with (
-                reaching(options, account_directory, SYSTEM_RANDOM, problems.tell) as network,
+                reaching(
+                    options,
+                    account_directory,
+                    SYSTEM_RANDOM,
+                    problems.tell,
+                    own_server=own_server is not None,
+                    known=own_server,
+                ) as network,
                 trio.open_nursery() as nursery,
             ):
                 directory = make_directory(store, account, network.dialer)

@@ -7,6 +7,7 @@ import trio
 
 from cbfs.account import Former
 from cbfs.context import Backoff, Context
+from cbfs.dial import HOME
 from cbfs.link import Link, open_link, request
 from cbfs.receiver import Receiver
 from cbfs.store import Table, Writer
@@ -89,7 +90,7 @@ class Home:
     async def _session(self, backoff: Backoff) -> None:
         context = self._context
         account = self._former or context.account
-        purpose = b"home:" + (context.random.token(16) if self._former else b"")
+        purpose = HOME + (context.random.token(16) if self._former else b"")
         async with open_link(
             context.dialer, account.server, account.transport, purpose, context.random
         ) as link:

@@ -8,17 +8,26 @@ from typing import TypeVar
 
 import trio
 
-from cbfs.account import SYSTEM_RANDOM, Account, load_account, make_account, opened_store
-from cbfs.account import save_account as save
+from cbfs.account import (
+    SYSTEM_RANDOM,
+    Account,
+    load_account,
+    load_own_server,
+    make_account,
+    opened_store,
+    put_account,
+    put_own_server,
+)
 from cbfs.context import Backoff, Problems
-from cbfs.dial import Dialer, DialError
+from cbfs.dial import HOME, Dialer, DialError
 from cbfs.directory import Directory, DirectoryDown, NameTaken
 from cbfs.engine import make_context, make_directory
 from cbfs.home import sign_up, top_up
 from cbfs.link import open_link
 from cbfs.network import Network, NetworkOptions, reaching, run
 from cbfs.own_name import write_own
-from cbfs.store import Store, Table
+from cbfs.own_server import OwnServer
+from cbfs.store import Store, Table, Writer
 from cbfs.user_names import typed_name
 from cbfs_common.errors import CbfsError, TransportError
 from cbfs_common.names_client import Found
@@ -36,29 +45,39 @@ TRIES = 4
 """Times that it is gone on through Tor, where a connection that fails is nothing unusual."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """The account that is asked for: its name, its home server (None: one of its own) and the
+    text of the policy of its name directory."""
+
+    name: str
+    server: Address | None
+    policy: str
+
+
 def make(
     name: str,
     directory: Path,
-    server_url: str,
+    server_url: str | None,
     policy_file: Path,
     options: NetworkOptions,
     say: Callable[[str], None],
 ) -> str:
-    """Make the account ``name`` in ``directory``; the name as the directory has it. Raises
-    CbfsError, and then a name that is taken or an address that is wrong has left no account
-    behind."""
+    """Make the account ``name`` in ``directory``, with a server of its own when ``server_url`` is
+    None; the name as the directory has it. Raises CbfsError, and then a name that is taken or an
+    address that is wrong has left no account behind."""
     name = typed_name(name)
-    server = parse_address(server_url)
-    policy = _read_policy(policy_file)
+    server = None if server_url is None else parse_address(server_url)
+    wish = Wish(name, server, _read_policy(policy_file))
     fresh = not directory.exists()
     try:
         with opened_store(directory, SYSTEM_RANDOM, create=True) as store:
-            account = _account(store, directory, name, server, policy)
+            _check_begun(store, directory, wish)
 
-            async def steps(dialer: Dialer) -> None:
-                await _steps(store, account, dialer, say)
+            async def steps(network: Network) -> None:
+                await _steps(store, await _account(store, wish, network), network.dialer, say)
 
-            run(online, store, directory, options, say, steps)
+            run(online, store, directory, options, say, steps, server is None)
     except NameTaken:
         if fresh:
             _remove(directory)
@@ -78,36 +97,64 @@ def _read_policy(path: Path) -> str:
     return text
 
 
-def _account(store: Store, directory: Path, name: str, server: Address, policy: str) -> Account:
-    """The account that was begun here, or a new one. Raises CbfsError for another's."""
+def _check_begun(store: Store, directory: Path, wish: Wish) -> None:
+    """Raises CbfsError when another account was begun here, or this one is finished."""
     account = load_account(store)
     if account is None:
-        account = make_account(name, server, policy, SYSTEM_RANDOM)
-        save(store, account)
-        return account
+        return
     with store.read() as reader:
         finished = reader.get(Table.META, b"own") is not None
-    if finished or (account.name, account.server, account.policy) != (name, server, policy):
+    server = None if load_own_server(store) else account.server
+    if finished or Wish(account.name, server, account.policy) != wish:
         raise CbfsError(
             f"{directory} holds the account of {account.name} already",
             "choose another directory with --account",
         )
+
+
+async def _account(store: Store, wish: Wish, network: Network) -> Account:
+    """The account that was begun here, or a new one. Raises CbfsError."""
+    account = load_account(store)
+    if account is not None:
+        return account
+    own = network.own_server
+    server = wish.server if own is None else await _published(own)
+    if server is None:
+        raise CbfsError("an account needs a server", "name one: --server URL, or --own-server")
+    account = make_account(wish.name, server, wish.policy, SYSTEM_RANDOM)
+
+    def change(writer: Writer) -> None:
+        put_account(writer, account)
+        if own is not None:
+            put_own_server(writer, server)
+
+    await store.commit(change)
     return account
+
+
+async def _published(own: OwnServer) -> Address:
+    with trio.move_on_after(BOOTSTRAP_TIMEOUT):
+        return await own.address()
+    raise CbfsError(own.line, "see its log, in the folder server of the account")
 
 
 @dataclass(slots=True)
 class _Progress:
-    """Says how far Tor is, each word once."""
+    """Says how far Tor and one's own server are, each word once."""
 
     say: Callable[[str], None]
     network: Network | None = None
-    said: str = ""
+    said: frozenset[str] = frozenset()
 
     def tell(self) -> None:
-        line = self.network.lines()[0] if self.network else ""
-        if line != self.said:
-            self.said = line
-            self.say(line)
+        if self.network is None:
+            return
+        own = self.network.own_server
+        lines = (self.network.lines()[0], *((own.line,) if own else ()))
+        for line in lines:
+            if line not in self.said:
+                self.say(line)
+        self.said = frozenset(lines)
 
 
 async def online(
@@ -115,14 +162,19 @@ async def online(
     place: Path,
     options: NetworkOptions,
     say: Callable[[str], None],
-    steps: Callable[[Dialer], Awaitable[T]],
+    steps: Callable[[Network], Awaitable[T]],
+    own_server: bool = False,
 ) -> T:
-    """Run the store and the way to servers, and all steps, each as often as it takes: done again,
-    each goes on where it was cut off."""
+    """Run the store, the way to servers and one's own server where there is one or is to be, and
+    all steps, each as often as it takes: done again, each goes on where it was cut off."""
+    known = load_own_server(store)
+    own = own_server or known is not None
     async with trio.open_nursery() as committer:
         await committer.start(store.run)
         progress = _Progress(say)
-        async with reaching(options, place, SYSTEM_RANDOM, progress.tell) as network:
+        async with reaching(
+            options, place, SYSTEM_RANDOM, progress.tell, own_server=own, known=known
+        ) as network:
             progress.network = network
             if network.tor is not None:
                 with trio.move_on_after(BOOTSTRAP_TIMEOUT) as waiting:
@@ -130,18 +182,20 @@ async def online(
                 if waiting.cancelled_caught:
                     report = network.tor.report()
                     raise CbfsError(report.state, report.hint)
+            if network.own_server is not None:
+                await _published(network.own_server)
             done = await _persist(network, say, steps)
         committer.cancel_scope.cancel()
     return done
 
 
 async def _persist(
-    network: Network, say: Callable[[str], None], steps: Callable[[Dialer], Awaitable[T]]
+    network: Network, say: Callable[[str], None], steps: Callable[[Network], Awaitable[T]]
 ) -> T:
     backoff = Backoff(SYSTEM_RANDOM)
     for tries_left in reversed(range(TRIES if network.tor else 1)):
         try:
-            return await steps(network.dialer)
+            return await steps(network)
         except (DialError, TransportError, DirectoryDown) as error:
             if not tries_left:
                 raise
@@ -157,9 +211,7 @@ async def _steps(
     await _check_free(directory, account)
     say(f"making an account at {account.server.host}:{account.server.port}")
     context = make_context(store, account, directory, dialer, Problems(lambda: None))
-    async with open_link(
-        dialer, account.server, account.transport, b"home:", SYSTEM_RANDOM
-    ) as link:
+    async with open_link(dialer, account.server, account.transport, HOME, SYSTEM_RANDOM) as link:
         await sign_up(link)
         say("making prekeys")
         await top_up(link, context)

@@ -10,11 +10,14 @@ from typing import TypeVar, TypeVarTuple
 
 import trio
 
-from cbfs.dial import Dialer, LoopbackDialer
+from cbfs.dial import Dialer, LoopbackDialer, OwnServerDialer
+from cbfs.own_server import OwnServer
+from cbfs.socket_path import socket_path
 from cbfs.tor import Tor, running_tor
 from cbfs.tor_config import TorOptions
 from cbfs_common.errors import CbfsError
 from cbfs_common.primitives import Random
+from cbfs_common.profile import Address
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -30,13 +33,15 @@ class NetworkOptions:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """``tor`` is None when the user has switched it off."""
+    """``tor`` is None when the user has switched it off. ``own_server`` is the home server where
+    it runs with the client."""
 
     dialer: Dialer
     tor: Tor | None
+    own_server: OwnServer | None = None
 
     def lines(self) -> tuple[str, ...]:
-        """How it is, for ``status``: Tor's state, then its circuits by purpose."""
+        """How it is, for ``status``: Tor's state, one's own server, circuits by purpose."""
         if self.tor is None:
             return ("Tor is switched off: only addresses of this machine are reached",)
         report = self.tor.report()
@@ -44,20 +49,39 @@ class Network:
         circuits = [
             f"circuits for {purpose}: {count}" for purpose, count in sorted(report.circuits.items())
         ]
-        return (f"Tor: {report.state}{hint}", *circuits)
+        own = (self.own_server.line,) if self.own_server else ()
+        return (f"Tor: {report.state}{hint}", *own, *circuits)
 
 
 @asynccontextmanager
 async def reaching(
-    options: NetworkOptions, account: Path, random: Random, changed: Callable[[], None]
+    options: NetworkOptions,
+    account: Path,
+    random: Random,
+    changed: Callable[[], None],
+    *,
+    own_server: bool = False,
+    known: Address | None = None,
 ) -> AsyncIterator[Network]:
     """The way to servers for the length of the block; ``changed`` is told of news in ``lines``.
+    ``own_server``: the home server runs for as long, at the address ``known`` if that is settled.
     Raises what ``running_tor`` raises."""
     if options.no_tor:
+        if own_server:
+            raise CbfsError("a server of one's own is reached through Tor", "leave out --no-tor")
         yield Network(LoopbackDialer(), None)
         return
     async with running_tor(options.tor, account / "tor", random.token, changed) as tor:
-        yield Network(tor.dialer, tor)
+        if not own_server:
+            yield Network(tor.dialer, tor)
+            return
+        directory = account / "server"
+        with socket_path(directory, "local") as path:
+            own = OwnServer(directory, path, tor, known, random, changed)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(own.keep)
+                yield Network(OwnServerDialer(path, own.host, tor.dialer), tor, own)
+                nursery.cancel_scope.cancel()
 
 
 def run(work: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T:

@@ -23,13 +23,13 @@ from cbfs.account import (
 )
 from cbfs.contact import decode_contact
 from cbfs.context import Problems
-from cbfs.dial import Dialer
+from cbfs.dial import HOME, Dialer
 from cbfs.directory import Directory
 from cbfs.engine import make_context, make_directory, milliseconds
 from cbfs.home import sign_up, top_up
 from cbfs.init import online
 from cbfs.link import open_link
-from cbfs.network import NetworkOptions, run
+from cbfs.network import Network, NetworkOptions, run
 from cbfs.own_name import Intent, read_own, write_intent, write_own
 from cbfs.store import Store, Table, Writer
 from cbfs.texts import moment
@@ -132,9 +132,10 @@ class Owner:
                     f"the account in {self._place} is not finished", "run the same cbfs init again"
                 )
 
-            async def at(dialer: Dialer) -> T:
-                directory = make_directory(store, account, dialer)
-                return await steps(_At(store, account, own, directory, dialer, self._say))
+            async def at(network: Network) -> T:
+                directory = make_directory(store, account, network.dialer)
+                here = _At(store, account, own, directory, network.dialer, self._say)
+                return await steps(here)
 
             return run(online, store, self._place, self._options, self._say, at)
 
@@ -178,7 +179,7 @@ class _At:
         self.say(f"making a mailbox at {server.host}:{server.port}")
         problems = Problems(lambda: None)
         context = make_context(self.store, fresh, self.directory, self.dialer, problems)
-        async with open_link(self.dialer, server, fresh.transport, b"home:", SYSTEM_RANDOM) as link:
+        async with open_link(self.dialer, server, fresh.transport, HOME, SYSTEM_RANDOM) as link:
             await sign_up(link)
             self.say("making prekeys")
             await top_up(link, context)

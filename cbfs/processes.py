@@ -1,8 +1,11 @@
-"""What runs on this machine, from /proc. See ``cbfs.outbox.Processes``."""
+"""What runs on this machine, from /proc (see ``cbfs.outbox.Processes``), and what can be run."""
 
+import shutil
+import sysconfig
 from pathlib import Path
 
 from cbfs.outbox import Process
+from cbfs_common.errors import CbfsError
 
 _PROC = Path("/proc")
 _START_TIME = 19
@@ -41,3 +44,12 @@ class ProcFS:
             return Process(pid, int(fields[_START_TIME]), name)
         except (OSError, ValueError, IndexError):
             return None
+
+
+def installed(name: str) -> str:
+    """The path of the program that was installed together with this one. Raises CbfsError."""
+    beside = Path(sysconfig.get_path("scripts")) / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise CbfsError(f"{name} is not installed", "./run demo installs it")
+    return found

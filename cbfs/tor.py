@@ -6,9 +6,8 @@ ended. While there is no Tor nothing is sent: ``dial`` waits, then fails, and ne
 way.
 """
 
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,8 +15,9 @@ from typing import Final
 import trio
 
 from cbfs.dial import DialError
+from cbfs.socket_path import socket_path
 from cbfs.tor_circuits import Circuits, Lease
-from cbfs.tor_config import SOCKET_PATH_MAX, TorOptions, check_options, client_keys
+from cbfs.tor_config import TorOptions, check_options, client_keys
 from cbfs.tor_control import ControlError
 from cbfs.tor_dial import TorDialer
 from cbfs.tor_events import Bootstrap, Circuit, Event, Liveness, Stream, bootstrap_words
@@ -67,25 +67,13 @@ async def running_tor(
     yet is waited for. What the body raises comes out in an ExceptionGroup, as from any nursery.
     """
     check_options(options)
-    with _socket_path(directory) as socket:
+    with socket_path(directory, "control") as socket:
         tor = Tor(options, directory, socket, token, changed)
         live = await tor.open()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tor.keep, live)
             yield tor
             nursery.cancel_scope.cancel()
-
-
-@contextmanager
-def _socket_path(directory: Path) -> Iterator[str]:
-    """Where our own tor's control socket is: in ``directory``, or in a new one under the
-    system's temporary directory where the path would be too long for a socket."""
-    path = str(directory.absolute() / "control")
-    if len(path.encode()) <= SOCKET_PATH_MAX:
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="cbfs-tor-") as short:
-        yield f"{short}/control"
 
 
 class Tor:
@@ -127,7 +115,7 @@ class Tor:
         """How Tor is now."""
         circuits = self._circuits.by_purpose()
         if self._down is not None:
-            return TorReport(False, f"no Tor: {self._down}", self._down.hint, circuits)
+            return TorReport(False, f"not connected: {self._down}", self._down.hint, circuits)
         waited = trio.current_time() - self._progressed
         state = bootstrap_words(self._bootstrap, waited)
         if not self._up.is_set():
@@ -149,7 +137,7 @@ class Tor:
             await self.wait_up()
             return self._socks
         report = self.report()
-        raise DialError(report.state, report.hint)
+        raise DialError(f"Tor is {report.state}", report.hint)
 
     def failed(self) -> None:
         """See ``Gate``."""

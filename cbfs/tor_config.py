@@ -10,9 +10,6 @@ from typing import Final
 
 from cbfs_common.errors import CbfsError
 
-SOCKET_PATH_MAX: Final = 100
-"""Bytes that a path of a socket may have (sun_path of unix(7) holds 107)."""
-
 FILE_MAX: Final = 65_536
 """Bytes that a file of bridges, of torrc lines or of a key may have."""
 

@@ -16,9 +16,10 @@ from cbfs.dial import DialError, NotAllowed
 from cbfs.tor_circuits import Lease
 from cbfs_common.onion import is_onion_host
 
-DIAL_TIMEOUT: Final = 60.0
-"""Seconds for one connection. Usual are 3 to 8. A service that has given a meeting up says
-nothing, and tor would wait for it for twice as long (SocksTimeout); a new circuit is better."""
+DIAL_TIMEOUT: Final = 30.0
+"""Seconds for one connection. Usual are 3 to 8. A service that ends or gives up while it is being
+met says nothing, and tor would wait for it four times as long (SocksTimeout); what was learnt of
+it is kept, so that a new try is quicker and finds where it is now."""
 
 REPLIES: Final = {
     0x01: (
@@ -36,7 +37,10 @@ REPLIES: Final = {
     0xF1: ("what is published about {} is not valid", "its operator should restart tor"),
     0xF2: ("{} is published and does not answer", "the server may be down; it is tried again"),
     0xF3: ("no meeting point with {} could be made", "it is tried again"),
-    0xF4: ("{} is a private server, and you have no key for it", "see onion_auth in mount.cbfs(8)"),
+    0xF4: (
+        "{} is a private server, and you have no key for it",
+        "make one: cbfs onion-key, and ask its operator",
+    ),
     0xF5: ("{} is a private server that refuses your key", "ask its operator whether it is listed"),
     0xF6: ("{} is not an onion address", "is it complete? compare it with where it came from"),
     0xF7: ("{} did not answer in time", "the server may be down; it is tried again"),

@@ -81,11 +81,11 @@ def test_while_tor_is_stopped_all_waits_and_then_arrives_once(
     folder = bob.wait_message("alice", "before\n").parent.name
 
     system_tor.stop()
-    wait_for(lambda: "no Tor: " in status(alice) or None, "status to say so")
+    wait_for(lambda: "Tor: not connected: " in status(alice) or None, "status to say so")
     for number in range(3):
         alice.write(folder, f"m{number}", f"meanwhile {number}\n")
     wait_for(lambda: "  3 messages to bob\n" in status(alice) or None, "them to be queued")
-    assert "no Tor: " in status(alice)
+    assert "Tor: not connected: " in status(alice)
     watch = Watch(lambda: set(alice.pids()), set())
     watch.look()
     assert not watch.others  # no connection to anywhere

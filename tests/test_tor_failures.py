@@ -69,7 +69,7 @@ def test_our_tor_killed_is_started_again(tor_network: Network, tmp_path: Path, q
                 (pid,) = _children("tor", str(directory))
                 os.kill(pid, signal.SIGKILL)
                 down = await changes.until(lambda report: not report.up)
-                assert down.state.startswith("no Tor: tor has ended")
+                assert down.state.startswith("not connected: tor has ended")
                 assert down.hint
                 with contextlib.suppress(trio.BrokenResourceError):
                     assert not await stream.receive_some()
@@ -104,8 +104,8 @@ def test_a_running_tor_stopped_and_started(
             async with await dial(tor, "127.0.0.1", port, b"home:1") as stream:
                 await talk(stream)
             system_tor.stop()
-            await changes.until(lambda report: report.state.startswith("no Tor: "))
-            with pytest.raises(DialError, match="no Tor") as caught:
+            await changes.until(lambda report: report.state.startswith("not connected: "))
+            with pytest.raises(DialError, match="Tor is not connected") as caught:
                 await tor.dialer.dial("127.0.0.1", port, b"home:1")
             assert caught.value.hint
             assert not (tmp_path / "tor").exists()  # none of our own takes its place
@@ -191,7 +191,7 @@ def test_nobody_at_the_control_port(tmp_path: Path, quick: None) -> None:
         async with tor_of(options, tmp_path / "tor") as (tor, _):
             assert "no tor answers" in tor.report().state
             assert tor.report().hint
-            with pytest.raises(DialError, match="no Tor: no tor answers"):
+            with pytest.raises(DialError, match="Tor is not connected: no tor answers"):
                 await tor.dialer.dial("example.org", 443, b"home:1")
 
     trio.run(main)

@@ -1,6 +1,5 @@
 """Connections, circuits and onion services over the private Tor network."""
 
-import base64
 import contextlib
 import os
 import socket
@@ -9,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import trio
-from nacl.public import PrivateKey
 
+from cbfs.account import SYSTEM_RANDOM
 from cbfs.dial import DialError
+from cbfs.onion_keys import admission
 from cbfs.tor_config import TorOptions
 from cbfs.tor_control import Session
 from cbfs.tor_network import Network
-from cbfs_common.onion import PORT, make_service_key
+from cbfs_common.onion import PORT, make_service_key, parse_clients
 from tests.tornet import (
     PATIENCE,
     dial,
@@ -145,36 +145,33 @@ def test_an_onion_without_a_server_behind_it(tor_network: Network, tmp_path: Pat
 
 
 def test_a_private_onion_admits_whom_it_knows(tor_network: Network, tmp_path: Path) -> None:
-    key, other = PrivateKey.generate(), PrivateKey.generate()
-    public = base64.b32encode(bytes(key.public_key)).decode().rstrip("=")
-
-    def keep(host: str, secret: PrivateKey) -> None:
-        text = base64.b32encode(bytes(secret)).decode().rstrip("=")
-        folder = tmp_path / "onion_auth"
-        folder.mkdir(exist_ok=True)
-        line = f"{host.removesuffix('.onion')}:descriptor:x25519:{text}"
-        (folder / "work.auth_private").write_text(line)
+    """By the line that ``cbfs onion-key`` prints."""
+    admitted, other = tmp_path / "admitted", tmp_path / "other"
+    key = make_service_key(os.urandom)
+    clients = parse_clients("work " + admission(admitted, key.host, SYSTEM_RANDOM))
+    kept = admitted / "tor" / "onion_auth" / f"{key.host[:-6]}.auth_private"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert parse_clients(admission(admitted, key.host, SYSTEM_RANDOM)) == clients
 
     async def main() -> None:
         options = client(tor_network)
-        async with onion_echo(tor_network, (public,)) as host:
-            async with tor_of(options, tmp_path) as (tor, _):
+        async with onion_echo(tor_network, clients, key) as host:
+            async with tor_of(options, other / "tor") as (tor, _):
                 with pytest.raises(DialError, match="you have no key for it"):
                     await tor.dialer.dial(host, PORT, b"home:1")
-            keep(host, other)
-            async with tor_of(options, tmp_path) as (tor, _):
+            admission(other, host, SYSTEM_RANDOM)
+            async with tor_of(options, other / "tor") as (tor, _):
                 with pytest.raises(DialError, match="refuses your key"):
                     await tor.dialer.dial(host, PORT, b"home:1")
-            keep(host, key)
             async with (
-                tor_of(options, tmp_path) as (tor, _),
+                tor_of(options, admitted / "tor") as (tor, _),
                 await dial(tor, host, PORT, b"home:1") as stream,
             ):
                 await talk(stream)
-            (tmp_path / "onion_auth" / "work.auth_private").unlink()
+            kept.unlink()
             async with observing(tor_network.control("client")) as observer:
-                kept = await trio.to_thread.run_sync(observer.session.client_keys)
-                assert host.removesuffix(".onion") not in kept
+                known = await trio.to_thread.run_sync(observer.session.client_keys)
+                assert host.removesuffix(".onion") not in known
 
     trio.run(main)
 

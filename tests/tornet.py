@@ -22,7 +22,7 @@ from cbfs.tor_config import TorOptions
 from cbfs.tor_control import Session, open_session
 from cbfs.tor_events import Circuit, Event, Stream
 from cbfs.tor_network import Network, running_network
-from cbfs_common.onion import make_service_key
+from cbfs_common.onion import ServiceKey, make_service_key
 from cbfs_server.onion import Onion, published
 
 PATIENCE = 60.0
@@ -99,9 +99,11 @@ async def _serve(
 
 
 @asynccontextmanager
-async def onion_echo(network: Network, clients: tuple[str, ...] = ()) -> AsyncIterator[str]:
+async def onion_echo(
+    network: Network, clients: tuple[str, ...] = (), key: ServiceKey | None = None
+) -> AsyncIterator[str]:
     """The host name of an onion service of the network that sends back what it gets."""
-    onion = Onion(make_service_key(os.urandom), clients, network.control("host"))
+    onion = Onion(key or make_service_key(os.urandom), clients, network.control("host"))
     async with echo_server() as port, published(onion, port) as host:
         yield host
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -127,7 +128,8 @@ class Service:
 class User:
     """An account with a mount."""
 
-    def __init__(self, world: "World", name: str, server: str) -> None:
+    def __init__(self, world: "World", name: str, server: str | None) -> None:
+        """``server`` is None for one of its own."""
         self.name = name
         self.mounts = world.way.mounts
         """How it reaches servers while it is mounted."""
@@ -138,7 +140,8 @@ class User:
         done = run(
             "cbfs",
             *("init", name, "--account", self.account),
-            *("--server", server, "--names", policy),
+            *(("--own-server",) if server is None else ("--server", server)),
+            *("--names", policy),
             *world.way.accounts,
         )
         if done.returncode != 0:
@@ -210,7 +213,11 @@ class World:
         self.way = way or Way()
         self._stack = stack
         self.names = self._service("cbfs-names", "names")
-        self.server = self._service("cbfs-server", "server")
+
+    @cached_property
+    def server(self) -> Service:
+        """The message server, started when it is first asked for."""
+        return self._service("cbfs-server", "server")
 
     def _service(self, name: str, data: str) -> Service:
         service = Service(name, self.place / data, self.way.servers)
@@ -224,6 +231,12 @@ class World:
     def account(self, name: str, server: Service | None = None) -> User:
         """A user, not mounted yet."""
         user = User(self, name, (server or self.server).url)
+        self._stack.callback(_end, user)
+        return user
+
+    def account_with_server(self, name: str) -> User:
+        """A user with a server of its own, not mounted yet."""
+        user = User(self, name, None)
         self._stack.callback(_end, user)
         return user
 

@@ -23,11 +23,13 @@ from cbfs_common.onion import PORT
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public, kem_encapsulate
 from cbfs_common.profile import Address
 from cbfs_server.limits import (
+    ACCOUNTS_MAX,
     BACKLOG,
     EXPIRY_PERIOD,
     FREE_MIN,
     HOUSEKEEPING_PERIOD,
     MAILBOX_MAX,
+    READ_SIZE,
 )
 from cbfs_server.onion import Onion, add_options, chosen, published
 from cbfs_server.push import Pusher
@@ -62,6 +64,7 @@ class Options:
     public: tuple[str, int] | None
     mailbox: int
     onion: argparse.Namespace
+    own: Path | None
 
 
 def _host_port(text: str) -> tuple[str, int]:
@@ -106,10 +109,17 @@ def parse_options(arguments: list[str] | None) -> tuple[Options, bool]:
         default=MAILBOX_MAX,
         help=f"envelopes of 16 KiB kept for one account (default: {MAILBOX_MAX})",
     )
+    parser.add_argument(
+        "--own",
+        metavar="SOCKET",
+        type=Path,
+        help="let nobody make an account but who connects at this unix socket, and end when"
+        " standard input does: how a mount runs a server of its own",
+    )
     parser.add_argument("--verbose", action="store_true", help="log the end of every connection")
     add_options(parser)
     got = parser.parse_args(arguments)
-    return Options(got.data, got.listen, got.public, got.mailbox, got), got.verbose
+    return Options(got.data, got.listen, got.public, got.mailbox, got, got.own), got.verbose
 
 
 @contextmanager
@@ -181,6 +191,25 @@ def listen(where: tuple[str, int]) -> socket.socket:
     return listener
 
 
+@contextmanager
+def listen_locally(path: Path) -> Iterator[socket.socket]:
+    """The same at a unix socket, which is gone afterwards. Raises UsageError."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        try:
+            path.unlink(missing_ok=True)  # of one that was killed: the data directory is locked
+            listener.bind(str(path))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            raise UsageError(
+                f"cannot listen at {path}: {error.strerror or error}", "give another --own"
+            ) from error
+        listener.setblocking(False)
+        try:
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)
+
+
 @asynccontextmanager
 async def _reached(
     options: Options, onion: Onion | None, port: int
@@ -197,42 +226,68 @@ async def _reached(
 
 
 async def serve(options: Options, secret: bytes, random: Random, onion: Onion | None) -> None:
-    """Run the server until SIGTERM or SIGINT. What was answered is on the disk by then."""
+    """Run the server until it is asked to end. What was answered is on the disk by then."""
     store = Store(options.data / "store")
     try:
-        with (
-            listen(options.listen) as listener,
-            trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
-        ):
+        with contextlib.ExitStack() as stack:
+            public = stack.enter_context(listen(options.listen))
+            listeners = [(public, ACCOUNTS_MAX)]
+            if options.own is not None:  # only the owner may make accounts
+                owners = stack.enter_context(listen_locally(options.own))
+                listeners = [(public, 0), (owners, ACCOUNTS_MAX)]
             async with trio.open_nursery() as committer:
                 committer.start_soon(store.run)
                 async with trio.open_nursery() as nursery:
+                    await nursery.start(_end_when_asked, options, nursery.cancel_scope)
                     pusher = Pusher(store)
-                    service = Service(store, pusher, time.time, options.mailbox)
-                    server = Server(secret, random, service, pusher, nursery)
-                    nursery.start_soon(server.accept, listener)
-                    nursery.start_soon(server.watch)
-                    nursery.start_soon(server.pad)
-                    nursery.start_soon(_keep_house, store, service, options.data)
-                    async with _reached(options, onion, listener.getsockname()[1]) as where:
+                    services = []
+                    for listener, accounts in listeners:
+                        service = Service(store, pusher, time.time, options.mailbox, accounts)
+                        server = Server(secret, random, service, pusher, nursery)
+                        nursery.start_soon(server.accept, listener)
+                        nursery.start_soon(server.watch)
+                        nursery.start_soon(server.pad)
+                        services.append(service)
+                    nursery.start_soon(_keep_house, store, services, options.data)
+                    async with _reached(options, onion, public.getsockname()[1]) as where:
                         print(Address(dh_public(secret), *where).url(), flush=True)
-                        async for _ in signals:
-                            break
-                    nursery.cancel_scope.cancel()
+                        await trio.sleep_forever()
                 committer.cancel_scope.cancel()
     finally:
         store.close()
 
 
-async def _keep_house(store: Store, service: Service, data: Path) -> None:
+async def _end_when_asked(
+    options: Options, scope: trio.CancelScope, task_status: trio.TaskStatus[None]
+) -> None:
+    """Cancels at SIGTERM and SIGINT, and at the end of standard input where that ends it."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async with trio.open_nursery() as nursery:
+            if options.own is not None:
+                nursery.start_soon(_end_of_input, scope)
+            async for _ in signals:
+                scope.cancel()
+
+
+async def _end_of_input(scope: trio.CancelScope) -> None:
+    descriptor = sys.stdin.fileno()
+    await trio.lowlevel.wait_readable(descriptor)
+    while os.read(descriptor, READ_SIZE):
+        await trio.lowlevel.wait_readable(descriptor)
+    scope.cancel()
+
+
+async def _keep_house(store: Store, services: list[Service], data: Path) -> None:
     """Watch the disk's free space, and forget what is too old."""
     next_expiry = trio.current_time()
     while True:
         usage = await trio.to_thread.run_sync(os.statvfs, data)
         full = usage.f_bavail * usage.f_frsize < FREE_MIN
-        if full != service.full:
+        if full != services[0].full:
             _log.warning("the disk is full: nothing is taken in" if full else "disk space again")
-        service.full = full
+        for service in services:
+            service.full = full
         if trio.current_time() >= next_expiry:
             next_expiry += EXPIRY_PERIOD
             await _expire(store, int(time.time()) // DAY)

@@ -58,7 +58,7 @@ Change = Callable[[Writer], AnyReply]
 
 class Service:
     """Answers requests of clients whose keys are proved. ``clock`` gives seconds since 1970;
-    ``mailbox`` envelopes are kept for each account."""
+    ``mailbox`` envelopes are kept for each of at most ``accounts``."""
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class Service:
         pusher: Pusher,
         clock: Callable[[], float],
         mailbox: int = MAILBOX_MAX,
+        accounts: int = ACCOUNTS_MAX,
     ) -> None:
         self.full = False
         """The disk is: nothing more is taken in."""
@@ -73,6 +74,7 @@ class Service:
         self._pusher = pusher
         self._clock = clock
         self._mailbox = mailbox
+        self._accounts = accounts
         self._takes = Takes()
         self._changes: dict[type[AnyRequest], Callable[[bytes, Any], Change]] = {
             Deliver: self._deliver,
@@ -204,7 +206,7 @@ class Service:
         def change(writer: Writer) -> AnyReply:
             if writer.account(user) is not None:
                 return _DONE
-            if self.full or writer.accounts() >= ACCOUNTS_MAX:
+            if self.full or writer.accounts() >= self._accounts:
                 return _REPLIES[Code.TOO_MANY]
             writer.put_account(user, Account(1, 0))
             return _DONE
