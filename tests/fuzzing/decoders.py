@@ -1,0 +1,140 @@
+"""One table of all decoders: what takes bytes or text from a network, a peer, a disk or a user.
+
+Each gives a value or raises one of our errors (``CbfsError``), whatever it is given."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from cbfs import contact, nodes, settings, texts
+from cbfs.account import SYSTEM_RANDOM
+from cbfs_common import (
+    message,
+    names_client,
+    names_entry,
+    names_evidence,
+    names_feed,
+    names_map,
+    names_note,
+    names_operations,
+    names_policy,
+    names_wire,
+    onion,
+    prekey,
+    profile,
+    requests,
+)
+from cbfs_common.errors import CbfsError
+from cbfs_common.limits import ENVELOPE_SIZE
+from cbfs_common.primitives import dh_public
+from cbfs_common.routes import Routes
+from cbfs_common.session import decode_session, handshake_of, open_first
+from cbfs_common.transport import ClientConnection, ServerConnection
+from cbfs_names import block
+from tests.talking import NOW, party, prekey_of, seeded, started
+
+Decoder = Callable[[bytes], object]
+
+SIZE_MAX = 20_000
+"""Bytes that are given to a decoder here: more than any frame has."""
+
+_RANDOM = seeded("fuzz")
+_ALICE, _BOB = party(_RANDOM), party(_RANDOM)
+_PAIR = prekey_of(_RANDOM)
+_STARTED = started(_ALICE, _BOB, _PAIR, _RANDOM)
+_ALICES, _FIRST = _STARTED.seal(_ALICE, b"hello", _RANDOM)
+_BOBS, _ = open_first(_BOB, _PAIR, _FIRST, NOW)
+_BOBS, _LATER = _BOBS.seal(_BOB, b"answer", _RANDOM)
+_SECRET = bytes(range(1, 33))
+
+
+def _text(parse: Callable[[str], object]) -> Decoder:
+    return lambda data: parse(data.decode(errors="surrogateescape"))
+
+
+def _whole(data: bytes) -> bytes:
+    """An envelope out of any bytes: the valid one, with these over its beginning."""
+    return (data + _LATER[len(data) :])[:ENVELOPE_SIZE]
+
+
+def _search(data: bytes) -> object:
+    routes = Routes()
+    routes.update(_ALICES)
+    return routes.find(data), routes.search(data)
+
+
+DECODERS: dict[str, Decoder] = {
+    "address": _text(profile.parse_address),
+    "block": block.decode_block,
+    "body": message.decode_body,
+    "bundle": names_evidence.decode_bundle,
+    "checkpoint": _text(names_note.parse_checkpoint),
+    "client's transport": lambda data: ClientConnection(
+        dh_public(_SECRET), _SECRET, SYSTEM_RANDOM
+    ).receive(data),
+    "contact": contact.decode_contact,
+    "directory entry": names_entry.decode_entry,
+    "directory operation": names_operations.decode_operation,
+    "directory policy": _text(names_policy.parse_policy),
+    "directory reply": names_wire.decode_reply,
+    "directory request": names_wire.decode_request,
+    "directory round": names_entry.decode_round,
+    "directory state": names_client.decode_state,
+    "feed": lambda data: names_feed.decode_tile(0, data),
+    "envelope": lambda data: _ALICES.open(_whole(data), NOW),
+    "first envelope": lambda data: open_first(
+        _BOB, _PAIR, (_FIRST[:32] + data + _FIRST[32 + len(data) :])[:ENVELOPE_SIZE], NOW
+    ),
+    "folder name": _text(texts.read_folder_name),
+    "handshake": handshake_of,
+    "map proof": names_map.decode_map_proof,
+    "metadata.toml": texts.read_metadata,
+    "name": _text(profile.check_name),
+    "node": lambda data: nodes.decode_record(1, data),
+    "note": names_note.parse_note,
+    "note key": _text(lambda text: names_note.parse_note_key(text, 1)),
+    "onion clients": _text(onion.parse_clients),
+    "onion key": _text(onion.decode_service_key),
+    "part": message.decode_part,
+    "prekey": prekey.decode_prekey,
+    "prekey pair": prekey.PrekeyPair.decode,
+    "profile": profile.decode_profile,
+    "push": requests.decode_push,
+    "reply": requests.decode_reply,
+    "request": requests.decode_request,
+    "route": _search,
+    "server's transport": lambda data: ServerConnection(_SECRET, SYSTEM_RANDOM).receive(data),
+    "session": decode_session,
+    "settings": settings.decode,
+}
+
+
+def try_it(name: str, data: bytes) -> bool:
+    """Whether it gave a value; anything but a value and our errors is raised."""
+    try:
+        DECODERS[name](data)
+    except CbfsError:
+        return False
+    return True
+
+
+def samples() -> list[bytes]:
+    """Good ones of many kinds, to change: states and envelopes, and all that is in the vectors."""
+    found = [_ALICES.encode(), _BOBS.encode(), _FIRST, _LATER, _PAIR.encode(), b"grace = 1\n"]
+    for path in sorted((Path(__file__).parent.parent / "vectors").glob("*.json")):
+        _collect(json.loads(path.read_text()), found)
+    return sorted({sample[:SIZE_MAX] for sample in found})
+
+
+def _collect(value: object, found: list[bytes]) -> None:
+    if isinstance(value, dict):
+        for each in value.values():
+            _collect(each, found)
+    elif isinstance(value, list):
+        for each in value:
+            _collect(each, found)
+    elif isinstance(value, str) and len(value) > 16:
+        try:
+            found.append(bytes.fromhex(value))
+        except ValueError:
+            found.append(value.encode())
