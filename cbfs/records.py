@@ -37,6 +37,8 @@ class Table(Enum):
     INBOX = b"inbox"  # sequence u64: envelopes that wait for a look-up
     QUARANTINE = b"quarantine"  # sequence u64: envelopes that could not be read
     CONTENT = b"content"  # content id u64 | chunk u32
+    INDEX = b"index"  # segment u32: see ``cbfs.index``
+    TERMS = b"terms"  # segment u32 [| number in it u8]
     NODES = b"nodes"  # inode u64: files and folders of outbox/, ui_info/ and tmp/
 
 

@@ -1,0 +1,172 @@
+"""The index of messages, held to a list that is looked through from one end to the other."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from cbfs import index
+from cbfs.account import SYSTEM_RANDOM
+from cbfs.model import Content, Message
+from cbfs.store import Store, Table
+
+DAY = 86_400_000
+CONVERSATIONS = {b"a" * 16: "2026-11-01-alice-bob", b"c" * 16: "2026-11-02-alice-carol Lunch"}
+
+
+def message(serial: int, conversation: bytes, sender: str, date: int) -> Message:
+    name = f"2026-11-24T00.00.00.{serial:03}Z-{sender}"
+    content = Content(serial, 10, 10)
+    return Message(b"", conversation, serial, sender, date, date, name, serial, content, ())
+
+
+@contextmanager
+def opened() -> Iterator[Store]:
+    with TemporaryDirectory() as place:
+        store = Store(Path(place) / "store", bytes(32), SYSTEM_RANDOM)
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+def find(store: Store, query: str) -> list[int]:
+    with store.read() as reader:
+        found = index.find(reader, index.parse_query(query), CONVERSATIONS.__getitem__)
+    return [one.serial for one in found]
+
+
+WORDS = ("lunch", "Straße", "42", "snow")
+
+
+class Machine(RuleBasedStateMachine):
+    """Messages come, are read and go."""
+
+    @initialize()
+    def start(self) -> None:
+        self.context = opened()
+        self.store = self.context.__enter__()
+        self.messages: dict[int, tuple[Message, str, bool]] = {}
+        self.next = 1
+
+    def teardown(self) -> None:
+        self.context.__exit__(None, None, None)
+
+    @rule(
+        texts=st.lists(st.lists(st.sampled_from(WORDS)).map(" ".join), max_size=40),
+        conversation=st.sampled_from(sorted(CONVERSATIONS)),
+        sender=st.sampled_from(("alice", "bob")),
+        day=st.integers(20_000, 20_002),
+        unread=st.booleans(),
+    )
+    def come(
+        self, texts: list[str], conversation: bytes, sender: str, day: int, unread: bool
+    ) -> None:
+        for text in texts:
+            new = message(self.next, conversation, sender, day * DAY + 5)
+            self.store.write(partial(index.add, message=new, text=text.encode(), unread=unread))
+            self.messages[self.next] = new, text, unread
+            self.next += 1
+
+    @rule(data=st.data())
+    def go(self, data: st.DataObject) -> None:
+        if self.messages:
+            serial = data.draw(st.sampled_from(sorted(self.messages)))
+            gone, _text, _unread = self.messages.pop(serial)
+            self.store.write(lambda w: index.remove(w, gone))
+
+    @rule(data=st.data())
+    def read(self, data: st.DataObject) -> None:
+        if self.messages:
+            serial = data.draw(st.sampled_from(sorted(self.messages)))
+            one, text, _unread = self.messages[serial]
+            self.messages[serial] = one, text, False
+            self.store.write(lambda w: index.set_read(w, serial))
+
+    @invariant()
+    def the_same_is_found(self) -> None:
+        if not hasattr(self, "messages"):
+            return
+        all_ = self.messages
+        for word in WORDS:
+            expected = [s for s, (_m, text, _u) in all_.items() if word in text.split()]
+            assert find(self.store, word.upper()) == expected
+        expected = [
+            s
+            for s, (m, text, _u) in all_.items()
+            if {"lunch", "snow"} <= set(text.split()) and m.sender == "bob"
+        ]
+        assert find(self.store, "snow from:bob lunch") == expected
+        expected = [
+            s
+            for s, (m, _t, _u) in all_.items()
+            if "Lunch" in CONVERSATIONS[m.conversation] and m.date // DAY == 20_001
+        ]
+        day = index.day_name(20_001)
+        assert find(self.store, f"in:lunch after:{day} before:{day}") == expected
+        with self.store.read() as reader:
+            new = [found.serial for found in index.unread(reader)]
+            days = index.days(reader)
+            today = [found.serial for found in index.on_day(reader, 20_000)]
+        assert new == [s for s, (_m, _t, unread) in all_.items() if unread]
+        dates = [m.date // DAY for m, _t, _u in all_.values()]
+        assert days == {day: dates.count(day) for day in sorted(set(dates))}
+        assert today == [s for s, (m, _t, _u) in all_.items() if m.date // DAY == 20_000]
+
+
+Machine.TestCase.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
+TestIndex = Machine.TestCase
+
+
+def test_a_full_segment_is_one_record() -> None:
+    with opened() as store:
+        for serial in range(1, 2 * index.SEGMENT + 1):
+            new = message(serial, b"a" * 16, "alice", 5)
+            store.write(partial(index.add, message=new, text=b"hello", unread=False))
+        with store.read() as reader:
+            assert reader.count(Table.TERMS) == 3  # two that are full, and the newest
+        assert len(find(store, "hello")) == 2 * index.SEGMENT
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"one two", ["one", "two"]),
+        (b"\0one", []),
+        (b"\xff one", []),
+        ("x" * (index.TEXT_MAX - 2) + "é", ["x" * index.WORD_MAX]),
+    ],
+)
+def test_only_text_has_words(text: bytes | str, words: list[str]) -> None:
+    data = text.encode() if isinstance(text, str) else text
+    with opened() as store:
+        new = message(1, b"a" * 16, "bob", 5)
+        store.write(partial(index.add, message=new, text=data[: index.TEXT_MAX], unread=True))
+        for word in words:
+            assert find(store, word) == [1]
+        assert bool(words) == bool(find(store, "one") or words == ["x" * index.WORD_MAX])
+
+
+@pytest.mark.parametrize(
+    "text", ["", "   ", "!!!", "from:", "after:yesterday", "before:2026-13-01"]
+)
+def test_a_search_that_means_nothing_says_so(text: str) -> None:
+    with pytest.raises(index.BadQuery) as caught:
+        index.parse_query(text)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["2026-11-24", "1970-01-01", "9999-12-31"])
+def test_days_have_one_name(name: str) -> None:
+    number = index.day_number(name)
+    assert number is not None
+    assert index.day_name(number) == name
+    for other in (f" {name}", name.replace("-", ""), f"{name}T00", os.devnull):
+        assert index.day_number(other) is None
