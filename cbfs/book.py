@@ -6,12 +6,14 @@ not finished; a count of those who refer to it says when it can go.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from cbfs import index, transcript
 from cbfs.model import Content, Conversation, Delivery, Message
 from cbfs.naming import folder_name, message_name
 from cbfs.packing import pack, unpack
 from cbfs.store import Reader, Store, Table, Writer
+from cbfs.transcript import Extent
 from cbfs_common.conversation import conversation_id, random_conversation_id
 from cbfs_common.limits import CONVERSATION_NUMBERS
 
@@ -154,8 +156,8 @@ def get_message(reader: Reader, conversation: bytes, serial: int) -> Message | N
 
 
 def _message(key: bytes, data: bytes) -> Message:
-    id_, sender, date, received, name, inode, content, recipients, parents, file_name = unpack(
-        data, bytes, str, int, int, str, int, list, list, list, str
+    id_, sender, date, received, name, inode, content, recipients, parents, file_name, shown = (
+        unpack(data, bytes, str, int, int, str, int, list, list, list, str, int)
     )
     return Message(
         id_,
@@ -170,6 +172,7 @@ def _message(key: bytes, data: bytes) -> Message:
         tuple((who, Delivery(state)) for who, state in recipients),
         tuple(parents),
         file_name,
+        shown,
     )
 
 
@@ -187,6 +190,7 @@ def put_message(writer: Writer, message: Message) -> None:
         [[who, state.value] for who, state in message.recipients],
         list(message.parents),
         message.file_name,
+        message.entry_size,
     )
     writer.put(Table.MESSAGES, message.conversation + u64(message.serial), record)
 
@@ -212,7 +216,7 @@ def _number(data: bytes) -> int:
 
 
 def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int) -> Message:
-    """Name it, number it, store it, count its content, move the conversation's heads."""
+    """Name it, number it, store and index it, count its content, move the conversation's heads."""
 
     def name_key(name: str) -> bytes:
         return b"name " + writer.blind(conversation, name.encode())
@@ -236,8 +240,14 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
         tuple((who, Delivery.QUEUED) for who in arrival.recipients),
         arrival.parents,
         arrival.file_name,
+        0,
     )
+    head = read_content(writer, arrival.content, 0, max(index.TEXT_MAX, transcript.TEXT_MAX))
+    entry = transcript.entry(message, head[: transcript.TEXT_MAX])
+    message = replace(message, entry_size=len(entry))
     put_message(writer, message)
+    index.add(writer, message, head[: index.TEXT_MAX], unread=not arrival.recipients)
+    _extend_transcript(writer, conversation, len(entry), 0)
     writer.put(Table.META, name_key(name), u64(serial))
     key = _message_id(writer, conversation, arrival.sender, arrival.id)
     writer.put(Table.MESSAGE_IDS, key, u64(serial))
@@ -311,7 +321,42 @@ def remove_message(writer: Writer, message: Message) -> None:
     if writer.delete(Table.MESSAGES, message.conversation + u64(message.serial)):
         name = b"name " + writer.blind(message.conversation, message.name.encode())
         writer.delete(Table.META, name)
+        index.remove(writer, message)
+        _extend_transcript(writer, message.conversation, -message.entry_size, 1)
         drop_content(writer, message.content.id)
+
+
+# Transcripts
+
+
+def transcript_extent(reader: Reader, conversation: bytes) -> Extent:
+    """How long a conversation is as one text."""
+    data = reader.get(Table.META, b"transcript " + conversation)
+    return Extent(*unpack(data, int, int)) if data else Extent(0, 0)
+
+
+def transcript_entries(reader: Reader, conversation: bytes, start: int) -> list[tuple[int, int]]:
+    """(serial, bytes of its entry) of the messages from a serial on."""
+    items = reader.items(Table.MESSAGES, conversation, conversation + u64(start))
+    return [(m.serial, m.entry_size) for m in (_message(key, data) for key, data in items)]
+
+
+def transcript_entry(reader: Reader, conversation: bytes, serial: int) -> bytes:
+    """The entry of one message, nothing when it is not there."""
+    message = get_message(reader, conversation, serial)
+    if message is None:
+        return b""
+    head = read_content(reader, message.content, 0, transcript.TEXT_MAX)
+    return transcript.entry(message, head)
+
+
+def _extend_transcript(writer: Writer, conversation: bytes, size: int, removed: int) -> None:
+    was = transcript_extent(writer, conversation)
+    record = pack(was.size + size, was.removed + removed)
+    writer.put(Table.META, b"transcript " + conversation, record)
+
+
+# Heads
 
 
 def heads(reader: Reader, conversation: bytes) -> tuple[bytes, ...]:

@@ -54,7 +54,7 @@ class Contents:
         """Raises TreeError(EISDIR) for what has no bytes, and TreeError(ESTALE) for a message
         that was removed: it is erased at once, whoever has it open."""
         if isinstance(node, Text):
-            return node.render()[offset : offset + size]
+            return node.read(offset, size)
         if isinstance(node, MessageFile) and node.removed:
             raise TreeError(errno.ESTALE)
         content = _content(node)

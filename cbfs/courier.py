@@ -18,6 +18,7 @@ from cbfs.outbox import Processes
 from cbfs.showing import Showing
 from cbfs.texts import alarm_text, error_text, status_text
 from cbfs.tree import STATUS, Tree
+from cbfs.views import Views
 
 WARNING = "WARNING"
 """The file in the root that is there when somebody has changed one's own name."""
@@ -42,6 +43,7 @@ class Courier:
         self.showing = Showing()
         self.tree = Tree(backend, self._changed)
         self.drafts = Drafts(self.tree, processes, grace)
+        self.views = Views(self.tree, self.showing)
         self._errors = ErrorFiles(self.tree)
         self._dispatch = Dispatch(
             self.tree,
@@ -99,6 +101,7 @@ class Courier:
 
         path = f"conversations/{conversation.folder}/{message.name}"
         self.showing.show(path, node, enter)
+        self.views.added(message)
 
     def message_changed(self, _message: Message) -> None:
         """See ``View``."""
@@ -154,6 +157,7 @@ class Courier:
         while True:
             self._wake = trio.Event()
             again = self._look()
+            await self.views.flush()
             with trio.move_on_after(again):
                 await self._wake.wait()
 

@@ -5,18 +5,21 @@ only when they are: ``Unseen`` knows which those are.
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from cbfs.areas import TreeError
+from cbfs.book import transcript_entries, transcript_entry, transcript_extent
 from cbfs.inodes import Inodes
 from cbfs.model import Backend, Conversation, Message
 from cbfs.nodes import FIRST_MESSAGE, MessageFile, Node, Text
 from cbfs.provided import PAGE
+from cbfs.transcript import Extent, Transcript
 
 METADATA = "metadata.toml"
+TRANSCRIPT = "transcript"
 
-_METADATA_PLACE = 1
-"""Messages follow it: the place behind one is its serial + 1, and serials begin at 1."""
+_METADATA_PLACE, _TRANSCRIPT_PLACE = 1, 2
+"""Messages follow them: the place behind one is its serial + 2, and serials begin at 1."""
 
 
 class Unseen:
@@ -40,20 +43,63 @@ class Unseen:
         return serial > self._newest or serial in self._serials
 
 
+class TranscriptFile(Text):
+    """The conversation as one text; ``modified`` says when it last grew."""
+
+    __slots__ = ("_modified", "_text")
+
+    def __init__(
+        self, inode: int, backend: Backend, conversation: bytes, modified: Callable[[], int]
+    ) -> None:
+        super().__init__(inode, lambda: self.read(0, self.size), 0)
+        store = backend.store
+
+        def extent() -> Extent:
+            with store.read() as reader:
+                return transcript_extent(reader, conversation)
+
+        def load(start: int) -> list[tuple[int, int]]:
+            with store.read() as reader:
+                return transcript_entries(reader, conversation, start)
+
+        def render(serial: int) -> bytes:
+            with store.read() as reader:
+                return transcript_entry(reader, conversation, serial)
+
+        self._text = Transcript(extent, load, render)
+        self._modified = modified
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self._text.size
+
+    @property
+    def modified_ns(self) -> int:
+        """When the last message came."""
+        return self._modified()
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See ``Text``."""
+        return self._text.read(offset, size)
+
+
 class Folder:
-    """``Provider`` of one conversation."""
+    """``Provider`` of one conversation. ``transcript`` is the inode of that."""
 
     def __init__(
         self,
         backend: Backend,
         conversation: Conversation,
         metadata: Text,
+        transcript: int,
         unseen: Unseen,
         inodes: Inodes,
     ) -> None:
         self._backend = backend
         self._conversation = conversation
         self._metadata = metadata
+        self._transcript = TranscriptFile(transcript, backend, conversation.id, self.modified)
         self._unseen = unseen
         self._inodes = inodes
 
@@ -61,6 +107,8 @@ class Folder:
         """See ``Provider``."""
         if name == METADATA:
             return self._metadata
+        if name == TRANSCRIPT:
+            return self._transcript
         message = self._backend.message(self._conversation.id, name)
         if message is None or message.serial in self._unseen:
             return None
@@ -70,11 +118,14 @@ class Folder:
         """See ``Provider``."""
         if start < _METADATA_PLACE:
             yield _METADATA_PLACE, METADATA, self._metadata
+        if start < _TRANSCRIPT_PLACE:
+            yield _TRANSCRIPT_PLACE, TRANSCRIPT, self._transcript
+        serial_from = max(start - 1, 0)
         known, unseen = self._inodes.get, self._unseen
         while True:
             listed = self._backend.listed(
                 self._conversation.id,
-                start,
+                serial_from,
                 PAGE,
                 lambda serial: (FIRST_MESSAGE + serial) in self._inodes,
             )
@@ -83,10 +134,10 @@ class Folder:
                     continue
                 node = known(FIRST_MESSAGE + serial) if message is None else MessageFile(message)
                 if isinstance(node, MessageFile):
-                    yield serial + 1, node.name, node
+                    yield serial + 2, node.name, node
             if len(listed) < PAGE:
                 return
-            start = listed[-1][0] + 1
+            serial_from = listed[-1][0] + 1
 
     async def remove(self, name: str, node: Node) -> None:
         """See ``Provider``."""

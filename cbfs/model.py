@@ -56,7 +56,8 @@ class Conversation:
 class Message:
     """``name`` is the file name in the conversation's folder, unique there, made by
     ``naming.message_name``. ``recipients`` is empty for what was received. ``parents`` and
-    ``file_name`` are as its sender wrote them."""
+    ``file_name`` are as its sender wrote them. ``entry_size`` is how many bytes it has in the
+    conversation's transcript."""
 
     id: bytes
     conversation: bytes
@@ -70,6 +71,7 @@ class Message:
     recipients: tuple[tuple[str, Delivery], ...]
     parents: tuple[bytes, ...] = ()
     file_name: str = ""
+    entry_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -296,6 +296,7 @@ async def _run(options: Options, ready: Callable[[], None]) -> None:
                     await operations.revealer.close()
                     courier.showing.revealer = None
                 await operations.save_open()
+                await courier.views.flush()
             pyfuse3.close(unmount=True)
         nursery.cancel_scope.cancel()
 

@@ -56,6 +56,12 @@ def message_name(date_ms: int, sender: str, file_name: str, taken: Callable[[str
     return _free(stem, extension, taken)
 
 
+def free_name(name: str, taken: Callable[[str], bool]) -> str:
+    """``name``, with a number before its extension when it is taken."""
+    body, extension = _split(name)
+    return _free(body, extension, taken)
+
+
 def shown_file_name(untrusted: str) -> str:
     """Any text as a file name of at most 255 bytes; the extension survives the cut. Refused
     characters become ``_``, and so does a leading dot or dash. The same for what is one already.

@@ -92,6 +92,10 @@ class Text(Node):
         """In bytes."""
         return len(self.render())
 
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset`` on, fewer at the end."""
+        return self.render()[offset : offset + size]
+
 
 class MessageFile(Node):
     """A message in a conversation. There may be very many: only what handlers need is kept, the

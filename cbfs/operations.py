@@ -39,6 +39,7 @@ from cbfs.provided import Listing
 from cbfs.reveal import STAGED, Revealer
 from cbfs.store import StoreError
 from cbfs.tree import STATUS
+from cbfs.views import counts_as_reading
 from cbfs.xattrs import xattrs
 from cbfs_common.limits import FILE_NAME_MAX
 
@@ -78,6 +79,7 @@ def _handler(function: H) -> H:
 class _Handle:
     node: Node
     writes: bool
+    new: bool  # reading it to the end makes it read
 
 
 class Operations(pyfuse3.Operations):
@@ -284,11 +286,20 @@ class Operations(pyfuse3.Operations):
             node.author = self._processes.of_thread(ctx.pid)
             if flags & os.O_TRUNC:
                 await self._tree.truncate(node, 0)
-        return self._open(node, writes=writes)
+        views = self._courier.views
+        new = isinstance(node, MessageFile) and views.is_new(node.serial)
+        if new and counts_as_reading(self._processes.of_thread(ctx.pid)):
+            return self._open(node, writes=False, new=True)
+        return self._open(node, writes=writes, cache=not new)
 
     @_handler
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        return self._tree.read(self._handles[fh].node, off, size)
+        handle = self._handles[fh]
+        node = handle.node
+        data = self._tree.read(node, off, size)
+        if handle.new and isinstance(node, MessageFile) and off + len(data) >= node.size:
+            self._courier.views.read_to_the_end(node.serial)
+        return data
 
     @_handler
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
@@ -417,17 +428,18 @@ class Operations(pyfuse3.Operations):
         self._next_handle += 1
         return self._next_handle
 
-    def _open(self, node: Node, *, writes: bool) -> FileInfo:
+    def _open(self, node: Node, *, writes: bool, new: bool = False, cache: bool = True) -> FileInfo:
         handle = self._new_handle()
-        self._handles[handle] = _Handle(node, writes)
+        self._handles[handle] = _Handle(node, writes, new)
         if isinstance(node, File):
             node.handles += 1
             node.writers += writes
         return FileInfo(
             fh=FileHandleT(handle),
-            # the size of a text may change between two looks; a message never changes
-            direct_io=isinstance(node, Text),
-            keep_cache=isinstance(node, MessageFile),
+            # the size of a text may change between two looks; of a new message we must see how
+            # far it is read
+            direct_io=isinstance(node, Text) or new,
+            keep_cache=isinstance(node, MessageFile) and cache,  # a message never changes
         )
 
     async def _store(self, fh: int) -> None:

@@ -20,8 +20,10 @@ README = """This folder is a messenger. Files are messages.
 Write to somebody        mkdir outbox/bob
                          echo hello > outbox/bob/hi
 to several, with subject mkdir 'outbox/bob,carol lunch'
-Read                     ls conversations/*
-                         cat conversations/*/*alice*
+Read                     ls unread; cat unread/*
+                         tail -f conversations/*-bob/transcript
+Find                     ls 'search/lunch from:bob after:2026-11-01'
+                         ls by-date/2026-11-24
 Answer                   save a file in the folder of the same name under outbox/
 Take back                rm the file in outbox/ before it is sent: a second after it
                          was last changed, or when the editor that has it open ends

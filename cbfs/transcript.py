@@ -8,6 +8,7 @@ import unicodedata
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cbfs.model import Message
@@ -58,44 +59,45 @@ def _shown(character: str) -> str:
     return _NOT_SHOWN
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What the store knows of a transcript: its size in bytes, and how many messages have been
+    taken out of it."""
+
+    size: int
+    removed: int
+
+
 class Transcript:
-    """``load`` gives the messages of the conversation in order of arrival; it is called when the
-    text is first looked at. ``render`` gives the entry of one, by its serial, or nothing when it
-    has gone meanwhile."""
+    """``extent`` says how long the text is now. ``load`` gives (serial, bytes of its entry) of the
+    messages from a serial on, in order. ``render`` gives the entry of one, by its serial, or
+    nothing when it has gone meanwhile."""
 
     def __init__(
-        self, load: Callable[[], Iterable[Message]], render: Callable[[int], bytes]
+        self,
+        extent: Callable[[], Extent],
+        load: Callable[[int], Iterable[tuple[int, int]]],
+        render: Callable[[int], bytes],
     ) -> None:
+        self._extent = extent
         self._load = load
         self._render = render
-        self._loaded = False
+        self._known = Extent(0, 0)
         self._serials = array("Q")
         self._ends = array("Q")
 
     @property
     def size(self) -> int:
         """In bytes."""
-        self._need()
-        return self._ends[-1] if self._ends else 0
-
-    def add(self, message: Message) -> None:
-        """One has arrived, or was sent."""
-        if self._loaded:
-            self._serials.append(message.serial)
-            self._ends.append(self.size + message.entry_size)
-
-    def remove(self) -> None:
-        """One was deleted: count anew at the next look."""
-        self._loaded = False
+        return self._extent().size
 
     def read(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset`` on, fewer at the end."""
-        self._need()
-        end = min(offset + size, self.size)
+        self._follow()
+        end = min(offset + size, self._ends[-1] if self._ends else 0)
         index = bisect_right(self._ends, offset)
-        start = self._ends[index - 1] if index else 0
+        start = position = self._ends[index - 1] if index else 0
         parts = []
-        position = start
         while position < end:
             length = self._ends[index] - position
             parts.append(self._render(self._serials[index])[:length].ljust(length, b"\n"))
@@ -103,13 +105,16 @@ class Transcript:
             index += 1
         return b"".join(parts)[offset - start : max(end, offset) - start]
 
-    def _need(self) -> None:
-        if self._loaded:
+    def _follow(self) -> None:
+        """Where each entry is, as of now: what has come is added, after a removal all is read."""
+        now = self._extent()
+        if now == self._known:
             return
-        self._serials, self._ends = array("Q"), array("Q")
-        end = 0
-        for message in self._load():
-            end += message.entry_size
-            self._serials.append(message.serial)
+        if now.removed != self._known.removed:
+            self._serials, self._ends = array("Q"), array("Q")
+        self._known = now
+        end = self._ends[-1] if self._ends else 0
+        for serial, length in self._load(self._serials[-1] + 1 if self._serials else 0):
+            end += length
+            self._serials.append(serial)
             self._ends.append(end)
-        self._loaded = True

@@ -24,6 +24,7 @@ from cbfs_common.limits import FILE_NAME_MAX
 ROOT = 1
 CONVERSATIONS, OUTBOX, CONTACTS, UI_INFO, TMP = range(2, 7)
 STATUS, README, PROFILE = range(7, 10)
+UNREAD, BY_DATE, SEARCH = range(20, 23)
 """Inodes that are always there."""
 
 FIRST_STORED = 1_000
@@ -38,6 +39,8 @@ class Tree(Contents):
 
     def __init__(self, backend: Backend, changed: Callable[[], None]) -> None:
         super().__init__(backend, changed)
+        self.removed: Callable[[int], None] = lambda _serial: None
+        """Told of each message that a program has removed, by its serial."""
         self._next = _last_inode(backend.store)
         with backend.store.read() as reader:
             self.unseen = Unseen(reader.number(b"message"))
@@ -88,6 +91,7 @@ class Tree(Contents):
                 self.backend,
                 conversation,
                 self._metadata(conversation),
+                self.new_inode(),
                 self.unseen,
                 self.inodes,
             ),
@@ -108,6 +112,10 @@ class Tree(Contents):
     def conversation(self, key: bytes) -> Conversation:
         """One that is known, by its id."""
         return self._known[key]
+
+    def knows(self, key: bytes) -> bool:
+        """Whether there is a conversation of this id."""
+        return key in self._known
 
     def message_file(self, message: Message) -> MessageFile:
         """The file of a message: that which is in use, or a fresh one."""
@@ -183,6 +191,8 @@ class Tree(Contents):
         if isinstance(directory, Provided):
             await directory.provider.remove(name, node)
             directory.touch(time.time_ns())
+            if isinstance(node, MessageFile):
+                self.removed(node.serial)
             return node
         if isinstance(node, Text):
             if directory.area in {Area.DRAFTS, Area.OUTBOX, Area.ROOT} and name.endswith(".error"):

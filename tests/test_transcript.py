@@ -1,0 +1,77 @@
+"""A conversation as one text: what an entry shows, and reading from anywhere in it."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cbfs.model import Content, Message
+from cbfs.transcript import TEXT_MAX, Extent, Transcript, entry
+
+DATE = 1_795_500_000_000  # 2026-11-24, 06:00
+
+
+def message(size: int, name: str = "bob") -> Message:
+    name = f"2026-11-24T06.00.00.000Z-{name}"
+    content = Content(1, size, 100)
+    return Message(
+        b"",
+        b"",
+        1,
+        "bob",
+        DATE,
+        DATE,
+        name,
+        1,
+        content,
+        (),
+    )
+
+
+def shown(data: bytes, name: str = "bob") -> str:
+    text = entry(message(len(data), name), data[:TEXT_MAX]).decode()
+    start, end = "[2026-11-24 06:00] bob: ", "\n"
+    assert text.startswith(start)
+    assert text.endswith(end)
+    return text[len(start) : -len(end)]
+
+
+def test_lines_are_indented() -> None:
+    assert shown(b"one\n\ntwo\n") == "one\n\n    two"
+
+
+def test_nothing_reaches_a_terminal_that_could_rewrite_it() -> None:
+    text = shown("a\x1b[2J\r\x07\u202eb\u200b\x9b".encode())
+    assert text == "a\ufffd[2J\ufffd\ufffd\ufffdb\ufffd\ufffd"
+
+
+def test_what_is_no_text_is_told() -> None:
+    for data, name in ((b"\x89PNG", "bob-a.png"), (b"a\0b", "bob"), (b"text", "bob-x.csv")):
+        assert shown(data, name).endswith(f"Z-{name} ({len(data)} bytes)")
+    assert shown(b"text", "bob-note.txt") == "text"
+
+
+def test_a_long_text_is_cut_between_characters() -> None:
+    text = shown(b"x" + "é".encode() * TEXT_MAX)
+    assert text.startswith("xé")
+    assert text.endswith("é\n    ... 2026-11-24T06.00.00.000Z-bob has all of it")
+
+
+@given(st.lists(st.binary(min_size=1, max_size=9)), st.integers(0, 60), st.integers(0, 60))
+def test_any_part_can_be_read(entries: list[bytes], offset: int, size: int) -> None:
+    there: list[int] = []
+    removed = 0
+
+    def extent() -> Extent:
+        return Extent(sum(len(entries[i]) for i in there), removed)
+
+    def load(start: int) -> list[tuple[int, int]]:
+        return [(i, len(entries[i])) for i in there if i >= start]
+
+    text = Transcript(extent, load, entries.__getitem__)
+    for serial in range(len(entries)):
+        there.append(serial)
+        if serial % 3 == 2:
+            there.remove(serial - 1)
+            removed += 1
+        whole = b"".join(entries[i] for i in there)
+        assert text.size == len(whole)
+        assert text.read(offset, size) == whole[offset : offset + size]
