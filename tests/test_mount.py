@@ -55,7 +55,7 @@ def test_programs_that_read(tmp_path: Path) -> None:
             mount.arrive("bob", f"text {number}")
         mount.wait_messages(*(f"text {number}\n" for number in range(20)), sender="bob")
         assert "drwx------" in mount.run("ls -l")
-        assert len(mount.run("ls -l conversations/*").splitlines()) == 22
+        assert len(mount.run("ls -l conversations/*").splitlines()) == 23
         assert len(mount.run("find conversations -type f").splitlines()) == 22
         assert len(mount.run("grep -r text conversations").splitlines()) == 20
         mount.run(f"cp -a conversations {tmp_path}/copy; diff -r conversations {tmp_path}/copy")
