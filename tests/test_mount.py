@@ -57,7 +57,7 @@ def test_programs_that_read(tmp_path: Path) -> None:
         assert "drwx------" in mount.run("ls -l")
         assert len(mount.run("ls -l conversations/*").splitlines()) == 23
         assert len(mount.run("find conversations -type f").splitlines()) == 22
-        assert len(mount.run("grep -r text conversations").splitlines()) == 20
+        assert len(mount.run("grep -r text conversations").splitlines()) == 40
         mount.run(f"cp -a conversations {tmp_path}/copy; diff -r conversations {tmp_path}/copy")
         assert "connected to nothing" in mount.run("cat status")
         mount.run("cat README profile.toml contacts/bob/*; du -s .; df .; tar cf /dev/null .")
