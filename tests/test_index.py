@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cbfs import index
-from cbfs.account import SYSTEM_RANDOM
 from cbfs.model import Content, Message
 from cbfs.store import Store, Table
+from tests.stores import open_store
 
 DAY = 86_400_000
 CONVERSATIONS = {b"a" * 16: "2026-11-01-alice-bob", b"c" * 16: "2026-11-02-alice-carol Lunch"}
@@ -30,7 +30,7 @@ def message(serial: int, conversation: bytes, sender: str, date: int) -> Message
 @contextmanager
 def opened() -> Iterator[Store]:
     with TemporaryDirectory() as place:
-        store = Store(Path(place) / "store", bytes(32), SYSTEM_RANDOM)
+        store = open_store(Path(place))
         try:
             yield store
         finally:
