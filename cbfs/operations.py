@@ -286,19 +286,16 @@ class Operations(pyfuse3.Operations):
             node.author = self._processes.of_thread(ctx.pid)
             if flags & os.O_TRUNC:
                 await self._tree.truncate(node, 0)
-        views = self._courier.views
-        new = isinstance(node, MessageFile) and views.is_new(node.serial)
-        if new and counts_as_reading(self._processes.of_thread(ctx.pid)):
-            return self._open(node, writes=False, new=True)
-        return self._open(node, writes=writes, cache=not new)
+        new = self._courier.views.is_new(node)
+        counts = new and counts_as_reading(self._processes.of_thread(ctx.pid))
+        return self._open(node, writes=writes, new=counts, cache=not new)
 
     @_handler
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         handle = self._handles[fh]
-        node = handle.node
-        data = self._tree.read(node, off, size)
-        if handle.new and isinstance(node, MessageFile) and off + len(data) >= node.size:
-            self._courier.views.read_to_the_end(node.serial)
+        data = self._tree.read(handle.node, off, size)
+        if handle.new:
+            self._courier.views.read_up_to(handle.node, off + len(data))
         return data
 
     @_handler
@@ -429,15 +426,13 @@ class Operations(pyfuse3.Operations):
         return self._next_handle
 
     def _open(self, node: Node, *, writes: bool, new: bool = False, cache: bool = True) -> FileInfo:
-        handle = self._new_handle()
-        self._handles[handle] = _Handle(node, writes, new)
+        self._handles[handle := self._new_handle()] = _Handle(node, writes, new)
         if isinstance(node, File):
             node.handles += 1
             node.writers += writes
         return FileInfo(
             fh=FileHandleT(handle),
-            # the size of a text may change between two looks; of a new message we must see how
-            # far it is read
+            # a text may change between two looks; of a new message we must see how far it is read
             direct_io=isinstance(node, Text) or new,
             keep_cache=isinstance(node, MessageFile) and cache,  # a message never changes
         )

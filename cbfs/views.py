@@ -17,7 +17,7 @@ from cbfs.book import get_message
 from cbfs.index import Found
 from cbfs.model import Message
 from cbfs.naming import free_name
-from cbfs.nodes import Link, Node
+from cbfs.nodes import Link, MessageFile, Node
 from cbfs.outbox import Process
 from cbfs.provided import Provided, inode_for
 from cbfs.showing import Showing
@@ -279,14 +279,14 @@ class Views:
         self._changed()
         self._no_longer_new(serial)
 
-    def read_to_the_end(self, serial: int) -> None:
-        """Somebody has read it."""
-        if self._no_longer_new(serial):
-            self._was_read(serial)
+    def read_up_to(self, node: Node, end: int) -> None:
+        """Somebody has read so many bytes of it: when that is all, it is not new any more."""
+        if isinstance(node, MessageFile) and end >= node.size and self._no_longer_new(node.serial):
+            self._was_read(node.serial)
 
-    def is_new(self, serial: int) -> bool:
-        """Whether it is in unread/."""
-        return serial in self._unread
+    def is_new(self, node: Node) -> bool:
+        """Whether it is a message in unread/."""
+        return isinstance(node, MessageFile) and node.serial in self._unread
 
     async def flush(self) -> None:
         """Keep what has been read. A crash before shows it as unread once more."""

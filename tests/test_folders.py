@@ -76,8 +76,8 @@ def test_a_folder_is_listed_in_pieces_while_it_changes(tmp_path: Path) -> None:
         messages = [await mount.backend.arrive("bob", b"%d" % i) for i in range(count)]
         folder, _ = mount.tree.folders(messages[0].conversation)
         listing = Listing(folder)
-        first, place = names(listing, 0, 10)
-        assert first == ["metadata.toml", *(m.name for m in messages[:9])]
+        first, place = names(listing, 0, 11)
+        assert first == ["metadata.toml", "transcript", *(m.name for m in messages[:9])]
         for gone in (messages[3], messages[9], messages[PAGE + 20]):
             await mount.tree.unlink(folder, gone.name)
         late = await mount.backend.arrive("bob", b"late")
@@ -89,8 +89,9 @@ def test_a_folder_is_listed_in_pieces_while_it_changes(tmp_path: Path) -> None:
             rest += some
         left = [m.name for m in messages[10:] if m is not messages[PAGE + 20]]
         assert rest == [*left, late.name]
-        again, _ = names(listing, 0, 5)
-        assert again == ["metadata.toml", *(m.name for i, m in enumerate(messages[:5]) if i != 3)]
+        again, _ = names(listing, 0, 6)
+        left = [m.name for i, m in enumerate(messages[:5]) if i != 3]
+        assert again == ["metadata.toml", "transcript", *left]
 
     run(tmp_path, body)
 
@@ -144,6 +145,6 @@ def test_nothing_is_lost_among_many() -> None:
         inodes = {path.stat().st_ino for path in found}
         assert len(inodes) == 2_000
         mount.run("find conversations -name '*Z-*' -delete")
-        wait_for(lambda: len(list(folders[0].iterdir())) == 1, "the folder to be empty")
+        wait_for(lambda: len(list(folders[0].iterdir())) == 2, "the folder to be empty")
         left = subprocess.run(["ls", folders[0]], capture_output=True, text=True, check=True)
-        assert left.stdout == "metadata.toml\n"
+        assert left.stdout == "metadata.toml\ntranscript\n"
