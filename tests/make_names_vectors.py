@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 from cbfs_common.names_entry import (  # noqa: E402
     Keys,
+    Status,
     changes_hash,
     name_index,
     operations_hash,
@@ -27,6 +28,7 @@ from cbfs_common.names_layout import ZERO  # noqa: E402
 from cbfs_common.names_map import MapProof, Terminal  # noqa: E402
 from cbfs_common.names_note import cosign, sign_checkpoint  # noqa: E402
 from cbfs_common.names_operations import (  # noqa: E402
+    NEVER,
     Kind,
     Operation,
     Refusal,
@@ -76,6 +78,7 @@ def entries() -> list[Case]:
         make_entry("bob"),
         make_entry("alice-b_c", incarnation=3, version=70_000, round=2**40, previous=b"h" * 32),
         make_entry("x" * 32, owners=two, recovery=two, profile=bytes(1_024), expires=2**63),
+        make_entry("carol", status=Status.FROZEN, recovery=two, heirs=two, due=NOW),
     ]
     good: list[Case] = [
         {
@@ -93,6 +96,7 @@ def entries() -> list[Case]:
         "another version of the layout": b"\x02" + data[1:],
         "a name with capitals": data[:2] + b"Bob" + data[5:],
         "version 0": data[:9] + bytes(4) + data[13:],
+        "heirs of no day": replace(made[3], due=0).encode(),
         "an unknown status": data[:13] + b"\x09" + data[14:],
     }
     return good + [
@@ -117,6 +121,18 @@ def operations() -> list[Case]:
         ),
         "UPDATE": (base, (OWNER,)),
         "ROTATE": (replace(base, kind=Kind.ROTATE, owners=new), (OWNER, NEW_OWNER)),
+        "RENEW": (replace(base, kind=Kind.RENEW, until=NOW + 2 * 10**6), (OWNER,)),
+        "RELEASE": (replace(base, kind=Kind.RELEASE), (OWNER,)),
+        "FREEZE": (
+            replace(base, kind=Kind.FREEZE, version=0, previous=ZERO, expires=NEVER),
+            (OWNER,),
+        ),
+        "RECOVER": (replace(base, kind=Kind.RECOVER, owners=new), (OWNER, NEW_OWNER)),
+        "CANCEL": (replace(base, kind=Kind.CANCEL), (OWNER,)),
+        "CONFIGURE": (
+            Operation(Kind.CONFIGURE, NAMESPACE, "", 0, 0, b"c" * 32, 99, terms="a text\n"),
+            (OWNER,),
+        ),
     }
     signed = {
         kind: operation.signed(seeds) if seeds else operation
@@ -135,7 +151,8 @@ def operations() -> list[Case]:
     bad = {
         "no signature": base.encode(),
         "an unknown kind": data[:1] + b"\x63" + data[2:],
-        "a COMMIT with a signature": signed["COMMIT"].encode()[:-1] + b"\x01" + bytes(96),
+        "a COMMIT with two signatures": signed["COMMIT"].encode()[:-1] + b"\x02" + bytes(192),
+        "a FREEZE of one version": replace(signed["FREEZE"], version=2).encode(),
         "cut short": data[:-1],
         "signatures out of order": _swapped(signed["ROTATE"]),
     }

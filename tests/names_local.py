@@ -12,25 +12,26 @@ from cbfs_common.names_client import (
     check_lookup,
     new_state,
 )
+from cbfs_common.names_config import Config, Terms
 from cbfs_common.names_entry import Entry, Keys
 from cbfs_common.names_layout import ZERO
 from cbfs_common.names_operations import Kind, Operation, commitment
-from cbfs_common.names_wire import LookedUp, Lookup, encode_request
+from cbfs_common.names_wire import LookedUp, Lookup
 from cbfs_common.primitives import dh_public, sign_public
 from cbfs_common.profile import Address
-from cbfs_names.config import Config
-from cbfs_names.embedded import Embedded, Outcome
+from cbfs_names.answers import Answers
+from cbfs_names.embedded import Embedded
+from cbfs_names.heads import Outcome
 from cbfs_names.keys import VERIFIER
 from cbfs_names.keys import Keys as ServerKeys
 from cbfs_names.sequencer import Sequencer
-from cbfs_names.service import Service
 from cbfs_names.store import Store
 from cbfs_names.verifier import Verifier
 
 KEYS = ServerKeys(b"t" * 32, b"l" * 32, b"v" * 32)
 LIFETIME = 1_000_000
 NOW = 1_700_000_000
-CONFIG: Config = KEYS.config(LIFETIME)
+CONFIG: Config = KEYS.config(Terms(lifetime=LIFETIME))
 NAMESPACE = CONFIG.namespace
 COSIGNER = CONFIG.witnesses[0][1].name
 POLICY = CONFIG.policy(Address(dh_public(KEYS.transport), "127.0.0.1", 1))
@@ -45,9 +46,9 @@ class Local:
     now: int = NOW
 
     def __post_init__(self) -> None:
-        self.core = Embedded(self.store, CONFIG, KEYS.log, KEYS.verifier, COSIGNER)
-        self.sequencer = Sequencer(self.store, CONFIG, KEYS.log)
-        self.verifier = Verifier(self.store, CONFIG, KEYS.verifier, COSIGNER)
+        self.core = Embedded(self.store, KEYS.log, KEYS.verifier, COSIGNER)
+        self.sequencer = Sequencer(self.store, KEYS.log)
+        self.verifier = Verifier(self.store, KEYS.verifier, COSIGNER)
         self.core.start(self.now)
 
     def round(self, *operations: Operation) -> Outcome:
@@ -56,11 +57,11 @@ class Local:
     def look_up(self, name: str, old_size: int = 0) -> LookedUp:
         """What a server of this state answers."""
         assert CONFIG.quorum == VERIFIER
-        service = Service(self.store, CONFIG, self.core, lambda: self.now)
+        answers = Answers(self.store, self.core.cosign(self.now))
         try:
-            reply = service.answer(encode_request(Lookup(name, old_size)))
+            reply = answers.answer(Lookup(name, old_size))
         finally:
-            service.close()
+            answers.close()
         assert isinstance(reply, LookedUp)
         return reply
 
@@ -95,8 +96,8 @@ class Local:
 
 
 @contextmanager
-def local(path: Path) -> Iterator[Local]:
-    store = Store(path, CONFIG.encode())
+def local(path: Path, config: Config = CONFIG) -> Iterator[Local]:
+    store = Store(path, config.encode())
     try:
         yield Local(store)
     finally:

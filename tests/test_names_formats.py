@@ -1,6 +1,8 @@
 """Layouts, notes, policies and wire messages: what is written is read back, and any other bytes
 are one of our errors."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,13 +35,17 @@ from cbfs_common.names_operations import (
 from cbfs_common.names_policy import Policy, parse_policy
 from cbfs_common.names_wire import (
     NAMES_REPLY_MAX,
+    AskTerms,
     History,
-    LookedUp,
     Lookup,
+    Receipted,
     Refused,
+    Reply,
+    Request,
     Steps,
     Submit,
     Submitted,
+    TermsAre,
     decode_reply,
     decode_request,
     encode_reply,
@@ -55,7 +61,7 @@ HERE = Address(b"k" * 32, "127.0.0.1", 7)
 MANY = Keys(2, tuple(bytes([n]) * 32 for n in range(OWNER_KEYS_MAX)))
 LARGEST = Entry(
     "a" * 32, 2**32 - 1, 2**32 - 1, Status.ACTIVE, 2**64 - 1, 2**64 - 1, b"p" * 32, MANY, MANY,
-    b"x" * 1_024,
+    b"x" * 1_024, MANY, 2**64 - 1,
 )  # fmt: skip
 
 keys = st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=5, unique=True).map(
@@ -69,7 +75,7 @@ entries = st.builds(
     st.from_regex(r"\A[a-z0-9]{4,32}\Z").filter(lambda name: not name.startswith(("com", "lpt"))),
     st.integers(1, 2**32 - 1),
     st.integers(1, 2**32 - 1),
-    st.just(Status.ACTIVE),
+    st.sampled_from(Status),
     numbers,
     numbers,
     hashes,
@@ -77,9 +83,12 @@ entries = st.builds(
     st.one_of(st.just(Keys(0, ())), keys),
     profiles,
 )
+recovered = st.builds(
+    lambda entry, heirs, due: replace(entry, heirs=heirs, due=due), entries, keys, numbers
+).filter(lambda entry: entry.due)
 
 
-@given(entries)
+@given(st.one_of(entries, recovered))
 def test_entry_is_read_back(entry: Entry) -> None:
     data = entry.encode()
     assert decode_entry(data) == entry
@@ -330,16 +339,30 @@ REPLY = Forger([make_entry("alice")]).look_up("alice")
 
 
 @pytest.mark.parametrize(
-    "request_", [Lookup("alice", 2**64 - 1), History("alice", 1, 2), Submit(b"operation")]
+    "request_",
+    [
+        Lookup("alice", 2**64 - 1),
+        History("alice", 1, 2),
+        Submit(b"operation"),
+        AskTerms(3),
+    ],
 )
-def test_request_is_read_back(request_: Lookup | History | Submit) -> None:
+def test_request_is_read_back(request_: Request) -> None:
     assert decode_request(encode_request(request_)) == request_
 
 
 @pytest.mark.parametrize(
-    "reply", [REPLY, Steps((Link(1, 2, b"x"),)), Submitted(7), Refused(Refusal.NAME_TAKEN)]
+    "reply",
+    [
+        REPLY,
+        Steps((Link(1, 2, b"x"),)),
+        Submitted(7),
+        Refused(Refusal.NAME_TAKEN),
+        TermsAre("text"),
+        Receipted(NOW, b"s" * 64),
+    ],
 )
-def test_reply_is_read_back(reply: LookedUp | Steps | Submitted | Refused) -> None:
+def test_reply_is_read_back(reply: Reply) -> None:
     assert decode_reply(encode_reply(reply)) == reply
 
 

@@ -15,10 +15,11 @@ from cbfs_common.limits import (
     ROUND_TIME_OFF_MAX,
 )
 from cbfs_common.names_client import Absent, Found, NameExpired
+from cbfs_common.names_config import Terms
 from cbfs_common.names_note import Checkpoint
 from cbfs_common.names_operations import Operation, Refusal
 from cbfs_common.primitives import sign, verify
-from cbfs_names.block import Block, BlockRefused, Reason
+from cbfs_names.block import Block, BlockRefused, Reason, proposal_text
 from cbfs_names.log import Log
 from cbfs_names.sequencer import build_block
 from cbfs_names.store import Store, StoreError, Table
@@ -102,7 +103,7 @@ def test_verifier_refuses_registrations_out_of_order(directory: Local) -> None:
     directory.round(commit("alice", ANOTHER))
     directory.round(commit("bobby"))
     with directory.store.read() as view:
-        good, _ = build_block(
+        good, _, _ = build_block(
             view,
             CONFIG,
             KEYS.log,
@@ -238,7 +239,7 @@ def test_expired_name_is_free_after_grace_and_quarantine_as_a_new_incarnation(
 
 def next_block(directory: Local, *operations: Operation, now: int = NOW) -> Block:
     with directory.store.read() as view:
-        block, _ = build_block(
+        block, _, _ = build_block(
             view, CONFIG, KEYS.log, [operation.encode() for operation in operations], now
         )
     return block
@@ -249,7 +250,7 @@ def resigned(directory: Local, block: Block, seed: bytes = KEYS.log) -> Block:
     with directory.store.read() as view:
         root, _ = Log(block.round.number, view.log_hash).append(block.round.digest())
     text = Checkpoint(CONFIG.namespace, block.round.number + 1, root).encode()
-    return replace(block, signature=sign(seed, text))
+    return replace(block, signature=sign(seed, proposal_text(text)))
 
 
 BAD_BLOCKS: dict[str, tuple[Reason, Callable[[Local, Block], Block]]] = {
@@ -402,7 +403,7 @@ def test_store_of_other_keys_is_refused(tmp_path: Path) -> None:
     with local(tmp_path / "store"):
         pass
     with pytest.raises(StoreError) as caught:
-        Store(tmp_path / "store", KEYS.config(LIFETIME + 1).encode())
+        Store(tmp_path / "store", KEYS.config(Terms(lifetime=LIFETIME + 1)).encode())
     assert caught.value.hint
 
 

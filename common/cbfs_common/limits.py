@@ -60,6 +60,27 @@ NAME_GRACE = 30 * 86_400
 NAME_QUARANTINE = 90 * 86_400
 """After a name's expiry, before anyone may register it anew: their sum."""
 
+RECOVERY_DELAY = 7 * 86_400
+"""From a RECOVER until its heirs own the name; so long the owner can cancel it."""
+
+COMMITS_MAX = 100_000
+"""COMMITs in force: a flood of them grows the log by so many a day at most."""
+
+ROUND_COMMITS_MAX = 512
+"""COMMITs in one round: a flood leaves room for what owners do."""
+
+WORK_BITS_MAX = 40
+"""Leading zero bits that a proof of work may be asked to have."""
+
+SPOKEN_FOR_MAX = 8
+"""Names shorter than this at most may need the registrar's grant."""
+
+RECEIPT_PATIENCE = 60
+"""Seconds from a verifier's receipt until it refuses a round without the operation."""
+
+NAMES_CONFIG_MAX = 8_192
+"""A configuration's text."""
+
 ROUND_TIME_OFF_MAX = 30
 """How far a round's time may be off a verifier's clock."""
 

@@ -1,6 +1,6 @@
 """Entries of the name directory, and rounds of its log. PROTOCOL.rst, Names: entry, round."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from hashlib import sha256
 
@@ -29,9 +29,12 @@ CHANGE_SIZE = 8
 
 
 class Status(IntEnum):
-    """What an entry's owner has said of it."""
+    """What an entry's owner has said of it. Of a FROZEN one the owner's keys change nothing any
+    more; only a recovery ends it. A RELEASED one is over."""
 
     ACTIVE = 1
+    FROZEN = 2
+    RELEASED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ class Entry:
     ``incarnation`` counts the owners that took the name one after another, ``version`` the
     changes within one incarnation, both from 1. ``expires`` is in seconds since 1970, ``round``
     the round of this change, ``previous`` (32) the hash of the entry before it (zeros for none),
-    ``profile`` an encoded profile (at most 1,024 bytes), opaque to the directory.
+    ``profile`` an encoded profile (at most 1,024 bytes), opaque to the directory. ``heirs``: a
+    recovery is under way, and from ``due`` (seconds) on they are the owners; none, and 0, without.
     """
 
     name: str
@@ -95,6 +99,15 @@ class Entry:
     owners: Keys
     recovery: Keys
     profile: bytes
+    heirs: Keys = NO_KEYS
+    due: int = 0
+
+    def settled(self, time: int) -> "Entry":
+        """The entry with those who own it at ``time`` (seconds) as owners: a recovery that is due
+        has ended, and with it a freeze."""
+        if not self.heirs.keys or time < self.due:
+            return self
+        return replace(self, status=Status.ACTIVE, owners=self.heirs, heirs=NO_KEYS, due=0)
 
     def encode(self) -> bytes:
         """The layout that is hashed."""
@@ -109,6 +122,8 @@ class Entry:
             + self.previous
             + self.owners.encode()
             + self.recovery.encode()
+            + self.heirs.encode()
+            + self.due.to_bytes(8, "big")
             + long(self.profile)
         )
 
@@ -117,7 +132,9 @@ class Entry:
         return entry_hash(self.encode())
 
 
-ENTRY_MAX = 1 + 1 + NAME_MAX + 4 + 4 + 1 + 8 + 8 + 32 + 2 * (2 + 32 * OWNER_KEYS_MAX) + 2 + 1_024
+ENTRY_MAX = (
+    1 + 1 + NAME_MAX + 4 + 4 + 1 + 8 + 8 + 32 + 3 * (2 + 32 * OWNER_KEYS_MAX) + 8 + 2 + PROFILE_MAX
+)  # fmt: skip
 
 
 def entry_hash(encoded: bytes) -> bytes:
@@ -133,11 +150,12 @@ def decode_entry(data: bytes) -> Entry:
     name = read_name(fields)
     incarnation, version, status = fields.number(4), fields.number(4), fields.number(1)
     expires, round_, previous = fields.number(8), fields.number(8), fields.take(HASH_SIZE)
-    owners, recovery, profile = read_keys(fields), read_keys(fields), fields.long()
+    owners, recovery, heirs = read_keys(fields), read_keys(fields), read_keys(fields)
+    due, profile = fields.number(8), fields.long()
     fields.end()
-    if status != Status.ACTIVE or not incarnation or not version or not owners.keys:
+    if status not in set(Status) or not incarnation or not version or not owners.keys:
         raise fields.error()
-    if len(profile) > PROFILE_MAX:
+    if len(profile) > PROFILE_MAX or bool(heirs.keys) != bool(due):
         raise fields.error()
     return Entry(
         name,
@@ -150,6 +168,8 @@ def decode_entry(data: bytes) -> Entry:
         owners,
         recovery,
         profile,
+        heirs,
+        due,
     )
 
 

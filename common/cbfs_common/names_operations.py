@@ -8,19 +8,24 @@ cannot come to different entries.
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from cbfs_common.errors import CbfsError, CryptoError, DecodeError
+from cbfs_common.errors import CryptoError, DecodeError
 from cbfs_common.limits import (
     COMMIT_LIFETIME,
+    COSIGNERS_MAX,
     NAME_GRACE,
     NAME_MAX,
     NAME_QUARANTINE,
+    NAMES_CONFIG_MAX,
     NAMESPACE_MAX,
     OPERATION_ROUNDS_MAX,
     OWNER_KEYS_MAX,
     PROFILE_MAX,
+    RECOVERY_DELAY,
 )
 from cbfs_common.names_entry import NO_KEYS, Entry, Keys, Status, read_keys, read_name
 from cbfs_common.names_layout import HASH_SIZE, ZERO, Fields, labelled, long, short
+from cbfs_common.names_refusals import OperationRefused as OperationRefused  # noqa: PLC0414  # given on
+from cbfs_common.names_refusals import Refusal as Refusal  # noqa: PLC0414  # given on
 from cbfs_common.primitives import KEY_SIZE, SIGNATURE_SIZE, kdf, sign, sign_public, verify
 
 _VERSION = 1
@@ -28,6 +33,11 @@ OPERATION_LABEL = b"cbfs1 names operation"
 COMMIT_LABEL = b"cbfs1 names commit"
 SALT_SIZE = 32
 SIGNATURES_MAX = 2 * OWNER_KEYS_MAX
+INVITE_MAX = 256
+"""Bytes of an encoded invite."""
+
+NEVER = 2**64 - 1
+"""FREEZE alone may expire so late: it is signed beforehand, for a day that may not come."""
 
 
 class Kind(IntEnum):
@@ -37,49 +47,12 @@ class Kind(IntEnum):
     REGISTER = 2
     UPDATE = 3
     ROTATE = 4
-
-
-class Refusal(IntEnum):
-    """Why an operation is not applied."""
-
-    BAD_REQUEST = 1
-    WRONG_NAMESPACE = 2
-    OUT_OF_DATE = 3
-    NAME_TAKEN = 4
-    NO_COMMIT = 5
-    NO_SUCH_NAME = 6
-    WRONG_VERSION = 7
-    WRONG_SIGNATURE = 8
-    NAME_EXPIRED = 9
-    COMMIT_REPEATED = 10
-    WRONG_ORDER = 11
-    TOO_MANY = 12
-    STOPPED = 13
-
-
-_WORDS = {
-    Refusal.BAD_REQUEST: "the operation is malformed",
-    Refusal.WRONG_NAMESPACE: "the operation is for another directory",
-    Refusal.OUT_OF_DATE: "the operation has expired",
-    Refusal.NAME_TAKEN: "the name is taken",
-    Refusal.NO_COMMIT: "the name was not committed to in an earlier round",
-    Refusal.NO_SUCH_NAME: "the name is not registered",
-    Refusal.WRONG_VERSION: "the entry has changed since",
-    Refusal.WRONG_SIGNATURE: "the operation is not signed by the owner",
-    Refusal.NAME_EXPIRED: "the name has expired",
-    Refusal.COMMIT_REPEATED: "the commitment was made already",
-    Refusal.WRONG_ORDER: "registrations are not in the order of their commitments",
-    Refusal.TOO_MANY: "the directory has too much to do",
-    Refusal.STOPPED: "the directory makes no rounds now",
-}
-
-
-class OperationRefused(CbfsError):
-    """An operation that is not valid where it stands; nothing was changed."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(_WORDS[refusal])
-        self.refusal = refusal
+    RENEW = 5
+    RELEASE = 6
+    FREEZE = 7
+    RECOVER = 8
+    CANCEL = 9
+    CONFIGURE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +77,10 @@ class Operation:
     recovery: Keys = NO_KEYS
     profile: bytes = b""
     signatures: tuple[tuple[bytes, bytes], ...] = ()
+    work: int = 0
+    invite: bytes = b""
+    until: int = 0
+    terms: str = ""
 
     def body(self) -> bytes:
         """What is signed, after the label."""
@@ -116,11 +93,20 @@ class Operation:
             + self.previous
             + self.expires.to_bytes(8, "big")
         )
-        if self.kind is Kind.COMMIT:
-            return head + self.secret
-        if self.kind is Kind.REGISTER:
-            head += self.secret
-        if self.kind in (Kind.REGISTER, Kind.ROTATE):
+        match self.kind:
+            case Kind.COMMIT:
+                return head + self.secret + self.work.to_bytes(8, "big") + long(self.invite)
+            case Kind.REGISTER:
+                head += self.secret
+            case Kind.RENEW:
+                return head + self.until.to_bytes(8, "big")
+            case Kind.RECOVER:
+                return head + self.owners.encode()
+            case Kind.CONFIGURE:
+                return head + long(self.terms.encode("ascii"))
+            case Kind.RELEASE | Kind.FREEZE | Kind.CANCEL:
+                return head
+        if self.kind is not Kind.UPDATE:
             head += self.owners.encode() + self.recovery.encode()
         return head + long(self.profile)
 
@@ -151,7 +137,15 @@ OPERATION_MAX = (
     + 2 * (2 + KEY_SIZE * OWNER_KEYS_MAX) + 2 + PROFILE_MAX
     + 1 + SIGNATURES_MAX * (KEY_SIZE + SIGNATURE_SIZE)
 )  # fmt: skip
-"""Bytes of an encoded operation, at most."""
+"""Bytes of an encoded operation on a name, at most."""
+
+SUBMIT_MAX = (
+    2 + 1 + NAMESPACE_MAX + 1 + 4 + 4 + HASH_SIZE + 8 + 2 + NAMES_CONFIG_MAX
+    + 1 + COSIGNERS_MAX * (KEY_SIZE + SIGNATURE_SIZE)
+)  # fmt: skip
+"""Bytes of any encoded operation, at most: a CONFIGURE is the longest."""
+
+_NAMELESS = (Kind.COMMIT, Kind.CONFIGURE)
 
 
 def decode_operation(data: bytes) -> Operation:
@@ -162,28 +156,62 @@ def decode_operation(data: bytes) -> Operation:
         raise fields.error()
     kind = Kind(number)
     namespace = fields.text(NAMESPACE_MAX)
-    name = _no_name(fields) if kind is Kind.COMMIT else read_name(fields)
+    name = _no_name(fields) if kind in _NAMELESS else read_name(fields)
     incarnation, entry_version = fields.number(4), fields.number(4)
     previous, expires = fields.take(HASH_SIZE), fields.number(8)
-    if kind is Kind.COMMIT:
-        if incarnation or entry_version or previous != ZERO:
-            raise fields.error()
-        made = Operation(kind, namespace, name, 0, 0, ZERO, expires, fields.take(SALT_SIZE))
-    else:
-        secret = fields.take(SALT_SIZE) if kind is Kind.REGISTER else b""
-        with_keys = kind is not Kind.UPDATE
-        owners = read_keys(fields) if with_keys else NO_KEYS
-        recovery = read_keys(fields) if with_keys else NO_KEYS
-        profile = fields.long()
-        if (with_keys and not owners.keys) or len(profile) > PROFILE_MAX:
-            raise fields.error()
-        made = Operation(
-            kind, namespace, name, incarnation, entry_version, previous, expires,
-            secret, owners, recovery, profile,
-        )  # fmt: skip
-    made = replace(made, signatures=_signatures(fields, 0 if kind is Kind.COMMIT else 1))
+    made = Operation(kind, namespace, name, incarnation, entry_version, previous, expires)
+    made = _read_rest(fields, made)
+    least, most = {Kind.COMMIT: (0, 1), Kind.CONFIGURE: (1, COSIGNERS_MAX)}.get(
+        kind, (1, SIGNATURES_MAX)
+    )
+    made = replace(made, signatures=_signatures(fields, least, most))
     fields.end()
+    versioned = kind not in (*_NAMELESS, Kind.FREEZE)
+    if bool(incarnation) is (kind in _NAMELESS) or bool(entry_version) is not versioned:
+        raise fields.error()
+    if kind in (Kind.COMMIT, Kind.FREEZE) and previous != ZERO:
+        raise fields.error()
     return made
+
+
+def _read_rest(fields: Fields, made: Operation) -> Operation:
+    """What follows the common fields, by kind."""
+    match made.kind:
+        case Kind.COMMIT:
+            secret, work, invite = fields.take(SALT_SIZE), fields.number(8), fields.long()
+            if len(invite) > INVITE_MAX:
+                raise fields.error()
+            return replace(made, secret=secret, work=work, invite=invite)
+        case Kind.RENEW:
+            return replace(made, until=fields.number(8))
+        case Kind.RECOVER:
+            return replace(made, owners=_some_keys(fields))
+        case Kind.CONFIGURE:
+            return replace(made, terms=_terms(fields))
+        case Kind.RELEASE | Kind.FREEZE | Kind.CANCEL:
+            return made
+    secret = fields.take(SALT_SIZE) if made.kind is Kind.REGISTER else b""
+    with_keys = made.kind is not Kind.UPDATE
+    owners = _some_keys(fields) if with_keys else NO_KEYS
+    recovery = read_keys(fields) if with_keys else NO_KEYS
+    profile = fields.long()
+    if len(profile) > PROFILE_MAX:
+        raise fields.error()
+    return replace(made, secret=secret, owners=owners, recovery=recovery, profile=profile)
+
+
+def _some_keys(fields: Fields) -> Keys:
+    keys = read_keys(fields)
+    if not keys.keys:
+        raise fields.error()
+    return keys
+
+
+def _terms(fields: Fields) -> str:
+    raw = fields.long()
+    if len(raw) > NAMES_CONFIG_MAX or not raw.isascii():
+        raise fields.error()
+    return raw.decode("ascii")
 
 
 def _no_name(fields: Fields) -> str:
@@ -192,9 +220,9 @@ def _no_name(fields: Fields) -> str:
     return ""
 
 
-def _signatures(fields: Fields, least: int) -> tuple[tuple[bytes, bytes], ...]:
+def _signatures(fields: Fields, least: int, most: int) -> tuple[tuple[bytes, bytes], ...]:
     count = fields.number(1)
-    if not least <= count <= (SIGNATURES_MAX if least else 0):
+    if not least <= count <= most:
         raise fields.error()
     found = tuple((fields.take(KEY_SIZE), fields.take(SIGNATURE_SIZE)) for _ in range(count))
     keys = [key for key, _ in found]
@@ -220,7 +248,8 @@ def check_place(operation: Operation, namespace: str, round_: int) -> None:
     """Whether it may stand in this round of this directory. Raises OperationRefused."""
     if operation.namespace != namespace:
         raise OperationRefused(Refusal.WRONG_NAMESPACE)
-    if not round_ <= operation.expires <= round_ + OPERATION_ROUNDS_MAX:
+    last = NEVER if operation.kind is Kind.FREEZE else round_ + OPERATION_ROUNDS_MAX
+    if not round_ <= operation.expires <= last:
         raise OperationRefused(Refusal.OUT_OF_DATE)
 
 
@@ -231,14 +260,13 @@ def apply_register(
     seconds. Its commitment is the caller's to check. Raises OperationRefused."""
     incarnation, previous = 1, ZERO
     if old is not None:
-        if time <= old.expires + NAME_GRACE + NAME_QUARANTINE:
+        grace = 0 if old.status is Status.RELEASED else NAME_GRACE
+        if time <= old.expires + grace + NAME_QUARANTINE:
             raise OperationRefused(Refusal.NAME_TAKEN)
         incarnation, previous = old.incarnation + 1, old.digest()
     if (operation.incarnation, operation.version, operation.previous) != (incarnation, 1, previous):
         raise OperationRefused(Refusal.WRONG_VERSION)
-    signers = operation.signers()
-    if not operation.owners.satisfied(signers) or signers.difference(operation.owners.keys):
-        raise OperationRefused(Refusal.WRONG_SIGNATURE)
+    _check_signed(operation, operation.owners)
     return Entry(
         operation.name,
         incarnation,
@@ -254,33 +282,79 @@ def apply_register(
 
 
 def apply_change(old: Entry | None, operation: Operation, round_: int, time: int) -> Entry:
-    """The entry that an UPDATE or ROTATE in this round makes of ``old``. UPDATE is signed by the
-    owners, ROTATE by the old owners and the new ones. Raises OperationRefused."""
+    """The entry that any operation but COMMIT, REGISTER and CONFIGURE in this round makes of
+    ``old``. Raises OperationRefused. RENEW's term is the caller's to check as well: a client
+    does not know the directory's."""
     if old is None or old.name != operation.name:
         raise OperationRefused(Refusal.NO_SUCH_NAME)
-    wanted = (old.incarnation, old.version + 1, old.digest())
-    if (operation.incarnation, operation.version, operation.previous) != wanted:
+    frozen_now = operation.kind is Kind.FREEZE
+    wanted = (0, ZERO) if frozen_now else (old.version + 1, old.digest())
+    if (operation.version, operation.previous) != wanted or (
+        operation.incarnation != old.incarnation
+    ):
         raise OperationRefused(Refusal.WRONG_VERSION)
+    if old.status is Status.RELEASED:
+        raise OperationRefused(Refusal.NAME_RELEASED)
     if time > old.expires + NAME_GRACE:
         raise OperationRefused(Refusal.NAME_EXPIRED)
-    rotate = operation.kind is Kind.ROTATE
-    owners = operation.owners if rotate else old.owners
+    now = old.settled(time)
+    if now.status is Status.FROZEN and operation.kind is not Kind.RECOVER:
+        raise OperationRefused(Refusal.NAME_FROZEN)
+    changed = _changed(now, operation, time)
+    return replace(changed, version=old.version + 1, round=round_, previous=old.digest())
+
+
+def _changed(now: Entry, operation: Operation, time: int) -> Entry:
+    match operation.kind:
+        case Kind.UPDATE:
+            _check_signed(operation, now.owners)
+            return replace(now, profile=operation.profile)
+        case Kind.ROTATE:
+            _check_signed(operation, now.owners, operation.owners)
+            return replace(
+                now,
+                owners=operation.owners,
+                recovery=operation.recovery,
+                profile=operation.profile,
+            )
+        case Kind.RENEW:
+            _check_signed(operation, now.owners)
+            if operation.until <= now.expires:
+                raise OperationRefused(Refusal.WRONG_TERM)
+            return replace(now, expires=operation.until)
+        case Kind.RELEASE:
+            _check_signed(operation, now.owners)
+            return replace(
+                now,
+                status=Status.RELEASED,
+                expires=min(now.expires, time),
+                profile=b"",
+                heirs=NO_KEYS,
+                due=0,
+            )
+        case Kind.FREEZE:
+            _check_signed(operation, now.owners)
+            return replace(now, status=Status.FROZEN)
+        case Kind.RECOVER:
+            if not now.recovery.keys:
+                raise OperationRefused(Refusal.NO_RECOVERY)
+            _check_signed(operation, now.recovery, operation.owners)
+            return replace(now, heirs=operation.owners, due=time + RECOVERY_DELAY)
+        case Kind.CANCEL:
+            if not now.heirs.keys:
+                raise OperationRefused(Refusal.NO_RECOVERY)
+            _check_signed(operation, now.owners)
+            return replace(now, heirs=NO_KEYS, due=0)
+    raise OperationRefused(Refusal.BAD_REQUEST)
+
+
+def _check_signed(operation: Operation, *sets: Keys) -> None:
+    """Each of ``sets`` must have signed to its threshold, and nobody else."""
     signers = operation.signers()
-    if (
-        not old.owners.satisfied(signers)
-        or not owners.satisfied(signers)
-        or signers.difference(old.owners.keys, owners.keys)
+    if not all(keys.satisfied(signers) for keys in sets) or signers.difference(
+        *(keys.keys for keys in sets)
     ):
         raise OperationRefused(Refusal.WRONG_SIGNATURE)
-    return replace(
-        old,
-        version=old.version + 1,
-        round=round_,
-        previous=old.digest(),
-        owners=owners,
-        recovery=operation.recovery if rotate else old.recovery,
-        profile=operation.profile,
-    )
 
 
 def commit_fits(round_: int, time: int, made_round: int, made_time: int) -> bool:
@@ -303,7 +377,7 @@ class Link:
     def follow(self, old: Entry, namespace: str) -> Entry:
         """The entry after this step. Raises OperationRefused or DecodeError."""
         operation = decode_operation(self.operation)
-        if operation.kind not in (Kind.UPDATE, Kind.ROTATE):
+        if operation.kind in (Kind.COMMIT, Kind.REGISTER, Kind.CONFIGURE):
             raise DecodeError("not a change of a name")
         check_place(operation, namespace, self.round)
         return apply_change(old, operation, self.round, self.time)

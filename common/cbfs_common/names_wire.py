@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 
 from cbfs_common.errors import DecodeError
-from cbfs_common.limits import FEED_PART, HEAD_MAX
+from cbfs_common.limits import FEED_PART, HEAD_MAX, NAMES_CONFIG_MAX
 from cbfs_common.names_entry import ROUND_SIZE_MAX
 from cbfs_common.names_evidence import (
     Evidence,
@@ -19,7 +19,9 @@ from cbfs_common.names_evidence import (
     read_proof,
 )
 from cbfs_common.names_layout import Fields
-from cbfs_common.names_operations import OPERATION_MAX, Link, Refusal
+from cbfs_common.names_operations import SUBMIT_MAX, Link
+from cbfs_common.names_refusals import Refusal
+from cbfs_common.primitives import SIGNATURE_SIZE
 from cbfs_common.profile import check_name
 
 NAMES_REPLY_MAX = 16_384
@@ -47,7 +49,8 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Put this encoded operation into a round; answered when the round is published."""
+    """Put this encoded operation into a round; answered when the round is published, by a
+    verifier with its receipt at once."""
 
     operation: bytes
 
@@ -65,7 +68,14 @@ class AskChanges:
     part: int
 
 
-Request = Lookup | History | Submit | AskHead | AskChanges
+@dataclass(frozen=True, slots=True)
+class AskTerms:
+    """The text of the configuration in force in this round."""
+
+    round: int
+
+
+Request = Lookup | History | Submit | AskHead | AskChanges | AskTerms
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +127,27 @@ class ChangesAre:
     more: bool
 
 
-Reply = LookedUp | Steps | Submitted | Refused | HeadIs | ChangesAre
+@dataclass(frozen=True, slots=True)
+class TermsAre:
+    """A configuration's text."""
 
-_LOOKUP, _HISTORY, _SUBMIT, _ASK_HEAD, _ASK_CHANGES = 1, 2, 3, 4, 5
+    config: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipted:
+    """A verifier has the operation since ``time`` (seconds), and from a minute later on signs no
+    round without it while it is valid. ``signature`` (64): names_receipt."""
+
+    time: int
+    signature: bytes
+
+
+Reply = LookedUp | Steps | Submitted | Refused | HeadIs | ChangesAre | TermsAre | Receipted
+
+_LOOKUP, _HISTORY, _SUBMIT, _ASK_HEAD, _ASK_CHANGES, _ASK_TERMS = 1, 2, 3, 4, 5, 6
 _LOOKED_UP, _STEPS, _SUBMITTED, _REFUSED, _HEAD_IS, _CHANGES_ARE = 129, 130, 131, 132, 133, 134
+_TERMS_ARE, _RECEIPTED = 135, 136
 
 
 def encode_request(request: Request) -> bytes:
@@ -136,6 +163,8 @@ def encode_request(request: Request) -> bytes:
             return _pack(_ASK_HEAD)
         case AskChanges(tile, part):
             return _pack(_ASK_CHANGES, tile, part)
+        case AskTerms(round_):
+            return _pack(_ASK_TERMS, round_)
 
 
 def encode_reply(reply: Reply) -> bytes:
@@ -155,6 +184,10 @@ def encode_reply(reply: Reply) -> bytes:
             return _pack(_HEAD_IS, note, round_leaf, encode_proof(proof))
         case ChangesAre(data, more):
             return _pack(_CHANGES_ARE, data, more)
+        case TermsAre(config):
+            return _pack(_TERMS_ARE, config)
+        case Receipted(time, signature):
+            return _pack(_RECEIPTED, time, signature)
 
 
 def decode_request(payload: bytes) -> Request:
@@ -166,12 +199,14 @@ def decode_request(payload: bytes) -> Request:
             incarnation
         ) and _is_number(version):
             return History(check_name(name), incarnation, version)
-        case [3, bytes(operation)] if len(operation) <= OPERATION_MAX:
+        case [3, bytes(operation)] if len(operation) <= SUBMIT_MAX:
             return Submit(operation)
         case [4]:
             return AskHead()
         case [5, int(tile), int(part)] if _is_number(tile) and _is_number(part):
             return AskChanges(tile, part)
+        case [6, int(round_)] if _is_number(round_):
+            return AskTerms(round_)
         case _:
             raise DecodeError("not a request to the name directory")
 
@@ -193,6 +228,12 @@ def decode_reply(payload: bytes) -> Reply:
             return HeadIs(note, leaf, _proof(proof))
         case [134, bytes(data), bool(more)] if len(data) <= FEED_PART:
             return ChangesAre(data, more)
+        case [135, str(config)] if len(config) <= NAMES_CONFIG_MAX:
+            return TermsAre(config)
+        case [136, int(time), bytes(signature)] if (
+            _is_number(time) and len(signature) == SIGNATURE_SIZE
+        ):
+            return Receipted(time, signature)
         case _:
             raise DecodeError("not a reply of the name directory")
 

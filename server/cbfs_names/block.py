@@ -4,18 +4,20 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from cbfs_common.errors import CbfsError
-from cbfs_common.limits import ROUND_OPERATIONS_MAX
+from cbfs_common.limits import NAMESPACE_MAX, ROUND_OPERATIONS_MAX
 from cbfs_common.names_entry import Round, decode_round
-from cbfs_common.names_layout import Fields, long, short
-from cbfs_common.primitives import SIGNATURE_SIZE, sign
+from cbfs_common.names_layout import HASH_SIZE, Fields, long, short
+from cbfs_common.primitives import SIGNATURE_SIZE, sign, verify
 
 REFUSAL_LABEL = b"cbfs1 names refusal"
+PROPOSAL_LABEL = b"cbfs1 names proposal"
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A round, its encoded operations, and the log's signature (64) over the checkpoint that
-    the round makes."""
+    """A round, its encoded operations, and the log's ``signature`` (64) of the proposal: over
+    PROPOSAL_LABEL, a newline and the checkpoint that the round makes. The checkpoint itself is
+    signed by the log once a quorum has, so that it signs one for each size."""
 
     round: Round
     operations: tuple[bytes, ...]
@@ -43,6 +45,11 @@ def decode_block(data: bytes) -> Block:
     return Block(round_, operations, signature)
 
 
+def proposal_text(checkpoint: bytes) -> bytes:
+    """What the log signs of a proposal that makes this checkpoint."""
+    return PROPOSAL_LABEL + b"\n" + checkpoint
+
+
 class Reason(IntEnum):
     """Why a verifier does not sign a block."""
 
@@ -54,6 +61,7 @@ class Reason(IntEnum):
     TIME_OFF = 6
     OPERATION = 7
     ROOTS = 8
+    OMITTED = 9
 
 
 class BlockRefused(CbfsError):
@@ -62,6 +70,10 @@ class BlockRefused(CbfsError):
     def __init__(self, reason: Reason) -> None:
         super().__init__(f"the round is refused: {reason.name.lower().replace('_', ' ')}")
         self.reason = reason
+
+
+class NotNow(CbfsError):
+    """A verifier signs nothing at present, and has refused nothing for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +99,22 @@ class SignedRefusal:
     def encode(self, seed: bytes) -> bytes:
         """The body, signed with the verifier's seed (32)."""
         return self.body() + sign(seed, self.body())
+
+    def verify(self, key: bytes, signature: bytes) -> None:
+        """Raises CryptoError unless the verifier's key (32) signed it."""
+        verify(key, self.body(), signature)
+
+
+def decode_refusal(data: bytes) -> tuple[SignedRefusal, bytes]:
+    """Undo ``SignedRefusal.encode``: the refusal and its signature (64), unverified. Raises
+    DecodeError."""
+    fields = Fields(data, "a refusal")
+    if fields.take(len(REFUSAL_LABEL) + 1) != REFUSAL_LABEL + b"\n":
+        raise fields.error()
+    namespace, number = fields.text(NAMESPACE_MAX), fields.number(8)
+    leaf, reason = fields.take(HASH_SIZE), fields.number(1)
+    signature = fields.take(SIGNATURE_SIZE)
+    fields.end()
+    if reason not in set(Reason):
+        raise fields.error()
+    return SignedRefusal(namespace, number, leaf, Reason(reason)), signature

@@ -15,14 +15,13 @@ from pathlib import Path
 import trio
 
 from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_common.names_config import Config, Terms
 from cbfs_common.names_policy import SCHEME
 from cbfs_common.onion import PORT
 from cbfs_common.primitives import Random, kem_encapsulate
 from cbfs_common.profile import Address
-from cbfs_names.config import Config
-from cbfs_names.embedded import Embedded
+from cbfs_names.embedded import Embedded, EmbeddedCore
 from cbfs_names.keys import VERIFIER, Keys, load_keys, opened_data, write_file
-from cbfs_names.limits import NAME_LIFETIME
 from cbfs_names.onion import Onion, add_options, chosen, published
 from cbfs_names.service import Service
 from cbfs_names.sockets import listen, listening_port, serve
@@ -131,7 +130,7 @@ async def _run(
     onion: Onion | None,
     random: Random,
 ) -> None:
-    config = keys.config(NAME_LIFETIME)
+    config = keys.config(Terms())
     listener = await listen(listening.host, listening.port)
     async with listener:
         port = listening_port(listener)
@@ -162,8 +161,9 @@ async def _reached(onion: Onion | None, public: Place, port: int) -> AsyncIterat
 
 def _service(store: Store, config: Config, keys: Keys) -> Service:
     name = dict(config.witnesses)[VERIFIER].name
-    core = Embedded(store, config, keys.log, keys.verifier, name)
-    return Service(store, config, core, time.time)
+    core = Embedded(store, keys.log, keys.verifier, name)
+    head = core.start(int(time.time()))
+    return Service(store, EmbeddedCore(core, head), time.time, head)
 
 
 async def _serve(

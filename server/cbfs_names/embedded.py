@@ -1,60 +1,39 @@
-"""Sequencer and one verifier in one process, each with its own keys and its own transactions:
-what they tell each other is what separate processes would. Blocking; runs in one thread at a
-time."""
+"""Sequencer and one verifier in one process, each with its own keys and its own transactions
+over one store: what they tell each other is what separate processes would. Blocking; runs in one
+thread at a time."""
 
 import logging
-from dataclasses import dataclass
+
+import trio
 
 from cbfs_common.names_note import SignatureLine
-from cbfs_common.names_operations import Refusal
+from cbfs_common.names_refusals import Refusal
 from cbfs_names.block import BlockRefused
-from cbfs_names.config import Config
-from cbfs_names.log import Log
-from cbfs_names.sequencer import Refused, Sequencer
+from cbfs_names.heads import Head, Outcome, head_of
+from cbfs_names.sequencer import Sequencer
 from cbfs_names.store import Store
-from cbfs_names.verifier import Verifier, head_note
+from cbfs_names.verifier import Verifier
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The newest round as clients get it: signed head, leaf, and proof that it is the last."""
-
-    note: bytes
-    round: bytes
-    number: int
-    log_proof: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """``placed`` operations are in the round of ``head``; ``refused`` in none. ``head`` is None
-    when no round was made."""
-
-    head: Head | None
-    placed: frozenset[bytes]
-    refused: Refused
 
 
 class Embedded:
     """A whole directory over one store."""
 
-    def __init__(
-        self, store: Store, config: Config, log_seed: bytes, verifier_seed: bytes, name: str
-    ) -> None:
+    def __init__(self, store: Store, log_seed: bytes, verifier_seed: bytes, name: str) -> None:
         """``name``: of the verifier's key. Seeds are Ed25519 (32)."""
         self._store = store
-        self._config = config
-        self._sequencer = Sequencer(store, config, log_seed)
-        self._verifier = Verifier(store, config, verifier_seed, name)
+        self._sequencer = Sequencer(store, log_seed)
+        self._verifier = Verifier(store, verifier_seed, name)
 
     def start(self, now: int) -> Head:
         """Finish what was cut off, make the first round if there is none, sign the head."""
         block = self._sequencer.outstanding()
         if block is not None:
             try:
-                return self._head(self._verifier.accept(block, now))
+                line = self._verifier.accept(block, now)
+                self._sequencer.publish(block, (line,))
+                return self._head(line)
             except BlockRefused as error:
                 _log.warning("the round proposed before the restart: %s", error)
                 self._sequencer.drop(block.round.number)
@@ -65,7 +44,9 @@ class Embedded:
         first, _ = self._sequencer.propose([], now)
         if first is None:
             raise ValueError("the first round is never left out")
-        return self._head(self._verifier.accept(first, now))
+        line = self._verifier.accept(first, now)
+        self._sequencer.publish(first, (line,))
+        return self._head(line)
 
     def round(self, pending: list[bytes], now: int) -> Outcome:
         """One round of what is pending. Raises BlockRefused when the verifier does not sign what
@@ -77,6 +58,7 @@ class Embedded:
         if block is None:
             return Outcome(None, frozenset(), refused)
         line = self._verifier.accept(block, now)
+        self._sequencer.publish(block, (line,))
         return Outcome(self._head(line), frozenset(block.operations), refused)
 
     def cosign(self, now: int) -> Head:
@@ -85,9 +67,28 @@ class Embedded:
 
     def _head(self, line: SignatureLine) -> Head:
         with self._store.read() as view:
-            note = head_note(view, self._config, self._sequencer.sign_head(), (line,))
-            tip = view.tip()
-            if tip is None:
-                raise ValueError("there is no round yet")
-            proof = Log(tip.number + 1, view.log_hash).inclusion(tip.number)
-        return Head(note.encode(), tip.encode(), tip.number, proof)
+            return head_of(view, self._sequencer.head((line,)))
+
+
+class EmbeddedCore:
+    """``service.Core`` of a directory that signs alone."""
+
+    def __init__(self, core: Embedded, head: Head) -> None:
+        self._core = core
+        self._first = head
+
+    async def start(self, now: int) -> Head:
+        """The head at the start."""
+        return self._first
+
+    async def round(self, pending: list[bytes], now: int) -> Outcome:
+        """A round, finished once it has begun."""
+        return await trio.to_thread.run_sync(self._core.round, pending, now)
+
+    async def cosign(self, now: int) -> Head | None:
+        """The newest head, signed anew."""
+        return await trio.to_thread.run_sync(self._core.cosign, now)
+
+    def refusal(self, now: int) -> Refusal | None:
+        """Why no operation is taken now; None: they are."""
+        return None

@@ -9,9 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from cbfs_common.errors import CbfsError
+from cbfs_common.names_config import Config, Terms
 from cbfs_common.names_note import COSIGNER_KEY, LOG_KEY, NoteKey
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public, sign_public
-from cbfs_names.config import Config
 
 VERIFIER = "verifier-1"
 """The embedded verifier's name in the policy."""
@@ -34,15 +34,15 @@ class Keys:
         """The public transport key (32)."""
         return dh_public(self.transport)
 
-    def config(self, lifetime: int) -> Config:
-        """The embedded directory's configuration: its one verifier is the quorum. The namespace
-        comes from the log's key, so no two directories share one."""
+    def config(self, terms: Terms) -> Config:
+        """The embedded directory's first configuration: its one verifier is the quorum. The
+        namespace comes from the log's key, so no two directories share one."""
         public = sign_public(self.log)
         namespace = f"cbfs-names/{sha256(public).hexdigest()[:16]}"
         log = NoteKey(namespace, LOG_KEY, public)
         name = f"{namespace}/{VERIFIER}"
         verifier = NoteKey(name, COSIGNER_KEY, sign_public(self.verifier))
-        return Config(log, ((VERIFIER, verifier),), VERIFIER, lifetime)
+        return Config(log, ((VERIFIER, verifier),), (), VERIFIER, terms)
 
 
 @contextmanager

@@ -13,9 +13,6 @@ PENDING_MAX = 4_096
 PENDING_PER_CONNECTION = 64
 """Requests of one connection under way; reading stops at this number."""
 
-NAME_LIFETIME = 2 * 365 * 86_400
-"""How long a registration lasts, unless the configuration says otherwise."""
-
 MAP_SIZE = 1 << 40
 """Address space of LMDB, not disk: the file grows as it is filled."""
 
@@ -24,5 +21,8 @@ CONSISTENCY_KEPT_MAX = 4_096
 
 FEED_KEPT_MAX = 4_096
 """Rounds of the change feed kept in memory, mostly some 200 bytes each."""
+
+QUORUM_PATIENCE = 30
+"""After so long without a quorum who waits for a round is told; what it asked for waits on."""
 
 RECEIVE_SIZE = 65_536

@@ -1,22 +1,25 @@
 """The sequencer: it orders operations into rounds.
 
 A proposal is on the disk before any verifier sees it, and a restarted sequencer proposes it
-again byte for byte. Only when a verifier without which there is no quorum has refused it for
-good is it dropped, and another made.
+again byte for byte. Only when verifiers without which there is no quorum have refused it for
+good is it dropped, and another made. The log's key signs a head when a quorum has, and so one for
+each size.
 """
 
 from collections.abc import Iterable
 
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import ROUND_OPERATIONS_MAX, ROUND_TIME_OFF_MAX
-from cbfs_common.names_note import LOG_KEY, Checkpoint, NoteKey, SignatureLine
-from cbfs_common.names_operations import Kind, OperationRefused, Refusal, decode_operation
-from cbfs_common.primitives import sign, sign_public
-from cbfs_names.block import Block
-from cbfs_names.config import Config
+from cbfs_common.names_config import Config
+from cbfs_common.names_note import Checkpoint, Note, SignatureLine, sign_checkpoint
+from cbfs_common.names_operations import Kind, decode_operation
+from cbfs_common.names_refusals import OperationRefused, Refusal
+from cbfs_common.primitives import sign
+from cbfs_names.block import Block, proposal_text
 from cbfs_names.log import Log
-from cbfs_names.replay import Committed, Replay, View, registration_commitment
-from cbfs_names.store import Store
+from cbfs_names.replay import Committed, Replay, View, config_now, registration_commitment
+from cbfs_names.store import Snapshot, Store
+from cbfs_names.verifier import Checked, check_block, checkpoint_at
 
 Refused = dict[bytes, Refusal]
 """Encoded operations that cannot be in the round, and why."""
@@ -24,9 +27,9 @@ Refused = dict[bytes, Refusal]
 
 def build_block(
     view: View, config: Config, seed: bytes, pending: Iterable[bytes], now: int
-) -> tuple[Block, Refused]:
+) -> tuple[Block, Refused, Checked]:
     """The next round of all ``pending`` encoded operations that are valid in it (at most
-    ROUND_OPERATIONS_MAX), signed with the log's seed (32)."""
+    ROUND_OPERATIONS_MAX), signed with the log's seed (32); and what it changes."""
     tip = view.tip()
     number = 0 if tip is None else tip.number + 1
     time = now if tip is None else max(now, tip.time)
@@ -38,9 +41,10 @@ def build_block(
         except OperationRefused as error:
             refused[operation] = error.refusal
     change = replay.finish()
-    root, _ = Log(number, view.log_hash).append(change.round.digest())
-    text = Checkpoint(config.namespace, number + 1, root).encode()
-    return Block(change.round, change.operations, sign(seed, text)), refused
+    root, hashes = Log(number, view.log_hash).append(change.round.digest())
+    text = proposal_text(Checkpoint(config.namespace, number + 1, root).encode())
+    block = Block(change.round, change.operations, sign(seed, text))
+    return block, refused, Checked(change, hashes)
 
 
 def in_order(view: View, pending: Iterable[bytes]) -> list[bytes]:
@@ -69,10 +73,10 @@ def _committed(view: View, encoded: bytes) -> Committed | None:
 class Sequencer:
     """One sequencer with its log key (Ed25519 seed, 32)."""
 
-    def __init__(self, store: Store, config: Config, seed: bytes) -> None:
+    def __init__(self, store: Store, seed: bytes) -> None:
         self._store = store
-        self._config = config
         self._seed = seed
+        self._built: tuple[bytes, Checked] | None = None
 
     def clock_is_behind(self, now: int) -> bool:
         """Whether no round can be made, because the last one is of a time far ahead of ``now``."""
@@ -84,31 +88,64 @@ class Sequencer:
         """The proposal for the next round, on the disk; none when it would be empty and is not
         the first. Proposals of rounds that are locked by now are forgotten."""
         with self._store.write() as writer:
-            block, refused = build_block(
-                writer, self._config, self._seed, pending[:ROUND_OPERATIONS_MAX], now
+            block, refused, checked = build_block(
+                writer, config_now(writer), self._seed, pending[:ROUND_OPERATIONS_MAX], now
             )
             if not block.operations and block.round.number:
                 return None, refused
             writer.drop_proposals(block.round.number)
             writer.propose(block)
+        self._built = block.round.digest(), checked
         return block, refused
+
+    def adopt(self, block: Block) -> None:
+        """Propose a block that this sequencer has made before its store was restored, and that a
+        verifier has kept. Raises BlockRefused when it is not one."""
+        with self._store.write() as writer:
+            check_block(writer, config_now(writer), block, None)
+            writer.propose(block)
 
     def outstanding(self) -> Block | None:
         """A proposal that was made before and is not locked."""
         with self._store.read() as view:
-            tip = view.tip()
-            return view.proposal(0 if tip is None else tip.number + 1)
+            return view.proposal(view.size())
 
     def drop(self, round_: int) -> None:
         """Forget a proposal that was refused for good, and older ones."""
         with self._store.write() as writer:
             writer.drop_proposals(round_ + 1)
 
-    def sign_head(self) -> SignatureLine:
-        """The log's signature of the newest locked round."""
+    def publish(self, block: Block, lines: tuple[SignatureLine, ...]) -> Note:
+        """Take a round over that a quorum has signed with these lines: one transaction, after
+        which the head is signed. A verifier over the same store may have done the first part."""
+        with self._store.write() as writer:
+            if writer.size() == block.round.number:
+                checked = self._checked(writer, block)
+                writer.lock_round(block, checked.change, checked.log_hashes)
+            writer.drop_proposals(block.round.number + 1)
+            note = self._note(writer, lines)
+            writer.keep_head(note.encode())
+        return note
+
+    def head(self, lines: tuple[SignatureLine, ...]) -> Note:
+        """The newest head with other cosignatures of it."""
         with self._store.read() as view:
-            block = view.tip_block()
-        if block is None:
-            raise ValueError("there is no round yet")
-        key = NoteKey(self._config.namespace, LOG_KEY, sign_public(self._seed))
-        return SignatureLine(key.name, key.id, block.signature)
+            return self._note(view, lines)
+
+    def checkpoint(self, block: Block) -> bytes:
+        """The text of the checkpoint that a proposal makes."""
+        with self._store.read() as view:
+            number = block.round.number
+            root, _ = Log(number, view.log_hash).append(block.round.digest())
+        return Checkpoint(block.round.namespace, number + 1, root).encode()
+
+    def _checked(self, view: View, block: Block) -> Checked:
+        if self._built is not None and self._built[0] == block.round.digest():
+            return self._built[1]
+        return check_block(view, config_now(view), block, None)
+
+    def _note(self, view: Snapshot, lines: tuple[SignatureLine, ...]) -> Note:
+        """Signed by the log: the round is published, or locked by a verifier over this store."""
+        config = config_now(view)
+        text = checkpoint_at(view, config).encode()
+        return Note(text, (sign_checkpoint(self._seed, config.namespace, text), *lines))

@@ -3,11 +3,11 @@ sockets."""
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import trio
 
 from cbfs_common.errors import CbfsError, TransportError
-from cbfs_common.names_wire import Reply, encode_reply
 from cbfs_common.primitives import Random
 from cbfs_common.transport import PUSH, Established, Event, Message, ServerConnection
 from cbfs_names.limits import (
@@ -18,9 +18,16 @@ from cbfs_names.limits import (
     RECEIVE_SIZE,
     WRITE_TIMEOUT,
 )
-from cbfs_names.service import Service, Waiting
+from cbfs_names.waiting import Waiting
 
 _log = logging.getLogger(__name__)
+
+
+class Answering(Protocol):
+    """What answers requests."""
+
+    def answer(self, payload: bytes) -> bytes | Waiting:
+        """The encoded reply to one request, or what to wait on for it."""
 
 
 class ListenError(CbfsError):
@@ -48,7 +55,7 @@ def listening_port(listener: trio.SocketListener) -> int:
 
 
 async def serve(
-    listener: trio.SocketListener, secret: bytes, random: Random, service: Service
+    listener: trio.SocketListener, secret: bytes, random: Random, service: Answering
 ) -> None:
     """Answer connections until cancelled. ``secret``: the server's X25519 key (32)."""
     free = trio.Semaphore(CONNECTIONS_MAX)
@@ -87,7 +94,7 @@ class _Client:
     """One connection."""
 
     def __init__(
-        self, stream: trio.SocketStream, connection: ServerConnection, service: Service
+        self, stream: trio.SocketStream, connection: ServerConnection, service: Answering
     ) -> None:
         self._stream = stream
         self._connection = connection
@@ -156,7 +163,7 @@ class _Client:
                 return
             events = self._connection.receive(data)
 
-    async def _later(self, id: int, reply: Callable[[], Awaitable[Reply]]) -> None:
+    async def _later(self, id: int, reply: Callable[[], Awaitable[bytes]]) -> None:
         try:
             await self._send(id, await reply())
         except (
@@ -169,7 +176,7 @@ class _Client:
         finally:
             self._free.release()
 
-    async def _send(self, id: int, reply: Reply) -> None:
+    async def _send(self, id: int, reply: bytes) -> None:
         async with self._sending:
             with trio.fail_after(WRITE_TIMEOUT):
-                await self._stream.send_all(self._connection.send(id, encode_reply(reply)))
+                await self._stream.send_all(self._connection.send(id, reply))

@@ -14,8 +14,9 @@ from typing import Any
 import lmdb
 
 from cbfs_common.errors import CbfsError
+from cbfs_common.names_config import config_of
 from cbfs_common.names_entry import Round, entry_hash
-from cbfs_common.names_layout import Fields
+from cbfs_common.names_layout import Fields, short
 from cbfs_common.names_operations import Link, read_link
 from cbfs_names.block import Block, decode_block
 from cbfs_names.limits import MAP_SIZE
@@ -37,9 +38,14 @@ class Table(Enum):
     COMMITS = b"commits"  # commitment 32
     COMMIT_TIMES = b"commit-times"  # time u64 | commitment 32
     LINKS = b"links"  # index 32 | incarnation u32 | version u32
+    INVITES = b"invites"  # key 32: the commitment it is used for, or empty when spent
+    CONFIGS = b"configs"  # first round u64 in which the configuration is in force
+    RECEIPTS = b"receipts"  # hash 32 of an operation: time u64 | operation
+    EVIDENCE = b"evidence"  # hash 32 of the evidence
 
 
-_CONFIG = b"config"
+_HEAD = b"head"  # META: the newest published head, a signed note
+_ABSTAIN = b"abstain"  # META: round u64 that a restored verifier leaves to the others
 
 
 class StoreError(CbfsError):
@@ -111,7 +117,61 @@ class Snapshot:
         if record is None:
             return None
         fields = Fields(record, "a commitment's record")
-        return Committed(fields.number(8), fields.number(4), fields.number(8))
+        round_, place, time = fields.number(8), fields.number(4), fields.number(8)
+        return Committed(round_, place, time, fields.short(), fields.short().decode("ascii"))
+
+    def commit_count(self) -> int:
+        """How many commitments are kept."""
+        count: int = self._txn.stat(self._dbs[Table.COMMITS])["entries"]
+        return count
+
+    def invite(self, key: bytes) -> bytes | None:
+        """What an invite (by its key, 32) was last used for; empty when spent."""
+        return self.get(Table.INVITES, key)
+
+    def namespace(self) -> str:
+        """The directory's."""
+        return config_of(self.config_text(0)).namespace
+
+    def size(self) -> int:
+        """How many rounds are locked."""
+        with self._txn.cursor(db=self._dbs[Table.LOCKS]) as cursor:
+            return int.from_bytes(cursor.key(), "big") + 1 if cursor.last() else 0
+
+    def config_text(self, round_: int | None = None) -> str:
+        """The configuration in force in a round, or in the next one."""
+        number = self.size() if round_ is None else round_
+        with self._txn.cursor(db=self._dbs[Table.CONFIGS]) as cursor:
+            found = cursor.set_range(_number(number + 1))
+            if not (cursor.prev() if found else cursor.last()):
+                raise StoreError("the store is empty or damaged", "restore it from a backup")
+            text: bytes = cursor.value()
+        return text.decode("ascii")
+
+    def head(self) -> bytes | None:
+        """The newest published head, a signed note."""
+        return self.get(Table.META, _HEAD)
+
+    def abstains(self) -> int | None:
+        """The round that this verifier, restored from a copy, leaves to the others."""
+        record = self.get(Table.META, _ABSTAIN)
+        return None if record is None else int.from_bytes(record, "big")
+
+    def receipts(self) -> Iterator[tuple[int, bytes]]:
+        """Time and operation of every receipt given and not yet carried out or void."""
+        with self._txn.cursor(db=self._dbs[Table.RECEIPTS]) as cursor:
+            for record in cursor.iternext(keys=False):
+                yield int.from_bytes(record[:8], "big"), record[8:]
+
+    def receipt(self, key: bytes) -> int | None:
+        """The time of the receipt for an operation with this hash (32)."""
+        record = self.get(Table.RECEIPTS, key)
+        return None if record is None else int.from_bytes(record[:8], "big")
+
+    def evidence(self) -> list[bytes]:
+        """All evidence of equivocation, encoded."""
+        with self._txn.cursor(db=self._dbs[Table.EVIDENCE]) as cursor:
+            return list(cursor.iternext(keys=False))
 
     def commits_until(self, time: int) -> Iterator[bytes]:
         """Commitments made at or before ``time`` (seconds)."""
@@ -168,6 +228,10 @@ class Writer(Snapshot):
             self._put(Table.NODES, key, node)
         for (level, at), digest in log_hashes.items():
             self._put(Table.LOG, bytes([level]) + _number(at), digest)
+        for key, used in change.invites.items():
+            self._put(Table.INVITES, key, used)
+        if change.config is not None:
+            self._put(Table.CONFIGS, _number(block.round.number + 1), change.config.encode("ascii"))
         for index, incarnation, version, link in change.links:
             key = index + incarnation.to_bytes(4, "big") + version.to_bytes(4, "big")
             self._put(Table.LINKS, key, link.encode())
@@ -182,6 +246,7 @@ class Writer(Snapshot):
                 self._txn.delete(key, db=self._dbs[Table.COMMIT_TIMES])
         for commitment, made in change.commits.items():
             record = _number(made.round) + made.place.to_bytes(4, "big") + _number(made.time)
+            record += short(made.invite) + short(made.granted.encode("ascii"))
             self._put(Table.COMMITS, commitment, record)
             self._put(Table.COMMIT_TIMES, _number(made.time) + commitment, b"")
 
@@ -204,33 +269,58 @@ class Writer(Snapshot):
             while found and int.from_bytes(cursor.key(), "big") < end:
                 found = cursor.delete()
 
+    def keep_head(self, note: bytes) -> None:
+        """The newest published head."""
+        self._put(Table.META, _HEAD, note)
+
+    def abstain(self, round_: int) -> None:
+        """Leave a round to the others."""
+        self._put(Table.META, _ABSTAIN, _number(round_))
+
+    def keep_receipt(self, key: bytes, time: int, operation: bytes) -> None:
+        """Under the operation's hash (32)."""
+        self._put(Table.RECEIPTS, key, _number(time) + operation)
+
+    def drop_receipt(self, key: bytes) -> None:
+        """The operation is carried out, or void."""
+        self._txn.delete(key, db=self._dbs[Table.RECEIPTS])
+
+    def keep_evidence(self, key: bytes, evidence: bytes) -> None:
+        """Under its hash (32), for ever."""
+        self._put(Table.EVIDENCE, key, evidence)
+
 
 class Store:
     """The store under ``path``; one process at a time, which the directory's lock file ensures."""
 
-    def __init__(self, path: Path, config: str) -> None:
-        """``config``: the directory's configuration; it is fixed with the first start. Raises
-        StoreError."""
+    def __init__(self, path: Path, config: str | None) -> None:
+        """``config``: the directory's first configuration, with which a new store is made; of one
+        that is there it must be the first or the present. None takes a store that is there.
+        Raises StoreError."""
         try:
             path.mkdir(mode=0o700, exist_ok=True)
             self._env = lmdb.open(
-                str(path), map_size=MAP_SIZE, max_dbs=len(Table), mode=0o600, max_readers=16
+                str(path), map_size=MAP_SIZE, max_dbs=len(Table), mode=0o600, max_readers=64
             )
             self._dbs = {table: self._env.open_db(table.value) for table in Table}
-            with self._env.begin(write=True) as txn:
-                stored = txn.get(_CONFIG, db=self._dbs[Table.META])
-                if stored is None:
-                    txn.put(_CONFIG, config.encode("ascii"), db=self._dbs[Table.META])
+            self._begin(config)
         except (lmdb.Error, OSError) as error:
             raise StoreError(
                 f"the store in {path} cannot be opened", "check the disk and the files' owner"
             ) from error
-        if stored is not None and stored != config.encode("ascii"):
+        with self.read() as view:
+            known = {view.config_text(0), view.config_text()}
+        if config is not None and config not in known:
             self._env.close()
             raise StoreError(
                 f"the store in {path} belongs to other keys or another configuration",
-                "put the directory's key files back beside it",
+                "put the directory's key files and its configuration back beside it",
             )
+
+    def _begin(self, config: str | None) -> None:
+        with self._env.begin(write=True) as txn:
+            if config is not None and not txn.stat(self._dbs[Table.CONFIGS])["entries"]:
+                txn.put(_number(0), config.encode("ascii"), db=self._dbs[Table.CONFIGS])
 
     def close(self) -> None:
         """Close the files. All snapshots must be closed."""

@@ -6,23 +6,35 @@ transaction leaves the round open, and nothing signed; a crash after it leaves t
 head is cosigned at the next start.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 
-from cbfs_common.errors import CryptoError
-from cbfs_common.limits import ROUND_TIME_OFF_MAX
-from cbfs_common.names_note import (
-    Checkpoint,
-    Note,
-    SignatureLine,
-    cosign,
-    verify_log,
-)
+from cbfs_common.errors import CbfsError, CryptoError
+from cbfs_common.limits import RECEIPT_PATIENCE, ROUND_OPERATIONS_MAX, ROUND_TIME_OFF_MAX
+from cbfs_common.names_audit import decode_equivocation
+from cbfs_common.names_config import Config
+from cbfs_common.names_note import Checkpoint, SignatureLine, cosign
 from cbfs_common.names_operations import OperationRefused
-from cbfs_names.block import Block, BlockRefused, Reason, SignedRefusal
-from cbfs_names.config import Config
+from cbfs_common.names_receipt import sign_receipt
+from cbfs_common.primitives import sign_public, verify
+from cbfs_names.block import Block, BlockRefused, NotNow, Reason, SignedRefusal, proposal_text
 from cbfs_names.log import Log
-from cbfs_names.replay import Replay, Transition, View
-from cbfs_names.store import Snapshot, Store
+from cbfs_names.replay import Replay, Transition, View, config_now
+from cbfs_names.store import Snapshot, Store, Writer
+
+Receipts = Iterable[tuple[int, bytes]]
+"""Times (seconds) and encoded operations."""
+
+
+class Diverged(CbfsError):
+    """A published round is another than the one this verifier has locked."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(
+            f"round {number} was published otherwise than this verifier has locked it",
+            "its key has signed what the others have not: put a new verifier in its place",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +45,12 @@ class Checked:
     log_hashes: dict[tuple[int, int], bytes]
 
 
-def check_block(view: View, config: Config, block: Block, now: int) -> Checked:
-    """Whether ``block`` is the valid next round after ``view`` at ``now`` (seconds). The checks
-    that cost least come first. Raises BlockRefused."""
+def check_block(
+    view: View, config: Config, block: Block, now: int | None, receipts: Receipts = ()
+) -> Checked:
+    """Whether ``block`` is the valid next round after ``view`` at ``now`` (seconds; None when
+    others have vouched for its time). The checks that cost least come first. Raises
+    BlockRefused."""
     tip = view.tip()
     number = 0 if tip is None else tip.number + 1
     round_ = block.round
@@ -46,12 +61,12 @@ def check_block(view: View, config: Config, block: Block, now: int) -> Checked:
     root, log_hashes = Log(number, view.log_hash).append(round_.digest())
     try:
         text = Checkpoint(config.namespace, number + 1, root).encode()
-        verify_log(config.log, text, block.signature)
+        verify(config.log.public, proposal_text(text), block.signature)
     except CryptoError as error:
         raise BlockRefused(Reason.SIGNATURE) from error
     if tip is not None and round_.time < tip.time:
         raise BlockRefused(Reason.TIME_BACK)
-    if abs(round_.time - now) > ROUND_TIME_OFF_MAX:
+    if now is not None and abs(round_.time - now) > ROUND_TIME_OFF_MAX:
         raise BlockRefused(Reason.TIME_OFF)
     replay = Replay(view, config, number, round_.time)
     try:
@@ -62,50 +77,114 @@ def check_block(view: View, config: Config, block: Block, now: int) -> Checked:
     change = replay.finish()
     if change.round != round_:
         raise BlockRefused(Reason.ROOTS)
+    if omits(replay, block, receipts):
+        raise BlockRefused(Reason.OMITTED)
     return Checked(change, log_hashes)
 
 
+def omits(replay: Replay, block: Block, receipts: Receipts) -> bool:
+    """Whether a round leaves out an operation that could stand in it, and for which there has
+    been a receipt for more than RECEIPT_PATIENCE. A full round may."""
+    if len(block.operations) >= ROUND_OPERATIONS_MAX:
+        return False
+    held = set(block.operations)
+    return any(
+        block.round.time - time > RECEIPT_PATIENCE
+        and operation not in held
+        and replay.would_hold(operation)
+        for time, operation in receipts
+    )
+
+
 def checkpoint_at(view: View, config: Config) -> Checkpoint:
-    """The log's newest checkpoint; there must be a round."""
+    """The log's newest checkpoint, also that of no rounds."""
     tip = view.tip()
     size = 0 if tip is None else tip.number + 1
     return Checkpoint(config.namespace, size, Log(size, view.log_hash).root())
 
 
+def stopped(view: Snapshot, config: Config) -> bool:
+    """Whether there is evidence that a key of the present configuration has signed two
+    histories. It is for people to decide what then; a configuration without the key goes on."""
+    return any(
+        key.public == config.log.public or config.witness(key.public) is not None
+        for key in (decode_equivocation(each).key for each in view.evidence())
+    )
+
+
 class Verifier:
     """One verifier with its store and its cosigning key (Ed25519 seed, 32) under ``name``."""
 
-    def __init__(self, store: Store, config: Config, seed: bytes, name: str) -> None:
+    def __init__(self, store: Store, seed: bytes, name: str) -> None:
         self._store = store
-        self._config = config
         self._seed = seed
         self._name = name
+        self._public = sign_public(seed)
 
-    def accept(self, block: Block, now: int) -> SignatureLine:
+    def accept(self, block: Block, now: int, *, vouched: bool = False) -> SignatureLine:
         """Check, lock, then cosign the next round. A block that is locked already is cosigned
-        again. Raises BlockRefused, after the signed refusal is on the disk."""
+        again. ``vouched``: another verifier has cosigned it while its time was good. Raises
+        BlockRefused, after the signed refusal is on the disk, or NotNow."""
         number, leaf = block.round.number, block.round.digest()
         refused: BlockRefused | None = None
         with self._store.write() as writer:
+            config = config_now(writer)
             locked = writer.lock(number)
             try:
                 self._check_bound(locked, leaf, writer.refused(number, leaf))
                 if locked is None:
-                    checked = check_block(writer, self._config, block, now)
-                    writer.lock_round(block, checked.change, checked.log_hashes)
+                    self._check_free(writer, config, number)
+                    clock = None if vouched else now
+                    receipts = list(writer.receipts())
+                    checked = check_block(writer, config, block, clock, receipts)
+                    lock(writer, block, checked)
             except BlockRefused as error:
                 refused = error
-                said = SignedRefusal(self._config.namespace, number, leaf, error.reason)
-                writer.refuse(number, leaf, said.encode(self._seed))
+                if error.reason is not Reason.WRONG_ROUND:
+                    said = SignedRefusal(config.namespace, number, leaf, error.reason)
+                    writer.refuse(number, leaf, said.encode(self._seed))
         if refused is not None:
             raise refused
         return self.cosign(now)
 
+    def follow(self, block: Block) -> None:
+        """Take over a round that a quorum has published; nothing is signed. Raises Diverged when
+        another is locked, and BlockRefused when it is not valid: then the quorum has signed what
+        no honest verifier could."""
+        with self._store.write() as writer:
+            locked = writer.lock(block.round.number)
+            if locked is None:
+                lock(writer, block, check_block(writer, config_now(writer), block, None))
+            elif locked != block.round.digest():
+                raise Diverged(block.round.number)
+
     def cosign(self, now: int) -> SignatureLine:
-        """A cosignature of the newest locked head."""
+        """A cosignature of the newest locked head. Raises NotNow."""
         with self._store.read() as view:
-            text = checkpoint_at(view, self._config).encode()
-        return cosign(self._seed, self._name, now, text)
+            config = config_now(view)
+            checkpoint = checkpoint_at(view, config)
+            self._check_free(view, config, checkpoint.size - 1)
+        return cosign(self._seed, self._name, now, checkpoint.encode())
+
+    def receipt(self, operation: bytes, now: int) -> tuple[int, bytes]:
+        """Promise, on the disk, not to sign rounds without the operation; time and signature."""
+        key = sha256(operation).digest()
+        with self._store.write() as writer:
+            namespace = config_now(writer).namespace
+            time = writer.receipt(key)
+            if time is None:
+                time = now
+                writer.keep_receipt(key, now, operation)
+        return time, sign_receipt(self._seed, namespace, operation, time)
+
+    def _check_free(self, view: Snapshot, config: Config, number: int) -> None:
+        abstains = view.abstains()
+        if abstains is not None and number <= abstains:
+            raise NotNow("restored from a copy: the rounds it may have signed are left to others")
+        if stopped(view, config):
+            raise NotNow("a key of the directory has signed two histories")
+        if config.witness(self._public) is None:
+            raise NotNow("the configuration does not name this verifier")
 
     @staticmethod
     def _check_bound(locked: bytes | None, leaf: bytes, refusal: bytes | None) -> None:
@@ -116,8 +195,15 @@ class Verifier:
             raise BlockRefused(Reason(refusal[-65]))
 
 
-def head_note(
-    view: Snapshot, config: Config, log_line: SignatureLine, cosignatures: tuple[SignatureLine, ...]
-) -> Note:
-    """The signed head of the newest round."""
-    return Note(checkpoint_at(view, config).encode(), (log_line, *cosignatures))
+def lock(writer: Writer, block: Block, checked: Checked) -> None:
+    """All of a round, its lock, and the end of the receipts that it fulfils or makes void."""
+    writer.lock_round(block, checked.change, checked.log_hashes)
+    held = set(block.operations)
+    receipts = list(writer.receipts())
+    if not receipts:
+        return
+    tip = block.round
+    after = Replay(writer, config_now(writer), tip.number + 1, tip.time)
+    for _, operation in receipts:
+        if operation in held or not after.would_hold(operation):
+            writer.drop_receipt(sha256(operation).digest())
