@@ -17,6 +17,7 @@ from cbfs_common.names_operations import (
     Kind,
     Link,
     OperationRefused,
+    Refusal,
     apply_change,
     apply_register,
     decode_operation,
@@ -24,6 +25,7 @@ from cbfs_common.names_operations import (
 from cbfs_common.names_wire import (
     AskChanges,
     AskHead,
+    AskTerms,
     ChangesAre,
     HeadIs,
     History,
@@ -129,6 +131,8 @@ class Liar:
                 return ChangesAre(data[:FEED_PART], len(data) > FEED_PART)
             case Submit(operation):
                 return self._submit(operation)
+            case AskTerms():
+                return Refused(Refusal.BAD_REQUEST)
 
     def note(self) -> bytes:
         """The signed head."""
