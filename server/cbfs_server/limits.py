@@ -16,7 +16,9 @@ TAKES_PERIOD = 60.0
 """One-time prekeys that leave one account at once, and seconds until one more may. Past that
 takers get the last-resort prekey, so that nobody can use up what an account has for the others."""
 
-CONNECTIONS_MAX = 4_096
+CONNECTIONS_MAX = 16_384
+ROOM = 256
+"""Connections at once, and how many quiet ones end when there is no room for another."""
 
 IN_FLIGHT_MAX = 64
 """Requests of one connection that wait for the disk; it is not read from meanwhile."""

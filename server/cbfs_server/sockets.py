@@ -26,6 +26,7 @@ from cbfs_server.limits import (
     IN_FLIGHT_MAX,
     PADDING_CHECK,
     READ_SIZE,
+    ROOM,
     SEND_TIMEOUT,
     TICK,
     TURNS_MAX,
@@ -130,6 +131,13 @@ class Connection:
         self._partial = self._waiting = None
         if self._free is not None:
             self._free.set()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way, and nothing was for at least a TICK."""
+        return (
+            self._partial is None and not self._in_flight and self.active < self._server.ticks - 1
+        )
 
     def overdue(self, ticks: int, subscribed: bool) -> str | None:
         """Why the connection has to end at ``ticks``, or None."""
@@ -253,6 +261,7 @@ class Server:
                 continue  # gone again before it was accepted
             except OSError as error:
                 _log.error("cannot accept a connection: %s", error)
+                self._make_room()
                 await trio.sleep(ACCEPT_PAUSE)
                 continue
             self._admit(sock)
@@ -280,7 +289,19 @@ class Server:
             if wait <= PADDING_CHECK and self._connections:
                 self._connections[below(self.random, len(self._connections))].pad()
 
+    def _make_room(self) -> None:
+        """End those that have been quiet for longest and wait for nothing, many at once: whoever
+        holds all connections open does not keep others out."""
+        quiet = [
+            each for each in self._connections if each.idle and not self.pusher.subscribed(each)
+        ]
+        quiet.sort(key=lambda each: each.active)
+        for each in quiet[:ROOM]:
+            each.close("others wait for a connection")
+
     def _admit(self, sock: socket.socket) -> None:
+        if len(self._connections) >= CONNECTIONS_MAX:
+            self._make_room()
         if len(self._connections) >= CONNECTIONS_MAX:
             _log.warning("a connection too many: closed")
             sock.close()

@@ -15,6 +15,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "find": core.find,
     "server": server.deliveries,
     "idle": server.idle,
+    "crowd": server.crowd,
     "latency": mounts.latency,
     "folder": mounts.folder,
 }

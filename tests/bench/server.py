@@ -207,11 +207,7 @@ def idle(quick: bool) -> Iterator[Row]:
     """What one more connection that is silent takes of memory: after the handshake, and after
     one request."""
     count = 100 if quick else 2_000
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * count + 200
-    if wanted > soft:
-        limit = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))  # the server inherits it
+    may_open(2 * count + 200)
     with on_disk() as place, message_server(place) as service:
         address = parse_address(service.url)
         clients = [asked(address) for _ in range(50)]
@@ -234,6 +230,48 @@ def idle(quick: bool) -> Iterator[Row]:
             original / each,
             original / IDLE_AIM if what == "idle" else None,
         )
+
+
+CROWD, BUSY = 10_000, 64
+
+
+def crowd(quick: bool) -> Iterator[Row]:
+    """Deliveries over BUSY connections while CROWD others are silent, beside those without them;
+    and what one of those takes."""
+    count, seconds = (200, 0.5) if quick else (CROWD, 10.0)
+    may_open(count + 400)
+    with on_disk() as place, message_server(place) as service:
+        address = parse_address(service.url)
+        load = Load(address, BUSY)
+        alone = load.run(seconds)
+        load.close()
+        before = memory(service.pid)
+        clients = [silent(address) for _ in range(count)]
+        asked(address).socket.close()  # by its reply the server has taken in the others
+        each = (memory(service.pid) - before) / count
+        load = Load(address, BUSY)
+        among = load.run(seconds)
+        load.close()
+        for client in clients:
+            client.socket.close()
+    what = f"server, deliveries, {BUSY} busy, {count:,} idle"
+    yield Row(what, rate(among), "without the idle ones", rate(alone), among / alone, 0.5)
+    yield Row(
+        f"server, memory of one of {count:,} idle",
+        f"{each / 1_024:.1f} KiB",
+        "Go original, as once measured",
+        f"{ORIGINAL_IDLE[0] / 1_024:.1f} KiB",
+        ORIGINAL_IDLE[0] / each,
+        ORIGINAL_IDLE[0] / IDLE_AIM,
+    )
+
+
+def may_open(files: int) -> None:
+    """Raise the limit of open files, as far as that is allowed; the server inherits it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files > soft:
+        limit = files if hard == resource.RLIM_INFINITY else min(hard, files)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def silent(address: Address) -> Client:

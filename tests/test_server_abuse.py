@@ -1,0 +1,126 @@
+"""The server under abuse by many at once: limits hold, and others are served meanwhile."""
+
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from cbfs.link import ServerRefused, request
+from cbfs_common.primitives import dh_public
+from cbfs_common.requests import (
+    Code,
+    CountPrekeys,
+    Deliver,
+    GetLimits,
+    PrekeyKind,
+    TakePrekey,
+    UploadPrekeys,
+    encode,
+)
+from tests.serving import (
+    TIMEOUT,
+    RawClient,
+    RunningServer,
+    envelope,
+    link_to,
+    new_account,
+    record,
+    running_server,
+)
+
+FILES = 150
+"""Files that the server may have open in the test of too many connections."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RunningServer]:
+    with running_server(tmp_path / "data", "--mailbox", "64") as running:
+        yield running
+        assert "Traceback" not in running.log
+
+
+async def served(server: RunningServer, user: bytes) -> None:
+    """Somebody else is."""
+    with trio.fail_after(TIMEOUT):
+        async with link_to(server) as link:
+            await request(link, Deliver(user, envelope()))
+
+
+def test_who_holds_all_connections_open_does_not_keep_others_out(server: RunningServer) -> None:
+    """Handshakes that were abandoned, and connections that say nothing."""
+    _, user = trio.run(new_account, server)
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (FILES, FILES))
+    clients = []
+    try:
+        for number in range(2 * FILES):
+            client = RawClient(server)
+            clients.append(client)
+            if number % 2 and number < FILES:
+                client.shake_hands()
+        trio.run(served, server, user)
+        assert "others wait for a connection" in server.log
+    finally:
+        for client in clients:
+            client.socket.close()
+    trio.run(served, server, user)
+
+
+def test_a_flood_of_requests_does_not_keep_others_waiting(server: RunningServer) -> None:
+    """Many connections that ask as fast as they can, and read no reply."""
+    _, user = trio.run(new_account, server)
+    clients = [RawClient(server) for _ in range(40)]
+    for client in clients:
+        client.shake_hands()
+        client.socket.setblocking(False)
+        try:
+            for id in range(1, 200):
+                client.socket.sendall(client.transport.send(id, encode(GetLimits())))
+        except BlockingIOError:
+            pass
+    trio.run(served, server, user)
+    for client in clients:
+        client.socket.close()
+
+
+def test_slow_writers_cost_a_connection_and_nothing_else(server: RunningServer) -> None:
+    _, user = trio.run(new_account, server)
+    clients = [RawClient(server) for _ in range(40)]
+    for number, client in enumerate(clients):
+        client.shake_hands()
+        client.socket.sendall(client.transport.send(1, encode(GetLimits()))[: 100 * number + 1])
+    trio.run(served, server, user)
+    for client in clients:
+        client.socket.close()
+
+
+def test_one_users_prekeys_and_mailbox_do_not_run_out_for_others(server: RunningServer) -> None:
+    """Draining, filling, and deliveries to nobody; another account notices nothing."""
+
+    async def main() -> None:
+        (secret, victim), (other_secret, other) = [await new_account(server) for _ in range(2)]
+        last = record(PrekeyKind.LAST_RESORT)
+        for each in (secret, other_secret):
+            async with link_to(server, each) as home:
+                for _ in range(10):
+                    await request(home, UploadPrekeys(tuple(record() for _ in range(12))))
+                await request(home, UploadPrekeys((last,)))
+        async with link_to(server) as link:
+            taken = [(await request(link, TakePrekey(victim))).record for _ in range(150)]
+            assert taken[-1] == last
+            assert len({r for r in taken if r != last}) == taken.index(last)  # none twice
+            with pytest.raises(ServerRefused) as full:
+                for _ in range(65):
+                    await request(link, Deliver(victim, envelope()))
+            assert full.value.code is Code.MAILBOX_FULL
+            with pytest.raises(ServerRefused) as nobody:
+                await request(link, Deliver(dh_public(os.urandom(32)), envelope()))
+            assert nobody.value.code is Code.UNKNOWN_USER
+            assert (await request(link, TakePrekey(other))).record != last
+            await request(link, Deliver(other, envelope()))
+        async with link_to(server, secret) as home:
+            assert (await request(home, CountPrekeys())).one_time == 120 - taken.index(last)
+
+    trio.run(main)
