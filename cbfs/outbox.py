@@ -134,7 +134,8 @@ def is_scratch(name: str) -> bool:
 def lock_names(name: str) -> tuple[str, ...]:
     """Names under which editors keep a lock or swap file for ``name``."""
     swaps = tuple(f".{name}.sw{letter}" for letter in "opnx")
-    return (*swaps, f".#{name}", f".{name}.kate-swp", f".{name}.lock", f"{name}.lock")
+    others = (f".~lock.{name}#", f".{name}.kate-swp", f".{name}.lock", f"{name}.lock")
+    return (*swaps, f".#{name}", *others)
 
 
 def verdict(

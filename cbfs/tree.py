@@ -13,8 +13,8 @@ from cbfs.contents import Contents
 from cbfs.folders import Folder, Unseen, message_file
 from cbfs.inodes import Inodes
 from cbfs.model import Backend, Conversation, Message
-from cbfs.nodes import Directory, File, Link, MessageFile, Node, Text, set_area, settle
-from cbfs.outbox import Process
+from cbfs.nodes import Directory, File, Link, MessageFile, Node, Text, files_below, set_area, settle
+from cbfs.outbox import Process, lock_names
 from cbfs.people import People
 from cbfs.provided import Provided
 from cbfs.store import Store, Table
@@ -313,6 +313,10 @@ class Tree(Contents):
     def _leave(self, directory: Directory, name: str) -> None:
         node = directory.remove(name)
         directory.mtime_ns = node.changed_ns = time.time_ns()
+        if directory.area is Area.DRAFTS:
+            for other, file in files_below(directory):
+                if name in lock_names(other):  # its editor may be about to save again
+                    file.changed = time.monotonic()
 
 
 def _last_inode(store: Store) -> int:

@@ -47,3 +47,19 @@ def test_the_users_name_leads_into_the_folder_all_the_time(tmp_path: Path) -> No
         mount.courier.showing.revealer = None
 
     run(tmp_path, body)
+
+
+def test_the_grace_begins_anew_when_a_lock_goes(tmp_path: Path) -> None:
+    """LibreOffice removes its lock, saves, and makes it again."""
+
+    async def body(mount: Mount) -> None:
+        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        letter = await mount.save(folder, "letter.odt", b"first")
+        other = await mount.save(folder, "other.odt", b"other")
+        lock = await mount.save(folder, ".~lock.letter.odt#", b"me")
+        letter.changed = other.changed = lock.changed = 0.0
+        await mount.tree.unlink(folder, ".~lock.letter.odt#")
+        assert letter.changed > 0
+        assert other.changed == 0
+
+    run(tmp_path, body, grace=1e6)
