@@ -51,9 +51,9 @@ class Place:
         """The document of most cases."""
         return self.folder / LETTER
 
-    def existing(self, name: str = LETTER, text: str = OLD) -> None:
+    def existing(self, name: str = LETTER, text: str | bytes = OLD) -> None:
         """A file that is there before the program comes."""
-        (self.folder / name).write_text(text)
+        (self.folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
 
     def finished(self, name: str = LETTER) -> None:
         """The file is a message as it is now."""
@@ -122,9 +122,9 @@ class Outbox(Place):
         folder.mkdir()
         super().__init__(folder, home)
 
-    def existing(self, name: str = LETTER, text: str = OLD) -> None:
+    def existing(self, name: str = LETTER, text: str | bytes = OLD) -> None:
         """Held by its date, until a program changes it."""
-        self._scratch.write_text(text)
+        self._scratch.write_bytes(text if isinstance(text, bytes) else text.encode())
         os.utime(self._scratch, (time.time() + DAY,) * 2)
         self._scratch.rename(self.folder / name)
 
