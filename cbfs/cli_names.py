@@ -9,6 +9,7 @@ from pathlib import Path
 from cbfs.areas import VERIFIED
 from cbfs.cli_network import absolute, add_account, add_network, network_options, say
 from cbfs.owner import Owner
+from cbfs.texts import moment
 from cbfs.user_names import typed_name
 from cbfs_common.errors import CbfsError
 from cbfs_common.profile import parse_address
@@ -17,6 +18,7 @@ _NAME_EXAMPLES = """examples:
   cbfs name show
   cbfs name update --server cbfs://KEY@HOST:PORT    move to another home server
   cbfs name rotate --recovery usb-stick/recovery    new keys, and one for the worst case
+  cbfs name freeze usb-stick/freeze                 for a lost computer
 Unmount the account first; mounted again, it tells your contacts by itself.
 """
 
@@ -44,7 +46,33 @@ def add_name(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         help="make a recovery key as well, into a new file (0600) to be kept elsewhere",
     )
     rotate.set_defaults(run=_rotate)
-    for action in (show, update, rotate):
+    renew = actions.add_parser("renew", help="keep the name for longer")
+    renew.set_defaults(run=_renew)
+    freeze = actions.add_parser(
+        "freeze", help="write a certificate to be kept for a lost computer, or use it"
+    )
+    freeze.add_argument("file", type=Path, metavar="FILE", help="where it is kept (0600)")
+    freeze.add_argument(
+        "--names",
+        type=Path,
+        metavar="POLICYFILE",
+        help="use it: freeze the name at this directory, from any computer, without the account",
+    )
+    freeze.set_defaults(run=_freeze)
+    recover = actions.add_parser(
+        "recover", help="take one's name over by its recovery key, into a new account"
+    )
+    recover.add_argument("name", metavar="NAME")
+    recover.add_argument("--recovery", required=True, type=Path, metavar="FILE")
+    recover.add_argument("--server", required=True, metavar="URL", help="cbfs://KEY@HOST:PORT")
+    recover.add_argument("--names", required=True, type=Path, metavar="POLICYFILE")
+    recover.set_defaults(run=_recover)
+    cancel = actions.add_parser("cancel", help="end a recovery that was not yours")
+    cancel.set_defaults(run=_cancel)
+    release = actions.add_parser("release", help="give the name up, for good")
+    release.add_argument("name", metavar="NAME", help="the name, to be sure")
+    release.set_defaults(run=_release)
+    for action in (show, update, rotate, renew, freeze, recover, cancel, release):
         add_account(action)
         add_network(action)
 
@@ -85,6 +113,48 @@ def _rotate(options: argparse.Namespace) -> int:
     print("All keys are new. Mount the account, so that your contacts hear of it.")
     if options.recovery:
         print(f"Keep {options.recovery} apart from the account: it can take the name over.")
+    return 0
+
+
+def _renew(options: argparse.Namespace) -> int:
+    print(f"The name is yours until {_owner(options).renew()}.")
+    return 0
+
+
+def _freeze(options: argparse.Namespace) -> int:
+    if options.names is None:
+        _owner(options).certify(options.file)
+        print(f"{options.file} freezes the name when it is used: keep it apart from the account.")
+        print("Write another when the keys have been rotated.")
+    else:
+        name = _owner(options).freeze(options.names, options.file)
+        print(f"{name} is frozen: its keys change nothing any more. Recover it: cbfs name recover")
+    return 0
+
+
+def _recover(options: argparse.Namespace) -> int:
+    name, server = typed_name(options.name), parse_address(options.server)
+    due = _owner(options).recover(name, server, options.names, options.recovery)
+    if due:
+        when = f"{moment(due * 1_000):%Y-%m-%d %H:%M} UTC"
+        print(f"The recovery of {name} is under way. Run the same command after {when}.")
+    else:
+        print(
+            f"{name} is yours again. Mount it: mount.cbfs {options.account.absolute()} MOUNTPOINT"
+        )
+    return 0
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    _owner(options).cancel()
+    print("The recovery has ended. Rotate your keys, with a new recovery key.")
+    return 0
+
+
+def _release(options: argparse.Namespace) -> int:
+    name = typed_name(options.name)
+    _owner(options).release(name)
+    print(f"{name} is given up.")
     return 0
 
 

@@ -1,8 +1,13 @@
 """The client's way to the name directory: what ``Asking`` gives, and operations on own names."""
 
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
 from cbfs.asking import Asking, DirectoryDown, unexpected
 from cbfs.link import Link
-from cbfs_common.errors import CbfsError
+from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_common.limits import ROUND_TIME_OFF_MAX
 from cbfs_common.names_client import (
     Absent,
     DirectoryLies,
@@ -12,19 +17,24 @@ from cbfs_common.names_client import (
     NameExpired,
     Policy,
 )
-from cbfs_common.names_entry import Entry, Keys
+from cbfs_common.names_config import config_of
+from cbfs_common.names_entry import NO_KEYS, Entry, Keys, Status
 from cbfs_common.names_layout import ZERO
 from cbfs_common.names_operations import (
+    NEVER,
     Kind,
     Operation,
     OperationRefused,
     Refusal,
     commitment,
+    decode_operation,
     registration_salt,
 )
 from cbfs_common.names_wire import (
+    AskTerms,
     Submit,
     Submitted,
+    TermsAre,
 )
 from cbfs_common.primitives import sign_public
 from cbfs_common.profile import check_name
@@ -97,6 +107,101 @@ class Directory(Asking):
         seeds = old_seed, new_seed
         return await self._change(Kind.ROTATE, name, profile, seeds, known, owners, recovery)
 
+    async def renew(self, name: str, owner_seed: bytes, known: Entry) -> Found:
+        """Keep a name for as long from now on as the directory gives one."""
+        async with self._turn, self._connected() as link:
+            reply = await self._ask(link, AskTerms(self._state.size - 1))
+            if not isinstance(reply, TermsAre):
+                raise unexpected(reply)
+            try:
+                config = config_of(reply.config)
+            except DecodeError as error:
+                raise DirectoryLies(Fault.MALFORMED) from error
+            if config.digest() != self._policy.config:
+                raise DirectoryLies(Fault.CONFIG)
+            # the round's time may be some seconds before this clock's
+            until = int(self._clock()) + config.lifetime - 2 * ROUND_TIME_OFF_MAX
+            if until <= known.expires:
+                raise CbfsError("the name needs no renewal yet", "try again in a few days")
+            operation = self._operation(Kind.RENEW, known, until=until)
+            return await self._carry_out(
+                link, operation, (owner_seed,), known, lambda entry: entry.expires >= until
+            )
+
+    async def cancel(self, name: str, owner_seed: bytes, known: Entry) -> Found:
+        """End a recovery of an own name that somebody has begun."""
+        async with self._turn, self._connected() as link:
+            found = await self._lookup(link, name, known)
+            if isinstance(found, Absent):
+                raise OperationRefused(Refusal.NO_SUCH_NAME)
+            operation = self._operation(Kind.CANCEL, found.entry)
+            return await self._carry_out(
+                link, operation, (owner_seed,), found.entry, lambda entry: not entry.heirs.keys
+            )
+
+    async def release(self, name: str, owner_seed: bytes, known: Entry) -> None:
+        """Give a name up, for good."""
+        async with self._turn, self._connected() as link:
+            await self._submit(link, self._operation(Kind.RELEASE, known).signed((owner_seed,)))
+            with suppress(NameExpired):
+                await self._lookup(link, name, known)
+                raise OperationRefused(Refusal.WRONG_VERSION)
+
+    def freeze_certificate(self, owner_seed: bytes, known: Entry) -> bytes:
+        """An operation to be kept: whoever has it can freeze the name, until its owner keys
+        change."""
+        return (
+            replace(self._operation(Kind.FREEZE, known), version=0, previous=ZERO, expires=NEVER)
+            .signed((owner_seed,))
+            .encode()
+        )
+
+    async def freeze(self, certificate: bytes) -> Entry:
+        """Freeze a name by such a certificate. Again is no error."""
+        name = decode_operation(certificate).name
+        async with self._turn, self._connected() as link:
+            found = await self._lookup(link, name, None)
+            if isinstance(found, Found) and found.entry.status is Status.FROZEN:
+                return found.entry
+            await self._submit(link, decode_operation(certificate))
+            found = await self._lookup(link, name, None)
+            if isinstance(found, Absent) or found.entry.status is not Status.FROZEN:
+                raise DirectoryLies(Fault.VANISHED)
+            return found.entry
+
+    async def recover(self, name: str, recovery_seed: bytes, owner_seed: bytes) -> Entry:
+        """Take a name over by its recovery key: its entry, whose ``heirs`` are from ``due`` on the
+        owners. Again is no error, and does not begin anew."""
+        heirs = Keys(1, (sign_public(owner_seed),))
+        async with self._turn, self._connected() as link:
+            found = await self._lookup(link, name, None)
+            if isinstance(found, Absent):
+                raise OperationRefused(Refusal.NO_SUCH_NAME)
+            if heirs in (found.entry.heirs, found.entry.owners):
+                return found.entry
+            operation = self._operation(Kind.RECOVER, found.entry, owners=heirs)
+            seeds = recovery_seed, owner_seed
+            done = await self._carry_out(
+                link, operation, seeds, found.entry, lambda entry: entry.heirs == heirs
+            )
+            return done.entry
+
+    async def inherit(self, name: str, profile: bytes, owner_seed: bytes, known: Entry) -> Found:
+        """Put an own profile into a name whose recovery is due."""
+        owners = Keys(1, (sign_public(owner_seed),))
+        async with self._turn, self._connected() as link:
+            if (known.owners, known.profile) == (owners, profile):
+                found = await self._lookup(link, name, None)
+                if isinstance(found, Absent):
+                    raise DirectoryLies(Fault.VANISHED)
+                return found
+            operation = self._operation(Kind.UPDATE, known, profile=profile)
+            await self._submit(link, operation.signed((owner_seed,)))
+            found = await self._lookup(link, name, None)
+            if isinstance(found, Absent):
+                raise DirectoryLies(Fault.VANISHED)
+            return _own(found, owners, profile)
+
     async def _change(
         self,
         kind: Kind,
@@ -116,24 +221,55 @@ class Directory(Asking):
             recovery = old.recovery if recovery is None else recovery
             if (old.owners, old.recovery, old.profile) == (owners, recovery, profile):
                 return found
-            rotates = kind is Kind.ROTATE
-            operation = Operation(
-                kind,
-                self._policy.namespace,
-                name,
-                old.incarnation,
-                old.version + 1,
-                old.digest(),
-                self._state.size + OPERATION_ROUNDS,
-                owners=owners if rotates else Keys(0, ()),
-                recovery=recovery if rotates else Keys(0, ()),
-                profile=profile,
+            operation = self._operation(kind, old, profile=profile)
+            if kind is Kind.ROTATE:
+                operation = replace(operation, owners=owners, recovery=recovery)
+            return await self._carry_out(
+                link,
+                operation,
+                seeds,
+                old,
+                lambda entry: (entry.owners, entry.profile) == (owners, profile),
             )
-            await self._submit(link, operation.signed(seeds))
-            changed = await self._lookup(link, name, old)
-            if isinstance(changed, Absent):
-                raise DirectoryLies(Fault.VANISHED)
-            return _own(changed, owners, profile)
+
+    def _operation(
+        self,
+        kind: Kind,
+        old: Entry,
+        *,
+        owners: Keys = NO_KEYS,
+        profile: bytes = b"",
+        until: int = 0,
+    ) -> Operation:
+        return Operation(
+            kind,
+            self._policy.namespace,
+            old.name,
+            old.incarnation,
+            old.version + 1,
+            old.digest(),
+            self._state.size + OPERATION_ROUNDS,
+            owners=owners,
+            profile=profile,
+            until=until,
+        )
+
+    async def _carry_out(
+        self,
+        link: Link,
+        operation: Operation,
+        seeds: tuple[bytes, ...],
+        old: Entry,
+        done: Callable[[Entry], bool],
+    ) -> Found:
+        """Sign, submit, and see in the directory that it is so."""
+        await self._submit(link, operation.signed(seeds))
+        changed = await self._lookup(link, old.name, old)
+        if isinstance(changed, Absent):
+            raise DirectoryLies(Fault.VANISHED)
+        if not done(changed.entry):
+            raise OperationRefused(Refusal.WRONG_VERSION)
+        return changed
 
     async def _commit_and_register(
         self, link: Link, name: str, profile: bytes, seed: bytes, old: Entry | None

@@ -359,6 +359,15 @@ def make_directory(store: Store, account: Account, dialer: Dialer) -> Directory:
     return Directory(dialer, parse_policy(account.policy), load, keep, time.time, SYSTEM_RANDOM)
 
 
+def passing_directory(policy: str, dialer: Dialer) -> Directory:
+    """A name directory for once, without an account that remembers its head."""
+
+    async def keep(state: bytes) -> None:
+        """Nowhere."""
+
+    return Directory(dialer, parse_policy(policy), lambda: None, keep, time.time, SYSTEM_RANDOM)
+
+
 @asynccontextmanager
 async def running(account_directory: Path, options: NetworkOptions) -> AsyncIterator[Engine]:
     """Open the account and keep it going until the block ends. Raises CbfsError."""
@@ -370,12 +379,13 @@ async def running(account_directory: Path, options: NetworkOptions) -> AsyncIter
         if account is None or not finished:
             raise CbfsError(
                 f"the account in {account_directory} is not finished",
-                "run the same cbfs init again",
+                "run the same cbfs init, or cbfs name recover, again",
             )
         if load_next(store) is not None:
-            raise CbfsError(
-                f"a change of {account.name}'s keys or server is not finished",
-                "run the same cbfs name command again",
+            problems.set(
+                "change",
+                "a change of your keys or server is not finished: unmount, and run the same"
+                " cbfs name command again",
             )
         if notice_copy(store, account_directory):
             problems.set(

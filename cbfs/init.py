@@ -68,14 +68,14 @@ def make(
     address that is wrong has left no account behind."""
     name = typed_name(name)
     server = None if server_url is None else parse_address(server_url)
-    wish = Wish(name, server, _read_policy(policy_file))
+    wish = Wish(name, server, read_policy(policy_file))
     fresh = not directory.exists()
     try:
         with opened_store(directory, SYSTEM_RANDOM, create=True) as store:
-            _check_begun(store, directory, wish)
+            check_begun(store, directory, wish)
 
             async def steps(network: Network) -> None:
-                await _steps(store, await _account(store, wish, network), network.dialer, say)
+                await _steps(store, await begin_account(store, wish, network), network.dialer, say)
 
             run(online, store, directory, options, say, steps, server is None)
     except NameTaken:
@@ -85,7 +85,8 @@ def make(
     return name
 
 
-def _read_policy(path: Path) -> str:
+def read_policy(path: Path) -> str:
+    """A policy file's text. Raises CbfsError."""
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(POLICY_FILE_MAX)
@@ -97,7 +98,7 @@ def _read_policy(path: Path) -> str:
     return text
 
 
-def _check_begun(store: Store, directory: Path, wish: Wish) -> None:
+def check_begun(store: Store, directory: Path, wish: Wish) -> None:
     """Raises CbfsError when another account was begun here, or this one is finished."""
     account = load_account(store)
     if account is None:
@@ -112,7 +113,7 @@ def _check_begun(store: Store, directory: Path, wish: Wish) -> None:
         )
 
 
-async def _account(store: Store, wish: Wish, network: Network) -> Account:
+async def begin_account(store: Store, wish: Wish, network: Network) -> Account:
     """The account that was begun here, or a new one. Raises CbfsError."""
     account = load_account(store)
     if account is not None:
@@ -171,22 +172,35 @@ async def online(
     own = own_server or known is not None
     async with trio.open_nursery() as committer:
         await committer.start(store.run)
-        progress = _Progress(say)
-        async with reaching(
-            options, place, SYSTEM_RANDOM, progress.tell, own_server=own, known=known
-        ) as network:
-            progress.network = network
-            if network.tor is not None:
-                with trio.move_on_after(BOOTSTRAP_TIMEOUT) as waiting:
-                    await network.tor.wait_up()
-                if waiting.cancelled_caught:
-                    report = network.tor.report()
-                    raise CbfsError(report.state, report.hint)
-            if network.own_server is not None:
-                await _published(network.own_server)
-            done = await _persist(network, say, steps)
+        done = await reached(place, options, say, steps, own_server=own, known=known)
         committer.cancel_scope.cancel()
     return done
+
+
+async def reached(
+    place: Path,
+    options: NetworkOptions,
+    say: Callable[[str], None],
+    steps: Callable[[Network], Awaitable[T]],
+    *,
+    own_server: bool = False,
+    known: Address | None = None,
+) -> T:
+    """The same without a store."""
+    progress = _Progress(say)
+    async with reaching(
+        options, place, SYSTEM_RANDOM, progress.tell, own_server=own_server, known=known
+    ) as network:
+        progress.network = network
+        if network.tor is not None:
+            with trio.move_on_after(BOOTSTRAP_TIMEOUT) as waiting:
+                await network.tor.wait_up()
+            if waiting.cancelled_caught:
+                report = network.tor.report()
+                raise CbfsError(report.state, report.hint)
+        if network.own_server is not None:
+            await _published(network.own_server)
+        return await _persist(network, say, steps)
 
 
 async def _persist(

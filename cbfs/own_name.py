@@ -56,10 +56,15 @@ def write_intent(writer: Writer, intent: Intent) -> None:
 
 def write_own(writer: Writer, found: Found) -> None:
     """This is the own entry now, and what shows it. The change that led to it is done."""
+    _write_proof(writer, found)
+    writer.delete(Table.META, b"own next")
+
+
+def _write_proof(writer: Writer, found: Found) -> None:
+    """The entry is as it should be."""
     writer.put(Table.META, b"own", found.entry.encode())
     if found.bundle:
         writer.put(Table.META, b"bundle", found.bundle)
-    writer.delete(Table.META, b"own next")
     writer.delete(Table.META, b"alarm")
 
 
@@ -101,7 +106,16 @@ class OwnName:
             await self._shout("the directory says that nobody has your name", None)
             return
         own, intent = self._own, self._intent
-        if own is None or found.entry == own or (intent is not None and intent.made(found.entry)):
+        if found.entry.heirs.keys and (own is None or own.heirs != found.entry.heirs):
+            await self._shout(
+                "somebody with your recovery key is taking your name over;"
+                " was it not you: cbfs name cancel",
+                found.entry,
+            )
+            return
+        if intent is not None and intent.made(found.entry) and found.entry != own:
+            return  # its keys count when the command that makes it has ended
+        if own is None or found.entry == own:
             await self._fine(found)
         else:
             await self._shout(
@@ -113,8 +127,8 @@ class OwnName:
     async def _fine(self, found: Found) -> None:
         if found.degraded:
             return
-        await self._store.commit(lambda writer: write_own(writer, found))
-        self._own, self._intent = found.entry, None
+        await self._store.commit(lambda writer: _write_proof(writer, found))
+        self._own = found.entry
         self.bundle = found.bundle or self.bundle
         if self.alarm:
             self.alarm = ""

@@ -5,7 +5,6 @@ the directory is told; then one transaction makes them the account. Cut off at a
 command goes on with the same keys. The old mailbox is looked into for some time afterwards.
 """
 
-import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +20,14 @@ from cbfs.account import (
     put_account,
     put_next,
 )
+from cbfs.certificates import read_certificate, read_seed, write_certificate, write_seed
 from cbfs.contact import decode_contact
 from cbfs.context import Problems
-from cbfs.dial import HOME, Dialer
+from cbfs.dial import HOME, Dialer, LoopbackDialer
 from cbfs.directory import Directory
-from cbfs.engine import make_context, make_directory, milliseconds
+from cbfs.engine import make_context, make_directory, milliseconds, passing_directory
 from cbfs.home import sign_up, top_up
-from cbfs.init import online
+from cbfs.init import Wish, begin_account, check_begun, online, reached, read_policy
 from cbfs.link import open_link
 from cbfs.network import Network, NetworkOptions, run
 from cbfs.own_name import Intent, read_own, write_intent, write_own
@@ -41,8 +41,6 @@ from cbfs_common.profile import Address
 
 Say = Callable[[str], None]
 T = TypeVar("T")
-
-SEED_HEAD = "cbfs recovery key: keep it apart from the account, and secret"
 
 
 class Owner:
@@ -122,7 +120,77 @@ class Owner:
 
         self._run(steps)
 
-    def _run(self, steps: "Callable[[_At], Awaitable[T]]") -> T:
+    def renew(self) -> str:
+        """Keep the name; until when, as YYYY-MM-DD."""
+
+        async def steps(at: _At) -> str:
+            found = await at.directory.renew(at.own.name, at.account.owner, at.own)
+            await at.store.commit(lambda writer: write_own(writer, found))
+            return f"{moment(found.entry.expires * 1_000):%Y-%m-%d}"
+
+        return self._run(steps)
+
+    def cancel(self) -> None:
+        """End a recovery that somebody else has begun."""
+
+        async def steps(at: _At) -> None:
+            found = await at.directory.cancel(at.own.name, at.account.owner, at.own)
+            await at.store.commit(lambda writer: write_own(writer, found))
+
+        self._run(steps)
+
+    def release(self, name: str) -> None:
+        """Give the name up, for good. ``name``: as the user has typed it, to be sure."""
+
+        async def steps(at: _At) -> None:
+            if at.own.name != name:
+                raise CbfsError(f"the name of this account is {at.own.name}", "nothing was done")
+            await at.directory.release(name, at.account.owner, at.own)
+
+        self._run(steps)
+
+    def certify(self, path: Path) -> None:
+        """Write a certificate that freezes the name, into a new file. Nothing is sent."""
+
+        async def steps(at: _At) -> None:
+            write_certificate(path, at.directory.freeze_certificate(at.account.owner, at.own))
+
+        self._run(steps, offline=True)
+
+    def freeze(self, policy_file: Path, path: Path) -> str:
+        """Freeze a name by such a certificate, from any machine; the name."""
+        policy, certificate = read_policy(policy_file), read_certificate(path)
+
+        async def steps(network: Network) -> str:
+            return (await passing_directory(policy, network.dialer).freeze(certificate)).name
+
+        return run(reached, self._place, self._options, self._say, steps)
+
+    def recover(self, name: str, server: Address, policy_file: Path, recovery: Path) -> int:
+        """Take a name over by its recovery key, into a new account: done in two goes. Gives when
+        the second is due (seconds since 1970), 0 when the account is ready."""
+        policy, seed = read_policy(policy_file), read_seed(recovery)
+        with opened_store(self._place, SYSTEM_RANDOM, create=True) as store:
+            wish = Wish(name, server, policy)
+            check_begun(store, self._place, wish)
+
+            async def steps(network: Network) -> int:
+                dialer, account = network.dialer, await begin_account(store, wish, network)
+                directory = make_directory(store, account, dialer)
+                entry = await directory.recover(name, seed, account.owner)
+                settled = entry.settled(milliseconds() // 1_000)
+                if settled.owners != Keys(1, (sign_public(account.owner),)):
+                    return entry.due
+                at = _At(store, account, entry, directory, dialer, self._say)
+                await at.settle_in(account)
+                profile = account.profile.encode()
+                found = await directory.inherit(name, profile, account.owner, entry)
+                await store.commit(lambda writer: write_own(writer, found))
+                return 0
+
+            return run(online, store, self._place, self._options, self._say, steps)
+
+    def _run(self, steps: "Callable[[_At], Awaitable[T]]", *, offline: bool = False) -> T:
         with opened_store(self._place, SYSTEM_RANDOM) as store:
             account = load_account(store)
             with store.read() as reader:
@@ -137,6 +205,8 @@ class Owner:
                 here = _At(store, account, own, directory, network.dialer, self._say)
                 return await steps(here)
 
+            if offline:
+                return run(at, Network(LoopbackDialer(), None))
             return run(online, store, self._place, self._options, self._say, at)
 
 
@@ -175,6 +245,11 @@ class _At:
             fresh = made
         elif (fresh.owner != self.account.owner) is not rotates:
             raise CbfsError("another change is not finished", "finish that one first")
+        await self.settle_in(fresh)
+        return fresh
+
+    async def settle_in(self, fresh: Account) -> None:
+        """A mailbox with prekeys; again is no error."""
         server = fresh.server
         self.say(f"making a mailbox at {server.host}:{server.port}")
         problems = Problems(lambda: None)
@@ -183,7 +258,6 @@ class _At:
             await sign_up(link)
             self.say("making prekeys")
             await top_up(link, context)
-        return fresh
 
     async def finish(self, fresh: Account, found: Found) -> None:
         """A crash before leaves the old account and what it is to be; after, the new account,
@@ -214,45 +288,9 @@ def entry_text(entry: Entry, own: Entry | None) -> str:
         "expires": f"{moment(entry.expires * 1_000):%Y-%m-%d}",
         "owner keys": keys(entry.owners),
         "recovery keys": keys(entry.recovery),
+        "recovery": f"due {moment(entry.due * 1_000):%Y-%m-%d %H:%M} UTC, to {keys(entry.heirs)}"
+        if entry.heirs.keys
+        else "none under way",
         "made here": "yes" if own is not None and entry.digest() == own.digest() else "NO",
     }
     return "".join(f"{name + ':':<15} {value}\n" for name, value in lines.items())
-
-
-def write_seed(path: Path) -> bytes:
-    """A new seed (32) in a new file (0600), on the disk on return; the one that is there when the
-    command was cut off. Raises CbfsError."""
-    if path.exists():
-        return read_seed(path)
-    seed = SYSTEM_RANDOM.token(KEY_SIZE)
-    write_secret(path, f"{SEED_HEAD}\n{seed.hex()}\n")
-    return seed
-
-
-def read_seed(path: Path) -> bytes:
-    """The seed in a file that ``write_seed`` made. Raises CbfsError."""
-    try:
-        head, _, text = path.read_text(encoding="ascii").partition("\n")
-        seed = bytes.fromhex(text.strip())
-    except (OSError, ValueError) as error:
-        raise CbfsError(f"cannot read a recovery key from {path}", "is it the right file?") from (
-            error
-        )
-    if head != SEED_HEAD or len(seed) != KEY_SIZE:
-        raise CbfsError(f"{path} holds no recovery key", "is it the right file?")
-    return seed
-
-
-def write_secret(path: Path, text: str) -> None:
-    """A new file that only its owner can read, on the disk on return. Raises CbfsError."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise CbfsError(
-            f"cannot write {path}: {(error.strerror or '').lower()}",
-            "name a new file",
-        ) from error

@@ -19,7 +19,7 @@ from cbfs.store import Store, Table, Writer
 from cbfs.user_names import look_alike, typed_name
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.names_client import Absent, DirectoryLies, NameChanged, NameExpired
-from cbfs_common.names_entry import CHANGE_SIZE, Entry, name_index
+from cbfs_common.names_entry import CHANGE_SIZE, Entry, Status, name_index
 from cbfs_common.profile import decode_profile
 
 PREPARE_MAX = 256
@@ -46,6 +46,16 @@ class Stopped(Refused):
             f"{name} has other keys than before, and nobody but you can say whether it is the"
             " same person",
             f"read contacts/{name}/CHANGED",
+        )
+
+
+class Frozen(Refused):
+    """The owner of the name has frozen it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} has frozen the name: the keys may be in other hands",
+            f"wait until {name} has recovered it",
         )
 
 
@@ -94,6 +104,8 @@ class Peers:
             known = await self.look_up(name)
         if known.offered is not None:
             raise Stopped(name)
+        if known.entry.status is Status.FROZEN:
+            raise Frozen(name)
         return known
 
     async def ready(self, name: str) -> Contact:

@@ -116,8 +116,8 @@ class People:
             texts[VERIFIED] = fingerprint
         if contact.offered is not None:
             texts["CHANGED"] = changed_text(contact, compared)
-        if contact.warning:
-            texts["warning"] = warning_text(contact.warning)
+        if warning := warning_text(contact):
+            texts["warning"] = warning
         return {name: text.encode() for name, text in texts.items()}
 
     def _text(self, data: bytes) -> Text:

@@ -11,6 +11,7 @@ from cbfs.fingerprint import Fingerprint
 from cbfs.model import Conversation, Refused, Report
 from cbfs.user_names import typed_name
 from cbfs_common.errors import DecodeError
+from cbfs_common.names_entry import Status
 from cbfs_common.profile import Profile
 
 METADATA_MAX = 65_536
@@ -170,9 +171,18 @@ Your keys are in other hands: cbfs name rotate
 """
 
 
-def warning_text(what: str) -> str:
-    """A file that warns of one thing."""
-    return f"{what}.\n"
+def warning_text(contact: Contact) -> str:
+    """What there is to know before writing to this contact, or nothing."""
+    entry = contact.entry
+    lines = [f"{contact.warning}."] if contact.warning else []
+    if entry.status is Status.FROZEN:
+        lines.append("They have frozen the name: the keys may be in other hands. Nothing is sent.")
+    if entry.heirs.keys:
+        lines.append(
+            f"Somebody with the recovery key takes the name over on {moment(entry.due * 1_000):%F},"
+            " unless the owner objects."
+        )
+    return "".join(f"{line}\n" for line in lines)
 
 
 def error_text(error: Exception, hint: str) -> str:

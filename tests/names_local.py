@@ -16,10 +16,10 @@ from cbfs_common.names_config import Config, Terms
 from cbfs_common.names_entry import Entry, Keys
 from cbfs_common.names_layout import ZERO
 from cbfs_common.names_operations import Kind, Operation, commitment
-from cbfs_common.names_wire import LookedUp, Lookup
+from cbfs_common.names_wire import LookedUp, Lookup, Reply
 from cbfs_common.primitives import dh_public, sign_public
 from cbfs_common.profile import Address
-from cbfs_names.answers import Answers
+from cbfs_names.answers import Answers, Asked
 from cbfs_names.embedded import Embedded
 from cbfs_names.heads import Outcome
 from cbfs_names.keys import VERIFIER
@@ -57,13 +57,17 @@ class Local:
     def look_up(self, name: str, old_size: int = 0) -> LookedUp:
         """What a server of this state answers."""
         assert CONFIG.quorum == VERIFIER
-        answers = Answers(self.store, self.core.cosign(self.now))
-        try:
-            reply = answers.answer(Lookup(name, old_size))
-        finally:
-            answers.close()
+        reply = self.answer(Lookup(name, old_size))
         assert isinstance(reply, LookedUp)
         return reply
+
+    def answer(self, request: Asked) -> Reply:
+        """To any request that reads."""
+        answers = Answers(self.store, self.core.cosign(self.now))
+        try:
+            return answers.answer(request)
+        finally:
+            answers.close()
 
     def checked(
         self, name: str, state: DirectoryState | None = None, known: Entry | None = None

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trio
 
 from cbfs.asking import FOLLOW_MAX, Polled
 from cbfs.directory import Absent, Directory, DirectoryDown, DirectoryLies, Found
+from cbfs_common.errors import CbfsError
 from cbfs_common.names_client import Fault, open_bundle
 from cbfs_common.names_entry import name_index
 from cbfs_common.names_evidence import encode_bundle
-from cbfs_common.names_operations import Refusal
+from cbfs_common.names_operations import Refusal, decode_operation
 from cbfs_common.names_policy import Policy, parse_policy
 from cbfs_common.names_wire import (
     AskChanges,
@@ -23,9 +25,12 @@ from cbfs_common.names_wire import (
     Refused,
     Reply,
     Request,
+    Submit,
+    Submitted,
 )
 from cbfs_common.profile import Address
 from tests.names_liar import Liar
+from tests.names_local import LIFETIME, POLICY, local
 from tests.names_naive import NAMESPACE, NOW, make_entry, make_policy
 from tests.names_server import Kept, answering, client
 
@@ -346,3 +351,29 @@ def test_names_are_looked_up_side_by_side() -> None:
         assert {n for n, result in found.items() if isinstance(result, Absent)} == set(names[25:])
 
     polling(body)
+
+
+def test_name_is_renewed_for_the_directory_s_term(tmp_path: Path) -> None:
+    async def go() -> None:
+        with local(tmp_path) as directory:
+            own = directory.take("alice")
+
+            def answer(request: Request) -> Reply | None:
+                if isinstance(request, Submit):
+                    outcome = directory.round(decode_operation(request.operation))
+                    refused = outcome.refused.get(request.operation)
+                    return Refused(refused) if refused else Submitted(0)
+                return directory.answer(request)
+
+            async with answering(answer) as address:
+                policy = replace(POLICY, server=address)
+                owner = client(policy, Kept(), lambda: float(directory.now))
+                await owner.lookup("alice")
+                with pytest.raises(CbfsError, match="no renewal yet"):
+                    await owner.renew("alice", b"o" * 32, own)
+                directory.now += 1_000
+                directory.core.start(directory.now)
+                found = await owner.renew("alice", b"o" * 32, own)
+                assert own.expires < found.entry.expires <= directory.now + LIFETIME
+
+    trio.run(go)

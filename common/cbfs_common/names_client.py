@@ -12,6 +12,7 @@ from cbfs_common.names_entry import (
     CHANGE_SIZE,
     Entry,
     Round,
+    Status,
     decode_entry,
     decode_round,
     name_index,
@@ -160,7 +161,7 @@ def check_lookup(
         if known is not None:
             raise DirectoryLies(Fault.VANISHED)
         return state, Absent()
-    if entry.expires < now:
+    if entry.expires < now or entry.status is Status.RELEASED:
         raise NameExpired(entry)
     if known is not None and _age(entry) < _age(known):
         raise DirectoryLies(Fault.ROLLED_BACK)
@@ -312,14 +313,17 @@ def check_succession(
     steps = entry.version - known.version
     if len(links) < steps:
         raise DirectoryLies(Fault.CHAIN)
-    at = known
+    at, recovered = known, False
     try:
         for link in links[-steps:]:
+            recovered = recovered or at.settled(link.time).owners != at.owners
             at = link.follow(at, policy.namespace)
     except (OperationRefused, DecodeError) as error:
         raise DirectoryLies(Fault.CHAIN) from error
     if at.digest() != entry.digest():
         raise DirectoryLies(Fault.CHAIN)
+    if recovered:
+        raise NameChanged(entry)
 
 
 def _age(entry: Entry) -> tuple[int, int]:

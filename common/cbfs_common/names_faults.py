@@ -3,7 +3,7 @@
 from enum import Enum
 
 from cbfs_common.errors import CbfsError
-from cbfs_common.names_entry import Entry
+from cbfs_common.names_entry import Entry, Status
 
 
 class Fault(Enum):
@@ -50,10 +50,13 @@ class DirectoryLies(CbfsError):
 
 
 class NameExpired(CbfsError):
-    """The name's registration has run out; ``entry`` is what it was."""
+    """The name's registration has run out, or was given up; ``entry`` is what it was."""
 
     def __init__(self, entry: Entry) -> None:
-        super().__init__("the name's registration has expired", "its owner must renew it")
+        if entry.status is Status.RELEASED:
+            super().__init__("the name was given up by its owner", "ask them for another name")
+        else:
+            super().__init__("the name's registration has expired", "its owner must renew it")
         self.entry = entry
 
 
