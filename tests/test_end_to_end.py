@@ -1,4 +1,5 @@
-"""Two and three mounts, a server and a directory: all real programs on loopback."""
+"""Two and three mounts, a server and a directory: all real programs, on loopback and, where
+``anywhere`` is asked for, over the private Tor network as well."""
 
 import os
 import re
@@ -7,13 +8,16 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import stem.control
 
 from cbfs_common.limits import FRAME_SIZE
+from cbfs_common.onion import PORT
 from cbfs_common.transport import ANSWER_SIZE, HELLO_SIZE, PROOF_SIZE
-from tests.world import User, World, run, wait_for, world
+from tests.world import Service, User, World, run, through_tor, wait_for, world
 
 pytestmark = pytest.mark.mount
 
@@ -21,6 +25,17 @@ pytestmark = pytest.mark.mount
 @pytest.fixture
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with world(tmp_path_factory.mktemp("w")) as made:
+        yield made
+
+
+@pytest.fixture(params=["loopback", pytest.param("tor", marks=pytest.mark.tor)])
+def anywhere(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    way = None
+    if request.param == "tor":
+        way = through_tor(request.getfixturevalue("tor_network"))
+    with world(tmp_path_factory.mktemp("w"), way) as made:
         yield made
 
 
@@ -32,7 +47,8 @@ def test_demo_shows_both_directions_and_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "demo").exists()
 
 
-def test_three_write_to_each_other(here: World) -> None:
+def test_three_write_to_each_other(anywhere: World) -> None:
+    here = anywhere
     alice, bob, carol = here.user("alice"), here.user("bob"), here.user("carol")
     (alice.mountpoint / "outbox" / "bob,carol").mkdir()
     alice.write("bob,carol", "hi", "hello\n")
@@ -172,7 +188,8 @@ def _contents(user: User, sender: str) -> list[str]:
     return sorted(path.read_text() for path in user.messages(sender))
 
 
-def test_kill_of_server_and_mount_amid_200_messages(here: World) -> None:
+def test_kill_of_server_and_mount_amid_200_messages(anywhere: World) -> None:
+    here = anywhere
     alice, bob = here.user("alice"), here.user("bob")
     (alice.mountpoint / "outbox" / "bob").mkdir()
     expected = [f"message {number:03}\n" for number in range(200)]
@@ -202,8 +219,9 @@ def test_kill_of_server_and_mount_amid_200_messages(here: World) -> None:
 class Tap:
     """A relay in front of a server that keeps all that passes."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self) -> None:
+        self.server = 0
+        """The port of the server."""
         self.seen: list[bytes] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -215,7 +233,7 @@ class Tap:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(("127.0.0.1", self._port))
+            server = socket.create_connection(("127.0.0.1", self.server))
             for source, target in ((client, server), (server, client)):
                 threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
 
@@ -236,11 +254,33 @@ class Tap:
         self._listener.close()
 
 
-def test_200_each_way_and_50_kib_through_a_tap(here: World) -> None:
-    url, _, port = here.server.url.rpartition(":")
-    tap = Tap(int(port))
-    here.server.url = f"{url}:{tap.port}"
-    alice, bob = here.user("alice-the-first"), here.user("bob-the-second")
+@contextmanager
+def tapped(here: World) -> Iterator[tuple[Service, Tap]]:
+    """A server with a tap right in front of it: behind that is, where there is one, Tor."""
+    tap = Tap()
+    if not here.way.servers:
+        url, _, port = here.server.url.rpartition(":")
+        tap.server = int(port)
+        here.server.url = f"{url}:{tap.port}"
+        yield here.server, tap
+        return
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        tap.server = free.getsockname()[1]
+    control = here.way.servers[here.way.servers.index("--tor-control") + 1]
+    with stem.control.Controller.from_socket_file(control) as tor:
+        tor.authenticate()
+        onion = tor.create_ephemeral_hidden_service({PORT: tap.port}, await_publication=True)
+        host = f"{onion.service_id}.onion:{PORT}"
+        yield here.server_at(f"127.0.0.1:{tap.server}", host), tap
+
+
+def test_200_each_way_and_50_kib_through_a_tap(anywhere: World) -> None:
+    with tapped(anywhere) as (server, tap):
+        _talk_through(anywhere, server, tap)
+
+
+def _talk_through(here: World, server: Service, tap: Tap) -> None:
+    alice, bob = here.user("alice-the-first", server), here.user("bob-the-second", server)
     (alice.mountpoint / "outbox" / bob.name).mkdir()
     alice.write(bob.name, "first", "first word xylophone\n")
     folder = bob.wait_message(alice.name, "first word xylophone\n").parent.name
@@ -256,7 +296,7 @@ def test_200_each_way_and_50_kib_through_a_tap(here: World) -> None:
     assert texts == {f"xylophone b {number}\n" for number in range(200)}
     for user in (alice, bob):
         user.unmount()
-    here.server.end()
+    server.end()
     tap.close()
     for stream in filter(None, tap.seen):
         # either way there are whole frames of one size after the handshake

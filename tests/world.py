@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "default"}
-WAIT = 60.0
+WAIT = 120.0
 
 
 def program(name: str, *arguments: str | Path) -> list[str]:
@@ -73,11 +73,17 @@ def through_tor(network: Network) -> Way:
 class Service:
     """A server of ours as a process; it can be killed and started again."""
 
-    def __init__(self, name: str, data: Path, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        data: Path,
+        options: tuple[str, ...] = (),
+        listen: str = "127.0.0.1:0",
+    ) -> None:
         self.name = name
         self._options = options
         self._data = data
-        self._listen = "127.0.0.1:0"
+        self._listen = listen
         self._log = (data.parent / f"{data.name}.log").open("ab")
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
@@ -96,7 +102,7 @@ class Service:
         self.url = self._process.stdout.readline().decode().strip()
         if not self.url:
             raise AssertionError(f"{self.name} did not start: {self.log()}")
-        if "--onion" not in self._options:
+        if not {"--onion", "--public"} & set(self._options):
             self._listen = self.url.partition("@")[2]
 
     @property
@@ -227,6 +233,12 @@ class World:
     def another_server(self, data: str) -> Service:
         """One more message server."""
         return self._service("cbfs-server", data)
+
+    def server_at(self, listen: str, public: str) -> Service:
+        """One more message server, which listens there and is reached otherwise."""
+        service = Service("cbfs-server", self.place / "behind", ("--public", public), listen)
+        self._stack.callback(service.close)
+        return service
 
     def account(self, name: str, server: Service | None = None) -> User:
         """A user, not mounted yet."""
