@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from cbfs.account import Account
 from cbfs.configuration import Configuration
-from cbfs.dial import Dialer
 from cbfs.model import Conversation
+from cbfs.pacing import PacedDialer
 from cbfs.peers import Peers
 from cbfs.sessions import Sessions
 from cbfs.store import Store
@@ -76,7 +76,12 @@ class Context:
     sessions: Sessions
     peers: Peers
     conversations: dict[bytes, Conversation]
-    dialer: Dialer
+    dialer: PacedDialer
     clock: Callable[[], int]
     random: Random
     problems: Problems
+
+    @property
+    def pace(self) -> float:
+        """Mean seconds between two turns to connect; 0: at once."""
+        return self.configuration.current.pace

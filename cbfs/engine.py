@@ -23,6 +23,7 @@ from cbfs.contact import Contact
 from cbfs.context import Context, Problems
 from cbfs.dial import Dialer
 from cbfs.directory import Directory
+from cbfs.dummies import Dummies
 from cbfs.fingerprint import Fingerprint
 from cbfs.healing import notice_copy, notice_loss
 from cbfs.home import Home
@@ -37,6 +38,7 @@ from cbfs.model import (
 )
 from cbfs.network import Network, NetworkOptions, reaching
 from cbfs.own_name import OwnName
+from cbfs.pacing import PacedDialer
 from cbfs.peers import PREPARE_MAX, Peers, Unknown, checked
 from cbfs.receiver import Receiver
 from cbfs.reminders import Reminders
@@ -85,11 +87,12 @@ class Engine:
             owed=self._reminders.add,
             again=self._sender.queued,
         )
-        self._home = Home(context, self._receiver, self._status_changed)
+        dummies = Dummies(context)
+        self._home = Home(context, self._receiver, dummies, self._status_changed)
         now = context.clock() // 1_000
         for former in context.account.former:
             if former.until > now:
-                home = Home(context, self._receiver, self._status_changed, former)
+                home = Home(context, self._receiver, dummies, self._status_changed, former)
                 nursery.start_soon(home.run)
         context.problems.changed = self._status_changed
         context.peers.changed = self._contact_changed
@@ -101,6 +104,7 @@ class Engine:
         ):
             nursery.start_soon(task)
         nursery.start_soon(self._reminders.run, self._sender.note_due)
+        nursery.start_soon(context.dialer.run, dummies.send)
 
     def attach(self, view: View) -> None:
         """The mount that is told of news from now on."""
@@ -406,8 +410,9 @@ async def running(account_directory: Path, options: NetworkOptions) -> AsyncIter
                 ) as network,
                 trio.open_nursery() as nursery,
             ):
-                directory = make_directory(store, account, network.dialer)
-                context = make_context(store, account, directory, network.dialer, problems)
+                paced = PacedDialer(network.dialer, Configuration(store), SYSTEM_RANDOM)
+                directory = make_directory(store, account, paced)
+                context = make_context(store, account, directory, paced, problems)
                 own = OwnName(store, directory, account.name, problems.tell)
                 yield Engine(context, network, directory, own, nursery)
                 nursery.cancel_scope.cancel()
@@ -420,15 +425,18 @@ def make_context(
     """What the parts of the engine share, as the store has it."""
     with store.read() as reader:
         conversations = book.load_conversations(reader)
+    paced = dialer
+    if not isinstance(paced, PacedDialer):
+        paced = PacedDialer(dialer, Configuration(store), SYSTEM_RANDOM)
     return Context(
         account,
         parse_policy(account.policy),
         store,
-        Configuration(store),
+        paced.configuration,
         Sessions(store, account.party, SYSTEM_RANDOM, account.former_parties),
         Peers(store, directory, account.profile.identity(account.name), milliseconds),
         conversations,
-        dialer,
+        paced,
         milliseconds,
         SYSTEM_RANDOM,
         problems,

@@ -5,36 +5,22 @@ from dataclasses import dataclass
 
 import trio
 
+from cbfs import settings
 from cbfs.account import Former
 from cbfs.context import Backoff, Context
 from cbfs.dial import HOME
+from cbfs.dummies import Dummies
 from cbfs.link import Link, open_link, request
+from cbfs.polling import Polling
+from cbfs.prekeys import top_up
 from cbfs.receiver import Receiver
-from cbfs.store import Table, Writer
+from cbfs.slots import Slots
 from cbfs_common.chance import exponential
 from cbfs_common.errors import CbfsError
-from cbfs_common.limits import LAST_RESORT_RENEWAL, PREKEY_LIFETIME, PREKEYS_ONE_TIME
-from cbfs_common.prekey import PrekeyKind, make_prekey
-from cbfs_common.requests import (
-    CountPrekeys,
-    CreateAccount,
-    Delete,
-    GetLimits,
-    Subscribe,
-    UploadPrekeys,
-    decode_push,
-)
+from cbfs_common.requests import CreateAccount, Delete, GetLimits, Subscribe, decode_push
 
 BATCH = 32
 """Envelopes opened in one commit."""
-
-UPLOAD = 10
-"""Prekeys in one request."""
-
-LAST_RESORT = PrekeyKind.LAST_RESORT
-
-REFILL = 25
-"""Prekeys are made anew when so many are missing."""
 
 PREKEY_CHECK = 3_600.0
 """Seconds between looks at how many prekeys are left, while nobody new writes."""
@@ -57,6 +43,7 @@ class Home:
         self,
         context: Context,
         receiver: Receiver,
+        dummies: Dummies,
         changed: Callable[[], None],
         former: Former | None = None,
     ) -> None:
@@ -64,13 +51,41 @@ class Home:
         prekeys away than it has."""
         self._context = context
         self._former = former
+        self._dummies = dummies
+        self._polling = Polling(context, receiver, dummies, former)
         self._receiver = receiver
         self._changed = changed
         self._prekeys_used = trio.Event()
         self.connection = Connection()
 
     async def run(self) -> None:
-        """Connect, and again when it ends, until cancelled."""
+        """Stay connected, or poll at the pace of the settings, until cancelled."""
+        while True:
+            pace = self._context.pace
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._poll_for_ever if pace else self._stay_connected)
+                while self._context.pace == pace:
+                    await self._context.configuration.wait_changed()
+                nursery.cancel_scope.cancel()
+
+    async def _poll_for_ever(self) -> None:
+        server, pace = (self._former or self._context.account).server, self._context.pace
+        self._say(f"asks {server.host}:{server.port} at random times ({settings.words(pace)})")
+        topic = f"poll {server.host}:{server.port}"
+        slots = Slots(self._context.random, pace, trio.current_time())
+        while True:
+            await trio.sleep_until(slots.next)
+            slots.due(trio.current_time())
+            try:
+                await self._polling.poll()
+                self._context.problems.clear(topic)
+            except CbfsError as error:
+                self._context.problems.set(
+                    topic, f"{server.host}:{server.port} was not reached: {error}"
+                )
+
+    async def _stay_connected(self) -> None:
+        """Connect, and again when it ends."""
         backoff = Backoff(self._context.random)
         server = (self._former or self._context.account).server
         while True:
@@ -92,7 +107,7 @@ class Home:
         account = self._former or context.account
         purpose = HOME + (context.random.token(16) if self._former else b"")
         async with open_link(
-            context.dialer, account.server, account.transport, purpose, context.random
+            context.dialer.direct, account.server, account.transport, purpose, context.random
         ) as link:
             await request(link, Subscribe())
             backoff.reset()
@@ -125,8 +140,11 @@ class Home:
                     break
             arrived = [decode_push(data) for data in payloads]
             before = len(self._context.sessions.pairs)
-            await self._receiver.take([item.envelope for item in arrived])
-            await request(link, Delete(tuple(item.id for item in arrived)))
+            envelopes = [item.envelope for item in arrived]
+            await self._receiver.take([e for e in envelopes if not self._dummies.is_dummy(e)])
+            ids = tuple(item.id for item in arrived)
+            await request(link, Delete(ids))
+            await self._dummies.forget(ids)
             if len(self._context.sessions.pairs) < before:
                 self._prekeys_used.set()
         raise await link.wait_closed()
@@ -146,61 +164,6 @@ class Home:
             self._prekeys_used = trio.Event()
             with trio.move_on_after(PREKEY_CHECK):
                 await self._prekeys_used.wait()
-
-
-async def top_up(link: Link, context: Context) -> None:
-    """Upload one-time prekeys when some are missing, a last-resort prekey when it is old, and all
-    anew when the server has some whose secrets are not here.
-
-    The secrets are on the disk before the server has the public halves: a crash in between
-    leaves secrets that nobody uses, never a prekey that cannot be answered."""
-    now = context.clock() // 1000
-    count = await request(link, CountPrekeys())
-    pairs = context.sessions.pairs.values()
-    one_time = sum(p.kind is PrekeyKind.ONE_TIME and p.expires > now for p in pairs)
-    known = any(p.expires == count.last_resort_expires for p in pairs if p.kind is LAST_RESORT)
-    missing = PREKEYS_ONE_TIME - count.one_time
-    batches: list[list[PrekeyKind]] = []
-    if count.one_time > one_time or (count.last_resort_expires and not known):
-        # of some that it gives away the secrets are not here: they were lost, or it lies
-        await _upload(link, context, [LAST_RESORT], now, replace=True)
-        missing = PREKEYS_ONE_TIME
-    elif count.last_resort_expires < now + PREKEY_LIFETIME - LAST_RESORT_RENEWAL:
-        batches.append([LAST_RESORT])
-    if missing >= REFILL:
-        batches += [
-            [PrekeyKind.ONE_TIME] * min(UPLOAD, missing - start)
-            for start in range(0, missing, UPLOAD)
-        ]
-    failures: list[CbfsError] = []
-
-    async def upload(kinds: list[PrekeyKind]) -> None:
-        try:
-            await _upload(link, context, kinds, now)
-        except CbfsError as error:
-            failures.append(error)
-
-    # all at once: over Tor each would cost a round trip of its own
-    async with trio.open_nursery() as nursery:
-        for kinds in batches:
-            nursery.start_soon(upload, kinds)
-    if failures:
-        raise failures[0]
-
-
-async def _upload(
-    link: Link, context: Context, kinds: list[PrekeyKind], now: int, *, replace: bool = False
-) -> None:
-    pairs = [make_prekey(context.random, kind, now + PREKEY_LIFETIME) for kind in kinds]
-
-    def change(writer: Writer) -> None:
-        for pair in pairs:
-            writer.put(Table.PREKEYS, pair.id, pair.encode())
-
-    await context.store.commit(change)
-    context.sessions.add_pairs(pairs)
-    records = tuple(pair.public(context.account.signing) for pair in pairs)
-    await request(link, UploadPrekeys(records, replace))
 
 
 async def sign_up(link: Link) -> None:

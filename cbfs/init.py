@@ -22,12 +22,13 @@ from cbfs.context import Backoff, Problems
 from cbfs.dial import HOME, Dialer, DialError
 from cbfs.directory import Directory, DirectoryDown, NameTaken
 from cbfs.engine import make_context, make_directory
-from cbfs.home import sign_up, top_up
+from cbfs.home import sign_up
 from cbfs.link import open_link
 from cbfs.network import Network, NetworkOptions, reaching, run
 from cbfs.own_name import write_own
 from cbfs.own_server import OwnServer
 from cbfs.store import Store, Table, Writer
+from cbfs.prekeys import top_up
 from cbfs.user_names import typed_name
 from cbfs_common.errors import CbfsError, TransportError
 from cbfs_common.names_client import Found

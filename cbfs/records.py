@@ -35,6 +35,7 @@ class Table(Enum):
     QUEUE = b"queue"  # blind(recipient) 16 | sequence u64
     OWED = b"owed"  # blind(peer) 16 | kind 1 | conversation id 16 | message id 16
     INBOX = b"inbox"  # sequence u64: envelopes that wait for a look-up
+    DUMMIES = b"dummies"  # envelope id 16: envelopes of noise to oneself that are on their way
     QUARANTINE = b"quarantine"  # sequence u64: envelopes that could not be read
     CONTENT = b"content"  # content id u64 | chunk u32
     INDEX = b"index"  # segment u32: see ``cbfs.index``

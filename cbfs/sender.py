@@ -7,6 +7,7 @@ only then the queue forgets (see ``cbfs.deliveries``).
 """
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import trio
 
@@ -121,14 +122,15 @@ class Sender:
         """One delivery session: all that waits, and what comes while it lingers."""
         context = self._context
         contact = await context.peers.ready(recipient)
-        isolation = b"deliver:" + context.random.token(16)
-        async with open_link(
-            context.dialer, contact.profile.server, None, isolation, context.random
-        ) as link:
+        if context.pace:
+            await self._deliver_one(contact)
+            backoff.reset()
+            return
+        async with self._link(contact) as link:
             with trio.move_on_after(SESSION_LIFETIME):
                 # to the keys and the server of now: a change ends the delivery session
-                while context.peers.get(recipient) == contact:
-                    while await self._deliver_some(link, contact):
+                while context.peers.get(recipient) == contact and not context.pace:
+                    while not context.pace and await self._deliver_some(link, contact):
                         backoff.reset()
                         context.problems.clear(f"to {recipient}")
                     if recipient in self._notes:
@@ -141,9 +143,28 @@ class Sender:
                     if lingering.cancelled_caught:
                         return
 
+    def _link(self, contact: Contact) -> AbstractAsyncContextManager[Link]:
+        """A connection of its own, with a fresh key, to the server of a contact."""
+        context = self._context
+        isolation = b"deliver:" + context.random.token(16)
+        return open_link(context.dialer, contact.profile.server, None, isolation, context.random)
+
+    async def _deliver_one(self, contact: Contact) -> None:
+        """One envelope over one connection, whose turn it waits for. All that takes time is done
+        before and after it, so that it looks like any other."""
+        envelopes = await self._next(contact, 1)
+        if envelopes:
+            async with self._link(contact) as link:
+                await _hand_over(link, contact, envelopes[0].data)
+            await self._finish(contact.name, [envelopes[0].key])
+            return
+        self._count(contact.name)
+        if contact.name in self._notes:
+            await self._deliver_note(None, contact)
+
     async def _deliver_some(self, link: Link, contact: Contact) -> bool:
         """One window of envelopes. False when there was nothing to do."""
-        envelopes = await self._next(contact)
+        envelopes = await self._next(contact, WINDOW)
         if not envelopes:
             self._count(contact.name)
             return False
@@ -188,7 +209,7 @@ class Sender:
         else:
             self._jobs.pop(recipient, None)
 
-    async def _next(self, contact: Contact) -> list[Envelope]:
+    async def _next(self, contact: Contact, window: int) -> list[Envelope]:
         """The next window, sealed as far as it was not; in one commit with the ratchet's state."""
         context = self._context
         fresh, identity = None, contact.profile.identity(contact.name)
@@ -197,8 +218,8 @@ class Sender:
         async with context.sessions.lock:
             session = context.sessions.choose(contact.name, identity) or fresh
             with context.store.read() as reader:
-                envelopes, jobs = deliveries.next_work(reader, contact.name, WINDOW)
-                most = WINDOW - len(envelopes)
+                envelopes, jobs = deliveries.next_work(reader, contact.name, window)
+                most = window - len(envelopes)
                 if not jobs or session is None:
                     return envelopes
                 step = self._sealing.parts(reader, contact.name, jobs, most, session)
@@ -206,7 +227,7 @@ class Sender:
             step.done()
             return envelopes
 
-    async def _deliver_note(self, link: Link, contact: Contact) -> None:
+    async def _deliver_note(self, link: Link | None, contact: Contact) -> None:
         """Tell what is due. Only when it is at the server does it count as told."""
         context = self._context
         store, sessions, name = context.store, context.sessions, contact.name
@@ -223,10 +244,11 @@ class Sender:
                 step, envelope = self._sealing.note(name, draft, session)
                 await store.commit(step.write)
                 step.done()
-            try:
-                await request(link, Deliver(contact.profile.user_id, envelope))
-            except ServerRefused as error:
-                raise _in_words(error) from error
+            if link is not None:
+                await _hand_over(link, contact, envelope)
+            else:
+                async with self._link(contact) as own:
+                    await _hand_over(own, contact, envelope)
             told = draft.debts
             await store.commit(lambda writer: owed.settle(writer, told, context.clock()))
         self._notes.discard(name)
@@ -255,6 +277,13 @@ class Sender:
             raise CbfsError(
                 "the server gave a wrong prekey", "it may be lying, or their client be away long"
             ) from error
+
+
+async def _hand_over(link: Link, contact: Contact, envelope: bytes) -> None:
+    try:
+        await request(link, Deliver(contact.profile.user_id, envelope))
+    except ServerRefused as error:
+        raise _in_words(error) from error
 
 
 _REFUSALS = {

@@ -24,6 +24,11 @@ GRACE_MAX = 3600.0
 FILE_SIZE_MIN = 65_536
 """Bytes that one may always write: swap files of editors count."""
 
+PACE_MIN, PACE_MAX = 10, 86_400
+"""Seconds: each turn takes a fresh circuit of Tor."""
+
+_TIMES = {"s": 1, "m": 60, "h": 3_600}
+
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20}
 
 
@@ -31,11 +36,13 @@ _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20}
 class Settings:
     """``grace``: seconds that a file must be left alone before it is sent. ``file_size_max``:
     bytes of the largest file that may be written in the mount. ``receipts``: senders are told
-    that their messages have arrived."""
+    that their messages have arrived. ``pace``: mean seconds between two connections that send
+    something or nothing, and between two polls; 0: send at once, and stay connected."""
 
     grace: float = 1.0
     file_size_max: int = FILE_SIZE_MAX
     receipts: bool = True
+    pace: float = 0.0
 
 
 class SettingsError(CbfsError):
@@ -78,6 +85,24 @@ def _size_text(size: int) -> object:
     return f"{size // _UNITS[unit]} {unit}"
 
 
+def _pace(value: object) -> float:
+    if value == "":
+        return 0.0
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,6}) ?([smh])", value)):
+        pace = int(match[1]) * _TIMES[match[2]]
+        if PACE_MIN <= pace <= PACE_MAX:
+            return float(pace)
+    raise ValueError('a time like "30s", "5m" or "1h", from "10s" to "24h", or ""')
+
+
+def words(pace: float) -> str:
+    """A pace as the file has it."""
+    if not pace:
+        return ""
+    unit = next(unit for unit in "hms" if pace % _TIMES[unit] == 0)
+    return f"{int(pace // _TIMES[unit])}{unit}"
+
+
 KEYS: dict[str, Key] = {
     "grace": Key(
         _seconds,
@@ -93,6 +118,11 @@ KEYS: dict[str, Key] = {
         _truth,
         bool,
         "Whether those who write to you are told that it has arrived.",
+    ),
+    "pace": Key(
+        _pace,
+        words,
+        'Send and poll at random times, so far apart in the mean: "5m". "": at once.',
     ),
 }
 """Every key, in the order in which the file has them."""

@@ -9,11 +9,13 @@ import trio
 import trio.testing
 
 from cbfs.account import SYSTEM_RANDOM, make_account, opened_store
+from cbfs.configuration import Configuration
 from cbfs.context import Context, Problems
 from cbfs.dial import LoopbackDialer
 from cbfs.engine import make_context, make_directory
-from cbfs.home import top_up
 from cbfs.link import Link, ServerRefused
+from cbfs.pacing import PacedDialer
+from cbfs.prekeys import top_up
 from cbfs.store import Table
 from cbfs_common.limits import PREKEYS_ONE_TIME
 from cbfs_common.primitives import dh_public
@@ -62,7 +64,7 @@ async def account(directory: Path) -> AsyncIterator[Context]:
     with opened_store(directory, SYSTEM_RANDOM, create=True) as store:
         server = Address(dh_public(SYSTEM_RANDOM.token(32)), "127.0.0.1", 1)
         made = make_account("alice", server, make_policy(server).encode(), SYSTEM_RANDOM)
-        dialer = LoopbackDialer()
+        dialer = PacedDialer(LoopbackDialer(), Configuration(store), SYSTEM_RANDOM)
         async with trio.open_nursery() as nursery:
             await nursery.start(store.run)
             names = make_directory(store, made, dialer)

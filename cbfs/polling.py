@@ -1,0 +1,111 @@
+"""Asking the home server at random moments, in place of staying connected to it.
+
+Each poll is the same exchange whatever there is: three requests and POLL_FETCHES fetches, of one
+frame each, of which those for which nothing waits ask for an envelope that is not there. What was
+fetched is worked on when the connection has ended, and deleted by the next poll.
+"""
+
+from typing import Any
+
+import trio
+
+from cbfs.account import Former
+from cbfs.context import Context
+from cbfs.dial import HOME
+from cbfs.dummies import Dummies
+from cbfs.link import Link, ServerRefused, open_link, request
+from cbfs.prekeys import Batch, make_batch, plan
+from cbfs.receiver import Receiver
+from cbfs_common.errors import CbfsError
+from cbfs_common.requests import (
+    ID_SIZE,
+    AnyReply,
+    AnyRequest,
+    Code,
+    CountPrekeys,
+    Delete,
+    EnvelopeIds,
+    Fetch,
+    List,
+    PrekeyCount,
+    Refused,
+    Stored,
+)
+
+POLL_FETCHES = 4
+"""Envelopes that one poll can bring: more than dummies and messages come at the same pace."""
+
+
+class Polling:
+    """One for an account at work."""
+
+    def __init__(
+        self, context: Context, receiver: Receiver, dummies: Dummies, former: Former | None
+    ) -> None:
+        """``former``: the mailbox is an earlier one, which gets no prekeys."""
+        self._context = context
+        self._former = former
+        self._receiver = receiver
+        self._dummies = dummies
+        self._taken: tuple[bytes, ...] = ()
+        self._batches: list[Batch] = []
+
+    async def poll(self) -> None:
+        """One exchange, and what it brings into the store. Raises CbfsError."""
+        context = self._context
+        account = self._former or context.account
+        spare: AnyRequest = CountPrekeys()
+        if self._batches:
+            spare = await make_batch(context, self._batches[0])
+        taken = self._taken
+        async with open_link(
+            context.dialer.direct,
+            account.server,
+            account.transport,
+            HOME + context.random.token(16),
+            context.random,
+        ) as link:
+            replies = await _ask_all(link, [Delete(taken), spare, List(b"")])
+            found = replies[2].ids if isinstance(replies[2], EnvelopeIds) else ()
+            ids = [id_ for id_ in found if id_ not in taken][:POLL_FETCHES]
+            noise = [context.random.token(ID_SIZE) for _ in range(POLL_FETCHES - len(ids))]
+            fetched = await _ask_all(link, [Fetch(id_) for id_ in (*ids, *noise)])
+        self._taken = ()
+        await self._dummies.forget(taken)
+        self._note_prekeys(replies[1])
+        envelopes = [reply.envelope for reply in fetched if isinstance(reply, Stored)]
+        real = [data for data in envelopes if not self._dummies.is_dummy(data)]
+        if real:
+            await self._receiver.take(real)
+        self._taken = tuple(ids)
+        await context.sessions.tidy(context.store, context.clock() // 1000)
+
+    def _note_prekeys(self, reply: AnyReply) -> None:
+        if isinstance(reply, PrekeyCount) and self._former is None:
+            self._batches = plan(self._context, reply)
+        elif self._batches:
+            del self._batches[0]
+
+
+async def _ask_all(link: Link, requests: list[AnyRequest]) -> list[AnyReply]:
+    """All at once, as over Tor each would cost a round trip of its own. An envelope that is not
+    there is no error here."""
+    replies: list[Any] = [None] * len(requests)
+    failures: list[CbfsError] = []
+
+    async def ask(index: int, asked: AnyRequest) -> None:
+        try:
+            replies[index] = await request(link, asked)
+        except ServerRefused as error:
+            replies[index] = Refused(error.code)
+            if error.code is not Code.UNKNOWN_ENVELOPE:
+                failures.append(error)
+        except CbfsError as error:
+            failures.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for index, asked in enumerate(requests):
+            nursery.start_soon(ask, index, asked)
+    if failures:
+        raise failures[0]
+    return replies

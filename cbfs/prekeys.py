@@ -1,0 +1,93 @@
+"""Keeping up the prekeys on the home server.
+
+The secrets are on the disk before the server has the public halves: a crash in between leaves
+secrets that nobody uses, never a prekey that cannot be answered.
+"""
+
+from dataclasses import dataclass
+
+import trio
+
+from cbfs.context import Context
+from cbfs.link import Link, request
+from cbfs.store import Table, Writer
+from cbfs_common.errors import CbfsError
+from cbfs_common.limits import LAST_RESORT_RENEWAL, PREKEY_LIFETIME, PREKEYS_ONE_TIME
+from cbfs_common.prekey import PrekeyKind, make_prekey
+from cbfs_common.requests import CountPrekeys, PrekeyCount, UploadPrekeys
+
+UPLOAD = 10
+"""Prekeys in one request."""
+
+REFILL = 25
+"""Prekeys are made anew when so many are missing."""
+
+LAST_RESORT = PrekeyKind.LAST_RESORT
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Prekeys of one upload; ``replace``: in the place of all that the server has."""
+
+    kinds: tuple[PrekeyKind, ...]
+    replace: bool = False
+
+
+def plan(context: Context, count: PrekeyCount) -> list[Batch]:
+    """What to upload: one-time prekeys when some are missing, a last-resort prekey when it is old,
+    and all anew when the server has some whose secrets are not here. One that replaces is the
+    first, and has to be there before the others."""
+    now = context.clock() // 1000
+    pairs = context.sessions.pairs.values()
+    one_time = sum(p.kind is PrekeyKind.ONE_TIME and p.expires > now for p in pairs)
+    known = any(p.expires == count.last_resort_expires for p in pairs if p.kind is LAST_RESORT)
+    missing = PREKEYS_ONE_TIME - count.one_time
+    batches: list[Batch] = []
+    if count.one_time > one_time or (count.last_resort_expires and not known):
+        # of some that it gives away the secrets are not here: they were lost, or it lies
+        batches.append(Batch((LAST_RESORT,), replace=True))
+        missing = PREKEYS_ONE_TIME
+    elif count.last_resort_expires < now + PREKEY_LIFETIME - LAST_RESORT_RENEWAL:
+        batches.append(Batch((LAST_RESORT,)))
+    if missing >= REFILL:
+        batches += [
+            Batch((PrekeyKind.ONE_TIME,) * min(UPLOAD, missing - start))
+            for start in range(0, missing, UPLOAD)
+        ]
+    return batches
+
+
+async def make_batch(context: Context, batch: Batch) -> UploadPrekeys:
+    """The request for a batch, whose secrets are on the disk on return."""
+    expires = context.clock() // 1000 + PREKEY_LIFETIME
+    pairs = [make_prekey(context.random, kind, expires) for kind in batch.kinds]
+
+    def change(writer: Writer) -> None:
+        for pair in pairs:
+            writer.put(Table.PREKEYS, pair.id, pair.encode())
+
+    await context.store.commit(change)
+    context.sessions.add_pairs(pairs)
+    records = tuple(pair.public(context.account.signing) for pair in pairs)
+    return UploadPrekeys(records, batch.replace)
+
+
+async def top_up(link: Link, context: Context) -> None:
+    """Upload what is missing."""
+    batches = plan(context, await request(link, CountPrekeys()))
+    if batches and batches[0].replace:
+        await request(link, await make_batch(context, batches.pop(0)))
+    failures: list[CbfsError] = []
+
+    async def upload(batch: Batch) -> None:
+        try:
+            await request(link, await make_batch(context, batch))
+        except CbfsError as error:
+            failures.append(error)
+
+    # all at once: over Tor each would cost a round trip of its own
+    async with trio.open_nursery() as nursery:
+        for batch in batches:
+            nursery.start_soon(upload, batch)
+    if failures:
+        raise failures[0]
