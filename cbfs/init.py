@@ -27,8 +27,8 @@ from cbfs.link import open_link
 from cbfs.network import Network, NetworkOptions, reaching, run
 from cbfs.own_name import write_own
 from cbfs.own_server import OwnServer
-from cbfs.store import Store, Table, Writer
 from cbfs.prekeys import top_up
+from cbfs.store import Store, Table, Writer
 from cbfs.user_names import typed_name
 from cbfs_common.errors import CbfsError, TransportError
 from cbfs_common.names_client import Found

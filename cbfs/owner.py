@@ -28,10 +28,10 @@ from cbfs.directory import Directory
 from cbfs.engine import make_context, make_directory, milliseconds, passing_directory
 from cbfs.home import sign_up
 from cbfs.init import Wish, begin_account, check_begun, online, reached, read_policy
-from cbfs.prekeys import top_up
 from cbfs.link import open_link
 from cbfs.network import Network, NetworkOptions, run
 from cbfs.own_name import Intent, read_own, write_intent, write_own
+from cbfs.prekeys import top_up
 from cbfs.store import Store, Table, Writer
 from cbfs.texts import moment
 from cbfs_common.errors import CbfsError

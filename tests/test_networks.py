@@ -15,8 +15,10 @@ import trio.testing
 from cbfs.account import SYSTEM_RANDOM
 from cbfs.context import BACKOFF_MOST
 from cbfs.dial import DialError
+from cbfs.dummies import Dummies
 from cbfs.home import Home
 from cbfs.link import CALL_TIMEOUT, HANDSHAKE_TIMEOUT
+from cbfs.pacing import PacedDialer
 from cbfs_common.primitives import dh_public
 from cbfs_common.requests import (
     CountPrekeys,
@@ -115,8 +117,14 @@ async def home(place: Path, *plan: str) -> AsyncIterator[tuple[Home, Network, li
     async with account(place) as given, trio.open_nursery() as nursery:
         network = Network(list(plan), nursery)
         server = replace(given.account.server, key=dh_public(SERVER_KEY))
-        context = replace(given, dialer=network, account=replace(given.account, server=server))
-        made = Home(context, _Receiver(), lambda: said.append(made.connection.text))  # type: ignore[arg-type]
+        paced = PacedDialer(network, given.configuration, SYSTEM_RANDOM)
+        context = replace(given, dialer=paced, account=replace(given.account, server=server))
+        made = Home(
+            context,
+            _Receiver(),  # type: ignore[arg-type]
+            Dummies(context),
+            lambda: said.append(made.connection.text),
+        )
         nursery.start_soon(made.run)
         yield made, network, said
         nursery.cancel_scope.cancel()

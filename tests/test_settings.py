@@ -16,6 +16,8 @@ from cbfs.settings import (
     FILE_SIZE_MIN,
     GRACE_MAX,
     KEYS,
+    PACE_MAX,
+    PACE_MIN,
     Settings,
     SettingsError,
     commented,
@@ -31,6 +33,7 @@ SETTINGS = st.builds(
     grace=st.floats(0, GRACE_MAX),
     file_size_max=st.integers(FILE_SIZE_MIN, FILE_SIZE_MAX),
     receipts=st.booleans(),
+    pace=st.just(0.0) | st.integers(PACE_MIN, PACE_MAX).map(float),
 )
 
 
@@ -68,6 +71,9 @@ def test_any_bytes_give_settings_or_words(data: bytes) -> None:
         ('file_size_max = "65 MiB"', "file_size_max is not a size", '"64 MiB"'),
         ("file_size_max = 65535", "file_size_max is not a size", '"64 MiB"'),
         ('file_size_max = "ten"', "file_size_max is not a size", '"64 MiB"'),
+        ('pace = "1s"', "pace is not a time", 'pace = ""'),
+        ('pace = "25h"', "pace is not a time", 'pace = ""'),
+        ("pace = 5", "pace is not a time", 'pace = ""'),
         ("#" * (CONFIG_MAX + 1), "too long", "65536"),
     ],
 )
