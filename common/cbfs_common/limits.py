@@ -118,7 +118,8 @@ FRAMES_PER_KEY = 256
 """After so many frames a direction moves on to its next key."""
 
 PADDING_MEAN = 300
-"""Mean time between two padding frames of one direction of a connection."""
+"""Mean time between two padding frames of one direction of a connection. For 10,000 idle ones a
+server sends 33 a second: 0.6 MB, and 0.05 % of a processor at 15 us each."""
 
 PREKEY_RECORD_SIZE = 1_305
 """A signed public prekey as the server stores it."""
