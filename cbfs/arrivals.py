@@ -29,11 +29,13 @@ from cbfs_common.message import Part
 @dataclass(slots=True)
 class Arrivals:
     """What a batch brought. ``known`` are all conversations that are in memory; ``conversations``
-    are those that parts came for, be they new or not."""
+    are those that parts came for, be they new or not. ``parts``
+    were kept for messages that are not whole yet."""
 
     known: dict[bytes, Conversation]
     conversations: dict[bytes, Conversation] = field(default_factory=dict)
     messages: list[Message] = field(default_factory=list)
+    parts: int = 0
     refused: int = 0
     dues: Dues = field(default_factory=dict)
 
@@ -66,6 +68,7 @@ def store_part(
         return
     content = _collect(writer, sender, part)
     if content is None:
+        arrivals.parts += 1
         return
     arrival = Arrival(
         part.id,
@@ -117,13 +120,14 @@ def _collect(writer: Writer, sender: str, part: Part) -> Content | None:
     if data is None:
         content, seen, digest = writer.next_number(b"content"), bytes(part.count), part.digest
     else:
-        content, seen, digest = unpack(data, int, bytes, bytes)
+        content, seen, digest = unpack(data, int, bytes, bytes, bytes, str, str, int)[:3]
     if digest != part.digest or len(seen) != part.count or seen[part.number]:
         return None
     writer.put(Table.CONTENT, u64(content) + u32(part.number), part.chunk)
     seen = seen[: part.number] + b"\1" + seen[part.number + 1 :]
     if not all(seen):
-        writer.put(Table.PARTS, key, pack(content, seen, digest))
+        told = part.conversation, sender, part.file_name, part.size
+        writer.put(Table.PARTS, key, pack(content, seen, digest, *told))
         _limit(writer, sender, key, content, len(part.chunk))
         return None
     writer.delete(Table.PARTS, key)

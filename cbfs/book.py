@@ -416,5 +416,10 @@ def _chunk(reader: Reader, content: Content, index: int) -> bytes:
 def content_chunks(store: Store, content: Content) -> Iterator[bytes]:
     """All of it, a record at a time."""
     with store.read() as reader:
-        for index in range(-(-content.size // content.chunk)):
-            yield _chunk(reader, content, index)
+        yield from chunks(reader, content)
+
+
+def chunks(reader: Reader, content: Content) -> Iterator[bytes]:
+    """The same within a transaction."""
+    for index in range(-(-content.size // content.chunk)):
+        yield _chunk(reader, content, index)

@@ -9,6 +9,7 @@ A file is never in memory whole: what has changed since it was stored is kept in
 """
 
 import errno
+import logging
 import stat
 import time
 from collections.abc import Callable
@@ -28,10 +29,12 @@ from cbfs.nodes import (
     record_maker,
     settle,
 )
-from cbfs.store import Reader, Table, Writer
+from cbfs.store import Reader, StoreError, Table, Writer
 
 ROOT_FILE_MAX = 1 << 20
 """Bytes of a file in the root: config.toml, or an editor's swap file for it."""
+
+_log = logging.getLogger(__name__)
 
 MEMORY_MAX = 4 << 20
 """Changed bytes of one file that are in memory; beyond that they are spilled to the store."""
@@ -127,6 +130,15 @@ class Contents:
             file.stored = version
             if not file.names:  # removed meanwhile
                 await self._save([file])
+
+    async def save_all(self, nodes: list[Node]) -> None:
+        """Save those that are files. One that cannot be stored is logged: the others may be."""
+        for node in nodes:
+            if isinstance(node, File):
+                try:
+                    await self.save(node)
+                except StoreError as error:
+                    _log.error("%s", error)
 
     def closed(self, _file: File) -> None:
         """The last writer is gone."""

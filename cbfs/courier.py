@@ -4,11 +4,13 @@ The one task that looks at drafts (``run``), and the ``View`` that the engine ta
 does to the tree goes through the mount itself (``Revealer``), so that watchers see it.
 """
 
+import logging
 import time
 from dataclasses import replace
 
 import trio
 
+from cbfs.areas import TreeError
 from cbfs.dispatch import Dispatch
 from cbfs.drafts import Drafts
 from cbfs.error_files import ErrorFiles
@@ -16,12 +18,18 @@ from cbfs.model import Backend, Conversation, Message, Refused
 from cbfs.nodes import Directory, Text, files_below
 from cbfs.outbox import Processes
 from cbfs.showing import Showing
+from cbfs.store import StoreError
 from cbfs.texts import alarm_text, error_text, status_text
 from cbfs.tree import STATUS, Tree
 from cbfs.views import Views
 
 WARNING = "WARNING"
 """The file in the root that is there when somebody has changed one's own name."""
+
+_log = logging.getLogger(__name__)
+
+KEPT_NS = 86_400 * 10**9
+"""How long scratch files in the outbox are kept."""
 
 
 class Courier:
@@ -35,6 +43,7 @@ class Courier:
         nursery: trio.Nursery,
     ) -> None:
         self._backend = backend
+        self._nursery = nursery
         self._wake = trio.Event()
         self._held: dict[str, str] = {}
         self._unknown: set[str] = set()
@@ -120,6 +129,7 @@ class Courier:
     def status_changed(self) -> None:
         """See ``View``."""
         self._status_ns = time.time_ns()
+        self.tree.show_quarantine()
         self.showing.touch(STATUS)
         self._warn()
 
@@ -170,6 +180,7 @@ class Courier:
                 continue
             problem = self._check_folder(folder_name, folder)
             ready = []
+            self._drop_leftovers(folder)
             for name, file in files_below(folder):
                 if file.version == file.sent:
                     continue  # it only waits to be taken out
@@ -184,6 +195,7 @@ class Courier:
                     held[path] = file.error.splitlines()[0]
                 elif hold is not None and hold.again is not None:
                     held[path] = hold.why
+                file.hold = hold.why if hold is not None else ""
                 if hold is not None:
                     again = min(again, hold.again or again)
             self._dispatch.start(folder, ready)
@@ -192,6 +204,19 @@ class Courier:
             self._held = held
             self.status_changed()
         return again
+
+    def _drop_leftovers(self, folder: Directory) -> None:
+        """Scratch files and locks that nobody has used for a day go."""
+        for name in self.drafts.leftovers(folder, time.time_ns() - KEPT_NS):
+            self._nursery.start_soon(self._remove, folder, name)
+
+    async def _remove(self, folder: Directory, name: str) -> None:
+        try:
+            await self.tree.unlink(folder, name)
+        except TreeError:
+            pass  # somebody else was quicker
+        except StoreError as error:
+            _log.error("%s", error)
 
     def _check_folder(self, name: str, folder: Directory) -> Refused | None:
         """What is wrong with the folder itself, told in an error file beside it."""

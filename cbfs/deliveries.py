@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass, replace
 
 from cbfs.book import (
+    chunks,
     drop_content,
     get_conversation,
     get_message,
@@ -119,6 +120,28 @@ def waiting_for(reader: Reader, recipient: str) -> int:
     return sum(len(key) == _JOB_KEY for key in reader.keys(Table.QUEUE, prefix=prefix))
 
 
+def first_job(reader: Reader, recipient: str) -> Job | None:
+    """The job for one recipient whose turn it is."""
+    prefix = reader.blind(recipient.encode())
+    key = next(reader.keys(Table.QUEUE, prefix), None)
+    data = reader.get(Table.QUEUE, key) if key is not None and len(key) == _JOB_KEY else None
+    return _decode(key, data) if key is not None and data is not None else None
+
+
+def job_of(reader: Reader, message: Message, recipient: str) -> Job | None:
+    """The delivery of a message to one recipient, None when nothing is left of it."""
+    for job in pending(reader, recipient):
+        if (job.conversation, job.message) == (message.conversation, message.id):
+            return job
+    return None
+
+
+def parts_delivered(reader: Reader, job: Job) -> int:
+    """Parts of it that are at the server."""
+    waiting = sum(len(key) > _JOB_KEY for key in reader.keys(Table.QUEUE, job.key))
+    return job.sealed - waiting
+
+
 def next_work(reader: Reader, recipient: str, most: int) -> tuple[list[Envelope], list[Job]]:
     """At most ``most`` envelopes that are sealed and not delivered, and as many jobs as it takes
     to seal up to ``most`` in all; both in the order of sending."""
@@ -206,7 +229,7 @@ def send_again(writer: Writer, message: Message, recipient: str) -> None:
     if conversation is None:
         return
     digest = hashlib.blake2b(digest_size=32)
-    for _key, chunk in writer.items(Table.CONTENT, prefix=u64(message.content.id)):
+    for chunk in chunks(writer, message.content):
         digest.update(chunk)
     _add(writer, job_for(message, conversation, digest.digest()), recipient)
 

@@ -4,7 +4,7 @@ finished."""
 import time
 
 from cbfs.nodes import Directory, File, Link
-from cbfs.outbox import METADATA, Draft, Hold, Lock, Processes, lock_names, verdict
+from cbfs.outbox import METADATA, Draft, Hold, Lock, Processes, is_scratch, lock_names, verdict
 from cbfs.texts import read_folder_name, read_metadata
 from cbfs.tree import Tree
 
@@ -37,6 +37,19 @@ class Drafts:
         return verdict(
             draft, self._locks(folder, name), time.monotonic(), wall, grace, self._processes
         )
+
+    def leftovers(self, folder: Directory, before_ns: int) -> list[str]:
+        """Names of scratch files and locks that nobody has open, whose programs have ended, and
+        that have not changed since."""
+        return [
+            name
+            for name, node in folder.entries.items()
+            if isinstance(node, File | Link)
+            and is_scratch(name)
+            and max(node.mtime_ns, node.changed_ns) < before_ns
+            and not (isinstance(node, File) and node.handles)
+            and not (node.author and self._processes.is_alive(node.author))
+        ]
 
     def recipients(self, name: str, folder: Directory) -> tuple[tuple[str, ...], str]:
         """(participants, subject) of a folder that is no conversation yet. Raises Refused."""

@@ -95,7 +95,8 @@ class Report:
     """What ``status`` tells, in words: ``connection`` a line; ``network`` how servers are
     reached, first Tor's state; ``queue`` a line for each recipient that something waits for;
     ``problems`` a line each; ``unreceived`` a line for each recipient at whose server there is
-    something that no receipt has come for."""
+    something that no receipt has come for; ``arriving`` a line for each file that has come in
+    part."""
 
     connection: str
     network: tuple[str, ...]
@@ -103,6 +104,7 @@ class Report:
     problems: tuple[str, ...]
     envelopes_waiting: int
     unreceived: tuple[str, ...] = ()
+    arriving: tuple[str, ...] = ()
 
 
 class Refused(CbfsError):

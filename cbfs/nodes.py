@@ -160,6 +160,7 @@ class File(Node):
         "error",
         "given_up",
         "handles",
+        "hold",
         "lent",
         "lock",
         "sending",
@@ -187,6 +188,7 @@ class File(Node):
         self.author: Process | None = None
         self.changed = 0.0
         self.error = ""
+        self.hold = ""  # why it is not sent yet
 
     @property
     def is_sent(self) -> bool:

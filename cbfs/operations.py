@@ -8,6 +8,7 @@ import errno
 import functools
 import logging
 import os
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from pyfuse3 import (
 )
 
 from cbfs.areas import TreeError
+from cbfs.capacity import BLOCK_SIZE, Capacity, errno_of
 from cbfs.courier import Courier
 from cbfs.nodes import MESSAGE_MODE, Directory, File, Link, MessageFile, Node, Text
 from cbfs.processes import ProcFS
@@ -67,9 +69,11 @@ def _handler(function: H) -> H:
             raise FUSEError(error.errno) from error
         except StoreError as error:
             _log.error("%s", error)
-            raise FUSEError(errno.EIO) from error
+            raise FUSEError(errno_of(error)) from error
         except Exception as error:
-            _log.exception("a request failed: %s", function.__name__)
+            # not the exception's own text, which may name a file
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("%s failed: %s\n%s", function.__name__, type(error).__name__, where)
             raise FUSEError(errno.EIO) from error
 
     return wrapped  # type: ignore[return-value]  # the same signature
@@ -95,7 +99,7 @@ class Operations(pyfuse3.Operations):
         self._courier = courier
         self._tree = courier.tree
         self._processes = processes
-        self._account = account
+        self._capacity = Capacity(account, self._tree.backend.store)
         self._uid, self._gid = os.getuid(), os.getgid()
         self._inodes = self._tree.inodes
         self._handles: dict[int, _Handle] = {}
@@ -303,6 +307,7 @@ class Operations(pyfuse3.Operations):
         node = self._handles[fh].node
         if not isinstance(node, File):
             raise FUSEError(errno.EBADF)
+        self._capacity.check(len(buf))
         return await self._tree.write(node, off, buf)
 
     @_handler
@@ -334,11 +339,11 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        disk = os.statvfs(self._account)
+        space = self._capacity.space()
         data = StatvfsData()
-        for field in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail"):
-            setattr(data, field, getattr(disk, field))
-        data.f_files, data.f_ffree, data.f_favail = disk.f_files, disk.f_ffree, disk.f_favail
+        data.f_bsize = data.f_frsize = BLOCK_SIZE
+        data.f_blocks = space.total
+        data.f_bfree = data.f_bavail = data.f_files = data.f_ffree = data.f_favail = space.free
         data.f_namemax = FILE_NAME_MAX
         return data
 
@@ -367,9 +372,7 @@ class Operations(pyfuse3.Operations):
 
     async def save_open(self) -> None:
         """At the end: put on the disk what somebody still has open for writing."""
-        for handle in list(self._handles.values()):
-            if isinstance(handle.node, File):
-                await self._tree.save(handle.node)
+        await self._tree.save_all([handle.node for handle in self._handles.values()])
 
     # within
 

@@ -52,6 +52,12 @@ def envelope_at(reader: Reader, key: bytes) -> bytes | None:
     return None if data is None else data[_HEAD:]
 
 
+def reason_at(reader: Reader, key: bytes) -> Why | None:
+    """Why the envelope of a record could not be read, or None when it has gone."""
+    data = reader.get(Table.QUARANTINE, key)
+    return None if data is None else Why(data[:1])
+
+
 def waiting_for(reader: Reader, sessions: Iterable[bytes]) -> list[bytes]:
     """Records of what was too far ahead in one of these sessions. Looks at all records: call it
     for sessions that have some."""

@@ -123,6 +123,8 @@ class Receiver:
             self._changed(message)
         for peer in told.again:
             self._again(peer)
+        if arrivals.parts:
+            self._context.problems.tell()  # how far they are is in the status
         if arrivals.dues:
             self._owed(arrivals.dues)
         if arrivals.refused:

@@ -182,6 +182,16 @@ class Store:
                 if generation < self._generation:  # a newer one is about to count
                     self._roots.pop(generation, None)
 
+    def space(self) -> tuple[int, int]:
+        """(bytes that are in use, bytes of the file that are free to be used again)."""
+        with self._env.begin() as txn:
+            used = 0
+            for db in (self._nodes, *self._tables.dbs.values()):
+                found = txn.stat(db)
+                used += found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"]
+        size, page = self._env.info()["last_pgno"] + 1, self._env.stat()["psize"]
+        return used * page, max(0, size - used) * page
+
     def write(self, change: Callable[[Writer], T]) -> T:
         """Apply one change now, blocking, on the disk when it returns. Before ``run`` only."""
         return self._group.write(change)

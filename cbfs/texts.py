@@ -29,14 +29,15 @@ Answer                   save a file in the folder of the same name under outbox
 Take back                rm the file in outbox/ before it is sent: a second after it
                          was last changed, or when the editor that has it open ends
 Delete                   rm conversations/.../MESSAGE
-How things are           cat status
+How things are           cat status; of one message: getfattr -d MESSAGE
 Settings                 edit config.toml
 
 A message that cannot be sent stays in outbox/ with NAME.error beside it, which says
 why. Rename or change the file to try again.
 
 tmp/ is for files that you prepare; it is emptied at unmount. ui_info/ is for programs
-that keep something of their own here. Unmount: fusermount3 -u on this folder.
+that keep something of their own here. quarantine/, when it is there, has envelopes
+that could not be read. Unmount: fusermount3 -u on this folder.
 """
 
 
@@ -97,6 +98,9 @@ def status_text(name: str, report: Report, held: Sequence[tuple[str, str]]) -> s
         lines += [f"  {line}" for line in report.queue]
     else:
         lines.append("everything that was sent is delivered")
+    if report.arriving:
+        lines.append("arriving:")
+        lines += [f"  {line}" for line in report.arriving]
     if report.unreceived:
         lines.append("delivered, without a receipt so far:")
         lines += [f"  {line}" for line in report.unreceived]

@@ -17,13 +17,14 @@ from cbfs.nodes import Directory, File, Link, MessageFile, Node, Text, files_bel
 from cbfs.outbox import Process, lock_names
 from cbfs.people import People
 from cbfs.provided import Provided
+from cbfs.quarantine_folder import Quarantine
 from cbfs.store import Store, Table
 from cbfs.texts import metadata_text
 from cbfs_common.limits import FILE_NAME_MAX
 
 ROOT = 1
 CONVERSATIONS, OUTBOX, CONTACTS, UI_INFO, TMP = range(2, 7)
-STATUS, README, PROFILE = range(7, 10)
+STATUS, README, PROFILE, QUARANTINE = range(7, 11)
 UNREAD, BY_DATE, SEARCH = range(20, 23)
 """Inodes that are always there."""
 
@@ -60,6 +61,10 @@ class Tree(Contents):
             ("ui_info", self.ui_info),
         ):
             self.root.add(name, node)
+        self._quarantine = Quarantine(backend)
+        self._unread = Provided(QUARANTINE, Area.CONVERSATION, self._quarantine)
+        self._unread_count = 0
+        self.show_quarantine()
         self.people = People(self.contacts, backend, self.read, self.new_inode)
         self.inodes = Inodes(self.root)
         self._folders: dict[bytes, tuple[Provided, Directory]] = {}
@@ -79,6 +84,14 @@ class Tree(Contents):
         return [drafts for _folder, drafts in self._folders.values()]
 
     # what the engine brings
+
+    def show_quarantine(self) -> None:
+        """Envelopes that cannot be read may have come or gone."""
+        count = self._quarantine.count
+        if count != self._unread_count:
+            self._unread_count = count
+            self._unread.touch(time.time_ns())
+            self._quarantine.appear(self.root, self._unread)
 
     def make_folders(self, conversation: Conversation) -> tuple[Provided, Directory]:
         """The two folders of a conversation, not yet entered anywhere."""
@@ -193,6 +206,7 @@ class Tree(Contents):
             directory.touch(time.time_ns())
             if isinstance(node, MessageFile):
                 self.removed(node.serial)
+            self.show_quarantine()
             return node
         if isinstance(node, Text):
             if directory.area in {Area.DRAFTS, Area.OUTBOX, Area.ROOT} and name.endswith(".error"):

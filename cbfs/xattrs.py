@@ -2,29 +2,53 @@
 
 from datetime import UTC, datetime
 
-from cbfs.model import Backend
+from cbfs.model import Backend, Message
 from cbfs.nodes import File, MessageFile, Node
+from cbfs.progress import arriving, sent_share
+from cbfs.provided import Provided
+from cbfs.quarantine_folder import UnreadFile
+from cbfs.store import Store
 
-_XATTR = "user.cbfs."
+PREFIX = "user.cbfs."
 
 
 def xattrs(node: Node, backend: Backend) -> dict[str, str]:
-    """The attributes of a message or of a draft that cannot be sent: see mount.cbfs(8)."""
+    """Those of a message, a conversation, a draft or an envelope; empty for all else."""
+    found: dict[str, str] = {}
     if isinstance(node, MessageFile):
         message = backend.message(node.conversation, node.serial)
-        if message is None:
-            return {}
-        state = ", ".join(f"{who}: {how.value}" for who, how in message.recipients)
-        return {
-            f"{_XATTR}sender": message.sender,
-            f"{_XATTR}date": _moment(message.date),
-            f"{_XATTR}received": _moment(message.received),
-            f"{_XATTR}id": message.id.hex(),
-            f"{_XATTR}state": state or "received",
-        }
-    if isinstance(node, File) and node.error:
-        return {f"{_XATTR}error": node.error}
-    return {}
+        found = _of_message(message, backend.store) if message else {}
+    elif isinstance(node, File):
+        found = {"state": node.hold, "error": node.error}
+    elif isinstance(node, UnreadFile):
+        found = {"error": node.reason}
+    elif isinstance(node, Provided) and node.conversation is not None:
+        found = _of_folder(node.conversation, backend)
+    return {PREFIX + name: value for name, value in found.items() if value}
+
+
+def _of_message(message: Message, store: Store) -> dict[str, str]:
+    with store.read() as reader:
+        share = sent_share(reader, message)
+    state = ", ".join(f"{who}: {how.value}" for who, how in message.recipients)
+    return {
+        "sender": message.sender,
+        "date": _moment(message.date),
+        "received": _moment(message.received),
+        "id": message.id.hex(),
+        "conversation": message.conversation.hex(),
+        "state": state or "received",
+        "progress": share,
+    }
+
+
+def _of_folder(key: bytes, backend: Backend) -> dict[str, str]:
+    with backend.store.read() as reader:
+        shares = [
+            f"{part.file_name or 'a file'} from {part.who}: {part.share}"
+            for part in arriving(reader, key)
+        ]
+    return {"id": key.hex(), "progress": ", ".join(shares)}
 
 
 def _moment(milliseconds: int) -> str:

@@ -78,6 +78,14 @@ class Mounted:
         if self._minor and control.exists():
             control.write_text("1")
 
+    def memory(self) -> int:
+        """Bytes that the daemon has for itself."""
+        if self._daemon is None:
+            raise AssertionError("not mounted")
+        status = Path(f"/proc/{self._daemon.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("RssAnon:"))
+        return int(line.split()[1]) * 1024
+
     def arrive(self, sender: str, text: str) -> None:
         """A message comes in."""
         self.order(f"arrive {sender} {text}")

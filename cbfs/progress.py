@@ -1,0 +1,61 @@
+"""How far files are that travel in several parts, for ``status`` and extended attributes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cbfs.deliveries import first_job, job_of, parts_delivered
+from cbfs.model import Delivery, Message
+from cbfs.packing import unpack
+from cbfs.store import Reader, Table
+
+SHOWN_MAX = 16
+"""Arriving files that ``status`` lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """``done`` of ``count`` parts of a file have been delivered to, or have come from, ``who``."""
+
+    who: str
+    conversation: bytes
+    file_name: str
+    size: int
+    done: int
+    count: int
+
+    @property
+    def share(self) -> str:
+        """``34 % of 67,108,864 bytes``."""
+        return f"{100 * self.done // self.count} % of {self.size:,} bytes"
+
+
+def sending(reader: Reader, recipient: str) -> Progress | None:
+    """The file of several parts that is on its way to this recipient, if it is one's turn."""
+    job = first_job(reader, recipient)
+    if job is None or job.count < 2:
+        return None
+    done = parts_delivered(reader, job)
+    return Progress(recipient, job.conversation, job.file_name, job.content.size, done, job.count)
+
+
+def sent_share(reader: Reader, message: Message) -> str:
+    """``bob: 34 % of 67,108,864 bytes``, for all to whom a message of several parts is still on
+    its way; else empty."""
+    lines = []
+    for who, state in message.recipients:
+        job = job_of(reader, message, who) if state is Delivery.QUEUED else None
+        if job is not None and job.count > 1:
+            done = parts_delivered(reader, job)
+            share = Progress(who, b"", "", job.content.size, done, job.count).share
+            lines.append(f"{who}: {share}")
+    return ", ".join(lines)
+
+
+def arriving(reader: Reader, conversation: bytes | None = None) -> Iterator[Progress]:
+    """Files of which parts have come, and not all, in one conversation or in all."""
+    for _key, data in reader.items(Table.PARTS):
+        _content, seen, _digest, place, sender, name, size = unpack(
+            data, int, bytes, bytes, bytes, str, str, int
+        )
+        if conversation in (None, place):
+            yield Progress(sender, place, name, size, sum(seen), len(seen))

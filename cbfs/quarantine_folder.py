@@ -1,0 +1,106 @@
+"""quarantine/: the envelopes that could not be read, each a file; it is there when they are.
+
+They can be read (to be sent to somebody who can tell what they are) and removed.
+"""
+
+import errno
+import time
+from collections.abc import Iterator
+
+from cbfs.areas import TreeError
+from cbfs.model import Backend
+from cbfs.nodes import Directory, Node, Text
+from cbfs.provided import Provided, inode_for
+from cbfs.quarantine import Why, envelope_at, reason_at
+from cbfs.store import Table, Writer
+from cbfs_common.limits import ENVELOPE_SIZE
+
+NAME = "quarantine"
+
+_REASONS = {
+    Why.NOISE: "nothing that is known opens it: it may be for an earlier state of this account",
+    Why.FAR: "too many messages before it are missing; it is read when they have come",
+    Why.DAMAGED: "it has been changed on its way",
+    Why.LATER: "it is of a later version, or from somebody whom the directory does not confirm",
+}
+_SUFFIX = ".envelope"
+
+
+class UnreadFile(Text):
+    """One envelope. ``reason`` in words."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, key: bytes, why: Why, backend: Backend) -> None:
+        def render() -> bytes:
+            with backend.store.read() as reader:
+                return envelope_at(reader, key) or b""
+
+        super().__init__(inode_for(b"quarantine", key), render, 0)
+        self.reason = _REASONS[why]
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return ENVELOPE_SIZE
+
+
+class Quarantine:
+    """``Provider`` of quarantine/."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        with self._backend.store.read() as reader:
+            return reader.count(Table.QUARANTINE)
+
+    def find(self, name: str) -> Node | None:
+        """See ``Provider``."""
+        key = _key(name)
+        with self._backend.store.read() as reader:
+            why = reason_at(reader, key) if key else None
+        return UnreadFile(key, why, self._backend) if why else None
+
+    def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
+        """See ``Provider``."""
+        with self._backend.store.read() as reader:
+            keys = [
+                key for key in reader.keys(Table.QUARANTINE) if int.from_bytes(key, "big") >= start
+            ]
+        for key in keys:
+            with self._backend.store.read() as reader:
+                why = reason_at(reader, key)
+            if why:
+                number = int.from_bytes(key, "big")
+                yield number + 1, f"{number:08d}{_SUFFIX}", UnreadFile(key, why, self._backend)
+
+    async def remove(self, name: str, _node: Node) -> None:
+        """See ``Provider``."""
+        key = _key(name)
+
+        def change(writer: Writer) -> bool:
+            return writer.delete(Table.QUARANTINE, key)
+
+        if not key or not await self._backend.store.commit(change):
+            raise TreeError(errno.ENOENT)
+
+    def modified(self) -> int:
+        """See ``Provider``."""
+        return time.time_ns()
+
+    def appear(self, root: Directory, folder: Provided) -> None:
+        """Show the folder when there is something in it, and only then."""
+        if self.count and NAME not in root.entries:
+            root.add(NAME, folder)
+        elif not self.count and NAME in root.entries:
+            root.remove(NAME)
+
+
+def _key(name: str) -> bytes:
+    digits = name.removesuffix(_SUFFIX)
+    if not name.endswith(_SUFFIX) or not digits.isdecimal() or len(digits) != 8:
+        return b""
+    return int(digits).to_bytes(8, "big")
