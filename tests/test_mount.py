@@ -28,7 +28,7 @@ def refused(*numbers: int) -> Iterator[None]:
 def test_programs_that_write(tmp_path: Path) -> None:
     (tmp_path / "copied").write_text("copied\n")
     (tmp_path / "moved").write_text("moved\n")
-    with mounted() as mount:
+    with mounted("grace=1") as mount:
         mount.run("mkdir outbox/bob; echo redirected > outbox/bob/a")
         mount.wait_messages("redirected\n")
         mount.run(
