@@ -421,5 +421,5 @@ def content_chunks(store: Store, content: Content) -> Iterator[bytes]:
 
 def chunks(reader: Reader, content: Content) -> Iterator[bytes]:
     """The same within a transaction."""
-    for index in range(-(-content.size // content.chunk)):
-        yield _chunk(reader, content, index)
+    for number in range(-(-content.size // content.chunk)):
+        yield _chunk(reader, content, number)

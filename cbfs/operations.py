@@ -10,7 +10,6 @@ import logging
 import os
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +34,7 @@ from pyfuse3 import (
 from cbfs.areas import TreeError
 from cbfs.capacity import BLOCK_SIZE, Capacity, errno_of
 from cbfs.courier import Courier
+from cbfs.handles import Handles
 from cbfs.nodes import MESSAGE_MODE, Directory, File, Link, MessageFile, Node, Text
 from cbfs.processes import ProcFS
 from cbfs.provided import Listing
@@ -79,13 +79,6 @@ def _handler(function: H) -> H:
     return wrapped  # type: ignore[return-value]  # the same signature
 
 
-@dataclass(slots=True)
-class _Handle:
-    node: Node
-    writes: bool
-    new: bool  # reading it to the end makes it read
-
-
 class Operations(pyfuse3.Operations):
     """The handlers of one mount. ``revealer`` is set when the mount answers."""
 
@@ -102,9 +95,8 @@ class Operations(pyfuse3.Operations):
         self._capacity = Capacity(account, self._tree.backend.store)
         self._uid, self._gid = os.getuid(), os.getgid()
         self._inodes = self._tree.inodes
-        self._handles: dict[int, _Handle] = {}
+        self._handles = Handles()
         self._listings: dict[int, Listing] = {}
-        self._next_handle = 0
         self._message_entry = EntryAttributes()
         self._message_entry.st_mode = MESSAGE_MODE
         self._message_entry.st_nlink = 1
@@ -243,7 +235,7 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         directory = self._directory(inode)
-        handle = self._new_handle()
+        handle = self._handles.number()
         self._listings[handle] = Listing(directory)
         return FileHandleT(handle)
 
@@ -323,16 +315,11 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     async def release(self, fh: FileHandleT) -> None:
-        handle = self._handles.pop(fh)
+        handle = self._handles.close(fh)
         node = handle.node
-        if not isinstance(node, File):
-            return
-        node.handles -= 1
-        if handle.writes:
-            node.writers -= 1
-            if not node.writers:
-                await self._tree.close(node)
-        if not node.handles:
+        if isinstance(node, File) and handle.writes and not node.writers:
+            await self._tree.close(node)
+        if isinstance(node, File) and not node.handles:
             await self._tree.released(node)
 
     # the rest
@@ -372,7 +359,7 @@ class Operations(pyfuse3.Operations):
 
     async def save_open(self) -> None:
         """At the end: put on the disk what somebody still has open for writing."""
-        await self._tree.save_all([handle.node for handle in self._handles.values()])
+        await self._tree.save_all(self._handles.nodes())
 
     # within
 
@@ -424,17 +411,9 @@ class Operations(pyfuse3.Operations):
         entry.st_mtime_ns = entry.st_atime_ns = entry.st_ctime_ns = node.mtime_ns
         return entry
 
-    def _new_handle(self) -> int:
-        self._next_handle += 1
-        return self._next_handle
-
     def _open(self, node: Node, *, writes: bool, new: bool = False, cache: bool = True) -> FileInfo:
-        self._handles[handle := self._new_handle()] = _Handle(node, writes, new)
-        if isinstance(node, File):
-            node.handles += 1
-            node.writers += writes
         return FileInfo(
-            fh=FileHandleT(handle),
+            fh=FileHandleT(self._handles.open(node, writes=writes, new=new)),
             # a text may change between two looks; of a new message we must see how far it is read
             direct_io=isinstance(node, Text) or new,
             keep_cache=isinstance(node, MessageFile) and cache,  # a message never changes

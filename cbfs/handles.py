@@ -1,0 +1,51 @@
+"""The open files of a mount, by the number that the kernel gives back with each request. Pure."""
+
+from dataclasses import dataclass
+
+from cbfs.nodes import File, Node
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """``writes``: it may be written to. ``new``: reading it to the end makes the message read."""
+
+    node: Node
+    writes: bool
+    new: bool
+
+
+class Handles:
+    """Counts in each ``File`` how many have it open, and how many of them write."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, Handle] = {}
+        self._last = 0
+
+    def number(self) -> int:
+        """A fresh one."""
+        self._last += 1
+        return self._last
+
+    def open(self, node: Node, *, writes: bool, new: bool) -> int:
+        """A handle on a file: its number."""
+        number = self.number()
+        self._open[number] = Handle(node, writes, new)
+        if isinstance(node, File):
+            node.handles += 1
+            node.writers += writes
+        return number
+
+    def __getitem__(self, number: int) -> Handle:
+        return self._open[number]
+
+    def close(self, number: int) -> Handle:
+        """It is gone."""
+        handle = self._open.pop(number)
+        if isinstance(handle.node, File):
+            handle.node.handles -= 1
+            handle.node.writers -= handle.writes
+        return handle
+
+    def nodes(self) -> list[Node]:
+        """What is open, once for each handle."""
+        return [handle.node for handle in self._open.values()]
