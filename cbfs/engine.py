@@ -5,7 +5,6 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
-from itertools import islice
 from pathlib import Path
 
 import trio
@@ -37,12 +36,10 @@ from cbfs.model import (
     Report,
     View,
 )
-from cbfs.naming import shown_file_name
 from cbfs.network import Network, NetworkOptions, reaching
 from cbfs.own_name import OwnName
 from cbfs.pacing import PacedDialer
 from cbfs.peers import PREPARE_MAX, Peers, Unknown, checked
-from cbfs.progress import Progress
 from cbfs.receiver import Receiver
 from cbfs.reminders import Reminders
 from cbfs.sender import Sender
@@ -198,15 +195,15 @@ class Engine:
             missing = owed.missing(reader)
             unreceived = owed.unreceived(reader, (c.name for c in self.contacts()))
             under_way = {who: progress.sending(reader, who) for who in waiting}
-            arriving = tuple(islice(progress.arriving(reader), progress.SHOWN_MAX))
+            arriving = progress.arriving_lines(reader)
         return Report(
             self._home.connection.text,
             self._network.lines(),
-            _counted(waiting, under_way),
+            progress.counted(waiting, under_way),
             (*self._context.problems.lines(), *self._missing(missing)),
             sum(waiting.values()),
-            _counted(unreceived, {}),
-            tuple(f"{shown_file_name(p.file_name)} from {p.who}: {p.share}" for p in arriving),
+            progress.counted(unreceived, {}),
+            arriving,
         )
 
     def _missing(self, counts: dict[bytes, int]) -> Iterator[str]:
@@ -336,15 +333,6 @@ class Engine:
     def _status_changed(self) -> None:
         if self._view:
             self._view.status_changed()
-
-
-def _counted(counts: dict[str, int], under_way: dict[str, Progress | None]) -> tuple[str, ...]:
-    lines = []
-    for recipient, count in sorted(counts.items()):
-        now = under_way.get(recipient)
-        share = f"; {now.file_name or 'a file'}: {now.share}" if now else ""
-        lines.append(f"{count} message{'s' if count > 1 else ''} to {recipient}{share}")
-    return tuple(lines)
 
 
 def _delete(writer: Writer, message: Message) -> None:

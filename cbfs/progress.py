@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from cbfs.deliveries import first_job, job_of, parts_delivered
 from cbfs.model import Delivery, Message
+from cbfs.naming import shown_file_name
 from cbfs.packing import unpack
 from cbfs.store import Reader, Table
 
@@ -59,3 +61,19 @@ def arriving(reader: Reader, conversation: bytes | None = None) -> Iterator[Prog
         )
         if conversation in (None, place):
             yield Progress(sender, place, name, size, sum(seen), len(seen))
+
+
+def arriving_lines(reader: Reader) -> tuple[str, ...]:
+    """A line for each of them, up to SHOWN_MAX."""
+    parts = islice(arriving(reader), SHOWN_MAX)
+    return tuple(f"{shown_file_name(p.file_name)} from {p.who}: {p.share}" for p in parts)
+
+
+def counted(counts: dict[str, int], under_way: dict[str, Progress | None]) -> tuple[str, ...]:
+    """A line for each recipient; with it the file that is under way to him."""
+    lines = []
+    for recipient, count in sorted(counts.items()):
+        now = under_way.get(recipient)
+        share = f"; {now.file_name or 'a file'}: {now.share}" if now else ""
+        lines.append(f"{count} message{'s' if count > 1 else ''} to {recipient}{share}")
+    return tuple(lines)
