@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 
-from tests.bench import core, mounts, server
+from tests.bench import core, mounts, server, tor
 from tests.bench.table import Row, Table
 
 GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
@@ -18,6 +18,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "crowd": server.crowd,
     "latency": mounts.latency,
     "folder": mounts.folder,
+    "tor": tor.over_tor,
 }
 
 

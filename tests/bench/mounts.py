@@ -15,7 +15,7 @@ from statistics import median
 
 from tests.bench.server import on_disk
 from tests.bench.table import Row, faster
-from tests.world import User, World, world
+from tests.world import User, Way, World, world
 
 TIMEOUT = 60.0
 IN_MOVED_TO = 0x80
@@ -53,10 +53,10 @@ class Watch:
 
 
 @contextmanager
-def conversation() -> Iterator[tuple[Path, World, User, User]]:
+def conversation(way: Way | None = None) -> Iterator[tuple[Path, World, User, User]]:
     """alice and bob, mounted without grace, and one message from each to the other. Also gives
-    a place on the disk."""
-    with on_disk() as place, world(place) as programs:
+    a place on the disk. ``way`` is by default plain loopback."""
+    with on_disk() as place, world(place, way) as programs:
         people = [programs.user(name) for name in ("alice", "bob")]
         for user in people:
             user.unmount()
