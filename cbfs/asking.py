@@ -107,7 +107,7 @@ class Asking:
         self._save = save
         self._clock = clock
         self._random = random
-        self._turn = trio.Lock()  # held while the state changes, and for operations
+        self._turn = trio.Lock()  # held, on a connection, while the state may change
         self._limiter = trio.CapacityLimiter(LOOKUPS_AT_ONCE)
         self._tiles: dict[int, tuple[FeedRound, ...]] = {}
         stored = load()
@@ -134,30 +134,29 @@ class Asking:
                         feed = self._state.feed if self._state.size else after.feed
                         await self._keep(replace(after, feed=feed))
                         return found
-            async with self._turn, self._connected() as link:
+            async with self._connected() as link, self._turn:
                 return await self._lookup(link, name, known)
 
     async def poll(self, own: str, mark: Callable[[Polled], Awaitable[None]]) -> Polled:
         """Ask for the newest head and what has changed since the last poll. ``mark`` is told
         before that is forgotten; a crash in between tells it again. Too far behind, the own name
         is looked up for its proof that the log goes on. Raises DirectoryDown or DirectoryLies."""
-        async with self._turn:
-            async with self._connected() as link:
-                reply = await self._ask(link, AskHead())
-                if not isinstance(reply, HeadIs):
-                    raise unexpected(reply)
-                newest = check_newest(self._policy, self._state, reply, int(self._clock()))
-                if newest.degraded:
-                    return Polled(degraded=True)
-                if newest.head.size - self._state.feed.size <= FOLLOW_MAX:
-                    rounds = await self._rounds(link, self._state.feed.size, newest.head.size)
-                    state, changed = check_feed(self._state, newest, rounds)
-                    polled = Polled(changed)
-                    await mark(polled)
-                    await self._keep(state)
-                    return polled
-            async with self._connected() as link:
-                await self._lookup(link, own, None)
+        async with self._connected() as link, self._turn:
+            reply = await self._ask(link, AskHead())
+            if not isinstance(reply, HeadIs):
+                raise unexpected(reply)
+            newest = check_newest(self._policy, self._state, reply, int(self._clock()))
+            if newest.degraded:
+                return Polled(degraded=True)
+            if newest.head.size - self._state.feed.size <= FOLLOW_MAX:
+                rounds = await self._rounds(link, self._state.feed.size, newest.head.size)
+                state, changed = check_feed(self._state, newest, rounds)
+                polled = Polled(changed)
+                await mark(polled)
+                await self._keep(state)
+                return polled
+        async with self._connected() as link, self._turn:
+            await self._lookup(link, own, None)
             polled = Polled(missed=True)
             await mark(polled)
             await self._keep(replace(self._state, feed=self._state.head))
@@ -167,15 +166,14 @@ class Asking:
         """Whether what a bundle shows is still so at the last poll; None when the change feed
         cannot say: the bundle is newer than the last poll, or too old. Raises DirectoryDown or
         DirectoryLies."""
-        async with self._turn:
-            state, start = self._state, shown.head.size
-            if not 0 <= state.feed.size - start <= FOLLOW_MAX:
-                return None
-            if start == state.feed.size:
-                return is_current(self._policy, state, shown, ())
-            async with self._connected() as link:
-                rounds = await self._rounds(link, start, state.feed.size)
-            return is_current(self._policy, state, shown, rounds)
+        state, start = self._state, shown.head.size
+        if not 0 <= state.feed.size - start <= FOLLOW_MAX:
+            return None
+        if start == state.feed.size:
+            return is_current(self._policy, state, shown, ())
+        async with self._connected() as link:
+            rounds = await self._rounds(link, start, state.feed.size)
+        return is_current(self._policy, state, shown, rounds)
 
     def is_ahead(self, shown: Shown) -> bool:
         """Whether a bundle is newer than the last poll."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from cbfs import demo, init
 from cbfs.account import SYSTEM_RANDOM
 from cbfs.cli_names import add_name, add_verify
-from cbfs.cli_network import add_account, add_network, network_options, say
+from cbfs.cli_network import absolute, add_account, add_network, network_options, say
 from cbfs.onion_keys import admission
 from cbfs_common.errors import CbfsError
 
@@ -106,6 +106,12 @@ def _init_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="POLICYFILE",
         help="the policy file of the name directory",
     )
+    parser.add_argument(
+        "--invite",
+        type=Path,
+        metavar="FILE",
+        help="the invite that the directory's operator has given, where one is needed",
+    )
     add_network(parser)
     parser.set_defaults(run=_init)
 
@@ -113,7 +119,13 @@ def _init_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _init(options: argparse.Namespace) -> int:
     account = options.account.absolute()
     name = init.make(
-        options.name, account, options.server, options.names, network_options(options), say
+        options.name,
+        account,
+        options.server,
+        options.names,
+        network_options(options),
+        say,
+        absolute(options.invite),
     )
     tail = " --no-tor" if options.no_tor else ""
     print(f"{name} is ready. Mount it: mount.cbfs {account} MOUNTPOINT{tail}")

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
+import trio
+
 from cbfs.asking import Asking, DirectoryDown, unexpected
 from cbfs.link import Link
 from cbfs_common.errors import CbfsError, DecodeError
@@ -17,7 +19,7 @@ from cbfs_common.names_client import (
     NameExpired,
     Policy,
 )
-from cbfs_common.names_config import config_of
+from cbfs_common.names_config import Config, Terms, config_of
 from cbfs_common.names_entry import NO_KEYS, Entry, Keys, Status
 from cbfs_common.names_layout import ZERO
 from cbfs_common.names_operations import (
@@ -30,6 +32,7 @@ from cbfs_common.names_operations import (
     decode_operation,
     registration_salt,
 )
+from cbfs_common.names_registration import Token, let_in
 from cbfs_common.names_wire import (
     AskTerms,
     Submit,
@@ -66,13 +69,15 @@ class NameTaken(CbfsError):
 class Directory(Asking):
     """One name directory, and what owners do there."""
 
-    async def register(self, name: str, profile: bytes, owner_seed: bytes) -> Found:
-        """Take a name for an encoded profile and the owner's Ed25519 seed (32). Done again with
-        the same arguments it goes on where it was cut off. Raises NameTaken,
-        OperationRefused and what ``lookup`` raises."""
+    async def register(
+        self, name: str, profile: bytes, owner_seed: bytes, token: Token | None = None
+    ) -> Found:
+        """Take a name for an encoded profile and the owner's Ed25519 seed (32), with the invite of
+        ``token`` where the directory asks for one. Done again with the same arguments it goes on
+        where it was cut off. Raises NameTaken, OperationRefused and what ``lookup`` raises."""
         check_name(name)
         owners = Keys(1, (sign_public(owner_seed),))
-        async with self._turn, self._connected() as link:
+        async with self._connected() as link, self._turn:
             old: Entry | None = None
             try:
                 found = await self._lookup(link, name, None)
@@ -81,7 +86,7 @@ class Directory(Asking):
             else:
                 if isinstance(found, Found):
                     return _own(found, owners, profile)
-            await self._commit_and_register(link, name, profile, owner_seed, old)
+            await self._commit_and_register(link, name, profile, owner_seed, old, token)
             found = await self._lookup(link, name, None)
             if isinstance(found, Absent):
                 raise DirectoryLies(Fault.VANISHED)
@@ -109,16 +114,8 @@ class Directory(Asking):
 
     async def renew(self, name: str, owner_seed: bytes, known: Entry) -> Found:
         """Keep a name for as long from now on as the directory gives one."""
-        async with self._turn, self._connected() as link:
-            reply = await self._ask(link, AskTerms(self._state.size - 1))
-            if not isinstance(reply, TermsAre):
-                raise unexpected(reply)
-            try:
-                config = config_of(reply.config)
-            except DecodeError as error:
-                raise DirectoryLies(Fault.MALFORMED) from error
-            if config.digest() != self._policy.config:
-                raise DirectoryLies(Fault.CONFIG)
+        async with self._connected() as link, self._turn:
+            config = await self._config(link)
             # the round's time may be some seconds before this clock's
             until = int(self._clock()) + config.lifetime - 2 * ROUND_TIME_OFF_MAX
             if until <= known.expires:
@@ -130,7 +127,7 @@ class Directory(Asking):
 
     async def cancel(self, name: str, owner_seed: bytes, known: Entry) -> Found:
         """End a recovery of an own name that somebody has begun."""
-        async with self._turn, self._connected() as link:
+        async with self._connected() as link, self._turn:
             found = await self._lookup(link, name, known)
             if isinstance(found, Absent):
                 raise OperationRefused(Refusal.NO_SUCH_NAME)
@@ -141,7 +138,7 @@ class Directory(Asking):
 
     async def release(self, name: str, owner_seed: bytes, known: Entry) -> None:
         """Give a name up, for good."""
-        async with self._turn, self._connected() as link:
+        async with self._connected() as link, self._turn:
             await self._submit(link, self._operation(Kind.RELEASE, known).signed((owner_seed,)))
             with suppress(NameExpired):
                 await self._lookup(link, name, known)
@@ -159,7 +156,7 @@ class Directory(Asking):
     async def freeze(self, certificate: bytes) -> Entry:
         """Freeze a name by such a certificate. Again is no error."""
         name = decode_operation(certificate).name
-        async with self._turn, self._connected() as link:
+        async with self._connected() as link, self._turn:
             found = await self._lookup(link, name, None)
             if isinstance(found, Found) and found.entry.status is Status.FROZEN:
                 return found.entry
@@ -173,7 +170,7 @@ class Directory(Asking):
         """Take a name over by its recovery key: its entry, whose ``heirs`` are from ``due`` on the
         owners. Again is no error, and does not begin anew."""
         heirs = Keys(1, (sign_public(owner_seed),))
-        async with self._turn, self._connected() as link:
+        async with self._connected() as link, self._turn:
             found = await self._lookup(link, name, None)
             if isinstance(found, Absent):
                 raise OperationRefused(Refusal.NO_SUCH_NAME)
@@ -189,7 +186,7 @@ class Directory(Asking):
     async def inherit(self, name: str, profile: bytes, owner_seed: bytes, known: Entry) -> Found:
         """Put an own profile into a name whose recovery is due."""
         owners = Keys(1, (sign_public(owner_seed),))
-        async with self._turn, self._connected() as link:
+        async with self._connected() as link, self._turn:
             if (known.owners, known.profile) == (owners, profile):
                 found = await self._lookup(link, name, None)
                 if isinstance(found, Absent):
@@ -213,7 +210,7 @@ class Directory(Asking):
         recovery: Keys | None = None,
     ) -> Found:
         check_name(name)
-        async with self._turn, self._connected() as link:
+        async with self._connected() as link, self._turn:
             found = await self._lookup(link, name, known)
             if isinstance(found, Absent):
                 raise OperationRefused(Refusal.NO_SUCH_NAME)
@@ -231,6 +228,19 @@ class Directory(Asking):
                 old,
                 lambda entry: (entry.owners, entry.profile) == (owners, profile),
             )
+
+    async def _config(self, link: Link) -> Config:
+        """The configuration that the policy pins, in full."""
+        reply = await self._ask(link, AskTerms(self._state.size - 1))
+        if not isinstance(reply, TermsAre):
+            raise unexpected(reply)
+        try:
+            config = config_of(reply.config)
+        except DecodeError as error:
+            raise DirectoryLies(Fault.MALFORMED) from error
+        if config.digest() != self._policy.config:
+            raise DirectoryLies(Fault.CONFIG)
+        return config
 
     def _operation(
         self,
@@ -272,7 +282,13 @@ class Directory(Asking):
         return changed
 
     async def _commit_and_register(
-        self, link: Link, name: str, profile: bytes, seed: bytes, old: Entry | None
+        self,
+        link: Link,
+        name: str,
+        profile: bytes,
+        seed: bytes,
+        old: Entry | None,
+        token: Token | None,
     ) -> None:
         namespace = self._policy.namespace
         owners = Keys(1, (sign_public(seed),))
@@ -280,11 +296,7 @@ class Directory(Asking):
         expires = self._state.size + OPERATION_ROUNDS
         hidden = commitment(namespace, name, owners, salt)
         commit = Operation(Kind.COMMIT, namespace, "", 0, 0, ZERO, expires, hidden)
-        try:
-            await self._submit(link, commit)
-        except OperationRefused as error:
-            if error.refusal is not Refusal.COMMIT_REPEATED:
-                raise
+        await self._commit(link, commit if token is None else let_in(Terms(), commit, token))
         register = Operation(
             Kind.REGISTER,
             namespace,
@@ -303,6 +315,19 @@ class Directory(Asking):
             if error.refusal is Refusal.NAME_TAKEN:
                 raise NameTaken from error
             raise
+
+    async def _commit(self, link: Link, commit: Operation) -> None:
+        try:
+            await self._submit(link, commit)
+        except OperationRefused as error:
+            if error.refusal is Refusal.WORK_NEEDED and not commit.work:
+                terms = (await self._config(link)).terms
+                worked = await trio.to_thread.run_sync(
+                    let_in, terms, commit, None, abandon_on_cancel=True
+                )
+                await self._commit(link, worked)
+            elif error.refusal is not Refusal.COMMIT_REPEATED:
+                raise
 
     async def _submit(self, link: Link, operation: Operation) -> None:
         reply = await self._ask(link, Submit(operation.encode()))

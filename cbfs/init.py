@@ -33,11 +33,13 @@ from cbfs.user_names import typed_name
 from cbfs_common.errors import CbfsError, TransportError
 from cbfs_common.names_client import Found
 from cbfs_common.names_policy import parse_policy
+from cbfs_common.names_registration import Token, parse_token
 from cbfs_common.profile import Address, parse_address
 
 T = TypeVar("T")
 
 POLICY_FILE_MAX = 1 << 16
+INVITE_FILE_MAX = 4_096
 
 BOOTSTRAP_TIMEOUT = 300.0
 """Seconds that Tor has to connect."""
@@ -63,20 +65,24 @@ def make(
     policy_file: Path,
     options: NetworkOptions,
     say: Callable[[str], None],
+    invite: Path | None = None,
 ) -> str:
     """Make the account ``name`` in ``directory``, with a server of its own when ``server_url`` is
-    None; the name as the directory has it. Raises CbfsError, and then a name that is taken or an
+    None, and with the invite in a file where the name directory asks for one; the name as the
+    directory has it. Raises CbfsError, and then a name that is taken or an
     address that is wrong has left no account behind."""
     name = typed_name(name)
     server = None if server_url is None else parse_address(server_url)
     wish = Wish(name, server, read_policy(policy_file))
+    token = None if invite is None else _read_invite(invite)
     fresh = not directory.exists()
     try:
         with opened_store(directory, SYSTEM_RANDOM, create=True) as store:
             check_begun(store, directory, wish)
 
             async def steps(network: Network) -> None:
-                await _steps(store, await begin_account(store, wish, network), network.dialer, say)
+                account = await begin_account(store, wish, network)
+                await _steps(store, account, network.dialer, say, token)
 
             run(online, store, directory, options, say, steps, server is None)
     except NameTaken:
@@ -219,8 +225,20 @@ async def _persist(
     raise RuntimeError("no tries")
 
 
+def _read_invite(path: Path) -> Token:
+    try:
+        with path.open(encoding="ascii") as file:
+            return parse_token(file.read(INVITE_FILE_MAX))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CbfsError(f"cannot read an invite from {path}", "is it the right file?") from error
+
+
 async def _steps(
-    store: Store, account: Account, dialer: Dialer, say: Callable[[str], None]
+    store: Store,
+    account: Account,
+    dialer: Dialer,
+    say: Callable[[str], None],
+    token: Token | None,
 ) -> None:
     directory = make_directory(store, account, dialer)
     await _check_free(directory, account)
@@ -231,7 +249,8 @@ async def _steps(
         say("making prekeys")
         await top_up(link, context)
     say(f"registering {account.name}")
-    found = await directory.register(account.name, account.profile.encode(), account.owner)
+    profile = account.profile.encode()
+    found = await directory.register(account.name, profile, account.owner, token)
     # the last step: with the bundle in place the account is finished
     await store.commit(lambda writer: write_own(writer, found))
 

@@ -11,10 +11,12 @@ from cbfs.asking import FOLLOW_MAX, Polled
 from cbfs.directory import Absent, Directory, DirectoryDown, DirectoryLies, Found
 from cbfs_common.errors import CbfsError
 from cbfs_common.names_client import Fault, open_bundle
+from cbfs_common.names_config import Registration, Terms
 from cbfs_common.names_entry import name_index
 from cbfs_common.names_evidence import encode_bundle
-from cbfs_common.names_operations import Refusal, decode_operation
+from cbfs_common.names_operations import OperationRefused, Refusal, decode_operation
 from cbfs_common.names_policy import Policy, parse_policy
+from cbfs_common.names_registration import Invite, Token
 from cbfs_common.names_wire import (
     AskChanges,
     AskHead,
@@ -28,9 +30,10 @@ from cbfs_common.names_wire import (
     Submit,
     Submitted,
 )
+from cbfs_common.primitives import sign_public
 from cbfs_common.profile import Address
 from tests.names_liar import Liar
-from tests.names_local import LIFETIME, POLICY, local
+from tests.names_local import KEYS, LIFETIME, POLICY, Local, local
 from tests.names_naive import NAMESPACE, NOW, make_entry, make_policy
 from tests.names_server import Kept, answering, client
 
@@ -353,19 +356,24 @@ def test_names_are_looked_up_side_by_side() -> None:
     polling(body)
 
 
+def serving(directory: Local) -> Callable[[Request], Reply]:
+    """A real directory, without its programs."""
+
+    def answer(request: Request) -> Reply:
+        if isinstance(request, Submit):
+            outcome = directory.round(decode_operation(request.operation))
+            refused = outcome.refused.get(request.operation)
+            return Refused(refused) if refused else Submitted(0)
+        return directory.answer(request)
+
+    return answer
+
+
 def test_name_is_renewed_for_the_directory_s_term(tmp_path: Path) -> None:
     async def go() -> None:
         with local(tmp_path) as directory:
             own = directory.take("alice")
-
-            def answer(request: Request) -> Reply | None:
-                if isinstance(request, Submit):
-                    outcome = directory.round(decode_operation(request.operation))
-                    refused = outcome.refused.get(request.operation)
-                    return Refused(refused) if refused else Submitted(0)
-                return directory.answer(request)
-
-            async with answering(answer) as address:
+            async with answering(serving(directory)) as address:
                 policy = replace(POLICY, server=address)
                 owner = client(policy, Kept(), lambda: float(directory.now))
                 await owner.lookup("alice")
@@ -375,5 +383,39 @@ def test_name_is_renewed_for_the_directory_s_term(tmp_path: Path) -> None:
                 directory.core.start(directory.now)
                 found = await owner.renew("alice", b"o" * 32, own)
                 assert own.expires < found.entry.expires <= directory.now + LIFETIME
+
+    trio.run(go)
+
+
+REGISTRAR = b"R" * 32
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        Terms(Registration.WORK, work=10),
+        Terms(Registration.INVITE, registrar=sign_public(REGISTRAR)),
+    ],
+)
+def test_client_does_what_the_directory_asks_of_a_newcomer(tmp_path: Path, terms: Terms) -> None:
+    config = KEYS.config(terms)
+    key = b"k" * 32
+    invite = Invite(config.namespace, sign_public(key), NOW + 1_000, "").signed(REGISTRAR)
+
+    async def go() -> None:
+        with local(tmp_path, config) as directory:
+            async with answering(serving(directory)) as address:
+                policy = config.policy(address)
+                owner = client(policy, Kept(), lambda: float(directory.now))
+                token = None
+                if terms.registrar:
+                    with pytest.raises(OperationRefused) as caught:
+                        await owner.register("alice", b"profile", b"n" * 32)
+                    assert caught.value.refusal is Refusal.INVITE_NEEDED
+                    token = Token(key, invite)
+                found = await owner.register("alice", b"profile", b"n" * 32, token)
+                assert found.entry.profile == b"profile"
+                again = await owner.register("alice", b"profile", b"n" * 32, token)
+                assert again.entry == found.entry
 
     trio.run(go)
