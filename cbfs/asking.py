@@ -6,9 +6,9 @@ that is stored; of look-ups that run side by side, one whose head is neither tha
 was shown to follow from it is made again.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -79,11 +79,12 @@ class DirectoryDown(CbfsError):
 
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """What a poll brought: index prefixes (8 bytes) that ``changed`` since the last one.
+    """What a poll brought: index prefixes (8 bytes) that ``changed`` since the last one, each with
+    the last round that did it.
     ``missed``: too many rounds have passed to follow them; anything may have changed.
     ``degraded``: only the policy's weaker quorum has signed, and nothing was learnt."""
 
-    changed: frozenset[bytes] = frozenset()
+    changed: Mapping[bytes, int] = field(default_factory=dict)
     missed: bool = False
     degraded: bool = False
 

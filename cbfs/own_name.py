@@ -85,6 +85,11 @@ class OwnName:
             self.bundle = reader.get(Table.META, b"bundle") or b""
             self.alarm = (reader.get(Table.META, b"alarm") or b"").decode()
 
+    @property
+    def round(self) -> int:
+        """That of the own entry, as it was last made here; -1 for none."""
+        return -1 if self._own is None else self._own.round
+
     async def check(self) -> None:
         """Look the name up, over a connection of its own. Raises what says nothing of the name:
         DirectoryDown, NameExpired, and faults of the answer as a whole."""

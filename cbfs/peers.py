@@ -5,7 +5,7 @@ that is stored by operations that its owner has signed. What does not is kept be
 user to decide, and nothing is sent to that contact until then.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import trio
@@ -184,17 +184,23 @@ class Peers:
         stopped = known.stopped if known.offered == entry else self._clock()
         await self._keep(replace(known, offered=entry, stopped=stopped, doubted=0))
 
-    async def doubt(self, prefixes: frozenset[bytes] | None) -> None:
-        """These index prefixes have changed (None: any may have). One transaction."""
-        namespace = self._directory.policy.namespace
+    async def doubt(self, changed: Mapping[bytes, int] | None) -> None:
+        """These index prefixes have changed in these rounds (None: any may have). What is known of
+        a contact since such a round, or a later one, has it already. One transaction."""
         doubted = [
             replace(contact, doubted=self._clock())
             for contact in self._known.values()
             if not contact.doubted
-            and (prefixes is None or name_index(namespace, contact.name)[:CHANGE_SIZE] in prefixes)
+            and (
+                changed is None or changed.get(self.prefix(contact.name), -1) > contact.entry.round
+            )
         ]
         if doubted:
             await self._keep(*doubted)
+
+    def prefix(self, name: str) -> bytes:
+        """What stands in the change feed for a name (8)."""
+        return name_index(self._directory.policy.namespace, name)[:CHANGE_SIZE]
 
     # what the user decides
 

@@ -20,7 +20,6 @@ from cbfs.own_name import OwnName
 from cbfs.peers import Stopped
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.names_client import NameChanged, Shown, open_bundle
-from cbfs_common.names_entry import CHANGE_SIZE, name_index
 
 POLL = 600.0
 """Mean seconds between polls, which come at exponentially distributed times."""
@@ -122,8 +121,8 @@ class Watch:
             )
             return
         self._context.problems.clear("degraded")
-        index = name_index(self._directory.policy.namespace, own)
-        if polled.missed or index[:CHANGE_SIZE] in polled.changed:
+        changed = polled.changed.get(self._context.peers.prefix(own), -1)
+        if polled.missed or changed > self._own.round:
             await self._own.check()
 
     async def _refresh_own(self) -> None:
@@ -174,8 +173,7 @@ class Watch:
             # signed by the owner: it holds, be it the newest or not
             known = await peers.take(shown.entry, How.BUNDLE)
             if not current:
-                index = name_index(self._directory.policy.namespace, name)
-                await peers.doubt(frozenset((index[:CHANGE_SIZE],)))
+                await peers.doubt({peers.prefix(name): known.entry.round + 1})
         elif current:
             known = await peers.take(shown.entry, How.BUNDLE)
         self._back()

@@ -171,3 +171,19 @@ def test_all_verifiers_together_cannot_replace_a_contact_s_keys(
             assert "does not follow" in bob.alarm
 
     in_town(tmp_path, here.server.url, body)
+
+
+def test_who_is_looked_up_is_not_in_doubt_for_what_was_before(here: World, tmp_path: Path) -> None:
+    """bob registers after alice, and she has not polled since."""
+
+    async def body(town: Town) -> None:
+        async with running(town.account("alice"), NO_TOR) as alice:
+            await write(alice, "bob", "hello")
+            await until(lambda: not alice.report().queue, "the queue to be empty")
+            asked = len(town.asked["alice"])
+            await until(lambda: len(town.asked["alice"]) > asked + 4, "some polls")
+            assert not contact(alice, "bob").doubted
+            town.liar.put(changed=("bob",))
+            await until(lambda: contact(alice, "bob").doubted, "alice to be in doubt")
+
+    in_town(tmp_path, here.server.url, body)

@@ -92,7 +92,7 @@ def test_following_gathers_changes_and_the_root_on_the_way() -> None:
     feed = rounds(9, {2: (b"a" * 8,), 5: (b"b" * 8, b"c" * 8)})
     start = position(feed[:3])
     assert follow(start, feed, 9, past=4) == Followed(
-        position(feed), frozenset((b"b" * 8, b"c" * 8)), position(feed[:4]).root()
+        position(feed), {b"b" * 8: 5, b"c" * 8: 5}, position(feed[:4]).root()
     )
     for missing in (feed[4:], feed[:8], feed[:4] + feed[5:]):
         with pytest.raises(DecodeError):
@@ -182,7 +182,7 @@ def test_poll_follows_the_feed_to_a_new_head() -> None:
     newest = check_newest(POLICY, state, polled(after), NOW)
     assert not newest.degraded
     moved, changes = check_feed(state, newest, whole_feed(longer, after))
-    assert changes == {index}
+    assert changes == {index: 6}
     assert moved.size == 9
     assert moved.feed == moved.head == position(list(whole_feed(longer, after)))
     assert decode_state(moved.encode()) == moved

@@ -4,6 +4,7 @@ Pure: ``check_lookup(policy, state, answer, ...) -> (new state, result)``. Every
 a DirectoryLies with the ``Fault`` that was found first, in the order of the specification.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from cbfs_common.errors import CryptoError, DecodeError, LimitError
@@ -209,9 +210,10 @@ def check_newest(policy: Policy, state: DirectoryState, polled: HeadIs, now: int
 
 def check_feed(
     state: DirectoryState, newest: Newest, rounds: tuple[FeedRound, ...]
-) -> tuple[DirectoryState, frozenset[bytes]]:
+) -> tuple[DirectoryState, Mapping[bytes, int]]:
     """Follow the change feed to a strict ``newest`` head by these rounds: the state after it, and
-    the index prefixes that changed since the last time. Raises DirectoryLies."""
+    the index prefixes that changed since the last time, each with the last round that did it.
+    Raises DirectoryLies."""
     try:
         followed = follow(state.feed, rounds, newest.head.size, past=state.size)
     except DecodeError as error:

@@ -5,7 +5,7 @@ Pure. ``Position`` is how far a client has followed the log: a size and the hash
 made of, so that the next rounds can be added to it without a proof made for this client.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -103,17 +103,18 @@ def position_after(size: int, leaf: bytes, proof: tuple[bytes, ...]) -> Position
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """``passed``: the root (32) at a size on the way, when it was asked for."""
+    """``changes``: index prefix -> the last round that changed it. ``passed``: the root (32) at a
+    size on the way, when it was asked for."""
 
     position: Position
-    changes: frozenset[bytes]
+    changes: Mapping[bytes, int]
     passed: bytes | None
 
 
 def follow(position: Position, rounds: Iterable[FeedRound], end: int, past: int = 0) -> Followed:
     """Go on to ``end`` by these rounds, which may begin earlier and go further; note the root at
     size ``past``. Raises DecodeError when one is missing."""
-    changes: set[bytes] = set()
+    changes: dict[bytes, int] = {}
     passed = position.root() if past == position.size else None
     for each in rounds:
         if each.round.number < position.size or position.size >= end:
@@ -121,9 +122,9 @@ def follow(position: Position, rounds: Iterable[FeedRound], end: int, past: int 
         if each.round.number != position.size:
             break
         position = position.add(each.round.digest())
-        changes.update(each.changes)
+        changes.update(dict.fromkeys(each.changes, each.round.number))
         if past == position.size:
             passed = position.root()
     if position.size != end:
         raise DecodeError("the change feed lacks rounds")
-    return Followed(position, frozenset(changes), passed)
+    return Followed(position, changes, passed)
