@@ -141,10 +141,11 @@ class Tree(Contents):
     # what programs do
 
     def lookup(self, directory: Directory, name: str) -> Node:
-        """Raises TreeError(ENOENT)."""
+        """Raises TreeError(ENOENT), or ENAMETOOLONG: the kernel lets longer names through."""
         node = directory.entries.get(name)
         if node is None:
-            raise TreeError(errno.ENOENT)
+            long = len(name.encode()) > FILE_NAME_MAX
+            raise TreeError(errno.ENAMETOOLONG if long else errno.ENOENT)
         return node
 
     def create(self, directory: Directory, name: str, mode: int, author: Process | None) -> File:
