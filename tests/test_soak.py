@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.soak import kills
+from tests.soak import kills, programs
 
 pytestmark = pytest.mark.mount
 
@@ -13,3 +13,11 @@ def test_kills_and_a_hostile_network_lose_nothing_and_double_nothing() -> None:
     assert (account.lost, account.doubled, account.strange) == ([], [], [])
     assert len(account.saved) > 10
     assert account.kills.total() > 1
+
+
+def test_24_programs_at_once_see_every_byte_and_every_message() -> None:
+    outcome = programs.soak(15)
+    print(outcome.report())
+    assert outcome.wrong == []
+    assert outcome.saved > 6
+    assert outcome.rounds > 8

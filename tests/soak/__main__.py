@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.soak import kills
+from tests.soak import kills, programs
 
 
 def _kills(seconds: float) -> bool:
@@ -17,7 +17,15 @@ def _kills(seconds: float) -> bool:
     return not account.lost and not account.doubled and not account.strange
 
 
-PARTS: dict[str, Callable[[float], bool]] = {"kills": _kills}
+def _programs(seconds: float) -> bool:
+    outcome = programs.soak(seconds)
+    print(outcome.report(), flush=True)
+    for what in outcome.wrong[:20]:
+        print(f"  {what}")
+    return not outcome.wrong
+
+
+PARTS: dict[str, Callable[[float], bool]] = {"kills": _kills, "programs": _programs}
 """A part runs for about so many seconds, prints its figures, and says whether they are right."""
 
 
@@ -25,14 +33,14 @@ def main() -> int:
     """The entry point."""
     parser = argparse.ArgumentParser(
         prog="./run soak",
-        description="Runs each part for SOAK_S seconds (environment; default 1200).",
+        description="Runs each part for SOAK_S seconds (environment; default 600).",
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     options = parser.parse_args()
     for name in options.parts:
         if name not in PARTS:
             parser.error(f"there is no part {name}: they are {', '.join(PARTS)}")
-    seconds = float(os.environ.get("SOAK_S", "1200"))
+    seconds = float(os.environ.get("SOAK_S", "600"))
     failed = []
     for name in options.parts or PARTS:
         started = time.monotonic()

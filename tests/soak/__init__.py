@@ -1,0 +1,1 @@
+"""What is run for a long time, to see what seldom happens. ``PARTS`` are in ``__main__``."""
