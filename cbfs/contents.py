@@ -253,7 +253,7 @@ class Contents:
                 records.append((node.inode, encode_record(node), ()))
                 continue
             record = encode_record(node) if node.names else b""
-            records.append((node.inode, record, _contents(node)))
+            records.append((node.inode, record, own_contents(node)))
 
         def change(writer: Writer) -> None:
             for inode, record, contents in records:
@@ -288,7 +288,7 @@ def drop_scratch(writer: Writer) -> None:
         writer.delete(Table.META, key)
 
 
-def _contents(node: Node) -> tuple[int, ...]:
+def own_contents(node: Node) -> tuple[int, ...]:
     """Ids of what is in the store of a file and of no message."""
     if not isinstance(node, File):
         return ()

@@ -20,11 +20,12 @@ import trio
 from cbfs.account import default_account
 from cbfs.courier import Courier
 from cbfs.engine import running
+from cbfs.mount_table import become, fuse_source, source_of
 from cbfs.network import NetworkOptions, run
 from cbfs.nodes import Text
 from cbfs.operations import Operations
 from cbfs.processes import ProcFS
-from cbfs.restore import restore
+from cbfs.restore import empty_tmp, restore
 from cbfs.reveal import Revealer
 from cbfs.settings import GRACE_MAX
 from cbfs.texts import README, profile_text
@@ -87,8 +88,10 @@ class Options:
 def main() -> int:
     """The entry point."""
     by_mount = _called_by_mount()
-    options, fake = _parse(sys.argv[1:])
     try:
+        options, fake = _parse(sys.argv[1:])
+        if by_mount and _is_there(options):
+            return 0  # mount -a once more
         _prepare(options.mountpoint)
         if options.network.no_tor:
             print("cbfs: without Tor: only addresses of this machine are reached", file=sys.stderr)
@@ -118,12 +121,12 @@ def _called_by_mount() -> bool:
 
 
 def _parse(arguments: list[str]) -> tuple[Options, bool]:
-    """(the options, whether mount(8) asks for a dry run). Exits with 2 for wrong usage."""
+    """(the options, whether mount(8) asks for a dry run). Exits with 2 for wrong usage. Becomes
+    the user that ``uid`` names, whose default account it then is. Raises CbfsError."""
     parser = _parser()
     given = parser.parse_args(arguments)
     if len(given.paths) > 2:
         parser.error("at most an account and a mountpoint")
-    account = Path(given.paths[0]) if len(given.paths) == 2 else default_account()
     no_tor, fuse = given.no_tor, set()
     grace: float | None = None
     tor: dict[str, str] = {}
@@ -134,16 +137,19 @@ def _parse(arguments: list[str]) -> tuple[Options, bool]:
                 grace = float(value)
             except ValueError:
                 parser.error("grace=SECONDS takes a number")
+        elif key == "uid" and value:
+            become(value)
         elif key in {"tor", "bridges", "torrc"} and value:
             tor[key] = value
         elif word == "no_tor":
             no_tor = True
         elif word in {"allow_other", "allow_root"}:
             fuse.add(word)
-        elif word and word not in _IGNORED and not word.startswith("x-"):
+        elif word and key not in _IGNORED and not word.startswith("x-"):
             parser.error(f"unknown option: {word}")
     if grace is not None and not 0 <= grace <= GRACE_MAX:
         parser.error(f"grace=SECONDS is between 0 and {GRACE_MAX:.0f}")
+    account = Path(given.paths[0]) if len(given.paths) == 2 else default_account()
     return (
         Options(
             Path(os.path.abspath(account)),  # noqa: PTH100 - must not follow links
@@ -174,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         dest="words",
         help="grace=SECONDS (in the place of that in config.toml), no_tor,"
         " tor=ADDRESS (the control socket or HOST:PORT of the tor to use, or own), bridges=FILE,"
-        " torrc=FILE, allow_other, and what mount(8) passes",
+        " torrc=FILE, uid=USER (root mounts as that user), allow_other, and what mount(8) passes",
     )
     parser.add_argument("--foreground", action="store_true", help="stay, and log to stderr")
     parser.add_argument(
@@ -192,6 +198,15 @@ def _tor_options(words: dict[str, str]) -> TorOptions:
         return Path(words[key]).absolute() if key in words else None
 
     return TorOptions(words.get("tor", ""), path("bridges"), path("torrc"))
+
+
+def _is_there(options: Options) -> bool:
+    """Whether this very account is mounted there, by a daemon that lives."""
+    try:
+        os.statvfs(options.mountpoint)
+    except OSError:
+        return False
+    return source_of(options.mountpoint) == str(options.account)
 
 
 def _prepare(mountpoint: Path) -> None:
@@ -297,6 +312,7 @@ async def _run(options: Options, ready: Callable[[], None]) -> None:
                     courier.showing.revealer = None
                 await operations.save_open()
                 await courier.views.flush()
+                await engine.store.commit(empty_tmp(courier.tree))
             pyfuse3.close(unmount=True)
         nursery.cancel_scope.cancel()
 
@@ -310,7 +326,8 @@ def _texts(courier: Courier, name: str, profile: str) -> None:
 
 
 def _init(operations: Operations, options: Options) -> None:
-    fuse_options = {"fsname=cbfs", "subtype=cbfs", "nosuid", "nodev", "noexec"}
+    source = fuse_source(options.account)
+    fuse_options = {source, "subtype=cbfs", "nosuid", "nodev", "noexec"}
     fuse_options |= {"default_permissions"} | options.fuse
     try:
         pyfuse3.init(operations, str(options.mountpoint), fuse_options)

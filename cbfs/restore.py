@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from cbfs.areas import Area
 from cbfs.book import u64
-from cbfs.contents import drop_scratch
+from cbfs.contents import drop_scratch, own_contents
 from cbfs.nodes import Directory, File, Node, decode_record, set_area
 from cbfs.store import Table, Writer
 from cbfs.tree import OUTBOX, ROOT, UI_INFO, Tree
@@ -41,6 +41,30 @@ def restore(tree: Tree) -> Callable[[Writer], None]:
             writer.delete(Table.NODES, u64(inode))
             if isinstance(node, File) and node.content:
                 writer.delete_prefix(Table.CONTENT, u64(node.content.id))
+
+    return forget
+
+
+def empty_tmp(tree: Tree) -> Callable[[Writer], None]:
+    """At the end: the change that takes out what is in tmp/. A crash before it leaves that to the
+    next mount."""
+    inodes: list[int] = []
+    contents: list[int] = []
+    folders = [tree.tmp]
+    while folders:
+        for node in folders.pop().entries.values():
+            inodes.append(node.inode)
+            if isinstance(node, Directory):
+                folders.append(node)
+            elif isinstance(node, File):
+                contents += own_contents(node)
+
+    def forget(writer: Writer) -> None:
+        for inode in inodes:
+            writer.delete(Table.NODES, u64(inode))
+        for content in contents:
+            writer.delete_prefix(Table.CONTENT, u64(content))
+        drop_scratch(writer)
 
     return forget
 

@@ -18,7 +18,8 @@ from cbfs.deliveries import add_jobs, job_for
 from cbfs.nodes import Directory, MessageFile
 from cbfs.progress import arriving, sending, sent_share
 from cbfs.quarantine import Unread, Why, keep
-from cbfs.store import CannotWrite, Writer
+from cbfs.restore import empty_tmp
+from cbfs.store import CannotWrite, Table, Writer
 from cbfs.xattrs import xattrs
 from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.message import Part
@@ -73,6 +74,21 @@ def test_scratch_files_of_yesterday_are_removed(tmp_path: Path) -> None:
         mount.courier.retry()
         await until(lambda: set(folder.entries) == {".fresh.swp", "open~"})
         assert not mount.backend.sent
+
+    run(tmp_path, body)
+
+
+def test_tmp_is_empty_after_the_end(tmp_path: Path) -> None:
+    async def body(mount: Mount) -> None:
+        tree, store = mount.tree, mount.backend.store
+        await mount.save(tree.tmp, "f", b"gone")
+        await mount.save(await tree.mkdir(tree.tmp, "folder"), "g", bytes(100_000))
+        await tree.symlink(tree.tmp, "link", "f", None)
+        await mount.save(tree.ui_info, "kept", b"kept")
+        await store.commit(empty_tmp(tree))
+        with store.read() as reader:
+            assert reader.count(Table.NODES) == 1
+            assert reader.count(Table.CONTENT) == 1
 
     run(tmp_path, body)
 

@@ -1,0 +1,49 @@
+"""What is mounted here, and for whom: what mount(8) and we ourselves ask before mounting."""
+
+import os
+import pwd
+import re
+from pathlib import Path
+
+from cbfs_common.errors import CbfsError
+
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+
+
+def source_of(mountpoint: Path) -> str | None:
+    """What cbfs has mounted there: the account's directory. None when it has nothing there."""
+    found = None
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        head, _, tail = line.partition(" - ")
+        kind, source = tail.split(" ")[:2]
+        if _plain(head.split(" ")[4]) == str(mountpoint):  # the last one is on top
+            found = _plain(source) if kind == "fuse.cbfs" else None
+    return found
+
+
+def fuse_source(account: Path) -> str:
+    """The option that says what is mounted, so that ``mount -a`` knows it again. FUSE takes a
+    comma for the end of the option."""
+    name = str(account).replace("\\", "\\\\").replace(",", "\\,")
+    return f"fsname={name}"
+
+
+def become(user: str) -> None:
+    """Of root: go on as this user, by name or number. Raises CbfsError."""
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except KeyError as error:
+        raise CbfsError(f"there is no user {user}", "see: getent passwd") from error
+    if os.getuid() == entry.pw_uid:
+        return
+    try:
+        os.initgroups(entry.pw_name, entry.pw_gid)
+        os.setgid(entry.pw_gid)
+        os.setuid(entry.pw_uid)
+    except PermissionError as error:
+        raise CbfsError("only root may mount for somebody else", "leave out uid=") from error
+    os.environ |= {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
+
+
+def _plain(escaped: str) -> str:
+    return _ESCAPED.sub(lambda match: chr(int(match[1], 8)), escaped)
