@@ -7,13 +7,22 @@ store/     LMDB, every value sealed (``cbfs.store``)
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from cbfs.packing import pack, unpack
-from cbfs.rootfile import NO_LOCK, Kind, Protection, RootFile, Unlock, make_root_file
+from cbfs.passphrase import Guard
+from cbfs.rootfile import (
+    NO_LOCK,
+    Kind,
+    Protection,
+    RootFile,
+    Unlock,
+    make_root_file,
+    protections,
+)
 from cbfs.store import Store, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public, kem_encapsulate, sign_public
@@ -23,8 +32,16 @@ from cbfs_common.session import Party
 SYSTEM_RANDOM = Random(os.urandom, kem_encapsulate)
 """The real randomness; everything below the entry points is given it."""
 
-_ACCOUNT = b"account"
+ACCOUNT = b"account"
+FINISHED = b"own"
+"""In Table.META: the account itself, and the proof of its name, which the last step of making an
+account writes."""
+
 _NEXT = b"account next"
+
+ACCOUNT_ATTRIBUTE = "user.cbfs.account"
+"""Of the root of a mount: the path of its account directory."""
+
 
 FORMER_KEPT = 60 * 86_400
 """Seconds for which a former mailbox is still looked into: as long as a prekey taken there can be
@@ -120,7 +137,7 @@ def make_account(name: str, server: Address, policy: str, random: Random) -> Acc
 def load_account(store: Store) -> Account | None:
     """The account in this store, or None when none was made yet."""
     with store.read() as reader:
-        data = reader.get(Table.META, _ACCOUNT)
+        data = reader.get(Table.META, ACCOUNT)
     return None if data is None else _decode(data)
 
 
@@ -138,7 +155,7 @@ def put_next(writer: Writer, account: Account) -> None:
 
 def put_account(writer: Writer, account: Account) -> None:
     """This is the account from now on; a change that led to it is done."""
-    writer.put(Table.META, _ACCOUNT, account.encode())
+    writer.put(Table.META, ACCOUNT, account.encode())
     writer.delete(Table.META, _NEXT)
 
 
@@ -187,12 +204,27 @@ def no_lock(protection: Protection) -> bytes:
     return NO_LOCK
 
 
+def asks_for_passphrase(directory: Path) -> bool:
+    """Whether it takes a passphrase to open the account there. False when nobody can tell."""
+    return any(p.kind is Kind.PASSPHRASE for p in protections(directory / "root.key"))
+
+
+def protection_of(directory: Path) -> Kind | None:
+    """What protects the account there, or None when there is none."""
+    return next((p.kind for p in protections(directory / "root.key")), None)
+
+
 @contextmanager
 def opened_store(
-    directory: Path, random: Random, unlock: Unlock = no_lock, *, create: bool = False
+    directory: Path,
+    random: Random,
+    unlock: Unlock = no_lock,
+    *,
+    create: Callable[[], Guard] | None = None,
 ) -> Iterator[Store]:
-    """The store of an account directory, locked against every other program. Raises CbfsError."""
-    if create:
+    """The store of an account directory, locked against every other program. ``create`` gives
+    what protects one that has to be made. Raises CbfsError."""
+    if create is not None:
         _make_directory(directory)
     elif not (directory / "root.key").exists():
         raise CbfsError(
@@ -200,11 +232,28 @@ def opened_store(
             f"make one: cbfs init NAME --account {directory} --server URL --names POLICYFILE",
         )
     with _locked(directory):
-        store = _open_store(directory, random, unlock)
+        store = _open_store(directory, random, unlock, create)
         try:
             yield store
         finally:
             store.close()
+
+
+@contextmanager
+def reading_store(directory: Path, random: Random, unlock: Unlock = no_lock) -> Iterator[Store]:
+    """The store of an account directory to read, be it mounted or not. Raises CbfsError."""
+    if not (directory / "root.key").exists():
+        raise CbfsError(f"there is no account in {directory}", "name one")
+    root_file = RootFile(directory / "root.key", unlock, random.token, read_only=True)
+    try:
+        store = Store(directory / "store", root_file, random, read_only=True)
+    except BaseException:
+        root_file.close()
+        raise
+    try:
+        yield store
+    finally:
+        store.close()
 
 
 def _make_directory(directory: Path) -> None:
@@ -238,16 +287,25 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _open_store(directory: Path, random: Random, unlock: Unlock) -> Store:
+def _open_store(
+    directory: Path, random: Random, unlock: Unlock, create: Callable[[], Guard] | None
+) -> Store:
     path = directory / "root.key"
+    guard = None
     try:
-        if not path.exists():
-            make_root_file(path, Protection(), NO_LOCK, random.token)
+        if not path.exists() and create is not None:
+            guard = create()
+            make_root_file(path, guard.protection, guard.lock, random.token)
     except OSError as error:
         raise CbfsError(
             f"cannot write {path}: {error.strerror}", "is it yours, and the disk writable?"
         ) from error
-    root_file = RootFile(path, unlock, random.token)
+    made = guard
+
+    def known(protection: Protection) -> bytes:
+        return made.lock if made and made.protection == protection else unlock(protection)
+
+    root_file = RootFile(path, known, random.token)
     try:
         return Store(directory / "store", root_file, random)
     except BaseException:

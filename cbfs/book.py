@@ -176,6 +176,11 @@ def _message(key: bytes, data: bytes) -> Message:
     )
 
 
+def content_of(key: bytes, data: bytes) -> int:
+    """The content that a message's record refers to."""
+    return _message(key, data).content.id
+
+
 def put_message(writer: Writer, message: Message) -> None:
     """Store it, or store what has changed of it."""
     content = message.content

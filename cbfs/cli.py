@@ -5,11 +5,13 @@ import os
 import sys
 from pathlib import Path
 
-from cbfs import demo, init
+from cbfs import demo, init, memory
 from cbfs.account import SYSTEM_RANDOM
+from cbfs.cli_account import add_export, add_passphrase, add_protection, guard, restore
 from cbfs.cli_names import add_name, add_verify
 from cbfs.cli_network import absolute, add_account, add_network, network_options, say
 from cbfs.onion_keys import admission
+from cbfs.passphrase import Asking, unlocking
 from cbfs_common.errors import CbfsError
 
 _EXAMPLES = """examples:
@@ -18,11 +20,14 @@ _EXAMPLES = """examples:
   mkdir ~/chat/outbox/bob && echo hello > ~/chat/outbox/bob/hi
   cbfs verify ~/chat bob
   cbfs status ~/chat
+  cbfs export ~/chat ~/chat.export
+  cbfs init --restore ~/chat.export
 """
 
 
 def main() -> int:
     """The entry point."""
+    memory.protect()
     options = _parser().parse_args()
     try:
         return int(options.run(options))
@@ -46,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     _init_parser(commands)
     add_verify(commands)
     add_name(commands)
+    add_passphrase(commands)
+    add_export(commands)
 
     status = commands.add_parser("status", help="tell how a mount is doing")
     status.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
@@ -89,9 +96,9 @@ def _onion_key(options: argparse.Namespace) -> int:
 
 def _init_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("init", help="make an account and register its name")
-    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("name", nargs="?", metavar="NAME")
     add_account(parser)
-    home = parser.add_mutually_exclusive_group(required=True)
+    home = parser.add_mutually_exclusive_group()
     home.add_argument("--server", metavar="URL", help="the home server: cbfs://KEY@HOST:PORT")
     home.add_argument(
         "--own-server",
@@ -101,7 +108,6 @@ def _init_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument(
         "--names",
-        required=True,
         type=Path,
         metavar="POLICYFILE",
         help="the policy file of the name directory",
@@ -113,11 +119,25 @@ def _init_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="the invite that the directory's operator has given, where one is needed",
     )
     add_network(parser)
-    parser.set_defaults(run=_init)
+    parser.add_argument(
+        "--restore", type=Path, metavar="FILE", help="make the account that was exported to FILE"
+    )
+    parser.add_argument(
+        "--export-passphrase-fd",
+        type=int,
+        metavar="N",
+        help="read the passphrase of the export from descriptor N",
+    )
+    add_protection(parser)
+    parser.set_defaults(run=_init, usage=parser.error)
 
 
 def _init(options: argparse.Namespace) -> int:
     account = options.account.absolute()
+    if options.restore:
+        return restore(options, account)
+    if not (options.name and options.names and (options.server or options.own_server)):
+        options.usage("NAME, --server or --own-server, and --names are needed")
     name = init.make(
         options.name,
         account,
@@ -126,6 +146,8 @@ def _init(options: argparse.Namespace) -> int:
         network_options(options),
         say,
         absolute(options.invite),
+        unlocking(Asking(options.passphrase_fd).once),
+        lambda: guard(options, options.name),
     )
     tail = " --no-tor" if options.no_tor else ""
     print(f"{name} is ready. Mount it: mount.cbfs {account} MOUNTPOINT{tail}")

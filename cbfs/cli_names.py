@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 from cbfs.areas import VERIFIED
+from cbfs.cli_account import add_old_passphrase
 from cbfs.cli_network import absolute, add_account, add_network, network_options, say
 from cbfs.owner import Owner
+from cbfs.passphrase import Asking, unlocking
 from cbfs.texts import moment
 from cbfs.user_names import typed_name
 from cbfs_common.errors import CbfsError
@@ -74,6 +76,7 @@ def add_name(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     release.set_defaults(run=_release)
     for action in (show, update, rotate, renew, freeze, recover, cancel, release):
         add_account(action)
+        add_old_passphrase(action)
         add_network(action)
 
 
@@ -94,7 +97,8 @@ def add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _owner(options: argparse.Namespace) -> Owner:
-    return Owner(options.account.absolute(), network_options(options), say)
+    unlock = unlocking(Asking(options.account_passphrase_fd).once)
+    return Owner(options.account.absolute(), network_options(options), say, unlock)
 
 
 def _show(options: argparse.Namespace) -> int:

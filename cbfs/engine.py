@@ -16,6 +16,7 @@ from cbfs.account import (
     load_account,
     load_next,
     load_own_server,
+    no_lock,
     opened_store,
 )
 from cbfs.configuration import Configuration
@@ -42,6 +43,7 @@ from cbfs.pacing import PacedDialer
 from cbfs.peers import PREPARE_MAX, Peers, Unknown, checked
 from cbfs.receiver import Receiver
 from cbfs.reminders import Reminders
+from cbfs.rootfile import Unlock
 from cbfs.sender import Sender
 from cbfs.sessions import Sessions
 from cbfs.store import Store, Table, Writer
@@ -369,10 +371,12 @@ def passing_directory(policy: str, dialer: Dialer) -> Directory:
 
 
 @asynccontextmanager
-async def running(account_directory: Path, options: NetworkOptions) -> AsyncIterator[Engine]:
+async def running(
+    account_directory: Path, options: NetworkOptions, unlock: Unlock = no_lock
+) -> AsyncIterator[Engine]:
     """Open the account and keep it going until the block ends. Raises CbfsError."""
     problems = Problems(lambda: None)
-    with opened_store(account_directory, SYSTEM_RANDOM) as store:
+    with opened_store(account_directory, SYSTEM_RANDOM, unlock) as store:
         account = load_account(store)
         with store.read() as reader:
             finished = reader.get(Table.META, b"own") is not None

@@ -14,6 +14,7 @@ from cbfs.account import (
     load_account,
     load_own_server,
     make_account,
+    no_lock,
     opened_store,
     put_account,
     put_own_server,
@@ -27,7 +28,9 @@ from cbfs.link import open_link
 from cbfs.network import Network, NetworkOptions, reaching, run
 from cbfs.own_name import write_own
 from cbfs.own_server import OwnServer
+from cbfs.passphrase import Guard
 from cbfs.prekeys import top_up
+from cbfs.rootfile import Unlock
 from cbfs.store import Store, Table, Writer
 from cbfs.user_names import typed_name
 from cbfs_common.errors import CbfsError, TransportError
@@ -66,6 +69,8 @@ def make(
     options: NetworkOptions,
     say: Callable[[str], None],
     invite: Path | None = None,
+    unlock: Unlock = no_lock,
+    guard: Callable[[], Guard] = Guard,
 ) -> str:
     """Make the account ``name`` in ``directory``, with a server of its own when ``server_url`` is
     None, and with the invite in a file where the name directory asks for one; the name as the
@@ -77,7 +82,7 @@ def make(
     token = None if invite is None else _read_invite(invite)
     fresh = not directory.exists()
     try:
-        with opened_store(directory, SYSTEM_RANDOM, create=True) as store:
+        with opened_store(directory, SYSTEM_RANDOM, unlock, create=guard) as store:
             check_begun(store, directory, wish)
 
             async def steps(network: Network) -> None:

@@ -11,22 +11,25 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyfuse3
 import trio
 
-from cbfs.account import default_account
+from cbfs import memory
+from cbfs.account import asks_for_passphrase, default_account, no_lock
 from cbfs.courier import Courier
 from cbfs.engine import running
 from cbfs.mount_table import become, fuse_source, source_of
 from cbfs.network import NetworkOptions, run
 from cbfs.nodes import Text
 from cbfs.operations import Operations
+from cbfs.passphrase import Asking, unlocking
 from cbfs.processes import ProcFS
 from cbfs.restore import empty_tmp, restore
 from cbfs.reveal import Revealer
+from cbfs.rootfile import Unlock
 from cbfs.settings import GRACE_MAX
 from cbfs.texts import README, profile_text
 from cbfs.tor_config import TorOptions
@@ -83,10 +86,13 @@ class Options:
     grace: float | None
     network: NetworkOptions
     fuse: frozenset[str]
+    asking: Asking
+    unlock: Unlock = no_lock
 
 
 def main() -> int:
     """The entry point."""
+    memory.protect()
     by_mount = _called_by_mount()
     try:
         options, fake = _parse(sys.argv[1:])
@@ -97,6 +103,7 @@ def main() -> int:
             print("cbfs: without Tor: only addresses of this machine are reached", file=sys.stderr)
         if fake:
             return 0
+        options = _unlocked(options)
         if options.foreground:
             logging.basicConfig(level=logging.WARNING, format="cbfs: %(message)s")
             _serve(options, lambda: None)
@@ -105,6 +112,14 @@ def main() -> int:
     except CbfsError as error:
         _complain(error)
         return FAILED_FOR_MOUNT if by_mount else FAILED
+
+
+def _unlocked(options: Options) -> Options:
+    """With the passphrase, when the account takes one: the terminal is here, not in the daemon."""
+    if not asks_for_passphrase(options.account):
+        return replace(options, unlock=unlocking(options.asking.once))
+    passphrase = options.asking.once()
+    return replace(options, unlock=unlocking(lambda: passphrase))
 
 
 def _complain(error: CbfsError) -> None:
@@ -130,6 +145,7 @@ def _parse(arguments: list[str]) -> tuple[Options, bool]:
     no_tor, fuse = given.no_tor, set()
     grace: float | None = None
     tor: dict[str, str] = {}
+    asking = Asking()
     for word in ",".join(given.words).split(","):
         key, _, value = word.partition("=")
         if key == "grace":
@@ -141,6 +157,10 @@ def _parse(arguments: list[str]) -> tuple[Options, bool]:
             become(value)
         elif key in {"tor", "bridges", "torrc"} and value:
             tor[key] = value
+        elif key == "passphrase_fd":
+            if not value.isdecimal():
+                parser.error("passphrase_fd=N takes the number of a descriptor")
+            asking = Asking(int(value))
         elif word == "no_tor":
             no_tor = True
         elif word in {"allow_other", "allow_root"}:
@@ -158,6 +178,7 @@ def _parse(arguments: list[str]) -> tuple[Options, bool]:
             grace,
             NetworkOptions(no_tor, _tor_options(tor)),
             frozenset(fuse),
+            asking,
         ),
         given.fake,
     )
@@ -180,7 +201,8 @@ def _parser() -> argparse.ArgumentParser:
         dest="words",
         help="grace=SECONDS (in the place of that in config.toml), no_tor,"
         " tor=ADDRESS (the control socket or HOST:PORT of the tor to use, or own), bridges=FILE,"
-        " torrc=FILE, uid=USER (root mounts as that user), allow_other, and what mount(8) passes",
+        " torrc=FILE, passphrase_fd=N (read the passphrase from that descriptor),"
+        " uid=USER (root mounts as that user), allow_other, and what mount(8) passes",
     )
     parser.add_argument("--foreground", action="store_true", help="stay, and log to stderr")
     parser.add_argument(
@@ -284,14 +306,16 @@ def _child(options: Options, writing: int) -> int:
 
 def _serve(options: Options, ready: Callable[[], None]) -> None:
     """Until unmounted. Raises CbfsError when the mount cannot be made."""
+    memory.lock_present()
     run(_run, options, ready)
 
 
 async def _run(options: Options, ready: Callable[[], None]) -> None:
     async with (
-        running(options.account, options.network) as engine,
+        running(options.account, options.network, options.unlock) as engine,
         trio.open_nursery() as nursery,
     ):
+        memory.lock_future()
         courier = Courier(engine, ProcFS(), options.grace, nursery)
         engine.attach(courier)  # at once: what arrives from now on is not in the tree yet
         _texts(courier, engine.name, profile_text(engine.name, engine.profile))

@@ -93,6 +93,9 @@ class Operations(pyfuse3.Operations):
         self._tree = courier.tree
         self._processes = processes
         self._capacity = Capacity(account, self._tree.backend.store)
+        self._xattrs: Callable[[int], dict[str, str]] = lambda inode: xattrs(
+            self._node(inode), courier.tree.backend, account
+        )
         self._uid, self._gid = os.getuid(), os.getgid()
         self._inodes = self._tree.inodes
         self._handles = Handles()
@@ -338,19 +341,17 @@ class Operations(pyfuse3.Operations):
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         if not name.startswith(b"user."):
             raise FUSEError(errno.ENOTSUP)
-        value = xattrs(self._node(inode), self._tree.backend).get(name.decode(errors="replace"))
+        value = self._xattrs(inode).get(name.decode(errors="replace"))
         if value is None:
             raise FUSEError(pyfuse3.ENOATTR)
-        return value.encode()
+        return os.fsencode(value)
 
     @_handler
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[XAttrNameT]:
-        return [XAttrNameT(name.encode()) for name in xattrs(self._node(inode), self._tree.backend)]
+        return [XAttrNameT(name.encode()) for name in self._xattrs(inode)]
 
     @_handler
-    async def setxattr(
-        self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
-    ) -> None:
+    async def setxattr(self, *_arguments: object) -> None:
         raise FUSEError(errno.ENOTSUP)
 
     @_handler

@@ -16,6 +16,7 @@ from cbfs.account import (
     Account,
     load_account,
     load_next,
+    no_lock,
     opened_store,
     put_account,
     put_next,
@@ -31,7 +32,9 @@ from cbfs.init import Wish, begin_account, check_begun, online, reached, read_po
 from cbfs.link import open_link
 from cbfs.network import Network, NetworkOptions, run
 from cbfs.own_name import Intent, read_own, write_intent, write_own
+from cbfs.passphrase import Guard
 from cbfs.prekeys import top_up
+from cbfs.rootfile import Unlock
 from cbfs.store import Store, Table, Writer
 from cbfs.texts import moment
 from cbfs_common.errors import CbfsError
@@ -47,10 +50,13 @@ T = TypeVar("T")
 class Owner:
     """An account directory with its name, and the way to servers."""
 
-    def __init__(self, place: Path, options: NetworkOptions, say: Say) -> None:
+    def __init__(
+        self, place: Path, options: NetworkOptions, say: Say, unlock: Unlock = no_lock
+    ) -> None:
         self._place = place
         self._options = options
         self._say = say
+        self._unlock = unlock
 
     def show(self) -> str:
         """What the directory has for the name, in words."""
@@ -171,7 +177,7 @@ class Owner:
         """Take a name over by its recovery key, into a new account: done in two goes. Gives when
         the second is due (seconds since 1970), 0 when the account is ready."""
         policy, seed = read_policy(policy_file), read_seed(recovery)
-        with opened_store(self._place, SYSTEM_RANDOM, create=True) as store:
+        with opened_store(self._place, SYSTEM_RANDOM, self._unlock, create=Guard) as store:
             wish = Wish(name, server, policy)
             check_begun(store, self._place, wish)
 
@@ -192,7 +198,7 @@ class Owner:
             return run(online, store, self._place, self._options, self._say, steps)
 
     def _run(self, steps: "Callable[[_At], Awaitable[T]]", *, offline: bool = False) -> T:
-        with opened_store(self._place, SYSTEM_RANDOM) as store:
+        with opened_store(self._place, SYSTEM_RANDOM, self._unlock) as store:
             account = load_account(store)
             with store.read() as reader:
                 own = read_own(reader)

@@ -132,15 +132,23 @@ class RootFile:
         try:
             return open_sealed(key, nonce, slot.sealed, slot.bound)
         except CryptoError as error:
-            raise WrongPassphrase from error
+            if slot.protection.kind is Kind.PASSPHRASE:
+                raise WrongPassphrase from error
+            raise RootError(f"the key of {self._path} does not open it") from error
 
     def holds(self, generation: int) -> bool:
         """Whether a slot is of this generation."""
         return any(slot.generation == generation for slot in self._slots())
 
-    def protections(self) -> list[Protection]:
-        """How it is protected; two different ones after a crash in a change of it."""
-        return list(dict.fromkeys(slot.protection for slot in self._slots()))
+    @property
+    def protection(self) -> Protection:
+        """How what is open is protected."""
+        return self._protection
+
+    @property
+    def lock(self) -> bytes:
+        """The lock (32) under which it is."""
+        return self._lock
 
     def protect(self, protection: Protection, lock: bytes) -> None:
         """What is prepared from now on is sealed under this lock."""
@@ -183,6 +191,18 @@ class RootFile:
                 f"{self._path} is damaged", "restore an export: cbfs init --restore FILE"
             )
         return found
+
+
+def protections(path: Path) -> list[Protection]:
+    """How the root file there is protected; two different ones after a crash in a change of it,
+    none when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(2 * BLOCK)
+    except OSError:
+        return []
+    slots = (_decode(data[start : start + _SLOT.size]) for start in (0, BLOCK))
+    return [slot.protection for slot in slots if slot is not None]
 
 
 def make_root_file(

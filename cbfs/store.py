@@ -41,7 +41,7 @@ from cbfs.records import (
     TxnNodes,
     Writer,
 )
-from cbfs.rootfile import RootError, RootFile
+from cbfs.rootfile import Protection, RootError, RootFile
 from cbfs_common.primitives import KEY_SIZE, Random
 
 __all__ = ["CannotWrite", "DamagedRecord", "Reader", "Store", "StoreError", "Table", "Writer"]
@@ -123,6 +123,18 @@ class Store:
                 self.write(lambda writer: writer.put(Table.META, _BLIND, fresh))
         return key
 
+    def protect(self, protection: Protection, lock: bytes) -> Protection:
+        """Seal the root's key, and a new one at that, under another lock (32). Gives what
+        protected it before. Before ``run`` only; a crash leaves the one or the other."""
+        before = self._root_file.protection, self._root_file.lock
+        self._root_file.protect(protection, lock)
+        try:
+            self.write(lambda writer: writer.put(Table.META, _BLIND, self._tables.blind_key))
+        except StoreError:
+            self._root_file.protect(*before)
+            raise
+        return before[0]
+
     def close(self) -> None:
         """Close the files. Nothing may be waiting."""
         self._env.close()
@@ -148,6 +160,18 @@ class Store:
                 "the store cannot be read",
                 "what is intact can be saved: cbfs export ACCOUNT FILE",
             ) from error
+
+    def salvage(self, reader: Reader, table: Table) -> Iterator[tuple[bytes, bytes | None]]:
+        """All records of a table, in order of their keys; None in the place of a value that is
+        damaged. When LMDB finds no way on, that is the last one, with an empty key."""
+        try:
+            for key in reader.keys(table):
+                try:
+                    yield key, reader.get(table, key)
+                except DamagedRecord:
+                    yield key, None
+        except lmdb.Error:
+            yield b"", None
 
     def _snapshot(self) -> tuple[Any, int, KeyReader]:
         """A transaction, its generation, and the tree of keys as it was then."""

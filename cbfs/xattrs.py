@@ -1,19 +1,25 @@
 """The extended attributes of what the mount shows: ``user.cbfs.*``, all listed in mount.cbfs(8)."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
+from cbfs.account import ACCOUNT_ATTRIBUTE
 from cbfs.model import Backend, Message
 from cbfs.nodes import File, MessageFile, Node
 from cbfs.progress import arriving, sent_share
 from cbfs.provided import Provided
 from cbfs.quarantine_folder import UnreadFile
 from cbfs.store import Store
+from cbfs.tree import ROOT
 
 PREFIX = "user.cbfs."
 
 
-def xattrs(node: Node, backend: Backend) -> dict[str, str]:
-    """Those of a message, a conversation, a draft or an envelope; empty for all else."""
+def xattrs(node: Node, backend: Backend, account: Path | None = None) -> dict[str, str]:
+    """Those of a message, a conversation, a draft, an envelope, or the root of the mount of the
+    account directory ``account``; empty for all else."""
+    if account is not None and node.inode == ROOT:
+        return {ACCOUNT_ATTRIBUTE: str(account)}
     found: dict[str, str] = {}
     if isinstance(node, MessageFile):
         message = backend.message(node.conversation, node.serial)

@@ -31,6 +31,7 @@ from cbfs.model import (
     View,
 )
 from cbfs.network import NetworkOptions
+from cbfs.rootfile import Unlock
 from cbfs.store import Store, Table, Writer
 from cbfs_common.names_entry import Entry, Keys, Status
 from cbfs_common.profile import Address, Profile
@@ -236,7 +237,9 @@ async def _obey(backend: FakeBackend) -> None:
 
 
 @asynccontextmanager
-async def running(account: Path, _options: NetworkOptions) -> AsyncIterator[FakeBackend]:
+async def running(
+    account: Path, _options: NetworkOptions, _unlock: Unlock
+) -> AsyncIterator[FakeBackend]:
     """What ``cbfs.engine.running`` is for the real engine."""
     store = open_store(account)
     async with trio.open_nursery() as committer:

@@ -15,6 +15,7 @@ from cbfs.dial import LoopbackDialer
 from cbfs.engine import make_context, make_directory
 from cbfs.link import Link, ServerRefused
 from cbfs.pacing import PacedDialer
+from cbfs.passphrase import Guard
 from cbfs.prekeys import top_up
 from cbfs.store import Table
 from cbfs_common.limits import PREKEYS_ONE_TIME
@@ -61,7 +62,7 @@ class Server(Link):
 
 @asynccontextmanager
 async def account(directory: Path) -> AsyncIterator[Context]:
-    with opened_store(directory, SYSTEM_RANDOM, create=True) as store:
+    with opened_store(directory, SYSTEM_RANDOM, create=Guard) as store:
         server = Address(dh_public(SYSTEM_RANDOM.token(32)), "127.0.0.1", 1)
         made = make_account("alice", server, make_policy(server).encode(), SYSTEM_RANDOM)
         dialer = PacedDialer(LoopbackDialer(), Configuration(store), SYSTEM_RANDOM)

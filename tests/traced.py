@@ -28,6 +28,7 @@ from cbfs.model import Content, Outgoing
 from cbfs.network import Network
 from cbfs.own_name import OwnName
 from cbfs.pacing import PacedDialer
+from cbfs.passphrase import Guard
 from cbfs.settings import Settings
 from cbfs.store import Store as ClientStore
 from cbfs.store import Table, Writer
@@ -258,7 +259,7 @@ def trace(
             alice, bob = (make_account(n, address, policy, random) for n in ("alice", "bob"))
             for account in (alice, bob):
                 await _upload_prekeys(address, account, random)
-            with opened_store(place / "alice", random, create=True) as store:
+            with opened_store(place / "alice", random, create=Guard) as store:
                 async with trio.open_nursery() as committer:
                     await committer.start(store.run)
                     async with _engine(store, alice, bob, conduct, dialer, random, clock) as engine:
