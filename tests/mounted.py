@@ -67,6 +67,11 @@ class Mounted:
         except OSError:  # the mount of a daemon that was killed
             return False
 
+    @property
+    def pid(self) -> int:
+        """Of the daemon."""
+        return self._daemon.pid if self._daemon else 0
+
     def log(self) -> str:
         """What the daemon has written to stderr."""
         self._log.seek(0)

@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 
-from tests.bench import core, mounts, server, tor
+from tests.bench import core, files, mounts, server, tor
 from tests.bench.table import Row, Table
 
 GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
@@ -18,6 +18,10 @@ GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "crowd": server.crowd,
     "latency": mounts.latency,
     "folder": mounts.folder,
+    "lists": files.lists,
+    "reads": files.reads,
+    "bulk": files.bulk,
+    "news": files.news,
     "tor": tor.over_tor,
 }
 
