@@ -102,11 +102,15 @@ class Mounted:
         self._daemon.stdin.write(f"{line}\n".encode())
         self._daemon.stdin.flush()
 
-    def signal(self, number: signal.Signals) -> int:
-        """Send a signal to the daemon; its exit code."""
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the daemon."""
         if self._daemon is None:
             raise AssertionError("not mounted")
         self._daemon.send_signal(number)
+
+    def signal(self, number: signal.Signals) -> int:
+        """Send a signal to the daemon; its exit code."""
+        self.send(number)
         return self.wait()
 
     def unmount(self) -> int:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -26,7 +27,7 @@ from cbfs_common.message import Part
 from tests.mounted import Mounted, mounted
 from tests.test_mount import refused
 from tests.test_tree import Mount, run, until
-from tests.world import WAIT
+from tests.world import WAIT, wait_for
 
 
 def test_quarantine_is_there_while_it_has_something(tmp_path: Path) -> None:
@@ -216,3 +217,47 @@ def test_memory_does_not_grow_with_a_file(tmp_path: Path) -> None:
         before = mount.memory()
         mount.run(f"cp {large} tmp/large; cmp {large} tmp/large")
         assert mount.memory() - before < 24 << 20
+
+
+@pytest.mark.mount
+def test_what_is_open_at_the_end_is_told_and_not_lost() -> None:
+    with mounted("grace=3600") as mount:
+        with (mount.path / "ui_info" / "f").open("wb", buffering=0) as file:
+            file.write(b"before ")
+            busy = subprocess.run(
+                ["fusermount3", "-u", mount.path], capture_output=True, text=True, check=False
+            )
+            assert busy.returncode != 0
+            assert "busy" in busy.stderr
+            mount.send(signal.SIGTERM)
+            wait_for(lambda: not mount.path.is_mount(), "the mountpoint to be free")
+            file.write(b"after")
+        assert mount.wait() == 0
+        assert "still open" in mount.log()
+        mount.mount()
+        assert mount.run("cat ui_info/f") == "before after"
+
+
+@pytest.mark.mount
+def test_readers_and_writers_that_are_interrupted_wedge_nothing(tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    large.write_bytes(bytes(20 << 20))
+    with mounted() as mount:
+        mount.run(f"cp {large} tmp/large")
+        for command in ("cat tmp/large", "cp tmp/large tmp/copy", "find . -type f", "ls -lR"):
+            for _ in range(5):
+                with subprocess.Popen(
+                    ["sh", "-c", f"exec {command}"],
+                    cwd=mount.path,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                ) as program:
+                    if program.stdout is None:
+                        raise AssertionError("no stdout")
+                    if command != "cp tmp/large tmp/copy":
+                        program.stdout.read(1)
+                    program.send_signal(signal.SIGINT)
+                    program.wait(WAIT)
+        mount.run(
+            f"cmp {large} tmp/large; rm -f tmp/copy; cp {large} tmp/copy; cmp {large} tmp/copy"
+        )

@@ -1,0 +1,58 @@
+"""Files of many parts between two real mounts: how far they are, kills on both sides, memory."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.world import User, wait_for, world
+
+SIZE = 6 << 20
+
+pytestmark = pytest.mark.mount
+
+
+def progress(user: User) -> str:
+    """What the conversation's folder says of files that are arriving in it."""
+    for folder in (user.mountpoint / "conversations").iterdir():
+        try:
+            return os.getxattr(folder, "user.cbfs.progress").decode()
+        except OSError:
+            pass
+    return ""
+
+
+def memory(user: User) -> int:
+    """Bytes that the daemon has for itself."""
+    found = 0
+    for pid in user.pids():
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                found = max(found, int(line.split()[1]) * 1024)
+    return found
+
+
+def test_a_large_file_goes_on_where_it_was_after_kills(tmp_path: Path) -> None:
+    data = os.urandom(SIZE)
+    with world(tmp_path) as programs:
+        alice, bob = programs.user("alice"), programs.user("bob")
+        (alice.mountpoint / "outbox" / "bob").mkdir()
+        before = memory(alice)
+        alice.write("bob", "film.bin", data)
+        wait_for(lambda: progress(bob), "the first parts to arrive")
+        assert "film.bin from alice" in progress(bob)
+        assert "film.bin" in (bob.mountpoint / "status").read_text()
+        assert not bob.messages("alice")
+        bob.kill()
+        bob.mount()
+        alice.kill()
+        alice.mount()
+        (there,) = wait_for(lambda: bob.messages("alice"), "the file to be complete")
+        assert there.name.endswith("film.bin")
+        assert there.read_bytes() == data
+        assert progress(bob) == ""
+        assert "film.bin" not in (bob.mountpoint / "status").read_text()
+        (sent,) = alice.messages("alice")
+        wait_for(lambda: b"received" in os.getxattr(sent, "user.cbfs.state") or None, "the receipt")
+        assert sent.read_bytes() == data
+        assert memory(alice) < before + (24 << 20)
