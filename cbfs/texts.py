@@ -29,6 +29,8 @@ Answer                   save a file in the folder of the same name under outbox
 Take back                rm the file in outbox/ before it is sent: a second after it
                          was last changed, or when the editor that has it open ends
 Delete                   rm conversations/.../MESSAGE
+Who they are             cat contacts/bob/fingerprint: compare it by voice, then
+                         cp contacts/bob/fingerprint contacts/bob/verified
 How things are           cat status; of one message: getfattr -d MESSAGE
 Settings                 edit config.toml
 
