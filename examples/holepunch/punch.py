@@ -68,7 +68,8 @@ def punch(sock: socket.socket, peer: tuple[str, int], mine: bytes, theirs: bytes
                 heard, known = True, known or data.endswith(b" and heard")
     if not known:
         sys.exit("no path: one of the NATs gives each destination another port")
-    sock.sendto(theirs + b" and heard", peer)
+    for _ in range(5):  # the other may still wait for this word
+        sock.sendto(theirs + b" and heard", peer)
 
 
 def talk(sock: socket.socket, peer: tuple[str, int], mine: bytes) -> None:

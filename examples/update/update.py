@@ -55,8 +55,8 @@ def follow(public: VerifyKey, sender: str, place: Path) -> None:
 match sys.argv[1:]:
     case ["key", file]:
         key = SigningKey.generate()
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-            out.write(bytes(key))
+        Path(file).touch(mode=0o600, exist_ok=False)
+        Path(file).write_bytes(bytes(key))
         print(key.verify_key.encode(HexEncoder).decode())
     case ["publish", file, version, program, people]:
         key = SigningKey(Path(file).read_bytes())
