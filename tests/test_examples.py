@@ -304,7 +304,7 @@ def test_chat_in_two_panes(people: tuple[World, User, User], tmp_path: Path) -> 
 
 HOSTS = """
 set -e
-ip netns add {n}-third; ip netns add {n}-na; ip netns add {n}-nb; ip netns add {n}-a; ip netns add {n}-b
+for part in third na nb a b; do ip netns add {n}-$part; done
 link() {{
     ip link add $2 netns $1 type veth peer name $4 netns $3
     ip -n $1 addr add $5 dev $2; ip -n $1 link set $2 up
@@ -373,7 +373,7 @@ def test_two_hosts_behind_nats_find_a_direct_path(
             running(alice, punch, "bob", "198.51.100.1:7000", prefix=(*enter, f"{behind_nats}-a"))
         )
         there = stack.enter_context(
-            running(bob, punch, "alice", "198.51.100.1:7000", prefix=(*enter, f"{behind_nats}-b"))
+            running(bob, punch, "alice", "203.0.113.1:7000", prefix=(*enter, f"{behind_nats}-b"))
         )
         for process, name in ((here, "bob"), (there, "alice")):
             assert process.stderr is not None

@@ -204,7 +204,7 @@ class User:
 
         def look() -> Path | None:
             for path in self.messages(sender):
-                if path.read_text() == text:
+                if path.read_bytes() == text.encode():
                     return path
             return None
 

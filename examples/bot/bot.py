@@ -14,7 +14,8 @@ def answer(text: str) -> str:
 
 while True:
     for link in sorted((MOUNT / "unread").iterdir()):
+        folder = link.resolve().parent.name
         draft = MOUNT / "tmp" / f"answer-{time.time_ns()}"
-        draft.write_text(answer(link.read_text(errors="replace")) + "\n")
-        draft.rename(MOUNT / "outbox" / link.resolve().parent.name / draft.name)
+        draft.write_text(answer(link.read_text(errors="replace")) + "\n")  # and the link is gone
+        draft.rename(MOUNT / "outbox" / folder / draft.name)
     time.sleep(1)
