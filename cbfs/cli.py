@@ -5,16 +5,18 @@ import os
 import sys
 from pathlib import Path
 
-from cbfs import demo, init, memory
+from cbfs import cli_questions, demo, init, memory
 from cbfs.account import SYSTEM_RANDOM
 from cbfs.cli_account import add_export, add_passphrase, add_protection, guard, restore
 from cbfs.cli_names import add_name, add_verify
 from cbfs.cli_network import absolute, add_account, add_network, network_options, say
+from cbfs.directory import NameTaken
 from cbfs.onion_keys import admission
 from cbfs.passphrase import Asking, unlocking
 from cbfs_common.errors import CbfsError
 
 _EXAMPLES = """examples:
+  cbfs init
   cbfs init alice --server cbfs://KEY@HOST:PORT --names policy
   mount.cbfs ~/chat
   mkdir ~/chat/outbox/bob && echo hello > ~/chat/outbox/bob/hi
@@ -95,7 +97,9 @@ def _onion_key(options: argparse.Namespace) -> int:
 
 
 def _init_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("init", help="make an account and register its name")
+    parser = commands.add_parser(
+        "init", help="make an account and register its name; asks for what is not given"
+    )
     parser.add_argument("name", nargs="?", metavar="NAME")
     add_account(parser)
     home = parser.add_mutually_exclusive_group()
@@ -136,22 +140,38 @@ def _init(options: argparse.Namespace) -> int:
     account = options.account.absolute()
     if options.restore:
         return restore(options, account)
-    if not (options.name and options.names and (options.server or options.own_server)):
-        options.usage("NAME, --server or --own-server, and --names are needed")
-    name = init.make(
-        options.name,
-        account,
-        options.server,
-        options.names,
-        network_options(options),
-        say,
-        absolute(options.invite),
-        unlocking(Asking(options.passphrase_fd).once),
-        lambda: guard(options, options.name),
-    )
+    lacking = cli_questions.missing(options)
+    if lacking and not cli_questions.can_ask():
+        options.usage(f"missing: {', '.join(lacking)}; on a terminal, cbfs init asks for them")
+    if lacking:
+        cli_questions.ask_missing(options)
+    name = _made(options, account, asked_name="NAME" in lacking)
     tail = " --no-tor" if options.no_tor else ""
     print(f"{name} is ready. Mount it: mount.cbfs {account} MOUNTPOINT{tail}")
     return 0
+
+
+def _made(options: argparse.Namespace, account: Path, *, asked_name: bool) -> str:
+    """Make the account; ask for another name where that which was asked for is taken."""
+    network = network_options(options)
+    while True:
+        try:
+            return init.make(
+                options.name,
+                account,
+                options.server,
+                options.names,
+                network,
+                say,
+                absolute(options.invite),
+                unlocking(Asking(options.passphrase_fd).once),
+                lambda: guard(options, options.name),
+            )
+        except NameTaken as error:
+            if not asked_name or account.exists():
+                raise
+            cli_questions.complain(error)
+            cli_questions.ask_name(options)
 
 
 def _status(options: argparse.Namespace) -> int:
