@@ -107,9 +107,9 @@ def beside(
 
 
 def _resident(pid: int) -> float:
-    """MiB."""
+    """MiB that a process has for itself: not what it has mapped of its store."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith("VmRSS"))
+    (line,) = (line for line in lines if line.startswith("RssAnon"))
     return int(line.split()[1]) / 1024
 
 
@@ -123,7 +123,7 @@ def lists(quick: bool) -> Iterator[Row]:
             what = f"{' '.join(command)} of {count:,}"
             yield from beside(what, sides, lambda folder, words=command: taken_by(words, folder))  # type: ignore[misc]
         ours, least = _resident(sides.mounted.pid), _resident(sides.minimal.process.pid)
-        what = f"resident, {count:,} messages listed"
+        what = f"memory, {count:,} messages listed"
         yield Row(what, f"{ours:.0f} MiB", LEAST, f"{least:.0f} MiB", least / ours)
 
 
