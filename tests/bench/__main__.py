@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 
-from tests.bench import core, files, mounts, server, tor
+from tests.bench import core, files, mounts, server, tor, views
 from tests.bench.table import Row, Table
 
 GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
@@ -22,6 +22,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "reads": files.reads,
     "bulk": files.bulk,
     "news": files.news,
+    "views": views.views,
     "tor": tor.over_tor,
 }
 
