@@ -43,7 +43,7 @@ def _text(message: Message, head: bytes) -> str:
         text = None if inside else head[: error.start].decode()
     if text is None or _is_file(message):
         return f"{message.name} ({message.content.size} bytes)"
-    shown = "".join(_shown(character) for character in text.rstrip("\n").expandtabs())
+    shown = "\n".join(map(_shown, text.rstrip("\n").expandtabs().split("\n")))
     return f"{shown}\n... {message.name} has all of it" if cut else shown
 
 
@@ -53,10 +53,10 @@ def _is_file(message: Message) -> bool:
     return "." in name and not name.endswith((".txt", ".md"))
 
 
-def _shown(character: str) -> str:
-    if character == "\n" or unicodedata.category(character) not in _HIDDEN:
-        return character
-    return _NOT_SHOWN
+def _shown(line: str) -> str:
+    if line.isprintable():
+        return line
+    return "".join(_NOT_SHOWN if unicodedata.category(c) in _HIDDEN else c for c in line)
 
 
 @dataclass(frozen=True, slots=True)

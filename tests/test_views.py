@@ -65,6 +65,7 @@ def test_what_is_unread_stays_so_over_an_unmount(mount: Mounted) -> None:
     arrive(mount, "bob", "one", "two", "three")
     first, *left = names(mount, "unread")
     mount.run(f"cat unread/{first} > /dev/null")
+    wait_for(lambda: names(mount, "unread") == left or None, "the link to go")
     mount.unmount()
     mount.mount()
     assert names(mount, "unread") == left
