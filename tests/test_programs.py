@@ -25,7 +25,11 @@ GRACE = os.environ.get("SAVES_GRACE", "3")
 """Seconds. Longer than the default, for a machine that is so busy that a program takes a second
 between two of the steps by which it saves."""
 
-AT_ONCE = 16
+AT_ONCE: dict[Callable[[], Iterable[Case]], int] = {
+    desktop_cases: 4,
+    editor_cases: 12,
+    tool_cases: 12,
+}
 TIMEOUT = 400.0
 
 
@@ -72,11 +76,11 @@ def finished(case: Case, driven: tuple[Place, Outbox, list[str]]) -> Result:
     return Result(case, case.version(), plain.messages, got, wrong)
 
 
-def results(cases: Iterable[Case]) -> list[Result]:
+def results(cases: Iterable[Case], at_once: int) -> list[Result]:
     with (
         mounted(f"grace={GRACE}", TIMEOUT) as mount,
         tempfile.TemporaryDirectory(dir="/var/tmp") as place,
-        ThreadPoolExecutor(AT_ONCE) as pool,
+        ThreadPoolExecutor(at_once) as pool,
     ):
         sentinel = Sentinel(mount)
         cases = list(cases)
@@ -91,11 +95,11 @@ def table(rows: list[Result]) -> str:
     return head + "\n".join(row.row() for row in rows)
 
 
-@pytest.mark.parametrize("cases", [desktop_cases, editor_cases, tool_cases])
+@pytest.mark.parametrize("cases", AT_ONCE)
 def test_each_finished_document_is_one_message(
     cases: Callable[[], Iterable[Case]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = results(cases())
+    rows = results(cases(), AT_ONCE[cases])
     with capsys.disabled():
         print("\n" + table(rows))
     assert not [row.row() for row in rows if row.wrong]
