@@ -96,3 +96,29 @@ def test_a_refused_upload_is_the_servers_word(tmp_path: Path) -> None:
             assert caught.value.code is Code.TROUBLE
 
     trio.run(main)
+
+
+class Strange(Server):
+    """A home server that gives away prekeys whose secrets the client does not have."""
+
+    replaced = 0
+
+    async def call(self, payload: bytes) -> bytes:
+        asked = decode_request(payload)
+        if isinstance(asked, CountPrekeys):
+            return encode(PrekeyCount(30, 2**40))
+        assert isinstance(asked, UploadPrekeys)
+        self.records += asked.records
+        self.replaced += asked.replace
+        return encode(Done())
+
+
+def test_prekeys_that_nobody_has_the_secrets_of_are_replaced(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with account(tmp_path / "a") as context:
+            server = Strange(lambda asked: Done())
+            await top_up(server, context)
+            assert server.replaced == 1
+            assert len(server.records) == PREKEYS_ONE_TIME + 1
+
+    trio.run(main)

@@ -209,6 +209,33 @@ def test_the_specification_names_every_limit() -> None:
     assert not {name for name in vars(limits) if name.isupper()} - told
 
 
+# THREATS.rst
+
+NAMED = re.compile(r"(?P<file>test_\w+)\.(?P<test>\w+)")
+
+
+def test_threats_name_tests_that_there_are() -> None:
+    text = (ROOT / "common" / "THREATS.rst").read_text()
+    named = {match.groups() for match in NAMED.finditer(" ".join(re.findall(r"\[[^]]+\]", text)))}
+    assert len(named) > 40
+    there = {
+        (path.stem, node.name)
+        for path in sources_of_tests()
+        for node in tree(path).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    assert not named - there
+
+
+def test_what_an_adversary_cannot_do_is_shown() -> None:
+    """Each line of THREATS.rst under a Cannot names a test."""
+    text = (ROOT / "common" / "THREATS.rst").read_text()
+    lists = re.findall(r"^Cannot\n((?:  .*\n|\n(?=  ))+)", text, re.MULTILINE)
+    assert len(lists) > 4
+    lines = [line for found in lists for line in re.split(r"^  - ", found, flags=re.MULTILINE)[1:]]
+    assert not [line for line in lines if not NAMED.search(line)]
+
+
 # Manual pages and programs
 
 

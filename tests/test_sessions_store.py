@@ -7,7 +7,12 @@ import trio
 from cbfs.account import SYSTEM_RANDOM
 from cbfs.sessions import Sessions
 from cbfs.store import Table
-from cbfs_common.limits import PREKEY_GRACE
+from cbfs_common.limits import (
+    LAST_RESORT_GRACE,
+    LAST_RESORT_RENEWAL,
+    PREKEY_GRACE,
+    PREKEY_LIFETIME,
+)
 from cbfs_common.prekey import PrekeyKind, make_prekey
 from cbfs_common.primitives import dh_public
 from cbfs_common.session import Party
@@ -35,6 +40,31 @@ def test_prekeys_are_forgotten_when_nobody_can_use_them_any_more(tmp_path: Path)
         assert set(sessions.pairs) == {fresh.id}
         with store.read() as reader:
             assert list(reader.keys(Table.PREKEYS)) == [fresh.id]
+        store.close()
+
+    trio.run(main)
+
+
+def test_a_last_resort_prekey_goes_a_week_after_its_successor_came(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = open_store(tmp_path)
+        made = NOW - LAST_RESORT_GRACE
+        first, second = (
+            make_prekey(SYSTEM_RANDOM, PrekeyKind.LAST_RESORT, at + PREKEY_LIFETIME)
+            for at in (made - LAST_RESORT_RENEWAL, made)
+        )
+        for pair in (first, second):
+            record = pair.encode()
+            store.write(lambda w, p=pair, r=record: w.put(Table.PREKEYS, p.id, r))  # type: ignore[misc]
+        me = Party(bytes(32), bytes(range(32)), dh_public(bytes(range(32))))
+        sessions = Sessions(store, me, SYSTEM_RANDOM)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(store.run)
+            await sessions.tidy(store, NOW)
+            assert set(sessions.pairs) == {first.id, second.id}
+            await sessions.tidy(store, NOW + 1)
+            assert set(sessions.pairs) == {second.id}
+            nursery.cancel_scope.cancel()
         store.close()
 
     trio.run(main)
