@@ -126,11 +126,11 @@ def test_a_receipt_moves_the_state(here: World) -> None:
             view = Recorder()
             carol.attach(view)
             await write(carol, "dave", "hello")
-            await until(lambda: states(carol) == {Delivery.RECEIVED}, "the receipt")
-            assert [m.recipients for m in view.changed] == [
-                (("dave", Delivery.SENT),),
-                (("dave", Delivery.RECEIVED),),
-            ]
+            received = (("dave", Delivery.RECEIVED),)
+            await until(lambda: [m.recipients for m in view.changed][-1:] == [received], "receipt")
+            assert states(carol) == {Delivery.RECEIVED}
+            # a receipt that overtakes the server's answer is all that is told
+            assert [m.recipients for m in view.changed[:-1]] in ([], [(("dave", Delivery.SENT),)])
             with carol.store.read() as reader:
                 assert reader.count(Table.OWED) == 0
 

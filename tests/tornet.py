@@ -109,12 +109,13 @@ async def onion_echo(
 
 
 async def dial(tor: Tor, host: str, port: int, isolation: bytes) -> trio.abc.Stream:
-    """Dials until it works: over Tor a failed attempt is part of normal operation."""
-    for _ in range(5):
+    """Dials until it works, with pauses as the client makes them: over Tor a failed attempt is part
+    of normal operation."""
+    for pause in (0.1, 0.2, 0.5, 1.0, 2.0, 4.0):
         try:
             return await tor.dialer.dial(host, port, isolation)
         except DialError:
-            continue
+            await trio.sleep(pause)
     return await tor.dialer.dial(host, port, isolation)
 
 
