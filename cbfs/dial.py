@@ -15,6 +15,13 @@ from cbfs_common.errors import CbfsError
 DIAL_TIMEOUT = 20.0
 """Seconds for a connection within this machine."""
 
+REUSE_TIME = 600.0
+"""Seconds after which nothing new goes through a circuit: a delivery session ends then and is
+replaced by another, and credentials take no further streams."""
+
+REUSE_COUNT = 8
+"""Streams that one pair of SOCKS credentials may carry in all, one beside the other."""
+
 HOME = b"home:"
 """How isolations begin of connections to a home server as its owner, and of no others."""
 

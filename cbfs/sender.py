@@ -15,6 +15,7 @@ from cbfs import deliveries, notes, owed
 from cbfs.contact import Contact
 from cbfs.context import Backoff, Context
 from cbfs.deliveries import Envelope
+from cbfs.dial import REUSE_TIME
 from cbfs.link import Link, ServerRefused, open_link, request
 from cbfs.model import Message
 from cbfs.owed import Dues
@@ -30,9 +31,6 @@ WINDOW = 16
 
 LINGER = 5.0
 """Seconds that a delivery session stays open for more to send."""
-
-SESSION_LIFETIME = 600.0
-"""Seconds after which a delivery session is replaced by one over a fresh circuit."""
 
 TASKS_MAX = 32
 """Delivery sessions open at once."""
@@ -127,7 +125,7 @@ class Sender:
             backoff.reset()
             return
         async with self._link(contact) as link:
-            with trio.move_on_after(SESSION_LIFETIME):
+            with trio.move_on_after(REUSE_TIME):
                 # to the keys and the server of now: a change ends the delivery session
                 while context.peers.get(recipient) == contact and not context.pace:
                     while not context.pace and await self._deliver_some(link, contact):

@@ -11,13 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from cbfs.dial import REUSE_COUNT, REUSE_TIME
 from cbfs.tor_events import Circuit, Stream
-
-REUSE_COUNT: Final = 8
-"""Streams that one lease may carry in all, one beside the other."""
-
-REUSE_TIME: Final = 600.0
-"""Seconds after its first stream in which a lease takes further ones."""
 
 PURPOSES: Final = {
     b"home": "home server",

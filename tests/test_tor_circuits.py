@@ -5,7 +5,8 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbfs.tor_circuits import REUSE_COUNT, REUSE_TIME, Circuits, Lease, purpose_words
+from cbfs.dial import REUSE_COUNT, REUSE_TIME
+from cbfs.tor_circuits import Circuits, Lease, purpose_words
 from cbfs.tor_events import Circuit, Stream, bootstrap_words, parse_bootstrap
 
 
