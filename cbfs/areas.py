@@ -13,7 +13,7 @@ from cbfs.outbox import ERROR_SUFFIX, is_scratch
 
 CONFIG = "config.toml"
 CONFIG_ERROR = CONFIG + ERROR_SUFFIX
-VERIFIED, ACCEPTED = "verified", "accepted"
+VERIFIED, ACCEPTED, BLOCKED, MUTED = "verified", "accepted", "blocked", "muted"
 """What a user writes into the folder of a contact."""
 
 
@@ -65,7 +65,12 @@ RULES = {
     Area.CONVERSATION: Rules(errno.EACCES, errno.EACCES, Area.CONVERSATION),
     Area.OUTBOX: Rules(errno.EACCES, 0, Area.DRAFTS),
     Area.DRAFTS: Rules(0, errno.EPERM, Area.DRAFTS),
-    Area.CONTACT: Rules(0, errno.EACCES, Area.FIXED, frozenset((VERIFIED, ACCEPTED)).__contains__),
+    Area.CONTACT: Rules(
+        0,
+        errno.EACCES,
+        Area.FIXED,
+        frozenset((VERIFIED, ACCEPTED, BLOCKED, MUTED)).__contains__,
+    ),
     Area.SCRATCH: Rules(0, 0, Area.SCRATCH),
     Area.KEPT: Rules(0, 0, Area.KEPT),
 }

@@ -43,12 +43,13 @@ class Arrivals:
 @dataclass(frozen=True, slots=True)
 class Receiving:
     """Who receives and when: ``now`` and ``delay`` (of a receipt) in milliseconds; ``receipts``
-    says whether any are sent."""
+    says whether any are sent; what ``muted`` people send is not unread."""
 
     me: str
     now: int
     delay: int
     receipts: bool
+    muted: frozenset[str] = frozenset()
 
 
 def store_part(
@@ -79,6 +80,7 @@ def store_part(
         writer.next_number(b"inode"),
         content,
         (),
+        muted=sender in receiving.muted,
     )
     arrivals.messages.append(add_message(writer, conversation.id, arrival, now))
     acknowledge(writer, arrivals.dues, receiving, sender, ref)

@@ -23,7 +23,8 @@ HEADS_MAX = 16
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What is known of a message that is to be shown: see ``Message`` for the fields."""
+    """What is known of a message that is to be shown: see ``Message`` for the fields. One whose
+    sender is ``muted`` is not unread."""
 
     id: bytes
     sender: str
@@ -33,6 +34,7 @@ class Arrival:
     inode: int
     content: Content
     recipients: tuple[str, ...]
+    muted: bool = False
 
 
 def u32(number: int) -> bytes:
@@ -251,7 +253,9 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
     entry = transcript.entry(message, head[: transcript.TEXT_MAX])
     message = replace(message, entry_size=len(entry))
     put_message(writer, message)
-    index.add(writer, message, head[: index.TEXT_MAX], unread=not arrival.recipients)
+    index.add(
+        writer, message, head[: index.TEXT_MAX], unread=not (arrival.recipients or arrival.muted)
+    )
     _extend_transcript(writer, conversation, len(entry), 0)
     writer.put(Table.META, name_key(name), u64(serial))
     key = _message_id(writer, conversation, arrival.sender, arrival.id)

@@ -17,6 +17,13 @@ class How(Enum):
     USER = "your word, after the name had a new owner"
 
 
+class Mark(Enum):
+    """What a user decides about a contact by a file of that name."""
+
+    BLOCKED = "blocked"  # what they send is dropped, and nothing is sent to them
+    MUTED = "muted"  # what they send is not shown as unread
+
+
 @dataclass(frozen=True, slots=True)
 class Contact:
     """Times in milliseconds since 1970, 0 for never.
@@ -26,6 +33,7 @@ class Contact:
     fingerprints. ``offered``: an entry of the same name that only the user can accept, ``stopped``
     since when. ``doubted``: since when the change feed says that something has changed, and nobody
     knows what. ``warning``: what the directory did that does not fit, in words; or empty.
+    ``blocked`` and ``muted``: since when the user wants that.
     """
 
     entry: Entry
@@ -37,6 +45,8 @@ class Contact:
     stopped: int = 0
     doubted: int = 0
     warning: str = ""
+    blocked: int = 0
+    muted: int = 0
 
     @property
     def name(self) -> str:
@@ -47,6 +57,10 @@ class Contact:
     def profile(self) -> Profile:
         """Their keys and home server."""
         return decode_profile(self.entry.profile)
+
+    def marked(self, mark: Mark) -> int:
+        """Since when, 0 for not."""
+        return self.blocked if mark is Mark.BLOCKED else self.muted
 
     @property
     def offered_profile(self) -> Profile | None:
@@ -78,13 +92,15 @@ class Contact:
             self.stopped,
             self.doubted,
             self.warning,
+            self.blocked,
+            self.muted,
         )
 
 
 def decode_contact(data: bytes) -> Contact:
     """Undo ``Contact.encode``. Raises DecodeError."""
-    entry, since, how, moved, verified, offered, stopped, doubted, warning = unpack(
-        data, bytes, int, str, int, int, bytes, int, int, str
+    entry, since, how, moved, verified, offered, stopped, doubted, warning, *marks = unpack(
+        data, bytes, int, str, int, int, bytes, int, int, str, int, int
     )
     if how not in How.__members__:
         raise DecodeError("a record of the store is damaged")
@@ -98,6 +114,7 @@ def decode_contact(data: bytes) -> Contact:
         stopped,
         doubted,
         warning,
+        *marks,
     )
     decode_profile(contact.entry.profile)
     return contact

@@ -20,7 +20,7 @@ from cbfs.account import (
     opened_store,
 )
 from cbfs.configuration import Configuration
-from cbfs.contact import Contact
+from cbfs.contact import Contact, Mark
 from cbfs.context import Context, Problems
 from cbfs.dial import Dialer
 from cbfs.directory import Directory
@@ -189,6 +189,10 @@ class Engine:
     async def accept(self, name: str) -> None:
         """See ``Backend``."""
         await self._context.peers.accept(name)
+
+    async def mark(self, name: str, mark: Mark, *, on: bool) -> None:
+        """See ``Backend``."""
+        await self._context.peers.mark(name, mark, on=on)
 
     def report(self) -> Report:
         """See ``Backend``."""

@@ -84,7 +84,8 @@ class Intake:
         except Duplicate:
             self._gone.append(item)
         except Damaged as error:
-            self._lost.add(error.peer)
+            if not self._is_blocked(error.peer):
+                self._lost.add(error.peer)
             why = Why.FAR if error.far else Why.DAMAGED
             self.unread.append((item, Unread(envelope, why, error.session)))
         except UnknownKind:
@@ -98,10 +99,16 @@ class Intake:
             self._steps.accept(opened, sender, now)
             self._gone.append(item)
             self.advanced.add(opened.session.id)
+            if self._is_blocked(sender):
+                return  # the ratchet has turned, and that is all
             self.bundles.append((sender, body.bundle))
             self._read.append(_Read(sender, body, not opened.session.answered))
             if opened.session.unanswered >= TURN_AFTER:
                 self._turns.add(sender)
+
+    def _is_blocked(self, name: str) -> bool:
+        contact = self._context.peers.get(name)
+        return contact is not None and contact.blocked > 0
 
     def write(self, writer: Writer) -> Outcome:
         """Into the transaction."""

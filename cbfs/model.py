@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Protocol
 
 from cbfs.configuration import Configuration
-from cbfs.contact import Contact
+from cbfs.contact import Contact, Mark
 from cbfs.fingerprint import Fingerprint
 from cbfs.store import Store, Writer
 from cbfs_common.errors import CbfsError
@@ -175,6 +175,9 @@ class Backend(Protocol):
 
     async def accept(self, name: str) -> None:
         """The user says that a name's new owner is the person they mean."""
+
+    async def mark(self, name: str, mark: Mark, *, on: bool) -> None:
+        """The user blocks or mutes a contact, or undoes that. On the disk on return."""
 
     def report(self) -> Report:
         """The state of things, for ``status``."""

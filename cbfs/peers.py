@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import trio
 
-from cbfs.contact import Contact, How, decode_contact
+from cbfs.contact import Contact, How, Mark, decode_contact
 from cbfs.deliveries import reseal
 from cbfs.directory import Directory, DirectoryDown
 from cbfs.fingerprint import Fingerprint, fingerprint
@@ -56,6 +56,18 @@ class Frozen(Refused):
         super().__init__(
             f"{name} has frozen the name: the keys may be in other hands",
             f"wait until {name} has recovered it",
+        )
+
+
+class Blocked(Refused):
+    """The user has blocked them."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        first, *more = sorted(names)
+        who = ", ".join((first, *more))
+        super().__init__(
+            f"you have blocked {who}",
+            f"write to others alone; or rm contacts/{first}/blocked, and rename the file",
         )
 
 
@@ -119,7 +131,12 @@ class Peers:
         return contact
 
     async def find_all(self, names: Iterable[str]) -> None:
-        """Like ``find`` for each, side by side; Unknown names them all at once."""
+        """Like ``find`` for each, side by side; Unknown names them all at once. Raises Blocked for
+        whom the user does not write to."""
+        names = [checked(name) for name in names]
+        blocked = [name for name in names if name in self._known and self._known[name].blocked]
+        if blocked:
+            raise Blocked(blocked)
         unknown: set[str] = set()
         failures: list[CbfsError] = []
 
@@ -134,7 +151,7 @@ class Peers:
                 failures.insert(0, error)
 
         async with trio.open_nursery() as nursery:
-            for name in [checked(name) for name in names]:
+            for name in names:
                 nursery.start_soon(find, name)
         if unknown:
             raise Unknown(unknown)
@@ -214,7 +231,8 @@ class Peers:
         known = self._known[name]
         if known.offered is not None:
             now = self._clock()
-            await self._keep(Contact(known.offered, known.since, How.USER, moved=now))
+            offered = Contact(known.offered, known.since, How.USER, moved=now)
+            await self._keep(replace(offered, blocked=known.blocked, muted=known.muted))
 
     async def verify(self, name: str, text: str) -> bool:
         """The user has compared this fingerprint. False when it is not the one of now."""
@@ -228,6 +246,15 @@ class Peers:
     async def unverify(self, name: str) -> None:
         """The user takes that back."""
         await self._keep(replace(self._known[name], verified=0))
+
+    async def mark(self, name: str, mark: Mark, *, on: bool) -> None:
+        """The user wants that, or does so no more. On the disk on return."""
+        known, since = self._known[name], self._clock() if on else 0
+        if bool(known.marked(mark)) != on:
+            blocked = mark is Mark.BLOCKED
+            await self._keep(
+                replace(known, blocked=since) if blocked else replace(known, muted=since)
+            )
 
     async def _keep(self, *contacts: Contact) -> None:
         records = [(contact.name.encode(), contact.encode()) for contact in contacts]

@@ -5,9 +5,11 @@ fingerprint    what to compare with this person
 verified       says that it was compared: made by ``cp fingerprint verified``, undone by ``rm``
 CHANGED        what happened, when the name has a new owner; ``cp CHANGED accepted`` accepts it
 warning        there when the name looks like another's, or the directory was found out
+blocked        ``touch blocked``: what they send is dropped, and nothing is sent; undone by ``rm``
+muted          ``touch muted``: what they send is not shown as unread; undone by ``rm``
 
-A decision is a copy of what was read, so that nothing is decided that changed in between: other
-content is refused with EINVAL when it is closed.
+A decision on keys is a copy of what was read, so that nothing is decided that changed in between:
+other content is refused with EINVAL when it is closed.
 """
 
 import errno
@@ -15,14 +17,16 @@ import time
 from collections.abc import Callable
 
 from cbfs.areas import VERIFIED, Area, TreeError
-from cbfs.contact import Contact
+from cbfs.contact import Contact, Mark
 from cbfs.model import Backend
 from cbfs.nodes import Directory, File, Node, Text
 from cbfs.showing import Showing
-from cbfs.texts import changed_text, contact_text, warning_text
+from cbfs.texts import changed_text, contact_text, mark_text, warning_text
 
 ANSWER_MAX = 4_096
 """Bytes of a decision."""
+
+_MARKS = {mark.value: mark for mark in Mark}
 
 
 class People:
@@ -73,13 +77,17 @@ class People:
 
     async def decide(self, file: File) -> None:
         """It is about to be closed: what it says is done and on the disk on return. An empty one
-        says nothing yet. Raises TreeError(EINVAL) for what does not fit."""
+        says nothing yet, but for a mark, whose name says it all. Raises TreeError(EINVAL) for what
+        does not fit."""
         for folder, name in list(file.names):
             who = self._names.get(folder.inode)
-            if who is None or not file.size:
+            if who is None or not (file.size or name in _MARKS):
                 continue
             text = self._read(file, 0, ANSWER_MAX).decode(errors="replace")
-            if name == VERIFIED:
+            if name in _MARKS:
+                await self._backend.mark(who, _MARKS[name], on=True)
+                done = True
+            elif name == VERIFIED:
                 done = await self._backend.verify(who, text)
             else:
                 changed = folder.entries.get("CHANGED")
@@ -98,12 +106,16 @@ class People:
                 folder.remove(name)
 
     async def take_back(self, folder: Directory, name: str) -> None:
-        """``rm verified``. Raises TreeError(EACCES) for what cannot be removed."""
-        if name != VERIFIED:
+        """``rm`` of verified, blocked or muted. Raises TreeError(EACCES) for what cannot be
+        removed."""
+        if name != VERIFIED and name not in _MARKS:
             raise TreeError(errno.EACCES)
-        node = folder.remove(name)
+        node, who = folder.remove(name), self._names[folder.inode]
         try:
-            await self._backend.unverify(self._names[folder.inode])
+            if name == VERIFIED:
+                await self._backend.unverify(who)
+            else:
+                await self._backend.mark(who, _MARKS[name], on=False)
         except BaseException:
             folder.add(name, node)
             raise
@@ -114,6 +126,9 @@ class People:
         texts = {"profile.toml": contact_text(contact), "fingerprint": fingerprint}
         if contact.verified:
             texts[VERIFIED] = fingerprint
+        for mark in Mark:
+            if contact.marked(mark):
+                texts[mark.value] = mark_text(contact, mark)
         if contact.offered is not None:
             texts["CHANGED"] = changed_text(contact, compared)
         if warning := warning_text(contact):

@@ -101,6 +101,7 @@ class Receiver:
             context.clock(),
             self._delay(),
             context.configuration.current.receipts,
+            frozenset(contact.name for contact in context.peers.all() if contact.muted),
         )
         async with context.sessions.lock:
             intake = Intake(context, incoming, receiving)

@@ -68,7 +68,10 @@ class Sender:
         self._wake(recipient)
 
     def note_due(self, recipient: str) -> None:
-        """What is owed to this recipient is due."""
+        """What is owed to this recipient is due. To whom the user has blocked, it stays owed."""
+        contact = self._context.peers.get(recipient)
+        if contact is not None and contact.blocked:
+            return
         self._notes.add(recipient)
         self._wake(recipient)
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import tomli_w
 
-from cbfs.contact import Contact
+from cbfs.contact import Contact, Mark
 from cbfs.fingerprint import Fingerprint
 from cbfs.model import Conversation, Refused, Report
 from cbfs.user_names import typed_name
@@ -31,6 +31,7 @@ Take back                rm the file in outbox/ before it is sent: a second afte
 Delete                   rm conversations/.../MESSAGE
 Who they are             cat contacts/bob/fingerprint: compare it by voice, then
                          cp contacts/bob/fingerprint contacts/bob/verified
+Not from bob             touch contacts/bob/muted, or blocked; rm it to undo
 How things are           cat status; of one message: getfattr -d MESSAGE
 Settings                 edit config.toml
 
@@ -164,6 +165,15 @@ Neither: do nothing. The old keys stay as they are.
 The fingerprint of the new keys:
 {digits}
 """
+
+
+def mark_text(contact: Contact, mark: Mark) -> str:
+    """blocked and muted of a contact."""
+    what = {
+        Mark.BLOCKED: "What they send is dropped unseen, and nothing is sent to them.",
+        Mark.MUTED: "What they send is in its conversation, and not in unread/.",
+    }[mark]
+    return f"Since {moment(contact.marked(mark)):%Y-%m-%d %H:%M} UTC. {what} rm undoes it.\n"
 
 
 def alarm_text(what: str) -> str:

@@ -312,6 +312,9 @@ class Views:
         self._changed()
         if message.recipients or message.serial in self._unread:
             return  # our own, or it came between the start of the engine and that of the mount
+        sender = self._tree.backend.contact(message.sender)
+        if sender is not None and sender.muted:
+            return
         name = self._unread.add(message)
         link = self._unread.link(name, message)
 

@@ -18,7 +18,7 @@ from cbfs import book
 from cbfs.account import SYSTEM_RANDOM
 from cbfs.book import Arrival, u32, u64
 from cbfs.configuration import Configuration
-from cbfs.contact import Contact, How
+from cbfs.contact import Contact, How, Mark
 from cbfs.fingerprint import Fingerprint, fingerprint
 from cbfs.model import (
     Content,
@@ -31,6 +31,7 @@ from cbfs.model import (
     View,
 )
 from cbfs.network import NetworkOptions
+from cbfs.peers import Blocked
 from cbfs.rootfile import Unlock
 from cbfs.store import Store, Table, Writer
 from cbfs_common.names_entry import Entry, Keys, Status
@@ -125,6 +126,9 @@ class FakeBackend:
         if self.bob.offered:
             self.change_bob(entry=self.bob.offered, offered=None, how=How.USER)
 
+    async def mark(self, name: str, mark: Mark, *, on: bool) -> None:
+        self.change_bob(**{mark.value: int(on)})
+
     def change_bob(self, **changes: object) -> None:
         """Something of the one contact is new."""
         self.bob = replace(self.bob, **changes)  # type: ignore[arg-type]  # fields by name
@@ -147,6 +151,8 @@ class FakeBackend:
             self.view.unknown_names(frozenset([NOBODY]))
 
     async def send(self, outgoing: Outgoing) -> Message:
+        if self.bob.blocked and "bob" in outgoing.participants:
+            raise Blocked(["bob"])
         if NOBODY in outgoing.participants:
             raise Refused(f"nobody is called {NOBODY}", "mend the name")
         if self.down:
@@ -195,6 +201,7 @@ class FakeBackend:
                 writer, SYSTEM_RANDOM.token(16), sender, tuple(sorted((NAME, sender))), "", now
             )
             arrival = _arrival(writer, sender, now, file_name, put_content(writer, data), ())
+            arrival = replace(arrival, muted=sender == "bob" and self.bob.muted > 0)
             return conversation, book.add_message(writer, conversation.id, arrival, now)
 
         conversation, message = await self.store.commit(change)

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from cbfs.account import SYSTEM_RANDOM, make_account
+from cbfs.contact import Mark
 from cbfs.engine import running
+from cbfs.intake import Intake
 from cbfs.model import Refused
+from cbfs.peers import Blocked
 from cbfs.texts import changed_text
 from cbfs_common.profile import parse_address
 from tests.test_engine import NO_TOR, Recorder, until
@@ -185,5 +188,44 @@ def test_who_is_looked_up_is_not_in_doubt_for_what_was_before(here: World, tmp_p
             assert not contact(alice, "bob").doubted
             town.liar.put(changed=("bob",))
             await until(lambda: contact(alice, "bob").doubted, "alice to be in doubt")
+
+    in_town(tmp_path, here.server.url, body)
+
+
+def test_what_somebody_blocked_sends_is_dropped_and_the_session_goes_on(
+    here: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped: list[str] = []
+
+    def is_blocked(intake: Intake, name: str) -> bool:
+        found = asked(intake, name)
+        dropped.extend([name] if found else [])
+        return found
+
+    asked = Intake._is_blocked
+    monkeypatch.setattr(Intake, "_is_blocked", is_blocked)
+
+    async def body(town: Town) -> None:
+        await talk(town, "hello")
+        async with (
+            running(town.account("alice"), NO_TOR) as alice,
+            running(town.account("bob"), NO_TOR) as bob,
+        ):
+            await alice.mark("bob", Mark.BLOCKED, on=True)
+            await alice.mark("bob", Mark.MUTED, on=True)
+            for number in range(3):
+                await write(bob, "alice", f"unwanted {number}")
+            await until(lambda: len(dropped) >= 3, "alice to drop them")
+            with pytest.raises(Blocked):
+                await write(alice, "bob", "after all")
+            await alice.mark("bob", Mark.BLOCKED, on=False)
+            await write(bob, "alice", "wanted")
+            await arrived(alice, "wanted")
+            await write(alice, "bob", "welcome")
+            await arrived(bob, "welcome")
+            assert not [text for text in texts(alice) if "unwanted" in text]
+        async with running(town.account("alice"), NO_TOR) as alice:
+            assert contact(alice, "bob").muted
+            assert not contact(alice, "bob").blocked
 
     in_town(tmp_path, here.server.url, body)

@@ -19,7 +19,7 @@ from cbfs.user_names import look_alike, typed_name
 from cbfs_common.errors import DecodeError
 from cbfs_common.profile import check_name
 from tests.fake_backend import BOB
-from tests.mounted import Mounted
+from tests.mounted import Mounted, Watch
 from tests.world import wait_for
 
 # Fingerprints
@@ -96,7 +96,7 @@ def test_look_alikes_are_found() -> None:
 
 def test_contact_comes_back_from_the_store() -> None:
     bare = Contact(BOB, 5)
-    full = Contact(BOB, 5, How.USER, 6, 7, replace(BOB, incarnation=2), 8, 9, "beware")
+    full = Contact(BOB, 5, How.USER, 6, 7, replace(BOB, incarnation=2), 8, 9, "beware", 10, 11)
     for contact in (bare, full):
         assert decode_contact(contact.encode()) == contact
     with pytest.raises(DecodeError):
@@ -196,6 +196,46 @@ def test_new_owner_shows_and_is_accepted_by_a_copy(mount: Mounted) -> None:
     mount.run("cp contacts/bob/fingerprint contacts/bob/verified")
     wait_gone(bob / "CHANGED")
     assert (bob / "verified").exists()
+
+
+@pytest.mark.mount
+def test_who_is_muted_is_read_and_not_unread(mount: Mounted) -> None:
+    muted, unread = mount.path / "contacts" / "bob" / "muted", mount.path / "unread"
+    mount.run("touch contacts/bob/muted")
+    assert "not in unread/" in muted.read_text()
+    watch = Watch(unread)
+    mount.arrive("bob", "one")
+    mount.wait_messages("one\n", sender="bob")
+    mount.run("rm contacts/bob/muted")
+    mount.arrive("bob", "two")
+    watch.wait("-bob")
+    (name,) = watch.names  # what comes is shown in order: there was none for the first
+    watch.close()
+    assert (unread / name).read_text() == "two\n"
+    mount.arrive("bob", "three")
+    wait_for(lambda: [p for p in unread.iterdir() if p.name != name] or None, "the third")
+    mount.unmount()
+    mount.mount()
+    assert [path.read_text() for path in unread.iterdir()] == ["three\n"]
+
+
+@pytest.mark.mount
+def test_nothing_is_sent_to_who_is_blocked_until_that_is_undone(mount: Mounted) -> None:
+    bob = mount.path / "contacts" / "bob"
+    mount.run("touch contacts/bob/blocked; mkdir outbox/bob; echo no > outbox/bob/note")
+    error = mount.path / "outbox" / "bob" / "note.error"
+    wait_for(lambda: error.exists() or None, "the error file")
+    assert "you have blocked bob" in error.read_text()
+    assert "rm contacts/bob/blocked" in error.read_text()
+    assert "dropped unseen" in (bob / "blocked").read_text()
+    mount.run("rm contacts/bob/blocked; mv outbox/bob/note outbox/bob/again")
+    mount.wait_messages("no\n")
+    wait_gone(bob / "blocked")
+    for name in ("blocked", "muted"):  # every way to make a file does it
+        mount.run(f": > contacts/bob/{name}")
+        assert (bob / name).read_text().startswith("Since ")
+        mount.run(f"rm contacts/bob/{name}; echo yes > contacts/bob/{name}; rm contacts/bob/{name}")
+        wait_gone(bob / name)
 
 
 @pytest.mark.mount
