@@ -44,7 +44,7 @@ _LOOKERS = frozenset(
         *("gdk-pixbuf-thum", "ffmpegthumbnail", "evince-thumbnai", "totem-video-thu"),
         *("tracker-miner-f", "tracker-extract", "localsearch-3", "localsearch-ext"),
         *("baloo_file", "baloo_file_extr", "updatedb", "updatedb.plocat", "recollindex"),
-        *("rsync", "tar", "restic", "borg", "rclone", "duplicity", "deja-dup"),
+        *("cp", "rsync", "tar", "restic", "borg", "rclone", "duplicity", "deja-dup"),
         *("grep", "egrep", "fgrep", "zgrep", "rg", "ag", "ack", "diff", "cmp", "wc", "find"),
     )
 )
