@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -65,7 +64,6 @@ def test_programs_that_read(tmp_path: Path) -> None:
         assert mount.messages("bob") == []
 
 
-@pytest.mark.skipif(shutil.which("vim") is None, reason="vim is not installed")
 def test_vim_sends_when_it_is_left_and_once() -> None:
     with mounted() as mount:
         mount.run("mkdir outbox/bob")
