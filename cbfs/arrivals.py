@@ -92,6 +92,17 @@ def store_part(
                 owe(writer, arrivals.dues, person, Kind.WANT, conversation.id + parent, due)
 
 
+def drop_part(writer: Writer, known: dict[bytes, Conversation], sender: str, part: Part) -> None:
+    """Take note of a message of somebody whom the user has blocked, and of nothing in it: others
+    may name it as a parent, and nobody is to be asked for it."""
+    conversation = known.get(part.conversation) or get_conversation(writer, part.conversation)
+    if conversation is None or sender not in conversation.participants:
+        return
+    ref = part.conversation + part.id
+    writer.put(Table.META, b"dropped " + ref, b"\1")
+    arrived(writer, ref)
+
+
 def acknowledge(writer: Writer, dues: Dues, receiving: Receiving, sender: str, ref: bytes) -> None:
     """Owe a receipt, when receipts are sent."""
     if receiving.receipts:

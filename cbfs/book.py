@@ -321,8 +321,13 @@ def ancestors_by(
 def missing_parents(
     reader: Reader, conversation: bytes, parents: tuple[bytes, ...]
 ) -> tuple[bytes, ...]:
-    """Those of the parents that have never been here."""
-    return tuple(p for p in parents if _by_anybody(reader, conversation, p) is None)
+    """Those of the parents that have never been here, be it to be dropped."""
+    return tuple(
+        parent
+        for parent in parents
+        if _by_anybody(reader, conversation, parent) is None
+        and reader.get(Table.META, b"dropped " + conversation + parent) is None
+    )
 
 
 def remove_message(writer: Writer, message: Message) -> None:

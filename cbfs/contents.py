@@ -31,6 +31,10 @@ from cbfs.nodes import (
 )
 from cbfs.store import Reader, StoreError, Table, Writer
 
+MTIME_MAX = (1 << 63) - 1
+"""Nanoseconds since 1970 of the latest modification time, in the year 2262. What is later is cut to
+that, as other file systems do; what is earlier than as long before 1970, likewise."""
+
 ROOT_FILE_MAX = 1 << 20
 """Bytes of a file in the root: config.toml, or an editor's swap file for it."""
 
@@ -99,7 +103,7 @@ class Contents:
         if mode is not None:
             node.mode = stat.S_IFMT(node.mode) | mode & 0o777
         if mtime_ns is not None:
-            node.mtime_ns = mtime_ns
+            node.mtime_ns = min(max(mtime_ns, -MTIME_MAX), MTIME_MAX)
         node.changed_ns = time.time_ns()
         if isinstance(node, File):
             node.changed = time.monotonic()

@@ -95,6 +95,8 @@ class Courier:
     def contact_changed(self, name: str) -> None:
         """See ``View``."""
         self.tree.people.show(name, self.showing)
+        self._errors.contact_changed()
+        self._changed()
 
     def message_added(self, message: Message) -> None:
         """See ``View``."""

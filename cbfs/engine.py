@@ -198,7 +198,7 @@ class Engine:
         """See ``Backend``."""
         waiting = self._sender.waiting()
         with self.store.read() as reader:
-            missing = owed.missing(reader)
+            missing = owed.missing(reader, (c.name for c in self.contacts() if c.blocked))
             unreceived = owed.unreceived(reader, (c.name for c in self.contacts()))
             under_way = {who: progress.sending(reader, who) for who in waiting}
             arriving = progress.arriving_lines(reader)

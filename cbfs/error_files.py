@@ -2,7 +2,7 @@
 
 import time
 
-from cbfs.model import Refused
+from cbfs.model import ContactRefused, Refused
 from cbfs.nodes import Directory, File, Text
 from cbfs.outbox import ERROR_SUFFIX
 from cbfs.texts import error_text
@@ -15,12 +15,23 @@ class ErrorFiles:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._there: set[tuple[Directory, str]] = set()
+        self._of_contacts: set[tuple[Directory, str, File]] = set()
 
     def fail(self, folder: Directory, name: str, file: File, problem: Refused) -> None:
         """A file cannot be sent as it is now."""
         file.error = error_text(problem, problem.hint)
         file.given_up = file.version
+        if isinstance(problem, ContactRefused):
+            self._of_contacts.add((folder, name, file))
         self.show(folder, name, file.error)
+
+    def contact_changed(self) -> None:
+        """What was refused for the state of a contact is not given up any more."""
+        waiting, self._of_contacts = self._of_contacts, set()
+        for folder, name, file in waiting:
+            if folder.entries.get(name) is file and file.given_up == file.version:
+                file.given_up, file.error = -1, ""
+                self.show(folder, name, "")
 
     def show(self, folder: Directory, name: str, text: str) -> None:
         """Show, change or take away ``NAME.error``."""

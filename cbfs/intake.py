@@ -10,7 +10,7 @@ the server sends again what is then known for a copy.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cbfs.arrivals import Arrivals, Receiving, store_part
+from cbfs.arrivals import Arrivals, Receiving, drop_part, store_part
 from cbfs.book import u64
 from cbfs.context import Context
 from cbfs.notes import Told, take_note, tell_lost
@@ -62,6 +62,7 @@ class Intake:
         self._receiving = receiving
         self._steps = context.sessions.batch()
         self._read: list[_Read] = []
+        self._dropped: list[tuple[str, Part]] = []
         self._gone: list[Incoming] = []
         self._turns: set[str] = set()
         self.strangers: list[Incoming] = []
@@ -100,6 +101,8 @@ class Intake:
             self._gone.append(item)
             self.advanced.add(opened.session.id)
             if self._is_blocked(sender):
+                if isinstance(body, Part):
+                    self._dropped.append((sender, body))
                 return  # the ratchet has turned, and that is all
             self.bundles.append((sender, body.bundle))
             self._read.append(_Read(sender, body, not opened.session.answered))
@@ -122,6 +125,8 @@ class Intake:
             else:
                 fresh = read.unanswered
                 take_note(writer, told, receiving, read.sender, read.body, fresh=fresh)
+        for sender, part in self._dropped:
+            drop_part(writer, context.conversations, sender, part)
         for peer in self._turns:
             due = receiving.now + receiving.delay
             owe(writer, arrivals.dues, peer, Kind.TURN, NOTHING, due)

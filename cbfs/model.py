@@ -111,6 +111,10 @@ class Refused(CbfsError):
     """A file that cannot be sent as it is. Text and hint become its error file."""
 
 
+class ContactRefused(Refused):
+    """The same for the state that a contact is in: it is tried again when that changes."""
+
+
 class NotYet(CbfsError):
     """A file that cannot be sent now (say, the directory does not answer). It stays in the
     outbox and is tried again when ``View.retry`` is called."""

@@ -8,10 +8,14 @@ import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 
 RECHECK = 0.5
 """Seconds until a file that an editor holds is looked at again."""
+
+CLOCK_RECHECK = 60.0
+"""Seconds until a file that its date holds is looked at again: the clock may be set."""
 
 METADATA = "metadata.toml"
 ERROR_SUFFIX = ".error"
@@ -161,7 +165,8 @@ def verdict(
         if _is_live(lock, processes):
             return Hold(f"an editor holds {lock.name}", RECHECK)
     if draft.until > wall:
-        return Hold("its date is in the future", min(draft.until - wall, 60.0))
+        moment = datetime.fromtimestamp(draft.until, UTC)
+        return Hold(f"held until {moment:%F %T} UTC", min(draft.until - wall, CLOCK_RECHECK))
     left = draft.changed + grace - now
     return Hold("it was just changed", left) if left > 0 else None
 

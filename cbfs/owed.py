@@ -136,12 +136,13 @@ def next_due(reader: Reader, peer: str) -> int | None:
     return min((debt.due for debt in debts(reader, peer)), default=None)
 
 
-def missing(reader: Reader) -> dict[bytes, int]:
-    """How many messages are missing, by conversation."""
+def missing(reader: Reader, blocked: Iterable[str] = ()) -> dict[bytes, int]:
+    """How many messages are missing, by conversation. Whom the user has ``blocked`` nobody asks."""
+    silent = {reader.blind(peer.encode()) for peer in blocked}
     wanted = {
         key[BLIND_SIZE + 1 :]
         for key in reader.keys(Table.OWED)
-        if key[BLIND_SIZE : BLIND_SIZE + 1] == Kind.WANT.value
+        if key[BLIND_SIZE : BLIND_SIZE + 1] == Kind.WANT.value and key[:BLIND_SIZE] not in silent
     }
     counts: dict[bytes, int] = {}
     for ref in wanted:

@@ -14,7 +14,7 @@ from cbfs.contact import Contact, How, Mark, decode_contact
 from cbfs.deliveries import reseal
 from cbfs.directory import Directory, DirectoryDown
 from cbfs.fingerprint import Fingerprint, fingerprint
-from cbfs.model import NotYet, Refused
+from cbfs.model import ContactRefused, NotYet, Refused
 from cbfs.store import Store, Table, Writer
 from cbfs.user_names import look_alike, typed_name
 from cbfs_common.errors import CbfsError, DecodeError
@@ -37,7 +37,7 @@ class Unknown(Refused):
         )
 
 
-class Stopped(Refused):
+class Stopped(ContactRefused):
     """The name has another owner than the contact that is known."""
 
     def __init__(self, name: str) -> None:
@@ -49,7 +49,7 @@ class Stopped(Refused):
         )
 
 
-class Frozen(Refused):
+class Frozen(ContactRefused):
     """The owner of the name has frozen it."""
 
     def __init__(self, name: str) -> None:
@@ -59,7 +59,7 @@ class Frozen(Refused):
         )
 
 
-class Blocked(Refused):
+class Blocked(ContactRefused):
     """The user has blocked them."""
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -67,7 +67,7 @@ class Blocked(Refused):
         who = ", ".join((first, *more))
         super().__init__(
             f"you have blocked {who}",
-            f"write to others alone; or rm contacts/{first}/blocked, and rename the file",
+            f"write to others alone, or rm contacts/{first}/blocked",
         )
 
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import trio
 
 from cbfs.account import SYSTEM_RANDOM, make_account
 from cbfs.contact import Mark
@@ -15,7 +16,7 @@ from cbfs.model import Refused
 from cbfs.peers import Blocked
 from cbfs.texts import changed_text
 from cbfs_common.profile import parse_address
-from tests.test_engine import NO_TOR, Recorder, until
+from tests.test_engine import NO_TOR, Recorder, account, send, until
 from tests.test_healing import texts, write
 from tests.town import Town, arrived, contact, in_town, load, stolen, talk
 from tests.world import World
@@ -229,3 +230,32 @@ def test_what_somebody_blocked_sends_is_dropped_and_the_session_goes_on(
             assert not contact(alice, "bob").blocked
 
     in_town(tmp_path, here.server.url, body)
+
+
+def test_nobody_asks_for_what_somebody_blocked_wrote_in_a_group(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others answer it, so that it is a parent of what they write."""
+    for module in ("arrivals", "owed"):
+        monkeypatch.setattr(f"cbfs.{module}.ASK_AFTER", 10_000)
+    places = {name: account(here, name) for name in ("group-a", "group-b", "group-m")}
+
+    async def body() -> None:
+        async with (
+            running(places["group-a"], NO_TOR) as alice,
+            running(places["group-b"], NO_TOR) as bob,
+            running(places["group-m"], NO_TOR) as mallory,
+        ):
+            await send(alice, ("group-b", "group-m"), b"hello")
+            await arrived(bob, "hello")
+            await arrived(mallory, "hello")
+            await alice.mark("group-m", Mark.BLOCKED, on=True)
+            for number in range(3):
+                await write(mallory, "group-a", f"unwanted {number}")
+                await arrived(bob, f"unwanted {number}")
+                await write(bob, "group-a", f"answer {number}")
+                await arrived(alice, f"answer {number}")
+            await until(lambda: not alice.report().problems, "nothing to be missing")
+            assert not [text for text in texts(alice) if "unwanted" in text]
+
+    trio.run(body)

@@ -349,3 +349,39 @@ def test_without_tor_other_machines_are_refused(here: World) -> None:
     )
     assert done.returncode == 1
     assert "192.0.2.1 is not on this machine" in done.stderr
+
+
+def test_a_date_in_the_future_holds_a_message_until_it_is_taken_back(here: World) -> None:
+    """Also through a restart; ``ls -l`` and ``status`` say until when."""
+    alice, bob = here.user("alice"), here.user("bob")
+    held = alice.mountpoint / "outbox" / "bob" / "held.txt"
+
+    def shell(script: str) -> str:
+        done = subprocess.run(
+            ["sh", "-euc", script],
+            cwd=alice.mountpoint,
+            env={**os.environ, "TZ": "UTC"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    def status_says(words: str) -> None:
+        status = alice.mountpoint / "status"
+        wait_for(lambda: words in status.read_text() or None, f"{words!r} in status")
+
+    shell("mkdir outbox/bob; echo later > tmp/held.txt; touch -d '2100-01-02 08:00' tmp/held.txt")
+    shell("mv tmp/held.txt outbox/bob/")
+    status_says("bob/held.txt: held until 2100-01-02 08:00:00 UTC")
+    assert "2100-01-02 08:00" in shell("ls -l --time-style=long-iso outbox/bob/held.txt")
+    alice.unmount()
+    alice.mount()
+    status_says("bob/held.txt: held until 2100-01-02 08:00:00 UTC")
+    shell("touch -d '3000-01-01' outbox/bob/held.txt")  # more than can be kept
+    status_says("bob/held.txt: held until 2262-04-11")
+    assert not bob.messages()
+    shell("touch outbox/bob/held.txt")
+    bob.wait_message("alice", "later\n")
+    wait_for(lambda: not held.exists() or None, "the sent file to leave the outbox")
+    assert "held until" not in (alice.mountpoint / "status").read_text()

@@ -338,6 +338,7 @@ def test_a_date_in_the_future_holds_it() -> None:
     play = Play()
     held = verdict(draft, (), 10.0, 400.0, GRACE, play)
     assert held is not None
+    assert held.why == "held until 1970-01-01 00:08:20 UTC"
     assert held.again is not None
     assert verdict(draft, (), 10.0, 500.0, GRACE, play) is None
     assert verdict(replace(draft, until=0.0), (), 10.0, 0.0, 0.0, play) is None
