@@ -28,6 +28,7 @@ Find                     ls 'search/lunch from:bob after:2026-11-01'
 Answer                   save a file in the folder of the same name under outbox/
 Take back                rm the file in outbox/ before it is sent: a second after it
                          was last changed, or when the editor that has it open ends
+Later                    touch -d 'tomorrow 8:00' outbox/bob/hi
 Delete                   rm conversations/.../MESSAGE
 Who they are             cat contacts/bob/fingerprint: compare it by voice, then
                          cp contacts/bob/fingerprint contacts/bob/verified
