@@ -4,6 +4,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,9 @@ def test_a_window_shows_what_arrives(mount: Mounted, manager: str, tmp_path: Pat
             on.picture(Path(kept) / f"{manager}.png")
         process.terminate()
         process.wait(WAIT)
+
+
+def test_a_screen_takes_everybody_while_others_leave_it() -> None:
+    with screen(dict(os.environ)) as on, ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: on.tool("xdotool", "getmouselocation"), range(200)))
+    assert not [tool.stderr for tool in done if tool.returncode]

@@ -1,6 +1,7 @@
 """A screen that nobody sees, with keyboard and mouse."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,11 @@ class Screen:
 
     def __init__(self, display: int, environment: dict[str, str]) -> None:
         self.environment = {**environment, "DISPLAY": f":{display}", "NO_AT_BRIDGE": "1"}
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def start(self, command: list[str], folder: Path) -> subprocess.Popen[bytes]:
-        """A program with a session bus of its own."""
-        return subprocess.Popen(
+        """A program with a session bus of its own; it ends with the screen at the latest."""
+        process = subprocess.Popen(
             ["dbus-run-session", "--", *command],
             cwd=folder,
             env=self.environment,
@@ -29,6 +31,15 @@ class Screen:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        self._started.append(process)
+        return process
+
+    def end(self) -> None:
+        """All that was started and is still there."""
+        for process in self._started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(WAIT)
 
     def tool(self, *command: str) -> subprocess.CompletedProcess[bytes]:
         """xdotool and the like, to the end."""
@@ -48,7 +59,16 @@ class Screen:
         return self.tool(*search).stdout.decode().split("\n")[0]
 
     def wait_title(self, part: str) -> str:
-        return wait_for(lambda: self.title(part) or None, f"a window {part!r}")
+        """The window with this in its title, once it is there."""
+
+        def look() -> str:
+            found = self.title(part)
+            ended = [process.args for process in self._started if process.poll() is not None]
+            if ended and not found:
+                raise AssertionError(f"{ended} ended without a window {part!r}")
+            return found
+
+        return wait_for(look, f"a window {part!r}")
 
     def picture(self, path: Path) -> bytes:
         """All of it, as a PNG; gives its pixels."""
@@ -58,10 +78,14 @@ class Screen:
 
 @contextmanager
 def screen(environment: dict[str, str], size: str = SIZE) -> Iterator[Screen]:
-    """A screen of its own, which ends with the block."""
+    """A screen of its own, which ends with the block.
+
+    Without ``-noreset`` the server starts anew whenever its last client has left it, as the tools
+    here do all the time, and turns away a program that comes just then.
+    """
     reading, writing = os.pipe()
     server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(writing), "-screen", "0", size, "-nolisten", "tcp"],
+        ["Xvfb", "-displayfd", str(writing), "-screen", "0", size, "-nolisten", "tcp", "-noreset"],
         pass_fds=[writing],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -69,7 +93,11 @@ def screen(environment: dict[str, str], size: str = SIZE) -> Iterator[Screen]:
     os.close(writing)
     try:
         with open(reading) as numbers:  # noqa: PTH123 - a descriptor
-            yield Screen(int(numbers.readline()), environment)
+            on = Screen(int(numbers.readline()), environment)
+        try:
+            yield on
+        finally:
+            on.end()
     finally:
         server.terminate()
         server.wait(WAIT)
