@@ -1,4 +1,4 @@
-"""The program cbfs-names: a name directory, sequencer and one verifier in one process."""
+"""The program cbfs-names: a name directory in one process, or one of the processes of it."""
 
 import argparse
 import ipaddress
@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +15,19 @@ from pathlib import Path
 import trio
 
 from cbfs_common.errors import CbfsError, DecodeError
-from cbfs_common.names_config import Config, Terms
+from cbfs_common.names_config import Config, Terms, parse_config
 from cbfs_common.names_policy import SCHEME
 from cbfs_common.onion import PORT
 from cbfs_common.primitives import Random, kem_encapsulate
-from cbfs_common.profile import Address
+from cbfs_common.profile import Address, parse_address
 from cbfs_names.embedded import Embedded, EmbeddedCore
 from cbfs_names.keys import VERIFIER, Keys, load_keys, opened_data, write_file
 from cbfs_names.onion import Onion, add_options, chosen, published
+from cbfs_names.separate import Beside, Role, SequencerRole, VerifierRole, present
 from cbfs_names.service import Service
 from cbfs_names.sockets import listen, listening_port, serve
 from cbfs_names.store import Store
+from cbfs_names.tools import ADD, read_text, run_tool
 
 _log = logging.getLogger(__name__)
 
@@ -35,12 +37,17 @@ _EPILOG = """example:
   cbfs-names --data /var/lib/cbfs-names --listen 127.0.0.1:7701
 
 Prints its address on the first line, and writes DATA/policy, the file that clients are given.
+With --sequencer or --verifier it is one of several processes: see cbfs-names(8).
+Besides: cbfs-names key, cbfs-names invite, cbfs-names audit, each with --help.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT. 0 after a clean stop, 1 for a failure, 2 for wrong usage."""
-    options = _parse(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in ADD:
+        return _tool(given)
+    options = _parse(given)
     level = logging.INFO if options.verbose else logging.WARNING
     logging.basicConfig(stream=sys.stderr, level=level, format="cbfs-names: %(message)s")
     random = Random(os.urandom, kem_encapsulate)
@@ -52,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with opened_data(options.data) as directory:
             keys = load_keys(directory, random)
             onion = chosen(options, directory, random.token)
-            trio.run(_run, directory, keys, listening, public, onion, random)
+            start = _starter(options, directory, keys, random)
+            trio.run(_run, directory, keys, start, listening, public, onion, random)
     except* CbfsError as group:
         _complain(group)
         failed = True
@@ -80,9 +88,35 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="HOST:PORT",
         help="how clients reach it, when that is not the address of --listen",
     )
+    role = parser.add_mutually_exclusive_group()
+    role.add_argument("--sequencer", action="store_true", help="order rounds; verifiers elsewhere")
+    role.add_argument("--verifier", action="store_true", help="check and sign a sequencer's rounds")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="keys, groups, quorum, terms")
+    parser.add_argument("--sequencer-url", metavar="URL", help="if FILE does not say it")
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="another verifier, if FILE does not say it; may be repeated",
+    )
     parser.add_argument("--verbose", action="store_true", help="log rounds as well")
     add_options(parser)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if (options.sequencer or options.verifier) != (options.config is not None):
+        parser.error("--config goes with --sequencer or --verifier")
+    if not options.verifier and (options.sequencer_url or options.peer):
+        parser.error("--sequencer-url and --peer go with --verifier")
+    return options
+
+
+def _tool(given: list[str]) -> int:
+    try:
+        run_tool(given[0], given[1:])
+    except CbfsError as error:
+        _complain(BaseExceptionGroup("", [error]))
+        return 1
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,29 +156,57 @@ def _complain(group: BaseExceptionGroup[CbfsError]) -> None:
             sys.stderr.write(f"cbfs-names: hint: {error.hint}\n")
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """``config``: of a new store. ``role``: what runs over it. ``serves``: clients come here."""
+
+    config: Config
+    role: Callable[[Store], Role]
+    serves: bool = True
+
+
+def _starter(options: argparse.Namespace, directory: Path, keys: Keys, random: Random) -> Start:
+    """What the options ask for. Raises DecodeError."""
+    if options.config is None:
+        config = keys.config(Terms())
+        return Start(config, lambda store: _service(store, config, keys))
+    file = parse_config(read_text(options.config))
+    if options.sequencer:
+        return Start(file.config, lambda store: SequencerRole(store, keys, directory))
+    url = options.sequencer_url
+    sequencer = None if url is None else parse_address(url, SCHEME)
+    place = Beside(file, sequencer, tuple(parse_address(peer, SCHEME) for peer in options.peer))
+    return Start(
+        file.config,
+        lambda store: VerifierRole(store, keys, directory, place, random),
+        serves=False,
+    )
+
+
 async def _run(
     directory: Path,
     keys: Keys,
+    start: Start,
     listening: Place,
     public: Place,
     onion: Onion | None,
     random: Random,
 ) -> None:
-    config = keys.config(Terms())
     listener = await listen(listening.host, listening.port)
     async with listener:
         port = listening_port(listener)
-        store = Store(directory / "store", config.encode())
+        store = Store(directory / "store", start.config.encode())
         try:
-            service = _service(store, config, keys)
+            role = start.role(store)
             try:
                 async with _reached(onion, public, port) as place:
                     address = Address(keys.server, place.host, place.port)
-                    policy = config.policy(address).encode().encode("ascii")
-                    write_file(directory / "policy", policy, 0o644)
-                    await _serve(listener, keys, random, service, address)
+                    if start.serves:
+                        policy = present(store).policy(address).encode().encode("ascii")
+                        write_file(directory / "policy", policy, 0o644)
+                    await _serve(listener, keys, random, role, address)
             finally:
-                service.close()
+                role.close()
         finally:
             store.close()
 
@@ -170,7 +232,7 @@ async def _serve(
     listener: trio.SocketListener,
     keys: Keys,
     random: Random,
-    service: Service,
+    service: Role,
     address: Address,
 ) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -77,6 +77,11 @@ def load_keys(directory: Path, random: Random) -> Keys:
     return Keys(transport, log, verifier)
 
 
+def load_key(path: Path, random: Random) -> bytes:
+    """One key (32), made when it is not there. Raises DataError."""
+    return _load(path, random, begun=False)
+
+
 def _load(path: Path, random: Random, begun: bool) -> bytes:
     try:
         key = path.read_bytes()

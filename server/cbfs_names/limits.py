@@ -26,3 +26,28 @@ QUORUM_PATIENCE = 30
 """After so long without a quorum who waits for a round is told; what it asked for waits on."""
 
 RECEIVE_SIZE = 65_536
+
+CALL_TIMEOUT = 60
+"""For a peer's reply."""
+
+AWAIT_PATIENCE = 20
+"""A verifier that waits for the next block is answered after so long without one."""
+
+AWAITING_MAX = 256
+"""Verifiers' connections that wait for a block."""
+
+PRESENCE = 75
+"""A verifier counts as present for so long after its last cosignature."""
+
+RETRY_PAUSE = 1
+"""Before a peer that cannot be reached is tried again."""
+
+RECOSIGN = 10
+"""A verifier signs its newest head anew after so long, at the next answer to its wait: at most
+AWAIT_PATIENCE later, so every 30 seconds."""
+
+BLOCK_PAGES_MAX = 512
+"""Pages of one block: a full round has fewer."""
+
+OLD_PATIENCE = 60
+"""A proposal too old for the clock is refused only when in that time nobody has cosigned it."""

@@ -83,7 +83,9 @@ class Service:
         if isinstance(request, Submit):
             return self._submit(request.operation)
         if self._answers is None:
-            return encode_reply(Refused(self._core.refusal(int(self._clock())) or Refusal.STOPPED))
+            return encode_reply(
+                Refused(self._core.refusal(int(self._clock())) or Refusal.NO_QUORUM)
+            )
         return encode_reply(self._answers.answer(request))
 
     def publish(self, head: Head) -> None:

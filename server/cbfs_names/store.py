@@ -203,6 +203,10 @@ class Snapshot:
         """The leaf hash (32) that this verifier has locked for a round."""
         return self.get(Table.LOCKS, _number(round_))
 
+    def refused(self, round_: int, leaf: bytes) -> bytes | None:
+        """The signed refusal of a block with this leaf hash (32)."""
+        return self.get(Table.REFUSALS, _number(round_) + leaf)
+
     def proposal(self, round_: int) -> Block | None:
         """What this sequencer has proposed for a round that is not locked yet."""
         record = self.get(Table.PROPOSALS, _number(round_))
@@ -253,10 +257,6 @@ class Writer(Snapshot):
     def refuse(self, round_: int, leaf: bytes, refusal: bytes) -> None:
         """Keep a signed refusal."""
         self._put(Table.REFUSALS, _number(round_) + leaf, refusal)
-
-    def refused(self, round_: int, leaf: bytes) -> bytes | None:
-        """The signed refusal of a block with this leaf hash (32)."""
-        return self.get(Table.REFUSALS, _number(round_) + leaf)
 
     def propose(self, block: Block) -> None:
         """Keep a proposal. There must be none for its round."""

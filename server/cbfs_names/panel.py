@@ -1,0 +1,297 @@
+"""The sequencer's side of verifiers that are processes of their own: it offers blocks, takes
+votes and refusals, and publishes when a quorum has signed."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import trio
+
+from cbfs_common.errors import CryptoError, DecodeError
+from cbfs_common.names_config import Config
+from cbfs_common.names_note import (
+    Note,
+    SignatureLine,
+    parse_checkpoint,
+    parse_note,
+    verify_cosignature,
+)
+from cbfs_common.names_refusals import Refusal
+from cbfs_names.block import Block, decode_refusal
+from cbfs_names.evidence import compare, keep
+from cbfs_names.heads import Head, Outcome, head_of
+from cbfs_names.limits import AWAIT_PATIENCE, AWAITING_MAX, PRESENCE, RETRY_PAUSE
+from cbfs_names.log import Log
+from cbfs_names.peer_wire import (
+    BLOCK_PAGE,
+    AskStatus,
+    Await,
+    BlockPage,
+    Done,
+    GetBlock,
+    Offer,
+    Reject,
+    Status,
+    Vote,
+    decode,
+    encode,
+)
+from cbfs_names.replay import config_now
+from cbfs_names.sequencer import Sequencer
+from cbfs_names.store import Store
+from cbfs_names.verifier import stopped
+from cbfs_names.waiting import Waiting
+
+_log = logging.getLogger(__name__)
+
+
+class Panel:
+    """``service.Core`` of a sequencer with verifiers elsewhere. ``on_head`` is told of newer
+    cosignatures of the newest head."""
+
+    def __init__(
+        self, store: Store, sequencer: Sequencer, data: Path, clock: Callable[[], float]
+    ) -> None:
+        self.on_head: Callable[[Head], None] = lambda head: None
+        self._store = store
+        self._sequencer = sequencer
+        self._data = data
+        self._clock = clock
+        self._block: Block | None = None
+        self._text = b""
+        self._votes: dict[str, SignatureLine] = {}
+        self._refusers: set[str] = set()
+        self._present: dict[str, int] = {}
+        self._lines: dict[str, SignatureLine] = {}
+        self._head: Head | None = None
+        self._awaiting: list[tuple[Await, Waiting]] = []
+        self._changed = trio.Event()
+        self._pages: tuple[bytes, bytes] = b"", b""
+        self._config, self._stopped = self._read()
+
+    # service.Core
+
+    async def start(self, now: int) -> Head:
+        """Show the newest head, offer again what was proposed, or make the first round."""
+        with self._store.read() as view:
+            stored = view.head()
+            if stored is not None:
+                note = parse_note(stored)
+                self._lines = self._known_lines(note)
+                self._head = head_of(view, note)
+        if self._head is not None:
+            self.on_head(self._head)
+        block = self._sequencer.outstanding()
+        if block is not None:
+            await self._collect(block)
+        while self._head is None:
+            first, _ = await trio.to_thread.run_sync(self._sequencer.propose, [], now)
+            if first is not None:
+                await self._collect(first)
+        return self._head
+
+    async def round(self, pending: list[bytes], now: int) -> Outcome:
+        """One round: proposed, and published or given up."""
+        if self._sequencer.clock_is_behind(now):
+            _log.error("no rounds are made: this computer's clock has been set back")
+            return Outcome(None, frozenset(), dict.fromkeys(pending, Refusal.STOPPED))
+        block, refused = await trio.to_thread.run_sync(self._sequencer.propose, pending, now)
+        if block is None:
+            return Outcome(None, frozenset(), refused)
+        head = await self._collect(block)
+        if head is None:
+            await trio.sleep(RETRY_PAUSE)
+            return Outcome(None, frozenset(), refused)
+        return Outcome(head, frozenset(block.operations), refused)
+
+    async def cosign(self, now: int) -> Head | None:
+        """Verifiers do that by themselves."""
+        return None
+
+    def refusal(self, now: int) -> Refusal | None:
+        """Why no operation is taken now."""
+        if self._stopped:
+            return Refusal.EQUIVOCATION
+        if not self._config.satisfied(
+            name for name, seen in self._present.items() if now - seen <= PRESENCE
+        ):
+            return Refusal.NO_QUORUM
+        return None
+
+    # what verifiers ask
+
+    def answer(self, payload: bytes) -> bytes | Waiting | None:
+        """The reply to a verifier's message; None when it is none."""
+        try:
+            message = decode(payload)
+        except DecodeError:
+            return None
+        match message:
+            case Await():
+                return self._await(message)
+            case GetBlock(round_, page):
+                return encode(self._page(round_, page))
+            case Vote(note):
+                self._vote(note)
+            case Reject(refusal):
+                self._reject(refusal)
+            case AskStatus():
+                return encode(self._status())
+            case _:
+                return None
+        return encode(Done())
+
+    def _status(self) -> Status:
+        votes = Note(self._text, tuple(self._votes.values())).encode() if self._votes else b""
+        return Status(b"" if self._head is None else self._head.note, votes)
+
+    def _await(self, asked: Await) -> bytes | Waiting:
+        found = self._offer(asked)
+        if found is not None:
+            return encode(found)
+        late = encode(Offer(b"" if self._head is None else self._head.note, b"", False, (), b""))
+        waiting = Waiting(late, AWAIT_PATIENCE)
+        self._awaiting = [*self._awaiting, (asked, waiting)][-AWAITING_MAX:]
+        return waiting
+
+    def _offer(self, asked: Await) -> Offer | None:
+        size = 0 if self._head is None else self._head.number + 1
+        note = b"" if self._head is None else self._head.note
+        if asked.size < size:
+            with self._store.read() as view:
+                leaf = view.block(asked.size).round.digest()
+                proof = Log(size, view.log_hash).inclusion(asked.size)
+            return Offer(note, leaf, True, proof, b"")
+        block = self._block
+        if block is None or asked.size != size or asked.seen == block.round.digest():
+            return None
+        votes = Note(self._text, tuple(self._votes.values())).encode() if self._votes else b""
+        return Offer(note, block.round.digest(), False, (), votes)
+
+    def _page(self, round_: int, page: int) -> BlockPage:
+        leaf = self._block.round.digest() if self._block else b""
+        if self._block is not None and self._block.round.number == round_:
+            if self._pages[0] != leaf:
+                self._pages = leaf, self._block.encode()
+            data = self._pages[1]
+        else:
+            with self._store.read() as view:
+                data = view.block(round_).encode() if round_ < view.size() else b""
+        pages = -(-len(data) // BLOCK_PAGE)
+        return BlockPage(pages, data[page * BLOCK_PAGE : (page + 1) * BLOCK_PAGE])
+
+    def _vote(self, encoded: bytes) -> None:
+        try:
+            note = parse_note(encoded)
+            size = parse_checkpoint(note.text.decode("ascii")).size
+        except (DecodeError, UnicodeDecodeError):
+            return
+        now = int(self._clock())
+        for name, line in self._known_lines(note).items():
+            self._present[name] = now
+            if self._block is not None and note.text == self._text:
+                self._votes[name] = line
+                self._fire()
+            elif self._head is not None and self._head.note.startswith(note.text + b"\n"):
+                self._lines[name] = line
+                self._refresh()
+            elif self._head is None or size > self._head.number + 1:
+                if size:
+                    _log.warning("verifier %s has a round that is not known here", name)
+            else:
+                self._compare(note)
+
+    def _compare(self, note: Note) -> None:
+        with self._store.read() as view:
+            found = compare(view, note)
+        if found:
+            keep(self._store, self._data, found)
+            self._config, self._stopped = self._read()
+
+    def _reject(self, encoded: bytes) -> None:
+        try:
+            refusal, signature = decode_refusal(encoded)
+        except DecodeError:
+            return
+        block = self._block
+        if block is None or refusal.leaf != block.round.digest():
+            return
+        for name, key in self._config.witnesses:
+            try:
+                refusal.verify(key.public, signature)
+            except CryptoError:
+                continue
+            _log.warning("verifier %s refuses a round: %s", name, refusal.reason.name)
+            self._refusers.add(name)
+            self._fire()
+
+    def _known_lines(self, note: Note) -> dict[str, SignatureLine]:
+        """The lines of verifiers of the configuration that verify."""
+        found = {}
+        for line in note.lines:
+            for name, key in self._config.witnesses:
+                if (line.name, line.key_id) != (key.name, key.id):
+                    continue
+                try:
+                    verify_cosignature(key, note.text, line.signature)
+                except (CryptoError, DecodeError):
+                    continue
+                found[name] = line
+        return found
+
+    async def _collect(self, block: Block) -> Head | None:
+        """Offer a block until a quorum has signed it, or can no longer. The head with it."""
+        self._block, self._votes, self._refusers = block, {}, set()
+        self._text = self._sequencer.checkpoint(block)
+        everybody = {name for name, _ in self._config.witnesses}
+        while True:
+            self._fire()
+            changed = self._changed
+            if self._config.satisfied(self._votes):
+                return await self._publish(block)
+            if not self._config.satisfied(everybody - self._refusers):
+                self._block = None
+                await trio.to_thread.run_sync(self._sequencer.drop, block.round.number)
+                return None
+            await changed.wait()
+
+    async def _publish(self, block: Block) -> Head:
+        lines = dict(self._votes)
+        note = await trio.to_thread.run_sync(self._sequencer.publish, block, tuple(lines.values()))
+        with self._store.read() as view:
+            self._head = head_of(view, note)
+        late = {name: line for name, line in self._votes.items() if name not in lines}
+        self._block, self._votes, self._lines = None, {}, lines | late
+        self._config, self._stopped = self._read()
+        self._refresh()
+        return self._head
+
+    def _refresh(self) -> None:
+        """The newest head with the newest cosignatures. Made of the head and not of the store,
+        which may be a round ahead while one is being published."""
+        if self._head is None:
+            return
+        note, log = parse_note(self._head.note), self._config.log
+        own = tuple(line for line in note.lines if (line.name, line.key_id) == (log.name, log.id))
+        fresh = Note(note.text, (*own, *self._lines.values()))
+        self._head = replace(self._head, note=fresh.encode())
+        self.on_head(self._head)
+        self._fire()
+
+    def _fire(self) -> None:
+        """Tell who waits for something new."""
+        self._changed.set()
+        self._changed = trio.Event()
+        awaiting, self._awaiting = self._awaiting, []
+        for asked, waiting in awaiting:
+            found = self._offer(asked)
+            if found is None:
+                self._awaiting.append((asked, waiting))
+            else:
+                waiting.settle(encode(found))
+
+    def _read(self) -> tuple[Config, bool]:
+        with self._store.read() as view:
+            config = config_now(view)
+            return config, stopped(view, config)

@@ -1,0 +1,138 @@
+"""Sequencer and verifiers as processes of their own: what each of them runs."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_common.names_config import Config, ConfigFile
+from cbfs_common.names_refusals import Refusal
+from cbfs_common.names_wire import Refused, Submit, decode_request, encode_reply
+from cbfs_common.primitives import Random, sign_public
+from cbfs_common.profile import Address
+from cbfs_names.answers import Answers
+from cbfs_names.following import Follower, Peers
+from cbfs_names.heads import Head
+from cbfs_names.keys import Keys
+from cbfs_names.panel import Panel
+from cbfs_names.peer_wire import AskStatus, decode, encode
+from cbfs_names.replay import config_now
+from cbfs_names.sequencer import Sequencer
+from cbfs_names.service import Service
+from cbfs_names.store import Store
+from cbfs_names.waiting import Waiting
+
+
+class Role(Protocol):
+    """What a process runs and answers."""
+
+    def answer(self, payload: bytes) -> bytes | Waiting:
+        """The encoded reply to one request."""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+
+    def close(self) -> None:
+        """Let go of the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A configuration file, and for a verifier where the others are, which the file may say."""
+
+    file: ConfigFile
+    sequencer: Address | None
+    peers: tuple[Address, ...]
+
+
+class SequencerRole:
+    """A sequencer whose verifiers are elsewhere."""
+
+    def __init__(self, store: Store, keys: Keys, data: Path) -> None:
+        """Raises CbfsError when the configuration is for another key."""
+        if sign_public(keys.log) != present(store).log.public:
+            raise _not_named("log")
+        self._panel = Panel(store, Sequencer(store, keys.log), data, time.time)
+        self._service = Service(store, self._panel, time.time)
+        self._panel.on_head = self._service.publish
+
+    def answer(self, payload: bytes) -> bytes | Waiting:
+        """To a verifier or a client."""
+        found = self._panel.answer(payload)
+        return self._service.answer(payload) if found is None else found
+
+    async def run(self) -> None:
+        """Make rounds."""
+        await self._service.run()
+
+    def close(self) -> None:
+        """Let go of the store."""
+        self._service.close()
+
+
+class VerifierRole:
+    """A verifier. It answers look-ups as well; operations are the sequencer's."""
+
+    def __init__(self, store: Store, keys: Keys, data: Path, place: Beside, random: Random) -> None:
+        """Raises CbfsError when the configuration does not name the key or no sequencer is
+        known."""
+        found = present(store).witness(sign_public(keys.verifier))
+        if found is None:
+            raise _not_named("witness")
+        sequencer = place.sequencer or place.file.server
+        if sequencer is None:
+            raise CbfsError("no sequencer is known", "say --sequencer-url URL")
+        named = {url for name, url in place.file.urls.items() if name != found[0]}
+        peers = Peers(sequencer, tuple(named.union(place.peers) - {sequencer}))
+        self._store = store
+        self._answers: Answers | None = None
+        self._follower = Follower(store, keys.verifier, found[1], peers, data, time.time, random)
+        self._follower.on_head = self._show
+        head = self._follower.head()
+        if head is not None:
+            self._show(head)
+
+    def answer(self, payload: bytes) -> bytes | Waiting:
+        """To another verifier or a client."""
+        try:
+            if isinstance(decode(payload), AskStatus):
+                return encode(self._follower.status())
+        except DecodeError:
+            pass  # a client's
+        try:
+            request = decode_request(payload)
+        except DecodeError:
+            return encode_reply(Refused(Refusal.BAD_REQUEST))
+        if isinstance(request, Submit):
+            return encode_reply(Refused(Refusal.STOPPED))
+        if self._answers is None:
+            return encode_reply(Refused(Refusal.NO_QUORUM))
+        return encode_reply(self._answers.answer(request))
+
+    async def run(self) -> None:
+        """Follow the sequencer."""
+        await self._follower.run()
+
+    def close(self) -> None:
+        """Let go of the store."""
+        if self._answers is not None:
+            self._answers.close()
+
+    def _show(self, head: Head) -> None:
+        if self._answers is None:
+            self._answers = Answers(self._store, head)
+        self._answers.show(head)
+
+
+def present(store: Store) -> Config:
+    """The configuration in force."""
+    with store.read() as view:
+        return config_now(view)
+
+
+def _not_named(what: str) -> CbfsError:
+    return CbfsError(
+        f"the configuration has no {what} line for the key in --data",
+        "print it with cbfs-names key and put it there",
+    )
