@@ -50,12 +50,16 @@ class Peers:
 
     sequencer: Address
     others: tuple[Address, ...]
+    names: dict[Address, str]
 
-    def enough(self, answered: set[Address]) -> bool:
-        """Whether enough have said what they know of a verifier: the sequencer, and half of the
-        others. That is as many as may be down without stopping it."""
-        return self.sequencer in answered and 2 * len(answered - {self.sequencer}) >= len(
-            self.others
+    def enough(self, answered: set[Address], own: str, config: Config) -> bool:
+        """Whether enough have said what they know of the verifier ``own``: the sequencer, and so
+        many that the rest are no quorum together with it, or all that are known."""
+        silent = {name for name, _ in config.witnesses} - {
+            name for address, name in self.names.items() if address in answered
+        }
+        return self.sequencer in answered and (
+            answered.issuperset(self.others) or not config.satisfied(silent | {own})
         )
 
 
@@ -118,13 +122,18 @@ class Follower:
         """Ask peers for the own highest cosignature until enough have answered; abstain from the
         rounds up to it that are not in the store."""
         answered: set[Address] = set()
-        while not self._peers.enough(answered):
+        while not self._enough(answered):
             async with trio.open_nursery() as nursery:
                 for address in {self._peers.sequencer, *self._peers.others} - answered:
                     nursery.start_soon(self._ask, address, answered)
-            if not self._peers.enough(answered):
+            if not self._enough(answered):
                 _log.warning("nothing is signed before more peers have answered")
                 await trio.sleep(RETRY_PAUSE)
+
+    def _enough(self, answered: set[Address]) -> bool:
+        config = self._config()
+        found = config.witness(self._key.public)
+        return self._peers.enough(answered, found[0] if found else "", config)
 
     async def _ask(self, address: Address, answered: set[Address]) -> None:
         try:

@@ -83,8 +83,8 @@ class VerifierRole:
         sequencer = place.sequencer or place.file.server
         if sequencer is None:
             raise CbfsError("no sequencer is known", "say --sequencer-url URL")
-        named = {url for name, url in place.file.urls.items() if name != found[0]}
-        peers = Peers(sequencer, tuple(named.union(place.peers) - {sequencer}))
+        named = {url: name for name, url in place.file.urls.items() if name != found[0]}
+        peers = Peers(sequencer, tuple({*named, *place.peers} - {sequencer}), named)
         self._store = store
         self._answers: Answers | None = None
         self._follower = Follower(store, keys.verifier, found[1], peers, data, time.time, random)
