@@ -37,6 +37,9 @@ class Status(IntEnum):
     RELEASED = 3
 
 
+_STATUSES = frozenset(Status)
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """Ed25519 public keys (32 each, sorted, distinct), of which ``threshold`` must sign."""
@@ -153,7 +156,7 @@ def decode_entry(data: bytes) -> Entry:
     owners, recovery, heirs = read_keys(fields), read_keys(fields), read_keys(fields)
     due, profile = fields.number(8), fields.long()
     fields.end()
-    if status not in set(Status) or not incarnation or not version or not owners.keys:
+    if status not in _STATUSES or not incarnation or not version or not owners.keys:
         raise fields.error()
     if len(profile) > PROFILE_MAX or bool(heirs.keys) != bool(due):
         raise fields.error()

@@ -35,6 +35,9 @@ def labelled(label: bytes, *parts: bytes) -> bytes:
     return sha256(label + b"\n" + b"".join(parts)).digest()
 
 
+_VISIBLE = bytes(range(0x21, 0x7F))
+
+
 class Fields:
     """Reads a layout from its beginning. Every method raises DecodeError when bytes are missing."""
 
@@ -75,7 +78,7 @@ class Fields:
     def text(self, limit: int) -> str:
         """The next short string, which must be printable ASCII without spaces, 1 to ``limit``."""
         raw = self.short()
-        if not 0 < len(raw) <= limit or any(not 0x21 <= byte <= 0x7E for byte in raw):
+        if not 0 < len(raw) <= limit or raw.translate(None, _VISIBLE):
             raise self.error()
         return raw.decode("ascii")
 

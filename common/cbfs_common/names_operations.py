@@ -7,6 +7,7 @@ cannot come to different entries.
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import TypedDict
 
 from cbfs_common.errors import CryptoError, DecodeError
 from cbfs_common.limits import (
@@ -29,6 +30,7 @@ from cbfs_common.names_refusals import Refusal as Refusal  # noqa: PLC0414  # gi
 from cbfs_common.primitives import KEY_SIZE, SIGNATURE_SIZE, kdf, sign, sign_public, verify
 
 _VERSION = 1
+_FIRST = bytes([_VERSION])
 OPERATION_LABEL = b"cbfs1 names operation"
 COMMIT_LABEL = b"cbfs1 names commit"
 SALT_SIZE = 32
@@ -145,59 +147,88 @@ SUBMIT_MAX = (
 )  # fmt: skip
 """Bytes of any encoded operation, at most: a CONFIGURE is the longest."""
 
+_KINDS = frozenset(Kind)
 _NAMELESS = (Kind.COMMIT, Kind.CONFIGURE)
+_SIGNATURES = {Kind.COMMIT: (0, 1), Kind.CONFIGURE: (1, COSIGNERS_MAX)}
+"""How many at least and at most, where it is not 1 to SIGNATURES_MAX."""
 
 
 def decode_operation(data: bytes) -> Operation:
     """Undo ``Operation.encode``. Raises DecodeError. Signatures are not verified yet."""
     fields = Fields(data, "an operation on a name")
     version, number = fields.number(1), fields.number(1)
-    if version != _VERSION or number not in set(Kind):
+    if version != _VERSION or number not in _KINDS:
         raise fields.error()
     kind = Kind(number)
+    nameless = kind in _NAMELESS
     namespace = fields.text(NAMESPACE_MAX)
-    name = _no_name(fields) if kind in _NAMELESS else read_name(fields)
+    name = _no_name(fields) if nameless else read_name(fields)
     incarnation, entry_version = fields.number(4), fields.number(4)
     previous, expires = fields.take(HASH_SIZE), fields.number(8)
-    made = Operation(kind, namespace, name, incarnation, entry_version, previous, expires)
-    made = _read_rest(fields, made)
-    least, most = {Kind.COMMIT: (0, 1), Kind.CONFIGURE: (1, COSIGNERS_MAX)}.get(
-        kind, (1, SIGNATURES_MAX)
-    )
-    made = replace(made, signatures=_signatures(fields, least, most))
+    rest = _read_rest(fields, kind)
+    signatures = _signatures(fields, *_SIGNATURES.get(kind, (1, SIGNATURES_MAX)))
     fields.end()
-    versioned = kind not in (*_NAMELESS, Kind.FREEZE)
-    if bool(incarnation) is (kind in _NAMELESS) or bool(entry_version) is not versioned:
+    versioned = not nameless and kind is not Kind.FREEZE
+    if bool(incarnation) is nameless or bool(entry_version) is not versioned:
         raise fields.error()
     if kind in (Kind.COMMIT, Kind.FREEZE) and previous != ZERO:
         raise fields.error()
-    return made
+    return Operation(
+        kind,
+        namespace,
+        name,
+        incarnation,
+        entry_version,
+        previous,
+        expires,
+        signatures=signatures,
+        **rest,
+    )
 
 
-def _read_rest(fields: Fields, made: Operation) -> Operation:
+def kind_of(data: bytes) -> Kind | None:
+    """What an encoded operation would be, without decoding it; None when it is none."""
+    return Kind(data[1]) if data[:1] == _FIRST and data[1:2] and data[1] in _KINDS else None
+
+
+class _Rest(TypedDict, total=False):
+    """The fields that not every kind has."""
+
+    secret: bytes
+    owners: Keys
+    recovery: Keys
+    profile: bytes
+    work: int
+    invite: bytes
+    until: int
+    terms: str
+
+
+def _read_rest(fields: Fields, kind: Kind) -> _Rest:
     """What follows the common fields, by kind."""
-    match made.kind:
+    match kind:
         case Kind.COMMIT:
             secret, work, invite = fields.take(SALT_SIZE), fields.number(8), fields.long()
             if len(invite) > INVITE_MAX:
                 raise fields.error()
-            return replace(made, secret=secret, work=work, invite=invite)
+            return {"secret": secret, "work": work, "invite": invite}
         case Kind.RENEW:
-            return replace(made, until=fields.number(8))
+            return {"until": fields.number(8)}
         case Kind.RECOVER:
-            return replace(made, owners=_some_keys(fields))
+            return {"owners": _some_keys(fields)}
         case Kind.CONFIGURE:
-            return replace(made, terms=_terms(fields))
+            return {"terms": _terms(fields)}
         case Kind.RELEASE | Kind.FREEZE | Kind.CANCEL:
-            return made
-    secret = fields.take(SALT_SIZE) if made.kind is Kind.REGISTER else b""
-    with_keys = made.kind is not Kind.UPDATE
-    owners = _some_keys(fields) if with_keys else NO_KEYS
-    recovery = read_keys(fields) if with_keys else NO_KEYS
-    profile = fields.long()
-    if len(profile) > PROFILE_MAX:
+            return {}
+    rest: _Rest = {}
+    if kind is Kind.REGISTER:
+        rest["secret"] = fields.take(SALT_SIZE)
+    if kind is not Kind.UPDATE:
+        rest["owners"], rest["recovery"] = _some_keys(fields), read_keys(fields)
+    rest["profile"] = fields.long()
+    if len(rest["profile"]) > PROFILE_MAX:
         raise fields.error()
-    return replace(made, secret=secret, owners=owners, recovery=recovery, profile=profile)
+    return rest
 
 
 def _some_keys(fields: Fields) -> Keys:

@@ -45,6 +45,11 @@ def decode_block(data: bytes) -> Block:
     return Block(round_, operations, signature)
 
 
+def decode_block_round(data: bytes) -> Round:
+    """The round alone of an encoded block. Raises DecodeError."""
+    return decode_round(Fields(data, "a block").short())
+
+
 def proposal_text(checkpoint: bytes) -> bytes:
     """What the log signs of a proposal that makes this checkpoint."""
     return PROPOSAL_LABEL + b"\n" + checkpoint

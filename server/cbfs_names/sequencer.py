@@ -12,7 +12,7 @@ from cbfs_common.errors import DecodeError
 from cbfs_common.limits import ROUND_OPERATIONS_MAX, ROUND_TIME_OFF_MAX
 from cbfs_common.names_config import Config
 from cbfs_common.names_note import Checkpoint, Note, SignatureLine, sign_checkpoint
-from cbfs_common.names_operations import Kind, decode_operation
+from cbfs_common.names_operations import Kind, decode_operation, kind_of
 from cbfs_common.names_refusals import OperationRefused, Refusal
 from cbfs_common.primitives import sign
 from cbfs_names.block import Block, proposal_text
@@ -61,12 +61,12 @@ def in_order(view: View, pending: Iterable[bytes]) -> list[bytes]:
 
 
 def _committed(view: View, encoded: bytes) -> Committed | None:
+    if kind_of(encoded) is not Kind.REGISTER:
+        return None
     try:
         operation = decode_operation(encoded)
     except DecodeError:
         return None  # the replay refuses it
-    if operation.kind is not Kind.REGISTER:
-        return None
     return view.committed(registration_commitment(operation))
 
 

@@ -18,7 +18,7 @@ from cbfs_common.names_config import config_of
 from cbfs_common.names_entry import Round, entry_hash
 from cbfs_common.names_layout import Fields, short
 from cbfs_common.names_operations import Link, read_link
-from cbfs_names.block import Block, decode_block
+from cbfs_names.block import Block, decode_block, decode_block_round
 from cbfs_names.limits import MAP_SIZE
 from cbfs_names.replay import Committed, Transition
 from cbfs_names.tree import Leaf, prefix
@@ -79,8 +79,8 @@ class Snapshot:
 
     def tip(self) -> Round | None:
         """The last round, or None before the first."""
-        block = self.tip_block()
-        return None if block is None else block.round
+        with self._txn.cursor(db=self._dbs[Table.BLOCKS]) as cursor:
+            return decode_block_round(cursor.value()) if cursor.last() else None
 
     def block(self, round_: int) -> Block:
         """The block of a round that is locked."""

@@ -1,0 +1,154 @@
+"""Makes a name directory with very many names, for benchmarks and a look by hand.
+
+``make_directory(place)`` fills the data directory of ``cbfs-names`` through the directory's own
+sequencer and verifier: every name is committed to and registered under a key of its own, every
+operation is signed, replayed twice and checked, and every round is cosigned. Only the clock is
+made up: as no more commitments may be in force at a time than COMMITS_MAX, a million names take
+ten days of it, which end now. As a program:
+
+    .venv/bin/python -m tests.bench.names_at_size DIR [--names 1000000]
+    cbfs-names --data DIR
+
+What was cut off is taken up where it was. A second process signs ahead.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+from cbfs_common.limits import COMMIT_LIFETIME, COMMITS_MAX, ROUND_COMMITS_MAX
+from cbfs_common.names_config import Terms
+from cbfs_common.names_entry import Keys
+from cbfs_common.names_layout import ZERO
+from cbfs_common.names_operations import Kind, Operation, commitment, registration_salt
+from cbfs_common.primitives import Random, kem_encapsulate, sign_public
+from cbfs_names.embedded import Embedded
+from cbfs_names.keys import VERIFIER, load_keys, opened_data
+from cbfs_names.store import Store
+
+BATCH = ROUND_COMMITS_MAX
+"""Names in a round: so many are committed to, and those of the round before registered."""
+
+STEP = COMMIT_LIFETIME // (COMMITS_MAX // BATCH - 3)
+"""Seconds between two rounds, so that there is room for the commitments of each."""
+
+EXPIRES = 65_000
+"""Rounds from the first: the last that may hold an operation."""
+
+AHEAD = 4
+"""Batches that are signed ahead."""
+
+
+def name_of(number: int) -> str:
+    """The name with this number."""
+    return f"name-{number:08d}"
+
+
+def owner_of(number: int) -> bytes:
+    """Its owner's key (Ed25519 seed, 32)."""
+    return sha256(b"the owner of a name in a benchmark: %d" % number).digest()
+
+
+def registration(namespace: str, number: int) -> tuple[bytes, bytes]:
+    """The COMMIT and the REGISTER of a name, encoded."""
+    name, seed = name_of(number), owner_of(number)
+    owners = Keys(1, (sign_public(seed),))
+    salt = registration_salt(seed, namespace, name)
+    hidden = commitment(namespace, name, owners, salt)
+    commit = Operation(Kind.COMMIT, namespace, "", 0, 0, ZERO, EXPIRES, hidden)
+    register = Operation(
+        Kind.REGISTER,
+        namespace,
+        name,
+        1,
+        1,
+        ZERO,
+        EXPIRES,
+        salt,
+        owners,
+        profile=b"the profile of %d, as long as those of people who use a server: " % number
+        + bytes(64),
+    )
+    return commit.encode(), register.signed((seed,)).encode()
+
+
+def batch(namespace: str, first: int, last: int) -> list[tuple[bytes, bytes]]:
+    """The registrations of the names from ``first`` to before ``last``."""
+    return [registration(namespace, number) for number in range(first, last)]
+
+
+@contextmanager
+def directory(place: Path) -> Iterator[tuple[Store, Embedded, str]]:
+    """The store of a data directory, made if need be, its core, and its namespace."""
+    with opened_data(place):
+        keys = load_keys(place, Random(os.urandom, kem_encapsulate))
+        config = keys.config(Terms())
+        store = Store(place / "store", config.encode())
+        try:
+            name = dict(config.witnesses)[VERIFIER].name
+            yield store, Embedded(store, keys.log, keys.verifier, name), config.namespace
+        finally:
+            store.close()
+
+
+def make_directory(place: Path, names: int = 1_000_000, *, tell: bool = False) -> None:
+    """``names`` registered; nothing is done when they are. ``tell``: of every hundredth round."""
+    batches = -(-names // BATCH)
+    with directory(place) as (store, core, namespace):
+        with store.read() as view:
+            tip = view.tip()
+        if tip is not None and tip.number > batches:
+            return
+        clock = int(time.time()) - (batches + 2) * STEP if tip is None else tip.time
+        done = 0 if tip is None else tip.number
+        core.start(clock)
+        for number, operations in enumerate(rounds(namespace, names, done), done + 1):
+            clock += STEP
+            outcome = core.round(operations, clock)
+            if outcome.refused or len(outcome.placed) != len(operations):
+                raise AssertionError(f"round {number}: {set(outcome.refused.values())}")
+            if tell and number % 100 == 0:
+                print(f"round {number} of {batches + 1}", file=sys.stderr, flush=True)
+
+
+def rounds(namespace: str, names: int, done: int) -> Iterator[list[bytes]]:
+    """The operations of each round from ``done`` + 1 on. Round n registers batch n - 2 and
+    commits to batch n - 1."""
+    last: list[tuple[bytes, bytes]] = []
+    for number, made in enumerate(signed(namespace, names, max(0, done - 1)), max(1, done)):
+        if number > done:
+            yield [commit for commit, _ in made] + [register for _, register in last]
+        last = made
+    yield [register for _, register in last]
+
+
+def signed(namespace: str, names: int, start: int) -> Iterator[list[tuple[bytes, bytes]]]:
+    """The batches from ``start`` on."""
+    under_way: deque[Future[list[tuple[bytes, bytes]]]] = deque()
+    with ProcessPoolExecutor(1) as pool:
+        for first in range(start * BATCH, names, BATCH):
+            under_way.append(pool.submit(batch, namespace, first, min(first + BATCH, names)))
+            if len(under_way) > AHEAD:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+
+
+def main() -> None:
+    """The entry point."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.names_at_size", description=__doc__)
+    parser.add_argument("place", type=Path, metavar="DIR")
+    parser.add_argument("--names", type=int, default=1_000_000)
+    options = parser.parse_args()
+    make_directory(options.place, options.names, tell=True)
+
+
+if __name__ == "__main__":
+    main()
