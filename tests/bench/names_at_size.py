@@ -143,7 +143,9 @@ def signed(namespace: str, names: int, start: int) -> Iterator[list[tuple[bytes,
 
 def main() -> None:
     """The entry point."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.names_at_size", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.names_at_size", description=__doc__
+    )
     parser.add_argument("place", type=Path, metavar="DIR")
     parser.add_argument("--names", type=int, default=1_000_000)
     options = parser.parse_args()
