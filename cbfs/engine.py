@@ -19,13 +19,12 @@ from cbfs.account import (
     no_lock,
     opened_store,
 )
+from cbfs.acquaintances import Acquaintances
 from cbfs.configuration import Configuration
-from cbfs.contact import Contact, Mark
 from cbfs.context import Context, Problems
 from cbfs.dial import Dialer
 from cbfs.directory import Directory
 from cbfs.dummies import Dummies
-from cbfs.fingerprint import Fingerprint
 from cbfs.healing import notice_copy, notice_loss
 from cbfs.home import Home
 from cbfs.model import (
@@ -58,7 +57,7 @@ LOOKUP_RETRY = 5.0
 """Seconds until names are tried again that the directory could not be asked for."""
 
 
-class Engine:
+class Engine(Acquaintances):
     """One account at work. Made by ``running``."""
 
     def __init__(
@@ -69,7 +68,7 @@ class Engine:
         own: OwnName,
         nursery: trio.Nursery,
     ) -> None:
-        self._context = context
+        super().__init__(context)
         self._network = network
         self._nursery = nursery
         self._own = own
@@ -164,35 +163,6 @@ class Engine:
     def alarm(self) -> str:
         """See ``Backend``."""
         return self._own.alarm
-
-    def contacts(self) -> tuple[Contact, ...]:
-        """See ``Backend``."""
-        return self._context.peers.all()
-
-    def contact(self, name: str) -> Contact | None:
-        """See ``Backend``."""
-        return self._context.peers.get(name)
-
-    def compare(self, name: str) -> Fingerprint:
-        """See ``Backend``."""
-        peers = self._context.peers
-        return peers.compare(peers.named(name))
-
-    async def verify(self, name: str, text: str) -> bool:
-        """See ``Backend``."""
-        return await self._context.peers.verify(name, text)
-
-    async def unverify(self, name: str) -> None:
-        """See ``Backend``."""
-        await self._context.peers.unverify(name)
-
-    async def accept(self, name: str) -> None:
-        """See ``Backend``."""
-        await self._context.peers.accept(name)
-
-    async def mark(self, name: str, mark: Mark, *, on: bool) -> None:
-        """See ``Backend``."""
-        await self._context.peers.mark(name, mark, on=on)
 
     def report(self) -> Report:
         """See ``Backend``."""
