@@ -166,10 +166,10 @@ class Courier:
 
     async def run(self) -> None:
         """Look at the drafts whenever something has changed, until cancelled."""
+        self._nursery.start_soon(self.views.unread.run)
         while True:
             self._wake = trio.Event()
             again = self._look()
-            await self.views.flush()
             with trio.move_on_after(again):
                 await self._wake.wait()
 

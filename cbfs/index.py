@@ -149,12 +149,15 @@ def remove(writer: Writer, message: Message) -> None:
         _put_terms(writer, key, ((term, bits) for term, bits in terms if bits))
 
 
-def set_read(writer: Writer, serial: int) -> None:
-    """It has been read."""
-    segment, number = divmod(serial, SEGMENT)
-    key = _key(segment)
-    entries = _entries(writer.get(Table.INDEX, key))
-    _put_entries(writer, key, [(n, c, d, u and n != number) for n, c, d, u in entries])
+def set_read(writer: Writer, serials: Iterable[int]) -> None:
+    """They have been read."""
+    segments: dict[int, set[int]] = {}
+    for serial in serials:
+        segments.setdefault(serial // SEGMENT, set()).add(serial % SEGMENT)
+    for segment, read in segments.items():
+        key = _key(segment)
+        entries = _entries(writer.get(Table.INDEX, key))
+        _put_entries(writer, key, [(n, c, d, u and n not in read) for n, c, d, u in entries])
 
 
 def _put_together(writer: Writer, segment: int) -> None:

@@ -335,7 +335,7 @@ async def _run(options: Options, ready: Callable[[], None]) -> None:
                     await operations.revealer.close()
                     courier.showing.revealer = None
                 await operations.save_open()
-                await courier.views.flush()
+                await courier.views.unread.flush()
                 await engine.store.commit(empty_tmp(courier.tree))
             pyfuse3.close(unmount=True)
         nursery.cancel_scope.cancel()

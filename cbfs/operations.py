@@ -41,7 +41,7 @@ from cbfs.provided import Listing
 from cbfs.reveal import STAGED, Revealer
 from cbfs.store import StoreError
 from cbfs.tree import STATUS
-from cbfs.views import counts_as_reading
+from cbfs.unread import counts_as_reading
 from cbfs.xattrs import xattrs
 from cbfs_common.limits import FILE_NAME_MAX
 
@@ -91,6 +91,7 @@ class Operations(pyfuse3.Operations):
         self.ended = trio.Event()
         self._courier = courier
         self._tree = courier.tree
+        self._unread = courier.views.unread
         self._processes = processes
         self._capacity = Capacity(account, self._tree.backend.store)
         self._xattrs: Callable[[int], dict[str, str]] = lambda inode: xattrs(
@@ -166,7 +167,7 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         directory, text = self._directory(parent_inode), _text(name)
         if self._is_revealer(ctx) and self.revealer:
-            self.revealer.apply()
+            self.revealer.apply(text)
             return self._remember(self._tree.lookup(directory, text))
         return self._remember(await self._tree.mkdir(directory, text))
 
@@ -201,7 +202,7 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         if self._is_revealer(ctx) and self.revealer:
-            self.revealer.apply()
+            self.revealer.apply(_text(name))
             return
         await self._tree.unlink(self._directory(parent_inode), _text(name))
 
@@ -221,7 +222,7 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         old = _text(name_old)
         if self._is_revealer(ctx) and self.revealer and old.startswith(STAGED):
-            self.revealer.apply()
+            self.revealer.apply(old)
             return
         if flags & ~pyfuse3.RENAME_NOREPLACE:
             raise FUSEError(errno.EINVAL)
@@ -285,7 +286,7 @@ class Operations(pyfuse3.Operations):
             node.author = self._processes.of_thread(ctx.pid)
             if flags & os.O_TRUNC:
                 await self._tree.truncate(node, 0)
-        new = self._courier.views.is_new(node)
+        new = self._unread.is_new(node)
         counts = new and counts_as_reading(self._processes.of_thread(ctx.pid))
         return self._open(node, writes=writes, new=counts, cache=not new)
 
@@ -294,7 +295,7 @@ class Operations(pyfuse3.Operations):
         handle = self._handles[fh]
         data = self._tree.read(handle.node, off, size)
         if handle.new:
-            self._courier.views.read_up_to(handle.node, off + len(data))
+            self._unread.read_up_to(handle.node, off + len(data))
         return data
 
     @_handler

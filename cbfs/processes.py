@@ -1,5 +1,6 @@
 """What runs on this machine, from /proc (see ``cbfs.outbox.Processes``), and what can be run."""
 
+import os
 import shutil
 import sysconfig
 from pathlib import Path
@@ -8,6 +9,7 @@ from cbfs.outbox import Process
 from cbfs_common.errors import CbfsError
 
 _PROC = Path("/proc")
+_TOLD_MAX = 4_096
 _START_TIME = 19
 """The field of /proc/PID/stat that says when it started, counted from the one after the name."""
 
@@ -18,12 +20,10 @@ class ProcFS:
     def of_thread(self, thread: int) -> Process | None:
         """The process that a thread id (as FUSE gives it) belongs to; None when it is gone."""
         try:
-            for line in (_PROC / str(thread) / "status").read_text().splitlines():
-                if line.startswith("Tgid:"):
-                    return self._read(int(line.split()[1]))
-        except (OSError, ValueError):
-            pass
-        return None
+            _, found, rest = _told(thread, "status").partition("\nTgid:")
+            return self._read(int(rest.split(maxsplit=1)[0])) if found else None
+        except (OSError, ValueError, IndexError):
+            return None
 
     def is_alive(self, process: Process) -> bool:
         """See ``Processes``."""
@@ -36,14 +36,23 @@ class ProcFS:
 
     def _read(self, pid: int) -> Process | None:
         try:
-            text = (_PROC / str(pid) / "stat").read_text(errors="replace")
-            name, _, rest = text.partition("(")[2].rpartition(")")
+            name, _, rest = _told(pid, "stat").partition("(")[2].rpartition(")")
             fields = rest.split()
             if fields[0] in "ZX":  # ended, and only its parent has not noticed
                 return None
             return Process(pid, int(fields[_START_TIME]), name)
         except (OSError, ValueError, IndexError):
             return None
+
+
+def _told(pid: int, what: str) -> str:
+    """The beginning of a file of /proc/PID, without the cost of pathlib and buffers: it is read
+    at each opening of a new message. Raises OSError."""
+    descriptor = os.open(f"{_PROC}/{pid}/{what}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _TOLD_MAX).decode(errors="replace")
+    finally:
+        os.close(descriptor)
 
 
 def installed(name: str) -> str:

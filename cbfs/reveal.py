@@ -10,14 +10,16 @@ of it: the thread then waits for an answer from a process that cannot end before
 signal can free.
 """
 
+import errno
 import json
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pyfuse3
@@ -30,6 +32,9 @@ _log = logging.getLogger(__name__)
 
 STAGED = ".cbfs-"
 """What the names of things that are about to be shown begin with."""
+
+BATCH = 64
+"""Changes that the process is told of at once, at most."""
 
 STOP_TIMEOUT = 5.0
 """Seconds that the process has to end."""
@@ -44,6 +49,9 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
+    """``called``: the name that the process's call comes with."""
+
+    called: str
     node: Node | None
     apply: Callable[[], None]
 
@@ -64,15 +72,15 @@ class Revealer:
 
     def show(self, path: str, node: Node, enter: Callable[[], None]) -> None:
         """See ``showing.Revealer``."""
-        self._put("show", path, _Change(node, enter))
+        self._put("show", path, node, enter)
 
     def make(self, path: str, enter: Callable[[], None]) -> None:
         """See ``showing.Revealer``."""
-        self._put("make", path, _Change(None, enter))
+        self._put("make", path, None, enter)
 
     def remove(self, path: str, leave: Callable[[], None]) -> None:
         """See ``showing.Revealer``."""
-        self._put("remove", path, _Change(None, leave))
+        self._put("remove", path, None, leave)
 
     def touch(self, inode: int) -> None:
         """See ``showing.Revealer``."""
@@ -87,12 +95,16 @@ class Revealer:
         change = self._changes.get(_number(name))
         return change.node if change else None
 
-    def apply(self) -> None:
-        """The process's call has come to its handler: make the change. It works on one at a
-        time, the first that is left."""
-        number = next(iter(self._changes), None)
-        if number is not None:
-            self._changes.pop(number).apply()
+    def apply(self, name: str) -> None:
+        """The process's call for that name, staged or final, has come to its handler: make the
+        change. It makes them in order, so that calls for those before have failed on their way to
+        a handler: what they were for is done all the same, without being shown."""
+        until: list[int] = []
+        for number, change in islice(self._changes.items(), BATCH):
+            until.append(number)
+            if change.called == name:
+                self._apply(until)
+                return
 
     # its life
 
@@ -109,19 +121,17 @@ class Revealer:
         self.process_id = process.pid
         try:
             with self._scope:
-                answers = _lines(process)
+                answers = _answers(process)
                 await anext(answers, None)
                 task_status.started()
                 async for job in self._work:
-                    await self._do(process, answers, job)
+                    await self._do(process, answers, [job, *self._waiting()])
         finally:
             self._ended.set()
             with trio.move_on_after(STOP_TIMEOUT, shield=True):
                 process.kill()
                 await process.wait()
-            for change in self._changes.values():
-                change.apply()
-            self._changes.clear()
+            self._apply(list(self._changes))
 
     async def close(self) -> None:
         """End it; what it has not come to is changed without being shown."""
@@ -129,46 +139,65 @@ class Revealer:
         with trio.CancelScope(shield=True):
             await self._ended.wait()
 
-    def _put(self, kind: str, path: str, change: _Change) -> None:
+    def _put(self, kind: str, path: str, node: Node | None, apply: Callable[[], None]) -> None:
         if self._ended.is_set():
-            change.apply()
+            apply()
             return
         self._number += 1
-        self._changes[self._number] = change
+        called = f"{STAGED}{self._number}" if kind == "show" else path.rpartition("/")[2]
+        self._changes[self._number] = _Change(called, node, apply)
         self._jobs.send_nowait(_Job(kind, path, self._number))
 
-    async def _do(self, process: trio.Process, answers: AsyncIterator[str], job: _Job) -> None:
-        if job.kind == "touch":
-            self._touched.discard(job.number)
-            await trio.to_thread.run_sync(_invalidate, job.number, abandon_on_cancel=True)
+    def _waiting(self) -> Iterator[_Job]:
+        """What waits besides, so that a batch of it is one turn of the process."""
+        with suppress(trio.WouldBlock):
+            for _ in range(BATCH - 1):
+                yield self._work.receive_nowait()
+
+    async def _do(
+        self, process: trio.Process, answers: AsyncIterator[list[int]], jobs: list[_Job]
+    ) -> None:
+        touched = [job.number for job in jobs if job.kind == "touch"]
+        changes = [job for job in jobs if job.kind != "touch"]
+        if touched:
+            self._touched.difference_update(touched)
+            await trio.to_thread.run_sync(_invalidate, touched, abandon_on_cancel=True)
+        if not changes:
             return
-        path = self._mountpoint / job.path
-        words = [job.kind, str(path.parent / f"{STAGED}{job.number}"), str(path)]
-        answer = None
+        told = None
         if process.stdin is not None:
+            words = [self._words(job) for job in changes]
             with suppress(trio.BrokenResourceError):
                 await process.stdin.send_all(json.dumps(words).encode() + b"\n")
-                answer = await anext(answers, None)
-        if answer != "0":
-            words = [os.strerror(int(answer))] if answer else ["the process has ended"]
-            _log.warning("a change could not be shown to watchers: %s", words[0])
-        # a call that never came to its handler: change the tree all the same
-        change = self._changes.pop(job.number, None)
-        if change:
-            change.apply()
+                told = await anext(answers, None)
+        for number in set(told if told is not None else [errno.EPIPE]) - {0}:
+            _log.warning("a change could not be shown to watchers: %s", os.strerror(number))
+        # calls that never came to their handler: change the tree all the same
+        self._apply([job.number for job in changes])
+
+    def _words(self, job: _Job) -> tuple[str, str, str]:
+        path = self._mountpoint / job.path
+        return job.kind, str(path.parent / f"{STAGED}{job.number}"), str(path)
+
+    def _apply(self, numbers: list[int]) -> None:
+        for number in numbers:
+            change = self._changes.pop(number, None)
+            if change:
+                change.apply()
 
 
-async def _lines(process: trio.Process) -> AsyncIterator[str]:
+async def _answers(process: trio.Process) -> AsyncIterator[list[int]]:
     buffer = b""
     while process.stdout is not None and (data := await process.stdout.receive_some()):
         *lines, buffer = (buffer + data).split(b"\n")
         for line in lines:
-            yield line.decode()
+            yield json.loads(line)
 
 
-def _invalidate(inode: int) -> None:
-    with suppress(OSError):  # the kernel may not know it
-        pyfuse3.invalidate_inode(pyfuse3.InodeT(inode))
+def _invalidate(inodes: list[int]) -> None:
+    for inode in inodes:
+        with suppress(OSError):  # the kernel may not know it
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(inode))
 
 
 def _number(name: str) -> int:

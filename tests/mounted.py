@@ -166,16 +166,18 @@ class Mounted:
 
 
 class Watch:
-    """inotify on one folder; ``names`` are those that were seen to appear there."""
+    """inotify on one folder; ``names`` are those that were seen to appear there, or to go."""
 
     _EVENT = struct.Struct("iIII")
-    _APPEARS = 0x80 | 0x100
+    APPEARS = 0x80 | 0x100
     """IN_MOVED_TO and IN_CREATE."""
+    GOES = 0x200
+    """IN_DELETE."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, events: int = APPEARS) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         self._descriptor = libc.inotify_init1(os.O_CLOEXEC)
-        if libc.inotify_add_watch(self._descriptor, os.fsencode(folder), self._APPEARS) < 0:
+        if libc.inotify_add_watch(self._descriptor, os.fsencode(folder), events) < 0:
             raise OSError(ctypes.get_errno(), "inotify")
         self.names: list[str] = []
 

@@ -88,7 +88,7 @@ class Machine(RuleBasedStateMachine):
             serial = data.draw(st.sampled_from(sorted(self.messages)))
             one, text, _unread = self.messages[serial]
             self.messages[serial] = one, text, False
-            self.store.write(lambda w: index.set_read(w, serial))
+            self.store.write(lambda w: index.set_read(w, [serial]))
 
     @invariant()
     def the_same_is_found(self) -> None:

@@ -61,6 +61,14 @@ def test_a_link_is_removed_and_the_message_stays(mount: Mounted) -> None:
     assert mount.messages("bob") == ["one\n"]
 
 
+def test_the_link_of_what_has_just_been_read_is_removed(mount: Mounted) -> None:
+    arrive(mount, "bob", "one", "two")
+    first, second = names(mount, "unread")
+    mount.run(f"cat unread/{first} unread/{second}; rm -f unread/{first}")
+    assert first not in names(mount, "unread")
+    wait_for(lambda: not names(mount, "unread") or None, "the other one to go")
+
+
 def test_what_is_unread_stays_so_over_an_unmount(mount: Mounted) -> None:
     arrive(mount, "bob", "one", "two", "three")
     first, *left = names(mount, "unread")
@@ -76,6 +84,29 @@ def test_watchers_see_unread_messages_come(mount: Mounted) -> None:
     arrive(mount, "bob", *map(str, range(50)))
     watch.wait("-bob", 50)
     watch.close()
+
+
+def test_watchers_see_all_go_that_are_read_at_once(mount: Mounted) -> None:
+    arrive(mount, "bob", *map(str, range(200)))
+    watch = Watch(mount.path / "unread", Watch.GOES)
+    assert mount.run("cat unread/* | wc -l") == "200\n"
+    watch.wait("-bob", 200)
+    watch.close()
+    wait_for(lambda: not names(mount, "unread") or None, "the links to go")
+    assert "watchers" not in mount.log()
+
+
+def test_what_is_read_before_anybody_looks_at_unread_is_not_in_it(mount: Mounted) -> None:
+    arrive(mount, "bob", "one", "two", "three")
+    folder = next((mount.path / "conversations").iterdir()).name
+    mount.unmount()
+    mount.mount()
+    first, *left = names(mount, f"conversations/{folder}")[:3]
+    assert mount.run(f"cat conversations/{folder}/{first}") == "one\n"
+    assert names(mount, "unread") == left
+    mount.unmount()
+    mount.mount()
+    assert names(mount, "unread") == left
 
 
 def test_what_was_deleted_is_in_no_view(mount: Mounted) -> None:

@@ -1,0 +1,249 @@
+"""The folder unread/: links to the messages that nobody has read.
+
+It is kept as messages come and are read, so that watchers see it change. In memory is which
+messages are new and, from when somebody first looks, the names of their links; all else is in the
+store. What was read is kept, and leaves the folder, a little later and many at once.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+
+import trio
+
+from cbfs import index
+from cbfs.areas import Area
+from cbfs.book import get_message
+from cbfs.model import Message
+from cbfs.naming import free_name
+from cbfs.nodes import Link, MessageFile, Node
+from cbfs.outbox import Process
+from cbfs.provided import Provided, inode_for
+from cbfs.showing import Showing
+from cbfs.store import StoreError
+from cbfs.tree import UNREAD, Tree
+
+_log = logging.getLogger(__name__)
+
+LAG, LAG_MAX = 0.2, 5.0
+"""Seconds without a message being read until those that were leave unread/, and the most."""
+
+_LOOKERS = frozenset(
+    (
+        *("thunar", "pcmanfm", "pcmanfm-qt", "nautilus", "nemo", "caja", "dolphin", "ranger"),
+        *("tumblerd", "gvfsd", "gvfsd-metadata", "gio", "file", "xdg-mime", "kioworker"),
+        *("gdk-pixbuf-thum", "ffmpegthumbnail", "evince-thumbnai", "totem-video-thu"),
+        *("tracker-miner-f", "tracker-extract", "localsearch-3", "localsearch-ext"),
+        *("baloo_file", "baloo_file_extr", "updatedb", "updatedb.plocat", "recollindex"),
+        *("cp", "rsync", "tar", "restic", "borg", "rclone", "duplicity", "deja-dup"),
+        *("grep", "egrep", "fgrep", "zgrep", "rg", "ag", "ack", "diff", "cmp", "wc", "find"),
+    )
+)
+"""Names of programs (15 characters, as the kernel keeps them) that read files for their indexes,
+thumbnails, guesses at types, searches and copies: for them nobody has read a message."""
+
+
+def counts_as_reading(process: Process | None) -> bool:
+    """Whether somebody has read what this program reads."""
+    return process is None or process.name.casefold() not in _LOOKERS
+
+
+class Unread:
+    """``Provider`` of unread/, which it enters into the tree's root."""
+
+    def __init__(self, tree: Tree, showing: Showing) -> None:
+        self._tree = tree
+        self._store = tree.backend.store
+        self._showing = showing
+        self._new = self._load()  # the conversation of each message, by its serial
+        self._hidden: set[int] = set()  # new, and watchers have not been told yet
+        self._serials: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+        self._named = False
+        self._leaving: dict[str, Link] = {}  # read, and watchers have not been told yet
+        self._left: list[str] = []  # those of them that nobody is about to tell watchers of
+        self._read: list[int] = []  # not kept yet
+        self._news = trio.Event()
+        self._changed_ns = time.time_ns()
+        self._folder = Provided(UNREAD, Area.FIXED, self)
+        tree.root.add("unread", self._folder)
+
+    # what comes and goes
+
+    def added(self, message: Message) -> None:
+        """It is in its folder."""
+        if message.recipients or message.serial in self._new:
+            return  # our own, or it came between the start of the engine and that of the mount
+        sender = self._tree.backend.contact(message.sender)
+        if sender is not None and sender.muted:
+            return
+        if not self._may_be_watched():
+            self._new[message.serial] = message.conversation
+            if self._named:
+                self._name(message)
+            self._touch()
+            return
+        self._need_names()
+        self._new[message.serial] = message.conversation
+        self._hidden.add(message.serial)
+        name = self._name(message)
+
+        def enter() -> None:
+            self._hidden.discard(message.serial)
+            self._touch()
+
+        self._showing.show(f"unread/{name}", self._link(name, message), enter)
+
+    def removed(self, serial: int) -> None:
+        """It was deleted."""
+        if serial in self._new:
+            self._leave(serial)
+
+    def is_new(self, node: Node) -> bool:
+        """Whether it is a message in here."""
+        return isinstance(node, MessageFile) and node.serial in self._new
+
+    def read_up_to(self, node: Node, end: int) -> None:
+        """Somebody has read so many bytes of it: when that is all, it is not new any more."""
+        if isinstance(node, MessageFile) and end >= node.size and node.serial in self._new:
+            self._leave(node.serial)
+            self._was_read(node.serial)
+
+    async def run(self) -> None:
+        """Keep what has been read, and take its links out, until cancelled. Not at once: who
+        reads many messages should not wait for that, and one commit does for all."""
+        while True:
+            await self._news.wait()
+            with trio.move_on_after(LAG_MAX):
+                while self._news.is_set():
+                    self._news = trio.Event()
+                    await trio.sleep(LAG)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Keep what has been read. A crash before shows it as unread once more."""
+        left, self._left = [name for name in self._left if name in self._leaving], []
+        for name in left:
+            self._showing.remove(f"unread/{name}", lambda name=name: self._hide(name))  # type: ignore[misc]
+        serials, self._read = self._read, []
+        if not serials:
+            return
+        try:
+            await self._store.commit(lambda writer: index.set_read(writer, serials))
+        except StoreError as error:
+            _log.error("%s", error)
+            self._read += serials  # with what is read next
+
+    # Provider
+
+    def find(self, name: str) -> Node | None:
+        """See ``Provider``."""
+        self._need_names()
+        return self._leaving.get(name) or self._find(name)
+
+    def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
+        """See ``Provider``. The place behind a message is its serial + 1."""
+        self._need_names()
+        for serial in sorted(serial for serial in self._names if serial >= start):
+            name = self._names[serial]
+            link = self._find(name)
+            if link is not None:
+                yield serial + 1, name, link
+
+    async def remove(self, name: str, node: Node) -> None:
+        """See ``Provider``. Whoever removes a link has read the message."""
+        serial = self._serials.get(name)
+        if serial is not None:
+            self._forget(serial)
+            self._was_read(serial)
+        self._hide(name)
+
+    def modified(self) -> int:
+        """See ``Provider``."""
+        return self._changed_ns
+
+    # within
+
+    def _load(self) -> dict[int, bytes]:
+        known: dict[bytes, bytes] = {}  # one object for each conversation
+        with self._store.read() as reader:
+            return {
+                one.serial: known.setdefault(one.conversation, one.conversation)
+                for one in index.unread(reader)
+            }
+
+    def _may_be_watched(self) -> bool:
+        """Nobody watches a folder that the kernel does not know: then nothing need be shown."""
+        return UNREAD in self._tree.inodes
+
+    def _was_read(self, serial: int) -> None:
+        self._read.append(serial)
+        self._news.set()
+
+    def _leave(self, serial: int) -> None:
+        """Its link stays until watchers have been told, if there can be any."""
+        if not self._may_be_watched() and serial not in self._hidden:
+            self._forget(serial)
+            return
+        self._need_names()
+        name = self._names.get(serial)
+        link = self._find(name) if name is not None else None
+        self._forget(serial)
+        if name is not None:
+            self._leaving[name] = link or Link(_inode(name), "", time.time_ns(), recorded=False)
+            self._left.append(name)
+            self._news.set()
+
+    def _forget(self, serial: int) -> None:
+        self._new.pop(serial, None)
+        self._hidden.discard(serial)
+        name = self._names.pop(serial, None)
+        if name is not None:
+            del self._serials[name]
+        self._touch()
+
+    def _hide(self, name: str) -> None:
+        self._leaving.pop(name, None)
+        self._touch()
+
+    def _touch(self) -> None:
+        self._changed_ns = time.time_ns()
+        self._folder.touch(self._changed_ns)
+
+    def _need_names(self) -> None:
+        if self._named:
+            return
+        self._named = True
+        for serial, conversation in list(self._new.items()):
+            message = self._message(conversation, serial)
+            if message is not None:
+                self._name(message)
+
+    def _name(self, message: Message) -> str:
+        name = free_name(message.name, lambda name: name in self._serials or name in self._leaving)
+        self._serials[name] = message.serial
+        self._names[message.serial] = name
+        return name
+
+    def _find(self, name: str) -> Link | None:
+        serial = self._serials.get(name, 0)
+        conversation = self._new.get(serial)
+        if conversation is None or serial in self._hidden:
+            return None
+        message = self._message(conversation, serial)
+        return self._link(name, message) if message is not None else None
+
+    def _message(self, conversation: bytes, serial: int) -> Message | None:
+        if not self._tree.knows(conversation):
+            return None
+        with self._store.read() as reader:
+            return get_message(reader, conversation, serial)
+
+    def _link(self, name: str, message: Message) -> Link:
+        folder = self._tree.conversation(message.conversation).folder
+        target = f"../conversations/{folder}/{message.name}"
+        return Link(_inode(name), target, message.date * 1_000_000, recorded=False)
+
+
+def _inode(name: str) -> int:
+    return inode_for(b"unread", name.encode())
