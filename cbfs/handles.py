@@ -46,6 +46,10 @@ class Handles:
             handle.node.writers -= handle.writes
         return handle
 
+    def numbers(self) -> list[int]:
+        """Those that are open."""
+        return list(self._open)
+
     def nodes(self) -> list[Node]:
         """What is open, once for each handle."""
         return [handle.node for handle in self._open.values()]

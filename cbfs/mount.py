@@ -8,20 +8,20 @@ import errno
 import logging
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyfuse3
 import trio
 
-from cbfs import memory
-from cbfs.account import asks_for_passphrase, default_account, no_lock
+from cbfs import memory, window_mount
+from cbfs.account import SYSTEM_RANDOM, asks_for_passphrase, default_account, no_lock
 from cbfs.courier import Courier
 from cbfs.engine import running
-from cbfs.mount_table import become, fuse_source, source_of
+from cbfs.locking import account_of
+from cbfs.mount_table import WINDOW_SOURCE, become, end, fuse_source, source_of, unmount
 from cbfs.network import NetworkOptions, run
 from cbfs.nodes import Text
 from cbfs.operations import Operations
@@ -35,12 +35,11 @@ from cbfs.texts import README, profile_text
 from cbfs.tor_config import TorOptions
 from cbfs.tree import PROFILE, STATUS, Tree
 from cbfs.tree import README as README_INODE
+from cbfs.window_mount import WindowOptions
+from cbfs.window_server import WindowServer
 from cbfs_common.errors import CbfsError
 
-_log = logging.getLogger("cbfs")
-
 FAILED, USAGE, FAILED_FOR_MOUNT = 1, 2, 32
-UNMOUNT_TIMEOUT = 10.0
 
 _IGNORED = frozenset(
     (
@@ -87,7 +86,13 @@ class Options:
     network: NetworkOptions
     fuse: frozenset[str]
     asking: Asking
+    only: str = ""
     unlock: Unlock = no_lock
+
+    @property
+    def source(self) -> str:
+        """What the table of mounts says is mounted."""
+        return WINDOW_SOURCE if self.only else str(self.account)
 
 
 def main() -> int:
@@ -116,6 +121,8 @@ def main() -> int:
 
 def _unlocked(options: Options) -> Options:
     """With the passphrase, when the account takes one: the terminal is here, not in the daemon."""
+    if options.only:
+        return options  # its daemon has it open
     if not asks_for_passphrase(options.account):
         return replace(options, unlock=unlocking(options.asking.once))
     passphrase = options.asking.once()
@@ -142,46 +149,70 @@ def _parse(arguments: list[str]) -> tuple[Options, bool]:
     given = parser.parse_args(arguments)
     if len(given.paths) > 2:
         parser.error("at most an account and a mountpoint")
-    no_tor, fuse = given.no_tor, set()
-    grace: float | None = None
-    tor: dict[str, str] = {}
-    asking = Asking()
-    for word in ",".join(given.words).split(","):
-        key, _, value = word.partition("=")
-        if key == "grace":
-            try:
-                grace = float(value)
-            except ValueError:
-                parser.error("grace=SECONDS takes a number")
-        elif key == "uid" and value:
-            become(value)
-        elif key in {"tor", "bridges", "torrc"} and value:
-            tor[key] = value
-        elif key == "passphrase_fd":
-            if not value.isdecimal():
-                parser.error("passphrase_fd=N takes the number of a descriptor")
-            asking = Asking(int(value))
-        elif word == "no_tor":
-            no_tor = True
-        elif word in {"allow_other", "allow_root"}:
-            fuse.add(word)
-        elif word and key not in _IGNORED and not word.startswith("x-"):
-            parser.error(f"unknown option: {word}")
-    if grace is not None and not 0 <= grace <= GRACE_MAX:
-        parser.error(f"grace=SECONDS is between 0 and {GRACE_MAX:.0f}")
+    words = _words(parser, given)
     account = Path(given.paths[0]) if len(given.paths) == 2 else default_account()
+    if words.only:
+        account = account_of(account)
     return (
         Options(
             Path(os.path.abspath(account)),  # noqa: PTH100 - must not follow links
             Path(os.path.abspath(given.paths[-1])),  # noqa: PTH100
             given.foreground,
-            grace,
-            NetworkOptions(no_tor, _tor_options(tor)),
-            frozenset(fuse),
-            asking,
+            words.grace,
+            NetworkOptions(words.no_tor, _tor_options(words.tor)),
+            frozenset(words.fuse),
+            words.asking,
+            words.only,
         ),
         given.fake,
     )
+
+
+@dataclass(slots=True)
+class _Words:
+    """What ``-o`` says."""
+
+    no_tor: bool
+    grace: float | None = None
+    tor: dict[str, str] = field(default_factory=dict)
+    asking: Asking = field(default_factory=Asking)
+    only: str = ""
+    fuse: set[str] = field(default_factory=set)
+
+
+def _words(parser: argparse.ArgumentParser, given: argparse.Namespace) -> _Words:
+    found = _Words(given.no_tor)
+    for word in ",".join(given.words).split(","):
+        key, _, value = word.partition("=")
+        if key == "grace":
+            found.grace = _grace(parser, value)
+        elif key == "only" and value:
+            found.only = value
+        elif key == "uid" and value:
+            become(value)
+        elif key in {"tor", "bridges", "torrc"} and value:
+            found.tor[key] = value
+        elif key == "passphrase_fd":
+            if not value.isdecimal():
+                parser.error("passphrase_fd=N takes the number of a descriptor")
+            found.asking = Asking(int(value))
+        elif word == "no_tor":
+            found.no_tor = True
+        elif word in {"allow_other", "allow_root"}:
+            found.fuse.add(word)
+        elif word and key not in _IGNORED and not word.startswith("x-"):
+            parser.error(f"unknown option: {word}")
+    return found
+
+
+def _grace(parser: argparse.ArgumentParser, text: str) -> float:
+    try:
+        grace = float(text)
+    except ValueError:
+        parser.error("grace=SECONDS takes a number")
+    if not 0 <= grace <= GRACE_MAX:
+        parser.error(f"grace=SECONDS is between 0 and {GRACE_MAX:.0f}")
+    return grace
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -202,7 +233,9 @@ def _parser() -> argparse.ArgumentParser:
         help="grace=SECONDS (in the place of that in config.toml), no_tor,"
         " tor=ADDRESS (the control socket or HOST:PORT of the tor to use, or own), bridges=FILE,"
         " torrc=FILE, passphrase_fd=N (read the passphrase from that descriptor),"
-        " uid=USER (root mounts as that user), allow_other, and what mount(8) passes",
+        " uid=USER (root mounts as that user), allow_other, only=CONVERSATION (nothing but that"
+        " one, of an account that is mounted; ACCOUNT may be its mountpoint), and what mount(8)"
+        " passes",
     )
     parser.add_argument("--foreground", action="store_true", help="stay, and log to stderr")
     parser.add_argument(
@@ -228,7 +261,7 @@ def _is_there(options: Options) -> bool:
         os.statvfs(options.mountpoint)
     except OSError:
         return False
-    return source_of(options.mountpoint) == str(options.account)
+    return source_of(options.mountpoint) == options.source
 
 
 def _prepare(mountpoint: Path) -> None:
@@ -241,7 +274,7 @@ def _prepare(mountpoint: Path) -> None:
                 f"cannot mount on {mountpoint}: {(error.strerror or '').lower()}",
                 f"make it: mkdir -p {mountpoint}",
             ) from error
-        _unmount(mountpoint, lazy=True)
+        unmount(mountpoint, lazy=True)
     if not mountpoint.is_dir():
         raise CbfsError(f"{mountpoint} is not a directory", "name one that is")
     if mountpoint.is_mount():
@@ -251,16 +284,6 @@ def _prepare(mountpoint: Path) -> None:
         )
     if not Path("/dev/fuse").exists():
         raise CbfsError("there is no /dev/fuse", "load the kernel module: modprobe fuse")
-
-
-def _unmount(mountpoint: Path, *, lazy: bool) -> bool:
-    done = subprocess.run(
-        ["fusermount3", "-uz" if lazy else "-u", str(mountpoint)],
-        capture_output=True,
-        timeout=UNMOUNT_TIMEOUT,
-        check=False,
-    )
-    return done.returncode == 0
 
 
 def _daemon(options: Options) -> int:
@@ -291,7 +314,7 @@ def _child(options: Options, writing: int) -> int:
         os.close(null)
 
     try:
-        if options.account.is_dir():
+        if options.account.is_dir() and not options.only:
             log = options.account / "log"
             log.touch(mode=0o600)
             logging.basicConfig(
@@ -307,6 +330,10 @@ def _child(options: Options, writing: int) -> int:
 def _serve(options: Options, ready: Callable[[], None]) -> None:
     """Until unmounted. Raises CbfsError when the mount cannot be made."""
     memory.lock_present()
+    if options.only:
+        where = WindowOptions(options.account, options.mountpoint, options.only, options.fuse)
+        window_mount.serve(where, ready)
+        return
     run(_run, options, ready)
 
 
@@ -327,6 +354,7 @@ async def _run(options: Options, ready: Callable[[], None]) -> None:
         try:
             await _live(options, courier, operations, nursery)
             nursery.start_soon(courier.run)
+            await nursery.start(WindowServer(courier, options.account, SYSTEM_RANDOM).run)
             ready()
             await operations.ended.wait()
         finally:
@@ -377,20 +405,13 @@ async def _live(
     async def end_by_signal() -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for _number in signals:
-                await trio.to_thread.run_sync(_end, options.mountpoint)
+                await trio.to_thread.run_sync(end, options.mountpoint)
 
     nursery.start_soon(answer)
     nursery.start_soon(end_by_signal)
     operations.revealer = Revealer(options.mountpoint)
     courier.showing.revealer = operations.revealer  # what arrives from now on waits for its start
     await nursery.start(operations.revealer.run)
-
-
-def _end(mountpoint: Path) -> None:
-    """Unmount; files that somebody has open keep a mount that is busy alive until they close."""
-    if not _unmount(mountpoint, lazy=False):
-        _log.warning("files are still open below %s: it ends when they are closed", mountpoint)
-        _unmount(mountpoint, lazy=True)
 
 
 if __name__ == "__main__":

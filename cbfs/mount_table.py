@@ -1,11 +1,22 @@
-"""What is mounted here, and for whom: what mount(8) and we ourselves ask before mounting."""
+"""What is mounted here, and for whom: what mount(8) and we ourselves ask before mounting; and
+unmounting."""
 
+import logging
 import os
 import pwd
 import re
+import subprocess
 from pathlib import Path
 
 from cbfs_common.errors import CbfsError
+
+_log = logging.getLogger("cbfs")
+
+UNMOUNT_TIMEOUT = 10.0
+
+WINDOW_SOURCE = "only"
+"""What is mounted when it is one conversation: the table of mounts, which everybody can read, does
+not say which."""
 
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
@@ -26,6 +37,24 @@ def fuse_source(account: Path) -> str:
     comma for the end of the option."""
     name = str(account).replace("\\", "\\\\").replace(",", "\\,")
     return f"fsname={name}"
+
+
+def unmount(mountpoint: Path, *, lazy: bool) -> bool:
+    """Whether that went well."""
+    done = subprocess.run(
+        ["fusermount3", "-uz" if lazy else "-u", str(mountpoint)],
+        capture_output=True,
+        timeout=UNMOUNT_TIMEOUT,
+        check=False,
+    )
+    return done.returncode == 0
+
+
+def end(mountpoint: Path) -> None:
+    """Unmount; files that somebody has open keep a mount that is busy alive until they close."""
+    if not unmount(mountpoint, lazy=False):
+        _log.warning("files are still open below %s: it ends when they are closed", mountpoint)
+        unmount(mountpoint, lazy=True)
 
 
 def become(user: str) -> None:

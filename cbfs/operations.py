@@ -122,7 +122,7 @@ class Operations(pyfuse3.Operations):
             if node is None:
                 raise FUSEError(errno.ENOENT)
             return self._remember(node)
-        return self._remember(self._tree.lookup(directory, text))
+        return self._remember(self._find(directory, text))
 
     @_handler
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -204,7 +204,7 @@ class Operations(pyfuse3.Operations):
         if self._is_revealer(ctx) and self.revealer:
             self.revealer.apply(_text(name))
             return
-        await self._tree.unlink(self._directory(parent_inode), _text(name))
+        await self._unlink(self._directory(parent_inode), _text(name))
 
     @_handler
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
@@ -286,7 +286,7 @@ class Operations(pyfuse3.Operations):
             node.author = self._processes.of_thread(ctx.pid)
             if flags & os.O_TRUNC:
                 await self._tree.truncate(node, 0)
-        new = self._unread.is_new(node)
+        new = self._is_new(node)
         counts = new and counts_as_reading(self._processes.of_thread(ctx.pid))
         return self._open(node, writes=writes, new=counts, cache=not new)
 
@@ -362,6 +362,18 @@ class Operations(pyfuse3.Operations):
     async def save_open(self) -> None:
         """At the end: put on the disk what somebody still has open for writing."""
         await self._tree.save_all(self._handles.nodes())
+
+    # what a window does otherwise (see cbfs.window_operations)
+
+    def _find(self, directory: Directory, name: str) -> Node:
+        return self._tree.lookup(directory, name)
+
+    async def _unlink(self, directory: Directory, name: str) -> None:
+        await self._tree.unlink(directory, name)
+
+    def _is_new(self, node: Node) -> bool:
+        """Whether reading it to its end makes a message read."""
+        return self._unread.is_new(node)
 
     # within
 

@@ -100,6 +100,11 @@ class Listing:
         self._place = -1
         self._version = 0
 
+    @property
+    def directory(self) -> Directory:
+        """That which is read."""
+        return self._directory
+
     def after(self, start: int) -> Iterator[tuple[int, str, Node]]:
         """Entries from place ``start`` on; the caller may stop anywhere."""
         if start != self._place or self._stale():

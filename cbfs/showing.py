@@ -23,19 +23,36 @@ class Revealer(Protocol):
         """The content of that inode has changed by itself; many touches count as one."""
 
 
+class Follower(Protocol):
+    """A window on the tree: its watchers are told when the change has been made in the tree."""
+
+    def appears(self, path: str, node: Node) -> None:
+        """``node`` has just come to ``path``."""
+
+    def disappears(self, path: str) -> None:
+        """What is at ``path`` is about to go."""
+
+
 class Showing:
     """What to call for each such change. Without a ``revealer`` (before the mount answers, and
     after it has ended) nobody can watch, and changes are made at once."""
 
     def __init__(self) -> None:
         self.revealer: Revealer | None = None
+        self.followers: list[Follower] = []
 
     def show(self, path: str, node: Node, enter: Callable[[], None]) -> None:
         """See ``Revealer``."""
-        if self.revealer:
-            self.revealer.show(path, node, enter)
-        else:
+
+        def change() -> None:
             enter()
+            for follower in self.followers:
+                follower.appears(path, node)
+
+        if self.revealer:
+            self.revealer.show(path, node, change)
+        else:
+            change()
 
     def make(self, path: str, enter: Callable[[], None]) -> None:
         """See ``Revealer``."""
@@ -46,10 +63,16 @@ class Showing:
 
     def remove(self, path: str, leave: Callable[[], None]) -> None:
         """See ``Revealer``."""
-        if self.revealer:
-            self.revealer.remove(path, leave)
-        else:
+
+        def change() -> None:
+            for follower in self.followers:
+                follower.disappears(path)
             leave()
+
+        if self.revealer:
+            self.revealer.remove(path, change)
+        else:
+            change()
 
     def touch(self, inode: int) -> None:
         """See ``Revealer``."""

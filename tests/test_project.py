@@ -28,7 +28,10 @@ OUTSIDE_THE_CORE = {
 """What the sans-I/O core must not import: no clock, no randomness, no I/O."""
 
 ONLY_IN = {
-    "pyfuse3": {"cbfs/operations.py", "cbfs/mount.py", "cbfs/reveal.py"},
+    "pyfuse3": {
+        *("cbfs/operations.py", "cbfs/mount.py", "cbfs/reveal.py"),
+        *("cbfs/window_operations.py", "cbfs/window_server.py", "cbfs/window_mount.py"),
+    },
     "lmdb": {"cbfs/store.py", "server/cbfs_server/store.py", "server/cbfs_names/store.py"},
     "stem": {
         "cbfs/tor_control.py",

@@ -1,0 +1,342 @@
+"""The process of a window: mounts, and passes every request of the kernel on to the daemon that
+has the account. It holds no key, and can ask for one conversation only.
+"""
+
+import errno
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyfuse3
+import trio
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from cbfs.mount_table import WINDOW_SOURCE, end
+from cbfs.network import run
+from cbfs.window_wire import (
+    LOOK,
+    MOUNTED,
+    SOCKET,
+    STAT,
+    STATVFS,
+    Answer,
+    Frames,
+    frame,
+    read_answer,
+)
+from cbfs_common.errors import CbfsError
+from cbfs_common.limits import FILE_NAME_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class WindowOptions:
+    """Which conversation of which account, where, and what FUSE is told besides."""
+
+    account: Path
+    mountpoint: Path
+    only: str
+    fuse: frozenset[str]
+
+
+class Daemon:
+    """The connection to the daemon. ``run`` reads what it answers."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._sending = trio.Lock()
+        self._answers: dict[int, Answer] = {}
+        self._waiting: dict[int, trio.Event] = {}
+        self._last = 0
+        self._ended = False
+
+    async def run(self) -> None:
+        """Until the daemon ends. What waits for it fails then."""
+        frames = Frames()
+        try:
+            async for data in self._stream:
+                for each in frames.add(data):
+                    answer = read_answer(each)
+                    if answer.number in self._waiting:
+                        self._answers[answer.number] = answer
+                        self._waiting.pop(answer.number).set()
+        except trio.BrokenResourceError:
+            pass
+        finally:
+            self._ended = True
+            for event in self._waiting.values():
+                event.set()
+
+    async def ask(self, word: str, *arguments: object) -> Any:
+        """Raises FUSEError: what the daemon says, or ENOTCONN when it has ended."""
+        answer = await self.answer(word, *arguments)
+        if answer.errno:
+            raise FUSEError(answer.errno)
+        return answer.result
+
+    async def answer(self, word: str, *arguments: object) -> Answer:
+        """The same, with what it is that has failed."""
+        self._last += 1
+        number, event = self._last, trio.Event()
+        if not self._ended:
+            self._waiting[number] = event
+            await self._send(number, word, list(arguments))
+            await event.wait()
+        return self._answers.pop(number, Answer(number, errno.ENOTCONN, None))
+
+    async def tell(self, word: str, *arguments: object) -> None:
+        """What is not answered."""
+        await self._send(0, word, list(arguments))
+
+    async def _send(self, *fields: object) -> None:
+        try:
+            async with self._sending:
+                await self._stream.send_all(frame(*fields))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise FUSEError(errno.ENOTCONN) from error
+
+
+class Passing(pyfuse3.Operations):
+    """The handlers."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self, daemon: Daemon) -> None:
+        super().__init__()
+        self._daemon = daemon
+        self._ask = daemon.ask
+
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        return _entry(await self._ask("lookup", parent_inode, name, ctx.pid))
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        await self._daemon.tell("forget", [list(each) for each in inode_list])
+
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return _entry(await self._ask("getattr", inode))
+
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        values = [
+            attr.st_uid if fields.update_uid else None,
+            attr.st_gid if fields.update_gid else None,
+            attr.st_size if fields.update_size else None,
+            attr.st_mode if fields.update_mode else None,
+            attr.st_mtime_ns if fields.update_mtime else None,
+        ]
+        return _entry(await self._ask("setattr", inode, values))
+
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> EntryAttributes:
+        return _entry(await self._ask("mkdir", parent_inode, name, mode, ctx.pid))
+
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        return _entry(await self._ask("symlink", parent_inode, name, target, ctx.pid))
+
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        return FileNameT(await self._ask("readlink", inode))
+
+    async def link(
+        self,
+        inode: InodeT,
+        new_parent_inode: InodeT,
+        new_name: FileNameT,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        return _entry(await self._ask("link", inode, new_parent_inode, new_name))
+
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._ask("unlink", parent_inode, name, ctx.pid)
+
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._ask("rmdir", parent_inode, name)
+
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        places = (parent_inode_old, name_old, parent_inode_new, name_new)
+        await self._ask("rename", *places, flags, ctx.pid)
+
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        return FileHandleT(await self._ask("opendir", inode))
+
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        taken = 0
+        for place, name, stat in await self._ask("list", fh, start_id):
+            if not pyfuse3.readdir_reply(token, FileNameT(name), _entry(stat), place):
+                break
+            taken += 1
+        await self._daemon.tell("listed", fh, taken)
+
+    async def releasedir(self, fh: FileHandleT) -> None:
+        await self._ask("releasedir", fh)
+
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        """Names are on the disk when the call that made them returns."""
+
+    async def create(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> tuple[FileInfo, EntryAttributes]:
+        info, stat = await self._ask("create", parent_inode, name, mode, flags, ctx.pid)
+        return _info(info), _entry(stat)
+
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        return _info(await self._ask("open", inode, flags, ctx.pid))
+
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        return bytes(await self._ask("read", fh, off, size))
+
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        return int(await self._ask("write", fh, off, buf))
+
+    async def flush(self, fh: FileHandleT) -> None:
+        await self._ask("flush", fh)
+
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._ask("fsync", fh)
+
+    async def release(self, fh: FileHandleT) -> None:
+        await self._ask("release", fh)
+
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        data = StatvfsData()
+        for name, value in zip(STATVFS, await self._ask("statfs"), strict=True):
+            setattr(data, name, value)
+        data.f_favail = data.f_ffree
+        data.f_namemax = FILE_NAME_MAX
+        return data
+
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        return bytes(await self._ask("getxattr", inode, name))
+
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[XAttrNameT]:
+        return [XAttrNameT(name) for name in await self._ask("listxattr", inode)]
+
+    async def setxattr(self, *_arguments: object) -> None:
+        raise FUSEError(errno.ENOTSUP)
+
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        raise FUSEError(errno.ENOTSUP)
+
+
+def _entry(stat: list[Any]) -> EntryAttributes:
+    entry = EntryAttributes()
+    for name, value in zip(STAT, stat, strict=True):
+        setattr(entry, name, value)
+    return entry
+
+
+def _info(fields: list[Any]) -> FileInfo:
+    handle, direct, keep = fields
+    return FileInfo(fh=FileHandleT(handle), direct_io=direct, keep_cache=keep)
+
+
+def serve(options: WindowOptions, ready: Callable[[], None]) -> None:
+    """Until it is unmounted or the account is. Raises CbfsError."""
+    run(_run, options, ready)
+
+
+async def _run(options: WindowOptions, ready: Callable[[], None]) -> None:
+    async with await _connect(options.account) as stream, trio.open_nursery() as nursery:
+        daemon = Daemon(stream)
+
+        async def follow() -> None:
+            await daemon.run()
+            nursery.cancel_scope.cancel()  # the account is unmounted
+
+        nursery.start_soon(follow)
+        answer = await daemon.answer(LOOK, options.only)
+        if answer.errno:
+            error, hint = answer.result or ("the account was just unmounted", "mount it again")
+            raise CbfsError(error, hint)
+        _init(daemon, options)
+        try:
+            await _live(daemon, options, ready)
+        finally:
+            pyfuse3.close(unmount=True)
+        nursery.cancel_scope.cancel()
+
+
+async def _connect(account: Path) -> trio.SocketStream:
+    """By way of a descriptor, as the path of a socket must be short."""
+    hint = f"mount the whole account first: mount.cbfs {account} DIR"
+    try:
+        folder = os.open(account, os.O_PATH | os.O_DIRECTORY)
+    except OSError as error:
+        raise CbfsError(f"there is no account in {account}", "cbfs init makes one") from error
+    try:
+        return await trio.open_unix_socket(f"/proc/self/fd/{folder}/{SOCKET}")
+    except OSError as error:
+        raise CbfsError(f"the account in {account} is not mounted", hint) from error
+    finally:
+        os.close(folder)
+
+
+def _init(daemon: Daemon, options: WindowOptions) -> None:
+    fuse_options = {f"fsname={WINDOW_SOURCE}", "subtype=cbfs", "nosuid", "nodev", "noexec"}
+    fuse_options |= {"default_permissions"} | options.fuse
+    try:
+        pyfuse3.init(Passing(daemon), str(options.mountpoint), fuse_options)
+    except RuntimeError as error:
+        raise CbfsError(
+            f"cannot mount on {options.mountpoint}",
+            "is it yours, and may you use /dev/fuse? try with --foreground to see more",
+        ) from error
+
+
+async def _live(daemon: Daemon, options: WindowOptions, ready: Callable[[], None]) -> None:
+    """From the first answer until the mount has ended."""
+    async with trio.open_nursery() as nursery:
+
+        async def answer() -> None:
+            await pyfuse3.main()
+            nursery.cancel_scope.cancel()
+
+        async def end_by_signal() -> None:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                async for _number in signals:
+                    await trio.to_thread.run_sync(end, options.mountpoint)
+
+        nursery.start_soon(answer)
+        nursery.start_soon(end_by_signal)
+        await daemon.answer(MOUNTED, os.fsencode(options.mountpoint))
+        ready()
