@@ -3,57 +3,76 @@
 One write transaction holds what a round changes: block, entries, map nodes, log hashes, commits,
 links, and the verifier's lock. It is on the disk at the end of the ``write`` block; a crash
 before leaves nothing of the round, a crash after all of it.
+
+Every record has a check value behind it (``cbfs_common.checked``): what a disk has changed is
+found out when it is read, before anything that follows from it is answered or signed.
 """
 
+import errno
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import lmdb
 
-from cbfs_common.errors import CbfsError
+from cbfs_common.checked import with_check
 from cbfs_common.names_config import config_of
 from cbfs_common.names_entry import Round, entry_hash
 from cbfs_common.names_layout import Fields, short
 from cbfs_common.names_operations import Link, read_link
 from cbfs_names.block import Block, decode_block, decode_block_round
-from cbfs_names.limits import MAP_SIZE
+from cbfs_names.limits import MAP_SIZE, MAP_SIZE_LEAST
 from cbfs_names.replay import Committed, Transition
+from cbfs_names.tables import DAMAGED, StoreError, Table, opened
 from cbfs_names.tree import Leaf, prefix
-
-
-class Table(Enum):
-    """The tables, with their keys; all integers are big-endian."""
-
-    META = b"meta"  # a fixed word
-    BLOCKS = b"blocks"  # round u64
-    LOCKS = b"locks"  # round u64: leaf hash 32, for ever
-    REFUSALS = b"refusals"  # round u64 | leaf hash 32
-    PROPOSALS = b"proposals"  # round u64: the sequencer's, until the round is locked
-    ENTRIES = b"entries"  # index 32
-    NODES = b"nodes"  # path
-    LOG = b"log"  # level u8 | index u64
-    COMMITS = b"commits"  # commitment 32
-    COMMIT_TIMES = b"commit-times"  # time u64 | commitment 32
-    LINKS = b"links"  # index 32 | incarnation u32 | version u32
-    INVITES = b"invites"  # key 32: the commitment it is used for, or empty when spent
-    CONFIGS = b"configs"  # first round u64 in which the configuration is in force
-    RECEIPTS = b"receipts"  # hash 32 of an operation: time u64 | operation
-    EVIDENCE = b"evidence"  # hash 32 of the evidence
-
 
 _HEAD = b"head"  # META: the newest published head, a signed note
 _ABSTAIN = b"abstain"  # META: round u64 that a restored verifier leaves to the others
 
 
-class StoreError(CbfsError):
-    """The store cannot be opened, read or written, or is another directory's."""
+__all__ = ["Snapshot", "Store", "StoreError", "Table", "Writer"]
+
+_log = logging.getLogger(__name__)
 
 
 def _number(value: int) -> bytes:
     return value.to_bytes(8, "big")
+
+
+def _unreadable(error: lmdb.Error) -> StoreError:
+    _log.error("%s", error)
+    return StoreError("the store cannot be read", DAMAGED)
+
+
+class _Cursor:
+    """An LMDB cursor over one table, which checks what it reads."""
+
+    def __init__(self, table: Table, cursor: Any) -> None:
+        self._table = table
+        self._cursor = cursor
+        self.first = cursor.first
+        self.last = cursor.last
+        self.next = cursor.next
+        self.prev = cursor.prev
+        self.seek = cursor.set_range
+        self.delete = cursor.delete
+
+    def key(self) -> bytes:
+        """The key it is at; empty at the end."""
+        key: bytes = self._cursor.key()
+        return key
+
+    def value(self) -> bytes:
+        """The value it is at."""
+        return opened(self._table, *self._cursor.item())
+
+    def values(self) -> Iterator[bytes]:
+        """All values, in the order of their keys."""
+        for key, data in self._cursor.iternext():
+            yield opened(self._table, key, data)
 
 
 class Snapshot:
@@ -69,24 +88,37 @@ class Snapshot:
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         """A record."""
-        found: bytes | None = self._txn.get(key, db=self._dbs[table])
-        return found
+        try:
+            data = self._txn.get(key, db=self._dbs[table])
+        except lmdb.Error as error:
+            raise _unreadable(error) from error
+        return None if data is None else opened(table, key, data)
+
+    @contextmanager
+    def _cursor(self, table: Table) -> Iterator["_Cursor"]:
+        try:
+            with self._txn.cursor(db=self._dbs[table]) as cursor:
+                yield _Cursor(table, cursor)
+        except lmdb.MapFullError:
+            raise  # of a write
+        except lmdb.Error as error:
+            raise _unreadable(error) from error
 
     def tip_block(self) -> Block | None:
         """The last block, or None before the first round."""
-        with self._txn.cursor(db=self._dbs[Table.BLOCKS]) as cursor:
+        with self._cursor(Table.BLOCKS) as cursor:
             return decode_block(cursor.value()) if cursor.last() else None
 
     def tip(self) -> Round | None:
         """The last round, or None before the first."""
-        with self._txn.cursor(db=self._dbs[Table.BLOCKS]) as cursor:
+        with self._cursor(Table.BLOCKS) as cursor:
             return decode_block_round(cursor.value()) if cursor.last() else None
 
     def block(self, round_: int) -> Block:
         """The block of a round that is locked."""
         record = self.get(Table.BLOCKS, _number(round_))
         if record is None:
-            raise StoreError("a round of the log is missing", "restore it from another verifier")
+            raise StoreError("a round of the log is missing", DAMAGED)
         return decode_block(record)
 
     def entry(self, index: bytes) -> bytes | None:
@@ -99,16 +131,17 @@ class Snapshot:
 
     def leaf(self, index: bytes, depth: int) -> Leaf:
         """The leaf under the first ``depth`` bits of an index."""
-        with self._txn.cursor(db=self._dbs[Table.ENTRIES]) as cursor:
-            if not cursor.set_range(prefix(index, depth)):
-                raise StoreError("the map of names is damaged", "restore it from another verifier")
+        with self._cursor(Table.ENTRIES) as cursor:
+            start = prefix(index, depth)
+            if not cursor.seek(start) or prefix(cursor.key(), depth) != start:
+                raise StoreError("the map of names is damaged", DAMAGED)
             return cursor.key(), entry_hash(cursor.value())
 
     def log_hash(self, level: int, index: int) -> bytes:
         """A complete subtree's hash of the log."""
         found = self.get(Table.LOG, bytes([level]) + _number(index))
         if found is None:
-            raise StoreError("the log of rounds is damaged", "restore it from another verifier")
+            raise StoreError("the log of rounds is damaged", DAMAGED)
         return found
 
     def committed(self, commitment: bytes) -> Committed | None:
@@ -135,16 +168,16 @@ class Snapshot:
 
     def size(self) -> int:
         """How many rounds are locked."""
-        with self._txn.cursor(db=self._dbs[Table.LOCKS]) as cursor:
+        with self._cursor(Table.LOCKS) as cursor:
             return int.from_bytes(cursor.key(), "big") + 1 if cursor.last() else 0
 
     def config_text(self, round_: int | None = None) -> str:
         """The configuration in force in a round, or in the next one."""
         number = self.size() if round_ is None else round_
-        with self._txn.cursor(db=self._dbs[Table.CONFIGS]) as cursor:
-            found = cursor.set_range(_number(number + 1))
+        with self._cursor(Table.CONFIGS) as cursor:
+            found = cursor.seek(_number(number + 1))
             if not (cursor.prev() if found else cursor.last()):
-                raise StoreError("the store is empty or damaged", "restore it from a backup")
+                raise StoreError("the store is empty or damaged", DAMAGED)
             text: bytes = cursor.value()
         return text.decode("ascii")
 
@@ -159,8 +192,8 @@ class Snapshot:
 
     def receipts(self) -> Iterator[tuple[int, bytes]]:
         """Time and operation of every receipt given and not yet carried out or void."""
-        with self._txn.cursor(db=self._dbs[Table.RECEIPTS]) as cursor:
-            for record in cursor.iternext(keys=False):
+        with self._cursor(Table.RECEIPTS) as cursor:
+            for record in cursor.values():
                 yield int.from_bytes(record[:8], "big"), record[8:]
 
     def receipt(self, key: bytes) -> int | None:
@@ -170,22 +203,22 @@ class Snapshot:
 
     def evidence(self) -> list[bytes]:
         """All evidence of equivocation, encoded."""
-        with self._txn.cursor(db=self._dbs[Table.EVIDENCE]) as cursor:
-            return list(cursor.iternext(keys=False))
+        with self._cursor(Table.EVIDENCE) as cursor:
+            return list(cursor.values())
 
     def commits_until(self, time: int) -> Iterator[bytes]:
         """Commitments made at or before ``time`` (seconds)."""
-        with self._txn.cursor(db=self._dbs[Table.COMMIT_TIMES]) as cursor:
-            for key in cursor.iternext(values=False):
-                if int.from_bytes(key[:8], "big") > time:
-                    return
-                yield key[8:]
+        with self._cursor(Table.COMMIT_TIMES) as cursor:
+            found = cursor.first()
+            while found and int.from_bytes(cursor.key()[:8], "big") <= time:
+                yield cursor.key()[8:]
+                found = cursor.next()
 
     def links(self, index: bytes, incarnation: int, after: int) -> Iterator[Link]:
         """Links of an incarnation after this version, oldest first."""
         start = index + incarnation.to_bytes(4, "big")
-        with self._txn.cursor(db=self._dbs[Table.LINKS]) as cursor:
-            found = cursor.set_range(start + min(after + 1, 2**32 - 1).to_bytes(4, "big"))
+        with self._cursor(Table.LINKS) as cursor:
+            found = cursor.seek(start + min(after + 1, 2**32 - 1).to_bytes(4, "big"))
             while found and cursor.key().startswith(start):
                 yield read_link(Fields(cursor.value(), "a link"))
                 found = cursor.next()
@@ -196,7 +229,7 @@ class Snapshot:
             key = index + incarnation.to_bytes(4, "big") + number.to_bytes(4, "big")
             record = self.get(Table.LINKS, key)
             if record is None:
-                raise StoreError("an entry's history is damaged", "restore it from a backup")
+                raise StoreError("an entry's history is damaged", DAMAGED)
             yield read_link(Fields(record, "a link"))
 
     def lock(self, round_: int) -> bytes | None:
@@ -217,7 +250,7 @@ class Writer(Snapshot):
     """A transaction that can also change the store."""
 
     def _put(self, table: Table, key: bytes, value: bytes) -> None:
-        self._txn.put(key, value, db=self._dbs[table])
+        self._txn.put(key, with_check(table.value, key, value), db=self._dbs[table])
 
     def lock_round(
         self, block: Block, change: Transition, log_hashes: dict[tuple[int, int], bytes]
@@ -254,6 +287,10 @@ class Writer(Snapshot):
             self._put(Table.COMMITS, commitment, record)
             self._put(Table.COMMIT_TIMES, _number(made.time) + commitment, b"")
 
+    def begin(self, config: str) -> None:
+        """The configuration in force from the first round on."""
+        self._put(Table.CONFIGS, _number(0), config.encode("ascii"))
+
     def refuse(self, round_: int, leaf: bytes, refusal: bytes) -> None:
         """Keep a signed refusal."""
         self._put(Table.REFUSALS, _number(round_) + leaf, refusal)
@@ -264,7 +301,7 @@ class Writer(Snapshot):
 
     def drop_proposals(self, end: int) -> None:
         """Forget the proposals of rounds before ``end``."""
-        with self._txn.cursor(db=self._dbs[Table.PROPOSALS]) as cursor:
+        with self._cursor(Table.PROPOSALS) as cursor:
             found = cursor.first()
             while found and int.from_bytes(cursor.key(), "big") < end:
                 found = cursor.delete()
@@ -299,42 +336,50 @@ class Store:
         Raises StoreError."""
         try:
             path.mkdir(mode=0o700, exist_ok=True)
-            self._env = lmdb.open(
-                str(path), map_size=MAP_SIZE, max_dbs=len(Table), mode=0o600, max_readers=64
-            )
+            self._env = _open_env(path)
+        except (lmdb.Error, OSError) as error:
+            raise _unopened(path, error) from error
+        try:
             self._dbs = {table: self._env.open_db(table.value) for table in Table}
             self._begin(config)
-        except (lmdb.Error, OSError) as error:
-            raise StoreError(
-                f"the store in {path} cannot be opened", "check the disk and the files' owner"
-            ) from error
-        with self.read() as view:
-            known = {view.config_text(0), view.config_text()}
-        if config is not None and config not in known:
+            with self.read() as view:
+                known = {view.config_text(0), view.config_text()}
+            if config is not None and config not in known:
+                raise StoreError(
+                    f"the store in {path} belongs to other keys or another configuration",
+                    "put the directory's key files and its configuration back beside it",
+                )
+        except lmdb.Error as error:
             self._env.close()
-            raise StoreError(
-                f"the store in {path} belongs to other keys or another configuration",
-                "put the directory's key files and its configuration back beside it",
-            )
+            raise _unopened(path, error) from error
+        except StoreError:
+            self._env.close()
+            raise
 
     def _begin(self, config: str | None) -> None:
         with self._env.begin(write=True) as txn:
             if config is not None and not txn.stat(self._dbs[Table.CONFIGS])["entries"]:
-                txn.put(_number(0), config.encode("ascii"), db=self._dbs[Table.CONFIGS])
+                Writer(self._dbs, txn).begin(config)
 
     def close(self) -> None:
         """Close the files. All snapshots must be closed."""
         self._env.close()
 
     def snapshot(self) -> Snapshot:
-        """The store as it is now, until ``close`` is called on it."""
-        return Snapshot(self._dbs, self._env.begin())
+        """The store as it is now, until ``close`` is called on it. Raises StoreError."""
+        try:
+            return Snapshot(self._dbs, self._env.begin())
+        except lmdb.Error as error:
+            raise _unreadable(error) from error
 
     @contextmanager
     def read(self) -> Iterator[Snapshot]:
-        """The store as it is now, for a block."""
-        with self._env.begin() as txn:
-            yield Snapshot(self._dbs, txn)
+        """The store as it is now, for a block. Raises StoreError."""
+        view = self.snapshot()
+        try:
+            yield view
+        finally:
+            view.close()
 
     @contextmanager
     def write(self) -> Iterator[Writer]:
@@ -344,4 +389,51 @@ class Store:
             with self._env.begin(write=True) as txn:
                 yield Writer(self._dbs, txn)
         except lmdb.Error as error:
-            raise StoreError("the store cannot be written", "is the disk full?") from error
+            raise StoreError(f"the store cannot be written: {error}", _hint(error)) from error
+
+
+def _open_env(path: Path) -> Any:
+    """Raises lmdb.Error or OSError."""
+    size = MAP_SIZE
+    while True:
+        try:
+            env = lmdb.open(
+                str(path), map_size=size, max_dbs=len(Table), mode=0o600, max_readers=64
+            )
+            break
+        except lmdb.MemoryError:
+            if size <= MAP_SIZE_LEAST:
+                raise
+            size //= 16
+    _lengthen(env, path / "data.mdb")
+    return env
+
+
+def _lengthen(env: Any, file: Path) -> None:
+    """A file that was cut short would end the process at the first look behind its end: what is
+    missing is made zeros, which are found out as damage."""
+    size = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    if file.stat().st_size < size:
+        os.truncate(file, size)
+
+
+def _unopened(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"the store in {path} cannot be opened: {_words(error)}", _hint(error))
+
+
+def _words(error: Exception) -> str:
+    """What went wrong, without the path that LMDB puts in front."""
+    return str(error).rpartition(": ")[2]
+
+
+def _hint(error: Exception) -> str:
+    """What may help against an error of a write or of opening."""
+    if isinstance(error, lmdb.MapFullError | lmdb.MemoryError):
+        return "its address space is used up: raise the limit (ulimit -v)"
+    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space" in str(error):
+        return "the disk is full: make room"
+    if "Read-only" in str(error):
+        return "the disk is read-only"
+    if "ermission" in str(error):
+        return "check the files' owner"
+    return DAMAGED

@@ -1,0 +1,40 @@
+"""The tables of the directory's store, and what can be wrong with it."""
+
+from enum import Enum
+
+from cbfs_common.checked import without_check
+from cbfs_common.errors import CbfsError, DecodeError
+
+DAMAGED = "check the disk; cbfs-names(8) says under FILES what to do about the store"
+
+
+class Table(Enum):
+    """The tables, with their keys; all integers are big-endian."""
+
+    META = b"meta"  # a fixed word
+    BLOCKS = b"blocks"  # round u64
+    LOCKS = b"locks"  # round u64: leaf hash 32, for ever
+    REFUSALS = b"refusals"  # round u64 | leaf hash 32
+    PROPOSALS = b"proposals"  # round u64: the sequencer's, until the round is locked
+    ENTRIES = b"entries"  # index 32
+    NODES = b"nodes"  # path
+    LOG = b"log"  # level u8 | index u64
+    COMMITS = b"commits"  # commitment 32
+    COMMIT_TIMES = b"commit-times"  # time u64 | commitment 32
+    LINKS = b"links"  # index 32 | incarnation u32 | version u32
+    INVITES = b"invites"  # key 32: the commitment it is used for, or empty when spent
+    CONFIGS = b"configs"  # first round u64 in which the configuration is in force
+    RECEIPTS = b"receipts"  # hash 32 of an operation: time u64 | operation
+    EVIDENCE = b"evidence"  # hash 32 of the evidence
+
+
+class StoreError(CbfsError):
+    """The store cannot be opened, read or written, or is another directory's."""
+
+
+def opened(table: Table, key: bytes, data: bytes) -> bytes:
+    """The value of a record as it is stored. Raises StoreError."""
+    try:
+        return without_check(table.value, key, data)
+    except DecodeError as error:
+        raise StoreError("a record of the store is damaged", DAMAGED) from error
