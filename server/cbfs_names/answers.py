@@ -2,12 +2,15 @@
 read from the snapshot of the round that is published, so that map, log and head always belong
 together."""
 
+import logging
+
 from cbfs_common.limits import FEED_PART, FEED_TILE
 from cbfs_common.names_entry import CHANGE_SIZE, decode_entry, name_index
 from cbfs_common.names_evidence import Evidence, encode_links, newest_links
 from cbfs_common.names_feed import FeedRound
 from cbfs_common.names_log import PROOF_MAX
 from cbfs_common.names_operations import Link, decode_operation
+from cbfs_common.names_refusals import Refusal
 from cbfs_common.names_wire import (
     NAMES_REPLY_MAX,
     AskChanges,
@@ -18,6 +21,7 @@ from cbfs_common.names_wire import (
     History,
     LookedUp,
     Lookup,
+    Refused,
     Reply,
     Steps,
     TermsAre,
@@ -25,10 +29,12 @@ from cbfs_common.names_wire import (
 from cbfs_names.heads import Head
 from cbfs_names.limits import CONSISTENCY_KEPT_MAX, FEED_KEPT_MAX
 from cbfs_names.log import Log
-from cbfs_names.store import Store
+from cbfs_names.store import Store, StoreError
 from cbfs_names.tree import Tree
 
 Asked = Lookup | History | AskHead | AskChanges | AskTerms
+
+_log = logging.getLogger(__name__)
 
 _ENVELOPE = 64
 """More than msgpack adds to a reply."""
@@ -58,7 +64,14 @@ class Answers:
         self.head = head
 
     def answer(self, request: Asked) -> Reply:
-        """The reply to one request."""
+        """The reply to one request; a refusal when what it takes is damaged on the disk."""
+        try:
+            return self._answer(request)
+        except StoreError as error:
+            _log.error("a request was not answered: %s", error)
+            return Refused(Refusal.STOPPED)
+
+    def _answer(self, request: Asked) -> Reply:
         match request:
             case Lookup(name, old_size):
                 return self._look_up(name, old_size)

@@ -5,12 +5,15 @@ while its connection is still busy with what was sent before. Envelopes are read
 only when they can be sent, so a slow subscriber costs no memory.
 """
 
+import logging
 from typing import Protocol
 
 from cbfs_common.limits import PUSH_WINDOW
 from cbfs_common.requests import Arrived, encode
 from cbfs_common.transport import PUSH
-from cbfs_server.store import Store
+from cbfs_server.store import Store, StoreError
+
+_log = logging.getLogger(__name__)
 
 
 class Client(Protocol):
@@ -87,9 +90,21 @@ class Pusher:
         client, outstanding = subscription.client, subscription.outstanding
         if not client.ready or len(outstanding) >= PUSH_WINDOW:
             return
+        try:
+            self._send_new(subscription)
+        except StoreError as error:
+            _log.error("a subscriber is told nothing more: %s", error)
+
+    def _send_new(self, subscription: _Subscription) -> None:
+        """As much as there is room for. Raises StoreError."""
+        client, outstanding = subscription.client, subscription.outstanding
         with self._store.read() as reader:
             for entry in reader.order(client.key, subscription.position):
-                envelope = reader.envelope(client.key, entry.id)
+                try:
+                    envelope = reader.envelope(client.key, entry.id)
+                except StoreError as error:
+                    _log.error("an envelope is left out: %s", error)
+                    envelope = None
                 if envelope is None:
                     continue
                 subscription.position = entry.serial

@@ -4,8 +4,9 @@ Requests that only read are answered at once, from the memory-mapped store. Requ
 something become one change of the store and are answered when that is on the disk.
 """
 
+import logging
 from collections.abc import Callable
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 from cbfs_common.errors import DecodeError
@@ -45,10 +46,12 @@ from cbfs_server.limits import (
     RETENTION_DAYS,
 )
 from cbfs_server.push import Client, Pusher
-from cbfs_server.store import Account, Reader, Store, StoreError, Writer, expiry
+from cbfs_server.store import Account, Entry, Reader, Store, StoreError, Writer, expiry
 from cbfs_server.takes import Takes
 
 DAY = 86_400
+
+_log = logging.getLogger(__name__)
 
 _REPLIES: dict[Code, Refused] = {code: Refused(code) for code in Code}
 _DONE = Done()
@@ -94,7 +97,11 @@ class Service:
             return
         make_change = self._changes.get(type(request))
         if make_change is None:
-            reply = self._read(client.key, request)
+            try:
+                reply = self._read(client.key, request)
+            except StoreError as error:
+                _log.error("%s", error)
+                reply = _REPLIES[Code.TROUBLE]
             client.send(id, encode(reply))
             if isinstance(request, Subscribe) and isinstance(reply, Done):
                 self._pusher.subscribe(client)
@@ -268,14 +275,21 @@ def expire(writer: Writer, start: bytes, today: int) -> bytes | None:
     budget = EXPIRY_BATCH
     users = writer.users(start, EXPIRY_BATCH)
     for user in users:
-        old = []
-        for entry in islice(writer.order(user, 0), budget):
-            if entry.day + RETENTION_DAYS >= today:
-                break
-            old.append(entry.id)
-        for id in old:
-            writer.delete_envelope(user, id)
+        try:
+            old = _old(writer, user, today, budget)
+        except StoreError as error:
+            _log.error("old envelopes of one account stay: %s", error)
+            continue
+        for entry in old:
+            writer.delete_entry(user, entry.serial, entry.id)
         budget -= len(old)
         if budget == 0:
             return user
     return users[-1] + b"\0" if len(users) == EXPIRY_BATCH else None
+
+
+def _old(writer: Writer, user: bytes, today: int, most: int) -> list[Entry]:
+    """Up to ``most`` envelopes that are to be forgotten. Reads all that deleting them takes."""
+    writer.account(user)
+    mailbox = takewhile(lambda e: e.day + RETENTION_DAYS < today, writer.order(user, 0))
+    return list(islice(mailbox, most))

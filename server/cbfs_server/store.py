@@ -7,29 +7,35 @@
 
 Serials count within one mailbox, and a day is all that is kept of an envelope's arrival: the
 order in a mailbox is kept because ratchets need it, times and the order between mailboxes are not.
+Every record has a check value behind it (``cbfs_common.checked``), so that what a disk has changed
+is found out when it is read.
 
 A change is a function of a ``Writer``. All changes that wait are applied in one transaction with
 one sync, in a thread of its own; then each one's ``done`` is called on the trio thread. A crash
 before the transaction's end leaves nothing of the group, and nobody was told anything; a crash
 after it leaves all of it, whether or not the answers got out. A change decides before it writes
-and raises nothing of its own.
+and raises nothing but what reading does; then it is left out, and the others are run again.
 """
 
+import errno
 import logging
+import os
 import queue
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import lmdb
 import trio
 
-from cbfs_common.errors import CbfsError
+from cbfs_common.checked import with_check, without_check
+from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.requests import PREKEY_ID_SIZE, PrekeyKind
-from cbfs_server.limits import GROUP_MAX, MAP_SIZE
+from cbfs_server.limits import GROUP_MAX, MAP_SIZE, MAP_SIZE_LEAST
 
 T = TypeVar("T")
 
@@ -37,6 +43,7 @@ _ACCOUNT = struct.Struct(">QI")
 _SERIAL = struct.Struct(">Q")
 _ORDER = struct.Struct(">I16s")
 _USER_SIZE = 32
+_DAMAGED = "check the disk; cbfs-server(8) says under FILES what to do about the store"
 _EXPIRES = slice(PREKEY_ID_SIZE + 1, PREKEY_ID_SIZE + 9)
 
 _log = logging.getLogger(__name__)
@@ -63,76 +70,106 @@ class Entry:
     id: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Table:
+    name: bytes
+    db: Any
+
+    def opened(self, key: bytes, data: bytes) -> bytes:
+        """The value of a record as it is stored. Raises StoreError."""
+        try:
+            return without_check(self.name, key, data)
+        except DecodeError as error:
+            raise StoreError("a record of the store is damaged", _DAMAGED) from error
+
+
 class Reader:
-    """A consistent view of the store. Users are keys of 32 bytes, ids have 16."""
+    """A consistent view of the store. Users are keys of 32 bytes, ids have 16. Every method raises
+    StoreError for what is damaged."""
 
     def __init__(self, tables: "_Tables", txn: Any) -> None:
         self._tables = tables
         self._txn = txn
 
+    def _get(self, table: _Table, key: bytes) -> bytes | None:
+        try:
+            data = self._txn.get(key, db=table.db)
+        except lmdb.Error as error:
+            raise _unreadable(error) from error
+        return None if data is None else table.opened(key, data)
+
+    def _items(self, table: _Table, prefix: bytes, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys with this prefix from ``start`` on, and their values as they are stored."""
+        try:
+            with self._txn.cursor(db=table.db) as cursor:
+                found = cursor.set_range(start) if start else cursor.first()
+                while found and cursor.key().startswith(prefix):
+                    yield cursor.item()
+                    found = cursor.next()
+        except lmdb.Error as error:
+            raise _unreadable(error) from error
+
     def account(self, user: bytes) -> Account | None:
         """The account, or None."""
-        found = self._txn.get(user, db=self._tables.accounts)
+        found = self._get(self._tables.accounts, user)
         return None if found is None else Account(*_ACCOUNT.unpack(found))
 
     def accounts(self) -> int:
         """How many there are."""
-        return int(self._txn.stat(self._tables.accounts)["entries"])
+        try:
+            return int(self._txn.stat(self._tables.accounts.db)["entries"])
+        except lmdb.Error as error:
+            raise _unreadable(error) from error
 
     def users(self, start: bytes, most: int) -> list[bytes]:
         """Up to ``most`` users from ``start`` on, in the order of their keys."""
-        users: list[bytes] = []
-        with self._txn.cursor(db=self._tables.accounts) as cursor:
-            found = cursor.set_range(start) if start else cursor.first()
-            while found and len(users) < most:
-                users.append(bytes(cursor.key()))
-                found = cursor.next()
-        return users
+        return [user for user, _ in islice(self._items(self._tables.accounts, b"", start), most)]
 
     def prekeys(self, user: bytes, kind: PrekeyKind) -> Iterator[bytes]:
         """The records of that kind."""
-        prefix = user + bytes([kind])
-        with self._txn.cursor(db=self._tables.prekeys) as cursor:
-            found = cursor.set_range(prefix)
-            while found and cursor.key().startswith(prefix):
-                yield bytes(cursor.value())
-                found = cursor.next()
+        prefix, table = user + bytes([kind]), self._tables.prekeys
+        for key, data in self._items(table, prefix, prefix):
+            yield table.opened(key, data)
 
     def order(self, user: bytes, after: int) -> Iterator[Entry]:
-        """The mailbox behind the serial ``after``, oldest first."""
-        with self._txn.cursor(db=self._tables.order) as cursor:
-            found = cursor.set_range(user + _SERIAL.pack(after + 1))
-            while found and cursor.key().startswith(user):
-                day, id = _ORDER.unpack(cursor.value())
-                yield Entry(_SERIAL.unpack_from(cursor.key(), _USER_SIZE)[0], day, id)
-                found = cursor.next()
+        """The mailbox behind the serial ``after``, oldest first. What is damaged is left out: the
+        rest is still to be had."""
+        table = self._tables.order
+        for key, data in self._items(table, user, user + _SERIAL.pack(after + 1)):
+            try:
+                day, id = _ORDER.unpack(table.opened(key, data))
+            except StoreError as error:
+                _log.error("an envelope of a mailbox is left out: %s", error)
+                continue
+            yield Entry(_SERIAL.unpack_from(key, _USER_SIZE)[0], day, id)
 
     def serial(self, user: bytes, id: bytes) -> int | None:
         """The place of an envelope, or None when it is not in the mailbox."""
-        with self._txn.cursor(db=self._tables.mail) as cursor:
-            if not cursor.set_key(user + id):
-                return None
-            return int.from_bytes(cursor.value()[: _SERIAL.size], "big")
+        found = self._get(self._tables.mail, user + id)
+        return None if found is None else int.from_bytes(found[: _SERIAL.size], "big")
 
     def envelope(self, user: bytes, id: bytes) -> bytes | None:
         """An envelope, or None."""
-        found = self._txn.get(user + id, db=self._tables.mail)
+        found = self._get(self._tables.mail, user + id)
         return None if found is None else found[_SERIAL.size :]
 
 
 class Writer(Reader):
     """A transaction that can also change the store."""
 
+    def _put(self, table: _Table, key: bytes, value: bytes) -> None:
+        self._txn.put(key, with_check(table.name, key, value), db=table.db)
+
     def put_account(self, user: bytes, account: Account) -> None:
         """Create or overwrite."""
         value = _ACCOUNT.pack(account.next_serial, account.stored)
-        self._txn.put(user, value, db=self._tables.accounts)
+        self._put(self._tables.accounts, user, value)
 
     def delete_account(self, user: bytes) -> None:
         """Forget the account and all that is stored for it."""
-        self._txn.delete(user, db=self._tables.accounts)
+        self._txn.delete(user, db=self._tables.accounts.db)
         for table in (self._tables.prekeys, self._tables.order, self._tables.mail):
-            with self._txn.cursor(db=table) as cursor:
+            with self._txn.cursor(db=table.db) as cursor:
                 found = cursor.set_range(user)
                 while found and cursor.key().startswith(user):
                     found = cursor.delete()
@@ -140,30 +177,35 @@ class Writer(Reader):
     def put_prekey(self, user: bytes, record: bytes) -> None:
         """Store a record under its id and kind."""
         id, kind = record[:PREKEY_ID_SIZE], record[PREKEY_ID_SIZE : PREKEY_ID_SIZE + 1]
-        self._txn.put(user + kind + id, record, db=self._tables.prekeys)
+        self._put(self._tables.prekeys, user + kind + id, record)
 
     def delete_prekey(self, user: bytes, record: bytes) -> None:
         """Forget a record."""
         id, kind = record[:PREKEY_ID_SIZE], record[PREKEY_ID_SIZE : PREKEY_ID_SIZE + 1]
-        self._txn.delete(user + kind + id, db=self._tables.prekeys)
+        self._txn.delete(user + kind + id, db=self._tables.prekeys.db)
 
     def add_envelope(
         self, user: bytes, account: Account, id: bytes, envelope: bytes, day: int
     ) -> None:
         """Append to the mailbox of ``account``, which is ``user``'s as it is now."""
         serial = _SERIAL.pack(account.next_serial)
-        self._txn.put(user + id, serial + envelope, db=self._tables.mail)
-        self._txn.put(user + serial, _ORDER.pack(day, id), db=self._tables.order)
+        self._put(self._tables.mail, user + id, serial + envelope)
+        self._put(self._tables.order, user + serial, _ORDER.pack(day, id))
         self.put_account(user, Account(account.next_serial + 1, account.stored + 1))
 
     def delete_envelope(self, user: bytes, id: bytes) -> bool:
         """Take out of the mailbox. False when it is not there."""
-        serial, account = self.serial(user, id), self.account(user)
-        if serial is None or account is None:
+        serial = self.serial(user, id)
+        return serial is not None and self.delete_entry(user, serial, id)
+
+    def delete_entry(self, user: bytes, serial: int, id: bytes) -> bool:
+        """The same, of an envelope whose place is known; it may be damaged."""
+        account = self.account(user)
+        if account is None:
             return False
-        self._txn.delete(user + id, db=self._tables.mail)
-        self._txn.delete(user + _SERIAL.pack(serial), db=self._tables.order)
-        self.put_account(user, Account(account.next_serial, account.stored - 1))
+        self._txn.delete(user + id, db=self._tables.mail.db)
+        self._txn.delete(user + _SERIAL.pack(serial), db=self._tables.order.db)
+        self.put_account(user, Account(account.next_serial, max(0, account.stored - 1)))
         return True
 
 
@@ -174,10 +216,10 @@ def expiry(record: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Tables:
-    accounts: Any
-    prekeys: Any
-    order: Any
-    mail: Any
+    accounts: _Table
+    prekeys: _Table
+    order: _Table
+    mail: _Table
 
 
 class _Pending(Generic[T]):
@@ -199,13 +241,15 @@ class Store:
         self._queue: queue.SimpleQueue[_Pending[Any] | None] = queue.SimpleQueue()
         try:
             path.mkdir(mode=0o700, exist_ok=True)
-            self._env = lmdb.open(str(path), map_size=MAP_SIZE, max_dbs=4, mode=0o600)
-            names = (b"accounts", b"prekeys", b"order", b"mail")
-            self._tables = _Tables(*(self._env.open_db(name) for name in names))
+            self._env = _open_env(path)
         except (lmdb.Error, OSError) as error:
-            raise StoreError(
-                f"the store in {path} cannot be opened", "check the disk and the files' owner"
-            ) from error
+            raise _unopened(path, error) from error
+        names = (b"accounts", b"prekeys", b"order", b"mail")
+        try:
+            self._tables = _Tables(*(_Table(name, self._env.open_db(name)) for name in names))
+        except lmdb.Error as error:
+            self._env.close()
+            raise _unopened(path, error) from error
 
     def close(self) -> None:
         """Close the files, after ``run`` has ended."""
@@ -213,9 +257,16 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Reader]:
-        """A read transaction on the calling thread: memory-mapped, waits for no writer."""
-        with self._env.begin() as txn:
+        """A read transaction on the calling thread: memory-mapped, waits for no writer. Raises
+        StoreError."""
+        try:
+            txn = self._env.begin()
+        except lmdb.Error as error:
+            raise _unreadable(error) from error
+        try:
             yield Reader(self._tables, txn)
+        finally:
+            txn.abort()
 
     def submit(self, change: Callable[[Writer], T], done: Callable[[T | StoreError], None]) -> None:
         """Queue a change. ``done`` gets what it returned once that is on the disk, or a
@@ -273,18 +324,78 @@ class Store:
         return True
 
     def _apply(self, group: list[_Pending[Any]]) -> None:
+        """One transaction; when a change finds damage, each gets one of its own."""
         try:
-            with self._env.begin(write=True) as txn:
-                writer = Writer(self._tables, txn)
-                for pending in group:
-                    pending.result = pending.change(writer)
+            self._transact(group)
+        except StoreError as error:
+            _log.error("%s", error)
+            if len(group) == 1:
+                group[0].result = error
+                return
+            for pending in group:
+                self._apply([pending])
         except lmdb.Error as error:
             _log.error("the store cannot be written: %s", error)
-            failure = StoreError("the store cannot be written", "is the disk full?")
+            failure = StoreError("the store cannot be written", _hint(error))
             for pending in group:
                 pending.result = failure
+
+    def _transact(self, group: list[_Pending[Any]]) -> None:
+        with self._env.begin(write=True) as txn:
+            writer = Writer(self._tables, txn)
+            for pending in group:
+                pending.result = pending.change(writer)
 
 
 def _answer(group: list[_Pending[Any]]) -> None:
     for pending in group:
         pending.done(pending.result)
+
+
+def _open_env(path: Path) -> Any:
+    """Raises lmdb.Error or OSError."""
+    size = MAP_SIZE
+    while True:
+        try:
+            env = lmdb.open(str(path), map_size=size, max_dbs=4, mode=0o600)
+            break
+        except lmdb.MemoryError:
+            if size <= MAP_SIZE_LEAST:
+                raise
+            size //= 16
+    _lengthen(env, path / "data.mdb")
+    return env
+
+
+def _lengthen(env: Any, file: Path) -> None:
+    """A file that was cut short would end the process at the first look behind its end: what is
+    missing is made zeros, which are found out as damage."""
+    size = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    if file.stat().st_size < size:
+        os.truncate(file, size)
+
+
+def _unreadable(error: lmdb.Error) -> StoreError:
+    return StoreError(f"the store cannot be read: {_words(error)}", _DAMAGED)
+
+
+def _unopened(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"the store in {path} cannot be opened: {_words(error)}", _hint(error))
+
+
+def _words(error: Exception) -> str:
+    """What went wrong, without the path that LMDB puts in front."""
+    return str(error).rpartition(": ")[2]
+
+
+def _hint(error: Exception) -> str:
+    """What may help against an error of a write or of opening."""
+    if isinstance(error, lmdb.MapFullError | lmdb.MemoryError):
+        return "its address space is used up: raise the limit (ulimit -v)"
+    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space" in str(error):
+        return "the disk is full: make room"
+    if "Read-only" in str(error):
+        return "the disk is read-only"
+    if "ermission" in str(error):
+        return "check the files' owner"
+    return _DAMAGED
