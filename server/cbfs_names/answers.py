@@ -5,10 +5,11 @@ together."""
 import logging
 
 from cbfs_common.limits import FEED_PART, FEED_TILE
-from cbfs_common.names_entry import CHANGE_SIZE, decode_entry, name_index
+from cbfs_common.names_entry import CHANGE_SIZE, decode_entry, decode_round, name_index
 from cbfs_common.names_evidence import Evidence, encode_links, newest_links
 from cbfs_common.names_feed import FeedRound
 from cbfs_common.names_log import PROOF_MAX
+from cbfs_common.names_map import Terminal
 from cbfs_common.names_operations import Link, decode_operation
 from cbfs_common.names_refusals import Refusal
 from cbfs_common.names_wire import (
@@ -30,6 +31,7 @@ from cbfs_names.heads import Head
 from cbfs_names.limits import CONSISTENCY_KEPT_MAX, FEED_KEPT_MAX
 from cbfs_names.log import Log
 from cbfs_names.store import Store, StoreError
+from cbfs_names.tables import DAMAGED
 from cbfs_names.tree import Tree
 
 Asked = Lookup | History | AskHead | AskChanges | AskTerms
@@ -87,8 +89,11 @@ class Answers:
 
     def _look_up(self, name: str, old_size: int) -> Reply:
         view, index = self._snapshot, name_index(self._namespace, name)
-        proof = Tree(view.node, view.leaf).prove(index)
-        entry = view.entry(index) or b""
+        tree, entry = Tree(view.node, view.leaf), view.entry(index) or b""
+        tree.check_root(decode_round(self.head.round).map_root)
+        proof = tree.prove(index)
+        if bool(entry) is not (proof.terminal is Terminal.HERE):
+            raise StoreError("the map of names is damaged", DAMAGED)
         evidence = Evidence(
             self.head.note, self.head.round, self.head.log_proof, proof.encode(), entry
         )

@@ -22,6 +22,7 @@ from cbfs_common.names_entry import (
     name_index,
     operations_hash,
 )
+from cbfs_common.names_map import EMPTY_MAP
 from cbfs_common.names_operations import (
     Kind,
     Link,
@@ -153,10 +154,12 @@ class Replay:
         return True
 
     def finish(self) -> Transition:
-        """The round with everything applied."""
+        """The round with everything applied. Raises StoreError when the map is damaged."""
         entries = {index: entry.encode() for index, entry in self._entries.items()}
         values = {index: entry.digest() for index, entry in self._entries.items()}
-        root, nodes = Tree(self.view.node, self.view.leaf).update(values)
+        tree, tip = Tree(self.view.node, self.view.leaf), self.view.tip()
+        tree.check_root(EMPTY_MAP if tip is None else tip.map_root)
+        root, nodes = tree.update(values)
         operations = tuple(self._operations)
         changes = tuple(sorted({index[:CHANGE_SIZE] for index in entries}))
         round_ = Round(

@@ -104,15 +104,24 @@ class Snapshot:
         except lmdb.Error as error:
             raise _unreadable(error) from error
 
+    def _last(self, table: Table) -> bytes | None:
+        """The last record of a table that has one of each round, or None before the first. A
+        damaged page could hide the last ones, and what was signed would be signed otherwise."""
+        with self._cursor(table) as cursor:
+            count = self._txn.stat(self._dbs[table])["entries"]
+            if (int.from_bytes(cursor.key(), "big") + 1 if cursor.last() else 0) != count:
+                raise StoreError("the log of rounds is damaged", DAMAGED)
+            return cursor.value() if count else None
+
     def tip_block(self) -> Block | None:
         """The last block, or None before the first round."""
-        with self._cursor(Table.BLOCKS) as cursor:
-            return decode_block(cursor.value()) if cursor.last() else None
+        record = self._last(Table.BLOCKS)
+        return None if record is None else decode_block(record)
 
     def tip(self) -> Round | None:
         """The last round, or None before the first."""
-        with self._cursor(Table.BLOCKS) as cursor:
-            return decode_block_round(cursor.value()) if cursor.last() else None
+        record = self._last(Table.BLOCKS)
+        return None if record is None else decode_block_round(record)
 
     def block(self, round_: int) -> Block:
         """The block of a round that is locked."""
@@ -168,8 +177,8 @@ class Snapshot:
 
     def size(self) -> int:
         """How many rounds are locked."""
-        with self._cursor(Table.LOCKS) as cursor:
-            return int.from_bytes(cursor.key(), "big") + 1 if cursor.last() else 0
+        self._last(Table.LOCKS)
+        return int(self._txn.stat(self._dbs[Table.LOCKS])["entries"])
 
     def config_text(self, round_: int | None = None) -> str:
         """The configuration in force in a round, or in the next one."""
@@ -393,8 +402,10 @@ class Store:
 
 
 def _open_env(path: Path) -> Any:
-    """Raises lmdb.Error or OSError."""
-    size = MAP_SIZE
+    """Raises lmdb.Error, OSError or StoreError."""
+    file, size = path / "data.mdb", MAP_SIZE
+    if file.exists() and not file.stat().st_size:
+        raise StoreError(f"{file} is empty", DAMAGED)  # LMDB would begin anew in it
     while True:
         try:
             env = lmdb.open(
@@ -405,7 +416,7 @@ def _open_env(path: Path) -> Any:
             if size <= MAP_SIZE_LEAST:
                 raise
             size //= 16
-    _lengthen(env, path / "data.mdb")
+    _lengthen(env, file)
     return env
 
 

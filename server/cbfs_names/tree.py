@@ -2,7 +2,8 @@
 
 A record holds one inner node under its path: flags (1: left child is a leaf, 2: right) | left
 hash 32 | right hash 32. Leaves have no records: a leaf's index is the one entry that has the
-path as its prefix. Nothing here reads or writes a store; the functions that do are given.
+path as its prefix. Nothing here reads or writes a store; the functions that do are given. What is
+taken from it must have the hash that the node above says: no root may follow from damage.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 from cbfs_common.names_layout import HASH_SIZE, ZERO
 from cbfs_common.names_map import DEPTH_MAX, EMPTY_MAP, MapProof, Terminal, bit, map_leaf, map_node
+from cbfs_names.tables import DAMAGED, StoreError
 
 _EMPTY_NODE = bytes(1 + 2 * HASH_SIZE)
 _LEAF_FLAGS = (1, 2)
@@ -89,21 +91,42 @@ class Tree:
         root = self._set(0, sorted(leaves.items()), self.node(path_key(ZERO, 0)), records)
         return root, records
 
+    def check_root(self, root: bytes) -> None:
+        """Raises StoreError unless this (32) is the root's hash."""
+        if self.root() != root:
+            raise StoreError("the map of names is damaged", DAMAGED)
+
+    def _inner(self, index: bytes, depth: int, child: Child) -> bytes:
+        """The record of a child that is an inner node, at ``depth`` on the way to ``index``."""
+        record = self.node(path_key(index, depth))
+        if record is None or decode_node(record).digest() != child.hash:
+            raise StoreError("the map of names is damaged", DAMAGED)
+        return record
+
+    def _only(self, index: bytes, depth: int, child: Child) -> Leaf:
+        """The leaf that a child is."""
+        leaf = self.leaf(index, depth)
+        if map_leaf(*leaf) != child.hash:
+            raise StoreError("the map of names is damaged", DAMAGED)
+        return leaf
+
     def prove(self, index: bytes) -> MapProof:
         """What the map has at ``index``."""
         siblings = []
+        record = self.node(path_key(index, 0))
         for depth in range(DEPTH_MAX):
-            node = decode_node(self.node(path_key(index, depth)))
+            node = decode_node(record)
             side = bit(index, depth)
             child = node.child(side)
             siblings.append(node.child(1 - side).hash)
             if child.hash == ZERO:
                 return MapProof(tuple(siblings), Terminal.EMPTY)
             if child.is_leaf:
-                other, value = self.leaf(index, depth + 1)
+                other, value = self._only(index, depth + 1, child)
                 if other == index:
                     return MapProof(tuple(siblings), Terminal.HERE)
                 return MapProof(tuple(siblings), Terminal.OTHER, other, value)
+            record = self._inner(index, depth + 1, child)
         raise ValueError("the stored map is deeper than an index")
 
     def _set(
@@ -130,11 +153,11 @@ class Tree:
         at = leaves[0][0]
         record = None
         if child.is_leaf:
-            other = self.leaf(at, depth)
+            other = self._only(at, depth, child)
             if all(index != other[0] for index, _ in leaves):
                 leaves = sorted([*leaves, other])
         elif child.hash != ZERO:
-            record = self.node(path_key(at, depth))
+            record = self._inner(at, depth, child)
         if record is None and len(leaves) == 1:
             return Child(map_leaf(*leaves[0]), is_leaf=True)
         return Child(self._set(depth, leaves, record, records), is_leaf=False)

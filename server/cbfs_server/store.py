@@ -353,8 +353,10 @@ def _answer(group: list[_Pending[Any]]) -> None:
 
 
 def _open_env(path: Path) -> Any:
-    """Raises lmdb.Error or OSError."""
-    size = MAP_SIZE
+    """Raises lmdb.Error, OSError or StoreError."""
+    file, size = path / "data.mdb", MAP_SIZE
+    if file.exists() and not file.stat().st_size:
+        raise StoreError(f"{file} is empty", _DAMAGED)  # LMDB would begin anew in it
     while True:
         try:
             env = lmdb.open(str(path), map_size=size, max_dbs=4, mode=0o600)
@@ -363,7 +365,7 @@ def _open_env(path: Path) -> Any:
             if size <= MAP_SIZE_LEAST:
                 raise
             size //= 16
-    _lengthen(env, path / "data.mdb")
+    _lengthen(env, file)
     return env
 
 
