@@ -157,7 +157,7 @@ class Town:
         words = self.config.read_text().split()
         url = next(word for word in words if self.urls[name] in word)
         async with connected(parse_address(url, "cbfs-names"), RANDOM) as link:
-            found = await link.call(AskStatus())
+            found = await link.call(AskStatus(b""))
         assert isinstance(found, Status)
         return found
 

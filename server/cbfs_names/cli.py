@@ -100,11 +100,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="URL",
         help="another verifier, if FILE does not say it; may be repeated",
     )
+    parser.add_argument(
+        "--store-is-current",
+        action="store_true",
+        help="your word that DIR is no old copy: do not wait until peers have said so",
+    )
     parser.add_argument("--verbose", action="store_true", help="log rounds as well")
     add_options(parser)
     options = parser.parse_args(arguments)
     if (options.sequencer or options.verifier) != (options.config is not None):
         parser.error("--config goes with --sequencer or --verifier")
+    if options.store_is_current and options.config is None:
+        parser.error("--store-is-current goes with --sequencer or --verifier")
     if not options.verifier and (options.sequencer_url or options.peer):
         parser.error("--sequencer-url and --peer go with --verifier")
     return options
@@ -171,15 +178,15 @@ def _starter(options: argparse.Namespace, directory: Path, keys: Keys, random: R
         config = keys.config(Terms())
         return Start(config, lambda store: _service(store, config, keys))
     file = parse_config(read_text(options.config))
-    if options.sequencer:
-        return Start(file.config, lambda store: SequencerRole(store, keys, directory))
     url = options.sequencer_url
     sequencer = None if url is None else parse_address(url, SCHEME)
-    place = Beside(file, sequencer, tuple(parse_address(peer, SCHEME) for peer in options.peer))
+    peers = tuple(parse_address(peer, SCHEME) for peer in options.peer)
+    place = Beside(file, sequencer, peers, options.store_is_current)
+    role = SequencerRole if options.sequencer else VerifierRole
     return Start(
         file.config,
-        lambda store: VerifierRole(store, keys, directory, place, random),
-        serves=False,
+        lambda store: role(store, keys, directory, place, random),
+        serves=options.sequencer,
     )
 
 

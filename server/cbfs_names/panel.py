@@ -2,14 +2,14 @@
 votes and refusals, and publishes when a quorum has signed."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import trio
 
 from cbfs_common.errors import CryptoError, DecodeError
-from cbfs_common.names_config import Config
+from cbfs_common.names_config import Config, config_of
 from cbfs_common.names_note import (
     Note,
     SignatureLine,
@@ -21,10 +21,8 @@ from cbfs_common.names_refusals import Refusal
 from cbfs_names.block import Block, decode_refusal
 from cbfs_names.evidence import compare, keep
 from cbfs_names.heads import Head, Outcome, head_of
-from cbfs_names.limits import AWAIT_PATIENCE, AWAITING_MAX, PRESENCE, RETRY_PAUSE
-from cbfs_names.log import Log
+from cbfs_names.limits import AWAIT_PATIENCE, AWAITING_MAX, CALL_TIMEOUT, PRESENCE, RETRY_PAUSE
 from cbfs_names.peer_wire import (
-    BLOCK_PAGE,
     AskStatus,
     Await,
     BlockPage,
@@ -37,10 +35,11 @@ from cbfs_names.peer_wire import (
     decode,
     encode,
 )
+from cbfs_names.published import offered, page_of
 from cbfs_names.replay import config_now
 from cbfs_names.sequencer import Sequencer
 from cbfs_names.store import Store
-from cbfs_names.verifier import stopped
+from cbfs_names.verifier import checkpoint_at, stopped
 from cbfs_names.waiting import Waiting
 
 _log = logging.getLogger(__name__)
@@ -51,9 +50,17 @@ class Panel:
     cosignatures of the newest head."""
 
     def __init__(
-        self, store: Store, sequencer: Sequencer, data: Path, clock: Callable[[], float]
+        self,
+        store: Store,
+        sequencer: Sequencer,
+        recover: Callable[[], Awaitable[None]],
+        data: Path,
+        clock: Callable[[], float],
     ) -> None:
+        """``recover`` takes over what verifiers have of this sequencer and the store has not."""
         self.on_head: Callable[[Head], None] = lambda head: None
+        self.on_config: Callable[[Config], None] = lambda config: None
+        self._recover = recover
         self._store = store
         self._sequencer = sequencer
         self._data = data
@@ -68,20 +75,18 @@ class Panel:
         self._awaiting: list[tuple[Await, Waiting]] = []
         self._changed = trio.Event()
         self._pages: tuple[bytes, bytes] = b"", b""
+        self._arrived: list[tuple[Note, dict[str, SignatureLine], Waiting]] = []
+        self._arrival = trio.Event()
         self._config, self._stopped = self._read()
+        self._shown = self._config
 
     # service.Core
 
     async def start(self, now: int) -> Head:
         """Show the newest head, offer again what was proposed, or make the first round."""
-        with self._store.read() as view:
-            stored = view.head()
-            if stored is not None:
-                note = parse_note(stored)
-                self._lines = self._known_lines(note)
-                self._head = head_of(view, note)
-        if self._head is not None:
-            self.on_head(self._head)
+        self._show_stored()
+        await self._recover()
+        self._show_stored()
         block = self._sequencer.outstanding()
         if block is not None:
             await self._collect(block)
@@ -90,6 +95,24 @@ class Panel:
             if first is not None:
                 await self._collect(first)
         return self._head
+
+    def _show_stored(self) -> None:
+        with self._store.read() as view:
+            stored = view.head()
+            text = checkpoint_at(view, config_now(view)).encode()
+            if stored is None or parse_note(stored).text != text:
+                return  # of an old copy that is a round behind its head, or the reverse
+            note = parse_note(stored)
+            self._head = head_of(view, note)
+        self._config, self._stopped = self._read()
+        self._shown = self._config_of(self._head)
+        self._lines = self._known_lines(note, self._shown)
+        self.on_head(self._head)
+
+    def _config_of(self, head: Head) -> Config:
+        """In whose force the head's round was made: that one's verifiers sign it."""
+        with self._store.read() as view:
+            return config_of(view.config_text(head.number))
 
     async def round(self, pending: list[bytes], now: int) -> Outcome:
         """One round: proposed, and published or given up."""
@@ -133,18 +156,19 @@ class Panel:
             case GetBlock(round_, page):
                 return encode(self._page(round_, page))
             case Vote(note):
-                self._vote(note)
+                return self._vote(note)
             case Reject(refusal):
                 self._reject(refusal)
-            case AskStatus():
-                return encode(self._status())
+            case AskStatus(key):
+                return encode(self._status(key))
             case _:
                 return None
         return encode(Done())
 
-    def _status(self) -> Status:
-        votes = Note(self._text, tuple(self._votes.values())).encode() if self._votes else b""
-        return Status(b"" if self._head is None else self._head.note, votes)
+    def _status(self, key: bytes) -> Status:
+        with self._store.read() as view:
+            vote = view.vote(key) if key else None
+        return Status(b"" if self._head is None else self._head.note, vote or b"")
 
     def _await(self, asked: Await) -> bytes | Waiting:
         found = self._offer(asked)
@@ -160,12 +184,10 @@ class Panel:
         note = b"" if self._head is None else self._head.note
         if asked.size < size:
             with self._store.read() as view:
-                leaf = view.block(asked.size).round.digest()
-                proof = Log(size, view.log_hash).inclusion(asked.size)
-            return Offer(note, leaf, True, proof, b"")
+                return offered(view, note, asked.size)
         block = self._block
         if block is None or asked.size != size or asked.seen == block.round.digest():
-            return None
+            return Offer(note, b"", False, (), b"") if asked.shown < size else None
         votes = Note(self._text, tuple(self._votes.values())).encode() if self._votes else b""
         return Offer(note, block.round.digest(), False, (), votes)
 
@@ -178,29 +200,60 @@ class Panel:
         else:
             with self._store.read() as view:
                 data = view.block(round_).encode() if round_ < view.size() else b""
-        pages = -(-len(data) // BLOCK_PAGE)
-        return BlockPage(pages, data[page * BLOCK_PAGE : (page + 1) * BLOCK_PAGE])
+        return page_of(data, page)
 
-    def _vote(self, encoded: bytes) -> None:
+    def _vote(self, encoded: bytes) -> bytes | Waiting:
+        """A proposal's is on the disk before it counts: a verifier that is restored from a copy
+        learns it from here, also when the proposal is dropped meanwhile."""
+        done = encode(Done())
         try:
             note = parse_note(encoded)
-            size = parse_checkpoint(note.text.decode("ascii")).size
+            parse_checkpoint(note.text.decode("ascii"))
         except (DecodeError, UnicodeDecodeError):
-            return
+            return done
+        found = self._known_lines(note, self._config)
+        fresh = {name: line for name, line in found.items() if name not in self._votes}
+        if self._block is None or note.text != self._text or not fresh:
+            self._count(note, found)
+            return done
+        waiting = Waiting(done, CALL_TIMEOUT)
+        self._arrived.append((note, fresh, waiting))
+        self._arrival.set()
+        return waiting
+
+    async def record(self) -> None:
+        """Keep votes and then count them, until cancelled."""
+        while True:
+            await self._arrival.wait()
+            self._arrival = trio.Event()
+            arrived, self._arrived = self._arrived, []
+            await trio.to_thread.run_sync(self._keep, [each[:2] for each in arrived])
+            for note, found, waiting in arrived:
+                self._count(note, found)
+                waiting.settle(encode(Done()))
+
+    def _keep(self, arrived: list[tuple[Note, dict[str, SignatureLine]]]) -> None:
+        keys = dict(self._config.witnesses)
+        with self._store.write() as writer:
+            for note, found in arrived:
+                for name, line in found.items():
+                    writer.keep_vote(keys[name].public, Note(note.text, (line,)).encode())
+
+    def _count(self, note: Note, found: dict[str, SignatureLine]) -> None:
+        size = parse_checkpoint(note.text.decode("ascii")).size
         now = int(self._clock())
-        for name, line in self._known_lines(note).items():
-            self._present[name] = now
-            if self._block is not None and note.text == self._text:
-                self._votes[name] = line
-                self._fire()
-            elif self._head is not None and self._head.note.startswith(note.text + b"\n"):
-                self._lines[name] = line
-                self._refresh()
-            elif self._head is None or size > self._head.number + 1:
-                if size:
-                    _log.warning("verifier %s has a round that is not known here", name)
-            else:
-                self._compare(note)
+        self._present.update(dict.fromkeys(found, now))
+        if self._block is not None and note.text == self._text:
+            self._votes.update(found)
+            self._fire()
+        elif self._head is not None and self._head.note.startswith(note.text + b"\n"):
+            self._lines.update(self._known_lines(note, self._shown))
+            self._refresh()
+        elif self._head is None or size > self._head.number + 1:
+            if size:
+                _log.warning("a verifier has a round that is not known here: %s", ", ".join(found))
+        else:
+            self._compare(note)
 
     def _compare(self, note: Note) -> None:
         with self._store.read() as view:
@@ -226,11 +279,12 @@ class Panel:
             self._refusers.add(name)
             self._fire()
 
-    def _known_lines(self, note: Note) -> dict[str, SignatureLine]:
-        """The lines of verifiers of the configuration that verify."""
+    @staticmethod
+    def _known_lines(note: Note, config: Config) -> dict[str, SignatureLine]:
+        """The lines of verifiers of a configuration that verify."""
         found = {}
         for line in note.lines:
-            for name, key in self._config.witnesses:
+            for name, key in config.witnesses:
                 if (line.name, line.key_id) != (key.name, key.id):
                     continue
                 try:
@@ -242,8 +296,8 @@ class Panel:
 
     async def _collect(self, block: Block) -> Head | None:
         """Offer a block until a quorum has signed it, or can no longer. The head with it."""
-        self._block, self._votes, self._refusers = block, {}, set()
         self._text = self._sequencer.checkpoint(block)
+        self._block, self._votes, self._refusers = block, self._voted(), set()
         everybody = {name for name, _ in self._config.witnesses}
         while True:
             self._fire()
@@ -256,6 +310,16 @@ class Panel:
                 return None
             await changed.wait()
 
+    def _voted(self) -> dict[str, SignatureLine]:
+        """Who has signed the proposal before a restart."""
+        found = {}
+        with self._store.read() as view:
+            for name, key in self._config.witnesses:
+                vote = view.vote(key.public)
+                if vote is not None and parse_note(vote).text == self._text:
+                    found[name] = parse_note(vote).lines[0]
+        return found
+
     async def _publish(self, block: Block) -> Head:
         lines = dict(self._votes)
         note = await trio.to_thread.run_sync(self._sequencer.publish, block, tuple(lines.values()))
@@ -263,7 +327,10 @@ class Panel:
             self._head = head_of(view, note)
         late = {name: line for name, line in self._votes.items() if name not in lines}
         self._block, self._votes, self._lines = None, {}, lines | late
+        self._shown = self._config
         self._config, self._stopped = self._read()
+        if self._config != self._shown:
+            self.on_config(self._config)
         self._refresh()
         return self._head
 
@@ -272,7 +339,7 @@ class Panel:
         which may be a round ahead while one is being published."""
         if self._head is None:
             return
-        note, log = parse_note(self._head.note), self._config.log
+        note, log = parse_note(self._head.note), self._shown.log
         own = tuple(line for line in note.lines if (line.name, line.key_id) == (log.name, log.id))
         fresh = Note(note.text, (*own, *self._lines.values()))
         self._head = replace(self._head, note=fresh.encode())

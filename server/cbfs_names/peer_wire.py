@@ -9,6 +9,7 @@ import msgpack
 from cbfs_common.errors import DecodeError
 from cbfs_common.names_evidence import encode_proof, read_proof
 from cbfs_common.names_layout import HASH_SIZE, Fields
+from cbfs_common.primitives import KEY_SIZE
 
 BLOCK_PAGE = 16_000
 """Bytes of a block in one reply."""
@@ -17,10 +18,12 @@ BLOCK_PAGE = 16_000
 @dataclass(frozen=True, slots=True)
 class Await:
     """I have ``size`` rounds: what comes next? ``seen``: leaf hash (32) of the proposal that I
-    have answered, or empty. Answered when there is something else, or after a while without."""
+    have answered, or empty. ``shown``: of how many rounds the newest head is that I have. Answered
+    when there is something else, or after a while without."""
 
     size: int
     seen: bytes
+    shown: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,10 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class AskStatus:
-    """Which heads do you know?"""
+    """Which heads do you know, and which of the verifier with this ``key`` (Ed25519, 32)? Empty:
+    nobody's."""
+
+    key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +79,8 @@ class BlockPage:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """``head``: newest published head; ``votes``: a later checkpoint with cosignatures; each
-    may be empty."""
+    """``head``: newest published head; ``votes``: the newest checkpoint that the verifier has
+    signed, as far as it is known; each may be empty."""
 
     head: bytes
     votes: bytes
@@ -91,16 +97,16 @@ Peer = Await | GetBlock | Vote | Reject | AskStatus | Offer | BlockPage | Status
 def encode(message: Peer) -> bytes:
     """One payload."""
     match message:
-        case Await(size, seen):
-            fields: list[object] = [32, size, seen]
+        case Await(size, seen, shown):
+            fields: list[object] = [32, size, seen, shown]
         case GetBlock(round_, page):
             fields = [33, round_, page]
         case Vote(note):
             fields = [34, note]
         case Reject(refusal):
             fields = [35, refusal]
-        case AskStatus():
-            fields = [36]
+        case AskStatus(key):
+            fields = [36, key]
         case Offer(head, leaf, published, proof, votes):
             fields = [160, head, leaf, published, encode_proof(proof), votes]
         case BlockPage(pages, data):
@@ -116,16 +122,18 @@ def encode(message: Peer) -> bytes:
 def decode(payload: bytes) -> Peer:
     """Raises DecodeError."""
     match _unpack(payload):
-        case [32, int(size), bytes(seen)] if _number(size) and len(seen) in (0, HASH_SIZE):
-            return Await(size, seen)
+        case [32, int(size), bytes(seen), int(shown)] if (
+            _number(size) and len(seen) in (0, HASH_SIZE) and _number(shown)
+        ):
+            return Await(size, seen, shown)
         case [33, int(round_), int(page)] if _number(round_) and _number(page):
             return GetBlock(round_, page)
         case [34, bytes(note)]:
             return Vote(note)
         case [35, bytes(refusal)]:
             return Reject(refusal)
-        case [36]:
-            return AskStatus()
+        case [36, bytes(key)] if len(key) in (0, KEY_SIZE):
+            return AskStatus(key)
         case [160, bytes(head), bytes(leaf), bool(published), bytes(proof), bytes(votes)] if len(
             leaf
         ) in (0, HASH_SIZE):

@@ -1,9 +1,12 @@
 """Sequencer and verifiers as processes of their own: what each of them runs."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+import trio
 
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.names_config import Config, ConfigFile
@@ -12,11 +15,13 @@ from cbfs_common.names_wire import Refused, Submit, decode_request, encode_reply
 from cbfs_common.primitives import Random, sign_public
 from cbfs_common.profile import Address
 from cbfs_names.answers import Answers
-from cbfs_names.following import Follower, Peers
+from cbfs_names.following import Follower
 from cbfs_names.heads import Head
 from cbfs_names.keys import Keys
 from cbfs_names.panel import Panel
-from cbfs_names.peer_wire import AskStatus, decode, encode
+from cbfs_names.peer_wire import decode, encode
+from cbfs_names.peers import Peers
+from cbfs_names.recovering import Recovery
 from cbfs_names.replay import config_now
 from cbfs_names.sequencer import Sequencer
 from cbfs_names.service import Service
@@ -39,21 +44,32 @@ class Role(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """A configuration file, and for a verifier where the others are, which the file may say."""
+    """A configuration file, and where the others are, which the file may say. ``current``: the
+    operator's word that the store is no old copy."""
 
     file: ConfigFile
     sequencer: Address | None
     peers: tuple[Address, ...]
+    current: bool
+
+    def others(self, sequencer: Address | None, own: str) -> Peers:
+        """Everybody but the verifier ``own``."""
+        named = {url: name for name, url in self.file.urls.items() if name != own}
+        known = {*named, *self.peers} - {sequencer}
+        found = tuple(address for address in known if address is not None)
+        return Peers(sequencer, found, named, self.file.config, self.current)
 
 
 class SequencerRole:
     """A sequencer whose verifiers are elsewhere."""
 
-    def __init__(self, store: Store, keys: Keys, data: Path) -> None:
+    def __init__(self, store: Store, keys: Keys, data: Path, place: Beside, random: Random) -> None:
         """Raises CbfsError when the configuration is for another key."""
         if sign_public(keys.log) != present(store).log.public:
             raise _not_named("log")
-        self._panel = Panel(store, Sequencer(store, keys.log), data, time.time)
+        sequencer = Sequencer(store, keys.log)
+        recovery = Recovery(store, sequencer, place.others(None, ""), random)
+        self._panel = Panel(store, sequencer, recovery.run, data, time.time)
         self._service = Service(store, self._panel, time.time)
         self._panel.on_head = self._service.publish
 
@@ -64,7 +80,9 @@ class SequencerRole:
 
     async def run(self) -> None:
         """Make rounds."""
-        await self._service.run()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._panel.record)
+            nursery.start_soon(self._service.run)
 
     def close(self) -> None:
         """Let go of the store."""
@@ -74,20 +92,30 @@ class SequencerRole:
 class VerifierRole:
     """A verifier. It answers look-ups as well; operations are the sequencer's."""
 
-    def __init__(self, store: Store, keys: Keys, data: Path, place: Beside, random: Random) -> None:
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        data: Path,
+        place: Beside,
+        random: Random,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """Raises CbfsError when the configuration does not name the key or no sequencer is
         known."""
-        found = present(store).witness(sign_public(keys.verifier))
+        public = sign_public(keys.verifier)
+        found = place.file.config.witness(public) or present(store).witness(public)
         if found is None:
             raise _not_named("witness")
         sequencer = place.sequencer or place.file.server
         if sequencer is None:
             raise CbfsError("no sequencer is known", "say --sequencer-url URL")
-        named = {url: name for name, url in place.file.urls.items() if name != found[0]}
-        peers = Peers(sequencer, tuple({*named, *place.peers} - {sequencer}), named)
+        peers = place.others(sequencer, found[0])
         self._store = store
         self._answers: Answers | None = None
-        self._follower = Follower(store, keys.verifier, found[1], peers, data, time.time, random)
+        self._follower = Follower(
+            store, keys.verifier, found[1], sequencer, peers, data, clock, random
+        )
         self._follower.on_head = self._show
         head = self._follower.head()
         if head is not None:
@@ -96,10 +124,11 @@ class VerifierRole:
     def answer(self, payload: bytes) -> bytes | Waiting:
         """To another verifier or a client."""
         try:
-            if isinstance(decode(payload), AskStatus):
-                return encode(self._follower.status())
+            found = self._follower.answer(decode(payload))
         except DecodeError:
-            pass  # a client's
+            found = None  # a client's
+        if found is not None:
+            return encode(found)
         try:
             request = decode_request(payload)
         except DecodeError:

@@ -19,7 +19,7 @@ from cbfs_names.block import Block, proposal_text
 from cbfs_names.log import Log
 from cbfs_names.replay import Committed, Replay, View, config_now, registration_commitment
 from cbfs_names.store import Snapshot, Store
-from cbfs_names.verifier import Checked, check_block, checkpoint_at
+from cbfs_names.verifier import Checked, check_block, checkpoint_at, take_over
 
 Refused = dict[bytes, Refusal]
 """Encoded operations that cannot be in the round, and why."""
@@ -100,10 +100,23 @@ class Sequencer:
 
     def adopt(self, block: Block) -> None:
         """Propose a block that this sequencer has made before its store was restored, and that a
-        verifier has kept. Raises BlockRefused when it is not one."""
+        verifier has locked. Raises BlockRefused when it is not one."""
         with self._store.write() as writer:
             check_block(writer, config_now(writer), block, None)
             writer.propose(block)
+
+    def follow(self, block: Block) -> None:
+        """Take over a round that was published before the store was restored. Raises Diverged and
+        BlockRefused."""
+        with self._store.write() as writer:
+            take_over(writer, block)
+            writer.drop_proposals(block.round.number + 1)
+
+    def take_head(self, note: Note) -> None:
+        """Keep a published head, if it is that of the newest round here."""
+        with self._store.write() as writer:
+            if note.text == checkpoint_at(writer, config_now(writer)).encode():
+                writer.keep_head(note.encode())
 
     def outstanding(self) -> Block | None:
         """A proposal that was made before and is not locked."""

@@ -26,11 +26,11 @@ from cbfs_common.names_operations import Link, read_link
 from cbfs_names.block import Block, decode_block, decode_block_round
 from cbfs_names.limits import MAP_SIZE, MAP_SIZE_LEAST
 from cbfs_names.replay import Committed, Transition
-from cbfs_names.tables import DAMAGED, StoreError, Table, opened
+from cbfs_names.tables import DAMAGED, Cursor, StoreError, Table, opened
 from cbfs_names.tree import Leaf, prefix
 
 _HEAD = b"head"  # META: the newest published head, a signed note
-_ABSTAIN = b"abstain"  # META: round u64 that a restored verifier leaves to the others
+_ABSTAIN = b"abstain"  # META: round u64 | checkpoint, see ``abstains``
 
 
 __all__ = ["Snapshot", "Store", "StoreError", "Table", "Writer"]
@@ -45,34 +45,6 @@ def _number(value: int) -> bytes:
 def _unreadable(error: lmdb.Error) -> StoreError:
     _log.error("%s", error)
     return StoreError("the store cannot be read", DAMAGED)
-
-
-class _Cursor:
-    """An LMDB cursor over one table, which checks what it reads."""
-
-    def __init__(self, table: Table, cursor: Any) -> None:
-        self._table = table
-        self._cursor = cursor
-        self.first = cursor.first
-        self.last = cursor.last
-        self.next = cursor.next
-        self.prev = cursor.prev
-        self.seek = cursor.set_range
-        self.delete = cursor.delete
-
-    def key(self) -> bytes:
-        """The key it is at; empty at the end."""
-        key: bytes = self._cursor.key()
-        return key
-
-    def value(self) -> bytes:
-        """The value it is at."""
-        return opened(self._table, *self._cursor.item())
-
-    def values(self) -> Iterator[bytes]:
-        """All values, in the order of their keys."""
-        for key, data in self._cursor.iternext():
-            yield opened(self._table, key, data)
 
 
 class Snapshot:
@@ -95,10 +67,10 @@ class Snapshot:
         return None if data is None else opened(table, key, data)
 
     @contextmanager
-    def _cursor(self, table: Table) -> Iterator["_Cursor"]:
+    def _cursor(self, table: Table) -> Iterator[Cursor]:
         try:
             with self._txn.cursor(db=self._dbs[table]) as cursor:
-                yield _Cursor(table, cursor)
+                yield Cursor(table, cursor)
         except lmdb.MapFullError:
             raise  # of a write
         except lmdb.Error as error:
@@ -194,10 +166,15 @@ class Snapshot:
         """The newest published head, a signed note."""
         return self.get(Table.META, _HEAD)
 
-    def abstains(self) -> int | None:
-        """The round that this verifier, restored from a copy, leaves to the others."""
+    def abstains(self) -> tuple[int, bytes] | None:
+        """The round up to which this verifier, started from a copy, leaves all to the others, but
+        for what makes this checkpoint, which it has signed before."""
         record = self.get(Table.META, _ABSTAIN)
-        return None if record is None else int.from_bytes(record, "big")
+        return None if record is None else (int.from_bytes(record[:8], "big"), record[8:])
+
+    def vote(self, key: bytes) -> bytes | None:
+        """The largest checkpoint that the verifier with this key (32) has signed, a signed note."""
+        return self.get(Table.VOTES, key)
 
     def receipts(self) -> Iterator[tuple[int, bytes]]:
         """Time and operation of every receipt given and not yet carried out or void."""
@@ -305,7 +282,7 @@ class Writer(Snapshot):
         self._put(Table.REFUSALS, _number(round_) + leaf, refusal)
 
     def propose(self, block: Block) -> None:
-        """Keep a proposal. There must be none for its round."""
+        """Keep a proposal, the one of its round."""
         self._put(Table.PROPOSALS, _number(block.round.number), block.encode())
 
     def drop_proposals(self, end: int) -> None:
@@ -319,9 +296,13 @@ class Writer(Snapshot):
         """The newest published head."""
         self._put(Table.META, _HEAD, note)
 
-    def abstain(self, round_: int) -> None:
-        """Leave a round to the others."""
-        self._put(Table.META, _ABSTAIN, _number(round_))
+    def abstain(self, round_: int, checkpoint: bytes) -> None:
+        """Leave rounds up to this one to the others, but for what makes this checkpoint."""
+        self._put(Table.META, _ABSTAIN, _number(round_) + checkpoint)
+
+    def keep_vote(self, key: bytes, note: bytes) -> None:
+        """Under the verifier's key (32)."""
+        self._put(Table.VOTES, key, note)
 
     def keep_receipt(self, key: bytes, time: int, operation: bytes) -> None:
         """Under the operation's hash (32)."""

@@ -1,6 +1,8 @@
 """The tables of the directory's store, and what can be wrong with it."""
 
+from collections.abc import Iterator
 from enum import Enum
+from typing import Any
 
 from cbfs_common.checked import without_check
 from cbfs_common.errors import CbfsError, DecodeError
@@ -26,6 +28,7 @@ class Table(Enum):
     CONFIGS = b"configs"  # first round u64 in which the configuration is in force
     RECEIPTS = b"receipts"  # hash 32 of an operation: time u64 | operation
     EVIDENCE = b"evidence"  # hash 32 of the evidence
+    VOTES = b"votes"  # a verifier's key 32: the largest checkpoint it has signed, a signed note
 
 
 class StoreError(CbfsError):
@@ -38,3 +41,31 @@ def opened(table: Table, key: bytes, data: bytes) -> bytes:
         return without_check(table.value, key, data)
     except DecodeError as error:
         raise StoreError("a record of the store is damaged", DAMAGED) from error
+
+
+class Cursor:
+    """An LMDB cursor over one table, which checks what it reads."""
+
+    def __init__(self, table: Table, cursor: Any) -> None:
+        self._table = table
+        self._cursor = cursor
+        self.first = cursor.first
+        self.last = cursor.last
+        self.next = cursor.next
+        self.prev = cursor.prev
+        self.seek = cursor.set_range
+        self.delete = cursor.delete
+
+    def key(self) -> bytes:
+        """The key it is at; empty at the end."""
+        key: bytes = self._cursor.key()
+        return key
+
+    def value(self) -> bytes:
+        """The value it is at."""
+        return opened(self._table, *self._cursor.item())
+
+    def values(self) -> Iterator[bytes]:
+        """All values, in the order of their keys."""
+        for key, data in self._cursor.iternext():
+            yield opened(self._table, key, data)

@@ -13,7 +13,7 @@ from hashlib import sha256
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.limits import RECEIPT_PATIENCE, ROUND_OPERATIONS_MAX, ROUND_TIME_OFF_MAX
 from cbfs_common.names_audit import decode_equivocation
-from cbfs_common.names_config import Config
+from cbfs_common.names_config import Config, config_of
 from cbfs_common.names_note import Checkpoint, SignatureLine, cosign
 from cbfs_common.names_operations import OperationRefused
 from cbfs_common.names_receipt import sign_receipt
@@ -96,6 +96,16 @@ def omits(replay: Replay, block: Block, receipts: Receipts) -> bool:
     )
 
 
+def made_by(view: View, block: Block) -> bytes:
+    """The text of the checkpoint that a block makes which is the next one of ``view``."""
+    number = block.round.number
+    tip = view.tip()
+    if number != (0 if tip is None else tip.number + 1):
+        raise BlockRefused(Reason.WRONG_ROUND)
+    root, _ = Log(number, view.log_hash).append(block.round.digest())
+    return Checkpoint(block.round.namespace, number + 1, root).encode()
+
+
 def checkpoint_at(view: View, config: Config) -> Checkpoint:
     """The log's newest checkpoint, also that of no rounds."""
     tip = view.tip()
@@ -133,7 +143,7 @@ class Verifier:
             try:
                 self._check_bound(locked, leaf, writer.refused(number, leaf))
                 if locked is None:
-                    self._check_free(writer, config, number)
+                    self._check_free(writer, number, made_by(writer, block))
                     clock = None if vouched else now
                     receipts = list(writer.receipts())
                     checked = check_block(writer, config, block, clock, receipts)
@@ -152,19 +162,15 @@ class Verifier:
         another is locked, and BlockRefused when it is not valid: then the quorum has signed what
         no honest verifier could."""
         with self._store.write() as writer:
-            locked = writer.lock(block.round.number)
-            if locked is None:
-                lock(writer, block, check_block(writer, config_now(writer), block, None))
-            elif locked != block.round.digest():
-                raise Diverged(block.round.number)
+            take_over(writer, block)
 
     def cosign(self, now: int) -> SignatureLine:
         """A cosignature of the newest locked head. Raises NotNow."""
         with self._store.read() as view:
-            config = config_now(view)
-            checkpoint = checkpoint_at(view, config)
-            self._check_free(view, config, checkpoint.size - 1)
-        return cosign(self._seed, self._name, now, checkpoint.encode())
+            checkpoint = checkpoint_at(view, config_now(view))
+            text = checkpoint.encode()
+            self._check_free(view, checkpoint.size - 1, text)
+        return cosign(self._seed, self._name, now, text)
 
     def receipt(self, operation: bytes, now: int) -> tuple[int, bytes]:
         """Promise, on the disk, not to sign rounds without the operation; time and signature."""
@@ -177,13 +183,18 @@ class Verifier:
                 writer.keep_receipt(key, now, operation)
         return time, sign_receipt(self._seed, namespace, operation, time)
 
-    def _check_free(self, view: Snapshot, config: Config, number: int) -> None:
+    def _check_free(self, view: Snapshot, number: int, checkpoint: bytes) -> None:
+        """Whether it may sign this checkpoint, which round ``number`` makes."""
         abstains = view.abstains()
-        if abstains is not None and number <= abstains:
+        if abstains is not None and (
+            number < abstains[0] or (number == abstains[0] and checkpoint != abstains[1])
+        ):
             raise NotNow("restored from a copy: the rounds it may have signed are left to others")
+        config = config_now(view)
         if stopped(view, config):
             raise NotNow("a key of the directory has signed two histories")
-        if config.witness(self._public) is None:
+        last = config_of(view.config_text(max(number, 0)))  # who leaves signs the last round still
+        if config.witness(self._public) is None and last.witness(self._public) is None:
             raise NotNow("the configuration does not name this verifier")
 
     @staticmethod
@@ -193,6 +204,16 @@ class Verifier:
             raise BlockRefused(Reason.LOCKED)
         if refusal is not None:
             raise BlockRefused(Reason(refusal[-65]))
+
+
+def take_over(writer: Writer, block: Block) -> None:
+    """A round that a quorum has published. Raises Diverged when another is locked, and
+    BlockRefused when it is not valid."""
+    locked = writer.lock(block.round.number)
+    if locked is None:
+        lock(writer, block, check_block(writer, config_now(writer), block, None))
+    elif locked != block.round.digest():
+        raise Diverged(block.round.number)
 
 
 def lock(writer: Writer, block: Block, checked: Checked) -> None:

@@ -1,0 +1,135 @@
+"""Verifiers that are processes of their own, under a sequencer that lies to them."""
+
+import logging
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from cbfs_common.names_config import Config, ConfigFile
+from cbfs_common.names_note import parse_note
+from cbfs_names.block import Block
+from cbfs_names.keys import Keys
+from cbfs_names.separate import Beside, SequencerRole
+from cbfs_names.store import Store
+from tests.names_local import KEYS, commit
+from tests.names_panel import (
+    PATIENCE,
+    RANDOM,
+    Place,
+    Proposer,
+    panel_of,
+    place,
+    serving,
+    stored,
+    verifier,
+)
+
+
+@asynccontextmanager
+async def proposer(at: Place, store: Store, *vouchers: str) -> AsyncIterator[Proposer]:
+    made = Proposer(store, vouchers)
+    async with serving(at, made):
+        yield made
+
+
+TWO_OF_THREE: Config = panel_of("v1", "v2", "v3", threshold=2)
+
+
+def test_a_verifier_restored_from_a_copy_signs_no_second_head(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The sequencer has another round in the place of the one that the verifier has signed, and
+    tells nothing; another verifier does. From the next round on it signs again."""
+    caplog.set_level(logging.WARNING)
+
+    async def go(store: Store) -> None:
+        async with place("s") as s, place("v1") as p1, place("v2") as p2:
+            peers = {"v1": p1.address, "v2": p2.address}
+
+            async with (
+                proposer(s, store, "v3") as sequencer,
+                verifier(tmp_path / "v2", "v2", TWO_OF_THREE, p2, s.address, peers),
+            ):
+                args = tmp_path / "v1", "v1", TWO_OF_THREE, p1, s.address, peers
+                async with verifier(*args):
+                    await sequencer.round(signers=("v1", "v2"))
+                shutil.copytree(tmp_path / "v1", tmp_path / "copy")
+                async with verifier(*args):
+                    block = sequencer.make(commit("alice"))
+                    other = sequencer.make(commit("mallory"))
+                    sequencer.propose(block)
+                    await sequencer.until(lambda: sequencer.signed_by("v1", block))
+                    await sequencer.until(lambda: sequencer.signed_by("v2", block))
+                    before = sequencer.head
+                    sequencer.publish(block)
+                    asked = 2, block.round.digest(), 2
+                    await sequencer.until(lambda: sequencer.answered.count(asked) == 2)
+                shutil.rmtree(tmp_path / "v1")
+                (tmp_path / "copy").rename(tmp_path / "v1")
+                after, sequencer.head = sequencer.head, before
+                sequencer.block = other
+                leaf = other.round.digest()
+                async with verifier(*args):
+                    await sequencer.until(lambda: (1, leaf, 1) in sequencer.answered)
+                    assert "restored from a copy: rounds up to 1 are left" in caplog.text
+                    assert not sequencer.signed_by("v1", other)
+                    sequencer.head, sequencer.block = after, None
+                    sequencer.tell()
+                    await sequencer.round(commit("bobby"), signers=("v1", "v2"))
+                texts = {note.text for note in sequencer.heard}
+                assert len(texts) == 3  # one for each size
+
+    with stored(tmp_path / "s", TWO_OF_THREE) as store:
+        trio.run(go, store)
+
+
+def test_a_sequencer_restored_from_a_copy_proposes_again_what_was_locked(tmp_path: Path) -> None:
+    """It takes over the round that was published since, and the one that is only locked."""
+    config = panel_of("v1", threshold=1)
+    blocks: list[Block] = []
+
+    async def go() -> None:
+        async with place("s") as s, place("v1") as p1:
+            peers = {"v1": p1.address}
+            async with verifier(tmp_path / "v1", "v1", config, p1, s.address, peers):
+                with stored(tmp_path / "s", config) as store:
+                    async with proposer(s, store) as sequencer:
+                        await sequencer.round(signers=("v1",))
+                shutil.copytree(tmp_path / "s", tmp_path / "copy")
+                with stored(tmp_path / "s", config) as store:
+                    async with proposer(s, store) as sequencer:
+                        sequencer.head = store_head(store)
+                        await sequencer.round(commit("alice"), signers=("v1",))
+                        block = sequencer.make(commit("bobby"))
+                        sequencer.propose(block)
+                        await sequencer.until(lambda: sequencer.signed_by("v1", block))
+                        blocks.append(block)
+                with stored(tmp_path / "copy", config) as store:
+                    beside = Beside(ConfigFile(config, None, peers), None, (), current=False)
+                    keys = Keys(s.secret, KEYS.log, bytes(32))
+                    role = SequencerRole(store, keys, tmp_path, beside, RANDOM)
+                    await until_head(s, role, store, 3)
+                    with store.read() as view:
+                        assert view.block(2) == blocks[0]
+
+    trio.run(go)
+
+
+def store_head(store: Store) -> bytes:
+    with store.read() as view:
+        return view.head() or b""
+
+
+async def until_head(at: Place, role: SequencerRole, store: Store, size: int) -> None:
+    """Run it until so many rounds are published."""
+    async with serving(at, role), trio.open_nursery() as nursery:
+        nursery.start_soon(role.run)
+        with trio.fail_after(PATIENCE):
+            while parse_note(store_head(store)).text.split(b"\n")[1] != b"%d" % size:
+                await trio.sleep(0.05)
+        nursery.cancel_scope.cancel()
+    role.close()
