@@ -33,6 +33,7 @@ class Area(Enum):
     CONVERSATION = "conversation"  # read, delete
     OUTBOX = "outbox"  # make folders
     DRAFTS = "drafts"  # a folder of the outbox: files are messages
+    PARCEL = "parcel"  # a folder moved in there: one message
     CONTACT = "contact"  # a folder of contacts/: decisions, see cbfs.people
     SCRATCH = "scratch"  # tmp/: anything, until unmount
     KEPT = "kept"  # ui_info/: anything, for good
@@ -51,12 +52,14 @@ def _of_config(name: str) -> bool:
 class Rules:
     """0 where something is allowed, else the errno of its refusal. ``files``: make files and
     symbolic links, move and remove them, if they have a name that ``names`` says yes to.
-    ``folders``: make and move folders; what is made there is of the area ``inside``."""
+    ``folders``: move folders there, and unless ``mkdir`` says otherwise make them; they are of the
+    area ``inside``."""
 
     files: int
     folders: int
     inside: Area
     names: Callable[[str], bool] = _any
+    mkdir: int = 0
 
 
 RULES = {
@@ -64,7 +67,9 @@ RULES = {
     Area.ROOT: Rules(0, errno.EACCES, Area.FIXED, _of_config),
     Area.CONVERSATION: Rules(errno.EACCES, errno.EACCES, Area.CONVERSATION),
     Area.OUTBOX: Rules(errno.EACCES, 0, Area.DRAFTS),
-    Area.DRAFTS: Rules(0, errno.EPERM, Area.DRAFTS),
+    # moved in, a folder is whole; of one that is made and filled, nobody could tell when it is
+    Area.DRAFTS: Rules(0, 0, Area.PARCEL, mkdir=errno.EPERM),
+    Area.PARCEL: Rules(0, 0, Area.PARCEL),
     Area.CONTACT: Rules(
         0,
         errno.EACCES,

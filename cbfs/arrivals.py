@@ -14,14 +14,14 @@ from cbfs.book import (
     get_conversation,
     has_message,
     missing_parents,
-    u32,
-    u64,
 )
 from cbfs.model import Content, Conversation, Message
 from cbfs.owed import Dues, Kind, arrived, owe
 from cbfs.packing import pack, unpack
 from cbfs.store import Table, Writer
+from cbfs.stored import read_table, u32, u64
 from cbfs_common.conversation import fits
+from cbfs_common.errors import DecodeError
 from cbfs_common.limits import ASK_AFTER, INCOMPLETE_BYTES_MAX, INCOMPLETE_MAX
 from cbfs_common.message import Part
 
@@ -81,6 +81,7 @@ def store_part(
         content,
         (),
         muted=sender in receiving.muted,
+        folder=part.folder,
     )
     arrivals.messages.append(add_message(writer, conversation.id, arrival, now))
     acknowledge(writer, arrivals.dues, receiving, sender, ref)
@@ -155,14 +156,25 @@ def _collect(writer: Writer, sender: str, part: Part) -> Content | None:
 
 
 def _fits(writer: Writer, content: int, part: Part, chunk_size: int) -> bool:
-    """Whether the chunks are as long as the last part to come says, and the digest is right."""
+    """Whether the chunks are as long as the last part to come says, the digest is right, and a
+    folder is one."""
     whole, size = hashlib.blake2b(digest_size=32), 0
     for number, (_key, chunk) in enumerate(writer.items(Table.CONTENT, prefix=u64(content))):
         if number < part.count - 1 and len(chunk) != chunk_size:
             return False
         size += len(chunk)
         whole.update(chunk)
-    return size == part.size and whole.digest() == part.digest
+    if size != part.size or whole.digest() != part.digest:
+        return False
+    return not part.folder or _is_folder(writer, Content(content, size, chunk_size))
+
+
+def _is_folder(writer: Writer, content: Content) -> bool:
+    try:
+        read_table(writer, content)
+    except DecodeError:
+        return False
+    return True
 
 
 def _limit(writer: Writer, sender: str, key: bytes, content: int, more: int | None) -> None:

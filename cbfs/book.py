@@ -1,18 +1,25 @@
 """Conversations and messages as records of the store. PROTOCOL.rst, Messages.
 
 Functions that take a ``Writer`` belong into one transaction with whatever else the caller must
-keep true together with them. A content is shared by its message and by the deliveries that are
-not finished; a count of those who refer to it says when it can go.
+keep true together with them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cbfs import index, transcript
 from cbfs.model import Content, Conversation, Delivery, Message
-from cbfs.naming import folder_name, message_name
+from cbfs.naming import folder_message_name, folder_name, message_name
 from cbfs.packing import pack, unpack
-from cbfs.store import Reader, Store, Table, Writer
+from cbfs.store import Reader, Table, Writer
+from cbfs.stored import (
+    drop_content,
+    gone_key,
+    hold_content,
+    read_content,
+    read_table,
+    u64,
+)
 from cbfs.transcript import Extent
 from cbfs_common.conversation import conversation_id, random_conversation_id
 from cbfs_common.limits import CONVERSATION_NUMBERS
@@ -35,16 +42,7 @@ class Arrival:
     content: Content
     recipients: tuple[str, ...]
     muted: bool = False
-
-
-def u32(number: int) -> bytes:
-    """4 bytes, big-endian, so that keys sort as numbers."""
-    return number.to_bytes(4, "big")
-
-
-def u64(number: int) -> bytes:
-    """8 bytes, big-endian, so that keys sort as numbers."""
-    return number.to_bytes(8, "big")
+    folder: bool = False
 
 
 # Conversations
@@ -158,9 +156,8 @@ def get_message(reader: Reader, conversation: bytes, serial: int) -> Message | N
 
 
 def _message(key: bytes, data: bytes) -> Message:
-    id_, sender, date, received, name, inode, content, recipients, parents, file_name, shown = (
-        unpack(data, bytes, str, int, int, str, int, list, list, list, str, int)
-    )
+    fields = unpack(data, bytes, str, int, int, str, int, list, list, list, str, int, bool)
+    id_, sender, date, received, name, inode, content, recipients, parents, *rest = fields
     return Message(
         id_,
         key[:16],
@@ -173,8 +170,7 @@ def _message(key: bytes, data: bytes) -> Message:
         Content(*content),
         tuple((who, Delivery(state)) for who, state in recipients),
         tuple(parents),
-        file_name,
-        shown,
+        *rest,
     )
 
 
@@ -198,6 +194,7 @@ def put_message(writer: Writer, message: Message) -> None:
         list(message.parents),
         message.file_name,
         message.entry_size,
+        message.folder,
     )
     writer.put(Table.MESSAGES, message.conversation + u64(message.serial), record)
 
@@ -233,7 +230,8 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
 
     serial = writer.next_number(b"message")
     date = _shown_date(writer, conversation, arrival, now)
-    name = message_name(date, arrival.sender, arrival.file_name, taken)
+    naming = folder_message_name if arrival.folder else message_name
+    name = naming(date, arrival.sender, arrival.file_name, taken)
     message = Message(
         arrival.id,
         conversation,
@@ -248,14 +246,13 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
         arrival.parents,
         arrival.file_name,
         0,
+        arrival.folder,
     )
-    head = read_content(writer, arrival.content, 0, max(index.TEXT_MAX, transcript.TEXT_MAX))
-    entry = transcript.entry(message, head[: transcript.TEXT_MAX])
+    entry = _transcript_entry(writer, message)
     message = replace(message, entry_size=len(entry))
     put_message(writer, message)
-    index.add(
-        writer, message, head[: index.TEXT_MAX], unread=not (arrival.recipients or arrival.muted)
-    )
+    words = _text(writer, message, index.TEXT_MAX)
+    index.add(writer, message, words, unread=not (arrival.recipients or arrival.muted))
     _extend_transcript(writer, conversation, len(entry), 0)
     writer.put(Table.META, name_key(name), u64(serial))
     key = _message_id(writer, conversation, arrival.sender, arrival.id)
@@ -335,6 +332,7 @@ def remove_message(writer: Writer, message: Message) -> None:
     if writer.delete(Table.MESSAGES, message.conversation + u64(message.serial)):
         name = b"name " + writer.blind(message.conversation, message.name.encode())
         writer.delete(Table.META, name)
+        writer.delete(Table.META, gone_key(message))
         index.remove(writer, message)
         _extend_transcript(writer, message.conversation, -message.entry_size, 1)
         drop_content(writer, message.content.id)
@@ -358,10 +356,24 @@ def transcript_entries(reader: Reader, conversation: bytes, start: int) -> list[
 def transcript_entry(reader: Reader, conversation: bytes, serial: int) -> bytes:
     """The entry of one message, nothing when it is not there."""
     message = get_message(reader, conversation, serial)
-    if message is None:
-        return b""
-    head = read_content(reader, message.content, 0, transcript.TEXT_MAX)
-    return transcript.entry(message, head)
+    return _transcript_entry(reader, message) if message else b""
+
+
+def _transcript_entry(reader: Reader, message: Message) -> bytes:
+    if not message.folder:
+        return transcript.entry(
+            message, read_content(reader, message.content, 0, transcript.TEXT_MAX)
+        )
+    table = read_table(reader, message.content)
+    return transcript.folder_entry(message, table.files, table.size)
+
+
+def _text(reader: Reader, message: Message, most: int) -> bytes:
+    """Of whose words a message is found: the beginning of its content, or the names in a folder."""
+    if not message.folder:
+        return read_content(reader, message.content, 0, most)
+    names = "\n".join(entry.name for entry in read_table(reader, message.content).entries)
+    return names.encode()[:most]
 
 
 def _extend_transcript(writer: Writer, conversation: bytes, size: int, removed: int) -> None:
@@ -385,55 +397,3 @@ def _move_heads(
     left = [head for head in heads(writer, conversation) if head not in parents]
     data = b"".join([*left, id_][-HEADS_MAX:])
     writer.put(Table.META, b"heads " + conversation, data)
-
-
-# Contents
-
-
-def hold_content(writer: Writer, content: int) -> None:
-    """One more refers to it."""
-    key = b"held " + u64(content)
-    count = int.from_bytes(writer.get(Table.META, key) or b"", "big")
-    writer.put(Table.META, key, u32(count + 1))
-
-
-def drop_content(writer: Writer, content: int) -> None:
-    """One less refers to it; the last one takes it away."""
-    key = b"held " + u64(content)
-    count = int.from_bytes(writer.get(Table.META, key) or b"", "big")
-    if count > 1:
-        writer.put(Table.META, key, u32(count - 1))
-        return
-    writer.delete(Table.META, key)
-    writer.delete_prefix(Table.CONTENT, u64(content))
-
-
-def read_content(reader: Reader, content: Content, offset: int, size: int) -> bytes:
-    """``size`` bytes from ``offset`` on, fewer at the end."""
-    end = min(offset + size, content.size)
-    if offset >= end:
-        return b""
-    first, last = offset // content.chunk, (end - 1) // content.chunk
-    parts = [_chunk(reader, content, index) for index in range(first, last + 1)]
-    data = parts[0] if len(parts) == 1 else b"".join(parts)
-    start = offset - first * content.chunk
-    return data[start : start + end - offset]
-
-
-def _chunk(reader: Reader, content: Content, index: int) -> bytes:
-    """One record; what was never written of it is zeros."""
-    data = reader.get(Table.CONTENT, u64(content.id) + u32(index)) or b""
-    size = min(content.chunk, content.size - index * content.chunk)
-    return data[:size] if len(data) >= size else data + bytes(size - len(data))
-
-
-def content_chunks(store: Store, content: Content) -> Iterator[bytes]:
-    """All of it, a record at a time."""
-    with store.read() as reader:
-        yield from chunks(reader, content)
-
-
-def chunks(reader: Reader, content: Content) -> Iterator[bytes]:
-    """The same within a transaction."""
-    for number in range(-(-content.size // content.chunk)):
-        yield _chunk(reader, content, number)

@@ -16,20 +16,22 @@ from collections.abc import Callable
 
 from cbfs.areas import RULES, Area, TreeError
 from cbfs.blocks import BLOCK, Layer, count_blocks
-from cbfs.book import read_content, u32, u64
 from cbfs.model import Backend, Content
 from cbfs.nodes import (
     Directory,
     File,
+    FolderFile,
     Link,
     MessageFile,
     Node,
     Text,
+    changed_in,
     encode_record,
     record_maker,
     settle,
 )
 from cbfs.store import Reader, StoreError, Table, Writer
+from cbfs.stored import read_content, u32, u64
 
 MTIME_MAX = (1 << 63) - 1
 """Nanoseconds since 1970 of the latest modification time, in the year 2262. What is later is cut to
@@ -46,7 +48,7 @@ MEMORY_MAX = 4 << 20
 COPIED_AT_ONCE = 16
 """Blocks in one transaction."""
 
-_SCRATCH = b"scratch "
+SCRATCH = b"scratch "
 """META records: contents that nothing refers to yet."""
 
 
@@ -65,6 +67,9 @@ class Contents:
         if isinstance(node, MessageFile) and node.removed:
             raise TreeError(errno.ESTALE)
         content = _content(node)
+        if isinstance(node, FolderFile):
+            size = max(0, min(size, node.length - offset))
+            offset += node.start
         with self.backend.store.read() as reader:
             if isinstance(node, File) and (node.draft or node.storing):
                 return _read_layers(reader, node, offset, size)
@@ -76,6 +81,7 @@ class Contents:
         if offset + len(data) > self._limit(file):
             raise TreeError(errno.EFBIG)
         await settle(file)
+        check_changeable(file)
         layer = _layer(file)
         layer.write(offset, data, lambda index: self._beneath(file, index))
         self._touched(file)
@@ -88,6 +94,7 @@ class Contents:
         if size > self._limit(file):
             raise TreeError(errno.EFBIG)
         await settle(file)
+        check_changeable(file)
         _layer(file).truncate(size, lambda index: self._beneath(file, index))
         self._touched(file)
 
@@ -100,6 +107,7 @@ class Contents:
         ):
             raise TreeError(errno.EPERM)
         await settle(node)
+        check_changeable(node)
         if mode is not None:
             node.mode = stat.S_IFMT(node.mode) | mode & 0o777
         if mtime_ns is not None:
@@ -107,7 +115,8 @@ class Contents:
         node.changed_ns = time.time_ns()
         if isinstance(node, File):
             node.changed = time.monotonic()
-            self.changed()
+        _tell_parcels(node)
+        self.changed()
         if node.stored >= 0 if isinstance(node, File) else node.recorded:
             await self._save([node])
 
@@ -148,6 +157,10 @@ class Contents:
         """The last writer is gone."""
         self.changed()
 
+    async def forget(self, files: list[File]) -> None:
+        """Take out what the store has of files without a name."""
+        await self._save(list(files))
+
     async def released(self, file: File) -> None:
         """The last handle is gone: a file without a name goes with it."""
         if not file.names:
@@ -183,7 +196,7 @@ class Contents:
         def change(writer: Writer) -> int:
             spill = layer.spill or writer.next_number(b"content")
             if not layer.spill:
-                writer.put(Table.META, _SCRATCH + u64(spill), b"")
+                writer.put(Table.META, SCRATCH + u64(spill), b"")
             for index, block in blocks.items():
                 writer.put(Table.CONTENT, u64(spill) + u32(index), block)
             return spill
@@ -212,7 +225,7 @@ class Contents:
                 stale = list(writer.keys(Table.CONTENT, key, first))
             else:
                 stale = [key + u32(index) for index in layer.written - layer.spilled]
-                writer.delete(Table.META, _SCRATCH + key)
+                writer.delete(Table.META, SCRATCH + key)
             for each in stale:
                 writer.delete(Table.CONTENT, each)
             for index, block in layer.memory.items():
@@ -244,6 +257,7 @@ class Contents:
         file.version += 1
         file.changed = time.monotonic()
         file.mtime_ns = file.changed_ns = time.time_ns()
+        _tell_parcels(file)
         self.changed()
 
     async def _save(self, nodes: list[Node]) -> None:
@@ -267,9 +281,20 @@ class Contents:
                 writer.delete(Table.NODES, u64(inode))
                 for content in contents:
                     writer.delete_prefix(Table.CONTENT, u64(content))
-                    writer.delete(Table.META, _SCRATCH + u64(content))
+                    writer.delete(Table.META, SCRATCH + u64(content))
 
         await self.backend.store.commit(change)
+
+
+def check_changeable(node: Node) -> None:
+    """Raises TreeError(EACCES) for what is in a folder that has been sent."""
+    if any(directory.area is Area.FIXED for directory, _name in node.names):
+        raise TreeError(errno.EACCES)
+
+
+def _tell_parcels(node: Node) -> None:
+    for directory in [node] if isinstance(node, Directory) else [d for d, _name in node.names]:
+        changed_in(directory)
 
 
 def _is_decision(file: File) -> bool:
@@ -287,8 +312,8 @@ def _content(node: Node) -> Content | None:
 
 def drop_scratch(writer: Writer) -> None:
     """What was spilled and never saved, by a mount that ended before."""
-    for key in list(writer.keys(Table.META, _SCRATCH)):
-        writer.delete_prefix(Table.CONTENT, key.removeprefix(_SCRATCH))
+    for key in list(writer.keys(Table.META, SCRATCH)):
+        writer.delete_prefix(Table.CONTENT, key.removeprefix(SCRATCH))
         writer.delete(Table.META, key)
 
 

@@ -15,7 +15,7 @@ from cbfs.dispatch import Dispatch
 from cbfs.drafts import Drafts
 from cbfs.error_files import ErrorFiles
 from cbfs.model import Backend, Conversation, Message, Refused
-from cbfs.nodes import Directory, Text, files_below
+from cbfs.nodes import Directory, File, Text, drafts_in, state_of
 from cbfs.outbox import Processes
 from cbfs.showing import Showing
 from cbfs.store import StoreError
@@ -102,7 +102,7 @@ class Courier:
         """See ``View``."""
         folder, _ = self.tree.folders(message.conversation)
         conversation = self.tree.conversation(message.conversation)
-        node = self.tree.message_file(message)
+        node = self.tree.message_node(message)
 
         self.tree.unseen.announce(message.serial)
 
@@ -183,21 +183,22 @@ class Courier:
             problem = self._check_folder(folder_name, folder)
             ready = []
             self._drop_leftovers(folder)
-            for name, file in files_below(folder):
-                if file.version == file.sent:
+            for name, node in drafts_in(folder):
+                draft = state_of(node)
+                if draft.version == draft.sent:
                     continue  # it only waits to be taken out
-                hold = self.drafts.verdict(folder, name, file)
+                hold = self.drafts.verdict(folder, name, node)
                 path = f"{folder_name}/{name}"
                 if hold is None and problem is not None:
-                    self._errors.fail(folder, name, file, problem)
+                    self._errors.fail(folder, name, draft, problem)
                 elif hold is None:
-                    hold = self._dispatch.put_off(file)
-                    ready += [] if hold else [(name, file)]
-                if file.error:
-                    held[path] = file.error.splitlines()[0]
+                    hold = self._dispatch.put_off(draft)
+                    ready += [] if hold else [(name, node)]
+                if draft.error:
+                    held[path] = draft.error.splitlines()[0]
                 elif hold is not None and hold.again is not None:
                     held[path] = hold.why
-                file.hold = hold.why if hold is not None else ""
+                draft.hold = hold.why if hold is not None else ""
                 if hold is not None:
                     again = min(again, hold.again or again)
             self._dispatch.start(folder, ready)
@@ -236,7 +237,8 @@ class Courier:
             elif people:
                 self._backend.prepare(people)
         except Refused as error:
-            if any(file.writers for _name, file in files_below(folder)):
+            inside = folder.entries.values()
+            if any(isinstance(file, File) and file.writers for file in inside):
                 return None  # it is just being written
             problem = error
         self._errors.show(

@@ -14,20 +14,12 @@ import hashlib
 import math
 from dataclasses import dataclass, replace
 
-from cbfs.book import (
-    chunks,
-    drop_content,
-    get_conversation,
-    get_message,
-    hold_content,
-    put_message,
-    u32,
-    u64,
-)
+from cbfs.book import get_conversation, get_message, put_message
 from cbfs.model import Content, Conversation, Delivery, Message
 from cbfs.owed import Dues, Kind, owe
 from cbfs.packing import pack, unpack
 from cbfs.store import Reader, Table, Writer
+from cbfs.stored import chunks, drop_content, hold_content, u32, u64
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import OFFER_AFTER
 from cbfs_common.message import part_capacity
@@ -53,6 +45,7 @@ class Job:
     part_size: int
     count: int
     sealed: int
+    folder: bool
 
     def encode(self) -> bytes:
         """For the store."""
@@ -70,11 +63,12 @@ class Job:
             self.part_size,
             self.count,
             self.sealed,
+            self.folder,
         )
 
 
 def _decode(key: bytes, data: bytes) -> Job:
-    fields = unpack(data, str, bytes, int, bytes, int, list, str, list, bytes, int, int, int)
+    fields = unpack(data, str, bytes, int, bytes, int, list, str, list, bytes, int, int, int, bool)
     recipient, conversation, serial, message, date, parents, file_name, content = fields[:8]
     return Job(
         key,
@@ -213,6 +207,7 @@ def job_for(message: Message, conversation: Conversation, digest: bytes) -> Job:
         part_size=part_size,
         count=math.ceil(message.content.size / part_size),
         sealed=0,
+        folder=message.folder,
     )
 
 

@@ -1,19 +1,21 @@
-"""Sending: a finished file becomes a message, and leaves the outbox a second later."""
+"""Sending: a finished file or folder becomes a message, and leaves the outbox a second later."""
 
+import logging
 import time
 from collections.abc import Callable
 
 import trio
 
 from cbfs.areas import Area
-from cbfs.book import u64
 from cbfs.drafts import Drafts
 from cbfs.error_files import ErrorFiles
 from cbfs.model import Backend, Content, Conversation, Message, NotYet, Outgoing, Refused
-from cbfs.nodes import Directory, File, Link, Sending, encode_record
+from cbfs.nodes import Directory, File, Link, Parcel, Sending, encode_record, state_of
 from cbfs.outbox import Hold
+from cbfs.parcels import clear, drop, pack, seal, taking_out
 from cbfs.showing import Showing
-from cbfs.store import Table, Writer
+from cbfs.store import StoreError, Table, Writer
+from cbfs.stored import u64
 from cbfs.tree import FIRST_STORED, Tree
 from cbfs_common.errors import CbfsError
 
@@ -22,6 +24,11 @@ SHOWN_AFTER = 1.0
 
 NEVER = 86_400.0
 """Seconds until what waits for ``View.retry`` is tried all the same."""
+
+_log = logging.getLogger(__name__)
+
+Draft = File | Directory
+"""What may be a message."""
 
 RETRY = 5.0
 """Seconds until a file is tried again that could not be sent."""
@@ -50,7 +57,7 @@ class Dispatch:
         self._arrived = arrived
         self._changed = changed
         self._waiting = False
-        self._later: dict[File, tuple[float, str]] = {}
+        self._later: dict[File | Parcel, tuple[float, str]] = {}
         self._busy: set[Directory] = set()
         self._begun: set[Directory] = set()
 
@@ -59,28 +66,28 @@ class Dispatch:
         self._waiting = False
         self._later.clear()
 
-    def start(self, folder: Directory, ready: list[tuple[str, File]]) -> None:
-        """Send these files of one folder, unless it is at it already."""
+    def start(self, folder: Directory, ready: list[tuple[str, Draft]]) -> None:
+        """Send these of one folder, unless it is at it already."""
         if ready and folder not in self._busy:
             self._busy.add(folder)
             self._nursery.start_soon(self._send_all, folder, ready)
 
-    def put_off(self, file: File) -> Hold | None:
-        """Why a finished file has to wait for its next try."""
-        until, why = self._later.get(file, (0.0, ""))
+    def put_off(self, draft: File | Parcel) -> Hold | None:
+        """Why what is finished has to wait for its next try."""
+        until, why = self._later.get(draft, (0.0, ""))
         left = until - time.monotonic()
         if left > 0:
             return Hold(why, left)
         return Hold("it waits for the name directory", RETRY) if self._waiting else None
 
-    async def _send_all(self, folder: Directory, ready: list[tuple[str, File]]) -> None:
-        """The finished files of one folder, in order; no other folder waits for them."""
+    async def _send_all(self, folder: Directory, ready: list[tuple[str, Draft]]) -> None:
+        """What is finished in one folder, in order; no other folder waits for it."""
         claimed = {folder}
         try:
-            for name, file in ready:
+            for name, node in ready:
                 place = folder.alias or folder
-                if not self.put_off(file) and self._drafts.verdict(place, name, file) is None:
-                    await self._send(_name_of(place), place, name, file)
+                if place.entries.get(name) is node and self._is_ready(place, name, node):
+                    await self._send(_name_of(place), place, name, node)
                 if folder.alias is not None:
                     claimed.add(folder.alias)
                     self._busy.add(folder.alias)
@@ -88,61 +95,96 @@ class Dispatch:
             self._busy -= claimed
             self._changed()
 
-    async def _send(self, folder_name: str, folder: Directory, name: str, file: File) -> None:
-        message = None
+    def _is_ready(self, place: Directory, name: str, node: Draft) -> bool:
+        return not self.put_off(state_of(node)) and self._drafts.verdict(place, name, node) is None
+
+    async def _send(self, folder_name: str, folder: Directory, name: str, node: Draft) -> None:
+        draft, message = state_of(node), None
         try:
-            await self._tree.save(file)
-            content, version = file.content, file.version
-            if content is None or file.stored != version or folder.entries.get(name) is not file:
-                return
-            outgoing = self._outgoing(folder_name, folder, name, file, content)
-            sending = Sending(trio.CancelScope(), trio.Event())
-            file.lent = True  # from here on neither rm nor a write may take the content away
-            file.sending = sending
-            try:
-                with sending.scope:
-                    message = await self._backend.send(outgoing)
-            finally:
-                file.sending = None
-                sending.done.set()
-                if message is None:
-                    file.lent = False
+            if isinstance(node, File):
+                await self._tree.save(node)
+            version = draft.version
+            if folder.entries.get(name) is node and (
+                not isinstance(node, File) or node.stored == version
+            ):
+                message = await self._hand_over(folder_name, folder, name, node)
         except Refused as error:
-            self._errors.fail(folder, name, file, error)
+            self._errors.fail(folder, name, draft, error)
         except CbfsError as error:
             self._waiting = isinstance(error, NotYet)
             pause = NEVER if self._waiting else RETRY
-            self._later[file] = (time.monotonic() + pause, str(error))
+            self._later[draft] = (time.monotonic() + pause, str(error))
         if message is None:
             return
-        file.sent, file.error = version, ""
-        self._later.pop(file, None)
+        draft.sent, draft.error = version, ""
+        if isinstance(node, Directory):
+            seal(node)
+        self._later.pop(draft, None)
         self._errors.show(folder, name, "")
         if folder.conversation is None:
             self._bind(folder, message.conversation)
         self._arrived(message)
-        self._nursery.start_soon(self._retire, file, version)
+        if isinstance(node, File):
+            self._nursery.start_soon(self._retire, node, version)
+        else:
+            self._nursery.start_soon(self._retire_folder, node)
+
+    async def _hand_over(
+        self, folder_name: str, folder: Directory, name: str, node: Draft
+    ) -> Message | None:
+        """None when it was taken back meanwhile. Raises what ``Backend.send`` raises."""
+        draft, message, content = state_of(node), None, None
+        sending = draft.sending = Sending(trio.CancelScope(), trio.Event())
+        if isinstance(node, File):
+            node.lent = True  # from here on neither rm nor a write may take the content away
+        try:
+            with sending.scope:
+                content = node.content if isinstance(node, File) else await pack(self._tree, node)
+                if content is not None:
+                    outgoing = self._outgoing(folder_name, folder, name, node, content)
+                    message = await self._backend.send(outgoing)
+        finally:
+            draft.sending = None
+            sending.done.set()
+            if message is None and isinstance(node, File):
+                node.lent = False
+            elif message is None and content is not None:
+                self._nursery.start_soon(self._drop, content)
+        return message
+
+    async def _drop(self, content: Content) -> None:
+        try:
+            await drop(self._tree, content)
+        except StoreError as error:
+            _log.error("%s", error)  # the next mount drops it
 
     def _outgoing(
-        self, folder_name: str, folder: Directory, name: str, file: File, content: Content
+        self, folder_name: str, folder: Directory, name: str, node: Draft, content: Content
     ) -> Outgoing:
         """Raises Refused."""
         people: tuple[str, ...] = ()
         subject = ""
         if folder.conversation is None:
             people, subject = self._drafts.recipients(folder_name, folder)
+        take_out = _taking_out(node) if isinstance(node, File) else taking_out(node, content)
         others = [
-            node
-            for node in folder.entries.values()
-            if isinstance(node, File | Link) and node != file
+            other
+            for other in folder.entries.values()
+            if isinstance(other, File | Link | Directory) and other != node
         ]
+
+        def consume(writer: Writer, conversation: Conversation) -> None:
+            take_out(writer)
+            _take_along(writer, conversation, folder, others)
+
         return Outgoing(
             folder.conversation,
             people,
             subject,
-            name if "." in name.strip(".") else "",
+            name if isinstance(node, Directory) or "." in name.strip(".") else "",
             content,
-            lambda writer, conversation: _consume(writer, file, conversation, folder, others),
+            consume,
+            folder=isinstance(node, Directory),
         )
 
     def _bind(self, folder: Directory, conversation: bytes) -> None:
@@ -183,6 +225,26 @@ class Dispatch:
             if directory.area is Area.DRAFTS:
                 self._take_out(file, version, directory, name)
 
+    async def _retire_folder(self, top: Directory) -> None:
+        """Take a sent folder out of the outbox."""
+        await trio.sleep(SHOWN_AFTER)
+        for directory, name in list(top.names):
+            self._take_out_folder(top, directory, name)
+
+    def _take_out_folder(self, top: Directory, directory: Directory, name: str) -> None:
+        def leave() -> None:
+            if directory.entries.get(name) is top:
+                directory.remove(name)
+                self._nursery.start_soon(self._clear, top)
+
+        self._showing.remove_folder(f"outbox/{_name_of(directory)}/{name}", leave)
+
+    async def _clear(self, top: Directory) -> None:
+        try:
+            await clear(self._tree, top)
+        except StoreError as error:
+            _log.error("%s", error)  # the next mount drops it
+
     def _take_out(self, file: File, version: int, directory: Directory, name: str) -> None:
         def leave() -> None:
             if directory.entries.get(name) is file and file.version == version:
@@ -196,16 +258,23 @@ def _name_of(folder: Directory) -> str:
     return next((name for _directory, name in folder.names), "")
 
 
-def _consume(
+def _taking_out(file: File) -> Callable[[Writer], None]:
+    """For the transaction that makes the message: the draft is no draft any more."""
+
+    def change(writer: Writer) -> None:
+        writer.delete(Table.NODES, u64(file.inode))
+
+    return change
+
+
+def _take_along(
     writer: Writer,
-    file: File,
     conversation: Conversation,
     folder: Directory,
-    others: list[File | Link],
+    others: list[File | Link | Directory],
 ) -> None:
-    """In the transaction that makes the message: the draft is no draft any more, and the others
-    in a folder that has no conversation yet belong to the one that has begun."""
-    writer.delete(Table.NODES, u64(file.inode))
+    """In the same transaction: the others in a folder that has no conversation yet belong to the
+    one that has begun."""
     if folder.conversation is not None:
         return
     writer.delete(Table.NODES, u64(folder.inode))

@@ -3,8 +3,18 @@ finished."""
 
 import time
 
-from cbfs.nodes import Directory, File, Link
-from cbfs.outbox import METADATA, Draft, Hold, Lock, Processes, is_scratch, lock_names, verdict
+from cbfs.nodes import Directory, File, Link, state_of, walk
+from cbfs.outbox import (
+    METADATA,
+    Draft,
+    Hold,
+    Lock,
+    Processes,
+    folder_verdict,
+    is_scratch,
+    lock_names,
+    verdict,
+)
 from cbfs.texts import read_folder_name, read_metadata
 from cbfs.tree import Tree
 
@@ -20,22 +30,25 @@ class Drafts:
         self._processes = processes
         self.grace = grace
 
-    def verdict(self, folder: Directory, name: str, file: File) -> Hold | None:
-        """None when the file is a finished message."""
-        wall = time.time()
-        fresh = file.version not in (file.sent, file.given_up)
-        draft = Draft(
-            name,
-            file.size,
-            fresh,
-            file.writers,
-            file.author,
-            file.changed,
-            file.mtime_ns / 1e9,
-        )
+    def verdict(self, folder: Directory, name: str, node: File | Directory) -> Hold | None:
+        """None when the file or folder is a finished message."""
+        now, wall, processes = time.monotonic(), time.time(), self._processes
         grace = self._tree.backend.configuration.current.grace if self.grace is None else self.grace
-        return verdict(
-            draft, self._locks(folder, name), time.monotonic(), wall, grace, self._processes
+        if isinstance(node, File):
+            locks = self._locks(folder, name)
+            return verdict(_draft(name, node), locks, now, wall, grace, processes)
+        state = state_of(node)
+        fresh = state.version not in (state.sent, state.given_up)
+        inside = ((d, n, f) for d, n, f in walk(node) if isinstance(f, File))
+        size = 1 if any(isinstance(f, File) for _d, _n, f in walk(node)) else 0
+        draft = Draft(name, size, fresh, 0, None, state.changed, node.mtime_ns / 1e9)
+        return folder_verdict(
+            draft,
+            ((_draft(n, file), self._locks(d, n)) for d, n, file in inside),
+            now,
+            wall,
+            grace,
+            processes,
         )
 
     def leftovers(self, folder: Directory, before_ns: int) -> list[str]:
@@ -67,3 +80,9 @@ class Drafts:
             elif isinstance(node, Link):
                 locks.append(Lock(lock_name, node.author, node.target.encode()))
         return locks
+
+
+def _draft(name: str, file: File) -> Draft:
+    fresh = file.version not in (file.sent, file.given_up)
+    until = file.mtime_ns / 1e9
+    return Draft(name, file.size, fresh, file.writers, file.author, file.changed, until)

@@ -46,6 +46,7 @@ from cbfs.rootfile import Unlock
 from cbfs.sender import Sender
 from cbfs.sessions import Sessions
 from cbfs.store import Store, Table, Writer
+from cbfs.stored import content_chunks
 from cbfs.watch import Watch
 from cbfs.writing import Settled, make_message
 from cbfs_common.errors import CbfsError
@@ -250,7 +251,7 @@ class Engine(Acquaintances):
     async def _digest(self, outgoing: Outgoing) -> bytes:
         def work() -> bytes:
             digest = hashlib.blake2b(digest_size=32)
-            for chunk in book.content_chunks(self.store, outgoing.content):
+            for chunk in content_chunks(self.store, outgoing.content):
                 digest.update(chunk)
             return digest.digest()
 

@@ -3,7 +3,7 @@
 import time
 
 from cbfs.model import ContactRefused, Refused
-from cbfs.nodes import Directory, File, Text
+from cbfs.nodes import Directory, File, Parcel, Text
 from cbfs.outbox import ERROR_SUFFIX
 from cbfs.texts import error_text
 from cbfs.tree import Tree
@@ -15,22 +15,24 @@ class ErrorFiles:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._there: set[tuple[Directory, str]] = set()
-        self._of_contacts: set[tuple[Directory, str, File]] = set()
+        self._of_contacts: set[tuple[Directory, str, File | Parcel]] = set()
 
-    def fail(self, folder: Directory, name: str, file: File, problem: Refused) -> None:
-        """A file cannot be sent as it is now."""
-        file.error = error_text(problem, problem.hint)
-        file.given_up = file.version
+    def fail(self, folder: Directory, name: str, draft: File | Parcel, problem: Refused) -> None:
+        """A file or folder cannot be sent as it is now."""
+        draft.error = error_text(problem, problem.hint)
+        draft.given_up = draft.version
         if isinstance(problem, ContactRefused):
-            self._of_contacts.add((folder, name, file))
-        self.show(folder, name, file.error)
+            self._of_contacts.add((folder, name, draft))
+        self.show(folder, name, draft.error)
 
     def contact_changed(self) -> None:
         """What was refused for the state of a contact is not given up any more."""
         waiting, self._of_contacts = self._of_contacts, set()
-        for folder, name, file in waiting:
-            if folder.entries.get(name) is file and file.given_up == file.version:
-                file.given_up, file.error = -1, ""
+        for folder, name, draft in waiting:
+            there = folder.entries.get(name)
+            state = there.parcel if isinstance(there, Directory) else there
+            if state is draft and draft.given_up == draft.version:
+                draft.given_up, draft.error = -1, ""
                 self.show(folder, name, "")
 
     def show(self, folder: Directory, name: str, text: str) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from cbfs.areas import TreeError
 from cbfs.book import transcript_entries, transcript_entry, transcript_extent
 from cbfs.inodes import Inodes
-from cbfs.model import Backend, Conversation, Message
+from cbfs.message_folder import MessageFolder, Shelf
+from cbfs.model import Backend, Conversation
 from cbfs.nodes import FIRST_MESSAGE, MessageFile, Node, Text
 from cbfs.provided import PAGE
 from cbfs.transcript import Extent, Transcript
@@ -95,6 +96,7 @@ class Folder:
         transcript: int,
         unseen: Unseen,
         inodes: Inodes,
+        shelf: Shelf,
     ) -> None:
         self._backend = backend
         self._conversation = conversation
@@ -102,6 +104,7 @@ class Folder:
         self._transcript = TranscriptFile(transcript, backend, conversation.id, self.modified)
         self._unseen = unseen
         self._inodes = inodes
+        self._shelf = shelf
 
     def find(self, name: str) -> Node | None:
         """See ``Provider``."""
@@ -112,7 +115,7 @@ class Folder:
         message = self._backend.message(self._conversation.id, name)
         if message is None or message.serial in self._unseen:
             return None
-        return message_file(self._inodes, message)
+        return self._shelf.node(message)
 
     def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
         """See ``Provider``."""
@@ -132,8 +135,8 @@ class Folder:
             for serial, message in listed:
                 if serial in unseen:
                     continue
-                node = known(FIRST_MESSAGE + serial) if message is None else MessageFile(message)
-                if isinstance(node, MessageFile):
+                node = self._shelf.node(message) if message else known(FIRST_MESSAGE + serial)
+                if isinstance(node, MessageFile | MessageFolder):
                     yield serial + 2, node.name, node
             if len(listed) < PAGE:
                 return
@@ -141,6 +144,9 @@ class Folder:
 
     async def remove(self, name: str, node: Node) -> None:
         """See ``Provider``."""
+        if isinstance(node, MessageFolder):
+            await self._shelf.remove_all(node)
+            return
         if not isinstance(node, MessageFile):
             raise TreeError(errno.EACCES)
         message = self._backend.message(node.conversation, node.serial)
@@ -154,9 +160,3 @@ class Folder:
         newest = self._backend.newest(self._conversation.id)
         moment = newest.received if newest else self._conversation.started
         return moment * 1_000_000
-
-
-def message_file(inodes: Inodes, message: Message) -> MessageFile:
-    """The file of a message: that which the kernel knows, or a fresh one."""
-    known = inodes.get(FIRST_MESSAGE + message.serial)
-    return known if isinstance(known, MessageFile) else MessageFile(message)

@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cbfs.arrivals import Arrivals, Receiving, drop_part, store_part
-from cbfs.book import u64
 from cbfs.context import Context
 from cbfs.notes import Told, take_note, tell_lost
 from cbfs.owed import NOTHING, Kind, owe
 from cbfs.quarantine import Unread, Why, keep
 from cbfs.sessions import Damaged, Opened
 from cbfs.store import Table, Writer
+from cbfs.stored import u64
 from cbfs_common.errors import CryptoError, DecodeError
 from cbfs_common.limits import QUARANTINE_MAX, TURN_AFTER
 from cbfs_common.message import Body, Part, UnknownKind, decode_body

@@ -57,7 +57,7 @@ class Message:
     """``name`` is the file name in the conversation's folder, unique there, made by
     ``naming.message_name``. ``recipients`` is empty for what was received. ``parents`` and
     ``file_name`` are as its sender wrote them. ``entry_size`` is how many bytes it has in the
-    conversation's transcript."""
+    conversation's transcript. ``folder``: its content is a folder (``cbfs_common.folder``)."""
 
     id: bytes
     conversation: bytes
@@ -72,12 +72,14 @@ class Message:
     parents: tuple[bytes, ...] = ()
     file_name: str = ""
     entry_size: int = 0
+    folder: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A finished file of the outbox. Either ``conversation`` is the id of one that exists, or it
-    is None and ``participants`` (without oneself) and ``subject`` start a new one.
+    """A finished file of the outbox, or a ``folder`` as one content. Either ``conversation`` is
+    the id of one that exists, or it is None and ``participants`` (without oneself) and ``subject``
+    start a new one.
 
     ``consume(writer, conversation)`` takes the file out of the outbox's records; it runs inside
     the transaction that makes it a message, so that a crash leaves the one or the other."""
@@ -88,6 +90,7 @@ class Outgoing:
     file_name: str
     content: Content
     consume: Callable[[Writer, Conversation], None]
+    folder: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,13 +47,18 @@ def folder_name(
 def message_name(date_ms: int, sender: str, file_name: str, taken: Callable[[str], bool]) -> str:
     """``2026-11-23T14.46.02.123Z-alice``, and ``-NAME.EXT`` behind it when ``file_name`` (as it
     came from the network) has an extension. `` (2)`` before the extension when taken."""
-    moment = _moment(date_ms)
-    stem = f"{moment:%Y-%m-%dT%H.%M.%S}.{moment.microsecond // 1000:03}Z-{sender}"
+    stem = f"{_stamp(date_ms)}-{sender}"
     body, extension = _split(shown_file_name(file_name) if file_name else "")
     if extension:
         room = FILE_NAME_MAX - _COUNT_ROOM - len(extension.encode())
         stem = _cut(f"{stem}-{body}", room)
     return _free(stem, extension, taken)
+
+
+def folder_message_name(date_ms: int, sender: str, name: str, taken: Callable[[str], bool]) -> str:
+    """The same for a folder, whose name (as it came from the network) always stands behind it."""
+    stem = f"{_stamp(date_ms)}-{sender}-{shown_file_name(name)}"
+    return _free(_cut(stem, FILE_NAME_MAX - _COUNT_ROOM), "", taken)
 
 
 def free_name(name: str, taken: Callable[[str], bool]) -> str:
@@ -74,6 +79,11 @@ def shown_file_name(untrusted: str) -> str:
     body, extension = _split(shown)
     cut = _cut(body, FILE_NAME_MAX - len(extension.encode())) + extension
     return cut if cut == cut.rstrip(" .") else shown_file_name(cut)
+
+
+def _stamp(milliseconds: int) -> str:
+    moment = _moment(milliseconds)
+    return f"{moment:%Y-%m-%dT%H.%M.%S}.{moment.microsecond // 1000:03}Z"
 
 
 def _moment(milliseconds: int) -> datetime:

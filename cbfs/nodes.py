@@ -1,12 +1,13 @@
 """The inodes of the mount: plain objects without FUSE, and their records in the store."""
 
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import trio
 
-from cbfs.areas import Area
+from cbfs.areas import RULES, Area
 from cbfs.blocks import Layer
 from cbfs.model import Content, Message
 from cbfs.outbox import Process
@@ -44,11 +45,33 @@ class Node:
         return self.mtime_ns
 
 
+@dataclass(slots=True)
+class Sending:
+    """What is on its way to the engine: how to stop it, and when that has ended."""
+
+    scope: trio.CancelScope
+    done: trio.Event
+
+
+@dataclass(slots=True, eq=False)
+class Parcel:
+    """What is known of a folder in the outbox that is to be one message; as in ``File``."""
+
+    version: int = 0
+    sent: int = -1
+    given_up: int = -1
+    changed: float = 0.0
+    error: str = ""
+    hold: str = ""
+    sending: Sending | None = None
+
+
 class Directory(Node):
     """``key`` is the id under which its children's records name it as their parent. One whose
-    entries come from elsewhere is a ``cbfs.provided.Provided``."""
+    entries come from elsewhere is a ``cbfs.provided.Provided``. ``parcel`` is there when it is to
+    be one message."""
 
-    __slots__ = ("_entries", "alias", "area", "conversation", "key", "recorded")
+    __slots__ = ("_entries", "alias", "area", "conversation", "key", "parcel", "recorded")
 
     def __init__(
         self, inode: int, area: Area, mtime_ns: int, *, conversation: bytes | None = None
@@ -58,6 +81,7 @@ class Directory(Node):
         self.conversation = conversation
         self.key = inode
         self.recorded = False
+        self.parcel: Parcel | None = None
         self.alias: Directory | None = None  # the folder that has taken its place
         self._entries: dict[str, Node] = {}
 
@@ -121,6 +145,23 @@ class MessageFile(Node):
         return self.content.size
 
 
+class FolderFile(MessageFile):
+    """A file in a message that is a folder: ``length`` bytes of its content from ``start`` on."""
+
+    __slots__ = ("length", "start")
+
+    def __init__(self, message: Message, inode: int, start: int, length: int) -> None:
+        super().__init__(message)
+        self.inode = inode
+        self.start = start
+        self.length = length
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.length
+
+
 class Link(Node):
     """A symbolic link; ``author`` made it. Only ``recorded`` ones are in the store."""
 
@@ -136,14 +177,6 @@ class Link(Node):
     def size(self) -> int:
         """In bytes."""
         return len(self.target.encode())
-
-
-@dataclass(slots=True)
-class Sending:
-    """A file on its way to the engine: how to stop it, and when that has ended."""
-
-    scope: trio.CancelScope
-    done: trio.Event
 
 
 class File(Node):
@@ -209,12 +242,16 @@ class File(Node):
         self.draft.write(0, data, lambda _index: b"")
 
 
-def encode_record(node: Node, moved: tuple[int, int] = (0, 0)) -> bytes:
+def encode_record(
+    node: Node, moved: tuple[int, int] = (0, 0), without: frozenset[int] = frozenset()
+) -> bytes:
     """What the store keeps of a Directory, File or Link. ``moved``: names in the folder of the
-    first key are written as names in that of the second."""
+    first key are written as names in that of the second; ``without`` those in folders of such
+    keys."""
     names = sorted(
         [moved[1] if directory.key == moved[0] else directory.key, name]
         for directory, name in node.names
+        if directory.key not in without
     )
     if isinstance(node, File):
         return _file_record(names, node.mode, node.mtime_ns, node.content)
@@ -256,24 +293,74 @@ async def settle(*nodes: Node | None) -> None:
     """Before these change: take back what is being sent of them. What is in a transaction already
     is sent, and is a message when this returns."""
     for node in nodes:
-        files = list(node.entries.values()) if isinstance(node, Directory) else [node]
-        for file in files:
-            if isinstance(file, File) and file.sending is not None:
-                sending = file.sending
+        if node is None:
+            continue
+        inside = list(node.entries.values()) if isinstance(node, Directory) else []
+        for each in (node, *inside):
+            sending = _sending(each)
+            if sending is not None:
                 sending.scope.cancel()
                 await sending.done.wait()
 
 
-def set_area(directory: Directory, area: Area) -> None:
-    """What may be done in a folder and all below it."""
-    directory.area = area
-    for node in directory.entries.values():
-        if isinstance(node, Directory):
-            set_area(node, area)
+def _sending(node: Node) -> Sending | None:
+    if isinstance(node, File) and node.sending is not None:
+        return node.sending
+    if isinstance(node, Directory) and node.parcel is not None:
+        return node.parcel.sending
+    above = (parcel_of(directory) for directory, _name in node.names)
+    return next((p.sending for p in above if p is not None and p.sending is not None), None)
 
 
-def files_below(directory: Directory) -> Iterator[tuple[str, File]]:
-    """The files of a folder of the outbox."""
+def parcel_of(directory: Directory) -> Parcel | None:
+    """The message that a folder is, or is in."""
+    while directory.area is Area.PARCEL and directory.parcel is None and directory.names:
+        directory = next(iter(directory.names))[0]
+    return directory.parcel
+
+
+def changed_in(directory: Directory) -> None:
+    """Something in a folder has changed: if it is a message, or in one, that is another now."""
+    parcel = parcel_of(directory)
+    if parcel is not None:
+        parcel.version += 1
+        parcel.changed = time.monotonic()
+
+
+def put_into(directory: Directory, above: Directory) -> None:
+    """A folder is in the folder ``above`` now: what may be done in it and all below it, and whether
+    it is a message."""
+    left = [(directory, above)]
+    while left:
+        here, above = left.pop()
+        here.area = RULES[above.area].inside
+        here.parcel = Parcel(changed=time.monotonic()) if above.area is Area.DRAFTS else None
+        left += [(node, here) for node in here.entries.values() if isinstance(node, Directory)]
+
+
+def state_of(draft: "File | Directory") -> "File | Parcel":
+    """What is known of what ``drafts_in`` gives."""
+    if isinstance(draft, File):
+        return draft
+    if draft.parcel is None:
+        raise ValueError("a folder that is no message")
+    return draft.parcel
+
+
+def drafts_in(directory: Directory) -> Iterator[tuple[str, "File | Directory"]]:
+    """What is, or is to be, a message each: the files of a folder of the outbox, and the folders
+    that were moved there."""
     for name, node in list(directory.entries.items()):
-        if isinstance(node, File):
+        if isinstance(node, File) or (isinstance(node, Directory) and node.parcel is not None):
             yield name, node
+
+
+def walk(directory: Directory) -> Iterator[tuple[Directory, str, Node]]:
+    """(where it is, name, node) of all below a folder, each folder before what is in it."""
+    left = [directory]
+    while left:
+        here = left.pop()
+        for name, node in sorted(here.entries.items()):
+            yield here, name, node
+            if isinstance(node, Directory):
+                left.append(node)

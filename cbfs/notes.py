@@ -8,11 +8,12 @@ own sent again, as far as ``Again`` allows.
 from dataclasses import dataclass, field
 
 from cbfs.arrivals import Receiving, acknowledge
-from cbfs.book import ancestors_by, find_message, has_message, put_message, u64
+from cbfs.book import ancestors_by, find_message, has_message, put_message
 from cbfs.deliveries import begin_again, moved_on, pending, send_again
 from cbfs.model import Delivery, Message
 from cbfs.owed import NOTHING, Debt, Dues, Kind, debts, due_now, forgive, owe
 from cbfs.store import Reader, Table, Writer
+from cbfs.stored import u64
 from cbfs_common.limits import LOST_PAUSE, NOTE_IDS_MAX, OFFER_AFTER
 from cbfs_common.message import Note
 

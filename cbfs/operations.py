@@ -208,6 +208,9 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        if self._is_revealer(ctx) and self.revealer:
+            self.revealer.apply(_text(name))
+            return
         await self._tree.rmdir(self._directory(parent_inode), _text(name))
 
     @_handler
@@ -271,7 +274,8 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
         author = self._processes.of_thread(ctx.pid)
-        file = self._tree.create(self._directory(parent_inode), _text(name), mode, author)
+        directory = await self._tree.ready(self._directory(parent_inode))
+        file = self._tree.create(directory, _text(name), mode, author)
         return self._open(file, writes=True), self._remember(file)
 
     @_handler

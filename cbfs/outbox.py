@@ -110,8 +110,8 @@ class Lock:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What counts for one file. Times in seconds; ``changed`` on the clock of ``now``, ``until``
-    on the wall clock: a modification time in the future holds a message until then."""
+    """What counts for one file or folder. Times in seconds; ``changed`` on the clock of ``now``,
+    ``until`` on the wall clock: a modification time in the future holds a message until then."""
 
     name: str
     size: int
@@ -151,12 +151,56 @@ def verdict(
     processes: Processes,
 ) -> Hold | None:
     """None when the file is a finished message."""
+    return (
+        _no_message(draft)
+        or _in_use(draft, locks, processes)
+        or _later(draft, wall)
+        or _too_soon(draft, now, grace)
+    )
+
+
+def folder_verdict(
+    folder: Draft,
+    inside: Iterable[tuple[Draft, Iterable[Lock]]],
+    now: float,
+    wall: float,
+    grace: float,
+    processes: Processes,
+) -> Hold | None:
+    """The same for a folder that was moved in. ``size`` is how many files it has, ``changed`` when
+    something in it last has; ``inside`` are its files, whatever their names."""
+    hold = _no_message(folder) or _later(folder, wall) or _too_soon(folder, now, grace)
+    if hold:
+        return hold
+    for draft, locks in inside:
+        hold = _in_use(draft, locks, processes)
+        if hold:
+            return Hold(f"{draft.name} in it: {hold.why}", hold.again)
+    return None
+
+
+def _no_message(draft: Draft) -> Hold | None:
     if draft.name == METADATA or draft.name.endswith(ERROR_SUFFIX) or is_scratch(draft.name):
         return Hold("its name is that of a scratch file", None)
     if not draft.fresh:
         return Hold("it has been sent", None)
-    if draft.size == 0:
-        return Hold("it is empty", None)
+    return Hold("it is empty", None) if draft.size == 0 else None
+
+
+def _later(draft: Draft, wall: float) -> Hold | None:
+    if draft.until > wall:
+        moment = datetime.fromtimestamp(draft.until, UTC)
+        return Hold(f"held until {moment:%F %T} UTC", min(draft.until - wall, CLOCK_RECHECK))
+    return None
+
+
+def _too_soon(draft: Draft, now: float, grace: float) -> Hold | None:
+    left = draft.changed + grace - now
+    return Hold("it was just changed", left) if left > 0 else None
+
+
+def _in_use(draft: Draft, locks: Iterable[Lock], processes: Processes) -> Hold | None:
+    """Whether some program is still at it."""
     if draft.writers:
         return Hold("it is open for writing", None)
     if draft.author and draft.author.edits and processes.is_alive(draft.author):
@@ -164,11 +208,7 @@ def verdict(
     for lock in locks:
         if _is_live(lock, processes):
             return Hold(f"an editor holds {lock.name}", RECHECK)
-    if draft.until > wall:
-        moment = datetime.fromtimestamp(draft.until, UTC)
-        return Hold(f"held until {moment:%F %T} UTC", min(draft.until - wall, CLOCK_RECHECK))
-    left = draft.changed + grace - now
-    return Hold("it was just changed", left) if left > 0 else None
+    return None
 
 
 def _is_live(lock: Lock, processes: Processes) -> bool:

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from cbfs.book import u64
 from cbfs.store import Reader, Table, Writer
+from cbfs.stored import u64
 from cbfs_common.limits import QUARANTINE_MAX
 
 RETRIES_MAX = 1_024

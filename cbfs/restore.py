@@ -3,11 +3,10 @@ next mount."""
 
 from collections.abc import Callable
 
-from cbfs.areas import Area
-from cbfs.book import u64
 from cbfs.contents import drop_scratch, own_contents
-from cbfs.nodes import Directory, File, Node, decode_record, set_area
+from cbfs.nodes import Directory, File, Node, decode_record, put_into
 from cbfs.store import Table, Writer
+from cbfs.stored import u64
 from cbfs.tree import OUTBOX, ROOT, UI_INFO, Tree
 
 
@@ -28,10 +27,8 @@ def restore(tree: Tree) -> Callable[[Writer], None]:
             for key, name in names:
                 if key in places and name not in places[key].entries:
                     places[key].add(name, node)
-            if isinstance(node, Directory):
-                set_area(
-                    node, Area.DRAFTS if (tree.outbox, _name(node)) in node.names else Area.KEPT
-                )
+            if isinstance(node, Directory) and node.names:
+                put_into(node, next(iter(node.names))[0])
                 places[inode] = node
     left |= {inode: entry for inode, entry in nodes.items() if not entry[0].names}
 
@@ -67,7 +64,3 @@ def empty_tmp(tree: Tree) -> Callable[[Writer], None]:
         drop_scratch(writer)
 
     return forget
-
-
-def _name(node: Node) -> str:
-    return next((name for _directory, name in node.names), "")

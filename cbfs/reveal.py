@@ -82,6 +82,10 @@ class Revealer:
         """See ``showing.Revealer``."""
         self._put("remove", path, None, leave)
 
+    def remove_folder(self, path: str, leave: Callable[[], None]) -> None:
+        """See ``showing.Revealer``."""
+        self._put("remove folder", path, None, leave)
+
     def touch(self, inode: int) -> None:
         """See ``showing.Revealer``."""
         if inode not in self._touched and not self._ended.is_set():

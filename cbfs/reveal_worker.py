@@ -30,6 +30,8 @@ def _call(mountpoint: str, device: int, kind: str, source: str, target: str) -> 
             os.rename(source, target)  # noqa: PTH104
         elif kind == "make":
             os.mkdir(target, 0o700)  # noqa: PTH102
+        elif kind == "remove folder":
+            os.rmdir(target)  # noqa: PTH106
         else:
             os.unlink(target)  # noqa: PTH108
     except OSError as error:

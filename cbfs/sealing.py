@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cbfs import deliveries
-from cbfs.book import get_conversation, read_content
+from cbfs.book import get_conversation
 from cbfs.context import Context
 from cbfs.deliveries import Envelope, Job
 from cbfs.notes import Draft
 from cbfs.sessions import Batch
 from cbfs.store import Reader, StoreError, Writer
+from cbfs.stored import read_content
 from cbfs_common.message import Part, encode_note, encode_part
 from cbfs_common.session import Session
 
@@ -91,5 +92,6 @@ class Sealing:
                 chunk=read_content(reader, job.content, number * job.part_size, job.part_size),
                 # in every one, so that a peer need never ask the directory for this name
                 bundle=self._bundle(),
+                folder=job.folder,
             )
         )

@@ -19,6 +19,9 @@ class Revealer(Protocol):
     def remove(self, path: str, leave: Callable[[], None]) -> None:
         """``leave`` takes the file at ``path`` out of the tree."""
 
+    def remove_folder(self, path: str, leave: Callable[[], None]) -> None:
+        """The same for a directory, and all that is in it."""
+
     def touch(self, inode: int) -> None:
         """The content of that inode has changed by itself; many touches count as one."""
 
@@ -71,6 +74,19 @@ class Showing:
 
         if self.revealer:
             self.revealer.remove(path, change)
+        else:
+            change()
+
+    def remove_folder(self, path: str, leave: Callable[[], None]) -> None:
+        """See ``Revealer``."""
+
+        def change() -> None:
+            for follower in self.followers:
+                follower.disappears(path)
+            leave()
+
+        if self.revealer:
+            self.revealer.remove_folder(path, change)
         else:
             change()
 

@@ -26,6 +26,7 @@ Read                     ls unread; cat unread/*
 Find                     ls 'search/lunch from:bob after:2026-11-01'
                          ls by-date/2026-11-24
 Answer                   save a file in the folder of the same name under outbox/
+A folder                 cp -r photos tmp/; mv tmp/photos outbox/bob/
 Take back                rm the file in outbox/ before it is sent: a second after it
                          was last changed, or when the editor that has it open ends
 Later                    touch -d 'tomorrow 8:00' outbox/bob/hi

@@ -26,8 +26,17 @@ _NOT_SHOWN = "\N{REPLACEMENT CHARACTER}"
 def entry(message: Message, head: bytes) -> bytes:
     """``[2026-11-24 14:46] alice: See you at ten.``, further lines indented; a file by its name
     and size. ``head`` is the beginning of its content, TEXT_MAX bytes at most."""
+    return _said(message, _text(message, head))
+
+
+def folder_entry(message: Message, files: int, size: int) -> bytes:
+    """The same for a folder: its name, how many ``files`` it has and their bytes."""
+    many = "1 file" if files == 1 else f"{files} files"
+    return _said(message, f"{message.name} ({many}, {size} bytes)")
+
+
+def _said(message: Message, text: str) -> bytes:
     moment = datetime.fromtimestamp(message.date / 1000, UTC)
-    text = _text(message, head)
     first, *rest = text.split("\n")
     lines = [f"[{moment:%Y-%m-%d %H:%M}] {message.sender}: {first}"]
     lines += [_INDENT + line if line else "" for line in rest]

@@ -9,17 +9,32 @@ from collections.abc import Callable
 
 from cbfs.areas import CONFIG, RULES, Area, TreeError, check, file_rule
 from cbfs.config_file import ConfigFile
-from cbfs.contents import Contents
-from cbfs.folders import Folder, Unseen, message_file
+from cbfs.contents import Contents, check_changeable
+from cbfs.folders import Folder, Unseen
 from cbfs.inodes import Inodes
+from cbfs.message_folder import MessageFolder, Shelf
 from cbfs.model import Backend, Conversation, Message
-from cbfs.nodes import Directory, File, Link, MessageFile, Node, Text, files_below, set_area, settle
+from cbfs.nodes import (
+    Directory,
+    File,
+    FolderFile,
+    Link,
+    MessageFile,
+    Node,
+    Text,
+    changed_in,
+    drafts_in,
+    put_into,
+    settle,
+    state_of,
+)
 from cbfs.outbox import Process, lock_names
 from cbfs.people import People
 from cbfs.provided import Provided
 from cbfs.quarantine_folder import Quarantine
 from cbfs.store import Store, Table
 from cbfs.texts import metadata_text
+from cbfs_common.folder import TOP
 from cbfs_common.limits import FILE_NAME_MAX
 
 ROOT = 1
@@ -67,6 +82,7 @@ class Tree(Contents):
         self.show_quarantine()
         self.people = People(self.contacts, backend, self.read, self.new_inode)
         self.inodes = Inodes(self.root)
+        self._shelf = Shelf(backend, self.inodes)
         self._folders: dict[bytes, tuple[Provided, Directory]] = {}
         self._known: dict[bytes, Conversation] = {}
         for conversation in backend.conversations():
@@ -107,6 +123,7 @@ class Tree(Contents):
                 self.new_inode(),
                 self.unseen,
                 self.inodes,
+                self._shelf,
             ),
             conversation=key,
         )
@@ -130,15 +147,21 @@ class Tree(Contents):
         """Whether there is a conversation of this id."""
         return key in self._known
 
-    def message_file(self, message: Message) -> MessageFile:
-        """The file of a message: that which is in use, or a fresh one."""
-        return message_file(self.inodes, message)
+    def message_node(self, message: Message) -> MessageFile | MessageFolder:
+        """That of a message: the one in use, or a fresh one."""
+        return self._shelf.node(message)
 
     def _metadata(self, conversation: Conversation) -> Text:
         data = metadata_text(conversation).encode()
         return Text(self.new_inode(), lambda: data, conversation.started * 1_000_000)
 
     # what programs do
+
+    async def ready(self, directory: Directory) -> Directory:
+        """Before something is made in a folder: take back what is being sent of it."""
+        if directory.area is Area.PARCEL:
+            await settle(directory)
+        return directory
 
     def lookup(self, directory: Directory, name: str) -> Node:
         """Raises TreeError(ENOENT), or ENAMETOOLONG: the kernel lets longer names through."""
@@ -149,7 +172,7 @@ class Tree(Contents):
         return node
 
     def create(self, directory: Directory, name: str, mode: int, author: Process | None) -> File:
-        """A new empty file. It is stored when it is closed."""
+        """A new empty file, after ``ready``. It is stored when it is closed."""
         self._check_new(directory, name)
         check(file_rule(directory.area, name))
         file = File(self.new_inode(), mode & 0o700 | 0o600, time.time_ns(), None)
@@ -159,9 +182,9 @@ class Tree(Contents):
 
     async def mkdir(self, directory: Directory, name: str) -> Directory:
         """A new folder: in outbox/ a conversation that is to be."""
-        self._check_new(directory, name)
+        self._check_new(await self.ready(directory), name)
         rules = RULES[directory.area]
-        check(rules.folders)
+        check(rules.mkdir or rules.folders)
         made = Directory(self.new_inode(), rules.inside, time.time_ns())
         made.recorded = True
         self._enter(directory, name, made)
@@ -173,7 +196,7 @@ class Tree(Contents):
         self, directory: Directory, name: str, target: str, author: Process | None
     ) -> Link:
         """A symbolic link, as editors use for locks."""
-        self._check_new(directory, name)
+        self._check_new(await self.ready(directory), name)
         check(file_rule(directory.area, name))
         if directory is self.root and name == CONFIG:
             raise TreeError(errno.EACCES)  # what it leads to would not be looked at
@@ -191,7 +214,8 @@ class Tree(Contents):
         if any(there.area is not directory.area for there, _name in node.names):
             raise TreeError(errno.EXDEV)
         await settle(node)
-        self._check_new(directory, name)
+        self._check_new(await self.ready(directory), name)
+        check(file_rule(directory.area, name))
         self._enter(directory, name, node)
         await self.save(node)
         await self._save([node])
@@ -205,7 +229,7 @@ class Tree(Contents):
         if isinstance(directory, Provided):
             await directory.provider.remove(name, node)
             directory.touch(time.time_ns())
-            if isinstance(node, MessageFile):
+            if isinstance(node, MessageFile) and not isinstance(node, FolderFile):
                 self.removed(node.serial)
             self.show_quarantine()
             return node
@@ -220,6 +244,7 @@ class Tree(Contents):
         await settle(node)
         if self.lookup(directory, name) is not node:
             raise TreeError(errno.ENOENT)
+        check_changeable(node)
         self._leave(directory, name)
         await self._save([node])
         self.changed()
@@ -230,10 +255,19 @@ class Tree(Contents):
         node = self.lookup(directory, name)
         if not isinstance(node, Directory):
             raise TreeError(errno.ENOTDIR)
+        if isinstance(node, MessageFolder) and isinstance(directory, Provided):
+            await directory.provider.remove(name, node)
+            directory.touch(time.time_ns())
+            if node.parent == TOP:
+                self.removed(node.message[1])
+            return node
+        await settle(node)
         if not node.recorded:
             raise TreeError(errno.EACCES)
         if node.entries:
             raise TreeError(errno.ENOTEMPTY)
+        if self.lookup(directory, name) is not node:
+            raise TreeError(errno.ENOENT)
         self._leave(directory, name)
         await self._save([node])
         self.changed()
@@ -244,6 +278,7 @@ class Tree(Contents):
     ) -> Node | None:
         """Move an entry; gives what it replaced."""
         await settle(self.lookup(source, name), target.entries.get(new))
+        await self.ready(target)
         node = self.lookup(source, name)
         old = target.entries.get(new)
         if old is node:
@@ -258,7 +293,7 @@ class Tree(Contents):
         self._leave(source, name)
         self._enter(target, new, node)
         if isinstance(node, Directory):
-            set_area(node, RULES[target.area].inside)
+            put_into(node, target)
         if isinstance(node, File):
             node.changed = time.monotonic()
             node.given_up = -1
@@ -324,14 +359,16 @@ class Tree(Contents):
     def _enter(self, directory: Directory, name: str, node: Node) -> None:
         directory.add(name, node)
         directory.mtime_ns = time.time_ns()
+        changed_in(directory)
 
     def _leave(self, directory: Directory, name: str) -> None:
         node = directory.remove(name)
         directory.mtime_ns = node.changed_ns = time.time_ns()
+        changed_in(directory)
         if directory.area is Area.DRAFTS:
-            for other, file in files_below(directory):
+            for other, draft in drafts_in(directory):
                 if name in lock_names(other):  # its editor may be about to save again
-                    file.changed = time.monotonic()
+                    state_of(draft).changed = time.monotonic()
 
 
 def _last_inode(store: Store) -> int:

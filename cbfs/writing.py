@@ -43,6 +43,7 @@ def make_message(
         writer.next_number(b"inode"),
         outgoing.content,
         tuple(name for name in settled.participants if name != settled.me),
+        folder=outgoing.folder,
     )
     message = book.add_message(writer, conversation.id, arrival, settled.now)
     deliveries.add_jobs(writer, message, deliveries.job_for(message, conversation, settled.digest))

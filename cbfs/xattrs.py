@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cbfs.account import ACCOUNT_ATTRIBUTE
+from cbfs.message_folder import MessageFolder
 from cbfs.model import Backend, Message
-from cbfs.nodes import File, MessageFile, Node
+from cbfs.nodes import Directory, File, MessageFile, Node
 from cbfs.progress import arriving, sent_share
 from cbfs.provided import Provided
 from cbfs.quarantine_folder import UnreadFile
@@ -26,8 +27,13 @@ def xattrs(node: Node, backend: Backend, account: Path | None = None) -> dict[st
         found = _of_message(message, backend.store) if message else {}
     elif isinstance(node, File):
         found = {"state": node.hold, "error": node.error}
+    elif isinstance(node, Directory) and node.parcel is not None:
+        found = {"state": node.parcel.hold, "error": node.parcel.error}
     elif isinstance(node, UnreadFile):
         found = {"error": node.reason}
+    elif isinstance(node, MessageFolder):
+        message = backend.message(*node.message)
+        found = _of_message(message, backend.store) if message else {}
     elif isinstance(node, Provided) and node.conversation is not None:
         found = _of_folder(node.conversation, backend)
     return {PREFIX + name: value for name, value in found.items() if value}

@@ -16,7 +16,7 @@ import trio
 
 from cbfs import book
 from cbfs.account import SYSTEM_RANDOM
-from cbfs.book import Arrival, u32, u64
+from cbfs.book import Arrival
 from cbfs.configuration import Configuration
 from cbfs.contact import Contact, How, Mark
 from cbfs.fingerprint import Fingerprint, fingerprint
@@ -31,9 +31,13 @@ from cbfs.model import (
     View,
 )
 from cbfs.network import NetworkOptions
+from cbfs.nodes import Directory
+from cbfs.parcels import drop, pack
 from cbfs.peers import Blocked
 from cbfs.rootfile import Unlock
 from cbfs.store import Store, Table, Writer
+from cbfs.stored import read_content, u32, u64
+from cbfs.tree import Tree
 from cbfs_common.names_entry import Entry, Keys, Status
 from cbfs_common.profile import Address, Profile
 from tests.stores import open_store
@@ -175,10 +179,11 @@ class FakeBackend:
                 conversation = known[outgoing.conversation]
             others = tuple(name for name in conversation.participants if name != self.name)
             arrival = _arrival(writer, self.name, now, outgoing.file_name, outgoing.content, others)
+            arrival = replace(arrival, folder=outgoing.folder)
             message = book.add_message(writer, conversation.id, arrival, now)
             outgoing.consume(writer, conversation)
             content = outgoing.content
-            data = book.read_content(writer, content, 0, content.size)
+            data = read_content(writer, content, 0, content.size)
             return started, message, data
 
         started, message, data = await self.store.commit(change)
@@ -190,7 +195,18 @@ class FakeBackend:
     async def delete(self, message: Message) -> None:
         await self.store.commit(lambda writer: book.remove_message(writer, message))
 
-    async def arrive(self, sender: str, data: bytes, file_name: str = "") -> Message:
+    async def arrive_folder(self, sender: str, tree: Tree, top: Directory) -> Message:
+        """A folder with what is in one of tmp/ comes in."""
+        content = await pack(tree, top)
+        with self.store.read() as reader:
+            data = read_content(reader, content, 0, content.size)
+        await drop(tree, content)
+        (name,) = (name for _directory, name in top.names)
+        return await self.arrive(sender, data, name, folder=True)
+
+    async def arrive(
+        self, sender: str, data: bytes, file_name: str = "", *, folder: bool = False
+    ) -> Message:
         """A message comes in, in the one conversation with that sender."""
         now = time.time_ns() // 1_000_000
         with_sender = (c for c in self.conversations() if set(c.participants) == {NAME, sender})
@@ -201,7 +217,8 @@ class FakeBackend:
                 writer, SYSTEM_RANDOM.token(16), sender, tuple(sorted((NAME, sender))), "", now
             )
             arrival = _arrival(writer, sender, now, file_name, put_content(writer, data), ())
-            arrival = replace(arrival, muted=sender == "bob" and self.bob.muted > 0)
+            muted = sender == "bob" and self.bob.muted > 0
+            arrival = replace(arrival, muted=muted, folder=folder)
             return conversation, book.add_message(writer, conversation.id, arrival, now)
 
         conversation, message = await self.store.commit(change)

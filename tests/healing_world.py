@@ -22,6 +22,7 @@ from cbfs.receiver import Receiver
 from cbfs.rootfile import NO_LOCK, Protection, RootFile, make_root_file
 from cbfs.sealing import Sealing
 from cbfs.store import Store, Table, Writer
+from cbfs.stored import read_content, u32, u64
 from cbfs.watch import Watch
 from cbfs.writing import Settled, make_message
 from cbfs_common.names_entry import Entry, Keys, Status
@@ -120,7 +121,7 @@ class Client:
         def store(writer: Writer) -> Content:
             content = Content(writer.next_number(b"content"), len(text), CHUNK)
             for index, start in enumerate(range(0, len(text), CHUNK)):
-                key = book.u64(content.id) + book.u32(index)
+                key = u64(content.id) + u32(index)
                 writer.put(Table.CONTENT, key, text[start : start + CHUNK])
             return content
 
@@ -229,7 +230,7 @@ class Client:
         with self.store.read() as reader:
             for key in self.context.conversations:
                 for message in sorted(book.load_messages(reader, key), key=lambda m: m.name):
-                    text = book.read_content(reader, message.content, 0, message.content.size)
+                    text = read_content(reader, message.content, 0, message.content.size)
                     yield message.sender, message.id, message.parents, text
 
 

@@ -1,4 +1,4 @@
-"""Writes tests/vectors/{primitives,profile,prekey,message,session}.json.
+"""Writes tests/vectors/{primitives,profile,prekey,folder,message,session}.json.
 
 What they hold comes from tests/protocol_naive.py, kyber-py and msgpack, not from cbfs_common.
 Run it after a change of the protocol: the files must not change otherwise.
@@ -15,6 +15,7 @@ from typing import Any
 import msgpack
 from nacl import bindings
 
+from tests.make_folder_vectors import folder
 from tests.protocol_naive import (
     BLANK,
     Person,
@@ -218,6 +219,7 @@ def message() -> dict[str, Any]:
         "last part uneven": ({"number": 2, "count": 3, "size": 16}, "DecodeError"),
         "chunk text": ({"chunk": "hello"}, "DecodeError"),
         "bundle too long": ({"bundle": bytes(3_073)}, "DecodeError"),
+        "folder without a name": ({"kind": 3, "file_name": ""}, "DecodeError"),
     }
     good = msgpack.packb(part())
     raw = {
@@ -419,6 +421,7 @@ VECTORS: dict[str, Callable[[], dict[str, Any]]] = {
     "primitives": primitives,
     "profile": profile,
     "prekey": prekey,
+    "folder": folder,
     "message": message,
     "session": session,
 }

@@ -1,6 +1,7 @@
 """Files of many parts between two real mounts: how far they are, kills on both sides, memory."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,37 @@ def test_a_large_file_goes_on_where_it_was_after_kills(tmp_path: Path) -> None:
         wait_for(lambda: b"received" in os.getxattr(sent, "user.cbfs.state") or None, "the receipt")
         assert sent.read_bytes() == data
         assert memory(alice) < before + (24 << 20)
+
+
+def test_a_folder_arrives_whole_though_both_are_killed_in_the_middle(tmp_path: Path) -> None:
+    files = {"one.txt": b"one", "deep/film.bin": os.urandom(3 << 20), "deep/er/last": b"last"}
+    with world(tmp_path) as programs:
+        alice, bob = programs.user("alice"), programs.user("bob")
+        (alice.mountpoint / "outbox" / "bob").mkdir()
+        top = alice.mountpoint / "tmp" / "photos"
+        for name, data in files.items():
+            (top / name).parent.mkdir(parents=True, exist_ok=True)
+            (top / name).write_bytes(data)
+        top.rename(alice.mountpoint / "outbox" / "bob" / "photos")
+        wait_for(lambda: progress(bob), "the first parts to arrive")
+        assert "photos from alice" in progress(bob)
+        assert not bob.messages("alice")
+        bob.kill()
+        alice.kill()
+        bob.mount()
+        alice.mount()
+        (there,) = wait_for(lambda: bob.messages("alice"), "the folder to be complete")
+        (sent,) = alice.messages("alice")
+        for found in (there, sent):
+            assert found.name.endswith("-alice-photos")
+            assert {
+                str(path.relative_to(found)): path.read_bytes()
+                for path in found.rglob("*")
+                if path.is_file()
+            } == files
+        assert [path.name for path in (bob.mountpoint / "unread").iterdir()] == []
+        assert there.name in (there.parent / "transcript").read_text()
+        wait_for(lambda: b"received" in os.getxattr(sent, "user.cbfs.state") or None, "the receipt")
+        shutil.rmtree(there)
+        assert not bob.messages("alice")
+        assert len(alice.messages("alice")) == 1

@@ -22,6 +22,9 @@ class Slow:
     def remove(self, path: str, leave: Callable[[], None]) -> None:
         self.waiting.append(leave)
 
+    def remove_folder(self, path: str, leave: Callable[[], None]) -> None:
+        self.waiting.append(leave)
+
     def touch(self, inode: int) -> None:
         pass
 

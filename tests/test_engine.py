@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from cbfs import book
 from cbfs.account import SYSTEM_RANDOM, opened_store
 from cbfs.engine import Engine, running
 from cbfs.model import Content, Conversation, Delivery, Message, Outgoing, Refused
 from cbfs.network import NetworkOptions
 from cbfs.store import StoreError, Table, Writer
+from cbfs.stored import read_content, u32, u64
 from tests.world import WAIT, World, run
 
 CHUNK = 65_536
@@ -83,7 +83,7 @@ async def send(engine: Engine, to: tuple[str, ...], data: bytes, *, name: str = 
     def store(writer: Writer) -> int:
         content = writer.next_number(b"content")
         for index in range(0, len(data), CHUNK):
-            key = book.u64(content) + book.u32(index // CHUNK)
+            key = u64(content) + u32(index // CHUNK)
             writer.put(Table.CONTENT, key, data[index : index + CHUNK])
         return content
 
@@ -103,7 +103,7 @@ async def send(engine: Engine, to: tuple[str, ...], data: bytes, *, name: str = 
 
 def read(engine: Engine, message: Message) -> bytes:
     with engine.store.read() as reader:
-        return book.read_content(reader, message.content, 0, message.content.size)
+        return read_content(reader, message.content, 0, message.content.size)
 
 
 @asynccontextmanager

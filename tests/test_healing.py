@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from cbfs import book
 from cbfs.account import SYSTEM_RANDOM, opened_store
 from cbfs.engine import Engine, running
 from cbfs.model import Content, Delivery, Message, Outgoing
 from cbfs.store import Table, Writer
+from cbfs.stored import u32, u64
 from tests.test_engine import NO_TOR, Recorder, account, read, until
 from tests.world import World
 
@@ -41,7 +41,7 @@ async def write(engine: Engine, to: str, text: str, subject: str = "") -> Messag
 
     def store(writer: Writer) -> Content:
         content = Content(writer.next_number(b"content"), len(data), 65_536)
-        writer.put(Table.CONTENT, book.u64(content.id) + book.u32(0), data)
+        writer.put(Table.CONTENT, u64(content.id) + u32(0), data)
         return content
 
     content = await engine.store.commit(store)

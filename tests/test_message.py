@@ -26,6 +26,7 @@ def parts(draw: st.DrawFn) -> Part:
     chunk = draw(st.integers(1, 900))
     last = draw(st.integers(0 if count == 1 else 1, chunk))
     number = draw(st.integers(0, count - 1))
+    folder = draw(st.booleans())
     length = last if number == count - 1 else chunk
     return Part(
         id=draw(ids),
@@ -34,13 +35,14 @@ def parts(draw: st.DrawFn) -> Part:
         participants=tuple(sorted(draw(st.sets(NAMES, min_size=2, max_size=5)))),
         subject=draw(text(200)),
         date=draw(st.integers(0, DATE_MAX)),
-        file_name=draw(text(255)),
+        file_name=("f" if folder else "") + draw(text(250)),
         number=number,
         count=count,
         size=(count - 1) * chunk + last,
         digest=draw(st.binary(min_size=32, max_size=32)),
         chunk=draw(st.binary(min_size=length, max_size=length)),
         bundle=draw(st.binary(max_size=100)),
+        folder=folder,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cbfs_common import errors, message, primitives, session
+from cbfs_common import errors, folder, message, primitives, session
 from cbfs_common.prekey import Prekey, PrekeyKind, PrekeyPair, decode_prekey, make_prekey
 from cbfs_common.profile import Address, Profile, decode_profile
 from tests import make_vectors
@@ -132,6 +132,26 @@ def test_message() -> None:
 @pytest.mark.parametrize("case", vectors("message")["refused"], ids=lambda case: case["name"])
 def test_bodies_that_are_none(case: dict[str, str]) -> None:
     exactly(case["error"], lambda: message.decode_body(bytes.fromhex(case["body"])))
+
+
+def test_folder() -> None:
+    told = vectors("folder")
+    head = bytes.fromhex(told["head"])
+    assert folder.table_end(head[: folder.HEAD_SIZE]) == len(head)
+    table = folder.decode_table(head, told["size"])
+    assert [[e.parent, e.name, e.size] for e in table.entries] == told["entries"]
+    assert list(table.starts) == told["starts"]
+    assert folder.encode_table(table.entries) == head
+
+
+@pytest.mark.parametrize("case", vectors("folder")["refused"], ids=lambda case: case["name"])
+def test_folders_that_are_none(case: dict[str, Any]) -> None:
+    def take() -> None:
+        head = bytes.fromhex(case["head"])
+        folder.table_end(head[: folder.HEAD_SIZE])
+        folder.decode_table(head, case["size"])
+
+    exactly("DecodeError", take)
 
 
 def me(person: Person) -> session.Party:

@@ -297,7 +297,7 @@ def test_a_write_after_sending_is_a_new_message_and_leaves_the_old(tmp_path: Pat
         await until(lambda: len(mount.backend.sent) == 2)
         (conversation,) = mount.backend.conversations()
         messages = mount.backend.messages(conversation.id)
-        texts = [mount.read(mount.tree.message_file(message)) for message in messages]
+        texts = [mount.read(mount.tree.message_node(message)) for message in messages]
         assert texts == [b"hello", b"hello again"]
 
     run(tmp_path, body)

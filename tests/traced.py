@@ -16,7 +16,6 @@ from typing import TypeVar
 import trio
 import trio.testing
 
-from cbfs import book
 from cbfs.account import Account, make_account, opened_store
 from cbfs.configuration import Configuration
 from cbfs.contact import Contact
@@ -32,6 +31,7 @@ from cbfs.passphrase import Guard
 from cbfs.settings import Settings
 from cbfs.store import Store as ClientStore
 from cbfs.store import Table, Writer
+from cbfs.stored import u32, u64
 from cbfs_common.chance import exponential
 from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.names_entry import Entry, Keys, Status
@@ -185,7 +185,7 @@ class Conduct:
 async def _write(engine: Engine, text: bytes) -> None:
     def store(writer: Writer) -> int:
         content = writer.next_number(b"content")
-        writer.put(Table.CONTENT, book.u64(content) + book.u32(0), text)
+        writer.put(Table.CONTENT, u64(content) + u32(0), text)
         return content
 
     content = Content(await engine.store.commit(store), len(text), 65_536)

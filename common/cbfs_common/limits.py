@@ -191,6 +191,15 @@ QUARANTINE_MAX = 16_384
 PARTS_MAX = 8_192
 """Parts of one message: enough for FILE_SIZE_MAX under the longest header."""
 
+FOLDER_ENTRIES_MAX = 4_096
+"""Files and folders in a folder that is one message."""
+
+FOLDER_DEPTH_MAX = 16
+"""How many folders deep: 1 for files in the folder itself."""
+
+FOLDER_TABLE_MAX = 1_024 * 1_024
+"""Bytes of the table of its entries."""
+
 INCOMPLETE_MAX = 64
 INCOMPLETE_BYTES_MAX = 4 * FILE_SIZE_MAX
 """Messages of one sender that are arriving in parts, and their bytes so far; past either the

@@ -27,6 +27,7 @@ DIGEST_SIZE = 32
 BODY_VERSION = 1
 KIND_PART = 1
 KIND_NOTE = 2
+KIND_FOLDER = 3
 MESSAGE_REF_SIZE = 2 * MESSAGE_ID_SIZE
 """conversation 16 | message 16"""
 _PART_FIELDS = 15
@@ -48,7 +49,8 @@ class Part:
     milliseconds since 1970 by the sender's clock. ``file_name`` may be empty. ``size`` and
     ``digest`` (BLAKE2b-256) are those of the whole content; ``chunk`` is this part's share of
     it. All parts but the last have chunks of one size. ``bundle``: the sender's name proof, or
-    empty.
+    empty. ``folder``: the content is that of a folder (``cbfs_common.folder``), of the name
+    ``file_name``, which is then not empty.
     """
 
     id: bytes
@@ -64,6 +66,7 @@ class Part:
     digest: bytes
     chunk: bytes
     bundle: bytes
+    folder: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,7 @@ def _pack(part: Part) -> bytes:
     packed: bytes = msgpack.packb(
         (
             BODY_VERSION,
-            KIND_PART,
+            KIND_FOLDER if part.folder else KIND_PART,
             part.id,
             part.conversation,
             part.parents,
@@ -192,7 +195,12 @@ def _decode_part(fields: list[Any]) -> Part:
     if not isinstance(part.parents, list) or not isinstance(part.participants, list):
         raise DecodeError("not a message")
     part = Part(
-        part.id, part.conversation, tuple(part.parents), tuple(part.participants), *fields[6:]
+        part.id,
+        part.conversation,
+        tuple(part.parents),
+        tuple(part.participants),
+        *fields[6:],
+        folder=fields[1] == KIND_FOLDER,
     )
     _check_part(part)
     return part
@@ -231,6 +239,7 @@ def _check_part(part: Part) -> None:
         and len(set(part.parents)) == len(part.parents)
         and _is_text(part.subject, SUBJECT_MAX)
         and _is_text(part.file_name, FILE_NAME_MAX)
+        and (part.file_name or not part.folder)
         and _is_int(part.date, DATE_MAX)
         and isinstance(part.chunk, bytes)
         and isinstance(part.bundle, bytes)
@@ -291,4 +300,5 @@ def _is_text(value: object, most: int) -> TypeGuard[str]:
 _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     KIND_PART: _decode_part,
     KIND_NOTE: _decode_note,
+    KIND_FOLDER: _decode_part,
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from cbfs import contact, nodes, settings, texts
 from cbfs.account import SYSTEM_RANDOM
 from cbfs_common import (
+    folder,
     message,
     names_client,
     names_entry,
@@ -84,6 +85,10 @@ DECODERS: dict[str, Decoder] = {
     "envelope": lambda data: _ALICES.open(_whole(data), NOW),
     "first envelope": lambda data: open_first(
         _BOB, _PAIR, (_FIRST[:32] + data + _FIRST[32 + len(data) :])[:ENVELOPE_SIZE], NOW
+    ),
+    "folder": lambda data: folder.decode_table(data, folder.table_end(data[:4])),
+    "folder of any size": lambda data: folder.decode_table(
+        len(data).to_bytes(folder.HEAD_SIZE, "big") + data, SIZE_MAX
     ),
     "folder name": _text(texts.read_folder_name),
     "handshake": handshake_of,

@@ -1,0 +1,166 @@
+"""A message that is a folder, as it stands in its conversation: files and folders that can be read
+and removed, and nothing else.
+
+What is in it is a table at the beginning of the message's content (``cbfs_common.folder``), which
+is read when somebody looks. Names come from somebody else: they are escaped, and two never collide.
+"""
+
+import errno
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cbfs.areas import Area, TreeError
+from cbfs.book import get_message
+from cbfs.inodes import Inodes
+from cbfs.model import Backend, Message
+from cbfs.naming import free_name, shown_file_name
+from cbfs.nodes import FIRST_MESSAGE, FolderFile, MessageFile, Node
+from cbfs.provided import Provided, inode_for
+from cbfs.store import Writer
+from cbfs.stored import gone_entries, read_table, remove_entry, u32, u64
+from cbfs_common.folder import TOP, Table
+
+OPEN_MAX = 8
+"""Folders whose tables are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """What is in a message: ``shown`` are, for each parent (see ``folder.Entry``), the indexes of
+    its entries by the names that they are shown under; those of ``gone`` have been removed."""
+
+    message: Message
+    table: Table
+    shown: dict[int, dict[str, int]]
+    gone: frozenset[int]
+
+    def below(self, parent: int) -> Iterator[tuple[str, int]]:
+        """(name, index) of what is in a folder, in order."""
+        return ((n, i) for n, i in self.shown.get(parent, {}).items() if i not in self.gone)
+
+
+class MessageFolder(Provided):
+    """A message that is a folder (``parent`` is TOP), or a folder in it. ``name`` is as in
+    ``Message``, ``message`` the conversation and the serial."""
+
+    __slots__ = ("message", "name", "parent")
+
+    def __init__(self, inode: int, shelf: "Shelf", message: Message, parent: int) -> None:
+        key = message.conversation, message.serial
+        super().__init__(inode, Area.CONVERSATION, _Inside(shelf, key, parent, message.date))
+        self.message = key
+        self.name = message.name
+        self.parent = parent
+
+
+class Shelf:
+    """The nodes of messages, for one mount."""
+
+    def __init__(self, backend: Backend, inodes: Inodes) -> None:
+        self._backend = backend
+        self._inodes = inodes
+        self._open: OrderedDict[tuple[bytes, int], _Contents] = OrderedDict()
+
+    def node(self, message: Message) -> MessageFile | MessageFolder:
+        """That of a message: the one that the kernel knows, or a fresh one."""
+        inode = FIRST_MESSAGE + message.serial
+        known = self._inodes.get(inode)
+        if isinstance(known, MessageFile | MessageFolder):
+            return known
+        return MessageFolder(inode, self, message, TOP) if message.folder else MessageFile(message)
+
+    def entry(self, contents: _Contents, at: int) -> FolderFile | MessageFolder:
+        """The node of an entry, by its index."""
+        message = contents.message
+        inode = inode_for(b"folder", message.conversation, u64(message.serial), u32(at))
+        known = self._inodes.get(inode)
+        if isinstance(known, FolderFile | MessageFolder):
+            return known
+        size = contents.table.entries[at].size
+        if size is None:
+            return MessageFolder(inode, self, message, at + 1)
+        return FolderFile(message, inode, contents.table.starts[at], size)
+
+    def contents(self, key: tuple[bytes, int]) -> _Contents | None:
+        """What is in a message, None when it is gone; the last few are remembered."""
+        found = self._open.pop(key, None) or self._load(key)
+        if found is not None:
+            self._open[key] = found
+            if len(self._open) > OPEN_MAX:
+                self._open.popitem(last=False)
+        return found
+
+    async def remove(self, contents: _Contents, at: int) -> None:
+        """Take an entry out. On the disk on return; a crash before leaves it."""
+        message = contents.message
+
+        def change(writer: Writer) -> None:
+            remove_entry(writer, message, at)
+
+        await self._backend.store.commit(change)
+        self._open.pop((message.conversation, message.serial), None)
+
+    async def remove_all(self, node: MessageFolder) -> None:
+        """Forget a message that nothing is left in. Raises TreeError(ENOTEMPTY)."""
+        contents = self.contents(node.message)
+        if contents is None:
+            raise TreeError(errno.ENOENT)
+        if any(contents.below(TOP)):
+            raise TreeError(errno.ENOTEMPTY)
+        await self._backend.delete(contents.message)
+        self._open.pop(node.message, None)
+
+    def _load(self, key: tuple[bytes, int]) -> _Contents | None:
+        with self._backend.store.read() as reader:
+            message = get_message(reader, *key)
+            if message is None:
+                return None
+            table = read_table(reader, message.content)
+            gone = gone_entries(reader, message)
+        shown: dict[int, dict[str, int]] = {}
+        for at, entry in enumerate(table.entries):
+            there = shown.setdefault(entry.parent, {})
+            there[free_name(shown_file_name(entry.name), there.__contains__)] = at
+        return _Contents(message, table, shown, gone)
+
+
+class _Inside:
+    """``Provider`` of one folder."""
+
+    def __init__(self, shelf: Shelf, key: tuple[bytes, int], parent: int, date: int) -> None:
+        self._shelf = shelf
+        self._key = key
+        self._parent = parent
+        self._date = date
+
+    def find(self, name: str) -> Node | None:
+        """See ``Provider``."""
+        contents = self._shelf.contents(self._key)
+        if contents is None:
+            return None
+        at = contents.shown.get(self._parent, {}).get(name)
+        return None if at is None or at in contents.gone else self._shelf.entry(contents, at)
+
+    def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
+        """See ``Provider``. The place behind an entry is its index + 1."""
+        contents = self._shelf.contents(self._key)
+        for name, at in contents.below(self._parent) if contents else ():
+            if at >= start and contents:
+                yield at + 1, name, self._shelf.entry(contents, at)
+
+    async def remove(self, name: str, node: Node) -> None:
+        """See ``Provider``. A folder must be empty."""
+        contents = self._shelf.contents(self._key)
+        at = contents.shown.get(self._parent, {}).get(name) if contents else None
+        if contents is None or at is None or at in contents.gone:
+            raise TreeError(errno.ENOENT)
+        if any(contents.below(at + 1)):
+            raise TreeError(errno.ENOTEMPTY)
+        if isinstance(node, FolderFile):
+            node.removed = True
+        await self._shelf.remove(contents, at)
+
+    def modified(self) -> int:
+        """See ``Provider``."""
+        return self._date * 1_000_000
