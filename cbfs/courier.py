@@ -28,6 +28,10 @@ WARNING = "WARNING"
 
 _log = logging.getLogger(__name__)
 
+ASK_AGAIN = 60.0
+"""Seconds for which nobody has a name that nobody had. After that it is asked for again when
+something new is saved for it, and only then: what was saved before goes with it."""
+
 KEPT_NS = 86_400 * 10**9
 """How long scratch files in the outbox are kept."""
 
@@ -46,7 +50,7 @@ class Courier:
         self._nursery = nursery
         self._wake = trio.Event()
         self._held: dict[str, str] = {}
-        self._unknown: set[str] = set()
+        self._unknown: dict[str, float] = {}
         self._status_ns = time.time_ns()
         self._warned = False
         self.showing = Showing()
@@ -120,7 +124,7 @@ class Courier:
 
     def unknown_names(self, names: frozenset[str]) -> None:
         """See ``View``."""
-        self._unknown |= names
+        self._unknown |= dict.fromkeys(names, time.monotonic())
         self._changed()
 
     def retry(self) -> None:
@@ -225,12 +229,13 @@ class Courier:
         """What is wrong with the folder itself, told in an error file beside it."""
         if folder.conversation is not None:
             return None
-        problem = None
+        problem: Refused | None = None
+        people: tuple[str, ...] = ()
         try:
             people, _subject = self.drafts.recipients(name, folder)
-            unknown = self._unknown.intersection(people)
+            unknown = self._unknown_of(people, folder)
             if unknown:
-                listed = ", ".join(sorted(unknown))
+                listed = ", ".join(unknown)
                 problem = Refused(
                     f"nobody is called {listed}", "rename the folder or mend its metadata.toml"
                 )
@@ -241,7 +246,18 @@ class Courier:
             if any(isinstance(file, File) and file.writers for file in inside):
                 return None  # it is just being written
             problem = error
+        self._errors.addressed(folder, people)
         self._errors.show(
             self.tree.outbox, name, error_text(problem, problem.hint) if problem else ""
         )
         return problem
+
+    def _unknown_of(self, people: tuple[str, ...], folder: Directory) -> list[str]:
+        """Who of them is nobody, as far as is known."""
+        before = time.monotonic() - ASK_AGAIN
+        old = {name for name in people if self._unknown.get(name, before) < before}
+        if old and any(not self.drafts.verdict(folder, *each) for each in drafts_in(folder)):
+            for name in old:
+                del self._unknown[name]
+            self._errors.again(folder)
+        return sorted(self._unknown.keys() & set(people))

@@ -3,7 +3,7 @@
 import time
 
 from cbfs.model import ContactRefused, Refused
-from cbfs.nodes import Directory, File, Parcel, Text
+from cbfs.nodes import Directory, File, Parcel, Text, drafts_in, state_of
 from cbfs.outbox import ERROR_SUFFIX
 from cbfs.texts import error_text
 from cbfs.tree import Tree
@@ -15,6 +15,7 @@ class ErrorFiles:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._there: set[tuple[Directory, str]] = set()
+        self._people: dict[Directory, tuple[str, ...]] = {}
         self._of_contacts: set[tuple[Directory, str, File | Parcel]] = set()
 
     def fail(self, folder: Directory, name: str, draft: File | Parcel, problem: Refused) -> None:
@@ -32,6 +33,22 @@ class ErrorFiles:
             there = folder.entries.get(name)
             state = there.parcel if isinstance(there, Directory) else there
             if state is draft and draft.given_up == draft.version:
+                draft.given_up, draft.error = -1, ""
+                self.show(folder, name, "")
+
+    def addressed(self, folder: Directory, people: tuple[str, ...]) -> None:
+        """For whom a folder is, that is no conversation yet. When it is for others than before,
+        what could not be sent is tried again."""
+        before = self._people.get(folder)
+        self._people[folder] = people
+        if before not in {None, people}:
+            self.again(folder)
+
+    def again(self, folder: Directory) -> None:
+        """Try again what could not be sent of a folder."""
+        for name, node in drafts_in(folder):
+            draft = state_of(node)
+            if draft.error:
                 draft.given_up, draft.error = -1, ""
                 self.show(folder, name, "")
 
@@ -54,6 +71,7 @@ class ErrorFiles:
 
     def drop_stale(self) -> None:
         """Take away the error files of what is not there any more."""
+        self._people = {f: people for f, people in self._people.items() if f.names}
         for folder, error_name in list(self._there):
             there = folder.entries.get(error_name)
             if not isinstance(there, Text):

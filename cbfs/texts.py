@@ -1,5 +1,6 @@
 """The texts that the mount shows: README, status, metadata.toml, profile.toml, contacts."""
 
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -15,6 +16,9 @@ from cbfs_common.names_entry import Status
 from cbfs_common.profile import Profile
 
 METADATA_MAX = 65_536
+
+_LISTED = re.compile(r"\A(?:[^ ,]* *, *)+")
+"""What is before the last name of a list in a folder's name."""
 
 README = """This folder is a messenger. Files are messages.
 
@@ -80,7 +84,9 @@ def read_metadata(data: bytes) -> tuple[tuple[str, ...], str]:
 
 
 def read_folder_name(name: str) -> tuple[tuple[str, ...], str]:
-    """(participants, subject) that a folder name says: ``bob,carol lunch``. Raises Refused."""
+    """(participants, subject) that a name says: ``bob,carol lunch``, or ``bob, carol lunch``.
+    Raises Refused."""
+    name = _LISTED.sub(lambda match: match[0].replace(" ", ""), name)
     people, _, subject = name.partition(" ")
     return _people(person for person in people.split(",") if person), subject.strip()
 

@@ -113,7 +113,9 @@ class WindowOperations(Operations):
         if place is None or node is None or self.revealer is None:
             return
         self.window.leave(place, node)
-        self.revealer.remove(path, lambda: self.window.gone(place))
+        is_folder = isinstance(node, Directory)
+        remove = self.revealer.remove_folder if is_folder else self.revealer.remove
+        remove(path, lambda: self.window.gone(place))
 
     # directories
 

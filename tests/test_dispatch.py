@@ -3,7 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from cbfs import courier
 from cbfs.nodes import Link, Node
+from tests import fake_backend
 from tests.test_tree import Mount, run, until
 
 
@@ -66,3 +70,23 @@ def test_the_grace_begins_anew_when_a_lock_goes(tmp_path: Path) -> None:
         assert other.changed == 0
 
     run(tmp_path, body, grace=1e6)
+
+
+def test_a_name_that_was_nobodys_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When something new is saved for it, some time later: not by itself, and not at once."""
+
+    async def body(mount: Mount) -> None:
+        folder = await mount.tree.mkdir(mount.tree.outbox, "nobody")
+        first = await mount.save(folder, "first", b"first")
+        await until(lambda: bool(first.error))
+        monkeypatch.setattr(fake_backend, "NOBODY", "still-nobody")  # it is somebody's now
+        second = await mount.save(folder, "second", b"second")
+        await until(lambda: bool(second.error))
+        monkeypatch.setattr(courier, "ASK_AGAIN", 0.0)
+        await mount.save(folder, "third", b"third")
+        contents = [b"first", b"second", b"third"]
+        await until(lambda: [data for _message, data in mount.backend.sent] == contents)
+
+    run(tmp_path, body)

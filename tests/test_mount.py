@@ -112,8 +112,22 @@ def test_errors_are_told_beside_the_file() -> None:
         wait_for((box / "nobody" / "hi.error").exists, "the file's error file")
         assert "nobody" in (box / "nobody" / "hi.error").read_text()
         assert "nobody" in os.getxattr(box / "nobody" / "hi", "user.cbfs.error").decode()
-        mount.run("mv outbox/nobody outbox/bob; mv outbox/bob/hi outbox/bob/hello")
+        mount.run("mv outbox/nobody outbox/bob")
         mount.wait_messages("hello\n")
+        assert not list(box.glob("**/*.error"))
+
+
+def test_a_typo_is_mended_by_metadata_too() -> None:
+    with mounted() as mount:
+        mount.run("mkdir outbox/nobody; echo hello > outbox/nobody/hi")
+        box = mount.path / "outbox"
+        wait_for((box / "nobody" / "hi.error").exists, "the file's error file")
+        (box / "nobody" / "metadata.toml").write_text('participants = ["Bob')
+        told = box / "nobody.error"
+        wait_for(lambda: "metadata.toml is wrong" in told.read_text() or None, "what is wrong")
+        (box / "nobody" / "metadata.toml").write_text('participants = ["bob"]')
+        mount.wait_messages("hello\n")
+        wait_for(lambda: not list(box.glob("**/*.error")), "the error files to go")
 
 
 def test_errno() -> None:

@@ -58,6 +58,9 @@ def test_names_mean_the_same_however_they_are_typed() -> None:
     assert typed_name("\uff22\uff2f\uff22") == "bob"  # full width
     assert typed_name("ALICE_2") == "alice_2"
     assert read_folder_name("Bob,CAROL lunch at Ten") == (("bob", "carol"), "lunch at Ten")
+    for typed in ("bob, carol lunch, then", "bob ,carol  lunch, then", "bob,, carol lunch, then"):
+        assert read_folder_name(typed) == (("bob", "carol"), "lunch, then")
+    assert read_folder_name("bob, ") == (("bob",), "")
     for bad in ("b\u043eb", "zo\u00eb", "bo b", "", "x" * 33, "\ud800bob", "con", "..", "b\0b"):
         with pytest.raises(DecodeError):
             typed_name(bad)
