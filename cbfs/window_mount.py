@@ -64,7 +64,7 @@ class Daemon:
         self._answers: dict[int, Answer] = {}
         self._waiting: dict[int, trio.Event] = {}
         self._last = 0
-        self._ended = False
+        self.ended = trio.Event()
 
     async def run(self) -> None:
         """Until the daemon ends. What waits for it fails then."""
@@ -79,7 +79,7 @@ class Daemon:
         except trio.BrokenResourceError:
             pass
         finally:
-            self._ended = True
+            self.ended.set()
             for event in self._waiting.values():
                 event.set()
 
@@ -94,7 +94,7 @@ class Daemon:
         """The same, with what it is that has failed."""
         self._last += 1
         number, event = self._last, trio.Event()
-        if not self._ended:
+        if not self.ended.is_set():
             self._waiting[number] = event
             await self._send(number, word, list(arguments))
             await event.wait()
@@ -278,12 +278,7 @@ def serve(options: WindowOptions, ready: Callable[[], None]) -> None:
 async def _run(options: WindowOptions, ready: Callable[[], None]) -> None:
     async with await _connect(options.account) as stream, trio.open_nursery() as nursery:
         daemon = Daemon(stream)
-
-        async def follow() -> None:
-            await daemon.run()
-            nursery.cancel_scope.cancel()  # the account is unmounted
-
-        nursery.start_soon(follow)
+        nursery.start_soon(daemon.run)
         answer = await daemon.answer(LOOK, options.only)
         if answer.errno:
             error, hint = answer.result or ("the account was just unmounted", "mount it again")
@@ -331,6 +326,10 @@ async def _live(daemon: Daemon, options: WindowOptions, ready: Callable[[], None
             await pyfuse3.main()
             nursery.cancel_scope.cancel()
 
+        async def follow() -> None:
+            await daemon.ended.wait()
+            nursery.cancel_scope.cancel()  # the account is unmounted
+
         async def end_by_signal() -> None:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 async for _number in signals:
@@ -338,5 +337,6 @@ async def _live(daemon: Daemon, options: WindowOptions, ready: Callable[[], None
 
         nursery.start_soon(answer)
         nursery.start_soon(end_by_signal)
+        nursery.start_soon(follow)
         await daemon.answer(MOUNTED, os.fsencode(options.mountpoint))
         ready()
