@@ -8,7 +8,7 @@ store/     LMDB, every value sealed (``cbfs.store``)
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,15 @@ from cbfs.rootfile import (
     NO_LOCK,
     Kind,
     Protection,
+    RootError,
     RootFile,
     Unlock,
+    WrongPassphrase,
     make_root_file,
     protections,
 )
-from cbfs.store import Store, Table, Writer
+from cbfs.salvage import Remains
+from cbfs.store import Store, StoreError, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public, kem_encapsulate, sign_public
 from cbfs_common.profile import Address, Profile, parse_address
@@ -254,6 +257,26 @@ def reading_store(directory: Path, random: Random, unlock: Unlock = no_lock) -> 
         yield store
     finally:
         store.close()
+
+
+@contextmanager
+def salvaging(
+    directory: Path, random: Random, unlock: Unlock = no_lock
+) -> Iterator[Store | Remains]:
+    """What is intact in an account directory, mounted or not, for an export. Raises CbfsError."""
+    with ExitStack() as stack:
+        try:
+            source: Store | Remains = stack.enter_context(reading_store(directory, random, unlock))
+            with source.salvage() as salvage:
+                list(salvage.records(Table.META))  # so that the root file is opened as well
+        except WrongPassphrase:
+            raise
+        except (StoreError, RootError):
+            root_file = RootFile(directory / "root.key", unlock, random.token, read_only=True)
+            stack.callback(root_file.close)
+            source = Remains(directory / "store", root_file)
+            stack.callback(source.close)
+        yield source
 
 
 def _make_directory(directory: Path) -> None:

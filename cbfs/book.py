@@ -174,9 +174,9 @@ def _message(key: bytes, data: bytes) -> Message:
     )
 
 
-def content_of(key: bytes, data: bytes) -> int:
+def message_content(key: bytes, data: bytes) -> Content:
     """The content that a message's record refers to."""
-    return _message(key, data).content.id
+    return _message(key, data).content
 
 
 def put_message(writer: Writer, message: Message) -> None:

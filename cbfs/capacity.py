@@ -14,6 +14,9 @@ RESERVE = 32 << 20
 BLOCK_SIZE = 4_096
 
 
+_TOLD = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
 @dataclass(frozen=True, slots=True)
 class Space:
     """In blocks of BLOCK_SIZE: what an account may take in all, and what is left of it."""
@@ -47,13 +50,13 @@ class Capacity:
 
 
 def errno_of(error: BaseException | None) -> int:
-    """What a failure of the store means to a program: EDQUOT or ENOSPC where the disk said so
-    somewhere along its causes, else EIO."""
+    """What a failure of the store means to a program: EDQUOT, ENOSPC or EROFS where the disk
+    said so somewhere along its causes, else EIO."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if isinstance(error, OSError) and error.errno in _TOLD:
             return error.errno
         text = str(error)
-        for number in (errno.ENOSPC, errno.EDQUOT):
+        for number in _TOLD:
             if os.strerror(number) in text:
                 return number
         error = error.__cause__

@@ -102,7 +102,9 @@ def _export(options: argparse.Namespace) -> int:
     )
     print(f"{options.file}: {count.written} records")
     if count.damaged:
-        print(f"cbfs: {count.damaged} records were damaged and are left out", file=sys.stderr)
+        print(
+            f"cbfs: at least {count.damaged} records were damaged and are left out", file=sys.stderr
+        )
     return 0
 
 

@@ -16,6 +16,7 @@ from cbfs.areas import CONFIG, CONFIG_ERROR, TreeError
 from cbfs.model import Backend
 from cbfs.nodes import Directory, File, Node, Text
 from cbfs.settings import CONFIG_MAX, Settings, SettingsError, commented, decode
+from cbfs.store import StoreError
 
 BACK_AFTER = 5.0
 """Seconds until a config.toml that was taken away comes back: editors that move it away to save
@@ -71,7 +72,11 @@ class ConfigFile:
                 return
             if settings is not None:
                 self._tell(None)
-                await self._backend.configuration.change(settings)
+                try:
+                    await self._backend.configuration.change(settings)
+                except StoreError:
+                    self._seen = None  # look at it again
+                    raise
 
     def look(self) -> float | None:
         """Bring the file back when it has been away for so long. Gives the seconds until that

@@ -98,13 +98,13 @@ def add_jobs(writer: Writer, message: Message, job: Job) -> None:
         _add(writer, job, recipient)
 
 
-def unsealed(key: bytes, data: bytes) -> tuple[int, bytes] | None:
+def unsealed(key: bytes, data: bytes) -> tuple[Content, bytes] | None:
     """The content of a job, and its record as it is when nothing of it has been sealed; None for
     an envelope."""
     if len(key) > _JOB_KEY:
         return None
     job = replace(_decode(key, data), sealed=0)
-    return job.content.id, job.encode()
+    return job.content, job.encode()
 
 
 def waiting(reader: Reader) -> dict[str, int]:

@@ -7,14 +7,18 @@ A crash in between leaves a hash that nobody needs, which is forgotten when no s
 dummy any more.
 """
 
+import logging
 from collections.abc import Iterable
+from contextlib import suppress
 
 from cbfs.context import Context
 from cbfs.link import open_link, request
-from cbfs.store import Table, Writer
+from cbfs.store import StoreError, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.requests import Deliver, envelope_id
+
+_log = logging.getLogger(__name__)
 
 KEPT = 90 * 86_400_000
 """Milliseconds until a dummy that has not come back is forgotten: longer than servers keep it."""
@@ -54,18 +58,22 @@ class Dummies:
     async def send(self) -> None:
         """Send one, now. What goes wrong is of no consequence. The next is made ready after it,
         so that a dummy's turn begins as promptly as any."""
+        with suppress(CbfsError):  # the polls tell when the home server does not answer
+            await self._send()
+        try:
+            self._ready = self._ready or await self._make()
+        except StoreError as error:
+            _log.error("%s", error)
+
+    async def _send(self) -> None:
         context = self._context
         envelope, self._ready = self._ready or await self._make(), None
         server = context.account.server
         isolation = b"deliver:" + context.random.token(16)
-        try:
-            async with open_link(
-                context.dialer.in_turn, server, None, isolation, context.random
-            ) as link:
-                await request(link, Deliver(context.account.profile.user_id, envelope))
-        except CbfsError:
-            pass  # the polls tell when the home server does not answer
-        self._ready = self._ready or await self._make()
+        async with open_link(
+            context.dialer.in_turn, server, None, isolation, context.random
+        ) as link:
+            await request(link, Deliver(context.account.profile.user_id, envelope))
 
     async def _make(self) -> bytes:
         envelope = self._context.random.token(ENVELOPE_SIZE)

@@ -18,20 +18,23 @@ An export is one snapshot of the store. It can be made beside a mount, which goe
 
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import msgpack
 
 from cbfs.account import ACCOUNT, FINISHED
-from cbfs.book import content_of
+from cbfs.book import message_content
 from cbfs.deliveries import unsealed
+from cbfs.model import Content
 from cbfs.nodes import File, decode_record
 from cbfs.packing import unpack
 from cbfs.passphrase import MEMORY, PASSES, SALT_SIZE, stretch
-from cbfs.records import Reader, Table, Writer
+from cbfs.records import BLIND, Table, Writer
 from cbfs.store import Store
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.primitives import KEY_SIZE, TAG_SIZE, Random, kdf, open_sealed, seal
@@ -50,30 +53,52 @@ _OF_THE_DIRECTORY = frozenset((b"place",))
 _LAST = (ACCOUNT, FINISHED)
 """In Table.META, restored when all else is on the disk."""
 
+_NEEDED = frozenset(((Table.META, ACCOUNT), (Table.META, FINISHED), (Table.META, BLIND)))
+"""Without these nothing can be restored."""
+
 Record = tuple[Table, bytes, bytes]
 
 
 @dataclass(slots=True)
 class Count:
-    """Records that were written, and that were damaged and left out."""
+    """Records that were written, and that were damaged and left out (at least so many)."""
 
     written: int = 0
     damaged: int = 0
+
+
+class Salvage(Protocol):
+    """What a store has, at one moment. ``lost``: so many records at least cannot be read, and it
+    is not known which."""
+
+    @property
+    def lost(self) -> int:
+        """See above."""
+
+    def records(self, table: Table) -> Iterator[tuple[bytes, bytes | None]]:
+        """(key, value) of each, or None in the place of a value that is damaged."""
+
+
+class Source(Protocol):
+    """What can be exported: a ``Store``, or the ``Remains`` of one."""
+
+    def salvage(self) -> AbstractContextManager[Salvage]:
+        """Its records, as they are now."""
 
 
 class NotAnExport(CbfsError):
     """The file is no export, is damaged, or the passphrase is wrong."""
 
 
-def write_export(store: Store, path: Path, passphrase: bytes, random: Random) -> Count:
+def write_export(store: Source, path: Path, passphrase: bytes, random: Random) -> Count:
     """Export to ``path``, which is there in whole or not at all. Raises CbfsError."""
     part = path.with_name(f".{path.name}.{random.token(4).hex()}.part")
     count = Count()
     try:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
-            with store.read() as reader:
-                _write(file, _exported(store, reader, count), passphrase, random)
+            with store.salvage() as salvage:
+                _write(file, _exported(salvage, count), passphrase, random)
             file.flush()
             os.fsync(file.fileno())
         part.rename(path)
@@ -84,41 +109,59 @@ def write_export(store: Store, path: Path, passphrase: bytes, random: Random) ->
     return count
 
 
-def _exported(store: Store, reader: Reader, count: Count) -> Iterator[Record]:
+def _exported(salvage: Salvage, count: Count) -> Iterator[Record]:
     """A message or a file whose content is damaged goes with it: what is missing of a content
-    would read as zeros."""
+    would read as zeros. Where it is not known what is lost, nothing may be missing of it."""
     damaged: set[int] = set()
+    chunks: Counter[int] = Counter()
+    count.damaged = salvage.lost
+    missing = set(_NEEDED)
     contents_first = sorted(Table, key=lambda table: table is not Table.CONTENT)
     for table in contents_first:
         if table in _LEFT_OUT:
             continue
-        for key, value in store.salvage(reader, table):
+        for key, value in salvage.records(table):
             if value is None:
                 count.damaged += 1
                 if table is Table.CONTENT:
                     damaged.add(int.from_bytes(key[:8], "big"))
                 continue
+            if table is Table.CONTENT and salvage.lost:
+                chunks[int.from_bytes(key[:8], "big")] += 1
             content, kept = _kept(table, key, value)
-            if content in damaged:
+            if content and (content.id in damaged or (salvage.lost and _gaps(content, chunks))):
                 count.damaged += 1
             elif kept is not None:
+                missing.discard((table, key))
                 count.written += 1
                 yield table, key, kept
+    if missing and not count.damaged:
+        raise CbfsError("there is no finished account there", "cbfs init makes one")
+    if missing:
+        raise CbfsError(
+            "the account's own records are damaged: nothing could be restored",
+            "use an older export",
+        )
 
 
-def _kept(table: Table, key: bytes, value: bytes) -> tuple[int | None, bytes | None]:
-    """(the content that the record refers to, the record as it is exported)."""
+def _gaps(content: Content, chunks: Counter[int]) -> bool:
+    """Whether something is missing; a file's holes count as well."""
+    return chunks[content.id] * content.chunk < content.size
+
+
+def _kept(table: Table, key: bytes, value: bytes) -> tuple[Content | None, bytes | None]:
+    """(the content that the record refers to and must have, the record as it is exported)."""
     if table is Table.META and key in _OF_THE_DIRECTORY:
         return None, None
     if table is Table.QUEUE:
         return unsealed(key, value) or (None, None)
     if table is Table.MESSAGES:
-        return content_of(key, value), value
-    if table is Table.PARTS:
-        return unpack(value, int, bytes, bytes)[0], value
+        return message_content(key, value), value
+    if table is Table.PARTS:  # what is missing comes, or shows when it is complete
+        return Content(unpack(value, int, bytes, bytes)[0], 0, 1), value
     if table is Table.NODES:
         node, _names = decode_record(int.from_bytes(key, "big"), value)
-        return (node.content.id if isinstance(node, File) and node.content else None), value
+        return (node.content if isinstance(node, File) else None), value
     return None, value
 
 

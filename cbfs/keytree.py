@@ -21,13 +21,16 @@ from threading import Lock
 from typing import Protocol
 
 from cbfs_common.errors import CbfsError, CryptoError
-from cbfs_common.primitives import KEY_SIZE, NONCE_SIZE, equal, open_sealed, seal
+from cbfs_common.primitives import KEY_SIZE, NONCE_SIZE, TAG_SIZE, equal, open_sealed, seal
 
 BITS = 5
 FANOUT = 1 << BITS
 LEVELS = 7
 SLOTS = FANOUT**LEVELS
 """Slots that can ever be given out: 34 thousand million."""
+
+NODE_MAX = 4 + FANOUT * KEY_SIZE + TAG_SIZE
+"""Bytes of a sealed node."""
 
 CACHE_NODES = 4_096
 """Opened nodes that are kept in memory, at most some 1.5 KiB each."""
@@ -135,14 +138,17 @@ class KeyReader:
         name = _NAME.pack(level, index)
         children = self._cache.find(name, key)
         if children is None:
-            sealed = self._nodes.get_node(name) or b""
-            try:
-                plain = open_sealed(key, _NONCE, sealed, _place(level, name, self._bound))
-            except CryptoError as error:
-                raise KeysDamaged from error
-            children = _decode(plain)
+            children = self._open(level, name, key)
             self._cache.keep(self._root or b"", name, key, children)
         return children
+
+    def _open(self, level: int, name: bytes, key: bytes) -> Children:
+        """The children of a stored node. Raises KeysDamaged."""
+        sealed = self._nodes.get_node(name) or b""
+        try:
+            return open_node(key, level, name, sealed, self._bound)
+        except CryptoError as error:
+            raise KeysDamaged from error
 
 
 class KeyWriter(KeyReader):
@@ -247,6 +253,16 @@ def seal_record(key: bytes, value: bytes, place: bytes) -> bytes:
 def open_record(key: bytes, sealed: bytes, place: bytes) -> bytes:
     """Undo ``seal_record``. Raises CryptoError."""
     return open_sealed(key, _NONCE, sealed, place)
+
+
+def open_node(key: bytes, level: int, name: bytes, sealed: bytes, next_slot: int) -> Children:
+    """The children of a node. Raises CryptoError."""
+    return _decode(open_sealed(key, _NONCE, sealed, _place(level, name, next_slot)))
+
+
+def node_level(name: bytes) -> int | None:
+    """The level of the node of that name; None for what is no name of a node."""
+    return name[0] if len(name) == _NAME.size and name[0] < LEVELS else None
 
 
 def _encode(children: Children) -> bytes:

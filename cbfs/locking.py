@@ -10,7 +10,7 @@ from cbfs.account import (
     asks_for_passphrase,
     load_account,
     opened_store,
-    reading_store,
+    salvaging,
 )
 from cbfs.export import Count, restore_export, write_export
 from cbfs.passphrase import Asking, Guard, forget, unlocking
@@ -42,10 +42,8 @@ def change_protection(account: Path, asking: Asking, guard: Callable[[str], Guar
 def export(account: Path, file: Path, asking: Asking, passphrase: Callable[[], bytes]) -> Count:
     """Export an account, mounted or not. Raises CbfsError."""
     own = asking.once() if asks_for_passphrase(account) else b""
-    with reading_store(account, SYSTEM_RANDOM, unlocking(lambda: own)) as store:
-        if load_account(store) is None:
-            raise CbfsError(f"there is no account in {account}", "cbfs init makes one")
-        return write_export(store, file, passphrase(), SYSTEM_RANDOM)
+    with salvaging(account, SYSTEM_RANDOM, unlocking(lambda: own)) as source:
+        return write_export(source, file, passphrase(), SYSTEM_RANDOM)
 
 
 def restore(

@@ -19,6 +19,7 @@ import trio
 from cbfs import memory, window_mount
 from cbfs.account import SYSTEM_RANDOM, asks_for_passphrase, default_account, no_lock
 from cbfs.courier import Courier
+from cbfs.daemon import daemonised
 from cbfs.engine import running
 from cbfs.locking import account_of
 from cbfs.mount_table import WINDOW_SOURCE, become, end, fuse_source, source_of, unmount
@@ -31,6 +32,7 @@ from cbfs.restore import empty_tmp, restore
 from cbfs.reveal import Revealer
 from cbfs.rootfile import Unlock
 from cbfs.settings import GRACE_MAX
+from cbfs.store import Store, StoreError
 from cbfs.texts import README, profile_text
 from cbfs.tor_config import TorOptions
 from cbfs.tree import PROFILE, STATUS, Tree
@@ -38,6 +40,8 @@ from cbfs.tree import README as README_INODE
 from cbfs.window_mount import WindowOptions
 from cbfs.window_server import WindowServer
 from cbfs_common.errors import CbfsError
+
+_log = logging.getLogger(__name__)
 
 FAILED, USAGE, FAILED_FOR_MOUNT = 1, 2, 32
 
@@ -113,7 +117,8 @@ def main() -> int:
             logging.basicConfig(level=logging.WARNING, format="cbfs: %(message)s")
             _serve(options, lambda: None)
             return 0
-        return _daemon(options)
+        log = None if options.only else options.account / "log"
+        return daemonised(lambda ready: _serve(options, ready), log)
     except CbfsError as error:
         _complain(error)
         return FAILED_FOR_MOUNT if by_mount else FAILED
@@ -286,47 +291,6 @@ def _prepare(mountpoint: Path) -> None:
         raise CbfsError("there is no /dev/fuse", "load the kernel module: modprobe fuse")
 
 
-def _daemon(options: Options) -> int:
-    """Serve in a process of its own; return when it answers."""
-    reading, writing = os.pipe()
-    if os.fork() == 0:
-        os.close(reading)
-        os._exit(_child(options, writing))
-    os.close(writing)
-    with open(reading, "rb") as pipe:  # noqa: PTH123 - a descriptor
-        answer = pipe.read().decode()
-    if answer == "ok":
-        return 0
-    error, _, hint = answer.partition("\n")
-    raise CbfsError(error or "the daemon ended at once", hint or "try with --foreground")
-
-
-def _child(options: Options, writing: int) -> int:
-    os.setsid()
-    os.chdir("/")
-
-    def ready() -> None:
-        os.write(writing, b"ok")
-        os.close(writing)
-        null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(null, descriptor)
-        os.close(null)
-
-    try:
-        if options.account.is_dir() and not options.only:
-            log = options.account / "log"
-            log.touch(mode=0o600)
-            logging.basicConfig(
-                filename=log, level=logging.WARNING, format="%(asctime)s %(message)s", filemode="w"
-            )
-        _serve(options, ready)
-    except CbfsError as error:
-        os.write(writing, f"{error}\n{error.hint}".encode())
-        return FAILED
-    return 0
-
-
 def _serve(options: Options, ready: Callable[[], None]) -> None:
     """Until unmounted. Raises CbfsError when the mount cannot be made."""
     memory.lock_present()
@@ -362,11 +326,19 @@ async def _run(options: Options, ready: Callable[[], None]) -> None:
                 if operations.revealer:
                     await operations.revealer.close()
                     courier.showing.revealer = None
-                await operations.save_open()
-                await courier.views.unread.flush()
-                await engine.store.commit(empty_tmp(courier.tree))
+                await _keep(engine.store, courier, operations)
             pyfuse3.close(unmount=True)
         nursery.cancel_scope.cancel()
+
+
+async def _keep(store: Store, courier: Courier, operations: Operations) -> None:
+    """At the end. What the disk does not take is logged; the next mount empties tmp/ as well."""
+    await operations.save_open()
+    await courier.views.unread.flush()
+    try:
+        await store.commit(empty_tmp(courier.tree))
+    except StoreError as error:
+        _log.error("%s", error)
 
 
 def _texts(courier: Courier, name: str, profile: str) -> None:

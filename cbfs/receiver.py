@@ -17,7 +17,7 @@ from cbfs.owed import Dues
 from cbfs.peers import Stopped, Unknown
 from cbfs.quarantine import Unread, Why, envelope_at, far_sessions, keep, newest, waiting_for
 from cbfs.sessions import Damaged
-from cbfs.store import Table, Writer
+from cbfs.store import StoreError, Table, Writer
 from cbfs.watch import Watch
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError
 from cbfs_common.limits import RECEIPT_DELAY
@@ -63,8 +63,13 @@ class Receiver:
         """Try once more what could not be read: this program may be newer, or a name confirmed."""
         with self._context.store.read() as reader:
             keys = newest(reader)
-        for start in range(0, len(keys), RETRY_BATCH):
-            await self._take(self._kept(keys[start : start + RETRY_BATCH]))
+        try:
+            for start in range(0, len(keys), RETRY_BATCH):
+                await self._take(self._kept(keys[start : start + RETRY_BATCH]))
+        except StoreError as error:
+            self._context.problems.set(
+                "retry", f"what could not be read was not tried again: {error} ({error.hint})"
+            )
 
     def look_again(self) -> None:
         """Something of a contact is new: whoever waits for that is looked at again."""

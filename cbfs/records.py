@@ -13,12 +13,16 @@ from cbfs.keytree import KeyReader, KeysDamaged, KeyWriter, open_record, seal_re
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.primitives import kdf
 
-_RECORD = struct.Struct(">Q8s")
+RECORD = struct.Struct(">Q8s")
 """Before a sealed value: its slot, and a check of the slot and the record's place."""
 
 STATE = struct.Struct(">QQ")
 STATE_KEY = b"state"
 """Among the nodes: the store's generation and its next slot."""
+
+
+BLIND = b"blind"
+"""In Table.META: the key of blind record keys."""
 
 
 class Table(Enum):
@@ -79,9 +83,13 @@ class TxnNodes:
         self._txn.delete(name, db=self._db)
 
     def state(self) -> tuple[int, int]:
-        """(generation, next slot)."""
+        """(generation, next slot). Raises DamagedRecord."""
         data = self.get_node(STATE_KEY)
-        return (0, 0) if data is None else STATE.unpack(data)
+        if data is None:
+            return 0, 0
+        if len(data) != STATE.size:
+            raise DamagedRecord
+        return STATE.unpack(data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +133,10 @@ class Reader:
                 found = cursor.next()
 
     def _open(self, table: Table, key: bytes, data: bytes) -> bytes:
-        place = _place(table, key)
+        place = place_of(table, key)
         try:
-            secret = self._keys.key(_slot(place, data))
-            return open_record(secret, data[_RECORD.size :], place)
+            secret = self._keys.key(slot_of(place, data))
+            return open_record(secret, data[RECORD.size :], place)
         except (KeysDamaged, CryptoError) as error:
             raise DamagedRecord from error
 
@@ -178,18 +186,18 @@ class Writer(Reader):
 
     def put(self, table: Table, key: bytes, value: bytes) -> None:
         """Write or overwrite. Raises DamagedRecord."""
-        place = _place(table, key)
+        place = place_of(table, key)
         db = self._tables.dbs[table]
         old = self._txn.get(key, db=db)
         try:
             if old is None:
                 slot, secret = self._keys.add()
             else:
-                slot = _slot(place, old)
+                slot = slot_of(place, old)
                 secret = self._keys.renew(slot)
         except KeysDamaged as error:
             raise DamagedRecord from error
-        head = _RECORD.pack(slot, _slot_check(place, slot))
+        head = RECORD.pack(slot, _slot_check(place, slot))
         self._txn.put(key, head + seal_record(secret, value, place), db=db)
 
     def delete(self, table: Table, key: bytes) -> bool:
@@ -199,7 +207,7 @@ class Writer(Reader):
         if data is None:
             return False
         try:
-            self._keys.drop(_slot(_place(table, key), data))
+            self._keys.drop(slot_of(place_of(table, key), data))
         except KeysDamaged as error:
             raise DamagedRecord from error
         return bool(self._txn.delete(key, db=db))
@@ -218,7 +226,7 @@ class Writer(Reader):
         return number
 
 
-def _place(table: Table, key: bytes) -> bytes:
+def place_of(table: Table, key: bytes) -> bytes:
     """What a sealed value is bound to."""
     return bytes([len(table.value)]) + table.value + key
 
@@ -228,11 +236,11 @@ def _slot_check(place: bytes, slot: int) -> bytes:
     return kdf(b"", b"cbfs1 slot", slot.to_bytes(8, "big") + place, 8)
 
 
-def _slot(place: bytes, data: bytes) -> int:
+def slot_of(place: bytes, data: bytes) -> int:
     """Raises KeysDamaged."""
-    if len(data) < _RECORD.size:
+    if len(data) < RECORD.size:
         raise KeysDamaged
-    slot, check = _RECORD.unpack_from(data)
+    slot, check = RECORD.unpack_from(data)
     if check != _slot_check(place, slot):
         raise KeysDamaged
     return int(slot)

@@ -13,15 +13,19 @@ and what it replaced is erased. A crash before the transaction's end leaves noth
 after it all of it; when it was before the old root's key was overwritten, the next opening
 does that. A change must touch nothing but its Writer: it is run again when another change of its
 group fails.
+
+Before LMDB looks at a page, all are looked at (``cbfs.pages``): a damaged store is not opened. What
+is intact in it is found by ``cbfs.salvage``.
 """
 
 import logging
+import mmap
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
+from threading import Condition, Lock, get_ident
 from typing import Any, TypeVar
 
 import lmdb
@@ -29,7 +33,9 @@ import trio
 
 from cbfs.group_commit import GroupCommit, Pending
 from cbfs.keytree import Cache, KeyReader, KeyWriter, Turned
+from cbfs.pages import Pages, PagesDamaged
 from cbfs.records import (
+    BLIND,
     STATE,
     STATE_KEY,
     CannotWrite,
@@ -51,7 +57,10 @@ T = TypeVar("T")
 MAP_SIZE = 1 << 40
 MAP_SIZE_LEAST = 1 << 30
 """Address space, not disk: the file grows as it is filled. Where there is not so much (ulimit -v),
-a sixteenth of it is tried, down to the least."""
+a sixteenth of it is tried, down to the least; when that is full, it is doubled."""
+
+GROW_WAIT = 10.0
+"""Seconds in which all readers must be done, so that the map can be made greater."""
 
 SNAPSHOT_TRIES = 1_000
 """How often a reader beside a program that writes looks for a root that still counts."""
@@ -59,7 +68,10 @@ SNAPSHOT_TRIES = 1_000
 _KEYS = b"key tree"
 """Where the nodes of the tree of keys are, and the state."""
 
-_BLIND = b"blind"
+LOCK_SIZE = 8_192
+"""Bytes of LMDB's lock file: more than 64 readers take."""
+
+_SAVE = "what is intact can be saved: cbfs export ACCOUNT FILE"
 
 _log = logging.getLogger(__name__)
 
@@ -78,25 +90,37 @@ class Store:
         self._root_file = root_file
         self._read_only = read_only
         self._cache = Cache()
-        self._lock = Lock()
+        self._lock = Condition(Lock())
         self._roots: dict[int, bytes] = {}
         self._readers: Counter[int] = Counter()
+        self._reading: Counter[int] = Counter()
+        self._growing = False
         self._group = GroupCommit(self._apply, CannotWrite)
         try:
-            self._env = _open_env(path, read_only=read_only)
-            self._nodes = self._env.open_db(_KEYS, create=not read_only)
-            dbs = {table: self._env.open_db(table.value, create=not read_only) for table in Table}
+            self._env, self._map_size = _open_env(path, read_only=read_only)
         except (lmdb.Error, OSError) as error:
             raise StoreError(
-                f"the store in {path} cannot be opened", "check the disk and the files' owner"
+                f"the store in {path} cannot be opened: {_words(error)}",
+                f"check the disk and the files' owner; {_SAVE}",
             ) from error
         try:
-            self._generation = self._start()
-            self._tables = Tables(dbs, b"")  # to read the key with
-            self._tables = Tables(dbs, self._find_blind_key())
+            self._open(path)
+        except (lmdb.Error, OSError) as error:
+            self._env.close()
+            raise StoreError(
+                f"the store in {path} cannot be read: {_words(error)}", _SAVE
+            ) from error
         except BaseException:
             self._env.close()
             raise
+
+    def _open(self, path: Path) -> None:
+        _check(self._env, path)
+        self._nodes = self._env.open_db(_KEYS, create=not self._read_only)
+        dbs = {t: self._env.open_db(t.value, create=not self._read_only) for t in Table}
+        self._generation = self._start()
+        self._tables = Tables(dbs, b"")  # to read the key with
+        self._tables = Tables(dbs, self._find_blind_key())
 
     def _start(self) -> int:
         """Find the root that counts, and erase the other one."""
@@ -111,16 +135,18 @@ class Store:
             try:
                 self._root_file.settle(generation)
             except OSError as error:
-                raise StoreError("the root file cannot be written", "is the disk sick?") from error
+                raise StoreError(
+                    f"the root file cannot be written: {_words(error)}", _hint(error)
+                ) from error
         return generation
 
     def _find_blind_key(self) -> bytes:
         with self.read() as reader:
-            key = reader.get(Table.META, _BLIND)
+            key = reader.get(Table.META, BLIND)
         if key is None:
             fresh = key = self._random.token(KEY_SIZE)
             if not self._read_only:
-                self.write(lambda writer: writer.put(Table.META, _BLIND, fresh))
+                self.write(lambda writer: writer.put(Table.META, BLIND, fresh))
         return key
 
     def protect(self, protection: Protection, lock: bytes) -> Protection:
@@ -129,7 +155,7 @@ class Store:
         before = self._root_file.protection, self._root_file.lock
         self._root_file.protect(protection, lock)
         try:
-            self.write(lambda writer: writer.put(Table.META, _BLIND, self._tables.blind_key))
+            self.write(lambda writer: writer.put(Table.META, BLIND, self._tables.blind_key))
         except StoreError:
             self._root_file.protect(*before)
             raise
@@ -149,45 +175,44 @@ class Store:
         """A read transaction: answers from memory or LMDB, never waits for a writer. Raises
         StoreError for what LMDB finds wrong."""
         try:
-            txn, generation, keys = self._snapshot()
+            thread = get_ident()
+            txn, generation, keys = self._snapshot(thread)
             try:
                 yield Reader(self._tables, txn, keys)
             finally:
                 txn.abort()
-                self._release(generation)
+                self._release(generation, thread)
         except lmdb.Error as error:
-            raise StoreError(
-                "the store cannot be read",
-                "what is intact can be saved: cbfs export ACCOUNT FILE",
-            ) from error
+            raise StoreError("the store cannot be read", _SAVE) from error
 
-    def salvage(self, reader: Reader, table: Table) -> Iterator[tuple[bytes, bytes | None]]:
-        """All records of a table, in order of their keys; None in the place of a value that is
-        damaged. When LMDB finds no way on, that is the last one, with an empty key."""
-        try:
-            for key in reader.keys(table):
-                try:
-                    yield key, reader.get(table, key)
-                except DamagedRecord:
-                    yield key, None
-        except lmdb.Error:
-            yield b"", None
+    @contextmanager
+    def salvage(self) -> Iterator["Intact"]:
+        """The records that are intact, as they are now."""
+        with self.read() as reader:
+            yield Intact(reader)
 
-    def _snapshot(self) -> tuple[Any, int, KeyReader]:
-        """A transaction, its generation, and the tree of keys as it was then."""
+    def _snapshot(self, thread: int) -> tuple[Any, int, KeyReader]:
+        """A transaction, its generation, and the tree of keys as it was then. Who reads already is
+        never made to wait."""
         for _ in range(SNAPSHOT_TRIES):
             with self._lock:
+                self._lock.wait_for(lambda: not self._growing or self._reading[thread])
                 txn = self._env.begin()
                 nodes = TxnNodes(txn, self._nodes)
-                generation, next_slot = nodes.state()
+                try:
+                    generation, next_slot = nodes.state()
+                except BaseException:
+                    txn.abort()
+                    raise
                 self._readers[generation] += 1
+                self._reading[thread] += 1
             try:
                 if self._read_only and generation not in self._roots:
                     self._roots[generation] = root = self._root_file.open(generation)
                     self._cache.turn(root, {})
             except RootError:
                 txn.abort()
-                self._release(generation)
+                self._release(generation, thread)
                 if self._root_file.holds(generation):
                     raise  # it is there, and the lock is wrong
                 continue  # the program that writes has turned the root meanwhile
@@ -197,18 +222,22 @@ class Store:
         self._root_file.open(generation)
         raise StoreError("the store cannot be read while it is being written", "try again")
 
-    def _release(self, generation: int) -> None:
+    def _release(self, generation: int, thread: int) -> None:
         """A reader of that generation is done: its root goes with the last one."""
         with self._lock:
+            self._reading[thread] -= 1
+            if not self._reading[thread]:
+                del self._reading[thread]
             self._readers[generation] -= 1
             if not self._readers[generation]:
                 del self._readers[generation]
+                self._lock.notify_all()
                 if generation < self._generation:  # a newer one is about to count
                     self._roots.pop(generation, None)
 
     def space(self) -> tuple[int, int]:
         """(bytes that are in use, bytes of the file that are free to be used again)."""
-        with self._env.begin() as txn:
+        with self._lock, self._env.begin() as txn:
             used = 0
             for db in (self._nodes, *self._tables.dbs.values()):
                 found = txn.stat(db)
@@ -232,7 +261,11 @@ class Store:
 
     def _apply(self, group: list[Pending[Writer, Any]]) -> None:
         try:
-            self._transact(group)
+            while True:
+                try:
+                    return self._transact(group)
+                except lmdb.MapFullError:
+                    self._grow()
         except (lmdb.Error, OSError) as error:
             _log.error("the store cannot be written: %s", error)
             raise CannotWrite("the store cannot be written", _hint(error)) from error
@@ -266,14 +299,38 @@ class Store:
             raise
         self._turn(generation, root, turned)
 
+    def _grow(self) -> None:
+        """Make the map greater. Raises MapFullError when there is no address space. LMDB must not
+        be in use meanwhile; the file is as it was if this process ends here."""
+        size = self._map_size * 2
+        try:
+            # LMDB gives the old map away before it asks for the new one: it must not fail then
+            mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ).close()
+        except (OSError, ValueError, OverflowError) as error:
+            raise lmdb.MapFullError("no address space for a greater map") from error
+        with self._lock:
+            self._growing = True
+            try:
+                if not self._lock.wait_for(lambda: not self._readers, GROW_WAIT):
+                    raise lmdb.MapFullError("readers did not end")
+                self._env.set_mapsize(size)
+                self._map_size = size
+            finally:
+                self._growing = False
+                self._lock.notify_all()
+
     def _give_up(self, generation: int) -> None:
-        """The transaction of a prepared root has failed."""
+        """The transaction of a prepared root has failed. Its root is erased when LMDB says that
+        the one before counts; else both stay, until the next opening knows."""
         with self._lock:
             self._roots.pop(generation, None)
         try:
-            self._root_file.settle(generation - 1)
-        except OSError as error:
-            _log.error("the root file cannot be written: %s", error)
+            with self._env.begin() as txn:
+                counts, _next = TxnNodes(txn, self._nodes).state()
+            if counts == generation - 1:
+                self._root_file.settle(counts)
+        except (lmdb.Error, OSError) as error:
+            _log.error("the root file cannot be put in order yet: %s", error)
 
     def _turn(self, generation: int, root: bytes, turned: Turned) -> None:
         """The transaction is on the disk: the new root counts, the old one goes."""
@@ -289,10 +346,32 @@ class Store:
             _log.error("an old key could not be erased yet: %s", error)
 
 
-def _open_env(path: Path, *, read_only: bool) -> Any:
-    """Raises lmdb.Error or OSError."""
+class Intact:
+    """What is to be exported of a store whose pages are whole."""
+
+    lost = 0
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def records(self, table: Table) -> Iterator[tuple[bytes, bytes | None]]:
+        """All of a table, in order of their keys; None in the place of a value that is damaged.
+        When LMDB finds no way on, that is the last one, with an empty key."""
+        try:
+            for key in self._reader.keys(table):
+                try:
+                    yield key, self._reader.get(table, key)
+                except DamagedRecord:
+                    yield key, None
+        except lmdb.Error:
+            yield b"", None
+
+
+def _open_env(path: Path, *, read_only: bool) -> tuple[Any, int]:
+    """(the environment, the size of its map). Raises lmdb.Error or OSError."""
     if not read_only:
         path.mkdir(mode=0o700, exist_ok=True)
+        _allocate_lock(path / "lock.mdb")
     size = MAP_SIZE
     while True:
         try:
@@ -311,22 +390,46 @@ def _open_env(path: Path, *, read_only: bool) -> Any:
                 raise
             size //= 16
     env.reader_check()
-    _lengthen(env, path / "data.mdb", read_only=read_only)
-    return env
+    return env, env.info()["map_size"]
 
 
-def _lengthen(env: Any, file: Path, *, read_only: bool) -> None:
-    """A file that was cut short would end the process at the first look behind its end: what is
-    missing is made zeros, which are found out as damage."""
-    size = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-    if file.stat().st_size < size and not read_only:
-        os.truncate(file, size)
+def _allocate_lock(path: Path) -> None:
+    """LMDB writes into a map of this file: without room on the disk that would end the process."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, max(LOCK_SIZE, os.fstat(descriptor).st_size))
+    finally:
+        os.close(descriptor)
+
+
+def _check(env: Any, path: Path) -> None:
+    """Raises StoreError for a damaged store."""
+    descriptor = os.open(path / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pages = Pages(descriptor)
+        for _ in range(SNAPSHOT_TRIES):
+            with env.begin() as txn:  # what it reaches is not overwritten meanwhile
+                if pages.check(txn.id()):
+                    return
+    except PagesDamaged as error:
+        raise StoreError(f"the store in {path} is damaged: {error}", _SAVE) from error
+    finally:
+        os.close(descriptor)
+    raise StoreError("the store cannot be read while it is being written", "try again")
+
+
+def _words(error: Exception) -> str:
+    """What went wrong, without a path."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.rpartition(": ")[2].lower()
 
 
 def _hint(error: Exception) -> str:
     """What may help against an error of a write."""
     if isinstance(error, lmdb.MapFullError):
         return "its address space is used up: raise the limit (ulimit -v) and mount again"
+    if isinstance(error, lmdb.PanicError):
+        return "the disk did not take it: unmount, and mount again"
     if "Read-only" in str(error):
         return "the disk is read-only"
     return "is the disk full?"

@@ -5,7 +5,8 @@ What may be done where is in ``cbfs.areas``, the bytes of files are in ``cbfs.co
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from cbfs.areas import CONFIG, RULES, Area, TreeError, check, file_rule
 from cbfs.config_file import ConfigFile
@@ -32,7 +33,7 @@ from cbfs.outbox import Process, lock_names
 from cbfs.people import People
 from cbfs.provided import Provided
 from cbfs.quarantine_folder import Quarantine
-from cbfs.store import Store, Table
+from cbfs.store import Store, StoreError, Table
 from cbfs.texts import metadata_text
 from cbfs_common.folder import TOP
 from cbfs_common.limits import FILE_NAME_MAX
@@ -188,7 +189,8 @@ class Tree(Contents):
         made = Directory(self.new_inode(), rules.inside, time.time_ns())
         made.recorded = True
         self._enter(directory, name, made)
-        await self._save([made])
+        with _or_else(lambda: _put_back(directory, name, made, None)):
+            await self._save([made])
         self.changed()
         return made
 
@@ -203,7 +205,8 @@ class Tree(Contents):
         link = Link(self.new_inode(), target, time.time_ns(), recorded=True)
         link.author = author
         self._enter(directory, name, link)
-        await self._save([link])
+        with _or_else(lambda: _put_back(directory, name, link, None)):
+            await self._save([link])
         return link
 
     async def link(self, node: Node, directory: Directory, name: str) -> None:
@@ -217,8 +220,9 @@ class Tree(Contents):
         self._check_new(await self.ready(directory), name)
         check(file_rule(directory.area, name))
         self._enter(directory, name, node)
-        await self.save(node)
-        await self._save([node])
+        with _or_else(lambda: _put_back(directory, name, node, None)):
+            await self.save(node)
+            await self._save([node])
         await self.config.settle()
 
     async def unlink(self, directory: Directory, name: str) -> Node:
@@ -246,7 +250,8 @@ class Tree(Contents):
             raise TreeError(errno.ENOENT)
         check_changeable(node)
         self._leave(directory, name)
-        await self._save([node])
+        with _or_else(lambda: _put_back(directory, name, None, node)):
+            await self._save([node])
         self.changed()
         return node
 
@@ -269,7 +274,8 @@ class Tree(Contents):
         if self.lookup(directory, name) is not node:
             raise TreeError(errno.ENOENT)
         self._leave(directory, name)
-        await self._save([node])
+        with _or_else(lambda: _put_back(directory, name, None, node)):
+            await self._save([node])
         self.changed()
         return node
 
@@ -299,8 +305,17 @@ class Tree(Contents):
             node.given_up = -1
             if node.is_sent and target.area is not Area.DRAFTS:
                 node.version += 1  # what is kept elsewhere is a copy of the message
-            await self.save(node)
-        await self._save([node] if old is None else [node, old])
+
+        def back() -> None:
+            _put_back(target, new, node, old)
+            _put_back(source, name, None, node)
+            if isinstance(node, Directory):
+                put_into(node, source)
+
+        with _or_else(back):
+            if isinstance(node, File):
+                await self.save(node)
+            await self._save([node] if old is None else [node, old])
         await self.config.settle()
         self.changed()
         return old
@@ -369,6 +384,26 @@ class Tree(Contents):
             for other, draft in drafts_in(directory):
                 if name in lock_names(other):  # its editor may be about to save again
                     state_of(draft).changed = time.monotonic()
+
+
+@contextmanager
+def _or_else(undo: Callable[[], None]) -> Iterator[None]:
+    """What the disk does not take has not happened."""
+    try:
+        yield
+    except StoreError:
+        undo()
+        raise
+
+
+def _put_back(directory: Directory, name: str, is_: Node | None, was: Node | None) -> None:
+    """Under this name there was ``was``; unless something else has come since."""
+    if directory.entries.get(name) is not is_:
+        return
+    if is_ is not None:
+        directory.remove(name)
+    if was is not None:
+        directory.add(name, was)
 
 
 def _last_inode(store: Store) -> int:

@@ -3,15 +3,18 @@
 ``Disk`` takes down all that each commit of a store wrote, sealed, and what it said, in plain.
 ``Attacker`` is given the sealed part, the final root and everything that it opens."""
 
-from collections.abc import Iterable
+import errno
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from cbfs.keytree import _NAME, _TOP, FANOUT, KeyWriter, _decode, _place, open_record
-from cbfs.records import _RECORD, STATE, STATE_KEY, Table
-from cbfs.records import _place as record_place
+from cbfs.records import RECORD, STATE, STATE_KEY, Table
+from cbfs.records import place_of as record_place
 from cbfs.rootfile import RootFile
 from cbfs.store import Store
 from cbfs_common.errors import CryptoError
@@ -95,6 +98,30 @@ def switch_erasure_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(KeyWriter, "_write", same_key)
 
 
+@contextmanager
+def small_disk(place: Path, size: int) -> Iterator[Path]:
+    """A file system of its own."""
+    place.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "cbfs-test", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+def use_up(disk: Path) -> Path:
+    """Another program takes all that is left; its file."""
+    path = disk / "other"
+    try:
+        with path.open("ab", buffering=0) as file:
+            while file.write(bytes(1 << 12)):
+                pass
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+    return path
+
+
 def final_root(disk: Disk) -> bytes:
     """What the root file gives away at the end."""
     root_file = RootFile(disk.place / "root.key", lambda _: bytes(32), bytes, read_only=True)
@@ -128,7 +155,7 @@ def attack(disk: Disk, root: bytes) -> set[tuple[bytes, bytes]]:
         for data in values:
             for key in record_keys:
                 try:
-                    found.add((place, open_record(key, data[_RECORD.size :], place)))
+                    found.add((place, open_record(key, data[RECORD.size :], place)))
                 except CryptoError:
                     continue
     return found

@@ -9,7 +9,7 @@ import trio
 
 from cbfs.engine import Engine, running
 from cbfs.model import Message
-from cbfs.records import _place as record_place
+from cbfs.records import place_of as record_place
 from cbfs.store import Table
 from cbfs_common.prekey import PrekeyPair
 from tests.disk import Disk, attack, final_root, follow, switch_erasure_off
