@@ -1,4 +1,7 @@
-"""How much an account takes on its disk, and whether there is room for more."""
+"""How much an account takes on its disk, and whether there is room for more.
+
+Programs are held to a quota, messages that arrive are not: the server has them only until then.
+"""
 
 import errno
 import os
@@ -6,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cbfs.areas import TreeError
-from cbfs.store import Store
+from cbfs.model import Backend
 
 RESERVE = 32 << 20
 """Bytes of the disk that files are not written into: a full disk would stop receipt and sending."""
@@ -26,20 +29,28 @@ class Space:
 
 
 class Capacity:
-    """That of the account in ``account``, whose store is ``store``."""
+    """That of the account in ``account``, whose store and settings ``backend`` has."""
 
-    def __init__(self, account: Path, store: Store) -> None:
+    def __init__(self, account: Path, backend: Backend) -> None:
         self._account = account
-        self._store = store
+        self._store = backend.store
+        self._configuration = backend.configuration
 
     def space(self) -> Space:
         """What the account takes, and what its user may still use of the disk."""
         used, left = self._store.space()
         free = max(0, self._available() + left - RESERVE) // BLOCK_SIZE
+        quota = self._configuration.current.quota
+        if quota:
+            free = min(free, max(0, quota - used) // BLOCK_SIZE)
         return Space(used // BLOCK_SIZE + free, free)
 
     def check(self, size: int) -> None:
-        """Raises TreeError(ENOSPC) when there is no room for so many bytes more."""
+        """Raises TreeError(EDQUOT) when the account may not take so many bytes more, and
+        TreeError(ENOSPC) when there is no room for them."""
+        quota = self._configuration.current.quota
+        if quota and self._store.space()[0] + size > quota:
+            raise TreeError(errno.EDQUOT)
         available = self._available()
         if available < RESERVE + size and available + self._store.space()[1] < RESERVE + size:
             raise TreeError(errno.ENOSPC)

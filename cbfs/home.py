@@ -17,6 +17,7 @@ from cbfs.receiver import Receiver
 from cbfs.slots import Slots
 from cbfs_common.chance import exponential
 from cbfs_common.errors import CbfsError
+from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.requests import CreateAccount, Delete, GetLimits, Subscribe, decode_push
 
 BATCH = 32
@@ -110,8 +111,12 @@ class Home:
             context.dialer.direct, account.server, account.transport, purpose, context.random
         ) as link:
             await request(link, Subscribe())
+            limits = await request(link, GetLimits())
             backoff.reset()
-            self._say(f"connected to {account.server.host}:{account.server.port}")
+            self._say(
+                f"connected to {account.server.host}:{account.server.port}, which keeps for you"
+                f" {limits.mailbox * ENVELOPE_SIZE >> 20:,} MiB, {limits.retention // 86_400} days"
+            )
             errors: list[CbfsError] = []
             async with trio.open_nursery() as nursery:
 

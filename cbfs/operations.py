@@ -93,7 +93,7 @@ class Operations(pyfuse3.Operations):
         self._tree = courier.tree
         self._unread = courier.views.unread
         self._processes = processes
-        self._capacity = Capacity(account, self._tree.backend.store)
+        self._capacity = Capacity(account, self._tree.backend)
         self._xattrs: Callable[[int], dict[str, str]] = lambda inode: xattrs(
             self._node(inode), courier.tree.backend, account
         )
@@ -307,7 +307,7 @@ class Operations(pyfuse3.Operations):
         node = self._handles[fh].node
         if not isinstance(node, File):
             raise FUSEError(errno.EBADF)
-        self._capacity.check(len(buf))
+        self._capacity.check(len(buf) + (node.draft.held if node.draft else 0))
         return await self._tree.write(node, off, buf)
 
     @_handler

@@ -29,18 +29,23 @@ PACE_MIN, PACE_MAX = 10, 86_400
 
 _TIMES = {"s": 1, "m": 60, "h": 3_600}
 
-_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20}
+_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+QUOTA_MIN, QUOTA_MAX = 16 << 20, 1 << 50
+"""Bytes of a quota."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """``grace``: seconds that a file must be left alone before it is sent. ``file_size_max``:
-    bytes of the largest file that may be written in the mount. ``receipts``: senders are told
+    bytes of the largest file that may be written in the mount. ``quota``: bytes that programs may
+    make the account take in all; 0: as many as the disk has. ``receipts``: senders are told
     that their messages have arrived. ``pace``: mean seconds between two connections that send
     something or nothing, and between two polls; 0: send at once, and stay connected."""
 
     grace: float = 1.0
     file_size_max: int = FILE_SIZE_MAX
+    quota: int = 0
     receipts: bool = True
     pace: float = 0.0
 
@@ -71,17 +76,33 @@ def _truth(value: object) -> bool:
     raise ValueError("true or false")
 
 
+def _bytes(value: object) -> int:
+    """0 for what is no size."""
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,12}) ?([KMG]iB|B|)", value)):
+        return int(match[1]) * _UNITS[match[2]]
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
 def _size(value: object) -> int:
-    size = value if isinstance(value, int) and not isinstance(value, bool) else 0
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,12}) ?([KM]iB|B|)", value)):
-        size = int(match[1]) * _UNITS[match[2]]
+    size = _bytes(value)
     if FILE_SIZE_MIN <= size <= FILE_SIZE_MAX:
         return size
     raise ValueError('a size like "10 MiB" or "500 KiB", from "64 KiB" to "64 MiB"')
 
 
+def _quota(value: object) -> int:
+    size = _bytes(value)
+    if value == "" or QUOTA_MIN <= size <= QUOTA_MAX:
+        return size
+    raise ValueError('a size like "2 GiB", from "16 MiB" on, or ""')
+
+
+def _quota_text(size: int) -> object:
+    return _size_text(size) if size else ""
+
+
 def _size_text(size: int) -> object:
-    unit = next(unit for unit in ("MiB", "KiB", "B") if size % _UNITS[unit] == 0)
+    unit = next(unit for unit in ("GiB", "MiB", "KiB", "B") if size % _UNITS[unit] == 0)
     return f"{size // _UNITS[unit]} {unit}"
 
 
@@ -113,6 +134,11 @@ KEYS: dict[str, Key] = {
         _size,
         _size_text,
         'The largest file that may be written: "64 KiB" to "64 MiB".',
+    ),
+    "quota": Key(
+        _quota,
+        _quota_text,
+        'What the account may take on the disk before programs cannot write: "2 GiB". "": all.',
     ),
     "receipts": Key(
         _truth,

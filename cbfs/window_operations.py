@@ -5,7 +5,6 @@ passes the kernel's requests on (see ``cbfs.window_server``).
 """
 
 import errno
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from cbfs.nodes import Directory, MessageFile, Node
 from cbfs.operations import CACHE_SECONDS, Operations
 from cbfs.processes import ProcFS
 from cbfs.reveal import Revealer
-from cbfs.store import Store
 from cbfs.window import Numbers, Window
 from cbfs.xattrs import xattrs
 
@@ -64,13 +62,9 @@ class Fields:
 class FixedCapacity(Capacity):
     """Tells nothing but whether there is room."""
 
-    def __init__(self, account: Path, store: Store, needed: Callable[[], int]) -> None:
-        super().__init__(account, store)
-        self._needed = needed
-
     def space(self) -> Space:
         """See ``Capacity``."""
-        room = super().space().free * BLOCK_SIZE >= self._needed()
+        room = super().space().free * BLOCK_SIZE >= self._configuration.current.file_size_max
         blocks = SPACE // BLOCK_SIZE
         return Space(blocks, blocks if room else 0)
 
@@ -84,9 +78,7 @@ class WindowOperations(Operations):
         self.window = window
         self.numbers = Numbers(courier.tree, window.root, key)
         self._inodes = self.numbers
-        self._capacity = FixedCapacity(
-            account, backend.store, lambda: backend.configuration.current.file_size_max
-        )
+        self._capacity = FixedCapacity(account, backend)
         self._xattrs = lambda inode: xattrs(self._node(inode), backend)
         self._message_entry.entry_timeout = CACHE_SECONDS  # one that goes may go elsewhere
         self._places: dict[int, list[int]] = {}

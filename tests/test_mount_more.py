@@ -209,6 +209,36 @@ def test_a_full_disk_is_told_at_write_and_loses_nothing() -> None:
 
 
 @pytest.mark.mount
+def test_a_quota_is_shown_by_df_and_told_at_write_and_stops_no_arrival() -> None:
+    with mounted() as mount:
+        mount.run("mkdir ui_info/x; echo before > ui_info/x/before")
+        disk = os.statvfs(mount.path)
+        mount.run("""echo 'quota = "16 MiB"' > config.toml""")
+        wait_for(lambda: os.statvfs(mount.path).f_blocks == 4_096 or None, "the quota in df")
+        left = os.statvfs(mount.path)
+        assert left.f_frsize == 4_096
+        assert left.f_blocks < disk.f_blocks
+        assert 0 < left.f_bavail < left.f_blocks
+        big = mount.path / "ui_info" / "big"
+        written = 0
+        with refused(errno.EDQUOT), big.open("wb", buffering=0) as file:
+            for _ in range(64):
+                written += file.write(os.urandom(1 << 20))
+        assert 8 << 20 < written <= 16 << 20
+        full = os.statvfs(mount.path)
+        assert full.f_bavail * full.f_frsize < 4 << 20
+        assert full.f_blocks == left.f_blocks
+        with refused(errno.EDQUOT):
+            (mount.path / "ui_info" / "more").write_bytes(bytes(16 << 20))
+        mount.arrive("bob", "hello all the same")
+        mount.wait_messages("hello all the same\n", sender="bob")
+        big.unlink()
+        (mount.path / "ui_info" / "more").write_bytes(bytes(1 << 20))
+        mount.run("""echo 'quota = ""' > config.toml""")
+        wait_for(lambda: os.statvfs(mount.path).f_blocks > 4_096 or None, "the disk in df")
+
+
+@pytest.mark.mount
 def test_memory_does_not_grow_with_a_file(tmp_path: Path) -> None:
     size = 60 << 20
     large = tmp_path / "large"

@@ -62,7 +62,7 @@ def test_any_bytes_give_settings_or_words(data: bytes) -> None:
         ("grace = 1\ngrace = 2", "not TOML", "key"),
         ("grace", "not TOML", "key"),
         ("grase = 1", "no setting 'grase'", "did you mean grace"),
-        ("[colours]\nred = 1", "no setting 'colours'", "grace, file_size_max, receipts"),
+        ("[colours]\nred = 1", "no setting 'colours'", "grace, file_size_max, quota, receipts"),
         ('grace = "1"', "grace is not a number of seconds from 0 to 3600", "grace = 1"),
         ("grace = true", "grace is not", "grace = 1"),
         ("grace = nan", "grace is not", "grace = 1"),
@@ -71,6 +71,10 @@ def test_any_bytes_give_settings_or_words(data: bytes) -> None:
         ('file_size_max = "65 MiB"', "file_size_max is not a size", '"64 MiB"'),
         ("file_size_max = 65535", "file_size_max is not a size", '"64 MiB"'),
         ('file_size_max = "ten"', "file_size_max is not a size", '"64 MiB"'),
+        ('quota = "15 MiB"', "quota is not a size", 'quota = ""'),
+        ('quota = "2 TiB"', "quota is not a size", 'quota = ""'),
+        ("quota = 0", "quota is not a size", 'quota = ""'),
+        ("quota = true", "quota is not a size", 'quota = ""'),
         ('pace = "1s"', "pace is not a time", 'pace = ""'),
         ('pace = "25h"', "pace is not a time", 'pace = ""'),
         ("pace = 5", "pace is not a time", 'pace = ""'),
@@ -88,6 +92,8 @@ def test_sizes_have_units() -> None:
     sizes = {'"10 MiB"': 10 << 20, '"64KiB"': 65_536, "70000": 70_000, '"80000 B"': 80_000}
     for text, size in sizes.items():
         assert decode(f"file_size_max = {text}".encode()).file_size_max == size
+    for text, size in {'"2 GiB"': 2 << 30, '"16 MiB"': 16 << 20, '""': 0}.items():
+        assert decode(f"quota = {text}".encode()).quota == size
 
 
 @pytest.fixture
