@@ -1,12 +1,17 @@
 """What the mount asks of the engine about people: see ``cbfs.model.Backend``."""
 
-from cbfs.contact import Contact, Mark
+from cbfs import strangers
+from cbfs.admission import Admission
+from cbfs.contact import Contact, Mark, Standing
 from cbfs.context import Context
 from cbfs.fingerprint import Fingerprint
+from cbfs.model import Request
 
 
 class Acquaintances:
     """The part of an ``Engine`` that is about contacts."""
+
+    _admission: Admission
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -38,4 +43,26 @@ class Acquaintances:
 
     async def mark(self, name: str, mark: Mark, *, on: bool) -> None:
         """See ``Backend``."""
-        await self._context.peers.mark(name, mark, on=on)
+        await self._admission.mark(name, mark, on=on)
+
+    def request(self, name: str) -> Request | None:
+        """See ``Backend``."""
+        contact = self._context.peers.get(name)
+        if contact is None or contact.standing is Standing.KNOWN:
+            return None
+        with self._context.store.read() as reader:
+            return strangers.request(reader, name)
+
+    async def admit(self, name: str) -> None:
+        """See ``Backend``."""
+        await self._admission.admit([name])
+
+    async def decline(self, name: str) -> None:
+        """See ``Backend``."""
+        await self._admission.decline(name)
+
+    def asking(self) -> tuple[str, ...]:
+        """The strangers whose requests wait."""
+        names = [c.name for c in self.contacts() if c.standing is not Standing.KNOWN]
+        with self._context.store.read() as reader:
+            return tuple(name for name in names if strangers.waits(reader, name))

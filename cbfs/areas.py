@@ -16,6 +16,8 @@ CONFIG_ERROR = CONFIG + ERROR_SUFFIX
 VERIFIED, ACCEPTED, BLOCKED, MUTED = "verified", "accepted", "blocked", "muted"
 """What a user writes into the folder of a contact."""
 
+_DECISIONS = frozenset((VERIFIED, ACCEPTED, BLOCKED, MUTED))
+
 
 class TreeError(Exception):
     """An operation that is refused; ``errno`` says why."""
@@ -34,6 +36,8 @@ class Area(Enum):
     OUTBOX = "outbox"  # make folders
     DRAFTS = "drafts"  # a folder of the outbox: files are messages
     PARCEL = "parcel"  # a folder moved in there: one message
+    REQUESTS = "requests"  # move a request to contacts/, or remove it
+    REQUEST = "request"  # a folder of requests/: decisions too
     CONTACT = "contact"  # a folder of contacts/: decisions, see cbfs.people
     SCRATCH = "scratch"  # tmp/: anything, until unmount
     KEPT = "kept"  # ui_info/: anything, for good
@@ -62,6 +66,9 @@ class Rules:
     mkdir: int = 0
 
 
+PERSON = frozenset((Area.REQUEST, Area.CONTACT))
+"""The folders of people."""
+
 RULES = {
     Area.FIXED: Rules(errno.EACCES, errno.EACCES, Area.FIXED),
     Area.ROOT: Rules(0, errno.EACCES, Area.FIXED, _of_config),
@@ -70,12 +77,9 @@ RULES = {
     # moved in, a folder is whole; of one that is made and filled, nobody could tell when it is
     Area.DRAFTS: Rules(0, 0, Area.PARCEL, mkdir=errno.EPERM),
     Area.PARCEL: Rules(0, 0, Area.PARCEL),
-    Area.CONTACT: Rules(
-        0,
-        errno.EACCES,
-        Area.FIXED,
-        frozenset((VERIFIED, ACCEPTED, BLOCKED, MUTED)).__contains__,
-    ),
+    Area.REQUESTS: Rules(errno.EACCES, errno.EACCES, Area.FIXED),
+    Area.REQUEST: Rules(0, errno.EACCES, Area.FIXED, _DECISIONS.__contains__),
+    Area.CONTACT: Rules(0, errno.EACCES, Area.FIXED, _DECISIONS.__contains__),
     Area.SCRATCH: Rules(0, 0, Area.SCRATCH),
     Area.KEPT: Rules(0, 0, Area.KEPT),
 }

@@ -6,7 +6,8 @@ from cbfs.settings import Settings, SettingsError, decode, encode
 from cbfs.store import Store, Table
 from cbfs_common.errors import CbfsError
 
-_RECORD = b"settings"
+RECORD = b"settings"
+"""In Table.META: the settings as TOML."""
 
 
 class Configuration:
@@ -16,7 +17,7 @@ class Configuration:
         """Raises CbfsError for settings that this version does not know: to go on without them
         might show what they were to hide."""
         with store.read() as reader:
-            data = reader.get(Table.META, _RECORD)
+            data = reader.get(Table.META, RECORD)
         try:
             self._current = Settings() if data is None else decode(data)
         except SettingsError as error:
@@ -38,7 +39,7 @@ class Configuration:
         if settings == self._current:
             return
         data = encode(settings)
-        await self._store.commit(lambda writer: writer.put(Table.META, _RECORD, data))
+        await self._store.commit(lambda writer: writer.put(Table.META, RECORD, data))
         self._current = settings
         self._changed.set()
         self._changed = trio.Event()

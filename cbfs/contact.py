@@ -17,11 +17,22 @@ class How(Enum):
     USER = "your word, after the name had a new owner"
 
 
+class Standing(Enum):
+    """What the user has decided about somebody so far."""
+
+    KNOWN = "known"  # written to, or accepted
+    LISTED = "listed"  # met in a conversation that somebody known has begun, or blocked
+    STRANGER = "stranger"  # has written: what they send waits in requests/
+
+
 class Mark(Enum):
     """What a user decides about a contact by a file of that name."""
 
     BLOCKED = "blocked"  # what they send is dropped, and nothing is sent to them
     MUTED = "muted"  # what they send is not shown as unread
+
+
+_STANDINGS = {standing.value: standing for standing in Standing}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +44,8 @@ class Contact:
     fingerprints. ``offered``: an entry of the same name that only the user can accept, ``stopped``
     since when. ``doubted``: since when the change feed says that something has changed, and nobody
     knows what. ``warning``: what the directory did that does not fit, in words; or empty.
-    ``blocked`` and ``muted``: since when the user wants that.
+    ``blocked`` and ``muted``: since when the user wants that. ``declined``: when the user last
+    declined their request.
     """
 
     entry: Entry
@@ -47,6 +59,8 @@ class Contact:
     warning: str = ""
     blocked: int = 0
     muted: int = 0
+    standing: Standing = Standing.KNOWN
+    declined: int = 0
 
     @property
     def name(self) -> str:
@@ -94,15 +108,18 @@ class Contact:
             self.warning,
             self.blocked,
             self.muted,
+            self.standing.value,
+            self.declined,
         )
 
 
 def decode_contact(data: bytes) -> Contact:
     """Undo ``Contact.encode``. Raises DecodeError."""
-    entry, since, how, moved, verified, offered, stopped, doubted, warning, *marks = unpack(
-        data, bytes, int, str, int, int, bytes, int, int, str, int, int
+    entry, since, how, moved, verified, offered, stopped, doubted, warning, *rest = unpack(
+        data, bytes, int, str, int, int, bytes, int, int, str, int, int, str, int
     )
-    if how not in How.__members__:
+    blocked, muted, standing, declined = rest
+    if how not in How.__members__ or standing not in _STANDINGS:
         raise DecodeError("a record of the store is damaged")
     contact = Contact(
         decode_entry(entry),
@@ -114,7 +131,10 @@ def decode_contact(data: bytes) -> Contact:
         stopped,
         doubted,
         warning,
-        *marks,
+        blocked,
+        muted,
+        _STANDINGS[standing],
+        declined,
     )
     decode_profile(contact.entry.profile)
     return contact

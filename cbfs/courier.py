@@ -99,6 +99,7 @@ class Courier:
     def contact_changed(self, name: str) -> None:
         """See ``View``."""
         self.tree.people.show(name, self.showing)
+        self.tree.requests.show(name, self.showing)
         self._errors.contact_changed()
         self._changed()
 

@@ -140,13 +140,26 @@ def _talk(steps: Steps, alice: Path, bob: Path) -> None:
     print(f"  $ echo '{HELLO}' > alice/outbox/bob/hello\n")
     (alice / "outbox" / "bob").mkdir()
     (alice / "outbox" / "bob" / "hello").write_text(HELLO + "\n")
-    found = steps.do("it is sent and appears in bob's mount", lambda: _arrival(bob, "alice"))
+    request = steps.do("it is sent and waits in bob's requests/", lambda: _request(bob, "alice"))
+    print("\n  $ mv bob/requests/alice bob/contacts/\n")
+    request.rename(bob / "contacts" / "alice")
+    found = steps.do("bob accepts her, and it appears", lambda: _arrival(bob, "alice"))
     print(f"\n  $ cat 'bob/{found.relative_to(bob)}'\n  {found.read_text().strip()}\n")
     folder = found.parent.name
     print(f"  $ echo '{ANSWER}' > 'bob/outbox/{folder}/answer'\n")
     (bob / "outbox" / folder / "answer").write_text(ANSWER + "\n")
     found = steps.do("bob's answer appears in alice's mount", lambda: _arrival(alice, "bob"))
     print(f"\n  $ cat 'alice/{found.relative_to(alice)}'\n  {found.read_text().strip()}\n")
+
+
+def _request(mount: Path, name: str) -> Path:
+    """The request of a stranger, when it is there."""
+    folder = mount / "requests" / name
+
+    def look() -> Path | None:
+        return folder if (folder / "message").exists() else None
+
+    return _wait(look, ARRIVAL_TIMEOUT, f"a request of {name} in {mount}")
 
 
 def _arrival(mount: Path, sender: str) -> Path:

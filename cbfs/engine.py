@@ -88,7 +88,9 @@ class Engine(Acquaintances):
             changed=self._message_changed,
             owed=self._reminders.add,
             again=self._sender.queued,
+            asking=self._asks,
         )
+        self._admission = self._receiver.admission
         dummies = Dummies(context)
         self._home = Home(context, self._receiver, dummies, self._status_changed)
         now = context.clock() // 1_000
@@ -102,6 +104,7 @@ class Engine(Acquaintances):
             self._home.run,
             self._receiver.meet_strangers,
             self._receiver.retry,
+            self._admission.follow_settings,
             self._watch.run,
         ):
             nursery.start_soon(task)
@@ -181,6 +184,7 @@ class Engine(Acquaintances):
             sum(waiting.values()),
             progress.counted(unreceived, {}),
             arriving,
+            self.asking(),
         )
 
     def _missing(self, counts: dict[bytes, int]) -> Iterator[str]:
@@ -208,6 +212,7 @@ class Engine(Acquaintances):
             self._context.problems.set("names", "the name directory does not answer")
             self._nursery.start_soon(self._retry_later)
             raise
+        await self._admission.admit(others)  # whom one writes to is no stranger
         settled = Settled(
             self.name,
             participants,
@@ -290,6 +295,12 @@ class Engine(Acquaintances):
         if self._view:
             self._view.contact_changed(name)
             self._view.retry()
+
+    def _asks(self, name: str) -> None:
+        """More of a stranger waits."""
+        if self._view:
+            self._view.contact_changed(name)
+        self._status_changed()
 
     def _started(self, conversation: Conversation) -> None:
         """A conversation is on the disk; whoever comes first with it tells the mount."""

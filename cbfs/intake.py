@@ -8,9 +8,11 @@ the server sends again what is then known for a copy.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from cbfs import strangers
 from cbfs.arrivals import Arrivals, Receiving, drop_part, store_part
+from cbfs.contact import Contact, Standing
 from cbfs.context import Context
 from cbfs.notes import Told, take_note, tell_lost
 from cbfs.owed import NOTHING, Kind, owe
@@ -37,10 +39,12 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A body that was opened. ``unanswered``: nothing was sent on its session from here yet."""
+    """A body that was opened, and its bytes. ``unanswered``: nothing was sent on its session from
+    here yet."""
 
-    sender: str
+    sender: Contact
     body: Body
+    data: bytes
     unanswered: bool
 
 
@@ -50,6 +54,8 @@ class Outcome:
 
     arrivals: Arrivals
     told: Told
+    asking: set[str] = field(default_factory=set)
+    """Strangers of whom something is kept for the user's decision."""
 
 
 class Intake:
@@ -85,7 +91,7 @@ class Intake:
         except Duplicate:
             self._gone.append(item)
         except Damaged as error:
-            if not self._is_blocked(error.peer):
+            if self._is_heard(error.peer):
                 self._lost.add(error.peer)
             why = Why.FAR if error.far else Why.DAMAGED
             self.unread.append((item, Unread(envelope, why, error.session)))
@@ -105,13 +111,20 @@ class Intake:
                     self._dropped.append((sender, body))
                 return  # the ratchet has turned, and that is all
             self.bundles.append((sender, body.bundle))
-            self._read.append(_Read(sender, body, not opened.session.answered))
-            if opened.session.unanswered >= TURN_AFTER:
+            contact = self._context.peers.named(sender)
+            self._read.append(_Read(contact, body, opened.body, not opened.session.answered))
+            if opened.session.unanswered >= TURN_AFTER and self._is_heard(sender):
                 self._turns.add(sender)
 
     def _is_blocked(self, name: str) -> bool:
         contact = self._context.peers.get(name)
         return contact is not None and contact.blocked > 0
+
+    def _is_heard(self, name: str) -> bool:
+        """Whether this person may know that something of theirs has come."""
+        contact = self._context.peers.get(name)
+        stranger = contact is None or contact.standing is Standing.STRANGER
+        return not stranger and not self._is_blocked(name)
 
     def write(self, writer: Writer) -> Outcome:
         """Into the transaction."""
@@ -119,21 +132,27 @@ class Intake:
         self._steps.write(writer)
         arrivals = Arrivals(dict(context.conversations))
         told = Told(arrivals.dues)
+        asking: set[str] = set()
         for read in self._read:
-            if isinstance(read.body, Part):
-                store_part(writer, arrivals, receiving, read.sender, read.body)
-            else:
-                fresh = read.unanswered
-                take_note(writer, told, receiving, read.sender, read.body, fresh=fresh)
-        for sender, part in self._dropped:
-            drop_part(writer, context.conversations, sender, part)
+            sender, body = read.sender, read.body
+            if isinstance(body, Part):
+                known = arrivals.known.get(body.conversation)
+                if strangers.is_free(writer, known, sender, body):
+                    store_part(writer, arrivals, receiving, sender.name, body)
+                elif strangers.hold(writer, sender, read.data, receiving.now):
+                    asking.add(sender.name)
+            elif sender.standing is not Standing.STRANGER:
+                take_note(writer, told, receiving, sender, body, fresh=read.unanswered)
+        strangers.release_begun(writer, arrivals, receiving)
+        for blocked, part in self._dropped:
+            drop_part(writer, context.conversations, blocked, part)
         for peer in self._turns:
             due = receiving.now + receiving.delay
             owe(writer, arrivals.dues, peer, Kind.TURN, NOTHING, due)
         for peer in self._lost:
             tell_lost(writer, arrivals.dues, peer, receiving)
         self._keep(writer)
-        return Outcome(arrivals, told)
+        return Outcome(arrivals, told, asking)
 
     def _keep(self, writer: Writer) -> None:
         """Move each envelope to where it belongs now."""

@@ -99,7 +99,7 @@ class Report:
     reached, first Tor's state; ``queue`` a line for each recipient that something waits for;
     ``problems`` a line each; ``unreceived`` a line for each recipient at whose server there is
     something that no receipt has come for; ``arriving`` a line for each file that has come in
-    part."""
+    part; ``requests`` the names of strangers whose requests wait."""
 
     connection: str
     network: tuple[str, ...]
@@ -108,6 +108,26 @@ class Report:
     envelopes_waiting: int
     unreceived: tuple[str, ...] = ()
     arriving: tuple[str, ...] = ()
+    requests: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A stranger's, which waits for the user. ``since`` in milliseconds since 1970. Of the first
+    message: its conversation's ``participants`` and ``subject``, the ``file_name`` as it may be
+    shown, its ``size`` and the beginning of its content, ``head``, as far as it has come, and
+    whether it is a ``folder``; the rest is as they wrote it. ``messages``: how many there are in
+    all."""
+
+    name: str
+    since: int
+    participants: tuple[str, ...]
+    subject: str
+    file_name: str
+    size: int
+    head: bytes
+    folder: bool
+    messages: int
 
 
 class Refused(CbfsError):
@@ -186,6 +206,16 @@ class Backend(Protocol):
     async def mark(self, name: str, mark: Mark, *, on: bool) -> None:
         """The user blocks or mutes a contact, or undoes that. On the disk on return."""
 
+    def request(self, name: str) -> Request | None:
+        """What somebody asks who is a stranger, None when no request of theirs waits."""
+
+    async def admit(self, name: str) -> None:
+        """The user accepts this person: what has waited is shown. On the disk on return."""
+
+    async def decline(self, name: str) -> None:
+        """The user declines a request: what has waited is forgotten, and they are not heard for a
+        while. On the disk on return."""
+
     def report(self) -> Report:
         """The state of things, for ``status``."""
 
@@ -217,7 +247,7 @@ class View(Protocol):
         """Recipients' states have moved on; same name, same content."""
 
     def contact_changed(self, name: str) -> None:
-        """There is a new contact, or something of one is new."""
+        """There is a new contact, or something of one, or of their request, is new."""
 
     def unknown_names(self, names: frozenset[str]) -> None:
         """The directory says, with proof, that nobody has these names."""

@@ -8,7 +8,8 @@ own sent again, as far as ``Again`` allows.
 from dataclasses import dataclass, field
 
 from cbfs.arrivals import Receiving, acknowledge
-from cbfs.book import ancestors_by, find_message, has_message, put_message
+from cbfs.book import ancestors_by, find_message, get_conversation, has_message, put_message
+from cbfs.contact import Contact, Standing
 from cbfs.deliveries import begin_again, moved_on, pending, send_again
 from cbfs.model import Delivery, Message
 from cbfs.owed import NOTHING, Debt, Dues, Kind, debts, due_now, forgive, owe
@@ -58,16 +59,18 @@ class Told:
 
 
 def take_note(
-    writer: Writer, told: Told, receiving: Receiving, sender: str, note: Note, *, fresh: bool
+    writer: Writer, told: Told, receiving: Receiving, contact: Contact, note: Note, *, fresh: bool
 ) -> None:
-    """Do what a note asks for. ``fresh``: its session began with it."""
-    me, now = receiving.me, receiving.now
+    """Do what a note asks for. ``fresh``: its session began with it. Who is only met in
+    conversations of others is asked for nothing beyond those."""
+    me, now, sender = receiving.me, receiving.now, contact.name
+    known = contact.standing is Standing.KNOWN
     for ref in note.received:
         _received(writer, told, me, sender, ref)
     for ref in note.offered:
         if has_message(writer, ref[:16], sender, ref[16:]):
             acknowledge(writer, told.dues, receiving, sender, ref)
-        else:
+        elif known or get_conversation(writer, ref[:16]) is not None:
             owe(writer, told.dues, sender, Kind.WANT, ref, now + receiving.delay)
     wanted = list(note.wanted)
     if note.lost and fresh and _may(writer, b"lost by ", sender, now):

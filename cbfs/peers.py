@@ -5,12 +5,13 @@ that is stored by operations that its owner has signed. What does not is kept be
 user to decide, and nothing is sent to that contact until then.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import trio
 
-from cbfs.contact import Contact, How, Mark, decode_contact
+from cbfs.contact import Contact, How, Mark, Standing, decode_contact
 from cbfs.deliveries import reseal
 from cbfs.directory import Directory, DirectoryDown
 from cbfs.fingerprint import Fingerprint, fingerprint
@@ -21,6 +22,8 @@ from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.names_client import Absent, DirectoryLies, NameChanged, NameExpired
 from cbfs_common.names_entry import CHANGE_SIZE, Entry, Status, name_index
 from cbfs_common.profile import decode_profile
+
+T = TypeVar("T")
 
 PREPARE_MAX = 256
 """Names that wait for a look-up in the background."""
@@ -158,7 +161,7 @@ class Peers:
         if failures:
             raise failures[0]
 
-    async def look_up(self, name: str) -> Contact:
+    async def look_up(self, name: str, standing: Standing = Standing.KNOWN) -> Contact:
         """Ask the directory for the name, also when it is known, and keep what it proves. Raises
         Unknown, NotYet, Stopped, or what the checks raise."""
         async with self._locks.setdefault(name, trio.Lock()):
@@ -176,16 +179,18 @@ class Peers:
                 raise
             if isinstance(found, Absent):
                 raise Unknown([name])
-            return await self.take(found.entry, How.DIRECTORY)
+            return await self.take(found.entry, How.DIRECTORY, standing)
 
-    async def take(self, entry: Entry, how: How) -> Contact:
-        """An entry that was checked against the one that is known: it holds from now on."""
+    async def take(self, entry: Entry, how: How, standing: Standing = Standing.KNOWN) -> Contact:
+        """An entry that was checked against the one that is known: it holds from now on.
+        ``standing``: of somebody who was not known."""
         known = self._known.get(entry.name)
         now = self._clock()
         if known is None:
-            other = look_alike(entry.name, self._known)
+            friends = (c.name for c in self.all() if c.standing is Standing.KNOWN)
+            other = look_alike(entry.name, friends)
             warning = f"looks like {other}, and is somebody else" if other else ""
-            contact = Contact(entry, now, how, warning=warning)
+            contact = Contact(entry, now, how, warning=warning, standing=standing)
         elif known.entry == entry:
             contact = replace(known, doubted=0, offered=None, stopped=0)
         else:
@@ -232,7 +237,15 @@ class Peers:
         if known.offered is not None:
             now = self._clock()
             offered = Contact(known.offered, known.since, How.USER, moved=now)
-            await self._keep(replace(offered, blocked=known.blocked, muted=known.muted))
+            await self._keep(
+                replace(
+                    offered,
+                    blocked=known.blocked,
+                    muted=known.muted,
+                    standing=known.standing,
+                    declined=known.declined,
+                )
+            )
 
     async def verify(self, name: str, text: str) -> bool:
         """The user has compared this fingerprint. False when it is not the one of now."""
@@ -257,22 +270,40 @@ class Peers:
             )
 
     async def _keep(self, *contacts: Contact) -> None:
-        records = [(contact.name.encode(), contact.encode()) for contact in contacts]
+        if any(self._known.get(contact.name) != contact for contact in contacts):
+            await self.decide(contacts, lambda writer: None)
 
-        def change(writer: Writer) -> None:
+    async def decide(self, contacts: Sequence[Contact], also: Callable[[Writer], T]) -> T:
+        """These are so from now on; ``also`` is done in the same transaction."""
+        records = [(contact.name.encode(), contact.encode()) for contact in contacts]
+        others = [contact.name for contact in contacts if self._has_other_keys(contact)]
+
+        def change(writer: Writer) -> T:
             for name, record in records:
                 writer.put(Table.PEERS, writer.blind(name), record)
             for other in others:
                 reseal(writer, other)
+            return also(writer)
 
-        others = [contact.name for contact in contacts if self._has_other_keys(contact)]
-        if all(self._known.get(contact.name) == contact for contact in contacts):
-            return
-        await self._store.commit(change)
+        result = await self._store.commit(change)
         for contact in contacts:
             self._take(contact)
         for contact in contacts:
             self.changed(contact.name)
+        return result
+
+    async def forget(self, names: Sequence[str], also: Callable[[Writer], None]) -> None:
+        """These people are not known any more; ``also`` is done in the same transaction."""
+
+        def change(writer: Writer) -> None:
+            for name in names:
+                writer.delete(Table.PEERS, writer.blind(name.encode()))
+            also(writer)
+
+        await self._store.commit(change)
+        for name in names:
+            gone = self._known.pop(name)
+            self._names.pop(gone.profile.identity(name), None)
 
     def _has_other_keys(self, contact: Contact) -> bool:
         before = self.get(contact.name)

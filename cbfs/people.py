@@ -14,10 +14,11 @@ other content is refused with EINVAL when it is closed.
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from cbfs.areas import VERIFIED, Area, TreeError
-from cbfs.contact import Contact, Mark
+from cbfs.areas import PERSON, VERIFIED, Area, TreeError
+from cbfs.contact import Contact, Mark, Standing
 from cbfs.model import Backend
 from cbfs.nodes import Directory, File, Node, Text
 from cbfs.showing import Showing
@@ -32,6 +33,9 @@ _MARKS = {mark.value: mark for mark in Mark}
 class People:
     """One for a tree; ``read`` and ``new_inode`` are the tree's."""
 
+    _place = "contacts"
+    _area = Area.CONTACT
+
     def __init__(
         self,
         root: Directory,
@@ -39,29 +43,34 @@ class People:
         read: Callable[[Node, int, int], bytes],
         new_inode: Callable[[], int],
     ) -> None:
-        self._root = root
+        self.root = root
         self._backend = backend
         self._read = read
         self._new_inode = new_inode
         self._folders: dict[str, Directory] = {}
         self._names: dict[int, str] = {}
+        self._moving: set[str] = set()
         for contact in backend.contacts():
             self.show(contact.name, Showing())
 
     def show(self, name: str, showing: Showing) -> None:
         """Make the folder of a contact, or bring it up to date, so that watchers see it."""
+        if name in self._moving:
+            return
         contact = self._backend.contact(name)
-        if contact is None:
+        folder = self._folders.get(name)
+        if contact is None or not self._belongs(contact):
+            if folder is not None:
+                self._take_out(name, showing)
             return
         texts = self._texts(contact)
-        folder = self._folders.get(name)
         if folder is None:
-            folder = Directory(self._new_inode(), Area.CONTACT, contact.since * 1_000_000)
-            self._folders[name], self._names[folder.inode] = folder, name
+            folder = Directory(self._new_inode(), self._area, contact.since * 1_000_000)
+            self._hold(name, folder)
             for each, data in texts.items():
                 folder.add(each, self._text(data))
             made = folder
-            showing.make(f"contacts/{name}", lambda: self._root.add(name, made))
+            showing.make(f"{self._place}/{name}", lambda: self._enter(name, made))
             return
         for each, node in list(folder.entries.items()):
             if isinstance(node, Text) and each not in texts:
@@ -69,10 +78,20 @@ class People:
         for each, data in texts.items():
             self._put(folder, each, data, showing)
 
+    @contextmanager
+    def moving(self, name: str) -> Iterator[None]:
+        """While this holds, the folder of this person is just being moved or removed: it is left
+        to who does that."""
+        self._moving.add(name)
+        try:
+            yield
+        finally:
+            self._moving.discard(name)
+
     def is_answer(self, node: Node) -> bool:
         """Whether this is a decision in the making."""
         return isinstance(node, File) and any(
-            folder.area is Area.CONTACT for folder, _ in node.names
+            folder.area in PERSON and folder.inode in self._names for folder, _ in node.names
         )
 
     async def decide(self, file: File) -> None:
@@ -109,7 +128,8 @@ class People:
         """``rm`` of verified, blocked or muted. Raises TreeError(EACCES) for what cannot be
         removed."""
         if name != VERIFIED and name not in _MARKS:
-            raise TreeError(errno.EACCES)
+            self._take_text(folder, name)
+            return
         node, who = folder.remove(name), self._names[folder.inode]
         try:
             if name == VERIFIED:
@@ -119,6 +139,44 @@ class People:
         except BaseException:
             folder.add(name, node)
             raise
+
+    def adopt(self, name: str, folder: Directory) -> None:
+        """A folder that was moved here is that of this contact from now on."""
+        folder.area = self._area
+        if name in self._folders:
+            self._let_go(name)
+        self._hold(name, folder)
+        self._enter(name, folder)
+        self.show(name, Showing())
+
+    def _belongs(self, contact: Contact) -> bool:
+        """Whether this person has a folder here."""
+        return contact.standing is not Standing.STRANGER
+
+    def _enter(self, name: str, folder: Directory) -> None:
+        self.root.add(name, folder)
+        self.root.mtime_ns = time.time_ns()
+
+    def _hold(self, name: str, folder: Directory) -> None:
+        self._folders[name], self._names[folder.inode] = folder, name
+
+    def _let_go(self, name: str) -> Directory:
+        folder = self._folders.pop(name)
+        del self._names[folder.inode]
+        return folder
+
+    def _take_out(self, name: str, showing: Showing) -> None:
+        folder = self._let_go(name)
+
+        def leave() -> None:
+            if self.root.entries.get(name) is folder:
+                self.root.remove(name)
+                self.root.mtime_ns = time.time_ns()
+
+        showing.remove_folder(f"{self._place}/{name}", leave)
+
+    def _take_text(self, _folder: Directory, _name: str) -> None:
+        raise TreeError(errno.EACCES)
 
     def _texts(self, contact: Contact) -> dict[str, bytes]:
         compared = self._backend.compare(contact.name)
@@ -154,11 +212,11 @@ class People:
             if name not in folder.entries:
                 folder.add(name, node)
 
-        showing.show(f"contacts/{self._names[folder.inode]}/{name}", node, enter)
+        showing.show(f"{self._place}/{self._names[folder.inode]}/{name}", node, enter)
 
     def _hide(self, folder: Directory, name: str, node: Text, showing: Showing) -> None:
         def leave() -> None:
             if folder.entries.get(name) is node:
                 folder.remove(name)
 
-        showing.remove(f"contacts/{self._names[folder.inode]}/{name}", leave)
+        showing.remove(f"{self._place}/{self._names[folder.inode]}/{name}", leave)

@@ -9,7 +9,10 @@ from collections.abc import Callable
 
 import trio
 
+from cbfs import strangers
+from cbfs.admission import Admission
 from cbfs.arrivals import Receiving
+from cbfs.contact import Standing
 from cbfs.context import Backoff, Context
 from cbfs.intake import Incoming, Intake, Outcome, claimed_sender, is_of
 from cbfs.model import Conversation, Message, NotYet
@@ -17,13 +20,22 @@ from cbfs.owed import Dues
 from cbfs.peers import Stopped, Unknown
 from cbfs.quarantine import Unread, Why, envelope_at, far_sessions, keep, newest, waiting_for
 from cbfs.sessions import Damaged
+from cbfs.settings import Strangers
 from cbfs.store import StoreError, Table, Writer
 from cbfs.watch import Watch
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError
 from cbfs_common.limits import RECEIPT_DELAY
-from cbfs_common.message import decode_body
+from cbfs_common.message import Body, Part, decode_body
 from cbfs_common.names_client import DirectoryLies, NameChanged, NameExpired
 from cbfs_common.session import Duplicate
+
+
+class _Unheard(CbfsError):
+    """From a stranger, when so many wait that no more are heard."""
+
+    def __init__(self) -> None:
+        super().__init__("too many strangers wait")
+
 
 RETRY_BATCH = 16
 """Kept envelopes that are tried again in one commit."""
@@ -31,7 +43,8 @@ RETRY_BATCH = 16
 
 class Receiver:
     """Opens and stores what arrives. It tells of conversations that messages came into, of messages
-    that are new or in a new state, of what is owed to peers, and whom to send to again."""
+    that are new or in a new state, of what is owed to peers, whom to send to again, and of whom
+    something waits for the user's decision."""
 
     def __init__(
         self,
@@ -43,14 +56,17 @@ class Receiver:
         changed: Callable[[Message], None],
         owed: Callable[[Dues], None],
         again: Callable[[str], None],
+        asking: Callable[[str], None],
     ) -> None:
         self._context = context
+        self.admission = Admission(context, self._receiving, self._tell)
         self._watch = watch
         self._started = started
         self._arrived = arrived
         self._changed = changed
         self._owed = owed
         self._again = again
+        self._asking = asking
         self._strangers = trio.Event()
         with context.store.read() as reader:
             self._far = far_sessions(reader)
@@ -84,6 +100,7 @@ class Receiver:
         while incoming:
             intake, outcome = await self._commit(incoming)
             self._tell(outcome)
+            await self.admission.introduce(outcome.arrivals.conversations.values())
             for sender, bundle in intake.bundles:
                 self._watch.offer(sender, bundle)
             if any(item.kept is None for item, _unread in intake.unread):
@@ -101,18 +118,22 @@ class Receiver:
 
     async def _commit(self, incoming: list[Incoming]) -> tuple[Intake, Outcome]:
         context = self._context
-        receiving = Receiving(
+        receiving = self._receiving()
+        async with context.sessions.lock:
+            intake = Intake(context, incoming, receiving)
+            outcome = await context.store.commit(intake.write)
+            intake.done()
+        return intake, outcome
+
+    def _receiving(self) -> Receiving:
+        context = self._context
+        return Receiving(
             context.account.name,
             context.clock(),
             self._delay(),
             context.configuration.current.receipts,
             frozenset(contact.name for contact in context.peers.all() if contact.muted),
         )
-        async with context.sessions.lock:
-            intake = Intake(context, incoming, receiving)
-            outcome = await context.store.commit(intake.write)
-            intake.done()
-        return intake, outcome
 
     def _delay(self) -> int:
         """Milliseconds, at random, from a half to one and a half of RECEIPT_DELAY."""
@@ -123,6 +144,8 @@ class Receiver:
         arrivals, told = outcome.arrivals, outcome.told
         for conversation in arrivals.conversations.values():
             self._started(conversation)
+        for name in outcome.asking:
+            self._asking(name)
         for message in arrivals.messages:
             self._arrived(message)
         for message in told.messages:
@@ -166,6 +189,11 @@ class Receiver:
                 await self._meet(envelope)
             except NotYet:
                 return True
+            except _Unheard:
+                await self._context.store.commit(
+                    lambda writer, key=key: writer.delete(Table.INBOX, key)  # type: ignore[misc]
+                )
+                continue
             except Stopped:
                 continue  # it waits for the user's word on the new owner of the name
             except (Unknown, CryptoError, DecodeError, DirectoryLies, NameChanged, NameExpired):
@@ -182,8 +210,8 @@ class Receiver:
         await self._context.store.commit(change)
 
     async def _meet(self, envelope: bytes) -> None:
-        """Make the sender a contact. Raises NotYet while the directory does not answer, and what
-        the checks raise when the directory says otherwise."""
+        """Let the directory confirm who the sender is. Raises NotYet while it does not answer,
+        what the checks raise when it says otherwise, and _Unheard for one stranger too many."""
         context = self._context
         async with context.sessions.lock:
             try:
@@ -200,8 +228,24 @@ class Receiver:
         except NameChanged as error:
             await context.peers.offer(error.entry)
             raise Stopped(name) from error
-        contact = await self._watch.confirm(shown)
+        standing = self._standing(body)
+        if known is None and standing is Standing.STRANGER:
+            with context.store.read() as reader:
+                if strangers.is_full(reader):
+                    raise _Unheard
+            await self.admission.forget()
+        contact = await self._watch.confirm(shown, standing)
         if contact.offered is not None:
             raise Stopped(name)
         if not is_of(peer, contact.entry):
             raise CryptoError("the sender is not who the directory says")
+
+    def _standing(self, body: Body) -> Standing:
+        """Of somebody who is met by this message."""
+        context = self._context
+        if context.configuration.current.strangers is Strangers.ACCEPT:
+            return Standing.KNOWN
+        known = context.conversations.get(body.conversation) if isinstance(body, Part) else None
+        if known is not None and isinstance(body, Part) and known.participants == body.participants:
+            return Standing.LISTED
+        return Standing.STRANGER

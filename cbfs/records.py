@@ -38,6 +38,7 @@ class Table(Enum):
     PARTS = b"parts"  # what is known of a file that is still arriving
     QUEUE = b"queue"  # blind(recipient) 16 | sequence u64
     OWED = b"owed"  # blind(peer) 16 | kind 1 | conversation id 16 | message id 16
+    REQUESTS = b"requests"  # blind(sender) 16 | sequence u64: what strangers have sent
     INBOX = b"inbox"  # sequence u64: envelopes that wait for a look-up
     DUMMIES = b"dummies"  # envelope id 16: envelopes of noise to oneself that are on their way
     QUARANTINE = b"quarantine"  # sequence u64: envelopes that could not be read

@@ -5,6 +5,7 @@ envelope to send, or the message received); only when that is on the disk does i
 memory. ``lock`` is held from the first step of a batch until its commit.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import trio
@@ -192,6 +193,19 @@ class Sessions:
                 and max(self._held[id_].heard, self._held[id_].made) < now - SESSION_IDLE * 1_000
             }
         return idle
+
+    def forget(self, writer: Writer, peers: Iterable[str]) -> None:
+        """Into a transaction: these people's sessions go."""
+        for peer in peers:
+            for id_ in self._by_peer.get(peer, ()):
+                writer.delete(Table.SESSIONS, id_)
+
+    def forgotten(self, peers: Iterable[str]) -> None:
+        """That transaction is on the disk."""
+        for peer in peers:
+            for id_ in tuple(self._by_peer.get(peer, ())):
+                self._drop(id_)
+            self._by_peer.pop(peer, None)
 
     def batch(self) -> "Batch":
         """Steps that are committed together. Hold ``lock`` until then."""

@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import tomli_w
@@ -35,19 +36,28 @@ QUOTA_MIN, QUOTA_MAX = 16 << 20, 1 << 50
 """Bytes of a quota."""
 
 
+class Strangers(Enum):
+    """What becomes of somebody who writes first."""
+
+    ASK = "ask"  # it waits in requests/
+    ACCEPT = "accept"  # they are a contact at once
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """``grace``: seconds that a file must be left alone before it is sent. ``file_size_max``:
     bytes of the largest file that may be written in the mount. ``quota``: bytes that programs may
     make the account take in all; 0: as many as the disk has. ``receipts``: senders are told
     that their messages have arrived. ``pace``: mean seconds between two connections that send
-    something or nothing, and between two polls; 0: send at once, and stay connected."""
+    something or nothing, and between two polls; 0: send at once, and stay connected. ``strangers``:
+    what becomes of who writes first."""
 
     grace: float = 1.0
     file_size_max: int = FILE_SIZE_MAX
     quota: int = 0
     receipts: bool = True
     pace: float = 0.0
+    strangers: Strangers = Strangers.ASK
 
 
 class SettingsError(CbfsError):
@@ -124,6 +134,13 @@ def words(pace: float) -> str:
     return f"{int(pace // _TIMES[unit])}{unit}"
 
 
+def _strangers(value: object) -> Strangers:
+    known = {each.value: each for each in Strangers}
+    if isinstance(value, str) and value in known:
+        return known[value]
+    raise ValueError('"ask" or "accept"')
+
+
 KEYS: dict[str, Key] = {
     "grace": Key(
         _seconds,
@@ -149,6 +166,11 @@ KEYS: dict[str, Key] = {
         _pace,
         words,
         'Send and poll at random times, so far apart in the mean: "5m". "": at once.',
+    ),
+    "strangers": Key(
+        _strangers,
+        lambda strangers: strangers.value,
+        'Who writes to you first: "ask" lets it wait in requests/, "accept" shows it at once.',
     ),
 }
 """Every key, in the order in which the file has them."""

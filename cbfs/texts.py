@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import tomli_w
 
-from cbfs.contact import Contact, Mark
+from cbfs.contact import Contact, Mark, Standing
 from cbfs.fingerprint import Fingerprint
 from cbfs.model import Conversation, Refused, Report
 from cbfs.user_names import typed_name
@@ -35,6 +35,8 @@ Take back                rm the file in outbox/ before it is sent: a second afte
                          was last changed, or when the editor that has it open ends
 Later                    touch -d 'tomorrow 8:00' outbox/bob/hi
 Delete                   rm conversations/.../MESSAGE
+Strangers                cat requests/*/message; mv requests/bob contacts/ accepts,
+                         rmdir requests/bob declines
 Who they are             cat contacts/bob/fingerprint: compare it by voice, then
                          cp contacts/bob/fingerprint contacts/bob/verified
 Not from bob             touch contacts/bob/muted, or blocked; rm it to undo
@@ -115,6 +117,9 @@ def status_text(name: str, report: Report, held: Sequence[tuple[str, str]]) -> s
     if report.unreceived:
         lines.append("delivered, without a receipt so far:")
         lines += [f"  {line}" for line in report.unreceived]
+    if report.requests:
+        lines.append("strangers who wait for your decision, in requests/:")
+        lines += [f"  {name}" for name in report.requests]
     if held:
         lines.append("in the outbox:")
         lines += [f"  {path}: {why}" for path, why in held]
@@ -143,6 +148,8 @@ def contact_text(contact: Contact) -> str:
     if contact.moved:
         known["keys_or_server_changed"] = moment(contact.moved)
     known["verified"] = moment(contact.verified) if contact.verified else False
+    if contact.standing is not Standing.KNOWN:
+        known["accepted"] = False
     return profile_text(contact.name, contact.profile) + tomli_w.dumps(known)
 
 

@@ -52,7 +52,7 @@ def _text(message: Message, head: bytes) -> str:
         text = None if inside else head[: error.start].decode()
     if text is None or _is_file(message):
         return f"{message.name} ({message.content.size} bytes)"
-    shown = "\n".join(map(_shown, text.rstrip("\n").expandtabs().split("\n")))
+    shown = "\n".join(map(shown_line, text.rstrip("\n").expandtabs().split("\n")))
     return f"{shown}\n... {message.name} has all of it" if cut else shown
 
 
@@ -62,7 +62,8 @@ def _is_file(message: Message) -> bool:
     return "." in name and not name.endswith((".txt", ".md"))
 
 
-def _shown(line: str) -> str:
+def shown_line(line: str) -> str:
+    """One line, without what could rewrite what stands on a terminal."""
     if line.isprintable():
         return line
     return "".join(_NOT_SHOWN if unicodedata.category(c) in _HIDDEN else c for c in line)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from cbfs.areas import CONFIG, RULES, Area, TreeError, check, file_rule
+from cbfs.areas import CONFIG, PERSON, RULES, Area, TreeError, check, file_rule
 from cbfs.config_file import ConfigFile
 from cbfs.contents import Contents, check_changeable
 from cbfs.folders import Folder, Unseen
@@ -33,6 +33,7 @@ from cbfs.outbox import Process, lock_names
 from cbfs.people import People
 from cbfs.provided import Provided
 from cbfs.quarantine_folder import Quarantine
+from cbfs.requests_folder import Requests
 from cbfs.store import Store, StoreError, Table
 from cbfs.texts import metadata_text
 from cbfs_common.folder import TOP
@@ -41,7 +42,7 @@ from cbfs_common.limits import FILE_NAME_MAX
 ROOT = 1
 CONVERSATIONS, OUTBOX, CONTACTS, UI_INFO, TMP = range(2, 7)
 STATUS, README, PROFILE, QUARANTINE = range(7, 11)
-UNREAD, BY_DATE, SEARCH = range(20, 23)
+UNREAD, BY_DATE, SEARCH, REQUESTS = range(20, 24)
 """Inodes that are always there."""
 
 FIRST_STORED = 1_000
@@ -69,10 +70,12 @@ class Tree(Contents):
         self.tmp = Directory(TMP, Area.SCRATCH, now)
         self.ui_info = Directory(UI_INFO, Area.KEPT, now)
         self.contacts = Directory(CONTACTS, Area.FIXED, now)
+        requests = Directory(REQUESTS, Area.REQUESTS, now)
         for name, node in (
             ("conversations", self.conversations),
             ("outbox", self.outbox),
             ("contacts", self.contacts),
+            ("requests", requests),
             ("tmp", self.tmp),
             ("ui_info", self.ui_info),
         ):
@@ -82,6 +85,7 @@ class Tree(Contents):
         self._unread_count = 0
         self.show_quarantine()
         self.people = People(self.contacts, backend, self.read, self.new_inode)
+        self.requests = Requests(requests, self.people, backend, self.read, self.new_inode)
         self.inodes = Inodes(self.root)
         self._shelf = Shelf(backend, self.inodes)
         self._folders: dict[bytes, tuple[Provided, Directory]] = {}
@@ -241,8 +245,8 @@ class Tree(Contents):
             if directory.area in {Area.DRAFTS, Area.OUTBOX, Area.ROOT} and name.endswith(".error"):
                 directory.remove(name)
                 return node
-            if directory.area is Area.CONTACT:
-                await self.people.take_back(directory, name)
+            if directory.area in PERSON:
+                await self._people(directory).take_back(directory, name)
                 return node
             raise TreeError(errno.EACCES)
         await settle(node)
@@ -260,6 +264,9 @@ class Tree(Contents):
         node = self.lookup(directory, name)
         if not isinstance(node, Directory):
             raise TreeError(errno.ENOTDIR)
+        if directory is self.requests.root:
+            await self.requests.decline(name)
+            return node
         if isinstance(node, MessageFolder) and isinstance(directory, Provided):
             await directory.provider.remove(name, node)
             directory.touch(time.time_ns())
@@ -289,6 +296,9 @@ class Tree(Contents):
         old = target.entries.get(new)
         if old is node:
             return None
+        if source is self.requests.root and isinstance(node, Directory):
+            await self.requests.accept(name, target, new, replace=replace)
+            return old
         self._check_rename(node, source, target, new, replace=replace)
         if len(new.encode()) > FILE_NAME_MAX:
             raise TreeError(errno.ENAMETOOLONG)
@@ -323,15 +333,17 @@ class Tree(Contents):
     async def check_close(self, file: File) -> None:
         """A handle that could write is about to be closed. Raises TreeError(EINVAL) for wrong
         settings, and for a decision on a contact that does not fit."""
-        if self.people.is_answer(file):
-            await self.people.decide(file)
+        for people in (self.people, self.requests):
+            if people.is_answer(file):
+                await people.decide(file)
         if self.config.is_config(file):
             self.config.check(file, errno.EINVAL)
 
     async def close(self, file: File) -> None:
         """The last writer is gone: what it wrote counts."""
-        if self.people.is_answer(file):
-            self.people.drop(file)
+        for people in (self.people, self.requests):
+            if people.is_answer(file):
+                people.drop(file)
         await self.save(file)
         self.closed(file)
         if self.config.is_config(file):
@@ -339,6 +351,9 @@ class Tree(Contents):
             self.changed()
 
     # within
+
+    def _people(self, folder: Directory) -> People:
+        return self.people if folder.area is Area.CONTACT else self.requests
 
     def _check_new(self, directory: Directory, name: str) -> None:
         if len(name.encode()) > FILE_NAME_MAX:
@@ -362,7 +377,7 @@ class Tree(Contents):
                 raise TreeError(errno.ENOTEMPTY)
             return
         check(RULES[source.area].files or file_rule(target.area, new))
-        if Area.CONTACT in {source.area, target.area}:
+        if PERSON & {source.area, target.area}:
             raise TreeError(errno.EXDEV)  # a decision is written: mv then copies
         if isinstance(node, Text) or isinstance(old, Text):
             raise TreeError(errno.EACCES)

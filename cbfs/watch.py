@@ -12,7 +12,7 @@ from collections.abc import Callable
 import trio
 
 from cbfs.asking import DirectoryDown, Polled
-from cbfs.contact import Contact, How
+from cbfs.contact import Contact, How, Standing
 from cbfs.context import Backoff, Context
 from cbfs.directory import Directory
 from cbfs.model import NotYet
@@ -73,8 +73,9 @@ class Watch:
                 return
             self._seen[name] = bundle
 
-    async def confirm(self, shown: Shown) -> Contact:
-        """Make the sender of a bundle, whose succession was checked, a contact; by a look-up only
+    async def confirm(self, shown: Shown, standing: Standing) -> Contact:
+        """Make the sender of a bundle, whose succession was checked, a contact of this standing if
+        they are not known yet; by a look-up only
         when the change feed does not settle it. Raises what ``Peers.look_up`` raises, or
         CryptoError for a bundle older than what is known."""
         peers = self._context.peers
@@ -83,10 +84,10 @@ class Watch:
             raise CryptoError("the bundle is older than what is known")
         try:
             if await self._is_current(shown):
-                return await peers.take(shown.entry, How.BUNDLE)
+                return await peers.take(shown.entry, How.BUNDLE, standing)
         except DirectoryDown as error:
             raise NotYet(str(error), error.hint) from error
-        return await peers.look_up(shown.entry.name)
+        return await peers.look_up(shown.entry.name, standing)
 
     # polls
 
@@ -191,7 +192,8 @@ class Watch:
 
     def _settle_doubts(self, nursery: trio.Nursery) -> None:
         for contact in self._context.peers.all():
-            if contact.doubted and contact.name not in self._settling:
+            stranger = contact.standing is Standing.STRANGER  # who may not bring about a look-up
+            if contact.doubted and not stranger and contact.name not in self._settling:
                 self._settling.add(contact.name)
                 nursery.start_soon(self._settle, contact.name)
 

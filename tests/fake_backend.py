@@ -28,6 +28,7 @@ from cbfs.model import (
     Outgoing,
     Refused,
     Report,
+    Request,
     View,
 )
 from cbfs.network import NetworkOptions
@@ -132,6 +133,15 @@ class FakeBackend:
 
     async def mark(self, name: str, mark: Mark, *, on: bool) -> None:
         self.change_bob(**{mark.value: int(on)})
+
+    def request(self, name: str) -> Request | None:
+        return None
+
+    async def admit(self, name: str) -> None:
+        """Nobody asks."""
+
+    async def decline(self, name: str) -> None:
+        """Nobody asks."""
 
     def change_bob(self, **changes: object) -> None:
         """Something of the one contact is new."""

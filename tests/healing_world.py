@@ -204,6 +204,7 @@ class Client:
             changed=_nothing,
             owed=_nothing,
             again=_nothing,
+            asking=_nothing,
         )
         trio.run(receiver.take, envelopes)
 

@@ -13,7 +13,7 @@ from cbfs.model import Content, Conversation, Delivery, Message, Outgoing, Refus
 from cbfs.network import NetworkOptions
 from cbfs.store import StoreError, Table, Writer
 from cbfs.stored import read_content, u32, u64
-from tests.world import WAIT, World, run
+from tests.world import WAIT, World, accept_strangers, run
 
 CHUNK = 65_536
 NO_TOR = NetworkOptions(no_tor=True)
@@ -66,6 +66,7 @@ def account(here: World, name: str) -> Path:
         *("--server", here.server.url, "--names", here.place / "names" / "policy"),
     )
     assert done.returncode == 0, done.stderr
+    accept_strangers(place)
     return place
 
 

@@ -183,7 +183,7 @@ def test_however_it_is_saved_it_is_in_effect(mount: Mounted) -> None:
     assert left == {
         *("README", "status", "profile.toml", "config.toml"),
         *("conversations", "outbox", "contacts", "ui_info", "tmp"),
-        *("unread", "by-date", "search"),
+        *("unread", "by-date", "search", "requests"),
     }
 
 

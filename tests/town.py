@@ -21,6 +21,7 @@ from tests.names_naive import NAMESPACE, make_policy
 from tests.names_server import answering
 from tests.test_engine import NO_TOR, until
 from tests.test_healing import texts, write
+from tests.world import accept_strangers
 
 
 class Town:
@@ -47,7 +48,10 @@ class Town:
         return any(getattr(request, "name", "") == name for request in self.asked[who])
 
 
-def in_town(place: Path, server: str, body: Callable[[Town], Awaitable[None]]) -> None:
+def in_town(
+    place: Path, server: str, body: Callable[[Town], Awaitable[None]], *, strangers: bool = True
+) -> None:
+    """``strangers``: who writes first is a contact at once."""
     town = Town(place, server)
 
     async def go() -> None:
@@ -59,6 +63,8 @@ def in_town(place: Path, server: str, body: Callable[[Town], Awaitable[None]]) -
                         name, town.account(name), server, policy, NO_TOR, lambda text: None
                     )
                 )
+                if strangers:
+                    await town.do(lambda name=name: accept_strangers(town.account(name)))  # type: ignore[misc]
             await body(town)
             nursery.cancel_scope.cancel()
 

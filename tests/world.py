@@ -14,6 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+from cbfs.account import SYSTEM_RANDOM, opened_store
+from cbfs.configuration import RECORD
+from cbfs.settings import Settings, Strangers, encode
+from cbfs.store import Table
 from cbfs.tor_network import Network
 
 T = TypeVar("T")
@@ -68,6 +72,13 @@ def through_tor(network: Network) -> Way:
         ("--tor", client),
         ("-o", f"tor={client}"),
     )
+
+
+def accept_strangers(account: Path) -> None:
+    """Set in an account that is not in use that who writes first is a contact at once."""
+    data = encode(Settings(strangers=Strangers.ACCEPT))
+    with opened_store(account, SYSTEM_RANDOM) as store:
+        store.write(lambda writer: writer.put(Table.META, RECORD, data))
 
 
 class Service:
@@ -152,6 +163,8 @@ class User:
         )
         if done.returncode != 0:
             raise AssertionError(done.stderr)
+        if world.open:
+            accept_strangers(self.account)
 
     def mount(self, options: str = "grace=0.1") -> None:
         """Mount it; returns when it answers."""
@@ -194,6 +207,29 @@ class User:
         data = text.encode() if isinstance(text, str) else text
         (self.mountpoint / "outbox" / folder / name).write_bytes(data)
 
+    def start(self, script: str) -> subprocess.Popen[bytes]:
+        """A shell script in the mount, which goes on by itself."""
+        return subprocess.Popen(
+            ["sh", "-euc", script],
+            cwd=self.mountpoint,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def run(self, script: str) -> str:
+        """A shell script in the mount; what it printed. It must succeed."""
+        done = subprocess.run(
+            ["sh", "-euc", script],
+            cwd=self.mountpoint,
+            capture_output=True,
+            text=True,
+            timeout=WAIT,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise AssertionError(f"{script}: {done.stderr}")
+        return done.stdout
+
     def messages(self, sender: str = "") -> list[Path]:
         """Paths of all messages, of one sender when named."""
         found = (self.mountpoint / "conversations").glob("*/*Z-*")
@@ -217,6 +253,8 @@ class World:
     def __init__(self, place: Path, stack: ExitStack, way: Way | None = None) -> None:
         self.place = place
         self.way = way or Way()
+        self.open = True
+        """Whether users accept strangers, as they do in all tests but those of requests/."""
         self._stack = stack
         self.names = self._service("cbfs-names", "names")
 

@@ -1,0 +1,121 @@
+"""What the user decides about strangers: ``cbfs.strangers`` has what waits.
+
+Whoever the user writes to is accepted by that. Each decision is one transaction, and made while
+nothing is taken in: what comes afterwards is under the new decision.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from cbfs import strangers
+from cbfs.arrivals import Arrivals, Receiving
+from cbfs.contact import Contact, Mark, Standing
+from cbfs.context import Context
+from cbfs.intake import Outcome
+from cbfs.model import Conversation
+from cbfs.notes import Told
+from cbfs.settings import Strangers
+from cbfs.store import Writer
+
+
+class Admission:
+    """One for an account at work. ``receiving`` says who receives and when, ``tell`` is told of
+    what was let in."""
+
+    def __init__(
+        self, context: Context, receiving: Callable[[], Receiving], tell: Callable[[Outcome], None]
+    ) -> None:
+        self._context = context
+        self._receiving = receiving
+        self._tell = tell
+
+    async def admit(self, names: Iterable[str]) -> None:
+        """Accept these people, as far as they are strangers: what of them has waited is taken in,
+        in the transaction that makes them known."""
+        context, peers = self._context, self._context.peers
+        async with context.sessions.lock:
+            known = (peers.named(name) for name in names)
+            contacts = [
+                replace(contact, standing=Standing.KNOWN, declined=0)
+                for contact in known
+                if contact.standing is not Standing.KNOWN
+            ]
+            if not contacts:
+                return
+            receiving = self._receiving()
+
+            def change(writer: Writer) -> Outcome:
+                arrivals = Arrivals(dict(context.conversations))
+                for contact in contacts:
+                    strangers.release(writer, arrivals, receiving, contact.name)
+                strangers.release_begun(writer, arrivals, receiving)
+                return Outcome(arrivals, Told(arrivals.dues))
+
+            outcome = await peers.decide(contacts, change)
+        self._tell(outcome)
+
+    async def decline(self, name: str) -> None:
+        """Forget what this stranger has sent, and what comes for a while."""
+        await self._refuse(name, declined=self._context.clock())
+
+    async def mark(self, name: str, mark: Mark, *, on: bool) -> None:
+        """The user blocks or mutes somebody, or undoes that. A stranger who is blocked is kept
+        among the contacts, where it can be undone."""
+        contact = self._context.peers.named(name)
+        if mark is Mark.BLOCKED and on and contact.standing is not Standing.KNOWN:
+            await self._refuse(name, blocked=self._context.clock(), standing=Standing.LISTED)
+        else:
+            await self._context.peers.mark(name, mark, on=on)
+
+    async def _refuse(self, name: str, **changes: object) -> None:
+        async with self._context.sessions.lock:
+            contact: Contact = replace(self._context.peers.named(name), **changes)  # type: ignore[arg-type]  # fields by name
+            await self._context.peers.decide(
+                [contact], lambda writer: strangers.drop(writer, contact.name)
+            )
+
+    async def introduce(self, conversations: Iterable[Conversation]) -> None:
+        """Somebody known has begun these: who takes part is a stranger no more, but still to be
+        accepted where they write alone. A crash before leaves it to their next message."""
+        peers = self._context.peers
+        names = {name for conversation in conversations for name in conversation.participants}
+        met = [contact for name in sorted(names) if (contact := peers.get(name)) is not None]
+        strange = [contact for contact in met if contact.standing is Standing.STRANGER]
+        if strange:
+            await peers.decide(
+                [replace(contact, standing=Standing.LISTED) for contact in strange],
+                lambda writer: None,
+            )
+
+    async def forget(self) -> None:
+        """Keep no more than STRANGERS_MAX strangers, of whom nothing waits. One that is forgotten
+        is met anew when something of theirs can be read again."""
+        context = self._context
+        idle = self._idle()
+        gone = [contact.name for contact in idle[: max(0, len(idle) - strangers.STRANGERS_MAX)]]
+        if gone:
+            async with context.sessions.lock:
+                await context.peers.forget(
+                    gone, lambda writer: context.sessions.forget(writer, gone)
+                )
+                context.sessions.forgotten(gone)
+
+    def _idle(self) -> list[Contact]:
+        found = [c for c in self._context.peers.all() if c.standing is Standing.STRANGER]
+        if len(found) <= strangers.STRANGERS_MAX:
+            return []
+        with self._context.store.read() as reader:
+            idle = [contact for contact in found if not strangers.waits(reader, contact.name)]
+        return sorted(idle, key=lambda contact: contact.since)
+
+    async def follow_settings(self) -> None:
+        """When the settings accept everybody, so are those who wait. Until cancelled."""
+        configuration = self._context.configuration
+        while True:
+            if configuration.current.strangers is Strangers.ACCEPT:
+                await self.admit(
+                    contact.name
+                    for contact in self._context.peers.all()
+                    if not contact.blocked and not contact.declined
+                )
+            await configuration.wait_changed()

@@ -1,0 +1,83 @@
+"""``requests/`` of a mount: a folder for each stranger who has written, until the user decides.
+
+profile.toml   as in contacts/: who they are, and how that was checked
+fingerprint    as in contacts/
+message        what they wrote first, in a form that is safe to show, and what can be done
+warning        there when the name looks like a contact's
+
+``mv requests/NAME contacts/`` accepts; ``rmdir requests/NAME`` declines, and so does ``rm -r``;
+``touch requests/NAME/blocked`` blocks. Until then nothing of them is anywhere else.
+"""
+
+import errno
+from collections.abc import Callable
+
+from cbfs.areas import Area, TreeError
+from cbfs.contact import Contact
+from cbfs.model import Backend
+from cbfs.nodes import Directory, Node
+from cbfs.people import People
+from cbfs.request_text import request_text
+
+
+class Requests(People):
+    """One for a tree, beside its ``contacts``."""
+
+    _place = "requests"
+    _area = Area.REQUEST
+
+    def __init__(
+        self,
+        root: Directory,
+        contacts: People,
+        backend: Backend,
+        read: Callable[[Node, int, int], bytes],
+        new_inode: Callable[[], int],
+    ) -> None:
+        self._contacts = contacts
+        super().__init__(root, backend, read, new_inode)
+
+    async def accept(self, name: str, target: Directory, new: str, *, replace: bool) -> None:
+        """``mv requests/NAME contacts/``: the folder becomes that of a contact. Raises TreeError
+        when it is moved elsewhere, or something is there."""
+        if target is not self._contacts.root or new != name:
+            raise TreeError(errno.EACCES)
+        if new in target.entries and not replace:
+            raise TreeError(errno.EEXIST)
+        folder = self._let_go(name)
+        try:
+            with self.moving(name), self._contacts.moving(name):
+                await self._backend.admit(name)
+        except BaseException:
+            self._hold(name, folder)
+            raise
+        self.root.remove(name)
+        if new in target.entries:  # somebody met in a conversation has one already
+            target.remove(new)
+        self._contacts.adopt(name, folder)
+
+    async def decline(self, name: str) -> None:
+        """``rmdir requests/NAME``."""
+        folder = self._let_go(name)
+        try:
+            with self.moving(name):
+                await self._backend.decline(name)
+        except BaseException:
+            self._hold(name, folder)
+            raise
+        self.root.remove(name)
+
+    def _belongs(self, contact: Contact) -> bool:
+        return not contact.blocked and self._backend.request(contact.name) is not None
+
+    def _take_text(self, folder: Directory, name: str) -> None:
+        """``rm -r`` and file managers remove what is in a folder before the folder: what the daemon
+        wrote is taken out, and comes back when the folder stays."""
+        folder.remove(name)
+
+    def _texts(self, contact: Contact) -> dict[str, bytes]:
+        request = self._backend.request(contact.name)
+        texts = super()._texts(contact)
+        if request is not None:
+            texts["message"] = request_text(request).encode()
+        return texts
