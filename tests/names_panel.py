@@ -8,7 +8,6 @@ from pathlib import Path
 
 import trio
 
-from cbfs_common.errors import CbfsError
 from cbfs_common.names_config import Config, ConfigFile, Terms
 from cbfs_common.names_note import (
     COSIGNER_KEY,
@@ -32,6 +31,7 @@ from cbfs_names.peer_wire import (
     AskStatus,
     Await,
     Done,
+    Forward,
     GetBlock,
     Offer,
     Reject,
@@ -74,7 +74,8 @@ def panel_of(*names: str, threshold: int, terms: Terms = CONFIG.terms) -> Config
 class Proposer:
     """``vouchers``: verifiers whose keys it has, and signs heads with. ``heard``: what verifiers
     have signed, as (verifier, size, text); ``refused``: their refusals. ``head``: what it shows.
-    ``silent``: it tells a verifier that asks nothing of what that has signed."""
+    ``twist`` changes what it offers, ``forced`` is offered whatever is asked. It tells a verifier
+    that asks nothing of what that has signed."""
 
     store: Store
     vouchers: tuple[str, ...] = ()
@@ -85,7 +86,9 @@ class Proposer:
     heard: list[Note] = field(default_factory=list)
     refused: list[SignedRefusal] = field(default_factory=list)
     answered: list[tuple[int, bytes, int]] = field(default_factory=list)
-    submitted: list[bytes] = field(default_factory=list)
+    forwarded: list[bytes] = field(default_factory=list)
+    twist: Callable[[Offer], Offer] = lambda offer: offer
+    forced: Offer | None = None
     _awaiting: list[tuple[Await, Waiting]] = field(default_factory=list)
     _changed: trio.Event = field(default_factory=trio.Event)
 
@@ -140,7 +143,7 @@ class Proposer:
         """Answer who waits."""
         awaiting, self._awaiting = self._awaiting, []
         for asked, waiting in awaiting:
-            waiting.settle(encode(self._offer(asked) or self._nothing()))
+            waiting.settle(encode(self.twist(self.forced or self._offer(asked) or self._nothing())))
 
     # what it hears
 
@@ -166,17 +169,12 @@ class Proposer:
         return found
 
     def _answer(self, payload: bytes) -> bytes | Waiting:
-        try:
-            message = decode(payload)
-        except CbfsError:
-            self.submitted.append(payload)
-            return Waiting(b"", PATIENCE)
-        match message:
+        match message := decode(payload):
             case Await(size, seen, shown):
                 self.answered.append((size, seen, shown))
-                found = self._offer(message)
+                found = self.forced or self._offer(message)
                 if found is not None:
-                    return encode(found)
+                    return encode(self.twist(found))
                 waiting = Waiting(encode(self._nothing()), PATIENCE)
                 self._awaiting.append((message, waiting))
                 return waiting
@@ -186,12 +184,14 @@ class Proposer:
                 self.heard.append(parse_note(note))
             case Reject(refusal):
                 self.refused.append(decode_refusal(refusal)[0])
+            case Forward(operation):
+                self.forwarded.append(operation)
             case AskStatus():
                 return encode(Status(self.head, b""))
         return encode(Done())
 
     def _encoded(self, round_: int) -> bytes:
-        if self.block is not None and self.block.round.number == round_:
+        if self.block is not None and (self.forced or self.block.round.number == round_):
             return self.block.encode()
         with self.store.read() as view:
             return view.block(round_).encode()
@@ -253,6 +253,13 @@ async def serving(at: Place, answers: Answering) -> AsyncIterator[None]:
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+@asynccontextmanager
+async def proposer(at: Place, store: Store, *vouchers: str) -> AsyncIterator[Proposer]:
+    made = Proposer(store, vouchers)
+    async with serving(at, made):
+        yield made
 
 
 @asynccontextmanager

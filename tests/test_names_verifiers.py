@@ -2,15 +2,14 @@
 
 import logging
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
 from pathlib import Path
 
 import pytest
 import trio
 
 from cbfs_common.names_config import Config, ConfigFile
-from cbfs_common.names_note import parse_note
+from cbfs_common.names_wire import Receipted, Submit, decode_reply
 from cbfs_names.block import Block
 from cbfs_names.keys import Keys
 from cbfs_names.separate import Beside, SequencerRole
@@ -20,21 +19,14 @@ from tests.names_panel import (
     PATIENCE,
     RANDOM,
     Place,
-    Proposer,
+    ask,
     panel_of,
     place,
+    proposer,
     serving,
     stored,
     verifier,
 )
-
-
-@asynccontextmanager
-async def proposer(at: Place, store: Store, *vouchers: str) -> AsyncIterator[Proposer]:
-    made = Proposer(store, vouchers)
-    async with serving(at, made):
-        yield made
-
 
 TWO_OF_THREE: Config = panel_of("v1", "v2", "v3", threshold=2)
 
@@ -129,7 +121,29 @@ async def until_head(at: Place, role: SequencerRole, store: Store, size: int) ->
     async with serving(at, role), trio.open_nursery() as nursery:
         nursery.start_soon(role.run)
         with trio.fail_after(PATIENCE):
-            while parse_note(store_head(store)).text.split(b"\n")[1] != b"%d" % size:
+            while not (head := store_head(store)) or head.split(b"\n")[1] != b"%d" % size:
                 await trio.sleep(0.05)
         nursery.cancel_scope.cancel()
     role.close()
+
+
+def test_what_only_a_verifier_was_told_is_in_the_sequencer_s_next_round(tmp_path: Path) -> None:
+    config = panel_of("v1", threshold=1)
+    wanted = commit("alice").encode()
+
+    async def run() -> None:
+        async with place("s") as s, place("v1") as p1:
+            peers = {"v1": p1.address}
+            beside = Beside(ConfigFile(config, None, peers), None, (), current=False)
+            with stored(tmp_path / "s", config) as store:
+                keys = Keys(s.secret, KEYS.log, bytes(32))
+                role = SequencerRole(store, keys, tmp_path, beside, RANDOM)
+                args = tmp_path / "v1", "v1", config, p1, s.address, peers, time.time
+                async with verifier(*args), trio.open_nursery() as nursery:
+                    nursery.start_soon(until_head, s, role, store, 2)
+                    reply = decode_reply(await ask(p1.address, Submit(wanted)))
+                    assert isinstance(reply, Receipted)
+                with store.read() as view:
+                    assert view.block(1).operations == (wanted,)
+
+    trio.run(run)

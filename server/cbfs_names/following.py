@@ -50,7 +50,7 @@ class Follower:
         """``seed`` (32) of the cosigning ``key``; ``data``: where evidence is left."""
         self.on_head: Callable[[Head], None] = lambda head: None
         self._store = store
-        self._verifier = Verifier(store, seed, key.name)
+        self.verifier = Verifier(store, seed, key.name)
         self._key = key
         self._sequencer = sequencer
         self._peers = peers
@@ -127,7 +127,7 @@ class Follower:
         if not self._size() or abs(now - self._signed) < RECOSIGN:
             return
         try:
-            line = await trio.to_thread.run_sync(self._verifier.cosign, now)
+            line = await trio.to_thread.run_sync(self.verifier.cosign, now)
         except NotNow as error:
             _log.info("nothing is signed: %s", error)
             return
@@ -138,7 +138,7 @@ class Follower:
         """One round that is published: replayed, not signed."""
         block = await fetch_published(link, self._store, self._peers.given, offer, size)
         try:
-            await trio.to_thread.run_sync(self._verifier.follow, block)
+            await trio.to_thread.run_sync(self.verifier.follow, block)
         except BlockRefused as error:
             raise Diverged(size) from error
 
@@ -161,7 +161,7 @@ class Follower:
         size = block.round.number
         try:
             line = await trio.to_thread.run_sync(
-                lambda: self._verifier.accept(block, now, vouched=vouched)
+                lambda: self.verifier.accept(block, now, vouched=vouched)
             )
         except NotNow as error:
             _log.warning("round %d is not signed: %s", size, error)

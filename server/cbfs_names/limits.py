@@ -59,3 +59,10 @@ WATCH_PAUSE = 10
 
 OLD_PATIENCE = 60
 """A proposal too old for the clock is refused only when in that time nobody has cosigned it."""
+
+RECEIPTS_MAX = 256
+"""Operations for which a verifier holds receipts, and that wait for one."""
+
+FORWARD_INTERVAL = 15
+"""What there are receipts for is brought to the sequencer at once and then so often: several times
+within RECEIPT_PATIENCE."""

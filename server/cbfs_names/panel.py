@@ -17,6 +17,7 @@ from cbfs_common.names_note import (
     parse_note,
     verify_cosignature,
 )
+from cbfs_common.names_receipt import verify_receipt
 from cbfs_common.names_refusals import Refusal
 from cbfs_names.block import Block, decode_refusal
 from cbfs_names.evidence import compare, keep
@@ -27,6 +28,7 @@ from cbfs_names.peer_wire import (
     Await,
     BlockPage,
     Done,
+    Forward,
     GetBlock,
     Offer,
     Reject,
@@ -47,7 +49,8 @@ _log = logging.getLogger(__name__)
 
 class Panel:
     """``service.Core`` of a sequencer with verifiers elsewhere. ``on_head`` is told of newer
-    cosignatures of the newest head."""
+    cosignatures of the newest head, ``on_config`` of a configuration that is in force from the next
+    round on, ``on_receipted`` of operations that a verifier has given a receipt for."""
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class Panel:
     ) -> None:
         """``recover`` takes over what verifiers have of this sequencer and the store has not."""
         self.on_head: Callable[[Head], None] = lambda head: None
+        self.on_receipted: Callable[[bytes], None] = lambda operation: None
         self.on_config: Callable[[Config], None] = lambda config: None
         self._recover = recover
         self._store = store
@@ -159,6 +163,8 @@ class Panel:
                 return self._vote(note)
             case Reject(refusal):
                 self._reject(refusal)
+            case Forward():
+                self._take(message)
             case AskStatus(key):
                 return encode(self._status(key))
             case _:
@@ -261,6 +267,19 @@ class Panel:
         if found:
             keep(self._store, self._data, found)
             self._config, self._stopped = self._read()
+
+    def _take(self, message: Forward) -> None:
+        """An operation that a verifier waits for."""
+        namespace = self._config.namespace
+        for _, key in self._config.witnesses:
+            try:
+                verify_receipt(
+                    key.public, namespace, message.operation, message.time, message.signature
+                )
+            except CryptoError:
+                continue
+            self.on_receipted(message.operation)
+            return
 
     def _reject(self, encoded: bytes) -> None:
         try:

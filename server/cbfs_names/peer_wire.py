@@ -9,7 +9,8 @@ import msgpack
 from cbfs_common.errors import DecodeError
 from cbfs_common.names_evidence import encode_proof, read_proof
 from cbfs_common.names_layout import HASH_SIZE, Fields
-from cbfs_common.primitives import KEY_SIZE
+from cbfs_common.names_operations import SUBMIT_MAX
+from cbfs_common.primitives import KEY_SIZE, SIGNATURE_SIZE
 
 BLOCK_PAGE = 16_000
 """Bytes of a block in one reply."""
@@ -57,6 +58,15 @@ class AskStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Forward:
+    """I have given a receipt (``signature``, 64) for this operation at ``time`` (seconds)."""
+
+    operation: bytes
+    time: int
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Offer:
     """``head``: newest published head, or empty. ``leaf`` (32): the block that is next, or empty.
     ``proof``: that it is in the head, when it is published. ``votes``: a proposal's checkpoint
@@ -91,7 +101,7 @@ class Done:
     """Taken."""
 
 
-Peer = Await | GetBlock | Vote | Reject | AskStatus | Offer | BlockPage | Status | Done
+Peer = Await | GetBlock | Vote | Reject | AskStatus | Forward | Offer | BlockPage | Status | Done
 
 
 def encode(message: Peer) -> bytes:
@@ -107,6 +117,8 @@ def encode(message: Peer) -> bytes:
             fields = [35, refusal]
         case AskStatus(key):
             fields = [36, key]
+        case Forward(operation, time, signature):
+            fields = [37, operation, time, signature]
         case Offer(head, leaf, published, proof, votes):
             fields = [160, head, leaf, published, encode_proof(proof), votes]
         case BlockPage(pages, data):
@@ -134,6 +146,10 @@ def decode(payload: bytes) -> Peer:
             return Reject(refusal)
         case [36, bytes(key)] if len(key) in (0, KEY_SIZE):
             return AskStatus(key)
+        case [37, bytes(operation), int(time), bytes(signature)] if (
+            len(operation) <= SUBMIT_MAX and _number(time) and len(signature) == SIGNATURE_SIZE
+        ):
+            return Forward(operation, time, signature)
         case [160, bytes(head), bytes(leaf), bool(published), bytes(proof), bytes(votes)] if len(
             leaf
         ) in (0, HASH_SIZE):

@@ -21,6 +21,7 @@ from cbfs_names.keys import Keys
 from cbfs_names.panel import Panel
 from cbfs_names.peer_wire import decode, encode
 from cbfs_names.peers import Peers
+from cbfs_names.receipting import Receipts
 from cbfs_names.recovering import Recovery
 from cbfs_names.replay import config_now
 from cbfs_names.sequencer import Sequencer
@@ -72,6 +73,7 @@ class SequencerRole:
         self._panel = Panel(store, sequencer, recovery.run, data, time.time)
         self._service = Service(store, self._panel, time.time)
         self._panel.on_head = self._service.publish
+        self._panel.on_receipted = self._service.take
 
     def answer(self, payload: bytes) -> bytes | Waiting:
         """To a verifier or a client."""
@@ -90,7 +92,7 @@ class SequencerRole:
 
 
 class VerifierRole:
-    """A verifier. It answers look-ups as well; operations are the sequencer's."""
+    """A verifier. It answers look-ups as well, and operations with its receipt."""
 
     def __init__(
         self,
@@ -116,6 +118,9 @@ class VerifierRole:
         self._follower = Follower(
             store, keys.verifier, found[1], sequencer, peers, data, clock, random
         )
+        self._receipts = Receipts(
+            store, self._follower.verifier, keys.verifier, sequencer, clock, random
+        )
         self._follower.on_head = self._show
         head = self._follower.head()
         if head is not None:
@@ -134,14 +139,16 @@ class VerifierRole:
         except DecodeError:
             return encode_reply(Refused(Refusal.BAD_REQUEST))
         if isinstance(request, Submit):
-            return encode_reply(Refused(Refusal.STOPPED))
+            return self._receipts.ask(request.operation)
         if self._answers is None:
             return encode_reply(Refused(Refusal.NO_QUORUM))
         return encode_reply(self._answers.answer(request))
 
     async def run(self) -> None:
-        """Follow the sequencer."""
-        await self._follower.run()
+        """Follow the sequencer, and give receipts."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follower.run)
+            nursery.start_soon(self._receipts.run)
 
     def close(self) -> None:
         """Let go of the store."""

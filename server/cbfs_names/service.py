@@ -114,6 +114,14 @@ class Service:
             self._wake.set()
         return waiting
 
+    def take(self, operation: bytes) -> None:
+        """Put an operation that a verifier has given a receipt for into a round, also when there is
+        no room for others: else it would sign none."""
+        if operation not in self._pending and len(self._pending) < 2 * PENDING_MAX:
+            late = encode_reply(Refused(Refusal.NO_QUORUM))
+            self._pending[operation] = Waiting(late, QUORUM_PATIENCE)
+            self._wake.set()
+
     async def _turn(self) -> None:
         self._wake = trio.Event()
         now = int(self._clock())

@@ -187,6 +187,10 @@ class Snapshot:
         record = self.get(Table.RECEIPTS, key)
         return None if record is None else int.from_bytes(record[:8], "big")
 
+    def receipt_count(self) -> int:
+        """How many receipts are kept."""
+        return int(self._txn.stat(self._dbs[Table.RECEIPTS])["entries"])
+
     def evidence(self) -> list[bytes]:
         """All evidence of equivocation, encoded."""
         with self._cursor(Table.EVIDENCE) as cursor:

@@ -17,8 +17,10 @@ from cbfs_common.names_config import Config, config_of
 from cbfs_common.names_note import Checkpoint, SignatureLine, cosign
 from cbfs_common.names_operations import OperationRefused
 from cbfs_common.names_receipt import sign_receipt
+from cbfs_common.names_refusals import Refusal
 from cbfs_common.primitives import sign_public, verify
 from cbfs_names.block import Block, BlockRefused, NotNow, Reason, SignedRefusal, proposal_text
+from cbfs_names.limits import RECEIPTS_MAX
 from cbfs_names.log import Log
 from cbfs_names.replay import Replay, Transition, View, config_now
 from cbfs_names.store import Snapshot, Store, Writer
@@ -173,15 +175,23 @@ class Verifier:
         return cosign(self._seed, self._name, now, text)
 
     def receipt(self, operation: bytes, now: int) -> tuple[int, bytes]:
-        """Promise, on the disk, not to sign rounds without the operation; time and signature."""
+        """Promise, on the disk, not to sign rounds without the operation; time and signature.
+        Raises OperationRefused when the next round could not hold it, or too many are held."""
         key = sha256(operation).digest()
         with self._store.write() as writer:
-            namespace = config_now(writer).namespace
+            config = config_now(writer)
             time = writer.receipt(key)
             if time is None:
+                if stopped(writer, config):
+                    raise OperationRefused(Refusal.EQUIVOCATION)
+                if writer.receipt_count() >= RECEIPTS_MAX:
+                    raise OperationRefused(Refusal.TOO_MANY)
+                tip = writer.tip()
+                number, last = (0, 0) if tip is None else (tip.number + 1, tip.time)
+                Replay(writer, config, number, max(now, last)).apply(operation)
                 time = now
                 writer.keep_receipt(key, now, operation)
-        return time, sign_receipt(self._seed, namespace, operation, time)
+        return time, sign_receipt(self._seed, config.namespace, operation, time)
 
     def _check_free(self, view: Snapshot, number: int, checkpoint: bytes) -> None:
         """Whether it may sign this checkpoint, which round ``number`` makes."""
