@@ -302,7 +302,9 @@ def _locked(directory: Path) -> Iterator[None]:
     except OSError as error:
         os.close(lock)
         raise CbfsError(
-            f"the account {directory} is in use", "unmount it first: fusermount3 -u MOUNTPOINT"
+            f"the account {directory} is in use",
+            "unmount it: fusermount3 -u MOUNTPOINT; if that was done, close what still has files of"
+            " it open",
         ) from error
     try:
         yield

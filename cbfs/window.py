@@ -6,12 +6,13 @@ messages of all conversations.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 
-from cbfs.areas import Area
+from cbfs.areas import Area, TreeError
 from cbfs.inodes import Inodes
 from cbfs.model import Conversation
-from cbfs.nodes import Directory, Node
+from cbfs.nodes import Directory, Node, walk
 from cbfs.provided import Provided
 from cbfs.tree import ROOT, Tree
 from cbfs_common.errors import CbfsError
@@ -53,11 +54,32 @@ def conversation_called(tree: Tree, name: str) -> Conversation:
     )
 
 
-class Window:
-    """One conversation as a root with two folders: ``conversations/NAME`` and ``outbox/NAME``, so
-    that what works on a whole mount works on it."""
+async def make_tmp(tree: Tree) -> Directory:
+    """A folder in tmp/ for one window."""
+    number = 1
+    while f"only-{number}" in tree.tmp.entries:
+        number += 1
+    return await tree.mkdir(tree.tmp, f"only-{number}")
 
-    def __init__(self, tree: Tree, conversation: Conversation) -> None:
+
+async def drop_tmp(tree: Tree, tmp: Directory) -> None:
+    """Remove it, with what is in it. What somebody else has put there meanwhile stays."""
+    below = [(here, name) for here, name, _node in walk(tmp)]
+    for here, name in (*tmp.names, *below)[::-1]:
+        with suppress(TreeError):
+            if isinstance(here.entries.get(name), Directory):
+                await tree.rmdir(here, name)
+            else:
+                await tree.unlink(here, name)
+
+
+class Window:
+    """One conversation as a root with ``conversations/NAME`` and ``outbox/NAME``, so that what
+    works on a whole mount works on it, and a ``tmp`` of its own."""
+
+    def __init__(self, tree: Tree, conversation: Conversation, tmp: Directory) -> None:
+        """``tmp``: made by ``make_tmp``."""
+        self.tmp = tmp
         name = conversation.folder
         self.folder, self.drafts = tree.folders(conversation.id)
         self.places = {f"conversations/{name}/": self.folder, f"outbox/{name}/": self.drafts}
@@ -71,6 +93,7 @@ class Window:
             {
                 "conversations": holding({name: self.folder}),
                 "outbox": holding({name: self.drafts}),
+                "tmp": tmp,
             }
         )
         self._hidden: set[tuple[Directory, str]] = set()

@@ -18,7 +18,8 @@ import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileNameT, FlagT, InodeT, ModeT, XAttrNameT
 
 from cbfs.courier import Courier
-from cbfs.window import Window, conversation_called
+from cbfs.store import StoreError
+from cbfs.window import Window, conversation_called, drop_tmp, make_tmp
 from cbfs.window_operations import Asker, Fields, WindowOperations
 from cbfs.window_wire import (
     LOOK,
@@ -131,6 +132,10 @@ class _Session:
                 self._courier.showing.followers.remove(operations)
                 with trio.CancelScope(shield=True):
                     await operations.close()
+                    try:
+                        await drop_tmp(self._courier.tree, operations.window.tmp)
+                    except StoreError as error:
+                        _log.error("%s", error)  # it goes when the account is unmounted
 
     async def _look(self, request: Request) -> WindowOperations | None:
         """The first word: which conversation."""
@@ -143,7 +148,7 @@ class _Session:
             await self._send(request.number, errno.EINVAL, [str(error), error.hint])
             return None
         key = self._random.token(KEY_SIZE)
-        window = Window(tree, conversation)
+        window = Window(tree, conversation, await make_tmp(tree))
         operations = WindowOperations(self._courier, self._account, window, key)
         await self._send(request.number, 0, None)
         self._courier.showing.followers.append(operations)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.world import WAIT, User, World, wait_for, world
+from tests.world import WAIT, User, World, program, wait_for, world
 
 pytestmark = pytest.mark.mount
 
@@ -106,6 +106,28 @@ def test_bot_answers(people: tuple[World, User, User]) -> None:
     with running(bob, "bot/bot.py"):
         say(alice, "bob bot", "one two three\n")
         alice.wait_message("bob", "three two one\n")
+
+
+def test_a_bot_in_a_sandbox_answers_one_conversation(people: tuple[World, User, User]) -> None:
+    _, alice, bob = people
+    clear(alice, bob)
+    say(alice, "bob boxed", "four five\n")
+    folder = bob.wait_message("alice", "four five\n").parent.name
+    chat = bob.mountpoint.parent / "only-alice"
+    chat.mkdir()
+    mounted = subprocess.run(
+        program("mount.cbfs", bob.mountpoint, chat, "-o", f"only={folder}"),
+        timeout=WAIT,
+        check=False,
+    )
+    assert mounted.returncode == 0
+    try:
+        with running(bob, "bot/sandbox", chat, EXAMPLES / "bot" / "one.py"):
+            alice.wait_message("bob", "five four\n")
+            say(alice, "bob boxed", "six seven\n")
+            alice.wait_message("bob", "seven six\n")
+    finally:
+        subprocess.run(["fusermount3", "-u", "-z", chat], check=False, timeout=WAIT)
 
 
 def test_alerts_come_from_cron_and_from_units(people: tuple[World, User, User]) -> None:
@@ -385,5 +407,5 @@ def test_two_hosts_behind_nats_find_a_direct_path(
 
 
 def test_what_the_examples_need_is_there() -> None:
-    for program in ("tmux", "inotifywait", "getfattr", "notify-send", "dunst", "nft", "ip", "ping"):
-        assert shutil.which(program), program
+    for needed in ("tmux", "inotifywait", "getfattr", "notify-send", "dunst", "nft", "ip", "ping"):
+        assert shutil.which(needed), needed

@@ -99,17 +99,30 @@ def refused(path: Path) -> int | None:
 @on_a_mount
 def test_a_window_shows_one_conversation_and_nothing_else() -> None:
     with window() as (mount, opened):
-        assert sorted(path.name for path in opened.path.iterdir()) == ["conversations", "outbox"]
+        assert sorted(path.name for path in opened.path.iterdir()) == [
+            "conversations",
+            "outbox",
+            "tmp",
+        ]
+        assert not list((opened.path / "tmp").iterdir())
         seen = everything(opened.path)
         assert b"from bob\n" in seen
         assert b"carol" not in seen
         message = next((mount.path / "conversations").glob("*-carol-alice/*Z-carol*"))
         for inside in ("conversations", "outbox", ".", f"conversations/{opened.messages.name}"):
-            for name in ("contacts", "status", "tmp", "unread", "search", "config.toml", "README"):
+            for name in (
+                "contacts",
+                "status",
+                "unread",
+                "search",
+                "config.toml",
+                "README",
+                "only-1",
+            ):
                 assert refused(opened.path / inside / name) == errno.ENOENT
             assert refused(opened.path / inside / message.name) == errno.ENOENT
             assert refused(opened.path / inside / message.parent.name) == errno.ENOENT
-        for made in ("outbox/carol", "conversations/x", "tmp"):
+        for made in ("outbox/carol", "conversations/x", "contacts"):
             with pytest.raises(PermissionError):
                 (opened.path / made).mkdir()
         with pytest.raises(PermissionError):
@@ -165,6 +178,29 @@ def test_a_window_is_live_and_its_owner_decides_what_is_read() -> None:
         assert not list(kept.glob("*Z-bob*"))
         wait_for(lambda: not list((mount.path / "unread").glob("*-bob*")), "their links to go")
         assert mount.messages("carol")
+
+
+@on_a_mount
+def test_what_is_prepared_in_a_window_is_sent_from_it_and_gone_with_it() -> None:
+    with window() as (mount, opened):
+        (mount.path / "tmp" / "not for it").write_text("")
+        script = """
+            mkdir tmp/photos; echo one > tmp/photos/1.txt; echo two > tmp/photos/2.txt
+            echo whole > tmp/a; mv tmp/a outbox/*/
+            mv tmp/photos outbox/*/
+            mkdir tmp/left; echo left > tmp/left/file; ls tmp
+        """
+        command = ["sh", "-euc", script]
+        done = subprocess.run(
+            command, cwd=opened.path, capture_output=True, timeout=WAIT, check=False
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"left\n", b"")
+        wait_for(lambda: list(opened.messages.glob("*Z-alice-photos/2.txt")), "the folder")
+        wait_for(lambda: list(opened.messages.glob("*Z-alice")), "the file")
+        opened.process.terminate()
+        assert opened.process.wait(WAIT) == 0
+        tmp = mount.path / "tmp"
+        wait_for(lambda: [p.name for p in tmp.iterdir()] == ["not for it"], "its tmp/ to go")
 
 
 @on_a_mount
