@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 import trio
 
+from cbfs import index
 from cbfs.engine import Engine, running
 from cbfs.model import Message
 from cbfs.records import place_of as record_place
 from cbfs.store import Table
 from cbfs_common.prekey import PrekeyPair
 from tests.disk import Disk, attack, final_root, follow, switch_erasure_off
+from tests.stores import open_store
 from tests.test_engine import NO_TOR, Recorder, account, send, until
+from tests.test_index import DAY, message
 from tests.world import World
 
 TURNS = 6
@@ -41,7 +44,7 @@ async def life(alice: Path, bob: Path) -> list[bytes]:
     for turn in range(TURNS):
         async with running(alice, NO_TOR) as a, running(bob, NO_TOR) as b:
             for number, (sender, receiver) in enumerate(((a, b), (b, a), (b, a))):
-                text = b"message %d of turn %d, for nobody else" % (number, turn)
+                text = b"message word%dx%d for nobody else" % (number, turn)
                 sent, got = await exchange(sender, receiver, text)
                 if number < 2:
                     await sender.delete(sent)
@@ -55,10 +58,22 @@ def of(disk: Disk, table: Table) -> set[bytes]:
     return {value for where, _key, value in disk.gone() if where is table}
 
 
+def terms(deleted: list[bytes]) -> set[bytes]:
+    """What the index has of a word that is in no message that is left."""
+    return {index._hash(word) for text in deleted for word in text.decode().split() if "x" in word}
+
+
 def words(disk: Disk, deleted: list[bytes]) -> set[bytes]:
-    """Bytes that must be nowhere: texts, the secrets of used prekeys, old roots."""
+    """Bytes that must be nowhere: texts, what the index had of their words, the secrets of used
+    prekeys, old roots."""
     pairs = [PrekeyPair.decode(data) for data in of(disk, Table.PREKEYS)]
-    return {*deleted, *(p.x_secret for p in pairs), *(p.kem_seed for p in pairs), *disk.roots[:-1]}
+    return {
+        *deleted,
+        *terms(deleted),
+        *(p.x_secret for p in pairs),
+        *(p.kem_seed for p in pairs),
+        *disk.roots[:-1],
+    }
 
 
 @pytest.mark.parametrize("erasing", [True, False], ids=["erasing", "erasure switched off"])
@@ -80,15 +95,59 @@ def test_nothing_that_is_gone_can_be_read_in_any_copy_of_the_disk(
         assert len(of(disk, Table.SESSIONS)) > TURNS
         assert len(of(disk, Table.MESSAGES)) >= 2 * TURNS
         assert set(deleted) <= of(disk, Table.CONTENT)
+        indexed = b"".join(value for table, _key, value in disk.plain if table is Table.TERMS)
+        assert all(term in indexed for term in terms(deleted)), "they were in the index once"
         used += len(of(disk, Table.PREKEYS))
+        lasting = b"".join(value for _place, value in opened)
         if not erasing:
             assert gone <= opened
+            assert all(term in lasting for term in terms(deleted))
             continue
         assert not opened & gone
-        lasting = b"".join(value for _place, value in opened)
         final = (disk.place / "root.key").read_bytes()
         for word in words(disk, deleted):
             assert word not in lasting
             assert word not in final
             assert not any(word in page for page in disk.pages)
     assert used
+
+
+@pytest.mark.parametrize("erasing", [True, False], ids=["erasing", "erasure switched off"])
+def test_nothing_confirms_a_word_of_a_deleted_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, erasing: bool
+) -> None:
+    """Messages go before and after the words of their segment are put together, one by one and all
+    of a segment; names of files and senders are words as well."""
+    if not erasing:
+        switch_erasure_off(monkeypatch)
+    disk = follow(monkeypatch, [tmp_path])[tmp_path]
+    store = open_store(tmp_path)
+    messages = {
+        serial: message(serial, bytes(16), f"person{serial}", serial * DAY)
+        for serial in range(1, 2 * index.SEGMENT + 20)
+    }
+    deleted = {*range(5, 9), 40, *range(index.SEGMENT, 2 * index.SEGMENT), 2 * index.SEGMENT + 3}
+
+    def add(serial: int) -> None:
+        text = f"shared word{serial}x".encode()
+        store.write(lambda writer: index.add(writer, messages[serial], text, unread=True))
+
+    def delete(serial: int) -> None:
+        store.write(lambda writer: index.remove(writer, messages[serial]))
+
+    for serial in messages:
+        add(serial)
+        if serial in {8, 70, 2 * index.SEGMENT + 3}:
+            delete(serial)
+    for serial in sorted(deleted - {8, 70, 2 * index.SEGMENT + 3}):
+        delete(serial)
+    store.close()
+    opened = attack(disk, final_root(disk))
+    lasting = b"".join(value for _place, value in opened)
+    indexed = b"".join(value for _table, _key, value in disk.plain)
+    final = (tmp_path / "root.key").read_bytes()
+    for serial in messages:
+        for term in (index._hash(f"word{serial}x"), index._sender(f"person{serial}")):
+            assert term in indexed
+            there = term in lasting or term in final or any(term in page for page in disk.pages)
+            assert there == (serial not in deleted or not erasing)
