@@ -36,6 +36,15 @@ TASKS_MAX = 32
 """Delivery sessions open at once."""
 
 
+class WrongPrekey(CbfsError):
+    """A server has given a prekey that its owner did not sign, or that has expired."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the server gave a wrong prekey", "it may be lying, or their client be away long"
+        )
+
+
 class Sender:
     """Sends what is queued and what is owed. ``sent`` is told of messages whose state has moved
     on, ``owed`` of what is due next."""
@@ -275,9 +284,7 @@ class Sender:
             prekey.verify(contact.profile.signing, context.clock() // 1000)
             return context.sessions.start(peer, prekey)
         except (CryptoError, DecodeError) as error:
-            raise CbfsError(
-                "the server gave a wrong prekey", "it may be lying, or their client be away long"
-            ) from error
+            raise WrongPrekey from error
 
 
 async def _hand_over(link: Link, contact: Contact, envelope: bytes) -> None:

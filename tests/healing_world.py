@@ -195,8 +195,15 @@ class Client:
             self.store.write(lambda writer: owed.settle(writer, draft.debts, now))
 
     def receive(self, envelopes: list[bytes]) -> None:
+        trio.run(self._receiver().take, envelopes)
+
+    def retry(self) -> None:
+        """As a mount begins: what could not be read is tried once more."""
+        trio.run(self._receiver().retry)
+
+    def _receiver(self) -> Receiver:
         conversations = self.context.conversations
-        receiver = Receiver(
+        return Receiver(
             self.context,
             cast(Watch, _NoWatch()),
             started=lambda c: conversations.update({c.id: c}),
@@ -206,7 +213,6 @@ class Client:
             again=_nothing,
             asking=_nothing,
         )
-        trio.run(receiver.take, envelopes)
 
     def export(self) -> Records:
         with self.store.read() as reader:
