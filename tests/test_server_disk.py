@@ -40,12 +40,13 @@ from cbfs_common.requests import (
 from cbfs_names import store as names_store
 from cbfs_names.store import StoreError as NamesStoreError
 from cbfs_server import store as mail_store
+from tests.children import exit_code
 from tests.names_local import CONFIG, commit, local, register, update
 from tests.test_server_store import Caller, Clock, play, serving
 from tests.world import ENVIRONMENT, WAIT, program
 
 PAGE = 4_096
-FULL = 3 << 20
+FULL = 3 << 19
 FLIPS = 80
 CUTS = 6
 USERS, EACH = 12, 5
@@ -171,19 +172,6 @@ def check_names(path: Path) -> int:
     return worst
 
 
-def in_a_child(check: Check, path: Path) -> int:
-    """What the check says in a process of its own, whose end ends nothing else."""
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            code = check(path)
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 def damaged(good: bytes) -> Iterator[bytes]:
     """The file with a bit flipped in many places, half of them where LMDB keeps its own, and cut
     short in some."""
@@ -201,17 +189,17 @@ KINDS = {"mail": (fill_mail, check_mail), "names": (fill_names, check_names)}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_damage_shows_as_an_error_and_never_as_wrong_data(tmp_path: Path, kind: str) -> None:
+def test_damage_shows_as_an_error_and_never_as_wrong_data(memory: Path, kind: str) -> None:
     fill, check = KINDS[kind]
-    whole = tmp_path / "whole"
+    whole = memory / "whole"
     fill(whole)
     good = (whole / "data.mdb").read_bytes()
     found: Counter[int] = Counter()
     for number, data in enumerate(damaged(good)):
-        place = tmp_path / str(number)
+        place = memory / str(number)
         place.mkdir()
         (place / "data.mdb").write_bytes(data)
-        found[in_a_child(check, place)] += 1
+        found[exit_code(check, place)] += 1
         shutil.rmtree(place)
     assert set(found) <= {INTACT, REFUSED, LOST, *ENDED}, found
     assert found[REFUSED] > FLIPS // 10, found
@@ -259,7 +247,7 @@ def names_go_on(path: Path, make_room: Callable[[], None]) -> None:
         before = len(kept)
         with pytest.raises(NamesStoreError) as caught, local(path) as directory:
             while True:
-                batch = [f"name{number}" for number in islice(numbers, 20)]
+                batch = [f"name{number}" for number in islice(numbers, 100)]
                 directory.round(*(commit(name) for name in batch))
                 assert not directory.round(*(register(name) for name in batch)).refused
                 kept.extend(batch)
@@ -289,7 +277,7 @@ def test_a_full_disk_loses_nothing_and_goes_on_when_there_is_room(kind: str) -> 
 
 @pytest.mark.parametrize("kind", GOING_ON)
 def test_a_full_map_loses_nothing_and_goes_on_when_it_is_larger(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    memory: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     sizes = iter((2 * FULL, 4 * FULL))
 
@@ -299,7 +287,7 @@ def test_a_full_map_loses_nothing_and_goes_on_when_it_is_larger(
 
     monkeypatch.setattr(mail_store, "MAP_SIZE", FULL)
     monkeypatch.setattr(names_store, "MAP_SIZE", FULL)
-    GOING_ON[kind](tmp_path / "store", set_size)
+    GOING_ON[kind](memory / "store", set_size)
 
 
 PROGRAMS = {"mail": "cbfs-server", "names": "cbfs-names"}
