@@ -4,10 +4,9 @@ Functions that take a ``Writer`` belong into one transaction with whatever else 
 keep true together with them.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from cbfs import index, transcript
+from cbfs import index, listings, transcript
 from cbfs.model import Content, Conversation, Delivery, Message
 from cbfs.naming import folder_message_name, folder_name, message_name
 from cbfs.packing import pack, unpack
@@ -119,21 +118,6 @@ def load_messages(reader: Reader, conversation: bytes) -> tuple[Message, ...]:
     )
 
 
-def list_messages(
-    reader: Reader, conversation: bytes, start: int, most: int, known: Callable[[int], bool]
-) -> list[tuple[int, Message | None]]:
-    """See ``Backend.listed``."""
-    listed: list[tuple[int, Message | None]] = []
-    for key in reader.keys(Table.MESSAGES, conversation, conversation + u64(start)):
-        serial = int.from_bytes(key[16:], "big")
-        listed.append(
-            (serial, None if known(serial) else get_message(reader, conversation, serial))
-        )
-        if len(listed) == most:
-            break
-    return listed
-
-
 def named_message(reader: Reader, conversation: bytes, which: str | int) -> Message | None:
     """The one of that name or serial."""
     if isinstance(which, int):
@@ -220,7 +204,7 @@ def _number(data: bytes) -> int:
 
 
 def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int) -> Message:
-    """Name it, number it, store and index it, count its content, move the conversation's heads."""
+    """Name it, number it, store, list and index it, count its content, move the heads."""
 
     def name_key(name: str) -> bytes:
         return b"name " + writer.blind(conversation, name.encode())
@@ -251,6 +235,7 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
     entry = _transcript_entry(writer, message)
     message = replace(message, entry_size=len(entry))
     put_message(writer, message)
+    listings.add(writer, message)
     words = _text(writer, message, index.TEXT_MAX)
     index.add(writer, message, words, unread=not (arrival.recipients or arrival.muted))
     _extend_transcript(writer, conversation, len(entry), 0)
@@ -333,6 +318,7 @@ def remove_message(writer: Writer, message: Message) -> None:
         name = b"name " + writer.blind(message.conversation, message.name.encode())
         writer.delete(Table.META, name)
         writer.delete(Table.META, gone_key(message))
+        listings.remove(writer, message)
         index.remove(writer, message)
         _extend_transcript(writer, message.conversation, -message.entry_size, 1)
         drop_content(writer, message.content.id)
@@ -349,8 +335,7 @@ def transcript_extent(reader: Reader, conversation: bytes) -> Extent:
 
 def transcript_entries(reader: Reader, conversation: bytes, start: int) -> list[tuple[int, int]]:
     """(serial, bytes of its entry) of the messages from a serial on."""
-    items = reader.items(Table.MESSAGES, conversation, conversation + u64(start))
-    return [(m.serial, m.entry_size) for m in (_message(key, data) for key, data in items)]
+    return [(entry[0], entry[6]) for entry in listings.every(reader, conversation, start)]
 
 
 def transcript_entry(reader: Reader, conversation: bytes, serial: int) -> bytes:

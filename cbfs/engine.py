@@ -3,7 +3,7 @@ mount talks to (``cbfs.model.Backend``)."""
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from cbfs.context import Context, Problems
 from cbfs.dial import Dialer
 from cbfs.directory import Directory
 from cbfs.dummies import Dummies
-from cbfs.healing import notice_copy, notice_loss
+from cbfs.healing import make_listings, notice_copy, notice_loss
 from cbfs.home import Home
 from cbfs.model import (
     Conversation,
@@ -145,13 +145,6 @@ class Engine(Acquaintances):
         """See ``Backend``."""
         with self.store.read() as reader:
             return book.load_messages(reader, conversation)
-
-    def listed(
-        self, conversation: bytes, start: int, most: int, known: Callable[[int], bool]
-    ) -> list[tuple[int, Message | None]]:
-        """See ``Backend``."""
-        with self.store.read() as reader:
-            return book.list_messages(reader, conversation, start, most, known)
 
     def message(self, conversation: bytes, which: str | int) -> Message | None:
         """See ``Backend``."""
@@ -381,6 +374,7 @@ async def running(
             problems.set(
                 "copy", "this is a copy of an account: its sessions begin anew; use one of the two"
             )
+        make_listings(store)
         notice_loss(store, account.name, milliseconds(), SYSTEM_RANDOM)
         own_server = load_own_server(store)
         async with trio.open_nursery() as committer:

@@ -11,7 +11,8 @@ arrays (table, record key, value): the records of the store, but for
 - sessions and prekeys, which must not be used a second time: peers are told at the next mount
   that they are lost, and all begin new ones;
 - envelopes, which only those sessions could open, or peers have by now;
-- what the account directory knows of itself.
+- what the account directory knows of itself;
+- the pages of listings, which are made again from the messages.
 
 An export is one snapshot of the store. It can be made beside a mount, which goes on meanwhile.
 """
@@ -30,6 +31,7 @@ import msgpack
 from cbfs.account import ACCOUNT, FINISHED
 from cbfs.book import message_content
 from cbfs.deliveries import unsealed
+from cbfs.healing import LISTED
 from cbfs.model import Content
 from cbfs.nodes import File, decode_record
 from cbfs.packing import unpack
@@ -48,8 +50,10 @@ GROUP = 512
 """Records that are restored in one transaction."""
 
 _HEADER = struct.Struct(">16s16sII")
-_LEFT_OUT = frozenset((Table.SESSIONS, Table.PREKEYS, Table.INBOX, Table.QUARANTINE))
-_OF_THE_DIRECTORY = frozenset((b"place",))
+_LEFT_OUT = frozenset(
+    (Table.SESSIONS, Table.PREKEYS, Table.INBOX, Table.QUARANTINE, Table.LISTINGS)
+)
+_OF_THE_DIRECTORY = frozenset((b"place", LISTED))
 _LAST = (ACCOUNT, FINISHED)
 """In Table.META, restored when all else is on the disk."""
 

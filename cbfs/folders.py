@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from cbfs.areas import TreeError
 from cbfs.book import transcript_entries, transcript_entry, transcript_extent
 from cbfs.inodes import Inodes
+from cbfs.listings import Entry, listed
 from cbfs.message_folder import MessageFolder, Shelf
 from cbfs.model import Backend, Conversation
 from cbfs.nodes import FIRST_MESSAGE, MessageFile, Node, Text
@@ -39,6 +40,12 @@ class Unseen:
     def reveal(self, serial: int) -> None:
         """Show this one from now on."""
         self._serials.discard(serial)
+
+    def shown(self, entries: list[Entry]) -> list[Entry]:
+        """Those, in order of serials, that are not in here."""
+        if not self._serials and (not entries or entries[-1][0] <= self._newest):
+            return entries
+        return [entry for entry in entries if entry[0] not in self]
 
     def __contains__(self, serial: int) -> bool:
         return serial > self._newest or serial in self._serials
@@ -123,24 +130,18 @@ class Folder:
             yield _METADATA_PLACE, METADATA, self._metadata
         if start < _TRANSCRIPT_PLACE:
             yield _TRANSCRIPT_PLACE, TRANSCRIPT, self._transcript
-        serial_from = max(start - 1, 0)
-        known, unseen = self._inodes.get, self._unseen
+        serial_from, key = max(start - 1, 0), self._conversation.id
+        known, unseen, listed_node = self._inodes.get, self._unseen, self._shelf.listed
         while True:
-            listed = self._backend.listed(
-                self._conversation.id,
-                serial_from,
-                PAGE,
-                lambda serial: (FIRST_MESSAGE + serial) in self._inodes,
-            )
-            for serial, message in listed:
-                if serial in unseen:
-                    continue
-                node = self._shelf.node(message) if message else known(FIRST_MESSAGE + serial)
-                if isinstance(node, MessageFile | MessageFolder):
-                    yield serial + 2, node.name, node
-            if len(listed) < PAGE:
+            with self._backend.store.read() as reader:
+                found = listed(reader, key, serial_from, PAGE)
+            yield from [
+                (entry[0] + 2, entry[2], known(FIRST_MESSAGE + entry[0]) or listed_node(key, entry))
+                for entry in unseen.shown(found)
+            ]
+            if len(found) < PAGE:
                 return
-            serial_from = listed[-1][0] + 1
+            serial_from = found[-1][0] + 1
 
     async def remove(self, name: str, node: Node) -> None:
         """See ``Provider``."""

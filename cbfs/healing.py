@@ -9,11 +9,15 @@ was restored, everybody with whom messages were exchanged is told that what they
 
 from pathlib import Path
 
+from cbfs import listings
 from cbfs.book import load_conversations, load_messages
 from cbfs.model import Delivery
 from cbfs.owed import NOTHING, Kind, owe
 from cbfs.store import Reader, Store, Table, Writer
 from cbfs_common.primitives import Random
+
+LISTED = b"listed"
+"""META: every message is in a page of its conversation."""
 
 LOST_SPREAD = 5_000
 """Milliseconds within which, at random, peers are told that sessions are lost."""
@@ -53,6 +57,24 @@ def notice_loss(store: Store, me: str, now: int, random: Random) -> None:
 
     if peers:
         store.write(change)
+
+
+def make_listings(store: Store) -> None:
+    """Make the pages of ``cbfs.listings``, which a store lacks that an earlier cbfs has made, or
+    that was restored. Before the store runs. A crash before the commit leaves that to the next
+    start."""
+    with store.read() as reader:
+        if reader.get(Table.META, LISTED) is not None:
+            return
+
+    def change(writer: Writer) -> None:
+        writer.delete_prefix(Table.LISTINGS, b"")
+        for conversation in load_conversations(writer):
+            for message in load_messages(writer, conversation):
+                listings.add(writer, message)
+        writer.put(Table.META, LISTED, b"\1")
+
+    store.write(change)
 
 
 def _talked_to(reader: Reader, me: str) -> set[str]:

@@ -18,11 +18,12 @@ class Inodes:
         """The node, None when the kernel does not know it."""
         return self._nodes.get(inode)
 
-    def count(self, node: Node) -> None:
-        """The kernel is told of a node once more."""
-        if not node.lookups:
-            self._nodes[node.inode] = node
-        node.lookups += 1
+    def count(self, *nodes: Node) -> None:
+        """The kernel is told of each of these once more."""
+        for node in nodes:
+            if not node.lookups:
+                self._nodes[node.inode] = node
+            node.lookups += 1
 
     def forget(self, inode: int, count: int) -> None:
         """The kernel takes ``count`` times back."""

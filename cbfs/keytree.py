@@ -42,6 +42,9 @@ _NONCE = bytes(NONCE_SIZE)
 _NAME = struct.Struct(">BQ")
 _BITMAP = struct.Struct(">I")
 _NEXT = struct.Struct(">Q")
+_FULL = (1 << FANOUT) - 1
+_KEYS = tuple(struct.Struct(f"{KEY_SIZE}s" * count) for count in range(FANOUT + 1))
+"""So many keys in a row."""
 
 Children = tuple[bytes | None, ...]
 Turned = dict[bytes, tuple[bytes, Children] | None]
@@ -276,12 +279,8 @@ def _encode(children: Children) -> bytes:
 def _decode(plain: bytes) -> Children:
     """Of a node that was authentic, so that its form is ours."""
     (bitmap,) = _BITMAP.unpack_from(plain)
-    children: list[bytes | None] = []
-    offset = _BITMAP.size
-    for place in range(FANOUT):
-        if bitmap >> place & 1:
-            children.append(plain[offset : offset + KEY_SIZE])
-            offset += KEY_SIZE
-        else:
-            children.append(None)
-    return tuple(children)
+    keys: tuple[bytes, ...] = _KEYS[bitmap.bit_count()].unpack_from(plain, _BITMAP.size)
+    if bitmap == _FULL:
+        return keys
+    left = iter(keys)
+    return tuple(next(left) if bitmap >> place & 1 else None for place in range(FANOUT))

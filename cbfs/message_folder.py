@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from cbfs.areas import Area, TreeError
 from cbfs.book import get_message
 from cbfs.inodes import Inodes
+from cbfs.listings import Entry, entry_of, is_folder
 from cbfs.model import Backend, Message
 from cbfs.naming import free_name, shown_file_name
 from cbfs.nodes import FIRST_MESSAGE, FolderFile, MessageFile, Node
@@ -46,11 +47,14 @@ class MessageFolder(Provided):
 
     __slots__ = ("message", "name", "parent")
 
-    def __init__(self, inode: int, shelf: "Shelf", message: Message, parent: int) -> None:
-        key = message.conversation, message.serial
-        super().__init__(inode, Area.CONVERSATION, _Inside(shelf, key, parent, message.date))
+    def __init__(
+        self, inode: int, shelf: "Shelf", conversation: bytes, entry: Entry, parent: int
+    ) -> None:
+        serial, date, name, *_ = entry
+        key = conversation, serial
+        super().__init__(inode, Area.CONVERSATION, _Inside(shelf, key, parent, date))
         self.message = key
-        self.name = message.name
+        self.name = name
         self.parent = parent
 
 
@@ -68,7 +72,14 @@ class Shelf:
         known = self._inodes.get(inode)
         if isinstance(known, MessageFile | MessageFolder):
             return known
-        return MessageFolder(inode, self, message, TOP) if message.folder else MessageFile(message)
+        return self.listed(message.conversation, entry_of(message))
+
+    def listed(self, conversation: bytes, entry: Entry) -> MessageFile | MessageFolder:
+        """A fresh one."""
+        if is_folder(entry):
+            inode = FIRST_MESSAGE + entry[0]
+            return MessageFolder(inode, self, conversation, entry, TOP)
+        return MessageFile(conversation, entry)
 
     def entry(self, contents: _Contents, at: int) -> FolderFile | MessageFolder:
         """The node of an entry, by its index."""
@@ -79,7 +90,7 @@ class Shelf:
             return known
         size = contents.table.entries[at].size
         if size is None:
-            return MessageFolder(inode, self, message, at + 1)
+            return MessageFolder(inode, self, message.conversation, entry_of(message), at + 1)
         return FolderFile(message, inode, contents.table.starts[at], size)
 
     def contents(self, key: tuple[bytes, int]) -> _Contents | None:

@@ -168,12 +168,6 @@ class Backend(Protocol):
     def messages(self, conversation: bytes) -> tuple[Message, ...]:
         """All of one conversation, in order."""
 
-    def listed(
-        self, conversation: bytes, start: int, most: int, known: Callable[[int], bool]
-    ) -> list[tuple[int, Message | None]]:
-        """At most so many of one conversation, in order, from serial ``start`` on: (serial, the
-        message, or None where ``known`` says that its serial is enough)."""
-
     def message(self, conversation: bytes, which: str | int) -> Message | None:
         """The one of that name or serial."""
 

@@ -315,6 +315,7 @@ async def _run(options: Options, ready: Callable[[], None]) -> None:
         await courier.tree.config.settle()
         operations = Operations(courier, ProcFS(), options.account)
         _init(operations, options)
+        memory.look_less_for_cycles()
         try:
             await _live(options, courier, operations, nursery)
             nursery.start_soon(courier.run)

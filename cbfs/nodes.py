@@ -9,6 +9,7 @@ import trio
 
 from cbfs.areas import RULES, Area
 from cbfs.blocks import Layer
+from cbfs.listings import Entry, content_of, entry_of
 from cbfs.model import Content, Message
 from cbfs.outbox import Process
 from cbfs.packing import pack, unpack
@@ -122,27 +123,36 @@ class Text(Node):
 
 
 class MessageFile(Node):
-    """A message in a conversation. There may be very many: only what handlers need is kept, the
-    rest is in the store under ``conversation`` and ``serial``."""
+    """A message in a conversation. There may be very many, and a listing makes one of each: only
+    what handlers need is kept, the rest is in the store under ``conversation`` and ``serial``."""
 
-    __slots__ = ("content", "conversation", "name", "removed", "serial")
+    __slots__ = ("conversation", "entry", "removed")
 
-    def __init__(self, message: Message) -> None:
-        self.inode = FIRST_MESSAGE + message.serial
-        self.mode = MESSAGE_MODE
-        self.mtime_ns = self.changed_ns = message.date * 1_000_000
-        self.names = _NO_NAMES
+    mode = MESSAGE_MODE
+    names = _NO_NAMES
+
+    def __init__(self, conversation: bytes, entry: Entry) -> None:
+        self.inode = FIRST_MESSAGE + entry[0]
+        self.mtime_ns = self.changed_ns = entry[1] * 1_000_000
         self.lookups = 0
-        self.conversation = message.conversation
-        self.serial = message.serial
-        self.name = message.name
-        self.content = message.content
+        self.conversation = conversation
+        self.entry = entry
         self.removed = False
+
+    @property
+    def serial(self) -> int:
+        """Its number among all messages."""
+        return self.entry[0]
+
+    @property
+    def content(self) -> Content:
+        """Where its bytes are."""
+        return content_of(self.entry)
 
     @property
     def size(self) -> int:
         """In bytes."""
-        return self.content.size
+        return self.entry[4]
 
 
 class FolderFile(MessageFile):
@@ -151,7 +161,7 @@ class FolderFile(MessageFile):
     __slots__ = ("length", "start")
 
     def __init__(self, message: Message, inode: int, start: int, length: int) -> None:
-        super().__init__(message)
+        super().__init__(message.conversation, entry_of(message))
         self.inode = inode
         self.start = start
         self.length = length

@@ -101,13 +101,11 @@ class Operations(pyfuse3.Operations):
         self._inodes = self._tree.inodes
         self._handles = Handles()
         self._listings: dict[int, Listing] = {}
-        self._message_entry = EntryAttributes()
-        self._message_entry.st_mode = MESSAGE_MODE
-        self._message_entry.st_nlink = 1
-        self._message_entry.st_uid, self._message_entry.st_gid = self._uid, self._gid
-        self._message_entry.st_blksize = 65_536
-        self._message_entry.entry_timeout = MESSAGE_CACHE_SECONDS
-        self._message_entry.attr_timeout = MESSAGE_CACHE_SECONDS
+        entry = self._message_entry = EntryAttributes()
+        entry.st_mode, entry.st_nlink = MESSAGE_MODE, 1
+        entry.st_uid, entry.st_gid = self._uid, self._gid
+        entry.st_blksize = 65_536
+        entry.entry_timeout = entry.attr_timeout = MESSAGE_CACHE_SECONDS
 
     # entries
 
@@ -248,11 +246,13 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        told: list[Node] = []
+        reply, attributes = pyfuse3.readdir_reply, self._attributes
         for place, name, node in self._listings[fh].after(start_id):
-            attributes = self._attributes(node)
-            if not pyfuse3.readdir_reply(token, FileNameT(name.encode()), attributes, place):
-                return
-            self._inodes.count(node)
+            if not reply(token, name.encode(), attributes(node), place):
+                break
+            told.append(node)
+        self._inodes.count(*told)
 
     @_handler
     async def releasedir(self, fh: FileHandleT) -> None:
@@ -423,7 +423,7 @@ class Operations(pyfuse3.Operations):
     def _message_attributes(self, node: MessageFile) -> EntryAttributes:
         """The same object each time, as there are many messages: it is copied on the way out."""
         entry = self._message_entry
-        entry.st_ino = InodeT(node.inode)
+        entry.st_ino = node.inode  # InodeT() would be felt here
         entry.st_size = size = node.size
         entry.st_blocks = (size + 511) // 512
         entry.st_mtime_ns = entry.st_atime_ns = entry.st_ctime_ns = node.mtime_ns

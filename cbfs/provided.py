@@ -8,6 +8,7 @@ that are in use, ``inode_for`` makes a number of an id.
 """
 
 import stat
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from itertools import islice
@@ -23,13 +24,17 @@ _MADE = 1 << 62
 """Inode numbers from here on come from ``inode_for``."""
 
 
+Listed = tuple[int, str, Node]
+"""An entry of a directory: the place behind it, its name, what it is."""
+
+
 class Provider(Protocol):
     """What is in a directory. Called by handlers: must answer from memory and LMDB reads."""
 
     def find(self, name: str) -> Node | None:
         """The entry of that name."""
 
-    def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
+    def page(self, start: int) -> Iterator[Listed]:
         """Entries from place ``start`` on, 0 being the first: (the place behind it, name, node).
         A place keeps its meaning when others are added and removed."""
 
@@ -95,9 +100,7 @@ class Listing:
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
-        self._page: list[tuple[int, str, Node]] = []
-        self._index = 0
-        self._place = -1
+        self._page: list[Listed] = []
         self._version = 0
 
     @property
@@ -105,35 +108,36 @@ class Listing:
         """That which is read."""
         return self._directory
 
-    def after(self, start: int) -> Iterator[tuple[int, str, Node]]:
+    def after(self, start: int) -> Iterator[Listed]:
         """Entries from place ``start`` on; the caller may stop anywhere."""
-        if start != self._place or self._stale():
-            self._fill(start)
-        while self._page:
-            while self._index < len(self._page):
-                entry = self._page[self._index]
-                yield entry
-                self._index += 1
-                self._place = entry[0]
-            if not isinstance(self._directory, Provided):
-                return
-            self._fill(self._place)
+        page = self._page
+        index = bisect_right(page, start, key=_place)
+        if self._stale() or start == 0 or index in {0, len(page)}:
+            # where a page begins or ends only the directory can tell what is there now
+            page, index = self._fill(start), 0
+        while page:
+            yield from islice(page, index, None)
+            page, index = self._fill(page[-1][0]), 0
 
     def _stale(self) -> bool:
         directory = self._directory
         return isinstance(directory, Provided) and directory.version != self._version
 
-    def _fill(self, start: int) -> None:
-        directory, self._index, self._place = self._directory, 0, start
+    def _fill(self, start: int) -> list[Listed]:
+        directory = self._directory
         if isinstance(directory, Provided):
             self._version = directory.version
             self._page = list(islice(directory.provider.page(start), PAGE))
-            return
+            return self._page
         if start == 0 or not self._page:
             # the places are those in a copy of the entries, made when reading begins
             items = enumerate(directory.entries.items(), 1)
             self._page = [(place, name, node) for place, (name, node) in items]
-        self._index = start
+        return self._page[start:]
+
+
+def _place(entry: Listed) -> int:
+    return entry[0]
 
 
 def inode_for(*parts: bytes) -> int:

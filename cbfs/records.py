@@ -34,6 +34,7 @@ class Table(Enum):
     PEERS = b"peers"  # blind(name)
     CONVERSATIONS = b"conversations"  # conversation id 16
     MESSAGES = b"messages"  # conversation id 16 | serial u64
+    LISTINGS = b"listings"  # conversation id 16 | serial u64: see ``cbfs.listings``
     MESSAGE_IDS = b"message-ids"  # blind(conversation id, sender, message id)
     PARTS = b"parts"  # what is known of a file that is still arriving
     QUEUE = b"queue"  # blind(recipient) 16 | sequence u64
@@ -166,6 +167,14 @@ class Reader:
                 return None
             key, data = cursor.item()
             return key, self._open(table, key, data)
+
+    def key_up_to(self, table: Table, key: bytes, prefix: bytes) -> bytes | None:
+        """The last key up to ``key`` of those with ``prefix``; opens no value."""
+        with self._txn.cursor(db=self._tables.dbs[table]) as cursor:
+            found = cursor.set_range(key)
+            if not found or cursor.key() != key:
+                found = cursor.prev() if found else cursor.last()
+            return cursor.key() if found and cursor.key().startswith(prefix) else None
 
     def number(self, name: bytes) -> int:
         """The last that ``Writer.next_number`` gave, 0 before the first."""

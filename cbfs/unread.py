@@ -1,19 +1,21 @@
 """The folder unread/: links to the messages that nobody has read.
 
 It is kept as messages come and are read, so that watchers see it change. In memory is which
-messages are new and, from when somebody first looks, the names of their links; all else is in the
+messages are new and, from when somebody first looks, what is listed of them; all else is in the
 store. What was read is kept, and leaves the folder, a little later and many at once.
 """
 
 import logging
 import time
+from bisect import bisect_left, insort
 from collections.abc import Iterator
+from itertools import islice
 
 import trio
 
 from cbfs import index
 from cbfs.areas import Area
-from cbfs.book import get_message
+from cbfs.listings import Entry, entry_of, every
 from cbfs.model import Message
 from cbfs.naming import free_name
 from cbfs.nodes import Link, MessageFile, Node
@@ -58,7 +60,8 @@ class Unread:
         self._new = self._load()  # the conversation of each message, by its serial
         self._hidden: set[int] = set()  # new, and watchers have not been told yet
         self._serials: dict[str, int] = {}
-        self._names: dict[int, str] = {}
+        self._links: dict[int, tuple[str, Entry]] = {}  # the name here, by serial
+        self._order: list[int] = []  # their serials
         self._named = False
         self._leaving: dict[str, Link] = {}  # read, and watchers have not been told yet
         self._left: list[str] = []  # those of them that nobody is about to tell watchers of
@@ -80,19 +83,20 @@ class Unread:
         if not self._may_be_watched():
             self._new[message.serial] = message.conversation
             if self._named:
-                self._name(message)
+                self._name(entry_of(message))
             self._touch()
             return
         self._need_names()
         self._new[message.serial] = message.conversation
         self._hidden.add(message.serial)
-        name = self._name(message)
+        name = self._name(entry_of(message))
+        link = self._link(message.serial)
 
         def enter() -> None:
             self._hidden.discard(message.serial)
             self._touch()
 
-        self._showing.show(f"unread/{name}", self._link(name, message), enter)
+        self._showing.show(f"unread/{name}", link, enter)
 
     def removed(self, serial: int) -> None:
         """It was deleted."""
@@ -144,11 +148,9 @@ class Unread:
     def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
         """See ``Provider``. The place behind a message is its serial + 1."""
         self._need_names()
-        for serial in sorted(serial for serial in self._names if serial >= start):
-            name = self._names[serial]
-            link = self._find(name)
-            if link is not None:
-                yield serial + 1, name, link
+        for serial in islice(self._order, bisect_left(self._order, start), None):
+            if serial not in self._hidden:
+                yield serial + 1, self._links[serial][0], self._link(serial)
 
     async def remove(self, name: str, node: Node) -> None:
         """See ``Provider``. Whoever removes a link has read the message."""
@@ -186,20 +188,20 @@ class Unread:
             self._forget(serial)
             return
         self._need_names()
-        name = self._names.get(serial)
-        link = self._find(name) if name is not None else None
-        self._forget(serial)
-        if name is not None:
-            self._leaving[name] = link or Link(_inode(name), "", time.time_ns(), recorded=False)
+        if serial in self._links:
+            name = self._links[serial][0]
+            self._leaving[name] = self._link(serial)
             self._left.append(name)
             self._news.set()
+        self._forget(serial)
 
     def _forget(self, serial: int) -> None:
         self._new.pop(serial, None)
         self._hidden.discard(serial)
-        name = self._names.pop(serial, None)
-        if name is not None:
-            del self._serials[name]
+        linked = self._links.pop(serial, None)
+        if linked is not None:
+            del self._serials[linked[0]]
+            del self._order[bisect_left(self._order, serial)]
         self._touch()
 
     def _hide(self, name: str) -> None:
@@ -214,35 +216,34 @@ class Unread:
         if self._named:
             return
         self._named = True
-        for serial, conversation in list(self._new.items()):
-            message = self._message(conversation, serial)
-            if message is not None:
-                self._name(message)
+        firsts: dict[bytes, int] = {}
+        for serial, conversation in self._new.items():  # in order of serials
+            firsts.setdefault(conversation, serial)
+        entries: list[Entry] = []
+        with self._store.read() as reader:
+            for conversation, first in firsts.items():
+                if self._tree.knows(conversation):
+                    entries += (e for e in every(reader, conversation, first) if e[0] in self._new)
+        for entry in sorted(entries):
+            self._name(entry)
 
-    def _name(self, message: Message) -> str:
-        name = free_name(message.name, lambda name: name in self._serials or name in self._leaving)
-        self._serials[name] = message.serial
-        self._names[message.serial] = name
+    def _name(self, entry: Entry) -> str:
+        serial, _date, wanted, *_ = entry
+        name = free_name(wanted, lambda name: name in self._serials or name in self._leaving)
+        self._serials[name] = serial
+        self._links[serial] = name, entry
+        insort(self._order, serial)
         return name
 
     def _find(self, name: str) -> Link | None:
-        serial = self._serials.get(name, 0)
-        conversation = self._new.get(serial)
-        if conversation is None or serial in self._hidden:
-            return None
-        message = self._message(conversation, serial)
-        return self._link(name, message) if message is not None else None
+        serial = self._serials.get(name)
+        return None if serial is None or serial in self._hidden else self._link(serial)
 
-    def _message(self, conversation: bytes, serial: int) -> Message | None:
-        if not self._tree.knows(conversation):
-            return None
-        with self._store.read() as reader:
-            return get_message(reader, conversation, serial)
-
-    def _link(self, name: str, message: Message) -> Link:
-        folder = self._tree.conversation(message.conversation).folder
-        target = f"../conversations/{folder}/{message.name}"
-        return Link(_inode(name), target, message.date * 1_000_000, recorded=False)
+    def _link(self, serial: int) -> Link:
+        name, (_serial, date, message, *_) = self._links[serial]
+        folder = self._tree.conversation(self._new[serial]).folder
+        target = f"../conversations/{folder}/{message}"
+        return Link(_inode(name), target, date * 1_000_000, recorded=False)
 
 
 def _inode(name: str) -> int:

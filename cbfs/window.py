@@ -156,14 +156,14 @@ class Numbers(Inodes):
         """See ``Inodes``; ``inode`` is a number of here."""
         return self._shown.get(inode)
 
-    def count(self, node: Node) -> None:
+    def count(self, *nodes: Node) -> None:
         """See ``Inodes``."""
-        number = self.number(node)
-        if number == ROOT:
-            return
-        self._known.count(node)
-        self._shown[number] = node
-        self._counts[number] = self._counts.get(number, 0) + 1
+        for node in nodes:
+            number = self.number(node)
+            if number != ROOT:
+                self._known.count(node)
+                self._shown[number] = node
+                self._counts[number] = self._counts.get(number, 0) + 1
 
     def forget(self, inode: int, count: int) -> None:
         """See ``Inodes``; ``inode`` is a number of here."""

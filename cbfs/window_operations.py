@@ -132,8 +132,7 @@ class WindowOperations(Operations):
 
     def counted(self, handle: int, count: int) -> None:
         """The kernel has taken so many of those that ``listed`` gave last."""
-        for node in self._told.pop(handle, [])[:count]:
-            self._inodes.count(node)
+        self._inodes.count(*self._told.pop(handle, [])[:count])
 
     def forget_listing(self, handle: int) -> None:
         """A directory is closed."""

@@ -91,12 +91,6 @@ class FakeBackend:
         with self.store.read() as reader:
             return book.load_messages(reader, conversation)
 
-    def listed(
-        self, conversation: bytes, start: int, most: int, known: Callable[[int], bool]
-    ) -> list[tuple[int, Message | None]]:
-        with self.store.read() as reader:
-            return book.list_messages(reader, conversation, start, most, known)
-
     def message(self, conversation: bytes, which: str | int) -> Message | None:
         with self.store.read() as reader:
             return book.named_message(reader, conversation, which)

@@ -14,7 +14,7 @@ import keyring.errors
 import pytest
 import trio
 
-from cbfs import passphrase
+from cbfs import listings, passphrase
 from cbfs.account import SYSTEM_RANDOM, opened_store, reading_store
 from cbfs.engine import running
 from cbfs.export import NotAnExport, read_export, restore_export, write_export
@@ -312,7 +312,11 @@ def test_an_account_restored_from_an_old_export_reads_everything_again(
                     *(b"I am back", b"welcome"),
                 }
                 await until(lambda: texts() == all_of_them, "everything at david's")
-                assert len(d.messages(d.conversations()[0].id)) == len(all_of_them)
+                (known,) = d.conversations()
+                assert len(d.messages(known.id)) == len(all_of_them)
+                with d.store.read() as reader:
+                    entries = list(listings.every(reader, known.id))
+                assert entries == [listings.entry_of(m) for m in d.messages(known.id)]
 
     trio.run(main)
 

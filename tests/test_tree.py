@@ -325,7 +325,7 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
         with refused(errno.EACCES):
             await tree.unlink(drafts, "metadata.toml")
         with refused(errno.EACCES):
-            await tree.rename(there, message.name, tree.tmp, "x", replace=True)
+            await tree.rename(there, message.entry[2], tree.tmp, "x", replace=True)
         with refused(errno.EPERM):
             await tree.describe(message, 0o777, None)
         with refused(errno.EEXIST):

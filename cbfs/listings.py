@@ -1,0 +1,98 @@
+"""What a folder of messages shows of each, many in one record, so that listing opens few.
+
+The messages of a conversation are in pages, in order of arrival: a page is one record of
+``Table.LISTINGS``, whose key has the serial of its first message, and its value the entries one
+after the other. All of it is in ``Table.MESSAGES`` too, and can be made again from there.
+
+Everything that changes a page belongs into the transaction that changes the messages: a crash
+leaves both or neither.
+"""
+
+from collections.abc import Iterator
+
+import msgpack
+
+from cbfs.model import Content, Message
+from cbfs.packing import pack
+from cbfs.store import Reader, Table, Writer
+
+PAGE_SIZE = 4_000
+"""Bytes of a page: with what it is sealed in, one page of LMDB's."""
+
+Entry = tuple[int, int, str, int, int, int, int, bool]
+"""Serial, date in ms, name, the content's id, size and chunk, bytes in the transcript, whether it
+is a folder. A plain tuple, as a listing may make very many."""
+
+
+def content_of(entry: Entry) -> Content:
+    """The content that an entry names."""
+    return Content(*entry[3:6])
+
+
+def is_folder(entry: Entry) -> bool:
+    """Whether the message is a folder."""
+    return entry[7]
+
+
+def entry_of(message: Message) -> Entry:
+    """What is listed of a message."""
+    content = message.content
+    numbers = content.id, content.size, content.chunk
+    shown = message.entry_size, message.folder
+    return (message.serial, message.date, message.name, *numbers, *shown)
+
+
+def add(writer: Writer, message: Message) -> None:
+    """The newest of its conversation."""
+    fresh = pack(*entry_of(message))
+    last = writer.last(Table.LISTINGS, message.conversation)
+    if last is not None and len(last[1]) + len(fresh) <= PAGE_SIZE:
+        writer.put(Table.LISTINGS, last[0], last[1] + fresh)
+    else:
+        writer.put(Table.LISTINGS, _key(message.conversation, message.serial), fresh)
+
+
+def remove(writer: Writer, message: Message) -> None:
+    """It is deleted."""
+    key = _key(message.conversation, message.serial)
+    page = writer.key_up_to(Table.LISTINGS, key, message.conversation)
+    if page is None:
+        return
+    data = writer.get(Table.LISTINGS, page) or b""
+    left = [pack(*entry) for entry in _entries(data) if entry[0] != message.serial]
+    if left:
+        writer.put(Table.LISTINGS, page, b"".join(left))
+    else:
+        writer.delete(Table.LISTINGS, page)
+
+
+def listed(reader: Reader, conversation: bytes, start: int, most: int) -> list[Entry]:
+    """At most so many of a conversation's messages, in order, from serial ``start`` on."""
+    found: list[Entry] = []
+    for page in _pages(reader, conversation, start):
+        found += page if page[0][0] >= start else [entry for entry in page if entry[0] >= start]
+        if len(found) >= most:
+            break
+    return found[:most]
+
+
+def every(reader: Reader, conversation: bytes, start: int = 0) -> Iterator[Entry]:
+    """All from a serial on, in order."""
+    for page in _pages(reader, conversation, start):
+        yield from (entry for entry in page if entry[0] >= start)
+
+
+def _pages(reader: Reader, conversation: bytes, start: int) -> Iterator[list[Entry]]:
+    first = reader.key_up_to(Table.LISTINGS, _key(conversation, start), conversation)
+    for _page, data in reader.items(Table.LISTINGS, conversation, first):
+        yield _entries(data)
+
+
+def _entries(data: bytes) -> list[Entry]:
+    unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=len(data))
+    unpacker.feed(data)
+    return list(unpacker)
+
+
+def _key(conversation: bytes, serial: int) -> bytes:
+    return conversation + serial.to_bytes(8, "big")
