@@ -50,6 +50,7 @@ from cbfs_common.names_wire import (  # noqa: E402
 )
 from cbfs_common.primitives import sign_public  # noqa: E402
 from cbfs_common.profile import Address  # noqa: E402
+from tests import names_plain_cases  # noqa: E402
 from tests.names_naive import (  # noqa: E402
     LOG_SEED,
     NAMESPACE,
@@ -324,6 +325,7 @@ FILES: dict[str, Callable[[], list[Case]]] = {
     "names-heads.json": heads,
     "names-bundles.json": bundles,
     "names-messages.json": messages,
+    **names_plain_cases.FILES,
 }
 
 

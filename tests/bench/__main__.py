@@ -24,6 +24,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "news": files.news,
     "views": views.views,
     "names": names.names,
+    "registrations": names.registrations,
     "tor": tor.over_tor,
 }
 

@@ -1,7 +1,7 @@
 """Rows of the name directory, at the size that ``tests.bench.names_at_size`` makes.
 
 The directory runs as a process of its own; the load comes from this one. Its data stays in
-bench-results, since making it takes the longer part of an hour's quarter: delete it to have it
+bench-results, since making it takes ten minutes and more: delete it to have it
 made anew.
 """
 
@@ -31,6 +31,7 @@ from cbfs_common.names_wire import LookedUp, Lookup, decode_reply, encode_reques
 from cbfs_common.primitives import sign, sign_public, verify
 from cbfs_common.profile import Address, parse_address
 from tests.bench.names_at_size import make_directory, name_of
+from tests.bench.names_town import PEOPLE, measure
 from tests.bench.server import TIMEOUT, Client, memory
 from tests.bench.table import Row, duration, faster, rate
 from tests.bench.timing import times
@@ -48,6 +49,13 @@ PROOF_TIME = 15e-6
 
 Asked = tuple[str, bytes]
 """A name and the encoded request for it."""
+
+
+PARAKEET = 780
+"""Updates a second that Parakeet's prototype accepts, each in 3 to 4 s (anchor of the design)."""
+
+PARAKEET_TIME = 3.5
+REGISTRATIONS = 30_000
 
 
 @contextmanager
@@ -170,6 +178,20 @@ def claim(evidence: Evidence) -> tuple[bytes, bytes, bytes, bytes]:
     round_, entry = decode_round(evidence.round), decode_entry(evidence.entry)
     index = name_index(round_.namespace, entry.name)
     return evidence.map_proof, round_.map_root, index, entry_hash(evidence.entry)
+
+
+def registrations(quick: bool) -> Iterator[Row]:
+    """Registrations a second that a sequencer and three verifiers have all signed."""
+    measured = measure(50 if quick else REGISTRATIONS)
+    yield Row(
+        f"names, registrations, {VERIFIERS} verifiers",
+        rate(measured.rate),
+        "Parakeet's prototype, updates",
+        rate(PARAKEET),
+        measured.rate / PARAKEET,
+    )
+    what = f"names, one of them among {PEOPLE:,}, COMMIT to end"
+    yield faster(what, measured.latency, "Parakeet's prototype, an update", PARAKEET_TIME)
 
 
 def _checked(many: int, found: Looked, size: str) -> Iterator[Row]:
