@@ -104,6 +104,12 @@ def test_bot_answers(people: tuple[World, User, User]) -> None:
     clear(alice, bob)
     assert len((EXAMPLES / "bot" / "bot.py").read_text().splitlines()) <= 25
     with running(bob, "bot/bot.py"):
+        prepared = alice.mountpoint / "tmp" / "photos"
+        prepared.mkdir()
+        (prepared / "photo").write_text("not a text for a bot")
+        (alice.mountpoint / "outbox" / "bob bot").mkdir()
+        prepared.rename(alice.mountpoint / "outbox" / "bob bot" / "photos")
+        wait_for(lambda: list(bob.mountpoint.glob("conversations/*/*-photos")), "the folder")
         say(alice, "bob bot", "one two three\n")
         alice.wait_message("bob", "three two one\n")
 
@@ -140,7 +146,7 @@ def test_alerts_come_from_cron_and_from_units(people: tuple[World, User, User]) 
     fail_like_systemd(alice)
     text = wait_for(
         lambda: next(
-            (p for p in bob.messages() if "backup.service failed on" in p.read_text()), None
+            (p for p in first.parent.glob("*Z-*") if "service failed on" in p.read_text()), None
         ),
         "the alert of the unit",
     )

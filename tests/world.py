@@ -240,7 +240,7 @@ class User:
 
         def look() -> Path | None:
             for path in self.messages(sender):
-                if path.read_bytes() == text.encode():
+                if path.is_file() and path.read_bytes() == text.encode():
                     return path
             return None
 

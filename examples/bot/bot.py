@@ -14,6 +14,9 @@ def answer(text: str) -> str:
 
 while True:
     for link in sorted((MOUNT / "unread").iterdir()):
+        if link.is_dir():  # a message may be a folder: that is not for us
+            link.unlink()
+            continue
         folder = link.resolve().parent.name
         draft = MOUNT / "tmp" / f"answer-{time.time_ns()}"
         draft.write_text(answer(link.read_text(errors="replace")) + "\n")  # and the link is gone

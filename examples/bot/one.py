@@ -16,7 +16,8 @@ def answer(text: str) -> str:
 answered = None
 while True:
     (folder,) = (CHAT / "conversations").iterdir()
-    *_, last = [None, *sorted(folder.glob("*Z-*"))]
+    messages = [path for path in folder.glob("*Z-*") if path.is_file()]  # it may be a folder
+    last = max(messages, default=None)
     if last and last != answered and os.getxattr(last, "user.cbfs.state") == b"received":
         draft = CHAT / "tmp" / f"answer-{time.time_ns()}"
         draft.write_text(answer(last.read_text(errors="replace")) + "\n")

@@ -48,7 +48,7 @@ def signalled(person: str) -> tuple[tuple[str, int], bytes]:
     """The other's, when it has come."""
     end = time.monotonic() + GIVE_UP
     while time.monotonic() < end:
-        for link in sorted((MOUNT / "unread").glob("*.punch")):
+        for link in filter(Path.is_file, sorted((MOUNT / "unread").glob("*.punch"))):
             if os.getxattr(link, "user.cbfs.sender").decode() == person:
                 host, port, token = json.loads(link.read_text())
                 return (str(host), int(port)), str(token).encode()

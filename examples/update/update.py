@@ -47,7 +47,7 @@ def follow(public: VerifyKey, sender: str, place: Path) -> None:
     while True:
         for link in sorted((MOUNT / "unread").iterdir()):
             from_sender = os.getxattr(link, "user.cbfs.sender").decode() == sender
-            if from_sender and link.name.endswith(".update"):
+            if from_sender and link.name.endswith(".update") and link.is_file():
                 print(install(public, link.read_bytes(), place), flush=True)
         time.sleep(1)
 
