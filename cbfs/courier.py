@@ -14,11 +14,13 @@ from cbfs.areas import TreeError
 from cbfs.dispatch import Dispatch
 from cbfs.drafts import Drafts
 from cbfs.error_files import ErrorFiles
+from cbfs.handles import Handle
 from cbfs.model import Backend, Conversation, Message, Refused
 from cbfs.nodes import Directory, File, Text, drafts_in, state_of
 from cbfs.outbox import Processes
 from cbfs.showing import Showing
 from cbfs.store import StoreError
+from cbfs.sync_send import SyncSend
 from cbfs.texts import alarm_text, error_text, status_text
 from cbfs.tree import STATUS, Tree
 from cbfs.views import Views
@@ -37,7 +39,8 @@ KEPT_NS = 86_400 * 10**9
 
 
 class Courier:
-    """One for a mount. ``grace`` (seconds) is in the place of that of the settings, if given."""
+    """One for a mount. ``grace`` (seconds) is in the place of that of the settings, if given;
+    ``sync_send`` is the limit (seconds) of ``cbfs.sync_send``, 0 without it."""
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class Courier:
         processes: Processes,
         grace: float | None,
         nursery: trio.Nursery,
+        sync_send: float = 0,
     ) -> None:
         self._backend = backend
         self._nursery = nursery
@@ -56,6 +60,7 @@ class Courier:
         self.showing = Showing()
         self.tree = Tree(backend, self._changed)
         self.drafts = Drafts(self.tree, processes, grace)
+        self._sync_send = SyncSend(backend, self.drafts, sync_send) if sync_send else None
         self.views = Views(self.tree, self.showing)
         self._errors = ErrorFiles(self.tree)
         self._dispatch = Dispatch(
@@ -119,8 +124,17 @@ class Courier:
         self.showing.show(path, node, enter)
         self.views.added(message)
 
+    async def synced(self, handle: Handle) -> None:
+        """A program wants what it has written to be safe, and it is on the disk. Raises
+        TreeError."""
+        if self._sync_send is not None:
+            self._changed()
+            await self._sync_send.wait(handle.node, handle.thread)
+
     def message_changed(self, _message: Message) -> None:
         """See ``View``."""
+        if self._sync_send is not None:
+            self._sync_send.changed()
         self.status_changed()
 
     def unknown_names(self, names: frozenset[str]) -> None:

@@ -125,6 +125,7 @@ class Dispatch:
             self._bind(folder, message.conversation)
         self._arrived(message)
         if isinstance(node, File):
+            node.message = message
             self._nursery.start_soon(self._retire, node, version)
         else:
             self._nursery.start_soon(self._retire_folder, node)

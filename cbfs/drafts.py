@@ -1,6 +1,7 @@
 """What the outbox's folders and files say of themselves: for whom they are, and whether a file is
 finished."""
 
+import math
 import time
 
 from cbfs.nodes import Directory, File, Link, state_of, walk
@@ -85,4 +86,6 @@ class Drafts:
 def _draft(name: str, file: File) -> Draft:
     fresh = file.version not in (file.sent, file.given_up)
     until = file.mtime_ns / 1e9
+    if file.asked == file.version:  # fsync has said that it is finished
+        return Draft(name, file.size, fresh, 0, file.author, -math.inf, until)
     return Draft(name, file.size, fresh, file.writers, file.author, file.changed, until)

@@ -7,11 +7,13 @@ from cbfs.nodes import File, Node
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """``writes``: it may be written to. ``new``: reading it to the end makes the message read."""
+    """``writes``: it may be written to. ``new``: reading it to the end makes the message read.
+    ``thread`` has opened it."""
 
     node: Node
     writes: bool
     new: bool
+    thread: int = 0
 
 
 class Handles:
@@ -26,10 +28,10 @@ class Handles:
         self._last += 1
         return self._last
 
-    def open(self, node: Node, *, writes: bool, new: bool) -> int:
+    def open(self, node: Node, thread: int, *, writes: bool, new: bool) -> int:
         """A handle on a file: its number."""
         number = self.number()
-        self._open[number] = Handle(node, writes, new)
+        self._open[number] = Handle(node, writes, new, thread)
         if isinstance(node, File):
             node.handles += 1
             node.writers += writes

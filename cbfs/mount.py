@@ -33,6 +33,7 @@ from cbfs.reveal import Revealer
 from cbfs.rootfile import Unlock
 from cbfs.settings import GRACE_MAX
 from cbfs.store import Store, StoreError
+from cbfs.sync_send import LIMIT, LIMIT_MAX
 from cbfs.texts import README, profile_text
 from cbfs.tor_config import TorOptions
 from cbfs.tree import PROFILE, STATUS, Tree
@@ -91,6 +92,7 @@ class Options:
     fuse: frozenset[str]
     asking: Asking
     only: str = ""
+    sync_send: float = 0
     unlock: Unlock = no_lock
 
     @property
@@ -168,6 +170,7 @@ def _parse(arguments: list[str]) -> tuple[Options, bool]:
             frozenset(words.fuse),
             words.asking,
             words.only,
+            words.sync_send,
         ),
         given.fake,
     )
@@ -182,6 +185,7 @@ class _Words:
     tor: dict[str, str] = field(default_factory=dict)
     asking: Asking = field(default_factory=Asking)
     only: str = ""
+    sync_send: float = 0
     fuse: set[str] = field(default_factory=set)
 
 
@@ -190,7 +194,10 @@ def _words(parser: argparse.ArgumentParser, given: argparse.Namespace) -> _Words
     for word in ",".join(given.words).split(","):
         key, _, value = word.partition("=")
         if key == "grace":
-            found.grace = _grace(parser, value)
+            found.grace = _seconds(parser, "grace", value, 0, GRACE_MAX)
+        elif key == "sync_send":
+            given_seconds = value or f"{LIMIT:.0f}"
+            found.sync_send = _seconds(parser, "sync_send", given_seconds, 1, LIMIT_MAX)
         elif key == "only" and value:
             found.only = value
         elif key == "uid" and value:
@@ -210,14 +217,16 @@ def _words(parser: argparse.ArgumentParser, given: argparse.Namespace) -> _Words
     return found
 
 
-def _grace(parser: argparse.ArgumentParser, text: str) -> float:
+def _seconds(
+    parser: argparse.ArgumentParser, key: str, text: str, least: float, most: float
+) -> float:
     try:
-        grace = float(text)
+        seconds = float(text)
     except ValueError:
-        parser.error("grace=SECONDS takes a number")
-    if not 0 <= grace <= GRACE_MAX:
-        parser.error(f"grace=SECONDS is between 0 and {GRACE_MAX:.0f}")
-    return grace
+        parser.error(f"{key}=SECONDS takes a number")
+    if not least <= seconds <= most:
+        parser.error(f"{key}=SECONDS is between {least:.0f} and {most:.0f}")
+    return seconds
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -235,7 +244,8 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="OPTIONS",
         dest="words",
-        help="grace=SECONDS (in the place of that in config.toml), no_tor,"
+        help="grace=SECONDS (in the place of that in config.toml), sync_send[=SECONDS] (fsync of a"
+        " file in the outbox returns when the servers have it), no_tor,"
         " tor=ADDRESS (the control socket or HOST:PORT of the tor to use, or own), bridges=FILE,"
         " torrc=FILE, passphrase_fd=N (read the passphrase from that descriptor),"
         " uid=USER (root mounts as that user), allow_other, only=CONVERSATION (nothing but that"
@@ -307,7 +317,7 @@ async def _run(options: Options, ready: Callable[[], None]) -> None:
         trio.open_nursery() as nursery,
     ):
         memory.lock_future()
-        courier = Courier(engine, ProcFS(), options.grace, nursery)
+        courier = Courier(engine, ProcFS(), options.grace, nursery, options.sync_send)
         engine.attach(courier)  # at once: what arrives from now on is not in the tree yet
         _texts(courier, engine.name, profile_text(engine.name, engine.profile))
         await engine.store.commit(restore(courier.tree))

@@ -196,6 +196,7 @@ class File(Node):
     monotonic clock, in seconds."""
 
     __slots__ = (
+        "asked",
         "author",
         "changed",
         "content",
@@ -206,6 +207,7 @@ class File(Node):
         "hold",
         "lent",
         "lock",
+        "message",
         "sending",
         "sent",
         "stored",
@@ -222,6 +224,8 @@ class File(Node):
         self.version = 0
         self.stored = 0 if content else -1
         self.sent = -1
+        self.message: Message | None = None  # what ``sent`` has become, if that is known
+        self.asked = -1  # the version that ``cbfs.sync_send`` waits for
         self.given_up = -1
         self.lock = trio.Lock()  # held while its content is being stored
         self.sending: Sending | None = None

@@ -102,9 +102,8 @@ class Operations(pyfuse3.Operations):
         self._handles = Handles()
         self._listings: dict[int, Listing] = {}
         entry = self._message_entry = EntryAttributes()
-        entry.st_mode, entry.st_nlink = MESSAGE_MODE, 1
+        entry.st_mode, entry.st_nlink, entry.st_blksize = MESSAGE_MODE, 1, 65_536
         entry.st_uid, entry.st_gid = self._uid, self._gid
-        entry.st_blksize = 65_536
         entry.entry_timeout = entry.attr_timeout = MESSAGE_CACHE_SECONDS
 
     # entries
@@ -276,7 +275,7 @@ class Operations(pyfuse3.Operations):
         author = self._processes.of_thread(ctx.pid)
         directory = await self._tree.ready(self._directory(parent_inode))
         file = self._tree.create(directory, _text(name), mode, author)
-        return self._open(file, writes=True), self._remember(file)
+        return self._open(file, ctx.pid, writes=True), self._remember(file)
 
     @_handler
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
@@ -290,9 +289,8 @@ class Operations(pyfuse3.Operations):
             node.author = self._processes.of_thread(ctx.pid)
             if flags & os.O_TRUNC:
                 await self._tree.truncate(node, 0)
-        new = self._is_new(node)
-        counts = new and counts_as_reading(self._processes.of_thread(ctx.pid))
-        return self._open(node, writes=writes, new=counts, cache=not new)
+        counts = self._is_new(node) and counts_as_reading(self._processes.of_thread(ctx.pid))
+        return self._open(node, ctx.pid, writes=writes, new=counts)
 
     @_handler
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
@@ -320,6 +318,7 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         await self._store(fh)
+        await self._courier.synced(self._handles[fh])
 
     @_handler
     async def release(self, fh: FileHandleT) -> None:
@@ -429,12 +428,13 @@ class Operations(pyfuse3.Operations):
         entry.st_mtime_ns = entry.st_atime_ns = entry.st_ctime_ns = node.mtime_ns
         return entry
 
-    def _open(self, node: Node, *, writes: bool, new: bool = False, cache: bool = True) -> FileInfo:
+    def _open(self, node: Node, thread: int, *, writes: bool, new: bool = False) -> FileInfo:
         return FileInfo(
-            fh=FileHandleT(self._handles.open(node, writes=writes, new=new)),
+            fh=FileHandleT(self._handles.open(node, thread, writes=writes, new=new)),
             # a text may change between two looks; of a new message we must see how far it is read
             direct_io=isinstance(node, Text) or new,
-            keep_cache=isinstance(node, MessageFile) and cache,  # a message never changes
+            # a message never changes
+            keep_cache=isinstance(node, MessageFile) and not self._is_new(node),
         )
 
     async def _store(self, fh: int) -> None:

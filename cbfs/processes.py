@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sysconfig
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from cbfs_common.errors import CbfsError
 
 _PROC = Path("/proc")
 _TOLD_MAX = 4_096
+_SIGNAL_SETS = ("SigPnd", "ShdPnd", "SigBlk")
+_ENDING = sum(
+    1 << number - 1
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM)
+)
 _START_TIME = 19
 """The field of /proc/PID/stat that says when it started, counted from the one after the name."""
 
@@ -29,6 +35,16 @@ class ProcFS:
         """See ``Processes``."""
         now = self._read(process.pid)
         return now is not None and now.start == process.start
+
+    def is_ending(self, process: Process) -> bool:
+        """Whether it has ended, or has been sent a signal to end it that it has not seen yet."""
+        try:
+            told = _told(process.pid, "status")
+            lines = dict(line.split(":\t", 1) for line in told.splitlines() if ":\t" in line)
+            sent, shared, blocked = (int(lines[each], 16) for each in _SIGNAL_SETS)
+        except (OSError, ValueError, KeyError):
+            return True
+        return bool((sent | shared) & ~blocked & _ENDING) or not self.is_alive(process)
 
     def is_running(self, pid: int) -> bool:
         """See ``Processes``."""
