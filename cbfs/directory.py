@@ -325,6 +325,8 @@ class Directory(Asking):
                 worked = await trio.to_thread.run_sync(
                     let_in, terms, commit, None, abandon_on_cancel=True
                 )
+                if worked == commit:  # it asks for work that its terms do not ask for
+                    raise
                 await self._commit(link, worked)
             elif error.refusal is not Refusal.COMMIT_REPEATED:
                 raise

@@ -271,13 +271,15 @@ async def verifier(
     sequencer: Address,
     peers: dict[str, Address],
     clock: Callable[[], float] = lambda: NOW,
+    first: Config | None = None,
 ) -> AsyncIterator[VerifierRole]:
-    """A real verifier with its files in ``path``."""
+    """A real verifier with its files in ``path``. ``first``: the directory's first configuration,
+    when it is another."""
     await trio.Path(path).mkdir(exist_ok=True)
     keys = Keys(at.secret, KEYS.log, seed(name))
     beside = Beside(ConfigFile(config, sequencer, peers), None, (), current=False)
     failure: Exception | None = None
-    with stored(path / "store", config) as store:
+    with stored(path / "store", first or config) as store:
         role = VerifierRole(store, keys, path, beside, RANDOM, clock)
         try:
             async with serving(at, role), trio.open_nursery() as nursery:

@@ -12,15 +12,15 @@ import trio
 from cbfs_common.names_config import Terms
 from cbfs_common.names_entry import name_index
 from cbfs_common.names_note import Note, SignatureLine, cosign, parse_note
-from cbfs_common.names_operations import Operation, Refusal
+from cbfs_common.names_operations import Operation, OperationRefused, Refusal
 from cbfs_common.names_receipt import verify_receipt
-from cbfs_common.names_wire import Receipted, Refused, Submit, decode_reply
+from cbfs_common.names_wire import Receipted, Refused, Reply, Request, Submit, decode_reply
 from cbfs_names import peers
 from cbfs_names.block import Block, Reason
 from cbfs_names.cli import main
 from cbfs_names.peer_wire import Offer
 from cbfs_names.replay import Committed, Replay
-from tests.names_local import CONFIG, NAMESPACE, NOW, commit, register
+from tests.names_local import CONFIG, NAMESPACE, NOW, Local, commit, local, register
 from tests.names_panel import (
     PATIENCE,
     Proposer,
@@ -33,6 +33,7 @@ from tests.names_panel import (
     stored,
     verifier,
 )
+from tests.names_server import Kept, answering, client
 from tests.test_names_registration import INVITED, invited, token
 
 ALICE, BOB = b"a" * 32, b"b" * 32
@@ -376,3 +377,22 @@ def test_two_histories_are_found_out_and_proven_to_anybody(
     data[-10] ^= 1  # of the root
     spoilt.write_bytes(data)
     assert main(["audit", str(spoilt)]) == 1
+
+
+def test_a_directory_that_asks_for_more_work_than_its_terms_say_is_given_up(
+    tmp_path: Path,
+) -> None:
+    async def go(directory: Local) -> None:
+        def answer(request: Request) -> Reply:
+            if isinstance(request, Submit):
+                return Refused(Refusal.WORK_NEEDED)
+            return directory.answer(request)
+
+        async with answering(answer) as address:
+            asking = client(CONFIG.policy(address), Kept(), lambda: NOW)
+            with pytest.raises(OperationRefused) as told, trio.fail_after(PATIENCE):
+                await asking.register("alice", b"profile", ALICE)
+        assert told.value.refusal is Refusal.WORK_NEEDED
+
+    with local(tmp_path / "store") as directory:
+        trio.run(go, directory)

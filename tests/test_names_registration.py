@@ -189,6 +189,8 @@ def test_quorum_changes_the_configuration_from_the_next_round_on(tmp_path: Path)
         assert refusal(directory, other) is Refusal.WRONG_CONFIG
         assert refusal(directory, configure(CONFIG, KEYS.verifier)) is Refusal.WRONG_CONFIG
         directory.round(commit("alice"), configure(new, KEYS.verifier))
+        assert directory.core.renew(directory.now) is not None  # a head for who believes the new
+        assert directory.core.renew(directory.now) is None
         assert refusal(directory, commit("bobby")) is Refusal.INVITE_NEEDED
         directory.round(invited("bobby", token()))
         with directory.store.read() as view:

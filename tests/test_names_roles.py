@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbfs.dial import LoopbackDialer
-from cbfs.directory import Directory, DirectoryDown, Found
+from cbfs.directory import Directory, DirectoryDown, DirectoryLies, Found
 from cbfs_common.errors import DecodeError
-from cbfs_common.names_client import parse_policy
+from cbfs_common.names_client import Fault, parse_policy
 from cbfs_common.names_refusals import OperationRefused, Refusal
 from cbfs_common.names_registration import parse_token
 from cbfs_common.primitives import Random, kem_encapsulate
@@ -92,11 +92,11 @@ class Town:
         self.sequencer = self.place / "sequencer"
 
     def configure(self, *names: str, terms: str = "", rules: str) -> None:
-        lines = [self._key("--sequencer", "example.org/names", "sequencer", 1)]
-        lines += [self._key("", name, name, at) for at, name in enumerate(names, 2)]
+        lines = [self.key("--sequencer", "example.org/names", "sequencer", 1)]
+        lines += [self.key("", name, name, at) for at, name in enumerate(names, 2)]
         self.config.write_text("".join(lines) + terms + rules)
 
-    def _key(self, option: str, name: str, data: str, at: int) -> str:
+    def key(self, option: str, name: str, data: str, at: int) -> str:
         self.urls[data] = f"{host(at)}:7701"
         more = [option] if option else []
         given = ["--data", str(self.place / data), *more, "--address", self.urls[data], name]
@@ -111,8 +111,8 @@ class Town:
             assert out is not None
             assert out.readline().startswith("cbfs-names://"), self.log(name)
 
-    def spawn(self, name: str, role: str, listen: str) -> None:
-        options = [role, "--data", str(self.place / name), "--config", str(self.config)]
+    def spawn(self, name: str, role: str, listen: str, *more: str) -> None:
+        options = [role, *more, "--data", str(self.place / name), "--config", str(self.config)]
         with (self.place / f"{name}.log").open("a") as log:
             self.running[name] = subprocess.Popen(
                 [*PROGRAM, *options, "--listen", listen],
@@ -236,6 +236,81 @@ def test_proof_of_work(town: Town) -> None:
     town.configure("v1", terms="registration work 8\n", rules="quorum v1\n")
     town.start("sequencer", "v1")
     trio.run(town.register, "alice")
+
+
+def test_operators_change_the_configuration_together(town: Town) -> None:
+    """Two sign that a third comes in and newcomers prove work. Old policies end with it."""
+    rules = "group all 2 {}\nquorum all\n"
+    town.configure("v1", "v2", rules=rules.format("v1 v2"))
+    old, new, change = town.config, town.place / "new", town.place / "change"
+    third = town.key("", "v3", "v3", 9)
+    text = old.read_text().replace("group all 2 v1 v2", third + "group all 2 v1 v2 v3")
+    new.write_text(text.replace("witness v1", "registration work 8\nwitness v1"))
+    town.start("sequencer", "v1", "v2")
+
+    def signed(data: str) -> str:
+        files = "--config", old, "--new", new, change
+        return run("configure", "--data", town.place / data, *files)
+
+    async def go() -> None:
+        await town.register("alice")
+        before = town.client()
+        assert signed("v1").endswith("signed by v1; no quorum yet\n")
+        with pytest.raises(subprocess.CalledProcessError):
+            run("submit", "--config", old, change)
+        assert signed("v2").endswith("signed by v1, v2; a quorum: submit it\n")
+        run("submit", "--config", old, change)
+        town.kill("v2")
+        town.config = new
+        town.spawn("v3", "--verifier", town.urls["v3"], "--first-config", str(old))
+        with trio.fail_after(PATIENCE):  # clients are told when there is a head for them
+            while "witness v3" not in (town.sequencer / "policy").read_text():
+                await trio.sleep(0.1)
+        await town.register("bobby")
+        with pytest.raises(DirectoryLies) as told:
+            await before.lookup("alice")
+        assert told.value.fault is Fault.QUORUM  # v2 was one of two
+
+    trio.run(go)
+
+
+def test_terms_of_a_directory_in_one_process(tmp_path: Path) -> None:
+    town = Town(tmp_path)
+    town.urls["sequencer"] = f"{host(1)}:7701"
+    data = ["--data", str(town.sequencer), "--listen", town.urls["sequencer"]]
+
+    @contextmanager
+    def running(*terms: str) -> Iterator[None]:
+        with subprocess.Popen(
+            [*PROGRAM, *data, *terms], stdout=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline().startswith("cbfs-names://")
+                yield
+            finally:
+                process.terminate()
+
+    async def go() -> None:
+        with running("--registration", "invite", "--short", "5"):
+            with pytest.raises(OperationRefused) as told:
+                await town.register("alice")
+            assert told.value.refusal is Refusal.INVITE_NEEDED
+            await town.register("alice", token=parse_token(run("invite", *data[:2])))
+        with running():  # as it was
+            with pytest.raises(OperationRefused) as told:
+                await town.register("bobby")
+            assert told.value.refusal is Refusal.INVITE_NEEDED
+        with running("--registration", "work:8"):
+            await town.register("bobby")
+
+    trio.run(go)
+    for wrong in (["--registration", "work"], ["--registration", "none"], ["--short", "99"]):
+        done = subprocess.run(
+            [*PROGRAM, *data, *wrong], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert "cbfs-names: error:" in done.stderr
 
 
 @given(st.binary(max_size=200) | st.lists(st.integers() | st.binary()).map(packed))

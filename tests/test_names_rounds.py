@@ -403,7 +403,7 @@ def test_store_of_other_keys_is_refused(tmp_path: Path) -> None:
     with local(tmp_path / "store"):
         pass
     with pytest.raises(StoreError) as caught:
-        Store(tmp_path / "store", KEYS.config(Terms(lifetime=LIFETIME + 1)).encode())
+        Store(tmp_path / "store", replace(KEYS, log=ANOTHER).config(Terms()).encode())
     assert caught.value.hint
 
 

@@ -9,20 +9,23 @@ import pytest
 import trio
 
 from cbfs_common.names_config import Config, ConfigFile
+from cbfs_common.names_operations import Kind, Operation
 from cbfs_common.names_wire import Receipted, Submit, decode_reply
 from cbfs_names.block import Block
 from cbfs_names.keys import Keys
 from cbfs_names.separate import Beside, SequencerRole
 from cbfs_names.store import Store
-from tests.names_local import KEYS, commit
+from tests.names_local import KEYS, NAMESPACE, commit
 from tests.names_panel import (
     PATIENCE,
     RANDOM,
     Place,
+    Proposer,
     ask,
     panel_of,
     place,
     proposer,
+    seed,
     serving,
     stored,
     verifier,
@@ -145,5 +148,47 @@ def test_what_only_a_verifier_was_told_is_in_the_sequencer_s_next_round(tmp_path
                     assert isinstance(reply, Receipted)
                 with store.read() as view:
                     assert view.block(1).operations == (wanted,)
+
+    trio.run(run)
+
+
+def test_the_quorum_gives_the_directory_into_other_hands(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A verifier that was away meanwhile follows when its operator gives it the new configuration,
+    and not before; one that comes in with it replays everything."""
+    caplog.set_level(logging.INFO)
+    old, new = panel_of("v1", threshold=1), panel_of("v2", threshold=1)
+    change = Operation(
+        Kind.CONFIGURE, NAMESPACE, "", 0, 0, old.digest(), 100, terms=new.encode()
+    ).signed((seed("v1"),))
+
+    async def go(sequencer: Proposer, s: Place, p1: Place, p2: Place) -> None:
+        args = tmp_path / "v1", "v1"
+        async with verifier(*args, old, p1, s.address, {}):
+            await sequencer.round(signers=("v1",))
+        shutil.copytree(tmp_path / "v1", tmp_path / "copy")
+        async with (
+            verifier(*args, old, p1, s.address, {}),
+            verifier(tmp_path / "v2", "v2", new, p2, s.address, {}, first=old),
+        ):
+            await sequencer.round(change, signers=("v1",))
+            await sequencer.round(signers=("v2",))  # empty, since it is due
+            await sequencer.round(commit("alice"), signers=("v2",))
+        shutil.rmtree(tmp_path / "v1")
+        (tmp_path / "copy").rename(tmp_path / "v1")
+        async with verifier(*args, old, p1, s.address, {}):
+            with trio.fail_after(PATIENCE):
+                while "a head that no quorum has signed" not in caplog.text:
+                    await trio.sleep(0.05)
+        sequencer.answered.clear()
+        async with verifier(*args, new, p1, s.address, {}):
+            await sequencer.until(lambda: any(size == 4 for size, _, _ in sequencer.answered))
+
+    async def run() -> None:
+        async with place("s") as s, place("v1") as p1, place("v2") as p2:
+            with stored(tmp_path / "s", old) as store:
+                async with proposer(s, store) as sequencer:
+                    await go(sequencer, s, p1, p2)
 
     trio.run(run)

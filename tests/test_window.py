@@ -327,9 +327,15 @@ def test_systemd_understands_the_units(tmp_path: Path) -> None:
     runtime.mkdir(mode=0o700)
     for unit in (*UNITS.glob("*.service"), *UNITS.glob("*.mount")):
         text = unit.read_text().replace("ExecStart=mount.cbfs", f"ExecStart={ours}")
+        text = text.replace("/usr/local/bin/cbfs-names", program("cbfs-names")[0])
         (tmp_path / unit.name).write_text(text.replace("/run/bots/bot", "/bin/true"))
     units = ["cbfs@chat.service", "cbfs-only@0123.service", "cbfs-bot@0123.service"]
-    for level, names in (("--user", units), ("--system", ["home-alice-chat.mount"])):
+    system = [
+        "home-alice-chat.mount",
+        "cbfs-names-sequencer.service",
+        "cbfs-names-verifier@a1.service",
+    ]
+    for level, names in (("--user", units), ("--system", system)):
         done = subprocess.run(
             ["systemd-analyze", "verify", level, "--man=no", *(tmp_path / n for n in names)],
             env={**ENVIRONMENT, "XDG_RUNTIME_DIR": str(runtime)},

@@ -23,14 +23,23 @@ from cbfs_common.profile import Address, parse_address
 from cbfs_names.embedded import Embedded, EmbeddedCore
 from cbfs_names.keys import VERIFIER, Keys, load_keys, opened_data, write_file
 from cbfs_names.onion import Onion, add_options, chosen, published
-from cbfs_names.separate import Beside, Role, SequencerRole, VerifierRole, present
+from cbfs_names.reconfiguring import add_configure, add_submit
+from cbfs_names.separate import Beside, Role, SequencerRole, VerifierRole, shown
 from cbfs_names.service import Service
 from cbfs_names.sockets import listen, listening_port, serve
 from cbfs_names.store import Store
-from cbfs_names.tools import ADD, read_text, run_tool
+from cbfs_names.terms import add_terms, chosen_terms
+from cbfs_names.tools import add_audit, add_invite, add_key, read_text
 
 _log = logging.getLogger(__name__)
 
+TOOLS = {
+    "key": add_key,
+    "invite": add_invite,
+    "audit": add_audit,
+    "configure": add_configure,
+    "submit": add_submit,
+}
 PORT_LEAST, PORT_MAX = 0, 65_535
 
 _EPILOG = """example:
@@ -38,14 +47,14 @@ _EPILOG = """example:
 
 Prints its address on the first line, and writes DATA/policy, the file that clients are given.
 With --sequencer or --verifier it is one of several processes: see cbfs-names(8).
-Besides: cbfs-names key, cbfs-names invite, cbfs-names audit, each with --help.
+Besides: cbfs-names key, invite, configure, submit, audit, each with --help.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT. 0 after a clean stop, 1 for a failure, 2 for wrong usage."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given and given[0] in ADD:
+    if given and given[0] in TOOLS:
         return _tool(given)
     options = _parse(given)
     level = logging.INFO if options.verbose else logging.WARNING
@@ -92,6 +101,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     role.add_argument("--sequencer", action="store_true", help="order rounds; verifiers elsewhere")
     role.add_argument("--verifier", action="store_true", help="check and sign a sequencer's rounds")
     parser.add_argument("--config", type=Path, metavar="FILE", help="keys, groups, quorum, terms")
+    parser.add_argument(
+        "--first-config",
+        type=Path,
+        metavar="FILE",
+        help="of the directory's first round, for a new store when FILE is another by now",
+    )
     parser.add_argument("--sequencer-url", metavar="URL", help="if FILE does not say it")
     parser.add_argument(
         "--peer",
@@ -105,21 +120,27 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="your word that DIR is no old copy: do not wait until peers have said so",
     )
+    add_terms(parser)
     parser.add_argument("--verbose", action="store_true", help="log rounds as well")
     add_options(parser)
     options = parser.parse_args(arguments)
     if (options.sequencer or options.verifier) != (options.config is not None):
         parser.error("--config goes with --sequencer or --verifier")
-    if options.store_is_current and options.config is None:
-        parser.error("--store-is-current goes with --sequencer or --verifier")
+    if (options.store_is_current or options.first_config) and options.config is None:
+        parser.error("--store-is-current and --first-config go with --sequencer or --verifier")
+    if options.config and (options.registration is not None or options.short is not None):
+        parser.error("with --config, registration and short stand in FILE")
     if not options.verifier and (options.sequencer_url or options.peer):
         parser.error("--sequencer-url and --peer go with --verifier")
     return options
 
 
 def _tool(given: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog=f"cbfs-names {given[0]}")
+    TOOLS[given[0]](parser)
+    options = parser.parse_args(given[1:])
     try:
-        run_tool(given[0], given[1:])
+        options.run(options)
     except CbfsError as error:
         _complain(BaseExceptionGroup("", [error]))
         return 1
@@ -175,16 +196,20 @@ class Start:
 def _starter(options: argparse.Namespace, directory: Path, keys: Keys, random: Random) -> Start:
     """What the options ask for. Raises DecodeError."""
     if options.config is None:
-        config = keys.config(Terms())
-        return Start(config, lambda store: _service(store, config, keys))
+        terms = chosen_terms(options, directory, random)
+        config = keys.config(terms or Terms())
+        return Start(config, lambda store: _service(store, config, keys, terms))
     file = parse_config(read_text(options.config))
     url = options.sequencer_url
     sequencer = None if url is None else parse_address(url, SCHEME)
     peers = tuple(parse_address(peer, SCHEME) for peer in options.peer)
     place = Beside(file, sequencer, peers, options.store_is_current)
     role = SequencerRole if options.sequencer else VerifierRole
+    first = file.config
+    if options.first_config is not None:
+        first = parse_config(read_text(options.first_config)).config
     return Start(
-        file.config,
+        first,
         lambda store: role(store, keys, directory, place, random),
         serves=options.sequencer,
     )
@@ -209,13 +234,21 @@ async def _run(
                 async with _reached(onion, public, port) as place:
                     address = Address(keys.server, place.host, place.port)
                     if start.serves:
-                        policy = present(store).policy(address).encode().encode("ascii")
-                        write_file(directory / "policy", policy, 0o644)
+                        _show(directory, address, shown(store))
+                    if isinstance(role, SequencerRole):
+                        role.when_configured(lambda config: _show(directory, address, config))
                     await _serve(listener, keys, random, role, address)
             finally:
                 role.close()
         finally:
             store.close()
+
+
+def _show(directory: Path, address: Address, config: Config) -> None:
+    """The files for clients, and for ``cbfs-names invite``."""
+    policy = config.policy(address).encode().encode("ascii")
+    write_file(directory / "policy", policy, 0o644)
+    write_file(directory / "config", config.encode().encode("ascii"), 0o644)
 
 
 @asynccontextmanager
@@ -228,10 +261,16 @@ async def _reached(onion: Onion | None, public: Place, port: int) -> AsyncIterat
         yield Place(host, PORT)
 
 
-def _service(store: Store, config: Config, keys: Keys) -> Service:
+def _service(store: Store, config: Config, keys: Keys, terms: Terms | None) -> Service:
     name = dict(config.witnesses)[VERIFIER].name
     core = Embedded(store, keys.log, keys.verifier, name)
-    head = core.start(int(time.time()))
+    now = int(time.time())
+    head = core.start(now)
+    if terms is not None:
+        changed = core.change_terms(terms, now)
+        if changed is not None:
+            _log.warning("the terms have changed: give clients the new policy file")
+            head = changed
     return Service(store, EmbeddedCore(core, head), time.time, head)
 
 

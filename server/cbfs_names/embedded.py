@@ -3,14 +3,18 @@ over one store: what they tell each other is what separate processes would. Bloc
 thread at a time."""
 
 import logging
+from dataclasses import replace
 
 import trio
 
+from cbfs_common.names_config import Terms
 from cbfs_common.names_note import SignatureLine
+from cbfs_common.names_operations import Kind, Operation
 from cbfs_common.names_refusals import Refusal
 from cbfs_names.block import BlockRefused
 from cbfs_names.heads import Head, Outcome, head_of
-from cbfs_names.sequencer import Sequencer
+from cbfs_names.replay import config_now
+from cbfs_names.sequencer import Sequencer, due
 from cbfs_names.store import Store
 from cbfs_names.verifier import Verifier
 
@@ -23,6 +27,7 @@ class Embedded:
     def __init__(self, store: Store, log_seed: bytes, verifier_seed: bytes, name: str) -> None:
         """``name``: of the verifier's key. Seeds are Ed25519 (32)."""
         self._store = store
+        self._seed = verifier_seed
         self._sequencer = Sequencer(store, log_seed)
         self._verifier = Verifier(store, verifier_seed, name)
 
@@ -61,6 +66,27 @@ class Embedded:
         self._sequencer.publish(block, (line,))
         return Outcome(self._head(line), frozenset(block.operations), refused)
 
+    def renew(self, now: int) -> Head | None:
+        """An empty round of a new configuration, when there is one."""
+        with self._store.read() as view:
+            if not due(view):
+                return None
+        return self.round([], now).head
+
+    def change_terms(self, terms: Terms, now: int) -> Head | None:
+        """Ask other things of newcomers from now on; None: they are the same as before. The one
+        verifier is the quorum that signs it."""
+        with self._store.read() as view:
+            old, size = config_now(view), view.size()
+        if old.terms == terms:
+            return None
+        text = replace(old, terms=terms).encode()
+        change = Operation(
+            Kind.CONFIGURE, old.namespace, "", 0, 0, old.digest(), size + 1, terms=text
+        ).signed((self._seed,))
+        self.round([change.encode()], now)
+        return self.renew(now)
+
     def cosign(self, now: int) -> Head:
         """The newest head, signed anew."""
         return self._head(self._verifier.cosign(now))
@@ -84,6 +110,10 @@ class EmbeddedCore:
     async def round(self, pending: list[bytes], now: int) -> Outcome:
         """A round, finished once it has begun."""
         return await trio.to_thread.run_sync(self._core.round, pending, now)
+
+    async def renew(self, now: int) -> Head | None:
+        """An empty round, when the configuration has changed."""
+        return await trio.to_thread.run_sync(self._core.renew, now)
 
     async def cosign(self, now: int) -> Head | None:
         """The newest head, signed anew."""

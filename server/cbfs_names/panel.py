@@ -39,7 +39,7 @@ from cbfs_names.peer_wire import (
 )
 from cbfs_names.published import offered, page_of
 from cbfs_names.replay import config_now
-from cbfs_names.sequencer import Sequencer
+from cbfs_names.sequencer import Sequencer, due
 from cbfs_names.store import Store
 from cbfs_names.verifier import checkpoint_at, stopped
 from cbfs_names.waiting import Waiting
@@ -49,8 +49,8 @@ _log = logging.getLogger(__name__)
 
 class Panel:
     """``service.Core`` of a sequencer with verifiers elsewhere. ``on_head`` is told of newer
-    cosignatures of the newest head, ``on_config`` of a configuration that is in force from the next
-    round on, ``on_receipted`` of operations that a verifier has given a receipt for."""
+    cosignatures of the newest head, ``on_config`` of a configuration when a head of it is
+    published, ``on_receipted`` of operations that a verifier has given a receipt for."""
 
     def __init__(
         self,
@@ -131,6 +131,13 @@ class Panel:
             await trio.sleep(RETRY_PAUSE)
             return Outcome(None, frozenset(), refused)
         return Outcome(head, frozenset(block.operations), refused)
+
+    async def renew(self, now: int) -> Head | None:
+        """An empty round of a new configuration."""
+        with self._store.read() as view:
+            if not due(view):
+                return None
+        return (await self.round([], now)).head
 
     async def cosign(self, now: int) -> Head | None:
         """Verifiers do that by themselves."""
@@ -346,10 +353,10 @@ class Panel:
             self._head = head_of(view, note)
         late = {name: line for name, line in self._votes.items() if name not in lines}
         self._block, self._votes, self._lines = None, {}, lines | late
-        self._shown = self._config
+        before, self._shown = self._shown, self._config
         self._config, self._stopped = self._read()
-        if self._config != self._shown:
-            self.on_config(self._config)
+        if self._shown != before:
+            self.on_config(self._shown)
         self._refresh()
         return self._head
 

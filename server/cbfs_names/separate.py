@@ -1,5 +1,6 @@
 """Sequencer and verifiers as processes of their own: what each of them runs."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Protocol
 import trio
 
 from cbfs_common.errors import CbfsError, DecodeError
-from cbfs_common.names_config import Config, ConfigFile
+from cbfs_common.names_config import Config, ConfigFile, config_of
 from cbfs_common.names_refusals import Refusal
 from cbfs_common.names_wire import Refused, Submit, decode_request, encode_reply
 from cbfs_common.primitives import Random, sign_public
@@ -29,6 +30,8 @@ from cbfs_names.service import Service
 from cbfs_names.store import Store
 from cbfs_names.waiting import Waiting
 
+_log = logging.getLogger(__name__)
+
 
 class Role(Protocol):
     """What a process runs and answers."""
@@ -41,6 +44,11 @@ class Role(Protocol):
 
     def close(self) -> None:
         """Let go of the store."""
+
+
+def _warn(store: Store, given: Config) -> None:
+    if present(store) != given:
+        _log.warning("the configuration that was given is not the one in force")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +76,17 @@ class SequencerRole:
         """Raises CbfsError when the configuration is for another key."""
         if sign_public(keys.log) != present(store).log.public:
             raise _not_named("log")
+        _warn(store, place.file.config)
         sequencer = Sequencer(store, keys.log)
         recovery = Recovery(store, sequencer, place.others(None, ""), random)
         self._panel = Panel(store, sequencer, recovery.run, data, time.time)
         self._service = Service(store, self._panel, time.time)
         self._panel.on_head = self._service.publish
         self._panel.on_receipted = self._service.take
+
+    def when_configured(self, told: Callable[[Config], None]) -> None:
+        """Tell of configurations that come into force."""
+        self._panel.on_config = told
 
     def answer(self, payload: bytes) -> bytes | Waiting:
         """To a verifier or a client."""
@@ -112,6 +125,7 @@ class VerifierRole:
         sequencer = place.sequencer or place.file.server
         if sequencer is None:
             raise CbfsError("no sequencer is known", "say --sequencer-url URL")
+        _warn(store, place.file.config)
         peers = place.others(sequencer, found[0])
         self._store = store
         self._answers: Answers | None = None
@@ -165,6 +179,12 @@ def present(store: Store) -> Config:
     """The configuration in force."""
     with store.read() as view:
         return config_now(view)
+
+
+def shown(store: Store) -> Config:
+    """The configuration of the last round, which clients believe."""
+    with store.read() as view:
+        return config_of(view.config_text(max(view.size() - 1, 0)))
 
 
 def _not_named(what: str) -> CbfsError:

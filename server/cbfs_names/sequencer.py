@@ -70,6 +70,13 @@ def _committed(view: View, encoded: bytes) -> Committed | None:
     return view.committed(registration_commitment(operation))
 
 
+def due(view: View) -> bool:
+    """Whether the configuration has changed and no round is of the new one: before one is, nobody
+    who believes it has a head to believe."""
+    tip = view.tip()
+    return tip is not None and tip.config != config_now(view).digest()
+
+
 class Sequencer:
     """One sequencer with its log key (Ed25519 seed, 32)."""
 
@@ -85,13 +92,13 @@ class Sequencer:
         return tip is not None and tip.time > now + ROUND_TIME_OFF_MAX
 
     def propose(self, pending: list[bytes], now: int) -> tuple[Block | None, Refused]:
-        """The proposal for the next round, on the disk; none when it would be empty and is not
-        the first. Proposals of rounds that are locked by now are forgotten."""
+        """The proposal for the next round, on the disk; none when it would be empty, and is neither
+        the first nor ``due``. Proposals of rounds that are locked by now are forgotten."""
         with self._store.write() as writer:
             block, refused, checked = build_block(
                 writer, config_now(writer), self._seed, pending[:ROUND_OPERATIONS_MAX], now
             )
-            if not block.operations and block.round.number:
+            if not block.operations and block.round.number and not due(writer):
                 return None, refused
             writer.drop_proposals(block.round.number)
             writer.propose(block)

@@ -37,6 +37,9 @@ class Core(Protocol):
     async def round(self, pending: list[bytes], now: int) -> Outcome:
         """One round of what is pending."""
 
+    async def renew(self, now: int) -> Head | None:
+        """An empty round, when the configuration has changed."""
+
     async def cosign(self, now: int) -> Head | None:
         """The newest head signed anew, unless that happens by itself."""
 
@@ -68,6 +71,7 @@ class Service:
     async def run(self) -> None:
         """Make rounds when there is something to do, and cosign now and then, until cancelled."""
         self.publish(await self._core.start(int(self._clock())))
+        await self._renew()
         while True:
             with trio.move_on_after(COSIGN_INTERVAL):
                 await self._wake.wait()
@@ -132,12 +136,18 @@ class Service:
                 self.publish(outcome.head)
             for operation in pending:
                 self._settle(operation, outcome)
+            await self._renew()
             if self._pending:
                 self._wake.set()
         if abs(now - self._signed) >= COSIGN_INTERVAL:
             head = await self._core.cosign(now)
             if head is not None:
                 self.publish(head)
+
+    async def _renew(self) -> None:
+        head = await self._core.renew(int(self._clock()))
+        if head is not None:
+            self.publish(head)
 
     def _settle(self, operation: bytes, outcome: Outcome) -> None:
         """Answer who waits for it. What was left out for want of room waits on."""

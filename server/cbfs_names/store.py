@@ -326,7 +326,7 @@ class Store:
 
     def __init__(self, path: Path, config: str | None) -> None:
         """``config``: the directory's first configuration, with which a new store is made; of one
-        that is there it must be the first or the present. None takes a store that is there.
+        that is there it has the same log. None takes a store that is there.
         Raises StoreError."""
         try:
             path.mkdir(mode=0o700, exist_ok=True)
@@ -337,11 +337,11 @@ class Store:
             self._dbs = {table: self._env.open_db(table.value) for table in Table}
             self._begin(config)
             with self.read() as view:
-                known = {view.config_text(0), view.config_text()}
-            if config is not None and config not in known:
+                log = config_of(view.config_text(0)).log
+            if config is not None and config_of(config).log != log:
                 raise StoreError(
-                    f"the store in {path} belongs to other keys or another configuration",
-                    "put the directory's key files and its configuration back beside it",
+                    f"the store in {path} belongs to another directory's keys",
+                    "put the key files and the configuration back that belong to it",
                 )
         except lmdb.Error as error:
             self._env.close()

@@ -24,7 +24,7 @@ FILE_MAX = 1 << 20
 
 def add_key(parser: argparse.ArgumentParser) -> None:
     """The options of ``cbfs-names key``."""
-    _data(parser)
+    add_data(parser)
     parser.add_argument("name", metavar="NAME", help="of the verifier, or of the directory")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--sequencer", action="store_true", help="the log's key, not a verifier's")
@@ -35,8 +35,10 @@ def add_key(parser: argparse.ArgumentParser) -> None:
 
 def add_invite(parser: argparse.ArgumentParser) -> None:
     """The options of ``cbfs-names invite``."""
-    _data(parser)
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    add_data(parser)
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="the directory's (default: DIR/config)"
+    )
     parser.add_argument("--days", type=int, default=DAYS, help="valid for (default: %(default)s)")
     parser.add_argument("name", nargs="?", default="", metavar="NAME", help="only for this name")
     parser.set_defaults(run=_invite)
@@ -48,19 +50,9 @@ def add_audit(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_audit)
 
 
-ADD = {"key": add_key, "invite": add_invite, "audit": add_audit}
-
-
-def _data(parser: argparse.ArgumentParser) -> None:
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Where the keys are."""
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="keys and store")
-
-
-def run_tool(word: str, arguments: list[str]) -> None:
-    """Run ``cbfs-names WORD``. Raises CbfsError."""
-    parser = argparse.ArgumentParser(prog=f"cbfs-names {word}")
-    ADD[word](parser)
-    options = parser.parse_args(arguments)
-    options.run(options)
 
 
 def read_text(path: Path) -> str:
@@ -72,7 +64,8 @@ def read_text(path: Path) -> str:
         raise DecodeError(f"cannot read {path}", "is it the right file?") from error
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """To who has called it."""
     sys.stdout.write(line + "\n")
 
 
@@ -81,7 +74,7 @@ def _key(options: argparse.Namespace) -> None:
     random = Random(os.urandom, kem_encapsulate)
     with opened_data(options.data) as directory:
         if options.registrar:
-            _say(f"registrar {to_base64(sign_public(load_key(directory / REGISTRAR, random)))}")
+            say(f"registrar {to_base64(sign_public(load_key(directory / REGISTRAR, random)))}")
             return
         keys = load_keys(directory, random)
     where = ""
@@ -93,7 +86,7 @@ def _key(options: argparse.Namespace) -> None:
     kind, seed = (LOG_KEY, keys.log) if options.sequencer else (COSIGNER_KEY, keys.verifier)
     vkey = NoteKey(options.name, kind, sign_public(seed)).encode()
     parse_note_key(vkey, kind)
-    _say(f"log {vkey}{where}" if options.sequencer else f"witness {options.name} {vkey}{where}")
+    say(f"log {vkey}{where}" if options.sequencer else f"witness {options.name} {vkey}{where}")
 
 
 REGISTRAR = "registrar.key"
@@ -101,7 +94,7 @@ REGISTRAR = "registrar.key"
 
 def _invite(options: argparse.Namespace) -> None:
     """Print an invite signed by the registrar's key."""
-    config = parse_config(read_text(options.config)).config
+    config = parse_config(read_text(options.config or options.data / "config")).config
     if not 0 < options.days <= DAYS_MAX:
         raise DecodeError(f"--days is a number from 1 to {DAYS_MAX}")
     name = check_name(options.name) if options.name else ""
@@ -115,7 +108,7 @@ def _invite(options: argparse.Namespace) -> None:
     seed = random.token(KEY_SIZE)
     expires = int(time.time()) + options.days * DAY
     invite = Invite(config.namespace, sign_public(seed), expires, name).signed(registrar)
-    _say(Token(seed, invite).text())
+    say(Token(seed, invite).text())
 
 
 def _audit(options: argparse.Namespace) -> None:
@@ -132,7 +125,7 @@ def _audit(options: argparse.Namespace) -> None:
         if not found.proven():
             raise CbfsError(f"{path} proves nothing", "its signatures or its proof are wrong")
         one, other = found.heads()
-        _say(
+        say(
             f"{path}: proven: the key {found.key.encode()} has signed two histories of"
             f" {one.origin}: heads of {one.size} and {other.size} rounds contradict each other"
         )
