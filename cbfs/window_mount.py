@@ -122,6 +122,7 @@ class Passing(pyfuse3.Operations):
         super().__init__()
         self._daemon = daemon
         self._ask = daemon.ask
+        self._writing: set[int] = set()
 
     async def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
@@ -203,7 +204,7 @@ class Passing(pyfuse3.Operations):
         await self._daemon.tell("listed", fh, taken)
 
     async def releasedir(self, fh: FileHandleT) -> None:
-        await self._ask("releasedir", fh)
+        await self._daemon.tell("releasedir", fh)
 
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         """Names are on the disk when the call that made them returns."""
@@ -217,10 +218,14 @@ class Passing(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
         info, stat = await self._ask("create", parent_inode, name, mode, flags, ctx.pid)
+        self._writing.add(info[0])
         return _info(info), _entry(stat)
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        return _info(await self._ask("open", inode, flags, ctx.pid))
+        info = await self._ask("open", inode, flags, ctx.pid)
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            self._writing.add(info[0])
+        return _info(info)
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         return bytes(await self._ask("read", fh, off, size))
@@ -229,13 +234,18 @@ class Passing(pyfuse3.Operations):
         return int(await self._ask("write", fh, off, buf))
 
     async def flush(self, fh: FileHandleT) -> None:
-        await self._ask("flush", fh)
+        if fh in self._writing:
+            await self._ask("flush", fh)
 
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         await self._ask("fsync", fh)
 
     async def release(self, fh: FileHandleT) -> None:
-        await self._ask("release", fh)
+        if fh in self._writing:
+            self._writing.discard(fh)
+            await self._ask("release", fh)
+        else:
+            await self._daemon.tell("release", fh)
 
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         data = StatvfsData()

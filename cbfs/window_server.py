@@ -59,8 +59,13 @@ class WindowServer:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled. Has started when windows can be asked for."""
         with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
-            await self._bind(listening)
-            listening.listen()
+            try:
+                await self._bind(listening)
+                listening.listen()
+            except OSError as error:  # some file systems hold no sockets: all else works
+                _log.warning("no mount of a single conversation is possible: %s", error.strerror)
+                task_status.started()
+                return
             task_status.started()
             try:
                 await trio.serve_listeners(self._serve, [trio.SocketListener(listening)])
@@ -162,7 +167,8 @@ class _Session:
             number = error.errno
         except (KeyError, TypeError, ValueError, OverflowError):
             number = errno.EINVAL  # a handle or a number that we have not given
-        await self._send(request.number, number, result)
+        if request.number:
+            await self._send(request.number, number, result)
 
     async def _send(self, *fields: object) -> None:
         async with self._sending:

@@ -64,8 +64,6 @@ ARGUMENTS: Final[dict[str, tuple[type, ...]]] = {
 }
 """The words, with the types of their arguments."""
 
-UNANSWERED: Final = frozenset(("forget", "listed"))
-
 _LENGTH = struct.Struct(">I")
 
 
