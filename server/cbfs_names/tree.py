@@ -46,10 +46,6 @@ class Node:
     left: Child
     right: Child
 
-    def child(self, side: int) -> Child:
-        """0: left, 1: right."""
-        return self.right if side else self.left
-
     def digest(self) -> bytes:
         """Its hash (32)."""
         return map_node(self.left.hash, self.right.hash)
@@ -69,6 +65,11 @@ def decode_node(record: bytes | None) -> Node:
     )
 
 
+def record_digest(record: bytes) -> bytes:
+    """The hash (32) of a record's node, without decoding it: on the path of every look-up."""
+    return map_node(record[1 : 1 + HASH_SIZE], record[1 + HASH_SIZE :])
+
+
 @dataclass(frozen=True, slots=True)
 class Tree:
     """The map as it is stored. ``node(key)`` gives a record or None. ``leaf(index, depth)`` gives
@@ -80,7 +81,7 @@ class Tree:
     def root(self) -> bytes:
         """The root's hash (32)."""
         record = self.node(path_key(ZERO, 0))
-        return EMPTY_MAP if record is None else decode_node(record).digest()
+        return EMPTY_MAP if record is None else record_digest(record)
 
     def update(self, leaves: Mapping[bytes, bytes]) -> tuple[bytes, dict[bytes, bytes]]:
         """The root's hash and the records that change when these indexes (32) get these value
@@ -96,37 +97,38 @@ class Tree:
         if self.root() != root:
             raise StoreError("the map of names is damaged", DAMAGED)
 
-    def _inner(self, index: bytes, depth: int, child: Child) -> bytes:
-        """The record of a child that is an inner node, at ``depth`` on the way to ``index``."""
+    def _inner(self, index: bytes, depth: int, hash: bytes) -> bytes:
+        """The record of the inner node with this hash, at ``depth`` on the way to ``index``."""
         record = self.node(path_key(index, depth))
-        if record is None or decode_node(record).digest() != child.hash:
+        if record is None or record_digest(record) != hash:
             raise StoreError("the map of names is damaged", DAMAGED)
         return record
 
-    def _only(self, index: bytes, depth: int, child: Child) -> Leaf:
-        """The leaf that a child is."""
+    def _only(self, index: bytes, depth: int, hash: bytes) -> Leaf:
+        """The leaf with this hash."""
         leaf = self.leaf(index, depth)
-        if map_leaf(*leaf) != child.hash:
+        if map_leaf(*leaf) != hash:
             raise StoreError("the map of names is damaged", DAMAGED)
         return leaf
 
     def prove(self, index: bytes) -> MapProof:
         """What the map has at ``index``."""
         siblings = []
-        record = self.node(path_key(index, 0))
+        record = self.node(path_key(index, 0)) or _EMPTY_NODE
         for depth in range(DEPTH_MAX):
-            node = decode_node(record)
+            found, sibling = record[1 : 1 + HASH_SIZE], record[1 + HASH_SIZE :]
             side = bit(index, depth)
-            child = node.child(side)
-            siblings.append(node.child(1 - side).hash)
-            if child.hash == ZERO:
+            if side:
+                found, sibling = sibling, found
+            siblings.append(sibling)
+            if found == ZERO:
                 return MapProof(tuple(siblings), Terminal.EMPTY)
-            if child.is_leaf:
-                other, value = self._only(index, depth + 1, child)
+            if record[0] & _LEAF_FLAGS[side]:
+                other, value = self._only(index, depth + 1, found)
                 if other == index:
                     return MapProof(tuple(siblings), Terminal.HERE)
                 return MapProof(tuple(siblings), Terminal.OTHER, other, value)
-            record = self._inner(index, depth + 1, child)
+            record = self._inner(index, depth + 1, found)
         raise ValueError("the stored map is deeper than an index")
 
     def _set(
@@ -153,11 +155,11 @@ class Tree:
         at = leaves[0][0]
         record = None
         if child.is_leaf:
-            other = self._only(at, depth, child)
+            other = self._only(at, depth, child.hash)
             if all(index != other[0] for index, _ in leaves):
                 leaves = sorted([*leaves, other])
         elif child.hash != ZERO:
-            record = self._inner(at, depth, child)
+            record = self._inner(at, depth, child.hash)
         if record is None and len(leaves) == 1:
             return Child(map_leaf(*leaves[0]), is_leaf=True)
         return Child(self._set(depth, leaves, record, records), is_leaf=False)
