@@ -31,8 +31,8 @@ from cbfs_common.names_wire import LookedUp, Lookup, decode_reply, encode_reques
 from cbfs_common.primitives import sign, sign_public, verify
 from cbfs_common.profile import Address, parse_address
 from tests.bench.names_at_size import make_directory, name_of
-from tests.bench.names_town import PEOPLE, measure
-from tests.bench.server import TIMEOUT, Client, memory
+from tests.bench.names_town import PEOPLE, cpu, measure
+from tests.bench.server import TIMEOUT, Client
 from tests.bench.table import Row, duration, faster, rate
 from tests.bench.timing import times
 from tests.world import Service
@@ -72,12 +72,21 @@ def served(names: int) -> Iterator[tuple[Service, Address]]:
         service.close()
 
 
+def own_memory(pid: int) -> int:
+    """Bytes that a process has for itself: not what it has mapped of its store."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("RssAnon"))
+    return 1_024 * int(line.split()[1])
+
+
 @dataclass(frozen=True)
 class Looked:
-    """Look-ups a second of random names; the process's own memory after them, and what its store
-    takes on the disk, in bytes; some of the replies."""
+    """Look-ups a second of random names, and the processor time of the directory for one, in
+    seconds; the process's own memory after them, and what its store takes on the disk, in bytes;
+    some of the replies."""
 
     rate: float
+    cpu: float
     memory: int
     store: int
     replies: tuple[LookedUp, ...]
@@ -94,7 +103,7 @@ def look_up(names: int, seconds: float) -> Looked:
         for descriptor, client in by_descriptor.items():
             poll.register(descriptor, select.EPOLLIN)
             client.send(encode_request(Lookup(name_of(chance.randrange(names)), 0)))
-        started, answered = time.perf_counter(), 0
+        started, answered, used = time.perf_counter(), 0, cpu(service.pid)
         while (taken := time.perf_counter() - started) < seconds:
             for descriptor, _ in poll.poll(TIMEOUT):
                 client = by_descriptor[descriptor]
@@ -104,14 +113,15 @@ def look_up(names: int, seconds: float) -> Looked:
                         replies.append(reply)
                     client.send(encode_request(Lookup(name_of(chance.randrange(names)), 0)))
         poll.close()
-        used = memory(service.pid)
+        used = cpu(service.pid) - used
+        own = own_memory(service.pid)
         for client in clients:
             client.socket.close()
     place = Path("bench-results") / f"names-{names}" / "store" / "data.mdb"
     decoded = tuple(reply for reply in map(decode_reply, replies) if isinstance(reply, LookedUp))
     if len(decoded) != len(replies):
         raise AssertionError("a look-up was refused")
-    return Looked(answered / taken, used, 512 * place.stat().st_blocks, decoded)
+    return Looked(answered / taken, used / answered, own, 512 * place.stat().st_blocks, decoded)
 
 
 def by_three(names: int, replies: tuple[LookedUp, ...]) -> tuple[Policy, list[bytes]]:
@@ -155,6 +165,8 @@ def names(quick: bool) -> Iterator[Row]:
         rate(few.rate),
         found.rate / few.rate,
     )
+    what = f"names, processor time of one, {size}"
+    yield faster(what, found.cpu, f"with {FEW:,} names", few.cpu)
     yield from _checked(many, found, size)
     yield Row(
         f"names, memory of the process, {size}",
@@ -190,6 +202,8 @@ def registrations(quick: bool) -> Iterator[Row]:
         rate(PARAKEET),
         measured.rate / PARAKEET,
     )
+    what = "names, processor time of one, all processes"
+    yield faster(what, measured.cpu, "as Parakeet's rate on two cores", 2 / PARAKEET)
     what = f"names, one of them among {PEOPLE:,}, COMMIT to end"
     yield faster(what, measured.latency, "Parakeet's prototype, an update", PARAKEET_TIME)
 

@@ -5,6 +5,7 @@ As many people as a round has room for register at the same time: each commits, 
 waits, and is followed by another.
 """
 
+import os
 import select
 import socket
 import subprocess
@@ -38,9 +39,16 @@ def free_port() -> int:
     return port
 
 
+def cpu(pid: int) -> float:
+    """Seconds of processor time that a process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
-def directory(place: Path) -> Iterator[Address]:
-    """Sequencer and verifiers, until the end of the block; where the sequencer is."""
+def directory(place: Path) -> Iterator[tuple[Address, list[int]]]:
+    """Sequencer and verifiers, until the end of the block: where the sequencer is, and the ids of
+    all processes."""
     ports = {name: free_port() for name in ("sequencer", *VERIFIERS)}
     lines = []
     for name, port in ports.items():
@@ -60,7 +68,8 @@ def directory(place: Path) -> Iterator[Address]:
             options = (option, "--config", str(config))
             services[name] = Service("cbfs-names", place / name, options, f"127.0.0.1:{port}")
             stack.callback(services[name].close)
-        yield parse_address(services["sequencer"].url, "cbfs-names")
+        address = parse_address(services["sequencer"].url, "cbfs-names")
+        yield address, [service.pid for service in services.values()]
 
 
 class Submitter(Client):
@@ -101,10 +110,11 @@ class Person:
 
 @dataclass
 class Measured:
-    """Registrations a second, and how long one took from COMMIT to its last answer (median,
-    seconds)."""
+    """Registrations a second, the processor time of all the directory's processes for one, and how
+    long one took from COMMIT to its last answer (median); in seconds."""
 
     rate: float
+    cpu: float
     latency: float
 
 
@@ -142,7 +152,7 @@ class Load:
 
 def measure(count: int) -> Measured:
     """Register so many names."""
-    with on_disk() as place, directory(place) as address:
+    with on_disk() as place, directory(place) as (address, pids):
         policy = place / "sequencer" / "policy"
         text = wait_for(lambda: policy.exists() and policy.read_text(), "the policy")
         namespace = parse_policy(str(text)).namespace
@@ -152,7 +162,7 @@ def measure(count: int) -> Measured:
         links = [Submitter(address) for _ in range(PEOPLE // PER_CONNECTION)]
         poll = select.epoll()
         by_descriptor = {link.socket.fileno(): link for link in links}
-        started = time.perf_counter()
+        started, used = time.perf_counter(), sum(map(cpu, pids))
         for descriptor, link in by_descriptor.items():
             poll.register(descriptor, select.EPOLLIN)
             for _ in range(PER_CONNECTION):
@@ -161,10 +171,11 @@ def measure(count: int) -> Measured:
             for descriptor, _ in poll.poll(TIMEOUT):
                 load.take(by_descriptor[descriptor])
         taken = time.perf_counter() - started
+        used = sum(map(cpu, pids)) - used
         poll.close()
         for link in links:
             link.socket.close()
-    return Measured(count / taken, median(load.done))
+    return Measured(count / taken, used / count, median(load.done))
 
 
 def wait_until_accepted(address: Address, operation: bytes) -> None:
