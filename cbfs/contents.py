@@ -13,6 +13,9 @@ import logging
 import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
+
+import trio
 
 from cbfs.areas import RULES, Area, TreeError
 from cbfs.blocks import BLOCK, Layer, count_blocks
@@ -43,7 +46,8 @@ ROOT_FILE_MAX = 1 << 20
 _log = logging.getLogger(__name__)
 
 MEMORY_MAX = 4 << 20
-"""Changed bytes of one file that are in memory; beyond that they are spilled to the store."""
+"""Changed bytes of one file in memory from which on they are spilled to the store. A writer goes
+on meanwhile, and waits for that when there are twice as many."""
 
 COPIED_AT_ONCE = 16
 """Blocks in one transaction."""
@@ -53,11 +57,15 @@ SCRATCH = b"scratch "
 
 
 class Contents:
-    """``changed`` is called when something in the outbox may have become ready to be sent."""
+    """``changed`` is called when something in the outbox may have become ready to be sent; in
+    ``nursery`` is what goes on while programs write."""
 
-    def __init__(self, backend: Backend, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, backend: Backend, changed: Callable[[], None], nursery: trio.Nursery
+    ) -> None:
         self.backend = backend
         self.changed = changed
+        self._nursery = nursery
 
     def read(self, node: Node, offset: int, size: int) -> bytes:
         """Raises TreeError(EISDIR) for what has no bytes, and TreeError(ESTALE) for a message
@@ -85,8 +93,10 @@ class Contents:
         layer = _layer(file)
         layer.write(offset, data, lambda index: self._beneath(file, index))
         self._touched(file)
-        if layer.held > MEMORY_MAX:
-            await self._spill(file)
+        if layer.held > MEMORY_MAX and not file.lock.locked():
+            self._nursery.start_soon(self._spill_meanwhile, file)
+        if layer.held > 2 * MEMORY_MAX:
+            await self._make_room(file, layer)
         return len(data)
 
     async def truncate(self, file: File, size: int) -> None:
@@ -179,11 +189,26 @@ class Contents:
         with self.backend.store.read() as reader:
             return _read_block(reader, file, index, memory=False)
 
+    async def _spill_meanwhile(self, file: File) -> None:
+        """What cannot be spilled stays in memory; who writes on is told."""
+        with suppress(StoreError):
+            await self._spill(file)
+
+    async def _make_room(self, file: File, layer: Layer) -> None:
+        """Wait for the spill that is under way, and spill here when that has failed. Raises
+        StoreError."""
+        async with file.lock:
+            pass
+        if file.draft is layer and layer.held > 2 * MEMORY_MAX:
+            await self._spill(file)
+
     async def _spill(self, file: File) -> None:
         """Put what has changed into the store, where nothing refers to it until it is saved."""
         async with file.lock:
             layer = file.draft
-            if layer is not None and layer.held > MEMORY_MAX:
+            # one that nobody can reach any more has been taken out of the store already
+            reachable = file.names or file.handles
+            if reachable and layer is not None and layer.held > MEMORY_MAX:
                 await self._put(
                     layer, {i: bytes(block) for i, block in layer.memory.items()}, changed=True
                 )

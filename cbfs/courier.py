@@ -58,7 +58,7 @@ class Courier:
         self._status_ns = time.time_ns()
         self._warned = False
         self.showing = Showing()
-        self.tree = Tree(backend, self._changed)
+        self.tree = Tree(backend, self._changed, nursery)
         self.drafts = Drafts(self.tree, processes, grace)
         self._sync_send = SyncSend(backend, self.drafts, sync_send) if sync_send else None
         self.views = Views(self.tree, self.showing)

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import trio
+
 from cbfs.areas import CONFIG, PERSON, RULES, Area, TreeError, check, file_rule
 from cbfs.config_file import ConfigFile
 from cbfs.contents import Contents, check_changeable
@@ -55,8 +57,10 @@ FIRST_OWN = 1 << 32
 class Tree(Contents):
     """``changed`` is called when something in the outbox may have become ready to be sent."""
 
-    def __init__(self, backend: Backend, changed: Callable[[], None]) -> None:
-        super().__init__(backend, changed)
+    def __init__(
+        self, backend: Backend, changed: Callable[[], None], nursery: trio.Nursery
+    ) -> None:
+        super().__init__(backend, changed, nursery)
         self.removed: Callable[[int], None] = lambda _serial: None
         """Told of each message that a program has removed, by its serial."""
         self._next = _last_inode(backend.store)

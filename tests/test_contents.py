@@ -68,14 +68,14 @@ def test_a_file_holds_what_was_written(
 
 
 def test_a_large_file_is_never_in_memory_whole(tmp_path: Path) -> None:
-    size = 3 * contents.MEMORY_MAX
+    size = 5 * contents.MEMORY_MAX
 
     async def write(mount: Mount) -> None:
         file = mount.tree.create(mount.tree.ui_info, "f", 0o600, None)
         for offset in range(0, size, BLOCK):
             await mount.tree.write(file, offset, offset.to_bytes(8, "big") * (BLOCK // 8))
             assert file.draft is not None
-            assert file.draft.held <= contents.MEMORY_MAX + BLOCK
+            assert file.draft.held <= 2 * contents.MEMORY_MAX + BLOCK
         await mount.tree.save(file)
         assert file.draft is None
 
@@ -93,7 +93,7 @@ def test_what_was_spilled_and_never_saved_is_gone_after_a_crash(tmp_path: Path) 
     async def write(mount: Mount) -> None:
         file = await mount.save(mount.tree.ui_info, "f", b"old content")
         await mount.tree.truncate(file, 0)
-        await mount.tree.write(file, 0, bytes(contents.MEMORY_MAX + BLOCK))
+        await mount.tree.write(file, 0, bytes(2 * contents.MEMORY_MAX + BLOCK))
         assert file.draft is not None
         assert file.draft.spilled
 
@@ -109,6 +109,7 @@ def test_what_was_spilled_and_never_saved_is_gone_after_a_crash(tmp_path: Path) 
 def fail_commits(mount: Mount, count: int, gate: trio.Event | None = None) -> None:
     """The next commits find the disk full; all wait for the gate."""
     store, left = mount.backend.store, [count]
+    vars(store).pop("commit", None)
     commit = store.commit
 
     async def limited(change: Callable[[Writer], T]) -> T:
@@ -124,7 +125,7 @@ def fail_commits(mount: Mount, count: int, gate: trio.Event | None = None) -> No
 
 @pytest.mark.parametrize("spilled", [False, True])
 def test_what_could_not_be_stored_is_still_there(tmp_path: Path, spilled: bool) -> None:
-    head = os.urandom(contents.MEMORY_MAX + BLOCK if spilled else 100)
+    head = os.urandom(2 * contents.MEMORY_MAX + BLOCK if spilled else 100)
 
     async def write(mount: Mount) -> None:
         tree = mount.tree
@@ -177,6 +178,59 @@ def test_a_change_while_it_is_stored_is_not_lost(tmp_path: Path, fails: int) -> 
     run(tmp_path, read)
 
 
+def test_a_change_while_it_is_spilled_is_not_lost(tmp_path: Path) -> None:
+    head = os.urandom(contents.MEMORY_MAX + BLOCK)
+    expected = bytearray(head[: 3 * BLOCK])
+    expected[5:7] = b"XX"
+    expected += bytes(BLOCK) + b"YY"
+
+    async def write(mount: Mount) -> None:
+        tree = mount.tree
+        file = tree.create(tree.ui_info, "f", 0o600, None)
+        gate = trio.Event()
+        fail_commits(mount, 0, gate)
+        await tree.write(file, 0, head)
+        await until(file.lock.locked)  # it is being spilled
+        await tree.write(file, 5, b"XX")
+        await tree.truncate(file, 3 * BLOCK)
+        await tree.write(file, 4 * BLOCK, b"YY")
+        assert mount.read(file) == expected
+        gate.set()
+        await until(lambda: not file.lock.locked())
+        assert file.draft is not None
+        assert file.draft.spilled == {1, 2}
+        assert mount.read(file) == expected
+        await tree.save(file)
+
+    async def read(mount: Mount) -> None:
+        assert mount.read(mount.tree.lookup(mount.tree.ui_info, "f")) == expected
+
+    run(tmp_path, write)
+    run(tmp_path, read)
+
+
+def test_who_writes_on_is_told_that_the_disk_is_full(tmp_path: Path) -> None:
+    part = os.urandom(BLOCK)
+
+    async def body(mount: Mount) -> None:
+        tree = mount.tree
+        file = tree.create(tree.ui_info, "f", 0o600, None)
+        fail_commits(mount, 1 << 20)
+        written = 0
+        with pytest.raises(StoreError):
+            while written <= 3 * contents.MEMORY_MAX:
+                await tree.write(file, written, part)
+                written += len(part)
+        assert written <= 2 * contents.MEMORY_MAX + BLOCK
+        fail_commits(mount, 0)
+        data = mount.read(file)
+        assert data == part * (len(data) // BLOCK)
+        await tree.save(file)
+        assert mount.read(file) == data
+
+    run(tmp_path, body)
+
+
 def test_a_hole_is_zeros_and_is_sent_as_such(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
@@ -202,7 +256,7 @@ def test_nothing_is_left_of_an_unlinked_file_when_it_is_closed(tmp_path: Path) -
         file.handles += 1
         file.writers += 1
         await tree.unlink(tree.tmp, "f")
-        await tree.write(file, 0, b"x" * contents.MEMORY_MAX)
+        await tree.write(file, 0, b"x" * (contents.MEMORY_MAX + BLOCK))  # the spill is to begin
         assert mount.read(file)[:1] == b"x"
         await mount.close(file)
         with mount.backend.store.read() as reader:
