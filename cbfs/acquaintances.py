@@ -6,12 +6,14 @@ from cbfs.contact import Contact, Mark, Standing
 from cbfs.context import Context
 from cbfs.fingerprint import Fingerprint
 from cbfs.model import Request
+from cbfs.renaming import Renaming
 
 
 class Acquaintances:
     """The part of an ``Engine`` that is about contacts."""
 
     _admission: Admission
+    _renaming: Renaming
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -53,6 +55,18 @@ class Acquaintances:
         with self._context.store.read() as reader:
             return strangers.request(reader, name)
 
+    def label(self, name: str) -> str:
+        """See ``Backend``."""
+        return self._context.peers.label(name)
+
+    def called(self, text: str) -> str:
+        """See ``Backend``."""
+        return self._context.peers.called(text)
+
+    async def rename(self, name: str, petname: str) -> None:
+        """See ``Backend``."""
+        await self._renaming.rename(name, petname)
+
     async def admit(self, name: str) -> None:
         """See ``Backend``."""
         await self._admission.admit([name])
@@ -65,4 +79,4 @@ class Acquaintances:
         """The strangers whose requests wait."""
         names = [c.name for c in self.contacts() if c.standing is not Standing.KNOWN]
         with self._context.store.read() as reader:
-            return tuple(name for name in names if strangers.waits(reader, name))
+            return tuple(self.label(name) for name in names if strangers.waits(reader, name))

@@ -7,15 +7,17 @@ nothing is taken in: what comes afterwards is under the new decision.
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+import trio
+
 from cbfs import strangers
 from cbfs.arrivals import Arrivals, Receiving
 from cbfs.contact import Contact, Mark, Standing
-from cbfs.context import Context
+from cbfs.context import Backoff, Context
 from cbfs.intake import Outcome
 from cbfs.model import Conversation
 from cbfs.notes import Told
 from cbfs.settings import Strangers
-from cbfs.store import Writer
+from cbfs.store import StoreError, Writer
 
 
 class Admission:
@@ -111,11 +113,18 @@ class Admission:
     async def follow_settings(self) -> None:
         """When the settings accept everybody, so are those who wait. Until cancelled."""
         configuration = self._context.configuration
+        backoff = Backoff(self._context.random)
         while True:
-            if configuration.current.strangers is Strangers.ACCEPT:
-                await self.admit(
-                    contact.name
-                    for contact in self._context.peers.all()
-                    if not contact.blocked and not contact.declined
-                )
+            try:
+                if configuration.current.strangers is Strangers.ACCEPT:
+                    await self.admit(
+                        contact.name
+                        for contact in self._context.peers.all()
+                        if not contact.blocked and not contact.declined
+                    )
+            except StoreError as error:
+                self._context.problems.set("admission", f"requests were not accepted: {error}")
+                await trio.sleep(backoff.next())
+                continue
+            self._context.problems.clear("admission")
             await configuration.wait_changed()

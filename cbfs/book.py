@@ -4,9 +4,11 @@ Functions that take a ``Writer`` belong into one transaction with whatever else 
 keep true together with them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cbfs import index, listings, transcript
+from cbfs.labels import label
 from cbfs.model import Content, Conversation, Delivery, Message
 from cbfs.naming import folder_message_name, folder_name, message_name
 from cbfs.packing import pack, unpack
@@ -96,16 +98,47 @@ def add_conversation(
 ) -> Conversation:
     """Name it, give it inodes, store it. ``key`` must not be there yet."""
 
-    def taken(name: str) -> bool:
-        return writer.get(Table.META, b"folder " + writer.blind(name.encode())) is not None
-
-    others = [name for name in participants if name != sender]
-    folder = folder_name(started, sender, others, subject, taken)
-    writer.put(Table.META, b"folder " + writer.blind(folder.encode()), key)
     inode, outbox = writer.next_number(b"inode"), writer.next_number(b"inode")
-    record = pack(list(participants), subject, started, folder, inode, outbox)
-    writer.put(Table.CONVERSATIONS, key, record)
-    return Conversation(key, participants, subject, started, folder, inode, outbox)
+    made = Conversation(key, participants, subject, started, "", inode, outbox)
+    return name_folder(writer, made, sender)
+
+
+def name_folder(writer: Writer, conversation: Conversation, sender: str) -> Conversation:
+    """Store it, its folder named after what people are called now; ``sender`` has begun it."""
+
+    def name_key(name: str) -> bytes:
+        return b"folder " + writer.blind(name.encode())
+
+    if conversation.folder:
+        writer.delete(Table.META, name_key(conversation.folder))
+
+    def taken(name: str) -> bool:
+        return writer.get(Table.META, name_key(name)) is not None
+
+    folder = _folder_name(writer, conversation, sender, taken)
+    named = replace(conversation, folder=folder)
+    writer.put(Table.META, name_key(folder), named.id)
+    people, inodes = list(named.participants), (named.inode, named.outbox_inode)
+    record = pack(people, named.subject, named.started, folder, *inodes)
+    writer.put(Table.CONVERSATIONS, named.id, record)
+    return named
+
+
+def _folder_name(
+    reader: Reader, conversation: Conversation, sender: str, taken: Callable[[str], bool]
+) -> str:
+    people = [label(reader, name) for name in conversation.participants if name != sender]
+    started, subject = conversation.started, conversation.subject
+    return folder_name(started, label(reader, sender), people, subject, taken)
+
+
+def begun_by(reader: Reader, conversation: Conversation) -> str:
+    """Who has begun it, as its folder's name says."""
+    for name in conversation.participants:
+        stem = _folder_name(reader, conversation, name, lambda _name: False)
+        if conversation.folder == stem or conversation.folder.startswith(f"{stem} ("):
+            return name
+    return conversation.participants[0]
 
 
 # Messages
@@ -140,7 +173,7 @@ def get_message(reader: Reader, conversation: bytes, serial: int) -> Message | N
 
 
 def _message(key: bytes, data: bytes) -> Message:
-    fields = unpack(data, bytes, str, int, int, str, int, list, list, list, str, int, bool)
+    fields = unpack(data, bytes, str, int, int, str, int, list, list, list, str, int, bool, str)
     id_, sender, date, received, name, inode, content, recipients, parents, *rest = fields
     return Message(
         id_,
@@ -179,6 +212,7 @@ def put_message(writer: Writer, message: Message) -> None:
         message.file_name,
         message.entry_size,
         message.folder,
+        message.label,
     )
     writer.put(Table.MESSAGES, message.conversation + u64(message.serial), record)
 
@@ -215,7 +249,8 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
     serial = writer.next_number(b"message")
     date = _shown_date(writer, conversation, arrival, now)
     naming = folder_message_name if arrival.folder else message_name
-    name = naming(date, arrival.sender, arrival.file_name, taken)
+    shown = label(writer, arrival.sender)
+    name = naming(date, shown, arrival.file_name, taken)
     message = Message(
         arrival.id,
         conversation,
@@ -231,14 +266,15 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
         arrival.file_name,
         0,
         arrival.folder,
+        shown,
     )
-    entry = _transcript_entry(writer, message)
+    entry = transcript_text(writer, message)
     message = replace(message, entry_size=len(entry))
     put_message(writer, message)
     listings.add(writer, message)
     words = _text(writer, message, index.TEXT_MAX)
     index.add(writer, message, words, unread=not (arrival.recipients or arrival.muted))
-    _extend_transcript(writer, conversation, len(entry), 0)
+    extend_transcript(writer, conversation, len(entry), 0)
     writer.put(Table.META, name_key(name), u64(serial))
     key = _message_id(writer, conversation, arrival.sender, arrival.id)
     writer.put(Table.MESSAGE_IDS, key, u64(serial))
@@ -320,7 +356,7 @@ def remove_message(writer: Writer, message: Message) -> None:
         writer.delete(Table.META, gone_key(message))
         listings.remove(writer, message)
         index.remove(writer, message)
-        _extend_transcript(writer, message.conversation, -message.entry_size, 1)
+        extend_transcript(writer, message.conversation, -message.entry_size, 1)
         drop_content(writer, message.content.id)
 
 
@@ -341,10 +377,11 @@ def transcript_entries(reader: Reader, conversation: bytes, start: int) -> list[
 def transcript_entry(reader: Reader, conversation: bytes, serial: int) -> bytes:
     """The entry of one message, nothing when it is not there."""
     message = get_message(reader, conversation, serial)
-    return _transcript_entry(reader, message) if message else b""
+    return transcript_text(reader, message) if message else b""
 
 
-def _transcript_entry(reader: Reader, message: Message) -> bytes:
+def transcript_text(reader: Reader, message: Message) -> bytes:
+    """What stands in the transcript of it."""
     if not message.folder:
         return transcript.entry(
             message, read_content(reader, message.content, 0, transcript.TEXT_MAX)
@@ -361,7 +398,8 @@ def _text(reader: Reader, message: Message, most: int) -> bytes:
     return names.encode()[:most]
 
 
-def _extend_transcript(writer: Writer, conversation: bytes, size: int, removed: int) -> None:
+def extend_transcript(writer: Writer, conversation: bytes, size: int, removed: int) -> None:
+    """It has so many bytes more; with ``removed``, others than before where it was."""
     was = transcript_extent(writer, conversation)
     record = pack(was.size + size, was.removed + removed)
     writer.put(Table.META, b"transcript " + conversation, record)

@@ -45,7 +45,7 @@ class Contact:
     since when. ``doubted``: since when the change feed says that something has changed, and nobody
     knows what. ``warning``: what the directory did that does not fit, in words; or empty.
     ``blocked`` and ``muted``: since when the user wants that. ``declined``: when the user last
-    declined their request.
+    declined their request. ``petname``: what the user calls them, empty for their name.
     """
 
     entry: Entry
@@ -61,6 +61,7 @@ class Contact:
     muted: int = 0
     standing: Standing = Standing.KNOWN
     declined: int = 0
+    petname: str = ""
 
     @property
     def name(self) -> str:
@@ -110,15 +111,16 @@ class Contact:
             self.muted,
             self.standing.value,
             self.declined,
+            self.petname,
         )
 
 
 def decode_contact(data: bytes) -> Contact:
     """Undo ``Contact.encode``. Raises DecodeError."""
     entry, since, how, moved, verified, offered, stopped, doubted, warning, *rest = unpack(
-        data, bytes, int, str, int, int, bytes, int, int, str, int, int, str, int
+        data, bytes, int, str, int, int, bytes, int, int, str, int, int, str, int, str
     )
-    blocked, muted, standing, declined = rest
+    blocked, muted, standing, declined, petname = rest
     if how not in How.__members__ or standing not in _STANDINGS:
         raise DecodeError("a record of the store is damaged")
     contact = Contact(
@@ -135,6 +137,7 @@ def decode_contact(data: bytes) -> Contact:
         muted,
         _STANDINGS[standing],
         declined,
+        petname,
     )
     decode_profile(contact.entry.profile)
     return contact

@@ -6,6 +6,7 @@ does to the tree goes through the mount itself (``Revealer``), so that watchers 
 
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 import trio
@@ -15,6 +16,7 @@ from cbfs.dispatch import Dispatch
 from cbfs.drafts import Drafts
 from cbfs.error_files import ErrorFiles
 from cbfs.handles import Handle
+from cbfs.message_folder import MessageFolder
 from cbfs.model import Backend, Conversation, Message, Refused
 from cbfs.nodes import Directory, File, Text, drafts_in, state_of
 from cbfs.outbox import Processes
@@ -100,6 +102,27 @@ class Courier:
             self._dispatch.shown(drafts)
 
         self.showing.make(f"outbox/{name}", enter)
+
+    def conversation_moved(self, old: Conversation, new: Conversation) -> None:
+        """See ``View``."""
+        tree = self.tree
+        tree.renamed(new)
+        for place, folder in (("conversations", tree.conversations), ("outbox", tree.outbox)):
+
+            def change(folder: Directory = folder) -> None:
+                folder.add(new.folder, folder.remove(old.folder))
+
+            self.showing.move(f"{place}/{old.folder}", new.folder, change)
+        self.views.moved()
+
+    def messages_renamed(self, messages: Iterable[Message]) -> None:
+        """See ``View``."""
+        for message in messages:
+            node = self.tree.message_node(message)
+            if isinstance(node, MessageFolder):
+                node.name = message.name
+            self.tree.folders(message.conversation)[0].touch(time.time_ns())
+        self.views.moved(messages)
 
     def contact_changed(self, name: str) -> None:
         """See ``View``."""

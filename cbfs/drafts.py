@@ -67,10 +67,10 @@ class Drafts:
 
     def recipients(self, name: str, folder: Directory) -> tuple[tuple[str, ...], str]:
         """(participants, subject) of a folder that is no conversation yet. Raises Refused."""
-        metadata = folder.entries.get(METADATA)
+        metadata, called = folder.entries.get(METADATA), self._tree.backend.called
         if isinstance(metadata, File) and metadata.size:
-            return read_metadata(self._tree.read(metadata, 0, metadata.size))
-        return read_folder_name(name)
+            return read_metadata(self._tree.read(metadata, 0, metadata.size), called)
+        return read_folder_name(name, called)
 
     def _locks(self, folder: Directory, name: str) -> list[Lock]:
         locks = []

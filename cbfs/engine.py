@@ -42,6 +42,7 @@ from cbfs.pacing import PacedDialer
 from cbfs.peers import PREPARE_MAX, Peers, Unknown, checked
 from cbfs.receiver import Receiver
 from cbfs.reminders import Reminders
+from cbfs.renaming import Renaming
 from cbfs.rootfile import Unlock
 from cbfs.sender import Sender
 from cbfs.sessions import Sessions
@@ -91,6 +92,7 @@ class Engine(Acquaintances):
             asking=self._asks,
         )
         self._admission = self._receiver.admission
+        self._renaming = Renaming(context, self._conversation_moved, self._messages_renamed)
         dummies = Dummies(context)
         self._home = Home(context, self._receiver, dummies, self._status_changed)
         now = context.clock() // 1_000
@@ -105,6 +107,7 @@ class Engine(Acquaintances):
             self._receiver.meet_strangers,
             self._receiver.retry,
             self._admission.follow_settings,
+            self._renaming.run,
             self._watch.run,
         ):
             nursery.start_soon(task)
@@ -172,10 +175,10 @@ class Engine(Acquaintances):
         return Report(
             self._home.connection.text,
             self._network.lines(),
-            progress.counted(waiting, under_way),
+            progress.counted(waiting, under_way, self.label),
             (*self._context.problems.lines(), *self._missing(missing)),
             sum(waiting.values()),
-            progress.counted(unreceived, {}),
+            progress.counted(unreceived, {}, self.label),
             arriving,
             self.asking(),
         )
@@ -302,6 +305,14 @@ class Engine(Acquaintances):
         self._context.conversations[conversation.id] = conversation
         if self._view:
             self._view.conversation_added(conversation)
+
+    def _conversation_moved(self, old: Conversation, new: Conversation) -> None:
+        if self._view:
+            self._view.conversation_moved(old, new)
+
+    def _messages_renamed(self, messages: Iterable[Message]) -> None:
+        if self._view:
+            self._view.messages_renamed(messages)
 
     def _arrived(self, message: Message) -> None:
         if self._view:

@@ -75,8 +75,9 @@ def words(text: str) -> list[str]:
     return list(dict.fromkeys(word[:WORD_MAX] for word in _WORD.findall(plain)))
 
 
-def parse_query(text: str) -> Query:
-    """``lunch from:alice in:bob after:2026-11-01 before:2026-12-01``. Raises BadQuery."""
+def parse_query(text: str, called: Callable[[str], str] = str) -> Query:
+    """``lunch from:alice in:bob after:2026-11-01 before:2026-12-01``; ``called`` gives the true
+    name of whom a name means. Raises BadQuery."""
     terms: list[bytes] = []
     places: list[str] = []
     after, before = 0, _DAY_MAX
@@ -87,7 +88,7 @@ def parse_query(text: str) -> Query:
         elif not value:
             raise BadQuery(f"{key}: says nothing", f"write {key}:SOMETHING")
         elif key == "from":
-            terms.append(_sender(value))
+            terms.append(_sender(called(value)))
         elif key == "in":
             places.append(value.casefold())
         elif key == "after":

@@ -52,6 +52,16 @@ def add(writer: Writer, message: Message) -> None:
         writer.put(Table.LISTINGS, _key(message.conversation, message.serial), fresh)
 
 
+def change(writer: Writer, message: Message) -> None:
+    """Something of it is other than before. Its page may grow beyond PAGE_SIZE by that."""
+    key = _key(message.conversation, message.serial)
+    page = writer.key_up_to(Table.LISTINGS, key, message.conversation)
+    if page is not None:
+        entries = _entries(writer.get(Table.LISTINGS, page) or b"")
+        changed = (entry_of(message) if e[0] == message.serial else e for e in entries)
+        writer.put(Table.LISTINGS, page, b"".join(pack(*entry) for entry in changed))
+
+
 def remove(writer: Writer, message: Message) -> None:
     """It is deleted."""
     key = _key(message.conversation, message.serial)

@@ -57,7 +57,8 @@ class Message:
     """``name`` is the file name in the conversation's folder, unique there, made by
     ``naming.message_name``. ``recipients`` is empty for what was received. ``parents`` and
     ``file_name`` are as its sender wrote them. ``entry_size`` is how many bytes it has in the
-    conversation's transcript. ``folder``: its content is a folder (``cbfs_common.folder``)."""
+    conversation's transcript. ``folder``: its content is a folder (``cbfs_common.folder``).
+    ``label``: what its sender was called when it was named."""
 
     id: bytes
     conversation: bytes
@@ -73,6 +74,7 @@ class Message:
     file_name: str = ""
     entry_size: int = 0
     folder: bool = False
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,20 @@ class Refused(CbfsError):
 
 class ContactRefused(Refused):
     """The same for the state that a contact is in: it is tried again when that changes."""
+
+
+class NotAName(Refused):
+    """What somebody is to be called cannot be a name."""
+
+    def __init__(self, petname: str) -> None:
+        super().__init__(f"{petname!r} cannot be a name", "a-z and 0-9, single - or _ inside")
+
+
+class Taken(Refused):
+    """What somebody is to be called means somebody else."""
+
+    def __init__(self, petname: str) -> None:
+        super().__init__(f"{petname} is somebody else", "choose another name")
 
 
 class NotYet(CbfsError):
@@ -206,6 +222,15 @@ class Backend(Protocol):
     async def admit(self, name: str) -> None:
         """The user accepts this person: what has waited is shown. On the disk on return."""
 
+    def label(self, name: str) -> str:
+        """What somebody is shown as: see ``cbfs.petnames``."""
+
+    def called(self, text: str) -> str:
+        """The true name of whom the user means. Raises DecodeError for what is no name."""
+
+    async def rename(self, name: str, petname: str) -> None:
+        """The user calls a contact so. On the disk on return. Raises NotAName or Taken."""
+
     async def decline(self, name: str) -> None:
         """The user declines a request: what has waited is forgotten, and they are not heard for a
         while. On the disk on return."""
@@ -239,6 +264,12 @@ class View(Protocol):
 
     def message_changed(self, message: Message) -> None:
         """Recipients' states have moved on; same name, same content."""
+
+    def conversation_moved(self, old: Conversation, new: Conversation) -> None:
+        """A conversation's folder has another name."""
+
+    def messages_renamed(self, messages: Iterable[Message]) -> None:
+        """These have other names, in the same folders."""
 
     def contact_changed(self, name: str) -> None:
         """There is a new contact, or something of one, or of their request, is new."""

@@ -221,7 +221,7 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> None:
         old = _text(name_old)
-        if self._is_revealer(ctx) and self.revealer and old.startswith(STAGED):
+        if self._is_revealer(ctx) and self.revealer:
             self.revealer.apply(old)
             return
         if flags & ~pyfuse3.RENAME_NOREPLACE:

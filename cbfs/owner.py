@@ -22,7 +22,7 @@ from cbfs.account import (
     put_next,
 )
 from cbfs.certificates import read_certificate, read_seed, write_certificate, write_seed
-from cbfs.contact import decode_contact
+from cbfs.contact import Standing, decode_contact
 from cbfs.context import Problems
 from cbfs.dial import HOME, Dialer, LoopbackDialer
 from cbfs.directory import Directory
@@ -275,7 +275,8 @@ class _At:
             put_account(writer, fresh)
             write_own(writer, found)
             contacts = [decode_contact(data) for _key, data in writer.items(Table.PEERS)]
-            owed.announce(writer, [contact.name for contact in contacts], now)
+            known = [c.name for c in contacts if c.standing is not Standing.STRANGER]
+            owed.announce(writer, known, now)
 
         await self.store.commit(change)
 

@@ -90,6 +90,7 @@ class Peers:
         self.changed: Callable[[str], None] = lambda name: None
         self._known: dict[str, Contact] = {}
         self._names: dict[bytes, str] = {}  # by identity
+        self._petnames: dict[str, str] = {}
         with store.read() as reader:
             for _key, data in reader.items(Table.PEERS):
                 self._take(decode_contact(data))
@@ -106,6 +107,24 @@ class Peers:
         """The contact with this ``Profile.identity``, when it is known."""
         name = self._names.get(identity)
         return self.get(name) if name else None
+
+    def label(self, name: str) -> str:
+        """What somebody is shown as: their petname, ``@NAME`` when another's petname is their name,
+        else the name."""
+        known = self._known.get(name)
+        if known is not None and known.petname:
+            return known.petname
+        return f"@{name}" if name in self._petnames else name
+
+    def called(self, text: str) -> str:
+        """The true name of whom the user means by a label, or by a name as people type it. Raises
+        DecodeError for what is no name."""
+        name = typed_name(text.removeprefix("@"))
+        return name if text.startswith("@") else self._petnames.get(name, name)
+
+    def is_used(self, petname: str, name: str) -> bool:
+        """Whether anybody known but ``name`` is called so."""
+        return petname in self._known or self._petnames.get(petname, name) != name
 
     def named(self, name: str) -> Contact:
         """The contact, which is known."""
@@ -244,6 +263,7 @@ class Peers:
                     muted=known.muted,
                     standing=known.standing,
                     declined=known.declined,
+                    petname=known.petname,
                 )
             )
 
@@ -316,6 +336,9 @@ class Peers:
         before = self.get(contact.name)
         if before is not None:  # keys that others have replaced prove nothing any more
             self._names.pop(before.profile.identity(contact.name), None)
+            self._petnames.pop(before.petname, None)
+        if contact.petname:
+            self._petnames[contact.petname] = contact.name
         self._known[contact.name] = contact
         self._names[contact.profile.identity(contact.name)] = contact.name
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 
 from cbfs.areas import PERSON, VERIFIED, Area, TreeError
 from cbfs.contact import Contact, Mark, Standing
-from cbfs.model import Backend
+from cbfs.model import Backend, NotAName, Taken
 from cbfs.nodes import Directory, File, Node, Text
 from cbfs.showing import Showing
 from cbfs.texts import changed_text, contact_text, mark_text, warning_text
@@ -50,6 +50,7 @@ class People:
         self._folders: dict[str, Directory] = {}
         self._names: dict[int, str] = {}
         self._moving: set[str] = set()
+        self._called: dict[str, str] = {}
         for contact in backend.contacts():
             self.show(contact.name, Showing())
 
@@ -64,13 +65,14 @@ class People:
                 self._take_out(name, showing)
             return
         texts = self._texts(contact)
+        self._follow(name, showing)
         if folder is None:
             folder = Directory(self._new_inode(), self._area, contact.since * 1_000_000)
             self._hold(name, folder)
             for each, data in texts.items():
                 folder.add(each, self._text(data))
             made = folder
-            showing.make(f"{self._place}/{name}", lambda: self._enter(name, made))
+            showing.make(self._path(name), lambda: self._enter(name, made))
             return
         for each, node in list(folder.entries.items()):
             if isinstance(node, Text) and each not in texts:
@@ -87,6 +89,10 @@ class People:
             yield
         finally:
             self._moving.discard(name)
+
+    def is_of(self, node: Node, name: str) -> bool:
+        """Whether this is the folder of that person."""
+        return self._names.get(node.inode) == name
 
     def is_answer(self, node: Node) -> bool:
         """Whether this is a decision in the making."""
@@ -140,6 +146,30 @@ class People:
             folder.add(name, node)
             raise
 
+    async def rename(self, shown: str, target: Directory, new: str) -> None:
+        """``mv contacts/SHOWN contacts/NEW``: the user calls this person so. Raises
+        TreeError(EINVAL) for what cannot be a name, EEXIST for what means somebody else."""
+        folder = self.root.entries[shown]
+        name = self._names.get(folder.inode)
+        if target.area in PERSON:
+            raise TreeError(errno.EEXIST)  # mv takes contacts/ALICE for a folder to move into
+        if target is not self.root or name is None:
+            raise TreeError(errno.EACCES)
+        with self.moving(name):
+            await self.call(name, new)
+        del self._called[name]
+        self.root.remove(shown)
+        self.adopt(name, self._let_go(name))
+
+    async def call(self, name: str, new: str) -> None:
+        """Let this person be called so. Raises TreeError."""
+        try:
+            await self._backend.rename(name, new)
+        except NotAName as error:
+            raise TreeError(errno.EINVAL) from error
+        except Taken as error:
+            raise TreeError(errno.EEXIST) from error
+
     def adopt(self, name: str, folder: Directory) -> None:
         """A folder that was moved here is that of this contact from now on."""
         folder.area = self._area
@@ -153,12 +183,29 @@ class People:
         """Whether this person has a folder here."""
         return contact.standing is not Standing.STRANGER
 
+    def _path(self, name: str) -> str:
+        return f"{self._place}/{self._called[name]}"
+
+    def _follow(self, name: str, showing: Showing) -> None:
+        """Give the folder the name that this person has now."""
+        old, new = self._called.get(name), self._backend.label(name)
+        if old is None or old == new or name not in self._folders:
+            return
+        self._called[name] = new
+
+        def change() -> None:
+            if old in self.root.entries:
+                self.root.add(new, self.root.remove(old))
+
+        showing.move(f"{self._place}/{old}", new, change)
+
     def _enter(self, name: str, folder: Directory) -> None:
-        self.root.add(name, folder)
+        self.root.add(self._called[name], folder)
         self.root.mtime_ns = time.time_ns()
 
     def _hold(self, name: str, folder: Directory) -> None:
         self._folders[name], self._names[folder.inode] = folder, name
+        self._called[name] = self._backend.label(name)
 
     def _let_go(self, name: str) -> Directory:
         folder = self._folders.pop(name)
@@ -166,14 +213,14 @@ class People:
         return folder
 
     def _take_out(self, name: str, showing: Showing) -> None:
-        folder = self._let_go(name)
+        folder, path = self._let_go(name), self._path(name)
 
         def leave() -> None:
-            if self.root.entries.get(name) is folder:
-                self.root.remove(name)
+            if self.root.entries.get(self._called[name]) is folder:
+                self.root.remove(self._called[name])
                 self.root.mtime_ns = time.time_ns()
 
-        showing.remove_folder(f"{self._place}/{name}", leave)
+        showing.remove_folder(path, leave)
 
     def _take_text(self, _folder: Directory, _name: str) -> None:
         raise TreeError(errno.EACCES)
@@ -212,11 +259,11 @@ class People:
             if name not in folder.entries:
                 folder.add(name, node)
 
-        showing.show(f"{self._place}/{self._names[folder.inode]}/{name}", node, enter)
+        showing.show(f"{self._path(self._names[folder.inode])}/{name}", node, enter)
 
     def _hide(self, folder: Directory, name: str, node: Text, showing: Showing) -> None:
         def leave() -> None:
             if folder.entries.get(name) is node:
                 folder.remove(name)
 
-        showing.remove(f"{self._place}/{self._names[folder.inode]}/{name}", leave)
+        showing.remove(f"{self._path(self._names[folder.inode])}/{name}", leave)

@@ -1,6 +1,6 @@
 """How far files are that travel in several parts, for ``status`` and extended attributes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -69,11 +69,13 @@ def arriving_lines(reader: Reader) -> tuple[str, ...]:
     return tuple(f"{shown_file_name(p.file_name)} from {p.who}: {p.share}" for p in parts)
 
 
-def counted(counts: dict[str, int], under_way: dict[str, Progress | None]) -> tuple[str, ...]:
-    """A line for each recipient; with it the file that is under way to him."""
+def counted(
+    counts: dict[str, int], under_way: dict[str, Progress | None], label: Callable[[str], str]
+) -> tuple[str, ...]:
+    """A line for each recipient, shown as ``label`` says; with it the file that is under way."""
     lines = []
     for recipient, count in sorted(counts.items()):
         now = under_way.get(recipient)
         share = f"; {now.file_name or 'a file'}: {now.share}" if now else ""
-        lines.append(f"{count} message{'s' if count > 1 else ''} to {recipient}{share}")
+        lines.append(f"{count} message{'s' if count > 1 else ''} to {label(recipient)}{share}")
     return tuple(lines)

@@ -8,9 +8,9 @@ LINES_MAX = 40
 """Lines of a first message that are shown."""
 
 
-def request_text(request: Request) -> str:
+def request_text(request: Request, shown: str) -> str:
     """The file ``message`` of a request. What the stranger chose is indented, one line stays one
-    line, and no character of it does anything to a terminal."""
+    line, and no character of it does anything to a terminal. ``shown``: the folder's name."""
     others = ", ".join(request.participants)
     more = request.messages - 1
     lines = [
@@ -23,9 +23,9 @@ def request_text(request: Request) -> str:
     if more:
         lines.append(f"... and {more} more message{'s' if more > 1 else ''}.")
     lines += [
-        f"Accept, and see all:     mv requests/{request.name} contacts/",
-        f"Decline:                 rmdir requests/{request.name}",
-        f"Never hear of them:      touch requests/{request.name}/blocked",
+        f"Accept, and see all:     mv requests/{shown} contacts/",
+        f"Decline:                 rmdir requests/{shown}",
+        f"Never hear of them:      touch requests/{shown}/blocked",
         f"{request.name} is told of none of this, nor that the message has come.",
     ]
     return "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ warning        there when the name looks like a contact's
 import errno
 from collections.abc import Callable
 
-from cbfs.areas import Area, TreeError
+from cbfs.areas import PERSON, Area, TreeError
 from cbfs.contact import Contact
 from cbfs.model import Backend
 from cbfs.nodes import Directory, Node
@@ -37,27 +37,36 @@ class Requests(People):
         self._contacts = contacts
         super().__init__(root, backend, read, new_inode)
 
-    async def accept(self, name: str, target: Directory, new: str, *, replace: bool) -> None:
-        """``mv requests/NAME contacts/``: the folder becomes that of a contact. Raises TreeError
-        when it is moved elsewhere, or something is there."""
-        if target is not self._contacts.root or new != name:
-            raise TreeError(errno.EACCES)
-        if new in target.entries and not replace:
+    async def accept(self, shown: str, target: Directory, new: str, *, replace: bool) -> None:
+        """``mv requests/NAME contacts/``: the folder becomes that of a contact, who is called as
+        the folder is. Raises TreeError when it is moved elsewhere, or means somebody else."""
+        name = self._name(shown)
+        if target.area in PERSON:
             raise TreeError(errno.EEXIST)
-        folder = self._let_go(name)
-        try:
-            with self.moving(name), self._contacts.moving(name):
+        if target is not self._contacts.root:
+            raise TreeError(errno.EACCES)
+        there = target.entries.get(new)  # of somebody met in a conversation there is one already
+        if there is not None and not (replace and self._contacts.is_of(there, name)):
+            raise TreeError(errno.EEXIST)
+        with self.moving(name), self._contacts.moving(name):
+            await self._contacts.call(name, new)
+            folder = self._let_go(name)
+            try:
                 await self._backend.admit(name)
-        except BaseException:
-            self._hold(name, folder)
-            raise
-        self.root.remove(name)
-        if new in target.entries:  # somebody met in a conversation has one already
+            except BaseException:
+                self._hold(name, folder)
+                raise
+        self.root.remove(shown)
+        if there is not None:
             target.remove(new)
         self._contacts.adopt(name, folder)
 
-    async def decline(self, name: str) -> None:
+    def _name(self, shown: str) -> str:
+        return self._names[self.root.entries[shown].inode]
+
+    async def decline(self, shown: str) -> None:
         """``rmdir requests/NAME``."""
+        name = self._name(shown)
         folder = self._let_go(name)
         try:
             with self.moving(name):
@@ -65,7 +74,7 @@ class Requests(People):
         except BaseException:
             self._hold(name, folder)
             raise
-        self.root.remove(name)
+        self.root.remove(shown)
 
     def _belongs(self, contact: Contact) -> bool:
         return not contact.blocked and self._backend.request(contact.name) is not None
@@ -79,5 +88,5 @@ class Requests(People):
         request = self._backend.request(contact.name)
         texts = super()._texts(contact)
         if request is not None:
-            texts["message"] = request_text(request).encode()
+            texts["message"] = request_text(request, self._backend.label(contact.name)).encode()
         return texts

@@ -45,6 +45,7 @@ class _Job:
     kind: str
     path: str
     number: int
+    new: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,10 @@ class Revealer:
     def remove_folder(self, path: str, leave: Callable[[], None]) -> None:
         """See ``showing.Revealer``."""
         self._put("remove folder", path, None, leave)
+
+    def move(self, path: str, new: str, change: Callable[[], None]) -> None:
+        """See ``showing.Revealer``."""
+        self._put("move", path, None, change, new)
 
     def touch(self, inode: int) -> None:
         """See ``showing.Revealer``."""
@@ -143,14 +148,16 @@ class Revealer:
         with trio.CancelScope(shield=True):
             await self._ended.wait()
 
-    def _put(self, kind: str, path: str, node: Node | None, apply: Callable[[], None]) -> None:
+    def _put(
+        self, kind: str, path: str, node: Node | None, apply: Callable[[], None], new: str = ""
+    ) -> None:
         if self._ended.is_set():
             apply()
             return
         self._number += 1
         called = f"{STAGED}{self._number}" if kind == "show" else path.rpartition("/")[2]
         self._changes[self._number] = _Change(called, node, apply)
-        self._jobs.send_nowait(_Job(kind, path, self._number))
+        self._jobs.send_nowait(_Job(kind, path, self._number, new))
 
     def _waiting(self) -> Iterator[_Job]:
         """What waits besides, so that a batch of it is one turn of the process."""
@@ -181,6 +188,8 @@ class Revealer:
 
     def _words(self, job: _Job) -> tuple[str, str, str]:
         path = self._mountpoint / job.path
+        if job.kind == "move":
+            return "show", str(path), str(path.parent / job.new)
         return job.kind, str(path.parent / f"{STAGED}{job.number}"), str(path)
 
     def _apply(self, numbers: list[int]) -> None:

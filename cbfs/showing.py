@@ -22,6 +22,9 @@ class Revealer(Protocol):
     def remove_folder(self, path: str, leave: Callable[[], None]) -> None:
         """The same for a directory, and all that is in it."""
 
+    def move(self, path: str, new: str, change: Callable[[], None]) -> None:
+        """``change`` gives what is at ``path`` the name ``new`` in the same directory."""
+
     def touch(self, inode: int) -> None:
         """The content of that inode has changed by itself; many touches count as one."""
 
@@ -87,6 +90,13 @@ class Showing:
 
         if self.revealer:
             self.revealer.remove_folder(path, change)
+        else:
+            change()
+
+    def move(self, path: str, new: str, change: Callable[[], None]) -> None:
+        """See ``Revealer``."""
+        if self.revealer:
+            self.revealer.move(path, new, change)
         else:
             change()
 

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
 import tomli_w
@@ -57,20 +57,24 @@ def moment(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
-def metadata_text(conversation: Conversation) -> str:
-    """metadata.toml of a conversation."""
+def metadata_text(conversation: Conversation, label: Callable[[str], str]) -> str:
+    """metadata.toml of a conversation: true names, ``@NAME`` where ``label`` shows one so."""
+    people = [(name, label(name)) for name in conversation.participants]
     return tomli_w.dumps(
         {
             "id": conversation.id.hex(),
-            "participants": list(conversation.participants),
+            "participants": [shown if shown[0] == "@" else name for name, shown in people],
             "subject": conversation.subject,
             "started": moment(conversation.started),
         }
     )
 
 
-def read_metadata(data: bytes) -> tuple[tuple[str, ...], str]:
-    """(participants, subject) of a metadata.toml that a user wrote. Raises Refused."""
+def read_metadata(
+    data: bytes, called: Callable[[str], str] = typed_name
+) -> tuple[tuple[str, ...], str]:
+    """(participants, subject) of a metadata.toml that a user wrote; ``called`` says whom a name
+    means. Raises Refused."""
     try:
         if len(data) > METADATA_MAX:
             raise ValueError("it is too long")
@@ -82,22 +86,24 @@ def read_metadata(data: bytes) -> tuple[tuple[str, ...], str]:
         raise Refused("metadata.toml is wrong", 'it needs: participants = ["bob", "carol"]')
     if not isinstance(subject, str):
         raise Refused("metadata.toml is wrong", 'subject is a text: subject = "lunch"')
-    return _people(participants), subject
+    return _people(participants, called), subject
 
 
-def read_folder_name(name: str) -> tuple[tuple[str, ...], str]:
+def read_folder_name(
+    name: str, called: Callable[[str], str] = typed_name
+) -> tuple[tuple[str, ...], str]:
     """(participants, subject) that a name says: ``bob,carol lunch``, or ``bob, carol lunch``.
     Raises Refused."""
     name = _LISTED.sub(lambda match: match[0].replace(" ", ""), name)
     people, _, subject = name.partition(" ")
-    return _people(person for person in people.split(",") if person), subject.strip()
+    return _people((person for person in people.split(",") if person), called), subject.strip()
 
 
-def _people(names: Iterable[str]) -> tuple[str, ...]:
+def _people(names: Iterable[str], called: Callable[[str], str]) -> tuple[str, ...]:
     found = []
     for name in names:
         try:
-            found.append(typed_name(name))
+            found.append(called(name))
         except DecodeError as error:
             raise Refused(f"{name!r} is not a user name", error.hint) from error
     return tuple(found)
@@ -143,11 +149,13 @@ def profile_text(name: str, profile: Profile) -> str:
 
 
 def contact_text(contact: Contact) -> str:
-    """profile.toml of a contact."""
+    """profile.toml of a contact, under their true name."""
     known: dict[str, object] = {"since": moment(contact.since), "known_by": contact.how.value}
     if contact.moved:
         known["keys_or_server_changed"] = moment(contact.moved)
     known["verified"] = moment(contact.verified) if contact.verified else False
+    if contact.petname:
+        known["petname"] = contact.petname
     if contact.standing is not Standing.KNOWN:
         known["accepted"] = False
     return profile_text(contact.name, contact.profile) + tomli_w.dumps(known)

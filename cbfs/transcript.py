@@ -38,7 +38,7 @@ def folder_entry(message: Message, files: int, size: int) -> bytes:
 def _said(message: Message, text: str) -> bytes:
     moment = datetime.fromtimestamp(message.date / 1000, UTC)
     first, *rest = text.split("\n")
-    lines = [f"[{moment:%Y-%m-%d %H:%M}] {message.sender}: {first}"]
+    lines = [f"[{moment:%Y-%m-%d %H:%M}] {message.label or message.sender}: {first}"]
     lines += [_INDENT + line if line else "" for line in rest]
     return "\n".join(lines).encode() + b"\n"
 

@@ -152,6 +152,10 @@ class Tree(Contents):
         """One that is known, by its id."""
         return self._known[key]
 
+    def renamed(self, conversation: Conversation) -> None:
+        """One that is known has another folder."""
+        self._known[conversation.id] = conversation
+
     def knows(self, key: bytes) -> bool:
         """Whether there is a conversation of this id."""
         return key in self._known
@@ -161,8 +165,12 @@ class Tree(Contents):
         return self._shelf.node(message)
 
     def _metadata(self, conversation: Conversation) -> Text:
-        data = metadata_text(conversation).encode()
-        return Text(self.new_inode(), lambda: data, conversation.started * 1_000_000)
+        label = self.backend.label
+        return Text(
+            self.new_inode(),
+            lambda: metadata_text(conversation, label).encode(),
+            conversation.started * 1_000_000,
+        )
 
     # what programs do
 
@@ -303,6 +311,9 @@ class Tree(Contents):
         if source is self.requests.root and isinstance(node, Directory):
             await self.requests.accept(name, target, new, replace=replace)
             return old
+        if source is self.contacts and isinstance(node, Directory):
+            await self.people.rename(name, target, new)
+            return None
         self._check_rename(node, source, target, new, replace=replace)
         if len(new.encode()) > FILE_NAME_MAX:
             raise TreeError(errno.ENAMETOOLONG)

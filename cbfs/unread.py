@@ -8,7 +8,7 @@ store. What was read is kept, and leaves the folder, a little later and many at 
 import logging
 import time
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import trio
@@ -234,6 +234,16 @@ class Unread:
         self._links[serial] = name, entry
         insort(self._order, serial)
         return name
+
+    def renamed(self, messages: Iterable[Message]) -> None:
+        """These have other names: so have their links, which are no news to watchers."""
+        for message in messages:
+            linked = self._links.get(message.serial)
+            if linked is not None:
+                del self._serials[linked[0]]
+                del self._order[bisect_left(self._order, message.serial)]
+                self._name(entry_of(message))
+        self._touch()
 
     def _find(self, name: str) -> Link | None:
         serial = self._serials.get(name)

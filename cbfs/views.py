@@ -9,7 +9,7 @@ import errno
 import time
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -25,6 +25,7 @@ from cbfs.showing import Showing
 from cbfs.store import Reader
 from cbfs.tree import BY_DATE, SEARCH, Tree
 from cbfs.unread import Unread
+from cbfs_common.errors import DecodeError
 
 SEARCHES_MAX = 64
 """Searches whose folders are remembered."""
@@ -154,7 +155,7 @@ class Searches:
         if text.startswith("."):  # file managers look for such names everywhere
             return None
         try:
-            query = index.parse_query(text)
+            query = index.parse_query(text, self._views.called)
         except index.BadQuery:
             return None
         return self._views.folder(
@@ -193,6 +194,11 @@ class Views:
         self.stamp += 1
         self.changed_ns = time.time_ns()
 
+    def moved(self, messages: Iterable[Message] = ()) -> None:
+        """These messages, or folders of conversations, have other names."""
+        self.unread.renamed(messages)
+        self._changed()
+
     # what the folders ask
 
     def look(self, place: str, search: Search) -> _Look:
@@ -215,6 +221,13 @@ class Views:
                     look.entries[name] = (message.conversation, message.name, message.date)
                     look.serials.append(message.serial)
         return look
+
+    def called(self, text: str) -> str:
+        """The true name of whom a search means; what is no name finds nothing."""
+        try:
+            return self._tree.backend.called(text)
+        except DecodeError:
+            return text
 
     def days(self) -> list[int]:
         """Those that have messages."""

@@ -29,6 +29,7 @@ from cbfs.model import (
     Refused,
     Report,
     Request,
+    Taken,
     View,
 )
 from cbfs.network import NetworkOptions
@@ -39,6 +40,7 @@ from cbfs.rootfile import Unlock
 from cbfs.store import Store, Table, Writer
 from cbfs.stored import read_content, u32, u64
 from cbfs.tree import Tree
+from cbfs.user_names import typed_name
 from cbfs_common.names_entry import Entry, Keys, Status
 from cbfs_common.profile import Address, Profile
 from tests.stores import open_store
@@ -130,6 +132,15 @@ class FakeBackend:
 
     def request(self, name: str) -> Request | None:
         return None
+
+    def label(self, name: str) -> str:
+        return name
+
+    def called(self, text: str) -> str:
+        return typed_name(text)
+
+    async def rename(self, name: str, petname: str) -> None:
+        raise Taken(petname)
 
     async def admit(self, name: str) -> None:
         """Nobody asks."""

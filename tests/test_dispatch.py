@@ -29,6 +29,9 @@ class Slow:
     def remove_folder(self, path: str, leave: Callable[[], None]) -> None:
         self.waiting.append(leave)
 
+    def move(self, path: str, new: str, change: Callable[[], None]) -> None:
+        self.waiting.append(change)
+
     def touch(self, inode: int) -> None:
         pass
 

@@ -1,6 +1,6 @@
 """Two engines in one process, with a real server and a real directory, without mounts."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -38,6 +38,12 @@ class Recorder:
 
     def message_changed(self, message: Message) -> None:
         self.changed.append(message)
+
+    def conversation_moved(self, old: Conversation, new: Conversation) -> None:
+        pass
+
+    def messages_renamed(self, messages: Iterable[Message]) -> None:
+        pass
 
     def contact_changed(self, name: str) -> None:
         pass

@@ -1,0 +1,116 @@
+"""What people are called here, as records of the store: a petname in the place of a true name.
+
+``label`` is what a name is shown as: in the names of folders and files, and in transcripts. It is
+the petname of somebody who has one; ``@NAME`` of somebody whose true name is another's petname;
+else the true name. A petname cannot be the true name or the petname of anybody who is known, so
+that no label ever stands for two.
+
+``rename`` changes the labels and the names of conversations in one transaction; messages follow in
+many small ones (``relabel``), each of which a crash leaves done or not done. What is left is known
+by a record, so that it goes on after a restart.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from cbfs import book, listings
+from cbfs.labels import label, put_label
+from cbfs.model import Conversation, Message
+from cbfs.naming import folder_message_name, message_name
+from cbfs.packing import pack, unpack
+from cbfs.store import Reader, Table, Writer
+from cbfs.stored import u64
+
+_RELABEL = b"relabel "
+
+BATCH = 256
+"""Messages that are looked at in one transaction."""
+
+
+def rename(
+    writer: Writer, name: str, before: str, petname: str
+) -> list[tuple[Conversation, Conversation]]:
+    """``name`` is called ``petname`` from now on, and was ``before`` (either may be empty). Gives
+    the conversations that thereby have another folder, before and after."""
+    changed = [name, *([before] if before else [])]
+    affected = [
+        (conversation, book.begun_by(writer, conversation))
+        for conversation in book.load_conversations(writer).values()
+        if not set(changed).isdisjoint(conversation.participants)
+    ]
+    if before:
+        put_label(writer, before, before)
+    if petname:
+        put_label(writer, petname, f"@{petname}")
+    put_label(writer, name, petname or name)
+    for each in changed:
+        writer.put(Table.META, _RELABEL + writer.blind(each.encode()), pack(each, b""))
+    renamed = [
+        (conversation, book.name_folder(writer, conversation, sender))
+        for conversation, sender in affected
+    ]
+    return [(old, new) for old, new in renamed if old != new]
+
+
+def pending(reader: Reader) -> list[str]:
+    """Whose messages still have names of before."""
+    return [unpack(data, str, bytes)[0] for _key, data in reader.items(Table.META, _RELABEL)]
+
+
+def relabel(writer: Writer, name: str) -> list[Message]:
+    """Look at the next BATCH messages for those of this person, and give them the names of now.
+    Gives them as they are now; ``pending`` says whether there are more."""
+    key = _RELABEL + writer.blind(name.encode())
+    data = writer.get(Table.META, key)
+    if data is None:
+        return []
+    _name, start = unpack(data, str, bytes)
+    looked: list[tuple[bytes, bytes]] = []
+    for conversation in _with(writer, name, start[:16]):
+        for item in writer.items(Table.MESSAGES, conversation, max(start, conversation)):
+            looked.append(item)
+            if len(looked) == BATCH:
+                break
+        if len(looked) == BATCH:
+            break
+    if len(looked) < BATCH:
+        writer.delete(Table.META, key)
+    else:
+        writer.put(Table.META, key, pack(name, looked[-1][0] + b"\0"))
+    found = (book.get_message(writer, k[:16], int.from_bytes(k[16:], "big")) for k, _ in looked)
+    renamed = [_name_message(writer, m) for m in found if m is not None and m.sender == name]
+    return [message for message in renamed if message is not None]
+
+
+def _name_message(writer: Writer, message: Message) -> Message | None:
+    """Name it after what its sender is called now. The message as it is then, None when it is
+    called so already."""
+
+    def name_key(name: str) -> bytes:
+        return b"name " + writer.blind(message.conversation, name.encode())
+
+    shown = label(writer, message.sender)
+    if message.label == shown:
+        return None
+    writer.delete(Table.META, name_key(message.name))
+    naming = folder_message_name if message.folder else message_name
+    name = naming(
+        message.date,
+        shown,
+        message.file_name,
+        lambda name: writer.get(Table.META, name_key(name)) is not None,
+    )
+    writer.put(Table.META, name_key(name), u64(message.serial))
+    named = replace(message, name=name, label=shown)
+    entry = book.transcript_text(writer, named)
+    named = replace(named, entry_size=len(entry))
+    book.put_message(writer, named)
+    listings.change(writer, named)
+    grown = len(entry) - message.entry_size
+    book.extend_transcript(writer, message.conversation, grown, 1)  # all of it is read anew
+    return named
+
+
+def _with(reader: Reader, name: str, start: bytes) -> Iterable[bytes]:
+    known = sorted(book.load_conversations(reader).items())
+    return [key for key, c in known if key >= start and name in c.participants]

@@ -1,0 +1,89 @@
+"""The user calls people by other names: ``cbfs.petnames`` has what that is in the store."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import trio
+
+from cbfs import petnames
+from cbfs.context import Backoff, Context
+from cbfs.model import Conversation, Message, NotAName, Taken
+from cbfs.store import StoreError
+from cbfs.user_names import typed_name
+from cbfs_common.errors import DecodeError
+
+
+class Renaming:
+    """One for an account at work. ``moved`` is told of conversations with another folder, before
+    and after; ``renamed`` of messages."""
+
+    def __init__(
+        self,
+        context: Context,
+        moved: Callable[[Conversation, Conversation], None],
+        renamed: Callable[[Iterable[Message]], None],
+    ) -> None:
+        self._context = context
+        self._moved = moved
+        self._renamed = renamed
+        self._wake = trio.Event()
+        self._lock = trio.Lock()
+
+    async def rename(self, name: str, petname: str) -> None:
+        """Call somebody ``petname``; by their true name when it is that. Raises NotAName, or Taken
+        when somebody else could be meant."""
+        context, peers = self._context, self._context.peers
+        async with self._lock, context.sessions.lock:
+            contact = peers.named(name)
+            wanted = "" if petname in {name, f"@{name}"} else petname
+            if wanted:
+                self._check(wanted, name)
+            if wanted == contact.petname:
+                return
+            moved = await peers.decide(
+                [replace(contact, petname=wanted)],
+                lambda writer: petnames.rename(writer, name, contact.petname, wanted),
+            )
+            for old, new in moved:
+                context.conversations[new.id] = new
+                self._moved(old, new)
+        if peers.get(contact.petname) is not None:  # whose name was another's until now
+            peers.changed(contact.petname)
+        self._wake.set()
+
+    def _check(self, petname: str, name: str) -> None:
+        try:
+            if typed_name(petname) != petname:
+                raise NotAName(petname)
+        except DecodeError as error:
+            raise NotAName(petname) from error
+        context = self._context
+        met = (c.participants for c in context.conversations.values())
+        if (
+            petname == context.account.name
+            or context.peers.is_used(petname, name)
+            or any(petname in people for people in met)
+        ):
+            raise Taken(petname)
+
+    async def run(self) -> None:
+        """Give messages their names of now, a few at a time, until cancelled."""
+        store, backoff = self._context.store, Backoff(self._context.random)
+        while True:
+            self._wake = trio.Event()
+            with store.read() as reader:
+                names = petnames.pending(reader)
+            for name in names:
+                try:
+                    messages = await store.commit(
+                        lambda writer, n=name: petnames.relabel(writer, n)  # type: ignore[misc]
+                    )
+                except StoreError as error:
+                    self._context.problems.set("names of files", f"they were not changed: {error}")
+                    await trio.sleep(backoff.next())
+                    break
+                self._context.problems.clear("names of files")
+                if messages:
+                    self._renamed(messages)
+            if not names:
+                await self._wake.wait()
