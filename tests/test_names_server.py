@@ -262,7 +262,8 @@ def test_files_are_private_and_the_policy_is_not(tmp_path: Path) -> None:
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in data.iterdir()}
         first = running.policy
     assert modes.pop("store") == 0o700
-    assert modes.pop("policy") == modes.pop("config") == 0o644  # for clients, and operators
+    for name in "policy", "policy.degraded", "config":  # for clients, and operators
+        assert modes.pop(name) == 0o644
     assert set(modes.values()) == {0o600}
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
     with names(data) as running:

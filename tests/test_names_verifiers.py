@@ -9,10 +9,13 @@ import pytest
 import trio
 
 from cbfs_common.names_config import Config, ConfigFile
+from cbfs_common.names_note import Checkpoint, Note, cosign, parse_note
 from cbfs_common.names_operations import Kind, Operation
-from cbfs_common.names_wire import Receipted, Submit, decode_reply
+from cbfs_common.names_wire import AskHead, HeadIs, Receipted, Submit, decode_reply
 from cbfs_names.block import Block
+from cbfs_names.calls import connected
 from cbfs_names.keys import Keys
+from cbfs_names.peer_wire import Await, Done, Offer, Vote
 from cbfs_names.separate import Beside, SequencerRole
 from cbfs_names.store import Store
 from tests.names_local import KEYS, NAMESPACE, commit
@@ -190,5 +193,39 @@ def test_the_quorum_gives_the_directory_into_other_hands(
             with stored(tmp_path / "s", old) as store:
                 async with proposer(s, store) as sequencer:
                     await go(sequencer, s, p1, p2)
+
+    trio.run(run)
+
+
+def test_an_old_cosignature_that_is_shown_again_makes_no_head_older(tmp_path: Path) -> None:
+    """By anybody who has kept one, to have clients refuse the head as stale."""
+    config = panel_of("v1", threshold=1)
+
+    async def times(at: Place) -> list[int]:
+        reply = decode_reply(await ask(at.address, AskHead()))
+        if not isinstance(reply, HeadIs):
+            return []
+        return [line.time for line in parse_note(reply.note).lines if line.name == "v1"]
+
+    async def run() -> None:
+        async with place("s") as s:
+            beside = Beside(ConfigFile(config, None, {}), None, (), current=False)
+            with stored(tmp_path / "s", config) as store:
+                role = SequencerRole(store, Keys(s.secret, KEYS.log, b""), tmp_path, beside, RANDOM)
+                async with serving(s, role), trio.open_nursery() as nursery:
+                    nursery.start_soon(role.run)
+                    async with connected(s.address, RANDOM) as link:
+                        offer = await link.call(Await(0, b"", 0))
+                        assert isinstance(offer, Offer)
+                        text = Checkpoint(config.namespace, 1, offer.leaf).encode()
+                        for at, expected in (1_000, 1_000), (3_000, 3_000), (2_000, 3_000):
+                            line = cosign(seed("v1"), "v1", at, text)
+                            assert await link.call(Vote(Note(text, (line,)).encode())) == Done()
+                            with trio.fail_after(PATIENCE):
+                                while not await times(s):  # the first round takes a moment
+                                    await trio.sleep(0.05)
+                            assert await times(s) == [expected]
+                    nursery.cancel_scope.cancel()
+                role.close()
 
     trio.run(run)

@@ -103,6 +103,11 @@ class SignatureLine:
     key_id: bytes
     signature: bytes
 
+    @property
+    def time(self) -> int:
+        """Of a cosignature that verifies: seconds since 1970."""
+        return int.from_bytes(self.signature[:8], "big")
+
     def encode(self) -> str:
         """The line, with its newline."""
         return f"\u2014 {self.name} {to_base64(self.key_id + self.signature)}\n"

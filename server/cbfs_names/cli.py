@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
@@ -246,8 +246,10 @@ async def _run(
 
 def _show(directory: Path, address: Address, config: Config) -> None:
     """The files for clients, and for ``cbfs-names invite``."""
-    policy = config.policy(address).encode().encode("ascii")
-    write_file(directory / "policy", policy, 0o644)
+    policy = config.policy(address)
+    weaker = replace(policy, degraded=config.degraded(address))
+    for name, made in ("policy", policy), ("policy.degraded", weaker):
+        write_file(directory / name, made.encode().encode("ascii"), 0o644)
     write_file(directory / "config", config.encode().encode("ascii"), 0o644)
 
 

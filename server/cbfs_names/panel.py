@@ -254,13 +254,13 @@ class Panel:
 
     def _count(self, note: Note, found: dict[str, SignatureLine]) -> None:
         size = parse_checkpoint(note.text.decode("ascii")).size
-        now = int(self._clock())
-        self._present.update(dict.fromkeys(found, now))
+        for name, line in found.items():
+            self._present[name] = max(line.time, self._present.get(name, 0))
         if self._block is not None and note.text == self._text:
-            self._votes.update(found)
+            _renew(self._votes, found)
             self._fire()
         elif self._head is not None and self._head.note.startswith(note.text + b"\n"):
-            self._lines.update(self._known_lines(note, self._shown))
+            _renew(self._lines, self._known_lines(note, self._shown))
             self._refresh()
         elif self._head is None or size > self._head.number + 1:
             if size:
@@ -388,3 +388,11 @@ class Panel:
         with self._store.read() as view:
             config = config_now(view)
             return config, stopped(view, config)
+
+
+def _renew(lines: dict[str, SignatureLine], found: dict[str, SignatureLine]) -> None:
+    """Put newer cosignatures in the place of older ones. Anybody can show old ones again, and they
+    must not make a head look older than it is."""
+    for name, line in found.items():
+        if name not in lines or line.time > lines[name].time:
+            lines[name] = line
