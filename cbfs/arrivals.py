@@ -7,6 +7,7 @@ somebody else's name, to change who takes part.
 import hashlib
 from dataclasses import dataclass, field
 
+from cbfs import lifetimes
 from cbfs.book import (
     Arrival,
     add_conversation,
@@ -67,7 +68,7 @@ def store_part(
     if has_message(writer, conversation.id, sender, part.id):
         acknowledge(writer, arrivals.dues, receiving, sender, ref)  # the sender did not know
         return
-    content = _collect(writer, sender, part)
+    content = _collect(writer, sender, part, now)
     if content is None:
         arrivals.parts += 1
         return
@@ -82,7 +83,9 @@ def store_part(
         (),
         muted=sender in receiving.muted,
         folder=part.folder,
+        lifetime=part.lifetime,
     )
+    lifetimes.learn(writer, conversation.id, part.lifetime, sender, now)
     arrivals.messages.append(add_message(writer, conversation.id, arrival, now))
     acknowledge(writer, arrivals.dues, receiving, sender, ref)
     arrived(writer, ref)
@@ -127,12 +130,14 @@ def _conversation(
     )
 
 
-def _collect(writer: Writer, sender: str, part: Part) -> Content | None:
+def _collect(writer: Writer, sender: str, part: Part, now: int) -> Content | None:
     """Keep a part. The content when it is whole and its digest right, else None."""
     key = writer.blind(part.conversation, sender.encode(), part.id)
     data = writer.get(Table.PARTS, key)
     if data is None:
         content, seen, digest = writer.next_number(b"content"), bytes(part.count), part.digest
+        if part.count > 1:
+            lifetimes.schedule_parts(writer, key, part.lifetime, now)
     else:
         content, seen, digest = unpack(data, int, bytes, bytes, bytes, str, str, int)[:3]
     if digest != part.digest or len(seen) != part.count or seen[part.number]:
@@ -153,6 +158,19 @@ def _collect(writer: Writer, sender: str, part: Part) -> Content | None:
         writer.delete_prefix(Table.CONTENT, u64(content))
         return None
     return Content(content, part.size, chunk_size)
+
+
+def drop_arriving(writer: Writer, key: bytes) -> None:
+    """Forget a message that is not whole, by its key in ``Table.PARTS``, if it is still there."""
+    data = writer.get(Table.PARTS, key)
+    if data is None:
+        return
+    content, _seen, _digest, _place, sender, *_ = unpack(
+        data, int, bytes, bytes, bytes, str, str, int
+    )
+    writer.delete(Table.PARTS, key)
+    writer.delete_prefix(Table.CONTENT, u64(content))
+    _limit(writer, sender, key, content, None)
 
 
 def _fits(writer: Writer, content: int, part: Part, chunk_size: int) -> bool:

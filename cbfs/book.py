@@ -7,7 +7,7 @@ keep true together with them.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from cbfs import index, listings, transcript
+from cbfs import index, lifetimes, listings, transcript
 from cbfs.labels import label
 from cbfs.model import Content, Conversation, Delivery, Message
 from cbfs.naming import folder_message_name, folder_name, message_name
@@ -23,6 +23,7 @@ from cbfs.stored import (
 )
 from cbfs.transcript import Extent
 from cbfs_common.conversation import conversation_id, random_conversation_id
+from cbfs_common.lifetime import FOREVER, Lifetime, end_of
 from cbfs_common.limits import CONVERSATION_NUMBERS
 
 HEADS_MAX = 16
@@ -44,6 +45,7 @@ class Arrival:
     recipients: tuple[str, ...]
     muted: bool = False
     folder: bool = False
+    lifetime: Lifetime = FOREVER
 
 
 # Conversations
@@ -173,8 +175,10 @@ def get_message(reader: Reader, conversation: bytes, serial: int) -> Message | N
 
 
 def _message(key: bytes, data: bytes) -> Message:
-    fields = unpack(data, bytes, str, int, int, str, int, list, list, list, str, int, bool, str)
-    id_, sender, date, received, name, inode, content, recipients, parents, *rest = fields
+    types = (bytes, str, int, int, str, int, list, list, list, str, int, bool, str, list)
+    fields = unpack(data, *types)
+    id_, sender, date, received, name, inode, content, recipients, parents = fields[:9]
+    file_name, shown, folder, called, (seconds, change, ends) = fields[9:]
     return Message(
         id_,
         key[:16],
@@ -187,7 +191,12 @@ def _message(key: bytes, data: bytes) -> Message:
         Content(*content),
         tuple((who, Delivery(state)) for who, state in recipients),
         tuple(parents),
-        *rest,
+        file_name,
+        shown,
+        folder,
+        called,
+        Lifetime(seconds, change),
+        ends,
     )
 
 
@@ -213,6 +222,7 @@ def put_message(writer: Writer, message: Message) -> None:
         message.entry_size,
         message.folder,
         message.label,
+        [message.lifetime.seconds, message.lifetime.change, message.ends],
     )
     writer.put(Table.MESSAGES, message.conversation + u64(message.serial), record)
 
@@ -267,11 +277,14 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
         0,
         arrival.folder,
         shown,
+        arrival.lifetime,
+        end_of(arrival.lifetime, now, waits=bool(arrival.recipients)),
     )
     entry = transcript_text(writer, message)
     message = replace(message, entry_size=len(entry))
     put_message(writer, message)
     listings.add(writer, message)
+    lifetimes.schedule(writer, message)
     words = _text(writer, message, index.TEXT_MAX)
     index.add(writer, message, words, unread=not (arrival.recipients or arrival.muted))
     extend_transcript(writer, conversation, len(entry), 0)
@@ -356,6 +369,7 @@ def remove_message(writer: Writer, message: Message) -> None:
         writer.delete(Table.META, gone_key(message))
         listings.remove(writer, message)
         index.remove(writer, message)
+        lifetimes.unschedule(writer, message)
         extend_transcript(writer, message.conversation, -message.entry_size, 1)
         drop_content(writer, message.content.id)
 

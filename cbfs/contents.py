@@ -19,6 +19,7 @@ import trio
 
 from cbfs.areas import RULES, Area, TreeError
 from cbfs.blocks import BLOCK, Layer, count_blocks
+from cbfs.metadata_file import is_place
 from cbfs.model import Backend, Content
 from cbfs.nodes import (
     Directory,
@@ -76,6 +77,8 @@ class Contents:
             raise TreeError(errno.ESTALE)
         content = _content(node)
         if isinstance(node, FolderFile):
+            if self.backend.message(node.conversation, node.serial) is None:
+                raise TreeError(errno.ESTALE)  # it has ended as a whole
             size = max(0, min(size, node.length - offset))
             offset += node.start
         with self.backend.store.read() as reader:
@@ -323,8 +326,11 @@ def _tell_parcels(node: Node) -> None:
 
 
 def _is_decision(file: File) -> bool:
-    """What is written in the folder of a contact is done, not stored."""
-    return any(directory.area is Area.CONTACT for directory, _name in file.names)
+    """What is written in the folder of a contact, or about a conversation, is done, not stored."""
+    return any(
+        directory.area is Area.CONTACT or is_place(directory, name)
+        for directory, name in file.names
+    )
 
 
 def _content(node: Node) -> Content | None:

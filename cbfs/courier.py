@@ -154,11 +154,27 @@ class Courier:
             self._changed()
             await self._sync_send.wait(handle.node, handle.thread)
 
-    def message_changed(self, _message: Message) -> None:
+    def message_changed(self, message: Message) -> None:
         """See ``View``."""
+        node = self.tree.message_node(message)
+        if node.ends != message.ends:
+            node.ends_anew(message)
+            self.showing.touch(node.inode)
         if self._sync_send is not None:
             self._sync_send.changed()
         self.status_changed()
+
+    def message_ended(self, message: Message) -> None:
+        """See ``View``."""
+        if not self.tree.knows(message.conversation):
+            return
+        path, node, leave = self.tree.message_ended(message)
+        if message.folder:
+            self.showing.remove_folder(path, leave)
+        else:
+            self.showing.remove(path, leave)
+        self.showing.touch(node.inode)
+        self.views.removed(message.serial)
 
     def unknown_names(self, names: frozenset[str]) -> None:
         """See ``View``."""
@@ -217,7 +233,7 @@ class Courier:
 
     def _look(self) -> float:
         """Send what is finished. Gives the seconds until something may be."""
-        again = self.tree.config.look() or 3600.0
+        again = min(self.tree.config.look() or 3600.0, self.tree.metadata.look() or 3600.0)
         held: dict[str, str] = {}
         for folder_name, folder in list(self.tree.outbox.entries.items()):
             if not isinstance(folder, Directory):

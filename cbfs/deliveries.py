@@ -14,6 +14,7 @@ import hashlib
 import math
 from dataclasses import dataclass, replace
 
+from cbfs import lifetimes, listings
 from cbfs.book import get_conversation, get_message, put_message
 from cbfs.model import Content, Conversation, Delivery, Message
 from cbfs.owed import Dues, Kind, owe
@@ -21,6 +22,7 @@ from cbfs.packing import pack, unpack
 from cbfs.store import Reader, Table, Writer
 from cbfs.stored import chunks, drop_content, hold_content, u32, u64
 from cbfs_common.errors import CbfsError
+from cbfs_common.lifetime import Lifetime
 from cbfs_common.limits import OFFER_AFTER
 from cbfs_common.message import part_capacity
 
@@ -46,6 +48,7 @@ class Job:
     count: int
     sealed: int
     folder: bool
+    lifetime: Lifetime
 
     def encode(self) -> bytes:
         """For the store."""
@@ -64,12 +67,16 @@ class Job:
             self.count,
             self.sealed,
             self.folder,
+            self.lifetime.seconds,
+            self.lifetime.change,
         )
 
 
 def _decode(key: bytes, data: bytes) -> Job:
-    fields = unpack(data, str, bytes, int, bytes, int, list, str, list, bytes, int, int, int, bool)
+    types = (str, bytes, int, bytes, int, list, str, list, bytes, int, int, int, bool, int, int)
+    fields = unpack(data, *types)
     recipient, conversation, serial, message, date, parents, file_name, content = fields[:8]
+    digest, part_size, count, sealed, folder, seconds, change = fields[8:]
     return Job(
         key,
         recipient,
@@ -80,7 +87,12 @@ def _decode(key: bytes, data: bytes) -> Job:
         tuple(parents),
         file_name,
         Content(*content),
-        *fields[8:],
+        digest,
+        part_size,
+        count,
+        sealed,
+        folder,
+        Lifetime(seconds, change),
     )
 
 
@@ -208,6 +220,7 @@ def job_for(message: Message, conversation: Conversation, digest: bytes) -> Job:
         count=math.ceil(message.content.size / part_size),
         sealed=0,
         folder=message.folder,
+        lifetime=message.lifetime,
     )
 
 
@@ -247,6 +260,18 @@ def begin_again(writer: Writer, recipient: str) -> None:
         writer.put(Table.QUEUE, key, replace(job, key=key, sealed=0).encode())
 
 
+def give_up(writer: Writer, message: Message) -> tuple[str, ...]:
+    """Forget what is queued and sealed of a message. To these it has not been delivered."""
+    missed = []
+    for recipient, state in message.recipients:
+        while job := job_of(writer, message, recipient):
+            writer.delete_prefix(Table.QUEUE, job.key)
+            drop_content(writer, job.content.id)
+        if state is Delivery.QUEUED:
+            missed.append(recipient)
+    return tuple(missed)
+
+
 def finish(writer: Writer, delivered: list[bytes], dues: Dues, now: int) -> list[Message]:
     """These envelopes (their keys) are at the server. Gives the messages that thereby are at
     their recipient's server in full, in their new state; until a receipt comes they are to be
@@ -268,10 +293,15 @@ def finish(writer: Writer, delivered: list[bytes], dues: Dues, now: int) -> list
         message = get_message(writer, job.conversation, job.serial)
         if message is not None:
             state = dict(message.recipients).get(job.recipient)
+            now_sent = message
             if state is Delivery.QUEUED:
-                message = moved_on(message, job.recipient, Delivery.SENT)
-                put_message(writer, message)
-                changed[message.id] = message
+                now_sent = moved_on(message, job.recipient, Delivery.SENT)
+            now_sent = lifetimes.delivered(writer, now_sent, now)
+            if now_sent != message:
+                put_message(writer, now_sent)
+                if now_sent.ends != message.ends:
+                    listings.change(writer, now_sent)
+                changed[message.id] = now_sent
             if state is not Delivery.RECEIVED:
                 ref, due = message.conversation + message.id, now + OFFER_AFTER * 1_000
                 owe(writer, dues, job.recipient, Kind.OFFER, ref, due)

@@ -164,9 +164,9 @@ class Dispatch:
     ) -> Outgoing:
         """Raises Refused."""
         people: tuple[str, ...] = ()
-        subject = ""
+        subject, lifetime = "", 0
         if folder.conversation is None:
-            people, subject = self._drafts.recipients(folder_name, folder)
+            people, subject, lifetime = self._drafts.begun(folder_name, folder)
         take_out = _taking_out(node) if isinstance(node, File) else taking_out(node, content)
         others = [
             other
@@ -186,6 +186,7 @@ class Dispatch:
             content,
             consume,
             folder=isinstance(node, Directory),
+            lifetime=lifetime,
         )
 
     def _bind(self, folder: Directory, conversation: bytes) -> None:

@@ -4,6 +4,7 @@ finished."""
 import math
 import time
 
+from cbfs.metadata import read_new
 from cbfs.nodes import Directory, File, Link, state_of, walk
 from cbfs.outbox import (
     METADATA,
@@ -16,7 +17,7 @@ from cbfs.outbox import (
     lock_names,
     verdict,
 )
-from cbfs.texts import read_folder_name, read_metadata
+from cbfs.texts import read_folder_name
 from cbfs.tree import Tree
 
 LOCK_HEAD = 64
@@ -67,10 +68,15 @@ class Drafts:
 
     def recipients(self, name: str, folder: Directory) -> tuple[tuple[str, ...], str]:
         """(participants, subject) of a folder that is no conversation yet. Raises Refused."""
+        return self.begun(name, folder)[:2]
+
+    def begun(self, name: str, folder: Directory) -> tuple[tuple[str, ...], str, int]:
+        """(participants, subject, seconds that messages are kept or 0) of such a folder. Raises
+        Refused."""
         metadata, called = folder.entries.get(METADATA), self._tree.backend.called
         if isinstance(metadata, File) and metadata.size:
-            return read_metadata(self._tree.read(metadata, 0, metadata.size), called)
-        return read_folder_name(name, called)
+            return read_new(self._tree.read(metadata, 0, metadata.size), called)
+        return (*read_folder_name(name, called), 0)
 
     def _locks(self, folder: Directory, name: str) -> list[Lock]:
         locks = []

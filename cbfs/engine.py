@@ -25,6 +25,7 @@ from cbfs.context import Context, Problems
 from cbfs.dial import Dialer
 from cbfs.directory import Directory
 from cbfs.dummies import Dummies
+from cbfs.ending import Ended, Ending, forget
 from cbfs.healing import make_listings, notice_copy, notice_loss
 from cbfs.home import Home
 from cbfs.model import (
@@ -46,7 +47,7 @@ from cbfs.renaming import Renaming
 from cbfs.rootfile import Unlock
 from cbfs.sender import Sender
 from cbfs.sessions import Sessions
-from cbfs.store import Store, Table, Writer
+from cbfs.store import Store, Table
 from cbfs.stored import content_chunks
 from cbfs.watch import Watch
 from cbfs.writing import Settled, make_message
@@ -77,6 +78,7 @@ class Engine(Acquaintances):
         self._view: View | None = None
         self._preparing: set[str] = set()
         self._reminders = Reminders(context)
+        self.ending = Ending(context, self._ended)
         self._sender = Sender(
             context, lambda: own.bundle, self._message_changed, self._reminders.add, nursery
         )
@@ -172,6 +174,7 @@ class Engine(Acquaintances):
             unreceived = owed.unreceived(reader, (c.name for c in self.contacts()))
             under_way = {who: progress.sending(reader, who) for who in waiting}
             arriving = progress.arriving_lines(reader)
+            ending = self.ending.lines(reader)
         return Report(
             self._home.connection.text,
             self._network.lines(),
@@ -181,6 +184,7 @@ class Engine(Acquaintances):
             progress.counted(unreceived, {}, self.label),
             arriving,
             self.asking(),
+            ending,
         )
 
     def _missing(self, counts: dict[bytes, int]) -> Iterator[str]:
@@ -226,12 +230,13 @@ class Engine(Acquaintances):
         self._context.problems.clear("names")
         for recipient in others:
             self._sender.queued(recipient)
+        self.ending.note(message)
         self._status_changed()
         return message
 
     async def delete(self, message: Message) -> None:
         """See ``Backend``."""
-        await self.store.commit(lambda writer: _delete(writer, message))
+        await self.store.commit(lambda writer: forget(writer, message))
 
     # within
 
@@ -314,23 +319,25 @@ class Engine(Acquaintances):
         if self._view:
             self._view.messages_renamed(messages)
 
+    def _ended(self, ended: Ended) -> None:
+        for who in ended.missed:
+            self._sender.given_up(who)
+        if self._view:
+            self._view.message_ended(ended.message)
+
     def _arrived(self, message: Message) -> None:
+        self.ending.note(message)
         if self._view:
             self._view.message_added(message)
 
     def _message_changed(self, message: Message) -> None:
+        self.ending.note(message)
         if self._view:
             self._view.message_changed(message)
 
     def _status_changed(self) -> None:
         if self._view:
             self._view.status_changed()
-
-
-def _delete(writer: Writer, message: Message) -> None:
-    book.remove_message(writer, message)
-    for recipient, _state in message.recipients:
-        owed.forgive(writer, recipient, owed.Kind.OFFER, message.conversation + message.id)
 
 
 def milliseconds() -> int:
@@ -405,7 +412,9 @@ async def running(
                 directory = make_directory(store, account, paced)
                 context = make_context(store, account, directory, paced, problems)
                 own = OwnName(store, directory, account.name, problems.tell)
-                yield Engine(context, network, directory, own, nursery)
+                engine = Engine(context, network, directory, own, nursery)
+                await nursery.start(engine.ending.run)
+                yield engine
                 nursery.cancel_scope.cancel()
             committer.cancel_scope.cancel()
 

@@ -112,6 +112,8 @@ class Folder:
         self._unseen = unseen
         self._inodes = inodes
         self._shelf = shelf
+        self.leaving: dict[str, Node] = {}
+        """Messages that have ended, until watchers are told."""
 
     def find(self, name: str) -> Node | None:
         """See ``Provider``."""
@@ -120,7 +122,9 @@ class Folder:
         if name == TRANSCRIPT:
             return self._transcript
         message = self._backend.message(self._conversation.id, name)
-        if message is None or message.serial in self._unseen:
+        if message is None:
+            return self.leaving.get(name)
+        if message.serial in self._unseen:
             return None
         return self._shelf.node(message)
 

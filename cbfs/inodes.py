@@ -25,6 +25,13 @@ class Inodes:
                 self._nodes[node.inode] = node
             node.lookups += 1
 
+    def replace(self, node: Node) -> None:
+        """The kernel is to find this node where another one had its inode."""
+        old = self._nodes.get(node.inode)
+        if old is not None:
+            node.lookups = old.lookups
+            self._nodes[node.inode] = node
+
     def forget(self, inode: int, count: int) -> None:
         """The kernel takes ``count`` times back."""
         node = self._nodes.get(inode)

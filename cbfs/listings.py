@@ -19,9 +19,9 @@ from cbfs.store import Reader, Table, Writer
 PAGE_SIZE = 4_000
 """Bytes of a page: with what it is sealed in, one page of LMDB's."""
 
-Entry = tuple[int, int, str, int, int, int, int, bool]
+Entry = tuple[int, int, str, int, int, int, int, bool, int]
 """Serial, date in ms, name, the content's id, size and chunk, bytes in the transcript, whether it
-is a folder. A plain tuple, as a listing may make very many."""
+is a folder, when it ends in ms or 0. A plain tuple, as a listing may make very many."""
 
 
 def content_of(entry: Entry) -> Content:
@@ -38,7 +38,7 @@ def entry_of(message: Message) -> Entry:
     """What is listed of a message."""
     content = message.content
     numbers = content.id, content.size, content.chunk
-    shown = message.entry_size, message.folder
+    shown = message.entry_size, message.folder, message.ends
     return (message.serial, message.date, message.name, *numbers, *shown)
 
 
@@ -64,12 +64,17 @@ def change(writer: Writer, message: Message) -> None:
 
 def remove(writer: Writer, message: Message) -> None:
     """It is deleted."""
+    _replace(writer, message, [])
+
+
+def _replace(writer: Writer, message: Message, by: list[bytes]) -> None:
     key = _key(message.conversation, message.serial)
     page = writer.key_up_to(Table.LISTINGS, key, message.conversation)
     if page is None:
         return
-    data = writer.get(Table.LISTINGS, page) or b""
-    left = [pack(*entry) for entry in _entries(data) if entry[0] != message.serial]
+    left: list[bytes] = []
+    for entry in _entries(writer.get(Table.LISTINGS, page) or b""):
+        left += by if entry[0] == message.serial else [pack(*entry)]
     if left:
         writer.put(Table.LISTINGS, page, b"".join(left))
     else:

@@ -6,6 +6,7 @@ is read when somebody looks. Names come from somebody else: they are escaped, an
 """
 
 import errno
+import stat
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,17 +46,23 @@ class MessageFolder(Provided):
     """A message that is a folder (``parent`` is TOP), or a folder in it. ``name`` is as in
     ``Message``, ``message`` the conversation and the serial."""
 
-    __slots__ = ("message", "name", "parent")
+    __slots__ = ("ends", "message", "name", "parent")
 
     def __init__(
         self, inode: int, shelf: "Shelf", conversation: bytes, entry: Entry, parent: int
     ) -> None:
-        serial, date, name, *_ = entry
+        serial, date, name, *_, ends = entry
         key = conversation, serial
         super().__init__(inode, Area.CONVERSATION, _Inside(shelf, key, parent, date))
         self.message = key
         self.name = name
         self.parent = parent
+        self.ends = ends
+        self.mode |= stat.S_ISVTX if ends else 0
+
+    def ends_anew(self, message: Message) -> None:
+        """It ends at another time than before."""
+        self.ends = message.ends
 
 
 class Shelf:
@@ -121,6 +128,10 @@ class Shelf:
             raise TreeError(errno.ENOTEMPTY)
         await self._backend.delete(contents.message)
         self._open.pop(node.message, None)
+
+    def forget(self, message: Message) -> None:
+        """It is not in the store any more."""
+        self._open.pop((message.conversation, message.serial), None)
 
     def _load(self, key: tuple[bytes, int]) -> _Contents | None:
         with self._backend.store.read() as reader:

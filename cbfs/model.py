@@ -15,6 +15,7 @@ from cbfs.contact import Contact, Mark
 from cbfs.fingerprint import Fingerprint
 from cbfs.store import Store, Writer
 from cbfs_common.errors import CbfsError
+from cbfs_common.lifetime import FOREVER, Lifetime
 from cbfs_common.profile import Profile
 
 
@@ -58,7 +59,8 @@ class Message:
     ``naming.message_name``. ``recipients`` is empty for what was received. ``parents`` and
     ``file_name`` are as its sender wrote them. ``entry_size`` is how many bytes it has in the
     conversation's transcript. ``folder``: its content is a folder (``cbfs_common.folder``).
-    ``label``: what its sender was called when it was named."""
+    ``label``: what its sender was called when it was named. ``ends``: when it
+    is deleted, by the ``lifetime`` that it carries; 0 is never."""
 
     id: bytes
     conversation: bytes
@@ -75,13 +77,15 @@ class Message:
     entry_size: int = 0
     folder: bool = False
     label: str = ""
+    lifetime: Lifetime = FOREVER
+    ends: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """A finished file of the outbox, or a ``folder`` as one content. Either ``conversation`` is
     the id of one that exists, or it is None and ``participants`` (without oneself) and ``subject``
-    start a new one.
+    start a new one, whose messages are kept for ``lifetime`` seconds when that is not 0.
 
     ``consume(writer, conversation)`` takes the file out of the outbox's records; it runs inside
     the transaction that makes it a message, so that a crash leaves the one or the other."""
@@ -93,6 +97,7 @@ class Outgoing:
     content: Content
     consume: Callable[[Writer, Conversation], None]
     folder: bool = False
+    lifetime: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,8 @@ class Report:
     reached, first Tor's state; ``queue`` a line for each recipient that something waits for;
     ``problems`` a line each; ``unreceived`` a line for each recipient at whose server there is
     something that no receipt has come for; ``arriving`` a line for each file that has come in
-    part; ``requests`` the names of strangers whose requests wait."""
+    part; ``requests`` the names of strangers whose requests wait; ``ending`` a line for each
+    conversation in which messages end."""
 
     connection: str
     network: tuple[str, ...]
@@ -111,6 +117,7 @@ class Report:
     unreceived: tuple[str, ...] = ()
     arriving: tuple[str, ...] = ()
     requests: tuple[str, ...] = ()
+    ending: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +277,9 @@ class View(Protocol):
 
     def messages_renamed(self, messages: Iterable[Message]) -> None:
         """These have other names, in the same folders."""
+
+    def message_ended(self, message: Message) -> None:
+        """Its lifetime is over, and it is deleted: let watchers see it go."""
 
     def contact_changed(self, name: str) -> None:
         """There is a new contact, or something of one, or of their request, is new."""

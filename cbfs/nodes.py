@@ -18,6 +18,8 @@ FIRST_MESSAGE = 1 << 40
 """A message's inode is this and its serial."""
 
 MESSAGE_MODE = stat.S_IFREG | 0o400
+ENDING_MODE = MESSAGE_MODE | stat.S_ISVTX
+"""Of a message, and of one that is deleted by itself."""
 _NO_NAMES: "set[tuple[Directory, str]]" = set()
 
 
@@ -26,6 +28,10 @@ class Node:
     kernel was told of it (see ``cbfs.inodes``). Times in nanoseconds."""
 
     __slots__ = ("changed_ns", "inode", "lookups", "mode", "mtime_ns", "names")
+
+    ends: int = 0
+    """When it is deleted by itself, in milliseconds since 1970, 0 for never. ``ls -l`` tells that
+    by a T in the mode (the sticky bit), ``ls -lu`` shows the time as the access time."""
 
     def __init__(self, inode: int, mode: int, mtime_ns: int) -> None:
         self.inode = inode
@@ -138,6 +144,15 @@ class MessageFile(Node):
         self.conversation = conversation
         self.entry = entry
         self.removed = False
+
+    @property
+    def ends(self) -> int:  # type: ignore[override]  # it is in the entry
+        """See ``Node``."""
+        return self.entry[8]
+
+    def ends_anew(self, message: Message) -> None:
+        """It ends at another time than before."""
+        self.entry = entry_of(message)
 
     @property
     def serial(self) -> int:

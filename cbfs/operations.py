@@ -35,7 +35,7 @@ from cbfs.areas import TreeError
 from cbfs.capacity import BLOCK_SIZE, Capacity, errno_of
 from cbfs.courier import Courier
 from cbfs.handles import Handles
-from cbfs.nodes import MESSAGE_MODE, Directory, File, Link, MessageFile, Node, Text
+from cbfs.nodes import ENDING_MODE, MESSAGE_MODE, Directory, File, Link, MessageFile, Node, Text
 from cbfs.processes import ProcFS
 from cbfs.provided import Listing
 from cbfs.reveal import STAGED, Revealer
@@ -102,7 +102,7 @@ class Operations(pyfuse3.Operations):
         self._handles = Handles()
         self._listings: dict[int, Listing] = {}
         entry = self._message_entry = EntryAttributes()
-        entry.st_mode, entry.st_nlink, entry.st_blksize = MESSAGE_MODE, 1, 65_536
+        entry.st_nlink, entry.st_blksize = 1, 65_536
         entry.st_uid, entry.st_gid = self._uid, self._gid
         entry.entry_timeout = entry.attr_timeout = MESSAGE_CACHE_SECONDS
 
@@ -145,11 +145,10 @@ class Operations(pyfuse3.Operations):
         if fields.update_gid and attr.st_gid != self._gid:
             raise FUSEError(errno.EPERM)
         if fields.update_size:
-            if not isinstance(node, File):
-                raise FUSEError(errno.EACCES)
-            await self._tree.truncate(node, attr.st_size)
-            if not node.writers:
-                await self._tree.close(node)
+            node = file = self._tree.to_write(node)
+            await self._tree.truncate(file, attr.st_size)
+            if not file.writers:
+                await self._tree.close(file)
         if fields.update_mode or fields.update_mtime:
             await self._tree.describe(
                 node,
@@ -283,12 +282,11 @@ class Operations(pyfuse3.Operations):
         if isinstance(node, Directory):
             raise FUSEError(errno.EISDIR)
         writes = flags & os.O_ACCMODE != os.O_RDONLY
-        if writes and not isinstance(node, File):
-            raise FUSEError(errno.EACCES)
-        if writes and isinstance(node, File):
-            node.author = self._processes.of_thread(ctx.pid)
+        if writes:
+            node = file = self._tree.to_write(node)
+            file.author = self._processes.of_thread(ctx.pid)
             if flags & os.O_TRUNC:
-                await self._tree.truncate(node, 0)
+                await self._tree.truncate(file, 0)
         counts = self._is_new(node) and counts_as_reading(self._processes.of_thread(ctx.pid))
         return self._open(node, ctx.pid, writes=writes, new=counts)
 
@@ -412,7 +410,7 @@ class Operations(pyfuse3.Operations):
         entry.st_size = node.size
         entry.st_blksize = 65_536
         entry.st_blocks = (entry.st_size + 511) // 512
-        entry.st_mtime_ns = entry.st_atime_ns = mtime_ns
+        entry.st_mtime_ns, entry.st_atime_ns = mtime_ns, node.ends * 1_000_000 or mtime_ns
         entry.st_ctime_ns = max(node.changed_ns, mtime_ns)
         # a decision is gone, or a text of the daemon's, when it is closed
         entry.entry_timeout = 0 if self._tree.people.is_answer(node) else CACHE_SECONDS
@@ -425,7 +423,9 @@ class Operations(pyfuse3.Operations):
         entry.st_ino = node.inode  # InodeT() would be felt here
         entry.st_size = size = node.size
         entry.st_blocks = (size + 511) // 512
-        entry.st_mtime_ns = entry.st_atime_ns = entry.st_ctime_ns = node.mtime_ns
+        entry.st_mtime_ns = entry.st_ctime_ns = node.mtime_ns
+        entry.st_mode = ENDING_MODE if node.ends else MESSAGE_MODE
+        entry.st_atime_ns = node.ends * 1_000_000 or node.mtime_ns
         return entry
 
     def _open(self, node: Node, thread: int, *, writes: bool, new: bool = False) -> FileInfo:

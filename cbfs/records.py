@@ -37,6 +37,7 @@ class Table(Enum):
     LISTINGS = b"listings"  # conversation id 16 | serial u64: see ``cbfs.listings``
     MESSAGE_IDS = b"message-ids"  # blind(conversation id, sender, message id)
     PARTS = b"parts"  # what is known of a file that is still arriving
+    ENDS = b"ends"  # see ``cbfs.lifetimes``
     QUEUE = b"queue"  # blind(recipient) 16 | sequence u64
     OWED = b"owed"  # blind(peer) 16 | kind 1 | conversation id 16 | message id 16
     REQUESTS = b"requests"  # blind(sender) 16 | sequence u64: what strangers have sent

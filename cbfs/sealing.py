@@ -93,5 +93,6 @@ class Sealing:
                 # in every one, so that a peer need never ask the directory for this name
                 bundle=self._bundle(),
                 folder=job.folder,
+                lifetime=job.lifetime,
             )
         )

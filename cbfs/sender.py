@@ -84,6 +84,13 @@ class Sender:
         self._notes.add(recipient)
         self._wake(recipient)
 
+    def given_up(self, recipient: str) -> None:
+        """Something that waited for this recipient is not to be delivered any more."""
+        self._count(recipient)
+        if recipient not in self._jobs:
+            self._context.problems.clear(f"to {recipient}")
+            self.retry(recipient)
+
     def retry(self, recipient: str) -> None:
         """Something of this contact is new: what waits to be tried again is tried now."""
         if recipient in self._retries:

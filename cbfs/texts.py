@@ -1,8 +1,7 @@
 """The texts that the mount shows: README, status, metadata.toml, profile.toml, contacts."""
 
 import re
-import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import tomli_w
@@ -14,8 +13,6 @@ from cbfs.user_names import typed_name
 from cbfs_common.errors import DecodeError
 from cbfs_common.names_entry import Status
 from cbfs_common.profile import Profile
-
-METADATA_MAX = 65_536
 
 _LISTED = re.compile(r"\A(?:[^ ,]* *, *)+")
 """What is before the last name of a list in a folder's name."""
@@ -37,6 +34,7 @@ Later                    touch -d 'tomorrow 8:00' outbox/bob/hi
 Delete                   rm conversations/.../MESSAGE
 Strangers                cat requests/*/message; mv requests/bob contacts/ accepts,
                          rmdir requests/bob declines
+                         by itself: echo 'lifetime = "7d"' > outbox/.../metadata.toml
 Who they are             cat contacts/bob/fingerprint: compare it by voice, then
                          cp contacts/bob/fingerprint contacts/bob/verified
 Not from bob             touch contacts/bob/muted, or blocked; rm it to undo
@@ -57,38 +55,6 @@ def moment(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
-def metadata_text(conversation: Conversation, label: Callable[[str], str]) -> str:
-    """metadata.toml of a conversation: true names, ``@NAME`` where ``label`` shows one so."""
-    people = [(name, label(name)) for name in conversation.participants]
-    return tomli_w.dumps(
-        {
-            "id": conversation.id.hex(),
-            "participants": [shown if shown[0] == "@" else name for name, shown in people],
-            "subject": conversation.subject,
-            "started": moment(conversation.started),
-        }
-    )
-
-
-def read_metadata(
-    data: bytes, called: Callable[[str], str] = typed_name
-) -> tuple[tuple[str, ...], str]:
-    """(participants, subject) of a metadata.toml that a user wrote; ``called`` says whom a name
-    means. Raises Refused."""
-    try:
-        if len(data) > METADATA_MAX:
-            raise ValueError("it is too long")
-        table = tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise Refused(f"metadata.toml is wrong: {error}", "mend it") from error
-    participants, subject = table.get("participants"), table.get("subject", "")
-    if not isinstance(participants, list) or not all(isinstance(n, str) for n in participants):
-        raise Refused("metadata.toml is wrong", 'it needs: participants = ["bob", "carol"]')
-    if not isinstance(subject, str):
-        raise Refused("metadata.toml is wrong", 'subject is a text: subject = "lunch"')
-    return _people(participants, called), subject
-
-
 def read_folder_name(
     name: str, called: Callable[[str], str] = typed_name
 ) -> tuple[tuple[str, ...], str]:
@@ -96,10 +62,13 @@ def read_folder_name(
     Raises Refused."""
     name = _LISTED.sub(lambda match: match[0].replace(" ", ""), name)
     people, _, subject = name.partition(" ")
-    return _people((person for person in people.split(",") if person), called), subject.strip()
+    return checked_people(
+        (person for person in people.split(",") if person), called
+    ), subject.strip()
 
 
-def _people(names: Iterable[str], called: Callable[[str], str]) -> tuple[str, ...]:
+def checked_people(names: Iterable[str], called: Callable[[str], str]) -> tuple[str, ...]:
+    """User names as somebody typed them. Raises Refused."""
     found = []
     for name in names:
         try:
@@ -126,6 +95,9 @@ def status_text(name: str, report: Report, held: Sequence[tuple[str, str]]) -> s
     if report.requests:
         lines.append("strangers who wait for your decision, in requests/:")
         lines += [f"  {name}" for name in report.requests]
+    if report.ending:
+        lines.append("deleted when their time is over:")
+        lines += [f"  {line}" for line in report.ending]
     if held:
         lines.append("in the outbox:")
         lines += [f"  {path}: {why}" for path, why in held]
@@ -133,6 +105,24 @@ def status_text(name: str, report: Report, held: Sequence[tuple[str, str]]) -> s
         lines.append("problems:")
         lines += [f"  {line}" for line in report.problems]
     return "\n".join(lines) + "\n"
+
+
+ENDING_SHOWN_MAX = 16
+"""Conversations that ``status`` lists in which messages end."""
+
+
+def ending_lines(
+    counts: Mapping[bytes, int], conversations: Mapping[bytes, Conversation], first: int
+) -> tuple[str, ...]:
+    """``counts``: how many messages end, by conversation. ``first``: when the next does."""
+    lines = sorted(
+        f"{count} message{'s' if count > 1 else ''} in {conversations[key].folder}"
+        for key, count in counts.items()
+        if key in conversations
+    )
+    more = len(lines) - ENDING_SHOWN_MAX
+    lines = lines[:ENDING_SHOWN_MAX] + ([f"and in {more} more"] if more > 0 else [])
+    return (*lines, f"the next at {moment(first):%F %T} UTC") if lines and first else tuple(lines)
 
 
 def profile_text(name: str, profile: Profile) -> str:
@@ -224,7 +214,7 @@ def warning_text(contact: Contact) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def error_text(error: Exception, hint: str) -> str:
-    """An error file."""
-    text = f"This was not sent: {error}.\n"
+def error_text(error: Exception, hint: str, what: str = "This was not sent") -> str:
+    """An error file: ``what`` came of it."""
+    text = f"{what}: {error}.\n"
     return f"{text}What to do: {hint}.\n" if hint else text

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from cbfs.lifetimes import words
 from cbfs.model import Message
 
 TEXT_MAX = 65_536
@@ -25,7 +26,8 @@ _NOT_SHOWN = "\N{REPLACEMENT CHARACTER}"
 
 def entry(message: Message, head: bytes) -> bytes:
     """``[2026-11-24 14:46] alice: See you at ten.``, further lines indented; a file by its name
-    and size. ``head`` is the beginning of its content, TEXT_MAX bytes at most."""
+    and size; ``[2026-11-24 14:46, kept 7d]`` when it ends. ``head`` is the beginning of its
+    content, TEXT_MAX bytes at most."""
     return _said(message, _text(message, head))
 
 
@@ -38,7 +40,8 @@ def folder_entry(message: Message, files: int, size: int) -> bytes:
 def _said(message: Message, text: str) -> bytes:
     moment = datetime.fromtimestamp(message.date / 1000, UTC)
     first, *rest = text.split("\n")
-    lines = [f"[{moment:%Y-%m-%d %H:%M}] {message.label or message.sender}: {first}"]
+    kept = f", kept {words(message.lifetime.seconds)}" if message.lifetime.seconds else ""
+    lines = [f"[{moment:%Y-%m-%d %H:%M}{kept}] {message.label or message.sender}: {first}"]
     lines += [_INDENT + line if line else "" for line in rest]
     return "\n".join(lines).encode() + b"\n"
 

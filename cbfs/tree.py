@@ -5,8 +5,7 @@ What may be done where is in ``cbfs.areas``, the bytes of files are in ``cbfs.co
 
 import errno
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import trio
 
@@ -16,6 +15,7 @@ from cbfs.contents import Contents, check_changeable
 from cbfs.folders import Folder, Unseen
 from cbfs.inodes import Inodes
 from cbfs.message_folder import MessageFolder, Shelf
+from cbfs.metadata_file import MetadataFiles, is_place, refuse_link
 from cbfs.model import Backend, Conversation, Message
 from cbfs.nodes import (
     Directory,
@@ -31,13 +31,13 @@ from cbfs.nodes import (
     settle,
     state_of,
 )
-from cbfs.outbox import Process, lock_names
+from cbfs.outbox import METADATA, Process, lock_names
 from cbfs.people import People
 from cbfs.provided import Provided
 from cbfs.quarantine_folder import Quarantine
+from cbfs.renames import check_rename, or_else, put_back
 from cbfs.requests_folder import Requests
-from cbfs.store import Store, StoreError, Table
-from cbfs.texts import metadata_text
+from cbfs.store import Store, Table
 from cbfs_common.folder import TOP
 from cbfs_common.limits import FILE_NAME_MAX
 
@@ -92,6 +92,9 @@ class Tree(Contents):
         self.requests = Requests(requests, self.people, backend, self.read, self.new_inode)
         self.inodes = Inodes(self.root)
         self._shelf = Shelf(backend, self.inodes)
+        self.metadata = MetadataFiles(
+            backend, self.read, self.new_inode, self.inodes, self.conversation
+        )
         self._folders: dict[bytes, tuple[Provided, Directory]] = {}
         self._known: dict[bytes, Conversation] = {}
         for conversation in backend.conversations():
@@ -128,7 +131,7 @@ class Tree(Contents):
             Folder(
                 self.backend,
                 conversation,
-                self._metadata(conversation),
+                self.metadata.text(conversation, editable=False),
                 self.new_inode(),
                 self.unseen,
                 self.inodes,
@@ -139,7 +142,7 @@ class Tree(Contents):
         drafts = Directory(
             conversation.outbox_inode + FIRST_STORED, Area.DRAFTS, started, conversation=key
         )
-        drafts.add("metadata.toml", self._metadata(conversation))
+        drafts.add(METADATA, self.metadata.text(conversation, editable=True))
         self._folders[key] = folder, drafts
         self._known[key] = conversation
         return folder, drafts
@@ -164,13 +167,26 @@ class Tree(Contents):
         """That of a message: the one in use, or a fresh one."""
         return self._shelf.node(message)
 
-    def _metadata(self, conversation: Conversation) -> Text:
-        label = self.backend.label
-        return Text(
-            self.new_inode(),
-            lambda: metadata_text(conversation, label).encode(),
-            conversation.started * 1_000_000,
-        )
+    def message_ended(self, message: Message) -> tuple[str, Node, Callable[[], None]]:
+        """It is not in the store any more: (its path, its node, what takes it out of its folder,
+        in which it can be looked up until then)."""
+        folder, _drafts = self._folders[message.conversation]
+        node = self.message_node(message)
+        if isinstance(node, MessageFile):
+            node.removed = True
+        self._shelf.forget(message)
+        shown = folder.provider
+        if isinstance(shown, Folder):
+            shown.leaving[message.name] = node
+
+        def leave() -> None:
+            if isinstance(shown, Folder):
+                shown.leaving.pop(message.name, None)
+            self.unseen.reveal(message.serial)
+            folder.touch(time.time_ns())
+
+        name = self._known[message.conversation].folder
+        return f"conversations/{name}/{message.name}", node, leave
 
     # what programs do
 
@@ -197,6 +213,13 @@ class Tree(Contents):
         self._enter(directory, name, file)
         return file
 
+    def to_write(self, node: Node) -> File:
+        """The file that is opened for writing. Raises TreeError(EACCES) for what is none."""
+        node = self.metadata.opened(node)
+        if not isinstance(node, File):
+            raise TreeError(errno.EACCES)
+        return node
+
     async def mkdir(self, directory: Directory, name: str) -> Directory:
         """A new folder: in outbox/ a conversation that is to be."""
         self._check_new(await self.ready(directory), name)
@@ -205,7 +228,7 @@ class Tree(Contents):
         made = Directory(self.new_inode(), rules.inside, time.time_ns())
         made.recorded = True
         self._enter(directory, name, made)
-        with _or_else(lambda: _put_back(directory, name, made, None)):
+        with or_else(lambda: put_back(directory, name, made, None)):
             await self._save([made])
         self.changed()
         return made
@@ -218,10 +241,11 @@ class Tree(Contents):
         check(file_rule(directory.area, name))
         if directory is self.root and name == CONFIG:
             raise TreeError(errno.EACCES)  # what it leads to would not be looked at
+        refuse_link(directory, name)
         link = Link(self.new_inode(), target, time.time_ns(), recorded=True)
         link.author = author
         self._enter(directory, name, link)
-        with _or_else(lambda: _put_back(directory, name, link, None)):
+        with or_else(lambda: put_back(directory, name, link, None)):
             await self._save([link])
         return link
 
@@ -232,11 +256,12 @@ class Tree(Contents):
             raise TreeError(errno.EPERM)
         if any(there.area is not directory.area for there, _name in node.names):
             raise TreeError(errno.EXDEV)
+        refuse_link(directory, name)
         await settle(node)
         self._check_new(await self.ready(directory), name)
         check(file_rule(directory.area, name))
         self._enter(directory, name, node)
-        with _or_else(lambda: _put_back(directory, name, node, None)):
+        with or_else(lambda: put_back(directory, name, node, None)):
             await self.save(node)
             await self._save([node])
         await self.config.settle()
@@ -266,7 +291,9 @@ class Tree(Contents):
             raise TreeError(errno.ENOENT)
         check_changeable(node)
         self._leave(directory, name)
-        with _or_else(lambda: _put_back(directory, name, None, node)):
+        if is_place(directory, name):
+            self.metadata.went(directory)
+        with or_else(lambda: put_back(directory, name, None, node)):
             await self._save([node])
         self.changed()
         return node
@@ -293,7 +320,7 @@ class Tree(Contents):
         if self.lookup(directory, name) is not node:
             raise TreeError(errno.ENOENT)
         self._leave(directory, name)
-        with _or_else(lambda: _put_back(directory, name, None, node)):
+        with or_else(lambda: put_back(directory, name, None, node)):
             await self._save([node])
         self.changed()
         return node
@@ -314,11 +341,12 @@ class Tree(Contents):
         if source is self.contacts and isinstance(node, Directory):
             await self.people.rename(name, target, new)
             return None
-        self._check_rename(node, source, target, new, replace=replace)
-        if len(new.encode()) > FILE_NAME_MAX:
-            raise TreeError(errno.ENAMETOOLONG)
+        check_rename(node, source, target, new, replace=replace)
         if target is self.root and new == CONFIG and isinstance(node, File):
             self.config.check(node, errno.EPERM)
+        if is_place(target, new) and isinstance(node, File):
+            self.metadata.check(node, target, errno.EPERM)
+        node = self.metadata.opened(node)
         if old is not None:
             self._leave(target, new)
         self._leave(source, name)
@@ -332,16 +360,19 @@ class Tree(Contents):
                 node.version += 1  # what is kept elsewhere is a copy of the message
 
         def back() -> None:
-            _put_back(target, new, node, old)
-            _put_back(source, name, None, node)
+            put_back(target, new, node, old)
+            put_back(source, name, None, node)
             if isinstance(node, Directory):
                 put_into(node, source)
 
-        with _or_else(back):
+        with or_else(back):
             if isinstance(node, File):
                 await self.save(node)
             await self._save([node] if old is None else [node, old])
         await self.config.settle()
+        if is_place(source, name):
+            self.metadata.went(source)
+        await self._settle_metadata(node)
         self.changed()
         return old
 
@@ -353,12 +384,14 @@ class Tree(Contents):
                 await people.decide(file)
         if self.config.is_config(file):
             self.config.check(file, errno.EINVAL)
+        await self.metadata.apply(file)
 
     async def close(self, file: File) -> None:
         """The last writer is gone: what it wrote counts."""
         for people in (self.people, self.requests):
             if people.is_answer(file):
                 people.drop(file)
+        await self._settle_metadata(file)
         await self.save(file)
         self.closed(file)
         if self.config.is_config(file):
@@ -370,36 +403,18 @@ class Tree(Contents):
     def _people(self, folder: Directory) -> People:
         return self.people if folder.area is Area.CONTACT else self.requests
 
+    async def _settle_metadata(self, node: Node) -> None:
+        """It may be a conversation's metadata.toml: then it is done, and is no file any more."""
+        if isinstance(node, File) and self.metadata.place_of(node) is not None:
+            await self.metadata.settle(node)
+            if not node.names:
+                await self._save([node])
+
     def _check_new(self, directory: Directory, name: str) -> None:
         if len(name.encode()) > FILE_NAME_MAX:
             raise TreeError(errno.ENAMETOOLONG)
         if name in directory.entries:
             raise TreeError(errno.EEXIST)
-
-    def _check_rename(
-        self, node: Node, source: Directory, target: Directory, new: str, *, replace: bool
-    ) -> None:
-        old = target.entries.get(new)
-        if old is not None and not replace:
-            raise TreeError(errno.EEXIST)
-        if isinstance(node, Directory):
-            if not node.recorded:
-                raise TreeError(errno.EACCES)
-            check(RULES[target.area].folders)
-            if old is not None and not isinstance(old, Directory):
-                raise TreeError(errno.ENOTDIR)
-            if isinstance(old, Directory) and (old.entries or not old.recorded):
-                raise TreeError(errno.ENOTEMPTY)
-            return
-        check(RULES[source.area].files or file_rule(target.area, new))
-        if PERSON & {source.area, target.area}:
-            raise TreeError(errno.EXDEV)  # a decision is written: mv then copies
-        if isinstance(node, Text) or isinstance(old, Text):
-            raise TreeError(errno.EACCES)
-        if isinstance(node, Link) and target is self.root and new == CONFIG:
-            raise TreeError(errno.EACCES)
-        if isinstance(old, Directory):
-            raise TreeError(errno.EISDIR)
 
     def _enter(self, directory: Directory, name: str, node: Node) -> None:
         directory.add(name, node)
@@ -414,26 +429,6 @@ class Tree(Contents):
             for other, draft in drafts_in(directory):
                 if name in lock_names(other):  # its editor may be about to save again
                     state_of(draft).changed = time.monotonic()
-
-
-@contextmanager
-def _or_else(undo: Callable[[], None]) -> Iterator[None]:
-    """What the disk does not take has not happened."""
-    try:
-        yield
-    except StoreError:
-        undo()
-        raise
-
-
-def _put_back(directory: Directory, name: str, is_: Node | None, was: Node | None) -> None:
-    """Under this name there was ``was``; unless something else has come since."""
-    if directory.entries.get(name) is not is_:
-        return
-    if is_ is not None:
-        directory.remove(name)
-    if was is not None:
-        directory.add(name, was)
 
 
 def _last_inode(store: Store) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cbfs import book, deliveries
+from cbfs import book, deliveries, lifetimes
 from cbfs.book import Arrival
 from cbfs.model import Conversation, Message, Outgoing
 from cbfs.store import Writer
@@ -34,6 +34,8 @@ def make_message(
     its recipients)."""
     conversation = _conversation(writer, conversations, outgoing, settled)
     book.mark_written(writer, conversation.id)
+    if outgoing.lifetime:
+        lifetimes.choose(writer, conversation.id, outgoing.lifetime, settled.me, settled.now)
     arrival = Arrival(
         settled.message,
         settled.me,
@@ -44,6 +46,7 @@ def make_message(
         outgoing.content,
         tuple(name for name in settled.participants if name != settled.me),
         folder=outgoing.folder,
+        lifetime=lifetimes.setting(writer, conversation.id).lifetime,
     )
     message = book.add_message(writer, conversation.id, arrival, settled.now)
     deliveries.add_jobs(writer, message, deliveries.job_for(message, conversation, settled.digest))

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cbfs.account import ACCOUNT_ATTRIBUTE
+from cbfs.lifetimes import setting, words
 from cbfs.message_folder import MessageFolder
 from cbfs.model import Backend, Message
 from cbfs.nodes import Directory, File, MessageFile, Node
@@ -51,6 +52,8 @@ def _of_message(message: Message, store: Store) -> dict[str, str]:
         "conversation": message.conversation.hex(),
         "state": state or "received",
         "progress": share,
+        "lifetime": words(message.lifetime.seconds),
+        "ends": _moment(message.ends) if message.ends else "",
     }
 
 
@@ -60,7 +63,12 @@ def _of_folder(key: bytes, backend: Backend) -> dict[str, str]:
             f"{part.file_name or 'a file'} from {part.who}: {part.share}"
             for part in arriving(reader, key)
         ]
-    return {"id": key.hex(), "progress": ", ".join(shares)}
+        kept = setting(reader, key).lifetime
+    return {
+        "id": key.hex(),
+        "progress": ", ".join(shares),
+        "lifetime": words(kept.seconds),
+    }
 
 
 def _moment(milliseconds: int) -> str:

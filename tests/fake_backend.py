@@ -2,7 +2,8 @@
 
 As a program it mounts itself in the foreground: ``python -m tests.fake_backend DIR MOUNTPOINT
 [-o OPTIONS]``. Lines on its standard input are orders: ``arrive SENDER TEXT`` brings a message,
-``reregister`` gives the name of the one contact to somebody else, ``alarm TEXT`` warns.
+``reregister`` gives the name of the one contact to somebody else, ``alarm TEXT`` warns, ``end``
+lets the time of all messages that end be over.
 """
 
 import sys
@@ -10,15 +11,17 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import trio
 
-from cbfs import book
+from cbfs import book, lifetimes
 from cbfs.account import SYSTEM_RANDOM
 from cbfs.book import Arrival
 from cbfs.configuration import Configuration
 from cbfs.contact import Contact, How, Mark
+from cbfs.ending import Timetable, end
 from cbfs.fingerprint import Fingerprint, fingerprint
 from cbfs.model import (
     Content,
@@ -193,8 +196,12 @@ class FakeBackend:
                 known = book.load_conversations(writer)
                 conversation = known[outgoing.conversation]
             others = tuple(name for name in conversation.participants if name != self.name)
+            if outgoing.lifetime:
+                lifetimes.choose(writer, conversation.id, outgoing.lifetime, self.name, now)
             arrival = _arrival(writer, self.name, now, outgoing.file_name, outgoing.content, others)
             arrival = replace(arrival, folder=outgoing.folder)
+            kept = lifetimes.setting(writer, conversation.id).lifetime
+            arrival = replace(arrival, lifetime=kept)
             message = book.add_message(writer, conversation.id, arrival, now)
             outgoing.consume(writer, conversation)
             content = outgoing.content
@@ -219,6 +226,18 @@ class FakeBackend:
         (name,) = (name for _directory, name in top.names)
         return await self.arrive(sender, data, name, folder=True)
 
+    async def end(self) -> None:
+        """The time of all messages that end is over."""
+        timetable = Timetable()
+        while True:
+            with self.store.read() as reader:
+                ends = timetable.due(reader, 2**62, 1_000)
+            if not ends:
+                return
+            for ended in await self.store.commit(partial(end, ends=ends)):
+                if self.view:
+                    self.view.message_ended(ended.message)
+
     async def arrive(
         self, sender: str, data: bytes, file_name: str = "", *, folder: bool = False
     ) -> Message:
@@ -234,6 +253,9 @@ class FakeBackend:
             arrival = _arrival(writer, sender, now, file_name, put_content(writer, data), ())
             muted = sender == "bob" and self.bob.muted > 0
             arrival = replace(arrival, muted=muted, folder=folder)
+            kept = lifetimes.setting(writer, conversation.id).lifetime
+            muted = sender == "bob" and self.bob.muted > 0
+            arrival = replace(arrival, muted=muted, lifetime=kept)
             return conversation, book.add_message(writer, conversation.id, arrival, now)
 
         conversation, message = await self.store.commit(change)
@@ -267,6 +289,9 @@ async def _obey(backend: FakeBackend) -> None:
                 backend.alarm = order.decode()[6:]
                 if backend.view:
                     backend.view.status_changed()
+                continue
+            if order == b"end":
+                await backend.end()
                 continue
             if order == b"reregister":
                 backend.reregister()

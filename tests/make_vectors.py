@@ -187,6 +187,8 @@ def part(**changes: Any) -> list[Any]:
         "digest": blake2b(b"hello", digest_size=32).digest(),
         "chunk": b"hello",
         "bundle": b"",
+        "lifetime": 604_800,
+        "change": 3,
     }
     return list((fields | changes).values())
 
@@ -220,6 +222,13 @@ def message() -> dict[str, Any]:
         "chunk text": ({"chunk": "hello"}, "DecodeError"),
         "bundle too long": ({"bundle": bytes(3_073)}, "DecodeError"),
         "folder without a name": ({"kind": 3, "file_name": ""}, "DecodeError"),
+        "lifetime too short": ({"lifetime": 9}, "DecodeError"),
+        "lifetime too long": ({"lifetime": 366 * 86_400 + 1}, "DecodeError"),
+        "lifetime negative": ({"lifetime": -1}, "DecodeError"),
+        "lifetime true": ({"lifetime": True}, "DecodeError"),
+        "lifetime that nobody set": ({"change": 0}, "DecodeError"),
+        "change over 32 bits": ({"change": 2**32}, "DecodeError"),
+        "change a text": ({"change": "3"}, "DecodeError"),
     }
     good = msgpack.packb(part())
     raw = {
@@ -229,6 +238,7 @@ def message() -> dict[str, Any]:
         "a map": msgpack.packb({}),
         "subject not UTF-8": good.replace("Grüße".encode(), b"Gr\xff\xff\xff\xffe"),
         "a field more": msgpack.packb([*part(), 0]),
+        "a field less": msgpack.packb(part()[:-1]),
         "too long": good + bytes(13_850),
     }
     refused = [

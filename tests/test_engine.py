@@ -26,6 +26,7 @@ class Recorder:
         self.conversations: list[Conversation] = []
         self.arrived: list[Message] = []
         self.changed: list[Message] = []
+        self.ended: list[Message] = []
         self.unknown: set[str] = set()
         self.news = trio.Condition()
         self._nursery: trio.Nursery | None = None
@@ -44,6 +45,9 @@ class Recorder:
 
     def messages_renamed(self, messages: Iterable[Message]) -> None:
         pass
+
+    def message_ended(self, message: Message) -> None:
+        self.ended.append(message)
 
     def contact_changed(self, name: str) -> None:
         pass

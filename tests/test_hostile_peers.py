@@ -23,12 +23,13 @@ from cbfs_common.limits import (
     DATE_MAX,
     FILE_SIZE_MAX,
     INCOMPLETE_MAX,
+    MESSAGE_LIFETIME_MAX,
     NOTE_IDS_MAX,
     PARENTS_MAX,
     SKIP_MAX,
     WANTED_MAX,
 )
-from cbfs_common.message import Note, Part, encode_note, encode_part
+from cbfs_common.message import Note, Part, decode_body, encode_note, encode_part
 from tests.healing_world import Client, World
 
 PEOPLE = ("alice", "mallory")
@@ -168,10 +169,16 @@ def test_a_future_date_is_shown_as_the_time_of_receipt(world: World) -> None:
 def raw(**fields: object) -> bytes:
     """A body that ``encode_part`` would not make."""
     good = part()
-    names = [name for name in Part.__dataclass_fields__ if name != "folder"]  # the kind says that
-    values = [fields.get(name, getattr(good, name)) for name in names]
-    data: bytes = msgpack.packb((1, 1, *values))
+    names = tuple(Part.__dataclass_fields__)
+    plain = names[: names.index("bundle") + 1]
+    values = [fields.get(name, getattr(good, name)) for name in plain]
+    kept = fields.get("lifetime", 0), fields.get("change", 0)
+    data: bytes = msgpack.packb((1, 1, *values, *kept))
     return data
+
+
+def test_what_is_not_changed_is_a_message() -> None:
+    assert isinstance(decode_body(raw()), Part)
 
 
 REFUSED = {
@@ -180,6 +187,8 @@ REFUSED = {
     "a negative date": raw(date=-1),
     "a date after the last": raw(date=DATE_MAX + 1),
     "a text that is none": raw(file_name=b"bytes"),
+    "a lifetime past the limit": raw(lifetime=MESSAGE_LIFETIME_MAX + 1, change=1),
+    "a lifetime that nobody set": raw(lifetime=MESSAGE_LIFETIME_MAX, change=0),
     "participants twice": raw(participants=("alice", "alice", "mallory")),
     "parents twice": raw(parents=(bytes(16), bytes(16))),
     "a chunk of another size": raw(size=9),

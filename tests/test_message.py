@@ -8,10 +8,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cbfs_common.errors import DecodeError, LimitError
-from cbfs_common.limits import BODY_MAX, BUNDLE_MAX, DATE_MAX, FILE_SIZE_MAX, PARENTS_MAX
+from cbfs_common.lifetime import FOREVER, Lifetime
+from cbfs_common.limits import (
+    BODY_MAX,
+    BUNDLE_MAX,
+    DATE_MAX,
+    FILE_SIZE_MAX,
+    LIFETIME_CHANGE_MAX,
+    MESSAGE_LIFETIME_MAX,
+    MESSAGE_LIFETIME_MIN,
+    PARENTS_MAX,
+)
 from cbfs_common.message import Part, decode_body, decode_part, encode_part, part_capacity
 
 NAMES = st.from_regex(r"[a-z0-9]{3,8}[xyz]", fullmatch=True)
+
+LIFETIMES = st.builds(
+    Lifetime,
+    st.just(0) | st.integers(MESSAGE_LIFETIME_MIN, MESSAGE_LIFETIME_MAX),
+    st.integers(1, LIFETIME_CHANGE_MAX),
+)
 
 
 def text(most: int) -> st.SearchStrategy[str]:
@@ -43,6 +59,7 @@ def parts(draw: st.DrawFn) -> Part:
         chunk=draw(st.binary(min_size=length, max_size=length)),
         bundle=draw(st.binary(max_size=100)),
         folder=folder,
+        lifetime=draw(st.just(FOREVER) | LIFETIMES),
     )
 
 
@@ -73,7 +90,7 @@ VALUES = st.recursive(
 
 
 @settings(max_examples=150, deadline=None)
-@given(parts(), st.integers(0, 14), VALUES)
+@given(parts(), st.integers(0, 16), VALUES)
 def test_any_value_in_any_field_is_a_body_or_refused(part: Part, at: int, value: object) -> None:
     fields = msgpack.unpackb(encode_part(part))
     fields[at] = value

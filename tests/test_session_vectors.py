@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cbfs_common import errors, folder, message, primitives, session
+from cbfs_common.lifetime import Lifetime
 from cbfs_common.prekey import Prekey, PrekeyKind, PrekeyPair, decode_prekey, make_prekey
 from cbfs_common.profile import Address, Profile, decode_profile
 from tests import make_vectors
@@ -126,6 +127,7 @@ def test_message() -> None:
         found = getattr(part, name)
         assert (found.hex() if isinstance(found, bytes) else found) == value
     assert isinstance(part, message.Part)
+    assert part.lifetime == Lifetime(604_800, 3)
     assert message.encode_part(part) == body
 
 

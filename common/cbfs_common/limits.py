@@ -152,6 +152,17 @@ PARENTS_MAX = 16
 DATE_MAX = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 
+MESSAGE_LIFETIME_MIN = 10
+MESSAGE_LIFETIME_MAX = 366 * 86_400
+"""For how long a message is kept once it is there, in a conversation with a lifetime."""
+
+LIFETIME_WAIT = 7 * 86_400
+"""For how long more its sender keeps one that is not delivered yet."""
+
+LIFETIME_CHANGE_MAX = 4_294_967_295
+LIFETIME_CHANGES_AHEAD = 1_000
+"""Changes of a conversation's lifetime; a message that is so many ahead changes nothing."""
+
 CONVERSATION_NUMBERS = 256
 """Conversations of the same people about the same subject whose ids are derived."""
 

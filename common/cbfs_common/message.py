@@ -1,19 +1,22 @@
 """What a message body says. PROTOCOL.rst, Message."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, TypeGuard
 
 import msgpack
 
 from cbfs_common.errors import DecodeError, LimitError
+from cbfs_common.lifetime import FOREVER, Lifetime, is_lifetime
 from cbfs_common.limits import (
     BODY_MAX,
     BUNDLE_MAX,
     DATE_MAX,
     FILE_NAME_MAX,
     FILE_SIZE_MAX,
+    LIFETIME_CHANGE_MAX,
+    MESSAGE_LIFETIME_MAX,
     NOTE_IDS_MAX,
     PARENTS_MAX,
     PARTICIPANTS_MAX,
@@ -30,7 +33,7 @@ KIND_NOTE = 2
 KIND_FOLDER = 3
 MESSAGE_REF_SIZE = 2 * MESSAGE_ID_SIZE
 """conversation 16 | message 16"""
-_PART_FIELDS = 15
+_PART_FIELDS = 17
 _NOTE_FIELDS = 7
 _COUNT_MAX = FILE_SIZE_MAX  # as long a number as any in part_capacity
 _SOLE_PART = 1
@@ -50,7 +53,7 @@ class Part:
     ``digest`` (BLAKE2b-256) are those of the whole content; ``chunk`` is this part's share of
     it. All parts but the last have chunks of one size. ``bundle``: the sender's name proof, or
     empty. ``folder``: the content is that of a folder (``cbfs_common.folder``), of the name
-    ``file_name``, which is then not empty.
+    ``file_name``, which is then not empty. ``lifetime``: for how long it is kept.
     """
 
     id: bytes
@@ -67,6 +70,7 @@ class Part:
     chunk: bytes
     bundle: bytes
     folder: bool = False
+    lifetime: Lifetime = FOREVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,7 @@ def part_capacity(participants: tuple[str, ...], subject: str, file_name: str) -
         digest=bytes(DIGEST_SIZE),
         chunk=bytes(BODY_MAX),
         bundle=bytes(BUNDLE_MAX),
+        lifetime=Lifetime(MESSAGE_LIFETIME_MAX, LIFETIME_CHANGE_MAX),
     )
     return 2 * BODY_MAX - len(_pack(largest))
 
@@ -183,6 +188,8 @@ def _pack(part: Part) -> bytes:
             part.digest,
             part.chunk,
             part.bundle,
+            part.lifetime.seconds,
+            part.lifetime.change,
         )
     )
     return packed
@@ -191,15 +198,15 @@ def _pack(part: Part) -> bytes:
 def _decode_part(fields: list[Any]) -> Part:
     if len(fields) != _PART_FIELDS:
         raise DecodeError("not a message")
-    part = Part(*fields[2:])
+    *plain, seconds, change = fields[2:]
+    part = Part(*plain)
     if not isinstance(part.parents, list) or not isinstance(part.participants, list):
         raise DecodeError("not a message")
-    part = Part(
-        part.id,
-        part.conversation,
-        tuple(part.parents),
-        tuple(part.participants),
-        *fields[6:],
+    part = replace(
+        part,
+        parents=tuple(part.parents),
+        participants=tuple(part.participants),
+        lifetime=Lifetime(seconds, change),
         folder=fields[1] == KIND_FOLDER,
     )
     _check_part(part)
@@ -244,6 +251,7 @@ def _check_part(part: Part) -> None:
         and isinstance(part.chunk, bytes)
         and isinstance(part.bundle, bytes)
         and len(part.bundle) <= BUNDLE_MAX
+        and is_lifetime(part.lifetime.seconds, part.lifetime.change)
     ):
         raise DecodeError("not a message")
     _check_participants(part.participants)

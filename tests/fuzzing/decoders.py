@@ -6,8 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from cbfs import contact, nodes, settings, texts
+from cbfs import contact, metadata, nodes, settings, texts
 from cbfs.account import SYSTEM_RANDOM
+from cbfs.lifetimes import Setting
+from cbfs.model import Conversation
 from cbfs_common import (
     folder,
     message,
@@ -47,6 +49,7 @@ _ALICES, _FIRST = _STARTED.seal(_ALICE, b"hello", _RANDOM)
 _BOBS, _ = open_first(_BOB, _PAIR, _FIRST, NOW)
 _BOBS, _LATER = _BOBS.seal(_BOB, b"answer", _RANDOM)
 _SECRET = bytes(range(1, 33))
+_TALK = Conversation(bytes(16), ("alice", "bob"), "lunch", 1, "folder", 1, 2)
 
 
 def _text(parse: Callable[[str], object]) -> Decoder:
@@ -93,7 +96,8 @@ DECODERS: dict[str, Decoder] = {
     "folder name": _text(texts.read_folder_name),
     "handshake": handshake_of,
     "map proof": names_map.decode_map_proof,
-    "metadata.toml": texts.read_metadata,
+    "metadata.toml": metadata.read_new,
+    "metadata.toml, changed": lambda data: metadata.read_changed(data, _TALK, Setting()),
     "name": _text(profile.check_name),
     "node": lambda data: nodes.decode_record(1, data),
     "note": names_note.parse_note,

@@ -1,0 +1,179 @@
+"""Messages whose time is over: deleted here by this side's own clock, whether anybody looks or not.
+
+What has ended while nobody had the account mounted goes first of all. Each batch is one
+transaction, which also erases the keys: a crash before it leaves the messages to the next start,
+and after it nothing. The view is told when that is on the disk.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from heapq import heapify, heappop, heappush
+
+import trio
+
+from cbfs import book, deliveries, lifetimes, owed
+from cbfs.arrivals import drop_arriving
+from cbfs.context import Context
+from cbfs.lifetimes import SLOT, End
+from cbfs.model import Message
+from cbfs.store import Reader, Writer
+from cbfs.texts import ending_lines
+from cbfs_common.errors import CbfsError
+
+BATCH = 64
+"""Messages that are deleted in one transaction."""
+
+LOOK_AGAIN = 60.0
+"""Seconds until the clock is looked at again: it may be set, and the machine may sleep."""
+
+
+def forget(writer: Writer, message: Message) -> None:
+    """Delete a message. What is queued of it is still delivered, once."""
+    book.remove_message(writer, message)
+    for recipient, _state in message.recipients:
+        owed.forgive(writer, recipient, owed.Kind.OFFER, message.conversation + message.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A message that was deleted. ``missed``: to these it was not delivered, and now never is."""
+
+    message: Message
+    missed: tuple[str, ...]
+
+
+def end(writer: Writer, ends: list[End]) -> list[Ended]:
+    """Delete what these are about, all that is queued of it included."""
+    ended = []
+    for one in ends:
+        place = one.message
+        if place is None:
+            lifetimes.take_out(writer, one)
+            drop_arriving(writer, one.parts)
+            continue
+        message = book.get_message(writer, *place)
+        if message is not None and message.ends == one.when:
+            forget(writer, message)
+            ended.append(Ended(message, deliveries.give_up(writer, message)))
+    return ended
+
+
+class Timetable:
+    """What ends next: in memory is the first hour in which something does."""
+
+    def __init__(self) -> None:
+        self._slot: int | None = None
+        self._heap: list[End] = []
+
+    def note(self, end: End) -> bool:
+        """Something more ends, and is on the disk. True when it is the next."""
+        slot = end.when // SLOT
+        if slot == self._slot:
+            heappush(self._heap, end)
+            return self._heap[0] is end
+        if self._slot is None or slot < self._slot:
+            self._slot = None
+            return True
+        return False
+
+    def next(self, reader: Reader) -> End | None:
+        """The first that ends; those that have gone meanwhile are passed over."""
+        while True:
+            if self._slot is None and not self._load(reader):
+                return None
+            while self._heap:
+                if lifetimes.is_known(reader, self._heap[0]):
+                    return self._heap[0]
+                heappop(self._heap)
+            self._slot = None
+
+    def due(self, reader: Reader, now: int, most: int) -> list[End]:
+        """At most so many that have ended at ``now``, of one hour: to be deleted before the next
+        call. What could not be comes again by ``reread``."""
+        found: list[End] = []
+        if self.next(reader) is not None:
+            while self._heap and self._heap[0].when <= now and len(found) < most:
+                first = heappop(self._heap)
+                if not found or found[-1] != first:  # it may have been noted twice
+                    found.append(first)
+        return found
+
+    def reread(self) -> None:
+        """The store is to be asked anew."""
+        self._slot = None
+
+    def _load(self, reader: Reader) -> bool:
+        for slot in lifetimes.slots(reader):
+            self._slot, self._heap = slot, lifetimes.in_slot(reader, slot)
+            heapify(self._heap)
+            return True
+        return False
+
+
+class Ending:
+    """Deletes messages when their time is over; tells ``ended`` of each."""
+
+    def __init__(self, context: Context, ended: Callable[[Ended], None]) -> None:
+        self._context = context
+        self._ended = ended
+        self._timetable = Timetable()
+        self._news = trio.Event()
+
+    def note(self, message: Message) -> None:
+        """A message is new, or ends at another time; it is on the disk."""
+        if message.ends:
+            with self._context.store.read() as reader:
+                its_end = lifetimes.end_of_message(reader, message)
+            if self._timetable.note(its_end):
+                self._news.set()
+
+    def lines(self, reader: Reader) -> tuple[str, ...]:
+        """For ``status``: where messages end, and when the next does."""
+        counts = lifetimes.counts(reader)
+        first = self._timetable.next(reader) if counts else None
+        return ending_lines(counts, self._context.conversations, first.when if first else 0)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled. It has started when all is deleted that had ended before."""
+        await self._delete()
+        task_status.started()
+        while True:
+            self._news = trio.Event()
+            wait = self._left() if await self._delete() else LOOK_AGAIN
+            with trio.move_on_after(wait):
+                await self._news.wait()
+
+    def _left(self) -> float:
+        """Seconds until something ends, or until that is asked again."""
+        with self._context.store.read() as reader:
+            first = self._timetable.next(reader)
+        left = (first.when - self._context.clock()) / 1_000 if first else LOOK_AGAIN
+        return min(max(left, 0.0), LOOK_AGAIN)
+
+    async def _delete(self) -> bool:
+        """All that has ended by now. False when the store takes no change."""
+        context = self._context
+        while True:
+            with context.store.read() as reader:
+                ends = self._timetable.due(reader, context.clock(), BATCH)
+            if not ends:
+                return True
+            try:
+                ended = await context.store.commit(partial(end, ends=ends))
+            except CbfsError as error:
+                context.problems.set("ending", f"what has ended could not be deleted: {error}")
+                self._timetable.reread()
+                return False
+            context.problems.clear("ending")
+            self._tell(ended)
+
+    def _tell(self, ended: list[Ended]) -> None:
+        for one in ended:
+            for who in one.missed:
+                self._context.problems.set(
+                    f"ended {who}",
+                    f"a message to {who} was not delivered before its lifetime was over",
+                )
+            self._ended(one)
+        self._context.problems.tell()
