@@ -27,9 +27,6 @@ from cbfs_common.errors import CbfsError
 START_TIMEOUT = 60.0
 """Seconds from nothing to two ends that can build circuits. Usual are 10 to 15."""
 
-TRIES = 3
-"""Times that it is begun anew: a first consensus without one of the relays stays for an hour."""
-
 BUILD_TIMEOUT = 60
 """Seconds that a circuit may take to be built. Left to itself tor learns from the circuits of a
 quiet machine that 60 ms are enough. On a busy one each takes longer, a service gives a meeting up
@@ -41,8 +38,9 @@ STOP_TIMEOUT = 20.0
 EXIT_TIMEOUT = 5.0
 """Seconds that the guardian gives all the processes together; then it kills them."""
 
-INITIAL_INTERVAL = 5
-"""Seconds between votes until there is a first consensus."""
+INITIAL_INTERVALS = (5, 10, 30)
+"""Seconds between votes until there is a first consensus, at each try: on a busy machine a relay is
+not known yet when the first vote of a short interval is taken."""
 
 VOTING_INTERVAL = 3_600
 """Seconds between votes after it. Each vote moves the places of onion services, and connections
@@ -145,6 +143,8 @@ class _Guardian:
 
     directory: Path
     deadline: float
+    interval: int
+    """Seconds between the first votes."""
     sessions: dict[str, Session] = field(default_factory=dict)
     processes: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict)
 
@@ -152,9 +152,9 @@ class _Guardian:
         """All steps from an empty directory to two ends with circuits. Raises NetworkError,
         ControlError, OSError or subprocess.CalledProcessError."""
         say(step="making the authority's keys")
-        shared = _make_authority(self.directory / "authority")
+        shared = _make_authority(self.directory / "authority", self.interval)
         torrc = shared.lines
-        _wait_for_interval()
+        _wait_for(self.interval)
         say(step="starting an authority and three relays")
         self._start("authority", (*torrc, *RELAY_LINES, *shared.own_lines))
         for name in RELAYS:
@@ -237,7 +237,7 @@ class _Authority:
     """For the authority alone."""
 
 
-def _make_authority(directory: Path) -> _Authority:
+def _make_authority(directory: Path, interval: int) -> _Authority:
     """The authority's certificate and relay key, and the torrc lines that follow from them."""
     keys = directory / "keys"
     keys.mkdir(mode=0o700, parents=True)
@@ -258,7 +258,7 @@ def _make_authority(directory: Path) -> _Authority:
         "Nickname authority",
         f"ORPort 127.0.0.1:{or_port}",
         f"DirPort 127.0.0.1:{dir_port}",
-        f"TestingV3AuthInitialVotingInterval {INITIAL_INTERVAL}",
+        f"TestingV3AuthInitialVotingInterval {interval}",
         "TestingV3AuthInitialVoteDelay 2",
         "TestingV3AuthInitialDistDelay 2",
         f"V3AuthVotingInterval {VOTING_INTERVAL}",
@@ -308,10 +308,11 @@ def _free_ports(count: int) -> list[int]:
         return ports
 
 
-def _wait_for_interval() -> None:
+def _wait_for(interval: int) -> None:
     """Until a voting interval begins. From there the first consensus took 5.2 to 5.4 s in all of
-    ten runs; from other moments of the interval some votes missed a relay, and took 20 s."""
-    time.sleep(-time.time() % INITIAL_INTERVAL)
+    ten runs (of intervals of 5 s); from other moments of the interval some votes missed a relay,
+    and took 20 s."""
+    time.sleep(-time.time() % interval)
 
 
 def _seed(source: Path, data_directory: Path) -> None:
@@ -351,19 +352,19 @@ def say(**what: object) -> None:
 def main(directory: Path) -> None:
     """The guardian: builds, then holds the network until standard input ends."""
     try:
-        for attempt in range(1, TRIES + 1):
-            if _hold(directory, last=attempt == TRIES):
-                return
+        for interval in INITIAL_INTERVALS:
+            if _hold(directory, interval, last=interval == INITIAL_INTERVALS[-1]):
+                return  # else anew: a first consensus without one of the relays stays for an hour
     except BrokenPipeError:
         return  # nobody is left who could be told
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _hold(directory: Path, *, last: bool) -> bool:
+def _hold(directory: Path, interval: int, *, last: bool) -> bool:
     """Builds and holds it. True at the end, False when it did not come up."""
     directory.mkdir(mode=0o700, exist_ok=True)
-    guardian = _Guardian(directory, time.monotonic() + START_TIMEOUT)
+    guardian = _Guardian(directory, time.monotonic() + START_TIMEOUT + 2 * interval, interval)
     try:
         guardian.build()
         sys.stdin.buffer.read()
