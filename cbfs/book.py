@@ -366,7 +366,8 @@ def remove_message(writer: Writer, message: Message) -> None:
     if writer.delete(Table.MESSAGES, message.conversation + u64(message.serial)):
         name = b"name " + writer.blind(message.conversation, message.name.encode())
         writer.delete(Table.META, name)
-        writer.delete(Table.META, gone_key(message))
+        if message.folder:
+            writer.delete_prefix(Table.META, gone_key(message))
         listings.remove(writer, message)
         index.remove(writer, message)
         lifetimes.unschedule(writer, message)

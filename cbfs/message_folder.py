@@ -35,7 +35,7 @@ class _Contents:
     message: Message
     table: Table
     shown: dict[int, dict[str, int]]
-    gone: frozenset[int]
+    gone: set[int]
 
     def below(self, parent: int) -> Iterator[tuple[str, int]]:
         """(name, index) of what is in a folder, in order."""
@@ -111,13 +111,14 @@ class Shelf:
 
     async def remove(self, contents: _Contents, at: int) -> None:
         """Take an entry out. On the disk on return; a crash before leaves it."""
-        message = contents.message
+        message, table = contents.message, contents.table
+        start, size = table.starts[at], table.entries[at].size or 0
 
         def change(writer: Writer) -> None:
-            remove_entry(writer, message, at)
+            remove_entry(writer, message, at, start, size)
 
         await self._backend.store.commit(change)
-        self._open.pop((message.conversation, message.serial), None)
+        contents.gone.add(at)
 
     async def remove_all(self, node: MessageFolder) -> None:
         """Forget a message that nothing is left in. Raises TreeError(ENOTEMPTY)."""

@@ -324,7 +324,9 @@ async def settle(*nodes: Node | None) -> None:
     for node in nodes:
         if node is None:
             continue
-        inside = list(node.entries.values()) if isinstance(node, Directory) else []
+        inside: list[Node] = []
+        if isinstance(node, Directory) and node.area is Area.DRAFTS:
+            inside = list(node.entries.values())
         for each in (node, *inside):
             sending = _sending(each)
             if sending is not None:

@@ -6,8 +6,10 @@ that makes the message takes the folder out of the records: a crash after it lea
 files' own contents go when the folder leaves the outbox, a second later, or at the next mount.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import trio
 
 from cbfs.areas import Area
 from cbfs.blocks import BLOCK
@@ -63,14 +65,17 @@ async def pack(tree: Tree, top: Directory) -> Content:
     plan = _plan(top, tree.backend.configuration.current.file_size_max)
     for file in plan.files:
         await tree.save(file)
-    number = await tree.backend.store.commit(_begin)
-    blocks: list[tuple[int, bytes]] = []
-    for index, block in enumerate(_blocks(tree, plan)):
-        blocks.append((index, block))
-        if len(blocks) == COPIED_AT_ONCE:
-            await tree.backend.store.commit(_putting(number, blocks))
-            blocks = []
-    await tree.backend.store.commit(_putting(number, blocks))
+    number, index, buffer = await tree.backend.store.commit(_begin), 0, bytearray(plan.head)
+    for file in plan.files:
+        for offset in range(0, file.size, BLOCK):
+            buffer += tree.read(file, offset, BLOCK)
+            if len(buffer) >= COPIED_AT_ONCE * BLOCK:
+                whole = len(buffer) // BLOCK * BLOCK
+                await tree.backend.store.commit(_putting(number, index, bytes(buffer[:whole])))
+                del buffer[:whole]
+                index += whole // BLOCK
+        await trio.lowlevel.checkpoint()  # there may be thousands
+    await tree.backend.store.commit(_putting(number, index, bytes(buffer)))
     return Content(number, plan.size, BLOCK)
 
 
@@ -80,25 +85,14 @@ def _begin(writer: Writer) -> int:
     return number
 
 
-def _putting(number: int, blocks: list[tuple[int, bytes]]) -> Callable[[Writer], None]:
+def _putting(number: int, index: int, data: bytes) -> Callable[[Writer], None]:
+    """Store these blocks, the first of which is number ``index``."""
+
     def change(writer: Writer) -> None:
-        for index, block in blocks:
-            writer.put(Table.CONTENT, u64(number) + u32(index), block)
+        for at, start in enumerate(range(0, len(data), BLOCK), index):
+            writer.put(Table.CONTENT, u64(number) + u32(at), data[start : start + BLOCK])
 
     return change
-
-
-def _blocks(tree: Tree, plan: _Plan) -> Iterator[bytes]:
-    buffer = bytearray(plan.head)
-    for file in plan.files:
-        for offset in range(0, file.size, BLOCK):
-            buffer += tree.read(file, offset, BLOCK)
-            while len(buffer) >= BLOCK:
-                yield bytes(buffer[:BLOCK])
-                del buffer[:BLOCK]
-    while buffer:
-        yield bytes(buffer[:BLOCK])
-        del buffer[:BLOCK]
 
 
 async def drop(tree: Tree, content: Content) -> None:

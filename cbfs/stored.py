@@ -7,7 +7,6 @@ refer to it says when it can go.
 from collections.abc import Iterator
 
 from cbfs.model import Content, Message
-from cbfs.packing import pack, unpack
 from cbfs.store import Reader, Store, Table, Writer
 from cbfs_common.folder import HEAD_SIZE, decode_table, table_end
 from cbfs_common.folder import Table as FolderTable
@@ -96,23 +95,20 @@ def chunks(reader: Reader, content: Content) -> Iterator[bytes]:
 
 
 def gone_key(message: Message) -> bytes:
-    """Of the record of what was removed from a message that is a folder."""
+    """Of the records of what was removed from a message that is a folder: begins them all."""
     return b"gone " + message.conversation + u64(message.serial)
 
 
-def gone_entries(reader: Reader, message: Message) -> frozenset[int]:
+def gone_entries(reader: Reader, message: Message) -> set[int]:
     """The indexes of what somebody has removed from a message that is a folder."""
-    data = reader.get(Table.META, gone_key(message))
-    return frozenset(unpack(data, list)[0]) if data else frozenset()
+    keys = reader.keys(Table.META, gone_key(message))
+    return {int.from_bytes(key[-4:], "big") for key in keys}
 
 
-def remove_entry(writer: Writer, message: Message, at: int) -> None:
-    """Take an entry out of a message that is a folder. Of one that was received its bytes are
-    erased at once; of one's own with the message, as somebody may ask for that again."""
-    gone = gone_entries(writer, message) | {at}
-    writer.put(Table.META, gone_key(message), pack(sorted(gone)))
-    table = read_table(writer, message.content)
-    size = table.entries[at].size
+def remove_entry(writer: Writer, message: Message, at: int, start: int, size: int) -> None:
+    """Take an entry out of a message that is a folder: ``size`` bytes from ``start`` on. Of one
+    that was received they are erased at once; of one's own with the message, as somebody may ask
+    for that again."""
+    writer.put(Table.META, gone_key(message) + u32(at), b"")
     if size and not message.recipients:
-        start = table.starts[at]
         erase_content(writer, message.content, start, start + size)
