@@ -18,6 +18,7 @@ from cbfs.owed import Kind
 from cbfs.quarantine import Why
 from cbfs.store import Table
 from cbfs_common.conversation import conversation_id
+from cbfs_common.folder import TOP, Entry, encode_table
 from cbfs_common.limits import (
     BODY_MAX,
     DATE_MAX,
@@ -261,6 +262,50 @@ def test_parts_that_do_not_fit_together_are_no_message(world: World) -> None:
     alice = world.clients["alice"]
     assert not messages(alice)
     assert count(alice, Table.CONTENT) == 0
+
+
+HEAD = encode_table([Entry(TOP, "a", 5), Entry(TOP, "b", None), Entry(2, "c", 3)])
+NO_FOLDERS = {
+    "nothing": b"",
+    "no table": b"hello",
+    "a table longer than all": (1 << 19).to_bytes(4, "big") + b"hello",
+    "a byte too few": HEAD + b"1234567",
+    "a byte too many": HEAD + b"123456789",
+    "a way out": HEAD.replace(b"\xa1c", b"\xa1/") + b"12345678",
+}
+
+
+def folder_of(content: bytes) -> Part:
+    return replace(part(content), file_name="photos", folder=True)
+
+
+def test_a_folder_whose_table_is_none_never_appears(world: World) -> None:
+    mallory, alice = Mallory(world), world.clients["alice"]
+    mallory.send(*(encode_part(folder_of(content)) for content in NO_FOLDERS.values()))
+    assert not messages(alice)
+    assert not count(alice, Table.CONTENT)
+    assert not count(alice, Table.PARTS)
+    mallory.send(encode_part(folder_of(HEAD + b"12345678")))
+    (shown,) = messages(alice)
+    assert shown.folder
+    assert shown.name.endswith("Z-mallory-photos")
+
+
+def test_parts_of_which_some_say_folder_are_what_the_last_one_says(world: World) -> None:
+    """Whatever they say, nothing that is no folder is shown as one."""
+    mallory, alice = Mallory(world), world.clients["alice"]
+    content = b"0123456789"
+    whole = replace(part(content), file_name="x.txt")
+    parts = [
+        replace(whole, number=n, count=2, chunk=content[5 * n : 5 * n + 5], folder=bool(n))
+        for n in range(2)
+    ]
+    mallory.send(*map(encode_part, parts))
+    assert not messages(alice)
+    again = replace(whole, id=SYSTEM_RANDOM.token(16)).id
+    mallory.send(*(encode_part(replace(each, id=again)) for each in reversed(parts)))
+    (shown,) = messages(alice)
+    assert not shown.folder
 
 
 def test_a_message_is_taken_once(world: World) -> None:

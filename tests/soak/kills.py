@@ -23,6 +23,8 @@ GROUPS = {
 }
 KILL_EVERY = 4.0
 WRITE_EVERY = 0.4
+FOLDERS = 0.15
+"""Share of what is saved that is a folder."""
 SETTLE = 900.0
 """Seconds that all has to arrive in when everything behaves again: back-off may take 300."""
 
@@ -71,10 +73,21 @@ class Writer(threading.Thread):
             people: tuple[str, ...] = ()
             try:
                 folder, people = self._folder()
-                (folder / f"{number}.txt").write_text(text)
+                if self._random.random() < FOLDERS:
+                    self._move_in(folder, number, text)
+                else:
+                    (folder / f"{number}.txt").write_text(text)
                 self._account.saved[text] = people
             except OSError:
                 self._account.unsure[text] = people
+
+    def _move_in(self, folder: Path, number: int, text: str) -> None:
+        """The same in a folder that is made in tmp/, which a kill empties."""
+        top = self._user.mountpoint / "tmp" / f"folder-{number}"
+        (top / "deep").mkdir(parents=True)
+        for name, words in files_of(text).items():
+            (top / name).write_text(words)
+        top.rename(folder / top.name)
 
     def _folder(self) -> tuple[Path, tuple[str, ...]]:
         """A folder of the outbox, and everybody who is to have what is saved there."""
@@ -87,6 +100,24 @@ class Writer(threading.Thread):
         group = self._random.choice(GROUPS[self._user.name])
         (outbox / group).mkdir(exist_ok=True)
         return outbox / group, (self._user.name, *group.split(","))
+
+
+def files_of(text: str) -> dict[str, str]:
+    """What a folder that says ``text`` holds: more than one envelope does."""
+    return {"deep/long.txt": text * 2_000, "text.txt": text}
+
+
+def said(message: Path) -> str:
+    """What a message says; something strange when it is a folder that is not whole."""
+    if not message.is_dir():
+        return message.read_text()
+    files = {
+        str(path.relative_to(message)): path.read_text()
+        for path in message.rglob("*")
+        if path.is_file()
+    }
+    text = files.get("text.txt", "")
+    return text if files == files_of(text) else f"{message.name} with {sorted(files)}"
 
 
 def _metadata(path: Path) -> str:
@@ -164,7 +195,7 @@ def _settle(users: list[User], account: Account, seconds: float) -> None:
 def _look(users: list[User], account: Account) -> tuple[list[str], list[str], list[str]]:
     lost, doubled, strange = [], [], []
     for user in users:
-        there = Counter(path.read_text() for path in user.messages())
+        there = Counter(said(path) for path in user.messages())
         for text, people in account.saved.items():
             if user.name in people and not there[text]:
                 lost.append(f"{text.strip()} at {user.name}")
