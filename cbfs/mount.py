@@ -158,6 +158,8 @@ def _parse(arguments: list[str]) -> tuple[Options, bool]:
         parser.error("at most an account and a mountpoint")
     words = _words(parser, given)
     account = Path(given.paths[0]) if len(given.paths) == 2 else default_account()
+    if words.only and words.sync_send:
+        parser.error("sync_send belongs to the mount of the account, not to only=CONVERSATION")
     if words.only:
         account = account_of(account)
     return (

@@ -3,14 +3,16 @@ on by itself when there is room."""
 
 import errno
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.disk import small_disk, use_up
-from tests.world import User, World, run, wait_for
+from cbfs.pages import Pages
+from tests.disk import PAGE, small_disk, use_up
+from tests.world import WAIT, User, World, program, run, wait_for
 
 SIZE = 48 << 20
 
@@ -108,3 +110,43 @@ def test_a_full_disk_at_the_end_and_at_the_beginning_of_a_mount_harms_nothing(
     assert not list((alice.mountpoint / "tmp").iterdir())
     done = run("mount.cbfs", Path("/nowhere"), alice.mountpoint, *alice.mounts)
     assert done.returncode == 1
+
+
+@pytest.mark.mount
+def test_a_damaged_account_is_told_exported_and_restored(people: tuple[User, User]) -> None:
+    """A page is lost below an account that is not mounted."""
+    alice, bob = people
+    texts = sorted(path.read_text() for path in bob.messages())
+    bob.unmount()
+    file, export = bob.account / "store" / "data.mdb", bob.account.parent / "bob.export"
+    data = bytearray(file.read_bytes())
+    with file.open("rb") as opened:
+        lost = Pages(opened.fileno()).metas()[0].names.root  # without it LMDB finds nothing
+    data[lost * PAGE : (lost + 1) * PAGE] = bytes(PAGE)
+    file.write_bytes(data)
+    done = run("mount.cbfs", bob.account, bob.mountpoint, *bob.mounts)
+    assert done.returncode == 1
+    assert "is damaged" in done.stderr
+    assert "cbfs: hint: what is intact can be saved: cbfs export" in done.stderr
+    assert "Traceback" not in done.stderr
+    said(f"export {bob.account} {export} --passphrase-fd 0")
+    bob.account.rename(bob.account.with_name("bob-damaged"))
+    said(f"init --restore {export} --account {bob.account} --export-passphrase-fd 0")
+    bob.mount()
+    assert sorted(path.read_text() for path in bob.messages()) == texts
+    (alice.mountpoint / "outbox" / "bob").mkdir(exist_ok=True)
+    alice.write("bob", "again", "are you back?")
+    bob.wait_message("alice", "are you back?")
+
+
+def said(words: str) -> None:
+    """``cbfs``, which is told the passphrase."""
+    done = subprocess.run(
+        program("cbfs", *words.split()),
+        input="a long passphrase\n",
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from cbfs_common.errors import CbfsError
 from tests.disk import PAGE, small_disk, use_up
 from tests.fake_backend import put_content
 from tests.stores import open_store
-from tests.world import run
+from tests.world import WAIT, run
 
 SEED = 20_261_124
 ROUNDS = 160
@@ -121,35 +122,34 @@ def read_everything(place: Path, said: Said) -> str:
     return ""
 
 
-def in_a_child(place: Path, said: Said) -> str:
-    """``read_everything`` where a signal does no harm: what was wrong, or nothing."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            text = read_everything(place, said)
-        except BaseException as error:
-            text = repr(error)
-        os.write(writer, text.encode())
-        os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as pipe:  # noqa: PTH123 - a descriptor
-        text = pipe.read().decode()
-    _pid, status = os.waitpid(child, 0)
-    return text or (f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "")
+def rounds(place: Path) -> None:
+    """Damage copies of one store and read them: in a process of its own, which may end. Prints
+    each seed before its round, and what was wrong."""
+    whole, copy = place / "whole", place / "damaged"
+    whole.mkdir()
+    said = fill(whole)
+    for seed in range(SEED, SEED + ROUNDS):
+        shutil.copytree(whole, copy)
+        damage(copy / "store" / "data.mdb", random.Random(seed))
+        print(f"seed {seed}: ", end="", flush=True)
+        print(read_everything(copy, said), flush=True)
+        shutil.rmtree(copy)
 
 
 def test_any_damage_gives_what_was_written_or_our_errors(tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    said = fill(whole)
-    for number in range(ROUNDS):
-        place = tmp_path / "damaged"
-        shutil.copytree(whole, place)
-        damage(place / "store" / "data.mdb", random.Random(SEED + number))
-        wrong = in_a_child(place, said)
-        assert not wrong, f"{wrong}, seed {SEED + number}"
-        shutil.rmtree(place)
+    script = "import pathlib, sys; from tests.test_store_faults import rounds"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}; rounds(pathlib.Path(sys.argv[1]))", tmp_path],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=8 * WAIT,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, f"{lines[-1:]}: {done.returncode} {done.stderr}"
+    assert not [line for line in lines if not line.endswith(": ")]
+    assert len(lines) == ROUNDS
 
 
 def test_the_pages_of_a_sound_store_are_sound(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 
-from tests.bench import core, files, mounts, names, server, tor, views
+from tests.bench import core, files, flat, mounts, names, server, tor, views
 from tests.bench.table import Row, Table
 
 GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
@@ -23,6 +23,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "bulk": files.bulk,
     "news": files.news,
     "views": views.views,
+    "flat": flat.flat,
     "names": names.names,
     "registrations": names.registrations,
     "tor": tor.over_tor,

@@ -16,7 +16,7 @@ from cbfs import book
 from cbfs.account import SYSTEM_RANDOM
 from cbfs.book import Arrival
 from cbfs.model import Conversation
-from cbfs.store import Writer
+from cbfs.store import Store, Writer
 from tests.fake_backend import NAME, put_content
 from tests.stores import open_store
 
@@ -34,10 +34,16 @@ def text_of(number: int) -> bytes:
 
 
 def make_account(place: Path, conversations: int = 1_000, messages: int = 100_000) -> None:
-    """``messages`` spread evenly over ``conversations`` with as many people, half of them one's
-    own, each in every tenth with a file name."""
+    """An account directory that is filled."""
     place.mkdir(parents=True, exist_ok=True)
     store = open_store(place)
+    fill(store, conversations, messages)
+    store.close()
+
+
+def fill(store: Store, conversations: int, messages: int) -> None:
+    """``messages`` spread evenly over ``conversations`` with as many people, half of them one's
+    own, each in every tenth with a file name."""
     known: list[Conversation] = []
 
     def start(writer: Writer) -> None:
@@ -69,7 +75,6 @@ def make_account(place: Path, conversations: int = 1_000, messages: int = 100_00
     for first in range(0, messages, BATCH):
         last = min(first + BATCH, messages)
         store.write(lambda writer, first=first, last=last: add(writer, first, last))  # type: ignore[misc]
-    store.close()
 
 
 def main() -> None:
