@@ -6,6 +6,11 @@ import msgpack
 
 from cbfs_common.errors import DecodeError
 
+_DAMAGED = (
+    "a record of the store is damaged, or of another version of cbfs",
+    "use the version that wrote it, or restore an export: cbfs init --restore FILE",
+)
+
 
 def pack(*fields: object) -> bytes:
     """One record."""
@@ -18,11 +23,11 @@ def unpack(data: bytes, *types: type) -> list[Any]:
     try:
         fields = msgpack.unpackb(data, use_list=True)
     except (ValueError, msgpack.UnpackException) as error:
-        raise DecodeError("a record of the store is damaged") from error
+        raise DecodeError(*_DAMAGED) from error
     if (
         not isinstance(fields, list)
         or len(fields) != len(types)
         or any(type(field) is not kind for field, kind in zip(fields, types, strict=True))
     ):
-        raise DecodeError("a record of the store is damaged")
+        raise DecodeError(*_DAMAGED)
     return fields
