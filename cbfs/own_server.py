@@ -4,7 +4,8 @@ watches over and ends.
 It is an onion service of the tor that the client uses, with its keys and its store in the folder
 ``server`` of the account directory. Peers reach it by Tor while the account is mounted, and try
 again while it is not. Its owner reaches it at a unix socket. It ends with its standard input,
-so also when the client is killed.
+so also when the client is killed. Where its folder has a file ``clients``, it is a private server:
+only the peers of that file can reach it.
 """
 
 import os
@@ -29,6 +30,9 @@ LOG_TAIL: Final = 4_096
 """Bytes at the end of its log in which it may say why it ended."""
 
 READ_SIZE: Final = 4_096
+
+CLIENTS: Final = "clients"
+"""The file of those who may reach it, as of ``cbfs-server --onion-clients``."""
 
 
 class OwnServer:
@@ -110,6 +114,8 @@ class OwnServer:
 
     def _command(self) -> list[str]:
         options = ["--listen", "127.0.0.1:0", "--onion", "--tor-control", self._tor.control]
+        if (self._directory / CLIENTS).exists():
+            options += ["--onion-clients", str(self._directory / CLIENTS)]
         return [
             *(installed("cbfs-server"), "--data", str(self._directory)),
             *("--own", self._socket, *options),

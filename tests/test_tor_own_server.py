@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -82,6 +83,31 @@ def test_two_with_servers_of_their_own_need_no_other(here: World, tor_network: N
     assert not servers_of(bob)
     for path in bob.account.rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_private_server_of_ones_own_is_reached_by_its_clients_only(
+    here: World, tor_network: Network
+) -> None:
+    with ThreadPoolExecutor() as pool:
+        names = ("alice", "bob", "carol")
+        alice, bob, carol = pool.map(here.account_with_server, names)
+    carol.mounts = ("-o", f"tor={tor_network.control('host')}")  # keys are known to a whole tor
+    alice.mount()
+    profile = tomllib.loads((alice.mountpoint / "profile.toml").read_text())
+    alice.unmount()
+    host = profile["server"].rpartition("@")[2].partition(":")[0]
+    key = run("cbfs", "onion-key", host, "--account", bob.account)
+    assert key.returncode == 0, key.stderr
+    (alice.account / "server" / "clients").write_text(f"bob {key.stdout}")
+    alice.mount()
+    wait_published(alice)
+    for user, text in ((carol, "from carol\n"), (bob, "from bob\n")):
+        user.mount()
+        (user.mountpoint / "outbox" / "alice").mkdir()
+        user.write("alice", "note", text)
+    alice.wait_message("bob", "from bob\n")
+    wait_for(lambda: "you have no key for it" in status(carol) or None, "carol to be told")
+    assert not alice.messages("carol")
 
 
 def test_a_server_of_ones_own_is_reached_through_tor_only(here: World, tmp_path: Path) -> None:
