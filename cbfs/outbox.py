@@ -29,6 +29,9 @@ _SCRATCH = re.compile(
     re.VERBOSE,
 )
 
+_SCRATCH_FOLDER = re.compile(r"\.|.*~\Z|.*\.(tmp|temp|part|partial)\Z")
+"""A folder may well be called 2024, or XXabcdef: no program saves one under such a name."""
+
 _EDITORS = frozenset(
     (
         "vi",
@@ -152,7 +155,7 @@ def verdict(
 ) -> Hold | None:
     """None when the file is a finished message."""
     return (
-        _no_message(draft)
+        _no_message(draft, scratch=is_scratch(draft.name))
         or _in_use(draft, locks, processes)
         or _later(draft, wall)
         or _too_soon(draft, now, grace)
@@ -169,7 +172,12 @@ def folder_verdict(
 ) -> Hold | None:
     """The same for a folder that was moved in. ``size`` is how many files it has, ``changed`` when
     something in it last has; ``inside`` are its files, whatever their names."""
-    hold = _no_message(folder) or _later(folder, wall) or _too_soon(folder, now, grace)
+    scratch = _SCRATCH_FOLDER.match(folder.name) is not None
+    hold = (
+        _no_message(folder, scratch=scratch)
+        or _later(folder, wall)
+        or _too_soon(folder, now, grace)
+    )
     if hold:
         return hold
     for draft, locks in inside:
@@ -179,8 +187,8 @@ def folder_verdict(
     return None
 
 
-def _no_message(draft: Draft) -> Hold | None:
-    if draft.name == METADATA or draft.name.endswith(ERROR_SUFFIX) or is_scratch(draft.name):
+def _no_message(draft: Draft, *, scratch: bool) -> Hold | None:
+    if scratch or draft.name == METADATA or draft.name.endswith(ERROR_SUFFIX):
         return Hold("its name is that of a scratch file", None)
     if not draft.fresh:
         return Hold("it has been sent", None)

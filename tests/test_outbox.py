@@ -3,12 +3,21 @@ messages must come of it. The sequences are those of fuse-facts.md."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbfs.outbox import Draft, Lock, Process, is_scratch, lock_names, verdict
+from cbfs.outbox import (
+    Draft,
+    Lock,
+    Process,
+    folder_verdict,
+    is_scratch,
+    lock_names,
+    verdict,
+)
 
 GRACE = 1.0
 
@@ -362,6 +371,45 @@ def test_scratch_names(name: str) -> None:
 )
 def test_names_of_documents(name: str) -> None:
     assert not is_scratch(name)
+
+
+def folder(name: str, *inside: tuple[Draft, list[Lock]], play: Play, **changes: Any) -> str:
+    """What holds a folder of these files, at 10 s."""
+    draft = replace(Draft(name, len(inside), True, 0, None, 0.0, 0.0), **changes)
+    held = folder_verdict(draft, inside, 10.0, 400.0, GRACE, play)
+    return held.why if held else ""
+
+
+def test_a_folder_waits_for_all_that_is_in_it() -> None:
+    play = Play()
+    vim = play.start("vim")
+    good = Draft("f", 0, True, 0, None, 0.0, 1e9), list[Lock]()  # of any date, and empty
+    scratch = Draft(".hidden~", 1, False, 0, None, 10.0, 0.0), list[Lock]()
+    assert folder("photos", good, scratch, play=play) == ""
+    assert "empty" in folder("photos", play=play)
+    assert "just changed" in folder("photos", good, play=play, changed=9.5)
+    assert "held until" in folder("photos", good, play=play, until=500.0)
+    assert "has been sent" in folder("photos", good, play=play, fresh=False)
+    written = Draft("g", 1, True, 1, None, 0.0, 0.0), list[Lock]()
+    assert folder("photos", good, written, play=play) == "g in it: it is open for writing"
+    edited = Draft("g", 1, True, 0, vim, 0.0, 0.0), list[Lock]()
+    assert folder("photos", edited, play=play) == "g in it: vim has it open"
+    locked = Draft("g", 1, True, 0, None, 0.0, 0.0), [Lock(".g.swp", vim, b"")]
+    assert folder("photos", locked, play=play) == "g in it: an editor holds .g.swp"
+    play.end(vim)
+    assert folder("photos", edited, locked, play=play) == ""
+
+
+@pytest.mark.parametrize("name", [".f", "f~", "f.tmp", "f.part", "metadata.toml", "f.error"])
+def test_folders_that_are_no_message_yet(name: str) -> None:
+    good = Draft("f", 1, True, 0, None, 0.0, 0.0), list[Lock]()
+    assert "scratch" in folder(name, good, play=Play())
+
+
+@pytest.mark.parametrize("name", ["2024", "12345", "XXab12Cd", "tmpab12cd", "a.orig", "old.save"])
+def test_names_of_folders(name: str) -> None:
+    good = Draft("f", 1, True, 0, None, 0.0, 0.0), list[Lock]()
+    assert folder(name, good, play=Play()) == ""
 
 
 @given(st.text(max_size=40), st.binary(max_size=64))
