@@ -13,7 +13,9 @@ from cbfs.model import Conversation
 from cbfs_common import (
     folder,
     message,
+    names_audit,
     names_client,
+    names_config,
     names_entry,
     names_evidence,
     names_feed,
@@ -21,6 +23,7 @@ from cbfs_common import (
     names_note,
     names_operations,
     names_policy,
+    names_registration,
     names_wire,
     onion,
     prekey,
@@ -33,7 +36,7 @@ from cbfs_common.primitives import dh_public
 from cbfs_common.routes import Routes
 from cbfs_common.session import decode_session, handshake_of, open_first
 from cbfs_common.transport import ClientConnection, ServerConnection
-from cbfs_names import block
+from cbfs_names import block, peer_wire
 from tests.talking import NOW, party, prekey_of, seeded, started
 
 Decoder = Callable[[bytes], object]
@@ -77,13 +80,19 @@ DECODERS: dict[str, Decoder] = {
         dh_public(_SECRET), _SECRET, SYSTEM_RANDOM
     ).receive(data),
     "contact": contact.decode_contact,
+    "directory configuration": _text(names_config.config_of),
     "directory entry": names_entry.decode_entry,
+    "directory evidence": names_audit.decode_equivocation,
+    "directory invite": names_registration.decode_invite,
     "directory operation": names_operations.decode_operation,
     "directory policy": _text(names_policy.parse_policy),
+    "directory refusal": block.decode_refusal,
     "directory reply": names_wire.decode_reply,
     "directory request": names_wire.decode_request,
     "directory round": names_entry.decode_round,
     "directory state": names_client.decode_state,
+    "directory token": _text(names_registration.parse_token),
+    "directory verifier": peer_wire.decode,
     "feed": lambda data: names_feed.decode_tile(0, data),
     "envelope": lambda data: _ALICES.open(_whole(data), NOW),
     "first envelope": lambda data: open_first(
