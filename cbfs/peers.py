@@ -206,9 +206,7 @@ class Peers:
         known = self._known.get(entry.name)
         now = self._clock()
         if known is None:
-            friends = (c.name for c in self.all() if c.standing is Standing.KNOWN)
-            other = look_alike(entry.name, friends)
-            warning = f"looks like {other}, and is somebody else" if other else ""
+            warning = self._warning(entry.name)
             contact = Contact(entry, now, how, warning=warning, standing=standing)
         elif known.entry == entry:
             contact = replace(known, doubted=0, offered=None, stopped=0)
@@ -216,6 +214,14 @@ class Peers:
             contact = known.moved_to(entry, now)
         await self._keep(contact)
         return contact
+
+    def _warning(self, name: str) -> str:
+        """What there is to know of somebody new who has this name."""
+        if name in self._petnames:
+            return f"is not {self._petnames[name]}, whom you call {name}"
+        friends = [c for c in self.all() if c.standing is Standing.KNOWN]
+        other = look_alike(name, (shown for c in friends for shown in (c.name, c.petname) if shown))
+        return f"looks like {other}, and is somebody else" if other else ""
 
     async def offer(self, entry: Entry) -> None:
         """The directory has a new owner under a contact's name: nothing is sent to it until the

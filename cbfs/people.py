@@ -148,7 +148,8 @@ class People:
 
     async def rename(self, shown: str, target: Directory, new: str) -> None:
         """``mv contacts/SHOWN contacts/NEW``: the user calls this person so. Raises
-        TreeError(EINVAL) for what cannot be a name, EEXIST for what means somebody else."""
+        TreeError(EPERM) for what cannot be a name, EINVAL when it has characters that are not
+        seen, EEXIST for what means somebody else."""
         folder = self.root.entries[shown]
         name = self._names.get(folder.inode)
         if target.area in PERSON:
@@ -166,7 +167,8 @@ class People:
         try:
             await self._backend.rename(name, new)
         except NotAName as error:
-            raise TreeError(errno.EINVAL) from error
+            # of EINVAL mv says that a folder is moved into itself: only where nobody sees why
+            raise TreeError(errno.EPERM if new.isprintable() else errno.EINVAL) from error
         except Taken as error:
             raise TreeError(errno.EEXIST) from error
 

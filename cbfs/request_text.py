@@ -1,5 +1,7 @@
 """What a stranger asks, as text that is safe to show."""
 
+from collections.abc import Callable
+
 from cbfs.model import Request
 from cbfs.texts import moment
 from cbfs.transcript import shown_line
@@ -8,13 +10,15 @@ LINES_MAX = 40
 """Lines of a first message that are shown."""
 
 
-def request_text(request: Request, shown: str) -> str:
+def request_text(request: Request, label: Callable[[str], str]) -> str:
     """The file ``message`` of a request. What the stranger chose is indented, one line stays one
-    line, and no character of it does anything to a terminal. ``shown``: the folder's name."""
-    others = ", ".join(request.participants)
+    line, and no character of it does anything to a terminal. ``label``: what people are
+    shown as."""
+    shown = label(request.name)
+    others = ", ".join(map(label, request.participants))
     more = request.messages - 1
     lines = [
-        f"{request.name} has written to {others}",
+        f"{shown} has written to {others}",
         f"first received: {moment(request.since):%Y-%m-%d %H:%M} UTC",
     ]
     if request.subject:
@@ -26,7 +30,7 @@ def request_text(request: Request, shown: str) -> str:
         f"Accept, and see all:     mv requests/{shown} contacts/",
         f"Decline:                 rmdir requests/{shown}",
         f"Never hear of them:      touch requests/{shown}/blocked",
-        f"{request.name} is told of none of this, nor that the message has come.",
+        f"{shown} is told of none of this, nor that the message has come.",
     ]
     return "\n".join(lines) + "\n"
 

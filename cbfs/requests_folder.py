@@ -88,5 +88,5 @@ class Requests(People):
         request = self._backend.request(contact.name)
         texts = super()._texts(contact)
         if request is not None:
-            texts["message"] = request_text(request, self._backend.label(contact.name)).encode()
+            texts["message"] = request_text(request, self._backend.label).encode()
         return texts

@@ -37,6 +37,7 @@ Strangers                cat requests/*/message; mv requests/bob contacts/ accep
                          by itself: echo 'lifetime = "7d"' > outbox/.../metadata.toml
 Who they are             cat contacts/bob/fingerprint: compare it by voice, then
                          cp contacts/bob/fingerprint contacts/bob/verified
+Call bob otherwise       mv contacts/bob contacts/bobby
 Not from bob             touch contacts/bob/muted, or blocked; rm it to undo
 How things are           cat status; of one message: getfattr -d MESSAGE
 Settings                 edit config.toml
