@@ -287,7 +287,7 @@ class Operations(pyfuse3.Operations):
             file.author = self._processes.of_thread(ctx.pid)
             if flags & os.O_TRUNC:
                 await self._tree.truncate(file, 0)
-        counts = self._is_new(node) and counts_as_reading(self._processes.of_thread(ctx.pid))
+        counts = self._is_new(node) and counts_as_reading(self._processes.name_of(ctx.pid))
         return self._open(node, ctx.pid, writes=writes, new=counts)
 
     @_handler

@@ -31,6 +31,18 @@ class ProcFS:
         except (OSError, ValueError, IndexError):
             return None
 
+    def name_of(self, thread: int) -> str | None:
+        """The name of that process."""
+        try:
+            name, _, rest = _told(thread, "status").removeprefix("Name:\t").partition("\n")
+            leader = int(rest.partition("\nTgid:")[2].split(maxsplit=1)[0])
+        except (OSError, ValueError, IndexError):
+            return None
+        if leader == thread:
+            return name
+        process = self._read(leader)
+        return None if process is None else process.name
+
     def is_alive(self, process: Process) -> bool:
         """See ``Processes``."""
         now = self._read(process.pid)

@@ -19,7 +19,6 @@ from cbfs.listings import Entry, entry_of, every
 from cbfs.model import Message
 from cbfs.naming import free_name
 from cbfs.nodes import Link, MessageFile, Node
-from cbfs.outbox import Process
 from cbfs.provided import Provided, inode_for
 from cbfs.showing import Showing
 from cbfs.store import StoreError
@@ -45,9 +44,9 @@ _LOOKERS = frozenset(
 thumbnails, guesses at types, searches and copies: for them nobody has read a message."""
 
 
-def counts_as_reading(process: Process | None) -> bool:
-    """Whether somebody has read what this program reads."""
-    return process is None or process.name.casefold() not in _LOOKERS
+def counts_as_reading(program: str | None) -> bool:
+    """Whether somebody has read what a program of this name reads."""
+    return program is None or program.casefold() not in _LOOKERS
 
 
 class Unread:
