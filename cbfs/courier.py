@@ -19,7 +19,7 @@ from cbfs.handles import Handle
 from cbfs.message_folder import MessageFolder
 from cbfs.model import Backend, Conversation, Message, Refused
 from cbfs.nodes import Directory, File, Text, drafts_in, state_of
-from cbfs.outbox import Processes
+from cbfs.outbox import METADATA, Processes
 from cbfs.showing import Showing
 from cbfs.store import StoreError
 from cbfs.sync_send import SyncSend
@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 ASK_AGAIN = 60.0
 """Seconds for which nobody has a name that nobody had. After that it is asked for again when
 something new is saved for it, and only then: what was saved before goes with it."""
+
+_ALWAYS = frozenset((METADATA,))
 
 KEPT_NS = 86_400 * 10**9
 """How long scratch files in the outbox are kept."""
@@ -236,7 +238,7 @@ class Courier:
         again = min(self.tree.config.look() or 3600.0, self.tree.metadata.look() or 3600.0)
         held: dict[str, str] = {}
         for folder_name, folder in list(self.tree.outbox.entries.items()):
-            if not isinstance(folder, Directory):
+            if not isinstance(folder, Directory) or _is_idle(folder):
                 continue
             problem = self._check_folder(folder_name, folder)
             ready = []
@@ -315,3 +317,8 @@ class Courier:
                 del self._unknown[name]
             self._errors.again(folder)
         return sorted(self._unknown.keys() & set(people))
+
+
+def _is_idle(folder: Directory) -> bool:
+    """A conversation to which nobody is writing, as nearly all are, however many there are."""
+    return folder.conversation is not None and folder.entries.keys() <= _ALWAYS
