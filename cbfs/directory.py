@@ -8,6 +8,7 @@ import trio
 
 from cbfs.asking import Asking, DirectoryDown, unexpected
 from cbfs.link import Link
+from cbfs.vouching import OperationHeld, hand_to_verifiers
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.limits import ROUND_TIME_OFF_MAX
 from cbfs_common.names_client import (
@@ -51,9 +52,13 @@ __all__ = [
     "NameChanged",
     "NameExpired",
     "NameTaken",
+    "OperationHeld",
     "OperationRefused",
     "Policy",
 ]
+
+SUBMIT_PATIENCE = 90.0
+"""Seconds for the sequencer's reply, which comes within 30 when it is honest, and over Tor."""
 
 OPERATION_ROUNDS = 4_096
 """Rounds after which an operation that did not get through is void."""
@@ -86,7 +91,13 @@ class Directory(Asking):
             else:
                 if isinstance(found, Found):
                     return _own(found, owners, profile)
-            await self._commit_and_register(link, name, profile, owner_seed, old, token)
+            try:
+                await self._commit_and_register(link, name, profile, owner_seed, old, token)
+            except NameTaken:  # by this very registration, when verifiers had brought it there?
+                found = await self._lookup(link, name, None)
+                if isinstance(found, Absent):
+                    raise
+                return _own(found, owners, profile)
             found = await self._lookup(link, name, None)
             if isinstance(found, Absent):
                 raise DirectoryLies(Fault.VANISHED)
@@ -332,9 +343,22 @@ class Directory(Asking):
                 raise
 
     async def _submit(self, link: Link, operation: Operation) -> None:
-        reply = await self._ask(link, Submit(operation.encode()))
-        if not isinstance(reply, Submitted):
-            raise unexpected(reply)
+        """To the sequencer, and to the verifiers when it does not take it. Raises OperationRefused,
+        OperationHeld, DirectoryDown."""
+        encoded = operation.encode()
+        failure: CbfsError = DirectoryDown("the name directory does not answer", "try again later")
+        with trio.move_on_after(SUBMIT_PATIENCE):
+            reply = await self._ask(link, Submit(encoded))
+            if isinstance(reply, Submitted):
+                return
+            failure = unexpected(reply)
+        try:
+            await hand_to_verifiers(self._dialer, self._policy, encoded, self._random)
+        except (OperationHeld, OperationRefused):
+            if isinstance(failure, OperationRefused) and failure.refusal is Refusal.NO_QUORUM:
+                raise failure from None  # who signs has it in a round that others do not sign
+            raise
+        raise failure
 
 
 def _own(found: Found, owners: Keys, profile: bytes) -> Found:

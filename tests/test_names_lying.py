@@ -13,8 +13,13 @@ from cbfs_common.names_config import Terms
 from cbfs_common.names_entry import name_index
 from cbfs_common.names_note import Note, SignatureLine, cosign, parse_note
 from cbfs_common.names_operations import Operation, OperationRefused, Refusal
-from cbfs_common.names_receipt import verify_receipt
-from cbfs_common.names_wire import Receipted, Refused, Reply, Request, Submit, decode_reply
+from cbfs_common.names_wire import (
+    Refused,
+    Reply,
+    Request,
+    Submit,
+    decode_reply,
+)
 from cbfs_names import peers
 from cbfs_names.block import Block, Reason
 from cbfs_names.cli import main
@@ -188,44 +193,6 @@ def test_another_block_of_a_restarted_sequencer_is_not_taken(
                             while error not in caplog.text:
                                 await trio.sleep(0.05)
                         assert not sequencer.signed_by("v1", other)
-
-    trio.run(run)
-
-
-def test_a_round_without_an_operation_that_has_a_receipt_is_refused(tmp_path: Path) -> None:
-    config = panel_of("v1", threshold=1)
-    wanted = commit("alice").encode()
-
-    async def go(sequencer: Proposer, asked: Callable[[bytes], object]) -> None:
-        await sequencer.round(signers=("v1",))
-        reply = await asked(wanted)  # type: ignore[misc]
-        assert isinstance(reply, Receipted)
-        verify_receipt(key("v1").public, NAMESPACE, wanted, reply.time, reply.signature)
-        assert await asked(wanted) == reply  # type: ignore[misc]
-        refused = await asked(register("alice").encode())  # type: ignore[misc]
-        assert refused == Refused(Refusal.NO_COMMIT)
-        await sequencer.until(lambda: wanted in sequencer.forwarded)
-        await sequencer.round(commit("bobby"), signers=("v1",))  # there is a minute for it
-        sequencer.now += 61
-        block = sequencer.make(commit("mallory"))
-        sequencer.propose(block)
-        await sequencer.until(lambda: bool(sequencer.refused))
-        assert [refusal.reason for refusal in sequencer.refused] == [Reason.OMITTED]
-        await sequencer.round(commit("mallory"), commit("alice"), signers=("v1",))
-
-    async def run() -> None:
-        async with place("s") as s, place("v1") as p1:
-            with stored(tmp_path / "s", config) as store:
-                async with proposer(s, store) as sequencer:
-
-                    async def asked(operation: bytes) -> object:
-                        return decode_reply(await ask(p1.address, Submit(operation)))
-
-                    def clock() -> float:
-                        return sequencer.now
-
-                    async with verifier(tmp_path / "v1", "v1", config, p1, s.address, {}, clock):
-                        await go(sequencer, asked)
 
     trio.run(run)
 

@@ -49,6 +49,7 @@ class Policy:
     """``log.name`` is the directory's namespace; ``config`` (32) the hash of the configuration
     that its verifiers run; ``witnesses`` their keys by name; ``quorum`` names a witness or group.
     ``degraded`` is the same with another, weaker quorum, for known contacts that are unchanged.
+    ``urls``: where witnesses are reached, as far as the file says it.
     """
 
     log: NoteKey
@@ -58,6 +59,7 @@ class Policy:
     groups: tuple[Group, ...]
     quorum: str
     degraded: "Policy | None" = None
+    urls: tuple[tuple[str, Address], ...] = ()
 
     @property
     def namespace(self) -> str:
@@ -74,8 +76,12 @@ class Policy:
 
     def rules(self) -> str:
         """The lines that its verifiers agree on: witnesses, groups and quorum."""
+        return replace(self, urls=())._rules()
+
+    def _rules(self) -> str:
+        urls = {name: f" {address.url(SCHEME)}" for name, address in self.urls}
         return "".join(
-            f"witness {name} {key.encode()}\n" for name, key in self.witnesses
+            f"witness {name} {key.encode()}{urls.get(name, '')}\n" for name, key in self.witnesses
         ) + "".join(f"{line}\n" for line in self._quorum_lines())
 
     def _quorum_lines(self) -> list[str]:
@@ -92,7 +98,7 @@ class Policy:
         return (
             "# Policy of a cbfs name directory: give this file to its clients.\n"
             f"# {_CONFIG} {to_base64(self.config)}\n"
-            f"log {self.log.encode()} {self.server.url(SCHEME)}\n" + self.rules() + weaker
+            f"log {self.log.encode()} {self.server.url(SCHEME)}\n" + self._rules() + weaker
         )
 
 
@@ -101,6 +107,7 @@ class _Parsing:
     config: bytes | None = None
     log: tuple[NoteKey, Address] | None = None
     witnesses: dict[str, NoteKey] = field(default_factory=dict)
+    urls: dict[str, Address] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
     members: set[str] = field(default_factory=set)
     quorum: str | None = None
@@ -133,6 +140,7 @@ def parse_policy(text: str) -> Policy:
         tuple(parsing.witnesses.items()),
         tuple(parsing.groups.values()),
         parsing.quorum,
+        urls=tuple(parsing.urls.items()),
     )
     return replace(policy, degraded=_weaker(policy, parsing.weaker)) if parsing.weaker else policy
 
@@ -164,6 +172,8 @@ def _line(parsing: _Parsing, number: int, words: list[str]) -> None:
                 _take_log(parsing, number, key, url)
             case ["witness", name, key, *urls] if len(urls) <= 1:
                 _take_witness(parsing, number, name, key)
+                if urls and urls[0].startswith(f"{SCHEME}://"):
+                    parsing.urls[name] = parse_address(urls[0], SCHEME)
             case ["group", name, threshold, *members] if members:
                 _take_group(parsing, number, name, threshold, tuple(members))
             case ["quorum", name]:

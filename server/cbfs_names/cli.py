@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
@@ -186,11 +186,13 @@ def _complain(group: BaseExceptionGroup[CbfsError]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """``config``: of a new store. ``role``: what runs over it. ``serves``: clients come here."""
+    """``config``: of a new store. ``role``: what runs over it. ``serves``: clients come here.
+    ``urls``: where verifiers are, by name."""
 
     config: Config
     role: Callable[[Store], Role]
     serves: bool = True
+    urls: dict[str, Address] = field(default_factory=dict)
 
 
 def _starter(options: argparse.Namespace, directory: Path, keys: Keys, random: Random) -> Start:
@@ -212,6 +214,7 @@ def _starter(options: argparse.Namespace, directory: Path, keys: Keys, random: R
         first,
         lambda store: role(store, keys, directory, place, random),
         serves=options.sequencer,
+        urls=file.urls,
     )
 
 
@@ -234,9 +237,11 @@ async def _run(
                 async with _reached(onion, public, port) as place:
                     address = Address(keys.server, place.host, place.port)
                     if start.serves:
-                        _show(directory, address, shown(store))
+                        _show(directory, address, start, shown(store))
                     if isinstance(role, SequencerRole):
-                        role.when_configured(lambda config: _show(directory, address, config))
+                        role.when_configured(
+                            lambda config: _show(directory, address, start, config)
+                        )
                     await _serve(listener, keys, random, role, address)
             finally:
                 role.close()
@@ -244,9 +249,11 @@ async def _run(
             store.close()
 
 
-def _show(directory: Path, address: Address, config: Config) -> None:
+def _show(directory: Path, address: Address, start: Start, config: Config) -> None:
     """The files for clients, and for ``cbfs-names invite``."""
-    policy = config.policy(address)
+    names = {name for name, _ in config.witnesses}
+    urls = tuple(each for each in start.urls.items() if each[0] in names)
+    policy = replace(config.policy(address), urls=urls)
     weaker = replace(policy, degraded=config.degraded(address))
     for name, made in ("policy", policy), ("policy.degraded", weaker):
         write_file(directory / name, made.encode().encode("ascii"), 0o644)
