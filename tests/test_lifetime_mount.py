@@ -1,16 +1,18 @@
 """Lifetimes as a user of a mount sees and sets them: metadata.toml by every way to save it, and
-messages that go by themselves."""
+messages that go by themselves, in one mount and between three."""
 
 import errno
 import os
 import stat
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from tests.mounted import Mounted, Watch, mounted
-from tests.world import wait_for
+from tests.world import User, World, wait_for, world
 
 pytestmark = pytest.mark.mount
 
@@ -183,3 +185,55 @@ def test_a_new_conversation_can_begin_with_one(mount: Mounted) -> None:
     error = mount.path / "outbox" / "wrong.error"
     wait_for(lambda: error.exists() or None, "the error file")
     assert "lifetime is not a time like" in error.read_text()
+
+
+@pytest.fixture
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with world(tmp_path_factory.mktemp("w")) as made:
+        yield made
+
+
+def ends(message: Path) -> float:
+    return datetime.fromisoformat(os.getxattr(message, "user.cbfs.ends").decode()).timestamp()
+
+
+def test_all_sides_delete_also_who_was_off(here: World) -> None:
+    alice, bob, carol = here.user("alice"), here.user("bob"), here.user("carol")
+    (alice.mountpoint / "outbox" / "bob,carol").mkdir()
+    alice.write("bob,carol", "first", "for ever\n")
+    folder = bob.wait_message("alice", "for ever\n").parent.name
+    carol.wait_message("alice", "for ever\n")
+    own = alice.wait_message("alice", "for ever\n")
+    assert save(alice.mountpoint / "outbox" / folder / "metadata.toml", 'lifetime = "30s"') == 0
+    alice.write(folder, "second", "for a while\n")
+    at_bob = bob.wait_message("alice", "for a while\n")
+    watch = Watch(at_bob.parent, Watch.GOES)
+    at_carol = carol.wait_message("alice", "for a while\n")
+    over = ends(at_carol)
+    carol.unmount()
+    says(at_bob.parent / "metadata.toml", 'lifetime = "30s"\nlifetime_from = "alice"')
+    says(bob.mountpoint / "outbox" / folder / "metadata.toml", 'lifetime = "30s"')
+    status = (bob.mountpoint / "status").read_text()
+    assert f"1 message in {folder}" in status
+    assert "the next at " in status
+    assert at_bob.lstat().st_mode & stat.S_ISVTX
+    watch.wait(at_bob.name)
+    watch.close()
+    for user in (alice, bob):
+        wait_for(lambda user=user: texts(user) == ["for ever\n"] or None, "it to go")  # type: ignore[misc]
+    assert own.exists()
+    wait_for(lambda: time.time() > over or None, "the time to be over")
+    carol.mount()
+    assert texts(carol) == ["for ever\n"]
+    assert not list((carol.mountpoint / "search" / "while").iterdir())
+
+
+def texts(user: User) -> list[str]:
+    """Of all messages; one that has just gone does not count."""
+    found = []
+    for path in user.messages():
+        try:
+            found.append(path.read_text())
+        except OSError as error:
+            assert error.errno in {errno.ENOENT, errno.ESTALE}
+    return found
