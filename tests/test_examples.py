@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -241,36 +242,64 @@ def test_updates_are_installed_and_never_taken_back(people: tuple[World, User, U
         assert subprocess.check_output([place / "current"]) == b"nine\n"
 
 
-def test_notifications_tell_who_has_written(people: tuple[World, User, User]) -> None:
-    """A real notification daemon, on a screen of its own."""
-    _, alice, bob = people
-    clear(alice, bob)
-    script = EXAMPLES / "notify" / "notify"
-    inner = f"dunst -print & exec /bin/sh {script}"
+@contextmanager
+def notifying(user: User) -> Iterator[subprocess.Popen[str]]:
+    """A real notification daemon on a screen of its own, which prints what it shows, and the
+    example that tells it."""
+    inner = f"dunst -print & exec /bin/sh {EXAMPLES / 'notify' / 'notify'}"
     process = subprocess.Popen(
         ["xvfb-run", "-a", "dbus-run-session", "--", "/bin/sh", "-c", inner],
-        env={**os.environ, "CBFS_MOUNT": str(bob.mountpoint)},
+        env={**os.environ, "CBFS_MOUNT": str(user.mountpoint)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
     try:
-        assert process.stdout is not None
         wait_for(lambda: watched(process.pid) or None, "inotifywait to watch")
-        run(alice, "alerts/alert", "bob", given="secret words\n")
-        seen = []
-        for text in process.stdout:
-            seen.append(text)
-            if "has written" in text:
-                break
-        assert any("alice" in text for text in seen)
-        assert not any("secret words" in text for text in seen)
+        yield process
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(WAIT)
-        process.stdout and process.stdout.close()
+        if process.stdout:
+            process.stdout.close()
+
+
+def shown(process: subprocess.Popen[str], words: str) -> str:
+    """All that has been shown, when ``words`` are."""
+    assert process.stdout is not None
+    seen = ""
+    while words not in seen:
+        if not select.select([process.stdout], [], [], WAIT)[0]:
+            raise AssertionError(f"waited in vain for {words!r}: {seen}")
+        data = os.read(process.stdout.fileno(), 65_536)
+        assert data, f"the notifications ended: {seen}"
+        seen += data.decode()
+    return seen
+
+
+def test_notifications_tell_who_has_written(people: tuple[World, User, User]) -> None:
+    _, alice, bob = people
+    clear(alice, bob)
+    with notifying(bob) as process:
+        run(alice, "alerts/alert", "bob", given="secret words\n")
+        seen = shown(process, "has written")
+    assert "alice" in seen
+    assert "secret words" not in seen
     assert len(list((bob.mountpoint / "unread").iterdir())) == 1
+
+
+def test_a_unit_that_fails_raises_a_notification_at_the_other_mount(
+    people: tuple[World, User, User],
+) -> None:
+    """All the way: the unit, its OnFailure=, the alert, the message, the desktop."""
+    _, alice, bob = people
+    clear(alice, bob)
+    with notifying(bob) as process:
+        fail_like_systemd(alice)
+        assert "alice" in shown(process, "has written")
+    (alert,) = (bob.mountpoint / "unread").iterdir()
+    assert alert.read_text().startswith("backup.service failed on host\n")
 
 
 def watched(group: int) -> bool:
