@@ -6,13 +6,13 @@ and after it nothing. The view is told when that is on the disk.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from heapq import heapify, heappop, heappush
 
 import trio
 
-from cbfs import book, deliveries, lifetimes, owed
+from cbfs import book, deliveries, lifetimes, owed, strangers
 from cbfs.arrivals import drop_arriving
 from cbfs.context import Context
 from cbfs.lifetimes import SLOT, End
@@ -23,6 +23,9 @@ from cbfs_common.errors import CbfsError
 
 BATCH = 64
 """Messages that are deleted in one transaction."""
+
+REREAD_MAX = 1_000
+"""Messages that end in one hour up to which that hour is read anew each time."""
 
 LOOK_AGAIN = 60.0
 """Seconds until the clock is looked at again: it may be set, and the machine may sleep."""
@@ -43,20 +46,31 @@ class Ended:
     missed: tuple[str, ...]
 
 
-def end(writer: Writer, ends: list[End]) -> list[Ended]:
+@dataclass(slots=True)
+class Done:
+    """What one transaction has deleted: messages, and something of these ``strangers``'."""
+
+    messages: list[Ended] = field(default_factory=list)
+    strangers: set[str] = field(default_factory=set)
+
+
+def end(writer: Writer, ends: list[End]) -> Done:
     """Delete what these are about, all that is queued of it included."""
-    ended = []
+    done = Done()
     for one in ends:
-        place = one.message
-        if place is None:
-            lifetimes.take_out(writer, one)
-            drop_arriving(writer, one.parts)
+        place, request = one.message, one.request
+        if place is not None:
+            message = book.get_message(writer, *place)
+            if message is not None and message.ends == one.when:
+                forget(writer, message)
+                done.messages.append(Ended(message, deliveries.give_up(writer, message)))
             continue
-        message = book.get_message(writer, *place)
-        if message is not None and message.ends == one.when:
-            forget(writer, message)
-            ended.append(Ended(message, deliveries.give_up(writer, message)))
-    return ended
+        lifetimes.take_out(writer, one)
+        if request is None:
+            drop_arriving(writer, one.parts)
+        elif name := strangers.end(writer, request):
+            done.strangers.add(name)
+    return done
 
 
 class Timetable:
@@ -103,6 +117,12 @@ class Timetable:
         """The store is to be asked anew."""
         self._slot = None
 
+    def refresh(self) -> None:
+        """The same, if that costs little: what arrives in part, and what strangers send, nobody
+        notes."""
+        if len(self._heap) <= REREAD_MAX:
+            self._slot = None
+
     def _load(self, reader: Reader) -> bool:
         for slot in lifetimes.slots(reader):
             self._slot, self._heap = slot, lifetimes.in_slot(reader, slot)
@@ -112,11 +132,15 @@ class Timetable:
 
 
 class Ending:
-    """Deletes messages when their time is over; tells ``ended`` of each."""
+    """Deletes messages when their time is over; tells ``ended`` of each, and ``asks`` of strangers
+    whose requests are shorter or gone."""
 
-    def __init__(self, context: Context, ended: Callable[[Ended], None]) -> None:
+    def __init__(
+        self, context: Context, ended: Callable[[Ended], None], asks: Callable[[str], None]
+    ) -> None:
         self._context = context
         self._ended = ended
+        self._asks = asks
         self._timetable = Timetable()
         self._news = trio.Event()
 
@@ -140,6 +164,7 @@ class Ending:
         task_status.started()
         while True:
             self._news = trio.Event()
+            self._timetable.refresh()
             wait = self._left() if await self._delete() else LOOK_AGAIN
             with trio.move_on_after(wait):
                 await self._news.wait()
@@ -160,16 +185,18 @@ class Ending:
             if not ends:
                 return True
             try:
-                ended = await context.store.commit(partial(end, ends=ends))
+                done = await context.store.commit(partial(end, ends=ends))
             except CbfsError as error:
                 context.problems.set("ending", f"what has ended could not be deleted: {error}")
                 self._timetable.reread()
                 return False
             context.problems.clear("ending")
-            self._tell(ended)
+            self._tell(done)
 
-    def _tell(self, ended: list[Ended]) -> None:
-        for one in ended:
+    def _tell(self, done: Done) -> None:
+        for name in sorted(done.strangers):
+            self._asks(name)
+        for one in done.messages:
             for who in one.missed:
                 self._context.problems.set(
                     f"ended {who}",

@@ -78,7 +78,7 @@ class Engine(Acquaintances):
         self._view: View | None = None
         self._preparing: set[str] = set()
         self._reminders = Reminders(context)
-        self.ending = Ending(context, self._ended)
+        self.ending = Ending(context, self._ended, self._asks)
         self._sender = Sender(
             context, lambda: own.bundle, self._message_changed, self._reminders.add, nursery
         )

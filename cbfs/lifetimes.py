@@ -2,7 +2,8 @@
 Lifetimes.
 
 ``Table.ENDS`` has a record for each message that ends, under ``blind(slot) 16 | conversation 16 |
-serial u64``, and for each file that is arriving in parts, under ``blind(slot) 16 | parts' key 16``:
+serial u64``, for each file that is arriving in parts, under ``blind(slot) 16 | parts' key 16``, and
+for each envelope's worth of a stranger's request, under ``blind(slot) 16 | r | request's key 24``:
 when, in milliseconds since 1970. A slot is an hour; which slots there are is one more record. So
 what ends next is found without looking at all, and record keys tell nobody when that is. The
 records are put and taken away in the transaction of what they are about.
@@ -24,6 +25,8 @@ SLOT = 3_600_000
 BLIND_SIZE = 16
 _CONVERSATION = slice(BLIND_SIZE, BLIND_SIZE + 16)
 _OF_MESSAGE = BLIND_SIZE + 24
+_REQUEST = b"r"
+_OF_REQUEST = BLIND_SIZE + len(_REQUEST) + 24
 
 _SLOTS = b"ends"
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
@@ -101,10 +104,16 @@ class End:
 
     @property
     def message(self) -> tuple[bytes, int] | None:
-        """(conversation, serial), None for a file that is arriving."""
+        """(conversation, serial), None for what is no message yet."""
         if len(self.key) != _OF_MESSAGE:
             return None
         return self.key[_CONVERSATION], int.from_bytes(self.key[_OF_MESSAGE - 8 :], "big")
+
+    @property
+    def request(self) -> bytes | None:
+        """The key in ``Table.REQUESTS`` of what a stranger has sent, None for all else."""
+        whole = len(self.key) == _OF_REQUEST
+        return self.key[BLIND_SIZE + len(_REQUEST) :] if whole else None
 
     @property
     def parts(self) -> bytes:
@@ -136,6 +145,13 @@ def schedule_parts(writer: Writer, parts: bytes, lifetime: Lifetime, now: int) -
     ends = end_of(lifetime, now, waits=False)
     if ends:
         _add(writer, End(ends, _key(writer, ends, parts)))
+
+
+def schedule_request(writer: Writer, request: bytes, lifetime: Lifetime, now: int) -> None:
+    """A stranger has sent something with a lifetime, which waits under this key."""
+    ends = end_of(lifetime, now, waits=False)
+    if ends:
+        _add(writer, End(ends, _key(writer, ends, _REQUEST + request)))
 
 
 def delivered(writer: Writer, message: Message, now: int) -> Message:

@@ -12,6 +12,7 @@ which is offered again later (PROTOCOL.rst, What is owed), and asked for once th
 
 from collections.abc import Iterator
 
+from cbfs import lifetimes
 from cbfs.arrivals import Arrivals, Receiving, store_part
 from cbfs.book import get_conversation
 from cbfs.contact import Contact, Standing
@@ -59,7 +60,20 @@ def hold(writer: Writer, contact: Contact, body: bytes, now: int) -> bool:
         return False
     key = prefix + u64(writer.next_number(b"request"))
     writer.put(Table.REQUESTS, key, pack(contact.name, now, body))
+    part = decode_body(body)
+    if isinstance(part, Part):
+        lifetimes.schedule_request(writer, key, part.lifetime, now)
     return True
+
+
+def end(writer: Writer, key: bytes) -> str | None:
+    """The lifetime of this record is over: whose it was, None when it is not here any more."""
+    data = writer.get(Table.REQUESTS, key)
+    if data is None:
+        return None
+    writer.delete(Table.REQUESTS, key)
+    name: str = unpack(data, str, int, bytes)[0]
+    return name
 
 
 def is_full(reader: Reader) -> bool:

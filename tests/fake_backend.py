@@ -234,7 +234,8 @@ class FakeBackend:
                 ends = timetable.due(reader, 2**62, 1_000)
             if not ends:
                 return
-            for ended in await self.store.commit(partial(end, ends=ends)):
+            done = await self.store.commit(partial(end, ends=ends))
+            for ended in done.messages:
                 if self.view:
                     self.view.message_ended(ended.message)
 

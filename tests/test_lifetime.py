@@ -2,9 +2,10 @@
 happens in between. A store, and a clock that the test sets."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from cbfs import book, deliveries, lifetimes
+from cbfs import book, deliveries, lifetimes, strangers
+from cbfs.arrivals import Arrivals, Receiving, store_part
 from cbfs.book import Arrival
+from cbfs.contact import Contact
 from cbfs.ending import Timetable, end, forget
 from cbfs.lifetimes import SLOT, Setting, parse, words
 from cbfs.metadata import read_changed, read_new, text_of
 from cbfs.model import Content, Conversation, Delivery, Message, Refused
-from cbfs.store import Reader, Table, Writer
+from cbfs.store import Reader, Store, Table, Writer
 from cbfs.stored import u32, u64
+from cbfs_common.conversation import conversation_id
 from cbfs_common.lifetime import FOREVER, Lifetime, agreed, changed, end_of, is_lifetime
 from cbfs_common.limits import (
     DATE_MAX,
@@ -30,6 +34,8 @@ from cbfs_common.limits import (
     MESSAGE_LIFETIME_MAX,
     MESSAGE_LIFETIME_MIN,
 )
+from cbfs_common.message import Part, encode_part
+from tests.fake_backend import BOB
 from tests.stores import open_store
 
 SECONDS = st.just(0) | st.integers(MESSAGE_LIFETIME_MIN, MESSAGE_LIFETIME_MAX)
@@ -279,7 +285,7 @@ class Ends(RuleBasedStateMachine):
     def nothing_is_there_whose_time_is_over(self) -> None:
         while due := self.read(lambda reader: self.timetable.due(reader, self.now, 2)):
             assert len(set(due)) == len(due)
-            for ended in self.change(partial(end, ends=due)):
+            for ended in self.change(partial(end, ends=due)).messages:
                 kept = self.kept.pop(ended.message.serial)
                 assert kept.ends <= self.now
                 assert set(ended.missed) == kept.recipients
@@ -318,3 +324,98 @@ def message_to(message: Message) -> list[str]:
 
 TestEnds = Ends.TestCase
 TestEnds.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+# What others send
+
+
+def said(text: bytes, number: int, count: int, lifetime: Lifetime) -> Part:
+    """A part, of ten bytes, of what bob sends."""
+    whole = text * count
+    people = ("alice", "bob")
+    return Part(
+        id=blake2b(text, digest_size=16).digest(),
+        conversation=conversation_id(people, "", 0),
+        parents=(),
+        participants=people,
+        subject="",
+        date=DATE_MAX,
+        file_name="",
+        number=number,
+        count=count,
+        size=len(whole),
+        digest=blake2b(whole, digest_size=32).digest(),
+        chunk=text,
+        bundle=b"",
+        lifetime=lifetime,
+    )
+
+
+def take(store: Store, part: Part, now: int) -> None:
+    receiving = Receiving("alice", now, 0, receipts=False)
+    store.write(lambda writer: store_part(writer, Arrivals({}), receiving, "bob", part))
+
+
+def end_all(store: Store, now: int) -> None:
+    timetable = Timetable()
+    while True:
+        with store.read() as reader:
+            due = timetable.due(reader, now, 100)
+        if not due:
+            return
+        store.write(partial(end, ends=due))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = open_store(tmp_path)
+    yield made
+    made.close()
+
+
+def test_what_has_come_in_part_goes_as_well(store: Store) -> None:
+    for text in (b"0123456789", b"9876543210"):
+        take(store, said(text, 0, 2, Lifetime(60, 1)), START)
+    end_all(store, START + 59_000)
+    take(store, said(b"9876543210", 1, 2, Lifetime(60, 1)), START + 59_000)
+    with store.read() as reader:
+        assert reader.count(Table.PARTS) == 1
+        assert reader.count(Table.MESSAGES) == 1
+    end_all(store, START + 60_000)
+    with store.read() as reader:
+        assert reader.count(Table.PARTS) == 0
+        assert reader.count(Table.CONTENT) == 2
+        (message,) = book.load_messages(reader, said(b"", 0, 1, FOREVER).conversation)
+        assert message.ends == START + 119_000
+    end_all(store, START + 119_000)
+    with store.read() as reader:
+        assert {reader.count(t) for t in (Table.CONTENT, Table.MESSAGES, Table.ENDS)} == {0}
+        assert not lifetimes.slots(reader)
+
+
+def test_what_waits_in_a_request_goes_as_well(store: Store) -> None:
+    contact = Contact(BOB, START)
+    for text, lifetime in ((b"soon", Lifetime(60, 1)), (b"later", FOREVER), (b"now", FOREVER)):
+        body = encode_part(said(text, 0, 1, lifetime))
+        assert store.write(partial(strangers.hold, contact=contact, body=body, now=START))
+    with store.read() as reader:
+        found = strangers.request(reader, "bob")
+        assert found is not None
+        assert (found.head, found.messages) == (b"soon", 3)
+    end_all(store, START + 60_000)
+    with store.read() as reader:
+        found = strangers.request(reader, "bob")
+        assert found is not None
+        assert (found.head, found.messages) == (b"later", 2)
+        assert not list(reader.keys(Table.ENDS))
+
+
+def test_a_message_that_is_far_ahead_changes_nothing_but_itself(store: Store) -> None:
+    key = said(b"", 0, 1, FOREVER).conversation
+    take(store, said(b"one", 0, 1, Lifetime(DAY, 2)), START)
+    take(store, said(b"two", 0, 1, Lifetime(60, LIFETIME_CHANGE_MAX)), START)
+    take(store, said(b"three", 0, 1, Lifetime(60, 1)), START)
+    with store.read() as reader:
+        assert lifetimes.setting(reader, key) == Setting(Lifetime(DAY, 2), "bob", START)
+        kept = [message.ends - START for message in book.load_messages(reader, key)]
+    assert kept == [DAY * 1_000, 60_000, 60_000]
