@@ -19,7 +19,7 @@ import trio
 
 from cbfs.areas import RULES, Area, TreeError
 from cbfs.blocks import BLOCK, Layer, count_blocks
-from cbfs.metadata_file import is_place
+from cbfs.metadata_file import MetadataText, is_place
 from cbfs.model import Backend, Content
 from cbfs.nodes import (
     Directory,
@@ -115,6 +115,8 @@ class Contents:
 
     async def describe(self, node: Node, mode: int | None, mtime_ns: int | None) -> None:
         """Change permissions or time; Raises TreeError for what is not the user's."""
+        if isinstance(node, MetadataText) and node.editable:
+            return  # editors set them once more when they have saved
         if not isinstance(node, File | Link) and not (
             isinstance(node, Directory)
             and not RULES[node.area].files

@@ -54,6 +54,13 @@ def gone(path: Path) -> None:
     wait_for(lambda: not os.path.lexists(path) or None, f"{path} to go")
 
 
+SET = 's/^lifetime = .*/lifetime = "SET"/'
+EMACS = (
+    '(progn (find-file "metadata.toml") (re-search-forward "^lifetime = .*")'
+    ' (replace-match "lifetime = \\"SET\\"") (save-buffer))'
+)
+
+
 def test_every_way_to_save_it_sets_it(mount: Mounted) -> None:
     folder, drafts = begin(mount)
     for seconds, script in enumerate(
@@ -64,6 +71,12 @@ def test_every_way_to_save_it_sets_it(mount: Mounted) -> None:
             "echo 'lifetime = \"SET\"' > x.tmp; mv x.tmp metadata.toml",
             "cp -p metadata.toml metadata.toml~; echo 'lifetime = \"SET\"' > metadata.toml",
             "mv metadata.toml metadata.toml~; echo 'lifetime = \"SET\"' > metadata.toml",
+            f"printf '%s\\nw\\nq\\n' ',{SET}' | ed -s metadata.toml",
+            f"printf '%s\\nwq\\n' '%{SET}' | vim -N -es metadata.toml",
+            f"printf '%s\\nwq\\n' '%{SET}' | vim -N -es -c 'set backupcopy=no' metadata.toml",
+            f"emacs -Q --batch --eval '{EMACS}' 2>&1 | grep -v Wrote || true",
+            "chmod 600 metadata.toml; touch metadata.toml; sed -i '/lifetime/d' metadata.toml;"
+            " echo 'lifetime = \"SET\"' > metadata.toml",
             "echo 'lifetime = \"SET\"' > ../../tmp/x; cp ../../tmp/x metadata.toml",
             "echo 'lifetime = \"SET\"' > ../../tmp/x; mv ../../tmp/x metadata.toml",
         ),
@@ -78,7 +91,7 @@ def test_every_way_to_save_it_sets_it(mount: Mounted) -> None:
     assert not mount.messages()
     mount.unmount()
     mount.mount()
-    assert 'lifetime = "18s"' in (drafts / "metadata.toml").read_text()
+    assert 'lifetime = "23s"' in (drafts / "metadata.toml").read_text()
     assert save(drafts / "metadata.toml", 'lifetime = ""') == 0
     assert 'lifetime = ""' in (folder / "metadata.toml").read_text()
 
