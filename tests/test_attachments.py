@@ -60,7 +60,7 @@ def test_a_large_file_goes_on_where_it_was_after_kills(tmp_path: Path) -> None:
 
 
 def test_a_folder_arrives_whole_though_both_are_killed_in_the_middle(tmp_path: Path) -> None:
-    files = {"one.txt": b"one", "deep/film.bin": os.urandom(3 << 20), "deep/er/last": b"last"}
+    files = {"one.txt": b"one", "deep/film.bin": os.urandom(SIZE), "deep/er/last": b"last"}
     with world(tmp_path) as programs:
         alice, bob = programs.user("alice"), programs.user("bob")
         (alice.mountpoint / "outbox" / "bob").mkdir()
@@ -85,7 +85,8 @@ def test_a_folder_arrives_whole_though_both_are_killed_in_the_middle(tmp_path: P
                 for path in found.rglob("*")
                 if path.is_file()
             } == files
-        assert [path.name for path in (bob.mountpoint / "unread").iterdir()] == []
+        unread = bob.mountpoint / "unread"
+        wait_for(lambda: not list(unread.iterdir()) or None, "it to be no longer unread")
         assert there.name in (there.parent / "transcript").read_text()
         wait_for(lambda: b"received" in os.getxattr(sent, "user.cbfs.state") or None, "the receipt")
         shutil.rmtree(there)

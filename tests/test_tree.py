@@ -22,7 +22,7 @@ from cbfs_common.limits import FILE_SIZE_MAX
 from tests.fake_backend import NOBODY, FakeBackend
 from tests.stores import open_store
 
-FINISH = 20.0
+FINISH = 60.0
 """Seconds that a test may wait for what must happen."""
 
 
