@@ -23,12 +23,27 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 def source_of(mountpoint: Path) -> str | None:
     """What cbfs has mounted there: the account's directory. None when it has nothing there."""
+    found = _mounted(mountpoint)
+    return found[0] if found else None
+
+
+def device_of(mountpoint: Path) -> int:
+    """The st_dev of what cbfs has mounted there, without asking it; 0 when it has nothing there."""
+    found = _mounted(mountpoint)
+    return found[1] if found else 0
+
+
+def _mounted(mountpoint: Path) -> tuple[str, int] | None:
+    """(source, device) of what is on top there, if it is ours."""
     found = None
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         head, _, tail = line.partition(" - ")
         kind, source = tail.split(" ")[:2]
-        if _plain(head.split(" ")[4]) == str(mountpoint):  # the last one is on top
-            found = _plain(source) if kind == "fuse.cbfs" else None
+        _id, _parent, device, _root, place = head.split(" ")[:5]
+        if _plain(place) == str(mountpoint):  # the last one is on top
+            major, minor = map(int, device.split(":"))
+            ours = kind == "fuse.cbfs"
+            found = (_plain(source), os.makedev(major, minor)) if ours else None
     return found
 
 

@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 STAGED = ".cbfs-"
 """What the names of things that are about to be shown begin with."""
 
+_WORKER = (sys.executable, "-I", "-S", reveal_worker.__file__)
+
 BATCH = 64
 """Changes that the process is told of at once, at most."""
 
@@ -61,8 +63,11 @@ class Revealer:
     """See ``showing.Revealer``. ``run`` it when the FUSE loop runs; it has started when the mount
     answers. ``close`` it when the mount has ended."""
 
-    def __init__(self, mountpoint: Path) -> None:
+    def __init__(self, mountpoint: Path, device: int = 0) -> None:
+        """``device``: the st_dev of the mount, where another process has made it: it may have
+        done so elsewhere than where we see ``mountpoint``."""
         self._mountpoint = mountpoint
+        self._device = device
         self._jobs, self._work = trio.open_memory_channel[_Job](sys.maxsize)
         self._changes: dict[int, _Change] = {}
         self._touched: set[int] = set()
@@ -121,7 +126,7 @@ class Revealer:
         """Work on what is asked for until ``close``. When the process ends too early, changes are
         made without being shown."""
         process = await trio.lowlevel.open_process(
-            [sys.executable, "-I", "-S", reveal_worker.__file__, str(self._mountpoint)],
+            [*_WORKER, str(self._mountpoint), *([str(self._device)] if self._device else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # else who started the mount would wait for its end

@@ -12,9 +12,10 @@ import sys
 
 
 def main() -> None:
-    """``reveal_worker.py MOUNTPOINT``: until its standard input ends."""
+    """``reveal_worker.py MOUNTPOINT [DEVICE]``: until its standard input ends. Where the mountpoint
+    is not of that device (st_dev), nothing is done; default: of the one that it is now."""
     mountpoint = sys.argv[1]
-    device = os.stat(mountpoint).st_dev  # noqa: PTH116 - few imports: it starts with every mount
+    device = int(sys.argv[2]) if len(sys.argv) > 2 else _device(mountpoint)
     _answer([])
     for line in sys.stdin:
         _answer([_call(mountpoint, device, *words) for words in json.loads(line)])
@@ -24,7 +25,7 @@ def _call(mountpoint: str, device: int, kind: str, source: str, target: str) -> 
     """The errno."""
     try:
         # after an unmount the path is that of a plain directory, where nothing may be made
-        if os.stat(mountpoint).st_dev != device:  # noqa: PTH116
+        if _device(mountpoint) != device:
             return 0
         if kind == "show":
             os.rename(source, target)  # noqa: PTH104
@@ -37,6 +38,14 @@ def _call(mountpoint: str, device: int, kind: str, source: str, target: str) -> 
     except OSError as error:
         return error.errno or errno.EIO
     return 0
+
+
+def _device(mountpoint: str) -> int:
+    """0 where nothing is."""
+    try:
+        return os.stat(mountpoint).st_dev  # noqa: PTH116 - few imports: it starts with every mount
+    except FileNotFoundError:
+        return 0
 
 
 def _answer(numbers: list[int]) -> None:

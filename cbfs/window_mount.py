@@ -28,7 +28,7 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from cbfs.mount_table import WINDOW_SOURCE, end
+from cbfs.mount_table import WINDOW_SOURCE, device_of, end
 from cbfs.network import run
 from cbfs.window_wire import (
     LOOK,
@@ -348,5 +348,6 @@ async def _live(daemon: Daemon, options: WindowOptions, ready: Callable[[], None
         nursery.start_soon(answer)
         nursery.start_soon(end_by_signal)
         nursery.start_soon(follow)
-        await daemon.answer(MOUNTED, os.fsencode(options.mountpoint))
+        place = options.mountpoint
+        await daemon.answer(MOUNTED, os.fsencode(place), device_of(place))
         ready()

@@ -183,7 +183,7 @@ class WindowOperations(Operations):
         entry.st_ino = pyfuse3.InodeT(self.numbers.number(node))
         return entry
 
-    def watch(self, mountpoint: Path) -> Revealer:
-        """From now on, changes are shown to who watches there."""
-        self.revealer = Revealer(mountpoint)
+    def watch(self, mountpoint: Path, device: int) -> Revealer:
+        """From now on, changes are shown to who watches there (``device``: its st_dev)."""
+        self.revealer = Revealer(mountpoint, device)
         return self.revealer

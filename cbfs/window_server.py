@@ -212,9 +212,10 @@ class _Calls:
             "listxattr": self._listxattr,
         }
 
-    async def _mounted(self, mountpoint: bytes) -> None:
+    async def _mounted(self, mountpoint: bytes, device: int) -> None:
         if self._do.revealer is None:
-            await self._nursery.start(self._do.watch(Path(os.fsdecode(mountpoint))).run)
+            revealer = self._do.watch(Path(os.fsdecode(mountpoint)), device)
+            await self._nursery.start(revealer.run)
 
     def _forget(self, inodes: list[list[int]]) -> None:
         for inode, count in inodes:

@@ -31,11 +31,11 @@ LOOK: Final = "look"
 [error, hint]."""
 
 MOUNTED: Final = "mounted"
-"""[mountpoint]: it answers from now on; answered when changes are shown there."""
+"""[mountpoint, st_dev]: it answers from now on; answered when changes are shown there."""
 
 ARGUMENTS: Final[dict[str, tuple[type, ...]]] = {
     LOOK: (str,),
-    MOUNTED: (bytes,),
+    MOUNTED: (bytes, int),
     "lookup": (int, bytes, int),  # parent, name, thread
     "forget": (list,),  # [inode, count] each; not answered
     "getattr": (int,),

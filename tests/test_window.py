@@ -159,7 +159,8 @@ def test_a_window_is_live_and_its_owner_decides_what_is_read() -> None:
             arrivals.wait("-bob")
             wait_for(lambda: "more\n" in opened.texts("bob") or None, "the message to be shown")
             script = (
-                "echo draft > a; mv a b; echo more >> b; ln -s x .#lock; rm .#lock; chmod 600 b"
+                "echo draft > a.part; echo more >> a.part; chmod 600 a.part; mv a.part b;"
+                "ln -s x .#lock; rm .#lock"
             )
             subprocess.run(["sh", "-euc", script], cwd=opened.outbox, check=True, timeout=WAIT)
             gone.wait("b")
@@ -224,6 +225,38 @@ def test_an_editor_holds_its_message_in_a_window() -> None:
             wait_for(lambda: "letter: vim" in status.read_text() or None, "it to be held")
             vim.stdin.write(b"a\nsecond\n.\nw\nq!\n")
         mount.wait_messages("first\nsecond\n")
+
+
+@on_a_mount
+def test_a_window_in_another_namespace_changes_nothing_at_its_path_here() -> None:
+    """The daemon shows changes by calls at the window's path: here that is a plain folder."""
+    with mounted() as mount:
+        mount.arrive("bob", "hello")
+        mount.wait_messages("hello\n", sender="bob")
+        name, here = folder_with(mount, "bob"), mount.path.parent / "window"
+        plain = here / "outbox" / name / "answer"
+        plain.parent.mkdir(parents=True)
+        plain.write_text("not the window's\n")
+        script = """
+            mount --make-rprivate /
+            "$@" 2>/dev/null
+            cd "$0/outbox/$NAME" && echo answered > answer
+            while test -e answer; do sleep 0.1; done
+            cat "$0/conversations/$NAME"/*-alice
+            cd / && fusermount3 -u "$0"
+        """
+        ours = program("mount.cbfs", mount.account, here, "-o", f"only={name}")
+        done = subprocess.run(
+            ["unshare", "-m", "sh", "-euc", script, here, *ours],
+            env={**ENVIRONMENT, "NAME": name},
+            capture_output=True,
+            text=True,
+            timeout=WAIT,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, "answered\n"), done.stderr
+        mount.wait_messages("answered\n")
+        assert plain.read_text() == "not the window's\n"
 
 
 @on_a_mount
