@@ -272,12 +272,13 @@ async def verifier(
     peers: dict[str, Address],
     clock: Callable[[], float] = lambda: NOW,
     first: Config | None = None,
+    current: bool = False,
 ) -> AsyncIterator[VerifierRole]:
     """A real verifier with its files in ``path``. ``first``: the directory's first configuration,
-    when it is another."""
+    when it is another. ``current``: the operator's word that the store is no old copy."""
     await trio.Path(path).mkdir(exist_ok=True)
     keys = Keys(at.secret, KEYS.log, seed(name))
-    beside = Beside(ConfigFile(config, sequencer, peers), None, (), current=False)
+    beside = Beside(ConfigFile(config, sequencer, peers), None, (), current)
     failure: Exception | None = None
     with stored(path / "store", first or config) as store:
         role = VerifierRole(store, keys, path, beside, RANDOM, clock)

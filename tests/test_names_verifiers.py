@@ -3,6 +3,7 @@
 import logging
 import shutil
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ import trio
 from cbfs_common.names_config import Config, ConfigFile
 from cbfs_common.names_note import Checkpoint, Note, cosign, parse_note
 from cbfs_common.names_operations import Kind, Operation
-from cbfs_common.names_wire import AskHead, HeadIs, Receipted, Submit, decode_reply
+from cbfs_common.names_refusals import Refusal
+from cbfs_common.names_wire import AskHead, HeadIs, Receipted, Refused, Submit, decode_reply
 from cbfs_names.block import Block
-from cbfs_names.calls import connected
+from cbfs_names.calls import PeerLink, connected
+from cbfs_names.cli import main
 from cbfs_names.keys import Keys
 from cbfs_names.peer_wire import Await, Done, Offer, Vote
 from cbfs_names.separate import Beside, SequencerRole
@@ -25,6 +28,7 @@ from tests.names_panel import (
     Place,
     Proposer,
     ask,
+    key,
     panel_of,
     place,
     proposer,
@@ -197,35 +201,88 @@ def test_the_quorum_gives_the_directory_into_other_hands(
     trio.run(run)
 
 
+async def times(at: Place) -> list[int]:
+    """Of v1's cosignatures of the head."""
+    reply = decode_reply(await ask(at.address, AskHead()))
+    if not isinstance(reply, HeadIs):
+        return []
+    return [line.time for line in parse_note(reply.note).lines if line.name == "v1"]
+
+
+async def voted(link: PeerLink, text: bytes, at: int) -> None:
+    line = cosign(seed("v1"), "v1", at, text)
+    assert await link.call(Vote(Note(text, (line,)).encode())) == Done()
+
+
+async def by_hand(path: Path, go: Callable[[PeerLink, Place, bytes], Awaitable[None]]) -> None:
+    """A sequencer whose only verifier is in the test's hand, with the first round's checkpoint."""
+    config = panel_of("v1", threshold=1)
+    async with place("s") as s:
+        beside = Beside(ConfigFile(config, None, {}), None, (), current=False)
+        with stored(path / "s", config) as store:
+            role = SequencerRole(store, Keys(s.secret, KEYS.log, b""), path, beside, RANDOM)
+            async with serving(s, role), trio.open_nursery() as nursery:
+                nursery.start_soon(role.run)
+                async with connected(s.address, RANDOM) as link:
+                    offer = await link.call(Await(0, b"", 0))
+                    assert isinstance(offer, Offer)
+                    await go(link, s, Checkpoint(config.namespace, 1, offer.leaf).encode())
+                nursery.cancel_scope.cancel()
+            role.close()
+
+
 def test_an_old_cosignature_that_is_shown_again_makes_no_head_older(tmp_path: Path) -> None:
     """By anybody who has kept one, to have clients refuse the head as stale."""
-    config = panel_of("v1", threshold=1)
 
-    async def times(at: Place) -> list[int]:
-        reply = decode_reply(await ask(at.address, AskHead()))
-        if not isinstance(reply, HeadIs):
-            return []
-        return [line.time for line in parse_note(reply.note).lines if line.name == "v1"]
+    async def go(link: PeerLink, s: Place, text: bytes) -> None:
+        for at, expected in (1_000, 1_000), (3_000, 3_000), (2_000, 3_000):
+            await voted(link, text, at)
+            with trio.fail_after(PATIENCE):
+                while not await times(s):  # the first round takes a moment
+                    await trio.sleep(0.05)
+            assert await times(s) == [expected]
+
+    trio.run(by_hand, tmp_path, go)
+
+
+def test_a_verifier_that_signs_two_heads_of_one_size_is_proven_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also before either is published. The directory stops, for people to decide."""
+
+    async def go(link: PeerLink, s: Place, text: bytes) -> None:
+        await voted(link, text, 1_000)
+        other = Checkpoint(NAMESPACE, 1, bytes(32)).encode()
+        await voted(link, other, 1_001)
+        reply = decode_reply(await ask(s.address, Submit(commit("alice").encode())))
+        assert reply == Refused(Refusal.EQUIVOCATION)
+
+    trio.run(by_hand, tmp_path, go)
+    assert main(["audit", str(tmp_path / "evidence")]) == 0
+    assert f"the key {key('v1').encode()} has signed two histories" in capsys.readouterr().out
+
+
+def test_a_verifier_waits_for_who_is_away_unless_its_operator_vouches(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """v2 is gone: with v3 away as well, nobody could say whether v1 and v2 have signed a head."""
+    caplog.set_level(logging.WARNING)
 
     async def run() -> None:
-        async with place("s") as s:
-            beside = Beside(ConfigFile(config, None, {}), None, (), current=False)
-            with stored(tmp_path / "s", config) as store:
-                role = SequencerRole(store, Keys(s.secret, KEYS.log, b""), tmp_path, beside, RANDOM)
-                async with serving(s, role), trio.open_nursery() as nursery:
-                    nursery.start_soon(role.run)
-                    async with connected(s.address, RANDOM) as link:
-                        offer = await link.call(Await(0, b"", 0))
-                        assert isinstance(offer, Offer)
-                        text = Checkpoint(config.namespace, 1, offer.leaf).encode()
-                        for at, expected in (1_000, 1_000), (3_000, 3_000), (2_000, 3_000):
-                            line = cosign(seed("v1"), "v1", at, text)
-                            assert await link.call(Vote(Note(text, (line,)).encode())) == Done()
-                            with trio.fail_after(PATIENCE):
-                                while not await times(s):  # the first round takes a moment
-                                    await trio.sleep(0.05)
-                            assert await times(s) == [expected]
-                    nursery.cancel_scope.cancel()
-                role.close()
+        async with place("s") as s, place("v1") as p1:
+            async with place("v2") as p2:
+                peers = {"v1": p1.address, "v2": p2.address}
+            with stored(tmp_path / "s", TWO_OF_THREE) as store:
+                async with proposer(s, store, "v3") as sequencer:
+                    block = sequencer.make()
+                    sequencer.propose(block)
+                    args = tmp_path / "v1", "v1", TWO_OF_THREE, p1, s.address, peers
+                    async with verifier(*args):
+                        with trio.fail_after(PATIENCE):
+                            while "nothing is signed before more peers" not in caplog.text:
+                                await trio.sleep(0.05)
+                        assert not sequencer.answered
+                    async with verifier(*args, current=True):
+                        await sequencer.until(lambda: sequencer.signed_by("v1", block))
 
     trio.run(run)

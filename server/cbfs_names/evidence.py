@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cbfs_common.errors import DecodeError
 from cbfs_common.names_audit import Equivocation, signed_by
-from cbfs_common.names_note import Note, parse_checkpoint, parse_note
+from cbfs_common.names_note import Note, NoteKey, parse_checkpoint, parse_note
 from cbfs_names.keys import write_file
 from cbfs_names.log import Log
 from cbfs_names.replay import config_now
@@ -38,6 +38,15 @@ def compare(view: Snapshot, foreign: Note) -> list[Equivocation]:
         for key in (config.log, *(key for _, key in config.witnesses))
         if signed_by(key, foreign) and signed_by(key, own)
     ]
+
+
+def doubled(key: NoteKey, one: Note, other: Note) -> Equivocation | None:
+    """What two checkpoints of one size prove that a key has signed."""
+    here, there = (parse_checkpoint(note.text.decode("ascii")) for note in (one, other))
+    if here.size != there.size or here.root == there.root:
+        return None
+    made = Equivocation(key, one, other, there.root, ())
+    return made if made.proven() else None
 
 
 def keep(store: Store, data: Path, found: list[Equivocation]) -> None:

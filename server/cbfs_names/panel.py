@@ -9,6 +9,7 @@ from pathlib import Path
 import trio
 
 from cbfs_common.errors import CryptoError, DecodeError
+from cbfs_common.names_audit import Equivocation
 from cbfs_common.names_config import Config, config_of
 from cbfs_common.names_note import (
     Note,
@@ -20,7 +21,7 @@ from cbfs_common.names_note import (
 from cbfs_common.names_receipt import verify_receipt
 from cbfs_common.names_refusals import Refusal
 from cbfs_names.block import Block, decode_refusal
-from cbfs_names.evidence import compare, keep
+from cbfs_names.evidence import compare, doubled, keep
 from cbfs_names.heads import Head, Outcome, head_of
 from cbfs_names.limits import AWAIT_PATIENCE, AWAITING_MAX, CALL_TIMEOUT, PRESENCE, RETRY_PAUSE
 from cbfs_names.peer_wire import (
@@ -254,6 +255,7 @@ class Panel:
 
     def _count(self, note: Note, found: dict[str, SignatureLine]) -> None:
         size = parse_checkpoint(note.text.decode("ascii")).size
+        self._check_doubled(note, found)
         for name, line in found.items():
             self._present[name] = max(line.time, self._present.get(name, 0))
         if self._block is not None and note.text == self._text:
@@ -268,9 +270,24 @@ class Panel:
         else:
             self._compare(note)
 
+    def _check_doubled(self, note: Note, found: dict[str, SignatureLine]) -> None:
+        """Has one of them signed another checkpoint of this size before?"""
+        proven = []
+        with self._store.read() as view:
+            for name, key in self._config.witnesses:
+                vote = view.vote(key.public) if name in found else None
+                made = vote and doubled(key, parse_note(vote), note)
+                if made:
+                    proven.append(made)
+        self._stop(proven)
+
     def _compare(self, note: Note) -> None:
         with self._store.read() as view:
             found = compare(view, note)
+        self._stop(found)
+
+    def _stop(self, found: list[Equivocation]) -> None:
+        """For people to decide, when there is evidence."""
         if found:
             keep(self._store, self._data, found)
             self._config, self._stopped = self._read()
