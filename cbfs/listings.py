@@ -54,12 +54,7 @@ def add(writer: Writer, message: Message) -> None:
 
 def change(writer: Writer, message: Message) -> None:
     """Something of it is other than before. Its page may grow beyond PAGE_SIZE by that."""
-    key = _key(message.conversation, message.serial)
-    page = writer.key_up_to(Table.LISTINGS, key, message.conversation)
-    if page is not None:
-        entries = _entries(writer.get(Table.LISTINGS, page) or b"")
-        changed = (entry_of(message) if e[0] == message.serial else e for e in entries)
-        writer.put(Table.LISTINGS, page, b"".join(pack(*entry) for entry in changed))
+    _replace(writer, message, [pack(*entry_of(message))])
 
 
 def remove(writer: Writer, message: Message) -> None:

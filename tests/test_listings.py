@@ -71,6 +71,15 @@ class Pages(RuleBasedStateMachine):
         serials = {one.serial for one in gone}
         self.there[key] = [one for one in there if one.serial not in serials]
 
+    @rule(key=st.sampled_from(CONVERSATIONS), data=st.data())
+    def be_renamed(self, key: bytes, data: st.DataObject) -> None:
+        there = self.there[key]
+        if not there:
+            return
+        at = data.draw(st.integers(0, len(there) - 1))
+        there[at] = replace(there[at], name=f"renamed {data.draw(st.integers(0, 9))}")
+        self.store.write(lambda writer: listings.change(writer, there[at]))
+
     @rule(key=st.sampled_from(CONVERSATIONS), start=st.integers(0, 300), most=st.integers(1, 90))
     def look(self, key: bytes, start: int, most: int) -> None:
         expected = [entry_of(one) for one in self.there[key] if one.serial >= start]
