@@ -200,8 +200,8 @@ def _words(parser: argparse.ArgumentParser, given: argparse.Namespace) -> _Words
         elif key == "sync_send":
             given_seconds = value or f"{LIMIT:.0f}"
             found.sync_send = _seconds(parser, "sync_send", given_seconds, 1, LIMIT_MAX)
-        elif key == "only" and value:
-            found.only = value
+        elif key == "only":
+            found.only = value or parser.error("only=CONVERSATION takes the name of one")
         elif key == "uid" and value:
             become(value)
         elif key in {"tor", "bridges", "torrc"} and value:
