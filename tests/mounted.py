@@ -155,9 +155,9 @@ class Mounted:
         return done.stdout
 
     def messages(self, sender: str = "alice") -> list[str]:
-        """Texts of the messages of one sender, in order of names."""
+        """Texts of the messages of one sender that are files, in order of names."""
         found = sorted((self.path / "conversations").glob(f"*/*Z-{sender}*"))
-        return [path.read_text() for path in found]
+        return [path.read_text() for path in found if path.is_file()]
 
     def wait_messages(self, *texts: str, sender: str = "alice") -> None:
         """Until just these are there."""

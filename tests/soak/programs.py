@@ -7,10 +7,10 @@ import time
 from dataclasses import dataclass, field
 
 from tests.mounted import ROOT, Mounted, mounted
-from tests.soak.worker import text
+from tests.soak.worker import is_whole, text
 from tests.world import WAIT, wait_for
 
-ROLES = {"scratch": 8, "saver": 6, "reader": 5, "watcher": 5}
+ROLES = {"scratch": 7, "saver": 5, "packer": 2, "reader": 5, "watcher": 5}
 ARRIVALS_PER_SECOND = 20
 GRACE = 0.5
 SPARE = 300.0
@@ -23,6 +23,7 @@ class Outcome:
 
     wrong: list[str] = field(default_factory=list)
     saved: int = 0
+    moved: int = 0
     arrived: int = 0
     read: int = 0
     rounds: int = 0
@@ -30,6 +31,7 @@ class Outcome:
     def report(self) -> str:
         return (
             f"programs: {sum(ROLES.values())} at once, {self.saved} saved and sent,"
+            f" {self.moved} folders moved in and sent,"
             f" {self.arrived} arrived and seen by {ROLES['watcher']} watchers, {self.read} read,"
             f" {self.rounds} rounds of file operations, {len(self.wrong)} wrong"
         )
@@ -75,6 +77,7 @@ def soak(seconds: float) -> Outcome:
                 worker.stdout.readline()
         arrived = _arrive(mount, seconds)
         saved: list[str] = []
+        moved: list[str] = []
         seen: list[list[str]] = []
         for role, worker in workers:
             try:
@@ -90,6 +93,8 @@ def soak(seconds: float) -> Outcome:
             done = json.loads(out)
             if role == "saver":
                 saved += done
+            elif role == "packer":
+                moved += done
             elif role == "watcher":
                 seen.append(done)
             elif role == "reader":
@@ -97,6 +102,7 @@ def soak(seconds: float) -> Outcome:
             else:
                 outcome.rounds += done
         _compare(mount, outcome, saved, arrived, seen)
+        _compare_folders(mount, outcome, moved)
         if "Traceback" in mount.log():
             outcome.wrong.append(mount.log()[-2000:])
     return outcome
@@ -118,3 +124,14 @@ def _compare(
     for names in seen:
         if len(set(names)) != len(arrived) or len(names) != len(arrived):
             outcome.wrong.append(f"a watcher saw {len(set(names))} of {len(arrived)}")
+
+
+def _compare_folders(mount: Mounted, outcome: Outcome, moved: list[str]) -> None:
+    outcome.moved = len(moved)
+    found = [
+        path for path in (mount.path / "conversations").glob("*/*Z-alice-folder-*") if path.is_dir()
+    ]
+    names = sorted(path.name.partition("Z-alice-")[2] for path in found)
+    if names != sorted(moved):
+        outcome.wrong.append(f"{len(moved)} folders moved in, {len(names)} sent")
+    outcome.wrong += [f"{path.name} is not whole" for path in found if not is_whole(path)]

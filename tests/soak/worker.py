@@ -15,6 +15,8 @@ from random import Random
 from tests.file_model import FileModel
 from tests.mounted import Watch
 
+FOLDER_FILES = 12
+
 PAUSE_MAX = 120.0
 """Seconds after which something that must happen has not."""
 
@@ -71,13 +73,47 @@ def saver(mount: Path, seed: int, end: float) -> object:
     return saved
 
 
+def packer(mount: Path, seed: int, end: float) -> object:
+    """Makes folders in tmp/ and moves them in, in a folder of its own, one after the other."""
+    folder = mount / "outbox" / f"bob packer-{seed}"
+    folder.mkdir()
+    names: list[str] = []
+    while time.monotonic() < end:
+        name = f"folder-{seed}-{len(names)}"
+        top = mount / "tmp" / name
+        for number in range(FOLDER_FILES):
+            path = top / f"deep-{number % 3}" / f"{number}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text(name, number))
+        sent = folder / name
+        top.rename(sent)
+        names.append(name)
+        since = time.monotonic()
+        while sent.exists():
+            time.sleep(0.1)
+            if time.monotonic() > since + PAUSE_MAX:
+                raise AssertionError(f"{sent} was not sent")
+    return names
+
+
+def is_whole(message: Path) -> bool:
+    """Whether a message is a folder as ``packer`` makes them."""
+    name = message.name.partition("Z-alice-")[2]
+    files = sorted((path for path in message.rglob("*") if path.is_file()), key=lambda p: p.name)
+    expected = sorted(f"{number}.txt" for number in range(FOLDER_FILES))
+    return [path.name for path in files] == expected and all(
+        path.read_text() == text(name, int(path.stem)) for path in files
+    )
+
+
 def reader(mount: Path, seed: int, end: float) -> object:
     """Looks at everything, and reads some of it."""
     random, count = Random(seed), 0
     while time.monotonic() < end:
         found = list((mount / "conversations").glob("*/*Z-*"))
         for path in random.sample(found, min(len(found), 60)):
-            check(path.read_text())
+            for file in path.rglob("*.txt") if path.is_dir() else (path,):
+                check(file.read_text())
             os.listxattr(path)
             count += 1
         for name in ("README", "status", "profile.toml"):
@@ -102,7 +138,7 @@ def watcher(mount: Path, _seed: int, end: float) -> object:
 
 
 ROLES: dict[str, Callable[[Path, int, float], object]] = {
-    role.__name__: role for role in (scratch, saver, reader, watcher)
+    role.__name__: role for role in (scratch, saver, packer, reader, watcher)
 }
 
 if __name__ == "__main__":
