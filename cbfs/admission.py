@@ -50,11 +50,12 @@ class Admission:
                 arrivals = Arrivals(dict(context.conversations))
                 for contact in contacts:
                     strangers.release(writer, arrivals, receiving, contact.name)
-                strangers.release_begun(writer, arrivals, receiving)
-                return Outcome(arrivals, Told(arrivals.dues))
+                others = strangers.release_begun(writer, arrivals, receiving)
+                return Outcome(arrivals, Told(arrivals.dues), others)
 
             outcome = await peers.decide(contacts, change)
         self._tell(outcome)
+        await self.introduce(outcome.arrivals.conversations.values())
 
     async def decline(self, name: str) -> None:
         """Forget what this stranger has sent, and what comes for a while."""

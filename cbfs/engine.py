@@ -298,7 +298,7 @@ class Engine(Acquaintances):
             self._view.retry()
 
     def _asks(self, name: str) -> None:
-        """More of a stranger waits."""
+        """What waits of a stranger has changed."""
         if self._view:
             self._view.contact_changed(name)
         self._status_changed()

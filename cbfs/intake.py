@@ -55,7 +55,7 @@ class Outcome:
     arrivals: Arrivals
     told: Told
     asking: set[str] = field(default_factory=set)
-    """Strangers of whom something is kept for the user's decision."""
+    """Strangers of whom more or less is kept now for the user's decision."""
 
 
 class Intake:
@@ -143,7 +143,7 @@ class Intake:
                     asking.add(sender.name)
             elif sender.standing is not Standing.STRANGER:
                 take_note(writer, told, receiving, sender, body, fresh=read.unanswered)
-        strangers.release_begun(writer, arrivals, receiving)
+        asking |= strangers.release_begun(writer, arrivals, receiving)
         for blocked, part in self._dropped:
             drop_part(writer, context.conversations, blocked, part)
         for peer in self._turns:

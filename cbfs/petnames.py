@@ -35,7 +35,7 @@ def rename(
     changed = [name, *([before] if before else [])]
     affected = [
         (conversation, book.begun_by(writer, conversation))
-        for conversation in book.load_conversations(writer).values()
+        for conversation in sorted(book.load_conversations(writer).values(), key=_order)
         if not set(changed).isdisjoint(conversation.participants)
     ]
     if before:
@@ -50,6 +50,11 @@ def rename(
         for conversation, sender in affected
     ]
     return [(old, new) for old, new in renamed if old != new]
+
+
+def _order(conversation: Conversation) -> tuple[int, int, str]:
+    """In which names are given, so that who had the one without a number has it again."""
+    return conversation.started, len(conversation.folder), conversation.folder
 
 
 def pending(reader: Reader) -> list[str]:

@@ -38,6 +38,9 @@ class Follower(Protocol):
     def disappears(self, path: str) -> None:
         """What is at ``path`` is about to go."""
 
+    def moves(self, path: str, new: str) -> None:
+        """What is at ``path`` is about to have the name ``new``."""
+
 
 class Showing:
     """What to call for each such change. Without a ``revealer`` (before the mount answers, and
@@ -95,10 +98,16 @@ class Showing:
 
     def move(self, path: str, new: str, change: Callable[[], None]) -> None:
         """See ``Revealer``."""
-        if self.revealer:
-            self.revealer.move(path, new, change)
-        else:
+
+        def moved() -> None:
+            for follower in self.followers:
+                follower.moves(path, new)
             change()
+
+        if self.revealer:
+            self.revealer.move(path, new, moved)
+        else:
+            moved()
 
     def touch(self, inode: int) -> None:
         """See ``Revealer``."""

@@ -105,12 +105,13 @@ def release(writer: Writer, arrivals: Arrivals, receiving: Receiving, name: str)
     _release(writer, arrivals, receiving, writer.blind(name.encode()), None)
 
 
-def release_begun(writer: Writer, arrivals: Arrivals, receiving: Receiving) -> None:
-    """Take in what strangers have sent in conversations that began since, by those who are
-    known."""
+def release_begun(writer: Writer, arrivals: Arrivals, receiving: Receiving) -> set[str]:
+    """Take in what strangers have sent in conversations that began since, by those who are known.
+    Gives who they are."""
     begun = arrivals.conversations.keys() - arrivals.known.keys()
-    if begun and writer.count(Table.REQUESTS):
-        _release(writer, arrivals, receiving, b"", begun)
+    if not begun or not writer.count(Table.REQUESTS):
+        return set()
+    return _release(writer, arrivals, receiving, b"", begun)
 
 
 def _release(
@@ -119,7 +120,8 @@ def _release(
     receiving: Receiving,
     prefix: bytes,
     only: set[bytes] | None,
-) -> None:
+) -> set[str]:
+    released: set[str] = set()
     for key, data in list(writer.items(Table.REQUESTS, prefix=prefix)):
         name, _received, body = unpack(data, str, int, bytes)
         part = decode_body(body)
@@ -127,6 +129,8 @@ def _release(
             continue
         writer.delete(Table.REQUESTS, key)
         store_part(writer, arrivals, receiving, name, part)
+        released.add(name)
+    return released
 
 
 def request(reader: Reader, name: str) -> Request | None:

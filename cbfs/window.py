@@ -82,8 +82,8 @@ class Window:
         self.tmp = tmp
         name = conversation.folder
         self.folder, self.drafts = tree.folders(conversation.id)
-        self.places = {f"conversations/{name}/": self.folder, f"outbox/{name}/": self.drafts}
-        """The folders whose entries come and go, by the paths of what is in them."""
+        self._name = name
+        self._called = {"conversations": name, "outbox": name}  # in the tree, by now
 
         def holding(entries: Mapping[str, Node]) -> Provided:
             fixed = Fixed(entries, lambda: conversation.started * 1_000_000)
@@ -101,10 +101,30 @@ class Window:
 
     def place(self, path: str) -> tuple[Directory, str] | None:
         """The folder and the name that a path of the tree leads to, when it is shown here."""
-        for prefix, directory in self.places.items():
-            if path.startswith(prefix):
-                return directory, path.removeprefix(prefix)
+        above, _, rest = path.partition("/")
+        folder, slash, name = rest.partition("/")
+        if not slash or self._called.get(above) != folder:
+            return None
+        return self.folder if above == "conversations" else self.drafts, name
+
+    def path(self, path: str) -> str:
+        """What is here at that path of the tree: the folders keep the names that they had when
+        the window was opened."""
+        above, _, rest = path.partition("/")
+        return f"{above}/{self._name}/{rest.partition('/')[2]}"
+
+    def outside(self, directory: Directory, name: str) -> str | None:
+        """The path of the tree of what is in one of the two folders."""
+        for above, there in (("conversations", self.folder), ("outbox", self.drafts)):
+            if there is directory:
+                return f"{above}/{self._called[above]}/{name}"
         return None
+
+    def moves(self, path: str, new: str) -> None:
+        """A folder of the tree gets another name."""
+        above, _, folder = path.partition("/")
+        if self._called.get(above) == folder:
+            self._called[above] = new
 
     def hide(self, place: tuple[Directory, str]) -> None:
         """It is there, and not shown before ``show``: watchers are told first."""

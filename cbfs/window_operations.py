@@ -96,7 +96,7 @@ class WindowOperations(Operations):
             self.window.show(place)
 
         self.window.hide(place)
-        self.revealer.show(path, node, enter)
+        self.revealer.show(self.window.path(path), node, enter)
 
     def disappears(self, path: str) -> None:
         """Take it out here as well, while watchers look."""
@@ -107,7 +107,11 @@ class WindowOperations(Operations):
         self.window.leave(place, node)
         is_folder = isinstance(node, Directory)
         remove = self.revealer.remove_folder if is_folder else self.revealer.remove
-        remove(path, lambda: self.window.gone(place))
+        remove(self.window.path(path), lambda: self.window.gone(place))
+
+    def moves(self, path: str, new: str) -> None:
+        """It is the same folder under another name, which is not shown here."""
+        self.window.moves(path, new)
 
     # directories
 
@@ -169,10 +173,10 @@ class WindowOperations(Operations):
         somebody may watch there."""
         revealer = self._courier.showing.revealer
         node = directory.entries.get(name)
-        prefixes = [p for p, there in self.window.places.items() if there is directory]
-        if isinstance(node, MessageFile) and prefixes and revealer is not None:
+        path = self.window.outside(directory, name)
+        if isinstance(node, MessageFile) and path and revealer is not None:
             shown = trio.Event()
-            revealer.remove(f"{prefixes[0]}{name}", shown.set)
+            revealer.remove(path, shown.set)
             await shown.wait()
 
     def _is_new(self, node: Node) -> bool:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.stores import open_store
 from tests.test_engine import NO_TOR, until
 from tests.test_healing import texts, write
 from tests.town import Town, arrived, contact, in_town, talk
-from tests.world import User, World, wait_for, world
+from tests.world import WAIT, User, World, run, wait_for, world
 
 # Records
 
@@ -220,6 +221,38 @@ def other_bobby(made: World, alice: User) -> None:
     wait_path(alice, "conversations/*-bob-alice lunch/*Z-bob-photo.jpg")
     alice.run("mv contacts/bob contacts/bobby || mv contacts/bob contacts/robert")
     assert sorted(p.name for p in (alice.mountpoint / "contacts").iterdir()) == ["bobby", "robert"]
+
+
+@pytest.mark.mount
+def test_a_window_keeps_its_names_and_its_conversation(people: tuple[World, User, User]) -> None:
+    """Its owner calls people otherwise while it is open, and back."""
+    made, _alice, _bob = people
+    frank, grace = made.user("frank"), made.user("grace")
+    for subject in ("a", "b"):
+        (grace.mountpoint / "outbox" / f"frank {subject}").mkdir()
+        grace.write(f"frank {subject}", "hi", f"about {subject}\n")
+        frank.wait_message("grace", f"about {subject}\n")
+    folder = wait_path(frank, "conversations/*-grace-frank a").name
+    window = frank.account.parent / "window"
+    window.mkdir()
+    options = ("-o", f"only={folder}", "--no-tor")
+    assert run("mount.cbfs", frank.account, window, *options).returncode == 0
+    watch = Watch(window / "conversations" / folder)
+    try:
+        frank.run("mv contacts/grace contacts/granny")
+        wait_path(frank, "conversations/*-granny-frank a/*Z-granny")
+        for subject in ("b", "a"):
+            outbox = wait_path(grace, f"outbox/*-grace-frank {subject}")
+            grace.write(outbox.name, "more", f"more about {subject}\n")
+            frank.wait_message("granny", f"more about {subject}\n")
+        watch.wait("-granny")
+        here = {path.read_text() for path in window.glob("conversations/*/*Z-*")}
+        assert here == {"about a\n", "more about a\n"}
+        (window / "outbox" / folder / "answer").write_text("from the window\n")
+        grace.wait_message("frank", "from the window\n")
+    finally:
+        watch.close()
+        subprocess.run(["fusermount3", "-u", "-z", window], check=True, timeout=WAIT)
 
 
 @pytest.mark.mount

@@ -8,17 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 
 from cbfs import strangers
+from cbfs.account import SYSTEM_RANDOM, opened_store
+from cbfs.configuration import RECORD
 from cbfs.contact import Mark, Standing
 from cbfs.engine import Engine, running
 from cbfs.model import Request
 from cbfs.owed import Kind, debts
 from cbfs.request_text import request_text
+from cbfs.settings import Settings, encode
 from cbfs.store import Table
 from cbfs_common.limits import RECEIPT_DELAY
 from tests.mounted import Watch
-from tests.test_engine import NO_TOR, Recorder, send, until
+from tests.test_engine import NO_TOR, Recorder, account, send, until
 from tests.test_healing import texts, write
 from tests.town import Town, arrived, contact, in_town
 from tests.world import User, World, wait_for, world
@@ -208,6 +212,45 @@ def test_blocking_a_request_is_undone_in_contacts(here: World, tmp_path: Path) -
     in_town(tmp_path, here.server.url, body, strangers=False)
 
 
+def test_strangers_without_requests_are_remembered_so_far_and_no_more(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is forgotten of them are their keys, their sessions, and that they were declined."""
+    places = {name: account(here, name) for name in ("many-a", "many-b", "many-c")}
+    ask_strangers(places["many-b"])
+
+    def sessions(engine: Engine) -> int:
+        with engine.store.read() as reader:
+            return reader.count(Table.SESSIONS)
+
+    async def body() -> None:
+        async with (
+            running(places["many-a"], NO_TOR) as alice,
+            running(places["many-b"], NO_TOR) as bob,
+            running(places["many-c"], NO_TOR) as carol,
+        ):
+            await send(alice, ("many-b",), b"buy this")
+            await until(lambda: asks(bob, "many-a"), "the request")
+            await bob.decline("many-a")
+            assert sessions(bob) == 1
+            monkeypatch.setattr("cbfs.strangers.STRANGERS_MAX", 0)
+            await send(carol, ("many-b",), b"hello")
+            await until(lambda: asks(bob, "many-c"), "the other request")
+            assert bob.contact("many-a") is None
+            assert sessions(bob) == 1
+            await send(bob, ("many-a",), b"who are you")
+            await arrived(alice, "who are you")
+            await send(alice, ("many-b",), b"somebody else now")
+            await arrived(bob, "somebody else now")
+
+    trio.run(body)
+
+
+def ask_strangers(place: Path) -> None:
+    with opened_store(place, SYSTEM_RANDOM) as store:
+        store.write(lambda writer: writer.put(Table.META, RECORD, encode(Settings())))
+
+
 # Text that is safe to show
 
 
@@ -312,37 +355,6 @@ def test_a_request_is_blocked_where_it_is(people: tuple[World, User, User]) -> N
     wait_for(lambda: not listed(bob.mountpoint / "requests"), "the request to go")
     assert (bob.mountpoint / "contacts" / "dave" / "blocked").exists()
     bob.run("rm contacts/dave/blocked")
-
-
-@pytest.mark.mount
-def test_in_a_group_that_a_contact_has_begun_all_are_heard(
-    people: tuple[World, User, User],
-) -> None:
-    """erin is bob's contact, frank is not: what frank says in erin's group is shown, what he
-    writes to bob alone waits."""
-    made, _alice, bob = people
-    erin, frank = made.user("erin"), made.user("frank")
-    (bob.mountpoint / "outbox" / "erin").mkdir()
-    bob.write("erin", "note", "hello erin\n")
-    (erin.mountpoint / "outbox" / "bob,frank trip").mkdir()
-    erin.write("bob,frank trip", "note", "all of us\n")
-    folder = bob.wait_message("erin", "all of us\n").parent.name
-    wait_request(frank, "erin")
-    frank.run("mv requests/erin contacts/")
-    frank.wait_message("erin", "all of us\n")
-    frank.write(folder, "answer", "I am in\n")
-    bob.wait_message("frank", "I am in\n")
-    profile = bob.mountpoint / "contacts" / "frank" / "profile.toml"
-    wait_for(lambda: profile.exists() or None, "frank in contacts/")
-    assert "accepted = false" in profile.read_text()
-    (frank.mountpoint / "outbox" / "bob").mkdir()
-    frank.write("bob", "note", "by the way\n")
-    wait_request(bob, "frank")
-    assert not [path for path in bob.messages("frank") if path.read_text() == "by the way\n"]
-    bob.run("mv requests/frank contacts/")
-    bob.wait_message("frank", "by the way\n")
-    assert "accepted" not in profile.read_text()
-    assert "frank" not in listed(bob.mountpoint / "requests")
 
 
 @pytest.mark.mount
