@@ -25,6 +25,7 @@ from cbfs_names.block import Block, Reason
 from cbfs_names.cli import main
 from cbfs_names.peer_wire import Offer
 from cbfs_names.replay import Committed, Replay
+from cbfs_names.verifier import Diverged
 from tests.names_local import CONFIG, NAMESPACE, NOW, Local, commit, local, register
 from tests.names_panel import (
     PATIENCE,
@@ -363,3 +364,49 @@ def test_a_directory_that_asks_for_more_work_than_its_terms_say_is_given_up(
 
     with local(tmp_path / "store") as directory:
         trio.run(go, directory)
+
+
+def test_who_is_given_another_history_ends_and_the_others_can_prove_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """v1 has signed one history, and is then shown what v2 has signed and is longer: v1 cannot
+    prove it, since it has not got that log, but tells v2, which has."""
+    monkeypatch.setattr(peers, "WATCH_PAUSE", 3_600)
+
+    async def fork(one: Proposer, other: Proposer) -> None:
+        first = one.make()
+        one.propose(first)
+        await one.until(lambda: one.signed_by("v1", first))
+        one.publish(first)
+        other.publish(first)
+        await one.round(commit("alice"), signers=("v1",))
+        for name in "mallory", "bobby":
+            other.publish(other.make(commit(name)))
+        await one.until(lambda: any((size, shown) == (2, 2) for size, _, shown in one.answered))
+        await other.until(lambda: any((size, shown) == (3, 3) for size, _, shown in other.answered))
+        one.store, one.head, one.block = other.store, other.head, None
+        one.tell()
+        await trio.sleep_forever()
+
+    async def run() -> None:
+        async with place("s") as s, place("t") as t, place("v1") as p1, place("v2") as p2:
+            known = {"v1": p1.address, "v2": p2.address}
+            with (
+                stored(tmp_path / "s", TWO_OF_THREE) as store,
+                stored(tmp_path / "t", TWO_OF_THREE) as store2,
+            ):
+                async with (
+                    proposer(s, store, "v3") as one,
+                    proposer(t, store2, "v2", "v3") as other,
+                    verifier(tmp_path / "v2", "v2", TWO_OF_THREE, p2, t.address, known),
+                ):
+                    with pytest.raises(ExceptionGroup) as ended, trio.fail_after(PATIENCE):
+                        async with verifier(
+                            tmp_path / "v1", "v1", TWO_OF_THREE, p1, s.address, known
+                        ):
+                            await fork(one, other)
+                    assert ended.group_contains(Diverged)
+
+    trio.run(run)
+    assert not list(tmp_path.glob("v1/evidence/*"))
+    assert main(["audit", str(tmp_path / "v2" / "evidence")]) == 0

@@ -23,7 +23,7 @@ from cbfs_names.evidence import compare, keep
 from cbfs_names.heads import Head, head_of
 from cbfs_names.limits import OLD_PATIENCE, RECOSIGN, RETRY_PAUSE
 from cbfs_names.log import Log
-from cbfs_names.peer_wire import AskStatus, Await, GetBlock, Offer, Peer, Reject, Status, Vote
+from cbfs_names.peer_wire import AskStatus, Await, Done, GetBlock, Offer, Peer, Reject, Status, Vote
 from cbfs_names.peers import Peers, Watch
 from cbfs_names.published import fetch, fetch_published, offered, page_of, published
 from cbfs_names.replay import config_now
@@ -64,7 +64,10 @@ class Follower:
         self._old = b"", 0.0
 
     def answer(self, asked: Peer) -> Peer | None:
-        """What a peer asks: heads, and rounds that it lacks."""
+        """What a peer asks: heads, and rounds that it lacks; or a head that it shows."""
+        if isinstance(asked, Vote):
+            self._watch.compare(asked.note)
+            return Done()
         with self._store.read() as view:
             note = view.head() or b""
             match asked:
@@ -101,6 +104,9 @@ class Follower:
                         await self._follow(link)
                 except (TransportError, DecodeError) as error:
                     _log.info("the sequencer: %s", error)
+                except Diverged:
+                    await self._watch.tell()  # who has the other history can prove it
+                    raise
                 await trio.sleep(RETRY_PAUSE)
 
     # following

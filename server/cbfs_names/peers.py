@@ -14,10 +14,10 @@ from cbfs_common.names_config import Config
 from cbfs_common.names_note import Note, NoteKey, parse_checkpoint, parse_note
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address
-from cbfs_names.calls import connected
+from cbfs_names.calls import PeerLink, connected
 from cbfs_names.evidence import compare, keep
 from cbfs_names.limits import RETRY_PAUSE, WATCH_INTERVAL, WATCH_PAUSE
-from cbfs_names.peer_wire import AskStatus, Status
+from cbfs_names.peer_wire import AskStatus, Status, Vote
 from cbfs_names.published import published
 from cbfs_names.replay import config_now
 from cbfs_names.store import Store
@@ -65,6 +65,7 @@ async def ask_enough(
         if await ask(address):
             answered.add(address)
 
+    told = -1
     while True:
         async with trio.open_nursery() as nursery:
             for address in peers.everybody - answered:
@@ -73,11 +74,14 @@ async def ask_enough(
             config = config_now(view)
         if peers.current or peers.enough(answered, own, config):
             return
-        _log.warning(
-            "nothing is signed before more peers have answered: %d of %d have (--store-is-current)",
-            len(answered),
-            len(peers.everybody),
-        )
+        if told != len(answered):
+            told = len(answered)
+            _log.warning(
+                "nothing is signed before more peers have answered: %d of %d have"
+                " (--store-is-current)",
+                told,
+                len(peers.everybody),
+            )
         await trio.sleep(RETRY_PAUSE)
 
 
@@ -113,9 +117,7 @@ class Watch:
             with trio.move_on_after(WATCH_INTERVAL):
                 await self._stirred.wait()
             self._stirred = trio.Event()
-            async with trio.open_nursery() as nursery:
-                for address in self._peers.everybody:
-                    nursery.start_soon(self._ask, address)
+            await self.tell()
             await trio.sleep(WATCH_PAUSE)
 
     async def _recall_from(self, address: Address) -> bool:
@@ -129,6 +131,7 @@ class Watch:
         try:
             async with connected(address, self._random) as link:
                 status = await link.call(AskStatus(self._key.public))
+                await self._show(link)
         except (TransportError, DecodeError) as error:
             _log.info("a peer at %s:%d: %s", address.host, address.port, error)
             return None
@@ -146,6 +149,31 @@ class Watch:
             keep(self._store, self._data, found)
             notes.append(note)
         return notes
+
+    async def tell(self) -> None:
+        """Show everybody the own head, for them to compare, in case they are shown another
+        history."""
+        async with trio.open_nursery() as nursery:
+            for address in self._peers.everybody:
+                nursery.start_soon(self._ask, address)
+
+    async def _show(self, link: PeerLink) -> None:
+        """The own head: only who has the larger log can compare two."""
+        with self._store.read() as view:
+            head = view.head()
+        if head is not None:
+            await link.call(Vote(head))
+
+    def compare(self, encoded: bytes) -> None:
+        """A head that somebody shows."""
+        try:
+            note = parse_note(encoded)
+            parse_checkpoint(note.text.decode("ascii"))
+        except (DecodeError, UnicodeDecodeError):
+            return
+        with self._store.read() as view:
+            found = compare(view, note)
+        keep(self._store, self._data, found)
 
     def _recall(self, note: Note, size: int) -> None:
         """Abstain from rounds that were signed before, here or by a quorum."""

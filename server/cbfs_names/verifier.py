@@ -35,7 +35,8 @@ class Diverged(CbfsError):
     def __init__(self, number: int) -> None:
         super().__init__(
             f"round {number} was published otherwise than this verifier has locked it",
-            "its key has signed what the others have not: put a new verifier in its place",
+            "keep its store: its key has signed what the others have not, or they are shown another"
+            " history",
         )
 
 
