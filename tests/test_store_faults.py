@@ -25,7 +25,8 @@ from tests.stores import open_store
 from tests.world import WAIT, run
 
 SEED = 20_261_124
-ROUNDS = 160
+GROWTH = 100
+ROUNDS = 120
 RECORDS = 700
 Said = dict[tuple[Table, bytes], set[bytes]]
 """All values that a record ever had."""
@@ -300,27 +301,27 @@ def test_the_map_grows_by_itself_under_readers(
         while not stop.is_set():
             try:
                 with store.read() as reader:
-                    wrong.extend(k for k, v in reader.items(Table.PEERS) if v != value(k, 0) * 4)
+                    wrong.extend(k for k, v in reader.items(Table.PEERS) if v != value(k, 0) * 8)
             except CbfsError as error:
                 wrong.append(error)
 
-    threads = [threading.Thread(target=look) for _ in range(3)]
+    threads = [threading.Thread(target=look) for _ in range(2)]
     for thread in threads:
         thread.start()
     try:
-        for number in range(300):
+        for number in range(GROWTH):
             key = number.to_bytes(12, "big")
-            store.write(lambda writer, key=key: writer.put(Table.PEERS, key, value(key, 0) * 4))  # type: ignore[misc]
+            store.write(lambda writer, key=key: writer.put(Table.PEERS, key, value(key, 0) * 8))  # type: ignore[misc]
     finally:
         stop.set()
         for thread in threads:
             thread.join()
     assert not wrong
     assert store._env.info()["map_size"] > 1 << 20
-    assert len(contents(store)) == 301
+    assert len(contents(store)) == GROWTH + 1
     store.close()
     again = open_store(tmp_path)
-    assert len(contents(again)) == 301
+    assert len(contents(again)) == GROWTH + 1
     again.close()
 
 

@@ -8,6 +8,7 @@ import trio
 
 from cbfs import sender
 from cbfs.account import SYSTEM_RANDOM
+from cbfs.context import Backoff
 from cbfs.engine import milliseconds
 from cbfs.link import Link, request
 from cbfs.sender import WrongPrekey
@@ -77,6 +78,7 @@ def test_a_swapped_prekey_is_refused_and_the_message_waits(
             raise
 
     monkeypatch.setattr(sender, "request", lying)
+    monkeypatch.setattr(sender, "Backoff", lambda random: Backoff(random, 0.2))
     monkeypatch.setattr(sender.Sender, "_new_session", watched)
 
     async def main() -> None:
