@@ -279,11 +279,15 @@ def shown(process: subprocess.Popen[str], words: str) -> str:
 
 
 def test_notifications_tell_who_has_written(people: tuple[World, User, User]) -> None:
-    _, alice, bob = people
+    made, alice, bob = people
+    zoe = made.user("zoe")
     clear(alice, bob)
     with notifying(bob) as process:
         run(alice, "alerts/alert", "bob", given="secret words\n")
         seen = shown(process, "has written")
+        (bob.mountpoint / "config.toml").write_text('strangers = "ask"\n')
+        say(zoe, "bob", "let me in\n")
+        assert "zoe" in shown(process, "asks to write")
     assert "alice" in seen
     assert "secret words" not in seen
     assert len(list((bob.mountpoint / "unread").iterdir())) == 1
