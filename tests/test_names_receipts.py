@@ -49,6 +49,7 @@ def test_a_round_without_an_operation_that_has_a_receipt_is_refused(tmp_path: Pa
     wanted = commit("alice").encode()
 
     async def go(sequencer: Proposer, asked: Callable[[bytes], object]) -> None:
+        assert await asked(wanted) == Refused(Refusal.NO_QUORUM)  # type: ignore[misc]
         await sequencer.round(signers=("v1",))
         reply = await asked(wanted)  # type: ignore[misc]
         assert isinstance(reply, Receipted)

@@ -151,8 +151,11 @@ def test_what_only_a_verifier_was_told_is_in_the_sequencer_s_next_round(tmp_path
                 args = tmp_path / "v1", "v1", config, p1, s.address, peers, time.time
                 async with verifier(*args), trio.open_nursery() as nursery:
                     nursery.start_soon(until_head, s, role, store, 2)
-                    reply = decode_reply(await ask(p1.address, Submit(wanted)))
-                    assert isinstance(reply, Receipted)
+                    with trio.fail_after(PATIENCE):  # there is a first round
+                        while not isinstance(
+                            decode_reply(await ask(p1.address, Submit(wanted))), Receipted
+                        ):
+                            await trio.sleep(0.05)
                 with store.read() as view:
                     assert view.block(1).operations == (wanted,)
 

@@ -188,8 +188,9 @@ class Verifier:
                 if writer.receipt_count() >= RECEIPTS_MAX:
                     raise OperationRefused(Refusal.TOO_MANY)
                 tip = writer.tip()
-                number, last = (0, 0) if tip is None else (tip.number + 1, tip.time)
-                Replay(writer, config, number, max(now, last)).apply(operation)
+                if tip is None:  # the first round holds none
+                    raise OperationRefused(Refusal.NO_QUORUM)
+                Replay(writer, config, tip.number + 1, max(now, tip.time)).apply(operation)
                 time = now
                 writer.keep_receipt(key, now, operation)
         return time, sign_receipt(self._seed, config.namespace, operation, time)
