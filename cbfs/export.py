@@ -41,7 +41,9 @@ from cbfs.store import Store
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.primitives import KEY_SIZE, TAG_SIZE, Random, kdf, open_sealed, seal
 
-MAGIC = b"cbfs export 1\0\0\0"
+MAGIC = b"cbfs export 2\0\0\0"
+EARLIER = b"cbfs export 1\0\0\0"
+"""Of accounts whose records had fewer fields."""
 CHUNK = 65_536
 RECORD_MAX = 1 << 24
 """Bytes of one record that is read."""
@@ -195,6 +197,8 @@ def read_export(path: Path, passphrase: bytes) -> Iterator[Record]:
 
 def _chunks(file: BinaryIO, passphrase: bytes) -> Iterator[bytes]:
     header = file.read(_HEADER.size)
+    if header.startswith(EARLIER):
+        raise _other_version()
     if len(header) != _HEADER.size or not header.startswith(MAGIC):
         raise NotAnExport("the file is no export of an account", "cbfs export writes them")
     key = _key(header, passphrase)
@@ -211,6 +215,10 @@ def _chunks(file: BinaryIO, passphrase: bytes) -> Iterator[bytes]:
                 ) from error
             raise NotAnExport("the export is damaged, or cut short", "use another one") from error
         number, data = number + 1, after
+
+
+def _other_version() -> NotAnExport:
+    return NotAnExport("the export is of another version of cbfs", "use that one")
 
 
 def _records(chunks: Iterator[bytes]) -> Iterator[Record]:
@@ -232,7 +240,7 @@ def _record(record: object, tables: dict[bytes, Table]) -> Record:
         or not all(isinstance(field, bytes) for field in record)
         or record[0] not in tables
     ):
-        raise NotAnExport("the export is of another version of cbfs", "use that one")
+        raise _other_version()
     return tables[record[0]], record[1], record[2]
 
 

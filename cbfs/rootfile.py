@@ -27,7 +27,10 @@ from pathlib import Path
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.primitives import KEY_SIZE, NONCE_SIZE, equal, kdf, open_sealed, seal
 
-MAGIC = b"cbfs root file 1"
+MAGIC = b"cbfs root file 2"
+"""Its number is that of the records in the store beside it as well."""
+EARLIER = b"cbfs root file 1"
+"""Of stores whose records had fewer fields."""
 BLOCK = 4_096
 SALT_SIZE = 24
 CHECK_SIZE = 16
@@ -179,7 +182,8 @@ class RootFile:
             data = os.pread(self._descriptor, 2 * BLOCK, 0)
         except OSError as error:
             raise RootError(f"cannot read {self._path}: {error.strerror}") from error
-        if len(data) == FIRST_FORMAT_SIZE:
+        earlier = EARLIER in (data[: len(MAGIC)], data[BLOCK : BLOCK + len(MAGIC)])
+        if earlier or len(data) == FIRST_FORMAT_SIZE:
             raise RootError(
                 f"{self._path} is of an earlier cbfs, whose stores this one cannot read",
                 "make a new account",
