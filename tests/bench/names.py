@@ -196,7 +196,7 @@ def registrations(quick: bool) -> Iterator[Row]:
     """Registrations a second that a sequencer and three verifiers have all signed."""
     measured = measure(50 if quick else REGISTRATIONS)
     yield Row(
-        f"names, registrations, {VERIFIERS} verifiers",
+        f"names, registrations, 2 steps, {VERIFIERS} verifiers",
         rate(measured.rate),
         "Parakeet's prototype, updates",
         rate(PARAKEET),
