@@ -27,7 +27,8 @@ BITS = 5
 FANOUT = 1 << BITS
 LEVELS = 7
 SLOTS = FANOUT**LEVELS
-"""Slots that can ever be given out: 34 thousand million."""
+"""Slots that can ever be given out: 34 thousand million. Each writing of a record takes one, some
+25 for a message."""
 
 NODE_MAX = 4 + FANOUT * KEY_SIZE + TAG_SIZE
 """Bytes of a sealed node."""

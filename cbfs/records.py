@@ -196,16 +196,16 @@ class Writer(Reader):
     _keys: KeyWriter
 
     def put(self, table: Table, key: bytes, value: bytes) -> None:
-        """Write or overwrite. Raises DamagedRecord."""
+        """Write or overwrite. It gets the next slot, beside what else is written now: what changes
+        with every message is then found in the newest leaves, however old a record is. Raises
+        DamagedRecord."""
         place = place_of(table, key)
         db = self._tables.dbs[table]
         old = self._txn.get(key, db=db)
         try:
-            if old is None:
-                slot, secret = self._keys.add()
-            else:
-                slot = slot_of(place, old)
-                secret = self._keys.renew(slot)
+            if old is not None:
+                self._keys.drop(slot_of(place, old))
+            slot, secret = self._keys.add()
         except KeysDamaged as error:
             raise DamagedRecord from error
         head = RECORD.pack(slot, _slot_check(place, slot))
