@@ -99,7 +99,7 @@ def test_whether_one_writes_is_seen_without_a_pace_and_not_with_one(
         b"busy",
         lambda engine: waiting.append(engine.report().envelopes_waiting),
     )
-    assert waiting[0] < 15  # it was sent: some 100 or 200 messages
+    assert waiting[0] < 60  # most was sent: 100 or 200 messages; the queue's length is chance
     for seen in (silent, busy):
         assert sum(len(connection.moments) for connection in seen) >= 1_000
     found = compared(silent, busy, span)
