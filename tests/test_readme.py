@@ -81,7 +81,7 @@ def test_the_session_of_the_readme(tmp_path: Path) -> None:
                 os.killpg(shell.pid, signal.SIGKILL)
     said = output.read_text()
     assert shell.returncode == 0, said
-    for shown in ("hello alice, this is bob", "and carol", "-alice-photos", "All keys are new"):
+    for shown in ("hello alice, this is bob", "and carol", "beach.jpg", "All keys are new"):
         assert shown in said
 
 

@@ -41,6 +41,7 @@ _WRITER = """
 import os, subprocess, sys, time, uno
 from com.sun.star.beans import PropertyValue
 from com.sun.star.connection import NoConnectException
+from com.sun.star.lang import DisposedException
 home, folder, rounds = sys.argv[1], os.getcwd(), sys.argv[2:]
 pipe = f"pipe,name=cbfs{os.getpid()}"
 office = subprocess.Popen(["soffice", "--headless", "--norestore", "--nologo", "--nodefault",
@@ -75,7 +76,10 @@ for text in rounds:
         print("next", flush=True)
         sys.stdin.readline()
 document.close(True)
-desktop.terminate()
+try:
+    desktop.terminate()
+except DisposedException:  # it has ended before it could answer
+    pass
 office.wait()
 """
 
