@@ -8,7 +8,6 @@ Every record has a check value behind it (``cbfs_common.checked``): what a disk 
 found out when it is read, before anything that follows from it is answered or signed.
 """
 
-import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 import lmdb
 
 from cbfs_common.checked import with_check
+from cbfs_common.disk_errors import hint_of, reason_of
 from cbfs_common.names_config import config_of
 from cbfs_common.names_entry import Round, entry_hash
 from cbfs_common.names_layout import Fields, short
@@ -383,7 +383,9 @@ class Store:
             with self._env.begin(write=True) as txn:
                 yield Writer(self._dbs, txn)
         except lmdb.Error as error:
-            raise StoreError(f"the store cannot be written: {error}", _hint(error)) from error
+            raise StoreError(
+                f"the store cannot be written: {error}", hint_of(error, DAMAGED)
+            ) from error
 
 
 def _open_env(path: Path) -> Any:
@@ -414,22 +416,6 @@ def _lengthen(env: Any, file: Path) -> None:
 
 
 def _unopened(path: Path, error: Exception) -> StoreError:
-    return StoreError(f"the store in {path} cannot be opened: {_words(error)}", _hint(error))
-
-
-def _words(error: Exception) -> str:
-    """What went wrong, without the path that LMDB puts in front."""
-    return str(error).rpartition(": ")[2]
-
-
-def _hint(error: Exception) -> str:
-    """What may help against an error of a write or of opening."""
-    if isinstance(error, lmdb.MapFullError | lmdb.MemoryError):
-        return "its address space is used up: raise the limit (ulimit -v)"
-    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space" in str(error):
-        return "the disk is full: make room"
-    if "Read-only" in str(error):
-        return "the disk is read-only"
-    if "ermission" in str(error):
-        return "check the files' owner"
-    return DAMAGED
+    return StoreError(
+        f"the store in {path} cannot be opened: {reason_of(error)}", hint_of(error, DAMAGED)
+    )

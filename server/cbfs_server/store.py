@@ -17,7 +17,6 @@ after it leaves all of it, whether or not the answers got out. A change decides 
 and raises nothing but what reading does; then it is left out, and the others are run again.
 """
 
-import errno
 import logging
 import os
 import queue
@@ -33,6 +32,7 @@ import lmdb
 import trio
 
 from cbfs_common.checked import with_check, without_check
+from cbfs_common.disk_errors import hint_of, reason_of
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.requests import PREKEY_ID_SIZE, PrekeyKind
 from cbfs_server.limits import GROUP_MAX, MAP_SIZE, MAP_SIZE_LEAST
@@ -336,7 +336,7 @@ class Store:
                 self._apply([pending])
         except lmdb.Error as error:
             _log.error("the store cannot be written: %s", error)
-            failure = StoreError("the store cannot be written", _hint(error))
+            failure = StoreError("the store cannot be written", hint_of(error, _DAMAGED))
             for pending in group:
                 pending.result = failure
 
@@ -378,26 +378,10 @@ def _lengthen(env: Any, file: Path) -> None:
 
 
 def _unreadable(error: lmdb.Error) -> StoreError:
-    return StoreError(f"the store cannot be read: {_words(error)}", _DAMAGED)
+    return StoreError(f"the store cannot be read: {reason_of(error)}", _DAMAGED)
 
 
 def _unopened(path: Path, error: Exception) -> StoreError:
-    return StoreError(f"the store in {path} cannot be opened: {_words(error)}", _hint(error))
-
-
-def _words(error: Exception) -> str:
-    """What went wrong, without the path that LMDB puts in front."""
-    return str(error).rpartition(": ")[2]
-
-
-def _hint(error: Exception) -> str:
-    """What may help against an error of a write or of opening."""
-    if isinstance(error, lmdb.MapFullError | lmdb.MemoryError):
-        return "its address space is used up: raise the limit (ulimit -v)"
-    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space" in str(error):
-        return "the disk is full: make room"
-    if "Read-only" in str(error):
-        return "the disk is read-only"
-    if "ermission" in str(error):
-        return "check the files' owner"
-    return _DAMAGED
+    return StoreError(
+        f"the store in {path} cannot be opened: {reason_of(error)}", hint_of(error, _DAMAGED)
+    )
