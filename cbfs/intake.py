@@ -14,13 +14,14 @@ from cbfs import strangers
 from cbfs.arrivals import Arrivals, Receiving, drop_part, store_part
 from cbfs.contact import Contact, Standing
 from cbfs.context import Context
+from cbfs.faults import ProgramFault, contained
 from cbfs.notes import Told, take_note, tell_lost
 from cbfs.owed import NOTHING, Kind, owe
 from cbfs.quarantine import Unread, Why, keep
 from cbfs.sessions import Damaged, Opened
-from cbfs.store import Table, Writer
+from cbfs.store import StoreError, Table, Writer
 from cbfs.stored import u64
-from cbfs_common.errors import CryptoError, DecodeError
+from cbfs_common.errors import CbfsError, CryptoError, DecodeError, LimitError
 from cbfs_common.limits import QUARANTINE_MAX, TURN_AFTER
 from cbfs_common.message import Body, Part, UnknownKind, decode_body
 from cbfs_common.names_client import Shown, open_bundle
@@ -83,11 +84,11 @@ class Intake:
             self._open(item)
 
     def _open(self, item: Incoming) -> None:
-        envelope, now = item.envelope, self._receiving.now
+        """Whatever it holds, it goes one way: it is taken in, kept or dropped."""
+        envelope = item.envelope
         try:
-            opened = self._steps.open(envelope, now // 1000)
-            body = decode_body(opened.body)
-            sender = known_sender(self._context, opened, body)
+            with contained():
+                self._examine(item)
         except Duplicate:
             self._gone.append(item)
         except Damaged as error:
@@ -97,34 +98,41 @@ class Intake:
             self.unread.append((item, Unread(envelope, why, error.session)))
         except UnknownKind:
             self.unread.append((item, Unread(envelope, Why.LATER)))
-        except (CryptoError, DecodeError):
+        except (CryptoError, DecodeError, LimitError):
             self.unread.append((item, Unread(envelope, Why.NOISE)))
-        else:
-            if sender is None:
-                self.strangers.append(item)
-                return
-            self._steps.accept(opened, sender, now)
-            self._gone.append(item)
-            self.advanced.add(opened.session.id)
-            if self._is_blocked(sender):
-                if isinstance(body, Part):
-                    self._dropped.append((sender, body))
-                return  # the ratchet has turned, and that is all
-            self.bundles.append((sender, body.bundle))
-            contact = self._context.peers.named(sender)
-            self._read.append(_Read(contact, body, opened.body, not opened.session.answered))
-            if opened.session.unanswered >= TURN_AFTER and self._is_heard(sender):
-                self._turns.add(sender)
+        except StoreError:
+            raise
+        except ProgramFault:
+            self.unread.append((item, Unread(envelope, Why.FAULT)))
+        except CbfsError:  # who sent it is not shown to be who they say
+            self.unread.append((item, Unread(envelope, Why.LATER)))
 
-    def _is_blocked(self, name: str) -> bool:
-        contact = self._context.peers.get(name)
-        return contact is not None and contact.blocked > 0
+    def _examine(self, item: Incoming) -> None:
+        """Open it and find out whose it is. Raises CbfsError; then nothing has changed."""
+        now = self._receiving.now
+        opened = self._steps.open(item.envelope, now // 1000)
+        body = decode_body(opened.body)
+        sender = known_sender(self._context, opened, body)
+        if sender is None:
+            self.strangers.append(item)
+            return
+        contact = self._context.peers.named(sender)
+        self._steps.accept(opened, sender, now)
+        self._gone.append(item)
+        self.advanced.add(opened.session.id)
+        if contact.blocked:
+            if isinstance(body, Part):
+                self._dropped.append((sender, body))
+            return  # the ratchet has turned, and that is all
+        self.bundles.append((sender, body.bundle))
+        self._read.append(_Read(contact, body, opened.body, not opened.session.answered))
+        if opened.session.unanswered >= TURN_AFTER and self._is_heard(sender):
+            self._turns.add(sender)
 
     def _is_heard(self, name: str) -> bool:
         """Whether this person may know that something of theirs has come."""
         contact = self._context.peers.get(name)
-        stranger = contact is None or contact.standing is Standing.STRANGER
-        return not stranger and not self._is_blocked(name)
+        return contact is not None and not contact.blocked and not _is_strange(contact)
 
     def write(self, writer: Writer) -> Outcome:
         """Into the transaction."""
@@ -141,7 +149,7 @@ class Intake:
                     store_part(writer, arrivals, receiving, sender.name, body)
                 elif strangers.hold(writer, sender, read.data, receiving.now):
                     asking.add(sender.name)
-            elif sender.standing is not Standing.STRANGER:
+            elif not _is_strange(sender):
                 take_note(writer, told, receiving, sender, body, fresh=read.unanswered)
         asking |= strangers.release_begun(writer, arrivals, receiving)
         for blocked, part in self._dropped:
@@ -179,10 +187,22 @@ class Intake:
         self._steps.done()
 
 
+def set_aside(writer: Writer, item: Incoming) -> None:
+    """Keep an envelope in the quarantine that this program has not mastered."""
+    if item.kept is None or item.kept[0] is not Table.QUARANTINE:
+        if item.kept is not None:
+            writer.delete(*item.kept)
+        keep(writer, Unread(item.envelope, Why.FAULT))
+
+
+def _is_strange(contact: Contact) -> bool:
+    return contact.standing is Standing.STRANGER
+
+
 def known_sender(context: Context, opened: Opened, body: Body) -> str | None:
     """Who wrote it, None for somebody whom the directory has to confirm first. Raises CryptoError
-    when the session's keys are not those of the name that is claimed, DecodeError for a first
-    message without a proof."""
+    when the session's keys are not those of the name that is claimed, and BundleRefused for a
+    first message without a proof of it."""
     if opened.peer:
         return opened.peer
     peer = opened.session.peer

@@ -22,6 +22,7 @@ _REASONS = {
     Why.FAR: "too many messages before it are missing; it is read when they have come",
     Why.DAMAGED: "it has been changed on its way",
     Why.LATER: "it is of a later version, or from somebody whom the directory does not confirm",
+    Why.FAULT: "a fault of this program, which its log describes; please report it",
 }
 _SUFFIX = ".envelope"
 

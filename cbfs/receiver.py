@@ -14,7 +14,8 @@ from cbfs.admission import Admission
 from cbfs.arrivals import Receiving
 from cbfs.contact import Standing
 from cbfs.context import Backoff, Context
-from cbfs.intake import Incoming, Intake, Outcome, claimed_sender, is_of
+from cbfs.faults import contained, unharmed
+from cbfs.intake import Incoming, Intake, Outcome, claimed_sender, is_of, set_aside
 from cbfs.model import Conversation, Message, NotYet
 from cbfs.owed import Dues
 from cbfs.peers import Stopped, Unknown
@@ -36,6 +37,8 @@ class _Unheard(CbfsError):
     def __init__(self) -> None:
         super().__init__("too many strangers wait")
 
+
+_FAULT = "an envelope is kept that could not be handled: a fault of this program, in its log"
 
 RETRY_BATCH = 16
 """Kept envelopes that are tried again in one commit."""
@@ -80,9 +83,10 @@ class Receiver:
         with self._context.store.read() as reader:
             keys = newest(reader)
         try:
-            for start in range(0, len(keys), RETRY_BATCH):
-                await self._take(self._kept(keys[start : start + RETRY_BATCH]))
-        except StoreError as error:
+            with contained():
+                for start in range(0, len(keys), RETRY_BATCH):
+                    await self._take(self._kept(keys[start : start + RETRY_BATCH]))
+        except CbfsError as error:
             self._context.problems.set(
                 "retry", f"what could not be read was not tried again: {error} ({error.hint})"
             )
@@ -98,23 +102,45 @@ class Receiver:
 
     async def _take(self, incoming: list[Incoming]) -> None:
         while incoming:
-            intake, outcome = await self._commit(incoming)
-            self._tell(outcome)
-            await self.admission.introduce(outcome.arrivals.conversations.values())
-            for sender, bundle in intake.bundles:
-                self._watch.offer(sender, bundle)
-            if any(item.kept is None for item, _unread in intake.unread):
-                self._context.problems.set(
-                    "quarantine", "envelopes arrived that cannot be read; they are kept"
-                )
-            if any(item.kept is None for item in intake.strangers):
-                self._strangers.set()
+            try:
+                with contained():
+                    intake, outcome = await self._commit(incoming)
+            except StoreError:
+                raise
+            except CbfsError:
+                await self._take_one_by_one(incoming)
+                return
+            await self._follow_up(intake, outcome)
             near = self._far & intake.advanced
             self._far |= {u.session for _item, u in intake.unread if u.why is Why.FAR}
             if not near:
                 return
             with self._context.store.read() as reader:
                 incoming = self._kept(waiting_for(reader, near)[: 4 * RETRY_BATCH])
+
+    async def _take_one_by_one(self, incoming: list[Incoming]) -> None:
+        """A fault, in one of them at least: that one is set aside, and the others are taken."""
+        if len(incoming) > 1:
+            for item in incoming:
+                await self._take([item])
+            return
+        await self._context.store.commit(lambda writer: set_aside(writer, incoming[0]))
+        self._context.problems.set("fault", _FAULT)
+
+    async def _follow_up(self, intake: Intake, outcome: Outcome) -> None:
+        """A batch is on the disk: all who are to know hear of it."""
+        self._tell(outcome)
+        with unharmed():
+            await self.admission.introduce(outcome.arrivals.conversations.values())
+        for sender, bundle in intake.bundles:
+            self._watch.offer(sender, bundle)
+        problems = self._context.problems
+        if any(unread.why is Why.FAULT for _item, unread in intake.unread):
+            problems.set("fault", _FAULT)
+        if any(item.kept is None for item, _unread in intake.unread):
+            problems.set("quarantine", "envelopes arrived that cannot be read; they are kept")
+        if any(item.kept is None for item in intake.strangers):
+            self._strangers.set()
 
     async def _commit(self, incoming: list[Incoming]) -> tuple[Intake, Outcome]:
         context = self._context
@@ -141,25 +167,32 @@ class Receiver:
         return int(RECEIPT_DELAY * 1_000 * (0.5 + share))
 
     def _tell(self, outcome: Outcome) -> None:
-        arrivals, told = outcome.arrivals, outcome.told
+        """Each by itself: it is on the disk, and nobody hears of it again."""
+        arrivals, told, problems = outcome.arrivals, outcome.told, self._context.problems
         for conversation in arrivals.conversations.values():
-            self._started(conversation)
+            with unharmed():
+                self._started(conversation)
         for name in outcome.asking:
-            self._asking(name)
+            with unharmed():
+                self._asking(name)
         for message in arrivals.messages:
-            self._arrived(message)
+            with unharmed():
+                self._arrived(message)
         for message in told.messages:
-            self._changed(message)
+            with unharmed():
+                self._changed(message)
         for peer in told.again:
-            self._again(peer)
-        if arrivals.parts:
-            self._context.problems.tell()  # how far they are is in the status
-        if arrivals.dues:
-            self._owed(arrivals.dues)
-        if arrivals.refused:
-            self._context.problems.set(
-                "refused", "messages were refused: their senders are not in the conversation"
-            )
+            with unharmed():
+                self._again(peer)
+        with unharmed():
+            if arrivals.parts:
+                problems.tell()  # how far they are is in the status
+            if arrivals.dues:
+                self._owed(arrivals.dues)
+            if arrivals.refused:
+                problems.set(
+                    "refused", "messages were refused: their senders are not in the conversation"
+                )
 
     async def meet_strangers(self) -> None:
         """Confirm the names of new senders with the directory, for as long as the mount lives."""

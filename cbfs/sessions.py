@@ -302,10 +302,10 @@ class Batch:
         tick = self._sessions._tick(now)
         before = self._newest(opened.session.id)
         made = before.made if before else tick
+        self._routes.update(opened.session)
         self._changed[opened.session.id] = Held(opened.session, peer, tick, made)
         if opened.prekey is not None:
             self._used.add(opened.prekey)
-        self._routes.update(opened.session)
 
     def write(self, writer: Writer) -> None:
         """Into the transaction that holds what the steps brought about."""

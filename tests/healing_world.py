@@ -76,6 +76,8 @@ class Client:
         self.mail: list[bytes] = []
         self.one_time: list[bytes] = []
         self.last_resort = b""
+        self.strangers: set[str] = set()
+        """Of whom nothing is known here."""
         self.context: Context
 
     def load(self) -> None:
@@ -85,7 +87,7 @@ class Client:
         context = make_context(self.store, self.account, directory, dialer, Problems(_nothing))
         self.context = replace(context, clock=lambda: self.world.now)
         for other in self.world.clients.values():
-            if other is not self:
+            if other is not self and other.name not in self.strangers:
                 self.context.peers._take(Contact(_entry(other), START))
 
     def renew_prekeys(self) -> None:

@@ -9,12 +9,14 @@ import pytest
 import trio
 
 from cbfs.account import SYSTEM_RANDOM, make_account
+from cbfs.arrivals import drop_part
 from cbfs.contact import Mark
 from cbfs.engine import running
-from cbfs.intake import Intake
-from cbfs.model import Refused
+from cbfs.model import Conversation, Refused
 from cbfs.peers import Blocked
+from cbfs.store import Writer
 from cbfs.texts import changed_text
+from cbfs_common.message import Part
 from cbfs_common.profile import parse_address
 from tests.test_engine import NO_TOR, Recorder, account, send, until
 from tests.test_healing import texts, write
@@ -198,13 +200,11 @@ def test_what_somebody_blocked_sends_is_dropped_and_the_session_goes_on(
 ) -> None:
     dropped: list[str] = []
 
-    def is_blocked(intake: Intake, name: str) -> bool:
-        found = asked(intake, name)
-        dropped.extend([name] if found else [])
-        return found
+    def drop(writer: Writer, known: dict[bytes, Conversation], sender: str, part: Part) -> None:
+        dropped.append(sender)
+        drop_part(writer, known, sender, part)
 
-    asked = Intake._is_blocked
-    monkeypatch.setattr(Intake, "_is_blocked", is_blocked)
+    monkeypatch.setattr("cbfs.intake.drop_part", drop)
 
     async def body(town: Town) -> None:
         await talk(town, "hello")

@@ -1,6 +1,7 @@
 """What a peer may send who has a session and wants to do harm: nothing crashes, nothing grows
 without bound, nobody is shown as the sender of what they did not write."""
 
+import pkgutil
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +22,7 @@ from cbfs_common.conversation import conversation_id
 from cbfs_common.folder import TOP, Entry, encode_table
 from cbfs_common.limits import (
     BODY_MAX,
+    BUNDLE_MAX,
     DATE_MAX,
     FILE_SIZE_MAX,
     INCOMPLETE_MAX,
@@ -315,6 +317,76 @@ def test_a_message_is_taken_once(world: World) -> None:
         encode_part(first), encode_part(replace(first, chunk=b"other", digest=other))
     )
     assert [text for *_, text in world.clients["alice"].shown()] == [b"first"]
+
+
+BUNDLES = {
+    "none": b"",
+    "noise": bytes(range(256)) * 4,
+    "a map that claims to be large": b"\xdf\xff\xff\xff\xff",
+    "of the wrong types": msgpack.packb([1, "2", [3], None]),
+    "as large as can be": bytes(BUNDLE_MAX),
+}
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_a_stranger_whose_bundle_is_none_stops_nobody(name: str, world: World) -> None:
+    """It is kept, once, and what came with it and after it is shown."""
+    alice, bob = world.clients["alice"], world.clients["bob"]
+    alice.strangers = {"mallory"}
+    alice.load()
+    bob.write(("alice",), b"of bob")
+    bob.pump(fails=False)
+    mallory = Mallory(world)
+    evil = mallory.seal(encode_part(replace(part(), bundle=BUNDLES[name])))
+    alice.receive([evil, *alice.mail])
+    assert [text for *_, text in alice.shown()] == [b"of bob"]
+    assert count(alice, Table.QUARANTINE) == 1
+    assert not any("directory" in line for line in alice.context.problems.lines())
+
+
+FAULTS = (KeyError("secret"), RecursionError(), MemoryError(), UnicodeError("secret"))
+PLACES = ("decode_body", "known_sender", "store_part", "strangers.is_free")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_a_fault_of_our_own_costs_one_envelope(
+    place: str,
+    fault: Exception,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In opening it or in storing it: the others of its batch are shown, it is kept, and is shown
+    when the program is mended."""
+    mallory, alice, bob = Mallory(world), world.clients["alice"], world.clients["bob"]
+    bob.write(("alice",), b"of bob")
+    bob.pump(fails=False)
+    fatal = part(b"fatal")
+    owner, _, name = f"cbfs.intake.{place}".rpartition(".")
+    real = pkgutil.resolve_name(f"{owner}.{name}")
+
+    def broken(*arguments: object) -> object:
+        if "fatal" in repr(arguments):
+            raise fault
+        return real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"{owner}.{name}", broken)
+        fatal_one = mallory.seal(encode_part(fatal))
+        after = mallory.seal(encode_part(part(b"after")))
+        alice.receive([fatal_one, *alice.mail, after])
+        assert sorted(text for *_, text in alice.shown()) == [b"after", b"of bob"]
+        with alice.store.read() as reader:
+            assert [data[:1] for _key, data in reader.items(Table.QUARANTINE)] == [Why.FAULT.value]
+        assert any("fault" in line for line in alice.context.problems.lines())
+        assert type(fault).__name__ in caplog.text
+        assert "intake.py" in caplog.text
+        assert "secret" not in caplog.text
+    alice.load()
+    alice.retry()
+    assert b"fatal" in [text for *_, text in alice.shown()]
+    assert count(alice, Table.QUARANTINE) == 0
 
 
 def test_skipped_numbers_up_to_the_limit_and_past_it(world: World) -> None:

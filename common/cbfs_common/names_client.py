@@ -19,7 +19,7 @@ from cbfs_common.names_entry import (
     name_index,
 )
 from cbfs_common.names_evidence import Evidence, decode_bundle, encode_bundle
-from cbfs_common.names_faults import DirectoryLies, Fault, NameChanged, NameExpired
+from cbfs_common.names_faults import BundleRefused, DirectoryLies, Fault, NameChanged, NameExpired
 from cbfs_common.names_feed import FeedRound, Position, follow, position_after, read_position
 from cbfs_common.names_layout import HASH_SIZE, Fields, labelled
 from cbfs_common.names_log import extends, includes
@@ -274,8 +274,15 @@ def _unchanged(
 
 def open_bundle(policy: Policy, bundle: bytes, known: Entry | None = None) -> Shown:
     """What a message's bundle shows, at a time of its own that nothing says: ask ``is_current``.
-    An entry older than ``known`` is not followed: it comes out as it is. Raises DirectoryLies or
+    An entry older than ``known`` is not followed: it comes out as it is. Raises BundleRefused or
     NameChanged."""
+    try:
+        return _open_bundle(policy, bundle, known)
+    except DirectoryLies as error:
+        raise BundleRefused(error.fault) from error
+
+
+def _open_bundle(policy: Policy, bundle: bytes, known: Entry | None) -> Shown:
     try:
         evidence, links = decode_bundle(bundle)
     except DecodeError as error:

@@ -41,12 +41,20 @@ _HINTS = {
 class DirectoryLies(CbfsError):
     """An answer that fails a check. Nothing of it is believed."""
 
+    _WHAT = "the name directory's answer"
+    _HINT = "tell the directory's operator; nothing was changed here"
+
     def __init__(self, fault: Fault) -> None:
-        super().__init__(
-            f"the name directory's answer is refused: {fault.value}",
-            _HINTS.get(fault, "tell the directory's operator; nothing was changed here"),
-        )
+        super().__init__(f"{self._WHAT} is refused: {fault.value}", _HINTS.get(fault, self._HINT))
         self.fault = fault
+
+
+class BundleRefused(DirectoryLies):
+    """What somebody has sent as the proof of their own name fails a check. That says nothing of
+    the directory."""
+
+    _WHAT = "what the sender shows of their name"
+    _HINT = "nothing was changed here"
 
 
 class NameExpired(CbfsError):
