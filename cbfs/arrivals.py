@@ -5,7 +5,7 @@ somebody else's name, to change who takes part.
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cbfs import lifetimes
 from cbfs.book import (
@@ -16,14 +16,14 @@ from cbfs.book import (
     has_message,
     missing_parents,
 )
+from cbfs.incomplete import Incomplete, complete, get_incomplete, put_incomplete
 from cbfs.model import Content, Conversation, Message
 from cbfs.owed import Dues, Kind, arrived, owe
-from cbfs.packing import pack, unpack
 from cbfs.store import Table, Writer
 from cbfs.stored import read_table, u32, u64
 from cbfs_common.conversation import fits
 from cbfs_common.errors import DecodeError
-from cbfs_common.limits import ASK_AFTER, INCOMPLETE_BYTES_MAX, INCOMPLETE_MAX
+from cbfs_common.limits import ASK_AFTER
 from cbfs_common.message import Part
 
 
@@ -133,44 +133,35 @@ def _conversation(
 def _collect(writer: Writer, sender: str, part: Part, now: int) -> Content | None:
     """Keep a part. The content when it is whole and its digest right, else None."""
     key = writer.blind(part.conversation, sender.encode(), part.id)
-    data = writer.get(Table.PARTS, key)
-    if data is None:
-        content, seen, digest = writer.next_number(b"content"), bytes(part.count), part.digest
+    known = get_incomplete(writer, key)
+    if known is None:
+        known = Incomplete(
+            writer.next_number(b"content"),
+            bytes(part.count),
+            part.digest,
+            part.conversation,
+            sender,
+            part.file_name,
+            part.size,
+        )
         if part.count > 1:
             lifetimes.schedule_parts(writer, key, part.lifetime, now)
-    else:
-        content, seen, digest = unpack(data, int, bytes, bytes, bytes, str, str, int)[:3]
-    if digest != part.digest or len(seen) != part.count or seen[part.number]:
+    seen, at = known.seen, part.number
+    if known.digest != part.digest or len(seen) != part.count or seen[at]:
         return None
-    writer.put(Table.CONTENT, u64(content) + u32(part.number), part.chunk)
-    seen = seen[: part.number] + b"\1" + seen[part.number + 1 :]
+    writer.put(Table.CONTENT, u64(known.content) + u32(at), part.chunk)
+    seen = seen[:at] + b"\1" + seen[at + 1 :]
     if not all(seen):
-        told = part.conversation, sender, part.file_name, part.size
-        writer.put(Table.PARTS, key, pack(content, seen, digest, *told))
-        _limit(writer, sender, key, content, len(part.chunk))
+        put_incomplete(writer, key, replace(known, seen=seen), len(part.chunk))
         return None
-    writer.delete(Table.PARTS, key)
-    _limit(writer, sender, key, content, None)
+    complete(writer, key, sender)
     chunk_size = len(part.chunk)
     if part.count > 1 and part.number == part.count - 1:
         chunk_size = (part.size - len(part.chunk)) // (part.count - 1)
-    if not _fits(writer, content, part, chunk_size):
-        writer.delete_prefix(Table.CONTENT, u64(content))
+    if not _fits(writer, known.content, part, chunk_size):
+        writer.delete_prefix(Table.CONTENT, u64(known.content))
         return None
-    return Content(content, part.size, chunk_size)
-
-
-def drop_arriving(writer: Writer, key: bytes) -> None:
-    """Forget a message that is not whole, by its key in ``Table.PARTS``, if it is still there."""
-    data = writer.get(Table.PARTS, key)
-    if data is None:
-        return
-    content, _seen, _digest, _place, sender, *_ = unpack(
-        data, int, bytes, bytes, bytes, str, str, int
-    )
-    writer.delete(Table.PARTS, key)
-    writer.delete_prefix(Table.CONTENT, u64(content))
-    _limit(writer, sender, key, content, None)
+    return Content(known.content, part.size, chunk_size)
 
 
 def _fits(writer: Writer, content: int, part: Part, chunk_size: int) -> bool:
@@ -193,24 +184,3 @@ def _is_folder(writer: Writer, content: Content) -> bool:
     except DecodeError:
         return False
     return True
-
-
-def _limit(writer: Writer, sender: str, key: bytes, content: int, more: int | None) -> None:
-    """Keep account of what is arriving in parts from one sender: ``more`` bytes of this message
-    have come, None for its end. Past the limits the oldest are forgotten."""
-    place = b"arriving " + writer.blind(sender.encode())
-    data = writer.get(Table.META, place)
-    arriving = unpack(data, list)[0] if data else []
-    size = next((entry[2] for entry in arriving if entry[0] == key), 0)
-    arriving = [entry for entry in arriving if entry[0] != key]
-    if more is not None:
-        arriving.append([key, content, size + more])
-    elif not size:
-        return
-    while (
-        len(arriving) > INCOMPLETE_MAX or sum(entry[2] for entry in arriving) > INCOMPLETE_BYTES_MAX
-    ):
-        old, old_content, _size = arriving.pop(0)
-        writer.delete(Table.PARTS, old)
-        writer.delete_prefix(Table.CONTENT, u64(old_content))
-    writer.put(Table.META, place, pack(arriving))

@@ -13,8 +13,8 @@ from heapq import heapify, heappop, heappush
 import trio
 
 from cbfs import book, deliveries, lifetimes, owed, strangers
-from cbfs.arrivals import drop_arriving
 from cbfs.context import Context
+from cbfs.incomplete import drop_incomplete
 from cbfs.lifetimes import SLOT, End
 from cbfs.model import Message
 from cbfs.store import Reader, Writer
@@ -67,7 +67,7 @@ def end(writer: Writer, ends: list[End]) -> Done:
             continue
         lifetimes.take_out(writer, one)
         if request is None:
-            drop_arriving(writer, one.parts)
+            drop_incomplete(writer, one.parts)
         elif name := strangers.end(writer, request):
             done.strangers.add(name)
     return done

@@ -32,9 +32,9 @@ from cbfs.account import ACCOUNT, FINISHED
 from cbfs.book import message_content
 from cbfs.deliveries import unsealed
 from cbfs.healing import LISTED
+from cbfs.incomplete import decode_incomplete
 from cbfs.model import Content
 from cbfs.nodes import File, decode_record
-from cbfs.packing import unpack
 from cbfs.passphrase import MEMORY, PASSES, SALT_SIZE, stretch
 from cbfs.records import BLIND, Table, Writer
 from cbfs.store import Store
@@ -164,7 +164,7 @@ def _kept(table: Table, key: bytes, value: bytes) -> tuple[Content | None, bytes
     if table is Table.MESSAGES:
         return message_content(key, value), value
     if table is Table.PARTS:  # what is missing comes, or shows when it is complete
-        return Content(unpack(value, int, bytes, bytes)[0], 0, 1), value
+        return Content(decode_incomplete(value).content, 0, 1), value
     if table is Table.NODES:
         node, _names = decode_record(int.from_bytes(key, "big"), value)
         return (node.content if isinstance(node, File) else None), value

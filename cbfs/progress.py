@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 from cbfs.deliveries import first_job, job_of, parts_delivered
+from cbfs.incomplete import all_incomplete
 from cbfs.model import Delivery, Message
 from cbfs.naming import shown_file_name
-from cbfs.packing import unpack
-from cbfs.store import Reader, Table
+from cbfs.store import Reader
 
 SHOWN_MAX = 16
 """Arriving files that ``status`` lists."""
@@ -55,12 +55,11 @@ def sent_share(reader: Reader, message: Message) -> str:
 
 def arriving(reader: Reader, conversation: bytes | None = None) -> Iterator[Progress]:
     """Files of which parts have come, and not all, in one conversation or in all."""
-    for _key, data in reader.items(Table.PARTS):
-        _content, seen, _digest, place, sender, name, size = unpack(
-            data, int, bytes, bytes, bytes, str, str, int
-        )
+    for message in all_incomplete(reader):
+        place, seen = message.conversation, message.seen
         if conversation in (None, place):
-            yield Progress(sender, place, name, size, sum(seen), len(seen))
+            name = message.file_name
+            yield Progress(message.sender, place, name, message.size, sum(seen), len(seen))
 
 
 def arriving_lines(reader: Reader) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.exported import check_exports_in
 from tests.tornet import system_tor, tor_network
 
 __all__ = ["system_tor", "tor_network"]
@@ -19,3 +20,13 @@ def memory() -> Iterator[Path]:
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None) as place:
         yield Path(place)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whatever accounts and stores the tests of a module have left can be exported and restored."""
+    place = tmp_path_factory.getbasetemp()
+    before = set(place.iterdir())
+    yield
+    for made in set(place.iterdir()) - before:
+        check_exports_in(made)
