@@ -19,10 +19,13 @@ class Inodes:
         return self._nodes.get(inode)
 
     def count(self, *nodes: Node) -> None:
-        """The kernel is told of each of these once more."""
+        """The kernel is told of each of these once more. A fresh node of an inode that it knows
+        takes the place of the one before: the kernel counts inodes, not our objects."""
         for node in nodes:
-            if not node.lookups:
+            known = self._nodes.get(node.inode)
+            if known is not node:
                 self._nodes[node.inode] = node
+                node.lookups = known.lookups if known else 0
             node.lookups += 1
 
     def replace(self, node: Node) -> None:

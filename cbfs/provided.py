@@ -96,10 +96,13 @@ class _Entries(Mapping[str, Node]):
 
 class Listing:
     """One reading of a directory, in pieces as the kernel asks for them. What is added or removed
-    meanwhile may be seen or not; all else is seen once."""
+    meanwhile may be seen or not; every other name is seen once, with what it leads to at that
+    moment: the kernel takes each entry for an answer to a look-up, so that one which is not there
+    any more would lead programs to a file that nobody can find again."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
+        self._names: list[str] | None = None
         self._page: list[Listed] = []
         self._version = 0
 
@@ -109,31 +112,37 @@ class Listing:
         return self._directory
 
     def after(self, start: int) -> Iterator[Listed]:
-        """Entries from place ``start`` on; the caller may stop anywhere."""
-        page = self._page
-        index = bisect_right(page, start, key=_place)
-        if self._stale() or start == 0 or index in {0, len(page)}:
-            # where a page begins or ends only the directory can tell what is there now
-            page, index = self._fill(start), 0
-        while page:
-            yield from islice(page, index, None)
-            page, index = self._fill(page[-1][0]), 0
-
-    def _stale(self) -> bool:
-        directory = self._directory
-        return isinstance(directory, Provided) and directory.version != self._version
-
-    def _fill(self, start: int) -> list[Listed]:
+        """Entries from place ``start`` on; the caller may stop anywhere, and must have done so
+        before the directory can change."""
         directory = self._directory
         if isinstance(directory, Provided):
-            self._version = directory.version
-            self._page = list(islice(directory.provider.page(start), PAGE))
-            return self._page
-        if start == 0 or not self._page:
-            # the places are those in a copy of the entries, made when reading begins
-            items = enumerate(directory.entries.items(), 1)
-            self._page = [(place, name, node) for place, (name, node) in items]
-        return self._page[start:]
+            return self._provided(directory, start)
+        return self._entered(directory, start)
+
+    def _entered(self, directory: Directory, start: int) -> Iterator[Listed]:
+        """The places are those in a copy of the names, made when reading begins."""
+        if start == 0 or self._names is None:
+            self._names = list(directory.entries)
+        for place, name in enumerate(islice(self._names, start, None), start + 1):
+            node = directory.entries.get(name)
+            if node is not None:
+                yield place, name, node
+
+    def _provided(self, directory: Provided, start: int) -> Iterator[Listed]:
+        page = self._page
+        index = bisect_right(page, start, key=_place)
+        stale = directory.version != self._version
+        if stale or start == 0 or index in {0, len(page)}:
+            # where a page begins or ends only the directory can tell what is there now
+            page, index = self._fill(directory, start), 0
+        while page:
+            yield from islice(page, index, None)
+            page, index = self._fill(directory, page[-1][0]), 0
+
+    def _fill(self, directory: Provided, start: int) -> list[Listed]:
+        self._version = directory.version
+        self._page = list(islice(directory.provider.page(start), PAGE))
+        return self._page
 
 
 def _place(entry: Listed) -> int:
