@@ -11,15 +11,14 @@ leaves both or neither. Record keys are numbers that tell nothing; everything el
 """
 
 import hashlib
-import re
 import struct
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 
 from cbfs.model import Message
 from cbfs.store import Reader, Table, Writer
+from cbfs.words import asked_words, folded, words_of
 from cbfs_common.errors import CbfsError
 
 SEGMENT = 64
@@ -28,19 +27,15 @@ SEGMENT = 64
 TEXT_MAX = 65_536
 """Bytes of a message, from its beginning, whose words are found."""
 
-WORD_MAX = 64
-"""Characters of a word that count."""
-
-WORDS_MAX = 4_096
+WORDS_MAX = 16_384
 """Different words of a message that are found."""
 
-QUERY_MAX = 32
-"""Words of a search."""
+QUERY_MAX = 128
+"""Words of a search, or pairs of characters."""
 
 _HASH = 8
 _TERM = struct.Struct(">8sQ")
 _ENTRY = struct.Struct(">B16sIB")  # number in its segment, conversation, day, whether unread
-_WORD = re.compile(r"\w+")
 _EPOCH = date(1970, 1, 1)
 _DAY_MAX = (date.max - _EPOCH).days
 _DAY_MS = 86_400_000
@@ -69,12 +64,6 @@ class Query:
     before: int
 
 
-def words(text: str) -> list[str]:
-    """The different words of a text as they are compared: NFKC, without case."""
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    return list(dict.fromkeys(word[:WORD_MAX] for word in _WORD.findall(plain)))
-
-
 def parse_query(text: str, called: Callable[[str], str] = str) -> Query:
     """``lunch from:alice in:bob after:2026-11-01 before:2026-12-01``; ``called`` gives the true
     name of whom a name means. Raises BadQuery."""
@@ -84,13 +73,13 @@ def parse_query(text: str, called: Callable[[str], str] = str) -> Query:
     for part in text.split():
         key, colon, value = part.partition(":")
         if not colon or key not in {"from", "in", "after", "before"}:
-            terms += [_hash(word) for word in words(part)]
+            terms += map(_hash, asked_words(part))
         elif not value:
             raise BadQuery(f"{key}: says nothing", f"write {key}:SOMETHING")
         elif key == "from":
             terms.append(_sender(called(value)))
         elif key == "in":
-            places.append(value.casefold())
+            places.append(folded(value))
         elif key == "after":
             after = max(after, _day(value))
         else:
@@ -217,7 +206,7 @@ def find(reader: Reader, query: Query, folder: Callable[[bytes], str]) -> list[F
 
     def placed(conversation: bytes) -> bool:
         if conversation not in right:
-            name = folder(conversation).casefold()
+            name = folded(folder(conversation))
             right[conversation] = all(place in name for place in query.places)
         return right[conversation]
 
@@ -280,7 +269,7 @@ def _entries(data: bytes | None) -> list[tuple[int, bytes, int, bool]]:
 
 
 def _terms(message: Message, text: bytes) -> list[bytes]:
-    found = words(_as_text(text))[:WORDS_MAX] + words(message.name.partition("Z-")[2])
+    found = words_of(_as_text(text))[:WORDS_MAX] + words_of(message.name.partition("Z-")[2])
     return list(dict.fromkeys([_sender(message.sender), *map(_hash, found)]))
 
 

@@ -100,7 +100,7 @@ def make(
 def read_policy(path: Path) -> str:
     """A policy file's text. Raises CbfsError."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             text = file.read(POLICY_FILE_MAX)
     except (OSError, UnicodeDecodeError) as error:
         raise CbfsError(

@@ -83,7 +83,7 @@ def _parse(data: bytes) -> dict[str, Any]:
     try:
         if len(data) > METADATA_MAX:
             raise ValueError("it is too long")
-        return tomllib.loads(data.decode())
+        return tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise Refused(f"metadata.toml is wrong: {error}", "mend it") from error
 

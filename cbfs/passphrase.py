@@ -7,6 +7,7 @@ arguments or the environment, which other programs can see.
 
 import getpass
 import os
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -78,7 +79,7 @@ def _read(descriptor: int) -> bytes:
             f"no passphrase can be read from descriptor {descriptor}: {error.strerror}",
             "open it: 3<FILE",
         ) from error
-    return _checked(data.partition(b"\n")[0])
+    return _checked(data.partition(b"\n")[0].removesuffix(b"\r"))
 
 
 def _ask(prompt: str) -> bytes:
@@ -91,17 +92,30 @@ def _ask(prompt: str) -> bytes:
             "give it on a file descriptor: -o passphrase_fd=3, or --passphrase-fd 3",
         ) from error
     try:
-        return _checked(getpass.getpass(f"cbfs: {prompt}").encode())
+        return _checked(getpass.getpass(f"cbfs: {prompt}").encode(errors="surrogateescape"))
     except EOFError as error:
         raise CbfsError("no passphrase was given") from error
 
 
 def _checked(passphrase: bytes) -> bytes:
+    """The same bytes however the same characters were typed. Raises CbfsError."""
+    passphrase = composed(passphrase)
     if not passphrase:
         raise CbfsError("the passphrase is empty", "give one, of several words")
     if len(passphrase) > PASSPHRASE_MAX:
         raise CbfsError(f"the passphrase is longer than {PASSPHRASE_MAX} bytes")
     return passphrase
+
+
+def composed(passphrase: bytes) -> bytes:
+    """As RFC 8265 has passwords (OpaqueString): composed (NFC), and every kind of space a plain
+    one: keyboards and systems differ in both. What is no UTF-8 stays as it is."""
+    try:
+        text = passphrase.decode()
+    except UnicodeDecodeError:
+        return passphrase
+    spaced = "".join(" " if unicodedata.category(c) == "Zs" else c for c in text)
+    return unicodedata.normalize("NFC", spaced).encode()
 
 
 def stretch(passphrase: bytes, salt: bytes, passes: int, memory: int) -> bytes:

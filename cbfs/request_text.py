@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from cbfs.model import Request
+from cbfs.plain_text import shown_line, shown_lines
 from cbfs.texts import moment
-from cbfs.transcript import shown_line
 
 LINES_MAX = 40
 """Lines of a first message that are shown."""
@@ -45,8 +45,8 @@ def _content(request: Request) -> list[str]:
         text = request.head[: error.start].decode() if cut else "\0"
     if "\0" in text:
         return [f"    (a file, {request.file_name or 'without a name'}, {request.size} bytes)"]
-    found = text.rstrip("\n").expandtabs().split("\n")
-    lines = [f"    {shown_line(line)}" for line in found[:LINES_MAX]]
+    found = shown_lines(text)
+    lines = [f"    {line}" for line in found[:LINES_MAX]]
     if len(found) > LINES_MAX or request.size > len(request.head):
         lines.append("    ...")
     return lines

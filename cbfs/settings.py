@@ -181,7 +181,7 @@ def decode(data: bytes) -> Settings:
     if len(data) > CONFIG_MAX:
         raise SettingsError("it is too long", f"at most {CONFIG_MAX} bytes")
     try:
-        table = tomllib.loads(data.decode())
+        table = tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise SettingsError("it is not UTF-8", "save it as UTF-8") from error
     except (ValueError, RecursionError) as error:

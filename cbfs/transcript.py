@@ -4,7 +4,6 @@ Messages stand in order of arrival, which makes the text grow at its end only. H
 message's entry is is kept in its record: the size of the whole is known without reading it.
 """
 
-import unicodedata
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
@@ -13,15 +12,12 @@ from datetime import UTC, datetime
 
 from cbfs.lifetimes import words
 from cbfs.model import Message
+from cbfs.plain_text import shown_lines
 
 TEXT_MAX = 65_536
 """Bytes of a message, from its beginning, that its entry shows."""
 
 _INDENT = "    "
-_HIDDEN = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
-"""Characters that are not shown: they could rewrite what stands on a terminal."""
-
-_NOT_SHOWN = "\N{REPLACEMENT CHARACTER}"
 
 
 def entry(message: Message, head: bytes) -> bytes:
@@ -55,7 +51,7 @@ def _text(message: Message, head: bytes) -> str:
         text = None if inside else head[: error.start].decode()
     if text is None or _is_file(message):
         return f"{message.name} ({message.content.size} bytes)"
-    shown = "\n".join(map(shown_line, text.rstrip("\n").expandtabs().split("\n")))
+    shown = "\n".join(shown_lines(text))
     return f"{shown}\n... {message.name} has all of it" if cut else shown
 
 
@@ -63,13 +59,6 @@ def _is_file(message: Message) -> bool:
     """It was sent under a file name with an extension, and not one of a plain text."""
     name = message.name.partition("Z-")[2]
     return "." in name and not name.endswith((".txt", ".md"))
-
-
-def shown_line(line: str) -> str:
-    """One line, without what could rewrite what stands on a terminal."""
-    if line.isprintable():
-        return line
-    return "".join(_NOT_SHOWN if unicodedata.category(c) in _HIDDEN else c for c in line)
 
 
 @dataclass(frozen=True, slots=True)

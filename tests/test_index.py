@@ -6,15 +6,17 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unicodedata import normalize
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cbfs import index
 from cbfs.model import Content, Message
 from cbfs.store import Store, Table
+from cbfs.words import WORD_MAX, asked_words, words_of
 from tests.stores import open_store
 
 DAY = 86_400_000
@@ -141,7 +143,7 @@ def test_a_full_segment_is_one_record() -> None:
         (b"one two", ["one", "two"]),
         (b"\0one", []),
         (b"\xff one", []),
-        ("x" * (index.TEXT_MAX - 2) + "é", ["x" * index.WORD_MAX]),
+        ("x" * (index.TEXT_MAX - 2) + "é", ["x" * WORD_MAX]),
     ],
 )
 def test_only_text_has_words(text: bytes | str, words: list[str]) -> None:
@@ -151,7 +153,7 @@ def test_only_text_has_words(text: bytes | str, words: list[str]) -> None:
         store.write(partial(index.add, message=new, text=data[: index.TEXT_MAX], unread=True))
         for word in words:
             assert find(store, word) == [1]
-        assert bool(words) == bool(find(store, "one") or words == ["x" * index.WORD_MAX])
+        assert bool(words) == bool(find(store, "one") or words == ["x" * WORD_MAX])
 
 
 @pytest.mark.parametrize(
@@ -170,3 +172,53 @@ def test_days_have_one_name(name: str) -> None:
     assert index.day_name(number) == name
     for other in (f" {name}", name.replace("-", ""), f"{name}T00", os.devnull):
         assert index.day_number(other) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "not_found"),
+    [
+        ("Café à Paris", ["cafe", "CAFÉ", "cafe\u0301", "a paris"], ["caf"]),
+        ("Żółw Ångström señor Ελλάδα", ["żołw", "angstrom", "senor", "ελλαδα"], ["zol"]),
+        ("İstanbul ISTANBUL", ["istanbul", "İSTANBUL"], ["stanbul"]),
+        ("明天下午三点在图书馆见", ["图书馆", "下午", "见", "明天 图书"], ["书图", "馆图", "点三"]),
+        ("会議は東京タワーで3時から", ["東京", "タワー", "会議", "3"], ["京東", "議会", "4"]),
+        ("ﾃｽﾄ がぎ", ["テスト", "がぎ", "が"], ["か"]),
+        ("見積書v2を送ります", ["見積書", "V2", "送り", "見積書v2"], ["v3"]),
+        ("พบกันที่สถานี", ["สถานี", "พบกัน"], ["ขบวน"]),
+        ("हिन्दी में", ["हिन्दी"], ["हन"]),
+        ("שָׁלוֹם مُحَمَّد", ["שלום", "محمد"], ["של"]),  # with points, and asked for without
+        ("한국어 메시지", ["한국어", "메시지"], ["국어"]),
+        ("Ｆｕｌｌ ｗｉｄｔｈ", ["full", "WIDTH"], ["wid"]),  # noqa: RUF001
+    ],
+)
+def test_words_are_found_in_every_script(text: str, found: list[str], not_found: list[str]) -> None:
+    with opened() as store:
+        for serial in range(1, index.SEGMENT + 3):  # in a full segment, and in the newest
+            new = message(serial, b"a" * 16, "bob", 5)
+            store.write(partial(index.add, message=new, text=text.encode(), unread=False))
+        every = list(range(1, index.SEGMENT + 3))
+        for query in found:
+            assert find(store, query) == every, query
+            assert find(store, normalize("NFD", query)) == every, query
+        for query in not_found:
+            assert find(store, query) == [], query
+
+
+@given(st.text(), st.text(), st.text())
+def test_what_a_text_has_is_found_by_all_that_it_is_asked_for(
+    before: str, text: str, after: str
+) -> None:
+    """Among spaces any text is found by itself, however it is composed, and in either case."""
+    words = set(words_of(f"{before} {text} {after}"))
+    assert set(asked_words(text)) <= words
+    assert set(asked_words(normalize("NFD", text))) <= words
+
+
+@pytest.mark.parametrize("query", ["in:CAFÉ", "in:cafe\u0301", "in:cafe"])
+def test_a_place_is_found_however_it_is_typed(query: str) -> None:
+    with opened() as store:
+        new = message(1, b"a" * 16, "bob", 5)
+        store.write(partial(index.add, message=new, text=b"x", unread=False))
+        with store.read() as reader:
+            folder = lambda conversation: "2026-11-01-alice-bob Café"  # noqa: E731
+            assert len(index.find(reader, index.parse_query(query), folder)) == 1

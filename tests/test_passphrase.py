@@ -168,6 +168,33 @@ def test_the_keyring_opens_an_account(tmp_path: Path) -> None:
         keyring.set_keyring(before)
 
 
+@pytest.mark.parametrize(
+    ("made", "typed"),
+    [
+        ("schöne Grüße", "scho\u0308ne Gru\u0308ße"),
+        ("scho\u0308n", "schön"),
+        (
+            "한국어 암호",
+            "\u1112\u1161\u11ab\u1100\u116e\u11a8\u110b\u1165 \u110b\u1161\u11b7\u1112\u1169",
+        ),
+        ("two words", "two\u00a0words"),  # Option-Space of a Mac
+        ("of a file", "of a file\r"),
+    ],
+)
+@pytest.mark.usefixtures("_cheap")
+def test_a_passphrase_is_its_characters_however_they_are_typed(made: str, typed: str) -> None:
+    first = Asking(given(f"{made}\n".encode())).twice()
+    again = Asking(given(f"{typed}\n".encode())).once()
+    guard = by_passphrase(first, SYSTEM_RANDOM)
+    assert by_passphrase(again, SYSTEM_RANDOM).lock != guard.lock, "each has a salt of its own"
+    assert unlocking(lambda: again)(guard.protection) == guard.lock
+
+
+def test_a_passphrase_that_is_no_text_is_its_bytes() -> None:
+    assert Asking(given(b"\xff\xfe words")).once() == b"\xff\xfe words"
+    assert Asking(given(b"Case counts")).once() == b"Case counts"
+
+
 @pytest.mark.mount
 def test_programs_ask_for_the_passphrase(here: World) -> None:
     alice = here.account("alice")

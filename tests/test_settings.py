@@ -277,3 +277,8 @@ def test_the_root_takes_nothing_else(mount: Mounted) -> None:
     (mount.path / "config.toml").unlink()
     with pytest.raises(PermissionError):
         (mount.path / "config.toml").symlink_to("elsewhere")
+
+
+def test_settings_may_come_from_windows() -> None:
+    text = '\ufeffgrace = "3s"\r\n'
+    assert decode(text.encode()) == decode(b'grace = "3s"\n') != Settings()

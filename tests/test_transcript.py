@@ -1,5 +1,8 @@
 """A conversation as one text: what an entry shows, and reading from anywhere in it."""
 
+import unicodedata
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,7 +43,35 @@ def test_lines_are_indented() -> None:
 
 def test_nothing_reaches_a_terminal_that_could_rewrite_it() -> None:
     text = shown("a\x1b[2J\r\x07\u202eb\u200b\x9b".encode())
-    assert text == "a\ufffd[2J\ufffd\ufffd\ufffdb\ufffd\ufffd"
+    assert text == "a\ufffd[2J\n    \ufffd\ufffdb\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("one\r\n\r\ntwo\r\n", "one\n\n    two"),
+        ("one\rtwo\r", "one\n    two"),
+        ("\ufeffone\u2028two\x85three\x0cfour", "one\n    two\n    three\n    four"),
+        ("family \U0001f468\u200d\U0001f469\u200d\U0001f467", None),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", None),
+        ("\U0001fae9", None),  # of a newer Unicode than Python 3.11 has
+        ("so\u00adft", "soft"),
+        ("\u05d0\u200f!", "\u05d0!"),
+        ("\u202egnp.exe", "\ufffdgnp.exe"),
+        ("\r", ""),
+    ],
+)
+def test_text_of_other_systems_looks_as_it_was_meant(text: str, lines: str | None) -> None:
+    assert shown(text.encode()) == (text if lines is None else lines)
+
+
+@given(st.text())
+def test_no_text_gets_out_of_its_entry(text: str) -> None:
+    for data in (text.encode(), text.replace(" ", "\r\n").encode()):
+        entry_lines = shown(data).split("\n")
+        assert all(not line or line.startswith("    ") for line in entry_lines[1:])
+        bad = {"Cc", "Cs", "Zl", "Zp", "Co"}
+        assert not bad & {unicodedata.category(c) for line in entry_lines for c in line}
 
 
 def test_what_is_no_text_is_told() -> None:
