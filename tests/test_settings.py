@@ -280,5 +280,5 @@ def test_the_root_takes_nothing_else(mount: Mounted) -> None:
 
 
 def test_settings_may_come_from_windows() -> None:
-    text = '\ufeffgrace = "3s"\r\n'
-    assert decode(text.encode()) == decode(b'grace = "3s"\n') != Settings()
+    text = "\ufeffgrace = 3.0\r\n"
+    assert decode(text.encode()) == decode(b"grace = 3.0\n") != Settings()
