@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import trio
 
-from cbfs import strangers
+from cbfs import deliveries, strangers
 from cbfs.arrivals import Arrivals, Receiving
 from cbfs.contact import Contact, Mark, Standing
 from cbfs.context import Backoff, Context
 from cbfs.intake import Outcome
-from cbfs.model import Conversation
+from cbfs.model import Conversation, Message
 from cbfs.notes import Told
 from cbfs.settings import Strangers
 from cbfs.store import StoreError, Writer
@@ -62,20 +62,37 @@ class Admission:
         await self._refuse(name, declined=self._context.clock())
 
     async def mark(self, name: str, mark: Mark, *, on: bool) -> None:
-        """The user blocks or mutes somebody, or undoes that. A stranger who is blocked is kept
-        among the contacts, where it can be undone."""
-        contact = self._context.peers.named(name)
-        if mark is Mark.BLOCKED and on and contact.standing is not Standing.KNOWN:
-            await self._refuse(name, blocked=self._context.clock(), standing=Standing.LISTED)
-        else:
-            await self._context.peers.mark(name, mark, on=on)
-
-    async def _refuse(self, name: str, **changes: object) -> None:
+        """The user blocks or mutes somebody, or undoes that. Who is blocked is kept among the
+        contacts, where it can be undone, and what waited for them is not sent any more."""
+        peers, now = self._context.peers, self._context.clock()
+        if bool(peers.named(name).marked(mark)) == on:
+            return
+        if mark is Mark.BLOCKED and on:
+            left = await self._refuse(name, blocked=now)
+            self._tell(Outcome(Arrivals({}), Told({}, left), set()))
+            return
         async with self._context.sessions.lock:
-            contact: Contact = replace(self._context.peers.named(name), **changes)  # type: ignore[arg-type]  # fields by name
-            await self._context.peers.decide(
-                [contact], lambda writer: strangers.drop(writer, contact.name)
-            )
+            contact = peers.named(name).with_mark(mark, now if on else 0)
+            await peers.decide([contact], lambda writer: None)
+
+    async def _refuse(self, name: str, *, blocked: int = 0, declined: int = 0) -> list[Message]:
+        """What a stranger has sent is forgotten. Gives the messages of one's own that thereby are
+        not sent any more."""
+        context, now = self._context, self._context.clock()
+        async with context.sessions.lock:
+            contact = context.peers.named(name)
+            if declined:
+                contact = replace(contact, declined=declined)
+            if blocked:
+                known = contact.standing is Standing.KNOWN
+                standing = Standing.KNOWN if known else Standing.LISTED
+                contact = replace(contact, blocked=blocked, standing=standing)
+
+            def change(writer: Writer) -> list[Message]:
+                strangers.drop(writer, name)
+                return deliveries.leave_out(writer, name, now) if blocked else []
+
+            return await context.peers.decide([contact], change)
 
     async def introduce(self, conversations: Iterable[Conversation]) -> None:
         """Somebody known has begun these: who takes part is a stranger no more, but still to be

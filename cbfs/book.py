@@ -33,7 +33,8 @@ HEADS_MAX = 16
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """What is known of a message that is to be shown: see ``Message`` for the fields. One whose
-    sender is ``muted`` is not unread."""
+    sender is ``muted`` is not unread. ``left_out``: those of the recipients to whom it is not
+    sent. A note to oneself has oneself as its recipient."""
 
     id: bytes
     sender: str
@@ -46,6 +47,17 @@ class Arrival:
     muted: bool = False
     folder: bool = False
     lifetime: Lifetime = FOREVER
+    left_out: tuple[str, ...] = ()
+
+    def states(self) -> tuple[tuple[str, Delivery], ...]:
+        """How far it is on its way to each recipient, when it is new."""
+
+        def state(who: str) -> Delivery:
+            if who == self.sender:
+                return Delivery.KEPT
+            return Delivery.LEFT_OUT if who in self.left_out else Delivery.QUEUED
+
+        return tuple((who, state(who)) for who in self.recipients)
 
 
 # Conversations
@@ -261,6 +273,8 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
     naming = folder_message_name if arrival.folder else message_name
     shown = label(writer, arrival.sender)
     name = naming(date, shown, arrival.file_name, taken)
+    recipients = arrival.states()
+    waits = any(state is Delivery.QUEUED for _who, state in recipients)
     message = Message(
         arrival.id,
         conversation,
@@ -271,14 +285,14 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
         name,
         arrival.inode,
         arrival.content,
-        tuple((who, Delivery.QUEUED) for who in arrival.recipients),
+        recipients,
         arrival.parents,
         arrival.file_name,
         0,
         arrival.folder,
         shown,
         arrival.lifetime,
-        end_of(arrival.lifetime, now, waits=bool(arrival.recipients)),
+        end_of(arrival.lifetime, now, waits=waits),
     )
     entry = transcript_text(writer, message)
     message = replace(message, entry_size=len(entry))
@@ -397,12 +411,25 @@ def transcript_entry(reader: Reader, conversation: bytes, serial: int) -> bytes:
 
 def transcript_text(reader: Reader, message: Message) -> bytes:
     """What stands in the transcript of it."""
+    left_out = [
+        label(reader, who) for who, state in message.recipients if state is Delivery.LEFT_OUT
+    ]
     if not message.folder:
-        return transcript.entry(
-            message, read_content(reader, message.content, 0, transcript.TEXT_MAX)
-        )
+        head = read_content(reader, message.content, 0, transcript.TEXT_MAX)
+        return transcript.entry(message, head, left_out)
     table = read_table(reader, message.content)
-    return transcript.folder_entry(message, table.files, table.size)
+    return transcript.folder_entry(message, table.files, table.size, left_out)
+
+
+def put_changed(writer: Writer, message: Message) -> Message:
+    """Store what has changed of a message where that may stand in its listing or in its entry in
+    the transcript, which is then read anew. The message as it is stored."""
+    size = len(transcript_text(writer, message))
+    grown, message = size - message.entry_size, replace(message, entry_size=size)
+    put_message(writer, message)
+    listings.change(writer, message)
+    extend_transcript(writer, message.conversation, grown, 1)
+    return message
 
 
 def _text(reader: Reader, message: Message, most: int) -> bytes:

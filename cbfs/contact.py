@@ -77,6 +77,11 @@ class Contact:
         """Since when, 0 for not."""
         return self.blocked if mark is Mark.BLOCKED else self.muted
 
+    def with_mark(self, mark: Mark, since: int) -> "Contact":
+        """After the user has decided that (0: has undone it)."""
+        blocked = mark is Mark.BLOCKED
+        return replace(self, blocked=since) if blocked else replace(self, muted=since)
+
     @property
     def offered_profile(self) -> Profile | None:
         """The keys that only the user can accept."""

@@ -17,7 +17,7 @@ from cbfs.drafts import Drafts
 from cbfs.error_files import ErrorFiles
 from cbfs.handles import Handle
 from cbfs.message_folder import MessageFolder
-from cbfs.model import Backend, Conversation, Message, Refused
+from cbfs.model import Backend, Conversation, Delivery, Message, Refused
 from cbfs.nodes import Directory, File, Text, drafts_in, state_of
 from cbfs.outbox import METADATA, Processes
 from cbfs.showing import Showing
@@ -162,6 +162,9 @@ class Courier:
         if node.ends != message.ends:
             node.ends_anew(message)
             self.showing.touch(node.inode)
+        if any(state is Delivery.LEFT_OUT for _who, state in message.recipients):
+            # the transcript says so
+            self.tree.folders(message.conversation)[0].touch(time.time_ns())
         if self._sync_send is not None:
             self._sync_send.changed()
         self.status_changed()

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass, replace
 
 from cbfs import lifetimes, listings
-from cbfs.book import get_conversation, get_message, put_message
+from cbfs.book import get_conversation, get_message, put_changed, put_message
 from cbfs.model import Content, Conversation, Delivery, Message
 from cbfs.owed import Dues, Kind, owe
 from cbfs.packing import pack, unpack
@@ -105,9 +105,10 @@ class Envelope:
 
 
 def add_jobs(writer: Writer, message: Message, job: Job) -> None:
-    """One job for each recipient of a message."""
-    for recipient, _state in message.recipients:
-        _add(writer, job, recipient)
+    """One job for each recipient of a message to whom it is to be sent."""
+    for recipient, state in message.recipients:
+        if state is Delivery.QUEUED:
+            _add(writer, job, recipient)
 
 
 def unsealed(key: bytes, data: bytes) -> tuple[Content, bytes] | None:
@@ -258,6 +259,22 @@ def begin_again(writer: Writer, recipient: str) -> None:
         writer.delete_prefix(Table.QUEUE, job.key)
         key = job.key[:-8] + u64(writer.next_number(b"queue"))
         writer.put(Table.QUEUE, key, replace(job, key=key, sealed=0).encode())
+
+
+def leave_out(writer: Writer, recipient: str, now: int) -> list[Message]:
+    """The user has blocked this recipient: nothing of what waits for them is sent any more. Gives
+    the messages that thereby have another state. ``now`` in milliseconds."""
+    changed = []
+    for job in pending(writer, recipient):
+        writer.delete_prefix(Table.QUEUE, job.key)
+        drop_content(writer, job.content.id)
+        message = get_message(writer, job.conversation, job.serial)
+        if message is None or dict(message.recipients).get(recipient) is not Delivery.QUEUED:
+            continue
+        left = moved_on(message, recipient, Delivery.LEFT_OUT)
+        left = lifetimes.delivered(writer, left, now)
+        changed.append(put_changed(writer, left))
+    return changed
 
 
 def give_up(writer: Writer, message: Message) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from cbfs.healing import make_listings, notice_copy, notice_loss
 from cbfs.home import Home
 from cbfs.model import (
     Conversation,
+    Delivery,
     Message,
     NotYet,
     Outgoing,
@@ -206,13 +207,15 @@ class Engine(Acquaintances):
         draft: a crash before leaves the draft, a crash after leaves a message that is sent."""
         participants, subject = self._recipients(outgoing)
         others = tuple(name for name in participants if name != self.name)
+        begins, peers = outgoing.conversation is None, self._context.peers
         try:
-            await self._context.peers.find_all(others)
+            written = await peers.written_to(others, begins=begins)
         except NotYet:
             self._context.problems.set("names", "the name directory does not answer")
             self._nursery.start_soon(self._retry_later)
             raise
-        await self._admission.admit(others)  # whom one writes to is no stranger
+        # whom one writes to is no stranger
+        await self._admission.admit(name for name in written if peers.get(name) is not None)
         settled = Settled(
             self.name,
             participants,
@@ -228,8 +231,9 @@ class Engine(Acquaintances):
         )
         self._started(conversation)
         self._context.problems.clear("names")
-        for recipient in others:
-            self._sender.queued(recipient)
+        for recipient, state in message.recipients:
+            if state is Delivery.QUEUED:
+                self._sender.queued(recipient)
         self.ending.note(message)
         self._status_changed()
         return message
@@ -246,7 +250,7 @@ class Engine(Acquaintances):
             known = self._context.conversations[outgoing.conversation]
             return known.participants, known.subject
         names = {*(checked(name) for name in outgoing.participants), self.name}
-        if len(names) < 2:
+        if not outgoing.participants:
             raise Refused("there is nobody to write to", "name the folder after somebody else")
         if len(names) > PARTICIPANTS_MAX:
             raise Refused(f"a conversation has at most {PARTICIPANTS_MAX} people")
@@ -291,6 +295,14 @@ class Engine(Acquaintances):
             self._view.retry()
 
     def _contact_changed(self, name: str) -> None:
+        contact = self._context.peers.get(name)
+        if contact is not None and contact.blocked:
+            self._sender.given_up(name)
+        else:
+            with self.store.read() as reader:
+                due = owed.next_due(reader, name)  # it may have stayed owed while they were blocked
+            if due is not None:
+                self._reminders.add({name: due})
         self._sender.retry(name)
         self._receiver.look_again()
         if self._view:

@@ -19,6 +19,8 @@ from cbfs_common.primitives import Random
 LISTED = b"listed"
 """META: every message is in a page of its conversation."""
 
+_SEALED = frozenset((Delivery.SENT, Delivery.RECEIVED))
+
 LOST_SPREAD = 5_000
 """Milliseconds within which, at random, peers are told that sessions are lost."""
 
@@ -83,5 +85,5 @@ def _talked_to(reader: Reader, me: str) -> set[str]:
     for conversation in load_conversations(reader):
         for message in load_messages(reader, conversation):
             peers.add(message.sender)
-            peers |= {who for who, state in message.recipients if state is not Delivery.QUEUED}
+            peers |= {who for who, state in message.recipients if state in _SEALED}
     return peers - {me}

@@ -36,6 +36,8 @@ class Delivery(Enum):
     QUEUED = "queued"
     SENT = "sent"  # at the recipient's server
     RECEIVED = "received"  # a receipt has come
+    LEFT_OUT = "left out"  # blocked when it was written, or while it waited: it is not sent to them
+    KEPT = "kept here"  # a note to oneself, which goes nowhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ class Conversation:
 @dataclass(frozen=True, slots=True)
 class Message:
     """``name`` is the file name in the conversation's folder, unique there, made by
-    ``naming.message_name``. ``recipients`` is empty for what was received. ``parents`` and
+    ``naming.message_name``. ``recipients`` is empty for what was received; of a note to oneself it
+    is oneself. ``parents`` and
     ``file_name`` are as its sender wrote them. ``entry_size`` is how many bytes it has in the
     conversation's transcript. ``folder``: its content is a folder (``cbfs_common.folder``).
     ``label``: what its sender was called when it was named. ``ends``: when it
@@ -84,8 +87,9 @@ class Message:
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """A finished file of the outbox, or a ``folder`` as one content. Either ``conversation`` is
-    the id of one that exists, or it is None and ``participants`` (without oneself) and ``subject``
-    start a new one, whose messages are kept for ``lifetime`` seconds when that is not 0.
+    the id of one that exists, or it is None and ``participants`` (oneself alone for a note to
+    oneself) and ``subject`` start a new one, whose messages are kept for ``lifetime`` seconds when
+    that is not 0.
 
     ``consume(writer, conversation)`` takes the file out of the outbox's records; it runs inside
     the transaction that makes it a message, so that a crash leaves the one or the other."""

@@ -18,6 +18,8 @@ from cbfs.stored import u64
 from cbfs_common.limits import LOST_PAUSE, NOTE_IDS_MAX, OFFER_AFTER
 from cbfs_common.message import Note
 
+_WRITTEN_TO = frozenset((Delivery.QUEUED, Delivery.SENT, Delivery.RECEIVED))
+
 
 @dataclass(frozen=True, slots=True)
 class Draft:
@@ -82,9 +84,11 @@ def take_note(
 
 
 def _own(reader: Reader, me: str, peer: str, ref: bytes) -> Message | None:
-    """A message of one's own that was written to ``peer``."""
+    """A message of one's own that was written to ``peer``, who was not left out."""
     message = find_message(reader, ref[:16], me, ref[16:])
-    return message if message and peer in dict(message.recipients) else None
+    if message is None:
+        return None
+    return message if dict(message.recipients).get(peer) in _WRITTEN_TO else None
 
 
 def _received(writer: Writer, told: Told, me: str, sender: str, ref: bytes) -> None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import trio
 
-from cbfs.contact import Contact, How, Mark, Standing, decode_contact
+from cbfs.contact import Contact, How, Standing, decode_contact
 from cbfs.deliveries import reseal
 from cbfs.directory import Directory, DirectoryDown
 from cbfs.fingerprint import Fingerprint, fingerprint
@@ -130,21 +130,14 @@ class Peers:
         """The contact, which is known."""
         return self._known[name]
 
-    async def find(self, name: str) -> Contact:
-        """The contact of that name, from the directory when it is not known. Raises Unknown,
-        Stopped, or NotYet when the directory cannot say."""
-        known = self._known.get(name)
-        if known is None:
-            known = await self.look_up(name)
-        if known.offered is not None:
-            raise Stopped(name)
-        if known.entry.status is Status.FROZEN:
-            raise Frozen(name)
-        return known
-
     async def ready(self, name: str) -> Contact:
-        """The contact, to send to. Raises what ``find`` does, and NotYet while it is in doubt."""
-        contact = await self.find(name)
+        """The contact, to send to; from the directory when it is not known. Raises Blocked,
+        Stopped, Frozen, what ``look_up`` does, and NotYet while it is in doubt."""
+        contact = self._known.get(name) or await self.look_up(name)
+        if contact.blocked:
+            raise Blocked([name])
+        if problem := _in_the_way(contact):
+            raise problem
         if contact.doubted:
             raise NotYet(
                 f"something about {name} has changed in the name directory",
@@ -152,19 +145,34 @@ class Peers:
             )
         return contact
 
-    async def find_all(self, names: Iterable[str]) -> None:
-        """Like ``find`` for each, side by side; Unknown names them all at once. Raises Blocked for
-        whom the user does not write to."""
-        names = [checked(name) for name in names]
-        blocked = [name for name in names if name in self._known and self._known[name].blocked]
-        if blocked:
+    async def written_to(self, names: Sequence[str], *, begins: bool) -> tuple[str, ...]:
+        """To whom of the others in a conversation a message goes: all but those whom the user has
+        blocked. Nobody's state keeps it from the rest: what is for somebody to whom nothing can be
+        sent now waits for them. Raises Blocked when there is nobody else, Stopped or Frozen when
+        nothing can be sent to anybody, and for a conversation that ``begins`` what ``find_all``
+        does: a name in it may be mistyped."""
+        known = [self._known.get(name) for name in names]
+        blocked = {contact.name for contact in known if contact and contact.blocked}
+        written = tuple(name for name in names if name not in blocked)
+        if blocked and not written:
             raise Blocked(blocked)
+        if begins:
+            await self.find_all(written)
+        ways = [self._known.get(name) for name in written]
+        problems = [contact and _in_the_way(contact) for contact in ways]
+        if problems and problems[0] and all(problems):
+            raise problems[0]
+        return written
+
+    async def find_all(self, names: Iterable[str]) -> None:
+        """Look up those who are not known, side by side; Unknown names at once all who are
+        nobody. Raises what ``look_up`` does."""
         unknown: set[str] = set()
         failures: list[CbfsError] = []
 
         async def find(name: str) -> None:
             try:
-                await self.find(name)
+                await self.look_up(name)
             except Unknown as error:
                 unknown.update(error.names)
             except NotYet as error:
@@ -174,7 +182,8 @@ class Peers:
 
         async with trio.open_nursery() as nursery:
             for name in names:
-                nursery.start_soon(find, name)
+                if name not in self._known:
+                    nursery.start_soon(find, name)
         if unknown:
             raise Unknown(unknown)
         if failures:
@@ -286,15 +295,6 @@ class Peers:
         """The user takes that back."""
         await self._keep(replace(self._known[name], verified=0))
 
-    async def mark(self, name: str, mark: Mark, *, on: bool) -> None:
-        """The user wants that, or does so no more. On the disk on return."""
-        known, since = self._known[name], self._clock() if on else 0
-        if bool(known.marked(mark)) != on:
-            blocked = mark is Mark.BLOCKED
-            await self._keep(
-                replace(known, blocked=since) if blocked else replace(known, muted=since)
-            )
-
     async def _keep(self, *contacts: Contact) -> None:
         if any(self._known.get(contact.name) != contact for contact in contacts):
             await self.decide(contacts, lambda writer: None)
@@ -347,6 +347,13 @@ class Peers:
             self._petnames[contact.petname] = contact.name
         self._known[contact.name] = contact
         self._names[contact.profile.identity(contact.name)] = contact.name
+
+
+def _in_the_way(contact: Contact) -> ContactRefused | None:
+    """Why nothing is sent to this contact, until they or the user do something."""
+    if contact.offered is not None:
+        return Stopped(contact.name)
+    return Frozen(contact.name) if contact.entry.status is Status.FROZEN else None
 
 
 def checked(name: str) -> str:

@@ -13,9 +13,9 @@ by a record, so that it goes on after a restart.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from cbfs import book, listings
+from cbfs import book
 from cbfs.labels import label, put_label
-from cbfs.model import Conversation, Message
+from cbfs.model import Conversation, Delivery, Message
 from cbfs.naming import folder_message_name, message_name
 from cbfs.packing import pack, unpack
 from cbfs.store import Reader, Table, Writer
@@ -83,13 +83,18 @@ def relabel(writer: Writer, name: str) -> list[Message]:
     else:
         writer.put(Table.META, key, pack(name, looked[-1][0] + b"\0"))
     found = (book.get_message(writer, k[:16], int.from_bytes(k[16:], "big")) for k, _ in looked)
-    renamed = [_name_message(writer, m) for m in found if m is not None and m.sender == name]
+    renamed = [_name_message(writer, m, name) for m in found if m is not None]
     return [message for message in renamed if message is not None]
 
 
-def _name_message(writer: Writer, message: Message) -> Message | None:
-    """Name it after what its sender is called now. The message as it is then, None when it is
-    called so already."""
+def _name_message(writer: Writer, message: Message, name: str) -> Message | None:
+    """``name`` is called otherwise: name it after what its sender is called now, and say who was
+    left out by what they are called now. The message as it is then, None when nothing of it has
+    changed."""
+    if message.sender != name:
+        if dict(message.recipients).get(name) is Delivery.LEFT_OUT:
+            book.put_changed(writer, message)
+        return None
 
     def name_key(name: str) -> bytes:
         return b"name " + writer.blind(message.conversation, name.encode())
@@ -99,21 +104,14 @@ def _name_message(writer: Writer, message: Message) -> Message | None:
         return None
     writer.delete(Table.META, name_key(message.name))
     naming = folder_message_name if message.folder else message_name
-    name = naming(
+    new = naming(
         message.date,
         shown,
         message.file_name,
         lambda name: writer.get(Table.META, name_key(name)) is not None,
     )
-    writer.put(Table.META, name_key(name), u64(message.serial))
-    named = replace(message, name=name, label=shown)
-    entry = book.transcript_text(writer, named)
-    named = replace(named, entry_size=len(entry))
-    book.put_message(writer, named)
-    listings.change(writer, named)
-    grown = len(entry) - message.entry_size
-    book.extend_transcript(writer, message.conversation, grown, 1)  # all of it is read anew
-    return named
+    writer.put(Table.META, name_key(new), u64(message.serial))
+    return book.put_changed(writer, replace(message, name=new, label=shown))
 
 
 def _with(reader: Reader, name: str, start: bytes) -> Iterable[bytes]:

@@ -10,15 +10,16 @@ LINES_MAX = 40
 """Lines of a first message that are shown."""
 
 
-def request_text(request: Request, label: Callable[[str], str]) -> str:
+def request_text(request: Request, me: str, label: Callable[[str], str]) -> str:
     """The file ``message`` of a request. What the stranger chose is indented, one line stays one
-    line, and no character of it does anything to a terminal. ``label``: what people are
-    shown as."""
+    line, and no character of it does anything to a terminal. ``me``: one's own name; ``label``:
+    what people are shown as."""
     shown = label(request.name)
-    others = ", ".join(map(label, request.participants))
+    others = [label(who) for who in request.participants if who not in (me, request.name)]
+    whom = f"you, with {', '.join(others)}" if others else "you"
     more = request.messages - 1
     lines = [
-        f"{shown} has written to {others}",
+        f"{shown} has written to {whom}",
         f"first received: {moment(request.since):%Y-%m-%d %H:%M} UTC",
     ]
     if request.subject:

@@ -88,5 +88,7 @@ class Requests(People):
         request = self._backend.request(contact.name)
         texts = super()._texts(contact)
         if request is not None:
-            texts["message"] = request_text(request, self._backend.label).encode()
+            texts["message"] = request_text(
+                request, self._backend.name, self._backend.label
+            ).encode()
         return texts

@@ -69,7 +69,7 @@ class Sender:
         with context.store.read() as reader:
             self._jobs = deliveries.waiting(reader)
         for recipient in self._jobs:
-            self._start(recipient)
+            self._wake(recipient)
 
     def queued(self, recipient: str) -> None:
         """There is something new in the queue for this recipient, on the disk."""
@@ -107,6 +107,9 @@ class Sender:
             self._start(recipient)
 
     def _has_work(self, recipient: str) -> bool:
+        contact = self._context.peers.get(recipient)
+        if contact is not None and contact.blocked:
+            return False
         return recipient in self._jobs or recipient in self._notes
 
     def _start(self, recipient: str) -> None:

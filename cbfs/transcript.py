@@ -6,7 +6,7 @@ message's entry is is kept in its record: the size of the whole is known without
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -20,25 +20,27 @@ TEXT_MAX = 65_536
 _INDENT = "    "
 
 
-def entry(message: Message, head: bytes) -> bytes:
+def entry(message: Message, head: bytes, left_out: Sequence[str] = ()) -> bytes:
     """``[2026-11-24 14:46] alice: See you at ten.``, further lines indented; a file by its name
-    and size; ``[2026-11-24 14:46, kept 7d]`` when it ends. ``head`` is the beginning of its
-    content, TEXT_MAX bytes at most."""
-    return _said(message, _text(message, head))
+    and size; ``[2026-11-24 14:46, kept 7d]`` when it ends; a line more names who was
+    ``left_out``. ``head`` is the beginning of its content, TEXT_MAX bytes at most."""
+    return _said(message, _text(message, head), left_out)
 
 
-def folder_entry(message: Message, files: int, size: int) -> bytes:
+def folder_entry(message: Message, files: int, size: int, left_out: Sequence[str] = ()) -> bytes:
     """The same for a folder: its name, how many ``files`` it has and their bytes."""
     many = "1 file" if files == 1 else f"{files} files"
-    return _said(message, f"{message.name} ({many}, {size} bytes)")
+    return _said(message, f"{message.name} ({many}, {size} bytes)", left_out)
 
 
-def _said(message: Message, text: str) -> bytes:
+def _said(message: Message, text: str, left_out: Sequence[str]) -> bytes:
     moment = datetime.fromtimestamp(message.date / 1000, UTC)
     first, *rest = text.split("\n")
     kept = f", kept {words(message.lifetime.seconds)}" if message.lifetime.seconds else ""
     lines = [f"[{moment:%Y-%m-%d %H:%M}{kept}] {message.label or message.sender}: {first}"]
     lines += [_INDENT + line if line else "" for line in rest]
+    if left_out:
+        lines.append(f"{_INDENT}(not sent to {', '.join(left_out)}: blocked)")
     return "\n".join(lines).encode() + b"\n"
 
 

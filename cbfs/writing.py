@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from cbfs import book, deliveries, lifetimes
 from cbfs.book import Arrival
+from cbfs.contact import decode_contact
 from cbfs.model import Conversation, Message, Outgoing
-from cbfs.store import Writer
+from cbfs.store import Reader, Table, Writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,12 @@ def make_message(
     settled: Settled,
 ) -> tuple[Conversation, Message]:
     """(its conversation, which this may begin; the message, with a delivery queued for each of
-    its recipients)."""
+    its recipients whom the user has not blocked)."""
     conversation = _conversation(writer, conversations, outgoing, settled)
     book.mark_written(writer, conversation.id)
     if outgoing.lifetime:
         lifetimes.choose(writer, conversation.id, outgoing.lifetime, settled.me, settled.now)
+    others = tuple(name for name in settled.participants if name != settled.me)
     arrival = Arrival(
         settled.message,
         settled.me,
@@ -44,14 +46,21 @@ def make_message(
         outgoing.file_name,
         writer.next_number(b"inode"),
         outgoing.content,
-        tuple(name for name in settled.participants if name != settled.me),
+        others or (settled.me,),
         folder=outgoing.folder,
         lifetime=lifetimes.setting(writer, conversation.id).lifetime,
+        left_out=tuple(name for name in others if is_blocked(writer, name)),
     )
     message = book.add_message(writer, conversation.id, arrival, settled.now)
     deliveries.add_jobs(writer, message, deliveries.job_for(message, conversation, settled.digest))
     outgoing.consume(writer, conversation)
     return conversation, message
+
+
+def is_blocked(reader: Reader, name: str) -> bool:
+    """Whether the user has blocked this person, as the store has it."""
+    record = reader.get(Table.PEERS, reader.blind(name.encode()))
+    return record is not None and decode_contact(record).blocked > 0
 
 
 def _conversation(

@@ -256,7 +256,7 @@ def ask_strangers(place: Path) -> None:
 
 def asked(head: bytes, **changes: object) -> str:
     request = Request("mallory", 10**12, ("bob", "mallory"), "", "", len(head), head, False, 1)
-    return request_text(replace(request, **changes), str)  # type: ignore[arg-type]  # fields by name
+    return request_text(replace(request, **changes), "bob", str)  # type: ignore[arg-type]  # fields by name
 
 
 def test_what_a_stranger_wrote_is_shown_without_what_it_could_do() -> None:

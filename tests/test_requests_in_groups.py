@@ -61,7 +61,7 @@ def test_who_answers_in_a_group_waits_for_its_beginner_only(
     kate.write(folder, "answer", "I do\n")
     wait_request(bob, "judy")
     message = wait_request(bob, "kate") / "message"
-    assert "has written to bob, judy, kate" in message.read_text()
+    assert "kate has written to you, with judy\n" in message.read_text()
     bob.run("mv requests/judy contacts/")
     bob.wait_message("judy", "who comes\n")
     bob.wait_message("kate", "I do\n")
