@@ -15,6 +15,7 @@ from cbfs.book import (
     get_conversation,
     has_message,
     missing_parents,
+    note_dropped,
 )
 from cbfs.incomplete import Incomplete, complete, get_incomplete, put_incomplete
 from cbfs.model import Content, Conversation, Message
@@ -103,7 +104,7 @@ def drop_part(writer: Writer, known: dict[bytes, Conversation], sender: str, par
     if conversation is None or sender not in conversation.participants:
         return
     ref = part.conversation + part.id
-    writer.put(Table.META, b"dropped " + ref, b"\1")
+    note_dropped(writer, ref)
     arrived(writer, ref)
 
 

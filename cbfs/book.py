@@ -169,8 +169,22 @@ def named_message(reader: Reader, conversation: bytes, which: str | int) -> Mess
     """The one of that name or serial."""
     if isinstance(which, int):
         return get_message(reader, conversation, which)
-    serial = reader.get(Table.META, b"name " + reader.blind(conversation, which.encode()))
+    serial = reader.get(Table.META, name_key(reader, conversation, which))
     return get_message(reader, conversation, int.from_bytes(serial, "big")) if serial else None
+
+
+def name_key(reader: Reader, conversation: bytes, name: str) -> bytes:
+    """In Table.META: of the serial of the message that its folder shows under this name."""
+    return b"name " + reader.blind(conversation, name.encode())
+
+
+def note_dropped(writer: Writer, ref: bytes) -> None:
+    """A message (conversation id, message id) was thrown away: nobody is asked for it."""
+    writer.put(Table.META, _dropped_key(ref), b"\1")
+
+
+def _dropped_key(ref: bytes) -> bytes:
+    return b"dropped " + ref
 
 
 def newest_message(reader: Reader, conversation: bytes) -> Message | None:
@@ -262,11 +276,8 @@ def _number(data: bytes) -> int:
 def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int) -> Message:
     """Name it, number it, store, list and index it, count its content, move the heads."""
 
-    def name_key(name: str) -> bytes:
-        return b"name " + writer.blind(conversation, name.encode())
-
     def taken(name: str) -> bool:
-        return writer.get(Table.META, name_key(name)) is not None
+        return writer.get(Table.META, name_key(writer, conversation, name)) is not None
 
     serial = writer.next_number(b"message")
     date = _shown_date(writer, conversation, arrival, now)
@@ -302,7 +313,7 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
     words = _text(writer, message, index.TEXT_MAX)
     index.add(writer, message, words, unread=not (arrival.recipients or arrival.muted))
     extend_transcript(writer, conversation, len(entry), 0)
-    writer.put(Table.META, name_key(name), u64(serial))
+    writer.put(Table.META, name_key(writer, conversation, name), u64(serial))
     key = _message_id(writer, conversation, arrival.sender, arrival.id)
     writer.put(Table.MESSAGE_IDS, key, u64(serial))
     hold_content(writer, arrival.content.id)
@@ -371,15 +382,14 @@ def missing_parents(
         parent
         for parent in parents
         if _by_anybody(reader, conversation, parent) is None
-        and reader.get(Table.META, b"dropped " + conversation + parent) is None
+        and reader.get(Table.META, _dropped_key(conversation + parent)) is None
     )
 
 
 def remove_message(writer: Writer, message: Message) -> None:
     """Forget it; its content goes with the last delivery of it."""
     if writer.delete(Table.MESSAGES, message.conversation + u64(message.serial)):
-        name = b"name " + writer.blind(message.conversation, message.name.encode())
-        writer.delete(Table.META, name)
+        writer.delete(Table.META, name_key(writer, message.conversation, message.name))
         if message.folder:
             writer.delete_prefix(Table.META, gone_key(message))
         listings.remove(writer, message)

@@ -31,7 +31,7 @@ import msgpack
 from cbfs.account import ACCOUNT, FINISHED
 from cbfs.book import message_content
 from cbfs.deliveries import unsealed
-from cbfs.healing import LISTED
+from cbfs.healing import LISTED, PLACE
 from cbfs.incomplete import decode_incomplete
 from cbfs.model import Content
 from cbfs.nodes import File, decode_record
@@ -55,7 +55,7 @@ _HEADER = struct.Struct(">16s16sII")
 _LEFT_OUT = frozenset(
     (Table.SESSIONS, Table.PREKEYS, Table.INBOX, Table.QUARANTINE, Table.LISTINGS)
 )
-_OF_THE_DIRECTORY = frozenset((b"place", LISTED))
+_OF_THE_DIRECTORY = frozenset((PLACE, LISTED))
 _LAST = (ACCOUNT, FINISHED)
 """In Table.META, restored when all else is on the disk."""
 

@@ -19,6 +19,9 @@ from cbfs_common.primitives import Random
 LISTED = b"listed"
 """META: every message is in a page of its conversation."""
 
+PLACE = b"place"
+"""META: what tells this directory from a copy of it."""
+
 _SEALED = frozenset((Delivery.SENT, Delivery.RECEIVED))
 
 LOST_SPREAD = 5_000
@@ -31,10 +34,10 @@ def notice_copy(store: Store, directory: Path) -> bool:
     place = (directory / "store" / "data.mdb").stat().st_ino.to_bytes(8, "big")
 
     def change(writer: Writer) -> bool:
-        known = writer.get(Table.META, b"place")
+        known = writer.get(Table.META, PLACE)
         if known == place:
             return False
-        writer.put(Table.META, b"place", place)
+        writer.put(Table.META, PLACE, place)
         if known is None:
             return False
         writer.delete_prefix(Table.SESSIONS, b"")

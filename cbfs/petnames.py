@@ -95,22 +95,19 @@ def _name_message(writer: Writer, message: Message, name: str) -> Message | None
         if dict(message.recipients).get(name) is Delivery.LEFT_OUT:
             book.put_changed(writer, message)
         return None
-
-    def name_key(name: str) -> bytes:
-        return b"name " + writer.blind(message.conversation, name.encode())
-
+    place = message.conversation
     shown = label(writer, message.sender)
     if message.label == shown:
         return None
-    writer.delete(Table.META, name_key(message.name))
+    writer.delete(Table.META, book.name_key(writer, place, message.name))
     naming = folder_message_name if message.folder else message_name
     new = naming(
         message.date,
         shown,
         message.file_name,
-        lambda name: writer.get(Table.META, name_key(name)) is not None,
+        lambda name: writer.get(Table.META, book.name_key(writer, place, name)) is not None,
     )
-    writer.put(Table.META, name_key(new), u64(message.serial))
+    writer.put(Table.META, book.name_key(writer, place, new), u64(message.serial))
     return book.put_changed(writer, replace(message, name=new, label=shown))
 
 

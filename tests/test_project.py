@@ -89,6 +89,19 @@ def test_one_file_knows_each_boundary(module: str) -> None:
     assert users <= ONLY_IN[module]
 
 
+def test_one_file_spells_each_record_key() -> None:
+    """Two places that know one format disagree one day: a key has one module."""
+    spelt: dict[bytes, set[str]] = {}
+    for path in sources("cbfs"):
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, bytes):
+                word = node.value
+                if re.fullmatch(rb"[a-z][a-z-]* ", word):
+                    spelt.setdefault(word, set()).add(name_of(path))
+    assert spelt
+    assert not {word: files for word, files in spelt.items() if len(files) > 1}
+
+
 def test_input_is_not_checked_by_assert() -> None:
     """An assert vanishes under ``python -O``, and its error is not one of ours."""
     assert not [
