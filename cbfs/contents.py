@@ -22,6 +22,7 @@ from cbfs.blocks import BLOCK, Layer, count_blocks
 from cbfs.metadata_file import MetadataText, is_place
 from cbfs.model import Backend, Content
 from cbfs.nodes import (
+    MODES,
     Directory,
     File,
     FolderFile,
@@ -126,7 +127,7 @@ class Contents:
         await settle(node)
         check_changeable(node)
         if mode is not None:
-            node.mode = stat.S_IFMT(node.mode) | mode & 0o777
+            node.mode = stat.S_IFMT(node.mode) | mode & MODES
         if mtime_ns is not None:
             node.mtime_ns = min(max(mtime_ns, -MTIME_MAX), MTIME_MAX)
         node.changed_ns = time.time_ns()

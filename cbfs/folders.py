@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from cbfs.areas import TreeError
 from cbfs.book import transcript_entries, transcript_entry, transcript_extent
 from cbfs.inodes import Inodes
-from cbfs.listings import Entry, listed
+from cbfs.listings import Entry, folders, listed
 from cbfs.message_folder import MessageFolder, Shelf
 from cbfs.model import Backend, Conversation
 from cbfs.nodes import FIRST_MESSAGE, MessageFile, Node, Text
@@ -165,3 +165,8 @@ class Folder:
         newest = self._backend.newest(self._conversation.id)
         moment = newest.received if newest else self._conversation.started
         return moment * 1_000_000
+
+    def folders(self) -> int:
+        """See ``Provider``."""
+        with self._backend.store.read() as reader:
+            return folders(reader, self._conversation.id)

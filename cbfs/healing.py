@@ -16,7 +16,7 @@ from cbfs.owed import NOTHING, Kind, owe
 from cbfs.store import Reader, Store, Table, Writer
 from cbfs_common.primitives import Random
 
-LISTED = b"listed"
+LISTED = b"listed with folders"
 """META: every message is in a page of its conversation."""
 
 PLACE = b"place"
@@ -74,6 +74,7 @@ def make_listings(store: Store) -> None:
 
     def change(writer: Writer) -> None:
         writer.delete_prefix(Table.LISTINGS, b"")
+        writer.delete_prefix(Table.META, listings.FOLDERS)
         for conversation in load_conversations(writer):
             for message in load_messages(writer, conversation):
                 listings.add(writer, message)

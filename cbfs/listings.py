@@ -19,9 +19,13 @@ from cbfs.store import Reader, Table, Writer
 PAGE_SIZE = 4_000
 """Bytes of a page: with what it is sealed in, one page of LMDB's."""
 
-Entry = tuple[int, int, str, int, int, int, int, bool, int]
+FOLDERS = b"folders "
+"""META: how many messages of a conversation are folders."""
+
+Entry = tuple[int, int, str, int, int, int, int, bool, int, int]
 """Serial, date in ms, name, the content's id, size and chunk, bytes in the transcript, whether it
-is a folder, when it ends in ms or 0. A plain tuple, as a listing may make very many."""
+is a folder, when it ends in ms or 0, when it came in ms. A plain tuple, as a listing may make very
+many."""
 
 
 def content_of(entry: Entry) -> Content:
@@ -38,12 +42,14 @@ def entry_of(message: Message) -> Entry:
     """What is listed of a message."""
     content = message.content
     numbers = content.id, content.size, content.chunk
-    shown = message.entry_size, message.folder, message.ends
+    shown = message.entry_size, message.folder, message.ends, message.received
     return (message.serial, message.date, message.name, *numbers, *shown)
 
 
 def add(writer: Writer, message: Message) -> None:
     """The newest of its conversation."""
+    if message.folder:
+        _count_folders(writer, message.conversation, 1)
     fresh = pack(*entry_of(message))
     last = writer.last(Table.LISTINGS, message.conversation)
     if last is not None and len(last[1]) + len(fresh) <= PAGE_SIZE:
@@ -59,21 +65,36 @@ def change(writer: Writer, message: Message) -> None:
 
 def remove(writer: Writer, message: Message) -> None:
     """It is deleted."""
-    _replace(writer, message, [])
+    if _replace(writer, message, []) and message.folder:
+        _count_folders(writer, message.conversation, -1)
 
 
-def _replace(writer: Writer, message: Message, by: list[bytes]) -> None:
+def folders(reader: Reader, conversation: bytes) -> int:
+    """How many messages of a conversation are folders."""
+    return int.from_bytes(reader.get(Table.META, FOLDERS + conversation) or b"", "big")
+
+
+def _count_folders(writer: Writer, conversation: bytes, more: int) -> None:
+    count = folders(writer, conversation) + more
+    writer.put(Table.META, FOLDERS + conversation, count.to_bytes(8, "big"))
+
+
+def _replace(writer: Writer, message: Message, by: list[bytes]) -> bool:
+    """False when it is not listed."""
     key = _key(message.conversation, message.serial)
     page = writer.key_up_to(Table.LISTINGS, key, message.conversation)
     if page is None:
-        return
+        return False
     left: list[bytes] = []
+    found = False
     for entry in _entries(writer.get(Table.LISTINGS, page) or b""):
+        found |= entry[0] == message.serial
         left += by if entry[0] == message.serial else [pack(*entry)]
     if left:
         writer.put(Table.LISTINGS, page, b"".join(left))
     else:
         writer.delete(Table.LISTINGS, page)
+    return found
 
 
 def listed(reader: Reader, conversation: bytes, start: int, most: int) -> list[Entry]:

@@ -51,7 +51,7 @@ class MessageFolder(Provided):
     def __init__(
         self, inode: int, shelf: "Shelf", conversation: bytes, entry: Entry, parent: int
     ) -> None:
-        serial, date, name, *_, ends = entry
+        serial, date, name, *_, ends, received = entry
         key = conversation, serial
         super().__init__(inode, Area.CONVERSATION, _Inside(shelf, key, parent, date))
         self.message = key
@@ -59,6 +59,7 @@ class MessageFolder(Provided):
         self.parent = parent
         self.ends = ends
         self.mode |= stat.S_ISVTX if ends else 0
+        self.changed_ns = received * 1_000_000
 
     def ends_anew(self, message: Message) -> None:
         """It ends at another time than before."""
@@ -187,3 +188,11 @@ class _Inside:
     def modified(self) -> int:
         """See ``Provider``."""
         return self._date * 1_000_000
+
+    def folders(self) -> int | None:
+        """See ``Provider``."""
+        contents = self._shelf.contents(self._key)
+        if contents is None or self._parent - 1 in contents.gone:
+            return None
+        sizes = (contents.table.entries[at].size for _name, at in contents.below(self._parent))
+        return sum(size is None for size in sizes)

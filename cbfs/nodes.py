@@ -20,6 +20,10 @@ FIRST_MESSAGE = 1 << 40
 MESSAGE_MODE = stat.S_IFREG | 0o400
 ENDING_MODE = MESSAGE_MODE | stat.S_ISVTX
 """Of a message, and of one that is deleted by itself."""
+
+MODES = 0o7777
+"""What a program may say of permissions. The root of the mount lets nobody else in, and the mount
+is nosuid: the bits are kept, and give nobody anything."""
 _NO_NAMES: "set[tuple[Directory, str]]" = set()
 
 
@@ -51,6 +55,11 @@ class Node:
         """The modification time that is shown."""
         return self.mtime_ns
 
+    @property
+    def links(self) -> int:
+        """How many names it has, as stat(2) tells."""
+        return max(1, len(self.names))
+
 
 @dataclass(slots=True)
 class Sending:
@@ -78,12 +87,20 @@ class Directory(Node):
     entries come from elsewhere is a ``cbfs.provided.Provided``. ``parcel`` is there when it is to
     be one message."""
 
-    __slots__ = ("_entries", "alias", "area", "conversation", "key", "parcel", "recorded")
+    __slots__ = (
+        "_entries", "_folders", "alias", "area", "conversation", "key", "parcel", "recorded",
+    )  # fmt: skip
 
     def __init__(
-        self, inode: int, area: Area, mtime_ns: int, *, conversation: bytes | None = None
+        self,
+        inode: int,
+        area: Area,
+        mtime_ns: int,
+        *,
+        conversation: bytes | None = None,
+        mode: int = 0o700,
     ) -> None:
-        super().__init__(inode, stat.S_IFDIR | 0o700, mtime_ns)
+        super().__init__(inode, stat.S_IFDIR | mode & MODES, mtime_ns)
         self.area = area
         self.conversation = conversation
         self.key = inode
@@ -91,6 +108,17 @@ class Directory(Node):
         self.parcel: Parcel | None = None
         self.alias: Directory | None = None  # the folder that has taken its place
         self._entries: dict[str, Node] = {}
+        self._folders = 0
+
+    @property
+    def links(self) -> int:
+        """Two and one for each folder in it, 0 when it was removed."""
+        return 2 + self._folders if self.names or self.area is Area.ROOT else 0
+
+    @property
+    def above(self) -> "Directory":
+        """What ``..`` leads to: itself where nothing is above it."""
+        return next((directory for directory, _name in self.names), self)
 
     @property
     def entries(self) -> Mapping[str, Node]:
@@ -99,13 +127,17 @@ class Directory(Node):
 
     def add(self, name: str, node: Node) -> None:
         """Enter ``node`` under ``name``."""
+        if name in self._entries:
+            self.remove(name)
         self._entries[name] = node
         node.names.add((self, name))
+        self._folders += isinstance(node, Directory)
 
     def remove(self, name: str) -> Node:
         """Take the entry out."""
         node = self._entries.pop(name)
         node.names.discard((self, name))
+        self._folders -= isinstance(node, Directory)
         return node
 
 
@@ -139,7 +171,7 @@ class MessageFile(Node):
 
     def __init__(self, conversation: bytes, entry: Entry) -> None:
         self.inode = FIRST_MESSAGE + entry[0]
-        self.mtime_ns = self.changed_ns = entry[1] * 1_000_000
+        self.mtime_ns, self.changed_ns = entry[1] * 1_000_000, entry[9] * 1_000_000
         self.lookups = 0
         self.conversation = conversation
         self.entry = entry
@@ -153,6 +185,11 @@ class MessageFile(Node):
     def ends_anew(self, message: Message) -> None:
         """It ends at another time than before."""
         self.entry = entry_of(message)
+
+    @property
+    def links(self) -> int:
+        """See ``Node``."""
+        return 0 if self.removed else 1
 
     @property
     def serial(self) -> int:
@@ -199,6 +236,11 @@ class Link(Node):
         self.author: Process | None = None
 
     @property
+    def links(self) -> int:
+        """See ``Node``. Those of views have no names, and are made when somebody looks."""
+        return len(self.names) if self.recorded else 1
+
+    @property
     def size(self) -> int:
         """In bytes."""
         return len(self.target.encode())
@@ -232,7 +274,7 @@ class File(Node):
     )
 
     def __init__(self, inode: int, mode: int, mtime_ns: int, content: Content | None) -> None:
-        super().__init__(inode, stat.S_IFREG | (mode & 0o777), mtime_ns)
+        super().__init__(inode, stat.S_IFREG | mode & MODES, mtime_ns)
         self.content = content
         self.draft: Layer | None = None
         self.storing: Layer | None = None
@@ -251,6 +293,11 @@ class File(Node):
         self.changed = 0.0
         self.error = ""
         self.hold = ""  # why it is not sent yet
+
+    @property
+    def links(self) -> int:
+        """See ``Node``."""
+        return len(self.names)
 
     @property
     def is_sent(self) -> bool:
@@ -313,7 +360,7 @@ def decode_record(inode: int, data: bytes) -> tuple[Node, list[tuple[int, str]]]
     elif kind == "link":
         node = Link(inode, target, mtime_ns, recorded=True)
     else:
-        node = Directory(inode, Area.KEPT, mtime_ns)
+        node = Directory(inode, Area.KEPT, mtime_ns, mode=mode)
         node.recorded = True
     return node, [(key, name) for key, name in names]
 

@@ -37,7 +37,7 @@ from cbfs.courier import Courier
 from cbfs.handles import Handles
 from cbfs.nodes import ENDING_MODE, MESSAGE_MODE, Directory, File, Link, MessageFile, Node, Text
 from cbfs.processes import ProcFS
-from cbfs.provided import Listing
+from cbfs.provided import DOTS, Listing, Provided
 from cbfs.reveal import STAGED, Revealer
 from cbfs.store import StoreError
 from cbfs.tree import STATUS
@@ -102,7 +102,7 @@ class Operations(pyfuse3.Operations):
         self._handles = Handles()
         self._listings: dict[int, Listing] = {}
         entry = self._message_entry = EntryAttributes()
-        entry.st_nlink, entry.st_blksize = 1, 65_536
+        entry.st_blksize = 65_536
         entry.st_uid, entry.st_gid = self._uid, self._gid
         entry.entry_timeout = entry.attr_timeout = MESSAGE_CACHE_SECONDS
 
@@ -119,7 +119,10 @@ class Operations(pyfuse3.Operations):
             if node is None:
                 raise FUSEError(errno.ENOENT)
             return self._remember(node)
-        return self._remember(self._find(directory, text))
+        node = self._find(directory, text)
+        if isinstance(node, Provided):
+            node.found_in(directory)
+        return self._remember(node)
 
     @_handler
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -165,7 +168,7 @@ class Operations(pyfuse3.Operations):
         if self._is_revealer(ctx) and self.revealer:
             self.revealer.apply(text)
             return self._remember(self._tree.lookup(directory, text))
-        return self._remember(await self._tree.mkdir(directory, text))
+        return self._remember(await self._tree.mkdir(directory, text, mode))
 
     @_handler
     async def symlink(
@@ -249,7 +252,8 @@ class Operations(pyfuse3.Operations):
         for place, name, node in self._listings[fh].after(start_id):
             if not reply(token, name.encode(), attributes(node), place):
                 break
-            told.append(node)
+            if name not in DOTS:  # the kernel does not take these for look-ups
+                told.append(node)
         self._inodes.count(*told)
 
     @_handler
@@ -405,7 +409,7 @@ class Operations(pyfuse3.Operations):
         mtime_ns = self._courier.status_ns if node.inode == STATUS else node.modified_ns
         entry.st_ino = InodeT(node.inode)
         entry.st_mode = ModeT(node.mode)
-        entry.st_nlink = 1 if isinstance(node, Directory) else max(1, len(node.names))
+        entry.st_nlink = node.links
         entry.st_uid, entry.st_gid = self._uid, self._gid
         entry.st_size = node.size
         entry.st_blksize = 65_536
@@ -421,9 +425,10 @@ class Operations(pyfuse3.Operations):
         """The same object each time, as there are many messages: it is copied on the way out."""
         entry = self._message_entry
         entry.st_ino = node.inode  # InodeT() would be felt here
+        entry.st_nlink = node.links
         entry.st_size = size = node.size
         entry.st_blocks = (size + 511) // 512
-        entry.st_mtime_ns = entry.st_ctime_ns = node.mtime_ns
+        entry.st_mtime_ns, entry.st_ctime_ns = node.mtime_ns, node.changed_ns
         entry.st_mode = ENDING_MODE if node.ends else MESSAGE_MODE
         entry.st_atime_ns = node.ends * 1_000_000 or node.mtime_ns
         return entry

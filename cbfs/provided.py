@@ -20,6 +20,9 @@ from cbfs.nodes import Directory, Node
 PAGE = 256
 """Entries that a listing holds at once."""
 
+DOTS = (".", "..")
+"""What every listing begins with, and no look-up finds."""
+
 _MADE = 1 << 62
 """Inode numbers from here on come from ``inode_for``."""
 
@@ -44,11 +47,14 @@ class Provider(Protocol):
     def modified(self) -> int:
         """When an entry was last added, in nanoseconds."""
 
+    def folders(self) -> int | None:
+        """How many of the entries are folders. None when it is no folder any more."""
+
 
 class Provided(Directory):
     """A directory of a provider's. ``touch`` it when an entry came or went."""
 
-    __slots__ = ("_modified", "provider", "version")
+    __slots__ = ("_above", "_modified", "provider", "version")
 
     def __init__(
         self, inode: int, area: Area, provider: Provider, *, conversation: bytes | None = None
@@ -58,6 +64,22 @@ class Provided(Directory):
         self.provider = provider
         self.version = 0
         self._modified = 0
+        self._above: Directory = self
+
+    @property
+    def links(self) -> int:
+        """See ``Directory``."""
+        folders = self.provider.folders()
+        return 0 if folders is None else 2 + folders
+
+    @property
+    def above(self) -> Directory:
+        """See ``Directory``."""
+        return super().above if self.names else self._above
+
+    def found_in(self, directory: Directory) -> None:
+        """Whose entry it is, where that is made when somebody looks."""
+        self._above = directory
 
     @property
     def entries(self) -> Mapping[str, Node]:
@@ -112,16 +134,24 @@ class Listing:
         return self._directory
 
     def after(self, start: int) -> Iterator[Listed]:
-        """Entries from place ``start`` on; the caller may stop anywhere, and must have done so
-        before the directory can change."""
+        """``.`` and ``..``, and entries, from place ``start`` on; the caller may stop anywhere, and
+        must have done so before the directory can change."""
         directory = self._directory
+        dots = (1, DOTS[0], directory), (2, DOTS[1], directory.above)
+        yield from dots[start:]
+        if start == 0:
+            self._names = None  # it begins, perhaps once more
+        start = max(0, start - len(DOTS))
         if isinstance(directory, Provided):
-            return self._provided(directory, start)
-        return self._entered(directory, start)
+            found = self._provided(directory, start)
+        else:
+            found = self._entered(directory, start)
+        for place, name, node in found:
+            yield place + len(DOTS), name, node
 
     def _entered(self, directory: Directory, start: int) -> Iterator[Listed]:
         """The places are those in a copy of the names, made when reading begins."""
-        if start == 0 or self._names is None:
+        if self._names is None:
             self._names = list(directory.entries)
         for place, name in enumerate(islice(self._names, start, None), start + 1):
             node = directory.entries.get(name)

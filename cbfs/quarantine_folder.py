@@ -92,6 +92,10 @@ class Quarantine:
         """See ``Provider``."""
         return time.time_ns()
 
+    def folders(self) -> int:
+        """See ``Provider``."""
+        return 0
+
     def appear(self, root: Directory, folder: Provided) -> None:
         """Show the folder when there is something in it, and only then."""
         if self.count and NAME not in root.entries:

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from cbfs.areas import CONFIG, PERSON, RULES, Area, TreeError, check, file_rule
+from cbfs.message_folder import MessageFolder
 from cbfs.metadata_file import MetadataText, is_place
-from cbfs.nodes import Directory, File, Link, Node, Text
+from cbfs.nodes import Directory, File, Link, MessageFile, Node, Text
+from cbfs.quarantine_folder import UnreadFile
 from cbfs.store import StoreError
 from cbfs_common.limits import FILE_NAME_MAX
 
@@ -21,6 +23,8 @@ def check_rename(
     if isinstance(node, Directory):
         _check_folder(node, target, old)
     else:
+        if isinstance(node, MessageFile | UnreadFile) and not file_rule(target.area, new):
+            raise TreeError(errno.EXDEV)  # mv then copies, and removes it
         check(RULES[source.area].files or file_rule(target.area, new))
         if PERSON & {source.area, target.area}:
             raise TreeError(errno.EXDEV)  # a decision is written: mv then copies
@@ -32,13 +36,27 @@ def check_rename(
 
 
 def _check_folder(node: Directory, target: Directory, old: Node | None) -> None:
+    if isinstance(node, MessageFolder) and not RULES[target.area].folders:
+        raise TreeError(errno.EXDEV)
     if not node.recorded:
         raise TreeError(errno.EACCES)
     check(RULES[target.area].folders)
+    _check_outside(node, target)
     if old is not None and not isinstance(old, Directory):
         raise TreeError(errno.ENOTDIR)
     if isinstance(old, Directory) and (old.entries or not old.recorded):
         raise TreeError(errno.ENOTEMPTY)
+
+
+def _check_outside(node: Directory, target: Directory) -> None:
+    """A kernel sees to that for what it has moved itself, and may not know what the kernel of
+    another mount does at this moment."""
+    here = target
+    while here is not node:
+        if here.above is here:
+            return
+        here = here.above
+    raise TreeError(errno.EINVAL)
 
 
 def _check_texts(node: Node, target: Directory, new: str, old: Node | None) -> None:

@@ -4,6 +4,7 @@ What may be done where is in ``cbfs.areas``, the bytes of files are in ``cbfs.co
 """
 
 import errno
+import stat
 import time
 from collections.abc import Callable
 
@@ -208,7 +209,7 @@ class Tree(Contents):
         """A new empty file, after ``ready``. It is stored when it is closed."""
         self._check_new(directory, name)
         check(file_rule(directory.area, name))
-        file = File(self.new_inode(), mode & 0o700 | 0o600, time.time_ns(), None)
+        file = File(self.new_inode(), mode, time.time_ns(), None)
         file.author = author
         self._enter(directory, name, file)
         return file
@@ -220,12 +221,13 @@ class Tree(Contents):
             raise TreeError(errno.EACCES)
         return node
 
-    async def mkdir(self, directory: Directory, name: str) -> Directory:
+    async def mkdir(self, directory: Directory, name: str, mode: int = 0o700) -> Directory:
         """A new folder: in outbox/ a conversation that is to be."""
         self._check_new(await self.ready(directory), name)
         rules = RULES[directory.area]
         check(rules.mkdir or rules.folders)
-        made = Directory(self.new_inode(), rules.inside, time.time_ns())
+        mode |= directory.mode & stat.S_ISGID
+        made = Directory(self.new_inode(), rules.inside, time.time_ns(), mode=mode)
         made.recorded = True
         self._enter(directory, name, made)
         with or_else(lambda: put_back(directory, name, made, None)):
@@ -250,9 +252,13 @@ class Tree(Contents):
         return link
 
     async def link(self, node: Node, directory: Directory, name: str) -> None:
-        """One more name for a file."""
+        """One more name for a file or a symbolic link."""
         self._check_new(directory, name)
-        if file_rule(directory.area, name) or not isinstance(node, File):
+        if file_rule(directory.area, name):
+            raise TreeError(errno.EPERM)
+        if isinstance(node, MessageFile):
+            raise TreeError(errno.EXDEV)
+        if not isinstance(node, File) and not (isinstance(node, Link) and node.recorded):
             raise TreeError(errno.EPERM)
         if any(there.area is not directory.area for there, _name in node.names):
             raise TreeError(errno.EXDEV)
@@ -262,7 +268,8 @@ class Tree(Contents):
         check(file_rule(directory.area, name))
         self._enter(directory, name, node)
         with or_else(lambda: put_back(directory, name, node, None)):
-            await self.save(node)
+            if isinstance(node, File):
+                await self.save(node)
             await self._save([node])
         await self.config.settle()
 

@@ -163,6 +163,10 @@ class Unread:
         """See ``Provider``."""
         return self._changed_ns
 
+    def folders(self) -> int:
+        """See ``Provider``."""
+        return 0
+
     # within
 
     def _load(self) -> dict[int, bytes]:

@@ -77,6 +77,10 @@ class Links:
         """See ``Provider``."""
         return self._views.changed_ns
 
+    def folders(self) -> int:
+        """See ``Provider``."""
+        return 0
+
     def _link(self, name: str, conversation: bytes, message: str, date: int) -> Link:
         return self._views.link(f"{self._place}/{name}", _UP_TWICE, conversation, message, date)
 
@@ -109,6 +113,11 @@ class Days:
     def modified(self) -> int:
         """See ``Provider``."""
         return self._views.changed_ns
+
+    def folders(self) -> int:
+        """See ``Provider``."""
+        self._look()
+        return len(self._days)
 
     def _look(self) -> None:
         if self._stamp == self._views.stamp:
@@ -150,6 +159,10 @@ class Searches:
     def modified(self) -> int:
         """See ``Provider``."""
         return self._views.changed_ns
+
+    def folders(self) -> int:
+        """See ``Provider``."""
+        return 0
 
     def _make(self, text: str) -> Provided | None:
         if text.startswith("."):  # file managers look for such names everywhere

@@ -42,6 +42,10 @@ class Fixed:
         """See ``Provider``."""
         return self._modified()
 
+    def folders(self) -> int:
+        """See ``Provider``."""
+        return len(self._entries)
+
 
 def conversation_called(tree: Tree, name: str) -> Conversation:
     """The one whose folder has this name, or whose id (hex) it is. Raises CbfsError."""
@@ -89,15 +93,16 @@ class Window:
             fixed = Fixed(entries, lambda: conversation.started * 1_000_000)
             return Provided(tree.new_inode(), Area.FIXED, fixed)
 
-        self.root = holding(
-            {
-                "conversations": holding({name: self.folder}),
-                "outbox": holding({name: self.drafts}),
-                "tmp": tmp,
-            }
-        )
+        conversations, outbox = holding({name: self.folder}), holding({name: self.drafts})
+        self.root = holding({"conversations": conversations, "outbox": outbox, "tmp": tmp})
+        self._above = {self.folder: conversations, self.drafts: outbox}
+        self._above |= dict.fromkeys((conversations, outbox, tmp), self.root)
         self._hidden: set[tuple[Directory, str]] = set()
         self._leaving: dict[tuple[Directory, str], Node] = {}
+
+    def above(self, directory: Directory, outside: Node) -> Node:
+        """What ``..`` leads to here, where it is ``outside`` in the tree."""
+        return self._above.get(directory, outside)
 
     def place(self, path: str) -> tuple[Directory, str] | None:
         """The folder and the name that a path of the tree leads to, when it is shown here."""

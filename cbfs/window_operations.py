@@ -19,6 +19,7 @@ from cbfs.courier import Courier
 from cbfs.nodes import Directory, MessageFile, Node
 from cbfs.operations import CACHE_SECONDS, Operations
 from cbfs.processes import ProcFS
+from cbfs.provided import DOTS
 from cbfs.reveal import Revealer
 from cbfs.window import Numbers, Window
 from cbfs.xattrs import xattrs
@@ -82,7 +83,7 @@ class WindowOperations(Operations):
         self._xattrs = lambda inode: xattrs(self._node(inode), backend)
         self._message_entry.entry_timeout = CACHE_SECONDS  # one that goes may go elsewhere
         self._places: dict[int, list[int]] = {}
-        self._told: dict[int, list[Node]] = {}
+        self._told: dict[int, list[Node | None]] = {}
 
     # what the tree's other users do
 
@@ -120,15 +121,18 @@ class WindowOperations(Operations):
         the tree count the messages of all conversations."""
         places = self._places.setdefault(handle, [0])
         del places[start + 1 :]
-        found, told = [], []
-        for place, name, node in self._listings[handle].after(places[start]):
+        found: list[tuple[int, str, EntryAttributes]] = []
+        told: list[Node | None] = []
+        directory = self._listings[handle].directory
+        for place, name, there in self._listings[handle].after(places[start]):
             places.append(place)
-            if not self.window.is_hidden(self._listings[handle].directory, name):
+            node = self.window.above(directory, there) if name == ".." else there
+            if not self.window.is_hidden(directory, name):
                 # a copy: that of messages is one object
                 attributes = EntryAttributes()
                 attributes.__setstate__(self._attributes(node).__getstate__())
                 found.append((len(places) - 1, name, attributes))
-                told.append(node)
+                told.append(None if name in DOTS else node)
             if len(found) == LISTED_AT_ONCE:
                 break
         self._told[handle] = told
@@ -136,7 +140,8 @@ class WindowOperations(Operations):
 
     def counted(self, handle: int, count: int) -> None:
         """The kernel has taken so many of those that ``listed`` gave last."""
-        self._inodes.count(*self._told.pop(handle, [])[:count])
+        told = self._told.pop(handle, [])[:count]
+        self._inodes.count(*(node for node in told if node is not None))
 
     def forget_listing(self, handle: int) -> None:
         """A directory is closed."""

@@ -38,8 +38,11 @@ def test_files_of_a_received_folder_can_be_read_and_removed(tmp_path: Path) -> N
         tree.inodes.count(two)  # somebody has it open
         with refused(errno.EACCES):
             tree.create(folder, "new", 0o600, None)
-        with refused(errno.EACCES):
-            await tree.rename(folder, "z", tree.tmp, "z", replace=False)
+        for there in (tree.tmp, tree.ui_info):  # mv then copies
+            with refused(errno.EXDEV):
+                await tree.rename(folder, "z", there, "z", replace=False)
+            with refused(errno.EXDEV):
+                await tree.rename(folder, "deep", there, "deep", replace=False)
         with refused(errno.ENOTEMPTY):
             await tree.rmdir(folder, "deep")
         (conversation,) = tree.conversations.entries.values()

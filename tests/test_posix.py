@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -254,3 +255,86 @@ def _punch(descriptor: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.fallocate(descriptor, 3, ctypes.c_long(0), ctypes.c_long(4096)) != 0:
         raise OSError(ctypes.get_errno(), "fallocate")
+
+
+def test_what_is_removed_has_no_names(place: Path) -> None:
+    with (place / "f").open("w") as file:
+        os.link(place / "f", place / "g")
+        assert os.fstat(file.fileno()).st_nlink == 2
+        (place / "f").unlink()
+        assert os.fstat(file.fileno()).st_nlink == 1
+        (place / "h").touch()
+        (place / "h").rename(place / "g")
+        assert os.fstat(file.fileno()).st_nlink == 0
+    (place / "folder").mkdir()
+    folder = os.open(place / "folder", os.O_RDONLY)
+    try:
+        (place / "folder").rmdir()
+        assert os.fstat(folder).st_nlink == 0
+    finally:
+        os.close(folder)
+
+
+def test_folders_count_their_folders(place: Path, mount: Mounted) -> None:
+    assert place.stat().st_nlink == 2
+    (place / "one" / "below").mkdir(parents=True)
+    (place / "two").mkdir()
+    (place / "file").touch()
+    assert place.stat().st_nlink == 4
+    (place / "one").rename(place / "two" / "one")
+    assert [path.stat().st_nlink for path in (place, place / "two", place / "two/one")] == [3, 3, 3]
+    (place / "three").mkdir()
+    (place / "three").rename(place / "two/one/below")
+    assert (place / "two/one").stat().st_nlink == 3
+    for folder in (mount.path, *(path for path in mount.path.iterdir() if path.is_dir())):
+        folders = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+        assert folder.stat().st_nlink == 2 + len(folders), folder
+
+
+def test_listings_begin_with_the_folder_and_what_is_above(place: Path, mount: Mounted) -> None:
+    (place / "below").mkdir()
+    for folder in (
+        place / "below",
+        place,
+        mount.path,
+        mount.path / "outbox",
+        mount.path / "search",
+    ):
+        output = subprocess.run(
+            ["ls", "-fai", str(folder)], capture_output=True, text=True, check=True
+        ).stdout
+        listed = [line.split(maxsplit=1) for line in output.splitlines()]
+        assert [name for _inode, name in listed[:2]] == [".", ".."]
+        assert listed[0][0] == str(folder.stat().st_ino)
+        above = folder if folder == mount.path else folder.parent
+        if folder != mount.path:  # what is above a mount is not its own
+            assert listed[1][0] == str(above.stat().st_ino)
+
+
+def test_permissions_at_creation_are_kept(place: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        for mode in (0o666, 0o444, 0o755):
+            path = place / f"{mode:o}"
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+            os.write(descriptor, b"written")
+            os.close(descriptor)
+            assert stat.S_IMODE(path.stat().st_mode) == mode & ~0o027
+            assert path.read_text() == "written"
+        (place / "folder").mkdir()
+        assert stat.S_IMODE((place / "folder").stat().st_mode) == 0o750
+        (place / "folder").chmod(0o2770)
+        (place / "folder" / "below").mkdir()
+        assert stat.S_IMODE((place / "folder" / "below").stat().st_mode) == 0o2750
+    finally:
+        os.umask(before)
+
+
+def test_a_symbolic_link_can_have_two_names(place: Path) -> None:
+    (place / "link").symlink_to("nowhere")
+    os.link(place / "link", place / "again", follow_symlinks=False)
+    assert (place / "again").readlink() == Path("nowhere")
+    assert (place / "link").lstat().st_nlink == 2
+    (place / "link").unlink()
+    assert (place / "again").readlink() == Path("nowhere")
+    assert (place / "again").lstat().st_nlink == 1
