@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cbfs.durable import make_directory
 from cbfs.packing import pack, unpack
 from cbfs.passphrase import Guard
 from cbfs.rootfile import (
@@ -281,7 +282,7 @@ def salvaging(
 
 def _make_directory(directory: Path) -> None:
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(directory)
         directory.chmod(0o700)
     except OSError as error:
         raise CbfsError(

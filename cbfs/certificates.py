@@ -3,10 +3,12 @@ freeze the name. Each is text with a head line; 0600."""
 
 import base64
 import binascii
+import errno
 import os
 from pathlib import Path
 
 from cbfs.account import SYSTEM_RANDOM
+from cbfs.durable import write_file
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.names_operations import OPERATION_MAX, Kind, decode_operation
 from cbfs_common.primitives import KEY_SIZE
@@ -62,11 +64,9 @@ def read_seed(path: Path) -> bytes:
 def write_secret(path: Path, text: str) -> None:
     """A new file that only its owner can read, on the disk on return. Raises CbfsError."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        write_file(path, text.encode("ascii"))
     except OSError as error:
         raise CbfsError(
             f"cannot write {path}: {(error.strerror or '').lower()}",

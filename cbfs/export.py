@@ -31,6 +31,7 @@ import msgpack
 from cbfs.account import ACCOUNT, FINISHED
 from cbfs.book import message_content
 from cbfs.deliveries import unsealed
+from cbfs.durable import sync_directory
 from cbfs.healing import LISTED, PLACE
 from cbfs.incomplete import decode_incomplete
 from cbfs.model import Content
@@ -108,6 +109,7 @@ def write_export(store: Source, path: Path, passphrase: bytes, random: Random) -
             file.flush()
             os.fsync(file.fileno())
         part.rename(path)
+        sync_directory(path.parent)
     except OSError as error:
         raise CbfsError(f"cannot write {path}: {(error.strerror or '').lower()}") from error
     finally:

@@ -4,9 +4,9 @@ reads them. Formats of tor(1), CLIENT AUTHORIZATION.
 """
 
 import base64
-import os
 from pathlib import Path
 
+from cbfs.durable import make_directory, write_file
 from cbfs.tor_config import TorConfigError, client_keys
 from cbfs_common.errors import CbfsError
 from cbfs_common.onion import is_onion_host
@@ -29,29 +29,13 @@ def admission(account: Path, host: str, random: Random) -> str:
     text = f"{service}:descriptor:x25519:{_base32(secret)}\n"
     try:
         for directory in (account, account / "tor", folder):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(folder, f"{service}.auth_private", text)
+            make_directory(directory)
+        write_file(folder / f"{service}.auth_private", text.encode())
     except OSError as error:
         raise TorConfigError(
             f"cannot write to {folder}: {error.strerror}", "is the account directory yours?"
         ) from error
     return _line(secret)
-
-
-def _write(folder: Path, name: str, text: str) -> None:
-    part = folder / f"{name}.part"
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(folder / name)
-    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _line(secret: bytes) -> str:

@@ -17,6 +17,7 @@ from typing import Final
 import trio
 
 from cbfs.context import Backoff
+from cbfs.durable import make_directory
 from cbfs.processes import installed
 from cbfs.tor import Tor
 from cbfs_common.errors import CbfsError
@@ -85,7 +86,7 @@ class OwnServer:
     async def _run(self) -> str:
         """One life of the server; why it ended."""
         self._say("being published")
-        self._directory.mkdir(mode=0o700, exist_ok=True)
+        make_directory(self._directory)
         log = self._directory / "log"
         errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:

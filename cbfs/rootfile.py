@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+from cbfs.durable import write_file
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.primitives import KEY_SIZE, NONCE_SIZE, equal, kdf, open_sealed, seal
 
@@ -212,22 +213,10 @@ def protections(path: Path) -> list[Protection]:
 def make_root_file(
     path: Path, protection: Protection, lock: bytes, token: Callable[[int], bytes]
 ) -> None:
-    """A new root file for a store in which nothing is. A crash leaves none, or a whole one: it is
-    renamed into place when it is on the disk. Raises OSError."""
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    fresh.touch(mode=0o600)
-    with fresh.open("wb") as file:
-        data = _encode(0, token(KEY_SIZE), protection, lock, token)
-        file.write(data + bytes(2 * BLOCK - len(data)))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    """A new root file for a store in which nothing is. A crash leaves none, or a whole one. Raises
+    OSError."""
+    data = _encode(0, token(KEY_SIZE), protection, lock, token)
+    write_file(path, data + bytes(2 * BLOCK - len(data)))
 
 
 def _encode(

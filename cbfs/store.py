@@ -21,6 +21,7 @@ is intact in it is found by ``cbfs.salvage``.
 import logging
 import mmap
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from typing import Any, TypeVar
 import lmdb
 import trio
 
+from cbfs.durable import built
 from cbfs.group_commit import GroupCommit, Pending
 from cbfs.keytree import Cache, KeyReader, KeyWriter, Turned
 from cbfs.pages import Pages, PagesDamaged
@@ -85,7 +87,8 @@ class Store:
         self, path: Path, root_file: RootFile, random: Random, *, read_only: bool = False
     ) -> None:
         """Raises StoreError when the files cannot be opened or are not a store, RootError, and
-        what unlocking raises. What a crash has left is put in order."""
+        what unlocking raises. What a crash has left is put in order. A new store is there whole
+        or not at all."""
         self._random = random
         self._root_file = root_file
         self._read_only = read_only
@@ -97,6 +100,8 @@ class Store:
         self._growing = False
         self._group = GroupCommit(self._apply, CannotWrite)
         try:
+            if not read_only and not _begun(path):
+                _build(path, root_file)
             self._env, self._map_size = _open_env(path, read_only=read_only)
         except (lmdb.Error, OSError) as error:
             raise StoreError(
@@ -116,8 +121,7 @@ class Store:
 
     def _open(self, path: Path) -> None:
         _check(self._env, path)
-        self._nodes = self._env.open_db(_KEYS, create=not self._read_only)
-        dbs = {t: self._env.open_db(t.value, create=not self._read_only) for t in Table}
+        self._nodes, dbs = _open_tables(self._env, create=not self._read_only)
         self._generation = self._start()
         self._tables = Tables(dbs, b"")  # to read the key with
         self._tables = Tables(dbs, self._find_blind_key())
@@ -367,10 +371,41 @@ class Intact:
             yield b"", None
 
 
+def _begun(path: Path) -> bool:
+    """Whether LMDB's file is there, and not empty: then it has been written whole."""
+    file = path / "data.mdb"
+    return file.exists() and file.stat().st_size > 0
+
+
+def _build(path: Path, root_file: RootFile) -> None:
+    """LMDB makes an empty file long before the first commit fills it: so it is made elsewhere.
+    Nothing was in a store whose root file is at its beginning; where one is lost, none is begun.
+    Raises lmdb.Error, OSError, RootError or StoreError."""
+    if not root_file.holds(0):
+        raise StoreError(
+            f"the store in {path} is empty, and was not",
+            "put account and store back from the same copy, or restore an export: cbfs init"
+            " --restore FILE",
+        )
+    if path.exists():
+        shutil.rmtree(path)
+    with built(path) as fresh:
+        env, _size = _open_env(fresh, read_only=False)
+        try:
+            _open_tables(env, create=True)
+        finally:
+            env.close()
+
+
+def _open_tables(env: Any, *, create: bool) -> tuple[Any, dict[Table, Any]]:
+    """(the tree of keys, the tables)"""
+    nodes = env.open_db(_KEYS, create=create)
+    return nodes, {table: env.open_db(table.value, create=create) for table in Table}
+
+
 def _open_env(path: Path, *, read_only: bool) -> tuple[Any, int]:
     """(the environment, the size of its map). Raises lmdb.Error or OSError."""
     if not read_only:
-        path.mkdir(mode=0o700, exist_ok=True)
         _allocate_lock(path / "lock.mdb")
     size = MAP_SIZE
     while True:

@@ -12,7 +12,9 @@ RAISED = 99
 _CONTEXT = multiprocessing.get_context("forkserver")
 """Not fork: the tests' own process has threads."""
 
-_CONTEXT.set_forkserver_preload(["pytest", "tests.names_local", "tests.test_server_store"])
+_CONTEXT.set_forkserver_preload(
+    ["pytest", "tests.names_local", "tests.test_server_store", "tests.test_first_start"]
+)
 
 
 def exit_code(work: Callable[..., int], *arguments: object) -> int:

@@ -39,6 +39,7 @@ ONLY_IN = {
         "server/cbfs_names/onion.py",
     },
 }
+CORE_ONION = (PACKAGES["cbfs_common"] / "onion.py").read_text()
 FILE_LINES_MAX = 600
 FUNCTION_LINES_MAX = 60
 
@@ -100,6 +101,12 @@ def test_one_file_spells_each_record_key() -> None:
                     spelt.setdefault(word, set()).add(name_of(path))
     assert spelt
     assert not {word: files for word, files in spelt.items() if len(files) > 1}
+
+
+@pytest.mark.parametrize("name", ["durable.py", "onion.py"])
+def test_what_packages_have_in_common_and_the_core_must_not_do_is_the_same(name: str) -> None:
+    copies = {path.read_text() for path in sources() if path.name == name} - {CORE_ONION}
+    assert len(copies) == 1
 
 
 def test_input_is_not_checked_by_assert() -> None:

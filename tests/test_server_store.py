@@ -101,7 +101,7 @@ def test_what_is_too_old_is_forgotten_and_nothing_else(tmp_path: Path) -> None:
     clock = Clock()
 
     async def script() -> None:
-        async with serving(tmp_path, clock, EXPIRY_BATCH * 2) as service:
+        async with serving(tmp_path / "store", clock, EXPIRY_BATCH * 2) as service:
             alice, bob = Caller(service, ALICE), Caller(service, BOB)
             await alice.ask(CreateAccount())
             await bob.ask(CreateAccount())
@@ -152,7 +152,7 @@ def test_what_takers_leave_behind_is_forgotten() -> None:
 
 def test_past_the_limit_takers_get_the_last_resort_prekey(tmp_path: Path) -> None:
     async def script() -> None:
-        async with serving(tmp_path, Clock()) as service:
+        async with serving(tmp_path / "store", Clock()) as service:
             alice = Caller(service, ALICE)
             await alice.ask(CreateAccount())
             last = record(PrekeyKind.LAST_RESORT)
@@ -173,7 +173,7 @@ def test_a_full_disk_takes_nothing_in_and_says_so(
     monkeypatch.setattr(store_module, "MAP_SIZE", 512 * 1024)
 
     async def script() -> None:
-        async with serving(tmp_path, Clock()) as service:
+        async with serving(tmp_path / "store", Clock()) as service:
             alice = Caller(service, ALICE)
             await alice.ask(CreateAccount())
             stored: list[bytes] = []
@@ -287,7 +287,7 @@ def test_the_service_does_what_the_model_does_also_after_restarts(
     model = Model(mailbox=6)
 
     async def script() -> None:
-        async with serving(tmp_path, Clock(), 6) as service:
+        async with serving(tmp_path / "store", Clock(), 6) as service:
             for _ in range(80):
                 user = dice.choice(users)
                 request = _some_request(dice, contents, users)

@@ -17,6 +17,7 @@ from cbfs.book import Arrival, add_conversation, add_message
 from cbfs.capacity import errno_of
 from cbfs.export import read_export, write_export
 from cbfs.pages import Pages
+from cbfs.rootfile import NO_LOCK, Protection, make_root_file
 from cbfs.store import CannotWrite, Store, StoreError, Table, Writer
 from cbfs_common.errors import CbfsError
 from tests.disk import PAGE, small_disk, use_up
@@ -366,9 +367,7 @@ def test_no_store_is_begun_on_a_full_disk(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 1 << 20) as disk:
         place = disk / "account"
         place.mkdir()
-        open_store(place).close()
-        shutil.rmtree(place / "store")
-        (place / "store").mkdir()
+        make_root_file(place / "root.key", Protection(), NO_LOCK, SYSTEM_RANDOM.token)
         use_up(disk)
         with pytest.raises(StoreError, match="no space left") as raised:
             open_store(place)

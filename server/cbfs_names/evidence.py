@@ -7,6 +7,7 @@ from pathlib import Path
 from cbfs_common.errors import DecodeError
 from cbfs_common.names_audit import Equivocation, signed_by
 from cbfs_common.names_note import Note, NoteKey, parse_checkpoint, parse_note
+from cbfs_names.durable import make_directory
 from cbfs_names.keys import write_file
 from cbfs_names.log import Log
 from cbfs_names.replay import config_now
@@ -59,6 +60,6 @@ def keep(store: Store, data: Path, found: list[Equivocation]) -> None:
         with store.write() as writer:
             writer.keep_evidence(key, encoded)
         folder = data / "evidence"
-        folder.mkdir(mode=0o700, exist_ok=True)
+        make_directory(folder)
         write_file(folder / f"{key.hex()[:16]}.evidence", encoded, 0o644)
         _log.error("the key %s has signed two histories: see %s", each.key.name, folder)

@@ -12,6 +12,7 @@ from cbfs_common.errors import CbfsError
 from cbfs_common.names_config import Config, Terms
 from cbfs_common.names_note import COSIGNER_KEY, LOG_KEY, NoteKey
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public, sign_public
+from cbfs_names import durable
 
 VERIFIER = "verifier-1"
 """The embedded verifier's name in the policy."""
@@ -49,7 +50,7 @@ class Keys:
 def opened_data(directory: Path) -> Iterator[Path]:
     """The data directory, made if need be (0700) and locked. Raises DataError."""
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_directory(directory)
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise DataError(
@@ -101,18 +102,7 @@ def _load(path: Path, random: Random, begun: bool) -> bytes:
 
 def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Put ``data`` into a file, whole or not at all, on the disk on return. Raises DataError."""
-    fresh = path.with_name(path.name + ".new")
     try:
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        fresh.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        durable.write_file(path, data, mode)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}", "is the disk full?") from error

@@ -24,6 +24,7 @@ from cbfs_common.names_entry import Round, entry_hash
 from cbfs_common.names_layout import Fields, short
 from cbfs_common.names_operations import Link, read_link
 from cbfs_names.block import Block, decode_block, decode_block_round
+from cbfs_names.durable import built
 from cbfs_names.limits import MAP_SIZE, MAP_SIZE_LEAST
 from cbfs_names.replay import Committed, Transition
 from cbfs_names.tables import DAMAGED, Cursor, StoreError, Table, opened
@@ -325,17 +326,18 @@ class Store:
     """The store under ``path``; one process at a time, which the directory's lock file ensures."""
 
     def __init__(self, path: Path, config: str | None) -> None:
-        """``config``: the directory's first configuration, with which a new store is made; of one
-        that is there it has the same log. None takes a store that is there.
+        """``config``: the directory's first configuration, with which a new store is made, whole
+        or not at all; of one that is there it has the same log. None takes a store that is there.
         Raises StoreError."""
         try:
-            path.mkdir(mode=0o700, exist_ok=True)
+            if config is not None and not path.exists():
+                _build(path, config)
+            _refuse_empty(path)
             self._env = _open_env(path)
         except (lmdb.Error, OSError) as error:
             raise _unopened(path, error) from error
         try:
-            self._dbs = {table: self._env.open_db(table.value) for table in Table}
-            self._begin(config)
+            self._dbs = _open_tables(self._env)
             with self.read() as view:
                 log = config_of(view.config_text(0)).log
             if config is not None and config_of(config).log != log:
@@ -349,11 +351,6 @@ class Store:
         except StoreError:
             self._env.close()
             raise
-
-    def _begin(self, config: str | None) -> None:
-        with self._env.begin(write=True) as txn:
-            if config is not None and not txn.stat(self._dbs[Table.CONFIGS])["entries"]:
-                Writer(self._dbs, txn).begin(config)
 
     def close(self) -> None:
         """Close the files. All snapshots must be closed."""
@@ -388,11 +385,32 @@ class Store:
             ) from error
 
 
+def _build(path: Path, config: str) -> None:
+    """LMDB makes an empty file long before the first commit fills it: so it is made elsewhere."""
+    with built(path) as fresh:
+        env = _open_env(fresh)
+        try:
+            dbs = _open_tables(env)
+            with env.begin(write=True) as txn:
+                Writer(dbs, txn).begin(config)
+        finally:
+            env.close()
+
+
+def _open_tables(env: Any) -> dict[Table, Any]:
+    return {table: env.open_db(table.value) for table in Table}
+
+
+def _refuse_empty(path: Path) -> None:
+    """LMDB would begin anew where something was. Raises StoreError."""
+    file = path / "data.mdb"
+    if not file.exists() or not file.stat().st_size:
+        raise StoreError(f"{file} is {'empty' if file.exists() else 'missing'}", DAMAGED)
+
+
 def _open_env(path: Path) -> Any:
-    """Raises lmdb.Error, OSError or StoreError."""
-    file, size = path / "data.mdb", MAP_SIZE
-    if file.exists() and not file.stat().st_size:
-        raise StoreError(f"{file} is empty", DAMAGED)  # LMDB would begin anew in it
+    """Raises lmdb.Error or OSError."""
+    size = MAP_SIZE
     while True:
         try:
             env = lmdb.open(
@@ -403,7 +421,7 @@ def _open_env(path: Path) -> Any:
             if size <= MAP_SIZE_LEAST:
                 raise
             size //= 16
-    _lengthen(env, file)
+    _lengthen(env, path / "data.mdb")
     return env
 
 

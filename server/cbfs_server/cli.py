@@ -22,6 +22,7 @@ from cbfs_common.errors import CbfsError
 from cbfs_common.onion import PORT
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public, kem_encapsulate
 from cbfs_common.profile import Address
+from cbfs_server.durable import make_directory, write_file
 from cbfs_server.limits import (
     ACCOUNTS_MAX,
     BACKLOG,
@@ -126,7 +127,7 @@ def parse_options(arguments: list[str] | None) -> tuple[Options, bool]:
 def data_directory(path: Path) -> Iterator[None]:
     """Make the directory (0700) if need be and hold its lock. Raises UsageError."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path)
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise UsageError(
@@ -155,27 +156,12 @@ def load_key(path: Path, random: Random) -> bytes:
                 raise UsageError(f"{path} is not a key file", "restore it from a backup")
             return key
         key = random.token(KEY_SIZE)
-        new = path.with_suffix(".new")
-        new.unlink(missing_ok=True)
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(key)
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(path)
-        _sync_directory(path.parent)
+        write_file(path, key)
         return key
     except OSError as error:
         raise UsageError(
             f"{path} cannot be read or written: {error.strerror}", "check the files' owner"
         ) from error
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def listen(where: tuple[str, int]) -> socket.socket:

@@ -35,6 +35,7 @@ from cbfs_common.checked import with_check, without_check
 from cbfs_common.disk_errors import hint_of, reason_of
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.requests import PREKEY_ID_SIZE, PrekeyKind
+from cbfs_server.durable import built
 from cbfs_server.limits import GROUP_MAX, MAP_SIZE, MAP_SIZE_LEAST
 
 T = TypeVar("T")
@@ -237,16 +238,18 @@ class Store:
     """One process at a time, which the lock file of the data directory ensures."""
 
     def __init__(self, path: Path) -> None:
-        """Raises StoreError when the files cannot be opened or are not a store."""
+        """A new store is there whole or not at all. Raises StoreError when the files cannot be
+        opened or are not a store."""
         self._queue: queue.SimpleQueue[_Pending[Any] | None] = queue.SimpleQueue()
         try:
-            path.mkdir(mode=0o700, exist_ok=True)
+            if not path.exists():
+                _build(path)
+            _refuse_empty(path)
             self._env = _open_env(path)
         except (lmdb.Error, OSError) as error:
             raise _unopened(path, error) from error
-        names = (b"accounts", b"prekeys", b"order", b"mail")
         try:
-            self._tables = _Tables(*(_Table(name, self._env.open_db(name)) for name in names))
+            self._tables = _open_tables(self._env)
         except lmdb.Error as error:
             self._env.close()
             raise _unopened(path, error) from error
@@ -352,11 +355,31 @@ def _answer(group: list[_Pending[Any]]) -> None:
         pending.done(pending.result)
 
 
+def _build(path: Path) -> None:
+    """LMDB makes an empty file long before the first commit fills it: so it is made elsewhere."""
+    with built(path) as fresh:
+        env = _open_env(fresh)
+        try:
+            _open_tables(env)
+        finally:
+            env.close()
+
+
+def _open_tables(env: Any) -> _Tables:
+    names = (b"accounts", b"prekeys", b"order", b"mail")
+    return _Tables(*(_Table(name, env.open_db(name)) for name in names))
+
+
+def _refuse_empty(path: Path) -> None:
+    """LMDB would begin anew where something was. Raises StoreError."""
+    file = path / "data.mdb"
+    if not file.exists() or not file.stat().st_size:
+        raise StoreError(f"{file} is {'empty' if file.exists() else 'missing'}", _DAMAGED)
+
+
 def _open_env(path: Path) -> Any:
-    """Raises lmdb.Error, OSError or StoreError."""
-    file, size = path / "data.mdb", MAP_SIZE
-    if file.exists() and not file.stat().st_size:
-        raise StoreError(f"{file} is empty", _DAMAGED)  # LMDB would begin anew in it
+    """Raises lmdb.Error or OSError."""
+    size = MAP_SIZE
     while True:
         try:
             env = lmdb.open(str(path), map_size=size, max_dbs=4, mode=0o600)
@@ -365,7 +388,7 @@ def _open_env(path: Path) -> Any:
             if size <= MAP_SIZE_LEAST:
                 raise
             size //= 16
-    _lengthen(env, file)
+    _lengthen(env, path / "data.mdb")
     return env
 
 
