@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from cbfs.outbox import ERROR_SUFFIX, is_scratch
+from cbfs.naming import ERROR_SUFFIX
+from cbfs.outbox import is_scratch
 
 CONFIG = "config.toml"
 CONFIG_ERROR = CONFIG + ERROR_SUFFIX

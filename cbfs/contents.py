@@ -179,6 +179,10 @@ class Contents:
         """Take out what the store has of files without a name."""
         await self._save(list(files))
 
+    async def store_names(self, nodes: list[Node]) -> None:
+        """The daemon has given these other names. Raises StoreError."""
+        await self._save(nodes)
+
     async def released(self, file: File) -> None:
         """The last handle is gone: a file without a name goes with it."""
         if not file.names:

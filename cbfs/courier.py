@@ -100,6 +100,7 @@ class Courier:
         self.showing.make(f"conversations/{name}", lambda: tree.conversations.add(name, folder))
 
         def enter() -> None:
+            self._dispatch.make_room(tree.outbox, name)
             tree.outbox.add(name, drafts)
             self._dispatch.shown(drafts)
 
@@ -112,7 +113,10 @@ class Courier:
         for place, folder in (("conversations", tree.conversations), ("outbox", tree.outbox)):
 
             def change(folder: Directory = folder) -> None:
-                folder.add(new.folder, folder.remove(old.folder))
+                moved = folder.remove(old.folder)
+                self._dispatch.make_room(folder, new.folder)
+                folder.add(new.folder, moved)
+                self._dispatch.moved(old.folder, new.folder)
 
             self.showing.move(f"{place}/{old.folder}", new.folder, change)
         self.views.moved()
@@ -253,7 +257,7 @@ class Courier:
                 hold = self.drafts.verdict(folder, name, node)
                 path = f"{folder_name}/{name}"
                 if hold is None and problem is not None:
-                    self._errors.fail(folder, name, draft, problem)
+                    self._errors.fail(folder, name, node, problem)
                 elif hold is None:
                     hold = self._dispatch.put_off(draft)
                     ready += [] if hold else [(name, node)]
@@ -307,7 +311,7 @@ class Courier:
             problem = error
         self._errors.addressed(folder, people)
         self._errors.show(
-            self.tree.outbox, name, error_text(problem, problem.hint) if problem else ""
+            self.tree.outbox, name, folder, error_text(problem, problem.hint) if problem else ""
         )
         return problem
 

@@ -10,8 +10,9 @@ from cbfs.areas import Area
 from cbfs.drafts import Drafts
 from cbfs.error_files import ErrorFiles
 from cbfs.model import Backend, Content, Conversation, Message, NotYet, Outgoing, Refused
-from cbfs.nodes import Directory, File, Link, Parcel, Sending, encode_record, state_of
-from cbfs.outbox import Hold
+from cbfs.naming import free_name
+from cbfs.nodes import Directory, File, Link, Node, Parcel, Sending, encode_record, state_of
+from cbfs.outbox import METADATA, Hold
 from cbfs.parcels import clear, drop, pack, seal, taking_out
 from cbfs.showing import Showing
 from cbfs.store import StoreError, Table, Writer
@@ -109,7 +110,7 @@ class Dispatch:
             ):
                 message = await self._hand_over(folder_name, folder, name, node)
         except Refused as error:
-            self._errors.fail(folder, name, draft, error)
+            self._errors.fail(folder, name, node, error)
         except CbfsError as error:
             self._waiting = isinstance(error, NotYet)
             pause = NEVER if self._waiting else RETRY
@@ -120,7 +121,7 @@ class Dispatch:
         if isinstance(node, Directory):
             seal(node)
         self._later.pop(draft, None)
-        self._errors.show(folder, name, "")
+        self._errors.show(folder, name, node, "")
         if folder.conversation is None:
             self._bind(folder, message.conversation)
         self._arrived(message)
@@ -197,6 +198,9 @@ class Dispatch:
             node = folder.remove(entry)
             if entry not in drafts.entries:
                 drafts.add(entry, node)
+            elif entry != METADATA:  # somebody else has begun the conversation, and this was there
+                drafts.add(free_name(entry, drafts.entries.__contains__), node)
+                self.renamed(node)
         folder.conversation = conversation
         folder.alias = drafts
         self._begun.add(folder)
@@ -214,6 +218,32 @@ class Dispatch:
                 link = Link(self._tree.new_inode(), proper, time.time_ns(), recorded=False)
                 outbox.add(name, link)
         self._changed()
+
+    def moved(self, old: str, new: str) -> None:
+        """The folder of a conversation has another name: links that lead to it lead there."""
+        for node in self._tree.outbox.entries.values():
+            if isinstance(node, Link) and node.target == old:
+                node.target = new
+                node.mtime_ns = node.changed_ns = time.time_ns()
+                self._showing.touch(node.inode)
+
+    def make_room(self, folder: Directory, name: str) -> None:
+        """A conversation's folder is to come there: what has its name gets another one."""
+        if name in folder.entries:
+            free = free_name(name, folder.entries.__contains__)
+            node = folder.remove(name)
+            folder.add(free, node)
+            self.renamed(node)
+
+    def renamed(self, node: Node) -> None:
+        """Store the name that the daemon has given to something of the user's."""
+        self._nursery.start_soon(self._store_name, node)
+
+    async def _store_name(self, node: Node) -> None:
+        try:
+            await self._tree.store_names([node])
+        except StoreError as error:
+            _log.error("%s", error)  # the next mount chooses a name as well
 
     async def _retire(self, file: File, version: int) -> None:
         """Take a sent file out of the outbox, unless it has been changed since."""

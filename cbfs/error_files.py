@@ -1,12 +1,30 @@
-"""``NAME.error``: what is wrong with what cannot be sent, and what to do, beside it."""
+"""``NAME.error``: what is wrong with what cannot be sent, and what to do, beside it.
+
+A name that leaves no room for the ending is cut, and one that is taken gets a number: every error
+file can be removed, and none is in the place of a file of the user's.
+"""
 
 import time
+from collections.abc import Callable
 
 from cbfs.model import ContactRefused, Refused
-from cbfs.nodes import Directory, File, Parcel, Text, drafts_in, state_of
-from cbfs.outbox import ERROR_SUFFIX
+from cbfs.naming import error_file_name
+from cbfs.nodes import Directory, File, Link, Parcel, Text, drafts_in, state_of
 from cbfs.texts import error_text
 from cbfs.tree import Tree
+
+Subject = File | Directory | Link
+"""What an error file may be about."""
+
+
+class _ErrorText(Text):
+    """One error file, of what is called ``about`` beside it."""
+
+    __slots__ = ("about",)
+
+    def __init__(self, inode: int, about: str, render: Callable[[], bytes]) -> None:
+        super().__init__(inode, render, time.time_ns())
+        self.about = about
 
 
 class ErrorFiles:
@@ -14,27 +32,29 @@ class ErrorFiles:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._there: set[tuple[Directory, str]] = set()
+        self._there: dict[Subject, _ErrorText] = {}
         self._people: dict[Directory, tuple[str, ...]] = {}
         self._of_contacts: set[tuple[Directory, str, File | Parcel]] = set()
 
-    def fail(self, folder: Directory, name: str, draft: File | Parcel, problem: Refused) -> None:
+    def fail(self, folder: Directory, name: str, node: File | Directory, problem: Refused) -> None:
         """A file or folder cannot be sent as it is now."""
+        draft = state_of(node)
         draft.error = error_text(problem, problem.hint)
         draft.given_up = draft.version
         if isinstance(problem, ContactRefused):
             self._of_contacts.add((folder, name, draft))
-        self.show(folder, name, draft.error)
+        self.show(folder, name, node, draft.error)
 
     def contact_changed(self) -> None:
         """What was refused for the state of a contact is not given up any more."""
         waiting, self._of_contacts = self._of_contacts, set()
         for folder, name, draft in waiting:
             there = folder.entries.get(name)
+            if not isinstance(there, File | Directory):
+                continue
             state = there.parcel if isinstance(there, Directory) else there
             if state is draft and draft.given_up == draft.version:
-                draft.given_up, draft.error = -1, ""
-                self.show(folder, name, "")
+                self.clear(folder, name, there)
 
     def addressed(self, folder: Directory, people: tuple[str, ...]) -> None:
         """For whom a folder is, that is no conversation yet. When it is for others than before,
@@ -47,35 +67,46 @@ class ErrorFiles:
     def again(self, folder: Directory) -> None:
         """Try again what could not be sent of a folder."""
         for name, node in drafts_in(folder):
-            draft = state_of(node)
-            if draft.error:
-                draft.given_up, draft.error = -1, ""
-                self.show(folder, name, "")
+            if state_of(node).error:
+                self.clear(folder, name, node)
 
-    def show(self, folder: Directory, name: str, text: str) -> None:
-        """Show, change or take away ``NAME.error``."""
-        error_name = name + ERROR_SUFFIX
-        there = folder.entries.get(error_name)
+    def clear(self, folder: Directory, name: str, node: File | Directory) -> None:
+        """Nothing is wrong with it as far as is known."""
+        draft = state_of(node)
+        draft.given_up, draft.error = -1, ""
+        self.show(folder, name, node, "")
+
+    def show(self, folder: Directory, name: str, node: Subject, text: str) -> None:
+        """Show, change or take away the error file of what has this name in ``folder``."""
+        there = self._there.get(node)
+        if there is not None and not (text and (folder, there.about) == (_place(there), name)):
+            self._take_away(node, there)
+            there = None
         if not text:
-            if isinstance(there, Text):
-                folder.remove(error_name)
             return
         data = text.encode()
         if there is None:
-            node = Text(self._tree.new_inode(), lambda: data, time.time_ns())
-            folder.add(error_name, node)
-            self._there.add((folder, error_name))
-        elif isinstance(there, Text) and there.render() != data:
+            there = _ErrorText(self._tree.new_inode(), name, lambda: data)
+            folder.add(error_file_name(name, folder.entries.__contains__), there)
+            self._there[node] = there
+        elif there.render() != data:
             there.render = lambda: data
             there.mtime_ns = time.time_ns()
 
     def drop_stale(self) -> None:
         """Take away the error files of what is not there any more."""
         self._people = {f: people for f, people in self._people.items() if f.names}
-        for folder, error_name in list(self._there):
-            there = folder.entries.get(error_name)
-            if not isinstance(there, Text):
-                self._there.discard((folder, error_name))
-            elif error_name.removesuffix(ERROR_SUFFIX) not in folder.entries:
-                folder.remove(error_name)
-                self._there.discard((folder, error_name))
+        for node, there in list(self._there.items()):
+            folder = _place(there)
+            if folder is None or folder.entries.get(there.about) is not node:
+                self._take_away(node, there)
+
+    def _take_away(self, node: Subject, there: _ErrorText) -> None:
+        del self._there[node]
+        for folder, name in list(there.names):
+            folder.remove(name)
+
+
+def _place(there: _ErrorText) -> Directory | None:
+    """The folder that it is in; None when somebody has removed it."""
+    return next((folder for folder, _name in there.names), None)

@@ -19,8 +19,9 @@ from cbfs.inodes import Inodes
 from cbfs.lifetimes import Setting
 from cbfs.metadata import METADATA_MAX, read_changed, text_of
 from cbfs.model import Backend, Conversation, Refused
+from cbfs.naming import ERROR_SUFFIX
 from cbfs.nodes import Directory, File, Node, Text
-from cbfs.outbox import ERROR_SUFFIX, METADATA
+from cbfs.outbox import METADATA
 from cbfs.texts import error_text
 
 BACK_AFTER = 5.0

@@ -15,6 +15,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 
+ERROR_SUFFIX = ".error"
+
 _EXTENSION_MAX = 32
 _COUNT_ROOM = 16
 """Bytes left for `` (N)`` behind a name that is taken."""
@@ -62,9 +64,20 @@ def folder_message_name(date_ms: int, sender: str, name: str, taken: Callable[[s
 
 
 def free_name(name: str, taken: Callable[[str], bool]) -> str:
-    """``name``, with a number before its extension when it is taken."""
+    """``name``, with a number before its extension when it is taken; cut then, where the number
+    would make it longer than a name may be."""
     body, extension = _split(name)
+    if taken(name):
+        body = _cut(body, FILE_NAME_MAX - _COUNT_ROOM - len(extension.encode()))
     return _free(body, extension, taken)
+
+
+def error_file_name(name: str, taken: Callable[[str], bool]) -> str:
+    """``NAME.error``, what tells of a problem with ``name``: cut where it would be longer than a
+    name may be, and numbered when taken."""
+    if len(name.encode()) + len(ERROR_SUFFIX) > FILE_NAME_MAX or taken(name + ERROR_SUFFIX):
+        name = _cut(name, FILE_NAME_MAX - _COUNT_ROOM - len(ERROR_SUFFIX))
+    return _free(name, ERROR_SUFFIX, taken)
 
 
 def shown_file_name(untrusted: str) -> str:

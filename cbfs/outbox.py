@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+from cbfs.naming import ERROR_SUFFIX
+
 RECHECK = 0.5
 """Seconds until a file that an editor holds is looked at again."""
 
@@ -18,7 +20,6 @@ CLOCK_RECHECK = 60.0
 """Seconds until a file that its date holds is looked at again: the clock may be set."""
 
 METADATA = "metadata.toml"
-ERROR_SUFFIX = ".error"
 
 _SCRATCH = re.compile(
     r"""\.            # hidden

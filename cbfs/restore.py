@@ -4,16 +4,20 @@ next mount."""
 from collections.abc import Callable
 
 from cbfs.contents import drop_scratch, own_contents
-from cbfs.nodes import Directory, File, Node, decode_record, put_into
+from cbfs.metadata_file import is_place
+from cbfs.naming import free_name
+from cbfs.nodes import Directory, File, Node, decode_record, encode_record, put_into
 from cbfs.store import Table, Writer
 from cbfs.stored import u64
 from cbfs.tree import OUTBOX, ROOT, UI_INFO, Tree
 
 
 def restore(tree: Tree) -> Callable[[Writer], None]:
-    """Enter what the store has. Gives the change that takes out what nobody can reach any more
+    """Enter what the store has; a name that is taken (by a conversation's folder that has come
+    since) becomes another one. Gives the change that takes out what nobody can reach any more
     (tmp/ of the last mount)."""
     nodes: dict[int, tuple[Node, list[tuple[int, str]]]] = {}
+    renamed: list[Node] = []
     with tree.backend.store.read() as reader:
         for record, data in reader.items(Table.NODES):
             inode = int.from_bytes(record, "big")
@@ -21,12 +25,14 @@ def restore(tree: Tree) -> Callable[[Writer], None]:
     places: dict[int, Directory] = {ROOT: tree.root, OUTBOX: tree.outbox, UI_INFO: tree.ui_info}
     places |= {drafts.key: drafts for drafts in tree.drafts()}
     left = dict(nodes)
-    while moved := [i for i, (_n, names) in left.items() if any(k in places for k, _ in names)]:
-        for inode in moved:
+    while reached := [i for i, (_n, names) in left.items() if any(k in places for k, _ in names)]:
+        for inode in reached:
             node, names = left.pop(inode)
             for key, name in names:
-                if key in places and name not in places[key].entries:
-                    places[key].add(name, node)
+                if key in places and not is_place(places[key], name):
+                    free = free_name(name, places[key].entries.__contains__)
+                    places[key].add(free, node)
+                    renamed += [node] if free != name else []
             if isinstance(node, Directory) and node.names:
                 put_into(node, next(iter(node.names))[0])
                 places[inode] = node
@@ -34,6 +40,8 @@ def restore(tree: Tree) -> Callable[[Writer], None]:
 
     def forget(writer: Writer) -> None:
         drop_scratch(writer)
+        for moved in renamed:
+            writer.put(Table.NODES, u64(moved.inode), encode_record(moved))
         for inode, (node, _names) in left.items():
             writer.delete(Table.NODES, u64(inode))
             if isinstance(node, File) and node.content:

@@ -32,9 +32,9 @@ Take back                rm the file in outbox/ before it is sent: a second afte
                          was last changed, or when the editor that has it open ends
 Later                    touch -d 'tomorrow 8:00' outbox/bob/hi
 Delete                   rm conversations/.../MESSAGE
+                         by itself: echo 'lifetime = "7d"' > outbox/.../metadata.toml
 Strangers                cat requests/*/message; mv requests/bob contacts/ accepts,
                          rmdir requests/bob declines
-                         by itself: echo 'lifetime = "7d"' > outbox/.../metadata.toml
 Who they are             cat contacts/bob/fingerprint: compare it by voice, then
                          cp contacts/bob/fingerprint contacts/bob/verified
 Call bob otherwise       mv contacts/bob contacts/bobby

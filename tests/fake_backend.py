@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 
 import trio
@@ -44,6 +45,8 @@ from cbfs.store import Store, Table, Writer
 from cbfs.stored import read_content, u32, u64
 from cbfs.tree import Tree
 from cbfs.user_names import typed_name
+from cbfs.writing import Settled, make_message
+from cbfs_common.conversation import conversation_id
 from cbfs_common.names_entry import Entry, Keys, Status
 from cbfs_common.profile import Address, Profile
 from tests.stores import open_store
@@ -186,32 +189,28 @@ class FakeBackend:
         now, fresh = time.time_ns() // 1_000_000, SYSTEM_RANDOM.token(16)
         people = tuple(sorted({*outgoing.participants, self.name}))
 
-        def change(writer: Writer) -> tuple[Conversation | None, Message, bytes]:
-            started = None
-            if outgoing.conversation is None:
-                args = (fresh, self.name, people, outgoing.subject, now)
-                started = book.add_conversation(writer, *args)
-                conversation = started
-            else:
-                known = book.load_conversations(writer)
-                conversation = known[outgoing.conversation]
-            others = tuple(name for name in conversation.participants if name != self.name)
-            if outgoing.lifetime:
-                lifetimes.choose(writer, conversation.id, outgoing.lifetime, self.name, now)
-            arrival = _arrival(writer, self.name, now, outgoing.file_name, outgoing.content, others)
-            arrival = replace(arrival, folder=outgoing.folder)
-            kept = lifetimes.setting(writer, conversation.id).lifetime
-            arrival = replace(arrival, lifetime=kept)
-            message = book.add_message(writer, conversation.id, arrival, now)
-            outgoing.consume(writer, conversation)
-            content = outgoing.content
-            data = read_content(writer, content, 0, content.size)
-            return started, message, data
-
-        started, message, data = await self.store.commit(change)
+        before = {conversation.id: conversation for conversation in self.conversations()}
+        if outgoing.conversation is not None:
+            known = before[outgoing.conversation]
+            people, outgoing = known.participants, replace(outgoing, subject=known.subject)
+        content = outgoing.content
+        with self.store.read() as reader:
+            data = read_content(reader, content, 0, content.size)
+        settled = Settled(
+            self.name,
+            people,
+            outgoing.subject,
+            blake2b(data, digest_size=32).digest(),
+            now,
+            fresh,
+            SYSTEM_RANDOM.token(16),
+        )
+        conversation, message = await self.store.commit(
+            lambda writer: make_message(writer, before, outgoing, settled)
+        )
         self.sent.append((message, data))
-        if started is not None and self.view:
-            self.view.conversation_added(started)
+        if conversation.id not in before and self.view:
+            self.view.conversation_added(conversation)
         return message
 
     async def delete(self, message: Message) -> None:
@@ -245,11 +244,11 @@ class FakeBackend:
         """A message comes in, in the one conversation with that sender."""
         now = time.time_ns() // 1_000_000
         with_sender = (c for c in self.conversations() if set(c.participants) == {NAME, sender})
-        known = next(with_sender, None)
+        known, people = next(with_sender, None), tuple(sorted((NAME, sender)))
 
         def change(writer: Writer) -> tuple[Conversation, Message]:
             conversation = known or book.add_conversation(
-                writer, SYSTEM_RANDOM.token(16), sender, tuple(sorted((NAME, sender))), "", now
+                writer, conversation_id(people, "", 0), sender, people, "", now
             )
             arrival = _arrival(writer, sender, now, file_name, put_content(writer, data), ())
             muted = sender == "bob" and self.bob.muted > 0
