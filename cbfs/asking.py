@@ -119,10 +119,13 @@ class Asking:
         """Whose signatures count."""
         return self._policy
 
-    async def lookup(self, name: str, known: Entry | None = None) -> Found | Absent:
+    async def lookup(
+        self, name: str, known: Entry | None = None, *, lapsed: bool = False
+    ) -> Found | Absent:
         """What the directory has for a name, checked against the contact's ``known`` entry.
-        Raises DirectoryDown, DirectoryLies, NameExpired, NameChanged, or DecodeError for what is
-        no name."""
+        ``lapsed``: for its owner, one that has run out is found all the same. Raises
+        DirectoryDown, DirectoryLies, NameExpired, NameChanged, or DecodeError for what is no name.
+        """
         check_name(name)
         async with self._limiter:
             for _ in range(TRIES):
@@ -130,13 +133,13 @@ class Asking:
                 async with self._connected() as link:
                     reply, steps = await self._answer(link, name, known, base.size)
                 async with self._turn:
-                    after, found = self._check(base, reply, steps, name, known)
+                    after, found = self._check(base, reply, steps, name, known, lapsed)
                     if self._state is base or after.head == self._state.head:
                         feed = self._state.feed if self._state.size else after.feed
                         await self._keep(replace(after, feed=feed))
                         return found
             async with self._connected() as link, self._turn:
-                return await self._lookup(link, name, known)
+                return await self._lookup(link, name, known, lapsed=lapsed)
 
     async def poll(self, own: str, mark: Callable[[Polled], Awaitable[None]]) -> Polled:
         """Ask for the newest head and what has changed since the last poll. ``mark`` is told
@@ -157,7 +160,7 @@ class Asking:
                 await self._keep(state)
                 return polled
         async with self._connected() as link, self._turn:
-            await self._lookup(link, own, None)
+            await self._lookup(link, own, None, lapsed=True)
             polled = Polled(missed=True)
             await mark(polled)
             await self._keep(replace(self._state, feed=self._state.head))
@@ -208,11 +211,13 @@ class Asking:
             self._tiles[tile] = rounds
         return rounds
 
-    async def _lookup(self, link: Link, name: str, known: Entry | None) -> Found | Absent:
+    async def _lookup(
+        self, link: Link, name: str, known: Entry | None, *, lapsed: bool = False
+    ) -> Found | Absent:
         """With ``_turn`` held."""
         base = self._state
         reply, steps = await self._answer(link, name, known, base.size)
-        after, found = self._check(base, reply, steps, name, known)
+        after, found = self._check(base, reply, steps, name, known, lapsed)
         await self._keep(after)
         return found
 
@@ -231,6 +236,7 @@ class Asking:
         steps: tuple[Step, ...],
         name: str,
         known: Entry | None,
+        lapsed: bool,
     ) -> tuple[DirectoryState, Found | Absent]:
         return check_lookup(
             self._policy,
@@ -241,6 +247,7 @@ class Asking:
             name,
             known,
             int(self._clock()),
+            lapsed=lapsed,
         )
 
     async def _steps(

@@ -23,12 +23,13 @@ from cbfs.outbox import METADATA, Processes
 from cbfs.showing import Showing
 from cbfs.store import StoreError
 from cbfs.sync_send import SyncSend
-from cbfs.texts import alarm_text, error_text, status_text
+from cbfs.texts import error_text, own_warning_text, status_text
 from cbfs.tree import STATUS, Tree
 from cbfs.views import Views
 
 WARNING = "WARNING"
-"""The file in the root that is there when somebody has changed one's own name."""
+"""The file in the root that is there when somebody has changed one's own name, or it cannot be
+kept."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Courier:
         self._unknown: dict[str, float] = {}
         self._status_ns = time.time_ns()
         self._warned = False
+        self._warned_of = b""
         self.showing = Showing()
         self.tree = Tree(backend, self._changed, nursery)
         self.drafts = Drafts(self.tree, processes, grace)
@@ -85,6 +87,9 @@ class Courier:
         report = self._backend.report()
         if self._backend.alarm:
             shouted = f"YOUR NAME IS NOT SAFE: {self._backend.alarm}; see the file {WARNING}"
+            report = replace(report, problems=(shouted, *report.problems))
+        if self._backend.lapse:
+            shouted = f"YOUR NAME CANNOT BE KEPT: {self._backend.lapse}; see the file {WARNING}"
             report = replace(report, problems=(shouted, *report.problems))
         if self.tree.config.problem:
             report = replace(report, problems=(*report.problems, self.tree.config.problem))
@@ -203,11 +208,16 @@ class Courier:
         self._warn()
 
     def _warn(self) -> None:
-        """Show WARNING in the root when somebody has changed one's own name, and only then."""
-        root, alarm = self.tree.root, self._backend.alarm
+        """Show WARNING in the root when somebody has changed one's own name, or it cannot be kept,
+        and only then."""
+        root, alarm = self.tree.root, self._warning()
         there = root.entries.get(WARNING)
+        if isinstance(there, Text) and alarm and alarm != self._warned_of:
+            self._warned_of = alarm
+            there.mtime_ns = time.time_ns()
+            self.showing.touch(there.inode)
         if alarm and there is None and not self._warned:
-            self._warned = True
+            self._warned, self._warned_of = True, alarm
             node = Text(self.tree.new_inode(), self._warning, time.time_ns())
             self.showing.show(WARNING, node, lambda: root.add(WARNING, node))
         elif not alarm and there is not None and self._warned:
@@ -219,7 +229,7 @@ class Courier:
             self.tree.root.remove(WARNING)
 
     def _warning(self) -> bytes:
-        return alarm_text(self._backend.alarm).encode()
+        return own_warning_text(self._backend.alarm, self._backend.lapse).encode()
 
     @property
     def status_ns(self) -> int:

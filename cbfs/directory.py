@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import trio
 
@@ -32,6 +33,7 @@ from cbfs_common.names_operations import (
     commitment,
     decode_operation,
     registration_salt,
+    taken_until,
 )
 from cbfs_common.names_registration import Token, let_in
 from cbfs_common.names_wire import (
@@ -52,6 +54,7 @@ __all__ = [
     "NameChanged",
     "NameExpired",
     "NameTaken",
+    "NotDue",
     "OperationHeld",
     "OperationRefused",
     "Policy",
@@ -65,10 +68,26 @@ OPERATION_ROUNDS = 4_096
 
 
 class NameTaken(CbfsError):
-    """Somebody else has the name."""
+    """Somebody else has the name, or had it a short time ago: ``until`` (seconds since 1970) it is
+    kept from others."""
 
-    def __init__(self) -> None:
-        super().__init__("the name is taken", "choose another name")
+    def __init__(self, until: int = 0) -> None:
+        if not until:
+            super().__init__("the name is taken", "choose another name")
+            return
+        day = datetime.fromtimestamp(until, UTC) + timedelta(days=1)
+        super().__init__(
+            "the name was given up or has run out, and is kept from others for some months",
+            f"choose another name, or register it from {day:%Y-%m-%d} on",
+        )
+
+
+class NotDue(CbfsError):
+    """A name has been renewed a short time ago: it is due in ``wait`` seconds."""
+
+    def __init__(self, wait: int) -> None:
+        super().__init__("the name needs no renewal yet", "try again in a few days")
+        self.wait = wait
 
 
 class Directory(Asking):
@@ -88,6 +107,7 @@ class Directory(Asking):
                 found = await self._lookup(link, name, None)
             except NameExpired as expired:
                 old = expired.entry
+                check_free(old, int(self._clock()))
             else:
                 if isinstance(found, Found):
                     return _own(found, owners, profile)
@@ -123,23 +143,35 @@ class Directory(Asking):
         seeds = old_seed, new_seed
         return await self._change(Kind.ROTATE, name, profile, seeds, known, owners, recovery)
 
-    async def renew(self, name: str, owner_seed: bytes, known: Entry) -> Found:
-        """Keep a name for as long from now on as the directory gives one."""
+    async def renew(
+        self, name: str, owner_seed: bytes, known: Entry, *, least: float = 0.0
+    ) -> Found:
+        """Keep a name for as long from now on as the directory gives one, also one that has run
+        out a short time ago. One that was renewed since ``known`` is found as it is. Raises NotDue
+        when that would add less than ``least`` of a name's whole time."""
+        check_name(name)
         async with self._connected() as link, self._turn:
+            found = await self._lookup(link, name, known, lapsed=True)
+            if isinstance(found, Absent):
+                raise OperationRefused(Refusal.NO_SUCH_NAME)
+            old = found.entry
+            if old.expires > known.expires:
+                return found
             config = await self._config(link)
             # the round's time may be some seconds before this clock's
             until = int(self._clock()) + config.lifetime - 2 * ROUND_TIME_OFF_MAX
-            if until <= known.expires:
-                raise CbfsError("the name needs no renewal yet", "try again in a few days")
-            operation = self._operation(Kind.RENEW, known, until=until)
+            early = old.expires + int(least * config.lifetime) - until
+            if early >= 0:
+                raise NotDue(early + 1)
+            operation = self._operation(Kind.RENEW, old, until=until)
             return await self._carry_out(
-                link, operation, (owner_seed,), known, lambda entry: entry.expires >= until
+                link, operation, (owner_seed,), old, lambda entry: entry.expires >= until
             )
 
     async def cancel(self, name: str, owner_seed: bytes, known: Entry) -> Found:
         """End a recovery of an own name that somebody has begun."""
         async with self._connected() as link, self._turn:
-            found = await self._lookup(link, name, known)
+            found = await self._lookup(link, name, known, lapsed=True)
             if isinstance(found, Absent):
                 raise OperationRefused(Refusal.NO_SUCH_NAME)
             operation = self._operation(Kind.CANCEL, found.entry)
@@ -168,11 +200,11 @@ class Directory(Asking):
         """Freeze a name by such a certificate. Again is no error."""
         name = decode_operation(certificate).name
         async with self._connected() as link, self._turn:
-            found = await self._lookup(link, name, None)
+            found = await self._lookup(link, name, None, lapsed=True)
             if isinstance(found, Found) and found.entry.status is Status.FROZEN:
                 return found.entry
             await self._submit(link, decode_operation(certificate))
-            found = await self._lookup(link, name, None)
+            found = await self._lookup(link, name, None, lapsed=True)
             if isinstance(found, Absent) or found.entry.status is not Status.FROZEN:
                 raise DirectoryLies(Fault.VANISHED)
             return found.entry
@@ -182,7 +214,7 @@ class Directory(Asking):
         owners. Again is no error, and does not begin anew."""
         heirs = Keys(1, (sign_public(owner_seed),))
         async with self._connected() as link, self._turn:
-            found = await self._lookup(link, name, None)
+            found = await self._lookup(link, name, None, lapsed=True)
             if isinstance(found, Absent):
                 raise OperationRefused(Refusal.NO_SUCH_NAME)
             if heirs in (found.entry.heirs, found.entry.owners):
@@ -199,13 +231,13 @@ class Directory(Asking):
         owners = Keys(1, (sign_public(owner_seed),))
         async with self._connected() as link, self._turn:
             if (known.owners, known.profile) == (owners, profile):
-                found = await self._lookup(link, name, None)
+                found = await self._lookup(link, name, None, lapsed=True)
                 if isinstance(found, Absent):
                     raise DirectoryLies(Fault.VANISHED)
                 return found
             operation = self._operation(Kind.UPDATE, known, profile=profile)
             await self._submit(link, operation.signed((owner_seed,)))
-            found = await self._lookup(link, name, None)
+            found = await self._lookup(link, name, None, lapsed=True)
             if isinstance(found, Absent):
                 raise DirectoryLies(Fault.VANISHED)
             return _own(found, owners, profile)
@@ -222,7 +254,7 @@ class Directory(Asking):
     ) -> Found:
         check_name(name)
         async with self._connected() as link, self._turn:
-            found = await self._lookup(link, name, known)
+            found = await self._lookup(link, name, known, lapsed=True)
             if isinstance(found, Absent):
                 raise OperationRefused(Refusal.NO_SUCH_NAME)
             old = found.entry
@@ -285,7 +317,7 @@ class Directory(Asking):
     ) -> Found:
         """Sign, submit, and see in the directory that it is so."""
         await self._submit(link, operation.signed(seeds))
-        changed = await self._lookup(link, old.name, old)
+        changed = await self._lookup(link, old.name, old, lapsed=True)
         if isinstance(changed, Absent):
             raise DirectoryLies(Fault.VANISHED)
         if not done(changed.entry):
@@ -359,6 +391,14 @@ class Directory(Asking):
                 raise failure from None  # who signs has it in a round that others do not sign
             raise
         raise failure
+
+
+def check_free(entry: Entry, now: int) -> None:
+    """Raises NameTaken for an entry that is over, at ``now`` (seconds since 1970), while its name
+    is kept from others."""
+    until = taken_until(entry)
+    if now <= until:
+        raise NameTaken(until)
 
 
 def _own(found: Found, owners: Keys, profile: bytes) -> Found:

@@ -45,6 +45,7 @@ from cbfs.peers import PREPARE_MAX, Peers, Unknown, checked
 from cbfs.receiver import Receiver
 from cbfs.reminders import Reminders
 from cbfs.renaming import Renaming
+from cbfs.renewal import Renewal
 from cbfs.rootfile import Unlock
 from cbfs.sender import Sender
 from cbfs.sessions import Sessions
@@ -83,6 +84,7 @@ class Engine(Acquaintances):
         self._sender = Sender(
             context, lambda: own.bundle, self._message_changed, self._reminders.add, nursery
         )
+        self._renewal = Renewal(context, own, self._status_changed)
         self._watch = Watch(context, directory, own, self._directory_back)
         self._receiver = Receiver(
             context,
@@ -112,6 +114,7 @@ class Engine(Acquaintances):
             self._admission.follow_settings,
             self._renaming.run,
             self._watch.run,
+            self._renewal.run,
         ):
             nursery.start_soon(task)
         nursery.start_soon(self._reminders.run, self._sender.note_due)
@@ -167,6 +170,11 @@ class Engine(Acquaintances):
         """See ``Backend``."""
         return self._own.alarm
 
+    @property
+    def lapse(self) -> str:
+        """See ``Backend``."""
+        return self._renewal.shout
+
     def report(self) -> Report:
         """See ``Backend``."""
         waiting = self._sender.waiting()
@@ -186,6 +194,7 @@ class Engine(Acquaintances):
             arriving,
             self.asking(),
             ending,
+            self._renewal.line(),
         )
 
     def _missing(self, counts: dict[bytes, int]) -> Iterator[str]:

@@ -21,8 +21,8 @@ from cbfs.account import (
 )
 from cbfs.context import Backoff, Problems
 from cbfs.dial import HOME, Dialer, DialError
-from cbfs.directory import Directory, DirectoryDown, NameTaken
-from cbfs.engine import make_context, make_directory
+from cbfs.directory import Directory, DirectoryDown, NameExpired, NameTaken, check_free
+from cbfs.engine import make_context, make_directory, milliseconds
 from cbfs.home import sign_up
 from cbfs.link import open_link
 from cbfs.network import Network, NetworkOptions, reaching, run
@@ -268,6 +268,9 @@ async def _check_free(directory: Directory, account: Account) -> None:
         raise DirectoryDown(
             str(error), "is cbfs-names running where the policy file says?"
         ) from error
+    except NameExpired as expired:
+        check_free(expired.entry, milliseconds() // 1_000)
+        return
     if isinstance(found, Found) and found.entry.profile != account.profile.encode():
         raise NameTaken
 

@@ -111,7 +111,7 @@ class Report:
     ``problems`` a line each; ``unreceived`` a line for each recipient at whose server there is
     something that no receipt has come for; ``arriving`` a line for each file that has come in
     part; ``requests`` the names of strangers whose requests wait; ``ending`` a line for each
-    conversation in which messages end."""
+    conversation in which messages end; ``name`` what there is to say of one's own, or empty."""
 
     connection: str
     network: tuple[str, ...]
@@ -122,6 +122,7 @@ class Report:
     arriving: tuple[str, ...] = ()
     requests: tuple[str, ...] = ()
     ending: tuple[str, ...] = ()
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +205,10 @@ class Backend(Protocol):
     @property
     def alarm(self) -> str:
         """What somebody else has made of one's own name, or empty."""
+
+    @property
+    def lapse(self) -> str:
+        """Why one's own name cannot be kept, or empty."""
 
     def contacts(self) -> tuple[Contact, ...]:
         """All, by name."""

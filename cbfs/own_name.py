@@ -1,7 +1,8 @@
 """One's own name in the directory: what was last made of it here, and whether it is still so.
 
 ``Table.META`` has ``own`` (the entry), ``bundle`` (the proof that messages carry), ``own next``
-(what a change that is under way makes of it) and ``alarm`` (what somebody else has made of it).
+(what a change that is under way makes of it), ``alarm`` (what somebody else has made of it) and
+``released`` (one has given it up).
 """
 
 from collections.abc import Callable
@@ -9,8 +10,16 @@ from dataclasses import dataclass
 
 from cbfs.directory import Directory
 from cbfs.store import Reader, Store, Table, Writer
-from cbfs_common.names_client import Absent, DirectoryLies, Fault, Found, NameChanged
-from cbfs_common.names_entry import Entry, Keys, decode_entry, read_keys
+from cbfs_common.errors import CbfsError
+from cbfs_common.names_client import (
+    Absent,
+    DirectoryLies,
+    Fault,
+    Found,
+    NameChanged,
+    NameExpired,
+)
+from cbfs_common.names_entry import Entry, Keys, Status, decode_entry, read_keys
 from cbfs_common.names_layout import Fields, long
 
 _TAMPERED = frozenset((Fault.VANISHED, Fault.SAME_VERSION, Fault.ROLLED_BACK, Fault.CHAIN))
@@ -29,7 +38,8 @@ class Intent:
 
     def made(self, entry: Entry) -> bool:
         """Whether this entry comes of it."""
-        return (entry.owners, entry.profile) == (self.owners, self.profile)
+        active = entry.status is Status.ACTIVE
+        return active and (entry.owners, entry.profile) == (self.owners, self.profile)
 
 
 def read_own(reader: Reader) -> Entry | None:
@@ -52,6 +62,11 @@ def read_intent(reader: Reader) -> Intent | None:
 def write_intent(writer: Writer, intent: Intent) -> None:
     """A change of the own name begins."""
     writer.put(Table.META, b"own next", intent.encode())
+
+
+def write_released(writer: Writer) -> None:
+    """The owner gives the name up."""
+    writer.put(Table.META, b"released", b"\1")
 
 
 def write_own(writer: Writer, found: Found) -> None:
@@ -84,6 +99,12 @@ class OwnName:
             self._intent = read_intent(reader)
             self.bundle = reader.get(Table.META, b"bundle") or b""
             self.alarm = (reader.get(Table.META, b"alarm") or b"").decode()
+            self._released = reader.get(Table.META, b"released") is not None
+
+    @property
+    def expires(self) -> int:
+        """When its registration ends, in seconds since 1970."""
+        return 0 if self._own is None else self._own.expires
 
     @property
     def round(self) -> int:
@@ -92,9 +113,13 @@ class OwnName:
 
     async def check(self) -> None:
         """Look the name up, over a connection of its own. Raises what says nothing of the name:
-        DirectoryDown, NameExpired, and faults of the answer as a whole."""
+        DirectoryDown, and faults of the answer as a whole."""
         try:
-            found = await self._directory.lookup(self._name, self._own)
+            found = await self._directory.lookup(self._name, self._own, lapsed=True)
+        except NameExpired:  # lapsed is no such error: it was given up
+            if not self._released:
+                await self._shout("somebody has given your name up, with your owner key", None)
+            return
         except NameChanged as error:
             await self._shout(
                 "the directory has given your name to a new owner, or it was recovered with the"
@@ -128,6 +153,27 @@ class OwnName:
                 " hands as well",
                 found.entry,
             )
+
+    async def renew(self, seed: bytes, least: float) -> None:
+        """Keep the name; ``seed`` is the owner's key, ``least`` as ``Directory.renew`` has it. A
+        crash after the directory has it leaves that to the next time. Raises what that raises, and
+        CbfsError when what the directory has is not what was made here."""
+        if self._own is not None and self._intent is None:
+            await self.check()
+        own = self._own
+        if own is None or self.alarm or self._released:
+            raise CbfsError("it is not as you have made it")
+        intent = Intent(own.owners, own.profile)
+        if self._intent is None:
+            await self._store.commit(lambda writer: write_intent(writer, intent))
+            self._intent = intent
+        elif self._intent != intent:
+            raise CbfsError("a change of your keys or server is not finished")
+        found = await self._directory.renew(self._name, seed, own, least=least)
+        if not found.degraded:
+            await self._store.commit(lambda writer: write_own(writer, found))
+            self._intent, self._own = None, found.entry
+            self.bundle = found.bundle or self.bundle
 
     async def _fine(self, found: Found) -> None:
         if found.degraded:

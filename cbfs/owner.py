@@ -31,7 +31,7 @@ from cbfs.home import sign_up
 from cbfs.init import Wish, begin_account, check_begun, online, reached, read_policy
 from cbfs.link import open_link
 from cbfs.network import Network, NetworkOptions, run
-from cbfs.own_name import Intent, read_own, write_intent, write_own
+from cbfs.own_name import Intent, read_own, write_intent, write_own, write_released
 from cbfs.passphrase import Guard
 from cbfs.prekeys import top_up
 from cbfs.rootfile import Unlock
@@ -62,7 +62,7 @@ class Owner:
         """What the directory has for the name, in words."""
 
         async def steps(at: _At) -> str:
-            found = await at.directory.lookup(at.account.name, at.own)
+            found = await at.directory.lookup(at.account.name, at.own, lapsed=True)
             if isinstance(found, Absent):
                 return f"{at.account.name}: nobody has this name\n"
             return entry_text(found.entry, at.own)
@@ -131,6 +131,10 @@ class Owner:
         """Keep the name; until when, as YYYY-MM-DD."""
 
         async def steps(at: _At) -> str:
+            if load_next(at.store) is not None:
+                raise CbfsError("another change is not finished", "finish that one first")
+            intent = Intent(at.own.owners, at.own.profile)
+            await at.store.commit(lambda writer: write_intent(writer, intent))
             found = await at.directory.renew(at.own.name, at.account.owner, at.own)
             await at.store.commit(lambda writer: write_own(writer, found))
             return f"{moment(found.entry.expires * 1_000):%Y-%m-%d}"
@@ -152,6 +156,7 @@ class Owner:
         async def steps(at: _At) -> None:
             if at.own.name != name:
                 raise CbfsError(f"the name of this account is {at.own.name}", "nothing was done")
+            await at.store.commit(write_released)
             await at.directory.release(name, at.account.owner, at.own)
 
         self._run(steps)

@@ -40,6 +40,21 @@ class Unknown(Refused):
         )
 
 
+class Lapsed(Refused):
+    """Nobody can be found under this name, and somebody could until a while ago."""
+
+    def __init__(self, name: str, *, released: bool) -> None:
+        if released:
+            super().__init__(
+                f"{name} was given up by its owner", "ask them by another way what they are called"
+            )
+        else:
+            super().__init__(
+                f"{name}'s registration has run out",
+                "tell them by another way: their client renews it when it runs",
+            )
+
+
 class Stopped(ContactRefused):
     """The name has another owner than the contact that is known."""
 
@@ -191,7 +206,7 @@ class Peers:
 
     async def look_up(self, name: str, standing: Standing = Standing.KNOWN) -> Contact:
         """Ask the directory for the name, also when it is known, and keep what it proves. Raises
-        Unknown, NotYet, Stopped, or what the checks raise."""
+        Unknown, Lapsed, NotYet, Stopped, or what the checks raise."""
         async with self._locks.setdefault(name, trio.Lock()):
             known = self._known.get(name)
             try:
@@ -204,6 +219,9 @@ class Peers:
             except (DirectoryLies, NameExpired) as error:
                 if known is not None:
                     await self._keep(replace(known, doubted=0, warning=f"{error}"))
+                elif isinstance(error, NameExpired):
+                    released = error.entry.status is Status.RELEASED
+                    raise Lapsed(name, released=released) from error
                 raise
             if isinstance(found, Absent):
                 raise Unknown([name])

@@ -18,7 +18,7 @@ from cbfs.faults import contained, unharmed
 from cbfs.intake import Incoming, Intake, Outcome, claimed_sender, is_of, set_aside
 from cbfs.model import Conversation, Message, NotYet
 from cbfs.owed import Dues
-from cbfs.peers import Stopped, Unknown
+from cbfs.peers import Lapsed, Stopped, Unknown
 from cbfs.quarantine import Unread, Why, envelope_at, far_sessions, keep, newest, waiting_for
 from cbfs.sessions import Damaged
 from cbfs.settings import Strangers
@@ -39,6 +39,17 @@ class _Unheard(CbfsError):
 
 
 _FAULT = "an envelope is kept that could not be handled: a fault of this program, in its log"
+
+_NOT_CONFIRMED = (
+    Unknown,
+    Lapsed,
+    CryptoError,
+    DecodeError,
+    DirectoryLies,
+    NameChanged,
+    NameExpired,
+)
+"""What says that a sender is not who they claim to be, or that nobody can say."""
 
 RETRY_BATCH = 16
 """Kept envelopes that are tried again in one commit."""
@@ -229,7 +240,15 @@ class Receiver:
                 continue
             except Stopped:
                 continue  # it waits for the user's word on the new owner of the name
-            except (Unknown, CryptoError, DecodeError, DirectoryLies, NameChanged, NameExpired):
+            except (
+                Unknown,
+                Lapsed,
+                CryptoError,
+                DecodeError,
+                DirectoryLies,
+                NameChanged,
+                NameExpired,
+            ):
                 await self._give_up(key, envelope)
                 continue
             await self._take([Incoming(envelope, (Table.INBOX, key))])

@@ -81,7 +81,8 @@ def checked_people(names: Iterable[str], called: Callable[[str], str]) -> tuple[
 
 def status_text(name: str, report: Report, held: Sequence[tuple[str, str]]) -> str:
     """The file ``status``. ``held``: (path, why) of what stays in the outbox."""
-    lines = [f"{name}: {report.connection}", *report.network, ""]
+    lines = [f"{name}: {report.connection}", *report.network]
+    lines += [report.name, ""] if report.name else [""]
     if report.queue:
         lines.append("waiting to be delivered:")
         lines += [f"  {line}" for line in report.queue]
@@ -190,8 +191,26 @@ def mark_text(contact: Contact, mark: Mark) -> str:
     return f"Since {moment(contact.marked(mark)):%Y-%m-%d %H:%M} UTC. {what} rm undoes it.\n"
 
 
+def own_warning_text(alarm: str, lapse: str) -> str:
+    """WARNING, in the root: what somebody else has made of one's own name, and why it cannot be
+    kept; either may be empty."""
+    return "\n".join(filter(None, (alarm and alarm_text(alarm), lapse and lapse_text(lapse))))
+
+
+def lapse_text(what: str) -> str:
+    """Of a name that cannot be kept."""
+    return f"""Your name cannot be kept: {what}.
+
+Who knows you already goes on writing to you, and you to them. Nobody new finds you without it.
+Look at it:                  cbfs name show
+Renew it by hand:            fusermount3 -u MOUNT; cbfs name renew
+When that is refused for good, make an account of another name with cbfs init, and tell your
+contacts.
+"""
+
+
 def alarm_text(what: str) -> str:
-    """WARNING, in the root."""
+    """Of a name that somebody else has changed."""
     return f"""Your name is not safe: {what}.
 
 You did not do this with this account. Tell your contacts by another way, and let them compare

@@ -108,6 +108,7 @@ class FakeBackend:
             return book.newest_message(reader, conversation)
 
     alarm: str = ""
+    lapse: str = ""
 
     def contacts(self) -> tuple[Contact, ...]:
         return (self.bob,)

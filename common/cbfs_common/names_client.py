@@ -144,11 +144,14 @@ def check_lookup(
     name: str,
     known: Entry | None,
     now: int,
+    *,
+    lapsed: bool = False,
 ) -> tuple[DirectoryState, Found | Absent]:
     """Check an answer to a look-up of ``name`` at ``now`` (seconds since 1970).
 
-    ``known`` is the contact's entry as last accepted, or None. Raises DirectoryLies, NameExpired
-    or NameChanged; then the old state holds.
+    ``known`` is the contact's entry as last accepted, or None. ``lapsed``: one that has run out
+    is found all the same, for its owner. Raises DirectoryLies, NameExpired or NameChanged; then
+    the old state holds.
     """
     try:
         state = check_head(policy, state, evidence, consistency, now)
@@ -156,13 +159,16 @@ def check_lookup(
         if policy.degraded is None or known is None or error.fault not in _WEAKER:
             raise
         weaker = policy.degraded
-        return state, _unchanged(weaker, state, evidence, consistency, known, now, error)
+        found = _unchanged(weaker, state, evidence, consistency, known, now, error)
+        if found.entry.expires < now and not lapsed:
+            raise NameExpired(found.entry) from None
+        return state, found
     entry = _check_entry(policy, evidence, name)
     if entry is None:
         if known is not None:
             raise DirectoryLies(Fault.VANISHED)
         return state, Absent()
-    if entry.expires < now or entry.status is Status.RELEASED:
+    if (entry.expires < now and not lapsed) or entry.status is Status.RELEASED:
         raise NameExpired(entry)
     if known is not None and _age(entry) < _age(known):
         raise DirectoryLies(Fault.ROLLED_BACK)
@@ -267,8 +273,6 @@ def _unchanged(
     entry = _check_entry(weaker, evidence, known.name)
     if entry is None or entry.digest() != known.digest():
         raise error
-    if entry.expires < now:
-        raise NameExpired(entry)
     return Found(entry, b"", degraded=True)
 
 

@@ -284,6 +284,17 @@ def check_place(operation: Operation, namespace: str, round_: int) -> None:
         raise OperationRefused(Refusal.OUT_OF_DATE)
 
 
+def taken_until(entry: Entry) -> int:
+    """The last second (since 1970) in which nobody else may register an entry's name."""
+    grace = 0 if entry.status is Status.RELEASED else NAME_GRACE
+    return entry.expires + grace + NAME_QUARANTINE
+
+
+def renewable_until(entry: Entry) -> int:
+    """The last second in which the owner of an active entry may still change it."""
+    return entry.expires + NAME_GRACE
+
+
 def apply_register(
     old: Entry | None, operation: Operation, round_: int, time: int, lifetime: int
 ) -> Entry:
@@ -291,8 +302,7 @@ def apply_register(
     seconds. Its commitment is the caller's to check. Raises OperationRefused."""
     incarnation, previous = 1, ZERO
     if old is not None:
-        grace = 0 if old.status is Status.RELEASED else NAME_GRACE
-        if time <= old.expires + grace + NAME_QUARANTINE:
+        if time <= taken_until(old):
             raise OperationRefused(Refusal.NAME_TAKEN)
         incarnation, previous = old.incarnation + 1, old.digest()
     if (operation.incarnation, operation.version, operation.previous) != (incarnation, 1, previous):
@@ -326,7 +336,7 @@ def apply_change(old: Entry | None, operation: Operation, round_: int, time: int
         raise OperationRefused(Refusal.WRONG_VERSION)
     if old.status is Status.RELEASED:
         raise OperationRefused(Refusal.NAME_RELEASED)
-    if time > old.expires + NAME_GRACE:
+    if time > renewable_until(old):
         raise OperationRefused(Refusal.NAME_EXPIRED)
     now = old.settled(time)
     if now.status is Status.FROZEN and operation.kind is not Kind.RECOVER:
