@@ -8,13 +8,14 @@ store/     LMDB, every value sealed (``cbfs.store``)
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cbfs.durable import make_directory
 from cbfs.packing import pack, unpack
 from cbfs.passphrase import Guard
+from cbfs.place import OWN_NAMES, check_account
 from cbfs.rootfile import (
     NO_LOCK,
     Kind,
@@ -228,6 +229,7 @@ def opened_store(
 ) -> Iterator[Store]:
     """The store of an account directory, locked against every other program. ``create`` gives
     what protects one that has to be made. Raises CbfsError."""
+    check_account(directory)
     if create is not None:
         _make_directory(directory)
     elif not (directory / "root.key").exists():
@@ -246,6 +248,7 @@ def opened_store(
 @contextmanager
 def reading_store(directory: Path, random: Random, unlock: Unlock = no_lock) -> Iterator[Store]:
     """The store of an account directory to read, be it mounted or not. Raises CbfsError."""
+    check_account(directory)
     if not (directory / "root.key").exists():
         raise CbfsError(f"there is no account in {directory}", "name one")
     root_file = RootFile(directory / "root.key", unlock, random.token, read_only=True)
@@ -265,6 +268,7 @@ def salvaging(
     directory: Path, random: Random, unlock: Unlock = no_lock
 ) -> Iterator[Store | Remains]:
     """What is intact in an account directory, mounted or not, for an export. Raises CbfsError."""
+    check_account(directory)
     with ExitStack() as stack:
         try:
             source: Store | Remains = stack.enter_context(reading_store(directory, random, unlock))
@@ -283,6 +287,12 @@ def salvaging(
 def _make_directory(directory: Path) -> None:
     try:
         make_directory(directory)
+        others = {each.name for each in directory.iterdir()} - OWN_NAMES - {"lost+found"}
+        if others and not (directory / "root.key").exists():
+            raise CbfsError(
+                f"{directory} holds other files",
+                "an account has a directory of its own: choose one with --account",
+            )
         directory.chmod(0o700)
     except OSError as error:
         raise CbfsError(
@@ -292,8 +302,9 @@ def _make_directory(directory: Path) -> None:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(directory / "lock", flags, 0o600)
     except OSError as error:
         raise CbfsError(
             f"cannot use {directory}: {error.strerror}", "is it yours, and writable?"
@@ -301,16 +312,30 @@ def _locked(directory: Path) -> Iterator[None]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        user = _user(lock)
         os.close(lock)
         raise CbfsError(
-            f"the account {directory} is in use",
-            "unmount it: fusermount3 -u MOUNTPOINT; if that was done, close what still has files of"
-            " it open",
+            f"the account {directory} is in use" + (f" by process {user}" if user else ""),
+            "unmount it: fusermount3 -u MOUNTPOINT; if that was done, a program or another mount"
+            " namespace still has it" + (f"; kill {user} ends that" if user else ""),
         ) from error
     try:
+        with suppress(OSError):  # the disk may be full: then nobody is told
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, b"%d\n" % os.getpid(), 0)
         yield
     finally:
         os.close(lock)
+
+
+def _user(lock: int) -> int:
+    """The process that holds the lock, 0 when it cannot be told."""
+    try:
+        pid = int(os.pread(lock, 20, 0))
+        os.kill(pid, 0)
+    except (OSError, ValueError, OverflowError):
+        return 0
+    return pid if pid > 1 else 0
 
 
 def _open_store(

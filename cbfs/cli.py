@@ -38,8 +38,6 @@ def main() -> int:
         if error.hint:
             print(f"cbfs: hint: {error.hint}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,21 +13,32 @@ from cbfs.account import (
     salvaging,
 )
 from cbfs.export import Count, restore_export, write_export
+from cbfs.mount_table import mount_above
 from cbfs.passphrase import Asking, Guard, forget, unlocking
+from cbfs.place import check_account, check_way
 from cbfs_common.errors import CbfsError
 
 
 def account_of(path: Path) -> Path:
     """The account directory that ``path`` is, or whose mount it is. Raises CbfsError."""
+    check_way(path)
     if (path / "root.key").exists():
         return path
+    inside = mount_above(path)
     try:
-        return Path(os.fsdecode(os.getxattr(path, ACCOUNT_ATTRIBUTE)))
+        if inside is not None and inside.samefile(
+            path
+        ):  # what else has this attribute is no word of ours
+            return Path(os.fsdecode(os.getxattr(path, ACCOUNT_ATTRIBUTE)))
     except OSError as error:
         raise CbfsError(
-            f"{path} is neither a mount nor an account directory",
-            "name the one or the other",
+            f"the mount on {path} does not answer: {(error.strerror or '').lower()}",
+            "mount it again, which cleans up; or name the account directory",
         ) from error
+    raise CbfsError(
+        f"{path} is neither a mount nor an account directory",
+        f"it is in the mount on {inside}: name that" if inside else "name the one or the other",
+    )
 
 
 def change_protection(account: Path, asking: Asking, guard: Callable[[str], Guard]) -> None:
@@ -41,6 +52,7 @@ def change_protection(account: Path, asking: Asking, guard: Callable[[str], Guar
 
 def export(account: Path, file: Path, asking: Asking, passphrase: Callable[[], bytes]) -> Count:
     """Export an account, mounted or not. Raises CbfsError."""
+    check_account(account)
     own = asking.once() if asks_for_passphrase(account) else b""
     with salvaging(account, SYSTEM_RANDOM, unlocking(lambda: own)) as source:
         return write_export(source, file, passphrase(), SYSTEM_RANDOM)

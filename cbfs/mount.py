@@ -7,7 +7,6 @@ import argparse
 import errno
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -22,16 +21,19 @@ from cbfs.courier import Courier
 from cbfs.daemon import daemonised
 from cbfs.engine import running
 from cbfs.locking import account_of
-from cbfs.mount_table import WINDOW_SOURCE, become, end, fuse_source, source_of, unmount
+from cbfs.logs import Log, log_into
+from cbfs.mount_table import WINDOW_SOURCE, become, device_of, fuse_source, source_of, unmount
 from cbfs.network import NetworkOptions, run
 from cbfs.nodes import Text
 from cbfs.operations import Operations
 from cbfs.passphrase import Asking, unlocking
+from cbfs.place import check_account, check_way, new_log
 from cbfs.processes import ProcFS
 from cbfs.restore import empty_tmp, restore
 from cbfs.reveal import Revealer
 from cbfs.rootfile import Unlock
 from cbfs.settings import GRACE_MAX
+from cbfs.stopping import stop_event, unmount_at
 from cbfs.store import Store, StoreError
 from cbfs.sync_send import LIMIT, LIMIT_MAX
 from cbfs.texts import README, profile_text
@@ -116,14 +118,22 @@ def main() -> int:
             return 0
         options = _unlocked(options)
         if options.foreground:
-            logging.basicConfig(level=logging.WARNING, format="cbfs: %(message)s")
-            _serve(options, lambda: None)
-            return 0
-        log = None if options.only else options.account / "log"
-        return daemonised(lambda ready: _serve(options, ready), log)
+            return _in_the_foreground(options)
+        return daemonised(lambda ready, log: _serve(options, ready, log))
     except CbfsError as error:
         _complain(error)
         return FAILED_FOR_MOUNT if by_mount else FAILED
+
+
+def _in_the_foreground(options: Options) -> int:
+    log = Log("cbfs: %(message)s")
+    log.into(os.dup(2))
+    log_into(log)
+    try:
+        _serve(options, lambda: None, log)
+    finally:
+        logging.shutdown()
+    return 0
 
 
 def _unlocked(options: Options) -> Options:
@@ -162,10 +172,15 @@ def _parse(arguments: list[str]) -> tuple[Options, bool]:
         parser.error("sync_send belongs to the mount of the account, not to only=CONVERSATION")
     if words.only:
         account = account_of(account)
+    mountpoint = Path(os.path.abspath(given.paths[-1]))  # noqa: PTH100
+    check_way(mountpoint)
+    mountpoint = Path(os.path.realpath(mountpoint))
+    account = Path(os.path.abspath(account))  # noqa: PTH100 - as it is given: mount -a compares it
+    check_account(account)
     return (
         Options(
-            Path(os.path.abspath(account)),  # noqa: PTH100 - must not follow links
-            Path(os.path.abspath(given.paths[-1])),  # noqa: PTH100
+            account,
+            mountpoint,
             given.foreground,
             words.grace,
             NetworkOptions(words.no_tor, _tor_options(words.tor)),
@@ -303,21 +318,51 @@ def _prepare(mountpoint: Path) -> None:
         raise CbfsError("there is no /dev/fuse", "load the kernel module: modprobe fuse")
 
 
-def _serve(options: Options, ready: Callable[[], None]) -> None:
+def _serve(options: Options, ready: Callable[[], None], log: Log) -> None:
     """Until unmounted. Raises CbfsError when the mount cannot be made."""
     memory.lock_present()
-    if options.only:
-        where = WindowOptions(options.account, options.mountpoint, options.only, options.fuse)
-        window_mount.serve(where, ready)
-        return
-    run(_run, options, ready)
+    run(_until_stopped, options, ready, log)
 
 
-async def _run(options: Options, ready: Callable[[], None]) -> None:
+async def _until_stopped(options: Options, ready: Callable[[], None], log: Log) -> None:
+    """A signal that comes before there is a mount gives up what was done for it."""
+
+    def begin_log() -> None:
+        if not options.foreground and not options.only:
+            log.into(new_log(options.account))
+
+    stop = stop_event(None if options.foreground else begin_log)
+    mounted = trio.Event()
+
+    async def give_up(scope: trio.CancelScope) -> None:
+        await stop.wait()
+        if not mounted.is_set():
+            scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give_up, nursery.cancel_scope)
+        if options.only:
+            where = WindowOptions(options.account, options.mountpoint, options.only, options.fuse)
+            await window_mount.serve(where, ready, stop, mounted)
+        else:
+            await _run(options, ready, begin_log, stop, mounted)
+        nursery.cancel_scope.cancel()
+    if not mounted.is_set():
+        raise CbfsError("it was told to end before there was a mount")
+
+
+async def _run(
+    options: Options,
+    ready: Callable[[], None],
+    begin_log: Callable[[], None],
+    stop: trio.Event,
+    mounted: trio.Event,
+) -> None:
     async with (
         running(options.account, options.network, options.unlock) as engine,
         trio.open_nursery() as nursery,
     ):
+        begin_log()  # the account is ours alone from here on
         memory.lock_future()
         courier = Courier(engine, ProcFS(), options.grace, nursery, options.sync_send)
         engine.attach(courier)  # at once: what arrives from now on is not in the tree yet
@@ -327,8 +372,13 @@ async def _run(options: Options, ready: Callable[[], None]) -> None:
         await courier.tree.config.settle()
         operations = Operations(courier, ProcFS(), options.account)
         _init(operations, options)
+        mounted.set()
+        device = device_of(options.mountpoint)
         memory.look_less_for_cycles()
+        answering = Answering(operations.ended)
         try:
+            nursery.start_soon(unmount_at, stop, device, operations.ended)
+            nursery.start_soon(answering.run)
             await _live(options, courier, operations, nursery)
             nursery.start_soon(courier.run)
             await nursery.start(WindowServer(courier, options.account, SYSTEM_RANDOM).run)
@@ -339,9 +389,36 @@ async def _run(options: Options, ready: Callable[[], None]) -> None:
                 if operations.revealer:
                     await operations.revealer.close()
                     courier.showing.revealer = None
+                await answering.end()
                 await _keep(engine.store, courier, operations)
-            pyfuse3.close(unmount=True)
+            pyfuse3.close(unmount=device_of(options.mountpoint) == device)
         nursery.cancel_scope.cancel()
+
+
+class Answering:
+    """The loop that answers the kernel, which can be ended while somebody still asks."""
+
+    def __init__(self, ended: trio.Event) -> None:
+        """``ended`` is set when it has ended, or is to."""
+        self._ended = ended
+        self._scope = trio.CancelScope()
+        self._over: trio.Event | None = None
+
+    async def run(self) -> None:
+        """Until the mount has ended."""
+        self._over = trio.Event()
+        try:
+            with self._scope:
+                await pyfuse3.main()
+        finally:
+            self._ended.set()
+            self._over.set()
+
+    async def end(self) -> None:
+        """Answer nothing more."""
+        self._scope.cancel()
+        if self._over is not None:
+            await self._over.wait()
 
 
 async def _keep(store: Store, courier: Courier, operations: Operations) -> None:
@@ -381,19 +458,7 @@ async def _live(
     operations: Operations,
     nursery: trio.Nursery,
 ) -> None:
-    """Start answering, and wait until the mount does."""
-
-    async def answer() -> None:
-        await pyfuse3.main()
-        operations.ended.set()
-
-    async def end_by_signal() -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for _number in signals:
-                await trio.to_thread.run_sync(end, options.mountpoint)
-
-    nursery.start_soon(answer)
-    nursery.start_soon(end_by_signal)
+    """Wait until the mount answers."""
     operations.revealer = Revealer(options.mountpoint)
     courier.showing.revealer = operations.revealer  # what arrives from now on waits for its start
     await nursery.start(operations.revealer.run)

@@ -6,6 +6,7 @@ import os
 import pwd
 import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from cbfs_common.errors import CbfsError
@@ -18,58 +19,126 @@ WINDOW_SOURCE = "only"
 """What is mounted when it is one conversation: the table of mounts, which everybody can read, does
 not say which."""
 
-_ESCAPED = re.compile(r"\\([0-7]{3})")
+KIND = "fuse.cbfs"
+
+_ESCAPED = re.compile(rb"\\([0-3][0-7]{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    device: int
+    """st_dev."""
+    place: str
+    kind: str
+    source: str
 
 
 def source_of(mountpoint: Path) -> str | None:
     """What cbfs has mounted there: the account's directory. None when it has nothing there."""
     found = _mounted(mountpoint)
-    return found[0] if found else None
+    return found.source if found else None
 
 
 def device_of(mountpoint: Path) -> int:
     """The st_dev of what cbfs has mounted there, without asking it; 0 when it has nothing there."""
     found = _mounted(mountpoint)
-    return found[1] if found else 0
+    return found.device if found else 0
 
 
-def _mounted(mountpoint: Path) -> tuple[str, int] | None:
-    """(source, device) of what is on top there, if it is ours."""
+def place_of(device: int) -> Path | None:
+    """Where the mount with this st_dev is now, as its folders may have been renamed; None when it
+    is nowhere here, or something else lies over it."""
+    mounts = _mounts()
+    places = [mount.place for mount in mounts if mount.device == device]
+    tops = {mount.place: mount.device for mount in mounts}
+    return next((Path(place) for place in reversed(places) if tops[place] == device), None)
+
+
+def mounts_below(directory: Path) -> list[Path]:
+    """All mountpoints in a directory, itself included."""
+    above = os.path.realpath(directory)
+    return [
+        Path(mount.place)
+        for mount in _mounts()
+        if mount.place == above or mount.place.startswith(above.rstrip("/") + "/")
+    ]
+
+
+def mount_above(path: Path) -> Path | None:
+    """The mountpoint of the mount of ours that ``path`` is in; None when it is in none."""
+    place = os.path.realpath(path)
     found = None
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        head, _, tail = line.partition(" - ")
-        kind, source = tail.split(" ")[:2]
-        _id, _parent, device, _root, place = head.split(" ")[:5]
-        if _plain(place) == str(mountpoint):  # the last one is on top
-            major, minor = map(int, device.split(":"))
-            ours = kind == "fuse.cbfs"
-            found = (_plain(source), os.makedev(major, minor)) if ours else None
-    return found
+    for mount in _mounts():
+        inside = place == mount.place or place.startswith(mount.place.rstrip("/") + "/")
+        if inside and (found is None or len(mount.place) >= len(found.place)):
+            found = mount
+    return Path(found.place) if found and found.kind == KIND else None
+
+
+def mountpoints_of(account: Path) -> list[Path]:
+    """Where an account is mounted whole."""
+    source = str(account)
+    return [Path(m.place) for m in _mounts() if m.kind == KIND and m.source == source]
+
+
+def _mounted(mountpoint: Path) -> _Mount | None:
+    """What is on top there, if it is ours."""
+    found = None
+    for mount in _mounts():
+        if mount.place == str(mountpoint):  # the last one is on top
+            found = mount
+    return found if found and found.kind == KIND else None
+
+
+def _mounts() -> list[_Mount]:
+    """All that is mounted, as far as the system tells."""
+    try:
+        table = Path("/proc/self/mountinfo").read_bytes()
+    except OSError:
+        return []
+    mounts = []
+    for line in table.split(b"\n"):
+        head, _, tail = line.partition(b" - ")
+        if not tail:
+            continue
+        kind, source = tail.split(b" ")[:2]
+        _id, _parent, device, _root, place = head.split(b" ")[:5]
+        major, minor = map(int, device.split(b":"))
+        number = os.makedev(major, minor)
+        mounts.append(_Mount(number, _plain(place), os.fsdecode(kind), _plain(source)))
+    return mounts
 
 
 def fuse_source(account: Path) -> str:
     """The option that says what is mounted, so that ``mount -a`` knows it again. FUSE takes a
     comma for the end of the option."""
     name = str(account).replace("\\", "\\\\").replace(",", "\\,")
-    return f"fsname={name}"
+    return FuseOption(f"fsname={name}")
+
+
+class FuseOption(str):
+    """An option whose text is any that a path can have: pyfuse3 takes ASCII for all there is."""
+
+    __slots__ = ()
+
+    def encode(self, _encoding: str = "", _errors: str = "") -> bytes:
+        """As paths are."""
+        return os.fsencode(str(self))
 
 
 def unmount(mountpoint: Path, *, lazy: bool) -> bool:
     """Whether that went well."""
-    done = subprocess.run(
-        ["fusermount3", "-uz" if lazy else "-u", str(mountpoint)],
-        capture_output=True,
-        timeout=UNMOUNT_TIMEOUT,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            ["fusermount3", "-uz" if lazy else "-u", "--", mountpoint],
+            capture_output=True,
+            timeout=UNMOUNT_TIMEOUT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        _log.warning("fusermount3 cannot be used: %s", type(error).__name__)
+        return False
     return done.returncode == 0
-
-
-def end(mountpoint: Path) -> None:
-    """Unmount; files that somebody has open keep a mount that is busy alive until they close."""
-    if not unmount(mountpoint, lazy=False):
-        _log.warning("files are still open below %s: it ends when they are closed", mountpoint)
-        unmount(mountpoint, lazy=True)
 
 
 def become(user: str) -> None:
@@ -89,5 +158,5 @@ def become(user: str) -> None:
     os.environ |= {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
 
 
-def _plain(escaped: str) -> str:
-    return _ESCAPED.sub(lambda match: chr(int(match[1], 8)), escaped)
+def _plain(escaped: bytes) -> str:
+    return os.fsdecode(_ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), escaped))

@@ -85,10 +85,13 @@ async def reaching(
 
 
 def run(work: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T:
-    """``trio.run``, with the first of our errors in place of the group that nurseries make."""
+    """``trio.run``, with the first of our errors in place of the group that nurseries make;
+    KeyboardInterrupt whatever it has met on its way."""
     try:
         return trio.run(work, *arguments)
     except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is not None:
+            raise KeyboardInterrupt from None
         ours = group.subgroup(CbfsError)
         error: BaseException | None = ours
         while isinstance(error, BaseExceptionGroup):

@@ -7,6 +7,7 @@ import base64
 from pathlib import Path
 
 from cbfs.durable import make_directory, write_file
+from cbfs.place import check_account
 from cbfs.tor_config import TorConfigError, client_keys
 from cbfs_common.errors import CbfsError
 from cbfs_common.onion import is_onion_host
@@ -20,6 +21,7 @@ def admission(account: Path, host: str, random: Random) -> str:
     host = host.lower()
     if not is_onion_host(host):
         raise CbfsError(f"{host} is not a complete onion address", "it ends in .onion")
+    check_account(account)
     service = host.removesuffix(".onion").rpartition(".")[2]
     folder = account / "tor" / "onion_auth"
     for key in client_keys(folder):

@@ -110,7 +110,7 @@ class RootFile:
         self._lock = NO_LOCK
         try:
             flags = os.O_RDONLY if read_only else os.O_RDWR
-            self._descriptor = os.open(path, flags | os.O_CLOEXEC)
+            self._descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
             raise RootError(
                 f"cannot open {path}: {error.strerror}", "is it yours, and the disk writable?"

@@ -137,7 +137,9 @@ class Remains:
     def __init__(self, path: Path, root_file: RootFile) -> None:
         """Raises StoreError when nothing can be found, RootError, and what unlocking raises."""
         try:
-            self._descriptor = os.open(path / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptor = os.open(
+                path / "data.mdb", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+            )
         except OSError as error:
             raise StoreError(f"the store in {path} cannot be opened: {error.strerror}") from error
         try:

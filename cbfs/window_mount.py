@@ -4,7 +4,6 @@ has the account. It holds no key, and can ask for one conversation only.
 
 import errno
 import os
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +27,8 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from cbfs.mount_table import WINDOW_SOURCE, device_of, end
-from cbfs.network import run
+from cbfs.mount_table import WINDOW_SOURCE, device_of
+from cbfs.stopping import unmount_at
 from cbfs.window_wire import (
     LOOK,
     MOUNTED,
@@ -280,12 +279,11 @@ def _info(fields: list[Any]) -> FileInfo:
     return FileInfo(fh=FileHandleT(handle), direct_io=direct, keep_cache=keep)
 
 
-def serve(options: WindowOptions, ready: Callable[[], None]) -> None:
-    """Until it is unmounted or the account is. Raises CbfsError."""
-    run(_run, options, ready)
-
-
-async def _run(options: WindowOptions, ready: Callable[[], None]) -> None:
+async def serve(
+    options: WindowOptions, ready: Callable[[], None], stop: trio.Event, mounted: trio.Event
+) -> None:
+    """Until it is unmounted, the account is, or ``stop`` is set; ``mounted`` is set in time.
+    Raises CbfsError."""
     async with await _connect(options.account) as stream, trio.open_nursery() as nursery:
         daemon = Daemon(stream)
         nursery.start_soon(daemon.run)
@@ -294,10 +292,12 @@ async def _run(options: WindowOptions, ready: Callable[[], None]) -> None:
             error, hint = answer.result or ("the account was just unmounted", "mount it again")
             raise CbfsError(error, hint)
         _init(daemon, options)
+        mounted.set()
+        device = device_of(options.mountpoint)
         try:
-            await _live(daemon, options, ready)
+            await _live(daemon, options, ready, stop, device)
         finally:
-            pyfuse3.close(unmount=True)
+            pyfuse3.close(unmount=device_of(options.mountpoint) == device)
         nursery.cancel_scope.cancel()
 
 
@@ -328,26 +328,31 @@ def _init(daemon: Daemon, options: WindowOptions) -> None:
         ) from error
 
 
-async def _live(daemon: Daemon, options: WindowOptions, ready: Callable[[], None]) -> None:
+async def _live(
+    daemon: Daemon,
+    options: WindowOptions,
+    ready: Callable[[], None],
+    stop: trio.Event,
+    device: int,
+) -> None:
     """From the first answer until the mount has ended."""
+    ended = trio.Event()
     async with trio.open_nursery() as nursery:
 
         async def answer() -> None:
             await pyfuse3.main()
-            nursery.cancel_scope.cancel()
+            ended.set()
 
         async def follow() -> None:
-            await daemon.ended.wait()
-            nursery.cancel_scope.cancel()  # the account is unmounted
+            await daemon.ended.wait()  # the account is unmounted
+            ended.set()
 
-        async def end_by_signal() -> None:
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                async for _number in signals:
-                    await trio.to_thread.run_sync(end, options.mountpoint)
+        async def end() -> None:
+            await ended.wait()
+            nursery.cancel_scope.cancel()
 
-        nursery.start_soon(answer)
-        nursery.start_soon(end_by_signal)
-        nursery.start_soon(follow)
-        place = options.mountpoint
-        await daemon.answer(MOUNTED, os.fsencode(place), device_of(place))
+        for task in (answer, follow, end):
+            nursery.start_soon(task)
+        nursery.start_soon(unmount_at, stop, device, ended)
+        await daemon.answer(MOUNTED, os.fsencode(options.mountpoint), device)
         ready()

@@ -12,6 +12,11 @@ class CbfsError(Exception):
         super().__init__(message)
         self.hint = hint
 
+    @property
+    def in_full(self) -> str:
+        """What has happened, and what to do about it, for where there is but one line."""
+        return f"{self} ({self.hint})" if self.hint else str(self)
+
 
 class DecodeError(CbfsError):
     """Bytes that are not what their format says."""
