@@ -28,6 +28,7 @@ from cbfs.dummies import Dummies
 from cbfs.ending import Ended, Ending, forget
 from cbfs.healing import make_listings, notice_copy, notice_loss
 from cbfs.home import Home
+from cbfs.meeting import Meeting
 from cbfs.model import (
     Conversation,
     Delivery,
@@ -84,6 +85,7 @@ class Engine(Acquaintances):
         self._sender = Sender(
             context, lambda: own.bundle, self._message_changed, self._reminders.add, nursery
         )
+        self._meeting = Meeting(context)
         self._renewal = Renewal(context, own, self._status_changed)
         self._watch = Watch(context, directory, own, self._directory_back)
         self._receiver = Receiver(
@@ -115,6 +117,7 @@ class Engine(Acquaintances):
             self._renaming.run,
             self._watch.run,
             self._renewal.run,
+            self._meeting.run,
         ):
             nursery.start_soon(task)
         nursery.start_soon(self._reminders.run, self._sender.note_due)
@@ -314,6 +317,7 @@ class Engine(Acquaintances):
                 self._reminders.add({name: due})
         self._sender.retry(name)
         self._receiver.look_again()
+        self._meeting.news()
         if self._view:
             self._view.contact_changed(name)
             self._view.retry()
@@ -329,6 +333,7 @@ class Engine(Acquaintances):
         if conversation.id in self._context.conversations:
             return
         self._context.conversations[conversation.id] = conversation
+        self._meeting.news()
         if self._view:
             self._view.conversation_added(conversation)
 
