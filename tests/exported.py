@@ -16,6 +16,7 @@ from unittest import mock
 from cbfs.account import ACCOUNT, FINISHED, SYSTEM_RANDOM
 from cbfs.deliveries import unsealed
 from cbfs.export import restore_export, write_export
+from cbfs.healing import LISTED, PLACE
 from cbfs.records import Table
 from cbfs.store import Store, Writer
 from cbfs_common.errors import CbfsError
@@ -95,4 +96,4 @@ def as_exported(whole: Records) -> Records:
     return records
 
 
-_OF_THE_DIRECTORY = {(Table.META, b"place"), (Table.META, b"listed")}
+_OF_THE_DIRECTORY = {(Table.META, PLACE), (Table.META, LISTED)}
