@@ -7,7 +7,7 @@ keep true together with them.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from cbfs import index, lifetimes, listings, transcript
+from cbfs import index, lifetimes, listings, order, transcript
 from cbfs.labels import label
 from cbfs.model import Content, Conversation, Delivery, Message
 from cbfs.naming import folder_message_name, folder_name, message_name
@@ -21,13 +21,16 @@ from cbfs.stored import (
     read_table,
     u64,
 )
-from cbfs.transcript import Extent
+from cbfs.transcript import Extent, Line
 from cbfs_common.conversation import conversation_id, random_conversation_id
 from cbfs_common.lifetime import FOREVER, Lifetime, end_of
 from cbfs_common.limits import CONVERSATION_NUMBERS
 
 HEADS_MAX = 16
 """Parents that a message names at most."""
+
+_LAST_OWN = b"last own "
+"""META, and the id of a conversation: one's own last message in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +204,10 @@ def get_message(reader: Reader, conversation: bytes, serial: int) -> Message | N
 
 
 def _message(key: bytes, data: bytes) -> Message:
-    types = (bytes, str, int, int, str, int, list, list, list, str, int, bool, str, list)
+    types = (bytes, str, int, int, str, int, list, list, list, str, int, bool, str, list, int)
     fields = unpack(data, *types)
     id_, sender, date, received, name, inode, content, recipients, parents = fields[:9]
-    file_name, shown, folder, called, (seconds, change, ends) = fields[9:]
+    file_name, shown, folder, called, (seconds, change, ends), place = fields[9:]
     return Message(
         id_,
         key[:16],
@@ -223,6 +226,7 @@ def _message(key: bytes, data: bytes) -> Message:
         called,
         Lifetime(seconds, change),
         ends,
+        place,
     )
 
 
@@ -249,6 +253,7 @@ def put_message(writer: Writer, message: Message) -> None:
         message.folder,
         message.label,
         [message.lifetime.seconds, message.lifetime.change, message.ends],
+        message.place,
     )
     writer.put(Table.MESSAGES, message.conversation + u64(message.serial), record)
 
@@ -265,12 +270,8 @@ def has_message(reader: Reader, conversation: bytes, sender: str, id_: bytes) ->
 
 def find_message(reader: Reader, conversation: bytes, sender: str, id_: bytes) -> Message | None:
     """One message by its id, or None when it never was here or was deleted."""
-    serial = reader.get(Table.MESSAGE_IDS, _message_id(reader, conversation, sender, id_))
-    return None if serial is None else get_message(reader, conversation, _number(serial))
-
-
-def _number(data: bytes) -> int:
-    return int.from_bytes(data, "big")
+    data = reader.get(Table.MESSAGE_IDS, _message_id(reader, conversation, sender, id_))
+    return get_message(reader, conversation, order.decode_known(data)[0]) if data else None
 
 
 def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int) -> Message:
@@ -280,7 +281,7 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
         return writer.get(Table.META, name_key(writer, conversation, name)) is not None
 
     serial = writer.next_number(b"message")
-    date = _shown_date(writer, conversation, arrival, now)
+    date, place, waiting = _placed(writer, conversation, arrival, now, serial)
     naming = folder_message_name if arrival.folder else message_name
     shown = label(writer, arrival.sender)
     name = naming(date, shown, arrival.file_name, taken)
@@ -304,6 +305,7 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
         shown,
         arrival.lifetime,
         end_of(arrival.lifetime, now, waits=waits),
+        place,
     )
     entry = transcript_text(writer, message)
     message = replace(message, entry_size=len(entry))
@@ -314,43 +316,74 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
     index.add(writer, message, words, unread=not (arrival.recipients or arrival.muted))
     extend_transcript(writer, conversation, len(entry), 0)
     writer.put(Table.META, name_key(writer, conversation, name), u64(serial))
-    key = _message_id(writer, conversation, arrival.sender, arrival.id)
-    writer.put(Table.MESSAGE_IDS, key, u64(serial))
+    _put_known(writer, message)
     hold_content(writer, arrival.content.id)
     _move_heads(writer, conversation, arrival.id, arrival.parents)
+    if arrival.recipients:
+        writer.put(Table.META, _LAST_OWN + conversation, arrival.id)
+    if waiting:
+        _raise(writer, message, waiting)
     return message
 
 
-def _shown_date(writer: Writer, conversation: bytes, arrival: Arrival, now: int) -> int:
-    """The date that orders a message: its own, but a date that is still to come is the time of
-    receipt, and it is behind its parents and before those that it is a parent of."""
+def _put_known(writer: Writer, message: Message) -> None:
+    key = _message_id(writer, message.conversation, message.sender, message.id)
+    writer.put(Table.MESSAGE_IDS, key, order.encode_known(message.serial, message.place))
+
+
+def _placed(
+    writer: Writer, conversation: bytes, arrival: Arrival, now: int, serial: int
+) -> tuple[int, int, list[int]]:
+    """(the date that a message is shown under, its place, the serials of those here that name it as
+    a parent). The former is its own, but a date that is still to come is the time of receipt, and
+    it is behind its parents and before those that it is a parent of."""
     date = min(arrival.date, now)
-    before = writer.get(Table.META, b"before " + conversation + arrival.id)
+    before, waiting = order.waited_for(writer, conversation, arrival.id)
     if before is not None:
-        writer.delete(Table.META, b"before " + conversation + arrival.id)
-        date = min(date, _number(before) - 1)
-    missing = []
+        date = min(date, before - 1)
+    missing: list[bytes] = []
+    places: list[int] = []
     for parent in arrival.parents:
-        found = _by_anybody(writer, conversation, parent)
-        if found is None:
+        known = _by_anybody(writer, conversation, parent)
+        if known is None:
             missing.append(parent)
-        elif found:
-            message = get_message(writer, conversation, found)
-            date = max(date, message.date + 1) if message else date
+            continue
+        places.append(known[1])
+        message = get_message(writer, conversation, known[0])
+        date = max(date, message.date + 1) if message else date
+    date = max(0, date)
     for parent in missing:
-        key = b"before " + conversation + parent
-        known = writer.get(Table.META, key)
-        writer.put(Table.META, key, u64(max(1, min(date, _number(known) if known else date))))
-    return max(0, date)
+        order.wait_for(writer, conversation, parent, date, serial)
+    sent = date if arrival.recipients else arrival.date  # what others see of one's own
+    return date, order.place_of(sent, places), waiting
 
 
-def _by_anybody(reader: Reader, conversation: bytes, id_: bytes) -> int | None:
-    """The serial of a message, be it deleted since, or None when it has never been here."""
+def _raise(writer: Writer, late: Message, waiting: list[int]) -> None:
+    """A message has come of which these are children: they, and those behind them, are to be
+    behind it."""
+    conversation = late.conversation
+    children = (get_message(writer, conversation, serial) for serial in waiting)
+    if not any(child is not None and child.place <= late.place for child in children):
+        return
+    found = (get_message(writer, conversation, n) for n in order.newest(writer, conversation))
+    messages = sorted((m for m in found if m is not None), key=lambda m: (m.place, m.id))
+    known = {message.id: message for message in messages}
+    moved = order.raised(((m.id, m.place, m.parents) for m in messages), late.id, late.place)
+    for id_, place in moved.items():
+        message = replace(known[id_], place=place)
+        put_message(writer, message)
+        listings.change(writer, message)
+        _put_known(writer, message)
+    extend_transcript(writer, conversation, 0, 1)
+
+
+def _by_anybody(reader: Reader, conversation: bytes, id_: bytes) -> tuple[int, int] | None:
+    """(serial, place) of a message, be it deleted since, or None when it has never been here."""
     known = get_conversation(reader, conversation)
     for sender in known.participants if known else ():
-        serial = reader.get(Table.MESSAGE_IDS, _message_id(reader, conversation, sender, id_))
-        if serial is not None:
-            return _number(serial)
+        data = reader.get(Table.MESSAGE_IDS, _message_id(reader, conversation, sender, id_))
+        if data is not None:
+            return order.decode_known(data)
     return None
 
 
@@ -364,9 +397,9 @@ def ancestors_by(
     left = [id_]
     while left and len(seen) < most:
         here = left.pop()
-        serial = None if here in seen else _by_anybody(reader, conversation, here)
+        known = None if here in seen else _by_anybody(reader, conversation, here)
         seen.add(here)
-        message = get_message(reader, conversation, serial) if serial else None
+        message = get_message(reader, conversation, known[0]) if known else None
         if message is not None and message.sender == sender:
             found.append(here)
         elif message is not None:
@@ -408,9 +441,10 @@ def transcript_extent(reader: Reader, conversation: bytes) -> Extent:
     return Extent(*unpack(data, int, int)) if data else Extent(0, 0)
 
 
-def transcript_entries(reader: Reader, conversation: bytes, start: int) -> list[tuple[int, int]]:
-    """(serial, bytes of its entry) of the messages from a serial on."""
-    return [(entry[0], entry[6]) for entry in listings.every(reader, conversation, start)]
+def transcript_entries(reader: Reader, conversation: bytes, start: int) -> list[Line]:
+    """Those of the messages from a serial on, in order of arrival."""
+    entries = listings.every(reader, conversation, start)
+    return [Line(serial, size, place, tie) for serial, *_, size, _f, _e, _r, place, tie in entries]
 
 
 def transcript_entry(reader: Reader, conversation: bytes, serial: int) -> bytes:
@@ -450,10 +484,10 @@ def _text(reader: Reader, message: Message, most: int) -> bytes:
     return names.encode()[:most]
 
 
-def extend_transcript(writer: Writer, conversation: bytes, size: int, removed: int) -> None:
-    """It has so many bytes more; with ``removed``, others than before where it was."""
+def extend_transcript(writer: Writer, conversation: bytes, size: int, changes: int) -> None:
+    """It has so many bytes more; with ``changes``, others than before where it was."""
     was = transcript_extent(writer, conversation)
-    record = pack(was.size + size, was.removed + removed)
+    record = pack(was.size + size, was.changes + changes)
     writer.put(Table.META, b"transcript " + conversation, record)
 
 
@@ -464,6 +498,13 @@ def heads(reader: Reader, conversation: bytes) -> tuple[bytes, ...]:
     """Ids of the newest messages, those that no other names as its parent."""
     data = reader.get(Table.META, b"heads " + conversation) or b""
     return tuple(data[i : i + 16] for i in range(0, len(data), 16))
+
+
+def parents_for(reader: Reader, conversation: bytes) -> tuple[bytes, ...]:
+    """What a message of one's own names as its parents: the heads, and one's own last message, so
+    that one's own are in order however many others have written meanwhile."""
+    known, own = heads(reader, conversation), reader.get(Table.META, _LAST_OWN + conversation)
+    return known if own is None or own in known else (own, *known[1 - HEADS_MAX :])
 
 
 def _move_heads(

@@ -178,6 +178,11 @@ def next_work(reader: Reader, recipient: str, most: int) -> tuple[list[Envelope]
     return envelopes[:most], jobs
 
 
+def is_waiting(reader: Reader, envelope: Envelope) -> bool:
+    """Whether just this is to be delivered, and not delivered yet."""
+    return reader.get(Table.QUEUE, envelope.key) == envelope.data
+
+
 def reseal(writer: Writer, recipient: str) -> None:
     """What waits for this recipient is sealed anew, to other keys. Parts that have arrived already
     are known there."""

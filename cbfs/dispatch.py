@@ -68,10 +68,12 @@ class Dispatch:
         self._later.clear()
 
     def start(self, folder: Directory, ready: list[tuple[str, Draft]]) -> None:
-        """Send these of one folder, unless it is at it already."""
+        """Send these of one folder in the order in which they were finished, unless it is at it
+        already."""
         if ready and folder not in self._busy:
             self._busy.add(folder)
-            self._nursery.start_soon(self._send_all, folder, ready)
+            finished = sorted(ready, key=lambda each: state_of(each[1]).changed)
+            self._nursery.start_soon(self._send_all, folder, finished)
 
     def put_off(self, draft: File | Parcel) -> Hold | None:
         """Why what is finished has to wait for its next try."""

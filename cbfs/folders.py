@@ -15,7 +15,7 @@ from cbfs.message_folder import MessageFolder, Shelf
 from cbfs.model import Backend, Conversation
 from cbfs.nodes import FIRST_MESSAGE, MessageFile, Node, Text
 from cbfs.provided import PAGE
-from cbfs.transcript import Extent, Transcript
+from cbfs.transcript import Extent, Line, Reading, Transcript
 
 METADATA = "metadata.toml"
 TRANSCRIPT = "transcript"
@@ -66,7 +66,7 @@ class TranscriptFile(Text):
             with store.read() as reader:
                 return transcript_extent(reader, conversation)
 
-        def load(start: int) -> list[tuple[int, int]]:
+        def load(start: int) -> list[Line]:
             with store.read() as reader:
                 return transcript_entries(reader, conversation, start)
 
@@ -90,6 +90,35 @@ class TranscriptFile(Text):
     def read(self, offset: int, size: int) -> bytes:
         """See ``Text``."""
         return self._text.read(offset, size)
+
+    def opened(self) -> Text:
+        """See ``Text``: what is open grows at its end only."""
+        return OpenTranscript(self, Reading(self._text))
+
+
+class OpenTranscript(Text):
+    """A transcript as one handle reads it."""
+
+    __slots__ = ("_file", "_reading")
+
+    def __init__(self, file: TranscriptFile, reading: Reading) -> None:
+        super().__init__(file.inode, file.render, 0)
+        self._file = file
+        self._reading = reading
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self._file.size
+
+    @property
+    def modified_ns(self) -> int:
+        """When the last message came."""
+        return self._file.modified_ns
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See ``Text``."""
+        return self._reading.read(offset, size)
 
 
 class Folder:

@@ -9,8 +9,9 @@ a server may send ahead (PUSH_WINDOW), and a server that sends more has broken t
 push may be answered by a call on the same link. Delete an envelope only after it was taken.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import trio
 
@@ -69,11 +70,16 @@ class ServerRefused(CbfsError):
         self.code = code
 
 
+Replies = list[bytes | None]
+"""Of several calls, in their order."""
+
+
 class _Call:
-    __slots__ = ("done", "reply")
+    __slots__ = ("done", "id", "reply")
 
     def __init__(self) -> None:
         self.done = trio.Event()
+        self.id = 0
         self.reply: bytes | None = None
 
 
@@ -98,22 +104,36 @@ class Link:
         """Send a request, give the payload of its reply. Raises LimitError for a payload over
         PAYLOAD_MAX, LinkClosed when the link has ended. A caller that is cancelled while it waits
         for the reply leaves the link usable; one that is cancelled within a frame ends it."""
-        call = _Call()
-        id = 0
-        try:
-            with trio.fail_after(CALL_TIMEOUT):
-                id = await self._send(payload, call)
-                await call.done.wait()
-        except trio.TooSlowError as error:
-            closed = LinkClosed("the server does not answer", _AGAIN)
-            self._finish(closed)
-            raise closed from error
-        finally:
-            if self._calls.pop(id, None) is not None:
-                self._abandon(id)
-        if call.reply is None:
+        (reply,) = await self.call_in_order([lambda: payload])
+        if reply is None:
             raise self._closed()
-        return call.reply
+        return reply
+
+    async def call_in_order(self, payloads: Iterable[Callable[[], bytes | None]]) -> Replies:
+        """The same for several, without waiting between them: each frame is written after the one
+        before it. A payload is asked for when its frame is about to be written; None leaves it out.
+        In the place of a reply that has not come, as the link ended before, is None."""
+        calls: list[_Call] = []
+        try:
+            with trio.fail_after(CALL_TIMEOUT), suppress(LinkClosed):
+                for payload in payloads:
+                    calls.append(_Call())
+                    await self._send(payload, calls[-1])
+                for call in calls:
+                    await call.done.wait()
+        except trio.TooSlowError:
+            self._finish(LinkClosed("the server does not answer", _AGAIN))
+        finally:
+            for call in calls:
+                if self._calls.pop(call.id, None) is not None:
+                    self._abandon(call.id)
+        return [call.reply for call in calls]
+
+    @property
+    def end(self) -> tuple[str, str]:
+        """Why the link has ended, and what to do about it."""
+        closed = self._closed()
+        return str(closed), closed.hint
 
     async def wait_closed(self) -> LinkClosed:
         """Wait until the link has ended; gives the reason."""
@@ -159,15 +179,19 @@ class Link:
                     with suppress(LinkClosed):
                         await self._write(self._connection.send(PUSH, b""))
 
-    async def _send(self, payload: bytes, call: _Call) -> int:
+    async def _send(self, make: Callable[[], bytes | None], call: _Call) -> None:
         async with self._sending:
             if self._end is not None:
                 raise self._closed()
+            payload = make()
+            if payload is None:
+                call.done.set()
+                return
             id = self._next_id()
             frame = self._connection.send(id, payload)
             self._calls[id] = call
+            call.id = id
             await self._write(frame)
-            return id
 
     async def _write(self, data: bytes) -> None:
         whole = False
@@ -270,7 +294,39 @@ async def _shake_hands(link: Link) -> None:
 async def request(link: Link, asked: Request[R_co]) -> R_co:
     """Ask and give the reply. Raises ServerRefused with the server's reason, LinkClosed, or
     DecodeError when the reply is not one to this request."""
-    reply = decode_reply(await link.call(encode(asked)))
+    return _read(asked, await link.call(encode(asked)))
+
+
+async def request_in_order(
+    link: Link,
+    asked: Sequence[Request[R_co]],
+    is_wanted: Callable[[int], bool] = lambda _index: True,
+) -> "list[R_co | CbfsError | None]":
+    """Ask several things at once, whose requests leave in their order; for each its reply, or what
+    ``request`` raises. ``is_wanted`` is asked when one is about to leave: what is not wanted any
+    more stays here, and is None."""
+    left: list[bool] = []
+
+    def payload(index: int) -> bytes | None:
+        left.append(is_wanted(index))
+        return encode(asked[index]) if left[-1] else None
+
+    replies = await link.call_in_order(partial(payload, index) for index in range(len(asked)))
+    found: list[R_co | CbfsError | None] = []
+    for index, one in enumerate(asked):
+        if index < len(left) and not left[index]:
+            found.append(None)
+            continue
+        try:
+            reply = replies[index] if index < len(replies) else None
+            found.append(LinkClosed(*link.end) if reply is None else _read(one, reply))
+        except CbfsError as error:
+            found.append(error)
+    return found
+
+
+def _read(asked: Request[R_co], payload: bytes) -> R_co:
+    reply = decode_reply(payload)
     if isinstance(reply, Refused):
         raise ServerRefused(reply.code)
     if type(reply) is not asked.REPLY:

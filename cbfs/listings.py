@@ -22,10 +22,13 @@ PAGE_SIZE = 4_000
 FOLDERS = b"folders "
 """META: how many messages of a conversation are folders."""
 
-Entry = tuple[int, int, str, int, int, int, int, bool, int, int]
+Entry = tuple[int, int, str, int, int, int, int, bool, int, int, int, int]
 """Serial, date in ms, name, the content's id, size and chunk, bytes in the transcript, whether it
-is a folder, when it ends in ms or 0, when it came in ms. A plain tuple, as a listing may make very
-many."""
+is a folder, when it ends in ms or 0, when it came in ms, its place and what decides between
+messages of one place. A plain tuple, as a listing may make very many."""
+
+TIE_SIZE = 8
+"""Bytes of a message's id that decide between messages of one place."""
 
 
 def content_of(entry: Entry) -> Content:
@@ -38,12 +41,23 @@ def is_folder(entry: Entry) -> bool:
     return entry[7]
 
 
+def ends_of(entry: Entry) -> int:
+    """When the message ends, in milliseconds since 1970, or 0."""
+    return entry[8]
+
+
+def received_of(entry: Entry) -> int:
+    """When the message came, in milliseconds since 1970."""
+    return entry[9]
+
+
 def entry_of(message: Message) -> Entry:
     """What is listed of a message."""
     content = message.content
     numbers = content.id, content.size, content.chunk
     shown = message.entry_size, message.folder, message.ends, message.received
-    return (message.serial, message.date, message.name, *numbers, *shown)
+    order = message.place, int.from_bytes(message.id[:TIE_SIZE], "big")
+    return (message.serial, message.date, message.name, *numbers, *shown, *order)
 
 
 def add(writer: Writer, message: Message) -> None:

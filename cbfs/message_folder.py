@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from cbfs.areas import Area, TreeError
 from cbfs.book import get_message
 from cbfs.inodes import Inodes
-from cbfs.listings import Entry, entry_of, is_folder
+from cbfs.listings import Entry, ends_of, entry_of, is_folder, received_of
 from cbfs.model import Backend, Message
 from cbfs.naming import free_name, shown_file_name
 from cbfs.nodes import FIRST_MESSAGE, FolderFile, MessageFile, Node
@@ -51,15 +51,15 @@ class MessageFolder(Provided):
     def __init__(
         self, inode: int, shelf: "Shelf", conversation: bytes, entry: Entry, parent: int
     ) -> None:
-        serial, date, name, *_, ends, received = entry
+        serial, date, name, *_ = entry
         key = conversation, serial
         super().__init__(inode, Area.CONVERSATION, _Inside(shelf, key, parent, date))
         self.message = key
         self.name = name
         self.parent = parent
-        self.ends = ends
-        self.mode |= stat.S_ISVTX if ends else 0
-        self.changed_ns = received * 1_000_000
+        self.ends = ends_of(entry)
+        self.mode |= stat.S_ISVTX if self.ends else 0
+        self.changed_ns = received_of(entry) * 1_000_000
 
     def ends_anew(self, message: Message) -> None:
         """It ends at another time than before."""

@@ -63,7 +63,8 @@ class Message:
     ``file_name`` are as its sender wrote them. ``entry_size`` is how many bytes it has in the
     conversation's transcript. ``folder``: its content is a folder (``cbfs_common.folder``).
     ``label``: what its sender was called when it was named. ``ends``: when it
-    is deleted, by the ``lifetime`` that it carries; 0 is never."""
+    is deleted, by the ``lifetime`` that it carries; 0 is never. ``place`` orders the messages of a
+    conversation, the same at everybody who has the same messages (PROTOCOL.rst, Conversations)."""
 
     id: bytes
     conversation: bytes
@@ -82,6 +83,7 @@ class Message:
     label: str = ""
     lifetime: Lifetime = FOREVER
     ends: int = 0
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)

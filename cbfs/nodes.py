@@ -9,7 +9,7 @@ import trio
 
 from cbfs.areas import RULES, Area
 from cbfs.blocks import Layer
-from cbfs.listings import Entry, content_of, entry_of
+from cbfs.listings import Entry, content_of, ends_of, entry_of
 from cbfs.model import Content, Message
 from cbfs.outbox import Process
 from cbfs.packing import pack, unpack
@@ -159,6 +159,10 @@ class Text(Node):
         """``size`` bytes from ``offset`` on, fewer at the end."""
         return self.render()[offset : offset + size]
 
+    def opened(self) -> "Text":
+        """What somebody reads who has opened it."""
+        return self
+
 
 class MessageFile(Node):
     """A message in a conversation. There may be very many, and a listing makes one of each: only
@@ -180,7 +184,7 @@ class MessageFile(Node):
     @property
     def ends(self) -> int:  # type: ignore[override]  # it is in the entry
         """See ``Node``."""
-        return self.entry[8]
+        return ends_of(self.entry)
 
     def ends_anew(self, message: Message) -> None:
         """It ends at another time than before."""

@@ -434,6 +434,8 @@ class Operations(pyfuse3.Operations):
         return entry
 
     def _open(self, node: Node, thread: int, *, writes: bool, new: bool = False) -> FileInfo:
+        if isinstance(node, Text):
+            node = node.opened()
         return FileInfo(
             fh=FileHandleT(self._handles.open(node, thread, writes=writes, new=new)),
             # a text may change between two looks; of a new message we must see how far it is read

@@ -5,21 +5,16 @@ frame each, of which those for which nothing waits ask for an envelope that is n
 fetched is worked on when the connection has ended, and deleted by the next poll.
 """
 
-from typing import Any
-
-import trio
-
 from cbfs.account import Former
 from cbfs.context import Context
 from cbfs.dial import HOME
 from cbfs.dummies import Dummies
-from cbfs.link import Link, ServerRefused, open_link, request
+from cbfs.link import Link, ServerRefused, open_link, request_in_order
 from cbfs.prekeys import Batch, make_batch, plan
 from cbfs.receiver import Receiver
 from cbfs_common.errors import CbfsError
 from cbfs_common.requests import (
     ID_SIZE,
-    AnyReply,
     AnyRequest,
     Code,
     CountPrekeys,
@@ -29,6 +24,7 @@ from cbfs_common.requests import (
     List,
     PrekeyCount,
     Refused,
+    Reply,
     Stored,
 )
 
@@ -80,32 +76,22 @@ class Polling:
         self._taken = tuple(ids)
         await context.sessions.tidy(context.store, context.clock() // 1000)
 
-    def _note_prekeys(self, reply: AnyReply) -> None:
+    def _note_prekeys(self, reply: Reply) -> None:
         if isinstance(reply, PrekeyCount) and self._former is None:
             self._batches = plan(self._context, reply)
         elif self._batches:
             del self._batches[0]
 
 
-async def _ask_all(link: Link, requests: list[AnyRequest]) -> list[AnyReply]:
+async def _ask_all(link: Link, requests: list[AnyRequest]) -> list[Reply]:
     """All at once, as over Tor each would cost a round trip of its own. An envelope that is not
     there is no error here."""
-    replies: list[Any] = [None] * len(requests)
-    failures: list[CbfsError] = []
-
-    async def ask(index: int, asked: AnyRequest) -> None:
-        try:
-            replies[index] = await request(link, asked)
-        except ServerRefused as error:
-            replies[index] = Refused(error.code)
-            if error.code is not Code.UNKNOWN_ENVELOPE:
-                failures.append(error)
-        except CbfsError as error:
-            failures.append(error)
-
-    async with trio.open_nursery() as nursery:
-        for index, asked in enumerate(requests):
-            nursery.start_soon(ask, index, asked)
-    if failures:
-        raise failures[0]
+    replies: list[Reply] = []
+    for reply in await request_in_order(link, requests):
+        if isinstance(reply, ServerRefused) and reply.code is Code.UNKNOWN_ENVELOPE:
+            replies.append(Refused(reply.code))
+        elif isinstance(reply, CbfsError):
+            raise reply
+        elif reply is not None:
+            replies.append(reply)
     return replies

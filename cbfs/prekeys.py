@@ -6,10 +6,8 @@ secrets that nobody uses, never a prekey that cannot be answered.
 
 from dataclasses import dataclass
 
-import trio
-
 from cbfs.context import Context
-from cbfs.link import Link, request
+from cbfs.link import Link, request, request_in_order
 from cbfs.store import Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import LAST_RESORT_RENEWAL, PREKEY_LIFETIME, PREKEYS_ONE_TIME
@@ -77,17 +75,8 @@ async def top_up(link: Link, context: Context) -> None:
     batches = plan(context, await request(link, CountPrekeys()))
     if batches and batches[0].replace:
         await request(link, await make_batch(context, batches.pop(0)))
-    failures: list[CbfsError] = []
-
-    async def upload(batch: Batch) -> None:
-        try:
-            await request(link, await make_batch(context, batch))
-        except CbfsError as error:
-            failures.append(error)
-
+    uploads = [await make_batch(context, batch) for batch in batches]
     # all at once: over Tor each would cost a round trip of its own
-    async with trio.open_nursery() as nursery:
-        for batch in batches:
-            nursery.start_soon(upload, batch)
-    if failures:
-        raise failures[0]
+    for reply in await request_in_order(link, uploads):
+        if isinstance(reply, CbfsError):
+            raise reply

@@ -28,9 +28,9 @@ from cbfs.durable import write_file
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.primitives import KEY_SIZE, NONCE_SIZE, equal, kdf, open_sealed, seal
 
-MAGIC = b"cbfs root file 2"
+MAGIC = b"cbfs root file 3"
 """Its number is that of the records in the store beside it as well."""
-EARLIER = b"cbfs root file 1"
+EARLIER = (b"cbfs root file 1", b"cbfs root file 2")
 """Of stores whose records had fewer fields."""
 BLOCK = 4_096
 SALT_SIZE = 24
@@ -183,7 +183,7 @@ class RootFile:
             data = os.pread(self._descriptor, 2 * BLOCK, 0)
         except OSError as error:
             raise RootError(f"cannot read {self._path}: {error.strerror}") from error
-        earlier = EARLIER in (data[: len(MAGIC)], data[BLOCK : BLOCK + len(MAGIC)])
+        earlier = not {data[: len(MAGIC)], data[BLOCK : BLOCK + len(MAGIC)]}.isdisjoint(EARLIER)
         if earlier or len(data) == FIRST_FORMAT_SIZE:
             raise RootError(
                 f"{self._path} is of an earlier cbfs, whose stores this one cannot read",

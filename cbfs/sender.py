@@ -16,14 +16,14 @@ from cbfs.contact import Contact
 from cbfs.context import Backoff, Context
 from cbfs.deliveries import Envelope
 from cbfs.dial import REUSE_TIME
-from cbfs.link import Link, ServerRefused, open_link, request
+from cbfs.link import Link, ServerRefused, open_link, request, request_in_order
 from cbfs.model import Message
 from cbfs.owed import Dues
 from cbfs.sealing import Sealing
 from cbfs.store import Writer
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError
 from cbfs_common.prekey import decode_prekey
-from cbfs_common.requests import Code, Deliver, TakePrekey
+from cbfs_common.requests import Code, Deliver, Done, TakePrekey
 from cbfs_common.session import Peer, Session
 
 WINDOW = 16
@@ -174,9 +174,10 @@ class Sender:
         before and after it, so that it looks like any other."""
         envelopes = await self._next(contact, 1)
         if envelopes:
-            async with self._link(contact) as link:
-                await _hand_over(link, contact, envelopes[0].data)
-            await self._finish(contact.name, [envelopes[0].key])
+            async with self._link(contact) as link:  # its turn may come late
+                if self._waits(envelopes[0]):
+                    await _hand_over(link, contact, envelopes[0].data)
+                    await self._finish(contact.name, [envelopes[0].key])
             return
         self._count(contact.name)
         if contact.name in self._notes:
@@ -188,24 +189,22 @@ class Sender:
         if not envelopes:
             self._count(contact.name)
             return False
-        delivered: list[bytes] = []
-        failures: list[CbfsError] = []
-
-        async def deliver(envelope: Envelope) -> None:
-            try:
-                await request(link, Deliver(contact.profile.user_id, envelope.data))
-                delivered.append(envelope.key)
-            except CbfsError as error:
-                failures.append(error)
-
-        async with trio.open_nursery() as nursery:
-            for envelope in envelopes:
-                nursery.start_soon(deliver, envelope)
+        asked = [Deliver(contact.profile.user_id, envelope.data) for envelope in envelopes]
+        replies = await request_in_order(link, asked, lambda index: self._waits(envelopes[index]))
+        told = list(zip(envelopes, replies, strict=True))
+        delivered = [envelope.key for envelope, reply in told if isinstance(reply, Done)]
         if delivered:
             await self._finish(contact.name, delivered)
-        if failures:
-            raise _in_words(failures[0])
+        for _envelope, reply in told:
+            if isinstance(reply, CbfsError):
+                raise _in_words(reply)
         return True
+
+    def _waits(self, envelope: Envelope) -> bool:
+        """Whether it is still to be delivered, when it is about to leave: its message may have been
+        removed, or it was sealed anew."""
+        with self._context.store.read() as reader:
+            return deliveries.is_waiting(reader, envelope)
 
     async def _finish(self, recipient: str, delivered: list[bytes]) -> None:
         now = self._context.clock()

@@ -1,7 +1,9 @@
 """A conversation as one growing text, so that ``tail -f`` is a chat window.
 
-Messages stand in order of arrival, which makes the text grow at its end only. How long each
-message's entry is is kept in its record: the size of the whole is known without reading it.
+Messages stand in the order that is the same at everybody (``cbfs.order``). One that comes late is
+put where it belongs; who has the text open since before that gets it at the end, so that for them
+it grows at its end only. How long each message's entry is is kept in its record: the size of the
+whole is known without reading it.
 """
 
 from array import array
@@ -9,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from cbfs.lifetimes import words
 from cbfs.model import Message
@@ -65,29 +68,41 @@ def _is_file(message: Message) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """What the store knows of a transcript: its size in bytes, and how many messages have been
-    taken out of it."""
+    """What the store knows of a transcript: its size in bytes, and how often something of what was
+    there has changed, as messages were taken out or moved."""
 
     size: int
-    removed: int
+    changes: int
+
+
+class Line(NamedTuple):
+    """The entry of a message: how many bytes it has, and where it stands."""
+
+    serial: int
+    size: int
+    place: int
+    tie: int
 
 
 class Transcript:
-    """``extent`` says how long the text is now. ``load`` gives (serial, bytes of its entry) of the
-    messages from a serial on, in order. ``render`` gives the entry of one, by its serial, or
-    nothing when it has gone meanwhile."""
+    """``extent`` says how long the text is now. ``load`` gives the lines of the messages from a
+    serial on, in order of arrival. ``render`` gives the entry of one, by its serial, or nothing
+    when it has gone meanwhile."""
 
     def __init__(
         self,
         extent: Callable[[], Extent],
-        load: Callable[[int], Iterable[tuple[int, int]]],
+        load: Callable[[int], Iterable[Line]],
         render: Callable[[int], bytes],
     ) -> None:
         self._extent = extent
         self._load = load
         self._render = render
         self._known = Extent(0, 0)
+        self._newest = 0
         self._serials = array("Q")
+        self._places = array("Q")
+        self._ties = array("Q")
         self._ends = array("Q")
 
     @property
@@ -98,27 +113,78 @@ class Transcript:
     def read(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset`` on, fewer at the end."""
         self._follow()
-        end = min(offset + size, self._ends[-1] if self._ends else 0)
-        index = bisect_right(self._ends, offset)
-        start = position = self._ends[index - 1] if index else 0
+        return self._between(self._serials, self._ends, offset, size)
+
+    def _between(self, serials: "array[int]", ends: "array[int]", offset: int, size: int) -> bytes:
+        end = min(offset + size, ends[-1] if ends else 0)
+        index = bisect_right(ends, offset)
+        start = position = ends[index - 1] if index else 0
         parts = []
         while position < end:
-            length = self._ends[index] - position
-            parts.append(self._render(self._serials[index])[:length].ljust(length, b"\n"))
-            position = self._ends[index]
+            length = ends[index] - position
+            parts.append(self._render(serials[index])[:length].ljust(length, b"\n"))
+            position = ends[index]
             index += 1
         return b"".join(parts)[offset - start : max(end, offset) - start]
 
     def _follow(self) -> None:
-        """Where each entry is, as of now: what has come is added, after a removal all is read."""
+        """Where each entry is, as of now: what has come is put in, after a change all is read."""
         now = self._extent()
         if now == self._known:
             return
-        if now.removed != self._known.removed:
-            self._serials, self._ends = array("Q"), array("Q")
+        if now.changes != self._known.changes:
+            self._newest = 0
+            self._serials, self._places = array("Q"), array("Q")
+            self._ties, self._ends = array("Q"), array("Q")
         self._known = now
-        end = self._ends[-1] if self._ends else 0
-        for serial, length in self._load(self._serials[-1] + 1 if self._serials else 0):
-            end += length
-            self._serials.append(serial)
-            self._ends.append(end)
+        lines = sorted(self._load(self._newest + 1), key=_order)
+        for line in lines:
+            self._newest = max(self._newest, line.serial)
+            self._enter(line)
+
+    def _enter(self, line: Line) -> None:
+        index = bisect_right(self._places, line.place)
+        while index and (self._places[index - 1], self._ties[index - 1]) > _order(line):
+            index -= 1
+        self._serials.insert(index, line.serial)
+        self._places.insert(index, line.place)
+        self._ties.insert(index, line.tie)
+        self._ends.insert(index, self._ends[index - 1] if index else 0)
+        for behind in range(index, len(self._ends)):
+            self._ends[behind] += line.size
+
+
+def _order(line: Line) -> tuple[int, int]:
+    return line.place, line.tie
+
+
+class Reading:
+    """A transcript as somebody reads it who has opened it: what came since stands at the end."""
+
+    def __init__(self, transcript: Transcript) -> None:
+        self._transcript = transcript
+        self._known: Extent | None = None
+        self._newest = 0
+        self._serials = array("Q")
+        self._ends = array("Q")
+
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset`` on, fewer at the end."""
+        self._follow()
+        return self._transcript._between(self._serials, self._ends, offset, size)
+
+    def _follow(self) -> None:
+        whole = self._transcript
+        now = whole._extent()
+        if self._known is None or now.changes != self._known.changes:
+            whole._follow()
+            self._serials, self._ends = whole._serials[:], whole._ends[:]
+            self._newest, self._known = whole._newest, whole._known
+        elif now != self._known:
+            self._known = now
+            end = self._ends[-1] if self._ends else 0
+            for line in whole._load(self._newest + 1):
+                end += line.size
+                self._serials.append(line.serial)
+                self._ends.append(end)
+                self._newest = line.serial

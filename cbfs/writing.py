@@ -42,7 +42,7 @@ def make_message(
         settled.message,
         settled.me,
         settled.now,
-        book.heads(writer, conversation.id),
+        book.parents_for(writer, conversation.id),
         outgoing.file_name,
         writer.next_number(b"inode"),
         outgoing.content,

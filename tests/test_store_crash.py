@@ -108,7 +108,7 @@ def test_a_root_file_of_another_time_is_told(tmp_path: Path) -> None:
     [
         (bytes(32), "earlier cbfs"),
         (b"cbfs root file 1".ljust(8_192, b"\0"), "earlier cbfs"),
-        (bytes(4_096) + b"cbfs root file 1".ljust(4_096, b"\0"), "earlier cbfs"),
+        (bytes(4_096) + b"cbfs root file 2".ljust(4_096, b"\0"), "earlier cbfs"),
         (b"", "damaged"),
         (bytes(8_192), "damaged"),
     ],

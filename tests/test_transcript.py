@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbfs.model import Content, Message
-from cbfs.transcript import TEXT_MAX, Extent, Transcript, entry
+from cbfs.transcript import TEXT_MAX, Extent, Line, Reading, Transcript, entry
 
 DATE = 1_795_500_000_000  # 2026-11-24, 06:00
 
@@ -86,23 +86,39 @@ def test_a_long_text_is_cut_between_characters() -> None:
     assert text.endswith("é\n    ... 2026-11-24T06.00.00.000Z-bob has all of it")
 
 
-@given(st.lists(st.binary(min_size=1, max_size=9)), st.integers(0, 60), st.integers(0, 60))
-def test_any_part_can_be_read(entries: list[bytes], offset: int, size: int) -> None:
+@given(
+    st.lists(st.tuples(st.binary(min_size=1, max_size=9), st.integers(0, 4))),
+    st.integers(0, 60),
+    st.integers(0, 60),
+)
+def test_any_part_can_be_read(entries: list[tuple[bytes, int]], offset: int, size: int) -> None:
+    """In the order of places; somebody who has opened it before gets what comes at the end."""
     there: list[int] = []
-    removed = 0
+    changes = 0
 
     def extent() -> Extent:
-        return Extent(sum(len(entries[i]) for i in there), removed)
+        return Extent(sum(len(entries[i][0]) for i in there), changes)
 
-    def load(start: int) -> list[tuple[int, int]]:
-        return [(i, len(entries[i])) for i in there if i >= start]
+    def load(start: int) -> list[Line]:
+        return [Line(i, len(entries[i][0]), entries[i][1], -i % 3) for i in there if i >= start]
 
-    text = Transcript(extent, load, entries.__getitem__)
-    for serial in range(len(entries)):
+    def whole(serials: list[int]) -> bytes:
+        return b"".join(entries[i][0] for i in serials)
+
+    entries = [(b"", 0), *entries]  # serials begin at 1
+    text = Transcript(extent, load, lambda serial: entries[serial][0])
+    opened, seen = Reading(text), list[int]()
+    for serial in range(1, len(entries)):
         there.append(serial)
-        if serial % 3 == 2:
+        seen.append(serial)
+        if serial % 5 == 2:
             there.remove(serial - 1)
-            removed += 1
-        whole = b"".join(entries[i] for i in there)
-        assert text.size == len(whole)
-        assert text.read(offset, size) == whole[offset : offset + size]
+            changes += 1
+        expected = sorted(there, key=lambda i: (entries[i][1], -i % 3, i))
+        if serial % 5 == 2:
+            seen = list(expected)
+        assert text.size == len(whole(expected))
+        assert text.read(offset, size) == whole(expected)[offset : offset + size]
+        if serial == 1:
+            seen = list(expected)
+        assert opened.read(offset, size) == whole(seen)[offset : offset + size]

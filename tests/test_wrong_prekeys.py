@@ -10,7 +10,7 @@ from cbfs import sender
 from cbfs.account import SYSTEM_RANDOM
 from cbfs.context import Backoff
 from cbfs.engine import milliseconds
-from cbfs.link import Link, request
+from cbfs.link import Link, request, request_in_order
 from cbfs.sender import WrongPrekey
 from cbfs_common.prekey import PrekeyKind, make_prekey
 from cbfs_common.primitives import sign_public
@@ -60,14 +60,16 @@ def test_a_swapped_prekey_is_refused_and_the_message_waits(
     new_session = sender.Sender._new_session
 
     async def lying(link: Link, asked: object) -> object:
-        if isinstance(asked, Deliver):
-            delivered.append(asked)
-            assert not left, "nothing is sealed to a prekey that bob has not signed"
         reply = await request(link, asked)  # type: ignore[arg-type,var-annotated]
         if isinstance(asked, TakePrekey) and left:
             assert isinstance(reply, PrekeyRecord)
             return PrekeyRecord(left[0](reply.record))
         return reply
+
+    async def in_order(link: Link, asked: list[Deliver], is_wanted: object) -> object:
+        delivered.extend(asked)
+        assert not left, "nothing is sealed to a prekey that bob has not signed"
+        return await request_in_order(link, asked, is_wanted)  # type: ignore[arg-type]
 
     async def watched(self: sender.Sender, contact: object) -> object:
         try:
@@ -78,6 +80,7 @@ def test_a_swapped_prekey_is_refused_and_the_message_waits(
             raise
 
     monkeypatch.setattr(sender, "request", lying)
+    monkeypatch.setattr(sender, "request_in_order", in_order)
     monkeypatch.setattr(sender, "Backoff", lambda random: Backoff(random, 0.2))
     monkeypatch.setattr(sender.Sender, "_new_session", watched)
 
