@@ -98,12 +98,11 @@ def envelope() -> bytes:
 class RawClient:
     """A blocking socket with a transport, for what a well-behaved client cannot do."""
 
-    def __init__(self, server: RunningServer, secret: bytes | None = None) -> None:
-        self.socket = socket.create_connection(
-            (server.address.host, server.address.port), timeout=TIMEOUT
-        )
+    def __init__(self, server: RunningServer | Address, secret: bytes | None = None) -> None:
+        address = server if isinstance(server, Address) else server.address
+        self.socket = socket.create_connection((address.host, address.port), timeout=TIMEOUT)
         self.transport = ClientConnection(
-            server.address.key, os.urandom(32) if secret is None else secret, RANDOM
+            address.key, os.urandom(32) if secret is None else secret, RANDOM
         )
 
     def shake_hands(self) -> None:

@@ -283,7 +283,7 @@ def test_what_it_cannot_do_is_said_in_a_line_and_a_hint(tmp_path: Path) -> None:
     with names(tmp_path / "names"):
         code, error = failure("--data", data)
         assert (code, error.count("\n")) == (1, 2)
-        assert "in use" in error
+        assert "another cbfs-names uses" in error
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, error = failure("--data", data, "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
         assert (code, error.count("\n")) == (1, 2)

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import ipaddress
 import re
 from dataclasses import dataclass
 
@@ -13,7 +14,8 @@ _NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*\Z")
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])\Z")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z")
 _ADDRESS = re.compile(
-    r"(?P<scheme>[a-z-]+)://(?P<key>[a-z2-7]{52})@(?P<host>[^/@]+):(?P<port>[0-9]+)\Z"
+    r"(?P<scheme>[a-z-]+)://(?P<key>[a-z2-7]{52})"
+    r"@(?P<host>\[[0-9a-f:]+\]|[^/@\[\]:]+):(?P<port>[0-9]+)\Z"
 )
 _VERSION = 1
 _FIXED = 1 + 4 * KEY_SIZE
@@ -32,20 +34,33 @@ def check_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server listens, and the X25519 key (32) it proves in the handshake."""
+    """Where a server listens, and the X25519 key (32) it proves in the handshake. An IPv6 address
+    is in its shortest form, and in brackets only in a URL."""
 
     key: bytes
     host: str
     port: int
 
     def __post_init__(self) -> None:
-        if len(self.key) != KEY_SIZE or not _HOST.match(self.host) or not 0 < self.port < 65_536:
+        if len(self.key) != KEY_SIZE or not _is_host(self.host) or not 0 < self.port < 65_536:
             raise DecodeError("not a server address", "an address is SCHEME://KEY@HOST:PORT")
 
     def url(self, scheme: str = "cbfs") -> str:
         """``SCHEME://KEY@HOST:PORT`` with the key in lower-case base32."""
         key = base64.b32encode(self.key).decode().rstrip("=").lower()
-        return f"{scheme}://{key}@{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{key}@{host}:{self.port}"
+
+
+def _is_host(host: str) -> bool:
+    if ":" not in host:
+        return bool(_HOST.match(host))
+    try:
+        address = ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    # of a mapped IPv4 address there are two short forms, and it is one itself
+    return address.compressed == host and not (address.scope_id or address.ipv4_mapped)
 
 
 def parse_address(url: str, scheme: str = "cbfs") -> Address:
@@ -57,7 +72,8 @@ def parse_address(url: str, scheme: str = "cbfs") -> Address:
         key = base64.b32decode(match["key"].upper() + "====")
     except binascii.Error as error:
         raise DecodeError("not a server address") from error
-    address = Address(key, match["host"].lower(), int(match["port"]))
+    host = match["host"].lower().removeprefix("[").removesuffix("]")
+    address = Address(key, host, int(match["port"]))
     if address.url(scheme) != url.strip():  # base32 has spare bits: one key, one text
         raise DecodeError("not a server address", f"an address is {scheme}://KEY@HOST:PORT")
     return address

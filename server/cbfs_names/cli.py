@@ -1,27 +1,29 @@
 """The program cbfs-names: a name directory in one process, or one of the processes of it."""
 
 import argparse
-import ipaddress
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import trio
 
-from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_common.errors import DecodeError
 from cbfs_common.names_config import Config, Terms, parse_config
 from cbfs_common.names_policy import SCHEME
 from cbfs_common.onion import PORT
 from cbfs_common.primitives import Random, kem_encapsulate
 from cbfs_common.profile import Address, parse_address
+from cbfs_names import host
 from cbfs_names.embedded import Embedded, EmbeddedCore
+from cbfs_names.host import Place, parse_place
 from cbfs_names.keys import VERIFIER, Keys, load_keys, opened_data, write_file
+from cbfs_names.logs import Handler, add_log, keep_going, log_to
 from cbfs_names.onion import Onion, add_options, chosen, published
 from cbfs_names.reconfiguring import add_configure, add_submit
 from cbfs_names.separate import Beside, Role, SequencerRole, VerifierRole, shown
@@ -30,6 +32,8 @@ from cbfs_names.sockets import listen, listening_port, serve
 from cbfs_names.store import Store
 from cbfs_names.terms import add_terms, chosen_terms
 from cbfs_names.tools import add_audit, add_invite, add_key, read_text
+
+PROGRAM = "cbfs-names"
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +44,6 @@ TOOLS = {
     "configure": add_configure,
     "submit": add_submit,
 }
-PORT_LEAST, PORT_MAX = 0, 65_535
 
 _EPILOG = """example:
   cbfs-names --data /var/lib/cbfs-names --listen 127.0.0.1:7701
@@ -52,28 +55,30 @@ Besides: cbfs-names key, invite, configure, submit, audit, each with --help.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until SIGTERM or SIGINT. 0 after a clean stop, 1 for a failure, 2 for wrong usage."""
+    """Run until SIGTERM or SIGINT. 0 after a clean stop, 1 for a failure, 2 for wrong usage, 130
+    after Ctrl-C before it serves."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given and given[0] in TOOLS:
-        return _tool(given)
+    work = _tool if given and given[0] in TOOLS else _main
+    return host.start(PROGRAM, partial(work, given))
+
+
+def _main(given: list[str]) -> None:
     options = _parse(given)
-    level = logging.INFO if options.verbose else logging.WARNING
-    logging.basicConfig(stream=sys.stderr, level=level, format="cbfs-names: %(message)s")
     random = Random(os.urandom, kem_encapsulate)
-    failed = False
-    try:
-        listening = _place(options.listen, PORT_LEAST)
-        public = listening if options.public is None else _place(options.public, 1)
-        _check_public(public.host)
-        with opened_data(options.data) as directory:
-            keys = load_keys(directory, random)
-            onion = chosen(options, directory, random.token)
-            start = _starter(options, directory, keys, random)
-            trio.run(_run, directory, keys, start, listening, public, onion, random)
-    except* CbfsError as group:
-        _complain(group)
-        failed = True
-    return 1 if failed else 0
+    listening = parse_place(options.listen, 0)
+    public = listening if options.public is None else parse_place(options.public, 1, 1)
+    if public.everywhere:
+        raise DecodeError(
+            f"clients cannot reach {public.host}", "say how they do: --public HOST:PORT"
+        )
+    file = None if options.log is None else host.way(options.log)
+    with opened_data(options.data) as directory, Handler(file) as log:
+        level = logging.INFO if options.verbose else logging.WARNING
+        log_to(log, level, "cbfs-names: %(message)s")
+        keys = load_keys(directory, random)
+        onion = chosen(options, directory, random.token)
+        begin = _starter(options, directory, keys, random)
+        trio.run(_run, directory, keys, begin, listening, public, onion, random, log)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -121,6 +126,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="your word that DIR is no old copy: do not wait until peers have said so",
     )
     add_terms(parser)
+    add_log(parser)
     parser.add_argument("--verbose", action="store_true", help="log rounds as well")
     add_options(parser)
     options = parser.parse_args(arguments)
@@ -135,53 +141,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _tool(given: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog=f"cbfs-names {given[0]}")
+def _tool(given: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog=f"{PROGRAM} {given[0]}")
     TOOLS[given[0]](parser)
     options = parser.parse_args(given[1:])
-    try:
-        options.run(options)
-    except CbfsError as error:
-        _complain(BaseExceptionGroup("", [error]))
-        return 1
-    return 0
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Host and TCP port; port 0 is a free one."""
-
-    host: str
-    port: int
-
-
-def _place(text: str, least: int) -> Place:
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or len(port) > 5:
-        raise DecodeError(f"{text!r} is not HOST:PORT", "for example --listen 127.0.0.1:7701")
-    if not least <= int(port) <= PORT_MAX:
-        raise DecodeError(f"{port} is not a port", f"ports are {least} to {PORT_MAX}")
-    return Place(host, int(port))
-
-
-def _check_public(host: str) -> None:
-    """An address that stands for all of the machine's cannot be given to clients."""
-    try:
-        unusable = ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return
-    if unusable:
-        raise DecodeError(f"clients cannot reach {host}", "say how they do: --public HOST:PORT")
-
-
-def _complain(group: BaseExceptionGroup[CbfsError]) -> None:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            _complain(error)
-            continue
-        sys.stderr.write(f"cbfs-names: error: {error}\n")
-        if error.hint:
-            sys.stderr.write(f"cbfs-names: hint: {error.hint}\n")
+    options.run(options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +190,24 @@ async def _run(
     public: Place,
     onion: Onion | None,
     random: Random,
+    log: Handler,
 ) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(host.until_asked, nursery.cancel_scope, log.reopen)
+        await _answer(directory, keys, start, listening, public, onion, random)
+        nursery.cancel_scope.cancel()
+
+
+async def _answer(
+    directory: Path,
+    keys: Keys,
+    start: Start,
+    listening: Place,
+    public: Place,
+    onion: Onion | None,
+    random: Random,
+) -> None:
+    """Until cancelled."""
     listener = await listen(listening.host, listening.port)
     async with listener:
         port = listening_port(listener)
@@ -290,13 +271,13 @@ async def _serve(
     service: Role,
     address: Address,
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(service.run)
-            nursery.start_soon(serve, listener, keys.transport, random, service)
-            sys.stdout.write(address.url(SCHEME) + "\n")
-            sys.stdout.flush()
-            async for number in signals:
-                _log.info("stopping: %s", signal.Signals(number).name)
-                break
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(service.run)
+        answer = partial(serve, listener, keys.transport, random, service)
+        nursery.start_soon(keep_going, "accepting connections", answer)
+        sys.stdout.write(address.url(SCHEME) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from cbfs_common.errors import DecodeError, TransportError
+from cbfs_common.errors import CbfsError, DecodeError, TransportError
 from cbfs_common.limits import ROUND_TIME_OFF_MAX
 from cbfs_common.names_audit import signed_by
 from cbfs_common.names_config import Config
@@ -23,6 +23,7 @@ from cbfs_names.evidence import compare, keep
 from cbfs_names.heads import Head, head_of
 from cbfs_names.limits import OLD_PATIENCE, RECOSIGN, RETRY_PAUSE
 from cbfs_names.log import Log
+from cbfs_names.logs import keep_going, tell_fault
 from cbfs_names.peer_wire import AskStatus, Await, Done, GetBlock, Offer, Peer, Reject, Status, Vote
 from cbfs_names.peers import Peers, Watch
 from cbfs_names.published import fetch, fetch_published, offered, page_of, published
@@ -97,7 +98,7 @@ class Follower:
         """Until cancelled. Raises Diverged."""
         await self._watch.remember()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch.run)
+            nursery.start_soon(keep_going, "comparing heads", self._watch.run, CbfsError)
             while True:
                 try:
                     async with connected(self._sequencer, self._random) as link:
@@ -107,6 +108,10 @@ class Follower:
                 except Diverged:
                     await self._watch.tell()  # who has the other history can prove it
                     raise
+                except CbfsError:
+                    raise
+                except Exception as error:  # whatever the sequencer has sent
+                    tell_fault("following the sequencer", error)
                 await trio.sleep(RETRY_PAUSE)
 
     # following

@@ -1,9 +1,6 @@
 """The files of a directory beside its store: keys, lock, policy."""
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +9,8 @@ from cbfs_common.errors import CbfsError
 from cbfs_common.names_config import Config, Terms
 from cbfs_common.names_note import COSIGNER_KEY, LOG_KEY, NoteKey
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public, sign_public
-from cbfs_names import durable
+from cbfs_names import durable, host
+from cbfs_names.host import hint_of
 
 VERIFIER = "verifier-1"
 """The embedded verifier's name in the policy."""
@@ -46,27 +44,9 @@ class Keys:
         return Config(log, ((VERIFIER, verifier),), (), VERIFIER, terms)
 
 
-@contextmanager
-def opened_data(directory: Path) -> Iterator[Path]:
-    """The data directory, made if need be (0700) and locked. Raises DataError."""
-    try:
-        durable.make_directory(directory)
-        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise DataError(
-            f"cannot use {directory}: {error.strerror}", "choose another with --data"
-        ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise DataError(
-            f"{directory} is in use by another cbfs-names", "stop it, or choose another --data"
-        ) from error
-    try:
-        yield directory
-    finally:
-        os.close(lock)
+def opened_data(path: Path) -> AbstractContextManager[Path]:
+    """The data directory, made if need be and locked. Raises HostError."""
+    return host.opened_data(path, "cbfs-names", durable.make_directory)
 
 
 def load_keys(directory: Path, random: Random) -> Keys:
@@ -94,7 +74,7 @@ def _load(path: Path, random: Random, begun: bool) -> bytes:
         key = random.token(KEY_SIZE)
         write_file(path, key)
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}", "check its owner") from error
+        raise DataError(f"cannot read {path}: {error.strerror}", hint_of(error)) from error
     if len(key) != KEY_SIZE:
         raise DataError(f"{path} is not a key", "put it back from a backup")
     return key
@@ -105,4 +85,4 @@ def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     try:
         durable.write_file(path, data, mode)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}", "is the disk full?") from error
+        raise DataError(f"cannot write {path}: {error.strerror}", hint_of(error)) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from cbfs_common.errors import DecodeError, TransportError
+from cbfs_common.errors import CbfsError, DecodeError, TransportError
 from cbfs_common.names_audit import signed_by
 from cbfs_common.names_config import Config
 from cbfs_common.names_note import Note, NoteKey, parse_checkpoint, parse_note
@@ -17,6 +17,7 @@ from cbfs_common.profile import Address
 from cbfs_names.calls import PeerLink, connected
 from cbfs_names.evidence import compare, keep
 from cbfs_names.limits import RETRY_PAUSE, WATCH_INTERVAL, WATCH_PAUSE
+from cbfs_names.logs import tell_fault
 from cbfs_names.peer_wire import AskStatus, Status, Vote
 from cbfs_names.published import published
 from cbfs_names.replay import config_now
@@ -134,6 +135,11 @@ class Watch:
                 await self._show(link)
         except (TransportError, DecodeError) as error:
             _log.info("a peer at %s:%d: %s", address.host, address.port, error)
+            return None
+        except CbfsError:
+            raise
+        except Exception as error:  # whatever it has sent: the others are asked all the same
+            tell_fault("asking a peer", error)
             return None
         if not isinstance(status, Status):
             return None

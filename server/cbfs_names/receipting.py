@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import trio
 
-from cbfs_common.errors import DecodeError, TransportError
+from cbfs_common.errors import CbfsError, DecodeError, TransportError
 from cbfs_common.names_operations import decode_operation
 from cbfs_common.names_receipt import sign_receipt
 from cbfs_common.names_refusals import OperationRefused, Refusal
@@ -15,6 +15,7 @@ from cbfs_common.primitives import Random
 from cbfs_common.profile import Address
 from cbfs_names.calls import connected
 from cbfs_names.limits import CALL_TIMEOUT, FORWARD_INTERVAL, RECEIPTS_MAX
+from cbfs_names.logs import keep_going, tell_fault
 from cbfs_names.peer_wire import Forward
 from cbfs_names.replay import config_now
 from cbfs_names.store import Store
@@ -62,8 +63,8 @@ class Receipts:
     async def run(self) -> None:
         """Give receipts, and bring what they are for to the sequencer, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._give)
-            nursery.start_soon(self._bring)
+            nursery.start_soon(keep_going, "giving receipts", self._give, CbfsError)
+            nursery.start_soon(keep_going, "bringing receipts", self._bring, CbfsError)
 
     async def _give(self) -> None:
         while True:
@@ -79,6 +80,11 @@ class Receipts:
             time, signature = self._verifier.receipt(operation, int(self._clock()))
         except OperationRefused as error:
             return encode_reply(Refused(error.refusal))
+        except CbfsError:
+            raise
+        except Exception as error:
+            tell_fault("an operation", error)
+            return encode_reply(Refused(Refusal.BAD_REQUEST))
         return encode_reply(Receipted(time, signature))
 
     async def _bring(self) -> None:

@@ -6,11 +6,12 @@ import logging
 
 import trio
 
-from cbfs_common.errors import DecodeError, TransportError
+from cbfs_common.errors import CbfsError, DecodeError, TransportError
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address
 from cbfs_names.block import BlockRefused
 from cbfs_names.calls import PeerLink, connected
+from cbfs_names.logs import tell_fault
 from cbfs_names.peer_wire import Await, Offer
 from cbfs_names.peers import Peers, ask_enough
 from cbfs_names.published import fetch, fetch_published, published
@@ -40,6 +41,11 @@ class Recovery:
                 await self._learn(link)
         except (TransportError, DecodeError, BlockRefused) as error:
             _log.info("a verifier at %s:%d: %s", address.host, address.port, error)
+            return False
+        except CbfsError:
+            raise
+        except Exception as error:  # whatever it has sent
+            tell_fault("asking a verifier", error)
             return False
         return True
 

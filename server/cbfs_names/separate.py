@@ -19,6 +19,7 @@ from cbfs_names.answers import Answers
 from cbfs_names.following import Follower
 from cbfs_names.heads import Head
 from cbfs_names.keys import Keys
+from cbfs_names.logs import keep_going
 from cbfs_names.panel import Panel
 from cbfs_names.peer_wire import decode, encode
 from cbfs_names.peers import Peers
@@ -96,7 +97,7 @@ class SequencerRole:
     async def run(self) -> None:
         """Make rounds."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._panel.record)
+            nursery.start_soon(keep_going, "counting votes", self._panel.record, CbfsError)
             nursery.start_soon(self._service.run)
 
     def close(self) -> None:

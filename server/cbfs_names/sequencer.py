@@ -8,7 +8,7 @@ each size.
 
 from collections.abc import Iterable
 
-from cbfs_common.errors import DecodeError
+from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.limits import ROUND_OPERATIONS_MAX, ROUND_TIME_OFF_MAX
 from cbfs_common.names_config import Config
 from cbfs_common.names_note import Checkpoint, Note, SignatureLine, sign_checkpoint
@@ -17,6 +17,7 @@ from cbfs_common.names_refusals import OperationRefused, Refusal
 from cbfs_common.primitives import sign
 from cbfs_names.block import Block, proposal_text
 from cbfs_names.log import Log
+from cbfs_names.logs import tell_fault
 from cbfs_names.replay import Committed, Replay, View, config_now, registration_commitment
 from cbfs_names.store import Snapshot, Store
 from cbfs_names.verifier import Checked, check_block, checkpoint_at, take_over
@@ -40,6 +41,11 @@ def build_block(
             replay.apply(operation)
         except OperationRefused as error:
             refused[operation] = error.refusal
+        except CbfsError:
+            raise
+        except Exception as error:  # what anybody may send never stops the rounds
+            tell_fault("an operation", error)
+            refused[operation] = Refusal.BAD_REQUEST
     change = replay.finish()
     root, hashes = Log(number, view.log_hash).append(change.round.digest())
     text = proposal_text(Checkpoint(config.namespace, number + 1, root).encode())

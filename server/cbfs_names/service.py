@@ -7,7 +7,7 @@ from typing import Protocol
 
 import trio
 
-from cbfs_common.errors import DecodeError
+from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.limits import COSIGN_INTERVAL
 from cbfs_common.names_operations import decode_operation
 from cbfs_common.names_refusals import Refusal
@@ -22,6 +22,7 @@ from cbfs_common.names_wire import (
 from cbfs_names.answers import Answers
 from cbfs_names.heads import Head, Outcome
 from cbfs_names.limits import PENDING_MAX, QUORUM_PATIENCE
+from cbfs_names.logs import keep_going
 from cbfs_names.store import Store
 from cbfs_names.waiting import Waiting
 
@@ -72,6 +73,9 @@ class Service:
         """Make rounds when there is something to do, and cosign now and then, until cancelled."""
         self.publish(await self._core.start(int(self._clock())))
         await self._renew()
+        await keep_going("making rounds", self._rounds, CbfsError)
+
+    async def _rounds(self) -> None:
         while True:
             with trio.move_on_after(COSIGN_INTERVAL):
                 await self._wake.wait()

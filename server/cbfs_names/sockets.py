@@ -10,6 +10,8 @@ import trio
 from cbfs_common.errors import CbfsError, TransportError
 from cbfs_common.primitives import Random
 from cbfs_common.transport import PUSH, Established, Event, Message, ServerConnection
+from cbfs_names.host import Place
+from cbfs_names.host import listen as bound
 from cbfs_names.limits import (
     CONNECTIONS_MAX,
     HANDSHAKE_TIMEOUT,
@@ -18,6 +20,7 @@ from cbfs_names.limits import (
     RECEIVE_SIZE,
     WRITE_TIMEOUT,
 )
+from cbfs_names.logs import tell_fault
 from cbfs_names.waiting import Waiting
 
 _log = logging.getLogger(__name__)
@@ -30,22 +33,10 @@ class Answering(Protocol):
         """The encoded reply to one request, or what to wait on for it."""
 
 
-class ListenError(CbfsError):
-    """The server cannot listen where it should."""
-
-
 async def listen(host: str, port: int) -> trio.SocketListener:
-    """A listening socket. Raises ListenError."""
-    try:
-        listeners = await trio.open_tcp_listeners(port, host=host)
-    except OSError as error:
-        raise ListenError(
-            f"cannot listen on {host}:{port}: {error.strerror or 'no such address'}",
-            "choose another with --listen HOST:PORT",
-        ) from error
-    for other in listeners[1:]:
-        await other.aclose()
-    return listeners[0]
+    """A listening socket. Raises HostError."""
+    sock = await trio.to_thread.run_sync(bound, Place(host, port))
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
 
 def listening_port(listener: trio.SocketListener) -> int:
@@ -68,6 +59,10 @@ async def serve(
                 _log.warning("a connection was ended: %s", error)
             except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
                 _log.debug("a connection broke or was too slow")
+            except CbfsError as error:
+                _log.error("a connection was ended: %s", error)
+            except Exception as error:  # whatever it sent, it is the end of this one alone
+                tell_fault("a connection", error)
             finally:
                 free.release()
 
@@ -78,11 +73,14 @@ async def serve(
 
 
 async def _accept(listener: trio.SocketListener) -> trio.SocketStream:
+    told = False
     while True:
         try:
             return await listener.accept()
         except OSError as error:  # out of descriptors, or the peer went before it was taken
-            _log.warning("a connection was not taken: %s", error.strerror)
+            if not told:
+                _log.warning("connections are not taken: %s", error.strerror)
+            told = True
             await trio.sleep(ACCEPT_PAUSE)
 
 

@@ -14,6 +14,7 @@ from cbfs_common.names_policy import SCHEME
 from cbfs_common.names_registration import Invite, Token
 from cbfs_common.primitives import KEY_SIZE, Random, kem_encapsulate, sign_public
 from cbfs_common.profile import Address, check_name
+from cbfs_names.host import parse_place
 from cbfs_names.keys import load_key, load_keys, opened_data
 
 DAY = 86_400
@@ -79,10 +80,8 @@ def _key(options: argparse.Namespace) -> None:
         keys = load_keys(directory, random)
     where = ""
     if options.address is not None:
-        host, _, port = options.address.rpartition(":")
-        if not port.isascii() or not port.isdigit() or len(port) > 5:
-            raise DecodeError("the address is not HOST:PORT", "for example 192.0.2.1:7701")
-        where = " " + Address(keys.server, host, int(port)).url(SCHEME)
+        place = parse_place(options.address, 0, 1)
+        where = " " + Address(keys.server, place.host, place.port).url(SCHEME)
     kind, seed = (LOG_KEY, keys.log) if options.sequencer else (COSIGNER_KEY, keys.verifier)
     vkey = NoteKey(options.name, kind, sign_public(seed)).encode()
     parse_note_key(vkey, kind)

@@ -2,11 +2,9 @@
 
 import argparse
 import contextlib
-import fcntl
 import logging
 import os
 import resource
-import signal
 import socket
 import sys
 import time
@@ -18,25 +16,30 @@ from pathlib import Path
 
 import trio
 
-from cbfs_common.errors import CbfsError
+from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.onion import PORT
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public, kem_encapsulate
 from cbfs_common.profile import Address
+from cbfs_server import host
 from cbfs_server.durable import make_directory, write_file
+from cbfs_server.host import Place
 from cbfs_server.limits import (
     ACCOUNTS_MAX,
-    BACKLOG,
     EXPIRY_PERIOD,
     FREE_MIN,
     HOUSEKEEPING_PERIOD,
     MAILBOX_MAX,
     READ_SIZE,
 )
+from cbfs_server.logs import Handler, add_log, keep_going, log_to
 from cbfs_server.onion import Onion, add_options, chosen, published
 from cbfs_server.push import Pusher
 from cbfs_server.service import DAY, Service, expire
 from cbfs_server.sockets import Server
 from cbfs_server.store import Store, StoreError
+
+PROGRAM = "cbfs"
+"""How its errors begin: a mount that runs a server looks for them."""
 
 DEFAULT_LISTEN = "127.0.0.1:1984"
 _EPILOG = """\
@@ -47,7 +50,8 @@ The first line on stdout is the server's address, which clients need:
   cbfs://KEY@HOST:PORT
 """
 
-_NO_ADDRESS = ("0.0.0.0", "0")  # noqa: S104  a test for it
+PORT_DEFAULT = 1984
+STDIN = 0
 
 _log = logging.getLogger("cbfs_server")
 
@@ -61,18 +65,20 @@ class Options:
     """The command line."""
 
     data: Path
-    listen: tuple[str, int]
-    public: tuple[str, int] | None
+    listen: Place
+    public: Place | None
     mailbox: int
     onion: argparse.Namespace
     own: Path | None
+    log: Path | None
+    verbose: bool
 
 
-def _host_port(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
-    return host, int(port)
+def _host_port(text: str) -> Place:
+    try:
+        return host.parse_place(text, PORT_DEFAULT)
+    except DecodeError as error:
+        raise argparse.ArgumentTypeError(f"{error}: {error.hint}") from error
 
 
 def _positive(text: str) -> int:
@@ -81,8 +87,8 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def parse_options(arguments: list[str] | None) -> tuple[Options, bool]:
-    """The options, and whether to be verbose. Exits with 2 for wrong usage."""
+def parse_options(arguments: list[str] | None) -> Options:
+    """The options. Exits with 2 for wrong usage."""
     parser = argparse.ArgumentParser(
         prog="cbfs-server",
         description="Keeps prekeys and sealed envelopes for the accounts of cbfs.",
@@ -117,33 +123,18 @@ def parse_options(arguments: list[str] | None) -> tuple[Options, bool]:
         help="let nobody make an account but who connects at this unix socket, and end when"
         " standard input does: how a mount runs a server of its own",
     )
+    add_log(parser)
     parser.add_argument("--verbose", action="store_true", help="log the end of every connection")
     add_options(parser)
     got = parser.parse_args(arguments)
-    return Options(got.data, got.listen, got.public, got.mailbox, got, got.own), got.verbose
+    return Options(
+        got.data, got.listen, got.public, got.mailbox, got, got.own, got.log, got.verbose
+    )
 
 
-@contextmanager
-def data_directory(path: Path) -> Iterator[None]:
-    """Make the directory (0700) if need be and hold its lock. Raises UsageError."""
-    try:
-        make_directory(path)
-        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be used: {error.strerror}", "give a directory that this user may write"
-        ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise UsageError(
-            f"another cbfs-server uses {path}", "stop it first, or give another --data"
-        ) from error
-    try:
-        yield
-    finally:
-        os.close(lock)
+def data_directory(path: Path) -> contextlib.AbstractContextManager[Path]:
+    """The data directory, made if need be and locked. Raises HostError."""
+    return host.opened_data(path, "cbfs-server", make_directory)
 
 
 def load_key(path: Path, random: Random) -> bytes:
@@ -160,31 +151,18 @@ def load_key(path: Path, random: Random) -> bytes:
         return key
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be read or written: {error.strerror}", "check the files' owner"
+            f"{path} cannot be read or written: {error.strerror}", host.hint_of(error)
         ) from error
-
-
-def listen(where: tuple[str, int]) -> socket.socket:
-    """A non-blocking listening socket. Raises UsageError."""
-    try:
-        listener = socket.create_server(where, backlog=BACKLOG)
-    except OSError as error:
-        raise UsageError(
-            f"cannot listen on {where[0]}:{where[1]}: {error.strerror}",
-            "is another server running there?",
-        ) from error
-    listener.setblocking(False)
-    return listener
 
 
 @contextmanager
 def listen_locally(path: Path) -> Iterator[socket.socket]:
-    """The same at a unix socket, which is gone afterwards. Raises UsageError."""
+    """Listen at a unix socket, which is gone afterwards. Raises UsageError."""
     with socket.socket(socket.AF_UNIX) as listener:
         try:
             path.unlink(missing_ok=True)  # of one that was killed: the data directory is locked
             listener.bind(str(path))
-            listener.listen(BACKLOG)
+            listener.listen(host.BACKLOG)
         except OSError as error:
             raise UsageError(
                 f"cannot listen at {path}: {error.strerror or error}", "give another --own"
@@ -202,21 +180,25 @@ async def _reached(
 ) -> AsyncIterator[tuple[str, int]]:
     """Where clients find the server that listens on ``port``. Raises UsageError, OnionError."""
     if onion is not None:
-        async with published(onion, port) as host:
-            yield host, PORT
+        async with published(onion, port) as name:
+            yield name, PORT
         return
-    host, port = options.public or (options.listen[0], port)
-    if host in _NO_ADDRESS:
-        raise UsageError(f"clients cannot reach {host}", "say how they do: --public HOST:PORT")
-    yield host, port
+    place = options.public or Place(options.listen.host, port)
+    if place.everywhere:
+        raise UsageError(
+            f"clients cannot reach {place.host}", "say how they do: --public HOST:PORT"
+        )
+    yield place.host, place.port
 
 
-async def serve(options: Options, secret: bytes, random: Random, onion: Onion | None) -> None:
+async def serve(
+    options: Options, data: Path, secret: bytes, random: Random, onion: Onion | None, log: Handler
+) -> None:
     """Run the server until it is asked to end. What was answered is on the disk by then."""
-    store = Store(options.data / "store")
+    store = Store(data / "store")
     try:
         with contextlib.ExitStack() as stack:
-            public = stack.enter_context(listen(options.listen))
+            public = stack.enter_context(host.listen(options.listen))
             listeners = [(public, ACCOUNTS_MAX)]
             if options.own is not None:  # only the owner may make accounts
                 owners = stack.enter_context(listen_locally(options.own))
@@ -224,17 +206,17 @@ async def serve(options: Options, secret: bytes, random: Random, onion: Onion | 
             async with trio.open_nursery() as committer:
                 committer.start_soon(store.run)
                 async with trio.open_nursery() as nursery:
-                    await nursery.start(_end_when_asked, options, nursery.cancel_scope)
+                    await nursery.start(host.until_asked, nursery.cancel_scope, log.reopen)
+                    if options.own is not None:
+                        nursery.start_soon(_end_of_input, nursery.cancel_scope)
                     pusher = Pusher(store)
                     services = []
                     for listener, accounts in listeners:
                         service = Service(store, pusher, time.time, options.mailbox, accounts)
-                        server = Server(secret, random, service, pusher, nursery)
-                        nursery.start_soon(server.accept, listener)
-                        nursery.start_soon(server.watch)
-                        nursery.start_soon(server.pad)
+                        Server(secret, random, service, pusher, nursery).start(listener)
                         services.append(service)
-                    nursery.start_soon(_keep_house, store, services, options.data)
+                    house = partial(_keep_house, store, services, data)
+                    nursery.start_soon(keep_going, "housekeeping", house)
                     async with _reached(options, onion, public.getsockname()[1]) as where:
                         print(Address(dh_public(secret), *where).url(), flush=True)
                         await trio.sleep_forever()
@@ -243,24 +225,10 @@ async def serve(options: Options, secret: bytes, random: Random, onion: Onion | 
         store.close()
 
 
-async def _end_when_asked(
-    options: Options, scope: trio.CancelScope, task_status: trio.TaskStatus[None]
-) -> None:
-    """Cancels at SIGTERM and SIGINT, and at the end of standard input where that ends it."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
-        async with trio.open_nursery() as nursery:
-            if options.own is not None:
-                nursery.start_soon(_end_of_input, scope)
-            async for _ in signals:
-                scope.cancel()
-
-
 async def _end_of_input(scope: trio.CancelScope) -> None:
-    descriptor = sys.stdin.fileno()
-    await trio.lowlevel.wait_readable(descriptor)
-    while os.read(descriptor, READ_SIZE):
-        await trio.lowlevel.wait_readable(descriptor)
+    await trio.lowlevel.wait_readable(STDIN)
+    while os.read(STDIN, READ_SIZE):
+        await trio.lowlevel.wait_readable(STDIN)
     scope.cancel()
 
 
@@ -290,37 +258,24 @@ async def _expire(store: Store, today: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point: 0 after a signal, 1 for a failure, 2 for wrong usage."""
-    options, verbose = parse_options(arguments)
-    logging.basicConfig(
-        stream=sys.stderr,
-        format="%(levelname)s %(name)s: %(message)s",
-        level=logging.INFO if verbose else logging.WARNING,
-    )
+    """Entry point: 0 after a signal, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C before
+    it serves."""
+    return host.start(PROGRAM, partial(_main, arguments))
+
+
+def _main(arguments: list[str] | None) -> None:
+    options = parse_options(arguments)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
     os.umask(0o077)
     random = Random(os.urandom, kem_encapsulate)
-    failed = False
-    try:
-        with data_directory(options.data):
-            secret = load_key(options.data / "key", random)
-            onion = chosen(options.onion, options.data, random.token)
-            trio.run(serve, options, secret, random, onion)
-    except* CbfsError as group:
-        failed = True
-        _complain(group)
-    return int(failed)
-
-
-def _complain(group: BaseExceptionGroup[CbfsError]) -> None:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            _complain(error)
-            continue
-        print(f"cbfs: error: {error}", file=sys.stderr)
-        if error.hint:
-            print(f"cbfs: hint: {error.hint}", file=sys.stderr)
+    file = None if options.log is None else host.way(options.log)
+    with data_directory(options.data) as data, Handler(file) as log:
+        level = logging.INFO if options.verbose else logging.WARNING
+        log_to(log, level, "%(levelname)s %(name)s: %(message)s")
+        secret = load_key(data / "key", random)
+        onion = chosen(options.onion, data, random.token)
+        trio.run(serve, options, data, secret, random, onion, log)
 
 
 if __name__ == "__main__":

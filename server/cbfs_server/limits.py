@@ -41,8 +41,6 @@ READ_SIZE = 65_536
 TURNS_MAX = 16
 """Reads of one connection before others have their turn."""
 
-BACKLOG = 512
-
 GROUP_MAX = 512
 """Changes in one transaction."""
 

@@ -25,6 +25,7 @@ import stem.util.log
 import trio
 
 from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_common.faults import trace_of
 from cbfs_common.onion import (
     ServiceKey,
     add_onion_command,
@@ -150,6 +151,8 @@ async def _publish_again(onion: Onion, target_port: int) -> "_Live":
             return await _publish(onion, target_port)
         except OnionError as error:
             _log.warning("the onion service is not published: %s", error)
+        except Exception as error:
+            _log.error("a fault in publishing the onion service:\n%s", trace_of(error))
 
 
 async def _publish(onion: Onion, target_port: int) -> "_Live":

@@ -7,10 +7,12 @@ whose replies do not go out, or with IN_FLIGHT_MAX requests waiting for the disk
 from: what it can make the server hold is bounded, and a reader that stops reading stops itself.
 """
 
+import errno
 import logging
 import math
 import socket
 from collections import deque
+from functools import partial
 
 import trio
 
@@ -31,11 +33,15 @@ from cbfs_server.limits import (
     TICK,
     TURNS_MAX,
 )
+from cbfs_server.logs import keep_going, tell_fault
 from cbfs_server.push import Pusher
 from cbfs_server.service import Service
 
 ACCEPT_PAUSE = 0.1
 """Seconds before accepting again when the system has no file descriptor or memory left."""
+
+TELL_PAUSE = 60.0
+"""Seconds before the log says again that connections are not taken."""
 
 _log = logging.getLogger(__name__)
 
@@ -96,8 +102,15 @@ class Connection:
             self.close(str(error), logging.WARNING)
         except (OSError, trio.ClosedResourceError):
             self.close("the client has gone")
+        except Exception as error:
+            self._fault(error)
         finally:
             self.close("the server stops")
+
+    def _fault(self, error: Exception) -> None:
+        """One of our own: whatever the client sent, it is the end of this connection alone."""
+        tell_fault(f"connection {self.number}", error)
+        self.close("a fault of the server", logging.ERROR)
 
     def send(self, id: int, payload: bytes) -> None:
         """Send a frame, or keep it until those before it have gone. Every id but PUSH answers
@@ -217,11 +230,13 @@ class Connection:
                 if rest is None and self._waiting:
                     rest = memoryview(self._transport.send(*self._waiting.popleft()))
                 self._partial = rest
+            self._waiting = None
+            self._release()
+            self._server.pusher.ready(self)
         except (OSError, trio.ClosedResourceError):
             return  # the reading task ends the connection
-        self._waiting = None
-        self._release()
-        self._server.pusher.ready(self)
+        except Exception as error:
+            self._fault(error)
 
 
 class Server:
@@ -239,6 +254,16 @@ class Server:
         self.buffer = memoryview(bytearray(READ_SIZE))
         self._connections: list[Connection] = []
         self._accepted = 0
+        self._tell_at = -math.inf
+
+    def start(self, listener: socket.socket) -> None:
+        """Serve who connects to a non-blocking listening socket, until the nursery is cancelled."""
+        for what, loop in (
+            ("accepting connections", partial(self.accept, listener)),
+            ("watching connections", self.watch),
+            ("padding", self.pad),
+        ):
+            self.nursery.start_soon(keep_going, what, loop)
 
     def remove(self, connection: Connection) -> None:
         """A connection has ended."""
@@ -260,7 +285,7 @@ class Server:
                 await trio.lowlevel.checkpoint()
                 continue  # gone again before it was accepted
             except OSError as error:
-                _log.error("cannot accept a connection: %s", error)
+                self._tell_refused(error)
                 self._make_room()
                 await trio.sleep(ACCEPT_PAUSE)
                 continue
@@ -289,6 +314,12 @@ class Server:
             if wait <= PADDING_CHECK and self._connections:
                 self._connections[below(self.random, len(self._connections))].pad()
 
+    def _tell_refused(self, error: OSError) -> None:
+        """Once in a while: the system may have nothing left for as long as somebody likes."""
+        if trio.current_time() >= self._tell_at:
+            self._tell_at = trio.current_time() + TELL_PAUSE
+            _log.error("cannot accept a connection: %s", error.strerror)
+
     def _make_room(self) -> None:
         """End those that have been quiet for longest and wait for nothing, many at once: whoever
         holds all connections open does not keep others out."""
@@ -303,12 +334,16 @@ class Server:
         if len(self._connections) >= CONNECTIONS_MAX:
             self._make_room()
         if len(self._connections) >= CONNECTIONS_MAX:
-            _log.warning("a connection too many: closed")
+            self._tell_refused(OSError(errno.EMFILE, "too many connections"))
             sock.close()
             return
-        sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            sock.setblocking(False)
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:  # gone again before it was accepted
+            sock.close()
+            return
         self._accepted += 1
         connection = Connection(self, sock, self._accepted)
         connection.place = len(self._connections)

@@ -14,7 +14,8 @@ A change is a function of a ``Writer``. All changes that wait are applied in one
 one sync, in a thread of its own; then each one's ``done`` is called on the trio thread. A crash
 before the transaction's end leaves nothing of the group, and nobody was told anything; a crash
 after it leaves all of it, whether or not the answers got out. A change decides before it writes
-and raises nothing but what reading does; then it is left out, and the others are run again.
+and raises nothing but what reading does; then, and when it has a fault, it is left out, and the
+others are run again.
 """
 
 import logging
@@ -37,6 +38,7 @@ from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.requests import PREKEY_ID_SIZE, PrekeyKind
 from cbfs_server.durable import built
 from cbfs_server.limits import GROUP_MAX, MAP_SIZE, MAP_SIZE_LEAST
+from cbfs_server.logs import tell_fault
 
 T = TypeVar("T")
 
@@ -327,21 +329,24 @@ class Store:
         return True
 
     def _apply(self, group: list[_Pending[Any]]) -> None:
-        """One transaction; when a change finds damage, each gets one of its own."""
+        """One transaction; when a change finds damage, or has a fault, each gets one of its own."""
         try:
             self._transact(group)
-        except StoreError as error:
-            _log.error("%s", error)
-            if len(group) == 1:
-                group[0].result = error
-                return
-            for pending in group:
-                self._apply([pending])
         except lmdb.Error as error:
             _log.error("the store cannot be written: %s", error)
             failure = StoreError("the store cannot be written", hint_of(error, _DAMAGED))
             for pending in group:
                 pending.result = failure
+        except Exception as error:
+            if len(group) > 1:
+                for pending in group:
+                    self._apply([pending])
+            elif isinstance(error, StoreError):
+                _log.error("%s", error)
+                group[0].result = error
+            else:
+                tell_fault("a change of the store", error)
+                group[0].result = StoreError("a change of the store was not made")
 
     def _transact(self, group: list[_Pending[Any]]) -> None:
         with self._env.begin(write=True) as txn:
@@ -351,8 +356,12 @@ class Store:
 
 
 def _answer(group: list[_Pending[Any]]) -> None:
+    """Runs as a callback of trio, which an error would end: and with it the server."""
     for pending in group:
-        pending.done(pending.result)
+        try:
+            pending.done(pending.result)
+        except Exception as error:
+            tell_fault("an answer", error)
 
 
 def _build(path: Path) -> None:

@@ -1,0 +1,169 @@
+"""The log of a server: to standard error or a file, and never waited for.
+
+Imports nothing of its package, so that ``cbfs_names`` has the same file. Lines are put into a
+queue with an end, which a thread writes: when nobody reads what it writes, or the disk is full,
+the thread waits or fails, and the lines that find no room are counted.
+"""
+
+import argparse
+import logging
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from cbfs_common.errors import CbfsError
+from cbfs_common.faults import trace_of
+
+LINES_MAX: Final = 1_024
+"""Lines that wait to be written."""
+
+LINE_MAX: Final = 16_384
+"""Bytes of one line; the rest is cut off."""
+
+CLOSE_TIMEOUT: Final = 1.0
+"""Seconds for what still waits when the program ends."""
+
+FAULT_PAUSE: Final = 1.0
+"""Seconds before a loop with a fault goes on."""
+
+STDERR: Final = 2
+
+_log = logging.getLogger(__name__)
+
+
+class LogError(CbfsError):
+    """The log file cannot be opened."""
+
+
+class Handler(logging.Handler):
+    """Writes records to ``path``, or to standard error when that is None. Raises LogError."""
+
+    def __init__(self, path: Path | None) -> None:
+        super().__init__()
+        self._path = path
+        self._descriptor = STDERR if path is None else _opened(path)
+        self._waiting: deque[bytes] = deque()
+        self._dropped = 0
+        self._closing = False
+        self._news = threading.Condition()
+        threading.Thread(target=self._work, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a line; when there is no room for it, count it."""
+        try:
+            line = self.format(record).encode("utf-8", "backslashreplace")[:LINE_MAX] + b"\n"
+        except Exception:  # a record whose words and values do not fit
+            line = b"a line of the log could not be made\n"
+        with self._news:
+            if len(self._waiting) >= LINES_MAX:
+                self._dropped += 1
+            else:
+                self._waiting.append(line)
+                self._news.notify_all()
+
+    def reopen(self) -> None:
+        """Go on in a new file of the same name, when the old one was moved away."""
+        if self._path is None:
+            return
+        try:
+            fresh = _opened(self._path)
+        except LogError as error:
+            _log.error("%s: the log goes on in the old file", error)
+            return
+        os.dup2(fresh, self._descriptor, inheritable=False)
+        os.close(fresh)
+
+    def __enter__(self) -> "Handler":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait a little for what is not written yet."""
+        with self._news:
+            self._closing = True
+            self._news.notify_all()
+            self._news.wait_for(lambda: not self._waiting and not self._dropped, CLOSE_TIMEOUT)
+        logging.getLogger().removeHandler(self)
+        super().close()
+
+    def _work(self) -> None:
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: self._waiting or self._dropped or self._closing)
+                if not self._waiting and not self._dropped:
+                    return
+                if not self._waiting:  # those that were dropped are younger than all that waited
+                    self._waiting.append(b"%d lines of the log were dropped\n" % self._dropped)
+                    self._dropped = 0
+            self._write(self._waiting[0])
+            with self._news:
+                self._waiting.popleft()
+                self._news.notify_all()
+
+    def _write(self, line: bytes) -> None:
+        """A line, or nothing when it cannot be written at all."""
+        rest = memoryview(line)
+        while rest:
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:
+                select.select([], [self._descriptor], [])
+            except OSError:  # nobody is there to be told
+                return
+
+
+def _opened(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY
+    try:
+        return os.open(path, flags, 0o600)
+    except OSError as error:
+        raise LogError(
+            f"cannot write the log {path}: {error.strerror}", "give another file with --log"
+        ) from error
+
+
+def add_log(parser: argparse.ArgumentParser) -> None:
+    """Where the log goes."""
+    parser.add_argument(
+        "--log",
+        type=Path,
+        metavar="FILE",
+        help="log into FILE, opened anew at SIGHUP, and not to standard error",
+    )
+
+
+def log_to(handler: Handler, level: int, form: str) -> None:
+    """All that the program logs from ``level`` on goes there."""
+    handler.setFormatter(logging.Formatter(form))
+    logging.raiseExceptions = False
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(level)
+
+
+def tell_fault(what: str, error: BaseException) -> None:
+    """Log an error that nobody expected, without its text."""
+    _log.error("a fault in %s, which goes on:\n%s", what, trace_of(error))
+
+
+async def keep_going(
+    what: str, loop: Callable[[], Awaitable[None]], *fatal: type[Exception]
+) -> None:
+    """Run a loop that others feed, and begin it again after any error but a ``fatal`` one."""
+    while True:
+        try:
+            await loop()
+            return
+        except fatal:
+            raise
+        except Exception as error:
+            tell_fault(what, error)
+        await trio.sleep(FAULT_PAUSE)
