@@ -198,6 +198,7 @@ class Engine(Acquaintances):
             self.asking(),
             ending,
             self._renewal.line(),
+            self._renaming.lines(),
         )
 
     def _missing(self, counts: dict[bytes, int]) -> Iterator[str]:

@@ -113,7 +113,8 @@ class Report:
     ``problems`` a line each; ``unreceived`` a line for each recipient at whose server there is
     something that no receipt has come for; ``arriving`` a line for each file that has come in
     part; ``requests`` the names of strangers whose requests wait; ``ending`` a line for each
-    conversation in which messages end; ``name`` what there is to say of one's own, or empty."""
+    conversation in which messages end; ``name`` what there is to say of one's own, or empty;
+    ``renaming`` a line for each person whose messages get other names."""
 
     connection: str
     network: tuple[str, ...]
@@ -125,6 +126,7 @@ class Report:
     requests: tuple[str, ...] = ()
     ending: tuple[str, ...] = ()
     name: str = ""
+    renaming: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,13 +62,27 @@ def pending(reader: Reader) -> list[str]:
     return [unpack(data, str, bytes)[0] for _key, data in reader.items(Table.META, _RELABEL)]
 
 
-def relabel(writer: Writer, name: str) -> list[Message]:
+def left(reader: Reader, name: str) -> int:
+    """How many messages are to be looked at for those of this person."""
+    data = reader.get(Table.META, _RELABEL + reader.blind(name.encode()))
+    if data is None:
+        return 0
+    start = unpack(data, str, bytes)[1]
+    return sum(
+        1
+        for conversation in _with(reader, name, start[:16])
+        for _key in reader.keys(Table.MESSAGES, conversation, max(start, conversation))
+    )
+
+
+def relabel(writer: Writer, name: str) -> tuple[int, list[Message]]:
     """Look at the next BATCH messages for those of this person, and give them the names of now.
-    Gives them as they are now; ``pending`` says whether there are more."""
+    Gives how many it has looked at, and those that were renamed, as they are now; ``pending`` says
+    whether there are more."""
     key = _RELABEL + writer.blind(name.encode())
     data = writer.get(Table.META, key)
     if data is None:
-        return []
+        return 0, []
     _name, start = unpack(data, str, bytes)
     looked: list[tuple[bytes, bytes]] = []
     for conversation in _with(writer, name, start[:16]):
@@ -84,7 +98,7 @@ def relabel(writer: Writer, name: str) -> list[Message]:
         writer.put(Table.META, key, pack(name, looked[-1][0] + b"\0"))
     found = (book.get_message(writer, k[:16], int.from_bytes(k[16:], "big")) for k, _ in looked)
     renamed = [_name_message(writer, m, name) for m in found if m is not None]
-    return [message for message in renamed if message is not None]
+    return len(looked), [message for message in renamed if message is not None]
 
 
 def _name_message(writer: Writer, message: Message, name: str) -> Message | None:

@@ -28,6 +28,7 @@ class Renaming:
         self._renamed = renamed
         self._wake = trio.Event()
         self._lock = trio.Lock()
+        self._left: dict[str, int] = {}
 
     async def rename(self, name: str, petname: str) -> None:
         """Call somebody ``petname``; by their true name when it is that. Raises NotAName, or Taken
@@ -66,6 +67,25 @@ class Renaming:
         ):
             raise Taken(petname)
 
+    def lines(self) -> tuple[str, ...]:
+        """For ``status``: whose messages still have names of before."""
+        return tuple(
+            f"{left:,} messages are looked at for those of {self._context.peers.label(name)}"
+            for name, left in sorted(self._left.items())
+            if left
+        )
+
+    def _count(self, names: Iterable[str]) -> dict[str, int]:
+        """In a thread: it takes a moment where there are very many."""
+        with self._context.store.read() as reader:
+            return {name: petnames.left(reader, name) for name in names}
+
+    def _looked(self, name: str, count: int) -> None:
+        self._left[name] = max(0, self._left[name] - count)
+        if not self._left[name] or count < petnames.BATCH:
+            del self._left[name]
+        self._context.problems.tell()
+
     async def run(self) -> None:
         """Give messages their names of now, a few at a time, until cancelled."""
         store, backoff = self._context.store, Backoff(self._context.random)
@@ -73,9 +93,11 @@ class Renaming:
             self._wake = trio.Event()
             with store.read() as reader:
                 names = petnames.pending(reader)
+            if fresh := [name for name in names if name not in self._left]:
+                self._left |= await trio.to_thread.run_sync(self._count, fresh)
             for name in names:
                 try:
-                    messages = await store.commit(
+                    looked, messages = await store.commit(
                         lambda writer, n=name: petnames.relabel(writer, n)  # type: ignore[misc]
                     )
                 except StoreError as error:
@@ -83,6 +105,7 @@ class Renaming:
                     await trio.sleep(backoff.next())
                     break
                 self._context.problems.clear("names of files")
+                self._looked(name, looked)
                 if messages:
                     self._renamed(messages)
             if not names:

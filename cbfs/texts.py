@@ -100,6 +100,9 @@ def status_text(name: str, report: Report, held: Sequence[tuple[str, str]]) -> s
     if report.ending:
         lines.append("deleted when their time is over:")
         lines += [f"  {line}" for line in report.ending]
+    if report.renaming:
+        lines.append("files that get other names:")
+        lines += [f"  {line}" for line in report.renaming]
     if held:
         lines.append("in the outbox:")
         lines += [f"  {path}: {why}" for path, why in held]

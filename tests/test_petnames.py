@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,12 @@ from cbfs.labels import label
 from cbfs.listings import every
 from cbfs.model import NotAName, Taken
 from cbfs.store import Writer
+from cbfs.texts import status_text
 from cbfs_common.errors import DecodeError
 from tests.fake_backend import put_content
 from tests.mounted import Watch
 from tests.stores import open_store
-from tests.test_engine import NO_TOR, until
+from tests.test_engine import NO_TOR, Recorder, until
 from tests.test_healing import texts, write
 from tests.town import Town, arrived, contact, in_town, talk
 from tests.world import WAIT, User, World, run, wait_for, world
@@ -146,6 +148,32 @@ def test_no_petname_makes_one_person_look_like_another(here: World, tmp_path: Pa
             assert alice.label("bob") == "bob"
             assert "hello bobby" in texts(alice)
             assert "bobby" not in "".join(c.folder for c in alice.conversations())
+
+    in_town(tmp_path, here.server.url, body)
+
+
+def test_status_says_how_many_files_still_get_other_names(
+    here: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(petnames, "BATCH", 2)
+    seen: list[tuple[str, ...]] = []
+
+    async def body(town: Town) -> None:
+        await talk(town, "hello")
+        async with running(town.account("alice"), NO_TOR) as alice:
+
+            class Watching(Recorder):
+                def status_changed(self) -> None:
+                    seen.append(alice.report().renaming)
+
+            for number in range(4):
+                await write(alice, "bob", f"number {number}")
+            alice.attach(Watching())
+            await alice.rename("bob", "bobby")
+            await until(lambda: seen and not seen[-1] and any(seen), "the end of it")
+            assert ("4 messages are looked at for those of bobby",) in seen
+            said = status_text("alice", replace(alice.report(), renaming=("so many",)), ())
+            assert "files that get other names:\n  so many\n" in said
 
     in_town(tmp_path, here.server.url, body)
 
