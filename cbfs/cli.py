@@ -166,7 +166,7 @@ def _made(options: argparse.Namespace, account: Path, *, asked_name: bool) -> st
                 lambda: guard(options, options.name),
             )
         except NameTaken as error:
-            if not asked_name or account.exists():
+            if not asked_name:
                 raise
             cli_questions.complain(error)
             cli_questions.ask_name(options)

@@ -3,7 +3,6 @@
 Everything is real: the directory, the server, two accounts, two mounts. Everything is in one
 directory and is gone at the end."""
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from cbfs.mount_table import unmount
 from cbfs.processes import installed
+from cbfs.removing import remove_tree
 from cbfs.tor_network import running_network
 from cbfs_common.errors import CbfsError
 
@@ -96,8 +97,11 @@ def run(directory: Path | None, *, tor: bool) -> int:
 def _place(directory: Path | None) -> Iterator[Path]:
     """The directory; what the demo made of it is removed at the end."""
     if directory is None:
-        with tempfile.TemporaryDirectory(prefix="cbfs-demo-") as fresh:
-            yield Path(fresh)
+        fresh = Path(tempfile.mkdtemp(prefix="cbfs-demo-"))
+        try:
+            yield fresh
+        finally:
+            remove_tree(fresh)
         return
     place = directory.absolute()
     existed = place.exists()
@@ -110,10 +114,7 @@ def _place(directory: Path | None) -> Iterator[Path]:
     try:
         yield place
     finally:
-        for path in list(place.iterdir()):
-            shutil.rmtree(path)
-        if not existed:
-            place.rmdir()
+        remove_tree(place, itself=not existed)
 
 
 def _set_up(steps: Steps, place: Path, stack: ExitStack, way: Way) -> tuple[Path, Path]:
@@ -244,4 +245,5 @@ def _mounted(account: Path, mountpoint: Path, way: Way) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["fusermount3", "-u", str(mountpoint)], check=False)
+        if not unmount(mountpoint, lazy=False):
+            unmount(mountpoint, lazy=True)  # a program is in it: it ends when that does

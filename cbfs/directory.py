@@ -35,7 +35,7 @@ from cbfs_common.names_operations import (
     registration_salt,
     taken_until,
 )
-from cbfs_common.names_registration import Token, let_in
+from cbfs_common.names_registration import Token, check_granted, let_in
 from cbfs_common.names_wire import (
     AskTerms,
     Submit,
@@ -338,6 +338,8 @@ class Directory(Asking):
         salt = registration_salt(seed, namespace, name)
         expires = self._state.size + OPERATION_ROUNDS
         hidden = commitment(namespace, name, owners, salt)
+        if token is not None:  # the COMMIT spends it: what it is for is looked at before
+            check_granted((await self._config(link)).terms, name, token.invite.name)
         commit = Operation(Kind.COMMIT, namespace, "", 0, 0, ZERO, expires, hidden)
         await self._commit(link, commit if token is None else let_in(Terms(), commit, token))
         register = Operation(

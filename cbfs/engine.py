@@ -407,7 +407,7 @@ async def running(
         if account is None or not finished:
             raise CbfsError(
                 f"the account in {account_directory} is not finished",
-                "run the same cbfs init, or cbfs name recover, again",
+                "run cbfs init, or cbfs name recover, again",
             )
         if load_next(store) is not None:
             problems.set(

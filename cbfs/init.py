@@ -9,6 +9,7 @@ from typing import TypeVar
 import trio
 
 from cbfs.account import (
+    FINISHED,
     SYSTEM_RANDOM,
     Account,
     load_account,
@@ -16,12 +17,20 @@ from cbfs.account import (
     make_account,
     no_lock,
     opened_store,
+    protection_of,
     put_account,
     put_own_server,
 )
 from cbfs.context import Backoff, Problems
 from cbfs.dial import HOME, Dialer, DialError
-from cbfs.directory import Directory, DirectoryDown, NameExpired, NameTaken, check_free
+from cbfs.directory import (
+    Directory,
+    DirectoryDown,
+    NameExpired,
+    NameTaken,
+    OperationRefused,
+    check_free,
+)
 from cbfs.engine import make_context, make_directory, milliseconds
 from cbfs.home import sign_up
 from cbfs.link import open_link
@@ -30,7 +39,9 @@ from cbfs.own_name import write_own
 from cbfs.own_server import OwnServer
 from cbfs.passphrase import Guard
 from cbfs.prekeys import top_up
-from cbfs.rootfile import Unlock
+from cbfs.records import BLIND
+from cbfs.removing import remove_tree
+from cbfs.rootfile import Kind, Unlock
 from cbfs.store import Store, Table, Writer
 from cbfs.user_names import typed_name
 from cbfs_common.errors import CbfsError, TransportError
@@ -46,6 +57,9 @@ INVITE_FILE_MAX = 4_096
 
 BOOTSTRAP_TIMEOUT = 300.0
 """Seconds that Tor has to connect."""
+
+ASKED = b"name asked for"
+"""In Table.META, from before the directory is told of the name until it has refused it."""
 
 TRIES = 4
 """Times that it is gone on through Tor, where a connection that fails is nothing unusual."""
@@ -75,15 +89,19 @@ def make(
     """Make the account ``name`` in ``directory``, with a server of its own when ``server_url`` is
     None, and with the invite in a file where the name directory asks for one; the name as the
     directory has it. Raises CbfsError, and then a name that is taken or an
-    address that is wrong has left no account behind."""
+    address that is wrong stands in the way of no other try in the same directory."""
     name = typed_name(name)
     server = None if server_url is None else parse_address(server_url)
     wish = Wish(name, server, read_policy(policy_file))
-    token = None if invite is None else _read_invite(invite)
+    token = None if invite is None else _read_invite(invite, wish)
     fresh = not directory.exists()
+    begun = protection_of(directory)
     try:
         with opened_store(directory, SYSTEM_RANDOM, unlock, create=guard) as store:
             check_begun(store, directory, wish)
+            if begun is Kind.NOTHING:  # else what protects it was just given
+                asked = guard()
+                store.protect(asked.protection, asked.lock)
 
             async def steps(network: Network) -> None:
                 account = await begin_account(store, wish, network)
@@ -92,7 +110,7 @@ def make(
             run(online, store, directory, options, say, steps, server is None)
     except NameTaken:
         if fresh:
-            _remove(directory)
+            remove_tree(directory)
         raise
     return name
 
@@ -111,18 +129,47 @@ def read_policy(path: Path) -> str:
 
 
 def check_begun(store: Store, directory: Path, wish: Wish) -> None:
-    """Raises CbfsError when another account was begun here, or this one is finished."""
+    """What was begun here for another wish is given up, so that a mistyped name or address can be
+    put right. Raises CbfsError when that cannot be: the account is finished, or the directory may
+    have its name by now, which would be lost with its keys."""
     account = load_account(store)
     if account is None:
         return
     with store.read() as reader:
-        finished = reader.get(Table.META, b"own") is not None
+        finished = reader.get(Table.META, FINISHED) is not None
+        asked = reader.get(Table.META, ASKED) is not None
     server = None if load_own_server(store) else account.server
-    if finished or Wish(account.name, server, account.policy) != wish:
+    if not finished and Wish(account.name, server, account.policy) == wish:
+        return
+    if finished:
         raise CbfsError(
             f"{directory} holds the account of {account.name} already",
             "choose another directory with --account",
         )
+    if asked:
+        home = account.server.url() if server else "one of its own"
+        raise CbfsError(
+            f"the name {account.name} may be registered already, for the account in {directory}",
+            f"finish it with the same name, policy file and server ({home}); or choose another"
+            " directory with --account",
+        )
+    store.write(_give_up)
+
+
+def _give_up(writer: Writer) -> None:
+    for table in Table:
+        for key in list(writer.keys(table, b"")):
+            if (table, key) != (Table.META, BLIND):
+                writer.delete(table, key)
+
+
+def asked_for(writer: Writer) -> None:
+    """From here on somebody else may know the keys of the account as those of its name."""
+    writer.put(Table.META, ASKED, b"")
+
+
+def _refused(writer: Writer) -> None:
+    writer.delete(Table.META, ASKED)
 
 
 async def begin_account(store: Store, wish: Wish, network: Network) -> Account:
@@ -230,12 +277,24 @@ async def _persist(
     raise RuntimeError("no tries")
 
 
-def _read_invite(path: Path) -> Token:
+def _read_invite(path: Path, wish: Wish) -> Token:
+    """Raises CbfsError for one that is not for this name at this directory: to send it would spend
+    it."""
     try:
         with path.open(encoding="ascii") as file:
-            return parse_token(file.read(INVITE_FILE_MAX))
+            token = parse_token(file.read(INVITE_FILE_MAX))
     except (OSError, UnicodeDecodeError) as error:
         raise CbfsError(f"cannot read an invite from {path}", "is it the right file?") from error
+    if token.invite.namespace != parse_policy(wish.policy).namespace:
+        raise CbfsError(
+            f"the invite in {path} is for another name directory", "is it the right policy file?"
+        )
+    if token.invite.name not in ("", wish.name):
+        raise CbfsError(
+            f"the invite in {path} is for the name {token.invite.name}",
+            f"cbfs init {token.invite.name}; the invite was not used",
+        )
+    return token
 
 
 async def _steps(
@@ -255,7 +314,15 @@ async def _steps(
         await top_up(link, context)
     say(f"registering {account.name}")
     profile = account.profile.encode()
-    found = await directory.register(account.name, profile, account.owner, token)
+    with store.read() as reader:
+        earlier = reader.get(Table.META, ASKED) is not None
+    await store.commit(asked_for)
+    try:
+        found = await directory.register(account.name, profile, account.owner, token)
+    except (NameTaken, OperationRefused):
+        if not earlier:  # else what was asked for before may still come about
+            await store.commit(_refused)
+        raise
     # the last step: with the bundle in place the account is finished
     await store.commit(lambda writer: write_own(writer, found))
 
@@ -273,12 +340,3 @@ async def _check_free(directory: Directory, account: Account) -> None:
         return
     if isinstance(found, Found) and found.entry.profile != account.profile.encode():
         raise NameTaken
-
-
-def _remove(directory: Path) -> None:
-    for path in sorted(directory.rglob("*"), reverse=True):
-        if path.is_dir():
-            path.rmdir()
-        else:
-            path.unlink()
-    directory.rmdir()

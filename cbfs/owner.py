@@ -28,7 +28,15 @@ from cbfs.dial import HOME, Dialer, LoopbackDialer
 from cbfs.directory import Directory
 from cbfs.engine import make_context, make_directory, milliseconds, passing_directory
 from cbfs.home import sign_up
-from cbfs.init import Wish, begin_account, check_begun, online, reached, read_policy
+from cbfs.init import (
+    Wish,
+    asked_for,
+    begin_account,
+    check_begun,
+    online,
+    reached,
+    read_policy,
+)
 from cbfs.link import open_link
 from cbfs.network import Network, NetworkOptions, run
 from cbfs.own_name import Intent, read_own, write_intent, write_own, write_released
@@ -189,6 +197,7 @@ class Owner:
             async def steps(network: Network) -> int:
                 dialer, account = network.dialer, await begin_account(store, wish, network)
                 directory = make_directory(store, account, dialer)
+                await store.commit(asked_for)
                 entry = await directory.recover(name, seed, account.owner)
                 settled = entry.settled(milliseconds() // 1_000)
                 if settled.owners != Keys(1, (sign_public(account.owner),)):

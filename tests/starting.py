@@ -13,6 +13,7 @@ from tests.world import ENVIRONMENT, WAIT, program, wait_for
 
 INTERRUPTING = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 main, left = os.getpid(), int(sys.argv[1])
 def hook(event, arguments):
     global left

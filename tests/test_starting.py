@@ -306,7 +306,10 @@ def test_ctrl_c_while_a_server_hangs(tmp_path: Path) -> None:
         where = ("--account", tmp_path / "account", "--server", server.url)
         words = ("init", "alice", *where, "--names", tmp_path / "names" / "policy", "--no-tor")
         with subprocess.Popen(
-            program("cbfs", *words), stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+            ["env", "--default-signal=INT", *program("cbfs", *words)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
         ) as process:
             assert process.stderr
             while "making an account" not in process.stderr.readline():
@@ -317,3 +320,30 @@ def test_ctrl_c_while_a_server_hangs(tmp_path: Path) -> None:
         os.kill(server.pid, signal.SIGCONT)
         assert told == "cbfs: interrupted\n"
         assert run("cbfs", *words).returncode == 0
+
+
+def test_a_demo_that_cannot_unmount_removes_nothing(tmp_path: Path) -> None:
+    """What is in a mount would be removed with it, message by message."""
+    helper = tmp_path / "bin" / "fusermount3"
+    helper.parent.mkdir()
+    real = shutil.which("fusermount3")
+    helper.write_text(f'#!/bin/sh\ncase "$1" in -u*) exit 1 ;; esac\nexec {real} "$@"\n')
+    helper.chmod(0o755)
+    folder = tmp_path / "demo"
+    places = [Place(folder / f"{name}-account", folder / name) for name in ("alice", "bob")]
+    with no_mount_left(places[0]), no_mount_left(places[1]):
+        done = subprocess.run(
+            program("cbfs", "demo", folder),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=WAIT,
+            check=False,
+            env={**ENVIRONMENT, "PATH": f"{helper.parent}:{os.environ['PATH']}"},
+        )
+        assert done.returncode == 1
+        assert "is not removed: something is mounted on" in done.stderr
+        assert "Traceback" not in done.stderr
+        for place in places:
+            assert list((place.mountpoint / "conversations").glob("*/*Z-alice*"))
+            assert (place.account / "root.key").exists()
