@@ -141,7 +141,9 @@ class Admission:
                         if not contact.blocked and not contact.declined
                     )
             except StoreError as error:
-                self._context.problems.set("admission", f"requests were not accepted: {error}")
+                self._context.problems.set(
+                    "admission", f"requests were not accepted: {error.in_full}"
+                )
                 await trio.sleep(backoff.next())
                 continue
             self._context.problems.clear("admission")

@@ -11,6 +11,7 @@ from cbfs.cli_account import add_export, add_passphrase, add_protection, guard, 
 from cbfs.cli_names import add_name, add_verify
 from cbfs.cli_network import absolute, add_account, add_network, network_options, say
 from cbfs.directory import NameTaken
+from cbfs.entry import complain
 from cbfs.onion_keys import admission
 from cbfs.passphrase import Asking, unlocking
 from cbfs_common.errors import CbfsError
@@ -34,9 +35,7 @@ def main() -> int:
     try:
         return int(options.run(options))
     except CbfsError as error:
-        print(f"cbfs: error: {error}", file=sys.stderr)
-        if error.hint:
-            print(f"cbfs: hint: {error.hint}", file=sys.stderr)
+        complain(str(error), error.hint)
         return 1
 
 

@@ -169,7 +169,7 @@ class Contents:
                 try:
                     await self.save(node)
                 except StoreError as error:
-                    _log.error("%s", error)
+                    _log.error("%s", error.in_full)
 
     def closed(self, _file: File) -> None:
         """The last writer is gone."""

@@ -296,7 +296,7 @@ class Courier:
         except TreeError:
             pass  # somebody else was quicker
         except StoreError as error:
-            _log.error("%s", error)
+            _log.error("%s", error.in_full)
 
     def _check_folder(self, name: str, folder: Directory) -> Refused | None:
         """What is wrong with the folder itself, told in an error file beside it."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from cbfs.logs import Log, log_into
 from cbfs.stopping import SIGNALS
-from cbfs_common.errors import CbfsError
+from cbfs_common.errors import CbfsError, in_words
 
 FAILED = 1
 
@@ -89,7 +89,7 @@ def _served(serve: Callable[[Callable[[], None], Log], None], writing: int) -> i
         failure = error
     except OSError as error:
         _log_place(error)
-        failure = in_words(error)
+        failure = CbfsError(in_words(error))
     except BaseException as error:
         _log_place(error)
         failure = CbfsError(f"a mistake of cbfs itself: {type(error).__name__}", "please report it")
@@ -98,13 +98,6 @@ def _served(serve: Callable[[Callable[[], None], Log], None], writing: int) -> i
     else:
         os.write(writing, json.dumps([str(failure), failure.hint]).encode())
     return FAILED
-
-
-def in_words(error: OSError) -> CbfsError:
-    """What nobody has foreseen of files."""
-    why = (error.strerror or type(error).__name__).lower()
-    name = error.filename
-    return CbfsError(f"{os.fsdecode(name)}: {why}" if isinstance(name, str | bytes) else why)
 
 
 def _log_place(error: BaseException) -> None:

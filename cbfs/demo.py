@@ -211,7 +211,18 @@ def _call(name: str, *arguments: str) -> None:
         [installed(name), *arguments], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise CbfsError(f"{name} failed:\n{done.stderr.strip()}")
+        raise _failure(f"{name} failed", done.stderr)
+
+
+def _failure(what: str, told: str) -> CbfsError:
+    """With the words in which a program of ours has said why."""
+    found = {"error": "it did not say why", "hint": ""}
+    for line in told.splitlines():
+        for word in found:
+            _program, here, text = line.partition(f": {word}: ")
+            if here:
+                found[word] = text
+    return CbfsError(f"{what}: {found['error']}", found["hint"])
 
 
 @contextmanager
@@ -229,7 +240,7 @@ def _service(name: str, *arguments: str) -> Iterator[str]:
             if not line:
                 process.wait(START_TIMEOUT)
                 log.seek(0)
-                raise CbfsError(f"{name} did not start:\n{log.read().strip()}")
+                raise _failure(f"{name} did not start", log.read())
             yield line
         finally:
             process.terminate()

@@ -116,7 +116,7 @@ class Dispatch:
         except CbfsError as error:
             self._waiting = isinstance(error, NotYet)
             pause = NEVER if self._waiting else RETRY
-            self._later[draft] = (time.monotonic() + pause, str(error))
+            self._later[draft] = (time.monotonic() + pause, error.in_full)
         if message is None:
             return
         draft.sent, draft.error = version, ""
@@ -160,7 +160,7 @@ class Dispatch:
         try:
             await drop(self._tree, content)
         except StoreError as error:
-            _log.error("%s", error)  # the next mount drops it
+            _log.error("%s", error.in_full)  # the next mount drops it
 
     def _outgoing(
         self, folder_name: str, folder: Directory, name: str, node: Draft, content: Content
@@ -245,7 +245,7 @@ class Dispatch:
         try:
             await self._tree.store_names([node])
         except StoreError as error:
-            _log.error("%s", error)  # the next mount chooses a name as well
+            _log.error("%s", error.in_full)  # the next mount chooses a name as well
 
     async def _retire(self, file: File, version: int) -> None:
         """Take a sent file out of the outbox, unless it has been changed since."""
@@ -277,7 +277,7 @@ class Dispatch:
         try:
             await clear(self._tree, top)
         except StoreError as error:
-            _log.error("%s", error)  # the next mount drops it
+            _log.error("%s", error.in_full)  # the next mount drops it
 
     def _take_out(self, file: File, version: int, directory: Directory, name: str) -> None:
         def leave() -> None:

@@ -63,7 +63,7 @@ class Dummies:
         try:
             self._ready = self._ready or await self._make()
         except StoreError as error:
-            _log.error("%s", error)
+            _log.error("%s", error.in_full)
 
     async def _send(self) -> None:
         context = self._context

@@ -187,7 +187,9 @@ class Ending:
             try:
                 done = await context.store.commit(partial(end, ends=ends))
             except CbfsError as error:
-                context.problems.set("ending", f"what has ended could not be deleted: {error}")
+                context.problems.set(
+                    "ending", f"what has ended could not be deleted: {error.in_full}"
+                )
                 self._timetable.reread()
                 return False
             context.problems.clear("ending")

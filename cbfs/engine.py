@@ -289,11 +289,11 @@ class Engine(Acquaintances):
             if self._view:
                 self._view.unknown_names(error.names)
         except NotYet as error:
-            self._context.problems.set("names", str(error))
+            self._context.problems.set("names", error.in_full)
             self._preparing.difference_update(names)
             await self._retry_later()
         except CbfsError as error:
-            self._context.problems.set("names", str(error))
+            self._context.problems.set("names", error.in_full)
         finally:
             self._preparing.difference_update(names)
 

@@ -103,8 +103,13 @@ def _failed(error: OSError) -> int:
     what = error.filename
     name = os.fsdecode(what) if isinstance(what, str | bytes) else "it could not be done"
     _drop_output()
-    _say(f"cbfs: error: {printable(name)}: {why}\n")
+    complain(f"{name}: {why}")
     return FAILED
+
+
+def complain(text: str, hint: str = "") -> None:
+    """Say what is wrong in one line, and what to do about it in another."""
+    _say(f"cbfs: error: {printable(text)}\n" + (f"cbfs: hint: {printable(hint)}\n" if hint else ""))
 
 
 def printable(text: str) -> str:

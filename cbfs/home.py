@@ -82,7 +82,7 @@ class Home:
                 self._context.problems.clear(topic)
             except CbfsError as error:
                 self._context.problems.set(
-                    topic, f"{server.host}:{server.port} was not reached: {error}"
+                    topic, f"{server.host}:{server.port} was not reached: {error.in_full}"
                 )
 
     async def _stay_connected(self) -> None:
@@ -94,8 +94,7 @@ class Home:
                 await self._session(backoff)
             except CbfsError as error:
                 wait = backoff.next()
-                hint = f" ({error.hint})" if error.hint else ""
-                self._say(f"not connected to {server.host}:{server.port}: {error}{hint}")
+                self._say(f"not connected to {server.host}:{server.port}: {error.in_full}")
                 await trio.sleep(wait)
 
     def _say(self, text: str) -> None:

@@ -272,7 +272,7 @@ async def _persist(
         except (DialError, TransportError, DirectoryDown) as error:
             if not tries_left:
                 raise
-            say(f"{error}; trying again")
+            say(f"{error.in_full}; trying again")
         await trio.sleep(backoff.next())
     raise RuntimeError("no tries")
 

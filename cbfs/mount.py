@@ -20,6 +20,7 @@ from cbfs.account import SYSTEM_RANDOM, asks_for_passphrase, default_account, no
 from cbfs.courier import Courier
 from cbfs.daemon import daemonised
 from cbfs.engine import running
+from cbfs.entry import complain
 from cbfs.locking import account_of
 from cbfs.logs import Log, log_into
 from cbfs.mount_table import WINDOW_SOURCE, become, device_of, fuse_source, source_of, unmount
@@ -121,7 +122,7 @@ def main() -> int:
             return _in_the_foreground(options)
         return daemonised(lambda ready, log: _serve(options, ready, log))
     except CbfsError as error:
-        _complain(error)
+        complain(str(error), error.hint)
         return FAILED_FOR_MOUNT if by_mount else FAILED
 
 
@@ -144,12 +145,6 @@ def _unlocked(options: Options) -> Options:
         return replace(options, unlock=unlocking(options.asking.once))
     passphrase = options.asking.once()
     return replace(options, unlock=unlocking(lambda: passphrase))
-
-
-def _complain(error: CbfsError) -> None:
-    print(f"cbfs: error: {error}", file=sys.stderr)
-    if error.hint:
-        print(f"cbfs: hint: {error.hint}", file=sys.stderr)
 
 
 def _called_by_mount() -> bool:
@@ -428,7 +423,7 @@ async def _keep(store: Store, courier: Courier, operations: Operations) -> None:
     try:
         await store.commit(empty_tmp(courier.tree))
     except StoreError as error:
-        _log.error("%s", error)
+        _log.error("%s", error.in_full)
 
 
 def _texts(courier: Courier, name: str, profile: str) -> None:

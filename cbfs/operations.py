@@ -68,7 +68,7 @@ def _handler(function: H) -> H:
         except TreeError as error:
             raise FUSEError(error.errno) from error
         except StoreError as error:
-            _log.error("%s", error)
+            _log.error("%s", error.in_full)
             raise FUSEError(errno_of(error)) from error
         except Exception as error:
             # not the exception's own text, which may name a file

@@ -129,7 +129,7 @@ class OwnName:
             return
         except DirectoryLies as error:
             if error.fault in _TAMPERED:
-                await self._shout(f"{error}", None)
+                await self._shout(f"{error.in_full}", None)
                 return
             raise
         if isinstance(found, Absent):

@@ -20,7 +20,7 @@ from cbfs.context import Backoff
 from cbfs.durable import make_directory
 from cbfs.processes import installed
 from cbfs.tor import Tor
-from cbfs_common.errors import CbfsError
+from cbfs_common.errors import CbfsError, in_words
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address, parse_address
 
@@ -78,7 +78,7 @@ class OwnServer:
             try:
                 why = await self._run()
             except (CbfsError, OSError) as error:
-                why = str(error)
+                why = in_words(error)
             wait = self._backoff.next()
             self._say(f"has ended: {why}; started again within {wait:.0f} s")
             await trio.sleep(wait)

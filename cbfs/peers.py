@@ -218,7 +218,7 @@ class Peers:
                 raise Stopped(name) from error
             except (DirectoryLies, NameExpired) as error:
                 if known is not None:
-                    await self._keep(replace(known, doubted=0, warning=f"{error}"))
+                    await self._keep(replace(known, doubted=0, warning=f"{error.in_full}"))
                 elif isinstance(error, NameExpired):
                     released = error.entry.status is Status.RELEASED
                     raise Lapsed(name, released=released) from error

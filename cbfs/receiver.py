@@ -215,7 +215,8 @@ class Receiver:
                 self._context.problems.clear("strangers")
             except CbfsError as error:
                 self._context.problems.set(
-                    "strangers", f"somebody new has written, and cannot be confirmed: {error}"
+                    "strangers",
+                    f"somebody new has written, and cannot be confirmed: {error.in_full}",
                 )
                 left = True
             if left:

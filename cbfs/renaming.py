@@ -101,7 +101,9 @@ class Renaming:
                         lambda writer, n=name: petnames.relabel(writer, n)  # type: ignore[misc]
                     )
                 except StoreError as error:
-                    self._context.problems.set("names of files", f"they were not changed: {error}")
+                    self._context.problems.set(
+                        "names of files", f"they were not changed: {error.in_full}"
+                    )
                     await trio.sleep(backoff.next())
                     break
                 self._context.problems.clear("names of files")

@@ -127,10 +127,10 @@ class Sender:
                 self._context.problems.clear(topic)
             except CbfsError as error:
                 wait = backoff.next()
-                hint = f" ({error.hint})" if error.hint else ""
                 if recipient in self._jobs:  # nobody waits for a note
                     self._context.problems.set(
-                        topic, f"{recipient}: {error}{hint}; tried again within {wait:.0f} s"
+                        topic,
+                        f"{recipient}: {error.in_full}; tried again within {wait:.0f} s",
                     )
                 self._retries[recipient] = trio.Event()
                 with trio.move_on_after(wait):

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cbfs.tor_control import ControlError, Session, launch, open_session
-from cbfs_common.errors import CbfsError
+from cbfs_common.errors import CbfsError, in_words
 
 START_TIMEOUT = 60.0
 """Seconds from nothing to two ends that can build circuits. Usual are 10 to 15."""
@@ -372,9 +372,9 @@ def _hold(directory: Path, interval: int, *, last: bool) -> bool:
         raise
     except (CbfsError, OSError, subprocess.CalledProcessError, KeyError, IndexError) as error:
         if last:
-            say(error=f"the private Tor network did not start: {error}")
+            say(error=f"the private Tor network did not start: {in_words(error)}")
         else:
-            say(step=f"beginning anew: {error}")
+            say(step=f"beginning anew: {in_words(error)}")
         return False
     finally:
         guardian.close()

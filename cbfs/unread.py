@@ -134,7 +134,7 @@ class Unread:
         try:
             await self._store.commit(lambda writer: index.set_read(writer, serials))
         except StoreError as error:
-            _log.error("%s", error)
+            _log.error("%s", error.in_full)
             self._read += serials  # with what is read next
 
     # Provider

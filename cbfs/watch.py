@@ -101,7 +101,9 @@ class Watch:
                 backoff.reset()
                 wait = self._soon(POLL)
             except CbfsError as error:
-                self._context.problems.set("feed", f"the name directory was not followed: {error}")
+                self._context.problems.set(
+                    "feed", f"the name directory was not followed: {error.in_full}"
+                )
                 wait = min(backoff.next(), self._soon(POLL))
             self._settle_doubts(nursery)
             with trio.move_on_after(wait):
@@ -134,7 +136,9 @@ class Watch:
                 self._context.problems.clear("own name")
                 wait = REFRESH
             except CbfsError as error:
-                self._context.problems.set("own name", f"one's own name was not checked: {error}")
+                self._context.problems.set(
+                    "own name", f"one's own name was not checked: {error.in_full}"
+                )
                 wait = backoff.next()
             await trio.sleep(wait)
 
@@ -151,7 +155,7 @@ class Watch:
                 pass  # it is said in contacts/
             except CbfsError as error:
                 self._context.problems.set(
-                    f"bundle {name}", f"a proof of {name}'s name was not believed: {error}"
+                    f"bundle {name}", f"a proof of {name}'s name was not believed: {error.in_full}"
                 )
 
     async def _take_bundle(self, name: str, bundle: bytes) -> None:
@@ -210,11 +214,11 @@ class Watch:
             try:
                 await self._context.peers.look_up(name)
             except NotYet as error:
-                self._context.problems.set(topic, f"{name} cannot be looked up: {error}")
+                self._context.problems.set(topic, f"{name} cannot be looked up: {error.in_full}")
                 wait = backoff.next()
                 continue
             except CbfsError as error:
-                self._context.problems.set(topic, f"{name}: {error}")
+                self._context.problems.set(topic, f"{name}: {error.in_full}")
             else:
                 self._context.problems.clear(topic)
             break

@@ -140,7 +140,7 @@ class _Session:
                     try:
                         await drop_tmp(self._courier.tree, operations.window.tmp)
                     except StoreError as error:
-                        _log.error("%s", error)  # it goes when the account is unmounted
+                        _log.error("%s", error.in_full)  # it goes when the account is unmounted
 
     async def _look(self, request: Request) -> WindowOperations | None:
         """The first word: which conversation."""

@@ -18,6 +18,17 @@ class CbfsError(Exception):
         return f"{self} ({self.hint})" if self.hint else str(self)
 
 
+def in_words(error: Exception) -> str:
+    """Any error in one line; ours in full."""
+    if isinstance(error, CbfsError):
+        return error.in_full
+    if isinstance(error, OSError) and error.strerror:
+        why = error.strerror.lower()
+        name = error.filename
+        return f"{name}: {why}" if isinstance(name, str) else why
+    return str(error) or type(error).__name__
+
+
 class DecodeError(CbfsError):
     """Bytes that are not what their format says."""
 

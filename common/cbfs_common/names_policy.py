@@ -183,7 +183,7 @@ def _line(parsing: _Parsing, number: int, words: list[str]) -> None:
     except DecodeError as error:
         if error.hint.startswith("ask "):
             raise
-        _wrong(number, str(error))
+        _wrong(number, error.in_full)
 
 
 def _take_config(parsing: _Parsing, number: int, value: str) -> None:

@@ -70,7 +70,7 @@ class Answers:
         try:
             return self._answer(request)
         except StoreError as error:
-            _log.error("a request was not answered: %s", error)
+            _log.error("a request was not answered: %s", error.in_full)
             return Refused(Refusal.STOPPED)
 
     def _answer(self, request: Asked) -> Reply:

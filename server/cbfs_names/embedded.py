@@ -40,7 +40,7 @@ class Embedded:
                 self._sequencer.publish(block, (line,))
                 return self._head(line)
             except BlockRefused as error:
-                _log.warning("the round proposed before the restart: %s", error)
+                _log.warning("the round proposed before the restart: %s", error.in_full)
                 self._sequencer.drop(block.round.number)
         with self._store.read() as view:
             begun = view.tip() is not None

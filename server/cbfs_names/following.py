@@ -104,7 +104,7 @@ class Follower:
                     async with connected(self._sequencer, self._random) as link:
                         await self._follow(link)
                 except (TransportError, DecodeError) as error:
-                    _log.info("the sequencer: %s", error)
+                    _log.info("the sequencer: %s", error.in_full)
                 except Diverged:
                     await self._watch.tell()  # who has the other history can prove it
                     raise
@@ -140,7 +140,7 @@ class Follower:
         try:
             line = await trio.to_thread.run_sync(self.verifier.cosign, now)
         except NotNow as error:
-            _log.info("nothing is signed: %s", error)
+            _log.info("nothing is signed: %s", error.in_full)
             return
         await link.call(Vote(Note(self._text(), (line,)).encode()))
         self._signed = now
@@ -175,10 +175,10 @@ class Follower:
                 lambda: self.verifier.accept(block, now, vouched=vouched)
             )
         except NotNow as error:
-            _log.warning("round %d is not signed: %s", size, error)
+            _log.warning("round %d is not signed: %s", size, error.in_full)
             return
         except BlockRefused as error:
-            _log.warning("round %d: %s", size, error)
+            _log.warning("round %d: %s", size, error.in_full)
             if error.reason is not Reason.WRONG_ROUND:
                 with self._store.read() as view:
                     refusal = view.refused(size, block.round.digest())

@@ -134,7 +134,7 @@ class Watch:
                 status = await link.call(AskStatus(self._key.public))
                 await self._show(link)
         except (TransportError, DecodeError) as error:
-            _log.info("a peer at %s:%d: %s", address.host, address.port, error)
+            _log.info("a peer at %s:%d: %s", address.host, address.port, error.in_full)
             return None
         except CbfsError:
             raise

@@ -103,4 +103,4 @@ class Receipts:
                         signature = sign_receipt(self._seed, namespace, operation, time)
                         await link.call(Forward(operation, time, signature))
             except (TransportError, DecodeError) as error:
-                _log.info("the sequencer: %s", error)
+                _log.info("the sequencer: %s", error.in_full)

@@ -40,7 +40,7 @@ class Recovery:
             async with connected(address, self._random) as link, self._turn:
                 await self._learn(link)
         except (TransportError, DecodeError, BlockRefused) as error:
-            _log.info("a verifier at %s:%d: %s", address.host, address.port, error)
+            _log.info("a verifier at %s:%d: %s", address.host, address.port, error.in_full)
             return False
         except CbfsError:
             raise

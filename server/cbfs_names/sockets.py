@@ -56,11 +56,11 @@ async def serve(
             try:
                 await _Client(stream, ServerConnection(secret, random), service).run()
             except TransportError as error:
-                _log.warning("a connection was ended: %s", error)
+                _log.warning("a connection was ended: %s", error.in_full)
             except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
                 _log.debug("a connection broke or was too slow")
             except CbfsError as error:
-                _log.error("a connection was ended: %s", error)
+                _log.error("a connection was ended: %s", error.in_full)
             except Exception as error:  # whatever it sent, it is the end of this one alone
                 tell_fault("a connection", error)
             finally:

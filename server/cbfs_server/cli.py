@@ -254,7 +254,7 @@ async def _expire(store: Store, today: int) -> None:
         while start is not None:
             start = await store.commit(partial(expire, start=start, today=today))
     except StoreError as error:
-        _log.error("old envelopes stay: %s", error)
+        _log.error("old envelopes stay: %s", error.in_full)
 
 
 def main(arguments: list[str] | None = None) -> int:

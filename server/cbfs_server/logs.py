@@ -74,7 +74,7 @@ class Handler(logging.Handler):
         try:
             fresh = _opened(self._path)
         except LogError as error:
-            _log.error("%s: the log goes on in the old file", error)
+            _log.error("%s: the log goes on in the old file", error.in_full)
             return
         os.dup2(fresh, self._descriptor, inheritable=False)
         os.close(fresh)

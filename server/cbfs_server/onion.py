@@ -150,7 +150,7 @@ async def _publish_again(onion: Onion, target_port: int) -> "_Live":
         try:
             return await _publish(onion, target_port)
         except OnionError as error:
-            _log.warning("the onion service is not published: %s", error)
+            _log.warning("the onion service is not published: %s", error.in_full)
         except Exception as error:
             _log.error("a fault in publishing the onion service:\n%s", trace_of(error))
 

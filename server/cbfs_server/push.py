@@ -93,7 +93,7 @@ class Pusher:
         try:
             self._send_new(subscription)
         except StoreError as error:
-            _log.error("a subscriber is told nothing more: %s", error)
+            _log.error("a subscriber is told nothing more: %s", error.in_full)
 
     def _send_new(self, subscription: _Subscription) -> None:
         """As much as there is room for. Raises StoreError."""
@@ -103,7 +103,7 @@ class Pusher:
                 try:
                     envelope = reader.envelope(client.key, entry.id)
                 except StoreError as error:
-                    _log.error("an envelope is left out: %s", error)
+                    _log.error("an envelope is left out: %s", error.in_full)
                     envelope = None
                 if envelope is None:
                     continue

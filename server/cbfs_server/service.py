@@ -100,7 +100,7 @@ class Service:
             try:
                 reply = self._read(client.key, request)
             except StoreError as error:
-                _log.error("%s", error)
+                _log.error("%s", error.in_full)
                 reply = _REPLIES[Code.TROUBLE]
             client.send(id, encode(reply))
             if isinstance(request, Subscribe) and isinstance(reply, Done):
@@ -278,7 +278,7 @@ def expire(writer: Writer, start: bytes, today: int) -> bytes | None:
         try:
             old = _old(writer, user, today, budget)
         except StoreError as error:
-            _log.error("old envelopes of one account stay: %s", error)
+            _log.error("old envelopes of one account stay: %s", error.in_full)
             continue
         for entry in old:
             writer.delete_entry(user, entry.serial, entry.id)

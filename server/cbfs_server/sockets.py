@@ -99,7 +99,7 @@ class Connection:
                     await trio.lowlevel.wait_readable(self._socket)
                     turns = 0
         except TransportError as error:
-            self.close(str(error), logging.WARNING)
+            self.close(error.in_full, logging.WARNING)
         except (OSError, trio.ClosedResourceError):
             self.close("the client has gone")
         except Exception as error:

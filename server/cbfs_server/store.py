@@ -142,7 +142,7 @@ class Reader:
             try:
                 day, id = _ORDER.unpack(table.opened(key, data))
             except StoreError as error:
-                _log.error("an envelope of a mailbox is left out: %s", error)
+                _log.error("an envelope of a mailbox is left out: %s", error.in_full)
                 continue
             yield Entry(_SERIAL.unpack_from(key, _USER_SIZE)[0], day, id)
 
