@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from cbfs.context import Context
+from cbfs.faults import contained
 from cbfs.link import open_link, request
-from cbfs.store import StoreError, Table, Writer
+from cbfs.store import Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.requests import Deliver, envelope_id
@@ -58,11 +59,12 @@ class Dummies:
     async def send(self) -> None:
         """Send one, now. What goes wrong is of no consequence. The next is made ready after it,
         so that a dummy's turn begins as promptly as any."""
-        with suppress(CbfsError):  # the polls tell when the home server does not answer
+        with suppress(CbfsError), contained():  # the polls tell that the server does not answer
             await self._send()
         try:
-            self._ready = self._ready or await self._make()
-        except StoreError as error:
+            with contained():
+                self._ready = self._ready or await self._make()
+        except CbfsError as error:
             _log.error("%s", error.in_full)
 
     async def _send(self) -> None:

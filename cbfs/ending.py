@@ -14,6 +14,7 @@ import trio
 
 from cbfs import book, deliveries, lifetimes, owed, strangers
 from cbfs.context import Context
+from cbfs.faults import ProgramFault, contained, unharmed
 from cbfs.incomplete import drop_incomplete
 from cbfs.lifetimes import SLOT, End
 from cbfs.model import Message
@@ -79,6 +80,7 @@ class Timetable:
     def __init__(self) -> None:
         self._slot: int | None = None
         self._heap: list[End] = []
+        self._passed_over: set[End] = set()
 
     def note(self, end: End) -> bool:
         """Something more ends, and is on the disk. True when it is the next."""
@@ -113,6 +115,10 @@ class Timetable:
                     found.append(first)
         return found
 
+    def pass_over(self, end: End) -> None:
+        """This one cannot be deleted by this program."""
+        self._passed_over.add(end)
+
     def reread(self) -> None:
         """The store is to be asked anew."""
         self._slot = None
@@ -125,9 +131,11 @@ class Timetable:
 
     def _load(self, reader: Reader) -> bool:
         for slot in lifetimes.slots(reader):
-            self._slot, self._heap = slot, lifetimes.in_slot(reader, slot)
+            self._heap = [e for e in lifetimes.in_slot(reader, slot) if e not in self._passed_over]
             heapify(self._heap)
-            return True
+            if self._heap:
+                self._slot = slot
+                return True
         return False
 
 
@@ -158,10 +166,13 @@ class Ending:
         first = self._timetable.next(reader) if counts else None
         return ending_lines(counts, self._context.conversations, first.when if first else 0)
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Until cancelled. It has started when all is deleted that had ended before."""
-        await self._delete()
-        task_status.started()
+    async def begin(self) -> None:
+        """Delete all that has ended before. To be called before ``run``."""
+        with unharmed():
+            await self._delete()
+
+    async def run(self) -> None:
+        """Until cancelled."""
         while True:
             self._news = trio.Event()
             self._timetable.refresh()
@@ -185,7 +196,7 @@ class Ending:
             if not ends:
                 return True
             try:
-                done = await context.store.commit(partial(end, ends=ends))
+                await self._delete_these(ends)
             except CbfsError as error:
                 context.problems.set(
                     "ending", f"what has ended could not be deleted: {error.in_full}"
@@ -193,7 +204,21 @@ class Ending:
                 self._timetable.reread()
                 return False
             context.problems.clear("ending")
-            self._tell(done)
+
+    async def _delete_these(self, ends: list[End]) -> None:
+        """One transaction; each by itself when there is a fault, which is passed over."""
+        try:
+            with contained():
+                done = await self._context.store.commit(partial(end, ends=ends))
+        except ProgramFault:
+            if len(ends) == 1:
+                self._timetable.pass_over(ends[0])
+                return
+            for one in ends:
+                await self._delete_these([one])
+        else:
+            with unharmed():
+                self._tell(done)
 
     def _tell(self, done: Done) -> None:
         for name in sorted(done.strangers):

@@ -5,6 +5,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -26,6 +27,7 @@ from cbfs.dial import Dialer
 from cbfs.directory import Directory
 from cbfs.dummies import Dummies
 from cbfs.ending import Ended, Ending, forget
+from cbfs.faults import contained
 from cbfs.healing import make_listings, notice_copy, notice_loss
 from cbfs.home import Home
 from cbfs.meeting import Meeting
@@ -52,6 +54,7 @@ from cbfs.sender import Sender
 from cbfs.sessions import Sessions
 from cbfs.store import Store, Table
 from cbfs.stored import content_chunks
+from cbfs.supervision import supervised
 from cbfs.watch import Watch
 from cbfs.writing import Settled, make_message
 from cbfs_common.errors import CbfsError
@@ -106,7 +109,7 @@ class Engine(Acquaintances):
         for former in context.account.former:
             if former.until > now:
                 home = Home(context, self._receiver, dummies, self._status_changed, former)
-                nursery.start_soon(home.run)
+                nursery.start_soon(supervised, context, home.run)
         context.problems.changed = self._status_changed
         context.peers.changed = self._contact_changed
         for task in (
@@ -118,10 +121,10 @@ class Engine(Acquaintances):
             self._watch.run,
             self._renewal.run,
             self._meeting.run,
+            partial(self._reminders.run, self._sender.note_due),
+            partial(context.dialer.run, dummies.send),
         ):
-            nursery.start_soon(task)
-        nursery.start_soon(self._reminders.run, self._sender.note_due)
-        nursery.start_soon(context.dialer.run, dummies.send)
+            nursery.start_soon(supervised, context, task)
 
     def attach(self, view: View) -> None:
         """The mount that is told of news from now on."""
@@ -284,7 +287,8 @@ class Engine(Acquaintances):
 
     async def _look_up(self, names: list[str]) -> None:
         try:
-            await self._context.peers.find_all(names)
+            with contained():
+                await self._context.peers.find_all(names)
         except Unknown as error:
             if self._view:
                 self._view.unknown_names(error.names)
@@ -433,17 +437,28 @@ async def running(
                     own_server=own_server is not None,
                     known=own_server,
                 ) as network,
-                trio.open_nursery() as nursery,
             ):
                 paced = PacedDialer(network.dialer, Configuration(store), SYSTEM_RANDOM)
                 directory = make_directory(store, account, paced)
                 context = make_context(store, account, directory, paced, problems)
                 own = OwnName(store, directory, account.name, problems.tell)
-                engine = Engine(context, network, directory, own, nursery)
-                await nursery.start(engine.ending.run)
-                yield engine
-                nursery.cancel_scope.cancel()
+                async with working(context, network, directory, own) as engine:
+                    yield engine
             committer.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def working(
+    context: Context, network: Network, directory: Directory, own: OwnName
+) -> AsyncIterator[Engine]:
+    """The engine of an account that is open, until the block ends. What had ended before it began
+    is deleted."""
+    async with trio.open_nursery() as nursery:
+        engine = Engine(context, network, directory, own, nursery)
+        await engine.ending.begin()
+        nursery.start_soon(supervised, context, engine.ending.run)
+        yield engine
+        nursery.cancel_scope.cancel()
 
 
 def make_context(

@@ -10,6 +10,7 @@ from cbfs.account import Former
 from cbfs.context import Backoff, Context
 from cbfs.dial import HOME
 from cbfs.dummies import Dummies
+from cbfs.faults import contained
 from cbfs.link import Link, open_link, request
 from cbfs.polling import Polling
 from cbfs.prekeys import top_up
@@ -78,7 +79,8 @@ class Home:
             await trio.sleep_until(slots.next)
             slots.due(trio.current_time())
             try:
-                await self._polling.poll()
+                with contained():
+                    await self._polling.poll()
                 self._context.problems.clear(topic)
             except CbfsError as error:
                 self._context.problems.set(
@@ -91,7 +93,8 @@ class Home:
         server = (self._former or self._context.account).server
         while True:
             try:
-                await self._session(backoff)
+                with contained():
+                    await self._session(backoff)
             except CbfsError as error:
                 wait = backoff.next()
                 self._say(f"not connected to {server.host}:{server.port}: {error.in_full}")

@@ -17,7 +17,7 @@ from cbfs.context import Context
 from cbfs.faults import ProgramFault, contained
 from cbfs.notes import Told, take_note, tell_lost
 from cbfs.owed import NOTHING, Kind, owe
-from cbfs.quarantine import Unread, Why, keep
+from cbfs.quarantine import Unread, Why, keep, keep_all
 from cbfs.sessions import Damaged, Opened
 from cbfs.store import StoreError, Table, Writer
 from cbfs.stored import u64
@@ -134,8 +134,9 @@ class Intake:
         contact = self._context.peers.get(name)
         return contact is not None and not contact.blocked and not _is_strange(contact)
 
-    def write(self, writer: Writer) -> Outcome:
-        """Into the transaction."""
+    def write(self, writer: Writer, *, releasing: bool = True) -> Outcome:
+        """Into the transaction. ``releasing``: with what strangers have sent in conversations that
+        begin by it."""
         context, receiving = self._context, self._receiving
         self._steps.write(writer)
         arrivals = Arrivals(dict(context.conversations))
@@ -151,7 +152,8 @@ class Intake:
                     asking.add(sender.name)
             elif not _is_strange(sender):
                 take_note(writer, told, receiving, sender, body, fresh=read.unanswered)
-        asking |= strangers.release_begun(writer, arrivals, receiving)
+        if releasing:
+            asking |= strangers.release_begun(writer, arrivals, receiving)
         for blocked, part in self._dropped:
             drop_part(writer, context.conversations, blocked, part)
         for peer in self._turns:
@@ -167,32 +169,37 @@ class Intake:
         for item in self._gone:
             if item.kept is not None:
                 writer.delete(*item.kept)
+        moved: list[Unread] = []
+        waiting = {key[8:] for key in writer.keys(Table.INBOX)} if self.strangers else set()
         for item in self.strangers:
             if item.kept is None or item.kept[0] is not Table.INBOX:
                 if item.kept is not None:
                     writer.delete(*item.kept)
-                if writer.count(Table.INBOX) < QUARANTINE_MAX:
+                once = writer.blind(item.envelope)
+                if once not in waiting and len(waiting) < QUARANTINE_MAX:
+                    waiting.add(once)
                     number = writer.next_number(Table.INBOX.value)
-                    writer.put(Table.INBOX, u64(number), item.envelope)
-                else:
-                    keep(writer, Unread(item.envelope, Why.LATER))
+                    writer.put(Table.INBOX, u64(number) + once, item.envelope)
+                elif once not in waiting:
+                    moved.append(Unread(item.envelope, Why.LATER))
         for item, unread in self.unread:
             if item.kept is None or item.kept[0] is not Table.QUARANTINE:
                 if item.kept is not None:
                     writer.delete(*item.kept)
-                keep(writer, unread)
+                moved.append(unread)
+        keep_all(writer, moved)
 
     def done(self) -> None:
         """The transaction is on the disk."""
         self._steps.done()
 
 
-def set_aside(writer: Writer, item: Incoming) -> None:
-    """Keep an envelope in the quarantine that this program has not mastered."""
+def set_aside(writer: Writer, item: Incoming, why: Why) -> None:
+    """Keep an envelope in the quarantine, of which nothing else is known."""
     if item.kept is None or item.kept[0] is not Table.QUARANTINE:
         if item.kept is not None:
             writer.delete(*item.kept)
-        keep(writer, Unread(item.envelope, Why.FAULT))
+        keep(writer, Unread(item.envelope, why))
 
 
 def _is_strange(contact: Contact) -> bool:

@@ -5,7 +5,8 @@ that is stored by operations that its owner has signed. What does not is kept be
 user to decide, and nothing is sent to that contact until then.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 
@@ -207,7 +208,7 @@ class Peers:
     async def look_up(self, name: str, standing: Standing = Standing.KNOWN) -> Contact:
         """Ask the directory for the name, also when it is known, and keep what it proves. Raises
         Unknown, Lapsed, NotYet, Stopped, or what the checks raise."""
-        async with self._locks.setdefault(name, trio.Lock()):
+        async with self._alone(name):
             known = self._known.get(name)
             try:
                 found = await self._directory.lookup(name, known.entry if known else None)
@@ -226,6 +227,17 @@ class Peers:
             if isinstance(found, Absent):
                 raise Unknown([name])
             return await self.take(found.entry, How.DIRECTORY, standing)
+
+    @asynccontextmanager
+    async def _alone(self, name: str) -> AsyncIterator[None]:
+        """One look-up of a name at a time. Nothing is kept of names that nobody looks up."""
+        lock = self._locks.setdefault(name, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked() and self._locks.get(name) is lock:
+                del self._locks[name]
 
     async def take(self, entry: Entry, how: How, standing: Standing = Standing.KNOWN) -> Contact:
         """An entry that was checked against the one that is known: it holds from now on.

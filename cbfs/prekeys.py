@@ -20,6 +20,10 @@ UPLOAD = 10
 REFILL = 25
 """Prekeys are made anew when so many are missing."""
 
+SECRETS_MAX = 4_096
+"""Secrets that are kept of prekeys which may be in somebody's hands: who takes many prekeys, or a
+server that has none again and again, makes no more than these."""
+
 LAST_RESORT = PrekeyKind.LAST_RESORT
 
 
@@ -60,14 +64,26 @@ async def make_batch(context: Context, batch: Batch) -> UploadPrekeys:
     expires = context.clock() // 1000 + PREKEY_LIFETIME
     pairs = [make_prekey(context.random, kind, expires) for kind in batch.kinds]
 
+    old = _excess(context, len(pairs))
+
     def change(writer: Writer) -> None:
         for pair in pairs:
             writer.put(Table.PREKEYS, pair.id, pair.encode())
+        for id_ in old:
+            writer.delete(Table.PREKEYS, id_)
 
     await context.store.commit(change)
     context.sessions.add_pairs(pairs)
+    context.sessions.drop_pairs(old)
     records = tuple(pair.public(context.account.signing) for pair in pairs)
     return UploadPrekeys(records, batch.replace)
+
+
+def _excess(context: Context, more: int) -> list[bytes]:
+    """The oldest secrets, that have no place beside so many more."""
+    pairs = context.sessions.pairs.values()
+    oldest = sorted(pairs, key=lambda pair: pair.expires)
+    return [pair.id for pair in oldest[: max(0, len(pairs) + more - SECRETS_MAX)]]
 
 
 async def top_up(link: Link, context: Context) -> None:

@@ -1,11 +1,12 @@
 """Envelopes that could not be read: kept, and tried again when that may help.
 
-A record is ``why 1 | session 16 | envelope``. What is too far ahead of its session is tried when
-that session has come closer, the rest when a mount begins. Past QUARANTINE_MAX the oldest go:
-anybody can send noise to a mailbox.
+A record ``number u64 | blind(envelope) 16 | which 16`` is ``why 1 | session 16 | envelope``;
+``which`` is the blinded session of what is too far ahead in it, zeros for the rest. That is tried
+when its session has come closer, the rest when a mount begins. An envelope is kept once, however
+often it comes. Past QUARANTINE_MAX the oldest go: anybody can send noise to a mailbox.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -18,6 +19,8 @@ RETRIES_MAX = 1_024
 
 _NO_SESSION = bytes(16)
 _HEAD = 17
+_ONCE, _WHICH = slice(8, 24), slice(24, 40)
+_NONE = bytes(16)
 
 
 class Why(Enum):
@@ -40,11 +43,38 @@ class Unread:
 
 
 def keep(writer: Writer, unread: Unread) -> None:
-    """Keep one; the oldest goes when there are too many."""
-    key = u64(writer.next_number(Table.QUARANTINE.value))
+    """Keep one that is not here yet; the oldest goes when there are too many."""
+    keep_all(writer, [unread])
+
+
+def keep_all(writer: Writer, found: Iterable[Unread]) -> None:
+    """The same for each."""
+    kept: set[bytes] | None = None
+    for unread in found:
+        if kept is None:
+            kept = {key[_ONCE] for key in writer.keys(Table.QUARANTINE)}
+        once = writer.blind(unread.envelope)
+        if once not in kept:
+            kept.add(once)
+            _put(writer, once, unread)
+
+
+def _put(writer: Writer, once: bytes, unread: Unread) -> None:
+    which = which_session(writer, unread.session) if unread.why is Why.FAR else _NONE
+    key = u64(writer.next_number(Table.QUARANTINE.value)) + once + which
     writer.put(Table.QUARANTINE, key, unread.why.value + unread.session + unread.envelope)
     if writer.count(Table.QUARANTINE) > QUARANTINE_MAX:
         writer.delete(Table.QUARANTINE, next(writer.keys(Table.QUARANTINE)))
+
+
+def numbered(reader: Reader, number: int) -> bytes | None:
+    """The record with this number."""
+    return next(reader.keys(Table.QUARANTINE, u64(number)), None)
+
+
+def which_session(reader: Reader, session: bytes) -> bytes:
+    """What stands for a session in the keys of records."""
+    return reader.blind(b"far", session)
 
 
 def envelope_at(reader: Reader, key: bytes) -> bytes | None:
@@ -59,22 +89,14 @@ def reason_at(reader: Reader, key: bytes) -> Why | None:
     return None if data is None else Why(data[:1])
 
 
-def waiting_for(reader: Reader, sessions: Iterable[bytes]) -> list[bytes]:
-    """Records of what was too far ahead in one of these sessions. Looks at all records: call it
-    for sessions that have some."""
-    wanted = set(sessions)
-    return [
-        key
-        for key, data in reader.items(Table.QUARANTINE)
-        if data[:1] == Why.FAR.value and data[1:_HEAD] in wanted
-    ]
+def waiting_for(reader: Reader, sessions: Collection[bytes]) -> list[bytes]:
+    """Records of what was too far ahead in one of these, as ``which_session`` calls them."""
+    return [key for key in reader.keys(Table.QUARANTINE) if key[_WHICH] in sessions]
 
 
 def far_sessions(reader: Reader) -> set[bytes]:
-    """The sessions that something is too far ahead in."""
-    return {
-        data[1:_HEAD] for _key, data in reader.items(Table.QUARANTINE) if data[:1] == Why.FAR.value
-    }
+    """The sessions that something is too far ahead in, as ``which_session`` calls them."""
+    return {key[_WHICH] for key in reader.keys(Table.QUARANTINE)} - {_NONE}
 
 
 def newest(reader: Reader) -> list[bytes]:

@@ -11,8 +11,9 @@ from cbfs.areas import TreeError
 from cbfs.model import Backend
 from cbfs.nodes import Directory, Node, Text
 from cbfs.provided import Provided, inode_for
-from cbfs.quarantine import Why, envelope_at, reason_at
+from cbfs.quarantine import Why, envelope_at, numbered, reason_at
 from cbfs.store import Table, Writer
+from cbfs.stored import u64
 from cbfs_common.limits import ENVELOPE_SIZE
 
 NAME = "quarantine"
@@ -60,32 +61,32 @@ class Quarantine:
 
     def find(self, name: str) -> Node | None:
         """See ``Provider``."""
-        key = _key(name)
+        number = _number(name)
         with self._backend.store.read() as reader:
+            key = numbered(reader, number) if number else None
             why = reason_at(reader, key) if key else None
-        return UnreadFile(key, why, self._backend) if why else None
+        return UnreadFile(key, why, self._backend) if key and why else None
 
     def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
         """See ``Provider``."""
         with self._backend.store.read() as reader:
-            keys = [
-                key for key in reader.keys(Table.QUARANTINE) if int.from_bytes(key, "big") >= start
-            ]
+            keys = list(reader.keys(Table.QUARANTINE, start=u64(start)))
         for key in keys:
             with self._backend.store.read() as reader:
                 why = reason_at(reader, key)
             if why:
-                number = int.from_bytes(key, "big")
+                number = int.from_bytes(key[:8], "big")
                 yield number + 1, f"{number:08d}{_SUFFIX}", UnreadFile(key, why, self._backend)
 
     async def remove(self, name: str, _node: Node) -> None:
         """See ``Provider``."""
-        key = _key(name)
+        number = _number(name)
 
         def change(writer: Writer) -> bool:
-            return writer.delete(Table.QUARANTINE, key)
+            key = numbered(writer, number)
+            return key is not None and writer.delete(Table.QUARANTINE, key)
 
-        if not key or not await self._backend.store.commit(change):
+        if not number or not await self._backend.store.commit(change):
             raise TreeError(errno.ENOENT)
 
     def modified(self) -> int:
@@ -104,8 +105,8 @@ class Quarantine:
             root.remove(NAME)
 
 
-def _key(name: str) -> bytes:
+def _number(name: str) -> int:
     digits = name.removesuffix(_SUFFIX)
     if not name.endswith(_SUFFIX) or not digits.isdecimal() or len(digits) != 8:
-        return b""
-    return int(digits).to_bytes(8, "big")
+        return 0
+    return int(digits)

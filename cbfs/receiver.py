@@ -5,7 +5,10 @@ the server. An envelope from somebody new waits in ``Table.INBOX`` until the dir
 the sender's name; one that cannot be read is kept in ``Table.QUARANTINE`` and tried again.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
 import trio
 
@@ -14,17 +17,17 @@ from cbfs.admission import Admission
 from cbfs.arrivals import Receiving
 from cbfs.contact import Standing
 from cbfs.context import Backoff, Context
-from cbfs.faults import contained, unharmed
+from cbfs.faults import ProgramFault, contained, unharmed
 from cbfs.intake import Incoming, Intake, Outcome, claimed_sender, is_of, set_aside
-from cbfs.model import Conversation, Message, NotYet
+from cbfs.model import Conversation, Message
 from cbfs.owed import Dues
 from cbfs.peers import Lapsed, Stopped, Unknown
-from cbfs.quarantine import Unread, Why, envelope_at, far_sessions, keep, newest, waiting_for
+from cbfs.quarantine import Why, envelope_at, far_sessions, newest, waiting_for, which_session
 from cbfs.sessions import Damaged
 from cbfs.settings import Strangers
-from cbfs.store import StoreError, Table, Writer
+from cbfs.store import StoreError, Table
 from cbfs.watch import Watch
-from cbfs_common.errors import CbfsError, CryptoError, DecodeError
+from cbfs_common.errors import CbfsError, CryptoError, DecodeError, LimitError
 from cbfs_common.limits import RECEIPT_DELAY
 from cbfs_common.message import Body, Part, decode_body
 from cbfs_common.names_client import DirectoryLies, NameChanged, NameExpired
@@ -45,11 +48,15 @@ _NOT_CONFIRMED = (
     Lapsed,
     CryptoError,
     DecodeError,
+    LimitError,
     DirectoryLies,
     NameChanged,
     NameExpired,
 )
 """What says that a sender is not who they claim to be, or that nobody can say."""
+
+IN_VAIN_MAX = 4
+"""New senders one after the other that the directory says nothing of, before it is given time."""
 
 RETRY_BATCH = 16
 """Kept envelopes that are tried again in one commit."""
@@ -82,6 +89,7 @@ class Receiver:
         self._again = again
         self._asking = asking
         self._strangers = trio.Event()
+        self._tried = b""
         with context.store.read() as reader:
             self._far = far_sessions(reader)
 
@@ -122,11 +130,12 @@ class Receiver:
                 await self._take_one_by_one(incoming)
                 return
             await self._follow_up(intake, outcome)
-            near = self._far & intake.advanced
-            self._far |= {u.session for _item, u in intake.unread if u.why is Why.FAR}
-            if not near:
-                return
             with self._context.store.read() as reader:
+                near = self._far & {which_session(reader, id_) for id_ in intake.advanced}
+                far = (unread for _item, unread in intake.unread if unread.why is Why.FAR)
+                self._far |= {which_session(reader, unread.session) for unread in far}
+                if not near:
+                    return
                 incoming = self._kept(waiting_for(reader, near)[: 4 * RETRY_BATCH])
 
     async def _take_one_by_one(self, incoming: list[Incoming]) -> None:
@@ -135,7 +144,10 @@ class Receiver:
             for item in incoming:
                 await self._take([item])
             return
-        await self._context.store.commit(lambda writer: set_aside(writer, incoming[0]))
+        with suppress(ProgramFault), contained():  # is it in what strangers have sent before?
+            await self._follow_up(*await self._commit(incoming, releasing=False))
+            return
+        await self._context.store.commit(lambda writer: set_aside(writer, incoming[0], Why.FAULT))
         self._context.problems.set("fault", _FAULT)
 
     async def _follow_up(self, intake: Intake, outcome: Outcome) -> None:
@@ -153,12 +165,15 @@ class Receiver:
         if any(item.kept is None for item in intake.strangers):
             self._strangers.set()
 
-    async def _commit(self, incoming: list[Incoming]) -> tuple[Intake, Outcome]:
+    async def _commit(
+        self, incoming: list[Incoming], *, releasing: bool = True
+    ) -> tuple[Intake, Outcome]:
         context = self._context
         receiving = self._receiving()
         async with context.sessions.lock:
             intake = Intake(context, incoming, receiving)
-            outcome = await context.store.commit(intake.write)
+            change = partial(intake.write, releasing=releasing)
+            outcome = await context.store.commit(change)
             intake.done()
         return intake, outcome
 
@@ -211,56 +226,65 @@ class Receiver:
         while True:
             self._strangers = trio.Event()
             try:
-                left = await self._meet_all()
-                self._context.problems.clear("strangers")
+                with contained():
+                    await self._meet_all()
             except CbfsError as error:
                 self._context.problems.set(
                     "strangers",
                     f"somebody new has written, and cannot be confirmed: {error.in_full}",
                 )
-                left = True
-            if left:
                 await trio.sleep(backoff.next())
                 continue
+            self._context.problems.clear("strangers")
             backoff.reset()
             await self._strangers.wait()
 
-    async def _meet_all(self) -> bool:
-        """True when something is left to be tried again."""
-        with self._context.store.read() as reader:
-            waiting = list(reader.items(Table.INBOX))
-        for key, envelope in waiting:
+    async def _meet_all(self) -> None:
+        """Raises the last error when some are left to be tried again: the next time begins with
+        those whose turn did not come."""
+        left: CbfsError | None = None
+        in_vain = 0
+        for key in self._waiting():
             try:
+                await self._meet_one(key)
+                in_vain = 0
+            except StoreError:
+                raise
+            except CbfsError as error:
+                left, in_vain, self._tried = error, in_vain + 1, key
+                if in_vain == IN_VAIN_MAX:
+                    break
+        if left is not None:
+            raise left
+
+    def _waiting(self) -> list[bytes]:
+        """The records of those who wait, from the one after the last that was tried."""
+        with self._context.store.read() as reader:
+            keys = list(reader.keys(Table.INBOX))
+        behind = bisect_right(keys, self._tried)
+        return keys[behind:] + keys[:behind]
+
+    async def _meet_one(self, key: bytes) -> None:
+        """Raises CbfsError when it is to be tried again."""
+        store = self._context.store
+        with store.read() as reader:
+            envelope = reader.get(Table.INBOX, key)
+        if envelope is None:
+            return
+        item = Incoming(envelope, (Table.INBOX, key))
+        try:
+            with contained():
                 await self._meet(envelope)
-            except NotYet:
-                return True
-            except _Unheard:
-                await self._context.store.commit(
-                    lambda writer, key=key: writer.delete(Table.INBOX, key)  # type: ignore[misc]
-                )
-                continue
-            except Stopped:
-                continue  # it waits for the user's word on the new owner of the name
-            except (
-                Unknown,
-                Lapsed,
-                CryptoError,
-                DecodeError,
-                DirectoryLies,
-                NameChanged,
-                NameExpired,
-            ):
-                await self._give_up(key, envelope)
-                continue
-            await self._take([Incoming(envelope, (Table.INBOX, key))])
-        return False
-
-    async def _give_up(self, key: bytes, envelope: bytes) -> None:
-        def change(writer: Writer) -> None:
-            writer.delete(Table.INBOX, key)
-            keep(writer, Unread(envelope, Why.LATER))
-
-        await self._context.store.commit(change)
+        except _Unheard:
+            await store.commit(lambda writer: writer.delete(Table.INBOX, key))
+        except Stopped:
+            pass  # it waits for the user's word on the new owner of the name
+        except ProgramFault:
+            await self._take_one_by_one([item])
+        except _NOT_CONFIRMED:
+            await store.commit(lambda writer: set_aside(writer, item, Why.LATER))
+        else:
+            await self._take([item])
 
     async def _meet(self, envelope: bytes) -> None:
         """Let the directory confirm who the sender is. Raises NotYet while it does not answer,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import trio
 
 from cbfs.context import Context
+from cbfs.faults import unharmed
 from cbfs.owed import Dues, load_dues
 
 LOOK_AGAIN = 3_600.0
@@ -34,7 +35,8 @@ class Reminders:
             now = self._clock()
             for peer in [peer for peer, due in self._dues.items() if due <= now]:
                 del self._dues[peer]
-                remind(peer)
+                with unharmed():
+                    remind(peer)
             wait = (min(self._dues.values(), default=now + 2**40) - now) / 1_000
             with trio.move_on_after(min(wait, LOOK_AGAIN)):
                 await self._news.wait()

@@ -16,6 +16,7 @@ from cbfs.contact import Contact
 from cbfs.context import Backoff, Context
 from cbfs.deliveries import Envelope
 from cbfs.dial import REUSE_TIME
+from cbfs.faults import contained
 from cbfs.link import Link, ServerRefused, open_link, request, request_in_order
 from cbfs.model import Message
 from cbfs.owed import Dues
@@ -122,8 +123,9 @@ class Sender:
         topic = f"to {recipient}"
         while self._has_work(recipient):
             try:
-                async with self._limiter:
-                    await self._deliver_all(recipient, backoff)
+                with contained():
+                    async with self._limiter:
+                        await self._deliver_all(recipient, backoff)
                 self._context.problems.clear(topic)
             except CbfsError as error:
                 wait = backoff.next()

@@ -109,6 +109,11 @@ class Sessions:
         """New prekeys whose secrets are on the disk."""
         self._pairs.update((pair.id, pair) for pair in pairs)
 
+    def drop_pairs(self, ids: Iterable[bytes]) -> None:
+        """These are not on the disk any more."""
+        for id_ in ids:
+            self._pairs.pop(id_, None)
+
     def choose(self, peer: str, identity: bytes | None = None) -> Session | None:
         """The session to send on: the one last received on, else the newest of one's own; ties
         go to the lower transcript hash. Only sessions between one's own keys of now and those of

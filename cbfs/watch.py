@@ -8,6 +8,7 @@ was not made here is shouted.
 
 import math
 from collections.abc import Callable
+from hashlib import blake2b
 
 import trio
 
@@ -15,6 +16,7 @@ from cbfs.asking import DirectoryDown, Polled
 from cbfs.contact import Contact, How, Standing
 from cbfs.context import Backoff, Context
 from cbfs.directory import Directory
+from cbfs.faults import contained, unharmed
 from cbfs.model import NotYet
 from cbfs.own_name import OwnName
 from cbfs.peers import Stopped
@@ -30,6 +32,9 @@ who watches the directory cannot tell by the time who looks up whom."""
 
 BUNDLES_WAITING = 64
 """Bundles of known contacts that wait to be looked at; what is more is left to the next message."""
+
+SEEN_MAX = 16_384
+"""People whose last bundle is remembered: past them all are looked at once more."""
 
 REFRESH = 86_400.0
 """Seconds after which the bundle of one's own name is fetched anew: others follow the feed from
@@ -58,6 +63,7 @@ class Watch:
 
     async def run(self) -> None:
         """Until cancelled."""
+        self._settling.clear()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._take_bundles)
             nursery.start_soon(self._refresh_own)
@@ -66,12 +72,15 @@ class Watch:
     def offer(self, name: str, bundle: bytes) -> None:
         """A bundle came in a message of this contact. Returns at once; one that was seen costs
         nothing."""
-        if bundle and self._seen.get(name) != bundle:
+        digest = blake2b(bundle, digest_size=16).digest()
+        if bundle and self._seen.get(name) != digest:
             try:
                 self._send.send_nowait((name, bundle))
             except trio.WouldBlock:
                 return
-            self._seen[name] = bundle
+            if len(self._seen) >= SEEN_MAX:
+                self._seen.clear()
+            self._seen[name] = digest
 
     async def confirm(self, shown: Shown, standing: Standing) -> Contact:
         """Make the sender of a bundle, whose succession was checked, a contact of this standing if
@@ -96,7 +105,8 @@ class Watch:
         while True:
             self._poll_now = trio.Event()
             try:
-                await self._poll()
+                with contained():
+                    await self._poll()
                 self._context.problems.clear("feed")
                 backoff.reset()
                 wait = self._soon(POLL)
@@ -132,7 +142,8 @@ class Watch:
         backoff = Backoff(self._context.random)
         while True:
             try:
-                await self._own.check()
+                with contained():
+                    await self._own.check()
                 self._context.problems.clear("own name")
                 wait = REFRESH
             except CbfsError as error:
@@ -147,16 +158,22 @@ class Watch:
     async def _take_bundles(self) -> None:
         async for name, bundle in self._receive:
             try:
-                await self._take_bundle(name, bundle)
+                with contained():
+                    await self._take_bundle(name, bundle)
                 self._context.problems.clear(f"bundle {name}")
             except DirectoryDown:
                 self._seen.pop(name, None)
             except Stopped:
                 pass  # it is said in contacts/
             except CbfsError as error:
-                self._context.problems.set(
-                    f"bundle {name}", f"a proof of {name}'s name was not believed: {error.in_full}"
-                )
+                self._disbelieve(name, error)
+
+    def _disbelieve(self, name: str, error: CbfsError) -> None:
+        known = self._context.peers.get(name)
+        if known is not None and known.standing is not Standing.STRANGER:
+            self._context.problems.set(
+                f"bundle {name}", f"a proof of {name}'s name was not believed: {error.in_full}"
+            )
 
     async def _take_bundle(self, name: str, bundle: bytes) -> None:
         """From somebody whose session is known: their own word on who they are now."""
@@ -212,7 +229,8 @@ class Watch:
             if known is None or not known.doubted:
                 break
             try:
-                await self._context.peers.look_up(name)
+                with contained():
+                    await self._context.peers.look_up(name)
             except NotYet as error:
                 self._context.problems.set(topic, f"{name} cannot be looked up: {error.in_full}")
                 wait = backoff.next()
@@ -223,7 +241,8 @@ class Watch:
                 self._context.problems.clear(topic)
             break
         self._settling.discard(name)
-        self._back()
+        with unharmed():
+            self._back()
 
     def _soon(self, mean: float) -> float:
         """Exponentially distributed seconds."""

@@ -1,0 +1,374 @@
+"""alice, whose client is real, and people of the real session code who send her what they like.
+
+``Town.run`` opens alice's client over her store and closes it again; between two runs nothing is in
+memory. The clock is trio's, which jumps."""
+
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+
+import trio
+import trio.testing
+
+from cbfs import book
+from cbfs.account import SYSTEM_RANDOM, Account, make_account, no_lock
+from cbfs.contact import Mark
+from cbfs.context import Problems
+from cbfs.directory import Directory
+from cbfs.engine import Engine, make_context, working
+from cbfs.model import Message
+from cbfs.network import Network
+from cbfs.own_name import OwnName
+from cbfs.prekeys import SECRETS_MAX
+from cbfs.quarantine import envelope_at
+from cbfs.rootfile import NO_LOCK, Protection, RootFile, make_root_file
+from cbfs.store import Reader, Table
+from cbfs.stored import read_content
+from cbfs.strangers import HELD_MAX, REQUESTS_MAX, STRANGERS_MAX
+from cbfs_common.conversation import conversation_id
+from cbfs_common.limits import (
+    INCOMPLETE_MAX,
+    QUARANTINE_MAX,
+    SESSIONS_PER_PEER,
+    WANTED_MAX,
+)
+from cbfs_common.message import Part, encode_part
+from cbfs_common.names_entry import NO_KEYS, Entry, Keys, Status
+from cbfs_common.names_evidence import encode_bundle
+from cbfs_common.names_policy import Policy, parse_policy
+from cbfs_common.names_wire import LookedUp, Lookup
+from cbfs_common.prekey import PrekeyPair, decode_prekey
+from cbfs_common.primitives import sign_public
+from cbfs_common.session import Party, Peer, Session, start
+from tests.healing_world import DirectStore
+from tests.hostile.wires import NameServer, Office, Wires
+from tests.names_liar import Liar
+from tests.names_naive import ZERO, make_policy
+from tests.test_engine import Recorder
+
+NAME_ENDS = 700 * 86_400
+"""Seconds for which a name is registered."""
+
+HOME, OTHER, NAMES = 1, 2, 3
+"""Ports."""
+
+PATIENCE = 900.0
+"""Seconds of the jumping clock in which all must be well again."""
+
+SESSION_LENGTH = 20
+"""Messages of bob's on one session, to which he gets no answers that he reads."""
+
+
+class Faults(logging.Handler):
+    """What was logged as a fault of the program: there must be none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+@dataclass
+class Person:
+    """Somebody with a name, who has alice's address. ``registered``: in the directory."""
+
+    town: "Town"
+    name: str
+    account: Account
+    registered: bool = True
+    session: Session | None = None
+
+    def __post_init__(self) -> None:
+        self._bundle = b""
+        if self.registered:
+            self.register()
+
+    def register(self) -> None:
+        """These keys are the name's."""
+        now = int(self.town.now())
+        owners = Keys(1, (sign_public(self.account.owner),))
+        profile = self.account.profile.encode()
+        self.town.liar.put(
+            Entry(
+                self.name, 1, 1, Status.ACTIVE, now + NAME_ENDS, len(self.town.liar.rounds),
+                ZERO, owners, NO_KEYS, profile,
+            )
+        )  # fmt: skip
+
+    @property
+    def bundle(self) -> bytes:
+        """The proof of the name."""
+        if not self._bundle and self.registered:
+            found = self.town.liar.honest(Lookup(self.name, 0))
+            assert isinstance(found, LookedUp)
+            self._bundle = encode_bundle(found.evidence, found.links)
+        return self._bundle
+
+    @property
+    def party(self) -> Party:
+        return self.account.party
+
+    def begin(self, record: bytes | None = None, party: Party | None = None) -> None:
+        """A new session with alice, by a prekey of hers."""
+        alice = self.town.account
+        taken = record or self.town.office.prekey(alice.profile.user_id)
+        assert taken is not None
+        peer = Peer(alice.profile.identity("alice"), alice.profile.auth)
+        self.session = start(party or self.party, peer, decode_prekey(taken), SYSTEM_RANDOM)
+
+    def seal(self, body: bytes, party: Party | None = None) -> bytes:
+        if self.session is None:
+            self.begin()
+        assert self.session is not None
+        self.session, envelope = self.session.seal(party or self.party, body, SYSTEM_RANDOM)
+        return envelope
+
+    def part(self, text: bytes, people: tuple[str, ...] = ()) -> Part:
+        """A message as an honest client writes it."""
+        people = people or tuple(sorted(("alice", self.name)))
+        return Part(
+            id=SYSTEM_RANDOM.token(16),
+            conversation=conversation_id(people, "", 0),
+            parents=(),
+            participants=people,
+            subject="",
+            date=int(self.town.now() * 1_000),
+            file_name="",
+            number=0,
+            count=1,
+            size=len(text),
+            digest=blake2b(text, digest_size=32).digest(),
+            chunk=text,
+            bundle=self.bundle,
+        )
+
+
+class Town:
+    """Everybody, and the servers."""
+
+    def __init__(self) -> None:
+        memory = Path("/dev/shm")
+        self.place = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
+        self._start = time.time()
+        self._passed = 0.0
+        self._running = False
+        self.liar = Liar(clock=self.now)
+        self.wires = Wires()
+        self.office, self.other = Office(HOME), Office(OTHER)
+        self.names = NameServer(NAMES, self.liar.answer)
+        self.wires.servers = {HOME: self.office, OTHER: self.other, NAMES: self.names}
+        self.policy: Policy = parse_policy(make_policy(self.names.address).encode())
+        self.account = self._account("alice", self.office)
+        self.alice = Person(self, "alice", self.account)
+        make_root_file(self.place / "root", Protection(), NO_LOCK, SYSTEM_RANDOM.token)
+        self.store = self._open_store()
+        self.recorder = Recorder()
+        self.contacts: set[str] = set()
+        self.problems: tuple[str, ...] = ()
+        self.written: list[bytes] = []
+        self._sent = 0
+        self.faults = Faults()
+        logging.getLogger("cbfs.faults").addHandler(self.faults)
+        self.bob = self.person("bob")
+
+    def close(self) -> None:
+        logging.getLogger("cbfs.faults").removeHandler(self.faults)
+        self.store.close()
+        shutil.rmtree(self.place)
+
+    def now(self) -> float:
+        """Seconds since 1970."""
+        return self._start + (trio.current_time() if self._running else 0) + self._passed
+
+    def _account(self, name: str, office: Office) -> Account:
+        return make_account(
+            name, office.address, make_policy(self.names.address).encode(), SYSTEM_RANDOM
+        )
+
+    def person(self, name: str, *, registered: bool = True) -> Person:
+        """Somebody new, at the other server."""
+        return Person(self, name, self._account(name, self.other), registered)
+
+    def _open_store(self) -> DirectStore:
+        root = RootFile(self.place / "root", no_lock, SYSTEM_RANDOM.token)
+        return DirectStore(self.place / "store", root, SYSTEM_RANDOM)
+
+    def reopen(self) -> None:
+        """Nothing that is not on the disk is left."""
+        self.store.close()
+        self.store = self._open_store()
+
+    # runs
+
+    def run(self, body: Callable[[Engine], Awaitable[None]]) -> None:
+        """Mount, do it, and unmount."""
+        clock = trio.testing.MockClock(autojump_threshold=0)
+        self._running = True
+
+        async def go() -> None:
+            try:
+                async with self._client() as engine:
+                    await body(engine)
+                    self.problems = engine.report().problems
+            finally:
+                self._passed += trio.current_time()
+                self._running = False
+
+        trio.run(go, clock=clock)
+
+    @asynccontextmanager
+    async def _client(self) -> AsyncIterator[Engine]:
+        async with trio.open_nursery() as nursery:
+            self.wires.nursery = nursery
+            directory = self._directory()
+            context = make_context(
+                self.store, self.account, directory, self.wires, Problems(_nothing)
+            )
+            context = replace(context, clock=lambda: int(self.now() * 1_000))
+            own = OwnName(self.store, directory, "alice", _nothing)
+            network = Network(self.wires, None)
+            async with working(context, network, directory, own) as engine:
+                engine.attach(self.recorder)
+                yield engine
+            nursery.cancel_scope.cancel()
+
+    def _directory(self) -> Directory:
+        def load() -> bytes | None:
+            with self.store.read() as reader:
+                return reader.get(Table.META, b"directory")
+
+        async def keep(state: bytes) -> None:
+            await self.store.commit(lambda writer: writer.put(Table.META, b"directory", state))
+
+        return Directory(self.wires, self.policy, load, keep, self.now, SYSTEM_RANDOM)
+
+    async def until(self, look: Callable[[], bool], what: str) -> None:
+        """Until it is so, on the jumping clock."""
+        with trio.move_on_after(PATIENCE):
+            while not look():
+                await trio.sleep(1)
+        assert look(), f"waited in vain for {what}; {self.problems}"
+
+    # what must be so whatever anybody does
+
+    def send_good(self) -> bytes:
+        """bob writes to alice."""
+        text = b"good %d" % len(self.written)
+        self.written.append(text)
+        if self._sent % SESSION_LENGTH == 0:
+            self.bob.begin()
+        self._sent += 1
+        self.send(self.bob.seal(encode_part(self.bob.part(text))))
+        return text
+
+    def send(self, envelope: bytes) -> None:
+        """Into alice's mailbox."""
+        self.office.put(self.account.profile.user_id, envelope)
+
+    @property
+    def mailbox(self) -> dict[bytes, bytes]:
+        return self.office.box(self.account.profile.user_id)
+
+    def begin(self) -> None:
+        """alice has her prekeys at the server, and bob is known."""
+
+        async def meet(engine: Engine) -> None:
+            await self.until(
+                lambda: len(self.office.prekeys.get(self.alice_id, ())) > 50, "prekeys"
+            )
+            await self.know(engine, "bob")
+
+        self.run(meet)
+
+    @property
+    def alice_id(self) -> bytes:
+        return self.account.profile.user_id
+
+    async def know(self, engine: Engine, name: str) -> None:
+        """alice writes to them, as it were."""
+        await engine._context.peers.find_all([name])
+        self.contacts.add(name)
+
+    async def block(self, engine: Engine, name: str) -> None:
+        await self.know(engine, name)
+        await engine.mark(name, Mark.BLOCKED, on=True)
+
+    def check(self) -> None:
+        """A good message arrives, the mailbox drains, and nothing is too much. The next call finds
+        a client that was opened anew."""
+        self.office.pushed.clear()
+        text = self.send_good()
+
+        async def settle(engine: Engine) -> None:
+            await self.until(lambda: text in self.texts("bob"), f"{text!r}")
+            await self.until(lambda: not self.mailbox, "the mailbox to be empty")
+            await trio.sleep(60)  # what meets strangers, and what follows
+            assert not self.mailbox
+
+        self.run(settle)
+        self.reopen()
+        twice = [id_ for id_, count in self.office.pushed.items() if count > 1]
+        assert not twice, "an envelope was pushed again: it was not handled"
+        assert not self.faults.texts, "\n".join(self.faults.texts)
+        self.check_store()
+
+    def check_store(self) -> None:
+        """What is shown is whose it says, once, and nothing has grown past its limit."""
+        shown = [(m.conversation, m.sender, m.id) for m in self.messages()]
+        assert len(set(shown)) == len(shown)
+        texts = self.texts("bob")
+        assert len(set(texts)) == len(texts)
+        assert set(texts) <= set(self.written), "bob did not write that"
+        assert not any("directory" in line for line in self.problems), self.problems
+        with self.store.read() as reader:
+            self._check_bounds(reader)
+
+    def _check_bounds(self, reader: Reader) -> None:
+        kept = [envelope_at(reader, key) for key in reader.keys(Table.QUARANTINE)]
+        assert len(set(kept)) == len(kept) <= QUARANTINE_MAX
+        people = reader.count(Table.PEERS)
+        assert people <= STRANGERS_MAX + 2 * len(self.liar.entries)
+        for table, most in (
+            (Table.INBOX, QUARANTINE_MAX),
+            (Table.SESSIONS, SESSIONS_PER_PEER * people),
+            (Table.PREKEYS, SECRETS_MAX),
+            (Table.REQUESTS, REQUESTS_MAX * HELD_MAX),
+            (Table.PARTS, INCOMPLETE_MAX * people),
+            (Table.OWED, 2 * WANTED_MAX * people + len(self.messages())),
+        ):
+            assert reader.count(table) <= most, table
+
+    def messages(self) -> list[Message]:
+        """All that are shown."""
+        with self.store.read() as reader:
+            return [
+                message
+                for conversation in book.load_conversations(reader)
+                for message in book.load_messages(reader, conversation)
+            ]
+
+    def texts(self, sender: str) -> list[bytes]:
+        """What somebody's messages say."""
+        with self.store.read() as reader:
+            return [
+                read_content(reader, message.content, 0, message.content.size)
+                for message in self.messages()
+                if message.sender == sender
+            ]
+
+    def pairs(self) -> list[PrekeyPair]:
+        """alice's prekeys, with their secrets: used ones are not there any more."""
+        with self.store.read() as reader:
+            return [PrekeyPair.decode(data) for _key, data in reader.items(Table.PREKEYS)]
+
+
+def _nothing(*_arguments: object) -> None:
+    pass
