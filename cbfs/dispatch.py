@@ -10,8 +10,9 @@ from cbfs.areas import Area
 from cbfs.drafts import Drafts
 from cbfs.error_files import ErrorFiles
 from cbfs.model import Backend, Content, Conversation, Message, NotYet, Outgoing, Refused
+from cbfs.moved import take_along
 from cbfs.naming import free_name
-from cbfs.nodes import Directory, File, Link, Node, Parcel, Sending, encode_record, state_of
+from cbfs.nodes import Directory, File, Link, Node, Parcel, Sending, state_of
 from cbfs.outbox import METADATA, Hold
 from cbfs.parcels import clear, drop, pack, seal, taking_out
 from cbfs.showing import Showing
@@ -171,15 +172,11 @@ class Dispatch:
         if folder.conversation is None:
             people, subject, lifetime = self._drafts.begun(folder_name, folder)
         take_out = _taking_out(node) if isinstance(node, File) else taking_out(node, content)
-        others = [
-            other
-            for other in folder.entries.values()
-            if isinstance(other, File | Link | Directory) and other != node
-        ]
 
         def consume(writer: Writer, conversation: Conversation) -> None:
             take_out(writer)
-            _take_along(writer, conversation, folder, others)
+            if folder.conversation is None:
+                take_along(writer, folder.key, conversation.outbox_inode + FIRST_STORED)
 
         return Outgoing(
             folder.conversation,
@@ -299,19 +296,3 @@ def _taking_out(file: File) -> Callable[[Writer], None]:
         writer.delete(Table.NODES, u64(file.inode))
 
     return change
-
-
-def _take_along(
-    writer: Writer,
-    conversation: Conversation,
-    folder: Directory,
-    others: list[File | Link | Directory],
-) -> None:
-    """In the same transaction: the others in a folder that has no conversation yet belong to the
-    one that has begun."""
-    if folder.conversation is not None:
-        return
-    writer.delete(Table.NODES, u64(folder.inode))
-    parent = conversation.outbox_inode + FIRST_STORED
-    for node in others:
-        writer.put(Table.NODES, u64(node.inode), encode_record(node, (folder.key, parent)))

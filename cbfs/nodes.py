@@ -322,16 +322,11 @@ class File(Node):
         self.draft.write(0, data, lambda _index: b"")
 
 
-def encode_record(
-    node: Node, moved: tuple[int, int] = (0, 0), without: frozenset[int] = frozenset()
-) -> bytes:
-    """What the store keeps of a Directory, File or Link. ``moved``: names in the folder of the
-    first key are written as names in that of the second; ``without`` those in folders of such
-    keys."""
+def encode_record(node: Node, without: frozenset[int] = frozenset()) -> bytes:
+    """What the store keeps of a Directory, File or Link, but for its names in folders of the keys
+    ``without``."""
     names = sorted(
-        [moved[1] if directory.key == moved[0] else directory.key, name]
-        for directory, name in node.names
-        if directory.key not in without
+        [directory.key, name] for directory, name in node.names if directory.key not in without
     )
     if isinstance(node, File):
         return _file_record(names, node.mode, node.mtime_ns, node.content)
@@ -367,6 +362,16 @@ def decode_record(inode: int, data: bytes) -> tuple[Node, list[tuple[int, str]]]
         node = Directory(inode, Area.KEPT, mtime_ns, mode=mode)
         node.recorded = True
     return node, [(key, name) for key, name in names]
+
+
+def in_another_folder(data: bytes, old: int, new: int) -> bytes | None:
+    """The record with its names in the folder of key ``old`` as names in that of ``new``; None when
+    it has none there. Raises DecodeError."""
+    kind, names, *rest = unpack(data, str, list, int, int, list, str)
+    if all(key != old for key, _name in names):
+        return None
+    moved = sorted([new if key == old else key, name] for key, name in names)
+    return pack(kind, moved, *rest)
 
 
 async def settle(*nodes: Node | None) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from cbfs.contents import drop_scratch, own_contents
 from cbfs.metadata_file import is_place
+from cbfs.moved import forget_moved, load_moved
 from cbfs.naming import free_name
 from cbfs.nodes import Directory, File, Node, decode_record, encode_record, put_into
 from cbfs.store import Table, Writer
@@ -22,8 +23,10 @@ def restore(tree: Tree) -> Callable[[Writer], None]:
         for record, data in reader.items(Table.NODES):
             inode = int.from_bytes(record, "big")
             nodes[inode] = decode_record(inode, data)
+        moved = load_moved(reader)
     places: dict[int, Directory] = {ROOT: tree.root, OUTBOX: tree.outbox, UI_INFO: tree.ui_info}
     places |= {drafts.key: drafts for drafts in tree.drafts()}
+    places |= {old: places[new] for old, new in moved.items() if new in places}
     left = dict(nodes)
     while reached := [i for i, (_n, names) in left.items() if any(k in places for k, _ in names)]:
         for inode in reached:
@@ -32,7 +35,7 @@ def restore(tree: Tree) -> Callable[[Writer], None]:
                 if key in places and not is_place(places[key], name):
                     free = free_name(name, places[key].entries.__contains__)
                     places[key].add(free, node)
-                    renamed += [node] if free != name else []
+                    renamed += [node] if free != name or key in moved else []
             if isinstance(node, Directory) and node.names:
                 put_into(node, next(iter(node.names))[0])
                 places[inode] = node
@@ -40,8 +43,9 @@ def restore(tree: Tree) -> Callable[[Writer], None]:
 
     def forget(writer: Writer) -> None:
         drop_scratch(writer)
-        for moved in renamed:
-            writer.put(Table.NODES, u64(moved.inode), encode_record(moved))
+        forget_moved(writer)
+        for each in renamed:
+            writer.put(Table.NODES, u64(each.inode), encode_record(each))
         for inode, (node, _names) in left.items():
             writer.delete(Table.NODES, u64(inode))
             if isinstance(node, File) and node.content:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cbfs import courier
+from cbfs.model import Message, Outgoing
 from cbfs.nodes import Link, Node
 from tests import fake_backend
 from tests.test_tree import Mount, run, until
@@ -93,3 +94,34 @@ def test_a_name_that_was_nobodys_is_asked_for_again(
         await until(lambda: [data for _message, data in mount.backend.sent] == contents)
 
     run(tmp_path, body)
+
+
+def test_what_is_saved_while_a_conversation_begins_outlives_a_restart(tmp_path: Path) -> None:
+    """Before, in and after the transaction, in which the folder becomes that of the
+    conversation."""
+    names = {"before.tmp", "meanwhile.tmp", "after.tmp"}
+
+    async def begin(mount: Mount) -> None:
+        folder, send = await mount.tree.mkdir(mount.tree.outbox, "bob"), mount.backend.send
+        await mount.save(folder, "before.tmp", b"before.tmp")
+
+        async def slow(outgoing: Outgoing) -> Message:
+            await mount.save(folder, "meanwhile.tmp", b"meanwhile.tmp")
+            message = await send(outgoing)
+            await mount.save(folder, "after.tmp", b"after.tmp")
+            return message
+
+        mount.backend.send = slow  # type: ignore[method-assign]
+        await mount.save(folder, "first", b"first")
+        await until(lambda: folder.alias is not None)
+
+    async def look(mount: Mount) -> None:
+        folders = [folder for folder in mount.tree.drafts() if folder.entries]
+        (folder,) = [folder for folder in folders if names & set(folder.entries)]
+        assert {name: mount.read(folder.entries[name]) for name in names} == {
+            name: name.encode() for name in names
+        }
+
+    run(tmp_path, begin)
+    for _ in range(2):
+        run(tmp_path, look)
