@@ -31,6 +31,7 @@ from cbfs_names.service import Service
 from cbfs_names.sockets import listen, listening_port, serve
 from cbfs_names.store import Store
 from cbfs_names.terms import add_terms, chosen_terms
+from cbfs_names.timekeeping import Timekeeper
 from cbfs_names.tools import add_audit, add_invite, add_key, read_text
 
 PROGRAM = "cbfs-names"
@@ -125,11 +126,22 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="your word that DIR is no old copy: do not wait until peers have said so",
     )
+    parser.add_argument(
+        "--clock-is-right",
+        action="store_true",
+        help="your word that this computer's clock is right, when the log says that it has jumped",
+    )
     add_terms(parser)
     add_log(parser)
     parser.add_argument("--verbose", action="store_true", help="log rounds as well")
     add_options(parser)
     options = parser.parse_args(arguments)
+    _check(parser, options)
+    return options
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exits with 2 when what was said does not go together."""
     if (options.sequencer or options.verifier) != (options.config is not None):
         parser.error("--config goes with --sequencer or --verifier")
     if (options.store_is_current or options.first_config) and options.config is None:
@@ -138,7 +150,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("with --config, registration and short stand in FILE")
     if not options.verifier and (options.sequencer_url or options.peer):
         parser.error("--sequencer-url and --peer go with --verifier")
-    return options
 
 
 def _tool(given: list[str]) -> None:
@@ -164,12 +175,13 @@ def _starter(options: argparse.Namespace, directory: Path, keys: Keys, random: R
     if options.config is None:
         terms = chosen_terms(options, directory, random)
         config = keys.config(terms or Terms())
-        return Start(config, lambda store: _service(store, config, keys, terms))
+        right = options.clock_is_right
+        return Start(config, lambda store: _service(store, config, keys, terms, right))
     file = parse_config(read_text(options.config))
     url = options.sequencer_url
     sequencer = None if url is None else parse_address(url, SCHEME)
     peers = tuple(parse_address(peer, SCHEME) for peer in options.peer)
-    place = Beside(file, sequencer, peers, options.store_is_current)
+    place = Beside(file, sequencer, peers, options.store_is_current, options.clock_is_right)
     role = SequencerRole if options.sequencer else VerifierRole
     first = file.config
     if options.first_config is not None:
@@ -251,17 +263,22 @@ async def _reached(onion: Onion | None, public: Place, port: int) -> AsyncIterat
         yield Place(host, PORT)
 
 
-def _service(store: Store, config: Config, keys: Keys, terms: Terms | None) -> Service:
+def _service(
+    store: Store, config: Config, keys: Keys, terms: Terms | None, clock_is_right: bool
+) -> Service:
+    timekeeper = Timekeeper(store, is_right=clock_is_right)
     name = dict(config.witnesses)[VERIFIER].name
     core = Embedded(store, keys.log, keys.verifier, name)
     now = int(time.time())
     head = core.start(now)
-    if terms is not None:
+    if terms is not None and timekeeper.doubted:
+        _log.error("the terms stay as they were: this computer's clock has jumped ahead")
+    elif terms is not None:
         changed = core.change_terms(terms, now)
         if changed is not None:
             _log.warning("the terms have changed: give clients the new policy file")
             head = changed
-    return Service(store, EmbeddedCore(core, head), time.time, head)
+    return Service(store, EmbeddedCore(core, head), time.time, head, timekeeper)
 
 
 async def _serve(

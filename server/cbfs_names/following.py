@@ -29,6 +29,7 @@ from cbfs_names.peers import Peers, Watch
 from cbfs_names.published import fetch, fetch_published, offered, page_of, published
 from cbfs_names.replay import config_now
 from cbfs_names.store import Store
+from cbfs_names.timekeeping import Timekeeper
 from cbfs_names.verifier import Diverged, Verifier, checkpoint_at
 
 _log = logging.getLogger(__name__)
@@ -47,8 +48,11 @@ class Follower:
         data: Path,
         clock: Callable[[], float],
         random: Random,
+        timekeeper: Timekeeper | None = None,
     ) -> None:
-        """``seed`` (32) of the cosigning ``key``; ``data``: where evidence is left."""
+        """``seed`` (32) of the cosigning ``key``; ``data``: where evidence is left. ``timekeeper``
+        says when proposals have to wait."""
+        self._timekeeper = timekeeper
         self.on_head: Callable[[Head], None] = lambda head: None
         self._store = store
         self.verifier = Verifier(store, seed, key.name)
@@ -156,6 +160,9 @@ class Follower:
     async def _consider(self, link: PeerLink, offer: Offer, size: int) -> bytes:
         """A proposal: cosigned or refused. Its leaf hash, or empty to be asked again: an old one
         that nobody has cosigned yet may be one that others have locked, who are still to say so."""
+        if self._timekeeper is not None and await trio.to_thread.run_sync(self._timekeeper.look):
+            await trio.sleep(RETRY_PAUSE)  # a refusal would bind it for good
+            return b""
         block = await fetch(link, size, offer.leaf)
         now = int(self._clock())
         vouched = self._vouched(offer.votes, block, now)

@@ -7,6 +7,9 @@ HANDSHAKE_TIMEOUT = 30
 IDLE_TIMEOUT = 60
 WRITE_TIMEOUT = 60
 
+MARK_PERIOD = 3_600
+"""How often the time is noted for the next start."""
+
 PENDING_MAX = 4_096
 """Operations that wait for a round, of everybody."""
 

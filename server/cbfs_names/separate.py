@@ -29,6 +29,7 @@ from cbfs_names.replay import config_now
 from cbfs_names.sequencer import Sequencer
 from cbfs_names.service import Service
 from cbfs_names.store import Store
+from cbfs_names.timekeeping import Timekeeper
 from cbfs_names.waiting import Waiting
 
 _log = logging.getLogger(__name__)
@@ -55,12 +56,14 @@ def _warn(store: Store, given: Config) -> None:
 @dataclass(frozen=True, slots=True)
 class Beside:
     """A configuration file, and where the others are, which the file may say. ``current``: the
-    operator's word that the store is no old copy."""
+    operator's word that the store is no old copy. ``clock_is_right``: the same of the clock, after
+    it has jumped."""
 
     file: ConfigFile
     sequencer: Address | None
     peers: tuple[Address, ...]
     current: bool
+    clock_is_right: bool = False
 
     def others(self, sequencer: Address | None, own: str) -> Peers:
         """Everybody but the verifier ``own``."""
@@ -81,7 +84,8 @@ class SequencerRole:
         sequencer = Sequencer(store, keys.log)
         recovery = Recovery(store, sequencer, place.others(None, ""), random)
         self._panel = Panel(store, sequencer, recovery.run, data, time.time)
-        self._service = Service(store, self._panel, time.time)
+        timekeeper = Timekeeper(store, is_right=place.clock_is_right)
+        self._service = Service(store, self._panel, time.time, timekeeper=timekeeper)
         self._panel.on_head = self._service.publish
         self._panel.on_receipted = self._service.take
 
@@ -131,7 +135,15 @@ class VerifierRole:
         self._store = store
         self._answers: Answers | None = None
         self._follower = Follower(
-            store, keys.verifier, found[1], sequencer, peers, data, clock, random
+            store,
+            keys.verifier,
+            found[1],
+            sequencer,
+            peers,
+            data,
+            clock,
+            random,
+            Timekeeper(store, clock, is_right=place.clock_is_right),
         )
         self._receipts = Receipts(
             store, self._follower.verifier, keys.verifier, sequencer, clock, random

@@ -24,6 +24,7 @@ from cbfs_names.heads import Head, Outcome
 from cbfs_names.limits import PENDING_MAX, QUORUM_PATIENCE
 from cbfs_names.logs import keep_going
 from cbfs_names.store import Store
+from cbfs_names.timekeeping import Timekeeper
 from cbfs_names.waiting import Waiting
 
 _log = logging.getLogger(__name__)
@@ -52,10 +53,16 @@ class Service:
     """Answers requests. ``run`` must be running for operations to be answered."""
 
     def __init__(
-        self, store: Store, core: Core, clock: Callable[[], float], head: Head | None = None
+        self,
+        store: Store,
+        core: Core,
+        clock: Callable[[], float],
+        head: Head | None = None,
+        timekeeper: Timekeeper | None = None,
     ) -> None:
         """``clock`` gives seconds since 1970. ``head``: the newest one, if it is known before
-        ``run``; until then nothing is answered."""
+        ``run``; until then nothing is answered. ``timekeeper`` says when there are no rounds."""
+        self._timekeeper = timekeeper
         self._store = store
         self._core = core
         self._clock = clock
@@ -134,7 +141,12 @@ class Service:
         self._wake = trio.Event()
         now = int(self._clock())
         pending = list(self._pending)
-        if pending:
+        if self._timekeeper is not None and await trio.to_thread.run_sync(self._timekeeper.look):
+            if pending:
+                _log.error("no rounds are made: this computer's clock has jumped ahead")
+            for operation in pending:
+                self._pending.pop(operation).settle(encode_reply(Refused(Refusal.STOPPED)))
+        elif pending:
             outcome = await self._core.round(pending, now)
             if outcome.head is not None:
                 self.publish(outcome.head)

@@ -19,11 +19,13 @@ import lmdb
 
 from cbfs_common.checked import with_check
 from cbfs_common.disk_errors import hint_of, reason_of
+from cbfs_common.errors import DecodeError
 from cbfs_common.names_config import config_of
 from cbfs_common.names_entry import Round, entry_hash
 from cbfs_common.names_layout import Fields, short
 from cbfs_common.names_operations import Link, read_link
 from cbfs_names.block import Block, decode_block, decode_block_round
+from cbfs_names.calendar import Mark, decode_mark
 from cbfs_names.durable import built
 from cbfs_names.limits import MAP_SIZE, MAP_SIZE_LEAST
 from cbfs_names.replay import Committed, Transition
@@ -31,6 +33,7 @@ from cbfs_names.tables import DAMAGED, Cursor, StoreError, Table, opened
 from cbfs_names.tree import Leaf, prefix
 
 _HEAD = b"head"  # META: the newest published head, a signed note
+_CLOCK = b"clock"  # META: see ``calendar.Mark``
 _ABSTAIN = b"abstain"  # META: round u64 | checkpoint, see ``abstains``
 
 
@@ -223,6 +226,14 @@ class Snapshot:
                 raise StoreError("an entry's history is damaged", DAMAGED)
             yield read_link(Fields(record, "a link"))
 
+    def mark(self) -> Mark | None:
+        """Of the time, as it was noted last."""
+        found = self.get(Table.META, _CLOCK)
+        try:
+            return None if found is None else decode_mark(found)
+        except DecodeError as error:
+            raise StoreError("a record of the store is damaged", DAMAGED) from error
+
     def lock(self, round_: int) -> bytes | None:
         """The leaf hash (32) that this verifier has locked for a round."""
         return self.get(Table.LOCKS, _number(round_))
@@ -277,6 +288,10 @@ class Writer(Snapshot):
             record += short(made.invite) + short(made.granted.encode("ascii"))
             self._put(Table.COMMITS, commitment, record)
             self._put(Table.COMMIT_TIMES, _number(made.time) + commitment, b"")
+
+    def put_mark(self, mark: Mark) -> None:
+        """Note the time."""
+        self._put(Table.META, _CLOCK, mark.encode())
 
     def begin(self, config: str) -> None:
         """The configuration in force from the first round on."""

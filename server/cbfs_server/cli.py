@@ -7,7 +7,6 @@ import os
 import resource
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -23,20 +22,17 @@ from cbfs_common.profile import Address
 from cbfs_server import host
 from cbfs_server.durable import make_directory, write_file
 from cbfs_server.host import Place
+from cbfs_server.house import House
 from cbfs_server.limits import (
     ACCOUNTS_MAX,
-    EXPIRY_PERIOD,
-    FREE_MIN,
-    HOUSEKEEPING_PERIOD,
     MAILBOX_MAX,
     READ_SIZE,
 )
 from cbfs_server.logs import Handler, add_log, keep_going, log_to
 from cbfs_server.onion import Onion, add_options, chosen, published
 from cbfs_server.push import Pusher
-from cbfs_server.service import DAY, Service, expire
 from cbfs_server.sockets import Server
-from cbfs_server.store import Store, StoreError
+from cbfs_server.store import Store
 
 PROGRAM = "cbfs"
 """How its errors begin: a mount that runs a server looks for them."""
@@ -210,13 +206,11 @@ async def serve(
                     if options.own is not None:
                         nursery.start_soon(_end_of_input, nursery.cancel_scope)
                     pusher = Pusher(store)
-                    services = []
+                    house = House(store, data)
                     for listener, accounts in listeners:
-                        service = Service(store, pusher, time.time, options.mailbox, accounts)
+                        service = house.service(pusher, options.mailbox, accounts)
                         Server(secret, random, service, pusher, nursery).start(listener)
-                        services.append(service)
-                    house = partial(_keep_house, store, services, data)
-                    nursery.start_soon(keep_going, "housekeeping", house)
+                    nursery.start_soon(keep_going, "housekeeping", house.keep)
                     async with _reached(options, onion, public.getsockname()[1]) as where:
                         print(Address(dh_public(secret), *where).url(), flush=True)
                         await trio.sleep_forever()
@@ -230,31 +224,6 @@ async def _end_of_input(scope: trio.CancelScope) -> None:
     while os.read(STDIN, READ_SIZE):
         await trio.lowlevel.wait_readable(STDIN)
     scope.cancel()
-
-
-async def _keep_house(store: Store, services: list[Service], data: Path) -> None:
-    """Watch the disk's free space, and forget what is too old."""
-    next_expiry = trio.current_time()
-    while True:
-        usage = await trio.to_thread.run_sync(os.statvfs, data)
-        full = usage.f_bavail * usage.f_frsize < FREE_MIN
-        if full != services[0].full:
-            _log.warning("the disk is full: nothing is taken in" if full else "disk space again")
-        for service in services:
-            service.full = full
-        if trio.current_time() >= next_expiry:
-            next_expiry += EXPIRY_PERIOD
-            await _expire(store, int(time.time()) // DAY)
-        await trio.sleep(HOUSEKEEPING_PERIOD)
-
-
-async def _expire(store: Store, today: int) -> None:
-    start: bytes | None = b""
-    try:
-        while start is not None:
-            start = await store.commit(partial(expire, start=start, today=today))
-    except StoreError as error:
-        _log.error("old envelopes stay: %s", error.in_full)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -59,3 +59,6 @@ EXPIRY_PERIOD = 6 * 3_600
 EXPIRY_BATCH = 256
 """How often the mailboxes are searched for what is too old, and how many accounts or envelopes
 one transaction of that search handles."""
+
+MARK_PERIOD = 3_600
+"""How often the server's time is noted for its next life."""

@@ -5,7 +5,9 @@ something become one change of the store and are answered when that is on the di
 """
 
 import logging
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Any
 
@@ -60,8 +62,9 @@ Change = Callable[[Writer], AnyReply]
 
 
 class Service:
-    """Answers requests of clients whose keys are proved. ``clock`` gives seconds since 1970;
-    ``mailbox`` envelopes are kept for each of at most ``accounts``."""
+    """Answers requests of clients whose keys are proved. ``clock`` gives seconds since 1970, and
+    ``lived`` those by which mail grows old, when that is another; ``mailbox`` envelopes are kept
+    for each of at most ``accounts``."""
 
     def __init__(
         self,
@@ -70,12 +73,14 @@ class Service:
         clock: Callable[[], float],
         mailbox: int = MAILBOX_MAX,
         accounts: int = ACCOUNTS_MAX,
+        lived: Callable[[], float] | None = None,
     ) -> None:
         self.full = False
         """The disk is: nothing more is taken in."""
         self._store = store
         self._pusher = pusher
         self._clock = clock
+        self._lived = lived or clock
         self._mailbox = mailbox
         self._accounts = accounts
         self._takes = Takes()
@@ -148,7 +153,7 @@ class Service:
 
     def _deliver(self, _user: bytes, request: Deliver) -> Change:
         id = envelope_id(request.envelope)
-        day = int(self._clock()) // DAY
+        day = int(self._lived()) // DAY
 
         def change(writer: Writer) -> AnyReply:
             account = writer.account(request.user_id)
@@ -173,7 +178,7 @@ class Service:
             if writer.account(user) is None:
                 return _REPLIES[Code.UNKNOWN_USER]
             fresh = _first_fresh(writer, user, now)
-            if fresh is not None and self._takes.may_take(user, now):
+            if fresh is not None and self._takes.may_take(user, time.monotonic()):
                 writer.delete_prekey(user, fresh)
                 return PrekeyRecord(fresh)
             for record in writer.prekeys(user, PrekeyKind.LAST_RESORT):
@@ -194,10 +199,11 @@ class Service:
             one_time = list(writer.prekeys(user, PrekeyKind.ONE_TIME))
             last_resort = list(writer.prekeys(user, PrekeyKind.LAST_RESORT))
             new_last = [r for r in request.records if r[16] == PrekeyKind.LAST_RESORT]
-            gone = [r for r in one_time if request.replace or expiry(r) <= now]
-            kept = {r[:16] for r in one_time} - {r[:16] for r in gone}
+            gone = one_time if request.replace else []
             new = {r[:16] for r in request.records if r[16] == PrekeyKind.ONE_TIME}
-            if len(kept | new) > PREKEYS_MAX or len(new_last) > 1:
+            if _count_all(one_time, gone, new) > PREKEYS_MAX:  # those that seem to be over go first
+                gone = [r for r in one_time if request.replace or expiry(r) <= now]
+            if _count_all(one_time, gone, new) > PREKEYS_MAX or len(new_last) > 1:
                 return _REPLIES[Code.TOO_MANY]
             if new_last or request.replace:
                 gone += last_resort
@@ -222,17 +228,14 @@ class Service:
 
 
 def _first_fresh(writer: Writer, user: bytes, now: float) -> bytes | None:
-    """A one-time prekey that has not expired; those before it are forgotten."""
-    expired = []
-    fresh = None
-    for record in writer.prekeys(user, PrekeyKind.ONE_TIME):
-        if expiry(record) > now:
-            fresh = record
-            break
-        expired.append(record)
-    for record in expired:
-        writer.delete_prekey(user, record)
-    return fresh
+    """A one-time prekey that has not expired. The others stay: the clock may be wrong."""
+    prekeys = writer.prekeys(user, PrekeyKind.ONE_TIME)
+    return next((record for record in prekeys if expiry(record) > now), None)
+
+
+def _count_all(known: list[bytes], gone: list[bytes], new: set[bytes]) -> int:
+    """How many prekeys there are afterwards."""
+    return len({r[:16] for r in known} - {r[:16] for r in gone} | new)
 
 
 def _list(reader: Reader, user: bytes, after: bytes) -> AnyReply:
@@ -269,9 +272,20 @@ def _delete_account(user: bytes, _request: DeleteAccount) -> Change:
     return change
 
 
-def expire(writer: Writer, start: bytes, today: int) -> bytes | None:
+@dataclass(slots=True)
+class Expired:
+    """What was forgotten: so many envelopes, of so many accounts."""
+
+    envelopes: int = 0
+    accounts: int = 0
+
+
+def expire(
+    writer: Writer, start: bytes, today: int, counted: Expired | None = None
+) -> bytes | None:
     """Forget envelopes of more than RETENTION_DAYS, a batch of accounts from ``start`` on. Gives
-    where to go on, None at the end. ``today`` is in days since 1970."""
+    where to go on, None at the end. ``today`` is a day of what the server has lived; what goes is
+    ``counted``."""
     budget = EXPIRY_BATCH
     users = writer.users(start, EXPIRY_BATCH)
     for user in users:
@@ -283,6 +297,9 @@ def expire(writer: Writer, start: bytes, today: int) -> bytes | None:
         for entry in old:
             writer.delete_entry(user, entry.serial, entry.id)
         budget -= len(old)
+        if counted is not None and old:
+            counted.envelopes += len(old)
+            counted.accounts += 1
         if budget == 0:
             return user
     return users[-1] + b"\0" if len(users) == EXPIRY_BATCH else None

@@ -4,8 +4,10 @@
     prekeys     user 32 | kind 1 | id 16    the signed record
     order       user 32 | serial u64        day u32 | envelope id 16
     mail        user 32 | envelope id 16    serial u64 | envelope
+    meta        clock                       see ``calendar.Mark``
 
-Serials count within one mailbox, and a day is all that is kept of an envelope's arrival: the
+Serials count within one mailbox, and a day, of the server's life, is all that is kept of an
+envelope's arrival: the
 order in a mailbox is kept because ratchets need it, times and the order between mailboxes are not.
 Every record has a check value behind it (``cbfs_common.checked``), so that what a disk has changed
 is found out when it is read.
@@ -36,6 +38,7 @@ from cbfs_common.checked import with_check, without_check
 from cbfs_common.disk_errors import hint_of, reason_of
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.requests import PREKEY_ID_SIZE, PrekeyKind
+from cbfs_server.calendar import Mark, decode_mark
 from cbfs_server.durable import built
 from cbfs_server.limits import GROUP_MAX, MAP_SIZE, MAP_SIZE_LEAST
 from cbfs_server.logs import tell_fault
@@ -46,6 +49,7 @@ _ACCOUNT = struct.Struct(">QI")
 _SERIAL = struct.Struct(">Q")
 _ORDER = struct.Struct(">I16s")
 _USER_SIZE = 32
+_CLOCK = b"clock"
 _DAMAGED = "check the disk; cbfs-server(8) says under FILES what to do about the store"
 _EXPIRES = slice(PREKEY_ID_SIZE + 1, PREKEY_ID_SIZE + 9)
 
@@ -128,6 +132,14 @@ class Reader:
         """Up to ``most`` users from ``start`` on, in the order of their keys."""
         return [user for user, _ in islice(self._items(self._tables.accounts, b"", start), most)]
 
+    def mark(self) -> Mark | None:
+        """Of the server's time, as it was noted last."""
+        found = self._get(self._tables.meta, _CLOCK)
+        try:
+            return None if found is None else decode_mark(found)
+        except DecodeError as error:
+            raise StoreError("a record of the store is damaged", _DAMAGED) from error
+
     def prekeys(self, user: bytes, kind: PrekeyKind) -> Iterator[bytes]:
         """The records of that kind."""
         prefix, table = user + bytes([kind]), self._tables.prekeys
@@ -162,6 +174,10 @@ class Writer(Reader):
 
     def _put(self, table: _Table, key: bytes, value: bytes) -> None:
         self._txn.put(key, with_check(table.name, key, value), db=table.db)
+
+    def put_mark(self, mark: Mark) -> None:
+        """Note the server's time."""
+        self._put(self._tables.meta, _CLOCK, mark.encode())
 
     def put_account(self, user: bytes, account: Account) -> None:
         """Create or overwrite."""
@@ -223,6 +239,7 @@ class _Tables:
     prekeys: _Table
     order: _Table
     mail: _Table
+    meta: _Table
 
 
 class _Pending(Generic[T]):
@@ -375,7 +392,7 @@ def _build(path: Path) -> None:
 
 
 def _open_tables(env: Any) -> _Tables:
-    names = (b"accounts", b"prekeys", b"order", b"mail")
+    names = (b"accounts", b"prekeys", b"order", b"mail", b"meta")
     return _Tables(*(_Table(name, env.open_db(name)) for name in names))
 
 
@@ -391,7 +408,7 @@ def _open_env(path: Path) -> Any:
     size = MAP_SIZE
     while True:
         try:
-            env = lmdb.open(str(path), map_size=size, max_dbs=4, mode=0o600)
+            env = lmdb.open(str(path), map_size=size, max_dbs=5, mode=0o600)
             break
         except lmdb.MemoryError:
             if size <= MAP_SIZE_LEAST:

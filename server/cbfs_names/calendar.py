@@ -1,0 +1,1 @@
+../cbfs_server/calendar.py
