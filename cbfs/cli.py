@@ -1,7 +1,6 @@
 """``cbfs``: what a shell user needs besides ls, cat, cp, mv and rm."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -9,9 +8,10 @@ from cbfs import cli_questions, demo, init, memory
 from cbfs.account import SYSTEM_RANDOM
 from cbfs.cli_account import add_export, add_passphrase, add_protection, guard, restore
 from cbfs.cli_names import add_name, add_verify
-from cbfs.cli_network import absolute, add_account, add_network, network_options, say
+from cbfs.cli_network import Parser, absolute, add_account, add_network, network_options, say
 from cbfs.directory import NameTaken
 from cbfs.entry import complain
+from cbfs.no_mount import is_in_a_mount, no_mount
 from cbfs.onion_keys import admission
 from cbfs.passphrase import Asking, unlocking
 from cbfs_common.errors import CbfsError
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="cbfs",
         description="Private messaging as a file system.",
         epilog=_EXAMPLES,
@@ -172,14 +172,14 @@ def _made(options: argparse.Namespace, account: Path, *, asked_name: bool) -> st
 
 
 def _status(options: argparse.Namespace) -> int:
-    path = options.mountpoint / "status"
+    place = options.mountpoint
+    if not is_in_a_mount(place):
+        raise no_mount(place, None)
     try:
-        sys.stdout.write(path.read_text(encoding="utf-8"))
+        text = (place / "status").read_text(encoding="utf-8")
     except OSError as error:
-        raise CbfsError(
-            f"nothing is mounted on {options.mountpoint}: {os.strerror(error.errno or 0).lower()}",
-            f"mount it: mount.cbfs {options.mountpoint}",
-        ) from error
+        raise no_mount(place, error) from error
+    sys.stdout.write(text)
     return 0
 
 

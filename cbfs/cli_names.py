@@ -9,6 +9,7 @@ from pathlib import Path
 from cbfs.areas import VERIFIED
 from cbfs.cli_account import add_old_passphrase
 from cbfs.cli_network import absolute, add_account, add_network, network_options, say
+from cbfs.no_mount import is_in_a_mount, no_mount
 from cbfs.owner import Owner
 from cbfs.passphrase import Asking, unlocking
 from cbfs.texts import moment
@@ -166,9 +167,13 @@ def _verify(options: argparse.Namespace) -> int:
     """Through the mount, by the files that everybody can use."""
     name = typed_name(options.name)
     folder = options.mountpoint / "contacts" / name
+    if not is_in_a_mount(options.mountpoint):
+        raise no_mount(options.mountpoint, None)
     try:
         text = (folder / "fingerprint").read_text(encoding="utf-8")
     except OSError as error:
+        if not folder.parent.is_dir():
+            raise no_mount(options.mountpoint, error) from error
         raise CbfsError(
             f"there is no contact {name} in {options.mountpoint}",
             "write to them once, or see contacts/ of the mount",
@@ -177,7 +182,7 @@ def _verify(options: argparse.Namespace) -> int:
     if not said:
         sys.stdout.write(text)
         print(f"\nDoes {name} see the same? Type yes to say so: ", end="", flush=True)
-        if sys.stdin.readline().strip().lower() != "yes":
+        if sys.stdin.readline().strip().casefold() not in ("y", "yes"):
             raise CbfsError(
                 f"{name} is not verified", "compare again, by another way than this one"
             )
@@ -190,7 +195,8 @@ def _verify(options: argparse.Namespace) -> int:
 def _write(path: Path, text: str, name: str) -> None:
     try:
         path.unlink(missing_ok=True)
-        with path.open("w", encoding="utf-8") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with open(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123
             file.write(text)
     except OSError as error:
         if error.errno == errno.EINVAL:

@@ -1,12 +1,43 @@
 """The options of ``cbfs`` that say which account, and how servers are reached."""
 
 import argparse
+import difflib
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from cbfs.account import default_account
 from cbfs.network import NetworkOptions
 from cbfs.tor_config import TorOptions
+
+
+class Parser(argparse.ArgumentParser):
+    """Says which option may have been meant by one that there is not."""
+
+    def error(self, message: str) -> NoReturn:
+        """See ``argparse``."""
+        wrong, _, words = message.partition("unrecognized arguments: ")
+        if not wrong and words:
+            message += "".join(f"; is it {each} that you mean?" for each in self._meant(words)[:1])
+        super().error(message)
+
+    def _meant(self, words: str) -> list[str]:
+        known = sorted(_options(self))
+        first, *rest = words.split()
+        if first == "-o" and rest:  # as for mount.cbfs
+            first = "--" + rest[0].replace("_", "-")
+        return difflib.get_close_matches(first.partition("=")[0], known, 1)
+
+
+def _options(parser: argparse.ArgumentParser) -> set[str]:
+    """Those of a parser and of its commands."""
+    found: set[str] = set()
+    for action in parser._actions:
+        found |= {option for option in action.option_strings if option.startswith("--")}
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                found |= _options(below)
+    return found
 
 
 def add_account(parser: argparse.ArgumentParser) -> None:

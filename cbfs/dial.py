@@ -11,6 +11,7 @@ from typing import Protocol
 import trio
 
 from cbfs_common.errors import CbfsError
+from cbfs_common.profile import host_and_port
 
 DIAL_TIMEOUT = 20.0
 """Seconds for a connection within this machine."""
@@ -53,7 +54,7 @@ class LoopbackDialer:
                 return await trio.open_tcp_stream(host, port, happy_eyeballs_delay=None)
         except (OSError, trio.TooSlowError) as error:
             raise DialError(
-                f"no connection to {host}:{port}", "is the server running there?"
+                f"no connection to {host_and_port(host, port)}", "is the server running there?"
             ) from error
 
 

@@ -102,6 +102,8 @@ def _failed(error: OSError) -> int:
         return FAILED
     what = error.filename
     name = os.fsdecode(what) if isinstance(what, str | bytes) else "it could not be done"
+    if isinstance(error, FileNotFoundError) and what is None:  # of getcwd
+        name = "the working directory is gone"
     _drop_output()
     complain(f"{name}: {why}")
     return FAILED

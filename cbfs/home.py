@@ -72,8 +72,8 @@ class Home:
 
     async def _poll_for_ever(self) -> None:
         server, pace = (self._former or self._context.account).server, self._context.pace
-        self._say(f"asks {server.host}:{server.port} at random times ({settings.words(pace)})")
-        topic = f"poll {server.host}:{server.port}"
+        self._say(f"asks {server.place} at random times ({settings.words(pace)})")
+        topic = f"poll {server.place}"
         slots = Slots(self._context.random, pace, trio.current_time())
         while True:
             await trio.sleep_until(slots.next)
@@ -84,7 +84,7 @@ class Home:
                 self._context.problems.clear(topic)
             except CbfsError as error:
                 self._context.problems.set(
-                    topic, f"{server.host}:{server.port} was not reached: {error.in_full}"
+                    topic, f"{server.place} was not reached: {error.in_full}"
                 )
 
     async def _stay_connected(self) -> None:
@@ -97,7 +97,7 @@ class Home:
                     await self._session(backoff)
             except CbfsError as error:
                 wait = backoff.next()
-                self._say(f"not connected to {server.host}:{server.port}: {error.in_full}")
+                self._say(f"not connected to {server.place}: {error.in_full}")
                 await trio.sleep(wait)
 
     def _say(self, text: str) -> None:
@@ -116,7 +116,7 @@ class Home:
             limits = await request(link, GetLimits())
             backoff.reset()
             self._say(
-                f"connected to {account.server.host}:{account.server.port}, which keeps for you"
+                f"connected to {account.server.place}, which keeps for you"
                 f" {limits.mailbox * ENVELOPE_SIZE >> 20:,} MiB, {limits.retention // 86_400} days"
             )
             errors: list[CbfsError] = []

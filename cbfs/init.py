@@ -306,7 +306,7 @@ async def _steps(
 ) -> None:
     directory = make_directory(store, account, dialer)
     await _check_free(directory, account)
-    say(f"making an account at {account.server.host}:{account.server.port}")
+    say(f"making an account at {account.server.place}")
     context = make_context(store, account, directory, dialer, Problems(lambda: None))
     async with open_link(dialer, account.server, account.transport, HOME, SYSTEM_RANDOM) as link:
         await sign_up(link)

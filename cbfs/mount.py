@@ -4,11 +4,13 @@ Also a helper of mount(8): ``/sbin/mount.cbfs SPEC DIR [-sfnv] [-o OPTIONS]``.
 """
 
 import argparse
+import difflib
 import errno
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -75,6 +77,20 @@ _IGNORED = frozenset(
     )
 )
 """What mount(8) passes that does not concern us."""
+
+_VALUES = {
+    "grace": "SECONDS",
+    "sync_send": "SECONDS",
+    "tor": "ADDRESS",
+    "bridges": "FILE",
+    "torrc": "FILE",
+    "passphrase_fd": "N",
+    "uid": "USER",
+    "only": "CONVERSATION",
+}
+"""Words of ``-o`` that have a value, and what it is."""
+
+_WORD = re.compile(r"(?:[^,\\]|\\.|\\\Z)+", re.DOTALL)
 
 _EXAMPLES = """examples:
   mount.cbfs ~/chat                      the account in ~/.local/share/cbfs
@@ -162,6 +178,9 @@ def _parse(arguments: list[str]) -> tuple[Options, bool]:
     if len(given.paths) > 2:
         parser.error("at most an account and a mountpoint")
     words = _words(parser, given)
+    for key in ("tor", "bridges", "torrc"):
+        if vars(given)[key]:
+            words.tor[key] = vars(given)[key]
     account = Path(given.paths[0]) if len(given.paths) == 2 else default_account()
     if words.only and words.sync_send:
         parser.error("sync_send belongs to the mount of the account, not to only=CONVERSATION")
@@ -203,7 +222,7 @@ class _Words:
 
 def _words(parser: argparse.ArgumentParser, given: argparse.Namespace) -> _Words:
     found = _Words(given.no_tor)
-    for word in ",".join(given.words).split(","):
+    for word in _separate(given.words):
         key, _, value = word.partition("=")
         if key == "grace":
             found.grace = _seconds(parser, "grace", value, 0, GRACE_MAX)
@@ -217,7 +236,7 @@ def _words(parser: argparse.ArgumentParser, given: argparse.Namespace) -> _Words
         elif key in {"tor", "bridges", "torrc"} and value:
             found.tor[key] = value
         elif key == "passphrase_fd":
-            if not value.isdecimal():
+            if not value.isdecimal() or len(value) > 9:
                 parser.error("passphrase_fd=N takes the number of a descriptor")
             found.asking = Asking(int(value))
         elif word == "no_tor":
@@ -225,8 +244,26 @@ def _words(parser: argparse.ArgumentParser, given: argparse.Namespace) -> _Words
         elif word in {"allow_other", "allow_root"}:
             found.fuse.add(word)
         elif word and key not in _IGNORED and not word.startswith("x-"):
-            parser.error(f"unknown option: {word}")
+            parser.error(_unknown(word, key))
     return found
+
+
+def _separate(given: list[str]) -> Iterator[str]:
+    """The words of all ``-o``. As for fuse(8), a comma or a backslash in a word has a backslash
+    before it."""
+    for words in given:
+        for found in _WORD.finditer(words):
+            yield re.sub(r"\\([\\,])", r"\1", found[0])
+
+
+def _unknown(word: str, key: str) -> str:
+    if key in _VALUES:
+        return f"-o {key}={_VALUES[key]} takes a value"
+    meant = difflib.get_close_matches(key, [*_VALUES, "no_tor", "allow_other", "allow_root"], 1)
+    if not meant:
+        return f"unknown option: -o {word}"
+    value = f"={_VALUES[meant[0]]}" if meant[0] in _VALUES else ""
+    return f"unknown option: -o {word}; is it -o {meant[0]}{value} that you mean?"
 
 
 def _seconds(
@@ -268,6 +305,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-tor", action="store_true", help="plain TCP, to loopback addresses only"
     )
+    parser.add_argument("--tor", metavar="ADDRESS", help="as -o tor=ADDRESS")
+    parser.add_argument("--bridges", metavar="FILE", help="as -o bridges=FILE")
+    parser.add_argument("--torrc", metavar="FILE", help="as -o torrc=FILE")
     for flag in ("-s", "-n", "-v"):
         parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("-f", action="store_true", dest="fake", help=argparse.SUPPRESS)
@@ -279,7 +319,10 @@ def _tor_options(words: dict[str, str]) -> TorOptions:
     def path(key: str) -> Path | None:
         return Path(words[key]).absolute() if key in words else None
 
-    return TorOptions(words.get("tor", ""), path("bridges"), path("torrc"))
+    control = words.get("tor", "")
+    if "/" in control:  # the daemon works elsewhere
+        control = str(Path(control).absolute())
+    return TorOptions(control, path("bridges"), path("torrc"))
 
 
 def _is_there(options: Options) -> bool:

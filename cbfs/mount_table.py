@@ -145,7 +145,7 @@ def become(user: str) -> None:
     """Of root: go on as this user, by name or number. Raises CbfsError."""
     try:
         entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
-    except KeyError as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise CbfsError(f"there is no user {user}", "see: getent passwd") from error
     if os.getuid() == entry.pw_uid:
         return

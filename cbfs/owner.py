@@ -272,7 +272,7 @@ class _At:
     async def settle_in(self, fresh: Account) -> None:
         """A mailbox with prekeys; again is no error."""
         server = fresh.server
-        self.say(f"making a mailbox at {server.host}:{server.port}")
+        self.say(f"making a mailbox at {server.place}")
         problems = Problems(lambda: None)
         context = make_context(self.store, fresh, self.directory, self.dialer, problems)
         async with open_link(self.dialer, server, fresh.transport, HOME, SYSTEM_RANDOM) as link:

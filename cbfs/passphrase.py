@@ -74,9 +74,10 @@ def _read(descriptor: int) -> bytes:
             if not more:
                 break
             data += more
-    except OSError as error:
+    except (OSError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) else "there is no such descriptor"
         raise CbfsError(
-            f"no passphrase can be read from descriptor {descriptor}: {error.strerror}",
+            f"no passphrase can be read from descriptor {descriptor}: {why}",
             "open it: 3<FILE",
         ) from error
     return _checked(data.partition(b"\n")[0].removesuffix(b"\r"))

@@ -20,7 +20,15 @@ from cbfs.tor_circuits import Circuits, Lease
 from cbfs.tor_config import TorOptions, check_options, client_keys
 from cbfs.tor_control import ControlError
 from cbfs.tor_dial import TorDialer
-from cbfs.tor_events import Bootstrap, Circuit, Event, Liveness, Stream, bootstrap_words
+from cbfs.tor_events import (
+    STUCK_AFTER,
+    Bootstrap,
+    Circuit,
+    Event,
+    Liveness,
+    Stream,
+    bootstrap_words,
+)
 from cbfs.tor_session import LiveTor, find_running
 from cbfs_common.errors import CbfsError
 
@@ -34,7 +42,8 @@ BACKOFF_FIRST: Final = 1.0
 BACKOFF_LAST: Final = 60.0
 """Seconds before tor is looked for or started again: after it was well, and at most."""
 
-NOT_CONNECTED: Final = "is this machine online? where Tor is blocked: -o bridges=FILE"
+NOT_CONNECTED: Final = "is this machine online? where Tor is blocked: --bridges FILE"
+"""What all programs of ours take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +110,7 @@ class Tor:
         self._bootstrap = Bootstrap(0, "starting")
         self._progressed = trio.current_time()
         self._alive = True
-        self._down: CbfsError | None = ControlError("tor is not running yet")
+        self._down: CbfsError | None = None
         self._note = ""
         self._told: TorReport | None = None
         self.control = ""
@@ -119,7 +128,8 @@ class Tor:
         waited = trio.current_time() - self._progressed
         state = bootstrap_words(self._bootstrap, waited)
         if not self._up.is_set():
-            return TorReport(False, state, NOT_CONNECTED, circuits)
+            well = not self._bootstrap.warning and waited < STUCK_AFTER
+            return TorReport(False, state, "" if well else NOT_CONNECTED, circuits)
         if not self._alive:
             return TorReport(False, "the Tor network does not answer", NOT_CONNECTED, circuits)
         return TorReport(True, state + self._note, "", circuits)
@@ -133,9 +143,13 @@ class Tor:
 
     async def socks(self) -> tuple[str, int]:
         """See ``Gate``."""
-        with trio.move_on_after(READY_TIMEOUT):
-            await self.wait_up()
-            return self._socks
+        while True:
+            with trio.move_on_after(READY_TIMEOUT):
+                await self.wait_up()
+                return self._socks
+            going_on = trio.current_time() - self._progressed < READY_TIMEOUT
+            if self._down is not None or not going_on:
+                break  # a start that only takes its time is no failure
         report = self.report()
         raise DialError(f"Tor is {report.state}", report.hint)
 

@@ -170,7 +170,7 @@ def _check_owner(address: str) -> None:
     if owner is not None and owner > SYSTEM_UID_MAX and owner != os.getuid():
         raise ControlRefused(
             f"what answers at {address} belongs to another user",
-            "to use it nevertheless, name it: -o tor_control=" + address,
+            f"to use it nevertheless, name it: --tor {address}",
         )
 
 

@@ -1,13 +1,19 @@
 """The table of leases and circuits, and what tor reports: pure."""
 
 import os
+from pathlib import Path
 
+import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbfs.dial import REUSE_COUNT, REUSE_TIME
+from cbfs.dial import REUSE_COUNT, REUSE_TIME, DialError
+from cbfs.tor import READY_TIMEOUT, Tor
 from cbfs.tor_circuits import Circuits, Lease, purpose_words
-from cbfs.tor_events import Circuit, Stream, bootstrap_words, parse_bootstrap
+from cbfs.tor_config import TorOptions
+from cbfs.tor_events import Bootstrap, Circuit, Stream, bootstrap_words, parse_bootstrap
 
 
 def attach(circuits: Circuits, lease: Lease, circuit: str) -> tuple[str, ...]:
@@ -117,3 +123,34 @@ def test_bootstrap_in_words() -> None:
 def test_any_text_is_a_state(text: str) -> None:
     assert 0 <= parse_bootstrap(text).percent <= 100
     assert parse_bootstrap("PROGRESS=" + text).percent <= 100
+
+
+def test_a_start_that_takes_its_time_is_no_failure(tmp_path: Path) -> None:
+    """A healthy tor that is starting has nothing to be told about, and is waited for while it goes
+    on; one that is stuck has, and is not."""
+
+    async def main() -> None:
+        tor = Tor(TorOptions(), tmp_path, "socket", os.urandom, lambda: None)
+        assert tor.report().hint == ""
+        assert "not connected" not in tor.report().state
+
+        async def start(until: int) -> None:
+            for percent in (10, 40, 75, until):
+                await trio.sleep(READY_TIMEOUT - 5)
+                tor._hear(Bootstrap(percent, "Loading"))
+                assert tor.report().hint == ""
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start, 100)
+            await tor.socks()
+        stuck = Tor(TorOptions(), tmp_path, "socket", os.urandom, lambda: None)
+        stuck._hear(Bootstrap(10, "Loading"))
+        with pytest.raises(DialError) as failed:
+            await stuck.socks()
+        assert failed.value.hint == stuck.report().hint
+        assert "--bridges FILE" in failed.value.hint
+        warned = Tor(TorOptions(), tmp_path, "socket", os.urandom, lambda: None)
+        warned._hear(Bootstrap(10, "Loading", "TIMEOUT"))
+        assert "--bridges FILE" in warned.report().hint
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -48,8 +48,17 @@ class Address:
     def url(self, scheme: str = "cbfs") -> str:
         """``SCHEME://KEY@HOST:PORT`` with the key in lower-case base32."""
         key = base64.b32encode(self.key).decode().rstrip("=").lower()
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{scheme}://{key}@{host}:{self.port}"
+        return f"{scheme}://{key}@{self.place}"
+
+    @property
+    def place(self) -> str:
+        """``HOST:PORT``, as people write it."""
+        return host_and_port(self.host, self.port)
+
+
+def host_and_port(host: str, port: int) -> str:
+    """``HOST:PORT``, or ``[IPV6]:PORT``."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _is_host(host: str) -> bool:
