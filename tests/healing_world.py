@@ -86,9 +86,13 @@ class Client:
         directory = make_directory(self.store, self.account, dialer)
         context = make_context(self.store, self.account, directory, dialer, Problems(_nothing))
         self.context = replace(context, clock=lambda: self.world.now)
-        for other in self.world.clients.values():
-            if other is not self and other.name not in self.strangers:
-                self.context.peers._take(Contact(_entry(other), START))
+        others = (other for other in self.world.clients.values() if other is not self)
+        self.know([contact_of(other) for other in others if other.name not in self.strangers])
+
+    def know(self, contacts: list[Contact]) -> None:
+        """These are people it knows."""
+        for contact in contacts:
+            self.context.peers._take(contact)
 
     def renew_prekeys(self) -> None:
         """All new: those that were there before are forgotten by the server."""
@@ -254,9 +258,14 @@ def _nothing(*_arguments: object) -> None:
     pass
 
 
+def contact_of(client: Client) -> Contact:
+    """What others know of one."""
+    return Contact(_entry(client), START)
+
+
 def _entry(client: Client) -> Entry:
-    nobody, profile = Keys(0, ()), client.account.profile.encode()
-    return Entry(client.name, 1, 1, Status.ACTIVE, 0, 0, bytes(32), nobody, nobody, profile)
+    owners, profile = Keys(1, (bytes(32),)), client.account.profile.encode()
+    return Entry(client.name, 1, 1, Status.ACTIVE, 0, 0, bytes(32), owners, Keys(0, ()), profile)
 
 
 @dataclass
