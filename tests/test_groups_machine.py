@@ -136,7 +136,10 @@ class Groups(RuleBasedStateMachine):
             name for name in NAMES if name != who and not self.blocks(client, name)
             and not self.stops(client, name) and not client.contact(name).doubted
         }  # fmt: skip
+        silent = [name for name in NAMES if name != who and self.blocks(client, name)]
+        before = [len(self.world.clients[name].mail) for name in silent]
         client.pump(fails=False)
+        assert [len(self.world.clients[name].mail) for name in silent] == before
         for told in self.told:
             if told.written.sender == who:
                 for name in reached & told.states.keys():
@@ -216,11 +219,25 @@ class Groups(RuleBasedStateMachine):
         return found
 
     def settle(self) -> None:
-        """Nothing is in the way any more but that some are blocked."""
+        """Nothing is in the way any more; what everybody says now shows what is missing, so that
+        it is asked for. Everybody is blocked by somebody, and called otherwise, once more."""
+        for who, whom in zip(NAMES, NAMES[1:] + NAMES[:1], strict=True):
+            self.receive(who)
+            self.block(who, whom)
+            self.world.now += HOUR
+            self.deliver(who)
         for who in NAMES:
             for whom in NAMES:
-                if who != whom:
-                    self.client(who).settle(whom)
+                self.unblock(who, whom)
+                self.change(who, whom, "settle")
+                self.call(who, whom, back=False)
+        for _ in range(2):
+            for who in NAMES:
+                self.write(who, GROUP)
+                self.deliver(who)
+            for who in NAMES:
+                self.receive(who)
+            self.world.now += 5 * MINUTE
         for _ in range(30):
             for who in NAMES:
                 self.deliver(who)
