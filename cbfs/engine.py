@@ -296,6 +296,8 @@ class Engine(Acquaintances):
             self._context.problems.set("names", error.in_full)
             self._preparing.difference_update(names)
             await self._retry_later()
+        except Refused:
+            pass  # it is said when something is saved for them
         except CbfsError as error:
             self._context.problems.set("names", error.in_full)
         finally:

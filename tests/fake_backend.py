@@ -2,7 +2,8 @@
 
 As a program it mounts itself in the foreground: ``python -m tests.fake_backend DIR MOUNTPOINT
 [-o OPTIONS]``. Lines on its standard input are orders: ``arrive SENDER TEXT`` brings a message,
-``reregister`` gives the name of the one contact to somebody else, ``alarm TEXT`` warns, ``end``
+``reregister`` gives the name of the one contact to somebody else, ``alarm TEXT`` warns, ``lapse
+TEXT`` of a name that cannot be kept, ``end``
 lets the time of all messages that end be over.
 """
 
@@ -288,6 +289,11 @@ async def _obey(backend: FakeBackend) -> None:
         for order in orders:
             if order.startswith(b"alarm"):
                 backend.alarm = order.decode()[6:]
+                if backend.view:
+                    backend.view.status_changed()
+                continue
+            if order.startswith(b"lapse"):
+                backend.lapse = order.decode()[6:]
                 if backend.view:
                     backend.view.status_changed()
                 continue

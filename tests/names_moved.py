@@ -14,7 +14,8 @@ from cbfs.account import SYSTEM_RANDOM
 from cbfs.init import make
 from cbfs.owner import Owner
 from cbfs_common.names_config import Config, Terms
-from cbfs_common.primitives import dh_public
+from cbfs_common.names_registration import Invite, Token
+from cbfs_common.primitives import dh_public, sign_public
 from cbfs_common.profile import Address
 from cbfs_names.embedded import Embedded, EmbeddedCore
 from cbfs_names.keys import VERIFIER, load_keys
@@ -57,11 +58,19 @@ class Moved:
         """Something that runs a loop of its own, as the commands do."""
         await trio.to_thread.run_sync(work)
 
-    async def init(self, name: str, folder: str = "") -> Path:
+    async def init(self, name: str, folder: str = "", invite: Path | None = None) -> Path:
         """``cbfs init``; where the account is."""
         place = self.place / (folder or name)
-        await self.do(lambda: make(name, place, self.server, self.policy, NO_TOR, _silent))
+        await self.do(lambda: make(name, place, self.server, self.policy, NO_TOR, _silent, invite))
         return place
+
+    def invite(self, registrar: bytes) -> Path:
+        """A file with an invite, signed with the registrar's key (Ed25519 seed, 32)."""
+        seed, path = SYSTEM_RANDOM.token(32), self.place / "invite"
+        until = int(self.clock()) + DAY
+        invite = Invite(self.config.namespace, sign_public(seed), until, "").signed(registrar)
+        path.write_text(Token(seed, invite).text())
+        return path
 
     def owner(self, place: Path) -> Owner:
         """``cbfs name``."""

@@ -16,7 +16,9 @@ from cbfs.own_name import Intent, read_own, write_intent
 from cbfs.peers import Lapsed
 from cbfs.texts import changed_text
 from cbfs_common.errors import CbfsError
+from cbfs_common.names_config import Registration, Terms
 from cbfs_common.names_entry import Entry
+from cbfs_common.primitives import sign_public
 from cbfs_common.profile import parse_address
 from tests.names_moved import DAY, Moved, moved
 from tests.test_engine import NO_TOR, Recorder, until
@@ -140,6 +142,35 @@ def test_a_name_renews_itself_and_contacts_go_on(years: Years) -> None:
             assert not engine.alarm
 
     years(body)
+
+
+REGISTRAR = b"r" * 32
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        Terms(Registration.WORK, work=4),
+        Terms(Registration.INVITE, registrar=sign_public(REGISTRAR)),
+    ],
+    ids=["work", "invite"],
+)
+def test_a_renewal_needs_neither_work_nor_an_invite(
+    here: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terms: Terms
+) -> None:
+    async def main() -> None:
+        async with moved(tmp_path, here.server.url, monkeypatch, terms) as made:
+            invite = made.invite(REGISTRAR) if terms.registrar else None
+            bob = await made.init("bob", invite=invite)
+            before = own(bob)
+            made.jump(TERM - 70 * DAY)
+            async with running(bob, NO_TOR) as engine:
+                await renewed(engine, before)
+            with pytest.raises(CbfsError, match="needs no renewal yet"):
+                made.ahead -= 30  # some seconds later it would add those
+                await made.do(lambda: made.owner(bob).renew())
+
+    trio.run(main)
 
 
 def test_a_renewal_that_was_cut_off_is_no_alarm(years: Years) -> None:

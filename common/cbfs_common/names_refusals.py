@@ -44,7 +44,10 @@ _WORDS = {
     Refusal.NO_SUCH_NAME: ("the name is not registered", ""),
     Refusal.WRONG_VERSION: ("the entry has changed since", "look it up and try again"),
     Refusal.WRONG_SIGNATURE: ("the operation is not signed by the owner", ""),
-    Refusal.NAME_EXPIRED: ("the name has expired", ""),
+    Refusal.NAME_EXPIRED: (
+        "the name has run out, too long ago to be renewed",
+        "register another one, or this one again 120 days after its end: cbfs init",
+    ),
     Refusal.COMMIT_REPEATED: ("the commitment was made already", ""),
     Refusal.WRONG_ORDER: ("registrations are not in the order of their commitments", ""),
     Refusal.TOO_MANY: ("the directory has too much to do", "try again later"),
