@@ -123,8 +123,8 @@ class Asking:
         self, name: str, known: Entry | None = None, *, lapsed: bool = False
     ) -> Found | Absent:
         """What the directory has for a name, checked against the contact's ``known`` entry.
-        ``lapsed``: for its owner, one that has run out is found all the same. Raises
-        DirectoryDown, DirectoryLies, NameExpired, NameChanged, or DecodeError for what is no name.
+        ``lapsed``: for its owner, one that is over is found all the same. Raises DirectoryDown,
+        DirectoryLies, NameExpired, NameChanged, or DecodeError for what is no name.
         """
         check_name(name)
         async with self._limiter:

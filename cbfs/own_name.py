@@ -17,7 +17,6 @@ from cbfs_common.names_client import (
     Fault,
     Found,
     NameChanged,
-    NameExpired,
 )
 from cbfs_common.names_entry import Entry, Keys, Status, decode_entry, read_keys
 from cbfs_common.names_layout import Fields, long
@@ -116,11 +115,9 @@ class OwnName:
         DirectoryDown, and faults of the answer as a whole."""
         try:
             found = await self._directory.lookup(self._name, self._own, lapsed=True)
-        except NameExpired:  # lapsed is no such error: it was given up
-            if not self._released:
-                await self._shout("somebody has given your name up, with your owner key", None)
-            return
         except NameChanged as error:
+            if self._released:
+                return  # it was free for others
             await self._shout(
                 "the directory has given your name to a new owner, or it was recovered with the"
                 " recovery keys",
@@ -134,6 +131,10 @@ class OwnName:
             raise
         if isinstance(found, Absent):
             await self._shout("the directory says that nobody has your name", None)
+            return
+        if found.entry.status is Status.RELEASED:
+            if not self._released:
+                await self._shout("somebody has given your name up, with your owner key", None)
             return
         own, intent = self._own, self._intent
         if found.entry.heirs.keys and (own is None or own.heirs != found.entry.heirs):

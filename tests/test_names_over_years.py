@@ -1,6 +1,7 @@
 """Names that end: given up, run out, renewed by themselves. Real clients and a real directory,
 whose clocks the test moves."""
 
+import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -259,11 +260,24 @@ def test_a_name_is_recovered_and_frozen_after_its_end(years: Years) -> None:
 
 
 def test_who_gives_a_name_up_is_not_warned_of_it(years: Years) -> None:
+    """But who has not given it up is. The directory is followed all the same."""
+
     async def body(made: Moved) -> None:
         bob = await made.init("bob")
+        copy = made.place / "copy"
+        shutil.copytree(bob, copy)
         await made.do(lambda: made.owner(bob).release("bob"))
         with pytest.raises(CbfsError, match="given up"):
             await made.do(lambda: made.owner(bob).renew())
+        assert "released" in await trio.to_thread.run_sync(made.owner(bob).show)
+        async with running(copy, NO_TOR) as engine:
+            await until(lambda: "given your name up" in engine.alarm, "the alarm")
+        made.jump(91 * DAY)
+        async with running(bob, NO_TOR) as engine:
+            await engine._own.check()
+            await until(lambda: engine._watch._directory._state.size > 0, "the feed to be followed")
+            assert not engine.alarm
+        await made.init("bob", "again")
         async with running(bob, NO_TOR) as engine:
             await engine._own.check()
             assert not engine.alarm

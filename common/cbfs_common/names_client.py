@@ -149,9 +149,9 @@ def check_lookup(
 ) -> tuple[DirectoryState, Found | Absent]:
     """Check an answer to a look-up of ``name`` at ``now`` (seconds since 1970).
 
-    ``known`` is the contact's entry as last accepted, or None. ``lapsed``: one that has run out
-    is found all the same, for its owner. Raises DirectoryLies, NameExpired or NameChanged; then
-    the old state holds.
+    ``known`` is the contact's entry as last accepted, or None. ``lapsed``: one that has run out,
+    or was given up, is found all the same, for its owner. Raises DirectoryLies, NameExpired or
+    NameChanged; then the old state holds.
     """
     try:
         state = check_head(policy, state, evidence, consistency, now)
@@ -168,7 +168,8 @@ def check_lookup(
         if known is not None:
             raise DirectoryLies(Fault.VANISHED)
         return state, Absent()
-    if (entry.expires < now and not lapsed) or entry.status is Status.RELEASED:
+    over = entry.expires < now or entry.status is Status.RELEASED
+    if over and not lapsed:
         raise NameExpired(entry)
     if known is not None and _age(entry) < _age(known):
         raise DirectoryLies(Fault.ROLLED_BACK)
