@@ -197,9 +197,14 @@ def load_own_server(store: Store) -> Address | None:
 
 
 def default_account() -> Path:
-    """$XDG_DATA_HOME/cbfs, or ~/.local/share/cbfs."""
-    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(base) / "cbfs"
+    """$XDG_DATA_HOME/cbfs, or ~/.local/share/cbfs. Raises CbfsError when there is no home."""
+    base = Path(os.environ.get("XDG_DATA_HOME", ""))
+    if not base.is_absolute():  # which that specification says is to be ignored
+        try:
+            base = Path.home() / ".local" / "share"
+        except RuntimeError as error:
+            raise CbfsError("your home directory is not known", "set HOME") from error
+    return base / "cbfs"
 
 
 def no_lock(protection: Protection) -> bytes:

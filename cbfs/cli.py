@@ -31,8 +31,8 @@ _EXAMPLES = """examples:
 def main() -> int:
     """The entry point."""
     memory.protect()
-    options = _parser().parse_args()
     try:
+        options = _parser().parse_args()
         return int(options.run(options))
     except CbfsError as error:
         complain(str(error), error.hint)

@@ -99,8 +99,10 @@ class NotAnExport(CbfsError):
 
 def write_export(store: Source, path: Path, passphrase: bytes, random: Random) -> Count:
     """Export to ``path``, which is there in whole or not at all. Raises CbfsError."""
-    part = path.with_name(f".{path.name}.{random.token(4).hex()}.part")
+    part = path.with_name(f".cbfs-{random.token(4).hex()}.part")  # any name that fits may be taken
     count = Count()
+    if path.exists() and not path.is_file():
+        raise CbfsError(f"{path} is not a file", "name a new one")
     try:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor

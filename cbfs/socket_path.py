@@ -1,5 +1,6 @@
 """Where a unix socket of ours is made: the path of one holds no more than 107 bytes."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +16,15 @@ def socket_path(directory: Path, name: str) -> Iterator[str]:
     """``name`` in ``directory``, or in a new directory (0700) under the system's temporary one
     where the path would be too long for a socket."""
     path = str(directory.absolute() / name)
-    if len(path.encode()) <= SOCKET_PATH_MAX:
+    if _fits(path):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="cbfs-") as short:
+    room = f"cbfs-{'x' * 8}/{name}"
+    places = (tempfile.gettempdir(), "/tmp")  # noqa: S108 - the folder in it is ours alone
+    base = next((place for place in places if _fits(f"{place}/{room}")), None)
+    with tempfile.TemporaryDirectory(prefix="cbfs-", dir=base) as short:
         yield f"{short}/{name}"
+
+
+def _fits(path: str) -> bool:
+    return len(os.fsencode(path)) <= SOCKET_PATH_MAX

@@ -411,7 +411,7 @@ def _open_env(path: Path, *, read_only: bool) -> tuple[Any, int]:
     while True:
         try:
             env = lmdb.open(
-                str(path),
+                os.fsencode(path),
                 map_size=size,
                 max_dbs=len(Table) + 1,
                 mode=0o600,

@@ -287,6 +287,8 @@ async def serve(
     async with await _connect(options.account) as stream, trio.open_nursery() as nursery:
         daemon = Daemon(stream)
         nursery.start_soon(daemon.run)
+        if any("\ud800" <= letter <= "\udfff" for letter in options.only):
+            raise CbfsError("no conversation has such a name", "its id is in its metadata.toml")
         answer = await daemon.answer(LOOK, options.only)
         if answer.errno:
             error, hint = answer.result or ("the account was just unmounted", "mount it again")

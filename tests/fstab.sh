@@ -4,10 +4,13 @@
 #
 #   unshare -m sh tests/fstab.sh PLACE MOUNT_CBFS USER
 #
-# PLACE has home/account, made by cbfs init, and belongs to USER.
+# PLACE has "jörg's home/account", made by cbfs init, and belongs to USER.
 set -eu
 place=$1 program=$2 user=$3
-spec=$place/home/account dir=$place/home/chat
+home="$place/jörg's home"
+spec=$home/account dir=$home/chat
+export dir
+escaped() { printf %s "$1" | sed 's/ /\\040/g'; }
 
 trap 'umount -l "$dir" 2>/dev/null || true' EXIT
 mount --make-rprivate /
@@ -33,23 +36,23 @@ case $(readlink -f "$(head -1 "$program" | cut -c3-)") in
     done
     ;;
 esac
-as_user() { setpriv --reuid="$user" --regid="$(id -g "$user")" --clear-groups env HOME="$place/home" "$@"; }
+as_user() { setpriv --reuid="$user" --regid="$(id -g "$user")" --clear-groups env HOME="$home" "$@"; }
 fstab() {
     printf '%s\n' "$1" >/mnt/fstab
     [ -e /mnt/bound ] || { touch /mnt/bound; mount --bind /mnt/fstab /etc/fstab; }
 }
-told() { grep " $dir " /proc/self/mountinfo | sed 's/.* - //; s/ .*//'; }
+told() { grep -F " $(escaped "$dir") " /proc/self/mountinfo | sed 's/.* - //; s/ .*//'; }
 gone() { while pgrep -u "$user" -f "$dir" >/dev/null; do sleep 0.1; done; }
 
-fstab "$spec $dir cbfs noauto,user 0 0"
+fstab "$(escaped "$spec") $(escaped "$dir") cbfs noauto,user 0 0"
 as_user mount "$dir"
 echo "user mounted $(told)"
-as_user sh -c "echo kept > $dir/ui_info/f; cat $dir/ui_info/f; stat -c %U $dir/ui_info/f"
+as_user sh -c 'echo kept >"$dir/ui_info/f"; cat "$dir/ui_info/f"; stat -c %U "$dir/ui_info/f"'
 as_user umount "$dir"
 gone
 [ -z "$(told)" ] && echo "user unmounted"
 
-fstab "$spec $dir cbfs uid=$user 0 0"
+fstab "$(escaped "$spec") $(escaped "$dir") cbfs uid=$user 0 0"
 mount -a -t cbfs
 mount -a -t cbfs
 echo "mounted once: $(told | wc -l)"
@@ -59,7 +62,7 @@ gone
 mount "$dir" # mount -a takes the dead one for mounted
 as_user cat "$dir/ui_info/f"
 echo "mounted over the dead one: $(told | wc -l)"
-if as_user sh -c "cd $dir && umount $dir" 2>/mnt/busy; then echo "not busy?"; else echo "busy: told"; fi
+if as_user sh -c 'cd "$dir" && umount "$dir"' 2>/mnt/busy; then echo "not busy?"; else echo "busy: told"; fi
 umount "$dir"
 gone
 echo done

@@ -21,7 +21,7 @@ def test_fstab_for_root_and_for_a_user() -> None:
     with tempfile.TemporaryDirectory(prefix="cbfs-fstab-", dir="/var/tmp") as name:
         place = Path(name)
         place.chmod(0o755)
-        servers, home = place / "servers", place / "home"
+        servers, home = place / "servers", place / "jörg's home"
         servers.mkdir()
         (home / "chat").mkdir(parents=True)
         with world(servers) as programs:

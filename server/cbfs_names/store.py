@@ -429,7 +429,7 @@ def _open_env(path: Path) -> Any:
     while True:
         try:
             env = lmdb.open(
-                str(path), map_size=size, max_dbs=len(Table), mode=0o600, max_readers=64
+                os.fsencode(path), map_size=size, max_dbs=len(Table), mode=0o600, max_readers=64
             )
             break
         except lmdb.MemoryError:

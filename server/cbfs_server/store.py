@@ -408,7 +408,7 @@ def _open_env(path: Path) -> Any:
     size = MAP_SIZE
     while True:
         try:
-            env = lmdb.open(str(path), map_size=size, max_dbs=5, mode=0o600)
+            env = lmdb.open(os.fsencode(path), map_size=size, max_dbs=5, mode=0o600)
             break
         except lmdb.MemoryError:
             if size <= MAP_SIZE_LEAST:
