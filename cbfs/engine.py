@@ -27,7 +27,7 @@ from cbfs.dial import Dialer
 from cbfs.directory import Directory
 from cbfs.dummies import Dummies
 from cbfs.ending import Ended, Ending, forget
-from cbfs.faults import contained
+from cbfs.faults import contained, unharmed
 from cbfs.healing import make_listings, notice_copy, notice_loss
 from cbfs.home import Home
 from cbfs.meeting import Meeting
@@ -341,8 +341,9 @@ class Engine(Acquaintances):
             return
         self._context.conversations[conversation.id] = conversation
         self._meeting.news()
-        if self._view:
-            self._view.conversation_added(conversation)
+        with unharmed():
+            if self._view:
+                self._view.conversation_added(conversation)
 
     def _conversation_moved(self, old: Conversation, new: Conversation) -> None:
         if self._view:

@@ -1,5 +1,6 @@
 """The connection to the home server: what has arrived is pushed on it, prekeys are kept up."""
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,10 @@ BATCH = 32
 
 PREKEY_CHECK = 3_600.0
 """Seconds between looks at how many prekeys are left, while nobody new writes."""
+
+STABLE = 30.0
+"""Seconds that a connection lasts of a server that is well: one that takes connections and breaks
+them is asked ever more seldom."""
 
 ALIVE_CHECK = 240.0
 """Mean seconds between two looks at whether the server still answers."""
@@ -59,6 +64,7 @@ class Home:
         self._changed = changed
         self._prekeys_used = trio.Event()
         self.connection = Connection()
+        self._since = math.inf
 
     async def run(self) -> None:
         """Stay connected, or poll at the pace of the settings, until cancelled."""
@@ -94,8 +100,11 @@ class Home:
         while True:
             try:
                 with contained():
-                    await self._session(backoff)
+                    await self._session()
             except CbfsError as error:
+                if trio.current_time() > self._since + STABLE:
+                    backoff.reset()
+                self._since = math.inf
                 wait = backoff.next()
                 self._say(f"not connected to {server.place}: {error.in_full}")
                 await trio.sleep(wait)
@@ -105,7 +114,7 @@ class Home:
             self.connection.text = text
             self._changed()
 
-    async def _session(self, backoff: Backoff) -> None:
+    async def _session(self) -> None:
         context = self._context
         account = self._former or context.account
         purpose = HOME + (context.random.token(16) if self._former else b"")
@@ -114,7 +123,7 @@ class Home:
         ) as link:
             await request(link, Subscribe())
             limits = await request(link, GetLimits())
-            backoff.reset()
+            self._since = trio.current_time()
             self._say(
                 f"connected to {account.server.place}, which keeps for you"
                 f" {limits.mailbox * ENVELOPE_SIZE >> 20:,} MiB, {limits.retention // 86_400} days"

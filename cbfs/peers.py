@@ -241,7 +241,9 @@ class Peers:
 
     async def take(self, entry: Entry, how: How, standing: Standing = Standing.KNOWN) -> Contact:
         """An entry that was checked against the one that is known: it holds from now on.
-        ``standing``: of somebody who was not known."""
+        ``standing``: of somebody who was not known. Raises DecodeError for one that is no
+        person's; then nothing is kept."""
+        decode_profile(entry.profile)  # it is the owner's: anything that the directory was given
         known = self._known.get(entry.name)
         now = self._clock()
         if known is None:

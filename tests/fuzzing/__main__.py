@@ -1,6 +1,6 @@
-"""``./run fuzz``: atheris, which is guided by what is reached, over the table of all decoders, for
-FUZZ_S seconds (60). What it finds ends it with the input and the decoder's name; the inputs that it
-learnt from stay in .fuzz/."""
+"""``./run fuzz decoders``: atheris, which is guided by what is reached, over the table of all
+decoders, for FUZZ_S seconds (60). What it finds ends it with the input and the decoder's name; the
+inputs that it learnt from stay in .fuzz/."""
 
 import os
 import sys

@@ -6,7 +6,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.hostile.senders import Senders
 
 BOUNDED = settings(
-    max_examples=5,
+    max_examples=8,
     stateful_step_count=8,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -8,10 +8,11 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
+from unittest.mock import patch
 
 import trio
 import trio.testing
@@ -25,16 +26,14 @@ from cbfs.engine import Engine, make_context, working
 from cbfs.model import Message
 from cbfs.network import Network
 from cbfs.own_name import OwnName
-from cbfs.prekeys import SECRETS_MAX
 from cbfs.quarantine import envelope_at
 from cbfs.rootfile import NO_LOCK, Protection, RootFile, make_root_file
 from cbfs.store import Reader, Table
 from cbfs.stored import read_content
-from cbfs.strangers import HELD_MAX, REQUESTS_MAX, STRANGERS_MAX
+from cbfs.strangers import REQUESTS_MAX, STRANGERS_MAX
 from cbfs_common.conversation import conversation_id
 from cbfs_common.limits import (
     INCOMPLETE_MAX,
-    QUARANTINE_MAX,
     SESSIONS_PER_PEER,
     WANTED_MAX,
 )
@@ -51,6 +50,14 @@ from tests.hostile.wires import NameServer, Office, Wires
 from tests.names_liar import Liar
 from tests.names_naive import ZERO, make_policy
 from tests.test_engine import Recorder
+
+SMALL = {
+    "cbfs.prekeys.SECRETS_MAX": 300,
+    "cbfs.quarantine.QUARANTINE_MAX": 150,
+    "cbfs.intake.QUARANTINE_MAX": 40,
+    "cbfs.strangers.HELD_MAX": 8,
+}
+"""Limits that are lower here, so that they are reached."""
 
 NAME_ENDS = 700 * 86_400
 """Seconds for which a name is registered."""
@@ -157,6 +164,9 @@ class Town:
     def __init__(self) -> None:
         memory = Path("/dev/shm")
         self.place = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
+        self._limits = ExitStack()
+        for name, limit in SMALL.items():
+            self._limits.enter_context(patch(name, limit))
         self._start = time.time()
         self._passed = 0.0
         self._running = False
@@ -181,6 +191,7 @@ class Town:
 
     def close(self) -> None:
         logging.getLogger("cbfs.faults").removeHandler(self.faults)
+        self._limits.close()
         self.store.close()
         shutil.rmtree(self.place)
 
@@ -333,14 +344,14 @@ class Town:
 
     def _check_bounds(self, reader: Reader) -> None:
         kept = [envelope_at(reader, key) for key in reader.keys(Table.QUARANTINE)]
-        assert len(set(kept)) == len(kept) <= QUARANTINE_MAX
+        assert len(set(kept)) == len(kept) <= SMALL["cbfs.quarantine.QUARANTINE_MAX"]
         people = reader.count(Table.PEERS)
         assert people <= STRANGERS_MAX + 2 * len(self.liar.entries)
         for table, most in (
-            (Table.INBOX, QUARANTINE_MAX),
+            (Table.INBOX, SMALL["cbfs.intake.QUARANTINE_MAX"]),
             (Table.SESSIONS, SESSIONS_PER_PEER * people),
-            (Table.PREKEYS, SECRETS_MAX),
-            (Table.REQUESTS, REQUESTS_MAX * HELD_MAX),
+            (Table.PREKEYS, SMALL["cbfs.prekeys.SECRETS_MAX"]),
+            (Table.REQUESTS, REQUESTS_MAX * SMALL["cbfs.strangers.HELD_MAX"]),
             (Table.PARTS, INCOMPLETE_MAX * people),
             (Table.OWED, 2 * WANTED_MAX * people + len(self.messages())),
         ):

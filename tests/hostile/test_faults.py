@@ -1,0 +1,110 @@
+"""A fault of the program, in any of the places that others feed, ends nothing but what it met."""
+
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import replace
+from unittest.mock import patch
+
+import pytest
+import trio
+
+from cbfs.account import SYSTEM_RANDOM
+from cbfs.engine import Engine
+from cbfs.store import Table
+from cbfs_common.errors import DecodeError
+from cbfs_common.message import encode_part
+from cbfs_common.prekey import PrekeyKind, make_prekey
+from tests.hostile.town import Town
+from tests.test_engine import send
+
+
+@pytest.fixture
+def town() -> Iterator[Town]:
+    made = Town()
+    made.begin()
+    pair = make_prekey(SYSTEM_RANDOM, PrekeyKind.LAST_RESORT, int(made.now()) + 25 * 86_400)
+    made.other.last[made.bob.account.profile.user_id] = pair.public(made.bob.account.signing)
+    yield made
+    made.close()
+
+
+PLACES = (
+    "cbfs.admission.Admission.introduce",
+    "cbfs.asking.Asking.poll",
+    "cbfs.dummies.Dummies.is_dummy",
+    "cbfs.home.decode_push",
+    "cbfs.home.top_up",
+    "cbfs.link.Link._take",
+    "cbfs.lifetimes.is_known",
+    "cbfs.lifetimes.slots",
+    "cbfs.notes.draft",
+    "cbfs.own_name.OwnName.check",
+    "cbfs.petnames.pending",
+    "cbfs.peers.Peers.ready",
+    "cbfs.receiver.Receiver._kept",
+    "cbfs.receiver.Receiver._meet",
+    "cbfs.receiver.Receiver.take",
+    "cbfs.sender.Sender._deliver_some",
+    "cbfs.sender.Sender.note_due",
+    "cbfs.sessions.Sessions.tidy",
+    "cbfs.settings.words",
+    "cbfs.watch.Watch._settle_doubts",
+    "cbfs.watch.Watch._take_bundle",
+    "tests.test_engine.Recorder.conversation_added",
+    "tests.test_engine.Recorder.message_added",
+    "tests.test_engine.Recorder.message_changed",
+)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_client_survives_a_fault(
+    place: str, town: Town, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first three calls fail, by an error that nobody expects. Messages come and go out."""
+    owner, _, name = place.rpartition(".")
+    left = [3]
+    stranger = town.person("stranger")
+    bob = town.bob.account.profile.user_id
+
+    async def talk(engine: Engine) -> None:
+        text = town.send_good()
+        town.send(stranger.seal(encode_part(stranger.part(b"hello"))))
+        await send(engine, ("bob",), b"of alice")
+        await town.until(lambda: text in town.texts("bob"), "a good message")
+        await town.until(lambda: not town.mailbox, "the mailbox to be empty")
+        await town.until(lambda: len(town.other.box(bob)) >= 1, "alice's message to go out")
+        await trio.sleep(3_600)
+
+    real = getattr(pkgutil.resolve_name(owner), name)
+
+    def broken(*arguments: object, **named: object) -> object:
+        if left[0]:
+            left[0] -= 1
+            raise KeyError("secret")
+        return real(*arguments, **named)
+
+    with patch(f"{owner}.{name}", broken):
+        town.run(talk)
+    assert "secret" not in caplog.text
+    town.faults.texts.clear()
+    town.reopen()
+    town.office.pushed.clear()
+    town.check()
+
+
+def test_who_has_registered_no_profile_is_nobody_to_write_to(town: Town) -> None:
+    """A directory keeps what owners give it. It leaves nothing here that the next start cannot
+    read."""
+    town.person("eve")
+    entry = town.liar.entries["eve"]
+    town.liar.put(replace(entry, profile=b"no profile", round=len(town.liar.rounds)))
+
+    async def look_up(engine: Engine) -> None:
+        with pytest.raises(DecodeError):
+            await send(engine, ("eve",), b"hello")
+
+    town.run(look_up)
+    town.reopen()
+    with town.store.read() as reader:
+        assert reader.count(Table.PEERS) == 1
+    town.check()
