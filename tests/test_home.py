@@ -1,6 +1,6 @@
 """How prekeys are kept up, against a home server that answers as the test wants."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from cbfs.configuration import Configuration
 from cbfs.context import Context, Problems
 from cbfs.dial import LoopbackDialer
 from cbfs.engine import make_context, make_directory
-from cbfs.link import Link, ServerRefused
+from cbfs.link import Link, Replies, ServerRefused
 from cbfs.pacing import PacedDialer
 from cbfs.passphrase import Guard
 from cbfs.prekeys import top_up
@@ -23,6 +23,7 @@ from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address
 from cbfs_common.requests import (
     AnyReply,
+    AnyRequest,
     Code,
     CountPrekeys,
     Done,
@@ -45,19 +46,24 @@ class Server(Link):
         super().__init__(stream, ClientConnection(dh_public(key), key, SYSTEM_RANDOM), 1)
         self._answer = answer
         self.records: list[bytes] = []
-        self._whole = trio.Event()
+        self.uploads: list[int] = []
+        """How many came at once, each time."""
 
-    async def call(self, payload: bytes) -> bytes:
-        asked = decode_request(payload)
+    async def call_in_order(self, payloads: Iterable[Callable[[], bytes | None]]) -> Replies:
+        asked = [decode_request(data) for each in payloads if (data := each()) is not None]
+        if any(isinstance(each, UploadPrekeys) for each in asked):
+            self.uploads.append(len(asked))
+        return [encode(self._reply(each)) for each in asked]
+
+    def _reply(self, asked: AnyRequest) -> AnyReply:
         if isinstance(asked, CountPrekeys):
-            return encode(PrekeyCount(0, 0))
+            return self._count()
         assert isinstance(asked, UploadPrekeys)
         self.records += asked.records
-        if len(self.records) == PREKEYS_ONE_TIME + 1:
-            self._whole.set()
-        with trio.fail_after(60):
-            await self._whole.wait()
-        return encode(self._answer(asked))
+        return self._answer(asked)
+
+    def _count(self) -> PrekeyCount:
+        return PrekeyCount(0, 0)
 
 
 @asynccontextmanager
@@ -77,7 +83,9 @@ def test_prekeys_go_up_all_at_once(tmp_path: Path) -> None:
     async def main() -> None:
         async with account(tmp_path / "a") as context:
             server = Server(lambda asked: Done())
-            await top_up(server, context)  # no upload is answered before all have come
+            await top_up(server, context)
+            assert len(server.uploads) == 1, "no upload waits for the answer to another"
+            assert len(server.records) == PREKEYS_ONE_TIME + 1
             with context.store.read() as reader:
                 kept = set(reader.keys(Table.PREKEYS))
             assert {record[:16] for record in server.records} == kept
@@ -101,24 +109,23 @@ def test_a_refused_upload_is_the_servers_word(tmp_path: Path) -> None:
 class Strange(Server):
     """A home server that gives away prekeys whose secrets the client does not have."""
 
-    replaced = 0
-
-    async def call(self, payload: bytes) -> bytes:
-        asked = decode_request(payload)
-        if isinstance(asked, CountPrekeys):
-            return encode(PrekeyCount(30, 2**40))
-        assert isinstance(asked, UploadPrekeys)
-        self.records += asked.records
-        self.replaced += asked.replace
-        return encode(Done())
+    def _count(self) -> PrekeyCount:
+        return PrekeyCount(30, 2**40)
 
 
 def test_prekeys_that_nobody_has_the_secrets_of_are_replaced(tmp_path: Path) -> None:
     async def main() -> None:
         async with account(tmp_path / "a") as context:
-            server = Strange(lambda asked: Done())
+            replaced: list[bool] = []
+
+            def answer(asked: UploadPrekeys) -> AnyReply:
+                replaced.append(asked.replace)
+                return Done()
+
+            server = Strange(answer)
             await top_up(server, context)
-            assert server.replaced == 1
+            assert replaced[0]
+            assert sum(replaced) == 1
             assert len(server.records) == PREKEYS_ONE_TIME + 1
 
     trio.run(main)
