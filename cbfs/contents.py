@@ -12,8 +12,8 @@ import errno
 import logging
 import stat
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import trio
 
@@ -35,6 +35,7 @@ from cbfs.nodes import (
     record_maker,
     settle,
 )
+from cbfs.outbox import Failure
 from cbfs.store import Reader, StoreError, Table, Writer
 from cbfs.stored import read_content, u32, u64
 
@@ -92,27 +93,64 @@ class Contents:
     async def write(self, file: File, offset: int, data: bytes) -> int:
         """Raises TreeError(EFBIG) beyond the limit for one message, TreeError(ENOSPC) when the
         disk is full."""
-        if offset + len(data) > self._limit(file):
-            raise TreeError(errno.EFBIG)
-        await settle(file)
-        check_changeable(file)
-        layer = _layer(file)
-        layer.write(offset, data, lambda index: self._beneath(file, index))
-        self._touched(file)
-        if layer.held > MEMORY_MAX and not file.lock.locked():
-            self._nursery.start_soon(self._spill_meanwhile, file)
-        if layer.held > 2 * MEMORY_MAX:
-            await self._make_room(file, layer)
+        with self.failing(file):
+            if offset + len(data) > self._limit(file):
+                raise TreeError(errno.EFBIG)
+            await settle(file)
+            check_changeable(file)
+            layer = _layer(file)
+            layer.write(offset, data, lambda index: self._beneath(file, index))
+            self._touched(file)
+            if layer.held > MEMORY_MAX and not file.lock.locked():
+                self._nursery.start_soon(self._spill_meanwhile, file)
+            if layer.held > 2 * MEMORY_MAX:
+                await self._make_room(file, layer)
+        if offset <= file.anew:
+            file.anew = max(file.anew, offset + len(data))
+            if file.anew >= file.size:
+                _mend(file)
         return len(data)
 
     async def truncate(self, file: File, size: int) -> None:
         """Cut, or fill with zeros."""
-        if size > self._limit(file):
-            raise TreeError(errno.EFBIG)
-        await settle(file)
-        check_changeable(file)
-        _layer(file).truncate(size, lambda index: self._beneath(file, index))
-        self._touched(file)
+        with self.failing(file):
+            if size > self._limit(file):
+                raise TreeError(errno.EFBIG)
+            await settle(file)
+            check_changeable(file)
+            _layer(file).truncate(size, lambda index: self._beneath(file, index))
+            self._touched(file)
+        if not size:
+            _mend(file)
+
+    @contextmanager
+    def failing(self, file: File) -> Iterator[None]:
+        """A program is told when this fails: what it wanted in the file may be missing then."""
+        try:
+            yield
+        except TreeError as error:
+            if error.errno != errno.EACCES:  # which says that it cannot be changed at all
+                self.fail(file, Failure.WRITE)
+            raise
+        except Exception:
+            self.fail(file, Failure.WRITE)
+            raise
+
+    def fail(self, file: File, failure: Failure) -> None:
+        """Something may be missing of what was to be in the file: it is no message until it is
+        empty, or somebody has opened it and written it anew from its start."""
+        if file.failure is Failure.NONE:
+            file.failure = failure
+        file.anew = -1
+        file.version += 1
+        file.changed = time.monotonic()
+        _tell_parcels(file)
+        self.changed()
+
+    def opened(self, file: File) -> None:
+        """Somebody has opened it to write."""
+        if file.failure is not Failure.NONE:
+            file.anew = max(file.anew, 0)
 
     async def describe(self, node: Node, mode: int | None, mtime_ns: int | None) -> None:
         """Change permissions or time; Raises TreeError for what is not the user's."""
@@ -138,14 +176,23 @@ class Contents:
         if node.stored >= 0 if isinstance(node, File) else node.recorded:
             await self._save([node])
 
-    async def save(self, file: File) -> None:
+    async def save(self, file: File, *, whole: bool = True) -> None:
         """Put the content and the record of a file on the disk, when they are not there. A crash
-        before the last commit of it leaves the version before, one after it this one."""
+        before the last commit of it leaves the version before, one after it this one. ``whole``:
+        who has written says that this is all; if not, and a program has it open, the next mount
+        takes it for what was cut off. Raises StoreError."""
         async with file.lock:
             version = file.version
-            if file.stored == version or not file.names or _is_decision(file):
+            if whole:
+                file.unfinished = False
+            if not file.names or _is_decision(file):
                 return
-            layer = _layer(file)
+            if file.stored == version:
+                if file.noted and not file.unfinished:
+                    await self._save([file])
+                    file.noted = False
+                return
+            layer, unfinished = _layer(file), file.unfinished
             file.draft, file.storing = None, layer
             try:
                 content = await self._store(file, layer)
@@ -158,7 +205,7 @@ class Contents:
                 raise
             file.content, file.storing = content, None
             file.lent = False
-            file.stored = version
+            file.stored, file.noted = version, unfinished
             if not file.names:  # removed meanwhile
                 await self._save([file])
 
@@ -167,12 +214,24 @@ class Contents:
         for node in nodes:
             if isinstance(node, File):
                 try:
-                    await self.save(node)
+                    await self.save(node, whole=False)
                 except StoreError as error:
                     _log.error("%s", error.in_full)
 
-    def closed(self, _file: File) -> None:
+    def flushed(self, file: File, *, killed: bool) -> None:
+        """A handle that could write is about to be closed; ``killed``: since a signal has ended the
+        program that opened it. Before its content is saved."""
+        if killed and file.unfinished:
+            self.fail(file, Failure.KILLED)
+
+    def cut_off(self, file: File) -> None:
+        """The mount has ended under a handle that could write."""
+        if file.unfinished:
+            self.fail(file, Failure.UNMOUNT)
+
+    def closed(self, file: File) -> None:
         """The last writer is gone."""
+        file.unfinished = False
         self.changed()
 
     async def forget(self, files: list[File]) -> None:
@@ -292,6 +351,7 @@ class Contents:
 
     def _touched(self, file: File) -> None:
         file.version += 1
+        file.unfinished = file.writers > 0
         file.changed = time.monotonic()
         file.mtime_ns = file.changed_ns = time.time_ns()
         _tell_parcels(file)
@@ -321,6 +381,11 @@ class Contents:
                     writer.delete(Table.META, SCRATCH + u64(content))
 
         await self.backend.store.commit(change)
+
+
+def _mend(file: File) -> None:
+    """It is what somebody has written from the start on."""
+    file.failure, file.anew = Failure.NONE, -1
 
 
 def check_changeable(node: Node) -> None:

@@ -4,24 +4,21 @@ The one task that looks at drafts (``run``), and the ``View`` that the engine ta
 does to the tree goes through the mount itself (``Revealer``), so that watchers see it.
 """
 
-import logging
 import time
 from collections.abc import Iterable
 from dataclasses import replace
 
 import trio
 
-from cbfs.areas import TreeError
 from cbfs.dispatch import Dispatch
 from cbfs.drafts import Drafts
 from cbfs.error_files import ErrorFiles
 from cbfs.handles import Handle
 from cbfs.message_folder import MessageFolder
 from cbfs.model import Backend, Conversation, Delivery, Message, Refused
-from cbfs.nodes import Directory, File, Text, drafts_in, state_of
-from cbfs.outbox import METADATA, Processes
+from cbfs.nodes import Directory, File, Link, Text, drafts_in, state_of
+from cbfs.outbox import METADATA, QUIET, Hold, Processes, is_lock
 from cbfs.showing import Showing
-from cbfs.store import StoreError
 from cbfs.sync_send import SyncSend
 from cbfs.texts import error_text, own_warning_text, status_text
 from cbfs.tree import STATUS, Tree
@@ -31,16 +28,13 @@ WARNING = "WARNING"
 """The file in the root that is there when somebody has changed one's own name, or it cannot be
 kept."""
 
-_log = logging.getLogger(__name__)
-
 ASK_AGAIN = 60.0
 """Seconds for which nobody has a name that nobody had. After that it is asked for again when
 something new is saved for it, and only then: what was saved before goes with it."""
 
 _ALWAYS = frozenset((METADATA,))
 
-KEPT_NS = 86_400 * 10**9
-"""How long scratch files in the outbox are kept."""
+_LINK = Hold("it is a link", None, "put what it leads to in its place, or rm it")
 
 
 class Courier:
@@ -158,6 +152,11 @@ class Courier:
         self.showing.show(path, node, enter)
         self.views.added(message)
 
+    @property
+    def fsync_finishes(self) -> bool:
+        """Whether fsync says that a file is all that is to be in it."""
+        return self._sync_send is not None
+
     async def synced(self, handle: Handle) -> None:
         """A program wants what it has written to be safe, and it is on the disk. Raises
         TreeError."""
@@ -259,25 +258,24 @@ class Courier:
                 continue
             problem = self._check_folder(folder_name, folder)
             ready = []
-            self._drop_leftovers(folder)
             for name, node in drafts_in(folder):
                 draft = state_of(node)
                 if draft.version == draft.sent:
                     continue  # it only waits to be taken out
                 hold = self.drafts.verdict(folder, name, node)
-                path = f"{folder_name}/{name}"
                 if hold is None and problem is not None:
                     self._errors.fail(folder, name, node, problem)
                 elif hold is None:
                     hold = self._dispatch.put_off(draft)
                     ready += [] if hold else [(name, node)]
-                if draft.error:
-                    held[path] = draft.error.splitlines()[0]
-                elif hold is not None and hold.again is not None:
-                    held[path] = hold.why
-                draft.hold = hold.why if hold is not None else ""
                 if hold is not None:
-                    again = min(again, hold.again or again)
+                    again = min(again, self._hold(folder, name, node, hold))
+                draft.hold = hold.why if hold is not None else ""
+                if draft.error:
+                    held[f"{folder_name}/{name}"] = draft.error.splitlines()[0]
+                elif hold is not None and self.drafts.is_news(draft, hold):
+                    held[f"{folder_name}/{name}"] = hold.why
+            again = min(again, self._hold_links(folder_name, folder, held))
             self._dispatch.start(folder, ready)
         self._errors.drop_stale()
         if held != self._held:
@@ -285,18 +283,32 @@ class Courier:
             self.status_changed()
         return again
 
-    def _drop_leftovers(self, folder: Directory) -> None:
-        """Scratch files and locks that nobody has used for a day go."""
-        for name in self.drafts.leftovers(folder, time.time_ns() - KEPT_NS):
-            self._nursery.start_soon(self._remove, folder, name)
+    def _hold(self, folder: Directory, name: str, node: File | Directory, hold: Hold) -> float:
+        """Tell of what stays in an error file, when it is time to. Gives the seconds until the
+        verdict may be another."""
+        draft = state_of(node)
+        if hold.hint and hold.tell <= 0:
+            if draft.given_up != draft.version:
+                self._errors.fail(folder, name, node, Refused(hold.why, hold.hint))
+        elif draft.error and draft.given_up != draft.version:
+            self._errors.clear(folder, name, node)  # it has changed since
+        left = QUIET + draft.changed - time.monotonic()
+        times = (hold.again or 0, hold.tell if hold.hint else 0, left)
+        return min((seconds for seconds in times if seconds > 0), default=3600.0)
 
-    async def _remove(self, folder: Directory, name: str) -> None:
-        try:
-            await self.tree.unlink(folder, name)
-        except TreeError:
-            pass  # somebody else was quicker
-        except StoreError as error:
-            _log.error("%s", error.in_full)
+    def _hold_links(self, folder_name: str, folder: Directory, held: dict[str, str]) -> float:
+        """Tell of links, which are no messages. Gives the seconds until there is more to tell."""
+        again = 3600.0
+        for name, node in list(folder.entries.items()):
+            if not isinstance(node, Link) or is_lock(name):
+                continue
+            left = QUIET - (time.time_ns() - node.changed_ns) / 1e9
+            if left > 0:
+                again = min(again, left)
+                continue
+            held[f"{folder_name}/{name}"] = _LINK.why
+            self._errors.show_once(folder, name, node, error_text(Refused(_LINK.why), _LINK.hint))
+        return again
 
     def _check_folder(self, name: str, folder: Directory) -> Refused | None:
         """What is wrong with the folder itself, told in an error file beside it."""

@@ -12,7 +12,16 @@ from cbfs.error_files import ErrorFiles
 from cbfs.model import Backend, Content, Conversation, Message, NotYet, Outgoing, Refused
 from cbfs.moved import take_along
 from cbfs.naming import free_name
-from cbfs.nodes import Directory, File, Link, Node, Parcel, Sending, state_of
+from cbfs.nodes import (
+    Directory,
+    File,
+    Link,
+    Node,
+    Parcel,
+    Sending,
+    new_seed,
+    state_of,
+)
 from cbfs.outbox import METADATA, Hold
 from cbfs.parcels import clear, drop, pack, seal, taking_out
 from cbfs.showing import Showing
@@ -121,6 +130,7 @@ class Dispatch:
         if message is None:
             return
         draft.sent, draft.error = version, ""
+        node.seed = new_seed()  # another version is another message
         if isinstance(node, Directory):
             seal(node)
         self._later.pop(draft, None)
@@ -187,6 +197,7 @@ class Dispatch:
             consume,
             folder=isinstance(node, Directory),
             lifetime=lifetime,
+            seed=node.seed,
         )
 
     def _bind(self, folder: Directory, conversation: bytes) -> None:
@@ -200,6 +211,7 @@ class Dispatch:
             elif entry != METADATA:  # somebody else has begun the conversation, and this was there
                 drafts.add(free_name(entry, drafts.entries.__contains__), node)
                 self.renamed(node)
+        drafts.left |= folder.left
         folder.conversation = conversation
         folder.alias = drafts
         self._begun.add(folder)
@@ -266,6 +278,7 @@ class Dispatch:
         def leave() -> None:
             if directory.entries.get(name) is top:
                 directory.remove(name)
+                self._changed()
                 self._nursery.start_soon(self._clear, top)
 
         self._showing.remove_folder(f"outbox/{_name_of(directory)}/{name}", leave)
@@ -280,6 +293,7 @@ class Dispatch:
         def leave() -> None:
             if directory.entries.get(name) is file and file.version == version:
                 directory.remove(name)
+                self._changed()  # its backup may be left
 
         path = f"outbox/{_name_of(directory)}/{name}"
         self._showing.remove(path, leave)

@@ -3,18 +3,22 @@ finished."""
 
 import math
 import time
+from dataclasses import replace
 
 from cbfs.metadata import read_new
-from cbfs.nodes import Directory, File, Link, state_of, walk
+from cbfs.nodes import Directory, File, Link, Parcel, state_of, walk
 from cbfs.outbox import (
     METADATA,
+    QUIET,
     Draft,
     Hold,
     Lock,
     Processes,
     folder_verdict,
-    is_scratch,
+    is_live,
+    is_lock,
     lock_names,
+    original_of,
     verdict,
 )
 from cbfs.texts import read_folder_name
@@ -38,12 +42,17 @@ class Drafts:
         grace = self._tree.backend.configuration.current.grace if self.grace is None else self.grace
         if isinstance(node, File):
             locks = self._locks(folder, name)
-            return verdict(_draft(name, node), locks, now, wall, grace, processes)
+            original = original_of(name, folder.entries, folder.left, now, spare=node.spare)
+            draft = replace(_draft(name, node), original=original)
+            if is_lock(name):
+                lock = Lock(name, node.author, self._tree.read(node, 0, LOCK_HEAD))
+                draft = replace(draft, held=is_live(lock, processes))
+            return verdict(draft, locks, now, wall, grace, processes)
         state = state_of(node)
         fresh = state.version not in (state.sent, state.given_up)
-        inside = ((d, n, f) for d, n, f in walk(node) if isinstance(f, File))
-        size = 1 if any(isinstance(f, File) for _d, _n, f in walk(node)) else 0
-        draft = Draft(name, size, fresh, 0, None, state.changed, node.mtime_ns / 1e9)
+        inside = [(d, n, f) for d, n, f in walk(node) if isinstance(f, File)]
+        until = node.mtime_ns / 1e9
+        draft = Draft(name, len(inside), fresh, 0, None, state.changed, until)
         return folder_verdict(
             draft,
             ((_draft(n, file), self._locks(d, n)) for d, n, file in inside),
@@ -53,18 +62,10 @@ class Drafts:
             processes,
         )
 
-    def leftovers(self, folder: Directory, before_ns: int) -> list[str]:
-        """Names of scratch files and locks that nobody has open, whose programs have ended, and
-        that have not changed since."""
-        return [
-            name
-            for name, node in folder.entries.items()
-            if isinstance(node, File | Link)
-            and is_scratch(name)
-            and max(node.mtime_ns, node.changed_ns) < before_ns
-            and not (isinstance(node, File) and node.handles)
-            and not (node.author and self._processes.is_alive(node.author))
-        ]
+    def is_news(self, draft: File | Parcel, hold: Hold) -> bool:
+        """Whether ``status`` tells of this: of what will be sent by itself, and of what rests."""
+        rests = draft.changed + QUIET <= time.monotonic()
+        return rests if hold.again is None or hold.hint else True
 
     def recipients(self, name: str, folder: Directory) -> tuple[tuple[str, ...], str]:
         """(participants, subject) of a folder that is no conversation yet. Raises Refused."""
@@ -91,7 +92,8 @@ class Drafts:
 
 def _draft(name: str, file: File) -> Draft:
     fresh = file.version not in (file.sent, file.given_up)
-    until = file.mtime_ns / 1e9
+    writers, changed = file.writers, file.changed
     if file.asked == file.version:  # fsync has said that it is finished
-        return Draft(name, file.size, fresh, 0, file.author, -math.inf, until)
-    return Draft(name, file.size, fresh, file.writers, file.author, file.changed, until)
+        writers, changed = 0, -math.inf
+    until = file.mtime_ns / 1e9
+    return Draft(name, file.size, fresh, writers, file.author, changed, until, file.failure)

@@ -34,6 +34,7 @@ class ErrorFiles:
         self._tree = tree
         self._there: dict[Subject, _ErrorText] = {}
         self._people: dict[Directory, tuple[str, ...]] = {}
+        self._of_links: set[tuple[Directory, str, Link]] = set()
         self._of_contacts: set[tuple[Directory, str, File | Parcel]] = set()
 
     def fail(self, folder: Directory, name: str, node: File | Directory, problem: Refused) -> None:
@@ -93,9 +94,18 @@ class ErrorFiles:
             there.render = lambda: data
             there.mtime_ns = time.time_ns()
 
+    def show_once(self, folder: Directory, name: str, node: Link, text: str) -> None:
+        """Show the error file of a link, unless somebody has removed it."""
+        if (folder, name, node) not in self._of_links:
+            self._of_links.add((folder, name, node))
+            self.show(folder, name, node, text)
+
     def drop_stale(self) -> None:
         """Take away the error files of what is not there any more."""
         self._people = {f: people for f, people in self._people.items() if f.names}
+        self._of_links = {
+            each for each in self._of_links if each[0].entries.get(each[1]) is each[2]
+        }
         for node, there in list(self._there.items()):
             folder = _place(there)
             if folder is None or folder.entries.get(there.about) is not node:

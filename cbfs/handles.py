@@ -3,17 +3,19 @@
 from dataclasses import dataclass
 
 from cbfs.nodes import File, Node
+from cbfs.outbox import Process
 
 
 @dataclass(frozen=True, slots=True)
 class Handle:
     """``writes``: it may be written to. ``new``: reading it to the end makes the message read.
-    ``thread`` has opened it."""
+    ``thread`` has opened it, and ``author`` is its process when it writes."""
 
     node: Node
     writes: bool
     new: bool
     thread: int = 0
+    author: Process | None = None
 
 
 class Handles:
@@ -28,10 +30,12 @@ class Handles:
         self._last += 1
         return self._last
 
-    def open(self, node: Node, thread: int, *, writes: bool, new: bool) -> int:
+    def open(
+        self, node: Node, thread: int, *, writes: bool, new: bool, author: Process | None = None
+    ) -> int:
         """A handle on a file: its number."""
         number = self.number()
-        self._open[number] = Handle(node, writes, new, thread)
+        self._open[number] = Handle(node, writes, new, thread, author)
         if isinstance(node, File):
             node.handles += 1
             node.writers += writes

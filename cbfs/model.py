@@ -94,7 +94,10 @@ class Outgoing:
     that is not 0.
 
     ``consume(writer, conversation)`` takes the file out of the outbox's records; it runs inside
-    the transaction that makes it a message, so that a crash leaves the one or the other."""
+    the transaction that makes it a message, so that a crash leaves the one or the other.
+
+    ``seed``: random, of this draft until it is sent. The message's id is made from it, so that a
+    backup of the account that has the draft still does not send another message."""
 
     conversation: bytes | None
     participants: tuple[str, ...]
@@ -104,6 +107,7 @@ class Outgoing:
     consume: Callable[[Writer, Conversation], None]
     folder: bool = False
     lifetime: int = 0
+    seed: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

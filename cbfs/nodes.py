@@ -1,5 +1,6 @@
 """The inodes of the mount: plain objects without FUSE, and their records in the store."""
 
+import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,7 @@ from cbfs.areas import RULES, Area
 from cbfs.blocks import Layer
 from cbfs.listings import Entry, content_of, ends_of, entry_of
 from cbfs.model import Content, Message
-from cbfs.outbox import Process
+from cbfs.outbox import QUIET, Failure, Process
 from cbfs.packing import pack, unpack
 
 FIRST_MESSAGE = 1 << 40
@@ -25,6 +26,11 @@ MODES = 0o7777
 """What a program may say of permissions. The root of the mount lets nobody else in, and the mount
 is nosuid: the bits are kept, and give nobody anything."""
 _NO_NAMES: "set[tuple[Directory, str]]" = set()
+
+
+def new_seed() -> bytes:
+    """Of a new draft."""
+    return secrets.token_bytes(16)
 
 
 class Node:
@@ -88,7 +94,8 @@ class Directory(Node):
     be one message."""
 
     __slots__ = (
-        "_entries", "_folders", "alias", "area", "conversation", "key", "parcel", "recorded",
+        "_entries", "_folders", "alias", "area", "conversation", "key", "left", "parcel",
+        "recorded", "seed",
     )  # fmt: skip
 
     def __init__(
@@ -107,6 +114,8 @@ class Directory(Node):
         self.recorded = False
         self.parcel: Parcel | None = None
         self.alias: Directory | None = None  # the folder that has taken its place
+        self.left: dict[str, float] = {}  # names that were taken out of a folder of the outbox
+        self.seed = b""  # as in ``File``
         self._entries: dict[str, Node] = {}
         self._folders = 0
 
@@ -137,6 +146,10 @@ class Directory(Node):
         """Take the entry out."""
         node = self._entries.pop(name)
         node.names.discard((self, name))
+        if self.area is Area.DRAFTS:
+            now = time.monotonic()
+            self.left = {n: left for n, left in self.left.items() if now - left < QUIET}
+            self.left[name] = now
         self._folders -= isinstance(node, Directory)
         return node
 
@@ -254,25 +267,37 @@ class File(Node):
     """A file that programs write. ``content`` is what the store has, ``storing`` what is just being
     stored over it, ``draft`` what has changed since (see ``cbfs.contents``). ``version`` counts
     changes: what was ``stored``, ``sent`` or ``given_up`` is a version. ``changed`` is on the
-    monotonic clock, in seconds."""
+    monotonic clock, in seconds.
+
+    ``failure``: why something may be missing of it; ``anew`` is how much of it has been written
+    from its start by who has opened it since, -1 for nobody. ``unfinished``: a program that has it
+    open has written since it last said, by close, that this is all; ``noted``: its record says so.
+    ``spare``: it got its name as the backup of another file. ``seed``: 16 random bytes, from which
+    the id of the message is made."""
 
     __slots__ = (
+        "anew",
         "asked",
         "author",
         "changed",
         "content",
         "draft",
         "error",
+        "failure",
         "given_up",
         "handles",
         "hold",
         "lent",
         "lock",
         "message",
+        "noted",
+        "seed",
         "sending",
         "sent",
+        "spare",
         "stored",
         "storing",
+        "unfinished",
         "version",
         "writers",
     )
@@ -297,6 +322,12 @@ class File(Node):
         self.changed = 0.0
         self.error = ""
         self.hold = ""  # why it is not sent yet
+        self.failure = Failure.NONE
+        self.anew = -1
+        self.unfinished = False
+        self.noted = False
+        self.spare = False
+        self.seed = new_seed()
 
     @property
     def links(self) -> int:
@@ -329,45 +360,59 @@ def encode_record(node: Node, without: frozenset[int] = frozenset()) -> bytes:
         [directory.key, name] for directory, name in node.names if directory.key not in without
     )
     if isinstance(node, File):
-        return _file_record(names, node.mode, node.mtime_ns, node.content)
+        return _file_record(names, node)(node.content)
     if isinstance(node, Link):
-        return pack("link", names, node.mode, node.mtime_ns, [], node.target)
-    return pack("directory", names, node.mode, node.mtime_ns, [], "")
+        return pack("link", names, node.mode, node.mtime_ns, [], node.target, [])
+    marks = [node.seed] if isinstance(node, Directory) else []
+    return pack("directory", names, node.mode, node.mtime_ns, [], "", marks)
 
 
-def record_maker(file: File) -> Callable[[Content], bytes]:
+def record_maker(file: File) -> Callable[[Content | None], bytes]:
     """Makes the record of a file as it is now, for a content whose id is known only within the
     transaction that stores it (which runs in another thread)."""
-    names = sorted([directory.key, name] for directory, name in file.names)
-    mode, mtime_ns = file.mode, file.mtime_ns
-    return lambda content: _file_record(names, mode, mtime_ns, content)
+    return _file_record(sorted([directory.key, name] for directory, name in file.names), file)
 
 
-def _file_record(
-    names: list[list[object]], mode: int, mtime: int, content: Content | None
-) -> bytes:
-    numbers = [content.id, content.size, content.chunk] if content else []
-    return pack("file", names, mode, mtime, numbers, "")
+def _file_record(names: list[list[object]], file: File) -> Callable[[Content | None], bytes]:
+    mode, mtime = file.mode, file.mtime_ns
+    failure = file.failure
+    if file.unfinished and failure is Failure.NONE:
+        failure = Failure.UNMOUNT  # unless there is a later record
+    marks = [failure.value, file.spare, file.seed]
+
+    def record(content: Content | None) -> bytes:
+        numbers = [content.id, content.size, content.chunk] if content else []
+        return pack("file", names, mode, mtime, numbers, "", marks)
+
+    return record
+
+
+_FIELDS = (str, list, int, int, list, str, list)
+"""Of a record: its kind, names as (parent's key, name), mode, modification time, the numbers of its
+content, the target of a link, and what else there is to know of a draft."""
 
 
 def decode_record(inode: int, data: bytes) -> tuple[Node, list[tuple[int, str]]]:
     """(node, its names as (parent's key, name)). Raises DecodeError."""
-    kind, names, mode, mtime_ns, numbers, target = unpack(data, str, list, int, int, list, str)
+    kind, names, mode, mtime_ns, numbers, target, marks = unpack(data, *_FIELDS)
     node: Node
     if kind == "file":
         node = File(inode, mode, mtime_ns, Content(*numbers) if numbers else None)
+        failure, node.spare, node.seed = marks
+        node.failure = Failure(failure)
     elif kind == "link":
         node = Link(inode, target, mtime_ns, recorded=True)
     else:
         node = Directory(inode, Area.KEPT, mtime_ns, mode=mode)
         node.recorded = True
+        (node.seed,) = marks
     return node, [(key, name) for key, name in names]
 
 
 def in_another_folder(data: bytes, old: int, new: int) -> bytes | None:
     """The record with its names in the folder of key ``old`` as names in that of ``new``; None when
     it has none there. Raises DecodeError."""
-    kind, names, *rest = unpack(data, str, list, int, int, list, str)
+    kind, names, *rest = unpack(data, *_FIELDS)
     if all(key != old for key, _name in names):
         return None
     moved = sorted([new if key == old else key, name] for key, name in names)

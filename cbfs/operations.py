@@ -289,6 +289,7 @@ class Operations(pyfuse3.Operations):
         if writes:
             node = file = self._tree.to_write(node)
             file.author = self._processes.of_thread(ctx.pid)
+            self._tree.opened(file)
             if flags & os.O_TRUNC:
                 await self._tree.truncate(file, 0)
         counts = self._is_new(node) and counts_as_reading(self._processes.name_of(ctx.pid))
@@ -307,19 +308,24 @@ class Operations(pyfuse3.Operations):
         node = self._handles[fh].node
         if not isinstance(node, File):
             raise FUSEError(errno.EBADF)
-        self._capacity.check(len(buf) + (node.draft.held if node.draft else 0))
+        with self._tree.failing(node):
+            self._capacity.check(len(buf) + (node.draft.held if node.draft else 0))
         return await self._tree.write(node, off, buf)
 
     @_handler
     async def flush(self, fh: FileHandleT) -> None:
-        await self._store(fh)
         handle = self._handles[fh]
-        if handle.writes and isinstance(handle.node, File):
-            await self._tree.check_close(handle.node)
+        node = handle.node if handle.writes and isinstance(handle.node, File) else None
+        if node is not None and node.unfinished:
+            killed = handle.author is not None and self._processes.is_killed(handle.author)
+            self._tree.flushed(node, killed=killed)
+        await self._store(fh)
+        if node is not None:
+            await self._tree.check_close(node)
 
     @_handler
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._store(fh)
+        await self._store(fh, whole=self._courier.fsync_finishes)
         await self._courier.synced(self._handles[fh])
 
     @_handler
@@ -436,18 +442,20 @@ class Operations(pyfuse3.Operations):
     def _open(self, node: Node, thread: int, *, writes: bool, new: bool = False) -> FileInfo:
         if isinstance(node, Text):
             node = node.opened()
+        author = node.author if writes and isinstance(node, File) else None
         return FileInfo(
-            fh=FileHandleT(self._handles.open(node, thread, writes=writes, new=new)),
+            fh=FileHandleT(self._handles.open(node, thread, writes=writes, new=new, author=author)),
             # a text may change between two looks; of a new message we must see how far it is read
             direct_io=isinstance(node, Text) or new,
             # a message never changes
             keep_cache=isinstance(node, MessageFile) and not self._is_new(node),
         )
 
-    async def _store(self, fh: int) -> None:
+    async def _store(self, fh: int, *, whole: bool = True) -> None:
         handle = self._handles[fh]
         if handle.writes and isinstance(handle.node, File):
-            await self._tree.save(handle.node)
+            with self._tree.failing(handle.node):
+                await self._tree.save(handle.node, whole=whole)
 
 
 def _text(name: bytes) -> str:

@@ -1,14 +1,17 @@
 """When a file in the outbox is a finished message. Design: filesystem.md, "When a file is sent".
 
 Pure: what is known of processes comes through ``Processes``. Over 119 recorded save sequences of
-30 programs this rule erred in 2.
+30 programs this rule erred in 2. What is not sent stays where it is until somebody removes it, and
+after a minute it is told why: nothing of the user's goes by itself.
 """
 
+import math
 import re
 import struct
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Protocol
 
 from cbfs.naming import ERROR_SUFFIX
@@ -21,17 +24,47 @@ CLOCK_RECHECK = 60.0
 
 METADATA = "metadata.toml"
 
-_SCRATCH = re.compile(
-    r"""\.            # hidden
-    | .*~\Z | \#.*\#\Z | ~\$
-    | .*\.(tmp|temp|part|partial|crdownload|download|lock|swp|swo|swx|bak|orig|rej|save)\Z
-    | DEADJOE\Z | sed[A-Za-z0-9]{6}\Z | XX[A-Za-z0-9]{6}\Z | tmp[A-Za-z0-9_]{6,8}\Z
-    | lu[^/]*\.tmp\Z | [0-9]{4,5}\Z""",
+QUIET = 60.0
+"""Seconds without a change after which it is told why something is not sent, and in which a file
+is remembered that was beside its backup."""
+
+_OWN = re.compile(r"\.DS_Store\Z|\._|\.directory\Z|(thumbs\.db|desktop\.ini)\Z", re.IGNORECASE)
+"""What file managers keep for themselves in each folder that they show."""
+
+_LOCKS = re.compile(
+    r"\..*\.sw[a-px]\Z | .*\.sw[opx]\Z | \.\#. | \#.*\#\Z | \.~lock\..*\#\Z | \..*\.kate-swp\Z"
+    r"| .*\.lock\Z | ~\$",
+    re.VERBOSE | re.IGNORECASE,
+)
+_DOWNLOADS = re.compile(
+    r".*\.(part|partial|filepart|crdownload|opdownload|download)\Z", re.IGNORECASE
+)
+_TEMPORARY = re.compile(
+    r"""(?i:.*\.(tmp|temp)\Z) | DEADJOE\Z
+    | sed[A-Za-z0-9]{6}\Z | XX[A-Za-z0-9]{6}\Z | tmp[A-Za-z0-9_]{6,8}\Z""",
     re.VERBOSE,
 )
+_ERROR = re.compile(rf".*{re.escape(ERROR_SUFFIX)}\Z")
+_TAKEN_FOR = (
+    (_LOCKS, "an editor's lock, swap or rescue file"),
+    (_DOWNLOADS, "a download that is not complete"),
+    (_TEMPORARY, "a temporary file"),
+    (re.compile(r"\."), "a hidden file"),
+    (_ERROR, "an error file"),
+)
 
-_SCRATCH_FOLDER = re.compile(r"\.|.*~\Z|.*\.(tmp|temp|part|partial)\Z")
-"""A folder may well be called 2024, or XXabcdef: no program saves one under such a name."""
+_BACKUP = re.compile(r"(.+?)(\.~[0-9]+~|~|(?i:\.(bak|orig|rej|save)))\Z")
+
+_PROBE = re.compile(r"[0-9]{4,5}\Z")
+"""As what vim makes to see whether it may, empty."""
+
+_FOLDER_TAKEN_FOR = (
+    (re.compile(r"\."), "a hidden folder"),
+    (re.compile(r".*~\Z"), "a backup"),
+    (re.compile(r".*\.(tmp|temp|part|partial)\Z", re.IGNORECASE), "a folder that is not complete"),
+    (_ERROR, "an error file"),
+)
+"""A folder may well be called XXabcdef: no program saves one under such a name."""
 
 _EDITORS = frozenset(
     (
@@ -112,10 +145,38 @@ class Lock:
     head: bytes
 
 
+class Failure(Enum):
+    """Why the content of a file may be less than what was to be in it."""
+
+    NONE = 0
+    WRITE = 1
+    KILLED = 2
+    UNMOUNT = 3
+
+
+_FAILED = {
+    Failure.WRITE: "writing it failed, so it may not be complete",
+    Failure.KILLED: "the program that wrote it was ended by a signal, so it may not be complete",
+    Failure.UNMOUNT: "the mount ended while it was being written, so it may not be complete",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """Of the file whose backup something seems to be: its name, whether it is there, or when it
+    left (on the clock of ``now``)."""
+
+    name: str
+    is_there: bool
+    left: float
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
     """What counts for one file or folder. Times in seconds; ``changed`` on the clock of ``now``,
-    ``until`` on the wall clock: a modification time in the future holds a message until then."""
+    ``until`` on the wall clock: a modification time in the future holds a message until then.
+    ``original``: what it is, or was when it got its name, the backup of. ``held``: it is a lock or
+    swap file whose editor lives."""
 
     name: str
     size: int
@@ -124,19 +185,64 @@ class Draft:
     author: Process | None
     changed: float
     until: float
+    failure: Failure = Failure.NONE
+    original: Original | None = None
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Not yet: why, in words, and in how many seconds to look again (None: when it changes)."""
+    """Not yet: why, in words, and in how many seconds to look again (None: when it changes). One
+    with a ``hint`` is told in an error file: in ``tell`` seconds."""
 
     why: str
     again: float | None
+    hint: str = ""
+    tell: float = 0.0
 
 
 def is_scratch(name: str) -> bool:
     """Whether programs use such names for what is no document."""
-    return _SCRATCH.match(name) is not None
+    return bool(
+        _taken_for(name, _TAKEN_FOR) or _OWN.match(name) or backup_of(name) or _PROBE.match(name)
+    )
+
+
+def is_lock(name: str) -> bool:
+    """Whether editors call their lock, swap and rescue files so."""
+    return _LOCKS.match(name) is not None
+
+
+def backup_of(name: str) -> str:
+    """What the file would be called whose backup has this name, empty for no backup."""
+    match = _BACKUP.match(name)
+    return match[1] if match else ""
+
+
+def is_backup(name: str, there: Container[str], left: Mapping[str, float], now: float) -> bool:
+    """Whether what gets this name among the names that are ``there`` is the backup of a file that
+    is one of them, is being edited, or ``left`` just now (by when it did)."""
+    base = backup_of(name)
+    if not base:
+        return False
+    near = now - left.get(base, -math.inf) < QUIET
+    return near or any(each in there for each in (base, *lock_names(base)))
+
+
+def original_of(
+    name: str, there: Container[str], left: Mapping[str, float], now: float, *, spare: bool
+) -> Original | None:
+    """Of what a file is the backup, if it is one: ``spare``, as it was one when it got its name, or
+    since the file is there or was just now."""
+    base = backup_of(name)
+    gone = left.get(base, -math.inf)
+    if base and (spare or base in there or now - gone < QUIET):
+        return Original(base, base in there, gone)
+    return None
+
+
+def _taken_for(name: str, patterns: tuple[tuple[re.Pattern[str], str], ...]) -> str:
+    return next((what for pattern, what in patterns if pattern.match(name)), "")
 
 
 def lock_names(name: str) -> tuple[str, ...]:
@@ -156,8 +262,11 @@ def verdict(
 ) -> Hold | None:
     """None when the file is a finished message."""
     return (
-        _no_message(draft, scratch=is_scratch(draft.name))
+        _scratch(draft, now, _taken_for(draft.name, _TAKEN_FOR))
+        or _no_message(draft, now)
         or _in_use(draft, locks, processes)
+        or (_too_soon(draft, now, grace) if draft.failure is not Failure.NONE else None)
+        or _failed(draft)
         or _later(draft, wall)
         or _too_soon(draft, now, grace)
     )
@@ -173,27 +282,62 @@ def folder_verdict(
 ) -> Hold | None:
     """The same for a folder that was moved in. ``size`` is how many files it has, ``changed`` when
     something in it last has; ``inside`` are its files, whatever their names."""
-    scratch = _SCRATCH_FOLDER.match(folder.name) is not None
-    hold = (
-        _no_message(folder, scratch=scratch)
-        or _later(folder, wall)
-        or _too_soon(folder, now, grace)
-    )
+    files = list(inside)
+    taken_for = _taken_for(folder.name, _FOLDER_TAKEN_FOR)
+    hold = _scratch(folder, now, taken_for) or _no_message(folder, now)
     if hold:
         return hold
-    for draft, locks in inside:
+    for draft, locks in files:
         hold = _in_use(draft, locks, processes)
         if hold:
             return Hold(f"{draft.name} in it: {hold.why}", hold.again)
-    return None
+    soon = _too_soon(folder, now, grace)
+    if soon is None:
+        for draft, _locks in files:
+            failed = _failed(draft)
+            if failed:
+                return replace(failed, why=f"{draft.name} in it: {failed.why}")
+    return _later(folder, wall) or soon
 
 
-def _no_message(draft: Draft, *, scratch: bool) -> Hold | None:
-    if scratch or draft.name == METADATA or draft.name.endswith(ERROR_SUFFIX):
+def _scratch(draft: Draft, now: float, taken_for: str) -> Hold | None:
+    """Whether its name says that it is no document, or it is in the way of one."""
+    if draft.name == METADATA or _OWN.match(draft.name):
         return Hold("its name is that of a scratch file", None)
+    original = draft.original
+    if original is not None:
+        taken_for = f"the backup of {original.name}"
+    if not taken_for:
+        return None
+    why = f"it is taken for a scratch file: {taken_for}"
+    hint = "rename it to send it, or rm it"
+    if draft.held:
+        return Hold(why, QUIET, hint, math.inf)
+    if draft.writers or (original is not None and original.is_there):
+        return Hold(why, None)
+    rested = max(draft.changed, original.left if original else draft.changed)
+    return _told(why, hint, rested, now)
+
+
+def _no_message(draft: Draft, now: float) -> Hold | None:
     if not draft.fresh:
         return Hold("it has been sent", None)
-    return Hold("it is empty", None) if draft.size == 0 else None
+    if draft.size:
+        return None
+    if draft.writers:
+        return Hold("it is empty", None)
+    return _told("it is empty", "write something into it, or rm it", draft.changed, now)
+
+
+def _told(why: str, hint: str, changed: float, now: float) -> Hold:
+    return Hold(why, None, hint, max(0.0, changed + QUIET - now))
+
+
+def _failed(draft: Draft) -> Hold | None:
+    if draft.failure is Failure.NONE:
+        return None
+    hint = "save it again from its start, or rm it; a copy of it is sent as it is"
+    return Hold(_FAILED[draft.failure], None, hint)
 
 
 def _later(draft: Draft, wall: float) -> Hold | None:
@@ -215,13 +359,14 @@ def _in_use(draft: Draft, locks: Iterable[Lock], processes: Processes) -> Hold |
     if draft.author and draft.author.edits and processes.is_alive(draft.author):
         return Hold(f"{draft.author.name} has it open", RECHECK)
     for lock in locks:
-        if _is_live(lock, processes):
+        if is_live(lock, processes):
             return Hold(f"an editor holds {lock.name}", RECHECK)
     return None
 
 
-def _is_live(lock: Lock, processes: Processes) -> bool:
-    """A lock counts while its process runs: a crashed editor must not hold a message for ever."""
+def is_live(lock: Lock, processes: Processes) -> bool:
+    """Whether an editor still has it. A lock counts while its process runs: a crashed editor must
+    not hold a message for ever."""
     if lock.author is not None and processes.is_alive(lock.author):
         return True
     if lock.name.startswith(".#"):

@@ -18,6 +18,8 @@ _ENDING = sum(
 )
 _START_TIME = 19
 """The field of /proc/PID/stat that says when it started, counted from the one after the name."""
+_FLAGS, _KILLED = 6, 0x400
+"""The field that has the kernel's flags of the process, counted likewise, and PF_SIGNALED in it."""
 
 
 class ProcFS:
@@ -57,6 +59,15 @@ class ProcFS:
         except (OSError, ValueError, KeyError):
             return True
         return bool((sent | shared) & ~blocked & _ENDING) or not self.is_alive(process)
+
+    def is_killed(self, process: Process) -> bool:
+        """Whether it is just ending, or has ended, and by a signal."""
+        try:
+            fields = _told(process.pid, "stat").rpartition(")")[2].split()
+            start, flags = int(fields[_START_TIME]), int(fields[_FLAGS])
+        except (OSError, ValueError, IndexError):
+            return False
+        return start == process.start and bool(flags & _KILLED)
 
     def is_running(self, pid: int) -> bool:
         """See ``Processes``."""

@@ -19,6 +19,7 @@ from cbfs.areas import Area, TreeError
 from cbfs.drafts import Drafts
 from cbfs.model import Backend, Delivery, Message
 from cbfs.nodes import Directory, File, Node
+from cbfs.outbox import Failure
 from cbfs.processes import ProcFS
 
 LIMIT, LIMIT_MAX = 60.0, 3_600.0
@@ -55,6 +56,8 @@ class SyncSend:
         if not isinstance(node, File) or not _places(node):
             return
         version = node.version
+        if node.failure is not Failure.NONE:
+            raise TreeError(errno.EACCES)
         if node.error and node.given_up == version:
             raise TreeError(errno.EACCES)
         node.asked = version

@@ -42,8 +42,9 @@ Not from bob             touch contacts/bob/muted, or blocked; rm it to undo
 How things are           cat status; of one message: getfattr -d MESSAGE
 Settings                 edit config.toml
 
-A message that cannot be sent stays in outbox/ with NAME.error beside it, which says
-why. Rename or change the file to try again.
+What cannot be sent stays in outbox/ with NAME.error beside it, which says why. Rename
+or change the file to try again. So does what has the name of a scratch file, after a
+minute; and a copy that has failed, until it is copied anew.
 
 tmp/ is for files that you prepare; it is emptied at unmount. ui_info/ is for programs
 that keep something of their own here. quarantine/, when it is there, has envelopes

@@ -28,11 +28,12 @@ from cbfs.nodes import (
     Text,
     changed_in,
     drafts_in,
+    new_seed,
     put_into,
     settle,
     state_of,
 )
-from cbfs.outbox import METADATA, Process, lock_names
+from cbfs.outbox import METADATA, Process, backup_of, is_backup, lock_names
 from cbfs.people import People
 from cbfs.provided import Provided
 from cbfs.quarantine_folder import Quarantine
@@ -228,7 +229,7 @@ class Tree(Contents):
         check(rules.mkdir or rules.folders)
         mode |= directory.mode & stat.S_ISGID
         made = Directory(self.new_inode(), rules.inside, time.time_ns(), mode=mode)
-        made.recorded = True
+        made.recorded, made.seed = True, new_seed()
         self._enter(directory, name, made)
         with or_else(lambda: put_back(directory, name, made, None)):
             await self._save([made])
@@ -269,7 +270,7 @@ class Tree(Contents):
         self._enter(directory, name, node)
         with or_else(lambda: put_back(directory, name, node, None)):
             if isinstance(node, File):
-                await self.save(node)
+                await self.save(node, whole=False)
             await self._save([node])
         await self.config.settle()
 
@@ -374,7 +375,7 @@ class Tree(Contents):
 
         with or_else(back):
             if isinstance(node, File):
-                await self.save(node)
+                await self.save(node, whole=False)
             await self._save([node] if old is None else [node, old])
         await self.config.settle()
         if is_place(source, name):
@@ -424,6 +425,9 @@ class Tree(Contents):
             raise TreeError(errno.EEXIST)
 
     def _enter(self, directory: Directory, name: str, node: Node) -> None:
+        if isinstance(node, File) and backup_of(name):
+            beside = directory.entries if directory.area is Area.DRAFTS else ()
+            node.spare = is_backup(name, beside, directory.left, time.monotonic())
         directory.add(name, node)
         directory.mtime_ns = time.time_ns()
         changed_in(directory)

@@ -16,7 +16,7 @@ from pyfuse3 import EntryAttributes, FileHandleT
 
 from cbfs.capacity import BLOCK_SIZE, Capacity, Space
 from cbfs.courier import Courier
-from cbfs.nodes import Directory, MessageFile, Node
+from cbfs.nodes import Directory, File, MessageFile, Node
 from cbfs.operations import CACHE_SECONDS, Operations
 from cbfs.processes import ProcFS
 from cbfs.provided import DOTS
@@ -153,6 +153,9 @@ class WindowOperations(Operations):
 
     async def close(self) -> None:
         """The kernel is gone: what was open is closed, and nothing is known any more."""
+        for node in self._handles.nodes():
+            if isinstance(node, File):
+                self._tree.cut_off(node)
         for handle in self._handles.numbers():
             with suppress(pyfuse3.FUSEError):  # logged; the others may be stored
                 await self.release(FileHandleT(handle))

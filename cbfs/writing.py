@@ -1,5 +1,6 @@
 """Making a message of what somebody has written: one transaction, without a network."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ from cbfs.store import Reader, Table, Writer
 class Settled:
     """What is settled of a message before its transaction. ``me`` writes it; ``participants``
     are sorted, oneself included; ``fresh`` is random, for the id of a conversation that it may
-    begin, ``message`` its own id (16 bytes each); ``now`` in milliseconds."""
+    begin, ``message`` as well, for its own when its draft has none (16 bytes each); ``digest`` is
+    of its content, by BLAKE2b; ``now`` in milliseconds."""
 
     me: str
     participants: tuple[str, ...]
@@ -39,7 +41,7 @@ def make_message(
         lifetimes.choose(writer, conversation.id, outgoing.lifetime, settled.me, settled.now)
     others = tuple(name for name in settled.participants if name != settled.me)
     arrival = Arrival(
-        settled.message,
+        _message_id(writer, conversation.id, outgoing.seed, settled),
         settled.me,
         settled.now,
         book.parents_for(writer, conversation.id),
@@ -61,6 +63,15 @@ def is_blocked(reader: Reader, name: str) -> bool:
     """Whether the user has blocked this person, as the store has it."""
     record = reader.get(Table.PEERS, reader.blind(name.encode()))
     return record is not None and decode_contact(record).blocked > 0
+
+
+def _message_id(reader: Reader, conversation: bytes, seed: bytes, settled: Settled) -> bytes:
+    """The same whenever the same draft is sent with the same content, so that its recipients drop
+    what an account sends once more that was restored from a backup; else random."""
+    id_ = hashlib.blake2b(seed + settled.digest, digest_size=16).digest()
+    if not seed or book.has_message(reader, conversation, settled.me, id_):
+        return settled.message
+    return id_
 
 
 def _conversation(

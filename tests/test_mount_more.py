@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -60,24 +59,6 @@ def test_quarantine_is_there_while_it_has_something(tmp_path: Path) -> None:
 
     run(tmp_path, body)
     run(tmp_path, again)
-
-
-def test_scratch_files_of_yesterday_are_removed(tmp_path: Path) -> None:
-    async def body(mount: Mount) -> None:
-        tree = mount.tree
-        folder = await tree.mkdir(tree.outbox, "bob")
-        old = await mount.save(folder, ".letter.swp", b"old")
-        await mount.save(folder, ".fresh.swp", b"new")
-        link = await tree.symlink(folder, ".#letter", "alice@host.1", None)
-        opened = await mount.save(folder, "open~", b"somebody has it open")
-        opened.handles += 1
-        for node in (old, link, opened):
-            node.mtime_ns = node.changed_ns = time.time_ns() - 90_000 * 10**9
-        mount.courier.retry()
-        await until(lambda: set(folder.entries) == {".fresh.swp", "open~"})
-        assert not mount.backend.sent
-
-    run(tmp_path, body)
 
 
 def test_tmp_is_empty_after_the_end(tmp_path: Path) -> None:

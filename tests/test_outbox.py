@@ -14,8 +14,10 @@ from cbfs.outbox import (
     Lock,
     Process,
     folder_verdict,
+    is_backup,
     is_scratch,
     lock_names,
+    original_of,
     verdict,
 )
 
@@ -32,6 +34,7 @@ class Saved:
     author: Process | None = None
     sent: str = ""
     target: bytes = b""
+    spare: bool = False
 
 
 @dataclass
@@ -42,6 +45,7 @@ class Play:
     files: dict[str, Saved] = field(default_factory=dict)
     alive: set[Process] = field(default_factory=set)
     sent: list[tuple[str, str]] = field(default_factory=list)
+    left: dict[str, float] = field(default_factory=dict)
 
     def is_alive(self, process: Process) -> bool:
         return process in self.alive
@@ -59,7 +63,9 @@ class Play:
         self.wait(0.01)
 
     def open(self, name: str, by: Process, *, truncate: bool = True) -> None:
-        saved = self.files.setdefault(name, Saved())
+        if name not in self.files:
+            self.files[name] = Saved(spare=is_backup(name, self.files, self.left, self.now))
+        saved = self.files[name]
         saved.writers += 1
         saved.author = by
         if truncate:
@@ -82,12 +88,16 @@ class Play:
         self.close(name)
 
     def rename(self, old: str, new: str) -> None:
-        self.files[new] = self.files.pop(old)
-        self.files[new].changed = self.now
+        self.left[old] = self.now
+        moved = self.files.pop(old)
+        moved.spare = is_backup(new, self.files, self.left, self.now)
+        moved.changed = self.now
+        self.files[new] = moved
         self.wait(0.001)
 
     def remove(self, name: str) -> None:
         self.files.pop(name, None)
+        self.left[name] = self.now
         self.wait(0.001)
 
     def link(self, name: str, target: bytes, by: Process) -> None:
@@ -118,6 +128,7 @@ class Play:
             author=saved.author,
             changed=saved.changed,
             until=0.0,
+            original=original_of(name, self.files, self.left, self.now, spare=saved.spare),
         )
         if verdict(draft, self._locks(name), self.now, 1e9 + self.now, GRACE, self) is None:
             saved.sent = saved.content
@@ -356,10 +367,24 @@ def test_a_date_in_the_future_holds_it() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *(".f", "f~", "#f#", "~$f.docx", "f.tmp", "f.temp", "f.part", "f.partial"),
+        *(
+            ".f",
+            "f~",
+            "f.~2~",
+            "#f#",
+            "~$f.docx",
+            "F.BAK",
+            "F.Part",
+            ".DS_Store",
+            "Thumbs.db",
+            "f.tmp",
+            "f.temp",
+            "f.part",
+            "f.partial",
+        ),
         *("f.crdownload", "f.download", "f.lock", "f.swp", "f.swo", "f.swx", "f.bak", "f.orig"),
         *("f.rej", "f.save", "DEADJOE", "sedAb12Xy", "XXab12Cd", "tmpab12cd", "lu123abc.tmp"),
-        *("4913", "12345"),
+        *("4913", "12345", "f.~2~", "F.BAK", "F.Part", ".DS_Store", "Thumbs.db"),
     ],
 )
 def test_scratch_names(name: str) -> None:

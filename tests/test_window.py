@@ -270,7 +270,11 @@ def test_a_window_ends_with_its_account_and_leaves_what_was_written() -> None:
             os.write(half, b"written")
             opened.process.kill()
             opened.process.wait(WAIT)
-            mount.wait_messages("written")  # as of any program that was killed
+            (half_file,) = (mount.path / "outbox").glob("*/half")
+            error = half_file.with_name("half.error")
+            wait_for(lambda: error.exists() or None, "it to be told that something may be missing")
+            assert "the mount ended" in error.read_text()
+            assert not mount.messages()
             with pytest.raises(OSError):
                 os.write(half, b"more")
             with suppress(OSError):
@@ -280,7 +284,9 @@ def test_a_window_ends_with_its_account_and_leaves_what_was_written() -> None:
         opened.path.rmdir()
         opened = Window(mount, folder_with(mount, "bob"))
         try:
-            assert opened.texts("alice") == ["written"]
+            assert (opened.outbox / "half").read_text() == "written"
+            (opened.outbox / "half").write_text("written anew")
+            mount.wait_messages("written anew")
             assert mount.unmount() == 0
             assert opened.process.wait(WAIT) == 0
             assert not opened.path.is_mount()
