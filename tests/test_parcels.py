@@ -364,8 +364,9 @@ def test_programs_move_a_folder_in_and_find_it_again() -> None:
         with pytest.raises(PermissionError):
             (mount.path / "outbox" / "bob" / "made").mkdir()
         for path in (top / "one", top / "deep"):
-            with pytest.raises(PermissionError):
+            with pytest.raises(OSError) as raised:
                 path.rename(mount.path / "tmp" / "x")
+            assert raised.value.errno == errno.EXDEV  # mv then copies
         with pytest.raises(PermissionError):
             (top / "one").write_text("x")
         mount.run(f"rm -r '{top}/deep'; ls '{top}'")
