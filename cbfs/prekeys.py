@@ -10,7 +10,12 @@ from cbfs.context import Context
 from cbfs.link import Link, request, request_in_order
 from cbfs.store import Table, Writer
 from cbfs_common.errors import CbfsError
-from cbfs_common.limits import LAST_RESORT_RENEWAL, PREKEY_LIFETIME, PREKEYS_ONE_TIME
+from cbfs_common.limits import (
+    LAST_RESORT_RENEWAL,
+    PREKEY_LIFETIME,
+    PREKEY_SECRETS_MAX,
+    PREKEYS_ONE_TIME,
+)
 from cbfs_common.prekey import PrekeyKind, make_prekey
 from cbfs_common.requests import CountPrekeys, PrekeyCount, UploadPrekeys
 
@@ -19,10 +24,6 @@ UPLOAD = 10
 
 REFILL = 25
 """Prekeys are made anew when so many are missing."""
-
-SECRETS_MAX = 4_096
-"""Secrets that are kept of prekeys which may be in somebody's hands: who takes many prekeys, or a
-server that has none again and again, makes no more than these."""
 
 LAST_RESORT = PrekeyKind.LAST_RESORT
 
@@ -83,7 +84,7 @@ def _excess(context: Context, more: int) -> list[bytes]:
     """The oldest secrets, that have no place beside so many more."""
     pairs = context.sessions.pairs.values()
     oldest = sorted(pairs, key=lambda pair: pair.expires)
-    return [pair.id for pair in oldest[: max(0, len(pairs) + more - SECRETS_MAX)]]
+    return [pair.id for pair in oldest[: max(0, len(pairs) + more - PREKEY_SECRETS_MAX)]]
 
 
 async def top_up(link: Link, context: Context) -> None:

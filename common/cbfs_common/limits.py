@@ -27,6 +27,10 @@ BUNDLE_MAX = 3_072
 PREKEYS_ONE_TIME = 100
 """One-time prekeys that a client keeps on its home server."""
 
+PREKEY_SECRETS_MAX = 4_096
+"""Secrets that a client keeps of prekeys which may be in somebody's hands: who takes many prekeys,
+or a server that has none again and again, makes no more than these."""
+
 PREKEY_LIFETIME = 30 * 86_400
 LAST_RESORT_RENEWAL = 7 * 86_400
 

@@ -52,7 +52,7 @@ from tests.names_naive import ZERO, make_policy
 from tests.test_engine import Recorder
 
 SMALL = {
-    "cbfs.prekeys.SECRETS_MAX": 300,
+    "cbfs.prekeys.PREKEY_SECRETS_MAX": 300,
     "cbfs.quarantine.QUARANTINE_MAX": 150,
     "cbfs.intake.QUARANTINE_MAX": 40,
     "cbfs.strangers.HELD_MAX": 8,
@@ -350,7 +350,7 @@ class Town:
         for table, most in (
             (Table.INBOX, SMALL["cbfs.intake.QUARANTINE_MAX"]),
             (Table.SESSIONS, SESSIONS_PER_PEER * people),
-            (Table.PREKEYS, SMALL["cbfs.prekeys.SECRETS_MAX"]),
+            (Table.PREKEYS, SMALL["cbfs.prekeys.PREKEY_SECRETS_MAX"]),
             (Table.REQUESTS, REQUESTS_MAX * SMALL["cbfs.strangers.HELD_MAX"]),
             (Table.PARTS, INCOMPLETE_MAX * people),
             (Table.OWED, 2 * WANTED_MAX * people + len(self.messages())),
