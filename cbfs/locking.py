@@ -22,8 +22,12 @@ from cbfs_common.errors import CbfsError
 def account_of(path: Path) -> Path:
     """The account directory that ``path`` is, or whose mount it is. Raises CbfsError."""
     check_way(path)
-    if (path / "root.key").exists():
-        return path
+    try:
+        if (path / "root.key").exists():
+            return path
+    except OSError:
+        check_account(path)  # says whose it is
+        raise
     inside = mount_above(path)
     try:
         if inside is not None and inside.samefile(

@@ -344,7 +344,11 @@ def _prepare(mountpoint: Path) -> None:
                 f"cannot mount on {mountpoint}: {(error.strerror or '').lower()}",
                 f"make it: mkdir -p {mountpoint}",
             ) from error
-        unmount(mountpoint, lazy=True)
+        if not unmount(mountpoint, lazy=True):
+            raise CbfsError(
+                f"the mount on {mountpoint} is dead, and cannot be removed",
+                f"see: fusermount3 -uz {mountpoint}",
+            ) from error
     if not mountpoint.is_dir():
         raise CbfsError(f"{mountpoint} is not a directory", "name one that is")
     if mountpoint.is_mount():

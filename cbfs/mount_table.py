@@ -127,16 +127,18 @@ class FuseOption(str):
 
 
 def unmount(mountpoint: Path, *, lazy: bool) -> bool:
-    """Whether that went well."""
+    """Whether that went well. fusermount3 wants a table of mounts in /etc; umount(8) does not."""
+    commands = [["fusermount3", "-uz" if lazy else "-u", "--", str(mountpoint)]]
+    if not Path("/etc/mtab").exists():
+        commands.append(["umount", *(("-l",) if lazy else ()), "--", str(mountpoint)])
+    return any(_goes_well(command) for command in commands)
+
+
+def _goes_well(command: list[str]) -> bool:
     try:
-        done = subprocess.run(
-            ["fusermount3", "-uz" if lazy else "-u", "--", mountpoint],
-            capture_output=True,
-            timeout=UNMOUNT_TIMEOUT,
-            check=False,
-        )
+        done = subprocess.run(command, capture_output=True, timeout=UNMOUNT_TIMEOUT, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        _log.warning("fusermount3 cannot be used: %s", type(error).__name__)
+        _log.warning("%s cannot be used: %s", command[0], type(error).__name__)
         return False
     return done.returncode == 0
 

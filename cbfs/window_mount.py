@@ -4,6 +4,7 @@ has the account. It holds no key, and can ask for one conversation only.
 
 import errno
 import os
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from pyfuse3 import (
 from cbfs.mount_table import WINDOW_SOURCE, device_of
 from cbfs.stopping import unmount_at
 from cbfs.window_wire import (
+    CREDENTIALS,
     LOOK,
     MOUNTED,
     SOCKET,
@@ -311,11 +313,15 @@ async def _connect(account: Path) -> trio.SocketStream:
     except OSError as error:
         raise CbfsError(f"there is no account in {account}", "cbfs init makes one") from error
     try:
-        return await trio.open_unix_socket(f"/proc/self/fd/{folder}/{SOCKET}")
+        stream = await trio.open_unix_socket(f"/proc/self/fd/{folder}/{SOCKET}")
     except OSError as error:
         raise CbfsError(f"the account in {account} is not mounted", hint) from error
     finally:
         os.close(folder)
+    data = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    if CREDENTIALS.unpack(data)[1] != os.getuid():
+        raise CbfsError(f"the account in {account} is mounted by somebody else", hint)
+    return stream
 
 
 def _init(daemon: Daemon, options: WindowOptions) -> None:

@@ -8,7 +8,6 @@ import errno
 import logging
 import os
 import socket
-import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from cbfs.store import StoreError
 from cbfs.window import Window, conversation_called, drop_tmp, make_tmp
 from cbfs.window_operations import Asker, Fields, WindowOperations
 from cbfs.window_wire import (
+    CREDENTIALS,
     LOOK,
     MOUNTED,
     SOCKET,
@@ -41,9 +41,6 @@ WINDOWS_MAX = 64
 """Windows of one account at a time."""
 
 RECEIVE = 1 << 16
-CREDENTIALS = struct.Struct("3i")
-"""What SO_PEERCRED gives: process, user, group."""
-
 KEY_SIZE = 32
 
 

@@ -17,6 +17,9 @@ from cbfs_common.errors import DecodeError
 SOCKET: Final = "windows"
 """The daemon's socket, in the account directory."""
 
+CREDENTIALS: Final = struct.Struct("3i")
+"""What SO_PEERCRED gives of who is at the other end: process, user, group."""
+
 FRAME_MAX: Final = 2 << 20
 """Bytes of a frame: a write of the kernel's (at most 1 MiB) and what goes with it."""
 

@@ -65,4 +65,17 @@ echo "mounted over the dead one: $(told | wc -l)"
 if as_user sh -c 'cd "$dir" && umount "$dir"' 2>/mnt/busy; then echo "not busy?"; else echo "busy: told"; fi
 umount "$dir"
 gone
+
+# a system without /etc/mtab, which fusermount3 needs
+mkdir /mnt/etc-up /mnt/etc-work
+mount -t overlay -o lowerdir=/etc,upperdir=/mnt/etc-up,workdir=/mnt/etc-work none /etc
+rm /etc/mtab
+as_user "$program" "$spec" "$dir" --no-tor
+kill -9 $(pgrep -u "$user" -f "$dir")
+gone
+as_user "$program" "$spec" "$dir" --no-tor # over the dead one
+echo "without mtab: $(told | wc -l)"
+kill $(pgrep -u "$user" -f "$dir")
+gone
+[ -z "$(told)" ] && echo "and ended"
 echo done

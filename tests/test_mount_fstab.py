@@ -50,5 +50,7 @@ def test_fstab_for_root_and_for_a_user() -> None:
         "kept",
         "mounted over the dead one: 1",
         "busy: told",
+        "without mtab: 1",
+        "and ended",
         "done",
     ], done.stderr

@@ -4,10 +4,16 @@ import os
 import pty
 import select
 import subprocess
+import termios
+import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from cbfs.account import SYSTEM_RANDOM, no_lock, opened_store
+from cbfs.passphrase import Guard, by_passphrase
 from tests.world import ENVIRONMENT, WAIT, program, run, world
 
 
@@ -17,7 +23,13 @@ class Terminal:
     def __init__(self, *arguments: str | Path) -> None:
         self._ours, theirs = pty.openpty()
         self._process = subprocess.Popen(
-            ["setsid", "--ctty", *program(*map(str, arguments))],  # ^C is of a controlling terminal
+            [
+                "env",
+                "--default-signal=INT",
+                "setsid",
+                "--ctty",
+                *program(*map(str, arguments)),
+            ],  # ^C is of a controlling terminal
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
@@ -33,6 +45,10 @@ class Terminal:
             if not self._read():
                 raise AssertionError(f"{text!r} is not in {self.shown}")
         self._seen = self.shown.index(text, self._seen) + len(text)
+
+    def echoes(self) -> bool:
+        """Whether the terminal shows what is typed."""
+        return bool(termios.tcgetattr(self._ours)[3] & termios.ECHO)
 
     def type(self, text: str) -> None:
         os.write(self._ours, text.encode())
@@ -54,6 +70,17 @@ class Terminal:
             return False
         self.shown += data.decode()
         return bool(data)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An account, and one with a passphrase."""
+    place = tmp_path_factory.mktemp("made")
+    for name, guard in (("account", Guard()), ("locked", by_passphrase(b"words", SYSTEM_RANDOM))):
+        create = partial(replace, guard)
+        with opened_store(place / name, SYSTEM_RANDOM, no_lock, create=create):
+            pass
+    return place
 
 
 def test_each_answer_is_checked_at_once(tmp_path: Path) -> None:
@@ -102,6 +129,36 @@ def test_control_c_makes_nothing(tmp_path: Path) -> None:
     assert terminal.end() == 130
     assert "Traceback" not in terminal.shown
     assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "prompt"),
+    [
+        (("cbfs", "export", "ACCOUNT", "FILE"), "passphrase of the export: "),
+        (("cbfs", "passphrase", "ACCOUNT"), "new passphrase of the account: "),
+        (("cbfs", "init", "--restore", "FILE", "--account", "NEW"), "passphrase of the export: "),
+        (("mount.cbfs", "LOCKED", "MOUNT", "--no-tor"), "passphrase of the account: "),
+        (("cbfs", "name", "show", "--account", "LOCKED"), "passphrase of the account: "),
+    ],
+)
+def test_control_c_at_a_passphrase(
+    words: tuple[str, ...], prompt: str, made: Path, tmp_path: Path
+) -> None:
+    """One line, and the terminal shows what is typed again."""
+    places = {"ACCOUNT": made / "account", "LOCKED": made / "locked"}
+    places |= {name: tmp_path / name for name in ("FILE", "NEW", "MOUNT")}
+    places["MOUNT"].mkdir()
+    terminal = Terminal(*(places.get(word, word) for word in words))
+    terminal.wait(prompt)
+    while terminal.echoes():  # until it reads
+        time.sleep(0.01)
+    terminal.type("half of a passphr\x03")
+    terminal.wait("cbfs: interrupted\r\n")
+    assert terminal.echoes()
+    assert terminal.end() == 130
+    assert "Traceback" not in terminal.shown
+    assert "half" not in terminal.shown
+    assert not list(places["MOUNT"].iterdir())
 
 
 @pytest.mark.parametrize(

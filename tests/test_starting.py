@@ -298,6 +298,18 @@ def test_ctrl_c_in_init_can_be_gone_on_from(tmp_path: Path) -> None:
             assert run("cbfs", *words("second")).returncode == 0
 
 
+def test_ctrl_c_in_a_demo_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    places = [Place(folder / f"{name}-account", folder / name) for name in ("alice", "bob")]
+    with no_mount_left(places[0]), no_mount_left(places[1]):
+        for number in (4_000, 6_500, 7_300):
+            done = interrupted(number, "cbfs", "demo", folder)
+            check_interrupted(done)
+            assert not folder.exists()
+            assert not places[0].pids()
+            assert not places[1].pids()
+
+
 def test_ctrl_c_while_a_server_hangs(tmp_path: Path) -> None:
     """What it does not answer is not waited for."""
     with world(tmp_path) as here:
