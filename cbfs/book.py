@@ -443,8 +443,12 @@ def transcript_extent(reader: Reader, conversation: bytes) -> Extent:
 
 def transcript_entries(reader: Reader, conversation: bytes, start: int) -> list[Line]:
     """Those of the messages from a serial on, in order of arrival."""
-    entries = listings.every(reader, conversation, start)
-    return [Line(serial, size, place, tie) for serial, *_, size, _f, _e, _r, place, tie in entries]
+    return [
+        Line(serial, size, date + behind, tie)
+        for serial, date, *_, size, _f, _e, _r, behind, tie in listings.every(
+            reader, conversation, start
+        )
+    ]
 
 
 def transcript_entry(reader: Reader, conversation: bytes, serial: int) -> bytes:

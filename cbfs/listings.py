@@ -24,8 +24,8 @@ FOLDERS = b"folders "
 
 Entry = tuple[int, int, str, int, int, int, int, bool, int, int, int, int]
 """Serial, date in ms, name, the content's id, size and chunk, bytes in the transcript, whether it
-is a folder, when it ends in ms or 0, when it came in ms, its place and what decides between
-messages of one place. A plain tuple, as a listing may make very many."""
+is a folder, when it ends in ms or 0, when it came in ms, how far its place is from its date, and
+what decides between messages of one place. A plain tuple, as a listing may make very many."""
 
 TIE_SIZE = 8
 """Bytes of a message's id that decide between messages of one place."""
@@ -56,7 +56,7 @@ def entry_of(message: Message) -> Entry:
     content = message.content
     numbers = content.id, content.size, content.chunk
     shown = message.entry_size, message.folder, message.ends, message.received
-    order = message.place, int.from_bytes(message.id[:TIE_SIZE], "big")
+    order = message.place - message.date, int.from_bytes(message.id[:TIE_SIZE], "big")
     return (message.serial, message.date, message.name, *numbers, *shown, *order)
 
 

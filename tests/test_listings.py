@@ -122,7 +122,7 @@ def test_pages_that_lack_are_made_at_the_start(tmp_path: Path) -> None:
 
 
 def test_a_page_begins_with_its_first_message_even_when_that_goes(tmp_path: Path) -> None:
-    make_account(tmp_path, conversations=1, messages=100)
+    make_account(tmp_path, conversations=1, messages=70)
     store = open_store(tmp_path)
     with store.read() as reader:
         (key,) = book.load_conversations(reader)
