@@ -12,6 +12,7 @@ from cbfs.book import (
     Arrival,
     add_conversation,
     add_message,
+    come_back,
     get_conversation,
     has_message,
     missing_parents,
@@ -88,6 +89,7 @@ def store_part(
     )
     lifetimes.learn(writer, conversation.id, part.lifetime, sender, now)
     arrivals.messages.append(add_message(writer, conversation.id, arrival, now))
+    come_back(writer, conversation.id)
     acknowledge(writer, arrivals.dues, receiving, sender, ref)
     arrived(writer, ref)
     for parent in missing_parents(writer, conversation.id, part.parents):

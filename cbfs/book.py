@@ -6,6 +6,7 @@ keep true together with them.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from cbfs import index, lifetimes, listings, order, transcript
 from cbfs.labels import label
@@ -28,6 +29,9 @@ from cbfs_common.limits import CONVERSATION_NUMBERS
 
 HEADS_MAX = 16
 """Parents that a message names at most."""
+
+AFTER_MAX = 256
+"""Messages behind one that is taken back among which the next of its sender is looked for."""
 
 _LAST_OWN = b"last own "
 """META, and the id of a conversation: one's own last message in it."""
@@ -84,9 +88,34 @@ def get_conversation(reader: Reader, key: bytes) -> Conversation | None:
     return None if data is None else _conversation(key, data)
 
 
+_LEFT = b"left "
+"""META, and the id of a conversation: it is not shown until something is written in it."""
+
+
 def mark_written(writer: Writer, conversation: bytes) -> None:
     """One has written in this conversation oneself."""
     writer.put(Table.META, b"wrote " + conversation, b"\1")
+
+
+def leave(writer: Writer, conversation: bytes) -> None:
+    """Show it no more. Who begins one with the same people and subject writes in it again."""
+    writer.put(Table.META, _LEFT + conversation, b"\1")
+    writer.delete(Table.META, b"wrote " + conversation)
+
+
+def come_back(writer: Writer, conversation: bytes) -> bool:
+    """Something was written in it. True when it had been left, which it is no more."""
+    return writer.delete(Table.META, _LEFT + conversation)
+
+
+def is_left(reader: Reader, conversation: bytes) -> bool:
+    """Whether it is not shown."""
+    return reader.get(Table.META, _LEFT + conversation) is not None
+
+
+def left_ones(reader: Reader) -> set[bytes]:
+    """The ids of those that are not shown."""
+    return {key.removeprefix(_LEFT) for key in reader.keys(Table.META, _LEFT)}
 
 
 def conversation_for(
@@ -504,6 +533,38 @@ def heads(reader: Reader, conversation: bytes) -> tuple[bytes, ...]:
     return tuple(data[i : i + 16] for i in range(0, len(data), 16))
 
 
+def replaced_as_parent(writer: Writer, gone: Message) -> Message | None:
+    """A message of one's own is not delivered to all: what is written from now on names its parents
+    in its place. Gives the message that names it already, and now names them as well."""
+    conversation, me = gone.conversation, gone.sender
+    known = heads(writer, conversation)
+    if gone.id in known:
+        _put_heads(writer, conversation, _without(known, gone))
+    last = _LAST_OWN + conversation
+    if writer.get(Table.META, last) == gone.id:
+        before = [p for p in gone.parents if has_message(writer, conversation, me, p)]
+        if before:
+            writer.put(Table.META, last, before[0])
+        else:
+            writer.delete(Table.META, last)
+        return None
+    start = conversation + u64(gone.serial + 1)
+    for key, data in islice(writer.items(Table.MESSAGES, conversation, start), AFTER_MAX):
+        after = _message(key, data)
+        if after.sender == me and gone.id in after.parents:
+            after = replace(after, parents=_without(after.parents, gone))
+            put_message(writer, after)
+            return after
+    return None
+
+
+def _without(parents: tuple[bytes, ...], gone: Message) -> tuple[bytes, ...]:
+    """These with the parents of one in its place, the nearest of whom are kept."""
+    at = parents.index(gone.id)
+    found = dict.fromkeys((*parents[:at], *gone.parents, *parents[at + 1 :]))
+    return tuple(found)[:HEADS_MAX]
+
+
 def parents_for(reader: Reader, conversation: bytes) -> tuple[bytes, ...]:
     """What a message of one's own names as its parents: the heads, and one's own last message, so
     that one's own are in order however many others have written meanwhile."""
@@ -515,5 +576,8 @@ def _move_heads(
     writer: Writer, conversation: bytes, id_: bytes, parents: tuple[bytes, ...]
 ) -> None:
     left = [head for head in heads(writer, conversation) if head not in parents]
-    data = b"".join([*left, id_][-HEADS_MAX:])
-    writer.put(Table.META, b"heads " + conversation, data)
+    _put_heads(writer, conversation, (*left, id_))
+
+
+def _put_heads(writer: Writer, conversation: bytes, ids: tuple[bytes, ...]) -> None:
+    writer.put(Table.META, b"heads " + conversation, b"".join(ids[-HEADS_MAX:]))

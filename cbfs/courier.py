@@ -16,7 +16,7 @@ from cbfs.error_files import ErrorFiles
 from cbfs.handles import Handle
 from cbfs.message_folder import MessageFolder
 from cbfs.model import Backend, Conversation, Delivery, Message, Refused
-from cbfs.nodes import Directory, File, Link, Text, drafts_in, state_of
+from cbfs.nodes import Directory, File, Link, Node, Text, drafts_in, state_of
 from cbfs.outbox import METADATA, QUIET, Hold, Processes, is_lock
 from cbfs.showing import Showing
 from cbfs.sync_send import SyncSend
@@ -62,6 +62,7 @@ class Courier:
         self.drafts = Drafts(self.tree, processes, grace)
         self._sync_send = SyncSend(backend, self.drafts, sync_send) if sync_send else None
         self.views = Views(self.tree, self.showing)
+        self.tree.left = self._left
         self._errors = ErrorFiles(self.tree)
         self._dispatch = Dispatch(
             self.tree,
@@ -105,9 +106,42 @@ class Courier:
 
         self.showing.make(f"outbox/{name}", enter)
 
+    def _left(self, conversation: Conversation, place: Directory) -> None:
+        """A program has left a conversation, by removing its folder in ``place``: the other goes,
+        and the link under the name that the user gave."""
+        self.views.left(conversation.id)
+        tree, name = self.tree, conversation.folder
+        for above, folder in (("conversations", tree.conversations), ("outbox", tree.outbox)):
+            node = folder.entries.get(name)
+
+            def leave(folder: Directory = folder, node: Node | None = node) -> None:
+                if node is not None and folder.entries.get(name) is node:
+                    folder.remove(name)
+                    folder.mtime_ns = time.time_ns()
+
+            if folder is place:
+                leave()
+            elif node is not None:
+                self.showing.remove_folder(f"{above}/{name}", leave)
+        for called, link in list(tree.outbox.entries.items()):
+            if isinstance(link, Link) and not link.recorded and link.target == name:
+                self._take_out(called, link)
+        self.status_changed()
+
+    def _take_out(self, called: str, link: Link) -> None:
+        outbox = self.tree.outbox
+
+        def leave() -> None:
+            if outbox.entries.get(called) is link:
+                outbox.remove(called)
+
+        self.showing.remove(f"outbox/{called}", leave)
+
     def conversation_moved(self, old: Conversation, new: Conversation) -> None:
         """See ``View``."""
         tree = self.tree
+        if not tree.knows(new.id):
+            return
         tree.renamed(new)
         for place, folder in (("conversations", tree.conversations), ("outbox", tree.outbox)):
 
@@ -126,7 +160,8 @@ class Courier:
             node = self.tree.message_node(message)
             if isinstance(node, MessageFolder):
                 node.name = message.name
-            self.tree.folders(message.conversation)[0].touch(time.time_ns())
+            if self.tree.knows(message.conversation):
+                self.tree.folders(message.conversation)[0].touch(time.time_ns())
         self.views.moved(messages)
 
     def contact_changed(self, name: str) -> None:

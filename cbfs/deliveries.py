@@ -15,7 +15,13 @@ import math
 from dataclasses import dataclass, replace
 
 from cbfs import lifetimes, listings
-from cbfs.book import get_conversation, get_message, put_changed, put_message
+from cbfs.book import (
+    get_conversation,
+    get_message,
+    put_changed,
+    put_message,
+    replaced_as_parent,
+)
 from cbfs.model import Content, Conversation, Delivery, Message
 from cbfs.owed import Dues, Kind, owe
 from cbfs.packing import pack, unpack
@@ -146,10 +152,14 @@ def first_job(reader: Reader, recipient: str) -> Job | None:
 
 def job_of(reader: Reader, message: Message, recipient: str) -> Job | None:
     """The delivery of a message to one recipient, None when nothing is left of it."""
-    for job in pending(reader, recipient):
-        if (job.conversation, job.message) == (message.conversation, message.id):
-            return job
-    return None
+    key = reader.get(Table.META, _index(reader, recipient, message.conversation, message.id))
+    data = reader.get(Table.QUEUE, key) if key else None
+    return _decode(key, data) if key and data else None
+
+
+def _index(reader: Reader, recipient: str, conversation: bytes, message: bytes) -> bytes:
+    """Where the key of a job is to be found."""
+    return b"job " + reader.blind(recipient.encode(), conversation, message)
 
 
 def parts_delivered(reader: Reader, job: Job) -> int:
@@ -193,11 +203,18 @@ def reseal(writer: Writer, recipient: str) -> None:
             writer.put(Table.QUEUE, key, replace(_decode(key, data), sealed=0).encode())
 
 
+class JobChanged(CbfsError):
+    """A job has changed while it was being sealed, or is gone."""
+
+    def __init__(self) -> None:
+        super().__init__("a message has changed while it was being sealed")
+
+
 def save_sealed(writer: Writer, job: Job, parts: list[bytes]) -> list[Envelope]:
-    """The next parts of a job are sealed. Raises CbfsError when it has changed meanwhile."""
+    """The next parts of a job are sealed. Raises JobChanged."""
     data = writer.get(Table.QUEUE, job.key)
-    if data is None or _decode(job.key, data).sealed != job.sealed:
-        raise CbfsError("the recipient's keys have changed")
+    if data is None or _decode(job.key, data) != job:
+        raise JobChanged
     envelopes = [
         Envelope(job.key + u32(job.sealed + index), data) for index, data in enumerate(parts)
     ]
@@ -232,8 +249,20 @@ def job_for(message: Message, conversation: Conversation, digest: bytes) -> Job:
 
 def _add(writer: Writer, job: Job, recipient: str) -> None:
     key = writer.blind(recipient.encode()) + u64(writer.next_number(b"queue"))
-    writer.put(Table.QUEUE, key, replace(job, key=key, recipient=recipient).encode())
+    _put(writer, replace(job, key=key, recipient=recipient))
     hold_content(writer, job.content.id)
+
+
+def _put(writer: Writer, job: Job) -> None:
+    writer.put(Table.QUEUE, job.key, job.encode())
+    writer.put(Table.META, _index(writer, job.recipient, job.conversation, job.message), job.key)
+
+
+def _drop(writer: Writer, job: Job) -> None:
+    """It is done, or given up: forget it with what is sealed of it."""
+    writer.delete_prefix(Table.QUEUE, job.key)
+    writer.delete(Table.META, _index(writer, job.recipient, job.conversation, job.message))
+    drop_content(writer, job.content.id)
 
 
 def pending(reader: Reader, recipient: str) -> list[Job]:
@@ -263,7 +292,7 @@ def begin_again(writer: Writer, recipient: str) -> None:
     for job in pending(writer, recipient):
         writer.delete_prefix(Table.QUEUE, job.key)
         key = job.key[:-8] + u64(writer.next_number(b"queue"))
-        writer.put(Table.QUEUE, key, replace(job, key=key, sealed=0).encode())
+        _put(writer, replace(job, key=key, sealed=0))
 
 
 def leave_out(writer: Writer, recipient: str, now: int) -> list[Message]:
@@ -271,8 +300,7 @@ def leave_out(writer: Writer, recipient: str, now: int) -> list[Message]:
     the messages that thereby have another state. ``now`` in milliseconds."""
     changed = []
     for job in pending(writer, recipient):
-        writer.delete_prefix(Table.QUEUE, job.key)
-        drop_content(writer, job.content.id)
+        _drop(writer, job)
         message = get_message(writer, job.conversation, job.serial)
         if message is None or dict(message.recipients).get(recipient) is not Delivery.QUEUED:
             continue
@@ -283,15 +311,56 @@ def leave_out(writer: Writer, recipient: str, now: int) -> list[Message]:
 
 
 def give_up(writer: Writer, message: Message) -> tuple[str, ...]:
-    """Forget what is queued and sealed of a message. To these it has not been delivered."""
-    missed = []
+    """Forget what is queued and sealed of a message. To these it has not been delivered: what they
+    get after it names its parents in its place."""
+    missed: list[str] = []
     for recipient, state in message.recipients:
-        while job := job_of(writer, message, recipient):
-            writer.delete_prefix(Table.QUEUE, job.key)
-            drop_content(writer, job.content.id)
+        job = job_of(writer, message, recipient)
+        if job is not None:
+            _drop(writer, job)
         if state is Delivery.QUEUED:
             missed.append(recipient)
+    if missed:
+        after = replaced_as_parent(writer, message)
+        if after is not None:
+            for recipient in missed:
+                _name_other_parents(writer, after, recipient)
     return tuple(missed)
+
+
+def _name_other_parents(writer: Writer, message: Message, recipient: str) -> None:
+    """A message that is queued has other parents than before. One that is sealed is sealed anew;
+    of one in several parts the last says which they are."""
+    job = job_of(writer, message, recipient)
+    if job is None:
+        return
+    if job.count == 1 and job.sealed:
+        writer.delete_prefix(Table.QUEUE, job.key)
+        job = replace(job, sealed=0)
+    writer.put(Table.QUEUE, job.key, replace(job, parents=message.parents).encode())
+
+
+def cancel_all(writer: Writer, conversation: Conversation, now: int) -> set[str]:
+    """Forget what is queued in a conversation; its messages stay, and are parents of nothing that
+    is written later. To these people something was queued. ``now`` in milliseconds."""
+    missed: set[str] = set()
+    cancelled: set[int] = set()
+    for recipient in conversation.participants:
+        for job in pending(writer, recipient):
+            if job.conversation != conversation.id:
+                continue
+            _drop(writer, job)
+            missed.add(recipient)
+            message = get_message(writer, job.conversation, job.serial)
+            if message is not None and dict(message.recipients)[recipient] is Delivery.QUEUED:
+                left = moved_on(message, recipient, Delivery.CANCELLED)
+                put_changed(writer, lifetimes.delivered(writer, left, now))
+                cancelled.add(job.serial)
+    for serial in sorted(cancelled, reverse=True):
+        message = get_message(writer, conversation.id, serial)
+        if message is not None:
+            replaced_as_parent(writer, message)
+    return missed
 
 
 def finish(writer: Writer, delivered: list[bytes], dues: Dues, now: int) -> list[Message]:
@@ -310,8 +379,7 @@ def finish(writer: Writer, delivered: list[bytes], dues: Dues, now: int) -> list
             len(key) > _JOB_KEY for key in writer.keys(Table.QUEUE, prefix=job_key)
         ):
             continue
-        writer.delete(Table.QUEUE, job_key)
-        drop_content(writer, job.content.id)
+        _drop(writer, job)
         message = get_message(writer, job.conversation, job.serial)
         if message is not None:
             state = dict(message.recipients).get(job.recipient)

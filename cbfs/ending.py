@@ -17,7 +17,7 @@ from cbfs.context import Context
 from cbfs.faults import ProgramFault, contained, unharmed
 from cbfs.incomplete import drop_incomplete
 from cbfs.lifetimes import SLOT, End
-from cbfs.model import Message
+from cbfs.model import Conversation, Message
 from cbfs.store import Reader, Writer
 from cbfs.texts import ending_lines
 from cbfs_common.errors import CbfsError
@@ -32,11 +32,29 @@ LOOK_AGAIN = 60.0
 """Seconds until the clock is looked at again: it may be set, and the machine may sleep."""
 
 
-def forget(writer: Writer, message: Message) -> None:
-    """Delete a message. What is queued of it is still delivered, once."""
-    book.remove_message(writer, message)
-    for recipient, _state in message.recipients:
-        owed.forgive(writer, recipient, owed.Kind.OFFER, message.conversation + message.id)
+def forget(writer: Writer, message: Message) -> tuple[str, ...]:
+    """Delete a message, and what is queued of it. To these it was not delivered, and now never
+    is. A crash before the commit leaves all of it, after it none."""
+    now = book.get_message(writer, message.conversation, message.serial)
+    if now is None:
+        return ()
+    book.remove_message(writer, now)
+    for recipient, _state in now.recipients:
+        owed.forgive(writer, recipient, owed.Kind.OFFER, now.conversation + now.id)
+    return deliveries.give_up(writer, now)
+
+
+def leave(
+    writer: Writer, conversation: Conversation, now: int, *, empty: bool
+) -> frozenset[str] | None:
+    """Show a conversation no more until something is written in it: nothing of it is delivered or
+    asked for. To these something was queued; with ``empty`` None, and nothing has changed, while
+    there are messages in it. A crash before the commit leaves all as it was."""
+    if empty and book.newest_message(writer, conversation.id) is not None:
+        return None
+    book.leave(writer, conversation.id)
+    owed.forgive_wants(writer, conversation)
+    return frozenset(deliveries.cancel_all(writer, conversation, now))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +81,7 @@ def end(writer: Writer, ends: list[End]) -> Done:
         if place is not None:
             message = book.get_message(writer, *place)
             if message is not None and message.ends == one.when:
-                forget(writer, message)
-                done.messages.append(Ended(message, deliveries.give_up(writer, message)))
+                done.messages.append(Ended(message, forget(writer, message)))
             continue
         lifetimes.take_out(writer, one)
         if request is None:

@@ -26,7 +26,7 @@ from cbfs.context import Context, Problems
 from cbfs.dial import Dialer
 from cbfs.directory import Directory
 from cbfs.dummies import Dummies
-from cbfs.ending import Ended, Ending, forget
+from cbfs.ending import Ended, Ending, forget, leave
 from cbfs.faults import contained, unharmed
 from cbfs.healing import make_listings, notice_copy, notice_loss
 from cbfs.home import Home
@@ -82,6 +82,8 @@ class Engine(Acquaintances):
         self._nursery = nursery
         self._own = own
         self._view: View | None = None
+        with context.store.read() as reader:
+            self._left = book.left_ones(reader)
         self._preparing: set[str] = set()
         self._reminders = Reminders(context)
         self.ending = Ending(context, self._ended, self._asks)
@@ -154,7 +156,8 @@ class Engine(Acquaintances):
 
     def conversations(self) -> tuple[Conversation, ...]:
         """See ``Backend``."""
-        return tuple(sorted(self._context.conversations.values(), key=lambda c: c.started))
+        known = self._context.conversations.values()
+        return tuple(sorted((c for c in known if c.id not in self._left), key=lambda c: c.started))
 
     def messages(self, conversation: bytes) -> tuple[Message, ...]:
         """See ``Backend``."""
@@ -256,7 +259,24 @@ class Engine(Acquaintances):
 
     async def delete(self, message: Message) -> None:
         """See ``Backend``."""
-        await self.store.commit(lambda writer: forget(writer, message))
+        for who in await self.store.commit(lambda writer: forget(writer, message)):
+            self._sender.given_up(who)
+        self._status_changed()
+
+    async def leave(self, conversation: bytes, *, empty: bool) -> bool:
+        """See ``Backend``. Nothing is taken in meanwhile: what comes afterwards brings it back."""
+        known = self._context.conversations[conversation]
+        now = self._context.clock()
+        async with self._context.sessions.lock:
+            missed = await self.store.commit(lambda writer: leave(writer, known, now, empty=empty))
+            with self.store.read() as reader:
+                if missed is None or not book.is_left(reader, conversation):
+                    return False
+            self._left.add(conversation)
+        for who in missed:
+            self._sender.given_up(who)
+        self._status_changed()
+        return True
 
     # within
 
@@ -337,7 +357,14 @@ class Engine(Acquaintances):
 
     def _started(self, conversation: Conversation) -> None:
         """A conversation is on the disk; whoever comes first with it tells the mount."""
-        if conversation.id in self._context.conversations:
+        known = self._context.conversations.get(conversation.id)
+        if known is not None and conversation.id in self._left:
+            with self.store.read() as reader:
+                if book.is_left(reader, known.id):
+                    return  # of what has come nothing is whole yet
+            self._left.discard(known.id)
+            conversation = known
+        elif known is not None:
             return
         self._context.conversations[conversation.id] = conversation
         self._meeting.news()

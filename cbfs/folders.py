@@ -20,8 +20,9 @@ from cbfs.transcript import Extent, Line, Reading, Transcript
 METADATA = "metadata.toml"
 TRANSCRIPT = "transcript"
 
-_METADATA_PLACE, _TRANSCRIPT_PLACE = 1, 2
-"""Messages follow them: the place behind one is its serial + 2, and serials begin at 1."""
+_METADATA_PLACE, _TRANSCRIPT_PLACE = (1 << 62) + 1, (1 << 62) + 2
+"""Behind all messages, so that who removes a folder comes to them when those are gone. The place
+behind a message is its serial + 1, and serials begin at 1."""
 
 
 class Unseen:
@@ -136,8 +137,9 @@ class Folder:
     ) -> None:
         self._backend = backend
         self._conversation = conversation
-        self._metadata = metadata
-        self._transcript = TranscriptFile(transcript, backend, conversation.id, self.modified)
+        text = TranscriptFile(transcript, backend, conversation.id, self.modified)
+        self._fixed: dict[str, Text] = {METADATA: metadata, TRANSCRIPT: text}
+        self._hidden: set[str] = set()
         self._unseen = unseen
         self._inodes = inodes
         self._shelf = shelf
@@ -146,10 +148,8 @@ class Folder:
 
     def find(self, name: str) -> Node | None:
         """See ``Provider``."""
-        if name == METADATA:
-            return self._metadata
-        if name == TRANSCRIPT:
-            return self._transcript
+        if name in self._fixed:
+            return None if self._is_hidden(name) else self._fixed[name]
         message = self._backend.message(self._conversation.id, name)
         if message is None:
             return self.leaving.get(name)
@@ -160,26 +160,47 @@ class Folder:
     def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
         """See ``Provider``."""
         if start < _METADATA_PLACE:
-            yield _METADATA_PLACE, METADATA, self._metadata
-        if start < _TRANSCRIPT_PLACE:
-            yield _TRANSCRIPT_PLACE, TRANSCRIPT, self._transcript
-        serial_from, key = max(start - 1, 0), self._conversation.id
+            yield from self._messages(start)
+        for place, name in ((_METADATA_PLACE, METADATA), (_TRANSCRIPT_PLACE, TRANSCRIPT)):
+            if start < place and not self._is_hidden(name):
+                yield place, name, self._fixed[name]
+
+    def _messages(self, start: int) -> Iterator[tuple[int, str, Node]]:
+        serial_from, key = start, self._conversation.id
         known, unseen, listed_node = self._inodes.get, self._unseen, self._shelf.listed
         while True:
             with self._backend.store.read() as reader:
                 found = listed(reader, key, serial_from, PAGE)
             yield from [
-                (entry[0] + 2, entry[2], known(FIRST_MESSAGE + entry[0]) or listed_node(key, entry))
+                (entry[0] + 1, entry[2], known(FIRST_MESSAGE + entry[0]) or listed_node(key, entry))
                 for entry in unseen.shown(found)
             ]
             if len(found) < PAGE:
                 return
             serial_from = found[-1][0] + 1
 
+    def _is_hidden(self, name: str) -> bool:
+        """It was removed, and nothing has come since."""
+        if name in self._hidden and not self.is_empty():
+            self._hidden.clear()
+        return name in self._hidden
+
+    def is_empty(self) -> bool:
+        """Whether there is no message."""
+        return self._backend.newest(self._conversation.id) is None
+
+    def comes_back(self) -> None:
+        """It was left, and something is written in it: all that belongs here is here."""
+        self._hidden.clear()
+
     async def remove(self, name: str, node: Node) -> None:
-        """See ``Provider``."""
+        """See ``Provider``. The text and the metadata go with the last message, and come with the
+        next."""
         if isinstance(node, MessageFolder):
             await self._shelf.remove_all(node)
+            return
+        if name in self._fixed and self.is_empty():
+            self._hidden.add(name)
             return
         if not isinstance(node, MessageFile):
             raise TreeError(errno.EACCES)

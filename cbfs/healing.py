@@ -24,6 +24,7 @@ PLACE = b"place"
 
 _SEALED = frozenset((Delivery.SENT, Delivery.RECEIVED))
 
+
 LOST_SPREAD = 5_000
 """Milliseconds within which, at random, peers are told that sessions are lost."""
 

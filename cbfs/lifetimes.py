@@ -17,7 +17,7 @@ from cbfs.model import Delivery, Message
 from cbfs.packing import pack, unpack
 from cbfs.store import Reader, Table, Writer
 from cbfs_common.lifetime import FOREVER, Lifetime, agreed, changed, end_of
-from cbfs_common.limits import MESSAGE_LIFETIME_MAX, MESSAGE_LIFETIME_MIN
+from cbfs_common.limits import INCOMPLETE_FOR, MESSAGE_LIFETIME_MAX, MESSAGE_LIFETIME_MIN
 
 SLOT = 3_600_000
 """Milliseconds."""
@@ -141,10 +141,11 @@ def unschedule(writer: Writer, message: Message) -> None:
 
 
 def schedule_parts(writer: Writer, parts: bytes, lifetime: Lifetime, now: int) -> None:
-    """A file with a lifetime has begun to arrive. It may be whole or gone when that is over."""
-    ends = end_of(lifetime, now, waits=False)
-    if ends:
-        _add(writer, End(ends, _key(writer, ends, parts)))
+    """A file of several parts has begun to arrive. It may be whole or gone when its lifetime is
+    over, or the time in which it should become whole."""
+    latest = now + INCOMPLETE_FOR * 1_000
+    ends = min(end_of(lifetime, now, waits=False) or latest, latest)
+    _add(writer, End(ends, _key(writer, ends, parts)))
 
 
 def schedule_request(writer: Writer, request: bytes, lifetime: Lifetime, now: int) -> None:

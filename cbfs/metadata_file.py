@@ -150,6 +150,10 @@ class MetadataFiles:
         self._away.setdefault(drafts, time.monotonic())
         self._before = {file: old for file, old in self._before.items() if self.place_of(file)}
 
+    def left(self, drafts: Directory) -> None:
+        """The folder is shown no more, and nothing comes back in it."""
+        self._away.pop(drafts, None)
+
     def look(self) -> float | None:
         """Bring back those that have been away for so long. Gives the seconds until that has to be
         looked at again, None when all are there."""

@@ -36,6 +36,7 @@ class Delivery(Enum):
     QUEUED = "queued"
     SENT = "sent"  # at the recipient's server
     RECEIVED = "received"  # a receipt has come
+    CANCELLED = "cancelled"  # taken back before it was delivered, and never will be
     LEFT_OUT = "left out"  # blocked when it was written, or while it waited: it is not sent to them
     KEPT = "kept here"  # a note to oneself, which goes nowhere
 
@@ -273,8 +274,13 @@ class Backend(Protocol):
         new conversation, not of the message."""
 
     async def delete(self, message: Message) -> None:
-        """Forget a message: content, record. On the disk on return. What is queued of it is
-        still delivered."""
+        """Forget a message: content, record, and what is queued of it, which is not delivered any
+        more. On the disk on return."""
+
+    async def leave(self, conversation: bytes, *, empty: bool) -> bool:
+        """Show a conversation no more until something is written in it, by whomever; what is queued
+        in it is not delivered any more. On the disk on return. With ``empty`` only when no message
+        is left in it: else False, and nothing has changed."""
 
 
 class View(Protocol):

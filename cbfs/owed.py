@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cbfs.book import get_conversation
+from cbfs.model import Conversation
 from cbfs.packing import pack, unpack
 from cbfs.store import Reader, Table, Writer
 from cbfs_common.limits import (
@@ -166,3 +167,11 @@ def arrived(writer: Writer, ref: bytes) -> None:
     conversation = get_conversation(writer, ref[:16])
     for peer in conversation.participants if conversation else ():
         forgive(writer, peer, Kind.WANT, ref)
+
+
+def forgive_wants(writer: Writer, conversation: Conversation) -> None:
+    """Nobody is asked for what is missing in a conversation."""
+    for peer in conversation.participants:
+        for debt in list(debts(writer, peer, Kind.WANT)):
+            if debt.ref[:16] == conversation.id:
+                writer.delete(Table.OWED, debt.key)

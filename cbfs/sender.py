@@ -237,16 +237,20 @@ class Sender:
         if context.sessions.choose(contact.name, identity) is None and contact.name in self._jobs:
             fresh = await self._new_session(contact)
         async with context.sessions.lock:
-            session = context.sessions.choose(contact.name, identity) or fresh
-            with context.store.read() as reader:
-                envelopes, jobs = deliveries.next_work(reader, contact.name, window)
-                most = window - len(envelopes)
-                if not jobs or session is None:
-                    return envelopes
-                step = self._sealing.parts(reader, contact.name, jobs, most, session)
-            envelopes += await context.store.commit(step.write)
-            step.done()
-            return envelopes
+            while True:
+                session = context.sessions.choose(contact.name, identity) or fresh
+                with context.store.read() as reader:
+                    envelopes, jobs = deliveries.next_work(reader, contact.name, window)
+                    most = window - len(envelopes)
+                    if not jobs or session is None:
+                        return envelopes
+                    step = self._sealing.parts(reader, contact.name, jobs, most, session)
+                try:
+                    envelopes += await context.store.commit(step.write)
+                except deliveries.JobChanged:  # it was removed just now, or what it follows
+                    continue
+                step.done()
+                return envelopes
 
     async def _deliver_note(self, link: Link | None, contact: Contact) -> None:
         """Tell what is due. Only when it is at the server does it count as told."""

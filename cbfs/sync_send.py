@@ -96,9 +96,10 @@ class SyncSend:
     def _is_there(self, message: Message) -> bool:
         """Whether the servers of all recipients have it."""
         now = self._backend.message(message.conversation, message.serial)
-        if now is None:
+        states = [state for _name, state in now.recipients] if now else [Delivery.CANCELLED]
+        if Delivery.CANCELLED in states:
             raise TreeError(errno.ECANCELED)
-        return all(state is not Delivery.QUEUED for _name, state in now.recipients)
+        return Delivery.QUEUED not in states
 
 
 def _places(file: File) -> list[tuple[Directory, str]]:

@@ -65,6 +65,8 @@ class Tree(Contents):
         super().__init__(backend, changed, nursery)
         self.removed: Callable[[int], None] = lambda _serial: None
         """Told of each message that a program has removed, by its serial."""
+        self.left: Callable[[Conversation, Directory], None] = lambda _conversation, _place: None
+        """Told of each conversation that a program has left, by removing its folder there."""
         self._next = _last_inode(backend.store)
         with backend.store.read() as reader:
             self.unseen = Unseen(reader.number(b"message"))
@@ -99,6 +101,7 @@ class Tree(Contents):
         )
         self._folders: dict[bytes, tuple[Provided, Directory]] = {}
         self._known: dict[bytes, Conversation] = {}
+        self._gone: dict[bytes, tuple[Provided, Directory]] = {}
         for conversation in backend.conversations():
             folder, drafts = self.make_folders(conversation)
             self.conversations.add(conversation.folder, folder)
@@ -124,8 +127,14 @@ class Tree(Contents):
             self._quarantine.appear(self.root, self._unread)
 
     def make_folders(self, conversation: Conversation) -> tuple[Provided, Directory]:
-        """The two folders of a conversation, not yet entered anywhere."""
+        """The two folders of a conversation, not yet entered anywhere; of one that comes back,
+        those of before."""
         key = conversation.id
+        if key in self._gone:
+            folder, drafts = self._folders[key] = self._gone.pop(key)
+            self._known[key] = conversation
+            self._open_again(folder, drafts)
+            return folder, drafts
         started = conversation.started * 1_000_000
         folder = Provided(
             conversation.inode + FIRST_STORED,
@@ -148,6 +157,13 @@ class Tree(Contents):
         self._folders[key] = folder, drafts
         self._known[key] = conversation
         return folder, drafts
+
+    def _open_again(self, folder: Provided, drafts: Directory) -> None:
+        drafts.area = Area.DRAFTS
+        if isinstance(folder.provider, Folder):
+            folder.provider.comes_back()
+        if METADATA not in drafts.entries:
+            self.metadata.went(drafts)
 
     def folders(self, conversation: bytes) -> tuple[Provided, Directory]:
         """(under conversations/, under outbox/) of one that is known."""
@@ -287,6 +303,11 @@ class Tree(Contents):
             self.show_quarantine()
             return node
         if isinstance(node, Text):
+            if is_place(directory, name):  # as who removes the folder does; else it comes back
+                directory.remove(name)
+                self.metadata.went(directory)
+                self.changed()
+                return node
             if directory.area in {Area.DRAFTS, Area.OUTBOX, Area.ROOT} and name.endswith(".error"):
                 directory.remove(name)
                 return node
@@ -319,6 +340,9 @@ class Tree(Contents):
             directory.touch(time.time_ns())
             if node.parent == TOP:
                 self.removed(node.message[1])
+            return node
+        if node.conversation is not None and directory in {self.conversations, self.outbox}:
+            await self._leave_conversation(node.conversation, directory)
             return node
         await settle(node)
         if not node.recorded:
@@ -408,6 +432,31 @@ class Tree(Contents):
 
     # within
 
+    async def _leave_conversation(self, key: bytes, place: Directory) -> None:
+        """A program removes one of its folders: both go. Raises TreeError(ENOTEMPTY) while there is
+        a draft in the one, or, where it is removed under conversations/, a message in the other."""
+        if key not in self._folders:
+            raise TreeError(errno.ENOENT)
+        folder, drafts = self._folders[key]
+        if any(map(_is_kept, drafts.entries.values())):
+            raise TreeError(errno.ENOTEMPTY)
+        drafts.area = Area.FIXED  # nothing may be put there meanwhile
+        left = False
+        try:
+            left = await self.backend.leave(key, empty=place is self.conversations)
+        finally:
+            if not left:
+                drafts.area = Area.DRAFTS
+        if not left:
+            raise TreeError(errno.ENOTEMPTY)
+        for name in list(drafts.entries):
+            drafts.remove(name)
+        self.metadata.left(drafts)
+        conversation = self._known.pop(key)
+        self._gone[key] = self._folders.pop(key)
+        self.left(conversation, place)
+        folder.touch(time.time_ns())
+
     def _people(self, folder: Directory) -> People:
         return self.people if folder.area is Area.CONTACT else self.requests
 
@@ -440,6 +489,14 @@ class Tree(Contents):
             for other, draft in drafts_in(directory):
                 if name in lock_names(other):  # its editor may be about to save again
                     state_of(draft).changed = time.monotonic()
+
+
+def _is_kept(node: Node) -> bool:
+    """Whether the folder of a conversation cannot go while this is in it: what users have put
+    there, and is no message yet."""
+    return not isinstance(node, Text) and not (
+        isinstance(node, File) and node.is_sent and not node.writers
+    )
 
 
 def _last_inode(store: Store) -> int:

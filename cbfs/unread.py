@@ -102,6 +102,11 @@ class Unread:
         if serial in self._new:
             self._leave(serial)
 
+    def left(self, conversation: bytes) -> None:
+        """Its folders are shown no more: what is unread there leaves, and is read by nobody."""
+        for serial in [serial for serial, key in self._new.items() if key == conversation]:
+            self._leave(serial)
+
     def is_new(self, node: Node) -> bool:
         """Whether it is a message in here."""
         return isinstance(node, MessageFile) and node.serial in self._new

@@ -203,6 +203,11 @@ class Views:
         self._changed()
         self.unread.removed(serial)
 
+    def left(self, conversation: bytes) -> None:
+        """Its folders are shown no more."""
+        self._changed()
+        self.unread.left(conversation)
+
     def _changed(self) -> None:
         self.stamp += 1
         self.changed_ns = time.time_ns()

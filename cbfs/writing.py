@@ -37,6 +37,7 @@ def make_message(
     its recipients whom the user has not blocked)."""
     conversation = _conversation(writer, conversations, outgoing, settled)
     book.mark_written(writer, conversation.id)
+    book.come_back(writer, conversation.id)
     if outgoing.lifetime:
         lifetimes.choose(writer, conversation.id, outgoing.lifetime, settled.me, settled.now)
     others = tuple(name for name in settled.participants if name != settled.me)

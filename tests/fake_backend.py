@@ -93,8 +93,10 @@ class FakeBackend:
 
     def conversations(self) -> tuple[Conversation, ...]:
         with self.store.read() as reader:
-            known = book.load_conversations(reader)
-        return tuple(sorted(known.values(), key=lambda c: c.started))
+            known, left = book.load_conversations(reader), book.left_ones(reader)
+        return tuple(
+            sorted((c for c in known.values() if c.id not in left), key=lambda c: c.started)
+        )
 
     def messages(self, conversation: bytes) -> tuple[Message, ...]:
         with self.store.read() as reader:
@@ -218,6 +220,12 @@ class FakeBackend:
     async def delete(self, message: Message) -> None:
         await self.store.commit(lambda writer: book.remove_message(writer, message))
 
+    async def leave(self, conversation: bytes, *, empty: bool) -> bool:
+        if empty and self.newest(conversation) is not None:
+            return False
+        await self.store.commit(lambda writer: book.leave(writer, conversation))
+        return True
+
     async def arrive_folder(self, sender: str, tree: Tree, top: Directory) -> Message:
         """A folder with what is in one of tmp/ comes in."""
         content = await pack(tree, top)
@@ -245,10 +253,14 @@ class FakeBackend:
     ) -> Message:
         """A message comes in, in the one conversation with that sender."""
         now = time.time_ns() // 1_000_000
-        with_sender = (c for c in self.conversations() if set(c.participants) == {NAME, sender})
+        with self.store.read() as reader:
+            every, left = book.load_conversations(reader), book.left_ones(reader)
+        with_sender = (c for c in every.values() if set(c.participants) == {NAME, sender})
         known, people = next(with_sender, None), tuple(sorted((NAME, sender)))
 
         def change(writer: Writer) -> tuple[Conversation, Message]:
+            if known is not None:
+                book.come_back(writer, known.id)
             conversation = known or book.add_conversation(
                 writer, conversation_id(people, "", 0), sender, people, "", now
             )
@@ -262,7 +274,7 @@ class FakeBackend:
 
         conversation, message = await self.store.commit(change)
         if self.view:
-            if known is None:
+            if known is None or known.id in left:
                 self.view.conversation_added(conversation)
             self.view.message_added(message)
         return message

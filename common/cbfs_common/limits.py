@@ -219,3 +219,7 @@ INCOMPLETE_MAX = 64
 INCOMPLETE_BYTES_MAX = 4 * FILE_SIZE_MAX
 """Messages of one sender that are arriving in parts, and their bytes so far; past either the
 oldest is forgotten, and is to be sent again."""
+
+INCOMPLETE_FOR = 90 * 86_400
+"""After so long a message that has not become whole is forgotten: longer than mailboxes keep the
+rest of it, and than its sender offers it."""

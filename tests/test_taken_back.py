@@ -1,0 +1,181 @@
+"""Messages that are removed before they were delivered are not delivered."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import trio
+
+from cbfs import book, deliveries
+from cbfs.ending import forget, leave
+from cbfs.engine import running
+from cbfs.model import Conversation, Delivery, Message
+from cbfs.owed import missing
+from cbfs.store import Store, Table, Writer
+from tests.fake_backend import put_content
+from tests.killing import Kill, KillingEnv, every_point
+from tests.stores import open_store
+from tests.test_engine import NO_TOR, Recorder, account, send, until
+from tests.test_order import said
+from tests.world import World
+
+TALK = bytes([7]) * 16
+START = 1_800_000_000_000
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with ExitStack() as stack:
+        yield World(tmp_path_factory.mktemp("back"), stack)
+
+
+def test_what_is_removed_while_it_waits_never_arrives(here: World) -> None:
+    """Nobody misses it, status follows, and what was written after it comes in its order."""
+    accounts = account(here, "alice"), account(here, "bob")
+
+    async def main() -> None:
+        async with running(accounts[0], NO_TOR) as alice, running(accounts[1], NO_TOR) as bob:
+            await send(alice, ("bob",), b"0")
+            await until(lambda: bob.conversations() and len(said(bob)) == 1, "the first")
+            here.server.end()
+            sent = [await send(alice, ("bob",), b"%d" % n) for n in range(1, 7)]
+            for gone in (sent[1], sent[2], sent[5]):
+                await alice.delete(gone)
+            assert alice.report().queue == ("3 messages to bob",)
+            await send(alice, ("bob",), b"7")
+            here.server.start()
+            await until(lambda: not alice.report().queue, "the queue to be empty")
+            await until(lambda: said(bob) == [b"0", b"1", b"4", b"5", b"7"], "the others")
+            assert said(alice) == said(bob)
+            with bob.store.read() as reader:
+                assert not missing(reader)
+            with alice.store.read() as reader:
+                assert reader.count(Table.QUEUE) == 0
+                assert not list(reader.keys(Table.META, b"job "))
+
+    trio.run(main)
+
+
+def test_a_conversation_that_was_left_is_resumed_by_either_side(here: World) -> None:
+    accounts = account(here, "carol"), account(here, "dave")
+
+    async def main() -> None:
+        async with running(accounts[0], NO_TOR) as carol, running(accounts[1], NO_TOR) as dave:
+            view = Recorder()
+            carol.attach(view)
+            await send(carol, ("dave",), b"one")
+            await until(lambda: dave.conversations() and len(said(dave)) == 1, "the first")
+            (key,) = [c.id for c in carol.conversations()]
+            here.server.end()
+            queued = await send(carol, ("dave",), b"never")
+            assert not await carol.leave(key, empty=True)
+            assert await carol.leave(key, empty=False)
+            assert carol.conversations() == ()
+            assert not carol.report().queue
+            here.server.start()
+            await send(dave, ("carol",), b"two")
+            await until(lambda: len(view.conversations) == 2, "it to come back")
+            now = carol.message(key, queued.serial)
+            assert now is not None
+            assert now.recipients == (("dave", Delivery.CANCELLED),)
+            await carol.leave(key, empty=False)
+            await send(carol, ("dave",), b"three")  # into a new folder for the same people
+            assert [c.id for c in carol.conversations()] == [key]
+            await until(lambda: said(dave) == [b"one", b"two", b"three"], "the third")
+            with dave.store.read() as reader:
+                assert not missing(reader)
+
+    trio.run(main)
+
+
+def begin(store: Store) -> Conversation:
+    people = ("alice", "bob", "carol")
+    return store.write(lambda w: book.add_conversation(w, TALK, "alice", people, "", START))
+
+
+def write(writer: Writer, conversation: Conversation, number: int) -> Message:
+    """One's own message, queued for both."""
+    arrival = book.Arrival(
+        bytes([number]) * 16, "alice", START + number, book.parents_for(writer, TALK), "",
+        writer.next_number(b"inode"), put_content(writer, b"%d" % number), ("bob", "carol"),
+    )  # fmt: skip
+    message = book.add_message(writer, TALK, arrival, START + number)
+    deliveries.add_jobs(writer, message, deliveries.job_for(message, conversation, bytes(32)))
+    return message
+
+
+def test_who_has_it_keeps_it_and_who_has_not_does_not_miss_it(tmp_path: Path) -> None:
+    """Of three in a row the second is at carol's server, and sealed for bob, as is the third."""
+    store = open_store(tmp_path)
+    conversation = begin(store)
+
+    def change(writer: Writer) -> tuple[str, ...]:
+        first, second, third = (write(writer, conversation, n) for n in (1, 2, 3))
+        job = deliveries.job_of(writer, second, "carol")
+        assert job is not None
+        (envelope,) = deliveries.save_sealed(writer, job, [b"sealed"])
+        deliveries.finish(writer, [envelope.key], {}, START)
+        for message in (second, third):
+            job = deliveries.job_of(writer, message, "bob")
+            assert job is not None
+            deliveries.save_sealed(writer, job, [b"sealed"])
+        missed = forget(writer, second)
+        for_bob = deliveries.pending(writer, "bob")
+        assert [(j.message, j.parents, j.sealed) for j in for_bob] == [
+            (first.id, (), 0),
+            (third.id, (first.id,), 0),
+        ]
+        assert [j.parents for j in deliveries.pending(writer, "carol")] == [(), (second.id,)]
+        envelopes, _jobs = deliveries.next_work(writer, "bob", 9)
+        assert not envelopes
+        assert forget(writer, third) == ("bob", "carol")
+        assert book.parents_for(writer, TALK) == (first.id,)
+        return missed
+
+    assert store.write(change) == ("bob",)
+    store.close()
+
+
+def test_removing_very_many_is_no_work_for_each_other(tmp_path: Path) -> None:
+    """Each is found by itself, however many wait: what is read grows with their number."""
+    store = open_store(tmp_path)
+    conversation = begin(store)
+    messages = store.write(lambda w: [write(w, conversation, n % 256) for n in range(3)])
+    with store.read() as reader:
+        opened = []
+        get = reader.get
+        reader.items = lambda *a, **k: pytest.fail("all that waits was read")  # type: ignore[method-assign]
+        reader.get = lambda *a: opened.append(a) or get(*a)  # type: ignore[method-assign,func-returns-value]
+        assert deliveries.job_of(reader, messages[2], "carol") is not None
+        assert len(opened) == 2
+    store.close()
+
+
+def _remove_all(place: Path, number: int) -> int:
+    """Take back the second of three, then leave; killed at the n-th point."""
+    store = open_store(place)
+    conversation = begin(store)
+    messages = store.write(lambda w: [write(w, conversation, n) for n in (1, 2, 3)])
+    store._env = KillingEnv(store._env, Kill(number))
+    store.write(lambda writer: forget(writer, messages[1]))
+    store.write(lambda writer: leave(writer, conversation, START, empty=False))
+    return 0
+
+
+def test_a_crash_leaves_all_of_a_removal_or_nothing(tmp_path: Path) -> None:
+    seen = set()
+    for place in every_point(_remove_all, tmp_path):
+        store = open_store(place)
+        with store.read() as reader:
+            there = {m.id[0] for m in book.load_messages(reader, TALK)}
+            waiting = [
+                j.message[0] for who in ("bob", "carol") for j in deliveries.pending(reader, who)
+            ]
+            indexed = len(list(reader.keys(Table.META, b"job ")))
+            left = book.is_left(reader, TALK)
+        assert len(waiting) == indexed
+        assert sorted(waiting) == ([] if left else sorted([*there, *there]))
+        seen.add((len(there), left))
+        store.close()
+    assert seen == {(3, False), (2, False), (2, True)}
