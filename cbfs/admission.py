@@ -12,10 +12,11 @@ import trio
 from cbfs import deliveries, strangers
 from cbfs.arrivals import Arrivals, Receiving
 from cbfs.contact import Contact, Mark, Standing
-from cbfs.context import Backoff, Context
+from cbfs.context import Context
 from cbfs.intake import Outcome
 from cbfs.model import Conversation, Message
 from cbfs.notes import Told
+from cbfs.retries import Backoff
 from cbfs.settings import Strangers
 from cbfs.store import StoreError, Writer
 

@@ -8,34 +8,11 @@ from cbfs.configuration import Configuration
 from cbfs.model import Conversation
 from cbfs.pacing import PacedDialer
 from cbfs.peers import Peers
+from cbfs.retries import Retries
 from cbfs.sessions import Sessions
 from cbfs.store import Store
 from cbfs_common.names_policy import Policy
 from cbfs_common.primitives import Random
-
-BACKOFF_FIRST = 0.5
-BACKOFF_MOST = 300.0
-"""Seconds between tries, doubled each time."""
-
-
-@dataclass(slots=True)
-class Backoff:
-    """Growing waits between tries, each at random between a half and the whole of its step, so
-    that clients of a server that comes back do not all come at once."""
-
-    random: Random
-    _step: float = BACKOFF_FIRST
-
-    def next(self) -> float:
-        """Seconds to wait now."""
-        share = 0.5 + int.from_bytes(self.random.token(2), "big") / 131_072
-        wait = self._step * share
-        self._step = min(self._step * 2, BACKOFF_MOST)
-        return wait
-
-    def reset(self) -> None:
-        """It worked: begin anew."""
-        self._step = BACKOFF_FIRST
 
 
 @dataclass(slots=True)
@@ -80,6 +57,7 @@ class Context:
     clock: Callable[[], int]
     random: Random
     problems: Problems
+    retries: Retries
 
     @property
     def pace(self) -> float:

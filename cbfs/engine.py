@@ -49,6 +49,7 @@ from cbfs.receiver import Receiver
 from cbfs.reminders import Reminders
 from cbfs.renaming import Renaming
 from cbfs.renewal import Renewal
+from cbfs.retries import Retries
 from cbfs.rootfile import Unlock
 from cbfs.sender import Sender
 from cbfs.sessions import Sessions
@@ -512,4 +513,5 @@ def make_context(
         milliseconds,
         SYSTEM_RANDOM,
         problems,
+        Retries(SYSTEM_RANDOM),
     )

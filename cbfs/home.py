@@ -8,7 +8,7 @@ import trio
 
 from cbfs import settings
 from cbfs.account import Former
-from cbfs.context import Backoff, Context
+from cbfs.context import Context
 from cbfs.dial import HOME
 from cbfs.dummies import Dummies
 from cbfs.faults import contained
@@ -16,6 +16,7 @@ from cbfs.link import Link, open_link, request
 from cbfs.polling import Polling
 from cbfs.prekeys import top_up
 from cbfs.receiver import Receiver
+from cbfs.retries import in_words
 from cbfs.slots import Slots
 from cbfs_common.chance import exponential
 from cbfs_common.errors import CbfsError
@@ -94,20 +95,22 @@ class Home:
                 )
 
     async def _stay_connected(self) -> None:
-        """Connect, and again when it ends."""
-        backoff = Backoff(self._context.random)
+        """Connect, and again when it ends: as soon as anything can be reached again, too."""
+        retries = self._context.retries
         server = (self._former or self._context.account).server
+        key = f"home {server.host}:{server.port}"
         while True:
             try:
                 with contained():
                     await self._session()
             except CbfsError as error:
                 if trio.current_time() > self._since + STABLE:
-                    backoff.reset()
+                    retries.forget(key)
                 self._since = math.inf
-                wait = backoff.next()
-                self._say(f"not connected to {server.place}: {error.in_full}")
-                await trio.sleep(wait)
+                wait = retries.failed(key)
+                again = f"tried again within {in_words(wait)}"
+                self._say(f"not connected to {server.place}: {error.in_full}; {again}")
+                await retries.wait(key)
 
     def _say(self, text: str) -> None:
         if text != self.connection.text:
@@ -124,6 +127,7 @@ class Home:
             await request(link, Subscribe())
             limits = await request(link, GetLimits())
             self._since = trio.current_time()
+            context.retries.alive()
             self._say(
                 f"connected to {account.server.place}, which keeps for you"
                 f" {limits.mailbox * ENVELOPE_SIZE >> 20:,} MiB, {limits.retention // 86_400} days"

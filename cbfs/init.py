@@ -21,7 +21,7 @@ from cbfs.account import (
     put_account,
     put_own_server,
 )
-from cbfs.context import Backoff, Problems
+from cbfs.context import Problems
 from cbfs.dial import HOME, Dialer, DialError
 from cbfs.directory import (
     Directory,
@@ -41,6 +41,7 @@ from cbfs.passphrase import Guard
 from cbfs.prekeys import top_up
 from cbfs.records import BLIND
 from cbfs.removing import remove_tree
+from cbfs.retries import Backoff
 from cbfs.rootfile import Kind, Unlock
 from cbfs.store import Store, Table, Writer
 from cbfs.user_names import typed_name

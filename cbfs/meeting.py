@@ -11,8 +11,9 @@ which is not here before it is accepted, nobody is looked up.
 import trio
 
 from cbfs.contact import Standing
-from cbfs.context import Backoff, Context
+from cbfs.context import Context
 from cbfs.model import NotYet
+from cbfs.retries import Backoff
 from cbfs.settings import Strangers
 from cbfs.store import Reader, Table, Writer
 from cbfs.stored import u64

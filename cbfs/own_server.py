@@ -16,9 +16,9 @@ from typing import Final
 
 import trio
 
-from cbfs.context import Backoff
 from cbfs.durable import make_directory
 from cbfs.processes import installed
+from cbfs.retries import Backoff
 from cbfs.tor import Tor
 from cbfs_common.errors import CbfsError, in_words
 from cbfs_common.primitives import Random

@@ -16,13 +16,14 @@ from cbfs import strangers
 from cbfs.admission import Admission
 from cbfs.arrivals import Receiving
 from cbfs.contact import Standing
-from cbfs.context import Backoff, Context
+from cbfs.context import Context
 from cbfs.faults import ProgramFault, contained, unharmed
 from cbfs.intake import Incoming, Intake, Outcome, claimed_sender, is_of, set_aside
 from cbfs.model import Conversation, Message
 from cbfs.owed import Dues
 from cbfs.peers import Lapsed, Stopped, Unknown
 from cbfs.quarantine import Why, envelope_at, far_sessions, newest, waiting_for, which_session
+from cbfs.retries import Backoff
 from cbfs.sessions import Damaged
 from cbfs.settings import Strangers
 from cbfs.store import StoreError, Table

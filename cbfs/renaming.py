@@ -6,8 +6,9 @@ from dataclasses import replace
 import trio
 
 from cbfs import petnames
-from cbfs.context import Backoff, Context
+from cbfs.context import Context
 from cbfs.model import Conversation, Message, NotAName, Taken
+from cbfs.retries import Backoff
 from cbfs.store import StoreError
 from cbfs.user_names import typed_name
 from cbfs_common.errors import DecodeError

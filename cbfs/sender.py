@@ -1,4 +1,4 @@
-"""Delivery: a task for each recipient that something waits for.
+"""Delivery to those that something waits for, so many at once and no more (``cbfs.agenda``).
 
 Each delivery session has a connection of its own with a fresh key, so that the recipient's
 server learns neither who sends nor that two deliveries come from the same sender; so has each
@@ -12,17 +12,22 @@ from contextlib import AbstractAsyncContextManager
 import trio
 
 from cbfs import deliveries, notes, owed
+from cbfs.agenda import Agenda
 from cbfs.contact import Contact
-from cbfs.context import Backoff, Context
+from cbfs.context import Context
 from cbfs.deliveries import Envelope
-from cbfs.dial import REUSE_TIME
+from cbfs.dial import REUSE_TIME, DialError
 from cbfs.faults import contained
 from cbfs.link import Link, ServerRefused, open_link, request, request_in_order
-from cbfs.model import Message
+from cbfs.model import Message, NotYet
 from cbfs.owed import Dues
+from cbfs.peers import Unknown
+from cbfs.retries import Cause, in_words
 from cbfs.sealing import Sealing
 from cbfs.store import Writer
-from cbfs_common.errors import CbfsError, CryptoError, DecodeError
+from cbfs.supervision import supervised
+from cbfs_common.errors import CbfsError, CryptoError, DecodeError, TransportError
+from cbfs_common.names_client import NameExpired
 from cbfs_common.prekey import decode_prekey
 from cbfs_common.requests import Code, Deliver, Done, TakePrekey
 from cbfs_common.session import Peer, Session
@@ -31,10 +36,7 @@ WINDOW = 16
 """Envelopes under way to one recipient at once."""
 
 LINGER = 5.0
-"""Seconds that a delivery session stays open for more to send."""
-
-TASKS_MAX = 32
-"""Delivery sessions open at once."""
+"""Seconds that a delivery session stays open for more to send, if nobody waits for its place."""
 
 
 class WrongPrekey(CbfsError):
@@ -63,14 +65,18 @@ class Sender:
         self._sent = sent
         self._owed = owed
         self._nursery = nursery
+        self._retries = context.retries
+        self._agenda = Agenda(lambda who: self._retries.due(_topic(who)), self._retries.take)
         self._wakes: dict[str, trio.Event] = {}
-        self._retries: dict[str, trio.Event] = {}
+        self._lingering: set[str] = set()
         self._notes: set[str] = set()
-        self._limiter = trio.CapacityLimiter(TASKS_MAX)
+        self._news = trio.Event()
+        self._retries.sooner_than_said = self._look_again
         with context.store.read() as reader:
             self._jobs = deliveries.waiting(reader)
         for recipient in self._jobs:
             self._wake(recipient)
+        nursery.start_soon(supervised, context, self._run)
 
     def queued(self, recipient: str) -> None:
         """There is something new in the queue for this recipient, on the disk."""
@@ -89,13 +95,14 @@ class Sender:
         """Something that waited for this recipient is not to be delivered any more."""
         self._count(recipient)
         if recipient not in self._jobs:
-            self._context.problems.clear(f"to {recipient}")
-            self.retry(recipient)
+            self._context.problems.clear(_topic(recipient))
+            if not self._has_work(recipient):
+                self._agenda.drop(recipient)
 
     def retry(self, recipient: str) -> None:
         """Something of this contact is new: what waits to be tried again is tried now."""
-        if recipient in self._retries:
-            self._retries[recipient].set()
+        self._retries.sooner(_topic(recipient))
+        self._wake(recipient)
 
     def waiting(self) -> dict[str, int]:
         """Messages by recipient that are not at the server yet."""
@@ -105,7 +112,12 @@ class Sender:
         if recipient in self._wakes:
             self._wakes[recipient].set()
         elif self._has_work(recipient):
-            self._start(recipient)
+            urgent = recipient in self._jobs
+            # a note for somebody who is not known makes the directory be asked
+            counts = self._context.peers.get(recipient) is None
+            now = trio.current_time()
+            self._agenda.want(recipient, now, urgent=urgent, counts=counts)
+            self._news.set()
 
     def _has_work(self, recipient: str) -> bool:
         contact = self._context.peers.get(recipient)
@@ -113,57 +125,75 @@ class Sender:
             return False
         return recipient in self._jobs or recipient in self._notes
 
-    def _start(self, recipient: str) -> None:
-        self._wakes[recipient] = trio.Event()
-        self._nursery.start_soon(self._serve, recipient)
+    def _look_again(self) -> None:
+        self._agenda.look_again()
+        self._news.set()
+
+    async def _run(self) -> None:
+        """Begin with those whose turn it is, until cancelled."""
+        while True:
+            self._news = trio.Event()
+            now = trio.current_time()
+            while (recipient := self._agenda.next(now, len(self._wakes))) is not None:
+                if self._has_work(recipient):
+                    self._wakes[recipient] = trio.Event()
+                    self._nursery.start_soon(self._serve, recipient)
+            if self._agenda.is_crowded(len(self._wakes)):
+                for recipient in self._lingering:
+                    self._wakes[recipient].set()
+            with trio.move_on_after(self._agenda.wait(now, len(self._wakes))):
+                await self._news.wait()
 
     async def _serve(self, recipient: str) -> None:
-        """Until nothing is left for this recipient."""
-        backoff = Backoff(self._context.random)
-        topic = f"to {recipient}"
-        while self._has_work(recipient):
-            try:
-                with contained():
-                    async with self._limiter:
-                        await self._deliver_all(recipient, backoff)
-                self._context.problems.clear(topic)
-            except CbfsError as error:
-                wait = backoff.next()
-                if recipient in self._jobs:  # nobody waits for a note
-                    self._context.problems.set(
-                        topic,
-                        f"{recipient}: {error.in_full}; tried again within {wait:.0f} s",
-                    )
-                self._retries[recipient] = trio.Event()
-                with trio.move_on_after(wait):
-                    await self._retries[recipient].wait()
-                del self._retries[recipient]
-        del self._wakes[recipient]
+        """One delivery session."""
+        try:
+            with contained():
+                await self._deliver_all(recipient)
+            self._works(recipient)
+        except CbfsError as error:
+            wait = self._retries.failed(_topic(recipient), _cause(error))
+            if recipient in self._jobs:  # nobody waits for a note
+                again = f"tried again within {in_words(wait)}"
+                self._context.problems.set(
+                    _topic(recipient), f"{recipient}: {error.in_full}; {again}"
+                )
+        finally:
+            del self._wakes[recipient]
+        self._wake(recipient)
+        self._news.set()
 
-    async def _deliver_all(self, recipient: str, backoff: Backoff) -> None:
+    def _works(self, recipient: str) -> None:
+        self._retries.worked(_topic(recipient))
+        self._context.problems.clear(_topic(recipient))
+
+    async def _deliver_all(self, recipient: str) -> None:
         """One delivery session: all that waits, and what comes while it lingers."""
         context = self._context
         contact = await context.peers.ready(recipient)
         if context.pace:
             await self._deliver_one(contact)
-            backoff.reset()
             return
         async with self._link(contact) as link:
             with trio.move_on_after(REUSE_TIME):
                 # to the keys and the server of now: a change ends the delivery session
                 while context.peers.get(recipient) == contact and not context.pace:
                     while not context.pace and await self._deliver_some(link, contact):
-                        backoff.reset()
-                        context.problems.clear(f"to {recipient}")
+                        self._works(recipient)
                     if recipient in self._notes:
                         await self._deliver_note(link, contact)
                     self._wakes[recipient] = trio.Event()
-                    if self._has_work(recipient):
-                        continue
-                    with trio.move_on_after(LINGER) as lingering:
-                        await self._wakes[recipient].wait()
-                    if lingering.cancelled_caught:
+                    if not self._has_work(recipient) and not await self._more_to_send(recipient):
                         return
+
+    async def _more_to_send(self, recipient: str) -> bool:
+        """Wait for that, if nobody else waits for the place."""
+        if self._agenda.is_crowded(len(self._wakes)):
+            return False
+        self._lingering.add(recipient)
+        with trio.move_on_after(LINGER):
+            await self._wakes[recipient].wait()
+        self._lingering.discard(recipient)
+        return self._has_work(recipient)
 
     def _link(self, contact: Contact) -> AbstractAsyncContextManager[Link]:
         """A connection of its own, with a fresh key, to the server of a contact."""
@@ -307,6 +337,18 @@ async def _hand_over(link: Link, contact: Contact, envelope: bytes) -> None:
         await request(link, Deliver(contact.profile.user_id, envelope))
     except ServerRefused as error:
         raise _in_words(error) from error
+
+
+def _topic(recipient: str) -> str:
+    """Of what is wrong with deliveries to one, and of their tries."""
+    return f"to {recipient}"
+
+
+def _cause(error: CbfsError) -> Cause:
+    if isinstance(error, Unknown | NameExpired):
+        return Cause.GONE
+    network = isinstance(error, TransportError | DialError | NotYet)
+    return Cause.NETWORK if network else Cause.REFUSED
 
 
 _REFUSALS = {

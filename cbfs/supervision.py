@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from cbfs.context import BACKOFF_MOST, Backoff, Context
+from cbfs.context import Context
 from cbfs.faults import contained
+from cbfs.retries import MOST, Backoff
 from cbfs_common.errors import CbfsError
 
 
@@ -25,6 +26,6 @@ async def supervised(context: Context, task: Callable[[], Awaitable[None]]) -> N
             return
         except CbfsError as error:
             context.problems.set("task", f"a part of cbfs failed, and begins anew: {error.in_full}")
-        if trio.current_time() - began > BACKOFF_MOST:
+        if trio.current_time() - began > MOST:
             backoff.reset()
         await trio.sleep(backoff.next())

@@ -9,17 +9,19 @@ was not made here is shouted.
 import math
 from collections.abc import Callable
 from hashlib import blake2b
+from heapq import heappop, heappush
 
 import trio
 
 from cbfs.asking import DirectoryDown, Polled
 from cbfs.contact import Contact, How, Standing
-from cbfs.context import Backoff, Context
+from cbfs.context import Context
 from cbfs.directory import Directory
 from cbfs.faults import contained, unharmed
 from cbfs.model import NotYet
 from cbfs.own_name import OwnName
 from cbfs.peers import Stopped
+from cbfs.retries import Backoff
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.names_client import NameChanged, Shown, open_bundle
 
@@ -35,6 +37,9 @@ BUNDLES_WAITING = 64
 
 SEEN_MAX = 16_384
 """People whose last bundle is remembered: past them all are looked at once more."""
+
+ASKED_AT_ONCE = 4
+"""Names that are in doubt."""
 
 REFRESH = 86_400.0
 """Seconds after which the bundle of one's own name is fetched anew: others follow the feed from
@@ -58,6 +63,9 @@ class Watch:
         self._back = back
         self._poll_now = trio.Event()
         self._settling: set[str] = set()
+        self._doubts: list[tuple[float, str]] = []  # when to ask for whom
+        self._doubt = trio.Event()
+        self._asking = trio.Semaphore(ASKED_AT_ONCE)
         self._seen: dict[str, bytes] = {}
         self._send, self._receive = trio.open_memory_channel[tuple[str, bytes]](BUNDLES_WAITING)
 
@@ -67,7 +75,8 @@ class Watch:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._take_bundles)
             nursery.start_soon(self._refresh_own)
-            await self._poll_for_ever(nursery)
+            nursery.start_soon(self._settle_for_ever)
+            await self._poll_for_ever()
 
     def offer(self, name: str, bundle: bytes) -> None:
         """A bundle came in a message of this contact. Returns at once; one that was seen costs
@@ -100,7 +109,7 @@ class Watch:
 
     # polls
 
-    async def _poll_for_ever(self, nursery: trio.Nursery) -> None:
+    async def _poll_for_ever(self) -> None:
         backoff = Backoff(self._context.random)
         while True:
             self._poll_now = trio.Event()
@@ -108,6 +117,7 @@ class Watch:
                 with contained():
                     await self._poll()
                 self._context.problems.clear("feed")
+                self._context.retries.worked("feed")
                 backoff.reset()
                 wait = self._soon(POLL)
             except CbfsError as error:
@@ -115,7 +125,7 @@ class Watch:
                     "feed", f"the name directory was not followed: {error.in_full}"
                 )
                 wait = min(backoff.next(), self._soon(POLL))
-            self._settle_doubts(nursery)
+            self._settle_doubts()
             with trio.move_on_after(wait):
                 await self._poll_now.wait()
 
@@ -211,38 +221,64 @@ class Watch:
             await self._poll()
         return bool(await self._directory.is_current(shown))
 
-    def _settle_doubts(self, nursery: trio.Nursery) -> None:
+    def _settle_doubts(self) -> None:
+        """Time is given to who is in doubt since now."""
+        now = trio.current_time()
         for contact in self._context.peers.all():
             stranger = contact.standing is Standing.STRANGER  # who may not bring about a look-up
             if contact.doubted and not stranger and contact.name not in self._settling:
                 self._settling.add(contact.name)
-                nursery.start_soon(self._settle, contact.name)
+                heappush(self._doubts, (now + self._soon(LOOKUP_DELAY), contact.name))
+                self._doubt.set()
 
-    async def _settle(self, name: str) -> None:
-        """Wait for a bundle; then ask for the name, over a connection of its own."""
-        backoff = Backoff(self._context.random)
-        wait = self._soon(LOOKUP_DELAY)
-        topic = f"doubt {name}"
-        while True:
-            await trio.sleep(wait)
-            known = self._context.peers.get(name)
-            if known is None or not known.doubted:
-                break
-            try:
-                with contained():
-                    await self._context.peers.look_up(name)
-            except NotYet as error:
-                self._context.problems.set(topic, f"{name} cannot be looked up: {error.in_full}")
-                wait = backoff.next()
-                continue
-            except CbfsError as error:
-                self._context.problems.set(topic, f"{name}: {error.in_full}")
-            else:
-                self._context.problems.clear(topic)
-            break
+    async def _settle_for_ever(self) -> None:
+        """Ask for the names that are still in doubt when their time is over, each over a connection
+        of its own, in turns of the account's."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._doubt = trio.Event()
+                wait = self._doubts[0][0] - trio.current_time() if self._doubts else math.inf
+                if wait > 0:
+                    with trio.move_on_after(wait):
+                        await self._doubt.wait()
+                    continue
+                _due, name = heappop(self._doubts)
+                if self._is_doubted(name):
+                    await self._context.retries.turn()
+                    await self._asking.acquire()
+                    nursery.start_soon(self._settle, name)
+                else:
+                    self._settled(name)
+
+    def _is_doubted(self, name: str) -> bool:
+        known = self._context.peers.get(name)
+        return known is not None and known.doubted > 0
+
+    def _settled(self, name: str) -> None:
         self._settling.discard(name)
         with unharmed():
             self._back()
+
+    async def _settle(self, name: str) -> None:
+        """Ask for one name, over a connection of its own."""
+        topic, retries = f"doubt {name}", self._context.retries
+        try:
+            with contained():
+                await self._context.peers.look_up(name)
+        except NotYet as error:
+            self._context.problems.set(topic, f"{name} cannot be looked up: {error.in_full}")
+            heappush(self._doubts, (trio.current_time() + retries.failed(topic), name))
+            self._doubt.set()
+            return
+        except CbfsError as error:
+            self._context.problems.set(topic, f"{name}: {error.in_full}")
+            retries.forget(topic)
+        else:
+            self._context.problems.clear(topic)
+            retries.worked(topic)
+        finally:
+            self._asking.release()
+        self._settled(name)
 
     def _soon(self, mean: float) -> float:
         """Exponentially distributed seconds."""

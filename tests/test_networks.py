@@ -13,12 +13,12 @@ import trio
 import trio.testing
 
 from cbfs.account import SYSTEM_RANDOM
-from cbfs.context import BACKOFF_MOST
 from cbfs.dial import DialError
 from cbfs.dummies import Dummies
 from cbfs.home import Home
 from cbfs.link import CALL_TIMEOUT, HANDSHAKE_TIMEOUT
 from cbfs.pacing import PacedDialer
+from cbfs.retries import MOST
 from cbfs_common.primitives import dh_public
 from cbfs_common.requests import (
     CountPrekeys,
@@ -141,7 +141,7 @@ def test_the_client_backs_off_says_so_and_resumes(kind: str, tmp_path: Path) -> 
                 await trio.sleep(600)
             assert any(text.startswith("not connected to 127.0.0.1") for text in said)
             waits = [b - a for a, b in zip(network.dialled, network.dialled[1:], strict=False)]
-            longest = BACKOFF_MOST + HANDSHAKE_TIMEOUT + CALL_TIMEOUT
+            longest = MOST + HANDSHAKE_TIMEOUT + CALL_TIMEOUT
             if kind != "half-open":  # which works for a while each time, and so begins anew
                 assert all(wait < longest for wait in waits)
                 assert waits[-1] > 10 * max(waits[0] - HANDSHAKE_TIMEOUT - CALL_TIMEOUT, 1)

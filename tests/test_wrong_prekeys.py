@@ -6,9 +6,8 @@ from contextlib import ExitStack
 import pytest
 import trio
 
-from cbfs import sender
+from cbfs import retries, sender
 from cbfs.account import SYSTEM_RANDOM
-from cbfs.context import Backoff
 from cbfs.engine import milliseconds
 from cbfs.link import Link, request, request_in_order
 from cbfs.sender import WrongPrekey
@@ -81,7 +80,7 @@ def test_a_swapped_prekey_is_refused_and_the_message_waits(
 
     monkeypatch.setattr(sender, "request", lying)
     monkeypatch.setattr(sender, "request_in_order", in_order)
-    monkeypatch.setattr(sender, "Backoff", lambda random: Backoff(random, 0.2))
+    monkeypatch.setattr(retries, "FIRST", 0.2)
     monkeypatch.setattr(sender.Sender, "_new_session", watched)
 
     async def main() -> None:
