@@ -115,7 +115,7 @@ class Link:
         In the place of a reply that has not come, as the link ended before, is None."""
         calls: list[_Call] = []
         try:
-            with trio.fail_after(CALL_TIMEOUT), suppress(LinkClosed):
+            with trio.fail_after(CALL_TIMEOUT), suppress(TransportError):
                 for payload in payloads:
                     calls.append(_Call())
                     await self._send(payload, calls[-1])
