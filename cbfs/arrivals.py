@@ -25,7 +25,7 @@ from cbfs.store import Table, Writer
 from cbfs.stored import read_table, u32, u64
 from cbfs_common.conversation import fits
 from cbfs_common.errors import DecodeError
-from cbfs_common.limits import ASK_AFTER
+from cbfs_common.limits import ASK_FIRST, ASK_SPREAD
 from cbfs_common.message import Part
 
 
@@ -91,11 +91,11 @@ def store_part(
     arrivals.messages.append(add_message(writer, conversation.id, arrival, now))
     come_back(writer, conversation.id)
     acknowledge(writer, arrivals.dues, receiving, sender, ref)
-    arrived(writer, ref)
+    wanted = arrived(writer, ref)
     for parent in missing_parents(writer, conversation.id, part.parents):
         for person in conversation.participants:
             if person != me:
-                due = now + ASK_AFTER * 1_000 + receiving.delay
+                due = now + (0 if wanted else ASK_FIRST * 1_000) + receiving.delay // ASK_SPREAD
                 owe(writer, arrivals.dues, person, Kind.WANT, conversation.id + parent, due)
 
 

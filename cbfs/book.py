@@ -436,6 +436,15 @@ def ancestors_by(
     return found
 
 
+def own_before(reader: Reader, message: Message, me: str) -> Message | None:
+    """The message of one's own that one of one's own names as a parent, if it is here."""
+    for parent in message.parents:
+        found = find_message(reader, message.conversation, me, parent)
+        if found is not None:
+            return found
+    return None
+
+
 def missing_parents(
     reader: Reader, conversation: bytes, parents: tuple[bytes, ...]
 ) -> tuple[bytes, ...]:

@@ -8,14 +8,21 @@ own sent again, as far as ``Again`` allows.
 from dataclasses import dataclass, field
 
 from cbfs.arrivals import Receiving, acknowledge
-from cbfs.book import ancestors_by, find_message, get_conversation, has_message, put_message
+from cbfs.book import (
+    ancestors_by,
+    find_message,
+    get_conversation,
+    has_message,
+    own_before,
+    put_message,
+)
 from cbfs.contact import Contact, Standing
 from cbfs.deliveries import begin_again, moved_on, pending, send_again
 from cbfs.model import Delivery, Message
 from cbfs.owed import NOTHING, Debt, Dues, Kind, debts, due_now, forgive, owe
 from cbfs.store import Reader, Table, Writer
 from cbfs.stored import u64
-from cbfs_common.limits import LOST_PAUSE, NOTE_IDS_MAX, OFFER_AFTER
+from cbfs_common.limits import ASK_SPREAD, LOST_PAUSE, NOTE_IDS_MAX, OFFER_AFTER
 from cbfs_common.message import Note
 
 _WRITTEN_TO = frozenset((Delivery.QUEUED, Delivery.SENT, Delivery.RECEIVED))
@@ -73,7 +80,8 @@ def take_note(
         if has_message(writer, ref[:16], sender, ref[16:]):
             acknowledge(writer, told.dues, receiving, sender, ref)
         elif known or get_conversation(writer, ref[:16]) is not None:
-            owe(writer, told.dues, sender, Kind.WANT, ref, now + receiving.delay)
+            due = now + receiving.delay // ASK_SPREAD
+            owe(writer, told.dues, sender, Kind.WANT, ref, due)
     wanted = list(note.wanted)
     if note.lost and fresh and _may(writer, b"lost by ", sender, now):
         begin_again(writer, sender)
@@ -111,8 +119,22 @@ def _send_again(
             forgive(writer, sender, Kind.OFFER, ref)
             send_again(writer, message, sender)
             told.again.add(sender)
+            _offer_before(writer, told, me, sender, message, now)
         elif ref not in waiting:
             _offer_behind(writer, told, me, sender, ref, now)
+
+
+def _offer_before(
+    writer: Writer, told: Told, me: str, sender: str, message: Message, now: int
+) -> None:
+    """One's own is missing there: what was written before it, as far as there is no receipt for it,
+    may be as well. All of it is offered at once, and not found out one by one."""
+    before: Message | None = message
+    for _ in range(NOTE_IDS_MAX):
+        before = own_before(writer, before, me) if before else None
+        if before is None or dict(before.recipients).get(sender) is not Delivery.SENT:
+            return
+        owe(writer, told.dues, sender, Kind.OFFER, before.conversation + before.id, now)
 
 
 def _offer_behind(writer: Writer, told: Told, me: str, sender: str, ref: bytes, now: int) -> None:

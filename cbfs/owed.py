@@ -162,11 +162,11 @@ def unreceived(reader: Reader, peers: Iterable[str]) -> dict[str, int]:
     return counts
 
 
-def arrived(writer: Writer, ref: bytes) -> None:
-    """A message is here: nobody is asked for it any more."""
+def arrived(writer: Writer, ref: bytes) -> bool:
+    """A message is here: nobody is asked for it any more. True when somebody was to be."""
     conversation = get_conversation(writer, ref[:16])
-    for peer in conversation.participants if conversation else ():
-        forgive(writer, peer, Kind.WANT, ref)
+    people = conversation.participants if conversation else ()
+    return sum(forgive(writer, peer, Kind.WANT, ref) for peer in people) > 0
 
 
 def forgive_wants(writer: Writer, conversation: Conversation) -> None:

@@ -236,8 +236,7 @@ def test_nobody_asks_for_what_somebody_blocked_wrote_in_a_group(
     here: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others answer it, so that it is a parent of what they write."""
-    for module in ("arrivals", "owed"):
-        monkeypatch.setattr(f"cbfs.{module}.ASK_AFTER", 10_000)
+    monkeypatch.setattr("cbfs.arrivals.ASK_FIRST", 10_000)
     places = {name: account(here, name) for name in ("group-a", "group-b", "group-m")}
 
     async def body() -> None:

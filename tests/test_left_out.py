@@ -30,7 +30,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cbfs.receiver.RECEIPT_DELAY", 0.2)
-    monkeypatch.setattr("cbfs.arrivals.ASK_AFTER", 0)
+    monkeypatch.setattr("cbfs.arrivals.ASK_FIRST", 0)
 
 
 async def has(engine: Engine, text: str) -> None:

@@ -299,7 +299,7 @@ def test_an_account_restored_from_an_old_export_reads_everything_again(
 ) -> None:
     for name, value in (
         ("cbfs.receiver.RECEIPT_DELAY", 0.2),
-        ("cbfs.arrivals.ASK_AFTER", 0),
+        ("cbfs.arrivals.ASK_FIRST", 0),
         ("cbfs.healing.LOST_SPREAD", 50),
         ("cbfs.notes.LOST_PAUSE", 0),
         ("cbfs.passphrase.MEMORY", 1_024),

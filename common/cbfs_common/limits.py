@@ -185,8 +185,13 @@ RECEIPT_DELAY = 20
 TURN_AFTER = 64
 """Envelopes of one turn after which it is answered, receipts or not, so that keys turn."""
 
+ASK_FIRST = 10
 ASK_AFTER = 60
-"""How long a message may be missing until it is asked for; doubled each time."""
+"""How long a message may be missing until it is asked for; how long until it is asked for again,
+doubled each time."""
+
+ASK_SPREAD = 6
+"""What is missing is asked for after this share of the time that a receipt would wait."""
 
 ASKS_MAX = 12
 WANTED_MAX = 1_024
