@@ -65,18 +65,6 @@ class Server(Link):
     def _count(self) -> PrekeyCount:
         return PrekeyCount(0, 0)
 
-    async def call_in_order(self, payloads: Iterable[Callable[[], bytes | None]]) -> Replies:
-        asked = [payload() or b"" for payload in payloads]
-        replies: Replies = [None] * len(asked)
-
-        async def ask(index: int) -> None:
-            replies[index] = await self.call(asked[index])
-
-        async with trio.open_nursery() as nursery:
-            for index in range(len(asked)):
-                nursery.start_soon(ask, index)
-        return replies
-
 
 @asynccontextmanager
 async def account(directory: Path) -> AsyncIterator[Context]:

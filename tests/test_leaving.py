@@ -132,6 +132,7 @@ def test_it_stays_left_over_a_remount_and_a_kill(tmp_path: Path) -> None:
         name, other = folder_of(mount, "carol"), folder_of(mount, "dave")
         mount.run(f'rm -r "conversations/{name}"; rmdir "outbox/{other}"')
         wait_gone(mount, name)
+        wait_gone(mount, other)
         mount.unmount()
         mount.mount()
         assert not any(both(mount, name) + both(mount, other))
