@@ -5,7 +5,6 @@ import pty
 import select
 import subprocess
 import termios
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from cbfs.account import SYSTEM_RANDOM, no_lock, opened_store
 from cbfs.passphrase import Guard, by_passphrase
-from tests.world import ENVIRONMENT, WAIT, program, run, world
+from tests.world import ENVIRONMENT, WAIT, program, run, wait_for, world
 
 
 class Terminal:
@@ -150,8 +149,7 @@ def test_control_c_at_a_passphrase(
     places["MOUNT"].mkdir()
     terminal = Terminal(*(places.get(word, word) for word in words))
     terminal.wait(prompt)
-    while terminal.echoes():  # until it reads
-        time.sleep(0.01)
+    wait_for(lambda: not terminal.echoes() or None, "it to read")
     terminal.type("half of a passphr\x03")
     terminal.wait("cbfs: interrupted\r\n")
     assert terminal.echoes()
