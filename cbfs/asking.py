@@ -6,8 +6,8 @@ that is stored; of look-ups that run side by side, one whose head is neither tha
 was shown to follow from it is made again.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -15,7 +15,7 @@ import trio
 from cbfs.dial import Dialer, DialError
 from cbfs.link import Link, open_link
 from cbfs_common.errors import CbfsError, DecodeError, TransportError
-from cbfs_common.limits import FEED_TILE
+from cbfs_common.limits import COSIGNATURE_AHEAD_MAX, FEED_TILE
 from cbfs_common.names_client import (
     Absent,
     DirectoryState,
@@ -110,6 +110,9 @@ class Asking:
         self._random = random
         self._turn = trio.Lock()  # held, on a connection, while the state may change
         self._limiter = trio.CapacityLimiter(LOOKUPS_AT_ONCE)
+        self.clock_ahead: int | None = None
+        """By how many seconds this computer's clock is ahead of the directory's: 0 when it is
+        right, None before a quorum's time was seen."""
         self._tiles: dict[int, tuple[FeedRound, ...]] = {}
         stored = load()
         self._state = new_state(policy) if stored is None else decode_state(stored)
@@ -149,7 +152,8 @@ class Asking:
             reply = await self._ask(link, AskHead())
             if not isinstance(reply, HeadIs):
                 raise unexpected(reply)
-            newest = check_newest(self._policy, self._state, reply, int(self._clock()))
+            with self._comparing_clocks():
+                newest = check_newest(self._policy, self._state, reply, int(self._clock()))
             if newest.degraded:
                 return Polled(degraded=True)
             if newest.head.size - self._state.feed.size <= FOLLOW_MAX:
@@ -238,17 +242,29 @@ class Asking:
         known: Entry | None,
         lapsed: bool,
     ) -> tuple[DirectoryState, Found | Absent]:
-        return check_lookup(
-            self._policy,
-            base,
-            reply.evidence,
-            reply.consistency,
-            steps,
-            name,
-            known,
-            int(self._clock()),
-            lapsed=lapsed,
-        )
+        with self._comparing_clocks():
+            return check_lookup(
+                self._policy,
+                base,
+                reply.evidence,
+                reply.consistency,
+                steps,
+                name,
+                known,
+                int(self._clock()),
+                lapsed=lapsed,
+            )
+
+    @contextmanager
+    def _comparing_clocks(self) -> Iterator[None]:
+        """A quorum signs with the time: what is refused for that says how far off the clock is."""
+        try:
+            yield
+        except DirectoryLies as error:
+            if error.ahead:
+                self.clock_ahead = error.ahead
+            raise
+        self.clock_ahead = 0
 
     async def _steps(
         self, link: Link, reply: LookedUp, name: str, known: Entry | None
@@ -278,7 +294,10 @@ class Asking:
     async def _keep(self, state: DirectoryState) -> None:
         """A crash before the save leaves the older head, against which the next one is checked
         just as well."""
-        state = replace(state, time=max(state.time, self._state.time))
+        floor = self._state.time
+        if floor > int(self._clock()) + COSIGNATURE_AHEAD_MAX:
+            floor = 0  # it was kept while this computer's clock was wrong
+        state = replace(state, time=max(state.time, floor))
         if state != self._state:
             await self._save(state.encode())
             self._state = state

@@ -230,8 +230,8 @@ class Engine(Acquaintances):
         begins, peers = outgoing.conversation is None, self._context.peers
         try:
             written = await peers.written_to(others, begins=begins)
-        except NotYet:
-            self._context.problems.set("names", "the name directory does not answer")
+        except NotYet as error:
+            self._context.problems.set("names", str(error))
             self._nursery.start_soon(self._retry_later)
             raise
         # whom one writes to is no stranger

@@ -218,6 +218,8 @@ class Peers:
                 await self.offer(error.entry)
                 raise Stopped(name) from error
             except (DirectoryLies, NameExpired) as error:
+                if isinstance(error, DirectoryLies) and error.ahead:  # of a clock, and no lie
+                    raise NotYet(str(error), error.hint) from error
                 if known is not None:
                     await self._keep(replace(known, doubted=0, warning=f"{error.in_full}"))
                 elif isinstance(error, NameExpired):

@@ -377,18 +377,24 @@ def _check_times(policy: Policy, head: Head, floor: int, now: int) -> int:
     newest = sorted(head.times, key=lambda each: each[1], reverse=True)
     timely = [each for each in newest if each[1] <= now + COSIGNATURE_AHEAD_MAX]
     if not policy.satisfied(name for name, _ in timely):
-        raise DirectoryLies(Fault.FUTURE)
-    count = next(
-        count
-        for count in range(1, len(timely) + 1)
-        if policy.satisfied(name for name, _ in timely[:count])
-    )
-    time = timely[count - 1][1]
+        raise DirectoryLies(Fault.FUTURE, now - _signed_by(policy, newest))
+    time = _signed_by(policy, timely)
     if time < now - COSIGNATURE_AGE_MAX:
-        raise DirectoryLies(Fault.STALE)
-    if time < floor:
+        raise DirectoryLies(Fault.STALE, now - time)
+    # a floor of a time to come was kept while this computer's clock was wrong
+    if time < floor <= now + COSIGNATURE_AHEAD_MAX:
         raise DirectoryLies(Fault.CLOCK)
     return time
+
+
+def _signed_by(policy: Policy, newest: list[tuple[str, int]]) -> int:
+    """The time by which a quorum of these had signed, newest first; there is one among them."""
+    count = next(
+        count
+        for count in range(1, len(newest) + 1)
+        if policy.satisfied(name for name, _ in newest[:count])
+    )
+    return newest[count - 1][1]
 
 
 def _check_last(head: Head, proof: tuple[bytes, ...]) -> Position:

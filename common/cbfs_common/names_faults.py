@@ -29,11 +29,20 @@ class Fault(Enum):
     CHAIN = "its entry does not follow from the one known"
 
 
-_CLOCK_HINT = "check this computer's clock; if it is right, the directory's verifiers have stopped"
+def _span(seconds: int) -> str:
+    """A length of time in its largest unit."""
+    for size, unit in (365 * 86_400, "year"), (86_400, "day"), (3_600, "hour"), (60, "minute"):
+        if seconds >= size:
+            count = (seconds + size // 2) // size
+            return f"{count} {unit}{'' if count == 1 else 's'}"
+    return f"{seconds} seconds"
+
+
+_CLOCK_HINT = "set it right; if it is, the directory's verifiers have stopped"
 _HINTS = {
     Fault.STALE: _CLOCK_HINT,
-    Fault.FUTURE: "check this computer's clock",
-    Fault.CLOCK: _CLOCK_HINT,
+    Fault.FUTURE: "set it right; if it is, tell the directory's operator",
+    Fault.CLOCK: "check this computer's clock; if it is right, tell the directory's operator",
     Fault.NAMESPACE: "use the policy file of the directory that the account was made with",
 }
 
@@ -44,9 +53,16 @@ class DirectoryLies(CbfsError):
     _WHAT = "the name directory's answer"
     _HINT = "tell the directory's operator; nothing was changed here"
 
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(f"{self._WHAT} is refused: {fault.value}", _HINTS.get(fault, self._HINT))
+    def __init__(self, fault: Fault, ahead: int = 0) -> None:
+        """``ahead``: by how many seconds this computer's clock is ahead of the time at which a
+        quorum has signed, where that is what is wrong."""
+        found = f"{self._WHAT} is refused: {fault.value}"
+        if ahead:
+            way = "ahead of" if ahead > 0 else "behind"
+            found = f"this computer's clock is {_span(abs(ahead))} {way} the name directory's"
+        super().__init__(found, _HINTS.get(fault, self._HINT))
         self.fault = fault
+        self.ahead = ahead
 
 
 class BundleRefused(DirectoryLies):
