@@ -72,6 +72,10 @@ TRIES = 3
 
 ISOLATION_SIZE = 16
 
+AGREES_WITHIN = 3_600.0
+"""Seconds by which a clock may differ from one that the directory agreed with: the machine may have
+slept meanwhile."""
+
 
 class DirectoryDown(CbfsError):
     """The directory cannot be reached, or broke off. Trying again later is right."""
@@ -113,6 +117,7 @@ class Asking:
         self.clock_ahead: int | None = None
         """By how many seconds this computer's clock is ahead of the directory's: 0 when it is
         right, None before a quorum's time was seen."""
+        self._agreed: tuple[float, float] | None = None
         self._tiles: dict[int, tuple[FeedRound, ...]] = {}
         stored = load()
         self._state = new_state(policy) if stored is None else decode_state(stored)
@@ -265,6 +270,14 @@ class Asking:
                 self.clock_ahead = error.ahead
             raise
         self.clock_ahead = 0
+        self._agreed = self._clock(), trio.current_time()
+
+    def agrees(self, now: float) -> bool:
+        """Whether the directory's time was that of a clock that says ``now`` by now."""
+        if self.clock_ahead != 0 or self._agreed is None:
+            return False
+        then, at = self._agreed
+        return abs(now - then - (trio.current_time() - at)) < AGREES_WITHIN
 
     async def _steps(
         self, link: Link, reply: LookedUp, name: str, known: Entry | None

@@ -63,6 +63,20 @@ class Contact:
     declined: int = 0
     petname: str = ""
 
+    def brought_back(self, now: int) -> "Contact":
+        """With no date later than ``now``: the clock was ahead when it was written."""
+        return replace(
+            self,
+            since=min(self.since, now),
+            moved=min(self.moved, now),
+            verified=min(self.verified, now),
+            stopped=min(self.stopped, now),
+            doubted=min(self.doubted, now),
+            blocked=min(self.blocked, now),
+            muted=min(self.muted, now),
+            declined=min(self.declined, now),
+        )
+
     @property
     def name(self) -> str:
         """Their user name."""

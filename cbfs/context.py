@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from cbfs.account import Account
 from cbfs.configuration import Configuration
 from cbfs.model import Conversation
+from cbfs.own_time import OwnTime
 from cbfs.pacing import PacedDialer
 from cbfs.peers import Peers
 from cbfs.retries import Retries
@@ -58,6 +59,17 @@ class Context:
     random: Random
     problems: Problems
     retries: Retries
+    time: OwnTime | None = None
+
+    @property
+    def may_delete(self) -> bool:
+        """Whether the clock may be believed so far that what is too old by it is deleted."""
+        return self.time is None or self.time.may_delete
+
+    @property
+    def clock_is_right(self) -> bool:
+        """Whether the directory agrees with the clock."""
+        return self.time is not None and self.time.is_right
 
     @property
     def pace(self) -> float:

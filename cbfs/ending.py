@@ -6,7 +6,7 @@ and after it nothing. The view is told when that is on the disk.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from heapq import heapify, heappop, heappush
 
@@ -17,10 +17,11 @@ from cbfs.context import Context
 from cbfs.faults import ProgramFault, contained, unharmed
 from cbfs.incomplete import drop_incomplete
 from cbfs.lifetimes import SLOT, End
-from cbfs.model import Conversation, Message
+from cbfs.model import Conversation, Delivery, Message
 from cbfs.store import Reader, Writer
 from cbfs.texts import ending_lines
 from cbfs_common.errors import CbfsError
+from cbfs_common.lifetime import end_of
 
 BATCH = 64
 """Messages that are deleted in one transaction."""
@@ -89,6 +90,22 @@ def end(writer: Writer, ends: list[End]) -> Done:
         elif name := strangers.end(writer, request):
             done.strangers.add(name)
     return done
+
+
+def bring_back(writer: Writer, now: int) -> None:
+    """What a wrong clock has let end far ahead ends no later than if it had come at ``now``."""
+    lifetimes.bring_back(writer, now)
+    for place in lifetimes.messages_after(writer, now):
+        message = book.get_message(writer, *place)
+        if message is None:
+            continue
+        waits = any(state is Delivery.QUEUED for _who, state in message.recipients)
+        latest = end_of(message.lifetime, now, waits=waits)
+        if message.ends > latest:
+            lifetimes.unschedule(writer, message)
+            message = replace(message, ends=latest)
+            book.put_message(writer, message)
+            lifetimes.schedule(writer, message)
 
 
 class Timetable:
@@ -177,6 +194,12 @@ class Ending:
             if self._timetable.note(its_end):
                 self._news.set()
 
+    async def bring_back(self, now: int) -> None:
+        """Undo what a wrong clock has done to when messages end."""
+        await self._context.store.commit(partial(bring_back, now=now))
+        self._timetable.reread()
+        self._news.set()
+
     def lines(self, reader: Reader) -> tuple[str, ...]:
         """For ``status``: where messages end, and when the next does."""
         counts = lifetimes.counts(reader)
@@ -207,7 +230,7 @@ class Ending:
     async def _delete(self) -> bool:
         """All that has ended by now. False when the store takes no change."""
         context = self._context
-        while True:
+        while context.may_delete:
             with context.store.read() as reader:
                 ends = self._timetable.due(reader, context.clock(), BATCH)
             if not ends:
@@ -221,6 +244,7 @@ class Ending:
                 self._timetable.reread()
                 return False
             context.problems.clear("ending")
+        return False
 
     async def _delete_these(self, ends: list[End]) -> None:
         """One transaction; each by itself when there is a fault, which is passed over."""

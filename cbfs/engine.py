@@ -43,6 +43,7 @@ from cbfs.model import (
 )
 from cbfs.network import Network, NetworkOptions, reaching
 from cbfs.own_name import OwnName
+from cbfs.own_time import OwnTime
 from cbfs.pacing import PacedDialer
 from cbfs.peers import PREPARE_MAX, Peers, Unknown, checked
 from cbfs.receiver import Receiver
@@ -126,6 +127,7 @@ class Engine(Acquaintances):
             self._meeting.run,
             partial(self._reminders.run, self._sender.note_due),
             partial(context.dialer.run, dummies.send),
+            self._keep_time,
         ):
             nursery.start_soon(supervised, context, task)
 
@@ -280,6 +282,17 @@ class Engine(Acquaintances):
         return True
 
     # within
+
+    async def _keep_time(self) -> None:
+        """Put dates right that a clock has written which was ahead."""
+        context = self._context
+        if context.time is not None:
+            await context.time.run(
+                context.peers.bring_back,
+                partial(context.sessions.bring_back, context.store),
+                self._reminders.bring_back,
+                self.ending.bring_back,
+            )
 
     def _recipients(self, outgoing: Outgoing) -> tuple[tuple[str, ...], str]:
         """(participants with oneself, sorted; subject). Raises Refused."""
@@ -514,4 +527,5 @@ def make_context(
         SYSTEM_RANDOM,
         problems,
         Retries(SYSTEM_RANDOM),
+        OwnTime(store, directory, milliseconds),
     )

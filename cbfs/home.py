@@ -180,7 +180,8 @@ class Home:
         while True:
             await top_up(link, self._context)
             context = self._context
-            await context.sessions.tidy(context.store, context.clock() // 1000)
+            if context.may_delete:
+                await context.sessions.tidy(context.store, context.clock() // 1000)
             self._prekeys_used = trio.Event()
             with trio.move_on_after(PREKEY_CHECK):
                 await self._prekeys_used.wait()

@@ -187,6 +187,23 @@ def take_out(writer: Writer, end: End) -> bool:
     return True
 
 
+def bring_back(writer: Writer, now: int) -> None:
+    """What a wrong clock has let end far ahead ends no later than if it had come at ``now``."""
+    for slot in [slot for slot in slots(writer) if (slot + 1) * SLOT > now]:
+        for end in in_slot(writer, slot):
+            if end.message is None and end.when > now + MESSAGE_LIFETIME_MAX * 1_000:
+                take_out(writer, end)
+                latest = now + MESSAGE_LIFETIME_MAX * 1_000
+                _add(writer, End(latest, _key(writer, latest, end.key[BLIND_SIZE:])))
+
+
+def messages_after(reader: Reader, now: int) -> list[tuple[bytes, int]]:
+    """(conversation, serial) of the messages that end later than in this hour."""
+    later = [slot for slot in slots(reader) if (slot + 1) * SLOT > now]
+    ends = (end for slot in later for end in in_slot(reader, slot))
+    return [end.message for end in ends if end.message is not None]
+
+
 def is_known(reader: Reader, end: End) -> bool:
     """Whether it still stands."""
     data = reader.get(Table.ENDS, end.key)

@@ -21,6 +21,7 @@ from cbfs_common.limits import (
     NOTE_IDS_MAX,
     OFFER_AFTER,
     OFFERS_MAX,
+    RECEIPT_DELAY,
     WANTED_MAX,
 )
 
@@ -41,6 +42,14 @@ class Kind(Enum):
 
 
 _AGAIN = {Kind.WANT: (ASK_AFTER * 1_000, ASKS_MAX), Kind.OFFER: (OFFER_AFTER * 1_000, OFFERS_MAX)}
+
+AT_ONCE = 2 * RECEIPT_DELAY * 1_000
+_LONGEST = {
+    Kind.WANT: ASK_AFTER * 1_000,
+    Kind.OFFER: OFFER_AFTER * 1_000,
+    Kind.NAME: OFFER_AFTER * 1_000,
+}
+"""Milliseconds until something is told for the first time, at most."""
 
 Dues = dict[str, int]
 """Peer -> when the first of what is owed to it is due."""
@@ -96,6 +105,17 @@ def _decode(key: bytes, data: bytes) -> Debt:
     peer, due, tries = unpack(data, str, int, int)
     kind, ref = Kind(key[BLIND_SIZE : BLIND_SIZE + 1]), key[BLIND_SIZE + 1 :]
     return Debt(key, peer, kind, ref, due, tries)
+
+
+def bring_back(writer: Writer, now: int) -> Dues:
+    """Debts that a wrong clock has put far ahead are due no later than if they had come about at
+    ``now``. What is owed to everybody."""
+    for key, data in list(writer.items(Table.OWED)):
+        debt = _decode(key, data)
+        latest = now + _LONGEST.get(debt.kind, AT_ONCE) * 2**debt.tries
+        if debt.due > latest:
+            writer.put(Table.OWED, key, pack(debt.peer, latest, debt.tries))
+    return load_dues(writer)
 
 
 def load_dues(reader: Reader) -> Dues:

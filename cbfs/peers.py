@@ -329,6 +329,10 @@ class Peers:
         """The user takes that back."""
         await self._keep(replace(self._known[name], verified=0))
 
+    async def bring_back(self, now: int) -> None:
+        """No date here is later than ``now`` (milliseconds)."""
+        await self._keep(*(contact.brought_back(now) for contact in self._known.values()))
+
     async def _keep(self, *contacts: Contact) -> None:
         if any(self._known.get(contact.name) != contact for contact in contacts):
             await self.decide(contacts, lambda writer: None)

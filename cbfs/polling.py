@@ -74,7 +74,8 @@ class Polling:
         if real:
             await self._receiver.take(real)
         self._taken = tuple(ids)
-        await context.sessions.tidy(context.store, context.clock() // 1000)
+        if context.may_delete:
+            await context.sessions.tidy(context.store, context.clock() // 1000)
 
     def _note_prekeys(self, reply: Reply) -> None:
         if isinstance(reply, PrekeyCount) and self._former is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cbfs.context import Context
 from cbfs.link import Link, request, request_in_order
+from cbfs.sessions import is_ahead
 from cbfs.store import Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import (
@@ -46,8 +47,10 @@ def plan(context: Context, count: PrekeyCount) -> list[Batch]:
     known = any(p.expires == count.last_resort_expires for p in pairs if p.kind is LAST_RESORT)
     missing = PREKEYS_ONE_TIME - count.one_time
     batches: list[Batch] = []
-    if count.one_time > one_time or (count.last_resort_expires and not known):
-        # of some that it gives away the secrets are not here: they were lost, or it lies
+    # one of a clock that was ahead would be given out for as long
+    ahead = context.clock_is_right and is_ahead(count.last_resort_expires, now)
+    if ahead or count.one_time > one_time or (count.last_resort_expires and not known):
+        # or the secrets of some that it gives away are not here: they were lost, or it lies
         batches.append(Batch((LAST_RESORT,), replace=True))
         missing = PREKEYS_ONE_TIME
     elif count.last_resort_expires < now + PREKEY_LIFETIME - LAST_RESORT_RENEWAL:

@@ -6,7 +6,7 @@ import trio
 
 from cbfs.context import Context
 from cbfs.faults import unharmed
-from cbfs.owed import Dues, load_dues
+from cbfs.owed import Dues, bring_back, load_dues
 
 LOOK_AGAIN = 3_600.0
 """Seconds until the clock is looked at again, which may have been set meanwhile."""
@@ -17,6 +17,7 @@ class Reminders:
 
     def __init__(self, context: Context) -> None:
         self._clock = context.clock
+        self._store = context.store
         self._news = trio.Event()
         with context.store.read() as reader:
             self._dues = load_dues(reader)
@@ -25,6 +26,12 @@ class Reminders:
         """More is owed, and is on the disk."""
         for peer, due in dues.items():
             self._dues[peer] = min(due, self._dues.get(peer, due))
+        self._news.set()
+
+    async def bring_back(self, now: int) -> None:
+        """What a wrong clock has put far ahead is due as if it had come about at ``now``
+        (milliseconds)."""
+        self._dues = await self._store.commit(lambda writer: bring_back(writer, now))
         self._news.set()
 
     async def run(self, remind: Callable[[str], None]) -> None:

@@ -76,6 +76,17 @@ class Damaged(CryptoError):
         self.far = far
 
 
+CLOCK_SLACK = 86_400
+"""Seconds by which two clocks that are right may differ."""
+
+_AHEAD = b"prekeys ahead"
+
+
+def is_ahead(expires: int, now: int) -> bool:
+    """Whether a prekey was made by a clock that was ahead of ``now`` (both in seconds)."""
+    return expires > now + PREKEY_LIFETIME + CLOCK_SLACK
+
+
 class Sessions:
     """All sessions of the account, and the secrets of its prekeys."""
 
@@ -98,6 +109,8 @@ class Sessions:
             for _key, data in reader.items(Table.PREKEYS):
                 pair = PrekeyPair.decode(data)
                 self._pairs[pair.id] = pair
+            since = reader.get(Table.META, _AHEAD)
+        self._ahead_since = None if since is None else unpack(since, int)[0]
         self._clock = max((max(h.heard, h.made) for h in self._held.values()), default=0)
 
     @property
@@ -171,8 +184,36 @@ class Sessions:
             for held in changed:
                 self._take(held)
 
+    async def bring_back(self, store: Store, now: int) -> None:
+        """The clock was ahead of ``now`` (milliseconds): what it has written is put at now, and the
+        secrets of prekeys that it dated are kept for as long as if they were made now."""
+        async with self.lock:
+            held = sorted(self._held.values(), key=lambda h: max(h.heard, h.made))
+            changed = [mended for h in held if (mended := _brought_back(h, now)) is not h]
+            seconds = now // 1_000
+            ahead = any(is_ahead(pair.expires, seconds) for pair in self._pairs.values())
+
+            def change(writer: Writer) -> None:
+                for each in changed:
+                    writer.put(Table.SESSIONS, each.session.id, each.encode())
+                if ahead:
+                    writer.put(Table.META, _AHEAD, pack(seconds))
+
+            await store.commit(change)
+            for each in changed:
+                self._take(each)
+            if ahead:
+                self._ahead_since = seconds
+            self._clock = max((max(h.heard, h.made) for h in self._held.values()), default=0)
+
     def _old_pairs(self, now: int) -> list[bytes]:
-        last = [p for p in self._pairs.values() if p.kind is PrekeyKind.LAST_RESORT]
+        since = self._ahead_since
+        over = since is not None and since + PREKEY_LIFETIME + PREKEY_GRACE < now
+        last = [
+            p
+            for p in self._pairs.values()
+            if p.kind is PrekeyKind.LAST_RESORT and not is_ahead(p.expires, now)
+        ]
         renewed = max((p.expires for p in last), default=0) - PREKEY_LIFETIME
         superseded = {
             p.id
@@ -182,7 +223,9 @@ class Sessions:
         return [
             p.id
             for p in self._pairs.values()
-            if p.expires + PREKEY_GRACE < now or p.id in superseded
+            if p.expires + PREKEY_GRACE < now
+            or p.id in superseded
+            or (over and since is not None and is_ahead(p.expires, since))
         ]
 
     def _idle(self, now: int) -> set[bytes]:
@@ -230,6 +273,14 @@ class Sessions:
     def _tick(self, now: int) -> int:
         self._clock = max(self._clock + 1, now)
         return self._clock
+
+
+def _brought_back(held: Held, now: int) -> Held:
+    """With no time later than ``now`` (milliseconds); the order of sessions may be lost by it."""
+    session = held.session.bring_back(now // 1_000)
+    if session is held.session and max(held.heard, held.made) <= now:
+        return held
+    return replace(held, session=session, heard=min(held.heard, now), made=min(held.made, now))
 
 
 class Batch:

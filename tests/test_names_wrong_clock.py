@@ -12,7 +12,8 @@ from cbfs.engine import running
 from cbfs.model import NotYet
 from cbfs_common.limits import COSIGNATURE_AGE_MAX, COSIGNATURE_AHEAD_MAX
 from cbfs_common.names_faults import DirectoryLies, Fault
-from tests.names_liar import NOW, Liar, make_policy
+from tests.names_liar import Liar
+from tests.names_naive import NOW, make_policy
 from tests.names_server import Kept, answering, client
 from tests.test_engine import NO_TOR, send, until
 from tests.test_names_polls import ALICE

@@ -62,6 +62,7 @@ from cbfs_common.session_state import (
     Skipped,
     State,
     add_skipped,
+    bring_skipped_back,
     decode_state,
     expire_skipped,
     limit_skipped,
@@ -184,6 +185,14 @@ class Session:
         receiving, retired = expire_skipped(state.receiving, state.retired, now)
         expired = State(state.core, state.sending, receiving, retired)
         return self if expired == state else type(self)(expired)
+
+    def bring_back(self, now: int) -> Self:
+        """No skipped key is younger than ``now`` (seconds): it was dated by a clock that was ahead.
+        Gives ``self`` when none is."""
+        state = self.state
+        receiving, retired = bring_skipped_back(state.receiving, state.retired, now)
+        brought = State(state.core, state.sending, receiving, retired)
+        return self if brought == state else type(self)(brought)
 
     def encode(self) -> bytes:
         """For the store; see ``decode_session``. Holds secrets."""

@@ -133,6 +133,19 @@ def expire_skipped(
     return limit_skipped(receiving, retired)
 
 
+def bring_skipped_back(
+    receiving: Receiving | None, retired: tuple[Retired, ...], now: int
+) -> tuple[Receiving | None, tuple[Retired, ...]]:
+    """No skipped key was skipped later than ``now`` (seconds)."""
+    if receiving is not None:
+        receiving = replace(receiving, skipped=_until(receiving.skipped, now))
+    return receiving, tuple(replace(chain, skipped=_until(chain.skipped, now)) for chain in retired)
+
+
+def _until(skipped: Skipped, now: int) -> Skipped:
+    return {n: (key, min(since, now)) for n, (key, since) in skipped.items()}
+
+
 def _without_first(skipped: Skipped, count: int) -> Skipped:
     return dict(list(skipped.items())[count:]) if count > 0 else skipped
 

@@ -1,0 +1,159 @@
+"""A client whose clock was ahead: nothing is deleted by it, and its dates are put right with it."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+import trio
+
+from cbfs import owed
+from cbfs.engine import Engine, milliseconds, running
+from cbfs.own_time import BELIEVED_AFTER, JUMP_MAX, OwnTime
+from cbfs.sessions import is_ahead
+from cbfs.store import Store
+from cbfs_common.prekey import PrekeyKind
+from tests.test_engine import NO_TOR, Recorder, send, until
+from tests.test_healing import texts
+from tests.test_lifetime_engine import set_lifetime
+from tests.test_names_wrong_clock import DAY, Clock
+from tests.world import World, accept_strangers
+
+YEARS = 3_650 * DAY
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with ExitStack() as stack:
+        yield World(tmp_path_factory.mktemp("t"), stack)
+
+
+@pytest.fixture
+def off(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """By how many seconds the clock of the engines is wrong."""
+    made = [0]
+    monkeypatch.setattr("cbfs.engine.time", Clock(made))
+    monkeypatch.setattr("cbfs.own_time.LOOK", 0.05)
+    monkeypatch.setattr("cbfs.watch.POLL", 0.2)
+    monkeypatch.setattr("cbfs.home.PREKEY_CHECK", 0.2)
+    monkeypatch.setattr("cbfs.ending.LOOK_AGAIN", 0.05)
+    monkeypatch.setattr("cbfs.receiver.RECEIPT_DELAY", 0.2)
+    return made
+
+
+def test_dates_of_a_clock_that_was_ten_years_ahead_are_put_right(
+    here: World, off: list[int]
+) -> None:
+    alice_account, bobby_account = here.account("alice").account, here.account("bobby").account
+    for account in alice_account, bobby_account:
+        accept_strangers(account)
+
+    async def go() -> None:
+        async with (
+            running(alice_account, NO_TOR) as alice,
+            running(bobby_account, NO_TOR) as bobby,
+        ):
+            for engine in alice, bobby:
+                engine.attach(Recorder())
+            await send(alice, ("bobby",), b"right")
+            await until(lambda: "right" in texts(bobby), "the first message")
+            await set_lifetime(alice, 3_600)
+            await send(alice, ("bobby",), b"an hour")
+            await until(lambda: "an hour" in texts(bobby), "the second one")
+
+            off[0] = YEARS
+            await until(lambda: is_named(alice), "the clock in status")
+            await send(bobby, ("alice",), b"in ten years")
+            await until(lambda: "in ten years" in texts(alice), "the third")
+            await until(lambda: ahead(alice), "a prekey that is dated in ten years")
+            await trio.sleep(0.5)  # many times as long as anything looks at the clock
+            assert "an hour" in texts(alice)
+            assert ends_late(alice)
+
+            off[0] = 0
+            await until(lambda: latest_due(alice) < milliseconds() + 2 * DAY * 1_000, "the debts")
+            await until(lambda: not ends_late(alice), "what ends")
+            await until(lambda: replaced(alice), "the prekeys")
+            assert not is_named(alice)
+            assert all(contact.since <= milliseconds() for contact in alice.contacts())
+            await send(bobby, ("alice",), b"right again")
+            await until(lambda: "right again" in texts(alice), "the last")
+            assert "an hour" in texts(alice)
+
+    trio.run(go)
+
+
+def is_named(engine: Engine) -> bool:
+    said = "this computer's clock is 10 years ahead of the name directory's"
+    return any(said in line for line in engine.report().problems)
+
+
+def ahead(engine: Engine) -> int:
+    """How many prekeys are dated too far ahead."""
+    now = int(engine._context.clock() // 1_000) - YEARS
+    return sum(is_ahead(p.expires, now) for p in engine._context.sessions.pairs.values())
+
+
+def latest_due(engine: Engine) -> int:
+    with engine.store.read() as reader:
+        return max((debt.due for debt in owed.debts(reader, "bobby")), default=0)
+
+
+def ends_late(engine: Engine) -> bool:
+    (talk,) = engine.conversations()
+    late = (time.time() + 8 * DAY) * 1_000
+    return any(message.ends > late for message in engine.messages(talk.id))
+
+
+def replaced(engine: Engine) -> bool:
+    """Another prekey for the last resort than the first one is of the right clock, and it is known
+    that some are of none."""
+    sessions, now = engine._context.sessions, milliseconds() // 1_000
+    last = [p for p in sessions.pairs.values() if p.kind is PrekeyKind.LAST_RESORT]
+    right = [pair for pair in last if not is_ahead(pair.expires, now)]
+    return len(right) > 1 and sessions._ahead_since is not None
+
+
+class Agreeing:
+    """A directory whose time the test sets."""
+
+    clock_ahead: int | None = None
+
+    def agrees(self, now: float) -> bool:
+        return self.clock_ahead == 0
+
+
+def test_when_a_clock_is_believed(here: World) -> None:
+    account = here.account("carol").account
+
+    async def go() -> None:
+        async with running(account, NO_TOR) as engine:
+            check(engine.store)
+
+    def check(store: Store) -> None:
+        now, at, directory = [10**12], [0.0], Agreeing()
+        made = OwnTime(store, directory, lambda: now[0], lambda: at[0])  # type: ignore[arg-type]
+        made._seen = made._highest = 10**12
+        assert made.may_delete
+        assert not made.is_right  # nobody has said so
+        now[0] += JUMP_MAX
+        assert made.may_delete
+        now[0] += 2 * JUMP_MAX
+        assert not made.may_delete
+        at[0] += BELIEVED_AFTER - 1
+        assert not made.may_delete
+        directory.clock_ahead = 7
+        at[0] += 2
+        assert not made.may_delete
+        directory.clock_ahead = 0
+        assert made.may_delete
+        assert made.is_right
+        directory.clock_ahead = None
+        now[0] += 2 * JUMP_MAX
+        assert not made.may_delete
+        at[0] += BELIEVED_AFTER
+        assert made.may_delete
+        now[0] = 0  # 1970: nothing is too old
+        assert made.may_delete
+
+    trio.run(go)
