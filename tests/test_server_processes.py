@@ -413,3 +413,35 @@ def test_a_trace_says_where_and_nothing_of_what() -> None:
     assert secret not in trace
     for said in "ExceptionGroup", "ValueError", "KeyError", "test_server_processes.py:", " inner":
         assert said in trace
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_ctrl_c_while_modules_are_read_in_is_one_line(program: str) -> None:
+    """A program whose ``cli`` is being imported, in a process of its own."""
+    code = (
+        f"import sys, {program}.entry as entry\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name.endswith('.cli'): raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "raise SystemExit(entry.main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+    said = f"{program.replace('_', '-')}: interrupted\n"
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", said)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("letters", [b"j\xc3\xb6rg, a 'b'", b"j\xf6rg", b"a\nb", b"%s{x}"])
+def test_a_data_directory_may_have_any_name(program: str, letters: bytes, tmp_path: Path) -> None:
+    data = tmp_path / os.fsdecode(letters)
+    with running(program, data) as (_process, url):
+        connects(program, url)
+    with running(program, data) as (_process, again):
+        assert url.rpartition(":")[0] == again.rpartition(":")[0]
+    data.chmod(0o777)
+    status, said = failure(program, data)
+    assert status == 1
+    assert said[-1].split(": ")[1] == "hint"

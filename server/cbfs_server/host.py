@@ -101,6 +101,8 @@ def hint_of(error: OSError) -> str:
 
 
 def _say(line: str) -> None:
+    """One line, with nothing in it that a terminal would obey."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     with contextlib.suppress(OSError, ValueError):  # nobody is there to be told
         sys.stderr.write(line + "\n")
         sys.stderr.flush()

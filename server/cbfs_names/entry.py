@@ -1,0 +1,1 @@
+../cbfs_server/entry.py
