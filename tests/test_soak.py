@@ -1,8 +1,10 @@
 """The soak, for a short time: SOAK_S of ``./run soak`` makes it long."""
 
+import secrets
+
 import pytest
 
-from tests.soak import kills, programs
+from tests.soak import files, kills, programs
 
 pytestmark = pytest.mark.mount
 
@@ -21,3 +23,12 @@ def test_24_programs_at_once_see_every_byte_and_every_message() -> None:
     assert outcome.wrong == []
     assert outcome.saved > 6
     assert outcome.rounds > 8
+
+
+def test_files_are_as_on_a_plain_directory_whatever_programs_do() -> None:
+    seed = secrets.randbelow(1_000_000)
+    outcome = files.soak(20, seed)
+    print(outcome.report())
+    assert outcome.wrong == []
+    assert outcome.operations > 500
+    assert outcome.listings > 10

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.soak import kills, programs
+from tests.soak import files, kills, programs
 
 
 def _kills(seconds: float) -> bool:
@@ -25,7 +25,19 @@ def _programs(seconds: float) -> bool:
     return not outcome.wrong
 
 
-PARTS: dict[str, Callable[[float], bool]] = {"kills": _kills, "programs": _programs}
+def _files(seconds: float) -> bool:
+    outcome = files.soak(seconds, int(os.environ.get("SOAK_SEED", "1")))
+    print(outcome.report(), flush=True)
+    for what in outcome.wrong:
+        print(f"  {what}")
+    return not outcome.wrong
+
+
+PARTS: dict[str, Callable[[float], bool]] = {
+    "kills": _kills,
+    "programs": _programs,
+    "files": _files,
+}
 """A part runs for about so many seconds, prints its figures, and says whether they are right."""
 
 
