@@ -38,6 +38,7 @@ from cbfs.nodes import (
 from cbfs.outbox import Failure
 from cbfs.store import Reader, StoreError, Table, Writer
 from cbfs.stored import read_content, u32, u64
+from cbfs.times import Times
 
 MTIME_MAX = (1 << 63) - 1
 """Nanoseconds since 1970 of the latest modification time, in the year 2262. What is later is cut to
@@ -168,13 +169,15 @@ class Contents:
             node.mode = stat.S_IFMT(node.mode) | mode & MODES
         if mtime_ns is not None:
             node.mtime_ns = min(max(mtime_ns, -MTIME_MAX), MTIME_MAX)
-        node.changed_ns = time.time_ns()
+        node.renew()
         if isinstance(node, File):
             node.changed = time.monotonic()
         _tell_parcels(node)
         self.changed()
         if node.stored >= 0 if isinstance(node, File) else node.recorded:
             await self._save([node])
+        elif isinstance(node, Directory):
+            await self._save([], node)
 
     async def save(self, file: File, *, whole: bool = True) -> None:
         """Put the content and the record of a file on the disk, when they are not there. A crash
@@ -311,7 +314,7 @@ class Contents:
         over = old if not layer.spill else None
         if over is None and file.content is not None:
             await self._copy(file, layer)
-        record = record_maker(file)
+        record, beside = record_maker(file), _beside([file])
 
         def change(writer: Writer) -> Content:
             number = over.id if over else layer.spill or writer.next_number(b"content")
@@ -330,6 +333,7 @@ class Contents:
                 writer.delete_prefix(Table.CONTENT, u64(old.id))
             content = Content(number, layer.size, BLOCK)
             writer.put(Table.NODES, u64(file.inode), record(content))
+            beside(writer)
             return content
 
         return await self.backend.store.commit(change)
@@ -353,12 +357,16 @@ class Contents:
         file.version += 1
         file.unfinished = file.writers > 0
         file.changed = time.monotonic()
-        file.mtime_ns = file.changed_ns = time.time_ns()
+        file.renew()
+        file.mtime_ns = time.time_ns()  # not later: a date to come holds a message
         _tell_parcels(file)
         self.changed()
 
-    async def _save(self, nodes: list[Node]) -> None:
-        """Store the records as they are now; one without a name goes, with its content."""
+    async def _save(self, nodes: list[Node], *places: Directory) -> None:
+        """Store the records as they are now; one without a name goes, with its content. With them
+        go the times of the folders that they are in, and of ``places``, which have changed, too: a
+        name and the time of its folder must not be without each other after a crash."""
+        beside = _beside(nodes, places)
         records: list[tuple[int, bytes, tuple[int, ...]]] = []
         for node in nodes:
             if isinstance(node, File) and node.is_sent:
@@ -379,6 +387,7 @@ class Contents:
                 for content in contents:
                     writer.delete_prefix(Table.CONTENT, u64(content))
                     writer.delete(Table.META, SCRATCH + u64(content))
+            beside(writer)
 
         await self.backend.store.commit(change)
 
@@ -386,6 +395,24 @@ class Contents:
 def _mend(file: File) -> None:
     """It is what somebody has written from the start on."""
     file.failure, file.anew = Failure.NONE, -1
+
+
+def _beside(nodes: list[Node], places: tuple[Directory, ...] = ()) -> Callable[[Writer], None]:
+    """Stores the times of the folders below ui_info/ that these are in."""
+    folders = {directory for node in nodes for directory, _name in node.names} | {*places}
+    kept = [folder for folder in folders if folder.area is Area.KEPT]
+    records = [(each.inode, encode_record(each)) for each in kept if each.recorded and each.names]
+    times = [
+        (each.inode, Times(each.mtime_ns, each.changed_ns)) for each in kept if not each.recorded
+    ]
+
+    def change(writer: Writer) -> None:
+        for inode, record in records:
+            writer.put(Table.NODES, u64(inode), record)
+        for inode, fresh in times:
+            fresh.put(writer, inode)
+
+    return change
 
 
 def check_changeable(node: Node) -> None:

@@ -161,7 +161,7 @@ class Courier:
             if isinstance(node, MessageFolder):
                 node.name = message.name
             if self.tree.knows(message.conversation):
-                self.tree.folders(message.conversation)[0].touch(time.time_ns())
+                self.tree.folders(message.conversation)[0].touch()
         self.views.moved(messages)
 
     def contact_changed(self, name: str) -> None:
@@ -181,7 +181,7 @@ class Courier:
 
         def enter() -> None:
             self.tree.unseen.reveal(message.serial)
-            folder.touch(time.time_ns())
+            folder.touch()
 
         path = f"conversations/{conversation.folder}/{message.name}"
         self.showing.show(path, node, enter)
@@ -207,7 +207,7 @@ class Courier:
             self.showing.touch(node.inode)
         if any(state is Delivery.LEFT_OUT for _who, state in message.recipients):
             # the transcript says so
-            self.tree.folders(message.conversation)[0].touch(time.time_ns())
+            self.tree.folders(message.conversation)[0].touch()
         if self._sync_send is not None:
             self._sync_send.changed()
         self.status_changed()

@@ -5,16 +5,25 @@ only when they are: ``Unseen`` knows which those are.
 """
 
 import errno
+import time
 from collections.abc import Callable, Iterator
 
 from cbfs.areas import TreeError
-from cbfs.book import transcript_entries, transcript_entry, transcript_extent
+from cbfs.book import (
+    newest_message,
+    transcript_entries,
+    transcript_entry,
+    transcript_extent,
+)
 from cbfs.inodes import Inodes
 from cbfs.listings import Entry, folders, listed
 from cbfs.message_folder import MessageFolder, Shelf
 from cbfs.model import Backend, Conversation
 from cbfs.nodes import FIRST_MESSAGE, MessageFile, Node, Text
-from cbfs.provided import PAGE
+from cbfs.packing import pack
+from cbfs.provided import PAGE, Provided
+from cbfs.store import Reader, Writer
+from cbfs.times import Times, read_times
 from cbfs.transcript import Extent, Line, Reading, Transcript
 
 METADATA = "metadata.toml"
@@ -137,9 +146,12 @@ class Folder:
     ) -> None:
         self._backend = backend
         self._conversation = conversation
-        text = TranscriptFile(transcript, backend, conversation.id, self.modified)
+        text = TranscriptFile(transcript, backend, conversation.id, self._changed)
         self._fixed: dict[str, Text] = {METADATA: metadata, TRANSCRIPT: text}
         self._hidden: set[str] = set()
+        self._since = 0
+        self.shown: Provided | None = None
+        """Whose provider it is."""
         self._unseen = unseen
         self._inodes = inodes
         self._shelf = shelf
@@ -193,6 +205,32 @@ class Folder:
         """It was left, and something is written in it: all that belongs here is here."""
         self._hidden.clear()
 
+    def _changed(self) -> int:
+        return self.shown.modified_ns if self.shown else self.modified()
+
+    def _kept(self, default: int) -> int:
+        """The time that it had at the end of the mount before (see ``cbfs.times``)."""
+        if self.shown is None:
+            return default
+        with self._backend.store.read() as reader:
+            kept = read_times(reader, self.shown.inode)
+            if kept is None:
+                return default
+            same = kept.of == self._digest(reader)
+        return kept.mtime_ns if same else max(time.time_ns(), kept.mtime_ns + 1)
+
+    def keep(self, writer: Writer) -> None:
+        """At the end: keep when it last changed."""
+        if self.shown is not None and self.shown.was_touched:
+            now = self.shown.modified_ns
+            Times(now, now, self._digest(writer)).put(writer, self.shown.inode)
+
+    def _digest(self, reader: Reader) -> bytes:
+        """Another one when messages have come, gone or other names."""
+        extent = transcript_extent(reader, self._conversation.id)
+        newest = newest_message(reader, self._conversation.id)
+        return pack(extent.size, extent.removed, newest.serial if newest else 0)
+
     async def remove(self, name: str, node: Node) -> None:
         """See ``Provider``. The text and the metadata go with the last message, and come with the
         next."""
@@ -212,9 +250,15 @@ class Folder:
 
     def modified(self) -> int:
         """See ``Provider``."""
-        newest = self._backend.newest(self._conversation.id)
-        moment = newest.received if newest else self._conversation.started
-        return moment * 1_000_000
+        if not self._since:
+            newest = self._backend.newest(self._conversation.id)
+            moment = newest.received if newest else self._conversation.started
+            self._since = self._kept(moment * 1_000_000)
+        return self._since
+
+    def stamp(self) -> int:
+        """See ``Provider``."""
+        return 0
 
     def folders(self) -> int:
         """See ``Provider``."""

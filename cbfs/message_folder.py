@@ -189,6 +189,10 @@ class _Inside:
         """See ``Provider``."""
         return self._date * 1_000_000
 
+    def stamp(self) -> int:
+        """See ``Provider``."""
+        return 0
+
     def folders(self) -> int | None:
         """See ``Provider``."""
         contents = self._shelf.contents(self._key)

@@ -22,6 +22,9 @@ from cbfs.model import Backend, Conversation, Refused
 from cbfs.naming import ERROR_SUFFIX
 from cbfs.nodes import Directory, File, Node, Text
 from cbfs.outbox import METADATA
+from cbfs.provided import inode_for
+from cbfs.store import Table
+from cbfs.stored import u64
 from cbfs.texts import error_text
 
 BACK_AFTER = 5.0
@@ -83,7 +86,11 @@ class MetadataFiles:
 
     def text(self, conversation: Conversation, *, editable: bool) -> MetadataText:
         """One, not yet entered anywhere."""
-        return MetadataText(self._new_inode(), self._backend, conversation, editable=editable)
+        inode = inode_for(b"metadata", conversation.id, b"rw" if editable else b"r")
+        with self._backend.store.read() as reader:
+            if reader.get(Table.NODES, u64(inode)) is not None:
+                inode = self._new_inode()  # that file was moved away, and is kept elsewhere
+        return MetadataText(inode, self._backend, conversation, editable=editable)
 
     def place_of(self, node: Node) -> Directory | None:
         """The folder of a conversation in which this file has the name."""

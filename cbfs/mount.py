@@ -40,6 +40,7 @@ from cbfs.stopping import stop_event, unmount_at
 from cbfs.store import Store, StoreError
 from cbfs.sync_send import LIMIT, LIMIT_MAX
 from cbfs.texts import README, profile_text
+from cbfs.times import settle_times, shown
 from cbfs.tor_config import TorOptions
 from cbfs.tree import PROFILE, STATUS, Tree
 from cbfs.tree import README as README_INODE
@@ -412,6 +413,8 @@ async def _run(
         await engine.store.commit(restore(courier.tree))
         courier.tree.config.bring_back()
         await courier.tree.config.settle()
+        with engine.store.read() as reader:
+            settle_times(reader, shown(courier.tree.root))
         operations = Operations(courier, ProcFS(), options.account)
         _init(operations, options)
         mounted.set()
@@ -468,6 +471,7 @@ async def _keep(store: Store, courier: Courier, operations: Operations) -> None:
     await operations.save_open()
     await courier.views.unread.flush()
     try:
+        await store.commit(courier.tree.keep_times())
         await store.commit(empty_tmp(courier.tree))
     except StoreError as error:
         _log.error("%s", error.in_full)

@@ -66,6 +66,17 @@ class Node:
         """How many names it has, as stat(2) tells."""
         return max(1, len(self.names))
 
+    @property
+    def status_ns(self) -> int:
+        """The time of its last change of any kind (ctime) that is shown."""
+        return self.changed_ns
+
+    def renew(self) -> int:
+        """Something of it changes now: the time of that. It is later than that of the change
+        before, be the clock set back: programs compare it to tell whether anything has changed."""
+        self.changed_ns = max(time.time_ns(), self.changed_ns + 1)
+        return self.changed_ns
+
 
 @dataclass(slots=True)
 class Sending:
@@ -135,15 +146,21 @@ class Directory(Node):
         return self._entries
 
     def add(self, name: str, node: Node) -> None:
-        """Enter ``node`` under ``name``."""
+        """Enter ``node`` under ``name``, now."""
         if name in self._entries:
             self.remove(name)
+        self.enter(name, node)
+        self.mtime_ns = self.renew()
+        node.renew()
+
+    def enter(self, name: str, node: Node) -> None:
+        """It has been there under this name, which is free, all the time."""
         self._entries[name] = node
         node.names.add((self, name))
         self._folders += isinstance(node, Directory)
 
     def remove(self, name: str) -> Node:
-        """Take the entry out."""
+        """Take the entry out, now."""
         node = self._entries.pop(name)
         node.names.discard((self, name))
         if self.area is Area.DRAFTS:
@@ -151,6 +168,8 @@ class Directory(Node):
             self.left = {n: left for n, left in self.left.items() if now - left < QUIET}
             self.left[name] = now
         self._folders -= isinstance(node, Directory)
+        self.mtime_ns = self.renew()
+        node.renew()
         return node
 
 
@@ -167,6 +186,11 @@ class Text(Node):
     def size(self) -> int:
         """In bytes."""
         return len(self.render())
+
+    @property
+    def status_ns(self) -> int:
+        """See ``Node``."""
+        return max(self.changed_ns, self.modified_ns)
 
     def read(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset`` on, fewer at the end."""
@@ -359,12 +383,13 @@ def encode_record(node: Node, without: frozenset[int] = frozenset()) -> bytes:
     names = sorted(
         [directory.key, name] for directory, name in node.names if directory.key not in without
     )
+    times = node.mtime_ns, node.changed_ns
     if isinstance(node, File):
         return _file_record(names, node)(node.content)
     if isinstance(node, Link):
-        return pack("link", names, node.mode, node.mtime_ns, [], node.target, [])
+        return pack("link", names, node.mode, *times, [], node.target, [])
     marks = [node.seed] if isinstance(node, Directory) else []
-    return pack("directory", names, node.mode, node.mtime_ns, [], "", marks)
+    return pack("directory", names, node.mode, *times, [], "", marks)
 
 
 def record_maker(file: File) -> Callable[[Content | None], bytes]:
@@ -374,7 +399,7 @@ def record_maker(file: File) -> Callable[[Content | None], bytes]:
 
 
 def _file_record(names: list[list[object]], file: File) -> Callable[[Content | None], bytes]:
-    mode, mtime = file.mode, file.mtime_ns
+    mode, times = file.mode, (file.mtime_ns, file.changed_ns)
     failure = file.failure
     if file.unfinished and failure is Failure.NONE:
         failure = Failure.UNMOUNT  # unless there is a later record
@@ -382,19 +407,19 @@ def _file_record(names: list[list[object]], file: File) -> Callable[[Content | N
 
     def record(content: Content | None) -> bytes:
         numbers = [content.id, content.size, content.chunk] if content else []
-        return pack("file", names, mode, mtime, numbers, "", marks)
+        return pack("file", names, mode, *times, numbers, "", marks)
 
     return record
 
 
-_FIELDS = (str, list, int, int, list, str, list)
-"""Of a record: its kind, names as (parent's key, name), mode, modification time, the numbers of its
-content, the target of a link, and what else there is to know of a draft."""
+_FIELDS = (str, list, int, int, int, list, str, list)
+"""Of a record: its kind, names as (parent's key, name), mode, times of modification and of any
+change, the numbers of its content, the target of a link, what else there is to know of a draft."""
 
 
 def decode_record(inode: int, data: bytes) -> tuple[Node, list[tuple[int, str]]]:
     """(node, its names as (parent's key, name)). Raises DecodeError."""
-    kind, names, mode, mtime_ns, numbers, target, marks = unpack(data, *_FIELDS)
+    kind, names, mode, mtime_ns, changed_ns, numbers, target, marks = unpack(data, *_FIELDS)
     node: Node
     if kind == "file":
         node = File(inode, mode, mtime_ns, Content(*numbers) if numbers else None)
@@ -406,6 +431,7 @@ def decode_record(inode: int, data: bytes) -> tuple[Node, list[tuple[int, str]]]
         node = Directory(inode, Area.KEPT, mtime_ns, mode=mode)
         node.recorded = True
         (node.seed,) = marks
+    node.changed_ns = changed_ns
     return node, [(key, name) for key, name in names]
 
 

@@ -421,7 +421,7 @@ class Operations(pyfuse3.Operations):
         entry.st_blksize = 65_536
         entry.st_blocks = (entry.st_size + 511) // 512
         entry.st_mtime_ns, entry.st_atime_ns = mtime_ns, node.ends * 1_000_000 or mtime_ns
-        entry.st_ctime_ns = max(node.changed_ns, mtime_ns)
+        entry.st_ctime_ns = mtime_ns if node.inode == STATUS else node.status_ns
         # a decision is gone, or a text of the daemon's, when it is closed
         entry.entry_timeout = 0 if self._tree.people.is_answer(node) else CACHE_SECONDS
         entry.attr_timeout = 0 if isinstance(node, Text) else CACHE_SECONDS

@@ -21,6 +21,7 @@ from cbfs.areas import PERSON, VERIFIED, Area, TreeError
 from cbfs.contact import Contact, Mark, Standing
 from cbfs.model import Backend, NotAName, Taken
 from cbfs.nodes import Directory, File, Node, Text
+from cbfs.provided import inode_for
 from cbfs.showing import Showing
 from cbfs.texts import changed_text, contact_text, mark_text, warning_text
 
@@ -41,12 +42,10 @@ class People:
         root: Directory,
         backend: Backend,
         read: Callable[[Node, int, int], bytes],
-        new_inode: Callable[[], int],
     ) -> None:
         self.root = root
         self._backend = backend
         self._read = read
-        self._new_inode = new_inode
         self._folders: dict[str, Directory] = {}
         self._names: dict[int, str] = {}
         self._moving: set[str] = set()
@@ -67,10 +66,10 @@ class People:
         texts = self._texts(contact)
         self._follow(name, showing)
         if folder is None:
-            folder = Directory(self._new_inode(), self._area, contact.since * 1_000_000)
+            folder = Directory(self._inode(name), self._area, contact.since * 1_000_000)
             self._hold(name, folder)
             for each, data in texts.items():
-                folder.add(each, self._text(data))
+                folder.add(each, self._text(name, each, data))
             made = folder
             showing.make(self._path(name), lambda: self._enter(name, made))
             return
@@ -203,7 +202,6 @@ class People:
 
     def _enter(self, name: str, folder: Directory) -> None:
         self.root.add(self._called[name], folder)
-        self.root.mtime_ns = time.time_ns()
 
     def _hold(self, name: str, folder: Directory) -> None:
         self._folders[name], self._names[folder.inode] = folder, name
@@ -220,7 +218,6 @@ class People:
         def leave() -> None:
             if self.root.entries.get(self._called[name]) is folder:
                 self.root.remove(self._called[name])
-                self.root.mtime_ns = time.time_ns()
 
         showing.remove_folder(path, leave)
 
@@ -242,8 +239,12 @@ class People:
             texts["warning"] = warning
         return {name: text.encode() for name, text in texts.items()}
 
-    def _text(self, data: bytes) -> Text:
-        return Text(self._new_inode(), lambda: data, time.time_ns())
+    def _text(self, who: str, name: str, data: bytes) -> Text:
+        return Text(self._inode(who, name), lambda: data, time.time_ns())
+
+    def _inode(self, *words: str) -> int:
+        """The same in each mount: programs that make copies go by it."""
+        return inode_for(*(word.encode() for word in (self._place, *words)))
 
     def _put(self, folder: Directory, name: str, data: bytes, showing: Showing) -> None:
         there = folder.entries.get(name)
@@ -255,7 +256,7 @@ class People:
             return
         if there is not None:
             return  # a decision in the making
-        node = self._text(data)
+        node = self._text(self._names[folder.inode], name, data)
 
         def enter() -> None:
             if name not in folder.entries:

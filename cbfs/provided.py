@@ -8,6 +8,7 @@ that are in use, ``inode_for`` makes a number of an id.
 """
 
 import stat
+import time
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
@@ -23,7 +24,7 @@ PAGE = 256
 DOTS = (".", "..")
 """What every listing begins with, and no look-up finds."""
 
-_MADE = 1 << 62
+MADE = 1 << 62
 """Inode numbers from here on come from ``inode_for``."""
 
 
@@ -45,7 +46,10 @@ class Provider(Protocol):
         """Somebody removes a file. Raises TreeError where that is not allowed."""
 
     def modified(self) -> int:
-        """When an entry was last added, in nanoseconds."""
+        """When an entry was last added, in nanoseconds, as far as it was not told by ``touch``."""
+
+    def stamp(self) -> int:
+        """Another one when entries have gone of which ``touch`` does not tell."""
 
     def folders(self) -> int | None:
         """How many of the entries are folders. None when it is no folder any more."""
@@ -54,7 +58,7 @@ class Provider(Protocol):
 class Provided(Directory):
     """A directory of a provider's. ``touch`` it when an entry came or went."""
 
-    __slots__ = ("_above", "_modified", "provider", "version")
+    __slots__ = ("_above", "_modified", "_touched", "provider")
 
     def __init__(
         self, inode: int, area: Area, provider: Provider, *, conversation: bytes | None = None
@@ -62,7 +66,7 @@ class Provided(Directory):
         super().__init__(inode, area, 0, conversation=conversation)
         self.mode = stat.S_IFDIR | 0o700
         self.provider = provider
-        self.version = 0
+        self._touched = 0
         self._modified = 0
         self._above: Directory = self
 
@@ -87,16 +91,34 @@ class Provided(Directory):
         return _Entries(self.provider)
 
     @property
+    def version(self) -> tuple[int, int]:
+        """Another one when something in it has changed."""
+        return self._touched, self.provider.stamp()
+
+    @property
     def modified_ns(self) -> int:
         """When an entry was last added or removed."""
-        if not self._modified:
-            self._modified = self.provider.modified()
+        return max(self._modified, self.provider.modified())
+
+    @property
+    def status_ns(self) -> int:
+        """See ``Node``."""
+        return max(self.changed_ns, self.modified_ns)
+
+    def renew(self) -> int:
+        """See ``Node``."""
+        self.touch()
         return self._modified
 
-    def touch(self, now_ns: int) -> None:
+    @property
+    def was_touched(self) -> bool:
+        """Whether anything in it has changed in this mount."""
+        return self._touched > 0
+
+    def touch(self) -> None:
         """Something in it has changed."""
-        self.version += 1
-        self._modified = now_ns
+        self._touched += 1
+        self._modified = max(time.time_ns(), self.modified_ns + 1)
 
 
 class _Entries(Mapping[str, Node]):
@@ -126,7 +148,7 @@ class Listing:
         self._directory = directory
         self._names: list[str] | None = None
         self._page: list[Listed] = []
-        self._version = 0
+        self._version = 0, 0
 
     @property
     def directory(self) -> Directory:
@@ -182,4 +204,4 @@ def _place(entry: Listed) -> int:
 def inode_for(*parts: bytes) -> int:
     """An inode number of something that has an id and no number."""
     digest = blake2b(b"".join(len(p).to_bytes(4, "big") + p for p in parts), digest_size=8)
-    return _MADE | int.from_bytes(digest.digest(), "big") >> 3
+    return MADE | int.from_bytes(digest.digest(), "big") >> 3

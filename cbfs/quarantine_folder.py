@@ -52,6 +52,7 @@ class Quarantine:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._since = time.time_ns()
 
     @property
     def count(self) -> int:
@@ -91,7 +92,11 @@ class Quarantine:
 
     def modified(self) -> int:
         """See ``Provider``."""
-        return time.time_ns()
+        return self._since
+
+    def stamp(self) -> int:
+        """See ``Provider``."""
+        return 0
 
     def folders(self) -> int:
         """See ``Provider``."""

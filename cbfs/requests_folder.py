@@ -32,10 +32,9 @@ class Requests(People):
         contacts: People,
         backend: Backend,
         read: Callable[[Node, int, int], bytes],
-        new_inode: Callable[[], int],
     ) -> None:
         self._contacts = contacts
-        super().__init__(root, backend, read, new_inode)
+        super().__init__(root, backend, read)
 
     async def accept(self, shown: str, target: Directory, new: str, *, replace: bool) -> None:
         """``mv requests/NAME contacts/``: the folder becomes that of a contact, who is called as

@@ -10,6 +10,7 @@ from cbfs.naming import free_name
 from cbfs.nodes import Directory, File, Node, decode_record, encode_record, put_into
 from cbfs.store import Table, Writer
 from cbfs.stored import u64
+from cbfs.times import read_times
 from cbfs.tree import OUTBOX, ROOT, UI_INFO, Tree
 
 
@@ -24,6 +25,9 @@ def restore(tree: Tree) -> Callable[[Writer], None]:
             inode = int.from_bytes(record, "big")
             nodes[inode] = decode_record(inode, data)
         moved = load_moved(reader)
+        kept = read_times(reader, UI_INFO)
+    if kept is not None:
+        tree.ui_info.mtime_ns, tree.ui_info.changed_ns = kept.mtime_ns, kept.changed_ns
     places: dict[int, Directory] = {ROOT: tree.root, OUTBOX: tree.outbox, UI_INFO: tree.ui_info}
     places |= {drafts.key: drafts for drafts in tree.drafts()}
     places |= {old: places[new] for old, new in moved.items() if new in places}
@@ -34,7 +38,7 @@ def restore(tree: Tree) -> Callable[[Writer], None]:
             for key, name in names:
                 if key in places and not is_place(places[key], name):
                     free = free_name(name, places[key].entries.__contains__)
-                    places[key].add(free, node)
+                    places[key].enter(free, node)
                     renamed += [node] if free != name or key in moved else []
             if isinstance(node, Directory) and node.names:
                 put_into(node, next(iter(node.names))[0])

@@ -35,11 +35,13 @@ from cbfs.nodes import (
 )
 from cbfs.outbox import METADATA, Process, backup_of, is_backup, lock_names
 from cbfs.people import People
-from cbfs.provided import Provided
+from cbfs.provided import MADE, Provided, inode_for
 from cbfs.quarantine_folder import Quarantine
 from cbfs.renames import check_rename, or_else, put_back
 from cbfs.requests_folder import Requests
-from cbfs.store import Store, Table
+from cbfs.store import Store, Table, Writer
+from cbfs.stored import u64
+from cbfs.times import keep_times, shown
 from cbfs_common.folder import TOP
 from cbfs_common.limits import FILE_NAME_MAX
 
@@ -92,8 +94,8 @@ class Tree(Contents):
         self._unread = Provided(QUARANTINE, Area.CONVERSATION, self._quarantine)
         self._unread_count = 0
         self.show_quarantine()
-        self.people = People(self.contacts, backend, self.read, self.new_inode)
-        self.requests = Requests(requests, self.people, backend, self.read, self.new_inode)
+        self.people = People(self.contacts, backend, self.read)
+        self.requests = Requests(requests, self.people, backend, self.read)
         self.inodes = Inodes(self.root)
         self._shelf = Shelf(backend, self.inodes)
         self.metadata = MetadataFiles(
@@ -104,8 +106,8 @@ class Tree(Contents):
         self._gone: dict[bytes, tuple[Provided, Directory]] = {}
         for conversation in backend.conversations():
             folder, drafts = self.make_folders(conversation)
-            self.conversations.add(conversation.folder, folder)
-            self.outbox.add(conversation.folder, drafts)
+            self.conversations.enter(conversation.folder, folder)
+            self.outbox.enter(conversation.folder, drafts)
 
     def new_inode(self) -> int:
         """A fresh one."""
@@ -123,7 +125,7 @@ class Tree(Contents):
         count = self._quarantine.count
         if count != self._unread_count:
             self._unread_count = count
-            self._unread.touch(time.time_ns())
+            self._unread.touch()
             self._quarantine.appear(self.root, self._unread)
 
     def make_folders(self, conversation: Conversation) -> tuple[Provided, Directory]:
@@ -143,7 +145,7 @@ class Tree(Contents):
                 self.backend,
                 conversation,
                 self.metadata.text(conversation, editable=False),
-                self.new_inode(),
+                inode_for(b"transcript", key),
                 self.unseen,
                 self.inodes,
                 self._shelf,
@@ -153,7 +155,9 @@ class Tree(Contents):
         drafts = Directory(
             conversation.outbox_inode + FIRST_STORED, Area.DRAFTS, started, conversation=key
         )
-        drafts.add(METADATA, self.metadata.text(conversation, editable=True))
+        drafts.enter(METADATA, self.metadata.text(conversation, editable=True))
+        if isinstance(folder.provider, Folder):
+            folder.provider.shown = folder
         self._folders[key] = folder, drafts
         self._known[key] = conversation
         return folder, drafts
@@ -164,6 +168,19 @@ class Tree(Contents):
             folder.provider.comes_back()
         if METADATA not in drafts.entries:
             self.metadata.went(drafts)
+
+    def keep_times(self) -> Callable[[Writer], None]:
+        """At the end: the change that keeps when things have changed (see ``cbfs.times``)."""
+        of_texts = keep_times(shown(self.root))
+        folders = [folder.provider for folder, _drafts in self._folders.values()]
+
+        def change(writer: Writer) -> None:
+            of_texts(writer)
+            for folder in folders:
+                if isinstance(folder, Folder):
+                    folder.keep(writer)
+
+        return change
 
     def folders(self, conversation: bytes) -> tuple[Provided, Directory]:
         """(under conversations/, under outbox/) of one that is known."""
@@ -201,7 +218,7 @@ class Tree(Contents):
             if isinstance(shown, Folder):
                 shown.leaving.pop(message.name, None)
             self.unseen.reveal(message.serial)
-            folder.touch(time.time_ns())
+            folder.touch()
 
         name = self._known[message.conversation].folder
         return f"conversations/{name}/{message.name}", node, leave
@@ -297,7 +314,7 @@ class Tree(Contents):
             raise TreeError(errno.EISDIR)
         if isinstance(directory, Provided):
             await directory.provider.remove(name, node)
-            directory.touch(time.time_ns())
+            directory.touch()
             if isinstance(node, MessageFile) and not isinstance(node, FolderFile):
                 self.removed(node.serial)
             self.show_quarantine()
@@ -323,7 +340,7 @@ class Tree(Contents):
         if is_place(directory, name):
             self.metadata.went(directory)
         with or_else(lambda: put_back(directory, name, None, node)):
-            await self._save([node])
+            await self._save([node], directory)
         self.changed()
         return node
 
@@ -337,7 +354,7 @@ class Tree(Contents):
             return node
         if isinstance(node, MessageFolder) and isinstance(directory, Provided):
             await directory.provider.remove(name, node)
-            directory.touch(time.time_ns())
+            directory.touch()
             if node.parent == TOP:
                 self.removed(node.message[1])
             return node
@@ -353,7 +370,7 @@ class Tree(Contents):
             raise TreeError(errno.ENOENT)
         self._leave(directory, name)
         with or_else(lambda: put_back(directory, name, None, node)):
-            await self._save([node])
+            await self._save([node], directory)
         self.changed()
         return node
 
@@ -400,7 +417,7 @@ class Tree(Contents):
         with or_else(back):
             if isinstance(node, File):
                 await self.save(node, whole=False)
-            await self._save([node] if old is None else [node, old])
+            await self._save([node] if old is None else [node, old], source, target)
         await self.config.settle()
         if is_place(source, name):
             self.metadata.went(source)
@@ -478,12 +495,10 @@ class Tree(Contents):
             beside = directory.entries if directory.area is Area.DRAFTS else ()
             node.spare = is_backup(name, beside, directory.left, time.monotonic())
         directory.add(name, node)
-        directory.mtime_ns = time.time_ns()
         changed_in(directory)
 
     def _leave(self, directory: Directory, name: str) -> None:
-        node = directory.remove(name)
-        directory.mtime_ns = node.changed_ns = time.time_ns()
+        directory.remove(name)
         changed_in(directory)
         if directory.area is Area.DRAFTS:
             for other, draft in drafts_in(directory):
@@ -502,5 +517,5 @@ def _is_kept(node: Node) -> bool:
 def _last_inode(store: Store) -> int:
     """Inodes up to this one are in use, or were when what is in the store was made."""
     with store.read() as reader:
-        key = reader.last_key(Table.NODES)
+        key = reader.key_up_to(Table.NODES, u64(MADE - 1), b"")
     return max(FIRST_OWN, int.from_bytes(key or b"", "big"))

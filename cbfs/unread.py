@@ -66,7 +66,7 @@ class Unread:
         self._left: list[str] = []  # those of them that nobody is about to tell watchers of
         self._read: list[int] = []  # not kept yet
         self._news = trio.Event()
-        self._changed_ns = time.time_ns()
+        self._since = time.time_ns()
         self._folder = Provided(UNREAD, Area.FIXED, self)
         tree.root.add("unread", self._folder)
 
@@ -166,7 +166,11 @@ class Unread:
 
     def modified(self) -> int:
         """See ``Provider``."""
-        return self._changed_ns
+        return self._since
+
+    def stamp(self) -> int:
+        """See ``Provider``."""
+        return 0
 
     def folders(self) -> int:
         """See ``Provider``."""
@@ -217,8 +221,7 @@ class Unread:
         self._touch()
 
     def _touch(self) -> None:
-        self._changed_ns = time.time_ns()
-        self._folder.touch(self._changed_ns)
+        self._folder.touch()
 
     def _need_names(self) -> None:
         if self._named:

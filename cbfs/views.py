@@ -77,6 +77,10 @@ class Links:
         """See ``Provider``."""
         return self._views.changed_ns
 
+    def stamp(self) -> int:
+        """See ``Provider``."""
+        return self._views.stamp
+
     def folders(self) -> int:
         """See ``Provider``."""
         return 0
@@ -113,6 +117,10 @@ class Days:
     def modified(self) -> int:
         """See ``Provider``."""
         return self._views.changed_ns
+
+    def stamp(self) -> int:
+        """See ``Provider``."""
+        return self._views.stamp
 
     def folders(self) -> int:
         """See ``Provider``."""
@@ -159,6 +167,10 @@ class Searches:
     def modified(self) -> int:
         """See ``Provider``."""
         return self._views.changed_ns
+
+    def stamp(self) -> int:
+        """See ``Provider``."""
+        return self._views.stamp
 
     def folders(self) -> int:
         """See ``Provider``."""
@@ -210,7 +222,7 @@ class Views:
 
     def _changed(self) -> None:
         self.stamp += 1
-        self.changed_ns = time.time_ns()
+        self.changed_ns = max(time.time_ns(), self.changed_ns + 1)
 
     def moved(self, messages: Iterable[Message] = ()) -> None:
         """These messages, or folders of conversations, have other names."""

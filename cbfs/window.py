@@ -42,6 +42,10 @@ class Fixed:
         """See ``Provider``."""
         return self._modified()
 
+    def stamp(self) -> int:
+        """See ``Provider``."""
+        return 0
+
     def folders(self) -> int:
         """See ``Provider``."""
         return len(self._entries)
