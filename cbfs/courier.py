@@ -204,6 +204,7 @@ class Courier:
         node = self.tree.message_node(message)
         if node.ends != message.ends:
             node.ends_anew(message)
+            self.tree.folders(message.conversation)[0].touch()
             self.showing.touch(node.inode)
         if any(state is Delivery.LEFT_OUT for _who, state in message.recipients):
             # the transcript says so

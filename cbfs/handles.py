@@ -9,13 +9,14 @@ from cbfs.outbox import Process
 @dataclass(frozen=True, slots=True)
 class Handle:
     """``writes``: it may be written to. ``new``: reading it to the end makes the message read.
-    ``thread`` has opened it, and ``author`` is its process when it writes."""
+    ``thread`` has opened it, and ``author`` is its process when it writes. ``appends``: with O_APPEND."""
 
     node: Node
     writes: bool
     new: bool
     thread: int = 0
     author: Process | None = None
+    appends: bool = False
 
 
 class Handles:
@@ -31,11 +32,18 @@ class Handles:
         return self._last
 
     def open(
-        self, node: Node, thread: int, *, writes: bool, new: bool, author: Process | None = None
+        self,
+        node: Node,
+        thread: int,
+        *,
+        writes: bool,
+        new: bool,
+        author: Process | None = None,
+        appends: bool = False,
     ) -> int:
         """A handle on a file: its number."""
         number = self.number()
-        self._open[number] = Handle(node, writes, new, thread, author)
+        self._open[number] = Handle(node, writes, new, thread, author, appends)
         if isinstance(node, File):
             node.handles += 1
             node.writers += writes

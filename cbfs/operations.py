@@ -31,11 +31,22 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from cbfs.areas import TreeError
+from cbfs.areas import Area, TreeError
 from cbfs.capacity import BLOCK_SIZE, Capacity, errno_of
 from cbfs.courier import Courier
 from cbfs.handles import Handles
-from cbfs.nodes import ENDING_MODE, MESSAGE_MODE, Directory, File, Link, MessageFile, Node, Text
+from cbfs.message_folder import MessageFolder
+from cbfs.nodes import (
+    ENDING_MODE,
+    MESSAGE_MODE,
+    Directory,
+    File,
+    FolderFile,
+    Link,
+    MessageFile,
+    Node,
+    Text,
+)
 from cbfs.processes import ProcFS
 from cbfs.provided import DOTS, Listing, Provided
 from cbfs.reveal import STAGED, Revealer
@@ -52,6 +63,10 @@ CACHE_SECONDS = 1.0
 
 MESSAGE_CACHE_SECONDS = 300.0
 """The same for a message, which never changes; one that goes, goes through the kernel."""
+
+SHARED = frozenset((Area.DRAFTS, Area.PARCEL, Area.SCRATCH))
+"""Where programs of several mounts may write, while there is a window. A kernel does not know what
+another one has changed, so that none may answer for us there."""
 
 H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
 
@@ -104,7 +119,7 @@ class Operations(pyfuse3.Operations):
         entry = self._message_entry = EntryAttributes()
         entry.st_blksize = 65_536
         entry.st_uid, entry.st_gid = self._uid, self._gid
-        entry.entry_timeout = entry.attr_timeout = MESSAGE_CACHE_SECONDS
+        self._message_seconds = entry.attr_timeout = MESSAGE_CACHE_SECONDS
 
     # entries
 
@@ -148,6 +163,7 @@ class Operations(pyfuse3.Operations):
         if fields.update_gid and attr.st_gid != self._gid:
             raise FUSEError(errno.EPERM)
         if fields.update_size:
+            _check_reachable(node)
             node = file = self._tree.to_write(node)
             await self._tree.truncate(file, attr.st_size)
             if not file.writers:
@@ -249,7 +265,8 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         told: list[Node] = []
         reply, attributes = pyfuse3.readdir_reply, self._attributes
-        for place, name, node in self._listings[fh].after(start_id):
+        for place, name, listed in self._listings[fh].after(start_id):
+            node = self._in_use(listed)
             if not reply(token, name.encode(), attributes(node), place):
                 break
             if name not in DOTS:  # the kernel does not take these for look-ups
@@ -278,13 +295,15 @@ class Operations(pyfuse3.Operations):
         author = self._processes.of_thread(ctx.pid)
         directory = await self._tree.ready(self._directory(parent_inode))
         file = self._tree.create(directory, _text(name), mode, author)
-        return self._open(file, ctx.pid, writes=True), self._remember(file)
+        appends = bool(flags & os.O_APPEND)
+        return self._open(file, ctx.pid, writes=True, appends=appends), self._remember(file)
 
     @_handler
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         node = self._node(inode)
         if isinstance(node, Directory):
             raise FUSEError(errno.EISDIR)
+        _check_reachable(node)
         writes = flags & os.O_ACCMODE != os.O_RDONLY
         if writes:
             node = file = self._tree.to_write(node)
@@ -293,7 +312,8 @@ class Operations(pyfuse3.Operations):
             if flags & os.O_TRUNC:
                 await self._tree.truncate(file, 0)
         counts = self._is_new(node) and counts_as_reading(self._processes.name_of(ctx.pid))
-        return self._open(node, ctx.pid, writes=writes, new=counts)
+        appends = bool(flags & os.O_APPEND)
+        return self._open(node, ctx.pid, writes=writes, new=counts, appends=appends)
 
     @_handler
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
@@ -305,11 +325,14 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        node = self._handles[fh].node
+        handle = self._handles[fh]
+        node = handle.node
         if not isinstance(node, File):
             raise FUSEError(errno.EBADF)
         with self._tree.failing(node):
             self._capacity.check(len(buf) + (node.draft.held if node.draft else 0))
+        if handle.appends and self._is_shared(node):
+            off = node.size  # the kernel may not know yet what another one has appended
         return await self._tree.write(node, off, buf)
 
     @_handler
@@ -423,9 +446,22 @@ class Operations(pyfuse3.Operations):
         entry.st_mtime_ns, entry.st_atime_ns = mtime_ns, node.ends * 1_000_000 or mtime_ns
         entry.st_ctime_ns = mtime_ns if node.inode == STATUS else node.status_ns
         # a decision is gone, or a text of the daemon's, when it is closed
-        entry.entry_timeout = 0 if self._tree.people.is_answer(node) else CACHE_SECONDS
-        entry.attr_timeout = 0 if isinstance(node, Text) else CACHE_SECONDS
+        shared = self._is_shared(node)
+        changes = shared or self._tree.people.is_answer(node)
+        entry.entry_timeout = 0 if changes else CACHE_SECONDS
+        entry.attr_timeout = 0 if shared or isinstance(node, Text) else CACHE_SECONDS
         return entry
+
+    def _is_shared(self, node: Node) -> bool:
+        return bool(self._courier.showing.followers) and any(
+            directory.area in SHARED for directory, _name in node.names
+        )
+
+    def _in_use(self, node: Node) -> Node:
+        """In the place of a node of a message that a listing has made: the one that is known."""
+        if isinstance(node, MessageFile | MessageFolder):
+            return self._tree.inodes.get(node.inode) or node
+        return node
 
     def _message_attributes(self, node: MessageFile) -> EntryAttributes:
         """The same object each time, as there are many messages: it is copied on the way out."""
@@ -437,14 +473,22 @@ class Operations(pyfuse3.Operations):
         entry.st_mtime_ns, entry.st_ctime_ns = node.mtime_ns, node.changed_ns
         entry.st_mode = ENDING_MODE if node.ends else MESSAGE_MODE
         entry.st_atime_ns = node.ends * 1_000_000 or node.mtime_ns
+        # what is in a folder may go by way of another mount, which tells this one of its own only
+        whole = not isinstance(node, FolderFile)
+        entry.entry_timeout = self._message_seconds if whole else CACHE_SECONDS
         return entry
 
-    def _open(self, node: Node, thread: int, *, writes: bool, new: bool = False) -> FileInfo:
+    def _open(
+        self, node: Node, thread: int, *, writes: bool, new: bool = False, appends: bool = False
+    ) -> FileInfo:
         if isinstance(node, Text):
             node = node.opened()
         author = node.author if writes and isinstance(node, File) else None
+        number = self._handles.open(
+            node, thread, writes=writes, new=new, author=author, appends=appends
+        )
         return FileInfo(
-            fh=FileHandleT(self._handles.open(node, thread, writes=writes, new=new, author=author)),
+            fh=FileHandleT(number),
             # a text may change between two looks; of a new message we must see how far it is read
             direct_io=isinstance(node, Text) or new,
             # a message never changes
@@ -456,6 +500,13 @@ class Operations(pyfuse3.Operations):
         if handle.writes and isinstance(handle.node, File):
             with self._tree.failing(handle.node):
                 await self._tree.save(handle.node, whole=whole)
+
+
+def _check_reachable(node: Node) -> None:
+    """Raises FUSEError(ESTALE) for a file that has no name, and that nobody has open: an old answer
+    of ours has led there, and the kernel looks up anew. What is written there would be lost."""
+    if isinstance(node, File) and not node.names and not node.handles:
+        raise FUSEError(errno.ESTALE)
 
 
 def _text(name: bytes) -> str:

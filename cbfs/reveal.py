@@ -74,6 +74,7 @@ class Revealer:
         self._number = 0
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
+        self._answered = trio.Event()  # of the changes that the process is told of
         self.process_id = 0
 
     def show(self, path: str, node: Node, enter: Callable[[], None]) -> None:
@@ -101,6 +102,15 @@ class Revealer:
         if inode not in self._touched and not self._ended.is_set():
             self._touched.add(inode)
             self._jobs.send_nowait(_Job("touch", "", inode))
+
+    async def removed(self, path: str) -> None:
+        """Take the file at ``path`` out, which has left the tree: the kernel has forgotten it on
+        return."""
+        gone = trio.Event()
+        self.remove(path, gone.set)
+        await gone.wait()
+        if not self._ended.is_set():
+            await self._answered.wait()  # the kernel goes on when the handler has replied
 
     # what the handlers ask
 
@@ -146,6 +156,7 @@ class Revealer:
                 process.kill()
                 await process.wait()
             self._apply(list(self._changes))
+            self._answered.set()
 
     async def close(self) -> None:
         """End it; what it has not come to is changed without being shown."""
@@ -180,7 +191,7 @@ class Revealer:
             await trio.to_thread.run_sync(_invalidate, touched, abandon_on_cancel=True)
         if not changes:
             return
-        told = None
+        told, self._answered = None, trio.Event()
         if process.stdin is not None:
             words = [self._words(job) for job in changes]
             with suppress(trio.BrokenResourceError):
@@ -190,6 +201,7 @@ class Revealer:
             _log.warning("a change could not be shown to watchers: %s", os.strerror(number))
         # calls that never came to their handler: change the tree all the same
         self._apply([job.number for job in changes])
+        self._answered.set()
 
     def _words(self, job: _Job) -> tuple[str, str, str]:
         path = self._mountpoint / job.path

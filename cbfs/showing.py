@@ -19,6 +19,9 @@ class Revealer(Protocol):
     def remove(self, path: str, leave: Callable[[], None]) -> None:
         """``leave`` takes the file at ``path`` out of the tree."""
 
+    async def removed(self, path: str) -> None:
+        """The same of what has left the tree; it is out of sight on return."""
+
     def remove_folder(self, path: str, leave: Callable[[], None]) -> None:
         """The same for a directory, and all that is in it."""
 

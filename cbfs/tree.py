@@ -292,6 +292,8 @@ class Tree(Contents):
             raise TreeError(errno.EPERM)
         if isinstance(node, MessageFile):
             raise TreeError(errno.EXDEV)
+        if not node.names:
+            raise TreeError(errno.ESTALE)  # it was removed: its content may be gone
         if not isinstance(node, File) and not (isinstance(node, Link) and node.recorded):
             raise TreeError(errno.EPERM)
         if any(there.area is not directory.area for there, _name in node.names):

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import cast
 
 import pyfuse3
-import trio
 from pyfuse3 import EntryAttributes, FileHandleT
 
 from cbfs.capacity import BLOCK_SIZE, Capacity, Space
 from cbfs.courier import Courier
+from cbfs.folders import Folder
 from cbfs.nodes import Directory, File, MessageFile, Node
 from cbfs.operations import CACHE_SECONDS, Operations
 from cbfs.processes import ProcFS
@@ -81,7 +81,8 @@ class WindowOperations(Operations):
         self._inodes = self.numbers
         self._capacity = FixedCapacity(account, backend)
         self._xattrs = lambda inode: xattrs(self._node(inode), backend)
-        self._message_entry.entry_timeout = CACHE_SECONDS  # one that goes may go elsewhere
+        # one that goes may go elsewhere
+        self._message_seconds = self._message_entry.attr_timeout = CACHE_SECONDS
         self._places: dict[int, list[int]] = {}
         self._told: dict[int, list[Node | None]] = {}
 
@@ -126,7 +127,8 @@ class WindowOperations(Operations):
         directory = self._listings[handle].directory
         for place, name, there in self._listings[handle].after(places[start]):
             places.append(place)
-            node = self.window.above(directory, there) if name == ".." else there
+            node = self._in_use(there)
+            node = self.window.above(directory, node) if name == ".." else node
             if not self.window.is_hidden(directory, name):
                 # a copy: that of messages is one object
                 attributes = EntryAttributes()
@@ -173,19 +175,25 @@ class WindowOperations(Operations):
         return node
 
     async def _unlink(self, directory: Directory, name: str) -> None:
-        await self._show_removal(directory, name)
-        await self._tree.unlink(directory, name)
+        node, provider = directory.entries.get(name), self.window.folder.provider
+        is_message = isinstance(node, MessageFile) and directory is self.window.folder
+        if not is_message or node is None or not isinstance(provider, Folder):
+            await self._tree.unlink(directory, name)
+            return
+        # it can be looked up until the mount of the account has let it go, and is not listed
+        provider.leaving[name] = node
+        try:
+            await self._tree.unlink(directory, name)
+            await self._show_removal(directory, name)
+        finally:
+            provider.leaving.pop(name, None)
 
     async def _show_removal(self, directory: Directory, name: str) -> None:
-        """Let the mount of the account know of a message that goes: its kernel keeps messages, and
-        somebody may watch there."""
-        revealer = self._courier.showing.revealer
-        node = directory.entries.get(name)
-        path = self.window.outside(directory, name)
-        if isinstance(node, MessageFile) and path and revealer is not None:
-            shown = trio.Event()
-            revealer.remove(path, shown.set)
-            await shown.wait()
+        """Let the mount of the account know of a message that has gone: its kernel keeps messages,
+        and somebody may watch there."""
+        revealer, path = self._courier.showing.revealer, self.window.outside(directory, name)
+        if path and revealer is not None:
+            await revealer.removed(path)
 
     def _is_new(self, node: Node) -> bool:
         return False  # it is the account's owner who has read a message or not

@@ -27,6 +27,9 @@ class Slow:
     def remove(self, path: str, leave: Callable[[], None]) -> None:
         self.waiting.append(leave)
 
+    async def removed(self, path: str) -> None:
+        pass
+
     def remove_folder(self, path: str, leave: Callable[[], None]) -> None:
         self.waiting.append(leave)
 
