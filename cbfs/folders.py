@@ -229,7 +229,7 @@ class Folder:
         """Another one when messages have come, gone or other names."""
         extent = transcript_extent(reader, self._conversation.id)
         newest = newest_message(reader, self._conversation.id)
-        return pack(extent.size, extent.removed, newest.serial if newest else 0)
+        return pack(extent.size, extent.changes, newest.serial if newest else 0)
 
     async def remove(self, name: str, node: Node) -> None:
         """See ``Provider``. The text and the metadata go with the last message, and come with the
