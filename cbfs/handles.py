@@ -9,7 +9,7 @@ from cbfs.outbox import Process
 @dataclass(frozen=True, slots=True)
 class Handle:
     """``writes``: it may be written to. ``new``: reading it to the end makes the message read.
-    ``thread`` has opened it, and ``author`` is its process when it writes. ``appends``: with O_APPEND."""
+    ``thread`` has opened it, ``author`` is its process when it writes. ``appends``: by O_APPEND."""
 
     node: Node
     writes: bool
