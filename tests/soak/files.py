@@ -129,7 +129,8 @@ class _Round:
                     side.close()
         if not self._outcome.wrong:
             shutil.rmtree(self._plain)
-            shutil.rmtree(self._on_mount)
+            # in the outbox what the daemon says of files goes by itself
+            shutil.rmtree(self._on_mount, ignore_errors=self._place == "outbox")
 
     def _worker(self, number: int) -> Worker:
         sides = Side(self._plain), Side(self._on_mount)
@@ -215,9 +216,9 @@ def _walk(base: Path) -> Iterator[tuple[str, _Node]]:
     while left:
         here = left.pop()
         for path in (here, *here.iterdir()):
-            status = path.lstat()
             if path.name.endswith((".error", ".toml")):
                 continue  # what the daemon says of it
+            status = path.lstat()
             if stat.S_ISDIR(status.st_mode):
                 data = ""
                 if path != here:
