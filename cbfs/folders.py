@@ -246,7 +246,11 @@ class Folder:
         if message is None:
             raise TreeError(errno.ENOENT)
         node.removed = True
-        await self._backend.delete(message)
+        try:
+            await self._backend.delete(message)
+        except BaseException:
+            node.removed = False
+            raise
 
     def modified(self) -> int:
         """See ``Provider``."""

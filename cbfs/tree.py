@@ -474,7 +474,7 @@ class Tree(Contents):
         conversation = self._known.pop(key)
         self._gone[key] = self._folders.pop(key)
         self.left(conversation, place)
-        folder.touch(time.time_ns())
+        folder.touch()
 
     def _people(self, folder: Directory) -> People:
         return self.people if folder.area is Area.CONTACT else self.requests
