@@ -22,6 +22,7 @@ README = """This folder is a messenger. Files are messages.
 Write to somebody        mkdir outbox/bob
                          echo hello > outbox/bob/hi
 to several, with subject mkdir 'outbox/bob,carol lunch'
+to yourself              mkdir outbox/YOURNAME: kept here, sent nowhere
 Read                     ls unread; cat unread/*
                          tail -f conversations/*-bob/transcript
 Find                     ls 'search/lunch from:bob after:2026-11-01'

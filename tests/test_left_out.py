@@ -244,3 +244,4 @@ def test_in_a_mount_all_that_is_true_is_said(here: World) -> None:
     assert "is delivered" in erin.run("cat status")
     assert "1 message in " in erin.run("cat status")
     assert not list((erin.mountpoint / "outbox").rglob("*.error"))
+    assert "mkdir outbox/YOURNAME" in erin.run("cat README")
