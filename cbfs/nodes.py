@@ -165,8 +165,10 @@ class Directory(Node):
         node.names.discard((self, name))
         if self.area is Area.DRAFTS:
             now = time.monotonic()
-            self.left = {n: left for n, left in self.left.items() if now - left < QUIET}
+            self.left.pop(name, None)  # so that they are in order
             self.left[name] = now
+            while now - self.left[first := next(iter(self.left))] > QUIET:
+                del self.left[first]
         self._folders -= isinstance(node, Directory)
         self.mtime_ns = self.renew()
         node.renew()

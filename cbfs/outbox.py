@@ -322,7 +322,7 @@ def _scratch(draft: Draft, now: float, taken_for: str) -> Hold | None:
 def _no_message(draft: Draft, now: float) -> Hold | None:
     if not draft.fresh:
         return Hold("it has been sent", None)
-    if draft.size:
+    if draft.size or draft.failure is not Failure.NONE:
         return None
     if draft.writers:
         return Hold("it is empty", None)

@@ -150,6 +150,19 @@ def test_each_failure_counts_wherever_it_happens(
     run(tmp_path, body)
 
 
+def test_nothing_but_a_failure_is_told_at_once(tmp_path: Path) -> None:
+    """Not after a minute, as of an empty file that nobody has failed to write."""
+
+    async def body(mount: Mount) -> None:
+        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        file = await opened(mount, folder, "f")
+        await _full(mount, file)
+        await mount.close(file)
+        await is_told(mount, folder, file)
+
+    run(tmp_path, body)
+
+
 def test_a_folder_with_such_a_file_waits_for_it(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         tree = mount.tree
