@@ -15,6 +15,7 @@ from cbfs.account import SYSTEM_RANDOM, Account, make_account, no_lock
 from cbfs.contact import Contact
 from cbfs.context import Context, Problems
 from cbfs.dial import LoopbackDialer
+from cbfs.ending import forget
 from cbfs.engine import make_context, make_directory
 from cbfs.healing import notice_loss
 from cbfs.model import Content, Outgoing
@@ -48,13 +49,15 @@ class DirectStore(Store):
 
 @dataclass
 class Written:
-    """A message of the model. ``lost``: its writer was restored to a time before it."""
+    """A message of the model. ``lost``: its writer was restored to a time before it; ``removed``:
+    its writer has removed it."""
 
     id: bytes
     sender: str
     participants: tuple[str, ...]
     text: bytes
     lost: bool = False
+    removed: bool = False
 
 
 Records = dict[Table, list[tuple[bytes, bytes]]]
@@ -182,6 +185,10 @@ class Client:
         envelopes += self.store.write(step.write)
         step.done()
         other.mail += [envelope.data for envelope in envelopes]
+        with self.store.read() as reader:
+            for job in deliveries.pending(reader, other.name):
+                if any(envelope.key.startswith(job.key) for envelope in envelopes):
+                    self.world.left.add((other.name, job.message))
         if not fails:
             keys, now = [envelope.key for envelope in envelopes], self.world.now
             self.store.write(lambda writer: deliveries.finish(writer, keys, {}, now))
@@ -238,6 +245,35 @@ class Client:
         self.load()
         self.renew_prekeys()
 
+    def remove(self, written: Written) -> None:
+        """Its writer removes it, if it is there: to whom nothing of it has left none arrives."""
+        with self.store.read() as reader:
+            found = [
+                message
+                for key in self.context.conversations
+                for message in book.load_messages(reader, key)
+                if message.id == written.id
+            ]
+        for message in found:
+            written.removed = True
+            self.store.write(lambda writer, m=message: forget(writer, m))  # type: ignore[misc]
+            for who, _state in message.recipients:
+                if (who, message.id) not in self.world.left:
+                    self.world.never.add((who, message.id))
+
+    def transcripts(self) -> dict[bytes, list[bytes]]:
+        """The ids of all messages in the order of the transcripts, by conversation."""
+        with self.store.read() as reader:
+            return {
+                key: [
+                    message.id
+                    for message in sorted(
+                        book.load_messages(reader, key), key=lambda m: (m.place, m.id)
+                    )
+                ]
+                for key in self.context.conversations
+            }
+
     def shown(self) -> Iterator[tuple[str, bytes, tuple[bytes, ...], bytes]]:
         """(name, id, parents, text) of all messages, in the order of their names."""
         with self.store.read() as reader:
@@ -275,6 +311,10 @@ class World:
     place: Path
     now: int = START
     clients: dict[str, Client] = field(default_factory=dict)
+    left: set[tuple[str, bytes]] = field(default_factory=set)
+    """(to whom, which message): something of it was at a server."""
+    never: set[tuple[str, bytes]] = field(default_factory=set)
+    """The same of what must not arrive: it was removed before it left."""
 
     def begin(self, names: tuple[str, ...]) -> None:
         for name in names:

@@ -1,6 +1,7 @@
-"""Three people write to each other over servers that lose, repeat and reorder, restart after every
-step, and are restored from old exports. When the network behaves at last, everybody has every
-message exactly once, in an order that respects parents."""
+"""Three people write to each other and remove what they wrote, over servers that lose, repeat and
+reorder, restart after every step, and are restored from old exports. Nothing arrives that was
+removed before it left. When the network behaves at last, everybody has every message exactly once,
+in one order, which respects parents."""
 
 import shutil
 import tempfile
@@ -46,6 +47,13 @@ class Healing(RuleBasedStateMachine):
         if people:
             text = f"{len(self.written)} of {who}".encode() * (LARGE // 8 if large else 1)
             self.written.append(self._client(who).write(people, text))
+
+    @rule(who=WHO, pick=st.integers(0, 9))
+    def remove(self, who: str, pick: int) -> None:
+        """One of the last that this one has written."""
+        own = [w for w in self.written if w.sender == who and not w.lost and not w.removed]
+        if own:
+            self._client(who).remove(own[-1 - pick % len(own)])
 
     @rule(who=WHO, fails=st.sampled_from([False, False, True]))
     def deliver(self, who: str, fails: bool) -> None:
@@ -102,6 +110,12 @@ class Healing(RuleBasedStateMachine):
             records, count = self.exports[who]
             for written in self.written[count:]:
                 written.lost |= written.sender == who
+            self.world.never -= {
+                (other, written.id)
+                for written in self.written
+                for other in NAMES
+                if written.sender == who  # which has forgotten that it removed it
+            }
             self._client(who).restore(records)
 
     @rule(minutes=st.integers(1, 240))
@@ -122,12 +136,26 @@ class Healing(RuleBasedStateMachine):
                 seen.add(id_)
                 assert (known[id_].sender, known[id_].text) == (sender, text)
                 assert client.name in known[id_].participants
+                assert (client.name, id_) not in self.world.never
+
+    def _one_order(self) -> None:
+        """What two have of a conversation is in one order in both transcripts."""
+        told = [self._client(name).transcripts() for name in NAMES]
+        for one in told:
+            for other in told:
+                for key in one.keys() & other.keys():
+                    both = set(one[key]) & set(other[key])
+                    assert [i for i in one[key] if i in both] == [
+                        i for i in other[key] if i in both
+                    ]
 
     def _misses(self, name: str) -> list[Written]:
         """What this one does not have, and somebody still has to send."""
         has = {id_ for _sender, id_, _parents, _text in self.world.clients[name].shown()}
         return [
-            w for w in self.written if name in w.participants and not w.lost and w.id not in has
+            w
+            for w in self.written
+            if name in w.participants and not (w.lost or w.removed) and w.id not in has
         ]
 
     def _settle(self) -> bool:
@@ -155,6 +183,7 @@ class Healing(RuleBasedStateMachine):
                         self.world.now += 1_000
                 assert self._settle(), {name: self._misses(name) for name in NAMES}
             self.nothing_twice_and_nothing_wrong()
+            self._one_order()
             for client in self.world.clients.values():
                 order = {id_: n for n, (_, id_, _, _) in enumerate(client.shown())}
                 for _sender, id_, parents, _text in client.shown():
