@@ -34,6 +34,10 @@ class Problems:
         if self._texts.pop(topic, None) is not None:
             self.changed()
 
+    def of(self, topic: str) -> str:
+        """What is wrong with that, or empty."""
+        return self._texts.get(topic, "")
+
     def tell(self) -> None:
         """Something else that ``status`` shows has changed."""
         self.changed()

@@ -52,7 +52,7 @@ from cbfs.renaming import Renaming
 from cbfs.renewal import Renewal
 from cbfs.retries import Retries
 from cbfs.rootfile import Unlock
-from cbfs.sender import Sender
+from cbfs.sender import Sender, topic_of
 from cbfs.sessions import Sessions
 from cbfs.store import Store, Table
 from cbfs.stored import content_chunks
@@ -215,6 +215,10 @@ class Engine(Acquaintances):
             known = self._context.conversations.get(key)
             what = f"{count} message{'s are' if count > 1 else ' is'} missing"
             yield f"{what} in {known.folder if known else 'a conversation'}, and asked for"
+
+    def trouble(self, name: str) -> str:
+        """See ``Backend``."""
+        return self._context.problems.of(topic_of(name))
 
     def prepare(self, names: Iterable[str]) -> None:
         """See ``Backend``."""

@@ -263,6 +263,9 @@ class Backend(Protocol):
     def report(self) -> Report:
         """The state of things, for ``status``."""
 
+    def trouble(self, name: str) -> str:
+        """Why what is queued for somebody is not delivered, as far as that is known, else empty."""
+
     def prepare(self, names: Iterable[str]) -> None:
         """These people will be written to: look up, in the background, who is not known. A name
         that is not registered comes back through ``View.unknown_names``."""

@@ -245,7 +245,7 @@ class Peers:
         """An entry that was checked against the one that is known: it holds from now on.
         ``standing``: of somebody who was not known. Raises DecodeError for one that is no
         person's; then nothing is kept."""
-        decode_profile(entry.profile)  # it is the owner's: anything that the directory was given
+        _check_profile(entry)  # it is the owner's: anything that the directory was given
         known = self._known.get(entry.name)
         now = self._clock()
         if known is None:
@@ -270,7 +270,7 @@ class Peers:
         """The directory has a new owner under a contact's name: nothing is sent to it until the
         user has decided."""
         known = self._known[entry.name]
-        decode_profile(entry.profile)
+        _check_profile(entry)
         stopped = known.stopped if known.offered == entry else self._clock()
         await self._keep(replace(known, offered=entry, stopped=stopped, doubted=0))
 
@@ -392,6 +392,17 @@ def _in_the_way(contact: Contact) -> ContactRefused | None:
     if contact.offered is not None:
         return Stopped(contact.name)
     return Frozen(contact.name) if contact.entry.status is Status.FROZEN else None
+
+
+def _check_profile(entry: Entry) -> None:
+    """Raises DecodeError, which says whose it is."""
+    try:
+        decode_profile(entry.profile)
+    except DecodeError as error:
+        raise DecodeError(
+            f"what the name directory has for {entry.name} is not a profile",
+            "only they can change it: tell them",
+        ) from error
 
 
 def checked(name: str) -> str:

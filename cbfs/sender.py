@@ -48,6 +48,11 @@ class WrongPrekey(CbfsError):
         )
 
 
+def topic_of(recipient: str) -> str:
+    """Of what is wrong with deliveries to one, and of their tries."""
+    return f"to {recipient}"
+
+
 class Sender:
     """Sends what is queued and what is owed. ``sent`` is told of messages whose state has moved
     on, ``owed`` of what is due next."""
@@ -66,7 +71,7 @@ class Sender:
         self._owed = owed
         self._nursery = nursery
         self._retries = context.retries
-        self._agenda = Agenda(lambda who: self._retries.due(_topic(who)), self._retries.take)
+        self._agenda = Agenda(lambda who: self._retries.due(topic_of(who)), self._retries.take)
         self._wakes: dict[str, trio.Event] = {}
         self._lingering: set[str] = set()
         self._notes: set[str] = set()
@@ -95,13 +100,13 @@ class Sender:
         """Something that waited for this recipient is not to be delivered any more."""
         self._count(recipient)
         if recipient not in self._jobs:
-            self._context.problems.clear(_topic(recipient))
+            self._context.problems.clear(topic_of(recipient))
             if not self._has_work(recipient):
                 self._agenda.drop(recipient)
 
     def retry(self, recipient: str) -> None:
         """Something of this contact is new: what waits to be tried again is tried now."""
-        self._retries.sooner(_topic(recipient))
+        self._retries.sooner(topic_of(recipient))
         self._wake(recipient)
 
     def waiting(self) -> dict[str, int]:
@@ -151,11 +156,11 @@ class Sender:
                 await self._deliver_all(recipient)
             self._works(recipient)
         except CbfsError as error:
-            wait = self._retries.failed(_topic(recipient), _cause(error))
+            wait = self._retries.failed(topic_of(recipient), _cause(error))
             if recipient in self._jobs:  # nobody waits for a note
                 again = f"tried again within {in_words(wait)}"
                 self._context.problems.set(
-                    _topic(recipient), f"{recipient}: {error.in_full}; {again}"
+                    topic_of(recipient), f"{recipient}: {error.in_full}; {again}"
                 )
         finally:
             del self._wakes[recipient]
@@ -163,8 +168,8 @@ class Sender:
         self._news.set()
 
     def _works(self, recipient: str) -> None:
-        self._retries.worked(_topic(recipient))
-        self._context.problems.clear(_topic(recipient))
+        self._retries.worked(topic_of(recipient))
+        self._context.problems.clear(topic_of(recipient))
 
     async def _deliver_all(self, recipient: str) -> None:
         """One delivery session: all that waits, and what comes while it lingers."""
@@ -339,11 +344,6 @@ async def _hand_over(link: Link, contact: Contact, envelope: bytes) -> None:
         raise _in_words(error) from error
 
 
-def _topic(recipient: str) -> str:
-    """Of what is wrong with deliveries to one, and of their tries."""
-    return f"to {recipient}"
-
-
 def _cause(error: CbfsError) -> Cause:
     if isinstance(error, Unknown | NameExpired):
         return Cause.GONE
@@ -354,7 +354,7 @@ def _cause(error: CbfsError) -> Cause:
 _REFUSALS = {
     Code.UNKNOWN_USER: "their server does not know them",
     Code.MAILBOX_FULL: "their mailbox is full",
-    Code.NO_PREKEY: "they have no prekey left",
+    Code.NO_PREKEY: "they have no prekey left, as they have not been online for long",
 }
 
 

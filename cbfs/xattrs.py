@@ -6,12 +6,11 @@ from pathlib import Path
 from cbfs.account import ACCOUNT_ATTRIBUTE
 from cbfs.lifetimes import setting, words
 from cbfs.message_folder import MessageFolder
-from cbfs.model import Backend, Message
+from cbfs.model import Backend, Delivery, Message
 from cbfs.nodes import Directory, File, MessageFile, Node
 from cbfs.progress import arriving, sent_share
 from cbfs.provided import Provided
 from cbfs.quarantine_folder import UnreadFile
-from cbfs.store import Store
 from cbfs.tree import ROOT
 
 PREFIX = "user.cbfs."
@@ -25,7 +24,7 @@ def xattrs(node: Node, backend: Backend, account: Path | None = None) -> dict[st
     found: dict[str, str] = {}
     if isinstance(node, MessageFile):
         message = backend.message(node.conversation, node.serial)
-        found = _of_message(message, backend.store) if message else {}
+        found = _of_message(message, backend) if message else {}
     elif isinstance(node, File):
         found = {"state": node.hold, "error": node.error}
     elif isinstance(node, Directory) and node.parcel is not None:
@@ -34,15 +33,16 @@ def xattrs(node: Node, backend: Backend, account: Path | None = None) -> dict[st
         found = {"error": node.reason}
     elif isinstance(node, MessageFolder):
         message = backend.message(*node.message)
-        found = _of_message(message, backend.store) if message else {}
+        found = _of_message(message, backend) if message else {}
     elif isinstance(node, Provided) and node.conversation is not None:
         found = _of_folder(node.conversation, backend)
     return {PREFIX + name: value for name, value in found.items() if value}
 
 
-def _of_message(message: Message, store: Store) -> dict[str, str]:
-    with store.read() as reader:
+def _of_message(message: Message, backend: Backend) -> dict[str, str]:
+    with backend.store.read() as reader:
         share = sent_share(reader, message)
+    waiting = [who for who, how in message.recipients if how is Delivery.QUEUED]
     state = ", ".join(f"{who}: {how.value}" for who, how in message.recipients)
     return {
         "sender": message.sender,
@@ -51,6 +51,7 @@ def _of_message(message: Message, store: Store) -> dict[str, str]:
         "id": message.id.hex(),
         "conversation": message.conversation.hex(),
         "state": state or "received",
+        "error": "; ".join(filter(None, map(backend.trouble, waiting))),
         "progress": share,
         "lifetime": words(message.lifetime.seconds),
         "ends": _moment(message.ends) if message.ends else "",

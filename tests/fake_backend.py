@@ -174,6 +174,9 @@ class FakeBackend:
     def report(self) -> Report:
         return Report("connected to nothing", (), (), (), 0)
 
+    def trouble(self, name: str) -> str:
+        return ""
+
     def prepare(self, names: Iterable[str]) -> None:
         self.prepared |= set(names)
         if NOBODY in self.prepared and self.view:
