@@ -13,7 +13,7 @@ from tests.hostile.servers import Servers
 
 MACHINES: tuple[type[RuleBasedStateMachine], ...] = (Senders, Servers)
 LONG = settings(
-    max_examples=10,
+    max_examples=3,
     stateful_step_count=25,
     deadline=None,
     database=None,

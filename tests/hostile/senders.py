@@ -24,7 +24,12 @@ POINT = ROUTE_SIZE + PREKEY_ID_SIZE
 """Where a first envelope has its ephemeral key."""
 
 SEEDS = st.randoms(use_true_random=True)
-ROLES = st.sampled_from(("contact", "blocked", "former", "stranger", "nobody", "impostor", "late"))
+ROLES = st.sampled_from(
+    (
+        "contact", "blocked", "former", "stranger", "nobody", "impostor", "late", "replaced",
+        "expired",
+    )
+)  # fmt: skip
 BUNDLES = (
     "own", "own", "own", "none", "noise", "of bob", "of alice", "former", "another directory's",
     "damaged", "large",
@@ -56,6 +61,16 @@ class Senders(RuleBasedStateMachine):
             "late": town.person("latecomer"),
             "nobody": town.person("nobody1", registered=False),
         }
+        # two whose proofs are right, and say what is so no more
+        for role in ("replaced", "expired"):
+            who = self.people[role] = town.person(role)
+            entry = town.liar.entries[role]
+            if role == "expired":
+                town.liar.put(replace(entry, expires=int(town.now()) - 9))
+            assert who.bundle
+            if role == "replaced":
+                town.liar.reregister(role, town.person("successor").account.profile.encode())
+            town.liar.put(changed=(role,))
         impostor = town.person("bob", registered=False)
         impostor._bundle = town.bob.bundle
         self.people["impostor"] = impostor
@@ -132,12 +147,13 @@ class Senders(RuleBasedStateMachine):
         for _ in range(count):
             self._send(who, self._body(who, random))
 
-    @rule(role=ROLES, bundle=st.sampled_from(("", "no bundle")))
-    def begin_without_a_proof(self, role: str, bundle: str) -> None:
+    @rule(role=ROLES, bundle=st.sampled_from((None, b"", b"no bundle")))
+    def introduce_oneself(self, role: str, bundle: bytes | None) -> None:
         """A first message that is right, but for who it is from."""
         who = self.people[role]
         who.session = None
-        self._send(who, encode_part(replace(who.part(b"hello"), bundle=bundle.encode())))
+        shown = who.bundle if bundle is None else bundle
+        self._send(who, encode_part(replace(who.part(b"hello"), bundle=shown)))
 
     @rule(role=ROLES, which=st.sampled_from(HANDSHAKES), count=st.integers(1, 3), random=SEEDS)
     def shake_hands(self, role: str, which: str, count: int, random: Random) -> None:
