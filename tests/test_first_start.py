@@ -148,8 +148,8 @@ class Watched:
             self.unsynced.add(Path(path))
         return descriptor
 
-    def lmdb(self, original: Callable[..., Any], path: str, **more: Any) -> Any:
-        file = Path(path) / "data.mdb"
+    def lmdb(self, original: Callable[..., Any], path: bytes, **more: Any) -> Any:
+        file = Path(os.fsdecode(path)) / "data.mdb"
         if not file.exists():
             self.made(file)
         return original(path, **more)
