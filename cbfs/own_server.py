@@ -88,7 +88,8 @@ class OwnServer:
         self._say("being published")
         make_directory(self._directory)
         log = self._directory / "log"
-        errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        errors = os.open(log, flags, 0o600)
         try:
             process = await trio.lowlevel.open_process(
                 self._command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
