@@ -175,8 +175,9 @@ def _starter(options: argparse.Namespace, directory: Path, keys: Keys, random: R
     if options.config is None:
         terms = chosen_terms(options, directory, random)
         config = keys.config(terms or Terms())
-        right = options.clock_is_right
-        return Start(config, lambda store: _service(store, config, keys, terms, right))
+        return Start(
+            config, lambda store: _service(store, config, keys, terms, options.clock_is_right)
+        )
     file = parse_config(read_text(options.config))
     url = options.sequencer_url
     sequencer = None if url is None else parse_address(url, SCHEME)
