@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.soak import files, kills, programs
+from tests.soak import files, kills, power, programs
 
 
 def _kills(seconds: float) -> bool:
@@ -33,10 +33,15 @@ def _files(seconds: float) -> bool:
     return not outcome.wrong
 
 
+def _power(seconds: float) -> bool:
+    return power.soak(seconds, int(os.environ.get("SOAK_SEED", "1")))
+
+
 PARTS: dict[str, Callable[[float], bool]] = {
     "kills": _kills,
     "programs": _programs,
     "files": _files,
+    "power": _power,
 }
 """A part runs for about so many seconds, prints its figures, and says whether they are right."""
 
