@@ -4,7 +4,6 @@ What a power loss leaves is in ``tests/power``; here is what it rests on: everyt
 or renamed is followed by an fsync of its directory, and a store has its place only when it is
 whole."""
 
-import argparse
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -168,7 +167,7 @@ def show(place: Path) -> None:
     """A name directory's files for clients, and evidence."""
     with opened_data(place / "data" / "names") as directory:
         keys = load_keys(directory, SYSTEM_RANDOM)
-        options = argparse.Namespace(config=None, registration=None, short=None)
+        options = names_cli._parse(["--data", str(directory)])
         started = names_cli._starter(options, directory, keys, SYSTEM_RANDOM)
         address = Address(keys.server, "127.0.0.1", 7701)
         names_cli._show(directory, address, started, started.config)
