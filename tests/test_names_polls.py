@@ -371,7 +371,7 @@ def serving(directory: Local) -> Callable[[Request], Reply]:
 
 def test_name_is_renewed_for_the_directory_s_term(tmp_path: Path) -> None:
     async def go() -> None:
-        with local(tmp_path) as directory:
+        with local(tmp_path / "store") as directory:
             own = directory.take("alice")
             async with answering(serving(directory)) as address:
                 policy = replace(POLICY, server=address)
@@ -403,7 +403,7 @@ def test_client_does_what_the_directory_asks_of_a_newcomer(tmp_path: Path, terms
     invite = Invite(config.namespace, sign_public(key), NOW + 1_000, "").signed(REGISTRAR)
 
     async def go() -> None:
-        with local(tmp_path, config) as directory:
+        with local(tmp_path / "store", config) as directory:
             async with answering(serving(directory)) as address:
                 policy = config.policy(address)
                 owner = client(policy, Kept(), lambda: float(directory.now))
