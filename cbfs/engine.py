@@ -237,7 +237,7 @@ class Engine(Acquaintances):
         try:
             written = await peers.written_to(others, begins=begins)
         except NotYet as error:
-            self._context.problems.set("names", str(error))
+            self._context.problems.set("names", error.in_full)
             self._nursery.start_soon(self._retry_later)
             raise
         # whom one writes to is no stranger
