@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
 
 from cbfs import courier
 from cbfs.model import Message, Outgoing
@@ -128,3 +129,39 @@ def test_what_is_saved_while_a_conversation_begins_outlives_a_restart(tmp_path: 
     run(tmp_path, begin)
     for _ in range(2):
         run(tmp_path, look)
+
+
+def test_what_is_finished_while_the_folder_is_busy_leaves_in_the_order_of_finishing(
+    tmp_path: Path,
+) -> None:
+    """As of ten quick saves: neither the order of names nor that of creation counts."""
+    order = (4, 1, 9, 0, 7, 2, 8, 3, 6, 5)
+
+    async def body(mount: Mount) -> None:
+        folder, send = await mount.tree.mkdir(mount.tree.outbox, "bob"), mount.backend.send
+        await mount.save(folder, "first", b"first")
+        await until(lambda: folder.alias is not None)
+        drafts, gate, begun = folder.alias, trio.Event(), trio.Event()
+        assert drafts is not None
+
+        async def slow(outgoing: Outgoing) -> Message:
+            begun.set()
+            await gate.wait()
+            return await send(outgoing)
+
+        mount.backend.send = slow  # type: ignore[method-assign]
+        await mount.save(drafts, "second", b"second")
+        await begun.wait()
+        files = [mount.tree.create(drafts, f"{number}.txt", 0o600, None) for number in range(10)]
+        for file in files:
+            file.writers += 1
+            file.handles += 1
+        for number in order:
+            await mount.tree.write(files[number], 0, b"%d" % number)
+            await mount.close(files[number])
+        gate.set()
+        contents = [b"first", b"second", *(b"%d" % number for number in order)]
+        await until(lambda: len(mount.backend.sent) == len(contents))
+        assert [data for _message, data in mount.backend.sent] == contents
+
+    run(tmp_path, body)
