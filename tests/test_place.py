@@ -80,6 +80,18 @@ def test_a_folder_above_it_that_everybody_may_write_to(
 
 
 @as_root
+def test_root_uses_nothing_below_the_folder_of_a_user(tmp_path: Path) -> None:
+    """Who could put another one in its place meanwhile."""
+    home = tmp_path / "home"
+    home.mkdir()
+    directory = account(home)
+    os.chown(home, NOBODY, NOBODY)
+    for place in (directory, home / "not there"):
+        with pytest.raises(CbfsError, match="belongs to nobody, and you are root"):
+            check_account(place)
+
+
+@as_root
 def test_links_are_followed_where_they_are_one_s_own(tmp_path: Path) -> None:
     directory = account(tmp_path)
     for name, target in (
