@@ -8,6 +8,7 @@ import pytest
 
 from cbfs import init
 from cbfs.account import SYSTEM_RANDOM, load_account, opened_store, protection_of
+from cbfs.directory import Directory, NameTaken
 from cbfs.network import NetworkOptions
 from cbfs.rootfile import Kind
 from cbfs.store import Table
@@ -104,6 +105,44 @@ def test_keys_that_may_have_a_name_are_not_given_up(here: World, tmp_path: Path)
         assert "may be registered already" in refused.stderr
         assert here.server.url in refused.stderr
     done = run("cbfs", *words(here, "cut-off", account))
+    assert done.returncode == 0, done.stderr
+
+
+def test_it_is_on_the_disk_that_a_name_was_asked_for_before_it_is(
+    here: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off while the directory is asked, which may have registered it. What it refuses to a
+    later try does not undo the first."""
+    account = tmp_path / "account"
+    where = (account, here.server.url, here.place / "names" / "policy")
+    for error in (CbfsError("cut off"), NameTaken()):
+
+        async def register(*_arguments: object, error: CbfsError = error) -> None:
+            raise error
+
+        monkeypatch.setattr(Directory, "register", register)
+        with pytest.raises(type(error)):
+            init.make("told-once", *where, NetworkOptions(no_tor=True), lambda _text: None)
+        with opened_store(account, SYSTEM_RANDOM) as store, store.read() as reader:
+            assert reader.get(Table.META, init.ASKED) is not None
+
+
+def test_what_was_refused_at_the_first_try_was_not_asked_for(
+    here: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another name can be chosen then, in the same directory."""
+    account = tmp_path / "account"
+    where = (account, here.server.url, here.place / "names" / "policy")
+
+    async def register(*_arguments: object) -> None:
+        raise NameTaken
+
+    account.mkdir(mode=0o700)
+    with monkeypatch.context() as patch:
+        patch.setattr(Directory, "register", register)
+        with pytest.raises(NameTaken):
+            init.make("just-taken", *where, NetworkOptions(no_tor=True), lambda _text: None)
+    done = run("cbfs", *words(here, "not-taken", account))
     assert done.returncode == 0, done.stderr
 
 

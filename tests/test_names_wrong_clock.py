@@ -1,15 +1,19 @@
 """A client whose clock is wrong is told so, and by how much; and goes on when it is right."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import trio
 
+from cbfs import init
 from cbfs.asking import Polled
 from cbfs.engine import running
 from cbfs.model import NotYet
+from cbfs.owner import Owner
+from cbfs_common.errors import CbfsError
 from cbfs_common.limits import COSIGNATURE_AGE_MAX, COSIGNATURE_AHEAD_MAX
 from cbfs_common.names_faults import DirectoryLies, Fault
 from tests.names_liar import Liar
@@ -119,3 +123,32 @@ def test_status_and_held_files_name_a_wrong_clock(
             await send(alice, ("bobby",), b"hello")
 
     trio.run(go)
+
+
+def test_init_and_name_name_a_wrong_clock(
+    here: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They change nothing then, and do when it is right."""
+    known = here.account("carol").account
+    where = (tmp_path / "account", here.server.url, here.place / "names" / "policy", NO_TOR)
+
+    def say(_text: str) -> None:
+        """What is being done."""
+
+    def make() -> None:
+        init.make("newcomer", *where, say)
+
+    uses: tuple[Callable[[], object], ...] = (
+        make,
+        Owner(known, NO_TOR, say).show,
+        Owner(known, NO_TOR, say).renew,
+    )
+    for use in uses:
+        for wrong, words in ((3 * DAY, WORDS[3 * DAY]), (-2 * 3_600, WORDS[-2 * 3_600])):
+            with monkeypatch.context() as patch:
+                patch.setattr("cbfs.engine.time", Clock([wrong]))
+                with pytest.raises(CbfsError) as caught:
+                    use()
+            assert str(caught.value) == words
+            assert caught.value.hint.startswith("set it right")
+    make()
