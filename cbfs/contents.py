@@ -31,6 +31,7 @@ from cbfs.nodes import (
     Node,
     Text,
     changed_in,
+    content_in,
     encode_record,
     record_maker,
     settle,
@@ -365,20 +366,28 @@ class Contents:
     async def _save(self, nodes: list[Node], *places: Directory) -> None:
         """Store the records as they are now; one without a name goes, with its content. With them
         go the times of the folders that they are in, and of ``places``, which have changed, too: a
-        name and the time of its folder must not be without each other after a crash."""
+        name and the time of its folder must not be without each other after a crash.
+
+        A file's content stays the one that its record names when the transaction comes to it: a new
+        one may be on its way there, of which ``file.content`` does not know yet, and the content of
+        a file that was sent belongs to a message, and its record is gone."""
         beside = _beside(nodes, places)
+        files: list[tuple[int, Callable[[Content | None], bytes]]] = []
         records: list[tuple[int, bytes, tuple[int, ...]]] = []
         for node in nodes:
             if isinstance(node, File) and node.is_sent:
                 continue
             if isinstance(node, File) and (node.names or node.handles):
                 # those who have it open go on; without a name it is gone after a crash
-                records.append((node.inode, encode_record(node), ()))
+                files.append((node.inode, record_maker(node)))
                 continue
             record = encode_record(node) if node.names else b""
             records.append((node.inode, record, own_contents(node)))
 
         def change(writer: Writer) -> None:
+            for inode, make in files:
+                content = content_in(writer.get(Table.NODES, u64(inode)))
+                writer.put(Table.NODES, u64(inode), make(content))
             for inode, record, contents in records:
                 if record:
                     writer.put(Table.NODES, u64(inode), record)

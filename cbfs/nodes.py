@@ -414,6 +414,14 @@ def _file_record(names: list[list[object]], file: File) -> Callable[[Content | N
     return record
 
 
+def content_in(record: bytes | None) -> Content | None:
+    """Where the bytes of a file are, as its record says. Raises DecodeError."""
+    if record is None:
+        return None
+    numbers = unpack(record, *_FIELDS)[5]
+    return Content(*numbers) if numbers else None
+
+
 _FIELDS = (str, list, int, int, int, list, str, list)
 """Of a record: its kind, names as (parent's key, name), mode, times of modification and of any
 change, the numbers of its content, the target of a link, what else there is to know of a draft."""

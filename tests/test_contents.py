@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -173,6 +175,97 @@ def test_a_change_while_it_is_stored_is_not_lost(tmp_path: Path, fails: int) -> 
 
     async def read(mount: Mount) -> None:
         assert mount.read(mount.tree.lookup(mount.tree.ui_info, "f")) == b"01XX45\0\0YY"
+
+    run(tmp_path, write)
+    run(tmp_path, read)
+
+
+def tell_late(mount: Mount, gate: trio.Event) -> trio.Event:
+    """The next commit is on the disk some time before who wants it knows. Gives when it is."""
+    store, there = mount.backend.store, trio.Event()
+    commit = store.commit
+
+    async def late(change: Callable[[Writer], T]) -> T:
+        vars(store).pop("commit")
+        result = await commit(change)
+        there.set()
+        await gate.wait()
+        return result
+
+    vars(store)["commit"] = late
+    return there
+
+
+@pytest.mark.parametrize("how", ["mode", "time", "link", "rename", "over", "unlink one"])
+@pytest.mark.parametrize("size", [20, 2 * contents.MEMORY_MAX])
+def test_a_change_of_the_record_while_the_content_is_stored_keeps_the_content(
+    tmp_path: Path, how: str, size: int
+) -> None:
+    """The record that it writes must not name what was stored before."""
+    data = os.urandom(size)
+
+    async def write(mount: Mount) -> None:
+        tree = mount.tree
+        folder = tree.ui_info
+        file = await mount.save(folder, "f", b"old content")
+        await mount.save(folder, "other", b"other")
+        await tree.link(file, folder, "g")
+        await tree.truncate(file, 0)
+        await tree.write(file, 0, data)
+        await until(lambda: not file.lock.locked())
+        gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            there = tell_late(mount, gate)
+            nursery.start_soon(tree.save, file)
+            await there.wait()
+            if how == "mode":
+                await tree.describe(file, 0o640, None)
+            elif how == "time":
+                await tree.describe(file, None, 10**18)
+            elif how == "unlink one":
+                await tree.unlink(folder, "g")
+            else:  # these wait for it
+                if how == "link":
+                    nursery.start_soon(tree.link, file, folder, "h")
+                else:
+                    new = "other" if how == "over" else "h"
+                    nursery.start_soon(partial(tree.rename, folder, "g", folder, new, replace=True))
+                await trio.testing.wait_all_tasks_blocked()
+            gate.set()
+
+    async def read(mount: Mount) -> None:
+        assert mount.read(mount.tree.lookup(mount.tree.ui_info, "f")) == data
+
+    run(tmp_path, write)
+    run(tmp_path, read)
+
+
+@pytest.mark.parametrize("how", ["mode", "unlink"])
+def test_what_is_written_over_a_sent_file_does_not_take_the_message_along(
+    tmp_path: Path, how: str
+) -> None:
+    """The mount dies before what was written is stored: its record must not name the content, which
+    is the message's, as it goes with the record, or is sent again."""
+
+    async def write(mount: Mount) -> None:
+        tree = mount.tree
+        file = await mount.save(await tree.mkdir(tree.outbox, "bob"), "f", b"hello")
+        await until(lambda: mount.backend.sent)
+        file.handles += 1
+        file.writers += 1
+        await tree.write(file, 0, b"HE")
+        ((folder, name),) = file.names
+        if how == "mode":
+            await tree.describe(file, 0o640, None)
+        else:
+            await tree.unlink(folder, name)
+
+    async def read(mount: Mount) -> None:
+        (conversation,) = mount.backend.conversations()
+        there, drafts = mount.tree.folders(conversation.id)
+        assert mount.read(only(there)) == b"hello"
+        if how == "mode":
+            assert not mount.tree.lookup(drafts, "f").size
 
     run(tmp_path, write)
     run(tmp_path, read)
