@@ -32,6 +32,11 @@ ASK_AGAIN = 60.0
 """Seconds for which nobody has a name that nobody had. After that it is asked for again when
 something new is saved for it, and only then: what was saved before goes with it."""
 
+REST = 4
+"""How many times as long as a look at the outbox took there is none after it: with thousands of
+drafts, of each of which programs and neighbours say whether it is finished, saving one more must
+not wait for all."""
+
 _ALWAYS = frozenset((METADATA,))
 
 _LINK = Hold("it is a link", None, "put what it leads to in its place, or rm it")
@@ -281,7 +286,9 @@ class Courier:
         self._nursery.start_soon(self.views.unread.run)
         while True:
             self._wake = trio.Event()
+            began = time.perf_counter()
             again = self._look()
+            await trio.sleep(REST * (time.perf_counter() - began))
             with trio.move_on_after(again):
                 await self._wake.wait()
 

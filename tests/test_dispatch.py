@@ -1,5 +1,6 @@
 """What happens while the mount is slow to show what the courier has done."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import trio
 
 from cbfs import courier
+from cbfs.courier import Courier
 from cbfs.model import Message, Outgoing
 from cbfs.nodes import Link, Node
 from tests import fake_backend
@@ -164,4 +166,26 @@ def test_what_is_finished_while_the_folder_is_busy_leaves_in_the_order_of_finish
         await until(lambda: len(mount.backend.sent) == len(contents))
         assert [data for _message, data in mount.backend.sent] == contents
 
+
+def test_drafts_are_not_looked_at_for_each_change_when_that_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With thousands of them programs could save nothing else meanwhile."""
+    looks = []
+
+    def look(_courier: Courier) -> float:
+        looks.append(time.sleep(0.02))
+        return 3600.0
+
+    async def body(mount: Mount) -> None:
+        looks.clear()
+        for _ in range(200):
+            mount.tree.changed()
+            await trio.lowlevel.checkpoint()
+        assert len(looks) < 100
+        seen = len(looks)
+        mount.tree.changed()
+        await until(lambda: len(looks) > seen)
+
+    monkeypatch.setattr(Courier, "_look", look)
     run(tmp_path, body)
