@@ -331,6 +331,15 @@ def test_what_a_child_leaves_is_whole_when_its_shell_goes_on() -> None:
 
 
 @pytest.mark.mount
+def test_what_a_child_leaves_for_which_its_parent_has_opened_the_file_is_sent() -> None:
+    """Known not to work, as the manual says: of who wrote nothing is told, only of who opened."""
+    with mounted("grace=0.2") as mount:
+        mount.run("mkdir outbox/bob")
+        _killed(mount, "timeout 60 cat >outbox/bob/f", signal.SIGTERM)  # which it hands on
+        mount.wait_messages("half of it\n")
+
+
+@pytest.mark.mount
 def test_what_was_written_by_memory_counts() -> None:
     with mounted("grace=0.2") as mount:
         mount.run("mkdir outbox/bob")
