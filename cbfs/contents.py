@@ -386,8 +386,8 @@ class Contents:
 
         def change(writer: Writer) -> None:
             for inode, make in files:
-                content = content_in(writer.get(Table.NODES, u64(inode)))
-                writer.put(Table.NODES, u64(inode), make(content))
+                kept = content_in(writer.get(Table.NODES, u64(inode)))
+                writer.put(Table.NODES, u64(inode), make(kept))
             for inode, record, contents in records:
                 if record:
                     writer.put(Table.NODES, u64(inode), record)

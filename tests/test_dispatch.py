@@ -171,10 +171,11 @@ def test_drafts_are_not_looked_at_for_each_change_when_that_takes_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With thousands of them programs could save nothing else meanwhile."""
-    looks = []
+    looks: list[float] = []
 
     def look(_courier: Courier) -> float:
-        looks.append(time.sleep(0.02))
+        looks.append(time.monotonic())
+        time.sleep(0.02)
         return 3600.0
 
     async def body(mount: Mount) -> None:
