@@ -1,10 +1,23 @@
 """The id of a message belongs to its draft: who restores a backup sends nothing a second time."""
 
 import shutil
+import subprocess
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
+import trio
+
+from cbfs.account import SYSTEM_RANDOM, opened_store
+from cbfs.engine import Engine, running
+from cbfs.export import write_export
+from cbfs.model import Message, Outgoing
 from cbfs.nodes import Directory, File
+from tests.test_engine import NO_TOR, account, read, send
+from tests.test_engine import until as settled
 from tests.test_tree import Mount, run, until
+from tests.world import ENVIRONMENT, WAIT, program, world
 
 LATER = 4_000_000_000 * 10**9
 
@@ -83,3 +96,57 @@ def test_the_same_again_is_another_message(tmp_path: Path) -> None:
         assert len({message.id for message, _data in mount.backend.sent}) == 3
 
     run(tmp_path, body)
+
+
+def texts(engine: Engine) -> list[bytes]:
+    """All that is there, in order."""
+    return [
+        read(engine, message)
+        for conversation in engine.conversations()
+        for message in engine.messages(conversation.id)
+    ]
+
+
+async def send_draft(engine: Engine, data: bytes, seed: bytes) -> Message:
+    """What was a draft with this seed, to bob."""
+    real = engine.send
+
+    async def seeded(outgoing: Outgoing) -> Message:
+        return await real(replace(outgoing, seed=seed))
+
+    with mock.patch.object(engine, "send", seeded):
+        return await send(engine, ("bob",), data)
+
+
+def test_a_recipient_drops_the_double_of_a_draft_that_was_sent_after_the_backup(
+    tmp_path: Path,
+) -> None:
+    """By real servers: exported, sent, restored, and sent once more."""
+    seed, file, again = bytes(range(32)), tmp_path / "export", tmp_path / "again"
+
+    async def talk(alice_at: Path, bob_at: Path, *said: bytes, last: bytes) -> list[bytes]:
+        async with running(alice_at, NO_TOR) as alice, running(bob_at, NO_TOR) as bob:
+            for data in said:
+                await send_draft(alice, data, seed)
+            await send(alice, ("bob",), last)
+            await settled(lambda: last in texts(bob), "the last to come")
+            return texts(bob)
+
+    with world(tmp_path) as here:
+        alice, bob = account(here, "alice"), account(here, "bob")
+        trio.run(partial(talk, alice, bob, last=b"before"))
+        with opened_store(alice, SYSTEM_RANDOM) as store:
+            write_export(store, file, b"secret", SYSTEM_RANDOM)
+        trio.run(partial(talk, alice, bob, b"draft", last=b"since"))
+        where = ("init", "--account", again, "--restore", file, "--export-passphrase-fd", "0")
+        done = subprocess.run(
+            program("cbfs", *where, "--no-tor"),
+            input=b"secret\n",
+            capture_output=True,
+            timeout=WAIT,
+            check=False,
+            env=ENVIRONMENT,
+        )
+        assert done.returncode == 0, done.stderr
+        found = trio.run(partial(talk, again, bob, b"draft", last=b"after"))
+        assert found == [b"before", b"draft", b"since", b"after"]
