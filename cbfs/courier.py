@@ -295,6 +295,7 @@ class Courier:
     def _look(self) -> float:
         """Send what is finished. Gives the seconds until something may be."""
         again = min(self.tree.config.look() or 3600.0, self.tree.metadata.look() or 3600.0)
+        again = min(again, self._errors.drop_stale())
         held: dict[str, str] = {}
         for folder_name, folder in list(self.tree.outbox.entries.items()):
             if not isinstance(folder, Directory) or _is_idle(folder):
@@ -320,7 +321,6 @@ class Courier:
                     held[f"{folder_name}/{name}"] = hold.why
             again = min(again, self._hold_links(folder_name, folder, held))
             self._dispatch.start(folder, ready)
-        self._errors.drop_stale()
         if held != self._held:
             self._held = held
             self.status_changed()

@@ -13,6 +13,10 @@ from cbfs.nodes import Directory, File, Link, Parcel, Text, drafts_in, state_of
 from cbfs.texts import error_text
 from cbfs.tree import Tree
 
+LINGER = 1.0
+"""Seconds after the last removal in a folder until error files go there by themselves: who removes
+all that is in it has listed them, and would be told of an error."""
+
 Subject = File | Directory | Link
 """What an error file may be about."""
 
@@ -100,21 +104,35 @@ class ErrorFiles:
             self._of_links.add((folder, name, node))
             self.show(folder, name, node, text)
 
-    def drop_stale(self) -> None:
-        """Take away the error files of what is not there any more."""
+    def drop_stale(self) -> float:
+        """Take away the error files of what is not there any more. Gives the seconds until more of
+        them may go."""
+        again = 3600.0
         self._people = {f: people for f, people in self._people.items() if f.names}
         self._of_links = {
             each for each in self._of_links if each[0].entries.get(each[1]) is each[2]
         }
         for node, there in list(self._there.items()):
             folder = _place(there)
-            if folder is None or folder.entries.get(there.about) is not node:
+            if folder is not None and folder.entries.get(there.about) is node:
+                continue
+            lingers = _lingers(folder) if folder and there.about not in folder.entries else 0.0
+            if lingers > 0:
+                again = min(again, lingers)
+            else:
                 self._take_away(node, there)
+        return again
 
     def _take_away(self, node: Subject, there: _ErrorText) -> None:
         del self._there[node]
         for folder, name in list(there.names):
             folder.remove(name)
+
+
+def _lingers(folder: Directory) -> float:
+    """For how many seconds error files of what was removed stay in a folder."""
+    last = next(reversed(folder.left.values()), 0.0)
+    return last + LINGER - time.monotonic()
 
 
 def _place(there: _ErrorText) -> Directory | None:

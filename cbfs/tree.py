@@ -18,6 +18,7 @@ from cbfs.inodes import Inodes
 from cbfs.message_folder import MessageFolder, Shelf
 from cbfs.metadata_file import MetadataFiles, is_place, refuse_link
 from cbfs.model import Backend, Conversation, Message
+from cbfs.naming import ERROR_SUFFIX
 from cbfs.nodes import (
     Directory,
     File,
@@ -366,7 +367,7 @@ class Tree(Contents):
         await settle(node)
         if not node.recorded:
             raise TreeError(errno.EACCES)
-        if node.entries:
+        if any(not _is_stale(each) for each in node.entries.values()):
             raise TreeError(errno.ENOTEMPTY)
         if self.lookup(directory, name) is not node:
             raise TreeError(errno.ENOENT)
@@ -506,6 +507,12 @@ class Tree(Contents):
             for other, draft in drafts_in(directory):
                 if name in lock_names(other):  # its editor may be about to save again
                     state_of(draft).changed = time.monotonic()
+
+
+def _is_stale(node: Node) -> bool:
+    """Whether a folder that was made here can go while only such things are in it: the error files
+    of what was in it before."""
+    return isinstance(node, Text) and any(name.endswith(ERROR_SUFFIX) for _d, name in node.names)
 
 
 def _is_kept(node: Node) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
 
 from cbfs.areas import TreeError
 from cbfs.nodes import Directory, File, Node, Text
@@ -92,6 +93,32 @@ def test_a_draft_is_held_through_everything_until_it_is_written_anew(tmp_path: P
 
     run(tmp_path, body)
     run(tmp_path, after)
+
+
+def test_who_removes_all_in_a_folder_finds_the_error_files_that_were_listed(tmp_path: Path) -> None:
+    """``rm -r`` has listed the folder, and complains of what is not there any more. Who removes
+    the drafts alone can remove the folder at once, and what stays there has no error file."""
+
+    async def body(mount: Mount) -> None:
+        tree = mount.tree
+        for names in (["a.wav", "a.wav.error", "b.wav", "b.wav.error"], ["a.wav", "b.wav"]):
+            folder = await tree.mkdir(tree.outbox, "bob")
+            for name in "a.wav", "b.wav":
+                await is_told(mount, folder, await failed(mount, folder, name))
+            while len(folder.entries) < 4:
+                await trio.sleep(0.05)
+            for name in names:
+                await tree.unlink(folder, name)
+                await trio.sleep(0.05)  # it is looked at
+            await tree.rmdir(tree.outbox, "bob")
+        folder = await tree.mkdir(tree.outbox, "bob")
+        await is_told(mount, folder, await failed(mount, folder, "a.wav"))
+        with refused(errno.ENOTEMPTY):
+            await tree.rmdir(tree.outbox, "bob")
+        await tree.unlink(folder, "a.wav")
+        await until(lambda: not folder.entries)
+
+    run(tmp_path, body)
 
 
 def test_written_anew_from_its_start_is_whole(tmp_path: Path) -> None:
