@@ -48,8 +48,7 @@ class RunningServer:
     @property
     def memory(self) -> int:
         """Resident bytes."""
-        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        return resident(self.process.pid)
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -58,6 +57,12 @@ class RunningServer:
     def terminate(self) -> int:
         self.process.terminate()
         return self.process.wait(TIMEOUT)
+
+
+def resident(pid: int) -> int:
+    """Bytes that a process has in memory."""
+    pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import trio
@@ -13,6 +14,7 @@ from cbfs.own_time import BELIEVED_AFTER, JUMP_MAX, OwnTime
 from cbfs.sessions import is_ahead
 from cbfs.store import Store
 from cbfs_common.prekey import PrekeyKind
+from tests.stores import open_store
 from tests.test_engine import NO_TOR, Recorder, send, until
 from tests.test_healing import texts
 from tests.test_lifetime_engine import set_lifetime
@@ -157,3 +159,26 @@ def test_when_a_clock_is_believed(here: World) -> None:
         assert made.may_delete
 
     trio.run(go)
+
+
+def test_a_clock_that_the_directory_contradicts_is_never_believed(tmp_path: Path) -> None:
+    """Be it ahead by little, or for long; and its time is not remembered as one that has been."""
+    store = open_store(tmp_path)
+    now, at, directory = [10**12], [0.0], Agreeing()
+    made = OwnTime(store, directory, lambda: now[0], lambda: at[0])  # type: ignore[arg-type]
+    directory.clock_ahead = 3_600
+    assert not made.may_delete
+    directory.clock_ahead = None
+    assert made.may_delete
+    now[0] += 3 * JUMP_MAX
+    assert not made.may_delete
+    directory.clock_ahead = 3 * JUMP_MAX // 1_000
+    at[0] += BELIEVED_AFTER + 1
+    assert not made.may_delete
+    now[0] -= 3 * JUMP_MAX
+    directory.clock_ahead = 0
+    assert made.may_delete
+    directory.clock_ahead = None
+    now[0] += 3 * JUMP_MAX
+    assert not made.may_delete
+    store.close()

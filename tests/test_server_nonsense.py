@@ -32,7 +32,7 @@ from cbfs_server.service import Service
 from cbfs_server.sockets import Server
 from cbfs_server.store import Store, StoreError
 from tests.names_local import commit, local
-from tests.serving import RANDOM, TIMEOUT, RawClient, RunningServer, running_server
+from tests.serving import RANDOM, TIMEOUT, RawClient, RunningServer, resident, running_server
 from tests.test_names_server import Running, names
 
 MIB = 1024 * 1024
@@ -151,6 +151,7 @@ def test_no_request_stops_the_name_directory(directory: Running) -> None:
     good = RawClient(address)
     good.shake_hands()
     numbers = iter(range(1, 10**6))
+    before = resident(directory.process.pid)
 
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
     @given(SCRIPTS)
@@ -162,6 +163,7 @@ def test_no_request_stops_the_name_directory(directory: Running) -> None:
     nonsense()
     good.socket.close()
     assert directory.process.poll() is None
+    assert resident(directory.process.pid) < before + 128 * MIB
 
 
 # Faults of our own, whatever the class

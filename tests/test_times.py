@@ -14,7 +14,9 @@ import pytest
 from cbfs.areas import Area
 from cbfs.listings import entry_of
 from cbfs.nodes import Directory, Link, MessageFile, Node
+from cbfs.times import Times, settle_times
 from tests.mounted import Mounted, mounted
+from tests.stores import open_store
 from tests.test_index import message
 from tests.world import WAIT, wait_for
 
@@ -156,3 +158,13 @@ def test_times_go_on_when_the_clock_goes_back(monkeypatch: pytest.MonkeyPatch) -
         assert times == sorted(set(times))
     node: Node = folder
     assert node.status_ns == node.modified_ns
+
+
+def test_what_has_changed_between_mounts_is_newer_whatever_the_clock_says(tmp_path: Path) -> None:
+    store, kept = open_store(tmp_path), time.time_ns() + 3_600 * 10**9
+    store.write(lambda writer: Times(kept, kept, b"of another content").put(writer, 2))
+    folder = Directory(2, Area.KEPT, 0)
+    with store.read() as reader:
+        settle_times(reader, iter([folder]))
+    assert folder.mtime_ns == folder.changed_ns > kept
+    store.close()
