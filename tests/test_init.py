@@ -137,11 +137,13 @@ def test_what_was_refused_at_the_first_try_was_not_asked_for(
     async def register(*_arguments: object) -> None:
         raise NameTaken
 
-    account.mkdir(mode=0o700)
     with monkeypatch.context() as patch:
         patch.setattr(Directory, "register", register)
-        with pytest.raises(NameTaken):
-            init.make("just-taken", *where, NetworkOptions(no_tor=True), lambda _text: None)
+        for was_there in (False, True):
+            with pytest.raises(NameTaken):
+                init.make("just-taken", *where, NetworkOptions(no_tor=True), lambda _text: None)
+            assert account.exists() == was_there
+            account.mkdir(mode=0o700, exist_ok=True)
     done = run("cbfs", *words(here, "not-taken", account))
     assert done.returncode == 0, done.stderr
 

@@ -292,3 +292,13 @@ def test_no_jump_deletes_what_a_right_clock_would_not(monkeypatch: pytest.Monkey
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def test_a_clock_that_was_never_set_is_no_time_to_compare_with() -> None:
+    """A machine without a battery says 1970 until the network is there: what it says then is
+    believed at once."""
+    made = Calendar(None, 100.0, 0.0)
+    made.look(110.0, 10.0)
+    assert made.look(1_800_000_000.0, 20.0) == ""
+    assert not made.doubted
+    assert made.now == 1_800_000_000.0
