@@ -7,16 +7,20 @@ from pathlib import Path
 import pytest
 import trio
 
-from cbfs import book, deliveries
+from cbfs import book, deliveries, owed
 from cbfs.ending import forget, leave
 from cbfs.engine import running
 from cbfs.model import Conversation, Delivery, Message
 from cbfs.owed import missing
 from cbfs.store import Store, Table, Writer
+from cbfs_common.lifetime import FOREVER
+from tests.exported import opened
 from tests.fake_backend import put_content
 from tests.killing import Kill, KillingEnv, every_point
 from tests.stores import open_store
 from tests.test_engine import NO_TOR, Recorder, account, send, until
+from tests.test_lifetime import said as a_part
+from tests.test_lifetime import take
 from tests.test_order import said
 from tests.world import World
 
@@ -179,3 +183,20 @@ def test_a_crash_leaves_all_of_a_removal_or_nothing(tmp_path: Path) -> None:
         seen.add((len(there), left))
         store.close()
     assert seen == {(3, False), (2, False), (2, True)}
+
+
+def test_nothing_is_asked_for_of_a_conversation_that_was_left(tmp_path: Path) -> None:
+    """What is missing in others is."""
+    with opened(tmp_path) as store:
+        take(store, a_part(b"hello", 0, 1, FOREVER), 1)
+
+        def change(writer: Writer) -> None:
+            (conversation,) = book.load_conversations(writer).values()
+            for place in (conversation.id, bytes(16)):
+                owed.owe(writer, {}, "bob", owed.Kind.WANT, place + bytes(16), 1)
+            leave(writer, conversation, 1, empty=False)
+
+        store.write(change)
+        with store.read() as reader:
+            left = [debt.ref for debt in owed.debts(reader, "bob", owed.Kind.WANT)]
+        assert left == [bytes(32)]
