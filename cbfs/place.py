@@ -6,6 +6,7 @@ to it has no link of anybody else's and no folder in which everybody could put a
 ours, and nobody else may enter it; and what is in it is ours and no link.
 """
 
+import errno
 import os
 import pwd
 import stat
@@ -53,7 +54,7 @@ def check_account(directory: Path) -> None:
         if told.st_uid != os.geteuid():
             raise _belongs(directory, told.st_uid)
         if stat.S_IMODE(told.st_mode) & 0o077 and _has_account(folder):
-            os.fchmod(folder, 0o700)
+            _close_to_others(folder, directory)
         kinds = ((FILES, stat.S_ISREG), (FOLDERS, stat.S_ISDIR), (SOCKETS, stat.S_ISSOCK))
         for names, is_kind in kinds:
             for name in names:
@@ -65,6 +66,19 @@ def check_account(directory: Path) -> None:
                     )
     finally:
         os.close(folder)
+
+
+def _close_to_others(folder: int, directory: Path) -> None:
+    """Raises CbfsError. A disk that cannot be written can still be read, for an export: its files
+    are closed themselves."""
+    try:
+        os.fchmod(folder, 0o700)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise CbfsError(
+                f"{directory} is open to others: {(error.strerror or '').lower()}",
+                f"chmod 700 {directory}",
+            ) from error
 
 
 def check_way(path: Path) -> None:

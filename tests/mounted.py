@@ -60,8 +60,8 @@ class Mounted:
     def _answers(self) -> bool:
         if self._daemon is None or self._daemon.poll() is not None:
             raise AssertionError(f"the daemon ended: {self.log()}")
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
-        there = any(line.split()[4] == str(self.path) for line in lines)
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+        there = any(line.split()[4] == os.fsencode(self.path) for line in lines)
         try:
             return there and (self.path / "README").exists()
         except OSError:  # the mount of a daemon that was killed

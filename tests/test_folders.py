@@ -77,9 +77,8 @@ def test_a_folder_is_listed_in_pieces_while_it_changes(tmp_path: Path) -> None:
         folder, _ = mount.tree.folders(messages[0].conversation)
         listing = Listing(folder)
         first, place = names(listing, 0, 13)
-        fixed = [".", "..", "metadata.toml", "transcript"]
-        assert first == [*fixed, *(m.name for m in messages[:9])]
-        for gone in (messages[3], messages[9], messages[PAGE + 20]):
+        assert first == [".", "..", *(m.name for m in messages[:11])]
+        for gone in (messages[3], messages[11], messages[PAGE + 20]):
             await mount.tree.unlink(folder, gone.name)
         late = await mount.backend.arrive("bob", b"late")
         rest: list[str] = []
@@ -88,11 +87,11 @@ def test_a_folder_is_listed_in_pieces_while_it_changes(tmp_path: Path) -> None:
             if not some:
                 break
             rest += some
-        left = [m.name for m in messages[10:] if m is not messages[PAGE + 20]]
-        assert rest == [*left, late.name]
+        left = [m.name for m in messages[12:] if m is not messages[PAGE + 20]]
+        assert rest == [*left, late.name, "metadata.toml", "transcript"]  # rm -r goes in this order
         again, _ = names(listing, 0, 8)
-        left = [m.name for i, m in enumerate(messages[:5]) if i != 3]
-        assert again == [*fixed, *left]
+        left = [m.name for i, m in enumerate(messages[:7]) if i != 3]
+        assert again == [".", "..", *left]
 
     run(tmp_path, body)
 
@@ -103,14 +102,16 @@ def test_what_is_gone_is_gone(tmp_path: Path) -> None:
         folder, _ = mount.tree.folders(message.conversation)
         node = folder.entries[message.name]
         assert isinstance(node, MessageFile)
+        with pytest.raises(TreeError):
+            await mount.tree.unlink(folder, "metadata.toml")
         await mount.tree.unlink(folder, message.name)
         assert message.name not in folder.entries
         with pytest.raises(TreeError):
             mount.tree.lookup(folder, message.name)
         with pytest.raises(TreeError):
             await folder.provider.remove(message.name, node)
-        with pytest.raises(TreeError):
-            await mount.tree.unlink(folder, "metadata.toml")
+        await mount.tree.unlink(folder, "metadata.toml")  # all messages are gone
+        assert "metadata.toml" not in folder.entries
 
     run(tmp_path, body)
 

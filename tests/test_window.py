@@ -128,7 +128,7 @@ def test_a_window_shows_one_conversation_and_nothing_else() -> None:
         with pytest.raises(PermissionError):
             opened.outbox.rename(opened.path / "outbox" / "carol")
         assert "user.cbfs.account" not in os.listxattr(opened.path)
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
         (line,) = [line for line in lines if str(opened.path) in line]
         assert str(mount.account) not in line
         assert opened.messages.name not in line
