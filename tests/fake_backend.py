@@ -259,7 +259,9 @@ class FakeBackend:
         with self.store.read() as reader:
             every, left = book.load_conversations(reader), book.left_ones(reader)
         with_sender = (c for c in every.values() if set(c.participants) == {NAME, sender})
-        known, people = next(with_sender, None), tuple(sorted((NAME, sender)))
+        # the one without a subject, where others have begun more of them
+        known = min(with_sender, key=lambda c: (c.subject, c.started), default=None)
+        people = tuple(sorted((NAME, sender)))
 
         def change(writer: Writer) -> tuple[Conversation, Message]:
             if known is not None:

@@ -140,6 +140,7 @@ NANO = Editor(
     lambda text: text,
     control("o") + "\r",
     control("x"),
+    shows="er.txt",  # asking, it cuts the name when the number of a process is long
     asks="open anyway?",
     recover="y",
     lock=SWAP,
