@@ -55,6 +55,7 @@ def plan(context: Context, count: PrekeyCount) -> list[Batch]:
         missing = PREKEYS_ONE_TIME
     elif count.last_resort_expires < now + PREKEY_LIFETIME - LAST_RESORT_RENEWAL:
         batches.append(Batch((LAST_RESORT,)))
+    missing = min(missing, _room(context))
     if missing >= REFILL:
         batches += [
             Batch((PrekeyKind.ONE_TIME,) * min(UPLOAD, missing - start))
@@ -81,6 +82,13 @@ async def make_batch(context: Context, batch: Batch) -> UploadPrekeys:
     context.sessions.drop_pairs(old)
     records = tuple(pair.public(context.account.signing) for pair in pairs)
     return UploadPrekeys(records, batch.replace)
+
+
+def _room(context: Context) -> int:
+    """One-time prekeys that may still be made. A server that says again and again that it has none
+    gets no more: to forget the secrets of those that it has would lose what comes to them. Some
+    place is left for last-resort prekeys, by which all can write meanwhile."""
+    return max(0, PREKEY_SECRETS_MAX * 3 // 4 - len(context.sessions.pairs))
 
 
 def _excess(context: Context, more: int) -> list[bytes]:
