@@ -52,7 +52,8 @@ def draft(reader: Reader, peer: str, now: int, heard: int) -> Draft | None:
     told = due_now(reader, peer, now)
     if not told:
         return None
-    deaf = any(debt.kind is Kind.OFFER and debt.tries > 0 for debt in told)
+    # each second time only: a fresh session may be the one that the peer cannot read
+    deaf = any(debt.kind is Kind.OFFER and debt.tries % 2 for debt in told)
     lost = any(debt.kind is Kind.LOST for debt in told)
     return Draft(told, lost or (deaf and heard < now - OFFER_AFTER * 1_000))
 

@@ -61,3 +61,37 @@ def test_eight_lost_messages_are_there_within_a_minute(
         if len(texts(bob)) == len(written):
             break
     assert texts(bob) == written
+
+
+HOUR = 3_600_000
+
+
+def five_hours(world: World) -> None:
+    """All is sent and read that can be; then time passes."""
+    turn(world)
+    world.now += 5 * HOUR
+
+
+def test_what_a_prekey_of_others_has_made_unreadable_arrives_over_the_session_that_works(
+    world: World,
+) -> None:
+    """bob's server gives everybody one prekey, and for ever: whoever comes second begins sessions
+    that he cannot read. He is heard all the same, and knows how to answer."""
+    alice, bob, carol = (world.clients[name] for name in ("alice", "bob", "carol"))
+    bob.one_time = bob.one_time[:1] * 100
+    alice.write(("bob",), b"first")
+    turn(world)
+    carol.load()
+    carol.write(("bob",), b"unreadable")
+    for _ in range(12):  # the first two offers go into such sessions as well
+        five_hours(world)
+    assert texts(bob) == [b"first"]
+    bob.load()
+    bob.write(("carol",), b"of bob's own")
+    turn(world)
+    assert texts(carol) == [b"unreadable", b"of bob's own"]
+    for _ in range(200):
+        five_hours(world)
+        if b"unreadable" in texts(bob):
+            break
+    assert sorted(texts(bob)) == [b"first", b"of bob's own", b"unreadable"]
