@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cbfs import cli_questions, demo, init, memory
 from cbfs.account import SYSTEM_RANDOM
-from cbfs.cli_account import add_export, add_passphrase, add_protection, guard, restore
+from cbfs.cli_account import add_export, add_passphrase, add_protection, guard, restore, tell_ready
 from cbfs.cli_names import add_name, add_verify
 from cbfs.cli_network import Parser, absolute, add_account, add_network, network_options, say
 from cbfs.directory import NameTaken
@@ -143,8 +143,7 @@ def _init(options: argparse.Namespace) -> int:
     if lacking:
         cli_questions.ask_missing(options)
     name = _made(options, account, asked_name="NAME" in lacking)
-    tail = " --no-tor" if options.no_tor else ""
-    print(f"{name} is ready. Mount it: mount.cbfs {account} MOUNTPOINT{tail}")
+    tell_ready(name, account, options)
     return 0
 
 

@@ -120,5 +120,11 @@ def restore(options: argparse.Namespace, account: Path) -> int:
         Asking(options.passphrase_fd),
         lambda: guard(options, ""),
     )
-    print(f"{name} is ready. Mount it: mount.cbfs {account} MOUNTPOINT")
+    tell_ready(name, account, options)
     return 0
+
+
+def tell_ready(name: str, account: Path, options: argparse.Namespace) -> None:
+    """An account is made: how to mount it, the way that was asked for."""
+    tail = " --no-tor" if options.no_tor else ""
+    print(f"{name} is ready. Mount it: mount.cbfs {account} MOUNTPOINT{tail}")

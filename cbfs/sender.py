@@ -159,9 +159,8 @@ class Sender:
             wait = self._retries.failed(topic_of(recipient), _cause(error))
             if recipient in self._jobs:  # nobody waits for a note
                 again = f"tried again within {in_words(wait)}"
-                self._context.problems.set(
-                    topic_of(recipient), f"{recipient}: {error.in_full}; {again}"
-                )
+                who = self._context.peers.label(recipient)
+                self._context.problems.set(topic_of(recipient), f"{who}: {error.in_full}; {again}")
         finally:
             del self._wakes[recipient]
         self._wake(recipient)

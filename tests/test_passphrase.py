@@ -219,8 +219,10 @@ def test_programs_ask_for_the_passphrase(here: World) -> None:
     alice.unmount()
     place = here.place / "restored"
     said = {"--export-passphrase-fd ": b"of the export"}
-    restored = cbfs("cbfs", "init", "--restore", file, "--account", place, said=said)
+    words = ("--restore", file, "--account", place, "--no-tor")
+    restored = cbfs("cbfs", "init", *words, said=said)
     assert "alice is ready" in restored
+    assert restored.endswith("MOUNTPOINT --no-tor\n")
     assert "already" in cbfs("cbfs", "init", "--restore", file, "--account", place, said=said)
 
 
