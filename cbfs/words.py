@@ -26,6 +26,20 @@ _ACCENT = re.compile(f"[{''.join(c for c in _MARKS if unicodedata.combining(c) >
 """By their combining class: points and accents of letters. Signs without a class are vowels,
 classes 7 to 9 (nukta, kana voicing, virama) make other letters."""
 
+_CROSSED = str.maketrans(
+    {
+        "ł": "l",
+        "ø": "o",
+        "đ": "d",
+        "ħ": "h",
+        "ŧ": "t",
+        "\N{LATIN SMALL LETTER DOTLESS I}": "i",
+        "æ": "ae",
+        "œ": "oe",
+    }
+)
+"""Letters that Unicode does not take apart, and that people type without what crosses them."""
+
 _WORD = re.compile(rf"[\w{''.join(_MARKS)}]+")
 """Signs of vowels and the like belong to their word; ``\\w`` has them not."""
 
@@ -53,7 +67,7 @@ def folded(text: str) -> str:
     if text.isascii():
         return text.lower()
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    return unicodedata.normalize("NFKC", _ACCENT.sub("", plain))
+    return unicodedata.normalize("NFKC", _ACCENT.sub("", plain).translate(_CROSSED))
 
 
 def _found(text: str, *, alone: bool) -> Iterator[str]:
