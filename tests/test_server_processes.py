@@ -445,3 +445,18 @@ def test_a_data_directory_may_have_any_name(program: str, letters: bytes, tmp_pa
     status, said = failure(program, data)
     assert status == 1
     assert said[-1].split(": ")[1] == "hint"
+
+
+def test_a_directory_whose_store_has_gone_begins_no_second_history(tmp_path: Path) -> None:
+    data = tmp_path / "names"
+    with running("cbfs_names", data) as (_process, address):
+        assert address
+    (data / "store").rename(tmp_path / "gone")
+    status, said = failure("cbfs_names", data)
+    assert status == 1
+    assert said_in_words(said)
+    assert "missing" in said[0]
+    assert not (data / "store").exists()
+    (tmp_path / "gone").rename(data / "store")
+    with running("cbfs_names", data) as (_process, again):
+        assert again.split("@")[0] == address.split("@")[0]

@@ -30,6 +30,7 @@ from cbfs_names.separate import Beside, Role, SequencerRole, VerifierRole, shown
 from cbfs_names.service import Service
 from cbfs_names.sockets import listen, listening_port, serve
 from cbfs_names.store import Store
+from cbfs_names.tables import StoreError
 from cbfs_names.terms import add_terms, chosen_terms
 from cbfs_names.timekeeping import Timekeeper
 from cbfs_names.tools import add_audit, add_invite, add_key, read_text
@@ -171,8 +172,9 @@ class Start:
 
 
 def _starter(options: argparse.Namespace, directory: Path, keys: Keys, random: Random) -> Start:
-    """What the options ask for. Raises DecodeError."""
+    """What the options ask for. Raises DecodeError, and StoreError where the store has gone."""
     if options.config is None:
+        _check_history(directory)
         terms = chosen_terms(options, directory, random)
         config = keys.config(terms or Terms())
         return Start(
@@ -193,6 +195,16 @@ def _starter(options: argparse.Namespace, directory: Path, keys: Keys, random: R
         serves=options.sequencer,
         urls=file.urls,
     )
+
+
+def _check_history(directory: Path) -> None:
+    """The policy is written when the store is there. One that begins anew would sign another
+    history with the same keys, which nobody else could tell from the first."""
+    if (directory / "policy").exists() and not (directory / "store").exists():
+        raise StoreError(
+            f"{directory / 'store'} is missing, with all names and rounds",
+            "put it back from a copy; a new directory begins in an empty --data",
+        )
 
 
 async def _run(
