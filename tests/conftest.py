@@ -1,6 +1,7 @@
 """Fixtures that several tests share."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,15 @@ from tests.exported import check_exports_in
 from tests.tornet import system_tor, tor_network
 
 __all__ = ["system_tor", "tor_network"]
+
+
+def pytest_configure() -> None:
+    """What the tests start has the signals of a program that is started at a terminal, also
+    where the tests themselves are in the background of a script, or under nohup(1)."""
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 @pytest.fixture
