@@ -3,6 +3,7 @@ listen."""
 
 import errno
 import fcntl
+import logging
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from cbfs_common.profile import Address, Profile, decode_profile, parse_address
 from cbfs_common.requests import GetLimits
 from cbfs_server import host
 from cbfs_server.host import Place, parse_place
+from cbfs_server.logs import ALIKE_MAX, ALIKE_PERIOD, KINDS_MAX, Handler
 from tests.serving import TIMEOUT, RawClient, link_to, running_server
 
 PROGRAMS = ("cbfs_server", "cbfs_names")
@@ -179,6 +181,47 @@ def test_lines_without_room_are_counted() -> None:
     kept = [line for line in lines if line.startswith("line ")]
     assert sum(int(line.split()[0]) for line in said) + len(kept) == 1_024 + 100
     assert said
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_strangers_who_break_connections_do_not_fill_the_log(program: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with running(program, tmp_path / "data", "--log", str(log)) as (process, url):
+        for _ in range(2 * ALIKE_MAX):
+            is_broken(program, url)
+        connects(program, url)
+        process.terminate()
+        assert process.wait(TIMEOUT) == 0
+    lines = log.read_text().splitlines()
+    assert ALIKE_MAX <= len(lines) < ALIKE_MAX + ALIKE_MAX // 2
+    assert any("more like it are left out" in line for line in lines)
+
+
+def test_lines_alike_are_bounded_and_counted_and_others_are_logged(tmp_path: Path) -> None:
+    now = 1_000.0
+    handler = Handler(tmp_path / "log", lambda: now)
+    logger = logging.Logger("test")
+    logger.addHandler(handler)
+    for number in range(50_000):
+        if number % 10 == 0:
+            now += 1
+        logger.warning("connection %d", number)
+    logger.error("something else")
+    logger.info("asked for")
+    now += ALIKE_PERIOD
+    logger.warning("connection %d", 50_000)
+    for number in range(10_000):
+        logger.warning(f"made up {number}")
+    handler.close()
+    lines = (tmp_path / "log").read_text().splitlines()
+    alike = [line for line in lines if line.startswith("connection")]
+    passed = 5_000 / ALIKE_PERIOD
+    assert ALIKE_MAX + passed - 2 <= len(alike) <= ALIKE_MAX + passed + 2
+    left_out = [int(line.split("(")[1].split()[0]) for line in alike if "before" in line]
+    assert sum(left_out) + len(alike) == 50_001
+    assert {"something else", "asked for"} <= set(lines)
+    made_up = [line for line in lines if line.startswith("made up")]
+    assert len(made_up) <= KINDS_MAX + ALIKE_MAX
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -2,7 +2,8 @@
 
 Imports nothing of its package, so that ``cbfs_names`` has the same file. Lines are put into a
 queue with an end, which a thread writes: when nobody reads what it writes, or the disk is full,
-the thread waits or fails, and the lines that find no room are counted.
+the thread waits or fails, and the lines that find no room are counted. Of warnings and errors of
+one kind only some are logged: strangers can bring them about for as long as they like.
 """
 
 import argparse
@@ -10,8 +11,10 @@ import logging
 import os
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +28,13 @@ LINES_MAX: Final = 1_024
 
 LINE_MAX: Final = 16_384
 """Bytes of one line; the rest is cut off."""
+
+ALIKE_MAX: Final = 100
+ALIKE_PERIOD: Final = 60.0
+"""Warnings or errors of one kind that are logged at once, and seconds until one more is."""
+
+KINDS_MAX: Final = 256
+"""Kinds that are told apart; all others are one."""
 
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds for what still waits when the program ends."""
@@ -41,11 +51,48 @@ class LogError(CbfsError):
     """The log file cannot be opened."""
 
 
+@dataclass(slots=True)
+class _Kind:
+    """Lines alike: how many may still be logged since ``counted``, and how many were not."""
+
+    counted: float
+    room: float = ALIKE_MAX
+    left_out: int = 0
+
+
+class _Kinds:
+    """Bounds lines that are alike. ``clock``: seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._kinds: dict[object, _Kind] = {}
+
+    def words(self, record: logging.LogRecord) -> str | None:
+        """What to add to its line; None when that is to be left out."""
+        if record.levelno < logging.WARNING:
+            return ""  # the operator has asked for all of these
+        key: object = (record.name, record.levelno, str(record.msg))
+        if key not in self._kinds and len(self._kinds) >= KINDS_MAX:
+            key = None
+        now = self._clock()
+        kind = self._kinds.setdefault(key, _Kind(now))
+        kind.room = min(ALIKE_MAX, kind.room + (now - kind.counted) / ALIKE_PERIOD)
+        kind.counted = now
+        if kind.room < 1:
+            kind.left_out += 1
+            return None
+        kind.room -= 1
+        before, kind.left_out = kind.left_out, 0
+        told = f" ({before} like it before were left out)" if before else ""
+        return told + (" (more like it are left out for a while)" if kind.room < 1 else "")
+
+
 class Handler(logging.Handler):
     """Writes records to ``path``, or to standard error when that is None. Raises LogError."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
+        self._kinds = _Kinds(clock)
         self._path = path
         self._descriptor = STDERR if path is None else _opened(path)
         self._waiting: deque[bytes] = deque()
@@ -57,7 +104,11 @@ class Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a line; when there is no room for it, count it."""
         try:
-            line = self.format(record).encode("utf-8", "backslashreplace")[:LINE_MAX] + b"\n"
+            more = self._kinds.words(record)
+            if more is None:
+                return
+            line = self.format(record).encode("utf-8", "backslashreplace")[:LINE_MAX]
+            line += more.encode() + b"\n"
         except Exception:  # a record whose words and values do not fit
             line = b"a line of the log could not be made\n"
         with self._news:
