@@ -157,6 +157,13 @@ def next_due(reader: Reader, peer: str) -> int | None:
     return min((debt.due for debt in debts(reader, peer)), default=None)
 
 
+def only_missed(reader: Reader, peer: str) -> bool:
+    """Whether something is wanted from this one, and nothing else owed to them."""
+    first = next(reader.keys(Table.OWED, reader.blind(peer.encode())), None)
+    # the kinds are in the order of their letters, and this is the last
+    return first is not None and first[BLIND_SIZE : BLIND_SIZE + 1] == Kind.WANT.value
+
+
 def missing(reader: Reader, blocked: Iterable[str] = ()) -> dict[bytes, int]:
     """How many messages are missing, by conversation. Whom the user has ``blocked`` nobody asks."""
     silent = {reader.blind(peer.encode()) for peer in blocked}

@@ -89,10 +89,17 @@ class Sender:
         self._wake(recipient)
 
     def note_due(self, recipient: str) -> None:
-        """What is owed to this recipient is due. To whom the user has blocked, it stays owed."""
+        """What is owed to this recipient is due. To whom the user has blocked, it stays owed; and
+        so does what is wanted from somebody who was only named in a conversation, until they are
+        met: whoever names people and parents would bring about that they are looked up, and known
+        as if one had written to them."""
         contact = self._context.peers.get(recipient)
         if contact is not None and contact.blocked:
             return
+        if contact is None:
+            with self._context.store.read() as reader:
+                if owed.only_missed(reader, recipient):
+                    return
         self._notes.add(recipient)
         self._wake(recipient)
 

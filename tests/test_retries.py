@@ -1,7 +1,7 @@
 """The one schedule of an account's tries: however much cannot be reached, it is little work."""
 
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -107,6 +107,9 @@ class Net:
     def get(self, _name: str) -> Contact | None:
         return None
 
+    def label(self, name: str) -> str:
+        return name
+
     async def ready(self, name: str) -> Contact:
         self.asked.append((trio.current_time(), name))
         self.tasks = max(self.tasks, len(trio.lowlevel.current_task().parent_nursery.child_tasks))  # type: ignore[union-attr]
@@ -130,8 +133,11 @@ class NoStore:
     def read(self) -> object:
         return pytest.importorskip("contextlib").nullcontext(self)
 
-    def keys(self, *_arguments: object) -> list[bytes]:
-        return []
+    def keys(self, *_arguments: object) -> Iterator[bytes]:
+        return iter(())
+
+    def blind(self, *_parts: bytes) -> bytes:
+        return bytes(16)
 
 
 @asynccontextmanager

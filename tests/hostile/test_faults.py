@@ -8,12 +8,10 @@ from unittest.mock import patch
 import pytest
 import trio
 
-from cbfs.account import SYSTEM_RANDOM
 from cbfs.engine import Engine
 from cbfs.store import Table
 from cbfs_common.errors import DecodeError
 from cbfs_common.message import encode_part
-from cbfs_common.prekey import PrekeyKind, make_prekey
 from tests.hostile.town import Town
 from tests.test_engine import send
 
@@ -22,8 +20,7 @@ from tests.test_engine import send
 def town() -> Iterator[Town]:
     made = Town()
     made.begin()
-    pair = make_prekey(SYSTEM_RANDOM, PrekeyKind.LAST_RESORT, int(made.now()) + 25 * 86_400)
-    made.other.last[made.bob.account.profile.user_id] = pair.public(made.bob.account.signing)
+    made.give_prekey(made.bob)
     yield made
     made.close()
 

@@ -19,7 +19,7 @@ import trio.testing
 
 from cbfs import book
 from cbfs.account import SYSTEM_RANDOM, Account, make_account, no_lock
-from cbfs.contact import Mark
+from cbfs.contact import Mark, Standing, decode_contact
 from cbfs.context import Problems
 from cbfs.directory import Directory
 from cbfs.engine import Engine, make_context, working
@@ -42,7 +42,7 @@ from cbfs_common.names_entry import NO_KEYS, Entry, Keys, Status
 from cbfs_common.names_evidence import encode_bundle
 from cbfs_common.names_policy import Policy, parse_policy
 from cbfs_common.names_wire import LookedUp, Lookup
-from cbfs_common.prekey import PrekeyPair, decode_prekey
+from cbfs_common.prekey import PrekeyKind, PrekeyPair, decode_prekey, make_prekey
 from cbfs_common.primitives import sign_public
 from cbfs_common.session import Party, Peer, Session, start
 from tests.healing_world import DirectStore
@@ -208,6 +208,11 @@ class Town:
         """Somebody new, at the other server."""
         return Person(self, name, self._account(name, self.other), registered)
 
+    def give_prekey(self, who: Person) -> None:
+        """Let others begin sessions with somebody."""
+        pair = make_prekey(SYSTEM_RANDOM, PrekeyKind.LAST_RESORT, int(self.now()) + 25 * 86_400)
+        self.other.last[who.account.profile.user_id] = pair.public(who.account.signing)
+
     def _open_store(self) -> DirectStore:
         root = RootFile(self.place / "root", no_lock, SYSTEM_RANDOM.token)
         return DirectStore(self.place / "store", root, SYSTEM_RANDOM)
@@ -349,6 +354,9 @@ class Town:
         kept = [envelope_at(reader, key) for key in reader.keys(Table.QUARANTINE)]
         assert len(set(kept)) == len(kept) <= SMALL["cbfs.quarantine.QUARANTINE_MAX"]
         people = reader.count(Table.PEERS)
+        peers = (decode_contact(data) for _key, data in reader.items(Table.PEERS))
+        known = {peer.name for peer in peers if peer.standing is Standing.KNOWN}
+        assert known <= self.contacts, "alice has not written to them"
         assert people <= STRANGERS_MAX + 2 * len(self.liar.entries)
         for table, most in (
             (Table.INBOX, SMALL["cbfs.intake.QUARANTINE_MAX"]),
