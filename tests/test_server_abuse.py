@@ -2,14 +2,16 @@
 
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trio
 
-from cbfs.link import ServerRefused, request
+from cbfs.dial import LoopbackDialer
+from cbfs.link import ServerRefused, open_link, request
 from cbfs_common.primitives import dh_public
+from cbfs_common.profile import Address
 from cbfs_common.requests import (
     Code,
     CountPrekeys,
@@ -20,7 +22,10 @@ from cbfs_common.requests import (
     UploadPrekeys,
     encode,
 )
+from cbfs_names.sockets import listen, listening_port, serve
+from cbfs_names.waiting import Waiting
 from tests.serving import (
+    RANDOM,
     TIMEOUT,
     RawClient,
     RunningServer,
@@ -124,3 +129,74 @@ def test_one_users_prekeys_and_mailbox_do_not_run_out_for_others(server: Running
             assert (await request(home, CountPrekeys())).one_time == 120 - taken.index(last)
 
     trio.run(main)
+
+
+CONNECTIONS = 12
+
+
+class Echo:
+    """Answers at once, but those who ask to wait."""
+
+    def __init__(self) -> None:
+        self.waiting = Waiting(b"late", TIMEOUT)
+
+    def answer(self, payload: bytes) -> bytes | Waiting:
+        return self.waiting if payload == b"wait" else payload
+
+
+def test_who_holds_all_connections_of_a_directory_does_not_keep_others_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Handshakes that were not begun, half frames, and such as say nothing; who waits for an
+    answer is not ended."""
+    monkeypatch.setattr("cbfs_names.sockets.CONNECTIONS_MAX", CONNECTIONS)
+    monkeypatch.setattr("cbfs_names.sockets.QUIET_LEAST", 0.05)
+    monkeypatch.setattr("cbfs_names.sockets.ROOM", 2)
+    monkeypatch.setattr("cbfs_names.sockets.HANDSHAKE_TIMEOUT", 10 * TIMEOUT)
+    monkeypatch.setattr("cbfs_names.sockets.IDLE_TIMEOUT", 10 * TIMEOUT)
+    echo, secret = Echo(), os.urandom(32)
+
+    def hold(address: Address, number: int) -> RawClient:
+        client = RawClient(address)
+        if number % 3:
+            client.shake_hands()
+            client.socket.sendall(client.transport.send(1, b"hold")[: 100 * (number % 3)])
+        return client
+
+    async def main() -> None:
+        listener = await listen("127.0.0.1", 0)
+        address = Address(dh_public(secret), "127.0.0.1", listening_port(listener))
+        answered: list[bytes] = []
+        async with listener, trio.open_nursery() as nursery:
+            nursery.start_soon(serve, listener, secret, RANDOM, echo)
+            dialer = LoopbackDialer()
+            async with open_link(dialer, address, None, b"", RANDOM) as waits:
+
+                async def wait() -> None:
+                    answered.append(await waits.call(b"wait"))
+
+                nursery.start_soon(wait)
+                clients = [
+                    await trio.to_thread.run_sync(hold, address, number)
+                    for number in range(CONNECTIONS - 1)
+                ]
+                for number in range(3):
+                    async with open_link(dialer, address, None, b"", RANDOM) as good:
+                        assert await good.call(b"%d" % number) == b"%d" % number
+                echo.waiting.settle(b"in time")
+                while not answered:
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+        for client in clients:
+            client.socket.close()
+        assert answered == [b"in time"]
+
+    with_limit(main)
+
+
+def with_limit(main: Callable[[], Awaitable[None]]) -> None:
+    async def limited() -> None:
+        with trio.fail_after(2 * TIMEOUT):
+            await main()
+
+    trio.run(limited)

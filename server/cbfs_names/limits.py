@@ -3,6 +3,10 @@
 CONNECTIONS_MAX = 960
 """Open connections, within the usual 1,024 descriptors; more wait in the kernel's queue."""
 
+QUIET_LEAST = 10
+ROOM = 64
+"""When there is no room for another, so many end at once that have said nothing for so long."""
+
 HANDSHAKE_TIMEOUT = 30
 IDLE_TIMEOUT = 60
 WRITE_TIMEOUT = 60

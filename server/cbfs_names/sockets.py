@@ -17,7 +17,9 @@ from cbfs_names.limits import (
     HANDSHAKE_TIMEOUT,
     IDLE_TIMEOUT,
     PENDING_PER_CONNECTION,
+    QUIET_LEAST,
     RECEIVE_SIZE,
+    ROOM,
     WRITE_TIMEOUT,
 )
 from cbfs_names.logs import tell_fault
@@ -49,30 +51,62 @@ async def serve(
     listener: trio.SocketListener, secret: bytes, random: Random, service: Answering
 ) -> None:
     """Answer connections until cancelled. ``secret``: the server's X25519 key (32)."""
-    free = trio.Semaphore(CONNECTIONS_MAX)
+    clients = _Clients()
 
-    async def handle(stream: trio.SocketStream) -> None:
-        async with stream:
-            try:
-                await _Client(stream, ServerConnection(secret, random), service).run()
-            except TransportError as error:
-                _log.warning("a connection was ended: %s", error.in_full)
-            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
-                _log.debug("a connection broke or was too slow")
-            except CbfsError as error:
-                _log.error("a connection was ended: %s", error.in_full)
-            except Exception as error:  # whatever it sent, it is the end of this one alone
-                tell_fault("a connection", error)
-            finally:
-                free.release()
+    async def handle(client: "_Client") -> None:
+        try:
+            await client.run()
+        except TransportError as error:
+            _log.warning("a connection was ended: %s", error.in_full)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            _log.debug("a connection broke or was too slow")
+        except CbfsError as error:
+            _log.error("a connection was ended: %s", error.in_full)
+        except Exception as error:  # whatever it sent, it is the end of this one alone
+            tell_fault("a connection", error)
+        finally:
+            clients.remove(client)
 
     async with trio.open_nursery() as nursery:
         while True:
-            await free.acquire()
-            nursery.start_soon(handle, await _accept(listener))
+            stream = await _accept(listener, clients)
+            await clients.wait_for_room()
+            client = _Client(stream, ServerConnection(secret, random), service)
+            clients.add(client)
+            nursery.start_soon(handle, client)
 
 
-async def _accept(listener: trio.SocketListener) -> trio.SocketStream:
+class _Clients:
+    """Who is connected. Whoever holds all connections open does not keep others out."""
+
+    def __init__(self) -> None:
+        self._all: set[_Client] = set()
+        self._gone = trio.Event()
+
+    def add(self, client: "_Client") -> None:
+        self._all.add(client)
+
+    def remove(self, client: "_Client") -> None:
+        self._all.discard(client)
+        self._gone.set()
+
+    async def wait_for_room(self) -> None:
+        """Until there is room for one more."""
+        while len(self._all) >= CONNECTIONS_MAX:
+            self._gone = trio.Event()
+            self.make_room()
+            with trio.move_on_after(ACCEPT_PAUSE):
+                await self._gone.wait()
+
+    def make_room(self) -> None:
+        """End those that have been quiet for longest and wait for nothing, many at once."""
+        quiet = [each for each in self._all if each.quiet >= QUIET_LEAST]
+        quiet.sort(key=lambda each: each.quiet, reverse=True)
+        for each in quiet[:ROOM]:
+            each.end()
+
+
+async def _accept(listener: trio.SocketListener, clients: _Clients) -> trio.SocketStream:
     told = False
     while True:
         try:
@@ -81,11 +115,12 @@ async def _accept(listener: trio.SocketListener) -> trio.SocketStream:
             if not told:
                 _log.warning("connections are not taken: %s", error.strerror)
             told = True
+            clients.make_room()
             await trio.sleep(ACCEPT_PAUSE)
 
 
 ACCEPT_PAUSE = 0.1
-"""Seconds to let descriptors become free."""
+"""Seconds to let descriptors, or connections, become free."""
 
 
 class _Client:
@@ -100,9 +135,26 @@ class _Client:
         self._sending = trio.Lock()
         self._free = trio.Semaphore(PENDING_PER_CONNECTION)
         self._first: list[Event] = []
+        self._scope = trio.CancelScope()
+        self._active = trio.current_time()
+
+    @property
+    def quiet(self) -> float:
+        """Seconds for which it has asked for nothing; 0 while something is under way."""
+        busy = self._free.value < PENDING_PER_CONNECTION or self._sending.locked()
+        return 0.0 if busy else trio.current_time() - self._active
+
+    def end(self) -> None:
+        """Others wait for a connection."""
+        self._scope.cancel()
 
     async def run(self) -> None:
         """Until either side ends it. Raises TransportError for what breaks the protocol."""
+        with self._scope:
+            async with self._stream:
+                await self._serve()
+
+    async def _serve(self) -> None:
         with trio.move_on_after(HANDSHAKE_TIMEOUT) as handshake:
             if not await self._handshake():
                 return
@@ -136,6 +188,7 @@ class _Client:
                 await self._stream.send_all(out)
             if events:
                 self._first = events[1:]
+                self._active = trio.current_time()
                 return isinstance(events[0], Established)
 
     async def _pump(self, spawn: Callable[..., object]) -> None:
@@ -160,6 +213,8 @@ class _Client:
             if not data:
                 return
             events = self._connection.receive(data)
+            if events:  # padding is none, and half a frame neither
+                self._active = trio.current_time()
 
     async def _later(self, id: int, reply: Callable[[], Awaitable[bytes]]) -> None:
         try:
