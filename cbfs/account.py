@@ -9,7 +9,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cbfs.durable import make_directory
@@ -162,6 +162,19 @@ def put_account(writer: Writer, account: Account) -> None:
     """This is the account from now on; a change that led to it is done."""
     writer.put(Table.META, ACCOUNT, account.encode())
     writer.delete(Table.META, _NEXT)
+
+
+def bring_back(writer: Writer, now: int) -> None:
+    """A former mailbox that a wrong clock has left is looked into for no longer than if it was left
+    at ``now`` (seconds)."""
+    for key in ACCOUNT, _NEXT:
+        data = writer.get(Table.META, key)
+        if data is not None:
+            known = _decode(data)
+            latest = now + FORMER_KEPT
+            former = tuple(replace(each, until=min(each.until, latest)) for each in known.former)
+            if former != known.former:
+                writer.put(Table.META, key, replace(known, former=former).encode())
 
 
 def _decode(data: bytes) -> Account:

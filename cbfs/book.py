@@ -416,6 +416,12 @@ def _by_anybody(reader: Reader, conversation: bytes, id_: bytes) -> tuple[int, i
     return None
 
 
+def place_of(reader: Reader, conversation: bytes, id_: bytes) -> int | None:
+    """The place of a message that has been here."""
+    known = _by_anybody(reader, conversation, id_)
+    return known[1] if known else None
+
+
 def ancestors_by(
     reader: Reader, conversation: bytes, id_: bytes, sender: str, most: int
 ) -> list[bytes]:

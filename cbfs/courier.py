@@ -14,7 +14,6 @@ from cbfs.dispatch import Dispatch
 from cbfs.drafts import Drafts
 from cbfs.error_files import ErrorFiles
 from cbfs.handles import Handle
-from cbfs.message_folder import MessageFolder
 from cbfs.model import Backend, Conversation, Delivery, Message, Refused
 from cbfs.nodes import Directory, File, Link, Node, Text, drafts_in, state_of
 from cbfs.outbox import METADATA, QUIET, Hold, Processes, is_lock
@@ -162,9 +161,7 @@ class Courier:
     def messages_renamed(self, messages: Iterable[Message]) -> None:
         """See ``View``."""
         for message in messages:
-            node = self.tree.message_node(message)
-            if isinstance(node, MessageFolder):
-                node.name = message.name
+            self.tree.message_renamed(message)
             if self.tree.knows(message.conversation):
                 self.tree.folders(message.conversation)[0].touch()
         self.views.moved(messages)

@@ -14,10 +14,11 @@ import hashlib
 import math
 from dataclasses import dataclass, replace
 
-from cbfs import lifetimes, listings
+from cbfs import lifetimes, listings, order
 from cbfs.book import (
     get_conversation,
     get_message,
+    place_of,
     put_changed,
     put_message,
     replaced_as_parent,
@@ -29,7 +30,7 @@ from cbfs.store import Reader, Table, Writer
 from cbfs.stored import chunks, drop_content, hold_content, u32, u64
 from cbfs_common.errors import CbfsError
 from cbfs_common.lifetime import Lifetime
-from cbfs_common.limits import OFFER_AFTER
+from cbfs_common.limits import DATE_MAX, OFFER_AFTER
 from cbfs_common.message import part_capacity
 
 _JOB_KEY = 24
@@ -283,7 +284,16 @@ def send_again(writer: Writer, message: Message, recipient: str) -> None:
     digest = hashlib.blake2b(digest_size=32)
     for chunk in chunks(writer, message.content):
         digest.update(chunk)
-    _add(writer, job_for(message, conversation, digest.digest()), recipient)
+    job = job_for(message, conversation, digest.digest())
+    _add(writer, replace(job, date=date_to_send(writer, message)), recipient)
+
+
+def date_to_send(reader: Reader, message: Message) -> int:
+    """The date that gives one of one's own messages its place at others, too: its own, unless it
+    was dated anew after it had its place (``cbfs.redating``)."""
+    known = [place_of(reader, message.conversation, parent) for parent in message.parents]
+    place = order.place_of(message.date, (place for place in known if place is not None))
+    return message.date if place >= message.place else min(message.place, DATE_MAX)
 
 
 def begin_again(writer: Writer, recipient: str) -> None:

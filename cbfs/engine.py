@@ -47,6 +47,7 @@ from cbfs.own_time import OwnTime
 from cbfs.pacing import PacedDialer
 from cbfs.peers import PREPARE_MAX, Peers, Unknown, checked
 from cbfs.receiver import Receiver
+from cbfs.redating import Redating
 from cbfs.reminders import Reminders
 from cbfs.renaming import Renaming
 from cbfs.renewal import Renewal
@@ -107,11 +108,14 @@ class Engine(Acquaintances):
         )
         self._admission = self._receiver.admission
         self._renaming = Renaming(context, self._conversation_moved, self._messages_renamed)
-        dummies = Dummies(context)
+        self._redating = Redating(
+            context, self._conversation_moved, self._messages_renamed, self._asks
+        )
+        self._dummies = dummies = Dummies(context)
         self._home = Home(context, self._receiver, dummies, self._status_changed)
         now = context.clock() // 1_000
         for former in context.account.former:
-            if former.until > now:
+            if former.until > now or not context.may_delete:
                 home = Home(context, self._receiver, dummies, self._status_changed, former)
                 nursery.start_soon(supervised, context, home.run)
         context.problems.changed = self._status_changed
@@ -296,6 +300,8 @@ class Engine(Acquaintances):
                 partial(context.sessions.bring_back, context.store),
                 self._reminders.bring_back,
                 self.ending.bring_back,
+                self._redating.bring_back,
+                self._dummies.bring_back,
             )
 
     def _recipients(self, outgoing: Outgoing) -> tuple[tuple[str, ...], str]:

@@ -139,6 +139,17 @@ def remove(writer: Writer, message: Message) -> None:
         _put_terms(writer, key, ((term, bits) for term, bits in terms if bits))
 
 
+def redate(writer: Writer, message: Message, date_ms: int) -> None:
+    """It is found on another day from now on."""
+    day = day_of(date_ms)
+    if day == day_of(message.date):
+        return
+    segment, number = divmod(message.serial, SEGMENT)
+    entries = _entries(writer.get(Table.INDEX, _key(segment)))
+    found = [(n, c, day if n == number else d, u) for n, c, d, u in entries]
+    _put_entries(writer, _key(segment), found)
+
+
 def set_read(writer: Writer, serials: Iterable[int]) -> None:
     """They have been read."""
     segments: dict[int, set[int]] = {}

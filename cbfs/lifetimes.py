@@ -28,6 +28,7 @@ _OF_MESSAGE = BLIND_SIZE + 24
 _REQUEST = b"r"
 _OF_REQUEST = BLIND_SIZE + len(_REQUEST) + 24
 
+_SETTING = b"lifetime "
 _SLOTS = b"ends"
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 
@@ -47,7 +48,7 @@ class Setting:
 
 def setting(reader: Reader, conversation: bytes) -> Setting:
     """What new messages of a conversation get."""
-    data = reader.get(Table.META, b"lifetime " + conversation)
+    data = reader.get(Table.META, _SETTING + conversation)
     if data is None:
         return Setting()
     seconds, change, source, since = unpack(data, int, int, str, int)
@@ -70,7 +71,7 @@ def _put(writer: Writer, conversation: bytes, known: Lifetime, new: Setting) -> 
     if new.lifetime != known:
         lifetime = new.lifetime
         record = pack(lifetime.seconds, lifetime.change, new.source, new.since)
-        writer.put(Table.META, b"lifetime " + conversation, record)
+        writer.put(Table.META, _SETTING + conversation, record)
 
 
 def parse(value: object) -> int:
@@ -188,7 +189,12 @@ def take_out(writer: Writer, end: End) -> bool:
 
 
 def bring_back(writer: Writer, now: int) -> None:
-    """What a wrong clock has let end far ahead ends no later than if it had come at ``now``."""
+    """What a wrong clock has let end far ahead ends no later than if it had come at ``now``, and
+    what was set then was set at ``now``."""
+    for key, data in list(writer.items(Table.META, _SETTING)):
+        seconds, change, source, since = unpack(data, int, int, str, int)
+        if since > now:
+            writer.put(Table.META, key, pack(seconds, change, source, now))
     for slot in [slot for slot in slots(writer) if (slot + 1) * SLOT > now]:
         for end in in_slot(writer, slot):
             if end.message is None and end.when > now + MESSAGE_LIFETIME_MAX * 1_000:

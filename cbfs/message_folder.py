@@ -65,6 +65,13 @@ class MessageFolder(Provided):
         """It ends at another time than before."""
         self.ends = message.ends
 
+    def named_anew(self, message: Message) -> None:
+        """It has another name, and may have another date."""
+        self.name = message.name
+        self.changed_ns = message.received * 1_000_000
+        if isinstance(self.provider, _Inside):
+            self.provider.date = message.date
+
 
 class Shelf:
     """The nodes of messages, for one mount."""
@@ -132,7 +139,7 @@ class Shelf:
         self._open.pop(node.message, None)
 
     def forget(self, message: Message) -> None:
-        """It is not in the store any more."""
+        """It is not in the store any more, or is other than before."""
         self._open.pop((message.conversation, message.serial), None)
 
     def _load(self, key: tuple[bytes, int]) -> _Contents | None:
@@ -156,7 +163,7 @@ class _Inside:
         self._shelf = shelf
         self._key = key
         self._parent = parent
-        self._date = date
+        self.date = date
 
     def find(self, name: str) -> Node | None:
         """See ``Provider``."""
@@ -187,7 +194,7 @@ class _Inside:
 
     def modified(self) -> int:
         """See ``Provider``."""
-        return self._date * 1_000_000
+        return self.date * 1_000_000
 
     def stamp(self) -> int:
         """See ``Provider``."""

@@ -229,6 +229,11 @@ class MessageFile(Node):
         """It ends at another time than before."""
         self.entry = entry_of(message)
 
+    def named_anew(self, message: Message) -> None:
+        """It has another name, and may have another date."""
+        self.entry = entry_of(message)
+        self.mtime_ns, self.changed_ns = message.date * 1_000_000, message.received * 1_000_000
+
     @property
     def links(self) -> int:
         """See ``Node``."""

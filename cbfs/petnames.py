@@ -35,7 +35,7 @@ def rename(
     changed = [name, *([before] if before else [])]
     affected = [
         (conversation, book.begun_by(writer, conversation))
-        for conversation in sorted(book.load_conversations(writer).values(), key=_order)
+        for conversation in sorted(book.load_conversations(writer).values(), key=in_order)
         if not set(changed).isdisjoint(conversation.participants)
     ]
     if before:
@@ -52,7 +52,7 @@ def rename(
     return [(old, new) for old, new in renamed if old != new]
 
 
-def _order(conversation: Conversation) -> tuple[int, int, str]:
+def in_order(conversation: Conversation) -> tuple[int, int, str]:
     """In which names are given, so that who had the one without a number has it again."""
     return conversation.started, len(conversation.folder), conversation.folder
 
@@ -109,20 +109,26 @@ def _name_message(writer: Writer, message: Message, name: str) -> Message | None
         if dict(message.recipients).get(name) is Delivery.LEFT_OUT:
             book.put_changed(writer, message)
         return None
-    place = message.conversation
     shown = label(writer, message.sender)
     if message.label == shown:
         return None
+    return name_anew(writer, replace(message, label=shown))
+
+
+def name_anew(writer: Writer, message: Message) -> Message:
+    """Store a message with another label or date than before, and the name of a file that follows
+    from them. The message as it is then."""
+    place = message.conversation
     writer.delete(Table.META, book.name_key(writer, place, message.name))
     naming = folder_message_name if message.folder else message_name
     new = naming(
         message.date,
-        shown,
+        message.label,
         message.file_name,
         lambda name: writer.get(Table.META, book.name_key(writer, place, name)) is not None,
     )
     writer.put(Table.META, book.name_key(writer, place, new), u64(message.serial))
-    return book.put_changed(writer, replace(message, name=new, label=shown))
+    return book.put_changed(writer, replace(message, name=new))
 
 
 def _with(reader: Reader, name: str, start: bytes) -> Iterable[bytes]:

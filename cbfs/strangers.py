@@ -90,6 +90,17 @@ def _prefixes(reader: Reader) -> Iterator[bytes]:
         key = next(reader.keys(Table.REQUESTS, start=prefix + b"\xff" * 8), None)
 
 
+def bring_back(writer: Writer, now: int) -> set[str]:
+    """None came later than ``now``: a wrong clock says so. Gives whose did."""
+    late: set[str] = set()
+    for key, data in list(writer.items(Table.REQUESTS)):
+        name, received, body = unpack(data, str, int, bytes)
+        if received > now:
+            writer.put(Table.REQUESTS, key, pack(name, now, body))
+            late.add(name)
+    return late
+
+
 def waits(reader: Reader, name: str) -> bool:
     """Whether this person's request waits."""
     return next(reader.keys(Table.REQUESTS, reader.blind(name.encode())), None) is not None

@@ -203,6 +203,11 @@ class Tree(Contents):
         """That of a message: the one in use, or a fresh one."""
         return self._shelf.node(message)
 
+    def message_renamed(self, message: Message) -> None:
+        """It has another name or date in the store."""
+        self._shelf.forget(message)
+        self._shelf.node(message).named_anew(message)
+
     def message_ended(self, message: Message) -> tuple[str, Node, Callable[[], None]]:
         """It is not in the store any more: (its path, its node, what takes it out of its folder,
         in which it can be looked up until then)."""

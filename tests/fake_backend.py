@@ -18,7 +18,7 @@ from pathlib import Path
 
 import trio
 
-from cbfs import book, lifetimes
+from cbfs import book, lifetimes, redating
 from cbfs.account import SYSTEM_RANDOM
 from cbfs.book import Arrival
 from cbfs.configuration import Configuration
@@ -251,6 +251,18 @@ class FakeBackend:
                 if self.view:
                     self.view.message_ended(ended.message)
 
+    async def redate(self, now: int) -> None:
+        """The clock was ahead of ``now`` (milliseconds)."""
+        moved = await self.store.commit(partial(redating.redate_conversations, now=now))
+        with self.store.read() as reader:
+            talks = book.load_conversations(reader)
+            late = [one for key in talks for one in redating.late_messages(reader, key, now)]
+        messages = await self.store.commit(partial(redating.redate, batch=late, now=now))
+        if self.view:
+            for old, new in moved:
+                self.view.conversation_moved(old, new)
+            self.view.messages_renamed(messages)
+
     async def arrive(
         self, sender: str, data: bytes, file_name: str = "", *, folder: bool = False
     ) -> Message:
@@ -313,6 +325,9 @@ async def _obey(backend: FakeBackend) -> None:
                 backend.lapse = order.decode()[6:]
                 if backend.view:
                     backend.view.status_changed()
+                continue
+            if order.startswith(b"redate"):
+                await backend.redate(int(order[7:]))
                 continue
             if order == b"end":
                 await backend.end()

@@ -27,6 +27,7 @@ class Recorder:
         self.arrived: list[Message] = []
         self.changed: list[Message] = []
         self.ended: list[Message] = []
+        self.renamed: list[Message] = []
         self.unknown: set[str] = set()
         self.news = trio.Condition()
         self._nursery: trio.Nursery | None = None
@@ -44,7 +45,7 @@ class Recorder:
         pass
 
     def messages_renamed(self, messages: Iterable[Message]) -> None:
-        pass
+        self.renamed += messages
 
     def message_ended(self, message: Message) -> None:
         self.ended.append(message)
