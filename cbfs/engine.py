@@ -14,6 +14,7 @@ from cbfs import book, owed, progress
 from cbfs.account import (
     SYSTEM_RANDOM,
     Account,
+    Former,
     load_account,
     load_next,
     load_own_server,
@@ -113,11 +114,9 @@ class Engine(Acquaintances):
         )
         self._dummies = dummies = Dummies(context)
         self._home = Home(context, self._receiver, dummies, self._status_changed)
-        now = context.clock() // 1_000
-        for former in context.account.former:
-            if former.until > now or not context.may_delete:
-                home = Home(context, self._receiver, dummies, self._status_changed, former)
-                nursery.start_soon(supervised, context, home.run)
+        for former in self._former():
+            home = Home(context, self._receiver, dummies, self._status_changed, former)
+            nursery.start_soon(supervised, context, home.run)
         context.problems.changed = self._status_changed
         context.peers.changed = self._contact_changed
         for task in (
@@ -290,6 +289,11 @@ class Engine(Acquaintances):
         return True
 
     # within
+
+    def _former(self) -> list[Former]:
+        """The mailboxes that are looked into still: all, by a clock that is doubted."""
+        former, now = self._context.account.former, self._context.clock() // 1_000
+        return [each for each in former if each.until > now or not self._context.may_delete]
 
     async def _keep_time(self) -> None:
         """Put dates right that a clock has written which was ahead."""

@@ -282,6 +282,28 @@ def test_a_former_mailbox_is_looked_into_for_no_longer_than_from_now(here: World
         opened.write(lambda writer: put_account(writer, known))
 
 
+def test_a_clock_that_is_doubted_ends_no_former_mailbox(here: World, off: list[int]) -> None:
+    account = here.account("erin").account
+
+    async def looked_into() -> list[Former]:
+        async with running(account, NO_TOR) as engine:
+            return engine._former()
+
+    async def go() -> None:
+        assert await looked_into() == []
+        with opened_store(account, SYSTEM_RANDOM) as opened:
+            known = load_account(opened)
+            assert known is not None
+            left = replace(known, former=known.moved(milliseconds() // 1_000))
+            opened.write(lambda writer: put_account(writer, left))
+        off[0] = YEARS
+        assert len(await looked_into()) == 1
+        off[0] = 0
+        assert len(await looked_into()) == 1
+
+    trio.run(go)
+
+
 def formers(opened: Store) -> tuple[Former, ...]:
     known = load_account(opened)
     return known.former if known else ()
