@@ -1,8 +1,8 @@
 """Words of a text as a search compares them: without case, accents, width and vowel points.
 
 Scripts that are written without spaces (Chinese, Japanese, Thai, ...) have no words that a program
-without a dictionary could tell: there each character and each pair of neighbours is found, and a
-run of characters is looked for by its pairs.
+without a dictionary could tell, and Korean writes particles and endings on them: there each
+character and each pair of neighbours is found, and a run of characters is looked for by its pairs.
 """
 
 import re
@@ -46,6 +46,7 @@ _WORD = re.compile(rf"[\w{''.join(_MARKS)}]+")
 _UNSPACED = (
     "\u0e00-\u0eff"  # Thai, Lao
     "\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff"  # Tibetan, Burmese, Khmer
+    "\u1100-\u11ff\u3131-\u318e\ua960-\ua97c\uac00-\ud7fb"  # Korean
     "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"  # Japanese
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Chinese characters
 )
