@@ -96,7 +96,8 @@ def store_part(
         for person in conversation.participants:
             if person != me:
                 due = now + (0 if wanted else ASK_FIRST * 1_000) + receiving.delay // ASK_SPREAD
-                owe(writer, arrivals.dues, person, Kind.WANT, conversation.id + parent, due)
+                missing = conversation.id + parent
+                owe(writer, arrivals.dues, person, Kind.WANT, missing, due, sender)
 
 
 def drop_part(writer: Writer, known: dict[bytes, Conversation], sender: str, part: Part) -> None:

@@ -42,8 +42,8 @@ from cbfs.store import Store
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.primitives import KEY_SIZE, TAG_SIZE, Random, kdf, open_sealed, seal
 
-MAGIC = b"cbfs export 3\0\0\0"
-EARLIER = (b"cbfs export 1\0\0\0", b"cbfs export 2\0\0\0")
+MAGIC = b"cbfs export 4\0\0\0"
+EARLIER = tuple(b"cbfs export %d\0\0\0" % number for number in range(1, 4))
 """Of accounts whose records had fewer fields."""
 CHUNK = 65_536
 RECORD_MAX = 1 << 24

@@ -12,7 +12,7 @@ from pathlib import Path
 from cbfs import listings
 from cbfs.book import load_conversations, load_messages
 from cbfs.model import Delivery
-from cbfs.owed import NOTHING, Kind, owe
+from cbfs.owed import NOTHING, Kind, count_anew, owe
 from cbfs.store import Reader, Store, Table, Writer
 from cbfs_common.primitives import Random
 
@@ -57,6 +57,7 @@ def notice_loss(store: Store, me: str, now: int, random: Random) -> None:
         peers = _talked_to(reader, me)
 
     def change(writer: Writer) -> None:
+        count_anew(writer)  # of a damaged store some may have been lost
         for peer in sorted(peers):
             wait = int.from_bytes(random.token(2), "big") * LOST_SPREAD // 65_536
             owe(writer, {}, peer, Kind.LOST, NOTHING, now + wait)

@@ -82,7 +82,7 @@ def take_note(
             acknowledge(writer, told.dues, receiving, sender, ref)
         elif known or get_conversation(writer, ref[:16]) is not None:
             due = now + receiving.delay // ASK_SPREAD
-            owe(writer, told.dues, sender, Kind.WANT, ref, due)
+            owe(writer, told.dues, sender, Kind.WANT, ref, due, sender)
     wanted = list(note.wanted)
     if note.lost and fresh and _may(writer, b"lost by ", sender, now):
         begin_again(writer, sender)

@@ -1,14 +1,15 @@
 """What is owed to peers, as records of the store: receipts, questions, offers.
 
 A record ``blind(peer) 16 | kind 1 | conversation 16 | message 16`` says that the peer is to be
-told something, when (``due``, milliseconds since 1970), and how often it was told. Everything
-that is due goes into one note (``cbfs.notes``). A record is put in the transaction of what makes
+told something, when (``due``, milliseconds since 1970), how often it was told, and for what is
+missing who has brought that about: anybody in a conversation can name what is not there, and takes
+by that from nobody else's share. Everything that is due goes into one note (``cbfs.notes``). A record is put in the transaction of what makes
 it true, and taken away or put off when its note has been delivered: a crash in between tells it
 again, which changes nothing at the peer.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from cbfs.book import get_conversation
@@ -65,22 +66,62 @@ class Debt:
     ref: bytes
     due: int
     tries: int
+    by: str
+
+    def encode(self) -> bytes:
+        """For the store."""
+        return pack(self.peer, self.due, self.tries, self.by)
 
 
-def owe(writer: Writer, dues: Dues, peer: str, kind: Kind, ref: bytes, due: int) -> None:
+def owe(
+    writer: Writer, dues: Dues, peer: str, kind: Kind, ref: bytes, due: int, by: str = ""
+) -> None:
     """Tell ``peer`` from ``due`` on. What is owed already stays as it is, but for an offer, which
-    begins anew. Past WANTED_MAX nothing more is wanted from one peer."""
+    begins anew. Past WANTED_MAX nothing more is wanted from anybody because of what one peer says:
+    ``by``."""
     key = writer.blind(peer.encode()) + kind.value + ref
     if kind is not Kind.OFFER and writer.get(Table.OWED, key) is not None:
         return
-    if kind is Kind.WANT and _full(writer, key[: BLIND_SIZE + 1]):
+    if kind is Kind.WANT and not _count(writer, by, 1):
         return
-    writer.put(Table.OWED, key, pack(peer, due, 0))
+    writer.put(Table.OWED, key, pack(peer, due, 0, by))
     dues[peer] = min(due, dues.get(peer, due))
 
 
-def _full(reader: Reader, prefix: bytes) -> bool:
-    return sum(1 for _key in reader.keys(Table.OWED, prefix)) >= WANTED_MAX
+_BROUGHT = b"brought "
+"""META, and who: how many messages are wanted because of what they have said."""
+
+
+def _count(writer: Writer, by: str, more: int) -> bool:
+    """False, and nothing is counted, when it would be too many."""
+    key = _BROUGHT + writer.blind(by.encode())
+    count = int.from_bytes(writer.get(Table.META, key) or b"", "big") + more
+    if count > WANTED_MAX:
+        return False
+    if count > 0:
+        writer.put(Table.META, key, count.to_bytes(8, "big"))
+    else:
+        writer.delete(Table.META, key)
+    return True
+
+
+def count_anew(writer: Writer) -> None:
+    """Some records may have been lost."""
+    writer.delete_prefix(Table.META, _BROUGHT)
+    for key, data in list(writer.items(Table.OWED)):
+        debt = _decode(key, data)
+        if debt.kind is Kind.WANT and not _count(writer, debt.by, 1):
+            writer.delete(Table.OWED, key)
+
+
+def _drop(writer: Writer, key: bytes) -> bool:
+    data = writer.get(Table.OWED, key)
+    if data is None:
+        return False
+    debt = _decode(key, data)
+    if debt.kind is Kind.WANT:
+        _count(writer, debt.by, -1)
+    return writer.delete(Table.OWED, key)
 
 
 def announce(writer: Writer, peers: Iterable[str], due: int) -> None:
@@ -91,7 +132,7 @@ def announce(writer: Writer, peers: Iterable[str], due: int) -> None:
 
 def forgive(writer: Writer, peer: str, kind: Kind, ref: bytes) -> bool:
     """Owe it no more. True when it was owed."""
-    return writer.delete(Table.OWED, writer.blind(peer.encode()) + kind.value + ref)
+    return _drop(writer, writer.blind(peer.encode()) + kind.value + ref)
 
 
 def debts(reader: Reader, peer: str, kind: Kind | None = None) -> Iterator[Debt]:
@@ -102,9 +143,9 @@ def debts(reader: Reader, peer: str, kind: Kind | None = None) -> Iterator[Debt]
 
 
 def _decode(key: bytes, data: bytes) -> Debt:
-    peer, due, tries = unpack(data, str, int, int)
+    peer, due, tries, by = unpack(data, str, int, int, str)
     kind, ref = Kind(key[BLIND_SIZE : BLIND_SIZE + 1]), key[BLIND_SIZE + 1 :]
-    return Debt(key, peer, kind, ref, due, tries)
+    return Debt(key, peer, kind, ref, due, tries, by)
 
 
 def bring_back(writer: Writer, now: int) -> Dues:
@@ -114,7 +155,7 @@ def bring_back(writer: Writer, now: int) -> Dues:
         debt = _decode(key, data)
         latest = now + _LONGEST.get(debt.kind, AT_ONCE) * 2**debt.tries
         if debt.due > latest:
-            writer.put(Table.OWED, key, pack(debt.peer, latest, debt.tries))
+            writer.put(Table.OWED, key, replace(debt, due=latest).encode())
     return load_dues(writer)
 
 
@@ -146,10 +187,10 @@ def settle(writer: Writer, told: Iterable[Debt], now: int) -> None:
             continue
         wait, most = _AGAIN.get(debt.kind, (0, 0))
         if debt.tries + 1 >= most:
-            writer.delete(Table.OWED, debt.key)
+            _drop(writer, debt.key)
         else:
             due = now + wait * 2**debt.tries
-            writer.put(Table.OWED, debt.key, pack(debt.peer, due, debt.tries + 1))
+            writer.put(Table.OWED, debt.key, replace(debt, due=due, tries=debt.tries + 1).encode())
 
 
 def next_due(reader: Reader, peer: str) -> int | None:
@@ -201,4 +242,4 @@ def forgive_wants(writer: Writer, conversation: Conversation) -> None:
     for peer in conversation.participants:
         for debt in list(debts(writer, peer, Kind.WANT)):
             if debt.ref[:16] == conversation.id:
-                writer.delete(Table.OWED, debt.key)
+                _drop(writer, debt.key)

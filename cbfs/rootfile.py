@@ -28,9 +28,9 @@ from cbfs.durable import write_file
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.primitives import KEY_SIZE, NONCE_SIZE, equal, kdf, open_sealed, seal
 
-MAGIC = b"cbfs root file 3"
+MAGIC = b"cbfs root file 4"
 """Its number is that of the records in the store beside it as well."""
-EARLIER = (b"cbfs root file 1", b"cbfs root file 2")
+EARLIER = (b"cbfs root file 1", b"cbfs root file 2", b"cbfs root file 3")
 """Of stores whose records had fewer fields."""
 BLOCK = 4_096
 SALT_SIZE = 24

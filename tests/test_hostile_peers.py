@@ -17,10 +17,11 @@ from cbfs.book import load_messages
 from cbfs.model import Delivery, Message
 from cbfs.owed import Kind
 from cbfs.quarantine import Why
-from cbfs.store import Table
+from cbfs.store import Table, Writer
 from cbfs_common.conversation import conversation_id
 from cbfs_common.folder import TOP, Entry, encode_table
 from cbfs_common.limits import (
+    ASKS_MAX,
     BODY_MAX,
     BUNDLE_MAX,
     DATE_MAX,
@@ -416,7 +417,7 @@ def test_notes_bring_about_little(world: World) -> None:
     alice.load()
     (message,) = messages(alice)
     ref = message.conversation + written.id
-    for _ in range(8):
+    for _ in range(WANTED_MAX // NOTE_IDS_MAX + 2):
         mallory.send(
             encode_note(Note((), (), refs(NOTE_IDS_MAX), False, b"")),
             encode_note(Note((ref,), (ref, *refs(200)), (), True, b"")),
@@ -438,6 +439,84 @@ def test_made_up_parents_are_asked_for_within_limits(world: World) -> None:
         mallory.send(encode_part(replace(part(), parents=parents)))
     with alice.store.read() as reader:
         assert len(list(owed.debts(reader, "mallory", Kind.WANT))) == WANTED_MAX
+
+
+SOME_WANTED = 512
+"""A limit that is reached soon."""
+
+
+def test_made_up_parents_keep_nobody_from_what_is_missing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mallory, in a group, names more of them than are asked for, of everybody. Messages of bob's
+    that were lost come all the same."""
+    monkeypatch.setattr("cbfs.owed.WANTED_MAX", SOME_WANTED)
+    mallory, alice, bob = Mallory(world), world.clients["alice"], world.clients["bob"]
+    people = ("alice", "bob", "mallory")
+    for _ in range(SOME_WANTED // (2 * PARENTS_MAX) + 2):
+        parents = tuple(SYSTEM_RANDOM.token(16) for _ in range(PARENTS_MAX))
+        mallory.send(encode_part(replace(part(people=people), parents=parents)))
+    assert _wanted(alice) == SOME_WANTED
+    for lost, found in ((b"1", b"2"), (b"3", b"4")):
+        bob.write(("alice",), lost)
+        bob.load()  # it knows the conversation
+        bob.pump(fails=False)
+        bob.mail.clear()
+        alice.mail.clear()
+        bob.write(("alice",), found)
+        bob.pump(fails=False)
+        alice.receive(alice.mail)
+        world.now += 60_000
+        for _ in range(SOME_WANTED // NOTE_IDS_MAX):  # a note has no more of what is due
+            alice.pump(fails=False)
+        bob.receive(bob.mail)
+        bob.pump(fails=False)
+        alice.receive(alice.mail)
+    assert {text for who, _, _, text in alice.shown() if who == "bob"} == {b"1", b"2", b"3", b"4"}
+    assert _wanted(alice) == SOME_WANTED
+
+
+def _wanted(client: Client) -> int:
+    with client.store.read() as reader:
+        peers = client.world.clients
+        return sum(1 for peer in peers for _debt in owed.debts(reader, peer, Kind.WANT))
+
+
+def test_questions_are_counted_by_who_has_brought_them_about(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever becomes of them, there is room for as many new ones."""
+    monkeypatch.setattr("cbfs.owed.WANTED_MAX", SOME_WANTED)
+    alice = world.clients["alice"]
+
+    def owe(writer: Writer, ref: bytes) -> None:
+        owed.owe(writer, {}, "bob", Kind.WANT, ref, 1, "mallory")
+
+    def fill(writer: Writer) -> None:
+        for ref in refs(SOME_WANTED + 5):
+            owe(writer, ref)
+        owe(writer, bytes(32))
+
+    for _ in range(2):
+        alice.store.write(fill)
+        with alice.store.read() as reader:
+            debts = list(owed.debts(reader, "bob", Kind.WANT))
+        assert len(debts) == SOME_WANTED
+
+        def end(writer: Writer, wanted: list[owed.Debt] = debts) -> None:
+            for debt in wanted[:100]:
+                assert owed.forgive(writer, "bob", Kind.WANT, debt.ref)
+                assert not owed.forgive(writer, "bob", Kind.WANT, debt.ref)
+            for _ in range(ASKS_MAX):
+                owed.settle(writer, list(owed.debts(writer, "bob"))[:100], 1)
+            owed.count_anew(writer)
+
+        alice.store.write(end)
+        with alice.store.read() as reader:
+            left = list(owed.debts(reader, "bob", Kind.WANT))
+        assert len(left) == SOME_WANTED - 200
+        alice.store.write(lambda writer: writer.delete_prefix(Table.OWED, b""))
+        alice.store.write(owed.count_anew)
 
 
 def test_noise_from_anybody_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

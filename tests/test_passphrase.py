@@ -261,7 +261,7 @@ def test_an_export_holds_all_but_sessions_and_any_change_of_it_is_noticed(tmp_pa
     assert SECRET not in data
     with pytest.raises(NotAnExport, match="wrong"):
         list(read_export(file, b"wrong"))
-    file.write_bytes(data.replace(b"cbfs export 3", b"cbfs export 1"))
+    file.write_bytes(data.replace(b"cbfs export 4", b"cbfs export 1"))
     with pytest.raises(NotAnExport, match="another version"):
         list(read_export(file, SECRET))
     for bad in (

@@ -194,8 +194,9 @@ ASK_SPREAD = 6
 """What is missing is asked for after this share of the time that a receipt would wait."""
 
 ASKS_MAX = 12
-WANTED_MAX = 1_024
-"""Times a missing message is asked for, and messages wanted from one peer at once."""
+WANTED_MAX = 4_096
+"""Times a missing message is asked for; and questions to all, at once, for what one peer says that there
+is: a message that is missing in a group is asked for of everybody in it."""
 
 OFFER_AFTER = 86_400
 """How long after delivery a message without a receipt is offered again; doubled each time."""
