@@ -365,10 +365,10 @@ def _placed(
 ) -> tuple[int, int, list[int]]:
     """(the date that a message is shown under, its place, the serials of those here that name it as
     a parent). The former is its own, but a date that is still to come is the time of receipt, and
-    it is behind its parents and before those that it is a parent of."""
+    it is behind its parents and, within order.BEFORE_MAX, before those that it is a parent of."""
     date = min(arrival.date, now)
     before, waiting = order.waited_for(writer, conversation, arrival.id)
-    if before is not None:
+    if before is not None and date < before + order.BEFORE_MAX:
         date = min(date, before - 1)
     missing: list[bytes] = []
     places: list[int] = []

@@ -15,6 +15,10 @@ from cbfs.packing import pack, unpack
 from cbfs.store import Reader, Table, Writer
 from cbfs.stored import u64
 
+BEFORE_MAX = 3_600_000
+"""Milliseconds by which the date that a message is shown under is moved, at most, to be before that
+of one that names it as a parent: clocks differ, but nobody is to date what others have written."""
+
 WAITING_MAX = 64
 """Messages of which is remembered that they wait for one parent."""
 

@@ -3,9 +3,9 @@
 A record ``blind(peer) 16 | kind 1 | conversation 16 | message 16`` says that the peer is to be
 told something, when (``due``, milliseconds since 1970), how often it was told, and for what is
 missing who has brought that about: anybody in a conversation can name what is not there, and takes
-by that from nobody else's share. Everything that is due goes into one note (``cbfs.notes``). A record is put in the transaction of what makes
-it true, and taken away or put off when its note has been delivered: a crash in between tells it
-again, which changes nothing at the peer.
+by that from nobody else's share. Everything that is due goes into one note (``cbfs.notes``). A
+record is put in the transaction of what makes it true, and taken away or put off when its note has
+been delivered: a crash in between tells it again, which changes nothing at the peer.
 """
 
 from collections.abc import Iterable, Iterator

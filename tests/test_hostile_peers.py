@@ -164,6 +164,19 @@ def test_bad_names_become_harmless(bad: str, world: World) -> None:
         assert not any(unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp") for c in shown)
 
 
+def test_nobody_dates_what_others_have_written(world: World) -> None:
+    """mallory has bob's message before alice has it, and names it in one that is dated 1970."""
+    mallory, alice, bob = Mallory(world), world.clients["alice"], world.clients["bob"]
+    written = bob.write(("alice", "mallory"), b"of bob")
+    bob.pump(fails=False)
+    answer = part(b"answer", ("alice", "bob", "mallory"))
+    mallory.send(encode_part(replace(answer, date=0, parents=(written.id,))))
+    alice.receive(alice.mail)
+    assert {m.sender: m.date for m in messages(alice)} == {"mallory": 0, "bob": world.now}
+    (order,) = alice.transcripts().values()
+    assert order == [written.id, answer.id]
+
+
 def test_a_future_date_is_shown_as_the_time_of_receipt(world: World) -> None:
     Mallory(world).send(encode_part(replace(part(), date=DATE_MAX)))
     (message,) = messages(world.clients["alice"])

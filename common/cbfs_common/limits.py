@@ -195,8 +195,8 @@ ASK_SPREAD = 6
 
 ASKS_MAX = 12
 WANTED_MAX = 4_096
-"""Times a missing message is asked for; and questions to all, at once, for what one peer says that there
-is: a message that is missing in a group is asked for of everybody in it."""
+"""Times a missing message is asked for; and questions to all, at once, for what one peer says that
+there is: a message that is missing in a group is asked for of everybody in it."""
 
 OFFER_AFTER = 86_400
 """How long after delivery a message without a receipt is offered again; doubled each time."""
