@@ -29,6 +29,7 @@ from cbfs.rootfile import (
 )
 from cbfs.salvage import Remains
 from cbfs.store import Store, StoreError, Table, Writer
+from cbfs_common.disk_errors import hint_of
 from cbfs_common.errors import CbfsError
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public, kem_encapsulate, sign_public
 from cbfs_common.profile import Address, Profile, parse_address
@@ -367,7 +368,8 @@ def _open_store(
             make_root_file(path, guard.protection, guard.lock, random.token)
     except OSError as error:
         raise CbfsError(
-            f"cannot write {path}: {error.strerror}", "is it yours, and the disk writable?"
+            f"cannot write {path}: {error.strerror}",
+            hint_of(error, "is it yours, and the disk writable?"),
         ) from error
     made = guard
 

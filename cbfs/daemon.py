@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from cbfs.logs import Log, log_into
 from cbfs.stopping import SIGNALS
+from cbfs_common.disk_errors import hint_of
 from cbfs_common.errors import CbfsError, in_words
 
 FAILED = 1
@@ -89,7 +90,7 @@ def _served(serve: Callable[[Callable[[], None], Log], None], writing: int) -> i
         failure = error
     except OSError as error:
         _log_place(error)
-        failure = CbfsError(in_words(error))
+        failure = CbfsError(in_words(error), hint_of(error, ""))
     except BaseException as error:
         _log_place(error)
         failure = CbfsError(f"a mistake of cbfs itself: {type(error).__name__}", "please report it")

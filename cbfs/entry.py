@@ -12,6 +12,8 @@ import signal
 import sys
 from types import TracebackType
 
+from cbfs_common.disk_errors import hint_of
+
 FAILED = 1
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -105,7 +107,7 @@ def _failed(error: OSError) -> int:
     if isinstance(error, FileNotFoundError) and what is None:  # of getcwd
         name = "the working directory is gone"
     _drop_output()
-    complain(f"{name}: {why}")
+    complain(f"{name}: {why}", hint_of(error, ""))
     return FAILED
 
 

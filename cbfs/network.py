@@ -85,21 +85,20 @@ async def reaching(
 
 
 def run(work: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T:
-    """``trio.run``, with the first of our errors in place of the group that nurseries make;
-    KeyboardInterrupt whatever it has met on its way."""
+    """``trio.run``, with the first of our errors, else of the system's, in place of the group that
+    nurseries make; KeyboardInterrupt whatever it has met on its way."""
     try:
         return trio.run(work, *arguments)
     except BaseExceptionGroup as group:
         if group.subgroup(KeyboardInterrupt) is not None:
             raise KeyboardInterrupt from None
-        ours = group.subgroup(CbfsError)
-        error: BaseException | None = ours
+        if group.subgroup(lambda e: not _expected(e)) is not None:
+            raise
+        error: BaseException = group.subgroup(CbfsError) or group
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        if error is None or group.subgroup(lambda e: not _expected(e)) is not None:
-            raise
         raise error from None
 
 
 def _expected(error: BaseException) -> bool:
-    return isinstance(error, CbfsError | BaseExceptionGroup)
+    return isinstance(error, CbfsError | OSError | BaseExceptionGroup)

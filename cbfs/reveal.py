@@ -135,13 +135,17 @@ class Revealer:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work on what is asked for until ``close``. When the process ends too early, changes are
         made without being shown."""
-        process = await trio.lowlevel.open_process(
-            [*_WORKER, str(self._mountpoint), *([str(self._device)] if self._device else [])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # else who started the mount would wait for its end
-            cwd="/",
-        )
+        try:
+            process = await trio.lowlevel.open_process(
+                [*_WORKER, str(self._mountpoint), *([str(self._device)] if self._device else [])],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # else who started the mount would wait for its end
+                cwd="/",
+            )
+        except BaseException:  # no descriptor or process is left, or it is not wanted any more
+            self._end()
+            raise
         self.process_id = process.pid
         try:
             with self._scope:
@@ -155,8 +159,13 @@ class Revealer:
             with trio.move_on_after(STOP_TIMEOUT, shield=True):
                 process.kill()
                 await process.wait()
-            self._apply(list(self._changes))
-            self._answered.set()
+            self._end()
+
+    def _end(self) -> None:
+        """What is still asked for is done without being shown."""
+        self._ended.set()
+        self._apply(list(self._changes))
+        self._answered.set()
 
     async def close(self) -> None:
         """End it; what it has not come to is changed without being shown."""

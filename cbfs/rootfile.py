@@ -25,6 +25,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from cbfs.durable import write_file
+from cbfs_common.disk_errors import hint_of
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.primitives import KEY_SIZE, NONCE_SIZE, equal, kdf, open_sealed, seal
 
@@ -113,7 +114,8 @@ class RootFile:
             self._descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
             raise RootError(
-                f"cannot open {path}: {error.strerror}", "is it yours, and the disk writable?"
+                f"cannot open {path}: {error.strerror}",
+                hint_of(error, "is it yours, and the disk writable?"),
             ) from error
 
     def close(self) -> None:

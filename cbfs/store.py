@@ -50,6 +50,7 @@ from cbfs.records import (
     Writer,
 )
 from cbfs.rootfile import Protection, RootError, RootFile
+from cbfs_common.disk_errors import hint_of
 from cbfs_common.primitives import KEY_SIZE, Random
 
 __all__ = ["CannotWrite", "DamagedRecord", "Reader", "Store", "StoreError", "Table", "Writer"]
@@ -106,7 +107,7 @@ class Store:
         except (lmdb.Error, OSError) as error:
             raise StoreError(
                 f"the store in {path} cannot be opened: {_words(error)}",
-                f"check the disk and the files' owner; {_SAVE}",
+                hint_of(error, f"check the disk and the files' owner; {_SAVE}"),
             ) from error
         try:
             self._open(path)
@@ -465,6 +466,4 @@ def _hint(error: Exception) -> str:
         return "its address space is used up: raise the limit (ulimit -v) and mount again"
     if isinstance(error, lmdb.PanicError):
         return "the disk did not take it: unmount, and mount again"
-    if "Read-only" in str(error):
-        return "the disk is read-only"
-    return "is the disk full?"
+    return hint_of(error, "is the disk full?")

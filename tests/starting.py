@@ -49,7 +49,14 @@ class Ended:
     def check_words(self) -> None:
         """It has said what is wrong in our words, and not many."""
         assert "Traceback" not in self.stderr, self.stderr
-        ours = ("cbfs: ", "fusermount3: ", "usage: ", "mount.cbfs: error: ", "cbfs init: error: ")
+        ours = (
+            "cbfs: ",
+            "fuse: ",
+            "fusermount3: ",
+            "usage: ",
+            "mount.cbfs: error: ",
+            "cbfs init: error: ",
+        )
         assert all(line.startswith(ours) for line in self.lines), self.stderr
         assert len(self.lines) <= 4, self.stderr
 
