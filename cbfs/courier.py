@@ -19,7 +19,7 @@ from cbfs.nodes import Directory, File, Link, Node, Text, drafts_in, state_of
 from cbfs.outbox import METADATA, QUIET, Hold, Processes, is_lock
 from cbfs.showing import Showing
 from cbfs.sync_send import SyncSend
-from cbfs.texts import error_text, own_warning_text, status_text
+from cbfs.texts import error_text, in_one_line, own_warning_text, status_text
 from cbfs.tree import STATUS, Tree
 from cbfs.views import Views
 
@@ -313,9 +313,9 @@ class Courier:
                     again = min(again, self._hold(folder, name, node, hold))
                 draft.hold = hold.why if hold is not None else ""
                 if draft.error:
-                    held[f"{folder_name}/{name}"] = draft.error.splitlines()[0]
+                    held[f"{folder_name}/{name}"] = in_one_line(draft.error)
                 elif hold is not None and self.drafts.is_news(draft, hold):
-                    held[f"{folder_name}/{name}"] = hold.why
+                    held[f"{folder_name}/{name}"] = hold.in_full
             again = min(again, self._hold_links(folder_name, folder, held))
             self._dispatch.start(folder, ready)
         if held != self._held:
@@ -346,7 +346,7 @@ class Courier:
             if left > 0:
                 again = min(again, left)
                 continue
-            held[f"{folder_name}/{name}"] = _LINK.why
+            held[f"{folder_name}/{name}"] = _LINK.in_full
             self._errors.show_once(folder, name, node, error_text(Refused(_LINK.why), _LINK.hint))
         return again
 

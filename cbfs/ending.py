@@ -268,7 +268,8 @@ class Ending:
             for who in one.missed:
                 self._context.problems.set(
                     f"ended {who}",
-                    f"a message to {who} was not delivered before its lifetime was over",
+                    f"a message to {self._context.peers.label(who)} was not delivered before its"
+                    " lifetime was over (write it again, for longer, if it matters still)",
                 )
             self._ended(one)
         self._context.problems.tell()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from cbfs import book, owed, progress
+from cbfs import book, owed, progress, texts
 from cbfs.account import (
     SYSTEM_RANDOM,
     Account,
@@ -199,11 +199,12 @@ class Engine(Acquaintances):
             under_way = {who: progress.sending(reader, who) for who in waiting}
             arriving = progress.arriving_lines(reader)
             ending = self.ending.lines(reader)
+            unread = texts.unread_lines(reader.count(Table.QUARANTINE))
         return Report(
             self._home.connection.text,
             self._network.lines(),
             progress.counted(waiting, under_way, self.label),
-            (*self._context.problems.lines(), *self._missing(missing)),
+            (*self._context.problems.lines(), *self._missing(missing), *unread),
             sum(waiting.values()),
             progress.counted(unreceived, {}, self.label),
             arriving,
@@ -213,11 +214,11 @@ class Engine(Acquaintances):
             self._renaming.lines(),
         )
 
-    def _missing(self, counts: dict[bytes, int]) -> Iterator[str]:
-        for key, count in counts.items():
+    def _missing(self, found: dict[bytes, owed.Missing]) -> Iterator[str]:
+        for key, missing in found.items():
             known = self._context.conversations.get(key)
-            what = f"{count} message{'s are' if count > 1 else ' is'} missing"
-            yield f"{what} in {known.folder if known else 'a conversation'}, and asked for"
+            place = known.folder if known else "a conversation that is not shown"
+            yield texts.missing_line(missing.count, place, missing.until)
 
     def trouble(self, name: str) -> str:
         """See ``Backend``."""
@@ -240,7 +241,7 @@ class Engine(Acquaintances):
         try:
             written = await peers.written_to(others, begins=begins)
         except NotYet as error:
-            self._context.problems.set("names", error.in_full)
+            self._not_found(error)
             self._nursery.start_soon(self._retry_later)
             raise
         # whom one writes to is no stranger
@@ -317,7 +318,9 @@ class Engine(Acquaintances):
         if not outgoing.participants:
             raise Refused("there is nobody to write to", "name the folder after somebody else")
         if len(names) > PARTICIPANTS_MAX:
-            raise Refused(f"a conversation has at most {PARTICIPANTS_MAX} people")
+            raise Refused(
+                f"a conversation has at most {PARTICIPANTS_MAX} people", "name fewer of them"
+            )
         if len(outgoing.subject.encode()) > SUBJECT_MAX:
             raise Refused("the subject is too long", f"at most {SUBJECT_MAX} bytes")
         return tuple(sorted(names)), outgoing.subject
@@ -341,15 +344,20 @@ class Engine(Acquaintances):
             if self._view:
                 self._view.unknown_names(error.names)
         except NotYet as error:
-            self._context.problems.set("names", error.in_full)
+            self._not_found(error)
             self._preparing.difference_update(names)
             await self._retry_later()
         except Refused:
             pass  # it is said when something is saved for them
         except CbfsError as error:
-            self._context.problems.set("names", error.in_full)
+            self._not_found(error)
         finally:
             self._preparing.difference_update(names)
+
+    def _not_found(self, error: CbfsError) -> None:
+        self._context.problems.set(
+            "names", f"whom you write to could not be looked up: {error.in_full}"
+        )
 
     async def _retry_later(self) -> None:
         await trio.sleep(LOOKUP_RETRY)
@@ -474,12 +482,13 @@ async def running(
         if load_next(store) is not None:
             problems.set(
                 "change",
-                "a change of your keys or server is not finished: unmount, and run the same"
-                " cbfs name command again",
+                "a change of your keys or server is not finished (unmount, and run the same"
+                " cbfs name command again)",
             )
         if notice_copy(store, account_directory):
             problems.set(
-                "copy", "this is a copy of an account: its sessions begin anew; use one of the two"
+                "copy",
+                "this is a copy of an account: its sessions begin anew (use one of the two only)",
             )
         make_listings(store)
         notice_loss(store, account.name, milliseconds(), SYSTEM_RANDOM)

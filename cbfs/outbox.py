@@ -200,6 +200,11 @@ class Hold:
     hint: str = ""
     tell: float = 0.0
 
+    @property
+    def in_full(self) -> str:
+        """Why, and what to do about it."""
+        return f"{self.why} ({self.hint})" if self.hint else self.why
+
 
 def is_scratch(name: str) -> bool:
     """Whether programs use such names for what is no document."""

@@ -205,18 +205,29 @@ def only_missed(reader: Reader, peer: str) -> bool:
     return first is not None and first[BLIND_SIZE : BLIND_SIZE + 1] == Kind.WANT.value
 
 
-def missing(reader: Reader, blocked: Iterable[str] = ()) -> dict[bytes, int]:
-    """How many messages are missing, by conversation. Whom the user has ``blocked`` nobody asks."""
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """So many messages of one conversation, and when they are asked for last."""
+
+    count: int
+    until: int
+
+
+def missing(reader: Reader, blocked: Iterable[str] = ()) -> dict[bytes, Missing]:
+    """What is missing, by conversation. Whom the user has ``blocked`` nobody asks."""
     silent = {reader.blind(peer.encode()) for peer in blocked}
-    wanted = {
-        key[BLIND_SIZE + 1 :]
-        for key in reader.keys(Table.OWED)
-        if key[BLIND_SIZE : BLIND_SIZE + 1] == Kind.WANT.value and key[:BLIND_SIZE] not in silent
-    }
-    counts: dict[bytes, int] = {}
-    for ref in wanted:
-        counts[ref[:16]] = counts.get(ref[:16], 0) + 1
-    return counts
+    wanted: dict[bytes, int] = {}
+    for key in reader.keys(Table.OWED):
+        ref = key[BLIND_SIZE + 1 :]
+        if key[BLIND_SIZE : BLIND_SIZE + 1] == Kind.WANT.value and key[:BLIND_SIZE] not in silent:
+            debt = _decode(key, reader.get(Table.OWED, key) or b"")
+            last = debt.due + ASK_AFTER * 1_000 * (2 ** (ASKS_MAX - 1) - 2**debt.tries)
+            wanted[ref] = max(last, wanted.get(ref, 0))
+    found: dict[bytes, Missing] = {}
+    for ref, last in wanted.items():
+        before = found.get(ref[:16], Missing(0, 0))
+        found[ref[:16]] = Missing(before.count + 1, max(last, before.until))
+    return found
 
 
 def unreceived(reader: Reader, peers: Iterable[str]) -> dict[str, int]:

@@ -163,13 +163,16 @@ class OwnName:
             await self.check()
         own = self._own
         if own is None or self.alarm or self._released:
-            raise CbfsError("it is not as you have made it")
+            raise CbfsError("it is not as you have made it", "look at it: cbfs name show")
         intent = Intent(own.owners, own.profile)
         if self._intent is None:
             await self._store.commit(lambda writer: write_intent(writer, intent))
             self._intent = intent
         elif self._intent != intent:
-            raise CbfsError("a change of your keys or server is not finished")
+            raise CbfsError(
+                "a change of your keys or server is not finished",
+                "unmount, and run the same cbfs name command again",
+            )
         found = await self._directory.renew(self._name, seed, own, least=least)
         if not found.degraded:
             await self._store.commit(lambda writer: write_own(writer, found))

@@ -68,7 +68,7 @@ class OwnServer:
         """Where peers reach it, as soon as they do for the first time."""
         await self._published.wait()
         if self._address is None:
-            raise CbfsError("one's own server has no address")
+            raise CbfsError("your own server has no address")
         return self._address
 
     async def keep(self) -> None:

@@ -6,6 +6,7 @@ from itertools import islice
 
 from cbfs.deliveries import first_job, job_of, parts_delivered
 from cbfs.incomplete import all_incomplete
+from cbfs.labels import label
 from cbfs.model import Delivery, Message
 from cbfs.naming import shown_file_name
 from cbfs.store import Reader
@@ -65,7 +66,11 @@ def arriving(reader: Reader, conversation: bytes | None = None) -> Iterator[Prog
 def arriving_lines(reader: Reader) -> tuple[str, ...]:
     """A line for each of them, up to SHOWN_MAX."""
     parts = islice(arriving(reader), SHOWN_MAX)
-    return tuple(f"{shown_file_name(p.file_name)} from {p.who}: {p.share}" for p in parts)
+    return tuple(
+        f"{shown_file_name(p.file_name) if p.file_name else 'a file'} from {label(reader, p.who)}:"
+        f" {p.share}"
+        for p in parts
+    )
 
 
 def counted(

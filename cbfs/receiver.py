@@ -42,7 +42,10 @@ class _Unheard(CbfsError):
         super().__init__("too many strangers wait")
 
 
-_FAULT = "an envelope is kept that could not be handled: a fault of this program, in its log"
+_FAULT = (
+    "an envelope that arrived could not be handled: a fault of this program, which its log"
+    " describes (please report it; the envelope is kept in quarantine/)"
+)
 
 _NOT_CONFIRMED = (
     Unknown,
@@ -108,7 +111,7 @@ class Receiver:
                     await self._take(self._kept(keys[start : start + RETRY_BATCH]))
         except CbfsError as error:
             self._context.problems.set(
-                "retry", f"what could not be read was not tried again: {error} ({error.hint})"
+                "retry", f"what could not be read was not tried again: {error.in_full}"
             )
 
     def look_again(self) -> None:
@@ -162,7 +165,7 @@ class Receiver:
         if any(unread.why is Why.FAULT for _item, unread in intake.unread):
             problems.set("fault", _FAULT)
         if any(item.kept is None for item, _unread in intake.unread):
-            problems.set("quarantine", "envelopes arrived that cannot be read; they are kept")
+            problems.tell()  # how many there are is in the status
         if any(item.kept is None for item in intake.strangers):
             self._strangers.set()
 
@@ -218,7 +221,9 @@ class Receiver:
                 self._owed(arrivals.dues)
             if arrivals.refused:
                 problems.set(
-                    "refused", "messages were refused: their senders are not in the conversation"
+                    "refused",
+                    "messages were dropped, as their senders do not take part in the conversations"
+                    " that they are written into (there is nothing to do: nobody sees them)",
                 )
 
     async def meet_strangers(self) -> None:

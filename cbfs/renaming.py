@@ -103,7 +103,7 @@ class Renaming:
                     )
                 except StoreError as error:
                     self._context.problems.set(
-                        "names of files", f"they were not changed: {error.in_full}"
+                        "names of files", f"names of files were not changed: {error.in_full}"
                     )
                     await trio.sleep(backoff.next())
                     break

@@ -132,6 +132,29 @@ def ending_lines(
     return (*lines, f"the next at {moment(first):%F %T} UTC") if lines and first else tuple(lines)
 
 
+def missing_line(count: int, place: str, until: int) -> str:
+    """Of messages that others have named, in the conversation's folder ``place``, and that are not
+    here: asked for ``until`` (milliseconds) at the latest. Who left one out does not say so."""
+    what, them = ("messages are", "them") if count > 1 else ("message is", "it")
+    return (
+        f"{count} {what} missing in {place}: others are asked for {them} until {moment(until):%F}"
+        f" (whoever wrote {them} may have deleted {them}, or left you out, and then nobody answers;"
+        " ask them yourself if it matters)"
+    )
+
+
+def unread_lines(count: int) -> tuple[str, ...]:
+    """Of envelopes in quarantine/."""
+    if not count:
+        return ()
+    what = "envelopes that arrived" if count > 1 else "envelope that arrived"
+    return (
+        f"{count} {what} cannot be read (that is usual after a restore: whoever wrote to you is"
+        " told, and sends again by themselves what you lack; getfattr -d quarantine/* says why, and"
+        " rm quarantine/* ends this line)",
+    )
+
+
 def profile_text(name: str, profile: Profile) -> str:
     """A profile as TOML."""
     return tomli_w.dumps(
@@ -237,6 +260,12 @@ def warning_text(contact: Contact) -> str:
             " unless the owner objects."
         )
     return "".join(f"{line}\n" for line in lines)
+
+
+def in_one_line(error: str) -> str:
+    """An error file as a line of ``status``."""
+    what, _, hint = error.rstrip().partition("\nWhat to do: ")
+    return f"{what} ({hint.removesuffix('.')})" if hint else what
 
 
 def error_text(error: Exception, hint: str, what: str = "This was not sent") -> str:

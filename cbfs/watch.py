@@ -140,7 +140,7 @@ class Watch:
             self._context.problems.set(
                 "degraded",
                 "too few of the name directory's verifiers sign: known contacts can be written to,"
-                " and nothing new is learnt",
+                " and nothing new is learnt (wait; its operators can tell for how long)",
             )
             return
         self._context.problems.clear("degraded")
@@ -158,7 +158,7 @@ class Watch:
                 wait = REFRESH
             except CbfsError as error:
                 self._context.problems.set(
-                    "own name", f"one's own name was not checked: {error.in_full}"
+                    "own name", f"your own name was not checked: {error.in_full}"
                 )
                 wait = backoff.next()
             await trio.sleep(wait)
@@ -181,8 +181,11 @@ class Watch:
     def _disbelieve(self, name: str, error: CbfsError) -> None:
         known = self._context.peers.get(name)
         if known is not None and known.standing is not Standing.STRANGER:
+            who = self._context.peers.label(name)
             self._context.problems.set(
-                f"bundle {name}", f"a proof of {name}'s name was not believed: {error.in_full}"
+                f"bundle {name}",
+                f"a proof of {who}'s name was not believed: {error.in_full}; what was known of"
+                f" them holds (should it go on, ask {who} by another way whether all is well)",
             )
 
     async def _take_bundle(self, name: str, bundle: bytes) -> None:
@@ -262,16 +265,17 @@ class Watch:
     async def _settle(self, name: str) -> None:
         """Ask for one name, over a connection of its own."""
         topic, retries = f"doubt {name}", self._context.retries
+        who = self._context.peers.label(name)
         try:
             with contained():
                 await self._context.peers.look_up(name)
         except NotYet as error:
-            self._context.problems.set(topic, f"{name} cannot be looked up: {error.in_full}")
+            self._context.problems.set(topic, f"{who} cannot be looked up: {error.in_full}")
             heappush(self._doubts, (trio.current_time() + retries.failed(topic), name))
             self._doubt.set()
             return
         except CbfsError as error:
-            self._context.problems.set(topic, f"{name}: {error.in_full}")
+            self._context.problems.set(topic, f"{who}: {error.in_full}")
             retries.forget(topic)
         else:
             self._context.problems.clear(topic)

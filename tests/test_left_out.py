@@ -77,6 +77,9 @@ def test_who_is_blocked_is_left_out_and_the_others_get_it(here: World) -> None:
             await write(bob, "left-a", "I think so too")
             await has(mallory, "I think so too")
             await until(lambda: mallory.report().problems, "mallory to ask")
+            (line,) = mallory.report().problems
+            assert line.startswith("1 message is missing in 2")
+            assert "left you out" in line
             await alice.mark("left-m", Mark.BLOCKED, on=False)
             after = await send(alice, names[1:], b"for all of you")
             for engine in (bob, mallory):
