@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.exported import check_exports_in
 from tests.tornet import system_tor, tor_network
 
 __all__ = ["system_tor", "tor_network"]
+
+# No test fails because the machine is busy.
+settings.register_profile("cbfs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("cbfs")
 
 
 def pytest_configure() -> None:
