@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 from cbfs.metadata import read_new
-from cbfs.nodes import Directory, File, Link, Parcel, state_of, walk
+from cbfs.nodes import Directory, File, Link, Node, Parcel, state_of, walk
 from cbfs.outbox import (
     METADATA,
     QUIET,
@@ -26,6 +26,10 @@ from cbfs.tree import Tree
 
 LOCK_HEAD = 64
 """Bytes of a lock or swap file that are looked at."""
+
+OWN_BEFORE, OWN_BEHIND = 10**8, 60 * 10**9
+"""Nanoseconds by which a time of change is before or behind a modification time that the same clock
+has written: who saves a file may name it, and set its mode, a little later."""
 
 
 class Drafts:
@@ -51,7 +55,7 @@ class Drafts:
         state = state_of(node)
         fresh = state.version not in (state.sent, state.given_up)
         inside = [(d, n, f) for d, n, f in walk(node) if isinstance(f, File)]
-        until = node.mtime_ns / 1e9
+        until = _held_until(node)
         draft = Draft(name, len(inside), fresh, 0, None, state.changed, until)
         return folder_verdict(
             draft,
@@ -90,10 +94,18 @@ class Drafts:
         return locks
 
 
+def _held_until(node: Node) -> float:
+    """The date that holds it, in seconds: its modification time, unless this computer's clock wrote
+    that with a change, and was ahead then. A date to come that somebody has given is later than
+    when they gave it."""
+    by_the_clock = -OWN_BEFORE <= node.changed_ns - node.mtime_ns <= OWN_BEHIND
+    return 0.0 if by_the_clock else node.mtime_ns / 1e9
+
+
 def _draft(name: str, file: File) -> Draft:
     fresh = file.version not in (file.sent, file.given_up)
     writers, changed = file.writers, file.changed
     if file.asked == file.version:  # fsync has said that it is finished
         writers, changed = 0, -math.inf
-    until = file.mtime_ns / 1e9
+    until = _held_until(file)
     return Draft(name, file.size, fresh, writers, file.author, changed, until, file.failure)

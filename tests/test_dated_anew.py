@@ -24,6 +24,7 @@ from cbfs.account import (
 from cbfs.contact import Contact
 from cbfs.engine import Engine, milliseconds, running
 from cbfs.model import Message
+from cbfs.nodes import Directory
 from cbfs.store import Store, Table
 from cbfs_common.lifetime import FOREVER
 from cbfs_common.message import encode_part
@@ -33,6 +34,8 @@ from tests.stores import open_store
 from tests.test_engine import NO_TOR, Recorder, read, send, until
 from tests.test_lifetime import said
 from tests.test_names_wrong_clock import DAY, Clock
+from tests.test_tree import Mount, run
+from tests.test_tree import until as until_sent
 from tests.world import World, accept_strangers, wait_for
 
 YEARS = 40 * 365 * DAY
@@ -244,6 +247,42 @@ def test_a_mount_shows_what_is_dated_anew_at_once_and_after_the_next_mount() -> 
         mount.unmount()
         mount.mount()
         look()
+
+
+class AheadTime(Clock):
+    """In the place of the module time, where it tells how long things are, too."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+def test_what_was_saved_while_the_clock_was_ahead_is_no_message_for_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not sent then, as nothing could be; a date that a user gave holds all the same."""
+    off = [2 * 3_600]
+    for module in "nodes", "contents":
+        monkeypatch.setattr(f"cbfs.{module}.time", AheadTime(off))
+
+    async def save(mount: Mount) -> None:
+        bob = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        await mount.save(bob, "saved", b"saved")
+        renamed = await mount.save(bob, "saved as x", b"renamed")
+        await mount.tree.rename(bob, "saved as x", bob, "renamed", replace=False)
+        assert renamed.changed_ns >= renamed.mtime_ns
+        await mount.save(bob, "later", b"later")
+
+    async def go(mount: Mount) -> None:
+        off[0] = 0
+        (bob,) = mount.tree.outbox.entries.values()
+        assert isinstance(bob, Directory)
+        at = time.time_ns() + 3_600 * 10**9  # before the clock was ahead by
+        await mount.tree.describe(bob.entries["later"], None, at)
+        await until_sent(lambda: len(mount.backend.sent) == 2)
+        assert {data for _message, data in mount.backend.sent} == {b"saved", b"renamed"}
+
+    run(tmp_path, save, grace=3_600.0)
+    run(tmp_path, go)
 
 
 @pytest.fixture
