@@ -321,6 +321,23 @@ def test_a_program_on_a_read_only_disk_says_so(kind: str) -> None:
         assert "Read-only file system" in outcome(kind, disk / "data")[1]
 
 
+@pytest.mark.mount
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_a_program_starts_or_says_why_not_however_little_the_disk_has_left(kind: str) -> None:
+    with own_disk("size=64m") as disk:
+        first = outcome(kind, disk / "data")[0]
+        shutil.rmtree(disk / "data" / "store")  # its keys are there
+        (disk / "data" / "policy").unlink(missing_ok=True)
+        for left in range(6):
+            used = shutil.disk_usage(disk).used + left * PAGE
+            subprocess.run(["mount", "-o", f"remount,size={used}", disk], check=True)
+            assert "the disk is full" in outcome(kind, disk / "data")[1]
+            shutil.rmtree(disk / "data" / "store", ignore_errors=True)
+            shutil.rmtree(disk / "data" / "store.new", ignore_errors=True)
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        assert outcome(kind, disk / "data")[0].partition("@")[0] == first.partition("@")[0]
+
+
 @pytest.mark.parametrize("kind", PROGRAMS)
 def test_a_program_starts_in_little_address_space(tmp_path: Path, kind: str) -> None:
     assert outcome(kind, tmp_path / "data", "ulimit -v 8000000;")[0]

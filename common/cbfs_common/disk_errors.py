@@ -6,7 +6,8 @@ They know it by an error's text alone: LMDB's own errors belong to the stores.
 
 def reason_of(error: Exception) -> str:
     """What went wrong, without the path that LMDB puts in front."""
-    return str(error).rpartition(": ")[2]
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.rpartition(": ")[2]
 
 
 def hint_of(error: Exception, otherwise: str) -> str:

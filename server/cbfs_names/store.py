@@ -27,7 +27,7 @@ from cbfs_common.names_operations import Link, read_link
 from cbfs_names.block import Block, decode_block, decode_block_round
 from cbfs_names.calendar import Mark, decode_mark
 from cbfs_names.durable import built
-from cbfs_names.limits import MAP_SIZE, MAP_SIZE_LEAST
+from cbfs_names.limits import LOCK_SIZE, MAP_SIZE, MAP_SIZE_LEAST
 from cbfs_names.replay import Committed, Transition
 from cbfs_names.tables import DAMAGED, Cursor, StoreError, Table, opened
 from cbfs_names.tree import Leaf, prefix
@@ -425,6 +425,7 @@ def _refuse_empty(path: Path) -> None:
 
 def _open_env(path: Path) -> Any:
     """Raises lmdb.Error or OSError."""
+    _allocate_lock(path / "lock.mdb")
     size = MAP_SIZE
     while True:
         try:
@@ -438,6 +439,15 @@ def _open_env(path: Path) -> Any:
             size //= 16
     _lengthen(env, path / "data.mdb")
     return env
+
+
+def _allocate_lock(path: Path) -> None:
+    """LMDB writes into a map of this file: without room on the disk that would end the process."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, max(LOCK_SIZE, os.fstat(descriptor).st_size))
+    finally:
+        os.close(descriptor)
 
 
 def _lengthen(env: Any, file: Path) -> None:

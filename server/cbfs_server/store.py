@@ -40,7 +40,7 @@ from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.requests import PREKEY_ID_SIZE, PrekeyKind
 from cbfs_server.calendar import Mark, decode_mark
 from cbfs_server.durable import built
-from cbfs_server.limits import GROUP_MAX, MAP_SIZE, MAP_SIZE_LEAST
+from cbfs_server.limits import GROUP_MAX, LOCK_SIZE, MAP_SIZE, MAP_SIZE_LEAST
 from cbfs_server.logs import tell_fault
 
 T = TypeVar("T")
@@ -405,6 +405,7 @@ def _refuse_empty(path: Path) -> None:
 
 def _open_env(path: Path) -> Any:
     """Raises lmdb.Error or OSError."""
+    _allocate_lock(path / "lock.mdb")
     size = MAP_SIZE
     while True:
         try:
@@ -416,6 +417,15 @@ def _open_env(path: Path) -> Any:
             size //= 16
     _lengthen(env, path / "data.mdb")
     return env
+
+
+def _allocate_lock(path: Path) -> None:
+    """LMDB writes into a map of this file: without room on the disk that would end the process."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, max(LOCK_SIZE, os.fstat(descriptor).st_size))
+    finally:
+        os.close(descriptor)
 
 
 def _lengthen(env: Any, file: Path) -> None:
