@@ -10,6 +10,7 @@ import tomli_w
 from cbfs import lifetimes
 from cbfs.lifetimes import Setting
 from cbfs.model import Conversation, Refused
+from cbfs.plain_text import escaped
 from cbfs.texts import checked_people, moment
 from cbfs.user_names import typed_name
 
@@ -28,7 +29,7 @@ def text_of(
 ) -> str:
     """That of a conversation; one that is ``editable`` says how. True names, ``@NAME`` where
     ``label`` shows one so."""
-    text = tomli_w.dumps(_table(conversation, setting, label))
+    text = escaped(tomli_w.dumps(_table(conversation, setting, label)))
     return text if setting.source or not editable else text + _COMMENT
 
 

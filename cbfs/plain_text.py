@@ -39,3 +39,15 @@ def _shown(character: str) -> str:
     if character in _JOINERS or ord(character) in _EMOJI:
         return character
     return _NOT_SHOWN if unicodedata.category(character) in _HIDDEN else character
+
+
+def escaped(toml: str) -> str:
+    """A document of TOML that means the same, and in whose texts nothing can rewrite what stands on
+    a terminal, or is not seen."""
+    return toml if toml.isascii() else "".join(map(_escaped, toml))
+
+
+def _escaped(character: str) -> str:
+    if character == "\n" or _shown(character) == character:
+        return character
+    return f"\\U{ord(character):08X}"

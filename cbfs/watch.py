@@ -206,11 +206,11 @@ class Watch:
         current = await self._is_current(shown)
         if shown.entry != known.entry:
             # signed by the owner: it holds, be it the newest or not
-            known = await peers.take(shown.entry, How.BUNDLE)
+            known = await peers.take(shown.entry, How.BUNDLE, known.standing)
             if not current:
                 await peers.doubt({peers.prefix(name): known.entry.round + 1})
         elif current:
-            known = await peers.take(shown.entry, How.BUNDLE)
+            known = await peers.take(shown.entry, How.BUNDLE, known.standing)
         self._back()
 
     async def confirm_change(self, error: NameChanged) -> None:

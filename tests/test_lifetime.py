@@ -2,6 +2,7 @@
 happens in between. A store, and a clock that the test sets."""
 
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -118,6 +119,17 @@ def test_what_is_shown_changes_nothing_when_it_is_saved(setting: Setting) -> Non
     seconds = read_changed(text.encode(), TALK, setting)
     assert seconds == (setting.lifetime.seconds if setting.source else None)
     assert read_new(text.encode())[1] == "lunch"
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\x9b\u202e\u2028\x85")))
+def test_a_subject_is_shown_without_what_it_could_do(subject: str) -> None:
+    """It was somebody else who wrote it; it can be read back as it was."""
+    talk = replace(TALK, subject=subject)
+    text = text_of(talk, SET, str, editable=True)
+    assert not {c for c in text if unicodedata.category(c) in ("Cc", "Zl", "Zp", "Co")} - {"\n"}
+    assert not set(text) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200b\ufeff")
+    assert read_new(text.encode())[1] == subject
+    assert read_changed(text.encode(), talk, SET) == SET.lifetime.seconds
 
 
 def test_a_lifetime_is_set_by_one_line() -> None:

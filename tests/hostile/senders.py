@@ -61,6 +61,8 @@ class Senders(RuleBasedStateMachine):
             "late": town.person("latecomer"),
             "nobody": town.person("nobody1", registered=False),
         }
+        for name in nonsense.CROWD[1:4]:  # who are named in groups, and never write
+            town.give_prekey(town.person(name))
         # two whose proofs are right, and say what is so no more
         for role in ("replaced", "expired"):
             who = self.people[role] = town.person(role)
