@@ -31,10 +31,12 @@ _WRITTEN_TO = frozenset((Delivery.QUEUED, Delivery.SENT, Delivery.RECEIVED))
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A note to be sealed. ``debts`` are settled by it. ``fresh``: it belongs into a session that
-    begins with it, since the peer may not be able to read the others."""
+    begins with it, since the peer may not be able to read the others. ``proven``: into the one that
+    was heard last, since the peer may not be able to read those that were fresh."""
 
     debts: list[Debt]
     fresh: bool
+    proven: bool
 
     def note(self, bundle: bytes) -> Note:
         """The body. ``bundle``: one's name proof, or empty."""
@@ -55,7 +57,9 @@ def draft(reader: Reader, peer: str, now: int, heard: int) -> Draft | None:
     # each second time only: a fresh session may be the one that the peer cannot read
     deaf = any(debt.kind is Kind.OFFER and debt.tries % 2 for debt in told)
     lost = any(debt.kind is Kind.LOST for debt in told)
-    return Draft(told, lost or (deaf and heard < now - OFFER_AFTER * 1_000))
+    fresh = lost or (deaf and heard < now - OFFER_AFTER * 1_000)
+    again = any(debt.kind is Kind.OFFER and debt.tries for debt in told)
+    return Draft(told, fresh, again and not fresh)
 
 
 @dataclass(slots=True)

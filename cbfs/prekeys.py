@@ -17,7 +17,7 @@ from cbfs_common.limits import (
     PREKEY_SECRETS_MAX,
     PREKEYS_ONE_TIME,
 )
-from cbfs_common.prekey import PrekeyKind, make_prekey
+from cbfs_common.prekey import PrekeyKind, PrekeyPair, make_prekey
 from cbfs_common.requests import CountPrekeys, PrekeyCount, UploadPrekeys
 
 UPLOAD = 10
@@ -66,9 +66,10 @@ def plan(context: Context, count: PrekeyCount) -> list[Batch]:
 
 async def make_batch(context: Context, batch: Batch) -> UploadPrekeys:
     """The request for a batch, whose secrets are on the disk on return."""
-    expires = context.clock() // 1000 + PREKEY_LIFETIME
-    pairs = [make_prekey(context.random, kind, expires) for kind in batch.kinds]
-
+    now = context.clock() // 1000
+    again = _last_resort(context, now) if LAST_RESORT in batch.kinds else []
+    kinds = [kind for kind in batch.kinds if not (again and kind is LAST_RESORT)]
+    pairs = [make_prekey(context.random, kind, now + PREKEY_LIFETIME) for kind in kinds]
     old = _excess(context, len(pairs))
 
     def change(writer: Writer) -> None:
@@ -80,8 +81,21 @@ async def make_batch(context: Context, batch: Batch) -> UploadPrekeys:
     await context.store.commit(change)
     context.sessions.add_pairs(pairs)
     context.sessions.drop_pairs(old)
-    records = tuple(pair.public(context.account.signing) for pair in pairs)
+    records = tuple(pair.public(context.account.signing) for pair in again + pairs)
     return UploadPrekeys(records, batch.replace)
+
+
+def _last_resort(context: Context, now: int) -> list[PrekeyPair]:
+    """The newest last-resort prekey, if none has to be made yet: a server that says again and again
+    that it has none, or another, is given this one again. It is for everybody anyway."""
+    fresh = [
+        pair
+        for pair in context.sessions.pairs.values()
+        if pair.kind is LAST_RESORT
+        and pair.expires >= now + PREKEY_LIFETIME - LAST_RESORT_RENEWAL
+        and not is_ahead(pair.expires, now)
+    ]
+    return sorted(fresh, key=lambda pair: pair.expires)[-1:]
 
 
 def _room(context: Context) -> int:

@@ -301,10 +301,11 @@ class Sender:
             draft = notes.draft(reader, name, context.clock(), sessions.heard(name))
         if draft is not None:
             fresh, identity = None, contact.profile.identity(name)
-            if draft.fresh or sessions.choose(name, identity) is None:
+            if draft.fresh or sessions.choose(name, identity) is None:  # none, proven or not
                 fresh = await self._new_session(contact)
             async with sessions.lock:
-                session = fresh if draft.fresh else sessions.choose(name, identity) or fresh
+                known = sessions.choose(name, identity, proven=draft.proven)
+                session = fresh if draft.fresh else known or fresh
                 if session is None:
                     return
                 step, envelope = self._sealing.note(name, draft, session)

@@ -127,14 +127,20 @@ class Sessions:
         for id_ in ids:
             self._pairs.pop(id_, None)
 
-    def choose(self, peer: str, identity: bytes | None = None) -> Session | None:
+    def choose(
+        self, peer: str, identity: bytes | None = None, *, proven: bool = False
+    ) -> Session | None:
         """The session to send on: the one last received on, else the newest of one's own; ties
         go to the lower transcript hash. Only sessions between one's own keys of now and those of
-        ``identity`` (32), if given: old ones are there to read what was sent before a change."""
+        ``identity`` (32), if given: old ones are there to read what was sent before a change.
+        ``proven``: rather one that something was opened on than one that is to be preferred: that
+        one the peer may not be able to read."""
         held = [self._held[id_] for id_ in self._by_peer.get(peer, ())]
         if identity is not None:
             ends = self._me.identity, identity
             held = [h for h in held if (h.session.own_identity, h.session.peer.identity) == ends]
+        if proven:
+            held = [h for h in held if h.session.heard] or held
         if not held:
             return None
         best = max(item.heard for item in held)
@@ -144,7 +150,8 @@ class Sessions:
 
     def heard(self, peer: str) -> int:
         """When something of this peer was opened last, in milliseconds since 1970; 0 for never."""
-        return max((self._held[id_].heard for id_ in self._by_peer.get(peer, ())), default=0)
+        held = [self._held[id_] for id_ in self._by_peer.get(peer, ())]
+        return max((item.heard for item in held if item.session.heard), default=0)
 
     def __len__(self) -> int:
         return len(self._held)
@@ -229,15 +236,16 @@ class Sessions:
         ]
 
     def _idle(self, now: int) -> set[bytes]:
-        """Sessions that nothing was opened on for SESSION_IDLE while their peer has another."""
+        """Sessions that nothing was opened on for SESSION_IDLE while their peer has another, on
+        which something was."""
         idle: set[bytes] = set()
         for peer, ids in self._by_peer.items():
-            best = self.choose(peer)
+            chosen = self.choose(peer), self.choose(peer, proven=True)
+            best = {session.id for session in chosen if session is not None}
             idle |= {
                 id_
                 for id_ in ids
-                if best is not None
-                and id_ != best.id
+                if id_ not in best
                 and max(self._held[id_].heard, self._held[id_].made) < now - SESSION_IDLE * 1_000
             }
         return idle
@@ -383,14 +391,16 @@ class Batch:
             self._sessions._pairs.pop(id_, None)
 
     def _excess(self) -> set[bytes]:
-        """Past SESSIONS_PER_PEER a peer's sessions go that were used longest ago."""
+        """Past SESSIONS_PER_PEER a peer's sessions go that were used longest ago, but never the one
+        that was heard last: the peer may be able to read no other."""
         excess: set[bytes] = set()
         new = {h.peer for id_, h in self._changed.items() if id_ not in self._sessions._held}
         for peer in new:
             ids = set(self._sessions._by_peer.get(peer, ()))
             ids |= {id_ for id_, held in self._changed.items() if held.peer == peer}
             held = [item for id_ in ids if (item := self._newest(id_)) is not None]
-            held.sort(key=lambda item: max(item.heard, item.made))
+            heard = max((item.heard for item in held if item.session.heard), default=0)
+            held.sort(key=lambda h: (h.session.heard and h.heard == heard, max(h.heard, h.made)))
             excess |= {item.session.id for item in held[:-SESSIONS_PER_PEER]}
         return excess
 

@@ -1,12 +1,13 @@
 """Three clients without a network, for the machine of test_healing_machine: the real stores,
 sessions and records, and servers that are lists. After every step a client is loaded anew from its
-store."""
+store. Prekeys are kept up by the program's own ``top_up``."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar, cast
+from unittest.mock import patch
 
 import trio
 
@@ -18,7 +19,9 @@ from cbfs.dial import LoopbackDialer
 from cbfs.ending import forget
 from cbfs.engine import make_context, make_directory
 from cbfs.healing import notice_loss
+from cbfs.link import Link, Replies
 from cbfs.model import Content, Outgoing
+from cbfs.prekeys import top_up
 from cbfs.receiver import Receiver
 from cbfs.rootfile import NO_LOCK, Protection, RootFile, make_root_file
 from cbfs.sealing import Sealing
@@ -27,15 +30,26 @@ from cbfs.stored import read_content, u32, u64
 from cbfs.watch import Watch
 from cbfs.writing import Settled, make_message
 from cbfs_common.names_entry import Entry, Keys, Status
-from cbfs_common.prekey import PrekeyKind, decode_prekey, make_prekey
+from cbfs_common.prekey import PrekeyKind, decode_prekey
 from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address
+from cbfs_common.requests import (
+    AnyReply,
+    CountPrekeys,
+    Done,
+    PrekeyCount,
+    UploadPrekeys,
+    decode_request,
+    encode,
+)
 from cbfs_common.session import Peer, Session
 from tests.names_naive import make_policy
 
 T = TypeVar("T")
 START = 1_800_000_000_000
-ONE_TIME = 4
+ONE_TIME, SECRETS_MAX = 4, 48
+"""Limits of prekeys, lower than they are so that they are reached."""
+
 CHUNK = 65_536
 NOT_EXPORTED = frozenset((Table.SESSIONS, Table.PREKEYS))
 
@@ -63,6 +77,47 @@ class Written:
 Records = dict[Table, list[tuple[bytes, bytes]]]
 
 
+@dataclass
+class Shelf:
+    """The prekeys that a home server has. It is a liar with ``says``: that is how many it says it
+    has, and it throws none away, and gives everybody the first one."""
+
+    one_time: list[bytes] = field(default_factory=list)
+    last_resort: bytes = b""
+    says: int | None = None
+
+    def take(self) -> bytes:
+        """For somebody who begins a session."""
+        if self.says is not None and self.one_time:
+            return self.one_time[0]
+        return self.one_time.pop(0) if self.one_time else self.last_resort
+
+    async def call(self, payload: bytes) -> bytes:
+        """As a link of the owner."""
+        return encode(self._answer(payload))
+
+    async def call_in_order(self, payloads: Iterable[Callable[[], bytes | None]]) -> Replies:
+        """As a link of the owner."""
+        return [await self.call(data) for each in payloads if (data := each()) is not None]
+
+    def _answer(self, payload: bytes) -> AnyReply:
+        request = decode_request(payload)
+        if isinstance(request, CountPrekeys):
+            expires = decode_prekey(self.last_resort).expires if self.last_resort else 0
+            if self.says is not None:
+                return PrekeyCount(self.says, expires if self.says else 0)
+            return PrekeyCount(len(self.one_time), expires)
+        assert isinstance(request, UploadPrekeys)
+        if request.replace and self.says is None:
+            self.one_time.clear()
+        for record in request.records:
+            if decode_prekey(record).kind is PrekeyKind.LAST_RESORT:
+                self.last_resort = record
+            else:
+                self.one_time.append(record)
+        return Done()
+
+
 class Client:
     """One person's client and home server."""
 
@@ -77,8 +132,9 @@ class Client:
         root = RootFile(place / name / "root", no_lock, SYSTEM_RANDOM.token)
         self.store = DirectStore(place / name / "store", root, SYSTEM_RANDOM)
         self.mail: list[bytes] = []
-        self.one_time: list[bytes] = []
-        self.last_resort = b""
+        self.shelf = Shelf()
+        self.used: set[bytes] = set()
+        """Prekeys whose secrets are used up, or were forgotten with all others by a restore."""
         self.strangers: set[str] = set()
         """Of whom nothing is known here."""
         self.context: Context
@@ -98,30 +154,18 @@ class Client:
             self.context.peers._take(contact)
 
     def renew_prekeys(self) -> None:
-        """All new: those that were there before are forgotten by the server."""
-        self.one_time = []
-        self.refill()
-        self.last_resort = self._make(PrekeyKind.LAST_RESORT)
+        """All new: those that were there before are forgotten by an honest server."""
+        if self.shelf.says is None:
+            self.shelf = Shelf()
+        self.look_after_prekeys()
 
     def look_after_prekeys(self) -> None:
-        """As ``cbfs.home.top_up`` does it."""
-        pairs = self.context.sessions.pairs.values()
-        if len(self.one_time) > sum(pair.kind is PrekeyKind.ONE_TIME for pair in pairs):
-            self.renew_prekeys()
-        self.refill()
-
-    def refill(self) -> None:
-        while len(self.one_time) < ONE_TIME:
-            self.one_time.append(self._make(PrekeyKind.ONE_TIME))
-
-    def _make(self, kind: PrekeyKind) -> bytes:
-        pair = make_prekey(SYSTEM_RANDOM, kind, self.world.now // 1_000 + 30 * 86_400)
-        self.store.write(lambda writer: writer.put(Table.PREKEYS, pair.id, pair.encode()))
-        self.context.sessions.add_pairs([pair])
-        return pair.public(self.account.signing)
-
-    def take_prekey(self) -> bytes:
-        return self.one_time.pop(0) if self.one_time else self.last_resort
+        """As a client does that is connected to its home server."""
+        limits = patch.multiple(
+            "cbfs.prekeys", PREKEYS_ONE_TIME=ONE_TIME, REFILL=1, PREKEY_SECRETS_MAX=SECRETS_MAX
+        )
+        with limits:
+            trio.run(top_up, cast(Link, self.shelf), self.context)
 
     def write(self, people: tuple[str, ...], text: bytes) -> Written:
         """Save a file for these people, in the one conversation that they have."""
@@ -166,11 +210,12 @@ class Client:
         for peer in sorted(due):
             self._tell(self.world.clients[peer], fails=fails)
 
-    def _session(self, other: "Client", *, fresh: bool = False) -> Session:
-        session = None if fresh else self.context.sessions.choose(other.name)
+    def _session(self, other: "Client", *, fresh: bool = False, proven: bool = False) -> Session:
+        sessions = self.context.sessions
+        session = None if fresh else sessions.choose(other.name, proven=proven)
         if session is not None:
             return session
-        prekey = decode_prekey(other.take_prekey())
+        prekey = decode_prekey(other.shelf.take())
         prekey.verify(other.account.profile.signing, self.world.now // 1_000)
         profile = other.account.profile
         peer = Peer(profile.identity(other.name), profile.auth)
@@ -199,7 +244,7 @@ class Client:
             draft = notes.draft(reader, other.name, now, sessions.heard(other.name))
         if draft is None:
             return
-        session = self._session(other, fresh=draft.fresh)
+        session = self._session(other, fresh=draft.fresh, proven=draft.proven)
         step, envelope = Sealing(self.context, lambda: b"").note(other.name, draft, session)
         self.store.write(step.write)
         step.done()
@@ -208,7 +253,15 @@ class Client:
             self.store.write(lambda writer: owed.settle(writer, draft.debts, now))
 
     def receive(self, envelopes: list[bytes]) -> None:
+        before = set(self.context.sessions.pairs)
         trio.run(self._receiver().take, envelopes)
+        self.used |= before - self.context.sessions.pairs.keys()
+
+    @property
+    def forgotten(self) -> set[bytes]:
+        """Prekeys that its server may still give out, and whose secrets are not here."""
+        given = {decode_prekey(record).id for record in self.shelf.one_time}
+        return given - self.used - self.context.sessions.pairs.keys()
 
     def retry(self) -> None:
         """As a mount begins: what could not be read is tried once more."""
@@ -240,6 +293,7 @@ class Client:
                 for key, value in records.get(table, ()):
                     writer.put(table, key, value)
 
+        self.used |= self.context.sessions.pairs.keys()
         self.store.write(change)
         notice_loss(self.store, self.name, self.world.now, SYSTEM_RANDOM)
         self.load()

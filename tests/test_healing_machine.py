@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.healing_world import START, Client, Records, World, Written
+from tests.healing_world import ONE_TIME, START, Client, Records, World, Written
 
 NAMES = ("alice", "bob", "carol")
 WHO = st.sampled_from(NAMES)
@@ -92,12 +92,26 @@ class Healing(RuleBasedStateMachine):
     def refill(self, who: str) -> None:
         self._client(who).look_after_prekeys()
 
-    @rule(who=WHO, reissued=WHO)
-    def reissue(self, who: str, reissued: str) -> None:
-        """A server gives one prekey to everybody."""
-        client = self.world.clients[reissued]
-        if client.one_time:
-            client.one_time.insert(0, client.one_time[0])
+    @rule(reissued=WHO)
+    def reissue(self, reissued: str) -> None:
+        """A server gives one prekey to two people."""
+        shelf = self.world.clients[reissued].shelf
+        shelf.one_time[:0] = shelf.one_time[:1]
+
+    @rule(who=WHO, says=st.sampled_from((0, 0, 1, ONE_TIME, 1_000)), looks=st.integers(0, 20))
+    def lie(self, who: str, says: int, looks: int) -> None:
+        """From now on a server gives everybody one prekey, and lies about how many it has. Only one
+        does: two people whose servers both do may have no way to each other."""
+        for other in NAMES:
+            self.be_honest(other)
+        client = self._client(who)
+        client.shelf.says = says
+        for _ in range(looks):
+            client.look_after_prekeys()
+
+    @rule(who=WHO)
+    def be_honest(self, who: str) -> None:
+        self.world.clients[who].shelf.says = None
 
     @rule(who=WHO)
     def export(self, who: str) -> None:
@@ -137,6 +151,12 @@ class Healing(RuleBasedStateMachine):
                 assert (known[id_].sender, known[id_].text) == (sender, text)
                 assert client.name in known[id_].participants
                 assert (client.name, id_) not in self.world.never
+
+    @invariant()
+    def no_secret_is_forgotten(self) -> None:
+        """Of a prekey that a server may still give out, whatever it says that it has."""
+        for client in self.world.clients.values():
+            assert not client.forgotten
 
     def _one_order(self) -> None:
         """What two have of a conversation is in one order in both transcripts."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.healing_world import Client, World
+from tests.healing_world import ONE_TIME, Client, World
 
 LOST = 8
 MINUTE = 60
@@ -78,7 +78,7 @@ def test_what_a_prekey_of_others_has_made_unreadable_arrives_over_the_session_th
     """bob's server gives everybody one prekey, and for ever: whoever comes second begins sessions
     that he cannot read. He is heard all the same, and knows how to answer."""
     alice, bob, carol = (world.clients[name] for name in ("alice", "bob", "carol"))
-    bob.one_time = bob.one_time[:1] * 100
+    bob.shelf.says = ONE_TIME
     alice.write(("bob",), b"first")
     turn(world)
     carol.load()
@@ -95,3 +95,30 @@ def test_what_a_prekey_of_others_has_made_unreadable_arrives_over_the_session_th
         if b"unreadable" in texts(bob):
             break
     assert sorted(texts(bob)) == [b"first", b"of bob's own", b"unreadable"]
+
+
+def test_a_fresh_session_that_cannot_be_read_takes_no_place_of_the_one_that_works(
+    world: World,
+) -> None:
+    """alice's server gives everybody one prekey, for ever, and throws away what comes for two days.
+    So carol begins sessions that alice cannot read. alice says nothing meanwhile."""
+    alice, bob, carol = (world.clients[name] for name in ("alice", "bob", "carol"))
+    alice.shelf.says = ONE_TIME
+    bob.write(("alice",), b"used up")
+    turn(world)
+    alice.load()
+    alice.write(("carol",), b"first")
+    five_hours(world)
+    turn(world)
+    carol.load()
+    carol.write(("alice",), b"of carol")
+    for _ in range(12):
+        carol.load()
+        carol.pump(fails=False)
+        alice.mail.clear()
+        world.now += 5 * HOUR
+    for _ in range(90):
+        five_hours(world)
+        if len(texts(alice)) == 3:
+            break
+    assert sorted(texts(alice)) == [b"first", b"of carol", b"used up"]

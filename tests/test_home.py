@@ -131,25 +131,29 @@ def test_prekeys_that_nobody_has_the_secrets_of_are_replaced(tmp_path: Path) -> 
     trio.run(main)
 
 
-class Forgetful(Server):
-    """A home server that says again and again that it has no prekeys."""
+class Liar(Server):
+    """A home server that says again and again that it has so many prekeys."""
+
+    says = PrekeyCount(0, 0)
 
     def _count(self) -> PrekeyCount:
-        return PrekeyCount(0, 0)
+        return self.says
 
 
-def test_a_server_that_says_it_has_no_prekeys_makes_none_be_forgotten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("says", [(0, 0), (1_000, 0), (0, 1), (1_000, 2**40)])
+def test_a_server_that_lies_about_its_prekeys_makes_none_be_forgotten(
+    says: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some of those that it has taken may be in others' hands."""
     monkeypatch.setattr("cbfs.prekeys.PREKEY_SECRETS_MAX", 300)
 
     async def main() -> None:
         async with account(tmp_path / "a") as context:
-            server = Forgetful(lambda asked: Done())
+            server = Liar(lambda asked: Done())
             await top_up(server, context)
             first = set(context.sessions.pairs)
-            for _ in range(10):
+            server.says = PrekeyCount(*says)
+            for _ in range(120):
                 await top_up(server, context)
             assert first <= context.sessions.pairs.keys()
             assert len(context.sessions.pairs) <= 300

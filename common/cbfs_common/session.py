@@ -141,6 +141,11 @@ class Session:
         return self.state.sending is not None
 
     @property
+    def heard(self) -> bool:
+        """Whether anything of the peer was ever opened with it, so that the peer has it."""
+        return self.state.receiving is not None
+
+    @property
     def unanswered(self) -> int:
         """How many envelopes of the peer's last turn have come that no turn has answered."""
         receiving = self.state.receiving
