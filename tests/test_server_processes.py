@@ -490,6 +490,22 @@ def test_a_data_directory_may_have_any_name(program: str, letters: bytes, tmp_pa
     assert said[-1].split(": ")[1] == "hint"
 
 
+def test_a_server_whose_key_has_gone_takes_no_other_address(tmp_path: Path) -> None:
+    """Nor does it begin in an account, or in a directory of names, that somebody has mistyped."""
+    data = tmp_path / "server"
+    with running("cbfs_server", data) as (_process, address):
+        assert address
+    (data / "key").rename(tmp_path / "gone")
+    status, said = failure("cbfs_server", data)
+    assert status == 1
+    assert said_in_words(said)
+    assert "missing" in said[0]
+    assert not (data / "key").exists()
+    (tmp_path / "gone").rename(data / "key")
+    with running("cbfs_server", data) as (_process, again):
+        assert again.split("@")[0] == address.split("@")[0]
+
+
 def test_a_directory_whose_store_has_gone_begins_no_second_history(tmp_path: Path) -> None:
     data = tmp_path / "names"
     with running("cbfs_names", data) as (_process, address):

@@ -203,7 +203,8 @@ def _check_history(directory: Path) -> None:
     if (directory / "policy").exists() and not (directory / "store").exists():
         raise StoreError(
             f"{directory / 'store'} is missing, with all names and rounds",
-            "put it back from a copy; a new directory begins in an empty --data",
+            "put it back where it was, but no old copy: cbfs-names(8) says why, under FILES;"
+            " a new directory begins in an empty --data",
         )
 
 

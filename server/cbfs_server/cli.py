@@ -135,13 +135,19 @@ def data_directory(path: Path) -> contextlib.AbstractContextManager[Path]:
 
 def load_key(path: Path, random: Random) -> bytes:
     """The server's secret key (32 bytes, file 0600), made when there is none. A crash leaves the
-    whole key or none. Raises UsageError."""
+    whole key or none; the store is made after it. Raises UsageError."""
     try:
         with contextlib.suppress(FileNotFoundError):
             key = path.read_bytes()
             if len(key) != KEY_SIZE:
                 raise UsageError(f"{path} is not a key file", "restore it from a backup")
             return key
+        if (path.parent / "store").exists():
+            raise UsageError(
+                f"{path} is missing, which is the server's address",
+                "put it back from a backup: the store beside it belongs to it;"
+                " a new server begins in an empty --data",
+            )
         key = random.token(KEY_SIZE)
         write_file(path, key)
         return key
