@@ -161,9 +161,12 @@ class Courier:
     def messages_renamed(self, messages: Iterable[Message]) -> None:
         """See ``View``."""
         for message in messages:
-            self.tree.message_renamed(message)
+            before = self.tree.message_renamed(message)
             if self.tree.knows(message.conversation):
-                self.tree.folders(message.conversation)[0].touch()
+                folder = self.tree.folders(message.conversation)[0]
+                folder.touch()
+                if before:
+                    self.showing.outdate(folder.inode, before)
         self.views.moved(messages)
 
     def contact_changed(self, name: str) -> None:

@@ -240,6 +240,11 @@ class MessageFile(Node):
         return 0 if self.removed else 1
 
     @property
+    def name(self) -> str:
+        """That of its file."""
+        return self.entry[2]
+
+    @property
     def serial(self) -> int:
         """Its number among all messages."""
         return self.entry[0]

@@ -103,6 +103,11 @@ class Revealer:
             self._touched.add(inode)
             self._jobs.send_nowait(_Job("touch", "", inode))
 
+    def outdate(self, folder: int, name: str) -> None:
+        """See ``showing.Revealer``."""
+        if not self._ended.is_set():
+            self._jobs.send_nowait(_Job("outdate", name, folder))
+
     async def removed(self, path: str) -> None:
         """Take the file at ``path`` out, which has left the tree: the kernel has forgotten it on
         return."""
@@ -194,10 +199,13 @@ class Revealer:
         self, process: trio.Process, answers: AsyncIterator[list[int]], jobs: list[_Job]
     ) -> None:
         touched = [job.number for job in jobs if job.kind == "touch"]
-        changes = [job for job in jobs if job.kind != "touch"]
+        outdated = [job for job in jobs if job.kind == "outdate"]
+        changes = [job for job in jobs if job.kind not in {"touch", "outdate"}]
         if touched:
             self._touched.difference_update(touched)
             await trio.to_thread.run_sync(_invalidate, touched, abandon_on_cancel=True)
+        if outdated:
+            await trio.to_thread.run_sync(_outdate, outdated, abandon_on_cancel=True)
         if not changes:
             return
         told, self._answered = None, trio.Event()
@@ -237,6 +245,14 @@ def _invalidate(inodes: list[int]) -> None:
     for inode in inodes:
         with suppress(OSError):  # the kernel may not know it
             pyfuse3.invalidate_inode(pyfuse3.InodeT(inode))
+
+
+def _outdate(jobs: list[_Job]) -> None:
+    for job in jobs:
+        with suppress(OSError):
+            pyfuse3.invalidate_entry(
+                pyfuse3.InodeT(job.number), pyfuse3.FileNameT(job.path.encode())
+            )
 
 
 def _number(name: str) -> int:

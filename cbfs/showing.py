@@ -31,6 +31,9 @@ class Revealer(Protocol):
     def touch(self, inode: int) -> None:
         """The content of that inode has changed by itself; many touches count as one."""
 
+    def outdate(self, folder: int, name: str) -> None:
+        """Nothing has that name any more in the folder of that inode, and no watcher is told."""
+
 
 class Follower(Protocol):
     """A window on the tree: its watchers are told when the change has been made in the tree."""
@@ -116,3 +119,8 @@ class Showing:
         """See ``Revealer``."""
         if self.revealer:
             self.revealer.touch(inode)
+
+    def outdate(self, folder: int, name: str) -> None:
+        """See ``Revealer``."""
+        if self.revealer:
+            self.revealer.outdate(folder, name)

@@ -203,10 +203,14 @@ class Tree(Contents):
         """That of a message: the one in use, or a fresh one."""
         return self._shelf.node(message)
 
-    def message_renamed(self, message: Message) -> None:
-        """It has another name or date in the store."""
+    def message_renamed(self, message: Message) -> str:
+        """It has another name or date in the store. The name that the kernel knows it by, if it
+        does and that is another."""
         self._shelf.forget(message)
-        self._shelf.node(message).named_anew(message)
+        node = self._shelf.node(message)
+        name = node.name
+        node.named_anew(message)
+        return name if name != message.name else ""
 
     def message_ended(self, message: Message) -> tuple[str, Node, Callable[[], None]]:
         """It is not in the store any more: (its path, its node, what takes it out of its folder,

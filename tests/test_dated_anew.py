@@ -346,3 +346,22 @@ def test_a_clock_that_is_doubted_ends_no_former_mailbox(here: World, off: list[i
 def formers(opened: Store) -> tuple[Former, ...]:
     known = load_account(opened)
     return known.former if known else ()
+
+
+@pytest.mark.mount
+def test_a_name_that_the_kernel_knows_is_gone_with_the_renaming() -> None:
+    """Nobody is to wait for what the kernel remembers of messages, which is minutes."""
+    with mounted() as mount:
+        mount.arrive("bob", "one")
+        (folder,) = wait_for(lambda: list(mount.path.glob("conversations/*-bob*")) or None, "it")
+        (one,) = wait_for(lambda: list(folder.glob("2*")) or None, "the first message")
+        begun = time.time_ns() // 1_000_000
+        mount.arrive("bob", "two")
+        (two,) = wait_for(lambda: [p for p in folder.glob("2*") if p != one] or None, "the other")
+        assert two.read_text() == "two\n"
+        mount.order(f"redate {begun}")
+        wait_for(lambda: not two.exists() or None, "the old name to be gone")
+        assert one.read_text() == "one\n"
+        (new,) = [path for path in folder.glob("2*") if path != one]
+        assert new.read_text() == "two\n"
+        assert new.stat().st_mtime * 1_000 <= begun + 1

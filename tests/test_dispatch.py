@@ -42,6 +42,9 @@ class Slow:
     def touch(self, inode: int) -> None:
         pass
 
+    def outdate(self, folder: int, name: str) -> None:
+        pass
+
 
 def test_the_users_name_leads_into_the_folder_all_the_time(tmp_path: Path) -> None:
     """Also while the folder under the proper name is yet to be shown."""
