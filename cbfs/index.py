@@ -4,7 +4,8 @@ Messages are numbered through all conversations (``Message.serial``). Sixty-four
 segment, which has two records: in ``Table.INDEX`` one entry for each message that is there, and in
 ``Table.TERMS`` the hashes of their words, each with a bit for each message. Words of the newest
 segment are kept message by message, and put together when it is full: a new message costs two
-small records, and a search looks at one record in sixty-four messages.
+small records, and a search looks at one record in sixty-four messages. Those of a segment with very
+many words stay as they are: one record would take seconds to make, and to change with each removal.
 
 Everything that changes the index belongs into the transaction that changes the messages: a crash
 leaves both or neither. Record keys are numbers that tell nothing; everything else is sealed.
@@ -29,6 +30,9 @@ TEXT_MAX = 65_536
 
 WORDS_MAX = 16_384
 """Different words of a message that are found."""
+
+TOGETHER_MAX = 65_536
+"""Words of the messages of a segment, counted in each, that are put together."""
 
 QUERY_MAX = 128
 """Words of a search, or pairs of characters."""
@@ -165,7 +169,13 @@ def _put_together(writer: Writer, segment: int) -> None:
     """Make one record of the words of a segment that will get no more messages."""
     key = _key(segment)
     bits: dict[bytes, int] = {}
-    singles = [item for item in writer.items(Table.TERMS, prefix=key) if len(item[0]) > len(key)]
+    singles: list[tuple[bytes, bytes]] = []
+    room = TOGETHER_MAX * _HASH
+    for single, terms in writer.items(Table.TERMS, prefix=key):
+        room -= len(terms)
+        if room < 0:
+            return
+        singles.append((single, terms))
     for single, terms in singles:
         bit = 1 << single[-1]
         for start in range(0, len(terms), _HASH):
@@ -246,10 +256,17 @@ def _match(reader: Reader, key: bytes, terms: tuple[bytes, ...]) -> int:
         return bits
     bits = 0
     for single, data in reader.items(Table.TERMS, prefix=key):
-        own = {data[i : i + _HASH] for i in range(0, len(data), _HASH)}
-        if own.issuperset(terms):
+        if all(_is_in(data, term) for term in terms):
             bits |= 1 << single[-1]
     return bits
+
+
+def _is_in(single: bytes, term: bytes) -> bool:
+    """Whether a message has this word."""
+    at = single.find(term)
+    while at % _HASH and at >= 0:
+        at = single.find(term, at + 1)
+    return at >= 0
 
 
 def _bits(together: bytes, term: bytes) -> int:

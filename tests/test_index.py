@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unicodedata import normalize
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -51,8 +52,10 @@ WORDS = ("lunch", "Straße", "42", "snow")
 class Machine(RuleBasedStateMachine):
     """Messages come, are read and go."""
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(together=st.sampled_from((0, 70, index.TOGETHER_MAX)))
+    def start(self, together: int) -> None:
+        self.patch = patch("cbfs.index.TOGETHER_MAX", together)
+        self.patch.start()
         self.context = opened()
         self.store = self.context.__enter__()
         self.messages: dict[int, tuple[Message, str, bool]] = {}
@@ -60,6 +63,7 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.context.__exit__(None, None, None)
+        self.patch.stop()
 
     @rule(
         texts=st.lists(st.lists(st.sampled_from(WORDS)).map(" ".join), max_size=40),
@@ -135,6 +139,26 @@ def test_a_full_segment_is_one_record() -> None:
         with store.read() as reader:
             assert reader.count(Table.TERMS) == 3  # two that are full, and the newest
         assert len(find(store, "hello")) == 2 * index.SEGMENT
+
+
+def test_no_words_make_a_record_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody has sent as many different words as count, in each message of a segment."""
+    monkeypatch.setattr("cbfs.index.WORDS_MAX", 2_048)
+    place, texts = next(iter(CONVERSATIONS)), []
+    with opened() as store:
+        for serial in range(index.SEGMENT, 2 * index.SEGMENT + 1):
+            new = message(serial, place, "mallory", DAY)
+            texts.append(" ".join(f"{serial}w{n}" for n in range(index.WORDS_MAX)))
+            store.write(partial(index.add, message=new, text=texts[-1].encode(), unread=True))
+        with store.read() as reader:
+            sizes = [len(data) for _key, data in reader.items(Table.TERMS)]
+        assert max(sizes) <= 8 * (index.WORDS_MAX + 9)
+        for serial in (index.SEGMENT, index.SEGMENT + 7):
+            assert find(store, f"{serial}w0 {serial}w2047 from:mallory") == [serial]
+        gone = message(index.SEGMENT + 7, place, "mallory", DAY)
+        store.write(lambda writer: index.remove(writer, gone))
+        assert not find(store, f"{index.SEGMENT + 7}w0")
+        assert len(find(store, "from:mallory")) == index.SEGMENT
 
 
 @pytest.mark.parametrize(
