@@ -6,6 +6,7 @@ import os
 import pwd
 import re
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,6 +158,12 @@ def become(user: str) -> None:
         os.setuid(entry.pw_uid)
     except PermissionError as error:
         raise CbfsError("only root may mount for somebody else", "leave out uid=") from error
+    for path in (sys.executable, os.__file__, __file__):  # what is not loaded yet is there, too
+        if not os.access(path, os.R_OK):
+            raise CbfsError(
+                f"{entry.pw_name} may not read {path}",
+                "install cbfs, and its Python, where that user can go: not below /root",
+            )
     os.environ |= {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
 
 

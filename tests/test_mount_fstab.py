@@ -4,17 +4,42 @@ mount namespace of its own. See ``fstab.sh``."""
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.world import program, run, world
+import cbfs
+import cbfs_common
+from tests.world import ENVIRONMENT, program, run, world
 
 USER = "nobody"
 LIMIT = 150
+MOUNT = "import sys; from cbfs.entry import mount_cbfs; sys.exit(mount_cbfs())"
 
 pytestmark = pytest.mark.mount
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which only root can")
+def test_a_program_that_the_user_may_not_read_says_so(tmp_path: Path) -> None:
+    """It was installed by root, for root."""
+    locked = tmp_path / "locked"
+    for package in (Path(cbfs.__file__).parent, Path(cbfs_common.__file__).parent):
+        shutil.copytree(package, locked / package.name)
+    locked.chmod(0o700)
+    done = subprocess.run(
+        [sys.executable, "-c", MOUNT, tmp_path / "account", tmp_path, "-o", f"uid={USER}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT,
+        env={**ENVIRONMENT, "PYTHONPATH": str(locked)},
+    )
+    assert done.returncode == 1
+    error, hint = done.stderr.splitlines()
+    assert error.startswith(f"cbfs: error: {USER} may not read /")
+    assert hint.startswith("cbfs: hint: install cbfs")
 
 
 def test_fstab_for_root_and_for_a_user() -> None:
