@@ -39,6 +39,11 @@ LINGER = 5.0
 """Seconds that a delivery session stays open for more to send, if nobody waits for its place."""
 
 
+SLOW = 30.0
+"""Seconds for one window after which a server counts as slow: what goes to it takes no place of
+those that are kept for others, and makes room when somebody waits."""
+
+
 class WrongPrekey(CbfsError):
     """A server has given a prekey that its owner did not sign, or that has expired."""
 
@@ -74,6 +79,7 @@ class Sender:
         self._agenda = Agenda(lambda who: self._retries.due(topic_of(who)), self._retries.take)
         self._wakes: dict[str, trio.Event] = {}
         self._lingering: set[str] = set()
+        self._slow: set[str] = set()
         self._notes: set[str] = set()
         self._news = trio.Event()
         self._retries.sooner_than_said = self._look_again
@@ -124,7 +130,7 @@ class Sender:
         if recipient in self._wakes:
             self._wakes[recipient].set()
         elif self._has_work(recipient):
-            urgent = recipient in self._jobs
+            urgent = recipient in self._jobs and recipient not in self._slow
             # a note for somebody who is not known makes the directory be asked
             counts = self._context.peers.get(recipient) is None
             now = trio.current_time()
@@ -188,13 +194,25 @@ class Sender:
             with trio.move_on_after(REUSE_TIME):
                 # to the keys and the server of now: a change ends the delivery session
                 while context.peers.get(recipient) == contact and not context.pace:
+                    began = trio.current_time()
                     while not context.pace and await self._deliver_some(link, contact):
                         self._works(recipient)
+                        if self._gives_way(recipient, trio.current_time() - began):
+                            return
+                        began = trio.current_time()
                     if recipient in self._notes:
                         await self._deliver_note(link, contact)
                     self._wakes[recipient] = trio.Event()
                     if not self._has_work(recipient) and not await self._more_to_send(recipient):
                         return
+
+    def _gives_way(self, recipient: str, took: float) -> bool:
+        """Whether somebody else is to have the place, after a window that took so long."""
+        if took <= SLOW:
+            self._slow.discard(recipient)
+            return False
+        self._slow.add(recipient)
+        return self._agenda.is_crowded(len(self._wakes))
 
     async def _more_to_send(self, recipient: str) -> bool:
         """Wait for that, if nobody else waits for the place."""

@@ -37,6 +37,7 @@ from tests.test_names_server import Running, names
 
 MIB = 1024 * 1024
 EXAMPLES = 2_000 if os.environ.get("FUZZ_S") else 40
+ACCOUNTS = 10
 SECRET = os.urandom(32)
 KNOWN = dh_public(SECRET)
 
@@ -186,7 +187,7 @@ async def served(tmp_path: Path, script: Callable[[RawClient], None]) -> None:
             async with trio.open_nursery() as nursery:
                 listener = host.listen(host.Place("127.0.0.1", 0))
                 pusher = Pusher(store)
-                service = House(store, tmp_path).service(pusher, 10, 10)
+                service = House(store, tmp_path).service(pusher, 10, ACCOUNTS)
                 Server(b"k" * 32, RANDOM, service, pusher, nursery).start(listener)
                 port = listener.getsockname()[1]
                 address = Address(dh_public(b"k" * 32), "127.0.0.1", port)
@@ -237,6 +238,20 @@ def test_a_fault_in_one_request_is_the_end_of_one_connection_at_most(
     trio.run(served, tmp_path, script)
     assert "Fault" in caplog.text
     assert "a-secret-name" not in caplog.text
+
+
+def test_a_server_says_in_its_log_that_it_makes_no_more_accounts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Strangers can make all that there is room for."""
+
+    def make_all(client: RawClient) -> None:
+        host, port = client.socket.getpeername()
+        for _ in range(ACCOUNTS + 1):
+            with_a_client(Address(dh_public(b"k" * 32), host, port), is_served)
+
+    trio.run(served, tmp_path, make_all)
+    assert f"no account was made: there are {ACCOUNTS}" in caplog.text
 
 
 def test_a_loop_that_others_feed_begins_again_and_ends_for_what_is_fatal(

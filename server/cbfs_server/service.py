@@ -220,6 +220,8 @@ class Service:
             if writer.account(user) is not None:
                 return _DONE
             if self.full or writer.accounts() >= self._accounts:
+                if self._accounts and not self.full:  # the disk is told of elsewhere
+                    _log.warning("no account was made: there are %d", self._accounts)
                 return _REPLIES[Code.TOO_MANY]
             writer.put_account(user, Account(1, 0))
             return _DONE

@@ -1,10 +1,79 @@
 """No server and no directory stops a client for longer than it lies."""
 
+import pytest
+import trio
 from hypothesis.stateful import run_state_machine_as_test
 
+from cbfs.account import SYSTEM_RANDOM
+from cbfs.engine import Engine
+from cbfs_common.prekey import PrekeyKind, make_prekey
+from cbfs_common.requests import Deliver, decode_request
+from cbfs_common.transport import Message
 from tests.hostile.servers import Servers
 from tests.hostile.test_senders import BOUNDED
+from tests.hostile.town import OTHER, Person, Town
+from tests.hostile.wires import Line, Office
+from tests.test_engine import send
 
 
 def test_no_server_stops_a_client_for_longer_than_it_lies() -> None:
     run_state_machine_as_test(Servers, settings=BOUNDED)
+
+
+class Tarpit(Office):
+    """Answers each delivery just before its sender would give it up."""
+
+    async def take(self, line: Line, message: Message) -> bool:
+        if isinstance(decode_request(message.payload), Deliver):
+            await trio.sleep(115)
+        return await super().take(line, message)
+
+
+PLACES, KEPT = 4, 2
+SLOW_PORT = OTHER + 7
+
+
+def test_slow_servers_of_many_do_not_keep_what_goes_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stranger's group of many, whose server is slow: each has a message of many parts to get,
+    and they have all places at first."""
+    monkeypatch.setattr("cbfs.agenda.AT_ONCE", PLACES)
+    monkeypatch.setattr("cbfs.agenda.RESERVED", KEPT)
+    monkeypatch.setattr("cbfs.sender.WINDOW", 1)
+    town = Town()
+    waits: list[float] = []
+
+    def give_prekey(office: Office, person: Person) -> None:
+        pair = make_prekey(SYSTEM_RANDOM, PrekeyKind.LAST_RESORT, int(town.now()) + 25 * 86_400)
+        office.last[person.account.profile.user_id] = pair.public(person.account.signing)
+
+    async def work(engine: Engine) -> None:
+        for person in slow:
+            await town.know(engine, person.name)
+            await send(engine, (person.name,), bytes(200_000))
+        box = town.other.box(town.bob.account.profile.user_id)
+        for number in range(5):
+            sent, before = trio.current_time(), len(box)
+            await send(engine, ("bob",), b"%d" % number)
+            await town.until(lambda before=before: len(box) > before, "it to go out")  # type: ignore[misc]
+            waits.append(trio.current_time() - sent)
+            await trio.sleep(100)
+
+    try:
+        town.begin()
+        tarpit = Tarpit(SLOW_PORT)
+        town.wires.servers[SLOW_PORT] = tarpit
+        give_prekey(town.other, town.bob)
+        slow = [
+            Person(town, f"slow{number}", town._account(f"slow{number}", tarpit))
+            for number in range(3 * PLACES)
+        ]
+        for person in slow:
+            give_prekey(tarpit, person)
+        town.run(work)
+    finally:
+        town.close()
+    # each may take a place once before it is known to be slow; these are seconds of the mock clock
+    assert waits[0] < len(slow) / PLACES * 120
+    assert max(waits[1:]) < 5
