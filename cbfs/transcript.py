@@ -138,20 +138,34 @@ class Transcript:
             self._ties, self._ends = array("Q"), array("Q")
         self._known = now
         lines = sorted(self._load(self._newest + 1), key=_order)
-        for line in lines:
-            self._newest = max(self._newest, line.serial)
-            self._enter(line)
+        if lines:
+            self._newest = max(self._newest, *(line.serial for line in lines))
+            self._enter(lines)
 
-    def _enter(self, line: Line) -> None:
-        index = bisect_right(self._places, line.place)
-        while index and (self._places[index - 1], self._ties[index - 1]) > _order(line):
+    def _enter(self, lines: list[Line]) -> None:
+        """Put these in, all in one go: however many come late, what is behind them moves once."""
+        index = bisect_right(self._places, lines[0].place)
+        while index and (self._places[index - 1], self._ties[index - 1]) > _order(lines[0]):
             index -= 1
-        self._serials.insert(index, line.serial)
-        self._places.insert(index, line.place)
-        self._ties.insert(index, line.tie)
-        self._ends.insert(index, self._ends[index - 1] if index else 0)
-        for behind in range(index, len(self._ends)):
-            self._ends[behind] += line.size
+        end = start = self._ends[index - 1] if index else 0
+        behind = []
+        for serial, place, tie, after in zip(
+            self._serials[index:],
+            self._places[index:],
+            self._ties[index:],
+            self._ends[index:],
+            strict=True,
+        ):
+            behind.append(Line(serial, after - start, place, tie))
+            start = after
+        for kept in (self._serials, self._places, self._ties, self._ends):
+            del kept[index:]
+        for line in sorted([*behind, *lines], key=_order):
+            end += line.size
+            self._serials.append(line.serial)
+            self._places.append(line.place)
+            self._ties.append(line.tie)
+            self._ends.append(end)
 
 
 def _order(line: Line) -> tuple[int, int]:

@@ -1,6 +1,9 @@
 """A conversation as one text: what an entry shows, and reading from anywhere in it."""
 
+import sys
 import unicodedata
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -90,11 +93,14 @@ def test_a_long_text_is_cut_between_characters() -> None:
     st.lists(st.tuples(st.binary(min_size=1, max_size=9), st.integers(0, 4))),
     st.integers(0, 60),
     st.integers(0, 60),
+    st.integers(1, 4),
 )
-def test_any_part_can_be_read(entries: list[tuple[bytes, int]], offset: int, size: int) -> None:
-    """In the order of places; somebody who has opened it before gets what comes at the end."""
+def test_any_part_can_be_read(
+    entries: list[tuple[bytes, int]], offset: int, size: int, every: int
+) -> None:
+    """Now and then, in the order of places; who has opened it before gets what comes at the end."""
     there: list[int] = []
-    changes = 0
+    changes = known = 0
 
     def extent() -> Extent:
         return Extent(sum(len(entries[i][0]) for i in there), changes)
@@ -115,10 +121,38 @@ def test_any_part_can_be_read(entries: list[tuple[bytes, int]], offset: int, siz
             there.remove(serial - 1)
             changes += 1
         expected = sorted(there, key=lambda i: (entries[i][1], -i % 3, i))
-        if serial % 5 == 2:
-            seen = list(expected)
         assert text.size == len(whole(expected))
+        if serial % every and serial > 1:
+            continue
         assert text.read(offset, size) == whole(expected)[offset : offset + size]
-        if serial == 1:
-            seen = list(expected)
+        if serial == 1 or changes > known:
+            seen, known = list(expected), changes
         assert opened.read(offset, size) == whole(seen)[offset : offset + size]
+
+
+def test_very_many_that_come_late_are_put_in_at_once() -> None:
+    """Somebody has dated them before all that are there: the work is as many steps as there are
+    messages, and not as many times more."""
+    lines = [Line(n, 10, 1_000 + n, 0) for n in range(1, 2_001)]
+    text = Transcript(
+        lambda: Extent(10 * len(lines), 0),
+        lambda start: [line for line in lines if line.serial >= start],
+        lambda serial: b"%9d\n" % serial,
+    )
+    text.read(0, 1)
+    lines += [Line(n, 10, n % 7, 0) for n in range(2_001, 2_501)]
+    steps = 0
+
+    def count(_frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal steps
+        steps += event == "line"
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        first = text.read(0, 10)
+    finally:
+        sys.settrace(before)
+    assert first == b"%9d\n" % 2_002  # of place 0, the first to come
+    assert steps < 40 * len(lines)
