@@ -150,8 +150,8 @@ def unread_lines(count: int) -> tuple[str, ...]:
     what = "envelopes that arrived" if count > 1 else "envelope that arrived"
     return (
         f"{count} {what} cannot be read (that is usual after a restore: whoever wrote to you is"
-        " told, and sends again by themselves what you lack; getfattr -d quarantine/* says why, and"
-        " rm quarantine/* ends this line)",
+        " told, and sends again what you lack; getfattr -d quarantine/* says why, and rm"
+        " quarantine/* ends this line)",
     )
 
 

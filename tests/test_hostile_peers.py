@@ -113,7 +113,7 @@ def test_wrong_participants_are_refused(name: str, world: World) -> None:
     Mallory(world).send(encode_part(WRONG[name]))
     alice = world.clients["alice"]
     assert not alice.context.conversations
-    assert "refused" in " ".join(alice.context.problems.lines())
+    assert "dropped" in " ".join(alice.context.problems.lines())
 
 
 def test_a_conversation_does_not_change_its_participants(world: World) -> None:
@@ -239,7 +239,6 @@ def test_a_message_of_a_later_version_is_read_when_the_program_is_newer(
     with alice.store.read() as reader:
         ((_key, data),) = reader.items(Table.QUARANTINE)
     assert data[:1] == Why.LATER.value
-    assert any("kept" in line for line in alice.context.problems.lines())
     for _ in range(2):  # no newer program yet
         alice.load()
         alice.retry()
