@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from cbfs.dial import LoopbackDialer
 from cbfs.link import ServerRefused, open_link, request
@@ -22,6 +23,9 @@ from cbfs_common.requests import (
     UploadPrekeys,
     encode,
 )
+from cbfs_names.limits import AWAIT_PATIENCE, AWAITING_MAX
+from cbfs_names.panel import Panel
+from cbfs_names.peer_wire import Await, Offer, decode
 from cbfs_names.sockets import listen, listening_port, serve
 from cbfs_names.waiting import Waiting
 from tests.serving import (
@@ -192,6 +196,24 @@ def test_who_holds_all_connections_of_a_directory_does_not_keep_others_out(
         assert answered == [b"in time"]
 
     with_limit(main)
+
+
+def test_strangers_who_wait_for_blocks_keep_no_verifier_waiting() -> None:
+    """Who is crowded out is answered at once, and asks again."""
+    panel = Panel.__new__(Panel)
+    panel._head = panel._block = None
+    panel._awaiting = []
+
+    async def main() -> None:
+        verifier = panel._await(Await(0, b"", 0))
+        assert isinstance(verifier, Waiting)
+        for _ in range(AWAITING_MAX):
+            panel._await(Await(0, b"", 0))
+        assert isinstance(decode(await verifier.reply()), Offer)
+        assert trio.current_time() < AWAIT_PATIENCE
+        assert len(panel._awaiting) == AWAITING_MAX
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 def with_limit(main: Callable[[], Awaitable[None]]) -> None:

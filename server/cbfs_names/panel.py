@@ -190,7 +190,10 @@ class Panel:
             return encode(found)
         late = encode(Offer(b"" if self._head is None else self._head.note, b"", False, (), b""))
         waiting = Waiting(late, AWAIT_PATIENCE)
-        self._awaiting = [*self._awaiting, (asked, waiting)][-AWAITING_MAX:]
+        self._awaiting.append((asked, waiting))
+        if len(self._awaiting) > AWAITING_MAX:
+            # anybody may wait: a verifier that has no place any more asks again at once
+            self._awaiting.pop(0)[1].settle(late)
         return waiting
 
     def _offer(self, asked: Await) -> Offer | None:
