@@ -41,6 +41,8 @@ class GroupCommit(Generic[W]):
         self._broken = broken
         self._waiting: list[Pending[W, Any]] = []
         self._wake = trio.Event()
+        self._draining = trio.Lock()
+        self._over = False
 
     def write(self, change: Callable[[W], T]) -> T:
         """Apply one change now, in this thread."""
@@ -49,11 +51,14 @@ class GroupCommit(Generic[W]):
         return pending.outcome()
 
     async def commit(self, change: Callable[[W], T]) -> T:
-        """Wait until it is applied, which nothing cancels."""
+        """Wait until it is applied, which nothing cancels. When ``run`` has ended it is applied
+        all the same: so what is kept at the end is, when something else has failed before."""
         pending = Pending(change)
         self._waiting.append(pending)
         self._wake.set()
         with trio.CancelScope(shield=True):
+            if self._over:
+                await self._drain()
             await pending.done.wait()
         return pending.outcome()
 
@@ -65,16 +70,22 @@ class GroupCommit(Generic[W]):
                 await self._wake.wait()
                 await self._drain()
         finally:
-            with trio.CancelScope(shield=True):
-                await self._drain()
+            self._over = True
+            await self._drain()
 
     async def _drain(self) -> None:
-        while self._waiting:
-            group, self._waiting = self._waiting, []
-            await trio.to_thread.run_sync(self._apply, group)
-            for pending in group:
-                pending.done.set()
-        self._wake = trio.Event()
+        """Nothing cancels it: who waits for a group that was taken would wait for ever."""
+        with trio.CancelScope(shield=True):
+            async with self._draining:
+                while self._waiting:
+                    group, self._waiting = self._waiting, []
+                    try:
+                        await trio.to_thread.run_sync(self._apply, group)
+                    except RuntimeError:  # no thread can be started
+                        self._apply(group)
+                    for pending in group:
+                        pending.done.set()
+                self._wake = trio.Event()
 
     def _apply(self, group: list[Pending[W, Any]]) -> None:
         """One transaction for the group; when a change raises, each gets its own."""

@@ -374,7 +374,13 @@ async def _until_stopped(options: Options, ready: Callable[[], None], log: Log) 
         if not options.foreground and not options.only:
             log.into(new_log(options.account))
 
-    stop = stop_event(None if options.foreground else begin_log)
+    def hang_up() -> None:
+        try:
+            begin_log()
+        except CbfsError as error:  # the one that there was is written on
+            _log.error("%s", error.in_full)
+
+    stop = stop_event(None if options.foreground else hang_up)
     mounted = trio.Event()
 
     async def give_up(scope: trio.CancelScope) -> None:

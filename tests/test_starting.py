@@ -214,6 +214,23 @@ def test_signals_that_are_not_for_it_do_not_end_it(place: Place) -> None:
     place.unmount()
 
 
+def test_a_log_that_cannot_be_begun_anew_ends_nothing(place: Place) -> None:
+    """Something else has its place, as there may be no room for a file."""
+    assert place.start('exec "$@"').code == 0
+    log = place.account / "log"
+    log.rename(place.account / "log.1")
+    log.mkdir()
+    os.kill(place.daemon(), signal.SIGHUP)
+    told = place.account / "log.1"
+    wait_for(lambda: "cannot write" in told.read_text() or None, "a line in the log there was")
+    (place.mountpoint / "ui_info" / "kept").write_text("saved")
+    log.rmdir()
+    place.unmount()
+    assert place.start('exec "$@"').code == 0
+    assert (place.mountpoint / "ui_info" / "kept").read_text() == "saved"
+    place.unmount()
+
+
 def test_a_terminal_that_is_gone_ends_what_is_in_its_foreground(place: Place) -> None:
     words = program("mount.cbfs", place.account, place.mountpoint, "--no-tor", "--foreground")
     with subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.DEVNULL) as mount:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 import trio
 import trio.testing
 
+from cbfs.group_commit import GroupCommit, Pending
 from cbfs.rootfile import RootError
 from cbfs.store import Store, Table, Writer
 from tests.stores import open_store
 
+WAIT = 60.0
 OLD, NEW = b"the old value of a record", b"the new value of a record"
 
 
@@ -166,6 +169,38 @@ def test_a_change_that_raises_leaves_nothing_and_others_of_its_group_all(tmp_pat
         store.close()
 
     trio.run(main)
+
+
+def test_no_commit_waits_for_ever_where_the_committer_is_cancelled() -> None:
+    """Not one that came while the last group was written, nor one that comes after all."""
+    applied: list[str] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def transact(group: list[Pending[None, None]]) -> None:
+        begun.set()
+        go_on.wait(WAIT)
+        for pending in group:
+            pending.change(None)
+
+    async def main() -> None:
+        commits = GroupCommit[None](transact, OSError)
+
+        async def cancel(scope: trio.CancelScope) -> None:
+            await trio.to_thread.run_sync(begun.wait, WAIT)
+            nursery.start_soon(commits.commit, lambda _writer: applied.append("second"))
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+            go_on.set()
+
+        with trio.fail_after(WAIT):
+            async with trio.open_nursery() as nursery, trio.open_nursery() as inner:
+                await inner.start(commits.run)
+                nursery.start_soon(commits.commit, lambda _writer: applied.append("first"))
+                inner.start_soon(cancel, inner.cancel_scope)
+            await commits.commit(lambda _writer: applied.append("third"))
+
+    trio.run(main)
+    assert applied == ["first", "second", "third"]
 
 
 def test_a_reader_sees_its_time_while_the_root_turns(tmp_path: Path) -> None:
