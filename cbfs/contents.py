@@ -15,10 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-import trio
-
 from cbfs.areas import RULES, Area, TreeError
 from cbfs.blocks import BLOCK, Layer, count_blocks
+from cbfs.faults import Tasks
 from cbfs.metadata_file import MetadataText, is_place
 from cbfs.model import Backend, Content
 from cbfs.nodes import (
@@ -63,14 +62,12 @@ SCRATCH = b"scratch "
 
 class Contents:
     """``changed`` is called when something in the outbox may have become ready to be sent; in
-    ``nursery`` is what goes on while programs write."""
+    ``tasks`` is what goes on while programs write."""
 
-    def __init__(
-        self, backend: Backend, changed: Callable[[], None], nursery: trio.Nursery
-    ) -> None:
+    def __init__(self, backend: Backend, changed: Callable[[], None], tasks: Tasks) -> None:
         self.backend = backend
         self.changed = changed
-        self._nursery = nursery
+        self._tasks = tasks
 
     def read(self, node: Node, offset: int, size: int) -> bytes:
         """Raises TreeError(EISDIR) for what has no bytes, and TreeError(ESTALE) for a message
@@ -104,7 +101,7 @@ class Contents:
             layer.write(offset, data, lambda index: self._beneath(file, index))
             self._touched(file)
             if layer.held > MEMORY_MAX and not file.lock.locked():
-                self._nursery.start_soon(self._spill_meanwhile, file)
+                self._tasks.start_soon(self._spill_meanwhile, file)
             if layer.held > 2 * MEMORY_MAX:
                 await self._make_room(file, layer)
         if offset <= file.anew:

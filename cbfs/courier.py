@@ -5,14 +5,16 @@ does to the tree goes through the mount itself (``Revealer``), so that watchers 
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 import trio
 
 from cbfs.dispatch import Dispatch
 from cbfs.drafts import Drafts
 from cbfs.error_files import ErrorFiles
+from cbfs.faults import Tasks, contained, harmless
 from cbfs.handles import Handle
 from cbfs.model import Backend, Conversation, Delivery, Message, Refused
 from cbfs.nodes import Directory, File, Link, Node, Text, drafts_in, state_of
@@ -22,6 +24,7 @@ from cbfs.sync_send import SyncSend
 from cbfs.texts import error_text, in_one_line, own_warning_text, status_text
 from cbfs.tree import STATUS, Tree
 from cbfs.views import Views
+from cbfs_common.errors import CbfsError
 
 WARNING = "WARNING"
 """The file in the root that is there when somebody has changed one's own name, or it cannot be
@@ -35,6 +38,11 @@ REST = 4
 """How many times as long as a look at the outbox took there is none after it: with thousands of
 drafts, of each of which programs and neighbours say whether it is finished, saving one more must
 not wait for all."""
+
+FAULT_PAUSE = 60.0
+"""Seconds until what a fault of this program was met at is looked at again."""
+
+_FAULT = "a part of cbfs failed, and goes on: a fault of this program, in its log"
 
 _ALWAYS = frozenset((METADATA,))
 
@@ -54,15 +62,16 @@ class Courier:
         sync_send: float = 0,
     ) -> None:
         self._backend = backend
-        self._nursery = nursery
+        self._tasks = Tasks(nursery, self.failed)
+        self._fault = ""
         self._wake = trio.Event()
         self._held: dict[str, str] = {}
         self._unknown: dict[str, float] = {}
         self._status_ns = time.time_ns()
         self._warned = False
         self._warned_of = b""
-        self.showing = Showing()
-        self.tree = Tree(backend, self._changed, nursery)
+        self.showing = Showing(self.failed)
+        self.tree = Tree(backend, self._changed, self._tasks)
         self.drafts = Drafts(self.tree, processes, grace)
         self._sync_send = SyncSend(backend, self.drafts, sync_send) if sync_send else None
         self.views = Views(self.tree, self.showing)
@@ -74,9 +83,10 @@ class Courier:
             self.drafts,
             self._errors,
             self.showing,
-            nursery,
+            self._tasks,
             self.message_added,
             self._changed,
+            self.failed,
         )
         self._warn()
 
@@ -92,6 +102,8 @@ class Courier:
             report = replace(report, problems=(shouted, *report.problems))
         if self.tree.config.problem:
             report = replace(report, problems=(*report.problems, self.tree.config.problem))
+        if self._fault:
+            report = replace(report, problems=(*report.problems, self._fault))
         return status_text(self._backend.name, report, held).encode()
 
     # View
@@ -177,7 +189,23 @@ class Courier:
         self._changed()
 
     def message_added(self, message: Message) -> None:
-        """See ``View``."""
+        """See ``View``. Nobody tells of it again: what a fault keeps from being shown to watchers
+        is there all the same."""
+        shown = False
+        with harmless(self.failed):
+            self._add(message)
+            shown = True
+        if not shown:
+            self.tree.unseen.announce(message.serial)
+            self.tree.unseen.reveal(message.serial)
+        with harmless(self.failed):
+            self.views.added(message)
+
+    def _add(self, message: Message) -> None:
+        if not self.tree.knows(message.conversation):  # a fault has kept it from being shown
+            for conversation in self._backend.conversations():
+                if conversation.id == message.conversation:
+                    self.conversation_added(conversation)
         folder, _ = self.tree.folders(message.conversation)
         conversation = self.tree.conversation(message.conversation)
         node = self.tree.message_node(message)
@@ -190,7 +218,6 @@ class Courier:
 
         path = f"conversations/{conversation.folder}/{message.name}"
         self.showing.show(path, node, enter)
-        self.views.added(message)
 
     @property
     def fsync_finishes(self) -> bool:
@@ -281,50 +308,90 @@ class Courier:
     def _changed(self) -> None:
         self._wake.set()
 
+    def failed(self) -> None:
+        """A fault of this program was met, and is logged: ``status`` says so until unmount."""
+        if not self._fault:
+            self._fault = _FAULT
+            with harmless():
+                self.status_changed()
+
     async def run(self) -> None:
-        """Look at the drafts whenever something has changed, until cancelled."""
-        self._nursery.start_soon(self.views.unread.run)
+        """Look at the drafts whenever something has changed, until cancelled. One of which a fault
+        comes stays, and is looked at again; so is what else is looked at."""
+        self._tasks.start_soon(self.views.unread.run, self.failed)
         while True:
             self._wake = trio.Event()
-            began = time.perf_counter()
-            again = self._look()
+            began, again = time.perf_counter(), FAULT_PAUSE
+            with harmless(self.failed):
+                again = self._look()
             await trio.sleep(REST * (time.perf_counter() - began))
             with trio.move_on_after(again):
                 await self._wake.wait()
 
     def _look(self) -> float:
         """Send what is finished. Gives the seconds until something may be."""
-        again = min(self.tree.config.look() or 3600.0, self.tree.metadata.look() or 3600.0)
-        again = min(again, self._errors.drop_stale())
         held: dict[str, str] = {}
-        for folder_name, folder in list(self.tree.outbox.entries.items()):
-            if not isinstance(folder, Directory) or _is_idle(folder):
-                continue
-            problem = self._check_folder(folder_name, folder)
-            ready = []
-            for name, node in drafts_in(folder):
-                draft = state_of(node)
-                if draft.version == draft.sent:
-                    continue  # it only waits to be taken out
-                hold = self.drafts.verdict(folder, name, node)
-                if hold is None and problem is not None:
-                    self._errors.fail(folder, name, node, problem)
-                elif hold is None:
-                    hold = self._dispatch.put_off(draft)
-                    ready += [] if hold else [(name, node)]
-                if hold is not None:
-                    again = min(again, self._hold(folder, name, node, hold))
-                draft.hold = hold.why if hold is not None else ""
-                if draft.error:
-                    held[f"{folder_name}/{name}"] = in_one_line(draft.error)
-                elif hold is not None and self.drafts.is_news(draft, hold):
-                    held[f"{folder_name}/{name}"] = hold.in_full
-            again = min(again, self._hold_links(folder_name, folder, held))
-            self._dispatch.start(folder, ready)
+        looks: list[Callable[[], float | None]] = [
+            self.tree.config.look,
+            self.tree.metadata.look,
+            self._errors.drop_stale,
+        ]
+        for name, folder in list(self.tree.outbox.entries.items()):
+            if isinstance(folder, Directory) and not _is_idle(folder):
+                looks.append(partial(self._look_into, name, folder, held))
+        again = 3600.0
+        for look in looks:
+            pause: float | None = FAULT_PAUSE
+            with harmless(self.failed):
+                pause = look()
+            again = min(again, pause or 3600.0)
         if held != self._held:
             self._held = held
             self.status_changed()
         return again
+
+    def _look_into(self, folder_name: str, folder: Directory, held: dict[str, str]) -> float:
+        """Send what is finished in one folder, and tell in ``held`` of what is not. Gives the
+        seconds until more may be."""
+        again = 3600.0
+        problem = self._check_folder(folder_name, folder)
+        ready: list[tuple[str, File | Directory]] = []
+        for name, node in drafts_in(folder):
+            draft = state_of(node)
+            if draft.version == draft.sent:
+                continue  # it only waits to be taken out
+            path = f"{folder_name}/{name}"
+            try:
+                with contained():
+                    hold = self._look_at(folder, name, node, problem)
+                    if hold is not None:
+                        again = min(again, self._hold(folder, name, node, hold))
+                    elif problem is None:
+                        ready.append((name, node))
+                    draft.hold = hold.why if hold is not None else ""
+                    if draft.error:
+                        held[path] = in_one_line(draft.error)
+                    elif hold is not None and self.drafts.is_news(draft, hold):
+                        held[path] = hold.in_full
+            except CbfsError as error:
+                held[path] = str(error)
+                again = min(again, FAULT_PAUSE)
+                self.failed()
+        with harmless(self.failed):
+            again = min(again, self._hold_links(folder_name, folder, held))
+        self._dispatch.start(folder, ready)
+        return again
+
+    def _look_at(
+        self, folder: Directory, name: str, node: File | Directory, problem: Refused | None
+    ) -> Hold | None:
+        """Why a draft is not sent now; None when it is, unless its folder has a problem."""
+        hold = self.drafts.verdict(folder, name, node)
+        if hold is None and problem is not None:
+            self._errors.fail(folder, name, node, problem)
+        elif hold is None:
+            hold = self._dispatch.put_off(state_of(node))
+        return hold
 
     def _hold(self, folder: Directory, name: str, node: File | Directory, hold: Hold) -> float:
         """Tell of what stays in an error file, when it is time to. Gives the seconds until the

@@ -3,12 +3,14 @@
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 import trio
 
 from cbfs.areas import Area
 from cbfs.drafts import Drafts
 from cbfs.error_files import ErrorFiles
+from cbfs.faults import ProgramFault, Tasks, contained, harmless
 from cbfs.model import Backend, Content, Conversation, Message, NotYet, Outgoing, Refused
 from cbfs.moved import take_along
 from cbfs.naming import free_name
@@ -46,7 +48,8 @@ RETRY = 5.0
 
 
 class Dispatch:
-    """One for a mount. ``arrived`` shows a message, ``changed`` lets the outbox be looked at."""
+    """One for a mount. ``arrived`` shows a message, ``changed`` lets the outbox be looked at, and
+    ``failed`` is told of faults."""
 
     def __init__(
         self,
@@ -55,18 +58,20 @@ class Dispatch:
         drafts: Drafts,
         errors: ErrorFiles,
         showing: Showing,
-        nursery: trio.Nursery,
+        tasks: Tasks,
         arrived: Callable[[Message], None],
         changed: Callable[[], None],
+        failed: Callable[[], None],
     ) -> None:
         self._tree = tree
         self._backend = backend
         self._drafts = drafts
         self._errors = errors
         self._showing = showing
-        self._nursery = nursery
+        self._tasks = tasks
         self._arrived = arrived
         self._changed = changed
+        self._failed = failed
         self._waiting = False
         self._later: dict[File | Parcel, tuple[float, str]] = {}
         self._busy: set[Directory] = set()
@@ -83,7 +88,7 @@ class Dispatch:
         if ready and folder not in self._busy:
             self._busy.add(folder)
             finished = sorted(ready, key=lambda each: state_of(each[1]).changed)
-            self._nursery.start_soon(self._send_all, folder, finished)
+            self._tasks.start_soon(self._send_all, folder, finished)
 
     def put_off(self, draft: File | Parcel) -> Hold | None:
         """Why what is finished has to wait for its next try."""
@@ -99,8 +104,12 @@ class Dispatch:
         try:
             for name, node in ready:
                 place = folder.alias or folder
-                if place.entries.get(name) is node and self._is_ready(place, name, node):
-                    await self._send(_name_of(place), place, name, node)
+                try:
+                    with contained():
+                        if place.entries.get(name) is node and self._is_ready(place, name, node):
+                            await self._send(_name_of(place), place, name, node)
+                except CbfsError as error:
+                    self._try_later(node, error)
                 if folder.alias is not None:
                     claimed.add(folder.alias)
                     self._busy.add(folder.alias)
@@ -114,35 +123,52 @@ class Dispatch:
     async def _send(self, folder_name: str, folder: Directory, name: str, node: Draft) -> None:
         draft, message = state_of(node), None
         try:
-            if isinstance(node, File):
-                await self._tree.save(node)
-            version = draft.version
-            if folder.entries.get(name) is node and (
-                not isinstance(node, File) or node.stored == version
-            ):
-                message = await self._hand_over(folder_name, folder, name, node)
+            with contained():
+                if isinstance(node, File):
+                    await self._tree.save(node)
+                version = draft.version
+                if folder.entries.get(name) is node and (
+                    not isinstance(node, File) or node.stored == version
+                ):
+                    message = await self._hand_over(folder_name, folder, name, node)
         except Refused as error:
             self._errors.fail(folder, name, node, error)
         except CbfsError as error:
-            self._waiting = isinstance(error, NotYet)
-            pause = NEVER if self._waiting else RETRY
-            self._later[draft] = (time.monotonic() + pause, error.in_full)
-        if message is None:
-            return
+            self._try_later(node, error)
+        if message is not None:
+            self._sent(folder, name, node, version, message)
+
+    def _try_later(self, node: Draft, error: CbfsError) -> None:
+        self._waiting = isinstance(error, NotYet)
+        pause = NEVER if self._waiting else RETRY
+        self._later[state_of(node)] = (time.monotonic() + pause, error.in_full)
+        if isinstance(error, ProgramFault):
+            self._failed()
+
+    def _sent(
+        self, folder: Directory, name: str, node: Draft, version: int, message: Message
+    ) -> None:
+        """It is a message, and never one once more: what follows is done step by step, whatever
+        comes of one."""
+        draft = state_of(node)
         draft.sent, draft.error = version, ""
         node.seed = new_seed()  # another version is another message
-        if isinstance(node, Directory):
-            seal(node)
         self._later.pop(draft, None)
-        self._errors.show(folder, name, node, "")
+        steps: list[Callable[[], None]] = []
+        if isinstance(node, Directory):
+            steps.append(partial(seal, node))
+        steps.append(partial(self._errors.show, folder, name, node, ""))
         if folder.conversation is None:
-            self._bind(folder, message.conversation)
-        self._arrived(message)
+            steps.append(partial(self._bind, folder, message.conversation))
+        steps.append(partial(self._arrived, message))
+        for step in steps:
+            with harmless(self._failed):
+                step()
         if isinstance(node, File):
             node.message = message
-            self._nursery.start_soon(self._retire, node, version)
+            self._tasks.start_soon(self._retire, node, version)
         else:
-            self._nursery.start_soon(self._retire_folder, node)
+            self._tasks.start_soon(self._retire_folder, node)
 
     async def _hand_over(
         self, folder_name: str, folder: Directory, name: str, node: Draft
@@ -164,7 +190,7 @@ class Dispatch:
             if message is None and isinstance(node, File):
                 node.lent = False
             elif message is None and content is not None:
-                self._nursery.start_soon(self._drop, content)
+                self._tasks.start_soon(self._drop, content)
         return message
 
     async def _drop(self, content: Content) -> None:
@@ -248,7 +274,7 @@ class Dispatch:
 
     def renamed(self, node: Node) -> None:
         """Store the name that the daemon has given to something of the user's."""
-        self._nursery.start_soon(self._store_name, node)
+        self._tasks.start_soon(self._store_name, node)
 
     async def _store_name(self, node: Node) -> None:
         try:
@@ -262,7 +288,7 @@ class Dispatch:
         if file.version != version:
             return
         if file.writers:
-            self._nursery.start_soon(self._retire, file, version)
+            self._tasks.start_soon(self._retire, file, version)
             return
         for directory, name in list(file.names):
             if directory.area is Area.DRAFTS:
@@ -279,7 +305,7 @@ class Dispatch:
             if directory.entries.get(name) is top:
                 directory.remove(name)
                 self._changed()
-                self._nursery.start_soon(self._clear, top)
+                self._tasks.start_soon(self._clear, top)
 
         self._showing.remove_folder(f"outbox/{_name_of(directory)}/{name}", leave)
 

@@ -3,7 +3,7 @@ mount talks to (``cbfs.model.Backend``)."""
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from cbfs.dial import Dialer
 from cbfs.directory import Directory
 from cbfs.dummies import Dummies
 from cbfs.ending import Ended, Ending, forget, leave
-from cbfs.faults import contained, unharmed
+from cbfs.faults import contained, harmless
 from cbfs.healing import make_listings, notice_copy, notice_loss
 from cbfs.home import Home
 from cbfs.meeting import Meeting
@@ -259,19 +259,25 @@ class Engine(Acquaintances):
         conversation, message = await self.store.commit(
             lambda writer: make_message(writer, conversations, outgoing, settled)
         )
-        self._started(conversation)
-        self._context.problems.clear("names")
+        # it is a message: who is told of an error from here on would send it once more
+        with harmless():
+            self._started(conversation)
         for recipient, state in message.recipients:
             if state is Delivery.QUEUED:
-                self._sender.queued(recipient)
-        self.ending.note(message)
-        self._status_changed()
+                with harmless():
+                    self._sender.queued(recipient)
+        with harmless():
+            self.ending.note(message)
+        with harmless():
+            self._context.problems.clear("names")
+            self._status_changed()
         return message
 
     async def delete(self, message: Message) -> None:
         """See ``Backend``."""
         for who in await self.store.commit(lambda writer: forget(writer, message)):
-            self._sender.given_up(who)
+            with harmless():
+                self._sender.given_up(who)
         self._status_changed()
 
     async def leave(self, conversation: bytes, *, empty: bool) -> bool:
@@ -285,7 +291,8 @@ class Engine(Acquaintances):
                     return False
             self._left.add(conversation)
         for who in missed:
-            self._sender.given_up(who)
+            with harmless():
+                self._sender.given_up(who)
         self._status_changed()
         return True
 
@@ -341,8 +348,8 @@ class Engine(Acquaintances):
             with contained():
                 await self._context.peers.find_all(names)
         except Unknown as error:
-            if self._view:
-                self._view.unknown_names(error.names)
+            names_of_nobody = error.names
+            self._show(lambda view: view.unknown_names(names_of_nobody))
         except NotYet as error:
             self._not_found(error)
             self._preparing.difference_update(names)
@@ -361,13 +368,17 @@ class Engine(Acquaintances):
 
     async def _retry_later(self) -> None:
         await trio.sleep(LOOKUP_RETRY)
-        if self._view:
-            self._view.retry()
+        self._show(lambda view: view.retry())
 
     def _directory_back(self) -> None:
         """What waited for the directory may be tried again."""
+        self._show(lambda view: view.retry())
+
+    def _show(self, tell: Callable[[View], None]) -> None:
+        """What goes wrong there is no matter of ours."""
         if self._view:
-            self._view.retry()
+            with harmless():
+                tell(self._view)
 
     def _contact_changed(self, name: str) -> None:
         contact = self._context.peers.get(name)
@@ -381,14 +392,12 @@ class Engine(Acquaintances):
         self._sender.retry(name)
         self._receiver.look_again()
         self._meeting.news()
-        if self._view:
-            self._view.contact_changed(name)
-            self._view.retry()
+        self._show(lambda view: view.contact_changed(name))
+        self._show(lambda view: view.retry())
 
     def _asks(self, name: str) -> None:
         """What waits of a stranger has changed."""
-        if self._view:
-            self._view.contact_changed(name)
+        self._show(lambda view: view.contact_changed(name))
         self._status_changed()
 
     def _started(self, conversation: Conversation) -> None:
@@ -404,37 +413,30 @@ class Engine(Acquaintances):
             return
         self._context.conversations[conversation.id] = conversation
         self._meeting.news()
-        with unharmed():
-            if self._view:
-                self._view.conversation_added(conversation)
+        self._show(lambda view: view.conversation_added(conversation))
 
     def _conversation_moved(self, old: Conversation, new: Conversation) -> None:
-        if self._view:
-            self._view.conversation_moved(old, new)
+        self._show(lambda view: view.conversation_moved(old, new))
 
     def _messages_renamed(self, messages: Iterable[Message]) -> None:
-        if self._view:
-            self._view.messages_renamed(messages)
+        self._show(lambda view: view.messages_renamed(messages))
 
     def _ended(self, ended: Ended) -> None:
         for who in ended.missed:
-            self._sender.given_up(who)
-        if self._view:
-            self._view.message_ended(ended.message)
+            with harmless():
+                self._sender.given_up(who)
+        self._show(lambda view: view.message_ended(ended.message))
 
     def _arrived(self, message: Message) -> None:
         self.ending.note(message)
-        if self._view:
-            self._view.message_added(message)
+        self._show(lambda view: view.message_added(message))
 
     def _message_changed(self, message: Message) -> None:
         self.ending.note(message)
-        if self._view:
-            self._view.message_changed(message)
+        self._show(lambda view: view.message_changed(message))
 
     def _status_changed(self) -> None:
-        if self._view:
-            self._view.status_changed()
+        self._show(lambda view: view.status_changed())
 
 
 def milliseconds() -> int:

@@ -9,9 +9,11 @@ and place, without its text: that may hold a name or a word of a message.
 import logging
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import trio
 
 from cbfs.store import StoreError
 from cbfs_common.errors import CbfsError
@@ -60,6 +62,43 @@ def unharmed() -> Iterator[None]:
     """A fault within is logged, and what follows goes on. Errors of ours come out."""
     with suppress(ProgramFault), contained():
         yield
+
+
+def _nobody() -> None:
+    """Nobody is told."""
+
+
+@contextmanager
+def harmless(failed: Callable[[], None] = _nobody) -> Iterator[None]:
+    """Whatever error is raised within, of ours as well, is logged, ``failed`` is called, and what
+    follows goes on: for what no caller is there to handle."""
+    try:
+        with contained():
+            yield
+    except CbfsError as error:
+        if isinstance(error, StoreError):
+            _log.error("%s", error.in_full)
+        elif not isinstance(error, ProgramFault):  # which is logged
+            log_fault(error)
+        failed()
+
+
+class Tasks:
+    """Tasks in a nursery, none of which ends the others by an error; ``failed`` is told then."""
+
+    def __init__(self, nursery: trio.Nursery, failed: Callable[[], None]) -> None:
+        self._nursery = nursery
+        self._failed = failed
+
+    def start_soon(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """As a nursery does."""
+        self._nursery.start_soon(self._run, task, arguments)
+
+    async def _run(
+        self, task: Callable[..., Awaitable[None]], arguments: tuple[object, ...]
+    ) -> None:
+        with harmless(self._failed):
+            await task(*arguments)
 
 
 def _sorted_out(error: Exception) -> CbfsError:

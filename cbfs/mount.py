@@ -23,6 +23,7 @@ from cbfs.courier import Courier
 from cbfs.daemon import daemonised
 from cbfs.engine import running
 from cbfs.entry import complain
+from cbfs.faults import harmless
 from cbfs.locking import account_of
 from cbfs.logs import Log, log_into
 from cbfs.mount_table import WINDOW_SOURCE, become, device_of, fuse_source, source_of, unmount
@@ -37,7 +38,7 @@ from cbfs.reveal import Revealer
 from cbfs.rootfile import Unlock
 from cbfs.settings import GRACE_MAX
 from cbfs.stopping import stop_event, unmount_at
-from cbfs.store import Store, StoreError
+from cbfs.store import Store
 from cbfs.sync_send import LIMIT, LIMIT_MAX
 from cbfs.texts import README, profile_text
 from cbfs.times import settle_times, shown
@@ -474,13 +475,14 @@ class Answering:
 
 async def _keep(store: Store, courier: Courier, operations: Operations) -> None:
     """At the end. What the disk does not take is logged; the next mount empties tmp/ as well."""
-    await operations.save_open()
-    await courier.views.unread.flush()
-    try:
+    with harmless():
+        await operations.save_open()
+    with harmless():
+        await courier.views.unread.flush()
+    with harmless():
         await store.commit(courier.tree.keep_times())
+    with harmless():
         await store.commit(empty_tmp(courier.tree))
-    except StoreError as error:
-        _log.error("%s", error.in_full)
 
 
 def _texts(courier: Courier, name: str, profile: str) -> None:
@@ -511,7 +513,7 @@ async def _live(
     nursery: trio.Nursery,
 ) -> None:
     """Wait until the mount answers."""
-    operations.revealer = Revealer(options.mountpoint)
+    operations.revealer = Revealer(options.mountpoint, courier.failed)
     courier.showing.revealer = operations.revealer  # what arrives from now on waits for its start
     await nursery.start(operations.revealer.run)
 

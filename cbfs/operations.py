@@ -8,7 +8,6 @@ import errno
 import functools
 import logging
 import os
-import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +33,7 @@ from pyfuse3 import (
 from cbfs.areas import Area, TreeError
 from cbfs.capacity import BLOCK_SIZE, Capacity, errno_of
 from cbfs.courier import Courier
+from cbfs.faults import harmless, log_fault
 from cbfs.handles import Handles
 from cbfs.message_folder import MessageFolder
 from cbfs.nodes import (
@@ -86,9 +86,8 @@ def _handler(function: H) -> H:
             _log.error("%s", error.in_full)
             raise FUSEError(errno_of(error)) from error
         except Exception as error:
-            # not the exception's own text, which may name a file
-            where = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("%s failed: %s\n%s", function.__name__, type(error).__name__, where)
+            log_fault(error)
+            arguments[0]._courier.failed()
             raise FUSEError(errno.EIO) from error
 
     return wrapped  # type: ignore[return-value]  # the same signature
@@ -139,10 +138,11 @@ class Operations(pyfuse3.Operations):
             node.found_in(directory)
         return self._remember(node)
 
-    @_handler
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        # is not answered: even a FUSEError would end the mount
         for inode, count in inode_list:
-            self._inodes.forget(inode, count)
+            with harmless(self._courier.failed):
+                self._inodes.forget(inode, count)
 
     @_handler
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:

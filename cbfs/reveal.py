@@ -26,6 +26,7 @@ import pyfuse3
 import trio
 
 from cbfs import reveal_worker
+from cbfs.faults import harmless
 from cbfs.nodes import Node
 
 _log = logging.getLogger(__name__)
@@ -63,11 +64,12 @@ class Revealer:
     """See ``showing.Revealer``. ``run`` it when the FUSE loop runs; it has started when the mount
     answers. ``close`` it when the mount has ended."""
 
-    def __init__(self, mountpoint: Path, device: int = 0) -> None:
-        """``device``: the st_dev of the mount, where another process has made it: it may have
-        done so elsewhere than where we see ``mountpoint``."""
+    def __init__(self, mountpoint: Path, failed: Callable[[], None], device: int = 0) -> None:
+        """``failed`` is told of faults. ``device``: the st_dev of the mount, where another
+        process has made it: it may have done so elsewhere than where we see ``mountpoint``."""
         self._mountpoint = mountpoint
         self._device = device
+        self._failed = failed
         self._jobs, self._work = trio.open_memory_channel[_Job](sys.maxsize)
         self._changes: dict[int, _Change] = {}
         self._touched: set[int] = set()
@@ -158,7 +160,12 @@ class Revealer:
                 await anext(answers, None)
                 task_status.started()
                 async for job in self._work:
-                    await self._do(process, answers, [job, *self._waiting()])
+                    jobs = [job, *self._waiting()]
+                    with harmless(self._failed):
+                        await self._do(process, answers, jobs)
+                    # what a fault has kept from being shown, and calls that never came
+                    self._apply([job.number for job in jobs if job.kind != "touch"])
+                    self._answered.set()
         finally:
             self._ended.set()
             with trio.move_on_after(STOP_TIMEOUT, shield=True):
@@ -182,7 +189,8 @@ class Revealer:
         self, kind: str, path: str, node: Node | None, apply: Callable[[], None], new: str = ""
     ) -> None:
         if self._ended.is_set():
-            apply()
+            with harmless(self._failed):
+                apply()
             return
         self._number += 1
         called = f"{STAGED}{self._number}" if kind == "show" else path.rpartition("/")[2]
@@ -216,9 +224,6 @@ class Revealer:
                 told = await anext(answers, None)
         for number in set(told if told is not None else [errno.EPIPE]) - {0}:
             _log.warning("a change could not be shown to watchers: %s", os.strerror(number))
-        # calls that never came to their handler: change the tree all the same
-        self._apply([job.number for job in changes])
-        self._answered.set()
 
     def _words(self, job: _Job) -> tuple[str, str, str]:
         path = self._mountpoint / job.path
@@ -230,7 +235,8 @@ class Revealer:
         for number in numbers:
             change = self._changes.pop(number, None)
             if change:
-                change.apply()
+                with harmless(self._failed):
+                    change.apply()
 
 
 async def _answers(process: trio.Process) -> AsyncIterator[list[int]]:

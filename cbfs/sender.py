@@ -17,7 +17,7 @@ from cbfs.contact import Contact
 from cbfs.context import Context
 from cbfs.deliveries import Envelope
 from cbfs.dial import REUSE_TIME, DialError
-from cbfs.faults import contained
+from cbfs.faults import contained, harmless
 from cbfs.link import Link, ServerRefused, open_link, request, request_in_order
 from cbfs.model import Message, NotYet
 from cbfs.owed import Dues
@@ -165,19 +165,25 @@ class Sender:
     async def _serve(self, recipient: str) -> None:
         """One delivery session."""
         try:
+            with harmless():
+                await self._try(recipient)
+        finally:
+            del self._wakes[recipient]
+        with harmless():
+            self._wake(recipient)
+        self._news.set()
+
+    async def _try(self, recipient: str) -> None:
+        try:
             with contained():
                 await self._deliver_all(recipient)
-            self._works(recipient)
+                self._works(recipient)
         except CbfsError as error:
             wait = self._retries.failed(topic_of(recipient), _cause(error))
             if recipient in self._jobs:  # nobody waits for a note
                 again = f"tried again within {in_words(wait)}"
                 who = self._context.peers.label(recipient)
                 self._context.problems.set(topic_of(recipient), f"{who}: {error.in_full}; {again}")
-        finally:
-            del self._wakes[recipient]
-        self._wake(recipient)
-        self._news.set()
 
     def _works(self, recipient: str) -> None:
         self._retries.worked(topic_of(recipient))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from cbfs.faults import harmless
 from cbfs.nodes import Node
 
 
@@ -52,17 +53,23 @@ class Showing:
     """What to call for each such change. Without a ``revealer`` (before the mount answers, and
     after it has ended) nobody can watch, and changes are made at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, failed: Callable[[], None] = lambda: None) -> None:
+        """``failed`` is told of faults: none of a follower's harms the others, or the change."""
         self.revealer: Revealer | None = None
         self.followers: list[Follower] = []
+        self._failed = failed
+
+    def _tell(self, tell: Callable[[Follower], None]) -> None:
+        for follower in list(self.followers):
+            with harmless(self._failed):
+                tell(follower)
 
     def show(self, path: str, node: Node, enter: Callable[[], None]) -> None:
         """See ``Revealer``."""
 
         def change() -> None:
             enter()
-            for follower in self.followers:
-                follower.appears(path, node)
+            self._tell(lambda follower: follower.appears(path, node))
 
         if self.revealer:
             self.revealer.show(path, node, change)
@@ -80,8 +87,7 @@ class Showing:
         """See ``Revealer``."""
 
         def change() -> None:
-            for follower in self.followers:
-                follower.disappears(path)
+            self._tell(lambda follower: follower.disappears(path))
             leave()
 
         if self.revealer:
@@ -93,8 +99,7 @@ class Showing:
         """See ``Revealer``."""
 
         def change() -> None:
-            for follower in self.followers:
-                follower.disappears(path)
+            self._tell(lambda follower: follower.disappears(path))
             leave()
 
         if self.revealer:
@@ -106,8 +111,7 @@ class Showing:
         """See ``Revealer``."""
 
         def moved() -> None:
-            for follower in self.followers:
-                follower.moves(path, new)
+            self._tell(lambda follower: follower.moves(path, new))
             change()
 
         if self.revealer:

@@ -8,11 +8,10 @@ import stat
 import time
 from collections.abc import Callable
 
-import trio
-
 from cbfs.areas import CONFIG, PERSON, RULES, Area, TreeError, check, file_rule
 from cbfs.config_file import ConfigFile
 from cbfs.contents import Contents, check_changeable
+from cbfs.faults import Tasks
 from cbfs.folders import Folder, Unseen
 from cbfs.inodes import Inodes
 from cbfs.message_folder import MessageFolder, Shelf
@@ -62,10 +61,8 @@ FIRST_OWN = 1 << 32
 class Tree(Contents):
     """``changed`` is called when something in the outbox may have become ready to be sent."""
 
-    def __init__(
-        self, backend: Backend, changed: Callable[[], None], nursery: trio.Nursery
-    ) -> None:
-        super().__init__(backend, changed, nursery)
+    def __init__(self, backend: Backend, changed: Callable[[], None], tasks: Tasks) -> None:
+        super().__init__(backend, changed, tasks)
         self.removed: Callable[[int], None] = lambda _serial: None
         """Told of each message that a program has removed, by its serial."""
         self.left: Callable[[Conversation, Directory], None] = lambda _conversation, _place: None

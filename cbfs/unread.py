@@ -5,26 +5,24 @@ messages are new and, from when somebody first looks, what is listed of them; al
 store. What was read is kept, and leaves the folder, a little later and many at once.
 """
 
-import logging
 import time
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import trio
 
 from cbfs import index
 from cbfs.areas import Area
+from cbfs.faults import contained, harmless
 from cbfs.listings import Entry, entry_of, every
 from cbfs.model import Message
 from cbfs.naming import free_name
 from cbfs.nodes import Link, MessageFile, Node
 from cbfs.provided import Provided, inode_for
 from cbfs.showing import Showing
-from cbfs.store import StoreError
 from cbfs.tree import UNREAD, Tree
-
-_log = logging.getLogger(__name__)
+from cbfs_common.errors import CbfsError
 
 LAG, LAG_MAX = 0.2, 5.0
 """Seconds without a message being read until those that were leave unread/, and the most."""
@@ -117,16 +115,18 @@ class Unread:
             self._leave(node.serial)
             self._was_read(node.serial)
 
-    async def run(self) -> None:
+    async def run(self, failed: Callable[[], None]) -> None:
         """Keep what has been read, and take its links out, until cancelled. Not at once: who
-        reads many messages should not wait for that, and one commit does for all."""
+        reads many messages should not wait for that, and one commit does for all. ``failed`` is
+        told of what does not go well; that is done with what is read next."""
         while True:
             await self._news.wait()
             with trio.move_on_after(LAG_MAX):
                 while self._news.is_set():
                     self._news = trio.Event()
                     await trio.sleep(LAG)
-            await self.flush()
+            with harmless(failed):
+                await self.flush()
 
     async def flush(self) -> None:
         """Keep what has been read. A crash before shows it as unread once more."""
@@ -137,10 +137,11 @@ class Unread:
         if not serials:
             return
         try:
-            await self._store.commit(lambda writer: index.set_read(writer, serials))
-        except StoreError as error:
-            _log.error("%s", error.in_full)
+            with contained():
+                await self._store.commit(lambda writer: index.set_read(writer, serials))
+        except CbfsError:
             self._read += serials  # with what is read next
+            raise
 
     # Provider
 

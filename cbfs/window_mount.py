@@ -3,12 +3,15 @@ has the account. It holds no key, and can ask for one conversation only.
 """
 
 import errno
+import functools
+import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyfuse3
 import trio
@@ -28,6 +31,7 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from cbfs.faults import harmless, log_fault
 from cbfs.mount_table import WINDOW_SOURCE, device_of
 from cbfs.stopping import unmount_at
 from cbfs.window_wire import (
@@ -44,6 +48,8 @@ from cbfs.window_wire import (
 )
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import FILE_NAME_MAX
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,8 @@ class Daemon:
                         self._waiting.pop(answer.number).set()
         except trio.BrokenResourceError:
             pass
+        except CbfsError as error:
+            _log.error("the daemon was not understood: %s", error)
         finally:
             self.ended.set()
             for event in self._waiting.values():
@@ -113,6 +121,25 @@ class Daemon:
             raise FUSEError(errno.ENOTCONN) from error
 
 
+H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
+
+
+def _handler(function: H) -> H:
+    """What is no errno would end the window: it is logged, and is EIO."""
+
+    @functools.wraps(function)
+    async def wrapped(*arguments: Any) -> Any:
+        try:
+            return await function(*arguments)
+        except FUSEError:
+            raise
+        except Exception as error:
+            log_fault(error)
+            raise FUSEError(errno.EIO) from error
+
+    return wrapped  # type: ignore[return-value]  # the same signature
+
+
 class Passing(pyfuse3.Operations):
     """The handlers."""
 
@@ -125,17 +152,22 @@ class Passing(pyfuse3.Operations):
         self._ask = daemon.ask
         self._writing: set[int] = set()
 
+    @_handler
     async def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         return _entry(await self._ask("lookup", parent_inode, name, ctx.pid))
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
-        await self._daemon.tell("forget", [list(each) for each in inode_list])
+        # is not answered: even a FUSEError would end the window with a traceback
+        with harmless(), suppress(FUSEError):
+            await self._daemon.tell("forget", [list(each) for each in inode_list])
 
+    @_handler
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         return _entry(await self._ask("getattr", inode))
 
+    @_handler
     async def setattr(
         self,
         inode: InodeT,
@@ -153,19 +185,23 @@ class Passing(pyfuse3.Operations):
         ]
         return _entry(await self._ask("setattr", inode, values))
 
+    @_handler
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
         return _entry(await self._ask("mkdir", parent_inode, name, mode, ctx.pid))
 
+    @_handler
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         return _entry(await self._ask("symlink", parent_inode, name, target, ctx.pid))
 
+    @_handler
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
         return FileNameT(await self._ask("readlink", inode))
 
+    @_handler
     async def link(
         self,
         inode: InodeT,
@@ -175,12 +211,15 @@ class Passing(pyfuse3.Operations):
     ) -> EntryAttributes:
         return _entry(await self._ask("link", inode, new_parent_inode, new_name))
 
+    @_handler
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         await self._ask("unlink", parent_inode, name, ctx.pid)
 
+    @_handler
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         await self._ask("rmdir", parent_inode, name)
 
+    @_handler
     async def rename(
         self,
         parent_inode_old: InodeT,
@@ -193,9 +232,11 @@ class Passing(pyfuse3.Operations):
         places = (parent_inode_old, name_old, parent_inode_new, name_new)
         await self._ask("rename", *places, flags, ctx.pid)
 
+    @_handler
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         return FileHandleT(await self._ask("opendir", inode))
 
+    @_handler
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         taken = 0
         for place, name, stat in await self._ask("list", fh, start_id):
@@ -204,12 +245,15 @@ class Passing(pyfuse3.Operations):
             taken += 1
         await self._daemon.tell("listed", fh, taken)
 
+    @_handler
     async def releasedir(self, fh: FileHandleT) -> None:
         await self._daemon.tell("releasedir", fh)
 
+    @_handler
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         """Names are on the disk when the call that made them returns."""
 
+    @_handler
     async def create(
         self,
         parent_inode: InodeT,
@@ -222,25 +266,31 @@ class Passing(pyfuse3.Operations):
         self._writing.add(info[0])
         return _info(info), _entry(stat)
 
+    @_handler
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         info = await self._ask("open", inode, flags, ctx.pid)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             self._writing.add(info[0])
         return _info(info)
 
+    @_handler
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         return bytes(await self._ask("read", fh, off, size))
 
+    @_handler
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         return int(await self._ask("write", fh, off, buf))
 
+    @_handler
     async def flush(self, fh: FileHandleT) -> None:
         if fh in self._writing:
             await self._ask("flush", fh)
 
+    @_handler
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         await self._ask("fsync", fh)
 
+    @_handler
     async def release(self, fh: FileHandleT) -> None:
         if fh in self._writing:
             self._writing.discard(fh)
@@ -248,6 +298,7 @@ class Passing(pyfuse3.Operations):
         else:
             await self._daemon.tell("release", fh)
 
+    @_handler
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         data = StatvfsData()
         for name, value in zip(STATVFS, await self._ask("statfs"), strict=True):
@@ -256,15 +307,19 @@ class Passing(pyfuse3.Operations):
         data.f_namemax = FILE_NAME_MAX
         return data
 
+    @_handler
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         return bytes(await self._ask("getxattr", inode, name))
 
+    @_handler
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[XAttrNameT]:
         return [XAttrNameT(name) for name in await self._ask("listxattr", inode)]
 
+    @_handler
     async def setxattr(self, *_arguments: object) -> None:
         raise FUSEError(errno.ENOTSUP)
 
+    @_handler
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         raise FUSEError(errno.ENOTSUP)
 

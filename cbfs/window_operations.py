@@ -205,5 +205,5 @@ class WindowOperations(Operations):
 
     def watch(self, mountpoint: Path, device: int) -> Revealer:
         """From now on, changes are shown to who watches there (``device``: its st_dev)."""
-        self.revealer = Revealer(mountpoint, device)
+        self.revealer = Revealer(mountpoint, self._courier.failed, device)
         return self.revealer

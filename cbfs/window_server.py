@@ -16,8 +16,8 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileNameT, FlagT, InodeT, ModeT, XAttrNameT
 
-from cbfs.courier import Courier
-from cbfs.store import StoreError
+from cbfs.courier import FAULT_PAUSE, Courier
+from cbfs.faults import harmless, log_fault
 from cbfs.window import Window, conversation_called, drop_tmp, make_tmp
 from cbfs.window_operations import Asker, Fields, WindowOperations
 from cbfs.window_wire import (
@@ -55,15 +55,23 @@ class WindowServer:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled. Has started when windows can be asked for."""
+        started: Callable[[], None] = task_status.started
+        while True:
+            with harmless(self._courier.failed):
+                await self._listen(started)
+            started = _nobody
+            await trio.sleep(FAULT_PAUSE)
+
+    async def _listen(self, started: Callable[[], None]) -> None:
         with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
             try:
                 await self._bind(listening)
                 listening.listen()
             except OSError as error:  # some file systems hold no sockets: all else works
                 _log.warning("no mount of a single conversation is possible: %s", error.strerror)
-                task_status.started()
-                return
-            task_status.started()
+                started()
+                await trio.sleep_forever()
+            started()
             try:
                 await trio.serve_listeners(self._serve, [trio.SocketListener(listening)])
             finally:
@@ -81,6 +89,11 @@ class WindowServer:
         (self._account / SOCKET).chmod(0o600)
 
     async def _serve(self, stream: trio.SocketStream) -> None:
+        """One window. A fault is the end of none of the others."""
+        with harmless(self._courier.failed):
+            await self._look_through(stream)
+
+    async def _look_through(self, stream: trio.SocketStream) -> None:
         data = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
         _process, user, _group = CREDENTIALS.unpack(data)
         if user != os.getuid() or self._count >= WINDOWS_MAX:
@@ -92,6 +105,10 @@ class WindowServer:
                 await _Session(stream, self._courier, self._account, self._random).run()
         finally:
             self._count -= 1
+
+
+def _nobody() -> None:
+    """Nobody waits for the start any more."""
 
 
 class _Session:
@@ -121,7 +138,8 @@ class _Session:
                                 return
                             calls = _Calls(operations, nursery)
                         elif request.word in calls.at_once:
-                            calls.at_once[request.word](*request.arguments)
+                            with harmless(self._courier.failed):
+                                calls.at_once[request.word](*request.arguments)
                         else:
                             nursery.start_soon(self._answer, request, calls)
                 nursery.cancel_scope.cancel()
@@ -133,11 +151,10 @@ class _Session:
             if operations is not None:
                 self._courier.showing.followers.remove(operations)
                 with trio.CancelScope(shield=True):
-                    await operations.close()
-                    try:
+                    with harmless(self._courier.failed):
+                        await operations.close()
+                    with harmless(self._courier.failed):  # it goes when the account is unmounted
                         await drop_tmp(self._courier.tree, operations.window.tmp)
-                    except StoreError as error:
-                        _log.error("%s", error.in_full)  # it goes when the account is unmounted
 
     async def _look(self, request: Request) -> WindowOperations | None:
         """The first word: which conversation."""
@@ -164,6 +181,10 @@ class _Session:
             number = error.errno
         except (KeyError, TypeError, ValueError, OverflowError):
             number = errno.EINVAL  # a handle or a number that we have not given
+        except Exception as error:
+            log_fault(error)
+            self._courier.failed()
+            number = errno.EIO
         if request.number:
             await self._send(request.number, number, result)
 

@@ -29,6 +29,7 @@ class Mounted:
     def __init__(
         self, place: Path, options: str = "grace=0.05", watchdog: float = WATCHDOG
     ) -> None:
+        self.program = ["tests.fake_backend"]
         self.account = place / "account"
         self.path = place / "mount"
         self.options = options
@@ -42,7 +43,7 @@ class Mounted:
 
     def mount(self) -> None:
         """Start the daemon; returns when the mount answers."""
-        command = [sys.executable, "-m", "tests.fake_backend", str(self.account), str(self.path)]
+        command = [sys.executable, "-m", *self.program, str(self.account), str(self.path)]
         self._daemon = subprocess.Popen(
             [*command, "--no-tor", "-o", self.options],
             cwd=ROOT,
