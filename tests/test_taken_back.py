@@ -16,6 +16,7 @@ from cbfs.store import Store, Table, Writer
 from cbfs_common.lifetime import FOREVER
 from tests.exported import opened
 from tests.fake_backend import put_content
+from tests.healing_world import World as Clients
 from tests.killing import Kill, KillingEnv, every_point
 from tests.stores import open_store
 from tests.test_engine import NO_TOR, Recorder, account, send, until
@@ -200,3 +201,31 @@ def test_nothing_is_asked_for_of_a_conversation_that_was_left(tmp_path: Path) ->
         with store.read() as reader:
             left = [debt.ref for debt in owed.debts(reader, "bob", owed.Kind.WANT)]
         assert left == [bytes(32)]
+
+
+def test_what_was_removed_is_offered_no_more(tmp_path: Path) -> None:
+    """Delivered, without a receipt: nothing tells its recipient of it again, nor that it was."""
+    clients = Clients(tmp_path)
+    clients.begin(("alice", "bob", "carol"))
+    alice = clients.clients["alice"]
+    kept, gone = (alice.write(("bob", "carol"), text) for text in (b"kept", b"removed"))
+    alice.pump(fails=False)
+    alice.load()
+
+    def offered() -> set[tuple[str, bytes]]:
+        with alice.store.read() as reader:
+            return {
+                (who, debt.ref[16:])
+                for who in ("bob", "carol")
+                for debt in owed.debts(reader, who, owed.Kind.OFFER)
+            }
+
+    everybody = {(who, written.id) for who in ("bob", "carol") for written in (kept, gone)}
+    assert offered() == everybody
+    alice.remove(gone)
+    assert offered() == {("bob", kept.id), ("carol", kept.id)}
+    alice.remove(kept)
+    assert not offered()
+    with alice.store.read() as reader:
+        assert not owed.load_dues(reader)
+    clients.close()
