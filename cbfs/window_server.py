@@ -179,12 +179,12 @@ class _Session:
             result = await calls.table[request.word](*request.arguments)
         except pyfuse3.FUSEError as error:
             number = error.errno
-        except (KeyError, TypeError, ValueError, OverflowError):
-            number = errno.EINVAL  # a handle or a number that we have not given
         except Exception as error:
             log_fault(error)
             self._courier.failed()
-            number = errno.EIO
+            # a handle or a number that we have not given is told apart
+            wrong = isinstance(error, KeyError | TypeError | ValueError | OverflowError)
+            number = errno.EINVAL if wrong else errno.EIO
         if request.number:
             await self._send(request.number, number, result)
 

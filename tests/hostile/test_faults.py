@@ -11,6 +11,8 @@ import trio
 from cbfs.engine import Engine
 from cbfs.store import Table
 from cbfs_common.errors import DecodeError
+from cbfs_common.lifetime import Lifetime
+from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.message import encode_part
 from tests.hostile.town import Town
 from tests.test_engine import send
@@ -21,6 +23,12 @@ def town() -> Iterator[Town]:
     made = Town()
     made.begin()
     made.give_prekey(made.bob)
+    made.send(SYSTEM_RANDOM.token(ENVELOPE_SIZE))  # is kept, and tried again at each start
+
+    async def keep(_engine: Engine) -> None:
+        await made.until(lambda: not made.mailbox, "the noise to be kept")
+
+    made.run(keep)
     yield made
     made.close()
 
@@ -65,12 +73,20 @@ def test_the_client_survives_a_fault(
 
     async def talk(engine: Engine) -> None:
         text = town.send_good()
+        ends = replace(town.bob.part(b"ends"), lifetime=Lifetime(86_400, 1))
+        town.written.append(b"ends")
+        town.send(town.bob.seal(encode_part(ends)))
         town.send(stranger.seal(encode_part(stranger.part(b"hello"))))
         await send(engine, ("bob",), b"of alice")
         await town.until(lambda: text in town.texts("bob"), "a good message")
         await town.until(lambda: not town.mailbox, "the mailbox to be empty")
         await town.until(lambda: len(town.other.box(bob)) >= 1, "alice's message to go out")
         await trio.sleep(3_600)
+        settings = engine.configuration.current
+        await engine.configuration.change(replace(settings, pace=60.0))
+        text = town.send_good()
+        await town.until(lambda: text in town.texts("bob"), "a good message at a pace")
+        await engine.configuration.change(settings)
 
     real = getattr(pkgutil.resolve_name(owner), name)
 
@@ -82,6 +98,7 @@ def test_the_client_survives_a_fault(
 
     with patch(f"{owner}.{name}", broken):
         town.run(talk)
+    assert left[0] < 3, "the fault was not met"
     assert "secret" not in caplog.text
     town.faults.texts.clear()
     town.reopen()
