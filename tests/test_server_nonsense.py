@@ -19,7 +19,7 @@ from cbfs_common.names_refusals import Refusal
 from cbfs_common.names_wire import AskHead, HeadIs, Refused, decode_reply, encode_request
 from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address, parse_address
-from cbfs_common.requests import CreateAccount, GetLimits, encode
+from cbfs_common.requests import CreateAccount, Delete, GetLimits, Subscribe, encode
 from cbfs_common.requests import decode_reply as decode_answer
 from cbfs_common.transport import FRAME_SIZE, PAYLOAD_MAX, Message
 from cbfs_names.receipting import Receipts
@@ -215,7 +215,7 @@ def is_served(client: RawClient) -> None:
     decode_answer(ask(client, 2, encode(CreateAccount())))
 
 
-@pytest.mark.parametrize("where", ["reading", "a change", "an answer"])
+@pytest.mark.parametrize("where", ["reading", "a change", "an answer", "its end", "a push"])
 def test_a_fault_in_one_request_is_the_end_of_one_connection_at_most(
     where: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -230,6 +230,16 @@ def test_a_fault_in_one_request_is_the_end_of_one_connection_at_most(
                 broken.setattr(Service, "_tell", lambda *_: None)
                 broken.setattr("cbfs_server.store.Writer.put_account", refuse)
                 assert ask(client, 1, encode(CreateAccount()))  # TROUBLE
+            elif where == "its end":
+                broken.setattr(Pusher, "unsubscribe", refuse)
+                client.socket.sendall(bytes(2 * FRAME_SIZE))
+                assert client.closed_by_server()
+            elif where == "a push":
+                assert ask(client, 1, encode(CreateAccount()))
+                assert ask(client, 2, encode(Subscribe()))
+                broken.setattr(Pusher, "_send_new", refuse)
+                assert ask(client, 3, encode(Delete((bytes(16),))))
+                assert client.closed_by_server()  # and asks anew, as else nothing comes any more
             else:
                 broken.setattr(Service, "_tell", refuse)
                 assert ask(client, 1, encode(CreateAccount()))

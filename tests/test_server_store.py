@@ -1,5 +1,6 @@
 """The server's store and service in this process: retention, limits, a full disk, and a model."""
 
+import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -59,6 +60,9 @@ class Caller:
     def send(self, id: int, payload: bytes) -> None:
         self._answered[id] = payload
         self._events[id].set()
+
+    def close(self, reason: str, level: int = logging.INFO) -> None:
+        raise AssertionError(reason)
 
     async def ask(self, request: Request[Any]) -> Any:
         self._last += 1

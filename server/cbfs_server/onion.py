@@ -136,10 +136,17 @@ async def _keep(live: "_Live", onion: Onion, target_port: int) -> None:
         try:
             await live.ended.wait()
         finally:
-            await live.aclose()
+            await _end(live)
         _log.warning("tor has ended: the onion service is away until it is back")
         live = await _publish_again(onion, target_port)
         _log.warning("the onion service is published again")
+
+
+async def _end(live: "_Live") -> None:
+    try:
+        await live.aclose()
+    except Exception as error:
+        _log.error("a fault in leaving tor:\n%s", trace_of(error))
 
 
 async def _publish_again(onion: Onion, target_port: int) -> "_Live":

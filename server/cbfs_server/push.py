@@ -11,6 +11,7 @@ from typing import Protocol
 from cbfs_common.limits import PUSH_WINDOW
 from cbfs_common.requests import Arrived, encode
 from cbfs_common.transport import PUSH
+from cbfs_server.logs import tell_fault
 from cbfs_server.store import Store, StoreError
 
 _log = logging.getLogger(__name__)
@@ -29,6 +30,9 @@ class Client(Protocol):
 
     def send(self, id: int, payload: bytes) -> None:
         """Send a frame, or keep it until those before it have gone."""
+
+    def close(self, reason: str, level: int = logging.INFO) -> None:
+        """End the connection."""
 
 
 class _Subscription:
@@ -94,6 +98,9 @@ class Pusher:
             self._send_new(subscription)
         except StoreError as error:
             _log.error("a subscriber is told nothing more: %s", error.in_full)
+        except Exception as error:  # of one subscriber, who asks anew
+            tell_fault("a push", error)
+            client.close("a fault of the server", logging.ERROR)
 
     def _send_new(self, subscription: _Subscription) -> None:
         """As much as there is room for. Raises StoreError."""

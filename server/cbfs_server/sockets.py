@@ -138,7 +138,10 @@ class Connection:
             return
         self.closed = True
         _log.log(level, "connection %d ended: %s", self.number, reason)
-        self._server.remove(self)
+        try:
+            self._server.remove(self)
+        except Exception as error:  # it is no matter of the others
+            tell_fault(f"the end of connection {self.number}", error)
         trio.lowlevel.notify_closing(self._socket)
         self._socket.close()
         self._partial = self._waiting = None

@@ -2,8 +2,8 @@
 expects, and works again.
 
 As a program it is ``tests.fake_backend`` with such a function:
-``python -m tests.hostile.breaking PLACE FILE DIR MOUNTPOINT ...``. It begins to fail when FILE is
-there.
+``python -m tests.hostile.breaking PLACE FILE TIMES DIR MOUNTPOINT ...``. It begins to fail when
+FILE is there.
 """
 
 import pkgutil
@@ -44,11 +44,11 @@ def main() -> int:
     import cbfs.mount
     from tests import fake_backend
 
-    place, file = sys.argv[1], Path(sys.argv[2])
-    sys.argv[1:3] = []
+    place, file, faults = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    sys.argv[1:4] = []
     sys.argv += ["--foreground"]
     vars(cbfs.mount)["running"] = fake_backend.running
-    with breaking(place, file.exists):
+    with breaking(place, file.exists, faults):
         return cbfs.mount.main()
 
 

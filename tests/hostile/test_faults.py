@@ -1,19 +1,19 @@
 """A fault of the program, in any of the places that others feed, ends nothing but what it met."""
 
-import pkgutil
 from collections.abc import Iterator
 from dataclasses import replace
-from unittest.mock import patch
 
 import pytest
 import trio
 
+from cbfs.account import SYSTEM_RANDOM
 from cbfs.engine import Engine
 from cbfs.store import Table
 from cbfs_common.errors import DecodeError
 from cbfs_common.lifetime import Lifetime
 from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.message import encode_part
+from tests.hostile.breaking import FAULTS, SECRET, breaking
 from tests.hostile.town import Town
 from tests.test_engine import send
 
@@ -66,8 +66,6 @@ def test_the_client_survives_a_fault(
     place: str, town: Town, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The first three calls fail, by an error that nobody expects. Messages come and go out."""
-    owner, _, name = place.rpartition(".")
-    left = [3]
     stranger = town.person("stranger")
     bob = town.bob.account.profile.user_id
 
@@ -88,21 +86,41 @@ def test_the_client_survives_a_fault(
         await town.until(lambda: text in town.texts("bob"), "a good message at a pace")
         await engine.configuration.change(settings)
 
-    real = getattr(pkgutil.resolve_name(owner), name)
-
-    def broken(*arguments: object, **named: object) -> object:
-        if left[0]:
-            left[0] -= 1
-            raise KeyError("secret")
-        return real(*arguments, **named)
-
-    with patch(f"{owner}.{name}", broken):
+    with breaking(place) as left:
         town.run(talk)
-    assert left[0] < 3, "the fault was not met"
-    assert "secret" not in caplog.text
+    assert left() < FAULTS, "the fault was not met"
+    assert SECRET not in caplog.text
     town.faults.texts.clear()
     town.reopen()
     town.office.pushed.clear()
+    town.check()
+
+
+AFTER_A_COMMIT = (
+    "cbfs.context.Problems.clear",
+    "cbfs.ending.Ending.note",
+    "cbfs.engine.Engine._started",
+    "cbfs.engine.Engine._status_changed",
+    "cbfs.sender.Sender.queued",
+)
+
+
+@pytest.mark.parametrize("place", AFTER_A_COMMIT)
+def test_what_fails_after_a_message_is_stored_makes_it_no_draft_again(
+    place: str, town: Town, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The mount would send it once more, under another id."""
+
+    async def talk(engine: Engine) -> None:
+        with breaking(place) as left:
+            message = await send(engine, ("bob",), b"of alice")
+            assert left() < FAULTS, "the fault was not met"
+        assert [each.id for each in town.messages()] == [message.id]
+
+    town.run(talk)
+    assert SECRET not in caplog.text
+    town.faults.texts.clear()
+    town.reopen()
     town.check()
 
 
