@@ -210,7 +210,7 @@ def known_sender(context: Context, opened: Opened, body: Body) -> str | None:
     """Who wrote it, None for somebody whom the directory has to confirm first. Raises CryptoError
     when the session's keys are not those of the name that is claimed, and BundleRefused for a
     first message without a proof of it."""
-    if opened.peer:
+    if opened.peer and context.peers.get(opened.peer) is not None:
         return opened.peer
     peer = opened.session.peer
     known = context.peers.of_identity(peer.identity)

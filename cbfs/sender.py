@@ -302,7 +302,7 @@ class Sender:
         if context.sessions.choose(contact.name, identity) is None and contact.name in self._jobs:
             fresh = await self._new_session(contact)
         async with context.sessions.lock:
-            while True:
+            while self._is_known(contact):
                 session = context.sessions.choose(contact.name, identity) or fresh
                 with context.store.read() as reader:
                     envelopes, jobs = deliveries.next_work(reader, contact.name, window)
@@ -316,6 +316,13 @@ class Sender:
                     continue
                 step.done()
                 return envelopes
+        return []
+
+    def _is_known(self, contact: Contact) -> bool:
+        """Whether it is still, by these keys: while a prekey was taken it may have been forgotten,
+        and what is answered in a session with nobody known could not be read."""
+        now, name = self._context.peers.get(contact.name), contact.name
+        return now is not None and now.profile.identity(name) == contact.profile.identity(name)
 
     async def _deliver_note(self, link: Link | None, contact: Contact) -> None:
         """Tell what is due. Only when it is at the server does it count as told."""
@@ -330,7 +337,7 @@ class Sender:
             async with sessions.lock:
                 known = sessions.choose(name, identity, proven=draft.proven)
                 session = fresh if draft.fresh else known or fresh
-                if session is None:
+                if session is None or not self._is_known(contact):
                     return
                 step, envelope = self._sealing.note(name, draft, session)
                 await store.commit(step.write)

@@ -10,12 +10,13 @@ import pytest
 import trio
 
 from cbfs import book
-from cbfs.contact import Mark
+from cbfs.contact import Contact, Mark
 from cbfs.engine import Engine, running
 from cbfs.model import Delivery, Message, Refused
 from cbfs.peers import Blocked, Frozen, Stopped
 from cbfs.store import Table
 from cbfs_common.names_entry import Status
+from cbfs_common.session import Session
 from tests.test_engine import NO_TOR, Recorder, account, read, send, until
 from tests.test_healing import texts, write
 from tests.world import User, World, wait_for
@@ -158,10 +159,12 @@ def test_one_member_s_state_stops_nobody_else(here: World) -> None:
             async with sessions.lock:
                 await peers.forget(gone, lambda writer: sessions.forget(writer, gone))
                 sessions.forgotten(gone)
-            await send(alice, names[1:], b"not known, and no directory")
-            await has(bob, "not known, and no directory")
-            await until(lambda: alice.report().queue == ("4 messages to stop-m",), "four to wait")
-            here.names.start()
+            try:
+                await send(alice, names[1:], b"not known, and no directory")
+                await has(bob, "not known, and no directory")
+                await until(lambda: alice.report().queue == ("4 messages to stop-m",), "four to wait")
+            finally:
+                here.names.start()
             await peers.decide([whole], lambda writer: None)
             for text in (
                 "while Frozen",
@@ -170,6 +173,36 @@ def test_one_member_s_state_stops_nobody_else(here: World) -> None:
                 "not known, and no directory",
             ):
                 await has(mallory, text)
+
+    trio.run(main)
+
+
+def test_who_is_forgotten_while_a_prekey_is_taken_is_met_anew(here: World) -> None:
+    """No session is kept with somebody who is not known: what they answer could not be read."""
+    names = "gone-a", "gone-m"
+    places = [account(here, name) for name in names]
+
+    async def main() -> None:
+        async with running(places[0], NO_TOR) as alice, running(places[1], NO_TOR) as mallory:
+            peers, sessions = alice._context.peers, alice._context.sessions
+            starting, forgotten = alice._sender._new_session, trio.Event()
+
+            async def start_and_forget(contact: Contact) -> Session:
+                started = await starting(contact)
+                if not forgotten.is_set():
+                    async with sessions.lock:
+                        gone = [contact.name]
+                        await peers.forget(gone, lambda writer: sessions.forget(writer, gone))
+                        sessions.forgotten(gone)
+                    forgotten.set()
+                return started
+
+            alice._sender._new_session = start_and_forget  # type: ignore[method-assign]
+            await send(alice, names[1:], b"do you hear me?")
+            await has(mallory, "do you hear me?")
+            assert forgotten.is_set()
+            await write(mallory, "gone-a", "I do")
+            await has(alice, "I do")
 
     trio.run(main)
 
