@@ -162,7 +162,8 @@ def test_one_member_s_state_stops_nobody_else(here: World) -> None:
             try:
                 await send(alice, names[1:], b"not known, and no directory")
                 await has(bob, "not known, and no directory")
-                await until(lambda: alice.report().queue == ("4 messages to stop-m",), "four to wait")
+                four = ("4 messages to stop-m",)
+                await until(lambda: alice.report().queue == four, "four to wait")
             finally:
                 here.names.start()
             await peers.decide([whole], lambda writer: None)

@@ -2,6 +2,7 @@
 at every signature while names are registered, over real sockets; the others run on."""
 
 import signal
+import sys
 from collections import defaultdict
 from functools import partial
 from itertools import count
@@ -23,6 +24,19 @@ from tests.world import WAIT
 POINTS = {"v1": range(1, 21, 2), "sequencer": (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 32, 43, 54)}
 """Points at which the process is killed, one after the other. It passes the first while it starts,
 and catches up with what it has missed; a registration takes the sequencer a dozen."""
+
+
+RECORDING = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+from pathlib import Path
+from cbfs_names.cli import main
+from tests.killing import Kill, Record
+from tests.test_names_crash import watch
+watch(Record(Path(sys.argv.pop(1))), Kill(0))
+raise SystemExit(main())
+"""
+"""The program without a kill, which records what it signs, as when it was killed."""
 
 
 def serve(place: Path, name: str, listen: str, number: int) -> int:
@@ -76,6 +90,7 @@ def test_a_process_that_is_killed_anywhere_signs_one_history_and_loses_nothing(
             nursery.start_soon(register_for_ever, town, told, one)
             for number in POINTS[victim]:
                 await kill_at(town, victim, number)
+            town.program = [sys.executable, "-c", RECORDING, str(memory / "record")]
             town.start(victim)
             with trio.fail_after(WAIT):
                 await one.wait()

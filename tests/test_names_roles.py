@@ -84,6 +84,7 @@ class Town:
     """Processes by name; each has an address of this machine of its own."""
 
     place: Path
+    program: list[str] = field(default_factory=lambda: PROGRAM)
     running: dict[str, "subprocess.Popen[str]"] = field(default_factory=dict)
     urls: dict[str, str] = field(default_factory=dict)
 
@@ -115,7 +116,7 @@ class Town:
         options = [role, *more, "--data", str(self.place / name), "--config", str(self.config)]
         with (self.place / f"{name}.log").open("a") as log:
             self.running[name] = subprocess.Popen(
-                [*PROGRAM, *options, "--listen", listen],
+                [*self.program, *options, "--listen", listen],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
