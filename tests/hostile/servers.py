@@ -280,4 +280,5 @@ class Servers(RuleBasedStateMachine):
         ))  # fmt: skip
         town.liar.put(replace(entry, profile=profile, round=len(town.liar.rounds)))
         town.send(eve.seal(encode_part(eve.part(b"hello"))))
+        town.contacts.add(name)
         self._lie(self._look_up(name))
