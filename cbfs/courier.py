@@ -374,7 +374,7 @@ class Courier:
                     elif hold is not None and self.drafts.is_news(draft, hold):
                         held[path] = hold.in_full
             except CbfsError as error:
-                held[path] = str(error)
+                held[path] = error.in_full
                 again = min(again, FAULT_PAUSE)
                 self.failed()
         with harmless(self.failed):

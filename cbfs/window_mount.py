@@ -86,7 +86,7 @@ class Daemon:
         except trio.BrokenResourceError:
             pass
         except CbfsError as error:
-            _log.error("the daemon was not understood: %s", error)
+            _log.error("the daemon was not understood: %s", error.in_full)
         finally:
             self.ended.set()
             for event in self._waiting.values():
