@@ -339,7 +339,7 @@ def test_damaged_data_is_named(tmp_path: Path) -> None:
     (data / "key").write_bytes(b"short")
     done = _run("--data", str(data), "--listen", "127.0.0.1:0")
     assert (done.returncode, "is not a key file" in done.stderr) == (1, True)
-    (data / "key").unlink()
+    (data / "key").write_bytes(bytes(32))
     (data / "store" / "data.mdb").write_bytes(b"no store" * 2_000)
     done = _run("--data", str(data), "--listen", "127.0.0.1:0")
     assert (done.returncode, "cannot be opened" in done.stderr) == (1, True)
