@@ -10,7 +10,7 @@ import importlib
 import os
 import signal
 import sys
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from cbfs_common.disk_errors import hint_of
 
@@ -46,10 +46,24 @@ def _begin(module: str) -> int:
 
 
 def _called(module: str) -> int:
+    ends_it = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ends_it:
+        signal.signal(signal.SIGINT, _end)
     try:
-        return int(importlib.import_module(module).main())
+        program = importlib.import_module(module)
+    finally:
+        if ends_it:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return int(program.main())
     except SystemExit as end:  # of argparse
         return end.code if isinstance(end.code, int) else 0
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    """Ctrl-C while modules are read in: there is nothing to put away yet, and a compiled module
+    makes a failure of its own of an exception that comes in the midst of it."""
+    os._exit(interrupted())
 
 
 def _put_in_order() -> None:

@@ -7,12 +7,16 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import cbfs.entry
+import cbfs_server.entry
 from tests.starting import Ended, Place, events, interrupted, no_mount_left
 from tests.world import ENVIRONMENT, WAIT, program, run, wait_for, world
 
@@ -269,6 +273,41 @@ def test_ctrl_c_in_a_mount_leaves_nothing(place: Place) -> None:
             check_interrupted(done)
         place.wait_clean()
     place.check_usable()
+
+
+STUBBORN = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    raise SystemError("a panic")
+"""
+
+
+@pytest.mark.parametrize("entry", [cbfs.entry, cbfs_server.entry])
+def test_ctrl_c_in_a_module_that_makes_something_else_of_it(
+    entry: ModuleType, tmp_path: Path
+) -> None:
+    """As compiled ones do when an exception comes while they are read in."""
+    package = tmp_path / "stub"
+    package.mkdir()
+    (package / "cli.py").write_text(STUBBORN)
+    shutil.copy(str(entry.__file__), package / "entry.py")
+    start = "main()" if hasattr(entry, "main") else "_begin('stub.cli')"
+    words = [
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)",
+        f"from stub import entry; raise SystemExit(entry.{start})",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "; ".join(words)],
+        cwd=tmp_path,
+        env={**ENVIRONMENT, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.split(": ")[1:]) == (130, ["interrupted\n"]), done.stderr
 
 
 def test_ctrl_c_in_an_export_leaves_nothing(place: Place, tmp_path: Path) -> None:
