@@ -252,6 +252,7 @@ class Tree(Contents):
         check(file_rule(directory.area, name))
         file = File(self.new_inode(), mode, time.time_ns(), None)
         file.author = author
+        file.changed = time.monotonic()
         self._enter(directory, name, file)
         return file
 

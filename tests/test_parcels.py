@@ -267,6 +267,20 @@ def test_what_cannot_be_sent_is_told_beside_it(tmp_path: Path) -> None:
     run(tmp_path, body)
 
 
+def test_what_is_made_empty_is_told_of_only_when_it_rests(tmp_path: Path) -> None:
+    """Editors make a file to see whether they may, and remove it."""
+
+    async def body(mount: Mount) -> None:
+        bob = await outbox(mount)
+        probe = mount.tree.create(bob, "4913", 0o600, None)
+        mount.tree.closed(probe)
+        await until(lambda: probe.hold)
+        assert probe.hold == "it is empty"
+        assert "4913.error" not in bob.entries
+
+    run(tmp_path, body)
+
+
 def test_too_much_is_told(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         tree = mount.tree
