@@ -3,16 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cbfs.account import Account
-from cbfs.configuration import Configuration
-from cbfs.model import Conversation
-from cbfs.own_time import OwnTime
-from cbfs.pacing import PacedDialer
-from cbfs.peers import Peers
-from cbfs.retries import Retries
-from cbfs.sessions import Sessions
-from cbfs.store import Store
-from cbfs_common.names_policy import Policy
+from cbfs.account.account import Account
+from cbfs.account.configuration import Configuration
+from cbfs.contacts.contacts import Peers
+from cbfs.contacts.sessions import Sessions
+from cbfs.messages.model import Conversation
+from cbfs.names.own_time import OwnTime
+from cbfs.network.pacing import PacedDialer
+from cbfs.problems import Retries
+from cbfs.storage.store import Store
+from cbfs_common.names.policy import Policy
 from cbfs_common.primitives import Random
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.exported import check_exports_in
-from tests.tornet import system_tor, tor_network
+from tests.support.exported import check_exports_in
+from tests.support.tornet import system_tor, tor_network
 
 __all__ = ["system_tor", "tor_network"]
 

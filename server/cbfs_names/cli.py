@@ -14,26 +14,26 @@ from pathlib import Path
 import trio
 
 from cbfs_common.errors import DecodeError
-from cbfs_common.names_config import Config, Terms, parse_config
-from cbfs_common.names_policy import SCHEME
+from cbfs_common.names.config import Config, Terms, parse_config
+from cbfs_common.names.policy import SCHEME
 from cbfs_common.onion import PORT
 from cbfs_common.primitives import Random, kem_encapsulate
 from cbfs_common.profile import Address, parse_address
 from cbfs_names import host
-from cbfs_names.embedded import Embedded, EmbeddedCore
+from cbfs_names.commands.reconfigure import add_configure, add_submit
+from cbfs_names.commands.terms import add_terms, chosen_terms
+from cbfs_names.commands.tools import add_audit, add_invite, add_key, read_text
 from cbfs_names.host import Place, parse_place
-from cbfs_names.keys import VERIFIER, Keys, load_keys, opened_data, write_file
 from cbfs_names.logs import Handler, add_log, keep_going, log_to
 from cbfs_names.onion import Onion, add_options, chosen, published
-from cbfs_names.reconfiguring import add_configure, add_submit
-from cbfs_names.separate import Beside, Role, SequencerRole, VerifierRole, shown
-from cbfs_names.service import Service
-from cbfs_names.sockets import listen, listening_port, serve
-from cbfs_names.store import Store
-from cbfs_names.tables import StoreError
-from cbfs_names.terms import add_terms, chosen_terms
-from cbfs_names.timekeeping import Timekeeper
-from cbfs_names.tools import add_audit, add_invite, add_key, read_text
+from cbfs_names.processes.roles import Beside, Role, SequencerRole, VerifierRole, shown
+from cbfs_names.processes.single import Embedded, EmbeddedCore
+from cbfs_names.state.keys import VERIFIER, Keys, load_keys, opened_data, write_file
+from cbfs_names.state.store import Store
+from cbfs_names.state.tables import StoreError
+from cbfs_names.state.timekeeping import Timekeeper
+from cbfs_names.wire.service import Service
+from cbfs_names.wire.sockets import listen, listening_port, serve
 
 PROGRAM = "cbfs-names"
 

@@ -9,8 +9,8 @@ import logging
 from typing import Protocol
 
 from cbfs_common.limits import PUSH_WINDOW
-from cbfs_common.requests import Arrived, encode
-from cbfs_common.transport import PUSH
+from cbfs_common.wire.requests import Arrived, encode
+from cbfs_common.wire.transport import PUSH
 from cbfs_server.logs import tell_fault
 from cbfs_server.store import Store, StoreError
 

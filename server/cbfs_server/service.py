@@ -13,7 +13,7 @@ from typing import Any
 
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import IDS_MAX
-from cbfs_common.requests import (
+from cbfs_common.wire.requests import (
     AnyReply,
     AnyRequest,
     Code,

@@ -16,11 +16,11 @@ from functools import partial
 
 import trio
 
-from cbfs_common.chance import below, exponential
 from cbfs_common.errors import TransportError
 from cbfs_common.limits import PADDING_MEAN
 from cbfs_common.primitives import Random
-from cbfs_common.transport import PUSH, Established, Event, ServerConnection
+from cbfs_common.random_times import below, exponential
+from cbfs_common.wire.transport import PUSH, Established, Event, ServerConnection
 from cbfs_server.limits import (
     CONNECTIONS_MAX,
     HANDSHAKE_TIMEOUT,

@@ -1,10 +1,11 @@
 """Makes an account with very many messages, for benchmarks, tests and a look by hand.
 
-``make_account(place)`` fills the store of a fake backend's account (``tests.fake_backend``), so
-that ``tests.mounted.Mounted`` mounts it; nothing of it has been through a server. As a program:
+``make_account(place)`` fills the store of a fake backend's account
+(``tests.support.fake_backend``), so that ``tests.support.mounted.Mounted`` mounts it; nothing of it
+has been through a server. As a program:
 
     .venv/bin/python -m tests.bench.at_size DIR [--conversations 1000] [--messages 100000]
-    .venv/bin/python -m tests.fake_backend DIR MOUNTPOINT --no-tor
+    .venv/bin/python -m tests.support.fake_backend DIR MOUNTPOINT --no-tor
 
 Making 100,000 messages takes about half a minute.
 """
@@ -12,13 +13,13 @@ Making 100,000 messages takes about half a minute.
 import argparse
 from pathlib import Path
 
-from cbfs import book
-from cbfs.account import SYSTEM_RANDOM
-from cbfs.book import Arrival
-from cbfs.model import Conversation
-from cbfs.store import Store, Writer
-from tests.fake_backend import NAME, put_content
-from tests.stores import open_store
+from cbfs.account.account import SYSTEM_RANDOM
+from cbfs.messages import history
+from cbfs.messages.history import Arrival
+from cbfs.messages.model import Conversation
+from cbfs.storage.store import Store, Writer
+from tests.support.fake_backend import NAME, put_content
+from tests.support.stores import open_store
 
 STARTED = 1_795_000_000_000
 """When the first conversation began, in ms; all else follows from the numbers alone."""
@@ -51,7 +52,7 @@ def fill(store: Store, conversations: int, messages: int) -> None:
             people = tuple(sorted((NAME, f"person{number:06d}")))
             key = SYSTEM_RANDOM.token(16)
             begun = STARTED + number * 60_000
-            known.append(book.add_conversation(writer, key, NAME, people, "", begun))
+            known.append(history.add_conversation(writer, key, NAME, people, "", begun))
 
     def add(writer: Writer, first: int, last: int) -> None:
         for number in range(first, last):
@@ -69,7 +70,7 @@ def fill(store: Store, conversations: int, messages: int) -> None:
                 put_content(writer, text_of(number)),
                 (other,) if own else (),
             )
-            book.add_message(writer, conversation.id, arrival, moment)
+            history.add_message(writer, conversation.id, arrival, moment)
 
     store.write(start)
     for first in range(0, messages, BATCH):

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from statistics import median
 
 from cbfs_common.limits import BODY_MAX
-from cbfs_common.prekey import PrekeyKind, decode_prekey, make_prekey
 from cbfs_common.primitives import (
     NONCE_SIZE,
     Random,
@@ -20,9 +19,10 @@ from cbfs_common.primitives import (
     sign_public,
     verify,
 )
-from cbfs_common.ratchet import TurnKeys, make_turn_keys
-from cbfs_common.routes import Routes
-from cbfs_common.session import Party, Peer, Session, open_first, start
+from cbfs_common.session.prekey import PrekeyKind, decode_prekey, make_prekey
+from cbfs_common.session.ratchet import TurnKeys, make_turn_keys
+from cbfs_common.session.routes import Routes
+from cbfs_common.session.session import Party, Peer, Session, open_first, start
 from tests.bench.peers import DoubleRatchetPair, Pair, VodozemacPair
 from tests.bench.table import Row, faster
 from tests.bench.timing import times

@@ -13,8 +13,8 @@ from tests.bench.at_size import make_account, text_of
 from tests.bench.mounts import Watch, taken_by
 from tests.bench.server import on_disk
 from tests.bench.table import Row, faster
-from tests.mounted import ROOT, Mounted
-from tests.world import WAIT, wait_for
+from tests.support.mounted import ROOT, Mounted
+from tests.support.world import WAIT, wait_for
 
 AIM = 1 / 1.2
 """At most 1.2 times as long as the minimal one."""

@@ -12,17 +12,17 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from cbfs.account import SYSTEM_RANDOM
-from cbfs.model import Outgoing
-from cbfs.writing import Settled, make_message
-from cbfs_common.prekey import PrekeyKind, decode_prekey, make_prekey
-from cbfs_common.session import Peer
+from cbfs.account.account import SYSTEM_RANDOM
+from cbfs.messages.model import Outgoing
+from cbfs.sending.compose import Settled, make_message
+from cbfs_common.session.prekey import PrekeyKind, decode_prekey, make_prekey
+from cbfs_common.session.session import Peer
 from tests.bench.at_size import fill, text_of
 from tests.bench.core import LATER, Person
 from tests.bench.server import on_disk
 from tests.bench.table import Row, faster
-from tests.fake_backend import NAME, put_content
-from tests.healing_world import World
+from tests.support.fake_backend import NAME, put_content
+from tests.support.healing_world import World
 
 AIM = 1 / 1.5
 """What LMDB's trees cost that are deeper by a page or two."""

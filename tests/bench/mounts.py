@@ -15,7 +15,7 @@ from statistics import median
 
 from tests.bench.server import on_disk
 from tests.bench.table import Row, faster
-from tests.world import User, Way, World, world
+from tests.support.world import User, Way, World, world
 
 TIMEOUT = 60.0
 IN_MOVED_TO = 0x80

@@ -15,19 +15,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cbfs_common.names_client import check_bundle
-from cbfs_common.names_entry import decode_entry, decode_round, entry_hash, name_index
-from cbfs_common.names_evidence import Evidence, encode_bundle
-from cbfs_common.names_map import decode_map_proof
-from cbfs_common.names_note import (
+from cbfs_common.names.checks import check_bundle
+from cbfs_common.names.entry import decode_entry, decode_round, entry_hash, name_index
+from cbfs_common.names.map import decode_map_proof
+from cbfs_common.names.note import (
     COSIGNER_KEY,
     Note,
     NoteKey,
     cosign,
     parse_note,
 )
-from cbfs_common.names_policy import Group, Policy, parse_policy
-from cbfs_common.names_wire import LookedUp, Lookup, decode_reply, encode_request
+from cbfs_common.names.policy import Group, Policy, parse_policy
+from cbfs_common.names.proofs import Evidence, encode_bundle
+from cbfs_common.names.wire import LookedUp, Lookup, decode_reply, encode_request
 from cbfs_common.primitives import sign, sign_public, verify
 from cbfs_common.profile import Address, parse_address
 from tests.bench.names_at_size import make_directory, name_of
@@ -35,7 +35,7 @@ from tests.bench.names_town import PEOPLE, cpu, measure
 from tests.bench.server import TIMEOUT, Client
 from tests.bench.table import Row, duration, faster, rate
 from tests.bench.timing import times
-from tests.world import Service
+from tests.support.world import Service
 
 NAMES, FEW = 1_000_000, 1_000
 CONNECTIONS = 8

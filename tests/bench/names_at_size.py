@@ -24,14 +24,14 @@ from hashlib import sha256
 from pathlib import Path
 
 from cbfs_common.limits import COMMIT_LIFETIME, COMMITS_MAX, ROUND_COMMITS_MAX
-from cbfs_common.names_config import Terms
-from cbfs_common.names_entry import Keys
-from cbfs_common.names_layout import ZERO
-from cbfs_common.names_operations import Kind, Operation, commitment, registration_salt
+from cbfs_common.names.config import Terms
+from cbfs_common.names.entry import Keys
+from cbfs_common.names.layout import ZERO
+from cbfs_common.names.operations import Kind, Operation, commitment, registration_salt
 from cbfs_common.primitives import Random, kem_encapsulate, sign_public
-from cbfs_names.embedded import Embedded
-from cbfs_names.keys import VERIFIER, load_keys, opened_data
-from cbfs_names.store import Store
+from cbfs_names.processes.single import Embedded
+from cbfs_names.state.keys import VERIFIER, load_keys, opened_data
+from cbfs_names.state.store import Store
 
 BATCH = ROUND_COMMITS_MAX
 """Names in a round: so many are committed to, and those of the round before registered."""

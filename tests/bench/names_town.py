@@ -17,14 +17,14 @@ from pathlib import Path
 from statistics import median
 
 from cbfs_common.limits import ROUND_COMMITS_MAX
-from cbfs_common.names_policy import parse_policy
-from cbfs_common.names_refusals import Refusal
-from cbfs_common.names_wire import Refused, Submit, Submitted, decode_reply, encode_request
+from cbfs_common.names.policy import parse_policy
+from cbfs_common.names.refusals import Refusal
+from cbfs_common.names.wire import Refused, Submit, Submitted, decode_reply, encode_request
 from cbfs_common.profile import Address, parse_address
-from cbfs_common.transport import Message
+from cbfs_common.wire.transport import Message
 from tests.bench.names_at_size import registration
 from tests.bench.server import RANDOM, TIMEOUT, Client, on_disk
-from tests.world import Service, program, wait_for
+from tests.support.world import Service, program, wait_for
 
 VERIFIERS = ("v1", "v2", "v3")
 PEOPLE = 2 * ROUND_COMMITS_MAX

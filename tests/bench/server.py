@@ -20,7 +20,7 @@ from pathlib import Path
 from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.primitives import Random, dh_public, kem_encapsulate
 from cbfs_common.profile import Address, parse_address
-from cbfs_common.requests import (
+from cbfs_common.wire.requests import (
     CreateAccount,
     Deliver,
     Done,
@@ -30,9 +30,9 @@ from cbfs_common.requests import (
     decode_reply,
     encode,
 )
-from cbfs_common.transport import ClientConnection, Established, Message
+from cbfs_common.wire.transport import ClientConnection, Established, Message
 from tests.bench.table import Row, rate
-from tests.world import Service
+from tests.support.world import Service
 
 RANDOM = Random(os.urandom, kem_encapsulate)
 ORIGINAL = {1: (1_338, 1.3), 8: (2_408, 2.5), 64: (2_104, 4.0), 256: (1_677, 5.0)}

@@ -17,15 +17,15 @@ from statistics import median
 
 import trio
 
-from cbfs.sender import LINGER
-from cbfs.tor_config import TorOptions
-from cbfs.tor_network import Network, running_network
+from cbfs.network.tor.config import TorOptions
+from cbfs.network.tor.private_network import Network, running_network
+from cbfs.sending.sender import LINGER
 from cbfs_common.limits import FRAME_SIZE
 from cbfs_common.onion import PORT
 from tests.bench.mounts import TEXT, Watch, conversation, folder_of, say
 from tests.bench.table import Row, faster, rate
-from tests.tornet import dial, onion_echo, tor_of
-from tests.world import User, Way, through_tor
+from tests.support.tornet import dial, onion_echo, tor_of
+from tests.support.world import User, Way, through_tor
 
 FILE = 1 << 20
 TIMEOUT = 300.0

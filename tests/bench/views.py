@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from cbfs import book, index
-from cbfs.account import SYSTEM_RANDOM
-from cbfs.book import Arrival
-from cbfs.store import Writer
+from cbfs.account.account import SYSTEM_RANDOM
+from cbfs.messages import history, search_index
+from cbfs.messages.history import Arrival
+from cbfs.storage.store import Writer
 from tests.bench.at_size import STARTED, make_account, text_of
 from tests.bench.server import on_disk
 from tests.bench.table import Row, faster
-from tests.fake_backend import put_content
-from tests.mounted import Mounted
-from tests.stores import open_store
+from tests.support.fake_backend import put_content
+from tests.support.mounted import Mounted
+from tests.support.stores import open_store
 
 UPKEEP = 256
 """Messages whose cost is measured, in one transaction: not the disk's flush is asked for."""
@@ -69,7 +69,7 @@ def _upkeep(account: Path) -> tuple[float, float]:
     times: list[float] = []
 
     def change(writer: Writer) -> None:
-        conversation = next(iter(book.load_conversations(writer)))
+        conversation = next(iter(history.load_conversations(writer)))
         added = []
         began = time.perf_counter()
         for number in range(UPKEEP):
@@ -83,12 +83,12 @@ def _upkeep(account: Path) -> tuple[float, float]:
                 put_content(writer, text_of(number)),
                 (),
             )
-            added.append(book.add_message(writer, conversation, arrival, STARTED + number))
+            added.append(history.add_message(writer, conversation, arrival, STARTED + number))
         times.append(time.perf_counter() - began)
         later = [replace(message, serial=message.serial + UPKEEP) for message in added]
         began = time.perf_counter()
         for number, message in enumerate(later):
-            index.add(writer, message, text_of(number), unread=True)
+            search_index.add(writer, message, text_of(number), unread=True)
         times.append(time.perf_counter() - began)
         raise _RollBackError
 

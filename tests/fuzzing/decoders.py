@@ -6,38 +6,39 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from cbfs import contact, metadata, nodes, settings, texts
-from cbfs.account import SYSTEM_RANDOM
-from cbfs.lifetimes import Setting
-from cbfs.model import Conversation
-from cbfs_common import (
-    folder,
-    message,
-    names_audit,
-    names_client,
-    names_config,
-    names_entry,
-    names_evidence,
-    names_feed,
-    names_map,
-    names_note,
-    names_operations,
-    names_policy,
-    names_registration,
-    names_wire,
-    onion,
-    prekey,
-    profile,
-    requests,
-)
+from cbfs.account import settings
+from cbfs.account.account import SYSTEM_RANDOM
+from cbfs.contacts import contact
+from cbfs.messages.lifetimes import Setting
+from cbfs.messages.model import Conversation
+from cbfs.tree import nodes, texts
+from cbfs.tree.virtual import metadata
+from cbfs_common import onion, profile
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import ENVELOPE_SIZE
+from cbfs_common.messages import body as message
+from cbfs_common.messages import folder
+from cbfs_common.names import checks as names_client
+from cbfs_common.names import config as names_config
+from cbfs_common.names import entry as names_entry
+from cbfs_common.names import equivocation as names_audit
+from cbfs_common.names import feed as names_feed
+from cbfs_common.names import map as names_map
+from cbfs_common.names import note as names_note
+from cbfs_common.names import operations as names_operations
+from cbfs_common.names import policy as names_policy
+from cbfs_common.names import proofs as names_evidence
+from cbfs_common.names import registration as names_registration
+from cbfs_common.names import wire as names_wire
 from cbfs_common.primitives import dh_public
-from cbfs_common.routes import Routes
-from cbfs_common.session import decode_session, handshake_of, open_first
-from cbfs_common.transport import ClientConnection, ServerConnection
-from cbfs_names import block, peer_wire
-from tests.talking import NOW, party, prekey_of, seeded, started
+from cbfs_common.session import prekey
+from cbfs_common.session.routes import Routes
+from cbfs_common.session.session import decode_session, handshake_of, open_first
+from cbfs_common.wire import requests
+from cbfs_common.wire.transport import ClientConnection, ServerConnection
+from cbfs_names.state import block
+from cbfs_names.wire import peer_messages
+from tests.support.talking import NOW, party, prekey_of, seeded, started
 
 Decoder = Callable[[bytes], object]
 
@@ -92,7 +93,7 @@ DECODERS: dict[str, Decoder] = {
     "directory round": names_entry.decode_round,
     "directory state": names_client.decode_state,
     "directory token": _text(names_registration.parse_token),
-    "directory verifier": peer_wire.decode,
+    "directory verifier": peer_messages.decode,
     "feed": lambda data: names_feed.decode_tile(0, data),
     "envelope": lambda data: _ALICES.open(_whole(data), NOW),
     "first envelope": lambda data: open_first(

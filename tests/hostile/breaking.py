@@ -1,7 +1,7 @@
 """Faults of the program, on demand: a function of it fails a few times, by an error that nobody
 expects, and works again.
 
-As a program it is ``tests.fake_backend`` with such a function:
+As a program it is ``tests.support.fake_backend`` with such a function:
 ``python -m tests.hostile.breaking PLACE FILE TIMES DIR MOUNTPOINT ...``. It begins to fail when
 FILE is there.
 """
@@ -41,15 +41,15 @@ def breaking(
 
 def main() -> int:
     """The program."""
-    import cbfs.mount
-    from tests import fake_backend
+    import cbfs.commands.mount
+    from tests.support import fake_backend
 
     place, file, faults = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     sys.argv[1:4] = []
     sys.argv += ["--foreground"]
-    vars(cbfs.mount)["running"] = fake_backend.running
+    vars(cbfs.commands.mount)["running"] = fake_backend.running
     with breaking(place, file.exists, faults):
-        return cbfs.mount.main()
+        return cbfs.commands.mount.main()
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ from typing import Any
 
 import msgpack
 
-from cbfs_common.conversation import conversation_id
-from cbfs_common.folder import TOP, Entry, encode_table
 from cbfs_common.limits import (
     BODY_MAX,
     BUNDLE_MAX,
@@ -23,6 +21,8 @@ from cbfs_common.limits import (
     PARTS_MAX,
     SUBJECT_MAX,
 )
+from cbfs_common.messages.conversation import conversation_id
+from cbfs_common.messages.folder import TOP, Entry, encode_table
 
 IDS = tuple(bytes([n]) * 16 for n in range(6))
 """Few, so that they repeat."""

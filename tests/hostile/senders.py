@@ -7,18 +7,18 @@ import trio
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cbfs.account import SYSTEM_RANDOM
-from cbfs.engine import Engine
-from cbfs_common.envelope import ROUTE_SIZE
+from cbfs.account.account import SYSTEM_RANDOM
+from cbfs.engine.engine import Engine
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import BUNDLE_MAX, ENVELOPE_SIZE, SKIP_MAX
-from cbfs_common.message import encode_part
-from cbfs_common.names_evidence import encode_bundle
-from cbfs_common.prekey import PREKEY_ID_SIZE, PrekeyKind, make_prekey
-from cbfs_common.session import Party
+from cbfs_common.messages.body import encode_part
+from cbfs_common.names.proofs import encode_bundle
+from cbfs_common.session.envelope import ROUTE_SIZE
+from cbfs_common.session.prekey import PREKEY_ID_SIZE, PrekeyKind, make_prekey
+from cbfs_common.session.session import Party
 from tests.hostile import nonsense
 from tests.hostile.town import Person, Town
-from tests.names_naive import Forger, make_entry
+from tests.support.names_naive import Forger, make_entry
 
 POINT = ROUTE_SIZE + PREKEY_ID_SIZE
 """Where a first envelope has its ephemeral key."""

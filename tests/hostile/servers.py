@@ -13,15 +13,15 @@ import trio
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from cbfs.account import SYSTEM_RANDOM
-from cbfs.engine import Engine
-from cbfs_common import names_wire
+from cbfs.account.account import SYSTEM_RANDOM
+from cbfs.engine.engine import Engine
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import ENVELOPE_SIZE, PREKEY_RECORD_SIZE, PUSH_WINDOW
-from cbfs_common.message import encode_part
-from cbfs_common.names_operations import Refusal
-from cbfs_common.prekey import PrekeyKind, make_prekey
-from cbfs_common.requests import (
+from cbfs_common.messages.body import encode_part
+from cbfs_common.names import wire as names_wire
+from cbfs_common.names.operations import Refusal
+from cbfs_common.session.prekey import PrekeyKind, make_prekey
+from cbfs_common.wire.requests import (
     AnyReply,
     AnyRequest,
     Arrived,
@@ -35,10 +35,10 @@ from cbfs_common.requests import (
     Stored,
     encode,
 )
+from tests.engine.test_engine import send
 from tests.hostile import nonsense
 from tests.hostile.town import Town
 from tests.hostile.wires import Office, Server, straight
-from tests.test_engine import send
 
 WHILE = 90.0
 """Seconds of the jumping clock for which a lie lasts."""

@@ -6,16 +6,16 @@ from dataclasses import replace
 import pytest
 import trio
 
-from cbfs.account import SYSTEM_RANDOM
-from cbfs.engine import Engine
-from cbfs.store import Table
+from cbfs.account.account import SYSTEM_RANDOM
+from cbfs.engine.engine import Engine
+from cbfs.storage.store import Table
 from cbfs_common.errors import DecodeError
-from cbfs_common.lifetime import Lifetime
 from cbfs_common.limits import ENVELOPE_SIZE
-from cbfs_common.message import encode_part
+from cbfs_common.messages.body import encode_part
+from cbfs_common.messages.lifetime import Lifetime
+from tests.engine.test_engine import send
 from tests.hostile.breaking import FAULTS, SECRET, breaking
 from tests.hostile.town import Town
-from tests.test_engine import send
 
 
 @pytest.fixture
@@ -34,30 +34,30 @@ def town() -> Iterator[Town]:
 
 
 PLACES = (
-    "cbfs.admission.Admission.introduce",
-    "cbfs.asking.Asking.poll",
-    "cbfs.dummies.Dummies.is_dummy",
-    "cbfs.home.decode_push",
-    "cbfs.home.top_up",
-    "cbfs.link.Link._take",
-    "cbfs.lifetimes.is_known",
-    "cbfs.lifetimes.slots",
-    "cbfs.notes.draft",
-    "cbfs.own_name.OwnName.check",
-    "cbfs.petnames.pending",
-    "cbfs.peers.Peers.ready",
-    "cbfs.receiver.Receiver._kept",
-    "cbfs.receiver.Receiver._meet",
-    "cbfs.receiver.Receiver.take",
-    "cbfs.sender.Sender._deliver_some",
-    "cbfs.sender.Sender.note_due",
-    "cbfs.sessions.Sessions.tidy",
-    "cbfs.settings.words",
-    "cbfs.watch.Watch._settle_doubts",
-    "cbfs.watch.Watch._take_bundle",
-    "tests.test_engine.Recorder.conversation_added",
-    "tests.test_engine.Recorder.message_added",
-    "tests.test_engine.Recorder.message_changed",
+    "cbfs.receiving.admission.Admission.introduce",
+    "cbfs.names.lookups.Asking.poll",
+    "cbfs.sending.cover_traffic.Dummies.is_dummy",
+    "cbfs.receiving.mailbox.decode_push",
+    "cbfs.receiving.mailbox.top_up",
+    "cbfs.network.link.Link._take",
+    "cbfs.messages.lifetimes.is_known",
+    "cbfs.messages.lifetimes.slots",
+    "cbfs.receiving.notes.draft",
+    "cbfs.names.own_name.OwnName.check",
+    "cbfs.messages.petnames.pending",
+    "cbfs.contacts.contacts.Peers.ready",
+    "cbfs.receiving.receiver.Receiver._kept",
+    "cbfs.receiving.receiver.Receiver._meet",
+    "cbfs.receiving.receiver.Receiver.take",
+    "cbfs.sending.sender.Sender._deliver_some",
+    "cbfs.sending.sender.Sender.note_due",
+    "cbfs.contacts.sessions.Sessions.tidy",
+    "cbfs.account.settings.words",
+    "cbfs.contacts.monitor.Watch._settle_doubts",
+    "cbfs.contacts.monitor.Watch._take_bundle",
+    "tests.engine.test_engine.Recorder.conversation_added",
+    "tests.engine.test_engine.Recorder.message_added",
+    "tests.engine.test_engine.Recorder.message_changed",
 )
 
 
@@ -98,10 +98,10 @@ def test_the_client_survives_a_fault(
 
 AFTER_A_COMMIT = (
     "cbfs.context.Problems.clear",
-    "cbfs.ending.Ending.note",
-    "cbfs.engine.Engine._started",
-    "cbfs.engine.Engine._status_changed",
-    "cbfs.sender.Sender.queued",
+    "cbfs.engine.expiry.Ending.note",
+    "cbfs.engine.engine.Engine._started",
+    "cbfs.engine.engine.Engine._status_changed",
+    "cbfs.sending.sender.Sender.queued",
 )
 
 

@@ -9,43 +9,48 @@ from pathlib import Path
 
 import pytest
 
-from cbfs import index
-from cbfs.model import Message
-from cbfs.nodes import Directory
+from cbfs.messages import search_index
+from cbfs.messages.model import Message
+from cbfs.tree.nodes import Directory
 from tests.hostile.breaking import FAULTS, SECRET, breaking
-from tests.mounted import Mounted, mounted
-from tests.test_tree import Mount, run, until
-from tests.test_window import Window, folder_with
-from tests.world import WAIT, wait_for
-from tests.world import run as run_program
+from tests.mount.test_window import Window, folder_with
+from tests.support.mounted import Mounted, mounted
+from tests.support.world import WAIT, wait_for
+from tests.support.world import run as run_program
+from tests.tree.test_tree import Mount, run, until
 
 TOLD = "a fault of this program, in its log"
 
 PLACES = (
-    "cbfs.config_file.ConfigFile.look",
-    "cbfs.courier.Courier._check_folder",
-    "cbfs.courier.Courier._hold_links",
-    "cbfs.courier.Courier._look",
-    "cbfs.courier.Courier._add",
-    "cbfs.dispatch.Dispatch._bind",
-    "cbfs.dispatch.Dispatch._hand_over",
-    "cbfs.dispatch.Dispatch._is_ready",
-    "cbfs.dispatch.Dispatch._outgoing",
-    "cbfs.dispatch.Dispatch.put_off",
-    "cbfs.drafts.Drafts.verdict",
-    "cbfs.error_files.ErrorFiles.drop_stale",
-    "cbfs.error_files.ErrorFiles.show",
-    "cbfs.index.set_read",
-    "cbfs.metadata_file.MetadataFiles.look",
-    "cbfs.unread.Unread.flush",
-    "cbfs.views.Views.added",
-    "tests.fake_backend.FakeBackend.send",
+    "cbfs.tree.virtual.config_file.ConfigFile.look",
+    "cbfs.outbox.outbox.Courier._check_folder",
+    "cbfs.outbox.outbox.Courier._hold_links",
+    "cbfs.outbox.outbox.Courier._look",
+    "cbfs.outbox.outbox.Courier._add",
+    "cbfs.outbox.submission.Dispatch._bind",
+    "cbfs.outbox.submission.Dispatch._hand_over",
+    "cbfs.outbox.submission.Dispatch._is_ready",
+    "cbfs.outbox.submission.Dispatch._outgoing",
+    "cbfs.outbox.submission.Dispatch.put_off",
+    "cbfs.outbox.drafts.Drafts.verdict",
+    "cbfs.outbox.error_files.ErrorFiles.drop_stale",
+    "cbfs.outbox.error_files.ErrorFiles.show",
+    "cbfs.messages.search_index.set_read",
+    "cbfs.tree.virtual.metadata_file.MetadataFiles.look",
+    "cbfs.tree.virtual.unread_folder.Unread.flush",
+    "cbfs.tree.virtual.search_folders.Views.added",
+    "tests.support.fake_backend.FakeBackend.send",
 )
 
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("courier.FAULT_PAUSE", "dispatch.RETRY", "dispatch.SHOWN_AFTER", "unread.LAG"):
+    for name in (
+        "outbox.outbox.FAULT_PAUSE",
+        "outbox.submission.RETRY",
+        "outbox.submission.SHOWN_AFTER",
+        "tree.virtual.unread_folder.LAG",
+    ):
         monkeypatch.setattr(f"cbfs.{name}", 0.01)
 
 
@@ -76,7 +81,7 @@ def test_the_courier_survives_a_fault(
                 message = await backend.arrive("bob", b"from bob %d" % number)
                 assert shown(mount, message)
                 mount.courier.views.unread.read_up_to(tree.message_node(message), 100)
-            if "views" not in place:  # what this has missed is unread until the next mount
+            if "search_folders" not in place:  # what this has missed is unread until the next mount
                 await until(lambda: not unread(mount))
             await until(lambda: still() < FAULTS)
         assert sent() == sorted(wanted), "a message was sent twice"
@@ -94,26 +99,26 @@ def shown(mount: Mount, message: Message) -> bool:
     return message.name in folder.entries
 
 
-def unread(mount: Mount) -> list[index.Found]:
+def unread(mount: Mount) -> list[search_index.Found]:
     """What is unread in the store."""
     with mount.backend.store.read() as reader:
-        return list(index.unread(reader))
+        return list(search_index.unread(reader))
 
 
 PLACES_OF_A_MOUNT = (
-    "cbfs.inodes.Inodes.forget",
-    "cbfs.operations.Operations._attributes",
-    "cbfs.reveal.Revealer._do",
-    "cbfs.reveal.Revealer._words",
-    "cbfs.showing.Showing.show",
+    "cbfs.tree.inodes.Inodes.forget",
+    "cbfs.mount.operations.Operations._attributes",
+    "cbfs.mount.notifier.Revealer._do",
+    "cbfs.mount.notifier.Revealer._words",
+    "cbfs.tree.watchers.Showing.show",
 )
 
 PLACES_OF_WINDOWS = (
-    "cbfs.window.Numbers.forget",
-    "cbfs.window_operations.WindowOperations.appears",
-    "cbfs.window_operations.WindowOperations.close",
-    "cbfs.window_server.WindowServer._look_through",
-    "cbfs.window_server._Session._answer",
+    "cbfs.mount.single_view.Numbers.forget",
+    "cbfs.mount.single_operations.WindowOperations.appears",
+    "cbfs.mount.single_operations.WindowOperations.close",
+    "cbfs.mount.single_server.WindowServer._look_through",
+    "cbfs.mount.single_server._Session._answer",
 )
 
 

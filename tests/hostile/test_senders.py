@@ -7,11 +7,11 @@ import trio
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from cbfs.account import SYSTEM_RANDOM
-from cbfs.contact import Standing
-from cbfs.engine import Engine
-from cbfs_common.message import encode_part
-from cbfs_common.names_wire import Lookup, Reply, Request
+from cbfs.account.account import SYSTEM_RANDOM
+from cbfs.contacts.contact import Standing
+from cbfs.engine.engine import Engine
+from cbfs_common.messages.body import encode_part
+from cbfs_common.names.wire import Lookup, Reply, Request
 from tests.hostile.senders import Senders
 from tests.hostile.town import Person, Town
 
@@ -51,7 +51,7 @@ def test_nobody_is_accepted_because_something_is_missing_in_a_group(
         await town.until(lambda: b"hi" in town.texts("mallory"), "mallory's message")
         await trio.sleep(30)  # mallory is asked for it meanwhile
         assert len(asked) < len(others) / 2
-        monkeypatch.setattr("cbfs.meeting.MEET_DELAY", 5.0)
+        monkeypatch.setattr("cbfs.engine.meeting.MEET_DELAY", 5.0)
         await town.until(lambda: len(asked) == len(others), "all to be met")
         await town.until(lambda: all(_box(who) for who in others), "all to be asked")
         standings = {contact.name: contact.standing for contact in engine.contacts()}
@@ -63,7 +63,7 @@ def test_nobody_is_accepted_because_something_is_missing_in_a_group(
     def _box(who: Person) -> bool:
         return bool(town.other.box(who.account.profile.user_id))
 
-    monkeypatch.setattr("cbfs.meeting.MEET_DELAY", 60.0)
+    monkeypatch.setattr("cbfs.engine.meeting.MEET_DELAY", 60.0)
     try:
         town.begin()
         mallory = town.person("mallory")

@@ -4,16 +4,16 @@ import pytest
 import trio
 from hypothesis.stateful import run_state_machine_as_test
 
-from cbfs.account import SYSTEM_RANDOM
-from cbfs.engine import Engine
-from cbfs_common.prekey import PrekeyKind, make_prekey
-from cbfs_common.requests import Deliver, decode_request
-from cbfs_common.transport import Message
+from cbfs.account.account import SYSTEM_RANDOM
+from cbfs.engine.engine import Engine
+from cbfs_common.session.prekey import PrekeyKind, make_prekey
+from cbfs_common.wire.requests import Deliver, decode_request
+from cbfs_common.wire.transport import Message
+from tests.engine.test_engine import send
 from tests.hostile.servers import Servers
 from tests.hostile.test_senders import BOUNDED
 from tests.hostile.town import OTHER, Person, Town
 from tests.hostile.wires import Line, Office
-from tests.test_engine import send
 
 
 def test_no_server_stops_a_client_for_longer_than_it_lies() -> None:
@@ -38,9 +38,9 @@ def test_slow_servers_of_many_do_not_keep_what_goes_to_others(
 ) -> None:
     """A stranger's group of many, whose server is slow: each has a message of many parts to get,
     and they have all places at first."""
-    monkeypatch.setattr("cbfs.agenda.AT_ONCE", PLACES)
-    monkeypatch.setattr("cbfs.agenda.RESERVED", KEPT)
-    monkeypatch.setattr("cbfs.sender.WINDOW", 1)
+    monkeypatch.setattr("cbfs.sending.agenda.AT_ONCE", PLACES)
+    monkeypatch.setattr("cbfs.sending.agenda.RESERVED", KEPT)
+    monkeypatch.setattr("cbfs.sending.sender.WINDOW", 1)
     town = Town()
     waits: list[float] = []
 

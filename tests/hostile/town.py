@@ -17,45 +17,45 @@ from unittest.mock import patch
 import trio
 import trio.testing
 
-from cbfs import book
-from cbfs.account import SYSTEM_RANDOM, Account, make_account, no_lock
-from cbfs.contact import Mark, Standing, decode_contact
+from cbfs.account.account import SYSTEM_RANDOM, Account, make_account, no_lock
+from cbfs.contacts.contact import Mark, Standing, decode_contact
 from cbfs.context import Problems
-from cbfs.directory import Directory
-from cbfs.engine import Engine, make_context, working
-from cbfs.model import Message
-from cbfs.network import Network
-from cbfs.own_name import OwnName
-from cbfs.quarantine import envelope_at
-from cbfs.rootfile import NO_LOCK, Protection, RootFile, make_root_file
-from cbfs.store import Reader, Table
-from cbfs.stored import read_content
-from cbfs.strangers import REQUESTS_MAX, STRANGERS_MAX
-from cbfs_common.conversation import conversation_id
+from cbfs.engine.engine import Engine, make_context, working
+from cbfs.messages import history
+from cbfs.messages.content import read_content
+from cbfs.messages.model import Message
+from cbfs.messages.queues.quarantine import envelope_at
+from cbfs.names.directory import Directory
+from cbfs.names.own_name import OwnName
+from cbfs.network.access import Network
+from cbfs.receiving.message_requests import REQUESTS_MAX, STRANGERS_MAX
+from cbfs.storage.root_key import NO_LOCK, Protection, RootFile, make_root_file
+from cbfs.storage.store import Reader, Table
 from cbfs_common.limits import (
     INCOMPLETE_MAX,
     SESSIONS_PER_PEER,
     WANTED_MAX,
 )
-from cbfs_common.message import Part, encode_part
-from cbfs_common.names_entry import NO_KEYS, Entry, Keys, Status
-from cbfs_common.names_evidence import encode_bundle
-from cbfs_common.names_policy import Policy, parse_policy
-from cbfs_common.names_wire import LookedUp, Lookup
-from cbfs_common.prekey import PrekeyKind, PrekeyPair, decode_prekey, make_prekey
+from cbfs_common.messages.body import Part, encode_part
+from cbfs_common.messages.conversation import conversation_id
+from cbfs_common.names.entry import NO_KEYS, Entry, Keys, Status
+from cbfs_common.names.policy import Policy, parse_policy
+from cbfs_common.names.proofs import encode_bundle
+from cbfs_common.names.wire import LookedUp, Lookup
 from cbfs_common.primitives import sign_public
-from cbfs_common.session import Party, Peer, Session, start
-from tests.healing_world import DirectStore
+from cbfs_common.session.prekey import PrekeyKind, PrekeyPair, decode_prekey, make_prekey
+from cbfs_common.session.session import Party, Peer, Session, start
+from tests.engine.test_engine import Recorder
 from tests.hostile.wires import NameServer, Office, Wires
-from tests.names_liar import Liar
-from tests.names_naive import ZERO, make_policy
-from tests.test_engine import Recorder
+from tests.support.healing_world import DirectStore
+from tests.support.names_liar import Liar
+from tests.support.names_naive import ZERO, make_policy
 
 SMALL = {
-    "cbfs.prekeys.PREKEY_SECRETS_MAX": 300,
-    "cbfs.quarantine.QUARANTINE_MAX": 150,
-    "cbfs.intake.QUARANTINE_MAX": 40,
-    "cbfs.strangers.HELD_MAX": 8,
+    "cbfs.receiving.prekeys.PREKEY_SECRETS_MAX": 300,
+    "cbfs.messages.queues.quarantine.QUARANTINE_MAX": 150,
+    "cbfs.receiving.incoming.QUARANTINE_MAX": 40,
+    "cbfs.receiving.message_requests.HELD_MAX": 8,
 }
 """Limits that are lower here, so that they are reached."""
 
@@ -186,11 +186,11 @@ class Town:
         self.written: list[bytes] = []
         self._sent = 0
         self.faults = Faults()
-        logging.getLogger("cbfs.faults").addHandler(self.faults)
+        logging.getLogger("cbfs.storage.faults").addHandler(self.faults)
         self.bob = self.person("bob")
 
     def close(self) -> None:
-        logging.getLogger("cbfs.faults").removeHandler(self.faults)
+        logging.getLogger("cbfs.storage.faults").removeHandler(self.faults)
         self._limits.close()
         self.store.close()
         shutil.rmtree(self.place)
@@ -352,17 +352,19 @@ class Town:
 
     def _check_bounds(self, reader: Reader) -> None:
         kept = [envelope_at(reader, key) for key in reader.keys(Table.QUARANTINE)]
-        assert len(set(kept)) == len(kept) <= SMALL["cbfs.quarantine.QUARANTINE_MAX"]
+        assert (
+            len(set(kept)) == len(kept) <= SMALL["cbfs.messages.queues.quarantine.QUARANTINE_MAX"]
+        )
         people = reader.count(Table.PEERS)
         peers = (decode_contact(data) for _key, data in reader.items(Table.PEERS))
         known = {peer.name for peer in peers if peer.standing is Standing.KNOWN}
         assert known <= self.contacts, "alice has not written to them"
         assert people <= STRANGERS_MAX + 2 * len(self.liar.entries)
         for table, most in (
-            (Table.INBOX, SMALL["cbfs.intake.QUARANTINE_MAX"]),
+            (Table.INBOX, SMALL["cbfs.receiving.incoming.QUARANTINE_MAX"]),
             (Table.SESSIONS, SESSIONS_PER_PEER * people),
-            (Table.PREKEYS, SMALL["cbfs.prekeys.PREKEY_SECRETS_MAX"]),
-            (Table.REQUESTS, REQUESTS_MAX * SMALL["cbfs.strangers.HELD_MAX"]),
+            (Table.PREKEYS, SMALL["cbfs.receiving.prekeys.PREKEY_SECRETS_MAX"]),
+            (Table.REQUESTS, REQUESTS_MAX * SMALL["cbfs.receiving.message_requests.HELD_MAX"]),
             (Table.PARTS, INCOMPLETE_MAX * people),
             (Table.OWED, 2 * WANTED_MAX * people + len(self.messages())),
         ):
@@ -373,8 +375,8 @@ class Town:
         with self.store.read() as reader:
             return [
                 message
-                for conversation in book.load_conversations(reader)
-                for message in book.load_messages(reader, conversation)
+                for conversation in history.load_conversations(reader)
+                for message in history.load_messages(reader, conversation)
             ]
 
     def texts(self, sender: str) -> list[bytes]:

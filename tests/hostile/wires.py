@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 import trio
 import trio.testing
 
-from cbfs.account import SYSTEM_RANDOM
-from cbfs.dial import DialError
+from cbfs.account.account import SYSTEM_RANDOM
+from cbfs.network.dial import DialError
 from cbfs_common.errors import TransportError
 from cbfs_common.limits import PUSH_WINDOW
-from cbfs_common.names_wire import Reply as NamesReply
-from cbfs_common.names_wire import Request as NamesRequest
-from cbfs_common.names_wire import decode_request as decode_names_request
-from cbfs_common.names_wire import encode_reply as encode_names_reply
-from cbfs_common.prekey import PREKEY_ID_SIZE, PrekeyKind
+from cbfs_common.names.wire import Reply as NamesReply
+from cbfs_common.names.wire import Request as NamesRequest
+from cbfs_common.names.wire import decode_request as decode_names_request
+from cbfs_common.names.wire import encode_reply as encode_names_reply
 from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address
-from cbfs_common.requests import (
+from cbfs_common.session.prekey import PREKEY_ID_SIZE, PrekeyKind
+from cbfs_common.wire.requests import (
     AnyReply,
     AnyRequest,
     Arrived,
@@ -45,7 +45,7 @@ from cbfs_common.requests import (
     encode,
     envelope_id,
 )
-from cbfs_common.transport import PUSH, Established, Message, ServerConnection
+from cbfs_common.wire.transport import PUSH, Established, Message, ServerConnection
 
 EXPIRES = slice(PREKEY_ID_SIZE + 1, PREKEY_ID_SIZE + 9)
 

@@ -14,20 +14,20 @@ from random import Random
 
 import trio
 
-from cbfs.account import SYSTEM_RANDOM, load_account, opened_store
-from cbfs.dial import LoopbackDialer
-from cbfs.directory import Directory, Found
-from cbfs.link import open_link, request
-from cbfs.rootfile import MAGIC
-from cbfs_common.names_policy import parse_policy
+from cbfs.account.account import SYSTEM_RANDOM, load_account, opened_store
+from cbfs.names.directory import Directory, Found
+from cbfs.network.dial import LoopbackDialer
+from cbfs.network.link import open_link, request
+from cbfs.storage.root_key import MAGIC
+from cbfs_common.names.policy import parse_policy
 from cbfs_common.primitives import dh_public
 from cbfs_common.profile import parse_address
-from cbfs_common.requests import TakePrekey
+from cbfs_common.wire.requests import TakePrekey
 from tests.power.acks import Ack, Acks, Recording
 from tests.power.box import call, start
 from tests.power.images import Cut, Disk
 from tests.power.programs import Programs, attach, start_disks
-from tests.world import wait_for
+from tests.support.world import wait_for
 
 DISKS = ("alice", "bob", "server", "names")
 OWNER = b"o" * 32

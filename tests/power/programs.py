@@ -14,20 +14,20 @@ from typing import Any
 
 import lmdb
 
-import cbfs.cli
-import cbfs.mount
-import cbfs.store
+import cbfs.commands.main
+import cbfs.commands.mount
+import cbfs.storage.store
 import cbfs_names.cli
-import cbfs_names.store
+import cbfs_names.state.store
 import cbfs_server.cli
 import cbfs_server.house
 import cbfs_server.store
-from cbfs.rootfile import RootFile
-from cbfs_common.names_note import SignatureLine, cosign, sign_checkpoint
-from cbfs_names import sequencer, verifier
+from cbfs.storage.root_key import RootFile
+from cbfs_common.names.note import SignatureLine, cosign, sign_checkpoint
+from cbfs_names.rounds import sequencer, verifier
 from tests.power.acks import Acks
 from tests.power.box import TOP, call, mount_image, spawn
-from tests.world import accept_strangers, wait_for
+from tests.support.world import accept_strangers, wait_for
 
 NAMES, SERVER = "127.0.0.1:7701", "127.0.0.1:7700"
 
@@ -62,7 +62,7 @@ def _in_place(path: Path) -> Iterator[Path]:
 
 def _stores_in_place() -> None:
     """As if each store were made where it is to be."""
-    for module in (cbfs.store, cbfs_names.store, cbfs_server.store):
+    for module in (cbfs.storage.store, cbfs_names.state.store, cbfs_server.store):
         module.__dict__["built"] = _in_place
 
 
@@ -178,7 +178,7 @@ class Programs:
         """Make an account; the exit code."""
         policy = self.data("names") / "policy"
         words = ("init", name, "--account", self.data(name), "--server", server)
-        main = self._main(name, cbfs.cli.main, *words, "--names", policy, "--no-tor")
+        main = self._main(name, cbfs.commands.main.main, *words, "--names", policy, "--no-tor")
         return call(main, self._log)
 
     def accept(self, name: str) -> None:
@@ -190,7 +190,9 @@ class Programs:
         place = TOP / f"chat-{name}"
         place.mkdir(exist_ok=True)
         options = ("-o", "grace=0.1", "--no-tor")
-        code = call(self._main(name, cbfs.mount.main, self.data(name), place, *options), self._log)
+        code = call(
+            self._main(name, cbfs.commands.mount.main, self.data(name), place, *options), self._log
+        )
         if code != 0:
             raise AssertionError(f"{name} cannot be mounted: {code}")
         return place

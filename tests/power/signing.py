@@ -9,15 +9,15 @@ from pathlib import Path
 
 import trio
 
-from cbfs.directory import DirectoryDown, DirectoryLies, Found
-from cbfs_common.names_faults import Fault
-from cbfs_common.names_refusals import OperationRefused, Refusal
+from cbfs.names.directory import DirectoryDown, DirectoryLies, Found
+from cbfs_common.names.faults import Fault
+from cbfs_common.names.refusals import OperationRefused, Refusal
 from tests.power.acks import Ack, Acks, Recording, read_acks
 from tests.power.box import call, start
 from tests.power.images import Position
 from tests.power.life import OWNER, Kept, directory
 from tests.power.programs import Programs, attach, start_disks
-from tests.world import WAIT
+from tests.support.world import WAIT
 
 DISKS = ("seq", "v1", "v2")
 PLACES = {"seq": "127.0.0.1:7701", "v1": "127.0.0.2:7701", "v2": "127.0.0.3:7701"}

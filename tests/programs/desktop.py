@@ -12,7 +12,7 @@ from io import BytesIO
 from tests.programs.place import LETTER, Case, Place, version_of
 from tests.programs.screen import Screen, screen
 from tests.programs.tools import Tool
-from tests.world import WAIT, wait_for
+from tests.support.world import WAIT, wait_for
 
 _SYSTEM_PYTHON = "/usr/bin/python3"
 """The one that Debian's bindings are for."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from tests.programs.place import LETTER, Case, Place, version_of
 from tests.programs.terminal import Terminal
-from tests.world import wait_for
+from tests.support.world import wait_for
 
 ESC = "\x1b"
 END = "="

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.mounted import Mounted
-from tests.world import WAIT, wait_for
+from tests.support.mounted import Mounted
+from tests.support.world import WAIT, wait_for
 
 LETTER = "letter.txt"
 OLD = "old text\n"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.world import WAIT, wait_for
+from tests.support.world import WAIT, wait_for
 
 SIZE = "1000x640x24"
 

@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.world import WAIT
+from tests.support.world import WAIT
 
 _ESCAPES = re.compile(
     rb"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[P_^][^\x1b]*\x1b\\|\x1b\[[0-?]*[ -/]*[@-~]"

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.mounted import Mounted, mounted
 from tests.soak.twin import Differs, Side, Worker, told
+from tests.support.mounted import Mounted, mounted
 
 WORKERS = 4
 BURST = 60

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.soak.proxy import Proxy, proxy
-from tests.world import Service, User, World, world
+from tests.support.world import Service, User, World, world
 
 NAMES = ("alice", "bob", "carol")
 GROUPS = {

@@ -6,9 +6,9 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from tests.mounted import ROOT, Mounted, mounted
 from tests.soak.worker import is_whole, text
-from tests.world import WAIT, wait_for
+from tests.support.mounted import ROOT, Mounted, mounted
+from tests.support.world import WAIT, wait_for
 
 ROLES = {"scratch": 7, "saver": 5, "packer": 2, "reader": 5, "watcher": 5}
 ARRIVALS_PER_SECOND = 20

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from tests.file_model import FileModel
-from tests.mounted import Watch
+from tests.support.file_model import FileModel
+from tests.support.mounted import Watch
 
 FOLDER_FILES = 12
 

@@ -1,0 +1,385 @@
+"""An account directory: what is in it, how it is made, how it is opened.
+
+root.key   the key by which the store opens, overwritten with every change
+           (``cbfs.storage.root_key``)
+lock       held while a program uses the account
+store/     LMDB, every value sealed (``cbfs.storage.store``)
+"""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cbfs.account.passphrase import Guard
+from cbfs.account.place import OWN_NAMES, check_account
+from cbfs.storage.durable import make_directory
+from cbfs.storage.encoding import pack, unpack
+from cbfs.storage.root_key import (
+    NO_LOCK,
+    Kind,
+    Protection,
+    RootError,
+    RootFile,
+    Unlock,
+    WrongPassphrase,
+    make_root_file,
+    protections,
+)
+from cbfs.storage.salvage import Remains
+from cbfs.storage.store import Store, StoreError, Table, Writer
+from cbfs_common.disk_errors import hint_of
+from cbfs_common.errors import CbfsError
+from cbfs_common.primitives import KEY_SIZE, Random, dh_public, kem_encapsulate, sign_public
+from cbfs_common.profile import Address, Profile, parse_address
+from cbfs_common.session.session import Party
+
+SYSTEM_RANDOM = Random(os.urandom, kem_encapsulate)
+"""The real randomness; everything below the entry points is given it."""
+
+ACCOUNT = b"account"
+FINISHED = b"own"
+"""In Table.META: the account itself, and the proof of its name, which the last step of making an
+account writes."""
+
+_NEXT = b"account next"
+
+ACCOUNT_ATTRIBUTE = "user.cbfs.account"
+"""Of the root of a mount: the path of its account directory."""
+
+
+FORMER_KEPT = 60 * 86_400
+"""Seconds for which a former mailbox is still looked into: as long as a prekey taken there can be
+used, and an envelope wait."""
+
+FORMER_MAX = 4
+"""Former mailboxes that are kept; with more, the oldest go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """Where one could be reached, and as whom, ``until`` (seconds since 1970): others go on
+    writing there until they know better. Keys as in Account; ``signing`` is public."""
+
+    transport: bytes
+    auth: bytes
+    signing: bytes
+    server: Address
+    until: int
+
+    def party(self, name: str) -> Party:
+        """Oneself under these keys."""
+        public = dh_public(self.auth)
+        profile = Profile(dh_public(self.transport), self.signing, public, self.server)
+        return Party(profile.identity(name), self.auth, public)
+
+
+_OWN_SERVER = b"own server"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One's own name, secret keys (32 bytes each), home server and name policy (its text).
+
+    ``transport`` and ``auth`` are X25519 secrets, ``signing`` and ``owner`` Ed25519 seeds; the
+    owner key signs operations on the name and nothing else. ``former``: newest first."""
+
+    name: str
+    transport: bytes
+    signing: bytes
+    auth: bytes
+    owner: bytes
+    server: Address
+    policy: str
+    former: tuple[Former, ...] = ()
+
+    @property
+    def profile(self) -> Profile:
+        """The public halves."""
+        return Profile(
+            dh_public(self.transport), sign_public(self.signing), dh_public(self.auth), self.server
+        )
+
+    @property
+    def party(self) -> Party:
+        """Oneself in a session."""
+        return Party(self.profile.identity(self.name), self.auth, dh_public(self.auth))
+
+    @property
+    def former_parties(self) -> tuple[Party, ...]:
+        """Oneself under the keys of before."""
+        return tuple(former.party(self.name) for former in self.former)
+
+    def moved(self, now: int) -> tuple[Former, ...]:
+        """What is to be the ``former`` of an account that takes the place of this one at ``now``
+        (seconds)."""
+        here = Former(
+            self.transport, self.auth, sign_public(self.signing), self.server, now + FORMER_KEPT
+        )
+        return (here, *(each for each in self.former if each.until > now))[:FORMER_MAX]
+
+    def encode(self) -> bytes:
+        """For the store. Holds secrets."""
+        former = [[f.transport, f.auth, f.signing, f.server.url(), f.until] for f in self.former]
+        return pack(
+            self.name,
+            self.transport,
+            self.signing,
+            self.auth,
+            self.owner,
+            self.server.url(),
+            self.policy,
+            former,
+        )
+
+
+def make_account(name: str, server: Address, policy: str, random: Random) -> Account:
+    """Fresh keys."""
+    transport, signing, auth, owner = (random.token(KEY_SIZE) for _ in range(4))
+    return Account(name, transport, signing, auth, owner, server, policy)
+
+
+def load_account(store: Store) -> Account | None:
+    """The account in this store, or None when none was made yet."""
+    with store.read() as reader:
+        data = reader.get(Table.META, ACCOUNT)
+    return None if data is None else _decode(data)
+
+
+def load_next(store: Store) -> Account | None:
+    """The account that a change under way is to make of this one."""
+    with store.read() as reader:
+        data = reader.get(Table.META, _NEXT)
+    return None if data is None else _decode(data)
+
+
+def put_next(writer: Writer, account: Account) -> None:
+    """Before anybody else hears of its keys."""
+    writer.put(Table.META, _NEXT, account.encode())
+
+
+def put_account(writer: Writer, account: Account) -> None:
+    """This is the account from now on; a change that led to it is done."""
+    writer.put(Table.META, ACCOUNT, account.encode())
+    writer.delete(Table.META, _NEXT)
+
+
+def bring_back(writer: Writer, now: int) -> None:
+    """A former mailbox that a wrong clock has left is looked into for no longer than if it was left
+    at ``now`` (seconds)."""
+    for key in ACCOUNT, _NEXT:
+        data = writer.get(Table.META, key)
+        if data is not None:
+            known = _decode(data)
+            latest = now + FORMER_KEPT
+            former = tuple(replace(each, until=min(each.until, latest)) for each in known.former)
+            if former != known.former:
+                writer.put(Table.META, key, replace(known, former=former).encode())
+
+
+def _decode(data: bytes) -> Account:
+    name, transport, signing, auth, owner, url, policy, earlier = unpack(
+        data, str, bytes, bytes, bytes, bytes, str, str, list
+    )
+    return Account(
+        name,
+        transport,
+        signing,
+        auth,
+        owner,
+        parse_address(url),
+        policy,
+        tuple(_decode_former(*fields) for fields in earlier),
+    )
+
+
+def _decode_former(transport: bytes, auth: bytes, signing: bytes, url: str, until: int) -> Former:
+    return Former(transport, auth, signing, parse_address(url), until)
+
+
+def put_own_server(writer: Writer, address: Address) -> None:
+    """The home server is one that runs with the account, and is reached so."""
+    writer.put(Table.META, _OWN_SERVER, address.url().encode())
+
+
+def load_own_server(store: Store) -> Address | None:
+    """The address of the server that runs with the account."""
+    with store.read() as reader:
+        data = reader.get(Table.META, _OWN_SERVER)
+    return None if data is None else parse_address(data.decode())
+
+
+def default_account() -> Path:
+    """$XDG_DATA_HOME/cbfs, or ~/.local/share/cbfs. Raises CbfsError when there is no home."""
+    base = Path(os.environ.get("XDG_DATA_HOME", ""))
+    if not base.is_absolute():  # which that specification says is to be ignored
+        try:
+            base = Path.home() / ".local" / "share"
+        except RuntimeError as error:
+            raise CbfsError("your home directory is not known", "set HOME") from error
+    return base / "cbfs"
+
+
+def no_lock(protection: Protection) -> bytes:
+    """The lock of an account that nothing protects. Raises CbfsError for another."""
+    if protection.kind is not Kind.NOTHING:
+        raise CbfsError("the account is protected by a passphrase", "it has to be given")
+    return NO_LOCK
+
+
+def asks_for_passphrase(directory: Path) -> bool:
+    """Whether it takes a passphrase to open the account there. False when nobody can tell."""
+    return any(p.kind is Kind.PASSPHRASE for p in protections(directory / "root.key"))
+
+
+def protection_of(directory: Path) -> Kind | None:
+    """What protects the account there, or None when there is none."""
+    return next((p.kind for p in protections(directory / "root.key")), None)
+
+
+@contextmanager
+def opened_store(
+    directory: Path,
+    random: Random,
+    unlock: Unlock = no_lock,
+    *,
+    create: Callable[[], Guard] | None = None,
+) -> Iterator[Store]:
+    """The store of an account directory, locked against every other program. ``create`` gives
+    what protects one that has to be made. Raises CbfsError."""
+    check_account(directory)
+    if create is not None:
+        _make_directory(directory)
+    elif not (directory / "root.key").exists():
+        raise CbfsError(
+            f"there is no account in {directory}",
+            f"make one: cbfs init NAME --account {directory} --server URL --names POLICYFILE",
+        )
+    with _locked(directory):
+        store = _open_store(directory, random, unlock, create)
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+@contextmanager
+def reading_store(directory: Path, random: Random, unlock: Unlock = no_lock) -> Iterator[Store]:
+    """The store of an account directory to read, be it mounted or not. Raises CbfsError."""
+    check_account(directory)
+    if not (directory / "root.key").exists():
+        raise CbfsError(f"there is no account in {directory}", "name one")
+    root_file = RootFile(directory / "root.key", unlock, random.token, read_only=True)
+    try:
+        store = Store(directory / "store", root_file, random, read_only=True)
+    except BaseException:
+        root_file.close()
+        raise
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def salvaging(
+    directory: Path, random: Random, unlock: Unlock = no_lock
+) -> Iterator[Store | Remains]:
+    """What is intact in an account directory, mounted or not, for an export. Raises CbfsError."""
+    check_account(directory)
+    with ExitStack() as stack:
+        try:
+            source: Store | Remains = stack.enter_context(reading_store(directory, random, unlock))
+            with source.salvage() as salvage:
+                list(salvage.records(Table.META))  # so that the root file is opened as well
+        except WrongPassphrase:
+            raise
+        except (StoreError, RootError):
+            root_file = RootFile(directory / "root.key", unlock, random.token, read_only=True)
+            stack.callback(root_file.close)
+            source = Remains(directory / "store", root_file)
+            stack.callback(source.close)
+        yield source
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        make_directory(directory)
+        others = {each.name for each in directory.iterdir()} - OWN_NAMES - {"lost+found"}
+        if others and not (directory / "root.key").exists():
+            raise CbfsError(
+                f"{directory} holds other files",
+                "an account has a directory of its own: choose one with --account",
+            )
+        directory.chmod(0o700)
+    except OSError as error:
+        raise CbfsError(
+            f"cannot make {directory}: {error.strerror}", "choose another with --account"
+        ) from error
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        lock = os.open(directory / "lock", flags, 0o600)
+    except OSError as error:
+        raise CbfsError(
+            f"cannot use {directory}: {error.strerror}", "is it yours, and writable?"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        user = _user(lock)
+        os.close(lock)
+        raise CbfsError(
+            f"the account {directory} is in use" + (f" by process {user}" if user else ""),
+            "unmount it: fusermount3 -u MOUNTPOINT; if that was done, a program or another mount"
+            " namespace still has it" + (f"; kill {user} ends that" if user else ""),
+        ) from error
+    try:
+        with suppress(OSError):  # the disk may be full: then nobody is told
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _user(lock: int) -> int:
+    """The process that holds the lock, 0 when it cannot be told."""
+    try:
+        pid = int(os.pread(lock, 20, 0))
+        os.kill(pid, 0)
+    except (OSError, ValueError, OverflowError):
+        return 0
+    return pid if pid > 1 else 0
+
+
+def _open_store(
+    directory: Path, random: Random, unlock: Unlock, create: Callable[[], Guard] | None
+) -> Store:
+    path = directory / "root.key"
+    guard = None
+    try:
+        if not path.exists() and create is not None:
+            guard = create()
+            make_root_file(path, guard.protection, guard.lock, random.token)
+    except OSError as error:
+        raise CbfsError(
+            f"cannot write {path}: {error.strerror}",
+            hint_of(error, "is it yours, and the disk writable?"),
+        ) from error
+    made = guard
+
+    def known(protection: Protection) -> bytes:
+        return made.lock if made and made.protection == protection else unlock(protection)
+
+    root_file = RootFile(path, known, random.token)
+    try:
+        return Store(directory / "store", root_file, random)
+    except BaseException:
+        root_file.close()
+        raise

@@ -1,0 +1,130 @@
+"""``cbfs passphrase``, ``cbfs export``, and the options of ``cbfs init`` that concern them."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cbfs.account.account import SYSTEM_RANDOM
+from cbfs.account.passphrase import Asking, Guard, by_keyring, by_passphrase
+from cbfs.commands import locking
+from cbfs_common.errors import CbfsError
+
+
+def add_protection(parser: argparse.ArgumentParser) -> None:
+    """``--passphrase``, ``--passphrase-fd``, ``--keyring``."""
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--passphrase", action="store_true", help="ask for a passphrase that protects the account"
+    )
+    how.add_argument(
+        "--passphrase-fd", type=int, metavar="N", help="the same, but read it from descriptor N"
+    )
+    how.add_argument(
+        "--keyring", action="store_true", help="protect the account by the desktop's keyring"
+    )
+
+
+def add_passphrase(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """``cbfs passphrase``."""
+    parser = commands.add_parser(
+        "passphrase",
+        help="set, change or remove the passphrase of an account",
+        description="Asks for a new passphrase of an account that is not mounted.",
+    )
+    parser.add_argument("account", type=Path, metavar="ACCOUNT")
+    add_protection(parser)
+    parser.add_argument(
+        "--remove", action="store_true", help="no protection: who has the directory has everything"
+    )
+    add_old_passphrase(parser)
+    parser.set_defaults(run=_passphrase, usage=parser.error)
+
+
+def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """``cbfs export``."""
+    parser = commands.add_parser(
+        "export", help="write account and history into a file, encrypted under a passphrase"
+    )
+    parser.add_argument("place", type=Path, metavar="MOUNT", help="or the account directory")
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--passphrase-fd",
+        type=int,
+        metavar="N",
+        help="read the passphrase of the export from descriptor N",
+    )
+    add_old_passphrase(parser)
+    parser.set_defaults(run=_export)
+
+
+def add_old_passphrase(parser: argparse.ArgumentParser) -> None:
+    """``--account-passphrase-fd``."""
+    parser.add_argument(
+        "--account-passphrase-fd",
+        type=int,
+        metavar="N",
+        help="read the passphrase that the account has from descriptor N",
+    )
+
+
+def guard(options: argparse.Namespace, name: str) -> Guard:
+    """The protection that the options ask for."""
+    if options.keyring:
+        return by_keyring(name, SYSTEM_RANDOM)
+    if options.passphrase or options.passphrase_fd is not None:
+        return by_passphrase(Asking(options.passphrase_fd).twice(), SYSTEM_RANDOM)
+    return Guard()
+
+
+def _passphrase(options: argparse.Namespace) -> int:
+    asked = options.passphrase or options.passphrase_fd is not None or options.keyring
+    if options.remove and asked:
+        options.usage("--remove and a new protection exclude each other")
+    options.passphrase = options.passphrase or not (asked or options.remove)
+    if options.account.is_mount():
+        raise CbfsError(
+            f"{options.account} is a mount", "unmount it, and name its account directory"
+        )
+    locking.change_protection(
+        options.account, Asking(options.account_passphrase_fd), lambda name: guard(options, name)
+    )
+    print("the account is protected anew" if not options.remove else "the passphrase is removed")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    asking = Asking(options.passphrase_fd, "passphrase of the export")
+    count = locking.export(
+        locking.account_of(options.place),
+        options.file.absolute(),
+        Asking(options.account_passphrase_fd),
+        asking.twice,
+    )
+    print(f"{options.file}: {count.written} records")
+    if count.damaged:
+        print(
+            f"cbfs: at least {count.damaged} records were damaged and are left out", file=sys.stderr
+        )
+    return 0
+
+
+def restore(options: argparse.Namespace, account: Path) -> int:
+    """``cbfs init --restore``."""
+    if options.name or options.server or options.own_server or options.names:
+        options.usage("an export knows NAME, --server and --names")
+    passphrase = Asking(options.export_passphrase_fd, "passphrase of the export").once()
+    name = locking.restore(
+        account,
+        options.restore,
+        passphrase,
+        Asking(options.passphrase_fd),
+        lambda: guard(options, ""),
+    )
+    tell_ready(name, account, options)
+    return 0
+
+
+def tell_ready(name: str, account: Path, options: argparse.Namespace) -> None:
+    """An account is made: how to mount it, the way that was asked for."""
+    tail = " --no-tor" if options.no_tor else ""
+    print(f"{name} is ready. Mount it: mount.cbfs {account} MOUNTPOINT{tail}")

@@ -1,0 +1,260 @@
+"""``cbfs demo``: two users on this machine, from nothing to a message and its reply.
+
+Everything is real: the directory, the server, two accounts, two mounts. Everything is in one
+directory and is gone at the end."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from cbfs.commands.removing import remove_tree
+from cbfs.mount.mount_table import unmount
+from cbfs.network.tor.private_network import running_network
+from cbfs.tree.processes import installed
+from cbfs_common.errors import CbfsError
+
+T = TypeVar("T")
+
+START_TIMEOUT = 20.0
+ARRIVAL_TIMEOUT = 30.0
+STOP_TIMEOUT = 10.0
+"""Seconds."""
+
+POLL = 0.02
+
+HELLO = "Hello Bob, this is a file that I saved in my outbox."
+ANSWER = "Hello Alice, and this is the file that I saved in mine."
+
+
+class Steps:
+    """Tells what is being done, and how long it took."""
+
+    def __init__(self) -> None:
+        self._total = 0.0
+
+    def do(self, text: str, work: Callable[[], T]) -> T:
+        """Run one step."""
+        print(f"  {text:<58}", end="", flush=True)
+        started = time.monotonic()
+        result = work()
+        taken = time.monotonic() - started
+        self._total += taken
+        print(f"{taken:6.2f} s", flush=True)
+        return result
+
+    @property
+    def total(self) -> float:
+        """Seconds of all steps."""
+        return self._total
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The options by which servers publish themselves, accounts and mounts reach them."""
+
+    servers: tuple[str, ...] = ("--listen", "127.0.0.1:0")
+    accounts: tuple[str, ...] = ("--no-tor",)
+    mounts: tuple[str, ...] = ("--no-tor",)
+
+
+def run(directory: Path | None, *, tor: bool) -> int:
+    """Show it, below ``directory`` (a fresh temporary one when None). ``tor``: everything goes
+    through onion services of a private Tor network on this machine."""
+    with _place(directory) as place, ExitStack() as stack:
+        print(f"cbfs demo: alice and bob in {place}\n")
+        steps = Steps()
+        way = Way()
+        if tor:
+            network = steps.do(
+                "a private Tor network starts",
+                lambda: stack.enter_context(running_network(lambda word: None, place)),
+            )
+            client, host = network.control("client"), network.control("host")
+            way = Way(
+                (*way.servers, "--onion", "--tor-control", host),
+                ("--tor", client),
+                ("-o", f"tor={client}"),
+            )
+        alice, bob = _set_up(steps, place, stack, way)
+        _talk(steps, alice, bob)
+        _show("alice's mount", alice)
+        _show("bob's mount", bob)
+        print(f"\nall of it took {steps.total:.1f} s")
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            _stay(alice, bob)
+    print("unmounted, stopped, removed")
+    return 0
+
+
+@contextmanager
+def _place(directory: Path | None) -> Iterator[Path]:
+    """The directory; what the demo made of it is removed at the end."""
+    if directory is None:
+        fresh = Path(tempfile.mkdtemp(prefix="cbfs-demo-"))
+        try:
+            yield fresh
+        finally:
+            remove_tree(fresh)
+        return
+    place = directory.absolute()
+    existed = place.exists()
+    if existed and (not place.is_dir() or any(place.iterdir())):
+        raise CbfsError(f"{place} is not an empty directory", "name a directory that is not there")
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CbfsError(f"cannot make {place}", "name a directory that you may write to") from error
+    try:
+        yield place
+    finally:
+        remove_tree(place, itself=not existed)
+
+
+def _set_up(steps: Steps, place: Path, stack: ExitStack, way: Way) -> tuple[Path, Path]:
+    """Directory, server, two accounts, two mounts. Gives the mountpoints."""
+    names = ("cbfs-names", "--data", str(place / "names"), *way.servers)
+    server = ("cbfs-server", "--data", str(place / "server"), *way.servers)
+    steps.do("the name directory starts", lambda: stack.enter_context(_service(*names)))
+    url = steps.do("the message server starts", lambda: stack.enter_context(_service(*server)))
+    mounts = []
+    for name in ("alice", "bob"):
+        account, mount = place / f"{name}-account", place / name
+        mount.mkdir(mode=0o700)
+        policy = str(place / "names" / "policy")
+        init = ("cbfs", "init", name, "--account", str(account), *way.accounts)
+        more = ("--server", url, "--names", policy)
+        steps.do(f"{name} makes an account", partial(_call, *init, *more))
+        steps.do(f"{name} mounts it", partial(stack.enter_context, _mounted(account, mount, way)))
+        mounts.append(mount)
+    return mounts[0], mounts[1]
+
+
+def _talk(steps: Steps, alice: Path, bob: Path) -> None:
+    print("\n  $ mkdir alice/outbox/bob")
+    print(f"  $ echo '{HELLO}' > alice/outbox/bob/hello\n")
+    (alice / "outbox" / "bob").mkdir()
+    (alice / "outbox" / "bob" / "hello").write_text(HELLO + "\n")
+    request = steps.do("it is sent and waits in bob's requests/", lambda: _request(bob, "alice"))
+    print("\n  $ mv bob/requests/alice bob/contacts/\n")
+    request.rename(bob / "contacts" / "alice")
+    found = steps.do("bob accepts her, and it appears", lambda: _arrival(bob, "alice"))
+    print(f"\n  $ cat 'bob/{found.relative_to(bob)}'\n  {found.read_text().strip()}\n")
+    folder = found.parent.name
+    print(f"  $ echo '{ANSWER}' > 'bob/outbox/{folder}/answer'\n")
+    (bob / "outbox" / folder / "answer").write_text(ANSWER + "\n")
+    found = steps.do("bob's answer appears in alice's mount", lambda: _arrival(alice, "bob"))
+    print(f"\n  $ cat 'alice/{found.relative_to(alice)}'\n  {found.read_text().strip()}\n")
+
+
+def _request(mount: Path, name: str) -> Path:
+    """The request of a stranger, when it is there."""
+    folder = mount / "requests" / name
+
+    def look() -> Path | None:
+        return folder if (folder / "message").exists() else None
+
+    return _wait(look, ARRIVAL_TIMEOUT, f"a request of {name} in {mount}")
+
+
+def _arrival(mount: Path, sender: str) -> Path:
+    """The first message of that sender, when it is there."""
+
+    def look() -> Path | None:
+        found = (mount / "conversations").glob(f"*/*-{sender}*")
+        return next((path for path in found if path.is_file()), None)
+
+    return _wait(look, ARRIVAL_TIMEOUT, f"a message from {sender} in {mount}")
+
+
+def _wait(look: Callable[[], T | None], timeout: float, what: str) -> T:
+    end = time.monotonic() + timeout
+    while (found := look()) is None:
+        if time.monotonic() > end:
+            raise CbfsError(
+                f"waited {timeout:.0f} s in vain for {what}", "see status in the mounts"
+            )
+        time.sleep(POLL)
+    return found
+
+
+def _show(title: str, mount: Path) -> None:
+    print(f"{title}:")
+    for path in sorted(mount.rglob("*")):
+        depth = len(path.relative_to(mount).parts)
+        print("  " * depth + path.name + ("/" if path.is_dir() else ""))
+
+
+def _stay(alice: Path, bob: Path) -> None:
+    print(
+        f"\nIt stays until Ctrl-C. Try in another terminal:\n"
+        f"  cat {alice}/README\n"
+        f"  ls -lR {bob}/conversations\n"
+        f"  cp /etc/hostname {alice}/outbox/bob/\n"
+        f"  tail -f {bob}/status\n"
+    )
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        print()
+
+
+def _call(name: str, *arguments: str) -> None:
+    done = subprocess.run(
+        [installed(name), *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise _failure(f"{name} failed", done.stderr)
+
+
+def _failure(what: str, told: str) -> CbfsError:
+    """With the words in which a program of ours has said why."""
+    found = {"error": "it did not say why", "hint": ""}
+    for line in told.splitlines():
+        for word in found:
+            _program, here, text = line.partition(f": {word}: ")
+            if here:
+                found[word] = text
+    return CbfsError(f"{what}: {found['error']}", found["hint"])
+
+
+@contextmanager
+def _service(name: str, *arguments: str) -> Iterator[str]:
+    """A server, running; gives the address that it prints."""
+    log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - lives as long as the process
+    with (
+        log,
+        subprocess.Popen(
+            [installed(name), *arguments], stdout=subprocess.PIPE, stderr=log, text=True
+        ) as process,
+    ):
+        try:
+            line = (process.stdout.readline() if process.stdout else "").strip()
+            if not line:
+                process.wait(START_TIMEOUT)
+                log.seek(0)
+                raise _failure(f"{name} did not start", log.read())
+            yield line
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+@contextmanager
+def _mounted(account: Path, mountpoint: Path, way: Way) -> Iterator[None]:
+    _call("mount.cbfs", str(account), str(mountpoint), "-o", "grace=0.1", *way.mounts)
+    try:
+        yield
+    finally:
+        if not unmount(mountpoint, lazy=False):
+            unmount(mountpoint, lazy=True)  # a program is in it: it ends when that does

@@ -1,0 +1,284 @@
+"""Exports: an account and its history in one file, sealed under a passphrase.
+
+    header: magic 16 | salt 16 | passes u32 | memory u32 (KiB)
+    chunks: 65,536 bytes each, the last 1 to 65,536, each sealed: 16 bytes more
+
+The key is KDF(Argon2id(passphrase, salt, passes, memory), "cbfs1 export", header, 32); a chunk's
+nonce is its number, u64, three zeros, and 1 for the last one, else 0. So nothing can be changed,
+left out, put elsewhere or cut off without being noticed. The plain text is a row of msgpack
+arrays (table, record key, value): the records of the store, but for
+
+- sessions and prekeys, which must not be used a second time: peers are told at the next mount
+  that they are lost, and all begin new ones;
+- envelopes, which only those sessions could open, or peers have by now;
+- what the account directory knows of itself;
+- the pages of listings, which are made again from the messages.
+
+An export is one snapshot of the store. It can be made beside a mount, which goes on meanwhile.
+"""
+
+import os
+import struct
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import msgpack
+
+from cbfs.account.account import ACCOUNT, FINISHED
+from cbfs.account.passphrase import MEMORY, PASSES, SALT_SIZE, stretch
+from cbfs.messages.history import message_content
+from cbfs.messages.lost_state import LISTED, PLACE
+from cbfs.messages.model import Content
+from cbfs.messages.queues.delivery_queue import unsealed
+from cbfs.messages.queues.incomplete import decode_incomplete
+from cbfs.storage.durable import sync_directory
+from cbfs.storage.records import BLIND, Table, Writer
+from cbfs.storage.store import Store
+from cbfs.tree.nodes import File, decode_record
+from cbfs_common.errors import CbfsError, CryptoError
+from cbfs_common.primitives import KEY_SIZE, TAG_SIZE, Random, kdf, open_sealed, seal
+
+MAGIC = b"cbfs export 4\0\0\0"
+EARLIER = tuple(b"cbfs export %d\0\0\0" % number for number in range(1, 4))
+"""Of accounts whose records had fewer fields."""
+CHUNK = 65_536
+RECORD_MAX = 1 << 24
+"""Bytes of one record that is read."""
+
+GROUP = 512
+"""Records that are restored in one transaction."""
+
+_HEADER = struct.Struct(">16s16sII")
+_LEFT_OUT = frozenset(
+    (Table.SESSIONS, Table.PREKEYS, Table.INBOX, Table.QUARANTINE, Table.LISTINGS)
+)
+_OF_THE_DIRECTORY = frozenset((PLACE, LISTED))
+_LAST = (ACCOUNT, FINISHED)
+"""In Table.META, restored when all else is on the disk."""
+
+_NEEDED = frozenset(((Table.META, ACCOUNT), (Table.META, FINISHED), (Table.META, BLIND)))
+"""Without these nothing can be restored."""
+
+Record = tuple[Table, bytes, bytes]
+
+
+@dataclass(slots=True)
+class Count:
+    """Records that were written, and that were damaged and left out (at least so many)."""
+
+    written: int = 0
+    damaged: int = 0
+
+
+class Salvage(Protocol):
+    """What a store has, at one moment. ``lost``: so many records at least cannot be read, and it
+    is not known which."""
+
+    @property
+    def lost(self) -> int:
+        """See above."""
+
+    def records(self, table: Table) -> Iterator[tuple[bytes, bytes | None]]:
+        """(key, value) of each, or None in the place of a value that is damaged."""
+
+
+class Source(Protocol):
+    """What can be exported: a ``Store``, or the ``Remains`` of one."""
+
+    def salvage(self) -> AbstractContextManager[Salvage]:
+        """Its records, as they are now."""
+
+
+class NotAnExport(CbfsError):
+    """The file is no export, is damaged, or the passphrase is wrong."""
+
+
+def write_export(store: Source, path: Path, passphrase: bytes, random: Random) -> Count:
+    """Export to ``path``, which is there in whole or not at all. Raises CbfsError."""
+    part = path.with_name(f".cbfs-{random.token(4).hex()}.part")  # any name that fits may be taken
+    count = Count()
+    if path.exists() and not path.is_file():
+        raise CbfsError(f"{path} is not a file", "name a new one")
+    try:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
+            with store.salvage() as salvage:
+                _write(file, _exported(salvage, count), passphrase, random)
+            file.flush()
+            os.fsync(file.fileno())
+        part.rename(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise CbfsError(f"cannot write {path}: {(error.strerror or '').lower()}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def _exported(salvage: Salvage, count: Count) -> Iterator[Record]:
+    """A message or a file whose content is damaged goes with it: what is missing of a content
+    would read as zeros. Where it is not known what is lost, nothing may be missing of it."""
+    damaged: set[int] = set()
+    chunks: Counter[int] = Counter()
+    count.damaged = salvage.lost
+    missing = set(_NEEDED)
+    contents_first = sorted(Table, key=lambda table: table is not Table.CONTENT)
+    for table in contents_first:
+        if table in _LEFT_OUT:
+            continue
+        for key, value in salvage.records(table):
+            if value is None:
+                count.damaged += 1
+                if table is Table.CONTENT:
+                    damaged.add(int.from_bytes(key[:8], "big"))
+                continue
+            if table is Table.CONTENT and salvage.lost:
+                chunks[int.from_bytes(key[:8], "big")] += 1
+            content, kept = _kept(table, key, value)
+            if content and (content.id in damaged or (salvage.lost and _gaps(content, chunks))):
+                count.damaged += 1
+            elif kept is not None:
+                missing.discard((table, key))
+                count.written += 1
+                yield table, key, kept
+    if missing and not count.damaged:
+        raise CbfsError("there is no finished account there", "cbfs init makes one")
+    if missing:
+        raise CbfsError(
+            "the account's own records are damaged: nothing could be restored",
+            "use an older export",
+        )
+
+
+def _gaps(content: Content, chunks: Counter[int]) -> bool:
+    """Whether something is missing; a file's holes count as well."""
+    return chunks[content.id] * content.chunk < content.size
+
+
+def _kept(table: Table, key: bytes, value: bytes) -> tuple[Content | None, bytes | None]:
+    """(the content that the record refers to and must have, the record as it is exported)."""
+    if table is Table.META and key in _OF_THE_DIRECTORY:
+        return None, None
+    if table is Table.QUEUE:
+        return unsealed(key, value) or (None, None)
+    if table is Table.MESSAGES:
+        return message_content(key, value), value
+    if table is Table.PARTS:  # what is missing comes, or shows when it is complete
+        return Content(decode_incomplete(value).content, 0, 1), value
+    if table is Table.NODES:
+        node, _names = decode_record(int.from_bytes(key, "big"), value)
+        return (node.content if isinstance(node, File) else None), value
+    return None, value
+
+
+def _write(file: BinaryIO, records: Iterable[Record], passphrase: bytes, random: Random) -> None:
+    header = _HEADER.pack(MAGIC, random.token(SALT_SIZE), PASSES, MEMORY)
+    key = _key(header, passphrase)
+    file.write(header)
+    buffer, number = bytearray(), 0
+    for table, record_key, value in records:
+        buffer += msgpack.packb((table.value, record_key, value))
+        while len(buffer) > CHUNK:  # what is left is never empty, and becomes the last one
+            file.write(seal(key, _nonce(number, last=False), bytes(buffer[:CHUNK])))
+            del buffer[:CHUNK]
+            number += 1
+    file.write(seal(key, _nonce(number, last=True), bytes(buffer)))
+
+
+def read_export(path: Path, passphrase: bytes) -> Iterator[Record]:
+    """The records of an export. Raises NotAnExport or CbfsError; what came until then is
+    authentic."""
+    try:
+        with path.open("rb") as file:
+            yield from _records(_chunks(file, passphrase))
+    except OSError as error:
+        raise CbfsError(f"cannot read {path}: {(error.strerror or '').lower()}") from error
+
+
+def _chunks(file: BinaryIO, passphrase: bytes) -> Iterator[bytes]:
+    header = file.read(_HEADER.size)
+    if header.startswith(EARLIER):
+        raise _other_version()
+    if len(header) != _HEADER.size or not header.startswith(MAGIC):
+        raise NotAnExport("the file is no export of an account", "cbfs export writes them")
+    key = _key(header, passphrase)
+    number, data, last = 0, file.read(CHUNK + TAG_SIZE), False
+    while not last:
+        after = file.read(CHUNK + TAG_SIZE)
+        last = not after
+        try:
+            yield open_sealed(key, _nonce(number, last=last), data)
+        except CryptoError as error:
+            if number == 0:
+                raise NotAnExport(
+                    "the passphrase is wrong, or the export is damaged", "try again"
+                ) from error
+            raise NotAnExport("the export is damaged, or cut short", "use another one") from error
+        number, data = number + 1, after
+
+
+def _other_version() -> NotAnExport:
+    return NotAnExport("the export is of another version of cbfs", "use that one")
+
+
+def _records(chunks: Iterator[bytes]) -> Iterator[Record]:
+    unpacker = msgpack.Unpacker(use_list=True, max_buffer_size=RECORD_MAX)
+    tables = {table.value: table for table in Table if table not in _LEFT_OUT}
+    try:
+        for chunk in chunks:
+            unpacker.feed(chunk)
+            for record in unpacker:
+                yield _record(record, tables)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise NotAnExport("the export is not as this cbfs writes it") from error
+
+
+def _record(record: object, tables: dict[bytes, Table]) -> Record:
+    if (
+        not isinstance(record, list)
+        or len(record) != 3
+        or not all(isinstance(field, bytes) for field in record)
+        or record[0] not in tables
+    ):
+        raise _other_version()
+    return tables[record[0]], record[1], record[2]
+
+
+def restore_export(store: Store, path: Path, passphrase: bytes) -> None:
+    """Bring the records of an export into a store in which there is no account. Before the store
+    runs. A crash leaves a store without an account, into which it can be restored again. The store
+    must be opened anew afterwards. Raises CbfsError."""
+    last: dict[bytes, bytes] = {}
+    group: list[Record] = []
+    for table, key, value in read_export(path, passphrase):
+        if table is Table.META and key in _LAST:
+            last[key] = value
+            continue
+        group.append((table, key, value))
+        if len(group) == GROUP:
+            _put(store, group)
+            group = []
+    if ACCOUNT not in last or FINISHED not in last:
+        raise NotAnExport("the export has no account in it: its record was damaged")
+    _put(store, [*group, *((Table.META, key, last[key]) for key in last)])
+
+
+def _put(store: Store, records: list[Record]) -> None:
+    def change(writer: Writer) -> None:
+        for table, key, value in records:
+            writer.put(table, key, value)
+
+    store.write(change)
+
+
+def _key(header: bytes, passphrase: bytes) -> bytes:
+    _magic, salt, passes, memory = _HEADER.unpack(header)
+    return kdf(stretch(passphrase, salt, passes, memory), b"cbfs1 export", header, KEY_SIZE)
+
+
+def _nonce(number: int, *, last: bool) -> bytes:
+    return number.to_bytes(8, "big") + bytes(3) + bytes([last])

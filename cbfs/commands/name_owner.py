@@ -1,0 +1,318 @@
+"""What the owner of a name does with it: ``cbfs name``, on an account that is not mounted.
+
+New keys and a new server are prepared first, stored as ``account next``, and made known there; then
+the directory is told; then one transaction makes them the account. Cut off at any point, the same
+command goes on with the same keys. The old mailbox is looked into for some time afterwards.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from cbfs.account.account import (
+    SYSTEM_RANDOM,
+    Account,
+    load_account,
+    load_next,
+    no_lock,
+    opened_store,
+    put_account,
+    put_next,
+)
+from cbfs.account.passphrase import Guard
+from cbfs.commands.certificates import read_certificate, read_seed, write_certificate, write_seed
+from cbfs.commands.init import (
+    Wish,
+    asked_for,
+    begin_account,
+    check_begun,
+    online,
+    reached,
+    read_policy,
+)
+from cbfs.contacts.contact import Standing, decode_contact
+from cbfs.context import Problems
+from cbfs.engine.engine import make_context, make_directory, milliseconds, passing_directory
+from cbfs.messages.queues import note_queue
+from cbfs.names.directory import Directory
+from cbfs.names.own_name import Intent, read_own, write_intent, write_own, write_released
+from cbfs.network.access import Network, NetworkOptions, run
+from cbfs.network.dial import HOME, Dialer, LoopbackDialer
+from cbfs.network.link import open_link
+from cbfs.receiving.mailbox import sign_up
+from cbfs.receiving.prekeys import top_up
+from cbfs.storage.root_key import Unlock
+from cbfs.storage.store import Store, Table, Writer
+from cbfs.tree.texts import moment
+from cbfs_common.errors import CbfsError
+from cbfs_common.names.checks import Absent, Found
+from cbfs_common.names.entry import NO_KEYS, Entry, Keys
+from cbfs_common.primitives import KEY_SIZE, sign_public
+from cbfs_common.profile import Address
+
+Say = Callable[[str], None]
+T = TypeVar("T")
+
+
+class Owner:
+    """An account directory with its name, and the way to servers."""
+
+    def __init__(
+        self, place: Path, options: NetworkOptions, say: Say, unlock: Unlock = no_lock
+    ) -> None:
+        self._place = place
+        self._options = options
+        self._say = say
+        self._unlock = unlock
+
+    def show(self) -> str:
+        """What the directory has for the name, in words."""
+
+        async def steps(at: _At) -> str:
+            found = await at.directory.lookup(at.account.name, at.own, lapsed=True)
+            if isinstance(found, Absent):
+                return f"{at.account.name}: nobody has this name\n"
+            return entry_text(found.entry, at.own)
+
+        return self._run(steps)
+
+    def rotate(self, recovery: Path | None) -> None:
+        """New keys for everything: owner key, message keys, mailbox. ``recovery``: a new file,
+        for the seed of a recovery key (None: as before)."""
+
+        def prepare(account: Account) -> Account:
+            now = milliseconds() // 1_000
+            keys = (SYSTEM_RANDOM.token(KEY_SIZE) for _ in range(4))
+            transport, signing, auth, owner = keys
+            return replace(
+                account,
+                transport=transport,
+                signing=signing,
+                auth=auth,
+                owner=owner,
+                former=account.moved(now),
+            )
+
+        async def steps(at: _At) -> None:
+            heirs = at.own.recovery
+            if recovery is not None:
+                heirs = Keys(1, (sign_public(write_seed(recovery)),))
+            fresh = await at.prepare(prepare, rotates=True)
+            self._say("telling the name directory")
+            found = await at.directory.rotate(
+                fresh.name, fresh.profile.encode(), at.account.owner, fresh.owner, at.own, heirs
+            )
+            await at.finish(fresh, found)
+
+        self._run(steps)
+
+    def move(self, server: Address) -> None:
+        """Another home server; the keys stay, but for that of the mailbox."""
+
+        def prepare(account: Account) -> Account:
+            now = milliseconds() // 1_000
+            return replace(
+                account,
+                transport=SYSTEM_RANDOM.token(KEY_SIZE),
+                server=server,
+                former=account.moved(now),
+            )
+
+        async def steps(at: _At) -> None:
+            if at.account.server == server:
+                raise CbfsError("this is the home server already", "name another with --server")
+            fresh = await at.prepare(prepare, rotates=False)
+            if fresh.server != server:
+                raise CbfsError(
+                    f"a move to {fresh.server.url()} is not finished", "finish that one first"
+                )
+            self._say("telling the name directory")
+            found = await at.directory.update(
+                fresh.name, fresh.profile.encode(), at.account.owner, at.own
+            )
+            await at.finish(fresh, found)
+
+        self._run(steps)
+
+    def renew(self) -> str:
+        """Keep the name; until when, as YYYY-MM-DD."""
+
+        async def steps(at: _At) -> str:
+            if load_next(at.store) is not None:
+                raise CbfsError("another change is not finished", "finish that one first")
+            intent = Intent(at.own.owners, at.own.profile)
+            await at.store.commit(lambda writer: write_intent(writer, intent))
+            found = await at.directory.renew(at.own.name, at.account.owner, at.own)
+            await at.store.commit(lambda writer: write_own(writer, found))
+            return f"{moment(found.entry.expires * 1_000):%Y-%m-%d}"
+
+        return self._run(steps)
+
+    def cancel(self) -> None:
+        """End a recovery that somebody else has begun."""
+
+        async def steps(at: _At) -> None:
+            found = await at.directory.cancel(at.own.name, at.account.owner, at.own)
+            await at.store.commit(lambda writer: write_own(writer, found))
+
+        self._run(steps)
+
+    def release(self, name: str) -> None:
+        """Give the name up, for good. ``name``: as the user has typed it, to be sure."""
+
+        async def steps(at: _At) -> None:
+            if at.own.name != name:
+                raise CbfsError(f"the name of this account is {at.own.name}", "nothing was done")
+            await at.store.commit(write_released)
+            await at.directory.release(name, at.account.owner, at.own)
+
+        self._run(steps)
+
+    def certify(self, path: Path) -> None:
+        """Write a certificate that freezes the name, into a new file. Nothing is sent."""
+
+        async def steps(at: _At) -> None:
+            write_certificate(path, at.directory.freeze_certificate(at.account.owner, at.own))
+
+        self._run(steps, offline=True)
+
+    def freeze(self, policy_file: Path, path: Path) -> str:
+        """Freeze a name by such a certificate, from any machine; the name."""
+        policy, certificate = read_policy(policy_file), read_certificate(path)
+
+        async def steps(network: Network) -> str:
+            return (await passing_directory(policy, network.dialer).freeze(certificate)).name
+
+        return run(reached, self._place, self._options, self._say, steps)
+
+    def recover(self, name: str, server: Address, policy_file: Path, recovery: Path) -> int:
+        """Take a name over by its recovery key, into a new account: done in two goes. Gives when
+        the second is due (seconds since 1970), 0 when the account is ready."""
+        policy, seed = read_policy(policy_file), read_seed(recovery)
+        with opened_store(self._place, SYSTEM_RANDOM, self._unlock, create=Guard) as store:
+            wish = Wish(name, server, policy)
+            check_begun(store, self._place, wish)
+
+            async def steps(network: Network) -> int:
+                dialer, account = network.dialer, await begin_account(store, wish, network)
+                directory = make_directory(store, account, dialer)
+                await store.commit(asked_for)
+                entry = await directory.recover(name, seed, account.owner)
+                settled = entry.settled(milliseconds() // 1_000)
+                if settled.owners != Keys(1, (sign_public(account.owner),)):
+                    return entry.due
+                at = _At(store, account, entry, directory, dialer, self._say)
+                await at.settle_in(account)
+                profile = account.profile.encode()
+                found = await directory.inherit(name, profile, account.owner, entry)
+                await store.commit(lambda writer: write_own(writer, found))
+                return 0
+
+            return run(online, store, self._place, self._options, self._say, steps)
+
+    def _run(self, steps: "Callable[[_At], Awaitable[T]]", *, offline: bool = False) -> T:
+        with opened_store(self._place, SYSTEM_RANDOM, self._unlock) as store:
+            account = load_account(store)
+            with store.read() as reader:
+                own = read_own(reader)
+            if account is None or own is None:
+                raise CbfsError(
+                    f"the account in {self._place} is not finished", "run the same cbfs init again"
+                )
+
+            async def at(network: Network) -> T:
+                directory = make_directory(store, account, network.dialer)
+                here = _At(store, account, own, directory, network.dialer, self._say)
+                return await steps(here)
+
+            if offline:
+                return run(at, Network(LoopbackDialer(), None))
+            return run(online, store, self._place, self._options, self._say, at)
+
+
+class _At:
+    """The account, online."""
+
+    def __init__(
+        self,
+        store: Store,
+        account: Account,
+        own: Entry,
+        directory: Directory,
+        dialer: Dialer,
+        say: Say,
+    ) -> None:
+        self.store = store
+        self.account = account
+        self.own = own
+        self.directory = directory
+        self.dialer = dialer
+        self.say = say
+
+    async def prepare(self, make: Callable[[Account], Account], *, rotates: bool) -> Account:
+        """The account that is to be, with a mailbox and prekeys. What was begun goes on."""
+        fresh = load_next(self.store)
+        if fresh is None:
+            made = make(self.account)
+            owners = Keys(1, (sign_public(made.owner),)) if rotates else self.own.owners
+            intent = Intent(owners, made.profile.encode())
+
+            def change(writer: Writer) -> None:
+                put_next(writer, made)
+                write_intent(writer, intent)
+
+            await self.store.commit(change)
+            fresh = made
+        elif (fresh.owner != self.account.owner) is not rotates:
+            raise CbfsError("another change is not finished", "finish that one first")
+        await self.settle_in(fresh)
+        return fresh
+
+    async def settle_in(self, fresh: Account) -> None:
+        """A mailbox with prekeys; again is no error."""
+        server = fresh.server
+        self.say(f"making a mailbox at {server.place}")
+        problems = Problems(lambda: None)
+        context = make_context(self.store, fresh, self.directory, self.dialer, problems)
+        async with open_link(self.dialer, server, fresh.transport, HOME, SYSTEM_RANDOM) as link:
+            await sign_up(link)
+            self.say("making prekeys")
+            await top_up(link, context)
+
+    async def finish(self, fresh: Account, found: Found) -> None:
+        """A crash before leaves the old account and what it is to be; after, the new account,
+        which tells its contacts when it is mounted."""
+        now = milliseconds()
+
+        def change(writer: Writer) -> None:
+            put_account(writer, fresh)
+            write_own(writer, found)
+            contacts = [decode_contact(data) for _key, data in writer.items(Table.PEERS)]
+            known = [c.name for c in contacts if c.standing is not Standing.STRANGER]
+            note_queue.announce(writer, known, now)
+
+        await self.store.commit(change)
+
+
+def entry_text(entry: Entry, own: Entry | None) -> str:
+    """An entry for its owner to read."""
+
+    def keys(what: Keys) -> str:
+        listed = ", ".join(key.hex() for key in what.keys)
+        return f"{what.threshold} of {listed}" if what != NO_KEYS else "none"
+
+    lines = {
+        "name": entry.name,
+        "status": entry.status.name.lower(),
+        "owner": f"number {entry.incarnation}",
+        "version": f"{entry.version}, of round {entry.round}",
+        "expires": f"{moment(entry.expires * 1_000):%Y-%m-%d}",
+        "owner keys": keys(entry.owners),
+        "recovery keys": keys(entry.recovery),
+        "recovery": f"due {moment(entry.due * 1_000):%Y-%m-%d %H:%M} UTC, to {keys(entry.heirs)}"
+        if entry.heirs.keys
+        else "none under way",
+        "made here": "yes" if own is not None and entry.digest() == own.digest() else "NO",
+    }
+    return "".join(f"{name + ':':<15} {value}\n" for name, value in lines.items())

@@ -1,0 +1,48 @@
+"""The client's side of private servers: a key for each, in the folder ``tor/onion_auth`` of the
+account, and the line by which the server's operator admits it.
+``cbfs.network.tor.config.client_keys`` reads them. Formats of tor(1), CLIENT AUTHORIZATION.
+"""
+
+import base64
+from pathlib import Path
+
+from cbfs.account.place import check_account
+from cbfs.network.tor.config import TorConfigError, client_keys
+from cbfs.storage.durable import make_directory, write_file
+from cbfs_common.errors import CbfsError
+from cbfs_common.onion import is_onion_host
+from cbfs_common.primitives import KEY_SIZE, Random, dh_public
+
+
+def admission(account: Path, host: str, random: Random) -> str:
+    """``descriptor:x25519:KEY`` for a private server at ``host`` (an .onion address). The key is
+    made when there is none. It is on the disk when this returns: a crash before leaves none.
+    Raises CbfsError."""
+    host = host.lower()
+    if not is_onion_host(host):
+        raise CbfsError(f"{host} is not a complete onion address", "it ends in .onion")
+    check_account(account)
+    service = host.removesuffix(".onion").rpartition(".")[2]
+    folder = account / "tor" / "onion_auth"
+    for key in client_keys(folder):
+        if key.service == service:
+            return _line(base64.b64decode(key.key + "="))
+    secret = random.token(KEY_SIZE)
+    text = f"{service}:descriptor:x25519:{_base32(secret)}\n"
+    try:
+        for directory in (account, account / "tor", folder):
+            make_directory(directory)
+        write_file(folder / f"{service}.auth_private", text.encode())
+    except OSError as error:
+        raise TorConfigError(
+            f"cannot write to {folder}: {error.strerror}", "is the account directory yours?"
+        ) from error
+    return _line(secret)
+
+
+def _line(secret: bytes) -> str:
+    return f"descriptor:x25519:{_base32(dh_public(secret))}"
+
+
+def _base32(data: bytes) -> str:
+    return base64.b32encode(data).decode().rstrip("=")

@@ -1,0 +1,89 @@
+"""The options of ``cbfs`` that say which account, and how servers are reached."""
+
+import argparse
+import difflib
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from cbfs.account.account import default_account
+from cbfs.network.access import NetworkOptions
+from cbfs.network.tor.config import TorOptions
+
+
+class Parser(argparse.ArgumentParser):
+    """Says which option may have been meant by one that there is not."""
+
+    def error(self, message: str) -> NoReturn:
+        """See ``argparse``."""
+        wrong, _, words = message.partition("unrecognized arguments: ")
+        if not wrong and words:
+            message += "".join(f"; is it {each} that you mean?" for each in self._meant(words)[:1])
+        super().error(message)
+
+    def _meant(self, words: str) -> list[str]:
+        known = sorted(_options(self))
+        first, *rest = words.split()
+        if first == "-o" and rest:  # as for mount.cbfs
+            first = "--" + rest[0].replace("_", "-")
+        return difflib.get_close_matches(first.partition("=")[0], known, 1)
+
+
+def _options(parser: argparse.ArgumentParser) -> set[str]:
+    """Those of a parser and of its commands."""
+    found: set[str] = set()
+    for action in parser._actions:
+        found |= {option for option in action.option_strings if option.startswith("--")}
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                found |= _options(below)
+    return found
+
+
+def add_account(parser: argparse.ArgumentParser) -> None:
+    """``--account``."""
+    parser.add_argument(
+        "--account",
+        type=Path,
+        metavar="DIR",
+        default=default_account(),
+        help="where the account is kept (default: %(default)s)",
+    )
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """``--no-tor``, ``--tor``, ``--bridges``, ``--torrc``."""
+    parser.add_argument(
+        "--no-tor",
+        action="store_true",
+        help="plain TCP, to loopback addresses only: hides nothing from this machine",
+    )
+    parser.add_argument(
+        "--tor",
+        default="",
+        metavar="ADDRESS",
+        help="the control socket or HOST:PORT of the tor to use, or own (default: one that runs,"
+        " else one of our own)",
+    )
+    parser.add_argument("--bridges", type=Path, metavar="FILE", help="bridge lines for an own tor")
+    parser.add_argument("--torrc", type=Path, metavar="FILE", help="torrc lines for an own tor")
+
+
+def network_options(options: argparse.Namespace) -> NetworkOptions:
+    """What they say; warns when nothing is hidden."""
+    if options.no_tor:
+        print("cbfs: without Tor: only addresses of this machine are reached", file=sys.stderr)
+    return NetworkOptions(
+        no_tor=options.no_tor,
+        tor=TorOptions(options.tor, absolute(options.bridges), absolute(options.torrc)),
+    )
+
+
+def say(text: str) -> None:
+    """Progress, to stderr."""
+    print(f"cbfs: {text}", file=sys.stderr)
+
+
+def absolute(path: Path | None) -> Path | None:
+    """From the working directory of now."""
+    return path and path.absolute()

@@ -1,0 +1,162 @@
+"""One contact: what is known of a person, how, and what stands in the way of writing to them."""
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from cbfs.storage.encoding import pack, unpack
+from cbfs_common.errors import DecodeError
+from cbfs_common.names.entry import Entry, decode_entry
+from cbfs_common.profile import Profile, decode_profile
+
+
+class How(Enum):
+    """How a contact's keys became known."""
+
+    DIRECTORY = "the name directory, asked for the name"
+    BUNDLE = "a proof of the name directory, in a message of theirs"
+    USER = "your word, after the name had a new owner"
+
+
+class Standing(Enum):
+    """What the user has decided about somebody so far."""
+
+    KNOWN = "known"  # written to, or accepted
+    LISTED = "listed"  # met in a conversation that somebody known has begun, or blocked
+    STRANGER = "stranger"  # has written: what they send waits in requests/
+
+
+class Mark(Enum):
+    """What a user decides about a contact by a file of that name."""
+
+    BLOCKED = "blocked"  # what they send is dropped, and nothing is sent to them
+    MUTED = "muted"  # what they send is not shown as unread
+
+
+_STANDINGS = {standing.value: standing for standing in Standing}
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """Times in milliseconds since 1970, 0 for never.
+
+    ``entry``: the directory's, as last accepted. ``since``: first seen. ``moved``: when keys or
+    home server last changed, by the owner's own signature. ``verified``: when the user compared
+    fingerprints. ``offered``: an entry of the same name that only the user can accept, ``stopped``
+    since when. ``doubted``: since when the change feed says that something has changed, and nobody
+    knows what. ``warning``: what the directory did that does not fit, in words; or empty.
+    ``blocked`` and ``muted``: since when the user wants that. ``declined``: when the user last
+    declined their request. ``petname``: what the user calls them, empty for their name.
+    """
+
+    entry: Entry
+    since: int
+    how: How = How.DIRECTORY
+    moved: int = 0
+    verified: int = 0
+    offered: Entry | None = None
+    stopped: int = 0
+    doubted: int = 0
+    warning: str = ""
+    blocked: int = 0
+    muted: int = 0
+    standing: Standing = Standing.KNOWN
+    declined: int = 0
+    petname: str = ""
+
+    def brought_back(self, now: int) -> "Contact":
+        """With no date later than ``now``: the clock was ahead when it was written."""
+        return replace(
+            self,
+            since=min(self.since, now),
+            moved=min(self.moved, now),
+            verified=min(self.verified, now),
+            stopped=min(self.stopped, now),
+            doubted=min(self.doubted, now),
+            blocked=min(self.blocked, now),
+            muted=min(self.muted, now),
+            declined=min(self.declined, now),
+        )
+
+    @property
+    def name(self) -> str:
+        """Their user name."""
+        return self.entry.name
+
+    @property
+    def profile(self) -> Profile:
+        """Their keys and home server."""
+        return decode_profile(self.entry.profile)
+
+    def marked(self, mark: Mark) -> int:
+        """Since when, 0 for not."""
+        return self.blocked if mark is Mark.BLOCKED else self.muted
+
+    def with_mark(self, mark: Mark, since: int) -> "Contact":
+        """After the user has decided that (0: has undone it)."""
+        blocked = mark is Mark.BLOCKED
+        return replace(self, blocked=since) if blocked else replace(self, muted=since)
+
+    @property
+    def offered_profile(self) -> Profile | None:
+        """The keys that only the user can accept."""
+        return None if self.offered is None else decode_profile(self.offered.profile)
+
+    def moved_to(self, entry: Entry, now: int) -> "Contact":
+        """After a change that the owner has signed. Other keys have to be compared anew."""
+        new, old = decode_profile(entry.profile), self.profile
+        same = new.identity(entry.name) == old.identity(self.name)
+        return replace(
+            self,
+            entry=entry,
+            moved=self.moved if new == old else now,
+            verified=self.verified if same else 0,
+            doubted=0,
+            warning="",
+        )
+
+    def encode(self) -> bytes:
+        """For the store."""
+        return pack(
+            self.entry.encode(),
+            self.since,
+            self.how.name,
+            self.moved,
+            self.verified,
+            self.offered.encode() if self.offered else b"",
+            self.stopped,
+            self.doubted,
+            self.warning,
+            self.blocked,
+            self.muted,
+            self.standing.value,
+            self.declined,
+            self.petname,
+        )
+
+
+def decode_contact(data: bytes) -> Contact:
+    """Undo ``Contact.encode``. Raises DecodeError."""
+    entry, since, how, moved, verified, offered, stopped, doubted, warning, *rest = unpack(
+        data, bytes, int, str, int, int, bytes, int, int, str, int, int, str, int, str
+    )
+    blocked, muted, standing, declined, petname = rest
+    if how not in How.__members__ or standing not in _STANDINGS:
+        raise DecodeError("a record of the store is damaged")
+    contact = Contact(
+        decode_entry(entry),
+        since,
+        How[how],
+        moved,
+        verified,
+        decode_entry(offered) if offered else None,
+        stopped,
+        doubted,
+        warning,
+        blocked,
+        muted,
+        _STANDINGS[standing],
+        declined,
+        petname,
+    )
+    decode_profile(contact.entry.profile)
+    return contact

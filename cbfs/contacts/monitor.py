@@ -1,0 +1,294 @@
+"""Keeping up with the name directory without asking for names.
+
+Heads and the change feed are polled, by requests that are the same for everybody. A contact whose
+entry has changed is in doubt until a bundle in a message of theirs shows how it is now, or, when
+none comes in time, a look-up over a connection of its own. One's own name is watched: a change that
+was not made here is shouted.
+"""
+
+import math
+from collections.abc import Callable
+from hashlib import blake2b
+from heapq import heappop, heappush
+
+import trio
+
+from cbfs.contacts.contact import Contact, How, Standing
+from cbfs.contacts.contacts import Stopped
+from cbfs.context import Context
+from cbfs.messages.model import NotYet
+from cbfs.names.directory import Directory
+from cbfs.names.lookups import DirectoryDown, Polled
+from cbfs.names.own_name import OwnName
+from cbfs.problems import Backoff
+from cbfs.storage.faults import contained, unharmed
+from cbfs_common.errors import CbfsError, CryptoError
+from cbfs_common.names.checks import NameChanged, Shown, open_bundle
+
+POLL = 600.0
+"""Mean seconds between polls, which come at exponentially distributed times."""
+
+LOOKUP_DELAY = 60.0
+"""Mean seconds from a doubt to the look-up that settles it: time for a bundle to come, and so that
+who watches the directory cannot tell by the time who looks up whom."""
+
+BUNDLES_WAITING = 64
+"""Bundles of known contacts that wait to be looked at; what is more is left to the next message."""
+
+SEEN_MAX = 16_384
+"""People whose last bundle is remembered: past them all are looked at once more."""
+
+ASKED_AT_ONCE = 4
+"""Names that are in doubt."""
+
+REFRESH = 86_400.0
+"""Seconds after which the bundle of one's own name is fetched anew: others follow the feed from
+its head on."""
+
+
+class Watch:
+    """One for an account at work. ``back`` is called when the directory answers, or what was in
+    doubt is settled."""
+
+    def __init__(
+        self,
+        context: Context,
+        directory: Directory,
+        own: OwnName,
+        back: Callable[[], None],
+    ) -> None:
+        self._context = context
+        self._directory = directory
+        self._own = own
+        self._back = back
+        self._poll_now = trio.Event()
+        self._settling: set[str] = set()
+        self._doubts: list[tuple[float, str]] = []  # when to ask for whom
+        self._doubt = trio.Event()
+        self._asking = trio.Semaphore(ASKED_AT_ONCE)
+        self._seen: dict[str, bytes] = {}
+        self._send, self._receive = trio.open_memory_channel[tuple[str, bytes]](BUNDLES_WAITING)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        self._settling.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._take_bundles)
+            nursery.start_soon(self._refresh_own)
+            nursery.start_soon(self._settle_for_ever)
+            await self._poll_for_ever()
+
+    def offer(self, name: str, bundle: bytes) -> None:
+        """A bundle came in a message of this contact. Returns at once; one that was seen costs
+        nothing."""
+        digest = blake2b(bundle, digest_size=16).digest()
+        if bundle and self._seen.get(name) != digest:
+            try:
+                self._send.send_nowait((name, bundle))
+            except trio.WouldBlock:
+                return
+            if len(self._seen) >= SEEN_MAX:
+                self._seen.clear()
+            self._seen[name] = digest
+
+    async def confirm(self, shown: Shown, standing: Standing) -> Contact:
+        """Make the sender of a bundle, whose succession was checked, a contact of this standing if
+        they are not known yet; by a look-up only
+        when the change feed does not settle it. Raises what ``Peers.look_up`` raises, or
+        CryptoError for a bundle older than what is known."""
+        peers = self._context.peers
+        known = peers.get(shown.entry.name)
+        if known is not None and _age(shown) < (known.entry.incarnation, known.entry.version):
+            raise CryptoError("the bundle is older than what is known")
+        try:
+            if await self._is_current(shown):
+                return await peers.take(shown.entry, How.BUNDLE, standing)
+        except DirectoryDown as error:
+            raise NotYet(str(error), error.hint) from error
+        return await peers.look_up(shown.entry.name, standing)
+
+    # polls
+
+    async def _poll_for_ever(self) -> None:
+        backoff = Backoff(self._context.random)
+        while True:
+            self._poll_now = trio.Event()
+            try:
+                with contained():
+                    await self._poll()
+                self._context.problems.clear("feed")
+                self._context.retries.worked("feed")
+                backoff.reset()
+                wait = self._soon(POLL)
+            except CbfsError as error:
+                self._context.problems.set(
+                    "feed", f"the name directory was not followed: {error.in_full}"
+                )
+                wait = min(backoff.next(), self._soon(POLL))
+            self._settle_doubts()
+            with trio.move_on_after(wait):
+                await self._poll_now.wait()
+
+    async def _poll(self) -> None:
+        own = self._context.account.name
+
+        async def mark(polled: Polled) -> None:
+            await self._context.peers.doubt(None if polled.missed else polled.changed)
+
+        polled = await self._directory.poll(own, mark)
+        if polled.degraded:
+            self._context.problems.set(
+                "degraded",
+                "too few of the name directory's verifiers sign: known contacts can be written to,"
+                " and nothing new is learnt (wait; its operators can tell for how long)",
+            )
+            return
+        self._context.problems.clear("degraded")
+        changed = polled.changed.get(self._context.peers.prefix(own), -1)
+        if polled.missed or changed > self._own.round:
+            await self._own.check()
+
+    async def _refresh_own(self) -> None:
+        backoff = Backoff(self._context.random)
+        while True:
+            try:
+                with contained():
+                    await self._own.check()
+                self._context.problems.clear("own name")
+                wait = REFRESH
+            except CbfsError as error:
+                self._context.problems.set(
+                    "own name", f"your own name was not checked: {error.in_full}"
+                )
+                wait = backoff.next()
+            await trio.sleep(wait)
+
+    # bundles and doubts
+
+    async def _take_bundles(self) -> None:
+        async for name, bundle in self._receive:
+            try:
+                with contained():
+                    await self._take_bundle(name, bundle)
+                self._context.problems.clear(f"bundle {name}")
+            except DirectoryDown:
+                self._seen.pop(name, None)
+            except Stopped:
+                pass  # it is said in contacts/
+            except CbfsError as error:
+                self._disbelieve(name, error)
+
+    def _disbelieve(self, name: str, error: CbfsError) -> None:
+        known = self._context.peers.get(name)
+        if known is not None and known.standing is not Standing.STRANGER:
+            who = self._context.peers.label(name)
+            self._context.problems.set(
+                f"bundle {name}",
+                f"a proof of {who}'s name was not believed: {error.in_full}; what was known of"
+                f" them holds (should it go on, ask {who} by another way whether all is well)",
+            )
+
+    async def _take_bundle(self, name: str, bundle: bytes) -> None:
+        """From somebody whose session is known: their own word on who they are now."""
+        peers = self._context.peers
+        known = peers.get(name)
+        if known is None:
+            return
+        try:
+            shown = open_bundle(self._context.policy, bundle, known.entry)
+        except NameChanged as error:
+            await self.confirm_change(error)
+            return
+        if _age(shown) < (known.entry.incarnation, known.entry.version):
+            return
+        if shown.entry == known.entry and not known.doubted:
+            return
+        current = await self._is_current(shown)
+        if shown.entry != known.entry:
+            # signed by the owner: it holds, be it the newest or not
+            known = await peers.take(shown.entry, How.BUNDLE, known.standing)
+            if not current:
+                await peers.doubt({peers.prefix(name): known.entry.round + 1})
+        elif current:
+            known = await peers.take(shown.entry, How.BUNDLE, known.standing)
+        self._back()
+
+    async def confirm_change(self, error: NameChanged) -> None:
+        """A bundle shows another owner of a contact's name: the user has to decide."""
+        await self._context.peers.offer(error.entry)
+        self._back()
+
+    async def _is_current(self, shown: Shown) -> bool:
+        """Raises DirectoryDown or DirectoryLies."""
+        if self._directory.is_ahead(shown):
+            await self._poll()
+        return bool(await self._directory.is_current(shown))
+
+    def _settle_doubts(self) -> None:
+        """Time is given to who is in doubt since now."""
+        now = trio.current_time()
+        for contact in self._context.peers.all():
+            stranger = contact.standing is Standing.STRANGER  # who may not bring about a look-up
+            if contact.doubted and not stranger and contact.name not in self._settling:
+                self._settling.add(contact.name)
+                heappush(self._doubts, (now + self._soon(LOOKUP_DELAY), contact.name))
+                self._doubt.set()
+
+    async def _settle_for_ever(self) -> None:
+        """Ask for the names that are still in doubt when their time is over, each over a connection
+        of its own, in turns of the account's."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._doubt = trio.Event()
+                wait = self._doubts[0][0] - trio.current_time() if self._doubts else math.inf
+                if wait > 0:
+                    with trio.move_on_after(wait):
+                        await self._doubt.wait()
+                    continue
+                _due, name = heappop(self._doubts)
+                if self._is_doubted(name):
+                    await self._context.retries.turn()
+                    await self._asking.acquire()
+                    nursery.start_soon(self._settle, name)
+                else:
+                    self._settled(name)
+
+    def _is_doubted(self, name: str) -> bool:
+        known = self._context.peers.get(name)
+        return known is not None and known.doubted > 0
+
+    def _settled(self, name: str) -> None:
+        self._settling.discard(name)
+        with unharmed():
+            self._back()
+
+    async def _settle(self, name: str) -> None:
+        """Ask for one name, over a connection of its own."""
+        topic, retries = f"doubt {name}", self._context.retries
+        who = self._context.peers.label(name)
+        try:
+            with contained():
+                await self._context.peers.look_up(name)
+        except NotYet as error:
+            self._context.problems.set(topic, f"{who} cannot be looked up: {error.in_full}")
+            heappush(self._doubts, (trio.current_time() + retries.failed(topic), name))
+            self._doubt.set()
+            return
+        except CbfsError as error:
+            self._context.problems.set(topic, f"{who}: {error.in_full}")
+            retries.forget(topic)
+        else:
+            self._context.problems.clear(topic)
+            retries.worked(topic)
+        finally:
+            self._asking.release()
+        self._settled(name)
+
+    def _soon(self, mean: float) -> float:
+        """Exponentially distributed seconds."""
+        number = int.from_bytes(self._context.random.token(7), "big") + 1
+        return -mean * math.log(number / (1 << 56))
+
+
+def _age(shown: Shown) -> tuple[int, int]:
+    return shown.entry.incarnation, shown.entry.version

@@ -1,0 +1,559 @@
+"""The client at work: ``running`` opens an account and keeps it going; ``Engine`` is what the
+mount talks to (``cbfs.messages.model.Backend``)."""
+
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from cbfs.account.account import (
+    SYSTEM_RANDOM,
+    Account,
+    Former,
+    load_account,
+    load_next,
+    load_own_server,
+    no_lock,
+    opened_store,
+)
+from cbfs.account.configuration import Configuration
+from cbfs.contacts.contacts import PREPARE_MAX, Peers, Unknown, checked
+from cbfs.contacts.monitor import Watch
+from cbfs.contacts.sessions import Sessions
+from cbfs.context import Context, Problems
+from cbfs.engine.expiry import Ended, Ending, forget, leave
+from cbfs.engine.meeting import Meeting
+from cbfs.engine.people import Acquaintances
+from cbfs.engine.redating import Redating
+from cbfs.engine.renaming import Renaming
+from cbfs.engine.renewal import Renewal
+from cbfs.messages import history, progress
+from cbfs.messages.content import content_chunks
+from cbfs.messages.lost_state import make_listings, notice_copy, notice_loss
+from cbfs.messages.model import (
+    Conversation,
+    Delivery,
+    Message,
+    NotYet,
+    Outgoing,
+    Refused,
+    Report,
+    View,
+)
+from cbfs.messages.queues import note_queue
+from cbfs.names.directory import Directory
+from cbfs.names.own_name import OwnName
+from cbfs.names.own_time import OwnTime
+from cbfs.network.access import Network, NetworkOptions, reaching
+from cbfs.network.dial import Dialer
+from cbfs.network.pacing import PacedDialer
+from cbfs.problems import Retries
+from cbfs.receiving.mailbox import Home
+from cbfs.receiving.receiver import Receiver
+from cbfs.sending.compose import Settled, make_message
+from cbfs.sending.cover_traffic import Dummies
+from cbfs.sending.reminders import Reminders
+from cbfs.sending.sender import Sender, topic_of
+from cbfs.sending.supervision import supervised
+from cbfs.storage.faults import contained, harmless
+from cbfs.storage.root_key import Unlock
+from cbfs.storage.store import Store, Table
+from cbfs.tree import texts
+from cbfs_common.errors import CbfsError
+from cbfs_common.limits import PARTICIPANTS_MAX, SUBJECT_MAX
+from cbfs_common.names.policy import parse_policy
+from cbfs_common.profile import Profile
+
+LOOKUP_RETRY = 5.0
+"""Seconds until names are tried again that the directory could not be asked for."""
+
+
+class Engine(Acquaintances):
+    """One account at work. Made by ``running``."""
+
+    def __init__(
+        self,
+        context: Context,
+        network: Network,
+        directory: Directory,
+        own: OwnName,
+        nursery: trio.Nursery,
+    ) -> None:
+        super().__init__(context)
+        self._network = network
+        self._nursery = nursery
+        self._own = own
+        self._view: View | None = None
+        with context.store.read() as reader:
+            self._left = history.left_ones(reader)
+        self._preparing: set[str] = set()
+        self._reminders = Reminders(context)
+        self.ending = Ending(context, self._ended, self._asks)
+        self._sender = Sender(
+            context, lambda: own.bundle, self._message_changed, self._reminders.add, nursery
+        )
+        self._meeting = Meeting(context)
+        self._renewal = Renewal(context, own, self._status_changed)
+        self._watch = Watch(context, directory, own, self._directory_back)
+        self._receiver = Receiver(
+            context,
+            self._watch,
+            started=self._started,
+            arrived=self._arrived,
+            changed=self._message_changed,
+            owed=self._reminders.add,
+            again=self._sender.queued,
+            asking=self._asks,
+        )
+        self._admission = self._receiver.admission
+        self._renaming = Renaming(context, self._conversation_moved, self._messages_renamed)
+        self._redating = Redating(
+            context, self._conversation_moved, self._messages_renamed, self._asks
+        )
+        self._dummies = dummies = Dummies(context)
+        self._home = Home(context, self._receiver, dummies, self._status_changed)
+        for former in self._former():
+            home = Home(context, self._receiver, dummies, self._status_changed, former)
+            nursery.start_soon(supervised, context, home.run)
+        context.problems.changed = self._status_changed
+        context.peers.changed = self._contact_changed
+        for task in (
+            self._home.run,
+            self._receiver.meet_strangers,
+            self._receiver.retry,
+            self._admission.follow_settings,
+            self._renaming.run,
+            self._watch.run,
+            self._renewal.run,
+            self._meeting.run,
+            partial(self._reminders.run, self._sender.note_due),
+            partial(context.dialer.run, dummies.send),
+            self._keep_time,
+        ):
+            nursery.start_soon(supervised, context, task)
+
+    def attach(self, view: View) -> None:
+        """The mount that is told of news from now on."""
+        self._view = view
+
+    # Backend
+
+    @property
+    def name(self) -> str:
+        """See ``Backend``."""
+        return self._context.account.name
+
+    @property
+    def profile(self) -> Profile:
+        """See ``Backend``."""
+        return self._context.account.profile
+
+    @property
+    def configuration(self) -> Configuration:
+        """See ``Backend``."""
+        return self._context.configuration
+
+    @property
+    def store(self) -> Store:
+        """See ``Backend``."""
+        return self._context.store
+
+    def conversations(self) -> tuple[Conversation, ...]:
+        """See ``Backend``."""
+        known = self._context.conversations.values()
+        return tuple(sorted((c for c in known if c.id not in self._left), key=lambda c: c.started))
+
+    def messages(self, conversation: bytes) -> tuple[Message, ...]:
+        """See ``Backend``."""
+        with self.store.read() as reader:
+            return history.load_messages(reader, conversation)
+
+    def message(self, conversation: bytes, which: str | int) -> Message | None:
+        """See ``Backend``."""
+        with self.store.read() as reader:
+            return history.named_message(reader, conversation, which)
+
+    def newest(self, conversation: bytes) -> Message | None:
+        """See ``Backend``."""
+        with self.store.read() as reader:
+            return history.newest_message(reader, conversation)
+
+    @property
+    def alarm(self) -> str:
+        """See ``Backend``."""
+        return self._own.alarm
+
+    @property
+    def lapse(self) -> str:
+        """See ``Backend``."""
+        return self._renewal.shout
+
+    def report(self) -> Report:
+        """See ``Backend``."""
+        waiting = self._sender.waiting()
+        with self.store.read() as reader:
+            missing = note_queue.missing(reader, (c.name for c in self.contacts() if c.blocked))
+            unreceived = note_queue.unreceived(reader, (c.name for c in self.contacts()))
+            under_way = {who: progress.sending(reader, who) for who in waiting}
+            arriving = progress.arriving_lines(reader)
+            ending = self.ending.lines(reader)
+            unread = texts.unread_lines(reader.count(Table.QUARANTINE))
+        return Report(
+            self._home.connection.text,
+            self._network.lines(),
+            progress.counted(waiting, under_way, self.label),
+            (*self._context.problems.lines(), *self._missing(missing), *unread),
+            sum(waiting.values()),
+            progress.counted(unreceived, {}, self.label),
+            arriving,
+            self.asking(),
+            ending,
+            self._renewal.line(),
+            self._renaming.lines(),
+        )
+
+    def _missing(self, found: dict[bytes, note_queue.Missing]) -> Iterator[str]:
+        for key, missing in found.items():
+            known = self._context.conversations.get(key)
+            place = known.folder if known else "a conversation that is not shown"
+            yield texts.missing_line(missing.count, place, missing.until)
+
+    def trouble(self, name: str) -> str:
+        """See ``Backend``."""
+        return self._context.problems.of(topic_of(name))
+
+    def prepare(self, names: Iterable[str]) -> None:
+        """See ``Backend``."""
+        new = [name for name in names if self._context.peers.get(name) is None]
+        new = [name for name in new if name not in self._preparing and name != self.name]
+        if new and len(self._preparing) + len(new) <= PREPARE_MAX:
+            self._preparing.update(new)
+            self._nursery.start_soon(self._look_up, new)
+
+    async def send(self, outgoing: Outgoing) -> Message:
+        """See ``Backend``. One commit holds the message, its deliveries and the file's end as a
+        draft: a crash before leaves the draft, a crash after leaves a message that is sent."""
+        participants, subject = self._recipients(outgoing)
+        others = tuple(name for name in participants if name != self.name)
+        begins, peers = outgoing.conversation is None, self._context.peers
+        try:
+            written = await peers.written_to(others, begins=begins)
+        except NotYet as error:
+            self._not_found(error)
+            self._nursery.start_soon(self._retry_later)
+            raise
+        # whom one writes to is no stranger
+        await self._admission.admit(name for name in written if peers.get(name) is not None)
+        settled = Settled(
+            self.name,
+            participants,
+            subject,
+            await self._digest(outgoing),
+            self._context.clock(),
+            self._context.random.token(16),
+            self._context.random.token(16),
+        )
+        conversations = self._context.conversations
+        conversation, message = await self.store.commit(
+            lambda writer: make_message(writer, conversations, outgoing, settled)
+        )
+        # it is a message: who is told of an error from here on would send it once more
+        with harmless():
+            self._started(conversation)
+        for recipient, state in message.recipients:
+            if state is Delivery.QUEUED:
+                with harmless():
+                    self._sender.queued(recipient)
+        with harmless():
+            self.ending.note(message)
+        with harmless():
+            self._context.problems.clear("names")
+            self._status_changed()
+        return message
+
+    async def delete(self, message: Message) -> None:
+        """See ``Backend``."""
+        for who in await self.store.commit(lambda writer: forget(writer, message)):
+            with harmless():
+                self._sender.given_up(who)
+        self._status_changed()
+
+    async def leave(self, conversation: bytes, *, empty: bool) -> bool:
+        """See ``Backend``. Nothing is taken in meanwhile: what comes afterwards brings it back."""
+        known = self._context.conversations[conversation]
+        now = self._context.clock()
+        async with self._context.sessions.lock:
+            missed = await self.store.commit(lambda writer: leave(writer, known, now, empty=empty))
+            with self.store.read() as reader:
+                if missed is None or not history.is_left(reader, conversation):
+                    return False
+            self._left.add(conversation)
+        for who in missed:
+            with harmless():
+                self._sender.given_up(who)
+        self._status_changed()
+        return True
+
+    # within
+
+    def _former(self) -> list[Former]:
+        """The mailboxes that are looked into still: all, by a clock that is doubted."""
+        former, now = self._context.account.former, self._context.clock() // 1_000
+        return [each for each in former if each.until > now or not self._context.may_delete]
+
+    async def _keep_time(self) -> None:
+        """Put dates right that a clock has written which was ahead."""
+        context = self._context
+        if context.time is not None:
+            await context.time.run(
+                context.peers.bring_back,
+                partial(context.sessions.bring_back, context.store),
+                self._reminders.bring_back,
+                self.ending.bring_back,
+                self._redating.bring_back,
+                self._dummies.bring_back,
+            )
+
+    def _recipients(self, outgoing: Outgoing) -> tuple[tuple[str, ...], str]:
+        """(participants with oneself, sorted; subject). Raises Refused."""
+        if outgoing.conversation is not None:
+            known = self._context.conversations[outgoing.conversation]
+            return known.participants, known.subject
+        names = {*(checked(name) for name in outgoing.participants), self.name}
+        if not outgoing.participants:
+            raise Refused("there is nobody to write to", "name the folder after somebody else")
+        if len(names) > PARTICIPANTS_MAX:
+            raise Refused(
+                f"a conversation has at most {PARTICIPANTS_MAX} people", "name fewer of them"
+            )
+        if len(outgoing.subject.encode()) > SUBJECT_MAX:
+            raise Refused("the subject is too long", f"at most {SUBJECT_MAX} bytes")
+        return tuple(sorted(names)), outgoing.subject
+
+    async def _digest(self, outgoing: Outgoing) -> bytes:
+        def work() -> bytes:
+            digest = hashlib.blake2b(digest_size=32)
+            for chunk in content_chunks(self.store, outgoing.content):
+                digest.update(chunk)
+            return digest.digest()
+
+        if outgoing.content.size <= outgoing.content.chunk:
+            return work()
+        return await trio.to_thread.run_sync(work)
+
+    async def _look_up(self, names: list[str]) -> None:
+        try:
+            with contained():
+                await self._context.peers.find_all(names)
+        except Unknown as error:
+            names_of_nobody = error.names
+            self._show(lambda view: view.unknown_names(names_of_nobody))
+        except NotYet as error:
+            self._not_found(error)
+            self._preparing.difference_update(names)
+            await self._retry_later()
+        except Refused:
+            pass  # it is said when something is saved for them
+        except CbfsError as error:
+            self._not_found(error)
+        finally:
+            self._preparing.difference_update(names)
+
+    def _not_found(self, error: CbfsError) -> None:
+        self._context.problems.set(
+            "names", f"whom you write to could not be looked up: {error.in_full}"
+        )
+
+    async def _retry_later(self) -> None:
+        await trio.sleep(LOOKUP_RETRY)
+        self._show(lambda view: view.retry())
+
+    def _directory_back(self) -> None:
+        """What waited for the directory may be tried again."""
+        self._show(lambda view: view.retry())
+
+    def _show(self, tell: Callable[[View], None]) -> None:
+        """What goes wrong there is no matter of ours."""
+        if self._view:
+            with harmless():
+                tell(self._view)
+
+    def _contact_changed(self, name: str) -> None:
+        contact = self._context.peers.get(name)
+        if contact is not None and contact.blocked:
+            self._sender.given_up(name)
+        else:
+            with self.store.read() as reader:
+                # it may have stayed owed while they were blocked
+                due = note_queue.next_due(reader, name)
+            if due is not None:
+                self._reminders.add({name: due})
+        self._sender.retry(name)
+        self._receiver.look_again()
+        self._meeting.news()
+        self._show(lambda view: view.contact_changed(name))
+        self._show(lambda view: view.retry())
+
+    def _asks(self, name: str) -> None:
+        """What waits of a stranger has changed."""
+        self._show(lambda view: view.contact_changed(name))
+        self._status_changed()
+
+    def _started(self, conversation: Conversation) -> None:
+        """A conversation is on the disk; whoever comes first with it tells the mount."""
+        known = self._context.conversations.get(conversation.id)
+        if known is not None and conversation.id in self._left:
+            with self.store.read() as reader:
+                if history.is_left(reader, known.id):
+                    return  # of what has come nothing is whole yet
+            self._left.discard(known.id)
+            conversation = known
+        elif known is not None:
+            return
+        self._context.conversations[conversation.id] = conversation
+        self._meeting.news()
+        self._show(lambda view: view.conversation_added(conversation))
+
+    def _conversation_moved(self, old: Conversation, new: Conversation) -> None:
+        self._show(lambda view: view.conversation_moved(old, new))
+
+    def _messages_renamed(self, messages: Iterable[Message]) -> None:
+        self._show(lambda view: view.messages_renamed(messages))
+
+    def _ended(self, ended: Ended) -> None:
+        for who in ended.missed:
+            with harmless():
+                self._sender.given_up(who)
+        self._show(lambda view: view.message_ended(ended.message))
+
+    def _arrived(self, message: Message) -> None:
+        self.ending.note(message)
+        self._show(lambda view: view.message_added(message))
+
+    def _message_changed(self, message: Message) -> None:
+        self.ending.note(message)
+        self._show(lambda view: view.message_changed(message))
+
+    def _status_changed(self) -> None:
+        self._show(lambda view: view.status_changed())
+
+
+def milliseconds() -> int:
+    """The real clock."""
+    return time.time_ns() // 1_000_000
+
+
+def make_directory(store: Store, account: Account, dialer: Dialer) -> Directory:
+    """The account's name directory, whose checked head is kept in the store."""
+
+    def load() -> bytes | None:
+        with store.read() as reader:
+            return reader.get(Table.META, b"directory")
+
+    async def keep(state: bytes) -> None:
+        await store.commit(lambda writer: writer.put(Table.META, b"directory", state))
+
+    return Directory(dialer, parse_policy(account.policy), load, keep, time.time, SYSTEM_RANDOM)
+
+
+def passing_directory(policy: str, dialer: Dialer) -> Directory:
+    """A name directory for once, without an account that remembers its head."""
+
+    async def keep(state: bytes) -> None:
+        """Nowhere."""
+
+    return Directory(dialer, parse_policy(policy), lambda: None, keep, time.time, SYSTEM_RANDOM)
+
+
+@asynccontextmanager
+async def running(
+    account_directory: Path, options: NetworkOptions, unlock: Unlock = no_lock
+) -> AsyncIterator[Engine]:
+    """Open the account and keep it going until the block ends. Raises CbfsError."""
+    problems = Problems(lambda: None)
+    with opened_store(account_directory, SYSTEM_RANDOM, unlock) as store:
+        account = load_account(store)
+        with store.read() as reader:
+            finished = reader.get(Table.META, b"own") is not None
+        if account is None or not finished:
+            raise CbfsError(
+                f"the account in {account_directory} is not finished",
+                "run cbfs init, or cbfs name recover, again",
+            )
+        if load_next(store) is not None:
+            problems.set(
+                "change",
+                "a change of your keys or server is not finished (unmount, and run the same"
+                " cbfs name command again)",
+            )
+        if notice_copy(store, account_directory):
+            problems.set(
+                "copy",
+                "this is a copy of an account: its sessions begin anew (use one of the two only)",
+            )
+        make_listings(store)
+        notice_loss(store, account.name, milliseconds(), SYSTEM_RANDOM)
+        own_server = load_own_server(store)
+        async with trio.open_nursery() as committer:
+            await committer.start(store.run)
+            async with (
+                reaching(
+                    options,
+                    account_directory,
+                    SYSTEM_RANDOM,
+                    problems.tell,
+                    own_server=own_server is not None,
+                    known=own_server,
+                ) as network,
+            ):
+                paced = PacedDialer(network.dialer, Configuration(store), SYSTEM_RANDOM)
+                directory = make_directory(store, account, paced)
+                context = make_context(store, account, directory, paced, problems)
+                own = OwnName(store, directory, account.name, problems.tell)
+                async with working(context, network, directory, own) as engine:
+                    yield engine
+            committer.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def working(
+    context: Context, network: Network, directory: Directory, own: OwnName
+) -> AsyncIterator[Engine]:
+    """The engine of an account that is open, until the block ends. What had ended before it began
+    is deleted."""
+    async with trio.open_nursery() as nursery:
+        engine = Engine(context, network, directory, own, nursery)
+        await engine.ending.begin()
+        nursery.start_soon(supervised, context, engine.ending.run)
+        yield engine
+        nursery.cancel_scope.cancel()
+
+
+def make_context(
+    store: Store, account: Account, directory: Directory, dialer: Dialer, problems: Problems
+) -> Context:
+    """What the parts of the engine share, as the store has it."""
+    with store.read() as reader:
+        conversations = history.load_conversations(reader)
+    paced = dialer
+    if not isinstance(paced, PacedDialer):
+        paced = PacedDialer(dialer, Configuration(store), SYSTEM_RANDOM)
+    return Context(
+        account,
+        parse_policy(account.policy),
+        store,
+        paced.configuration,
+        Sessions(store, account.party, SYSTEM_RANDOM, account.former_parties),
+        Peers(store, directory, account.profile.identity(account.name), milliseconds),
+        conversations,
+        paced,
+        milliseconds,
+        SYSTEM_RANDOM,
+        problems,
+        Retries(SYSTEM_RANDOM),
+        OwnTime(store, directory, milliseconds),
+    )

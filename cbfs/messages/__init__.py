@@ -1,0 +1,7 @@
+"""Conversations, messages and queues as records of the store, without a network and without a
+mount.
+
+In come a transaction of the store and values that have been checked; out go conversations,
+messages, contents, lists and search results. Stands on storage. The engine's rooms, the mount's
+rooms and commands enter.
+"""

@@ -1,0 +1,114 @@
+"""Contents as records of the store, and folders, which are contents with a table of their files.
+
+A content is shared by its message and by the deliveries that are not finished; a count of those who
+refer to it says when it can go.
+"""
+
+from collections.abc import Iterator
+
+from cbfs.messages.model import Content, Message
+from cbfs.storage.store import Reader, Store, Table, Writer
+from cbfs_common.messages.folder import HEAD_SIZE, decode_table, table_end
+from cbfs_common.messages.folder import Table as FolderTable
+
+
+def u32(number: int) -> bytes:
+    """4 bytes, big-endian, so that keys sort as numbers."""
+    return number.to_bytes(4, "big")
+
+
+def u64(number: int) -> bytes:
+    """8 bytes, big-endian, so that keys sort as numbers."""
+    return number.to_bytes(8, "big")
+
+
+def hold_content(writer: Writer, content: int) -> None:
+    """One more refers to it."""
+    key = b"held " + u64(content)
+    count = int.from_bytes(writer.get(Table.META, key) or b"", "big")
+    writer.put(Table.META, key, u32(count + 1))
+
+
+def drop_content(writer: Writer, content: int) -> None:
+    """One less refers to it; the last one takes it away."""
+    key = b"held " + u64(content)
+    count = int.from_bytes(writer.get(Table.META, key) or b"", "big")
+    if count > 1:
+        writer.put(Table.META, key, u32(count - 1))
+        return
+    writer.delete(Table.META, key)
+    writer.delete_prefix(Table.CONTENT, u64(content))
+
+
+def read_content(reader: Reader, content: Content, offset: int, size: int) -> bytes:
+    """``size`` bytes from ``offset`` on, fewer at the end."""
+    end = min(offset + size, content.size)
+    if offset >= end:
+        return b""
+    first, last = offset // content.chunk, (end - 1) // content.chunk
+    parts = [_chunk(reader, content, index) for index in range(first, last + 1)]
+    data = parts[0] if len(parts) == 1 else b"".join(parts)
+    start = offset - first * content.chunk
+    return data[start : start + end - offset]
+
+
+def read_table(reader: Reader, content: Content) -> FolderTable:
+    """What is in a folder. Raises DecodeError when the content is none."""
+    end = table_end(read_content(reader, content, 0, HEAD_SIZE))
+    return decode_table(read_content(reader, content, 0, end), content.size)
+
+
+def erase_content(writer: Writer, content: Content, start: int, end: int) -> None:
+    """Make these bytes zeros, so that what was there is nowhere any more."""
+    for number in range(start // content.chunk, -(-end // content.chunk)):
+        first = number * content.chunk
+        chunk = bytearray(_chunk(writer, content, number))
+        begin, stop = max(start - first, 0), min(end - first, len(chunk))
+        chunk[begin:stop] = bytes(stop - begin)
+        key = u64(content.id) + u32(number)
+        if any(chunk):
+            writer.put(Table.CONTENT, key, bytes(chunk))
+        else:
+            writer.delete(Table.CONTENT, key)
+
+
+def _chunk(reader: Reader, content: Content, index: int) -> bytes:
+    """One record; what was never written of it is zeros."""
+    data = reader.get(Table.CONTENT, u64(content.id) + u32(index)) or b""
+    size = min(content.chunk, content.size - index * content.chunk)
+    return data[:size] if len(data) >= size else data + bytes(size - len(data))
+
+
+def content_chunks(store: Store, content: Content) -> Iterator[bytes]:
+    """All of it, a record at a time."""
+    with store.read() as reader:
+        yield from chunks(reader, content)
+
+
+def chunks(reader: Reader, content: Content) -> Iterator[bytes]:
+    """The same within a transaction."""
+    for number in range(-(-content.size // content.chunk)):
+        yield _chunk(reader, content, number)
+
+
+# Folders
+
+
+def gone_key(message: Message) -> bytes:
+    """Of the records of what was removed from a message that is a folder: begins them all."""
+    return b"gone " + message.conversation + u64(message.serial)
+
+
+def gone_entries(reader: Reader, message: Message) -> set[int]:
+    """The indexes of what somebody has removed from a message that is a folder."""
+    keys = reader.keys(Table.META, gone_key(message))
+    return {int.from_bytes(key[-4:], "big") for key in keys}
+
+
+def remove_entry(writer: Writer, message: Message, at: int, start: int, size: int) -> None:
+    """Take an entry out of a message that is a folder: ``size`` bytes from ``start`` on. Of one
+    that was received they are erased at once; of one's own with the message, as somebody may ask
+    for that again."""
+    writer.put(Table.META, gone_key(message) + u32(at), b"")
+    if size and not message.recipients:
+        erase_content(writer, message.content, start, start + size)

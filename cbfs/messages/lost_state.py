@@ -1,0 +1,96 @@
+"""What a client does at its start about state that it has lost.
+
+Sessions must not be used twice: a copy of an account directory (a backup that was put back, say)
+would seal with keys that were used already, and its peers are ahead of it. A copy is told by the
+inode of the store's file, which no copy shares; a snapshot of a whole disk cannot be told so, and
+heals as lost messages do (``cbfs.messages.queues.note_queue``). Without sessions, be it for that or
+because the account was restored, everybody with whom messages were exchanged is told that what they
+sealed is lost.
+"""
+
+from pathlib import Path
+
+from cbfs.messages import listings
+from cbfs.messages.history import load_conversations, load_messages
+from cbfs.messages.model import Delivery
+from cbfs.messages.queues.note_queue import NOTHING, Kind, count_anew, owe
+from cbfs.storage.store import Reader, Store, Table, Writer
+from cbfs_common.primitives import Random
+
+LISTED = b"listed with folders"
+"""META: every message is in a page of its conversation."""
+
+PLACE = b"place"
+"""META: what tells this directory from a copy of it."""
+
+_SEALED = frozenset((Delivery.SENT, Delivery.RECEIVED))
+
+
+LOST_SPREAD = 5_000
+"""Milliseconds within which, at random, peers are told that sessions are lost."""
+
+
+def notice_copy(store: Store, directory: Path) -> bool:
+    """Forget sessions and prekeys when the store is a copy. True when it is. Before the store
+    runs. A crash before the commit notices it at the next start."""
+    place = (directory / "store" / "data.mdb").stat().st_ino.to_bytes(8, "big")
+
+    def change(writer: Writer) -> bool:
+        known = writer.get(Table.META, PLACE)
+        if known == place:
+            return False
+        writer.put(Table.META, PLACE, place)
+        if known is None:
+            return False
+        writer.delete_prefix(Table.SESSIONS, b"")
+        writer.delete_prefix(Table.PREKEYS, b"")
+        return True
+
+    return store.write(change)
+
+
+def notice_loss(store: Store, me: str, now: int, random: Random) -> None:
+    """When messages were exchanged and there is no session: tell everybody. Before the store
+    runs; ``now`` in milliseconds."""
+    with store.read() as reader:
+        if reader.last_key(Table.SESSIONS) is not None:
+            return
+        peers = _talked_to(reader, me)
+
+    def change(writer: Writer) -> None:
+        count_anew(writer)  # of a damaged store some may have been lost
+        for peer in sorted(peers):
+            wait = int.from_bytes(random.token(2), "big") * LOST_SPREAD // 65_536
+            owe(writer, {}, peer, Kind.LOST, NOTHING, now + wait)
+
+    if peers:
+        store.write(change)
+
+
+def make_listings(store: Store) -> None:
+    """Make the pages of ``cbfs.messages.listings``, which a store lacks that an earlier cbfs has
+    made, or that was restored. Before the store runs. A crash before the commit leaves that to the
+    next start."""
+    with store.read() as reader:
+        if reader.get(Table.META, LISTED) is not None:
+            return
+
+    def change(writer: Writer) -> None:
+        writer.delete_prefix(Table.LISTINGS, b"")
+        writer.delete_prefix(Table.META, listings.FOLDERS)
+        for conversation in load_conversations(writer):
+            for message in load_messages(writer, conversation):
+                listings.add(writer, message)
+        writer.put(Table.META, LISTED, b"\1")
+
+    store.write(change)
+
+
+def _talked_to(reader: Reader, me: str) -> set[str]:
+    """Those from whom something came, or for whom something was sealed."""
+    peers: set[str] = set()
+    for conversation in load_conversations(reader):
+        for message in load_messages(reader, conversation):
+            peers.add(message.sender)
+            peers |= {who for who, state in message.recipients if state in _SEALED}
+    return peers - {me}

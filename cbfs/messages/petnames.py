@@ -1,0 +1,136 @@
+"""What people are called here, as records of the store: a petname in the place of a true name.
+
+``label`` is what a name is shown as: in the names of folders and files, and in transcripts. It is
+the petname of somebody who has one; ``@NAME`` of somebody whose true name is another's petname;
+else the true name. A petname cannot be the true name or the petname of anybody who is known, so
+that no label ever stands for two.
+
+``rename`` changes the labels and the names of conversations in one transaction; messages follow in
+many small ones (``relabel``), each of which a crash leaves done or not done. What is left is known
+by a record, so that it goes on after a restart.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from cbfs.messages import history
+from cbfs.messages.content import u64
+from cbfs.messages.conversations import label, put_label
+from cbfs.messages.file_names import folder_message_name, message_name
+from cbfs.messages.model import Conversation, Delivery, Message
+from cbfs.storage.encoding import pack, unpack
+from cbfs.storage.store import Reader, Table, Writer
+
+_RELABEL = b"relabel "
+
+BATCH = 256
+"""Messages that are looked at in one transaction."""
+
+
+def rename(
+    writer: Writer, name: str, before: str, petname: str
+) -> list[tuple[Conversation, Conversation]]:
+    """``name`` is called ``petname`` from now on, and was ``before`` (either may be empty). Gives
+    the conversations that thereby have another folder, before and after."""
+    changed = [name, *([before] if before else [])]
+    affected = [
+        (conversation, history.begun_by(writer, conversation))
+        for conversation in sorted(history.load_conversations(writer).values(), key=in_order)
+        if not set(changed).isdisjoint(conversation.participants)
+    ]
+    if before:
+        put_label(writer, before, before)
+    if petname:
+        put_label(writer, petname, f"@{petname}")
+    put_label(writer, name, petname or name)
+    for each in changed:
+        writer.put(Table.META, _RELABEL + writer.blind(each.encode()), pack(each, b""))
+    renamed = [
+        (conversation, history.name_folder(writer, conversation, sender))
+        for conversation, sender in affected
+    ]
+    return [(old, new) for old, new in renamed if old != new]
+
+
+def in_order(conversation: Conversation) -> tuple[int, int, str]:
+    """In which names are given, so that who had the one without a number has it again."""
+    return conversation.started, len(conversation.folder), conversation.folder
+
+
+def pending(reader: Reader) -> list[str]:
+    """Whose messages still have names of before."""
+    return [unpack(data, str, bytes)[0] for _key, data in reader.items(Table.META, _RELABEL)]
+
+
+def left(reader: Reader, name: str) -> int:
+    """How many messages are to be looked at for those of this person."""
+    data = reader.get(Table.META, _RELABEL + reader.blind(name.encode()))
+    if data is None:
+        return 0
+    start = unpack(data, str, bytes)[1]
+    return sum(
+        1
+        for conversation in _with(reader, name, start[:16])
+        for _key in reader.keys(Table.MESSAGES, conversation, max(start, conversation))
+    )
+
+
+def relabel(writer: Writer, name: str) -> tuple[int, list[Message]]:
+    """Look at the next BATCH messages for those of this person, and give them the names of now.
+    Gives how many it has looked at, and those that were renamed, as they are now; ``pending`` says
+    whether there are more."""
+    key = _RELABEL + writer.blind(name.encode())
+    data = writer.get(Table.META, key)
+    if data is None:
+        return 0, []
+    _name, start = unpack(data, str, bytes)
+    looked: list[tuple[bytes, bytes]] = []
+    for conversation in _with(writer, name, start[:16]):
+        for item in writer.items(Table.MESSAGES, conversation, max(start, conversation)):
+            looked.append(item)
+            if len(looked) == BATCH:
+                break
+        if len(looked) == BATCH:
+            break
+    if len(looked) < BATCH:
+        writer.delete(Table.META, key)
+    else:
+        writer.put(Table.META, key, pack(name, looked[-1][0] + b"\0"))
+    found = (history.get_message(writer, k[:16], int.from_bytes(k[16:], "big")) for k, _ in looked)
+    renamed = [_name_message(writer, m, name) for m in found if m is not None]
+    return len(looked), [message for message in renamed if message is not None]
+
+
+def _name_message(writer: Writer, message: Message, name: str) -> Message | None:
+    """``name`` is called otherwise: name it after what its sender is called now, and say who was
+    left out by what they are called now. The message as it is then, None when nothing of it has
+    changed."""
+    if message.sender != name:
+        if dict(message.recipients).get(name) is Delivery.LEFT_OUT:
+            history.put_changed(writer, message)
+        return None
+    shown = label(writer, message.sender)
+    if message.label == shown:
+        return None
+    return name_anew(writer, replace(message, label=shown))
+
+
+def name_anew(writer: Writer, message: Message) -> Message:
+    """Store a message with another label or date than before, and the name of a file that follows
+    from them. The message as it is then."""
+    place = message.conversation
+    writer.delete(Table.META, history.name_key(writer, place, message.name))
+    naming = folder_message_name if message.folder else message_name
+    new = naming(
+        message.date,
+        message.label,
+        message.file_name,
+        lambda name: writer.get(Table.META, history.name_key(writer, place, name)) is not None,
+    )
+    writer.put(Table.META, history.name_key(writer, place, new), u64(message.serial))
+    return history.put_changed(writer, replace(message, name=new))
+
+
+def _with(reader: Reader, name: str, start: bytes) -> Iterable[bytes]:
+    known = sorted(history.load_conversations(reader).items())
+    return [key for key, c in known if key >= start and name in c.participants]

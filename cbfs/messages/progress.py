@@ -1,0 +1,85 @@
+"""How far files are that travel in several parts, for ``status`` and extended attributes."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from cbfs.messages.conversations import label
+from cbfs.messages.file_names import shown_file_name
+from cbfs.messages.model import Delivery, Message
+from cbfs.messages.queues.delivery_queue import first_job, job_of, parts_delivered
+from cbfs.messages.queues.incomplete import all_incomplete
+from cbfs.storage.store import Reader
+
+SHOWN_MAX = 16
+"""Arriving files that ``status`` lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """``done`` of ``count`` parts of a file have been delivered to, or have come from, ``who``."""
+
+    who: str
+    conversation: bytes
+    file_name: str
+    size: int
+    done: int
+    count: int
+
+    @property
+    def share(self) -> str:
+        """``34 % of 67,108,864 bytes``."""
+        return f"{100 * self.done // self.count} % of {self.size:,} bytes"
+
+
+def sending(reader: Reader, recipient: str) -> Progress | None:
+    """The file of several parts that is on its way to this recipient, if it is one's turn."""
+    job = first_job(reader, recipient)
+    if job is None or job.count < 2:
+        return None
+    done = parts_delivered(reader, job)
+    return Progress(recipient, job.conversation, job.file_name, job.content.size, done, job.count)
+
+
+def sent_share(reader: Reader, message: Message) -> str:
+    """``bob: 34 % of 67,108,864 bytes``, for all to whom a message of several parts is still on
+    its way; else empty."""
+    lines = []
+    for who, state in message.recipients:
+        job = job_of(reader, message, who) if state is Delivery.QUEUED else None
+        if job is not None and job.count > 1:
+            done = parts_delivered(reader, job)
+            share = Progress(who, b"", "", job.content.size, done, job.count).share
+            lines.append(f"{who}: {share}")
+    return ", ".join(lines)
+
+
+def arriving(reader: Reader, conversation: bytes | None = None) -> Iterator[Progress]:
+    """Files of which parts have come, and not all, in one conversation or in all."""
+    for message in all_incomplete(reader):
+        place, seen = message.conversation, message.seen
+        if conversation in (None, place):
+            name = message.file_name
+            yield Progress(message.sender, place, name, message.size, sum(seen), len(seen))
+
+
+def arriving_lines(reader: Reader) -> tuple[str, ...]:
+    """A line for each of them, up to SHOWN_MAX."""
+    parts = islice(arriving(reader), SHOWN_MAX)
+    return tuple(
+        f"{shown_file_name(p.file_name) if p.file_name else 'a file'} from {label(reader, p.who)}:"
+        f" {p.share}"
+        for p in parts
+    )
+
+
+def counted(
+    counts: dict[str, int], under_way: dict[str, Progress | None], label: Callable[[str], str]
+) -> tuple[str, ...]:
+    """A line for each recipient, shown as ``label`` says; with it the file that is under way."""
+    lines = []
+    for recipient, count in sorted(counts.items()):
+        now = under_way.get(recipient)
+        share = f"; {now.file_name or 'a file'}: {now.share}" if now else ""
+        lines.append(f"{count} message{'s' if count > 1 else ''} to {label(recipient)}{share}")
+    return tuple(lines)

@@ -1,0 +1,416 @@
+"""The queue of deliveries, as records of the store.
+
+A job is one message to one recipient: record ``blind(recipient) | sequence``. Its parts are
+sealed a few at a time; a sealed envelope that is not delivered yet is the record
+``blind(recipient) | sequence | part``, so that a retry sends the same bytes.
+
+Commit points: ``add_jobs`` (with the message itself: a crash leaves a draft, or a message that
+will be sent); ``save_sealed`` (with the ratchet's state: a crash leaves a part unsealed, or an
+envelope that is sent again byte for byte); ``finish`` (a crash before it repeats a delivery,
+which servers and peers both recognise).
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+
+from cbfs.messages import lifetimes, listings, order
+from cbfs.messages.content import chunks, drop_content, hold_content, u32, u64
+from cbfs.messages.history import (
+    get_conversation,
+    get_message,
+    place_of,
+    put_changed,
+    put_message,
+    replaced_as_parent,
+)
+from cbfs.messages.model import Content, Conversation, Delivery, Message
+from cbfs.messages.queues.note_queue import Dues, Kind, owe
+from cbfs.storage.encoding import pack, unpack
+from cbfs.storage.store import Reader, Table, Writer
+from cbfs_common.errors import CbfsError
+from cbfs_common.limits import DATE_MAX, OFFER_AFTER
+from cbfs_common.messages.body import part_capacity
+from cbfs_common.messages.lifetime import Lifetime
+
+_JOB_KEY = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """``sealed`` of ``count`` parts have been sealed, each but the last with ``part_size`` bytes
+    of the content; ``digest`` (32) is that of the whole."""
+
+    key: bytes
+    recipient: str
+    conversation: bytes
+    serial: int
+    message: bytes
+    date: int
+    parents: tuple[bytes, ...]
+    file_name: str
+    content: Content
+    digest: bytes
+    part_size: int
+    count: int
+    sealed: int
+    folder: bool
+    lifetime: Lifetime
+
+    def encode(self) -> bytes:
+        """For the store."""
+        content = self.content
+        return pack(
+            self.recipient,
+            self.conversation,
+            self.serial,
+            self.message,
+            self.date,
+            list(self.parents),
+            self.file_name,
+            [content.id, content.size, content.chunk],
+            self.digest,
+            self.part_size,
+            self.count,
+            self.sealed,
+            self.folder,
+            self.lifetime.seconds,
+            self.lifetime.change,
+        )
+
+
+def _decode(key: bytes, data: bytes) -> Job:
+    types = (str, bytes, int, bytes, int, list, str, list, bytes, int, int, int, bool, int, int)
+    fields = unpack(data, *types)
+    recipient, conversation, serial, message, date, parents, file_name, content = fields[:8]
+    digest, part_size, count, sealed, folder, seconds, change = fields[8:]
+    return Job(
+        key,
+        recipient,
+        conversation,
+        serial,
+        message,
+        date,
+        tuple(parents),
+        file_name,
+        Content(*content),
+        digest,
+        part_size,
+        count,
+        sealed,
+        folder,
+        Lifetime(seconds, change),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A sealed part on its way: its record key and the bytes."""
+
+    key: bytes
+    data: bytes
+
+
+def add_jobs(writer: Writer, message: Message, job: Job) -> None:
+    """One job for each recipient of a message to whom it is to be sent."""
+    for recipient, state in message.recipients:
+        if state is Delivery.QUEUED:
+            _add(writer, job, recipient)
+
+
+def unsealed(key: bytes, data: bytes) -> tuple[Content, bytes] | None:
+    """The content of a job, and its record as it is when nothing of it has been sealed; None for
+    an envelope."""
+    if len(key) > _JOB_KEY:
+        return None
+    job = replace(_decode(key, data), sealed=0)
+    return job.content, job.encode()
+
+
+def waiting(reader: Reader) -> dict[str, int]:
+    """Jobs by recipient."""
+    counts: dict[str, int] = {}
+    for key in reader.keys(Table.QUEUE):
+        if len(key) == _JOB_KEY:
+            recipient = _decode(key, reader.get(Table.QUEUE, key) or b"").recipient
+            counts[recipient] = counts.get(recipient, 0) + 1
+    return counts
+
+
+def waiting_for(reader: Reader, recipient: str) -> int:
+    """Jobs for one recipient."""
+    prefix = reader.blind(recipient.encode())
+    return sum(len(key) == _JOB_KEY for key in reader.keys(Table.QUEUE, prefix=prefix))
+
+
+def first_job(reader: Reader, recipient: str) -> Job | None:
+    """The job for one recipient whose turn it is."""
+    prefix = reader.blind(recipient.encode())
+    key = next(reader.keys(Table.QUEUE, prefix), None)
+    data = reader.get(Table.QUEUE, key) if key is not None and len(key) == _JOB_KEY else None
+    return _decode(key, data) if key is not None and data is not None else None
+
+
+def job_of(reader: Reader, message: Message, recipient: str) -> Job | None:
+    """The delivery of a message to one recipient, None when nothing is left of it."""
+    key = reader.get(Table.META, _index(reader, recipient, message.conversation, message.id))
+    data = reader.get(Table.QUEUE, key) if key else None
+    return _decode(key, data) if key and data else None
+
+
+def _index(reader: Reader, recipient: str, conversation: bytes, message: bytes) -> bytes:
+    """Where the key of a job is to be found."""
+    return b"job " + reader.blind(recipient.encode(), conversation, message)
+
+
+def parts_delivered(reader: Reader, job: Job) -> int:
+    """Parts of it that are at the server."""
+    waiting = sum(len(key) > _JOB_KEY for key in reader.keys(Table.QUEUE, job.key))
+    return job.sealed - waiting
+
+
+def next_work(reader: Reader, recipient: str, most: int) -> tuple[list[Envelope], list[Job]]:
+    """At most ``most`` envelopes that are sealed and not delivered, and as many jobs as it takes
+    to seal up to ``most`` in all; both in the order of sending."""
+    envelopes: list[Envelope] = []
+    jobs: list[Job] = []
+    room = most
+    for key, data in reader.items(Table.QUEUE, prefix=reader.blind(recipient.encode())):
+        if room <= 0:
+            break
+        if len(key) > _JOB_KEY:
+            envelopes.append(Envelope(key, data))
+            room -= 1
+            continue
+        job = _decode(key, data)
+        if job.sealed < job.count:
+            jobs.append(job)
+            room -= job.count - job.sealed
+    return envelopes[:most], jobs
+
+
+def is_waiting(reader: Reader, envelope: Envelope) -> bool:
+    """Whether just this is to be delivered, and not delivered yet."""
+    return reader.get(Table.QUEUE, envelope.key) == envelope.data
+
+
+def reseal(writer: Writer, recipient: str) -> None:
+    """What waits for this recipient is sealed anew, to other keys. Parts that have arrived already
+    are known there."""
+    for key, data in list(writer.items(Table.QUEUE, prefix=writer.blind(recipient.encode()))):
+        if len(key) > _JOB_KEY:
+            writer.delete(Table.QUEUE, key)
+        else:
+            writer.put(Table.QUEUE, key, replace(_decode(key, data), sealed=0).encode())
+
+
+class JobChanged(CbfsError):
+    """A job has changed while it was being sealed, or is gone."""
+
+    def __init__(self) -> None:
+        super().__init__("a message has changed while it was being sealed")
+
+
+def save_sealed(writer: Writer, job: Job, parts: list[bytes]) -> list[Envelope]:
+    """The next parts of a job are sealed. Raises JobChanged."""
+    data = writer.get(Table.QUEUE, job.key)
+    if data is None or _decode(job.key, data) != job:
+        raise JobChanged
+    envelopes = [
+        Envelope(job.key + u32(job.sealed + index), data) for index, data in enumerate(parts)
+    ]
+    for envelope in envelopes:
+        writer.put(Table.QUEUE, envelope.key, envelope.data)
+    writer.put(Table.QUEUE, job.key, replace(job, sealed=job.sealed + len(parts)).encode())
+    return envelopes
+
+
+def job_for(message: Message, conversation: Conversation, digest: bytes) -> Job:
+    """The delivery of a message; whom to and under which key, ``add_jobs`` and ``send_again``
+    say. ``digest`` (32): BLAKE2b-256 of its content."""
+    part_size = part_capacity(conversation.participants, conversation.subject, message.file_name)
+    return Job(
+        key=b"",
+        recipient="",
+        conversation=message.conversation,
+        serial=message.serial,
+        message=message.id,
+        date=message.date,
+        parents=message.parents,
+        file_name=message.file_name,
+        content=message.content,
+        digest=digest,
+        part_size=part_size,
+        count=math.ceil(message.content.size / part_size),
+        sealed=0,
+        folder=message.folder,
+        lifetime=message.lifetime,
+    )
+
+
+def _add(writer: Writer, job: Job, recipient: str) -> None:
+    key = writer.blind(recipient.encode()) + u64(writer.next_number(b"queue"))
+    _put(writer, replace(job, key=key, recipient=recipient))
+    hold_content(writer, job.content.id)
+
+
+def _put(writer: Writer, job: Job) -> None:
+    writer.put(Table.QUEUE, job.key, job.encode())
+    writer.put(Table.META, _index(writer, job.recipient, job.conversation, job.message), job.key)
+
+
+def _drop(writer: Writer, job: Job) -> None:
+    """It is done, or given up: forget it with what is sealed of it."""
+    writer.delete_prefix(Table.QUEUE, job.key)
+    writer.delete(Table.META, _index(writer, job.recipient, job.conversation, job.message))
+    drop_content(writer, job.content.id)
+
+
+def pending(reader: Reader, recipient: str) -> list[Job]:
+    """The jobs for one recipient."""
+    prefix = reader.blind(recipient.encode())
+    return [
+        _decode(key, data)
+        for key, data in reader.items(Table.QUEUE, prefix=prefix)
+        if len(key) == _JOB_KEY
+    ]
+
+
+def send_again(writer: Writer, message: Message, recipient: str) -> None:
+    """One more delivery of a message that was sent, to one of its recipients."""
+    conversation = get_conversation(writer, message.conversation)
+    if conversation is None:
+        return
+    digest = hashlib.blake2b(digest_size=32)
+    for chunk in chunks(writer, message.content):
+        digest.update(chunk)
+    job = job_for(message, conversation, digest.digest())
+    _add(writer, replace(job, date=date_to_send(writer, message)), recipient)
+
+
+def date_to_send(reader: Reader, message: Message) -> int:
+    """The date that gives one of one's own messages its place at others, too: its own, unless it
+    was dated anew after it had its place (``cbfs.engine.redating``)."""
+    known = [place_of(reader, message.conversation, parent) for parent in message.parents]
+    place = order.place_of(message.date, (place for place in known if place is not None))
+    return message.date if place >= message.place else min(message.place, DATE_MAX)
+
+
+def begin_again(writer: Writer, recipient: str) -> None:
+    """Forget what is sealed for this recipient, who cannot read it, and seal it anew. The jobs
+    get new keys: what is just being delivered must not be taken for what is sealed from now on."""
+    for job in pending(writer, recipient):
+        writer.delete_prefix(Table.QUEUE, job.key)
+        key = job.key[:-8] + u64(writer.next_number(b"queue"))
+        _put(writer, replace(job, key=key, sealed=0))
+
+
+def leave_out(writer: Writer, recipient: str, now: int) -> list[Message]:
+    """The user has blocked this recipient: nothing of what waits for them is sent any more. Gives
+    the messages that thereby have another state. ``now`` in milliseconds."""
+    changed = []
+    for job in pending(writer, recipient):
+        _drop(writer, job)
+        message = get_message(writer, job.conversation, job.serial)
+        if message is None or dict(message.recipients).get(recipient) is not Delivery.QUEUED:
+            continue
+        left = moved_on(message, recipient, Delivery.LEFT_OUT)
+        left = lifetimes.delivered(writer, left, now)
+        changed.append(put_changed(writer, left))
+    return changed
+
+
+def give_up(writer: Writer, message: Message) -> tuple[str, ...]:
+    """Forget what is queued and sealed of a message. To these it has not been delivered: what they
+    get after it names its parents in its place."""
+    missed: list[str] = []
+    for recipient, state in message.recipients:
+        job = job_of(writer, message, recipient)
+        if job is not None:
+            _drop(writer, job)
+        if state is Delivery.QUEUED:
+            missed.append(recipient)
+    if missed:
+        after = replaced_as_parent(writer, message)
+        if after is not None:
+            for recipient in missed:
+                _name_other_parents(writer, after, recipient)
+    return tuple(missed)
+
+
+def _name_other_parents(writer: Writer, message: Message, recipient: str) -> None:
+    """A message that is queued has other parents than before. One that is sealed is sealed anew;
+    of one in several parts the last says which they are."""
+    job = job_of(writer, message, recipient)
+    if job is None:
+        return
+    if job.count == 1 and job.sealed:
+        writer.delete_prefix(Table.QUEUE, job.key)
+        job = replace(job, sealed=0)
+    writer.put(Table.QUEUE, job.key, replace(job, parents=message.parents).encode())
+
+
+def cancel_all(writer: Writer, conversation: Conversation, now: int) -> set[str]:
+    """Forget what is queued in a conversation; its messages stay, and are parents of nothing that
+    is written later. To these people something was queued. ``now`` in milliseconds."""
+    missed: set[str] = set()
+    cancelled: set[int] = set()
+    for recipient in conversation.participants:
+        for job in pending(writer, recipient):
+            if job.conversation != conversation.id:
+                continue
+            _drop(writer, job)
+            missed.add(recipient)
+            message = get_message(writer, job.conversation, job.serial)
+            if message is not None and dict(message.recipients)[recipient] is Delivery.QUEUED:
+                left = moved_on(message, recipient, Delivery.CANCELLED)
+                put_changed(writer, lifetimes.delivered(writer, left, now))
+                cancelled.add(job.serial)
+    for serial in sorted(cancelled, reverse=True):
+        message = get_message(writer, conversation.id, serial)
+        if message is not None:
+            replaced_as_parent(writer, message)
+    return missed
+
+
+def finish(writer: Writer, delivered: list[bytes], dues: Dues, now: int) -> list[Message]:
+    """These envelopes (their keys) are at the server. Gives the messages that thereby are at
+    their recipient's server in full, in their new state; until a receipt comes they are to be
+    offered again. ``now`` in milliseconds."""
+    changed: dict[bytes, Message] = {}
+    for key in delivered:
+        writer.delete(Table.QUEUE, key)
+    for job_key in dict.fromkeys(key[:_JOB_KEY] for key in delivered):
+        data = writer.get(Table.QUEUE, job_key)
+        if data is None:
+            continue
+        job = _decode(job_key, data)
+        if job.sealed < job.count or any(
+            len(key) > _JOB_KEY for key in writer.keys(Table.QUEUE, prefix=job_key)
+        ):
+            continue
+        _drop(writer, job)
+        message = get_message(writer, job.conversation, job.serial)
+        if message is not None:
+            state = dict(message.recipients).get(job.recipient)
+            now_sent = message
+            if state is Delivery.QUEUED:
+                now_sent = moved_on(message, job.recipient, Delivery.SENT)
+            now_sent = lifetimes.delivered(writer, now_sent, now)
+            if now_sent != message:
+                put_message(writer, now_sent)
+                if now_sent.ends != message.ends:
+                    listings.change(writer, now_sent)
+                changed[message.id] = now_sent
+            if state is not Delivery.RECEIVED:
+                ref, due = message.conversation + message.id, now + OFFER_AFTER * 1_000
+                owe(writer, dues, job.recipient, Kind.OFFER, ref, due)
+    return list(changed.values())
+
+
+def moved_on(message: Message, recipient: str, to: Delivery) -> Message:
+    """The message with another state for one recipient."""
+    recipients = tuple(
+        (who, to if who == recipient else state) for who, state in message.recipients
+    )
+    return replace(message, recipients=recipients)

@@ -1,0 +1,124 @@
+"""Messages of which parts have come, and not all: the one place that knows their records.
+
+``Table.PARTS`` holds one for each such message, under blind(conversation, sender, message id); the
+chunks that have come are in ``Table.CONTENT``. What one sender has on the way is counted in
+``Table.META``, so that nobody fills the disk with what never becomes a message.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cbfs.messages.content import u64
+from cbfs.storage.encoding import pack, unpack
+from cbfs.storage.store import Reader, Table, Writer
+from cbfs_common.errors import DecodeError
+from cbfs_common.limits import INCOMPLETE_BYTES_MAX, INCOMPLETE_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Incomplete:
+    """``content`` is the id of what has come of it, ``seen`` has a byte for each part, 1 when it
+    has come. ``digest`` (BLAKE2b-256) and ``size`` (bytes) are those of the whole."""
+
+    content: int
+    seen: bytes
+    digest: bytes
+    conversation: bytes
+    sender: str
+    file_name: str
+    size: int
+
+    def encode(self) -> bytes:
+        """For the store."""
+        return pack(
+            self.content,
+            self.seen,
+            self.digest,
+            self.conversation,
+            self.sender,
+            self.file_name,
+            self.size,
+        )
+
+
+def decode_incomplete(data: bytes) -> Incomplete:
+    """A record of ``Table.PARTS``. Raises DecodeError."""
+    return Incomplete(*unpack(data, int, bytes, bytes, bytes, str, str, int))
+
+
+def get_incomplete(reader: Reader, key: bytes) -> Incomplete | None:
+    """The message that is not whole with this key in ``Table.PARTS``, if it is there."""
+    data = reader.get(Table.PARTS, key)
+    return None if data is None else decode_incomplete(data)
+
+
+def all_incomplete(reader: Reader) -> Iterator[Incomplete]:
+    """Those of everybody."""
+    for _key, data in reader.items(Table.PARTS):
+        yield decode_incomplete(data)
+
+
+def put_incomplete(writer: Writer, key: bytes, message: Incomplete, more: int) -> None:
+    """One more part has come, of ``more`` bytes. Past the limits of its sender the oldest of
+    theirs are forgotten."""
+    writer.put(Table.PARTS, key, message.encode())
+    shares, size = _without(_shares(writer, message.sender), key)
+    shares.append(_Share(key, message.content, size + more))
+    while len(shares) > INCOMPLETE_MAX or sum(s.size for s in shares) > INCOMPLETE_BYTES_MAX:
+        oldest = shares.pop(0)
+        writer.delete(Table.PARTS, oldest.key)
+        writer.delete_prefix(Table.CONTENT, u64(oldest.content))
+    _put_shares(writer, message.sender, shares)
+
+
+def complete(writer: Writer, key: bytes, sender: str) -> None:
+    """All has come, or what has is to be forgotten: nothing is left of it but its content."""
+    writer.delete(Table.PARTS, key)
+    shares, size = _without(_shares(writer, sender), key)
+    if size:
+        _put_shares(writer, sender, shares)
+
+
+def drop_incomplete(writer: Writer, key: bytes) -> None:
+    """Forget it and what has come of it, if it is still there."""
+    message = get_incomplete(writer, key)
+    if message is not None:
+        complete(writer, key, message.sender)
+        writer.delete_prefix(Table.CONTENT, u64(message.content))
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What one message takes of what its sender may have on the way: its key, its content's id, and
+    bytes that have come."""
+
+    key: bytes
+    content: int
+    size: int
+
+
+def _place(reader: Reader, sender: str) -> bytes:
+    return b"arriving " + reader.blind(sender.encode())
+
+
+def _shares(reader: Reader, sender: str) -> list[_Share]:
+    """In the order in which something last came."""
+    data = reader.get(Table.META, _place(reader, sender))
+    if data is None:
+        return []
+    (entries,) = unpack(data, list)
+    try:
+        return [_Share(key, content, size) for key, content, size in entries]
+    except (TypeError, ValueError) as error:
+        raise DecodeError("what is arriving is not recorded as this cbfs does it") from error
+
+
+def _without(shares: list[_Share], key: bytes) -> tuple[list[_Share], int]:
+    """(the others, bytes of the one with this key)."""
+    size = sum(share.size for share in shares if share.key == key)
+    return [share for share in shares if share.key != key], size
+
+
+def _put_shares(writer: Writer, sender: str, shares: list[_Share]) -> None:
+    record = pack([[share.key, share.content, share.size] for share in shares])
+    writer.put(Table.META, _place(writer, sender), record)

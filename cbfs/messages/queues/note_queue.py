@@ -1,0 +1,257 @@
+"""What is owed to peers, as records of the store: receipts, questions, offers.
+
+A record ``blind(peer) 16 | kind 1 | conversation 16 | message 16`` says that the peer is to be
+told something, when (``due``, milliseconds since 1970), how often it was told, and for what is
+missing who has brought that about: anybody in a conversation can name what is not there, and takes
+by that from nobody else's share. Everything that is due goes into one note
+(``cbfs.receiving.notes``). A record is put in the transaction of what makes it true, and taken away
+or put off when its note has been delivered: a crash in between tells it again, which changes
+nothing at the peer.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from cbfs.messages.history import get_conversation
+from cbfs.messages.model import Conversation
+from cbfs.storage.encoding import pack, unpack
+from cbfs.storage.store import Reader, Table, Writer
+from cbfs_common.limits import (
+    ASK_AFTER,
+    ASKS_MAX,
+    NOTE_IDS_MAX,
+    OFFER_AFTER,
+    OFFERS_MAX,
+    RECEIPT_DELAY,
+    WANTED_MAX,
+)
+
+BLIND_SIZE = 16
+NOTHING = bytes(32)
+"""In the place of a message where a record is about none."""
+
+
+class Kind(Enum):
+    """What a peer is told."""
+
+    NAME = b"n"  # one's own keys or server have changed: every note has the proof
+    LOST = b"l"  # earlier sessions cannot be read any more
+    OFFER = b"o"  # sent to it, and nothing was heard of it
+    RECEIPT = b"r"  # has arrived
+    TURN = b"t"  # nothing, but so that keys turn
+    WANT = b"w"  # missing
+
+
+_AGAIN = {Kind.WANT: (ASK_AFTER * 1_000, ASKS_MAX), Kind.OFFER: (OFFER_AFTER * 1_000, OFFERS_MAX)}
+
+AT_ONCE = 2 * RECEIPT_DELAY * 1_000
+_LONGEST = {
+    Kind.WANT: ASK_AFTER * 1_000,
+    Kind.OFFER: OFFER_AFTER * 1_000,
+    Kind.NAME: OFFER_AFTER * 1_000,
+}
+"""Milliseconds until something is told for the first time, at most."""
+
+Dues = dict[str, int]
+"""Peer -> when the first of what is owed to it is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class Debt:
+    """One record. ``ref`` is conversation 16 | message 16."""
+
+    key: bytes
+    peer: str
+    kind: Kind
+    ref: bytes
+    due: int
+    tries: int
+    by: str
+
+    def encode(self) -> bytes:
+        """For the store."""
+        return pack(self.peer, self.due, self.tries, self.by)
+
+
+def owe(
+    writer: Writer, dues: Dues, peer: str, kind: Kind, ref: bytes, due: int, by: str = ""
+) -> None:
+    """Tell ``peer`` from ``due`` on. What is owed already stays as it is, but for an offer, which
+    begins anew. Past WANTED_MAX nothing more is wanted from anybody because of what one peer says:
+    ``by``."""
+    key = writer.blind(peer.encode()) + kind.value + ref
+    if kind is not Kind.OFFER and writer.get(Table.OWED, key) is not None:
+        return
+    if kind is Kind.WANT and not _count(writer, by, 1):
+        return
+    writer.put(Table.OWED, key, pack(peer, due, 0, by))
+    dues[peer] = min(due, dues.get(peer, due))
+
+
+_BROUGHT = b"brought "
+"""META, and who: how many messages are wanted because of what they have said."""
+
+
+def _count(writer: Writer, by: str, more: int) -> bool:
+    """False, and nothing is counted, when it would be too many."""
+    key = _BROUGHT + writer.blind(by.encode())
+    count = int.from_bytes(writer.get(Table.META, key) or b"", "big") + more
+    if count > WANTED_MAX:
+        return False
+    if count > 0:
+        writer.put(Table.META, key, count.to_bytes(8, "big"))
+    else:
+        writer.delete(Table.META, key)
+    return True
+
+
+def count_anew(writer: Writer) -> None:
+    """Some records may have been lost."""
+    writer.delete_prefix(Table.META, _BROUGHT)
+    for key, data in list(writer.items(Table.OWED)):
+        debt = _decode(key, data)
+        if debt.kind is Kind.WANT and not _count(writer, debt.by, 1):
+            writer.delete(Table.OWED, key)
+
+
+def _drop(writer: Writer, key: bytes) -> bool:
+    data = writer.get(Table.OWED, key)
+    if data is None:
+        return False
+    debt = _decode(key, data)
+    if debt.kind is Kind.WANT:
+        _count(writer, debt.by, -1)
+    return writer.delete(Table.OWED, key)
+
+
+def announce(writer: Writer, peers: Iterable[str], due: int) -> None:
+    """Tell these of a new proof of one's own name."""
+    for peer in peers:
+        owe(writer, {}, peer, Kind.NAME, NOTHING, due)
+
+
+def forgive(writer: Writer, peer: str, kind: Kind, ref: bytes) -> bool:
+    """Owe it no more. True when it was owed."""
+    return _drop(writer, writer.blind(peer.encode()) + kind.value + ref)
+
+
+def debts(reader: Reader, peer: str, kind: Kind | None = None) -> Iterator[Debt]:
+    """All that is owed to one, of one kind."""
+    prefix = reader.blind(peer.encode()) + (kind.value if kind else b"")
+    for key, data in reader.items(Table.OWED, prefix=prefix):
+        yield _decode(key, data)
+
+
+def _decode(key: bytes, data: bytes) -> Debt:
+    peer, due, tries, by = unpack(data, str, int, int, str)
+    kind, ref = Kind(key[BLIND_SIZE : BLIND_SIZE + 1]), key[BLIND_SIZE + 1 :]
+    return Debt(key, peer, kind, ref, due, tries, by)
+
+
+def bring_back(writer: Writer, now: int) -> Dues:
+    """Debts that a wrong clock has put far ahead are due no later than if they had come about at
+    ``now``. What is owed to everybody."""
+    for key, data in list(writer.items(Table.OWED)):
+        debt = _decode(key, data)
+        latest = now + _LONGEST.get(debt.kind, AT_ONCE) * 2**debt.tries
+        if debt.due > latest:
+            writer.put(Table.OWED, key, replace(debt, due=latest).encode())
+    return load_dues(writer)
+
+
+def load_dues(reader: Reader) -> Dues:
+    """What is owed to everybody."""
+    dues: Dues = {}
+    for key, data in reader.items(Table.OWED):
+        debt = _decode(key, data)
+        dues[debt.peer] = min(debt.due, dues.get(debt.peer, debt.due))
+    return dues
+
+
+def due_now(reader: Reader, peer: str, now: int) -> list[Debt]:
+    """What is to be told to ``peer`` now, at most NOTE_IDS_MAX. Receipts that wait go with
+    whatever else is due."""
+    owed = list(debts(reader, peer))
+    if not any(debt.due <= now for debt in owed):
+        return []
+    now_due = [d for d in owed if d.due <= now or d.kind is Kind.RECEIPT]
+    now_due.sort(key=lambda debt: debt.due)
+    return now_due[:NOTE_IDS_MAX]
+
+
+def settle(writer: Writer, told: Iterable[Debt], now: int) -> None:
+    """These have been told. What was taken away or put anew meanwhile is left alone."""
+    for debt in told:
+        data = writer.get(Table.OWED, debt.key)
+        if data is None or _decode(debt.key, data) != debt:
+            continue
+        wait, most = _AGAIN.get(debt.kind, (0, 0))
+        if debt.tries + 1 >= most:
+            _drop(writer, debt.key)
+        else:
+            due = now + wait * 2**debt.tries
+            writer.put(Table.OWED, debt.key, replace(debt, due=due, tries=debt.tries + 1).encode())
+
+
+def next_due(reader: Reader, peer: str) -> int | None:
+    """When something is due to ``peer``, or None when nothing is owed."""
+    return min((debt.due for debt in debts(reader, peer)), default=None)
+
+
+def only_missed(reader: Reader, peer: str) -> bool:
+    """Whether something is wanted from this one, and nothing else owed to them."""
+    first = next(reader.keys(Table.OWED, reader.blind(peer.encode())), None)
+    # the kinds are in the order of their letters, and this is the last
+    return first is not None and first[BLIND_SIZE : BLIND_SIZE + 1] == Kind.WANT.value
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """So many messages of one conversation, and when they are asked for last."""
+
+    count: int
+    until: int
+
+
+def missing(reader: Reader, blocked: Iterable[str] = ()) -> dict[bytes, Missing]:
+    """What is missing, by conversation. Whom the user has ``blocked`` nobody asks."""
+    silent = {reader.blind(peer.encode()) for peer in blocked}
+    wanted: dict[bytes, int] = {}
+    for key in reader.keys(Table.OWED):
+        ref = key[BLIND_SIZE + 1 :]
+        if key[BLIND_SIZE : BLIND_SIZE + 1] == Kind.WANT.value and key[:BLIND_SIZE] not in silent:
+            debt = _decode(key, reader.get(Table.OWED, key) or b"")
+            last = debt.due + ASK_AFTER * 1_000 * (2 ** (ASKS_MAX - 1) - 2**debt.tries)
+            wanted[ref] = max(last, wanted.get(ref, 0))
+    found: dict[bytes, Missing] = {}
+    for ref, last in wanted.items():
+        before = found.get(ref[:16], Missing(0, 0))
+        found[ref[:16]] = Missing(before.count + 1, max(last, before.until))
+    return found
+
+
+def unreceived(reader: Reader, peers: Iterable[str]) -> dict[str, int]:
+    """How many messages to each are at the server, and without a receipt."""
+    counts: dict[str, int] = {}
+    for peer in peers:
+        prefix = reader.blind(peer.encode()) + Kind.OFFER.value
+        count = sum(1 for _key in reader.keys(Table.OWED, prefix))
+        if count:
+            counts[peer] = count
+    return counts
+
+
+def arrived(writer: Writer, ref: bytes) -> bool:
+    """A message is here: nobody is asked for it any more. True when somebody was to be."""
+    conversation = get_conversation(writer, ref[:16])
+    people = conversation.participants if conversation else ()
+    return sum(forgive(writer, peer, Kind.WANT, ref) for peer in people) > 0
+
+
+def forgive_wants(writer: Writer, conversation: Conversation) -> None:
+    """Nobody is asked for what is missing in a conversation."""
+    for peer in conversation.participants:
+        for debt in list(debts(writer, peer, Kind.WANT)):
+            if debt.ref[:16] == conversation.id:
+                _drop(writer, debt.key)

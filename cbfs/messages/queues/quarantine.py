@@ -1,0 +1,104 @@
+"""Envelopes that could not be read: kept, and tried again when that may help.
+
+A record ``number u64 | blind(envelope) 16 | which 16`` is ``why 1 | session 16 | envelope``;
+``which`` is the blinded session of what is too far ahead in it, zeros for the rest. That is tried
+when its session has come closer, the rest when a mount begins. An envelope is kept once, however
+often it comes. Past QUARANTINE_MAX the oldest go: anybody can send noise to a mailbox.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from cbfs.messages.content import u64
+from cbfs.storage.store import Reader, Table, Writer
+from cbfs_common.limits import QUARANTINE_MAX
+
+RETRIES_MAX = 1_024
+"""Envelopes, the newest, that are tried again when a mount begins."""
+
+_NO_SESSION = bytes(16)
+_HEAD = 17
+_ONCE, _WHICH = slice(8, 24), slice(24, 40)
+_NONE = bytes(16)
+
+
+class Why(Enum):
+    """Why an envelope could not be read."""
+
+    NOISE = b"n"  # nothing that is here opens it
+    FAR = b"f"  # too many are missing between it and what has come in its session
+    DAMAGED = b"d"  # its session is known, and it does not open in it
+    LATER = b"l"  # of a later version, or from somebody whom the directory does not confirm
+    FAULT = b"p"  # a fault of this program
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """An envelope, and of which session it is when that is known."""
+
+    envelope: bytes
+    why: Why
+    session: bytes = _NO_SESSION
+
+
+def keep(writer: Writer, unread: Unread) -> None:
+    """Keep one that is not here yet; the oldest goes when there are too many."""
+    keep_all(writer, [unread])
+
+
+def keep_all(writer: Writer, found: Iterable[Unread]) -> None:
+    """The same for each."""
+    kept: set[bytes] | None = None
+    for unread in found:
+        if kept is None:
+            kept = {key[_ONCE] for key in writer.keys(Table.QUARANTINE)}
+        once = writer.blind(unread.envelope)
+        if once not in kept:
+            kept.add(once)
+            _put(writer, once, unread)
+
+
+def _put(writer: Writer, once: bytes, unread: Unread) -> None:
+    which = which_session(writer, unread.session) if unread.why is Why.FAR else _NONE
+    key = u64(writer.next_number(Table.QUARANTINE.value)) + once + which
+    writer.put(Table.QUARANTINE, key, unread.why.value + unread.session + unread.envelope)
+    if writer.count(Table.QUARANTINE) > QUARANTINE_MAX:
+        writer.delete(Table.QUARANTINE, next(writer.keys(Table.QUARANTINE)))
+
+
+def numbered(reader: Reader, number: int) -> bytes | None:
+    """The record with this number."""
+    return next(reader.keys(Table.QUARANTINE, u64(number)), None)
+
+
+def which_session(reader: Reader, session: bytes) -> bytes:
+    """What stands for a session in the keys of records."""
+    return reader.blind(b"far", session)
+
+
+def envelope_at(reader: Reader, key: bytes) -> bytes | None:
+    """The envelope of a record, or None when it has gone."""
+    data = reader.get(Table.QUARANTINE, key)
+    return None if data is None else data[_HEAD:]
+
+
+def reason_at(reader: Reader, key: bytes) -> Why | None:
+    """Why the envelope of a record could not be read, or None when it has gone."""
+    data = reader.get(Table.QUARANTINE, key)
+    return None if data is None else Why(data[:1])
+
+
+def waiting_for(reader: Reader, sessions: Collection[bytes]) -> list[bytes]:
+    """Records of what was too far ahead in one of these, as ``which_session`` calls them."""
+    return [key for key in reader.keys(Table.QUARANTINE) if key[_WHICH] in sessions]
+
+
+def far_sessions(reader: Reader) -> set[bytes]:
+    """The sessions that something is too far ahead in, as ``which_session`` calls them."""
+    return {key[_WHICH] for key in reader.keys(Table.QUARANTINE)} - {_NONE}
+
+
+def newest(reader: Reader) -> list[bytes]:
+    """The records that are tried again at the beginning."""
+    return list(reader.keys(Table.QUARANTINE))[-RETRIES_MAX:]

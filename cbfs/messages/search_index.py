@@ -1,0 +1,331 @@
+"""What is looked for: words, people, days and what is unread, as records of the store.
+
+Messages are numbered through all conversations (``Message.serial``). Sixty-four of them are a
+segment, which has two records: in ``Table.INDEX`` one entry for each message that is there, and in
+``Table.TERMS`` the hashes of their words, each with a bit for each message. Words of the newest
+segment are kept message by message, and put together when it is full: a new message costs two
+small records, and a search looks at one record in sixty-four messages. Those of a segment with very
+many words stay as they are: one record would take seconds to make, and to change with each removal.
+
+Everything that changes the index belongs into the transaction that changes the messages: a crash
+leaves both or neither. Record keys are numbers that tell nothing; everything else is sealed.
+"""
+
+import hashlib
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from cbfs.messages.model import Message
+from cbfs.messages.words import asked_words, folded, words_of
+from cbfs.storage.store import Reader, Table, Writer
+from cbfs_common.errors import CbfsError
+
+SEGMENT = 64
+"""Messages of a segment: one bit each in a word's entry."""
+
+TEXT_MAX = 65_536
+"""Bytes of a message, from its beginning, whose words are found."""
+
+WORDS_MAX = 16_384
+"""Different words of a message that are found."""
+
+TOGETHER_MAX = 65_536
+"""Words of the messages of a segment, counted in each, that are put together."""
+
+QUERY_MAX = 128
+"""Words of a search, or pairs of characters."""
+
+_HASH = 8
+_TERM = struct.Struct(">8sQ")
+_ENTRY = struct.Struct(">B16sIB")  # number in its segment, conversation, day, whether unread
+_EPOCH = date(1970, 1, 1)
+_DAY_MAX = (date.max - _EPOCH).days
+_DAY_MS = 86_400_000
+
+
+class BadQuery(CbfsError):
+    """A search that means nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a message is: the key of its record."""
+
+    conversation: bytes
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """All must hold. ``terms`` are hashes of 8 bytes; ``places`` are parts of the names of
+    conversations; ``after`` and ``before`` are days since 1970, both included."""
+
+    terms: tuple[bytes, ...]
+    places: tuple[str, ...]
+    after: int
+    before: int
+
+
+def parse_query(text: str, called: Callable[[str], str] = str) -> Query:
+    """``lunch from:alice in:bob after:2026-11-01 before:2026-12-01``; ``called`` gives the true
+    name of whom a name means. Raises BadQuery."""
+    terms: list[bytes] = []
+    places: list[str] = []
+    after, before = 0, _DAY_MAX
+    for part in text.split():
+        key, colon, value = part.partition(":")
+        if not colon or key not in {"from", "in", "after", "before"}:
+            terms += map(_hash, asked_words(part))
+        elif not value:
+            raise BadQuery(f"{key}: says nothing", f"write {key}:SOMETHING")
+        elif key == "from":
+            terms.append(_sender(called(value)))
+        elif key == "in":
+            places.append(folded(value))
+        elif key == "after":
+            after = max(after, _day(value))
+        else:
+            before = min(before, _day(value))
+    if len(terms) + len(places) > QUERY_MAX:
+        raise BadQuery("too many words", f"at most {QUERY_MAX}")
+    if not terms and not places and after == 0 and before == _DAY_MAX:
+        raise BadQuery("nothing to look for", "name a word, from:NAME, in:NAME or after:DAY")
+    return Query(tuple(dict.fromkeys(terms)), tuple(places), after, before)
+
+
+def day_name(day: int) -> str:
+    """``2026-11-24`` of a number of days since 1970."""
+    return (_EPOCH + timedelta(days=day)).isoformat()
+
+
+def day_number(name: str) -> int | None:
+    """The reverse; None for what is no day."""
+    try:
+        found = (date.fromisoformat(name) - _EPOCH).days
+    except ValueError:
+        return None
+    return found if found >= 0 and day_name(found) == name else None
+
+
+def day_of(milliseconds: int) -> int:
+    """The day, UTC, on which a message is found."""
+    return min(max(milliseconds // _DAY_MS, 0), _DAY_MAX)
+
+
+# Changes
+
+
+def add(writer: Writer, message: Message, text: bytes, *, unread: bool) -> None:
+    """``text``: the beginning of its content, TEXT_MAX bytes at most."""
+    segment, number = divmod(message.serial, SEGMENT)
+    key = _key(segment)
+    entry = _ENTRY.pack(number, message.conversation, day_of(message.date), unread)
+    writer.put(Table.INDEX, key, (writer.get(Table.INDEX, key) or b"") + entry)
+    writer.put(Table.TERMS, key + bytes([number]), b"".join(_terms(message, text)))
+    if number == 0 and segment:
+        _put_together(writer, segment - 1)
+
+
+def remove(writer: Writer, message: Message) -> None:
+    """Forget its words and that it was there."""
+    segment, number = divmod(message.serial, SEGMENT)
+    key = _key(segment)
+    left = [entry for entry in _entries(writer.get(Table.INDEX, key)) if entry[0] != number]
+    _put_entries(writer, key, left)
+    if writer.delete(Table.TERMS, key + bytes([number])):
+        return
+    together = writer.get(Table.TERMS, key)
+    if together is not None:
+        keep = ~(1 << number)
+        terms = ((term, bits & keep) for term, bits in _TERM.iter_unpack(together))
+        _put_terms(writer, key, ((term, bits) for term, bits in terms if bits))
+
+
+def redate(writer: Writer, message: Message, date_ms: int) -> None:
+    """It is found on another day from now on."""
+    day = day_of(date_ms)
+    if day == day_of(message.date):
+        return
+    segment, number = divmod(message.serial, SEGMENT)
+    entries = _entries(writer.get(Table.INDEX, _key(segment)))
+    found = [(n, c, day if n == number else d, u) for n, c, d, u in entries]
+    _put_entries(writer, _key(segment), found)
+
+
+def set_read(writer: Writer, serials: Iterable[int]) -> None:
+    """They have been read."""
+    segments: dict[int, set[int]] = {}
+    for serial in serials:
+        segments.setdefault(serial // SEGMENT, set()).add(serial % SEGMENT)
+    for segment, read in segments.items():
+        key = _key(segment)
+        entries = _entries(writer.get(Table.INDEX, key))
+        _put_entries(writer, key, [(n, c, d, u and n not in read) for n, c, d, u in entries])
+
+
+def _put_together(writer: Writer, segment: int) -> None:
+    """Make one record of the words of a segment that will get no more messages."""
+    key = _key(segment)
+    bits: dict[bytes, int] = {}
+    singles: list[tuple[bytes, bytes]] = []
+    room = TOGETHER_MAX * _HASH
+    for single, terms in writer.items(Table.TERMS, prefix=key):
+        room -= len(terms)
+        if room < 0:
+            return
+        singles.append((single, terms))
+    for single, terms in singles:
+        bit = 1 << single[-1]
+        for start in range(0, len(terms), _HASH):
+            term = terms[start : start + _HASH]
+            bits[term] = bits.get(term, 0) | bit
+        writer.delete(Table.TERMS, single)
+    _put_terms(writer, key, sorted(bits.items()))
+
+
+def _put_terms(writer: Writer, key: bytes, terms: Iterable[tuple[bytes, int]]) -> None:
+    data = b"".join(_TERM.pack(term, bits) for term, bits in terms)
+    if data:
+        writer.put(Table.TERMS, key, data)
+    else:
+        writer.delete(Table.TERMS, key)
+
+
+def _put_entries(writer: Writer, key: bytes, entries: list[tuple[int, bytes, int, bool]]) -> None:
+    if entries:
+        writer.put(Table.INDEX, key, b"".join(_ENTRY.pack(*entry) for entry in entries))
+    else:
+        writer.delete(Table.INDEX, key)
+
+
+# Questions
+
+
+def unread(reader: Reader) -> list[Found]:
+    """In order of arrival."""
+    return [found for found, _day, new in _all(reader) if new]
+
+
+def days(reader: Reader) -> dict[int, int]:
+    """How many messages each day has, by number of days since 1970."""
+    counts: dict[int, int] = {}
+    for _found, day, _new in _all(reader):
+        counts[day] = counts.get(day, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def on_day(reader: Reader, day: int) -> list[Found]:
+    """In order of arrival."""
+    return [found for found, that, _new in _all(reader) if that == day]
+
+
+def find(reader: Reader, query: Query, folder: Callable[[bytes], str]) -> list[Found]:
+    """In order of arrival. ``folder`` gives the name of a conversation's folder."""
+    right: dict[bytes, bool] = {}
+
+    def placed(conversation: bytes) -> bool:
+        if conversation not in right:
+            name = folded(folder(conversation))
+            right[conversation] = all(place in name for place in query.places)
+        return right[conversation]
+
+    found = []
+    for key, data in reader.items(Table.INDEX):
+        bits = _match(reader, key, query.terms) if query.terms else (1 << SEGMENT) - 1
+        if not bits:
+            continue
+        first = int.from_bytes(key, "big") * SEGMENT
+        for number, conversation, day, _new in _entries(data):
+            fits = bits >> number & 1 and query.after <= day <= query.before
+            if fits and placed(conversation):
+                found.append(Found(conversation, first + number))
+    return found
+
+
+def _match(reader: Reader, key: bytes, terms: tuple[bytes, ...]) -> int:
+    """The bits of the messages of a segment that have all terms."""
+    together = reader.get(Table.TERMS, key)
+    if together is not None:
+        bits = (1 << SEGMENT) - 1
+        for term in terms:
+            bits &= _bits(together, term)
+            if not bits:
+                return 0
+        return bits
+    bits = 0
+    for single, data in reader.items(Table.TERMS, prefix=key):
+        if all(_is_in(data, term) for term in terms):
+            bits |= 1 << single[-1]
+    return bits
+
+
+def _is_in(single: bytes, term: bytes) -> bool:
+    """Whether a message has this word."""
+    at = single.find(term)
+    while at % _HASH and at >= 0:
+        at = single.find(term, at + 1)
+    return at >= 0
+
+
+def _bits(together: bytes, term: bytes) -> int:
+    """Binary search for one term among sorted ones."""
+    low, high = 0, len(together) // _TERM.size
+    while low < high:
+        middle = (low + high) // 2
+        start = middle * _TERM.size
+        there = together[start : start + _HASH]
+        if there == term:
+            return int.from_bytes(together[start + _HASH : start + _TERM.size], "big")
+        if there < term:
+            low = middle + 1
+        else:
+            high = middle
+    return 0
+
+
+def _all(reader: Reader) -> Iterator[tuple[Found, int, bool]]:
+    for key, data in reader.items(Table.INDEX):
+        first = int.from_bytes(key, "big") * SEGMENT
+        for number, conversation, day, new in _entries(data):
+            yield Found(conversation, first + number), day, new
+
+
+def _entries(data: bytes | None) -> list[tuple[int, bytes, int, bool]]:
+    return [(n, c, d, bool(u)) for n, c, d, u in _ENTRY.iter_unpack(data or b"")]
+
+
+def _terms(message: Message, text: bytes) -> list[bytes]:
+    found = words_of(_as_text(text))[:WORDS_MAX] + words_of(message.name.partition("Z-")[2])
+    return list(dict.fromkeys([_sender(message.sender), *map(_hash, found)]))
+
+
+def _as_text(data: bytes) -> str:
+    """Nothing for what is no text; a character that the end cuts does not count."""
+    if b"\0" in data:
+        return ""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        cut = len(data) == TEXT_MAX and error.start > len(data) - 4
+        return data[: error.start].decode() if cut else ""
+
+
+def _sender(name: str) -> bytes:
+    return _hash("\0" + name.casefold())  # no word has a NUL in it
+
+
+def _hash(term: str) -> bytes:
+    return hashlib.blake2b(term.encode(), digest_size=_HASH).digest()
+
+
+def _key(segment: int) -> bytes:
+    return segment.to_bytes(4, "big")
+
+
+def _day(text: str) -> int:
+    day = day_number(text)
+    if day is None:
+        raise BadQuery(f"{text} is no day", "write it as 2026-11-24")
+    return day

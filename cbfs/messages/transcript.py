@@ -1,0 +1,204 @@
+"""A conversation as one growing text, so that ``tail -f`` is a chat window.
+
+Messages stand in the order that is the same at everybody (``cbfs.messages.order``). One that comes
+late is put where it belongs; who has the text open since before that gets it at the end, so that
+for them it grows at its end only. How long each message's entry is is kept in its record: the size
+of the whole is known without reading it.
+"""
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from cbfs.messages.lifetimes import words
+from cbfs.messages.model import Message
+from cbfs.messages.plain_text import shown_lines
+
+TEXT_MAX = 65_536
+"""Bytes of a message, from its beginning, that its entry shows."""
+
+_INDENT = "    "
+
+
+def entry(message: Message, head: bytes, left_out: Sequence[str] = ()) -> bytes:
+    """``[2026-11-24 14:46] alice: See you at ten.``, further lines indented; a file by its name
+    and size; ``[2026-11-24 14:46, kept 7d]`` when it ends; a line more names who was
+    ``left_out``. ``head`` is the beginning of its content, TEXT_MAX bytes at most."""
+    return _said(message, _text(message, head), left_out)
+
+
+def folder_entry(message: Message, files: int, size: int, left_out: Sequence[str] = ()) -> bytes:
+    """The same for a folder: its name, how many ``files`` it has and their bytes."""
+    many = "1 file" if files == 1 else f"{files} files"
+    return _said(message, f"{message.name} ({many}, {size} bytes)", left_out)
+
+
+def _said(message: Message, text: str, left_out: Sequence[str]) -> bytes:
+    moment = datetime.fromtimestamp(message.date / 1000, UTC)
+    first, *rest = text.split("\n")
+    kept = f", kept {words(message.lifetime.seconds)}" if message.lifetime.seconds else ""
+    lines = [f"[{moment:%Y-%m-%d %H:%M}{kept}] {message.label or message.sender}: {first}"]
+    lines += [_INDENT + line if line else "" for line in rest]
+    if left_out:
+        lines.append(f"{_INDENT}(not sent to {', '.join(left_out)}: blocked)")
+    return "\n".join(lines).encode() + b"\n"
+
+
+def _text(message: Message, head: bytes) -> str:
+    cut = message.content.size > len(head)
+    try:
+        text = head.decode() if b"\0" not in head else None
+    except UnicodeDecodeError as error:
+        inside = not cut or error.start < len(head) - 3
+        text = None if inside else head[: error.start].decode()
+    if text is None or _is_file(message):
+        return f"{message.name} ({message.content.size} bytes)"
+    shown = "\n".join(shown_lines(text))
+    return f"{shown}\n... {message.name} has all of it" if cut else shown
+
+
+def _is_file(message: Message) -> bool:
+    """It was sent under a file name with an extension, and not one of a plain text."""
+    name = message.name.partition("Z-")[2]
+    return "." in name and not name.endswith((".txt", ".md"))
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What the store knows of a transcript: its size in bytes, and how often something of what was
+    there has changed, as messages were taken out or moved."""
+
+    size: int
+    changes: int
+
+
+class Line(NamedTuple):
+    """The entry of a message: how many bytes it has, and where it stands."""
+
+    serial: int
+    size: int
+    place: int
+    tie: int
+
+
+class Transcript:
+    """``extent`` says how long the text is now. ``load`` gives the lines of the messages from a
+    serial on, in order of arrival. ``render`` gives the entry of one, by its serial, or nothing
+    when it has gone meanwhile."""
+
+    def __init__(
+        self,
+        extent: Callable[[], Extent],
+        load: Callable[[int], Iterable[Line]],
+        render: Callable[[int], bytes],
+    ) -> None:
+        self._extent = extent
+        self._load = load
+        self._render = render
+        self._known = Extent(0, 0)
+        self._newest = 0
+        self._serials = array("Q")
+        self._places = array("Q")
+        self._ties = array("Q")
+        self._ends = array("Q")
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self._extent().size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset`` on, fewer at the end."""
+        self._follow()
+        return self._between(self._serials, self._ends, offset, size)
+
+    def _between(self, serials: "array[int]", ends: "array[int]", offset: int, size: int) -> bytes:
+        end = min(offset + size, ends[-1] if ends else 0)
+        index = bisect_right(ends, offset)
+        start = position = ends[index - 1] if index else 0
+        parts = []
+        while position < end:
+            length = ends[index] - position
+            parts.append(self._render(serials[index])[:length].ljust(length, b"\n"))
+            position = ends[index]
+            index += 1
+        return b"".join(parts)[offset - start : max(end, offset) - start]
+
+    def _follow(self) -> None:
+        """Where each entry is, as of now: what has come is put in, after a change all is read."""
+        now = self._extent()
+        if now == self._known:
+            return
+        if now.changes != self._known.changes:
+            self._newest = 0
+            self._serials, self._places = array("Q"), array("Q")
+            self._ties, self._ends = array("Q"), array("Q")
+        self._known = now
+        lines = sorted(self._load(self._newest + 1), key=_order)
+        if lines:
+            self._newest = max(self._newest, *(line.serial for line in lines))
+            self._enter(lines)
+
+    def _enter(self, lines: list[Line]) -> None:
+        """Put these in, all in one go: however many come late, what is behind them moves once."""
+        index = bisect_right(self._places, lines[0].place)
+        while index and (self._places[index - 1], self._ties[index - 1]) > _order(lines[0]):
+            index -= 1
+        end = start = self._ends[index - 1] if index else 0
+        behind = []
+        for serial, place, tie, after in zip(
+            self._serials[index:],
+            self._places[index:],
+            self._ties[index:],
+            self._ends[index:],
+            strict=True,
+        ):
+            behind.append(Line(serial, after - start, place, tie))
+            start = after
+        for kept in (self._serials, self._places, self._ties, self._ends):
+            del kept[index:]
+        for line in sorted([*behind, *lines], key=_order):
+            end += line.size
+            self._serials.append(line.serial)
+            self._places.append(line.place)
+            self._ties.append(line.tie)
+            self._ends.append(end)
+
+
+def _order(line: Line) -> tuple[int, int]:
+    return line.place, line.tie
+
+
+class Reading:
+    """A transcript as somebody reads it who has opened it: what came since stands at the end."""
+
+    def __init__(self, transcript: Transcript) -> None:
+        self._transcript = transcript
+        self._known: Extent | None = None
+        self._newest = 0
+        self._serials = array("Q")
+        self._ends = array("Q")
+
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset`` on, fewer at the end."""
+        self._follow()
+        return self._transcript._between(self._serials, self._ends, offset, size)
+
+    def _follow(self) -> None:
+        whole = self._transcript
+        now = whole._extent()
+        if self._known is None or now.changes != self._known.changes:
+            whole._follow()
+            self._serials, self._ends = whole._serials[:], whole._ends[:]
+            self._newest, self._known = whole._newest, whole._known
+        elif now != self._known:
+            self._known = now
+            end = self._ends[-1] if self._ends else 0
+            for line in whole._load(self._newest + 1):
+                end += line.size
+                self._serials.append(line.serial)
+                self._ends.append(end)
+                self._newest = line.serial

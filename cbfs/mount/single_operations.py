@@ -1,0 +1,209 @@
+"""The handlers of a window: those of the mount, on what the window shows.
+
+They run in the daemon that has the account; the process that has the window's own /dev/fuse
+passes the kernel's requests on (see ``cbfs.mount.single_server``).
+"""
+
+import errno
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileHandleT
+
+from cbfs.mount.notifier import Revealer
+from cbfs.mount.operations import CACHE_SECONDS, Operations
+from cbfs.mount.quota import BLOCK_SIZE, Capacity, Space
+from cbfs.mount.single_view import Numbers, Window
+from cbfs.outbox.outbox import Courier
+from cbfs.tree.nodes import Directory, File, MessageFile, Node
+from cbfs.tree.processes import ProcFS
+from cbfs.tree.virtual.conversation_folder import Folder
+from cbfs.tree.virtual.virtual_directory import DOTS
+from cbfs.tree.xattrs import xattrs
+
+SPACE = 1 << 30
+"""Bytes of free space that a window tells of while there is any: how much there really is changes
+with every message of the account."""
+
+LISTED_AT_ONCE = 128
+"""Entries of a directory in one answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """What handlers want to know of a request: the thread that made it."""
+
+    pid: int
+
+    @property
+    def context(self) -> pyfuse3.RequestContext:
+        """As handlers take it: pyfuse3 lets nobody else make one."""
+        return cast(pyfuse3.RequestContext, self)
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """What a setattr sets."""
+
+    update_uid: bool
+    update_gid: bool
+    update_size: bool
+    update_mode: bool
+    update_mtime: bool
+
+    @property
+    def fields(self) -> pyfuse3.SetattrFields:
+        """As the handler takes it."""
+        return cast(pyfuse3.SetattrFields, self)
+
+
+class FixedCapacity(Capacity):
+    """Tells nothing but whether there is room."""
+
+    def space(self) -> Space:
+        """See ``Capacity``."""
+        room = super().space().free * BLOCK_SIZE >= self._configuration.current.file_size_max
+        blocks = SPACE // BLOCK_SIZE
+        return Space(blocks, blocks if room else 0)
+
+
+class WindowOperations(Operations):
+    """The handlers of one window. ``appears`` and ``disappears``: see ``showing.Follower``."""
+
+    def __init__(self, courier: Courier, account: Path, window: Window, key: bytes) -> None:
+        super().__init__(courier, ProcFS(), account)
+        backend = courier.tree.backend
+        self.window = window
+        self.numbers = Numbers(courier.tree, window.root, key)
+        self._inodes = self.numbers
+        self._capacity = FixedCapacity(account, backend)
+        self._xattrs = lambda inode: xattrs(self._node(inode), backend)
+        # one that goes may go elsewhere
+        self._message_seconds = self._message_entry.attr_timeout = CACHE_SECONDS
+        self._places: dict[int, list[int]] = {}
+        self._told: dict[int, list[Node | None]] = {}
+
+    # what the tree's other users do
+
+    def appears(self, path: str, node: Node) -> None:
+        """Show it here as well, while watchers look."""
+        place = self.window.place(path)
+        if place is None or self.revealer is None:
+            return
+
+        def enter() -> None:
+            self.window.show(place)
+
+        self.window.hide(place)
+        self.revealer.show(self.window.path(path), node, enter)
+
+    def disappears(self, path: str) -> None:
+        """Take it out here as well, while watchers look."""
+        place = self.window.place(path)
+        node = place[0].entries.get(place[1]) if place else None
+        if place is None or node is None or self.revealer is None:
+            return
+        self.window.leave(place, node)
+        is_folder = isinstance(node, Directory)
+        remove = self.revealer.remove_folder if is_folder else self.revealer.remove
+        remove(self.window.path(path), lambda: self.window.gone(place))
+
+    def moves(self, path: str, new: str) -> None:
+        """It is the same folder under another name, which is not shown here."""
+        self.window.moves(path, new)
+
+    # directories
+
+    def listed(self, handle: int, start: int) -> list[tuple[int, str, EntryAttributes]]:
+        """Entries of an open directory from place ``start`` on. Places here only count: those of
+        the tree count the messages of all conversations."""
+        places = self._places.setdefault(handle, [0])
+        del places[start + 1 :]
+        found: list[tuple[int, str, EntryAttributes]] = []
+        told: list[Node | None] = []
+        directory = self._listings[handle].directory
+        for place, name, there in self._listings[handle].after(places[start]):
+            places.append(place)
+            node = self._in_use(there)
+            node = self.window.above(directory, node) if name == ".." else node
+            if not self.window.is_hidden(directory, name):
+                # a copy: that of messages is one object
+                attributes = EntryAttributes()
+                attributes.__setstate__(self._attributes(node).__getstate__())
+                found.append((len(places) - 1, name, attributes))
+                told.append(None if name in DOTS else node)
+            if len(found) == LISTED_AT_ONCE:
+                break
+        self._told[handle] = told
+        return found
+
+    def counted(self, handle: int, count: int) -> None:
+        """The kernel has taken so many of those that ``listed`` gave last."""
+        told = self._told.pop(handle, [])[:count]
+        self._inodes.count(*(node for node in told if node is not None))
+
+    def forget_listing(self, handle: int) -> None:
+        """A directory is closed."""
+        self._listings.pop(handle, None)
+        self._places.pop(handle, None)
+        self._told.pop(handle, None)
+
+    # its end
+
+    async def close(self) -> None:
+        """The kernel is gone: what was open is closed, and nothing is known any more."""
+        for node in self._handles.nodes():
+            if isinstance(node, File):
+                self._tree.cut_off(node)
+        for handle in self._handles.numbers():
+            with suppress(pyfuse3.FUSEError):  # logged; the others may be stored
+                await self.release(FileHandleT(handle))
+        self.numbers.close()
+
+    # hooks of ``Operations``
+
+    def _find(self, directory: Directory, name: str) -> Node:
+        leaving = self.window.leaving(directory, name)
+        if leaving is not None:
+            return leaving
+        node = self._tree.lookup(directory, name)
+        if self.window.is_hidden(directory, name):
+            raise pyfuse3.FUSEError(errno.ENOENT)
+        return node
+
+    async def _unlink(self, directory: Directory, name: str) -> None:
+        node, provider = directory.entries.get(name), self.window.folder.provider
+        is_message = isinstance(node, MessageFile) and directory is self.window.folder
+        if not is_message or node is None or not isinstance(provider, Folder):
+            await self._tree.unlink(directory, name)
+            return
+        # it can be looked up until the mount of the account has let it go, and is not listed
+        provider.leaving[name] = node
+        try:
+            await self._tree.unlink(directory, name)
+            await self._show_removal(directory, name)
+        finally:
+            provider.leaving.pop(name, None)
+
+    async def _show_removal(self, directory: Directory, name: str) -> None:
+        """Let the mount of the account know of a message that has gone: its kernel keeps messages,
+        and somebody may watch there."""
+        revealer, path = self._courier.showing.revealer, self.window.outside(directory, name)
+        if path and revealer is not None:
+            await revealer.removed(path)
+
+    def _is_new(self, node: Node) -> bool:
+        return False  # it is the account's owner who has read a message or not
+
+    def _attributes(self, node: Node) -> EntryAttributes:
+        entry = super()._attributes(node)
+        entry.st_ino = pyfuse3.InodeT(self.numbers.number(node))
+        return entry
+
+    def watch(self, mountpoint: Path, device: int) -> Revealer:
+        """From now on, changes are shown to who watches there (``device``: its st_dev)."""
+        self.revealer = Revealer(mountpoint, self._courier.failed, device)
+        return self.revealer

@@ -1,0 +1,421 @@
+"""The process of a window: mounts, and passes every request of the kernel on to the daemon that
+has the account. It holds no key, and can ask for one conversation only.
+"""
+
+import errno
+import functools
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from cbfs.mount.mount_table import WINDOW_SOURCE, device_of
+from cbfs.mount.single_wire import (
+    CREDENTIALS,
+    LOOK,
+    MOUNTED,
+    SOCKET,
+    STAT,
+    STATVFS,
+    Answer,
+    Frames,
+    frame,
+    read_answer,
+)
+from cbfs.mount.stopping import unmount_at
+from cbfs.storage.faults import harmless, log_fault
+from cbfs_common.errors import CbfsError
+from cbfs_common.limits import FILE_NAME_MAX
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowOptions:
+    """Which conversation of which account, where, and what FUSE is told besides."""
+
+    account: Path
+    mountpoint: Path
+    only: str
+    fuse: frozenset[str]
+
+
+class Daemon:
+    """The connection to the daemon. ``run`` reads what it answers."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._sending = trio.Lock()
+        self._answers: dict[int, Answer] = {}
+        self._waiting: dict[int, trio.Event] = {}
+        self._last = 0
+        self.ended = trio.Event()
+
+    async def run(self) -> None:
+        """Until the daemon ends. What waits for it fails then."""
+        frames = Frames()
+        try:
+            async for data in self._stream:
+                for each in frames.add(data):
+                    answer = read_answer(each)
+                    if answer.number in self._waiting:
+                        self._answers[answer.number] = answer
+                        self._waiting.pop(answer.number).set()
+        except trio.BrokenResourceError:
+            pass
+        except CbfsError as error:
+            _log.error("the daemon was not understood: %s", error.in_full)
+        finally:
+            self.ended.set()
+            for event in self._waiting.values():
+                event.set()
+
+    async def ask(self, word: str, *arguments: object) -> Any:
+        """Raises FUSEError: what the daemon says, or ENOTCONN when it has ended."""
+        answer = await self.answer(word, *arguments)
+        if answer.errno:
+            raise FUSEError(answer.errno)
+        return answer.result
+
+    async def answer(self, word: str, *arguments: object) -> Answer:
+        """The same, with what it is that has failed."""
+        self._last += 1
+        number, event = self._last, trio.Event()
+        if not self.ended.is_set():
+            self._waiting[number] = event
+            await self._send(number, word, list(arguments))
+            await event.wait()
+        return self._answers.pop(number, Answer(number, errno.ENOTCONN, None))
+
+    async def tell(self, word: str, *arguments: object) -> None:
+        """What is not answered."""
+        await self._send(0, word, list(arguments))
+
+    async def _send(self, *fields: object) -> None:
+        try:
+            async with self._sending:
+                await self._stream.send_all(frame(*fields))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise FUSEError(errno.ENOTCONN) from error
+
+
+H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
+
+
+def _handler(function: H) -> H:
+    """What is no errno would end the window: it is logged, and is EIO."""
+
+    @functools.wraps(function)
+    async def wrapped(*arguments: Any) -> Any:
+        try:
+            return await function(*arguments)
+        except FUSEError:
+            raise
+        except Exception as error:
+            log_fault(error)
+            raise FUSEError(errno.EIO) from error
+
+    return wrapped  # type: ignore[return-value]  # the same signature
+
+
+class Passing(pyfuse3.Operations):
+    """The handlers."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self, daemon: Daemon) -> None:
+        super().__init__()
+        self._daemon = daemon
+        self._ask = daemon.ask
+        self._writing: set[int] = set()
+
+    @_handler
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        return _entry(await self._ask("lookup", parent_inode, name, ctx.pid))
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        # is not answered: even a FUSEError would end the window with a traceback
+        with harmless(), suppress(FUSEError):
+            await self._daemon.tell("forget", [list(each) for each in inode_list])
+
+    @_handler
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return _entry(await self._ask("getattr", inode))
+
+    @_handler
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        values = [
+            attr.st_uid if fields.update_uid else None,
+            attr.st_gid if fields.update_gid else None,
+            attr.st_size if fields.update_size else None,
+            attr.st_mode if fields.update_mode else None,
+            attr.st_mtime_ns if fields.update_mtime else None,
+        ]
+        return _entry(await self._ask("setattr", inode, values))
+
+    @_handler
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> EntryAttributes:
+        return _entry(await self._ask("mkdir", parent_inode, name, mode, ctx.pid))
+
+    @_handler
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        return _entry(await self._ask("symlink", parent_inode, name, target, ctx.pid))
+
+    @_handler
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        return FileNameT(await self._ask("readlink", inode))
+
+    @_handler
+    async def link(
+        self,
+        inode: InodeT,
+        new_parent_inode: InodeT,
+        new_name: FileNameT,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        return _entry(await self._ask("link", inode, new_parent_inode, new_name))
+
+    @_handler
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._ask("unlink", parent_inode, name, ctx.pid)
+
+    @_handler
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._ask("rmdir", parent_inode, name)
+
+    @_handler
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        places = (parent_inode_old, name_old, parent_inode_new, name_new)
+        await self._ask("rename", *places, flags, ctx.pid)
+
+    @_handler
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        return FileHandleT(await self._ask("opendir", inode))
+
+    @_handler
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        taken = 0
+        for place, name, stat in await self._ask("list", fh, start_id):
+            if not pyfuse3.readdir_reply(token, FileNameT(name), _entry(stat), place):
+                break
+            taken += 1
+        await self._daemon.tell("listed", fh, taken)
+
+    @_handler
+    async def releasedir(self, fh: FileHandleT) -> None:
+        await self._daemon.tell("releasedir", fh)
+
+    @_handler
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        """Names are on the disk when the call that made them returns."""
+
+    @_handler
+    async def create(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> tuple[FileInfo, EntryAttributes]:
+        info, stat = await self._ask("create", parent_inode, name, mode, flags, ctx.pid)
+        self._writing.add(info[0])
+        return _info(info), _entry(stat)
+
+    @_handler
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        info = await self._ask("open", inode, flags, ctx.pid)
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            self._writing.add(info[0])
+        return _info(info)
+
+    @_handler
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        return bytes(await self._ask("read", fh, off, size))
+
+    @_handler
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        return int(await self._ask("write", fh, off, buf))
+
+    @_handler
+    async def flush(self, fh: FileHandleT) -> None:
+        if fh in self._writing:
+            await self._ask("flush", fh)
+
+    @_handler
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._ask("fsync", fh)
+
+    @_handler
+    async def release(self, fh: FileHandleT) -> None:
+        if fh in self._writing:
+            self._writing.discard(fh)
+            await self._ask("release", fh)
+        else:
+            await self._daemon.tell("release", fh)
+
+    @_handler
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        data = StatvfsData()
+        for name, value in zip(STATVFS, await self._ask("statfs"), strict=True):
+            setattr(data, name, value)
+        data.f_favail = data.f_ffree
+        data.f_namemax = FILE_NAME_MAX
+        return data
+
+    @_handler
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        return bytes(await self._ask("getxattr", inode, name))
+
+    @_handler
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[XAttrNameT]:
+        return [XAttrNameT(name) for name in await self._ask("listxattr", inode)]
+
+    @_handler
+    async def setxattr(self, *_arguments: object) -> None:
+        raise FUSEError(errno.ENOTSUP)
+
+    @_handler
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        raise FUSEError(errno.ENOTSUP)
+
+
+def _entry(stat: list[Any]) -> EntryAttributes:
+    entry = EntryAttributes()
+    for name, value in zip(STAT, stat, strict=True):
+        setattr(entry, name, value)
+    return entry
+
+
+def _info(fields: list[Any]) -> FileInfo:
+    handle, direct, keep = fields
+    return FileInfo(fh=FileHandleT(handle), direct_io=direct, keep_cache=keep)
+
+
+async def serve(
+    options: WindowOptions, ready: Callable[[], None], stop: trio.Event, mounted: trio.Event
+) -> None:
+    """Until it is unmounted, the account is, or ``stop`` is set; ``mounted`` is set in time.
+    Raises CbfsError."""
+    async with await _connect(options.account) as stream, trio.open_nursery() as nursery:
+        daemon = Daemon(stream)
+        nursery.start_soon(daemon.run)
+        if any("\ud800" <= letter <= "\udfff" for letter in options.only):
+            raise CbfsError("no conversation has such a name", "its id is in its metadata.toml")
+        answer = await daemon.answer(LOOK, options.only)
+        if answer.errno:
+            error, hint = answer.result or ("the account was just unmounted", "mount it again")
+            raise CbfsError(error, hint)
+        _init(daemon, options)
+        mounted.set()
+        device = device_of(options.mountpoint)
+        try:
+            await _live(daemon, options, ready, stop, device)
+        finally:
+            pyfuse3.close(unmount=device_of(options.mountpoint) == device)
+        nursery.cancel_scope.cancel()
+
+
+async def _connect(account: Path) -> trio.SocketStream:
+    """By way of a descriptor, as the path of a socket must be short."""
+    hint = f"mount the whole account first: mount.cbfs {account} DIR"
+    try:
+        folder = os.open(account, os.O_PATH | os.O_DIRECTORY)
+    except OSError as error:
+        raise CbfsError(f"there is no account in {account}", "cbfs init makes one") from error
+    try:
+        stream = await trio.open_unix_socket(f"/proc/self/fd/{folder}/{SOCKET}")
+    except OSError as error:
+        raise CbfsError(f"the account in {account} is not mounted", hint) from error
+    finally:
+        os.close(folder)
+    data = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    if CREDENTIALS.unpack(data)[1] != os.getuid():
+        raise CbfsError(f"the account in {account} is mounted by somebody else", hint)
+    return stream
+
+
+def _init(daemon: Daemon, options: WindowOptions) -> None:
+    fuse_options = {f"fsname={WINDOW_SOURCE}", "subtype=cbfs", "nosuid", "nodev", "noexec"}
+    fuse_options |= {"default_permissions"} | options.fuse
+    try:
+        pyfuse3.init(Passing(daemon), str(options.mountpoint), fuse_options)
+    except RuntimeError as error:
+        raise CbfsError(
+            f"cannot mount on {options.mountpoint}",
+            "is it yours, and may you use /dev/fuse? try with --foreground to see more",
+        ) from error
+
+
+async def _live(
+    daemon: Daemon,
+    options: WindowOptions,
+    ready: Callable[[], None],
+    stop: trio.Event,
+    device: int,
+) -> None:
+    """From the first answer until the mount has ended."""
+    ended = trio.Event()
+    async with trio.open_nursery() as nursery:
+
+        async def answer() -> None:
+            await pyfuse3.main()
+            ended.set()
+
+        async def follow() -> None:
+            await daemon.ended.wait()  # the account is unmounted
+            ended.set()
+
+        async def end() -> None:
+            await ended.wait()
+            nursery.cancel_scope.cancel()
+
+        for task in (answer, follow, end):
+            nursery.start_soon(task)
+        nursery.start_soon(unmount_at, stop, device, ended)
+        await daemon.answer(MOUNTED, os.fsencode(options.mountpoint), device)
+        ready()

@@ -1,0 +1,326 @@
+"""The daemon's side of windows: a socket in the account directory, and a session for each window.
+
+The account has one owner, this daemon; and a process has one /dev/fuse. So a window is mounted by
+a process of its own, which passes the kernel's requests on to here and knows nothing else.
+"""
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes, FileHandleT, FileNameT, FlagT, InodeT, ModeT, XAttrNameT
+
+from cbfs.mount.single_operations import Asker, Fields, WindowOperations
+from cbfs.mount.single_view import Window, conversation_called, drop_tmp, make_tmp
+from cbfs.mount.single_wire import (
+    CREDENTIALS,
+    LOOK,
+    MOUNTED,
+    SOCKET,
+    STAT,
+    STATVFS,
+    Frames,
+    Request,
+    frame,
+    read_request,
+)
+from cbfs.outbox.outbox import FAULT_PAUSE, Courier
+from cbfs.storage.faults import harmless, log_fault
+from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_common.primitives import Random
+
+_log = logging.getLogger(__name__)
+
+WINDOWS_MAX = 64
+"""Windows of one account at a time."""
+
+RECEIVE = 1 << 16
+KEY_SIZE = 32
+
+
+class WindowServer:
+    """One for a mount."""
+
+    def __init__(self, courier: Courier, account: Path, random: Random) -> None:
+        self._courier = courier
+        self._account = account
+        self._random = random
+        self._count = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled. Has started when windows can be asked for."""
+        started: Callable[[], None] = task_status.started
+        while True:
+            with harmless(self._courier.failed):
+                await self._listen(started)
+            started = _nobody
+            await trio.sleep(FAULT_PAUSE)
+
+    async def _listen(self, started: Callable[[], None]) -> None:
+        with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+            try:
+                await self._bind(listening)
+                listening.listen()
+            except OSError as error:  # some file systems hold no sockets: all else works
+                _log.warning("no mount of a single conversation is possible: %s", error.strerror)
+                started()
+                await trio.sleep_forever()
+            started()
+            try:
+                await trio.serve_listeners(self._serve, [trio.SocketListener(listening)])
+            finally:
+                (self._account / SOCKET).unlink(missing_ok=True)
+
+    async def _bind(self, listening: trio.socket.SocketType) -> None:
+        """The account is ours alone: a socket that is there is left from a crash. By way of a
+        descriptor, as the path of a socket must be short."""
+        (self._account / SOCKET).unlink(missing_ok=True)
+        folder = os.open(self._account, os.O_PATH | os.O_DIRECTORY)
+        try:
+            await listening.bind(f"/proc/self/fd/{folder}/{SOCKET}")
+        finally:
+            os.close(folder)
+        (self._account / SOCKET).chmod(0o600)
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        """One window. A fault is the end of none of the others."""
+        with harmless(self._courier.failed):
+            await self._look_through(stream)
+
+    async def _look_through(self, stream: trio.SocketStream) -> None:
+        data = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        _process, user, _group = CREDENTIALS.unpack(data)
+        if user != os.getuid() or self._count >= WINDOWS_MAX:
+            await stream.aclose()
+            return
+        self._count += 1
+        try:
+            async with stream:
+                await _Session(stream, self._courier, self._account, self._random).run()
+        finally:
+            self._count -= 1
+
+
+def _nobody() -> None:
+    """Nobody waits for the start any more."""
+
+
+class _Session:
+    """One window, from its first word to the end of its connection."""
+
+    def __init__(
+        self, stream: trio.SocketStream, courier: Courier, account: Path, random: Random
+    ) -> None:
+        self._stream = stream
+        self._courier = courier
+        self._account = account
+        self._random = random
+        self._sending = trio.Lock()
+
+    async def run(self) -> None:
+        """Until the connection ends, or says what is none of our words."""
+        frames, operations = Frames(), None
+        calls: _Calls | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                async for data in self._stream:
+                    for each in frames.add(data):
+                        request = read_request(each)
+                        if calls is None:
+                            operations = await self._look(request)
+                            if operations is None:
+                                return
+                            calls = _Calls(operations, nursery)
+                        elif request.word in calls.at_once:
+                            with harmless(self._courier.failed):
+                                calls.at_once[request.word](*request.arguments)
+                        else:
+                            nursery.start_soon(self._answer, request, calls)
+                nursery.cancel_scope.cancel()
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # it has ended without a word
+        except* DecodeError as group:
+            _log.error("a window was cut off: %s", group.exceptions[0])
+        finally:
+            if operations is not None:
+                self._courier.showing.followers.remove(operations)
+                with trio.CancelScope(shield=True):
+                    with harmless(self._courier.failed):
+                        await operations.close()
+                    with harmless(self._courier.failed):  # it goes when the account is unmounted
+                        await drop_tmp(self._courier.tree, operations.window.tmp)
+
+    async def _look(self, request: Request) -> WindowOperations | None:
+        """The first word: which conversation."""
+        if request.word != LOOK:
+            raise DecodeError("a window that does not say of what")
+        tree = self._courier.tree
+        try:
+            conversation = conversation_called(tree, request.arguments[0])
+        except CbfsError as error:
+            await self._send(request.number, errno.EINVAL, [str(error), error.hint])
+            return None
+        key = self._random.token(KEY_SIZE)
+        window = Window(tree, conversation, await make_tmp(tree))
+        operations = WindowOperations(self._courier, self._account, window, key)
+        await self._send(request.number, 0, None)
+        self._courier.showing.followers.append(operations)
+        return operations
+
+    async def _answer(self, request: Request, calls: "_Calls") -> None:
+        number, result = 0, None
+        try:
+            result = await calls.table[request.word](*request.arguments)
+        except pyfuse3.FUSEError as error:
+            number = error.errno
+        except Exception as error:
+            log_fault(error)
+            self._courier.failed()
+            # a handle or a number that we have not given is told apart
+            wrong = isinstance(error, KeyError | TypeError | ValueError | OverflowError)
+            number = errno.EINVAL if wrong else errno.EIO
+        if request.number:
+            await self._send(request.number, number, result)
+
+    async def _send(self, *fields: object) -> None:
+        async with self._sending:
+            await self._stream.send_all(frame(*fields))
+
+
+class _Calls:
+    """The words of a window, as calls of its handlers."""
+
+    def __init__(self, operations: WindowOperations, nursery: trio.Nursery) -> None:
+        self._do = operations
+        self._nursery = nursery
+        self.at_once: dict[str, Callable[..., None]] = {
+            "forget": self._forget,
+            "listed": operations.counted,
+        }
+        self.table: dict[str, Callable[..., Awaitable[Any]]] = {
+            MOUNTED: self._mounted,
+            "lookup": self._lookup,
+            "getattr": self._getattr,
+            "setattr": self._setattr,
+            "mkdir": self._mkdir,
+            "symlink": self._symlink,
+            "readlink": self._readlink,
+            "link": self._link,
+            "unlink": self._unlink,
+            "rmdir": self._rmdir,
+            "rename": self._rename,
+            "opendir": self._opendir,
+            "list": self._list,
+            "releasedir": self._releasedir,
+            "create": self._create,
+            "open": self._open,
+            "read": operations.read,
+            "write": operations.write,
+            "flush": operations.flush,
+            "fsync": self._fsync,
+            "release": operations.release,
+            "statfs": self._statfs,
+            "getxattr": self._getxattr,
+            "listxattr": self._listxattr,
+        }
+
+    async def _mounted(self, mountpoint: bytes, device: int) -> None:
+        if self._do.revealer is None:
+            revealer = self._do.watch(Path(os.fsdecode(mountpoint)), device)
+            await self._nursery.start(revealer.run)
+
+    def _forget(self, inodes: list[list[int]]) -> None:
+        for inode, count in inodes:
+            self._do.numbers.forget(inode, count)
+
+    async def _lookup(self, parent: int, name: bytes, thread: int) -> list[Any]:
+        context = Asker(thread).context
+        return _stat(await self._do.lookup(InodeT(parent), FileNameT(name), context))
+
+    async def _getattr(self, inode: int) -> list[Any]:
+        return _stat(await self._do.getattr(InodeT(inode), Asker(0).context))
+
+    async def _setattr(self, inode: int, values: list[int | None]) -> list[Any]:
+        attributes = EntryAttributes()
+        uid, gid, size, mode, mtime = values
+        attributes.st_uid, attributes.st_gid = uid or 0, gid or 0
+        attributes.st_size, attributes.st_mtime_ns = size or 0, mtime or 0
+        attributes.st_mode = ModeT(mode or 0)
+        fields = Fields(*(value is not None for value in values)).fields
+        context = Asker(0).context
+        return _stat(await self._do.setattr(InodeT(inode), attributes, fields, None, context))
+
+    async def _mkdir(self, parent: int, name: bytes, mode: int, thread: int) -> list[Any]:
+        context = Asker(thread).context
+        return _stat(await self._do.mkdir(InodeT(parent), FileNameT(name), ModeT(mode), context))
+
+    async def _symlink(self, parent: int, name: bytes, target: bytes, thread: int) -> list[Any]:
+        names = FileNameT(name), FileNameT(target)
+        return _stat(await self._do.symlink(InodeT(parent), *names, Asker(thread).context))
+
+    async def _readlink(self, inode: int) -> bytes:
+        return await self._do.readlink(InodeT(inode), Asker(0).context)
+
+    async def _link(self, inode: int, parent: int, name: bytes) -> list[Any]:
+        inodes = InodeT(inode), InodeT(parent)
+        return _stat(await self._do.link(*inodes, FileNameT(name), Asker(0).context))
+
+    async def _unlink(self, parent: int, name: bytes, thread: int) -> None:
+        await self._do.unlink(InodeT(parent), FileNameT(name), Asker(thread).context)
+
+    async def _rmdir(self, parent: int, name: bytes) -> None:
+        await self._do.rmdir(InodeT(parent), FileNameT(name), Asker(0).context)
+
+    async def _rename(
+        self, parent: int, name: bytes, target: int, new: bytes, flags: int, thread: int
+    ) -> None:
+        old_place, new_place = (InodeT(parent), FileNameT(name)), (InodeT(target), FileNameT(new))
+        await self._do.rename(*old_place, *new_place, FlagT(flags), Asker(thread).context)
+
+    async def _opendir(self, inode: int) -> int:
+        return await self._do.opendir(InodeT(inode), Asker(0).context)
+
+    async def _list(self, handle: int, place: int) -> list[list[Any]]:
+        listed = self._do.listed(handle, place)
+        return [[number, name.encode(), _stat(entry)] for number, name, entry in listed]
+
+    async def _releasedir(self, handle: int) -> None:
+        self._do.forget_listing(handle)
+
+    async def _create(
+        self, parent: int, name: bytes, mode: int, flags: int, thread: int
+    ) -> list[Any]:
+        info, entry = await self._do.create(
+            InodeT(parent), FileNameT(name), ModeT(mode), FlagT(flags), Asker(thread).context
+        )
+        return [_info(info), _stat(entry)]
+
+    async def _open(self, inode: int, flags: int, thread: int) -> list[Any]:
+        return _info(await self._do.open(InodeT(inode), FlagT(flags), Asker(thread).context))
+
+    async def _fsync(self, handle: int) -> None:
+        await self._do.fsync(FileHandleT(handle), False)
+
+    async def _statfs(self) -> list[int]:
+        data = await self._do.statfs(Asker(0).context)
+        return [getattr(data, name) for name in STATVFS]
+
+    async def _getxattr(self, inode: int, name: bytes) -> bytes:
+        return await self._do.getxattr(InodeT(inode), XAttrNameT(name), Asker(0).context)
+
+    async def _listxattr(self, inode: int) -> list[bytes]:
+        return list(await self._do.listxattr(InodeT(inode), Asker(0).context))
+
+
+def _stat(entry: EntryAttributes) -> list[Any]:
+    return [getattr(entry, name) for name in STAT]
+
+
+def _info(info: pyfuse3.FileInfo) -> list[Any]:
+    return [info.fh, info.direct_io, info.keep_cache]

@@ -1,0 +1,217 @@
+"""A window: what a mount with ``-o only=CONVERSATION`` shows of an account. No FUSE in here.
+
+A program that is given one conversation must not learn of others. It sees its two folders, which
+are those of the tree itself, under numbers that say nothing: inode numbers of the tree count the
+messages of all conversations.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from hashlib import blake2b
+
+from cbfs.messages.model import Conversation
+from cbfs.tree.inodes import Inodes
+from cbfs.tree.nodes import Directory, Node, walk
+from cbfs.tree.rules import Area, TreeError
+from cbfs.tree.tree import ROOT, Tree
+from cbfs.tree.virtual.virtual_directory import Provided
+from cbfs_common.errors import CbfsError
+
+
+class Fixed:
+    """``Provider`` of entries that stay."""
+
+    def __init__(self, entries: Mapping[str, Node], modified: Callable[[], int]) -> None:
+        self._entries = entries
+        self._modified = modified
+
+    def find(self, name: str) -> Node | None:
+        """See ``Provider``."""
+        return self._entries.get(name)
+
+    def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
+        """See ``Provider``."""
+        for place, (name, node) in enumerate(self._entries.items(), 1):
+            if place > start:
+                yield place, name, node
+
+    async def remove(self, name: str, node: Node) -> None:
+        """See ``Provider``. Never called: there are folders only."""
+
+    def modified(self) -> int:
+        """See ``Provider``."""
+        return self._modified()
+
+    def stamp(self) -> int:
+        """See ``Provider``."""
+        return 0
+
+    def folders(self) -> int:
+        """See ``Provider``."""
+        return len(self._entries)
+
+
+def conversation_called(tree: Tree, name: str) -> Conversation:
+    """The one whose folder has this name, or whose id (hex) it is. Raises CbfsError."""
+    for conversation in tree.backend.conversations():
+        if name in {conversation.folder, conversation.id.hex()} and tree.knows(conversation.id):
+            return conversation
+    raise CbfsError(
+        f"there is no conversation {name}",
+        "name a folder of conversations/, or the id in its metadata.toml",
+    )
+
+
+async def make_tmp(tree: Tree) -> Directory:
+    """A folder in tmp/ for one window."""
+    number = 1
+    while f"only-{number}" in tree.tmp.entries:
+        number += 1
+    return await tree.mkdir(tree.tmp, f"only-{number}")
+
+
+async def drop_tmp(tree: Tree, tmp: Directory) -> None:
+    """Remove it, with what is in it. What somebody else has put there meanwhile stays."""
+    below = [(here, name) for here, name, _node in walk(tmp)]
+    for here, name in (*tmp.names, *below)[::-1]:
+        with suppress(TreeError):
+            if isinstance(here.entries.get(name), Directory):
+                await tree.rmdir(here, name)
+            else:
+                await tree.unlink(here, name)
+
+
+class Window:
+    """One conversation as a root with ``conversations/NAME`` and ``outbox/NAME``, so that what
+    works on a whole mount works on it, and a ``tmp`` of its own."""
+
+    def __init__(self, tree: Tree, conversation: Conversation, tmp: Directory) -> None:
+        """``tmp``: made by ``make_tmp``."""
+        self.tmp = tmp
+        name = conversation.folder
+        self.folder, self.drafts = tree.folders(conversation.id)
+        self._name = name
+        self._called = {"conversations": name, "outbox": name}  # in the tree, by now
+
+        def holding(entries: Mapping[str, Node]) -> Provided:
+            fixed = Fixed(entries, lambda: conversation.started * 1_000_000)
+            return Provided(tree.new_inode(), Area.FIXED, fixed)
+
+        conversations, outbox = holding({name: self.folder}), holding({name: self.drafts})
+        self.root = holding({"conversations": conversations, "outbox": outbox, "tmp": tmp})
+        self._above = {self.folder: conversations, self.drafts: outbox}
+        self._above |= dict.fromkeys((conversations, outbox, tmp), self.root)
+        self._hidden: set[tuple[Directory, str]] = set()
+        self._leaving: dict[tuple[Directory, str], Node] = {}
+
+    def above(self, directory: Directory, outside: Node) -> Node:
+        """What ``..`` leads to here, where it is ``outside`` in the tree."""
+        return self._above.get(directory, outside)
+
+    def place(self, path: str) -> tuple[Directory, str] | None:
+        """The folder and the name that a path of the tree leads to, when it is shown here."""
+        above, _, rest = path.partition("/")
+        folder, slash, name = rest.partition("/")
+        if not slash or self._called.get(above) != folder:
+            return None
+        return self.folder if above == "conversations" else self.drafts, name
+
+    def path(self, path: str) -> str:
+        """What is here at that path of the tree: the folders keep the names that they had when
+        the window was opened."""
+        above, _, rest = path.partition("/")
+        return f"{above}/{self._name}/{rest.partition('/')[2]}"
+
+    def outside(self, directory: Directory, name: str) -> str | None:
+        """The path of the tree of what is in one of the two folders."""
+        for above, there in (("conversations", self.folder), ("outbox", self.drafts)):
+            if there is directory:
+                return f"{above}/{self._called[above]}/{name}"
+        return None
+
+    def moves(self, path: str, new: str) -> None:
+        """A folder of the tree gets another name."""
+        above, _, folder = path.partition("/")
+        if self._called.get(above) == folder:
+            self._called[above] = new
+
+    def hide(self, place: tuple[Directory, str]) -> None:
+        """It is there, and not shown before ``show``: watchers are told first."""
+        self._hidden.add(place)
+
+    def show(self, place: tuple[Directory, str]) -> None:
+        """Show it from now on."""
+        self._hidden.discard(place)
+
+    def leave(self, place: tuple[Directory, str], node: Node) -> None:
+        """It goes, and can be found until ``gone``: watchers are told first."""
+        self._leaving[place] = node
+
+    def gone(self, place: tuple[Directory, str]) -> None:
+        """It is there no more."""
+        self._leaving.pop(place, None)
+
+    def is_hidden(self, directory: Directory, name: str) -> bool:
+        """Whether it is there and not shown yet."""
+        return (directory, name) in self._hidden
+
+    def leaving(self, directory: Directory, name: str) -> Node | None:
+        """What is about to go."""
+        return self._leaving.get((directory, name))
+
+
+class Numbers(Inodes):
+    """The inodes that the kernel knows by a window, under its own numbers. They are known to the
+    tree as well, so that there is one node of each thing. ``close`` it at the end."""
+
+    def __init__(self, tree: Tree, root: Directory, key: bytes) -> None:
+        """``key``: random, 32 bytes."""
+        super().__init__(root)
+        self._known = tree.inodes
+        self._root = root
+        self._key = key
+        self._shown: dict[int, Node] = {ROOT: root}
+        self._counts: dict[int, int] = {}
+
+    def number(self, node: Node) -> int:
+        """Its number here: the same each time."""
+        if node is self._root:
+            return ROOT
+        data = node.inode.to_bytes(8, "big")
+        digest = blake2b(data, digest_size=8, key=self._key).digest()
+        return int.from_bytes(digest, "big") >> 1 | 1 << 62
+
+    def get(self, inode: int) -> Node | None:
+        """See ``Inodes``; ``inode`` is a number of here."""
+        return self._shown.get(inode)
+
+    def count(self, *nodes: Node) -> None:
+        """See ``Inodes``."""
+        for node in nodes:
+            number = self.number(node)
+            if number != ROOT:
+                self._known.count(node)
+                self._shown[number] = node
+                self._counts[number] = self._counts.get(number, 0) + 1
+
+    def forget(self, inode: int, count: int) -> None:
+        """See ``Inodes``; ``inode`` is a number of here."""
+        node, known = self._shown.get(inode), self._counts.get(inode, 0)
+        if node is None or not known or count < 1:
+            return
+        self._known.forget(node.inode, min(count, known))
+        if count < known:
+            self._counts[inode] = known - count
+        else:
+            del self._counts[inode], self._shown[inode]
+
+    def close(self) -> None:
+        """The kernel knows nothing any more."""
+        for number, count in list(self._counts.items()):
+            self.forget(number, count)
+
+    def __contains__(self, inode: int) -> bool:
+        return inode in self._shown
+
+    def __len__(self) -> int:
+        return len(self._shown)

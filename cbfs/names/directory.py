@@ -1,0 +1,411 @@
+"""The client's way to the name directory: what ``Asking`` gives, and operations on own names."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import trio
+
+from cbfs.names.lookups import Asking, DirectoryDown, unexpected
+from cbfs.names.receipts import OperationHeld, hand_to_verifiers
+from cbfs.network.link import Link
+from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_common.limits import ROUND_TIME_OFF_MAX
+from cbfs_common.names.checks import (
+    Absent,
+    DirectoryLies,
+    Fault,
+    Found,
+    NameChanged,
+    NameExpired,
+    Policy,
+)
+from cbfs_common.names.config import Config, Terms, config_of
+from cbfs_common.names.entry import NO_KEYS, Entry, Keys, Status
+from cbfs_common.names.layout import ZERO
+from cbfs_common.names.operations import (
+    NEVER,
+    Kind,
+    Operation,
+    OperationRefused,
+    Refusal,
+    commitment,
+    decode_operation,
+    registration_salt,
+    taken_until,
+)
+from cbfs_common.names.registration import Token, check_granted, let_in
+from cbfs_common.names.wire import (
+    AskTerms,
+    Submit,
+    Submitted,
+    TermsAre,
+)
+from cbfs_common.primitives import sign_public
+from cbfs_common.profile import check_name
+
+__all__ = [
+    "Absent",
+    "Directory",
+    "DirectoryDown",
+    "DirectoryLies",
+    "Found",
+    "NameChanged",
+    "NameExpired",
+    "NameTaken",
+    "NotDue",
+    "OperationHeld",
+    "OperationRefused",
+    "Policy",
+]
+
+SUBMIT_PATIENCE = 90.0
+"""Seconds for the sequencer's reply, which comes within 30 when it is honest, and over Tor."""
+
+OPERATION_ROUNDS = 4_096
+"""Rounds after which an operation that did not get through is void."""
+
+
+class NameTaken(CbfsError):
+    """Somebody else has the name, or had it a short time ago: ``until`` (seconds since 1970) it is
+    kept from others."""
+
+    def __init__(self, until: int = 0) -> None:
+        if not until:
+            super().__init__("the name is taken", "choose another name")
+            return
+        day = datetime.fromtimestamp(until, UTC) + timedelta(days=1)
+        super().__init__(
+            "the name was given up or has run out, and is kept from others for some months",
+            f"choose another name, or register it from {day:%Y-%m-%d} on",
+        )
+
+
+class NotDue(CbfsError):
+    """A name has been renewed a short time ago: it is due in ``wait`` seconds."""
+
+    def __init__(self, wait: int) -> None:
+        super().__init__("the name needs no renewal yet", "try again in a few days")
+        self.wait = wait
+
+
+class Directory(Asking):
+    """One name directory, and what owners do there."""
+
+    async def register(
+        self, name: str, profile: bytes, owner_seed: bytes, token: Token | None = None
+    ) -> Found:
+        """Take a name for an encoded profile and the owner's Ed25519 seed (32), with the invite of
+        ``token`` where the directory asks for one. Done again with the same arguments it goes on
+        where it was cut off. Raises NameTaken, OperationRefused and what ``lookup`` raises."""
+        check_name(name)
+        owners = Keys(1, (sign_public(owner_seed),))
+        async with self._connected() as link, self._turn:
+            old: Entry | None = None
+            try:
+                found = await self._lookup(link, name, None)
+            except NameExpired as expired:
+                old = expired.entry
+                check_free(old, int(self._clock()))
+            else:
+                if isinstance(found, Found):
+                    return _own(found, owners, profile)
+            try:
+                await self._commit_and_register(link, name, profile, owner_seed, old, token)
+            except NameTaken:  # by this very registration, when verifiers had brought it there?
+                found = await self._lookup(link, name, None)
+                if isinstance(found, Absent):
+                    raise
+                return _own(found, owners, profile)
+            found = await self._lookup(link, name, None)
+            if isinstance(found, Absent):
+                raise DirectoryLies(Fault.VANISHED)
+            return _own(found, owners, profile)
+
+    async def update(self, name: str, profile: bytes, owner_seed: bytes, known: Entry) -> Found:
+        """Give an own name a new profile. ``known`` is the own entry as last accepted. Raises
+        OperationRefused and what ``lookup`` raises."""
+        return await self._change(Kind.UPDATE, name, profile, (owner_seed,), known, known.owners)
+
+    async def rotate(
+        self,
+        name: str,
+        profile: bytes,
+        old_seed: bytes,
+        new_seed: bytes,
+        known: Entry,
+        recovery: Keys | None = None,
+    ) -> Found:
+        """Put a new owner key in the old one's place, signed by both, with a new profile and other
+        recovery keys (None: the same as before)."""
+        owners = Keys(1, (sign_public(new_seed),))
+        seeds = old_seed, new_seed
+        return await self._change(Kind.ROTATE, name, profile, seeds, known, owners, recovery)
+
+    async def renew(
+        self, name: str, owner_seed: bytes, known: Entry, *, least: float = 0.0
+    ) -> Found:
+        """Keep a name for as long from now on as the directory gives one, also one that has run
+        out a short time ago. One that was renewed since ``known`` is found as it is. Raises NotDue
+        when that would add less than ``least`` of a name's whole time."""
+        check_name(name)
+        async with self._connected() as link, self._turn:
+            found = await self._lookup(link, name, known, lapsed=True)
+            if isinstance(found, Absent):
+                raise OperationRefused(Refusal.NO_SUCH_NAME)
+            old = found.entry
+            if old.expires > known.expires:
+                return found
+            config = await self._config(link)
+            # the round's time may be some seconds before this clock's
+            until = int(self._clock()) + config.lifetime - 2 * ROUND_TIME_OFF_MAX
+            early = old.expires + int(least * config.lifetime) - until
+            if early >= 0:
+                raise NotDue(early + 1)
+            operation = self._operation(Kind.RENEW, old, until=until)
+            return await self._carry_out(
+                link, operation, (owner_seed,), old, lambda entry: entry.expires >= until
+            )
+
+    async def cancel(self, name: str, owner_seed: bytes, known: Entry) -> Found:
+        """End a recovery of an own name that somebody has begun."""
+        async with self._connected() as link, self._turn:
+            found = await self._lookup(link, name, known, lapsed=True)
+            if isinstance(found, Absent):
+                raise OperationRefused(Refusal.NO_SUCH_NAME)
+            operation = self._operation(Kind.CANCEL, found.entry)
+            return await self._carry_out(
+                link, operation, (owner_seed,), found.entry, lambda entry: not entry.heirs.keys
+            )
+
+    async def release(self, name: str, owner_seed: bytes, known: Entry) -> None:
+        """Give a name up, for good."""
+        async with self._connected() as link, self._turn:
+            await self._submit(link, self._operation(Kind.RELEASE, known).signed((owner_seed,)))
+            with suppress(NameExpired):
+                await self._lookup(link, name, known)
+                raise OperationRefused(Refusal.WRONG_VERSION)
+
+    def freeze_certificate(self, owner_seed: bytes, known: Entry) -> bytes:
+        """An operation to be kept: whoever has it can freeze the name, until its owner keys
+        change."""
+        return (
+            replace(self._operation(Kind.FREEZE, known), version=0, previous=ZERO, expires=NEVER)
+            .signed((owner_seed,))
+            .encode()
+        )
+
+    async def freeze(self, certificate: bytes) -> Entry:
+        """Freeze a name by such a certificate. Again is no error."""
+        name = decode_operation(certificate).name
+        async with self._connected() as link, self._turn:
+            found = await self._lookup(link, name, None, lapsed=True)
+            if isinstance(found, Found) and found.entry.status is Status.FROZEN:
+                return found.entry
+            await self._submit(link, decode_operation(certificate))
+            found = await self._lookup(link, name, None, lapsed=True)
+            if isinstance(found, Absent) or found.entry.status is not Status.FROZEN:
+                raise DirectoryLies(Fault.VANISHED)
+            return found.entry
+
+    async def recover(self, name: str, recovery_seed: bytes, owner_seed: bytes) -> Entry:
+        """Take a name over by its recovery key: its entry, whose ``heirs`` are from ``due`` on the
+        owners. Again is no error, and does not begin anew."""
+        heirs = Keys(1, (sign_public(owner_seed),))
+        async with self._connected() as link, self._turn:
+            found = await self._lookup(link, name, None, lapsed=True)
+            if isinstance(found, Absent):
+                raise OperationRefused(Refusal.NO_SUCH_NAME)
+            if heirs in (found.entry.heirs, found.entry.owners):
+                return found.entry
+            operation = self._operation(Kind.RECOVER, found.entry, owners=heirs)
+            seeds = recovery_seed, owner_seed
+            done = await self._carry_out(
+                link, operation, seeds, found.entry, lambda entry: entry.heirs == heirs
+            )
+            return done.entry
+
+    async def inherit(self, name: str, profile: bytes, owner_seed: bytes, known: Entry) -> Found:
+        """Put an own profile into a name whose recovery is due."""
+        owners = Keys(1, (sign_public(owner_seed),))
+        async with self._connected() as link, self._turn:
+            if (known.owners, known.profile) == (owners, profile):
+                found = await self._lookup(link, name, None, lapsed=True)
+                if isinstance(found, Absent):
+                    raise DirectoryLies(Fault.VANISHED)
+                return found
+            operation = self._operation(Kind.UPDATE, known, profile=profile)
+            await self._submit(link, operation.signed((owner_seed,)))
+            found = await self._lookup(link, name, None, lapsed=True)
+            if isinstance(found, Absent):
+                raise DirectoryLies(Fault.VANISHED)
+            return _own(found, owners, profile)
+
+    async def _change(
+        self,
+        kind: Kind,
+        name: str,
+        profile: bytes,
+        seeds: tuple[bytes, ...],
+        known: Entry,
+        owners: Keys,
+        recovery: Keys | None = None,
+    ) -> Found:
+        check_name(name)
+        async with self._connected() as link, self._turn:
+            found = await self._lookup(link, name, known, lapsed=True)
+            if isinstance(found, Absent):
+                raise OperationRefused(Refusal.NO_SUCH_NAME)
+            old = found.entry
+            recovery = old.recovery if recovery is None else recovery
+            if (old.owners, old.recovery, old.profile) == (owners, recovery, profile):
+                return found
+            operation = self._operation(kind, old, profile=profile)
+            if kind is Kind.ROTATE:
+                operation = replace(operation, owners=owners, recovery=recovery)
+            return await self._carry_out(
+                link,
+                operation,
+                seeds,
+                old,
+                lambda entry: (entry.owners, entry.profile) == (owners, profile),
+            )
+
+    async def _config(self, link: Link) -> Config:
+        """The configuration that the policy pins, in full."""
+        reply = await self._ask(link, AskTerms(self._state.size - 1))
+        if not isinstance(reply, TermsAre):
+            raise unexpected(reply)
+        try:
+            config = config_of(reply.config)
+        except DecodeError as error:
+            raise DirectoryLies(Fault.MALFORMED) from error
+        if config.digest() != self._policy.config:
+            raise DirectoryLies(Fault.CONFIG)
+        return config
+
+    def _operation(
+        self,
+        kind: Kind,
+        old: Entry,
+        *,
+        owners: Keys = NO_KEYS,
+        profile: bytes = b"",
+        until: int = 0,
+    ) -> Operation:
+        return Operation(
+            kind,
+            self._policy.namespace,
+            old.name,
+            old.incarnation,
+            old.version + 1,
+            old.digest(),
+            self._state.size + OPERATION_ROUNDS,
+            owners=owners,
+            profile=profile,
+            until=until,
+        )
+
+    async def _carry_out(
+        self,
+        link: Link,
+        operation: Operation,
+        seeds: tuple[bytes, ...],
+        old: Entry,
+        done: Callable[[Entry], bool],
+    ) -> Found:
+        """Sign, submit, and see in the directory that it is so."""
+        await self._submit(link, operation.signed(seeds))
+        changed = await self._lookup(link, old.name, old, lapsed=True)
+        if isinstance(changed, Absent):
+            raise DirectoryLies(Fault.VANISHED)
+        if not done(changed.entry):
+            raise OperationRefused(Refusal.WRONG_VERSION)
+        return changed
+
+    async def _commit_and_register(
+        self,
+        link: Link,
+        name: str,
+        profile: bytes,
+        seed: bytes,
+        old: Entry | None,
+        token: Token | None,
+    ) -> None:
+        namespace = self._policy.namespace
+        owners = Keys(1, (sign_public(seed),))
+        salt = registration_salt(seed, namespace, name)
+        expires = self._state.size + OPERATION_ROUNDS
+        hidden = commitment(namespace, name, owners, salt)
+        if token is not None:  # the COMMIT spends it: what it is for is looked at before
+            check_granted((await self._config(link)).terms, name, token.invite.name)
+        commit = Operation(Kind.COMMIT, namespace, "", 0, 0, ZERO, expires, hidden)
+        await self._commit(link, commit if token is None else let_in(Terms(), commit, token))
+        register = Operation(
+            Kind.REGISTER,
+            namespace,
+            name,
+            1 if old is None else old.incarnation + 1,
+            1,
+            ZERO if old is None else old.digest(),
+            expires,
+            salt,
+            owners,
+            profile=profile,
+        )
+        try:
+            await self._submit(link, register.signed((seed,)))
+        except OperationRefused as error:
+            if error.refusal is Refusal.NAME_TAKEN:
+                raise NameTaken from error
+            raise
+
+    async def _commit(self, link: Link, commit: Operation) -> None:
+        try:
+            await self._submit(link, commit)
+        except OperationRefused as error:
+            if error.refusal is Refusal.WORK_NEEDED and not commit.work:
+                terms = (await self._config(link)).terms
+                worked = await trio.to_thread.run_sync(
+                    let_in, terms, commit, None, abandon_on_cancel=True
+                )
+                if worked == commit:  # it asks for work that its terms do not ask for
+                    raise
+                await self._commit(link, worked)
+            elif error.refusal is not Refusal.COMMIT_REPEATED:
+                raise
+
+    async def _submit(self, link: Link, operation: Operation) -> None:
+        """To the sequencer, and to the verifiers when it does not take it. Raises OperationRefused,
+        OperationHeld, DirectoryDown."""
+        encoded = operation.encode()
+        failure: CbfsError = DirectoryDown("the name directory does not answer", "try again later")
+        with trio.move_on_after(SUBMIT_PATIENCE):
+            reply = await self._ask(link, Submit(encoded))
+            if isinstance(reply, Submitted):
+                return
+            failure = unexpected(reply)
+        try:
+            await hand_to_verifiers(self._dialer, self._policy, encoded, self._random)
+        except (OperationHeld, OperationRefused):
+            if isinstance(failure, OperationRefused) and failure.refusal is Refusal.NO_QUORUM:
+                raise failure from None  # who signs has it in a round that others do not sign
+            raise
+        raise failure
+
+
+def check_free(entry: Entry, now: int) -> None:
+    """Raises NameTaken for an entry that is over, at ``now`` (seconds since 1970), while its name
+    is kept from others."""
+    until = taken_until(entry)
+    if now <= until:
+        raise NameTaken(until)
+
+
+def _own(found: Found, owners: Keys, profile: bytes) -> Found:
+    if found.entry.owners != owners:
+        raise NameTaken
+    if found.entry.profile != profile:
+        raise OperationRefused(Refusal.WRONG_VERSION)
+    return found

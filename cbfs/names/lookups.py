@@ -1,0 +1,344 @@
+"""Asking the name directory: look-ups, heads and the change feed, each answer checked.
+
+Every call makes a connection of its own, with a fresh key and a circuit of its own, so that the
+directory cannot tell which names the same person asks for. Answers are checked against the head
+that is stored; of look-ups that run side by side, one whose head is neither that of the others nor
+was shown to follow from it is made again.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
+
+import trio
+
+from cbfs.network.dial import Dialer, DialError
+from cbfs.network.link import Link, open_link
+from cbfs_common.errors import CbfsError, DecodeError, TransportError
+from cbfs_common.limits import COSIGNATURE_AHEAD_MAX, FEED_TILE
+from cbfs_common.names.checks import (
+    Absent,
+    DirectoryState,
+    Found,
+    Policy,
+    Shown,
+    check_feed,
+    check_lookup,
+    check_newest,
+    decode_state,
+    is_current,
+    new_state,
+)
+from cbfs_common.names.entry import Entry, decode_entry
+from cbfs_common.names.faults import DirectoryLies, Fault
+from cbfs_common.names.feed import FeedRound, decode_tile, tile_of
+from cbfs_common.names.operations import Link as Step
+from cbfs_common.names.operations import OperationRefused
+from cbfs_common.names.wire import (
+    AskChanges,
+    AskHead,
+    ChangesAre,
+    HeadIs,
+    History,
+    LookedUp,
+    Lookup,
+    Refused,
+    Reply,
+    Request,
+    Steps,
+    decode_reply,
+    encode_request,
+)
+from cbfs_common.primitives import Random
+from cbfs_common.profile import check_name
+
+HISTORY_PAGES_MAX = 256
+"""Requests for a known contact's operations, before giving up."""
+
+FOLLOW_MAX = 4_096
+"""Rounds of the change feed that are fetched at once: 64 tiles, some 1 MiB."""
+
+TILE_PARTS_MAX = 40
+"""Parts of one tile: more than 64 rounds of 1,024 changes take."""
+
+TILES_KEPT_MAX = 64
+"""Whole tiles kept in memory."""
+
+LOOKUPS_AT_ONCE = 8
+"""Connections for look-ups side by side."""
+
+TRIES = 3
+"""Look-ups side by side before one is made alone, so that no other can come between."""
+
+ISOLATION_SIZE = 16
+
+AGREES_WITHIN = 3_600.0
+"""Seconds by which a clock may differ from one that the directory agreed with: the machine may have
+slept meanwhile."""
+
+
+class DirectoryDown(CbfsError):
+    """The directory cannot be reached, or broke off. Trying again later is right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What a poll brought: index prefixes (8 bytes) that ``changed`` since the last one, each with
+    the last round that did it.
+    ``missed``: too many rounds have passed to follow them; anything may have changed.
+    ``degraded``: only the policy's weaker quorum has signed, and nothing was learnt."""
+
+    changed: Mapping[bytes, int] = field(default_factory=dict)
+    missed: bool = False
+    degraded: bool = False
+
+
+class Asking:
+    """One name directory, as its policy file describes it."""
+
+    def __init__(
+        self,
+        dialer: Dialer,
+        policy: Policy,
+        load: Callable[[], bytes | None],
+        save: Callable[[bytes], Awaitable[None]],
+        clock: Callable[[], float],
+        random: Random,
+    ) -> None:
+        """``load`` gives what ``save`` was last given, which must then be on the disk. ``clock``
+        gives seconds since 1970. Raises DecodeError when what was stored is damaged."""
+        self._dialer = dialer
+        self._policy = policy
+        self._save = save
+        self._clock = clock
+        self._random = random
+        self._turn = trio.Lock()  # held, on a connection, while the state may change
+        self._limiter = trio.CapacityLimiter(LOOKUPS_AT_ONCE)
+        self.clock_ahead: int | None = None
+        """By how many seconds this computer's clock is ahead of the directory's: 0 when it is
+        right, None before a quorum's time was seen."""
+        self._agreed: tuple[float, float] | None = None
+        self._tiles: dict[int, tuple[FeedRound, ...]] = {}
+        stored = load()
+        self._state = new_state(policy) if stored is None else decode_state(stored)
+
+    @property
+    def policy(self) -> Policy:
+        """Whose signatures count."""
+        return self._policy
+
+    async def lookup(
+        self, name: str, known: Entry | None = None, *, lapsed: bool = False
+    ) -> Found | Absent:
+        """What the directory has for a name, checked against the contact's ``known`` entry.
+        ``lapsed``: for its owner, one that is over is found all the same. Raises DirectoryDown,
+        DirectoryLies, NameExpired, NameChanged, or DecodeError for what is no name.
+        """
+        check_name(name)
+        async with self._limiter:
+            for _ in range(TRIES):
+                base = self._state
+                async with self._connected() as link:
+                    reply, steps = await self._answer(link, name, known, base.size)
+                async with self._turn:
+                    after, found = self._check(base, reply, steps, name, known, lapsed)
+                    if self._state is base or after.head == self._state.head:
+                        feed = self._state.feed if self._state.size else after.feed
+                        await self._keep(replace(after, feed=feed))
+                        return found
+            async with self._connected() as link, self._turn:
+                return await self._lookup(link, name, known, lapsed=lapsed)
+
+    async def poll(self, own: str, mark: Callable[[Polled], Awaitable[None]]) -> Polled:
+        """Ask for the newest head and what has changed since the last poll. ``mark`` is told
+        before that is forgotten; a crash in between tells it again. Too far behind, the own name
+        is looked up for its proof that the log goes on. Raises DirectoryDown or DirectoryLies."""
+        async with self._connected() as link, self._turn:
+            reply = await self._ask(link, AskHead())
+            if not isinstance(reply, HeadIs):
+                raise unexpected(reply)
+            with self._comparing_clocks():
+                newest = check_newest(self._policy, self._state, reply, int(self._clock()))
+            if newest.degraded:
+                return Polled(degraded=True)
+            if newest.head.size - self._state.feed.size <= FOLLOW_MAX:
+                rounds = await self._rounds(link, self._state.feed.size, newest.head.size)
+                state, changed = check_feed(self._state, newest, rounds)
+                polled = Polled(changed)
+                await mark(polled)
+                await self._keep(state)
+                return polled
+        async with self._connected() as link, self._turn:
+            await self._lookup(link, own, None, lapsed=True)
+            polled = Polled(missed=True)
+            await mark(polled)
+            await self._keep(replace(self._state, feed=self._state.head))
+            return polled
+
+    async def is_current(self, shown: Shown) -> bool | None:
+        """Whether what a bundle shows is still so at the last poll; None when the change feed
+        cannot say: the bundle is newer than the last poll, or too old. Raises DirectoryDown or
+        DirectoryLies."""
+        state, start = self._state, shown.head.size
+        if not 0 <= state.feed.size - start <= FOLLOW_MAX:
+            return None
+        if start == state.feed.size:
+            return is_current(self._policy, state, shown, ())
+        async with self._connected() as link:
+            rounds = await self._rounds(link, start, state.feed.size)
+        return is_current(self._policy, state, shown, rounds)
+
+    def is_ahead(self, shown: Shown) -> bool:
+        """Whether a bundle is newer than the last poll."""
+        return shown.head.size > self._state.feed.size
+
+    async def _rounds(self, link: Link, start: int, end: int) -> tuple[FeedRound, ...]:
+        found: list[FeedRound] = []
+        if start < end:
+            for tile in range(tile_of(start), tile_of(end - 1) + 1):
+                found += self._tiles.get(tile) or await self._tile(link, tile)
+        return tuple(found)
+
+    async def _tile(self, link: Link, tile: int) -> tuple[FeedRound, ...]:
+        data = bytearray()
+        for part in range(TILE_PARTS_MAX):
+            reply = await self._ask(link, AskChanges(tile, part))
+            if not isinstance(reply, ChangesAre):
+                raise unexpected(reply)
+            data += reply.data
+            if not reply.more:
+                break
+        else:
+            raise DirectoryLies(Fault.FEED)
+        try:
+            rounds = decode_tile(tile, bytes(data))
+        except DecodeError as error:
+            raise DirectoryLies(Fault.FEED) from error
+        if len(rounds) == FEED_TILE:
+            if len(self._tiles) >= TILES_KEPT_MAX:
+                self._tiles.clear()
+            self._tiles[tile] = rounds
+        return rounds
+
+    async def _lookup(
+        self, link: Link, name: str, known: Entry | None, *, lapsed: bool = False
+    ) -> Found | Absent:
+        """With ``_turn`` held."""
+        base = self._state
+        reply, steps = await self._answer(link, name, known, base.size)
+        after, found = self._check(base, reply, steps, name, known, lapsed)
+        await self._keep(after)
+        return found
+
+    async def _answer(
+        self, link: Link, name: str, known: Entry | None, size: int
+    ) -> tuple[LookedUp, tuple[Step, ...]]:
+        reply = await self._ask(link, Lookup(name, size))
+        if not isinstance(reply, LookedUp):
+            raise unexpected(reply)
+        return reply, await self._steps(link, reply, name, known)
+
+    def _check(
+        self,
+        base: DirectoryState,
+        reply: LookedUp,
+        steps: tuple[Step, ...],
+        name: str,
+        known: Entry | None,
+        lapsed: bool,
+    ) -> tuple[DirectoryState, Found | Absent]:
+        with self._comparing_clocks():
+            return check_lookup(
+                self._policy,
+                base,
+                reply.evidence,
+                reply.consistency,
+                steps,
+                name,
+                known,
+                int(self._clock()),
+                lapsed=lapsed,
+            )
+
+    @contextmanager
+    def _comparing_clocks(self) -> Iterator[None]:
+        """A quorum signs with the time: what is refused for that says how far off the clock is."""
+        try:
+            yield
+        except DirectoryLies as error:
+            if error.ahead:
+                self.clock_ahead = error.ahead
+            raise
+        self.clock_ahead = 0
+        self._agreed = self._clock(), trio.current_time()
+
+    def agrees(self, now: float) -> bool:
+        """Whether the directory's time was that of a clock that says ``now`` by now."""
+        if self.clock_ahead != 0 or self._agreed is None:
+            return False
+        then, at = self._agreed
+        return abs(now - then - (trio.current_time() - at)) < AGREES_WITHIN
+
+    async def _steps(
+        self, link: Link, reply: LookedUp, name: str, known: Entry | None
+    ) -> tuple[Step, ...]:
+        """The newest operations; all since ``known`` when the reply does not reach back so far."""
+        if known is None or not reply.evidence.entry:
+            return reply.links
+        try:
+            entry = decode_entry(reply.evidence.entry)
+        except DecodeError:
+            return reply.links  # the checks will say so
+        behind = entry.version - known.version
+        if entry.incarnation != known.incarnation or behind <= len(reply.links):
+            return reply.links
+        found: list[Step] = []
+        for _ in range(HISTORY_PAGES_MAX):
+            page = await self._ask(
+                link, History(name, known.incarnation, known.version + len(found))
+            )
+            if not isinstance(page, Steps):
+                raise unexpected(page)
+            found += page.links
+            if not page.links or len(found) >= behind:
+                break
+        return tuple(found[:behind])
+
+    async def _keep(self, state: DirectoryState) -> None:
+        """A crash before the save leaves the older head, against which the next one is checked
+        just as well."""
+        floor = self._state.time
+        if floor > int(self._clock()) + COSIGNATURE_AHEAD_MAX:
+            floor = 0  # it was kept while this computer's clock was wrong
+        state = replace(state, time=max(state.time, floor))
+        if state != self._state:
+            await self._save(state.encode())
+            self._state = state
+
+    async def _ask(self, link: Link, request: Request) -> Reply:
+        payload = await link.call(encode_request(request))
+        try:
+            return decode_reply(payload)
+        except DecodeError as error:
+            raise DirectoryLies(Fault.MALFORMED) from error
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Link]:
+        isolation = b"names:" + self._random.token(ISOLATION_SIZE)
+        try:
+            async with open_link(
+                self._dialer, self._policy.server, None, isolation, self._random
+            ) as link:
+                yield link
+        except (DialError, TransportError) as error:
+            raise DirectoryDown(
+                f"the name directory does not answer: {error}",
+                error.hint or "it is tried again by itself",
+            ) from error
+
+
+def unexpected(reply: Reply) -> CbfsError:
+    """What a reply of the wrong kind says: a refusal in its words, or that the server lies."""
+    if isinstance(reply, Refused):
+        return OperationRefused(reply.refusal)
+    return DirectoryLies(Fault.MALFORMED)

@@ -1,0 +1,198 @@
+"""One's own name in the directory: what was last made of it here, and whether it is still so.
+
+``Table.META`` has ``own`` (the entry), ``bundle`` (the proof that messages carry), ``own next``
+(what a change that is under way makes of it), ``alarm`` (what somebody else has made of it) and
+``released`` (one has given it up).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cbfs.names.directory import Directory
+from cbfs.storage.store import Reader, Store, Table, Writer
+from cbfs_common.errors import CbfsError
+from cbfs_common.names.checks import (
+    Absent,
+    DirectoryLies,
+    Fault,
+    Found,
+    NameChanged,
+)
+from cbfs_common.names.entry import Entry, Keys, Status, decode_entry, read_keys
+from cbfs_common.names.layout import Fields, long
+
+_TAMPERED = frozenset((Fault.VANISHED, Fault.SAME_VERSION, Fault.ROLLED_BACK, Fault.CHAIN))
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What a change that is under way makes of the own entry: its owner keys and its profile."""
+
+    owners: Keys
+    profile: bytes
+
+    def encode(self) -> bytes:
+        """owners | long(profile)."""
+        return self.owners.encode() + long(self.profile)
+
+    def made(self, entry: Entry) -> bool:
+        """Whether this entry comes of it."""
+        active = entry.status is Status.ACTIVE
+        return active and (entry.owners, entry.profile) == (self.owners, self.profile)
+
+
+def read_own(reader: Reader) -> Entry | None:
+    """The own entry, as it was last made here."""
+    data = reader.get(Table.META, b"own")
+    return None if data is None else decode_entry(data)
+
+
+def read_intent(reader: Reader) -> Intent | None:
+    """A change that may have been made, and was not heard of."""
+    data = reader.get(Table.META, b"own next")
+    if data is None:
+        return None
+    fields = Fields(data, "a change of the own name")
+    intent = Intent(read_keys(fields), fields.long())
+    fields.end()
+    return intent
+
+
+def write_intent(writer: Writer, intent: Intent) -> None:
+    """A change of the own name begins."""
+    writer.put(Table.META, b"own next", intent.encode())
+
+
+def write_released(writer: Writer) -> None:
+    """The owner gives the name up."""
+    writer.put(Table.META, b"released", b"\1")
+
+
+def write_own(writer: Writer, found: Found) -> None:
+    """This is the own entry now, and what shows it. The change that led to it is done."""
+    _write_proof(writer, found)
+    writer.delete(Table.META, b"own next")
+
+
+def _write_proof(writer: Writer, found: Found) -> None:
+    """The entry is as it should be."""
+    writer.put(Table.META, b"own", found.entry.encode())
+    if found.bundle:
+        writer.put(Table.META, b"bundle", found.bundle)
+    writer.delete(Table.META, b"alarm")
+
+
+class OwnName:
+    """Watches the own name of an account. ``changed`` is told when there is a new alarm, or an
+    old one is over."""
+
+    def __init__(
+        self, store: Store, directory: Directory, name: str, changed: Callable[[], None]
+    ) -> None:
+        self._store = store
+        self._directory = directory
+        self._name = name
+        self._changed = changed
+        with store.read() as reader:
+            self._own = read_own(reader)
+            self._intent = read_intent(reader)
+            self.bundle = reader.get(Table.META, b"bundle") or b""
+            self.alarm = (reader.get(Table.META, b"alarm") or b"").decode()
+            self._released = reader.get(Table.META, b"released") is not None
+
+    @property
+    def expires(self) -> int:
+        """When its registration ends, in seconds since 1970."""
+        return 0 if self._own is None else self._own.expires
+
+    @property
+    def round(self) -> int:
+        """That of the own entry, as it was last made here; -1 for none."""
+        return -1 if self._own is None else self._own.round
+
+    async def check(self) -> None:
+        """Look the name up, over a connection of its own. Raises what says nothing of the name:
+        DirectoryDown, and faults of the answer as a whole."""
+        try:
+            found = await self._directory.lookup(self._name, self._own, lapsed=True)
+        except NameChanged as error:
+            if self._released:
+                return  # it was free for others
+            await self._shout(
+                "the directory has given your name to a new owner, or it was recovered with the"
+                " recovery keys",
+                error.entry,
+            )
+            return
+        except DirectoryLies as error:
+            if error.fault in _TAMPERED:
+                await self._shout(f"{error.in_full}", None)
+                return
+            raise
+        if isinstance(found, Absent):
+            await self._shout("the directory says that nobody has your name", None)
+            return
+        if found.entry.status is Status.RELEASED:
+            if not self._released:
+                await self._shout("somebody has given your name up, with your owner key", None)
+            return
+        own, intent = self._own, self._intent
+        if found.entry.heirs.keys and (own is None or own.heirs != found.entry.heirs):
+            await self._shout(
+                "somebody with your recovery key is taking your name over;"
+                " was it not you: cbfs name cancel",
+                found.entry,
+            )
+            return
+        if intent is not None and intent.made(found.entry) and found.entry != own:
+            return  # its keys count when the command that makes it has ended
+        if own is None or found.entry == own:
+            await self._fine(found)
+        else:
+            await self._shout(
+                "somebody has changed your entry, and signed with your owner key: it is in other"
+                " hands as well",
+                found.entry,
+            )
+
+    async def renew(self, seed: bytes, least: float) -> None:
+        """Keep the name; ``seed`` is the owner's key, ``least`` as ``Directory.renew`` has it. A
+        crash after the directory has it leaves that to the next time. Raises what that raises, and
+        CbfsError when what the directory has is not what was made here."""
+        if self._own is not None and self._intent is None:
+            await self.check()
+        own = self._own
+        if own is None or self.alarm or self._released:
+            raise CbfsError("it is not as you have made it", "look at it: cbfs name show")
+        intent = Intent(own.owners, own.profile)
+        if self._intent is None:
+            await self._store.commit(lambda writer: write_intent(writer, intent))
+            self._intent = intent
+        elif self._intent != intent:
+            raise CbfsError(
+                "a change of your keys or server is not finished",
+                "unmount, and run the same cbfs name command again",
+            )
+        found = await self._directory.renew(self._name, seed, own, least=least)
+        if not found.degraded:
+            await self._store.commit(lambda writer: write_own(writer, found))
+            self._intent, self._own = None, found.entry
+            self.bundle = found.bundle or self.bundle
+
+    async def _fine(self, found: Found) -> None:
+        if found.degraded:
+            return
+        await self._store.commit(lambda writer: _write_proof(writer, found))
+        self._own = found.entry
+        self.bundle = found.bundle or self.bundle
+        if self.alarm:
+            self.alarm = ""
+            self._changed()
+
+    async def _shout(self, what: str, entry: Entry | None) -> None:
+        text = what if entry is None else f"{what} (version {entry.version}, round {entry.round})"
+        if text != self.alarm:
+            data = text.encode()
+            await self._store.commit(lambda writer: writer.put(Table.META, b"alarm", data))
+            self.alarm = text
+            self._changed()

@@ -1,0 +1,6 @@
+"""How servers are reached: dialling, a link to one server, the pace of connections, and a server of
+one's own. What goes through Tor is in ``cbfs.network.tor``.
+
+In come addresses and requests; out go replies, pushes and errors in words. Stands on problems.
+Entered by names, the engine's rooms and commands.
+"""

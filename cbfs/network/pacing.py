@@ -1,0 +1,117 @@
+"""Connections at moments that say nothing (``pace`` in config.toml).
+
+With a pace, every connection but those to the home server waits for its turn: turns come at the
+moments of ``Slots``, and one for which nothing waits is used by a dummy. Whoever wants to connect
+comes through here, be it to deliver, to take a prekey or to ask for a name; so nothing has to be
+thought of twice. Without a pace connections are made at once.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from cbfs.account.configuration import Configuration
+from cbfs.network.dial import Dialer
+from cbfs.network.slots import Slots
+from cbfs_common.primitives import Random
+from cbfs_common.random_times import exponential
+
+LINGER_MEAN = 2.0
+"""Seconds that a connection stays open after the last thing that came, in the mean: when it ends
+must not depend on what is done with the answer."""
+
+
+class LingeringStream(trio.abc.Stream):
+    """Ends ``linger`` seconds after the last bytes came. Cancelled, it ends at once."""
+
+    def __init__(self, stream: trio.abc.Stream, linger: float) -> None:
+        self._stream = stream
+        self._linger = linger
+        self._last = trio.current_time()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """See trio."""
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """See trio."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """See trio."""
+        data = await self._stream.receive_some(max_bytes)
+        self._last = trio.current_time()
+        return data
+
+    async def aclose(self) -> None:
+        """See trio."""
+        try:
+            await trio.sleep_until(self._last + self._linger)
+        finally:
+            await self._stream.aclose()
+
+
+class LingeringDialer:
+    """Makes connections at once, that end as all do that have a turn."""
+
+    def __init__(self, direct: Dialer, random: Random) -> None:
+        self._direct = direct
+        self._random = random
+
+    async def dial(self, host: str, port: int, isolation: bytes) -> trio.abc.Stream:
+        """See ``Dialer``."""
+        linger = exponential(self._random, LINGER_MEAN)
+        return LingeringStream(await self._direct.dial(host, port, isolation), linger)
+
+
+class PacedDialer:
+    """The way to all servers but the home server. ``direct`` does not wait."""
+
+    def __init__(self, direct: Dialer, configuration: Configuration, random: Random) -> None:
+        self.direct = direct
+        self.configuration = configuration
+        self.in_turn = LingeringDialer(direct, random)
+        """For the dummy, which is given its turn."""
+        self._random = random
+        self._waiting: deque[trio.Event] = deque()
+
+    async def dial(self, host: str, port: int, isolation: bytes) -> trio.abc.Stream:
+        """See ``Dialer``. Waits for its turn when there is a pace."""
+        if not self.configuration.current.pace:
+            return await self.direct.dial(host, port, isolation)
+        turn = trio.Event()
+        self._waiting.append(turn)
+        try:
+            await turn.wait()
+        finally:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+        return await self.in_turn.dial(host, port, isolation)
+
+    async def run(self, dummy: Callable[[], Awaitable[None]]) -> None:
+        """Give turns until cancelled. ``dummy`` does what looks like a delivery; it raises
+        nothing."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                mean = self.configuration.current.pace
+                if mean:
+                    await self._give_turns(mean, nursery, dummy)
+                    continue
+                while self._waiting:
+                    self._waiting.popleft().set()
+                await self.configuration.wait_changed()
+
+    async def _give_turns(
+        self, mean: float, nursery: trio.Nursery, dummy: Callable[[], Awaitable[None]]
+    ) -> None:
+        slots = Slots(self._random, mean, trio.current_time())
+        while self.configuration.current.pace == mean:
+            with trio.move_on_at(slots.next):
+                await self.configuration.wait_changed()
+                continue
+            for _ in range(slots.due(trio.current_time())):
+                if self._waiting:
+                    self._waiting.popleft().set()
+                else:
+                    nursery.start_soon(dummy)

@@ -1,0 +1,238 @@
+"""What is to become of envelopes that have arrived: one step, without a network.
+
+``Intake`` opens a batch of envelopes on the newest states of their sessions, tentatively.
+``write`` belongs into one transaction: it stores the ratchets' new states, the prekeys that were
+used up, and all that the envelopes say. ``done``, when that is on the disk, makes the states count.
+A crash before the commit leaves everything as it was, and the envelopes on the server; after it,
+the server sends again what is then known for a copy.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from cbfs.contacts.contact import Contact, Standing
+from cbfs.contacts.sessions import Damaged, Opened
+from cbfs.context import Context
+from cbfs.messages.content import u64
+from cbfs.messages.queues.note_queue import NOTHING, Kind, owe
+from cbfs.messages.queues.quarantine import Unread, Why, keep, keep_all
+from cbfs.receiving import message_requests
+from cbfs.receiving.notes import Told, take_note, tell_lost
+from cbfs.receiving.reassembly import Arrivals, Receiving, drop_part, store_part
+from cbfs.storage.faults import ProgramFault, contained
+from cbfs.storage.store import StoreError, Table, Writer
+from cbfs_common.errors import CbfsError, CryptoError, DecodeError, LimitError
+from cbfs_common.limits import QUARANTINE_MAX, TURN_AFTER
+from cbfs_common.messages.body import Body, Part, UnknownKind, decode_body
+from cbfs_common.names.checks import Shown, open_bundle
+from cbfs_common.names.entry import Entry
+from cbfs_common.profile import decode_profile
+from cbfs_common.session.session import Duplicate, Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """An envelope, and the record that it was kept in until now: (table, key)."""
+
+    envelope: bytes
+    kept: tuple[Table, bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A body that was opened, and its bytes. ``unanswered``: nothing was sent on its session from
+    here yet."""
+
+    sender: Contact
+    body: Body
+    data: bytes
+    unanswered: bool
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a batch has brought about."""
+
+    arrivals: Arrivals
+    told: Told
+    asking: set[str] = field(default_factory=set)
+    """Strangers of whom more or less is kept now for the user's decision."""
+
+
+class Intake:
+    """One batch. Hold ``context.sessions.lock`` from the first call until after ``done``."""
+
+    def __init__(
+        self, context: Context, incoming: Iterable[Incoming], receiving: Receiving
+    ) -> None:
+        self._context = context
+        self._receiving = receiving
+        self._steps = context.sessions.batch()
+        self._read: list[_Read] = []
+        self._dropped: list[tuple[str, Part]] = []
+        self._gone: list[Incoming] = []
+        self._turns: set[str] = set()
+        self.strangers: list[Incoming] = []
+        """From people whom the directory has to confirm first."""
+        self.unread: list[tuple[Incoming, Unread]] = []
+        self.bundles: list[tuple[str, bytes]] = []
+        """What senders who are known say of themselves."""
+        self.advanced: set[bytes] = set()
+        """The sessions that something was opened on."""
+        self._lost: set[str] = set()
+        for item in incoming:
+            self._open(item)
+
+    def _open(self, item: Incoming) -> None:
+        """Whatever it holds, it goes one way: it is taken in, kept or dropped."""
+        envelope = item.envelope
+        try:
+            with contained():
+                self._examine(item)
+        except Duplicate:
+            self._gone.append(item)
+        except Damaged as error:
+            if self._is_heard(error.peer):
+                self._lost.add(error.peer)
+            why = Why.FAR if error.far else Why.DAMAGED
+            self.unread.append((item, Unread(envelope, why, error.session)))
+        except UnknownKind:
+            self.unread.append((item, Unread(envelope, Why.LATER)))
+        except (CryptoError, DecodeError, LimitError):
+            self.unread.append((item, Unread(envelope, Why.NOISE)))
+        except StoreError:
+            raise
+        except ProgramFault:
+            self.unread.append((item, Unread(envelope, Why.FAULT)))
+        except CbfsError:  # who sent it is not shown to be who they say
+            self.unread.append((item, Unread(envelope, Why.LATER)))
+
+    def _examine(self, item: Incoming) -> None:
+        """Open it and find out whose it is. Raises CbfsError; then nothing has changed."""
+        now = self._receiving.now
+        opened = self._steps.open(item.envelope, now // 1000)
+        body = decode_body(opened.body)
+        sender = known_sender(self._context, opened, body)
+        if sender is None:
+            self.strangers.append(item)
+            return
+        contact = self._context.peers.named(sender)
+        self._steps.accept(opened, sender, now)
+        self._gone.append(item)
+        self.advanced.add(opened.session.id)
+        if contact.blocked:
+            if isinstance(body, Part):
+                self._dropped.append((sender, body))
+            return  # the ratchet has turned, and that is all
+        self.bundles.append((sender, body.bundle))
+        self._read.append(_Read(contact, body, opened.body, not opened.session.answered))
+        if opened.session.unanswered >= TURN_AFTER and self._is_heard(sender):
+            self._turns.add(sender)
+
+    def _is_heard(self, name: str) -> bool:
+        """Whether this person may know that something of theirs has come."""
+        contact = self._context.peers.get(name)
+        return contact is not None and not contact.blocked and not _is_strange(contact)
+
+    def write(self, writer: Writer, *, releasing: bool = True) -> Outcome:
+        """Into the transaction. ``releasing``: with what strangers have sent in conversations that
+        begin by it."""
+        context, receiving = self._context, self._receiving
+        self._steps.write(writer)
+        arrivals = Arrivals(dict(context.conversations))
+        told = Told(arrivals.dues)
+        asking: set[str] = set()
+        for read in self._read:
+            sender, body = read.sender, read.body
+            if isinstance(body, Part):
+                known = arrivals.known.get(body.conversation)
+                if message_requests.is_free(writer, known, sender, body):
+                    store_part(writer, arrivals, receiving, sender.name, body)
+                elif message_requests.hold(writer, sender, read.data, receiving.now):
+                    asking.add(sender.name)
+            elif not _is_strange(sender):
+                take_note(writer, told, receiving, sender, body, fresh=read.unanswered)
+        if releasing:
+            asking |= message_requests.release_begun(writer, arrivals, receiving)
+        for blocked, part in self._dropped:
+            drop_part(writer, context.conversations, blocked, part)
+        for peer in self._turns:
+            due = receiving.now + receiving.delay
+            owe(writer, arrivals.dues, peer, Kind.TURN, NOTHING, due)
+        for peer in self._lost:
+            tell_lost(writer, arrivals.dues, peer, receiving)
+        self._keep(writer)
+        return Outcome(arrivals, told, asking)
+
+    def _keep(self, writer: Writer) -> None:
+        """Move each envelope to where it belongs now."""
+        for item in self._gone:
+            if item.kept is not None:
+                writer.delete(*item.kept)
+        moved: list[Unread] = []
+        waiting = {key[8:] for key in writer.keys(Table.INBOX)} if self.strangers else set()
+        for item in self.strangers:
+            if item.kept is None or item.kept[0] is not Table.INBOX:
+                if item.kept is not None:
+                    writer.delete(*item.kept)
+                once = writer.blind(item.envelope)
+                if once not in waiting and len(waiting) < QUARANTINE_MAX:
+                    waiting.add(once)
+                    number = writer.next_number(Table.INBOX.value)
+                    writer.put(Table.INBOX, u64(number) + once, item.envelope)
+                elif once not in waiting:
+                    moved.append(Unread(item.envelope, Why.LATER))
+        for item, unread in self.unread:
+            if item.kept is None or item.kept[0] is not Table.QUARANTINE:
+                if item.kept is not None:
+                    writer.delete(*item.kept)
+                moved.append(unread)
+        keep_all(writer, moved)
+
+    def done(self) -> None:
+        """The transaction is on the disk."""
+        self._steps.done()
+
+
+def set_aside(writer: Writer, item: Incoming, why: Why) -> None:
+    """Keep an envelope in the quarantine, of which nothing else is known."""
+    if item.kept is None or item.kept[0] is not Table.QUARANTINE:
+        if item.kept is not None:
+            writer.delete(*item.kept)
+        keep(writer, Unread(item.envelope, why))
+
+
+def _is_strange(contact: Contact) -> bool:
+    return contact.standing is Standing.STRANGER
+
+
+def known_sender(context: Context, opened: Opened, body: Body) -> str | None:
+    """Who wrote it, None for somebody whom the directory has to confirm first. Raises CryptoError
+    when the session's keys are not those of the name that is claimed, and BundleRefused for a
+    first message without a proof of it."""
+    if opened.peer and context.peers.get(opened.peer) is not None:
+        return opened.peer
+    peer = opened.session.peer
+    known = context.peers.of_identity(peer.identity)
+    if known is not None and known.profile.auth == peer.auth_public:
+        return known.name  # the directory has said so before
+    entry = claimed_sender(context, peer, body).entry
+    known = context.peers.get(entry.name)
+    if known is None or not is_of(peer, known.entry):
+        return None
+    return entry.name
+
+
+def claimed_sender(context: Context, peer: Peer, body: Body, known: Entry | None = None) -> Shown:
+    """Whom a first message claims to be from, as the directory's signed bundle says it; checked
+    against the entry that is ``known``. Raises CryptoError and what ``open_bundle`` raises."""
+    shown = open_bundle(context.policy, body.bundle, known)
+    if not is_of(peer, shown.entry):
+        raise CryptoError("the sender is not who the bundle says")
+    return shown
+
+
+def is_of(peer: Peer, entry: Entry) -> bool:
+    """Whether the other side of a session has the keys of an entry."""
+    profile = decode_profile(entry.profile)
+    return profile.identity(entry.name) == peer.identity and profile.auth == peer.auth_public

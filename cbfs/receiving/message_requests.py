@@ -1,0 +1,173 @@
+"""What people send whom the user has neither written to nor accepted: kept apart until they decide.
+
+A body that was opened is a record ``blind(sender) 16 | sequence u64`` of ``Table.REQUESTS``. None
+of it is in a conversation, in a view or in the index, and nobody is told that it came. When its
+sender is accepted, or somebody known begins the conversation that it belongs to, it is taken in as
+if it came then, in the transaction that makes that true: a crash before leaves the request, one
+after it the conversation.
+
+What does not fit into the limits is dropped. To its sender it is a message without a receipt,
+which is offered again later (PROTOCOL.rst, What is owed), and asked for once they are accepted.
+"""
+
+from collections.abc import Iterator
+
+from cbfs.contacts.contact import Contact, Standing
+from cbfs.messages import lifetimes
+from cbfs.messages.content import u64
+from cbfs.messages.file_names import shown_file_name
+from cbfs.messages.history import get_conversation
+from cbfs.messages.model import Conversation, Request
+from cbfs.messages.queues.note_queue import BLIND_SIZE
+from cbfs.receiving.reassembly import Arrivals, Receiving, store_part
+from cbfs.storage.encoding import pack, unpack
+from cbfs.storage.store import Reader, Table, Writer
+from cbfs_common.messages.body import Part, decode_body
+
+REQUESTS_MAX = 64
+"""People whose requests wait at once; who else writes first is not heard."""
+
+HELD_MAX = 64
+"""Envelopes of one of them that are kept, of at most BODY_MAX bytes: 1 MiB, 64 MiB of all."""
+
+DECLINED_FOR = 7 * 86_400_000
+"""Milliseconds from when the user declined a request until its sender is heard again."""
+
+STRANGERS_MAX = 1_024
+"""People without a waiting request, of whom is remembered that the directory has confirmed them
+and that the user has declined them; past them the one known longest is forgotten."""
+
+TEXT_MAX = 2_000
+"""Bytes of a first message that are shown."""
+
+
+def is_free(reader: Reader, known: Conversation | None, contact: Contact, part: Part) -> bool:
+    """Whether a message of this person goes where it belongs: they are known, or it is in a
+    conversation that is here already. ``known``: the conversation, when it is in memory."""
+    if contact.standing is Standing.KNOWN:
+        return True
+    here = known or get_conversation(reader, part.conversation)
+    return here is not None and here.participants == part.participants
+
+
+def hold(writer: Writer, contact: Contact, body: bytes, now: int) -> bool:
+    """Keep a body for the user's decision; False when it is dropped. ``now`` in milliseconds."""
+    if contact.declined and contact.declined <= now < contact.declined + DECLINED_FOR:
+        return False
+    prefix = writer.blind(contact.name.encode())
+    held = sum(1 for _key in writer.keys(Table.REQUESTS, prefix))
+    if held >= HELD_MAX or (not held and is_full(writer)):
+        return False
+    key = prefix + u64(writer.next_number(b"request"))
+    writer.put(Table.REQUESTS, key, pack(contact.name, now, body))
+    part = decode_body(body)
+    if isinstance(part, Part):
+        lifetimes.schedule_request(writer, key, part.lifetime, now)
+    return True
+
+
+def end(writer: Writer, key: bytes) -> str | None:
+    """The lifetime of this record is over: whose it was, None when it is not here any more."""
+    data = writer.get(Table.REQUESTS, key)
+    if data is None:
+        return None
+    writer.delete(Table.REQUESTS, key)
+    name: str = unpack(data, str, int, bytes)[0]
+    return name
+
+
+def is_full(reader: Reader) -> bool:
+    """Whether REQUESTS_MAX people wait."""
+    return sum(1 for _ in _prefixes(reader)) >= REQUESTS_MAX
+
+
+def _prefixes(reader: Reader) -> Iterator[bytes]:
+    """One for each person."""
+    key = next(reader.keys(Table.REQUESTS), None)
+    while key is not None:
+        prefix = key[:BLIND_SIZE]
+        yield prefix
+        key = next(reader.keys(Table.REQUESTS, start=prefix + b"\xff" * 8), None)
+
+
+def bring_back(writer: Writer, now: int) -> set[str]:
+    """None came later than ``now``: a wrong clock says so. Gives whose did."""
+    late: set[str] = set()
+    for key, data in list(writer.items(Table.REQUESTS)):
+        name, received, body = unpack(data, str, int, bytes)
+        if received > now:
+            writer.put(Table.REQUESTS, key, pack(name, now, body))
+            late.add(name)
+    return late
+
+
+def waits(reader: Reader, name: str) -> bool:
+    """Whether this person's request waits."""
+    return next(reader.keys(Table.REQUESTS, reader.blind(name.encode())), None) is not None
+
+
+def drop(writer: Writer, name: str) -> None:
+    """Forget what this person has sent."""
+    writer.delete_prefix(Table.REQUESTS, writer.blind(name.encode()))
+
+
+def release(writer: Writer, arrivals: Arrivals, receiving: Receiving, name: str) -> None:
+    """Take in all that this person has sent, who was accepted."""
+    _release(writer, arrivals, receiving, writer.blind(name.encode()), None)
+
+
+def release_begun(writer: Writer, arrivals: Arrivals, receiving: Receiving) -> set[str]:
+    """Take in what strangers have sent in conversations that began since, by those who are known.
+    Gives who they are."""
+    begun = arrivals.conversations.keys() - arrivals.known.keys()
+    if not begun or not writer.count(Table.REQUESTS):
+        return set()
+    return _release(writer, arrivals, receiving, b"", begun)
+
+
+def _release(
+    writer: Writer,
+    arrivals: Arrivals,
+    receiving: Receiving,
+    prefix: bytes,
+    only: set[bytes] | None,
+) -> set[str]:
+    released: set[str] = set()
+    for key, data in list(writer.items(Table.REQUESTS, prefix=prefix)):
+        name, _received, body = unpack(data, str, int, bytes)
+        part = decode_body(body)
+        if not isinstance(part, Part) or (only is not None and part.conversation not in only):
+            continue
+        writer.delete(Table.REQUESTS, key)
+        store_part(writer, arrivals, receiving, name, part)
+        released.add(name)
+    return released
+
+
+def request(reader: Reader, name: str) -> Request | None:
+    """What this person asks, None when no request of theirs waits."""
+    found = list(reader.items(Table.REQUESTS, prefix=reader.blind(name.encode())))
+    parts = []
+    for _key, data in found:
+        _name, received, body = unpack(data, str, int, bytes)
+        part = decode_body(body)
+        if isinstance(part, Part):
+            parts.append((received, part))
+    if not parts:
+        return None
+    since, first = parts[0]
+    message = sorted(
+        (part for _received, part in parts if part.id == first.id), key=lambda p: p.number
+    )
+    text = b"".join(p.chunk for number, p in enumerate(message) if p.number == number)
+    return Request(
+        name,
+        since,
+        first.participants,
+        first.subject,
+        shown_file_name(first.file_name) if first.file_name else "",
+        first.size,
+        text[:TEXT_MAX],
+        first.folder,
+        len({(part.conversation, part.id) for _received, part in parts}),
+    )

@@ -1,0 +1,166 @@
+"""Notes: what clients tell each other without anybody writing. PROTOCOL.rst, Message, Kind 2.
+
+A note is made of all that is owed to a peer (``cbfs.messages.queues.note_queue``). What a peer may
+bring about with one is bounded: it moves the states of messages that were sent to it, and has
+messages that are its own sent again, as far as ``Again`` allows.
+"""
+
+from dataclasses import dataclass, field
+
+from cbfs.contacts.contact import Contact, Standing
+from cbfs.messages.content import u64
+from cbfs.messages.history import (
+    ancestors_by,
+    find_message,
+    get_conversation,
+    has_message,
+    own_before,
+    put_message,
+)
+from cbfs.messages.model import Delivery, Message
+from cbfs.messages.queues.delivery_queue import begin_again, moved_on, pending, send_again
+from cbfs.messages.queues.note_queue import NOTHING, Debt, Dues, Kind, debts, due_now, forgive, owe
+from cbfs.receiving.reassembly import Receiving, acknowledge
+from cbfs.storage.store import Reader, Table, Writer
+from cbfs_common.limits import ASK_SPREAD, LOST_PAUSE, NOTE_IDS_MAX, OFFER_AFTER
+from cbfs_common.messages.body import Note
+
+_WRITTEN_TO = frozenset((Delivery.QUEUED, Delivery.SENT, Delivery.RECEIVED))
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A note to be sealed. ``debts`` are settled by it. ``fresh``: it belongs into a session that
+    begins with it, since the peer may not be able to read the others. ``proven``: into the one that
+    was heard last, since the peer may not be able to read those that were fresh."""
+
+    debts: list[Debt]
+    fresh: bool
+    proven: bool
+
+    def note(self, bundle: bytes) -> Note:
+        """The body. ``bundle``: one's name proof, or empty."""
+
+        def refs(kind: Kind) -> tuple[bytes, ...]:
+            return tuple(debt.ref for debt in self.debts if debt.kind is kind)
+
+        lost = any(debt.kind is Kind.LOST for debt in self.debts)
+        return Note(refs(Kind.RECEIPT), refs(Kind.WANT), refs(Kind.OFFER), lost, bundle)
+
+
+def draft(reader: Reader, peer: str, now: int, heard: int) -> Draft | None:
+    """What is due to ``peer``, from whom something was opened last at ``heard``; None when
+    nothing is. ``now`` and ``heard`` in milliseconds."""
+    told = due_now(reader, peer, now)
+    if not told:
+        return None
+    # each second time only: a fresh session may be the one that the peer cannot read
+    deaf = any(debt.kind is Kind.OFFER and debt.tries % 2 for debt in told)
+    lost = any(debt.kind is Kind.LOST for debt in told)
+    fresh = lost or (deaf and heard < now - OFFER_AFTER * 1_000)
+    again = any(debt.kind is Kind.OFFER and debt.tries for debt in told)
+    return Draft(told, fresh, again and not fresh)
+
+
+@dataclass(slots=True)
+class Told:
+    """What notes have brought about: messages in a new state, whom there is something to send to
+    again, and what is owed now."""
+
+    dues: Dues
+    messages: list[Message] = field(default_factory=list)
+    again: set[str] = field(default_factory=set)
+
+
+def take_note(
+    writer: Writer, told: Told, receiving: Receiving, contact: Contact, note: Note, *, fresh: bool
+) -> None:
+    """Do what a note asks for. ``fresh``: its session began with it. Who is only met in
+    conversations of others is asked for nothing beyond those."""
+    me, now, sender = receiving.me, receiving.now, contact.name
+    known = contact.standing is Standing.KNOWN
+    for ref in note.received:
+        _received(writer, told, me, sender, ref)
+    for ref in note.offered:
+        if has_message(writer, ref[:16], sender, ref[16:]):
+            acknowledge(writer, told.dues, receiving, sender, ref)
+        elif known or get_conversation(writer, ref[:16]) is not None:
+            due = now + receiving.delay // ASK_SPREAD
+            owe(writer, told.dues, sender, Kind.WANT, ref, due, sender)
+    wanted = list(note.wanted)
+    if note.lost and fresh and _may(writer, b"lost by ", sender, now):
+        begin_again(writer, sender)
+        told.again.add(sender)  # their number is the same, but there is something to do
+        wanted += [debt.ref for debt in debts(writer, sender, Kind.OFFER)]
+    if wanted:
+        _send_again(writer, told, me, sender, wanted, now)
+
+
+def _own(reader: Reader, me: str, peer: str, ref: bytes) -> Message | None:
+    """A message of one's own that was written to ``peer``, who was not left out."""
+    message = find_message(reader, ref[:16], me, ref[16:])
+    if message is None:
+        return None
+    return message if dict(message.recipients).get(peer) in _WRITTEN_TO else None
+
+
+def _received(writer: Writer, told: Told, me: str, sender: str, ref: bytes) -> None:
+    forgive(writer, sender, Kind.OFFER, ref)
+    message = _own(writer, me, sender, ref)
+    if message is not None and dict(message.recipients)[sender] is not Delivery.RECEIVED:
+        message = moved_on(message, sender, Delivery.RECEIVED)
+        put_message(writer, message)
+        told.messages.append(message)
+
+
+def _send_again(
+    writer: Writer, told: Told, me: str, sender: str, refs: list[bytes], now: int
+) -> None:
+    """What is on its way already, was deleted, or is not one's own is not sent again."""
+    waiting = {job.conversation + job.message for job in pending(writer, sender)}
+    for ref in dict.fromkeys(refs):
+        message = None if ref in waiting else _own(writer, me, sender, ref)
+        if message is not None:
+            forgive(writer, sender, Kind.OFFER, ref)
+            send_again(writer, message, sender)
+            told.again.add(sender)
+            _offer_before(writer, told, me, sender, message, now)
+        elif ref not in waiting:
+            _offer_behind(writer, told, me, sender, ref, now)
+
+
+def _offer_before(
+    writer: Writer, told: Told, me: str, sender: str, message: Message, now: int
+) -> None:
+    """One's own is missing there: what was written before it, as far as there is no receipt for it,
+    may be as well. All of it is offered at once, and not found out one by one."""
+    before: Message | None = message
+    for _ in range(NOTE_IDS_MAX):
+        before = own_before(writer, before, me) if before else None
+        if before is None or dict(before.recipients).get(sender) is not Delivery.SENT:
+            return
+        owe(writer, told.dues, sender, Kind.OFFER, before.conversation + before.id, now)
+
+
+def _offer_behind(writer: Writer, told: Told, me: str, sender: str, ref: bytes, now: int) -> None:
+    """Somebody else's message is wanted, perhaps by who wrote it and has lost it: what one wrote
+    oneself before it may be missing there as well, and nobody else would show that."""
+    conversation = ref[:16]
+    for id_ in ancestors_by(writer, conversation, ref[16:], me, NOTE_IDS_MAX):
+        if _own(writer, me, sender, conversation + id_) is not None:
+            owe(writer, told.dues, sender, Kind.OFFER, conversation + id_, now)
+
+
+def tell_lost(writer: Writer, dues: Dues, peer: str, receiving: Receiving) -> None:
+    """Something of ``peer`` cannot be read: it is to be told, once in LOST_PAUSE."""
+    if _may(writer, b"lost to ", peer, receiving.now):
+        owe(writer, dues, peer, Kind.LOST, NOTHING, receiving.now)
+
+
+def _may(writer: Writer, what: bytes, peer: str, now: int) -> bool:
+    key = what + writer.blind(peer.encode())
+    last = int.from_bytes(writer.get(Table.META, key) or b"", "big")
+    if last + LOST_PAUSE * 1_000 > now >= last:
+        return False
+    writer.put(Table.META, key, u64(now))
+    return True

@@ -1,0 +1,342 @@
+"""Receipt: from the home server's pushes to messages in the store.
+
+Envelopes are taken in batches (``cbfs.receiving.incoming``), each in one commit; only then are they
+deleted on the server. An envelope from somebody new waits in ``Table.INBOX`` until the directory
+has confirmed the sender's name; one that cannot be read is kept in ``Table.QUARANTINE`` and tried
+again.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+import trio
+
+from cbfs.account.settings import Strangers
+from cbfs.contacts.contact import Standing
+from cbfs.contacts.contacts import Lapsed, Stopped, Unknown
+from cbfs.contacts.monitor import Watch
+from cbfs.contacts.sessions import Damaged
+from cbfs.context import Context
+from cbfs.messages.model import Conversation, Message
+from cbfs.messages.queues.note_queue import Dues
+from cbfs.messages.queues.quarantine import (
+    Why,
+    envelope_at,
+    far_sessions,
+    newest,
+    waiting_for,
+    which_session,
+)
+from cbfs.problems import Backoff
+from cbfs.receiving import message_requests
+from cbfs.receiving.admission import Admission
+from cbfs.receiving.incoming import Incoming, Intake, Outcome, claimed_sender, is_of, set_aside
+from cbfs.receiving.reassembly import Receiving
+from cbfs.storage.faults import ProgramFault, contained, unharmed
+from cbfs.storage.store import StoreError, Table
+from cbfs_common.errors import CbfsError, CryptoError, DecodeError, LimitError
+from cbfs_common.limits import RECEIPT_DELAY
+from cbfs_common.messages.body import Body, Part, decode_body
+from cbfs_common.names.checks import DirectoryLies, NameChanged, NameExpired
+from cbfs_common.session.session import Duplicate
+
+
+class _Unheard(CbfsError):
+    """From a stranger, when so many wait that no more are heard."""
+
+    def __init__(self) -> None:
+        super().__init__("too many strangers wait")
+
+
+_FAULT = (
+    "an envelope that arrived could not be handled: a fault of this program, which its log"
+    " describes (please report it; the envelope is kept in quarantine/)"
+)
+
+_NOT_CONFIRMED = (
+    Unknown,
+    Lapsed,
+    CryptoError,
+    DecodeError,
+    LimitError,
+    DirectoryLies,
+    NameChanged,
+    NameExpired,
+)
+"""What says that a sender is not who they claim to be, or that nobody can say."""
+
+IN_VAIN_MAX = 4
+"""New senders one after the other that the directory says nothing of, before it is given time."""
+
+RETRY_BATCH = 16
+"""Kept envelopes that are tried again in one commit."""
+
+
+class Receiver:
+    """Opens and stores what arrives. It tells of conversations that messages came into, of messages
+    that are new or in a new state, of what is owed to peers, whom to send to again, and of whom
+    something waits for the user's decision."""
+
+    def __init__(
+        self,
+        context: Context,
+        watch: Watch,
+        *,
+        started: Callable[[Conversation], None],
+        arrived: Callable[[Message], None],
+        changed: Callable[[Message], None],
+        owed: Callable[[Dues], None],
+        again: Callable[[str], None],
+        asking: Callable[[str], None],
+    ) -> None:
+        self._context = context
+        self.admission = Admission(context, self._receiving, self._tell)
+        self._watch = watch
+        self._started = started
+        self._arrived = arrived
+        self._changed = changed
+        self._owed = owed
+        self._again = again
+        self._asking = asking
+        self._strangers = trio.Event()
+        self._tried = b""
+        with context.store.read() as reader:
+            self._far = far_sessions(reader)
+
+    async def take(self, envelopes: list[bytes]) -> None:
+        """Bring these into the store. On return the server may delete them."""
+        await self._take([Incoming(envelope) for envelope in envelopes])
+
+    async def retry(self) -> None:
+        """Try once more what could not be read: this program may be newer, or a name confirmed."""
+        with self._context.store.read() as reader:
+            keys = newest(reader)
+        try:
+            with contained():
+                for start in range(0, len(keys), RETRY_BATCH):
+                    await self._take(self._kept(keys[start : start + RETRY_BATCH]))
+        except CbfsError as error:
+            self._context.problems.set(
+                "retry", f"what could not be read was not tried again: {error.in_full}"
+            )
+
+    def look_again(self) -> None:
+        """Something of a contact is new: whoever waits for that is looked at again."""
+        self._strangers.set()
+
+    def _kept(self, keys: list[bytes]) -> list[Incoming]:
+        with self._context.store.read() as reader:
+            found = [(key, envelope_at(reader, key)) for key in keys]
+        return [Incoming(data, (Table.QUARANTINE, key)) for key, data in found if data]
+
+    async def _take(self, incoming: list[Incoming]) -> None:
+        while incoming:
+            try:
+                with contained():
+                    intake, outcome = await self._commit(incoming)
+            except StoreError:
+                raise
+            except CbfsError:
+                await self._take_one_by_one(incoming)
+                return
+            await self._follow_up(intake, outcome)
+            with self._context.store.read() as reader:
+                near = self._far & {which_session(reader, id_) for id_ in intake.advanced}
+                far = (unread for _item, unread in intake.unread if unread.why is Why.FAR)
+                self._far |= {which_session(reader, unread.session) for unread in far}
+                if not near:
+                    return
+                incoming = self._kept(waiting_for(reader, near)[: 4 * RETRY_BATCH])
+
+    async def _take_one_by_one(self, incoming: list[Incoming]) -> None:
+        """A fault, in one of them at least: that one is set aside, and the others are taken."""
+        if len(incoming) > 1:
+            for item in incoming:
+                await self._take([item])
+            return
+        with suppress(ProgramFault), contained():  # is it in what strangers have sent before?
+            await self._follow_up(*await self._commit(incoming, releasing=False))
+            return
+        await self._context.store.commit(lambda writer: set_aside(writer, incoming[0], Why.FAULT))
+        self._context.problems.set("fault", _FAULT)
+
+    async def _follow_up(self, intake: Intake, outcome: Outcome) -> None:
+        """A batch is on the disk: all who are to know hear of it."""
+        self._tell(outcome)
+        with unharmed():
+            await self.admission.introduce(outcome.arrivals.conversations.values())
+        for sender, bundle in intake.bundles:
+            self._watch.offer(sender, bundle)
+        problems = self._context.problems
+        if any(unread.why is Why.FAULT for _item, unread in intake.unread):
+            problems.set("fault", _FAULT)
+        if any(item.kept is None for item, _unread in intake.unread):
+            problems.tell()  # how many there are is in the status
+        if any(item.kept is None for item in intake.strangers):
+            self._strangers.set()
+
+    async def _commit(
+        self, incoming: list[Incoming], *, releasing: bool = True
+    ) -> tuple[Intake, Outcome]:
+        context = self._context
+        receiving = self._receiving()
+        async with context.sessions.lock:
+            intake = Intake(context, incoming, receiving)
+            change = partial(intake.write, releasing=releasing)
+            outcome = await context.store.commit(change)
+            intake.done()
+        return intake, outcome
+
+    def _receiving(self) -> Receiving:
+        context = self._context
+        return Receiving(
+            context.account.name,
+            context.clock(),
+            self._delay(),
+            context.configuration.current.receipts,
+            frozenset(contact.name for contact in context.peers.all() if contact.muted),
+        )
+
+    def _delay(self) -> int:
+        """Milliseconds, at random, from a half to one and a half of RECEIPT_DELAY."""
+        share = int.from_bytes(self._context.random.token(2), "big") / 65_536
+        return int(RECEIPT_DELAY * 1_000 * (0.5 + share))
+
+    def _tell(self, outcome: Outcome) -> None:
+        """Each by itself: it is on the disk, and nobody hears of it again."""
+        arrivals, told, problems = outcome.arrivals, outcome.told, self._context.problems
+        for conversation in arrivals.conversations.values():
+            with unharmed():
+                self._started(conversation)
+        for name in outcome.asking:
+            with unharmed():
+                self._asking(name)
+        for message in arrivals.messages:
+            with unharmed():
+                self._arrived(message)
+        for message in told.messages:
+            with unharmed():
+                self._changed(message)
+        for peer in told.again:
+            with unharmed():
+                self._again(peer)
+        with unharmed():
+            if arrivals.parts:
+                problems.tell()  # how far they are is in the status
+            if arrivals.dues:
+                self._owed(arrivals.dues)
+            if arrivals.refused:
+                problems.set(
+                    "refused",
+                    "messages were dropped, as their senders do not take part in the conversations"
+                    " that they are written into (there is nothing to do: nobody sees them)",
+                )
+
+    async def meet_strangers(self) -> None:
+        """Confirm the names of new senders with the directory, for as long as the mount lives."""
+        backoff = Backoff(self._context.random)
+        while True:
+            self._strangers = trio.Event()
+            try:
+                with contained():
+                    await self._meet_all()
+            except CbfsError as error:
+                self._context.problems.set(
+                    "strangers",
+                    f"somebody new has written, and cannot be confirmed: {error.in_full}",
+                )
+                await trio.sleep(backoff.next())
+                continue
+            self._context.problems.clear("strangers")
+            backoff.reset()
+            await self._strangers.wait()
+
+    async def _meet_all(self) -> None:
+        """Raises the last error when some are left to be tried again: the next time begins with
+        those whose turn did not come."""
+        left: CbfsError | None = None
+        in_vain = 0
+        for key in self._waiting():
+            try:
+                await self._meet_one(key)
+                in_vain = 0
+            except StoreError:
+                raise
+            except CbfsError as error:
+                left, in_vain, self._tried = error, in_vain + 1, key
+                if in_vain == IN_VAIN_MAX:
+                    break
+        if left is not None:
+            raise left
+
+    def _waiting(self) -> list[bytes]:
+        """The records of those who wait, from the one after the last that was tried."""
+        with self._context.store.read() as reader:
+            keys = list(reader.keys(Table.INBOX))
+        behind = bisect_right(keys, self._tried)
+        return keys[behind:] + keys[:behind]
+
+    async def _meet_one(self, key: bytes) -> None:
+        """Raises CbfsError when it is to be tried again."""
+        store = self._context.store
+        with store.read() as reader:
+            envelope = reader.get(Table.INBOX, key)
+        if envelope is None:
+            return
+        item = Incoming(envelope, (Table.INBOX, key))
+        try:
+            with contained():
+                await self._meet(envelope)
+        except _Unheard:
+            await store.commit(lambda writer: writer.delete(Table.INBOX, key))
+        except Stopped:
+            pass  # it waits for the user's word on the new owner of the name
+        except ProgramFault:
+            await self._take_one_by_one([item])
+        except _NOT_CONFIRMED:
+            await store.commit(lambda writer: set_aside(writer, item, Why.LATER))
+        else:
+            await self._take([item])
+
+    async def _meet(self, envelope: bytes) -> None:
+        """Let the directory confirm who the sender is. Raises NotYet while it does not answer,
+        what the checks raise when it says otherwise, and _Unheard for one stranger too many."""
+        context = self._context
+        async with context.sessions.lock:
+            try:
+                opened = context.sessions.batch().open(envelope, context.clock() // 1000)
+            except (Duplicate, Damaged):
+                return
+        if opened.peer:
+            return
+        peer, body = opened.session.peer, decode_body(opened.body)
+        name = claimed_sender(context, peer, body).entry.name
+        known = context.peers.get(name)
+        try:
+            shown = claimed_sender(context, peer, body, known.entry if known else None)
+        except NameChanged as error:
+            await context.peers.offer(error.entry)
+            raise Stopped(name) from error
+        standing = self._standing(body)
+        if known is None and standing is Standing.STRANGER:
+            with context.store.read() as reader:
+                if message_requests.is_full(reader):
+                    raise _Unheard
+            await self.admission.forget()
+        contact = await self._watch.confirm(shown, standing)
+        if contact.offered is not None:
+            raise Stopped(name)
+        if not is_of(peer, contact.entry):
+            raise CryptoError("the sender is not who the directory says")
+
+    def _standing(self, body: Body) -> Standing:
+        """Of somebody who is met by this message."""
+        context = self._context
+        if context.configuration.current.strangers is Strangers.ACCEPT:
+            return Standing.KNOWN
+        known = context.conversations.get(body.conversation) if isinstance(body, Part) else None
+        if known is not None and isinstance(body, Part) and known.participants == body.participants:
+            return Standing.LISTED
+        return Standing.STRANGER

@@ -1,0 +1,7 @@
+"""From the queues to the recipients' servers: messages are composed, sealed for each recipient and
+delivered; cover traffic.
+
+In come messages that were written, and queues in the store; out go envelopes, and reports of what
+became of them. Stands on context, contacts, messages, network and problems. Entered by receiving
+and engine.
+"""

@@ -1,0 +1,98 @@
+"""Sealing for one recipient, without a network: parts of messages, and notes.
+
+Each gives a step for one transaction, which holds the ratchet's new state and the envelopes: a
+crash before it leaves a part unsealed, after it an envelope that is sent again byte for byte. A
+note's envelope is not kept: should it not be delivered, the note is made anew from what is owed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cbfs.contacts.sessions import Batch
+from cbfs.context import Context
+from cbfs.messages.content import read_content
+from cbfs.messages.history import get_conversation
+from cbfs.messages.queues import delivery_queue
+from cbfs.messages.queues.delivery_queue import Envelope, Job
+from cbfs.receiving.notes import Draft
+from cbfs.storage.store import Reader, StoreError, Writer
+from cbfs_common.messages.body import Part, encode_note, encode_part
+from cbfs_common.session.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """``write`` belongs into one transaction; after it the new states count by ``done``."""
+
+    batch: Batch
+    sealed: list[tuple[Job, list[bytes]]]
+
+    def write(self, writer: Writer) -> list[Envelope]:
+        """The envelopes of messages that are to be delivered."""
+        self.batch.write(writer)
+        return [
+            envelope
+            for job, parts in self.sealed
+            for envelope in delivery_queue.save_sealed(writer, job, parts)
+        ]
+
+    def done(self) -> None:
+        """The transaction is on the disk."""
+        self.batch.done()
+
+
+class Sealing:
+    """Seals for others. ``bundle`` is one's own name proof."""
+
+    def __init__(self, context: Context, bundle: Callable[[], bytes]) -> None:
+        self._context = context
+        self._bundle = bundle
+
+    def parts(
+        self, reader: Reader, recipient: str, jobs: list[Job], most: int, session: Session
+    ) -> Step:
+        """Seal up to ``most`` parts of these jobs. Hold the lock of the sessions."""
+        batch = self._context.sessions.batch()
+        now = self._context.clock()
+        step = Step(batch, [])
+        for job in jobs:
+            count = min(most, job.count - job.sealed)
+            most -= count
+            bodies = [self._part(reader, job, job.sealed + i) for i in range(count)]
+            parts = [batch.seal(session, recipient, body, now) for body in bodies]
+            step.sealed.append((job, parts))
+        return step
+
+    def note(self, recipient: str, draft: Draft, session: Session) -> tuple[Step, bytes]:
+        """Seal a note: (step, envelope). Hold the lock of the sessions."""
+        batch = self._context.sessions.batch()
+        body = encode_note(draft.note(self._bundle()))
+        now = self._context.clock()
+        envelope = batch.seal(session, recipient, body, now, prefer=draft.fresh)
+        return Step(batch, []), envelope
+
+    def _part(self, reader: Reader, job: Job, number: int) -> bytes:
+        # one that has just begun may be on the disk before the engine has noted it
+        conversation = get_conversation(reader, job.conversation)
+        if conversation is None:
+            raise StoreError("the queue names no conversation", "see the log")
+        return encode_part(
+            Part(
+                id=job.message,
+                conversation=job.conversation,
+                parents=job.parents,
+                participants=conversation.participants,
+                subject=conversation.subject,
+                date=job.date,
+                file_name=job.file_name,
+                number=number,
+                count=job.count,
+                size=job.content.size,
+                digest=job.digest,
+                chunk=read_content(reader, job.content, number * job.part_size, job.part_size),
+                # in every one, so that a peer need never ask the directory for this name
+                bundle=self._bundle(),
+                folder=job.folder,
+                lifetime=job.lifetime,
+            )
+        )

@@ -1,0 +1,405 @@
+"""Delivery to those that something waits for, so many at once and no more
+(``cbfs.sending.agenda``).
+
+Each delivery session has a connection of its own with a fresh key, so that the recipient's
+server learns neither who sends nor that two deliveries come from the same sender; so has each
+prekey that is taken. Sealing and the ratchet's new state are one commit, delivery follows, and
+only then the queue forgets (see ``cbfs.messages.queues.delivery_queue``).
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+import trio
+
+from cbfs.contacts.contact import Contact
+from cbfs.contacts.contacts import Unknown
+from cbfs.context import Context
+from cbfs.messages.model import Message, NotYet
+from cbfs.messages.queues import delivery_queue, note_queue
+from cbfs.messages.queues.delivery_queue import Envelope
+from cbfs.messages.queues.note_queue import Dues
+from cbfs.network.dial import REUSE_TIME, DialError
+from cbfs.network.link import Link, ServerRefused, open_link, request, request_in_order
+from cbfs.problems import Cause, in_words
+from cbfs.receiving import notes
+from cbfs.sending.agenda import Agenda
+from cbfs.sending.sealing import Sealing
+from cbfs.sending.supervision import supervised
+from cbfs.storage.faults import contained, harmless
+from cbfs.storage.store import Writer
+from cbfs_common.errors import CbfsError, CryptoError, DecodeError, TransportError
+from cbfs_common.names.checks import NameExpired
+from cbfs_common.session.prekey import decode_prekey
+from cbfs_common.session.session import Peer, Session
+from cbfs_common.wire.requests import Code, Deliver, Done, TakePrekey
+
+WINDOW = 16
+"""Envelopes under way to one recipient at once."""
+
+LINGER = 5.0
+"""Seconds that a delivery session stays open for more to send, if nobody waits for its place."""
+
+
+SLOW = 30.0
+"""Seconds for one window after which a server counts as slow: what goes to it takes no place of
+those that are kept for others, and makes room when somebody waits."""
+
+
+class WrongPrekey(CbfsError):
+    """A server has given a prekey that its owner did not sign, or that has expired."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the server gave a wrong prekey", "it may be lying, or their client be away long"
+        )
+
+
+def topic_of(recipient: str) -> str:
+    """Of what is wrong with deliveries to one, and of their tries."""
+    return f"to {recipient}"
+
+
+class Sender:
+    """Sends what is queued and what is owed. ``sent`` is told of messages whose state has moved
+    on, ``owed`` of what is due next."""
+
+    def __init__(
+        self,
+        context: Context,
+        bundle: Callable[[], bytes],
+        sent: Callable[[Message], None],
+        owed: Callable[[Dues], None],
+        nursery: trio.Nursery,
+    ) -> None:
+        self._context = context
+        self._sealing = Sealing(context, bundle)
+        self._sent = sent
+        self._owed = owed
+        self._nursery = nursery
+        self._retries = context.retries
+        self._agenda = Agenda(lambda who: self._retries.due(topic_of(who)), self._retries.take)
+        self._wakes: dict[str, trio.Event] = {}
+        self._lingering: set[str] = set()
+        self._slow: set[str] = set()
+        self._notes: set[str] = set()
+        self._news = trio.Event()
+        self._retries.sooner_than_said = self._look_again
+        with context.store.read() as reader:
+            self._jobs = delivery_queue.waiting(reader)
+        for recipient in self._jobs:
+            self._wake(recipient)
+        nursery.start_soon(supervised, context, self._run)
+
+    def queued(self, recipient: str) -> None:
+        """There is something new in the queue for this recipient, on the disk."""
+        self._count(recipient)
+        self._wake(recipient)
+
+    def note_due(self, recipient: str) -> None:
+        """What is owed to this recipient is due. To whom the user has blocked, it stays owed; and
+        so does what is wanted from somebody who was only named in a conversation, until they are
+        met: whoever names people and parents would bring about that they are looked up, and known
+        as if one had written to them."""
+        contact = self._context.peers.get(recipient)
+        if contact is not None and contact.blocked:
+            return
+        if contact is None:
+            with self._context.store.read() as reader:
+                if note_queue.only_missed(reader, recipient):
+                    return
+        self._notes.add(recipient)
+        self._wake(recipient)
+
+    def given_up(self, recipient: str) -> None:
+        """Something that waited for this recipient is not to be delivered any more."""
+        self._count(recipient)
+        if recipient not in self._jobs:
+            self._context.problems.clear(topic_of(recipient))
+            if not self._has_work(recipient):
+                self._agenda.drop(recipient)
+
+    def retry(self, recipient: str) -> None:
+        """Something of this contact is new: what waits to be tried again is tried now."""
+        self._retries.sooner(topic_of(recipient))
+        self._wake(recipient)
+
+    def waiting(self) -> dict[str, int]:
+        """Messages by recipient that are not at the server yet."""
+        return dict(self._jobs)
+
+    def _wake(self, recipient: str) -> None:
+        if recipient in self._wakes:
+            self._wakes[recipient].set()
+        elif self._has_work(recipient):
+            urgent = recipient in self._jobs and recipient not in self._slow
+            # a note for somebody who is not known makes the directory be asked
+            counts = self._context.peers.get(recipient) is None
+            now = trio.current_time()
+            self._agenda.want(recipient, now, urgent=urgent, counts=counts)
+            self._news.set()
+
+    def _has_work(self, recipient: str) -> bool:
+        contact = self._context.peers.get(recipient)
+        if contact is not None and contact.blocked:
+            return False
+        return recipient in self._jobs or recipient in self._notes
+
+    def _look_again(self) -> None:
+        self._agenda.look_again()
+        self._news.set()
+
+    async def _run(self) -> None:
+        """Begin with those whose turn it is, until cancelled."""
+        while True:
+            self._news = trio.Event()
+            now = trio.current_time()
+            while (recipient := self._agenda.next(now, len(self._wakes))) is not None:
+                if self._has_work(recipient):
+                    self._wakes[recipient] = trio.Event()
+                    self._nursery.start_soon(self._serve, recipient)
+            if self._agenda.is_crowded(len(self._wakes)):
+                for recipient in self._lingering:
+                    self._wakes[recipient].set()
+            with trio.move_on_after(self._agenda.wait(now, len(self._wakes))):
+                await self._news.wait()
+
+    async def _serve(self, recipient: str) -> None:
+        """One delivery session."""
+        try:
+            with harmless():
+                await self._try(recipient)
+        finally:
+            del self._wakes[recipient]
+        with harmless():
+            self._wake(recipient)
+        self._news.set()
+
+    async def _try(self, recipient: str) -> None:
+        try:
+            with contained():
+                await self._deliver_all(recipient)
+                self._works(recipient)
+        except CbfsError as error:
+            wait = self._retries.failed(topic_of(recipient), _cause(error))
+            if recipient in self._jobs:  # nobody waits for a note
+                again = f"tried again within {in_words(wait)}"
+                who = self._context.peers.label(recipient)
+                self._context.problems.set(topic_of(recipient), f"{who}: {error.in_full}; {again}")
+
+    def _works(self, recipient: str) -> None:
+        self._retries.worked(topic_of(recipient))
+        self._context.problems.clear(topic_of(recipient))
+
+    async def _deliver_all(self, recipient: str) -> None:
+        """One delivery session: all that waits, and what comes while it lingers."""
+        context = self._context
+        contact = await context.peers.ready(recipient)
+        if context.pace:
+            await self._deliver_one(contact)
+            return
+        async with self._link(contact) as link:
+            with trio.move_on_after(REUSE_TIME):
+                # to the keys and the server of now: a change ends the delivery session
+                while context.peers.get(recipient) == contact and not context.pace:
+                    began = trio.current_time()
+                    while not context.pace and await self._deliver_some(link, contact):
+                        self._works(recipient)
+                        if self._gives_way(recipient, trio.current_time() - began):
+                            return
+                        began = trio.current_time()
+                    if recipient in self._notes:
+                        await self._deliver_note(link, contact)
+                    self._wakes[recipient] = trio.Event()
+                    if not self._has_work(recipient) and not await self._more_to_send(recipient):
+                        return
+
+    def _gives_way(self, recipient: str, took: float) -> bool:
+        """Whether somebody else is to have the place, after a window that took so long."""
+        if took <= SLOW:
+            self._slow.discard(recipient)
+            return False
+        self._slow.add(recipient)
+        return self._agenda.is_crowded(len(self._wakes))
+
+    async def _more_to_send(self, recipient: str) -> bool:
+        """Wait for that, if nobody else waits for the place."""
+        if self._agenda.is_crowded(len(self._wakes)):
+            return False
+        self._lingering.add(recipient)
+        with trio.move_on_after(LINGER):
+            await self._wakes[recipient].wait()
+        self._lingering.discard(recipient)
+        return self._has_work(recipient)
+
+    def _link(self, contact: Contact) -> AbstractAsyncContextManager[Link]:
+        """A connection of its own, with a fresh key, to the server of a contact."""
+        context = self._context
+        isolation = b"deliver:" + context.random.token(16)
+        return open_link(context.dialer, contact.profile.server, None, isolation, context.random)
+
+    async def _deliver_one(self, contact: Contact) -> None:
+        """One envelope over one connection, whose turn it waits for. All that takes time is done
+        before and after it, so that it looks like any other."""
+        envelopes = await self._next(contact, 1)
+        if envelopes:
+            async with self._link(contact) as link:  # its turn may come late
+                if self._waits(envelopes[0]):
+                    await _hand_over(link, contact, envelopes[0].data)
+                    await self._finish(contact.name, [envelopes[0].key])
+            return
+        self._count(contact.name)
+        if contact.name in self._notes:
+            await self._deliver_note(None, contact)
+
+    async def _deliver_some(self, link: Link, contact: Contact) -> bool:
+        """One window of envelopes. False when there was nothing to do."""
+        envelopes = await self._next(contact, WINDOW)
+        if not envelopes:
+            self._count(contact.name)
+            return False
+        asked = [Deliver(contact.profile.user_id, envelope.data) for envelope in envelopes]
+        replies = await request_in_order(link, asked, lambda index: self._waits(envelopes[index]))
+        told = list(zip(envelopes, replies, strict=True))
+        delivered = [envelope.key for envelope, reply in told if isinstance(reply, Done)]
+        if delivered:
+            await self._finish(contact.name, delivered)
+        for _envelope, reply in told:
+            if isinstance(reply, CbfsError):
+                raise _in_words(reply)
+        return True
+
+    def _waits(self, envelope: Envelope) -> bool:
+        """Whether it is still to be delivered, when it is about to leave: its message may have been
+        removed, or it was sealed anew."""
+        with self._context.store.read() as reader:
+            return delivery_queue.is_waiting(reader, envelope)
+
+    async def _finish(self, recipient: str, delivered: list[bytes]) -> None:
+        now = self._context.clock()
+
+        def change(writer: Writer) -> tuple[list[Message], Dues]:
+            dues: Dues = {}
+            return delivery_queue.finish(writer, delivered, dues, now), dues
+
+        messages, dues = await self._context.store.commit(change)
+        self._count(recipient)
+        self._owed(dues)
+        for message in messages:
+            self._sent(message)
+        self._context.problems.tell()
+
+    def _count(self, recipient: str) -> None:
+        with self._context.store.read() as reader:
+            left = delivery_queue.waiting_for(reader, recipient)
+        if left:
+            self._jobs[recipient] = left
+        else:
+            self._jobs.pop(recipient, None)
+
+    async def _next(self, contact: Contact, window: int) -> list[Envelope]:
+        """The next window, sealed as far as it was not; in one commit with the ratchet's state."""
+        context = self._context
+        fresh, identity = None, contact.profile.identity(contact.name)
+        if context.sessions.choose(contact.name, identity) is None and contact.name in self._jobs:
+            fresh = await self._new_session(contact)
+        async with context.sessions.lock:
+            while self._is_known(contact):
+                session = context.sessions.choose(contact.name, identity) or fresh
+                with context.store.read() as reader:
+                    envelopes, jobs = delivery_queue.next_work(reader, contact.name, window)
+                    most = window - len(envelopes)
+                    if not jobs or session is None:
+                        return envelopes
+                    step = self._sealing.parts(reader, contact.name, jobs, most, session)
+                try:
+                    envelopes += await context.store.commit(step.write)
+                except delivery_queue.JobChanged:  # it was removed just now, or what it follows
+                    continue
+                step.done()
+                return envelopes
+        return []
+
+    def _is_known(self, contact: Contact) -> bool:
+        """Whether it is still, by these keys: while a prekey was taken it may have been forgotten,
+        and what is answered in a session with nobody known could not be read."""
+        now, name = self._context.peers.get(contact.name), contact.name
+        return now is not None and now.profile.identity(name) == contact.profile.identity(name)
+
+    async def _deliver_note(self, link: Link | None, contact: Contact) -> None:
+        """Tell what is due. Only when it is at the server does it count as told."""
+        context = self._context
+        store, sessions, name = context.store, context.sessions, contact.name
+        with store.read() as reader:
+            draft = notes.draft(reader, name, context.clock(), sessions.heard(name))
+        if draft is not None:
+            fresh, identity = None, contact.profile.identity(name)
+            if draft.fresh or sessions.choose(name, identity) is None:  # none, proven or not
+                fresh = await self._new_session(contact)
+            async with sessions.lock:
+                known = sessions.choose(name, identity, proven=draft.proven)
+                session = fresh if draft.fresh else known or fresh
+                if session is None or not self._is_known(contact):
+                    return
+                step, envelope = self._sealing.note(name, draft, session)
+                await store.commit(step.write)
+                step.done()
+            if link is not None:
+                await _hand_over(link, contact, envelope)
+            else:
+                async with self._link(contact) as own:
+                    await _hand_over(own, contact, envelope)
+            told = draft.debts
+            await store.commit(lambda writer: note_queue.settle(writer, told, context.clock()))
+        self._notes.discard(name)
+        with store.read() as reader:
+            due = note_queue.next_due(reader, name)
+        if due is not None:
+            self._owed({name: due})
+
+    async def _new_session(self, contact: Contact) -> Session:
+        """Take a prekey, over a connection of its own, and start."""
+        context = self._context
+        peer = Peer(contact.profile.identity(contact.name), contact.profile.auth)
+        isolation = b"prekey:" + context.random.token(16)
+        async with open_link(
+            context.dialer, contact.profile.server, None, isolation, context.random
+        ) as link:
+            try:
+                taken = await request(link, TakePrekey(contact.profile.user_id))
+            except ServerRefused as error:
+                raise _in_words(error) from error
+        try:
+            prekey = decode_prekey(taken.record)
+            prekey.verify(contact.profile.signing, context.clock() // 1000)
+            return context.sessions.start(peer, prekey)
+        except (CryptoError, DecodeError) as error:
+            raise WrongPrekey from error
+
+
+async def _hand_over(link: Link, contact: Contact, envelope: bytes) -> None:
+    try:
+        await request(link, Deliver(contact.profile.user_id, envelope))
+    except ServerRefused as error:
+        raise _in_words(error) from error
+
+
+def _cause(error: CbfsError) -> Cause:
+    if isinstance(error, Unknown | NameExpired):
+        return Cause.GONE
+    network = isinstance(error, TransportError | DialError | NotYet)
+    return Cause.NETWORK if network else Cause.REFUSED
+
+
+_REFUSALS = {
+    Code.UNKNOWN_USER: "their server does not know them",
+    Code.MAILBOX_FULL: "their mailbox is full",
+    Code.NO_PREKEY: "they have no prekey left, as they have not been online for long",
+}
+
+
+def _in_words(error: CbfsError) -> CbfsError:
+    """A refusal by the server, said of the recipient."""
+    if isinstance(error, ServerRefused) and error.code in _REFUSALS:
+        return CbfsError(_REFUSALS[error.code])
+    return error

@@ -1,0 +1,258 @@
+"""Records of the client's store within one transaction: tables, and what reads and writes them.
+
+A record is  slot u64 | check 8 | sealed value.  See ``cbfs.storage.store``, which opens
+             transactions.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from cbfs.storage.key_tree import KeyReader, KeysDamaged, KeyWriter, open_record, seal_record
+from cbfs_common.errors import CbfsError, CryptoError
+from cbfs_common.primitives import kdf
+
+RECORD = struct.Struct(">Q8s")
+"""Before a sealed value: its slot, and a check of the slot and the record's place."""
+
+STATE = struct.Struct(">QQ")
+STATE_KEY = b"state"
+"""Among the nodes: the store's generation and its next slot."""
+
+
+BLIND = b"blind"
+"""In Table.META: the key of blind record keys."""
+
+
+class Table(Enum):
+    """The tables, with what their record keys are."""
+
+    META = b"meta"  # a fixed word
+    SESSIONS = b"sessions"  # session id 16
+    PREKEYS = b"prekeys"  # prekey id 16
+    PEERS = b"peers"  # blind(name)
+    CONVERSATIONS = b"conversations"  # conversation id 16
+    MESSAGES = b"messages"  # conversation id 16 | serial u64
+    LISTINGS = b"listings"  # conversation id 16 | serial u64: see ``cbfs.messages.listings``
+    MESSAGE_IDS = b"message-ids"  # blind(conversation id, sender, message id)
+    PARTS = b"parts"  # what is known of a file that is still arriving
+    ENDS = b"ends"  # see ``cbfs.messages.lifetimes``
+    QUEUE = b"queue"  # blind(recipient) 16 | sequence u64
+    OWED = b"owed"  # blind(peer) 16 | kind 1 | conversation id 16 | message id 16
+    REQUESTS = b"requests"  # blind(sender) 16 | sequence u64: what strangers have sent
+    INBOX = b"inbox"  # sequence u64: envelopes that wait for a look-up
+    DUMMIES = b"dummies"  # envelope id 16: envelopes of noise to oneself that are on their way
+    QUARANTINE = b"quarantine"  # sequence u64: envelopes that could not be read
+    CONTENT = b"content"  # content id u64 | chunk u32
+    INDEX = b"index"  # segment u32: see ``cbfs.messages.search_index``
+    TERMS = b"terms"  # segment u32 [| number in it u8]
+    NODES = b"nodes"  # inode u64: files and folders of outbox/, ui_info/ and tmp/
+
+
+class StoreError(CbfsError):
+    """The store on disk cannot be read or written."""
+
+
+class CannotWrite(StoreError):
+    """The disk does not take it, or LMDB does not."""
+
+
+class DamagedRecord(StoreError):
+    """A record cannot be opened: bits of it, or of a key above it, have changed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a record of the store is damaged",
+            "what is intact can be saved: cbfs export ACCOUNT FILE",
+        )
+
+
+class TxnNodes:
+    """``keytree.Nodes`` of one transaction."""
+
+    def __init__(self, txn: Any, db: Any) -> None:
+        self._txn = txn
+        self._db = db
+
+    def get_node(self, name: bytes) -> bytes | None:
+        found: bytes | None = self._txn.get(name, db=self._db)
+        return found
+
+    def put_node(self, name: bytes, sealed: bytes) -> None:
+        self._txn.put(name, sealed, db=self._db)
+
+    def delete_node(self, name: bytes) -> None:
+        self._txn.delete(name, db=self._db)
+
+    def state(self) -> tuple[int, int]:
+        """(generation, next slot). Raises DamagedRecord."""
+        data = self.get_node(STATE_KEY)
+        if data is None:
+            return 0, 0
+        if len(data) != STATE.size:
+            raise DamagedRecord
+        return STATE.unpack(data)
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """LMDB's handles of the tables, and the key (32) of blind record keys."""
+
+    dbs: dict[Table, Any]
+    blind_key: bytes
+
+    def blind(self, *parts: bytes) -> bytes:
+        """16 bytes that stand for ``parts`` in a record key and tell nothing of them."""
+        data = b"".join(struct.pack(">I", len(part)) + part for part in parts)
+        return kdf(self.blind_key, b"cbfs1 lookup", data, 16)
+
+
+class Reader:
+    """A consistent view of the store. Use within its ``with`` block."""
+
+    def __init__(self, tables: "Tables", txn: Any, keys: KeyReader) -> None:
+        self._tables = tables
+        self._txn = txn
+        self._keys = keys
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        """The value, or None. Raises DamagedRecord."""
+        data = self._txn.get(key, db=self._tables.dbs[table])
+        return None if data is None else self._open(table, key, data)
+
+    def items(
+        self, table: Table, prefix: bytes = b"", start: bytes | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) in key order, of keys with ``prefix``, from ``start`` on. Raises
+        DamagedRecord."""
+        with self._txn.cursor(db=self._tables.dbs[table]) as cursor:
+            found = cursor.set_range(start if start is not None else prefix)
+            while found:
+                key, data = cursor.item()
+                if not key.startswith(prefix):
+                    return
+                yield key, self._open(table, key, data)
+                found = cursor.next()
+
+    def _open(self, table: Table, key: bytes, data: bytes) -> bytes:
+        place = place_of(table, key)
+        try:
+            secret = self._keys.key(slot_of(place, data))
+            return open_record(secret, data[RECORD.size :], place)
+        except (KeysDamaged, CryptoError) as error:
+            raise DamagedRecord from error
+
+    def keys(
+        self, table: Table, prefix: bytes = b"", start: bytes | None = None
+    ) -> Iterator[bytes]:
+        """Keys with ``prefix`` in order, from ``start`` on; opens no value."""
+        with self._txn.cursor(db=self._tables.dbs[table]) as cursor:
+            found = cursor.set_range(start if start is not None else prefix)
+            while found and cursor.key().startswith(prefix):
+                yield cursor.key()
+                found = cursor.next()
+
+    def last_key(self, table: Table) -> bytes | None:
+        """The greatest key, or None."""
+        with self._txn.cursor(db=self._tables.dbs[table]) as cursor:
+            return cursor.key() if cursor.last() else None
+
+    def last(self, table: Table, prefix: bytes) -> tuple[bytes, bytes] | None:
+        """The last (key, value) of those with ``prefix``, which must not be all ones. Raises
+        DamagedRecord."""
+        above = (int.from_bytes(prefix, "big") + 1).to_bytes(len(prefix), "big")
+        with self._txn.cursor(db=self._tables.dbs[table]) as cursor:
+            found = cursor.prev() if cursor.set_range(above) else cursor.last()
+            if not found or not cursor.key().startswith(prefix):
+                return None
+            key, data = cursor.item()
+            return key, self._open(table, key, data)
+
+    def key_up_to(self, table: Table, key: bytes, prefix: bytes) -> bytes | None:
+        """The last key up to ``key`` of those with ``prefix``; opens no value."""
+        with self._txn.cursor(db=self._tables.dbs[table]) as cursor:
+            found = cursor.set_range(key)
+            if not found or cursor.key() != key:
+                found = cursor.prev() if found else cursor.last()
+            return cursor.key() if found and cursor.key().startswith(prefix) else None
+
+    def number(self, name: bytes) -> int:
+        """The last that ``Writer.next_number`` gave, 0 before the first."""
+        return int.from_bytes(self.get(Table.META, b"counter " + name) or b"", "big")
+
+    def blind(self, *parts: bytes) -> bytes:
+        """See ``Store.blind``."""
+        return self._tables.blind(*parts)
+
+    def count(self, table: Table) -> int:
+        """Number of records."""
+        return int(self._txn.stat(self._tables.dbs[table])["entries"])
+
+
+class Writer(Reader):
+    """A transaction that can also change the store."""
+
+    _keys: KeyWriter
+
+    def put(self, table: Table, key: bytes, value: bytes) -> None:
+        """Write or overwrite. It gets the next slot, beside what else is written now: what changes
+        with every message is then found in the newest leaves, however old a record is. Raises
+        DamagedRecord."""
+        place = place_of(table, key)
+        db = self._tables.dbs[table]
+        old = self._txn.get(key, db=db)
+        try:
+            if old is not None:
+                self._keys.drop(slot_of(place, old))
+            slot, secret = self._keys.add()
+        except KeysDamaged as error:
+            raise DamagedRecord from error
+        head = RECORD.pack(slot, _slot_check(place, slot))
+        self._txn.put(key, head + seal_record(secret, value, place), db=db)
+
+    def delete(self, table: Table, key: bytes) -> bool:
+        """True when there was one. Raises DamagedRecord."""
+        db = self._tables.dbs[table]
+        data = self._txn.get(key, db=db)
+        if data is None:
+            return False
+        try:
+            self._keys.drop(slot_of(place_of(table, key), data))
+        except KeysDamaged as error:
+            raise DamagedRecord from error
+        return bool(self._txn.delete(key, db=db))
+
+    def delete_prefix(self, table: Table, prefix: bytes) -> int:
+        """Delete all records whose key begins so; how many there were."""
+        keys = list(self.keys(table, prefix))
+        for key in keys:
+            self.delete(table, key)
+        return len(keys)
+
+    def next_number(self, name: bytes) -> int:
+        """1, 2, 3, ...: a counter of that name that never repeats."""
+        number = self.number(name) + 1
+        self.put(Table.META, b"counter " + name, number.to_bytes(8, "big"))
+        return number
+
+
+def place_of(table: Table, key: bytes) -> bytes:
+    """What a sealed value is bound to."""
+    return bytes([len(table.value)]) + table.value + key
+
+
+def _slot_check(place: bytes, slot: int) -> bytes:
+    """Against accidents: a wrong slot would take another record's key away."""
+    return kdf(b"", b"cbfs1 slot", slot.to_bytes(8, "big") + place, 8)
+
+
+def slot_of(place: bytes, data: bytes) -> int:
+    """Raises KeysDamaged."""
+    if len(data) < RECORD.size:
+        raise KeysDamaged
+    slot, check = RECORD.unpack_from(data)
+    if check != _slot_check(place, slot):
+        raise KeysDamaged
+    return int(slot)

@@ -1,0 +1,260 @@
+"""The file with the root's key of the tree of keys, which is overwritten in place.
+
+Two slots, each in a block of its own. Each change of the store makes a generation with a root's
+key of its own. ``prepare`` writes the next one into the slot that is free, the store commits, and
+``settle`` overwrites the slot of the one before. The store knows its generation, so that it is
+clear after a crash which slot counts:
+
+- a crash before the commit: the old one. The new one opens nothing, and is overwritten;
+- a crash after it: the new one. The next opening overwrites the old one.
+
+A write that was torn spoils only a slot that does not count. A slot is
+
+    magic 16 | generation u64 | protection | salt 24 | root's key, sealed 48 | check 16
+    protection: kind u8 | id 16 | salt 16 | passes u32 | memory u32
+
+The root's key is sealed under the **lock**, 32 bytes that a passphrase or a keyring gives.
+Without protection it is all zeros, and who has the file has the key.
+"""
+
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from cbfs.storage.durable import write_file
+from cbfs_common.disk_errors import hint_of
+from cbfs_common.errors import CbfsError, CryptoError
+from cbfs_common.primitives import KEY_SIZE, NONCE_SIZE, equal, kdf, open_sealed, seal
+
+MAGIC = b"cbfs root file 4"
+"""Its number is that of the records in the store beside it as well."""
+EARLIER = (b"cbfs root file 1", b"cbfs root file 2", b"cbfs root file 3")
+"""Of stores whose records had fewer fields."""
+BLOCK = 4_096
+SALT_SIZE = 24
+CHECK_SIZE = 16
+ID_SIZE = 16
+FIRST_FORMAT_SIZE = 32
+"""Of the root file before there was a tree of keys: the key and nothing else."""
+
+_SLOT = struct.Struct(">16sQB16s16sII24s48s16s")
+_BOUND = struct.calcsize(">16sQB16s16sII")
+"""Bytes at the beginning of a slot that its sealed key is bound to."""
+
+
+class Kind(IntEnum):
+    """Where the lock comes from."""
+
+    NOTHING = 0
+    PASSPHRASE = 1
+    KEYRING = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Protection:
+    """How the lock is found. ``id`` (16) names the account in a keyring; ``salt`` (16),
+    ``passes`` and ``memory`` (KiB) are Argon2id's."""
+
+    kind: Kind = Kind.NOTHING
+    id: bytes = bytes(ID_SIZE)
+    salt: bytes = bytes(16)
+    passes: int = 0
+    memory: int = 0
+
+
+Unlock = Callable[[Protection], bytes]
+"""Gives the lock (32). Raises CbfsError when it cannot."""
+
+NO_LOCK = bytes(KEY_SIZE)
+
+
+class RootError(CbfsError):
+    """The root file cannot be used."""
+
+
+class WrongPassphrase(RootError):
+    """The lock does not open the root file."""
+
+    def __init__(self) -> None:
+        super().__init__("the passphrase is wrong", "try again; nothing can be read without it")
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    generation: int
+    protection: Protection
+    salt: bytes
+    sealed: bytes
+    bound: bytes
+
+
+class RootFile:
+    """The root file at ``path``. One process at a time may change it. ``token(n)`` gives n
+    random bytes."""
+
+    def __init__(
+        self,
+        path: Path,
+        unlock: Unlock,
+        token: Callable[[int], bytes],
+        *,
+        read_only: bool = False,
+    ) -> None:
+        """Raises RootError when it cannot be opened."""
+        self._path = path
+        self._unlock = unlock
+        self._token = token
+        self._protection = Protection()
+        self._lock = NO_LOCK
+        try:
+            flags = os.O_RDONLY if read_only else os.O_RDWR
+            self._descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            raise RootError(
+                f"cannot open {path}: {error.strerror}",
+                hint_of(error, "is it yours, and the disk writable?"),
+            ) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def open(self, generation: int) -> bytes:
+        """The root's key (32) of the store's generation. Raises RootError, and what the unlocking
+        raises."""
+        slots = self._slots()
+        slot = next((slot for slot in slots if slot.generation == generation), None)
+        if slot is None:
+            raise RootError(
+                f"{self._path} does not belong to the store beside it",
+                "put both back from the same copy, or restore an export: cbfs init --restore FILE",
+            )
+        self._protection = slot.protection
+        self._lock = self._unlock(slot.protection)
+        key, nonce = _secret(self._lock, slot.salt)
+        try:
+            return open_sealed(key, nonce, slot.sealed, slot.bound)
+        except CryptoError as error:
+            if slot.protection.kind is Kind.PASSPHRASE:
+                raise WrongPassphrase from error
+            raise RootError(f"the key of {self._path} does not open it") from error
+
+    def holds(self, generation: int) -> bool:
+        """Whether a slot is of this generation."""
+        return any(slot.generation == generation for slot in self._slots())
+
+    @property
+    def protection(self) -> Protection:
+        """How what is open is protected."""
+        return self._protection
+
+    @property
+    def lock(self) -> bytes:
+        """The lock (32) under which it is."""
+        return self._lock
+
+    def protect(self, protection: Protection, lock: bytes) -> None:
+        """What is prepared from now on is sealed under this lock."""
+        self._protection, self._lock = protection, lock
+
+    def prepare(self, generation: int, key: bytes) -> None:
+        """Write the next root's key beside the one that counts; on the disk on return. Raises
+        OSError."""
+        data = _encode(generation, key, self._protection, self._lock, self._token)
+        self._put(generation % 2, data)
+
+    def settle(self, generation: int) -> None:
+        """Overwrite the slot that is not of this generation; on the disk on return. Raises
+        OSError."""
+        self._put((generation + 1) % 2, bytes(_SLOT.size))
+
+    def settled(self, generation: int) -> bool:
+        """Whether nothing but this generation's key is in the file."""
+        size, place = _SLOT.size, (generation + 1) % 2 * BLOCK
+        return os.pread(self._descriptor, size, place) == bytes(size)
+
+    def _put(self, number: int, data: bytes) -> None:
+        os.pwrite(self._descriptor, data, number * BLOCK)
+        os.fdatasync(self._descriptor)
+
+    def _slots(self) -> list[_Slot]:
+        try:
+            data = os.pread(self._descriptor, 2 * BLOCK, 0)
+        except OSError as error:
+            raise RootError(f"cannot read {self._path}: {error.strerror}") from error
+        earlier = not {data[: len(MAGIC)], data[BLOCK : BLOCK + len(MAGIC)]}.isdisjoint(EARLIER)
+        if earlier or len(data) == FIRST_FORMAT_SIZE:
+            raise RootError(
+                f"{self._path} is of an earlier cbfs, whose stores this one cannot read",
+                "make a new account",
+            )
+        slots = [_decode(data[start : start + _SLOT.size]) for start in (0, BLOCK)]
+        found = [slot for slot in slots if slot is not None]
+        if not found:
+            raise RootError(
+                f"{self._path} is damaged", "restore an export: cbfs init --restore FILE"
+            )
+        return found
+
+
+def protections(path: Path) -> list[Protection]:
+    """How the root file there is protected; two different ones after a crash in a change of it,
+    none when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(2 * BLOCK)
+    except OSError:
+        return []
+    slots = (_decode(data[start : start + _SLOT.size]) for start in (0, BLOCK))
+    return [slot.protection for slot in slots if slot is not None]
+
+
+def make_root_file(
+    path: Path, protection: Protection, lock: bytes, token: Callable[[int], bytes]
+) -> None:
+    """A new root file for a store in which nothing is. A crash leaves none, or a whole one. Raises
+    OSError."""
+    data = _encode(0, token(KEY_SIZE), protection, lock, token)
+    write_file(path, data + bytes(2 * BLOCK - len(data)))
+
+
+def _encode(
+    generation: int,
+    key: bytes,
+    protection: Protection,
+    lock: bytes,
+    token: Callable[[int], bytes],
+) -> bytes:
+    salt = token(SALT_SIZE)
+    fields = (
+        *(MAGIC, generation, protection.kind, protection.id),
+        *(protection.salt, protection.passes, protection.memory),
+    )
+    bound = _SLOT.pack(*fields, b"", b"", b"")[:_BOUND]
+    sealed = seal(*_secret(lock, salt), key, bound)
+    data = _SLOT.pack(*fields, salt, sealed, b"")[:-CHECK_SIZE]
+    return data + _check(data)
+
+
+def _decode(data: bytes) -> _Slot | None:
+    """None for what is no slot: empty, torn, or damaged."""
+    if len(data) != _SLOT.size or not equal(data[-CHECK_SIZE:], _check(data[:-CHECK_SIZE])):
+        return None
+    magic, generation, kind, id_, salt, passes, memory, key_salt, sealed, _ = _SLOT.unpack(data)
+    if magic != MAGIC or kind not in list(Kind):
+        return None
+    protection = Protection(Kind(kind), id_, salt, passes, memory)
+    return _Slot(generation, protection, key_salt, sealed, data[:_BOUND])
+
+
+def _secret(lock: bytes, salt: bytes) -> tuple[bytes, bytes]:
+    """(key, nonce) that seal one slot."""
+    secret = kdf(lock, b"cbfs1 rootfile", salt, KEY_SIZE + NONCE_SIZE)
+    return secret[:KEY_SIZE], secret[KEY_SIZE:]
+
+
+def _check(data: bytes) -> bytes:
+    return kdf(b"", b"cbfs1 rootcheck", data, CHECK_SIZE)

@@ -1,0 +1,232 @@
+"""What is left of a store whose pages are damaged: found without LMDB, page by page.
+
+Every leaf of the file is looked at, be it in use or not. A record tells by its check which table
+and slot it is of, and opens by the key that is its slot's now, or it is an old one, or damaged: so
+nothing wrong can come out, whatever the pages say. Nodes of the tree of keys are found likewise.
+"""
+
+import os
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cbfs.storage.key_tree import (
+    FANOUT,
+    LEVELS,
+    NODE_MAX,
+    Cache,
+    Children,
+    KeyReader,
+    KeysDamaged,
+    node_level,
+    open_node,
+    open_record,
+)
+from cbfs.storage.lmdb_pages import Pages, PagesDamaged, node, offsets
+from cbfs.storage.records import (
+    RECORD,
+    STATE,
+    STATE_KEY,
+    StoreError,
+    Table,
+    place_of,
+    slot_of,
+)
+from cbfs.storage.root_key import RootFile
+from cbfs_common.errors import CryptoError
+
+VALUE_MAX = 1 << 24
+"""Bytes of a value that is looked at."""
+
+Where = tuple[int, int]
+"""Place in the file, and size."""
+
+
+class _Keys(KeyReader):
+    """The tree of keys by all versions of its nodes that are in the file. It holds no node that
+    it does not find."""
+
+    def __init__(self, root: bytes | None, next_slot: int, found: "_Found", cache: Cache) -> None:
+        super().__init__(root, next_slot, found, cache)
+        self._found = found
+
+    def _open(self, level: int, name: bytes, key: bytes) -> Children:
+        for sealed in self._found.versions(name):
+            try:
+                return open_node(key, level, name, sealed, self._bound)
+            except CryptoError:
+                continue
+        raise KeysDamaged
+
+    def slots(self, level: int = LEVELS - 1, index: int = 0) -> Iterator[int | None]:
+        """All that have a key; None in the place of a node that cannot be read."""
+        try:
+            children = self._load(level, index)
+        except KeysDamaged:
+            yield None
+            return
+        for number, child in enumerate(children):
+            if child is None:
+                continue
+            below = index * FANOUT + number
+            if level:
+                yield from self.slots(level - 1, below)
+            else:
+                yield below
+
+
+class _Found:
+    """Where in the file there are states and nodes of the tree of keys. ``keytree.Nodes`` that
+    cannot be changed."""
+
+    def __init__(self, pages: Pages, page_size: int) -> None:
+        self._pages = pages
+        self._nodes: dict[bytes, list[Where]] = {}
+        self.states: set[tuple[int, int]] = set()
+        """(generation, next slot)."""
+        for place, page in pages.leaves(page_size):
+            for offset in offsets(page):
+                self._take(node(place, page, offset))
+
+    def _take(self, entry: tuple[bytes, int, int] | None) -> None:
+        if entry is None:
+            return
+        key, where, size = entry
+        if key == STATE_KEY and size == STATE.size:
+            generation, next_slot = STATE.unpack(self._pages.read(where, size))
+            self.states.add((generation, next_slot))
+        elif node_level(key) is not None and size <= NODE_MAX:
+            self._nodes.setdefault(key, []).append((where, size))
+
+    def versions(self, name: bytes) -> Iterator[bytes]:
+        """All that a node ever said, as far as it is in the file."""
+        for where, size in self._nodes.get(name, ()):
+            try:
+                yield self._pages.read(where, size)
+            except PagesDamaged:
+                continue
+
+    def get_node(self, name: bytes) -> bytes | None:
+        """See ``keytree.Nodes``."""
+        return next(self.versions(name), None)
+
+    def put_node(self, name: bytes, sealed: bytes) -> None:
+        """See ``keytree.Nodes``."""
+        raise KeysDamaged
+
+    def delete_node(self, name: bytes) -> None:
+        """See ``keytree.Nodes``."""
+        raise KeysDamaged
+
+
+@dataclass(frozen=True, slots=True)
+class _Catch:
+    """What one state of the store opens: how many records are lost at least, and the places in the
+    file of the nodes of the others."""
+
+    lost: int
+    keys: KeyReader
+    places: dict[Table, "array[int]"]
+
+
+class Remains:
+    """The intact records of the store in ``path``. ``lost``: at least so many are not."""
+
+    def __init__(self, path: Path, root_file: RootFile) -> None:
+        """Raises StoreError when nothing can be found, RootError, and what unlocking raises."""
+        try:
+            self._descriptor = os.open(
+                path / "data.mdb", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+            )
+        except OSError as error:
+            raise StoreError(f"the store in {path} cannot be opened: {error.strerror}") from error
+        try:
+            self._pages = Pages(self._descriptor)
+            metas = self._pages.metas()
+            self._size = metas[0].page_size if metas else os.sysconf("SC_PAGE_SIZE")
+            self._catch = self._find(path, root_file)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        self.lost = self._catch.lost
+
+    @contextmanager
+    def salvage(self) -> Iterator["Remains"]:
+        """See ``export.Source``."""
+        yield self
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def records(self, table: Table) -> Iterator[tuple[bytes, bytes | None]]:
+        """(key, value) of those that are intact, in any order."""
+        for position in self._catch.places[table]:
+            offset = position % self._size
+            place = position - offset
+            entry = node(place, self._pages.read(place, self._size), offset)
+            opened = entry and self._open(table, entry, self._catch.keys)
+            if entry and opened:
+                yield entry[0], opened[1]
+
+    def _find(self, path: Path, root_file: RootFile) -> _Catch:
+        found = _Found(self._pages, self._size)
+        known = sorted({g for g, _next in found.states if root_file.holds(g)}, reverse=True)
+        if found.states and not known:
+            raise StoreError(
+                f"the newest pages of the store in {path} are missing, or root.key is another's",
+                "put both back from the same copy, or restore an export: cbfs init --restore FILE",
+            )
+        catches = []
+        for generation in known:
+            root = root_file.open(generation)
+            for next_slot in {slot for g, slot in found.states if g == generation}:
+                cache = Cache()
+                cache.turn(root, {})
+                keys = _Keys(root if next_slot else None, next_slot, found, cache)
+                if next(keys.slots(), 0) is not None:  # else it is not the state of this root
+                    catches.append(self._records(keys, next_slot))
+        if not catches:
+            raise StoreError(
+                f"nothing of the store in {path} can be read",
+                "restore an export: cbfs init --restore FILE",
+            )
+        return min(catches, key=lambda catch: catch.lost)  # there may be two after a crash
+
+    def _records(self, keys: _Keys, next_slot: int) -> _Catch:
+        places = {table: array("Q") for table in Table}
+        seen = bytearray(next_slot)
+        tables = list(Table)
+        for place, page in self._pages.leaves(self._size):
+            for offset in offsets(page):
+                entry = node(place, page, offset)
+                if entry is None:
+                    continue
+                for table in tables:
+                    opened = self._open(table, entry, keys)
+                    if opened is None or seen[opened[0]]:
+                        continue
+                    seen[opened[0]] = 1
+                    places[table].append(place + offset)
+                    tables.remove(table)
+                    tables.insert(0, table)  # its neighbours are of the same one
+                    break
+        lost = sum(slot is None or not seen[slot] for slot in keys.slots())
+        return _Catch(lost, keys, places)
+
+    def _open(
+        self, table: Table, entry: tuple[bytes, int, int], keys: KeyReader
+    ) -> tuple[int, bytes] | None:
+        """(slot, value) of a record of this table that counts."""
+        key, where, size = entry
+        if not RECORD.size < size <= VALUE_MAX:
+            return None
+        place = place_of(table, key)
+        try:
+            slot = slot_of(place, self._pages.read(where, RECORD.size))
+            secret = keys.key(slot)
+            return slot, open_record(secret, self._pages.read(where, size)[RECORD.size :], place)
+        except (PagesDamaged, KeysDamaged, CryptoError):
+            return None

@@ -1,0 +1,82 @@
+"""What programs had saved under outbox/ and ui_info/, and as config.toml, back in the tree at the
+next mount."""
+
+from collections.abc import Callable
+
+from cbfs.messages.content import u64
+from cbfs.messages.file_names import free_name
+from cbfs.storage.store import Table, Writer
+from cbfs.tree.file_contents import drop_scratch, own_contents
+from cbfs.tree.moved import forget_moved, load_moved
+from cbfs.tree.nodes import Directory, File, Node, decode_record, encode_record, put_into
+from cbfs.tree.times import read_times
+from cbfs.tree.tree import OUTBOX, ROOT, UI_INFO, Tree
+from cbfs.tree.virtual.metadata_file import is_place
+
+
+def restore(tree: Tree) -> Callable[[Writer], None]:
+    """Enter what the store has; a name that is taken (by a conversation's folder that has come
+    since) becomes another one. Gives the change that takes out what nobody can reach any more
+    (tmp/ of the last mount)."""
+    nodes: dict[int, tuple[Node, list[tuple[int, str]]]] = {}
+    renamed: list[Node] = []
+    with tree.backend.store.read() as reader:
+        for record, data in reader.items(Table.NODES):
+            inode = int.from_bytes(record, "big")
+            nodes[inode] = decode_record(inode, data)
+        moved = load_moved(reader)
+        kept = read_times(reader, UI_INFO)
+    if kept is not None:
+        tree.ui_info.mtime_ns, tree.ui_info.changed_ns = kept.mtime_ns, kept.changed_ns
+    places: dict[int, Directory] = {ROOT: tree.root, OUTBOX: tree.outbox, UI_INFO: tree.ui_info}
+    places |= {drafts.key: drafts for drafts in tree.drafts()}
+    places |= {old: places[new] for old, new in moved.items() if new in places}
+    left = dict(nodes)
+    while reached := [i for i, (_n, names) in left.items() if any(k in places for k, _ in names)]:
+        for inode in reached:
+            node, names = left.pop(inode)
+            for key, name in names:
+                if key in places and not is_place(places[key], name):
+                    free = free_name(name, places[key].entries.__contains__)
+                    places[key].enter(free, node)
+                    renamed += [node] if free != name or key in moved else []
+            if isinstance(node, Directory) and node.names:
+                put_into(node, next(iter(node.names))[0])
+                places[inode] = node
+    left |= {inode: entry for inode, entry in nodes.items() if not entry[0].names}
+
+    def forget(writer: Writer) -> None:
+        drop_scratch(writer)
+        forget_moved(writer)
+        for each in renamed:
+            writer.put(Table.NODES, u64(each.inode), encode_record(each))
+        for inode, (node, _names) in left.items():
+            writer.delete(Table.NODES, u64(inode))
+            if isinstance(node, File) and node.content:
+                writer.delete_prefix(Table.CONTENT, u64(node.content.id))
+
+    return forget
+
+
+def empty_tmp(tree: Tree) -> Callable[[Writer], None]:
+    """At the end: the change that takes out what is in tmp/. A crash before it leaves that to the
+    next mount."""
+    inodes: list[int] = []
+    contents: list[int] = []
+    folders = [tree.tmp]
+    while folders:
+        for node in folders.pop().entries.values():
+            inodes.append(node.inode)
+            if isinstance(node, Directory):
+                folders.append(node)
+            elif isinstance(node, File):
+                contents += own_contents(node)
+
+    def forget(writer: Writer) -> None:
+        for inode in inodes:
+            writer.delete(Table.NODES, u64(inode))
+        for content in contents:
+            writer.delete_prefix(Table.CONTENT, u64(content))
+        drop_scratch(writer)
+
+    return forget

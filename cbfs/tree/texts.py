@@ -1,0 +1,274 @@
+"""The texts that the mount shows: README, status, metadata.toml, profile.toml, contacts."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+import tomli_w
+
+from cbfs.contacts.contact import Contact, Mark, Standing
+from cbfs.contacts.fingerprint import Fingerprint
+from cbfs.contacts.user_names import typed_name
+from cbfs.messages.model import Conversation, Refused, Report
+from cbfs_common.errors import DecodeError
+from cbfs_common.names.entry import Status
+from cbfs_common.profile import Profile
+
+_LISTED = re.compile(r"\A(?:[^ ,]* *, *)+")
+"""What is before the last name of a list in a folder's name."""
+
+README = """This folder is a messenger. Files are messages.
+
+Write to somebody        mkdir outbox/bob
+                         echo hello > outbox/bob/hi
+to several, with subject mkdir 'outbox/bob,carol lunch'
+to yourself              mkdir outbox/YOURNAME: kept here, sent nowhere
+Read                     ls unread; cat unread/*
+                         tail -f conversations/*-bob/transcript
+Find                     ls 'search/lunch from:bob after:2026-11-01'
+                         ls by-date/2026-11-24
+Answer                   save a file in the folder of the same name under outbox/
+A folder                 cp -r photos tmp/; mv tmp/photos outbox/bob/
+Take back                rm the file in outbox/ before it is sent: a second after it
+                         was last changed, or when the editor that has it open ends
+Later                    touch -d 'tomorrow 8:00' outbox/bob/hi
+Delete                   rm conversations/.../MESSAGE
+                         by itself: echo 'lifetime = "7d"' > outbox/.../metadata.toml
+Strangers                cat requests/*/message; mv requests/bob contacts/ accepts,
+                         rmdir requests/bob declines
+Who they are             cat contacts/bob/fingerprint: compare it by voice, then
+                         cp contacts/bob/fingerprint contacts/bob/verified
+Call bob otherwise       mv contacts/bob contacts/bobby
+Not from bob             touch contacts/bob/muted, or blocked; rm it to undo
+How things are           cat status; of one message: getfattr -d MESSAGE
+Settings                 edit config.toml
+
+What cannot be sent stays in outbox/ with NAME.error beside it, which says why. Rename
+or change the file to try again. So does what has the name of a scratch file, after a
+minute; and a copy that has failed, until it is copied anew.
+
+tmp/ is for files that you prepare; it is emptied at unmount. ui_info/ is for programs
+that keep something of their own here. quarantine/, when it is there, has envelopes
+that could not be read. Unmount: fusermount3 -u on this folder.
+"""
+
+
+def moment(milliseconds: int) -> datetime:
+    """For people and TOML, in UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def read_folder_name(
+    name: str, called: Callable[[str], str] = typed_name
+) -> tuple[tuple[str, ...], str]:
+    """(participants, subject) that a name says: ``bob,carol lunch``, or ``bob, carol lunch``.
+    Raises Refused."""
+    name = _LISTED.sub(lambda match: match[0].replace(" ", ""), name)
+    people, _, subject = name.partition(" ")
+    return checked_people(
+        (person for person in people.split(",") if person), called
+    ), subject.strip()
+
+
+def checked_people(names: Iterable[str], called: Callable[[str], str]) -> tuple[str, ...]:
+    """User names as somebody typed them. Raises Refused."""
+    found = []
+    for name in names:
+        try:
+            found.append(called(name))
+        except DecodeError as error:
+            raise Refused(f"{name!r} is not a user name", error.hint) from error
+    return tuple(found)
+
+
+def status_text(name: str, report: Report, held: Sequence[tuple[str, str]]) -> str:
+    """The file ``status``. ``held``: (path, why) of what stays in the outbox."""
+    lines = [f"{name}: {report.connection}", *report.network]
+    lines += [report.name, ""] if report.name else [""]
+    if report.queue:
+        lines.append("waiting to be delivered:")
+        lines += [f"  {line}" for line in report.queue]
+    else:
+        lines.append("everything that was sent is delivered")
+    if report.arriving:
+        lines.append("arriving:")
+        lines += [f"  {line}" for line in report.arriving]
+    if report.unreceived:
+        lines.append("delivered, without a receipt so far:")
+        lines += [f"  {line}" for line in report.unreceived]
+    if report.requests:
+        lines.append("strangers who wait for your decision, in requests/:")
+        lines += [f"  {name}" for name in report.requests]
+    if report.ending:
+        lines.append("deleted when their time is over:")
+        lines += [f"  {line}" for line in report.ending]
+    if report.renaming:
+        lines.append("files that get other names:")
+        lines += [f"  {line}" for line in report.renaming]
+    if held:
+        lines.append("in the outbox:")
+        lines += [f"  {path}: {why}" for path, why in held]
+    if report.problems:
+        lines.append("problems:")
+        lines += [f"  {line}" for line in report.problems]
+    return "\n".join(lines) + "\n"
+
+
+ENDING_SHOWN_MAX = 16
+"""Conversations that ``status`` lists in which messages end."""
+
+
+def ending_lines(
+    counts: Mapping[bytes, int], conversations: Mapping[bytes, Conversation], first: int
+) -> tuple[str, ...]:
+    """``counts``: how many messages end, by conversation. ``first``: when the next does."""
+    lines = sorted(
+        f"{count} message{'s' if count > 1 else ''} in {conversations[key].folder}"
+        for key, count in counts.items()
+        if key in conversations
+    )
+    more = len(lines) - ENDING_SHOWN_MAX
+    lines = lines[:ENDING_SHOWN_MAX] + ([f"and in {more} more"] if more > 0 else [])
+    return (*lines, f"the next at {moment(first):%F %T} UTC") if lines and first else tuple(lines)
+
+
+def missing_line(count: int, place: str, until: int) -> str:
+    """Of messages that others have named, in the conversation's folder ``place``, and that are not
+    here: asked for ``until`` (milliseconds) at the latest. Who left one out does not say so."""
+    what, them = ("messages are", "them") if count > 1 else ("message is", "it")
+    return (
+        f"{count} {what} missing in {place}: others are asked for {them} until {moment(until):%F}"
+        f" (whoever wrote {them} may have deleted {them}, or left you out, and then nobody answers;"
+        " ask them yourself if it matters)"
+    )
+
+
+def unread_lines(count: int) -> tuple[str, ...]:
+    """Of envelopes in quarantine/."""
+    if not count:
+        return ()
+    what = "envelopes that arrived" if count > 1 else "envelope that arrived"
+    return (
+        f"{count} {what} cannot be read (that is usual after a restore: whoever wrote to you is"
+        " told, and sends again what you lack; getfattr -d quarantine/* says why, and rm"
+        " quarantine/* ends this line)",
+    )
+
+
+def profile_text(name: str, profile: Profile) -> str:
+    """A profile as TOML."""
+    return tomli_w.dumps(
+        {
+            "name": name,
+            "server": profile.server.url(),
+            "user_id": profile.user_id.hex(),
+            "signing_key": profile.signing.hex(),
+            "auth_key": profile.auth.hex(),
+        }
+    )
+
+
+def contact_text(contact: Contact) -> str:
+    """profile.toml of a contact, under their true name."""
+    known: dict[str, object] = {"since": moment(contact.since), "known_by": contact.how.value}
+    if contact.moved:
+        known["keys_or_server_changed"] = moment(contact.moved)
+    known["verified"] = moment(contact.verified) if contact.verified else False
+    if contact.petname:
+        known["petname"] = contact.petname
+    if contact.standing is not Standing.KNOWN:
+        known["accepted"] = False
+    return profile_text(contact.name, contact.profile) + tomli_w.dumps(known)
+
+
+def changed_text(contact: Contact, fingerprint: Fingerprint) -> str:
+    """CHANGED of a contact whose name has a new owner, or was recovered."""
+    name, offered = contact.name, contact.offered
+    if offered is None:
+        return ""
+    what = (
+        f"The name {name} was given up or ran out, and somebody has registered it anew"
+        if offered.incarnation != contact.entry.incarnation
+        else f"{name}'s entry was taken over with its recovery keys"
+    )
+    digits = " ".join(fingerprint.digits)
+    return f"""{what}:
+seen here {moment(contact.stopped):%Y-%m-%d %H:%M} UTC, round {offered.round} of the name directory.
+The new keys are not signed by the old ones. It may be the same person after a loss, or anybody.
+
+Nothing is sent to {name} until you decide. What you wrote waits; what comes under the new keys
+waits as well.
+
+The same person, and you have compared the fingerprint by voice:
+    cp fingerprint verified          or: cbfs verify MOUNT {name}
+You want to write to the new owner without comparing:
+    cp CHANGED accepted
+Neither: do nothing. The old keys stay as they are.
+
+The fingerprint of the new keys:
+{digits}
+"""
+
+
+def mark_text(contact: Contact, mark: Mark) -> str:
+    """blocked and muted of a contact."""
+    what = {
+        Mark.BLOCKED: "What they send is dropped unseen, and nothing is sent to them.",
+        Mark.MUTED: "What they send is in its conversation, and not in unread/.",
+    }[mark]
+    return f"Since {moment(contact.marked(mark)):%Y-%m-%d %H:%M} UTC. {what} rm undoes it.\n"
+
+
+def own_warning_text(alarm: str, lapse: str) -> str:
+    """WARNING, in the root: what somebody else has made of one's own name, and why it cannot be
+    kept; either may be empty."""
+    return "\n".join(filter(None, (alarm and alarm_text(alarm), lapse and lapse_text(lapse))))
+
+
+def lapse_text(what: str) -> str:
+    """Of a name that cannot be kept."""
+    return f"""Your name cannot be kept: {what}.
+
+Who knows you already goes on writing to you, and you to them. Nobody new finds you without it.
+Look at it:                  cbfs name show
+Renew it by hand:            fusermount3 -u MOUNT; cbfs name renew
+When that is refused for good, make an account of another name with cbfs init, and tell your
+contacts.
+"""
+
+
+def alarm_text(what: str) -> str:
+    """Of a name that somebody else has changed."""
+    return f"""Your name is not safe: {what}.
+
+You did not do this with this account. Tell your contacts by another way, and let them compare
+fingerprints with you before they write.
+Look at it:                  cbfs name show
+Your keys are in other hands: cbfs name rotate
+"""
+
+
+def warning_text(contact: Contact) -> str:
+    """What there is to know before writing to this contact, or nothing."""
+    entry = contact.entry
+    lines = [f"{contact.warning}."] if contact.warning else []
+    if entry.status is Status.FROZEN:
+        lines.append("They have frozen the name: the keys may be in other hands. Nothing is sent.")
+    if entry.heirs.keys:
+        lines.append(
+            f"Somebody with the recovery key takes the name over on {moment(entry.due * 1_000):%F},"
+            " unless the owner objects."
+        )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def in_one_line(error: str) -> str:
+    """An error file as a line of ``status``."""
+    what, _, hint = error.rstrip().partition("\nWhat to do: ")
+    return f"{what} ({hint.removesuffix('.')})" if hint else what
+
+
+def error_text(error: Exception, hint: str, what: str = "This was not sent") -> str:
+    """An error file: ``what`` came of it."""
+    text = f"{what}: {error}.\n"
+    return f"{text}What to do: {hint}.\n" if hint else text

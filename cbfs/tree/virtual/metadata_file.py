@@ -1,0 +1,227 @@
+"""``metadata.toml`` in the folders of conversations: a text of the daemon's, which under outbox/
+becomes a file while a program changes it.
+
+However an editor saves, what counts is the file that has the name when nobody has it open for
+writing; then the text is there again, as things are now. When a wrong one is closed, it stays to be
+mended (EINVAL); one is not renamed onto the name (EPERM, as for config.toml).
+``metadata.toml.error`` says why. One that is empty, was removed or moved away changes nothing and
+comes back. Nothing but the lifetime of messages can be changed; it is stored before close returns.
+"""
+
+import errno
+import stat
+import time
+from collections.abc import Callable
+
+from cbfs.messages import lifetimes
+from cbfs.messages.content import u64
+from cbfs.messages.file_names import ERROR_SUFFIX
+from cbfs.messages.lifetimes import Setting
+from cbfs.messages.model import Backend, Conversation, Refused
+from cbfs.outbox.rule import METADATA
+from cbfs.storage.store import Table
+from cbfs.tree.inodes import Inodes
+from cbfs.tree.nodes import Directory, File, Node, Text
+from cbfs.tree.rules import Area, TreeError
+from cbfs.tree.texts import error_text
+from cbfs.tree.virtual.metadata import METADATA_MAX, read_changed, text_of
+from cbfs.tree.virtual.virtual_directory import inode_for
+
+BACK_AFTER = 5.0
+"""Seconds until one that was taken away comes back: editors that move it away to save a new one
+take less."""
+
+ERROR = METADATA + ERROR_SUFFIX
+
+
+class MetadataText(Text):
+    """As things are now. ``editable`` is that under outbox/."""
+
+    __slots__ = ("_backend", "conversation", "editable")
+
+    def __init__(
+        self, inode: int, backend: Backend, conversation: Conversation, *, editable: bool
+    ) -> None:
+        super().__init__(inode, self._text, conversation.started * 1_000_000)
+        self.mode = stat.S_IFREG | (0o600 if editable else 0o400)
+        self._backend = backend
+        self.conversation = conversation
+        self.editable = editable
+
+    @property
+    def setting(self) -> Setting:
+        """The lifetime of the conversation."""
+        with self._backend.store.read() as reader:
+            return lifetimes.setting(reader, self.conversation.id)
+
+    @property
+    def modified_ns(self) -> int:
+        """When the lifetime was last changed."""
+        return max(self.mtime_ns, self.setting.since * 1_000_000)
+
+    def _text(self) -> bytes:
+        label = self._backend.label
+        text = text_of(self.conversation, self.setting, label, editable=self.editable)
+        return text.encode()
+
+
+class MetadataFiles:
+    """Those under outbox/ of one tree, whose are ``read``, ``new_inode`` and ``inodes``."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        read: Callable[[Node, int, int], bytes],
+        new_inode: Callable[[], int],
+        inodes: Inodes,
+        conversation: Callable[[bytes], Conversation],
+    ) -> None:
+        self._backend = backend
+        self._read_bytes = read
+        self._new_inode = new_inode
+        self._inodes = inodes
+        self._conversation = conversation
+        self._before: dict[File, int] = {}  # the seconds that were set when it was opened
+        self._away: dict[Directory, float] = {}  # where there is none, or an empty one, since when
+
+    def text(self, conversation: Conversation, *, editable: bool) -> MetadataText:
+        """One, not yet entered anywhere."""
+        inode = inode_for(b"metadata", conversation.id, b"rw" if editable else b"r")
+        with self._backend.store.read() as reader:
+            if reader.get(Table.NODES, u64(inode)) is not None:
+                inode = self._new_inode()  # that file was moved away, and is kept elsewhere
+        return MetadataText(inode, self._backend, conversation, editable=editable)
+
+    def place_of(self, node: Node) -> Directory | None:
+        """The folder of a conversation in which this file has the name."""
+        if not isinstance(node, File):
+            return None
+        return next((d for d, name in node.names if is_place(d, name)), None)
+
+    def opened(self, node: Node) -> Node:
+        """In the place of a text that is about to be changed or moved: a file that says the same.
+        Everything else is as it is."""
+        if not isinstance(node, MetadataText) or not node.editable or not node.names:
+            return node
+        file = File(node.inode, 0o600, node.modified_ns, None)
+        file.fill(node.render())
+        self._before[file] = node.setting.lifetime.seconds
+        ((drafts, _name),) = node.names
+        self._exchange(drafts, file)
+        return file
+
+    def check(self, file: File, drafts: Directory, number: int) -> int | None:
+        """It is about to be closed in its place in this folder, or to be moved there: the seconds
+        that it sets, if it does. Raises TreeError(number) when what it says is wrong; the error
+        file then says why."""
+        try:
+            return self._read(file, drafts)
+        except Refused as error:
+            self._tell(drafts, error)
+            raise TreeError(number) from error
+
+    async def apply(self, file: File) -> None:
+        """A handle of it is about to be closed: what it says is in effect on return. A crash
+        before the commit leaves what was set before. Raises TreeError(EINVAL)."""
+        drafts = self.place_of(file)
+        if drafts is None or not file.size:
+            return
+        seconds = self.check(file, drafts, errno.EINVAL)
+        if seconds is not None and seconds != self._before.get(file):
+            key, me, now = self._known(drafts).id, self._backend.name, time.time_ns() // 1_000_000
+            await self._backend.store.commit(
+                lambda writer: lifetimes.choose(writer, key, seconds, me, now)
+            )
+            self._before[file] = seconds
+        self._tell(drafts, None)
+
+    async def settle(self, file: File) -> None:
+        """The last handle that could write is closed, or it was moved to its place: show the text
+        again. A wrong one stays."""
+        version = file.version
+        try:
+            await self.apply(file)
+        except TreeError:
+            return
+        drafts = self.place_of(file)
+        if drafts is None or file.writers or file.version != version:
+            return
+        if file.size:
+            self._show(drafts, file.inode)
+            self._before.pop(file, None)
+        else:
+            self.went(drafts)
+
+    def went(self, drafts: Directory) -> None:
+        """It was removed or moved away, or is empty: something else may come in its place."""
+        self._away.setdefault(drafts, time.monotonic())
+        self._before = {file: old for file, old in self._before.items() if self.place_of(file)}
+
+    def left(self, drafts: Directory) -> None:
+        """The folder is shown no more, and nothing comes back in it."""
+        self._away.pop(drafts, None)
+
+    def look(self) -> float | None:
+        """Bring back those that have been away for so long. Gives the seconds until that has to be
+        looked at again, None when all are there."""
+        now, left = time.monotonic(), []
+        for drafts, since in list(self._away.items()):
+            there = drafts.entries.get(METADATA)
+            if there is not None and not (isinstance(there, File) and not there.size):
+                del self._away[drafts]
+            elif isinstance(there, File) and there.writers:
+                left.append(BACK_AFTER)
+            elif since + BACK_AFTER > now:
+                left.append(since + BACK_AFTER - now)
+            else:
+                del self._away[drafts]
+                self._show(drafts, there.inode if there else self._new_inode())
+        return min(left, default=None)
+
+    def _known(self, drafts: Directory) -> Conversation:
+        return self._conversation(drafts.conversation or b"")
+
+    def _show(self, drafts: Directory, inode: int) -> None:
+        known = self._known(drafts)
+        self._exchange(drafts, MetadataText(inode, self._backend, known, editable=True))
+
+    def _exchange(self, drafts: Directory, node: Node) -> None:
+        """Enter it in the place of what is there; the kernel knows both by one inode."""
+        if METADATA in drafts.entries:
+            drafts.remove(METADATA)
+        drafts.add(METADATA, node)
+        self._inodes.replace(node)
+
+    def _read(self, file: File, drafts: Directory) -> int | None:
+        """None for an empty file, and for one that does not say it. Raises Refused."""
+        if not file.size:
+            return None
+        conversation = self._known(drafts)
+        with self._backend.store.read() as reader:
+            setting = lifetimes.setting(reader, conversation.id)
+        data = self._read_bytes(file, 0, METADATA_MAX + 1)
+        return read_changed(data, conversation, setting, self._backend.label)
+
+    def _tell(self, drafts: Directory, error: Refused | None) -> None:
+        there = drafts.entries.get(ERROR)
+        if error is None:
+            if isinstance(there, Text):
+                drafts.remove(ERROR)
+            return
+        data = error_text(error, error.hint, "Nothing was changed").encode()
+        if isinstance(there, Text):
+            there.render = lambda: data
+            there.mtime_ns = time.time_ns()
+        elif there is None:
+            drafts.add(ERROR, Text(self._new_inode(), lambda: data, time.time_ns()))
+
+
+def is_place(directory: Directory, name: str) -> bool:
+    """Whether that is where the metadata.toml of a conversation is under outbox/."""
+    return name == METADATA and directory.area is Area.DRAFTS and directory.conversation is not None
+
+
+def refuse_link(directory: Directory, name: str) -> None:
+    """What a link leads to would not be looked at. Raises TreeError(EACCES)."""
+    if is_place(directory, name):
+        raise TreeError(errno.EACCES)

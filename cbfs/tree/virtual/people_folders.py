@@ -1,0 +1,272 @@
+"""``contacts/`` of a mount: a folder for each contact, and what the user decides there.
+
+profile.toml   keys and home server, since when, how they are known
+fingerprint    what to compare with this person
+verified       says that it was compared: made by ``cp fingerprint verified``, undone by ``rm``
+CHANGED        what happened, when the name has a new owner; ``cp CHANGED accepted`` accepts it
+warning        there when the name looks like another's, or the directory was found out
+blocked        ``touch blocked``: what they send is dropped, and nothing is sent; undone by ``rm``
+muted          ``touch muted``: what they send is not shown as unread; undone by ``rm``
+
+A decision on keys is a copy of what was read, so that nothing is decided that changed in between:
+other content is refused with EINVAL when it is closed.
+"""
+
+import errno
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from cbfs.contacts.contact import Contact, Mark, Standing
+from cbfs.messages.model import Backend, NotAName, Taken
+from cbfs.tree.nodes import Directory, File, Node, Text
+from cbfs.tree.rules import PERSON, VERIFIED, Area, TreeError
+from cbfs.tree.texts import changed_text, contact_text, mark_text, warning_text
+from cbfs.tree.virtual.virtual_directory import inode_for
+from cbfs.tree.watchers import Showing
+
+ANSWER_MAX = 4_096
+"""Bytes of a decision."""
+
+_MARKS = {mark.value: mark for mark in Mark}
+
+
+class People:
+    """One for a tree; ``read`` and ``new_inode`` are the tree's."""
+
+    _place = "contacts"
+    _area = Area.CONTACT
+
+    def __init__(
+        self,
+        root: Directory,
+        backend: Backend,
+        read: Callable[[Node, int, int], bytes],
+    ) -> None:
+        self.root = root
+        self._backend = backend
+        self._read = read
+        self._folders: dict[str, Directory] = {}
+        self._names: dict[int, str] = {}
+        self._moving: set[str] = set()
+        self._called: dict[str, str] = {}
+        for contact in backend.contacts():
+            self.show(contact.name, Showing())
+
+    def show(self, name: str, showing: Showing) -> None:
+        """Make the folder of a contact, or bring it up to date, so that watchers see it."""
+        if name in self._moving:
+            return
+        contact = self._backend.contact(name)
+        folder = self._folders.get(name)
+        if contact is None or not self._belongs(contact):
+            if folder is not None:
+                self._take_out(name, showing)
+            return
+        texts = self._texts(contact)
+        self._follow(name, showing)
+        if folder is None:
+            folder = Directory(self._inode(name), self._area, contact.since * 1_000_000)
+            self._hold(name, folder)
+            for each, data in texts.items():
+                folder.add(each, self._text(name, each, data))
+            made = folder
+            showing.make(self._path(name), lambda: self._enter(name, made))
+            return
+        for each, node in list(folder.entries.items()):
+            if isinstance(node, Text) and each not in texts:
+                self._hide(folder, each, node, showing)
+        for each, data in texts.items():
+            self._put(folder, each, data, showing)
+
+    @contextmanager
+    def moving(self, name: str) -> Iterator[None]:
+        """While this holds, the folder of this person is just being moved or removed: it is left
+        to who does that."""
+        self._moving.add(name)
+        try:
+            yield
+        finally:
+            self._moving.discard(name)
+
+    def is_of(self, node: Node, name: str) -> bool:
+        """Whether this is the folder of that person."""
+        return self._names.get(node.inode) == name
+
+    def is_answer(self, node: Node) -> bool:
+        """Whether this is a decision in the making."""
+        return isinstance(node, File) and any(
+            folder.area in PERSON and folder.inode in self._names for folder, _ in node.names
+        )
+
+    async def decide(self, file: File) -> None:
+        """It is about to be closed: what it says is done and on the disk on return. An empty one
+        says nothing yet, but for a mark, whose name says it all. Raises TreeError(EINVAL) for what
+        does not fit."""
+        for folder, name in list(file.names):
+            who = self._names.get(folder.inode)
+            if who is None or not (file.size or name in _MARKS):
+                continue
+            text = self._read(file, 0, ANSWER_MAX).decode(errors="replace")
+            if name in _MARKS:
+                await self._backend.mark(who, _MARKS[name], on=True)
+                done = True
+            elif name == VERIFIED:
+                done = await self._backend.verify(who, text)
+            else:
+                changed = folder.entries.get("CHANGED")
+                done = isinstance(changed, Text) and changed.render().decode() == text
+                if done:
+                    await self._backend.accept(who)
+            if not done:
+                raise TreeError(errno.EINVAL)
+            self.drop(file)
+            self.show(who, Showing())
+
+    def drop(self, file: File) -> None:
+        """A decision is made, or was none: its file goes."""
+        for folder, name in list(file.names):
+            if folder.entries.get(name) is file:
+                folder.remove(name)
+
+    async def take_back(self, folder: Directory, name: str) -> None:
+        """``rm`` of verified, blocked or muted. Raises TreeError(EACCES) for what cannot be
+        removed."""
+        if name != VERIFIED and name not in _MARKS:
+            self._take_text(folder, name)
+            return
+        node, who = folder.remove(name), self._names[folder.inode]
+        try:
+            if name == VERIFIED:
+                await self._backend.unverify(who)
+            else:
+                await self._backend.mark(who, _MARKS[name], on=False)
+        except BaseException:
+            folder.add(name, node)
+            raise
+
+    async def rename(self, shown: str, target: Directory, new: str) -> None:
+        """``mv contacts/SHOWN contacts/NEW``: the user calls this person so. Raises
+        TreeError(EPERM) for what cannot be a name, EINVAL when it has characters that are not
+        seen, EEXIST for what means somebody else."""
+        folder = self.root.entries[shown]
+        name = self._names.get(folder.inode)
+        if target.area in PERSON:
+            raise TreeError(errno.EEXIST)  # mv takes contacts/ALICE for a folder to move into
+        if target is not self.root or name is None:
+            raise TreeError(errno.EACCES)
+        with self.moving(name):
+            await self.call(name, new)
+        del self._called[name]
+        self.root.remove(shown)
+        self.adopt(name, self._let_go(name))
+
+    async def call(self, name: str, new: str) -> None:
+        """Let this person be called so. Raises TreeError."""
+        try:
+            await self._backend.rename(name, new)
+        except NotAName as error:
+            # of EINVAL mv says that a folder is moved into itself: only where nobody sees why
+            raise TreeError(errno.EPERM if new.isprintable() else errno.EINVAL) from error
+        except Taken as error:
+            raise TreeError(errno.EEXIST) from error
+
+    def adopt(self, name: str, folder: Directory) -> None:
+        """A folder that was moved here is that of this contact from now on."""
+        folder.area = self._area
+        if name in self._folders:
+            self._let_go(name)
+        self._hold(name, folder)
+        self._enter(name, folder)
+        self.show(name, Showing())
+
+    def _belongs(self, contact: Contact) -> bool:
+        """Whether this person has a folder here."""
+        return contact.standing is not Standing.STRANGER
+
+    def _path(self, name: str) -> str:
+        return f"{self._place}/{self._called[name]}"
+
+    def _follow(self, name: str, showing: Showing) -> None:
+        """Give the folder the name that this person has now."""
+        old, new = self._called.get(name), self._backend.label(name)
+        if old is None or old == new or name not in self._folders:
+            return
+        self._called[name] = new
+
+        def change() -> None:
+            if old in self.root.entries:
+                self.root.add(new, self.root.remove(old))
+
+        showing.move(f"{self._place}/{old}", new, change)
+
+    def _enter(self, name: str, folder: Directory) -> None:
+        self.root.add(self._called[name], folder)
+
+    def _hold(self, name: str, folder: Directory) -> None:
+        self._folders[name], self._names[folder.inode] = folder, name
+        self._called[name] = self._backend.label(name)
+
+    def _let_go(self, name: str) -> Directory:
+        folder = self._folders.pop(name)
+        del self._names[folder.inode]
+        return folder
+
+    def _take_out(self, name: str, showing: Showing) -> None:
+        folder, path = self._let_go(name), self._path(name)
+
+        def leave() -> None:
+            if self.root.entries.get(self._called[name]) is folder:
+                self.root.remove(self._called[name])
+
+        showing.remove_folder(path, leave)
+
+    def _take_text(self, _folder: Directory, _name: str) -> None:
+        raise TreeError(errno.EACCES)
+
+    def _texts(self, contact: Contact) -> dict[str, bytes]:
+        compared = self._backend.compare(contact.name)
+        fingerprint = compared.text(self._backend.name, contact.name)
+        texts = {"profile.toml": contact_text(contact), "fingerprint": fingerprint}
+        if contact.verified:
+            texts[VERIFIED] = fingerprint
+        for mark in Mark:
+            if contact.marked(mark):
+                texts[mark.value] = mark_text(contact, mark)
+        if contact.offered is not None:
+            texts["CHANGED"] = changed_text(contact, compared)
+        if warning := warning_text(contact):
+            texts["warning"] = warning
+        return {name: text.encode() for name, text in texts.items()}
+
+    def _text(self, who: str, name: str, data: bytes) -> Text:
+        return Text(self._inode(who, name), lambda: data, time.time_ns())
+
+    def _inode(self, *words: str) -> int:
+        """The same in each mount: programs that make copies go by it."""
+        return inode_for(*(word.encode() for word in (self._place, *words)))
+
+    def _put(self, folder: Directory, name: str, data: bytes, showing: Showing) -> None:
+        there = folder.entries.get(name)
+        if isinstance(there, Text):
+            if there.render() != data:
+                there.render = lambda: data
+                there.mtime_ns = time.time_ns()
+                showing.touch(there.inode)
+            return
+        if there is not None:
+            return  # a decision in the making
+        node = self._text(self._names[folder.inode], name, data)
+
+        def enter() -> None:
+            if name not in folder.entries:
+                folder.add(name, node)
+
+        showing.show(f"{self._path(self._names[folder.inode])}/{name}", node, enter)
+
+    def _hide(self, folder: Directory, name: str, node: Text, showing: Showing) -> None:
+        def leave() -> None:
+            if folder.entries.get(name) is node:
+                folder.remove(name)
+
+        showing.remove(f"{self._path(self._names[folder.inode])}/{name}", leave)

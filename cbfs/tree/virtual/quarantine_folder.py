@@ -1,0 +1,117 @@
+"""quarantine/: the envelopes that could not be read, each a file; it is there when they are.
+
+They can be read (to be sent to somebody who can tell what they are) and removed.
+"""
+
+import errno
+import time
+from collections.abc import Iterator
+
+from cbfs.messages.content import u64
+from cbfs.messages.model import Backend
+from cbfs.messages.queues.quarantine import Why, envelope_at, numbered, reason_at
+from cbfs.storage.store import Table, Writer
+from cbfs.tree.nodes import Directory, Node, Text
+from cbfs.tree.rules import TreeError
+from cbfs.tree.virtual.virtual_directory import Provided, inode_for
+from cbfs_common.limits import ENVELOPE_SIZE
+
+NAME = "quarantine"
+
+_REASONS = {
+    Why.NOISE: "nothing that is known opens it: it may be for an earlier state of this account",
+    Why.FAR: "too many messages before it are missing; it is read when they have come",
+    Why.DAMAGED: "it has been changed on its way",
+    Why.LATER: "it is of a later version, or from somebody whom the directory does not confirm",
+    Why.FAULT: "a fault of this program, which its log describes; please report it",
+}
+_SUFFIX = ".envelope"
+
+
+class UnreadFile(Text):
+    """One envelope. ``reason`` in words."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, key: bytes, why: Why, backend: Backend) -> None:
+        def render() -> bytes:
+            with backend.store.read() as reader:
+                return envelope_at(reader, key) or b""
+
+        super().__init__(inode_for(b"quarantine", key), render, 0)
+        self.reason = _REASONS[why]
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return ENVELOPE_SIZE
+
+
+class Quarantine:
+    """``Provider`` of quarantine/."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._since = time.time_ns()
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        with self._backend.store.read() as reader:
+            return reader.count(Table.QUARANTINE)
+
+    def find(self, name: str) -> Node | None:
+        """See ``Provider``."""
+        number = _number(name)
+        with self._backend.store.read() as reader:
+            key = numbered(reader, number) if number else None
+            why = reason_at(reader, key) if key else None
+        return UnreadFile(key, why, self._backend) if key and why else None
+
+    def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
+        """See ``Provider``."""
+        with self._backend.store.read() as reader:
+            keys = list(reader.keys(Table.QUARANTINE, start=u64(start)))
+        for key in keys:
+            with self._backend.store.read() as reader:
+                why = reason_at(reader, key)
+            if why:
+                number = int.from_bytes(key[:8], "big")
+                yield number + 1, f"{number:08d}{_SUFFIX}", UnreadFile(key, why, self._backend)
+
+    async def remove(self, name: str, _node: Node) -> None:
+        """See ``Provider``."""
+        number = _number(name)
+
+        def change(writer: Writer) -> bool:
+            key = numbered(writer, number)
+            return key is not None and writer.delete(Table.QUARANTINE, key)
+
+        if not number or not await self._backend.store.commit(change):
+            raise TreeError(errno.ENOENT)
+
+    def modified(self) -> int:
+        """See ``Provider``."""
+        return self._since
+
+    def stamp(self) -> int:
+        """See ``Provider``."""
+        return 0
+
+    def folders(self) -> int:
+        """See ``Provider``."""
+        return 0
+
+    def appear(self, root: Directory, folder: Provided) -> None:
+        """Show the folder when there is something in it, and only then."""
+        if self.count and NAME not in root.entries:
+            root.add(NAME, folder)
+        elif not self.count and NAME in root.entries:
+            root.remove(NAME)
+
+
+def _number(name: str) -> int:
+    digits = name.removesuffix(_SUFFIX)
+    if not name.endswith(_SUFFIX) or not digits.isdecimal() or len(digits) != 8:
+        return 0
+    return int(digits)

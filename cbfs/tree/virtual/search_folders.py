@@ -1,0 +1,284 @@
+"""Folders that show the same messages another way: by-date/ and search/; for unread/ see
+``cbfs.tree.virtual.unread_folder``.
+
+Their files are links to the messages under conversations/. What days and searches hold is looked
+up in the index (``cbfs.messages.search_index``) when somebody looks and something has come or gone
+since.
+"""
+
+import errno
+import time
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from cbfs.messages import search_index
+from cbfs.messages.file_names import free_name
+from cbfs.messages.history import get_message
+from cbfs.messages.model import Message
+from cbfs.messages.search_index import Found
+from cbfs.storage.store import Reader
+from cbfs.tree.nodes import Link, Node
+from cbfs.tree.rules import Area, TreeError
+from cbfs.tree.tree import BY_DATE, SEARCH, Tree
+from cbfs.tree.virtual.unread_folder import Unread
+from cbfs.tree.virtual.virtual_directory import Provided, inode_for
+from cbfs.tree.watchers import Showing
+from cbfs_common.errors import DecodeError
+
+SEARCHES_MAX = 64
+"""Searches whose folders are remembered."""
+
+LOOKS_MAX = 8
+"""Folders of days and searches whose contents are remembered."""
+
+Search = Callable[[Reader], list[Found]]
+
+_UP_TWICE = "../../conversations"
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a search has found, by name in order of arrival: (conversation, name there, date)."""
+
+    stamp: int
+    serials: list[int]
+    entries: dict[str, tuple[bytes, str, int]]
+
+
+class Links:
+    """``Provider`` of links to messages. ``search`` gives the messages in order of arrival; it is
+    asked anew when something has come or gone, or when other folders have been looked at."""
+
+    def __init__(self, views: "Views", place: str, search: Search) -> None:
+        self._views = views
+        self._place = place
+        self._search = search
+
+    def find(self, name: str) -> Node | None:
+        """See ``Provider``."""
+        look = self._views.look(self._place, self._search)
+        return self._link(name, *look.entries[name]) if name in look.entries else None
+
+    def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
+        """See ``Provider``. The place behind a message is its serial + 1."""
+        look = self._views.look(self._place, self._search)
+        first = bisect_left(look.serials, start)
+        entries = islice(look.entries.items(), first, None)
+        for serial, (name, entry) in zip(look.serials[first:], entries, strict=True):
+            yield serial + 1, name, self._link(name, *entry)
+
+    async def remove(self, name: str, node: Node) -> None:
+        """See ``Provider``."""
+        raise TreeError(errno.EACCES)
+
+    def modified(self) -> int:
+        """See ``Provider``."""
+        return self._views.changed_ns
+
+    def stamp(self) -> int:
+        """See ``Provider``."""
+        return self._views.stamp
+
+    def folders(self) -> int:
+        """See ``Provider``."""
+        return 0
+
+    def _link(self, name: str, conversation: bytes, message: str, date: int) -> Link:
+        return self._views.link(f"{self._place}/{name}", _UP_TWICE, conversation, message, date)
+
+
+class Days:
+    """``Provider`` of by-date/: a folder for each day that has messages."""
+
+    def __init__(self, views: "Views") -> None:
+        self._views = views
+        self._stamp = -1
+        self._days: list[int] = []
+        self._folders: dict[int, Provided] = {}
+
+    def find(self, name: str) -> Node | None:
+        """See ``Provider``."""
+        self._look()
+        day = search_index.day_number(name)
+        return None if day is None else self._folders.get(day)
+
+    def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
+        """See ``Provider``. The place behind a day is its number + 1."""
+        self._look()
+        for day in self._days[bisect_left(self._days, start) :]:
+            yield day + 1, search_index.day_name(day), self._folders[day]
+
+    async def remove(self, name: str, node: Node) -> None:
+        """See ``Provider``."""
+        raise TreeError(errno.EACCES)
+
+    def modified(self) -> int:
+        """See ``Provider``."""
+        return self._views.changed_ns
+
+    def stamp(self) -> int:
+        """See ``Provider``."""
+        return self._views.stamp
+
+    def folders(self) -> int:
+        """See ``Provider``."""
+        self._look()
+        return len(self._days)
+
+    def _look(self) -> None:
+        if self._stamp == self._views.stamp:
+            return
+        self._stamp = self._views.stamp
+        self._days = self._views.days()
+        self._folders = {day: self._folders.get(day) or self._make(day) for day in self._days}
+
+    def _make(self, day: int) -> Provided:
+        place = f"by-date/{search_index.day_name(day)}"
+        return self._views.folder(place, lambda reader: search_index.on_day(reader, day))
+
+
+class Searches:
+    """``Provider`` of search/: any name that says something is a folder in it; none is listed."""
+
+    def __init__(self, views: "Views") -> None:
+        self._views = views
+        self._recent: OrderedDict[str, Provided] = OrderedDict()
+
+    def find(self, name: str) -> Node | None:
+        """See ``Provider``."""
+        made = self._recent.pop(name, None) or self._make(name)
+        if made is None:
+            return None
+        self._recent[name] = made
+        if len(self._recent) > SEARCHES_MAX:
+            self._recent.popitem(last=False)
+        return made
+
+    def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
+        """See ``Provider``."""
+        return iter(())
+
+    async def remove(self, name: str, node: Node) -> None:
+        """See ``Provider``."""
+        raise TreeError(errno.EACCES)
+
+    def modified(self) -> int:
+        """See ``Provider``."""
+        return self._views.changed_ns
+
+    def stamp(self) -> int:
+        """See ``Provider``."""
+        return self._views.stamp
+
+    def folders(self) -> int:
+        """See ``Provider``."""
+        return 0
+
+    def _make(self, text: str) -> Provided | None:
+        if text.startswith("."):  # file managers look for such names everywhere
+            return None
+        try:
+            query = search_index.parse_query(text, self._views.called)
+        except search_index.BadQuery:
+            return None
+        return self._views.folder(
+            f"search/{text}",
+            lambda reader: search_index.find(reader, query, self._views.folder_name),
+        )
+
+
+class Views:
+    """One for a mount. Enters its folders into the tree's root. ``stamp`` changes with each
+    message that comes or goes."""
+
+    def __init__(self, tree: Tree, showing: Showing) -> None:
+        self._tree = tree
+        self._store = tree.backend.store
+        self.stamp = 0
+        self.changed_ns = time.time_ns()
+        self._looks: OrderedDict[str, _Look] = OrderedDict()
+        self.unread = Unread(tree, showing)
+        tree.root.add("by-date", Provided(BY_DATE, Area.FIXED, Days(self)))
+        tree.root.add("search", Provided(SEARCH, Area.FIXED, Searches(self)))
+        tree.removed = self.removed
+
+    # what comes and goes
+
+    def added(self, message: Message) -> None:
+        """It is in its folder."""
+        self._changed()
+        self.unread.added(message)
+
+    def removed(self, serial: int) -> None:
+        """It was deleted."""
+        self._changed()
+        self.unread.removed(serial)
+
+    def left(self, conversation: bytes) -> None:
+        """Its folders are shown no more."""
+        self._changed()
+        self.unread.left(conversation)
+
+    def _changed(self) -> None:
+        self.stamp += 1
+        self.changed_ns = max(time.time_ns(), self.changed_ns + 1)
+
+    def moved(self, messages: Iterable[Message] = ()) -> None:
+        """These messages, or folders of conversations, have other names."""
+        self.unread.renamed(messages)
+        self._changed()
+
+    # what the folders ask
+
+    def look(self, place: str, search: Search) -> _Look:
+        """What is found now; the last few are remembered."""
+        look = self._looks.pop(place, None)
+        if look is None or look.stamp != self.stamp:
+            look = self._search(search)
+        self._looks[place] = look
+        if len(self._looks) > LOOKS_MAX:
+            self._looks.popitem(last=False)
+        return look
+
+    def _search(self, search: Search) -> _Look:
+        look = _Look(self.stamp, [], {})
+        with self._store.read() as reader:
+            for one in search(reader):
+                message = get_message(reader, one.conversation, one.serial)
+                if message is not None and self._tree.knows(one.conversation):
+                    name = free_name(message.name, look.entries.__contains__)
+                    look.entries[name] = (message.conversation, message.name, message.date)
+                    look.serials.append(message.serial)
+        return look
+
+    def called(self, text: str) -> str:
+        """The true name of whom a search means; what is no name finds nothing."""
+        try:
+            return self._tree.backend.called(text)
+        except DecodeError:
+            return text
+
+    def days(self) -> list[int]:
+        """Those that have messages."""
+        with self._store.read() as reader:
+            return list(search_index.days(reader))
+
+    def folder(self, place: str, search: Search) -> Provided:
+        """A folder of links to what is found."""
+        inode = inode_for(b"view", place.encode())
+        return Provided(inode, Area.FIXED, Links(self, place, search))
+
+    def folder_name(self, conversation: bytes) -> str:
+        """What a conversation's folder is called; nothing for one that is not shown."""
+        return (
+            self._tree.conversation(conversation).folder if self._tree.knows(conversation) else ""
+        )
+
+    def link(self, place: str, up: str, conversation: bytes, message: str, date: int) -> Link:
+        """A link to a message, of the same inode each time."""
+        target = f"{up}/{self.folder_name(conversation)}/{message}"
+        inode = inode_for(b"view", place.encode())
+        return Link(inode, target, date * 1_000_000, recorded=False)

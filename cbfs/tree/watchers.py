@@ -1,0 +1,130 @@
+"""Changes that the daemon makes by itself, made so that watchers see them."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from cbfs.storage.faults import harmless
+from cbfs.tree.nodes import Node
+
+
+class Revealer(Protocol):
+    """Makes changes through the mounted file system, so that inotify tells of them. Each call
+    returns at once; what is asked for happens in order."""
+
+    def show(self, path: str, node: Node, enter: Callable[[], None]) -> None:
+        """``enter`` puts ``node`` at ``path`` into the tree, while watchers look."""
+
+    def make(self, path: str, enter: Callable[[], None]) -> None:
+        """The same for a directory."""
+
+    def remove(self, path: str, leave: Callable[[], None]) -> None:
+        """``leave`` takes the file at ``path`` out of the tree."""
+
+    async def removed(self, path: str) -> None:
+        """The same of what has left the tree; it is out of sight on return."""
+
+    def remove_folder(self, path: str, leave: Callable[[], None]) -> None:
+        """The same for a directory, and all that is in it."""
+
+    def move(self, path: str, new: str, change: Callable[[], None]) -> None:
+        """``change`` gives what is at ``path`` the name ``new`` in the same directory."""
+
+    def touch(self, inode: int) -> None:
+        """The content of that inode has changed by itself; many touches count as one."""
+
+    def outdate(self, folder: int, name: str) -> None:
+        """Nothing has that name any more in the folder of that inode, and no watcher is told."""
+
+
+class Follower(Protocol):
+    """A window on the tree: its watchers are told when the change has been made in the tree."""
+
+    def appears(self, path: str, node: Node) -> None:
+        """``node`` has just come to ``path``."""
+
+    def disappears(self, path: str) -> None:
+        """What is at ``path`` is about to go."""
+
+    def moves(self, path: str, new: str) -> None:
+        """What is at ``path`` is about to have the name ``new``."""
+
+
+class Showing:
+    """What to call for each such change. Without a ``revealer`` (before the mount answers, and
+    after it has ended) nobody can watch, and changes are made at once."""
+
+    def __init__(self, failed: Callable[[], None] = lambda: None) -> None:
+        """``failed`` is told of faults: none of a follower's harms the others, or the change."""
+        self.revealer: Revealer | None = None
+        self.followers: list[Follower] = []
+        self._failed = failed
+
+    def _tell(self, tell: Callable[[Follower], None]) -> None:
+        for follower in list(self.followers):
+            with harmless(self._failed):
+                tell(follower)
+
+    def show(self, path: str, node: Node, enter: Callable[[], None]) -> None:
+        """See ``Revealer``."""
+
+        def change() -> None:
+            enter()
+            self._tell(lambda follower: follower.appears(path, node))
+
+        if self.revealer:
+            self.revealer.show(path, node, change)
+        else:
+            change()
+
+    def make(self, path: str, enter: Callable[[], None]) -> None:
+        """See ``Revealer``."""
+        if self.revealer:
+            self.revealer.make(path, enter)
+        else:
+            enter()
+
+    def remove(self, path: str, leave: Callable[[], None]) -> None:
+        """See ``Revealer``."""
+
+        def change() -> None:
+            self._tell(lambda follower: follower.disappears(path))
+            leave()
+
+        if self.revealer:
+            self.revealer.remove(path, change)
+        else:
+            change()
+
+    def remove_folder(self, path: str, leave: Callable[[], None]) -> None:
+        """See ``Revealer``."""
+
+        def change() -> None:
+            self._tell(lambda follower: follower.disappears(path))
+            leave()
+
+        if self.revealer:
+            self.revealer.remove_folder(path, change)
+        else:
+            change()
+
+    def move(self, path: str, new: str, change: Callable[[], None]) -> None:
+        """See ``Revealer``."""
+
+        def moved() -> None:
+            self._tell(lambda follower: follower.moves(path, new))
+            change()
+
+        if self.revealer:
+            self.revealer.move(path, new, moved)
+        else:
+            moved()
+
+    def touch(self, inode: int) -> None:
+        """See ``Revealer``."""
+        if self.revealer:
+            self.revealer.touch(inode)
+
+    def outdate(self, folder: int, name: str) -> None:
+        """See ``Revealer``."""
+        if self.revealer:
+            self.revealer.outdate(folder, name)

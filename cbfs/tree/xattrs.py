@@ -1,0 +1,77 @@
+"""The extended attributes of what the mount shows: ``user.cbfs.*``, all listed in mount.cbfs(8)."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cbfs.account.account import ACCOUNT_ATTRIBUTE
+from cbfs.messages.lifetimes import setting, words
+from cbfs.messages.model import Backend, Delivery, Message
+from cbfs.messages.progress import arriving, sent_share
+from cbfs.tree.nodes import Directory, File, MessageFile, Node
+from cbfs.tree.tree import ROOT
+from cbfs.tree.virtual.message_folder import MessageFolder
+from cbfs.tree.virtual.quarantine_folder import UnreadFile
+from cbfs.tree.virtual.virtual_directory import Provided
+
+PREFIX = "user.cbfs."
+
+
+def xattrs(node: Node, backend: Backend, account: Path | None = None) -> dict[str, str]:
+    """Those of a message, a conversation, a draft, an envelope, or the root of the mount of the
+    account directory ``account``; empty for all else."""
+    if account is not None and node.inode == ROOT:
+        return {ACCOUNT_ATTRIBUTE: str(account)}
+    found: dict[str, str] = {}
+    if isinstance(node, MessageFile):
+        message = backend.message(node.conversation, node.serial)
+        found = _of_message(message, backend) if message else {}
+    elif isinstance(node, File):
+        found = {"state": node.hold, "error": node.error}
+    elif isinstance(node, Directory) and node.parcel is not None:
+        found = {"state": node.parcel.hold, "error": node.parcel.error}
+    elif isinstance(node, UnreadFile):
+        found = {"error": node.reason}
+    elif isinstance(node, MessageFolder):
+        message = backend.message(*node.message)
+        found = _of_message(message, backend) if message else {}
+    elif isinstance(node, Provided) and node.conversation is not None:
+        found = _of_folder(node.conversation, backend)
+    return {PREFIX + name: value for name, value in found.items() if value}
+
+
+def _of_message(message: Message, backend: Backend) -> dict[str, str]:
+    with backend.store.read() as reader:
+        share = sent_share(reader, message)
+    waiting = [who for who, how in message.recipients if how is Delivery.QUEUED]
+    state = ", ".join(f"{who}: {how.value}" for who, how in message.recipients)
+    return {
+        "sender": message.sender,
+        "date": _moment(message.date),
+        "received": _moment(message.received),
+        "id": message.id.hex(),
+        "conversation": message.conversation.hex(),
+        "state": state or "received",
+        "error": "; ".join(filter(None, map(backend.trouble, waiting))),
+        "progress": share,
+        "lifetime": words(message.lifetime.seconds),
+        "ends": _moment(message.ends) if message.ends else "",
+    }
+
+
+def _of_folder(key: bytes, backend: Backend) -> dict[str, str]:
+    with backend.store.read() as reader:
+        shares = [
+            f"{part.file_name or 'a file'} from {part.who}: {part.share}"
+            for part in arriving(reader, key)
+        ]
+        kept = setting(reader, key).lifetime
+    return {
+        "id": key.hex(),
+        "progress": ", ".join(shares),
+        "lifetime": words(kept.seconds),
+    }
+
+
+def _moment(milliseconds: int) -> str:
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,312 @@
+"""What a message body says. PROTOCOL.rst, Message."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, TypeGuard
+
+import msgpack
+
+from cbfs_common.errors import DecodeError, LimitError
+from cbfs_common.limits import (
+    BODY_MAX,
+    BUNDLE_MAX,
+    DATE_MAX,
+    FILE_NAME_MAX,
+    FILE_SIZE_MAX,
+    LIFETIME_CHANGE_MAX,
+    MESSAGE_LIFETIME_MAX,
+    NOTE_IDS_MAX,
+    PARENTS_MAX,
+    PARTICIPANTS_MAX,
+    PARTS_MAX,
+    SUBJECT_MAX,
+)
+from cbfs_common.messages.lifetime import FOREVER, Lifetime, is_lifetime
+from cbfs_common.profile import check_name
+
+MESSAGE_ID_SIZE = 16
+DIGEST_SIZE = 32
+BODY_VERSION = 1
+KIND_PART = 1
+KIND_NOTE = 2
+KIND_FOLDER = 3
+MESSAGE_REF_SIZE = 2 * MESSAGE_ID_SIZE
+"""conversation 16 | message 16"""
+_PART_FIELDS = 17
+_NOTE_FIELDS = 7
+_COUNT_MAX = FILE_SIZE_MAX  # as long a number as any in part_capacity
+_SOLE_PART = 1
+
+
+class UnknownKind(DecodeError):
+    """A body of a later version or kind of this protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A message, or one of the ``count`` parts that a long one travels in.
+
+    Ids are 16 bytes; ``parents`` (at most 16) are the newest messages of the conversation that
+    the sender had seen. ``participants``: names, sorted, the sender's among them. ``date``:
+    milliseconds since 1970 by the sender's clock. ``file_name`` may be empty. ``size`` and
+    ``digest`` (BLAKE2b-256) are those of the whole content; ``chunk`` is this part's share of
+    it. All parts but the last have chunks of one size. ``bundle``: the sender's name proof, or
+    empty. ``folder``: the content is that of a folder (``cbfs_common.messages.folder``), of the
+    name ``file_name``, which is then not empty. ``lifetime``: for how long it is kept.
+    """
+
+    id: bytes
+    conversation: bytes
+    parents: tuple[bytes, ...]
+    participants: tuple[str, ...]
+    subject: str
+    date: int
+    file_name: str
+    number: int
+    count: int
+    size: int
+    digest: bytes
+    chunk: bytes
+    bundle: bytes
+    folder: bool = False
+    lifetime: Lifetime = FOREVER
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What one client tells another, and no person writes. Messages are named by conversation
+    and id, 32 bytes together, at most NOTE_IDS_MAX in all.
+
+    ``received`` (sent by who gets this) are here, whole. ``wanted`` are missing here: who wrote
+    one is asked to send it again. ``offered`` were sent from here, and nothing was heard of
+    them. ``lost``: what was sealed to earlier sessions cannot be read here any more. ``bundle``
+    as in a Part."""
+
+    received: tuple[bytes, ...]
+    wanted: tuple[bytes, ...]
+    offered: tuple[bytes, ...]
+    lost: bool
+    bundle: bytes
+
+
+Body = Part | Note
+
+
+def encode_note(note: Note) -> bytes:
+    """A body of at most BODY_MAX bytes. Raises DecodeError when ``note`` is none that
+    ``decode_body`` would take."""
+    _check_note(note)
+    packed: bytes = msgpack.packb(
+        (
+            BODY_VERSION,
+            KIND_NOTE,
+            note.received,
+            note.wanted,
+            note.offered,
+            note.lost,
+            note.bundle,
+        )
+    )
+    return packed
+
+
+def encode_part(part: Part) -> bytes:
+    """A body of at most BODY_MAX bytes. Raises LimitError when it would be longer, and
+    DecodeError when ``part`` is none that ``decode_body`` would take."""
+    _check_part(part)
+    body = _pack(part)
+    if len(body) > BODY_MAX:
+        raise LimitError("the message is too long for one envelope")
+    return body
+
+
+def part_capacity(participants: tuple[str, ...], subject: str, file_name: str) -> int:
+    """Bytes of content that fit into every part of such a message, whatever its parents and its
+    bundle."""
+    largest = Part(
+        id=bytes(MESSAGE_ID_SIZE),
+        conversation=bytes(MESSAGE_ID_SIZE),
+        parents=(bytes(MESSAGE_ID_SIZE),) * PARENTS_MAX,
+        participants=participants,
+        subject=subject,
+        date=DATE_MAX,
+        file_name=file_name,
+        number=_COUNT_MAX,
+        count=_COUNT_MAX,
+        size=FILE_SIZE_MAX,
+        digest=bytes(DIGEST_SIZE),
+        chunk=bytes(BODY_MAX),
+        bundle=bytes(BUNDLE_MAX),
+        lifetime=Lifetime(MESSAGE_LIFETIME_MAX, LIFETIME_CHANGE_MAX),
+    )
+    return 2 * BODY_MAX - len(_pack(largest))
+
+
+def decode_body(body: bytes) -> Body:
+    """Parse a body. Raises UnknownKind for one of a later version or kind, DecodeError for
+    anything else that is not as PROTOCOL.rst says."""
+    if len(body) > BODY_MAX:
+        raise DecodeError("not a message")
+    try:
+        fields = msgpack.unpackb(body, raw=False, use_list=True, strict_map_key=True)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise DecodeError("not a message") from error
+    if not isinstance(fields, list) or len(fields) < 2:
+        raise DecodeError("not a message")
+    version, kind = fields[:2]
+    if not _is_int(version) or not _is_int(kind):
+        raise DecodeError("not a message")
+    if version != BODY_VERSION or kind not in _DECODERS:
+        raise UnknownKind("a message of a later version", "is there a newer cbfs?")
+    return _DECODERS[kind](fields)
+
+
+def decode_part(body: bytes) -> Part:
+    """Parse a body that must be a ``Part``. Raises DecodeError."""
+    part = decode_body(body)
+    if not isinstance(part, Part):
+        raise DecodeError("not a part of a message")
+    return part
+
+
+def _pack(part: Part) -> bytes:
+    packed: bytes = msgpack.packb(
+        (
+            BODY_VERSION,
+            KIND_FOLDER if part.folder else KIND_PART,
+            part.id,
+            part.conversation,
+            part.parents,
+            part.participants,
+            part.subject,
+            part.date,
+            part.file_name,
+            part.number,
+            part.count,
+            part.size,
+            part.digest,
+            part.chunk,
+            part.bundle,
+            part.lifetime.seconds,
+            part.lifetime.change,
+        )
+    )
+    return packed
+
+
+def _decode_part(fields: list[Any]) -> Part:
+    if len(fields) != _PART_FIELDS:
+        raise DecodeError("not a message")
+    *plain, seconds, change = fields[2:]
+    part = Part(*plain)
+    if not isinstance(part.parents, list) or not isinstance(part.participants, list):
+        raise DecodeError("not a message")
+    part = replace(
+        part,
+        parents=tuple(part.parents),
+        participants=tuple(part.participants),
+        lifetime=Lifetime(seconds, change),
+        folder=fields[1] == KIND_FOLDER,
+    )
+    _check_part(part)
+    return part
+
+
+def _decode_note(fields: list[Any]) -> Note:
+    if len(fields) != _NOTE_FIELDS or not all(isinstance(ids, list) for ids in fields[2:5]):
+        raise DecodeError("not a note")
+    received, wanted, offered = (tuple(ids) for ids in fields[2:5])
+    note = Note(received, wanted, offered, *fields[5:])
+    _check_note(note)
+    return note
+
+
+def _check_note(note: Note) -> None:
+    lists = (note.received, note.wanted, note.offered)
+    if not (
+        sum(map(len, lists)) <= NOTE_IDS_MAX
+        and all(_is_bytes(id_, MESSAGE_REF_SIZE) for ids in lists for id_ in ids)
+        and all(len(set(ids)) == len(ids) for ids in lists)
+        and isinstance(note.lost, bool)
+        and isinstance(note.bundle, bytes)
+        and len(note.bundle) <= BUNDLE_MAX
+    ):
+        raise DecodeError("not a note")
+
+
+def _check_part(part: Part) -> None:
+    """Types and sizes of every field: what is decoded has been through nothing else yet."""
+    if not (
+        _is_bytes(part.id, MESSAGE_ID_SIZE)
+        and _is_bytes(part.conversation, MESSAGE_ID_SIZE)
+        and _is_bytes(part.digest, DIGEST_SIZE)
+        and len(part.parents) <= PARENTS_MAX
+        and all(_is_bytes(parent, MESSAGE_ID_SIZE) for parent in part.parents)
+        and len(set(part.parents)) == len(part.parents)
+        and _is_text(part.subject, SUBJECT_MAX)
+        and _is_text(part.file_name, FILE_NAME_MAX)
+        and (part.file_name or not part.folder)
+        and _is_int(part.date, DATE_MAX)
+        and isinstance(part.chunk, bytes)
+        and isinstance(part.bundle, bytes)
+        and len(part.bundle) <= BUNDLE_MAX
+        and is_lifetime(part.lifetime.seconds, part.lifetime.change)
+    ):
+        raise DecodeError("not a message")
+    _check_participants(part.participants)
+    _check_share(part)
+
+
+def _check_participants(names: tuple[str, ...]) -> None:
+    if not 2 <= len(names) <= PARTICIPANTS_MAX:
+        raise DecodeError("not a list of participants")
+    for name in names:
+        if not isinstance(name, str):
+            raise DecodeError("not a list of participants")
+        check_name(name)
+    if any(name >= after for name, after in pairwise(names)):
+        raise DecodeError("not a list of participants")
+
+
+def _check_share(part: Part) -> None:
+    """The chunk is as long as its place among the parts says."""
+    number, count, size = part.number, part.count, part.size
+    if not (
+        _is_int(size, FILE_SIZE_MAX) and _is_int(count, PARTS_MAX) and _is_int(number, count - 1)
+    ):
+        raise DecodeError("not a part of a message")
+    length = len(part.chunk)
+    if count == _SOLE_PART:
+        whole = length == size
+    elif number < count - 1:
+        whole = (count - 1) * length < size <= count * length
+    else:
+        before, rest = divmod(size - length, count - 1)
+        whole = rest == 0 and 0 < length <= before
+    if not whole:
+        raise DecodeError("not a part of a message")
+
+
+def _is_int(value: object, most: int = 2**64 - 1) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= most
+
+
+def _is_bytes(value: object, size: int) -> TypeGuard[bytes]:
+    return isinstance(value, bytes) and len(value) == size
+
+
+def _is_text(value: object, most: int) -> TypeGuard[str]:
+    if not isinstance(value, str):
+        return False
+    try:
+        return len(value.encode()) <= most
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+
+
+_DECODERS: dict[int, Callable[[list[Any]], Body]] = {
+    KIND_PART: _decode_part,
+    KIND_NOTE: _decode_note,
+    KIND_FOLDER: _decode_part,
+}

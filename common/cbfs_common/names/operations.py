@@ -1,0 +1,432 @@
+"""Operations on names: layout, signatures and what each does to an entry.
+PROTOCOL.rst, Names: operations.
+
+The sequencer, every verifier and every client run the same ``apply_*`` functions, so that they
+cannot come to different entries.
+"""
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import TypedDict
+
+from cbfs_common.errors import CryptoError, DecodeError
+from cbfs_common.limits import (
+    COMMIT_LIFETIME,
+    COSIGNERS_MAX,
+    NAME_GRACE,
+    NAME_MAX,
+    NAME_QUARANTINE,
+    NAMES_CONFIG_MAX,
+    NAMESPACE_MAX,
+    OPERATION_ROUNDS_MAX,
+    OWNER_KEYS_MAX,
+    PROFILE_MAX,
+    RECOVERY_DELAY,
+)
+from cbfs_common.names.entry import NO_KEYS, Entry, Keys, Status, read_keys, read_name
+from cbfs_common.names.layout import HASH_SIZE, ZERO, Fields, labelled, long, short
+from cbfs_common.names.refusals import OperationRefused as OperationRefused  # noqa: PLC0414  # given on
+from cbfs_common.names.refusals import Refusal as Refusal  # noqa: PLC0414  # given on
+from cbfs_common.primitives import KEY_SIZE, SIGNATURE_SIZE, kdf, sign, sign_public, verify
+
+_VERSION = 1
+_FIRST = bytes([_VERSION])
+OPERATION_LABEL = b"cbfs1 names operation"
+COMMIT_LABEL = b"cbfs1 names commit"
+SALT_SIZE = 32
+SIGNATURES_MAX = 2 * OWNER_KEYS_MAX
+INVITE_MAX = 256
+"""Bytes of an encoded invite."""
+
+NEVER = 2**64 - 1
+"""FREEZE alone may expire so late: it is signed beforehand, for a day that may not come."""
+
+
+class Kind(IntEnum):
+    """What an operation does."""
+
+    COMMIT = 1
+    REGISTER = 2
+    UPDATE = 3
+    ROTATE = 4
+    RENEW = 5
+    RELEASE = 6
+    FREEZE = 7
+    RECOVER = 8
+    CANCEL = 9
+    CONFIGURE = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One signed operation.
+
+    ``name``, ``incarnation``, ``version`` and ``previous`` (32) say what entry it makes and of
+    which; of a COMMIT they are empty and zero. ``expires``: the last round that may hold it.
+    ``secret`` (32): COMMIT's commitment, REGISTER's salt. ``signatures``: (key 32, signature 64),
+    sorted by key.
+    """
+
+    kind: Kind
+    namespace: str
+    name: str
+    incarnation: int
+    version: int
+    previous: bytes
+    expires: int
+    secret: bytes = b""
+    owners: Keys = NO_KEYS
+    recovery: Keys = NO_KEYS
+    profile: bytes = b""
+    signatures: tuple[tuple[bytes, bytes], ...] = ()
+    work: int = 0
+    invite: bytes = b""
+    until: int = 0
+    terms: str = ""
+
+    def body(self) -> bytes:
+        """What is signed, after the label."""
+        head = (
+            bytes([_VERSION, self.kind])
+            + short(self.namespace.encode("ascii"))
+            + short(self.name.encode("ascii"))
+            + self.incarnation.to_bytes(4, "big")
+            + self.version.to_bytes(4, "big")
+            + self.previous
+            + self.expires.to_bytes(8, "big")
+        )
+        match self.kind:
+            case Kind.COMMIT:
+                return head + self.secret + self.work.to_bytes(8, "big") + long(self.invite)
+            case Kind.REGISTER:
+                head += self.secret
+            case Kind.RENEW:
+                return head + self.until.to_bytes(8, "big")
+            case Kind.RECOVER:
+                return head + self.owners.encode()
+            case Kind.CONFIGURE:
+                return head + long(self.terms.encode("ascii"))
+            case Kind.RELEASE | Kind.FREEZE | Kind.CANCEL:
+                return head
+        if self.kind is not Kind.UPDATE:
+            head += self.owners.encode() + self.recovery.encode()
+        return head + long(self.profile)
+
+    def encode(self) -> bytes:
+        """body | count u8 | signatures."""
+        signatures = b"".join(key + signature for key, signature in self.signatures)
+        return self.body() + bytes([len(self.signatures)]) + signatures
+
+    def signed(self, seeds: tuple[bytes, ...]) -> "Operation":
+        """The same with a signature (Ed25519) by each seed (32)."""
+        message = OPERATION_LABEL + b"\n" + self.body()
+        made = {sign_public(seed): sign(seed, message) for seed in seeds}
+        return replace(self, signatures=tuple(sorted(made.items())))
+
+    def signers(self) -> frozenset[bytes]:
+        """The keys that have signed. Raises OperationRefused when a signature is wrong."""
+        message = OPERATION_LABEL + b"\n" + self.body()
+        try:
+            for key, signature in self.signatures:
+                verify(key, message, signature)
+        except CryptoError as error:
+            raise OperationRefused(Refusal.WRONG_SIGNATURE) from error
+        return frozenset(key for key, _ in self.signatures)
+
+
+OPERATION_MAX = (
+    2 + 1 + NAMESPACE_MAX + 1 + NAME_MAX + 4 + 4 + HASH_SIZE + 8 + SALT_SIZE
+    + 2 * (2 + KEY_SIZE * OWNER_KEYS_MAX) + 2 + PROFILE_MAX
+    + 1 + SIGNATURES_MAX * (KEY_SIZE + SIGNATURE_SIZE)
+)  # fmt: skip
+"""Bytes of an encoded operation on a name, at most."""
+
+SUBMIT_MAX = (
+    2 + 1 + NAMESPACE_MAX + 1 + 4 + 4 + HASH_SIZE + 8 + 2 + NAMES_CONFIG_MAX
+    + 1 + COSIGNERS_MAX * (KEY_SIZE + SIGNATURE_SIZE)
+)  # fmt: skip
+"""Bytes of any encoded operation, at most: a CONFIGURE is the longest."""
+
+_KINDS = frozenset(Kind)
+_NAMELESS = (Kind.COMMIT, Kind.CONFIGURE)
+_SIGNATURES = {Kind.COMMIT: (0, 1), Kind.CONFIGURE: (1, COSIGNERS_MAX)}
+"""How many at least and at most, where it is not 1 to SIGNATURES_MAX."""
+
+
+def decode_operation(data: bytes) -> Operation:
+    """Undo ``Operation.encode``. Raises DecodeError. Signatures are not verified yet."""
+    fields = Fields(data, "an operation on a name")
+    version, number = fields.number(1), fields.number(1)
+    if version != _VERSION or number not in _KINDS:
+        raise fields.error()
+    kind = Kind(number)
+    nameless = kind in _NAMELESS
+    namespace = fields.text(NAMESPACE_MAX)
+    name = _no_name(fields) if nameless else read_name(fields)
+    incarnation, entry_version = fields.number(4), fields.number(4)
+    previous, expires = fields.take(HASH_SIZE), fields.number(8)
+    rest = _read_rest(fields, kind)
+    signatures = _signatures(fields, *_SIGNATURES.get(kind, (1, SIGNATURES_MAX)))
+    fields.end()
+    versioned = not nameless and kind is not Kind.FREEZE
+    if bool(incarnation) is nameless or bool(entry_version) is not versioned:
+        raise fields.error()
+    if kind in (Kind.COMMIT, Kind.FREEZE) and previous != ZERO:
+        raise fields.error()
+    return Operation(
+        kind,
+        namespace,
+        name,
+        incarnation,
+        entry_version,
+        previous,
+        expires,
+        signatures=signatures,
+        **rest,
+    )
+
+
+def kind_of(data: bytes) -> Kind | None:
+    """What an encoded operation would be, without decoding it; None when it is none."""
+    return Kind(data[1]) if data[:1] == _FIRST and data[1:2] and data[1] in _KINDS else None
+
+
+class _Rest(TypedDict, total=False):
+    """The fields that not every kind has."""
+
+    secret: bytes
+    owners: Keys
+    recovery: Keys
+    profile: bytes
+    work: int
+    invite: bytes
+    until: int
+    terms: str
+
+
+def _read_rest(fields: Fields, kind: Kind) -> _Rest:
+    """What follows the common fields, by kind."""
+    match kind:
+        case Kind.COMMIT:
+            secret, work, invite = fields.take(SALT_SIZE), fields.number(8), fields.long()
+            if len(invite) > INVITE_MAX:
+                raise fields.error()
+            return {"secret": secret, "work": work, "invite": invite}
+        case Kind.RENEW:
+            return {"until": fields.number(8)}
+        case Kind.RECOVER:
+            return {"owners": _some_keys(fields)}
+        case Kind.CONFIGURE:
+            return {"terms": _terms(fields)}
+        case Kind.RELEASE | Kind.FREEZE | Kind.CANCEL:
+            return {}
+    rest: _Rest = {}
+    if kind is Kind.REGISTER:
+        rest["secret"] = fields.take(SALT_SIZE)
+    if kind is not Kind.UPDATE:
+        rest["owners"], rest["recovery"] = _some_keys(fields), read_keys(fields)
+    rest["profile"] = fields.long()
+    if len(rest["profile"]) > PROFILE_MAX:
+        raise fields.error()
+    return rest
+
+
+def _some_keys(fields: Fields) -> Keys:
+    keys = read_keys(fields)
+    if not keys.keys:
+        raise fields.error()
+    return keys
+
+
+def _terms(fields: Fields) -> str:
+    raw = fields.long()
+    if len(raw) > NAMES_CONFIG_MAX or not raw.isascii():
+        raise fields.error()
+    return raw.decode("ascii")
+
+
+def _no_name(fields: Fields) -> str:
+    if fields.number(1):
+        raise fields.error()
+    return ""
+
+
+def _signatures(fields: Fields, least: int, most: int) -> tuple[tuple[bytes, bytes], ...]:
+    count = fields.number(1)
+    if not least <= count <= most:
+        raise fields.error()
+    found = tuple((fields.take(KEY_SIZE), fields.take(SIGNATURE_SIZE)) for _ in range(count))
+    keys = [key for key, _ in found]
+    if keys != sorted(set(keys)):
+        raise fields.error()
+    return found
+
+
+def commitment(namespace: str, name: str, owners: Keys, salt: bytes) -> bytes:
+    """What a COMMIT publishes (32): it hides the name and binds the owners."""
+    parts = short(namespace.encode("ascii")), short(name.encode("ascii")), owners.encode(), salt
+    return labelled(COMMIT_LABEL, *parts)
+
+
+def registration_salt(seed: bytes, namespace: str, name: str) -> bytes:
+    """The salt (32) of a registration, from the owner's seed (32), so that a registration that
+    was cut off can be taken up with nothing stored."""
+    data = short(namespace.encode("ascii")) + short(name.encode("ascii"))
+    return kdf(seed, b"cbfs1 names salt", data, SALT_SIZE)
+
+
+def check_place(operation: Operation, namespace: str, round_: int) -> None:
+    """Whether it may stand in this round of this directory. Raises OperationRefused."""
+    if operation.namespace != namespace:
+        raise OperationRefused(Refusal.WRONG_NAMESPACE)
+    last = NEVER if operation.kind is Kind.FREEZE else round_ + OPERATION_ROUNDS_MAX
+    if not round_ <= operation.expires <= last:
+        raise OperationRefused(Refusal.OUT_OF_DATE)
+
+
+def taken_until(entry: Entry) -> int:
+    """The last second (since 1970) in which nobody else may register an entry's name."""
+    grace = 0 if entry.status is Status.RELEASED else NAME_GRACE
+    return entry.expires + grace + NAME_QUARANTINE
+
+
+def renewable_until(entry: Entry) -> int:
+    """The last second in which the owner of an active entry may still change it."""
+    return entry.expires + NAME_GRACE
+
+
+def apply_register(
+    old: Entry | None, operation: Operation, round_: int, time: int, lifetime: int
+) -> Entry:
+    """The entry that a REGISTER in this round (of this time, seconds) makes, for ``lifetime``
+    seconds. Its commitment is the caller's to check. Raises OperationRefused."""
+    incarnation, previous = 1, ZERO
+    if old is not None:
+        if time <= taken_until(old):
+            raise OperationRefused(Refusal.NAME_TAKEN)
+        incarnation, previous = old.incarnation + 1, old.digest()
+    if (operation.incarnation, operation.version, operation.previous) != (incarnation, 1, previous):
+        raise OperationRefused(Refusal.WRONG_VERSION)
+    _check_signed(operation, operation.owners)
+    return Entry(
+        operation.name,
+        incarnation,
+        1,
+        Status.ACTIVE,
+        time + lifetime,
+        round_,
+        previous,
+        operation.owners,
+        operation.recovery,
+        operation.profile,
+    )
+
+
+def apply_change(old: Entry | None, operation: Operation, round_: int, time: int) -> Entry:
+    """The entry that any operation but COMMIT, REGISTER and CONFIGURE in this round makes of
+    ``old``. Raises OperationRefused. RENEW's term is the caller's to check as well: a client
+    does not know the directory's."""
+    if old is None or old.name != operation.name:
+        raise OperationRefused(Refusal.NO_SUCH_NAME)
+    frozen_now = operation.kind is Kind.FREEZE
+    wanted = (0, ZERO) if frozen_now else (old.version + 1, old.digest())
+    if (operation.version, operation.previous) != wanted or (
+        operation.incarnation != old.incarnation
+    ):
+        raise OperationRefused(Refusal.WRONG_VERSION)
+    if old.status is Status.RELEASED:
+        raise OperationRefused(Refusal.NAME_RELEASED)
+    if time > renewable_until(old):
+        raise OperationRefused(Refusal.NAME_EXPIRED)
+    now = old.settled(time)
+    if now.status is Status.FROZEN and operation.kind is not Kind.RECOVER:
+        raise OperationRefused(Refusal.NAME_FROZEN)
+    changed = _changed(now, operation, time)
+    return replace(changed, version=old.version + 1, round=round_, previous=old.digest())
+
+
+def _changed(now: Entry, operation: Operation, time: int) -> Entry:
+    match operation.kind:
+        case Kind.UPDATE:
+            _check_signed(operation, now.owners)
+            return replace(now, profile=operation.profile)
+        case Kind.ROTATE:
+            _check_signed(operation, now.owners, operation.owners)
+            return replace(
+                now,
+                owners=operation.owners,
+                recovery=operation.recovery,
+                profile=operation.profile,
+            )
+        case Kind.RENEW:
+            _check_signed(operation, now.owners)
+            if operation.until <= now.expires:
+                raise OperationRefused(Refusal.WRONG_TERM)
+            return replace(now, expires=operation.until)
+        case Kind.RELEASE:
+            _check_signed(operation, now.owners)
+            return replace(
+                now,
+                status=Status.RELEASED,
+                expires=min(now.expires, time),
+                profile=b"",
+                heirs=NO_KEYS,
+                due=0,
+            )
+        case Kind.FREEZE:
+            _check_signed(operation, now.owners)
+            return replace(now, status=Status.FROZEN)
+        case Kind.RECOVER:
+            if not now.recovery.keys:
+                raise OperationRefused(Refusal.NO_RECOVERY)
+            _check_signed(operation, now.recovery, operation.owners)
+            return replace(now, heirs=operation.owners, due=time + RECOVERY_DELAY)
+        case Kind.CANCEL:
+            if not now.heirs.keys:
+                raise OperationRefused(Refusal.NO_RECOVERY)
+            _check_signed(operation, now.owners)
+            return replace(now, heirs=NO_KEYS, due=0)
+    raise OperationRefused(Refusal.BAD_REQUEST)
+
+
+def _check_signed(operation: Operation, *sets: Keys) -> None:
+    """Each of ``sets`` must have signed to its threshold, and nobody else."""
+    signers = operation.signers()
+    if not all(keys.satisfied(signers) for keys in sets) or signers.difference(
+        *(keys.keys for keys in sets)
+    ):
+        raise OperationRefused(Refusal.WRONG_SIGNATURE)
+
+
+def commit_fits(round_: int, time: int, made_round: int, made_time: int) -> bool:
+    """Whether a REGISTER now may follow a COMMIT of then: a later round, within a day."""
+    return made_round < round_ and time - made_time <= COMMIT_LIFETIME
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One step in an entry's history: an operation and the round (number, time) that held it."""
+
+    round: int
+    time: int
+    operation: bytes
+
+    def encode(self) -> bytes:
+        """round u64 | time u64 | length u16 | operation."""
+        return self.round.to_bytes(8, "big") + self.time.to_bytes(8, "big") + long(self.operation)
+
+    def follow(self, old: Entry, namespace: str) -> Entry:
+        """The entry after this step. Raises OperationRefused or DecodeError."""
+        operation = decode_operation(self.operation)
+        if operation.kind in (Kind.COMMIT, Kind.REGISTER, Kind.CONFIGURE):
+            raise DecodeError("not a change of a name")
+        check_place(operation, namespace, self.round)
+        return apply_change(old, operation, self.round, self.time)
+
+
+def read_link(fields: Fields) -> Link:
+    """The next Link of a layout. Raises DecodeError."""
+    round_, time, operation = fields.number(8), fields.number(8), fields.long()
+    if len(operation) > OPERATION_MAX:
+        raise fields.error()
+    return Link(round_, time, operation)

@@ -1,0 +1,161 @@
+"""What lets a COMMIT in: an invite of the registrar, or a proof of work. PROTOCOL.rst, Names:
+registration.
+
+It stands in the COMMIT and not in the REGISTER, since COMMITs are what strangers can flood the
+log with. An invite is a key pair: the registrar signs its public half, its holder signs the
+COMMIT, so that whoever sees the COMMIT cannot use the invite for another.
+"""
+
+import base64
+import binascii
+from dataclasses import dataclass, replace
+
+from cbfs_common.errors import CryptoError, DecodeError
+from cbfs_common.limits import NAME_MAX, NAMESPACE_MAX
+from cbfs_common.names.config import Registration, Terms
+from cbfs_common.names.layout import Fields, labelled, short
+from cbfs_common.names.operations import INVITE_MAX, Kind, Operation
+from cbfs_common.names.refusals import OperationRefused, Refusal
+from cbfs_common.primitives import KEY_SIZE, SIGNATURE_SIZE, sign, sign_public, verify
+from cbfs_common.profile import check_name
+
+_VERSION = 1
+INVITE_LABEL = b"cbfs1 names invite"
+WORK_LABEL = b"cbfs1 names work"
+TOKEN_PREFIX = "cbfs-invite:"  # noqa: S105  # what tokens begin with, not one
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """The registrar's word that the holder of ``key`` (Ed25519, 32) may register one name until
+    ``expires`` (seconds): the ``name``, or when that is empty any that is not too short."""
+
+    namespace: str
+    key: bytes
+    expires: int
+    name: str
+    signature: bytes = bytes(SIGNATURE_SIZE)
+
+    def body(self) -> bytes:
+        """version u8 | short(namespace) | key 32 | expires u64 | short(name)."""
+        return (
+            bytes([_VERSION])
+            + short(self.namespace.encode("ascii"))
+            + self.key
+            + self.expires.to_bytes(8, "big")
+            + short(self.name.encode("ascii"))
+        )
+
+    def encode(self) -> bytes:
+        """body | signature 64."""
+        return self.body() + self.signature
+
+    def signed(self, registrar_seed: bytes) -> "Invite":
+        """The same, signed by the registrar (Ed25519 seed, 32)."""
+        message = INVITE_LABEL + b"\n" + self.body()
+        return replace(self, signature=sign(registrar_seed, message))
+
+    def verify(self, registrar: bytes) -> None:
+        """Raises CryptoError unless the registrar (Ed25519, 32) has signed it."""
+        verify(registrar, INVITE_LABEL + b"\n" + self.body(), self.signature)
+
+
+def decode_invite(data: bytes) -> Invite:
+    """Undo ``Invite.encode``. Raises DecodeError."""
+    fields = Fields(data, "an invite")
+    if len(data) > INVITE_MAX or fields.number(1) != _VERSION:
+        raise fields.error()
+    namespace = fields.text(NAMESPACE_MAX)
+    key, expires = fields.take(KEY_SIZE), fields.number(8)
+    name = fields.short()
+    if len(name) > NAME_MAX or not name.isascii():
+        raise fields.error()
+    text = check_name(name.decode("ascii")) if name else ""
+    made = Invite(namespace, key, expires, text, fields.take(SIGNATURE_SIZE))
+    fields.end()
+    return made
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Token:
+    """What the invited person is given: the invite and its key's ``seed`` (32), a secret."""
+
+    seed: bytes
+    invite: Invite
+
+    def text(self) -> str:
+        """``cbfs-invite:`` and base32."""
+        data = self.seed + self.invite.encode()
+        return TOKEN_PREFIX + base64.b32encode(data).decode().rstrip("=").lower()
+
+
+def parse_token(text: str) -> Token:
+    """Undo ``Token.text``. Raises DecodeError, whose text has nothing of the token."""
+    body = text.strip().removeprefix(TOKEN_PREFIX)
+    try:
+        data = base64.b32decode(body.upper() + "=" * (-len(body) % 8))
+    except (binascii.Error, ValueError) as error:
+        raise DecodeError("not an invite", "it begins with cbfs-invite:") from error
+    token = Token(data[:KEY_SIZE], decode_invite(data[KEY_SIZE:]))
+    if len(token.seed) != KEY_SIZE or sign_public(token.seed) != token.invite.key:
+        raise DecodeError("not an invite", "was it copied whole?")
+    return token
+
+
+def let_in(terms: Terms, commit: Operation, token: Token | None) -> Operation:
+    """The COMMIT with what the directory's terms ask for. A proof of n bits takes 2^n hashes on
+    average, some microsecond each: call it in a thread. Raises OperationRefused when an invite is
+    needed and there is none."""
+    if token is not None:
+        return replace(commit, invite=token.invite.encode()).signed((token.seed,))
+    if terms.registration is Registration.INVITE:
+        raise OperationRefused(Refusal.INVITE_NEEDED)
+    while terms.work and not proven(commit, terms.work):
+        commit = replace(commit, work=commit.work + 1)
+    return commit
+
+
+def proven(commit: Operation, bits: int) -> bool:
+    """Whether the COMMIT's hash begins with so many zero bits."""
+    digest = labelled(WORK_LABEL, commit.body())
+    return int.from_bytes(digest, "big") >> (8 * len(digest) - bits) == 0
+
+
+def check_commit(terms: Terms, commit: Operation, time: int) -> Invite | None:
+    """The invite that lets a COMMIT in at ``time`` (seconds); None when it needs none. Raises
+    OperationRefused. That the invite is not spent is the caller's to check."""
+    if commit.kind is not Kind.COMMIT:
+        raise OperationRefused(Refusal.BAD_REQUEST)
+    if commit.invite:
+        return _check_invite(terms, commit, time)
+    if commit.signatures:
+        raise OperationRefused(Refusal.WRONG_SIGNATURE)
+    if terms.registration is Registration.INVITE:
+        raise OperationRefused(Refusal.INVITE_NEEDED)
+    if terms.work and not proven(commit, terms.work):
+        raise OperationRefused(Refusal.WORK_NEEDED)
+    return None
+
+
+def _check_invite(terms: Terms, commit: Operation, time: int) -> Invite:
+    try:
+        invite = decode_invite(commit.invite)
+        if not terms.registrar or invite.namespace != commit.namespace:
+            raise OperationRefused(Refusal.INVITE_NEEDED)
+        invite.verify(terms.registrar)
+    except (DecodeError, CryptoError) as error:
+        raise OperationRefused(Refusal.INVITE_NEEDED) from error
+    if time > invite.expires:
+        raise OperationRefused(Refusal.INVITE_NEEDED)
+    if commit.signers() != {invite.key}:
+        raise OperationRefused(Refusal.WRONG_SIGNATURE)
+    return invite
+
+
+def check_granted(terms: Terms, name: str, granted: str | None) -> None:
+    """Whether ``name`` may be registered after a COMMIT with an invite to ``granted`` (empty: any
+    that is not short; None: no invite). Raises OperationRefused."""
+    if granted and granted != name:
+        raise OperationRefused(Refusal.INVITE_NEEDED)
+    if len(name) < terms.short and granted != name:
+        raise OperationRefused(Refusal.REGISTRAR_NEEDED)

@@ -1,0 +1,276 @@
+"""Requests to the name directory and its replies, in the frames of ``transport``.
+PROTOCOL.rst, Names: requests. msgpack arrays ``[kind, field, ...]``; what is hashed or signed
+keeps its own layout inside."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from cbfs_common.errors import DecodeError
+from cbfs_common.limits import FEED_PART, HEAD_MAX, NAMES_CONFIG_MAX
+from cbfs_common.names.entry import ROUND_SIZE_MAX
+from cbfs_common.names.layout import Fields
+from cbfs_common.names.operations import SUBMIT_MAX, Link
+from cbfs_common.names.proofs import (
+    Evidence,
+    encode_links,
+    encode_proof,
+    read_evidence,
+    read_links,
+    read_proof,
+)
+from cbfs_common.names.refusals import Refusal
+from cbfs_common.primitives import SIGNATURE_SIZE
+from cbfs_common.profile import check_name
+
+NAMES_REPLY_MAX = 16_384
+"""Bytes of an encoded reply: it fits one frame."""
+
+_NUMBER_MAX = 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """What does the map have at ``name``? ``old_size``: of the head the client has, 0 for none."""
+
+    name: str
+    old_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The operations on ``name`` after this version of this incarnation."""
+
+    name: str
+    incarnation: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Put this encoded operation into a round; answered when the round is published, by a
+    verifier with its receipt at once."""
+
+    operation: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AskHead:
+    """The newest head. Says nothing of who asks, or what they know."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskChanges:
+    """Bytes ``part`` * FEED_PART and following of a tile of the change feed."""
+
+    tile: int
+    part: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskTerms:
+    """The text of the configuration in force in this round."""
+
+    round: int
+
+
+Request = Lookup | History | Submit | AskHead | AskChanges | AskTerms
+
+
+@dataclass(frozen=True, slots=True)
+class LookedUp:
+    """``consistency``: from the client's size to the head's; empty when that is 0 or not smaller.
+    ``links``: the newest operations on the name that fit, oldest first."""
+
+    evidence: Evidence
+    consistency: tuple[bytes, ...]
+    links: tuple[Link, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The next operations, oldest first, as many as fit."""
+
+    links: tuple[Link, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The operation stands in this round."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The request has changed nothing."""
+
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class HeadIs:
+    """The newest published round: signed head, leaf, and the proof that it is the last."""
+
+    note: bytes
+    round: bytes
+    log_proof: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesAre:
+    """A part of a tile; ``more``: it has a next part. A tile grows at its end only, up to
+    FEED_TILE rounds."""
+
+    data: bytes
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TermsAre:
+    """A configuration's text."""
+
+    config: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipted:
+    """A verifier has the operation since ``time`` (seconds), and from a minute later on signs no
+    round without it while it is valid. ``signature`` (64): names_receipt."""
+
+    time: int
+    signature: bytes
+
+
+Reply = LookedUp | Steps | Submitted | Refused | HeadIs | ChangesAre | TermsAre | Receipted
+
+_LOOKUP, _HISTORY, _SUBMIT, _ASK_HEAD, _ASK_CHANGES, _ASK_TERMS = 1, 2, 3, 4, 5, 6
+_LOOKED_UP, _STEPS, _SUBMITTED, _REFUSED, _HEAD_IS, _CHANGES_ARE = 129, 130, 131, 132, 133, 134
+_TERMS_ARE, _RECEIPTED = 135, 136
+
+
+def encode_request(request: Request) -> bytes:
+    """One payload."""
+    match request:
+        case Lookup(name, old_size):
+            return _pack(_LOOKUP, name, old_size)
+        case History(name, incarnation, version):
+            return _pack(_HISTORY, name, incarnation, version)
+        case Submit(operation):
+            return _pack(_SUBMIT, operation)
+        case AskHead():
+            return _pack(_ASK_HEAD)
+        case AskChanges(tile, part):
+            return _pack(_ASK_CHANGES, tile, part)
+        case AskTerms(round_):
+            return _pack(_ASK_TERMS, round_)
+
+
+def encode_reply(reply: Reply) -> bytes:
+    """One payload."""
+    match reply:
+        case LookedUp(evidence, consistency, links):
+            return _pack(
+                _LOOKED_UP, evidence.encode(), encode_proof(consistency), encode_links(links)
+            )
+        case Steps(links):
+            return _pack(_STEPS, encode_links(links))
+        case Submitted(round_):
+            return _pack(_SUBMITTED, round_)
+        case Refused(refusal):
+            return _pack(_REFUSED, int(refusal))
+        case HeadIs(note, round_leaf, proof):
+            return _pack(_HEAD_IS, note, round_leaf, encode_proof(proof))
+        case ChangesAre(data, more):
+            return _pack(_CHANGES_ARE, data, more)
+        case TermsAre(config):
+            return _pack(_TERMS_ARE, config)
+        case Receipted(time, signature):
+            return _pack(_RECEIPTED, time, signature)
+
+
+def decode_request(payload: bytes) -> Request:
+    """Raises DecodeError."""
+    match _unpack(payload):
+        case [1, str(name), int(old_size)] if _is_number(old_size):
+            return Lookup(check_name(name), old_size)
+        case [2, str(name), int(incarnation), int(version)] if _is_number(
+            incarnation
+        ) and _is_number(version):
+            return History(check_name(name), incarnation, version)
+        case [3, bytes(operation)] if len(operation) <= SUBMIT_MAX:
+            return Submit(operation)
+        case [4]:
+            return AskHead()
+        case [5, int(tile), int(part)] if _is_number(tile) and _is_number(part):
+            return AskChanges(tile, part)
+        case [6, int(round_)] if _is_number(round_):
+            return AskTerms(round_)
+        case _:
+            raise DecodeError("not a request to the name directory")
+
+
+def decode_reply(payload: bytes) -> Reply:
+    """Raises DecodeError."""
+    match _unpack(payload):
+        case [129, bytes(evidence), bytes(consistency), bytes(links)]:
+            return LookedUp(_evidence(evidence), _proof(consistency), _links(links))
+        case [130, bytes(links)]:
+            return Steps(_links(links))
+        case [131, int(round_)] if _is_number(round_):
+            return Submitted(round_)
+        case [132, int(refusal)] if refusal in set(Refusal):
+            return Refused(Refusal(refusal))
+        case [133, bytes(note), bytes(leaf), bytes(proof)] if (
+            len(note) <= HEAD_MAX and len(leaf) <= ROUND_SIZE_MAX
+        ):
+            return HeadIs(note, leaf, _proof(proof))
+        case [134, bytes(data), bool(more)] if len(data) <= FEED_PART:
+            return ChangesAre(data, more)
+        case [135, str(config)] if len(config) <= NAMES_CONFIG_MAX:
+            return TermsAre(config)
+        case [136, int(time), bytes(signature)] if (
+            _is_number(time) and len(signature) == SIGNATURE_SIZE
+        ):
+            return Receipted(time, signature)
+        case _:
+            raise DecodeError("not a reply of the name directory")
+
+
+def _pack(*fields: object) -> bytes:
+    packed: bytes = msgpack.packb(fields)
+    return packed
+
+
+def _unpack(payload: bytes) -> Any:
+    try:
+        found = msgpack.unpackb(payload, use_list=True, max_array_len=8, max_map_len=0)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise DecodeError("not a message of the name directory") from error
+    return found
+
+
+def _is_number(value: int) -> bool:
+    return not isinstance(value, bool) and 0 <= value < _NUMBER_MAX
+
+
+def _evidence(data: bytes) -> Evidence:
+    fields = Fields(data, "evidence")
+    evidence = read_evidence(fields)
+    fields.end()
+    return evidence
+
+
+def _proof(data: bytes) -> tuple[bytes, ...]:
+    fields = Fields(data, "a log proof")
+    proof = read_proof(fields)
+    fields.end()
+    return proof
+
+
+def _links(data: bytes) -> tuple[Link, ...]:
+    fields = Fields(data, "a chain of operations")
+    links = read_links(fields)
+    fields.end()
+    return links

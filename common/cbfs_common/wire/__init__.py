@@ -1,0 +1,2 @@
+"""What a client and a server say to each other: the encrypted transport, and requests in it. No
+I/O."""

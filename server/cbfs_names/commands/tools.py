@@ -1,0 +1,130 @@
+"""What ``cbfs-names`` does besides serving: keys for a configuration, invites, evidence."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_common.names.config import parse_config
+from cbfs_common.names.equivocation import decode_equivocation
+from cbfs_common.names.note import COSIGNER_KEY, LOG_KEY, NoteKey, parse_note_key, to_base64
+from cbfs_common.names.policy import SCHEME
+from cbfs_common.names.registration import Invite, Token
+from cbfs_common.primitives import KEY_SIZE, Random, kem_encapsulate, sign_public
+from cbfs_common.profile import Address, check_name
+from cbfs_names.host import parse_place
+from cbfs_names.state.keys import load_key, load_keys, opened_data
+
+DAY = 86_400
+DAYS = 30
+DAYS_MAX = 3_650
+FILE_MAX = 1 << 20
+
+
+def add_key(parser: argparse.ArgumentParser) -> None:
+    """The options of ``cbfs-names key``."""
+    add_data(parser)
+    parser.add_argument("name", metavar="NAME", help="of the verifier, or of the directory")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--sequencer", action="store_true", help="the log's key, not a verifier's")
+    kind.add_argument("--registrar", action="store_true", help="the key that signs invites")
+    parser.add_argument("--address", metavar="HOST:PORT", help="where it will listen")
+    parser.set_defaults(run=_key)
+
+
+def add_invite(parser: argparse.ArgumentParser) -> None:
+    """The options of ``cbfs-names invite``."""
+    add_data(parser)
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="the directory's (default: DIR/config)"
+    )
+    parser.add_argument("--days", type=int, default=DAYS, help="valid for (default: %(default)s)")
+    parser.add_argument("name", nargs="?", default="", metavar="NAME", help="only for this name")
+    parser.set_defaults(run=_invite)
+
+
+def add_audit(parser: argparse.ArgumentParser) -> None:
+    """The options of ``cbfs-names audit``."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="evidence, or a folder of it")
+    parser.set_defaults(run=_audit)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Where the keys are."""
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="keys and store")
+
+
+def read_text(path: Path) -> str:
+    """A configuration file. Raises DecodeError."""
+    try:
+        with path.open(encoding="ascii") as file:
+            return file.read(FILE_MAX)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DecodeError(f"cannot read {path}", "is it the right file?") from error
+
+
+def say(line: str) -> None:
+    """To who has called it."""
+    sys.stdout.write(line + "\n")
+
+
+def _key(options: argparse.Namespace) -> None:
+    """Print the line that a configuration has for this directory's key."""
+    random = Random(os.urandom, kem_encapsulate)
+    with opened_data(options.data) as directory:
+        if options.registrar:
+            say(f"registrar {to_base64(sign_public(load_key(directory / REGISTRAR, random)))}")
+            return
+        keys = load_keys(directory, random)
+    where = ""
+    if options.address is not None:
+        place = parse_place(options.address, 0, 1)
+        where = " " + Address(keys.server, place.host, place.port).url(SCHEME)
+    kind, seed = (LOG_KEY, keys.log) if options.sequencer else (COSIGNER_KEY, keys.verifier)
+    vkey = NoteKey(options.name, kind, sign_public(seed)).encode()
+    parse_note_key(vkey, kind)
+    say(f"log {vkey}{where}" if options.sequencer else f"witness {options.name} {vkey}{where}")
+
+
+REGISTRAR = "registrar.key"
+
+
+def _invite(options: argparse.Namespace) -> None:
+    """Print an invite signed by the registrar's key."""
+    config = parse_config(read_text(options.config or options.data / "config")).config
+    if not 0 < options.days <= DAYS_MAX:
+        raise DecodeError(f"--days is a number from 1 to {DAYS_MAX}")
+    name = check_name(options.name) if options.name else ""
+    path = options.data / REGISTRAR
+    if not path.exists():
+        raise CbfsError(f"there is no {path}", "make it: cbfs-names key --registrar")
+    random = Random(os.urandom, kem_encapsulate)
+    registrar = load_key(path, random)
+    if sign_public(registrar) != config.terms.registrar:
+        raise CbfsError("the configuration names another registrar", "is it the right --data?")
+    seed = random.token(KEY_SIZE)
+    expires = int(time.time()) + options.days * DAY
+    invite = Invite(config.namespace, sign_public(seed), expires, name).signed(registrar)
+    say(Token(seed, invite).text())
+
+
+def _audit(options: argparse.Namespace) -> None:
+    """Say what evidence proves. Raises CbfsError when some proves nothing."""
+    folder = options.file
+    paths = sorted(folder.glob("*.evidence")) if folder.is_dir() else [folder]
+    if not paths:
+        raise CbfsError(f"there is no evidence in {folder}", "it is in DIR/evidence of a verifier")
+    for path in paths:
+        try:
+            found = decode_equivocation(path.read_bytes())
+        except OSError as error:
+            raise CbfsError(f"cannot read {path}", "is it the right file?") from error
+        if not found.proven():
+            raise CbfsError(f"{path} proves nothing", "its signatures or its proof are wrong")
+        one, other = found.heads()
+        say(
+            f"{path}: proven: the key {found.key.encode()} has signed two histories of"
+            f" {one.origin}: heads of {one.size} and {other.size} rounds contradict each other"
+        )

@@ -1,0 +1,199 @@
+"""What a sequencer and verifiers learn from each other besides the rounds: at a start, what they
+have signed and may have forgotten; and all the time, whether others are shown another history."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from cbfs_common.errors import CbfsError, DecodeError, TransportError
+from cbfs_common.names.config import Config
+from cbfs_common.names.equivocation import signed_by
+from cbfs_common.names.note import Note, NoteKey, parse_checkpoint, parse_note
+from cbfs_common.primitives import Random
+from cbfs_common.profile import Address
+from cbfs_names.limits import RETRY_PAUSE, WATCH_INTERVAL, WATCH_PAUSE
+from cbfs_names.logs import tell_fault
+from cbfs_names.rounds.equivocation import compare, keep
+from cbfs_names.rounds.published import published
+from cbfs_names.state.replay import config_now
+from cbfs_names.state.store import Store
+from cbfs_names.wire.peer_link import PeerLink, connected
+from cbfs_names.wire.peer_messages import AskStatus, Status, Vote
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """The ``sequencer`` (None: this is it) and the other verifiers, as far as their addresses are
+    known; and the ``names`` of those that the configuration names. ``current``: the operator's
+    word that the store here is not an old copy. ``given``: the operator's configuration."""
+
+    sequencer: Address | None
+    others: tuple[Address, ...]
+    names: dict[Address, str]
+    given: Config
+    current: bool = False
+
+    @property
+    def everybody(self) -> set[Address]:
+        """All addresses."""
+        return set(self.others) if self.sequencer is None else {self.sequencer, *self.others}
+
+    def enough(self, answered: set[Address], own: str, config: Config) -> bool:
+        """Whether enough have said what they know for one that may be an old copy: the sequencer,
+        and so many that the rest, with the verifier ``own``, are no quorum; or all. So whatever
+        was published with its signature, one has answered who has signed it too."""
+        silent = {name for name, _ in config.witnesses} - {
+            name for address, name in self.names.items() if address in answered
+        }
+        return (self.sequencer is None or self.sequencer in answered) and (
+            answered.issuperset(self.others) or not config.satisfied({*silent, own})
+        )
+
+
+async def ask_enough(
+    peers: Peers, store: Store, own: str, ask: Callable[[Address], Awaitable[bool]]
+) -> None:
+    """Ask everybody until enough have answered, or once when the store is known to be current.
+    ``ask`` says whether one has."""
+    answered: set[Address] = set()
+
+    async def one(address: Address) -> None:
+        if await ask(address):
+            answered.add(address)
+
+    told = -1
+    while True:
+        async with trio.open_nursery() as nursery:
+            for address in peers.everybody - answered:
+                nursery.start_soon(one, address)
+        with store.read() as view:
+            config = config_now(view)
+        if peers.current or peers.enough(answered, own, config):
+            return
+        if told != len(answered):
+            told = len(answered)
+            _log.warning(
+                "nothing is signed before more peers have answered: %d of %d have"
+                " (--store-is-current)",
+                told,
+                len(peers.everybody),
+            )
+        await trio.sleep(RETRY_PAUSE)
+
+
+class Watch:
+    """A verifier's view of its peers' heads."""
+
+    def __init__(
+        self, store: Store, key: NoteKey, peers: Peers, data: Path, random: Random
+    ) -> None:
+        """``key``: the own cosigning key. ``data``: where evidence is left."""
+        self._store = store
+        self._key = key
+        self._peers = peers
+        self._data = data
+        self._random = random
+        self._stirred = trio.Event()
+
+    async def remember(self) -> None:
+        """Learn up to which round this verifier has signed, if its store does not know: what it
+        abstains from is on the disk on return."""
+        with self._store.read() as view:
+            found = config_now(view).witness(self._key.public)
+        own = found[0] if found else ""
+        await ask_enough(self._peers, self._store, own, self._recall_from)
+
+    def stir(self) -> None:
+        """There is a new head to compare with."""
+        self._stirred.set()
+
+    async def run(self) -> None:
+        """Compare heads with everybody now and then, until cancelled."""
+        while True:
+            with trio.move_on_after(WATCH_INTERVAL):
+                await self._stirred.wait()
+            self._stirred = trio.Event()
+            await self.tell()
+            await trio.sleep(WATCH_PAUSE)
+
+    async def _recall_from(self, address: Address) -> bool:
+        notes = await self._ask(address)
+        for note in notes or ():
+            self._recall(note, parse_checkpoint(note.text.decode("ascii")).size)
+        return notes is not None
+
+    async def _ask(self, address: Address) -> list[Note] | None:
+        """The checkpoints that a peer knows, compared with the own; None: it does not answer."""
+        try:
+            async with connected(address, self._random) as link:
+                status = await link.call(AskStatus(self._key.public))
+                await self._show(link)
+        except (TransportError, DecodeError) as error:
+            _log.info("a peer at %s:%d: %s", address.host, address.port, error.in_full)
+            return None
+        except CbfsError:
+            raise
+        except Exception as error:  # whatever it has sent: the others are asked all the same
+            tell_fault("asking a peer", error)
+            return None
+        if not isinstance(status, Status):
+            return None
+        notes = []
+        for encoded in filter(None, (status.votes, status.head)):
+            try:
+                note = parse_note(encoded)
+                parse_checkpoint(note.text.decode("ascii"))
+            except (DecodeError, UnicodeDecodeError):
+                return None
+            with self._store.read() as view:
+                found = compare(view, note)
+            keep(self._store, self._data, found)
+            notes.append(note)
+        return notes
+
+    async def tell(self) -> None:
+        """Show everybody the own head, for them to compare, in case they are shown another
+        history."""
+        async with trio.open_nursery() as nursery:
+            for address in self._peers.everybody:
+                nursery.start_soon(self._ask, address)
+
+    async def _show(self, link: PeerLink) -> None:
+        """The own head: only who has the larger log can compare two."""
+        with self._store.read() as view:
+            head = view.head()
+        if head is not None:
+            await link.call(Vote(head))
+
+    def compare(self, encoded: bytes) -> None:
+        """A head that somebody shows."""
+        try:
+            note = parse_note(encoded)
+            parse_checkpoint(note.text.decode("ascii"))
+        except (DecodeError, UnicodeDecodeError):
+            return
+        with self._store.read() as view:
+            found = compare(view, note)
+        keep(self._store, self._data, found)
+
+    def _recall(self, note: Note, size: int) -> None:
+        """Abstain from rounds that were signed before, here or by a quorum."""
+        own = signed_by(self._key, note)
+        with self._store.write() as writer:
+            abstains = writer.abstains() or (-1, b"")
+            known = abstains == (size - 1, note.text)
+            if known or size <= max(writer.size(), abstains[0] + (not own)):
+                return
+            try:
+                if not own:
+                    published(writer, self._peers.given, note.encode())
+            except (TransportError, DecodeError):
+                return
+            writer.abstain(size - 1, note.text)
+        if own:
+            _log.warning("restored from a copy: rounds up to %d are left to others", size - 1)

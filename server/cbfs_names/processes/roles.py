@@ -1,0 +1,207 @@
+"""Sequencer and verifiers as processes of their own: what each of them runs."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_common.names.config import Config, ConfigFile, config_of
+from cbfs_common.names.refusals import Refusal
+from cbfs_common.names.wire import Refused, Submit, decode_request, encode_reply
+from cbfs_common.primitives import Random, sign_public
+from cbfs_common.profile import Address
+from cbfs_names.logs import keep_going
+from cbfs_names.processes.following import Follower
+from cbfs_names.processes.gossip import Peers
+from cbfs_names.processes.quorum import Panel
+from cbfs_names.processes.receipts import Receipts
+from cbfs_names.processes.recovery import Recovery
+from cbfs_names.rounds.sequencer import Sequencer
+from cbfs_names.state.heads import Head
+from cbfs_names.state.keys import Keys
+from cbfs_names.state.replay import config_now
+from cbfs_names.state.store import Store
+from cbfs_names.state.timekeeping import Timekeeper
+from cbfs_names.wire.deferred import Waiting
+from cbfs_names.wire.peer_messages import decode, encode
+from cbfs_names.wire.queries import Answers
+from cbfs_names.wire.service import Service
+
+_log = logging.getLogger(__name__)
+
+
+class Role(Protocol):
+    """What a process runs and answers."""
+
+    def answer(self, payload: bytes) -> bytes | Waiting:
+        """The encoded reply to one request."""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+
+    def close(self) -> None:
+        """Let go of the store."""
+
+
+def _warn(store: Store, given: Config) -> None:
+    if present(store) != given:
+        _log.warning("the configuration that was given is not the one in force")
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A configuration file, and where the others are, which the file may say. ``current``: the
+    operator's word that the store is no old copy. ``clock_is_right``: the same of the clock, after
+    it has jumped."""
+
+    file: ConfigFile
+    sequencer: Address | None
+    peers: tuple[Address, ...]
+    current: bool
+    clock_is_right: bool = False
+
+    def others(self, sequencer: Address | None, own: str) -> Peers:
+        """Everybody but the verifier ``own``."""
+        named = {url: name for name, url in self.file.urls.items() if name != own}
+        known = {*named, *self.peers} - {sequencer}
+        found = tuple(address for address in known if address is not None)
+        return Peers(sequencer, found, named, self.file.config, self.current)
+
+
+class SequencerRole:
+    """A sequencer whose verifiers are elsewhere."""
+
+    def __init__(self, store: Store, keys: Keys, data: Path, place: Beside, random: Random) -> None:
+        """Raises CbfsError when the configuration is for another key."""
+        if sign_public(keys.log) != present(store).log.public:
+            raise _not_named("log")
+        _warn(store, place.file.config)
+        sequencer = Sequencer(store, keys.log)
+        recovery = Recovery(store, sequencer, place.others(None, ""), random)
+        self._panel = Panel(store, sequencer, recovery.run, data, time.time)
+        timekeeper = Timekeeper(store, is_right=place.clock_is_right)
+        self._service = Service(store, self._panel, time.time, timekeeper=timekeeper)
+        self._panel.on_head = self._service.publish
+        self._panel.on_receipted = self._service.take
+
+    def when_configured(self, told: Callable[[Config], None]) -> None:
+        """Tell of configurations that come into force."""
+        self._panel.on_config = told
+
+    def answer(self, payload: bytes) -> bytes | Waiting:
+        """To a verifier or a client."""
+        found = self._panel.answer(payload)
+        return self._service.answer(payload) if found is None else found
+
+    async def run(self) -> None:
+        """Make rounds."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_going, "counting votes", self._panel.record, CbfsError)
+            nursery.start_soon(self._service.run)
+
+    def close(self) -> None:
+        """Let go of the store."""
+        self._service.close()
+
+
+class VerifierRole:
+    """A verifier. It answers look-ups as well, and operations with its receipt."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        data: Path,
+        place: Beside,
+        random: Random,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Raises CbfsError when the configuration does not name the key or no sequencer is
+        known."""
+        public = sign_public(keys.verifier)
+        found = place.file.config.witness(public) or present(store).witness(public)
+        if found is None:
+            raise _not_named("witness")
+        sequencer = place.sequencer or place.file.server
+        if sequencer is None:
+            raise CbfsError("no sequencer is known", "say --sequencer-url URL")
+        _warn(store, place.file.config)
+        peers = place.others(sequencer, found[0])
+        self._store = store
+        self._answers: Answers | None = None
+        self._follower = Follower(
+            store,
+            keys.verifier,
+            found[1],
+            sequencer,
+            peers,
+            data,
+            clock,
+            random,
+            Timekeeper(store, clock, is_right=place.clock_is_right),
+        )
+        self._receipts = Receipts(
+            store, self._follower.verifier, keys.verifier, sequencer, clock, random
+        )
+        self._follower.on_head = self._show
+        head = self._follower.head()
+        if head is not None:
+            self._show(head)
+
+    def answer(self, payload: bytes) -> bytes | Waiting:
+        """To another verifier or a client."""
+        try:
+            found = self._follower.answer(decode(payload))
+        except DecodeError:
+            found = None  # a client's
+        if found is not None:
+            return encode(found)
+        try:
+            request = decode_request(payload)
+        except DecodeError:
+            return encode_reply(Refused(Refusal.BAD_REQUEST))
+        if isinstance(request, Submit):
+            return self._receipts.ask(request.operation)
+        if self._answers is None:
+            return encode_reply(Refused(Refusal.NO_QUORUM))
+        return encode_reply(self._answers.answer(request))
+
+    async def run(self) -> None:
+        """Follow the sequencer, and give receipts."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follower.run)
+            nursery.start_soon(self._receipts.run)
+
+    def close(self) -> None:
+        """Let go of the store."""
+        if self._answers is not None:
+            self._answers.close()
+
+    def _show(self, head: Head) -> None:
+        if self._answers is None:
+            self._answers = Answers(self._store, head)
+        self._answers.show(head)
+
+
+def present(store: Store) -> Config:
+    """The configuration in force."""
+    with store.read() as view:
+        return config_now(view)
+
+
+def shown(store: Store) -> Config:
+    """The configuration of the last round, which clients believe."""
+    with store.read() as view:
+        return config_of(view.config_text(max(view.size() - 1, 0)))
+
+
+def _not_named(what: str) -> CbfsError:
+    return CbfsError(
+        f"the configuration has no {what} line for the key in --data",
+        "print it with cbfs-names key and put it there",
+    )

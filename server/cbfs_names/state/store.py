@@ -1,0 +1,464 @@
+"""The directory's store in LMDB. The only file of the directory that knows lmdb.
+
+One write transaction holds what a round changes: block, entries, map nodes, log hashes, commits,
+links, and the verifier's lock. It is on the disk at the end of the ``write`` block; a crash
+before leaves nothing of the round, a crash after all of it.
+
+Every record has a check value behind it (``cbfs_common.checked``): what a disk has changed is
+found out when it is read, before anything that follows from it is answered or signed.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from cbfs_common.checked import with_check
+from cbfs_common.disk_errors import hint_of, reason_of
+from cbfs_common.errors import DecodeError
+from cbfs_common.names.config import config_of
+from cbfs_common.names.entry import Round, entry_hash
+from cbfs_common.names.layout import Fields, short
+from cbfs_common.names.operations import Link, read_link
+from cbfs_names.calendar import Mark, decode_mark
+from cbfs_names.durable import built
+from cbfs_names.limits import LOCK_SIZE, MAP_SIZE, MAP_SIZE_LEAST
+from cbfs_names.state.block import Block, decode_block, decode_block_round
+from cbfs_names.state.map_nodes import Leaf, prefix
+from cbfs_names.state.replay import Committed, Transition
+from cbfs_names.state.tables import DAMAGED, Cursor, StoreError, Table, opened
+
+_HEAD = b"head"  # META: the newest published head, a signed note
+_CLOCK = b"clock"  # META: see ``calendar.Mark``
+_ABSTAIN = b"abstain"  # META: round u64 | checkpoint, see ``abstains``
+
+
+__all__ = ["Snapshot", "Store", "StoreError", "Table", "Writer"]
+
+_log = logging.getLogger(__name__)
+
+
+def _number(value: int) -> bytes:
+    return value.to_bytes(8, "big")
+
+
+def _unreadable(error: lmdb.Error) -> StoreError:
+    _log.error("%s", error)
+    return StoreError("the store cannot be read", DAMAGED)
+
+
+class Snapshot:
+    """A consistent view (``replay.View``) of the store: that of its transaction."""
+
+    def __init__(self, dbs: dict[Table, Any], txn: Any) -> None:
+        self._dbs = dbs
+        self._txn = txn
+
+    def close(self) -> None:
+        """End the transaction of a snapshot that ``Store.snapshot`` gave."""
+        self._txn.abort()
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        """A record."""
+        try:
+            data = self._txn.get(key, db=self._dbs[table])
+        except lmdb.Error as error:
+            raise _unreadable(error) from error
+        return None if data is None else opened(table, key, data)
+
+    @contextmanager
+    def _cursor(self, table: Table) -> Iterator[Cursor]:
+        try:
+            with self._txn.cursor(db=self._dbs[table]) as cursor:
+                yield Cursor(table, cursor)
+        except lmdb.MapFullError:
+            raise  # of a write
+        except lmdb.Error as error:
+            raise _unreadable(error) from error
+
+    def _last(self, table: Table) -> bytes | None:
+        """The last record of a table that has one of each round, or None before the first. A
+        damaged page could hide the last ones, and what was signed would be signed otherwise."""
+        with self._cursor(table) as cursor:
+            count = self._txn.stat(self._dbs[table])["entries"]
+            if (int.from_bytes(cursor.key(), "big") + 1 if cursor.last() else 0) != count:
+                raise StoreError("the log of rounds is damaged", DAMAGED)
+            return cursor.value() if count else None
+
+    def tip_block(self) -> Block | None:
+        """The last block, or None before the first round."""
+        record = self._last(Table.BLOCKS)
+        return None if record is None else decode_block(record)
+
+    def tip(self) -> Round | None:
+        """The last round, or None before the first."""
+        record = self._last(Table.BLOCKS)
+        return None if record is None else decode_block_round(record)
+
+    def block(self, round_: int) -> Block:
+        """The block of a round that is locked."""
+        record = self.get(Table.BLOCKS, _number(round_))
+        if record is None:
+            raise StoreError("a round of the log is missing", DAMAGED)
+        return decode_block(record)
+
+    def entry(self, index: bytes) -> bytes | None:
+        """The encoded entry at an index (32)."""
+        return self.get(Table.ENTRIES, index)
+
+    def node(self, key: bytes) -> bytes | None:
+        """A record of the map's tree."""
+        return self.get(Table.NODES, key)
+
+    def leaf(self, index: bytes, depth: int) -> Leaf:
+        """The leaf under the first ``depth`` bits of an index."""
+        with self._cursor(Table.ENTRIES) as cursor:
+            start = prefix(index, depth)
+            if not cursor.seek(start) or prefix(cursor.key(), depth) != start:
+                raise StoreError("the map of names is damaged", DAMAGED)
+            return cursor.key(), entry_hash(cursor.value())
+
+    def log_hash(self, level: int, index: int) -> bytes:
+        """A complete subtree's hash of the log."""
+        found = self.get(Table.LOG, bytes([level]) + _number(index))
+        if found is None:
+            raise StoreError("the log of rounds is damaged", DAMAGED)
+        return found
+
+    def committed(self, commitment: bytes) -> Committed | None:
+        """When this commitment (32) was made."""
+        record = self.get(Table.COMMITS, commitment)
+        if record is None:
+            return None
+        fields = Fields(record, "a commitment's record")
+        round_, place, time = fields.number(8), fields.number(4), fields.number(8)
+        return Committed(round_, place, time, fields.short(), fields.short().decode("ascii"))
+
+    def commit_count(self) -> int:
+        """How many commitments are kept."""
+        count: int = self._txn.stat(self._dbs[Table.COMMITS])["entries"]
+        return count
+
+    def invite(self, key: bytes) -> bytes | None:
+        """What an invite (by its key, 32) was last used for; empty when spent."""
+        return self.get(Table.INVITES, key)
+
+    def namespace(self) -> str:
+        """The directory's."""
+        return config_of(self.config_text(0)).namespace
+
+    def size(self) -> int:
+        """How many rounds are locked."""
+        self._last(Table.LOCKS)
+        return int(self._txn.stat(self._dbs[Table.LOCKS])["entries"])
+
+    def config_text(self, round_: int | None = None) -> str:
+        """The configuration in force in a round, or in the next one."""
+        number = self.size() if round_ is None else round_
+        with self._cursor(Table.CONFIGS) as cursor:
+            found = cursor.seek(_number(number + 1))
+            if not (cursor.prev() if found else cursor.last()):
+                raise StoreError("the store is empty or damaged", DAMAGED)
+            text: bytes = cursor.value()
+        return text.decode("ascii")
+
+    def head(self) -> bytes | None:
+        """The newest published head, a signed note."""
+        return self.get(Table.META, _HEAD)
+
+    def abstains(self) -> tuple[int, bytes] | None:
+        """The round up to which this verifier, started from a copy, leaves all to the others, but
+        for what makes this checkpoint, which it has signed before."""
+        record = self.get(Table.META, _ABSTAIN)
+        return None if record is None else (int.from_bytes(record[:8], "big"), record[8:])
+
+    def vote(self, key: bytes) -> bytes | None:
+        """The largest checkpoint that the verifier with this key (32) has signed, a signed note."""
+        return self.get(Table.VOTES, key)
+
+    def receipts(self) -> Iterator[tuple[int, bytes]]:
+        """Time and operation of every receipt given and not yet carried out or void."""
+        with self._cursor(Table.RECEIPTS) as cursor:
+            for record in cursor.values():
+                yield int.from_bytes(record[:8], "big"), record[8:]
+
+    def receipt(self, key: bytes) -> int | None:
+        """The time of the receipt for an operation with this hash (32)."""
+        record = self.get(Table.RECEIPTS, key)
+        return None if record is None else int.from_bytes(record[:8], "big")
+
+    def receipt_count(self) -> int:
+        """How many receipts are kept."""
+        return int(self._txn.stat(self._dbs[Table.RECEIPTS])["entries"])
+
+    def evidence(self) -> list[bytes]:
+        """All evidence of equivocation, encoded."""
+        with self._cursor(Table.EVIDENCE) as cursor:
+            return list(cursor.values())
+
+    def commits_until(self, time: int) -> Iterator[bytes]:
+        """Commitments made at or before ``time`` (seconds)."""
+        with self._cursor(Table.COMMIT_TIMES) as cursor:
+            found = cursor.first()
+            while found and int.from_bytes(cursor.key()[:8], "big") <= time:
+                yield cursor.key()[8:]
+                found = cursor.next()
+
+    def links(self, index: bytes, incarnation: int, after: int) -> Iterator[Link]:
+        """Links of an incarnation after this version, oldest first."""
+        start = index + incarnation.to_bytes(4, "big")
+        with self._cursor(Table.LINKS) as cursor:
+            found = cursor.seek(start + min(after + 1, 2**32 - 1).to_bytes(4, "big"))
+            while found and cursor.key().startswith(start):
+                yield read_link(Fields(cursor.value(), "a link"))
+                found = cursor.next()
+
+    def newest_links(self, index: bytes, incarnation: int, version: int) -> Iterator[Link]:
+        """Links of an incarnation from this version down to 2, newest first."""
+        for number in range(version, 1, -1):
+            key = index + incarnation.to_bytes(4, "big") + number.to_bytes(4, "big")
+            record = self.get(Table.LINKS, key)
+            if record is None:
+                raise StoreError("an entry's history is damaged", DAMAGED)
+            yield read_link(Fields(record, "a link"))
+
+    def mark(self) -> Mark | None:
+        """Of the time, as it was noted last."""
+        found = self.get(Table.META, _CLOCK)
+        try:
+            return None if found is None else decode_mark(found)
+        except DecodeError as error:
+            raise StoreError("a record of the store is damaged", DAMAGED) from error
+
+    def lock(self, round_: int) -> bytes | None:
+        """The leaf hash (32) that this verifier has locked for a round."""
+        return self.get(Table.LOCKS, _number(round_))
+
+    def refused(self, round_: int, leaf: bytes) -> bytes | None:
+        """The signed refusal of a block with this leaf hash (32)."""
+        return self.get(Table.REFUSALS, _number(round_) + leaf)
+
+    def proposal(self, round_: int) -> Block | None:
+        """What this sequencer has proposed for a round that is not locked yet."""
+        record = self.get(Table.PROPOSALS, _number(round_))
+        return None if record is None else decode_block(record)
+
+
+class Writer(Snapshot):
+    """A transaction that can also change the store."""
+
+    def _put(self, table: Table, key: bytes, value: bytes) -> None:
+        self._txn.put(key, with_check(table.value, key, value), db=self._dbs[table])
+
+    def lock_round(
+        self, block: Block, change: Transition, log_hashes: dict[tuple[int, int], bytes]
+    ) -> None:
+        """Everything that a round changes, with the lock."""
+        number = _number(block.round.number)
+        self._put(Table.BLOCKS, number, block.encode())
+        self._put(Table.LOCKS, number, block.round.digest())
+        for index, entry in change.entries.items():
+            self._put(Table.ENTRIES, index, entry)
+        for key, node in change.nodes.items():
+            self._put(Table.NODES, key, node)
+        for (level, at), digest in log_hashes.items():
+            self._put(Table.LOG, bytes([level]) + _number(at), digest)
+        for key, used in change.invites.items():
+            self._put(Table.INVITES, key, used)
+        if change.config is not None:
+            self._put(Table.CONFIGS, _number(block.round.number + 1), change.config.encode("ascii"))
+        for index, incarnation, version, link in change.links:
+            key = index + incarnation.to_bytes(4, "big") + version.to_bytes(4, "big")
+            self._put(Table.LINKS, key, link.encode())
+        self._change_commits(change)
+
+    def _change_commits(self, change: Transition) -> None:
+        for commitment in change.commits_over:
+            made = self.committed(commitment)
+            if made is not None:
+                self._txn.delete(commitment, db=self._dbs[Table.COMMITS])
+                key = _number(made.time) + commitment
+                self._txn.delete(key, db=self._dbs[Table.COMMIT_TIMES])
+        for commitment, made in change.commits.items():
+            record = _number(made.round) + made.place.to_bytes(4, "big") + _number(made.time)
+            record += short(made.invite) + short(made.granted.encode("ascii"))
+            self._put(Table.COMMITS, commitment, record)
+            self._put(Table.COMMIT_TIMES, _number(made.time) + commitment, b"")
+
+    def put_mark(self, mark: Mark) -> None:
+        """Note the time."""
+        self._put(Table.META, _CLOCK, mark.encode())
+
+    def begin(self, config: str) -> None:
+        """The configuration in force from the first round on."""
+        self._put(Table.CONFIGS, _number(0), config.encode("ascii"))
+
+    def refuse(self, round_: int, leaf: bytes, refusal: bytes) -> None:
+        """Keep a signed refusal."""
+        self._put(Table.REFUSALS, _number(round_) + leaf, refusal)
+
+    def propose(self, block: Block) -> None:
+        """Keep a proposal, the one of its round."""
+        self._put(Table.PROPOSALS, _number(block.round.number), block.encode())
+
+    def drop_proposals(self, end: int) -> None:
+        """Forget the proposals of rounds before ``end``."""
+        with self._cursor(Table.PROPOSALS) as cursor:
+            found = cursor.first()
+            while found and int.from_bytes(cursor.key(), "big") < end:
+                found = cursor.delete()
+
+    def keep_head(self, note: bytes) -> None:
+        """The newest published head."""
+        self._put(Table.META, _HEAD, note)
+
+    def abstain(self, round_: int, checkpoint: bytes) -> None:
+        """Leave rounds up to this one to the others, but for what makes this checkpoint."""
+        self._put(Table.META, _ABSTAIN, _number(round_) + checkpoint)
+
+    def keep_vote(self, key: bytes, note: bytes) -> None:
+        """Under the verifier's key (32)."""
+        self._put(Table.VOTES, key, note)
+
+    def keep_receipt(self, key: bytes, time: int, operation: bytes) -> None:
+        """Under the operation's hash (32)."""
+        self._put(Table.RECEIPTS, key, _number(time) + operation)
+
+    def drop_receipt(self, key: bytes) -> None:
+        """The operation is carried out, or void."""
+        self._txn.delete(key, db=self._dbs[Table.RECEIPTS])
+
+    def keep_evidence(self, key: bytes, evidence: bytes) -> None:
+        """Under its hash (32), for ever."""
+        self._put(Table.EVIDENCE, key, evidence)
+
+
+class Store:
+    """The store under ``path``; one process at a time, which the directory's lock file ensures."""
+
+    def __init__(self, path: Path, config: str | None) -> None:
+        """``config``: the directory's first configuration, with which a new store is made, whole
+        or not at all; of one that is there it has the same log. None takes a store that is there.
+        Raises StoreError."""
+        try:
+            if config is not None and not path.exists():
+                _build(path, config)
+            _refuse_empty(path)
+            self._env = _open_env(path)
+        except (lmdb.Error, OSError) as error:
+            raise _unopened(path, error) from error
+        try:
+            self._dbs = _open_tables(self._env)
+            with self.read() as view:
+                log = config_of(view.config_text(0)).log
+            if config is not None and config_of(config).log != log:
+                raise StoreError(
+                    f"the store in {path} belongs to another directory's keys",
+                    "put the key files and the configuration back that belong to it",
+                )
+        except lmdb.Error as error:
+            self._env.close()
+            raise _unopened(path, error) from error
+        except StoreError:
+            self._env.close()
+            raise
+
+    def close(self) -> None:
+        """Close the files. All snapshots must be closed."""
+        self._env.close()
+
+    def snapshot(self) -> Snapshot:
+        """The store as it is now, until ``close`` is called on it. Raises StoreError."""
+        try:
+            return Snapshot(self._dbs, self._env.begin())
+        except lmdb.Error as error:
+            raise _unreadable(error) from error
+
+    @contextmanager
+    def read(self) -> Iterator[Snapshot]:
+        """The store as it is now, for a block. Raises StoreError."""
+        view = self.snapshot()
+        try:
+            yield view
+        finally:
+            view.close()
+
+    @contextmanager
+    def write(self) -> Iterator[Writer]:
+        """A transaction, on the disk at the end of the block; an exception undoes it. Raises
+        StoreError when the disk does not take it."""
+        try:
+            with self._env.begin(write=True) as txn:
+                yield Writer(self._dbs, txn)
+        except lmdb.Error as error:
+            raise StoreError(
+                f"the store cannot be written: {error}", hint_of(error, DAMAGED)
+            ) from error
+
+
+def _build(path: Path, config: str) -> None:
+    """LMDB makes an empty file long before the first commit fills it: so it is made elsewhere."""
+    with built(path) as fresh:
+        env = _open_env(fresh)
+        try:
+            dbs = _open_tables(env)
+            with env.begin(write=True) as txn:
+                Writer(dbs, txn).begin(config)
+        finally:
+            env.close()
+
+
+def _open_tables(env: Any) -> dict[Table, Any]:
+    return {table: env.open_db(table.value) for table in Table}
+
+
+def _refuse_empty(path: Path) -> None:
+    """LMDB would begin anew where something was. Raises StoreError."""
+    file = path / "data.mdb"
+    if not file.exists() or not file.stat().st_size:
+        raise StoreError(f"{file} is {'empty' if file.exists() else 'missing'}", DAMAGED)
+
+
+def _open_env(path: Path) -> Any:
+    """Raises lmdb.Error or OSError."""
+    _allocate_lock(path / "lock.mdb")
+    size = MAP_SIZE
+    while True:
+        try:
+            env = lmdb.open(
+                os.fsencode(path), map_size=size, max_dbs=len(Table), mode=0o600, max_readers=64
+            )
+            break
+        except lmdb.MemoryError:
+            if size <= MAP_SIZE_LEAST:
+                raise
+            size //= 16
+    _lengthen(env, path / "data.mdb")
+    return env
+
+
+def _allocate_lock(path: Path) -> None:
+    """LMDB writes into a map of this file: without room on the disk that would end the process."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, max(LOCK_SIZE, os.fstat(descriptor).st_size))
+    finally:
+        os.close(descriptor)
+
+
+def _lengthen(env: Any, file: Path) -> None:
+    """A file that was cut short would end the process at the first look behind its end: what is
+    missing is made zeros, which are found out as damage."""
+    size = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    if file.stat().st_size < size:
+        os.truncate(file, size)
+
+
+def _unopened(path: Path, error: Exception) -> StoreError:
+    return StoreError(
+        f"the store in {path} cannot be opened: {reason_of(error)}", hint_of(error, DAMAGED)
+    )

@@ -1,0 +1,63 @@
+"""Whether the time may be put into a round. A round of a time to come cannot be undone: names would
+end by it, and no other round could follow until that time has come.
+
+So the largest time that was known is kept in the store. A clock that is more than a day ahead of it
+is doubted: rounds wait until it is right, or has stood so for a day. One that has jumped further
+than a name's grace goes is never believed without the operator's word.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+from cbfs_common.limits import NAME_GRACE
+from cbfs_names.calendar import Calendar
+from cbfs_names.limits import MARK_PERIOD
+from cbfs_names.state.store import Store
+
+_log = logging.getLogger(__name__)
+
+
+def running() -> float:
+    """Seconds since the machine was started, asleep or not."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Timekeeper:
+    """Of one ``store``. ``clock``: seconds since 1970; ``running``: seconds of a clock that is
+    never set. ``is_right``: the operator's word that the clock is right now."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], float] = time.time,
+        running: Callable[[], float] = running,
+        *,
+        is_right: bool = False,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._running = running
+        with store.read() as view:
+            mark = None if is_right else view.mark()
+        self._calendar = Calendar(mark, clock(), running(), NAME_GRACE)
+        self._next = running()
+        self.look()
+
+    def look(self) -> bool:
+        """Whether the clock is doubted. Notes the time now and then, in a transaction."""
+        clock, running = self._clock(), self._running()
+        said = self._calendar.look(clock, running)
+        if said:
+            more = "; if it is right, start again with --clock-is-right" if self.doubted else ""
+            _log.warning("%s%s", said, more)
+        if running >= self._next:
+            self._next = running + MARK_PERIOD
+            with self._store.write() as writer:
+                writer.put_mark(self._calendar.mark(clock))
+        return self.doubted
+
+    @property
+    def doubted(self) -> bool:
+        """As it was when it was looked at."""
+        return self._calendar.doubted

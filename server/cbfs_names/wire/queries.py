@@ -1,0 +1,150 @@
+"""What anybody may ask: look-ups, histories, heads, the change feed, the terms. Everything is
+read from the snapshot of the round that is published, so that map, log and head always belong
+together."""
+
+import logging
+
+from cbfs_common.limits import FEED_PART, FEED_TILE
+from cbfs_common.names.entry import CHANGE_SIZE, decode_entry, decode_round, name_index
+from cbfs_common.names.feed import FeedRound
+from cbfs_common.names.log import PROOF_MAX
+from cbfs_common.names.map import Terminal
+from cbfs_common.names.operations import Link, decode_operation
+from cbfs_common.names.proofs import Evidence, encode_links, newest_links
+from cbfs_common.names.refusals import Refusal
+from cbfs_common.names.wire import (
+    NAMES_REPLY_MAX,
+    AskChanges,
+    AskHead,
+    AskTerms,
+    ChangesAre,
+    HeadIs,
+    History,
+    LookedUp,
+    Lookup,
+    Refused,
+    Reply,
+    Steps,
+    TermsAre,
+)
+from cbfs_names.limits import CONSISTENCY_KEPT_MAX, FEED_KEPT_MAX
+from cbfs_names.state.heads import Head
+from cbfs_names.state.map_nodes import Tree
+from cbfs_names.state.round_log import Log
+from cbfs_names.state.store import Store, StoreError
+from cbfs_names.state.tables import DAMAGED
+
+Asked = Lookup | History | AskHead | AskChanges | AskTerms
+
+_log = logging.getLogger(__name__)
+
+_ENVELOPE = 64
+"""More than msgpack adds to a reply."""
+
+
+class Answers:
+    """Answers from one published head on; ``show`` moves it to the next."""
+
+    def __init__(self, store: Store, head: Head) -> None:
+        self._store = store
+        self.head = head
+        self._snapshot = store.snapshot()
+        self._namespace = self._snapshot.namespace()
+        self._consistency: dict[int, tuple[bytes, ...]] = {}
+        self._feed: dict[int, bytes] = {}
+
+    def close(self) -> None:
+        """Let go of the store."""
+        self._snapshot.close()
+
+    def show(self, head: Head) -> None:
+        """A newer head, or the same one with newer cosignatures. The store must be at it."""
+        if head.number != self.head.number:
+            self._snapshot.close()
+            self._snapshot = self._store.snapshot()
+            self._consistency.clear()
+        self.head = head
+
+    def answer(self, request: Asked) -> Reply:
+        """The reply to one request; a refusal when what it takes is damaged on the disk."""
+        try:
+            return self._answer(request)
+        except StoreError as error:
+            _log.error("a request was not answered: %s", error.in_full)
+            return Refused(Refusal.STOPPED)
+
+    def _answer(self, request: Asked) -> Reply:
+        match request:
+            case Lookup(name, old_size):
+                return self._look_up(name, old_size)
+            case History(name, incarnation, version):
+                return self._history(name, incarnation, version)
+            case AskHead():
+                return HeadIs(self.head.note, self.head.round, self.head.log_proof)
+            case AskChanges(tile, part):
+                return self._changes(tile, part)
+            case AskTerms(round_):
+                newest = min(round_, self.head.number + 1)
+                return TermsAre(self._snapshot.config_text(newest))
+
+    def _look_up(self, name: str, old_size: int) -> Reply:
+        view, index = self._snapshot, name_index(self._namespace, name)
+        tree, entry = Tree(view.node, view.leaf), view.entry(index) or b""
+        tree.check_root(decode_round(self.head.round).map_root)
+        proof = tree.prove(index)
+        if bool(entry) is not (proof.terminal is Terminal.HERE):
+            raise StoreError("the map of names is damaged", DAMAGED)
+        evidence = Evidence(
+            self.head.note, self.head.round, self.head.log_proof, proof.encode(), entry
+        )
+        consistency = self._consistent(old_size)
+        links: tuple[Link, ...] = ()
+        if entry:
+            last = decode_entry(entry)
+            room = NAMES_REPLY_MAX - len(evidence.encode()) - 32 * PROOF_MAX - _ENVELOPE
+            newest = view.newest_links(index, last.incarnation, last.version)
+            links = newest_links(newest, room)
+        return LookedUp(evidence, consistency, links)
+
+    def _history(self, name: str, incarnation: int, version: int) -> Reply:
+        index = name_index(self._namespace, name)
+        links: list[Link] = []
+        if incarnation < 2**32:
+            for link in self._snapshot.links(index, incarnation, version):
+                if len(encode_links((*links, link))) > NAMES_REPLY_MAX - _ENVELOPE:
+                    break
+                links.append(link)
+        return Steps(tuple(links))
+
+    def _changes(self, tile: int, part: int) -> Reply:
+        end = min((tile + 1) * FEED_TILE, self.head.number + 1)
+        data = b"".join(self._feed_round(number) for number in range(tile * FEED_TILE, end))
+        rest = data[part * FEED_PART :]
+        return ChangesAre(rest[:FEED_PART], len(rest) > FEED_PART)
+
+    def _feed_round(self, number: int) -> bytes:
+        """A round's record never changes; everybody asks for the same few."""
+        found = self._feed.get(number)
+        if found is None:
+            block = self._snapshot.block(number)
+            names = {decode_operation(encoded).name for encoded in block.operations} - {""}
+            indexes = [name_index(self._namespace, name) for name in names]
+            changes = tuple(sorted({index[:CHANGE_SIZE] for index in indexes}))
+            found = FeedRound(block.round, changes).encode()
+            if len(self._feed) >= FEED_KEPT_MAX:
+                self._feed.clear()
+            self._feed[number] = found
+        return found
+
+    def _consistent(self, old_size: int) -> tuple[bytes, ...]:
+        """Most clients have one of few sizes: proofs are kept until the next round."""
+        size = self.head.number + 1
+        if not 0 < old_size < size:
+            return ()
+        found = self._consistency.get(old_size)
+        if found is None:
+            found = Log(size, self._snapshot.log_hash).consistency(old_size)
+            if len(self._consistency) >= CONSISTENCY_KEPT_MAX:
+                self._consistency.clear()
+            self._consistency[old_size] = found
+        return found

@@ -1,0 +1,181 @@
+"""Home servers that are down, slow, half-open, resetting, or answer garbage: the client backs off
+with jitter, says so, and goes on when they answer. Streams in memory and a clock that jumps: hours
+of waiting pass at once."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from cbfs.account.account import SYSTEM_RANDOM
+from cbfs.network.dial import DialError
+from cbfs.network.link import CALL_TIMEOUT, HANDSHAKE_TIMEOUT
+from cbfs.network.pacing import PacedDialer
+from cbfs.problems import MOST
+from cbfs.receiving.mailbox import Home
+from cbfs.sending.cover_traffic import Dummies
+from cbfs_common.primitives import dh_public
+from cbfs_common.wire.requests import (
+    CountPrekeys,
+    Done,
+    GetLimits,
+    PrekeyCount,
+    ServerLimits,
+    UploadPrekeys,
+    decode_request,
+    encode,
+)
+from cbfs_common.wire.transport import Message, ServerConnection
+from tests.engine.test_home import account
+
+SERVER_KEY = SYSTEM_RANDOM.token(32)
+FAR = 2**40
+
+Behaviour = Callable[[trio.abc.Stream], "object"]
+
+
+@pytest.fixture(autouse=True)
+def _no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock jumps when all tasks wait, and be it for a thread: minutes would pass in which
+    the disk is merely slow."""
+
+    async def at_once(
+        work: Callable[..., object], *arguments: object, **_options: object
+    ) -> object:
+        await trio.lowlevel.checkpoint()
+        return work(*arguments)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", at_once)
+
+
+class _Receiver:
+    async def take(self, envelopes: list[bytes]) -> None:
+        raise AssertionError("nothing arrives")
+
+
+@dataclass
+class Network:
+    """A dialer: each connection behaves as the next of ``plan`` says, then as its last one."""
+
+    plan: list[str]
+    nursery: trio.Nursery
+    dialled: list[float] = field(default_factory=list)
+
+    async def dial(self, host: str, port: int, isolation: bytes) -> trio.abc.Stream:
+        kind = self.plan[min(len(self.dialled), len(self.plan) - 1)]
+        self.dialled.append(trio.current_time())
+        if kind == "down":
+            raise DialError("no connection", "is the server running there?")
+        ours, theirs = trio.testing.memory_stream_pair()
+        self.nursery.start_soon(serve, theirs, kind)
+        return ours
+
+
+async def serve(stream: trio.abc.Stream, kind: str) -> None:
+    """A home server. ``well``: as it should be."""
+    connection = ServerConnection(SERVER_KEY, SYSTEM_RANDOM)
+    answered = 0
+    late: list[Message] = []
+    swapped = False
+    try:
+        while data := await stream.receive_some(65_536):
+            if kind == "silent":
+                continue
+            if kind == "resetting":
+                return await stream.aclose()
+            if kind == "garbage":
+                await stream.send_all(os.urandom(20_000))
+                continue
+            events = connection.receive(data)
+            await stream.send_all(connection.data_to_send())
+            for event in events:
+                if not isinstance(event, Message):
+                    continue
+                answered += 1
+                if kind == "half-open" and answered > 3:
+                    continue
+                if kind == "slow":
+                    await trio.sleep(5)
+                if kind == "other answers":
+                    await stream.send_all(connection.send(event.id, b"\x93\x01\x02\x03"))
+                    continue
+                if kind == "unasked":
+                    await stream.send_all(connection.send(event.id + 99, encode(Done())))
+                    continue
+                late.append(event)
+                asked = decode_request(event.payload)
+                is_one_of_many = isinstance(asked, UploadPrekeys) and not asked.replace
+                if kind == "last first" and is_one_of_many and not swapped:
+                    swapped = True
+                    continue  # the next one is on its way: they do not wait for one another
+                for each in reversed(late):
+                    await stream.send_all(connection.send(each.id, reply(each.payload)))
+                late.clear()
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass
+
+
+def reply(payload: bytes) -> bytes:
+    asked = decode_request(payload)
+    if isinstance(asked, CountPrekeys):
+        return encode(PrekeyCount(100, FAR))
+    if isinstance(asked, GetLimits):
+        return encode(ServerLimits(1, 1, 1))
+    return encode(Done())
+
+
+@asynccontextmanager
+async def home(place: Path, *plan: str) -> AsyncIterator[tuple[Home, Network, list[str]]]:
+    """A home that runs against servers that behave so."""
+    said: list[str] = []
+    async with account(place) as given, trio.open_nursery() as nursery:
+        network = Network(list(plan), nursery)
+        server = replace(given.account.server, key=dh_public(SERVER_KEY))
+        paced = PacedDialer(network, given.configuration, SYSTEM_RANDOM)
+        context = replace(given, dialer=paced, account=replace(given.account, server=server))
+        made = Home(
+            context,
+            _Receiver(),  # type: ignore[arg-type]
+            Dummies(context),
+            lambda: said.append(made.connection.text),
+        )
+        nursery.start_soon(made.run)
+        yield made, network, said
+        nursery.cancel_scope.cancel()
+
+
+BROKEN = ("down", "silent", "resetting", "garbage", "other answers", "unasked", "half-open")
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_the_client_backs_off_says_so_and_resumes(kind: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with home(tmp_path / "a", *[kind] * 12, "well") as (made, network, said):
+            while len(network.dialled) < 13 or not said[-1].startswith("connected"):
+                await trio.sleep(600)
+            assert any(text.startswith("not connected to 127.0.0.1") for text in said)
+            waits = [b - a for a, b in zip(network.dialled, network.dialled[1:], strict=False)]
+            longest = MOST + HANDSHAKE_TIMEOUT + CALL_TIMEOUT
+            if kind != "half-open":  # which works for a while each time, and so begins anew
+                assert all(wait < longest for wait in waits)
+                assert waits[-1] > 10 * max(waits[0] - HANDSHAKE_TIMEOUT - CALL_TIMEOUT, 1)
+                assert len({round(wait, 6) for wait in waits}) == len(waits)  # jitter
+            assert made.connection.text.startswith("connected")
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("kind", ["slow", "last first"])
+def test_slow_and_disordered_answers_are_answers(kind: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with home(tmp_path / "a", kind) as (made, network, said):
+            await trio.sleep(3_600)
+            assert len(network.dialled) == 1
+            assert said == [made.connection.text]
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

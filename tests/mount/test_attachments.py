@@ -1,0 +1,94 @@
+"""Files of many parts between two real mounts: how far they are, kills on both sides, memory."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.world import User, wait_for, world
+
+SIZE = 6 << 20
+
+pytestmark = pytest.mark.mount
+
+
+def progress(user: User) -> str:
+    """What the conversation's folder says of files that are arriving in it."""
+    for folder in (user.mountpoint / "conversations").iterdir():
+        try:
+            return os.getxattr(folder, "user.cbfs.progress").decode()
+        except OSError:
+            pass
+    return ""
+
+
+def memory(user: User) -> int:
+    """Bytes that the daemon has for itself."""
+    found = 0
+    for pid in user.pids():
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                found = max(found, int(line.split()[1]) * 1024)
+    return found
+
+
+def test_a_large_file_goes_on_where_it_was_after_kills(tmp_path: Path) -> None:
+    data = os.urandom(SIZE)
+    with world(tmp_path) as programs:
+        alice, bob = programs.user("alice"), programs.user("bob")
+        (alice.mountpoint / "outbox" / "bob").mkdir()
+        before = memory(alice)
+        alice.write("bob", "film.bin", data)
+        wait_for(lambda: progress(bob), "the first parts to arrive")
+        assert "film.bin from alice" in progress(bob)
+        assert "film.bin" in (bob.mountpoint / "status").read_text()
+        assert not bob.messages("alice")
+        bob.kill()
+        bob.mount()
+        alice.kill()
+        alice.mount()
+        (there,) = wait_for(lambda: bob.messages("alice"), "the file to be complete")
+        assert there.name.endswith("film.bin")
+        assert there.read_bytes() == data
+        assert progress(bob) == ""
+        assert "film.bin" not in (bob.mountpoint / "status").read_text()
+        (sent,) = alice.messages("alice")
+        wait_for(lambda: b"received" in os.getxattr(sent, "user.cbfs.state") or None, "the receipt")
+        assert sent.read_bytes() == data
+        assert memory(alice) < before + (24 << 20)
+
+
+def test_a_folder_arrives_whole_though_both_are_killed_in_the_middle(tmp_path: Path) -> None:
+    files = {"one.txt": b"one", "deep/film.bin": os.urandom(SIZE), "deep/er/last": b"last"}
+    with world(tmp_path) as programs:
+        alice, bob = programs.user("alice"), programs.user("bob")
+        (alice.mountpoint / "outbox" / "bob").mkdir()
+        top = alice.mountpoint / "tmp" / "photos"
+        for name, data in files.items():
+            (top / name).parent.mkdir(parents=True, exist_ok=True)
+            (top / name).write_bytes(data)
+        top.rename(alice.mountpoint / "outbox" / "bob" / "photos")
+        wait_for(lambda: progress(bob), "the first parts to arrive")
+        assert "photos from alice" in progress(bob)
+        assert not bob.messages("alice")
+        bob.kill()
+        alice.kill()
+        bob.mount()
+        alice.mount()
+        (there,) = wait_for(lambda: bob.messages("alice"), "the folder to be complete")
+        (sent,) = alice.messages("alice")
+        for found in (there, sent):
+            assert found.name.endswith("-alice-photos")
+            assert {
+                str(path.relative_to(found)): path.read_bytes()
+                for path in found.rglob("*")
+                if path.is_file()
+            } == files
+        unread = bob.mountpoint / "unread"
+        wait_for(lambda: not list(unread.iterdir()) or None, "it to be no longer unread")
+        assert there.name in (there.parent / "transcript").read_text()
+        wait_for(lambda: b"received" in os.getxattr(sent, "user.cbfs.state") or None, "the receipt")
+        shutil.rmtree(there)
+        assert not bob.messages("alice")
+        assert len(alice.messages("alice")) == 1

@@ -1,0 +1,183 @@
+"""A name directory under a clock that jumps: no round is made of a time to come, and it goes on
+when the clock is right."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cbfs_common.names.operations import Operation
+from cbfs_common.names.refusals import Refusal
+from cbfs_common.names.wire import Refused, Submit, Submitted, decode_reply, encode_request
+from cbfs_names.limits import RETRY_PAUSE
+from cbfs_names.processes import following
+from cbfs_names.processes.single import Embedded, EmbeddedCore
+from cbfs_names.state.store import Store
+from cbfs_names.state.timekeeping import Timekeeper
+from cbfs_names.wire.deferred import Waiting
+from cbfs_names.wire.service import Service
+from tests.support.names_local import CONFIG, COSIGNER, KEYS, NOW, commit
+from tests.support.names_panel import panel_of, place, proposer, stored, verifier
+
+DAY = 86_400
+JUMPS = {"1970": -NOW, "61 days": 61 * DAY, "ten years": 3_650 * DAY, "three days": 3 * DAY}
+
+
+class Machine:
+    """What time it is, by how much the clock is off, and the directory that runs there."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.real = NOW
+        self.off = 0
+        self.numbers = iter(range(10**6))
+
+    def clock(self) -> float:
+        return max(0, self.real + self.off)
+
+    def running(self) -> float:
+        return self.real - NOW
+
+    def operation(self) -> Operation:
+        """A new one, that is in force for long."""
+        return commit(f"name{next(self.numbers)}")
+
+    def live(self, *steps: int, right: bool = False) -> list[object]:
+        """One life: as many submissions as ``steps``, so many seconds after each other. The
+        replies."""
+        store = Store(self.place / "store", CONFIG.encode())
+        try:
+            keeper = Timekeeper(store, self.clock, self.running, is_right=right)
+            core = Embedded(store, KEYS.log, KEYS.verifier, COSIGNER)
+            head = core.start(int(self.clock()))
+            service = Service(store, EmbeddedCore(core, head), self.clock, head, keeper)
+            try:
+                return [self._submit(service, step) for step in steps]
+            finally:
+                service.close()
+        finally:
+            store.close()
+
+    def _submit(self, service: Service, step: int) -> object:
+        async def ask() -> object:
+            waiting = service.answer(encode_request(Submit(self.operation().encode())))
+            assert isinstance(waiting, Waiting)
+            await service._turn()
+            return decode_reply(await waiting.reply())
+
+        self.real += step
+        return trio.run(ask)
+
+    @property
+    def tip(self) -> int:
+        """The time of the last round."""
+        store = Store(self.place / "store", CONFIG.encode())
+        try:
+            with store.read() as view:
+                tip = view.tip()
+                return 0 if tip is None else tip.time
+        finally:
+            store.close()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    yield Machine(tmp_path)
+
+
+@pytest.mark.parametrize("jump", JUMPS.values(), ids=JUMPS)
+def test_no_round_is_made_by_a_clock_that_has_jumped_and_all_goes_on_when_it_is_right(
+    machine: Machine, jump: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert isinstance(machine.live(0)[0], Submitted)
+    machine.off = jump
+    assert machine.live(60, 60) == [Refused(Refusal.STOPPED)] * 2
+    assert machine.tip <= machine.real
+    machine.off = 0
+    assert all(isinstance(reply, Submitted) for reply in machine.live(60, 60))
+    assert "this computer's clock" in caplog.text
+
+
+def test_a_pause_is_believed_after_a_day_or_with_the_operators_word(machine: Machine) -> None:
+    machine.live(0)
+    machine.real += 10 * DAY
+    first, *_, last = machine.live(60, *[3_600] * 25)
+    assert first == Refused(Refusal.STOPPED)
+    assert isinstance(last, Submitted)
+    machine.real += 10 * DAY
+    assert isinstance(machine.live(60, right=True)[0], Submitted)
+    machine.real += 100 * DAY  # longer than a name's grace
+    assert machine.live(60, *[3_600] * 50) == [Refused(Refusal.STOPPED)] * 51
+    assert isinstance(machine.live(60, right=True)[0], Submitted)
+
+
+def test_a_directory_whose_clock_was_never_set_goes_on_when_it_is(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.off = -NOW
+    machine.live(60)
+    machine.off = 0
+    assert isinstance(machine.live(60)[0], Submitted)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([*JUMPS.values(), 0, 0]),
+            st.lists(st.integers(1, 20 * 3_600), min_size=1, max_size=4),
+            st.booleans(),
+        ),
+        max_size=8,
+    )
+)
+def test_no_jump_takes_a_round_far_ahead(lives: list[tuple[int, list[int], bool]]) -> None:
+    """As long as no clock stands wrong for a day."""
+    with TemporaryDirectory() as place:
+        machine = Machine(Path(place))
+        machine.live(0)
+        for jump, steps, back in lives:
+            machine.off = jump
+            machine.live(*steps[:1])
+            if back:
+                machine.off = 0
+                machine.live(*steps[1:])
+        assert machine.tip <= machine.real + DAY
+        machine.off = 0
+        replies = machine.live(60, *[3_600] * 25)
+        assert isinstance(replies[-1], Submitted)
+
+
+def test_a_verifier_whose_clock_has_jumped_refuses_nothing_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits, and signs when its clock is right."""
+    monkeypatch.setattr(following, "OLD_PATIENCE", 0)
+    config, off = panel_of("v1", threshold=1), [0]
+
+    async def run() -> None:
+        async with place("s") as s, place("v1") as p1:
+            with stored(tmp_path / "s", config) as store:
+                async with proposer(s, store) as sequencer:
+
+                    def clock() -> float:
+                        return sequencer.now + off[0]
+
+                    async with verifier(tmp_path / "v1", "v1", config, p1, s.address, {}, clock):
+                        await sequencer.round(signers=("v1",))
+                        off[0] = 61 * DAY
+                        block = sequencer.make(commit("alice"))
+                        sequencer.propose(block)
+                        await trio.sleep(3 * RETRY_PAUSE)  # it looks so often
+                        assert not sequencer.refused
+                        off[0] = 0
+                        text = sequencer.text(block)
+                        await sequencer.until(
+                            lambda: any(note.text == text for note in sequencer.heard)
+                        )
+                        assert not sequencer.refused
+
+    trio.run(run)

@@ -1,0 +1,263 @@
+"""What owners do with their names beyond UPDATE and ROTATE: renew, release, freeze, recover,
+cancel; each step followed by a client from the entry before."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from cbfs_common.limits import NAME_GRACE, NAME_QUARANTINE, RECOVERY_DELAY
+from cbfs_common.names.checks import Found
+from cbfs_common.names.entry import NO_KEYS, Entry, Keys, Status, decode_entry
+from cbfs_common.names.layout import ZERO
+from cbfs_common.names.operations import (
+    NEVER,
+    Kind,
+    Link,
+    Operation,
+    OperationRefused,
+    Refusal,
+    apply_change,
+)
+from tests.support.names_local import (
+    LIFETIME,
+    NAMESPACE,
+    NOW,
+    Local,
+    commit,
+    local,
+    owners,
+    register,
+    rotate,
+    update,
+)
+
+OWNER, HEIR, SAFE, THIEF = b"o" * 32, b"h" * 32, b"s" * 32, b"t" * 32
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Local]:
+    with local(tmp_path / "store") as made:
+        yield made
+
+
+def change(old: Entry, kind: Kind, *seeds: bytes, **fields: object) -> Operation:
+    base = replace(update(old, b""), kind=kind, profile=b"", **fields)  # type: ignore[arg-type]
+    return base.signed(seeds)
+
+
+def freeze(incarnation: int, *seeds: bytes) -> Operation:
+    """A certificate, made before anybody knows when it will be needed."""
+    return Operation(Kind.FREEZE, NAMESPACE, "alice", incarnation, 0, ZERO, NEVER).signed(seeds)
+
+
+def recover(old: Entry, heirs: Keys, *seeds: bytes) -> Operation:
+    return change(old, Kind.RECOVER, *seeds, owners=heirs)
+
+
+def refusal(directory: Local, operation: Operation) -> Refusal:
+    outcome = directory.round(operation)
+    assert outcome.head is None
+    return outcome.refused[operation.encode()]
+
+
+def step(directory: Local, operation: Operation) -> Entry:
+    """One accepted operation; a client that knew the entry before follows it."""
+    before, reply = stored(directory), None
+    assert directory.round(operation).head is not None
+    after = stored(directory)
+    reply = directory.look_up("alice")
+    assert reply.links[-1].follow(before, NAMESPACE) == after
+    assert after.version == before.version + 1
+    return after
+
+
+def stored(directory: Local) -> Entry:
+    """Whatever its status."""
+    return decode_entry(directory.look_up("alice").evidence.entry)
+
+
+def taken(directory: Local, recovery: Keys = NO_KEYS) -> Entry:
+    directory.round(commit("alice", OWNER))
+    directory.round(replace(register("alice"), recovery=recovery).signed((OWNER,)))
+    return stored(directory)
+
+
+def test_renewal_moves_the_expiry_as_far_as_the_terms_allow(directory: Local) -> None:
+    entry = taken(directory)
+    directory.now += 1_000
+    most = directory.now + LIFETIME
+    for until in (most + 1, entry.expires, 0):
+        wrong = change(entry, Kind.RENEW, OWNER, until=until)
+        assert refusal(directory, wrong) is Refusal.WRONG_TERM
+    thief = change(entry, Kind.RENEW, THIEF, until=most)
+    assert refusal(directory, thief) is Refusal.WRONG_SIGNATURE
+    renewed = step(directory, change(entry, Kind.RENEW, OWNER, until=most))
+    assert renewed.expires == most
+    directory.now = renewed.expires + NAME_GRACE + 1
+    late = change(renewed, Kind.RENEW, OWNER, until=directory.now + LIFETIME)
+    assert refusal(directory, late) is Refusal.NAME_EXPIRED
+
+
+def test_released_name_is_free_after_quarantine_for_a_new_incarnation(directory: Local) -> None:
+    entry = taken(directory)
+    assert refusal(directory, change(entry, Kind.RELEASE, THIEF)) is Refusal.WRONG_SIGNATURE
+    gone = step(directory, change(entry, Kind.RELEASE, OWNER))
+    assert (gone.status, gone.profile, gone.expires) == (Status.RELEASED, b"", NOW)
+    assert refusal(directory, update(gone, b"back")) is Refusal.NAME_RELEASED
+    directory.now += NAME_QUARANTINE
+    directory.round(commit("alice", HEIR))
+    new = register("alice", HEIR, old=gone)
+    assert refusal(directory, new) is Refusal.NAME_TAKEN
+    directory.now += 1
+    assert directory.round(new).head is not None
+    assert (stored(directory).incarnation, stored(directory).version) == (2, 1)
+
+
+def test_freeze_signed_beforehand_holds_for_whatever_version_there_is(directory: Local) -> None:
+    entry = taken(directory, owners(SAFE))
+    certificate = freeze(1, OWNER)
+    assert refusal(directory, freeze(1, THIEF)) is Refusal.WRONG_SIGNATURE
+    assert refusal(directory, freeze(2, OWNER)) is Refusal.WRONG_VERSION
+    for n in range(3):
+        entry = step(directory, update(entry, b"version %d" % n))
+    directory.now += 5_000
+    frozen = step(directory, certificate)
+    assert frozen.status is Status.FROZEN
+    for kind in (Kind.UPDATE, Kind.RELEASE, Kind.CANCEL):
+        assert refusal(directory, change(frozen, kind, OWNER)) is Refusal.NAME_FROZEN
+    assert refusal(directory, certificate) is Refusal.NAME_FROZEN
+
+
+def test_recovery_gives_the_name_to_its_heirs_after_the_delay(directory: Local) -> None:
+    entry = taken(directory, owners(SAFE))
+    frozen = step(directory, freeze(1, OWNER))
+    pending = step(directory, recover(frozen, owners(HEIR), SAFE, HEIR))
+    assert (pending.heirs, pending.due) == (owners(HEIR), NOW + RECOVERY_DELAY)
+    assert (pending.owners, pending.status) == (entry.owners, Status.FROZEN)
+    assert refusal(directory, change(pending, Kind.CANCEL, OWNER)) is Refusal.NAME_FROZEN
+    directory.now = pending.due - 1
+    assert refusal(directory, update(pending, b"early", HEIR)) is Refusal.NAME_FROZEN
+    directory.now = pending.due
+    assert refusal(directory, update(pending, b"late", OWNER)) is Refusal.WRONG_SIGNATURE
+    assert refusal(directory, freeze(1, OWNER)) is Refusal.WRONG_SIGNATURE
+    mine = step(directory, update(pending, b"mine again", HEIR))
+    assert (mine.owners, mine.heirs, mine.due) == (owners(HEIR), NO_KEYS, 0)
+    assert (mine.status, mine.profile) == (Status.ACTIVE, b"mine again")
+
+
+def test_owner_cancels_a_recovery_that_is_not_theirs(directory: Local) -> None:
+    entry = taken(directory, owners(SAFE))
+    assert refusal(directory, change(entry, Kind.CANCEL, OWNER)) is Refusal.NO_RECOVERY
+    pending = step(directory, recover(entry, owners(THIEF), SAFE, THIEF))
+    again = step(directory, update(pending, b"an update cancels nothing"))
+    assert again.heirs == owners(THIEF)
+    assert refusal(directory, change(again, Kind.CANCEL, THIEF)) is Refusal.WRONG_SIGNATURE
+    kept = step(directory, change(again, Kind.CANCEL, OWNER))
+    directory.now = pending.due + 1
+    assert (kept.heirs, kept.due) == (NO_KEYS, 0)
+    assert refusal(directory, update(kept, b"stolen", THIEF)) is Refusal.WRONG_SIGNATURE
+
+
+@pytest.mark.parametrize("seeds", [(OWNER, HEIR), (SAFE,), (HEIR,), (SAFE, HEIR, THIEF)])
+def test_recovery_needs_the_recovery_keys_and_the_heirs_and_nobody_else(
+    directory: Local, seeds: tuple[bytes, ...]
+) -> None:
+    entry = taken(directory, owners(SAFE))
+    wrong = recover(entry, owners(HEIR), *seeds)
+    assert refusal(directory, wrong) is Refusal.WRONG_SIGNATURE
+
+
+def test_name_without_recovery_keys_cannot_be_recovered(directory: Local) -> None:
+    entry = taken(directory)
+    wrong = recover(entry, owners(HEIR), SAFE, HEIR)
+    assert refusal(directory, wrong) is Refusal.NO_RECOVERY
+
+
+def test_stolen_registration_gains_nothing(directory: Local) -> None:
+    """Whoever sees a REGISTER before it stands cannot have the name: neither with the same
+    commitment under other keys, nor by a commitment made after the sight of it."""
+    directory.round(commit("alice", OWNER))
+    seen = register("alice", OWNER)
+    stolen = replace(seen, owners=owners(THIEF)).signed((THIEF,))
+    assert refusal(directory, stolen) is Refusal.NO_COMMIT
+    directory.round(commit("alice", THIEF))
+    outcome = directory.round(register("alice", THIEF), seen)
+    assert outcome.refused == {register("alice", THIEF).encode(): Refusal.NAME_TAKEN}
+    assert stored(directory).owners == owners(OWNER)
+
+
+def test_rotation_voids_a_freeze_made_before_it(directory: Local) -> None:
+    entry = taken(directory)
+    certificate = freeze(1, OWNER)
+    step(directory, rotate(entry, owners(HEIR), OWNER, HEIR))
+    assert refusal(directory, certificate) is Refusal.WRONG_SIGNATURE
+
+
+class Life(RuleBasedStateMachine):
+    """Any sequence of operations by anybody: what is accepted is what the rules say, a client
+    follows every step, and without the keys nobody gets the name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = NOW
+        self.entry = Entry(
+            "alice", 1, 1, Status.ACTIVE, NOW + 10 * RECOVERY_DELAY, 1, ZERO, owners(OWNER),
+            owners(SAFE), b"",
+        )  # fmt: skip
+
+    @rule(seconds=st.sampled_from([0, 1, RECOVERY_DELAY - 1, RECOVERY_DELAY]))
+    def wait(self, seconds: int) -> None:
+        self.time += seconds
+
+    @rule(
+        kind=st.sampled_from([kind for kind in Kind if 3 <= kind <= 9]),
+        seeds=st.sets(st.sampled_from([OWNER, HEIR, SAFE, THIEF]), min_size=1),
+        heir=st.sampled_from([OWNER, HEIR]),
+    )
+    def act(self, kind: Kind, seeds: set[bytes], heir: bytes) -> None:
+        names_owners = kind in (Kind.ROTATE, Kind.RECOVER)
+        operation = change(
+            self.entry,
+            kind,
+            *seeds,
+            owners=owners(heir) if names_owners else NO_KEYS,
+            recovery=owners(SAFE) if kind is Kind.ROTATE else NO_KEYS,
+            until=self.entry.expires + 1 if kind is Kind.RENEW else 0,
+        )
+        if kind is Kind.FREEZE:
+            operation = freeze(1, *seeds)
+        now = self.entry.settled(self.time)
+        try:
+            made = apply_change(self.entry, operation, 5, self.time)
+        except OperationRefused:
+            return
+        signers = frozenset(key for key, _ in operation.signatures)
+        needed = now.recovery if kind is Kind.RECOVER else now.owners
+        assert needed.satisfied(signers)
+        assert now.status is not Status.RELEASED
+        assert now.status is Status.ACTIVE or kind is Kind.RECOVER
+        assert made.previous == self.entry.digest()
+        link = Link(5, self.time, operation.encode())
+        assert link.follow(self.entry, NAMESPACE) == made
+        self.entry = decode_entry(made.encode())
+
+    @invariant()
+    def never_the_thief_s(self) -> None:
+        assert owners(THIEF) not in (self.entry.owners, self.entry.heirs)
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+def test_released_and_frozen_names_are_found_with_their_status(directory: Local) -> None:
+    taken(directory)
+    step(directory, freeze(1, OWNER))
+    _, found = directory.checked("alice")
+    assert isinstance(found, Found)
+    assert found.entry.status is Status.FROZEN

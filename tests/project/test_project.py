@@ -1,0 +1,325 @@
+"""The rules of the project that a tool does not know: who imports what, sizes, and documents
+that say what the code does."""
+
+import ast
+import configparser
+import importlib
+import operator
+import re
+import subprocess
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {
+    "cbfs": ROOT / "cbfs",
+    "cbfs_common": ROOT / "common" / "cbfs_common",
+    "cbfs_server": ROOT / "server" / "cbfs_server",
+    "cbfs_names": ROOT / "server" / "cbfs_names",
+}
+OUTSIDE_THE_CORE = {
+    *("asyncio", "os", "pathlib", "random", "secrets", "select", "selectors", "shutil"),
+    *("signal", "socket", "ssl", "stem", "subprocess", "tempfile", "threading", "time", "trio"),
+    *("lmdb", "pyfuse3", "python_socks", "logging"),
+}
+"""What the sans-I/O core must not import: no clock, no randomness, no I/O."""
+
+ONLY_IN = {
+    "pyfuse3": {
+        *("cbfs/mount/operations.py", "cbfs/commands/mount.py", "cbfs/mount/notifier.py"),
+        *(
+            "cbfs/mount/single_operations.py",
+            "cbfs/mount/single_server.py",
+            "cbfs/mount/single_process.py",
+        ),
+    },
+    "lmdb": {
+        "cbfs/storage/store.py",
+        "server/cbfs_server/store.py",
+        "server/cbfs_names/state/store.py",
+    },
+    "stem": {
+        "cbfs/network/tor/control.py",
+        "server/cbfs_server/onion.py",
+        "server/cbfs_names/onion.py",
+    },
+}
+CORE_ONION = (PACKAGES["cbfs_common"] / "onion.py").read_text()
+FILE_LINES_MAX = 600
+FUNCTION_LINES_MAX = 60
+
+
+def sources(*packages: str) -> Iterator[Path]:
+    for package in packages or PACKAGES:
+        yield from sorted(PACKAGES[package].rglob("*.py"))
+
+
+def sources_of_tests() -> Iterator[Path]:
+    yield from sorted((ROOT / "tests").rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names of all modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add("(relative)" if node.level else (node.module or "").partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_itself_and_the_core_only(package: str) -> None:
+    foreign = {*PACKAGES, "tests"} - {package, "cbfs_common"}
+    offenders = {name_of(path): imports(path) & foreign for path in sources(package)}
+    assert not {name: found for name, found in offenders.items() if found}
+
+
+def test_the_core_does_no_io() -> None:
+    offenders = {name_of(path): imports(path) & OUTSIDE_THE_CORE for path in sources("cbfs_common")}
+    assert not {name: found for name, found in offenders.items() if found}
+
+
+@pytest.mark.parametrize("module", ONLY_IN)
+def test_one_file_knows_each_boundary(module: str) -> None:
+    users = {name_of(path) for path in sources() if module in imports(path)}
+    assert users <= ONLY_IN[module]
+
+
+def test_one_file_spells_each_record_key() -> None:
+    """Two places that know one format disagree one day: a key has one module."""
+    spelt: dict[bytes, set[str]] = {}
+    for path in sources("cbfs"):
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, bytes):
+                word = node.value
+                if re.fullmatch(rb"[a-z][a-z-]* ", word):
+                    spelt.setdefault(word, set()).add(name_of(path))
+    assert spelt
+    assert not {word: files for word, files in spelt.items() if len(files) > 1}
+
+
+@pytest.mark.parametrize("name", ["durable.py", "onion.py"])
+def test_what_packages_have_in_common_and_the_core_must_not_do_is_the_same(name: str) -> None:
+    copies = {path.read_text() for path in sources() if path.name == name} - {CORE_ONION}
+    assert len(copies) == 1
+
+
+def test_input_is_not_checked_by_assert() -> None:
+    """An assert vanishes under ``python -O``, and its error is not one of ours."""
+    assert not [
+        f"{name_of(path)}:{node.lineno}"
+        for path in sources()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Assert)
+    ]
+
+
+def test_files_are_short_enough_to_read() -> None:
+    lengths = {
+        name_of(path): len(path.read_text().splitlines())
+        for path in (*sources(), *sources_of_tests())
+    }
+    assert not {name: lines for name, lines in lengths.items() if lines > FILE_LINES_MAX}
+
+
+def test_functions_are_short_enough_to_read() -> None:
+    long = {}
+    for path in sources():
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > FUNCTION_LINES_MAX:
+                    long[f"{name_of(path)}:{node.name}"] = lines
+    assert not long
+
+
+def test_nothing_is_left_for_later() -> None:
+    marks = re.compile(r"\b(?:TODO|FIXME|XXX|HACK)\b|NotImplemented(?:Error)")
+    assert not [
+        f"{name_of(path)}:{number}"
+        for path in sources()
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if marks.search(line)
+    ]
+
+
+def test_every_label_is_used_once() -> None:
+    """Two derivations with one label would be one derivation."""
+    places: dict[bytes, list[str]] = {}
+    for path in sources():
+        for node in ast.walk(tree(path)):
+            label = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(label, bytes) and label.startswith(b"cbfs1 "):
+                places.setdefault(label, []).append(name_of(path))
+    assert places
+    assert not {label: found for label, found in places.items() if len(found) > 1}
+
+
+# PROTOCOL.rst
+
+
+def specification() -> list[Path]:
+    whole = ROOT / "common" / "PROTOCOL.rst"
+    return [whole]
+
+
+CONSTANT = re.compile(r"\s+(?P<name>[A-Z][A-Z0-9_]+) = (?P<value>\S.*?)\s*\Z")
+OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+}
+
+
+def constants(text: str) -> Iterator[tuple[str, str]]:
+    """The ``NAME = VALUE`` lines of the code blocks of a document."""
+    indent = None
+    for line in text.splitlines():
+        if line.lstrip().startswith(".. code-block::"):
+            indent = len(line) - len(line.lstrip())
+        elif indent is not None and line.strip():
+            if len(line) - len(line.lstrip()) <= indent:
+                indent = None
+            elif match := CONSTANT.match(line.partition("  #")[0]):
+                yield match["name"], match["value"]
+
+
+def value_of(text: str) -> object:
+    """A number, a sum or product of numbers, or a string or bytes as Python writes them."""
+
+    def number(node: ast.expr) -> int:
+        if isinstance(node, ast.BinOp):
+            return OPERATORS[type(node.op)](number(node.left), number(node.right))
+        if isinstance(node, ast.Constant) and isinstance(node.value, int):
+            return node.value
+        raise ValueError(text)
+
+    body = ast.parse(re.sub(r"(?<=\d),(?=\d{3})", "_", text), mode="eval").body
+    return body.value if isinstance(body, ast.Constant) else number(body)
+
+
+def in_code(name: str) -> list[object]:
+    """The values that modules of the packages give a constant."""
+    found = []
+    for package, folder in PACKAGES.items():
+        for path in sources(package):
+            if re.search(rf"^_?{name}\b.*=", path.read_text(), re.MULTILINE):
+                dotted = ".".join((package, *path.relative_to(folder).with_suffix("").parts))
+                module = importlib.import_module(dotted)
+                found += [vars(module)[n] for n in (name, f"_{name}") if n in vars(module)]
+    return found
+
+
+@pytest.mark.parametrize("document", specification(), ids=lambda path: path.name)
+def test_the_specification_has_the_numbers_of_the_code(document: Path) -> None:
+    wrong = {}
+    for name, text in constants(document.read_text()):
+        values = in_code(name)
+        if not values or any(value != value_of(text) for value in values):
+            wrong[name] = (text, values)
+    assert not wrong
+
+
+def test_the_specification_names_every_limit() -> None:
+    """Limits of the protocol belong to it: a second implementation needs each of them."""
+    told = {name for path in specification() for name, _ in constants(path.read_text())}
+    limits = importlib.import_module("cbfs_common.limits")
+    assert not {name for name in vars(limits) if name.isupper()} - told
+
+
+# THREATS.rst
+
+NAMED = re.compile(r"(?P<file>test_\w+)\.(?P<test>\w+)")
+
+
+def test_threats_name_tests_that_there_are() -> None:
+    text = (ROOT / "common" / "THREATS.rst").read_text()
+    named = {match.groups() for match in NAMED.finditer(" ".join(re.findall(r"\[[^]]+\]", text)))}
+    assert len(named) > 40
+    there = {
+        (path.stem, node.name)
+        for path in sources_of_tests()
+        for node in tree(path).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    assert not named - there
+
+
+def test_what_an_adversary_cannot_do_is_shown() -> None:
+    """Each line of THREATS.rst under a Cannot names a test."""
+    text = (ROOT / "common" / "THREATS.rst").read_text()
+    lists = re.findall(r"^Cannot\n((?:  .*\n|\n(?=  ))+)", text, re.MULTILINE)
+    assert len(lists) > 4
+    lines = [line for found in lists for line in re.split(r"^  - ", found, flags=re.MULTILINE)[1:]]
+    assert not [line for line in lines if not NAMED.search(line)]
+
+
+# Manual pages and programs
+
+
+def programs() -> list[str]:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lines = config["options.entry_points"]["console_scripts"].split("\n")
+    return [line.partition("=")[0].strip() for line in lines if line.strip()]
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "man").glob("*.[1-8]")), ids=lambda p: p.name)
+def test_a_manual_page_renders_without_warnings(page: Path) -> None:
+    rendered = subprocess.run(
+        ["groff", "-man", "-ww", "-t", "-z", "-Tutf8", str(page)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not rendered.stderr
+    headings = re.findall(r"^\.SH \"?([A-Z ]+?)\"?$", page.read_text(), re.MULTILINE)
+    wanted = {"NAME", "SYNOPSIS", "DESCRIPTION", "FILES", "EXIT STATUS", "EXAMPLES"}
+    assert wanted <= set(headings)
+
+
+def test_every_program_has_a_manual_page() -> None:
+    pages = {page.stem for page in (ROOT / "man").glob("*.[1-8]")}
+    assert set(programs()) <= pages
+
+
+@pytest.mark.parametrize("program", programs())
+def test_a_program_says_how_it_is_used(program: str) -> None:
+    script = Path(sysconfig.get_path("scripts")) / program
+    run = subprocess.run([script, "--help"], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.lower().startswith("usage: " + program)
+    assert "example" in run.stdout.lower()
+
+
+def test_documents_lead_somewhere() -> None:
+    """Links of the documents to files of the project."""
+    broken = []
+    for document in (*ROOT.glob("*.rst"), *(ROOT / "common").glob("*.rst")):
+        for target in re.findall(r"<((?!https?:|mailto:)[\w./-]+\.\w+)>`_", document.read_text()):
+            if not (document.parent / target).exists():
+                broken.append(f"{document.name}: {target}")
+    assert not broken
+
+
+def test_the_set_up_says_how_it_is_used() -> None:
+    script = ROOT / "run"
+    for arguments, code in ((["--help"], 0), ([], 2), (["nonsense"], 2)):
+        run = subprocess.run(
+            ["/bin/sh", script, *arguments], capture_output=True, text=True, check=False
+        )
+        assert run.returncode == code
+        assert "./run demo" in run.stdout + run.stderr

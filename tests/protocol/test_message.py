@@ -1,0 +1,167 @@
+"""Bodies: what goes in comes out, any bytes are a body or refused, and parts always fit."""
+
+from hashlib import blake2b
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cbfs_common.errors import DecodeError, LimitError
+from cbfs_common.limits import (
+    BODY_MAX,
+    BUNDLE_MAX,
+    DATE_MAX,
+    FILE_SIZE_MAX,
+    LIFETIME_CHANGE_MAX,
+    MESSAGE_LIFETIME_MAX,
+    MESSAGE_LIFETIME_MIN,
+    PARENTS_MAX,
+)
+from cbfs_common.messages.body import Part, decode_body, decode_part, encode_part, part_capacity
+from cbfs_common.messages.lifetime import FOREVER, Lifetime
+
+NAMES = st.from_regex(r"[a-z0-9]{3,8}[xyz]", fullmatch=True)
+
+LIFETIMES = st.builds(
+    Lifetime,
+    st.just(0) | st.integers(MESSAGE_LIFETIME_MIN, MESSAGE_LIFETIME_MAX),
+    st.integers(1, LIFETIME_CHANGE_MAX),
+)
+
+
+def text(most: int) -> st.SearchStrategy[str]:
+    return st.text(max_size=most // 4)
+
+
+@st.composite
+def parts(draw: st.DrawFn) -> Part:
+    """Any part that may be sent."""
+    ids = st.binary(min_size=16, max_size=16)
+    count = draw(st.integers(1, 9))
+    chunk = draw(st.integers(1, 900))
+    last = draw(st.integers(0 if count == 1 else 1, chunk))
+    number = draw(st.integers(0, count - 1))
+    folder = draw(st.booleans())
+    length = last if number == count - 1 else chunk
+    return Part(
+        id=draw(ids),
+        conversation=draw(ids),
+        parents=tuple(draw(st.lists(ids, max_size=PARENTS_MAX, unique=True))),
+        participants=tuple(sorted(draw(st.sets(NAMES, min_size=2, max_size=5)))),
+        subject=draw(text(200)),
+        date=draw(st.integers(0, DATE_MAX)),
+        file_name=("f" if folder else "") + draw(text(250)),
+        number=number,
+        count=count,
+        size=(count - 1) * chunk + last,
+        digest=draw(st.binary(min_size=32, max_size=32)),
+        chunk=draw(st.binary(min_size=length, max_size=length)),
+        bundle=draw(st.binary(max_size=100)),
+        folder=folder,
+        lifetime=draw(st.just(FOREVER) | LIFETIMES),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(parts())
+def test_what_goes_in_comes_out(part: Part) -> None:
+    assert decode_body(encode_part(part)) == decode_part(encode_part(part)) == part
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_body_or_refused(data: bytes) -> None:
+    with pytest.raises(DecodeError):
+        decode_body(data)
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.binary(max_size=40)
+    | st.text(max_size=20)
+    | st.builds(msgpack.ExtType, st.integers(0, 127), st.binary(max_size=9)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(parts(), st.integers(0, 16), VALUES)
+def test_any_value_in_any_field_is_a_body_or_refused(part: Part, at: int, value: object) -> None:
+    fields = msgpack.unpackb(encode_part(part))
+    fields[at] = value
+    body = msgpack.packb(fields)
+    try:
+        decoded = decode_body(body)
+    except DecodeError:
+        return
+    assert isinstance(decoded, Part)
+    assert encode_part(decoded) == body
+
+
+def test_a_timestamp_or_a_deep_nest_is_refused() -> None:
+    for body in (b"\x92\x01\xd6\xff\0\0\0\0", b"\x91" * 5_000, b"\xdd\xff\xff\xff\xff"):
+        with pytest.raises(DecodeError):
+            decode_body(body)
+
+
+def cut(content: bytes, size: int, names: tuple[str, ...], bundle: bytes) -> list[Part]:
+    """The parts of a message, as a sender cuts them."""
+    count = max(1, -(-len(content) // size))
+    digest = blake2b(content, digest_size=32).digest()
+    return [
+        Part(
+            id=bytes(16),
+            conversation=bytes(16),
+            parents=tuple(bytes([i] * 16) for i in range(PARENTS_MAX)),
+            participants=names,
+            subject="s" * 200,
+            date=DATE_MAX,
+            file_name="f" * 255,
+            number=number,
+            count=count,
+            size=len(content),
+            digest=digest,
+            chunk=content[number * size : (number + 1) * size],
+            bundle=bundle,
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("people", [2, 50])
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_parts_fit_whatever_goes_with_them(people: int, more: int) -> None:
+    names = tuple(f"{'n' * 28}{i:04}" for i in range(people))
+    size = part_capacity(names, "s" * 200, "f" * 255)
+    assert size > 8_000
+    content = bytes(3 * size + more)
+    cuts = cut(content, size, names, bytes(BUNDLE_MAX))
+    bodies = [encode_part(part) for part in cuts]
+    assert max(map(len, bodies)) <= BODY_MAX
+    assert b"".join(decode_part(body).chunk for body in bodies) == content
+
+
+def test_every_size_of_parts_holds_the_largest_file() -> None:
+    names = tuple(f"{'n' * 28}{i:04}" for i in range(50))
+    size = part_capacity(names, "s" * 200, "f" * 255)
+    cuts = cut(bytes(FILE_SIZE_MAX), size, names, b"")
+    for part in (cuts[0], cuts[-1]):
+        assert decode_part(encode_part(part)) == part
+
+
+def test_a_part_that_does_not_fit_is_refused() -> None:
+    size = part_capacity(("alice", "bob"), "", "")
+    (part,) = cut(bytes(size + BUNDLE_MAX), size + BUNDLE_MAX, ("alice", "bob"), bytes(BUNDLE_MAX))
+    with pytest.raises(LimitError):
+        encode_part(part)
+
+
+def test_a_part_that_none_would_take_is_not_made() -> None:
+    (part,) = cut(b"x", 1, ("bob", "alice"), b"")
+    with pytest.raises(DecodeError):
+        encode_part(part)

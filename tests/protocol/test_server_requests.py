@@ -1,0 +1,171 @@
+"""Requests and replies: what is encoded is decoded, and any bytes give a value or DecodeError."""
+
+import json
+import os
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cbfs_common.errors import DecodeError
+from cbfs_common.limits import ENVELOPE_SIZE, IDS_MAX, PREKEY_RECORD_SIZE, UPLOAD_MAX
+from cbfs_common.wire import requests
+from cbfs_common.wire.requests import (
+    Arrived,
+    Code,
+    CountPrekeys,
+    CreateAccount,
+    Delete,
+    DeleteAccount,
+    Deliver,
+    Done,
+    EnvelopeIds,
+    Fetch,
+    GetLimits,
+    List,
+    PrekeyCount,
+    PrekeyRecord,
+    Refused,
+    ServerLimits,
+    Stored,
+    Subscribe,
+    TakePrekey,
+    UploadPrekeys,
+    decode_push,
+    decode_reply,
+    decode_request,
+    encode,
+    envelope_id,
+)
+from cbfs_common.wire.transport import PAYLOAD_MAX
+from tests.vectors.make_transport_vectors import FILE
+
+USER, ID, ENVELOPE = os.urandom(32), os.urandom(16), os.urandom(ENVELOPE_SIZE)
+RECORD = bytes(16) + b"\x01" + bytes(PREKEY_RECORD_SIZE - 17)
+REQUESTS = (
+    CreateAccount(),
+    DeleteAccount(),
+    UploadPrekeys((RECORD,) * UPLOAD_MAX),
+    UploadPrekeys((RECORD,), replace=True),
+    CountPrekeys(),
+    TakePrekey(USER),
+    Deliver(USER, ENVELOPE),
+    List(),
+    List(ID),
+    Fetch(ID),
+    Delete(()),
+    Delete((ID,) * IDS_MAX),
+    Subscribe(),
+    GetLimits(),
+)
+REPLIES = (
+    Done(),
+    *(Refused(code) for code in Code),
+    PrekeyCount(100, 2**64 - 1),
+    PrekeyRecord(RECORD),
+    EnvelopeIds((ID,) * IDS_MAX, True),
+    Stored(ENVELOPE),
+    ServerLimits(1, 2, 3),
+)
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda r: type(r).__name__)
+def test_requests_come_back(request_: Any) -> None:
+    payload = encode(request_)
+    assert len(payload) <= PAYLOAD_MAX
+    assert decode_request(payload) == request_
+
+
+@pytest.mark.parametrize("reply", REPLIES, ids=lambda r: type(r).__name__)
+def test_replies_come_back(reply: Any) -> None:
+    payload = encode(reply)
+    assert len(payload) <= PAYLOAD_MAX
+    assert decode_reply(payload) == reply
+
+
+def test_pushes_come_back() -> None:
+    payload = encode(Arrived(ID, ENVELOPE))
+    assert len(payload) <= PAYLOAD_MAX
+    assert decode_push(payload) == Arrived(ID, ENVELOPE)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [],
+        5,
+        None,
+        {},
+        [True],
+        [99],
+        [1, 0],
+        [3, [], False],
+        [3, [RECORD], 0],
+        [3, [RECORD] * (UPLOAD_MAX + 1), False],
+        [3, [bytes(PREKEY_RECORD_SIZE)], False],  # a kind that there is not
+        [5],
+        [5, USER[:31]],
+        [5, "x" * 32],
+        [6, USER, ENVELOPE[:-1]],
+        [6, ENVELOPE, USER],
+        [7, None],
+        [7, "abc"],
+        [9, [ID] * (IDS_MAX + 1)],
+        [9, ID],
+    ],
+)
+def test_what_is_off_is_refused(items: Any) -> None:
+    with pytest.raises(DecodeError):
+        decode_request(msgpack.packb(items))
+
+
+def test_trailing_bytes_are_refused() -> None:
+    with pytest.raises(DecodeError):
+        decode_request(encode(GetLimits()) + b"\0")
+
+
+def test_a_refusal_with_an_unknown_code_is_refused() -> None:
+    for code in (0, 99, -1, 2**64 - 1):
+        with pytest.raises(DecodeError):
+            decode_reply(msgpack.packb([65, code]))
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_give_a_value_or_an_error(data: bytes) -> None:
+    for decode in (decode_request, decode_reply, decode_push):
+        try:
+            value = decode(data)
+        except DecodeError:
+            continue
+        assert decode(encode(value)) == value
+
+
+@given(
+    st.sampled_from([encode(r) for r in REQUESTS if not isinstance(r, Deliver)]),
+    st.integers(0, 2_000),
+    st.integers(0, 255),
+)
+@settings(max_examples=300, deadline=None)
+def test_changed_requests_give_a_value_or_an_error(data: bytes, place: int, byte: int) -> None:
+    changed = bytearray(data)
+    changed[place % len(data)] = byte
+    try:
+        value = decode_request(bytes(changed))
+    except DecodeError:
+        return
+    assert decode_request(encode(value)) == value
+
+
+def test_deep_nesting_is_refused() -> None:
+    with pytest.raises(DecodeError):
+        decode_request(b"\x91" * PAYLOAD_MAX)
+
+
+def test_an_envelope_id_is_its_hash() -> None:
+    assert envelope_id(ENVELOPE) == envelope_id(bytes(ENVELOPE))
+    assert len(envelope_id(ENVELOPE)) == requests.ID_SIZE
+    vectors = json.loads(FILE.read_text())
+    assert envelope_id(bytes(ENVELOPE_SIZE)).hex() == vectors["id of 16384 zeros"]

@@ -1,0 +1,73 @@
+"""Exports of what is not finished; whole accounts are compared after every module
+(``tests.support.exported``), in whatever state its tests have left them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cbfs.account.account import ACCOUNT, FINISHED, SYSTEM_RANDOM
+from cbfs.commands.export import restore_export, write_export
+from cbfs.messages.content import read_content
+from cbfs.messages.history import load_conversations, load_messages
+from cbfs.messages.queues.incomplete import Incomplete, all_incomplete, decode_incomplete
+from cbfs.storage.records import Table
+from cbfs.storage.store import Store
+from cbfs_common.errors import DecodeError
+from cbfs_common.messages.lifetime import FOREVER
+from tests.engine.test_lifetime import said, take
+from tests.support.exported import opened
+
+NOW = 1_800_000_000_000
+TEXT = b"0123456789"
+
+
+def moved(old: Path, new: Path) -> None:
+    """An export of one store, restored in another."""
+    file = old.parent / "export"
+    with opened(old) as store:
+        for key in (ACCOUNT, FINISHED):
+            store.write(lambda writer, key=key: writer.put(Table.META, key, b"x"))  # type: ignore[misc]
+        count = write_export(store, file, b"secret", SYSTEM_RANDOM)
+        assert count.damaged == 0
+    with opened(new) as store:
+        restore_export(store, file, b"secret")
+
+
+def texts(store: Store) -> list[bytes]:
+    with store.read() as reader:
+        return [
+            read_content(reader, message.content, 0, message.content.size)
+            for conversation in load_conversations(reader)
+            for message in load_messages(reader, conversation)
+        ]
+
+
+def test_a_file_that_is_arriving_is_in_an_export_and_the_rest_of_it_completes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cbfs.commands.export.MEMORY", 8)
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    with opened(tmp_path / "old") as store:
+        take(store, said(b"before the", 0, 1, FOREVER), NOW)
+        for number in (0, 2):
+            take(store, said(TEXT, number, 3, FOREVER), NOW)
+    moved(tmp_path / "old", tmp_path / "new")
+    with opened(tmp_path / "new") as store:
+        with store.read() as reader:
+            (message,) = all_incomplete(reader)
+        assert (message.sender, message.seen) == ("bob", b"\1\0\1")
+        take(store, said(TEXT, 1, 3, FOREVER), NOW)
+        assert sorted(texts(store)) == sorted([TEXT * 3, b"before the"])
+        with store.read() as reader:
+            assert not list(all_incomplete(reader))
+
+
+def test_a_record_of_what_is_arriving_is_read_by_the_one_who_wrote_it() -> None:
+    message = Incomplete(7, b"\1\0", bytes(32), bytes(16), "bob", "big.bin", 20)
+    assert decode_incomplete(message.encode()) == message
+    for data in (b"", b"\x90", message.encode()[:-1], message.encode() + b"\0"):
+        with pytest.raises(DecodeError):
+            decode_incomplete(data)
+    assert decode_incomplete(replace(message, size=0).encode()).size == 0

@@ -1,0 +1,195 @@
+"""What happens while the mount is slow to show what the courier has done."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from cbfs.messages.model import Message, Outgoing
+from cbfs.outbox import outbox as courier
+from cbfs.outbox.outbox import Courier
+from cbfs.tree.nodes import Link, Node
+from tests.support import fake_backend
+from tests.tree.test_tree import Mount, run, until
+
+
+class Slow:
+    """A revealer that has not come to anything yet."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], None]] = []
+
+    def show(self, path: str, node: Node, enter: Callable[[], None]) -> None:
+        self.waiting.append(enter)
+
+    def make(self, path: str, enter: Callable[[], None]) -> None:
+        self.waiting.append(enter)
+
+    def remove(self, path: str, leave: Callable[[], None]) -> None:
+        self.waiting.append(leave)
+
+    async def removed(self, path: str) -> None:
+        pass
+
+    def remove_folder(self, path: str, leave: Callable[[], None]) -> None:
+        self.waiting.append(leave)
+
+    def move(self, path: str, new: str, change: Callable[[], None]) -> None:
+        self.waiting.append(change)
+
+    def touch(self, inode: int) -> None:
+        pass
+
+    def outdate(self, folder: int, name: str) -> None:
+        pass
+
+
+def test_the_users_name_leads_into_the_folder_all_the_time(tmp_path: Path) -> None:
+    """Also while the folder under the proper name is yet to be shown."""
+
+    async def body(mount: Mount) -> None:
+        tree, slow = mount.tree, Slow()
+        mount.courier.showing.revealer = slow
+        folder = await tree.mkdir(tree.outbox, "bob")
+        await mount.save(folder, "first", b"first")
+        await until(lambda: folder.alias is not None)
+        assert tree.outbox.entries["bob"] is folder
+        assert folder.alias is not None
+        await mount.save(folder.alias, "second", b"second")
+        for change in slow.waiting:
+            change()
+        link = tree.outbox.entries["bob"]
+        assert isinstance(link, Link)
+        assert tree.outbox.entries[link.target] is folder.alias
+        await until(lambda: len(mount.backend.sent) == 2)
+        mount.courier.showing.revealer = None
+
+    run(tmp_path, body)
+
+
+def test_the_grace_begins_anew_when_a_lock_goes(tmp_path: Path) -> None:
+    """LibreOffice removes its lock, saves, and makes it again."""
+
+    async def body(mount: Mount) -> None:
+        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        letter = await mount.save(folder, "letter.odt", b"first")
+        other = await mount.save(folder, "other.odt", b"other")
+        lock = await mount.save(folder, ".~lock.letter.odt#", b"me")
+        letter.changed = other.changed = lock.changed = 0.0
+        await mount.tree.unlink(folder, ".~lock.letter.odt#")
+        assert letter.changed > 0
+        assert other.changed == 0
+
+    run(tmp_path, body, grace=1e6)
+
+
+def test_a_name_that_was_nobodys_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When something new is saved for it, some time later: not by itself, and not at once."""
+
+    async def body(mount: Mount) -> None:
+        folder = await mount.tree.mkdir(mount.tree.outbox, "nobody")
+        first = await mount.save(folder, "first", b"first")
+        await until(lambda: bool(first.error))
+        monkeypatch.setattr(fake_backend, "NOBODY", "still-nobody")  # it is somebody's now
+        second = await mount.save(folder, "second", b"second")
+        await until(lambda: bool(second.error))
+        monkeypatch.setattr(courier, "ASK_AGAIN", 0.0)
+        await mount.save(folder, "third", b"third")
+        contents = [b"first", b"second", b"third"]
+        await until(lambda: [data for _message, data in mount.backend.sent] == contents)
+
+    run(tmp_path, body)
+
+
+def test_what_is_saved_while_a_conversation_begins_outlives_a_restart(tmp_path: Path) -> None:
+    """Before, in and after the transaction, in which the folder becomes that of the
+    conversation."""
+    names = {"before.tmp", "meanwhile.tmp", "after.tmp"}
+
+    async def begin(mount: Mount) -> None:
+        folder, send = await mount.tree.mkdir(mount.tree.outbox, "bob"), mount.backend.send
+        await mount.save(folder, "before.tmp", b"before.tmp")
+
+        async def slow(outgoing: Outgoing) -> Message:
+            await mount.save(folder, "meanwhile.tmp", b"meanwhile.tmp")
+            message = await send(outgoing)
+            await mount.save(folder, "after.tmp", b"after.tmp")
+            return message
+
+        mount.backend.send = slow  # type: ignore[method-assign]
+        await mount.save(folder, "first", b"first")
+        await until(lambda: folder.alias is not None)
+
+    async def look(mount: Mount) -> None:
+        folders = [folder for folder in mount.tree.drafts() if folder.entries]
+        (folder,) = [folder for folder in folders if names & set(folder.entries)]
+        assert {name: mount.read(folder.entries[name]) for name in names} == {
+            name: name.encode() for name in names
+        }
+
+    run(tmp_path, begin)
+    for _ in range(2):
+        run(tmp_path, look)
+
+
+def test_what_is_finished_while_the_folder_is_busy_leaves_in_the_order_of_finishing(
+    tmp_path: Path,
+) -> None:
+    """As of ten quick saves: neither the order of names nor that of creation counts."""
+    order = (4, 1, 9, 0, 7, 2, 8, 3, 6, 5)
+
+    async def body(mount: Mount) -> None:
+        folder, send = await mount.tree.mkdir(mount.tree.outbox, "bob"), mount.backend.send
+        await mount.save(folder, "first", b"first")
+        await until(lambda: folder.alias is not None)
+        drafts, gate, begun = folder.alias, trio.Event(), trio.Event()
+        assert drafts is not None
+
+        async def slow(outgoing: Outgoing) -> Message:
+            begun.set()
+            await gate.wait()
+            return await send(outgoing)
+
+        mount.backend.send = slow  # type: ignore[method-assign]
+        await mount.save(drafts, "second", b"second")
+        await begun.wait()
+        files = [mount.tree.create(drafts, f"{number}.txt", 0o600, None) for number in range(10)]
+        for file in files:
+            file.writers += 1
+            file.handles += 1
+        for number in order:
+            await mount.tree.write(files[number], 0, b"%d" % number)
+            await mount.close(files[number])
+        gate.set()
+        contents = [b"first", b"second", *(b"%d" % number for number in order)]
+        await until(lambda: len(mount.backend.sent) == len(contents))
+        assert [data for _message, data in mount.backend.sent] == contents
+
+
+def test_drafts_are_not_looked_at_for_each_change_when_that_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With thousands of them programs could save nothing else meanwhile."""
+    looks: list[float] = []
+
+    def look(_courier: Courier) -> float:
+        looks.append(time.monotonic())
+        time.sleep(0.02)
+        return 3600.0
+
+    async def body(mount: Mount) -> None:
+        looks.clear()
+        for _ in range(200):
+            mount.tree.changed()
+            await trio.lowlevel.checkpoint()
+        assert len(looks) < 100
+        seen = len(looks)
+        mount.tree.changed()
+        await until(lambda: len(looks) > seen)
+
+    monkeypatch.setattr(Courier, "_look", look)
+    run(tmp_path, body)

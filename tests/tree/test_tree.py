@@ -1,0 +1,403 @@
+"""The tree and the courier without a mount, over a real store and a backend without network."""
+
+import errno
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import trio
+
+from cbfs.outbox.outbox import Courier
+from cbfs.outbox.rule import Process
+from cbfs.tree.nodes import Directory, File, Link, MessageFile, Node, Text
+from cbfs.tree.restore import restore
+from cbfs.tree.rules import TreeError
+from cbfs.tree.tree import Tree
+from cbfs.tree.write_buffer import BLOCK
+from cbfs_common.limits import FILE_SIZE_MAX
+from tests.support.fake_backend import NOBODY, FakeBackend
+from tests.support.stores import open_store
+
+FINISH = 60.0
+"""Seconds that a test may wait for what must happen."""
+
+
+class Quiet:
+    """No process lives."""
+
+    def is_alive(self, process: Process) -> bool:
+        return False
+
+    def is_running(self, pid: int) -> bool:
+        return False
+
+
+class Mount:
+    """A courier and its tree at work."""
+
+    def __init__(self, backend: FakeBackend, courier: Courier) -> None:
+        self.backend = backend
+        self.courier = courier
+        self.tree: Tree = courier.tree
+
+    async def save(self, folder: Directory, name: str, data: bytes) -> File:
+        """As a program saves: create, write, close."""
+        file = self.tree.create(folder, name, 0o600, None)
+        file.writers += 1
+        file.handles += 1
+        await self.tree.write(file, 0, data)
+        await self.close(file)
+        return file
+
+    async def close(self, file: File) -> None:
+        await self.tree.save(file)
+        file.writers -= 1
+        file.handles -= 1
+        self.tree.closed(file)
+        if not file.handles:
+            await self.tree.released(file)
+
+    def read(self, node: Node) -> bytes:
+        return self.tree.read(node, 0, node.size)
+
+
+async def until(look: Callable[[], object]) -> None:
+    """What the tree does is done on this thread: looking again is enough."""
+    with trio.fail_after(FINISH):
+        while not look():
+            await trio.sleep(0.01)
+
+
+Body = Callable[[Mount], Awaitable[None]]
+
+
+def run(place: Path, body: Body, *, grace: float = 0.0) -> None:
+    """One mount of the account in ``place``."""
+
+    async def main() -> None:
+        store = open_store(place)
+        async with trio.open_nursery() as committer:
+            await committer.start(store.run)
+            async with trio.open_nursery() as nursery:
+                backend = FakeBackend(store)
+                courier = Courier(backend, Quiet(), grace, nursery)
+                await store.commit(restore(courier.tree))
+                backend.attach(courier)
+                nursery.start_soon(courier.run)
+                await body(Mount(backend, courier))
+                nursery.cancel_scope.cancel()
+            committer.cancel_scope.cancel()
+        store.close()
+
+    trio.run(main)
+
+
+@contextmanager
+def refused(number: int) -> Iterator[None]:
+    with pytest.raises(TreeError) as caught:
+        yield
+    assert caught.value.errno == number, errno.errorcode[caught.value.errno]
+
+
+def only(folder: Directory) -> MessageFile:
+    """The one message of a conversation."""
+    (message,) = [node for node in folder.entries.values() if isinstance(node, MessageFile)]
+    return message
+
+
+def test_a_file_becomes_a_message_and_its_folder_a_conversation(tmp_path: Path) -> None:
+    async def body(mount: Mount) -> None:
+        tree, backend = mount.tree, mount.backend
+        folder = await tree.mkdir(tree.outbox, "bob,carol lunch")
+        await until(lambda: backend.prepared == {"bob", "carol"})
+        await mount.save(folder, "photo.jpg", b"hello")
+        await until(lambda: backend.sent)
+        ((message, data),) = backend.sent
+        assert data == b"hello"
+        assert message.name.endswith("-alice-photo.jpg")
+        (conversation,) = backend.conversations()
+        assert conversation.participants == ("alice", "bob", "carol")
+        assert conversation.subject == "lunch"
+        there, drafts = tree.folders(conversation.id)
+        assert mount.read(only(there)) == b"hello"
+        alias = tree.lookup(tree.outbox, "bob,carol lunch")
+        assert isinstance(alias, Link)
+        assert alias.target == conversation.folder
+        await until(lambda: "photo.jpg" not in drafts.entries)
+        assert isinstance(tree.lookup(drafts, "metadata.toml"), Text)
+
+    run(tmp_path, body)
+
+
+def test_metadata_says_whom_a_folder_of_any_name_is_for(tmp_path: Path) -> None:
+    async def body(mount: Mount) -> None:
+        tree = mount.tree
+        folder = await tree.mkdir(tree.tmp, "Our lunch")
+        metadata = b'participants = ["carol", "bob"]\nsubject = "lunch"\n'
+        await mount.save(folder, "metadata.toml", metadata)
+        await mount.save(folder, "hi", b"hello")
+        assert not mount.backend.sent
+        await tree.rename(tree.tmp, "Our lunch", tree.outbox, "Our lunch", replace=False)
+        await until(lambda: mount.backend.sent)
+        (conversation,) = mount.backend.conversations()
+        assert conversation.participants == ("alice", "bob", "carol")
+        assert conversation.subject == "lunch"
+        assert [data for _, data in mount.backend.sent] == [b"hello"]
+
+    run(tmp_path, body)
+
+
+def test_several_files_of_a_new_folder_are_one_conversation(tmp_path: Path) -> None:
+    async def body(mount: Mount) -> None:
+        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        for number in range(5):
+            await mount.save(folder.alias or folder, f"f{number}", b"text %d" % number)
+        await until(lambda: len(mount.backend.sent) == 5)
+        assert len(mount.backend.conversations()) == 1
+        assert [data for _, data in mount.backend.sent] == [b"text %d" % n for n in range(5)]
+
+    run(tmp_path, body)
+
+
+def test_an_error_file_says_why_and_goes_when_it_is_mended(tmp_path: Path) -> None:
+    async def body(mount: Mount) -> None:
+        tree = mount.tree
+        folder = await tree.mkdir(tree.outbox, NOBODY)
+        await until(lambda: f"{NOBODY}.error" in tree.outbox.entries)
+        error = tree.lookup(tree.outbox, f"{NOBODY}.error")
+        assert NOBODY.encode() in mount.read(error)
+        await mount.save(folder, "hi", b"hello")
+        await until(lambda: "hi.error" in folder.entries)
+        await tree.rename(tree.outbox, NOBODY, tree.outbox, "bob", replace=False)
+        await tree.rename(folder, "hi", folder, "hello", replace=False)
+        await until(lambda: mount.backend.sent)
+
+    run(tmp_path, body)
+
+
+def test_an_error_file_can_be_removed(tmp_path: Path) -> None:
+    async def body(mount: Mount) -> None:
+        tree = mount.tree
+        await tree.mkdir(tree.outbox, NOBODY)
+        await until(lambda: f"{NOBODY}.error" in tree.outbox.entries)
+        await tree.unlink(tree.outbox, f"{NOBODY}.error")
+        assert f"{NOBODY}.error" not in tree.outbox.entries
+
+    run(tmp_path, body)
+
+
+def test_what_cannot_be_sent_now_goes_when_it_can(tmp_path: Path) -> None:
+    async def body(mount: Mount) -> None:
+        mount.backend.down = True
+        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        await mount.save(folder, "hi", b"hello")
+        await until(lambda: b"does not answer" in mount.courier.status())
+        mount.backend.down = False
+        mount.courier.retry()
+        await until(lambda: mount.backend.sent)
+
+    run(tmp_path, body)
+
+
+def test_nothing_is_sent_while_it_rests_and_rm_takes_it_back(tmp_path: Path) -> None:
+    async def body(mount: Mount) -> None:
+        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        await mount.save(folder, "hi", b"hello")
+        await until(lambda: b"bob/hi" in mount.courier.status())
+        await mount.tree.unlink(folder, "hi")
+        await until(lambda: b"bob/hi" not in mount.courier.status())
+        assert not mount.backend.sent
+
+    run(tmp_path, body, grace=3600.0)
+
+
+def test_names_and_contents_survive_the_mount_but_tmp_does_not(tmp_path: Path) -> None:
+    large = os.urandom(3 * BLOCK + 5)
+
+    async def write(mount: Mount) -> None:
+        tree = mount.tree
+        folder = await tree.mkdir(tree.outbox, "bob")
+        await mount.save(folder, "draft", b"a draft")
+        deep = await tree.mkdir(await tree.mkdir(tree.ui_info, "client"), "state")
+        await mount.save(deep, "large", large)
+        await tree.symlink(deep, "link", "large", None)
+        await tree.link(tree.lookup(deep, "large"), deep, "other")
+        await mount.save(tree.tmp, "scratch", b"gone")
+        await mount.save(deep, "removed", b"gone")
+        await tree.unlink(deep, "removed")
+
+    async def read(mount: Mount) -> None:
+        tree = mount.tree
+        client = tree.lookup(tree.ui_info, "client")
+        assert isinstance(client, Directory)
+        deep = tree.lookup(client, "state")
+        assert isinstance(deep, Directory)
+        assert set(deep.entries) == {"large", "link", "other"}
+        assert mount.read(deep.entries["large"]) == large
+        assert deep.entries["other"] is deep.entries["large"]
+        assert not tree.tmp.entries
+        folder = tree.lookup(tree.outbox, "bob")
+        assert isinstance(folder, Directory)
+        assert mount.read(folder.entries["draft"]) == b"a draft"
+
+    run(tmp_path, write, grace=3600.0)
+    run(tmp_path, read, grace=3600.0)
+
+
+def test_a_sent_file_is_no_draft_after_restart(tmp_path: Path) -> None:
+    async def write(mount: Mount) -> None:
+        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        await mount.save(folder, "hi", b"hello")
+        await until(lambda: mount.backend.sent)
+
+    async def read(mount: Mount) -> None:
+        (conversation,) = mount.backend.conversations()
+        there, drafts = mount.tree.folders(conversation.id)
+        assert mount.read(only(there)) == b"hello"
+        assert set(drafts.entries) == {"metadata.toml"}
+        assert set(mount.tree.outbox.entries) == {conversation.folder}
+
+    run(tmp_path, write)
+    run(tmp_path, read)
+
+
+def test_the_other_files_of_a_new_conversation_stay_with_it(tmp_path: Path) -> None:
+    """The transaction that begins the conversation takes them along."""
+
+    async def write(mount: Mount) -> None:
+        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        held = await mount.save(folder, "later", b"held")
+        await mount.tree.describe(held, None, time.time_ns() + 10**12)
+        await mount.save(folder, "hi", b"hello")
+        await until(lambda: mount.backend.sent)
+
+    async def read(mount: Mount) -> None:
+        (conversation,) = mount.backend.conversations()
+        _, drafts = mount.tree.folders(conversation.id)
+        assert set(drafts.entries) == {"metadata.toml", "later"}
+        assert set(mount.tree.outbox.entries) == {conversation.folder}
+
+    run(tmp_path, write)
+    run(tmp_path, read, grace=3600.0)
+
+
+def test_a_write_after_sending_is_a_new_message_and_leaves_the_old(tmp_path: Path) -> None:
+    async def body(mount: Mount) -> None:
+        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        file = await mount.save(folder, "hi", b"hello")
+        await until(lambda: mount.backend.sent)
+        file.writers += 1
+        file.handles += 1
+        await mount.tree.write(file, 5, b" again")
+        await mount.close(file)
+        await until(lambda: len(mount.backend.sent) == 2)
+        (conversation,) = mount.backend.conversations()
+        messages = mount.backend.messages(conversation.id)
+        texts = [mount.read(mount.tree.message_node(message)) for message in messages]
+        assert texts == [b"hello", b"hello again"]
+
+    run(tmp_path, body)
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    async def body(mount: Mount) -> None:
+        tree = mount.tree
+        await mount.backend.arrive("bob", b"hello")
+        (conversation,) = mount.backend.conversations()
+        there, drafts = tree.folders(conversation.id)
+        message = only(there)
+        for folder in (tree.root, tree.conversations, tree.contacts, tree.outbox, there):
+            with refused(errno.EACCES):
+                tree.create(folder, "new", 0o600, None)
+        for folder in (tree.root, tree.conversations, there):
+            with refused(errno.EACCES):
+                await tree.mkdir(folder, "new")
+        with refused(errno.EPERM):
+            await tree.mkdir(drafts, "new")
+        with refused(errno.EACCES):
+            await tree.rmdir(tree.root, "outbox")
+        with refused(errno.ENOTEMPTY):
+            await tree.rmdir(tree.conversations, conversation.folder)
+        with refused(errno.EACCES):
+            await tree.unlink(there, "metadata.toml")
+        for folder in (tree.tmp, tree.ui_info, drafts):  # mv then copies
+            with refused(errno.EXDEV):
+                await tree.rename(there, message.entry[2], folder, "x", replace=True)
+        with refused(errno.EACCES):
+            await tree.rename(there, message.entry[2], tree.contacts, "x", replace=True)
+        with refused(errno.EPERM):
+            await tree.describe(message, 0o777, None)
+        with refused(errno.EEXIST):
+            await tree.mkdir(tree.outbox, conversation.folder)
+        with refused(errno.ENOENT):
+            await tree.unlink(there, "no such")
+
+    run(tmp_path, body)
+
+
+def test_limits(tmp_path: Path) -> None:
+    async def body(mount: Mount) -> None:
+        tree = mount.tree
+        file = tree.create(tree.tmp, "n" * 255, 0o600, None)
+        with refused(errno.ENAMETOOLONG):
+            tree.create(tree.tmp, "n" * 256, 0o600, None)
+        with refused(errno.ENAMETOOLONG):
+            tree.create(tree.tmp, "é" * 128, 0o600, None)
+        with refused(errno.EFBIG):
+            await tree.write(file, FILE_SIZE_MAX, b"x")
+        with refused(errno.EFBIG):
+            await tree.truncate(file, FILE_SIZE_MAX + 1)
+        assert file.size == 0
+
+    run(tmp_path, body)
+
+
+def test_a_deleted_message_is_gone(tmp_path: Path) -> None:
+    async def body(mount: Mount) -> None:
+        message = await mount.backend.arrive("bob", b"hello")
+        there, _ = mount.tree.folders(message.conversation)
+        await mount.tree.unlink(there, message.name)
+        assert message.name not in there.entries
+        assert mount.backend.messages(message.conversation) == ()
+
+    run(tmp_path, body)
+
+
+def test_an_unlinked_file_is_read_by_those_who_have_it_open(tmp_path: Path) -> None:
+    async def body(mount: Mount) -> None:
+        tree = mount.tree
+        file = await mount.save(tree.tmp, "f", b"hello")
+        file.handles += 1
+        await tree.unlink(tree.tmp, "f")
+        assert mount.read(file) == b"hello"
+
+    run(tmp_path, body)
+
+
+def unexpected(*_: object) -> NoReturn:
+    raise AssertionError("this must not be called")
+
+
+def test_looking_makes_no_traffic(tmp_path: Path) -> None:
+    """Indexers read everything: nothing of it may reach the backend's network side."""
+
+    async def body(mount: Mount) -> None:
+        message = await mount.backend.arrive("bob", b"hello")
+        there, _ = mount.tree.folders(message.conversation)
+        backend = mount.backend
+        for name in ("send", "prepare", "delete"):
+            vars(backend)[name] = unexpected
+        pending: list[Directory] = [mount.tree.root]
+        while pending:
+            for node in list(pending.pop().entries.values()):
+                if isinstance(node, Directory):
+                    pending.append(node)
+                elif not isinstance(node, Link):
+                    mount.read(node)
+        assert mount.read(only(there)) == b"hello"
+
+    run(tmp_path, body)
