@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs.screen import screen
 from tests.support.world import WAIT, User, World, program, wait_for, world
 
 pytestmark = pytest.mark.mount
@@ -242,31 +243,28 @@ def test_updates_are_installed_and_never_taken_back(people: tuple[World, User, U
         assert subprocess.check_output([place / "current"]) == b"nine\n"
 
 
-DISPLAY = 200 + 20 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-"""Where a free screen is looked for: tests side by side must not find the same one."""
-
-
 @contextmanager
 def notifying(user: User) -> Iterator[subprocess.Popen[str]]:
     """A real notification daemon on a screen of its own, which prints what it shows, and the
     example that tells it."""
     inner = f"dunst -print & exec /bin/sh {EXAMPLES / 'notify' / 'notify'}"
-    process = subprocess.Popen(
-        ["xvfb-run", "-a", "-n", str(DISPLAY), "dbus-run-session", "--", "/bin/sh", "-c", inner],
-        env={**os.environ, "CBFS_MOUNT": str(user.mountpoint)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        wait_for(lambda: watched(process.pid) or None, "inotifywait to watch")
-        yield process
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(WAIT)
-        if process.stdout:
-            process.stdout.close()
+    with screen({**os.environ, "CBFS_MOUNT": str(user.mountpoint)}) as on:
+        process = subprocess.Popen(
+            ["dbus-run-session", "--", "/bin/sh", "-c", inner],
+            env=on.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            wait_for(lambda: watched(process.pid) or None, "inotifywait to watch")
+            yield process
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(WAIT)
+            if process.stdout:
+                process.stdout.close()
 
 
 def shown(process: subprocess.Popen[str], words: str) -> str:
