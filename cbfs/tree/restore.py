@@ -31,19 +31,29 @@ def restore(tree: Tree) -> Callable[[Writer], None]:
     places: dict[int, Directory] = {ROOT: tree.root, OUTBOX: tree.outbox, UI_INFO: tree.ui_info}
     places |= {drafts.key: drafts for drafts in tree.drafts()}
     places |= {old: places[new] for old, new in moved.items() if new in places}
-    left = dict(nodes)
-    while reached := [i for i, (_n, names) in left.items() if any(k in places for k, _ in names)]:
+
+    def enter(inode: int) -> None:
+        node, names = nodes[inode]
+        for key, name in names:
+            if key in places and not is_place(places[key], name):
+                free = free_name(name, places[key].entries.__contains__)
+                places[key].enter(free, node)
+                renamed.extend([node] if free != name or key in moved else [])
+
+    # all folders first: a file may have names in several, and each of them counts
+    folders = {i: names for i, (node, names) in nodes.items() if isinstance(node, Directory)}
+    while reached := [i for i, names in folders.items() if any(k in places for k, _ in names)]:
         for inode in reached:
-            node, names = left.pop(inode)
-            for key, name in names:
-                if key in places and not is_place(places[key], name):
-                    free = free_name(name, places[key].entries.__contains__)
-                    places[key].enter(free, node)
-                    renamed += [node] if free != name or key in moved else []
+            del folders[inode]
+            enter(inode)
+            node = nodes[inode][0]
             if isinstance(node, Directory) and node.names:
                 put_into(node, next(iter(node.names))[0])
                 places[inode] = node
-    left |= {inode: entry for inode, entry in nodes.items() if not entry[0].names}
+    for inode, (node, _names) in nodes.items():
+        if not isinstance(node, Directory):
+            enter(inode)
+    left = {inode: entry for inode, entry in nodes.items() if not entry[0].names}
 
     def forget(writer: Writer) -> None:
         drop_scratch(writer)

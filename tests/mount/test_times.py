@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -78,6 +79,33 @@ def test_git_sees_every_file_after_a_remount(mount: Mounted) -> None:
     after = below.stat().st_mtime_ns
     remount(mount)
     assert below.stat().st_mtime_ns == after
+
+
+@pytest.mark.mount
+def test_every_name_is_there_after_a_remount(mount: Mounted) -> None:
+    """Also where one file has names in folders of different depths."""
+    top, seeded = mount.path / "ui_info" / "names", Random(1)
+    folders = [top]
+    top.mkdir()
+    for number in range(12):
+        folders.append(seeded.choice(folders) / f"folder-{number}")
+        folders[-1].mkdir()
+    for number in range(20):
+        first, *others = (seeded.choice(folders) / f"{number}-{name}" for name in range(4))
+        if number % 4:
+            first.write_text(f"file {number}")
+        else:
+            first.symlink_to(f"nowhere-{number}")
+        for other in others:
+            os.link(first, other, follow_symlinks=False)
+
+    def named() -> dict[Path, tuple[int, int]]:
+        return {p: (p.lstat().st_ino, p.lstat().st_nlink) for p in top.rglob("*")}
+
+    before = named()
+    assert len(before) == 12 + 4 * 20
+    remount(mount)
+    assert named() == before
 
 
 @pytest.mark.mount
