@@ -16,8 +16,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -45,10 +45,17 @@ STOP_TIMEOUT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _Job:
+    """``number``: that of a change of the tree; else an inode."""
+
     kind: str
     path: str
     number: int
     new: str = ""
+
+    @property
+    def is_change(self) -> bool:
+        """Whether the tree is to change with it, and not only what the kernel remembers."""
+        return self.kind not in {"touch", "outdate"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,22 +163,25 @@ class Revealer:
         self.process_id = process.pid
         try:
             with self._scope:
-                answers = _answers(process)
-                await anext(answers, None)
-                task_status.started()
-                async for job in self._work:
-                    jobs = [job, *self._waiting()]
-                    with harmless(self._failed):
-                        await self._do(process, answers, jobs)
-                    # what a fault has kept from being shown, and calls that never came
-                    self._apply([job.number for job in jobs if job.kind != "touch"])
-                    self._answered.set()
+                async with aclosing(_answers(process)) as answers:
+                    await anext(answers, None)
+                    task_status.started()
+                    await self._work_on(process, answers)
         finally:
             self._ended.set()
             with trio.move_on_after(STOP_TIMEOUT, shield=True):
                 process.kill()
                 await process.wait()
             self._end()
+
+    async def _work_on(self, process: trio.Process, answers: AsyncIterator[list[int]]) -> None:
+        async for job in self._work:
+            jobs = [job, *self._waiting()]
+            with harmless(self._failed):
+                await self._do(process, answers, jobs)
+            # what a fault has kept from being shown, and calls that never came
+            self._apply([job.number for job in jobs if job.is_change])
+            self._answered.set()
 
     def _end(self) -> None:
         """What is still asked for is done without being shown."""
@@ -208,7 +218,7 @@ class Revealer:
     ) -> None:
         touched = [job.number for job in jobs if job.kind == "touch"]
         outdated = [job for job in jobs if job.kind == "outdate"]
-        changes = [job for job in jobs if job.kind not in {"touch", "outdate"}]
+        changes = [job for job in jobs if job.is_change]
         if touched:
             self._touched.difference_update(touched)
             await trio.to_thread.run_sync(_invalidate, touched, abandon_on_cancel=True)
@@ -239,7 +249,7 @@ class Revealer:
                     change.apply()
 
 
-async def _answers(process: trio.Process) -> AsyncIterator[list[int]]:
+async def _answers(process: trio.Process) -> AsyncGenerator[list[int], None]:
     buffer = b""
     while process.stdout is not None and (data := await process.stdout.receive_some()):
         *lines, buffer = (buffer + data).split(b"\n")

@@ -64,6 +64,7 @@ class Worker:
         self.counts = [0, 0, 0]
         self.mapped: set[int] = set()
         self.flat = flat
+        self._deep = self._name(NAMES)
 
     def steps(self, count: int) -> None:
         """Raises Differs."""
@@ -78,10 +79,25 @@ class Worker:
             self.random.choice(choices)()
 
     def fill(self) -> None:
-        """All names in all folders, so that a listing takes several pieces."""
+        """All names in all folders, so that a listing takes several pieces; and a folder in each,
+        if there can be one, with second names of some of them: those of one file are then in
+        folders of different depths."""
         for folder in self.folders:
             for number in range(0, NAMES, 2):
                 self._put(f"{folder}/{self._name(number)}", b"first")
+            if not self.flat:
+                self._deepen(folder)
+
+    def _deepen(self, folder: str) -> None:
+        deep = f"{folder}/{self._deep}"
+        self.both(f"mkdir {deep}", lambda side: (side.base / deep).mkdir())
+        for number in range(0, NAMES, 6):
+            name = self._name(number)
+
+            def do(side: Side, name: str = name) -> None:
+                (side.base / deep / name).hardlink_to(side.base / folder / name)
+
+            self.both(f"link {folder}/{name} {deep}/{name}", do)
 
     # within
 
@@ -91,8 +107,11 @@ class Worker:
     def _path(self) -> str:
         """A name of this worker's, now and then in what may be a folder of its own."""
         parts = [self.random.choice(self.folders), self._name(self.random.randrange(NAMES))]
-        if self.random.random() < 0.2:
+        chance = self.random.random()
+        if chance < 0.2:
             parts.append(self._name(self.random.randrange(4)))
+        elif chance < 0.4 and not self.flat:
+            parts.insert(1, self._deep)
         return "/".join(parts)
 
     def both(self, what: str, do: Do) -> object:
