@@ -498,6 +498,7 @@ def test_questions_are_counted_by_who_has_brought_them_about(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever becomes of them, there is room for as many new ones."""
+    assert max(Kind, key=lambda kind: kind.value) is Kind.WANT  # ``only_missed`` builds on it
     monkeypatch.setattr("cbfs.messages.queues.note_queue.WANTED_MAX", SOME_WANTED)
     alice = world.clients["alice"]
 
