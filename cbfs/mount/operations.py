@@ -349,7 +349,8 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         await self._store(fh, whole=self._courier.fsync_finishes)
-        await self._courier.synced(self._handles[fh])
+        handle = self._handles[fh]
+        await self._courier.synced(handle.node, handle.thread)
 
     @_handler
     async def release(self, fh: FileHandleT) -> None:

@@ -12,7 +12,6 @@ from functools import partial
 import trio
 
 from cbfs.messages.model import Backend, Conversation, Delivery, Message, Refused
-from cbfs.mount.handles import Handle
 from cbfs.outbox.drafts import Drafts
 from cbfs.outbox.error_files import ErrorFiles
 from cbfs.outbox.rule import METADATA, QUIET, Hold, Processes, is_lock
@@ -224,12 +223,12 @@ class Courier:
         """Whether fsync says that a file is all that is to be in it."""
         return self._sync_send is not None
 
-    async def synced(self, handle: Handle) -> None:
-        """A program wants what it has written to be safe, and it is on the disk. Raises
-        TreeError."""
+    async def synced(self, node: Node, thread: int) -> None:
+        """A program, by ``thread``, wants what it has written into ``node`` to be safe, and it is
+        on the disk. Raises TreeError."""
         if self._sync_send is not None:
             self._changed()
-            await self._sync_send.wait(handle.node, handle.thread)
+            await self._sync_send.wait(node, thread)
 
     def message_changed(self, message: Message) -> None:
         """See ``View``."""
