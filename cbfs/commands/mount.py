@@ -36,7 +36,7 @@ from cbfs.mount.single_server import WindowServer
 from cbfs.mount.stopping import stop_event, unmount_at
 from cbfs.network.access import NetworkOptions, run
 from cbfs.network.tor.config import TorOptions
-from cbfs.outbox.outbox import Courier
+from cbfs.outbox.loop import Courier
 from cbfs.outbox.sync_send import LIMIT, LIMIT_MAX
 from cbfs.storage.faults import harmless
 from cbfs.storage.root_key import Unlock

@@ -33,7 +33,7 @@ from pyfuse3 import (
 from cbfs.mount.handles import Handles
 from cbfs.mount.notifier import STAGED, Revealer
 from cbfs.mount.quota import BLOCK_SIZE, Capacity, errno_of
-from cbfs.outbox.outbox import Courier
+from cbfs.outbox.loop import Courier
 from cbfs.storage.faults import harmless, log_fault
 from cbfs.storage.store import StoreError
 from cbfs.tree.nodes import (

@@ -17,7 +17,7 @@ from cbfs.mount.notifier import Revealer
 from cbfs.mount.operations import CACHE_SECONDS, Operations
 from cbfs.mount.quota import BLOCK_SIZE, Capacity, Space
 from cbfs.mount.single_view import Numbers, Window
-from cbfs.outbox.outbox import Courier
+from cbfs.outbox.loop import Courier
 from cbfs.tree.nodes import Directory, File, MessageFile, Node
 from cbfs.tree.processes import ProcFS
 from cbfs.tree.virtual.conversation_folder import Folder

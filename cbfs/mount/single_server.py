@@ -30,7 +30,7 @@ from cbfs.mount.single_wire import (
     frame,
     read_request,
 )
-from cbfs.outbox.outbox import FAULT_PAUSE, Courier
+from cbfs.outbox.loop import FAULT_PAUSE, Courier
 from cbfs.storage.faults import harmless, log_fault
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.primitives import Random

@@ -23,10 +23,10 @@ TOLD = "a fault of this program, in its log"
 
 PLACES = (
     "cbfs.tree.virtual.config_file.ConfigFile.look",
-    "cbfs.outbox.outbox.Courier._check_folder",
-    "cbfs.outbox.outbox.Courier._hold_links",
-    "cbfs.outbox.outbox.Courier._look",
-    "cbfs.outbox.outbox.Courier._add",
+    "cbfs.outbox.loop.Courier._check_folder",
+    "cbfs.outbox.loop.Courier._hold_links",
+    "cbfs.outbox.loop.Courier._look",
+    "cbfs.outbox.loop.Courier._add",
     "cbfs.outbox.submission.Dispatch._bind",
     "cbfs.outbox.submission.Dispatch._hand_over",
     "cbfs.outbox.submission.Dispatch._is_ready",
@@ -46,7 +46,7 @@ PLACES = (
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
-        "outbox.outbox.FAULT_PAUSE",
+        "outbox.loop.FAULT_PAUSE",
         "outbox.submission.RETRY",
         "outbox.submission.SHOWN_AFTER",
         "tree.virtual.unread_folder.LAG",

@@ -8,8 +8,8 @@ import pytest
 import trio
 
 from cbfs.messages.model import Message, Outgoing
-from cbfs.outbox import outbox as courier
-from cbfs.outbox.outbox import Courier
+from cbfs.outbox import loop as courier
+from cbfs.outbox.loop import Courier
 from cbfs.tree.nodes import Link, Node
 from tests.support import fake_backend
 from tests.tree.test_tree import Mount, run, until

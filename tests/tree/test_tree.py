@@ -11,7 +11,7 @@ from typing import NoReturn
 import pytest
 import trio
 
-from cbfs.outbox.outbox import Courier
+from cbfs.outbox.loop import Courier
 from cbfs.outbox.rule import Process
 from cbfs.tree.nodes import Directory, File, Link, MessageFile, Node, Text
 from cbfs.tree.restore import restore
