@@ -12,8 +12,8 @@ from functools import partial
 import trio
 
 from cbfs.messages.model import Backend, Conversation, Delivery, Message, Refused
-from cbfs.outbox.drafts import Drafts
 from cbfs.outbox.error_files import ErrorFiles
+from cbfs.outbox.outbox import Drafts
 from cbfs.outbox.rule import METADATA, QUIET, Hold, Processes, is_lock
 from cbfs.outbox.submission import Dispatch
 from cbfs.outbox.sync_send import SyncSend

@@ -10,9 +10,9 @@ import trio
 from cbfs.messages.content import u64
 from cbfs.messages.file_names import free_name
 from cbfs.messages.model import Backend, Content, Conversation, Message, NotYet, Outgoing, Refused
-from cbfs.outbox.drafts import Drafts
 from cbfs.outbox.error_files import ErrorFiles
 from cbfs.outbox.folder_messages import clear, drop, pack, seal, taking_out
+from cbfs.outbox.outbox import Drafts
 from cbfs.outbox.rule import METADATA, Hold
 from cbfs.storage.faults import ProgramFault, Tasks, contained, harmless
 from cbfs.storage.store import StoreError, Table, Writer

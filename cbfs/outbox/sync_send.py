@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import trio
 
 from cbfs.messages.model import Backend, Delivery, Message
-from cbfs.outbox.drafts import Drafts
+from cbfs.outbox.outbox import Drafts
 from cbfs.outbox.rule import Failure
 from cbfs.tree.nodes import Directory, File, Node
 from cbfs.tree.processes import ProcFS

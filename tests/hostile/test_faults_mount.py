@@ -32,7 +32,7 @@ PLACES = (
     "cbfs.outbox.submission.Dispatch._is_ready",
     "cbfs.outbox.submission.Dispatch._outgoing",
     "cbfs.outbox.submission.Dispatch.put_off",
-    "cbfs.outbox.drafts.Drafts.verdict",
+    "cbfs.outbox.outbox.Drafts.verdict",
     "cbfs.outbox.error_files.ErrorFiles.drop_stale",
     "cbfs.outbox.error_files.ErrorFiles.show",
     "cbfs.messages.search_index.set_read",
