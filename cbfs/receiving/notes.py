@@ -1,8 +1,9 @@
-"""Notes: what clients tell each other without anybody writing. PROTOCOL.rst, Message, Kind 2.
+"""Notes that arrive: what clients tell each other without anybody writing. PROTOCOL.rst, Message,
+Kind 2.
 
-A note is made of all that is owed to a peer (``cbfs.messages.queues.note_queue``). What a peer may
-bring about with one is bounded: it moves the states of messages that were sent to it, and has
-messages that are its own sent again, as far as ``Again`` allows.
+What a peer may bring about with one is bounded: it moves the states of messages that were sent to
+it, and has messages that were written to it sent again, as far as LOST_PAUSE allows. The notes that
+leave are made in ``cbfs.messages.queues.note_queue``.
 """
 
 from dataclasses import dataclass, field
@@ -19,47 +20,13 @@ from cbfs.messages.history import (
 )
 from cbfs.messages.model import Delivery, Message
 from cbfs.messages.queues.delivery_queue import begin_again, moved_on, pending, send_again
-from cbfs.messages.queues.note_queue import NOTHING, Debt, Dues, Kind, debts, due_now, forgive, owe
+from cbfs.messages.queues.note_queue import NOTHING, Dues, Kind, debts, forgive, owe
 from cbfs.receiving.reassembly import Receiving, acknowledge
 from cbfs.storage.store import Reader, Table, Writer
-from cbfs_common.limits import ASK_SPREAD, LOST_PAUSE, NOTE_IDS_MAX, OFFER_AFTER
+from cbfs_common.limits import ASK_SPREAD, LOST_PAUSE, NOTE_IDS_MAX
 from cbfs_common.messages.body import Note
 
 _WRITTEN_TO = frozenset((Delivery.QUEUED, Delivery.SENT, Delivery.RECEIVED))
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A note to be sealed. ``debts`` are settled by it. ``fresh``: it belongs into a session that
-    begins with it, since the peer may not be able to read the others. ``proven``: into the one that
-    was heard last, since the peer may not be able to read those that were fresh."""
-
-    debts: list[Debt]
-    fresh: bool
-    proven: bool
-
-    def note(self, bundle: bytes) -> Note:
-        """The body. ``bundle``: one's name proof, or empty."""
-
-        def refs(kind: Kind) -> tuple[bytes, ...]:
-            return tuple(debt.ref for debt in self.debts if debt.kind is kind)
-
-        lost = any(debt.kind is Kind.LOST for debt in self.debts)
-        return Note(refs(Kind.RECEIPT), refs(Kind.WANT), refs(Kind.OFFER), lost, bundle)
-
-
-def draft(reader: Reader, peer: str, now: int, heard: int) -> Draft | None:
-    """What is due to ``peer``, from whom something was opened last at ``heard``; None when
-    nothing is. ``now`` and ``heard`` in milliseconds."""
-    told = due_now(reader, peer, now)
-    if not told:
-        return None
-    # each second time only: a fresh session may be the one that the peer cannot read
-    deaf = any(debt.kind is Kind.OFFER and debt.tries % 2 for debt in told)
-    lost = any(debt.kind is Kind.LOST for debt in told)
-    fresh = lost or (deaf and heard < now - OFFER_AFTER * 1_000)
-    again = any(debt.kind is Kind.OFFER and debt.tries for debt in told)
-    return Draft(told, fresh, again and not fresh)
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from cbfs.messages.content import read_content
 from cbfs.messages.history import get_conversation
 from cbfs.messages.queues import delivery_queue
 from cbfs.messages.queues.delivery_queue import Envelope, Job
-from cbfs.receiving.notes import Draft
+from cbfs.messages.queues.note_queue import NoteDraft
 from cbfs.storage.store import Reader, StoreError, Writer
 from cbfs_common.messages.body import Part, encode_note, encode_part
 from cbfs_common.session.session import Session
@@ -63,7 +63,7 @@ class Sealing:
             step.sealed.append((job, parts))
         return step
 
-    def note(self, recipient: str, draft: Draft, session: Session) -> tuple[Step, bytes]:
+    def note(self, recipient: str, draft: NoteDraft, session: Session) -> tuple[Step, bytes]:
         """Seal a note: (step, envelope). Hold the lock of the sessions."""
         batch = self._context.sessions.batch()
         body = encode_note(draft.note(self._bundle()))

@@ -22,7 +22,6 @@ from cbfs.messages.queues.note_queue import Dues
 from cbfs.network.dial import REUSE_TIME, DialError
 from cbfs.network.link import Link, ServerRefused, open_link, request, request_in_order
 from cbfs.problems import Cause, in_words
-from cbfs.receiving import notes
 from cbfs.sending.agenda import Agenda
 from cbfs.sending.sealing import Sealing
 from cbfs.sending.supervision import supervised
@@ -331,7 +330,7 @@ class Sender:
         context = self._context
         store, sessions, name = context.store, context.sessions, contact.name
         with store.read() as reader:
-            draft = notes.draft(reader, name, context.clock(), sessions.heard(name))
+            draft = note_queue.draft(reader, name, context.clock(), sessions.heard(name))
         if draft is not None:
             fresh, identity = None, contact.profile.identity(name)
             if draft.fresh or sessions.choose(name, identity) is None:  # none, proven or not

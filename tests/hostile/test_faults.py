@@ -42,7 +42,7 @@ PLACES = (
     "cbfs.network.link.Link._take",
     "cbfs.messages.lifetimes.is_known",
     "cbfs.messages.lifetimes.slots",
-    "cbfs.receiving.notes.draft",
+    "cbfs.messages.queues.note_queue.draft",
     "cbfs.names.own_name.OwnName.check",
     "cbfs.messages.petnames.pending",
     "cbfs.contacts.contacts.Peers.ready",

@@ -24,7 +24,6 @@ from cbfs.messages.model import Content, Outgoing
 from cbfs.messages.queues import delivery_queue, note_queue
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import Link, Replies
-from cbfs.receiving import notes
 from cbfs.receiving.prekeys import top_up
 from cbfs.receiving.receiver import Receiver
 from cbfs.sending.compose import Settled, make_message
@@ -246,7 +245,7 @@ class Client:
     def _tell(self, other: "Client", *, fails: bool) -> None:
         sessions, now = self.context.sessions, self.world.now
         with self.store.read() as reader:
-            draft = notes.draft(reader, other.name, now, sessions.heard(other.name))
+            draft = note_queue.draft(reader, other.name, now, sessions.heard(other.name))
         if draft is None:
             return
         session = self._session(other, fresh=draft.fresh, proven=draft.proven)

@@ -4,7 +4,7 @@ A record ``blind(peer) 16 | kind 1 | conversation 16 | message 16`` says that th
 told something, when (``due``, milliseconds since 1970), how often it was told, and for what is
 missing who has brought that about: anybody in a conversation can name what is not there, and takes
 by that from nobody else's share. Everything that is due goes into one note
-(``cbfs.receiving.notes``). A record is put in the transaction of what makes it true, and taken away
+(``NoteDraft``). A record is put in the transaction of what makes it true, and taken away
 or put off when its note has been delivered: a crash in between tells it again, which changes
 nothing at the peer.
 """
@@ -26,6 +26,7 @@ from cbfs_common.limits import (
     RECEIPT_DELAY,
     WANTED_MAX,
 )
+from cbfs_common.messages.body import Note
 
 BLIND_SIZE = 16
 NOTHING = bytes(32)
@@ -178,6 +179,40 @@ def due_now(reader: Reader, peer: str, now: int) -> list[Debt]:
     now_due = [d for d in owed if d.due <= now or d.kind is Kind.RECEIPT]
     now_due.sort(key=lambda debt: debt.due)
     return now_due[:NOTE_IDS_MAX]
+
+
+@dataclass(frozen=True, slots=True)
+class NoteDraft:
+    """A note to be sealed. ``debts`` are settled by it. ``fresh``: it belongs into a session that
+    begins with it, since the peer may not be able to read the others. ``proven``: into the one that
+    was heard last, since the peer may not be able to read those that were fresh."""
+
+    debts: list[Debt]
+    fresh: bool
+    proven: bool
+
+    def note(self, bundle: bytes) -> Note:
+        """The body. ``bundle``: one's name proof, or empty."""
+
+        def refs(kind: Kind) -> tuple[bytes, ...]:
+            return tuple(debt.ref for debt in self.debts if debt.kind is kind)
+
+        lost = any(debt.kind is Kind.LOST for debt in self.debts)
+        return Note(refs(Kind.RECEIPT), refs(Kind.WANT), refs(Kind.OFFER), lost, bundle)
+
+
+def draft(reader: Reader, peer: str, now: int, heard: int) -> NoteDraft | None:
+    """What is due to ``peer``, from whom something was opened last at ``heard``; None when
+    nothing is. ``now`` and ``heard`` in milliseconds."""
+    told = due_now(reader, peer, now)
+    if not told:
+        return None
+    # each second time only: a fresh session may be the one that the peer cannot read
+    deaf = any(debt.kind is Kind.OFFER and debt.tries % 2 for debt in told)
+    lost = any(debt.kind is Kind.LOST for debt in told)
+    fresh = lost or (deaf and heard < now - OFFER_AFTER * 1_000)
+    again = any(debt.kind is Kind.OFFER and debt.tries for debt in told)
+    return NoteDraft(told, fresh, again and not fresh)
 
 
 def settle(writer: Writer, told: Iterable[Debt], now: int) -> None:
