@@ -14,16 +14,17 @@ from heapq import heappop, heappush
 import trio
 
 from cbfs.contacts.contact import Contact, How, Standing
-from cbfs.contacts.contacts import Stopped
-from cbfs.context import Context
+from cbfs.contacts.contacts import Peers, Stopped
+from cbfs.context import Problems
 from cbfs.messages.model import NotYet
 from cbfs.names.directory import Directory
 from cbfs.names.lookups import DirectoryDown, Polled
 from cbfs.names.own_name import OwnName
-from cbfs.problems import Backoff
+from cbfs.problems import Backoff, Retries
 from cbfs.storage.faults import contained, unharmed
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.names.checks import NameChanged, Shown, open_bundle
+from cbfs_common.primitives import Random
 
 POLL = 600.0
 """Mean seconds between polls, which come at exponentially distributed times."""
@@ -52,14 +53,20 @@ class Watch:
 
     def __init__(
         self,
-        context: Context,
+        peers: Peers,
         directory: Directory,
         own: OwnName,
+        problems: Problems,
+        retries: Retries,
+        random: Random,
         back: Callable[[], None],
     ) -> None:
-        self._context = context
+        self._peers = peers
         self._directory = directory
         self._own = own
+        self._problems = problems
+        self._retries = retries
+        self._random = random
         self._back = back
         self._poll_now = trio.Event()
         self._settling: set[str] = set()
@@ -96,7 +103,7 @@ class Watch:
         they are not known yet; by a look-up only
         when the change feed does not settle it. Raises what ``Peers.look_up`` raises, or
         CryptoError for a bundle older than what is known."""
-        peers = self._context.peers
+        peers = self._peers
         known = peers.get(shown.entry.name)
         if known is not None and _age(shown) < (known.entry.incarnation, known.entry.version):
             raise CryptoError("the bundle is older than what is known")
@@ -110,56 +117,52 @@ class Watch:
     # polls
 
     async def _poll_for_ever(self) -> None:
-        backoff = Backoff(self._context.random)
+        backoff = Backoff(self._random)
         while True:
             self._poll_now = trio.Event()
             try:
                 with contained():
                     await self._poll()
-                self._context.problems.clear("feed")
-                self._context.retries.worked("feed")
+                self._problems.clear("feed")
+                self._retries.worked("feed")
                 backoff.reset()
                 wait = self._soon(POLL)
             except CbfsError as error:
-                self._context.problems.set(
-                    "feed", f"the name directory was not followed: {error.in_full}"
-                )
+                self._problems.set("feed", f"the name directory was not followed: {error.in_full}")
                 wait = min(backoff.next(), self._soon(POLL))
             self._settle_doubts()
             with trio.move_on_after(wait):
                 await self._poll_now.wait()
 
     async def _poll(self) -> None:
-        own = self._context.account.name
+        own = self._own.name
 
         async def mark(polled: Polled) -> None:
-            await self._context.peers.doubt(None if polled.missed else polled.changed)
+            await self._peers.doubt(None if polled.missed else polled.changed)
 
         polled = await self._directory.poll(own, mark)
         if polled.degraded:
-            self._context.problems.set(
+            self._problems.set(
                 "degraded",
                 "too few of the name directory's verifiers sign: known contacts can be written to,"
                 " and nothing new is learnt (wait; its operators can tell for how long)",
             )
             return
-        self._context.problems.clear("degraded")
-        changed = polled.changed.get(self._context.peers.prefix(own), -1)
+        self._problems.clear("degraded")
+        changed = polled.changed.get(self._peers.prefix(own), -1)
         if polled.missed or changed > self._own.round:
             await self._own.check()
 
     async def _refresh_own(self) -> None:
-        backoff = Backoff(self._context.random)
+        backoff = Backoff(self._random)
         while True:
             try:
                 with contained():
                     await self._own.check()
-                self._context.problems.clear("own name")
+                self._problems.clear("own name")
                 wait = REFRESH
             except CbfsError as error:
-                self._context.problems.set(
-                    "own name", f"your own name was not checked: {error.in_full}"
-                )
+                self._problems.set("own name", f"your own name was not checked: {error.in_full}")
                 wait = backoff.next()
             await trio.sleep(wait)
 
@@ -170,7 +173,7 @@ class Watch:
             try:
                 with contained():
                     await self._take_bundle(name, bundle)
-                self._context.problems.clear(f"bundle {name}")
+                self._problems.clear(f"bundle {name}")
             except DirectoryDown:
                 self._seen.pop(name, None)
             except Stopped:
@@ -179,10 +182,10 @@ class Watch:
                 self._disbelieve(name, error)
 
     def _disbelieve(self, name: str, error: CbfsError) -> None:
-        known = self._context.peers.get(name)
+        known = self._peers.get(name)
         if known is not None and known.standing is not Standing.STRANGER:
-            who = self._context.peers.label(name)
-            self._context.problems.set(
+            who = self._peers.label(name)
+            self._problems.set(
                 f"bundle {name}",
                 f"a proof of {who}'s name was not believed: {error.in_full}; what was known of"
                 f" them holds (should it go on, ask {who} by another way whether all is well)",
@@ -190,12 +193,12 @@ class Watch:
 
     async def _take_bundle(self, name: str, bundle: bytes) -> None:
         """From somebody whose session is known: their own word on who they are now."""
-        peers = self._context.peers
+        peers = self._peers
         known = peers.get(name)
         if known is None:
             return
         try:
-            shown = open_bundle(self._context.policy, bundle, known.entry)
+            shown = open_bundle(self._directory.policy, bundle, known.entry)
         except NameChanged as error:
             await self.confirm_change(error)
             return
@@ -215,7 +218,7 @@ class Watch:
 
     async def confirm_change(self, error: NameChanged) -> None:
         """A bundle shows another owner of a contact's name: the user has to decide."""
-        await self._context.peers.offer(error.entry)
+        await self._peers.offer(error.entry)
         self._back()
 
     async def _is_current(self, shown: Shown) -> bool:
@@ -227,7 +230,7 @@ class Watch:
     def _settle_doubts(self) -> None:
         """Time is given to who is in doubt since now."""
         now = trio.current_time()
-        for contact in self._context.peers.all():
+        for contact in self._peers.all():
             stranger = contact.standing is Standing.STRANGER  # who may not bring about a look-up
             if contact.doubted and not stranger and contact.name not in self._settling:
                 self._settling.add(contact.name)
@@ -247,14 +250,14 @@ class Watch:
                     continue
                 _due, name = heappop(self._doubts)
                 if self._is_doubted(name):
-                    await self._context.retries.turn()
+                    await self._retries.turn()
                     await self._asking.acquire()
                     nursery.start_soon(self._settle, name)
                 else:
                     self._settled(name)
 
     def _is_doubted(self, name: str) -> bool:
-        known = self._context.peers.get(name)
+        known = self._peers.get(name)
         return known is not None and known.doubted > 0
 
     def _settled(self, name: str) -> None:
@@ -264,21 +267,21 @@ class Watch:
 
     async def _settle(self, name: str) -> None:
         """Ask for one name, over a connection of its own."""
-        topic, retries = f"doubt {name}", self._context.retries
-        who = self._context.peers.label(name)
+        topic, retries = f"doubt {name}", self._retries
+        who = self._peers.label(name)
         try:
             with contained():
-                await self._context.peers.look_up(name)
+                await self._peers.look_up(name)
         except NotYet as error:
-            self._context.problems.set(topic, f"{who} cannot be looked up: {error.in_full}")
+            self._problems.set(topic, f"{who} cannot be looked up: {error.in_full}")
             heappush(self._doubts, (trio.current_time() + retries.failed(topic), name))
             self._doubt.set()
             return
         except CbfsError as error:
-            self._context.problems.set(topic, f"{who}: {error.in_full}")
+            self._problems.set(topic, f"{who}: {error.in_full}")
             retries.forget(topic)
         else:
-            self._context.problems.clear(topic)
+            self._problems.clear(topic)
             retries.worked(topic)
         finally:
             self._asking.release()
@@ -286,7 +289,7 @@ class Watch:
 
     def _soon(self, mean: float) -> float:
         """Exponentially distributed seconds."""
-        number = int.from_bytes(self._context.random.token(7), "big") + 1
+        number = int.from_bytes(self._random.token(7), "big") + 1
         return -mean * math.log(number / (1 << 56))
 
 

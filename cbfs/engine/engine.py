@@ -98,7 +98,15 @@ class Engine(Acquaintances):
         )
         self._meeting = Meeting(context)
         self._renewal = Renewal(context, own, self._status_changed)
-        self._watch = Watch(context, directory, own, self._directory_back)
+        self._watch = Watch(
+            context.peers,
+            directory,
+            own,
+            context.problems,
+            context.retries,
+            context.random,
+            self._directory_back,
+        )
         self._receiver = Receiver(
             context,
             self._watch,
@@ -114,13 +122,18 @@ class Engine(Acquaintances):
         self._redating = Redating(
             context, self._conversation_moved, self._messages_renamed, self._asks
         )
-        self._dummies = dummies = Dummies(context)
-        self._home = Home(context, self._receiver, dummies, self._status_changed)
+        self._dummies = Dummies(context)
+        self._home = Home(context, self._receiver, self._dummies, self._status_changed)
+        context.problems.changed = self._status_changed
+        context.peers.changed = self._contact_changed
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start all tasks."""
+        context, nursery, dummies = self._context, self._nursery, self._dummies
         for former in self._former():
             home = Home(context, self._receiver, dummies, self._status_changed, former)
             nursery.start_soon(supervised, context, home.run)
-        context.problems.changed = self._status_changed
-        context.peers.changed = self._contact_changed
         for task in (
             self._home.run,
             self._receiver.meet_strangers,

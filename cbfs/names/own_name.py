@@ -91,7 +91,7 @@ class OwnName:
     ) -> None:
         self._store = store
         self._directory = directory
-        self._name = name
+        self.name = name
         self._changed = changed
         with store.read() as reader:
             self._own = read_own(reader)
@@ -114,7 +114,7 @@ class OwnName:
         """Look the name up, over a connection of its own. Raises what says nothing of the name:
         DirectoryDown, and faults of the answer as a whole."""
         try:
-            found = await self._directory.lookup(self._name, self._own, lapsed=True)
+            found = await self._directory.lookup(self.name, self._own, lapsed=True)
         except NameChanged as error:
             if self._released:
                 return  # it was free for others
@@ -173,7 +173,7 @@ class OwnName:
                 "a change of your keys or server is not finished",
                 "unmount, and run the same cbfs name command again",
             )
-        found = await self._directory.renew(self._name, seed, own, least=least)
+        found = await self._directory.renew(self.name, seed, own, least=least)
         if not found.degraded:
             await self._store.commit(lambda writer: write_own(writer, found))
             self._intent, self._own = None, found.entry
