@@ -1,7 +1,7 @@
 """What the parts of the engine share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cbfs.account.account import Account
 from cbfs.account.configuration import Configuration
@@ -10,41 +10,10 @@ from cbfs.contacts.sessions import Sessions
 from cbfs.messages.model import Conversation
 from cbfs.names.own_time import OwnTime
 from cbfs.network.pacing import PacedDialer
-from cbfs.problems import Retries
+from cbfs.problems import Problems, Retries
 from cbfs.storage.store import Store
 from cbfs_common.names.policy import Policy
 from cbfs_common.primitives import Random
-
-
-@dataclass(slots=True)
-class Problems:
-    """What does not work at the moment, by topic, in words for ``status``."""
-
-    changed: Callable[[], None]
-    _texts: dict[str, str] = field(default_factory=dict)
-
-    def set(self, topic: str, text: str) -> None:
-        """This is wrong now."""
-        if self._texts.get(topic) != text:
-            self._texts[topic] = text
-            self.changed()
-
-    def clear(self, topic: str) -> None:
-        """This is no longer wrong."""
-        if self._texts.pop(topic, None) is not None:
-            self.changed()
-
-    def of(self, topic: str) -> str:
-        """What is wrong with that, or empty."""
-        return self._texts.get(topic, "")
-
-    def tell(self) -> None:
-        """Something else that ``status`` shows has changed."""
-        self.changed()
-
-    def lines(self) -> tuple[str, ...]:
-        """All, by topic."""
-        return tuple(self._texts[topic] for topic in sorted(self._texts))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""When what has failed is tried again: one schedule for all of an account.
+"""What goes wrong and may go right later: refusals, what ``status`` says of it, and when what has
+failed is tried again, by one schedule for all of an account.
 
 Waits grow exponentially and are cut at random. What is known to be gone waits for days. However
 many peers cannot be reached, so many tries a minute are made for all of them, and no more. When
@@ -11,6 +12,7 @@ from enum import Enum
 
 import trio
 
+from cbfs_common.errors import CbfsError
 from cbfs_common.primitives import Random
 
 FIRST = 0.5
@@ -36,6 +38,65 @@ _MOMENT = 0.001
 SOON = 5.0
 """Seconds within which things are tried again when the network is back, and at the least since
 their last try; the latter doubles each time that it was for nothing."""
+
+
+class Refused(CbfsError):
+    """A file that cannot be sent as it is. Text and hint become its error file."""
+
+
+class ContactRefused(Refused):
+    """A file that cannot be sent in the state that a contact is in: it is tried again when that
+    changes. Text and hint become its error file."""
+
+
+class NotAName(Refused):
+    """What somebody is to be called cannot be a name."""
+
+    def __init__(self, petname: str) -> None:
+        super().__init__(f"{petname!r} cannot be a name", "a-z and 0-9, single - or _ inside")
+
+
+class Taken(Refused):
+    """What somebody is to be called means somebody else."""
+
+    def __init__(self, petname: str) -> None:
+        super().__init__(f"{petname} is somebody else", "choose another name")
+
+
+class NotYet(CbfsError):
+    """A file that cannot be sent now (say, the directory does not answer). It stays in the
+    outbox and is tried again when ``View.retry`` is called."""
+
+
+@dataclass(slots=True)
+class Problems:
+    """What does not work at the moment, by topic, in words for ``status``."""
+
+    changed: Callable[[], None]
+    _texts: dict[str, str] = field(default_factory=dict)
+
+    def set(self, topic: str, text: str) -> None:
+        """This is wrong now."""
+        if self._texts.get(topic) != text:
+            self._texts[topic] = text
+            self.changed()
+
+    def clear(self, topic: str) -> None:
+        """This is no longer wrong."""
+        if self._texts.pop(topic, None) is not None:
+            self.changed()
+
+    def of(self, topic: str) -> str:
+        """What is wrong with that, or empty."""
+        return self._texts.get(topic, "")
+
+    def tell(self) -> None:
+        """Something else that ``status`` shows has changed."""
+        self.changed()
+
+    def lines(self) -> tuple[str, ...]:
+        """All, by topic."""
+        return tuple(self._texts[topic] for topic in sorted(self._texts))
 
 
 class Cause(Enum):

@@ -24,7 +24,6 @@ from cbfs.account.account import (
 from cbfs.account.passphrase import Guard
 from cbfs.commands.removing import remove_tree
 from cbfs.contacts.user_names import typed_name
-from cbfs.context import Problems
 from cbfs.engine.engine import make_context, make_directory, milliseconds
 from cbfs.names.directory import (
     Directory,
@@ -39,7 +38,7 @@ from cbfs.network.access import Network, NetworkOptions, reaching, run
 from cbfs.network.dial import HOME, Dialer, DialError
 from cbfs.network.link import open_link
 from cbfs.network.own_server import OwnServer
-from cbfs.problems import Backoff
+from cbfs.problems import Backoff, Problems
 from cbfs.receiving.mailbox import sign_up
 from cbfs.receiving.prekeys import top_up
 from cbfs.storage.records import BLIND

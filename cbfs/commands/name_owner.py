@@ -32,7 +32,6 @@ from cbfs.commands.init import (
     read_policy,
 )
 from cbfs.contacts.contact import Standing, decode_contact
-from cbfs.context import Problems
 from cbfs.engine.engine import make_context, make_directory, milliseconds, passing_directory
 from cbfs.messages.queues import note_queue
 from cbfs.names.directory import Directory
@@ -40,6 +39,7 @@ from cbfs.names.own_name import Intent, read_own, write_intent, write_own, write
 from cbfs.network.access import Network, NetworkOptions, run
 from cbfs.network.dial import HOME, Dialer, LoopbackDialer
 from cbfs.network.link import open_link
+from cbfs.problems import Problems
 from cbfs.receiving.mailbox import sign_up
 from cbfs.receiving.prekeys import top_up
 from cbfs.storage.root_key import Unlock

@@ -15,9 +15,9 @@ import trio
 from cbfs.contacts.contact import Contact, How, Standing, decode_contact
 from cbfs.contacts.fingerprint import Fingerprint, fingerprint
 from cbfs.contacts.user_names import look_alike, typed_name
-from cbfs.messages.model import ContactRefused, NotYet, Refused
 from cbfs.messages.queues.delivery_queue import reseal
 from cbfs.names.directory import Directory, DirectoryDown
+from cbfs.problems import ContactRefused, NotYet, Refused
 from cbfs.storage.store import Store, Table, Writer
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.names.checks import Absent, DirectoryLies, NameChanged, NameExpired

@@ -15,12 +15,10 @@ import trio
 
 from cbfs.contacts.contact import Contact, How, Standing
 from cbfs.contacts.contacts import Peers, Stopped
-from cbfs.context import Problems
-from cbfs.messages.model import NotYet
 from cbfs.names.directory import Directory
 from cbfs.names.lookups import DirectoryDown, Polled
 from cbfs.names.own_name import OwnName
-from cbfs.problems import Backoff, Retries
+from cbfs.problems import Backoff, NotYet, Problems, Retries
 from cbfs.storage.faults import contained, unharmed
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.names.checks import NameChanged, Shown, open_bundle

@@ -1,5 +1,5 @@
 """The client at work: ``running`` opens an account and keeps it going; ``Engine`` is what the
-mount talks to (``cbfs.messages.model.Backend``)."""
+mount talks to (``cbfs.interface.Backend``)."""
 
 import hashlib
 import time
@@ -24,26 +24,18 @@ from cbfs.account.configuration import Configuration
 from cbfs.contacts.contacts import PREPARE_MAX, Peers, Unknown, checked
 from cbfs.contacts.monitor import Watch
 from cbfs.contacts.sessions import Sessions
-from cbfs.context import Context, Problems
+from cbfs.context import Context
 from cbfs.engine.expiry import Ended, Ending, forget, leave
 from cbfs.engine.meeting import Meeting
 from cbfs.engine.people import Acquaintances
 from cbfs.engine.redating import Redating
 from cbfs.engine.renaming import Renaming
 from cbfs.engine.renewal import Renewal
+from cbfs.interface import Outgoing, Report, View
 from cbfs.messages import history, progress
 from cbfs.messages.content import content_chunks
 from cbfs.messages.lost_state import make_listings, notice_copy, notice_loss
-from cbfs.messages.model import (
-    Conversation,
-    Delivery,
-    Message,
-    NotYet,
-    Outgoing,
-    Refused,
-    Report,
-    View,
-)
+from cbfs.messages.model import Conversation, Delivery, Message
 from cbfs.messages.queues import note_queue
 from cbfs.names.directory import Directory
 from cbfs.names.own_name import OwnName
@@ -51,7 +43,7 @@ from cbfs.names.own_time import OwnTime
 from cbfs.network.access import Network, NetworkOptions, reaching
 from cbfs.network.dial import Dialer
 from cbfs.network.pacing import PacedDialer
-from cbfs.problems import Retries
+from cbfs.problems import NotYet, Problems, Refused, Retries
 from cbfs.receiving.mailbox import Home
 from cbfs.receiving.receiver import Receiver
 from cbfs.sending.compose import Settled, make_message

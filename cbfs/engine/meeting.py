@@ -14,8 +14,7 @@ from cbfs.account.settings import Strangers
 from cbfs.contacts.contact import Standing
 from cbfs.context import Context
 from cbfs.messages.content import u64
-from cbfs.messages.model import NotYet
-from cbfs.problems import Backoff
+from cbfs.problems import Backoff, NotYet
 from cbfs.storage.store import Reader, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.random_times import below, exponential

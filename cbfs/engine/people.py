@@ -1,10 +1,12 @@
-"""What the mount asks of the engine about people: see ``cbfs.messages.model.Backend``."""
+"""What the mount asks of the engine about people: see ``cbfs.interface.Backend``."""
+
+from typing import Self
 
 from cbfs.contacts.contact import Contact, Mark, Standing
 from cbfs.contacts.fingerprint import Fingerprint
 from cbfs.context import Context
 from cbfs.engine.renaming import Renaming
-from cbfs.messages.model import Request
+from cbfs.interface import MessageRequest
 from cbfs.receiving import message_requests
 from cbfs.receiving.admission import Admission
 
@@ -17,6 +19,11 @@ class Acquaintances:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+
+    @property
+    def people(self) -> Self:
+        """Contacts and strangers."""
+        return self
 
     def contacts(self) -> tuple[Contact, ...]:
         """See ``Backend``."""
@@ -47,7 +54,7 @@ class Acquaintances:
         """See ``Backend``."""
         await self._admission.mark(name, mark, on=on)
 
-    def request(self, name: str) -> Request | None:
+    def request(self, name: str) -> MessageRequest | None:
         """See ``Backend``."""
         contact = self._context.peers.get(name)
         if contact is None or contact.standing is Standing.KNOWN:

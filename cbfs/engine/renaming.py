@@ -9,8 +9,8 @@ import trio
 from cbfs.contacts.user_names import typed_name
 from cbfs.context import Context
 from cbfs.messages import petnames
-from cbfs.messages.model import Conversation, Message, NotAName, Taken
-from cbfs.problems import Backoff
+from cbfs.messages.model import Conversation, Message
+from cbfs.problems import Backoff, NotAName, Taken
 from cbfs.storage.store import StoreError
 from cbfs_common.errors import DecodeError
 

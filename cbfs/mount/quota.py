@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from cbfs.messages.model import Backend
+from cbfs.interface import Backend
 from cbfs.tree.rules import TreeError
 
 RESERVE = 32 << 20

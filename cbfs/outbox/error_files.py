@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from cbfs.messages.file_names import error_file_name
-from cbfs.messages.model import ContactRefused, Refused
+from cbfs.problems import ContactRefused, Refused
 from cbfs.tree.nodes import Directory, File, Link, Parcel, Text, drafts_in, state_of
 from cbfs.tree.texts import error_text
 from cbfs.tree.tree import Tree

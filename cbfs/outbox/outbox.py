@@ -78,7 +78,7 @@ class Drafts:
     def begun(self, name: str, folder: Directory) -> tuple[tuple[str, ...], str, int]:
         """(participants, subject, seconds that messages are kept or 0) of such a folder. Raises
         Refused."""
-        metadata, called = folder.entries.get(METADATA), self._tree.backend.called
+        metadata, called = folder.entries.get(METADATA), self._tree.backend.people.called
         if isinstance(metadata, File) and metadata.size:
             return read_new(self._tree.read(metadata, 0, metadata.size), called)
         return (*read_folder_name(name, called), 0)

@@ -7,13 +7,15 @@ from functools import partial
 
 import trio
 
+from cbfs.interface import Backend, Outgoing
 from cbfs.messages.content import u64
 from cbfs.messages.file_names import free_name
-from cbfs.messages.model import Backend, Content, Conversation, Message, NotYet, Outgoing, Refused
+from cbfs.messages.model import Content, Conversation, Message
 from cbfs.outbox.error_files import ErrorFiles
 from cbfs.outbox.folder_messages import clear, drop, pack, seal, taking_out
 from cbfs.outbox.outbox import Drafts
 from cbfs.outbox.rule import METADATA, Hold
+from cbfs.problems import NotYet, Refused
 from cbfs.storage.faults import ProgramFault, Tasks, contained, harmless
 from cbfs.storage.store import StoreError, Table, Writer
 from cbfs.tree.moved import take_along

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 
 import trio
 
-from cbfs.messages.model import Backend, Delivery, Message
+from cbfs.interface import Backend
+from cbfs.messages.model import Delivery, Message
 from cbfs.outbox.outbox import Drafts
 from cbfs.outbox.rule import Failure
 from cbfs.tree.nodes import Directory, File, Node

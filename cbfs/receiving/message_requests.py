@@ -13,11 +13,12 @@ which is offered again later (PROTOCOL.rst, What is owed), and asked for once th
 from collections.abc import Iterator
 
 from cbfs.contacts.contact import Contact, Standing
+from cbfs.interface import MessageRequest
 from cbfs.messages import lifetimes
 from cbfs.messages.content import u64
 from cbfs.messages.file_names import shown_file_name
 from cbfs.messages.history import get_conversation
-from cbfs.messages.model import Conversation, Request
+from cbfs.messages.model import Conversation
 from cbfs.messages.queues.note_queue import BLIND_SIZE
 from cbfs.receiving.reassembly import Arrivals, Receiving, store_part
 from cbfs.storage.encoding import pack, unpack
@@ -144,7 +145,7 @@ def _release(
     return released
 
 
-def request(reader: Reader, name: str) -> Request | None:
+def request(reader: Reader, name: str) -> MessageRequest | None:
     """What this person asks, None when no request of theirs waits."""
     found = list(reader.items(Table.REQUESTS, prefix=reader.blind(name.encode())))
     parts = []
@@ -160,7 +161,7 @@ def request(reader: Reader, name: str) -> Request | None:
         (part for _received, part in parts if part.id == first.id), key=lambda p: p.number
     )
     text = b"".join(p.chunk for number, p in enumerate(message) if p.number == number)
-    return Request(
+    return MessageRequest(
         name,
         since,
         first.participants,

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cbfs.contacts.contact import decode_contact
+from cbfs.interface import Outgoing
 from cbfs.messages import history, lifetimes
 from cbfs.messages.history import Arrival
-from cbfs.messages.model import Conversation, Message, Outgoing
+from cbfs.messages.model import Conversation, Message
 from cbfs.messages.queues import delivery_queue
 from cbfs.storage.store import Reader, Table, Writer
 

@@ -15,13 +15,13 @@ import trio
 from cbfs.contacts.contact import Contact
 from cbfs.contacts.contacts import Unknown
 from cbfs.context import Context
-from cbfs.messages.model import Message, NotYet
+from cbfs.messages.model import Message
 from cbfs.messages.queues import delivery_queue, note_queue
 from cbfs.messages.queues.delivery_queue import Envelope
 from cbfs.messages.queues.note_queue import Dues
 from cbfs.network.dial import REUSE_TIME, DialError
 from cbfs.network.link import Link, ServerRefused, open_link, request, request_in_order
-from cbfs.problems import Cause, in_words
+from cbfs.problems import Cause, NotYet, in_words
 from cbfs.sending.agenda import Agenda
 from cbfs.sending.sealing import Sealing
 from cbfs.sending.supervision import supervised

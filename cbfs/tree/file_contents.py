@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from cbfs.interface import Backend
 from cbfs.messages.content import read_content, u32, u64
-from cbfs.messages.model import Backend, Content
+from cbfs.messages.model import Content
 from cbfs.outbox.rule import Failure
 from cbfs.storage.faults import Tasks
 from cbfs.storage.store import Reader, StoreError, Table, Writer

@@ -9,7 +9,9 @@ import tomli_w
 from cbfs.contacts.contact import Contact, Mark, Standing
 from cbfs.contacts.fingerprint import Fingerprint
 from cbfs.contacts.user_names import typed_name
-from cbfs.messages.model import Conversation, Refused, Report
+from cbfs.interface import Report
+from cbfs.messages.model import Conversation
+from cbfs.problems import Refused
 from cbfs_common.errors import DecodeError
 from cbfs_common.names.entry import Status
 from cbfs_common.profile import Profile

@@ -9,9 +9,10 @@ import stat
 import time
 from collections.abc import Callable
 
+from cbfs.interface import Backend
 from cbfs.messages.content import u64
 from cbfs.messages.file_names import ERROR_SUFFIX
-from cbfs.messages.model import Backend, Conversation, Message
+from cbfs.messages.model import Conversation, Message
 from cbfs.outbox.rule import METADATA, Process, backup_of, is_backup, lock_names
 from cbfs.storage.faults import Tasks
 from cbfs.storage.store import Store, Table, Writer

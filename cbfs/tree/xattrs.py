@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cbfs.account.account import ACCOUNT_ATTRIBUTE
+from cbfs.interface import Backend
 from cbfs.messages.lifetimes import setting, words
-from cbfs.messages.model import Backend, Delivery, Message
+from cbfs.messages.model import Delivery, Message
 from cbfs.messages.progress import arriving, sent_share
 from cbfs.tree.nodes import Directory, File, MessageFile, Node
 from cbfs.tree.tree import ROOT

@@ -13,7 +13,7 @@ from statistics import median
 from time import perf_counter
 
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.messages.model import Outgoing
+from cbfs.interface import Outgoing
 from cbfs.sending.compose import Settled, make_message
 from cbfs_common.session.prekey import PrekeyKind, decode_prekey, make_prekey
 from cbfs_common.session.session import Peer

@@ -12,7 +12,8 @@ from cbfs.account.account import SYSTEM_RANDOM, make_account
 from cbfs.contacts.contact import Mark
 from cbfs.contacts.contacts import Blocked
 from cbfs.engine.engine import running
-from cbfs.messages.model import Conversation, Refused
+from cbfs.messages.model import Conversation
+from cbfs.problems import Refused
 from cbfs.receiving.reassembly import drop_part
 from cbfs.storage.store import Writer
 from cbfs.tree.texts import changed_text

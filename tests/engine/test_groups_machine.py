@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cbfs.contacts.contacts import Blocked
-from cbfs.messages.model import ContactRefused, Delivery, NotYet
+from cbfs.messages.model import Delivery
 from cbfs.messages.queues import delivery_queue
+from cbfs.problems import ContactRefused, NotYet
 from cbfs.storage.store import Table
 from cbfs_common.names.entry import Status
 from tests.support.groups_world import UNKNOWN, GroupClient, Told, begin

@@ -12,8 +12,9 @@ import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, opened_store
 from cbfs.engine.engine import Engine, running
+from cbfs.interface import Outgoing
 from cbfs.messages.content import u32, u64
-from cbfs.messages.model import Content, Delivery, Message, Outgoing
+from cbfs.messages.model import Content, Delivery, Message
 from cbfs.storage.store import Table, Writer
 from tests.engine.test_engine import NO_TOR, Recorder, account, read, until
 from tests.support.world import World

@@ -11,11 +11,12 @@ import trio.testing
 from cbfs.account.account import SYSTEM_RANDOM, make_account, opened_store
 from cbfs.account.configuration import Configuration
 from cbfs.account.passphrase import Guard
-from cbfs.context import Context, Problems
+from cbfs.context import Context
 from cbfs.engine.engine import make_context, make_directory
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import Link, Replies, ServerRefused
 from cbfs.network.pacing import PacedDialer
+from cbfs.problems import Problems
 from cbfs.receiving.prekeys import top_up
 from cbfs.storage.store import Table
 from cbfs_common.limits import PREKEYS_ONE_TIME

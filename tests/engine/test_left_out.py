@@ -13,7 +13,8 @@ from cbfs.contacts.contact import Contact, Mark
 from cbfs.contacts.contacts import Blocked, Frozen, Stopped
 from cbfs.engine.engine import Engine, running
 from cbfs.messages import history
-from cbfs.messages.model import Delivery, Message, Refused
+from cbfs.messages.model import Delivery, Message
+from cbfs.problems import Refused
 from cbfs.storage.store import Table
 from cbfs_common.names.entry import Status
 from cbfs_common.session.session import Session

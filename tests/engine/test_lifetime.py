@@ -21,8 +21,9 @@ from cbfs.messages import history, lifetimes
 from cbfs.messages.content import u32, u64
 from cbfs.messages.history import Arrival
 from cbfs.messages.lifetimes import SLOT, Setting, parse, words
-from cbfs.messages.model import Content, Conversation, Delivery, Message, Refused
+from cbfs.messages.model import Content, Conversation, Delivery, Message
 from cbfs.messages.queues import delivery_queue
+from cbfs.problems import Refused
 from cbfs.receiving import message_requests
 from cbfs.receiving.reassembly import Arrivals, Receiving, store_part
 from cbfs.storage.store import Reader, Store, Table, Writer

@@ -20,7 +20,8 @@ from cbfs.contacts.contacts import Unknown
 from cbfs.context import Context
 from cbfs.engine.engine import running
 from cbfs.engine.meeting import AGAIN_MOST, MEET_DELAY, Meeting
-from cbfs.messages.model import Conversation, NotYet
+from cbfs.messages.model import Conversation
+from cbfs.problems import NotYet
 from cbfs.storage.store import Writer
 from cbfs_common.limits import PARTICIPANTS_MAX
 from tests.engine.test_engine import NO_TOR, Recorder, account, send, until

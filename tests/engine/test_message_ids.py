@@ -12,7 +12,8 @@ import trio
 from cbfs.account.account import SYSTEM_RANDOM, opened_store
 from cbfs.commands.export import write_export
 from cbfs.engine.engine import Engine, running
-from cbfs.messages.model import Message, Outgoing
+from cbfs.interface import Outgoing
+from cbfs.messages.model import Message
 from cbfs.tree.nodes import Directory, File
 from tests.engine.test_engine import NO_TOR, account, read, send
 from tests.engine.test_engine import until as settled

@@ -12,9 +12,9 @@ import trio
 from cbfs.account.account import SYSTEM_RANDOM, opened_store
 from cbfs.contacts.contacts import Lapsed
 from cbfs.engine.engine import Engine, running
-from cbfs.messages.model import Refused
 from cbfs.names.directory import NameTaken
 from cbfs.names.own_name import read_own
+from cbfs.problems import Refused
 from cbfs.storage.store import StoreError, Writer
 from cbfs.tree.texts import changed_text
 from cbfs_common.errors import CbfsError

@@ -11,8 +11,8 @@ import trio
 from cbfs.commands import init
 from cbfs.commands.name_owner import Owner
 from cbfs.engine.engine import running
-from cbfs.messages.model import NotYet
 from cbfs.names.lookups import Polled
+from cbfs.problems import NotYet
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import COSIGNATURE_AGE_MAX, COSIGNATURE_AHEAD_MAX
 from cbfs_common.names.faults import DirectoryLies, Fault

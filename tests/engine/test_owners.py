@@ -12,7 +12,7 @@ import trio
 
 from cbfs.commands.name_owner import Owner
 from cbfs.engine.engine import running
-from cbfs.messages.model import Refused
+from cbfs.problems import Refused
 from cbfs.tree.texts import changed_text, warning_text
 from cbfs_common.errors import CbfsError
 from cbfs_common.names.entry import Status

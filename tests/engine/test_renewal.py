@@ -12,10 +12,11 @@ import trio
 from trio.testing import MockClock
 
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.context import Context, Problems
+from cbfs.context import Context
 from cbfs.engine.renewal import RENEW_BEFORE, RENEW_SPREAD, Renewal
 from cbfs.names.directory import DirectoryDown, NotDue, OperationRefused
 from cbfs.names.own_name import OwnName
+from cbfs.problems import Problems
 from cbfs.storage.store import Store
 from cbfs.tree.texts import own_warning_text
 from cbfs_common.errors import CbfsError

@@ -19,7 +19,6 @@ import trio.testing
 
 from cbfs.account.account import SYSTEM_RANDOM, Account, make_account, no_lock
 from cbfs.contacts.contact import Mark, Standing, decode_contact
-from cbfs.context import Problems
 from cbfs.engine.engine import Engine, make_context, working
 from cbfs.messages import history
 from cbfs.messages.content import read_content
@@ -28,6 +27,7 @@ from cbfs.messages.queues.quarantine import envelope_at
 from cbfs.names.directory import Directory
 from cbfs.names.own_name import OwnName
 from cbfs.network.access import Network
+from cbfs.problems import Problems
 from cbfs.receiving.message_requests import REQUESTS_MAX, STRANGERS_MAX
 from cbfs.storage.root_key import NO_LOCK, Protection, RootFile, make_root_file
 from cbfs.storage.store import Reader, Table

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cbfs.contacts.contact import Contact, How, decode_contact
 from cbfs.contacts.fingerprint import fingerprint, word_list
 from cbfs.contacts.user_names import look_alike, typed_name
-from cbfs.messages.model import Refused
+from cbfs.problems import Refused
 from cbfs.tree.texts import read_folder_name
 from cbfs_common.errors import DecodeError
 from cbfs_common.profile import check_name

@@ -15,7 +15,7 @@ from cbfs.engine.engine import Engine, running
 from cbfs.messages import history, petnames
 from cbfs.messages.conversations import label
 from cbfs.messages.listings import every
-from cbfs.messages.model import NotAName, Taken
+from cbfs.problems import NotAName, Taken
 from cbfs.storage.store import Writer
 from cbfs.tree.texts import status_text
 from cbfs_common.errors import DecodeError

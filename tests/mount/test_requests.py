@@ -15,7 +15,7 @@ from cbfs.account.configuration import RECORD
 from cbfs.account.settings import Settings, encode
 from cbfs.contacts.contact import Mark, Standing
 from cbfs.engine.engine import Engine, running
-from cbfs.messages.model import Request
+from cbfs.interface import MessageRequest
 from cbfs.messages.queues.note_queue import Kind, debts
 from cbfs.receiving import message_requests
 from cbfs.storage.store import Table
@@ -259,7 +259,8 @@ def ask_strangers(place: Path) -> None:
 
 
 def asked(head: bytes, **changes: object) -> str:
-    request = Request("mallory", 10**12, ("bob", "mallory"), "", "", len(head), head, False, 1)
+    people = ("bob", "mallory")
+    request = MessageRequest("mallory", 10**12, people, "", "", len(head), head, False, 1)
     return request_text(replace(request, **changes), "bob", str)  # type: ignore[arg-type]  # fields by name
 
 

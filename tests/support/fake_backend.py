@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
+from typing import Self
 
 import trio
 
@@ -26,23 +27,14 @@ from cbfs.contacts.fingerprint import Fingerprint, fingerprint
 from cbfs.contacts.user_names import typed_name
 from cbfs.engine import redating
 from cbfs.engine.expiry import Timetable, end
+from cbfs.interface import MessageRequest, Outgoing, Report, View
 from cbfs.messages import history, lifetimes
 from cbfs.messages.content import read_content, u32, u64
 from cbfs.messages.history import Arrival
-from cbfs.messages.model import (
-    Content,
-    Conversation,
-    Message,
-    NotYet,
-    Outgoing,
-    Refused,
-    Report,
-    Request,
-    Taken,
-    View,
-)
+from cbfs.messages.model import Content, Conversation, Message
 from cbfs.network.access import NetworkOptions
 from cbfs.outbox.folder_messages import drop, pack
+from cbfs.problems import NotYet, Refused, Taken
 from cbfs.sending.compose import Settled, make_message
 from cbfs.storage.root_key import Unlock
 from cbfs.storage.store import Store, Table, Writer
@@ -114,6 +106,10 @@ class FakeBackend:
     alarm: str = ""
     lapse: str = ""
 
+    @property
+    def people(self) -> Self:
+        return self
+
     def contacts(self) -> tuple[Contact, ...]:
         return (self.bob,)
 
@@ -141,7 +137,7 @@ class FakeBackend:
     async def mark(self, name: str, mark: Mark, *, on: bool) -> None:
         self.change_bob(**{mark.value: int(on)})
 
-    def request(self, name: str) -> Request | None:
+    def request(self, name: str) -> MessageRequest | None:
         return None
 
     def label(self, name: str) -> str:

@@ -14,16 +14,18 @@ import trio
 from cbfs.account.account import SYSTEM_RANDOM, Account, make_account, no_lock
 from cbfs.contacts.contact import Contact
 from cbfs.contacts.monitor import Watch
-from cbfs.context import Context, Problems
+from cbfs.context import Context
 from cbfs.engine.engine import make_context, make_directory
 from cbfs.engine.expiry import forget
+from cbfs.interface import Outgoing
 from cbfs.messages import history
 from cbfs.messages.content import read_content, u32, u64
 from cbfs.messages.lost_state import notice_loss
-from cbfs.messages.model import Content, Outgoing
+from cbfs.messages.model import Content
 from cbfs.messages.queues import delivery_queue, note_queue
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import Link, Replies
+from cbfs.problems import Problems
 from cbfs.receiving.prekeys import top_up
 from cbfs.receiving.receiver import Receiver
 from cbfs.sending.compose import Settled, make_message

@@ -21,15 +21,16 @@ from cbfs.account.configuration import Configuration
 from cbfs.account.passphrase import Guard
 from cbfs.account.settings import Settings
 from cbfs.contacts.contact import Contact
-from cbfs.context import Problems
 from cbfs.engine.engine import Engine, make_context, make_directory
+from cbfs.interface import Outgoing
 from cbfs.messages.content import u32, u64
-from cbfs.messages.model import Content, Outgoing
+from cbfs.messages.model import Content
 from cbfs.names.own_name import OwnName
 from cbfs.network.access import Network
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import open_link, request
 from cbfs.network.pacing import PacedDialer
+from cbfs.problems import Problems
 from cbfs.storage.store import Store as ClientStore
 from cbfs.storage.store import Table, Writer
 from cbfs_common.limits import ENVELOPE_SIZE

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from cbfs.messages.model import Message, Outgoing
+from cbfs.interface import Outgoing
+from cbfs.messages.model import Message
 from cbfs.outbox import loop as courier
 from cbfs.outbox.loop import Courier
 from cbfs.tree.nodes import Link, Node

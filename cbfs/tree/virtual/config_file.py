@@ -13,7 +13,7 @@ from collections.abc import Callable
 import trio
 
 from cbfs.account.settings import CONFIG_MAX, Settings, SettingsError, commented, decode
-from cbfs.messages.model import Backend
+from cbfs.interface import Backend
 from cbfs.storage.store import StoreError
 from cbfs.tree.nodes import Directory, File, Node, Text
 from cbfs.tree.rules import CONFIG, CONFIG_ERROR, TreeError

@@ -8,6 +8,7 @@ import errno
 import time
 from collections.abc import Callable, Iterator
 
+from cbfs.interface import Backend
 from cbfs.messages.history import (
     newest_message,
     transcript_entries,
@@ -15,7 +16,7 @@ from cbfs.messages.history import (
     transcript_extent,
 )
 from cbfs.messages.listings import Entry, folders, listed
-from cbfs.messages.model import Backend, Conversation
+from cbfs.messages.model import Conversation
 from cbfs.messages.transcript import Extent, Line, Reading, Transcript
 from cbfs.storage.encoding import pack
 from cbfs.storage.store import Reader, Writer

@@ -12,11 +12,12 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cbfs.interface import Backend
 from cbfs.messages.content import gone_entries, read_table, remove_entry, u32, u64
 from cbfs.messages.file_names import free_name, shown_file_name
 from cbfs.messages.history import get_message
 from cbfs.messages.listings import Entry, ends_of, entry_of, is_folder, received_of
-from cbfs.messages.model import Backend, Message
+from cbfs.messages.model import Message
 from cbfs.storage.store import Writer
 from cbfs.tree.inodes import Inodes
 from cbfs.tree.nodes import FIRST_MESSAGE, FolderFile, MessageFile, Node

@@ -10,8 +10,9 @@ import tomli_w
 from cbfs.contacts.user_names import typed_name
 from cbfs.messages import lifetimes
 from cbfs.messages.lifetimes import Setting
-from cbfs.messages.model import Conversation, Refused
+from cbfs.messages.model import Conversation
 from cbfs.messages.plain_text import escaped
+from cbfs.problems import Refused
 from cbfs.tree.texts import checked_people, moment
 
 METADATA_MAX = 65_536

@@ -13,12 +13,14 @@ import stat
 import time
 from collections.abc import Callable
 
+from cbfs.interface import Backend
 from cbfs.messages import lifetimes
 from cbfs.messages.content import u64
 from cbfs.messages.file_names import ERROR_SUFFIX
 from cbfs.messages.lifetimes import Setting
-from cbfs.messages.model import Backend, Conversation, Refused
+from cbfs.messages.model import Conversation
 from cbfs.outbox.rule import METADATA
+from cbfs.problems import Refused
 from cbfs.storage.store import Table
 from cbfs.tree.inodes import Inodes
 from cbfs.tree.nodes import Directory, File, Node, Text
@@ -60,7 +62,7 @@ class MetadataText(Text):
         return max(self.mtime_ns, self.setting.since * 1_000_000)
 
     def _text(self) -> bytes:
-        label = self._backend.label
+        label = self._backend.people.label
         text = text_of(self.conversation, self.setting, label, editable=self.editable)
         return text.encode()
 
@@ -200,7 +202,7 @@ class MetadataFiles:
         with self._backend.store.read() as reader:
             setting = lifetimes.setting(reader, conversation.id)
         data = self._read_bytes(file, 0, METADATA_MAX + 1)
-        return read_changed(data, conversation, setting, self._backend.label)
+        return read_changed(data, conversation, setting, self._backend.people.label)
 
     def _tell(self, drafts: Directory, error: Refused | None) -> None:
         there = drafts.entries.get(ERROR)

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from cbfs.contacts.contact import Contact, Mark, Standing
-from cbfs.messages.model import Backend, NotAName, Taken
+from cbfs.interface import Backend
+from cbfs.problems import NotAName, Taken
 from cbfs.tree.nodes import Directory, File, Node, Text
 from cbfs.tree.rules import PERSON, VERIFIED, Area, TreeError
 from cbfs.tree.texts import changed_text, contact_text, mark_text, warning_text
@@ -50,14 +51,14 @@ class People:
         self._names: dict[int, str] = {}
         self._moving: set[str] = set()
         self._called: dict[str, str] = {}
-        for contact in backend.contacts():
+        for contact in backend.people.contacts():
             self.show(contact.name, Showing())
 
     def show(self, name: str, showing: Showing) -> None:
         """Make the folder of a contact, or bring it up to date, so that watchers see it."""
         if name in self._moving:
             return
-        contact = self._backend.contact(name)
+        contact = self._backend.people.contact(name)
         folder = self._folders.get(name)
         if contact is None or not self._belongs(contact):
             if folder is not None:
@@ -109,15 +110,15 @@ class People:
                 continue
             text = self._read(file, 0, ANSWER_MAX).decode(errors="replace")
             if name in _MARKS:
-                await self._backend.mark(who, _MARKS[name], on=True)
+                await self._backend.people.mark(who, _MARKS[name], on=True)
                 done = True
             elif name == VERIFIED:
-                done = await self._backend.verify(who, text)
+                done = await self._backend.people.verify(who, text)
             else:
                 changed = folder.entries.get("CHANGED")
                 done = isinstance(changed, Text) and changed.render().decode() == text
                 if done:
-                    await self._backend.accept(who)
+                    await self._backend.people.accept(who)
             if not done:
                 raise TreeError(errno.EINVAL)
             self.drop(file)
@@ -138,9 +139,9 @@ class People:
         node, who = folder.remove(name), self._names[folder.inode]
         try:
             if name == VERIFIED:
-                await self._backend.unverify(who)
+                await self._backend.people.unverify(who)
             else:
-                await self._backend.mark(who, _MARKS[name], on=False)
+                await self._backend.people.mark(who, _MARKS[name], on=False)
         except BaseException:
             folder.add(name, node)
             raise
@@ -164,7 +165,7 @@ class People:
     async def call(self, name: str, new: str) -> None:
         """Let this person be called so. Raises TreeError."""
         try:
-            await self._backend.rename(name, new)
+            await self._backend.people.rename(name, new)
         except NotAName as error:
             # of EINVAL mv says that a folder is moved into itself: only where nobody sees why
             raise TreeError(errno.EPERM if new.isprintable() else errno.EINVAL) from error
@@ -189,7 +190,7 @@ class People:
 
     def _follow(self, name: str, showing: Showing) -> None:
         """Give the folder the name that this person has now."""
-        old, new = self._called.get(name), self._backend.label(name)
+        old, new = self._called.get(name), self._backend.people.label(name)
         if old is None or old == new or name not in self._folders:
             return
         self._called[name] = new
@@ -205,7 +206,7 @@ class People:
 
     def _hold(self, name: str, folder: Directory) -> None:
         self._folders[name], self._names[folder.inode] = folder, name
-        self._called[name] = self._backend.label(name)
+        self._called[name] = self._backend.people.label(name)
 
     def _let_go(self, name: str) -> Directory:
         folder = self._folders.pop(name)
@@ -225,7 +226,7 @@ class People:
         raise TreeError(errno.EACCES)
 
     def _texts(self, contact: Contact) -> dict[str, bytes]:
-        compared = self._backend.compare(contact.name)
+        compared = self._backend.people.compare(contact.name)
         fingerprint = compared.text(self._backend.name, contact.name)
         texts = {"profile.toml": contact_text(contact), "fingerprint": fingerprint}
         if contact.verified:

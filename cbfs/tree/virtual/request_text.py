@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from cbfs.messages.model import Request
+from cbfs.interface import MessageRequest
 from cbfs.messages.plain_text import shown_line, shown_lines
 from cbfs.tree.texts import moment
 
@@ -10,7 +10,7 @@ LINES_MAX = 40
 """Lines of a first message that are shown."""
 
 
-def request_text(request: Request, me: str, label: Callable[[str], str]) -> str:
+def request_text(request: MessageRequest, me: str, label: Callable[[str], str]) -> str:
     """The file ``message`` of a request. What the stranger chose is indented, one line stays one
     line, and no character of it does anything to a terminal. ``me``: one's own name; ``label``:
     what people are shown as."""
@@ -36,7 +36,7 @@ def request_text(request: Request, me: str, label: Callable[[str], str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _content(request: Request) -> list[str]:
+def _content(request: MessageRequest) -> list[str]:
     if request.folder:
         return [f"    (a folder, {request.file_name}, {request.size} bytes)"]
     try:

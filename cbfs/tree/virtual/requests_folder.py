@@ -13,7 +13,7 @@ import errno
 from collections.abc import Callable
 
 from cbfs.contacts.contact import Contact
-from cbfs.messages.model import Backend
+from cbfs.interface import Backend
 from cbfs.tree.nodes import Directory, Node
 from cbfs.tree.rules import PERSON, Area, TreeError
 from cbfs.tree.virtual.people_folders import People
@@ -51,7 +51,7 @@ class Requests(People):
             await self._contacts.call(name, new)
             folder = self._let_go(name)
             try:
-                await self._backend.admit(name)
+                await self._backend.people.admit(name)
             except BaseException:
                 self._hold(name, folder)
                 raise
@@ -69,14 +69,14 @@ class Requests(People):
         folder = self._let_go(name)
         try:
             with self.moving(name):
-                await self._backend.decline(name)
+                await self._backend.people.decline(name)
         except BaseException:
             self._hold(name, folder)
             raise
         self.root.remove(shown)
 
     def _belongs(self, contact: Contact) -> bool:
-        return not contact.blocked and self._backend.request(contact.name) is not None
+        return not contact.blocked and self._backend.people.request(contact.name) is not None
 
     def _take_text(self, folder: Directory, name: str) -> None:
         """``rm -r`` and file managers remove what is in a folder before the folder: what the daemon
@@ -84,10 +84,10 @@ class Requests(People):
         folder.remove(name)
 
     def _texts(self, contact: Contact) -> dict[str, bytes]:
-        request = self._backend.request(contact.name)
+        request = self._backend.people.request(contact.name)
         texts = super()._texts(contact)
         if request is not None:
             texts["message"] = request_text(
-                request, self._backend.name, self._backend.label
+                request, self._backend.name, self._backend.people.label
             ).encode()
         return texts

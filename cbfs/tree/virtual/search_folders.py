@@ -257,7 +257,7 @@ class Views:
     def called(self, text: str) -> str:
         """The true name of whom a search means; what is no name finds nothing."""
         try:
-            return self._tree.backend.called(text)
+            return self._tree.backend.people.called(text)
         except DecodeError:
             return text
 

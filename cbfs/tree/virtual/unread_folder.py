@@ -74,7 +74,7 @@ class Unread:
         """It is in its folder."""
         if message.recipients or message.serial in self._new:
             return  # our own, or it came between the start of the engine and that of the mount
-        sender = self._tree.backend.contact(message.sender)
+        sender = self._tree.backend.people.contact(message.sender)
         if sender is not None and sender.muted:
             return
         if not self._may_be_watched():
