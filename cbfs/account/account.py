@@ -15,7 +15,6 @@ from pathlib import Path
 
 from cbfs.account.passphrase import Guard
 from cbfs.account.place import OWN_NAMES, check_account
-from cbfs.storage.durable import make_directory
 from cbfs.storage.encoding import pack, unpack
 from cbfs.storage.root_key import (
     NO_LOCK,
@@ -35,6 +34,7 @@ from cbfs_common.errors import CbfsError
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public, kem_encapsulate, sign_public
 from cbfs_common.profile import Address, Profile, parse_address
 from cbfs_common.session.session import Party
+from cbfs_host.files import make_directory
 
 SYSTEM_RANDOM = Random(os.urandom, kem_encapsulate)
 """The real randomness; everything below the entry points is given it."""

@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.storage.durable import write_file
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.names.operations import OPERATION_MAX, Kind, decode_operation
 from cbfs_common.primitives import KEY_SIZE
+from cbfs_host.files import write_file
 
 SEED_HEAD = "cbfs recovery key: keep it apart from the account, and secret"
 FREEZE_HEAD = "cbfs certificate: freezes the name, so that nobody with its keys can use them"

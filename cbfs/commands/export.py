@@ -35,12 +35,12 @@ from cbfs.messages.lost_state import LISTED, PLACE
 from cbfs.messages.model import Content
 from cbfs.messages.queues.delivery_queue import unsealed
 from cbfs.messages.queues.incomplete import decode_incomplete
-from cbfs.storage.durable import sync_directory
 from cbfs.storage.records import BLIND, Table, Writer
 from cbfs.storage.store import Store
 from cbfs.tree.nodes import File, decode_record
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.primitives import KEY_SIZE, TAG_SIZE, Random, kdf, open_sealed, seal
+from cbfs_host.files import sync_directory
 
 MAGIC = b"cbfs export 4\0\0\0"
 EARLIER = tuple(b"cbfs export %d\0\0\0" % number for number in range(1, 4))

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from cbfs.account.place import check_account
 from cbfs.network.tor.config import TorConfigError, client_keys
-from cbfs.storage.durable import make_directory, write_file
 from cbfs_common.errors import CbfsError
 from cbfs_common.onion import is_onion_host
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public
+from cbfs_host.files import make_directory, write_file
 
 
 def admission(account: Path, host: str, random: Random) -> str:

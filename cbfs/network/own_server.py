@@ -18,11 +18,11 @@ import trio
 
 from cbfs.network.tor.tor import Tor
 from cbfs.problems import Backoff
-from cbfs.storage.durable import make_directory
 from cbfs.tree.processes import installed
 from cbfs_common.errors import CbfsError, in_words
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address, parse_address
+from cbfs_host.files import make_directory
 
 STOP_TIMEOUT: Final = 10.0
 """Seconds that the server has to end before it is killed."""

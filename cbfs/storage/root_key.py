@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from cbfs.storage.durable import write_file
 from cbfs_common.disk_errors import hint_of
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.primitives import KEY_SIZE, NONCE_SIZE, equal, kdf, open_sealed, seal
+from cbfs_host.files import write_file
 
 MAGIC = b"cbfs root file 4"
 """Its number is that of the records in the store beside it as well."""

@@ -32,7 +32,6 @@ from typing import Any, TypeVar
 import lmdb
 import trio
 
-from cbfs.storage.durable import built
 from cbfs.storage.group_commit import GroupCommit, Pending
 from cbfs.storage.key_tree import Cache, KeyReader, KeyWriter, Turned
 from cbfs.storage.lmdb_pages import Pages, PagesDamaged
@@ -52,6 +51,7 @@ from cbfs.storage.records import (
 from cbfs.storage.root_key import Protection, RootError, RootFile
 from cbfs_common.disk_errors import hint_of
 from cbfs_common.primitives import KEY_SIZE, Random
+from cbfs_host.files import built
 
 __all__ = ["CannotWrite", "DamagedRecord", "Reader", "Store", "StoreError", "Table", "Writer"]
 

@@ -19,8 +19,8 @@ from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.onion import PORT
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public, kem_encapsulate
 from cbfs_common.profile import Address
+from cbfs_host.files import make_directory, write_file
 from cbfs_server import host
-from cbfs_server.durable import make_directory, write_file
 from cbfs_server.host import Place
 from cbfs_server.house import House
 from cbfs_server.limits import (

@@ -38,8 +38,8 @@ from cbfs_common.checked import with_check, without_check
 from cbfs_common.disk_errors import hint_of, reason_of
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.wire.requests import PREKEY_ID_SIZE, PrekeyKind
+from cbfs_host.files import built
 from cbfs_server.calendar import Mark, decode_mark
-from cbfs_server.durable import built
 from cbfs_server.limits import GROUP_MAX, LOCK_SIZE, MAP_SIZE, MAP_SIZE_LEAST
 from cbfs_server.logs import tell_fault
 

@@ -12,6 +12,7 @@ import pytest
 
 import cbfs
 import cbfs_common
+import cbfs_host
 from tests.support.world import ENVIRONMENT, program, run, world
 
 USER = "nobody"
@@ -25,8 +26,9 @@ pytestmark = pytest.mark.mount
 def test_a_program_that_the_user_may_not_read_says_so(tmp_path: Path) -> None:
     """It was installed by root, for root."""
     locked = tmp_path / "locked"
-    for package in (Path(cbfs.__file__).parent, Path(cbfs_common.__file__).parent):
-        shutil.copytree(package, locked / package.name)
+    for package in (cbfs, cbfs_common, cbfs_host):
+        folder = Path(str(package.__file__)).parent
+        shutil.copytree(folder, locked / folder.name)
     locked.chmod(0o700)
     done = subprocess.run(
         [sys.executable, "-c", MOUNT, tmp_path / "account", tmp_path, "-o", f"uid={USER}"],

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = {
     "cbfs": ROOT / "cbfs",
     "cbfs_common": ROOT / "common" / "cbfs_common",
+    "cbfs_host": ROOT / "common" / "cbfs_host",
     "cbfs_server": ROOT / "server" / "cbfs_server",
     "cbfs_names": ROOT / "server" / "cbfs_names",
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 from cbfs_common.errors import DecodeError
 from cbfs_common.names.equivocation import Equivocation, signed_by
 from cbfs_common.names.note import Note, NoteKey, parse_checkpoint, parse_note
-from cbfs_names.durable import make_directory
+from cbfs_host.files import make_directory
 from cbfs_names.state.keys import write_file
 from cbfs_names.state.replay import config_now
 from cbfs_names.state.round_log import Log

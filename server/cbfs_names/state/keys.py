@@ -9,7 +9,8 @@ from cbfs_common.errors import CbfsError
 from cbfs_common.names.config import Config, Terms
 from cbfs_common.names.note import COSIGNER_KEY, LOG_KEY, NoteKey
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public, sign_public
-from cbfs_names import durable, host
+from cbfs_host import files
+from cbfs_names import host
 from cbfs_names.host import hint_of
 
 VERIFIER = "verifier-1"
@@ -46,7 +47,7 @@ class Keys:
 
 def opened_data(path: Path) -> AbstractContextManager[Path]:
     """The data directory, made if need be and locked. Raises HostError."""
-    return host.opened_data(path, "cbfs-names", durable.make_directory)
+    return host.opened_data(path, "cbfs-names", files.make_directory)
 
 
 def load_keys(directory: Path, random: Random) -> Keys:
@@ -83,6 +84,6 @@ def _load(path: Path, random: Random, begun: bool) -> bytes:
 def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Put ``data`` into a file, whole or not at all, on the disk on return. Raises DataError."""
     try:
-        durable.write_file(path, data, mode)
+        files.write_file(path, data, mode)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}", hint_of(error)) from error

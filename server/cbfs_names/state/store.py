@@ -24,8 +24,8 @@ from cbfs_common.names.config import config_of
 from cbfs_common.names.entry import Round, entry_hash
 from cbfs_common.names.layout import Fields, short
 from cbfs_common.names.operations import Link, read_link
+from cbfs_host.files import built
 from cbfs_names.calendar import Mark, decode_mark
-from cbfs_names.durable import built
 from cbfs_names.limits import LOCK_SIZE, MAP_SIZE, MAP_SIZE_LEAST
 from cbfs_names.state.block import Block, decode_block, decode_block_round
 from cbfs_names.state.map_nodes import Leaf, prefix

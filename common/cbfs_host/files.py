@@ -2,7 +2,6 @@
 
 A file's bytes are on the disk after fsync of the file; that it is there under its name, after fsync
 of its directory; and a directory, after fsync of the one above it. All functions raise OSError.
-Client, message server and name directory have the same file.
 """
 
 import os
