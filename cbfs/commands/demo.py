@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from cbfs.commands.removing import remove_tree
 from cbfs.mount.mount_table import unmount
+from cbfs.network.own_server import installed
 from cbfs.network.tor.private_network import running_network
-from cbfs.tree.processes import installed
 from cbfs_common.errors import CbfsError
 
 T = TypeVar("T")

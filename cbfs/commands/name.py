@@ -12,8 +12,8 @@ from cbfs.commands.name_owner import Owner
 from cbfs.commands.no_mount import is_in_a_mount, no_mount
 from cbfs.commands.options import absolute, add_account, add_network, network_options, say
 from cbfs.contacts.user_names import typed_name
+from cbfs.messages.file_names import moment
 from cbfs.tree.rules import VERIFIED
-from cbfs.tree.texts import moment
 from cbfs_common.errors import CbfsError
 from cbfs_common.profile import parse_address
 

@@ -33,6 +33,7 @@ from cbfs.commands.init import (
 )
 from cbfs.contacts.contact import Standing, decode_contact
 from cbfs.engine.engine import make_context, make_directory, milliseconds, passing_directory
+from cbfs.messages.file_names import moment
 from cbfs.messages.queues import note_queue
 from cbfs.names.directory import Directory
 from cbfs.names.own_name import Intent, read_own, write_intent, write_own, write_released
@@ -44,7 +45,6 @@ from cbfs.receiving.mailbox import sign_up
 from cbfs.receiving.prekeys import top_up
 from cbfs.storage.root_key import Unlock
 from cbfs.storage.store import Store, Table, Writer
-from cbfs.tree.texts import moment
 from cbfs_common.errors import CbfsError
 from cbfs_common.names.checks import Absent, Found
 from cbfs_common.names.entry import NO_KEYS, Entry, Keys

@@ -54,7 +54,6 @@ from cbfs.sending.supervision import supervised
 from cbfs.storage.faults import contained, harmless
 from cbfs.storage.root_key import Unlock
 from cbfs.storage.store import Store, Table
-from cbfs.tree import texts
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import PARTICIPANTS_MAX, SUBJECT_MAX
 from cbfs_common.names.policy import parse_policy
@@ -206,7 +205,7 @@ class Engine(Acquaintances):
             under_way = {who: progress.sending(reader, who) for who in waiting}
             arriving = progress.arriving_lines(reader)
             ending = self.ending.lines(reader)
-            unread = texts.unread_lines(reader.count(Table.QUARANTINE))
+            unread = progress.unread_lines(reader.count(Table.QUARANTINE))
         return Report(
             self._home.connection.text,
             self._network.lines(),
@@ -225,7 +224,7 @@ class Engine(Acquaintances):
         for key, missing in found.items():
             known = self._context.conversations.get(key)
             place = known.folder if known else "a conversation that is not shown"
-            yield texts.missing_line(missing.count, place, missing.until)
+            yield progress.missing_line(missing.count, place, missing.until)
 
     def trouble(self, name: str) -> str:
         """See ``Backend``."""

@@ -5,7 +5,7 @@ transaction, which also erases the keys: a crash before it leaves the messages t
 and after it nothing. The view is told when that is on the disk.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from heapq import heapify, heappop, heappush
@@ -14,6 +14,7 @@ import trio
 
 from cbfs.context import Context
 from cbfs.messages import history, lifetimes
+from cbfs.messages.file_names import moment
 from cbfs.messages.lifetimes import SLOT, End
 from cbfs.messages.model import Conversation, Delivery, Message
 from cbfs.messages.queues import delivery_queue, note_queue
@@ -21,7 +22,6 @@ from cbfs.messages.queues.incomplete import drop_incomplete
 from cbfs.receiving import message_requests
 from cbfs.storage.faults import ProgramFault, contained, unharmed
 from cbfs.storage.store import Reader, Writer
-from cbfs.tree.texts import ending_lines
 from cbfs_common.errors import CbfsError
 from cbfs_common.messages.lifetime import end_of
 
@@ -33,6 +33,9 @@ REREAD_MAX = 1_000
 
 LOOK_AGAIN = 60.0
 """Seconds until the clock is looked at again: it may be set, and the machine may sleep."""
+
+ENDING_SHOWN_MAX = 16
+"""Conversations that ``status`` lists in which messages end."""
 
 
 def forget(writer: Writer, message: Message) -> tuple[str, ...]:
@@ -275,3 +278,17 @@ class Ending:
                 )
             self._ended(one)
         self._context.problems.tell()
+
+
+def ending_lines(
+    counts: Mapping[bytes, int], conversations: Mapping[bytes, Conversation], first: int
+) -> tuple[str, ...]:
+    """``counts``: how many messages end, by conversation. ``first``: when the next does."""
+    lines = sorted(
+        f"{count} message{'s' if count > 1 else ''} in {conversations[key].folder}"
+        for key, count in counts.items()
+        if key in conversations
+    )
+    more = len(lines) - ENDING_SHOWN_MAX
+    lines = lines[:ENDING_SHOWN_MAX] + ([f"and in {more} more"] if more > 0 else [])
+    return (*lines, f"the next at {moment(first):%F %T} UTC") if lines and first else tuple(lines)

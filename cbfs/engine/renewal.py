@@ -12,9 +12,9 @@ from collections.abc import Callable
 import trio
 
 from cbfs.context import Context
+from cbfs.messages.file_names import moment
 from cbfs.names.directory import NotDue, OperationRefused
 from cbfs.names.own_name import OwnName
-from cbfs.tree.texts import moment
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import NAME_GRACE, NAME_QUARANTINE
 from cbfs_common.names.refusals import Refusal

@@ -28,6 +28,12 @@ _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 _REPLACEMENT = "_"
 
 
+def moment(milliseconds: int) -> datetime:
+    """The date so many milliseconds after the beginning of 1970, for people and TOML, in UTC. What
+    is before that or after the year 9999 becomes the first or the last moment of that time."""
+    return _EPOCH + timedelta(milliseconds=min(max(milliseconds, 0), _LAST_MS))
+
+
 def folder_name(
     started_ms: int,
     sender: str,
@@ -39,7 +45,7 @@ def folder_name(
 
     Names that do not fit are counted: ``...-bob-and-31-more``. `` (2)`` and on when taken.
     """
-    day = _moment(started_ms).strftime("%Y-%m-%d")
+    day = moment(started_ms).strftime("%Y-%m-%d")
     stem = f"{day}-{sender}{_listed(others)}"
     if subject:
         stem += f" {_visible(subject)}"
@@ -95,12 +101,8 @@ def shown_file_name(untrusted: str) -> str:
 
 
 def _stamp(milliseconds: int) -> str:
-    moment = _moment(milliseconds)
-    return f"{moment:%Y-%m-%dT%H.%M.%S}.{moment.microsecond // 1000:03}Z"
-
-
-def _moment(milliseconds: int) -> datetime:
-    return _EPOCH + timedelta(milliseconds=min(max(milliseconds, 0), _LAST_MS))
+    when = moment(milliseconds)
+    return f"{when:%Y-%m-%dT%H.%M.%S}.{when.microsecond // 1000:03}Z"
 
 
 def _visible(text: str) -> str:

@@ -1,11 +1,12 @@
-"""How far files are that travel in several parts, for ``status`` and extended attributes."""
+"""How far files are that travel in several parts, what is missing, and what cannot be read: for
+``status`` and extended attributes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 from cbfs.messages.conversations import label
-from cbfs.messages.file_names import shown_file_name
+from cbfs.messages.file_names import moment, shown_file_name
 from cbfs.messages.model import Delivery, Message
 from cbfs.messages.queues.delivery_queue import first_job, job_of, parts_delivered
 from cbfs.messages.queues.incomplete import all_incomplete
@@ -83,3 +84,26 @@ def counted(
         share = f"; {now.file_name or 'a file'}: {now.share}" if now else ""
         lines.append(f"{count} message{'s' if count > 1 else ''} to {label(recipient)}{share}")
     return tuple(lines)
+
+
+def missing_line(count: int, place: str, until: int) -> str:
+    """Of messages that others have named, in the conversation's folder ``place``, and that are not
+    here: asked for ``until`` (milliseconds) at the latest. Who left one out does not say so."""
+    what, them = ("messages are", "them") if count > 1 else ("message is", "it")
+    return (
+        f"{count} {what} missing in {place}: others are asked for {them} until {moment(until):%F}"
+        f" (whoever wrote {them} may have deleted {them}, or left you out, and then nobody answers;"
+        " ask them yourself if it matters)"
+    )
+
+
+def unread_lines(count: int) -> tuple[str, ...]:
+    """Of envelopes in quarantine/."""
+    if not count:
+        return ()
+    what = "envelopes that arrived" if count > 1 else "envelope that arrived"
+    return (
+        f"{count} {what} cannot be read (that is usual after a restore: whoever wrote to you is"
+        " told, and sends again what you lack; getfattr -d quarantine/* says why, and rm"
+        " quarantine/* ends this line)",
+    )

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from cbfs.outbox.rule import Process
 from cbfs.tree.nodes import File, Node
+from cbfs.tree.processes import Process
 
 
 @dataclass(frozen=True, slots=True)

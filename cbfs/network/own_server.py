@@ -9,7 +9,9 @@ only the peers of that file can reach it.
 """
 
 import os
+import shutil
 import subprocess
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -18,7 +20,6 @@ import trio
 
 from cbfs.network.tor.tor import Tor
 from cbfs.problems import Backoff
-from cbfs.tree.processes import installed
 from cbfs_common.errors import CbfsError, in_words
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address, parse_address
@@ -157,3 +158,12 @@ def _last_error(log: Path) -> str:
     text = log.read_bytes()[-LOG_TAIL:].decode("utf-8", "replace")
     errors = [line for line in text.splitlines() if line.startswith("cbfs: error: ")]
     return errors[-1].removeprefix("cbfs: error: ") if errors else "it was killed"
+
+
+def installed(name: str) -> str:
+    """The path of the program that was installed together with this one. Raises CbfsError."""
+    beside = Path(sysconfig.get_path("scripts")) / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise CbfsError(f"{name} is not installed", "./run demo installs it")
+    return found

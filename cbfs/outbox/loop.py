@@ -15,12 +15,14 @@ from cbfs.interface import Backend
 from cbfs.messages.model import Conversation, Delivery, Message
 from cbfs.outbox.error_files import ErrorFiles
 from cbfs.outbox.outbox import Drafts
-from cbfs.outbox.rule import METADATA, QUIET, Hold, Processes, is_lock
+from cbfs.outbox.rule import Hold
 from cbfs.outbox.submission import Dispatch
 from cbfs.outbox.sync_send import SyncSend
 from cbfs.problems import Refused
 from cbfs.storage.faults import Tasks, contained, harmless
 from cbfs.tree.nodes import Directory, File, Link, Node, Text, drafts_in, state_of
+from cbfs.tree.processes import Processes
+from cbfs.tree.rules import METADATA, QUIET, is_lock
 from cbfs.tree.texts import error_text, in_one_line, own_warning_text, status_text
 from cbfs.tree.tree import STATUS, Tree
 from cbfs.tree.virtual.search_folders import Views

@@ -5,21 +5,10 @@ import math
 import time
 from dataclasses import replace
 
-from cbfs.outbox.rule import (
-    METADATA,
-    QUIET,
-    Draft,
-    Hold,
-    Lock,
-    Processes,
-    folder_verdict,
-    is_live,
-    is_lock,
-    lock_names,
-    original_of,
-    verdict,
-)
+from cbfs.outbox.rule import Draft, Hold, Lock, folder_verdict, is_live, original_of, verdict
 from cbfs.tree.nodes import Directory, File, Link, Node, Parcel, state_of, walk
+from cbfs.tree.processes import Processes
+from cbfs.tree.rules import METADATA, QUIET, is_lock, lock_names
 from cbfs.tree.texts import read_folder_name
 from cbfs.tree.tree import Tree
 from cbfs.tree.virtual.metadata import read_new

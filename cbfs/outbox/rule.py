@@ -11,10 +11,10 @@ import struct
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from enum import Enum
-from typing import Protocol
 
-from cbfs.messages.file_names import ERROR_SUFFIX
+from cbfs.tree.nodes import Failure
+from cbfs.tree.processes import Process, Processes
+from cbfs.tree.rules import METADATA, QUIET, backup_of, folder_taken_for, is_own, taken_for
 
 RECHECK = 0.5
 """Seconds until a file that an editor holds is looked at again."""
@@ -22,117 +22,8 @@ RECHECK = 0.5
 CLOCK_RECHECK = 60.0
 """Seconds until a file that its date holds is looked at again: the clock may be set."""
 
-METADATA = "metadata.toml"
-
-QUIET = 60.0
-"""Seconds without a change after which it is told why something is not sent, and in which a file
-is remembered that was beside its backup."""
-
-_OWN = re.compile(r"\.DS_Store\Z|\._|\.directory\Z|(thumbs\.db|desktop\.ini)\Z", re.IGNORECASE)
-"""What file managers keep for themselves in each folder that they show."""
-
-_LOCKS = re.compile(
-    r"\..*\.sw[a-px]\Z | .*\.sw[opx]\Z | \.\#. | \#.*\#\Z | \.~lock\..*\#\Z | \..*\.kate-swp\Z"
-    r"| .*\.lock\Z | ~\$",
-    re.VERBOSE | re.IGNORECASE,
-)
-_DOWNLOADS = re.compile(
-    r".*\.(part|partial|filepart|crdownload|opdownload|download)\Z", re.IGNORECASE
-)
-_TEMPORARY = re.compile(
-    r"""(?i:.*\.(tmp|temp)\Z) | DEADJOE\Z
-    | sed[A-Za-z0-9]{6}\Z | XX[A-Za-z0-9]{6}\Z | tmp[A-Za-z0-9_]{6,8}\Z""",
-    re.VERBOSE,
-)
-_ERROR = re.compile(rf".*{re.escape(ERROR_SUFFIX)}\Z")
-_TAKEN_FOR = (
-    (_LOCKS, "an editor's lock, swap or rescue file"),
-    (_DOWNLOADS, "a download that is not complete"),
-    (_TEMPORARY, "a temporary file"),
-    (re.compile(r"\."), "a hidden file"),
-    (_ERROR, "an error file"),
-)
-
-_BACKUP = re.compile(r"(.+?)(\.~[0-9]+~|~|(?i:\.(bak|orig|rej|save)))\Z")
-
-_PROBE = re.compile(r"[0-9]{4,5}\Z")
-"""As what vim makes to see whether it may, empty."""
-
-_FOLDER_TAKEN_FOR = (
-    (re.compile(r"\."), "a hidden folder"),
-    (re.compile(r".*~\Z"), "a backup"),
-    (re.compile(r".*\.(tmp|temp|part|partial)\Z", re.IGNORECASE), "a folder that is not complete"),
-    (_ERROR, "an error file"),
-)
-"""A folder may well be called XXabcdef: no program saves one under such a name."""
-
-_EDITORS = frozenset(
-    (
-        "vi",
-        "vim",
-        "vim.basic",
-        "vim.tiny",
-        "vim.nox",
-        "vim.gtk3",
-        "view",
-        "ex",
-        "nvim",
-        "nano",
-        "pico",
-        "micro",
-        "ne",
-        "joe",
-        "jmacs",
-        "jstar",
-        "jpico",
-        "rjoe",
-        "emacs",
-        "emacs-nox",
-        "emacs-gtk",
-        "emacs-lucid",
-        "emacs-x",
-        "emacs-pgtk",
-        "mg",
-        "zile",
-        "jed",
-        "kak",
-        "hx",
-        "helix",
-        "mcedit",
-        "ed",
-        "red",
-        "tilde",
-        "le",
-        "vis",
-    )
-)
-
 _SWAP_PID = struct.Struct("<I")
 _SWAP_PID_OFFSET = 24
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A process as it was when it wrote: thread group id, start time (clock ticks), name."""
-
-    pid: int
-    start: int
-    name: str
-
-    @property
-    def edits(self) -> bool:
-        """Whether it is an editor that keeps a file open in the user's eyes."""
-        return self.name in _EDITORS
-
-
-class Processes(Protocol):
-    """What runs on this machine."""
-
-    def is_alive(self, process: Process) -> bool:
-        """Whether that very process still runs."""
-
-    def is_running(self, pid: int) -> bool:
-        """Whether any process has this id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,15 +34,6 @@ class Lock:
     name: str
     author: Process | None
     head: bytes
-
-
-class Failure(Enum):
-    """Why the content of a file may be less than what was to be in it."""
-
-    NONE = 0
-    WRITE = 1
-    KILLED = 2
-    UNMOUNT = 3
 
 
 _FAILED = {
@@ -206,34 +88,6 @@ class Hold:
         return f"{self.why} ({self.hint})" if self.hint else self.why
 
 
-def is_scratch(name: str) -> bool:
-    """Whether programs use such names for what is no document."""
-    return bool(
-        _taken_for(name, _TAKEN_FOR) or _OWN.match(name) or backup_of(name) or _PROBE.match(name)
-    )
-
-
-def is_lock(name: str) -> bool:
-    """Whether editors call their lock, swap and rescue files so."""
-    return _LOCKS.match(name) is not None
-
-
-def backup_of(name: str) -> str:
-    """What the file would be called whose backup has this name, empty for no backup."""
-    match = _BACKUP.match(name)
-    return match[1] if match else ""
-
-
-def is_backup(name: str, there: Container[str], left: Mapping[str, float], now: float) -> bool:
-    """Whether what gets this name among the names that are ``there`` is the backup of a file that
-    is one of them, is being edited, or ``left`` just now (by when it did)."""
-    base = backup_of(name)
-    if not base:
-        return False
-    near = now - left.get(base, -math.inf) < QUIET
-    return near or any(each in there for each in (base, *lock_names(base)))
-
-
 def original_of(
     name: str, there: Container[str], left: Mapping[str, float], now: float, *, spare: bool
 ) -> Original | None:
@@ -246,17 +100,6 @@ def original_of(
     return None
 
 
-def _taken_for(name: str, patterns: tuple[tuple[re.Pattern[str], str], ...]) -> str:
-    return next((what for pattern, what in patterns if pattern.match(name)), "")
-
-
-def lock_names(name: str) -> tuple[str, ...]:
-    """Names under which editors keep a lock or swap file for ``name``."""
-    swaps = tuple(f".{name}.sw{letter}" for letter in "opnx")
-    others = (f".~lock.{name}#", f".{name}.kate-swp", f".{name}.lock", f"{name}.lock")
-    return (*swaps, f".#{name}", *others)
-
-
 def verdict(
     draft: Draft,
     locks: Iterable[Lock],
@@ -267,7 +110,7 @@ def verdict(
 ) -> Hold | None:
     """None when the file is a finished message."""
     return (
-        _scratch(draft, now, _taken_for(draft.name, _TAKEN_FOR))
+        _scratch(draft, now, taken_for(draft.name))
         or _no_message(draft, now)
         or _in_use(draft, locks, processes)
         or (_too_soon(draft, now, grace) if draft.failure is not Failure.NONE else None)
@@ -288,8 +131,7 @@ def folder_verdict(
     """The same for a folder that was moved in. ``size`` is how many files it has, ``changed`` when
     something in it last has; ``inside`` are its files, whatever their names."""
     files = list(inside)
-    taken_for = _taken_for(folder.name, _FOLDER_TAKEN_FOR)
-    hold = _scratch(folder, now, taken_for) or _no_message(folder, now)
+    hold = _scratch(folder, now, folder_taken_for(folder.name)) or _no_message(folder, now)
     if hold:
         return hold
     for draft, locks in files:
@@ -305,16 +147,16 @@ def folder_verdict(
     return _later(folder, wall) or soon
 
 
-def _scratch(draft: Draft, now: float, taken_for: str) -> Hold | None:
+def _scratch(draft: Draft, now: float, what: str) -> Hold | None:
     """Whether its name says that it is no document, or it is in the way of one."""
-    if draft.name == METADATA or _OWN.match(draft.name):
+    if draft.name == METADATA or is_own(draft.name):
         return Hold("its name is that of a scratch file", None)
     original = draft.original
     if original is not None:
-        taken_for = f"the backup of {original.name}"
-    if not taken_for:
+        what = f"the backup of {original.name}"
+    if not what:
         return None
-    why = f"it is taken for a scratch file: {taken_for}"
+    why = f"it is taken for a scratch file: {what}"
     hint = "rename it to send it, or rm it"
     if draft.held:
         return Hold(why, QUIET, hint, math.inf)

@@ -14,7 +14,7 @@ from cbfs.messages.model import Content, Conversation, Message
 from cbfs.outbox.error_files import ErrorFiles
 from cbfs.outbox.folder_messages import clear, drop, pack, seal, taking_out
 from cbfs.outbox.outbox import Drafts
-from cbfs.outbox.rule import METADATA, Hold
+from cbfs.outbox.rule import Hold
 from cbfs.problems import NotYet, Refused
 from cbfs.storage.faults import ProgramFault, Tasks, contained, harmless
 from cbfs.storage.store import StoreError, Table, Writer
@@ -29,7 +29,7 @@ from cbfs.tree.nodes import (
     new_seed,
     state_of,
 )
-from cbfs.tree.rules import Area
+from cbfs.tree.rules import METADATA, Area
 from cbfs.tree.tree import FIRST_STORED, Tree
 from cbfs.tree.watchers import Showing
 from cbfs_common.errors import CbfsError

@@ -18,8 +18,7 @@ import trio
 from cbfs.interface import Backend
 from cbfs.messages.model import Delivery, Message
 from cbfs.outbox.outbox import Drafts
-from cbfs.outbox.rule import Failure
-from cbfs.tree.nodes import Directory, File, Node
+from cbfs.tree.nodes import Directory, Failure, File, Node
 from cbfs.tree.processes import ProcFS
 from cbfs.tree.rules import Area, TreeError
 

@@ -18,12 +18,12 @@ from contextlib import contextmanager, suppress
 from cbfs.interface import Backend
 from cbfs.messages.content import read_content, u32, u64
 from cbfs.messages.model import Content
-from cbfs.outbox.rule import Failure
 from cbfs.storage.faults import Tasks
 from cbfs.storage.store import Reader, StoreError, Table, Writer
 from cbfs.tree.nodes import (
     MODES,
     Directory,
+    Failure,
     File,
     FolderFile,
     Link,

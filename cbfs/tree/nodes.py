@@ -5,14 +5,15 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 import trio
 
 from cbfs.messages.listings import Entry, content_of, ends_of, entry_of
 from cbfs.messages.model import Content, Message
-from cbfs.outbox.rule import QUIET, Failure, Process
 from cbfs.storage.encoding import pack, unpack
-from cbfs.tree.rules import RULES, Area
+from cbfs.tree.processes import Process
+from cbfs.tree.rules import QUIET, RULES, Area
 from cbfs.tree.write_buffer import Layer
 
 FIRST_MESSAGE = 1 << 40
@@ -31,6 +32,15 @@ _NO_NAMES: "set[tuple[Directory, str]]" = set()
 def new_seed() -> bytes:
     """Of a new draft."""
     return secrets.token_bytes(16)
+
+
+class Failure(Enum):
+    """Why the content of a file may be less than what was to be in it."""
+
+    NONE = 0
+    WRITE = 1
+    KILLED = 2
+    UNMOUNT = 3
 
 
 class Node:

@@ -1,14 +1,10 @@
-"""What runs on this machine, from /proc (see ``cbfs.outbox.rule.Processes``), and what can be
-run."""
+"""Processes of this machine: what is known of each, from /proc."""
 
 import os
-import shutil
 import signal
-import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
-
-from cbfs.outbox.rule import Process
-from cbfs_common.errors import CbfsError
+from typing import Protocol
 
 _PROC = Path("/proc")
 _TOLD_MAX = 4_096
@@ -21,6 +17,71 @@ _START_TIME = 19
 """The field of /proc/PID/stat that says when it started, counted from the one after the name."""
 _FLAGS, _KILLED = 6, 0x400
 """The field that has the kernel's flags of the process, counted likewise, and PF_SIGNALED in it."""
+
+_EDITORS = frozenset(
+    (
+        "vi",
+        "vim",
+        "vim.basic",
+        "vim.tiny",
+        "vim.nox",
+        "vim.gtk3",
+        "view",
+        "ex",
+        "nvim",
+        "nano",
+        "pico",
+        "micro",
+        "ne",
+        "joe",
+        "jmacs",
+        "jstar",
+        "jpico",
+        "rjoe",
+        "emacs",
+        "emacs-nox",
+        "emacs-gtk",
+        "emacs-lucid",
+        "emacs-x",
+        "emacs-pgtk",
+        "mg",
+        "zile",
+        "jed",
+        "kak",
+        "hx",
+        "helix",
+        "mcedit",
+        "ed",
+        "red",
+        "tilde",
+        "le",
+        "vis",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process as it was when it wrote: thread group id, start time (clock ticks), name."""
+
+    pid: int
+    start: int
+    name: str
+
+    @property
+    def edits(self) -> bool:
+        """Whether it is an editor that keeps a file open in the user's eyes."""
+        return self.name in _EDITORS
+
+
+class Processes(Protocol):
+    """What runs on this machine."""
+
+    def is_alive(self, process: Process) -> bool:
+        """Whether that very process still runs."""
+
+    def is_running(self, pid: int) -> bool:
+        """Whether any process has this id."""
 
 
 class ProcFS:
@@ -93,12 +154,3 @@ def _told(pid: int, what: str) -> str:
         return os.read(descriptor, _TOLD_MAX).decode(errors="replace")
     finally:
         os.close(descriptor)
-
-
-def installed(name: str) -> str:
-    """The path of the program that was installed together with this one. Raises CbfsError."""
-    beside = Path(sysconfig.get_path("scripts")) / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        raise CbfsError(f"{name} is not installed", "./run demo installs it")
-    return found

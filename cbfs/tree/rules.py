@@ -1,16 +1,62 @@
-"""What may be done where. Pure data: a directory's ``area`` decides, by ``RULES``.
+"""What may be done where, and what the names of files say. Pure.
 
-A new kind of directory is a new ``Area`` with its line in ``RULES``; nothing else asks what an
-area is, but for the outbox's rule of sending.
+A directory's ``area`` decides what may be done in it, by ``RULES``. A new kind of directory is a
+new ``Area`` with its line in ``RULES``; nothing else asks what an area is, but for the outbox's
+rule of sending.
 """
 
 import errno
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from cbfs.messages.file_names import ERROR_SUFFIX
-from cbfs.outbox.rule import is_scratch
+
+METADATA = "metadata.toml"
+
+QUIET = 60.0
+"""Seconds without a change after which it is told why something is not sent, and in which a file
+is remembered that was beside its backup."""
+
+_OWN = re.compile(r"\.DS_Store\Z|\._|\.directory\Z|(thumbs\.db|desktop\.ini)\Z", re.IGNORECASE)
+"""What file managers keep for themselves in each folder that they show."""
+
+_LOCKS = re.compile(
+    r"\..*\.sw[a-px]\Z | .*\.sw[opx]\Z | \.\#. | \#.*\#\Z | \.~lock\..*\#\Z | \..*\.kate-swp\Z"
+    r"| .*\.lock\Z | ~\$",
+    re.VERBOSE | re.IGNORECASE,
+)
+_DOWNLOADS = re.compile(
+    r".*\.(part|partial|filepart|crdownload|opdownload|download)\Z", re.IGNORECASE
+)
+_TEMPORARY = re.compile(
+    r"""(?i:.*\.(tmp|temp)\Z) | DEADJOE\Z
+    | sed[A-Za-z0-9]{6}\Z | XX[A-Za-z0-9]{6}\Z | tmp[A-Za-z0-9_]{6,8}\Z""",
+    re.VERBOSE,
+)
+_ERROR = re.compile(rf".*{re.escape(ERROR_SUFFIX)}\Z")
+_TAKEN_FOR = (
+    (_LOCKS, "an editor's lock, swap or rescue file"),
+    (_DOWNLOADS, "a download that is not complete"),
+    (_TEMPORARY, "a temporary file"),
+    (re.compile(r"\."), "a hidden file"),
+    (_ERROR, "an error file"),
+)
+
+_BACKUP = re.compile(r"(.+?)(\.~[0-9]+~|~|(?i:\.(bak|orig|rej|save)))\Z")
+
+_PROBE = re.compile(r"[0-9]{4,5}\Z")
+"""As what vim makes to see whether it may, empty."""
+
+_FOLDER_TAKEN_FOR = (
+    (re.compile(r"\."), "a hidden folder"),
+    (re.compile(r".*~\Z"), "a backup"),
+    (re.compile(r".*\.(tmp|temp|part|partial)\Z", re.IGNORECASE), "a folder that is not complete"),
+    (_ERROR, "an error file"),
+)
+"""A folder may well be called XXabcdef: no program saves one under such a name."""
 
 CONFIG = "config.toml"
 CONFIG_ERROR = CONFIG + ERROR_SUFFIX
@@ -96,3 +142,55 @@ def check(number: int) -> None:
     """Raise TreeError for a rule that is not 0."""
     if number:
         raise TreeError(number)
+
+
+def is_scratch(name: str) -> bool:
+    """Whether programs use such names for what is no document."""
+    return bool(taken_for(name) or is_own(name) or backup_of(name) or _PROBE.match(name))
+
+
+def is_lock(name: str) -> bool:
+    """Whether editors call their lock, swap and rescue files so."""
+    return _LOCKS.match(name) is not None
+
+
+def backup_of(name: str) -> str:
+    """What the file would be called whose backup has this name, empty for no backup."""
+    match = _BACKUP.match(name)
+    return match[1] if match else ""
+
+
+def is_backup(name: str, there: Container[str], left: Mapping[str, float], now: float) -> bool:
+    """Whether what gets this name among the names that are ``there`` is the backup of a file that
+    is one of them, is being edited, or ``left`` just now (by when it did)."""
+    base = backup_of(name)
+    if not base:
+        return False
+    near = now - left.get(base, -math.inf) < QUIET
+    return near or any(each in there for each in (base, *lock_names(base)))
+
+
+def taken_for(name: str) -> str:
+    """What no document it is taken for, in words, because a file has this name; else empty."""
+    return _first(name, _TAKEN_FOR)
+
+
+def folder_taken_for(name: str) -> str:
+    """What no message it is taken for, in words, because a folder has this name; else empty."""
+    return _first(name, _FOLDER_TAKEN_FOR)
+
+
+def is_own(name: str) -> bool:
+    """Whether file managers keep a file of this name for themselves in folders that they show."""
+    return _OWN.match(name) is not None
+
+
+def lock_names(name: str) -> tuple[str, ...]:
+    """Names under which editors keep a lock or swap file for ``name``."""
+    swaps = tuple(f".{name}.sw{letter}" for letter in "opnx")
+    others = (f".~lock.{name}#", f".{name}.kate-swp", f".{name}.lock", f"{name}.lock")
+    return (*swaps, f".#{name}", *others)
+
+
+def _first(name: str, patterns: tuple[tuple[re.Pattern[str], str], ...]) -> str:
+    return next((what for pattern, what in patterns if pattern.match(name)), "")

@@ -1,8 +1,7 @@
 """The texts that the mount shows: README, status, metadata.toml, profile.toml, contacts."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Sequence
 
 import tomli_w
 
@@ -10,7 +9,7 @@ from cbfs.contacts.contact import Contact, Mark, Standing
 from cbfs.contacts.fingerprint import Fingerprint
 from cbfs.contacts.user_names import typed_name
 from cbfs.interface import Report
-from cbfs.messages.model import Conversation
+from cbfs.messages.file_names import moment
 from cbfs.problems import Refused
 from cbfs_common.errors import DecodeError
 from cbfs_common.names.entry import Status
@@ -53,11 +52,6 @@ tmp/ is for files that you prepare; it is emptied at unmount. ui_info/ is for pr
 that keep something of their own here. quarantine/, when it is there, has envelopes
 that could not be read. Unmount: fusermount3 -u on this folder.
 """
-
-
-def moment(milliseconds: int) -> datetime:
-    """For people and TOML, in UTC."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def read_folder_name(
@@ -114,47 +108,6 @@ def status_text(name: str, report: Report, held: Sequence[tuple[str, str]]) -> s
         lines.append("problems:")
         lines += [f"  {line}" for line in report.problems]
     return "\n".join(lines) + "\n"
-
-
-ENDING_SHOWN_MAX = 16
-"""Conversations that ``status`` lists in which messages end."""
-
-
-def ending_lines(
-    counts: Mapping[bytes, int], conversations: Mapping[bytes, Conversation], first: int
-) -> tuple[str, ...]:
-    """``counts``: how many messages end, by conversation. ``first``: when the next does."""
-    lines = sorted(
-        f"{count} message{'s' if count > 1 else ''} in {conversations[key].folder}"
-        for key, count in counts.items()
-        if key in conversations
-    )
-    more = len(lines) - ENDING_SHOWN_MAX
-    lines = lines[:ENDING_SHOWN_MAX] + ([f"and in {more} more"] if more > 0 else [])
-    return (*lines, f"the next at {moment(first):%F %T} UTC") if lines and first else tuple(lines)
-
-
-def missing_line(count: int, place: str, until: int) -> str:
-    """Of messages that others have named, in the conversation's folder ``place``, and that are not
-    here: asked for ``until`` (milliseconds) at the latest. Who left one out does not say so."""
-    what, them = ("messages are", "them") if count > 1 else ("message is", "it")
-    return (
-        f"{count} {what} missing in {place}: others are asked for {them} until {moment(until):%F}"
-        f" (whoever wrote {them} may have deleted {them}, or left you out, and then nobody answers;"
-        " ask them yourself if it matters)"
-    )
-
-
-def unread_lines(count: int) -> tuple[str, ...]:
-    """Of envelopes in quarantine/."""
-    if not count:
-        return ()
-    what = "envelopes that arrived" if count > 1 else "envelope that arrived"
-    return (
-        f"{count} {what} cannot be read (that is usual after a restore: whoever wrote to you is"
-        " told, and sends again what you lack; getfattr -d quarantine/* says why, and rm"
-        " quarantine/* ends this line)",
-    )
 
 
 def profile_text(name: str, profile: Profile) -> str:

@@ -13,7 +13,6 @@ from cbfs.interface import Backend
 from cbfs.messages.content import u64
 from cbfs.messages.file_names import ERROR_SUFFIX
 from cbfs.messages.model import Conversation, Message
-from cbfs.outbox.rule import METADATA, Process, backup_of, is_backup, lock_names
 from cbfs.storage.faults import Tasks
 from cbfs.storage.store import Store, Table, Writer
 from cbfs.tree.changes import check_rename, or_else, put_back
@@ -34,7 +33,20 @@ from cbfs.tree.nodes import (
     settle,
     state_of,
 )
-from cbfs.tree.rules import CONFIG, PERSON, RULES, Area, TreeError, check, file_rule
+from cbfs.tree.processes import Process
+from cbfs.tree.rules import (
+    CONFIG,
+    METADATA,
+    PERSON,
+    RULES,
+    Area,
+    TreeError,
+    backup_of,
+    check,
+    file_rule,
+    is_backup,
+    lock_names,
+)
 from cbfs.tree.times import keep_times, shown
 from cbfs.tree.virtual.config_file import ConfigFile
 from cbfs.tree.virtual.conversation_folder import Folder, Unseen

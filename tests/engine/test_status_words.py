@@ -12,12 +12,13 @@ import trio
 
 import cbfs
 from cbfs.engine.engine import running
+from cbfs.messages.progress import missing_line, unread_lines
 from cbfs.messages.queues import note_queue
 from cbfs.messages.queues.note_queue import Kind, Missing, debts, owe, settle
 from cbfs.messages.queues.quarantine import Unread, Why, keep
 from cbfs.outbox.rule import Hold
 from cbfs.storage.store import Store, Table
-from cbfs.tree.texts import error_text, in_one_line, missing_line, unread_lines
+from cbfs.tree.texts import error_text, in_one_line
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError
 from cbfs_common.limits import ASKS_MAX, ENVELOPE_SIZE
 from tests.engine.test_engine import NO_TOR

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from cbfs.outbox.rule import Failure
 from cbfs.storage.store import CannotWrite
-from cbfs.tree.nodes import Directory, File, Node, Text
+from cbfs.tree.nodes import Directory, Failure, File, Node, Text
 from cbfs.tree.rules import TreeError
 from cbfs_common.limits import FILE_SIZE_MAX
 from tests.support.mounted import Mounted, mounted

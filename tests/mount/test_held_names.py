@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cbfs.outbox.rule import QUIET
 from cbfs.tree.nodes import Directory, File, Link, Text
+from cbfs.tree.rules import QUIET
 from tests.support.mounted import mounted
 from tests.support.world import wait_for
 from tests.tree.test_tree import Mount, run, until

@@ -9,17 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbfs.outbox.rule import (
-    Draft,
-    Lock,
-    Process,
-    folder_verdict,
-    is_backup,
-    is_scratch,
-    lock_names,
-    original_of,
-    verdict,
-)
+from cbfs.outbox.rule import Draft, Lock, folder_verdict, original_of, verdict
+from cbfs.tree.processes import Process
+from cbfs.tree.rules import is_backup, is_scratch, lock_names
 
 GRACE = 1.0
 

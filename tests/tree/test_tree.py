@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from cbfs.outbox.loop import Courier
-from cbfs.outbox.rule import Process
 from cbfs.tree.nodes import Directory, File, Link, MessageFile, Node, Text
+from cbfs.tree.processes import Process
 from cbfs.tree.restore import restore
 from cbfs.tree.rules import TreeError
 from cbfs.tree.tree import Tree

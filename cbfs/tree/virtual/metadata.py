@@ -9,11 +9,12 @@ import tomli_w
 
 from cbfs.contacts.user_names import typed_name
 from cbfs.messages import lifetimes
+from cbfs.messages.file_names import moment
 from cbfs.messages.lifetimes import Setting
 from cbfs.messages.model import Conversation
 from cbfs.messages.plain_text import escaped
 from cbfs.problems import Refused
-from cbfs.tree.texts import checked_people, moment
+from cbfs.tree.texts import checked_people
 
 METADATA_MAX = 65_536
 

@@ -19,12 +19,11 @@ from cbfs.messages.content import u64
 from cbfs.messages.file_names import ERROR_SUFFIX
 from cbfs.messages.lifetimes import Setting
 from cbfs.messages.model import Conversation
-from cbfs.outbox.rule import METADATA
 from cbfs.problems import Refused
 from cbfs.storage.store import Table
 from cbfs.tree.inodes import Inodes
 from cbfs.tree.nodes import Directory, File, Node, Text
-from cbfs.tree.rules import Area, TreeError
+from cbfs.tree.rules import METADATA, Area, TreeError
 from cbfs.tree.texts import error_text
 from cbfs.tree.virtual.metadata import METADATA_MAX, read_changed, text_of
 from cbfs.tree.virtual.virtual_directory import inode_for

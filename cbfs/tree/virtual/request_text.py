@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from cbfs.interface import MessageRequest
+from cbfs.messages.file_names import moment
 from cbfs.messages.plain_text import shown_line, shown_lines
-from cbfs.tree.texts import moment
 
 LINES_MAX = 40
 """Lines of a first message that are shown."""
