@@ -47,4 +47,4 @@ class Context:
     @property
     def pace(self) -> float:
         """Mean seconds between two turns to connect; 0: at once."""
-        return self.configuration.current.pace
+        return self.configuration.pace

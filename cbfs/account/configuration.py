@@ -33,6 +33,11 @@ class Configuration:
         """As they are now: read them at each use."""
         return self._current
 
+    @property
+    def pace(self) -> float:
+        """Mean seconds between two turns to connect; 0: at once."""
+        return self._current.pace
+
     async def change(self, settings: Settings) -> None:
         """In effect, and on the disk, on return. A crash before the commit leaves the old ones,
         one after it the new ones."""

@@ -21,6 +21,7 @@ from cbfs.account.account import (
     put_account,
     put_own_server,
 )
+from cbfs.account.configuration import Configuration
 from cbfs.account.passphrase import Guard
 from cbfs.commands.removing import remove_tree
 from cbfs.contacts.user_names import typed_name
@@ -38,6 +39,7 @@ from cbfs.network.access import Network, NetworkOptions, reaching, run
 from cbfs.network.dial import HOME, Dialer, DialError
 from cbfs.network.link import open_link
 from cbfs.network.own_server import OwnServer
+from cbfs.network.pacing import PacedDialer
 from cbfs.problems import Backoff, Problems
 from cbfs.receiving.mailbox import sign_up
 from cbfs.receiving.prekeys import top_up
@@ -307,7 +309,10 @@ async def _steps(
     directory = make_directory(store, account, dialer)
     await _check_free(directory, account)
     say(f"making an account at {account.server.place}")
-    context = make_context(store, account, directory, dialer, Problems(lambda: None))
+    configuration = Configuration(store)
+    paced = PacedDialer(dialer, configuration, SYSTEM_RANDOM)
+    problems = Problems(lambda: None)
+    context = make_context(store, account, configuration, directory, paced, problems)
     async with open_link(dialer, account.server, account.transport, HOME, SYSTEM_RANDOM) as link:
         await sign_up(link)
         say("making prekeys")

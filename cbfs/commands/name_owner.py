@@ -20,6 +20,7 @@ from cbfs.account.account import (
     put_account,
     put_next,
 )
+from cbfs.account.configuration import Configuration
 from cbfs.account.passphrase import Guard
 from cbfs.commands.certificates import read_certificate, read_seed, write_certificate, write_seed
 from cbfs.commands.init import (
@@ -40,6 +41,7 @@ from cbfs.names.own_name import Intent, read_own, write_intent, write_own, write
 from cbfs.network.access import Network, NetworkOptions, run
 from cbfs.network.dial import HOME, Dialer, LoopbackDialer
 from cbfs.network.link import open_link
+from cbfs.network.pacing import PacedDialer
 from cbfs.problems import Problems
 from cbfs.receiving.mailbox import sign_up
 from cbfs.receiving.prekeys import top_up
@@ -274,7 +276,9 @@ class _At:
         server = fresh.server
         self.say(f"making a mailbox at {server.place}")
         problems = Problems(lambda: None)
-        context = make_context(self.store, fresh, self.directory, self.dialer, problems)
+        configuration = Configuration(self.store)
+        paced = PacedDialer(self.dialer, configuration, SYSTEM_RANDOM)
+        context = make_context(self.store, fresh, configuration, self.directory, paced, problems)
         async with open_link(self.dialer, server, fresh.transport, HOME, SYSTEM_RANDOM) as link:
             await sign_up(link)
             self.say("making prekeys")

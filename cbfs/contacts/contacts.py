@@ -15,7 +15,6 @@ import trio
 from cbfs.contacts.contact import Contact, How, Standing, decode_contact
 from cbfs.contacts.fingerprint import Fingerprint, fingerprint
 from cbfs.contacts.user_names import look_alike, typed_name
-from cbfs.messages.queues.delivery_queue import reseal
 from cbfs.names.directory import Directory, DirectoryDown
 from cbfs.problems import ContactRefused, NotYet, Refused
 from cbfs.storage.store import Store, Table, Writer
@@ -95,13 +94,20 @@ class Peers:
     of them is new."""
 
     def __init__(
-        self, store: Store, directory: Directory, own: bytes, clock: Callable[[], int]
+        self,
+        store: Store,
+        directory: Directory,
+        own: bytes,
+        clock: Callable[[], int],
+        reseal: Callable[[Writer, str], None],
     ) -> None:
-        """``own``: one's own identity (32). ``clock``: milliseconds since 1970."""
+        """``own``: one's own identity (32). ``clock``: milliseconds since 1970. ``reseal`` has what
+        waits for a name sealed anew, in the transaction that gives it other keys."""
         self._store = store
         self._directory = directory
         self._own = own
         self._clock = clock
+        self._reseal = reseal
         self._locks: dict[str, trio.Lock] = {}
         self.changed: Callable[[str], None] = lambda name: None
         self._known: dict[str, Contact] = {}
@@ -346,7 +352,7 @@ class Peers:
             for name, record in records:
                 writer.put(Table.PEERS, writer.blind(name), record)
             for other in others:
-                reseal(writer, other)
+                self._reseal(writer, other)
             return also(writer)
 
         result = await self._store.commit(change)

@@ -37,6 +37,7 @@ from cbfs.messages.content import content_chunks
 from cbfs.messages.lost_state import make_listings, notice_copy, notice_loss
 from cbfs.messages.model import Conversation, Delivery, Message
 from cbfs.messages.queues import note_queue
+from cbfs.messages.queues.delivery_queue import reseal
 from cbfs.names.directory import Directory
 from cbfs.names.own_name import OwnName
 from cbfs.names.own_time import OwnTime
@@ -514,9 +515,10 @@ async def running(
                     known=own_server,
                 ) as network,
             ):
-                paced = PacedDialer(network.dialer, Configuration(store), SYSTEM_RANDOM)
+                configuration = Configuration(store)
+                paced = PacedDialer(network.dialer, configuration, SYSTEM_RANDOM)
                 directory = make_directory(store, account, paced)
-                context = make_context(store, account, directory, paced, problems)
+                context = make_context(store, account, configuration, directory, paced, problems)
                 own = OwnName(store, directory, account.name, problems.tell)
                 async with working(context, network, directory, own) as engine:
                     yield engine
@@ -538,23 +540,25 @@ async def working(
 
 
 def make_context(
-    store: Store, account: Account, directory: Directory, dialer: Dialer, problems: Problems
+    store: Store,
+    account: Account,
+    configuration: Configuration,
+    directory: Directory,
+    dialer: PacedDialer,
+    problems: Problems,
 ) -> Context:
     """What the parts of the engine share, as the store has it."""
     with store.read() as reader:
         conversations = history.load_conversations(reader)
-    paced = dialer
-    if not isinstance(paced, PacedDialer):
-        paced = PacedDialer(dialer, Configuration(store), SYSTEM_RANDOM)
     return Context(
         account,
         parse_policy(account.policy),
         store,
-        paced.configuration,
+        configuration,
         Sessions(store, account.party, SYSTEM_RANDOM, account.former_parties),
-        Peers(store, directory, account.profile.identity(account.name), milliseconds),
+        Peers(store, directory, account.profile.identity(account.name), milliseconds, reseal),
         conversations,
-        paced,
+        dialer,
         milliseconds,
         SYSTEM_RANDOM,
         problems,

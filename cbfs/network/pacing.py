@@ -8,10 +8,10 @@ thought of twice. Without a pace connections are made at once.
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import trio
 
-from cbfs.account.configuration import Configuration
 from cbfs.network.dial import Dialer
 from cbfs.network.slots import Slots
 from cbfs_common.primitives import Random
@@ -65,12 +65,23 @@ class LingeringDialer:
         return LingeringStream(await self._direct.dial(host, port, isolation), linger)
 
 
+class Pace(Protocol):
+    """The setting ``pace`` as it is now."""
+
+    @property
+    def pace(self) -> float:
+        """Mean seconds between two turns; 0: connections are made at once."""
+
+    async def wait_changed(self) -> None:
+        """Until any setting is another one."""
+
+
 class PacedDialer:
     """The way to all servers but the home server. ``direct`` does not wait."""
 
-    def __init__(self, direct: Dialer, configuration: Configuration, random: Random) -> None:
+    def __init__(self, direct: Dialer, pace: Pace, random: Random) -> None:
         self.direct = direct
-        self.configuration = configuration
+        self._pace = pace
         self.in_turn = LingeringDialer(direct, random)
         """For the dummy, which is given its turn."""
         self._random = random
@@ -78,7 +89,7 @@ class PacedDialer:
 
     async def dial(self, host: str, port: int, isolation: bytes) -> trio.abc.Stream:
         """See ``Dialer``. Waits for its turn when there is a pace."""
-        if not self.configuration.current.pace:
+        if not self._pace.pace:
             return await self.direct.dial(host, port, isolation)
         turn = trio.Event()
         self._waiting.append(turn)
@@ -94,21 +105,21 @@ class PacedDialer:
         nothing."""
         async with trio.open_nursery() as nursery:
             while True:
-                mean = self.configuration.current.pace
+                mean = self._pace.pace
                 if mean:
                     await self._give_turns(mean, nursery, dummy)
                     continue
                 while self._waiting:
                     self._waiting.popleft().set()
-                await self.configuration.wait_changed()
+                await self._pace.wait_changed()
 
     async def _give_turns(
         self, mean: float, nursery: trio.Nursery, dummy: Callable[[], Awaitable[None]]
     ) -> None:
         slots = Slots(self._random, mean, trio.current_time())
-        while self.configuration.current.pace == mean:
+        while self._pace.pace == mean:
             with trio.move_on_at(slots.next):
-                await self.configuration.wait_changed()
+                await self._pace.wait_changed()
                 continue
             for _ in range(slots.due(trio.current_time())):
                 if self._waiting:

@@ -72,11 +72,13 @@ async def account(directory: Path) -> AsyncIterator[Context]:
     with opened_store(directory, SYSTEM_RANDOM, create=Guard) as store:
         server = Address(dh_public(SYSTEM_RANDOM.token(32)), "127.0.0.1", 1)
         made = make_account("alice", server, make_policy(server).encode(), SYSTEM_RANDOM)
-        dialer = PacedDialer(LoopbackDialer(), Configuration(store), SYSTEM_RANDOM)
+        configuration = Configuration(store)
+        dialer = PacedDialer(LoopbackDialer(), configuration, SYSTEM_RANDOM)
         async with trio.open_nursery() as nursery:
             await nursery.start(store.run)
             names = make_directory(store, made, dialer)
-            yield make_context(store, made, names, dialer, Problems(lambda: None))
+            problems = Problems(lambda: None)
+            yield make_context(store, made, configuration, names, dialer, problems)
             nursery.cancel_scope.cancel()
 
 

@@ -18,6 +18,7 @@ import trio
 import trio.testing
 
 from cbfs.account.account import SYSTEM_RANDOM, Account, make_account, no_lock
+from cbfs.account.configuration import Configuration
 from cbfs.contacts.contact import Mark, Standing, decode_contact
 from cbfs.engine.engine import Engine, make_context, working
 from cbfs.messages import history
@@ -27,6 +28,7 @@ from cbfs.messages.queues.quarantine import envelope_at
 from cbfs.names.directory import Directory
 from cbfs.names.own_name import OwnName
 from cbfs.network.access import Network
+from cbfs.network.pacing import PacedDialer
 from cbfs.problems import Problems
 from cbfs.receiving.message_requests import REQUESTS_MAX, STRANGERS_MAX
 from cbfs.storage.root_key import NO_LOCK, Protection, RootFile, make_root_file
@@ -245,8 +247,10 @@ class Town:
         async with trio.open_nursery() as nursery:
             self.wires.nursery = nursery
             directory = self._directory()
+            configuration = Configuration(self.store)
+            paced = PacedDialer(self.wires, configuration, SYSTEM_RANDOM)
             context = make_context(
-                self.store, self.account, directory, self.wires, Problems(_nothing)
+                self.store, self.account, configuration, directory, paced, Problems(_nothing)
             )
             context = replace(context, clock=lambda: int(self.now() * 1_000))
             own = OwnName(self.store, directory, "alice", _nothing)

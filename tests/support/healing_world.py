@@ -12,6 +12,7 @@ from unittest.mock import patch
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, Account, make_account, no_lock
+from cbfs.account.configuration import Configuration
 from cbfs.contacts.contact import Contact
 from cbfs.contacts.monitor import Watch
 from cbfs.context import Context
@@ -25,6 +26,7 @@ from cbfs.messages.model import Content
 from cbfs.messages.queues import delivery_queue, note_queue
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import Link, Replies
+from cbfs.network.pacing import PacedDialer
 from cbfs.problems import Problems
 from cbfs.receiving.prekeys import top_up
 from cbfs.receiving.receiver import Receiver
@@ -146,7 +148,11 @@ class Client:
         """As after a restart."""
         dialer = LoopbackDialer()
         directory = make_directory(self.store, self.account, dialer)
-        context = make_context(self.store, self.account, directory, dialer, Problems(_nothing))
+        configuration = Configuration(self.store)
+        paced = PacedDialer(dialer, configuration, SYSTEM_RANDOM)
+        context = make_context(
+            self.store, self.account, configuration, directory, paced, Problems(_nothing)
+        )
         self.context = replace(context, clock=lambda: self.world.now)
         others = (other for other in self.world.clients.values() if other is not self)
         self.know([contact_of(other) for other in others if other.name not in self.strangers])

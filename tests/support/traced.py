@@ -231,7 +231,7 @@ async def _engine(
     await store.commit(lambda w: w.put(Table.PEERS, w.blind(b"bob"), contact.encode()))
     paced = PacedDialer(dialer, configuration, random)
     directory = make_directory(store, account, paced)
-    context = make_context(store, account, directory, paced, Problems(lambda: None))
+    context = make_context(store, account, configuration, directory, paced, Problems(lambda: None))
     context = replace(
         context, random=random, clock=lambda: int((START + clock.current_time()) * 1_000)
     )
