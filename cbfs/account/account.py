@@ -18,8 +18,8 @@ from cbfs.account.place import OWN_NAMES, check_account
 from cbfs.storage.encoding import pack, unpack
 from cbfs.storage.root_key import (
     NO_LOCK,
-    Kind,
     Protection,
+    ProtectionKind,
     RootError,
     RootFile,
     Unlock,
@@ -224,17 +224,17 @@ def default_account() -> Path:
 
 def no_lock(protection: Protection) -> bytes:
     """The lock of an account that nothing protects. Raises CbfsError for another."""
-    if protection.kind is not Kind.NOTHING:
+    if protection.kind is not ProtectionKind.NOTHING:
         raise CbfsError("the account is protected by a passphrase", "it has to be given")
     return NO_LOCK
 
 
 def asks_for_passphrase(directory: Path) -> bool:
     """Whether it takes a passphrase to open the account there. False when nobody can tell."""
-    return any(p.kind is Kind.PASSPHRASE for p in protections(directory / "root.key"))
+    return any(p.kind is ProtectionKind.PASSPHRASE for p in protections(directory / "root.key"))
 
 
-def protection_of(directory: Path) -> Kind | None:
+def protection_of(directory: Path) -> ProtectionKind | None:
     """What protects the account there, or None when there is none."""
     return next((p.kind for p in protections(directory / "root.key")), None)
 

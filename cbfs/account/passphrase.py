@@ -16,7 +16,7 @@ import keyring.errors
 from nacl import exceptions as nacl
 from nacl import pwhash
 
-from cbfs.storage.root_key import ID_SIZE, NO_LOCK, Kind, Protection, Unlock
+from cbfs.storage.root_key import ID_SIZE, NO_LOCK, Protection, ProtectionKind, Unlock
 from cbfs_common.errors import CbfsError
 from cbfs_common.primitives import KEY_SIZE, Random
 
@@ -137,14 +137,14 @@ def stretch(passphrase: bytes, salt: bytes, passes: int, memory: int) -> bytes:
 def by_passphrase(passphrase: bytes, random: Random) -> Guard:
     """A new protection."""
     salt = random.token(SALT_SIZE)
-    protection = Protection(Kind.PASSPHRASE, salt=salt, passes=PASSES, memory=MEMORY)
+    protection = Protection(ProtectionKind.PASSPHRASE, salt=salt, passes=PASSES, memory=MEMORY)
     return Guard(protection, stretch(passphrase, salt, PASSES, MEMORY))
 
 
 def by_keyring(name: str, random: Random) -> Guard:
     """A new protection, whose lock is in the keyring on return. ``name`` tells people whose it
     is. Raises CbfsError."""
-    protection = Protection(Kind.KEYRING, id=random.token(ID_SIZE))
+    protection = Protection(ProtectionKind.KEYRING, id=random.token(ID_SIZE))
     lock = random.token(KEY_SIZE)
     try:
         keyring.set_password(_SERVICE, protection.id.hex(), lock.hex())
@@ -157,7 +157,7 @@ def by_keyring(name: str, random: Random) -> Guard:
 
 def forget(protection: Protection) -> None:
     """Take the lock of a protection that is no longer used out of the keyring."""
-    if protection.kind is Kind.KEYRING:
+    if protection.kind is ProtectionKind.KEYRING:
         try:
             keyring.delete_password(_SERVICE, protection.id.hex())
         except keyring.errors.KeyringError:
@@ -177,9 +177,9 @@ def unlocking(passphrase: Callable[[], bytes]) -> Unlock:
 
 
 def _lock(protection: Protection, passphrase: Callable[[], bytes]) -> bytes:
-    if protection.kind is Kind.PASSPHRASE:
+    if protection.kind is ProtectionKind.PASSPHRASE:
         return stretch(passphrase(), protection.salt, protection.passes, protection.memory)
-    if protection.kind is Kind.KEYRING:
+    if protection.kind is ProtectionKind.KEYRING:
         return _from_keyring(protection)
     return NO_LOCK
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs_common.errors import CbfsError, DecodeError
-from cbfs_common.names.operations import OPERATION_MAX, Kind, decode_operation
+from cbfs_common.names.operations import OPERATION_MAX, OperationKind, decode_operation
 from cbfs_common.primitives import KEY_SIZE
 from cbfs_host.files import write_file
 
@@ -28,7 +28,7 @@ def read_certificate(path: Path) -> bytes:
         with path.open(encoding="ascii") as file:
             head, _, text = file.read(4 * OPERATION_MAX).partition("\n")
         operation = base64.b64decode(text.strip(), validate=True)
-        if head != FREEZE_HEAD or decode_operation(operation).kind is not Kind.FREEZE:
+        if head != FREEZE_HEAD or decode_operation(operation).kind is not OperationKind.FREEZE:
             raise DecodeError("not a certificate")
     except (OSError, UnicodeDecodeError, binascii.Error, DecodeError) as error:
         raise CbfsError(

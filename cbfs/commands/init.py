@@ -44,7 +44,7 @@ from cbfs.problems import Backoff, Problems
 from cbfs.receiving.mailbox import sign_up
 from cbfs.receiving.prekeys import top_up
 from cbfs.storage.records import BLIND
-from cbfs.storage.root_key import Kind, Unlock
+from cbfs.storage.root_key import ProtectionKind, Unlock
 from cbfs.storage.store import Store, Table, Writer
 from cbfs_common.errors import CbfsError, TransportError
 from cbfs_common.names.checks import Found
@@ -101,7 +101,7 @@ def make(
     try:
         with opened_store(directory, SYSTEM_RANDOM, unlock, create=guard) as store:
             check_begun(store, directory, wish)
-            if begun is Kind.NOTHING:  # else what protects it was just given
+            if begun is ProtectionKind.NOTHING:  # else what protects it was just given
                 asked = guard()
                 store.protect(asked.protection, asked.lock)
 

@@ -46,7 +46,7 @@ def forget(writer: Writer, message: Message) -> tuple[str, ...]:
         return ()
     history.remove_message(writer, now)
     for recipient, _state in now.recipients:
-        note_queue.forgive(writer, recipient, note_queue.Kind.OFFER, now.conversation + now.id)
+        note_queue.forgive(writer, recipient, note_queue.NoteKind.OFFER, now.conversation + now.id)
     return delivery_queue.give_up(writer, now)
 
 

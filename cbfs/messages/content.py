@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 from cbfs.messages.model import Content, Message
 from cbfs.storage.store import Reader, Store, Table, Writer
-from cbfs_common.messages.folder import HEAD_SIZE, decode_table, table_end
-from cbfs_common.messages.folder import Table as FolderTable
+from cbfs_common.messages.folder import HEAD_SIZE, FolderTable, decode_table, table_end
 
 
 def u32(number: int) -> bytes:

@@ -50,7 +50,7 @@ class BadQuery(CbfsError):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchHit:
     """Where a message is: the key of its record."""
 
     conversation: bytes
@@ -203,7 +203,7 @@ def _put_entries(writer: Writer, key: bytes, entries: list[tuple[int, bytes, int
 # Questions
 
 
-def unread(reader: Reader) -> list[Found]:
+def unread(reader: Reader) -> list[SearchHit]:
     """In order of arrival."""
     return [found for found, _day, new in _all(reader) if new]
 
@@ -216,12 +216,12 @@ def days(reader: Reader) -> dict[int, int]:
     return dict(sorted(counts.items()))
 
 
-def on_day(reader: Reader, day: int) -> list[Found]:
+def on_day(reader: Reader, day: int) -> list[SearchHit]:
     """In order of arrival."""
     return [found for found, that, _new in _all(reader) if that == day]
 
 
-def find(reader: Reader, query: Query, folder: Callable[[bytes], str]) -> list[Found]:
+def find(reader: Reader, query: Query, folder: Callable[[bytes], str]) -> list[SearchHit]:
     """In order of arrival. ``folder`` gives the name of a conversation's folder."""
     right: dict[bytes, bool] = {}
 
@@ -240,7 +240,7 @@ def find(reader: Reader, query: Query, folder: Callable[[bytes], str]) -> list[F
         for number, conversation, day, _new in _entries(data):
             fits = bits >> number & 1 and query.after <= day <= query.before
             if fits and placed(conversation):
-                found.append(Found(conversation, first + number))
+                found.append(SearchHit(conversation, first + number))
     return found
 
 
@@ -285,11 +285,11 @@ def _bits(together: bytes, term: bytes) -> int:
     return 0
 
 
-def _all(reader: Reader) -> Iterator[tuple[Found, int, bool]]:
+def _all(reader: Reader) -> Iterator[tuple[SearchHit, int, bool]]:
     for key, data in reader.items(Table.INDEX):
         first = int.from_bytes(key, "big") * SEGMENT
         for number, conversation, day, new in _entries(data):
-            yield Found(conversation, first + number), day, new
+            yield SearchHit(conversation, first + number), day, new
 
 
 def _entries(data: bytes | None) -> list[tuple[int, bytes, int, bool]]:

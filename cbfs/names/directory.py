@@ -26,8 +26,8 @@ from cbfs_common.names.entry import NO_KEYS, Entry, Keys, Status
 from cbfs_common.names.layout import ZERO
 from cbfs_common.names.operations import (
     NEVER,
-    Kind,
     Operation,
+    OperationKind,
     OperationRefused,
     Refusal,
     commitment,
@@ -126,7 +126,9 @@ class Directory(Asking):
     async def update(self, name: str, profile: bytes, owner_seed: bytes, known: Entry) -> Found:
         """Give an own name a new profile. ``known`` is the own entry as last accepted. Raises
         OperationRefused and what ``lookup`` raises."""
-        return await self._change(Kind.UPDATE, name, profile, (owner_seed,), known, known.owners)
+        return await self._change(
+            OperationKind.UPDATE, name, profile, (owner_seed,), known, known.owners
+        )
 
     async def rotate(
         self,
@@ -141,7 +143,9 @@ class Directory(Asking):
         recovery keys (None: the same as before)."""
         owners = Keys(1, (sign_public(new_seed),))
         seeds = old_seed, new_seed
-        return await self._change(Kind.ROTATE, name, profile, seeds, known, owners, recovery)
+        return await self._change(
+            OperationKind.ROTATE, name, profile, seeds, known, owners, recovery
+        )
 
     async def renew(
         self, name: str, owner_seed: bytes, known: Entry, *, least: float = 0.0
@@ -163,7 +167,7 @@ class Directory(Asking):
             early = old.expires + int(least * config.lifetime) - until
             if early >= 0:
                 raise NotDue(early + 1)
-            operation = self._operation(Kind.RENEW, old, until=until)
+            operation = self._operation(OperationKind.RENEW, old, until=until)
             return await self._carry_out(
                 link, operation, (owner_seed,), old, lambda entry: entry.expires >= until
             )
@@ -174,7 +178,7 @@ class Directory(Asking):
             found = await self._lookup(link, name, known, lapsed=True)
             if isinstance(found, Absent):
                 raise OperationRefused(Refusal.NO_SUCH_NAME)
-            operation = self._operation(Kind.CANCEL, found.entry)
+            operation = self._operation(OperationKind.CANCEL, found.entry)
             return await self._carry_out(
                 link, operation, (owner_seed,), found.entry, lambda entry: not entry.heirs.keys
             )
@@ -182,7 +186,9 @@ class Directory(Asking):
     async def release(self, name: str, owner_seed: bytes, known: Entry) -> None:
         """Give a name up, for good."""
         async with self._connected() as link, self._turn:
-            await self._submit(link, self._operation(Kind.RELEASE, known).signed((owner_seed,)))
+            await self._submit(
+                link, self._operation(OperationKind.RELEASE, known).signed((owner_seed,))
+            )
             with suppress(NameExpired):
                 await self._lookup(link, name, known)
                 raise OperationRefused(Refusal.WRONG_VERSION)
@@ -191,7 +197,12 @@ class Directory(Asking):
         """An operation to be kept: whoever has it can freeze the name, until its owner keys
         change."""
         return (
-            replace(self._operation(Kind.FREEZE, known), version=0, previous=ZERO, expires=NEVER)
+            replace(
+                self._operation(OperationKind.FREEZE, known),
+                version=0,
+                previous=ZERO,
+                expires=NEVER,
+            )
             .signed((owner_seed,))
             .encode()
         )
@@ -219,7 +230,7 @@ class Directory(Asking):
                 raise OperationRefused(Refusal.NO_SUCH_NAME)
             if heirs in (found.entry.heirs, found.entry.owners):
                 return found.entry
-            operation = self._operation(Kind.RECOVER, found.entry, owners=heirs)
+            operation = self._operation(OperationKind.RECOVER, found.entry, owners=heirs)
             seeds = recovery_seed, owner_seed
             done = await self._carry_out(
                 link, operation, seeds, found.entry, lambda entry: entry.heirs == heirs
@@ -235,7 +246,7 @@ class Directory(Asking):
                 if isinstance(found, Absent):
                     raise DirectoryLies(Fault.VANISHED)
                 return found
-            operation = self._operation(Kind.UPDATE, known, profile=profile)
+            operation = self._operation(OperationKind.UPDATE, known, profile=profile)
             await self._submit(link, operation.signed((owner_seed,)))
             found = await self._lookup(link, name, None, lapsed=True)
             if isinstance(found, Absent):
@@ -244,7 +255,7 @@ class Directory(Asking):
 
     async def _change(
         self,
-        kind: Kind,
+        kind: OperationKind,
         name: str,
         profile: bytes,
         seeds: tuple[bytes, ...],
@@ -262,7 +273,7 @@ class Directory(Asking):
             if (old.owners, old.recovery, old.profile) == (owners, recovery, profile):
                 return found
             operation = self._operation(kind, old, profile=profile)
-            if kind is Kind.ROTATE:
+            if kind is OperationKind.ROTATE:
                 operation = replace(operation, owners=owners, recovery=recovery)
             return await self._carry_out(
                 link,
@@ -287,7 +298,7 @@ class Directory(Asking):
 
     def _operation(
         self,
-        kind: Kind,
+        kind: OperationKind,
         old: Entry,
         *,
         owners: Keys = NO_KEYS,
@@ -340,10 +351,10 @@ class Directory(Asking):
         hidden = commitment(namespace, name, owners, salt)
         if token is not None:  # the COMMIT spends it: what it is for is looked at before
             check_granted((await self._config(link)).terms, name, token.invite.name)
-        commit = Operation(Kind.COMMIT, namespace, "", 0, 0, ZERO, expires, hidden)
+        commit = Operation(OperationKind.COMMIT, namespace, "", 0, 0, ZERO, expires, hidden)
         await self._commit(link, commit if token is None else let_in(Terms(), commit, token))
         register = Operation(
-            Kind.REGISTER,
+            OperationKind.REGISTER,
             namespace,
             name,
             1 if old is None else old.incarnation + 1,

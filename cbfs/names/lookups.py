@@ -32,7 +32,7 @@ from cbfs_common.names.checks import (
 from cbfs_common.names.entry import Entry, decode_entry
 from cbfs_common.names.faults import DirectoryLies, Fault
 from cbfs_common.names.feed import FeedRound, decode_tile, tile_of
-from cbfs_common.names.operations import Link as Step
+from cbfs_common.names.operations import HistoryLink as Step
 from cbfs_common.names.operations import OperationRefused
 from cbfs_common.names.wire import (
     AskChanges,
@@ -42,7 +42,7 @@ from cbfs_common.names.wire import (
     History,
     LookedUp,
     Lookup,
-    Refused,
+    RefusedReply,
     Reply,
     Request,
     Steps,
@@ -339,6 +339,6 @@ class Asking:
 
 def unexpected(reply: Reply) -> CbfsError:
     """What a reply of the wrong kind says: a refusal in its words, or that the server lies."""
-    if isinstance(reply, Refused):
+    if isinstance(reply, RefusedReply):
         return OperationRefused(reply.refusal)
     return DirectoryLies(Fault.MALFORMED)

@@ -12,7 +12,7 @@ from cbfs_common.errors import CbfsError, CryptoError, DecodeError, TransportErr
 from cbfs_common.names.policy import Policy
 from cbfs_common.names.receipt import verify_receipt
 from cbfs_common.names.refusals import OperationRefused, Refusal
-from cbfs_common.names.wire import Receipted, Refused, Submit, decode_reply, encode_request
+from cbfs_common.names.wire import Receipted, RefusedReply, Submit, decode_reply, encode_request
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address
 
@@ -77,7 +77,7 @@ async def _ask(
                 key = dict(policy.witnesses)[name].public
                 verify_receipt(key, policy.namespace, operation, time, signature)
                 found.receipts.add(name)
-            case Refused(refusal):
+            case RefusedReply(refusal):
                 found.refusals.setdefault(refusal, set()).add(name)
     except (DialError, TransportError, DecodeError, CryptoError):
         return  # as good as no answer

@@ -23,13 +23,13 @@ from cbfs_common.profile import Address
 from cbfs_common.random_times import exponential
 from cbfs_common.wire.requests import (
     Code,
+    ErrorReply,
     R_co,
-    Refused,
     Request,
     decode_reply,
     encode,
 )
-from cbfs_common.wire.transport import PUSH, ClientConnection, Event, Message
+from cbfs_common.wire.transport import PUSH, ClientConnection, Event, Frame
 
 HANDSHAKE_TIMEOUT = 60.0
 """Seconds until the server has proved itself; a fresh onion circuit takes 3 to 8."""
@@ -212,7 +212,7 @@ class Link:
                 return self._last_id
 
     def _take(self, event: Event) -> None:
-        if not isinstance(event, Message):
+        if not isinstance(event, Frame):
             return
         if event.id == PUSH:
             try:
@@ -327,7 +327,7 @@ async def request_in_order(
 
 def _read(asked: Request[R_co], payload: bytes) -> R_co:
     reply = decode_reply(payload)
-    if isinstance(reply, Refused):
+    if isinstance(reply, ErrorReply):
         raise ServerRefused(reply.code)
     if type(reply) is not asked.REPLY:
         raise DecodeError("the server's reply does not fit the request")

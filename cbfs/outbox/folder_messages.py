@@ -22,7 +22,7 @@ from cbfs.tree.tree import Tree
 from cbfs.tree.write_buffer import BLOCK
 from cbfs_common.errors import DecodeError, LimitError
 from cbfs_common.limits import FOLDER_ENTRIES_MAX
-from cbfs_common.messages.folder import TOP, Entry, encode_table
+from cbfs_common.messages.folder import TOP, FolderEntry, encode_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +36,17 @@ class _Plan:
 
 def _plan(top: Directory, most: int) -> _Plan:
     """Raises Refused for what cannot be sent, as it is a link, too many, too deep or too large."""
-    entries: list[Entry] = []
+    entries: list[FolderEntry] = []
     files: list[File] = []
     parents = {top: TOP}
     for directory, name, node in walk(top):
         if len(entries) >= FOLDER_ENTRIES_MAX:
             raise Refused("there is too much in the folder", f"at most {FOLDER_ENTRIES_MAX} files")
         if isinstance(node, File):
-            entries.append(Entry(parents[directory], name, node.size))
+            entries.append(FolderEntry(parents[directory], name, node.size))
             files.append(node)
         elif isinstance(node, Directory):
-            entries.append(Entry(parents[directory], name, None))
+            entries.append(FolderEntry(parents[directory], name, None))
             parents[node] = len(entries)
         else:
             raise Refused(f"{name} is a link", "put what it leads to in its place")

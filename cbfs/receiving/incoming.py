@@ -14,8 +14,8 @@ from cbfs.contacts.contact import Contact, Standing
 from cbfs.contacts.sessions import Damaged, Opened
 from cbfs.context import Context
 from cbfs.messages.content import u64
-from cbfs.messages.queues.note_queue import NOTHING, Kind, owe
-from cbfs.messages.queues.quarantine import Unread, Why, keep, keep_all
+from cbfs.messages.queues.note_queue import NOTHING, NoteKind, owe
+from cbfs.messages.queues.quarantine import QuarantinedEnvelope, Why, keep, keep_all
 from cbfs.receiving import message_requests
 from cbfs.receiving.notes import Told, take_note, tell_lost
 from cbfs.receiving.reassembly import Arrivals, Receiving, drop_part, store_part
@@ -74,7 +74,7 @@ class Intake:
         self._turns: set[str] = set()
         self.strangers: list[Incoming] = []
         """From people whom the directory has to confirm first."""
-        self.unread: list[tuple[Incoming, Unread]] = []
+        self.unread: list[tuple[Incoming, QuarantinedEnvelope]] = []
         self.bundles: list[tuple[str, bytes]] = []
         """What senders who are known say of themselves."""
         self.advanced: set[bytes] = set()
@@ -95,17 +95,17 @@ class Intake:
             if self._is_heard(error.peer):
                 self._lost.add(error.peer)
             why = Why.FAR if error.far else Why.DAMAGED
-            self.unread.append((item, Unread(envelope, why, error.session)))
+            self.unread.append((item, QuarantinedEnvelope(envelope, why, error.session)))
         except UnknownKind:
-            self.unread.append((item, Unread(envelope, Why.LATER)))
+            self.unread.append((item, QuarantinedEnvelope(envelope, Why.LATER)))
         except (CryptoError, DecodeError, LimitError):
-            self.unread.append((item, Unread(envelope, Why.NOISE)))
+            self.unread.append((item, QuarantinedEnvelope(envelope, Why.NOISE)))
         except StoreError:
             raise
         except ProgramFault:
-            self.unread.append((item, Unread(envelope, Why.FAULT)))
+            self.unread.append((item, QuarantinedEnvelope(envelope, Why.FAULT)))
         except CbfsError:  # who sent it is not shown to be who they say
-            self.unread.append((item, Unread(envelope, Why.LATER)))
+            self.unread.append((item, QuarantinedEnvelope(envelope, Why.LATER)))
 
     def _examine(self, item: Incoming) -> None:
         """Open it and find out whose it is. Raises CbfsError; then nothing has changed."""
@@ -158,7 +158,7 @@ class Intake:
             drop_part(writer, context.conversations, blocked, part)
         for peer in self._turns:
             due = receiving.now + receiving.delay
-            owe(writer, arrivals.dues, peer, Kind.TURN, NOTHING, due)
+            owe(writer, arrivals.dues, peer, NoteKind.TURN, NOTHING, due)
         for peer in self._lost:
             tell_lost(writer, arrivals.dues, peer, receiving)
         self._keep(writer)
@@ -169,7 +169,7 @@ class Intake:
         for item in self._gone:
             if item.kept is not None:
                 writer.delete(*item.kept)
-        moved: list[Unread] = []
+        moved: list[QuarantinedEnvelope] = []
         waiting = {key[8:] for key in writer.keys(Table.INBOX)} if self.strangers else set()
         for item in self.strangers:
             if item.kept is None or item.kept[0] is not Table.INBOX:
@@ -181,7 +181,7 @@ class Intake:
                     number = writer.next_number(Table.INBOX.value)
                     writer.put(Table.INBOX, u64(number) + once, item.envelope)
                 elif once not in waiting:
-                    moved.append(Unread(item.envelope, Why.LATER))
+                    moved.append(QuarantinedEnvelope(item.envelope, Why.LATER))
         for item, unread in self.unread:
             if item.kept is None or item.kept[0] is not Table.QUARANTINE:
                 if item.kept is not None:
@@ -199,7 +199,7 @@ def set_aside(writer: Writer, item: Incoming, why: Why) -> None:
     if item.kept is None or item.kept[0] is not Table.QUARANTINE:
         if item.kept is not None:
             writer.delete(*item.kept)
-        keep(writer, Unread(item.envelope, why))
+        keep(writer, QuarantinedEnvelope(item.envelope, why))
 
 
 def _is_strange(contact: Contact) -> bool:

@@ -20,7 +20,7 @@ from cbfs.messages.history import (
 )
 from cbfs.messages.model import Delivery, Message
 from cbfs.messages.queues.delivery_queue import begin_again, moved_on, pending, send_again
-from cbfs.messages.queues.note_queue import NOTHING, Dues, Kind, debts, forgive, owe
+from cbfs.messages.queues.note_queue import NOTHING, Dues, NoteKind, debts, forgive, owe
 from cbfs.receiving.reassembly import Receiving, acknowledge
 from cbfs.storage.store import Reader, Table, Writer
 from cbfs_common.limits import ASK_SPREAD, LOST_PAUSE, NOTE_IDS_MAX
@@ -53,12 +53,12 @@ def take_note(
             acknowledge(writer, told.dues, receiving, sender, ref)
         elif known or get_conversation(writer, ref[:16]) is not None:
             due = now + receiving.delay // ASK_SPREAD
-            owe(writer, told.dues, sender, Kind.WANT, ref, due, sender)
+            owe(writer, told.dues, sender, NoteKind.WANT, ref, due, sender)
     wanted = list(note.wanted)
     if note.lost and fresh and _may(writer, b"lost by ", sender, now):
         begin_again(writer, sender)
         told.again.add(sender)  # their number is the same, but there is something to do
-        wanted += [debt.ref for debt in debts(writer, sender, Kind.OFFER)]
+        wanted += [debt.ref for debt in debts(writer, sender, NoteKind.OFFER)]
     if wanted:
         _send_again(writer, told, me, sender, wanted, now)
 
@@ -72,7 +72,7 @@ def _own(reader: Reader, me: str, peer: str, ref: bytes) -> Message | None:
 
 
 def _received(writer: Writer, told: Told, me: str, sender: str, ref: bytes) -> None:
-    forgive(writer, sender, Kind.OFFER, ref)
+    forgive(writer, sender, NoteKind.OFFER, ref)
     message = _own(writer, me, sender, ref)
     if message is not None and dict(message.recipients)[sender] is not Delivery.RECEIVED:
         message = moved_on(message, sender, Delivery.RECEIVED)
@@ -88,7 +88,7 @@ def _send_again(
     for ref in dict.fromkeys(refs):
         message = None if ref in waiting else _own(writer, me, sender, ref)
         if message is not None:
-            forgive(writer, sender, Kind.OFFER, ref)
+            forgive(writer, sender, NoteKind.OFFER, ref)
             send_again(writer, message, sender)
             told.again.add(sender)
             _offer_before(writer, told, me, sender, message, now)
@@ -106,7 +106,7 @@ def _offer_before(
         before = own_before(writer, before, me) if before else None
         if before is None or dict(before.recipients).get(sender) is not Delivery.SENT:
             return
-        owe(writer, told.dues, sender, Kind.OFFER, before.conversation + before.id, now)
+        owe(writer, told.dues, sender, NoteKind.OFFER, before.conversation + before.id, now)
 
 
 def _offer_behind(writer: Writer, told: Told, me: str, sender: str, ref: bytes, now: int) -> None:
@@ -115,13 +115,13 @@ def _offer_behind(writer: Writer, told: Told, me: str, sender: str, ref: bytes, 
     conversation = ref[:16]
     for id_ in ancestors_by(writer, conversation, ref[16:], me, NOTE_IDS_MAX):
         if _own(writer, me, sender, conversation + id_) is not None:
-            owe(writer, told.dues, sender, Kind.OFFER, conversation + id_, now)
+            owe(writer, told.dues, sender, NoteKind.OFFER, conversation + id_, now)
 
 
 def tell_lost(writer: Writer, dues: Dues, peer: str, receiving: Receiving) -> None:
     """Something of ``peer`` cannot be read: it is to be told, once in LOST_PAUSE."""
     if _may(writer, b"lost to ", peer, receiving.now):
-        owe(writer, dues, peer, Kind.LOST, NOTHING, receiving.now)
+        owe(writer, dues, peer, NoteKind.LOST, NOTHING, receiving.now)
 
 
 def _may(writer: Writer, what: bytes, peer: str, now: int) -> bool:

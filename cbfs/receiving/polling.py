@@ -20,10 +20,10 @@ from cbfs_common.wire.requests import (
     CountPrekeys,
     Delete,
     EnvelopeIds,
+    ErrorReply,
     Fetch,
     List,
     PrekeyCount,
-    Refused,
     Reply,
     Stored,
 )
@@ -90,7 +90,7 @@ async def _ask_all(link: Link, requests: list[AnyRequest]) -> list[Reply]:
     replies: list[Reply] = []
     for reply in await request_in_order(link, requests):
         if isinstance(reply, ServerRefused) and reply.code is Code.UNKNOWN_ENVELOPE:
-            replies.append(Refused(reply.code))
+            replies.append(ErrorReply(reply.code))
         elif isinstance(reply, CbfsError):
             raise reply
         elif reply is not None:

@@ -21,7 +21,7 @@ from cbfs.messages.history import (
 )
 from cbfs.messages.model import Content, Conversation, Message
 from cbfs.messages.queues.incomplete import Incomplete, complete, get_incomplete, put_incomplete
-from cbfs.messages.queues.note_queue import Dues, Kind, arrived, owe
+from cbfs.messages.queues.note_queue import Dues, NoteKind, arrived, owe
 from cbfs.storage.store import Table, Writer
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import ASK_FIRST, ASK_SPREAD
@@ -97,7 +97,7 @@ def store_part(
             if person != me:
                 due = now + (0 if wanted else ASK_FIRST * 1_000) + receiving.delay // ASK_SPREAD
                 missing = conversation.id + parent
-                owe(writer, arrivals.dues, person, Kind.WANT, missing, due, sender)
+                owe(writer, arrivals.dues, person, NoteKind.WANT, missing, due, sender)
 
 
 def drop_part(writer: Writer, known: dict[bytes, Conversation], sender: str, part: Part) -> None:
@@ -114,7 +114,7 @@ def drop_part(writer: Writer, known: dict[bytes, Conversation], sender: str, par
 def acknowledge(writer: Writer, dues: Dues, receiving: Receiving, sender: str, ref: bytes) -> None:
     """Owe a receipt, when receipts are sent."""
     if receiving.receipts:
-        owe(writer, dues, sender, Kind.RECEIPT, ref, receiving.now + receiving.delay)
+        owe(writer, dues, sender, NoteKind.RECEIPT, ref, receiving.now + receiving.delay)
 
 
 def _conversation(

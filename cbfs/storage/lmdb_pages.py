@@ -55,7 +55,7 @@ class PagesDamaged(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
+class PageTree:
     """What LMDB notes of a tree."""
 
     flags: int
@@ -69,8 +69,8 @@ class Meta:
     """One of the first two pages."""
 
     page_size: int
-    free: Tree
-    names: Tree
+    free: PageTree
+    names: PageTree
     last: int
     transaction: int
 
@@ -165,7 +165,7 @@ class _Check:
     def run(self) -> None:
         meta = self._meta
         self._tree(meta.free, self._free_list, int_of)
-        trees: list[Tree] = []
+        trees: list[PageTree] = []
 
         def name(_key: bytes, flags: int, value: bytes) -> None:
             if flags != _SUBTREE or len(value) != _TREE.size:
@@ -193,7 +193,7 @@ class _Check:
 
     def _tree(
         self,
-        tree: Tree,
+        tree: PageTree,
         tell: Callable[[bytes, int, bytes], None] | None,
         order: Callable[[bytes], Any],
     ) -> None:
@@ -331,9 +331,9 @@ def _offsets(page: bytes) -> tuple[int, ...]:
     return offsets
 
 
-def _tree(data: bytes, place: int) -> Tree:
+def _tree(data: bytes, place: int) -> PageTree:
     _pad, flags, depth, _branches, _leaves, _values, entries, root = _TREE.unpack_from(data, place)
-    return Tree(flags, depth, entries, root)
+    return PageTree(flags, depth, entries, root)
 
 
 def _meta(page: bytes, number: int) -> Meta:

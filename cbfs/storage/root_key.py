@@ -45,7 +45,7 @@ _BOUND = struct.calcsize(">16sQB16s16sII")
 """Bytes at the beginning of a slot that its sealed key is bound to."""
 
 
-class Kind(IntEnum):
+class ProtectionKind(IntEnum):
     """Where the lock comes from."""
 
     NOTHING = 0
@@ -58,7 +58,7 @@ class Protection:
     """How the lock is found. ``id`` (16) names the account in a keyring; ``salt`` (16),
     ``passes`` and ``memory`` (KiB) are Argon2id's."""
 
-    kind: Kind = Kind.NOTHING
+    kind: ProtectionKind = ProtectionKind.NOTHING
     id: bytes = bytes(ID_SIZE)
     salt: bytes = bytes(16)
     passes: int = 0
@@ -138,7 +138,7 @@ class RootFile:
         try:
             return open_sealed(key, nonce, slot.sealed, slot.bound)
         except CryptoError as error:
-            if slot.protection.kind is Kind.PASSPHRASE:
+            if slot.protection.kind is ProtectionKind.PASSPHRASE:
                 raise WrongPassphrase from error
             raise RootError(f"the key of {self._path} does not open it") from error
 
@@ -244,9 +244,9 @@ def _decode(data: bytes) -> _Slot | None:
     if len(data) != _SLOT.size or not equal(data[-CHECK_SIZE:], _check(data[:-CHECK_SIZE])):
         return None
     magic, generation, kind, id_, salt, passes, memory, key_salt, sealed, _ = _SLOT.unpack(data)
-    if magic != MAGIC or kind not in list(Kind):
+    if magic != MAGIC or kind not in list(ProtectionKind):
         return None
-    protection = Protection(Kind(kind), id_, salt, passes, memory)
+    protection = Protection(ProtectionKind(kind), id_, salt, passes, memory)
     return _Slot(generation, protection, key_salt, sealed, data[:_BOUND])
 
 

@@ -24,13 +24,13 @@ from cbfs_common.wire.requests import (
     Deliver,
     Done,
     EnvelopeIds,
+    ErrorReply,
     Fetch,
     GetLimits,
     List,
     PrekeyCount,
     PrekeyKind,
     PrekeyRecord,
-    Refused,
     ServerLimits,
     Stored,
     Subscribe,
@@ -55,7 +55,7 @@ DAY = 86_400
 
 _log = logging.getLogger(__name__)
 
-_REPLIES: dict[Code, Refused] = {code: Refused(code) for code in Code}
+_REPLIES: dict[Code, ErrorReply] = {code: ErrorReply(code) for code in Code}
 _DONE = Done()
 
 Change = Callable[[Writer], AnyReply]
@@ -115,7 +115,7 @@ class Service:
         def done(result: AnyReply | StoreError) -> None:
             reply = _REPLIES[Code.TROUBLE] if isinstance(result, StoreError) else result
             client.send(id, encode(reply))
-            if not isinstance(reply, Refused):
+            if not isinstance(reply, ErrorReply):
                 self._tell(client.key, request)
 
         self._store.submit(make_change(client.key, request), done)

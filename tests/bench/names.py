@@ -20,8 +20,8 @@ from cbfs_common.names.entry import decode_entry, decode_round, entry_hash, name
 from cbfs_common.names.map import decode_map_proof
 from cbfs_common.names.note import (
     COSIGNER_KEY,
-    Note,
     NoteKey,
+    SignedNote,
     cosign,
     parse_note,
 )
@@ -145,7 +145,7 @@ def by_three(names: int, replies: tuple[LookedUp, ...]) -> tuple[Policy, list[by
         lines = [
             cosign(seed, key.name, now, note.text) for seed, key in zip(seeds, keys, strict=True)
         ]
-        signed = Note(note.text, (*log, *lines)).encode()
+        signed = SignedNote(note.text, (*log, *lines)).encode()
         made = Evidence(
             signed, evidence.round, evidence.log_proof, evidence.map_proof, evidence.entry
         )

@@ -27,7 +27,7 @@ from cbfs_common.limits import COMMIT_LIFETIME, COMMITS_MAX, ROUND_COMMITS_MAX
 from cbfs_common.names.config import Terms
 from cbfs_common.names.entry import Keys
 from cbfs_common.names.layout import ZERO
-from cbfs_common.names.operations import Kind, Operation, commitment, registration_salt
+from cbfs_common.names.operations import Operation, OperationKind, commitment, registration_salt
 from cbfs_common.primitives import Random, kem_encapsulate, sign_public
 from cbfs_names.processes.single import Embedded
 from cbfs_names.state.keys import VERIFIER, load_keys, opened_data
@@ -62,9 +62,9 @@ def registration(namespace: str, number: int) -> tuple[bytes, bytes]:
     owners = Keys(1, (sign_public(seed),))
     salt = registration_salt(seed, namespace, name)
     hidden = commitment(namespace, name, owners, salt)
-    commit = Operation(Kind.COMMIT, namespace, "", 0, 0, ZERO, EXPIRES, hidden)
+    commit = Operation(OperationKind.COMMIT, namespace, "", 0, 0, ZERO, EXPIRES, hidden)
     register = Operation(
-        Kind.REGISTER,
+        OperationKind.REGISTER,
         namespace,
         name,
         1,

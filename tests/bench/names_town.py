@@ -19,9 +19,9 @@ from statistics import median
 from cbfs_common.limits import ROUND_COMMITS_MAX
 from cbfs_common.names.policy import parse_policy
 from cbfs_common.names.refusals import Refusal
-from cbfs_common.names.wire import Refused, Submit, Submitted, decode_reply, encode_request
+from cbfs_common.names.wire import RefusedReply, Submit, Submitted, decode_reply, encode_request
 from cbfs_common.profile import Address, parse_address
-from cbfs_common.wire.transport import Message
+from cbfs_common.wire.transport import Frame
 from tests.bench.names_at_size import registration
 from tests.bench.server import RANDOM, TIMEOUT, Client, on_disk
 from tests.support.world import Service, program, wait_for
@@ -92,7 +92,7 @@ class Submitter(Client):
         return [
             (self.waiting.pop(event.id), decode_reply(event.payload))
             for event in events
-            if isinstance(event, Message)
+            if isinstance(event, Frame)
         ]
 
 
@@ -138,7 +138,7 @@ class Load:
     def take(self, link: Submitter) -> None:
         """Answers, and what follows from them."""
         for person, reply in link.answers():
-            if reply == Refused(Refusal.NO_QUORUM):
+            if reply == RefusedReply(Refusal.NO_QUORUM):
                 raise AssertionError("too slow")
             if not isinstance(reply, Submitted):
                 raise AssertionError(f"refused: {reply}")

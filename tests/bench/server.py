@@ -30,7 +30,7 @@ from cbfs_common.wire.requests import (
     decode_reply,
     encode,
 )
-from cbfs_common.wire.transport import ClientConnection, Established, Message
+from cbfs_common.wire.transport import ClientConnection, Established, Frame
 from tests.bench.table import Row, rate
 from tests.support.world import Service
 
@@ -100,7 +100,7 @@ class Client:
     def replies(self) -> list[bytes]:
         """What one read completes; an answer may take two."""
         events = self._connection.receive(self.socket.recv(65_536))
-        return [event.payload for event in events if isinstance(event, Message)]
+        return [event.payload for event in events if isinstance(event, Frame)]
 
     def ask(self, request: Request[Done] | Request[ServerLimits]) -> object:
         """One request and its reply."""

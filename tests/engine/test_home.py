@@ -28,8 +28,8 @@ from cbfs_common.wire.requests import (
     Code,
     CountPrekeys,
     Done,
+    ErrorReply,
     PrekeyCount,
-    Refused,
     UploadPrekeys,
     decode_request,
     encode,
@@ -98,7 +98,7 @@ def test_prekeys_go_up_all_at_once(tmp_path: Path) -> None:
 
 def test_a_refused_upload_is_the_servers_word(tmp_path: Path) -> None:
     def answer(asked: UploadPrekeys) -> AnyReply:
-        return Refused(Code.TROUBLE) if len(asked.records) == 1 else Done()
+        return ErrorReply(Code.TROUBLE) if len(asked.records) == 1 else Done()
 
     async def main() -> None:
         async with account(tmp_path / "a") as context:

@@ -15,7 +15,7 @@ from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.messages.history import load_messages
 from cbfs.messages.model import Delivery, Message
 from cbfs.messages.queues import note_queue
-from cbfs.messages.queues.note_queue import Kind
+from cbfs.messages.queues.note_queue import NoteKind
 from cbfs.messages.queues.quarantine import Why
 from cbfs.storage.store import Table, Writer
 from cbfs_common.limits import (
@@ -33,7 +33,7 @@ from cbfs_common.limits import (
 )
 from cbfs_common.messages.body import Note, Part, decode_body, encode_note, encode_part
 from cbfs_common.messages.conversation import conversation_id
-from cbfs_common.messages.folder import TOP, Entry, encode_table
+from cbfs_common.messages.folder import TOP, FolderEntry, encode_table
 from tests.support.healing_world import Client, World
 
 PEOPLE = ("alice", "mallory")
@@ -279,7 +279,7 @@ def test_parts_that_do_not_fit_together_are_no_message(world: World) -> None:
     assert count(alice, Table.CONTENT) == 0
 
 
-HEAD = encode_table([Entry(TOP, "a", 5), Entry(TOP, "b", None), Entry(2, "c", 3)])
+HEAD = encode_table([FolderEntry(TOP, "a", 5), FolderEntry(TOP, "b", None), FolderEntry(2, "c", 3)])
 NO_FOLDERS = {
     "nothing": b"",
     "no table": b"hello",
@@ -412,7 +412,9 @@ def test_skipped_numbers_up_to_the_limit_and_past_it(world: World) -> None:
     with alice.store.read() as reader:
         kept = [data[:1] for _key, data in reader.items(Table.QUARANTINE)]
         assert kept == [Why.FAR.value]
-        assert [d.kind for d in note_queue.debts(reader, "mallory", Kind.LOST)] == [Kind.LOST]
+        assert [d.kind for d in note_queue.debts(reader, "mallory", NoteKind.LOST)] == [
+            NoteKind.LOST
+        ]
     alice.receive([sealed[-2]])  # just near enough; the other is tried again then
     assert len(messages(alice)) == 3
     assert count(alice, Table.QUARANTINE) == 0
@@ -437,8 +439,8 @@ def test_notes_bring_about_little(world: World) -> None:
     (message,) = messages(alice)
     assert message.recipients == (("bob", Delivery.QUEUED),)
     with alice.store.read() as reader:
-        assert len(list(note_queue.debts(reader, "mallory", Kind.WANT))) == WANTED_MAX
-        assert not list(note_queue.debts(reader, "mallory", Kind.OFFER))
+        assert len(list(note_queue.debts(reader, "mallory", NoteKind.WANT))) == WANTED_MAX
+        assert not list(note_queue.debts(reader, "mallory", NoteKind.OFFER))
     alice.pump(fails=False)
     bob.receive(bob.mail)
     assert len(messages(bob)) == 1
@@ -450,7 +452,7 @@ def test_made_up_parents_are_asked_for_within_limits(world: World) -> None:
         parents = tuple(SYSTEM_RANDOM.token(16) for _ in range(PARENTS_MAX))
         mallory.send(encode_part(replace(part(), parents=parents)))
     with alice.store.read() as reader:
-        assert len(list(note_queue.debts(reader, "mallory", Kind.WANT))) == WANTED_MAX
+        assert len(list(note_queue.debts(reader, "mallory", NoteKind.WANT))) == WANTED_MAX
 
 
 SOME_WANTED = 512
@@ -491,19 +493,21 @@ def test_made_up_parents_keep_nobody_from_what_is_missing(
 def _wanted(client: Client) -> int:
     with client.store.read() as reader:
         peers = client.world.clients
-        return sum(1 for peer in peers for _debt in note_queue.debts(reader, peer, Kind.WANT))
+        return sum(1 for peer in peers for _debt in note_queue.debts(reader, peer, NoteKind.WANT))
 
 
 def test_questions_are_counted_by_who_has_brought_them_about(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever becomes of them, there is room for as many new ones."""
-    assert max(Kind, key=lambda kind: kind.value) is Kind.WANT  # ``only_missed`` builds on it
+    assert (
+        max(NoteKind, key=lambda kind: kind.value) is NoteKind.WANT
+    )  # ``only_missed`` builds on it
     monkeypatch.setattr("cbfs.messages.queues.note_queue.WANTED_MAX", SOME_WANTED)
     alice = world.clients["alice"]
 
     def owe(writer: Writer, ref: bytes) -> None:
-        note_queue.owe(writer, {}, "bob", Kind.WANT, ref, 1, "mallory")
+        note_queue.owe(writer, {}, "bob", NoteKind.WANT, ref, 1, "mallory")
 
     def fill(writer: Writer) -> None:
         for ref in refs(SOME_WANTED + 5):
@@ -513,20 +517,20 @@ def test_questions_are_counted_by_who_has_brought_them_about(
     for _ in range(2):
         alice.store.write(fill)
         with alice.store.read() as reader:
-            debts = list(note_queue.debts(reader, "bob", Kind.WANT))
+            debts = list(note_queue.debts(reader, "bob", NoteKind.WANT))
         assert len(debts) == SOME_WANTED
 
-        def end(writer: Writer, wanted: list[note_queue.Debt] = debts) -> None:
+        def end(writer: Writer, wanted: list[note_queue.NoteItem] = debts) -> None:
             for debt in wanted[:100]:
-                assert note_queue.forgive(writer, "bob", Kind.WANT, debt.ref)
-                assert not note_queue.forgive(writer, "bob", Kind.WANT, debt.ref)
+                assert note_queue.forgive(writer, "bob", NoteKind.WANT, debt.ref)
+                assert not note_queue.forgive(writer, "bob", NoteKind.WANT, debt.ref)
             for _ in range(ASKS_MAX):
                 note_queue.settle(writer, list(note_queue.debts(writer, "bob"))[:100], 1)
             note_queue.count_anew(writer)
 
         alice.store.write(end)
         with alice.store.read() as reader:
-            left = list(note_queue.debts(reader, "bob", Kind.WANT))
+            left = list(note_queue.debts(reader, "bob", NoteKind.WANT))
         assert len(left) == SOME_WANTED - 200
         alice.store.write(lambda writer: writer.delete_prefix(Table.OWED, b""))
         alice.store.write(note_queue.count_anew)

@@ -10,7 +10,7 @@ from cbfs.account.account import SYSTEM_RANDOM, load_account, opened_store, prot
 from cbfs.commands import init
 from cbfs.names.directory import Directory, NameTaken
 from cbfs.network.access import NetworkOptions
-from cbfs.storage.root_key import Kind
+from cbfs.storage.root_key import ProtectionKind
 from cbfs.storage.store import Table
 from cbfs_common.errors import CbfsError
 from tests.support.world import ENVIRONMENT, WAIT, Service, World, program, run, world
@@ -69,7 +69,7 @@ def test_a_second_try_protects_what_the_first_did_not(here: World, tmp_path: Pat
     account = tmp_path / "account"
     server = wrong(here.server.url)["another port"]
     assert run("cbfs", *words(here, "guarded", account, server)).returncode == 1
-    assert protection_of(account) is Kind.NOTHING
+    assert protection_of(account) is ProtectionKind.NOTHING
     (tmp_path / "passphrase").write_text("four words for it\n")
     with (tmp_path / "passphrase").open() as passphrase:
         done = subprocess.run(
@@ -81,7 +81,7 @@ def test_a_second_try_protects_what_the_first_did_not(here: World, tmp_path: Pat
             env=ENVIRONMENT,
         )
     assert done.returncode == 0, done.stderr
-    assert protection_of(account) is Kind.PASSPHRASE
+    assert protection_of(account) is ProtectionKind.PASSPHRASE
 
 
 def test_keys_that_may_have_a_name_are_not_given_up(here: World, tmp_path: Path) -> None:

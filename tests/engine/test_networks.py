@@ -30,7 +30,7 @@ from cbfs_common.wire.requests import (
     decode_request,
     encode,
 )
-from cbfs_common.wire.transport import Message, ServerConnection
+from cbfs_common.wire.transport import Frame, ServerConnection
 from tests.engine.test_home import account
 
 SERVER_KEY = SYSTEM_RANDOM.token(32)
@@ -80,7 +80,7 @@ async def serve(stream: trio.abc.Stream, kind: str) -> None:
     """A home server. ``well``: as it should be."""
     connection = ServerConnection(SERVER_KEY, SYSTEM_RANDOM)
     answered = 0
-    late: list[Message] = []
+    late: list[Frame] = []
     swapped = False
     try:
         while data := await stream.receive_some(65_536):
@@ -94,7 +94,7 @@ async def serve(stream: trio.abc.Stream, kind: str) -> None:
             events = connection.receive(data)
             await stream.send_all(connection.data_to_send())
             for event in events:
-                if not isinstance(event, Message):
+                if not isinstance(event, Frame):
                     continue
                 answered += 1
                 if kind == "half-open" and answered > 3:

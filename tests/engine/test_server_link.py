@@ -12,7 +12,7 @@ from cbfs_common.limits import PUSH_WINDOW
 from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address
 from cbfs_common.wire.requests import CountPrekeys, Done, encode
-from cbfs_common.wire.transport import PAYLOAD_MAX, PUSH, Established, Message, ServerConnection
+from cbfs_common.wire.transport import PAYLOAD_MAX, PUSH, Established, Frame, ServerConnection
 from tests.support.serving import RANDOM
 
 SECRET = bytes(range(32))
@@ -25,7 +25,7 @@ class Scripted:
     def __init__(self, secret: bytes = SECRET) -> None:
         self._client, self.stream = memory_stream_pair()
         self.transport = ServerConnection(secret, RANDOM)
-        self._requests: list[Message] = []
+        self._requests: list[Frame] = []
 
     async def dial(self, host: str, port: int, isolation: bytes) -> trio.abc.Stream:
         assert isolation == b"apart"
@@ -39,10 +39,10 @@ class Scripted:
                 raise AssertionError(event)
             await self.stream.send_all(self.transport.data_to_send())
 
-    async def next_request(self) -> Message:
+    async def next_request(self) -> Frame:
         while not self._requests:
             for event in self.transport.receive(await self.stream.receive_some()):
-                assert isinstance(event, Message)
+                assert isinstance(event, Frame)
                 self._requests.append(event)
         return self._requests.pop(0)
 

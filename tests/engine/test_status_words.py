@@ -14,8 +14,8 @@ import cbfs
 from cbfs.engine.engine import running
 from cbfs.messages.progress import missing_line, unread_lines
 from cbfs.messages.queues import note_queue
-from cbfs.messages.queues.note_queue import Kind, Missing, debts, owe, settle
-from cbfs.messages.queues.quarantine import Unread, Why, keep
+from cbfs.messages.queues.note_queue import Missing, NoteKind, debts, owe, settle
+from cbfs.messages.queues.quarantine import QuarantinedEnvelope, Why, keep
 from cbfs.outbox.rule import Hold
 from cbfs.storage.store import Store, Table
 from cbfs.tree.texts import error_text, in_one_line
@@ -136,7 +136,7 @@ def test_quarantine_is_in_the_status_while_there_is_something_in_it(tmp_path: Pa
     async def go(account: Path) -> None:
         async with running(account, NO_TOR) as engine:
             assert not any("quarantine" in line for line in engine.report().problems)
-            noise = Unread(bytes(ENVELOPE_SIZE), Why.NOISE)
+            noise = QuarantinedEnvelope(bytes(ENVELOPE_SIZE), Why.NOISE)
             await engine.store.commit(lambda writer: keep(writer, noise))
             (line,) = (line for line in engine.report().problems if "quarantine" in line)
             assert line == unread_lines(1)[0]
@@ -166,8 +166,8 @@ def test_until_when_a_missing_message_is_asked_for_is_true(store: Store) -> None
     """From the first time that somebody is to be asked until the last."""
     ref, other = b"c" * 16 + b"m" * 16, b"c" * 16 + b"n" * 16
     for peer in "bob", "carol":
-        store.write(lambda writer, p=peer: owe(writer, {}, p, Kind.WANT, ref, 5_000))  # type: ignore[misc]
-    store.write(lambda writer: owe(writer, {}, "bob", Kind.WANT, other, 4_000))
+        store.write(lambda writer, p=peer: owe(writer, {}, p, NoteKind.WANT, ref, 5_000))  # type: ignore[misc]
+    store.write(lambda writer: owe(writer, {}, "bob", NoteKind.WANT, other, 4_000))
     with store.read() as reader:
         (first,) = note_queue.missing(reader).values()
         assert first.count == 2

@@ -22,7 +22,7 @@ from cbfs_common.limits import (
     SUBJECT_MAX,
 )
 from cbfs_common.messages.conversation import conversation_id
-from cbfs_common.messages.folder import TOP, Entry, encode_table
+from cbfs_common.messages.folder import TOP, FolderEntry, encode_table
 
 IDS = tuple(bytes([n]) * 16 for n in range(6))
 """Few, so that they repeat."""
@@ -38,7 +38,9 @@ NUMBERS = (
     DATE_MAX + 1, FILE_SIZE_MAX, FILE_SIZE_MAX + 1, PARTS_MAX, PARTS_MAX + 1, MESSAGE_LIFETIME_MIN,
     MESSAGE_LIFETIME_MAX, MESSAGE_LIFETIME_MAX + 1, LIFETIME_CHANGE_MAX, LIFETIME_CHANGE_MAX + 1,
 )  # fmt: skip
-TABLE = encode_table([Entry(TOP, "a", 5), Entry(TOP, "b", None), Entry(2, "c", 3)])
+TABLE = encode_table(
+    [FolderEntry(TOP, "a", 5), FolderEntry(TOP, "b", None), FolderEntry(2, "c", 3)]
+)
 CONTENTS = (
     b"", b"hello", b"x" * 60, b"\xff\xfe", b"line\nline\r\n", TABLE + b"12345678", TABLE,
     b"\x00\x08\x00\x00", b"\x1b[2J", "e\u0301 \u4e2d\u6587".encode(),

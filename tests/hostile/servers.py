@@ -28,9 +28,9 @@ from cbfs_common.wire.requests import (
     Code,
     Done,
     EnvelopeIds,
+    ErrorReply,
     PrekeyCount,
     PrekeyRecord,
-    Refused,
     ServerLimits,
     Stored,
     encode,
@@ -52,7 +52,7 @@ def replies(random: Random) -> list[AnyReply | bytes]:
     number = random.choice(HUGE)
     return [
         Done(),
-        *(Refused(code) for code in Code),
+        *(ErrorReply(code) for code in Code),
         PrekeyCount(number, random.choice(HUGE)),
         PrekeyRecord(random.randbytes(16) + b"\1" + random.randbytes(PREKEY_RECORD_SIZE - 17)),
         EnvelopeIds(tuple(random.randbytes(16) for _ in range(5)), True),
@@ -249,7 +249,7 @@ class Servers(RuleBasedStateMachine):
             seen.append(honest)
             if random.random() > often:
                 return reply
-            refused = names_wire.Refused(random.choice(list(Refusal)))
+            refused = names_wire.RefusedReply(random.choice(list(Refusal)))
             return random.choice((
                 None,
                 b"",

@@ -99,7 +99,7 @@ def shown(mount: Mount, message: Message) -> bool:
     return message.name in folder.entries
 
 
-def unread(mount: Mount) -> list[search_index.Found]:
+def unread(mount: Mount) -> list[search_index.SearchHit]:
     """What is unread in the store."""
     with mount.backend.store.read() as reader:
         return list(search_index.unread(reader))

@@ -8,7 +8,7 @@ from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.engine.engine import Engine
 from cbfs_common.session.prekey import PrekeyKind, make_prekey
 from cbfs_common.wire.requests import Deliver, decode_request
-from cbfs_common.wire.transport import Message
+from cbfs_common.wire.transport import Frame
 from tests.engine.test_engine import send
 from tests.hostile.servers import Servers
 from tests.hostile.test_senders import BOUNDED
@@ -23,7 +23,7 @@ def test_no_server_stops_a_client_for_longer_than_it_lies() -> None:
 class Tarpit(Office):
     """Answers each delivery just before its sender would give it up."""
 
-    async def take(self, line: Line, message: Message) -> bool:
+    async def take(self, line: Line, message: Frame) -> bool:
         if isinstance(decode_request(message.payload), Deliver):
             await trio.sleep(115)
         return await super().take(line, message)

@@ -30,12 +30,12 @@ from cbfs_common.wire.requests import (
     Deliver,
     Done,
     EnvelopeIds,
+    ErrorReply,
     Fetch,
     GetLimits,
     List,
     PrekeyCount,
     PrekeyRecord,
-    Refused,
     ServerLimits,
     Stored,
     Subscribe,
@@ -45,7 +45,7 @@ from cbfs_common.wire.requests import (
     encode,
     envelope_id,
 )
-from cbfs_common.wire.transport import PUSH, Established, Message, ServerConnection
+from cbfs_common.wire.transport import PUSH, Established, Frame, ServerConnection
 
 EXPIRES = slice(PREKEY_ID_SIZE + 1, PREKEY_ID_SIZE + 9)
 
@@ -89,7 +89,7 @@ class Server:
             for event in events:
                 if isinstance(event, Established):
                     line.client = event.peer_key
-                elif isinstance(event, Message) and not await self.take(line, event):
+                elif isinstance(event, Frame) and not await self.take(line, event):
                     return
 
     async def attend(self, line: Line) -> None:
@@ -110,7 +110,7 @@ class Server:
         if data:
             await line.stream.send_all(data)
 
-    async def take(self, line: Line, message: Message) -> bool:
+    async def take(self, line: Line, message: Frame) -> bool:
         """False to close the connection."""
         raise NotImplementedError
 
@@ -174,7 +174,7 @@ class Office(Server):
         news, self._news = self._news, trio.Event()
         news.set()
 
-    async def take(self, line: Line, message: Message) -> bool:
+    async def take(self, line: Line, message: Frame) -> bool:
         request = decode_request(message.payload)
         reply = self.twist(request, self._answer(line, request))
         if reply is None:
@@ -217,12 +217,12 @@ class Office(Server):
                 return PrekeyCount(len(self.prekeys.get(user, ())), expires)
             case TakePrekey(owner):
                 record = self.prekey(owner)
-                return PrekeyRecord(record) if record else Refused(Code.NO_PREKEY)
+                return PrekeyRecord(record) if record else ErrorReply(Code.NO_PREKEY)
             case List():
                 return EnvelopeIds(tuple(self.box(user))[:64], False)
             case Fetch(id_):
                 found = self.box(user).get(id_)
-                return Stored(found) if found else Refused(Code.UNKNOWN_ENVELOPE)
+                return Stored(found) if found else ErrorReply(Code.UNKNOWN_ENVELOPE)
             case CreateAccount() | DeleteAccount():
                 return Done()
         raise AssertionError(request)
@@ -237,7 +237,7 @@ class NameServer(Server):
         super().__init__(port)
         self.answer = answer
 
-    async def take(self, line: Line, message: Message) -> bool:
+    async def take(self, line: Line, message: Frame) -> bool:
         reply = self.answer(decode_names_request(message.payload))
         if reply is None:
             return False

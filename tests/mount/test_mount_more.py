@@ -14,7 +14,7 @@ import pytest
 
 from cbfs.messages.progress import arriving, sending, sent_share
 from cbfs.messages.queues.delivery_queue import add_jobs, job_for
-from cbfs.messages.queues.quarantine import Unread, Why, keep
+from cbfs.messages.queues.quarantine import QuarantinedEnvelope, Why, keep
 from cbfs.mount.quota import RESERVE, errno_of
 from cbfs.receiving.reassembly import Arrivals, Receiving, store_part
 from cbfs.storage.store import CannotWrite, Table, Writer
@@ -37,7 +37,7 @@ def test_quarantine_is_there_while_it_has_something(tmp_path: Path) -> None:
         assert "quarantine" not in tree.root.entries
         for why in (Why.NOISE, Why.FAR):
             for _ in range(2):  # it may come again
-                unread = Unread(envelopes[why], why)
+                unread = QuarantinedEnvelope(envelopes[why], why)
                 await store.commit(partial(keep, unread=unread))
         mount.courier.status_changed()
         folder = tree.lookup(tree.root, "quarantine")

@@ -16,7 +16,7 @@ from cbfs.account.settings import Settings, encode
 from cbfs.contacts.contact import Mark, Standing
 from cbfs.engine.engine import Engine, running
 from cbfs.interface import MessageRequest
-from cbfs.messages.queues.note_queue import Kind, debts
+from cbfs.messages.queues.note_queue import NoteKind, debts
 from cbfs.receiving import message_requests
 from cbfs.storage.store import Table
 from cbfs.tree.virtual.request_text import request_text
@@ -39,7 +39,7 @@ def asks(engine: Engine, name: str, messages: int = 1) -> bool:
     return request is not None and request.messages >= messages
 
 
-def owed(engine: Engine, name: str) -> list[Kind]:
+def owed(engine: Engine, name: str) -> list[NoteKind]:
     with engine.store.read() as reader:
         return [debt.kind for debt in debts(reader, name)]
 
@@ -74,7 +74,7 @@ def test_what_a_stranger_sends_is_nowhere_until_it_is_accepted(here: World, tmp_
                 assert {"hello bob", "are you there"} == set(texts(bob))
                 assert len(view.arrived) == 2
                 assert not asks(bob, "alice")
-                assert owed(bob, "alice") == [Kind.RECEIPT, Kind.RECEIPT]
+                assert owed(bob, "alice") == [NoteKind.RECEIPT, NoteKind.RECEIPT]
                 await write(bob, "alice", "here I am")
                 await arrived(alice, "here I am")
                 await write(alice, "bob", "and this comes at once")

@@ -18,13 +18,13 @@ from cbfs_common.limits import (
 )
 from cbfs_common.names.checks import Fault, check_bundle, new_state
 from cbfs_common.names.entry import Entry, Keys
-from cbfs_common.names.operations import Kind, Link, Operation, Refusal
+from cbfs_common.names.operations import HistoryLink, Operation, OperationKind, Refusal
 from cbfs_common.names.policy import Policy
 from cbfs_common.names.proofs import decode_bundle, encode_bundle
 from cbfs_common.names.wire import (
     LookedUp,
     Lookup,
-    Refused,
+    RefusedReply,
     Reply,
     Request,
     Steps,
@@ -40,20 +40,20 @@ OWNER = b"o" * 32
 # Chains of operations: all verifiers collude, and the known contact's owner does not.
 
 
-def step(old: Entry, seed: bytes = OWNER, **changes: object) -> tuple[Link, Entry]:
+def step(old: Entry, seed: bytes = OWNER, **changes: object) -> tuple[HistoryLink, Entry]:
     """An UPDATE of ``old`` in round 5, signed by ``seed``, and the entry it makes."""
     operation = Operation(
-        Kind.UPDATE, NAMESPACE, old.name, old.incarnation, old.version + 1, old.digest(), 9,
-        profile=b"new profile %d" % old.version,
+        OperationKind.UPDATE, NAMESPACE, old.name, old.incarnation, old.version + 1, old.digest(),
+        9, profile=b"new profile %d" % old.version,
     )  # fmt: skip
     operation = replace(operation, **changes).signed((seed,))  # type: ignore[arg-type]
     entry = replace(
         old, version=old.version + 1, round=5, previous=old.digest(), profile=operation.profile
     )
-    return Link(5, NOW, operation.encode()), entry
+    return HistoryLink(5, NOW, operation.encode()), entry
 
 
-def chained(entry: Entry, *links: Link) -> Asked:
+def chained(entry: Entry, *links: HistoryLink) -> Asked:
     reply = Forger([entry, BOB]).look_up("alice")
     return Asked(lambda _: replace(reply, links=links), known=ALICE)
 
@@ -80,7 +80,7 @@ FALSE_CHAINS: dict[str, Callable[[], Asked]] = {
         replace(step(ALICE)[1], profile=b"mallory"), step(ALICE)[0]
     ),
     "in another round": lambda: chained(replace(step(ALICE)[1], round=6), step(ALICE)[0]),
-    "that is garbage": lambda: chained(step(ALICE)[1], Link(5, NOW, b"garbage")),
+    "that is garbage": lambda: chained(step(ALICE)[1], HistoryLink(5, NOW, b"garbage")),
 }
 
 
@@ -179,7 +179,7 @@ def test_registration_that_is_only_claimed_is_a_lie() -> None:
 
 def test_refused_registration_says_why() -> None:
     with pytest.raises(OperationRefused) as caught:
-        submitting(Refused(Refusal.TOO_MANY), [BOB])
+        submitting(RefusedReply(Refusal.TOO_MANY), [BOB])
     assert caught.value.refusal is Refusal.TOO_MANY
 
 

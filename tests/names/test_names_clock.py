@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cbfs_common.names.operations import Operation
 from cbfs_common.names.refusals import Refusal
-from cbfs_common.names.wire import Refused, Submit, Submitted, decode_reply, encode_request
+from cbfs_common.names.wire import RefusedReply, Submit, Submitted, decode_reply, encode_request
 from cbfs_names.limits import RETRY_PAUSE
 from cbfs_names.processes import following
 from cbfs_names.processes.single import Embedded, EmbeddedCore
@@ -95,7 +95,7 @@ def test_no_round_is_made_by_a_clock_that_has_jumped_and_all_goes_on_when_it_is_
 ) -> None:
     assert isinstance(machine.live(0)[0], Submitted)
     machine.off = jump
-    assert machine.live(60, 60) == [Refused(Refusal.STOPPED)] * 2
+    assert machine.live(60, 60) == [RefusedReply(Refusal.STOPPED)] * 2
     assert machine.tip <= machine.real
     machine.off = 0
     assert all(isinstance(reply, Submitted) for reply in machine.live(60, 60))
@@ -106,12 +106,12 @@ def test_a_pause_is_believed_after_a_day_or_with_the_operators_word(machine: Mac
     machine.live(0)
     machine.real += 10 * DAY
     first, *_, last = machine.live(60, *[3_600] * 25)
-    assert first == Refused(Refusal.STOPPED)
+    assert first == RefusedReply(Refusal.STOPPED)
     assert isinstance(last, Submitted)
     machine.real += 10 * DAY
     assert isinstance(machine.live(60, right=True)[0], Submitted)
     machine.real += 100 * DAY  # longer than a name's grace
-    assert machine.live(60, *[3_600] * 50) == [Refused(Refusal.STOPPED)] * 51
+    assert machine.live(60, *[3_600] * 50) == [RefusedReply(Refusal.STOPPED)] * 51
     assert isinstance(machine.live(60, right=True)[0], Submitted)
 
 

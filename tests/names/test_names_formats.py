@@ -25,9 +25,9 @@ from cbfs_common.names.note import (
 )
 from cbfs_common.names.operations import (
     OPERATION_MAX,
-    Kind,
-    Link,
+    HistoryLink,
     Operation,
+    OperationKind,
     Refusal,
     decode_operation,
 )
@@ -39,7 +39,7 @@ from cbfs_common.names.wire import (
     History,
     Lookup,
     Receipted,
-    Refused,
+    RefusedReply,
     Reply,
     Request,
     Steps,
@@ -101,7 +101,17 @@ def test_largest_values_have_the_sizes_that_are_told() -> None:
     assert len(LARGEST.encode()) == ENTRY_MAX
     assert decode_entry(LARGEST.encode()) == LARGEST
     operation = Operation(
-        Kind.REGISTER, "n" * 64, "a" * 32, 1, 1, ZERO, 1, b"s" * 32, MANY, MANY, b"x" * 1_024
+        OperationKind.REGISTER,
+        "n" * 64,
+        "a" * 32,
+        1,
+        1,
+        ZERO,
+        1,
+        b"s" * 32,
+        MANY,
+        MANY,
+        b"x" * 1_024,
     ).signed(tuple(bytes([n]) * 32 for n in range(2 * OWNER_KEYS_MAX)))
     assert len(operation.encode()) == OPERATION_MAX
     assert decode_operation(operation.encode()) == operation
@@ -146,7 +156,9 @@ def test_any_bytes_are_a_value_or_an_error(data: bytes, start: bytes) -> None:
 
 @given(st.binary(max_size=300))
 def test_flipped_operations_are_refused_or_others(noise: bytes) -> None:
-    good = Operation(Kind.UPDATE, "n/s", "alice", 1, 2, ZERO, 9, profile=b"x").signed((b"o" * 32,))
+    good = Operation(OperationKind.UPDATE, "n/s", "alice", 1, 2, ZERO, 9, profile=b"x").signed(
+        (b"o" * 32,)
+    )
     data = bytearray(good.encode())
     for at, byte in enumerate(noise[: len(data)]):
         data[at] ^= byte
@@ -355,9 +367,9 @@ def test_request_is_read_back(request_: Request) -> None:
     "reply",
     [
         REPLY,
-        Steps((Link(1, 2, b"x"),)),
+        Steps((HistoryLink(1, 2, b"x"),)),
         Submitted(7),
-        Refused(Refusal.NAME_TAKEN),
+        RefusedReply(Refusal.NAME_TAKEN),
         TermsAre("text"),
         Receipted(NOW, b"s" * 64),
     ],
@@ -388,7 +400,7 @@ def test_wrong_requests_are_refused(payload: bytes) -> None:
 
 
 def test_bundle_keeps_the_newest_links_that_fit_and_says_when_nothing_does() -> None:
-    links = tuple(Link(n, n, bytes([n]) * 500) for n in range(10))
+    links = tuple(HistoryLink(n, n, bytes([n]) * 500) for n in range(10))
     bundle = encode_bundle(REPLY.evidence, links)
     assert len(bundle) <= BUNDLE_MAX
     evidence, kept = decode_bundle(bundle)

@@ -11,10 +11,10 @@ import trio
 
 from cbfs_common.names.config import Terms
 from cbfs_common.names.entry import name_index
-from cbfs_common.names.note import Note, SignatureLine, cosign, parse_note
+from cbfs_common.names.note import SignatureLine, SignedNote, cosign, parse_note
 from cbfs_common.names.operations import Operation, OperationRefused, Refusal
 from cbfs_common.names.wire import (
-    Refused,
+    RefusedReply,
     Reply,
     Request,
     Submit,
@@ -205,7 +205,7 @@ TWO_OF_THREE = panel_of("v1", "v2", "v3", threshold=2)
 
 def with_lines(head: bytes, *lines: SignatureLine) -> bytes:
     note = parse_note(head)
-    return Note(note.text, (note.lines[0], *lines)).encode()
+    return SignedNote(note.text, (note.lines[0], *lines)).encode()
 
 
 def line(name: str, text: bytes) -> SignatureLine:
@@ -312,7 +312,7 @@ def test_two_histories_are_found_out_and_proven_to_anybody(
             while len(found) < 2:  # of the log's key and v3's
                 await trio.sleep(0.05)
                 found[:] = evidence()
-        assert await asked() == Refused(Refusal.EQUIVOCATION)  # type: ignore[misc]
+        assert await asked() == RefusedReply(Refusal.EQUIVOCATION)  # type: ignore[misc]
 
     async def run() -> None:
         async with place("s") as s, place("t") as t, place("v1") as p1, place("v2") as p2:
@@ -353,7 +353,7 @@ def test_a_directory_that_asks_for_more_work_than_its_terms_say_is_given_up(
     async def go(directory: Local) -> None:
         def answer(request: Request) -> Reply:
             if isinstance(request, Submit):
-                return Refused(Refusal.WORK_NEEDED)
+                return RefusedReply(Refusal.WORK_NEEDED)
             return directory.answer(request)
 
         async with answering(answer) as address:

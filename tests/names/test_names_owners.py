@@ -16,9 +16,9 @@ from cbfs_common.names.entry import NO_KEYS, Entry, Keys, Status, decode_entry
 from cbfs_common.names.layout import ZERO
 from cbfs_common.names.operations import (
     NEVER,
-    Kind,
-    Link,
+    HistoryLink,
     Operation,
+    OperationKind,
     OperationRefused,
     Refusal,
     apply_change,
@@ -45,18 +45,20 @@ def directory(tmp_path: Path) -> Iterator[Local]:
         yield made
 
 
-def change(old: Entry, kind: Kind, *seeds: bytes, **fields: object) -> Operation:
+def change(old: Entry, kind: OperationKind, *seeds: bytes, **fields: object) -> Operation:
     base = replace(update(old, b""), kind=kind, profile=b"", **fields)  # type: ignore[arg-type]
     return base.signed(seeds)
 
 
 def freeze(incarnation: int, *seeds: bytes) -> Operation:
     """A certificate, made before anybody knows when it will be needed."""
-    return Operation(Kind.FREEZE, NAMESPACE, "alice", incarnation, 0, ZERO, NEVER).signed(seeds)
+    return Operation(OperationKind.FREEZE, NAMESPACE, "alice", incarnation, 0, ZERO, NEVER).signed(
+        seeds
+    )
 
 
 def recover(old: Entry, heirs: Keys, *seeds: bytes) -> Operation:
-    return change(old, Kind.RECOVER, *seeds, owners=heirs)
+    return change(old, OperationKind.RECOVER, *seeds, owners=heirs)
 
 
 def refusal(directory: Local, operation: Operation) -> Refusal:
@@ -92,21 +94,23 @@ def test_renewal_moves_the_expiry_as_far_as_the_terms_allow(directory: Local) ->
     directory.now += 1_000
     most = directory.now + LIFETIME
     for until in (most + 1, entry.expires, 0):
-        wrong = change(entry, Kind.RENEW, OWNER, until=until)
+        wrong = change(entry, OperationKind.RENEW, OWNER, until=until)
         assert refusal(directory, wrong) is Refusal.WRONG_TERM
-    thief = change(entry, Kind.RENEW, THIEF, until=most)
+    thief = change(entry, OperationKind.RENEW, THIEF, until=most)
     assert refusal(directory, thief) is Refusal.WRONG_SIGNATURE
-    renewed = step(directory, change(entry, Kind.RENEW, OWNER, until=most))
+    renewed = step(directory, change(entry, OperationKind.RENEW, OWNER, until=most))
     assert renewed.expires == most
     directory.now = renewed.expires + NAME_GRACE + 1
-    late = change(renewed, Kind.RENEW, OWNER, until=directory.now + LIFETIME)
+    late = change(renewed, OperationKind.RENEW, OWNER, until=directory.now + LIFETIME)
     assert refusal(directory, late) is Refusal.NAME_EXPIRED
 
 
 def test_released_name_is_free_after_quarantine_for_a_new_incarnation(directory: Local) -> None:
     entry = taken(directory)
-    assert refusal(directory, change(entry, Kind.RELEASE, THIEF)) is Refusal.WRONG_SIGNATURE
-    gone = step(directory, change(entry, Kind.RELEASE, OWNER))
+    assert (
+        refusal(directory, change(entry, OperationKind.RELEASE, THIEF)) is Refusal.WRONG_SIGNATURE
+    )
+    gone = step(directory, change(entry, OperationKind.RELEASE, OWNER))
     assert (gone.status, gone.profile, gone.expires) == (Status.RELEASED, b"", NOW)
     assert refusal(directory, update(gone, b"back")) is Refusal.NAME_RELEASED
     directory.now += NAME_QUARANTINE
@@ -128,7 +132,7 @@ def test_freeze_signed_beforehand_holds_for_whatever_version_there_is(directory:
     directory.now += 5_000
     frozen = step(directory, certificate)
     assert frozen.status is Status.FROZEN
-    for kind in (Kind.UPDATE, Kind.RELEASE, Kind.CANCEL):
+    for kind in (OperationKind.UPDATE, OperationKind.RELEASE, OperationKind.CANCEL):
         assert refusal(directory, change(frozen, kind, OWNER)) is Refusal.NAME_FROZEN
     assert refusal(directory, certificate) is Refusal.NAME_FROZEN
 
@@ -139,7 +143,7 @@ def test_recovery_gives_the_name_to_its_heirs_after_the_delay(directory: Local) 
     pending = step(directory, recover(frozen, owners(HEIR), SAFE, HEIR))
     assert (pending.heirs, pending.due) == (owners(HEIR), NOW + RECOVERY_DELAY)
     assert (pending.owners, pending.status) == (entry.owners, Status.FROZEN)
-    assert refusal(directory, change(pending, Kind.CANCEL, OWNER)) is Refusal.NAME_FROZEN
+    assert refusal(directory, change(pending, OperationKind.CANCEL, OWNER)) is Refusal.NAME_FROZEN
     directory.now = pending.due - 1
     assert refusal(directory, update(pending, b"early", HEIR)) is Refusal.NAME_FROZEN
     directory.now = pending.due
@@ -152,12 +156,12 @@ def test_recovery_gives_the_name_to_its_heirs_after_the_delay(directory: Local) 
 
 def test_owner_cancels_a_recovery_that_is_not_theirs(directory: Local) -> None:
     entry = taken(directory, owners(SAFE))
-    assert refusal(directory, change(entry, Kind.CANCEL, OWNER)) is Refusal.NO_RECOVERY
+    assert refusal(directory, change(entry, OperationKind.CANCEL, OWNER)) is Refusal.NO_RECOVERY
     pending = step(directory, recover(entry, owners(THIEF), SAFE, THIEF))
     again = step(directory, update(pending, b"an update cancels nothing"))
     assert again.heirs == owners(THIEF)
-    assert refusal(directory, change(again, Kind.CANCEL, THIEF)) is Refusal.WRONG_SIGNATURE
-    kept = step(directory, change(again, Kind.CANCEL, OWNER))
+    assert refusal(directory, change(again, OperationKind.CANCEL, THIEF)) is Refusal.WRONG_SIGNATURE
+    kept = step(directory, change(again, OperationKind.CANCEL, OWNER))
     directory.now = pending.due + 1
     assert (kept.heirs, kept.due) == (NO_KEYS, 0)
     assert refusal(directory, update(kept, b"stolen", THIEF)) is Refusal.WRONG_SIGNATURE
@@ -215,21 +219,21 @@ class Life(RuleBasedStateMachine):
         self.time += seconds
 
     @rule(
-        kind=st.sampled_from([kind for kind in Kind if 3 <= kind <= 9]),
+        kind=st.sampled_from([kind for kind in OperationKind if 3 <= kind <= 9]),
         seeds=st.sets(st.sampled_from([OWNER, HEIR, SAFE, THIEF]), min_size=1),
         heir=st.sampled_from([OWNER, HEIR]),
     )
-    def act(self, kind: Kind, seeds: set[bytes], heir: bytes) -> None:
-        names_owners = kind in (Kind.ROTATE, Kind.RECOVER)
+    def act(self, kind: OperationKind, seeds: set[bytes], heir: bytes) -> None:
+        names_owners = kind in (OperationKind.ROTATE, OperationKind.RECOVER)
         operation = change(
             self.entry,
             kind,
             *seeds,
             owners=owners(heir) if names_owners else NO_KEYS,
-            recovery=owners(SAFE) if kind is Kind.ROTATE else NO_KEYS,
-            until=self.entry.expires + 1 if kind is Kind.RENEW else 0,
+            recovery=owners(SAFE) if kind is OperationKind.ROTATE else NO_KEYS,
+            until=self.entry.expires + 1 if kind is OperationKind.RENEW else 0,
         )
-        if kind is Kind.FREEZE:
+        if kind is OperationKind.FREEZE:
             operation = freeze(1, *seeds)
         now = self.entry.settled(self.time)
         try:
@@ -237,12 +241,12 @@ class Life(RuleBasedStateMachine):
         except OperationRefused:
             return
         signers = frozenset(key for key, _ in operation.signatures)
-        needed = now.recovery if kind is Kind.RECOVER else now.owners
+        needed = now.recovery if kind is OperationKind.RECOVER else now.owners
         assert needed.satisfied(signers)
         assert now.status is not Status.RELEASED
-        assert now.status is Status.ACTIVE or kind is Kind.RECOVER
+        assert now.status is Status.ACTIVE or kind is OperationKind.RECOVER
         assert made.previous == self.entry.digest()
-        link = Link(5, self.time, operation.encode())
+        link = HistoryLink(5, self.time, operation.encode())
         assert link.follow(self.entry, NAMESPACE) == made
         self.entry = decode_entry(made.encode())
 

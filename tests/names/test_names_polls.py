@@ -24,7 +24,7 @@ from cbfs_common.names.wire import (
     HeadIs,
     LookedUp,
     Lookup,
-    Refused,
+    RefusedReply,
     Reply,
     Request,
     Submit,
@@ -226,7 +226,7 @@ def test_refusal_and_broken_connection_are_no_lies() -> None:
         here.liar.twist = lambda request, reply: None
         with pytest.raises(DirectoryDown):
             await here.poll()
-        here.liar.twist = on_head(lambda _: Refused(Refusal.TOO_MANY))
+        here.liar.twist = on_head(lambda _: RefusedReply(Refusal.TOO_MANY))
         with pytest.raises(Exception, match="too much to do"):
             await here.poll()
 
@@ -363,7 +363,7 @@ def serving(directory: Local) -> Callable[[Request], Reply]:
         if isinstance(request, Submit):
             outcome = directory.round(decode_operation(request.operation))
             refused = outcome.refused.get(request.operation)
-            return Refused(refused) if refused else Submitted(0)
+            return RefusedReply(refused) if refused else Submitted(0)
         return directory.answer(request)
 
     return answer

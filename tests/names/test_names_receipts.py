@@ -15,7 +15,7 @@ from cbfs_common.names.policy import Policy, parse_policy
 from cbfs_common.names.receipt import verify_receipt
 from cbfs_common.names.wire import (
     Receipted,
-    Refused,
+    RefusedReply,
     Submit,
     decode_reply,
     decode_request,
@@ -49,14 +49,14 @@ def test_a_round_without_an_operation_that_has_a_receipt_is_refused(tmp_path: Pa
     wanted = commit("alice").encode()
 
     async def go(sequencer: Proposer, asked: Callable[[bytes], object]) -> None:
-        assert await asked(wanted) == Refused(Refusal.NO_QUORUM)  # type: ignore[misc]
+        assert await asked(wanted) == RefusedReply(Refusal.NO_QUORUM)  # type: ignore[misc]
         await sequencer.round(signers=("v1",))
         reply = await asked(wanted)  # type: ignore[misc]
         assert isinstance(reply, Receipted)
         verify_receipt(key("v1").public, NAMESPACE, wanted, reply.time, reply.signature)
         assert await asked(wanted) == reply  # type: ignore[misc]
         refused = await asked(register("alice").encode())  # type: ignore[misc]
-        assert refused == Refused(Refusal.NO_COMMIT)
+        assert refused == RefusedReply(Refusal.NO_COMMIT)
         await sequencer.until(lambda: wanted in sequencer.forwarded)
         await sequencer.round(commit("bobby"), signers=("v1",))  # there is a minute for it
         sequencer.now += 61
@@ -98,7 +98,7 @@ class Censor:
         except DecodeError:
             return self.role.answer(payload)
         if isinstance(request, Submit):
-            return encode_reply(Refused(Refusal.TOO_MANY))
+            return encode_reply(RefusedReply(Refusal.TOO_MANY))
         return self.role.answer(payload)
 
 

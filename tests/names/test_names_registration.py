@@ -18,8 +18,8 @@ from cbfs_common.names.config import (
 )
 from cbfs_common.names.layout import ZERO
 from cbfs_common.names.operations import (
-    Kind,
     Operation,
+    OperationKind,
     OperationRefused,
     Refusal,
     decode_operation,
@@ -175,7 +175,7 @@ def test_token_is_read_back_and_nothing_else_is_one() -> None:
 
 def configure(new: Config, *seeds: bytes, old: Config = CONFIG) -> Operation:
     made = Operation(
-        Kind.CONFIGURE, NAMESPACE, "", 0, 0, old.digest(), 1_000, terms=new.encode()
+        OperationKind.CONFIGURE, NAMESPACE, "", 0, 0, old.digest(), 1_000, terms=new.encode()
     ).signed(seeds)
     assert decode_operation(made.encode()) == made
     return made

@@ -30,8 +30,8 @@ from cbfs_common.limits import BUNDLE_MAX
 from cbfs_common.names.checks import check_bundle, parse_policy
 from cbfs_common.names.entry import Keys
 from cbfs_common.names.operations import (
-    Kind,
     Operation,
+    OperationKind,
     Refusal,
     commitment,
     registration_salt,
@@ -39,7 +39,7 @@ from cbfs_common.names.operations import (
 from cbfs_common.names.policy import SCHEME, Policy
 from cbfs_common.names.wire import (
     Lookup,
-    Refused,
+    RefusedReply,
     Submit,
     Submitted,
     decode_reply,
@@ -215,13 +215,13 @@ def test_registration_that_was_cut_off_is_taken_up_again(tmp_path: Path) -> None
         namespace, owners = running.policy.namespace, Keys(1, (sign_public(ALICE),))
         salt = registration_salt(ALICE, namespace, "alice")
         hidden = commitment(namespace, "alice", owners, salt)
-        commit = Operation(Kind.COMMIT, namespace, "", 0, 0, bytes(32), 100, hidden)
+        commit = Operation(OperationKind.COMMIT, namespace, "", 0, 0, bytes(32), 100, hidden)
         request = encode_request(Submit(commit.encode()))
         address = running.policy.server
         async with open_link(LoopbackDialer(), address, None, b"", RANDOM) as link:
             assert decode_reply(await link.call(request)) == Submitted(1)
             again = decode_reply(await link.call(request))
-            assert again == Refused(Refusal.COMMIT_REPEATED)
+            assert again == RefusedReply(Refusal.COMMIT_REPEATED)
         found = await running.client(Kept()).register("alice", PROFILE, ALICE)
         assert found.entry.round == 2
 
@@ -236,7 +236,7 @@ def test_what_is_no_request_is_answered_and_what_is_no_frame_ends_the_connection
         address = running.policy.server
         async with open_link(LoopbackDialer(), address, None, b"", RANDOM) as link:
             for payload in (b"", b"\xc1", b"\x90", encode_request(Lookup("alice", 0))[:-1]):
-                assert decode_reply(await link.call(payload)) == Refused(Refusal.BAD_REQUEST)
+                assert decode_reply(await link.call(payload)) == RefusedReply(Refusal.BAD_REQUEST)
         for noise in (b"GET / HTTP/1.1\r\n\r\n" * 200, os.urandom(3 * FRAME_SIZE), bytes(5_000)):
             stream = await trio.open_tcp_stream(address.host, address.port)
             async with stream:

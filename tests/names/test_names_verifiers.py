@@ -10,10 +10,10 @@ import pytest
 import trio
 
 from cbfs_common.names.config import Config, ConfigFile
-from cbfs_common.names.note import Checkpoint, Note, cosign, parse_note
-from cbfs_common.names.operations import Kind, Operation
+from cbfs_common.names.note import Checkpoint, SignedNote, cosign, parse_note
+from cbfs_common.names.operations import Operation, OperationKind
 from cbfs_common.names.refusals import Refusal
-from cbfs_common.names.wire import AskHead, HeadIs, Receipted, Refused, Submit, decode_reply
+from cbfs_common.names.wire import AskHead, HeadIs, Receipted, RefusedReply, Submit, decode_reply
 from cbfs_names.cli import main
 from cbfs_names.processes.roles import Beside, SequencerRole
 from cbfs_names.state.block import Block
@@ -170,7 +170,7 @@ def test_the_quorum_gives_the_directory_into_other_hands(
     caplog.set_level(logging.INFO)
     old, new = panel_of("v1", threshold=1), panel_of("v2", threshold=1)
     change = Operation(
-        Kind.CONFIGURE, NAMESPACE, "", 0, 0, old.digest(), 100, terms=new.encode()
+        OperationKind.CONFIGURE, NAMESPACE, "", 0, 0, old.digest(), 100, terms=new.encode()
     ).signed((seed("v1"),))
 
     async def go(sequencer: Proposer, s: Place, p1: Place, p2: Place) -> None:
@@ -214,7 +214,7 @@ async def times(at: Place) -> list[int]:
 
 async def voted(link: PeerLink, text: bytes, at: int) -> None:
     line = cosign(seed("v1"), "v1", at, text)
-    assert await link.call(Vote(Note(text, (line,)).encode())) == Done()
+    assert await link.call(Vote(SignedNote(text, (line,)).encode())) == Done()
 
 
 async def by_hand(path: Path, go: Callable[[PeerLink, Place, bytes], Awaitable[None]]) -> None:
@@ -258,7 +258,7 @@ def test_a_verifier_that_signs_two_heads_of_one_size_is_proven_to(
         other = Checkpoint(NAMESPACE, 1, bytes(32)).encode()
         await voted(link, other, 1_001)
         reply = decode_reply(await ask(s.address, Submit(commit("alice").encode())))
-        assert reply == Refused(Refusal.EQUIVOCATION)
+        assert reply == RefusedReply(Refusal.EQUIVOCATION)
 
     trio.run(by_hand, tmp_path, go)
     assert main(["audit", str(tmp_path / "evidence")]) == 0

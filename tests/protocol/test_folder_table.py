@@ -17,8 +17,8 @@ from cbfs_common.limits import (
 from cbfs_common.messages.folder import (
     HEAD_SIZE,
     TOP,
-    Entry,
-    Table,
+    FolderEntry,
+    FolderTable,
     decode_table,
     encode_table,
     table_end,
@@ -31,9 +31,9 @@ NAMES = st.text(min_size=1, max_size=20).filter(
 
 
 @st.composite
-def folders(draw: st.DrawFn) -> list[Entry]:
+def folders(draw: st.DrawFn) -> list[FolderEntry]:
     """Any entries that may be sent."""
-    entries = [Entry(TOP, draw(NAMES), draw(st.integers(0, 10**7)))]
+    entries = [FolderEntry(TOP, draw(NAMES), draw(st.integers(0, 10**7)))]
     depths = [0, -1]
     for _ in range(draw(st.integers(0, 12))):
         parent = draw(st.sampled_from([i for i, depth in enumerate(depths) if depth >= 0]))
@@ -41,18 +41,18 @@ def folders(draw: st.DrawFn) -> list[Entry]:
         size = draw(st.none() | st.integers(0, 10**7))
         if any((e.parent, e.name) == (parent, name) for e in entries) or depths[parent] > 9:
             continue
-        entries.append(Entry(parent, name, size))
+        entries.append(FolderEntry(parent, name, size))
         depths.append(depths[parent] + 1 if size is None else -1)
     return entries
 
 
-def sized(entries: list[Entry], head: bytes) -> int:
+def sized(entries: list[FolderEntry], head: bytes) -> int:
     return len(head) + sum(entry.size or 0 for entry in entries)
 
 
 @settings(max_examples=80, deadline=None)
 @given(folders())
-def test_what_goes_in_comes_out(entries: list[Entry]) -> None:
+def test_what_goes_in_comes_out(entries: list[FolderEntry]) -> None:
     head = encode_table(entries)
     assert table_end(head[:HEAD_SIZE]) == len(head)
     table = decode_table(head, sized(entries, head))
@@ -74,7 +74,7 @@ def test_any_bytes_are_a_table_or_refused(data: bytes, size: int) -> None:
 @settings(max_examples=200, deadline=None)
 @given(folders(), st.data(), st.integers(0, 2), VALUES)
 def test_any_value_in_any_place_is_a_table_or_refused(
-    entries: list[Entry], data: st.DataObject, at: int, value: object
+    entries: list[FolderEntry], data: st.DataObject, at: int, value: object
 ) -> None:
     rows = [[entry.parent, entry.name, entry.size] for entry in entries]
     rows[data.draw(st.integers(0, len(rows) - 1))][at] = value  # type: ignore[call-overload]
@@ -88,27 +88,30 @@ def test_any_value_in_any_place_is_a_table_or_refused(
     assert encode_table(table.entries) == head
 
 
-FILE = Entry(TOP, "a", 3)
+FILE = FolderEntry(TOP, "a", 3)
 
 
 @pytest.mark.parametrize(
     "entries",
     [
         [],
-        [Entry(TOP, "a", None)],
+        [FolderEntry(TOP, "a", None)],
         [FILE, FILE],
         [FILE, replace(FILE, size=None)],
-        [FILE, Entry(1, "b", 1)],
-        [FILE, Entry(2, "b", 1)],
-        [FILE, Entry(-1, "b", 1)],
-        [FILE, Entry(True, "b", 1)],
-        *([FILE, Entry(TOP, name, 1)] for name in ("", ".", "..", "a/b", "/", "a\0", "\ud800")),
-        [FILE, Entry(TOP, "é" * 128, 1)],
-        [FILE, Entry(TOP, "b", -1)],
-        [FILE, Entry(TOP, "b", FILE_SIZE_MAX + 1)],
+        [FILE, FolderEntry(1, "b", 1)],
+        [FILE, FolderEntry(2, "b", 1)],
+        [FILE, FolderEntry(-1, "b", 1)],
+        [FILE, FolderEntry(True, "b", 1)],
+        *(
+            [FILE, FolderEntry(TOP, name, 1)]
+            for name in ("", ".", "..", "a/b", "/", "a\0", "\ud800")
+        ),
+        [FILE, FolderEntry(TOP, "é" * 128, 1)],
+        [FILE, FolderEntry(TOP, "b", -1)],
+        [FILE, FolderEntry(TOP, "b", FILE_SIZE_MAX + 1)],
     ],
 )
-def test_what_is_no_folder_is_refused_on_both_sides(entries: list[Entry]) -> None:
+def test_what_is_no_folder_is_refused_on_both_sides(entries: list[FolderEntry]) -> None:
     with pytest.raises(DecodeError):
         encode_table(entries)
     rows = [(entry.parent, entry.name, entry.size) for entry in entries]
@@ -118,20 +121,20 @@ def test_what_is_no_folder_is_refused_on_both_sides(entries: list[Entry]) -> Non
         decode_table(head, sized(entries, head))
 
 
-def nested(depth: int) -> list[Entry]:
+def nested(depth: int) -> list[FolderEntry]:
     """A file that is so many folders deep, the sent one included."""
-    return [*(Entry(i, "d", None) for i in range(depth - 1)), Entry(depth - 1, "f", 1)]
+    return [*(FolderEntry(i, "d", None) for i in range(depth - 1)), FolderEntry(depth - 1, "f", 1)]
 
 
 def test_limits_are_told_to_the_sender_and_held_by_the_receiver() -> None:
-    many = [Entry(TOP, f"{i}", 1) for i in range(FOLDER_ENTRIES_MAX + 1)]
-    long = [Entry(TOP, f"{i:05}{'n' * 250}", 1) for i in range(FOLDER_ENTRIES_MAX)]
+    many = [FolderEntry(TOP, f"{i}", 1) for i in range(FOLDER_ENTRIES_MAX + 1)]
+    long = [FolderEntry(TOP, f"{i:05}{'n' * 250}", 1) for i in range(FOLDER_ENTRIES_MAX)]
     for entries in (nested(FOLDER_DEPTH_MAX + 1), many, [*long, *long]):
         with pytest.raises(LimitError):
             encode_table(entries)
     for entries in (nested(FOLDER_DEPTH_MAX), many[:-1]):
         head = encode_table(entries)
-        assert isinstance(decode_table(head, sized(entries, head)), Table)
+        assert isinstance(decode_table(head, sized(entries, head)), FolderTable)
     for entries in (nested(FOLDER_DEPTH_MAX + 1), many):
         packed = msgpack.packb([(e.parent, e.name, e.size) for e in entries])
         head = len(packed).to_bytes(HEAD_SIZE, "big") + packed

@@ -22,12 +22,12 @@ from cbfs_common.wire.requests import (
     Deliver,
     Done,
     EnvelopeIds,
+    ErrorReply,
     Fetch,
     GetLimits,
     List,
     PrekeyCount,
     PrekeyRecord,
-    Refused,
     ServerLimits,
     Stored,
     Subscribe,
@@ -62,7 +62,7 @@ REQUESTS = (
 )
 REPLIES = (
     Done(),
-    *(Refused(code) for code in Code),
+    *(ErrorReply(code) for code in Code),
     PrekeyCount(100, 2**64 - 1),
     PrekeyRecord(RECORD),
     EnvelopeIds((ID,) * IDS_MAX, True),

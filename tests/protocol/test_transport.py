@@ -23,7 +23,7 @@ from cbfs_common.wire.transport import (
     ClientConnection,
     Established,
     Event,
-    Message,
+    Frame,
     ServerConnection,
 )
 from tests.vectors.make_transport_vectors import FILE, make, wrong_frames
@@ -88,7 +88,7 @@ def test_vectors() -> None:
         expected = {entry["number"]: entry for entry in v[direction]}
         for number in range(513):
             frame = sender.send(1, b"hello")
-            assert receiver.receive(frame) == [Message(1, b"hello")]
+            assert receiver.receive(frame) == [Frame(1, b"hello")]
             if number in expected:
                 digest = blake2b(frame, digest_size=32).hexdigest()
                 assert digest == expected[number]["blake2b-256"]
@@ -119,7 +119,7 @@ def test_pieces_of_any_size_give_the_same_events(
     events: list[Event] = []
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         events += server.receive(stream[start:end])
-    assert events == [Message(7, payload) for payload in payloads]
+    assert events == [Frame(7, payload) for payload in payloads]
 
 
 @given(st.integers(0, 3), st.lists(st.binary(max_size=20_000), max_size=4))
@@ -176,7 +176,7 @@ def test_a_changed_bit_ends_the_connection(which: str, data: st.DataObject) -> N
 def test_frames_out_of_order_replayed_or_reflected_are_refused() -> None:
     client, server = shaken()
     first, second = client.send(1, b"one"), client.send(2, b"two")
-    assert server.receive(first) == [Message(1, b"one")]
+    assert server.receive(first) == [Frame(1, b"one")]
     with pytest.raises(TransportError):
         server.receive(first)
     with pytest.raises(TransportError):
@@ -249,12 +249,12 @@ def test_an_oversize_payload_changes_nothing() -> None:
         with pytest.raises(LimitError):
             client.send(id, payload)
     whole = os.urandom(PAYLOAD_MAX)
-    assert server.receive(client.send(2**32 - 1, whole)) == [Message(2**32 - 1, whole)]
+    assert server.receive(client.send(2**32 - 1, whole)) == [Frame(2**32 - 1, whole)]
 
 
 def test_padding_gives_no_event_and_pushes_do() -> None:
     client, server = shaken()
-    assert client.receive(server.send(PUSH, b"") + server.send(PUSH, b"x")) == [Message(PUSH, b"x")]
+    assert client.receive(server.send(PUSH, b"") + server.send(PUSH, b"x")) == [Frame(PUSH, b"x")]
 
 
 def test_old_frames_cannot_be_read_with_what_is_in_memory_later() -> None:

@@ -20,18 +20,18 @@ from cbfs_common.errors import DecodeError
 from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.names.checks import DirectoryLies, Found
 from cbfs_common.names.wire import Lookup
-from cbfs_common.names.wire import Refused as NamesRefused
+from cbfs_common.names.wire import RefusedReply as NamesRefused
 from cbfs_common.wire.requests import (
     Code,
     CreateAccount,
     Deliver,
     Done,
     EnvelopeIds,
+    ErrorReply,
     Fetch,
     List,
     PrekeyKind,
     PrekeyRecord,
-    Refused,
     Stored,
     TakePrekey,
     UploadPrekeys,
@@ -133,7 +133,7 @@ def judged(reply: object, right: object, known: frozenset[bytes] | set[bytes] = 
     """What this reply is, where another was right."""
     if reply == right:
         return INTACT
-    if isinstance(reply, Refused):
+    if isinstance(reply, ErrorReply):
         return REFUSED if reply.code is Code.TROUBLE else LOST
     return LOST if isinstance(reply, EnvelopeIds) and set(reply.ids) < known else WRONG
 
@@ -213,7 +213,7 @@ async def deliver_until_refused(caller: Caller, start: int) -> list[bytes]:
         content = (start + len(done)).to_bytes(8, "big") * (ENVELOPE_SIZE // 8)
         reply = await caller.ask(Deliver(caller.key, content))
         if reply != Done():
-            assert reply == Refused(Code.TROUBLE)
+            assert reply == ErrorReply(Code.TROUBLE)
             return done
         done.append(content)
 

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from cbfs_common.limits import ENVELOPE_SIZE, IDS_MAX, PREKEY_RECORD_SIZE, UPLOAD_MAX
 from cbfs_common.names.policy import SCHEME
 from cbfs_common.names.refusals import Refusal
-from cbfs_common.names.wire import AskHead, HeadIs, Refused, decode_reply, encode_request
+from cbfs_common.names.wire import AskHead, HeadIs, RefusedReply, decode_reply, encode_request
 from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address, parse_address
 from cbfs_common.wire.requests import CreateAccount, Delete, GetLimits, Subscribe, encode
 from cbfs_common.wire.requests import decode_reply as decode_answer
-from cbfs_common.wire.transport import FRAME_SIZE, PAYLOAD_MAX, Message
+from cbfs_common.wire.transport import FRAME_SIZE, PAYLOAD_MAX, Frame
 from cbfs_names.processes.receipts import Receipts
 from cbfs_names.state.replay import Replay
 from cbfs_server import host
@@ -116,7 +116,7 @@ def ask(client: RawClient, number: int, payload: bytes) -> bytes:
     client.socket.sendall(client.transport.send(number, payload))
     while True:
         for event in client.receive():
-            if isinstance(event, Message) and event.id == number:
+            if isinstance(event, Frame) and event.id == number:
                 return event.payload
 
 
@@ -316,7 +316,7 @@ def test_a_fault_in_one_operation_leaves_the_others_in_the_round(
 
     receipts = Receipts.__new__(Receipts)
     receipts._verifier, receipts._clock = Broken(), lambda: 0.0  # type: ignore[assignment]
-    assert decode_reply(receipts._receipt(bad)) == Refused(Refusal.BAD_REQUEST)
+    assert decode_reply(receipts._receipt(bad)) == RefusedReply(Refusal.BAD_REQUEST)
 
 
 def test_a_good_client_is_served_when_there_are_no_descriptors_for_others(tmp_path: Path) -> None:

@@ -21,12 +21,12 @@ from cbfs_common.wire.requests import (
     Deliver,
     Done,
     EnvelopeIds,
+    ErrorReply,
     Fetch,
     List,
     PrekeyCount,
     PrekeyKind,
     PrekeyRecord,
-    Refused,
     Request,
     Stored,
     TakePrekey,
@@ -187,13 +187,13 @@ def test_a_full_disk_takes_nothing_in_and_says_so(
                 if reply != Done():
                     break
                 stored.append(envelope_id(each))
-            assert reply == Refused(Code.TROUBLE)
+            assert reply == ErrorReply(Code.TROUBLE)
             assert (await alice.ask(List())).ids == tuple(stored)
             for id in stored[:10]:  # pages that one change frees are used by the next but one
                 assert await alice.ask(Delete((id,))) == Done()
             assert await alice.ask(Deliver(ALICE, each)) == Done()
             service.full = True
-            assert await alice.ask(Deliver(ALICE, envelope())) == Refused(Code.TROUBLE)
+            assert await alice.ask(Deliver(ALICE, envelope())) == ErrorReply(Code.TROUBLE)
             assert await alice.ask(Deliver(ALICE, each)) == Done()  # it is there already
             assert await alice.ask(Delete(tuple(stored))) == Done()
 
@@ -224,21 +224,21 @@ class Model:
                 return Done()
             case Deliver(target, content):
                 if target not in self.mail:
-                    return Refused(Code.UNKNOWN_USER)
+                    return ErrorReply(Code.UNKNOWN_USER)
                 box = self.mail[target]
                 if envelope_id(content) not in box and len(box) >= self.mailbox:
-                    return Refused(Code.MAILBOX_FULL)
+                    return ErrorReply(Code.MAILBOX_FULL)
                 box.setdefault(envelope_id(content), content)
                 return Done()
             case TakePrekey(target):
                 return self._take(target)
-        return self._own(user, request) if user in self.mail else Refused(Code.NO_ACCOUNT)
+        return self._own(user, request) if user in self.mail else ErrorReply(Code.NO_ACCOUNT)
 
     def _take(self, target: bytes) -> Any:
         if target not in self.mail:
-            return Refused(Code.UNKNOWN_USER)
+            return ErrorReply(Code.UNKNOWN_USER)
         if not self.prekeys[target]:
-            return Refused(Code.NO_PREKEY)
+            return ErrorReply(Code.NO_PREKEY)
         first = min(self.prekeys[target])
         return PrekeyRecord(self.prekeys[target].pop(first))
 
@@ -256,7 +256,7 @@ class Model:
             case List():
                 return EnvelopeIds(tuple(box), False)
             case Fetch(id):
-                return Stored(box[id]) if id in box else Refused(Code.UNKNOWN_ENVELOPE)
+                return Stored(box[id]) if id in box else ErrorReply(Code.UNKNOWN_ENVELOPE)
             case Delete(ids):
                 for id in ids:
                     box.pop(id, None)

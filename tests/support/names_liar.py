@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from cbfs_common.limits import FEED_PART, FEED_TILE
 from cbfs_common.names.entry import Entry, Round, changes_hash, name_index
 from cbfs_common.names.feed import FeedRound
-from cbfs_common.names.note import Checkpoint, Note, cosign, sign_checkpoint
+from cbfs_common.names.note import Checkpoint, SignedNote, cosign, sign_checkpoint
 from cbfs_common.names.operations import (
-    Kind,
-    Link,
+    HistoryLink,
+    OperationKind,
     OperationRefused,
     Refusal,
     apply_change,
@@ -31,7 +31,7 @@ from cbfs_common.names.wire import (
     History,
     LookedUp,
     Lookup,
-    Refused,
+    RefusedReply,
     Reply,
     Request,
     Steps,
@@ -66,7 +66,7 @@ class Liar:
     twist: Callable[[Request, Reply], Reply | None] = lambda request, reply: reply
     rounds: list[FeedRound] = field(default_factory=list)
     entries: dict[str, Entry] = field(default_factory=dict)
-    links: dict[str, list[Link]] = field(default_factory=dict)
+    links: dict[str, list[HistoryLink]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.put()
@@ -132,7 +132,7 @@ class Liar:
             case Submit(operation):
                 return self._submit(operation)
             case AskTerms():
-                return Refused(Refusal.BAD_REQUEST)
+                return RefusedReply(Refusal.BAD_REQUEST)
 
     def note(self) -> bytes:
         """The signed head."""
@@ -141,7 +141,7 @@ class Liar:
         now = int(self.clock())
         lines = [sign_checkpoint(LOG_SEED, NAMESPACE, text)]
         lines += [cosign(verifier_seed(n), verifier_key(n).name, now, text) for n in self.signers]
-        return Note(text, tuple(lines)).encode()
+        return SignedNote(text, tuple(lines)).encode()
 
     def asked_for(self, name: str) -> bool:
         """Whether anybody has asked for this name."""
@@ -178,14 +178,16 @@ class Liar:
         old = self.entries.get(operation.name)
         try:
             match operation.kind:
-                case Kind.COMMIT:
+                case OperationKind.COMMIT:
                     self.put()
-                case Kind.REGISTER:
+                case OperationKind.REGISTER:
                     self.put(apply_register(old, operation, number, now, LIFETIME))
                 case _:
                     entry = apply_change(old, operation, number, now)
-                    self.links.setdefault(operation.name, []).append(Link(number, now, encoded))
+                    self.links.setdefault(operation.name, []).append(
+                        HistoryLink(number, now, encoded)
+                    )
                     self.put(entry)
         except OperationRefused as error:
-            return Refused(error.refusal)
+            return RefusedReply(error.refusal)
         return Submitted(number)

@@ -15,7 +15,7 @@ from cbfs_common.names.checks import (
 from cbfs_common.names.config import Config, Terms
 from cbfs_common.names.entry import Entry, Keys
 from cbfs_common.names.layout import ZERO
-from cbfs_common.names.operations import Kind, Operation, commitment
+from cbfs_common.names.operations import Operation, OperationKind, commitment
 from cbfs_common.names.wire import LookedUp, Lookup, Reply
 from cbfs_common.primitives import dh_public, sign_public
 from cbfs_common.profile import Address
@@ -114,13 +114,13 @@ def owners(*seeds: bytes, threshold: int = 1) -> Keys:
 
 def commit(name: str, *seeds: bytes, salt: bytes = SALT) -> Operation:
     hidden = commitment(NAMESPACE, name, owners(*(seeds or (b"o" * 32,))), salt)
-    return Operation(Kind.COMMIT, NAMESPACE, "", 0, 0, ZERO, 1000, hidden)
+    return Operation(OperationKind.COMMIT, NAMESPACE, "", 0, 0, ZERO, 1000, hidden)
 
 
 def register(name: str, *seeds: bytes, salt: bytes = SALT, old: Entry | None = None) -> Operation:
     seeds = seeds or (b"o" * 32,)
     return Operation(
-        Kind.REGISTER,
+        OperationKind.REGISTER,
         NAMESPACE,
         name,
         old.incarnation + 1 if old else 1,
@@ -135,7 +135,7 @@ def register(name: str, *seeds: bytes, salt: bytes = SALT, old: Entry | None = N
 
 def update(old: Entry, profile: bytes, *seeds: bytes) -> Operation:
     return Operation(
-        Kind.UPDATE,
+        OperationKind.UPDATE,
         NAMESPACE,
         old.name,
         old.incarnation,
@@ -147,5 +147,5 @@ def update(old: Entry, profile: bytes, *seeds: bytes) -> Operation:
 
 
 def rotate(old: Entry, new: Keys, *seeds: bytes) -> Operation:
-    operation = replace(update(old, old.profile), kind=Kind.ROTATE, owners=new)
+    operation = replace(update(old, old.profile), kind=OperationKind.ROTATE, owners=new)
     return operation.signed(seeds)

@@ -10,9 +10,9 @@ from cbfs_common.names.note import (
     COSIGNER_KEY,
     LOG_KEY,
     Checkpoint,
-    Note,
     NoteKey,
     SignatureLine,
+    SignedNote,
     cosign,
     sign_checkpoint,
     to_base64,
@@ -171,13 +171,13 @@ class Forger:
         fillers[: len(self.earlier)] = self.earlier
         return [*fillers, self.round().digest()]
 
-    def note(self) -> Note:
+    def note(self) -> SignedNote:
         log = self.log()
         text = Checkpoint(self.origin, len(log), log_root(log)).encode()
         lines = [sign_checkpoint(self.log_seed, NAMESPACE, text)]
         for number in self.signers:
             lines.append(self.cosign(number, text))
-        return Note(text, tuple(lines))
+        return SignedNote(text, tuple(lines))
 
     def cosign(self, number: int, text: bytes) -> SignatureLine:
         time = self.times.get(number, self.time)

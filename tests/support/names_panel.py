@@ -12,8 +12,8 @@ from cbfs_common.names.config import Config, ConfigFile, Terms
 from cbfs_common.names.note import (
     COSIGNER_KEY,
     Checkpoint,
-    Note,
     NoteKey,
+    SignedNote,
     cosign,
     parse_checkpoint,
     parse_note,
@@ -83,7 +83,7 @@ class Proposer:
     head: bytes = b""
     block: Block | None = None
     votes: bytes = b""
-    heard: list[Note] = field(default_factory=list)
+    heard: list[SignedNote] = field(default_factory=list)
     refused: list[SignedRefusal] = field(default_factory=list)
     answered: list[tuple[int, bytes, int]] = field(default_factory=list)
     forwarded: list[bytes] = field(default_factory=list)

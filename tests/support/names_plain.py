@@ -16,7 +16,7 @@ from nacl.signing import SigningKey
 
 from cbfs_common.names.entry import Entry
 from cbfs_common.names.map import MapProof
-from cbfs_common.names.operations import Link, Operation
+from cbfs_common.names.operations import HistoryLink, Operation
 from cbfs_common.names.proofs import Evidence
 from tests.support.names_naive import NAMESPACE, NOW, log_root
 
@@ -162,7 +162,7 @@ def operation(o: Operation) -> bytes:
     )
 
 
-def bundle(e: Evidence, links: Sequence[Link]) -> bytes:
+def bundle(e: Evidence, links: Sequence[HistoryLink]) -> bytes:
     """A bundle's bytes."""
     return (
         b"\x01"

@@ -12,7 +12,7 @@ from cbfs_common.names.policy import Policy
 from cbfs_common.names.wire import Reply, Request, decode_request, encode_reply
 from cbfs_common.primitives import Random, dh_public, kem_encapsulate
 from cbfs_common.profile import Address
-from cbfs_common.wire.transport import Message, ServerConnection
+from cbfs_common.wire.transport import Frame, ServerConnection
 
 SERVER_SECRET = b"s" * 32
 
@@ -49,7 +49,7 @@ async def answering(answer: Answer) -> AsyncIterator[Address]:
             if out:
                 await stream.send_all(out)
             for event in events:
-                if isinstance(event, Message):
+                if isinstance(event, Frame):
                     reply = answer(decode_request(event.payload))
                     if reply is None:
                         return

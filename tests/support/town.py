@@ -13,7 +13,7 @@ from cbfs.commands.init import make
 from cbfs.commands.name_owner import Owner
 from cbfs.contacts.contact import Contact
 from cbfs.engine.engine import Engine, running
-from cbfs_common.names.operations import Kind, Link, Operation
+from cbfs_common.names.operations import HistoryLink, Operation, OperationKind
 from cbfs_common.primitives import sign_public
 from cbfs_common.profile import parse_address
 from tests.engine.test_engine import NO_TOR, until
@@ -126,7 +126,7 @@ def stolen(town: Town, seed: bytes, **changes: object) -> None:
     old = town.liar.entries["bob"]
     mallory = make_account("bob", parse_address(town.server), "", SYSTEM_RANDOM).profile.encode()
     operation = Operation(
-        Kind.UPDATE, NAMESPACE, "bob", old.incarnation, old.version + 1, old.digest(),
+        OperationKind.UPDATE, NAMESPACE, "bob", old.incarnation, old.version + 1, old.digest(),
         len(town.liar.rounds) + 9, profile=mallory,
     ).signed((seed,))  # fmt: skip
     entry = replace(
@@ -136,6 +136,6 @@ def stolen(town: Town, seed: bytes, **changes: object) -> None:
         previous=old.digest(),
         profile=operation.profile,
     )
-    link = Link(len(town.liar.rounds), int(time.time()), operation.encode())
+    link = HistoryLink(len(town.liar.rounds), int(time.time()), operation.encode())
     town.liar.links.setdefault("bob", []).append(link)
     town.liar.put(replace(entry, **changes))  # type: ignore[arg-type]  # fields by name

@@ -28,8 +28,8 @@ from cbfs_common.names.map import MapProof, Terminal  # noqa: E402
 from cbfs_common.names.note import cosign, sign_checkpoint  # noqa: E402
 from cbfs_common.names.operations import (  # noqa: E402
     NEVER,
-    Kind,
     Operation,
+    OperationKind,
     Refusal,
     commitment,
     registration_salt,
@@ -39,7 +39,7 @@ from cbfs_common.names.wire import (  # noqa: E402
     History,
     LookedUp,
     Lookup,
-    Refused,
+    RefusedReply,
     Reply,
     Request,
     Steps,
@@ -111,27 +111,36 @@ def operations() -> list[Case]:
     salt = registration_salt(OWNER, NAMESPACE, "alice")
     hidden = commitment(NAMESPACE, "alice", owners, salt)
     base = Operation(
-        Kind.UPDATE, NAMESPACE, "alice", 1, 2, entry.digest(), 99, profile=b"new profile"
+        OperationKind.UPDATE, NAMESPACE, "alice", 1, 2, entry.digest(), 99, profile=b"new profile"
     )
     new = Keys(1, (sign_public(NEW_OWNER),))
     made = {
-        "COMMIT": (Operation(Kind.COMMIT, NAMESPACE, "", 0, 0, ZERO, 99, hidden), ()),
+        "COMMIT": (Operation(OperationKind.COMMIT, NAMESPACE, "", 0, 0, ZERO, 99, hidden), ()),
         "REGISTER": (
-            replace(base, kind=Kind.REGISTER, version=1, previous=ZERO, secret=salt, owners=owners),
+            replace(
+                base,
+                kind=OperationKind.REGISTER,
+                version=1,
+                previous=ZERO,
+                secret=salt,
+                owners=owners,
+            ),
             (OWNER,),
         ),
         "UPDATE": (base, (OWNER,)),
-        "ROTATE": (replace(base, kind=Kind.ROTATE, owners=new), (OWNER, NEW_OWNER)),
-        "RENEW": (replace(base, kind=Kind.RENEW, until=NOW + 2 * 10**6), (OWNER,)),
-        "RELEASE": (replace(base, kind=Kind.RELEASE), (OWNER,)),
+        "ROTATE": (replace(base, kind=OperationKind.ROTATE, owners=new), (OWNER, NEW_OWNER)),
+        "RENEW": (replace(base, kind=OperationKind.RENEW, until=NOW + 2 * 10**6), (OWNER,)),
+        "RELEASE": (replace(base, kind=OperationKind.RELEASE), (OWNER,)),
         "FREEZE": (
-            replace(base, kind=Kind.FREEZE, version=0, previous=ZERO, expires=NEVER),
+            replace(base, kind=OperationKind.FREEZE, version=0, previous=ZERO, expires=NEVER),
             (OWNER,),
         ),
-        "RECOVER": (replace(base, kind=Kind.RECOVER, owners=new), (OWNER, NEW_OWNER)),
-        "CANCEL": (replace(base, kind=Kind.CANCEL), (OWNER,)),
+        "RECOVER": (replace(base, kind=OperationKind.RECOVER, owners=new), (OWNER, NEW_OWNER)),
+        "CANCEL": (replace(base, kind=OperationKind.CANCEL), (OWNER,)),
         "CONFIGURE": (
-            Operation(Kind.CONFIGURE, NAMESPACE, "", 0, 0, b"c" * 32, 99, terms="a text\n"),
+            Operation(
+                OperationKind.CONFIGURE, NAMESPACE, "", 0, 0, b"c" * 32, 99, terms="a text\n"
+            ),
             (OWNER,),
         ),
     }
@@ -309,7 +318,7 @@ def messages() -> list[Case]:
         "looked up": reply,
         "steps": Steps(()),
         "submitted": Submitted(7),
-        "refused": Refused(Refusal.NAME_TAKEN),
+        "refused": RefusedReply(Refusal.NAME_TAKEN),
     }
     asked = [{"request": what, "payload": encode_request(r).hex()} for what, r in requests.items()]
     told = [{"reply": what, "payload": encode_reply(r).hex()} for what, r in replies.items()]

@@ -33,7 +33,7 @@ NOTHING = bytes(32)
 """In the place of a message where a record is about none."""
 
 
-class Kind(Enum):
+class NoteKind(Enum):
     """What a peer is told."""
 
     NAME = b"n"  # one's own keys or server have changed: every note has the proof
@@ -44,13 +44,16 @@ class Kind(Enum):
     WANT = b"w"  # missing
 
 
-_AGAIN = {Kind.WANT: (ASK_AFTER * 1_000, ASKS_MAX), Kind.OFFER: (OFFER_AFTER * 1_000, OFFERS_MAX)}
+_AGAIN = {
+    NoteKind.WANT: (ASK_AFTER * 1_000, ASKS_MAX),
+    NoteKind.OFFER: (OFFER_AFTER * 1_000, OFFERS_MAX),
+}
 
 AT_ONCE = 2 * RECEIPT_DELAY * 1_000
 _LONGEST = {
-    Kind.WANT: ASK_AFTER * 1_000,
-    Kind.OFFER: OFFER_AFTER * 1_000,
-    Kind.NAME: OFFER_AFTER * 1_000,
+    NoteKind.WANT: ASK_AFTER * 1_000,
+    NoteKind.OFFER: OFFER_AFTER * 1_000,
+    NoteKind.NAME: OFFER_AFTER * 1_000,
 }
 """Milliseconds until something is told for the first time, at most."""
 
@@ -59,12 +62,12 @@ Dues = dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Debt:
+class NoteItem:
     """One record. ``ref`` is conversation 16 | message 16."""
 
     key: bytes
     peer: str
-    kind: Kind
+    kind: NoteKind
     ref: bytes
     due: int
     tries: int
@@ -76,15 +79,15 @@ class Debt:
 
 
 def owe(
-    writer: Writer, dues: Dues, peer: str, kind: Kind, ref: bytes, due: int, by: str = ""
+    writer: Writer, dues: Dues, peer: str, kind: NoteKind, ref: bytes, due: int, by: str = ""
 ) -> None:
     """Tell ``peer`` from ``due`` on. What is owed already stays as it is, but for an offer, which
     begins anew. Past WANTED_MAX nothing more is wanted from anybody because of what one peer says:
     ``by``."""
     key = writer.blind(peer.encode()) + kind.value + ref
-    if kind is not Kind.OFFER and writer.get(Table.OWED, key) is not None:
+    if kind is not NoteKind.OFFER and writer.get(Table.OWED, key) is not None:
         return
-    if kind is Kind.WANT and not _count(writer, by, 1):
+    if kind is NoteKind.WANT and not _count(writer, by, 1):
         return
     writer.put(Table.OWED, key, pack(peer, due, 0, by))
     dues[peer] = min(due, dues.get(peer, due))
@@ -112,7 +115,7 @@ def count_anew(writer: Writer) -> None:
     writer.delete_prefix(Table.META, _BROUGHT)
     for key, data in list(writer.items(Table.OWED)):
         debt = _decode(key, data)
-        if debt.kind is Kind.WANT and not _count(writer, debt.by, 1):
+        if debt.kind is NoteKind.WANT and not _count(writer, debt.by, 1):
             writer.delete(Table.OWED, key)
 
 
@@ -121,7 +124,7 @@ def _drop(writer: Writer, key: bytes) -> bool:
     if data is None:
         return False
     debt = _decode(key, data)
-    if debt.kind is Kind.WANT:
+    if debt.kind is NoteKind.WANT:
         _count(writer, debt.by, -1)
     return writer.delete(Table.OWED, key)
 
@@ -129,25 +132,25 @@ def _drop(writer: Writer, key: bytes) -> bool:
 def announce(writer: Writer, peers: Iterable[str], due: int) -> None:
     """Tell these of a new proof of one's own name."""
     for peer in peers:
-        owe(writer, {}, peer, Kind.NAME, NOTHING, due)
+        owe(writer, {}, peer, NoteKind.NAME, NOTHING, due)
 
 
-def forgive(writer: Writer, peer: str, kind: Kind, ref: bytes) -> bool:
+def forgive(writer: Writer, peer: str, kind: NoteKind, ref: bytes) -> bool:
     """Owe it no more. True when it was owed."""
     return _drop(writer, writer.blind(peer.encode()) + kind.value + ref)
 
 
-def debts(reader: Reader, peer: str, kind: Kind | None = None) -> Iterator[Debt]:
+def debts(reader: Reader, peer: str, kind: NoteKind | None = None) -> Iterator[NoteItem]:
     """All that is owed to one, of one kind."""
     prefix = reader.blind(peer.encode()) + (kind.value if kind else b"")
     for key, data in reader.items(Table.OWED, prefix=prefix):
         yield _decode(key, data)
 
 
-def _decode(key: bytes, data: bytes) -> Debt:
+def _decode(key: bytes, data: bytes) -> NoteItem:
     peer, due, tries, by = unpack(data, str, int, int, str)
-    kind, ref = Kind(key[BLIND_SIZE : BLIND_SIZE + 1]), key[BLIND_SIZE + 1 :]
-    return Debt(key, peer, kind, ref, due, tries, by)
+    kind, ref = NoteKind(key[BLIND_SIZE : BLIND_SIZE + 1]), key[BLIND_SIZE + 1 :]
+    return NoteItem(key, peer, kind, ref, due, tries, by)
 
 
 def bring_back(writer: Writer, now: int) -> Dues:
@@ -170,13 +173,13 @@ def load_dues(reader: Reader) -> Dues:
     return dues
 
 
-def due_now(reader: Reader, peer: str, now: int) -> list[Debt]:
+def due_now(reader: Reader, peer: str, now: int) -> list[NoteItem]:
     """What is to be told to ``peer`` now, at most NOTE_IDS_MAX. Receipts that wait go with
     whatever else is due."""
     owed = list(debts(reader, peer))
     if not any(debt.due <= now for debt in owed):
         return []
-    now_due = [d for d in owed if d.due <= now or d.kind is Kind.RECEIPT]
+    now_due = [d for d in owed if d.due <= now or d.kind is NoteKind.RECEIPT]
     now_due.sort(key=lambda debt: debt.due)
     return now_due[:NOTE_IDS_MAX]
 
@@ -187,18 +190,18 @@ class NoteDraft:
     begins with it, since the peer may not be able to read the others. ``proven``: into the one that
     was heard last, since the peer may not be able to read those that were fresh."""
 
-    debts: list[Debt]
+    debts: list[NoteItem]
     fresh: bool
     proven: bool
 
     def note(self, bundle: bytes) -> Note:
         """The body. ``bundle``: one's name proof, or empty."""
 
-        def refs(kind: Kind) -> tuple[bytes, ...]:
+        def refs(kind: NoteKind) -> tuple[bytes, ...]:
             return tuple(debt.ref for debt in self.debts if debt.kind is kind)
 
-        lost = any(debt.kind is Kind.LOST for debt in self.debts)
-        return Note(refs(Kind.RECEIPT), refs(Kind.WANT), refs(Kind.OFFER), lost, bundle)
+        lost = any(debt.kind is NoteKind.LOST for debt in self.debts)
+        return Note(refs(NoteKind.RECEIPT), refs(NoteKind.WANT), refs(NoteKind.OFFER), lost, bundle)
 
 
 def draft(reader: Reader, peer: str, now: int, heard: int) -> NoteDraft | None:
@@ -208,14 +211,14 @@ def draft(reader: Reader, peer: str, now: int, heard: int) -> NoteDraft | None:
     if not told:
         return None
     # each second time only: a fresh session may be the one that the peer cannot read
-    deaf = any(debt.kind is Kind.OFFER and debt.tries % 2 for debt in told)
-    lost = any(debt.kind is Kind.LOST for debt in told)
+    deaf = any(debt.kind is NoteKind.OFFER and debt.tries % 2 for debt in told)
+    lost = any(debt.kind is NoteKind.LOST for debt in told)
     fresh = lost or (deaf and heard < now - OFFER_AFTER * 1_000)
-    again = any(debt.kind is Kind.OFFER and debt.tries for debt in told)
+    again = any(debt.kind is NoteKind.OFFER and debt.tries for debt in told)
     return NoteDraft(told, fresh, again and not fresh)
 
 
-def settle(writer: Writer, told: Iterable[Debt], now: int) -> None:
+def settle(writer: Writer, told: Iterable[NoteItem], now: int) -> None:
     """These have been told. What was taken away or put anew meanwhile is left alone."""
     for debt in told:
         data = writer.get(Table.OWED, debt.key)
@@ -238,7 +241,7 @@ def only_missed(reader: Reader, peer: str) -> bool:
     """Whether something is wanted from this one, and nothing else owed to them."""
     first = next(reader.keys(Table.OWED, reader.blind(peer.encode())), None)
     # the kinds are in the order of their letters, and this is the last
-    return first is not None and first[BLIND_SIZE : BLIND_SIZE + 1] == Kind.WANT.value
+    return first is not None and first[BLIND_SIZE : BLIND_SIZE + 1] == NoteKind.WANT.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +258,10 @@ def missing(reader: Reader, blocked: Iterable[str] = ()) -> dict[bytes, Missing]
     wanted: dict[bytes, int] = {}
     for key in reader.keys(Table.OWED):
         ref = key[BLIND_SIZE + 1 :]
-        if key[BLIND_SIZE : BLIND_SIZE + 1] == Kind.WANT.value and key[:BLIND_SIZE] not in silent:
+        if (
+            key[BLIND_SIZE : BLIND_SIZE + 1] == NoteKind.WANT.value
+            and key[:BLIND_SIZE] not in silent
+        ):
             debt = _decode(key, reader.get(Table.OWED, key) or b"")
             last = debt.due + ASK_AFTER * 1_000 * (2 ** (ASKS_MAX - 1) - 2**debt.tries)
             wanted[ref] = max(last, wanted.get(ref, 0))
@@ -270,7 +276,7 @@ def unreceived(reader: Reader, peers: Iterable[str]) -> dict[str, int]:
     """How many messages to each are at the server, and without a receipt."""
     counts: dict[str, int] = {}
     for peer in peers:
-        prefix = reader.blind(peer.encode()) + Kind.OFFER.value
+        prefix = reader.blind(peer.encode()) + NoteKind.OFFER.value
         count = sum(1 for _key in reader.keys(Table.OWED, prefix))
         if count:
             counts[peer] = count
@@ -281,12 +287,12 @@ def arrived(writer: Writer, ref: bytes) -> bool:
     """A message is here: nobody is asked for it any more. True when somebody was to be."""
     conversation = get_conversation(writer, ref[:16])
     people = conversation.participants if conversation else ()
-    return sum(forgive(writer, peer, Kind.WANT, ref) for peer in people) > 0
+    return sum(forgive(writer, peer, NoteKind.WANT, ref) for peer in people) > 0
 
 
 def forgive_wants(writer: Writer, conversation: Conversation) -> None:
     """Nobody is asked for what is missing in a conversation."""
     for peer in conversation.participants:
-        for debt in list(debts(writer, peer, Kind.WANT)):
+        for debt in list(debts(writer, peer, NoteKind.WANT)):
             if debt.ref[:16] == conversation.id:
                 _drop(writer, debt.key)

@@ -34,7 +34,7 @@ class Why(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
+class QuarantinedEnvelope:
     """An envelope, and of which session it is when that is known."""
 
     envelope: bytes
@@ -42,12 +42,12 @@ class Unread:
     session: bytes = _NO_SESSION
 
 
-def keep(writer: Writer, unread: Unread) -> None:
+def keep(writer: Writer, unread: QuarantinedEnvelope) -> None:
     """Keep one that is not here yet; the oldest goes when there are too many."""
     keep_all(writer, [unread])
 
 
-def keep_all(writer: Writer, found: Iterable[Unread]) -> None:
+def keep_all(writer: Writer, found: Iterable[QuarantinedEnvelope]) -> None:
     """The same for each."""
     kept: set[bytes] | None = None
     for unread in found:
@@ -59,7 +59,7 @@ def keep_all(writer: Writer, found: Iterable[Unread]) -> None:
             _put(writer, once, unread)
 
 
-def _put(writer: Writer, once: bytes, unread: Unread) -> None:
+def _put(writer: Writer, once: bytes, unread: QuarantinedEnvelope) -> None:
     which = which_session(writer, unread.session) if unread.why is Why.FAR else _NONE
     key = u64(writer.next_number(Table.QUARANTINE.value)) + once + which
     writer.put(Table.QUARANTINE, key, unread.why.value + unread.session + unread.envelope)

@@ -23,7 +23,7 @@ from cbfs.tree.inodes import Inodes
 from cbfs.tree.nodes import FIRST_MESSAGE, FolderFile, MessageFile, Node
 from cbfs.tree.rules import Area, TreeError
 from cbfs.tree.virtual.virtual_directory import Provided, inode_for
-from cbfs_common.messages.folder import TOP, Table
+from cbfs_common.messages.folder import TOP, FolderTable
 
 OPEN_MAX = 8
 """Folders whose tables are remembered."""
@@ -35,7 +35,7 @@ class _Contents:
     its entries by the names that they are shown under; those of ``gone`` have been removed."""
 
     message: Message
-    table: Table
+    table: FolderTable
     shown: dict[int, dict[str, int]]
     gone: set[int]
 

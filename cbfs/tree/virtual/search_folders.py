@@ -18,7 +18,7 @@ from cbfs.messages import search_index
 from cbfs.messages.file_names import free_name
 from cbfs.messages.history import get_message
 from cbfs.messages.model import Message
-from cbfs.messages.search_index import Found
+from cbfs.messages.search_index import SearchHit
 from cbfs.storage.store import Reader
 from cbfs.tree.nodes import Link, Node
 from cbfs.tree.rules import Area, TreeError
@@ -34,7 +34,7 @@ SEARCHES_MAX = 64
 LOOKS_MAX = 8
 """Folders of days and searches whose contents are remembered."""
 
-Search = Callable[[Reader], list[Found]]
+Search = Callable[[Reader], list[SearchHit]]
 
 _UP_TWICE = "../../conversations"
 

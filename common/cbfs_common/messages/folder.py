@@ -23,7 +23,7 @@ TOP = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class FolderEntry:
     """What is in a folder. ``parent`` is TOP, or 1 + the index of an earlier entry that is a
     folder. ``size`` in bytes; None for a folder."""
 
@@ -33,11 +33,11 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class FolderTable:
     """The entries of a folder, and where in its content each file begins (a folder: where the
     next file does)."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[FolderEntry, ...]
     starts: tuple[int, ...]
 
     @property
@@ -51,7 +51,7 @@ class Table:
         return sum(entry.size or 0 for entry in self.entries)
 
 
-def encode_table(entries: Sequence[Entry]) -> bytes:
+def encode_table(entries: Sequence[FolderEntry]) -> bytes:
     """What the content of a folder begins with; the files follow, in the order of their entries.
     Raises LimitError for too many entries, too deep or too long a table, and DecodeError for one
     that ``decode_table`` would not take for another reason."""
@@ -72,7 +72,7 @@ def table_end(head: bytes) -> int:
     return HEAD_SIZE + size
 
 
-def decode_table(data: bytes, size: int) -> Table:
+def decode_table(data: bytes, size: int) -> FolderTable:
     """The table of a content of ``size`` bytes that begins with ``data``, which ends where
     ``table_end`` says. Raises DecodeError."""
     if table_end(data[:HEAD_SIZE]) != len(data):
@@ -85,7 +85,7 @@ def decode_table(data: bytes, size: int) -> Table:
         not isinstance(row, list) or len(row) != 3 for row in rows
     ):
         raise DecodeError("not a folder")
-    entries = tuple(Entry(*row) for row in rows)
+    entries = tuple(FolderEntry(*row) for row in rows)
     try:
         _check(entries)
     except LimitError as error:
@@ -93,10 +93,10 @@ def decode_table(data: bytes, size: int) -> Table:
     starts = tuple(accumulate((entry.size or 0 for entry in entries), initial=len(data)))
     if starts[-1] != size:
         raise DecodeError("not a folder")
-    return Table(entries, starts[:-1])
+    return FolderTable(entries, starts[:-1])
 
 
-def _check(entries: Sequence[Entry]) -> None:
+def _check(entries: Sequence[FolderEntry]) -> None:
     depths = [0]  # of each parent; -1 for a file
     names: set[tuple[int, str]] = set()
     for entry in entries:

@@ -30,7 +30,7 @@ from cbfs_common.names.note import (
     verify_cosignature,
     verify_log,
 )
-from cbfs_common.names.operations import Link, OperationRefused
+from cbfs_common.names.operations import HistoryLink, OperationRefused
 from cbfs_common.names.policy import Policy, parse_policy
 from cbfs_common.names.proofs import Evidence, decode_bundle, encode_bundle
 from cbfs_common.names.wire import HeadIs
@@ -109,7 +109,7 @@ class Absent:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class SignedHead:
     """A head with a quorum's signatures. ``times``: (witness, seconds) of each cosignature."""
 
     checkpoint: Checkpoint
@@ -140,7 +140,7 @@ def check_lookup(
     state: DirectoryState,
     evidence: Evidence,
     consistency: tuple[bytes, ...],
-    links: tuple[Link, ...],
+    links: tuple[HistoryLink, ...],
     name: str,
     known: Entry | None,
     now: int,
@@ -312,7 +312,7 @@ def check_bundle(policy: Policy, bundle: bytes, known: Entry | None = None) -> E
 
 
 def check_succession(
-    policy: Policy, known: Entry | None, entry: Entry, links: tuple[Link, ...]
+    policy: Policy, known: Entry | None, entry: Entry, links: tuple[HistoryLink, ...]
 ) -> None:
     """That ``entry`` is ``known`` or follows from it by operations that its owners signed: the
     last of ``links``, oldest first. Raises DirectoryLies or NameChanged."""
@@ -344,7 +344,7 @@ def _age(entry: Entry) -> tuple[int, int]:
     return entry.incarnation, entry.version
 
 
-def _open_head(policy: Policy, signed: bytes, leaf: bytes) -> Head:
+def _open_head(policy: Policy, signed: bytes, leaf: bytes) -> SignedHead:
     """Policy over distinct keys on identical bytes; then namespace and configuration."""
     try:
         note = parse_note(signed)
@@ -369,10 +369,10 @@ def _open_head(policy: Policy, signed: bytes, leaf: bytes) -> Head:
         raise DirectoryLies(Fault.NAMESPACE)
     if round_.config != policy.config:
         raise DirectoryLies(Fault.CONFIG)
-    return Head(checkpoint, round_, times)
+    return SignedHead(checkpoint, round_, times)
 
 
-def _check_times(policy: Policy, head: Head, floor: int, now: int) -> int:
+def _check_times(policy: Policy, head: SignedHead, floor: int, now: int) -> int:
     """The latest time by which a quorum had signed."""
     newest = sorted(head.times, key=lambda each: each[1], reverse=True)
     timely = [each for each in newest if each[1] <= now + COSIGNATURE_AHEAD_MAX]
@@ -397,7 +397,7 @@ def _signed_by(policy: Policy, newest: list[tuple[str, int]]) -> int:
     return newest[count - 1][1]
 
 
-def _check_last(head: Head, proof: tuple[bytes, ...]) -> Position:
+def _check_last(head: SignedHead, proof: tuple[bytes, ...]) -> Position:
     """The head's round is the last leaf of its log; the position that this shows."""
     size = head.checkpoint.size
     leaf = head.round.digest()

@@ -16,8 +16,8 @@ from cbfs_common.names.note import (
     COSIGNER_KEY,
     LOG_KEY,
     Checkpoint,
-    Note,
     NoteKey,
+    SignedNote,
     parse_checkpoint,
     parse_note,
     parse_note_key,
@@ -40,8 +40,8 @@ class Equivocation:
     the larger's log had at the smaller's size, as ``proof`` (RFC 9162 consistency) shows."""
 
     key: NoteKey
-    smaller: Note
-    larger: Note
+    smaller: SignedNote
+    larger: SignedNote
     root: bytes
     proof: tuple[bytes, ...]
 
@@ -77,11 +77,11 @@ class Equivocation:
         one, other = (parse_checkpoint(note.text.decode("ascii")) for note in self._notes())
         return one, other
 
-    def _notes(self) -> tuple[Note, Note]:
+    def _notes(self) -> tuple[SignedNote, SignedNote]:
         return self.smaller, self.larger
 
 
-def check_signed(key: NoteKey, note: Note) -> None:
+def check_signed(key: NoteKey, note: SignedNote) -> None:
     """Raises CryptoError or DecodeError unless the key has signed the note."""
     signature = note.signature(key)
     if signature is None:
@@ -92,7 +92,7 @@ def check_signed(key: NoteKey, note: Note) -> None:
         verify_log(key, note.text, signature)
 
 
-def signed_by(key: NoteKey, note: Note) -> bool:
+def signed_by(key: NoteKey, note: SignedNote) -> bool:
     """Whether the key has signed the note."""
     try:
         check_signed(key, note)

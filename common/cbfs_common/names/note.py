@@ -114,7 +114,7 @@ class SignatureLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class SignedNote:
     """A checkpoint's exact ``text`` and its signature lines."""
 
     text: bytes
@@ -132,8 +132,8 @@ class Note:
         return None
 
 
-def parse_note(data: bytes) -> Note:
-    """Undo ``Note.encode``. Raises DecodeError, also when a key (name and id) signs twice."""
+def parse_note(data: bytes) -> SignedNote:
+    """Undo ``SignedNote.encode``. Raises DecodeError, also when a key (name and id) signs twice."""
     if len(data) > HEAD_MAX:
         raise DecodeError("a signed head is too large")
     text, blank, tail = data.rpartition(b"\n\n")
@@ -147,7 +147,7 @@ def parse_note(data: bytes) -> Note:
     found = tuple(_signature_line(line) for line in lines)
     if len({(line.name, line.key_id) for line in found}) != len(found):
         raise DecodeError("a key signs a head twice")
-    return Note(text + b"\n", found)
+    return SignedNote(text + b"\n", found)
 
 
 def _signature_line(line: str) -> SignatureLine:

@@ -42,7 +42,7 @@ NEVER = 2**64 - 1
 """FREEZE alone may expire so late: it is signed beforehand, for a day that may not come."""
 
 
-class Kind(IntEnum):
+class OperationKind(IntEnum):
     """What an operation does."""
 
     COMMIT = 1
@@ -67,7 +67,7 @@ class Operation:
     sorted by key.
     """
 
-    kind: Kind
+    kind: OperationKind
     namespace: str
     name: str
     incarnation: int
@@ -96,19 +96,19 @@ class Operation:
             + self.expires.to_bytes(8, "big")
         )
         match self.kind:
-            case Kind.COMMIT:
+            case OperationKind.COMMIT:
                 return head + self.secret + self.work.to_bytes(8, "big") + long(self.invite)
-            case Kind.REGISTER:
+            case OperationKind.REGISTER:
                 head += self.secret
-            case Kind.RENEW:
+            case OperationKind.RENEW:
                 return head + self.until.to_bytes(8, "big")
-            case Kind.RECOVER:
+            case OperationKind.RECOVER:
                 return head + self.owners.encode()
-            case Kind.CONFIGURE:
+            case OperationKind.CONFIGURE:
                 return head + long(self.terms.encode("ascii"))
-            case Kind.RELEASE | Kind.FREEZE | Kind.CANCEL:
+            case OperationKind.RELEASE | OperationKind.FREEZE | OperationKind.CANCEL:
                 return head
-        if self.kind is not Kind.UPDATE:
+        if self.kind is not OperationKind.UPDATE:
             head += self.owners.encode() + self.recovery.encode()
         return head + long(self.profile)
 
@@ -147,9 +147,9 @@ SUBMIT_MAX = (
 )  # fmt: skip
 """Bytes of any encoded operation, at most: a CONFIGURE is the longest."""
 
-_KINDS = frozenset(Kind)
-_NAMELESS = (Kind.COMMIT, Kind.CONFIGURE)
-_SIGNATURES = {Kind.COMMIT: (0, 1), Kind.CONFIGURE: (1, COSIGNERS_MAX)}
+_KINDS = frozenset(OperationKind)
+_NAMELESS = (OperationKind.COMMIT, OperationKind.CONFIGURE)
+_SIGNATURES = {OperationKind.COMMIT: (0, 1), OperationKind.CONFIGURE: (1, COSIGNERS_MAX)}
 """How many at least and at most, where it is not 1 to SIGNATURES_MAX."""
 
 
@@ -159,7 +159,7 @@ def decode_operation(data: bytes) -> Operation:
     version, number = fields.number(1), fields.number(1)
     if version != _VERSION or number not in _KINDS:
         raise fields.error()
-    kind = Kind(number)
+    kind = OperationKind(number)
     nameless = kind in _NAMELESS
     namespace = fields.text(NAMESPACE_MAX)
     name = _no_name(fields) if nameless else read_name(fields)
@@ -168,10 +168,10 @@ def decode_operation(data: bytes) -> Operation:
     rest = _read_rest(fields, kind)
     signatures = _signatures(fields, *_SIGNATURES.get(kind, (1, SIGNATURES_MAX)))
     fields.end()
-    versioned = not nameless and kind is not Kind.FREEZE
+    versioned = not nameless and kind is not OperationKind.FREEZE
     if bool(incarnation) is nameless or bool(entry_version) is not versioned:
         raise fields.error()
-    if kind in (Kind.COMMIT, Kind.FREEZE) and previous != ZERO:
+    if kind in (OperationKind.COMMIT, OperationKind.FREEZE) and previous != ZERO:
         raise fields.error()
     return Operation(
         kind,
@@ -186,9 +186,11 @@ def decode_operation(data: bytes) -> Operation:
     )
 
 
-def kind_of(data: bytes) -> Kind | None:
+def kind_of(data: bytes) -> OperationKind | None:
     """What an encoded operation would be, without decoding it; None when it is none."""
-    return Kind(data[1]) if data[:1] == _FIRST and data[1:2] and data[1] in _KINDS else None
+    return (
+        OperationKind(data[1]) if data[:1] == _FIRST and data[1:2] and data[1] in _KINDS else None
+    )
 
 
 class _Rest(TypedDict, total=False):
@@ -204,26 +206,26 @@ class _Rest(TypedDict, total=False):
     terms: str
 
 
-def _read_rest(fields: Fields, kind: Kind) -> _Rest:
+def _read_rest(fields: Fields, kind: OperationKind) -> _Rest:
     """What follows the common fields, by kind."""
     match kind:
-        case Kind.COMMIT:
+        case OperationKind.COMMIT:
             secret, work, invite = fields.take(SALT_SIZE), fields.number(8), fields.long()
             if len(invite) > INVITE_MAX:
                 raise fields.error()
             return {"secret": secret, "work": work, "invite": invite}
-        case Kind.RENEW:
+        case OperationKind.RENEW:
             return {"until": fields.number(8)}
-        case Kind.RECOVER:
+        case OperationKind.RECOVER:
             return {"owners": _some_keys(fields)}
-        case Kind.CONFIGURE:
+        case OperationKind.CONFIGURE:
             return {"terms": _terms(fields)}
-        case Kind.RELEASE | Kind.FREEZE | Kind.CANCEL:
+        case OperationKind.RELEASE | OperationKind.FREEZE | OperationKind.CANCEL:
             return {}
     rest: _Rest = {}
-    if kind is Kind.REGISTER:
+    if kind is OperationKind.REGISTER:
         rest["secret"] = fields.take(SALT_SIZE)
-    if kind is not Kind.UPDATE:
+    if kind is not OperationKind.UPDATE:
         rest["owners"], rest["recovery"] = _some_keys(fields), read_keys(fields)
     rest["profile"] = fields.long()
     if len(rest["profile"]) > PROFILE_MAX:
@@ -279,7 +281,7 @@ def check_place(operation: Operation, namespace: str, round_: int) -> None:
     """Whether it may stand in this round of this directory. Raises OperationRefused."""
     if operation.namespace != namespace:
         raise OperationRefused(Refusal.WRONG_NAMESPACE)
-    last = NEVER if operation.kind is Kind.FREEZE else round_ + OPERATION_ROUNDS_MAX
+    last = NEVER if operation.kind is OperationKind.FREEZE else round_ + OPERATION_ROUNDS_MAX
     if not round_ <= operation.expires <= last:
         raise OperationRefused(Refusal.OUT_OF_DATE)
 
@@ -328,7 +330,7 @@ def apply_change(old: Entry | None, operation: Operation, round_: int, time: int
     does not know the directory's."""
     if old is None or old.name != operation.name:
         raise OperationRefused(Refusal.NO_SUCH_NAME)
-    frozen_now = operation.kind is Kind.FREEZE
+    frozen_now = operation.kind is OperationKind.FREEZE
     wanted = (0, ZERO) if frozen_now else (old.version + 1, old.digest())
     if (operation.version, operation.previous) != wanted or (
         operation.incarnation != old.incarnation
@@ -339,7 +341,7 @@ def apply_change(old: Entry | None, operation: Operation, round_: int, time: int
     if time > renewable_until(old):
         raise OperationRefused(Refusal.NAME_EXPIRED)
     now = old.settled(time)
-    if now.status is Status.FROZEN and operation.kind is not Kind.RECOVER:
+    if now.status is Status.FROZEN and operation.kind is not OperationKind.RECOVER:
         raise OperationRefused(Refusal.NAME_FROZEN)
     changed = _changed(now, operation, time)
     return replace(changed, version=old.version + 1, round=round_, previous=old.digest())
@@ -347,10 +349,10 @@ def apply_change(old: Entry | None, operation: Operation, round_: int, time: int
 
 def _changed(now: Entry, operation: Operation, time: int) -> Entry:
     match operation.kind:
-        case Kind.UPDATE:
+        case OperationKind.UPDATE:
             _check_signed(operation, now.owners)
             return replace(now, profile=operation.profile)
-        case Kind.ROTATE:
+        case OperationKind.ROTATE:
             _check_signed(operation, now.owners, operation.owners)
             return replace(
                 now,
@@ -358,12 +360,12 @@ def _changed(now: Entry, operation: Operation, time: int) -> Entry:
                 recovery=operation.recovery,
                 profile=operation.profile,
             )
-        case Kind.RENEW:
+        case OperationKind.RENEW:
             _check_signed(operation, now.owners)
             if operation.until <= now.expires:
                 raise OperationRefused(Refusal.WRONG_TERM)
             return replace(now, expires=operation.until)
-        case Kind.RELEASE:
+        case OperationKind.RELEASE:
             _check_signed(operation, now.owners)
             return replace(
                 now,
@@ -373,15 +375,15 @@ def _changed(now: Entry, operation: Operation, time: int) -> Entry:
                 heirs=NO_KEYS,
                 due=0,
             )
-        case Kind.FREEZE:
+        case OperationKind.FREEZE:
             _check_signed(operation, now.owners)
             return replace(now, status=Status.FROZEN)
-        case Kind.RECOVER:
+        case OperationKind.RECOVER:
             if not now.recovery.keys:
                 raise OperationRefused(Refusal.NO_RECOVERY)
             _check_signed(operation, now.recovery, operation.owners)
             return replace(now, heirs=operation.owners, due=time + RECOVERY_DELAY)
-        case Kind.CANCEL:
+        case OperationKind.CANCEL:
             if not now.heirs.keys:
                 raise OperationRefused(Refusal.NO_RECOVERY)
             _check_signed(operation, now.owners)
@@ -404,7 +406,7 @@ def commit_fits(round_: int, time: int, made_round: int, made_time: int) -> bool
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class HistoryLink:
     """One step in an entry's history: an operation and the round (number, time) that held it."""
 
     round: int
@@ -418,15 +420,19 @@ class Link:
     def follow(self, old: Entry, namespace: str) -> Entry:
         """The entry after this step. Raises OperationRefused or DecodeError."""
         operation = decode_operation(self.operation)
-        if operation.kind in (Kind.COMMIT, Kind.REGISTER, Kind.CONFIGURE):
+        if operation.kind in (
+            OperationKind.COMMIT,
+            OperationKind.REGISTER,
+            OperationKind.CONFIGURE,
+        ):
             raise DecodeError("not a change of a name")
         check_place(operation, namespace, self.round)
         return apply_change(old, operation, self.round, self.time)
 
 
-def read_link(fields: Fields) -> Link:
+def read_link(fields: Fields) -> HistoryLink:
     """The next Link of a layout. Raises DecodeError."""
     round_, time, operation = fields.number(8), fields.number(8), fields.long()
     if len(operation) > OPERATION_MAX:
         raise fields.error()
-    return Link(round_, time, operation)
+    return HistoryLink(round_, time, operation)

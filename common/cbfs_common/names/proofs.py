@@ -10,7 +10,7 @@ from cbfs_common.names.entry import ENTRY_MAX, ROUND_SIZE_MAX
 from cbfs_common.names.layout import Fields, long, short
 from cbfs_common.names.log import PROOF_MAX
 from cbfs_common.names.map import MAP_PROOF_MAX
-from cbfs_common.names.operations import Link, read_link
+from cbfs_common.names.operations import HistoryLink, read_link
 
 _BUNDLE_VERSION = 1
 LINKS_MAX = 64
@@ -71,12 +71,12 @@ def read_evidence(fields: Fields) -> Evidence:
     return Evidence(note, round_, log_proof, map_proof, entry)
 
 
-def encode_links(links: tuple[Link, ...]) -> bytes:
+def encode_links(links: tuple[HistoryLink, ...]) -> bytes:
     """count u8 | links."""
     return bytes([len(links)]) + b"".join(link.encode() for link in links)
 
 
-def read_links(fields: Fields) -> tuple[Link, ...]:
+def read_links(fields: Fields) -> tuple[HistoryLink, ...]:
     """The next links of a layout. Raises DecodeError."""
     count = fields.number(1)
     if count > LINKS_MAX:
@@ -84,9 +84,9 @@ def read_links(fields: Fields) -> tuple[Link, ...]:
     return tuple(read_link(fields) for _ in range(count))
 
 
-def newest_links(links: Iterable[Link], room: int) -> tuple[Link, ...]:
+def newest_links(links: Iterable[HistoryLink], room: int) -> tuple[HistoryLink, ...]:
     """Of ``links``, newest first, as many as encode into ``room`` bytes; oldest first."""
-    kept: list[Link] = []
+    kept: list[HistoryLink] = []
     left = room - 1
     for link in links:
         left -= len(link.encode())
@@ -96,7 +96,7 @@ def newest_links(links: Iterable[Link], room: int) -> tuple[Link, ...]:
     return tuple(reversed(kept))
 
 
-def encode_bundle(evidence: Evidence, links: tuple[Link, ...]) -> bytes:
+def encode_bundle(evidence: Evidence, links: tuple[HistoryLink, ...]) -> bytes:
     """A bundle with as many of the newest of ``links`` (oldest first) as fit. Raises LimitError
     when the evidence alone is larger than BUNDLE_MAX."""
     head = bytes([_BUNDLE_VERSION]) + evidence.encode()
@@ -105,7 +105,7 @@ def encode_bundle(evidence: Evidence, links: tuple[Link, ...]) -> bytes:
     return head + encode_links(newest_links(reversed(links), BUNDLE_MAX - len(head)))
 
 
-def decode_bundle(data: bytes) -> tuple[Evidence, tuple[Link, ...]]:
+def decode_bundle(data: bytes) -> tuple[Evidence, tuple[HistoryLink, ...]]:
     """Undo ``encode_bundle``. Raises DecodeError."""
     if len(data) > BUNDLE_MAX:
         raise DecodeError("not a name's bundle")

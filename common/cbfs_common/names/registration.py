@@ -14,7 +14,7 @@ from cbfs_common.errors import CryptoError, DecodeError
 from cbfs_common.limits import NAME_MAX, NAMESPACE_MAX
 from cbfs_common.names.config import Registration, Terms
 from cbfs_common.names.layout import Fields, labelled, short
-from cbfs_common.names.operations import INVITE_MAX, Kind, Operation
+from cbfs_common.names.operations import INVITE_MAX, Operation, OperationKind
 from cbfs_common.names.refusals import OperationRefused, Refusal
 from cbfs_common.primitives import KEY_SIZE, SIGNATURE_SIZE, sign, sign_public, verify
 from cbfs_common.profile import check_name
@@ -124,7 +124,7 @@ def proven(commit: Operation, bits: int) -> bool:
 def check_commit(terms: Terms, commit: Operation, time: int) -> Invite | None:
     """The invite that lets a COMMIT in at ``time`` (seconds); None when it needs none. Raises
     OperationRefused. That the invite is not spent is the caller's to check."""
-    if commit.kind is not Kind.COMMIT:
+    if commit.kind is not OperationKind.COMMIT:
         raise OperationRefused(Refusal.BAD_REQUEST)
     if commit.invite:
         return _check_invite(terms, commit, time)

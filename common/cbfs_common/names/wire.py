@@ -11,7 +11,7 @@ from cbfs_common.errors import DecodeError
 from cbfs_common.limits import FEED_PART, HEAD_MAX, NAMES_CONFIG_MAX
 from cbfs_common.names.entry import ROUND_SIZE_MAX
 from cbfs_common.names.layout import Fields
-from cbfs_common.names.operations import SUBMIT_MAX, Link
+from cbfs_common.names.operations import SUBMIT_MAX, HistoryLink
 from cbfs_common.names.proofs import (
     Evidence,
     encode_links,
@@ -85,14 +85,14 @@ class LookedUp:
 
     evidence: Evidence
     consistency: tuple[bytes, ...]
-    links: tuple[Link, ...]
+    links: tuple[HistoryLink, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
     """The next operations, oldest first, as many as fit."""
 
-    links: tuple[Link, ...]
+    links: tuple[HistoryLink, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedReply:
     """The request has changed nothing."""
 
     refusal: Refusal
@@ -143,7 +143,7 @@ class Receipted:
     signature: bytes
 
 
-Reply = LookedUp | Steps | Submitted | Refused | HeadIs | ChangesAre | TermsAre | Receipted
+Reply = LookedUp | Steps | Submitted | RefusedReply | HeadIs | ChangesAre | TermsAre | Receipted
 
 _LOOKUP, _HISTORY, _SUBMIT, _ASK_HEAD, _ASK_CHANGES, _ASK_TERMS = 1, 2, 3, 4, 5, 6
 _LOOKED_UP, _STEPS, _SUBMITTED, _REFUSED, _HEAD_IS, _CHANGES_ARE = 129, 130, 131, 132, 133, 134
@@ -178,7 +178,7 @@ def encode_reply(reply: Reply) -> bytes:
             return _pack(_STEPS, encode_links(links))
         case Submitted(round_):
             return _pack(_SUBMITTED, round_)
-        case Refused(refusal):
+        case RefusedReply(refusal):
             return _pack(_REFUSED, int(refusal))
         case HeadIs(note, round_leaf, proof):
             return _pack(_HEAD_IS, note, round_leaf, encode_proof(proof))
@@ -221,7 +221,7 @@ def decode_reply(payload: bytes) -> Reply:
         case [131, int(round_)] if _is_number(round_):
             return Submitted(round_)
         case [132, int(refusal)] if refusal in set(Refusal):
-            return Refused(Refusal(refusal))
+            return RefusedReply(Refusal(refusal))
         case [133, bytes(note), bytes(leaf), bytes(proof)] if (
             len(note) <= HEAD_MAX and len(leaf) <= ROUND_SIZE_MAX
         ):
@@ -269,7 +269,7 @@ def _proof(data: bytes) -> tuple[bytes, ...]:
     return proof
 
 
-def _links(data: bytes) -> tuple[Link, ...]:
+def _links(data: bytes) -> tuple[HistoryLink, ...]:
     fields = Fields(data, "a chain of operations")
     links = read_links(fields)
     fields.end()

@@ -97,7 +97,7 @@ class Done(Reply):
 
 
 @dataclass(frozen=True, slots=True)
-class Refused(Reply):
+class ErrorReply(Reply):
     """Nothing was done."""
 
     KIND: ClassVar[int] = 65
@@ -331,7 +331,7 @@ AnyRequest = (
     | Subscribe
     | GetLimits
 )
-AnyReply = Done | Refused | PrekeyCount | PrekeyRecord | EnvelopeIds | Stored | ServerLimits
+AnyReply = Done | ErrorReply | PrekeyCount | PrekeyRecord | EnvelopeIds | Stored | ServerLimits
 
 
 def _upload(records: Any, replace: Any) -> UploadPrekeys:
@@ -343,9 +343,9 @@ def _upload(records: Any, replace: Any) -> UploadPrekeys:
     return UploadPrekeys(checked, _flag(replace))
 
 
-def _refused(code: Any) -> Refused:
+def _refused(code: Any) -> ErrorReply:
     try:
-        return Refused(Code(_count(code)))
+        return ErrorReply(Code(_count(code)))
     except ValueError as error:
         raise DecodeError("not a request or reply") from error
 
@@ -372,7 +372,7 @@ _REQUESTS: dict[int, tuple[int, Callable[..., AnyRequest]]] = {
 }
 _REPLIES: dict[int, tuple[int, Callable[..., AnyReply]]] = {
     Done.KIND: (0, Done),
-    Refused.KIND: (1, _refused),
+    ErrorReply.KIND: (1, _refused),
     PrekeyCount.KIND: (2, lambda one, last: PrekeyCount(_count(one), _count(last))),
     PrekeyRecord.KIND: (1, lambda record: PrekeyRecord(_bytes(record, PREKEY_RECORD_SIZE))),
     EnvelopeIds.KIND: (

@@ -42,7 +42,7 @@ __all__ = [
     "ClientConnection",
     "Established",
     "Event",
-    "Message",
+    "Frame",
     "ServerConnection",
 ]
 
@@ -73,14 +73,14 @@ class Established:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class Frame:
     """A frame's content. ``id`` 0 is a push, any other a request or the reply to it."""
 
     id: int
     payload: bytes
 
 
-Event = Established | Message
+Event = Established | Frame
 
 
 class _Direction:
@@ -241,7 +241,7 @@ class _Connection:
         self._sending, self._receiving = sending, receiving
         self._consume, self._need = self._open_frame, FRAME_SIZE
 
-    def _open_frame(self, sealed: bytes | memoryview) -> Message | None:
+    def _open_frame(self, sealed: bytes | memoryview) -> Frame | None:
         if self._receiving is None:
             raise TransportError("a frame before the handshake")
         cipher, nonce = self._receiving.step()
@@ -252,7 +252,7 @@ class _Connection:
             raise TransportError("a frame that is not padded as it must be")
         if id == PUSH and size == 0:
             return None
-        return Message(id, plain[HEADER_SIZE : HEADER_SIZE + size])
+        return Frame(id, plain[HEADER_SIZE : HEADER_SIZE + size])
 
     def _die(self) -> None:
         self._dead = True

@@ -11,12 +11,12 @@ import trio
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.names.config import Config, ConfigFile, parse_config
 from cbfs_common.names.note import parse_checkpoint, parse_note
-from cbfs_common.names.operations import SUBMIT_MAX, Kind, Operation, decode_operation
+from cbfs_common.names.operations import SUBMIT_MAX, Operation, OperationKind, decode_operation
 from cbfs_common.names.refusals import OperationRefused
 from cbfs_common.names.wire import (
     AskHead,
     HeadIs,
-    Refused,
+    RefusedReply,
     Reply,
     Request,
     Submit,
@@ -73,7 +73,14 @@ def _configure(options: argparse.Namespace) -> None:
     else:
         expires = trio.run(_rounds, file) + ROUNDS
         operation = Operation(
-            Kind.CONFIGURE, old.namespace, "", 0, 0, old.digest(), expires, terms=new.encode()
+            OperationKind.CONFIGURE,
+            old.namespace,
+            "",
+            0,
+            0,
+            old.digest(),
+            expires,
+            terms=new.encode(),
         )
     signed = _with_signature(operation, seed)
     write_file(options.operation, signed.encode(), 0o644)
@@ -97,7 +104,7 @@ def _signers(config: Config, operation: Operation) -> list[str]:
 def _submit(options: argparse.Namespace) -> None:
     file = parse_config(read_text(options.config))
     reply = trio.run(_ask, file, Submit(_read(options.operation).encode()))
-    if isinstance(reply, Refused):
+    if isinstance(reply, RefusedReply):
         raise OperationRefused(reply.refusal)
     if not isinstance(reply, Submitted):
         raise DecodeError("the sequencer answers something else")
@@ -110,7 +117,7 @@ def _read(path: Path) -> Operation:
             operation = decode_operation(file.read(SUBMIT_MAX + 1))
     except OSError as error:
         raise CbfsError(f"cannot read {path}", "is it the right file?") from error
-    if operation.kind is not Kind.CONFIGURE:
+    if operation.kind is not OperationKind.CONFIGURE:
         raise DecodeError(f"{path} changes no configuration", "is it the right file?")
     return operation
 

@@ -15,7 +15,7 @@ from cbfs_common.errors import CbfsError, DecodeError, TransportError
 from cbfs_common.limits import ROUND_TIME_OFF_MAX
 from cbfs_common.names.config import Config
 from cbfs_common.names.equivocation import signed_by
-from cbfs_common.names.note import Checkpoint, Note, NoteKey, parse_checkpoint, parse_note
+from cbfs_common.names.note import Checkpoint, NoteKey, SignedNote, parse_checkpoint, parse_note
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address
 from cbfs_names.limits import OLD_PATIENCE, RECOSIGN, RETRY_PAUSE
@@ -157,7 +157,7 @@ class Follower:
         except NotNow as error:
             _log.info("nothing is signed: %s", error.in_full)
             return
-        await link.call(Vote(Note(self._text(), (line,)).encode()))
+        await link.call(Vote(SignedNote(self._text(), (line,)).encode()))
         self._signed = now
 
     async def _catch_up(self, link: PeerLink, offer: Offer, size: int) -> None:
@@ -202,7 +202,7 @@ class Follower:
                     refusal = view.refused(size, block.round.digest())
                 await link.call(Reject(refusal or b""))
             return
-        await link.call(Vote(Note(self._text(), (line,)).encode()))
+        await link.call(Vote(SignedNote(self._text(), (line,)).encode()))
         self._signed = now
 
     def _vouched(self, votes: bytes, block: Block, now: int) -> bool:

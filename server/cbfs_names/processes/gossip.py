@@ -11,7 +11,7 @@ import trio
 from cbfs_common.errors import CbfsError, DecodeError, TransportError
 from cbfs_common.names.config import Config
 from cbfs_common.names.equivocation import signed_by
-from cbfs_common.names.note import Note, NoteKey, parse_checkpoint, parse_note
+from cbfs_common.names.note import NoteKey, SignedNote, parse_checkpoint, parse_note
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address
 from cbfs_names.limits import RETRY_PAUSE, WATCH_INTERVAL, WATCH_PAUSE
@@ -127,7 +127,7 @@ class Watch:
             self._recall(note, parse_checkpoint(note.text.decode("ascii")).size)
         return notes is not None
 
-    async def _ask(self, address: Address) -> list[Note] | None:
+    async def _ask(self, address: Address) -> list[SignedNote] | None:
         """The checkpoints that a peer knows, compared with the own; None: it does not answer."""
         try:
             async with connected(address, self._random) as link:
@@ -181,7 +181,7 @@ class Watch:
             found = compare(view, note)
         keep(self._store, self._data, found)
 
-    def _recall(self, note: Note, size: int) -> None:
+    def _recall(self, note: SignedNote, size: int) -> None:
         """Abstain from rounds that were signed before, here or by a quorum."""
         own = signed_by(self._key, note)
         with self._store.write() as writer:

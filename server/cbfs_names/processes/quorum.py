@@ -12,8 +12,8 @@ from cbfs_common.errors import CryptoError, DecodeError
 from cbfs_common.names.config import Config, config_of
 from cbfs_common.names.equivocation import Equivocation
 from cbfs_common.names.note import (
-    Note,
     SignatureLine,
+    SignedNote,
     parse_checkpoint,
     parse_note,
     verify_cosignature,
@@ -80,7 +80,7 @@ class Panel:
         self._awaiting: list[tuple[Await, Waiting]] = []
         self._changed = trio.Event()
         self._pages: tuple[bytes, bytes] = b"", b""
-        self._arrived: list[tuple[Note, dict[str, SignatureLine], Waiting]] = []
+        self._arrived: list[tuple[SignedNote, dict[str, SignatureLine], Waiting]] = []
         self._arrival = trio.Event()
         self._config, self._stopped = self._read()
         self._shown = self._config
@@ -205,7 +205,7 @@ class Panel:
         block = self._block
         if block is None or asked.size != size or asked.seen == block.round.digest():
             return Offer(note, b"", False, (), b"") if asked.shown < size else None
-        votes = Note(self._text, tuple(self._votes.values())).encode() if self._votes else b""
+        votes = SignedNote(self._text, tuple(self._votes.values())).encode() if self._votes else b""
         return Offer(note, block.round.digest(), False, (), votes)
 
     def _page(self, round_: int, page: int) -> BlockPage:
@@ -249,14 +249,14 @@ class Panel:
                 self._count(note, found)
                 waiting.settle(encode(Done()))
 
-    def _keep(self, arrived: list[tuple[Note, dict[str, SignatureLine]]]) -> None:
+    def _keep(self, arrived: list[tuple[SignedNote, dict[str, SignatureLine]]]) -> None:
         keys = dict(self._config.witnesses)
         with self._store.write() as writer:
             for note, found in arrived:
                 for name, line in found.items():
-                    writer.keep_vote(keys[name].public, Note(note.text, (line,)).encode())
+                    writer.keep_vote(keys[name].public, SignedNote(note.text, (line,)).encode())
 
-    def _count(self, note: Note, found: dict[str, SignatureLine]) -> None:
+    def _count(self, note: SignedNote, found: dict[str, SignatureLine]) -> None:
         size = parse_checkpoint(note.text.decode("ascii")).size
         self._check_doubled(note, found)
         for name, line in found.items():
@@ -273,7 +273,7 @@ class Panel:
         else:
             self._compare(note)
 
-    def _check_doubled(self, note: Note, found: dict[str, SignatureLine]) -> None:
+    def _check_doubled(self, note: SignedNote, found: dict[str, SignatureLine]) -> None:
         """Has one of them signed another checkpoint of this size before?"""
         proven = []
         with self._store.read() as view:
@@ -284,7 +284,7 @@ class Panel:
                     proven.append(made)
         self._stop(proven)
 
-    def _compare(self, note: Note) -> None:
+    def _compare(self, note: SignedNote) -> None:
         with self._store.read() as view:
             found = compare(view, note)
         self._stop(found)
@@ -326,7 +326,7 @@ class Panel:
             self._fire()
 
     @staticmethod
-    def _known_lines(note: Note, config: Config) -> dict[str, SignatureLine]:
+    def _known_lines(note: SignedNote, config: Config) -> dict[str, SignatureLine]:
         """The lines of verifiers of a configuration that verify."""
         found = {}
         for line in note.lines:
@@ -387,7 +387,7 @@ class Panel:
             return
         note, log = parse_note(self._head.note), self._shown.log
         own = tuple(line for line in note.lines if (line.name, line.key_id) == (log.name, log.id))
-        fresh = Note(note.text, (*own, *self._lines.values()))
+        fresh = SignedNote(note.text, (*own, *self._lines.values()))
         self._head = replace(self._head, note=fresh.encode())
         self.on_head(self._head)
         self._fire()

@@ -10,7 +10,7 @@ from cbfs_common.errors import CbfsError, DecodeError, TransportError
 from cbfs_common.names.operations import decode_operation
 from cbfs_common.names.receipt import sign_receipt
 from cbfs_common.names.refusals import OperationRefused, Refusal
-from cbfs_common.names.wire import Receipted, Refused, encode_reply
+from cbfs_common.names.wire import Receipted, RefusedReply, encode_reply
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address
 from cbfs_names.limits import CALL_TIMEOUT, FORWARD_INTERVAL, RECEIPTS_MAX
@@ -52,10 +52,10 @@ class Receipts:
         try:
             decode_operation(operation)
         except DecodeError:
-            return encode_reply(Refused(Refusal.BAD_REQUEST))
+            return encode_reply(RefusedReply(Refusal.BAD_REQUEST))
         if len(self._asked) >= RECEIPTS_MAX:
-            return encode_reply(Refused(Refusal.TOO_MANY))
-        waiting = Waiting(encode_reply(Refused(Refusal.TOO_MANY)), CALL_TIMEOUT)
+            return encode_reply(RefusedReply(Refusal.TOO_MANY))
+        waiting = Waiting(encode_reply(RefusedReply(Refusal.TOO_MANY)), CALL_TIMEOUT)
         self._asked.append((operation, waiting))
         self._arrival.set()
         return waiting
@@ -79,12 +79,12 @@ class Receipts:
         try:
             time, signature = self._verifier.receipt(operation, int(self._clock()))
         except OperationRefused as error:
-            return encode_reply(Refused(error.refusal))
+            return encode_reply(RefusedReply(error.refusal))
         except CbfsError:
             raise
         except Exception as error:
             tell_fault("an operation", error)
-            return encode_reply(Refused(Refusal.BAD_REQUEST))
+            return encode_reply(RefusedReply(Refusal.BAD_REQUEST))
         return encode_reply(Receipted(time, signature))
 
     async def _bring(self) -> None:

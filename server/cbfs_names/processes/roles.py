@@ -12,7 +12,7 @@ import trio
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.names.config import Config, ConfigFile, config_of
 from cbfs_common.names.refusals import Refusal
-from cbfs_common.names.wire import Refused, Submit, decode_request, encode_reply
+from cbfs_common.names.wire import RefusedReply, Submit, decode_request, encode_reply
 from cbfs_common.primitives import Random, sign_public
 from cbfs_common.profile import Address
 from cbfs_names.logs import keep_going
@@ -164,11 +164,11 @@ class VerifierRole:
         try:
             request = decode_request(payload)
         except DecodeError:
-            return encode_reply(Refused(Refusal.BAD_REQUEST))
+            return encode_reply(RefusedReply(Refusal.BAD_REQUEST))
         if isinstance(request, Submit):
             return self._receipts.ask(request.operation)
         if self._answers is None:
-            return encode_reply(Refused(Refusal.NO_QUORUM))
+            return encode_reply(RefusedReply(Refusal.NO_QUORUM))
         return encode_reply(self._answers.answer(request))
 
     async def run(self) -> None:

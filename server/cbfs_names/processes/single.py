@@ -9,7 +9,7 @@ import trio
 
 from cbfs_common.names.config import Terms
 from cbfs_common.names.note import SignatureLine
-from cbfs_common.names.operations import Kind, Operation
+from cbfs_common.names.operations import Operation, OperationKind
 from cbfs_common.names.refusals import Refusal
 from cbfs_names.rounds.sequencer import Sequencer, due
 from cbfs_names.rounds.verifier import Verifier
@@ -82,7 +82,7 @@ class Embedded:
             return None
         text = replace(old, terms=terms).encode()
         change = Operation(
-            Kind.CONFIGURE, old.namespace, "", 0, 0, old.digest(), size + 1, terms=text
+            OperationKind.CONFIGURE, old.namespace, "", 0, 0, old.digest(), size + 1, terms=text
         ).signed((self._seed,))
         self.round([change.encode()], now)
         return self.renew(now)

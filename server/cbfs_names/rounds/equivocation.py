@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cbfs_common.errors import DecodeError
 from cbfs_common.names.equivocation import Equivocation, signed_by
-from cbfs_common.names.note import Note, NoteKey, parse_checkpoint, parse_note
+from cbfs_common.names.note import NoteKey, SignedNote, parse_checkpoint, parse_note
 from cbfs_host.files import make_directory
 from cbfs_names.state.keys import write_file
 from cbfs_names.state.replay import config_now
@@ -16,7 +16,7 @@ from cbfs_names.state.store import Snapshot, Store
 _log = logging.getLogger(__name__)
 
 
-def compare(view: Snapshot, foreign: Note) -> list[Equivocation]:
+def compare(view: Snapshot, foreign: SignedNote) -> list[Equivocation]:
     """What a head from elsewhere proves together with the newest published one here."""
     own_note = view.head()
     if own_note is None:
@@ -41,7 +41,7 @@ def compare(view: Snapshot, foreign: Note) -> list[Equivocation]:
     ]
 
 
-def doubled(key: NoteKey, one: Note, other: Note) -> Equivocation | None:
+def doubled(key: NoteKey, one: SignedNote, other: SignedNote) -> Equivocation | None:
     """What two checkpoints of one size prove that a key has signed."""
     here, there = (parse_checkpoint(note.text.decode("ascii")) for note in (one, other))
     if here.size != there.size or here.root == there.root:

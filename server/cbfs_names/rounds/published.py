@@ -4,7 +4,7 @@ from cbfs_common.errors import TransportError
 from cbfs_common.names.config import Config, config_of
 from cbfs_common.names.equivocation import signed_by
 from cbfs_common.names.log import includes
-from cbfs_common.names.note import Note, parse_checkpoint, parse_note
+from cbfs_common.names.note import SignedNote, parse_checkpoint, parse_note
 from cbfs_names.limits import BLOCK_PAGES_MAX
 from cbfs_names.state.block import Block, decode_block
 from cbfs_names.state.replay import config_now
@@ -14,7 +14,7 @@ from cbfs_names.wire.peer_link import PeerLink
 from cbfs_names.wire.peer_messages import BLOCK_PAGE, BlockPage, GetBlock, Offer
 
 
-def published(view: Snapshot, given: Config, encoded: bytes) -> Note:
+def published(view: Snapshot, given: Config, encoded: bytes) -> SignedNote:
     """A head that the log and a quorum have signed, of the configuration in force in its round.
     Which that is after the rounds in ``view``, is not known there: then a quorum of the one in
     force there is taken, or of the one that the operator has ``given``. Raises TransportError,
@@ -30,7 +30,7 @@ def published(view: Snapshot, given: Config, encoded: bytes) -> Note:
     return note
 
 
-def _signed(config: Config, note: Note) -> bool:
+def _signed(config: Config, note: SignedNote) -> bool:
     signers = [name for name, key in config.witnesses if signed_by(key, note)]
     return signed_by(config.log, note) and config.satisfied(signers)
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.limits import ROUND_OPERATIONS_MAX, ROUND_TIME_OFF_MAX
 from cbfs_common.names.config import Config
-from cbfs_common.names.note import Checkpoint, Note, SignatureLine, sign_checkpoint
-from cbfs_common.names.operations import Kind, decode_operation, kind_of
+from cbfs_common.names.note import Checkpoint, SignatureLine, SignedNote, sign_checkpoint
+from cbfs_common.names.operations import OperationKind, decode_operation, kind_of
 from cbfs_common.names.refusals import OperationRefused, Refusal
 from cbfs_common.primitives import sign
 from cbfs_names.logs import tell_fault
@@ -67,7 +67,7 @@ def in_order(view: View, pending: Iterable[bytes]) -> list[bytes]:
 
 
 def _committed(view: View, encoded: bytes) -> Committed | None:
-    if kind_of(encoded) is not Kind.REGISTER:
+    if kind_of(encoded) is not OperationKind.REGISTER:
         return None
     try:
         operation = decode_operation(encoded)
@@ -125,7 +125,7 @@ class Sequencer:
             take_over(writer, block)
             writer.drop_proposals(block.round.number + 1)
 
-    def take_head(self, note: Note) -> None:
+    def take_head(self, note: SignedNote) -> None:
         """Keep a published head, if it is that of the newest round here."""
         with self._store.write() as writer:
             if note.text == checkpoint_at(writer, config_now(writer)).encode():
@@ -141,7 +141,7 @@ class Sequencer:
         with self._store.write() as writer:
             writer.drop_proposals(round_ + 1)
 
-    def publish(self, block: Block, lines: tuple[SignatureLine, ...]) -> Note:
+    def publish(self, block: Block, lines: tuple[SignatureLine, ...]) -> SignedNote:
         """Take a round over that a quorum has signed with these lines: one transaction, after
         which the head is signed. A verifier over the same store may have done the first part."""
         with self._store.write() as writer:
@@ -153,7 +153,7 @@ class Sequencer:
             writer.keep_head(note.encode())
         return note
 
-    def head(self, lines: tuple[SignatureLine, ...]) -> Note:
+    def head(self, lines: tuple[SignatureLine, ...]) -> SignedNote:
         """The newest head with other cosignatures of it."""
         with self._store.read() as view:
             return self._note(view, lines)
@@ -170,8 +170,8 @@ class Sequencer:
             return self._built[1]
         return check_block(view, config_now(view), block, None)
 
-    def _note(self, view: Snapshot, lines: tuple[SignatureLine, ...]) -> Note:
+    def _note(self, view: Snapshot, lines: tuple[SignatureLine, ...]) -> SignedNote:
         """Signed by the log: the round is published, or locked by a verifier over this store."""
         config = config_now(view)
         text = checkpoint_at(view, config).encode()
-        return Note(text, (sign_checkpoint(self._seed, config.namespace, text), *lines))
+        return SignedNote(text, (sign_checkpoint(self._seed, config.namespace, text), *lines))

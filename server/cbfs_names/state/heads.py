@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cbfs_common.names.note import Note
+from cbfs_common.names.note import SignedNote
 from cbfs_common.names.refusals import Refusal
 from cbfs_names.state.round_log import Log
 from cbfs_names.state.store import Snapshot, StoreError
@@ -28,7 +28,7 @@ class Outcome:
     refused: dict[bytes, Refusal]
 
 
-def head_of(view: Snapshot, note: Note) -> Head:
+def head_of(view: Snapshot, note: SignedNote) -> Head:
     """The newest round in ``view`` under its signed head."""
     tip = view.tip()
     if tip is None:

@@ -24,9 +24,9 @@ from cbfs_common.names.entry import (
 )
 from cbfs_common.names.map import EMPTY_MAP
 from cbfs_common.names.operations import (
-    Kind,
-    Link,
+    HistoryLink,
     Operation,
+    OperationKind,
     OperationRefused,
     Refusal,
     apply_change,
@@ -96,7 +96,7 @@ class Transition:
     operations: tuple[bytes, ...]
     entries: dict[bytes, bytes]
     nodes: dict[bytes, bytes]
-    links: tuple[tuple[bytes, int, int, Link], ...]
+    links: tuple[tuple[bytes, int, int, HistoryLink], ...]
     commits: dict[bytes, Committed]
     commits_over: tuple[bytes, ...]
     invites: dict[bytes, bytes]
@@ -113,7 +113,7 @@ class Replay:
     time: int
     _operations: list[bytes] = field(default_factory=list)
     _entries: dict[bytes, Entry] = field(default_factory=dict)
-    _links: list[tuple[bytes, int, int, Link]] = field(default_factory=list)
+    _links: list[tuple[bytes, int, int, HistoryLink]] = field(default_factory=list)
     _commits: dict[bytes, Committed] = field(default_factory=dict)
     _invites: dict[bytes, bytes] = field(default_factory=dict)
     _last_registered: Committed | None = None
@@ -128,9 +128,9 @@ class Replay:
         except DecodeError as error:
             raise OperationRefused(Refusal.BAD_REQUEST) from error
         check_place(operation, self.config.namespace, self.number)
-        if operation.kind is Kind.COMMIT:
+        if operation.kind is OperationKind.COMMIT:
             self._commit(operation)
-        elif operation.kind is Kind.CONFIGURE:
+        elif operation.kind is OperationKind.CONFIGURE:
             self._configure(operation)
         else:
             self._change(operation, encoded)
@@ -239,7 +239,7 @@ class Replay:
         if old is None:
             stored = self.view.entry(index)
             old = None if stored is None else decode_entry(stored)
-        if operation.kind is Kind.REGISTER:
+        if operation.kind is OperationKind.REGISTER:
             made = self._registrable(operation)
             entry = apply_register(old, operation, self.number, self.time, self.config.lifetime)
             self._last_registered = made
@@ -250,7 +250,7 @@ class Replay:
                 raise OperationRefused(Refusal.WRONG_TERM)
             entry = apply_change(old, operation, self.number, self.time)
         self._entries[index] = entry
-        link = Link(self.number, self.time, encoded)
+        link = HistoryLink(self.number, self.time, encoded)
         self._links.append((index, entry.incarnation, entry.version, link))
 
     def _registrable(self, operation: Operation) -> Committed:

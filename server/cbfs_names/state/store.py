@@ -23,7 +23,7 @@ from cbfs_common.errors import DecodeError
 from cbfs_common.names.config import config_of
 from cbfs_common.names.entry import Round, entry_hash
 from cbfs_common.names.layout import Fields, short
-from cbfs_common.names.operations import Link, read_link
+from cbfs_common.names.operations import HistoryLink, read_link
 from cbfs_host.files import built
 from cbfs_names.calendar import Mark, decode_mark
 from cbfs_names.limits import LOCK_SIZE, MAP_SIZE, MAP_SIZE_LEAST
@@ -208,7 +208,7 @@ class Snapshot:
                 yield cursor.key()[8:]
                 found = cursor.next()
 
-    def links(self, index: bytes, incarnation: int, after: int) -> Iterator[Link]:
+    def links(self, index: bytes, incarnation: int, after: int) -> Iterator[HistoryLink]:
         """Links of an incarnation after this version, oldest first."""
         start = index + incarnation.to_bytes(4, "big")
         with self._cursor(Table.LINKS) as cursor:
@@ -217,7 +217,7 @@ class Snapshot:
                 yield read_link(Fields(cursor.value(), "a link"))
                 found = cursor.next()
 
-    def newest_links(self, index: bytes, incarnation: int, version: int) -> Iterator[Link]:
+    def newest_links(self, index: bytes, incarnation: int, version: int) -> Iterator[HistoryLink]:
         """Links of an incarnation from this version down to 2, newest first."""
         for number in range(version, 1, -1):
             key = index + incarnation.to_bytes(4, "big") + number.to_bytes(4, "big")

@@ -8,7 +8,7 @@ import trio
 from cbfs_common.errors import CbfsError, TransportError
 from cbfs_common.primitives import KEY_SIZE, Random
 from cbfs_common.profile import Address
-from cbfs_common.wire.transport import ClientConnection, Message
+from cbfs_common.wire.transport import ClientConnection, Frame
 from cbfs_names.limits import CALL_TIMEOUT, HANDSHAKE_TIMEOUT, RECEIVE_SIZE
 from cbfs_names.wire.peer_messages import Peer, decode, encode
 
@@ -61,7 +61,7 @@ class PeerLink:
         try:
             while data := await self._stream.receive_some(RECEIVE_SIZE):
                 for event in self._connection.receive(data):
-                    if isinstance(event, Message) and event.id in self._waiting:
+                    if isinstance(event, Frame) and event.id in self._waiting:
                         self._replies[event.id] = event.payload
                         self._waiting.pop(event.id).set()
         except (trio.BrokenResourceError, trio.ClosedResourceError, TransportError):

@@ -9,7 +9,7 @@ from cbfs_common.names.entry import CHANGE_SIZE, decode_entry, decode_round, nam
 from cbfs_common.names.feed import FeedRound
 from cbfs_common.names.log import PROOF_MAX
 from cbfs_common.names.map import Terminal
-from cbfs_common.names.operations import Link, decode_operation
+from cbfs_common.names.operations import HistoryLink, decode_operation
 from cbfs_common.names.proofs import Evidence, encode_links, newest_links
 from cbfs_common.names.refusals import Refusal
 from cbfs_common.names.wire import (
@@ -22,7 +22,7 @@ from cbfs_common.names.wire import (
     History,
     LookedUp,
     Lookup,
-    Refused,
+    RefusedReply,
     Reply,
     Steps,
     TermsAre,
@@ -71,7 +71,7 @@ class Answers:
             return self._answer(request)
         except StoreError as error:
             _log.error("a request was not answered: %s", error.in_full)
-            return Refused(Refusal.STOPPED)
+            return RefusedReply(Refusal.STOPPED)
 
     def _answer(self, request: Asked) -> Reply:
         match request:
@@ -98,7 +98,7 @@ class Answers:
             self.head.note, self.head.round, self.head.log_proof, proof.encode(), entry
         )
         consistency = self._consistent(old_size)
-        links: tuple[Link, ...] = ()
+        links: tuple[HistoryLink, ...] = ()
         if entry:
             last = decode_entry(entry)
             room = NAMES_REPLY_MAX - len(evidence.encode()) - 32 * PROOF_MAX - _ENVELOPE
@@ -108,7 +108,7 @@ class Answers:
 
     def _history(self, name: str, incarnation: int, version: int) -> Reply:
         index = name_index(self._namespace, name)
-        links: list[Link] = []
+        links: list[HistoryLink] = []
         if incarnation < 2**32:
             for link in self._snapshot.links(index, incarnation, version):
                 if len(encode_links((*links, link))) > NAMES_REPLY_MAX - _ENVELOPE:

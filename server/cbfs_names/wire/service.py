@@ -12,7 +12,7 @@ from cbfs_common.limits import COSIGN_INTERVAL
 from cbfs_common.names.operations import decode_operation
 from cbfs_common.names.refusals import Refusal
 from cbfs_common.names.wire import (
-    Refused,
+    RefusedReply,
     Request,
     Submit,
     Submitted,
@@ -94,12 +94,12 @@ class Service:
         try:
             request: Request = decode_request(payload)
         except DecodeError:
-            return encode_reply(Refused(Refusal.BAD_REQUEST))
+            return encode_reply(RefusedReply(Refusal.BAD_REQUEST))
         if isinstance(request, Submit):
             return self._submit(request.operation)
         if self._answers is None:
             return encode_reply(
-                Refused(self._core.refusal(int(self._clock())) or Refusal.NO_QUORUM)
+                RefusedReply(self._core.refusal(int(self._clock())) or Refusal.NO_QUORUM)
             )
         return encode_reply(self._answers.answer(request))
 
@@ -116,15 +116,15 @@ class Service:
         try:
             decode_operation(operation)
         except DecodeError:
-            return encode_reply(Refused(Refusal.BAD_REQUEST))
+            return encode_reply(RefusedReply(Refusal.BAD_REQUEST))
         waiting = self._pending.get(operation)
         if waiting is None:
             refusal = self._core.refusal(int(self._clock()))
             if refusal is None and len(self._pending) >= PENDING_MAX:
                 refusal = Refusal.TOO_MANY
             if refusal is not None:
-                return encode_reply(Refused(refusal))
-            late = encode_reply(Refused(Refusal.NO_QUORUM))
+                return encode_reply(RefusedReply(refusal))
+            late = encode_reply(RefusedReply(Refusal.NO_QUORUM))
             waiting = self._pending[operation] = Waiting(late, QUORUM_PATIENCE)
             self._wake.set()
         return waiting
@@ -133,7 +133,7 @@ class Service:
         """Put an operation that a verifier has given a receipt for into a round, also when there is
         no room for others: else it would sign none."""
         if operation not in self._pending and len(self._pending) < 2 * PENDING_MAX:
-            late = encode_reply(Refused(Refusal.NO_QUORUM))
+            late = encode_reply(RefusedReply(Refusal.NO_QUORUM))
             self._pending[operation] = Waiting(late, QUORUM_PATIENCE)
             self._wake.set()
 
@@ -145,7 +145,7 @@ class Service:
             if pending:
                 _log.error("no rounds are made: this computer's clock has jumped ahead")
             for operation in pending:
-                self._pending.pop(operation).settle(encode_reply(Refused(Refusal.STOPPED)))
+                self._pending.pop(operation).settle(encode_reply(RefusedReply(Refusal.STOPPED)))
         elif pending:
             outcome = await self._core.round(pending, now)
             if outcome.head is not None:
@@ -170,7 +170,7 @@ class Service:
         if outcome.head is not None and operation in outcome.placed:
             reply = encode_reply(Submitted(outcome.head.number))
         elif outcome.refused.get(operation, Refusal.TOO_MANY) is not Refusal.TOO_MANY:
-            reply = encode_reply(Refused(outcome.refused[operation]))
+            reply = encode_reply(RefusedReply(outcome.refused[operation]))
         else:
             return
         self._pending.pop(operation).settle(reply)

@@ -9,7 +9,7 @@ import trio
 
 from cbfs_common.errors import CbfsError, TransportError
 from cbfs_common.primitives import Random
-from cbfs_common.wire.transport import PUSH, Established, Event, Message, ServerConnection
+from cbfs_common.wire.transport import PUSH, Established, Event, Frame, ServerConnection
 from cbfs_names.host import Place
 from cbfs_names.host import listen as bound
 from cbfs_names.limits import (
@@ -195,7 +195,7 @@ class _Client:
         events = self._first
         while True:
             for event in events:
-                if not isinstance(event, Message) or event.id == PUSH:
+                if not isinstance(event, Frame) or event.id == PUSH:
                     raise TransportError("a frame that is not a request")
                 found = self._service.answer(event.payload)
                 if isinstance(found, Waiting):
