@@ -34,9 +34,9 @@ from cbfs.mount.operations import Operations
 from cbfs.mount.single_process import WindowOptions
 from cbfs.mount.single_server import WindowServer
 from cbfs.mount.stopping import stop_event, unmount_at
+from cbfs.mount.view import MountView
 from cbfs.network.access import NetworkOptions, run
 from cbfs.network.tor.config import TorOptions
-from cbfs.outbox.loop import Courier
 from cbfs.outbox.sync_send import LIMIT, LIMIT_MAX
 from cbfs.storage.faults import harmless
 from cbfs.storage.root_key import Unlock
@@ -415,15 +415,15 @@ async def _run(
     ):
         begin_log()  # the account is ours alone from here on
         memory.lock_future()
-        courier = Courier(engine, ProcFS(), options.grace, nursery, options.sync_send)
-        engine.attach(courier)  # at once: what arrives from now on is not in the tree yet
-        _texts(courier, engine.name, profile_text(engine.name, engine.profile))
-        await engine.store.commit(restore(courier.tree))
-        courier.tree.config.bring_back()
-        await courier.tree.config.settle()
+        view = MountView(engine, ProcFS(), options.grace, nursery, options.sync_send)
+        engine.attach(view)  # at once: what arrives from now on is not in the tree yet
+        _texts(view, engine.name, profile_text(engine.name, engine.profile))
+        await engine.store.commit(restore(view.tree))
+        view.tree.config.bring_back()
+        await view.tree.config.settle()
         with engine.store.read() as reader:
-            settle_times(reader, shown(courier.tree.root))
-        operations = Operations(courier, ProcFS(), options.account)
+            settle_times(reader, shown(view.tree.root))
+        operations = Operations(view, ProcFS(), options.account)
         _init(operations, options)
         mounted.set()
         device = device_of(options.mountpoint)
@@ -432,18 +432,18 @@ async def _run(
         try:
             nursery.start_soon(unmount_at, stop, device, operations.ended)
             nursery.start_soon(answering.run)
-            await _live(options, courier, operations, nursery)
-            nursery.start_soon(courier.run)
-            await nursery.start(WindowServer(courier, options.account, SYSTEM_RANDOM).run)
+            await _live(options, view, operations, nursery)
+            nursery.start_soon(view.run)
+            await nursery.start(WindowServer(view, options.account, SYSTEM_RANDOM).run)
             ready()
             await operations.ended.wait()
         finally:
             with trio.CancelScope(shield=True):
                 if operations.revealer:
                     await operations.revealer.close()
-                    courier.showing.revealer = None
+                    view.watchers.revealer = None
                 await answering.end()
-                await _keep(engine.store, courier, operations)
+                await _keep(engine.store, view, operations)
             pyfuse3.close(unmount=device_of(options.mountpoint) == device)
         nursery.cancel_scope.cancel()
 
@@ -474,22 +474,22 @@ class Answering:
             await self._over.wait()
 
 
-async def _keep(store: Store, courier: Courier, operations: Operations) -> None:
+async def _keep(store: Store, view: MountView, operations: Operations) -> None:
     """At the end. What the disk does not take is logged; the next mount empties tmp/ as well."""
     with harmless():
         await operations.save_open()
     with harmless():
-        await courier.views.unread.flush()
+        await view.search_folders.unread.flush()
     with harmless():
-        await store.commit(courier.tree.keep_times())
+        await store.commit(view.tree.keep_times())
     with harmless():
-        await store.commit(empty_tmp(courier.tree))
+        await store.commit(empty_tmp(view.tree))
 
 
-def _texts(courier: Courier, name: str, profile: str) -> None:
-    tree: Tree = courier.tree
-    started = courier.status_ns
-    tree.root.add("status", Text(STATUS, courier.status, started))
+def _texts(view: MountView, name: str, profile: str) -> None:
+    tree: Tree = view.tree
+    started = view.status.changed_ns
+    tree.root.add("status", Text(STATUS, view.status.render, started))
     tree.root.add("README", Text(README_INODE, README.encode, started))
     tree.root.add("profile.toml", Text(PROFILE, profile.encode, started))
 
@@ -509,13 +509,13 @@ def _init(operations: Operations, options: Options) -> None:
 
 async def _live(
     options: Options,
-    courier: Courier,
+    view: MountView,
     operations: Operations,
     nursery: trio.Nursery,
 ) -> None:
     """Wait until the mount answers."""
-    operations.revealer = Revealer(options.mountpoint, courier.failed)
-    courier.showing.revealer = operations.revealer  # what arrives from now on waits for its start
+    operations.revealer = Revealer(options.mountpoint, view.failed)
+    view.watchers.revealer = operations.revealer  # what arrives from now on waits for its start
     await nursery.start(operations.revealer.run)
 
 

@@ -33,7 +33,7 @@ from pyfuse3 import (
 from cbfs.mount.handles import Handles
 from cbfs.mount.notifier import STAGED, Revealer
 from cbfs.mount.quota import BLOCK_SIZE, Capacity, errno_of
-from cbfs.outbox.loop import Courier
+from cbfs.mount.view import MountView
 from cbfs.storage.faults import harmless, log_fault
 from cbfs.storage.store import StoreError
 from cbfs.tree.nodes import (
@@ -87,7 +87,7 @@ def _handler(function: H) -> H:
             raise FUSEError(errno_of(error)) from error
         except Exception as error:
             log_fault(error)
-            arguments[0]._courier.failed()
+            arguments[0]._view.failed()
             raise FUSEError(errno.EIO) from error
 
     return wrapped  # type: ignore[return-value]  # the same signature
@@ -99,17 +99,17 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, courier: Courier, processes: ProcFS, account: Path) -> None:
+    def __init__(self, view: MountView, processes: ProcFS, account: Path) -> None:
         super().__init__()
         self.revealer: Revealer | None = None
         self.ended = trio.Event()
-        self._courier = courier
-        self._tree = courier.tree
-        self._unread = courier.views.unread
+        self._view = view
+        self._tree = view.tree
+        self._unread = view.search_folders.unread
         self._processes = processes
         self._capacity = Capacity(account, self._tree.backend)
         self._xattrs: Callable[[int], dict[str, str]] = lambda inode: xattrs(
-            self._node(inode), courier.tree.backend, account
+            self._node(inode), view.tree.backend, account
         )
         self._uid, self._gid = os.getuid(), os.getgid()
         self._inodes = self._tree.inodes
@@ -141,7 +141,7 @@ class Operations(pyfuse3.Operations):
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         # is not answered: even a FUSEError would end the mount
         for inode, count in inode_list:
-            with harmless(self._courier.failed):
+            with harmless(self._view.failed):
                 self._inodes.forget(inode, count)
 
     @_handler
@@ -348,9 +348,9 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._store(fh, whole=self._courier.fsync_finishes)
+        await self._store(fh, whole=self._view.sync_send.is_on)
         handle = self._handles[fh]
-        await self._courier.synced(handle.node, handle.thread)
+        await self._view.sync_send.wait(handle.node, handle.thread)
 
     @_handler
     async def release(self, fh: FileHandleT) -> None:
@@ -436,7 +436,7 @@ class Operations(pyfuse3.Operations):
         if isinstance(node, MessageFile):
             return self._message_attributes(node)
         entry = EntryAttributes()
-        mtime_ns = self._courier.status_ns if node.inode == STATUS else node.modified_ns
+        mtime_ns = self._view.status.changed_ns if node.inode == STATUS else node.modified_ns
         entry.st_ino = InodeT(node.inode)
         entry.st_mode = ModeT(node.mode)
         entry.st_nlink = node.links
@@ -454,7 +454,7 @@ class Operations(pyfuse3.Operations):
         return entry
 
     def _is_shared(self, node: Node) -> bool:
-        return bool(self._courier.showing.followers) and any(
+        return bool(self._view.watchers.followers) and any(
             directory.area in SHARED for directory, _name in node.names
         )
 

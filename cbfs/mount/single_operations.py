@@ -17,7 +17,7 @@ from cbfs.mount.notifier import Revealer
 from cbfs.mount.operations import CACHE_SECONDS, Operations
 from cbfs.mount.quota import BLOCK_SIZE, Capacity, Space
 from cbfs.mount.single_view import Numbers, Window
-from cbfs.outbox.loop import Courier
+from cbfs.mount.view import MountView
 from cbfs.tree.nodes import Directory, File, MessageFile, Node
 from cbfs.tree.processes import ProcFS
 from cbfs.tree.virtual.conversation_folder import Folder
@@ -73,11 +73,11 @@ class FixedCapacity(Capacity):
 class WindowOperations(Operations):
     """The handlers of one window. ``appears`` and ``disappears``: see ``showing.Follower``."""
 
-    def __init__(self, courier: Courier, account: Path, window: Window, key: bytes) -> None:
-        super().__init__(courier, ProcFS(), account)
-        backend = courier.tree.backend
+    def __init__(self, view: MountView, account: Path, window: Window, key: bytes) -> None:
+        super().__init__(view, ProcFS(), account)
+        backend = view.tree.backend
         self.window = window
-        self.numbers = Numbers(courier.tree, window.root, key)
+        self.numbers = Numbers(view.tree, window.root, key)
         self._inodes = self.numbers
         self._capacity = FixedCapacity(account, backend)
         self._xattrs = lambda inode: xattrs(self._node(inode), backend)
@@ -191,7 +191,7 @@ class WindowOperations(Operations):
     async def _show_removal(self, directory: Directory, name: str) -> None:
         """Let the mount of the account know of a message that has gone: its kernel keeps messages,
         and somebody may watch there."""
-        revealer, path = self._courier.showing.revealer, self.window.outside(directory, name)
+        revealer, path = self._view.watchers.revealer, self.window.outside(directory, name)
         if path and revealer is not None:
             await revealer.removed(path)
 
@@ -205,5 +205,5 @@ class WindowOperations(Operations):
 
     def watch(self, mountpoint: Path, device: int) -> Revealer:
         """From now on, changes are shown to who watches there (``device``: its st_dev)."""
-        self.revealer = Revealer(mountpoint, self._courier.failed, device)
+        self.revealer = Revealer(mountpoint, self._view.failed, device)
         return self.revealer

@@ -30,7 +30,8 @@ from cbfs.mount.single_wire import (
     frame,
     read_request,
 )
-from cbfs.outbox.loop import FAULT_PAUSE, Courier
+from cbfs.mount.view import MountView
+from cbfs.outbox.loop import FAULT_PAUSE
 from cbfs.storage.faults import harmless, log_fault
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.primitives import Random
@@ -47,8 +48,8 @@ KEY_SIZE = 32
 class WindowServer:
     """One for a mount."""
 
-    def __init__(self, courier: Courier, account: Path, random: Random) -> None:
-        self._courier = courier
+    def __init__(self, view: MountView, account: Path, random: Random) -> None:
+        self._view = view
         self._account = account
         self._random = random
         self._count = 0
@@ -57,7 +58,7 @@ class WindowServer:
         """Until cancelled. Has started when windows can be asked for."""
         started: Callable[[], None] = task_status.started
         while True:
-            with harmless(self._courier.failed):
+            with harmless(self._view.failed):
                 await self._listen(started)
             started = _nobody
             await trio.sleep(FAULT_PAUSE)
@@ -90,7 +91,7 @@ class WindowServer:
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         """One window. A fault is the end of none of the others."""
-        with harmless(self._courier.failed):
+        with harmless(self._view.failed):
             await self._look_through(stream)
 
     async def _look_through(self, stream: trio.SocketStream) -> None:
@@ -102,7 +103,7 @@ class WindowServer:
         self._count += 1
         try:
             async with stream:
-                await _Session(stream, self._courier, self._account, self._random).run()
+                await _Session(stream, self._view, self._account, self._random).run()
         finally:
             self._count -= 1
 
@@ -115,10 +116,10 @@ class _Session:
     """One window, from its first word to the end of its connection."""
 
     def __init__(
-        self, stream: trio.SocketStream, courier: Courier, account: Path, random: Random
+        self, stream: trio.SocketStream, view: MountView, account: Path, random: Random
     ) -> None:
         self._stream = stream
-        self._courier = courier
+        self._view = view
         self._account = account
         self._random = random
         self._sending = trio.Lock()
@@ -138,7 +139,7 @@ class _Session:
                                 return
                             calls = _Calls(operations, nursery)
                         elif request.word in calls.at_once:
-                            with harmless(self._courier.failed):
+                            with harmless(self._view.failed):
                                 calls.at_once[request.word](*request.arguments)
                         else:
                             nursery.start_soon(self._answer, request, calls)
@@ -149,18 +150,18 @@ class _Session:
             _log.error("a window was cut off: %s", group.exceptions[0])
         finally:
             if operations is not None:
-                self._courier.showing.followers.remove(operations)
+                self._view.watchers.followers.remove(operations)
                 with trio.CancelScope(shield=True):
-                    with harmless(self._courier.failed):
+                    with harmless(self._view.failed):
                         await operations.close()
-                    with harmless(self._courier.failed):  # it goes when the account is unmounted
-                        await drop_tmp(self._courier.tree, operations.window.tmp)
+                    with harmless(self._view.failed):  # it goes when the account is unmounted
+                        await drop_tmp(self._view.tree, operations.window.tmp)
 
     async def _look(self, request: Request) -> WindowOperations | None:
         """The first word: which conversation."""
         if request.word != LOOK:
             raise DecodeError("a window that does not say of what")
-        tree = self._courier.tree
+        tree = self._view.tree
         try:
             conversation = conversation_called(tree, request.arguments[0])
         except CbfsError as error:
@@ -168,9 +169,9 @@ class _Session:
             return None
         key = self._random.token(KEY_SIZE)
         window = Window(tree, conversation, await make_tmp(tree))
-        operations = WindowOperations(self._courier, self._account, window, key)
+        operations = WindowOperations(self._view, self._account, window, key)
         await self._send(request.number, 0, None)
-        self._courier.showing.followers.append(operations)
+        self._view.watchers.followers.append(operations)
         return operations
 
     async def _answer(self, request: Request, calls: "_Calls") -> None:
@@ -181,7 +182,7 @@ class _Session:
             number = error.errno
         except Exception as error:
             log_fault(error)
-            self._courier.failed()
+            self._view.failed()
             # a handle or a number that we have not given is told apart
             wrong = isinstance(error, KeyError | TypeError | ValueError | OverflowError)
             number = errno.EINVAL if wrong else errno.EIO

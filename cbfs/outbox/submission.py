@@ -7,31 +7,26 @@ from functools import partial
 
 import trio
 
-from cbfs.interface import Backend, Outgoing
+from cbfs.interface import Outgoing
 from cbfs.messages.content import u64
-from cbfs.messages.file_names import free_name
 from cbfs.messages.model import Content, Conversation, Message
-from cbfs.outbox.error_files import ErrorFiles
 from cbfs.outbox.folder_messages import clear, drop, pack, seal, taking_out
-from cbfs.outbox.outbox import Drafts
+from cbfs.outbox.outbox import Outbox, name_of
 from cbfs.outbox.rule import Hold
 from cbfs.problems import NotYet, Refused
-from cbfs.storage.faults import ProgramFault, Tasks, contained, harmless
+from cbfs.storage.faults import ProgramFault, contained, harmless
 from cbfs.storage.store import StoreError, Table, Writer
 from cbfs.tree.moved import take_along
 from cbfs.tree.nodes import (
     Directory,
     File,
-    Link,
-    Node,
     Parcel,
     Sending,
     new_seed,
     state_of,
 )
-from cbfs.tree.rules import METADATA, Area
-from cbfs.tree.tree import FIRST_STORED, Tree
-from cbfs.tree.watchers import Showing
+from cbfs.tree.rules import Area
+from cbfs.tree.tree import FIRST_STORED
 from cbfs_common.errors import CbfsError
 
 SHOWN_AFTER = 1.0
@@ -49,38 +44,18 @@ RETRY = 5.0
 """Seconds until a file is tried again that could not be sent."""
 
 
-class Dispatch:
-    """One for a mount. ``arrived`` shows a message, ``changed`` lets the outbox be looked at, and
-    ``failed`` is told of faults."""
+class DraftSubmission:
+    """That of one mount: makes messages of the finished drafts of ``outbox``."""
 
-    def __init__(
-        self,
-        tree: Tree,
-        backend: Backend,
-        drafts: Drafts,
-        errors: ErrorFiles,
-        showing: Showing,
-        tasks: Tasks,
-        arrived: Callable[[Message], None],
-        changed: Callable[[], None],
-        failed: Callable[[], None],
-    ) -> None:
-        self._tree = tree
-        self._backend = backend
-        self._drafts = drafts
-        self._errors = errors
-        self._showing = showing
-        self._tasks = tasks
-        self._arrived = arrived
-        self._changed = changed
-        self._failed = failed
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._tree = outbox.tree
         self._waiting = False
         self._later: dict[File | Parcel, tuple[float, str]] = {}
         self._busy: set[Directory] = set()
-        self._begun: set[Directory] = set()
 
     def retry(self) -> None:
-        """See ``View``."""
+        """Let what waits for the name directory, or for a later try, be tried again."""
         self._waiting = False
         self._later.clear()
 
@@ -90,7 +65,7 @@ class Dispatch:
         if ready and folder not in self._busy:
             self._busy.add(folder)
             finished = sorted(ready, key=lambda each: state_of(each[1]).changed)
-            self._tasks.start_soon(self._send_all, folder, finished)
+            self._outbox.tasks.start_soon(self._send_all, folder, finished)
 
     def put_off(self, draft: File | Parcel) -> Hold | None:
         """Why what is finished has to wait for its next try."""
@@ -109,7 +84,7 @@ class Dispatch:
                 try:
                     with contained():
                         if place.entries.get(name) is node and self._is_ready(place, name, node):
-                            await self._send(_name_of(place), place, name, node)
+                            await self._send(name_of(place), place, name, node)
                 except CbfsError as error:
                     self._try_later(node, error)
                 if folder.alias is not None:
@@ -117,10 +92,10 @@ class Dispatch:
                     self._busy.add(folder.alias)
         finally:
             self._busy -= claimed
-            self._changed()
+            self._outbox.changed()
 
     def _is_ready(self, place: Directory, name: str, node: Draft) -> bool:
-        return not self.put_off(state_of(node)) and self._drafts.verdict(place, name, node) is None
+        return not self.put_off(state_of(node)) and self._outbox.verdict(place, name, node) is None
 
     async def _send(self, folder_name: str, folder: Directory, name: str, node: Draft) -> None:
         draft, message = state_of(node), None
@@ -134,7 +109,7 @@ class Dispatch:
                 ):
                     message = await self._hand_over(folder_name, folder, name, node)
         except Refused as error:
-            self._errors.fail(folder, name, node, error)
+            self._outbox.errors.fail(folder, name, node, error)
         except CbfsError as error:
             self._try_later(node, error)
         if message is not None:
@@ -145,7 +120,7 @@ class Dispatch:
         pause = NEVER if self._waiting else RETRY
         self._later[state_of(node)] = (time.monotonic() + pause, error.in_full)
         if isinstance(error, ProgramFault):
-            self._failed()
+            self._outbox.events.failed()
 
     def _sent(
         self, folder: Directory, name: str, node: Draft, version: int, message: Message
@@ -159,18 +134,18 @@ class Dispatch:
         steps: list[Callable[[], None]] = []
         if isinstance(node, Directory):
             steps.append(partial(seal, node))
-        steps.append(partial(self._errors.show, folder, name, node, ""))
+        steps.append(partial(self._outbox.errors.show, folder, name, node, ""))
         if folder.conversation is None:
-            steps.append(partial(self._bind, folder, message.conversation))
-        steps.append(partial(self._arrived, message))
+            steps.append(partial(self._outbox.bind, folder, message.conversation))
+        steps.append(partial(self._outbox.events.message_added, message))
         for step in steps:
-            with harmless(self._failed):
+            with harmless(self._outbox.events.failed):
                 step()
         if isinstance(node, File):
             node.message = message
-            self._tasks.start_soon(self._retire, node, version)
+            self._outbox.tasks.start_soon(self._retire, node, version)
         else:
-            self._tasks.start_soon(self._retire_folder, node)
+            self._outbox.tasks.start_soon(self._retire_folder, node)
 
     async def _hand_over(
         self, folder_name: str, folder: Directory, name: str, node: Draft
@@ -185,14 +160,14 @@ class Dispatch:
                 content = node.content if isinstance(node, File) else await pack(self._tree, node)
                 if content is not None:
                     outgoing = self._outgoing(folder_name, folder, name, node, content)
-                    message = await self._backend.send(outgoing)
+                    message = await self._tree.backend.send(outgoing)
         finally:
             draft.sending = None
             sending.done.set()
             if message is None and isinstance(node, File):
                 node.lent = False
             elif message is None and content is not None:
-                self._tasks.start_soon(self._drop, content)
+                self._outbox.tasks.start_soon(self._drop, content)
         return message
 
     async def _drop(self, content: Content) -> None:
@@ -208,7 +183,7 @@ class Dispatch:
         people: tuple[str, ...] = ()
         subject, lifetime = "", 0
         if folder.conversation is None:
-            people, subject, lifetime = self._drafts.begun(folder_name, folder)
+            people, subject, lifetime = self._outbox.begun(folder_name, folder)
         take_out = _taking_out(node) if isinstance(node, File) else taking_out(node, content)
 
         def consume(writer: Writer, conversation: Conversation) -> None:
@@ -228,69 +203,13 @@ class Dispatch:
             seed=node.seed,
         )
 
-    def _bind(self, folder: Directory, conversation: bytes) -> None:
-        """What is in the folder that a conversation began in is in the one of the proper name
-        from now on; the user's name becomes a link to it, once that is there."""
-        _folder, drafts = self._tree.folders(conversation)
-        for entry in list(folder.entries):
-            node = folder.remove(entry)
-            if entry not in drafts.entries:
-                drafts.add(entry, node)
-            elif entry != METADATA:  # somebody else has begun the conversation, and this was there
-                drafts.add(free_name(entry, drafts.entries.__contains__), node)
-                self.renamed(node)
-        drafts.left |= folder.left
-        folder.conversation = conversation
-        folder.alias = drafts
-        self._begun.add(folder)
-        if drafts.names:
-            self.shown(drafts)
-
-    def shown(self, drafts: Directory) -> None:
-        """The folder of a conversation is in the outbox now: the user's name for it becomes a
-        link until unmount. A link before would lead nowhere."""
-        for folder in [folder for folder in self._begun if folder.alias is drafts]:
-            self._begun.remove(folder)
-            proper, outbox = _name_of(drafts), self._tree.outbox
-            for name in [name for place, name in folder.names if place is outbox]:
-                outbox.remove(name)
-                link = Link(self._tree.new_inode(), proper, time.time_ns(), recorded=False)
-                outbox.add(name, link)
-        self._changed()
-
-    def moved(self, old: str, new: str) -> None:
-        """The folder of a conversation has another name: links that lead to it lead there."""
-        for node in self._tree.outbox.entries.values():
-            if isinstance(node, Link) and node.target == old:
-                node.target = new
-                node.mtime_ns = node.changed_ns = time.time_ns()
-                self._showing.touch(node.inode)
-
-    def make_room(self, folder: Directory, name: str) -> None:
-        """A conversation's folder is to come there: what has its name gets another one."""
-        if name in folder.entries:
-            free = free_name(name, folder.entries.__contains__)
-            node = folder.remove(name)
-            folder.add(free, node)
-            self.renamed(node)
-
-    def renamed(self, node: Node) -> None:
-        """Store the name that the daemon has given to something of the user's."""
-        self._tasks.start_soon(self._store_name, node)
-
-    async def _store_name(self, node: Node) -> None:
-        try:
-            await self._tree.store_names([node])
-        except StoreError as error:
-            _log.error("%s", error.in_full)  # the next mount chooses a name as well
-
     async def _retire(self, file: File, version: int) -> None:
         """Take a sent file out of the outbox, unless it has been changed since."""
         await trio.sleep(SHOWN_AFTER)
         if file.version != version:
             return
         if file.writers:
-            self._tasks.start_soon(self._retire, file, version)
+            self._outbox.tasks.start_soon(self._retire, file, version)
             return
         for directory, name in list(file.names):
             if directory.area is Area.DRAFTS:
@@ -306,10 +225,10 @@ class Dispatch:
         def leave() -> None:
             if directory.entries.get(name) is top:
                 directory.remove(name)
-                self._changed()
-                self._tasks.start_soon(self._clear, top)
+                self._outbox.changed()
+                self._outbox.tasks.start_soon(self._clear, top)
 
-        self._showing.remove_folder(f"outbox/{_name_of(directory)}/{name}", leave)
+        self._outbox.watchers.remove_folder(f"outbox/{name_of(directory)}/{name}", leave)
 
     async def _clear(self, top: Directory) -> None:
         try:
@@ -321,14 +240,10 @@ class Dispatch:
         def leave() -> None:
             if directory.entries.get(name) is file and file.version == version:
                 directory.remove(name)
-                self._changed()  # its backup may be left
+                self._outbox.changed()  # its backup may be left
 
-        path = f"outbox/{_name_of(directory)}/{name}"
-        self._showing.remove(path, leave)
-
-
-def _name_of(folder: Directory) -> str:
-    return next((name for _directory, name in folder.names), "")
+        path = f"outbox/{name_of(directory)}/{name}"
+        self._outbox.watchers.remove(path, leave)
 
 
 def _taking_out(file: File) -> Callable[[Writer], None]:

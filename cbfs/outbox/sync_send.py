@@ -15,9 +15,8 @@ from contextlib import contextmanager
 
 import trio
 
-from cbfs.interface import Backend
 from cbfs.messages.model import Delivery, Message
-from cbfs.outbox.outbox import Drafts
+from cbfs.outbox.outbox import Outbox
 from cbfs.tree.nodes import Directory, Failure, File, Node
 from cbfs.tree.processes import ProcFS
 from cbfs.tree.rules import Area, TreeError
@@ -33,15 +32,19 @@ WAITING_MAX = 32
 
 
 class SyncSend:
-    """That of one mount. ``look`` lets the outbox be looked at."""
+    """That of one mount. fsync waits for at most ``limit`` seconds; 0 is without the option."""
 
-    def __init__(self, backend: Backend, drafts: Drafts, limit: float) -> None:
-        self._backend = backend
-        self._drafts = drafts
+    def __init__(self, outbox: Outbox, limit: float) -> None:
+        self._outbox = outbox
         self._limit = limit
         self._processes = ProcFS()
         self._waiting = 0
         self._news = trio.Event()
+
+    @property
+    def is_on(self) -> bool:
+        """Whether fsync says that a file is all that is to be in it."""
+        return self._limit > 0
 
     def changed(self) -> None:
         """Some message, or file of the outbox, is in a new state."""
@@ -49,10 +52,14 @@ class SyncSend:
         self._news = trio.Event()
 
     async def wait(self, node: Node, thread: int) -> None:
-        """Until the servers have it as it is now, and what was asked for by ``thread``. Raises
-        TreeError: EACCES when it cannot be sent, ECANCELED when it was taken back, removed or
-        changed meanwhile, ETIMEDOUT when the time is over, EINTR when the caller was sent a signal
-        that ends it, EBUSY when too many wait."""
+        """A program's ``thread`` has called fsync on ``node``, which is on the disk: with the
+        option, wait until the servers have it as it is now. Raises TreeError: EACCES when it cannot
+        be sent, ECANCELED when it was taken back, removed or changed meanwhile, ETIMEDOUT when the
+        time is over, EINTR when the caller was sent a signal that ends it, EBUSY when too many
+        wait."""
+        if not self.is_on:
+            return
+        self._outbox.changed()
         if not isinstance(node, File) or not _places(node):
             return
         version = node.version
@@ -91,11 +98,11 @@ class SyncSend:
             self._waiting -= 1
 
     def _is_held(self, file: File) -> bool:
-        return all(self._drafts.verdict(folder, name, file) for folder, name in _places(file))
+        return all(self._outbox.verdict(folder, name, file) for folder, name in _places(file))
 
     def _is_there(self, message: Message) -> bool:
         """Whether the servers of all recipients have it."""
-        now = self._backend.message(message.conversation, message.serial)
+        now = self._outbox.tree.backend.message(message.conversation, message.serial)
         states = [state for _name, state in now.recipients] if now else [Delivery.CANCELLED]
         if Delivery.CANCELLED in states:
             raise TreeError(errno.ECANCELED)

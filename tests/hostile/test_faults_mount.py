@@ -23,16 +23,16 @@ TOLD = "a fault of this program, in its log"
 
 PLACES = (
     "cbfs.tree.virtual.config_file.ConfigFile.look",
-    "cbfs.outbox.loop.Courier._check_folder",
-    "cbfs.outbox.loop.Courier._hold_links",
-    "cbfs.outbox.loop.Courier._look",
-    "cbfs.outbox.loop.Courier._add",
-    "cbfs.outbox.submission.Dispatch._bind",
-    "cbfs.outbox.submission.Dispatch._hand_over",
-    "cbfs.outbox.submission.Dispatch._is_ready",
-    "cbfs.outbox.submission.Dispatch._outgoing",
-    "cbfs.outbox.submission.Dispatch.put_off",
-    "cbfs.outbox.outbox.Drafts.verdict",
+    "cbfs.outbox.loop.OutboxLoop._check_folder",
+    "cbfs.outbox.loop.OutboxLoop._hold_links",
+    "cbfs.outbox.loop.OutboxLoop._look",
+    "cbfs.mount.view.MountView._add",
+    "cbfs.outbox.outbox.Outbox.bind",
+    "cbfs.outbox.submission.DraftSubmission._hand_over",
+    "cbfs.outbox.submission.DraftSubmission._is_ready",
+    "cbfs.outbox.submission.DraftSubmission._outgoing",
+    "cbfs.outbox.submission.DraftSubmission.put_off",
+    "cbfs.outbox.outbox.Outbox.verdict",
     "cbfs.outbox.error_files.ErrorFiles.drop_stale",
     "cbfs.outbox.error_files.ErrorFiles.show",
     "cbfs.messages.search_index.set_read",
@@ -55,7 +55,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_the_courier_survives_a_fault(
+def test_the_outbox_survives_a_fault(
     place: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The first calls fail. All that is saved becomes one message, and what comes is there."""
@@ -80,14 +80,14 @@ def test_the_courier_survives_a_fault(
                 await until(lambda: sent() == sorted(wanted))
                 message = await backend.arrive("bob", b"from bob %d" % number)
                 assert shown(mount, message)
-                mount.courier.views.unread.read_up_to(tree.message_node(message), 100)
+                mount.view.search_folders.unread.read_up_to(tree.message_node(message), 100)
             if "search_folders" not in place:  # what this has missed is unread until the next mount
                 await until(lambda: not unread(mount))
             await until(lambda: still() < FAULTS)
         assert sent() == sorted(wanted), "a message was sent twice"
         for message, _data in backend.sent:
             assert shown(mount, message)
-        assert TOLD in mount.courier.status().decode()
+        assert TOLD in mount.view.status.render().decode()
 
     run(tmp_path, body)
     assert SECRET not in caplog.text

@@ -52,7 +52,7 @@ def told(folder: Directory) -> str:
 async def is_told(mount: Mount, folder: Directory, file: File) -> None:
     await until(lambda: file.error)
     assert "may not be complete" in told(folder)
-    assert "may not be complete" in mount.courier.status().decode()
+    assert "may not be complete" in mount.view.status.render().decode()
     assert not mount.backend.sent
 
 

@@ -28,7 +28,7 @@ def pass_time(mount: Mount, seconds: float = QUIET) -> None:
                 node.changed -= seconds
             elif isinstance(node, Directory) and node.parcel is not None:
                 node.parcel.changed -= seconds
-    mount.courier.retry()
+    mount.view.retry()
 
 
 def errors(folder: Directory) -> set[str]:
@@ -93,7 +93,7 @@ def test_what_is_held_by_its_name_is_told_and_stays_and_goes_when_renamed(
         assert isinstance(text, Text)
         assert HELD[name] in text.render().decode()
         assert "rename it to send it, or rm it" in text.render().decode()
-        assert f"bob/{name}: " in mount.courier.status().decode()
+        assert f"bob/{name}: " in mount.view.status.render().decode()
         pass_time(mount, DAYS)
         await mount.tree.unlink(folder, f"{name}.error")  # it is not told twice
         pass_time(mount, DAYS)
@@ -102,7 +102,7 @@ def test_what_is_held_by_its_name_is_told_and_stays_and_goes_when_renamed(
         assert mount.read(file) == b"content"
         await mount.tree.rename(folder, name, folder, "document", replace=True)
         await until(lambda: mount.backend.sent)
-        assert f"bob/{name}: " not in mount.courier.status().decode()
+        assert f"bob/{name}: " not in mount.view.status.render().decode()
 
     run(tmp_path, body)
 
@@ -121,7 +121,7 @@ def test_what_goes_on_is_not_told(tmp_path: Path) -> None:
         await tree.write(file, 0, b"more")
         await until(lambda: not errors(folder))
         pass_time(mount)
-        await until(lambda: "video.part" in mount.courier.status().decode())
+        await until(lambda: "video.part" in mount.view.status.render().decode())
         assert not errors(folder)
         await mount.close(file)
         await until(lambda: errors(folder))
@@ -142,7 +142,7 @@ def test_an_empty_file_and_a_link_are_told(tmp_path: Path) -> None:
         await tree.rename(tree.tmp, "photos", folder, "photos", replace=False)
         pass_time(mount)
         await until(lambda: errors(folder) == {"empty.error", "link.error", "photos.error"})
-        status = mount.courier.status().decode()
+        status = mount.view.status.render().decode()
         assert all(f"bob/{name}: " in status for name in ("empty", "link", "photos"))
         await tree.unlink(folder, "link.error")
         await mount.save(top, "one", b"one")

@@ -39,7 +39,7 @@ def test_quarantine_is_there_while_it_has_something(tmp_path: Path) -> None:
             for _ in range(2):  # it may come again
                 unread = QuarantinedEnvelope(envelopes[why], why)
                 await store.commit(partial(keep, unread=unread))
-        mount.courier.status_changed()
+        mount.view.status_changed()
         folder = tree.lookup(tree.root, "quarantine")
         assert isinstance(folder, Directory)
         assert list(folder.entries) == ["00000001.envelope", "00000002.envelope"]

@@ -103,7 +103,7 @@ def test_the_users_name_leads_to_a_conversation_that_is_renamed(tmp_path: Path) 
         await until(lambda: isinstance(tree.outbox.entries["bob"], Link))
         (old,) = mount.backend.conversations()
         new = replace(old, folder=old.folder.replace("bob", "bobby"))
-        mount.courier.conversation_moved(old, new)
+        mount.view.conversation_moved(old, new)
         link = tree.outbox.entries["bob"]
         assert isinstance(link, Link)
         assert link.target == new.folder

@@ -1,4 +1,4 @@
-"""What happens while the mount is slow to show what the courier has done."""
+"""What happens while the mount is slow to show what the daemon has done."""
 
 import time
 from collections.abc import Callable
@@ -9,8 +9,8 @@ import trio
 
 from cbfs.interface import Outgoing
 from cbfs.messages.model import Message
-from cbfs.outbox import loop as courier
-from cbfs.outbox.loop import Courier
+from cbfs.outbox import loop
+from cbfs.outbox.loop import OutboxLoop
 from cbfs.tree.nodes import Link, Node
 from tests.support import fake_backend
 from tests.tree.test_tree import Mount, run, until
@@ -52,7 +52,7 @@ def test_the_users_name_leads_into_the_folder_all_the_time(tmp_path: Path) -> No
 
     async def body(mount: Mount) -> None:
         tree, slow = mount.tree, Slow()
-        mount.courier.showing.revealer = slow
+        mount.view.watchers.revealer = slow
         folder = await tree.mkdir(tree.outbox, "bob")
         await mount.save(folder, "first", b"first")
         await until(lambda: folder.alias is not None)
@@ -65,7 +65,7 @@ def test_the_users_name_leads_into_the_folder_all_the_time(tmp_path: Path) -> No
         assert isinstance(link, Link)
         assert tree.outbox.entries[link.target] is folder.alias
         await until(lambda: len(mount.backend.sent) == 2)
-        mount.courier.showing.revealer = None
+        mount.view.watchers.revealer = None
 
     run(tmp_path, body)
 
@@ -98,7 +98,7 @@ def test_a_name_that_was_nobodys_is_asked_for_again(
         monkeypatch.setattr(fake_backend, "NOBODY", "still-nobody")  # it is somebody's now
         second = await mount.save(folder, "second", b"second")
         await until(lambda: bool(second.error))
-        monkeypatch.setattr(courier, "ASK_AGAIN", 0.0)
+        monkeypatch.setattr(loop, "ASK_AGAIN", 0.0)
         await mount.save(folder, "third", b"third")
         contents = [b"first", b"second", b"third"]
         await until(lambda: [data for _message, data in mount.backend.sent] == contents)
@@ -177,7 +177,7 @@ def test_drafts_are_not_looked_at_for_each_change_when_that_takes_long(
     """With thousands of them programs could save nothing else meanwhile."""
     looks: list[float] = []
 
-    def look(_courier: Courier) -> float:
+    def look(_loop: OutboxLoop) -> float:
         looks.append(time.monotonic())
         time.sleep(0.02)
         return 3600.0
@@ -192,5 +192,5 @@ def test_drafts_are_not_looked_at_for_each_change_when_that_takes_long(
         mount.tree.changed()
         await until(lambda: len(looks) > seen)
 
-    monkeypatch.setattr(Courier, "_look", look)
+    monkeypatch.setattr(OutboxLoop, "_look", look)
     run(tmp_path, body)

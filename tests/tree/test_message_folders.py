@@ -121,8 +121,8 @@ def test_views_show_a_folder_as_one_message(tmp_path: Path) -> None:
         assert transcript.endswith(f"bob: {folder.name} (4 files, 200009 bytes)\n")
         assert xattrs(folder, mount.backend)["user.cbfs.sender"] == "bob"
         file = folder.entries["one.txt"]
-        assert mount.courier.views.unread.is_new(file)
-        mount.courier.views.unread.read_up_to(file, 5)
+        assert mount.view.search_folders.unread.is_new(file)
+        mount.view.search_folders.unread.read_up_to(file, 5)
         await until(lambda: not list(unread.entries))
 
     run(tmp_path, body)

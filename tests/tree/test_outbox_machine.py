@@ -206,7 +206,7 @@ class Programs:
             assert here or known.content in sent, "it has gone"
 
     def all_is_told(self) -> bool:
-        status = self.mount.courier.status().decode()
+        status = self.mount.view.status.render().decode()
         held = [
             name
             for name, node in self.folder.entries.items()

@@ -1,4 +1,4 @@
-"""The tree and the courier without a mount, over a real store and a backend without network."""
+"""The tree and the outbox without a mount, over a real store and a backend without network."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from typing import NoReturn
 import pytest
 import trio
 
-from cbfs.outbox.loop import Courier
+from cbfs.mount.view import MountView
 from cbfs.tree.nodes import Directory, File, Link, MessageFile, Node, Text
 from cbfs.tree.processes import Process
 from cbfs.tree.restore import restore
@@ -37,12 +37,12 @@ class Quiet:
 
 
 class Mount:
-    """A courier and its tree at work."""
+    """What the mount shows, and its tree, at work."""
 
-    def __init__(self, backend: FakeBackend, courier: Courier) -> None:
+    def __init__(self, backend: FakeBackend, view: MountView) -> None:
         self.backend = backend
-        self.courier = courier
-        self.tree: Tree = courier.tree
+        self.view = view
+        self.tree: Tree = view.tree
 
     async def save(self, folder: Directory, name: str, data: bytes) -> File:
         """As a program saves: create, write, close."""
@@ -84,11 +84,11 @@ def run(place: Path, body: Body, *, grace: float = 0.0) -> None:
             await committer.start(store.run)
             async with trio.open_nursery() as nursery:
                 backend = FakeBackend(store)
-                courier = Courier(backend, Quiet(), grace, nursery)
-                await store.commit(restore(courier.tree))
-                backend.attach(courier)
-                nursery.start_soon(courier.run)
-                await body(Mount(backend, courier))
+                view = MountView(backend, Quiet(), grace, nursery)
+                await store.commit(restore(view.tree))
+                backend.attach(view)
+                nursery.start_soon(view.run)
+                await body(Mount(backend, view))
                 nursery.cancel_scope.cancel()
             committer.cancel_scope.cancel()
         store.close()
@@ -195,9 +195,9 @@ def test_what_cannot_be_sent_now_goes_when_it_can(tmp_path: Path) -> None:
         mount.backend.down = True
         folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
         await mount.save(folder, "hi", b"hello")
-        await until(lambda: b"does not answer" in mount.courier.status())
+        await until(lambda: b"does not answer" in mount.view.status.render())
         mount.backend.down = False
-        mount.courier.retry()
+        mount.view.retry()
         await until(lambda: mount.backend.sent)
 
     run(tmp_path, body)
@@ -207,9 +207,9 @@ def test_nothing_is_sent_while_it_rests_and_rm_takes_it_back(tmp_path: Path) -> 
     async def body(mount: Mount) -> None:
         folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
         await mount.save(folder, "hi", b"hello")
-        await until(lambda: b"bob/hi" in mount.courier.status())
+        await until(lambda: b"bob/hi" in mount.view.status.render())
         await mount.tree.unlink(folder, "hi")
-        await until(lambda: b"bob/hi" not in mount.courier.status())
+        await until(lambda: b"bob/hi" not in mount.view.status.render())
         assert not mount.backend.sent
 
     run(tmp_path, body, grace=3600.0)

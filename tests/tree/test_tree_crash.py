@@ -1,4 +1,4 @@
-"""What a crash, a change in mid-sending or a strange file leaves: the courier over a real store."""
+"""What a crash, a change in mid-sending or a strange file leaves: the outbox over a real store."""
 
 import errno
 import time
@@ -152,7 +152,7 @@ def test_a_change_while_it_is_being_sent_is_not_lost(tmp_path: Path) -> None:
         await mount.tree.truncate(file, 0)
         await mount.tree.write(file, 0, b"second")
         await mount.close(file)
-        mount.courier.drafts.grace = 3600.0
+        mount.view.outbox.grace = 3600.0
         gate.set()
         await trio.sleep(0.2)
 
