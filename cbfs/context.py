@@ -1,18 +1,28 @@
-"""What the parts of the engine share."""
+"""What the parts of the engine share: the open account and its clock, how it is made, and how their
+tasks are kept going."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from cbfs.account.account import Account
+import trio
+
+from cbfs.account.account import SYSTEM_RANDOM, Account
 from cbfs.account.configuration import Configuration
 from cbfs.contacts.contacts import Peers
 from cbfs.contacts.sessions import Sessions
+from cbfs.messages import history
 from cbfs.messages.model import Conversation
+from cbfs.messages.queues.delivery_queue import reseal
+from cbfs.names.directory import Directory
 from cbfs.names.own_time import OwnTime
+from cbfs.network.dial import Dialer
 from cbfs.network.pacing import PacedDialer
-from cbfs.problems import Problems, Retries
-from cbfs.storage.store import Store
-from cbfs_common.names.policy import Policy
+from cbfs.problems import MOST, Backoff, Problems, Retries
+from cbfs.storage.faults import contained
+from cbfs.storage.store import Store, Table
+from cbfs_common.errors import CbfsError
+from cbfs_common.names.policy import Policy, parse_policy
 from cbfs_common.primitives import Random
 
 
@@ -48,3 +58,79 @@ class Context:
     def pace(self) -> float:
         """Mean seconds between two turns to connect; 0: at once."""
         return self.configuration.pace
+
+
+def milliseconds() -> int:
+    """The real clock."""
+    return time.time_ns() // 1_000_000
+
+
+def make_directory(store: Store, account: Account, dialer: Dialer) -> Directory:
+    """The account's name directory, whose checked head is kept in the store."""
+
+    def load() -> bytes | None:
+        with store.read() as reader:
+            return reader.get(Table.META, b"directory")
+
+    async def keep(state: bytes) -> None:
+        await store.commit(lambda writer: writer.put(Table.META, b"directory", state))
+
+    return Directory(dialer, parse_policy(account.policy), load, keep, time.time, SYSTEM_RANDOM)
+
+
+def passing_directory(policy: str, dialer: Dialer) -> Directory:
+    """A name directory for once, without an account that remembers its head."""
+
+    async def keep(state: bytes) -> None:
+        """Nowhere."""
+
+    return Directory(dialer, parse_policy(policy), lambda: None, keep, time.time, SYSTEM_RANDOM)
+
+
+def make_context(
+    store: Store,
+    account: Account,
+    configuration: Configuration,
+    directory: Directory,
+    dialer: PacedDialer,
+    problems: Problems,
+) -> Context:
+    """What the parts of the engine share, as the store has it."""
+    with store.read() as reader:
+        conversations = history.load_conversations(reader)
+    return Context(
+        account,
+        parse_policy(account.policy),
+        store,
+        configuration,
+        Sessions(store, account.party, SYSTEM_RANDOM, account.former_parties),
+        Peers(store, directory, account.profile.identity(account.name), milliseconds, reseal),
+        conversations,
+        dialer,
+        milliseconds,
+        SYSTEM_RANDOM,
+        problems,
+        Retries(SYSTEM_RANDOM),
+        OwnTime(store, directory, milliseconds),
+    )
+
+
+async def supervised(context: Context, task: Callable[[], Awaitable[None]]) -> None:
+    """Run ``task`` until it ends or is cancelled; again, after a growing wait, when it raises an
+    error of whatever class. ``status`` says so until the next mount.
+
+    What one item of somebody else's can bring about, a task handles itself; this is for what
+    nobody thought of. A task must be able to begin at any time: what it works on is in the
+    store."""
+    backoff = Backoff(context.random)
+    while True:
+        began = trio.current_time()
+        try:
+            with contained():
+                await task()
+            return
+        except CbfsError as error:
+            context.problems.set("task", f"a part of cbfs failed, and begins anew: {error.in_full}")
+        if trio.current_time() - began > MOST:
+            backoff.reset()
+        await trio.sleep(backoff.next())

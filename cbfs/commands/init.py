@@ -25,7 +25,7 @@ from cbfs.account.configuration import Configuration
 from cbfs.account.passphrase import Guard
 from cbfs.commands.removing import remove_tree
 from cbfs.contacts.user_names import typed_name
-from cbfs.engine.engine import make_context, make_directory, milliseconds
+from cbfs.context import make_context, make_directory, milliseconds
 from cbfs.names.directory import (
     Directory,
     DirectoryDown,

@@ -26,7 +26,7 @@ from cbfs.commands.process import memory
 from cbfs.commands.process.daemon import daemonised
 from cbfs.commands.process.entry import complain
 from cbfs.commands.process.logs import Log, log_into
-from cbfs.engine.engine import running
+from cbfs.engine.running import running
 from cbfs.mount import single_process
 from cbfs.mount.mount_table import WINDOW_SOURCE, become, device_of, fuse_source, source_of, unmount
 from cbfs.mount.notifier import Revealer

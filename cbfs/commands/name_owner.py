@@ -33,7 +33,7 @@ from cbfs.commands.init import (
     read_policy,
 )
 from cbfs.contacts.contact import Standing, decode_contact
-from cbfs.engine.engine import make_context, make_directory, milliseconds, passing_directory
+from cbfs.context import make_context, make_directory, milliseconds, passing_directory
 from cbfs.messages.file_names import moment
 from cbfs.messages.queues import note_queue
 from cbfs.names.directory import Directory

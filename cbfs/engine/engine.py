@@ -1,30 +1,16 @@
-"""The client at work: ``running`` opens an account and keeps it going; ``Engine`` is what the
-mount talks to (``cbfs.interface.Backend``)."""
+"""The client at work: what the mount talks to, and where all its parts are joined."""
 
 import hashlib
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
 
 import trio
 
-from cbfs.account.account import (
-    SYSTEM_RANDOM,
-    Account,
-    Former,
-    load_account,
-    load_next,
-    load_own_server,
-    no_lock,
-    opened_store,
-)
+from cbfs.account.account import Former
 from cbfs.account.configuration import Configuration
-from cbfs.contacts.contacts import PREPARE_MAX, Peers, Unknown, checked
+from cbfs.contacts.contacts import PREPARE_MAX, Unknown, checked
 from cbfs.contacts.monitor import Watch
-from cbfs.contacts.sessions import Sessions
-from cbfs.context import Context
+from cbfs.context import Context, supervised
 from cbfs.engine.expiry import Ended, Ending, forget, leave
 from cbfs.engine.meeting import Meeting
 from cbfs.engine.people import Acquaintances
@@ -34,30 +20,22 @@ from cbfs.engine.renewal import Renewal
 from cbfs.interface import Outgoing, Report, View
 from cbfs.messages import history, progress
 from cbfs.messages.content import content_chunks
-from cbfs.messages.lost_state import make_listings, notice_copy, notice_loss
 from cbfs.messages.model import Conversation, Delivery, Message
 from cbfs.messages.queues import note_queue
-from cbfs.messages.queues.delivery_queue import reseal
 from cbfs.names.directory import Directory
 from cbfs.names.own_name import OwnName
-from cbfs.names.own_time import OwnTime
-from cbfs.network.access import Network, NetworkOptions, reaching
-from cbfs.network.dial import Dialer
-from cbfs.network.pacing import PacedDialer
-from cbfs.problems import NotYet, Problems, Refused, Retries
+from cbfs.network.access import Network
+from cbfs.problems import NotYet, Refused
 from cbfs.receiving.mailbox import Home
 from cbfs.receiving.receiver import Receiver
 from cbfs.sending.compose import Settled, make_message
 from cbfs.sending.cover_traffic import Dummies
 from cbfs.sending.reminders import Reminders
 from cbfs.sending.sender import Sender, topic_of
-from cbfs.sending.supervision import supervised
 from cbfs.storage.faults import contained, harmless
-from cbfs.storage.root_key import Unlock
 from cbfs.storage.store import Store, Table
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import PARTICIPANTS_MAX, SUBJECT_MAX
-from cbfs_common.names.policy import parse_policy
 from cbfs_common.profile import Profile
 
 LOOKUP_RETRY = 5.0
@@ -65,7 +43,7 @@ LOOKUP_RETRY = 5.0
 
 
 class Engine(Acquaintances):
-    """One account at work. Made by ``running``."""
+    """One account at work. Made by ``cbfs.engine.running``."""
 
     def __init__(
         self,
@@ -445,123 +423,3 @@ class Engine(Acquaintances):
 
     def _status_changed(self) -> None:
         self._show(lambda view: view.status_changed())
-
-
-def milliseconds() -> int:
-    """The real clock."""
-    return time.time_ns() // 1_000_000
-
-
-def make_directory(store: Store, account: Account, dialer: Dialer) -> Directory:
-    """The account's name directory, whose checked head is kept in the store."""
-
-    def load() -> bytes | None:
-        with store.read() as reader:
-            return reader.get(Table.META, b"directory")
-
-    async def keep(state: bytes) -> None:
-        await store.commit(lambda writer: writer.put(Table.META, b"directory", state))
-
-    return Directory(dialer, parse_policy(account.policy), load, keep, time.time, SYSTEM_RANDOM)
-
-
-def passing_directory(policy: str, dialer: Dialer) -> Directory:
-    """A name directory for once, without an account that remembers its head."""
-
-    async def keep(state: bytes) -> None:
-        """Nowhere."""
-
-    return Directory(dialer, parse_policy(policy), lambda: None, keep, time.time, SYSTEM_RANDOM)
-
-
-@asynccontextmanager
-async def running(
-    account_directory: Path, options: NetworkOptions, unlock: Unlock = no_lock
-) -> AsyncIterator[Engine]:
-    """Open the account and keep it going until the block ends. Raises CbfsError."""
-    problems = Problems(lambda: None)
-    with opened_store(account_directory, SYSTEM_RANDOM, unlock) as store:
-        account = load_account(store)
-        with store.read() as reader:
-            finished = reader.get(Table.META, b"own") is not None
-        if account is None or not finished:
-            raise CbfsError(
-                f"the account in {account_directory} is not finished",
-                "run cbfs init, or cbfs name recover, again",
-            )
-        if load_next(store) is not None:
-            problems.set(
-                "change",
-                "a change of your keys or server is not finished (unmount, and run the same"
-                " cbfs name command again)",
-            )
-        if notice_copy(store, account_directory):
-            problems.set(
-                "copy",
-                "this is a copy of an account: its sessions begin anew (use one of the two only)",
-            )
-        make_listings(store)
-        notice_loss(store, account.name, milliseconds(), SYSTEM_RANDOM)
-        own_server = load_own_server(store)
-        async with trio.open_nursery() as committer:
-            await committer.start(store.run)
-            async with (
-                reaching(
-                    options,
-                    account_directory,
-                    SYSTEM_RANDOM,
-                    problems.tell,
-                    own_server=own_server is not None,
-                    known=own_server,
-                ) as network,
-            ):
-                configuration = Configuration(store)
-                paced = PacedDialer(network.dialer, configuration, SYSTEM_RANDOM)
-                directory = make_directory(store, account, paced)
-                context = make_context(store, account, configuration, directory, paced, problems)
-                own = OwnName(store, directory, account.name, problems.tell)
-                async with working(context, network, directory, own) as engine:
-                    yield engine
-            committer.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def working(
-    context: Context, network: Network, directory: Directory, own: OwnName
-) -> AsyncIterator[Engine]:
-    """The engine of an account that is open, until the block ends. What had ended before it began
-    is deleted."""
-    async with trio.open_nursery() as nursery:
-        engine = Engine(context, network, directory, own, nursery)
-        await engine.ending.begin()
-        nursery.start_soon(supervised, context, engine.ending.run)
-        yield engine
-        nursery.cancel_scope.cancel()
-
-
-def make_context(
-    store: Store,
-    account: Account,
-    configuration: Configuration,
-    directory: Directory,
-    dialer: PacedDialer,
-    problems: Problems,
-) -> Context:
-    """What the parts of the engine share, as the store has it."""
-    with store.read() as reader:
-        conversations = history.load_conversations(reader)
-    return Context(
-        account,
-        parse_policy(account.policy),
-        store,
-        configuration,
-        Sessions(store, account.party, SYSTEM_RANDOM, account.former_parties),
-        Peers(store, directory, account.profile.identity(account.name), milliseconds, reseal),
-        conversations,
-        dialer,
-        milliseconds,
-        SYSTEM_RANDOM,
-        problems,
-        Retries(SYSTEM_RANDOM),
-        OwnTime(store, directory, milliseconds),
-    )

@@ -14,7 +14,7 @@ import trio
 
 from cbfs.contacts.contact import Contact
 from cbfs.contacts.contacts import Unknown
-from cbfs.context import Context
+from cbfs.context import Context, supervised
 from cbfs.messages.model import Message
 from cbfs.messages.queues import delivery_queue, note_queue
 from cbfs.messages.queues.delivery_queue import Envelope
@@ -24,7 +24,6 @@ from cbfs.network.link import Link, ServerRefused, open_link, request, request_i
 from cbfs.problems import Cause, NotYet, in_words
 from cbfs.sending.agenda import Agenda
 from cbfs.sending.sealing import Sealing
-from cbfs.sending.supervision import supervised
 from cbfs.storage.faults import contained, harmless
 from cbfs.storage.store import Writer
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError, TransportError

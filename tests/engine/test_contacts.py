@@ -11,7 +11,7 @@ import trio
 from cbfs.account.account import SYSTEM_RANDOM, make_account
 from cbfs.contacts.contact import Mark
 from cbfs.contacts.contacts import Blocked
-from cbfs.engine.engine import running
+from cbfs.engine.running import running
 from cbfs.messages.model import Conversation
 from cbfs.problems import Refused
 from cbfs.receiving.reassembly import drop_part

@@ -9,7 +9,7 @@ import trio
 import cbfs.network.dial
 import cbfs.network.link
 import cbfs.sending.sender
-from cbfs.engine.engine import running
+from cbfs.engine.running import running
 from cbfs.network.dial import LoopbackDialer
 from cbfs_common.primitives import Random, dh_public
 from cbfs_common.wire.transport import ClientConnection

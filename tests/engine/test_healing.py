@@ -11,7 +11,8 @@ import pytest
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, opened_store
-from cbfs.engine.engine import Engine, running
+from cbfs.engine.engine import Engine
+from cbfs.engine.running import running
 from cbfs.interface import Outgoing
 from cbfs.messages.content import u32, u64
 from cbfs.messages.model import Content, Delivery, Message

@@ -11,8 +11,7 @@ import trio.testing
 from cbfs.account.account import SYSTEM_RANDOM, make_account, opened_store
 from cbfs.account.configuration import Configuration
 from cbfs.account.passphrase import Guard
-from cbfs.context import Context
-from cbfs.engine.engine import make_context, make_directory
+from cbfs.context import Context, make_context, make_directory
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import Link, Replies, ServerRefused
 from cbfs.network.pacing import PacedDialer

@@ -11,7 +11,8 @@ import trio
 
 from cbfs.contacts.contact import Contact, Mark
 from cbfs.contacts.contacts import Blocked, Frozen, Stopped
-from cbfs.engine.engine import Engine, running
+from cbfs.engine.engine import Engine
+from cbfs.engine.running import running
 from cbfs.messages import history
 from cbfs.messages.model import Delivery, Message
 from cbfs.problems import Refused

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import pytest
 import trio
 
-from cbfs.engine import engine
-from cbfs.engine.engine import Engine, running
+from cbfs import context
+from cbfs.engine.engine import Engine
+from cbfs.engine.running import running
 from cbfs.messages import lifetimes
 from cbfs.messages.model import Delivery, Message
 from cbfs.storage.records import place_of as record_place
@@ -38,8 +39,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made, real = Clock(), engine.milliseconds
-    monkeypatch.setattr("cbfs.engine.engine.milliseconds", lambda: real() + made.ahead * 1_000)
+    made, real = Clock(), context.milliseconds
+    monkeypatch.setattr("cbfs.context.milliseconds", lambda: real() + made.ahead * 1_000)
     monkeypatch.setattr("cbfs.engine.expiry.LOOK_AGAIN", 0.05)
     monkeypatch.setattr("cbfs.receiving.receiver.RECEIPT_DELAY", 0.2)
     return made

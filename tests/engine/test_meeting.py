@@ -18,8 +18,8 @@ from cbfs.account.settings import Settings, Strangers
 from cbfs.contacts.contact import Contact, Mark, Standing
 from cbfs.contacts.contacts import Unknown
 from cbfs.context import Context
-from cbfs.engine.engine import running
 from cbfs.engine.meeting import AGAIN_MOST, MEET_DELAY, Meeting
+from cbfs.engine.running import running
 from cbfs.messages.model import Conversation
 from cbfs.problems import NotYet
 from cbfs.storage.store import Writer

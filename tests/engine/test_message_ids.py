@@ -11,7 +11,8 @@ import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, opened_store
 from cbfs.commands.export import write_export
-from cbfs.engine.engine import Engine, running
+from cbfs.engine.engine import Engine
+from cbfs.engine.running import running
 from cbfs.interface import Outgoing
 from cbfs.messages.model import Message
 from cbfs.tree.nodes import Directory, File

@@ -11,7 +11,8 @@ import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, opened_store
 from cbfs.contacts.contacts import Lapsed
-from cbfs.engine.engine import Engine, running
+from cbfs.engine.engine import Engine
+from cbfs.engine.running import running
 from cbfs.names.directory import NameTaken
 from cbfs.names.own_name import read_own
 from cbfs.problems import Refused

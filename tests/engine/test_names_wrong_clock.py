@@ -10,7 +10,7 @@ import trio
 
 from cbfs.commands import init
 from cbfs.commands.name_owner import Owner
-from cbfs.engine.engine import running
+from cbfs.engine.running import running
 from cbfs.names.lookups import Polled
 from cbfs.problems import NotYet
 from cbfs_common.errors import CbfsError
@@ -108,7 +108,7 @@ def test_status_and_held_files_name_a_wrong_clock(
     account = here.account("alice").account
     here.account("bobby")
     wrong = [3 * DAY]
-    monkeypatch.setattr("cbfs.engine.engine.time", Clock(wrong))
+    monkeypatch.setattr("cbfs.context.time", Clock(wrong))
 
     async def go() -> None:
         async with running(account, NO_TOR) as alice:
@@ -146,7 +146,7 @@ def test_init_and_name_name_a_wrong_clock(
     for use in uses:
         for wrong, words in ((3 * DAY, WORDS[3 * DAY]), (-2 * 3_600, WORDS[-2 * 3_600])):
             with monkeypatch.context() as patch:
-                patch.setattr("cbfs.engine.engine.time", Clock([wrong]))
+                patch.setattr("cbfs.context.time", Clock([wrong]))
                 with pytest.raises(CbfsError) as caught:
                     use()
             assert str(caught.value) == words

@@ -12,7 +12,8 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbfs.engine.engine import Engine, running
+from cbfs.engine.engine import Engine
+from cbfs.engine.running import running
 from cbfs.messages import history, order
 from cbfs.messages.history import Arrival
 from cbfs.messages.transcript import Extent, Line, Reading, Transcript

@@ -10,7 +10,9 @@ import trio
 
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.contacts.sessions import is_ahead
-from cbfs.engine.engine import Engine, milliseconds, running
+from cbfs.context import milliseconds
+from cbfs.engine.engine import Engine
+from cbfs.engine.running import running
 from cbfs.messages.queues import note_queue
 from cbfs.names.own_time import BELIEVED_AFTER, JUMP_MAX, OwnTime
 from cbfs.network.dial import LoopbackDialer
@@ -37,7 +39,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def off(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """By how many seconds the clock of the engines is wrong."""
     made = [0]
-    monkeypatch.setattr("cbfs.engine.engine.time", Clock(made))
+    monkeypatch.setattr("cbfs.context.time", Clock(made))
     monkeypatch.setattr("cbfs.names.own_time.LOOK", 0.05)
     monkeypatch.setattr("cbfs.contacts.monitor.POLL", 0.2)
     monkeypatch.setattr("cbfs.receiving.mailbox.PREKEY_CHECK", 0.2)

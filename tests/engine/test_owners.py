@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from cbfs.commands.name_owner import Owner
-from cbfs.engine.engine import running
+from cbfs.engine.running import running
 from cbfs.problems import Refused
 from cbfs.tree.texts import changed_text, warning_text
 from cbfs_common.errors import CbfsError

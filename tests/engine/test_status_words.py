@@ -11,7 +11,7 @@ import pytest
 import trio
 
 import cbfs
-from cbfs.engine.engine import running
+from cbfs.engine.running import running
 from cbfs.messages.progress import missing_line, unread_lines
 from cbfs.messages.queues import note_queue
 from cbfs.messages.queues.note_queue import Missing, NoteKind, debts, owe, settle

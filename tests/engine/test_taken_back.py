@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from cbfs.engine.engine import running
 from cbfs.engine.expiry import forget, leave
+from cbfs.engine.running import running
 from cbfs.messages import history
 from cbfs.messages.model import Conversation, Delivery, Message
 from cbfs.messages.queues import delivery_queue, note_queue

@@ -8,7 +8,7 @@ import trio
 
 from cbfs import problems as retries
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.engine.engine import milliseconds
+from cbfs.context import milliseconds
 from cbfs.network.link import Link, request, request_in_order
 from cbfs.sending import sender
 from cbfs.sending.sender import WrongPrekey

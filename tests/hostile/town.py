@@ -20,7 +20,9 @@ import trio.testing
 from cbfs.account.account import SYSTEM_RANDOM, Account, make_account, no_lock
 from cbfs.account.configuration import Configuration
 from cbfs.contacts.contact import Mark, Standing, decode_contact
-from cbfs.engine.engine import Engine, make_context, working
+from cbfs.context import make_context
+from cbfs.engine.engine import Engine
+from cbfs.engine.running import working
 from cbfs.messages import history
 from cbfs.messages.content import read_content
 from cbfs.messages.model import Message

@@ -21,7 +21,9 @@ from cbfs.account.account import (
     put_account,
 )
 from cbfs.contacts.contact import Contact
-from cbfs.engine.engine import Engine, milliseconds, running
+from cbfs.context import milliseconds
+from cbfs.engine.engine import Engine
+from cbfs.engine.running import running
 from cbfs.messages import history, lifetimes, listings, search_index
 from cbfs.messages.model import Message
 from cbfs.messages.queues import delivery_queue
@@ -53,7 +55,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def off(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """By how many seconds the clock of the engines is wrong."""
     made = [0]
-    monkeypatch.setattr("cbfs.engine.engine.time", Clock(made))
+    monkeypatch.setattr("cbfs.context.time", Clock(made))
     monkeypatch.setattr("cbfs.names.own_time.LOOK", 0.05)
     monkeypatch.setattr("cbfs.contacts.monitor.POLL", 0.2)
     monkeypatch.setattr("cbfs.receiving.receiver.RECEIPT_DELAY", 0.2)

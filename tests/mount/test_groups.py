@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from cbfs.commands.init import make
-from cbfs.engine.engine import Engine, running
+from cbfs.engine.engine import Engine
+from cbfs.engine.running import running
 from cbfs.messages.model import Delivery, Message
 from cbfs_common.limits import PARTICIPANTS_MAX
 from tests.engine.test_engine import NO_TOR, Recorder, read, send

@@ -18,7 +18,7 @@ from cbfs.account import passphrase
 from cbfs.account.account import SYSTEM_RANDOM, opened_store, reading_store
 from cbfs.account.passphrase import Asking, Guard, by_keyring, by_passphrase, unlocking
 from cbfs.commands.export import NotAnExport, read_export, restore_export, write_export
-from cbfs.engine.engine import running
+from cbfs.engine.running import running
 from cbfs.messages import listings
 from cbfs.storage.root_key import RootError, WrongPassphrase
 from cbfs.storage.store import Table

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.engine.engine import Engine, running
+from cbfs.engine.engine import Engine
+from cbfs.engine.running import running
 from cbfs.messages import history, petnames
 from cbfs.messages.conversations import label
 from cbfs.messages.listings import every

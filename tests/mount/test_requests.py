@@ -14,7 +14,8 @@ from cbfs.account.account import SYSTEM_RANDOM, opened_store
 from cbfs.account.configuration import RECORD
 from cbfs.account.settings import Settings, encode
 from cbfs.contacts.contact import Mark, Standing
-from cbfs.engine.engine import Engine, running
+from cbfs.engine.engine import Engine
+from cbfs.engine.running import running
 from cbfs.interface import MessageRequest
 from cbfs.messages.queues.note_queue import NoteKind, debts
 from cbfs.receiving import message_requests

@@ -8,7 +8,8 @@ import pytest
 import trio
 
 from cbfs.contacts import contacts
-from cbfs.engine.engine import Engine, running
+from cbfs.engine.engine import Engine
+from cbfs.engine.running import running
 from cbfs.messages.listings import entry_of
 from cbfs.network.link import Link, ServerRefused, request
 from cbfs.sending import sender

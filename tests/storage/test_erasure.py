@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from cbfs.engine.engine import Engine, running
+from cbfs.engine.engine import Engine
+from cbfs.engine.running import running
 from cbfs.messages import search_index
 from cbfs.messages.model import Message
 from cbfs.storage.records import place_of as record_place

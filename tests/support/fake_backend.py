@@ -340,7 +340,7 @@ async def _obey(backend: FakeBackend) -> None:
 async def running(
     account: Path, _options: NetworkOptions, _unlock: Unlock
 ) -> AsyncIterator[FakeBackend]:
-    """What ``cbfs.engine.engine.running`` is for the real engine."""
+    """What ``cbfs.engine.running.running`` is for the real engine."""
     store = open_store(account)
     async with trio.open_nursery() as committer:
         await committer.start(store.run)

@@ -15,8 +15,7 @@ from cbfs.account.account import SYSTEM_RANDOM, Account, make_account, no_lock
 from cbfs.account.configuration import Configuration
 from cbfs.contacts.contact import Contact
 from cbfs.contacts.monitor import Watch
-from cbfs.context import Context
-from cbfs.engine.engine import make_context, make_directory
+from cbfs.context import Context, make_context, make_directory
 from cbfs.engine.expiry import forget
 from cbfs.interface import Outgoing
 from cbfs.messages import history

@@ -88,7 +88,7 @@ async def moved(
     """Runs until the block ends."""
     made = Moved(place, server, terms or Terms())
     shim = SimpleNamespace(time=made.clock, time_ns=lambda: int(made.clock() * 1_000_000_000))
-    monkeypatch.setattr("cbfs.engine.engine.time", shim)
+    monkeypatch.setattr("cbfs.context.time", shim)
     listener = await listen("127.0.0.1", 0)
     try:
         async with listener, trio.open_nursery() as nursery:

@@ -12,7 +12,8 @@ from cbfs.account.account import SYSTEM_RANDOM, Account, load_account, make_acco
 from cbfs.commands.init import make
 from cbfs.commands.name_owner import Owner
 from cbfs.contacts.contact import Contact
-from cbfs.engine.engine import Engine, running
+from cbfs.engine.engine import Engine
+from cbfs.engine.running import running
 from cbfs_common.names.operations import HistoryLink, Operation, OperationKind
 from cbfs_common.primitives import sign_public
 from cbfs_common.profile import parse_address

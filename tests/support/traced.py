@@ -21,7 +21,8 @@ from cbfs.account.configuration import Configuration
 from cbfs.account.passphrase import Guard
 from cbfs.account.settings import Settings
 from cbfs.contacts.contact import Contact
-from cbfs.engine.engine import Engine, make_context, make_directory
+from cbfs.context import make_context, make_directory
+from cbfs.engine.engine import Engine
 from cbfs.interface import Outgoing
 from cbfs.messages.content import u32, u64
 from cbfs.messages.model import Content
