@@ -29,11 +29,11 @@ from cbfs.storage.root_key import (
 )
 from cbfs.storage.salvage import Remains
 from cbfs.storage.store import Store, StoreError, Table, Writer
-from cbfs_common.disk_errors import hint_of
 from cbfs_common.errors import CbfsError
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public, kem_encapsulate, sign_public
 from cbfs_common.profile import Address, Profile, parse_address
 from cbfs_common.session.session import Party
+from cbfs_host.complaints import hint_of
 from cbfs_host.files import make_directory
 
 SYSTEM_RANDOM = Random(os.urandom, kem_encapsulate)

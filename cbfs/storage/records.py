@@ -11,8 +11,9 @@ from enum import Enum
 from typing import Any
 
 from cbfs.storage.key_tree import KeyReader, KeysDamaged, KeyWriter, open_record, seal_record
-from cbfs_common.errors import CbfsError, CryptoError
+from cbfs_common.errors import CryptoError
 from cbfs_common.primitives import kdf
+from cbfs_host.lmdb_environment import StoreError
 
 RECORD = struct.Struct(">Q8s")
 """Before a sealed value: its slot, and a check of the slot and the record's place."""
@@ -49,10 +50,6 @@ class Table(Enum):
     INDEX = b"index"  # segment u32: see ``cbfs.messages.search_index``
     TERMS = b"terms"  # segment u32 [| number in it u8]
     NODES = b"nodes"  # inode u64: files and folders of outbox/, ui_info/ and tmp/
-
-
-class StoreError(CbfsError):
-    """The store on disk cannot be read or written."""
 
 
 class CannotWrite(StoreError):

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from cbfs_common.disk_errors import hint_of
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.primitives import KEY_SIZE, NONCE_SIZE, equal, kdf, open_sealed, seal
+from cbfs_host.complaints import hint_of
 from cbfs_host.files import write_file
 
 MAGIC = b"cbfs root file 4"

@@ -25,17 +25,10 @@ from cbfs.storage.key_tree import (
     open_record,
 )
 from cbfs.storage.lmdb_pages import Pages, PagesDamaged, node, offsets
-from cbfs.storage.records import (
-    RECORD,
-    STATE,
-    STATE_KEY,
-    StoreError,
-    Table,
-    place_of,
-    slot_of,
-)
+from cbfs.storage.records import RECORD, STATE, STATE_KEY, Table, place_of, slot_of
 from cbfs.storage.root_key import RootFile
 from cbfs_common.errors import CryptoError
+from cbfs_host.lmdb_environment import StoreError
 
 VALUE_MAX = 1 << 24
 """Bytes of a value that is looked at."""

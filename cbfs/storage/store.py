@@ -25,6 +25,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Condition, Lock, get_ident
 from typing import Any, TypeVar
@@ -42,25 +43,19 @@ from cbfs.storage.records import (
     CannotWrite,
     DamagedRecord,
     Reader,
-    StoreError,
     Table,
     Tables,
     TxnNodes,
     Writer,
 )
 from cbfs.storage.root_key import Protection, RootError, RootFile
-from cbfs_common.disk_errors import hint_of
 from cbfs_common.primitives import KEY_SIZE, Random
-from cbfs_host.files import built
+from cbfs_host.complaints import hint_of
+from cbfs_host.lmdb_environment import DATA, StoreError, build_environment, open_environment
 
 __all__ = ["CannotWrite", "DamagedRecord", "Reader", "Store", "StoreError", "Table", "Writer"]
 
 T = TypeVar("T")
-
-MAP_SIZE = 1 << 40
-MAP_SIZE_LEAST = 1 << 30
-"""Address space, not disk: the file grows as it is filled. Where there is not so much (ulimit -v),
-a sixteenth of it is tried, down to the least; when that is full, it is doubled."""
 
 GROW_WAIT = 10.0
 """Seconds in which all readers must be done, so that the map can be made greater."""
@@ -71,8 +66,7 @@ SNAPSHOT_TRIES = 1_000
 _KEYS = b"key tree"
 """Where the nodes of the tree of keys are, and the state."""
 
-LOCK_SIZE = 8_192
-"""Bytes of LMDB's lock file: more than 64 readers take."""
+_TABLES = len(Table) + 1
 
 _SAVE = "what is intact can be saved: cbfs export ACCOUNT FILE"
 
@@ -103,7 +97,9 @@ class Store:
         try:
             if not read_only and not _begun(path):
                 _build(path, root_file)
-            self._env, self._map_size = _open_env(path, read_only=read_only)
+            self._env = open_environment(path, _TABLES, read_only=read_only)
+            self._env.reader_check()
+            self._map_size = self._env.info()["map_size"]
         except (lmdb.Error, OSError) as error:
             raise StoreError(
                 f"the store in {path} cannot be opened: {_words(error)}",
@@ -374,13 +370,12 @@ class Intact:
 
 def _begun(path: Path) -> bool:
     """Whether LMDB's file is there, and not empty: then it has been written whole."""
-    file = path / "data.mdb"
+    file = path / DATA
     return file.exists() and file.stat().st_size > 0
 
 
 def _build(path: Path, root_file: RootFile) -> None:
-    """LMDB makes an empty file long before the first commit fills it: so it is made elsewhere.
-    Nothing was in a store whose root file is at its beginning; where one is lost, none is begun.
+    """Nothing was in a store whose root file is at its beginning; where one is lost, none is begun.
     Raises lmdb.Error, OSError, RootError or StoreError."""
     if not root_file.holds(0):
         raise StoreError(
@@ -390,12 +385,7 @@ def _build(path: Path, root_file: RootFile) -> None:
         )
     if path.exists():
         shutil.rmtree(path)
-    with built(path) as fresh:
-        env, _size = _open_env(fresh, read_only=False)
-        try:
-            _open_tables(env, create=True)
-        finally:
-            env.close()
+    build_environment(path, _TABLES, partial(_open_tables, create=True))
 
 
 def _open_tables(env: Any, *, create: bool) -> tuple[Any, dict[Table, Any]]:
@@ -404,43 +394,9 @@ def _open_tables(env: Any, *, create: bool) -> tuple[Any, dict[Table, Any]]:
     return nodes, {table: env.open_db(table.value, create=create) for table in Table}
 
 
-def _open_env(path: Path, *, read_only: bool) -> tuple[Any, int]:
-    """(the environment, the size of its map). Raises lmdb.Error or OSError."""
-    if not read_only:
-        _allocate_lock(path / "lock.mdb")
-    size = MAP_SIZE
-    while True:
-        try:
-            env = lmdb.open(
-                os.fsencode(path),
-                map_size=size,
-                max_dbs=len(Table) + 1,
-                mode=0o600,
-                max_readers=64,
-                readonly=read_only,
-                lock=not read_only or os.access(path, os.W_OK),
-            )
-            break
-        except lmdb.MemoryError:
-            if size <= MAP_SIZE_LEAST:
-                raise
-            size //= 16
-    env.reader_check()
-    return env, env.info()["map_size"]
-
-
-def _allocate_lock(path: Path) -> None:
-    """LMDB writes into a map of this file: without room on the disk that would end the process."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.posix_fallocate(descriptor, 0, max(LOCK_SIZE, os.fstat(descriptor).st_size))
-    finally:
-        os.close(descriptor)
-
-
 def _check(env: Any, path: Path) -> None:
     """Raises StoreError for a damaged store."""
-    descriptor = os.open(path / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path / DATA, os.O_RDONLY | os.O_CLOEXEC)
     try:
         pages = Pages(descriptor)
         for _ in range(SNAPSHOT_TRIES):

@@ -19,6 +19,7 @@ from cbfs_common.names.policy import SCHEME
 from cbfs_common.onion import PORT
 from cbfs_common.primitives import Random, kem_encapsulate
 from cbfs_common.profile import Address, parse_address
+from cbfs_host.lmdb_environment import StoreError
 from cbfs_names import host
 from cbfs_names.commands.reconfigure import add_configure, add_submit
 from cbfs_names.commands.terms import add_terms, chosen_terms
@@ -30,7 +31,6 @@ from cbfs_names.processes.roles import Beside, Role, SequencerRole, VerifierRole
 from cbfs_names.processes.single import Embedded, EmbeddedCore
 from cbfs_names.state.keys import VERIFIER, Keys, load_keys, opened_data, write_file
 from cbfs_names.state.store import Store
-from cbfs_names.state.tables import StoreError
 from cbfs_names.state.timekeeping import Timekeeper
 from cbfs_names.wire.service import Service
 from cbfs_names.wire.sockets import listen, listening_port, serve

@@ -20,14 +20,6 @@ PENDING_MAX = 4_096
 PENDING_PER_CONNECTION = 64
 """Requests of one connection under way; reading stops at this number."""
 
-LOCK_SIZE = 8_192
-"""Bytes of LMDB's lock file, with room for all its readers."""
-
-MAP_SIZE = 1 << 40
-MAP_SIZE_LEAST = 1 << 30
-"""Address space of LMDB, not disk: the file grows as it is filled. Where there is not so much
-(ulimit -v), a sixteenth of it is tried, down to the least."""
-
 CONSISTENCY_KEPT_MAX = 4_096
 """Consistency proofs kept for the newest head, some 1 KiB each."""
 

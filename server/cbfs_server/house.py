@@ -9,6 +9,7 @@ from pathlib import Path
 
 import trio
 
+from cbfs_host.lmdb_environment import StoreError
 from cbfs_server.calendar import DAY, Calendar
 from cbfs_server.limits import (
     EXPIRY_PERIOD,
@@ -19,7 +20,7 @@ from cbfs_server.limits import (
 )
 from cbfs_server.push import Pusher
 from cbfs_server.service import Expired, Service, expire
-from cbfs_server.store import Store, StoreError, Writer
+from cbfs_server.store import Store, Writer
 
 _log = logging.getLogger(__name__)
 

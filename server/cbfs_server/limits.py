@@ -44,14 +44,6 @@ TURNS_MAX = 16
 GROUP_MAX = 512
 """Changes in one transaction."""
 
-LOCK_SIZE = 8_192
-"""Bytes of LMDB's lock file, with room for all its readers."""
-
-MAP_SIZE = 1 << 40
-MAP_SIZE_LEAST = 1 << 30
-"""Address space of the store, not disk: the file grows as it is filled. Where there is not so much
-(ulimit -v), a sixteenth of it is tried, down to the least."""
-
 FREE_MIN = 256 * 1024 * 1024
 """Free disk below which nothing more is taken in, so that deleting still works."""
 

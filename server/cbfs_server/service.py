@@ -40,6 +40,7 @@ from cbfs_common.wire.requests import (
     encode,
     envelope_id,
 )
+from cbfs_host.lmdb_environment import StoreError
 from cbfs_server.limits import (
     ACCOUNTS_MAX,
     EXPIRY_BATCH,
@@ -48,7 +49,7 @@ from cbfs_server.limits import (
     RETENTION_DAYS,
 )
 from cbfs_server.push import Client, Pusher
-from cbfs_server.store import Account, Entry, Reader, Store, StoreError, Writer, expiry
+from cbfs_server.store import Account, Entry, Reader, Store, Writer, expiry
 from cbfs_server.takes import Takes
 
 DAY = 86_400

@@ -9,8 +9,8 @@
 Serials count within one mailbox, and a day, of the server's life, is all that is kept of an
 envelope's arrival: the
 order in a mailbox is kept because ratchets need it, times and the order between mailboxes are not.
-Every record has a check value behind it (``cbfs_common.checked``), so that what a disk has changed
-is found out when it is read.
+Every record has a check value behind it (``cbfs_host.lmdb_environment``), so that what a disk has
+changed is found out when it is read.
 
 A change is a function of a ``Writer``. All changes that wait are applied in one transaction with
 one sync, in a thread of its own; then each one's ``done`` is called on the trio thread. A crash
@@ -21,7 +21,6 @@ others are run again.
 """
 
 import logging
-import os
 import queue
 import struct
 from collections.abc import Callable, Iterator
@@ -34,13 +33,19 @@ from typing import Any, Generic, TypeVar
 import lmdb
 import trio
 
-from cbfs_common.checked import with_check, without_check
-from cbfs_common.disk_errors import hint_of, reason_of
-from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_common.errors import DecodeError
 from cbfs_common.wire.requests import PREKEY_ID_SIZE, PrekeyKind
-from cbfs_host.files import built
+from cbfs_host.complaints import hint_of, reason_of
+from cbfs_host.lmdb_environment import (
+    StoreError,
+    build_environment,
+    open_checked,
+    unopened,
+    with_check,
+    without_check,
+)
 from cbfs_server.calendar import Mark, decode_mark
-from cbfs_server.limits import GROUP_MAX, LOCK_SIZE, MAP_SIZE, MAP_SIZE_LEAST
+from cbfs_server.limits import GROUP_MAX
 from cbfs_server.logs import tell_fault
 
 T = TypeVar("T")
@@ -50,14 +55,11 @@ _SERIAL = struct.Struct(">Q")
 _ORDER = struct.Struct(">I16s")
 _USER_SIZE = 32
 _CLOCK = b"clock"
+_NAMES = (b"accounts", b"prekeys", b"order", b"mail", b"meta")
 _DAMAGED = "check the disk; cbfs-server(8) says under FILES what to do about the store"
 _EXPIRES = slice(PREKEY_ID_SIZE + 1, PREKEY_ID_SIZE + 9)
 
 _log = logging.getLogger(__name__)
-
-
-class StoreError(CbfsError):
-    """The store on disk cannot be read or written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,7 @@ class _Table:
 
     def opened(self, key: bytes, data: bytes) -> bytes:
         """The value of a record as it is stored. Raises StoreError."""
-        try:
-            return without_check(self.name, key, data)
-        except DecodeError as error:
-            raise StoreError("a record of the store is damaged", _DAMAGED) from error
+        return without_check(self.name, key, data, _DAMAGED)
 
 
 class Reader:
@@ -262,16 +261,15 @@ class Store:
         self._queue: queue.SimpleQueue[_Pending[Any] | None] = queue.SimpleQueue()
         try:
             if not path.exists():
-                _build(path)
-            _refuse_empty(path)
-            self._env = _open_env(path)
+                build_environment(path, len(_NAMES), _open_tables)
+            self._env = open_checked(path, len(_NAMES), _DAMAGED)
         except (lmdb.Error, OSError) as error:
-            raise _unopened(path, error) from error
+            raise unopened(path, error, _DAMAGED) from error
         try:
             self._tables = _open_tables(self._env)
         except lmdb.Error as error:
             self._env.close()
-            raise _unopened(path, error) from error
+            raise unopened(path, error, _DAMAGED) from error
 
     def close(self) -> None:
         """Close the files, after ``run`` has ended."""
@@ -381,66 +379,9 @@ def _answer(group: list[_Pending[Any]]) -> None:
             tell_fault("an answer", error)
 
 
-def _build(path: Path) -> None:
-    """LMDB makes an empty file long before the first commit fills it: so it is made elsewhere."""
-    with built(path) as fresh:
-        env = _open_env(fresh)
-        try:
-            _open_tables(env)
-        finally:
-            env.close()
-
-
 def _open_tables(env: Any) -> _Tables:
-    names = (b"accounts", b"prekeys", b"order", b"mail", b"meta")
-    return _Tables(*(_Table(name, env.open_db(name)) for name in names))
-
-
-def _refuse_empty(path: Path) -> None:
-    """LMDB would begin anew where something was. Raises StoreError."""
-    file = path / "data.mdb"
-    if not file.exists() or not file.stat().st_size:
-        raise StoreError(f"{file} is {'empty' if file.exists() else 'missing'}", _DAMAGED)
-
-
-def _open_env(path: Path) -> Any:
-    """Raises lmdb.Error or OSError."""
-    _allocate_lock(path / "lock.mdb")
-    size = MAP_SIZE
-    while True:
-        try:
-            env = lmdb.open(os.fsencode(path), map_size=size, max_dbs=5, mode=0o600)
-            break
-        except lmdb.MemoryError:
-            if size <= MAP_SIZE_LEAST:
-                raise
-            size //= 16
-    _lengthen(env, path / "data.mdb")
-    return env
-
-
-def _allocate_lock(path: Path) -> None:
-    """LMDB writes into a map of this file: without room on the disk that would end the process."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.posix_fallocate(descriptor, 0, max(LOCK_SIZE, os.fstat(descriptor).st_size))
-    finally:
-        os.close(descriptor)
-
-
-def _lengthen(env: Any, file: Path) -> None:
-    """A file that was cut short would end the process at the first look behind its end: what is
-    missing is made zeros, which are found out as damage."""
-    size = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-    if file.stat().st_size < size:
-        os.truncate(file, size)
+    return _Tables(*(_Table(name, env.open_db(name)) for name in _NAMES))
 
 
 def _unreadable(error: lmdb.Error) -> StoreError:
     return StoreError(f"the store cannot be read: {reason_of(error)}", _DAMAGED)
-
-
-def _unopened(path: Path, error: Exception) -> StoreError:
-    return StoreError(
-        f"the store in {path} cannot be opened: {reason_of(error)}", hint_of(error, _DAMAGED)
-    )

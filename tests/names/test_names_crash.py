@@ -25,12 +25,12 @@ from cbfs_common.names.note import (
 from cbfs_common.names.operations import Operation
 from cbfs_common.names.policy import Group
 from cbfs_common.primitives import sign, sign_public
+from cbfs_host import lmdb_environment
 from cbfs_names.processes.single import Embedded
 from cbfs_names.rounds import sequencer as sequencer_module
 from cbfs_names.rounds import verifier as verifier_module
 from cbfs_names.rounds.sequencer import Sequencer
 from cbfs_names.rounds.verifier import Verifier
-from cbfs_names.state import store as store_module
 from cbfs_names.state.block import Block, BlockRefused, decode_block, proposal_text
 from cbfs_names.state.round_log import Log
 from cbfs_names.state.store import Store
@@ -158,7 +158,7 @@ def entry_count(store: Store) -> int:
 
 def watch(record: Record, kill: Kill) -> None:
     """Points at every commit and signature of this process; what is signed is written down."""
-    opened, accept = store_module._open_env, Verifier.accept
+    opened, accept = lmdb_environment.open_environment, Verifier.accept
 
     def cosigned(seed: bytes, name: str, now: int, text: bytes) -> SignatureLine:
         kill.point()
@@ -179,7 +179,7 @@ def watch(record: Record, kill: Kill) -> None:
         return accept(self, block, now, **more)
 
     places = {
-        (store_module, "_open_env"): lambda path: KillingEnv(opened(path), kill),
+        (lmdb_environment, "open_environment"): lambda *place: KillingEnv(opened(*place), kill),
         (verifier_module, "cosign"): cosigned,
         (sequencer_module, "sign_checkpoint"): sign_head,
         (Verifier, "accept"): offered,

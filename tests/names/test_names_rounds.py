@@ -19,11 +19,12 @@ from cbfs_common.names.config import Terms
 from cbfs_common.names.note import Checkpoint
 from cbfs_common.names.operations import Operation, Refusal
 from cbfs_common.primitives import sign, verify
+from cbfs_host.lmdb_environment import StoreError
 from cbfs_names.rounds.sequencer import build_block
 from cbfs_names.rounds.verifier import check_block
 from cbfs_names.state.block import Block, BlockRefused, Reason, proposal_text
 from cbfs_names.state.round_log import Log
-from cbfs_names.state.store import Store, StoreError, Table
+from cbfs_names.state.store import Store, Table
 from tests.support.names_local import (
     CONFIG,
     COSIGNER,

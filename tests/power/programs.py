@@ -16,12 +16,10 @@ import lmdb
 
 import cbfs.commands.main
 import cbfs.commands.mount
-import cbfs.storage.store
+import cbfs_host.lmdb_environment
 import cbfs_names.cli
-import cbfs_names.state.store
 import cbfs_server.cli
 import cbfs_server.house
-import cbfs_server.store
 from cbfs.storage.root_key import RootFile
 from cbfs_common.names.note import SignatureLine, cosign, sign_checkpoint
 from cbfs_names.rounds import sequencer, verifier
@@ -62,8 +60,7 @@ def _in_place(path: Path) -> Iterator[Path]:
 
 def _stores_in_place() -> None:
     """As if each store were made where it is to be."""
-    for module in (cbfs.storage.store, cbfs_names.state.store, cbfs_server.store):
-        module.__dict__["built"] = _in_place
+    cbfs_host.lmdb_environment.__dict__["built"] = _in_place
 
 
 CLIENTS = frozenset({"alice", "bob"})

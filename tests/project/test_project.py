@@ -38,6 +38,7 @@ ONLY_IN = {
         ),
     },
     "lmdb": {
+        "common/cbfs_host/lmdb_environment.py",
         "cbfs/storage/store.py",
         "server/cbfs_server/store.py",
         "server/cbfs_names/state/store.py",

@@ -23,7 +23,7 @@ from cbfs_common.wire.requests import (
     UploadPrekeys,
     envelope_id,
 )
-from cbfs_server import store as store_module
+from cbfs_host import lmdb_environment
 from tests.server.test_server_store import Caller, Clock, play, serving
 from tests.support.children import exit_code
 from tests.support.killing import Kill, KillingEnv, Record, every_point
@@ -96,8 +96,9 @@ class Client:
 
 async def script(place: Path, number: int) -> None:
     record = Record(place / "record")
-    kill, opened = Kill(number), store_module._open_env
-    store_module.__dict__["_open_env"] = lambda path: KillingEnv(opened(path), kill)
+    kill = Kill(number)
+    opened = lmdb_environment.open_environment
+    lmdb_environment.__dict__["open_environment"] = lambda *place: KillingEnv(opened(*place), kill)
     async with serving(place / "store", Clock()) as service:
         client = Client(Caller(service, ALICE), record)
         await client.check()

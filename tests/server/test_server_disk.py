@@ -37,9 +37,8 @@ from cbfs_common.wire.requests import (
     UploadPrekeys,
     envelope_id,
 )
-from cbfs_names.state import store as names_store
-from cbfs_names.state.store import StoreError as NamesStoreError
-from cbfs_server import store as mail_store
+from cbfs_host import lmdb_environment
+from cbfs_host.lmdb_environment import StoreError
 from tests.server.test_server_store import Caller, Clock, play, serving
 from tests.support.children import exit_code
 from tests.support.names_local import CONFIG, commit, local, register, update
@@ -124,7 +123,7 @@ def check_mail(path: Path) -> int:
 
     try:
         play(script)
-    except mail_store.StoreError:
+    except StoreError:
         seen.add(REFUSED)
     return max(seen)
 
@@ -165,7 +164,7 @@ def check_names(path: Path) -> int:
                 if turn == 0:
                     directory.round(commit("another"))
                     directory.round(register("another"))
-    except NamesStoreError:
+    except StoreError:
         return REFUSED
     except (DirectoryLies, DecodeError):
         return WRONG
@@ -245,7 +244,7 @@ def names_go_on(path: Path, make_room: Callable[[], None]) -> None:
     numbers = count()
     for turn in range(2):
         before = len(kept)
-        with pytest.raises(NamesStoreError) as caught, local(path) as directory:
+        with pytest.raises(StoreError) as caught, local(path) as directory:
             while True:
                 batch = [f"name{number}" for number in islice(numbers, 100)]
                 directory.round(*(commit(name) for name in batch))
@@ -282,11 +281,9 @@ def test_a_full_map_loses_nothing_and_goes_on_when_it_is_larger(
     sizes = iter((2 * FULL, 4 * FULL))
 
     def set_size() -> None:
-        for module in (mail_store, names_store):
-            monkeypatch.setattr(module, "MAP_SIZE", next(sizes, 1 << 30))
+        monkeypatch.setattr(lmdb_environment, "MAP_SIZE", next(sizes, 1 << 30))
 
-    monkeypatch.setattr(mail_store, "MAP_SIZE", FULL)
-    monkeypatch.setattr(names_store, "MAP_SIZE", FULL)
+    monkeypatch.setattr(lmdb_environment, "MAP_SIZE", FULL)
     GOING_ON[kind](memory / "store", set_size)
 
 

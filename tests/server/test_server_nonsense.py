@@ -23,6 +23,7 @@ from cbfs_common.profile import Address, parse_address
 from cbfs_common.wire.requests import CreateAccount, Delete, GetLimits, Subscribe, encode
 from cbfs_common.wire.requests import decode_reply as decode_answer
 from cbfs_common.wire.transport import FRAME_SIZE, PAYLOAD_MAX, Frame
+from cbfs_host.lmdb_environment import StoreError
 from cbfs_names.processes.receipts import Receipts
 from cbfs_names.state.replay import Replay
 from cbfs_server import host
@@ -31,7 +32,7 @@ from cbfs_server.logs import keep_going
 from cbfs_server.push import Pusher
 from cbfs_server.service import Service
 from cbfs_server.sockets import Server
-from cbfs_server.store import Store, StoreError
+from cbfs_server.store import Store
 from tests.names.test_names_server import Running, names
 from tests.support.names_local import commit, local
 from tests.support.serving import (

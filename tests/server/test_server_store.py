@@ -35,11 +35,12 @@ from cbfs_common.wire.requests import (
     encode,
     envelope_id,
 )
-from cbfs_server import store as store_module
+from cbfs_host import lmdb_environment
+from cbfs_host.lmdb_environment import StoreError
 from cbfs_server.limits import EXPIRY_BATCH, RETENTION_DAYS, TAKES_BURST, TAKES_PERIOD
 from cbfs_server.push import Pusher
 from cbfs_server.service import DAY, Service, expire
-from cbfs_server.store import Store, StoreError
+from cbfs_server.store import Store
 from cbfs_server.takes import Takes
 from tests.support.serving import TIMEOUT, envelope, record
 
@@ -174,7 +175,7 @@ def test_past_the_limit_takers_get_the_last_resort_prekey(tmp_path: Path) -> Non
 def test_a_full_disk_takes_nothing_in_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(store_module, "MAP_SIZE", 512 * 1024)
+    monkeypatch.setattr(lmdb_environment, "MAP_SIZE", 512 * 1024)
 
     async def script() -> None:
         async with serving(tmp_path / "store", Clock()) as service:

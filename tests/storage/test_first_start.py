@@ -21,19 +21,18 @@ from cbfs.commands import certificates
 from cbfs.commands.export import write_export
 from cbfs.commands.onion_key import admission
 from cbfs.storage.root_key import MAGIC
-from cbfs.storage.store import StoreError, Table
+from cbfs.storage.store import Table
 from cbfs_common.errors import CbfsError
 from cbfs_common.names.config import Terms
 from cbfs_common.onion import make_service_key
 from cbfs_common.profile import Address
+from cbfs_host.lmdb_environment import StoreError
 from cbfs_names import cli as names_cli
 from cbfs_names.state.keys import load_keys, opened_data
 from cbfs_names.state.store import Store as NamesStore
-from cbfs_names.state.store import StoreError as NamesStoreError
 from cbfs_server import cli as server_cli
 from cbfs_server.onion import load_key as load_onion_key
 from cbfs_server.store import Store as ServerStore
-from cbfs_server.store import StoreError as ServerStoreError
 from tests.support.children import exit_code
 from tests.support.killing import Kill, Record, every_point
 
@@ -225,7 +224,7 @@ def test_a_server_never_begins_anew_where_something_was(
     file.write_bytes(b"")
     if how == "missing":
         file.unlink()
-    with pytest.raises((ServerStoreError, NamesStoreError), match=how) as raised:
+    with pytest.raises(StoreError, match=how) as raised:
         STARTS[kind](tmp_path)
     assert raised.value.hint
 

@@ -293,7 +293,7 @@ def test_a_store_that_is_cut_off_or_whose_root_is_another_s_says_so(tmp_path: Pa
 def test_the_map_grows_by_itself_under_readers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cbfs.storage.store.MAP_SIZE", 256 << 10)
+    monkeypatch.setattr("cbfs_host.lmdb_environment.MAP_SIZE", 256 << 10)
     store = open_store(tmp_path)
     stop = threading.Event()
     wrong: list[object] = []
@@ -329,7 +329,7 @@ def test_the_map_grows_by_itself_under_readers(
 def test_a_map_that_cannot_grow_is_told_and_leaves_the_store_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cbfs.storage.store.MAP_SIZE", 256 << 10)
+    monkeypatch.setattr("cbfs_host.lmdb_environment.MAP_SIZE", 256 << 10)
     monkeypatch.setattr("cbfs.storage.store.GROW_WAIT", 0)
     store = open_store(tmp_path)
     with store.read(), pytest.raises(CannotWrite) as raised:

@@ -42,10 +42,11 @@ from cbfs_common.profile import Address
 from cbfs_common.random_times import exponential
 from cbfs_common.session.prekey import PrekeyKind, make_prekey
 from cbfs_common.wire.requests import CreateAccount, Deliver, UploadPrekeys
+from cbfs_host.lmdb_environment import StoreError
 from cbfs_server.push import Pusher
 from cbfs_server.service import Service
 from cbfs_server.sockets import Server
-from cbfs_server.store import Store, StoreError
+from cbfs_server.store import Store
 from tests.support.names_naive import make_policy
 from tests.support.names_server import answering, seeded_random
 

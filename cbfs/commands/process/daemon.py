@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from cbfs.commands.process.logs import Log, log_into
 from cbfs.mount.stopping import SIGNALS
-from cbfs_common.disk_errors import hint_of
 from cbfs_common.errors import CbfsError, in_words
+from cbfs_host.complaints import hint_of
 
 FAILED = 1
 

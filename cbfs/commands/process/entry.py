@@ -12,7 +12,7 @@ import signal
 import sys
 from types import FrameType, TracebackType
 
-from cbfs_common.disk_errors import hint_of
+from cbfs_host.complaints import hint_of
 
 FAILED = 1
 INTERRUPTED = 128 + signal.SIGINT

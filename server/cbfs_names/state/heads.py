@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from cbfs_common.names.note import SignedNote
 from cbfs_common.names.refusals import Refusal
+from cbfs_host.lmdb_environment import StoreError
 from cbfs_names.state.round_log import Log
-from cbfs_names.state.store import Snapshot, StoreError
+from cbfs_names.state.store import Snapshot
 
 
 @dataclass(frozen=True, slots=True)

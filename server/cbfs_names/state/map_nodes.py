@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from cbfs_common.names.layout import HASH_SIZE, ZERO
 from cbfs_common.names.map import DEPTH_MAX, EMPTY_MAP, MapProof, Terminal, bit, map_leaf, map_node
-from cbfs_names.state.tables import DAMAGED, StoreError
+from cbfs_host.lmdb_environment import StoreError
+from cbfs_names.state.tables import DAMAGED
 
 _EMPTY_NODE = bytes(1 + 2 * HASH_SIZE)
 _LEAF_FLAGS = (1, 2)

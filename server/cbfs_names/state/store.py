@@ -4,40 +4,44 @@ One write transaction holds what a round changes: block, entries, map nodes, log
 links, and the verifier's lock. It is on the disk at the end of the ``write`` block; a crash
 before leaves nothing of the round, a crash after all of it.
 
-Every record has a check value behind it (``cbfs_common.checked``): what a disk has changed is
-found out when it is read, before anything that follows from it is answered or signed.
+Every record has a check value behind it (``cbfs_host.lmdb_environment``): what a disk has changed
+is found out when it is read, before anything that follows from it is answered or signed.
 """
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lmdb
 
-from cbfs_common.checked import with_check
-from cbfs_common.disk_errors import hint_of, reason_of
 from cbfs_common.errors import DecodeError
 from cbfs_common.names.config import config_of
 from cbfs_common.names.entry import Round, entry_hash
 from cbfs_common.names.layout import Fields, short
 from cbfs_common.names.operations import HistoryLink, read_link
-from cbfs_host.files import built
+from cbfs_host.complaints import hint_of
+from cbfs_host.lmdb_environment import (
+    StoreError,
+    build_environment,
+    open_checked,
+    unopened,
+    with_check,
+)
 from cbfs_names.calendar import Mark, decode_mark
-from cbfs_names.limits import LOCK_SIZE, MAP_SIZE, MAP_SIZE_LEAST
 from cbfs_names.state.block import Block, decode_block, decode_block_round
 from cbfs_names.state.map_nodes import Leaf, prefix
 from cbfs_names.state.replay import Committed, Transition
-from cbfs_names.state.tables import DAMAGED, Cursor, StoreError, Table, opened
+from cbfs_names.state.tables import DAMAGED, Cursor, Table, opened
 
 _HEAD = b"head"  # META: the newest published head, a signed note
 _CLOCK = b"clock"  # META: see ``calendar.Mark``
 _ABSTAIN = b"abstain"  # META: round u64 | checkpoint, see ``abstains``
 
 
-__all__ = ["Snapshot", "Store", "StoreError", "Table", "Writer"]
+__all__ = ["Snapshot", "Store", "Table", "Writer"]
 
 _log = logging.getLogger(__name__)
 
@@ -346,11 +350,10 @@ class Store:
         Raises StoreError."""
         try:
             if config is not None and not path.exists():
-                _build(path, config)
-            _refuse_empty(path)
-            self._env = _open_env(path)
+                build_environment(path, len(Table), partial(_begin, config))
+            self._env = open_checked(path, len(Table), DAMAGED)
         except (lmdb.Error, OSError) as error:
-            raise _unopened(path, error) from error
+            raise unopened(path, error, DAMAGED) from error
         try:
             self._dbs = _open_tables(self._env)
             with self.read() as view:
@@ -362,7 +365,7 @@ class Store:
                 )
         except lmdb.Error as error:
             self._env.close()
-            raise _unopened(path, error) from error
+            raise unopened(path, error, DAMAGED) from error
         except StoreError:
             self._env.close()
             raise
@@ -400,65 +403,12 @@ class Store:
             ) from error
 
 
-def _build(path: Path, config: str) -> None:
-    """LMDB makes an empty file long before the first commit fills it: so it is made elsewhere."""
-    with built(path) as fresh:
-        env = _open_env(fresh)
-        try:
-            dbs = _open_tables(env)
-            with env.begin(write=True) as txn:
-                Writer(dbs, txn).begin(config)
-        finally:
-            env.close()
+def _begin(config: str, env: Any) -> None:
+    """Put into a new store what it begins with."""
+    dbs = _open_tables(env)
+    with env.begin(write=True) as txn:
+        Writer(dbs, txn).begin(config)
 
 
 def _open_tables(env: Any) -> dict[Table, Any]:
     return {table: env.open_db(table.value) for table in Table}
-
-
-def _refuse_empty(path: Path) -> None:
-    """LMDB would begin anew where something was. Raises StoreError."""
-    file = path / "data.mdb"
-    if not file.exists() or not file.stat().st_size:
-        raise StoreError(f"{file} is {'empty' if file.exists() else 'missing'}", DAMAGED)
-
-
-def _open_env(path: Path) -> Any:
-    """Raises lmdb.Error or OSError."""
-    _allocate_lock(path / "lock.mdb")
-    size = MAP_SIZE
-    while True:
-        try:
-            env = lmdb.open(
-                os.fsencode(path), map_size=size, max_dbs=len(Table), mode=0o600, max_readers=64
-            )
-            break
-        except lmdb.MemoryError:
-            if size <= MAP_SIZE_LEAST:
-                raise
-            size //= 16
-    _lengthen(env, path / "data.mdb")
-    return env
-
-
-def _allocate_lock(path: Path) -> None:
-    """LMDB writes into a map of this file: without room on the disk that would end the process."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.posix_fallocate(descriptor, 0, max(LOCK_SIZE, os.fstat(descriptor).st_size))
-    finally:
-        os.close(descriptor)
-
-
-def _lengthen(env: Any, file: Path) -> None:
-    """A file that was cut short would end the process at the first look behind its end: what is
-    missing is made zeros, which are found out as damage."""
-    size = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-    if file.stat().st_size < size:
-        os.truncate(file, size)
-
-
-def _unopened(path: Path, error: Exception) -> StoreError:
-    return StoreError(
-        f"the store in {path} cannot be opened: {reason_of(error)}", hint_of(error, DAMAGED)
-    )

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
-from cbfs_common.checked import without_check
-from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_host.lmdb_environment import without_check
 
 DAMAGED = "check the disk; cbfs-names(8) says under FILES what to do about the store"
 
@@ -31,16 +30,9 @@ class Table(Enum):
     VOTES = b"votes"  # a verifier's key 32: the largest checkpoint it has signed, a signed note
 
 
-class StoreError(CbfsError):
-    """The store cannot be opened, read or written, or is another directory's."""
-
-
 def opened(table: Table, key: bytes, data: bytes) -> bytes:
     """The value of a record as it is stored. Raises StoreError."""
-    try:
-        return without_check(table.value, key, data)
-    except DecodeError as error:
-        raise StoreError("a record of the store is damaged", DAMAGED) from error
+    return without_check(table.value, key, data, DAMAGED)
 
 
 class Cursor:

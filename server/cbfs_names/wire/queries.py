@@ -27,11 +27,12 @@ from cbfs_common.names.wire import (
     Steps,
     TermsAre,
 )
+from cbfs_host.lmdb_environment import StoreError
 from cbfs_names.limits import CONSISTENCY_KEPT_MAX, FEED_KEPT_MAX
 from cbfs_names.state.heads import Head
 from cbfs_names.state.map_nodes import Tree
 from cbfs_names.state.round_log import Log
-from cbfs_names.state.store import Store, StoreError
+from cbfs_names.state.store import Store
 from cbfs_names.state.tables import DAMAGED
 
 Asked = Lookup | History | AskHead | AskChanges | AskTerms
