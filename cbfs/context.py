@@ -20,7 +20,7 @@ from cbfs.network.dial import Dialer
 from cbfs.network.pacing import PacedDialer
 from cbfs.problems import MOST, Backoff, Problems, Retries
 from cbfs.storage.faults import contained
-from cbfs.storage.store import Store, Table
+from cbfs.storage.store import Meta, Store, Table
 from cbfs_common.errors import CbfsError
 from cbfs_common.names.policy import Policy, parse_policy
 from cbfs_common.primitives import Random
@@ -70,10 +70,10 @@ def make_directory(store: Store, account: Account, dialer: Dialer) -> Directory:
 
     def load() -> bytes | None:
         with store.read() as reader:
-            return reader.get(Table.META, b"directory")
+            return reader.get(Table.META, Meta.DIRECTORY)
 
     async def keep(state: bytes) -> None:
-        await store.commit(lambda writer: writer.put(Table.META, b"directory", state))
+        await store.commit(lambda writer: writer.put(Table.META, Meta.DIRECTORY, state))
 
     return Directory(dialer, parse_policy(account.policy), load, keep, time.time, SYSTEM_RANDOM)
 

@@ -28,7 +28,7 @@ from cbfs.storage.root_key import (
     protections,
 )
 from cbfs.storage.salvage import Remains
-from cbfs.storage.store import Store, StoreError, Table, Writer
+from cbfs.storage.store import Meta, Store, StoreError, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public, kem_encapsulate, sign_public
 from cbfs_common.profile import Address, Profile, parse_address
@@ -39,12 +39,6 @@ from cbfs_host.files import make_directory
 SYSTEM_RANDOM = Random(os.urandom, kem_encapsulate)
 """The real randomness; everything below the entry points is given it."""
 
-ACCOUNT = b"account"
-FINISHED = b"own"
-"""In Table.META: the account itself, and the proof of its name, which the last step of making an
-account writes."""
-
-_NEXT = b"account next"
 
 ACCOUNT_ATTRIBUTE = "user.cbfs.account"
 """Of the root of a mount: the path of its account directory."""
@@ -74,9 +68,6 @@ class Former:
         public = dh_public(self.auth)
         profile = Profile(dh_public(self.transport), self.signing, public, self.server)
         return Party(profile.identity(name), self.auth, public)
-
-
-_OWN_SERVER = b"own server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,32 +135,32 @@ def make_account(name: str, server: Address, policy: str, random: Random) -> Acc
 def load_account(store: Store) -> Account | None:
     """The account in this store, or None when none was made yet."""
     with store.read() as reader:
-        data = reader.get(Table.META, ACCOUNT)
+        data = reader.get(Table.META, Meta.ACCOUNT)
     return None if data is None else _decode(data)
 
 
 def load_next(store: Store) -> Account | None:
     """The account that a change under way is to make of this one."""
     with store.read() as reader:
-        data = reader.get(Table.META, _NEXT)
+        data = reader.get(Table.META, Meta.ACCOUNT_NEXT)
     return None if data is None else _decode(data)
 
 
 def put_next(writer: Writer, account: Account) -> None:
     """Before anybody else hears of its keys."""
-    writer.put(Table.META, _NEXT, account.encode())
+    writer.put(Table.META, Meta.ACCOUNT_NEXT, account.encode())
 
 
 def put_account(writer: Writer, account: Account) -> None:
     """This is the account from now on; a change that led to it is done."""
-    writer.put(Table.META, ACCOUNT, account.encode())
-    writer.delete(Table.META, _NEXT)
+    writer.put(Table.META, Meta.ACCOUNT, account.encode())
+    writer.delete(Table.META, Meta.ACCOUNT_NEXT)
 
 
 def bring_back(writer: Writer, now: int) -> None:
     """A former mailbox that a wrong clock has left is looked into for no longer than if it was left
     at ``now`` (seconds)."""
-    for key in ACCOUNT, _NEXT:
+    for key in Meta.ACCOUNT, Meta.ACCOUNT_NEXT:
         data = writer.get(Table.META, key)
         if data is not None:
             known = _decode(data)
@@ -201,13 +192,13 @@ def _decode_former(transport: bytes, auth: bytes, signing: bytes, url: str, unti
 
 def put_own_server(writer: Writer, address: Address) -> None:
     """The home server is one that runs with the account, and is reached so."""
-    writer.put(Table.META, _OWN_SERVER, address.url().encode())
+    writer.put(Table.META, Meta.OWN_SERVER, address.url().encode())
 
 
 def load_own_server(store: Store) -> Address | None:
     """The address of the server that runs with the account."""
     with store.read() as reader:
-        data = reader.get(Table.META, _OWN_SERVER)
+        data = reader.get(Table.META, Meta.OWN_SERVER)
     return None if data is None else parse_address(data.decode())
 
 

@@ -3,11 +3,8 @@
 import trio
 
 from cbfs.account.settings import Settings, SettingsError, decode, encode
-from cbfs.storage.store import Store, Table
+from cbfs.storage.store import Meta, Store, Table
 from cbfs_common.errors import CbfsError
-
-RECORD = b"settings"
-"""In Table.META: the settings as TOML."""
 
 
 class Configuration:
@@ -17,7 +14,7 @@ class Configuration:
         """Raises CbfsError for settings that this version does not know: to go on without them
         might show what they were to hide."""
         with store.read() as reader:
-            data = reader.get(Table.META, RECORD)
+            data = reader.get(Table.META, Meta.SETTINGS)
         try:
             self._current = Settings() if data is None else decode(data)
         except SettingsError as error:
@@ -44,7 +41,7 @@ class Configuration:
         if settings == self._current:
             return
         data = encode(settings)
-        await self._store.commit(lambda writer: writer.put(Table.META, RECORD, data))
+        await self._store.commit(lambda writer: writer.put(Table.META, Meta.SETTINGS, data))
         self._current = settings
         self._changed.set()
         self._changed = trio.Event()

@@ -28,14 +28,12 @@ from typing import BinaryIO, Protocol
 
 import msgpack
 
-from cbfs.account.account import ACCOUNT, FINISHED
 from cbfs.account.passphrase import MEMORY, PASSES, SALT_SIZE, stretch
 from cbfs.messages.history import message_content
-from cbfs.messages.lost_state import LISTED, PLACE
 from cbfs.messages.model import Content
 from cbfs.messages.queues.delivery_queue import unsealed
 from cbfs.messages.queues.incomplete import decode_incomplete
-from cbfs.storage.records import BLIND, Table, Writer
+from cbfs.storage.records import Meta, Table, Writer
 from cbfs.storage.store import Store
 from cbfs.tree.nodes import File, decode_record
 from cbfs_common.errors import CbfsError, CryptoError
@@ -56,11 +54,11 @@ _HEADER = struct.Struct(">16s16sII")
 _LEFT_OUT = frozenset(
     (Table.SESSIONS, Table.PREKEYS, Table.INBOX, Table.QUARANTINE, Table.LISTINGS)
 )
-_OF_THE_DIRECTORY = frozenset((PLACE, LISTED))
-_LAST = (ACCOUNT, FINISHED)
+_OF_THE_DIRECTORY = frozenset((Meta.PLACE, Meta.LISTED))
+_LAST = (Meta.ACCOUNT, Meta.OWN)
 """In Table.META, restored when all else is on the disk."""
 
-_NEEDED = frozenset(((Table.META, ACCOUNT), (Table.META, FINISHED), (Table.META, BLIND)))
+_NEEDED = frozenset(((Table.META, Meta.ACCOUNT), (Table.META, Meta.OWN), (Table.META, Meta.BLIND)))
 """Without these nothing can be restored."""
 
 Record = tuple[Table, bytes, bytes]
@@ -262,7 +260,7 @@ def restore_export(store: Store, path: Path, passphrase: bytes) -> None:
         if len(group) == GROUP:
             _put(store, group)
             group = []
-    if ACCOUNT not in last or FINISHED not in last:
+    if Meta.ACCOUNT not in last or Meta.OWN not in last:
         raise NotAnExport("the export has no account in it: its record was damaged")
     _put(store, [*group, *((Table.META, key, last[key]) for key in last)])
 

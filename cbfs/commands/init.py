@@ -9,7 +9,6 @@ from typing import TypeVar
 import trio
 
 from cbfs.account.account import (
-    FINISHED,
     SYSTEM_RANDOM,
     Account,
     load_account,
@@ -43,7 +42,7 @@ from cbfs.network.pacing import PacedDialer
 from cbfs.problems import Backoff, Problems
 from cbfs.receiving.mailbox import sign_up
 from cbfs.receiving.prekeys import top_up
-from cbfs.storage.records import BLIND
+from cbfs.storage.records import Meta
 from cbfs.storage.root_key import ProtectionKind, Unlock
 from cbfs.storage.store import Store, Table, Writer
 from cbfs_common.errors import CbfsError, TransportError
@@ -60,8 +59,6 @@ INVITE_FILE_MAX = 4_096
 BOOTSTRAP_TIMEOUT = 300.0
 """Seconds that Tor has to connect."""
 
-ASKED = b"name asked for"
-"""In Table.META, from before the directory is told of the name until it has refused it."""
 
 TRIES = 4
 """Times that it is gone on through Tor, where a connection that fails is nothing unusual."""
@@ -138,8 +135,8 @@ def check_begun(store: Store, directory: Path, wish: Wish) -> None:
     if account is None:
         return
     with store.read() as reader:
-        finished = reader.get(Table.META, FINISHED) is not None
-        asked = reader.get(Table.META, ASKED) is not None
+        finished = reader.get(Table.META, Meta.OWN) is not None
+        asked = reader.get(Table.META, Meta.NAME_ASKED_FOR) is not None
     server = None if load_own_server(store) else account.server
     if not finished and Wish(account.name, server, account.policy) == wish:
         return
@@ -161,17 +158,17 @@ def check_begun(store: Store, directory: Path, wish: Wish) -> None:
 def _give_up(writer: Writer) -> None:
     for table in Table:
         for key in list(writer.keys(table, b"")):
-            if (table, key) != (Table.META, BLIND):
+            if (table, key) != (Table.META, Meta.BLIND):
                 writer.delete(table, key)
 
 
 def asked_for(writer: Writer) -> None:
     """From here on somebody else may know the keys of the account as those of its name."""
-    writer.put(Table.META, ASKED, b"")
+    writer.put(Table.META, Meta.NAME_ASKED_FOR, b"")
 
 
 def _refused(writer: Writer) -> None:
-    writer.delete(Table.META, ASKED)
+    writer.delete(Table.META, Meta.NAME_ASKED_FOR)
 
 
 async def begin_account(store: Store, wish: Wish, network: Network) -> Account:
@@ -320,7 +317,7 @@ async def _steps(
     say(f"registering {account.name}")
     profile = account.profile.encode()
     with store.read() as reader:
-        earlier = reader.get(Table.META, ASKED) is not None
+        earlier = reader.get(Table.META, Meta.NAME_ASKED_FOR) is not None
     await store.commit(asked_for)
     try:
         found = await directory.register(account.name, profile, account.owner, token)

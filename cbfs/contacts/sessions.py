@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import trio
 
 from cbfs.storage.encoding import pack, unpack
-from cbfs.storage.store import Store, Table, Writer
+from cbfs.storage.store import Meta, Store, Table, Writer
 from cbfs_common.errors import CryptoError, LimitError
 from cbfs_common.limits import (
     LAST_RESORT_GRACE,
@@ -79,8 +79,6 @@ class Damaged(CryptoError):
 CLOCK_SLACK = 86_400
 """Seconds by which two clocks that are right may differ."""
 
-_AHEAD = b"prekeys ahead"
-
 
 def is_ahead(expires: int, now: int) -> bool:
     """Whether a prekey was made by a clock that was ahead of ``now`` (both in seconds)."""
@@ -109,7 +107,7 @@ class Sessions:
             for _key, data in reader.items(Table.PREKEYS):
                 pair = PrekeyPair.decode(data)
                 self._pairs[pair.id] = pair
-            since = reader.get(Table.META, _AHEAD)
+            since = reader.get(Table.META, Meta.PREKEYS_AHEAD)
         self._ahead_since = None if since is None else unpack(since, int)[0]
         self._clock = max((max(h.heard, h.made) for h in self._held.values()), default=0)
 
@@ -204,7 +202,7 @@ class Sessions:
                 for each in changed:
                     writer.put(Table.SESSIONS, each.session.id, each.encode())
                 if ahead:
-                    writer.put(Table.META, _AHEAD, pack(seconds))
+                    writer.put(Table.META, Meta.PREKEYS_AHEAD, pack(seconds))
 
             await store.commit(change)
             for each in changed:

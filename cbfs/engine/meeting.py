@@ -15,7 +15,7 @@ from cbfs.contacts.contact import Standing
 from cbfs.context import Context
 from cbfs.messages.content import u64
 from cbfs.problems import Backoff, NotYet
-from cbfs.storage.store import Reader, Table, Writer
+from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.random_times import below, exponential
 
@@ -109,7 +109,7 @@ class Meeting:
 
 
 def _key(reader: Reader, name: str) -> bytes:
-    return b"unmet " + reader.blind(name.encode())
+    return Meta.UNMET + reader.blind(name.encode())
 
 
 def _put_off(writer: Writer, name: str, now: int) -> None:

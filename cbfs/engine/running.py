@@ -30,7 +30,7 @@ from cbfs.network.access import Network, NetworkOptions, reaching
 from cbfs.network.pacing import PacedDialer
 from cbfs.problems import Problems
 from cbfs.storage.root_key import Unlock
-from cbfs.storage.store import Table
+from cbfs.storage.store import Meta, Table
 from cbfs_common.errors import CbfsError
 
 
@@ -43,7 +43,7 @@ async def running(
     with opened_store(account_directory, SYSTEM_RANDOM, unlock) as store:
         account = load_account(store)
         with store.read() as reader:
-            finished = reader.get(Table.META, b"own") is not None
+            finished = reader.get(Table.META, Meta.OWN) is not None
         if account is None or not finished:
             raise CbfsError(
                 f"the account in {account_directory} is not finished",

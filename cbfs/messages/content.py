@@ -7,7 +7,7 @@ refer to it says when it can go.
 from collections.abc import Iterator
 
 from cbfs.messages.model import Content, Message
-from cbfs.storage.store import Reader, Store, Table, Writer
+from cbfs.storage.store import Meta, Reader, Store, Table, Writer
 from cbfs_common.messages.folder import HEAD_SIZE, FolderTable, decode_table, table_end
 
 
@@ -23,14 +23,14 @@ def u64(number: int) -> bytes:
 
 def hold_content(writer: Writer, content: int) -> None:
     """One more refers to it."""
-    key = b"held " + u64(content)
+    key = Meta.HELD + u64(content)
     count = int.from_bytes(writer.get(Table.META, key) or b"", "big")
     writer.put(Table.META, key, u32(count + 1))
 
 
 def drop_content(writer: Writer, content: int) -> None:
     """One less refers to it; the last one takes it away."""
-    key = b"held " + u64(content)
+    key = Meta.HELD + u64(content)
     count = int.from_bytes(writer.get(Table.META, key) or b"", "big")
     if count > 1:
         writer.put(Table.META, key, u32(count - 1))
@@ -95,7 +95,7 @@ def chunks(reader: Reader, content: Content) -> Iterator[bytes]:
 
 def gone_key(message: Message) -> bytes:
     """Of the records of what was removed from a message that is a folder: begins them all."""
-    return b"gone " + message.conversation + u64(message.serial)
+    return Meta.GONE + message.conversation + u64(message.serial)
 
 
 def gone_entries(reader: Reader, message: Message) -> set[int]:

@@ -22,7 +22,7 @@ from cbfs.messages.file_names import folder_message_name, folder_name, message_n
 from cbfs.messages.model import Content, Conversation, Delivery, Message
 from cbfs.messages.transcript import Extent, Line
 from cbfs.storage.encoding import pack, unpack
-from cbfs.storage.store import Reader, Table, Writer
+from cbfs.storage.store import Meta, Reader, Series, Table, Writer
 from cbfs_common.limits import CONVERSATION_NUMBERS
 from cbfs_common.messages.conversation import conversation_id, random_conversation_id
 from cbfs_common.messages.lifetime import FOREVER, Lifetime, end_of
@@ -32,9 +32,6 @@ HEADS_MAX = 16
 
 AFTER_MAX = 256
 """Messages behind one that is taken back among which the next of its sender is looked for."""
-
-_LAST_OWN = b"last own "
-"""META, and the id of a conversation: one's own last message in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,34 +85,30 @@ def get_conversation(reader: Reader, key: bytes) -> Conversation | None:
     return None if data is None else _conversation(key, data)
 
 
-_LEFT = b"left "
-"""META, and the id of a conversation: it is not shown until something is written in it."""
-
-
 def mark_written(writer: Writer, conversation: bytes) -> None:
     """One has written in this conversation oneself."""
-    writer.put(Table.META, b"wrote " + conversation, b"\1")
+    writer.put(Table.META, Meta.WROTE + conversation, b"\1")
 
 
 def leave(writer: Writer, conversation: bytes) -> None:
     """Show it no more. Who begins one with the same people and subject writes in it again."""
-    writer.put(Table.META, _LEFT + conversation, b"\1")
-    writer.delete(Table.META, b"wrote " + conversation)
+    writer.put(Table.META, Meta.LEFT + conversation, b"\1")
+    writer.delete(Table.META, Meta.WROTE + conversation)
 
 
 def come_back(writer: Writer, conversation: bytes) -> bool:
     """Something was written in it. True when it had been left, which it is no more."""
-    return writer.delete(Table.META, _LEFT + conversation)
+    return writer.delete(Table.META, Meta.LEFT + conversation)
 
 
 def is_left(reader: Reader, conversation: bytes) -> bool:
     """Whether it is not shown."""
-    return reader.get(Table.META, _LEFT + conversation) is not None
+    return reader.get(Table.META, Meta.LEFT + conversation) is not None
 
 
 def left_ones(reader: Reader) -> set[bytes]:
     """The ids of those that are not shown."""
-    return {key.removeprefix(_LEFT) for key in reader.keys(Table.META, _LEFT)}
+    return {key.removeprefix(Meta.LEFT) for key in reader.keys(Table.META, Meta.LEFT)}
 
 
 def conversation_for(
@@ -129,7 +122,7 @@ def conversation_for(
         known = get_conversation(reader, key)
         if known is None:
             return key, None
-        if reader.get(Table.META, b"wrote " + key) is None:
+        if reader.get(Table.META, Meta.WROTE + key) is None:
             return key, known
     return random_conversation_id(random), None
 
@@ -144,7 +137,7 @@ def add_conversation(
 ) -> Conversation:
     """Name it, give it inodes, store it. ``key`` must not be there yet."""
 
-    inode, outbox = writer.next_number(b"inode"), writer.next_number(b"inode")
+    inode, outbox = writer.next_number(Series.INODE), writer.next_number(Series.INODE)
     made = Conversation(key, participants, subject, started, "", inode, outbox)
     return name_folder(writer, made, sender)
 
@@ -153,7 +146,7 @@ def name_folder(writer: Writer, conversation: Conversation, sender: str) -> Conv
     """Store it, its folder named after what people are called now; ``sender`` has begun it."""
 
     def name_key(name: str) -> bytes:
-        return b"folder " + writer.blind(name.encode())
+        return Meta.FOLDER + writer.blind(name.encode())
 
     if conversation.folder:
         writer.delete(Table.META, name_key(conversation.folder))
@@ -207,7 +200,7 @@ def named_message(reader: Reader, conversation: bytes, which: str | int) -> Mess
 
 def name_key(reader: Reader, conversation: bytes, name: str) -> bytes:
     """In Table.META: of the serial of the message that its folder shows under this name."""
-    return b"name " + reader.blind(conversation, name.encode())
+    return Meta.NAME + reader.blind(conversation, name.encode())
 
 
 def note_dropped(writer: Writer, ref: bytes) -> None:
@@ -216,7 +209,7 @@ def note_dropped(writer: Writer, ref: bytes) -> None:
 
 
 def _dropped_key(ref: bytes) -> bytes:
-    return b"dropped " + ref
+    return Meta.DROPPED + ref
 
 
 def newest_message(reader: Reader, conversation: bytes) -> Message | None:
@@ -309,7 +302,7 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
     def taken(name: str) -> bool:
         return writer.get(Table.META, name_key(writer, conversation, name)) is not None
 
-    serial = writer.next_number(b"message")
+    serial = writer.next_number(Series.MESSAGE)
     date, place, waiting = _placed(writer, conversation, arrival, now, serial)
     naming = folder_message_name if arrival.folder else message_name
     shown = label(writer, arrival.sender)
@@ -349,7 +342,7 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
     hold_content(writer, arrival.content.id)
     _move_heads(writer, conversation, arrival.id, arrival.parents)
     if arrival.recipients:
-        writer.put(Table.META, _LAST_OWN + conversation, arrival.id)
+        writer.put(Table.META, Meta.LAST_OWN + conversation, arrival.id)
     if waiting:
         _raise(writer, message, waiting)
     return message
@@ -481,7 +474,7 @@ def remove_message(writer: Writer, message: Message) -> None:
 
 def transcript_extent(reader: Reader, conversation: bytes) -> Extent:
     """How long a conversation is as one text."""
-    data = reader.get(Table.META, b"transcript " + conversation)
+    data = reader.get(Table.META, Meta.TRANSCRIPT + conversation)
     return Extent(*unpack(data, int, int)) if data else Extent(0, 0)
 
 
@@ -536,7 +529,7 @@ def extend_transcript(writer: Writer, conversation: bytes, size: int, changes: i
     """It has so many bytes more; with ``changes``, others than before where it was."""
     was = transcript_extent(writer, conversation)
     record = pack(was.size + size, was.changes + changes)
-    writer.put(Table.META, b"transcript " + conversation, record)
+    writer.put(Table.META, Meta.TRANSCRIPT + conversation, record)
 
 
 # Heads
@@ -544,7 +537,7 @@ def extend_transcript(writer: Writer, conversation: bytes, size: int, changes: i
 
 def heads(reader: Reader, conversation: bytes) -> tuple[bytes, ...]:
     """Ids of the newest messages, those that no other names as its parent."""
-    data = reader.get(Table.META, b"heads " + conversation) or b""
+    data = reader.get(Table.META, Meta.HEADS + conversation) or b""
     return tuple(data[i : i + 16] for i in range(0, len(data), 16))
 
 
@@ -555,7 +548,7 @@ def replaced_as_parent(writer: Writer, gone: Message) -> Message | None:
     known = heads(writer, conversation)
     if gone.id in known:
         _put_heads(writer, conversation, _without(known, gone))
-    last = _LAST_OWN + conversation
+    last = Meta.LAST_OWN + conversation
     if writer.get(Table.META, last) == gone.id:
         before = [p for p in gone.parents if has_message(writer, conversation, me, p)]
         if before:
@@ -583,7 +576,7 @@ def _without(parents: tuple[bytes, ...], gone: Message) -> tuple[bytes, ...]:
 def parents_for(reader: Reader, conversation: bytes) -> tuple[bytes, ...]:
     """What a message of one's own names as its parents: the heads, and one's own last message, so
     that one's own are in order however many others have written meanwhile."""
-    known, own = heads(reader, conversation), reader.get(Table.META, _LAST_OWN + conversation)
+    known, own = heads(reader, conversation), reader.get(Table.META, Meta.LAST_OWN + conversation)
     return known if own is None or own in known else (own, *known[1 - HEADS_MAX :])
 
 
@@ -595,4 +588,4 @@ def _move_heads(
 
 
 def _put_heads(writer: Writer, conversation: bytes, ids: tuple[bytes, ...]) -> None:
-    writer.put(Table.META, b"heads " + conversation, b"".join(ids[-HEADS_MAX:]))
+    writer.put(Table.META, Meta.HEADS + conversation, b"".join(ids[-HEADS_MAX:]))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from cbfs.messages.model import Delivery, Message
 from cbfs.storage.encoding import pack, unpack
-from cbfs.storage.store import Reader, Table, Writer
+from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.limits import INCOMPLETE_FOR, MESSAGE_LIFETIME_MAX, MESSAGE_LIFETIME_MIN
 from cbfs_common.messages.lifetime import FOREVER, Lifetime, agreed, changed, end_of
 
@@ -28,8 +28,6 @@ _OF_MESSAGE = BLIND_SIZE + 24
 _REQUEST = b"r"
 _OF_REQUEST = BLIND_SIZE + len(_REQUEST) + 24
 
-_SETTING = b"lifetime "
-_SLOTS = b"ends"
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 
 
@@ -48,7 +46,7 @@ class Setting:
 
 def setting(reader: Reader, conversation: bytes) -> Setting:
     """What new messages of a conversation get."""
-    data = reader.get(Table.META, _SETTING + conversation)
+    data = reader.get(Table.META, Meta.LIFETIME + conversation)
     if data is None:
         return Setting()
     seconds, change, source, since = unpack(data, int, int, str, int)
@@ -71,7 +69,7 @@ def _put(writer: Writer, conversation: bytes, known: Lifetime, new: Setting) -> 
     if new.lifetime != known:
         lifetime = new.lifetime
         record = pack(lifetime.seconds, lifetime.change, new.source, new.since)
-        writer.put(Table.META, _SETTING + conversation, record)
+        writer.put(Table.META, Meta.LIFETIME + conversation, record)
 
 
 def parse(value: object) -> int:
@@ -191,7 +189,7 @@ def take_out(writer: Writer, end: End) -> bool:
 def bring_back(writer: Writer, now: int) -> None:
     """What a wrong clock has let end far ahead ends no later than if it had come at ``now``, and
     what was set then was set at ``now``."""
-    for key, data in list(writer.items(Table.META, _SETTING)):
+    for key, data in list(writer.items(Table.META, Meta.LIFETIME)):
         seconds, change, source, since = unpack(data, int, int, str, int)
         if since > now:
             writer.put(Table.META, key, pack(seconds, change, source, now))
@@ -218,7 +216,7 @@ def is_known(reader: Reader, end: End) -> bool:
 
 def slots(reader: Reader) -> list[int]:
     """Hours since 1970 in which something ends, in order."""
-    data = reader.get(Table.META, _SLOTS) or b""
+    data = reader.get(Table.META, Meta.ENDS) or b""
     return [int.from_bytes(data[i : i + 4], "big") for i in range(0, len(data), 4)]
 
 
@@ -230,13 +228,13 @@ def in_slot(reader: Reader, slot: int) -> list[End]:
 
 def counts(reader: Reader) -> dict[bytes, int]:
     """How many messages end, by conversation."""
-    prefix = b"ending "
+    prefix = Meta.ENDING
     items = reader.items(Table.META, prefix)
     return {key.removeprefix(prefix): int.from_bytes(data, "big") for key, data in items}
 
 
 def _count(writer: Writer, conversation: bytes, more: int) -> None:
-    key = b"ending " + conversation
+    key = Meta.ENDING + conversation
     count = int.from_bytes(writer.get(Table.META, key) or b"", "big") + more
     if count > 0:
         writer.put(Table.META, key, count.to_bytes(8, "big"))
@@ -245,7 +243,7 @@ def _count(writer: Writer, conversation: bytes, more: int) -> None:
 
 
 def _put_slots(writer: Writer, numbers: list[int]) -> None:
-    writer.put(Table.META, _SLOTS, b"".join(number.to_bytes(4, "big") for number in numbers))
+    writer.put(Table.META, Meta.ENDS, b"".join(number.to_bytes(4, "big") for number in numbers))
 
 
 def _key(reader: Reader, ends: int, what: bytes) -> bytes:
@@ -253,4 +251,4 @@ def _key(reader: Reader, ends: int, what: bytes) -> bytes:
 
 
 def _slot_key(reader: Reader, slot: int) -> bytes:
-    return reader.blind(_SLOTS, slot.to_bytes(8, "big"))
+    return reader.blind(Table.ENDS.value, slot.to_bytes(8, "big"))

@@ -14,13 +14,11 @@ import msgpack
 
 from cbfs.messages.model import Content, Message
 from cbfs.storage.encoding import pack
-from cbfs.storage.store import Reader, Table, Writer
+from cbfs.storage.store import Meta, Reader, Table, Writer
 
 PAGE_SIZE = 4_000
 """Bytes of a page: with what it is sealed in, one page of LMDB's."""
 
-FOLDERS = b"folders "
-"""META: how many messages of a conversation are folders."""
 
 Entry = tuple[int, int, str, int, int, int, int, bool, int, int, int, int]
 """Serial, date in ms, name, the content's id, size and chunk, bytes in the transcript, whether it
@@ -85,12 +83,12 @@ def remove(writer: Writer, message: Message) -> None:
 
 def folders(reader: Reader, conversation: bytes) -> int:
     """How many messages of a conversation are folders."""
-    return int.from_bytes(reader.get(Table.META, FOLDERS + conversation) or b"", "big")
+    return int.from_bytes(reader.get(Table.META, Meta.FOLDERS + conversation) or b"", "big")
 
 
 def _count_folders(writer: Writer, conversation: bytes, more: int) -> None:
     count = folders(writer, conversation) + more
-    writer.put(Table.META, FOLDERS + conversation, count.to_bytes(8, "big"))
+    writer.put(Table.META, Meta.FOLDERS + conversation, count.to_bytes(8, "big"))
 
 
 def _replace(writer: Writer, message: Message, by: list[bytes]) -> bool:

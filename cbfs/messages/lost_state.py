@@ -14,14 +14,8 @@ from cbfs.messages import listings
 from cbfs.messages.history import load_conversations, load_messages
 from cbfs.messages.model import Delivery
 from cbfs.messages.queues.note_queue import NOTHING, NoteKind, count_anew, owe
-from cbfs.storage.store import Reader, Store, Table, Writer
+from cbfs.storage.store import Meta, Reader, Store, Table, Writer
 from cbfs_common.primitives import Random
-
-LISTED = b"listed with folders"
-"""META: every message is in a page of its conversation."""
-
-PLACE = b"place"
-"""META: what tells this directory from a copy of it."""
 
 _SEALED = frozenset((Delivery.SENT, Delivery.RECEIVED))
 
@@ -36,10 +30,10 @@ def notice_copy(store: Store, directory: Path) -> bool:
     place = (directory / "store" / "data.mdb").stat().st_ino.to_bytes(8, "big")
 
     def change(writer: Writer) -> bool:
-        known = writer.get(Table.META, PLACE)
+        known = writer.get(Table.META, Meta.PLACE)
         if known == place:
             return False
-        writer.put(Table.META, PLACE, place)
+        writer.put(Table.META, Meta.PLACE, place)
         if known is None:
             return False
         writer.delete_prefix(Table.SESSIONS, b"")
@@ -72,16 +66,16 @@ def make_listings(store: Store) -> None:
     made, or that was restored. Before the store runs. A crash before the commit leaves that to the
     next start."""
     with store.read() as reader:
-        if reader.get(Table.META, LISTED) is not None:
+        if reader.get(Table.META, Meta.LISTED) is not None:
             return
 
     def change(writer: Writer) -> None:
         writer.delete_prefix(Table.LISTINGS, b"")
-        writer.delete_prefix(Table.META, listings.FOLDERS)
+        writer.delete_prefix(Table.META, Meta.FOLDERS)
         for conversation in load_conversations(writer):
             for message in load_messages(writer, conversation):
                 listings.add(writer, message)
-        writer.put(Table.META, LISTED, b"\1")
+        writer.put(Table.META, Meta.LISTED, b"\1")
 
     store.write(change)
 

@@ -9,8 +9,7 @@ from cbfs_common.messages.lifetime import FOREVER, Lifetime
 @dataclass(frozen=True, slots=True)
 class Content:
     """Bytes in ``Table.CONTENT``: records ``id u64 | index u32``, each ``chunk`` bytes but the
-    last. Immutable once a message refers to it; ids come from ``Writer.next_number(b"content")``.
-    """
+    last. Immutable once a message refers to it; ids are of ``Series.CONTENT``."""
 
     id: int
     size: int
@@ -32,7 +31,7 @@ class Delivery(Enum):
 class Conversation:
     """``participants`` are sorted and include oneself. ``folder`` is the name under
     conversations/ and outbox/, unique, made by ``naming.folder_name``. ``inode`` and
-    ``outbox_inode`` come from ``Writer.next_number(b"inode")``."""
+    ``outbox_inode`` are of ``Series.INODE``."""
 
     id: bytes
     participants: tuple[str, ...]

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from cbfs.messages.content import u64
 from cbfs.storage.encoding import pack, unpack
-from cbfs.storage.store import Reader, Table, Writer
+from cbfs.storage.store import Meta, Reader, Table, Writer
 
 BEFORE_MAX = 3_600_000
 """Milliseconds by which the date that a message is shown under is moved, at most, to be before that
@@ -78,7 +78,7 @@ def _waiting(reader: Reader, conversation: bytes, parent: bytes) -> tuple[int | 
 
 
 def _key(conversation: bytes, parent: bytes) -> bytes:
-    return b"before " + conversation + parent
+    return Meta.BEFORE + conversation + parent
 
 
 def encode_known(serial: int, place: int) -> bytes:

@@ -19,9 +19,7 @@ from cbfs.messages.conversations import label, put_label
 from cbfs.messages.file_names import folder_message_name, message_name
 from cbfs.messages.model import Conversation, Delivery, Message
 from cbfs.storage.encoding import pack, unpack
-from cbfs.storage.store import Reader, Table, Writer
-
-_RELABEL = b"relabel "
+from cbfs.storage.store import Meta, Reader, Table, Writer
 
 BATCH = 256
 """Messages that are looked at in one transaction."""
@@ -44,7 +42,7 @@ def rename(
         put_label(writer, petname, f"@{petname}")
     put_label(writer, name, petname or name)
     for each in changed:
-        writer.put(Table.META, _RELABEL + writer.blind(each.encode()), pack(each, b""))
+        writer.put(Table.META, Meta.RELABEL + writer.blind(each.encode()), pack(each, b""))
     renamed = [
         (conversation, history.name_folder(writer, conversation, sender))
         for conversation, sender in affected
@@ -59,12 +57,12 @@ def in_order(conversation: Conversation) -> tuple[int, int, str]:
 
 def pending(reader: Reader) -> list[str]:
     """Whose messages still have names of before."""
-    return [unpack(data, str, bytes)[0] for _key, data in reader.items(Table.META, _RELABEL)]
+    return [unpack(data, str, bytes)[0] for _key, data in reader.items(Table.META, Meta.RELABEL)]
 
 
 def left(reader: Reader, name: str) -> int:
     """How many messages are to be looked at for those of this person."""
-    data = reader.get(Table.META, _RELABEL + reader.blind(name.encode()))
+    data = reader.get(Table.META, Meta.RELABEL + reader.blind(name.encode()))
     if data is None:
         return 0
     start = unpack(data, str, bytes)[1]
@@ -79,7 +77,7 @@ def relabel(writer: Writer, name: str) -> tuple[int, list[Message]]:
     """Look at the next BATCH messages for those of this person, and give them the names of now.
     Gives how many it has looked at, and those that were renamed, as they are now; ``pending`` says
     whether there are more."""
-    key = _RELABEL + writer.blind(name.encode())
+    key = Meta.RELABEL + writer.blind(name.encode())
     data = writer.get(Table.META, key)
     if data is None:
         return 0, []

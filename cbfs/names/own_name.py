@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cbfs.names.directory import Directory
-from cbfs.storage.store import Reader, Store, Table, Writer
+from cbfs.storage.store import Meta, Reader, Store, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.names.checks import (
     Absent,
@@ -43,13 +43,13 @@ class Intent:
 
 def read_own(reader: Reader) -> Entry | None:
     """The own entry, as it was last made here."""
-    data = reader.get(Table.META, b"own")
+    data = reader.get(Table.META, Meta.OWN)
     return None if data is None else decode_entry(data)
 
 
 def read_intent(reader: Reader) -> Intent | None:
     """A change that may have been made, and was not heard of."""
-    data = reader.get(Table.META, b"own next")
+    data = reader.get(Table.META, Meta.OWN_NEXT)
     if data is None:
         return None
     fields = Fields(data, "a change of the own name")
@@ -60,26 +60,26 @@ def read_intent(reader: Reader) -> Intent | None:
 
 def write_intent(writer: Writer, intent: Intent) -> None:
     """A change of the own name begins."""
-    writer.put(Table.META, b"own next", intent.encode())
+    writer.put(Table.META, Meta.OWN_NEXT, intent.encode())
 
 
 def write_released(writer: Writer) -> None:
     """The owner gives the name up."""
-    writer.put(Table.META, b"released", b"\1")
+    writer.put(Table.META, Meta.RELEASED, b"\1")
 
 
 def write_own(writer: Writer, found: Found) -> None:
     """This is the own entry now, and what shows it. The change that led to it is done."""
     _write_proof(writer, found)
-    writer.delete(Table.META, b"own next")
+    writer.delete(Table.META, Meta.OWN_NEXT)
 
 
 def _write_proof(writer: Writer, found: Found) -> None:
     """The entry is as it should be."""
-    writer.put(Table.META, b"own", found.entry.encode())
+    writer.put(Table.META, Meta.OWN, found.entry.encode())
     if found.bundle:
-        writer.put(Table.META, b"bundle", found.bundle)
-    writer.delete(Table.META, b"alarm")
+        writer.put(Table.META, Meta.BUNDLE, found.bundle)
+    writer.delete(Table.META, Meta.ALARM)
 
 
 class OwnName:
@@ -96,9 +96,9 @@ class OwnName:
         with store.read() as reader:
             self._own = read_own(reader)
             self._intent = read_intent(reader)
-            self.bundle = reader.get(Table.META, b"bundle") or b""
-            self.alarm = (reader.get(Table.META, b"alarm") or b"").decode()
-            self._released = reader.get(Table.META, b"released") is not None
+            self.bundle = reader.get(Table.META, Meta.BUNDLE) or b""
+            self.alarm = (reader.get(Table.META, Meta.ALARM) or b"").decode()
+            self._released = reader.get(Table.META, Meta.RELEASED) is not None
 
     @property
     def expires(self) -> int:
@@ -193,6 +193,6 @@ class OwnName:
         text = what if entry is None else f"{what} (version {entry.version}, round {entry.round})"
         if text != self.alarm:
             data = text.encode()
-            await self._store.commit(lambda writer: writer.put(Table.META, b"alarm", data))
+            await self._store.commit(lambda writer: writer.put(Table.META, Meta.ALARM, data))
             self.alarm = text
             self._changed()

@@ -18,7 +18,7 @@ import trio
 
 from cbfs.names.directory import Directory
 from cbfs.storage.encoding import pack, unpack
-from cbfs.storage.store import Store, Table
+from cbfs.storage.store import Meta, Store, Table
 
 JUMP_MAX = 8 * 86_400_000
 """Milliseconds by which a clock may be ahead of the last time that was known: an absence of a week
@@ -35,8 +35,6 @@ LOOK = 60.0
 
 NOTED_EVERY = 3_600_000
 """Milliseconds of which the store learns at once."""
-
-_SEEN = b"time"
 
 
 class OwnTime:
@@ -57,7 +55,7 @@ class OwnTime:
         self._at = running()
         self._doubted: float | None = None
         with store.read() as reader:
-            data = reader.get(Table.META, _SEEN)
+            data = reader.get(Table.META, Meta.CLOCK)
         self._seen = self._highest = clock()
         if data is not None:
             self._seen, self._highest = unpack(data, int, int)
@@ -107,4 +105,4 @@ class OwnTime:
     async def _note(self) -> None:
         data = pack(self._seen, self._highest)
         self._noted = self._highest
-        await self._store.commit(lambda writer: writer.put(Table.META, _SEEN, data))
+        await self._store.commit(lambda writer: writer.put(Table.META, Meta.CLOCK, data))

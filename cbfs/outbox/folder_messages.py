@@ -14,8 +14,8 @@ import trio
 from cbfs.messages.content import u32, u64
 from cbfs.messages.model import Content
 from cbfs.problems import Refused
-from cbfs.storage.store import Table, Writer
-from cbfs.tree.file_contents import COPIED_AT_ONCE, SCRATCH, own_contents
+from cbfs.storage.store import Meta, Series, Table, Writer
+from cbfs.tree.file_contents import COPIED_AT_ONCE, own_contents
 from cbfs.tree.nodes import Directory, File, Node, encode_record, walk
 from cbfs.tree.rules import Area
 from cbfs.tree.tree import Tree
@@ -81,8 +81,8 @@ async def pack(tree: Tree, top: Directory) -> Content:
 
 
 def _begin(writer: Writer) -> int:
-    number = writer.next_number(b"content")
-    writer.put(Table.META, SCRATCH + u64(number), b"")
+    number = writer.next_number(Series.CONTENT)
+    writer.put(Table.META, Meta.SCRATCH + u64(number), b"")
     return number
 
 
@@ -100,7 +100,7 @@ async def drop(tree: Tree, content: Content) -> None:
     """It has become no message."""
 
     def change(writer: Writer) -> None:
-        writer.delete(Table.META, SCRATCH + u64(content.id))
+        writer.delete(Table.META, Meta.SCRATCH + u64(content.id))
         writer.delete_prefix(Table.CONTENT, u64(content.id))
 
     await tree.backend.store.commit(change)
@@ -122,13 +122,13 @@ def taking_out(top: Directory, content: Content) -> Callable[[Writer], None]:
             contents += own_contents(file)
 
     def change(writer: Writer) -> None:
-        writer.delete(Table.META, SCRATCH + u64(content.id))
+        writer.delete(Table.META, Meta.SCRATCH + u64(content.id))
         for inode in inodes:
             writer.delete(Table.NODES, u64(inode))
         for inode, record in kept:
             writer.put(Table.NODES, u64(inode), record)
         for number in contents:
-            writer.put(Table.META, SCRATCH + u64(number), b"")
+            writer.put(Table.META, Meta.SCRATCH + u64(number), b"")
 
     return change
 

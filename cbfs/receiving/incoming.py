@@ -20,7 +20,7 @@ from cbfs.receiving import message_requests
 from cbfs.receiving.notes import Told, take_note, tell_lost
 from cbfs.receiving.reassembly import Arrivals, Receiving, drop_part, store_part
 from cbfs.storage.faults import ProgramFault, contained
-from cbfs.storage.store import StoreError, Table, Writer
+from cbfs.storage.store import Series, StoreError, Table, Writer
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError, LimitError
 from cbfs_common.limits import QUARANTINE_MAX, TURN_AFTER
 from cbfs_common.messages.body import Body, Part, UnknownKind, decode_body
@@ -178,7 +178,7 @@ class Intake:
                 once = writer.blind(item.envelope)
                 if once not in waiting and len(waiting) < QUARANTINE_MAX:
                     waiting.add(once)
-                    number = writer.next_number(Table.INBOX.value)
+                    number = writer.next_number(Series.INBOX)
                     writer.put(Table.INBOX, u64(number) + once, item.envelope)
                 elif once not in waiting:
                     moved.append(QuarantinedEnvelope(item.envelope, Why.LATER))

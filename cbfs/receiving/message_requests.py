@@ -22,7 +22,7 @@ from cbfs.messages.model import Conversation
 from cbfs.messages.queues.note_queue import BLIND_SIZE
 from cbfs.receiving.reassembly import Arrivals, Receiving, store_part
 from cbfs.storage.encoding import pack, unpack
-from cbfs.storage.store import Reader, Table, Writer
+from cbfs.storage.store import Reader, Series, Table, Writer
 from cbfs_common.messages.body import Part, decode_body
 
 REQUESTS_MAX = 64
@@ -59,7 +59,7 @@ def hold(writer: Writer, contact: Contact, body: bytes, now: int) -> bool:
     held = sum(1 for _key in writer.keys(Table.REQUESTS, prefix))
     if held >= HELD_MAX or (not held and is_full(writer)):
         return False
-    key = prefix + u64(writer.next_number(b"request"))
+    key = prefix + u64(writer.next_number(Series.REQUEST))
     writer.put(Table.REQUESTS, key, pack(contact.name, now, body))
     part = decode_body(body)
     if isinstance(part, Part):

@@ -22,7 +22,7 @@ from cbfs.messages.model import Delivery, Message
 from cbfs.messages.queues.delivery_queue import begin_again, moved_on, pending, send_again
 from cbfs.messages.queues.note_queue import NOTHING, Dues, NoteKind, debts, forgive, owe
 from cbfs.receiving.reassembly import Receiving, acknowledge
-from cbfs.storage.store import Reader, Table, Writer
+from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.limits import ASK_SPREAD, LOST_PAUSE, NOTE_IDS_MAX
 from cbfs_common.messages.body import Note
 
@@ -55,7 +55,7 @@ def take_note(
             due = now + receiving.delay // ASK_SPREAD
             owe(writer, told.dues, sender, NoteKind.WANT, ref, due, sender)
     wanted = list(note.wanted)
-    if note.lost and fresh and _may(writer, b"lost by ", sender, now):
+    if note.lost and fresh and _may(writer, Meta.LOST_BY, sender, now):
         begin_again(writer, sender)
         told.again.add(sender)  # their number is the same, but there is something to do
         wanted += [debt.ref for debt in debts(writer, sender, NoteKind.OFFER)]
@@ -120,7 +120,7 @@ def _offer_behind(writer: Writer, told: Told, me: str, sender: str, ref: bytes, 
 
 def tell_lost(writer: Writer, dues: Dues, peer: str, receiving: Receiving) -> None:
     """Something of ``peer`` cannot be read: it is to be told, once in LOST_PAUSE."""
-    if _may(writer, b"lost to ", peer, receiving.now):
+    if _may(writer, Meta.LOST_TO, peer, receiving.now):
         owe(writer, dues, peer, NoteKind.LOST, NOTHING, receiving.now)
 
 

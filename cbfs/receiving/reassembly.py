@@ -22,7 +22,7 @@ from cbfs.messages.history import (
 from cbfs.messages.model import Content, Conversation, Message
 from cbfs.messages.queues.incomplete import Incomplete, complete, get_incomplete, put_incomplete
 from cbfs.messages.queues.note_queue import Dues, NoteKind, arrived, owe
-from cbfs.storage.store import Table, Writer
+from cbfs.storage.store import Series, Table, Writer
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import ASK_FIRST, ASK_SPREAD
 from cbfs_common.messages.body import Part
@@ -80,7 +80,7 @@ def store_part(
         part.date,
         part.parents,
         part.file_name,
-        writer.next_number(b"inode"),
+        writer.next_number(Series.INODE),
         content,
         (),
         muted=sender in receiving.muted,
@@ -140,7 +140,7 @@ def _collect(writer: Writer, sender: str, part: Part, now: int) -> Content | Non
     known = get_incomplete(writer, key)
     if known is None:
         known = Incomplete(
-            writer.next_number(b"content"),
+            writer.next_number(Series.CONTENT),
             bytes(part.count),
             part.digest,
             part.conversation,

@@ -10,7 +10,7 @@ from cbfs.messages import history, lifetimes
 from cbfs.messages.history import Arrival
 from cbfs.messages.model import Conversation, Message
 from cbfs.messages.queues import delivery_queue
-from cbfs.storage.store import Reader, Table, Writer
+from cbfs.storage.store import Reader, Series, Table, Writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def make_message(
         settled.now,
         history.parents_for(writer, conversation.id),
         outgoing.file_name,
-        writer.next_number(b"inode"),
+        writer.next_number(Series.INODE),
         outgoing.content,
         others or (settled.me,),
         folder=outgoing.folder,

@@ -65,7 +65,7 @@ class PageTree:
 
 
 @dataclass(frozen=True, slots=True)
-class Meta:
+class MetaPage:
     """One of the first two pages."""
 
     page_size: int
@@ -91,7 +91,7 @@ class Pages:
             raise PagesDamaged("the file is cut short")
         return data
 
-    def metas(self) -> list[Meta]:
+    def metas(self) -> list[MetaPage]:
         """Those of the first two pages that are whole, the newest first."""
         found = []
         try:
@@ -154,7 +154,7 @@ def offsets(page: bytes) -> Iterator[int]:
 class _Check:
     """One look at a transaction's pages."""
 
-    def __init__(self, pages: Pages, meta: Meta) -> None:
+    def __init__(self, pages: Pages, meta: MetaPage) -> None:
         self._read = pages.read
         self._size = meta.page_size
         self._meta = meta
@@ -336,7 +336,7 @@ def _tree(data: bytes, place: int) -> PageTree:
     return PageTree(flags, depth, entries, root)
 
 
-def _meta(page: bytes, number: int) -> Meta:
+def _meta(page: bytes, number: int) -> MetaPage:
     """Raises PagesDamaged."""
     own, _pad, flags, _lower, _upper = _HEAD.unpack_from(page)
     magic, version, _address, _map_size = _META.unpack_from(page, HEADER)
@@ -350,4 +350,4 @@ def _meta(page: bytes, number: int) -> Meta:
         raise PagesDamaged("one of the first two pages")
     if free.flags != _INTEGER_KEYS or names.flags:
         raise PagesDamaged("one of the first two pages")
-    return Meta(page_size, free, names, last, transaction)
+    return MetaPage(page_size, free, names, last, transaction)

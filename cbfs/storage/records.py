@@ -23,14 +23,10 @@ STATE_KEY = b"state"
 """Among the nodes: the store's generation and its next slot."""
 
 
-BLIND = b"blind"
-"""In Table.META: the key of blind record keys."""
-
-
 class Table(Enum):
     """The tables, with what their record keys are."""
 
-    META = b"meta"  # a fixed word
+    META = b"meta"  # see ``Meta``
     SESSIONS = b"sessions"  # session id 16
     PREKEYS = b"prekeys"  # prekey id 16
     PEERS = b"peers"  # blind(name)
@@ -50,6 +46,68 @@ class Table(Enum):
     INDEX = b"index"  # segment u32: see ``cbfs.messages.search_index``
     TERMS = b"terms"  # segment u32 [| number in it u8]
     NODES = b"nodes"  # inode u64: files and folders of outbox/, ui_info/ and tmp/
+
+
+class Meta(bytes, Enum):
+    """All keys of Table.META: the first have one record each; those that end with a space begin
+    many, and what they are of follows them."""
+
+    ACCOUNT = b"account"  # the account itself
+    ACCOUNT_NEXT = b"account next"  # the account as it is to be when its new profile stands
+    ALARM = b"alarm"  # what somebody else has made of one's own name
+    BLIND = b"blind"  # the key (32) of blind record keys
+    BUNDLE = b"bundle"  # the proof of one's own name that messages carry
+    CLOCK = b"time"  # what was seen of the clock
+    DIRECTORY = b"directory"  # the newest head of the name directory
+    ENDS = b"ends"  # the hours in which something ends
+    LISTED = b"listed with folders"  # is there when every message is in a page of its conversation
+    NAME_ASKED_FOR = b"name asked for"  # from before the directory is told until it has refused
+    OWN = b"own"  # the entry of one's own name: the last step of making an account
+    OWN_NEXT = b"own next"  # the change of it that is on its way
+    OWN_SERVER = b"own server"  # the address of the server that a mount runs itself
+    PLACE = b"place"  # what tells this account directory from a copy of it
+    PREKEYS_AHEAD = b"prekeys ahead"  # since when prekeys expire later than they can
+    RELEASED = b"released"  # is there when one's own name was given up
+    SETTINGS = b"settings"  # as TOML
+
+    ARRIVING = b"arriving "  # blind(sender): what of theirs has come in part
+    BEFORE = b"before "  # conversation 16 | parent 16: what waits for a parent that is not here
+    BROUGHT = b"brought "  # blind(name): messages that are wanted by what they have said
+    COUNTER = b"counter "  # a ``Series``: the last number that was given
+    DROPPED = b"dropped "  # conversation 16 | message 16: was thrown away, and is not asked for
+    ENDING = b"ending "  # conversation 16: how many of its messages end
+    FOLDER = b"folder "  # blind(name of a folder): the conversation that it is of
+    FOLDERS = b"folders "  # conversation 16: how many of its messages are folders
+    GONE = b"gone "  # conversation 16 | serial u64 | index u32: was removed from a folder
+    HEADS = b"heads "  # conversation 16: the messages that no other names as its parent
+    HELD = b"held "  # content u64: how many refer to it
+    JOB = b"job "  # blind(recipient, conversation, message): the key of the delivery
+    LABEL = b"label "  # blind(name): what they are shown as
+    LAST_OWN = b"last own "  # conversation 16: one's own last message
+    LEFT = b"left "  # conversation 16: is not shown until something is written in it
+    LIFETIME = b"lifetime "  # conversation 16: for how long its messages are kept
+    LOST_BY = b"lost by "  # blind(name): when they last said that they had lost sessions
+    LOST_TO = b"lost to "  # blind(name): when they were last told so
+    MOVED = b"moved "  # inode u64: the number that it has now
+    NAME = b"name "  # blind(conversation, name of a file): the serial of the message
+    RELABEL = b"relabel "  # blind(name): whose messages still have names of before
+    SCRATCH = b"scratch "  # content u64: goes when a mount ends
+    TIMES = b"times "  # inode u64: times of what has no other record
+    TRANSCRIPT = b"transcript "  # conversation 16: how long it is as one text
+    UNMET = b"unmet "  # blind(name): until when the directory is not asked for them
+    WROTE = b"wrote "  # conversation 16: one has written in it oneself
+
+
+class Series(bytes, Enum):
+    """What is numbered, each from 1 on, by ``Writer.next_number``."""
+
+    CONTENT = b"content"
+    INBOX = b"inbox"
+    INODE = b"inode"
+    MESSAGE = b"message"
+    QUARANTINE = b"quarantine"
+    QUEUE = b"queue"
+    REQUEST = b"request"
 
 
 class CannotWrite(StoreError):
@@ -175,9 +233,9 @@ class Reader:
                 found = cursor.prev() if found else cursor.last()
             return cursor.key() if found and cursor.key().startswith(prefix) else None
 
-    def number(self, name: bytes) -> int:
+    def number(self, series: Series) -> int:
         """The last that ``Writer.next_number`` gave, 0 before the first."""
-        return int.from_bytes(self.get(Table.META, b"counter " + name) or b"", "big")
+        return int.from_bytes(self.get(Table.META, Meta.COUNTER + series) or b"", "big")
 
     def blind(self, *parts: bytes) -> bytes:
         """See ``Store.blind``."""
@@ -228,10 +286,10 @@ class Writer(Reader):
             self.delete(table, key)
         return len(keys)
 
-    def next_number(self, name: bytes) -> int:
-        """1, 2, 3, ...: a counter of that name that never repeats."""
-        number = self.number(name) + 1
-        self.put(Table.META, b"counter " + name, number.to_bytes(8, "big"))
+    def next_number(self, series: Series) -> int:
+        """The next number of a series: 1, 2, 3, ... None is ever given again."""
+        number = self.number(series) + 1
+        self.put(Table.META, Meta.COUNTER + series, number.to_bytes(8, "big"))
         return number
 
 

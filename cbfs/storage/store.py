@@ -37,12 +37,13 @@ from cbfs.storage.group_commit import GroupCommit, Pending
 from cbfs.storage.key_tree import Cache, KeyReader, KeyWriter, Turned
 from cbfs.storage.lmdb_pages import Pages, PagesDamaged
 from cbfs.storage.records import (
-    BLIND,
     STATE,
     STATE_KEY,
     CannotWrite,
     DamagedRecord,
+    Meta,
     Reader,
+    Series,
     Table,
     Tables,
     TxnNodes,
@@ -53,7 +54,17 @@ from cbfs_common.primitives import KEY_SIZE, Random
 from cbfs_host.complaints import hint_of
 from cbfs_host.lmdb_environment import DATA, StoreError, build_environment, open_environment
 
-__all__ = ["CannotWrite", "DamagedRecord", "Reader", "Store", "StoreError", "Table", "Writer"]
+__all__ = [
+    "CannotWrite",
+    "DamagedRecord",
+    "Meta",
+    "Reader",
+    "Series",
+    "Store",
+    "StoreError",
+    "Table",
+    "Writer",
+]
 
 T = TypeVar("T")
 
@@ -143,11 +154,11 @@ class Store:
 
     def _find_blind_key(self) -> bytes:
         with self.read() as reader:
-            key = reader.get(Table.META, BLIND)
+            key = reader.get(Table.META, Meta.BLIND)
         if key is None:
             fresh = key = self._random.token(KEY_SIZE)
             if not self._read_only:
-                self.write(lambda writer: writer.put(Table.META, BLIND, fresh))
+                self.write(lambda writer: writer.put(Table.META, Meta.BLIND, fresh))
         return key
 
     def protect(self, protection: Protection, lock: bytes) -> Protection:
@@ -156,7 +167,7 @@ class Store:
         before = self._root_file.protection, self._root_file.lock
         self._root_file.protect(protection, lock)
         try:
-            self.write(lambda writer: writer.put(Table.META, BLIND, self._tables.blind_key))
+            self.write(lambda writer: writer.put(Table.META, Meta.BLIND, self._tables.blind_key))
         except StoreError:
             self._root_file.protect(*before)
             raise

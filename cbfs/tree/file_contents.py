@@ -19,7 +19,7 @@ from cbfs.interface import Backend
 from cbfs.messages.content import read_content, u32, u64
 from cbfs.messages.model import Content
 from cbfs.storage.faults import Tasks
-from cbfs.storage.store import Reader, StoreError, Table, Writer
+from cbfs.storage.store import Meta, Reader, Series, StoreError, Table, Writer
 from cbfs.tree.nodes import (
     MODES,
     Directory,
@@ -56,9 +56,6 @@ on meanwhile, and waits for that when there are twice as many."""
 
 COPIED_AT_ONCE = 16
 """Blocks in one transaction."""
-
-SCRATCH = b"scratch "
-"""META records: contents that nothing refers to yet."""
 
 
 class Contents:
@@ -292,9 +289,9 @@ class Contents:
         layer.touched.clear()
 
         def change(writer: Writer) -> int:
-            spill = layer.spill or writer.next_number(b"content")
+            spill = layer.spill or writer.next_number(Series.CONTENT)
             if not layer.spill:
-                writer.put(Table.META, SCRATCH + u64(spill), b"")
+                writer.put(Table.META, Meta.SCRATCH + u64(spill), b"")
             for index, block in blocks.items():
                 writer.put(Table.CONTENT, u64(spill) + u32(index), block)
             return spill
@@ -316,14 +313,14 @@ class Contents:
         record, beside = record_maker(file), _beside([file])
 
         def change(writer: Writer) -> Content:
-            number = over.id if over else layer.spill or writer.next_number(b"content")
+            number = over.id if over else layer.spill or writer.next_number(Series.CONTENT)
             key = u64(number)
             if over:
                 first = key + u32(count_blocks(layer.cut))
                 stale = list(writer.keys(Table.CONTENT, key, first))
             else:
                 stale = [key + u32(index) for index in layer.written - layer.spilled]
-                writer.delete(Table.META, SCRATCH + key)
+                writer.delete(Table.META, Meta.SCRATCH + key)
             for each in stale:
                 writer.delete(Table.CONTENT, each)
             for index, block in layer.memory.items():
@@ -393,7 +390,7 @@ class Contents:
                 writer.delete(Table.NODES, u64(inode))
                 for content in contents:
                     writer.delete_prefix(Table.CONTENT, u64(content))
-                    writer.delete(Table.META, SCRATCH + u64(content))
+                    writer.delete(Table.META, Meta.SCRATCH + u64(content))
             beside(writer)
 
         await self.backend.store.commit(change)
@@ -451,8 +448,8 @@ def _content(node: Node) -> Content | None:
 
 def drop_scratch(writer: Writer) -> None:
     """What was spilled and never saved, by a mount that ended before."""
-    for key in list(writer.keys(Table.META, SCRATCH)):
-        writer.delete_prefix(Table.CONTENT, key.removeprefix(SCRATCH))
+    for key in list(writer.keys(Table.META, Meta.SCRATCH)):
+        writer.delete_prefix(Table.CONTENT, key.removeprefix(Meta.SCRATCH))
         writer.delete(Table.META, key)
 
 

@@ -7,16 +7,14 @@ therefore it is remembered until the next mount where that went.
 
 from cbfs.messages.content import u64
 from cbfs.storage.records import Reader, Table, Writer
+from cbfs.storage.store import Meta
 from cbfs.tree.nodes import in_another_folder
-
-_MOVED = b"moved "
-"""META records: the key of a folder that is no more, and that of the one in its place."""
 
 
 def take_along(writer: Writer, old: int, new: int) -> None:
     """In the transaction in which the conversation begins. Contents stay as they are."""
     writer.delete(Table.NODES, u64(old))
-    writer.put(Table.META, _MOVED + u64(old), u64(new))
+    writer.put(Table.META, Meta.MOVED + u64(old), u64(new))
     for key, data in list(writer.items(Table.NODES)):
         record = in_another_folder(data, old, new)
         if record is not None:
@@ -26,11 +24,11 @@ def take_along(writer: Writer, old: int, new: int) -> None:
 def load_moved(reader: Reader) -> dict[int, int]:
     """Folders that have moved since the last mount began: keys by keys."""
     return {
-        int.from_bytes(key[len(_MOVED) :], "big"): int.from_bytes(new, "big")
-        for key, new in reader.items(Table.META, _MOVED)
+        int.from_bytes(key[len(Meta.MOVED) :], "big"): int.from_bytes(new, "big")
+        for key, new in reader.items(Table.META, Meta.MOVED)
     }
 
 
 def forget_moved(writer: Writer) -> None:
     """In the transaction after which no record names an old folder."""
-    writer.delete_prefix(Table.META, _MOVED)
+    writer.delete_prefix(Table.META, Meta.MOVED)

@@ -14,12 +14,11 @@ from hashlib import blake2b
 
 from cbfs.messages.content import u64
 from cbfs.storage.encoding import pack, unpack
-from cbfs.storage.store import Reader, Table, Writer
+from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs.tree.nodes import Directory, Node, Text
 from cbfs.tree.rules import Area
 from cbfs.tree.virtual.virtual_directory import Provided
 
-_RECORD = b"times "
 _DIGEST_SIZE = 16
 
 
@@ -34,12 +33,14 @@ class Times:
 
     def put(self, writer: Writer, inode: int) -> None:
         """Keep them."""
-        writer.put(Table.META, _RECORD + u64(inode), pack(self.mtime_ns, self.changed_ns, self.of))
+        writer.put(
+            Table.META, Meta.TIMES + u64(inode), pack(self.mtime_ns, self.changed_ns, self.of)
+        )
 
 
 def read_times(reader: Reader, inode: int) -> Times | None:
     """Those that are kept of an inode."""
-    data = reader.get(Table.META, _RECORD + u64(inode))
+    data = reader.get(Table.META, Meta.TIMES + u64(inode))
     return None if data is None else _decode(data)
 
 

@@ -14,7 +14,7 @@ from cbfs.messages.content import u64
 from cbfs.messages.file_names import ERROR_SUFFIX
 from cbfs.messages.model import Conversation, Message
 from cbfs.storage.faults import Tasks
-from cbfs.storage.store import Store, Table, Writer
+from cbfs.storage.store import Series, Store, Table, Writer
 from cbfs.tree.changes import check_rename, or_else, put_back
 from cbfs.tree.file_contents import Contents, check_changeable
 from cbfs.tree.inodes import Inodes
@@ -83,7 +83,7 @@ class Tree(Contents):
         """Told of each conversation that a program has left, by removing its folder there."""
         self._next = _last_inode(backend.store)
         with backend.store.read() as reader:
-            self.unseen = Unseen(reader.number(b"message"))
+            self.unseen = Unseen(reader.number(Series.MESSAGE))
         now = time.time_ns()
         self.root = Directory(ROOT, Area.ROOT, now)
         self.config = ConfigFile(self.root, backend, self.read, self.new_inode)

@@ -17,7 +17,7 @@ from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.messages import history
 from cbfs.messages.history import Arrival
 from cbfs.messages.model import Conversation
-from cbfs.storage.store import Store, Writer
+from cbfs.storage.store import Series, Store, Writer
 from tests.support.fake_backend import NAME, put_content
 from tests.support.stores import open_store
 
@@ -66,7 +66,7 @@ def fill(store: Store, conversations: int, messages: int) -> None:
                 moment,
                 (),
                 "" if number % 10 else "note.txt",
-                writer.next_number(b"inode"),
+                writer.next_number(Series.INODE),
                 put_content(writer, text_of(number)),
                 (other,) if own else (),
             )

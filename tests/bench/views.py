@@ -10,7 +10,7 @@ from pathlib import Path
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.messages import history, search_index
 from cbfs.messages.history import Arrival
-from cbfs.storage.store import Writer
+from cbfs.storage.store import Series, Writer
 from tests.bench.at_size import STARTED, make_account, text_of
 from tests.bench.server import on_disk
 from tests.bench.table import Row, faster
@@ -79,7 +79,7 @@ def _upkeep(account: Path) -> tuple[float, float]:
                 STARTED + number,
                 (),
                 "",
-                writer.next_number(b"inode"),
+                writer.next_number(Series.INODE),
                 put_content(writer, text_of(number)),
                 (),
             )

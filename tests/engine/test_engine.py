@@ -15,7 +15,7 @@ from cbfs.messages.content import read_content, u32, u64
 from cbfs.messages.model import Content, Conversation, Delivery, Message
 from cbfs.network.access import NetworkOptions
 from cbfs.problems import Refused
-from cbfs.storage.store import StoreError, Table, Writer
+from cbfs.storage.store import Series, StoreError, Table, Writer
 from tests.support.world import WAIT, World, accept_strangers, run
 
 CHUNK = 65_536
@@ -96,7 +96,7 @@ async def send(engine: Engine, to: tuple[str, ...], data: bytes, *, name: str = 
     """As the mount does it."""
 
     def store(writer: Writer) -> int:
-        content = writer.next_number(b"content")
+        content = writer.next_number(Series.CONTENT)
         for index in range(0, len(data), CHUNK):
             key = u64(content) + u32(index // CHUNK)
             writer.put(Table.CONTENT, key, data[index : index + CHUNK])

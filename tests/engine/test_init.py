@@ -11,7 +11,7 @@ from cbfs.commands import init
 from cbfs.names.directory import Directory, NameTaken
 from cbfs.network.access import NetworkOptions
 from cbfs.storage.root_key import ProtectionKind
-from cbfs.storage.store import Table
+from cbfs.storage.store import Meta, Table
 from cbfs_common.errors import CbfsError
 from tests.support.world import ENVIRONMENT, WAIT, Service, World, program, run, world
 
@@ -97,7 +97,7 @@ def test_keys_that_may_have_a_name_are_not_given_up(here: World, tmp_path: Path)
         init.make("cut-off", *where, NetworkOptions(no_tor=True), say)
     with opened_store(account, SYSTEM_RANDOM) as store:
         with store.read() as reader:
-            assert reader.get(Table.META, init.ASKED) is None
+            assert reader.get(Table.META, Meta.NAME_ASKED_FOR) is None
         store.write(init.asked_for)
     for other in (("another", None), ("cut-off", wrong(here.server.url)["another port"])):
         refused = run("cbfs", *words(here, other[0], account, other[1]))
@@ -124,7 +124,7 @@ def test_it_is_on_the_disk_that_a_name_was_asked_for_before_it_is(
         with pytest.raises(type(error)):
             init.make("told-once", *where, NetworkOptions(no_tor=True), lambda _text: None)
         with opened_store(account, SYSTEM_RANDOM) as store, store.read() as reader:
-            assert reader.get(Table.META, init.ASKED) is not None
+            assert reader.get(Table.META, Meta.NAME_ASKED_FOR) is not None
 
 
 def test_what_was_refused_at_the_first_try_was_not_asked_for(

@@ -26,7 +26,7 @@ from cbfs.messages.queues import delivery_queue
 from cbfs.problems import Refused
 from cbfs.receiving import message_requests
 from cbfs.receiving.reassembly import Arrivals, Receiving, store_part
-from cbfs.storage.store import Reader, Store, Table, Writer
+from cbfs.storage.store import Reader, Series, Store, Table, Writer
 from cbfs.tree.virtual.metadata import read_changed, read_new, text_of
 from cbfs_common.limits import (
     DATE_MAX,
@@ -226,9 +226,9 @@ class Ends(RuleBasedStateMachine):
         lifetime = Lifetime(seconds, 1) if seconds else FOREVER
 
         def change(writer: Writer) -> Message:
-            content = Content(writer.next_number(b"content"), 4, 65_536)
+            content = Content(writer.next_number(Series.CONTENT), 4, 65_536)
             writer.put(Table.CONTENT, u64(content.id) + u32(0), b"text")
-            number = writer.next_number(b"test")
+            number = writer.next_number(Series.QUEUE)
             people = ("bob", "carol") if own else ()
             sender = "alice" if own else "bob"
             arrival = Arrival(

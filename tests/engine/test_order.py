@@ -17,7 +17,7 @@ from cbfs.engine.running import running
 from cbfs.messages import history, order
 from cbfs.messages.history import Arrival
 from cbfs.messages.transcript import Extent, Line, Reading, Transcript
-from cbfs.storage.store import Store, Writer
+from cbfs.storage.store import Series, Store, Writer
 from tests.engine.test_engine import NO_TOR, Recorder, account, read, send, until
 from tests.support.fake_backend import put_content
 from tests.support.stores import open_store
@@ -67,7 +67,7 @@ def come(store: Store, written: Written, now: int, *more: Written, talk: bytes =
         for number, one in enumerate((written, *more)):
             arrival = Arrival(
                 one.id, one.sender, one.date, one.parents, "",
-                writer.next_number(b"inode"), put_content(writer, one.id.hex().encode()), (),
+                writer.next_number(Series.INODE), put_content(writer, one.id.hex().encode()), (),
             )  # fmt: skip
             history.add_message(writer, talk, arrival, now + number)
 
@@ -188,7 +188,7 @@ def test_one_s_own_messages_are_in_order_whatever_the_clock_does(tmp_path: Path)
             assert len(parents) <= history.HEADS_MAX
             arrival = Arrival(
                 bytes([number]) * 16, "alice", now, parents, "",
-                writer.next_number(b"inode"), put_content(writer, b"x"), ("bob", "carol"),
+                writer.next_number(Series.INODE), put_content(writer, b"x"), ("bob", "carol"),
             )  # fmt: skip
             return history.add_message(writer, TALK, arrival, now).id
 

@@ -13,7 +13,7 @@ from cbfs.messages import history
 from cbfs.messages.model import Conversation, Delivery, Message
 from cbfs.messages.queues import delivery_queue, note_queue
 from cbfs.messages.queues.note_queue import missing
-from cbfs.storage.store import Store, Table, Writer
+from cbfs.storage.store import Series, Store, Table, Writer
 from cbfs_common.messages.lifetime import FOREVER
 from tests.engine.test_engine import NO_TOR, Recorder, account, send, until
 from tests.engine.test_lifetime import said as a_part
@@ -104,7 +104,7 @@ def write(writer: Writer, conversation: Conversation, number: int) -> Message:
     """One's own message, queued for both."""
     arrival = history.Arrival(
         bytes([number]) * 16, "alice", START + number, history.parents_for(writer, TALK), "",
-        writer.next_number(b"inode"), put_content(writer, b"%d" % number), ("bob", "carol"),
+        writer.next_number(Series.INODE), put_content(writer, b"%d" % number), ("bob", "carol"),
     )  # fmt: skip
     message = history.add_message(writer, TALK, arrival, START + number)
     delivery_queue.add_jobs(

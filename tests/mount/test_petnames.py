@@ -17,7 +17,7 @@ from cbfs.messages import history, petnames
 from cbfs.messages.conversations import label
 from cbfs.messages.listings import every
 from cbfs.problems import NotAName, Taken
-from cbfs.storage.store import Writer
+from cbfs.storage.store import Series, Writer
 from cbfs.tree.texts import status_text
 from cbfs_common.errors import DecodeError
 from tests.engine.test_engine import NO_TOR, Recorder, until
@@ -44,7 +44,7 @@ def test_messages_follow_a_few_at_a_time_and_after_a_crash(
             for conversation, sender in ((talk, "bob"), (talk, "alice"), (other, "carol")):
                 arrival = history.Arrival(
                     SYSTEM_RANDOM.token(16), sender, 1_000, (), "x.txt",
-                    writer.next_number(b"inode"), put_content(writer, b"%d\n" % number), (),
+                    writer.next_number(Series.INODE), put_content(writer, b"%d\n" % number), (),
                 )  # fmt: skip
                 history.add_message(writer, conversation.id, arrival, 1_000)
         return talk.id

@@ -11,7 +11,6 @@ import pytest
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, opened_store
-from cbfs.account.configuration import RECORD
 from cbfs.account.settings import Settings, encode
 from cbfs.contacts.contact import Mark, Standing
 from cbfs.engine.engine import Engine
@@ -19,7 +18,7 @@ from cbfs.engine.running import running
 from cbfs.interface import MessageRequest
 from cbfs.messages.queues.note_queue import NoteKind, debts
 from cbfs.receiving import message_requests
-from cbfs.storage.store import Table
+from cbfs.storage.store import Meta, Series, Table
 from cbfs.tree.virtual.request_text import request_text
 from cbfs_common.limits import RECEIPT_DELAY
 from tests.engine.test_engine import NO_TOR, Recorder, account, send, until
@@ -184,12 +183,12 @@ def test_one_stranger_too_many_leaves_nothing(
                     return sum(reader.count(table) for table in tables)
 
             with bob.store.read() as reader:
-                before = reader.number(b"inbox")
+                before = reader.number(Series.INBOX)
             assert before == 0
 
             def seen() -> bool:
                 with bob.store.read() as reader:
-                    return reader.number(b"inbox") > 0
+                    return reader.number(Series.INBOX) > 0
 
             await until(seen, "it to come")
             await until(lambda: left() == 0, "it to be dropped")
@@ -253,7 +252,7 @@ def test_strangers_without_requests_are_remembered_so_far_and_no_more(
 
 def ask_strangers(place: Path) -> None:
     with opened_store(place, SYSTEM_RANDOM) as store:
-        store.write(lambda writer: writer.put(Table.META, RECORD, encode(Settings())))
+        store.write(lambda writer: writer.put(Table.META, Meta.SETTINGS, encode(Settings())))
 
 
 # Text that is safe to show

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from cbfs.account.account import ACCOUNT, FINISHED, SYSTEM_RANDOM
+from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.commands.export import restore_export, write_export
 from cbfs.messages.content import read_content
 from cbfs.messages.history import load_conversations, load_messages
 from cbfs.messages.queues.incomplete import Incomplete, all_incomplete, decode_incomplete
 from cbfs.storage.records import Table
-from cbfs.storage.store import Store
+from cbfs.storage.store import Meta, Store
 from cbfs_common.errors import DecodeError
 from cbfs_common.messages.lifetime import FOREVER
 from tests.engine.test_lifetime import said, take
@@ -26,7 +26,7 @@ def moved(old: Path, new: Path) -> None:
     """An export of one store, restored in another."""
     file = old.parent / "export"
     with opened(old) as store:
-        for key in (ACCOUNT, FINISHED):
+        for key in (Meta.ACCOUNT, Meta.OWN):
             store.write(lambda writer, key=key: writer.put(Table.META, key, b"x"))  # type: ignore[misc]
         count = write_export(store, file, b"secret", SYSTEM_RANDOM)
         assert count.damaged == 0

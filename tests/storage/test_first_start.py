@@ -15,13 +15,13 @@ from typing import Any
 import lmdb
 import pytest
 
-from cbfs.account.account import ACCOUNT, FINISHED, SYSTEM_RANDOM, opened_store
+from cbfs.account.account import SYSTEM_RANDOM, opened_store
 from cbfs.account.passphrase import Guard
 from cbfs.commands import certificates
 from cbfs.commands.export import write_export
 from cbfs.commands.onion_key import admission
 from cbfs.storage.root_key import MAGIC
-from cbfs.storage.store import Table
+from cbfs.storage.store import Meta, Table
 from cbfs_common.errors import CbfsError
 from cbfs_common.names.config import Terms
 from cbfs_common.onion import make_service_key
@@ -180,7 +180,7 @@ def owned(place: Path) -> None:
 
 def exported(place: Path) -> None:
     with opened_store(place / "account", SYSTEM_RANDOM, create=Guard) as store:
-        for key in (ACCOUNT, FINISHED):
+        for key in (Meta.ACCOUNT, Meta.OWN):
             store.write(lambda writer, key=key: writer.put(Table.META, key, b"x"))  # type: ignore[misc]
         write_export(store, place / "export", b"passphrase", SYSTEM_RANDOM)
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from cbfs.account.account import ACCOUNT, FINISHED, SYSTEM_RANDOM, salvaging
+from cbfs.account.account import SYSTEM_RANDOM, salvaging
 from cbfs.commands.export import read_export, write_export
 from cbfs.messages.history import Arrival, add_conversation, add_message
 from cbfs.mount.quota import errno_of
 from cbfs.storage.lmdb_pages import Pages
 from cbfs.storage.root_key import NO_LOCK, Protection, make_root_file
-from cbfs.storage.store import CannotWrite, Store, StoreError, Table, Writer
+from cbfs.storage.store import CannotWrite, Meta, Store, StoreError, Table, Writer
 from cbfs_common.errors import CbfsError
 from tests.support.disk import PAGE, small_disk, use_up
 from tests.support.fake_backend import put_content
@@ -41,7 +41,7 @@ def value(key: bytes, version: int) -> bytes:
 
 def fill(place: Path, *, records: int = RECORDS) -> Said:
     """A store with some history: records come, change and go."""
-    said: Said = {(Table.META, ACCOUNT): {b"x"}, (Table.META, FINISHED): {b"y"}}
+    said: Said = {(Table.META, Meta.ACCOUNT): {b"x"}, (Table.META, Meta.OWN): {b"y"}}
     store = open_store(place)
     rolls = random.Random(SEED)
     tables = [Table.MESSAGE_IDS, Table.PEERS, Table.INDEX, Table.TERMS]
@@ -59,7 +59,7 @@ def fill(place: Path, *, records: int = RECORDS) -> Said:
                 said[table, key].add(value(key, 1))
                 writer.put(table, key, value(key, 1))
 
-    for key, word in ((ACCOUNT, b"x"), (FINISHED, b"y")):
+    for key, word in ((Meta.ACCOUNT, b"x"), (Meta.OWN, b"y")):
         store.write(lambda w, key=key, word=word: w.put(Table.META, key, word))  # type: ignore[misc]
     for first in range(0, records, 35):
         store.write(lambda w, first=first: change(w, range(first, min(first + 35, records))))  # type: ignore[misc]
@@ -257,7 +257,7 @@ def put_message(place: Path, text: bytes) -> bytes:
     store = open_store(place)
 
     def change(writer: Writer) -> bytes:
-        for key in (ACCOUNT, FINISHED):
+        for key in (Meta.ACCOUNT, Meta.OWN):
             writer.put(Table.META, key, b"x")
         content = put_content(writer, text)
         conversation = bytes(16)

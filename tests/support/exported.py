@@ -13,12 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest import mock
 
-from cbfs.account.account import ACCOUNT, FINISHED, SYSTEM_RANDOM
+from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.commands.export import restore_export, write_export
-from cbfs.messages.lost_state import LISTED, PLACE
 from cbfs.messages.queues.delivery_queue import unsealed
 from cbfs.storage.records import Table
-from cbfs.storage.store import Store, Writer
+from cbfs.storage.store import Meta, Store, Writer
 from cbfs_common.errors import CbfsError
 from tests.support.stores import open_store
 
@@ -45,7 +44,7 @@ def check_export_of(directory: Path) -> bool:
             shutil.copy(directory / "root.key", copy)
             shutil.copy(directory / "store" / "data.mdb", copy / "store")
             with opened(copy) as store:
-                for key in (ACCOUNT, FINISHED):  # which bare stores of tests have not
+                for key in (Meta.ACCOUNT, Meta.OWN):  # which bare stores of tests have not
                     store.write(partial(_put_if_missing, key=key))
                 whole = records_of(store)
         except (CbfsError, OSError):
@@ -96,4 +95,4 @@ def as_exported(whole: Records) -> Records:
     return records
 
 
-_OF_THE_DIRECTORY = {(Table.META, PLACE), (Table.META, LISTED)}
+_OF_THE_DIRECTORY = {(Table.META, Meta.PLACE), (Table.META, Meta.LISTED)}

@@ -37,7 +37,7 @@ from cbfs.outbox.folder_messages import drop, pack
 from cbfs.problems import NotYet, Refused, Taken
 from cbfs.sending.compose import Settled, make_message
 from cbfs.storage.root_key import Unlock
-from cbfs.storage.store import Store, Table, Writer
+from cbfs.storage.store import Series, Store, Table, Writer
 from cbfs.tree.nodes import Directory
 from cbfs.tree.tree import Tree
 from cbfs_common.messages.conversation import conversation_id
@@ -57,7 +57,7 @@ NOBODY = "nobody"
 
 def put_content(writer: Writer, data: bytes) -> Content:
     """A content as the engine stores what it receives: in chunks of its own size."""
-    content = Content(writer.next_number(b"content"), len(data), 10_000)
+    content = Content(writer.next_number(Series.CONTENT), len(data), 10_000)
     for index, start in enumerate(range(0, len(data), content.chunk)):
         chunk = data[start : start + content.chunk]
         writer.put(Table.CONTENT, u64(content.id) + u32(index), chunk)
@@ -302,7 +302,7 @@ def _arrival(
     content: Content,
     recipients: tuple[str, ...],
 ) -> Arrival:
-    inode = writer.next_number(b"inode")
+    inode = writer.next_number(Series.INODE)
     id_ = SYSTEM_RANDOM.token(16)
     return Arrival(id_, sender, now, (), file_name, inode, content, recipients)
 

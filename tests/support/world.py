@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from cbfs.account.account import SYSTEM_RANDOM, opened_store
-from cbfs.account.configuration import RECORD
 from cbfs.account.settings import Settings, Strangers, encode
 from cbfs.network.tor.private_network import Network
-from cbfs.storage.store import Table
+from cbfs.storage.store import Meta, Table
 
 T = TypeVar("T")
 
@@ -78,7 +77,7 @@ def accept_strangers(account: Path) -> None:
     """Set in an account that is not in use that who writes first is a contact at once."""
     data = encode(Settings(strangers=Strangers.ACCEPT))
     with opened_store(account, SYSTEM_RANDOM) as store:
-        store.write(lambda writer: writer.put(Table.META, RECORD, data))
+        store.write(lambda writer: writer.put(Table.META, Meta.SETTINGS, data))
 
 
 class Service:

@@ -11,9 +11,9 @@ from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.messages import history, listings
 from cbfs.messages.history import Arrival
 from cbfs.messages.listings import PAGE_SIZE, entry_of, listed
-from cbfs.messages.lost_state import LISTED, make_listings
+from cbfs.messages.lost_state import make_listings
 from cbfs.messages.model import Message
-from cbfs.storage.store import Store, Table, Writer
+from cbfs.storage.store import Meta, Store, Table, Writer
 from tests.bench.at_size import STARTED, make_account
 from tests.support.fake_backend import put_content
 from tests.support.stores import open_store
@@ -115,7 +115,7 @@ def test_pages_that_lack_are_made_at_the_start(tmp_path: Path) -> None:
     store.write(lambda writer: writer.delete_prefix(Table.LISTINGS, b""))
     make_listings(store)  # only once
     assert pages(store) == []
-    store.write(lambda writer: writer.delete(Table.META, LISTED))
+    store.write(lambda writer: writer.delete(Table.META, Meta.LISTED))
     make_listings(store)
     assert pages(store) == there
     store.close()

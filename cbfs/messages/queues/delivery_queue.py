@@ -27,7 +27,7 @@ from cbfs.messages.history import (
 from cbfs.messages.model import Content, Conversation, Delivery, Message
 from cbfs.messages.queues.note_queue import Dues, NoteKind, owe
 from cbfs.storage.encoding import pack, unpack
-from cbfs.storage.store import Reader, Table, Writer
+from cbfs.storage.store import Meta, Reader, Series, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import DATE_MAX, OFFER_AFTER
 from cbfs_common.messages.body import part_capacity
@@ -160,7 +160,7 @@ def job_of(reader: Reader, message: Message, recipient: str) -> Job | None:
 
 def _index(reader: Reader, recipient: str, conversation: bytes, message: bytes) -> bytes:
     """Where the key of a job is to be found."""
-    return b"job " + reader.blind(recipient.encode(), conversation, message)
+    return Meta.JOB + reader.blind(recipient.encode(), conversation, message)
 
 
 def parts_delivered(reader: Reader, job: Job) -> int:
@@ -249,7 +249,7 @@ def job_for(message: Message, conversation: Conversation, digest: bytes) -> Job:
 
 
 def _add(writer: Writer, job: Job, recipient: str) -> None:
-    key = writer.blind(recipient.encode()) + u64(writer.next_number(b"queue"))
+    key = writer.blind(recipient.encode()) + u64(writer.next_number(Series.QUEUE))
     _put(writer, replace(job, key=key, recipient=recipient))
     hold_content(writer, job.content.id)
 
@@ -301,7 +301,7 @@ def begin_again(writer: Writer, recipient: str) -> None:
     get new keys: what is just being delivered must not be taken for what is sealed from now on."""
     for job in pending(writer, recipient):
         writer.delete_prefix(Table.QUEUE, job.key)
-        key = job.key[:-8] + u64(writer.next_number(b"queue"))
+        key = job.key[:-8] + u64(writer.next_number(Series.QUEUE))
         _put(writer, replace(job, key=key, sealed=0))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cbfs.messages.content import u64
 from cbfs.storage.encoding import pack, unpack
-from cbfs.storage.store import Reader, Table, Writer
+from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import INCOMPLETE_BYTES_MAX, INCOMPLETE_MAX
 
@@ -98,7 +98,7 @@ class _Share:
 
 
 def _place(reader: Reader, sender: str) -> bytes:
-    return b"arriving " + reader.blind(sender.encode())
+    return Meta.ARRIVING + reader.blind(sender.encode())
 
 
 def _shares(reader: Reader, sender: str) -> list[_Share]:

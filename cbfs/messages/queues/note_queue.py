@@ -16,7 +16,7 @@ from enum import Enum
 from cbfs.messages.history import get_conversation
 from cbfs.messages.model import Conversation
 from cbfs.storage.encoding import pack, unpack
-from cbfs.storage.store import Reader, Table, Writer
+from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.limits import (
     ASK_AFTER,
     ASKS_MAX,
@@ -93,13 +93,9 @@ def owe(
     dues[peer] = min(due, dues.get(peer, due))
 
 
-_BROUGHT = b"brought "
-"""META, and who: how many messages are wanted because of what they have said."""
-
-
 def _count(writer: Writer, by: str, more: int) -> bool:
     """False, and nothing is counted, when it would be too many."""
-    key = _BROUGHT + writer.blind(by.encode())
+    key = Meta.BROUGHT + writer.blind(by.encode())
     count = int.from_bytes(writer.get(Table.META, key) or b"", "big") + more
     if count > WANTED_MAX:
         return False
@@ -112,7 +108,7 @@ def _count(writer: Writer, by: str, more: int) -> bool:
 
 def count_anew(writer: Writer) -> None:
     """Some records may have been lost."""
-    writer.delete_prefix(Table.META, _BROUGHT)
+    writer.delete_prefix(Table.META, Meta.BROUGHT)
     for key, data in list(writer.items(Table.OWED)):
         debt = _decode(key, data)
         if debt.kind is NoteKind.WANT and not _count(writer, debt.by, 1):

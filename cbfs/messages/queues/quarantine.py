@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cbfs.messages.content import u64
-from cbfs.storage.store import Reader, Table, Writer
+from cbfs.storage.store import Reader, Series, Table, Writer
 from cbfs_common.limits import QUARANTINE_MAX
 
 RETRIES_MAX = 1_024
@@ -61,7 +61,7 @@ def keep_all(writer: Writer, found: Iterable[QuarantinedEnvelope]) -> None:
 
 def _put(writer: Writer, once: bytes, unread: QuarantinedEnvelope) -> None:
     which = which_session(writer, unread.session) if unread.why is Why.FAR else _NONE
-    key = u64(writer.next_number(Table.QUARANTINE.value)) + once + which
+    key = u64(writer.next_number(Series.QUARANTINE)) + once + which
     writer.put(Table.QUARANTINE, key, unread.why.value + unread.session + unread.envelope)
     if writer.count(Table.QUARANTINE) > QUARANTINE_MAX:
         writer.delete(Table.QUARANTINE, next(writer.keys(Table.QUARANTINE)))
