@@ -11,7 +11,7 @@ from cbfs.account.configuration import Configuration
 from cbfs.contacts.contacts import PREPARE_MAX, Unknown, checked
 from cbfs.contacts.monitor import Watch
 from cbfs.context import Context, supervised
-from cbfs.engine.expiry import Ended, Ending, forget, leave
+from cbfs.engine.expiry import Ended, Expiry, forget, leave
 from cbfs.engine.meeting import Meeting
 from cbfs.engine.people import Acquaintances
 from cbfs.engine.redating import Redating
@@ -26,12 +26,11 @@ from cbfs.names.directory import Directory
 from cbfs.names.own_name import OwnName
 from cbfs.network.access import Network
 from cbfs.problems import NotYet, Refused
-from cbfs.receiving.mailbox import Home
+from cbfs.receiving.mailbox import Mailbox
 from cbfs.receiving.receiver import Receiver
 from cbfs.sending.compose import Settled, make_message
-from cbfs.sending.cover_traffic import Dummies
-from cbfs.sending.reminders import Reminders
-from cbfs.sending.sender import Sender, topic_of
+from cbfs.sending.cover_traffic import CoverTraffic
+from cbfs.sending.sender import Reminders, Sender, topic_of
 from cbfs.storage.faults import contained, harmless
 from cbfs.storage.store import Store, Table
 from cbfs_common.errors import CbfsError
@@ -62,7 +61,7 @@ class Engine(Acquaintances):
             self._left = history.left_ones(reader)
         self._preparing: set[str] = set()
         self._reminders = Reminders(context)
-        self.ending = Ending(context, self._ended, self._asks)
+        self.expiry = Expiry(context, self._ended, self._asks)
         self._sender = Sender(
             context, lambda: own.bundle, self._message_changed, self._reminders.add, nursery
         )
@@ -92,20 +91,20 @@ class Engine(Acquaintances):
         self._redating = Redating(
             context, self._conversation_moved, self._messages_renamed, self._asks
         )
-        self._dummies = Dummies(context)
-        self._home = Home(context, self._receiver, self._dummies, self._status_changed)
+        self._cover = CoverTraffic(context)
+        self._mailbox = Mailbox(context, self._receiver, self._cover, self._status_changed)
         context.problems.changed = self._status_changed
         context.peers.changed = self._contact_changed
         self._begin()
 
     def _begin(self) -> None:
         """Start all tasks."""
-        context, nursery, dummies = self._context, self._nursery, self._dummies
+        context, nursery, cover = self._context, self._nursery, self._cover
         for former in self._former():
-            home = Home(context, self._receiver, dummies, self._status_changed, former)
-            nursery.start_soon(supervised, context, home.run)
+            mailbox = Mailbox(context, self._receiver, cover, self._status_changed, former)
+            nursery.start_soon(supervised, context, mailbox.run)
         for task in (
-            self._home.run,
+            self._mailbox.run,
             self._receiver.meet_strangers,
             self._receiver.retry,
             self._admission.follow_settings,
@@ -114,7 +113,7 @@ class Engine(Acquaintances):
             self._renewal.run,
             self._meeting.run,
             partial(self._reminders.run, self._sender.note_due),
-            partial(context.dialer.run, dummies.send),
+            partial(context.dialer.run, cover.send),
             self._keep_time,
         ):
             nursery.start_soon(supervised, context, task)
@@ -183,10 +182,10 @@ class Engine(Acquaintances):
             unreceived = note_queue.unreceived(reader, (c.name for c in self.contacts()))
             under_way = {who: progress.sending(reader, who) for who in waiting}
             arriving = progress.arriving_lines(reader)
-            ending = self.ending.lines(reader)
+            ending = self.expiry.lines(reader)
             unread = progress.unread_lines(reader.count(Table.QUARANTINE))
         return Report(
-            self._home.connection.text,
+            self._mailbox.connection,
             self._network.lines(),
             progress.counted(waiting, under_way, self.label),
             (*self._context.problems.lines(), *self._missing(missing), *unread),
@@ -252,7 +251,7 @@ class Engine(Acquaintances):
                 with harmless():
                     self._sender.queued(recipient)
         with harmless():
-            self.ending.note(message)
+            self.expiry.note(message)
         with harmless():
             self._context.problems.clear("names")
             self._status_changed()
@@ -296,9 +295,9 @@ class Engine(Acquaintances):
                 context.peers.bring_back,
                 partial(context.sessions.bring_back, context.store),
                 self._reminders.bring_back,
-                self.ending.bring_back,
+                self.expiry.bring_back,
                 self._redating.bring_back,
-                self._dummies.bring_back,
+                self._cover.bring_back,
             )
 
     def _recipients(self, outgoing: Outgoing) -> tuple[tuple[str, ...], str]:
@@ -414,11 +413,11 @@ class Engine(Acquaintances):
         self._show(lambda view: view.message_ended(ended.message))
 
     def _arrived(self, message: Message) -> None:
-        self.ending.note(message)
+        self.expiry.note(message)
         self._show(lambda view: view.message_added(message))
 
     def _message_changed(self, message: Message) -> None:
-        self.ending.note(message)
+        self.expiry.note(message)
         self._show(lambda view: view.message_changed(message))
 
     def _status_changed(self) -> None:

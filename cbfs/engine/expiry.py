@@ -72,29 +72,29 @@ class Ended:
 
 
 @dataclass(slots=True)
-class Done:
+class Deleted:
     """What one transaction has deleted: messages, and something of these ``strangers``'."""
 
     messages: list[Ended] = field(default_factory=list)
     strangers: set[str] = field(default_factory=set)
 
 
-def end(writer: Writer, ends: list[End]) -> Done:
+def end(writer: Writer, ends: list[End]) -> Deleted:
     """Delete what these are about, all that is queued of it included."""
-    done = Done()
+    deleted = Deleted()
     for one in ends:
         place, request = one.message, one.request
         if place is not None:
             message = history.get_message(writer, *place)
             if message is not None and message.ends == one.when:
-                done.messages.append(Ended(message, forget(writer, message)))
+                deleted.messages.append(Ended(message, forget(writer, message)))
             continue
         lifetimes.take_out(writer, one)
         if request is None:
             drop_incomplete(writer, one.parts)
         elif name := message_requests.end(writer, request):
-            done.strangers.add(name)
-    return done
+            deleted.strangers.add(name)
+    return deleted
 
 
 def bring_back(writer: Writer, now: int) -> None:
@@ -178,7 +178,7 @@ class Timetable:
         return False
 
 
-class Ending:
+class Expiry:
     """Deletes messages when their time is over; tells ``ended`` of each, and ``asks`` of strangers
     whose requests are shorter or gone."""
 
@@ -200,7 +200,7 @@ class Ending:
                 self._news.set()
 
     async def bring_back(self, now: int) -> None:
-        """Undo what a wrong clock has done to when messages end."""
+        """Undo what a wrong clock has deleted to when messages end."""
         await self._context.store.commit(partial(bring_back, now=now))
         self._timetable.reread()
         self._news.set()
@@ -255,7 +255,7 @@ class Ending:
         """One transaction; each by itself when there is a fault, which is passed over."""
         try:
             with contained():
-                done = await self._context.store.commit(partial(end, ends=ends))
+                deleted = await self._context.store.commit(partial(end, ends=ends))
         except ProgramFault:
             if len(ends) == 1:
                 self._timetable.pass_over(ends[0])
@@ -264,12 +264,12 @@ class Ending:
                 await self._delete_these([one])
         else:
             with unharmed():
-                self._tell(done)
+                self._tell(deleted)
 
-    def _tell(self, done: Done) -> None:
-        for name in sorted(done.strangers):
+    def _tell(self, deleted: Deleted) -> None:
+        for name in sorted(deleted.strangers):
             self._asks(name)
-        for one in done.messages:
+        for one in deleted.messages:
             for who in one.missed:
                 self._context.problems.set(
                     f"ended {who}",

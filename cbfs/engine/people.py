@@ -8,7 +8,7 @@ from cbfs.context import Context
 from cbfs.engine.renaming import Renaming
 from cbfs.interface import MessageRequest
 from cbfs.receiving import message_requests
-from cbfs.receiving.admission import Admission
+from cbfs.receiving.message_requests import Admission
 
 
 class Acquaintances:

@@ -93,7 +93,7 @@ async def working(
     is deleted."""
     async with trio.open_nursery() as nursery:
         engine = Engine(context, network, directory, own, nursery)
-        await engine.ending.begin()
-        nursery.start_soon(supervised, context, engine.ending.run)
+        await engine.expiry.begin()
+        nursery.start_soon(supervised, context, engine.expiry.run)
         yield engine
         nursery.cancel_scope.cancel()

@@ -1,6 +1,6 @@
 """What is to become of envelopes that have arrived: one step, without a network.
 
-``Intake`` opens a batch of envelopes on the newest states of their sessions, tentatively.
+``IncomingBatch`` opens a batch of envelopes on the newest states of their sessions, tentatively.
 ``write`` belongs into one transaction: it stores the ratchets' new states, the prekeys that were
 used up, and all that the envelopes say. ``done``, when that is on the disk, makes the states count.
 A crash before the commit leaves everything as it was, and the envelopes on the server; after it,
@@ -8,7 +8,7 @@ the server sends again what is then known for a copy.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cbfs.contacts.contact import Contact, Standing
 from cbfs.contacts.sessions import Damaged, Opened
@@ -17,8 +17,8 @@ from cbfs.messages.content import u64
 from cbfs.messages.queues.note_queue import NOTHING, NoteKind, owe
 from cbfs.messages.queues.quarantine import QuarantinedEnvelope, Why, keep, keep_all
 from cbfs.receiving import message_requests
-from cbfs.receiving.notes import Told, take_note, tell_lost
-from cbfs.receiving.reassembly import Arrivals, Receiving, drop_part, store_part
+from cbfs.receiving.notes import Effects, Told, take_note, tell_lost
+from cbfs.receiving.reassembly import Arrivals, Reception, drop_part, store_part
 from cbfs.storage.faults import ProgramFault, contained
 from cbfs.storage.store import Series, StoreError, Table, Writer
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError, LimitError
@@ -49,24 +49,14 @@ class _Read:
     unanswered: bool
 
 
-@dataclass(slots=True)
-class Outcome:
-    """What a batch has brought about."""
-
-    arrivals: Arrivals
-    told: Told
-    asking: set[str] = field(default_factory=set)
-    """Strangers of whom more or less is kept now for the user's decision."""
-
-
-class Intake:
+class IncomingBatch:
     """One batch. Hold ``context.sessions.lock`` from the first call until after ``done``."""
 
     def __init__(
-        self, context: Context, incoming: Iterable[Incoming], receiving: Receiving
+        self, context: Context, incoming: Iterable[Incoming], reception: Reception
     ) -> None:
         self._context = context
-        self._receiving = receiving
+        self._reception = reception
         self._steps = context.sessions.batch()
         self._read: list[_Read] = []
         self._dropped: list[tuple[str, Part]] = []
@@ -109,7 +99,7 @@ class Intake:
 
     def _examine(self, item: Incoming) -> None:
         """Open it and find out whose it is. Raises CbfsError; then nothing has changed."""
-        now = self._receiving.now
+        now = self._reception.now
         opened = self._steps.open(item.envelope, now // 1000)
         body = decode_body(opened.body)
         sender = known_sender(self._context, opened, body)
@@ -134,10 +124,10 @@ class Intake:
         contact = self._context.peers.get(name)
         return contact is not None and not contact.blocked and not _is_strange(contact)
 
-    def write(self, writer: Writer, *, releasing: bool = True) -> Outcome:
+    def write(self, writer: Writer, *, releasing: bool = True) -> Effects:
         """Into the transaction. ``releasing``: with what strangers have sent in conversations that
         begin by it."""
-        context, receiving = self._context, self._receiving
+        context, reception = self._context, self._reception
         self._steps.write(writer)
         arrivals = Arrivals(dict(context.conversations))
         told = Told(arrivals.dues)
@@ -147,22 +137,22 @@ class Intake:
             if isinstance(body, Part):
                 known = arrivals.known.get(body.conversation)
                 if message_requests.is_free(writer, known, sender, body):
-                    store_part(writer, arrivals, receiving, sender.name, body)
-                elif message_requests.hold(writer, sender, read.data, receiving.now):
+                    store_part(writer, arrivals, reception, sender.name, body)
+                elif message_requests.hold(writer, sender, read.data, reception.now):
                     asking.add(sender.name)
             elif not _is_strange(sender):
-                take_note(writer, told, receiving, sender, body, fresh=read.unanswered)
+                take_note(writer, told, reception, sender, body, fresh=read.unanswered)
         if releasing:
-            asking |= message_requests.release_begun(writer, arrivals, receiving)
+            asking |= message_requests.release_begun(writer, arrivals, reception)
         for blocked, part in self._dropped:
             drop_part(writer, context.conversations, blocked, part)
         for peer in self._turns:
-            due = receiving.now + receiving.delay
+            due = reception.now + reception.delay
             owe(writer, arrivals.dues, peer, NoteKind.TURN, NOTHING, due)
         for peer in self._lost:
-            tell_lost(writer, arrivals.dues, peer, receiving)
+            tell_lost(writer, arrivals.dues, peer, reception)
         self._keep(writer)
-        return Outcome(arrivals, told, asking)
+        return Effects(arrivals, told, asking)
 
     def _keep(self, writer: Writer) -> None:
         """Move each envelope to where it belongs now."""

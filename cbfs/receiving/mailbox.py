@@ -1,8 +1,8 @@
-"""The connection to the home server: what has arrived is pushed on it, prekeys are kept up."""
+"""The mailbox at the home server: what has arrived is pushed on a connection that stays, or fetched
+by polls at random moments, by the pace of the settings; prekeys are kept up."""
 
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import trio
 
@@ -10,18 +10,34 @@ from cbfs.account import settings
 from cbfs.account.account import Former
 from cbfs.context import Context
 from cbfs.network.dial import HOME
-from cbfs.network.link import Link, open_link, request
+from cbfs.network.link import Link, ServerRefused, open_link, request, request_in_order
 from cbfs.network.slots import Slots
 from cbfs.problems import in_words
-from cbfs.receiving.polling import Polling
-from cbfs.receiving.prekeys import top_up
+from cbfs.receiving.prekeys import PrekeyBatch, make_batch, plan, top_up
 from cbfs.receiving.receiver import Receiver
-from cbfs.sending.cover_traffic import Dummies
+from cbfs.sending.cover_traffic import CoverTraffic
 from cbfs.storage.faults import contained
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.random_times import exponential
-from cbfs_common.wire.requests import CreateAccount, Delete, GetLimits, Subscribe, decode_push
+from cbfs_common.wire.requests import (
+    ID_SIZE,
+    AnyRequest,
+    Code,
+    CountPrekeys,
+    CreateAccount,
+    Delete,
+    EnvelopeIds,
+    ErrorReply,
+    Fetch,
+    GetLimits,
+    List,
+    PrekeyCount,
+    Reply,
+    Stored,
+    Subscribe,
+    decode_push,
+)
 
 BATCH = 32
 """Envelopes opened in one commit."""
@@ -36,22 +52,19 @@ them is asked ever more seldom."""
 ALIVE_CHECK = 240.0
 """Mean seconds between two looks at whether the server still answers."""
 
-
-@dataclass(slots=True)
-class Connection:
-    """How the connection to the home server is, in words."""
-
-    text: str = "not connected yet"
+POLL_FETCHES = 4
+"""Envelopes that one poll can bring: more than cover traffic and messages come at the same pace."""
 
 
-class Home:
-    """Keeps the connection, takes what is pushed, keeps up the prekeys."""
+class Mailbox:
+    """One of the account's: keeps the connection or polls, takes in what has come, keeps up the
+    prekeys. ``changed`` is told when ``connection`` reads otherwise."""
 
     def __init__(
         self,
         context: Context,
         receiver: Receiver,
-        dummies: Dummies,
+        cover: CoverTraffic,
         changed: Callable[[], None],
         former: Former | None = None,
     ) -> None:
@@ -59,12 +72,13 @@ class Home:
         prekeys away than it has."""
         self._context = context
         self._former = former
-        self._dummies = dummies
-        self._polling = Polling(context, receiver, dummies, former)
+        self._cover = cover
+        self._polling = Polling(context, receiver, cover, former)
         self._receiver = receiver
         self._changed = changed
         self._prekeys_used = trio.Event()
-        self.connection = Connection()
+        self.connection = "not connected yet"
+        """How the connection to the server is, in words."""
         self._since = math.inf
 
     async def run(self) -> None:
@@ -113,8 +127,8 @@ class Home:
                 await retries.wait(key)
 
     def _say(self, text: str) -> None:
-        if text != self.connection.text:
-            self.connection.text = text
+        if text != self.connection:
+            self.connection = text
             self._changed()
 
     async def _session(self) -> None:
@@ -161,10 +175,10 @@ class Home:
             arrived = [decode_push(data) for data in payloads]
             before = len(self._context.sessions.pairs)
             envelopes = [item.envelope for item in arrived]
-            await self._receiver.take([e for e in envelopes if not self._dummies.is_dummy(e)])
+            await self._receiver.take([e for e in envelopes if not self._cover.is_dummy(e)])
             ids = tuple(item.id for item in arrived)
             await request(link, Delete(ids))
-            await self._dummies.forget(ids)
+            await self._cover.forget(ids)
             if len(self._context.sessions.pairs) < before:
                 self._prekeys_used.set()
         raise await link.wait_closed()
@@ -190,3 +204,73 @@ class Home:
 async def sign_up(link: Link) -> None:
     """Make the account at the home server; again is no error."""
     await request(link, CreateAccount())
+
+
+class Polling:
+    """Polls of one mailbox, in place of staying connected to its server.
+
+    Each poll is the same exchange whatever there is: three requests and POLL_FETCHES fetches, of
+    one frame each, of which those for which nothing waits ask for an envelope that is not there.
+    What was fetched is worked on when the connection has ended, and deleted by the next poll."""
+
+    def __init__(
+        self, context: Context, receiver: Receiver, cover: CoverTraffic, former: Former | None
+    ) -> None:
+        """``former``: the mailbox is an earlier one, which gets no prekeys."""
+        self._context = context
+        self._former = former
+        self._receiver = receiver
+        self._cover = cover
+        self._taken: tuple[bytes, ...] = ()
+        self._batches: list[PrekeyBatch] = []
+
+    async def poll(self) -> None:
+        """One exchange, and what it brings into the store. Raises CbfsError."""
+        context = self._context
+        account = self._former or context.account
+        spare: AnyRequest = CountPrekeys()
+        if self._batches:
+            spare = await make_batch(context, self._batches[0])
+        taken = self._taken
+        async with open_link(
+            context.dialer.direct,
+            account.server,
+            account.transport,
+            HOME + context.random.token(16),
+            context.random,
+        ) as link:
+            replies = await _ask_all(link, [Delete(taken), spare, List(b"")])
+            found = replies[2].ids if isinstance(replies[2], EnvelopeIds) else ()
+            ids = [id_ for id_ in found if id_ not in taken][:POLL_FETCHES]
+            noise = [context.random.token(ID_SIZE) for _ in range(POLL_FETCHES - len(ids))]
+            fetched = await _ask_all(link, [Fetch(id_) for id_ in (*ids, *noise)])
+        self._taken = ()
+        await self._cover.forget(taken)
+        self._note_prekeys(replies[1])
+        envelopes = [reply.envelope for reply in fetched if isinstance(reply, Stored)]
+        real = [data for data in envelopes if not self._cover.is_dummy(data)]
+        if real:
+            await self._receiver.take(real)
+        self._taken = tuple(ids)
+        if context.may_delete:
+            await context.sessions.tidy(context.store, context.clock() // 1000)
+
+    def _note_prekeys(self, reply: Reply) -> None:
+        if isinstance(reply, PrekeyCount) and self._former is None:
+            self._batches = plan(self._context, reply)
+        elif self._batches:
+            del self._batches[0]
+
+
+async def _ask_all(link: Link, requests: list[AnyRequest]) -> list[Reply]:
+    """All at once, as over Tor each would cost a round trip of its own. An envelope that is not
+    there is no error here."""
+    replies: list[Reply] = []
+    for reply in await request_in_order(link, requests):
+        if isinstance(reply, ServerRefused) and reply.code is Code.UNKNOWN_ENVELOPE:
+            replies.append(ErrorReply(reply.code))
+        elif isinstance(reply, CbfsError):
+            raise reply
+        elif reply is not None:
+            replies.append(reply)
+    return replies

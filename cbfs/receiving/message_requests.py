@@ -10,19 +10,27 @@ What does not fit into the limits is dropped. To its sender it is a message with
 which is offered again later (PROTOCOL.rst, What is owed), and asked for once they are accepted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
-from cbfs.contacts.contact import Contact, Standing
+import trio
+
+from cbfs.account.settings import Strangers
+from cbfs.contacts.contact import Contact, Mark, Standing
+from cbfs.context import Context
 from cbfs.interface import MessageRequest
 from cbfs.messages import lifetimes
 from cbfs.messages.content import u64
 from cbfs.messages.file_names import shown_file_name
 from cbfs.messages.history import get_conversation
-from cbfs.messages.model import Conversation
+from cbfs.messages.model import Conversation, Message
+from cbfs.messages.queues import delivery_queue
 from cbfs.messages.queues.note_queue import BLIND_SIZE
-from cbfs.receiving.reassembly import Arrivals, Receiving, store_part
+from cbfs.problems import Backoff
+from cbfs.receiving.notes import Effects, Told
+from cbfs.receiving.reassembly import Arrivals, Reception, store_part
 from cbfs.storage.encoding import pack, unpack
-from cbfs.storage.store import Reader, Series, Table, Writer
+from cbfs.storage.store import Reader, Series, StoreError, Table, Writer
 from cbfs_common.messages.body import Part, decode_body
 
 REQUESTS_MAX = 64
@@ -112,24 +120,24 @@ def drop(writer: Writer, name: str) -> None:
     writer.delete_prefix(Table.REQUESTS, writer.blind(name.encode()))
 
 
-def release(writer: Writer, arrivals: Arrivals, receiving: Receiving, name: str) -> None:
+def release(writer: Writer, arrivals: Arrivals, reception: Reception, name: str) -> None:
     """Take in all that this person has sent, who was accepted."""
-    _release(writer, arrivals, receiving, writer.blind(name.encode()), None)
+    _release(writer, arrivals, reception, writer.blind(name.encode()), None)
 
 
-def release_begun(writer: Writer, arrivals: Arrivals, receiving: Receiving) -> set[str]:
+def release_begun(writer: Writer, arrivals: Arrivals, reception: Reception) -> set[str]:
     """Take in what strangers have sent in conversations that began since, by those who are known.
     Gives who they are."""
     begun = arrivals.conversations.keys() - arrivals.known.keys()
     if not begun or not writer.count(Table.REQUESTS):
         return set()
-    return _release(writer, arrivals, receiving, b"", begun)
+    return _release(writer, arrivals, reception, b"", begun)
 
 
 def _release(
     writer: Writer,
     arrivals: Arrivals,
-    receiving: Receiving,
+    reception: Reception,
     prefix: bytes,
     only: set[bytes] | None,
 ) -> set[str]:
@@ -140,7 +148,7 @@ def _release(
         if not isinstance(part, Part) or (only is not None and part.conversation not in only):
             continue
         writer.delete(Table.REQUESTS, key)
-        store_part(writer, arrivals, receiving, name, part)
+        store_part(writer, arrivals, reception, name, part)
         released.add(name)
     return released
 
@@ -172,3 +180,136 @@ def request(reader: Reader, name: str) -> MessageRequest | None:
         first.folder,
         len({(part.conversation, part.id) for _received, part in parts}),
     )
+
+
+class Admission:
+    """What the user decides about strangers, for an account at work. ``reception`` gives who
+    receives and when, ``tell`` is told of what was let in.
+
+    Whoever the user writes to is accepted by that. Each decision is one transaction, and made
+    while nothing is taken in: what comes afterwards is under the new decision."""
+
+    def __init__(
+        self, context: Context, reception: Callable[[], Reception], tell: Callable[[Effects], None]
+    ) -> None:
+        self._context = context
+        self._reception = reception
+        self._tell = tell
+
+    async def admit(self, names: Iterable[str]) -> None:
+        """Accept these people, as far as they are strangers: what of them has waited is taken in,
+        in the transaction that makes them known."""
+        context, peers = self._context, self._context.peers
+        async with context.sessions.lock:
+            known = (peers.named(name) for name in names)
+            contacts = [
+                replace(contact, standing=Standing.KNOWN, declined=0)
+                for contact in known
+                if contact.standing is not Standing.KNOWN
+            ]
+            if not contacts:
+                return
+            reception = self._reception()
+
+            def change(writer: Writer) -> Effects:
+                arrivals = Arrivals(dict(context.conversations))
+                for contact in contacts:
+                    release(writer, arrivals, reception, contact.name)
+                others = release_begun(writer, arrivals, reception)
+                return Effects(arrivals, Told(arrivals.dues), others)
+
+            effects = await peers.decide(contacts, change)
+        self._tell(effects)
+        await self.introduce(effects.arrivals.conversations.values())
+
+    async def decline(self, name: str) -> None:
+        """Forget what this stranger has sent, and what comes for a while."""
+        await self._refuse(name, declined=self._context.clock())
+
+    async def mark(self, name: str, mark: Mark, *, on: bool) -> None:
+        """The user blocks or mutes somebody, or undoes that. Who is blocked is kept among the
+        contacts, where it can be undone, and what waited for them is not sent any more."""
+        peers, now = self._context.peers, self._context.clock()
+        if bool(peers.named(name).marked(mark)) == on:
+            return
+        if mark is Mark.BLOCKED and on:
+            left = await self._refuse(name, blocked=now)
+            self._tell(Effects(Arrivals({}), Told({}, left), set()))
+            return
+        async with self._context.sessions.lock:
+            contact = peers.named(name).with_mark(mark, now if on else 0)
+            await peers.decide([contact], lambda writer: None)
+
+    async def _refuse(self, name: str, *, blocked: int = 0, declined: int = 0) -> list[Message]:
+        """What a stranger has sent is forgotten. Gives the messages of one's own that thereby are
+        not sent any more."""
+        context, now = self._context, self._context.clock()
+        async with context.sessions.lock:
+            contact = context.peers.named(name)
+            if declined:
+                contact = replace(contact, declined=declined)
+            if blocked:
+                known = contact.standing is Standing.KNOWN
+                standing = Standing.KNOWN if known else Standing.LISTED
+                contact = replace(contact, blocked=blocked, standing=standing)
+
+            def change(writer: Writer) -> list[Message]:
+                drop(writer, name)
+                return delivery_queue.leave_out(writer, name, now) if blocked else []
+
+            return await context.peers.decide([contact], change)
+
+    async def introduce(self, conversations: Iterable[Conversation]) -> None:
+        """Somebody known has begun these: who takes part is a stranger no more, but still to be
+        accepted where they write alone. A crash before leaves it to their next message."""
+        peers = self._context.peers
+        names = {name for conversation in conversations for name in conversation.participants}
+        met = [contact for name in sorted(names) if (contact := peers.get(name)) is not None]
+        strange = [contact for contact in met if contact.standing is Standing.STRANGER]
+        if strange:
+            await peers.decide(
+                [replace(contact, standing=Standing.LISTED) for contact in strange],
+                lambda writer: None,
+            )
+
+    async def forget(self) -> None:
+        """Keep no more than STRANGERS_MAX strangers, of whom nothing waits. One that is forgotten
+        is met anew when something of theirs can be read again."""
+        context = self._context
+        idle = self._idle()
+        gone = [contact.name for contact in idle[: max(0, len(idle) - STRANGERS_MAX)]]
+        if gone:
+            async with context.sessions.lock:
+                await context.peers.forget(
+                    gone, lambda writer: context.sessions.forget(writer, gone)
+                )
+                context.sessions.forgotten(gone)
+
+    def _idle(self) -> list[Contact]:
+        found = [c for c in self._context.peers.all() if c.standing is Standing.STRANGER]
+        if len(found) <= STRANGERS_MAX:
+            return []
+        with self._context.store.read() as reader:
+            idle = [contact for contact in found if not waits(reader, contact.name)]
+        return sorted(idle, key=lambda contact: contact.since)
+
+    async def follow_settings(self) -> None:
+        """When the settings accept everybody, so are those who wait. Until cancelled."""
+        configuration = self._context.configuration
+        backoff = Backoff(self._context.random)
+        while True:
+            try:
+                if configuration.current.strangers is Strangers.ACCEPT:
+                    await self.admit(
+                        contact.name
+                        for contact in self._context.peers.all()
+                        if not contact.blocked and not contact.declined
+                    )
+            except StoreError as error:
+                self._context.problems.set(
+                    "admission", f"requests were not accepted: {error.in_full}"
+                )
+                await trio.sleep(backoff.next())
+                continue
+            self._context.problems.clear("admission")
+            await configuration.wait_changed()

@@ -21,7 +21,7 @@ from cbfs.messages.history import (
 from cbfs.messages.model import Delivery, Message
 from cbfs.messages.queues.delivery_queue import begin_again, moved_on, pending, send_again
 from cbfs.messages.queues.note_queue import NOTHING, Dues, NoteKind, debts, forgive, owe
-from cbfs.receiving.reassembly import Receiving, acknowledge
+from cbfs.receiving.reassembly import Arrivals, Reception, acknowledge
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.limits import ASK_SPREAD, LOST_PAUSE, NOTE_IDS_MAX
 from cbfs_common.messages.body import Note
@@ -39,20 +39,30 @@ class Told:
     again: set[str] = field(default_factory=set)
 
 
+@dataclass(slots=True)
+class Effects:
+    """What a batch has brought about."""
+
+    arrivals: Arrivals
+    told: Told
+    asking: set[str] = field(default_factory=set)
+    """Strangers of whom more or less is kept now for the user's decision."""
+
+
 def take_note(
-    writer: Writer, told: Told, receiving: Receiving, contact: Contact, note: Note, *, fresh: bool
+    writer: Writer, told: Told, reception: Reception, contact: Contact, note: Note, *, fresh: bool
 ) -> None:
     """Do what a note asks for. ``fresh``: its session began with it. Who is only met in
     conversations of others is asked for nothing beyond those."""
-    me, now, sender = receiving.me, receiving.now, contact.name
+    me, now, sender = reception.me, reception.now, contact.name
     known = contact.standing is Standing.KNOWN
     for ref in note.received:
         _received(writer, told, me, sender, ref)
     for ref in note.offered:
         if has_message(writer, ref[:16], sender, ref[16:]):
-            acknowledge(writer, told.dues, receiving, sender, ref)
+            acknowledge(writer, told.dues, reception, sender, ref)
         elif known or get_conversation(writer, ref[:16]) is not None:
-            due = now + receiving.delay // ASK_SPREAD
+            due = now + reception.delay // ASK_SPREAD
             owe(writer, told.dues, sender, NoteKind.WANT, ref, due, sender)
     wanted = list(note.wanted)
     if note.lost and fresh and _may(writer, Meta.LOST_BY, sender, now):
@@ -118,10 +128,10 @@ def _offer_behind(writer: Writer, told: Told, me: str, sender: str, ref: bytes, 
             owe(writer, told.dues, sender, NoteKind.OFFER, conversation + id_, now)
 
 
-def tell_lost(writer: Writer, dues: Dues, peer: str, receiving: Receiving) -> None:
+def tell_lost(writer: Writer, dues: Dues, peer: str, reception: Reception) -> None:
     """Something of ``peer`` cannot be read: it is to be told, once in LOST_PAUSE."""
-    if _may(writer, Meta.LOST_TO, peer, receiving.now):
-        owe(writer, dues, peer, NoteKind.LOST, NOTHING, receiving.now)
+    if _may(writer, Meta.LOST_TO, peer, reception.now):
+        owe(writer, dues, peer, NoteKind.LOST, NOTHING, reception.now)
 
 
 def _may(writer: Writer, what: bytes, peer: str, now: int) -> bool:

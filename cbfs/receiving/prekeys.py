@@ -30,14 +30,14 @@ LAST_RESORT = PrekeyKind.LAST_RESORT
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class PrekeyBatch:
     """Prekeys of one upload; ``replace``: in the place of all that the server has."""
 
     kinds: tuple[PrekeyKind, ...]
     replace: bool = False
 
 
-def plan(context: Context, count: PrekeyCount) -> list[Batch]:
+def plan(context: Context, count: PrekeyCount) -> list[PrekeyBatch]:
     """What to upload: one-time prekeys when some are missing, a last-resort prekey when it is old,
     and all anew when the server has some whose secrets are not here. One that replaces is the
     first, and has to be there before the others."""
@@ -46,25 +46,25 @@ def plan(context: Context, count: PrekeyCount) -> list[Batch]:
     one_time = sum(p.kind is PrekeyKind.ONE_TIME and p.expires > now for p in pairs)
     known = any(p.expires == count.last_resort_expires for p in pairs if p.kind is LAST_RESORT)
     missing = PREKEYS_ONE_TIME - count.one_time
-    batches: list[Batch] = []
+    batches: list[PrekeyBatch] = []
     # one of a clock that was ahead would be given out for as long
     ahead = context.clock_is_right and is_ahead(count.last_resort_expires, now)
     if ahead or count.one_time > one_time or (count.last_resort_expires and not known):
         # or the secrets of some that it gives away are not here: they were lost, or it lies
-        batches.append(Batch((LAST_RESORT,), replace=True))
+        batches.append(PrekeyBatch((LAST_RESORT,), replace=True))
         missing = PREKEYS_ONE_TIME
     elif count.last_resort_expires < now + PREKEY_LIFETIME - LAST_RESORT_RENEWAL:
-        batches.append(Batch((LAST_RESORT,)))
+        batches.append(PrekeyBatch((LAST_RESORT,)))
     missing = min(missing, _room(context))
     if missing >= REFILL:
         batches += [
-            Batch((PrekeyKind.ONE_TIME,) * min(UPLOAD, missing - start))
+            PrekeyBatch((PrekeyKind.ONE_TIME,) * min(UPLOAD, missing - start))
             for start in range(0, missing, UPLOAD)
         ]
     return batches
 
 
-async def make_batch(context: Context, batch: Batch) -> UploadPrekeys:
+async def make_batch(context: Context, batch: PrekeyBatch) -> UploadPrekeys:
     """The request for a batch, whose secrets are on the disk on return."""
     now = context.clock() // 1000
     again = _last_resort(context, now) if LAST_RESORT in batch.kinds else []

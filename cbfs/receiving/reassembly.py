@@ -44,7 +44,7 @@ class Arrivals:
 
 
 @dataclass(frozen=True, slots=True)
-class Receiving:
+class Reception:
     """Who receives and when: ``now`` and ``delay`` (of a receipt) in milliseconds; ``receipts``
     says whether any are sent; what ``muted`` people send is not unread."""
 
@@ -56,11 +56,11 @@ class Receiving:
 
 
 def store_part(
-    writer: Writer, arrivals: Arrivals, receiving: Receiving, sender: str, part: Part
+    writer: Writer, arrivals: Arrivals, reception: Reception, sender: str, part: Part
 ) -> None:
     """Take in one part; the last one that was missing makes the message appear. A receipt is
     owed for a message that is whole, and a question for each parent that is not here."""
-    me, now = receiving.me, receiving.now
+    me, now = reception.me, reception.now
     conversation = _conversation(writer, arrivals, me, sender, part, now)
     if conversation is None:
         arrivals.refused += 1
@@ -68,7 +68,7 @@ def store_part(
     arrivals.conversations[conversation.id] = conversation
     ref = conversation.id + part.id
     if has_message(writer, conversation.id, sender, part.id):
-        acknowledge(writer, arrivals.dues, receiving, sender, ref)  # the sender did not know
+        acknowledge(writer, arrivals.dues, reception, sender, ref)  # the sender did not know
         return
     content = _collect(writer, sender, part, now)
     if content is None:
@@ -83,19 +83,19 @@ def store_part(
         writer.next_number(Series.INODE),
         content,
         (),
-        muted=sender in receiving.muted,
+        muted=sender in reception.muted,
         folder=part.folder,
         lifetime=part.lifetime,
     )
     lifetimes.learn(writer, conversation.id, part.lifetime, sender, now)
     arrivals.messages.append(add_message(writer, conversation.id, arrival, now))
     come_back(writer, conversation.id)
-    acknowledge(writer, arrivals.dues, receiving, sender, ref)
+    acknowledge(writer, arrivals.dues, reception, sender, ref)
     wanted = arrived(writer, ref)
     for parent in missing_parents(writer, conversation.id, part.parents):
         for person in conversation.participants:
             if person != me:
-                due = now + (0 if wanted else ASK_FIRST * 1_000) + receiving.delay // ASK_SPREAD
+                due = now + (0 if wanted else ASK_FIRST * 1_000) + reception.delay // ASK_SPREAD
                 missing = conversation.id + parent
                 owe(writer, arrivals.dues, person, NoteKind.WANT, missing, due, sender)
 
@@ -111,10 +111,10 @@ def drop_part(writer: Writer, known: dict[bytes, Conversation], sender: str, par
     arrived(writer, ref)
 
 
-def acknowledge(writer: Writer, dues: Dues, receiving: Receiving, sender: str, ref: bytes) -> None:
+def acknowledge(writer: Writer, dues: Dues, reception: Reception, sender: str, ref: bytes) -> None:
     """Owe a receipt, when receipts are sent."""
-    if receiving.receipts:
-        owe(writer, dues, sender, NoteKind.RECEIPT, ref, receiving.now + receiving.delay)
+    if reception.receipts:
+        owe(writer, dues, sender, NoteKind.RECEIPT, ref, reception.now + reception.delay)
 
 
 def _conversation(

@@ -31,9 +31,10 @@ from cbfs.messages.queues.quarantine import (
 )
 from cbfs.problems import Backoff
 from cbfs.receiving import message_requests
-from cbfs.receiving.admission import Admission
-from cbfs.receiving.incoming import Incoming, Intake, Outcome, claimed_sender, is_of, set_aside
-from cbfs.receiving.reassembly import Receiving
+from cbfs.receiving.incoming import Incoming, IncomingBatch, claimed_sender, is_of, set_aside
+from cbfs.receiving.message_requests import Admission
+from cbfs.receiving.notes import Effects
+from cbfs.receiving.reassembly import Reception
 from cbfs.storage.faults import ProgramFault, contained, unharmed
 from cbfs.storage.store import StoreError, Table
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError, LimitError
@@ -92,7 +93,7 @@ class Receiver:
         asking: Callable[[str], None],
     ) -> None:
         self._context = context
-        self.admission = Admission(context, self._receiving, self._tell)
+        self.admission = Admission(context, self._reception, self._tell)
         self._watch = watch
         self._started = started
         self._arrived = arrived
@@ -135,16 +136,16 @@ class Receiver:
         while incoming:
             try:
                 with contained():
-                    intake, outcome = await self._commit(incoming)
+                    batch, effects = await self._commit(incoming)
             except StoreError:
                 raise
             except CbfsError:
                 await self._take_one_by_one(incoming)
                 return
-            await self._follow_up(intake, outcome)
+            await self._follow_up(batch, effects)
             with self._context.store.read() as reader:
-                near = self._far & {which_session(reader, id_) for id_ in intake.advanced}
-                far = (unread for _item, unread in intake.unread if unread.why is Why.FAR)
+                near = self._far & {which_session(reader, id_) for id_ in batch.advanced}
+                far = (unread for _item, unread in batch.unread if unread.why is Why.FAR)
                 self._far |= {which_session(reader, unread.session) for unread in far}
                 if not near:
                     return
@@ -162,36 +163,36 @@ class Receiver:
         await self._context.store.commit(lambda writer: set_aside(writer, incoming[0], Why.FAULT))
         self._context.problems.set("fault", _FAULT)
 
-    async def _follow_up(self, intake: Intake, outcome: Outcome) -> None:
+    async def _follow_up(self, batch: IncomingBatch, effects: Effects) -> None:
         """A batch is on the disk: all who are to know hear of it."""
-        self._tell(outcome)
+        self._tell(effects)
         with unharmed():
-            await self.admission.introduce(outcome.arrivals.conversations.values())
-        for sender, bundle in intake.bundles:
+            await self.admission.introduce(effects.arrivals.conversations.values())
+        for sender, bundle in batch.bundles:
             self._watch.offer(sender, bundle)
         problems = self._context.problems
-        if any(unread.why is Why.FAULT for _item, unread in intake.unread):
+        if any(unread.why is Why.FAULT for _item, unread in batch.unread):
             problems.set("fault", _FAULT)
-        if any(item.kept is None for item, _unread in intake.unread):
+        if any(item.kept is None for item, _unread in batch.unread):
             problems.tell()  # how many there are is in the status
-        if any(item.kept is None for item in intake.strangers):
+        if any(item.kept is None for item in batch.strangers):
             self._strangers.set()
 
     async def _commit(
         self, incoming: list[Incoming], *, releasing: bool = True
-    ) -> tuple[Intake, Outcome]:
+    ) -> tuple[IncomingBatch, Effects]:
         context = self._context
-        receiving = self._receiving()
+        reception = self._reception()
         async with context.sessions.lock:
-            intake = Intake(context, incoming, receiving)
-            change = partial(intake.write, releasing=releasing)
-            outcome = await context.store.commit(change)
-            intake.done()
-        return intake, outcome
+            batch = IncomingBatch(context, incoming, reception)
+            change = partial(batch.write, releasing=releasing)
+            effects = await context.store.commit(change)
+            batch.done()
+        return batch, effects
 
-    def _receiving(self) -> Receiving:
+    def _reception(self) -> Reception:
         context = self._context
-        return Receiving(
+        return Reception(
             context.account.name,
             context.clock(),
             self._delay(),
@@ -204,13 +205,13 @@ class Receiver:
         share = int.from_bytes(self._context.random.token(2), "big") / 65_536
         return int(RECEIPT_DELAY * 1_000 * (0.5 + share))
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _tell(self, effects: Effects) -> None:
         """Each by itself: it is on the disk, and nobody hears of it again."""
-        arrivals, told, problems = outcome.arrivals, outcome.told, self._context.problems
+        arrivals, told, problems = effects.arrivals, effects.told, self._context.problems
         for conversation in arrivals.conversations.values():
             with unharmed():
                 self._started(conversation)
-        for name in outcome.asking:
+        for name in effects.asking:
             with unharmed():
                 self._asking(name)
         for message in arrivals.messages:

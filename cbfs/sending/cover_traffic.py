@@ -1,4 +1,4 @@
-"""Dummies: envelopes to oneself, sent when it is one's turn and there is nothing to say.
+"""Cover traffic: envelopes to oneself, sent when it is one's turn and there is nothing to say.
 
 A dummy is noise, as every envelope is to whoever has not its key; it goes to one's own mailbox by
 the same request, over the same kind of connection, as a delivery. It is known again by its hash,
@@ -25,7 +25,7 @@ KEPT = 90 * 86_400_000
 """Milliseconds until a dummy that has not come back is forgotten: longer than servers keep it."""
 
 
-class Dummies:
+class CoverTraffic:
     """Those of one account."""
 
     def __init__(self, context: Context) -> None:

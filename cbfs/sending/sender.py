@@ -24,7 +24,7 @@ from cbfs.network.link import Link, ServerRefused, open_link, request, request_i
 from cbfs.problems import Cause, NotYet, in_words
 from cbfs.sending.agenda import Agenda
 from cbfs.sending.sealing import Sealing
-from cbfs.storage.faults import contained, harmless
+from cbfs.storage.faults import contained, harmless, unharmed
 from cbfs.storage.store import Writer
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError, TransportError
 from cbfs_common.names.checks import NameExpired
@@ -42,6 +42,10 @@ LINGER = 5.0
 SLOW = 30.0
 """Seconds for one window after which a server counts as slow: what goes to it takes no place of
 those that are kept for others, and makes room when somebody waits."""
+
+
+LOOK_AGAIN = 3_600.0
+"""Seconds until the clock is looked at again, which may have been set meanwhile."""
 
 
 class WrongPrekey(CbfsError):
@@ -373,6 +377,43 @@ class Sender:
             return context.sessions.start(peer, prekey)
         except (CryptoError, DecodeError) as error:
             raise WrongPrekey from error
+
+
+class Reminders:
+    """When the next note to whom is due: in memory is the first for each peer."""
+
+    def __init__(self, context: Context) -> None:
+        self._clock = context.clock
+        self._store = context.store
+        self._news = trio.Event()
+        with context.store.read() as reader:
+            self._dues = note_queue.load_dues(reader)
+
+    def add(self, dues: Dues) -> None:
+        """More is owed, and is on the disk."""
+        for peer, due in dues.items():
+            self._dues[peer] = min(due, self._dues.get(peer, due))
+        self._news.set()
+
+    async def bring_back(self, now: int) -> None:
+        """What a wrong clock has put far ahead is due as if it had come about at ``now``
+        (milliseconds)."""
+        self._dues = await self._store.commit(lambda writer: note_queue.bring_back(writer, now))
+        self._news.set()
+
+    async def run(self, remind: Callable[[str], None]) -> None:
+        """Call ``remind`` with a peer when something is due, once: whoever settles it adds what
+        is due next. Until cancelled."""
+        while True:
+            self._news = trio.Event()
+            now = self._clock()
+            for peer in [peer for peer, due in self._dues.items() if due <= now]:
+                del self._dues[peer]
+                with unharmed():
+                    remind(peer)
+            wait = (min(self._dues.values(), default=now + 2**40) - now) / 1_000
+            with trio.move_on_after(min(wait, LOOK_AGAIN)):
+                await self._news.wait()
 
 
 async def _hand_over(link: Link, contact: Contact, envelope: bytes) -> None:

@@ -25,7 +25,7 @@ from cbfs.messages.model import Content, Conversation, Delivery, Message
 from cbfs.messages.queues import delivery_queue
 from cbfs.problems import Refused
 from cbfs.receiving import message_requests
-from cbfs.receiving.reassembly import Arrivals, Receiving, store_part
+from cbfs.receiving.reassembly import Arrivals, Reception, store_part
 from cbfs.storage.store import Reader, Series, Store, Table, Writer
 from cbfs.tree.virtual.metadata import read_changed, read_new, text_of
 from cbfs_common.limits import (
@@ -371,7 +371,7 @@ def said(text: bytes, number: int, count: int, lifetime: Lifetime) -> Part:
 
 
 def take(store: Store, part: Part, now: int) -> None:
-    receiving = Receiving("alice", now, 0, receipts=False)
+    receiving = Reception("alice", now, 0, receipts=False)
     store.write(lambda writer: store_part(writer, Arrivals({}), receiving, "bob", part))
 
 

@@ -17,8 +17,8 @@ from cbfs.network.dial import DialError
 from cbfs.network.link import CALL_TIMEOUT, HANDSHAKE_TIMEOUT
 from cbfs.network.pacing import PacedDialer
 from cbfs.problems import MOST
-from cbfs.receiving.mailbox import Home
-from cbfs.sending.cover_traffic import Dummies
+from cbfs.receiving.mailbox import Mailbox
+from cbfs.sending.cover_traffic import CoverTraffic
 from cbfs_common.primitives import dh_public
 from cbfs_common.wire.requests import (
     CountPrekeys,
@@ -130,7 +130,7 @@ def reply(payload: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def home(place: Path, *plan: str) -> AsyncIterator[tuple[Home, Network, list[str]]]:
+async def home(place: Path, *plan: str) -> AsyncIterator[tuple[Mailbox, Network, list[str]]]:
     """A home that runs against servers that behave so."""
     said: list[str] = []
     async with account(place) as given, trio.open_nursery() as nursery:
@@ -138,11 +138,11 @@ async def home(place: Path, *plan: str) -> AsyncIterator[tuple[Home, Network, li
         server = replace(given.account.server, key=dh_public(SERVER_KEY))
         paced = PacedDialer(network, given.configuration, SYSTEM_RANDOM)
         context = replace(given, dialer=paced, account=replace(given.account, server=server))
-        made = Home(
+        made = Mailbox(
             context,
             _Receiver(),  # type: ignore[arg-type]
-            Dummies(context),
-            lambda: said.append(made.connection.text),
+            CoverTraffic(context),
+            lambda: said.append(made.connection),
         )
         nursery.start_soon(made.run)
         yield made, network, said
@@ -165,7 +165,7 @@ def test_the_client_backs_off_says_so_and_resumes(kind: str, tmp_path: Path) -> 
                 assert all(wait < longest for wait in waits)
                 assert waits[-1] > 10 * max(waits[0] - HANDSHAKE_TIMEOUT - CALL_TIMEOUT, 1)
                 assert len({round(wait, 6) for wait in waits}) == len(waits)  # jitter
-            assert made.connection.text.startswith("connected")
+            assert made.connection.startswith("connected")
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
@@ -176,6 +176,6 @@ def test_slow_and_disordered_answers_are_answers(kind: str, tmp_path: Path) -> N
         async with home(tmp_path / "a", kind) as (made, network, said):
             await trio.sleep(3_600)
             assert len(network.dialled) == 1
-            assert said == [made.connection.text]
+            assert said == [made.connection]
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

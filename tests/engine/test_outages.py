@@ -13,9 +13,9 @@ import trio.testing
 from cbfs.network.link import LinkClosed
 from cbfs.problems import FIRST, MOST, SOON, Retries
 from cbfs.receiving import mailbox
-from cbfs.receiving.mailbox import STABLE, Home
+from cbfs.receiving.mailbox import STABLE, Mailbox
 from cbfs.receiving.receiver import Receiver
-from cbfs.sending.cover_traffic import Dummies
+from cbfs.sending.cover_traffic import CoverTraffic
 from tests.engine.test_home import account
 
 
@@ -28,12 +28,12 @@ class Outage:
         self.tries: list[float] = []
         self.said: list[str] = []
         self.breaks = trio.Event()
-        self.home: Home
+        self.home: Mailbox
         self.retries: Retries
         patch.setattr(mailbox, "open_link", self._open_link)
         patch.setattr(mailbox, "request", self._request)
         for work in ("_receive", "_keep_prekeys", "_see_alive"):
-            patch.setattr(Home, work, self._work)
+            patch.setattr(Mailbox, work, self._work)
 
     @asynccontextmanager
     async def _open_link(self, *_arguments: object) -> AsyncIterator[object]:
@@ -62,8 +62,8 @@ class Outage:
         async def main() -> None:
             async with account(self.place) as context, trio.open_nursery() as nursery:
                 self.retries = context.retries
-                nothing = cast(Receiver, None), cast(Dummies, None)
-                self.home = Home(context, *nothing, self._changed)
+                nothing = cast(Receiver, None), cast(CoverTraffic, None)
+                self.home = Mailbox(context, *nothing, self._changed)
                 nursery.start_soon(self.home._stay_connected)
                 await body()
                 nursery.cancel_scope.cancel()
@@ -71,7 +71,7 @@ class Outage:
         trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.01))
 
     def _changed(self) -> None:
-        self.said.append(self.home.connection.text)
+        self.said.append(self.home.connection)
 
 
 @pytest.fixture

@@ -34,9 +34,9 @@ def town() -> Iterator[Town]:
 
 
 PLACES = (
-    "cbfs.receiving.admission.Admission.introduce",
+    "cbfs.receiving.message_requests.Admission.introduce",
     "cbfs.names.lookups.Asking.poll",
-    "cbfs.sending.cover_traffic.Dummies.is_dummy",
+    "cbfs.sending.cover_traffic.CoverTraffic.is_dummy",
     "cbfs.receiving.mailbox.decode_push",
     "cbfs.receiving.mailbox.top_up",
     "cbfs.network.link.Link._take",
@@ -98,7 +98,7 @@ def test_the_client_survives_a_fault(
 
 AFTER_A_COMMIT = (
     "cbfs.context.Problems.clear",
-    "cbfs.engine.expiry.Ending.note",
+    "cbfs.engine.expiry.Expiry.note",
     "cbfs.engine.engine.Engine._started",
     "cbfs.engine.engine.Engine._status_changed",
     "cbfs.sending.sender.Sender.queued",

@@ -101,7 +101,7 @@ def test_what_was_written_and_read_by_a_wrong_clock_is_dated_anew(
             await send(alice, ("carol",), b"to carol again")  # to who is away
             assert late(alice)
             assert late(bobby)
-            await alice._dummies._make()
+            await alice._cover._make()
             before = {engine: in_order(engine) for engine in (alice, bobby)}
 
             off[0] = 0
@@ -180,7 +180,7 @@ def sent_late(engine: Engine) -> tuple[int, int]:
     with engine.store.read() as reader:
         kept = [int.from_bytes(data, "big") for _key, data in reader.items(Table.DUMMIES)]
     assert kept
-    return sum(made > soon for made in engine._dummies._out.values()), sum(m > soon for m in kept)
+    return sum(made > soon for made in engine._cover._out.values()), sum(m > soon for m in kept)
 
 
 def check(engine: Engine) -> None:

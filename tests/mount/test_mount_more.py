@@ -16,7 +16,7 @@ from cbfs.messages.progress import arriving, sending, sent_share
 from cbfs.messages.queues.delivery_queue import add_jobs, job_for
 from cbfs.messages.queues.quarantine import QuarantinedEnvelope, Why, keep
 from cbfs.mount.quota import RESERVE, errno_of
-from cbfs.receiving.reassembly import Arrivals, Receiving, store_part
+from cbfs.receiving.reassembly import Arrivals, Reception, store_part
 from cbfs.storage.store import CannotWrite, Table, Writer
 from cbfs.tree.nodes import Directory, MessageFile
 from cbfs.tree.restore import empty_tmp
@@ -120,7 +120,7 @@ def test_progress_of_what_arrives_survives_the_mount(tmp_path: Path) -> None:
 
         def change(writer: Writer) -> None:
             arrivals = Arrivals({conversation.id: conversation})
-            receiving = Receiving("alice", 10**12, 0, receipts=False)
+            receiving = Reception("alice", 10**12, 0, receipts=False)
             for number in (0, 2):
                 part = Part(
                     *(bytes([1]) * 16, conversation.id, (), people, "", 10**12, "big.bin"),
