@@ -200,7 +200,7 @@ class Expiry:
                 self._news.set()
 
     async def bring_back(self, now: int) -> None:
-        """Undo what a wrong clock has deleted to when messages end."""
+        """Undo what a wrong clock has done to when messages end."""
         await self._context.store.commit(partial(bring_back, now=now))
         self._timetable.reread()
         self._news.set()

@@ -143,7 +143,6 @@ def test_a_stranger_fills_no_more_than_a_request_holds(
     monkeypatch.setattr("cbfs.receiving.message_requests.HELD_MAX", 3)
     for module in (
         "cbfs.messages.queues.delivery_queue",
-        "cbfs.receiving.notes",
         "cbfs.messages.queues.note_queue",
     ):
         monkeypatch.setattr(f"{module}.OFFER_AFTER", 1)
