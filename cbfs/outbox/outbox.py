@@ -31,7 +31,7 @@ from cbfs.tree.processes import Processes
 from cbfs.tree.rules import METADATA, QUIET, is_lock, lock_names
 from cbfs.tree.texts import read_folder_name
 from cbfs.tree.tree import Tree
-from cbfs.tree.virtual.metadata import read_new
+from cbfs.tree.virtual.metadata_file import read_new
 from cbfs.tree.watchers import Showing
 
 _log = logging.getLogger(__name__)

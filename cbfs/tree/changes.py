@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from cbfs.storage.store import StoreError
 from cbfs.tree.nodes import Directory, File, Link, MessageFile, Node, Text
 from cbfs.tree.rules import CONFIG, PERSON, RULES, Area, TreeError, check, file_rule
-from cbfs.tree.virtual.message_folder import MessageFolder
+from cbfs.tree.virtual.conversation_folder import MessageFolder
 from cbfs.tree.virtual.metadata_file import MetadataText, is_place
 from cbfs.tree.virtual.quarantine_folder import UnreadFile
 from cbfs_common.limits import FILE_NAME_MAX

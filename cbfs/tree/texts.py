@@ -1,4 +1,6 @@
-"""The texts that the mount shows: README, status, metadata.toml, profile.toml, contacts."""
+"""The texts that the mount shows: README, ``status``, error files, and those of profiles, contacts
+and requests.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -8,8 +10,9 @@ import tomli_w
 from cbfs.contacts.contact import Contact, Mark, Standing
 from cbfs.contacts.fingerprint import Fingerprint
 from cbfs.contacts.user_names import typed_name
-from cbfs.interface import Report
+from cbfs.interface import MessageRequest, Report
 from cbfs.messages.file_names import moment
+from cbfs.messages.plain_text import shown_line, shown_lines
 from cbfs.problems import Refused
 from cbfs_common.errors import DecodeError
 from cbfs_common.names.entry import Status
@@ -227,3 +230,50 @@ def error_text(error: Exception, hint: str, what: str = "This was not sent") -> 
     """An error file: ``what`` came of it."""
     text = f"{what}: {error}.\n"
     return f"{text}What to do: {hint}.\n" if hint else text
+
+
+REQUEST_LINES_MAX = 40
+"""Lines of a first message that are shown."""
+
+
+def request_text(request: MessageRequest, me: str, label: Callable[[str], str]) -> str:
+    """The file ``message`` of a request. What the stranger chose is indented, one line stays one
+    line, and no character of it does anything to a terminal. ``me``: one's own name; ``label``:
+    what people are shown as."""
+    shown = label(request.name)
+    others = [label(who) for who in request.participants if who not in (me, request.name)]
+    whom = f"you, with {', '.join(others)}" if others else "you"
+    more = request.messages - 1
+    lines = [
+        f"{shown} has written to {whom}",
+        f"first received: {moment(request.since):%Y-%m-%d %H:%M} UTC",
+    ]
+    if request.subject:
+        lines.append(f"subject: {shown_line(request.subject)}")
+    lines += ["", *_first_message(request), ""]
+    if more:
+        lines.append(f"... and {more} more message{'s' if more > 1 else ''}.")
+    lines += [
+        f"Accept, and see all:     mv requests/{shown} contacts/",
+        f"Decline:                 rmdir requests/{shown}",
+        f"Never hear of them:      touch requests/{shown}/blocked",
+        f"{shown} is told of none of this, nor that the message has come.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _first_message(request: MessageRequest) -> list[str]:
+    if request.folder:
+        return [f"    (a folder, {request.file_name}, {request.size} bytes)"]
+    try:
+        text = request.head.decode()
+    except UnicodeDecodeError as error:
+        cut = error.start >= len(request.head) - 3 and request.size > len(request.head)
+        text = request.head[: error.start].decode() if cut else "\0"
+    if "\0" in text:
+        return [f"    (a file, {request.file_name or 'without a name'}, {request.size} bytes)"]
+    found = shown_lines(text)
+    lines = [f"    {line}" for line in found[:REQUEST_LINES_MAX]]
+    if len(found) > REQUEST_LINES_MAX or request.size > len(request.head):
+        lines.append("    ...")
+    return lines

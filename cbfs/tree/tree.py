@@ -49,12 +49,10 @@ from cbfs.tree.rules import (
 )
 from cbfs.tree.times import keep_times, shown
 from cbfs.tree.virtual.config_file import ConfigFile
-from cbfs.tree.virtual.conversation_folder import Folder, Unseen
-from cbfs.tree.virtual.message_folder import MessageFolder, Shelf
+from cbfs.tree.virtual.conversation_folder import Folder, MessageFolder, Shelf, Unseen
 from cbfs.tree.virtual.metadata_file import MetadataFiles, is_place, refuse_link
-from cbfs.tree.virtual.people_folders import People
+from cbfs.tree.virtual.people_folders import People, Requests
 from cbfs.tree.virtual.quarantine_folder import Quarantine
-from cbfs.tree.virtual.requests_folder import Requests
 from cbfs.tree.virtual.virtual_directory import MADE, Provided, inode_for
 from cbfs_common.limits import FILE_NAME_MAX
 from cbfs_common.messages.folder import TOP

@@ -27,7 +27,7 @@ from cbfs.problems import Refused
 from cbfs.receiving import message_requests
 from cbfs.receiving.reassembly import Arrivals, Reception, store_part
 from cbfs.storage.store import Reader, Series, Store, Table, Writer
-from cbfs.tree.virtual.metadata import read_changed, read_new, text_of
+from cbfs.tree.virtual.metadata_file import read_changed, read_new, text_of
 from cbfs_common.limits import (
     DATE_MAX,
     LIFETIME_CHANGE_MAX,

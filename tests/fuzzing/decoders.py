@@ -12,7 +12,7 @@ from cbfs.contacts import contact
 from cbfs.messages.lifetimes import Setting
 from cbfs.messages.model import Conversation
 from cbfs.tree import nodes, texts
-from cbfs.tree.virtual import metadata
+from cbfs.tree.virtual import metadata_file
 from cbfs_common import onion, profile
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import ENVELOPE_SIZE
@@ -106,8 +106,8 @@ DECODERS: dict[str, Decoder] = {
     "folder name": _text(texts.read_folder_name),
     "handshake": handshake_of,
     "map proof": names_map.decode_map_proof,
-    "metadata.toml": metadata.read_new,
-    "metadata.toml, changed": lambda data: metadata.read_changed(data, _TALK, Setting()),
+    "metadata.toml": metadata_file.read_new,
+    "metadata.toml, changed": lambda data: metadata_file.read_changed(data, _TALK, Setting()),
     "name": _text(profile.check_name),
     "node": lambda data: nodes.decode_record(1, data),
     "note": names_note.parse_note,

@@ -11,7 +11,7 @@ import trio.testing
 
 from cbfs.storage.store import Table
 from cbfs.tree.nodes import Directory, File, Text
-from cbfs.tree.virtual.message_folder import MessageFolder
+from cbfs.tree.virtual.conversation_folder import MessageFolder
 from cbfs.tree.xattrs import xattrs
 from cbfs_common.limits import FOLDER_ENTRIES_MAX
 from tests.support.mounted import Watch, mounted

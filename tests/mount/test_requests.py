@@ -19,7 +19,7 @@ from cbfs.interface import MessageRequest
 from cbfs.messages.queues.note_queue import NoteKind, debts
 from cbfs.receiving import message_requests
 from cbfs.storage.store import Meta, Series, Table
-from cbfs.tree.virtual.request_text import request_text
+from cbfs.tree.texts import request_text
 from cbfs_common.limits import RECEIPT_DELAY
 from tests.engine.test_engine import NO_TOR, Recorder, account, send, until
 from tests.engine.test_healing import texts, write

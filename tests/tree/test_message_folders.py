@@ -7,7 +7,7 @@ from cbfs.messages import history
 from cbfs.messages.content import read_content, read_table
 from cbfs.storage.store import Table
 from cbfs.tree.nodes import Directory, FolderFile
-from cbfs.tree.virtual.message_folder import MessageFolder
+from cbfs.tree.virtual.conversation_folder import MessageFolder
 from cbfs.tree.xattrs import xattrs
 from tests.mount.test_parcels import FILES, contents, fill, shown
 from tests.tree.test_tree import Mount, refused, run, until

@@ -1,4 +1,7 @@
-"""``contacts/`` of a mount: a folder for each contact, and what the user decides there.
+"""``contacts/`` and ``requests/`` of a mount: a folder for each person, and what
+the user decides there.
+
+In the folder of a contact are:
 
 profile.toml   keys and home server, since when, how they are known
 fingerprint    what to compare with this person
@@ -10,6 +13,15 @@ muted          ``touch muted``: what they send is not shown as unread; undone by
 
 A decision on keys is a copy of what was read, so that nothing is decided that changed in between:
 other content is refused with EINVAL when it is closed.
+
+A stranger who has written has a folder in requests/ until the user decides, with profile.toml and
+fingerprint, and:
+
+message        what they wrote first, in a form that is safe to show, and what can be done
+warning        there when the name looks like a contact's
+
+``mv requests/NAME contacts/`` accepts; ``rmdir requests/NAME`` declines, and so does ``rm -r``;
+``touch requests/NAME/blocked`` blocks. Until then nothing of them is anywhere else.
 """
 
 import errno
@@ -22,7 +34,7 @@ from cbfs.interface import Backend
 from cbfs.problems import NotAName, Taken
 from cbfs.tree.nodes import Directory, File, Node, Text
 from cbfs.tree.rules import PERSON, VERIFIED, Area, TreeError
-from cbfs.tree.texts import changed_text, contact_text, mark_text, warning_text
+from cbfs.tree.texts import changed_text, contact_text, mark_text, request_text, warning_text
 from cbfs.tree.virtual.virtual_directory import inode_for
 from cbfs.tree.watchers import Showing
 
@@ -271,3 +283,76 @@ class People:
                 folder.remove(name)
 
         showing.remove(f"{self._path(self._names[folder.inode])}/{name}", leave)
+
+
+class Requests(People):
+    """One for a tree, beside its ``contacts``."""
+
+    _place = "requests"
+    _area = Area.REQUEST
+
+    def __init__(
+        self,
+        root: Directory,
+        contacts: People,
+        backend: Backend,
+        read: Callable[[Node, int, int], bytes],
+    ) -> None:
+        self._contacts = contacts
+        super().__init__(root, backend, read)
+
+    async def accept(self, shown: str, target: Directory, new: str, *, replace: bool) -> None:
+        """``mv requests/NAME contacts/``: the folder becomes that of a contact, who is called as
+        the folder is. Raises TreeError when it is moved elsewhere, or means somebody else."""
+        name = self._name(shown)
+        if target.area in PERSON:
+            raise TreeError(errno.EEXIST)
+        if target is not self._contacts.root:
+            raise TreeError(errno.EACCES)
+        there = target.entries.get(new)  # of somebody met in a conversation there is one already
+        if there is not None and not (replace and self._contacts.is_of(there, name)):
+            raise TreeError(errno.EEXIST)
+        with self.moving(name), self._contacts.moving(name):
+            await self._contacts.call(name, new)
+            folder = self._let_go(name)
+            try:
+                await self._backend.people.admit(name)
+            except BaseException:
+                self._hold(name, folder)
+                raise
+        self.root.remove(shown)
+        if there is not None:
+            target.remove(new)
+        self._contacts.adopt(name, folder)
+
+    def _name(self, shown: str) -> str:
+        return self._names[self.root.entries[shown].inode]
+
+    async def decline(self, shown: str) -> None:
+        """``rmdir requests/NAME``."""
+        name = self._name(shown)
+        folder = self._let_go(name)
+        try:
+            with self.moving(name):
+                await self._backend.people.decline(name)
+        except BaseException:
+            self._hold(name, folder)
+            raise
+        self.root.remove(shown)
+
+    def _belongs(self, contact: Contact) -> bool:
+        return not contact.blocked and self._backend.people.request(contact.name) is not None
+
+    def _take_text(self, folder: Directory, name: str) -> None:
+        """``rm -r`` and file managers remove what is in a folder before the folder: what the daemon
+        wrote is taken out, and comes back when the folder stays."""
+        folder.remove(name)
+
+    def _texts(self, contact: Contact) -> dict[str, bytes]:
+        request = self._backend.people.request(contact.name)
+        texts = super()._texts(contact)
+        if request is not None:
+            texts["message"] = request_text(
+                request, self._backend.name, self._backend.people.label
+            ).encode()
+        return texts
