@@ -41,13 +41,13 @@ from cbfs.outbox.sync_send import LIMIT, LIMIT_MAX
 from cbfs.storage.faults import harmless
 from cbfs.storage.root_key import Unlock
 from cbfs.storage.store import Store
-from cbfs.tree.nodes import Text
+from cbfs.tree.nodes import PROFILE, STATUS, Text
+from cbfs.tree.nodes import README as README_INODE
 from cbfs.tree.processes import ProcFS
 from cbfs.tree.restore import empty_tmp, restore
 from cbfs.tree.texts import README, profile_text
 from cbfs.tree.times import settle_times, shown
-from cbfs.tree.tree import PROFILE, STATUS, Tree
-from cbfs.tree.tree import README as README_INODE
+from cbfs.tree.tree import Tree
 from cbfs_common.errors import CbfsError
 
 _log = logging.getLogger(__name__)

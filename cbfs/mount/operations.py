@@ -39,6 +39,7 @@ from cbfs.storage.store import StoreError
 from cbfs.tree.nodes import (
     ENDING_MODE,
     MESSAGE_MODE,
+    STATUS,
     Directory,
     File,
     FolderFile,
@@ -49,7 +50,6 @@ from cbfs.tree.nodes import (
 )
 from cbfs.tree.processes import ProcFS
 from cbfs.tree.rules import Area, TreeError
-from cbfs.tree.tree import STATUS
 from cbfs.tree.virtual.conversation_folder import MessageFolder
 from cbfs.tree.virtual.unread_folder import counts_as_reading
 from cbfs.tree.virtual.virtual_directory import DOTS, Listing, Provided

@@ -10,10 +10,9 @@ from contextlib import suppress
 from hashlib import blake2b
 
 from cbfs.messages.model import Conversation
-from cbfs.tree.inodes import Inodes
-from cbfs.tree.nodes import Directory, Node, walk
+from cbfs.tree.nodes import ROOT, Directory, Inodes, Node, walk
 from cbfs.tree.rules import Area, TreeError
-from cbfs.tree.tree import ROOT, Tree
+from cbfs.tree.tree import Tree
 from cbfs.tree.virtual.virtual_directory import Provided
 from cbfs_common.errors import CbfsError
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from cbfs.outbox.loop import OutboxLoop
 from cbfs.storage.faults import harmless
-from cbfs.tree.nodes import Text
+from cbfs.tree.nodes import STATUS, Text
 from cbfs.tree.texts import own_warning_text, status_text
-from cbfs.tree.tree import STATUS, Tree
+from cbfs.tree.tree import Tree
 from cbfs.tree.watchers import Showing
 
 WARNING = "WARNING"

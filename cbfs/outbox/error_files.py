@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 from cbfs.messages.file_names import error_file_name
 from cbfs.problems import ContactRefused, Refused
-from cbfs.tree.nodes import Directory, File, Link, Parcel, Text, drafts_in, state_of
+from cbfs.tree.nodes import Directory, File, Link, Parcel, Text
 from cbfs.tree.texts import error_text
 from cbfs.tree.tree import Tree
+from cbfs.tree.unsent import drafts_in, state_of
 
 LINGER = 1.0
 """Seconds after the last removal in a folder until error files go there by themselves: who removes

@@ -12,9 +12,10 @@ from cbfs.outbox.rule import Hold
 from cbfs.outbox.submission import DraftSubmission
 from cbfs.problems import Refused
 from cbfs.storage.faults import contained, harmless
-from cbfs.tree.nodes import Directory, File, Link, drafts_in, state_of
+from cbfs.tree.nodes import Directory, File, Link
 from cbfs.tree.rules import METADATA, QUIET, is_lock
 from cbfs.tree.texts import error_text, in_one_line
+from cbfs.tree.unsent import drafts_in, state_of
 from cbfs_common.errors import CbfsError
 
 ASK_AGAIN = 60.0

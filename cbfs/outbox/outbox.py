@@ -26,11 +26,12 @@ from cbfs.outbox.rule import (
 )
 from cbfs.storage.faults import Tasks
 from cbfs.storage.store import StoreError
-from cbfs.tree.nodes import Directory, File, Link, Node, Parcel, state_of, walk
+from cbfs.tree.nodes import Directory, File, Link, Node, Parcel, walk
 from cbfs.tree.processes import Processes
 from cbfs.tree.rules import METADATA, QUIET, is_lock, lock_names
 from cbfs.tree.texts import read_folder_name
 from cbfs.tree.tree import Tree
+from cbfs.tree.unsent import state_of
 from cbfs.tree.virtual.metadata_file import read_new
 from cbfs.tree.watchers import Showing
 

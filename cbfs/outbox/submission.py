@@ -16,17 +16,10 @@ from cbfs.outbox.rule import Hold
 from cbfs.problems import NotYet, Refused
 from cbfs.storage.faults import ProgramFault, contained, harmless
 from cbfs.storage.store import StoreError, Table, Writer
-from cbfs.tree.moved import take_along
-from cbfs.tree.nodes import (
-    Directory,
-    File,
-    Parcel,
-    Sending,
-    new_seed,
-    state_of,
-)
+from cbfs.tree.nodes import FIRST_STORED, Directory, File, Parcel, Sending, new_seed
+from cbfs.tree.restore import take_along
 from cbfs.tree.rules import Area
-from cbfs.tree.tree import FIRST_STORED
+from cbfs.tree.unsent import state_of
 from cbfs_common.errors import CbfsError
 
 SHOWN_AFTER = 1.0

@@ -30,14 +30,13 @@ from cbfs.tree.nodes import (
     MessageFile,
     Node,
     Text,
-    changed_in,
     content_in,
     encode_record,
     record_maker,
-    settle,
 )
 from cbfs.tree.rules import RULES, Area, TreeError
 from cbfs.tree.times import Times
+from cbfs.tree.unsent import changed_in, settle
 from cbfs.tree.virtual.metadata_file import MetadataText, is_place
 from cbfs.tree.write_buffer import BLOCK, Layer, count_blocks
 

@@ -13,11 +13,26 @@ from cbfs.messages.listings import Entry, content_of, ends_of, entry_of
 from cbfs.messages.model import Content, Message
 from cbfs.storage.encoding import pack, unpack
 from cbfs.tree.processes import Process
-from cbfs.tree.rules import QUIET, RULES, Area
+from cbfs.tree.rules import QUIET, Area
 from cbfs.tree.write_buffer import Layer
+
+ROOT = 1
+CONVERSATIONS, OUTBOX, CONTACTS, UI_INFO, TMP = range(2, 7)
+STATUS, README, PROFILE, QUARANTINE = range(7, 11)
+UNREAD, BY_DATE, SEARCH, REQUESTS = range(20, 24)
+"""Inodes that are always there."""
+
+FIRST_STORED = 1_000
+"""What ``Writer.next_number`` counts begins here ..."""
+
+FIRST_OWN = 1 << 32
+"""... and what the mount counts by itself here."""
 
 FIRST_MESSAGE = 1 << 40
 """A message's inode is this and its serial."""
+
+MADE = 1 << 62
+"""Inode numbers from here on come from ``cbfs.tree.virtual.virtual_directory.inode_for``."""
 
 MESSAGE_MODE = stat.S_IFREG | 0o400
 ENDING_MODE = MESSAGE_MODE | stat.S_ISVTX
@@ -45,7 +60,7 @@ class Failure(Enum):
 
 class Node:
     """One inode. ``names`` are the directory entries that lead to it, ``lookups`` how often the
-    kernel was told of it (see ``cbfs.tree.inodes``). Times in nanoseconds."""
+    kernel was told of it (see ``Inodes``). Times in nanoseconds."""
 
     __slots__ = ("changed_ns", "inode", "lookups", "mode", "mtime_ns", "names")
 
@@ -399,6 +414,53 @@ class File(Node):
         self.draft.write(0, data, lambda _index: b"")
 
 
+class Inodes:
+    """The inodes that the kernel knows: each once for every time that it was told of it.
+
+    What the kernel forgets is dropped, so that memory grows with what is in use and not with what
+    is in the store. An open file keeps its inode. ``root`` is never dropped."""
+
+    def __init__(self, root: Node) -> None:
+        self._nodes: dict[int, Node] = {root.inode: root}
+        root.lookups = 1
+
+    def get(self, inode: int) -> Node | None:
+        """The node, None when the kernel does not know it."""
+        return self._nodes.get(inode)
+
+    def count(self, *nodes: Node) -> None:
+        """The kernel is told of each of these once more. A fresh node of an inode that it knows
+        takes the place of the one before: the kernel counts inodes, not our objects."""
+        for node in nodes:
+            known = self._nodes.get(node.inode)
+            if known is not node:
+                self._nodes[node.inode] = node
+                node.lookups = known.lookups if known else 0
+            node.lookups += 1
+
+    def replace(self, node: Node) -> None:
+        """The kernel is to find this node where another one had its inode."""
+        old = self._nodes.get(node.inode)
+        if old is not None:
+            node.lookups = old.lookups
+            self._nodes[node.inode] = node
+
+    def forget(self, inode: int, count: int) -> None:
+        """The kernel takes ``count`` times back."""
+        node = self._nodes.get(inode)
+        if node is None:
+            return
+        node.lookups = max(0, node.lookups - count)
+        if not node.lookups:
+            del self._nodes[inode]
+
+    def __contains__(self, inode: int) -> bool:
+        return inode in self._nodes
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+
 def encode_record(node: Node, without: frozenset[int] = frozenset()) -> bytes:
     """What the store keeps of a Directory, File or Link, but for its names in folders of the keys
     ``without``."""
@@ -473,74 +535,6 @@ def in_another_folder(data: bytes, old: int, new: int) -> bytes | None:
         return None
     moved = sorted([new if key == old else key, name] for key, name in names)
     return pack(kind, moved, *rest)
-
-
-async def settle(*nodes: Node | None) -> None:
-    """Before these change: take back what is being sent of them. What is in a transaction already
-    is sent, and is a message when this returns."""
-    for node in nodes:
-        if node is None:
-            continue
-        inside: list[Node] = []
-        if isinstance(node, Directory) and node.area is Area.DRAFTS:
-            inside = list(node.entries.values())
-        for each in (node, *inside):
-            sending = _sending(each)
-            if sending is not None:
-                sending.scope.cancel()
-                await sending.done.wait()
-
-
-def _sending(node: Node) -> Sending | None:
-    if isinstance(node, File) and node.sending is not None:
-        return node.sending
-    if isinstance(node, Directory) and node.parcel is not None:
-        return node.parcel.sending
-    above = (parcel_of(directory) for directory, _name in node.names)
-    return next((p.sending for p in above if p is not None and p.sending is not None), None)
-
-
-def parcel_of(directory: Directory) -> Parcel | None:
-    """The message that a folder is, or is in."""
-    while directory.area is Area.PARCEL and directory.parcel is None and directory.names:
-        directory = next(iter(directory.names))[0]
-    return directory.parcel
-
-
-def changed_in(directory: Directory) -> None:
-    """Something in a folder has changed: if it is a message, or in one, that is another now."""
-    parcel = parcel_of(directory)
-    if parcel is not None:
-        parcel.version += 1
-        parcel.changed = time.monotonic()
-
-
-def put_into(directory: Directory, above: Directory) -> None:
-    """A folder is in the folder ``above`` now: what may be done in it and all below it, and whether
-    it is a message."""
-    left = [(directory, above)]
-    while left:
-        here, above = left.pop()
-        here.area = RULES[above.area].inside
-        here.parcel = Parcel(changed=time.monotonic()) if above.area is Area.DRAFTS else None
-        left += [(node, here) for node in here.entries.values() if isinstance(node, Directory)]
-
-
-def state_of(draft: "File | Directory") -> "File | Parcel":
-    """What is known of what ``drafts_in`` gives."""
-    if isinstance(draft, File):
-        return draft
-    if draft.parcel is None:
-        raise ValueError("a folder that is no message")
-    return draft.parcel
-
-
-def drafts_in(directory: Directory) -> Iterator[tuple[str, "File | Directory"]]:
-    """What is, or is to be, a message each: the files of a folder of the outbox, and the folders
-    that were moved there."""
-    for name, node in list(directory.entries.items()):
-        if isinstance(node, File) or (isinstance(node, Directory) and node.parcel is not None):
-            yield name, node
 
 
 def walk(directory: Directory) -> Iterator[tuple[Directory, str, Node]]:

@@ -17,21 +17,27 @@ from cbfs.storage.faults import Tasks
 from cbfs.storage.store import Series, Store, Table, Writer
 from cbfs.tree.changes import check_rename, or_else, put_back
 from cbfs.tree.file_contents import Contents, check_changeable
-from cbfs.tree.inodes import Inodes
 from cbfs.tree.nodes import (
+    CONTACTS,
+    CONVERSATIONS,
+    FIRST_OWN,
+    FIRST_STORED,
+    MADE,
+    OUTBOX,
+    QUARANTINE,
+    REQUESTS,
+    ROOT,
+    TMP,
+    UI_INFO,
     Directory,
     File,
     FolderFile,
+    Inodes,
     Link,
     MessageFile,
     Node,
     Text,
-    changed_in,
-    drafts_in,
     new_seed,
-    put_into,
-    settle,
-    state_of,
 )
 from cbfs.tree.processes import Process
 from cbfs.tree.rules import (
@@ -48,26 +54,15 @@ from cbfs.tree.rules import (
     lock_names,
 )
 from cbfs.tree.times import keep_times, shown
+from cbfs.tree.unsent import changed_in, drafts_in, put_into, settle, state_of
 from cbfs.tree.virtual.config_file import ConfigFile
 from cbfs.tree.virtual.conversation_folder import Folder, MessageFolder, Shelf, Unseen
 from cbfs.tree.virtual.metadata_file import MetadataFiles, is_place, refuse_link
 from cbfs.tree.virtual.people_folders import People, Requests
 from cbfs.tree.virtual.quarantine_folder import Quarantine
-from cbfs.tree.virtual.virtual_directory import MADE, Provided, inode_for
+from cbfs.tree.virtual.virtual_directory import Provided, inode_for
 from cbfs_common.limits import FILE_NAME_MAX
 from cbfs_common.messages.folder import TOP
-
-ROOT = 1
-CONVERSATIONS, OUTBOX, CONTACTS, UI_INFO, TMP = range(2, 7)
-STATUS, README, PROFILE, QUARANTINE = range(7, 11)
-UNREAD, BY_DATE, SEARCH, REQUESTS = range(20, 24)
-"""Inodes that are always there."""
-
-FIRST_STORED = 1_000
-"""What ``Writer.next_number`` counts begins here ..."""
-
-FIRST_OWN = 1 << 32
-"""... and what the mount counts by itself here."""
 
 
 class Tree(Contents):

@@ -8,8 +8,7 @@ from cbfs.interface import Backend
 from cbfs.messages.lifetimes import setting, words
 from cbfs.messages.model import Delivery, Message
 from cbfs.messages.progress import arriving, sent_share
-from cbfs.tree.nodes import Directory, File, MessageFile, Node
-from cbfs.tree.tree import ROOT
+from cbfs.tree.nodes import ROOT, Directory, File, MessageFile, Node
 from cbfs.tree.virtual.conversation_folder import MessageFolder
 from cbfs.tree.virtual.quarantine_folder import UnreadFile
 from cbfs.tree.virtual.virtual_directory import Provided

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cbfs.tree.inodes import Inodes
-from cbfs.tree.nodes import Directory, Link
+from cbfs.tree.nodes import ROOT, Directory, Inodes, Link
 from cbfs.tree.rules import Area
-from cbfs.tree.tree import ROOT
 from cbfs.tree.virtual.virtual_directory import Listing
 from tests.support.mounted import Mounted, mounted
 

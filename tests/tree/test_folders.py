@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbfs.tree.inodes import Inodes
-from cbfs.tree.nodes import Directory, MessageFile, Node
+from cbfs.tree.nodes import Directory, Inodes, MessageFile, Node
 from cbfs.tree.rules import Area, TreeError
 from cbfs.tree.virtual.conversation_folder import Unseen
 from cbfs.tree.virtual.virtual_directory import PAGE, Listing, inode_for

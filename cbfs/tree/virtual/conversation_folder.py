@@ -31,8 +31,7 @@ from cbfs.messages.model import Conversation, Message
 from cbfs.messages.transcript import Extent, Line, Reading, Transcript
 from cbfs.storage.encoding import pack
 from cbfs.storage.store import Reader, Writer
-from cbfs.tree.inodes import Inodes
-from cbfs.tree.nodes import FIRST_MESSAGE, FolderFile, MessageFile, Node, Text
+from cbfs.tree.nodes import FIRST_MESSAGE, FolderFile, Inodes, MessageFile, Node, Text
 from cbfs.tree.rules import METADATA, Area, TreeError
 from cbfs.tree.times import Times, read_times
 from cbfs.tree.virtual.virtual_directory import PAGE, Provided, inode_for

@@ -29,8 +29,7 @@ from cbfs.messages.model import Conversation
 from cbfs.messages.plain_text import escaped
 from cbfs.problems import Refused
 from cbfs.storage.store import Table
-from cbfs.tree.inodes import Inodes
-from cbfs.tree.nodes import Directory, File, Node, Text
+from cbfs.tree.nodes import Directory, File, Inodes, Node, Text
 from cbfs.tree.rules import METADATA, Area, TreeError
 from cbfs.tree.texts import checked_people, error_text
 from cbfs.tree.virtual.virtual_directory import inode_for

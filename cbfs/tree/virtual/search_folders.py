@@ -20,9 +20,9 @@ from cbfs.messages.history import get_message
 from cbfs.messages.model import Message
 from cbfs.messages.search_index import SearchHit
 from cbfs.storage.store import Reader
-from cbfs.tree.nodes import Link, Node
+from cbfs.tree.nodes import BY_DATE, SEARCH, Link, Node
 from cbfs.tree.rules import Area, TreeError
-from cbfs.tree.tree import BY_DATE, SEARCH, Tree
+from cbfs.tree.tree import Tree
 from cbfs.tree.virtual.unread_folder import Unread
 from cbfs.tree.virtual.virtual_directory import Provided, inode_for
 from cbfs.tree.watchers import Showing

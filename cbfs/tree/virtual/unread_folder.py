@@ -17,9 +17,9 @@ from cbfs.messages.file_names import free_name
 from cbfs.messages.listings import Entry, entry_of, every
 from cbfs.messages.model import Message
 from cbfs.storage.faults import contained, harmless
-from cbfs.tree.nodes import Link, MessageFile, Node
+from cbfs.tree.nodes import UNREAD, Link, MessageFile, Node
 from cbfs.tree.rules import Area
-from cbfs.tree.tree import UNREAD, Tree
+from cbfs.tree.tree import Tree
 from cbfs.tree.virtual.virtual_directory import Provided, inode_for
 from cbfs.tree.watchers import Showing
 from cbfs_common.errors import CbfsError

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Protocol
 
-from cbfs.tree.nodes import Directory, Node
+from cbfs.tree.nodes import MADE, Directory, Node
 from cbfs.tree.rules import Area
 
 PAGE = 256
@@ -23,10 +23,6 @@ PAGE = 256
 
 DOTS = (".", "..")
 """What every listing begins with, and no look-up finds."""
-
-MADE = 1 << 62
-"""Inode numbers from here on come from ``inode_for``."""
-
 
 Listed = tuple[int, str, Node]
 """An entry of a directory: the place behind it, its name, what it is."""
