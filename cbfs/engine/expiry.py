@@ -46,7 +46,7 @@ def forget(writer: Writer, message: Message) -> tuple[str, ...]:
         return ()
     history.remove_message(writer, now)
     for recipient, _state in now.recipients:
-        note_queue.forgive(writer, recipient, note_queue.NoteKind.OFFER, now.conversation + now.id)
+        note_queue.dequeue(writer, recipient, note_queue.NoteKind.OFFER, now.conversation + now.id)
     return delivery_queue.give_up(writer, now)
 
 
@@ -59,7 +59,7 @@ def leave(
     if empty and history.newest_message(writer, conversation.id) is not None:
         return None
     history.leave(writer, conversation.id)
-    note_queue.forgive_wants(writer, conversation)
+    note_queue.dequeue_wants(writer, conversation)
     return frozenset(delivery_queue.cancel_all(writer, conversation, now))
 
 

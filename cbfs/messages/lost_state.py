@@ -13,7 +13,7 @@ from pathlib import Path
 from cbfs.messages import listings
 from cbfs.messages.history import load_conversations, load_messages
 from cbfs.messages.model import Delivery
-from cbfs.messages.queues.note_queue import NOTHING, NoteKind, count_anew, owe
+from cbfs.messages.queues.note_queue import NOTHING, NoteKind, count_anew, enqueue
 from cbfs.storage.store import Meta, Reader, Store, Table, Writer
 from cbfs_common.primitives import Random
 
@@ -55,7 +55,7 @@ def notice_loss(store: Store, me: str, now: int, random: Random) -> None:
         count_anew(writer)  # of a damaged store some may have been lost
         for peer in sorted(peers):
             wait = int.from_bytes(random.token(2), "big") * LOST_SPREAD // 65_536
-            owe(writer, {}, peer, NoteKind.LOST, NOTHING, now + wait)
+            enqueue(writer, {}, peer, NoteKind.LOST, NOTHING, now + wait)
 
     if peers:
         store.write(change)

@@ -14,7 +14,7 @@ from cbfs.contacts.contact import Contact, Standing
 from cbfs.contacts.sessions import Damaged, Opened
 from cbfs.context import Context
 from cbfs.messages.content import u64
-from cbfs.messages.queues.note_queue import NOTHING, NoteKind, owe
+from cbfs.messages.queues.note_queue import NOTHING, NoteKind, enqueue
 from cbfs.messages.queues.quarantine import QuarantinedEnvelope, Why, keep, keep_all
 from cbfs.receiving import message_requests
 from cbfs.receiving.notes import Effects, Told, take_note, tell_lost
@@ -148,7 +148,7 @@ class IncomingBatch:
             drop_part(writer, context.conversations, blocked, part)
         for peer in self._turns:
             due = reception.now + reception.delay
-            owe(writer, arrivals.dues, peer, NoteKind.TURN, NOTHING, due)
+            enqueue(writer, arrivals.dues, peer, NoteKind.TURN, NOTHING, due)
         for peer in self._lost:
             tell_lost(writer, arrivals.dues, peer, reception)
         self._keep(writer)

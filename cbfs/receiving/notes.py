@@ -20,7 +20,7 @@ from cbfs.messages.history import (
 )
 from cbfs.messages.model import Delivery, Message
 from cbfs.messages.queues.delivery_queue import begin_again, moved_on, pending, send_again
-from cbfs.messages.queues.note_queue import NOTHING, Dues, NoteKind, debts, forgive, owe
+from cbfs.messages.queues.note_queue import NOTHING, Dues, NoteKind, dequeue, enqueue, items_for
 from cbfs.receiving.reassembly import Arrivals, Reception, acknowledge
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.limits import ASK_SPREAD, LOST_PAUSE, NOTE_IDS_MAX
@@ -63,12 +63,12 @@ def take_note(
             acknowledge(writer, told.dues, reception, sender, ref)
         elif known or get_conversation(writer, ref[:16]) is not None:
             due = now + reception.delay // ASK_SPREAD
-            owe(writer, told.dues, sender, NoteKind.WANT, ref, due, sender)
+            enqueue(writer, told.dues, sender, NoteKind.WANT, ref, due, sender)
     wanted = list(note.wanted)
     if note.lost and fresh and _may(writer, Meta.LOST_BY, sender, now):
         begin_again(writer, sender)
         told.again.add(sender)  # their number is the same, but there is something to do
-        wanted += [debt.ref for debt in debts(writer, sender, NoteKind.OFFER)]
+        wanted += [debt.ref for debt in items_for(writer, sender, NoteKind.OFFER)]
     if wanted:
         _send_again(writer, told, me, sender, wanted, now)
 
@@ -82,7 +82,7 @@ def _own(reader: Reader, me: str, peer: str, ref: bytes) -> Message | None:
 
 
 def _received(writer: Writer, told: Told, me: str, sender: str, ref: bytes) -> None:
-    forgive(writer, sender, NoteKind.OFFER, ref)
+    dequeue(writer, sender, NoteKind.OFFER, ref)
     message = _own(writer, me, sender, ref)
     if message is not None and dict(message.recipients)[sender] is not Delivery.RECEIVED:
         message = moved_on(message, sender, Delivery.RECEIVED)
@@ -98,7 +98,7 @@ def _send_again(
     for ref in dict.fromkeys(refs):
         message = None if ref in waiting else _own(writer, me, sender, ref)
         if message is not None:
-            forgive(writer, sender, NoteKind.OFFER, ref)
+            dequeue(writer, sender, NoteKind.OFFER, ref)
             send_again(writer, message, sender)
             told.again.add(sender)
             _offer_before(writer, told, me, sender, message, now)
@@ -116,7 +116,7 @@ def _offer_before(
         before = own_before(writer, before, me) if before else None
         if before is None or dict(before.recipients).get(sender) is not Delivery.SENT:
             return
-        owe(writer, told.dues, sender, NoteKind.OFFER, before.conversation + before.id, now)
+        enqueue(writer, told.dues, sender, NoteKind.OFFER, before.conversation + before.id, now)
 
 
 def _offer_behind(writer: Writer, told: Told, me: str, sender: str, ref: bytes, now: int) -> None:
@@ -125,13 +125,13 @@ def _offer_behind(writer: Writer, told: Told, me: str, sender: str, ref: bytes, 
     conversation = ref[:16]
     for id_ in ancestors_by(writer, conversation, ref[16:], me, NOTE_IDS_MAX):
         if _own(writer, me, sender, conversation + id_) is not None:
-            owe(writer, told.dues, sender, NoteKind.OFFER, conversation + id_, now)
+            enqueue(writer, told.dues, sender, NoteKind.OFFER, conversation + id_, now)
 
 
 def tell_lost(writer: Writer, dues: Dues, peer: str, reception: Reception) -> None:
     """Something of ``peer`` cannot be read: it is to be told, once in LOST_PAUSE."""
     if _may(writer, Meta.LOST_TO, peer, reception.now):
-        owe(writer, dues, peer, NoteKind.LOST, NOTHING, reception.now)
+        enqueue(writer, dues, peer, NoteKind.LOST, NOTHING, reception.now)
 
 
 def _may(writer: Writer, what: bytes, peer: str, now: int) -> bool:

@@ -21,7 +21,7 @@ from cbfs.messages.history import (
 )
 from cbfs.messages.model import Content, Conversation, Message
 from cbfs.messages.queues.incomplete import Incomplete, complete, get_incomplete, put_incomplete
-from cbfs.messages.queues.note_queue import Dues, NoteKind, arrived, owe
+from cbfs.messages.queues.note_queue import Dues, NoteKind, arrived, enqueue
 from cbfs.storage.store import Series, Table, Writer
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import ASK_FIRST, ASK_SPREAD
@@ -97,7 +97,7 @@ def store_part(
             if person != me:
                 due = now + (0 if wanted else ASK_FIRST * 1_000) + reception.delay // ASK_SPREAD
                 missing = conversation.id + parent
-                owe(writer, arrivals.dues, person, NoteKind.WANT, missing, due, sender)
+                enqueue(writer, arrivals.dues, person, NoteKind.WANT, missing, due, sender)
 
 
 def drop_part(writer: Writer, known: dict[bytes, Conversation], sender: str, part: Part) -> None:
@@ -114,7 +114,7 @@ def drop_part(writer: Writer, known: dict[bytes, Conversation], sender: str, par
 def acknowledge(writer: Writer, dues: Dues, reception: Reception, sender: str, ref: bytes) -> None:
     """Owe a receipt, when receipts are sent."""
     if reception.receipts:
-        owe(writer, dues, sender, NoteKind.RECEIPT, ref, reception.now + reception.delay)
+        enqueue(writer, dues, sender, NoteKind.RECEIPT, ref, reception.now + reception.delay)
 
 
 def _conversation(

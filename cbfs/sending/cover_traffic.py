@@ -2,7 +2,7 @@
 
 A dummy is noise, as every envelope is to whoever has not its key; it goes to one's own mailbox by
 the same request, over the same kind of connection, as a delivery. It is known again by its hash,
-``Table.DUMMIES``, which is on the disk before it is sent and goes when the server has deleted it.
+``Table.COVER``, which is on the disk before it is sent and goes when the server has deleted it.
 A crash in between leaves a hash that nobody needs, which is forgotten when no server can have the
 dummy any more.
 """
@@ -33,7 +33,7 @@ class CoverTraffic:
         self._ready: bytes | None = None
         with context.store.read() as reader:
             self._out = {
-                key: int.from_bytes(value, "big") for key, value in reader.items(Table.DUMMIES)
+                key: int.from_bytes(value, "big") for key, value in reader.items(Table.COVER)
             }
 
     def is_dummy(self, envelope: bytes) -> bool:
@@ -50,7 +50,7 @@ class CoverTraffic:
 
         def change(writer: Writer) -> None:
             for key in gone:
-                writer.delete(Table.DUMMIES, key)
+                writer.delete(Table.COVER, key)
 
         await self._context.store.commit(change)
         for key in gone:
@@ -62,7 +62,7 @@ class CoverTraffic:
 
         def change(writer: Writer) -> None:
             for key in late:
-                writer.put(Table.DUMMIES, key, now.to_bytes(8, "big"))
+                writer.put(Table.COVER, key, now.to_bytes(8, "big"))
 
         if late:
             await self._context.store.commit(change)
@@ -93,6 +93,6 @@ class CoverTraffic:
         envelope = self._context.random.token(ENVELOPE_SIZE)
         key, now = envelope_id(envelope), self._context.clock()
         value = now.to_bytes(8, "big")
-        await self._context.store.commit(lambda writer: writer.put(Table.DUMMIES, key, value))
+        await self._context.store.commit(lambda writer: writer.put(Table.COVER, key, value))
         self._out[key] = now
         return envelope

@@ -351,7 +351,7 @@ class Sender:
             else:
                 async with self._link(contact) as own:
                     await _hand_over(own, contact, envelope)
-            told = draft.debts
+            told = draft.items
             await store.commit(lambda writer: note_queue.settle(writer, told, context.clock()))
         self._notes.discard(name)
         with store.read() as reader:

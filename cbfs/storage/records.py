@@ -37,10 +37,10 @@ class Table(Enum):
     PARTS = b"parts"  # what is known of a file that is still arriving
     ENDS = b"ends"  # see ``cbfs.messages.lifetimes``
     QUEUE = b"queue"  # blind(recipient) 16 | sequence u64
-    OWED = b"owed"  # blind(peer) 16 | kind 1 | conversation id 16 | message id 16
+    NOTE_ITEMS = b"owed"  # blind(peer) 16 | kind 1 | conversation id 16 | message id 16
     REQUESTS = b"requests"  # blind(sender) 16 | sequence u64: what strangers have sent
     INBOX = b"inbox"  # sequence u64: envelopes that wait for a look-up
-    DUMMIES = b"dummies"  # envelope id 16: envelopes of noise to oneself that are on their way
+    COVER = b"dummies"  # envelope id 16: sent to oneself, on its way
     QUARANTINE = b"quarantine"  # sequence u64: envelopes that could not be read
     CONTENT = b"content"  # content id u64 | chunk u32
     INDEX = b"index"  # segment u32: see ``cbfs.messages.search_index``

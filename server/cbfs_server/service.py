@@ -13,6 +13,7 @@ from typing import Any
 
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import IDS_MAX
+from cbfs_common.session.prekey import PrekeyKind
 from cbfs_common.wire.requests import (
     AnyReply,
     AnyRequest,
@@ -29,7 +30,6 @@ from cbfs_common.wire.requests import (
     GetLimits,
     List,
     PrekeyCount,
-    PrekeyKind,
     PrekeyRecord,
     ServerLimits,
     Stored,

@@ -34,7 +34,7 @@ import lmdb
 import trio
 
 from cbfs_common.errors import DecodeError
-from cbfs_common.wire.requests import PREKEY_ID_SIZE, PrekeyKind
+from cbfs_common.session.prekey import PREKEY_ID_SIZE, PrekeyKind
 from cbfs_host.complaints import hint_of, reason_of
 from cbfs_host.lmdb_environment import (
     StoreError,

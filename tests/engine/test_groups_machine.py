@@ -179,7 +179,7 @@ class Groups(RuleBasedStateMachine):
                 assert entry.endswith(said)
                 assert entry.count("(not sent to") == bool(left)
             client.check_transcripts()
-            assert not client.count(Table.QUEUE, Table.OWED)
+            assert not client.count(Table.QUEUE, Table.NOTE_ITEMS)
             with client.store.read() as reader:
                 waiting = delivery_queue.waiting(reader)
             expected: dict[str, int] = {}

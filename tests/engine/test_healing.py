@@ -134,7 +134,7 @@ def test_a_receipt_moves_the_state(here: World) -> None:
             # a receipt that overtakes the server's answer is all that is told
             assert [m.recipients for m in view.changed[:-1]] in ([], [(("dave", Delivery.SENT),)])
             with carol.store.read() as reader:
-                assert reader.count(Table.OWED) == 0
+                assert reader.count(Table.NOTE_ITEMS) == 0
 
     trio.run(main)
 

@@ -412,7 +412,7 @@ def test_skipped_numbers_up_to_the_limit_and_past_it(world: World) -> None:
     with alice.store.read() as reader:
         kept = [data[:1] for _key, data in reader.items(Table.QUARANTINE)]
         assert kept == [Why.FAR.value]
-        assert [d.kind for d in note_queue.debts(reader, "mallory", NoteKind.LOST)] == [
+        assert [d.kind for d in note_queue.items_for(reader, "mallory", NoteKind.LOST)] == [
             NoteKind.LOST
         ]
     alice.receive([sealed[-2]])  # just near enough; the other is tried again then
@@ -439,8 +439,8 @@ def test_notes_bring_about_little(world: World) -> None:
     (message,) = messages(alice)
     assert message.recipients == (("bob", Delivery.QUEUED),)
     with alice.store.read() as reader:
-        assert len(list(note_queue.debts(reader, "mallory", NoteKind.WANT))) == WANTED_MAX
-        assert not list(note_queue.debts(reader, "mallory", NoteKind.OFFER))
+        assert len(list(note_queue.items_for(reader, "mallory", NoteKind.WANT))) == WANTED_MAX
+        assert not list(note_queue.items_for(reader, "mallory", NoteKind.OFFER))
     alice.pump(fails=False)
     bob.receive(bob.mail)
     assert len(messages(bob)) == 1
@@ -452,7 +452,7 @@ def test_made_up_parents_are_asked_for_within_limits(world: World) -> None:
         parents = tuple(SYSTEM_RANDOM.token(16) for _ in range(PARENTS_MAX))
         mallory.send(encode_part(replace(part(), parents=parents)))
     with alice.store.read() as reader:
-        assert len(list(note_queue.debts(reader, "mallory", NoteKind.WANT))) == WANTED_MAX
+        assert len(list(note_queue.items_for(reader, "mallory", NoteKind.WANT))) == WANTED_MAX
 
 
 SOME_WANTED = 512
@@ -493,7 +493,9 @@ def test_made_up_parents_keep_nobody_from_what_is_missing(
 def _wanted(client: Client) -> int:
     with client.store.read() as reader:
         peers = client.world.clients
-        return sum(1 for peer in peers for _debt in note_queue.debts(reader, peer, NoteKind.WANT))
+        return sum(
+            1 for peer in peers for _debt in note_queue.items_for(reader, peer, NoteKind.WANT)
+        )
 
 
 def test_questions_are_counted_by_who_has_brought_them_about(
@@ -507,7 +509,7 @@ def test_questions_are_counted_by_who_has_brought_them_about(
     alice = world.clients["alice"]
 
     def owe(writer: Writer, ref: bytes) -> None:
-        note_queue.owe(writer, {}, "bob", NoteKind.WANT, ref, 1, "mallory")
+        note_queue.enqueue(writer, {}, "bob", NoteKind.WANT, ref, 1, "mallory")
 
     def fill(writer: Writer) -> None:
         for ref in refs(SOME_WANTED + 5):
@@ -517,22 +519,22 @@ def test_questions_are_counted_by_who_has_brought_them_about(
     for _ in range(2):
         alice.store.write(fill)
         with alice.store.read() as reader:
-            debts = list(note_queue.debts(reader, "bob", NoteKind.WANT))
+            debts = list(note_queue.items_for(reader, "bob", NoteKind.WANT))
         assert len(debts) == SOME_WANTED
 
         def end(writer: Writer, wanted: list[note_queue.NoteItem] = debts) -> None:
             for debt in wanted[:100]:
-                assert note_queue.forgive(writer, "bob", NoteKind.WANT, debt.ref)
-                assert not note_queue.forgive(writer, "bob", NoteKind.WANT, debt.ref)
+                assert note_queue.dequeue(writer, "bob", NoteKind.WANT, debt.ref)
+                assert not note_queue.dequeue(writer, "bob", NoteKind.WANT, debt.ref)
             for _ in range(ASKS_MAX):
-                note_queue.settle(writer, list(note_queue.debts(writer, "bob"))[:100], 1)
+                note_queue.settle(writer, list(note_queue.items_for(writer, "bob"))[:100], 1)
             note_queue.count_anew(writer)
 
         alice.store.write(end)
         with alice.store.read() as reader:
-            left = list(note_queue.debts(reader, "bob", NoteKind.WANT))
+            left = list(note_queue.items_for(reader, "bob", NoteKind.WANT))
         assert len(left) == SOME_WANTED - 200
-        alice.store.write(lambda writer: writer.delete_prefix(Table.OWED, b""))
+        alice.store.write(lambda writer: writer.delete_prefix(Table.NOTE_ITEMS, b""))
         alice.store.write(note_queue.count_anew)
 
 

@@ -228,7 +228,7 @@ def test_a_note_to_oneself_is_kept_and_sent_nowhere(here: World) -> None:
             assert alice.conversations()[0].folder.endswith("-self-a")
             assert not alice.report().queue
             with alice.store.read() as reader:
-                for table in (Table.QUEUE, Table.OWED, Table.PEERS):
+                for table in (Table.QUEUE, Table.NOTE_ITEMS, Table.PEERS):
                     assert not reader.count(table)
             notes = [m for c in alice.conversations() for m in alice.messages(c.id)]
             assert [read(alice, note) for note in notes] == [b"buy milk"] * 3

@@ -106,7 +106,7 @@ def ahead(engine: Engine) -> int:
 
 def latest_due(engine: Engine) -> int:
     with engine.store.read() as reader:
-        return max((debt.due for debt in note_queue.debts(reader, "bobby")), default=0)
+        return max((debt.due for debt in note_queue.items_for(reader, "bobby")), default=0)
 
 
 def ends_late(engine: Engine) -> bool:

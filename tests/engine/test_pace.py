@@ -26,14 +26,14 @@ def test_a_dummy_comes_back_and_is_nothing(tmp_path: Path) -> None:
 
     def look(engine: Engine) -> None:
         with engine.store.read() as reader:
-            for table in (Table.DUMMIES, Table.QUARANTINE, Table.INBOX):
+            for table in (Table.COVER, Table.QUARANTINE, Table.INBOX):
                 left[table] = reader.count(table)
         assert not any("cannot be read" in line for line in engine.report().problems)
 
     seen = trace(tmp_path / "t", Conduct(PACE), 20_000.0, b"dummies", look)
     assert len(seen) > 50
     assert left[Table.QUARANTINE] == left[Table.INBOX] == 0
-    assert 1 <= left[Table.DUMMIES] < 12  # one is ready; few are on their way
+    assert 1 <= left[Table.COVER] < 12  # one is ready; few are on their way
 
 
 @given(st.lists(st.floats(0, 10_000), max_size=50), st.integers())

@@ -14,7 +14,7 @@ import cbfs
 from cbfs.engine.running import running
 from cbfs.messages.progress import missing_line, unread_lines
 from cbfs.messages.queues import note_queue
-from cbfs.messages.queues.note_queue import Missing, NoteKind, debts, owe, settle
+from cbfs.messages.queues.note_queue import Missing, NoteKind, enqueue, items_for, settle
 from cbfs.messages.queues.quarantine import QuarantinedEnvelope, Why, keep
 from cbfs.outbox.rule import Hold
 from cbfs.storage.store import Store, Table
@@ -166,8 +166,8 @@ def test_until_when_a_missing_message_is_asked_for_is_true(store: Store) -> None
     """From the first time that somebody is to be asked until the last."""
     ref, other = b"c" * 16 + b"m" * 16, b"c" * 16 + b"n" * 16
     for peer in "bob", "carol":
-        store.write(lambda writer, p=peer: owe(writer, {}, p, NoteKind.WANT, ref, 5_000))  # type: ignore[misc]
-    store.write(lambda writer: owe(writer, {}, "bob", NoteKind.WANT, other, 4_000))
+        store.write(lambda writer, p=peer: enqueue(writer, {}, p, NoteKind.WANT, ref, 5_000))  # type: ignore[misc]
+    store.write(lambda writer: enqueue(writer, {}, "bob", NoteKind.WANT, other, 4_000))
     with store.read() as reader:
         (first,) = note_queue.missing(reader).values()
         assert first.count == 2
@@ -175,7 +175,7 @@ def test_until_when_a_missing_message_is_asked_for_is_true(store: Store) -> None
     for _ in range(ASKS_MAX):
         with store.read() as reader:
             assert note_queue.missing(reader)[b"c" * 16] == Missing(2, first.until)
-            due = list(debts(reader, "bob")) + list(debts(reader, "carol"))
+            due = list(items_for(reader, "bob")) + list(items_for(reader, "carol"))
         assert due
         told = max(debt.due for debt in due)
         for debt in due:

@@ -199,12 +199,16 @@ def test_nothing_is_asked_for_of_a_conversation_that_was_left(tmp_path: Path) ->
         def change(writer: Writer) -> None:
             (conversation,) = history.load_conversations(writer).values()
             for place in (conversation.id, bytes(16)):
-                note_queue.owe(writer, {}, "bob", note_queue.NoteKind.WANT, place + bytes(16), 1)
+                note_queue.enqueue(
+                    writer, {}, "bob", note_queue.NoteKind.WANT, place + bytes(16), 1
+                )
             leave(writer, conversation, 1, empty=False)
 
         store.write(change)
         with store.read() as reader:
-            left = [debt.ref for debt in note_queue.debts(reader, "bob", note_queue.NoteKind.WANT)]
+            left = [
+                debt.ref for debt in note_queue.items_for(reader, "bob", note_queue.NoteKind.WANT)
+            ]
         assert left == [bytes(32)]
 
 
@@ -222,7 +226,7 @@ def test_what_was_removed_is_offered_no_more(tmp_path: Path) -> None:
             return {
                 (who, debt.ref[16:])
                 for who in ("bob", "carol")
-                for debt in note_queue.debts(reader, who, note_queue.NoteKind.OFFER)
+                for debt in note_queue.items_for(reader, who, note_queue.NoteKind.OFFER)
             }
 
     everybody = {(who, written.id) for who in ("bob", "carol") for written in (kept, gone)}

@@ -372,7 +372,7 @@ class Town:
             (Table.PREKEYS, SMALL["cbfs.receiving.prekeys.PREKEY_SECRETS_MAX"]),
             (Table.REQUESTS, REQUESTS_MAX * SMALL["cbfs.receiving.message_requests.HELD_MAX"]),
             (Table.PARTS, INCOMPLETE_MAX * people),
-            (Table.OWED, 2 * WANTED_MAX * people + len(self.messages())),
+            (Table.NOTE_ITEMS, 2 * WANTED_MAX * people + len(self.messages())),
         ):
             assert reader.count(table) <= most, table
 

@@ -178,7 +178,7 @@ def sent_late(engine: Engine) -> tuple[int, int]:
     """How many dummies are dated so, in memory and store."""
     soon = now_and_a_bit()
     with engine.store.read() as reader:
-        kept = [int.from_bytes(data, "big") for _key, data in reader.items(Table.DUMMIES)]
+        kept = [int.from_bytes(data, "big") for _key, data in reader.items(Table.COVER)]
     assert kept
     return sum(made > soon for made in engine._cover._out.values()), sum(m > soon for m in kept)
 

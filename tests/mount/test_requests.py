@@ -16,7 +16,7 @@ from cbfs.contacts.contact import Mark, Standing
 from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
 from cbfs.interface import MessageRequest
-from cbfs.messages.queues.note_queue import NoteKind, debts
+from cbfs.messages.queues.note_queue import NoteKind, items_for
 from cbfs.receiving import message_requests
 from cbfs.storage.store import Meta, Series, Table
 from cbfs.tree.texts import request_text
@@ -41,7 +41,7 @@ def asks(engine: Engine, name: str, messages: int = 1) -> bool:
 
 def owed(engine: Engine, name: str) -> list[NoteKind]:
     with engine.store.read() as reader:
-        return [debt.kind for debt in debts(reader, name)]
+        return [debt.kind for debt in items_for(reader, name)]
 
 
 def held(engine: Engine) -> int:

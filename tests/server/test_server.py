@@ -11,6 +11,7 @@ import trio
 from cbfs.network.link import Link, ServerRefused, request
 from cbfs_common.limits import IDS_MAX, PUSH_WINDOW
 from cbfs_common.primitives import dh_public
+from cbfs_common.session.prekey import PrekeyKind
 from cbfs_common.wire.requests import (
     Code,
     CountPrekeys,
@@ -22,7 +23,6 @@ from cbfs_common.wire.requests import (
     GetLimits,
     List,
     PrekeyCount,
-    PrekeyKind,
     Request,
     ServerLimits,
     Subscribe,

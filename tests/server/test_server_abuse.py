@@ -13,12 +13,12 @@ from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import ServerRefused, open_link, request
 from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address
+from cbfs_common.session.prekey import PrekeyKind
 from cbfs_common.wire.requests import (
     Code,
     CountPrekeys,
     Deliver,
     GetLimits,
-    PrekeyKind,
     TakePrekey,
     UploadPrekeys,
     encode,

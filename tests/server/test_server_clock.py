@@ -21,13 +21,13 @@ from hypothesis.stateful import (
 
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import PREKEY_LIFETIME
+from cbfs_common.session.prekey import PrekeyKind
 from cbfs_common.wire.requests import (
     CountPrekeys,
     CreateAccount,
     Deliver,
     Done,
     List,
-    PrekeyKind,
     PrekeyRecord,
     TakePrekey,
     UploadPrekeys,

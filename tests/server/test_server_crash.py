@@ -8,6 +8,7 @@ from pathlib import Path
 import trio
 
 from cbfs_common.limits import ENVELOPE_SIZE
+from cbfs_common.session.prekey import PrekeyKind
 from cbfs_common.wire.requests import (
     CreateAccount,
     Delete,
@@ -16,7 +17,6 @@ from cbfs_common.wire.requests import (
     EnvelopeIds,
     Fetch,
     List,
-    PrekeyKind,
     PrekeyRecord,
     Stored,
     TakePrekey,

@@ -21,6 +21,7 @@ from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.names.checks import DirectoryLies, Found
 from cbfs_common.names.wire import Lookup
 from cbfs_common.names.wire import RefusedReply as NamesRefused
+from cbfs_common.session.prekey import PrekeyKind
 from cbfs_common.wire.requests import (
     Code,
     CreateAccount,
@@ -30,7 +31,6 @@ from cbfs_common.wire.requests import (
     ErrorReply,
     Fetch,
     List,
-    PrekeyKind,
     PrekeyRecord,
     Stored,
     TakePrekey,

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from cbfs.network.link import Link, LinkClosed, ServerRefused, open_link, request
 from cbfs_common.errors import TransportError
 from cbfs_common.primitives import dh_public
+from cbfs_common.session.prekey import PrekeyKind
 from cbfs_common.wire.requests import (
     Code,
     Deliver,
     Fetch,
     GetLimits,
     List,
-    PrekeyKind,
     Subscribe,
     TakePrekey,
     UploadPrekeys,

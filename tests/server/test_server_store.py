@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from cbfs_common.limits import ENVELOPE_SIZE
+from cbfs_common.session.prekey import PrekeyKind
 from cbfs_common.wire.requests import (
     Code,
     CountPrekeys,
@@ -25,7 +26,6 @@ from cbfs_common.wire.requests import (
     Fetch,
     List,
     PrekeyCount,
-    PrekeyKind,
     PrekeyRecord,
     Request,
     Stored,

@@ -261,7 +261,7 @@ class Client:
         step.done()
         other.mail.append(envelope)
         if not fails:
-            self.store.write(lambda writer: note_queue.settle(writer, draft.debts, now))
+            self.store.write(lambda writer: note_queue.settle(writer, draft.items, now))
 
     def receive(self, envelopes: list[bytes]) -> None:
         before = set(self.context.sessions.pairs)

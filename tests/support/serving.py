@@ -14,7 +14,8 @@ from cbfs.network.link import Link, open_link, request
 from cbfs_common.limits import ENVELOPE_SIZE, PREKEY_RECORD_SIZE
 from cbfs_common.primitives import Random, dh_public, kem_encapsulate
 from cbfs_common.profile import Address, parse_address
-from cbfs_common.wire.requests import CreateAccount, PrekeyKind
+from cbfs_common.session.prekey import PrekeyKind
+from cbfs_common.wire.requests import CreateAccount
 from cbfs_common.wire.transport import ClientConnection, Event
 
 RANDOM = Random(os.urandom, kem_encapsulate)

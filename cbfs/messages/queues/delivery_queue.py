@@ -25,7 +25,7 @@ from cbfs.messages.history import (
     replaced_as_parent,
 )
 from cbfs.messages.model import Content, Conversation, Delivery, Message
-from cbfs.messages.queues.note_queue import Dues, NoteKind, owe
+from cbfs.messages.queues.note_queue import Dues, NoteKind, enqueue
 from cbfs.storage.encoding import pack, unpack
 from cbfs.storage.store import Meta, Reader, Series, Table, Writer
 from cbfs_common.errors import CbfsError
@@ -404,7 +404,7 @@ def finish(writer: Writer, delivered: list[bytes], dues: Dues, now: int) -> list
                 changed[message.id] = now_sent
             if state is not Delivery.RECEIVED:
                 ref, due = message.conversation + message.id, now + OFFER_AFTER * 1_000
-                owe(writer, dues, job.recipient, NoteKind.OFFER, ref, due)
+                enqueue(writer, dues, job.recipient, NoteKind.OFFER, ref, due)
     return list(changed.values())
 
 

@@ -78,18 +78,18 @@ class NoteItem:
         return pack(self.peer, self.due, self.tries, self.by)
 
 
-def owe(
+def enqueue(
     writer: Writer, dues: Dues, peer: str, kind: NoteKind, ref: bytes, due: int, by: str = ""
 ) -> None:
     """Tell ``peer`` from ``due`` on. What is owed already stays as it is, but for an offer, which
     begins anew. Past WANTED_MAX nothing more is wanted from anybody because of what one peer says:
     ``by``."""
     key = writer.blind(peer.encode()) + kind.value + ref
-    if kind is not NoteKind.OFFER and writer.get(Table.OWED, key) is not None:
+    if kind is not NoteKind.OFFER and writer.get(Table.NOTE_ITEMS, key) is not None:
         return
     if kind is NoteKind.WANT and not _count(writer, by, 1):
         return
-    writer.put(Table.OWED, key, pack(peer, due, 0, by))
+    writer.put(Table.NOTE_ITEMS, key, pack(peer, due, 0, by))
     dues[peer] = min(due, dues.get(peer, due))
 
 
@@ -109,37 +109,37 @@ def _count(writer: Writer, by: str, more: int) -> bool:
 def count_anew(writer: Writer) -> None:
     """Some records may have been lost."""
     writer.delete_prefix(Table.META, Meta.BROUGHT)
-    for key, data in list(writer.items(Table.OWED)):
-        debt = _decode(key, data)
-        if debt.kind is NoteKind.WANT and not _count(writer, debt.by, 1):
-            writer.delete(Table.OWED, key)
+    for key, data in list(writer.items(Table.NOTE_ITEMS)):
+        item = _decode(key, data)
+        if item.kind is NoteKind.WANT and not _count(writer, item.by, 1):
+            writer.delete(Table.NOTE_ITEMS, key)
 
 
 def _drop(writer: Writer, key: bytes) -> bool:
-    data = writer.get(Table.OWED, key)
+    data = writer.get(Table.NOTE_ITEMS, key)
     if data is None:
         return False
-    debt = _decode(key, data)
-    if debt.kind is NoteKind.WANT:
-        _count(writer, debt.by, -1)
-    return writer.delete(Table.OWED, key)
+    item = _decode(key, data)
+    if item.kind is NoteKind.WANT:
+        _count(writer, item.by, -1)
+    return writer.delete(Table.NOTE_ITEMS, key)
 
 
 def announce(writer: Writer, peers: Iterable[str], due: int) -> None:
     """Tell these of a new proof of one's own name."""
     for peer in peers:
-        owe(writer, {}, peer, NoteKind.NAME, NOTHING, due)
+        enqueue(writer, {}, peer, NoteKind.NAME, NOTHING, due)
 
 
-def forgive(writer: Writer, peer: str, kind: NoteKind, ref: bytes) -> bool:
+def dequeue(writer: Writer, peer: str, kind: NoteKind, ref: bytes) -> bool:
     """Owe it no more. True when it was owed."""
     return _drop(writer, writer.blind(peer.encode()) + kind.value + ref)
 
 
-def debts(reader: Reader, peer: str, kind: NoteKind | None = None) -> Iterator[NoteItem]:
+def items_for(reader: Reader, peer: str, kind: NoteKind | None = None) -> Iterator[NoteItem]:
     """All that is owed to one, of one kind."""
     prefix = reader.blind(peer.encode()) + (kind.value if kind else b"")
-    for key, data in reader.items(Table.OWED, prefix=prefix):
+    for key, data in reader.items(Table.NOTE_ITEMS, prefix=prefix):
         yield _decode(key, data)
 
 
@@ -152,41 +152,41 @@ def _decode(key: bytes, data: bytes) -> NoteItem:
 def bring_back(writer: Writer, now: int) -> Dues:
     """Debts that a wrong clock has put far ahead are due no later than if they had come about at
     ``now``. What is owed to everybody."""
-    for key, data in list(writer.items(Table.OWED)):
-        debt = _decode(key, data)
-        latest = now + _LONGEST.get(debt.kind, AT_ONCE) * 2**debt.tries
-        if debt.due > latest:
-            writer.put(Table.OWED, key, replace(debt, due=latest).encode())
+    for key, data in list(writer.items(Table.NOTE_ITEMS)):
+        item = _decode(key, data)
+        latest = now + _LONGEST.get(item.kind, AT_ONCE) * 2**item.tries
+        if item.due > latest:
+            writer.put(Table.NOTE_ITEMS, key, replace(item, due=latest).encode())
     return load_dues(writer)
 
 
 def load_dues(reader: Reader) -> Dues:
     """What is owed to everybody."""
     dues: Dues = {}
-    for key, data in reader.items(Table.OWED):
-        debt = _decode(key, data)
-        dues[debt.peer] = min(debt.due, dues.get(debt.peer, debt.due))
+    for key, data in reader.items(Table.NOTE_ITEMS):
+        item = _decode(key, data)
+        dues[item.peer] = min(item.due, dues.get(item.peer, item.due))
     return dues
 
 
 def due_now(reader: Reader, peer: str, now: int) -> list[NoteItem]:
     """What is to be told to ``peer`` now, at most NOTE_IDS_MAX. Receipts that wait go with
     whatever else is due."""
-    owed = list(debts(reader, peer))
-    if not any(debt.due <= now for debt in owed):
+    queued = list(items_for(reader, peer))
+    if not any(item.due <= now for item in queued):
         return []
-    now_due = [d for d in owed if d.due <= now or d.kind is NoteKind.RECEIPT]
-    now_due.sort(key=lambda debt: debt.due)
+    now_due = [d for d in queued if d.due <= now or d.kind is NoteKind.RECEIPT]
+    now_due.sort(key=lambda item: item.due)
     return now_due[:NOTE_IDS_MAX]
 
 
 @dataclass(frozen=True, slots=True)
 class NoteDraft:
-    """A note to be sealed. ``debts`` are settled by it. ``fresh``: it belongs into a session that
+    """A note to be sealed. ``items`` are settled by it. ``fresh``: it belongs into a session that
     begins with it, since the peer may not be able to read the others. ``proven``: into the one that
     was heard last, since the peer may not be able to read those that were fresh."""
 
-    debts: list[NoteItem]
+    items: list[NoteItem]
     fresh: bool
     proven: bool
 
@@ -194,9 +194,9 @@ class NoteDraft:
         """The body. ``bundle``: one's name proof, or empty."""
 
         def refs(kind: NoteKind) -> tuple[bytes, ...]:
-            return tuple(debt.ref for debt in self.debts if debt.kind is kind)
+            return tuple(item.ref for item in self.items if item.kind is kind)
 
-        lost = any(debt.kind is NoteKind.LOST for debt in self.debts)
+        lost = any(item.kind is NoteKind.LOST for item in self.items)
         return Note(refs(NoteKind.RECEIPT), refs(NoteKind.WANT), refs(NoteKind.OFFER), lost, bundle)
 
 
@@ -207,35 +207,36 @@ def draft(reader: Reader, peer: str, now: int, heard: int) -> NoteDraft | None:
     if not told:
         return None
     # each second time only: a fresh session may be the one that the peer cannot read
-    deaf = any(debt.kind is NoteKind.OFFER and debt.tries % 2 for debt in told)
-    lost = any(debt.kind is NoteKind.LOST for debt in told)
+    deaf = any(item.kind is NoteKind.OFFER and item.tries % 2 for item in told)
+    lost = any(item.kind is NoteKind.LOST for item in told)
     fresh = lost or (deaf and heard < now - OFFER_AFTER * 1_000)
-    again = any(debt.kind is NoteKind.OFFER and debt.tries for debt in told)
+    again = any(item.kind is NoteKind.OFFER and item.tries for item in told)
     return NoteDraft(told, fresh, again and not fresh)
 
 
 def settle(writer: Writer, told: Iterable[NoteItem], now: int) -> None:
     """These have been told. What was taken away or put anew meanwhile is left alone."""
-    for debt in told:
-        data = writer.get(Table.OWED, debt.key)
-        if data is None or _decode(debt.key, data) != debt:
+    for item in told:
+        data = writer.get(Table.NOTE_ITEMS, item.key)
+        if data is None or _decode(item.key, data) != item:
             continue
-        wait, most = _AGAIN.get(debt.kind, (0, 0))
-        if debt.tries + 1 >= most:
-            _drop(writer, debt.key)
+        wait, most = _AGAIN.get(item.kind, (0, 0))
+        if item.tries + 1 >= most:
+            _drop(writer, item.key)
         else:
-            due = now + wait * 2**debt.tries
-            writer.put(Table.OWED, debt.key, replace(debt, due=due, tries=debt.tries + 1).encode())
+            due = now + wait * 2**item.tries
+            later = replace(item, due=due, tries=item.tries + 1)
+            writer.put(Table.NOTE_ITEMS, item.key, later.encode())
 
 
 def next_due(reader: Reader, peer: str) -> int | None:
     """When something is due to ``peer``, or None when nothing is owed."""
-    return min((debt.due for debt in debts(reader, peer)), default=None)
+    return min((item.due for item in items_for(reader, peer)), default=None)
 
 
 def only_missed(reader: Reader, peer: str) -> bool:
     """Whether something is wanted from this one, and nothing else owed to them."""
-    first = next(reader.keys(Table.OWED, reader.blind(peer.encode())), None)
+    first = next(reader.keys(Table.NOTE_ITEMS, reader.blind(peer.encode())), None)
     # the kinds are in the order of their letters, and this is the last
     return first is not None and first[BLIND_SIZE : BLIND_SIZE + 1] == NoteKind.WANT.value
 
@@ -252,14 +253,14 @@ def missing(reader: Reader, blocked: Iterable[str] = ()) -> dict[bytes, Missing]
     """What is missing, by conversation. Whom the user has ``blocked`` nobody asks."""
     silent = {reader.blind(peer.encode()) for peer in blocked}
     wanted: dict[bytes, int] = {}
-    for key in reader.keys(Table.OWED):
+    for key in reader.keys(Table.NOTE_ITEMS):
         ref = key[BLIND_SIZE + 1 :]
         if (
             key[BLIND_SIZE : BLIND_SIZE + 1] == NoteKind.WANT.value
             and key[:BLIND_SIZE] not in silent
         ):
-            debt = _decode(key, reader.get(Table.OWED, key) or b"")
-            last = debt.due + ASK_AFTER * 1_000 * (2 ** (ASKS_MAX - 1) - 2**debt.tries)
+            item = _decode(key, reader.get(Table.NOTE_ITEMS, key) or b"")
+            last = item.due + ASK_AFTER * 1_000 * (2 ** (ASKS_MAX - 1) - 2**item.tries)
             wanted[ref] = max(last, wanted.get(ref, 0))
     found: dict[bytes, Missing] = {}
     for ref, last in wanted.items():
@@ -273,7 +274,7 @@ def unreceived(reader: Reader, peers: Iterable[str]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for peer in peers:
         prefix = reader.blind(peer.encode()) + NoteKind.OFFER.value
-        count = sum(1 for _key in reader.keys(Table.OWED, prefix))
+        count = sum(1 for _key in reader.keys(Table.NOTE_ITEMS, prefix))
         if count:
             counts[peer] = count
     return counts
@@ -283,12 +284,12 @@ def arrived(writer: Writer, ref: bytes) -> bool:
     """A message is here: nobody is asked for it any more. True when somebody was to be."""
     conversation = get_conversation(writer, ref[:16])
     people = conversation.participants if conversation else ()
-    return sum(forgive(writer, peer, NoteKind.WANT, ref) for peer in people) > 0
+    return sum(dequeue(writer, peer, NoteKind.WANT, ref) for peer in people) > 0
 
 
-def forgive_wants(writer: Writer, conversation: Conversation) -> None:
+def dequeue_wants(writer: Writer, conversation: Conversation) -> None:
     """Nobody is asked for what is missing in a conversation."""
     for peer in conversation.participants:
-        for debt in list(debts(writer, peer, NoteKind.WANT)):
-            if debt.ref[:16] == conversation.id:
-                _drop(writer, debt.key)
+        for item in list(items_for(writer, peer, NoteKind.WANT)):
+            if item.ref[:16] == conversation.id:
+                _drop(writer, item.key)

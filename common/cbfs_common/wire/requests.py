@@ -16,22 +16,15 @@ import msgpack
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import ENVELOPE_SIZE, IDS_MAX, PREKEY_RECORD_SIZE, UPLOAD_MAX
 from cbfs_common.primitives import KEY_SIZE
+from cbfs_common.session.prekey import PREKEY_ID_SIZE, PrekeyKind
 
 ID_SIZE = 16
-PREKEY_ID_SIZE = 16
 U64_MAX = 2**64 - 1
 
 
 def envelope_id(envelope: bytes) -> bytes:
     """16 bytes that name an envelope: its hash, so that delivering it twice stores it once."""
     return blake2b(envelope, digest_size=ID_SIZE, person=b"cbfs1 envelope").digest()
-
-
-class PrekeyKind(IntEnum):
-    """The byte after the id in a prekey record."""
-
-    ONE_TIME = 1
-    LAST_RESORT = 2
 
 
 class Code(IntEnum):
