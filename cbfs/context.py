@@ -9,7 +9,8 @@ import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, Account
 from cbfs.account.configuration import Configuration
-from cbfs.contacts.contacts import Peers
+from cbfs.contacts.contacts import Contacts
+from cbfs.contacts.look_up import ContactLookUp
 from cbfs.contacts.sessions import Sessions
 from cbfs.messages import history
 from cbfs.messages.model import Conversation
@@ -35,7 +36,8 @@ class Context:
     store: Store
     configuration: Configuration
     sessions: Sessions
-    peers: Peers
+    contacts: Contacts
+    look_up: ContactLookUp
     conversations: dict[bytes, Conversation]
     dialer: PacedDialer
     clock: Callable[[], int]
@@ -98,13 +100,16 @@ def make_context(
     """What the parts of the engine share, as the store has it."""
     with store.read() as reader:
         conversations = history.load_conversations(reader)
+    policy, own = parse_policy(account.policy), account.profile.identity(account.name)
+    contacts = Contacts(store, policy.namespace, own, milliseconds, reseal)
     return Context(
         account,
-        parse_policy(account.policy),
+        policy,
         store,
         configuration,
         Sessions(store, account.party, SYSTEM_RANDOM, account.former_parties),
-        Peers(store, directory, account.profile.identity(account.name), milliseconds, reseal),
+        contacts,
+        ContactLookUp(contacts, directory),
         conversations,
         dialer,
         milliseconds,

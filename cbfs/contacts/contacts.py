@@ -5,117 +5,48 @@ that is stored by operations that its owner has signed. What does not is kept be
 user to decide, and nothing is sent to that contact until then.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
-
-import trio
 
 from cbfs.contacts.contact import Contact, How, Standing, decode_contact
 from cbfs.contacts.fingerprint import Fingerprint, fingerprint
 from cbfs.contacts.user_names import look_alike, typed_name
-from cbfs.names.directory import Directory, DirectoryDown
-from cbfs.problems import ContactRefused, NotYet, Refused
 from cbfs.storage.store import Store, Table, Writer
-from cbfs_common.errors import CbfsError, DecodeError
-from cbfs_common.names.checks import Absent, DirectoryLies, NameChanged, NameExpired
-from cbfs_common.names.entry import CHANGE_SIZE, Entry, Status, name_index
+from cbfs_common.errors import DecodeError
+from cbfs_common.names.entry import CHANGE_SIZE, Entry, name_index
 from cbfs_common.profile import decode_profile
 
 T = TypeVar("T")
 
-PREPARE_MAX = 256
-"""Names that wait for a look-up in the background."""
 
-
-class Unknown(Refused):
-    """Nobody has these names: the directory proves it."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self.names = frozenset(names)
-        listed = ", ".join(sorted(self.names))
-        super().__init__(
-            f"nobody is called {listed}", "rename the folder, or mend participants in metadata.toml"
-        )
-
-
-class Lapsed(Refused):
-    """Nobody can be found under this name, and somebody could until a while ago."""
-
-    def __init__(self, name: str, *, released: bool) -> None:
-        if released:
-            super().__init__(
-                f"{name} was given up by its owner", "ask them by another way what they are called"
-            )
-        else:
-            super().__init__(
-                f"{name}'s registration has run out",
-                "tell them by another way: their client renews it when it runs",
-            )
-
-
-class Stopped(ContactRefused):
-    """The name has another owner than the contact that is known."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        super().__init__(
-            f"{name} has other keys than before, and nobody but you can say whether it is the"
-            " same person",
-            f"read contacts/{name}/CHANGED",
-        )
-
-
-class Frozen(ContactRefused):
-    """The owner of the name has frozen it."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"{name} has frozen the name: the keys may be in other hands",
-            f"wait until {name} has recovered it",
-        )
-
-
-class Blocked(ContactRefused):
-    """The user has blocked them."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        first, *more = sorted(names)
-        who = ", ".join((first, *more))
-        super().__init__(
-            f"you have blocked {who}",
-            f"write to others alone, or rm contacts/{first}/blocked",
-        )
-
-
-class Peers:
+class Contacts:
     """The contacts, in memory and in the store. ``changed`` is told their names when something
     of them is new."""
 
     def __init__(
         self,
         store: Store,
-        directory: Directory,
+        namespace: str,
         own: bytes,
         clock: Callable[[], int],
         reseal: Callable[[Writer, str], None],
     ) -> None:
-        """``own``: one's own identity (32). ``clock``: milliseconds since 1970. ``reseal`` has what
-        waits for a name sealed anew, in the transaction that gives it other keys."""
+        """``namespace``: the name directory's. ``own``: one's own identity (32 bytes). ``clock``:
+        milliseconds since 1970. ``reseal`` has what waits for a name sealed anew, in the
+        transaction that gives it other keys."""
         self._store = store
-        self._directory = directory
+        self._namespace = namespace
         self._own = own
         self._clock = clock
         self._reseal = reseal
-        self._locks: dict[str, trio.Lock] = {}
         self.changed: Callable[[str], None] = lambda name: None
         self._known: dict[str, Contact] = {}
         self._names: dict[bytes, str] = {}  # by identity
         self._petnames: dict[str, str] = {}
         with store.read() as reader:
             for _key, data in reader.items(Table.PEERS):
-                self._take(decode_contact(data))
+                self._remember(decode_contact(data))
 
     def all(self) -> tuple[Contact, ...]:
         """By name."""
@@ -152,102 +83,7 @@ class Peers:
         """The contact, which is known."""
         return self._known[name]
 
-    async def ready(self, name: str) -> Contact:
-        """The contact, to send to; from the directory when it is not known. Raises Blocked,
-        Stopped, Frozen, what ``look_up`` does, and NotYet while it is in doubt."""
-        contact = self._known.get(name) or await self.look_up(name)
-        if contact.blocked:
-            raise Blocked([name])
-        if problem := _in_the_way(contact):
-            raise problem
-        if contact.doubted:
-            raise NotYet(
-                f"something about {name} has changed in the name directory",
-                "it is sent when it is known what",
-            )
-        return contact
-
-    async def written_to(self, names: Sequence[str], *, begins: bool) -> tuple[str, ...]:
-        """To whom of the others in a conversation a message goes: all but those whom the user has
-        blocked. Nobody's state keeps it from the rest: what is for somebody to whom nothing can be
-        sent now waits for them. Raises Blocked when there is nobody else, Stopped or Frozen when
-        nothing can be sent to anybody, and for a conversation that ``begins`` what ``find_all``
-        does: a name in it may be mistyped."""
-        known = [self._known.get(name) for name in names]
-        blocked = {contact.name for contact in known if contact and contact.blocked}
-        written = tuple(name for name in names if name not in blocked)
-        if blocked and not written:
-            raise Blocked(blocked)
-        if begins:
-            await self.find_all(written)
-        ways = [self._known.get(name) for name in written]
-        problems = [contact and _in_the_way(contact) for contact in ways]
-        if problems and problems[0] and all(problems):
-            raise problems[0]
-        return written
-
-    async def find_all(self, names: Iterable[str]) -> None:
-        """Look up those who are not known, side by side; Unknown names at once all who are
-        nobody. Raises what ``look_up`` does."""
-        unknown: set[str] = set()
-        failures: list[CbfsError] = []
-
-        async def find(name: str) -> None:
-            try:
-                await self.look_up(name)
-            except Unknown as error:
-                unknown.update(error.names)
-            except NotYet as error:
-                failures.append(error)
-            except CbfsError as error:
-                failures.insert(0, error)
-
-        async with trio.open_nursery() as nursery:
-            for name in names:
-                if name not in self._known:
-                    nursery.start_soon(find, name)
-        if unknown:
-            raise Unknown(unknown)
-        if failures:
-            raise failures[0]
-
-    async def look_up(self, name: str, standing: Standing = Standing.KNOWN) -> Contact:
-        """Ask the directory for the name, also when it is known, and keep what it proves. Raises
-        Unknown, Lapsed, NotYet, Stopped, or what the checks raise."""
-        async with self._alone(name):
-            known = self._known.get(name)
-            try:
-                found = await self._directory.lookup(name, known.entry if known else None)
-            except DirectoryDown as error:
-                raise NotYet(str(error), error.hint) from error
-            except NameChanged as error:
-                await self.offer(error.entry)
-                raise Stopped(name) from error
-            except (DirectoryLies, NameExpired) as error:
-                if isinstance(error, DirectoryLies) and error.ahead:  # of a clock, and no lie
-                    raise NotYet(str(error), error.hint) from error
-                if known is not None:
-                    await self._keep(replace(known, doubted=0, warning=f"{error.in_full}"))
-                elif isinstance(error, NameExpired):
-                    released = error.entry.status is Status.RELEASED
-                    raise Lapsed(name, released=released) from error
-                raise
-            if isinstance(found, Absent):
-                raise Unknown([name])
-            return await self.take(found.entry, How.DIRECTORY, standing)
-
-    @asynccontextmanager
-    async def _alone(self, name: str) -> AsyncIterator[None]:
-        """One look-up of a name at a time. Nothing is kept of names that nobody looks up."""
-        lock = self._locks.setdefault(name, trio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked() and self._locks.get(name) is lock:
-                del self._locks[name]
-
-    async def take(self, entry: Entry, how: How, standing: Standing = Standing.KNOWN) -> Contact:
+    async def learn(self, entry: Entry, how: How, standing: Standing = Standing.KNOWN) -> Contact:
         """An entry that was checked against the one that is known: it holds from now on.
         ``standing``: of somebody who was not known. Raises DecodeError for one that is no
         person's; then nothing is kept."""
@@ -280,6 +116,11 @@ class Peers:
         stopped = known.stopped if known.offered == entry else self._clock()
         await self._keep(replace(known, offered=entry, stopped=stopped, doubted=0))
 
+    async def warn(self, name: str, warning: str) -> None:
+        """The directory did something with a contact's name that does not fit: nobody is in doubt
+        of the entry that is known."""
+        await self._keep(replace(self._known[name], doubted=0, warning=warning))
+
     async def doubt(self, changed: Mapping[bytes, int] | None) -> None:
         """These index prefixes have changed in these rounds (None: any may have). What is known of
         a contact since such a round, or a later one, has it already. One transaction."""
@@ -296,7 +137,7 @@ class Peers:
 
     def prefix(self, name: str) -> bytes:
         """What stands in the change feed for a name (8)."""
-        return name_index(self._directory.policy.namespace, name)[:CHANGE_SIZE]
+        return name_index(self._namespace, name)[:CHANGE_SIZE]
 
     # what the user decides
 
@@ -357,7 +198,7 @@ class Peers:
 
         result = await self._store.commit(change)
         for contact in contacts:
-            self._take(contact)
+            self._remember(contact)
         for contact in contacts:
             self.changed(contact.name)
         return result
@@ -382,7 +223,7 @@ class Peers:
             before.profile.identity(name) != contact.profile.identity(name)
         )
 
-    def _take(self, contact: Contact) -> None:
+    def _remember(self, contact: Contact) -> None:
         before = self.get(contact.name)
         if before is not None:  # keys that others have replaced prove nothing any more
             self._names.pop(before.profile.identity(contact.name), None)
@@ -391,13 +232,6 @@ class Peers:
             self._petnames[contact.petname] = contact.name
         self._known[contact.name] = contact
         self._names[contact.profile.identity(contact.name)] = contact.name
-
-
-def _in_the_way(contact: Contact) -> ContactRefused | None:
-    """Why nothing is sent to this contact, until they or the user do something."""
-    if contact.offered is not None:
-        return Stopped(contact.name)
-    return Frozen(contact.name) if contact.entry.status is Status.FROZEN else None
 
 
 def _check_profile(entry: Entry) -> None:
@@ -409,11 +243,3 @@ def _check_profile(entry: Entry) -> None:
             f"what the name directory has for {entry.name} is not a profile",
             "only they can change it: tell them",
         ) from error
-
-
-def checked(name: str) -> str:
-    """The name that somebody means. Raises Refused for one that nobody can have."""
-    try:
-        return typed_name(name)
-    except DecodeError as error:
-        raise Refused(f"{name!r} is not a user name", error.hint) from error

@@ -14,7 +14,8 @@ from heapq import heappop, heappush
 import trio
 
 from cbfs.contacts.contact import Contact, How, Standing
-from cbfs.contacts.contacts import Peers, Stopped
+from cbfs.contacts.contacts import Contacts
+from cbfs.contacts.look_up import ContactLookUp, Stopped
 from cbfs.names.directory import Directory
 from cbfs.names.lookups import DirectoryDown, Polled
 from cbfs.names.own_name import OwnName
@@ -45,13 +46,14 @@ REFRESH = 86_400.0
 its head on."""
 
 
-class Watch:
+class Monitor:
     """One for an account at work. ``back`` is called when the directory answers, or what was in
     doubt is settled."""
 
     def __init__(
         self,
-        peers: Peers,
+        contacts: Contacts,
+        look_up: ContactLookUp,
         directory: Directory,
         own: OwnName,
         problems: Problems,
@@ -59,7 +61,8 @@ class Watch:
         random: Random,
         back: Callable[[], None],
     ) -> None:
-        self._peers = peers
+        self._contacts = contacts
+        self._look_up = look_up
         self._directory = directory
         self._own = own
         self._problems = problems
@@ -99,18 +102,18 @@ class Watch:
     async def confirm(self, shown: Shown, standing: Standing) -> Contact:
         """Make the sender of a bundle, whose succession was checked, a contact of this standing if
         they are not known yet; by a look-up only
-        when the change feed does not settle it. Raises what ``Peers.look_up`` raises, or
+        when the change feed does not settle it. Raises what ``ContactLookUp.find`` raises, or
         CryptoError for a bundle older than what is known."""
-        peers = self._peers
-        known = peers.get(shown.entry.name)
+        contacts = self._contacts
+        known = contacts.get(shown.entry.name)
         if known is not None and _age(shown) < (known.entry.incarnation, known.entry.version):
             raise CryptoError("the bundle is older than what is known")
         try:
             if await self._is_current(shown):
-                return await peers.take(shown.entry, How.BUNDLE, standing)
+                return await contacts.learn(shown.entry, How.BUNDLE, standing)
         except DirectoryDown as error:
             raise NotYet(str(error), error.hint) from error
-        return await peers.look_up(shown.entry.name, standing)
+        return await self._look_up.find(shown.entry.name, standing)
 
     # polls
 
@@ -136,7 +139,7 @@ class Watch:
         own = self._own.name
 
         async def mark(polled: Polled) -> None:
-            await self._peers.doubt(None if polled.missed else polled.changed)
+            await self._contacts.doubt(None if polled.missed else polled.changed)
 
         polled = await self._directory.poll(own, mark)
         if polled.degraded:
@@ -147,7 +150,7 @@ class Watch:
             )
             return
         self._problems.clear("degraded")
-        changed = polled.changed.get(self._peers.prefix(own), -1)
+        changed = polled.changed.get(self._contacts.prefix(own), -1)
         if polled.missed or changed > self._own.round:
             await self._own.check()
 
@@ -180,9 +183,9 @@ class Watch:
                 self._disbelieve(name, error)
 
     def _disbelieve(self, name: str, error: CbfsError) -> None:
-        known = self._peers.get(name)
+        known = self._contacts.get(name)
         if known is not None and known.standing is not Standing.STRANGER:
-            who = self._peers.label(name)
+            who = self._contacts.label(name)
             self._problems.set(
                 f"bundle {name}",
                 f"a proof of {who}'s name was not believed: {error.in_full}; what was known of"
@@ -191,8 +194,8 @@ class Watch:
 
     async def _take_bundle(self, name: str, bundle: bytes) -> None:
         """From somebody whose session is known: their own word on who they are now."""
-        peers = self._peers
-        known = peers.get(name)
+        contacts = self._contacts
+        known = contacts.get(name)
         if known is None:
             return
         try:
@@ -207,16 +210,16 @@ class Watch:
         current = await self._is_current(shown)
         if shown.entry != known.entry:
             # signed by the owner: it holds, be it the newest or not
-            known = await peers.take(shown.entry, How.BUNDLE, known.standing)
+            known = await contacts.learn(shown.entry, How.BUNDLE, known.standing)
             if not current:
-                await peers.doubt({peers.prefix(name): known.entry.round + 1})
+                await contacts.doubt({contacts.prefix(name): known.entry.round + 1})
         elif current:
-            known = await peers.take(shown.entry, How.BUNDLE, known.standing)
+            known = await contacts.learn(shown.entry, How.BUNDLE, known.standing)
         self._back()
 
     async def confirm_change(self, error: NameChanged) -> None:
         """A bundle shows another owner of a contact's name: the user has to decide."""
-        await self._peers.offer(error.entry)
+        await self._contacts.offer(error.entry)
         self._back()
 
     async def _is_current(self, shown: Shown) -> bool:
@@ -228,7 +231,7 @@ class Watch:
     def _settle_doubts(self) -> None:
         """Time is given to who is in doubt since now."""
         now = trio.current_time()
-        for contact in self._peers.all():
+        for contact in self._contacts.all():
             stranger = contact.standing is Standing.STRANGER  # who may not bring about a look-up
             if contact.doubted and not stranger and contact.name not in self._settling:
                 self._settling.add(contact.name)
@@ -255,7 +258,7 @@ class Watch:
                     self._settled(name)
 
     def _is_doubted(self, name: str) -> bool:
-        known = self._peers.get(name)
+        known = self._contacts.get(name)
         return known is not None and known.doubted > 0
 
     def _settled(self, name: str) -> None:
@@ -266,10 +269,10 @@ class Watch:
     async def _settle(self, name: str) -> None:
         """Ask for one name, over a connection of its own."""
         topic, retries = f"doubt {name}", self._retries
-        who = self._peers.label(name)
+        who = self._contacts.label(name)
         try:
             with contained():
-                await self._peers.look_up(name)
+                await self._look_up.find(name)
         except NotYet as error:
             self._problems.set(topic, f"{who} cannot be looked up: {error.in_full}")
             heappush(self._doubts, (trio.current_time() + retries.failed(topic), name))

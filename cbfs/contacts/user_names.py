@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from precis_i18n import get_profile
 
+from cbfs.problems import Refused
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import NAME_MAX
 from cbfs_common.profile import check_name
@@ -32,6 +33,14 @@ def typed_name(text: str) -> str:
             "not a user name", "names are of a-z and 0-9, with single - or _ inside"
         ) from error
     return check_name(mapped)
+
+
+def checked_name(name: str) -> str:
+    """The name that somebody means. Raises Refused for one that nobody can have."""
+    try:
+        return typed_name(name)
+    except DecodeError as error:
+        raise Refused(f"{name!r} is not a user name", error.hint) from error
 
 
 def look_alike(name: str, others: Iterable[str]) -> str | None:

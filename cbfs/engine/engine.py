@@ -8,8 +8,9 @@ import trio
 
 from cbfs.account.account import Former
 from cbfs.account.configuration import Configuration
-from cbfs.contacts.contacts import PREPARE_MAX, Unknown, checked
-from cbfs.contacts.monitor import Watch
+from cbfs.contacts.look_up import PREPARE_MAX, Unknown
+from cbfs.contacts.monitor import Monitor
+from cbfs.contacts.user_names import checked_name
 from cbfs.context import Context, supervised
 from cbfs.engine.expiry import Ended, Expiry, forget, leave
 from cbfs.engine.meeting import Meeting
@@ -67,8 +68,9 @@ class Engine(Acquaintances):
         )
         self._meeting = Meeting(context)
         self._renewal = Renewal(context, own, self._status_changed)
-        self._watch = Watch(
-            context.peers,
+        self._monitor = Monitor(
+            context.contacts,
+            context.look_up,
             directory,
             own,
             context.problems,
@@ -78,7 +80,7 @@ class Engine(Acquaintances):
         )
         self._receiver = Receiver(
             context,
-            self._watch,
+            self._monitor,
             started=self._started,
             arrived=self._arrived,
             changed=self._message_changed,
@@ -94,7 +96,7 @@ class Engine(Acquaintances):
         self._cover = CoverTraffic(context)
         self._mailbox = Mailbox(context, self._receiver, self._cover, self._status_changed)
         context.problems.changed = self._status_changed
-        context.peers.changed = self._contact_changed
+        context.contacts.changed = self._contact_changed
         self._begin()
 
     def _begin(self) -> None:
@@ -109,7 +111,7 @@ class Engine(Acquaintances):
             self._receiver.retry,
             self._admission.follow_settings,
             self._renaming.run,
-            self._watch.run,
+            self._monitor.run,
             self._renewal.run,
             self._meeting.run,
             partial(self._reminders.run, self._sender.note_due),
@@ -210,7 +212,7 @@ class Engine(Acquaintances):
 
     def prepare(self, names: Iterable[str]) -> None:
         """See ``Backend``."""
-        new = [name for name in names if self._context.peers.get(name) is None]
+        new = [name for name in names if self._context.contacts.get(name) is None]
         new = [name for name in new if name not in self._preparing and name != self.name]
         if new and len(self._preparing) + len(new) <= PREPARE_MAX:
             self._preparing.update(new)
@@ -221,15 +223,15 @@ class Engine(Acquaintances):
         draft: a crash before leaves the draft, a crash after leaves a message that is sent."""
         participants, subject = self._recipients(outgoing)
         others = tuple(name for name in participants if name != self.name)
-        begins, peers = outgoing.conversation is None, self._context.peers
+        begins, contacts = outgoing.conversation is None, self._context.contacts
         try:
-            written = await peers.written_to(others, begins=begins)
+            written = await self._context.look_up.written_to(others, begins=begins)
         except NotYet as error:
             self._not_found(error)
             self._nursery.start_soon(self._retry_later)
             raise
         # whom one writes to is no stranger
-        await self._admission.admit(name for name in written if peers.get(name) is not None)
+        await self._admission.admit(name for name in written if contacts.get(name) is not None)
         settled = Settled(
             self.name,
             participants,
@@ -292,7 +294,7 @@ class Engine(Acquaintances):
         context = self._context
         if context.time is not None:
             await context.time.run(
-                context.peers.bring_back,
+                context.contacts.bring_back,
                 partial(context.sessions.bring_back, context.store),
                 self._reminders.bring_back,
                 self.expiry.bring_back,
@@ -305,7 +307,7 @@ class Engine(Acquaintances):
         if outgoing.conversation is not None:
             known = self._context.conversations[outgoing.conversation]
             return known.participants, known.subject
-        names = {*(checked(name) for name in outgoing.participants), self.name}
+        names = {*(checked_name(name) for name in outgoing.participants), self.name}
         if not outgoing.participants:
             raise Refused("there is nobody to write to", "name the folder after somebody else")
         if len(names) > PARTICIPANTS_MAX:
@@ -330,7 +332,7 @@ class Engine(Acquaintances):
     async def _look_up(self, names: list[str]) -> None:
         try:
             with contained():
-                await self._context.peers.find_all(names)
+                await self._context.look_up.find_all(names)
         except Unknown as error:
             names_of_nobody = error.names
             self._show(lambda view: view.unknown_names(names_of_nobody))
@@ -365,7 +367,7 @@ class Engine(Acquaintances):
                 tell(self._view)
 
     def _contact_changed(self, name: str) -> None:
-        contact = self._context.peers.get(name)
+        contact = self._context.contacts.get(name)
         if contact is not None and contact.blocked:
             self._sender.given_up(name)
         else:

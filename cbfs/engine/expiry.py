@@ -273,7 +273,7 @@ class Expiry:
             for who in one.missed:
                 self._context.problems.set(
                     f"ended {who}",
-                    f"a message to {self._context.peers.label(who)} was not delivered before its"
+                    f"a message to {self._context.contacts.label(who)} was not delivered before its"
                     " lifetime was over (write it again, for longer, if it matters still)",
                 )
             self._ended(one)

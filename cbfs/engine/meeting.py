@@ -64,11 +64,11 @@ class Meeting:
     async def _meet(self, name: str) -> None:
         """Raises NotYet, or StoreError."""
         context = self._context
-        if context.peers.get(name) is not None:
+        if context.contacts.get(name) is not None:
             return
         accept = context.configuration.current.strangers is Strangers.ACCEPT
         try:
-            await context.peers.look_up(name, Standing.KNOWN if accept else Standing.LISTED)
+            await context.look_up.find(name, Standing.KNOWN if accept else Standing.LISTED)
         except NotYet:
             raise
         except CbfsError:
@@ -88,7 +88,7 @@ class Meeting:
 
     def _brought(self) -> dict[str, set[str]]:
         """Whom one does not know, by those one does who share a conversation with them."""
-        context, peers = self._context, self._context.peers
+        context, peers = self._context, self._context.contacts
         contacts = peers.all()
         met = sum(c.standing is Standing.LISTED and not c.blocked for c in contacts)
         if met >= MET_MAX:

@@ -27,28 +27,28 @@ class Acquaintances:
 
     def contacts(self) -> tuple[Contact, ...]:
         """See ``Backend``."""
-        return self._context.peers.all()
+        return self._context.contacts.all()
 
     def contact(self, name: str) -> Contact | None:
         """See ``Backend``."""
-        return self._context.peers.get(name)
+        return self._context.contacts.get(name)
 
     def compare(self, name: str) -> Fingerprint:
         """See ``Backend``."""
-        peers = self._context.peers
-        return peers.compare(peers.named(name))
+        contacts = self._context.contacts
+        return contacts.compare(contacts.named(name))
 
     async def verify(self, name: str, text: str) -> bool:
         """See ``Backend``."""
-        return await self._context.peers.verify(name, text)
+        return await self._context.contacts.verify(name, text)
 
     async def unverify(self, name: str) -> None:
         """See ``Backend``."""
-        await self._context.peers.unverify(name)
+        await self._context.contacts.unverify(name)
 
     async def accept(self, name: str) -> None:
         """See ``Backend``."""
-        await self._context.peers.accept(name)
+        await self._context.contacts.accept(name)
 
     async def mark(self, name: str, mark: Mark, *, on: bool) -> None:
         """See ``Backend``."""
@@ -56,7 +56,7 @@ class Acquaintances:
 
     def request(self, name: str) -> MessageRequest | None:
         """See ``Backend``."""
-        contact = self._context.peers.get(name)
+        contact = self._context.contacts.get(name)
         if contact is None or contact.standing is Standing.KNOWN:
             return None
         with self._context.store.read() as reader:
@@ -64,11 +64,11 @@ class Acquaintances:
 
     def label(self, name: str) -> str:
         """See ``Backend``."""
-        return self._context.peers.label(name)
+        return self._context.contacts.label(name)
 
     def called(self, text: str) -> str:
         """See ``Backend``."""
-        return self._context.peers.called(text)
+        return self._context.contacts.called(text)
 
     async def rename(self, name: str, petname: str) -> None:
         """See ``Backend``."""

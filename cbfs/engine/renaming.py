@@ -35,23 +35,23 @@ class Renaming:
     async def rename(self, name: str, petname: str) -> None:
         """Call somebody ``petname``; by their true name when it is that. Raises NotAName, or Taken
         when somebody else could be meant."""
-        context, peers = self._context, self._context.peers
+        context, contacts = self._context, self._context.contacts
         async with self._lock, context.sessions.lock:
-            contact = peers.named(name)
+            contact = contacts.named(name)
             wanted = "" if petname in {name, f"@{name}"} else petname
             if wanted:
                 self._check(wanted, name)
             if wanted == contact.petname:
                 return
-            moved = await peers.decide(
+            moved = await contacts.decide(
                 [replace(contact, petname=wanted)],
                 lambda writer: petnames.rename(writer, name, contact.petname, wanted),
             )
             for old, new in moved:
                 context.conversations[new.id] = new
                 self._moved(old, new)
-        if peers.get(contact.petname) is not None:  # whose name was another's until now
-            peers.changed(contact.petname)
+        if contacts.get(contact.petname) is not None:  # whose name was another's until now
+            contacts.changed(contact.petname)
         self._wake.set()
 
     def _check(self, petname: str, name: str) -> None:
@@ -64,7 +64,7 @@ class Renaming:
         met = (c.participants for c in context.conversations.values())
         if (
             petname == context.account.name
-            or context.peers.is_used(petname, name)
+            or context.contacts.is_used(petname, name)
             or any(petname in people for people in met)
         ):
             raise Taken(petname)
@@ -72,7 +72,7 @@ class Renaming:
     def lines(self) -> tuple[str, ...]:
         """For ``status``: whose messages still have names of before."""
         return tuple(
-            f"{left:,} messages are looked at for those of {self._context.peers.label(name)}"
+            f"{left:,} messages are looked at for those of {self._context.contacts.label(name)}"
             for name, left in sorted(self._left.items())
             if left
         )

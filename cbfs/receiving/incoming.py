@@ -106,7 +106,7 @@ class IncomingBatch:
         if sender is None:
             self.strangers.append(item)
             return
-        contact = self._context.peers.named(sender)
+        contact = self._context.contacts.named(sender)
         self._steps.accept(opened, sender, now)
         self._gone.append(item)
         self.advanced.add(opened.session.id)
@@ -121,7 +121,7 @@ class IncomingBatch:
 
     def _is_heard(self, name: str) -> bool:
         """Whether this person may know that something of theirs has come."""
-        contact = self._context.peers.get(name)
+        contact = self._context.contacts.get(name)
         return contact is not None and not contact.blocked and not _is_strange(contact)
 
     def write(self, writer: Writer, *, releasing: bool = True) -> Effects:
@@ -200,14 +200,14 @@ def known_sender(context: Context, opened: Opened, body: Body) -> str | None:
     """Who wrote it, None for somebody whom the directory has to confirm first. Raises CryptoError
     when the session's keys are not those of the name that is claimed, and BundleRefused for a
     first message without a proof of it."""
-    if opened.peer and context.peers.get(opened.peer) is not None:
+    if opened.peer and context.contacts.get(opened.peer) is not None:
         return opened.peer
     peer = opened.session.peer
-    known = context.peers.of_identity(peer.identity)
+    known = context.contacts.of_identity(peer.identity)
     if known is not None and known.profile.auth == peer.auth_public:
         return known.name  # the directory has said so before
     entry = claimed_sender(context, peer, body).entry
-    known = context.peers.get(entry.name)
+    known = context.contacts.get(entry.name)
     if known is None or not is_of(peer, known.entry):
         return None
     return entry.name

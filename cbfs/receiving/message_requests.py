@@ -199,7 +199,7 @@ class Admission:
     async def admit(self, names: Iterable[str]) -> None:
         """Accept these people, as far as they are strangers: what of them has waited is taken in,
         in the transaction that makes them known."""
-        context, peers = self._context, self._context.peers
+        context, peers = self._context, self._context.contacts
         async with context.sessions.lock:
             known = (peers.named(name) for name in names)
             contacts = [
@@ -229,7 +229,7 @@ class Admission:
     async def mark(self, name: str, mark: Mark, *, on: bool) -> None:
         """The user blocks or mutes somebody, or undoes that. Who is blocked is kept among the
         contacts, where it can be undone, and what waited for them is not sent any more."""
-        peers, now = self._context.peers, self._context.clock()
+        peers, now = self._context.contacts, self._context.clock()
         if bool(peers.named(name).marked(mark)) == on:
             return
         if mark is Mark.BLOCKED and on:
@@ -245,7 +245,7 @@ class Admission:
         not sent any more."""
         context, now = self._context, self._context.clock()
         async with context.sessions.lock:
-            contact = context.peers.named(name)
+            contact = context.contacts.named(name)
             if declined:
                 contact = replace(contact, declined=declined)
             if blocked:
@@ -257,12 +257,12 @@ class Admission:
                 drop(writer, name)
                 return delivery_queue.leave_out(writer, name, now) if blocked else []
 
-            return await context.peers.decide([contact], change)
+            return await context.contacts.decide([contact], change)
 
     async def introduce(self, conversations: Iterable[Conversation]) -> None:
         """Somebody known has begun these: who takes part is a stranger no more, but still to be
         accepted where they write alone. A crash before leaves it to their next message."""
-        peers = self._context.peers
+        peers = self._context.contacts
         names = {name for conversation in conversations for name in conversation.participants}
         met = [contact for name in sorted(names) if (contact := peers.get(name)) is not None]
         strange = [contact for contact in met if contact.standing is Standing.STRANGER]
@@ -280,13 +280,13 @@ class Admission:
         gone = [contact.name for contact in idle[: max(0, len(idle) - STRANGERS_MAX)]]
         if gone:
             async with context.sessions.lock:
-                await context.peers.forget(
+                await context.contacts.forget(
                     gone, lambda writer: context.sessions.forget(writer, gone)
                 )
                 context.sessions.forgotten(gone)
 
     def _idle(self) -> list[Contact]:
-        found = [c for c in self._context.peers.all() if c.standing is Standing.STRANGER]
+        found = [c for c in self._context.contacts.all() if c.standing is Standing.STRANGER]
         if len(found) <= STRANGERS_MAX:
             return []
         with self._context.store.read() as reader:
@@ -302,7 +302,7 @@ class Admission:
                 if configuration.current.strangers is Strangers.ACCEPT:
                     await self.admit(
                         contact.name
-                        for contact in self._context.peers.all()
+                        for contact in self._context.contacts.all()
                         if not contact.blocked and not contact.declined
                     )
             except StoreError as error:

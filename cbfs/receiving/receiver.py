@@ -15,8 +15,8 @@ import trio
 
 from cbfs.account.settings import Strangers
 from cbfs.contacts.contact import Standing
-from cbfs.contacts.contacts import Lapsed, Stopped, Unknown
-from cbfs.contacts.monitor import Watch
+from cbfs.contacts.look_up import Lapsed, Stopped, Unknown
+from cbfs.contacts.monitor import Monitor
 from cbfs.contacts.sessions import Damaged
 from cbfs.context import Context
 from cbfs.messages.model import Conversation, Message
@@ -83,7 +83,7 @@ class Receiver:
     def __init__(
         self,
         context: Context,
-        watch: Watch,
+        monitor: Monitor,
         *,
         started: Callable[[Conversation], None],
         arrived: Callable[[Message], None],
@@ -94,7 +94,7 @@ class Receiver:
     ) -> None:
         self._context = context
         self.admission = Admission(context, self._reception, self._tell)
-        self._watch = watch
+        self._monitor = monitor
         self._started = started
         self._arrived = arrived
         self._changed = changed
@@ -169,7 +169,7 @@ class Receiver:
         with unharmed():
             await self.admission.introduce(effects.arrivals.conversations.values())
         for sender, bundle in batch.bundles:
-            self._watch.offer(sender, bundle)
+            self._monitor.offer(sender, bundle)
         problems = self._context.problems
         if any(unread.why is Why.FAULT for _item, unread in batch.unread):
             problems.set("fault", _FAULT)
@@ -197,7 +197,7 @@ class Receiver:
             context.clock(),
             self._delay(),
             context.configuration.current.receipts,
-            frozenset(contact.name for contact in context.peers.all() if contact.muted),
+            frozenset(contact.name for contact in context.contacts.all() if contact.muted),
         )
 
     def _delay(self) -> int:
@@ -314,11 +314,11 @@ class Receiver:
             return
         peer, body = opened.session.peer, decode_body(opened.body)
         name = claimed_sender(context, peer, body).entry.name
-        known = context.peers.get(name)
+        known = context.contacts.get(name)
         try:
             shown = claimed_sender(context, peer, body, known.entry if known else None)
         except NameChanged as error:
-            await context.peers.offer(error.entry)
+            await context.contacts.offer(error.entry)
             raise Stopped(name) from error
         standing = self._standing(body)
         if known is None and standing is Standing.STRANGER:
@@ -326,7 +326,7 @@ class Receiver:
                 if message_requests.is_full(reader):
                     raise _Unheard
             await self.admission.forget()
-        contact = await self._watch.confirm(shown, standing)
+        contact = await self._monitor.confirm(shown, standing)
         if contact.offered is not None:
             raise Stopped(name)
         if not is_of(peer, contact.entry):

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager
 import trio
 
 from cbfs.contacts.contact import Contact
-from cbfs.contacts.contacts import Unknown
+from cbfs.contacts.look_up import Unknown
 from cbfs.context import Context, supervised
 from cbfs.messages.model import Message
 from cbfs.messages.queues import delivery_queue, note_queue
@@ -103,7 +103,7 @@ class Sender:
         so does what is wanted from somebody who was only named in a conversation, until they are
         met: whoever names people and parents would bring about that they are looked up, and known
         as if one had written to them."""
-        contact = self._context.peers.get(recipient)
+        contact = self._context.contacts.get(recipient)
         if contact is not None and contact.blocked:
             return
         if contact is None:
@@ -136,13 +136,13 @@ class Sender:
         elif self._has_work(recipient):
             urgent = recipient in self._jobs and recipient not in self._slow
             # a note for somebody who is not known makes the directory be asked
-            counts = self._context.peers.get(recipient) is None
+            counts = self._context.contacts.get(recipient) is None
             now = trio.current_time()
             self._agenda.want(recipient, now, urgent=urgent, counts=counts)
             self._news.set()
 
     def _has_work(self, recipient: str) -> bool:
-        contact = self._context.peers.get(recipient)
+        contact = self._context.contacts.get(recipient)
         if contact is not None and contact.blocked:
             return False
         return recipient in self._jobs or recipient in self._notes
@@ -186,7 +186,7 @@ class Sender:
             wait = self._retries.failed(topic_of(recipient), _cause(error))
             if recipient in self._jobs:  # nobody waits for a note
                 again = f"tried again within {in_words(wait)}"
-                who = self._context.peers.label(recipient)
+                who = self._context.contacts.label(recipient)
                 self._context.problems.set(topic_of(recipient), f"{who}: {error.in_full}; {again}")
 
     def _works(self, recipient: str) -> None:
@@ -196,14 +196,14 @@ class Sender:
     async def _deliver_all(self, recipient: str) -> None:
         """One delivery session: all that waits, and what comes while it lingers."""
         context = self._context
-        contact = await context.peers.ready(recipient)
+        contact = await context.look_up.ready(recipient)
         if context.pace:
             await self._deliver_one(contact)
             return
         async with self._link(contact) as link:
             with trio.move_on_after(REUSE_TIME):
                 # to the keys and the server of now: a change ends the delivery session
-                while context.peers.get(recipient) == contact and not context.pace:
+                while context.contacts.get(recipient) == contact and not context.pace:
                     began = trio.current_time()
                     while not context.pace and await self._deliver_some(link, contact):
                         self._works(recipient)
@@ -325,7 +325,7 @@ class Sender:
     def _is_known(self, contact: Contact) -> bool:
         """Whether it is still, by these keys: while a prekey was taken it may have been forgotten,
         and what is answered in a session with nobody known could not be read."""
-        now, name = self._context.peers.get(contact.name), contact.name
+        now, name = self._context.contacts.get(contact.name), contact.name
         return now is not None and now.profile.identity(name) == contact.profile.identity(name)
 
     async def _deliver_note(self, link: Link | None, contact: Contact) -> None:

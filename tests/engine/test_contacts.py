@@ -10,7 +10,7 @@ import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, make_account
 from cbfs.contacts.contact import Mark
-from cbfs.contacts.contacts import Blocked
+from cbfs.contacts.look_up import Blocked
 from cbfs.engine.running import running
 from cbfs.messages.model import Conversation
 from cbfs.problems import Refused

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from cbfs.contacts.contacts import Blocked
+from cbfs.contacts.look_up import Blocked
 from cbfs.messages.model import Delivery
 from cbfs.messages.queues import delivery_queue
 from cbfs.problems import ContactRefused, NotYet
@@ -52,12 +52,12 @@ class Groups(RuleBasedStateMachine):
 
     @staticmethod
     def blocks(client: GroupClient, who: str) -> bool:
-        contact = client.context.peers.get(who)
+        contact = client.context.contacts.get(who)
         return contact is not None and contact.blocked > 0
 
     @staticmethod
     def stops(client: GroupClient, who: str) -> bool:
-        contact = client.context.peers.get(who)
+        contact = client.context.contacts.get(who)
         frozen = contact is not None and contact.entry.status is Status.FROZEN
         return frozen or (contact is not None and contact.offered is not None)
 
@@ -174,7 +174,7 @@ class Groups(RuleBasedStateMachine):
                 self.check_states(message.recipients, told)
                 entry = client.transcript(message)
                 left = sorted(w for w, s in told.states.items() if s is Delivery.LEFT_OUT)
-                labels = ", ".join(client.context.peers.label(who) for who in left)
+                labels = ", ".join(client.context.contacts.label(who) for who in left)
                 said = f"    (not sent to {labels}: blocked)\n" if left else "\n"
                 assert entry.endswith(said)
                 assert entry.count("(not sent to") == bool(left)

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from cbfs.contacts.contact import Contact, Mark
-from cbfs.contacts.contacts import Blocked, Frozen, Stopped
+from cbfs.contacts.look_up import Blocked, Frozen, Stopped
 from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
 from cbfs.messages import history
@@ -140,7 +140,7 @@ def test_one_member_s_state_stops_nobody_else(here: World) -> None:
         ):
             await send(alice, names[1:], b"hello")
             await has(mallory, "hello")
-            peers = alice._context.peers
+            peers = alice._context.contacts
             whole = peers.named("stop-m")
             frozen = replace(whole, entry=replace(whole.entry, status=Status.FROZEN))
             offered = replace(whole, offered=replace(whole.entry, incarnation=2))
@@ -187,7 +187,7 @@ def test_who_is_forgotten_while_a_prekey_is_taken_is_met_anew(here: World) -> No
 
     async def main() -> None:
         async with running(places[0], NO_TOR) as alice, running(places[1], NO_TOR) as mallory:
-            peers, sessions = alice._context.peers, alice._context.sessions
+            peers, sessions = alice._context.contacts, alice._context.sessions
             starting, forgotten = alice._sender._new_session, trio.Event()
 
             async def start_and_forget(contact: Contact) -> Session:

@@ -16,7 +16,7 @@ from trio.testing import MockClock
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.account.settings import Settings, Strangers
 from cbfs.contacts.contact import Contact, Mark, Standing
-from cbfs.contacts.contacts import Unknown
+from cbfs.contacts.look_up import Unknown
 from cbfs.context import Context
 from cbfs.engine.meeting import AGAIN_MOST, MEET_DELAY, Meeting
 from cbfs.engine.running import running
@@ -96,7 +96,7 @@ class Asked:
     def get(self, name: str) -> Contact | None:
         return self._known.get(name)
 
-    async def look_up(self, name: str, standing: Standing) -> None:
+    async def find(self, name: str, standing: Standing) -> None:
         self.asked.append((trio.current_time(), name))
         if self.down:
             raise NotYet("the name directory does not answer")
@@ -127,7 +127,8 @@ def passing(
         context = SimpleNamespace(
             account=SimpleNamespace(name="alice"),
             store=store,
-            peers=asked,
+            contacts=asked,
+            look_up=asked,
             conversations=conversations,
             configuration=SimpleNamespace(current=Settings(strangers=strangers)),
             clock=lambda: int(trio.current_time() * 1_000),

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, opened_store
-from cbfs.contacts.contacts import Lapsed
+from cbfs.contacts.look_up import Lapsed
 from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
 from cbfs.names.directory import NameTaken
@@ -282,7 +282,9 @@ def test_who_gives_a_name_up_is_not_warned_of_it(years: Years) -> None:
         made.jump(91 * DAY)
         async with running(bob, NO_TOR) as engine:
             await engine._own.check()
-            await until(lambda: engine._watch._directory._state.size > 0, "the feed to be followed")
+            await until(
+                lambda: engine._monitor._directory._state.size > 0, "the feed to be followed"
+            )
             assert not engine.alarm
         await made.init("bob", "again")
         async with running(bob, NO_TOR) as engine:

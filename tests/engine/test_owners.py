@@ -54,7 +54,7 @@ def test_frozen_name_is_not_written_to(here: World, tmp_path: Path) -> None:
         with pytest.raises(CbfsError, match="frozen"):
             await town.do(lambda: town.owner("bob").rotate(None))
         async with running(town.account("alice"), NO_TOR) as alice:
-            await alice._context.peers.look_up("bob")
+            await alice._context.look_up.find("bob")
             with pytest.raises(Refused, match="frozen"):
                 await write(alice, "bob", "a secret")
             assert "Nothing is sent" in warning_text(contact(alice, "bob"))
@@ -89,7 +89,7 @@ def test_recovered_name_needs_the_word_of_those_who_know_it(
         due = await trio.to_thread.run_sync(recover)
         assert due
         async with running(town.account("alice"), NO_TOR) as alice:
-            await alice._context.peers.look_up("bob")
+            await alice._context.look_up.find("bob")
             assert "takes the name over" in warning_text(contact(alice, "bob"))
         async with running(town.account("bob"), NO_TOR) as bob:
             await until(lambda: "recovery key" in bob.alarm, "bob to be warned")
@@ -97,7 +97,7 @@ def test_recovered_name_needs_the_word_of_those_who_know_it(
         assert await trio.to_thread.run_sync(recover) == 0
         async with running(town.account("alice"), NO_TOR) as alice:
             with pytest.raises(Refused):
-                await alice._context.peers.look_up("bob")
+                await alice._context.look_up.find("bob")
             text = changed_text(contact(alice, "bob"), alice.compare("bob"))
             assert "recovery keys" in text
             await alice.accept("bob")
@@ -136,7 +136,7 @@ def test_name_that_was_given_up_is_told(here: World, tmp_path: Path) -> None:
         assert town.liar.entries["bob"].status is Status.RELEASED
         async with running(town.account("alice"), NO_TOR) as alice:
             with pytest.raises(CbfsError, match="given up"):
-                await alice._context.peers.look_up("bob")
+                await alice._context.look_up.find("bob")
             assert "given up" in warning_text(contact(alice, "bob"))
 
     in_town(tmp_path, here.server.url, body)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbfs.contacts.contact import Contact
-from cbfs.contacts.contacts import Unknown
+from cbfs.contacts.look_up import Unknown
 from cbfs.context import Context
 from cbfs.network.link import LinkClosed
 from cbfs.problems import (
@@ -145,7 +145,8 @@ async def sending(net: Net) -> AsyncIterator[Sender]:
     async with trio.open_nursery() as nursery:
 
         class Parts:
-            peers, problems, store, pace = net, Problems(), NoStore(), 0.0
+            contacts = look_up = net
+            problems, store, pace = Problems(), NoStore(), 0.0
             random, retries = seeded(3), Retries(seeded(4))
 
         nothing = cast(Callable[[object], None], lambda _what: None)

@@ -316,7 +316,7 @@ class Town:
 
     async def know(self, engine: Engine, name: str) -> None:
         """alice writes to them, as it were."""
-        await engine._context.peers.find_all([name])
+        await engine._context.look_up.find_all([name])
         self.contacts.add(name)
 
     async def block(self, engine: Engine, name: str) -> None:

@@ -22,8 +22,8 @@ import trio
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.account.configuration import Configuration
 from cbfs.contacts.contact import Contact, How, Mark
-from cbfs.contacts.contacts import Blocked
 from cbfs.contacts.fingerprint import Fingerprint, fingerprint
+from cbfs.contacts.look_up import Blocked
 from cbfs.contacts.user_names import typed_name
 from cbfs.engine import redating
 from cbfs.engine.expiry import Timetable, end

@@ -27,17 +27,17 @@ class GroupClient(Client):
 
     def know(self, contacts: list[Contact]) -> None:
         """What has been decided about them since stays."""
-        peers = self.context.peers
+        peers = self.context.contacts
         missing = [contact for contact in contacts if peers.get(contact.name) is None]
         if missing:
             trio.run(peers.decide, missing, lambda _writer: None)
 
     def contact(self, name: str) -> Contact:
-        return self.context.peers.named(name)
+        return self.context.contacts.named(name)
 
     def put(self, contact: Contact) -> None:
         """This is known of somebody now."""
-        trio.run(self.context.peers.decide, [contact], lambda _writer: None)
+        trio.run(self.context.contacts.decide, [contact], lambda _writer: None)
 
     def freeze(self, name: str, *, on: bool) -> None:
         contact = self.contact(name)
@@ -53,7 +53,7 @@ class GroupClient(Client):
 
     def settle(self, name: str) -> None:
         """The user accepts who they are, and the directory says how they are now."""
-        trio.run(self.context.peers.accept, name)
+        trio.run(self.context.contacts.accept, name)
         self.freeze(name, on=False)
         self.put(replace(self.contact(name), doubted=0))
 
@@ -74,12 +74,12 @@ class GroupClient(Client):
 
     def check(self, people: tuple[str, ...], *, begins: bool) -> None:
         """As the engine asks before it makes a message. Raises what it raises."""
-        trio.run(partial(self.context.peers.written_to, people, begins=begins))
+        trio.run(partial(self.context.look_up.written_to, people, begins=begins))
 
     def reaches(self, name: str) -> bool:
         """Whether the sender would deliver to them."""
         try:
-            trio.run(self.context.peers.ready, name)
+            trio.run(self.context.look_up.ready, name)
         except CbfsError:
             return False
         return True

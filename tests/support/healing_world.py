@@ -14,7 +14,7 @@ import trio
 from cbfs.account.account import SYSTEM_RANDOM, Account, make_account, no_lock
 from cbfs.account.configuration import Configuration
 from cbfs.contacts.contact import Contact
-from cbfs.contacts.monitor import Watch
+from cbfs.contacts.monitor import Monitor
 from cbfs.context import Context, make_context, make_directory
 from cbfs.engine.expiry import forget
 from cbfs.interface import Outgoing
@@ -159,7 +159,7 @@ class Client:
     def know(self, contacts: list[Contact]) -> None:
         """These are people it knows."""
         for contact in contacts:
-            self.context.peers._take(contact)
+            self.context.contacts._remember(contact)
 
     def renew_prekeys(self) -> None:
         """All new: those that were there before are forgotten by an honest server."""
@@ -282,7 +282,7 @@ class Client:
         conversations = self.context.conversations
         return Receiver(
             self.context,
-            cast(Watch, _NoWatch()),
+            cast(Monitor, _NoMonitor()),
             started=lambda c: conversations.update({c.id: c}),
             arrived=_nothing,
             changed=_nothing,
@@ -348,7 +348,7 @@ class Client:
                     yield message.sender, message.id, message.parents, text
 
 
-class _NoWatch:
+class _NoMonitor:
     """Everybody is known, and nobody's keys change."""
 
     def offer(self, _sender: str, _bundle: bytes) -> None:

@@ -1,0 +1,192 @@
+"""Looking people up in the name directory, and whether one may write to them.
+
+One look-up of a name at a time; what the directory proves becomes a contact, or settles what was in
+doubt of one. Refusals name what the user can do.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from cbfs.contacts.contact import Contact, How, Standing
+from cbfs.contacts.contacts import Contacts
+from cbfs.names.directory import Directory, DirectoryDown
+from cbfs.problems import ContactRefused, NotYet, Refused
+from cbfs_common.errors import CbfsError
+from cbfs_common.names.checks import Absent, DirectoryLies, NameChanged, NameExpired
+from cbfs_common.names.entry import Status
+
+PREPARE_MAX = 256
+"""Names that wait for a look-up in the background."""
+
+
+class Unknown(Refused):
+    """Nobody has these names: the directory proves it."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = frozenset(names)
+        listed = ", ".join(sorted(self.names))
+        super().__init__(
+            f"nobody is called {listed}", "rename the folder, or mend participants in metadata.toml"
+        )
+
+
+class Lapsed(Refused):
+    """Nobody can be found under this name, and somebody could until a while ago."""
+
+    def __init__(self, name: str, *, released: bool) -> None:
+        if released:
+            super().__init__(
+                f"{name} was given up by its owner", "ask them by another way what they are called"
+            )
+        else:
+            super().__init__(
+                f"{name}'s registration has run out",
+                "tell them by another way: their client renews it when it runs",
+            )
+
+
+class Stopped(ContactRefused):
+    """The name has another owner than the contact that is known."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"{name} has other keys than before, and nobody but you can say whether it is the"
+            " same person",
+            f"read contacts/{name}/CHANGED",
+        )
+
+
+class Frozen(ContactRefused):
+    """The owner of the name has frozen it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} has frozen the name: the keys may be in other hands",
+            f"wait until {name} has recovered it",
+        )
+
+
+class Blocked(ContactRefused):
+    """The user has blocked them."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        first, *more = sorted(names)
+        who = ", ".join((first, *more))
+        super().__init__(
+            f"you have blocked {who}",
+            f"write to others alone, or rm contacts/{first}/blocked",
+        )
+
+
+class ContactLookUp:
+    """Finds whom one writes to: among the contacts, else in the name directory."""
+
+    def __init__(self, contacts: Contacts, directory: Directory) -> None:
+        self._contacts = contacts
+        self._directory = directory
+        self._locks: dict[str, trio.Lock] = {}
+
+    async def ready(self, name: str) -> Contact:
+        """The contact, to send to; from the directory when it is not known. Raises Blocked,
+        Stopped, Frozen, what ``find`` does, and NotYet while it is in doubt."""
+        contact = self._contacts.get(name) or await self.find(name)
+        if contact.blocked:
+            raise Blocked([name])
+        if problem := _in_the_way(contact):
+            raise problem
+        if contact.doubted:
+            raise NotYet(
+                f"something about {name} has changed in the name directory",
+                "it is sent when it is known what",
+            )
+        return contact
+
+    async def written_to(self, names: Sequence[str], *, begins: bool) -> tuple[str, ...]:
+        """To whom of the others in a conversation a message goes: all but those whom the user has
+        blocked. Nobody's state keeps it from the rest: what is for somebody to whom nothing can be
+        sent now waits for them. Raises Blocked when there is nobody else, Stopped or Frozen when
+        nothing can be sent to anybody, and for a conversation that ``begins`` what ``find_all``
+        does: a name in it may be mistyped."""
+        known = [self._contacts.get(name) for name in names]
+        blocked = {contact.name for contact in known if contact and contact.blocked}
+        written = tuple(name for name in names if name not in blocked)
+        if blocked and not written:
+            raise Blocked(blocked)
+        if begins:
+            await self.find_all(written)
+        ways = [self._contacts.get(name) for name in written]
+        problems = [contact and _in_the_way(contact) for contact in ways]
+        if problems and problems[0] and all(problems):
+            raise problems[0]
+        return written
+
+    async def find_all(self, names: Iterable[str]) -> None:
+        """Look up those who are not known, side by side; Unknown names at once all who are
+        nobody. Raises what ``find`` does."""
+        unknown: set[str] = set()
+        failures: list[CbfsError] = []
+
+        async def one(name: str) -> None:
+            try:
+                await self.find(name)
+            except Unknown as error:
+                unknown.update(error.names)
+            except NotYet as error:
+                failures.append(error)
+            except CbfsError as error:
+                failures.insert(0, error)
+
+        async with trio.open_nursery() as nursery:
+            for name in names:
+                if self._contacts.get(name) is None:
+                    nursery.start_soon(one, name)
+        if unknown:
+            raise Unknown(unknown)
+        if failures:
+            raise failures[0]
+
+    async def find(self, name: str, standing: Standing = Standing.KNOWN) -> Contact:
+        """Ask the directory for the name, also when it is known, and keep what it proves. Raises
+        Unknown, Lapsed, NotYet, Stopped, or what the checks raise."""
+        async with self._alone(name):
+            known = self._contacts.get(name)
+            try:
+                found = await self._directory.lookup(name, known.entry if known else None)
+            except DirectoryDown as error:
+                raise NotYet(str(error), error.hint) from error
+            except NameChanged as error:
+                await self._contacts.offer(error.entry)
+                raise Stopped(name) from error
+            except (DirectoryLies, NameExpired) as error:
+                if isinstance(error, DirectoryLies) and error.ahead:  # of a clock, and no lie
+                    raise NotYet(str(error), error.hint) from error
+                if known is not None:
+                    await self._contacts.warn(name, f"{error.in_full}")
+                elif isinstance(error, NameExpired):
+                    released = error.entry.status is Status.RELEASED
+                    raise Lapsed(name, released=released) from error
+                raise
+            if isinstance(found, Absent):
+                raise Unknown([name])
+            return await self._contacts.learn(found.entry, How.DIRECTORY, standing)
+
+    @asynccontextmanager
+    async def _alone(self, name: str) -> AsyncIterator[None]:
+        """One look-up of a name at a time. Nothing is kept of names that nobody looks up."""
+        lock = self._locks.setdefault(name, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked() and self._locks.get(name) is lock:
+                del self._locks[name]
+
+
+def _in_the_way(contact: Contact) -> ContactRefused | None:
+    """Why nothing is sent to this contact, until they or the user do something."""
+    if contact.offered is not None:
+        return Stopped(contact.name)
+    return Frozen(contact.name) if contact.entry.status is Status.FROZEN else None
