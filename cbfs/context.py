@@ -109,14 +109,14 @@ def make_context(
         configuration,
         Sessions(store, account.party, SYSTEM_RANDOM, account.former_parties),
         contacts,
-        ContactLookUp(contacts, directory),
+        ContactLookUp(contacts, directory.lookups),
         conversations,
         dialer,
         milliseconds,
         SYSTEM_RANDOM,
         problems,
         Retries(SYSTEM_RANDOM),
-        OwnTime(store, directory, milliseconds),
+        OwnTime(store, directory.lookups, milliseconds),
     )
 
 

@@ -25,14 +25,8 @@ from cbfs.account.passphrase import Guard
 from cbfs.commands.removing import remove_tree
 from cbfs.contacts.user_names import typed_name
 from cbfs.context import make_context, make_directory, milliseconds
-from cbfs.names.directory import (
-    Directory,
-    DirectoryDown,
-    NameExpired,
-    NameTaken,
-    OperationRefused,
-    check_free,
-)
+from cbfs.names.directory import Directory, NameTaken, check_free
+from cbfs.names.lookups import DirectoryDown
 from cbfs.names.own_name import write_own
 from cbfs.network.access import Network, NetworkOptions, reaching, run
 from cbfs.network.dial import HOME, Dialer, DialError
@@ -46,8 +40,9 @@ from cbfs.storage.records import Meta
 from cbfs.storage.root_key import ProtectionKind, Unlock
 from cbfs.storage.store import Store, Table, Writer
 from cbfs_common.errors import CbfsError, TransportError
-from cbfs_common.names.checks import Found
+from cbfs_common.names.checks import Found, NameExpired
 from cbfs_common.names.policy import parse_policy
+from cbfs_common.names.refusals import OperationRefused
 from cbfs_common.names.registration import Token, parse_token
 from cbfs_common.profile import Address, parse_address
 
@@ -332,7 +327,7 @@ async def _steps(
 async def _check_free(directory: Directory, account: Account) -> None:
     """Raises NameTaken before anything has been made for a name that somebody has."""
     try:
-        found = await directory.lookup(account.name)
+        found = await directory.lookups.lookup(account.name)
     except DirectoryDown as error:
         raise DirectoryDown(
             str(error), "is cbfs-names running where the policy file says?"

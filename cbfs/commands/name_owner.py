@@ -72,7 +72,7 @@ class Owner:
         """What the directory has for the name, in words."""
 
         async def steps(at: _At) -> str:
-            found = await at.directory.lookup(at.account.name, at.own, lapsed=True)
+            found = await at.directory.lookups.lookup(at.account.name, at.own, lapsed=True)
             if isinstance(found, Absent):
                 return f"{at.account.name}: nobody has this name\n"
             return entry_text(found.entry, at.own)

@@ -11,7 +11,7 @@ import trio
 
 from cbfs.contacts.contact import Contact, How, Standing
 from cbfs.contacts.contacts import Contacts
-from cbfs.names.directory import Directory, DirectoryDown
+from cbfs.names.lookups import DirectoryDown, Lookups
 from cbfs.problems import ContactRefused, NotYet, Refused
 from cbfs_common.errors import CbfsError
 from cbfs_common.names.checks import Absent, DirectoryLies, NameChanged, NameExpired
@@ -84,9 +84,9 @@ class Blocked(ContactRefused):
 class ContactLookUp:
     """Finds whom one writes to: among the contacts, else in the name directory."""
 
-    def __init__(self, contacts: Contacts, directory: Directory) -> None:
+    def __init__(self, contacts: Contacts, lookups: Lookups) -> None:
         self._contacts = contacts
-        self._directory = directory
+        self._lookups = lookups
         self._locks: dict[str, trio.Lock] = {}
 
     async def ready(self, name: str) -> Contact:
@@ -154,7 +154,7 @@ class ContactLookUp:
         async with self._alone(name):
             known = self._contacts.get(name)
             try:
-                found = await self._directory.lookup(name, known.entry if known else None)
+                found = await self._lookups.lookup(name, known.entry if known else None)
             except DirectoryDown as error:
                 raise NotYet(str(error), error.hint) from error
             except NameChanged as error:

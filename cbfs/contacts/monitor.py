@@ -16,8 +16,7 @@ import trio
 from cbfs.contacts.contact import Contact, How, Standing
 from cbfs.contacts.contacts import Contacts
 from cbfs.contacts.look_up import ContactLookUp, Stopped
-from cbfs.names.directory import Directory
-from cbfs.names.lookups import DirectoryDown, Polled
+from cbfs.names.lookups import DirectoryDown, Lookups, Polled
 from cbfs.names.own_name import OwnName
 from cbfs.problems import Backoff, NotYet, Problems, Retries
 from cbfs.storage.faults import contained, unharmed
@@ -54,7 +53,7 @@ class Monitor:
         self,
         contacts: Contacts,
         look_up: ContactLookUp,
-        directory: Directory,
+        lookups: Lookups,
         own: OwnName,
         problems: Problems,
         retries: Retries,
@@ -63,7 +62,7 @@ class Monitor:
     ) -> None:
         self._contacts = contacts
         self._look_up = look_up
-        self._directory = directory
+        self._lookups = lookups
         self._own = own
         self._problems = problems
         self._retries = retries
@@ -141,7 +140,7 @@ class Monitor:
         async def mark(polled: Polled) -> None:
             await self._contacts.doubt(None if polled.missed else polled.changed)
 
-        polled = await self._directory.poll(own, mark)
+        polled = await self._lookups.poll(own, mark)
         if polled.degraded:
             self._problems.set(
                 "degraded",
@@ -199,7 +198,7 @@ class Monitor:
         if known is None:
             return
         try:
-            shown = open_bundle(self._directory.policy, bundle, known.entry)
+            shown = open_bundle(self._lookups.policy, bundle, known.entry)
         except NameChanged as error:
             await self.confirm_change(error)
             return
@@ -224,9 +223,9 @@ class Monitor:
 
     async def _is_current(self, shown: Shown) -> bool:
         """Raises DirectoryDown or DirectoryLies."""
-        if self._directory.is_ahead(shown):
+        if self._lookups.is_ahead(shown):
             await self._poll()
-        return bool(await self._directory.is_current(shown))
+        return bool(await self._lookups.is_current(shown))
 
     def _settle_doubts(self) -> None:
         """Time is given to who is in doubt since now."""

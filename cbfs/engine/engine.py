@@ -71,7 +71,7 @@ class Engine(Acquaintances):
         self._monitor = Monitor(
             context.contacts,
             context.look_up,
-            directory,
+            directory.lookups,
             own,
             context.problems,
             context.retries,

@@ -1,15 +1,16 @@
-"""The client's way to the name directory: what ``Asking`` gives, and operations on own names."""
+"""The client's way to the name directory: operations on own names, each signed, handed in, and then
+looked for in the directory."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import trio
 
-from cbfs.names.lookups import Asking, DirectoryDown, unexpected
+from cbfs.names.lookups import DirectoryDown, Lookups, Turn, unexpected
 from cbfs.names.receipts import OperationHeld, hand_to_verifiers
-from cbfs.network.link import Link
+from cbfs.network.dial import Dialer
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.limits import ROUND_TIME_OFF_MAX
 from cbfs_common.names.checks import (
@@ -17,7 +18,6 @@ from cbfs_common.names.checks import (
     DirectoryLies,
     Fault,
     Found,
-    NameChanged,
     NameExpired,
     Policy,
 )
@@ -42,23 +42,8 @@ from cbfs_common.names.wire import (
     Submitted,
     TermsAre,
 )
-from cbfs_common.primitives import sign_public
+from cbfs_common.primitives import Random, sign_public
 from cbfs_common.profile import check_name
-
-__all__ = [
-    "Absent",
-    "Directory",
-    "DirectoryDown",
-    "DirectoryLies",
-    "Found",
-    "NameChanged",
-    "NameExpired",
-    "NameTaken",
-    "NotDue",
-    "OperationHeld",
-    "OperationRefused",
-    "Policy",
-]
 
 SUBMIT_PATIENCE = 90.0
 """Seconds for the sequencer's reply, which comes within 30 when it is honest, and over Tor."""
@@ -90,8 +75,26 @@ class NotDue(CbfsError):
         self.wait = wait
 
 
-class Directory(Asking):
-    """One name directory, and what owners do there."""
+class Directory:
+    """One name directory as its policy file describes it: ``lookups`` in it, and what owners do
+    with their names there."""
+
+    def __init__(
+        self,
+        dialer: Dialer,
+        policy: Policy,
+        load: Callable[[], bytes | None],
+        save: Callable[[bytes], Awaitable[None]],
+        clock: Callable[[], float],
+        random: Random,
+    ) -> None:
+        """``load`` gives what ``save`` was last given, which must then be on the disk. ``clock``
+        gives seconds since 1970. Raises DecodeError when what was stored is damaged."""
+        self.lookups = Lookups(dialer, policy, load, save, clock, random)
+        self._dialer = dialer
+        self._policy = policy
+        self._clock = clock
+        self._random = random
 
     async def register(
         self, name: str, profile: bytes, owner_seed: bytes, token: Token | None = None
@@ -101,10 +104,10 @@ class Directory(Asking):
         where it was cut off. Raises NameTaken, OperationRefused and what ``lookup`` raises."""
         check_name(name)
         owners = Keys(1, (sign_public(owner_seed),))
-        async with self._connected() as link, self._turn:
+        async with self.lookups.turn() as turn:
             old: Entry | None = None
             try:
-                found = await self._lookup(link, name, None)
+                found = await turn.lookup(name, None)
             except NameExpired as expired:
                 old = expired.entry
                 check_free(old, int(self._clock()))
@@ -112,13 +115,13 @@ class Directory(Asking):
                 if isinstance(found, Found):
                     return _own(found, owners, profile)
             try:
-                await self._commit_and_register(link, name, profile, owner_seed, old, token)
+                await self._commit_and_register(turn, name, profile, owner_seed, old, token)
             except NameTaken:  # by this very registration, when verifiers had brought it there?
-                found = await self._lookup(link, name, None)
+                found = await turn.lookup(name, None)
                 if isinstance(found, Absent):
                     raise
                 return _own(found, owners, profile)
-            found = await self._lookup(link, name, None)
+            found = await turn.lookup(name, None)
             if isinstance(found, Absent):
                 raise DirectoryLies(Fault.VANISHED)
             return _own(found, owners, profile)
@@ -154,43 +157,43 @@ class Directory(Asking):
         out a short time ago. One that was renewed since ``known`` is found as it is. Raises NotDue
         when that would add less than ``least`` of a name's whole time."""
         check_name(name)
-        async with self._connected() as link, self._turn:
-            found = await self._lookup(link, name, known, lapsed=True)
+        async with self.lookups.turn() as turn:
+            found = await turn.lookup(name, known, lapsed=True)
             if isinstance(found, Absent):
                 raise OperationRefused(Refusal.NO_SUCH_NAME)
             old = found.entry
             if old.expires > known.expires:
                 return found
-            config = await self._config(link)
+            config = await self._config(turn)
             # the round's time may be some seconds before this clock's
             until = int(self._clock()) + config.lifetime - 2 * ROUND_TIME_OFF_MAX
             early = old.expires + int(least * config.lifetime) - until
             if early >= 0:
                 raise NotDue(early + 1)
-            operation = self._operation(OperationKind.RENEW, old, until=until)
+            operation = self._operation(OperationKind.RENEW, old, turn.size, until=until)
             return await self._carry_out(
-                link, operation, (owner_seed,), old, lambda entry: entry.expires >= until
+                turn, operation, (owner_seed,), old, lambda entry: entry.expires >= until
             )
 
     async def cancel(self, name: str, owner_seed: bytes, known: Entry) -> Found:
         """End a recovery of an own name that somebody has begun."""
-        async with self._connected() as link, self._turn:
-            found = await self._lookup(link, name, known, lapsed=True)
+        async with self.lookups.turn() as turn:
+            found = await turn.lookup(name, known, lapsed=True)
             if isinstance(found, Absent):
                 raise OperationRefused(Refusal.NO_SUCH_NAME)
-            operation = self._operation(OperationKind.CANCEL, found.entry)
+            operation = self._operation(OperationKind.CANCEL, found.entry, turn.size)
             return await self._carry_out(
-                link, operation, (owner_seed,), found.entry, lambda entry: not entry.heirs.keys
+                turn, operation, (owner_seed,), found.entry, lambda entry: not entry.heirs.keys
             )
 
     async def release(self, name: str, owner_seed: bytes, known: Entry) -> None:
         """Give a name up, for good."""
-        async with self._connected() as link, self._turn:
+        async with self.lookups.turn() as turn:
             await self._submit(
-                link, self._operation(OperationKind.RELEASE, known).signed((owner_seed,))
+                turn, self._operation(OperationKind.RELEASE, known, turn.size).signed((owner_seed,))
             )
             with suppress(NameExpired):
-                await self._lookup(link, name, known)
+                await turn.lookup(name, known)
                 raise OperationRefused(Refusal.WRONG_VERSION)
 
     def freeze_certificate(self, owner_seed: bytes, known: Entry) -> bytes:
@@ -198,7 +201,7 @@ class Directory(Asking):
         change."""
         return (
             replace(
-                self._operation(OperationKind.FREEZE, known),
+                self._operation(OperationKind.FREEZE, known, 0),
                 version=0,
                 previous=ZERO,
                 expires=NEVER,
@@ -210,12 +213,12 @@ class Directory(Asking):
     async def freeze(self, certificate: bytes) -> Entry:
         """Freeze a name by such a certificate. Again is no error."""
         name = decode_operation(certificate).name
-        async with self._connected() as link, self._turn:
-            found = await self._lookup(link, name, None, lapsed=True)
+        async with self.lookups.turn() as turn:
+            found = await turn.lookup(name, None, lapsed=True)
             if isinstance(found, Found) and found.entry.status is Status.FROZEN:
                 return found.entry
-            await self._submit(link, decode_operation(certificate))
-            found = await self._lookup(link, name, None, lapsed=True)
+            await self._submit(turn, decode_operation(certificate))
+            found = await turn.lookup(name, None, lapsed=True)
             if isinstance(found, Absent) or found.entry.status is not Status.FROZEN:
                 raise DirectoryLies(Fault.VANISHED)
             return found.entry
@@ -224,31 +227,31 @@ class Directory(Asking):
         """Take a name over by its recovery key: its entry, whose ``heirs`` are from ``due`` on the
         owners. Again is no error, and does not begin anew."""
         heirs = Keys(1, (sign_public(owner_seed),))
-        async with self._connected() as link, self._turn:
-            found = await self._lookup(link, name, None, lapsed=True)
+        async with self.lookups.turn() as turn:
+            found = await turn.lookup(name, None, lapsed=True)
             if isinstance(found, Absent):
                 raise OperationRefused(Refusal.NO_SUCH_NAME)
             if heirs in (found.entry.heirs, found.entry.owners):
                 return found.entry
-            operation = self._operation(OperationKind.RECOVER, found.entry, owners=heirs)
+            operation = self._operation(OperationKind.RECOVER, found.entry, turn.size, owners=heirs)
             seeds = recovery_seed, owner_seed
             done = await self._carry_out(
-                link, operation, seeds, found.entry, lambda entry: entry.heirs == heirs
+                turn, operation, seeds, found.entry, lambda entry: entry.heirs == heirs
             )
             return done.entry
 
     async def inherit(self, name: str, profile: bytes, owner_seed: bytes, known: Entry) -> Found:
         """Put an own profile into a name whose recovery is due."""
         owners = Keys(1, (sign_public(owner_seed),))
-        async with self._connected() as link, self._turn:
+        async with self.lookups.turn() as turn:
             if (known.owners, known.profile) == (owners, profile):
-                found = await self._lookup(link, name, None, lapsed=True)
+                found = await turn.lookup(name, None, lapsed=True)
                 if isinstance(found, Absent):
                     raise DirectoryLies(Fault.VANISHED)
                 return found
-            operation = self._operation(OperationKind.UPDATE, known, profile=profile)
-            await self._submit(link, operation.signed((owner_seed,)))
-            found = await self._lookup(link, name, None, lapsed=True)
+            operation = self._operation(OperationKind.UPDATE, known, turn.size, profile=profile)
+            await self._submit(turn, operation.signed((owner_seed,)))
+            found = await turn.lookup(name, None, lapsed=True)
             if isinstance(found, Absent):
                 raise DirectoryLies(Fault.VANISHED)
             return _own(found, owners, profile)
@@ -264,28 +267,28 @@ class Directory(Asking):
         recovery: Keys | None = None,
     ) -> Found:
         check_name(name)
-        async with self._connected() as link, self._turn:
-            found = await self._lookup(link, name, known, lapsed=True)
+        async with self.lookups.turn() as turn:
+            found = await turn.lookup(name, known, lapsed=True)
             if isinstance(found, Absent):
                 raise OperationRefused(Refusal.NO_SUCH_NAME)
             old = found.entry
             recovery = old.recovery if recovery is None else recovery
             if (old.owners, old.recovery, old.profile) == (owners, recovery, profile):
                 return found
-            operation = self._operation(kind, old, profile=profile)
+            operation = self._operation(kind, old, turn.size, profile=profile)
             if kind is OperationKind.ROTATE:
                 operation = replace(operation, owners=owners, recovery=recovery)
             return await self._carry_out(
-                link,
+                turn,
                 operation,
                 seeds,
                 old,
                 lambda entry: (entry.owners, entry.profile) == (owners, profile),
             )
 
-    async def _config(self, link: Link) -> Config:
+    async def _config(self, turn: Turn) -> Config:
         """The configuration that the policy pins, in full."""
-        reply = await self._ask(link, AskTerms(self._state.size - 1))
+        reply = await turn.ask(AskTerms(turn.size - 1))
         if not isinstance(reply, TermsAre):
             raise unexpected(reply)
         try:
@@ -300,11 +303,13 @@ class Directory(Asking):
         self,
         kind: OperationKind,
         old: Entry,
+        size: int,
         *,
         owners: Keys = NO_KEYS,
         profile: bytes = b"",
         until: int = 0,
     ) -> Operation:
+        """Not signed; void OPERATION_ROUNDS after the log had ``size`` rounds."""
         return Operation(
             kind,
             self._policy.namespace,
@@ -312,7 +317,7 @@ class Directory(Asking):
             old.incarnation,
             old.version + 1,
             old.digest(),
-            self._state.size + OPERATION_ROUNDS,
+            size + OPERATION_ROUNDS,
             owners=owners,
             profile=profile,
             until=until,
@@ -320,15 +325,15 @@ class Directory(Asking):
 
     async def _carry_out(
         self,
-        link: Link,
+        turn: Turn,
         operation: Operation,
         seeds: tuple[bytes, ...],
         old: Entry,
         done: Callable[[Entry], bool],
     ) -> Found:
         """Sign, submit, and see in the directory that it is so."""
-        await self._submit(link, operation.signed(seeds))
-        changed = await self._lookup(link, old.name, old, lapsed=True)
+        await self._submit(turn, operation.signed(seeds))
+        changed = await turn.lookup(old.name, old, lapsed=True)
         if isinstance(changed, Absent):
             raise DirectoryLies(Fault.VANISHED)
         if not done(changed.entry):
@@ -337,7 +342,7 @@ class Directory(Asking):
 
     async def _commit_and_register(
         self,
-        link: Link,
+        turn: Turn,
         name: str,
         profile: bytes,
         seed: bytes,
@@ -347,12 +352,12 @@ class Directory(Asking):
         namespace = self._policy.namespace
         owners = Keys(1, (sign_public(seed),))
         salt = registration_salt(seed, namespace, name)
-        expires = self._state.size + OPERATION_ROUNDS
+        expires = turn.size + OPERATION_ROUNDS
         hidden = commitment(namespace, name, owners, salt)
         if token is not None:  # the COMMIT spends it: what it is for is looked at before
-            check_granted((await self._config(link)).terms, name, token.invite.name)
+            check_granted((await self._config(turn)).terms, name, token.invite.name)
         commit = Operation(OperationKind.COMMIT, namespace, "", 0, 0, ZERO, expires, hidden)
-        await self._commit(link, commit if token is None else let_in(Terms(), commit, token))
+        await self._commit(turn, commit if token is None else let_in(Terms(), commit, token))
         register = Operation(
             OperationKind.REGISTER,
             namespace,
@@ -366,34 +371,34 @@ class Directory(Asking):
             profile=profile,
         )
         try:
-            await self._submit(link, register.signed((seed,)))
+            await self._submit(turn, register.signed((seed,)))
         except OperationRefused as error:
             if error.refusal is Refusal.NAME_TAKEN:
                 raise NameTaken from error
             raise
 
-    async def _commit(self, link: Link, commit: Operation) -> None:
+    async def _commit(self, turn: Turn, commit: Operation) -> None:
         try:
-            await self._submit(link, commit)
+            await self._submit(turn, commit)
         except OperationRefused as error:
             if error.refusal is Refusal.WORK_NEEDED and not commit.work:
-                terms = (await self._config(link)).terms
+                terms = (await self._config(turn)).terms
                 worked = await trio.to_thread.run_sync(
                     let_in, terms, commit, None, abandon_on_cancel=True
                 )
                 if worked == commit:  # it asks for work that its terms do not ask for
                     raise
-                await self._commit(link, worked)
+                await self._commit(turn, worked)
             elif error.refusal is not Refusal.COMMIT_REPEATED:
                 raise
 
-    async def _submit(self, link: Link, operation: Operation) -> None:
+    async def _submit(self, turn: Turn, operation: Operation) -> None:
         """To the sequencer, and to the verifiers when it does not take it. Raises OperationRefused,
         OperationHeld, DirectoryDown."""
         encoded = operation.encode()
         failure: CbfsError = DirectoryDown("the name directory does not answer", "try again later")
         with trio.move_on_after(SUBMIT_PATIENCE):
-            reply = await self._ask(link, Submit(encoded))
+            reply = await turn.ask(Submit(encoded))
             if isinstance(reply, Submitted):
                 return
             failure = unexpected(reply)

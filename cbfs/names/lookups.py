@@ -93,8 +93,8 @@ class Polled:
     degraded: bool = False
 
 
-class Asking:
-    """One name directory, as its policy file describes it."""
+class Lookups:
+    """Questions to one name directory, and what is known of it by their answers."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class Asking:
         self._save = save
         self._clock = clock
         self._random = random
-        self._turn = trio.Lock()  # held, on a connection, while the state may change
+        self._alone = trio.Lock()  # held, on a connection, while the state may change
         self._limiter = trio.CapacityLimiter(LOOKUPS_AT_ONCE)
         self.clock_ahead: int | None = None
         """By how many seconds this computer's clock is ahead of the directory's: 0 when it is
@@ -127,6 +127,13 @@ class Asking:
         """Whose signatures count."""
         return self._policy
 
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator["Turn"]:
+        """A connection on which nobody else changes meanwhile what is known of the directory.
+        Raises DirectoryDown when it cannot be reached or breaks off."""
+        async with self._connected() as link, self._alone:
+            yield Turn(self, link)
+
     async def lookup(
         self, name: str, known: Entry | None = None, *, lapsed: bool = False
     ) -> Found | Absent:
@@ -140,21 +147,21 @@ class Asking:
                 base = self._state
                 async with self._connected() as link:
                     reply, steps = await self._answer(link, name, known, base.size)
-                async with self._turn:
+                async with self._alone:
                     after, found = self._check(base, reply, steps, name, known, lapsed)
                     if self._state is base or after.head == self._state.head:
                         feed = self._state.feed if self._state.size else after.feed
                         await self._keep(replace(after, feed=feed))
                         return found
-            async with self._connected() as link, self._turn:
-                return await self._lookup(link, name, known, lapsed=lapsed)
+            async with self.turn() as turn:
+                return await turn.lookup(name, known, lapsed=lapsed)
 
     async def poll(self, own: str, mark: Callable[[Polled], Awaitable[None]]) -> Polled:
         """Ask for the newest head and what has changed since the last poll. ``mark`` is told
         before that is forgotten; a crash in between tells it again. Too far behind, the own name
         is looked up for its proof that the log goes on. Raises DirectoryDown or DirectoryLies."""
-        async with self._connected() as link, self._turn:
-            reply = await self._ask(link, AskHead())
+        async with self.turn() as turn:
+            reply = await turn.ask(AskHead())
             if not isinstance(reply, HeadIs):
                 raise unexpected(reply)
             with self._comparing_clocks():
@@ -162,14 +169,14 @@ class Asking:
             if newest.degraded:
                 return Polled(degraded=True)
             if newest.head.size - self._state.feed.size <= FOLLOW_MAX:
-                rounds = await self._rounds(link, self._state.feed.size, newest.head.size)
+                rounds = await self._rounds(turn.link, self._state.feed.size, newest.head.size)
                 state, changed = check_feed(self._state, newest, rounds)
                 polled = Polled(changed)
                 await mark(polled)
                 await self._keep(state)
                 return polled
-        async with self._connected() as link, self._turn:
-            await self._lookup(link, own, None, lapsed=True)
+        async with self.turn() as turn:
+            await turn.lookup(own, None, lapsed=True)
             polled = Polled(missed=True)
             await mark(polled)
             await self._keep(replace(self._state, feed=self._state.head))
@@ -219,16 +226,6 @@ class Asking:
                 self._tiles.clear()
             self._tiles[tile] = rounds
         return rounds
-
-    async def _lookup(
-        self, link: Link, name: str, known: Entry | None, *, lapsed: bool = False
-    ) -> Found | Absent:
-        """With ``_turn`` held."""
-        base = self._state
-        reply, steps = await self._answer(link, name, known, base.size)
-        after, found = self._check(base, reply, steps, name, known, lapsed)
-        await self._keep(after)
-        return found
 
     async def _answer(
         self, link: Link, name: str, known: Entry | None, size: int
@@ -335,6 +332,35 @@ class Asking:
                 f"the name directory does not answer: {error}",
                 error.hint or "it is tried again by itself",
             ) from error
+
+
+class Turn:
+    """What is done on one connection while the state of ``Lookups`` stands still for others."""
+
+    def __init__(self, lookups: Lookups, link: Link) -> None:
+        self._lookups = lookups
+        self.link = link
+
+    @property
+    def size(self) -> int:
+        """Rounds in the directory's log, by the newest head that was checked."""
+        return self._lookups._state.size
+
+    async def lookup(
+        self, name: str, known: Entry | None, *, lapsed: bool = False
+    ) -> Found | Absent:
+        """What the directory has for a name, checked against the ``known`` entry. ``lapsed``: one
+        that is over is found all the same. Raises DirectoryLies, NameExpired or NameChanged."""
+        lookups = self._lookups
+        base = lookups._state
+        reply, steps = await lookups._answer(self.link, name, known, base.size)
+        after, found = lookups._check(base, reply, steps, name, known, lapsed)
+        await lookups._keep(after)
+        return found
+
+    async def ask(self, request: Request) -> Reply:
+        """One request and its reply. Raises DirectoryLies for what is no reply."""
+        return await self._lookups._ask(self.link, request)
 
 
 def unexpected(reply: Reply) -> CbfsError:

@@ -114,7 +114,7 @@ class OwnName:
         """Look the name up, over a connection of its own. Raises what says nothing of the name:
         DirectoryDown, and faults of the answer as a whole."""
         try:
-            found = await self._directory.lookup(self.name, self._own, lapsed=True)
+            found = await self._directory.lookups.lookup(self.name, self._own, lapsed=True)
         except NameChanged as error:
             if self._released:
                 return  # it was free for others

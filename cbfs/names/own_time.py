@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from cbfs.names.directory import Directory
+from cbfs.names.lookups import Lookups
 from cbfs.storage.encoding import pack, unpack
 from cbfs.storage.store import Meta, Store, Table
 
@@ -44,12 +44,12 @@ class OwnTime:
     def __init__(
         self,
         store: Store,
-        directory: Directory,
+        lookups: Lookups,
         clock: Callable[[], int],
         running: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
     ) -> None:
         self._store = store
-        self._directory = directory
+        self._lookups = lookups
         self._clock = clock
         self._running = running
         self._at = running()
@@ -65,13 +65,13 @@ class OwnTime:
     def may_delete(self) -> bool:
         """Whether what is too old by the clock is too old."""
         self._look()
-        return self._doubted is None and (self._directory.clock_ahead or 0) <= 0
+        return self._doubted is None and (self._lookups.clock_ahead or 0) <= 0
 
     @property
     def is_right(self) -> bool:
         """Whether the directory agrees, and the clock has not jumped since."""
         self._look()
-        return self._doubted is None and self._directory.agrees(self._clock() / 1_000)
+        return self._doubted is None and self._lookups.agrees(self._clock() / 1_000)
 
     def _look(self) -> None:
         now, at = self._clock(), self._running()
@@ -81,11 +81,11 @@ class OwnTime:
         if now <= self._seen + JUMP_MAX:
             self._doubted = None
             self._seen = max(self._seen, now)
-        elif self._directory.agrees(now / 1_000):
+        elif self._lookups.agrees(now / 1_000):
             self._doubted, self._seen = None, now
         elif self._doubted is None:
             self._doubted = at
-        elif at - self._doubted >= BELIEVED_AFTER and not self._directory.clock_ahead:
+        elif at - self._doubted >= BELIEVED_AFTER and not self._lookups.clock_ahead:
             self._doubted, self._seen = None, now
 
     async def run(self, *mends: Callable[[int], Awaitable[None]]) -> None:

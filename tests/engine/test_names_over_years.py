@@ -282,9 +282,7 @@ def test_who_gives_a_name_up_is_not_warned_of_it(years: Years) -> None:
         made.jump(91 * DAY)
         async with running(bob, NO_TOR) as engine:
             await engine._own.check()
-            await until(
-                lambda: engine._monitor._directory._state.size > 0, "the feed to be followed"
-            )
+            await until(lambda: engine._monitor._lookups._state.size > 0, "the feed to be followed")
             assert not engine.alarm
         await made.init("bob", "again")
         async with running(bob, NO_TOR) as engine:

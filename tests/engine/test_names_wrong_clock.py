@@ -67,15 +67,18 @@ def test_a_wrong_clock_is_named_with_its_size_and_is_no_lie(off: int) -> None:
         async with answering(liar.answer) as address:
             clock = [float(NOW + off)]
             directory = client(make_policy(address), Kept(), lambda: clock[0])
-            for ask in lambda: directory.lookup("alice"), lambda: directory.poll("alice", mark):
+            for ask in (
+                lambda: directory.lookups.lookup("alice"),
+                lambda: directory.lookups.poll("alice", mark),
+            ):
                 with pytest.raises(DirectoryLies) as caught:
                     await ask()
                 assert str(caught.value) == WORDS[off]
                 assert caught.value.hint.startswith("set it right")
-                assert directory.clock_ahead == off
+                assert directory.lookups.clock_ahead == off
             clock[0] = float(NOW)
-            await directory.lookup("alice")
-            assert directory.clock_ahead == 0
+            await directory.lookups.lookup("alice")
+            assert directory.lookups.clock_ahead == 0
 
     trio.run(go)
 
@@ -90,12 +93,12 @@ def test_a_time_that_a_wrong_clock_has_accepted_does_not_count_when_it_is_right(
         async with answering(liar.answer) as address:
             kept = Kept()
             directory = client(make_policy(address), kept, lambda: now[0])
-            await directory.lookup("alice")
+            await directory.lookups.lookup("alice")
             now[0] = float(NOW)
-            await directory.lookup("alice")
+            await directory.lookups.lookup("alice")
             liar.clock = lambda: float(NOW - 9)  # and from then on it does not go back
             with pytest.raises(DirectoryLies) as caught:
-                await directory.lookup("alice")
+                await directory.lookups.lookup("alice")
             assert caught.value.fault is Fault.CLOCK
 
     trio.run(go)

@@ -14,14 +14,15 @@ from trio.testing import MockClock
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.context import Context
 from cbfs.engine.renewal import RENEW_BEFORE, RENEW_SPREAD, Renewal
-from cbfs.names.directory import DirectoryDown, NotDue, OperationRefused
+from cbfs.names.directory import NotDue
+from cbfs.names.lookups import DirectoryDown
 from cbfs.names.own_name import OwnName
 from cbfs.problems import Problems
 from cbfs.storage.store import Store
 from cbfs.tree.texts import own_warning_text
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import NAME_GRACE
-from cbfs_common.names.refusals import Refusal
+from cbfs_common.names.refusals import OperationRefused, Refusal
 from tests.support.stores import open_store
 
 DAY = 86_400

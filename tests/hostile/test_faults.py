@@ -35,7 +35,7 @@ def town() -> Iterator[Town]:
 
 PLACES = (
     "cbfs.receiving.message_requests.Admission.introduce",
-    "cbfs.names.lookups.Asking.poll",
+    "cbfs.names.lookups.Lookups.poll",
     "cbfs.sending.cover_traffic.CoverTraffic.is_dummy",
     "cbfs.receiving.mailbox.decode_push",
     "cbfs.receiving.mailbox.top_up",

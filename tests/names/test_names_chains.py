@@ -6,21 +6,17 @@ from dataclasses import replace
 import pytest
 import trio
 
-from cbfs.names.directory import (
-    Absent,
-    DirectoryDown,
-    DirectoryLies,
-    Found,
-    OperationRefused,
-)
+from cbfs.names.lookups import DirectoryDown
 from cbfs_common.limits import (
     BUNDLE_MAX,
 )
-from cbfs_common.names.checks import Fault, check_bundle, new_state
+from cbfs_common.names.checks import Absent, Fault, Found, check_bundle, new_state
 from cbfs_common.names.entry import Entry, Keys
+from cbfs_common.names.faults import DirectoryLies
 from cbfs_common.names.operations import HistoryLink, Operation, OperationKind, Refusal
 from cbfs_common.names.policy import Policy
 from cbfs_common.names.proofs import decode_bundle, encode_bundle
+from cbfs_common.names.refusals import OperationRefused
 from cbfs_common.names.wire import (
     LookedUp,
     Lookup,
@@ -108,7 +104,7 @@ def test_missing_links_are_asked_for_and_their_lack_is_named() -> None:
 
             async with answering(answer) as address:
                 directory = client(make_policy(address), Kept(), lambda: float(NOW))
-                return await directory.lookup("alice", ALICE)
+                return await directory.lookups.lookup("alice", ALICE)
 
         return trio.run(go)
 
@@ -190,7 +186,7 @@ def test_another_directory_s_state_is_not_mixed_up() -> None:
 
     async def go() -> None:
         async with answering(lambda _: forged()) as address:
-            await client(make_policy(address), kept, lambda: float(NOW)).lookup("alice")
+            await client(make_policy(address), kept, lambda: float(NOW)).lookups.lookup("alice")
 
     with pytest.raises(DirectoryLies) as caught:
         trio.run(go)
@@ -202,7 +198,7 @@ def test_broken_connection_and_no_server_are_down_not_lies() -> None:
         Asked(lambda _: None).go()
 
     async def nobody() -> None:
-        await client(make_policy(HERE), Kept(), lambda: float(NOW)).lookup("alice")
+        await client(make_policy(HERE), Kept(), lambda: float(NOW)).lookups.lookup("alice")
 
     with pytest.raises(DirectoryDown):
         trio.run(nobody)

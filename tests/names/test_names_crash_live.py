@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from cbfs.names.directory import Absent, DirectoryDown, Found
+from cbfs.names.lookups import DirectoryDown
+from cbfs_common.names.checks import Absent, Found
 from cbfs_common.names.note import parse_note
 from cbfs_common.names.refusals import OperationRefused
 from cbfs_names.cli import main
@@ -101,7 +102,7 @@ def test_a_process_that_is_killed_anywhere_signs_one_history_and_loses_nothing(
             town.kill("v2")  # now it must sign
         await town.register("last")
         for name in told:
-            found = await town.client().lookup(name)
+            found = await town.client().lookups.lookup(name)
             assert not isinstance(found, Absent)
             assert isinstance(found, Found)
             assert found.entry.version == 1

@@ -6,19 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from cbfs.names.directory import (
-    Absent,
-    DirectoryLies,
-    Found,
-    NameChanged,
-    NameExpired,
-)
 from cbfs_common.limits import (
     COSIGNATURE_AGE_MAX,
     COSIGNATURE_AHEAD_MAX,
 )
-from cbfs_common.names.checks import Fault, check_bundle, decode_state
+from cbfs_common.names.checks import (
+    Absent,
+    Fault,
+    Found,
+    NameChanged,
+    NameExpired,
+    check_bundle,
+    decode_state,
+)
 from cbfs_common.names.entry import Keys, name_index
+from cbfs_common.names.faults import DirectoryLies
 from cbfs_common.names.map import MapProof, Terminal
 from cbfs_common.names.note import parse_note
 from cbfs_common.names.wire import (

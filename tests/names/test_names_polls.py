@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from cbfs.names.directory import Absent, Directory, DirectoryDown, DirectoryLies, Found
-from cbfs.names.lookups import FOLLOW_MAX, Polled
+from cbfs.names.directory import Directory
+from cbfs.names.lookups import FOLLOW_MAX, DirectoryDown, Polled
 from cbfs_common.errors import CbfsError
-from cbfs_common.names.checks import Fault, open_bundle
+from cbfs_common.names.checks import Absent, Fault, Found, open_bundle
 from cbfs_common.names.config import Registration, Terms
 from cbfs_common.names.entry import name_index
+from cbfs_common.names.faults import DirectoryLies
 from cbfs_common.names.operations import OperationRefused, Refusal, decode_operation
 from cbfs_common.names.policy import Policy, parse_policy
 from cbfs_common.names.proofs import encode_bundle
@@ -53,7 +54,7 @@ class Polling:
         async def mark(polled: Polled) -> None:
             self.marked.append(polled)
 
-        return await self.directory.poll("alice", mark)
+        return await self.directory.lookups.poll("alice", mark)
 
     async def refused(self) -> Fault:
         """A poll that is a lie changes nothing."""
@@ -73,7 +74,7 @@ def polling(
         liar.put(ALICE, BOB)
         async with answering(liar.answer) as address:
             polling = Polling(liar, make(address))
-            await polling.directory.lookup("alice")
+            await polling.directory.lookups.lookup("alice")
             await body(polling)  # type: ignore[misc]  # an async function
 
     trio.run(go)
@@ -98,13 +99,13 @@ def test_polls_tell_what_changed_and_ask_for_no_name() -> None:
         for request in liar.requests[asked:]:
             assert isinstance(request, AskHead | AskChanges)
         # a client that comes back goes on where it stopped, with requests like everybody's
-        again = client(here.directory.policy, here.kept, lambda: float(NOW))
+        again = client(here.directory.lookups.policy, here.kept, lambda: float(NOW))
         liar.put(replace(BOB, version=3))
 
         async def mark(polled: Polled) -> None:
             assert polled.changed.keys() == {prefix("bob")}
 
-        await again.poll("alice", mark)
+        await again.lookups.poll("alice", mark)
 
     polling(body)
 
@@ -244,18 +245,18 @@ def test_nothing_is_learnt_from_a_degraded_head() -> None:
         liar.put(ALICE, BOB)
         async with answering(liar.answer) as address:
             here = Polling(liar, three_of_three(address))
-            await here.directory.lookup("alice")
+            await here.directory.lookups.lookup("alice")
             before = here.kept.state
             liar.signers = (1, 3)
             liar.put(replace(BOB, version=2))
             assert await here.poll() == Polled(degraded=True)
             assert here.kept.state == before
-            found = await here.directory.lookup("alice", ALICE)
+            found = await here.directory.lookups.lookup("alice", ALICE)
             assert isinstance(found, Found)
             assert found.degraded
             for name, known in (("alice", None), ("bob", BOB), ("carol", None)):
                 with pytest.raises(DirectoryLies) as caught:
-                    await here.directory.lookup(name, known)
+                    await here.directory.lookups.lookup(name, known)
                 assert caught.value.fault is Fault.QUORUM
             liar.signers = (1,)
             assert await here.refused() is Fault.QUORUM
@@ -273,7 +274,7 @@ def test_quorum_of_different_heads_is_none() -> None:
         liar.put(ALICE, BOB)
         async with answering(liar.answer) as address:
             here = Polling(liar, make_policy(address, 3, 3))
-            await here.directory.lookup("alice")
+            await here.directory.lookups.lookup("alice")
             other = Liar(clock=liar.clock, signers=(2, 3), rounds=list(liar.rounds))
             other.put(replace(BOB, version=2))
             liar.put()
@@ -308,22 +309,22 @@ def test_bundle_is_settled_by_the_feed_and_not_by_a_name() -> None:
     async def body(here: Polling) -> None:
         reply = here.liar.honest(Lookup("bob", 0))
         assert isinstance(reply, LookedUp)
-        shown = open_bundle(here.directory.policy, encode_bundle(reply.evidence, ()))
+        shown = open_bundle(here.directory.lookups.policy, encode_bundle(reply.evidence, ()))
         asked = len(here.liar.requests)
-        assert await here.directory.is_current(shown) is True
+        assert await here.directory.lookups.is_current(shown) is True
         for _ in range(70):
             here.liar.put(replace(CAROL, version=2))
         await here.poll()
-        assert await here.directory.is_current(shown) is True
+        assert await here.directory.lookups.is_current(shown) is True
         here.liar.put(replace(BOB, version=2))
         later = here.liar.honest(Lookup("bob", 0))
         assert isinstance(later, LookedUp)
-        newer = open_bundle(here.directory.policy, encode_bundle(later.evidence, ()))
-        assert here.directory.is_ahead(newer)
-        assert await here.directory.is_current(newer) is None
+        newer = open_bundle(here.directory.lookups.policy, encode_bundle(later.evidence, ()))
+        assert here.directory.lookups.is_ahead(newer)
+        assert await here.directory.lookups.is_current(newer) is None
         await here.poll()
-        assert await here.directory.is_current(shown) is False
-        assert await here.directory.is_current(newer) is True
+        assert await here.directory.lookups.is_current(shown) is False
+        assert await here.directory.lookups.is_current(newer) is True
         assert not any(isinstance(r, Lookup) for r in here.liar.requests[asked:])
 
     polling(body)
@@ -345,7 +346,7 @@ def test_names_are_looked_up_side_by_side() -> None:
         here.liar.twist = busy
 
         async def look_up(name: str) -> None:
-            found[name] = await here.directory.lookup(name)
+            found[name] = await here.directory.lookups.lookup(name)
 
         async with trio.open_nursery() as nursery:
             for name in names:
@@ -376,7 +377,7 @@ def test_name_is_renewed_for_the_directory_s_term(tmp_path: Path) -> None:
             async with answering(serving(directory)) as address:
                 policy = replace(POLICY, server=address)
                 owner = client(policy, Kept(), lambda: float(directory.now))
-                await owner.lookup("alice")
+                await owner.lookups.lookup("alice")
                 with pytest.raises(CbfsError, match="no renewal yet"):
                     await owner.renew("alice", b"o" * 32, own)
                 directory.now += 1_000

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import trio
 
-from cbfs.names.directory import NameTaken, OperationHeld
+from cbfs.names.directory import NameTaken
+from cbfs.names.receipts import OperationHeld
 from cbfs_common.errors import DecodeError
 from cbfs_common.names.config import ConfigFile
 from cbfs_common.names.operations import OperationRefused, Refusal

@@ -17,10 +17,12 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbfs.names.directory import Directory, DirectoryDown, DirectoryLies, Found
+from cbfs.names.directory import Directory
+from cbfs.names.lookups import DirectoryDown
 from cbfs.network.dial import LoopbackDialer
 from cbfs_common.errors import DecodeError
-from cbfs_common.names.checks import Fault, parse_policy
+from cbfs_common.names.checks import Fault, Found, parse_policy
+from cbfs_common.names.faults import DirectoryLies
 from cbfs_common.names.refusals import OperationRefused, Refusal
 from cbfs_common.names.registration import parse_token
 from cbfs_common.primitives import Random, kem_encapsulate
@@ -189,7 +191,7 @@ def test_two_organisations_of_three_replicas_each(tmp_path: Path) -> None:
         with pytest.raises(OperationRefused, match="too few of the directory's verifiers") as told:
             await client.update("alice", b"a third", ALICE, changed.entry)
         assert told.value.refusal is Refusal.NO_QUORUM
-        same = await client.lookup("alice", changed.entry)
+        same = await client.lookups.lookup("alice", changed.entry)
         assert isinstance(same, Found)
         assert same.entry == changed.entry
         os.kill(pids["seq"], signal.SIGKILL)  # it offers the same round again
@@ -197,14 +199,14 @@ def test_two_organisations_of_three_replicas_each(tmp_path: Path) -> None:
         town.spawn("a1", "--verifier", f"{host(0)}:7721")
         town.spawn("a2", "--verifier", f"{host(0)}:7722")
         await town.register("carol")
-        last = await town.client().lookup("alice")
+        last = await town.client().lookups.lookup("alice")
         assert isinstance(last, Found)
         assert last.entry.profile == b"a third"
         town.urls["a1"] = f"{host(0)}:7721"
         with trio.fail_after(PATIENCE):  # a verifier answers look-ups too, when it has caught up
             while True:
                 try:
-                    if isinstance(await town.client("a1").lookup("carol"), Found):
+                    if isinstance(await town.client("a1").lookups.lookup("carol"), Found):
                         return
                 except OperationRefused:
                     pass
@@ -269,7 +271,7 @@ def test_operators_change_the_configuration_together(town: Town) -> None:
                 await trio.sleep(0.1)
         await town.register("bobby")
         with pytest.raises(DirectoryLies) as told:
-            await before.lookup("alice")
+            await before.lookups.lookup("alice")
         assert told.value.fault is Fault.QUORUM  # v2 was one of two
 
     trio.run(go)

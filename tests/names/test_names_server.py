@@ -15,19 +15,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from cbfs.names.directory import (
-    Absent,
-    Directory,
-    DirectoryDown,
-    Found,
-    NameTaken,
-    OperationRefused,
-)
+from cbfs.names.directory import Directory, NameTaken
+from cbfs.names.lookups import DirectoryDown
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import open_link
 from cbfs_common.errors import TransportError
 from cbfs_common.limits import BUNDLE_MAX
-from cbfs_common.names.checks import check_bundle, parse_policy
+from cbfs_common.names.checks import Absent, Found, check_bundle, parse_policy
 from cbfs_common.names.entry import Keys
 from cbfs_common.names.operations import (
     Operation,
@@ -37,6 +31,7 @@ from cbfs_common.names.operations import (
     registration_salt,
 )
 from cbfs_common.names.policy import SCHEME, Policy
+from cbfs_common.names.refusals import OperationRefused
 from cbfs_common.names.wire import (
     Lookup,
     RefusedReply,
@@ -94,13 +89,13 @@ def test_a_name_lives_through_its_life(tmp_path: Path) -> None:
     async def go(running: Running) -> None:
         kept, friend = Kept(), Kept()
         own, other = running.client(kept), running.client(friend)
-        assert await other.lookup("alice") == Absent()
+        assert await other.lookups.lookup("alice") == Absent()
         made = await own.register("alice", PROFILE, ALICE)
         assert made.entry.profile == PROFILE
         assert await own.register("alice", PROFILE, ALICE) == made
         assert len(made.bundle) <= BUNDLE_MAX
         assert check_bundle(running.policy, made.bundle) == made.entry
-        known = await other.lookup("alice")
+        known = await other.lookups.lookup("alice")
         assert isinstance(known, Found)
         with pytest.raises(NameTaken):
             await other.register("alice", PROFILE, BOB)
@@ -110,7 +105,7 @@ def test_a_name_lives_through_its_life(tmp_path: Path) -> None:
         with pytest.raises(OperationRefused) as caught:
             await own.update("alice", PROFILE, ALICE, turned.entry)
         assert caught.value.refusal is Refusal.WRONG_SIGNATURE
-        again = await other.lookup("alice", known.entry)
+        again = await other.lookups.lookup("alice", known.entry)
         assert again == turned
         assert check_bundle(running.policy, turned.bundle, known.entry) == turned.entry
 
@@ -129,7 +124,7 @@ def test_long_history_is_fetched_in_pages(tmp_path: Path) -> None:
         for number in range(70):
             profile = bytes([number]) * 1_000
             last = await own.update("alice", profile, ALICE, last.entry)
-        found = await other.lookup("alice", first.entry)
+        found = await other.lookups.lookup("alice", first.entry)
         assert isinstance(found, Found)
         assert found.entry == last.entry
 
@@ -189,7 +184,7 @@ def test_killed_directory_loses_nothing_it_has_published(tmp_path: Path) -> None
                 if part == 0 and number == 5:
                     running.process.kill()
 
-        await running.client(kept).lookup("nobody")
+        await running.client(kept).lookups.lookup("nobody")
         async with trio.open_nursery() as nursery:
             for part in range(3):
                 nursery.start_soon(keep_on, part)
@@ -197,7 +192,7 @@ def test_killed_directory_loses_nothing_it_has_published(tmp_path: Path) -> None
     async def all_there(running: Running) -> None:
         client = running.client(kept)
         for name in given:
-            assert isinstance(await client.lookup(name), Found)
+            assert isinstance(await client.lookups.lookup(name), Found)
 
     for round_ in range(3):
         with names(data) as running:
@@ -250,7 +245,7 @@ def test_what_is_no_request_is_answered_and_what_is_no_frame_ends_the_connection
             wrong = parse_address(f"{SCHEME}://{'a' * 52}@{address.host}:{address.port}", SCHEME)
             async with open_link(LoopbackDialer(), wrong, None, b"", RANDOM):
                 pass
-        assert await running.client(Kept()).lookup("alice") == Absent()
+        assert await running.client(Kept()).lookups.lookup("alice") == Absent()
 
     with names(tmp_path / "names") as running:
         trio.run(go, running)

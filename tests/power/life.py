@@ -15,10 +15,11 @@ from random import Random
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, load_account, opened_store
-from cbfs.names.directory import Directory, Found
+from cbfs.names.directory import Directory
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import open_link, request
 from cbfs.storage.root_key import MAGIC
+from cbfs_common.names.checks import Found
 from cbfs_common.names.policy import parse_policy
 from cbfs_common.primitives import dh_public
 from cbfs_common.profile import parse_address
@@ -331,7 +332,7 @@ def _asked(
         client = directory(policy, Kept(heads[-1] if heads else None))
         await client.register("after", b"profile", OWNER)
         for name in ("alice", "bob", *(a.what for a in acks if a.kind == "registered")):
-            if not isinstance(await client.lookup(name), Found):
+            if not isinstance(await client.lookups.lookup(name), Found):
                 said.write_text(f"{name} is no longer registered")
 
     code = call(lambda: trio.run(ask), images / "log")

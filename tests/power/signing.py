@@ -9,8 +9,9 @@ from pathlib import Path
 
 import trio
 
-from cbfs.names.directory import DirectoryDown, DirectoryLies, Found
-from cbfs_common.names.faults import Fault
+from cbfs.names.lookups import DirectoryDown
+from cbfs_common.names.checks import Found
+from cbfs_common.names.faults import DirectoryLies, Fault
 from cbfs_common.names.refusals import OperationRefused, Refusal
 from tests.power.acks import Ack, Acks, Recording, read_acks
 from tests.power.box import call, start
@@ -102,7 +103,7 @@ def check(recording: Recording, images: Path, acks: list[Ack]) -> Iterator[str]:
         await _registered(policy, "after")
         client = directory(policy, Kept())
         for name in {ack.what for ack in acks if ack.kind == "registered"}:
-            if not isinstance(await client.lookup(name), Found):
+            if not isinstance(await client.lookups.lookup(name), Found):
                 said.write_text(f"{name} is no longer registered")
 
     if call(lambda: trio.run(ask), log, limit=WAIT):

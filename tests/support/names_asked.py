@@ -5,12 +5,9 @@ from dataclasses import dataclass, replace
 
 import trio
 
-from cbfs.names.directory import (
-    Absent,
-    DirectoryLies,
-    Found,
-)
+from cbfs_common.names.checks import Absent, Found
 from cbfs_common.names.entry import Entry
+from cbfs_common.names.faults import DirectoryLies
 from cbfs_common.names.wire import (
     LookedUp,
     Lookup,
@@ -56,10 +53,10 @@ class Asked:
             policy = make_policy(address, self.witnesses, self.threshold)
             directory = client(policy, kept, lambda: float(NOW))
             if calm is not None:
-                await directory.lookup("bob")
+                await directory.lookups.lookup("bob")
             state = kept.state
             try:
-                return await directory.lookup("alice", self.known), kept
+                return await directory.lookups.lookup("alice", self.known), kept
             except DirectoryLies:
                 assert kept.state == state
                 raise
