@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, Account
-from cbfs.account.configuration import Configuration
+from cbfs.account.settings import Configuration
 from cbfs.contacts.contacts import Contacts
 from cbfs.contacts.look_up import ContactLookUp
 from cbfs.contacts.sessions import Sessions

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from cbfs.account.configuration import Configuration
+from cbfs.account.settings import Configuration
 from cbfs.contacts.contact import Contact, Mark
 from cbfs.contacts.fingerprint import Fingerprint
 from cbfs.messages.model import Content, Conversation, Message

@@ -20,8 +20,8 @@ from cbfs.account.account import (
     put_account,
     put_own_server,
 )
-from cbfs.account.configuration import Configuration
 from cbfs.account.passphrase import Guard
+from cbfs.account.settings import Configuration
 from cbfs.commands.removing import remove_tree
 from cbfs.contacts.user_names import typed_name
 from cbfs.context import make_context, make_directory, milliseconds

@@ -20,8 +20,8 @@ from cbfs.account.account import (
     put_account,
     put_next,
 )
-from cbfs.account.configuration import Configuration
 from cbfs.account.passphrase import Guard
+from cbfs.account.settings import Configuration
 from cbfs.commands.certificates import read_certificate, read_seed, write_certificate, write_seed
 from cbfs.commands.init import (
     Wish,

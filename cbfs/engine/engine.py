@@ -7,7 +7,7 @@ from functools import partial
 import trio
 
 from cbfs.account.account import Former
-from cbfs.account.configuration import Configuration
+from cbfs.account.settings import Configuration
 from cbfs.contacts.look_up import PREPARE_MAX, Unknown
 from cbfs.contacts.monitor import Monitor
 from cbfs.contacts.user_names import checked_name

@@ -14,7 +14,7 @@ from cbfs.account.account import (
     no_lock,
     opened_store,
 )
-from cbfs.account.configuration import Configuration
+from cbfs.account.settings import Configuration
 from cbfs.context import (
     Context,
     make_context,

@@ -10,9 +10,8 @@ from typing import TypeVar, TypeVarTuple
 
 import trio
 
-from cbfs.network.dial import Dialer, LoopbackDialer, OwnServerDialer
+from cbfs.network.dial import Dialer, LoopbackDialer, OwnServerDialer, socket_path
 from cbfs.network.own_server import OwnServer
-from cbfs.network.socket_path import socket_path
 from cbfs.network.tor.config import TorOptions
 from cbfs.network.tor.tor import Tor, running_tor
 from cbfs_common.errors import CbfsError

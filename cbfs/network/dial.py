@@ -5,8 +5,12 @@ only loopback addresses can be reached, and only when the user asked for it (``-
 """
 
 import ipaddress
-from collections.abc import Callable
-from typing import Protocol
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Protocol
 
 import trio
 
@@ -22,6 +26,9 @@ replaced by another, and credentials take no further streams."""
 
 REUSE_COUNT = 8
 """Streams that one pair of SOCKS credentials may carry in all, one beside the other."""
+
+SOCKET_PATH_MAX: Final = 100
+"""Bytes that a path of a socket may have (sun_path of unix(7) holds 107)."""
 
 HOME = b"home:"
 """How isolations begin of connections to a home server as its owner, and of no others."""
@@ -93,3 +100,22 @@ def check_loopback(host: str) -> None:
             f"{host} is not on this machine, and Tor is switched off",
             "leave out --no-tor: without Tor only loopback addresses are reached",
         )
+
+
+@contextmanager
+def socket_path(directory: Path, name: str) -> Iterator[str]:
+    """``name`` in ``directory``, or in a new directory (0700) under the system's temporary one
+    where the path would be too long for a socket."""
+    path = str(directory.absolute() / name)
+    if _fits(path):
+        yield path
+        return
+    room = f"cbfs-{'x' * 8}/{name}"
+    places = (tempfile.gettempdir(), "/tmp")  # noqa: S108 - the folder in it is ours alone
+    base = next((place for place in places if _fits(f"{place}/{room}")), None)
+    with tempfile.TemporaryDirectory(prefix="cbfs-", dir=base) as short:
+        yield f"{short}/{name}"
+
+
+def _fits(path: str) -> bool:
+    return len(os.fsencode(path)) <= SOCKET_PATH_MAX

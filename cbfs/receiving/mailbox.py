@@ -11,7 +11,7 @@ from cbfs.account.account import Former
 from cbfs.context import Context
 from cbfs.network.dial import HOME
 from cbfs.network.link import Link, ServerRefused, open_link, request, request_in_order
-from cbfs.network.slots import Slots
+from cbfs.network.pacing import Slots
 from cbfs.problems import in_words
 from cbfs.receiving.prekeys import PrekeyBatch, make_batch, plan, top_up
 from cbfs.receiving.receiver import Receiver

@@ -9,8 +9,8 @@ import trio
 import trio.testing
 
 from cbfs.account.account import SYSTEM_RANDOM, make_account, opened_store
-from cbfs.account.configuration import Configuration
 from cbfs.account.passphrase import Guard
+from cbfs.account.settings import Configuration
 from cbfs.context import Context, make_context, make_directory
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import Link, Replies, ServerRefused

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbfs.engine.engine import Engine
-from cbfs.network.slots import Slots
+from cbfs.network.pacing import Slots
 from cbfs.storage.store import Table
 from tests.support.talking import seeded
 from tests.support.traced import Conduct, Connection, distance, trace

@@ -18,7 +18,7 @@ import trio
 import trio.testing
 
 from cbfs.account.account import SYSTEM_RANDOM, Account, make_account, no_lock
-from cbfs.account.configuration import Configuration
+from cbfs.account.settings import Configuration
 from cbfs.contacts.contact import Mark, Standing, decode_contact
 from cbfs.context import make_context
 from cbfs.engine.engine import Engine

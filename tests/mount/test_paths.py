@@ -10,7 +10,7 @@ import pytest
 
 from cbfs.account.account import default_account
 from cbfs.mount.mount_table import FuseOption, fuse_source, mount_above, place_of, source_of
-from cbfs.network.socket_path import SOCKET_PATH_MAX, socket_path
+from cbfs.network.dial import SOCKET_PATH_MAX, socket_path
 from cbfs_common.errors import CbfsError
 from tests.support.starting import Place, no_mount_left
 from tests.support.world import ENVIRONMENT, WAIT, World, program, world

@@ -20,7 +20,7 @@ from typing import Self
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.account.configuration import Configuration
+from cbfs.account.settings import Configuration
 from cbfs.contacts.contact import Contact, How, Mark
 from cbfs.contacts.fingerprint import Fingerprint, fingerprint
 from cbfs.contacts.look_up import Blocked

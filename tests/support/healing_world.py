@@ -12,7 +12,7 @@ from unittest.mock import patch
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, Account, make_account, no_lock
-from cbfs.account.configuration import Configuration
+from cbfs.account.settings import Configuration
 from cbfs.contacts.contact import Contact
 from cbfs.contacts.monitor import Monitor
 from cbfs.context import Context, make_context, make_directory

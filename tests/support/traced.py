@@ -17,9 +17,8 @@ import trio
 import trio.testing
 
 from cbfs.account.account import Account, make_account, opened_store
-from cbfs.account.configuration import Configuration
 from cbfs.account.passphrase import Guard
-from cbfs.account.settings import Settings
+from cbfs.account.settings import Configuration, Settings
 from cbfs.contacts.contact import Contact
 from cbfs.context import make_context, make_directory
 from cbfs.engine.engine import Engine

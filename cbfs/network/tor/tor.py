@@ -14,8 +14,7 @@ from typing import Final
 
 import trio
 
-from cbfs.network.dial import DialError
-from cbfs.network.socket_path import socket_path
+from cbfs.network.dial import DialError, socket_path
 from cbfs.network.tor.circuits import Circuits, Lease
 from cbfs.network.tor.config import TorOptions, check_options, client_keys
 from cbfs.network.tor.control import ControlError
