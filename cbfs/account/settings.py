@@ -1,5 +1,5 @@
-"""The settings of an account: what ``config.toml`` may say, and ``Configuration``, which has those in
-effect and keeps them in the store.
+"""The settings of an account: what ``config.toml`` may say, and ``Configuration``, which has those
+in effect and keeps them in the store.
 
 To add one: a field of ``Settings`` with its default, and its entry in ``KEYS``. Whoever reads
 ``Configuration.current`` at each use has it in effect at once.

@@ -1,12 +1,22 @@
-"""``cbfs passphrase``, ``cbfs export``, and the options of ``cbfs init`` that concern them."""
+"""``cbfs passphrase``, ``cbfs export`` and ``cbfs init --restore``, and the options that they share
+with ``cbfs init``."""
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.account.passphrase import Asking, Guard, by_keyring, by_passphrase
-from cbfs.commands import locking
+from cbfs.account.account import (
+    SYSTEM_RANDOM,
+    asks_for_passphrase,
+    load_account,
+    opened_store,
+    salvaging,
+)
+from cbfs.account.passphrase import Asking, Guard, by_keyring, by_passphrase, forget, unlocking
+from cbfs.account.place import check_account
+from cbfs.commands.export import Count, restore_export, write_export
+from cbfs.commands.mountpoints import account_of
 from cbfs_common.errors import CbfsError
 
 
@@ -85,7 +95,7 @@ def _passphrase(options: argparse.Namespace) -> int:
         raise CbfsError(
             f"{options.account} is a mount", "unmount it, and name its account directory"
         )
-    locking.change_protection(
+    _change_protection(
         options.account, Asking(options.account_passphrase_fd), lambda name: guard(options, name)
     )
     print("the account is protected anew" if not options.remove else "the passphrase is removed")
@@ -94,8 +104,8 @@ def _passphrase(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     asking = Asking(options.passphrase_fd, "passphrase of the export")
-    count = locking.export(
-        locking.account_of(options.place),
+    count = _write_export(
+        account_of(options.place),
         options.file.absolute(),
         Asking(options.account_passphrase_fd),
         asking.twice,
@@ -113,7 +123,7 @@ def restore(options: argparse.Namespace, account: Path) -> int:
     if options.name or options.server or options.own_server or options.names:
         options.usage("an export knows NAME, --server and --names")
     passphrase = Asking(options.export_passphrase_fd, "passphrase of the export").once()
-    name = locking.restore(
+    name = _restore_export(
         account,
         options.restore,
         passphrase,
@@ -128,3 +138,36 @@ def tell_ready(name: str, account: Path, options: argparse.Namespace) -> None:
     """An account is made: how to mount it, the way that was asked for."""
     tail = " --no-tor" if options.no_tor else ""
     print(f"{name} is ready. Mount it: mount.cbfs {account} MOUNTPOINT{tail}")
+
+
+def _change_protection(account: Path, asking: Asking, guard: Callable[[str], Guard]) -> None:
+    """Protect an account that is not mounted by what ``guard`` gives for its name. Raises
+    CbfsError. A crash leaves the old protection, or the new one."""
+    with opened_store(account, SYSTEM_RANDOM, unlocking(asking.once)) as store:
+        known = load_account(store)
+        fresh = guard(known.name if known else "")
+        forget(store.protect(fresh.protection, fresh.lock))
+
+
+def _write_export(
+    account: Path, file: Path, asking: Asking, passphrase: Callable[[], bytes]
+) -> Count:
+    """Export an account, mounted or not. Raises CbfsError."""
+    check_account(account)
+    own = asking.once() if asks_for_passphrase(account) else b""
+    with salvaging(account, SYSTEM_RANDOM, unlocking(lambda: own)) as source:
+        return write_export(source, file, passphrase(), SYSTEM_RANDOM)
+
+
+def _restore_export(
+    account: Path, file: Path, passphrase: bytes, asking: Asking, guard: Callable[[], Guard]
+) -> str:
+    """Make an account directory from an export; the account's name. Raises CbfsError."""
+    with opened_store(account, SYSTEM_RANDOM, unlocking(asking.once), create=guard) as store:
+        if load_account(store) is not None:
+            raise CbfsError(
+                f"there is an account in {account} already", "choose another with --account"
+            )
+        restore_export(store, file, passphrase)
+        restored = load_account(store)
+    return restored.name if restored else ""

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from cbfs.commands.removing import remove_tree
+from cbfs.commands.mountpoints import remove_tree
 from cbfs.mount.mount_table import unmount
 from cbfs.network.own_server import installed
 from cbfs.network.tor.private_network import running_network

@@ -1,12 +1,12 @@
 """``cbfs init``: keys, account, prekeys, name. Cut off at any point, the same command goes on
 where it stopped, with the same keys."""
 
-from collections.abc import Awaitable, Callable
+import argparse
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-
-import trio
 
 from cbfs.account.account import (
     SYSTEM_RANDOM,
@@ -20,26 +20,28 @@ from cbfs.account.account import (
     put_account,
     put_own_server,
 )
-from cbfs.account.passphrase import Guard
+from cbfs.account.passphrase import Asking, Guard, unlocking
 from cbfs.account.settings import Configuration
-from cbfs.commands.removing import remove_tree
+from cbfs.commands.account import add_protection, guard, restore, tell_ready
+from cbfs.commands.mountpoints import remove_tree
+from cbfs.commands.online import online, published
+from cbfs.commands.options import absolute, add_account, add_network, network_options, say
 from cbfs.contacts.user_names import typed_name
 from cbfs.context import make_context, make_directory, milliseconds
 from cbfs.names.directory import Directory, NameTaken, check_free
 from cbfs.names.lookups import DirectoryDown
 from cbfs.names.own_name import write_own
-from cbfs.network.access import Network, NetworkOptions, reaching, run
-from cbfs.network.dial import HOME, Dialer, DialError
+from cbfs.network.access import Network, NetworkOptions, run
+from cbfs.network.dial import HOME, Dialer
 from cbfs.network.link import open_link
-from cbfs.network.own_server import OwnServer
 from cbfs.network.pacing import PacedDialer
-from cbfs.problems import Backoff, Problems
+from cbfs.problems import Problems
 from cbfs.receiving.mailbox import sign_up
 from cbfs.receiving.prekeys import top_up
 from cbfs.storage.records import Meta
 from cbfs.storage.root_key import ProtectionKind, Unlock
 from cbfs.storage.store import Store, Table, Writer
-from cbfs_common.errors import CbfsError, TransportError
+from cbfs_common.errors import CbfsError
 from cbfs_common.names.checks import Found, NameExpired
 from cbfs_common.names.policy import parse_policy
 from cbfs_common.names.refusals import OperationRefused
@@ -51,12 +53,22 @@ T = TypeVar("T")
 POLICY_FILE_MAX = 1 << 16
 INVITE_FILE_MAX = 4_096
 
-BOOTSTRAP_TIMEOUT = 300.0
-"""Seconds that Tor has to connect."""
+OWN = "own"
+"""The answer that stands for ``--own-server``."""
 
-
-TRIES = 4
-"""Times that it is gone on through Tor, where a connection that fails is nothing unusual."""
+_ASK_NAME = "Your name, by which others write to you: 3 to 32 of a-z, 0-9, - and _. It stays yours."
+_ASK_SERVER = (
+    "Your server, which keeps messages until you fetch them, and cannot read them: its address,\n"
+    "cbfs://KEY@HOST:PORT, from who runs it; or own, for one that runs here while you are mounted."
+)
+_ASK_SERVER_NO_TOR = (
+    "Your server, which keeps messages until you fetch them, and cannot read them: its address,\n"
+    "cbfs://KEY@HOST:PORT, from who runs it."
+)
+_ASK_POLICY = (
+    "The policy file of your name directory, which says whose signatures make a name valid:\n"
+    "a path, as ~/policy. Who runs the directory hands it out."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +79,84 @@ class Wish:
     name: str
     server: Address | None
     policy: str
+
+
+def add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """``cbfs init``."""
+    parser = commands.add_parser(
+        "init", help="make an account and register its name; asks for what is not given"
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME")
+    add_account(parser)
+    home = parser.add_mutually_exclusive_group()
+    home.add_argument("--server", metavar="URL", help="the home server: cbfs://KEY@HOST:PORT")
+    home.add_argument(
+        "--own-server",
+        action="store_true",
+        help="the home server is one of your own, an onion service that runs while the account is"
+        " mounted",
+    )
+    parser.add_argument(
+        "--names",
+        type=Path,
+        metavar="POLICYFILE",
+        help="the policy file of the name directory",
+    )
+    parser.add_argument(
+        "--invite",
+        type=Path,
+        metavar="FILE",
+        help="the invite that the directory's operator has given, where one is needed",
+    )
+    add_network(parser)
+    parser.add_argument(
+        "--restore", type=Path, metavar="FILE", help="make the account that was exported to FILE"
+    )
+    parser.add_argument(
+        "--export-passphrase-fd",
+        type=int,
+        metavar="N",
+        help="read the passphrase of the export from descriptor N",
+    )
+    add_protection(parser)
+    parser.set_defaults(run=_init, usage=parser.error)
+
+
+def _init(options: argparse.Namespace) -> int:
+    account = options.account.absolute()
+    if options.restore:
+        return restore(options, account)
+    lacking = _missing(options)
+    if lacking and not _can_ask():
+        options.usage(f"missing: {', '.join(lacking)}; on a terminal, cbfs init asks for them")
+    if lacking:
+        _ask_missing(options)
+    name = _made(options, account, asked_name="NAME" in lacking)
+    tell_ready(name, account, options)
+    return 0
+
+
+def _made(options: argparse.Namespace, account: Path, *, asked_name: bool) -> str:
+    """Make the account; ask for another name where that which was asked for is taken."""
+    network = network_options(options)
+    while True:
+        try:
+            return make(
+                options.name,
+                account,
+                options.server,
+                options.names,
+                network,
+                say,
+                absolute(options.invite),
+                unlocking(Asking(options.passphrase_fd).once),
+                lambda: guard(options, options.name),
+            )
+        except NameTaken as error:
+            if not asked_name:
+                raise
+            _complain(error)
+            _ask_name(options)
 
 
 def make(
@@ -172,7 +262,7 @@ async def begin_account(store: Store, wish: Wish, network: Network) -> Account:
     if account is not None:
         return account
     own = network.own_server
-    server = wish.server if own is None else await _published(own)
+    server = wish.server if own is None else await published(own)
     if server is None:
         raise CbfsError("an account needs a server", "name one: --server URL, or --own-server")
     account = make_account(wish.name, server, wish.policy, SYSTEM_RANDOM)
@@ -184,91 +274,6 @@ async def begin_account(store: Store, wish: Wish, network: Network) -> Account:
 
     await store.commit(change)
     return account
-
-
-async def _published(own: OwnServer) -> Address:
-    with trio.move_on_after(BOOTSTRAP_TIMEOUT):
-        return await own.address()
-    raise CbfsError(own.line, "see its log, in the folder server of the account")
-
-
-@dataclass(slots=True)
-class _Progress:
-    """Says how far Tor and one's own server are, each word once."""
-
-    say: Callable[[str], None]
-    network: Network | None = None
-    said: frozenset[str] = frozenset()
-
-    def tell(self) -> None:
-        if self.network is None:
-            return
-        own = self.network.own_server
-        lines = (self.network.lines()[0], *((own.line,) if own else ()))
-        for line in lines:
-            if line not in self.said:
-                self.say(line)
-        self.said = frozenset(lines)
-
-
-async def online(
-    store: Store,
-    place: Path,
-    options: NetworkOptions,
-    say: Callable[[str], None],
-    steps: Callable[[Network], Awaitable[T]],
-    own_server: bool = False,
-) -> T:
-    """Run the store, the way to servers and one's own server where there is one or is to be, and
-    all steps, each as often as it takes: done again, each goes on where it was cut off."""
-    known = load_own_server(store)
-    own = own_server or known is not None
-    async with trio.open_nursery() as committer:
-        await committer.start(store.run)
-        done = await reached(place, options, say, steps, own_server=own, known=known)
-        committer.cancel_scope.cancel()
-    return done
-
-
-async def reached(
-    place: Path,
-    options: NetworkOptions,
-    say: Callable[[str], None],
-    steps: Callable[[Network], Awaitable[T]],
-    *,
-    own_server: bool = False,
-    known: Address | None = None,
-) -> T:
-    """The same without a store."""
-    progress = _Progress(say)
-    async with reaching(
-        options, place, SYSTEM_RANDOM, progress.tell, own_server=own_server, known=known
-    ) as network:
-        progress.network = network
-        if network.tor is not None:
-            with trio.move_on_after(BOOTSTRAP_TIMEOUT) as waiting:
-                await network.tor.wait_up()
-            if waiting.cancelled_caught:
-                report = network.tor.report()
-                raise CbfsError(report.state, report.hint)
-        if network.own_server is not None:
-            await _published(network.own_server)
-        return await _persist(network, say, steps)
-
-
-async def _persist(
-    network: Network, say: Callable[[str], None], steps: Callable[[Network], Awaitable[T]]
-) -> T:
-    backoff = Backoff(SYSTEM_RANDOM)
-    for tries_left in reversed(range(TRIES if network.tor else 1)):
-        try:
-            return await steps(network)
-        except (DialError, TransportError, DirectoryDown) as error:
-            if not tries_left:
-                raise
-            say(f"{error.in_full}; trying again")
-        await trio.sleep(backoff.next())
-    raise RuntimeError("no tries")
 
 
 def _read_invite(path: Path, wish: Wish) -> Token:
@@ -337,3 +342,81 @@ async def _check_free(directory: Directory, account: Account) -> None:
         return
     if isinstance(found, Found) and found.entry.profile != account.profile.encode():
         raise NameTaken
+
+
+# what the command line leaves out
+
+
+def _missing(options: argparse.Namespace) -> list[str]:
+    """What ``cbfs init`` needs and was not told, as its usage names it."""
+    needs = (
+        (options.name, "NAME"),
+        (options.server or options.own_server, "--server URL or --own-server"),
+        (options.names, "--names POLICYFILE"),
+    )
+    return [what for given, what in needs if not given]
+
+
+def _can_ask() -> bool:
+    """Whether there is somebody at a terminal."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _ask_missing(options: argparse.Namespace) -> None:
+    """Put the answers into ``options``. Raises CbfsError when there are no more of them, and
+    nothing has been made then."""
+    print(f"The account will be kept in {options.account}; --account DIR chooses another place.")
+    if not options.name:
+        _ask_name(options)
+    if not (options.server or options.own_server):
+        explained = _ASK_SERVER_NO_TOR if options.no_tor else _ASK_SERVER
+        answer = _ask(explained, "server", lambda text: _server_answer(text, options.no_tor))
+        options.own_server = answer == OWN
+        options.server = None if options.own_server else answer
+    if not options.names:
+        options.names = _ask(_ASK_POLICY, "policy file", _policy_answer)
+
+
+def _ask_name(options: argparse.Namespace) -> None:
+    """Put a name into ``options``, or another one where the first is taken. Raises CbfsError when
+    there are no more answers."""
+    options.name = _ask(_ASK_NAME, "name", typed_name)
+
+
+def _complain(error: CbfsError) -> None:
+    """An answer that cannot be used, in one line."""
+    print(f"cbfs: {error}" + (f": {error.hint}" if error.hint else ""))
+
+
+def _ask(explained: str, what: str, check: Callable[[str], T]) -> T:
+    print(f"\n{explained}")
+    while True:
+        try:
+            text = input(f"{what}: ").strip()
+        except EOFError as error:
+            print()
+            raise CbfsError(f"there is no answer for {what}; nothing was made") from error
+        except UnicodeDecodeError:
+            text = "?"  # not of the terminal's encoding, so nothing that could be meant
+        try:
+            return check(text)
+        except CbfsError as error:
+            _complain(error)
+
+
+def _server_answer(text: str, no_tor: bool) -> str:
+    if text.casefold() == OWN:
+        if no_tor:
+            raise CbfsError("a server of one's own is reached through Tor", "not with --no-tor")
+        return OWN
+    return parse_address(text).url()
+
+
+def _policy_answer(text: str) -> Path:
+    path = Path(text)
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:
+        raise CbfsError(f"there is no user of whom {text} could be the home") from error
+    read_policy(path)
+    return path

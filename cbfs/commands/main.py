@@ -4,24 +4,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.account.passphrase import Asking, unlocking
-from cbfs.commands import demo, init, questions
-from cbfs.commands.account import (
-    add_export,
-    add_passphrase,
-    add_protection,
-    guard,
-    restore,
-    tell_ready,
-)
+from cbfs.commands import demo
+from cbfs.commands.account import add_export, add_passphrase
+from cbfs.commands.init import add_init
+from cbfs.commands.mountpoints import is_in_a_mount, no_mount
 from cbfs.commands.name import add_name, add_verify
-from cbfs.commands.no_mount import is_in_a_mount, no_mount
-from cbfs.commands.onion_key import admission
-from cbfs.commands.options import Parser, absolute, add_account, add_network, network_options, say
+from cbfs.commands.onion_key import add_onion_key
+from cbfs.commands.options import Parser
 from cbfs.commands.process import memory
 from cbfs.commands.process.entry import complain
-from cbfs.names.directory import NameTaken
 from cbfs_common.errors import CbfsError
 
 _EXAMPLES = """examples:
@@ -55,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _init_parser(commands)
+    add_init(commands)
     add_verify(commands)
     add_name(commands)
     add_passphrase(commands)
@@ -65,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
     status.set_defaults(run=_status)
 
-    _onion_key_parser(commands)
+    add_onion_key(commands)
 
     show = commands.add_parser("demo", help="two users on this machine, from nothing to a reply")
     show.add_argument(
@@ -80,102 +71,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     show.set_defaults(run=lambda options: demo.run(options.directory, tor=options.tor))
     return parser
-
-
-def _onion_key_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "onion-key", help="make the key by which a private server admits this account"
-    )
-    parser.add_argument("address", metavar="ADDRESS", help="of the server, NAME.onion")
-    add_account(parser)
-    parser.set_defaults(run=_onion_key)
-
-
-def _onion_key(options: argparse.Namespace) -> int:
-    print(admission(options.account.absolute(), options.address, SYSTEM_RANDOM))
-    print(
-        "cbfs: give this line to the server's operator, for the file of --onion-clients;"
-        " it is in effect from the next mount",
-        file=sys.stderr,
-    )
-    return 0
-
-
-def _init_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "init", help="make an account and register its name; asks for what is not given"
-    )
-    parser.add_argument("name", nargs="?", metavar="NAME")
-    add_account(parser)
-    home = parser.add_mutually_exclusive_group()
-    home.add_argument("--server", metavar="URL", help="the home server: cbfs://KEY@HOST:PORT")
-    home.add_argument(
-        "--own-server",
-        action="store_true",
-        help="the home server is one of your own, an onion service that runs while the account is"
-        " mounted",
-    )
-    parser.add_argument(
-        "--names",
-        type=Path,
-        metavar="POLICYFILE",
-        help="the policy file of the name directory",
-    )
-    parser.add_argument(
-        "--invite",
-        type=Path,
-        metavar="FILE",
-        help="the invite that the directory's operator has given, where one is needed",
-    )
-    add_network(parser)
-    parser.add_argument(
-        "--restore", type=Path, metavar="FILE", help="make the account that was exported to FILE"
-    )
-    parser.add_argument(
-        "--export-passphrase-fd",
-        type=int,
-        metavar="N",
-        help="read the passphrase of the export from descriptor N",
-    )
-    add_protection(parser)
-    parser.set_defaults(run=_init, usage=parser.error)
-
-
-def _init(options: argparse.Namespace) -> int:
-    account = options.account.absolute()
-    if options.restore:
-        return restore(options, account)
-    lacking = questions.missing(options)
-    if lacking and not questions.can_ask():
-        options.usage(f"missing: {', '.join(lacking)}; on a terminal, cbfs init asks for them")
-    if lacking:
-        questions.ask_missing(options)
-    name = _made(options, account, asked_name="NAME" in lacking)
-    tell_ready(name, account, options)
-    return 0
-
-
-def _made(options: argparse.Namespace, account: Path, *, asked_name: bool) -> str:
-    """Make the account; ask for another name where that which was asked for is taken."""
-    network = network_options(options)
-    while True:
-        try:
-            return init.make(
-                options.name,
-                account,
-                options.server,
-                options.names,
-                network,
-                say,
-                absolute(options.invite),
-                unlocking(Asking(options.passphrase_fd).once),
-                lambda: guard(options, options.name),
-            )
-        except NameTaken as error:
-            if not asked_name:
-                raise
-            questions.complain(error)
-            questions.ask_name(options)
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from cbfs.account.account import SYSTEM_RANDOM, asks_for_passphrase, default_acc
 from cbfs.account.passphrase import Asking, unlocking
 from cbfs.account.place import check_account, check_way, new_log
 from cbfs.account.settings import GRACE_MAX
-from cbfs.commands.locking import account_of
+from cbfs.commands.mountpoints import account_of
 from cbfs.commands.process import memory
 from cbfs.commands.process.daemon import daemonised
 from cbfs.commands.process.entry import complain

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cbfs.account.passphrase import Asking, unlocking
 from cbfs.commands.account import add_old_passphrase
+from cbfs.commands.mountpoints import is_in_a_mount, no_mount
 from cbfs.commands.name_owner import Owner
-from cbfs.commands.no_mount import is_in_a_mount, no_mount
 from cbfs.commands.options import absolute, add_account, add_network, network_options, say
 from cbfs.contacts.user_names import typed_name
 from cbfs.messages.file_names import moment

@@ -5,6 +5,10 @@ the directory is told; then one transaction makes them the account. Cut off at a
 command goes on with the same keys. The old mailbox is looked into for some time afterwards.
 """
 
+import base64
+import binascii
+import errno
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,16 +26,14 @@ from cbfs.account.account import (
 )
 from cbfs.account.passphrase import Guard
 from cbfs.account.settings import Configuration
-from cbfs.commands.certificates import read_certificate, read_seed, write_certificate, write_seed
 from cbfs.commands.init import (
     Wish,
     asked_for,
     begin_account,
     check_begun,
-    online,
-    reached,
     read_policy,
 )
+from cbfs.commands.online import online, reached
 from cbfs.contacts.contact import Standing, decode_contact
 from cbfs.context import make_context, make_directory, milliseconds, passing_directory
 from cbfs.messages.file_names import moment
@@ -47,14 +49,19 @@ from cbfs.receiving.mailbox import sign_up
 from cbfs.receiving.prekeys import top_up
 from cbfs.storage.root_key import Unlock
 from cbfs.storage.store import Store, Table, Writer
-from cbfs_common.errors import CbfsError
+from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.names.checks import Absent, Found
 from cbfs_common.names.entry import NO_KEYS, Entry, Keys
+from cbfs_common.names.operations import OPERATION_MAX, OperationKind, decode_operation
 from cbfs_common.primitives import KEY_SIZE, sign_public
 from cbfs_common.profile import Address
+from cbfs_host.files import write_file
 
 Say = Callable[[str], None]
 T = TypeVar("T")
+
+SEED_HEAD = "cbfs recovery key: keep it apart from the account, and secret"
+FREEZE_HEAD = "cbfs certificate: freezes the name, so that nobody with its keys can use them"
 
 
 class Owner:
@@ -320,3 +327,63 @@ def entry_text(entry: Entry, own: Entry | None) -> str:
         "made here": "yes" if own is not None and entry.digest() == own.digest() else "NO",
     }
     return "".join(f"{name + ':':<15} {value}\n" for name, value in lines.items())
+
+
+# files that the owner keeps apart from the account
+
+
+def write_certificate(path: Path, operation: bytes) -> None:
+    """A new file with a signed FREEZE. Raises CbfsError."""
+    write_secret(path, f"{FREEZE_HEAD}\n{base64.b64encode(operation).decode()}\n")
+
+
+def read_certificate(path: Path) -> bytes:
+    """The signed FREEZE in such a file. Raises CbfsError."""
+    try:
+        with path.open(encoding="ascii") as file:
+            head, _, text = file.read(4 * OPERATION_MAX).partition("\n")
+        operation = base64.b64decode(text.strip(), validate=True)
+        if head != FREEZE_HEAD or decode_operation(operation).kind is not OperationKind.FREEZE:
+            raise DecodeError("not a certificate")
+    except (OSError, UnicodeDecodeError, binascii.Error, DecodeError) as error:
+        raise CbfsError(
+            f"{path} is no certificate to freeze a name", "is it the right file?"
+        ) from (error)
+    return operation
+
+
+def write_seed(path: Path) -> bytes:
+    """A new seed (32) in a new file (0600), on the disk on return; the one that is there when the
+    command was cut off. Raises CbfsError."""
+    if path.exists():
+        return read_seed(path)
+    seed = SYSTEM_RANDOM.token(KEY_SIZE)
+    write_secret(path, f"{SEED_HEAD}\n{seed.hex()}\n")
+    return seed
+
+
+def read_seed(path: Path) -> bytes:
+    """The seed in a file that ``write_seed`` made. Raises CbfsError."""
+    try:
+        head, _, text = path.read_text(encoding="ascii").partition("\n")
+        seed = bytes.fromhex(text.strip())
+    except (OSError, ValueError) as error:
+        raise CbfsError(f"cannot read a recovery key from {path}", "is it the right file?") from (
+            error
+        )
+    if head != SEED_HEAD or len(seed) != KEY_SIZE:
+        raise CbfsError(f"{path} holds no recovery key", "is it the right file?")
+    return seed
+
+
+def write_secret(path: Path, text: str) -> None:
+    """A new file that only its owner can read, on the disk on return. Raises CbfsError."""
+    try:
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        write_file(path, text.encode("ascii"))
+    except OSError as error:
+        raise CbfsError(
+            f"cannot write {path}: {(error.strerror or '').lower()}",
+            "name a new file",
+        ) from error

@@ -1,17 +1,41 @@
-"""The client's side of private servers: a key for each, in the folder ``tor/onion_auth`` of the
-account, and the line by which the server's operator admits it.
+"""``cbfs onion-key``, the client's side of private servers: a key for each, in the folder
+``tor/onion_auth`` of the account, and the line by which the server's operator admits it.
 ``cbfs.network.tor.config.client_keys`` reads them. Formats of tor(1), CLIENT AUTHORIZATION.
 """
 
+import argparse
 import base64
+import sys
 from pathlib import Path
 
+from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.account.place import check_account
+from cbfs.commands.options import add_account
 from cbfs.network.tor.config import TorConfigError, client_keys
 from cbfs_common.errors import CbfsError
 from cbfs_common.onion import is_onion_host
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public
 from cbfs_host.files import make_directory, write_file
+
+
+def add_onion_key(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """``cbfs onion-key``."""
+    parser = commands.add_parser(
+        "onion-key", help="make the key by which a private server admits this account"
+    )
+    parser.add_argument("address", metavar="ADDRESS", help="of the server, NAME.onion")
+    add_account(parser)
+    parser.set_defaults(run=_onion_key)
+
+
+def _onion_key(options: argparse.Namespace) -> int:
+    print(admission(options.account.absolute(), options.address, SYSTEM_RANDOM))
+    print(
+        "cbfs: give this line to the server's operator, for the file of --onion-clients;"
+        " it is in effect from the next mount",
+        file=sys.stderr,
+    )
+    return 0
 
 
 def admission(account: Path, host: str, random: Random) -> str:

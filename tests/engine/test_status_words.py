@@ -47,7 +47,7 @@ or it is done by itself."""
 BESIDE = {
     "cbfs.account.passphrase",
     *("cbfs.commands.account", "cbfs.commands.export", "cbfs.commands.main", "cbfs.commands.name"),
-    *("cbfs.commands.options", "cbfs.commands.questions"),
+    *("cbfs.commands.options", "cbfs.commands.init"),
     "cbfs.network.tor.control",
     *("cbfs.storage.root_key", "cbfs.storage.salvage"),
     "cbfs.tree.restore",

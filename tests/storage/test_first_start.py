@@ -17,7 +17,7 @@ import pytest
 
 from cbfs.account.account import SYSTEM_RANDOM, opened_store
 from cbfs.account.passphrase import Guard
-from cbfs.commands import certificates
+from cbfs.commands import name_owner
 from cbfs.commands.export import write_export
 from cbfs.commands.onion_key import admission
 from cbfs.storage.root_key import MAGIC
@@ -174,8 +174,8 @@ def show(place: Path) -> None:
 
 def owned(place: Path) -> None:
     """What ``cbfs name`` makes."""
-    certificates.write_seed(place / "seed")
-    certificates.write_secret(place / "certificate", "text")
+    name_owner.write_seed(place / "seed")
+    name_owner.write_secret(place / "certificate", "text")
 
 
 def exported(place: Path) -> None:
@@ -262,15 +262,15 @@ def interrupted(*_: object) -> None:
 def test_a_recovery_key_that_is_there_is_whole(memory: Path) -> None:
     """Cut off in the middle of its writing, the command can be given again."""
     for place in every_point(seed, memory):
-        assert not (place / "seed").exists() or certificates.read_seed(place / "seed")
-        assert certificates.write_seed(place / "seed")
+        assert not (place / "seed").exists() or name_owner.read_seed(place / "seed")
+        assert name_owner.write_seed(place / "seed")
     with pytest.raises(CbfsError):
-        certificates.write_secret(memory / "kill1" / "seed", "another")
+        name_owner.write_secret(memory / "kill1" / "seed", "another")
 
 
 def seed(place: Path, number: int) -> int:
     kill = Kill(number)
     for name in STEPS:
         setattr(os, name, kill.around(getattr(os, name)))
-    certificates.write_seed(place / "seed")
+    name_owner.write_seed(place / "seed")
     return 0
