@@ -43,8 +43,8 @@ from cbfs.storage.root_key import ProtectionKind, Unlock
 from cbfs.storage.store import Store, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.names.checks import Found, NameExpired
+from cbfs_common.names.operations import OperationRefused
 from cbfs_common.names.policy import parse_policy
-from cbfs_common.names.refusals import OperationRefused
 from cbfs_common.names.registration import Token, parse_token
 from cbfs_common.profile import Address, parse_address
 

@@ -9,9 +9,8 @@ import trio
 from cbfs.network.dial import Dialer, DialError
 from cbfs.network.link import open_link
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError, TransportError
+from cbfs_common.names.operations import OperationRefused, Refusal, verify_receipt
 from cbfs_common.names.policy import Policy
-from cbfs_common.names.receipt import verify_receipt
-from cbfs_common.names.refusals import OperationRefused, Refusal
 from cbfs_common.names.wire import Receipted, RefusedReply, Submit, decode_reply, encode_request
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address

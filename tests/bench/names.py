@@ -17,7 +17,6 @@ from pathlib import Path
 
 from cbfs_common.names.checks import check_bundle
 from cbfs_common.names.entry import decode_entry, decode_round, entry_hash, name_index
-from cbfs_common.names.map import decode_map_proof
 from cbfs_common.names.note import (
     COSIGNER_KEY,
     NoteKey,
@@ -27,6 +26,7 @@ from cbfs_common.names.note import (
 )
 from cbfs_common.names.policy import Group, Policy, parse_policy
 from cbfs_common.names.proofs import Evidence, encode_bundle
+from cbfs_common.names.trees import decode_map_proof
 from cbfs_common.names.wire import LookedUp, Lookup, decode_reply, encode_request
 from cbfs_common.primitives import sign, sign_public, verify
 from cbfs_common.profile import Address, parse_address

@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import median
 
 from cbfs_common.limits import ROUND_COMMITS_MAX
+from cbfs_common.names.operations import Refusal
 from cbfs_common.names.policy import parse_policy
-from cbfs_common.names.refusals import Refusal
 from cbfs_common.names.wire import RefusedReply, Submit, Submitted, decode_reply, encode_request
 from cbfs_common.profile import Address, parse_address
 from cbfs_common.wire.transport import Frame

@@ -22,7 +22,7 @@ from cbfs.storage.store import Store
 from cbfs.tree.texts import own_warning_text
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import NAME_GRACE
-from cbfs_common.names.refusals import OperationRefused, Refusal
+from cbfs_common.names.operations import OperationRefused, Refusal
 from tests.support.stores import open_store
 
 DAY = 86_400

@@ -23,12 +23,12 @@ from cbfs_common.names import config as names_config
 from cbfs_common.names import entry as names_entry
 from cbfs_common.names import equivocation as names_audit
 from cbfs_common.names import feed as names_feed
-from cbfs_common.names import map as names_map
 from cbfs_common.names import note as names_note
 from cbfs_common.names import operations as names_operations
 from cbfs_common.names import policy as names_policy
 from cbfs_common.names import proofs as names_evidence
 from cbfs_common.names import registration as names_registration
+from cbfs_common.names import trees
 from cbfs_common.names import wire as names_wire
 from cbfs_common.primitives import dh_public
 from cbfs_common.session import prekey
@@ -105,7 +105,7 @@ DECODERS: dict[str, Decoder] = {
     ),
     "folder name": _text(texts.read_folder_name),
     "handshake": handshake_of,
-    "map proof": names_map.decode_map_proof,
+    "map proof": trees.decode_map_proof,
     "metadata.toml": metadata_file.read_new,
     "metadata.toml, changed": lambda data: metadata_file.read_changed(data, _TALK, Setting()),
     "name": _text(profile.check_name),

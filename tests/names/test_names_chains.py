@@ -13,10 +13,15 @@ from cbfs_common.limits import (
 from cbfs_common.names.checks import Absent, Fault, Found, check_bundle, new_state
 from cbfs_common.names.entry import Entry, Keys
 from cbfs_common.names.faults import DirectoryLies
-from cbfs_common.names.operations import HistoryLink, Operation, OperationKind, Refusal
+from cbfs_common.names.operations import (
+    HistoryLink,
+    Operation,
+    OperationKind,
+    OperationRefused,
+    Refusal,
+)
 from cbfs_common.names.policy import Policy
 from cbfs_common.names.proofs import decode_bundle, encode_bundle
-from cbfs_common.names.refusals import OperationRefused
 from cbfs_common.names.wire import (
     LookedUp,
     Lookup,

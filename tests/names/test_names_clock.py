@@ -10,8 +10,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbfs_common.names.operations import Operation
-from cbfs_common.names.refusals import Refusal
+from cbfs_common.names.operations import Operation, Refusal
 from cbfs_common.names.wire import RefusedReply, Submit, Submitted, decode_reply, encode_request
 from cbfs_names.limits import RETRY_PAUSE
 from cbfs_names.processes import following

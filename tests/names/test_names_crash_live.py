@@ -14,7 +14,7 @@ import trio
 from cbfs.names.lookups import DirectoryDown
 from cbfs_common.names.checks import Absent, Found
 from cbfs_common.names.note import parse_note
-from cbfs_common.names.refusals import OperationRefused
+from cbfs_common.names.operations import OperationRefused
 from cbfs_names.cli import main
 from tests.names.test_names_crash import watch
 from tests.names.test_names_roles import ALICE, Town

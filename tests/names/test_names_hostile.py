@@ -21,8 +21,8 @@ from cbfs_common.names.checks import (
 )
 from cbfs_common.names.entry import Keys, name_index
 from cbfs_common.names.faults import DirectoryLies
-from cbfs_common.names.map import MapProof, Terminal
 from cbfs_common.names.note import parse_note
+from cbfs_common.names.trees import MapProof, Terminal
 from cbfs_common.names.wire import (
     LookedUp,
     Reply,

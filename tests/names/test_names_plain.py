@@ -16,11 +16,9 @@ from cbfs_common.names.entry import decode_entry, decode_round
 from cbfs_common.names.equivocation import decode_equivocation
 from cbfs_common.names.feed import FeedRound, Position, decode_tile, follow, read_position
 from cbfs_common.names.layout import Fields
-from cbfs_common.names.map import decode_map_proof
 from cbfs_common.names.note import Checkpoint, parse_checkpoint
-from cbfs_common.names.operations import decode_operation
+from cbfs_common.names.operations import decode_operation, sign_receipt, verify_receipt
 from cbfs_common.names.proofs import decode_bundle
-from cbfs_common.names.receipt import sign_receipt, verify_receipt
 from cbfs_common.names.registration import (
     Invite,
     Token,
@@ -28,6 +26,7 @@ from cbfs_common.names.registration import (
     parse_token,
     proven,
 )
+from cbfs_common.names.trees import decode_map_proof
 from cbfs_common.names.wire import (
     decode_reply,
     decode_request,

@@ -11,9 +11,8 @@ from cbfs.names.directory import NameTaken
 from cbfs.names.receipts import OperationHeld
 from cbfs_common.errors import DecodeError
 from cbfs_common.names.config import ConfigFile
-from cbfs_common.names.operations import OperationRefused, Refusal
+from cbfs_common.names.operations import OperationRefused, Refusal, verify_receipt
 from cbfs_common.names.policy import Policy, parse_policy
-from cbfs_common.names.receipt import verify_receipt
 from cbfs_common.names.wire import (
     Receipted,
     RefusedReply,

@@ -23,7 +23,7 @@ from cbfs.network.dial import LoopbackDialer
 from cbfs_common.errors import DecodeError
 from cbfs_common.names.checks import Fault, Found, parse_policy
 from cbfs_common.names.faults import DirectoryLies
-from cbfs_common.names.refusals import OperationRefused, Refusal
+from cbfs_common.names.operations import OperationRefused, Refusal
 from cbfs_common.names.registration import parse_token
 from cbfs_common.primitives import Random, kem_encapsulate
 from cbfs_common.profile import parse_address

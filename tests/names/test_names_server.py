@@ -26,12 +26,12 @@ from cbfs_common.names.entry import Keys
 from cbfs_common.names.operations import (
     Operation,
     OperationKind,
+    OperationRefused,
     Refusal,
     commitment,
     registration_salt,
 )
 from cbfs_common.names.policy import SCHEME, Policy
-from cbfs_common.names.refusals import OperationRefused
 from cbfs_common.names.wire import (
     Lookup,
     RefusedReply,

@@ -7,8 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cbfs_common.errors import DecodeError
-from cbfs_common.names.log import extends, includes, leaf_hash
-from cbfs_common.names.map import EMPTY_MAP, MapProof, Terminal, decode_map_proof
+from cbfs_common.names.trees import (
+    EMPTY_MAP,
+    MapProof,
+    Terminal,
+    decode_map_proof,
+    extends,
+    includes,
+    leaf_hash,
+)
 from cbfs_names.state.map_nodes import Leaf, Tree, prefix
 from cbfs_names.state.round_log import Log
 from tests.support import names_naive as naive

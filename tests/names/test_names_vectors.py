@@ -15,11 +15,10 @@ from cbfs_common.names.entry import (
     name_index,
     operations_hash,
 )
-from cbfs_common.names.log import extends, includes
-from cbfs_common.names.map import decode_map_proof
 from cbfs_common.names.note import cosign, sign_checkpoint
 from cbfs_common.names.operations import decode_operation
 from cbfs_common.names.policy import parse_policy
+from cbfs_common.names.trees import decode_map_proof, extends, includes
 from cbfs_common.names.wire import decode_reply, decode_request, encode_reply, encode_request
 from tests.support.names_naive import NAMESPACE
 from tests.vectors.make_names_vectors import FILES, VECTORS, text_of

@@ -11,8 +11,7 @@ import trio
 
 from cbfs_common.names.config import Config, ConfigFile
 from cbfs_common.names.note import Checkpoint, SignedNote, cosign, parse_note
-from cbfs_common.names.operations import Operation, OperationKind
-from cbfs_common.names.refusals import Refusal
+from cbfs_common.names.operations import Operation, OperationKind, Refusal
 from cbfs_common.names.wire import AskHead, HeadIs, Receipted, RefusedReply, Submit, decode_reply
 from cbfs_names.cli import main
 from cbfs_names.processes.roles import Beside, SequencerRole

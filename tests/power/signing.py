@@ -12,7 +12,7 @@ import trio
 from cbfs.names.lookups import DirectoryDown
 from cbfs_common.names.checks import Found
 from cbfs_common.names.faults import DirectoryLies, Fault
-from cbfs_common.names.refusals import OperationRefused, Refusal
+from cbfs_common.names.operations import OperationRefused, Refusal
 from tests.power.acks import Ack, Acks, Recording, read_acks
 from tests.power.box import call, start
 from tests.power.images import Position

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cbfs_common.limits import ENVELOPE_SIZE, IDS_MAX, PREKEY_RECORD_SIZE, UPLOAD_MAX
+from cbfs_common.names.operations import Refusal
 from cbfs_common.names.policy import SCHEME
-from cbfs_common.names.refusals import Refusal
 from cbfs_common.names.wire import AskHead, HeadIs, RefusedReply, decode_reply, encode_request
 from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address, parse_address

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 from cbfs_common.names.entry import Entry, Keys, Round, Status, name_index
-from cbfs_common.names.map import MapProof, Terminal
 from cbfs_common.names.note import (
     COSIGNER_KEY,
     LOG_KEY,
@@ -19,6 +18,7 @@ from cbfs_common.names.note import (
 )
 from cbfs_common.names.policy import Policy, parse_policy
 from cbfs_common.names.proofs import Evidence
+from cbfs_common.names.trees import MapProof, Terminal
 from cbfs_common.names.wire import LookedUp
 from cbfs_common.primitives import sign_public
 from cbfs_common.profile import Address

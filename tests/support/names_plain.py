@@ -15,9 +15,9 @@ from pathlib import Path
 from nacl.signing import SigningKey
 
 from cbfs_common.names.entry import Entry
-from cbfs_common.names.map import MapProof
 from cbfs_common.names.operations import HistoryLink, Operation
 from cbfs_common.names.proofs import Evidence
+from cbfs_common.names.trees import MapProof
 from tests.support.names_naive import NAMESPACE, NOW, log_root
 
 WORDS = Path(__file__).parents[2] / "cbfs" / "contacts" / "words.txt"

@@ -24,7 +24,6 @@ from cbfs_common.names.entry import (  # noqa: E402
     operations_hash,
 )
 from cbfs_common.names.layout import ZERO  # noqa: E402
-from cbfs_common.names.map import MapProof, Terminal  # noqa: E402
 from cbfs_common.names.note import cosign, sign_checkpoint  # noqa: E402
 from cbfs_common.names.operations import (  # noqa: E402
     NEVER,
@@ -35,6 +34,7 @@ from cbfs_common.names.operations import (  # noqa: E402
     registration_salt,
 )
 from cbfs_common.names.proofs import encode_bundle  # noqa: E402
+from cbfs_common.names.trees import MapProof, Terminal  # noqa: E402
 from cbfs_common.names.wire import (  # noqa: E402
     History,
     LookedUp,

@@ -21,8 +21,6 @@ from cbfs_common.names.entry import (
 from cbfs_common.names.faults import BundleRefused, DirectoryLies, Fault, NameChanged, NameExpired
 from cbfs_common.names.feed import FeedRound, Position, follow, position_after, read_position
 from cbfs_common.names.layout import HASH_SIZE, Fields, labelled
-from cbfs_common.names.log import extends, includes
-from cbfs_common.names.map import decode_map_proof
 from cbfs_common.names.note import (
     Checkpoint,
     parse_checkpoint,
@@ -33,6 +31,7 @@ from cbfs_common.names.note import (
 from cbfs_common.names.operations import HistoryLink, OperationRefused
 from cbfs_common.names.policy import Policy, parse_policy
 from cbfs_common.names.proofs import Evidence, decode_bundle, encode_bundle
+from cbfs_common.names.trees import decode_map_proof, extends, includes
 from cbfs_common.names.wire import HeadIs
 
 __all__ = ["DirectoryLies", "Fault", "NameChanged", "NameExpired", "Policy", "parse_policy"]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from cbfs_common.errors import CryptoError, DecodeError
 from cbfs_common.limits import HEAD_MAX
 from cbfs_common.names.layout import HASH_SIZE, Fields, long, short
-from cbfs_common.names.log import extends
 from cbfs_common.names.note import (
     COSIGNER_KEY,
     LOG_KEY,
@@ -25,6 +24,7 @@ from cbfs_common.names.note import (
     verify_log,
 )
 from cbfs_common.names.proofs import encode_proof, read_proof
+from cbfs_common.names.trees import extends
 
 EVIDENCE_LABEL = b"cbfs1 names equivocation"
 _KEY_TEXT_MAX = 160

@@ -13,7 +13,7 @@ from cbfs_common.errors import DecodeError
 from cbfs_common.limits import FEED_TILE, ROUND_OPERATIONS_MAX
 from cbfs_common.names.entry import CHANGE_SIZE, Round, changes_hash, decode_round
 from cbfs_common.names.layout import Fields, short
-from cbfs_common.names.log import EMPTY_ROOT, PROOF_MAX, node_hash
+from cbfs_common.names.trees import EMPTY_ROOT, PROOF_MAX, node_hash
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,8 @@ from cbfs_common.errors import DecodeError, LimitError
 from cbfs_common.limits import BUNDLE_MAX, HEAD_MAX
 from cbfs_common.names.entry import ENTRY_MAX, ROUND_SIZE_MAX
 from cbfs_common.names.layout import Fields, long, short
-from cbfs_common.names.log import PROOF_MAX
-from cbfs_common.names.map import MAP_PROOF_MAX
 from cbfs_common.names.operations import HistoryLink, read_link
+from cbfs_common.names.trees import MAP_PROOF_MAX, PROOF_MAX
 
 _BUNDLE_VERSION = 1
 LINKS_MAX = 64

@@ -14,8 +14,13 @@ from cbfs_common.errors import CryptoError, DecodeError
 from cbfs_common.limits import NAME_MAX, NAMESPACE_MAX
 from cbfs_common.names.config import Registration, Terms
 from cbfs_common.names.layout import Fields, labelled, short
-from cbfs_common.names.operations import INVITE_MAX, Operation, OperationKind
-from cbfs_common.names.refusals import OperationRefused, Refusal
+from cbfs_common.names.operations import (
+    INVITE_MAX,
+    Operation,
+    OperationKind,
+    OperationRefused,
+    Refusal,
+)
 from cbfs_common.primitives import KEY_SIZE, SIGNATURE_SIZE, sign, sign_public, verify
 from cbfs_common.profile import check_name
 

@@ -11,7 +11,7 @@ from cbfs_common.errors import DecodeError
 from cbfs_common.limits import FEED_PART, HEAD_MAX, NAMES_CONFIG_MAX
 from cbfs_common.names.entry import ROUND_SIZE_MAX
 from cbfs_common.names.layout import Fields
-from cbfs_common.names.operations import SUBMIT_MAX, HistoryLink
+from cbfs_common.names.operations import SUBMIT_MAX, HistoryLink, Refusal
 from cbfs_common.names.proofs import (
     Evidence,
     encode_links,
@@ -20,7 +20,6 @@ from cbfs_common.names.proofs import (
     read_links,
     read_proof,
 )
-from cbfs_common.names.refusals import Refusal
 from cbfs_common.primitives import SIGNATURE_SIZE
 from cbfs_common.profile import check_name
 
@@ -137,7 +136,7 @@ class TermsAre:
 @dataclass(frozen=True, slots=True)
 class Receipted:
     """A verifier has the operation since ``time`` (seconds), and from a minute later on signs no
-    round without it while it is valid. ``signature`` (64): names_receipt."""
+    round without it while it is valid. ``signature`` (64): see ``sign_receipt``."""
 
     time: int
     signature: bytes

@@ -11,8 +11,13 @@ import trio
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.names.config import Config, ConfigFile, parse_config
 from cbfs_common.names.note import parse_checkpoint, parse_note
-from cbfs_common.names.operations import SUBMIT_MAX, Operation, OperationKind, decode_operation
-from cbfs_common.names.refusals import OperationRefused
+from cbfs_common.names.operations import (
+    SUBMIT_MAX,
+    Operation,
+    OperationKind,
+    OperationRefused,
+    decode_operation,
+)
 from cbfs_common.names.wire import (
     AskHead,
     HeadIs,

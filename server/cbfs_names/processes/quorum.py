@@ -18,8 +18,7 @@ from cbfs_common.names.note import (
     parse_note,
     verify_cosignature,
 )
-from cbfs_common.names.receipt import verify_receipt
-from cbfs_common.names.refusals import Refusal
+from cbfs_common.names.operations import Refusal, verify_receipt
 from cbfs_names.limits import AWAIT_PATIENCE, AWAITING_MAX, CALL_TIMEOUT, PRESENCE, RETRY_PAUSE
 from cbfs_names.rounds.equivocation import compare, doubled, keep
 from cbfs_names.rounds.published import offered, page_of

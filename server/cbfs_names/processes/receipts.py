@@ -7,9 +7,7 @@ from collections.abc import Callable
 import trio
 
 from cbfs_common.errors import CbfsError, DecodeError, TransportError
-from cbfs_common.names.operations import decode_operation
-from cbfs_common.names.receipt import sign_receipt
-from cbfs_common.names.refusals import OperationRefused, Refusal
+from cbfs_common.names.operations import OperationRefused, Refusal, decode_operation, sign_receipt
 from cbfs_common.names.wire import Receipted, RefusedReply, encode_reply
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address

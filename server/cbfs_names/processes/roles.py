@@ -11,7 +11,7 @@ import trio
 
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.names.config import Config, ConfigFile, config_of
-from cbfs_common.names.refusals import Refusal
+from cbfs_common.names.operations import Refusal
 from cbfs_common.names.wire import RefusedReply, Submit, decode_request, encode_reply
 from cbfs_common.primitives import Random, sign_public
 from cbfs_common.profile import Address

@@ -9,8 +9,7 @@ import trio
 
 from cbfs_common.names.config import Terms
 from cbfs_common.names.note import SignatureLine
-from cbfs_common.names.operations import Operation, OperationKind
-from cbfs_common.names.refusals import Refusal
+from cbfs_common.names.operations import Operation, OperationKind, Refusal
 from cbfs_names.rounds.sequencer import Sequencer, due
 from cbfs_names.rounds.verifier import Verifier
 from cbfs_names.state.block import BlockRefused

@@ -3,8 +3,8 @@
 from cbfs_common.errors import TransportError
 from cbfs_common.names.config import Config, config_of
 from cbfs_common.names.equivocation import signed_by
-from cbfs_common.names.log import includes
 from cbfs_common.names.note import SignedNote, parse_checkpoint, parse_note
+from cbfs_common.names.trees import includes
 from cbfs_names.limits import BLOCK_PAGES_MAX
 from cbfs_names.state.block import Block, decode_block
 from cbfs_names.state.replay import config_now

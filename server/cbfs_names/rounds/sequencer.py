@@ -12,8 +12,13 @@ from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.limits import ROUND_OPERATIONS_MAX, ROUND_TIME_OFF_MAX
 from cbfs_common.names.config import Config
 from cbfs_common.names.note import Checkpoint, SignatureLine, SignedNote, sign_checkpoint
-from cbfs_common.names.operations import OperationKind, decode_operation, kind_of
-from cbfs_common.names.refusals import OperationRefused, Refusal
+from cbfs_common.names.operations import (
+    OperationKind,
+    OperationRefused,
+    Refusal,
+    decode_operation,
+    kind_of,
+)
 from cbfs_common.primitives import sign
 from cbfs_names.logs import tell_fault
 from cbfs_names.rounds.verifier import Checked, check_block, checkpoint_at, take_over

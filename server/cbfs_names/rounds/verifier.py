@@ -15,9 +15,7 @@ from cbfs_common.limits import RECEIPT_PATIENCE, ROUND_OPERATIONS_MAX, ROUND_TIM
 from cbfs_common.names.config import Config, config_of
 from cbfs_common.names.equivocation import decode_equivocation
 from cbfs_common.names.note import Checkpoint, SignatureLine, cosign
-from cbfs_common.names.operations import OperationRefused
-from cbfs_common.names.receipt import sign_receipt
-from cbfs_common.names.refusals import Refusal
+from cbfs_common.names.operations import OperationRefused, Refusal, sign_receipt
 from cbfs_common.primitives import sign_public, verify
 from cbfs_names.limits import RECEIPTS_MAX
 from cbfs_names.state.block import Block, BlockRefused, NotNow, Reason, SignedRefusal, proposal_text

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cbfs_common.names.note import SignedNote
-from cbfs_common.names.refusals import Refusal
+from cbfs_common.names.operations import Refusal
 from cbfs_host.lmdb_environment import StoreError
 from cbfs_names.state.round_log import Log
 from cbfs_names.state.store import Snapshot

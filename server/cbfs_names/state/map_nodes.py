@@ -10,7 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cbfs_common.names.layout import HASH_SIZE, ZERO
-from cbfs_common.names.map import DEPTH_MAX, EMPTY_MAP, MapProof, Terminal, bit, map_leaf, map_node
+from cbfs_common.names.trees import (
+    DEPTH_MAX,
+    EMPTY_MAP,
+    MapProof,
+    Terminal,
+    bit,
+    map_leaf,
+    map_node,
+)
 from cbfs_host.lmdb_environment import StoreError
 from cbfs_names.state.tables import DAMAGED
 

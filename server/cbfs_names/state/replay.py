@@ -22,7 +22,6 @@ from cbfs_common.names.entry import (
     name_index,
     operations_hash,
 )
-from cbfs_common.names.map import EMPTY_MAP
 from cbfs_common.names.operations import (
     HistoryLink,
     Operation,
@@ -37,6 +36,7 @@ from cbfs_common.names.operations import (
     decode_operation,
 )
 from cbfs_common.names.registration import Invite, check_commit, check_granted
+from cbfs_common.names.trees import EMPTY_MAP
 from cbfs_names.state.map_nodes import Leaf, Tree
 
 

@@ -6,7 +6,7 @@ Hash (level, index) is that of the complete subtree over leaves index * 2^level 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cbfs_common.names.log import EMPTY_ROOT, node_hash
+from cbfs_common.names.trees import EMPTY_ROOT, node_hash
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,9 @@ import logging
 from cbfs_common.limits import FEED_PART, FEED_TILE
 from cbfs_common.names.entry import CHANGE_SIZE, decode_entry, decode_round, name_index
 from cbfs_common.names.feed import FeedRound
-from cbfs_common.names.log import PROOF_MAX
-from cbfs_common.names.map import Terminal
-from cbfs_common.names.operations import HistoryLink, decode_operation
+from cbfs_common.names.operations import HistoryLink, Refusal, decode_operation
 from cbfs_common.names.proofs import Evidence, encode_links, newest_links
-from cbfs_common.names.refusals import Refusal
+from cbfs_common.names.trees import PROOF_MAX, Terminal
 from cbfs_common.names.wire import (
     NAMES_REPLY_MAX,
     AskChanges,

@@ -9,8 +9,7 @@ import trio
 
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.limits import COSIGN_INTERVAL
-from cbfs_common.names.operations import decode_operation
-from cbfs_common.names.refusals import Refusal
+from cbfs_common.names.operations import Refusal, decode_operation
 from cbfs_common.names.wire import (
     RefusedReply,
     Request,
