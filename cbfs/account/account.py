@@ -6,7 +6,6 @@ lock       held while a program uses the account
 store/     LMDB, every value sealed (``cbfs.storage.store``)
 """
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -34,7 +33,7 @@ from cbfs_common.primitives import KEY_SIZE, Random, dh_public, kem_encapsulate,
 from cbfs_common.profile import Address, Profile, parse_address
 from cbfs_common.session.session import Party
 from cbfs_host.complaints import hint_of
-from cbfs_host.files import make_directory
+from cbfs_host.files import make_directory, take_lock
 
 SYSTEM_RANDOM = Random(os.urandom, kem_encapsulate)
 """The real randomness; everything below the entry points is given it."""
@@ -313,23 +312,20 @@ def _make_directory(directory: Path) -> None:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        lock = os.open(directory / "lock", flags, 0o600)
+        lock, ours = take_lock(directory)
     except OSError as error:
         raise CbfsError(
             f"cannot use {directory}: {error.strerror}", "is it yours, and writable?"
         ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    if not ours:
         user = _user(lock)
         os.close(lock)
         raise CbfsError(
             f"the account {directory} is in use" + (f" by process {user}" if user else ""),
             "unmount it: fusermount3 -u MOUNTPOINT; if that was done, a program or another mount"
             " namespace still has it" + (f"; kill {user} ends that" if user else ""),
-        ) from error
+        )
     try:
         with suppress(OSError):  # the disk may be full: then nobody is told
             os.ftruncate(lock, 0)

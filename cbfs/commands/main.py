@@ -12,8 +12,9 @@ from cbfs.commands.name import add_name, add_verify
 from cbfs.commands.onion_key import add_onion_key
 from cbfs.commands.options import Parser
 from cbfs.commands.process import memory
-from cbfs.commands.process.entry import complain
+from cbfs.commands.process.entry import PROGRAM
 from cbfs_common.errors import CbfsError
+from cbfs_host.complaints import complain
 
 _EXAMPLES = """examples:
   cbfs init
@@ -34,7 +35,7 @@ def main() -> int:
         options = _parser().parse_args()
         return int(options.run(options))
     except CbfsError as error:
-        complain(str(error), error.hint)
+        complain(PROGRAM, str(error), error.hint)
         return 1
 
 

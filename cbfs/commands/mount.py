@@ -24,7 +24,7 @@ from cbfs.account.settings import GRACE_MAX
 from cbfs.commands.mountpoints import account_of
 from cbfs.commands.process import memory
 from cbfs.commands.process.daemon import daemonised
-from cbfs.commands.process.entry import complain
+from cbfs.commands.process.entry import PROGRAM
 from cbfs.commands.process.logs import Log, log_into
 from cbfs.engine.running import running
 from cbfs.mount import single_process
@@ -49,6 +49,7 @@ from cbfs.tree.texts import README, profile_text
 from cbfs.tree.times import settle_times, shown
 from cbfs.tree.tree import Tree
 from cbfs_common.errors import CbfsError
+from cbfs_host.complaints import complain
 
 _log = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ def main() -> int:
             return _in_the_foreground(options)
         return daemonised(lambda ready, log: _serve(options, ready, log))
     except CbfsError as error:
-        complain(str(error), error.hint)
+        complain(PROGRAM, str(error), error.hint)
         return FAILED_FOR_MOUNT if by_mount else FAILED
 
 

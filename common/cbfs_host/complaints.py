@@ -5,6 +5,41 @@ Imports little, as it is needed before all else is there. An error of the disk i
 alone: LMDB's own classes belong to the stores.
 """
 
+import os
+from typing import Final
+
+from cbfs_common.errors import CbfsError
+
+STDERR: Final = 2
+
+CHECK_DATA: Final = "check the disk and the data directory"
+"""The hint of a server for errors of the system that it knows nothing better about."""
+
+
+class HostError(CbfsError):
+    """What was asked for cannot be done on this machine, or not by this user."""
+
+
+def complain(program: str, text: str, hint: str = "") -> None:
+    """Say what is wrong in one line, and what to do about it in another."""
+    more = f"{program}: hint: {printable(hint)}\n" if hint else ""
+    say(f"{program}: error: {printable(text)}\n{more}")
+
+
+def printable(text: str) -> str:
+    """``text`` in one line, and nothing that a terminal would obey."""
+    return "".join(
+        c if c.isprintable() or "\udc80" <= c <= "\udcff" else ascii(c)[1:-1] for c in text
+    )
+
+
+def say(text: str) -> None:
+    """Put ``text`` on standard error, past all buffers."""
+    try:
+        os.write(STDERR, text.encode("utf-8", "backslashreplace"))
+    except OSError:
+        return  # nobody is there to be told
+
 
 def reason_of(error: Exception) -> str:
     """What went wrong, without the path that LMDB puts in front."""

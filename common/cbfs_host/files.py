@@ -1,15 +1,26 @@
-"""Files and directories that a power loss leaves whole or not there at all.
+"""Files and directories that a power loss leaves whole or not there at all, and directories that
+one process uses at a time.
 
 A file's bytes are on the disk after fsync of the file; that it is there under its name, after fsync
-of its directory; and a directory, after fsync of the one above it. All functions raise OSError.
+of its directory; and a directory, after fsync of the one above it. Functions raise OSError where
+they say nothing else.
 """
 
+import errno
+import fcntl
 import os
+import pwd
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
+
+from cbfs_host.complaints import HostError
+
+HOPS_MAX: Final = 40
+"""Symbolic links on the way to a directory."""
 
 
 def sync_directory(path: Path) -> None:
@@ -78,3 +89,120 @@ def built(path: Path) -> Iterator[Path]:
     sync_directory(fresh)
     fresh.rename(path)
     sync_directory(path.parent)
+
+
+# Directories that one process uses at a time
+
+
+def take_lock(directory: Path) -> tuple[int, bool]:
+    """(descriptor of the directory's lock file, whether the lock is ours): as long as the
+    descriptor is open, nobody else's is."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    lock = os.open(directory / "lock", flags, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return lock, False
+    return lock, True
+
+
+@contextmanager
+def opened_data(path: Path, program: str) -> Iterator[Path]:
+    """The data directory of a server ``program``, made (0700) if need be, and locked for the block.
+    Gives where it really is. It belongs to this user, nobody else may write to it, and nobody else
+    has put a link on the way there. Raises HostError."""
+    try:
+        place = trusted_path(path)
+        make_directory(place)
+        _check_own(place)
+        lock, ours = take_lock(place)
+    except OSError as error:
+        raise HostError(
+            f"{path} cannot be used: {error.strerror}",
+            "give a directory that this user may write, with --data",
+        ) from error
+    try:
+        if not ours:
+            raise HostError(
+                f"another {program} uses {path}", "stop it first, or give another --data"
+            )
+        yield place
+    finally:
+        os.close(lock)
+
+
+def _check_own(place: Path) -> None:
+    """Raises HostError, OSError."""
+    held = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        found = os.fstat(held)
+        if found.st_uid != os.geteuid():
+            raise HostError(
+                f"{place} belongs to {_name(found.st_uid)}",
+                "run this program as its owner, or give another --data",
+            )
+        if found.st_mode & 0o022:
+            if any(place.iterdir()):
+                raise HostError(
+                    f"others may write to {place}",
+                    f"look at what is in it; then: chmod 700 {place}",
+                )
+            os.fchmod(held, 0o700)
+    finally:
+        os.close(held)
+
+
+def trusted_path(path: Path) -> Path:
+    """``path`` without symbolic links, none of which is somebody else's; and root goes through no
+    directory of somebody else, who could put one there at any time. Raises HostError, OSError."""
+    at, pending, links = Path("/"), list(reversed(Path.cwd().joinpath(path).parts[1:])), 0
+    while pending:
+        part = pending.pop()
+        if part == "..":
+            at = at.parent
+            continue
+        step = at / part
+        try:
+            found = step.lstat()
+        except FileNotFoundError:
+            return step.joinpath(*reversed(pending))
+        linked = stat.S_ISLNK(found.st_mode)
+        if not _trusted(found.st_uid) and (linked or (pending and os.geteuid() == 0)):
+            what = "a symbolic link" if linked else "a directory"
+            raise HostError(
+                f"the way to {path} goes through {what} of {_name(found.st_uid)}: {step}",
+                "run this program as its owner, or give another --data",
+            )
+        if not linked:
+            at = step
+            continue
+        links += 1
+        if links > HOPS_MAX:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target = step.readlink()
+        at = Path("/") if target.is_absolute() else at
+        pending += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+    return at
+
+
+def _trusted(owner: int) -> bool:
+    """This user or root. Within a user namespace, root outside of it has the number of nobody."""
+    return owner in (0, os.geteuid()) or (_in_namespace() and owner == _overflow())
+
+
+def _in_namespace() -> bool:
+    try:
+        return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
+    except OSError:
+        return False
+
+
+def _overflow() -> int:
+    return int(Path("/proc/sys/kernel/overflowuid").read_text())
+
+
+def _name(owner: int) -> str:
+    try:
+        return pwd.getpwuid(owner).pw_name
+    except KeyError:
+        return f"user {owner}"

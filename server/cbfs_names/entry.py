@@ -1,1 +1,8 @@
-../cbfs_server/entry.py
+"""Where the program cbfs-names begins."""
+
+from cbfs_host.entry import begin
+
+
+def main() -> int:
+    """Run the program; its exit status."""
+    return begin("cbfs-names", "cbfs_names.commands.main")

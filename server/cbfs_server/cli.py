@@ -5,31 +5,30 @@ import contextlib
 import logging
 import os
 import resource
-import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import trio
 
-from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.onion import PORT
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public, kem_encapsulate
 from cbfs_common.profile import Address
-from cbfs_host.files import make_directory, write_file
-from cbfs_server import host
-from cbfs_server.host import Place
+from cbfs_host.complaints import CHECK_DATA, HostError, hint_of
+from cbfs_host.files import opened_data, trusted_path, write_file
+from cbfs_host.listening import Place, listen, listen_locally, place_option
+from cbfs_host.logs import Handler, add_log, keep_going, log_to
+from cbfs_host.onion import Onion, add_options, chosen, published
+from cbfs_host.program import start, until_asked
 from cbfs_server.house import House
 from cbfs_server.limits import (
     ACCOUNTS_MAX,
     MAILBOX_MAX,
     READ_SIZE,
 )
-from cbfs_server.logs import Handler, add_log, keep_going, log_to
-from cbfs_server.onion import Onion, add_options, chosen, published
 from cbfs_server.push import Pusher
 from cbfs_server.sockets import Server
 from cbfs_server.store import Store
@@ -52,10 +51,6 @@ STDIN = 0
 _log = logging.getLogger("cbfs_server")
 
 
-class UsageError(CbfsError):
-    """What the operator asked for cannot be done."""
-
-
 @dataclass(frozen=True, slots=True)
 class Options:
     """The command line."""
@@ -70,11 +65,7 @@ class Options:
     verbose: bool
 
 
-def _host_port(text: str) -> Place:
-    try:
-        return host.parse_place(text, PORT_DEFAULT)
-    except DecodeError as error:
-        raise argparse.ArgumentTypeError(f"{error}: {error.hint}") from error
+_place = partial(place_option, port=PORT_DEFAULT)
 
 
 def _positive(text: str) -> int:
@@ -95,14 +86,14 @@ def parse_options(arguments: list[str] | None) -> Options:
     parser.add_argument(
         "--listen",
         metavar="HOST:PORT",
-        type=_host_port,
-        default=_host_port(DEFAULT_LISTEN),
+        type=_place,
+        default=_place(DEFAULT_LISTEN),
         help=f"where to accept connections, port 0 for any (default: {DEFAULT_LISTEN})",
     )
     parser.add_argument(
         "--public",
         metavar="HOST:PORT",
-        type=_host_port,
+        type=_place,
         help="how clients reach it, when that is not what it listens on (say, an .onion)",
     )
     parser.add_argument(
@@ -128,22 +119,17 @@ def parse_options(arguments: list[str] | None) -> Options:
     )
 
 
-def data_directory(path: Path) -> contextlib.AbstractContextManager[Path]:
-    """The data directory, made if need be and locked. Raises HostError."""
-    return host.opened_data(path, "cbfs-server", make_directory)
-
-
 def load_key(path: Path, random: Random) -> bytes:
     """The server's secret key (32 bytes, file 0600), made when there is none. A crash leaves the
-    whole key or none; the store is made after it. Raises UsageError."""
+    whole key or none; the store is made after it. Raises HostError."""
     try:
         with contextlib.suppress(FileNotFoundError):
             key = path.read_bytes()
             if len(key) != KEY_SIZE:
-                raise UsageError(f"{path} is not a key file", "restore it from a backup")
+                raise HostError(f"{path} is not a key file", "restore it from a backup")
             return key
         if (path.parent / "store").exists():
-            raise UsageError(
+            raise HostError(
                 f"{path} is missing, which is the server's address",
                 "put it back from a backup: the store beside it belongs to it;"
                 " a new server begins in an empty --data",
@@ -152,44 +138,23 @@ def load_key(path: Path, random: Random) -> bytes:
         write_file(path, key)
         return key
     except OSError as error:
-        raise UsageError(
-            f"{path} cannot be read or written: {error.strerror}", host.hint_of(error)
+        raise HostError(
+            f"{path} cannot be read or written: {error.strerror}", hint_of(error, CHECK_DATA)
         ) from error
-
-
-@contextmanager
-def listen_locally(path: Path) -> Iterator[socket.socket]:
-    """Listen at a unix socket, which is gone afterwards. Raises UsageError."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        try:
-            path.unlink(missing_ok=True)  # of one that was killed: the data directory is locked
-            listener.bind(str(path))
-            listener.listen(host.BACKLOG)
-        except OSError as error:
-            raise UsageError(
-                f"cannot listen at {path}: {error.strerror or error}", "give another --own"
-            ) from error
-        listener.setblocking(False)
-        try:
-            yield listener
-        finally:
-            path.unlink(missing_ok=True)
 
 
 @asynccontextmanager
 async def _reached(
     options: Options, onion: Onion | None, port: int
 ) -> AsyncIterator[tuple[str, int]]:
-    """Where clients find the server that listens on ``port``. Raises UsageError, OnionError."""
+    """Where clients find the server that listens on ``port``. Raises HostError, OnionError."""
     if onion is not None:
         async with published(onion, port) as name:
             yield name, PORT
         return
     place = options.public or Place(options.listen.host, port)
     if place.everywhere:
-        raise UsageError(
-            f"clients cannot reach {place.host}", "say how they do: --public HOST:PORT"
-        )
+        raise HostError(f"clients cannot reach {place.host}", "say how they do: --public HOST:PORT")
     yield place.host, place.port
 
 
@@ -200,7 +165,7 @@ async def serve(
     store = Store(data / "store")
     try:
         with contextlib.ExitStack() as stack:
-            public = stack.enter_context(host.listen(options.listen))
+            public = stack.enter_context(listen(options.listen))
             listeners = [(public, ACCOUNTS_MAX)]
             if options.own is not None:  # only the owner may make accounts
                 owners = stack.enter_context(listen_locally(options.own))
@@ -208,7 +173,7 @@ async def serve(
             async with trio.open_nursery() as committer:
                 committer.start_soon(store.run)
                 async with trio.open_nursery() as nursery:
-                    await nursery.start(host.until_asked, nursery.cancel_scope, log.reopen)
+                    await nursery.start(until_asked, nursery.cancel_scope, log.reopen)
                     if options.own is not None:
                         nursery.start_soon(_end_of_input, nursery.cancel_scope)
                     pusher = Pusher(store)
@@ -235,7 +200,7 @@ async def _end_of_input(scope: trio.CancelScope) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point: 0 after a signal, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C before
     it serves."""
-    return host.start(PROGRAM, partial(_main, arguments))
+    return start(PROGRAM, partial(_main, arguments))
 
 
 def _main(arguments: list[str] | None) -> None:
@@ -244,8 +209,8 @@ def _main(arguments: list[str] | None) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
     os.umask(0o077)
     random = Random(os.urandom, kem_encapsulate)
-    file = None if options.log is None else host.way(options.log)
-    with data_directory(options.data) as data, Handler(file) as log:
+    file = None if options.log is None else trusted_path(options.log)
+    with opened_data(options.data, "cbfs-server") as data, Handler(file) as log:
         level = logging.INFO if options.verbose else logging.WARNING
         log_to(log, level, "%(levelname)s %(name)s: %(message)s")
         secret = load_key(data / "key", random)

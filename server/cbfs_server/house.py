@@ -9,8 +9,8 @@ from pathlib import Path
 
 import trio
 
+from cbfs_host.calendar import DAY, Calendar
 from cbfs_host.lmdb_environment import StoreError
-from cbfs_server.calendar import DAY, Calendar
 from cbfs_server.limits import (
     EXPIRY_PERIOD,
     FREE_MIN,

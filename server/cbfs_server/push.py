@@ -12,7 +12,7 @@ from cbfs_common.limits import PUSH_WINDOW
 from cbfs_common.wire.requests import Arrived, encode
 from cbfs_common.wire.transport import PUSH
 from cbfs_host.lmdb_environment import StoreError
-from cbfs_server.logs import tell_fault
+from cbfs_host.logs import tell_fault
 from cbfs_server.store import Store
 
 _log = logging.getLogger(__name__)

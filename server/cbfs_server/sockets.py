@@ -21,6 +21,7 @@ from cbfs_common.limits import PADDING_MEAN
 from cbfs_common.primitives import Random
 from cbfs_common.random_times import below, exponential
 from cbfs_common.wire.transport import PUSH, Established, Event, ServerConnection
+from cbfs_host.logs import keep_going, tell_fault
 from cbfs_server.limits import (
     CONNECTIONS_MAX,
     HANDSHAKE_TIMEOUT,
@@ -33,7 +34,6 @@ from cbfs_server.limits import (
     TICK,
     TURNS_MAX,
 )
-from cbfs_server.logs import keep_going, tell_fault
 from cbfs_server.push import Pusher
 from cbfs_server.service import Service
 

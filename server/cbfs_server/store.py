@@ -35,6 +35,7 @@ import trio
 
 from cbfs_common.errors import DecodeError
 from cbfs_common.session.prekey import PREKEY_ID_SIZE, PrekeyKind
+from cbfs_host.calendar import Mark, decode_mark
 from cbfs_host.complaints import hint_of, reason_of
 from cbfs_host.lmdb_environment import (
     StoreError,
@@ -44,9 +45,8 @@ from cbfs_host.lmdb_environment import (
     with_check,
     without_check,
 )
-from cbfs_server.calendar import Mark, decode_mark
+from cbfs_host.logs import tell_fault
 from cbfs_server.limits import GROUP_MAX
-from cbfs_server.logs import tell_fault
 
 T = TypeVar("T")
 

@@ -29,8 +29,9 @@ from cbfs_common.names.entry import Keys
 from cbfs_common.names.layout import ZERO
 from cbfs_common.names.operations import Operation, OperationKind, commitment, registration_salt
 from cbfs_common.primitives import Random, kem_encapsulate, sign_public
+from cbfs_host.files import opened_data
 from cbfs_names.processes.single import Embedded
-from cbfs_names.state.keys import VERIFIER, load_keys, opened_data
+from cbfs_names.state.keys import VERIFIER, load_keys
 from cbfs_names.state.store import Store
 
 BATCH = ROUND_COMMITS_MAX
@@ -87,7 +88,7 @@ def batch(namespace: str, first: int, last: int) -> list[tuple[bytes, bytes]]:
 @contextmanager
 def directory(place: Path) -> Iterator[tuple[Store, Embedded, str]]:
     """The store of a data directory, made if need be, its core, and its namespace."""
-    with opened_data(place):
+    with opened_data(place, "cbfs-names"):
         keys = load_keys(place, Random(os.urandom, kem_encapsulate))
         config = keys.config(Terms())
         store = Store(place / "store", config.encode())

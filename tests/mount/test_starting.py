@@ -11,12 +11,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-import cbfs.commands.process.entry
-import cbfs_server.entry
 from tests.support.starting import Ended, Place, events, interrupted, no_mount_left
 from tests.support.world import ENVIRONMENT, WAIT, program, run, wait_for, world
 
@@ -284,19 +281,17 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("entry", [cbfs.commands.process.entry, cbfs_server.entry])
-def test_ctrl_c_in_a_module_that_makes_something_else_of_it(
-    entry: ModuleType, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("begin", ["cbfs.commands.process.entry._begin", "cbfs_host.entry.begin"])
+def test_ctrl_c_in_a_module_that_makes_something_else_of_it(begin: str, tmp_path: Path) -> None:
     """As compiled ones do when an exception comes while they are read in."""
     package = tmp_path / "stub"
     package.mkdir()
     (package / "cli.py").write_text(STUBBORN)
-    shutil.copy(str(entry.__file__), package / "entry.py")
-    start = "main()" if hasattr(entry, "main") else "_begin('stub.cli')"
+    module, _, function = begin.rpartition(".")
+    arguments = "'stub.cli'" if function == "_begin" else "'stub', 'stub.cli'"
     words = [
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)",
-        f"from stub import entry; raise SystemExit(entry.{start})",
+        f"import {module}; raise SystemExit({begin}({arguments}))",
     ]
     done = subprocess.run(
         [sys.executable, "-c", "; ".join(words)],

@@ -15,7 +15,7 @@ from cbfs.names.lookups import DirectoryDown
 from cbfs_common.names.checks import Absent, Found
 from cbfs_common.names.note import parse_note
 from cbfs_common.names.operations import OperationRefused
-from cbfs_names.cli import main
+from cbfs_names.commands.main import main
 from tests.names.test_names_crash import watch
 from tests.names.test_names_roles import ALICE, Town
 from tests.support.children import exit_code
@@ -31,7 +31,7 @@ RECORDING = f"""
 import sys
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
-from cbfs_names.cli import main
+from cbfs_names.commands.main import main
 from tests.support.killing import Kill, Record
 from tests.names.test_names_crash import watch
 watch(Record(Path(sys.argv.pop(1))), Kill(0))

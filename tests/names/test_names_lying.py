@@ -20,7 +20,7 @@ from cbfs_common.names.wire import (
     Submit,
     decode_reply,
 )
-from cbfs_names.cli import main
+from cbfs_names.commands.main import main
 from cbfs_names.processes import gossip as peers
 from cbfs_names.rounds.verifier import Diverged
 from cbfs_names.state.block import Block, Reason

@@ -32,7 +32,7 @@ from cbfs_names.wire.peer_messages import AskStatus, Status, decode, encode
 from tests.support.names_server import Kept
 
 RANDOM = Random(os.urandom, kem_encapsulate)
-PROGRAM = [sys.executable, "-c", "from cbfs_names.cli import main; raise SystemExit(main())"]
+PROGRAM = [sys.executable, "-m", "cbfs_names.commands.main"]
 ALICE, BOB = b"a" * 32, b"b" * 32
 PATIENCE = 120
 README = Path(__file__).parents[2] / "README.rst"

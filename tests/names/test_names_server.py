@@ -67,7 +67,7 @@ class Running:
 
 
 def spawn(*arguments: str) -> "subprocess.Popen[str]":
-    program = [sys.executable, "-c", "from cbfs_names.cli import main; raise SystemExit(main())"]
+    program = [sys.executable, "-m", "cbfs_names.commands.main"]
     return subprocess.Popen(
         [*program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -13,7 +13,7 @@ from cbfs_common.names.config import Config, ConfigFile
 from cbfs_common.names.note import Checkpoint, SignedNote, cosign, parse_note
 from cbfs_common.names.operations import Operation, OperationKind, Refusal
 from cbfs_common.names.wire import AskHead, HeadIs, Receipted, RefusedReply, Submit, decode_reply
-from cbfs_names.cli import main
+from cbfs_names.commands.main import main
 from cbfs_names.processes.roles import Beside, SequencerRole
 from cbfs_names.state.block import Block
 from cbfs_names.state.keys import Keys

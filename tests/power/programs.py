@@ -17,11 +17,11 @@ import lmdb
 import cbfs.commands.main
 import cbfs.commands.mount
 import cbfs_host.lmdb_environment
-import cbfs_names.cli
 import cbfs_server.cli
 import cbfs_server.house
 from cbfs.storage.root_key import RootFile
 from cbfs_common.names.note import SignatureLine, cosign, sign_checkpoint
+from cbfs_names.commands.main import main as names_main
 from cbfs_names.rounds import sequencer, verifier
 from tests.power.acks import Acks
 from tests.power.box import TOP, call, mount_image, spawn
@@ -162,7 +162,7 @@ class Programs:
     def names(self) -> str:
         """Start the name directory; its address."""
         data = self.data("names")
-        main = self._main("names", cbfs_names.cli.main, "--data", data, "--listen", NAMES)
+        main = self._main("names", names_main, "--data", data, "--listen", NAMES)
         return spawn(main, self._log, first_line=True)
 
     def server(self) -> str:
@@ -197,7 +197,7 @@ class Programs:
     def tool(self, *words: object) -> str:
         """What ``cbfs-names`` prints as a tool."""
         out = self._log.with_name("tool")
-        main = self._main("tool", cbfs_names.cli.main, *words)
+        main = self._main("tool", names_main, *words)
         out.unlink(missing_ok=True)
         if call(main, out):
             raise AssertionError(out.read_text())
@@ -207,7 +207,7 @@ class Programs:
         """Start the sequencer or a verifier; its address."""
         kind = "--sequencer" if name == "seq" else "--verifier"
         words = (kind, "--data", self.data(name), "--config", config, "--listen", listen)
-        return spawn(self._main(name, cbfs_names.cli.main, *words), self._log, first_line=True)
+        return spawn(self._main(name, names_main, *words), self._log, first_line=True)
 
 
 def attach(disks: Path, names: tuple[str, ...]) -> dict[str, Path]:

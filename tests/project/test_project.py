@@ -46,11 +46,10 @@ ONLY_IN = {
     },
     "stem": {
         "cbfs/network/tor/control.py",
-        "server/cbfs_server/onion.py",
-        "server/cbfs_names/onion.py",
+        "common/cbfs_host/onion.py",
+        "common/cbfs_host/tor_control.py",
     },
 }
-CORE_ONION = (PACKAGES["cbfs_common"] / "onion.py").read_text()
 FILE_LINES_MAX = 600
 FUNCTION_LINES_MAX = 60
 
@@ -141,10 +140,8 @@ def test_one_file_spells_each_record_key() -> None:
     assert not list(spelt_beside_a_table(ast.parse('put(Table.META, Meta.OWN, b"1")')))
 
 
-@pytest.mark.parametrize("name", ["onion.py"])
-def test_what_packages_have_in_common_and_the_core_must_not_do_is_the_same(name: str) -> None:
-    copies = {path.read_text() for path in sources() if path.name == name} - {CORE_ONION}
-    assert len(copies) == 1
+def test_no_file_of_a_package_is_a_link_to_anothers() -> None:
+    assert not [name_of(path) for path in sources() if path.is_symlink()]
 
 
 def test_input_is_not_checked_by_assert() -> None:

@@ -33,8 +33,8 @@ from cbfs_common.wire.requests import (
     UploadPrekeys,
     envelope_id,
 )
+from cbfs_host.calendar import Calendar, Mark, decode_mark
 from cbfs_server import house as house_module
-from cbfs_server.calendar import Calendar, Mark, decode_mark
 from cbfs_server.house import House
 from cbfs_server.limits import RETENTION_DAYS
 from cbfs_server.push import Pusher

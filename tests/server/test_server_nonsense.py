@@ -23,12 +23,12 @@ from cbfs_common.profile import Address, parse_address
 from cbfs_common.wire.requests import CreateAccount, Delete, GetLimits, Subscribe, encode
 from cbfs_common.wire.requests import decode_reply as decode_answer
 from cbfs_common.wire.transport import FRAME_SIZE, PAYLOAD_MAX, Frame
+from cbfs_host.listening import Place, listen
 from cbfs_host.lmdb_environment import StoreError
+from cbfs_host.logs import keep_going
 from cbfs_names.processes.receipts import Receipts
 from cbfs_names.state.replay import Replay
-from cbfs_server import host
 from cbfs_server.house import House
-from cbfs_server.logs import keep_going
 from cbfs_server.push import Pusher
 from cbfs_server.service import Service
 from cbfs_server.sockets import Server
@@ -194,7 +194,7 @@ async def served(tmp_path: Path, script: Callable[[RawClient], None]) -> None:
         async with trio.open_nursery() as committer:
             committer.start_soon(store.run)
             async with trio.open_nursery() as nursery:
-                listener = host.listen(host.Place("127.0.0.1", 0))
+                listener = listen(Place("127.0.0.1", 0))
                 pusher = Pusher(store)
                 service = House(store, tmp_path).service(pusher, 10, ACCOUNTS)
                 Server(b"k" * 32, RANDOM, service, pusher, nursery).start(listener)
@@ -277,7 +277,7 @@ def test_a_server_says_in_its_log_that_it_makes_no_more_accounts(
 def test_a_loop_that_others_feed_begins_again_and_ends_for_what_is_fatal(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("cbfs_server.logs.FAULT_PAUSE", 0)
+    monkeypatch.setattr("cbfs_host.logs.FAULT_PAUSE", 0)
     errors: list[Exception] = [
         *(OSError(24, "a-secret-name"), Fault(), MemoryError(), RecursionError(), AssertionError()),
         ExceptionGroup("a-secret-name", [Fault()]),

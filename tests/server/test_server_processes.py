@@ -25,18 +25,18 @@ from cbfs_common.names.policy import SCHEME
 from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address, Profile, decode_profile, parse_address
 from cbfs_common.wire.requests import GetLimits
-from cbfs_server import host
-from cbfs_server.host import Place, parse_place
-from cbfs_server.logs import ALIKE_MAX, ALIKE_PERIOD, KINDS_MAX, Handler
+from cbfs_host.listening import Place, listen, parse_place
+from cbfs_host.logs import ALIKE_MAX, ALIKE_PERIOD, KINDS_MAX, Handler
 from tests.support.serving import TIMEOUT, RawClient, link_to, running_server
 
-PROGRAMS = ("cbfs_server", "cbfs_names")
+PROGRAMS = {"cbfs_server": "cbfs_server.cli", "cbfs_names": "cbfs_names.commands.main"}
+"""Packages, and where the program of each is."""
 SCHEMES = {"cbfs_server": "cbfs", "cbfs_names": SCHEME}
 STRANGER = 12_345
 
 
 def command(program: str, data: Path, *options: str) -> list[str]:
-    start = f"from {program}.cli import main; raise SystemExit(main())"
+    start = f"from {PROGRAMS[program]} import main; raise SystemExit(main())"
     listen = () if "--listen" in options else ("--listen", "127.0.0.1:0")
     return [sys.executable, "-c", start, "--data", str(data), *listen, *options]
 
@@ -157,7 +157,7 @@ def test_lines_without_room_are_counted() -> None:
     os.write(writing, b"x" * 4_095 + b"\n")
     code = (
         "import logging\n"
-        "from cbfs_server.logs import Handler, LINES_MAX, log_to\n"
+        "from cbfs_host.logs import Handler, LINES_MAX, log_to\n"
         "with Handler(None) as handler:\n"
         "    log_to(handler, logging.INFO, '%(message)s')\n"
         "    for number in range(LINES_MAX + 100): logging.info('line %d', number)\n"
@@ -425,7 +425,7 @@ def test_a_hint_names_the_cause(number: int, hint: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(socket, "create_server", refuse)
     with pytest.raises(CbfsError, match=os.strerror(number) + "$") as caught:
-        host.listen(Place("127.0.0.1", 80))
+        listen(Place("127.0.0.1", 80))
     assert hint in caught.value.hint
 
 
@@ -460,12 +460,12 @@ def test_a_trace_says_where_and_nothing_of_what() -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_ctrl_c_while_modules_are_read_in_is_one_line(program: str) -> None:
-    """A program whose ``cli`` is being imported, in a process of its own."""
+    """A program whose main module is being imported, in a process of its own."""
     code = (
         f"import sys, {program}.entry as entry\n"
         "class Interrupting:\n"
         "    def find_spec(self, name, path, target=None):\n"
-        "        if name.endswith('.cli'): raise KeyboardInterrupt\n"
+        f"        if name == '{PROGRAMS[program]}': raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Interrupting())\n"
         "raise SystemExit(entry.main())\n"
     )

@@ -26,12 +26,13 @@ from cbfs_common.errors import CbfsError
 from cbfs_common.names.config import Terms
 from cbfs_common.onion import make_service_key
 from cbfs_common.profile import Address
+from cbfs_host.files import opened_data
 from cbfs_host.lmdb_environment import StoreError
-from cbfs_names import cli as names_cli
-from cbfs_names.state.keys import load_keys, opened_data
+from cbfs_host.onion import load_key as load_onion_key
+from cbfs_names.commands import main as names_cli
+from cbfs_names.state.keys import load_keys
 from cbfs_names.state.store import Store as NamesStore
 from cbfs_server import cli as server_cli
-from cbfs_server.onion import load_key as load_onion_key
 from cbfs_server.store import Store as ServerStore
 from tests.support.children import exit_code
 from tests.support.killing import Kill, Record, every_point
@@ -46,14 +47,14 @@ def account(place: Path) -> str:
 
 
 def server(place: Path) -> str:
-    with server_cli.data_directory(place / "data" / "server"):
+    with opened_data(place / "data" / "server", "cbfs-server"):
         key = server_cli.load_key(place / "data" / "server" / "key", SYSTEM_RANDOM)
         ServerStore(place / "data" / "server" / "store").close()
     return key.hex()
 
 
 def names(place: Path) -> str:
-    with opened_data(place / "data" / "names") as directory:
+    with opened_data(place / "data" / "names", "cbfs-names") as directory:
         keys = load_keys(directory, SYSTEM_RANDOM)
         config = keys.config(Terms())
         NamesStore(directory / "store", config.encode()).close()
@@ -164,7 +165,7 @@ class Watched:
 
 def show(place: Path) -> None:
     """A name directory's files for clients, and evidence."""
-    with opened_data(place / "data" / "names") as directory:
+    with opened_data(place / "data" / "names", "cbfs-names") as directory:
         keys = load_keys(directory, SYSTEM_RANDOM)
         options = names_cli._parse(["--data", str(directory)])
         started = names_cli._starter(options, directory, keys, SYSTEM_RANDOM)

@@ -23,7 +23,7 @@ from cbfs.network.tor.events import Circuit, Event, Stream
 from cbfs.network.tor.private_network import Network, running_network
 from cbfs.network.tor.tor import Tor, TorReport, running_tor
 from cbfs_common.onion import ServiceKey, make_service_key
-from cbfs_server.onion import Onion, published
+from cbfs_host.onion import Onion, published
 
 PATIENCE = 60.0
 """Seconds after which a test that waits has failed. No test measures time."""

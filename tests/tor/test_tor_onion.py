@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import trio
 
-import cbfs_server.onion
+import cbfs_host.onion
 from cbfs.network.dial import DialError
 from cbfs.network.tor.config import TorOptions
 from cbfs.network.tor.private_network import Network
 from cbfs_common.onion import PORT, make_service_key
-from cbfs_server.onion import (
+from cbfs_host.onion import (
     Onion,
     OnionError,
     add_options,
@@ -56,7 +56,7 @@ def test_an_onion_service_comes_back_with_its_tor(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(cbfs_server.onion, "BACKOFF_FIRST", 0.1)
+    monkeypatch.setattr(cbfs_host.onion, "BACKOFF_FIRST", 0.1)
     onion = Onion(load_key(tmp_path / "key", os.urandom), (), system_tor.control)
 
     async def main() -> None:

@@ -6,16 +6,19 @@ file to be opened would take the place of; signals that are blocked or ignored; 
 one's own files cannot be read; an encoding that has no letters for the names of files.
 """
 
-import importlib
 import os
 import signal
 import sys
-from types import FrameType, TracebackType
+from io import TextIOWrapper
+from types import TracebackType
 
-from cbfs_host.complaints import hint_of
+from cbfs_host.complaints import complain, hint_of, say
+from cbfs_host.entry import INTERRUPTED, fill_descriptors, read_in
+
+PROGRAM = "cbfs"
+"""How complaints begin, of ``mount.cbfs`` as well."""
 
 FAILED = 1
-INTERRUPTED = 128 + signal.SIGINT
 
 _NEEDED = (signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM)
 """Signals that do what they usually do, whatever was inherited. SIGINT and SIGHUP stay ignored
@@ -46,32 +49,15 @@ def _begin(module: str) -> int:
 
 
 def _called(module: str) -> int:
-    ends_it = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if ends_it:
-        signal.signal(signal.SIGINT, _end)
-    try:
-        program = importlib.import_module(module)
-    finally:
-        if ends_it:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+    program = read_in(module, interrupted)
     try:
         return int(program.main())
     except SystemExit as end:  # of argparse
         return end.code if isinstance(end.code, int) else 0
 
 
-def _end(_number: int, _frame: FrameType | None) -> None:
-    """Ctrl-C while modules are read in: there is nothing to put away yet, and a compiled module
-    makes a failure of its own of an exception that comes in the midst of it."""
-    os._exit(interrupted())
-
-
 def _put_in_order() -> None:
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number, which is this one
+    fill_descriptors()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in _NEEDED:
         signal.signal(number, signal.SIG_DFL)
@@ -81,12 +67,8 @@ def _put_in_order() -> None:
     if sys.getfilesystemencoding() != "utf-8":  # a locale whose letters are few
         anew = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
         os.execv(sys.executable, anew)  # noqa: S606 - this very program
-    for place, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        stream = getattr(sys, name)
-        if stream is None:  # it was closed when Python started
-            stream = open(place, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
-            setattr(sys, name, stream)
-        if place:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
@@ -106,7 +88,7 @@ def _forgotten(what: "sys.UnraisableHookArgs") -> None:
 def interrupted() -> int:
     """Say that Ctrl-C was typed, in a line of its own; the exit code for it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _say(("\n" if _at_terminal() else "") + "cbfs: interrupted\n")
+    say(("\n" if _at_terminal() else "") + f"{PROGRAM}: interrupted\n")
     return INTERRUPTED
 
 
@@ -121,20 +103,8 @@ def _failed(error: OSError) -> int:
     if isinstance(error, FileNotFoundError) and what is None:  # of getcwd
         name = "the working directory is gone"
     _drop_output()
-    complain(f"{name}: {why}", hint_of(error, ""))
+    complain(PROGRAM, f"{name}: {why}", hint_of(error, ""))
     return FAILED
-
-
-def complain(text: str, hint: str = "") -> None:
-    """Say what is wrong in one line, and what to do about it in another."""
-    _say(f"cbfs: error: {printable(text)}\n" + (f"cbfs: hint: {printable(hint)}\n" if hint else ""))
-
-
-def printable(text: str) -> str:
-    """In one line, and nothing that a terminal would obey."""
-    return "".join(
-        c if c.isprintable() or "\udc80" <= c <= "\udcff" else ascii(c)[1:-1] for c in text
-    )
 
 
 def _drop_output() -> None:
@@ -152,10 +122,3 @@ def _at_terminal() -> bool:
         return os.isatty(2)
     except OSError:
         return False
-
-
-def _say(text: str) -> None:
-    try:
-        os.write(2, text.encode("utf-8", "backslashreplace"))
-    except OSError:
-        return  # nobody is there to be told

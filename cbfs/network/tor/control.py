@@ -5,7 +5,6 @@ handed to a listener in a thread of stem's, as the frozen values of ``cbfs.netwo
 """
 
 import contextlib
-import logging
 import os
 import socket
 import subprocess
@@ -15,17 +14,10 @@ import stem
 import stem.connection
 import stem.control
 import stem.process
-import stem.socket
-import stem.util.log
 
 from cbfs.network.tor.events import Bootstrap, Circuit, Event, Liveness, Stream, parse_bootstrap
 from cbfs_common.errors import CbfsError
-
-stem.util.log.get_logger().propagate = False  # it reports the end of every connection as an error
-logging.getLogger("stem").setLevel(logging.CRITICAL + 1)
-
-CONNECT_TIMEOUT = 2.0
-"""Seconds to connect to a control socket or port of this machine."""
+from cbfs_host.tor_control import controller
 
 WATCHED = ("CIRC", "STREAM", "STATUS_CLIENT", "NETWORK_LIVENESS")
 
@@ -51,12 +43,7 @@ class Session:
     def __init__(self, address: str) -> None:
         self.address = address
         with _in_words(f"no tor answers at {address}"):
-            connection = _connect(address)
-        try:
-            self._controller = stem.control.Controller(connection)
-        except BaseException:
-            connection.close()
-            raise
+            self._controller = controller(address)
 
     def authenticate(self) -> None:
         """Proves that this user may use that tor; the first call of all. Raises ControlRefused
@@ -156,23 +143,10 @@ def open_session(address: str) -> Session:
     return session
 
 
-def _connect(address: str) -> stem.socket.ControlSocket:
-    """Raises OSError or stem.SocketError. A first connection finds out whether somebody is there:
-    stem would not close its own when nobody is."""
-    host, _, port = address.rpartition(":")
-    is_path = "/" in address
-    with socket.socket(socket.AF_UNIX if is_path else socket.AF_INET) as probe:
-        probe.settimeout(CONNECT_TIMEOUT)
-        probe.connect(address if is_path else (host, int(port)))
-    if is_path:
-        return stem.socket.ControlSocketFile(address)
-    return stem.socket.ControlPort(host, int(port))
-
-
-def _authenticate(controller: stem.control.Controller, address: str) -> None:
+def _authenticate(connection: stem.control.Controller, address: str) -> None:
     """Raises ControlRefused with what the user can do."""
     try:
-        controller.authenticate()
+        connection.authenticate()
     except stem.connection.UnreadableCookieFile as error:
         raise ControlRefused(
             f"the tor at {address} has its cookie in a file that cannot be read",

@@ -14,8 +14,11 @@ from cbfs_common.names.policy import SCHEME
 from cbfs_common.names.registration import Invite, Token
 from cbfs_common.primitives import KEY_SIZE, Random, kem_encapsulate, sign_public
 from cbfs_common.profile import Address, check_name
-from cbfs_names.host import parse_place
-from cbfs_names.state.keys import load_key, load_keys, opened_data
+from cbfs_host.files import opened_data
+from cbfs_host.listening import parse_place
+from cbfs_names.state.keys import load_key, load_keys
+
+PROGRAM = "cbfs-names"
 
 DAY = 86_400
 DAYS = 30
@@ -73,7 +76,7 @@ def say(line: str) -> None:
 def _key(options: argparse.Namespace) -> None:
     """Print the line that a configuration has for this directory's key."""
     random = Random(os.urandom, kem_encapsulate)
-    with opened_data(options.data) as directory:
+    with opened_data(options.data, PROGRAM) as directory:
         if options.registrar:
             say(f"registrar {to_base64(sign_public(load_key(directory / REGISTRAR, random)))}")
             return

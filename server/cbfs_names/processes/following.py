@@ -18,8 +18,8 @@ from cbfs_common.names.equivocation import signed_by
 from cbfs_common.names.note import Checkpoint, NoteKey, SignedNote, parse_checkpoint, parse_note
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address
+from cbfs_host.logs import keep_going, tell_fault
 from cbfs_names.limits import OLD_PATIENCE, RECOSIGN, RETRY_PAUSE
-from cbfs_names.logs import keep_going, tell_fault
 from cbfs_names.processes.gossip import Peers, Watch
 from cbfs_names.rounds.equivocation import compare, keep
 from cbfs_names.rounds.published import fetch, fetch_published, offered, page_of, published

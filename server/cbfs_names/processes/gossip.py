@@ -14,8 +14,8 @@ from cbfs_common.names.equivocation import signed_by
 from cbfs_common.names.note import NoteKey, SignedNote, parse_checkpoint, parse_note
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address
+from cbfs_host.logs import tell_fault
 from cbfs_names.limits import RETRY_PAUSE, WATCH_INTERVAL, WATCH_PAUSE
-from cbfs_names.logs import tell_fault
 from cbfs_names.rounds.equivocation import compare, keep
 from cbfs_names.rounds.published import published
 from cbfs_names.state.replay import config_now

@@ -11,8 +11,8 @@ from cbfs_common.names.operations import OperationRefused, Refusal, decode_opera
 from cbfs_common.names.wire import Receipted, RefusedReply, encode_reply
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address
+from cbfs_host.logs import keep_going, tell_fault
 from cbfs_names.limits import CALL_TIMEOUT, FORWARD_INTERVAL, RECEIPTS_MAX
-from cbfs_names.logs import keep_going, tell_fault
 from cbfs_names.rounds.verifier import Verifier
 from cbfs_names.state.replay import config_now
 from cbfs_names.state.store import Store

@@ -9,7 +9,7 @@ import trio
 from cbfs_common.errors import CbfsError, DecodeError, TransportError
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address
-from cbfs_names.logs import tell_fault
+from cbfs_host.logs import tell_fault
 from cbfs_names.processes.gossip import Peers, ask_enough
 from cbfs_names.rounds.published import fetch, fetch_published, published
 from cbfs_names.rounds.sequencer import Sequencer

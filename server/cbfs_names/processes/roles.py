@@ -15,7 +15,7 @@ from cbfs_common.names.operations import Refusal
 from cbfs_common.names.wire import RefusedReply, Submit, decode_request, encode_reply
 from cbfs_common.primitives import Random, sign_public
 from cbfs_common.profile import Address
-from cbfs_names.logs import keep_going
+from cbfs_host.logs import keep_going
 from cbfs_names.processes.following import Follower
 from cbfs_names.processes.gossip import Peers
 from cbfs_names.processes.quorum import Panel

@@ -20,7 +20,7 @@ from cbfs_common.names.operations import (
     kind_of,
 )
 from cbfs_common.primitives import sign
-from cbfs_names.logs import tell_fault
+from cbfs_host.logs import tell_fault
 from cbfs_names.rounds.verifier import Checked, check_block, checkpoint_at, take_over
 from cbfs_names.state.block import Block, proposal_text
 from cbfs_names.state.replay import Committed, Replay, View, config_now, registration_commitment

@@ -1,24 +1,17 @@
 """The files of a directory beside its store: keys, lock, policy."""
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from cbfs_common.errors import CbfsError
 from cbfs_common.names.config import Config, Terms
 from cbfs_common.names.note import COSIGNER_KEY, LOG_KEY, NoteKey
 from cbfs_common.primitives import KEY_SIZE, Random, dh_public, sign_public
 from cbfs_host import files
-from cbfs_names import host
-from cbfs_names.host import hint_of
+from cbfs_host.complaints import CHECK_DATA, HostError, hint_of
 
 VERIFIER = "verifier-1"
 """The embedded verifier's name in the policy."""
-
-
-class DataError(CbfsError):
-    """The data directory cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -45,14 +38,9 @@ class Keys:
         return Config(log, ((VERIFIER, verifier),), (), VERIFIER, terms)
 
 
-def opened_data(path: Path) -> AbstractContextManager[Path]:
-    """The data directory, made if need be and locked. Raises HostError."""
-    return host.opened_data(path, "cbfs-names", files.make_directory)
-
-
 def load_keys(directory: Path, random: Random) -> Keys:
     """The directory's keys, made with the first start. A crash in between leaves none or some;
-    the store, which binds them, is made after them. Raises DataError."""
+    the store, which binds them, is made after them. Raises HostError."""
     names = ("transport.key", "sequencer.key", "verifier.key")
     begun = (directory / "store").exists()
     transport, log, verifier = (_load(directory / name, random, begun) for name in names)
@@ -60,7 +48,7 @@ def load_keys(directory: Path, random: Random) -> Keys:
 
 
 def load_key(path: Path, random: Random) -> bytes:
-    """One key (32), made when it is not there. Raises DataError."""
+    """One key (32), made when it is not there. Raises HostError."""
     return _load(path, random, begun=False)
 
 
@@ -69,21 +57,25 @@ def _load(path: Path, random: Random, begun: bool) -> bytes:
         key = path.read_bytes()
     except FileNotFoundError as error:
         if begun:
-            raise DataError(
+            raise HostError(
                 f"{path} is missing", "put it back from a backup: its store belongs to it"
             ) from error
         key = random.token(KEY_SIZE)
         write_file(path, key)
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}", hint_of(error)) from error
+        raise HostError(
+            f"cannot read {path}: {error.strerror}", hint_of(error, CHECK_DATA)
+        ) from error
     if len(key) != KEY_SIZE:
-        raise DataError(f"{path} is not a key", "put it back from a backup")
+        raise HostError(f"{path} is not a key", "put it back from a backup")
     return key
 
 
 def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Put ``data`` into a file, whole or not at all, on the disk on return. Raises DataError."""
+    """Put ``data`` into a file, whole or not at all, on the disk on return. Raises HostError."""
     try:
         files.write_file(path, data, mode)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}", hint_of(error)) from error
+        raise HostError(
+            f"cannot write {path}: {error.strerror}", hint_of(error, CHECK_DATA)
+        ) from error

@@ -22,6 +22,7 @@ from cbfs_common.names.config import config_of
 from cbfs_common.names.entry import Round, entry_hash
 from cbfs_common.names.layout import Fields, short
 from cbfs_common.names.operations import HistoryLink, read_link
+from cbfs_host.calendar import Mark, decode_mark
 from cbfs_host.complaints import hint_of
 from cbfs_host.lmdb_environment import (
     StoreError,
@@ -30,7 +31,6 @@ from cbfs_host.lmdb_environment import (
     unopened,
     with_check,
 )
-from cbfs_names.calendar import Mark, decode_mark
 from cbfs_names.state.block import Block, decode_block, decode_block_round
 from cbfs_names.state.map_nodes import Leaf, prefix
 from cbfs_names.state.replay import Committed, Transition

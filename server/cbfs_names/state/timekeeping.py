@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from cbfs_common.limits import NAME_GRACE
-from cbfs_names.calendar import Calendar
+from cbfs_host.calendar import Calendar
 from cbfs_names.limits import MARK_PERIOD
 from cbfs_names.state.store import Store
 

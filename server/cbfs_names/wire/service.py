@@ -18,8 +18,8 @@ from cbfs_common.names.wire import (
     decode_request,
     encode_reply,
 )
+from cbfs_host.logs import keep_going
 from cbfs_names.limits import PENDING_MAX, QUORUM_PATIENCE
-from cbfs_names.logs import keep_going
 from cbfs_names.state.heads import Head, Outcome
 from cbfs_names.state.store import Store
 from cbfs_names.state.timekeeping import Timekeeper

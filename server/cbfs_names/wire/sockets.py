@@ -10,8 +10,9 @@ import trio
 from cbfs_common.errors import CbfsError, TransportError
 from cbfs_common.primitives import Random
 from cbfs_common.wire.transport import PUSH, Established, Event, Frame, ServerConnection
-from cbfs_names.host import Place
-from cbfs_names.host import listen as bound
+from cbfs_host.listening import Place
+from cbfs_host.listening import listen as bound
+from cbfs_host.logs import tell_fault
 from cbfs_names.limits import (
     CONNECTIONS_MAX,
     HANDSHAKE_TIMEOUT,
@@ -22,7 +23,6 @@ from cbfs_names.limits import (
     ROOM,
     WRITE_TIMEOUT,
 )
-from cbfs_names.logs import tell_fault
 from cbfs_names.wire.deferred import Waiting
 
 _log = logging.getLogger(__name__)

@@ -19,23 +19,22 @@ from cbfs_common.names.policy import SCHEME
 from cbfs_common.onion import PORT
 from cbfs_common.primitives import Random, kem_encapsulate
 from cbfs_common.profile import Address, parse_address
+from cbfs_host.files import opened_data, trusted_path
+from cbfs_host.listening import Place, parse_place
 from cbfs_host.lmdb_environment import StoreError
-from cbfs_names import host
+from cbfs_host.logs import Handler, add_log, keep_going, log_to
+from cbfs_host.onion import Onion, add_options, chosen, published
+from cbfs_host.program import start, until_asked
 from cbfs_names.commands.reconfigure import add_configure, add_submit
 from cbfs_names.commands.terms import add_terms, chosen_terms
-from cbfs_names.commands.tools import add_audit, add_invite, add_key, read_text
-from cbfs_names.host import Place, parse_place
-from cbfs_names.logs import Handler, add_log, keep_going, log_to
-from cbfs_names.onion import Onion, add_options, chosen, published
+from cbfs_names.commands.tools import PROGRAM, add_audit, add_invite, add_key, read_text
 from cbfs_names.processes.roles import Beside, Role, SequencerRole, VerifierRole, shown
 from cbfs_names.processes.single import Embedded, EmbeddedCore
-from cbfs_names.state.keys import VERIFIER, Keys, load_keys, opened_data, write_file
+from cbfs_names.state.keys import VERIFIER, Keys, load_keys, write_file
 from cbfs_names.state.store import Store
 from cbfs_names.state.timekeeping import Timekeeper
 from cbfs_names.wire.service import Service
 from cbfs_names.wire.sockets import listen, listening_port, serve
-
-PROGRAM = "cbfs-names"
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     after Ctrl-C before it serves."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     work = _tool if given and given[0] in TOOLS else _main
-    return host.start(PROGRAM, partial(work, given))
+    return start(PROGRAM, partial(work, given))
 
 
 def _main(given: list[str]) -> None:
@@ -73,8 +72,8 @@ def _main(given: list[str]) -> None:
         raise DecodeError(
             f"clients cannot reach {public.host}", "say how they do: --public HOST:PORT"
         )
-    file = None if options.log is None else host.way(options.log)
-    with opened_data(options.data) as directory, Handler(file) as log:
+    file = None if options.log is None else trusted_path(options.log)
+    with opened_data(options.data, PROGRAM) as directory, Handler(file) as log:
         level = logging.INFO if options.verbose else logging.WARNING
         log_to(log, level, "cbfs-names: %(message)s")
         keys = load_keys(directory, random)
@@ -219,7 +218,7 @@ async def _run(
     log: Handler,
 ) -> None:
     async with trio.open_nursery() as nursery:
-        await nursery.start(host.until_asked, nursery.cancel_scope, log.reopen)
+        await nursery.start(until_asked, nursery.cancel_scope, log.reopen)
         await _answer(directory, keys, start, listening, public, onion, random)
         nursery.cancel_scope.cancel()
 

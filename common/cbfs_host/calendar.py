@@ -1,5 +1,4 @@
-"""What time it is for a server whose clock may jump. Pure: the caller has the clocks. Imports
-nothing of its package, so that ``cbfs_names`` has the same file.
+"""What time it is for a server whose clock may jump. Pure: the caller has the clocks.
 
 Mail grows old by ``lived``, which is no date: it goes on with the time that the machine runs, and
 takes at most a day for the time between two lives of the server, whatever the clock says. So a

@@ -1,16 +1,13 @@
 """Publishes a server as an onion service, through the tor of this machine.
 
-The one file of a server that knows stem; it imports nothing of its package, so that
-``cbfs_names`` has the same file. The service lives as long as the control connection, and is
-published again when tor comes back after it has ended.
+The service lives as long as the control connection, and is published again when tor comes back
+after it has ended.
 """
 
 import argparse
 import contextlib
 import logging
-import os
 import re
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,8 +17,6 @@ from typing import Final, TypeVar
 import stem
 import stem.connection
 import stem.control
-import stem.socket
-import stem.util.log
 import trio
 
 from cbfs_common.errors import CbfsError, DecodeError
@@ -33,16 +28,14 @@ from cbfs_common.onion import (
     make_service_key,
     parse_clients,
 )
+from cbfs_host.files import write_file
+from cbfs_host.tor_control import controller
 
-stem.util.log.get_logger().propagate = False  # it reports the end of every connection as an error
 _log = logging.getLogger(__name__)
 
 SYSTEM_TOR: Final = "/run/tor/control"
 """Control socket of Debian's tor. Other places must be named: whoever listens there is given the
 key of the service."""
-
-CONNECT_TIMEOUT: Final = 2.0
-"""Seconds to connect to a control socket or port of this machine."""
 
 CALL_TIMEOUT: Final = 10.0
 """Seconds that tor may take to answer its control port."""
@@ -191,12 +184,7 @@ class _Live:
         self.ended = trio.Event()
         self._limiter = trio.CapacityLimiter(1)
         with _in_words(address):
-            connection = _connect(address)
-        try:
-            self._controller = stem.control.Controller(connection)
-        except BaseException:
-            connection.close()
-            raise
+            self._controller = controller(address)
 
     async def call(self, function: Callable[..., T], *arguments: object) -> T:
         """Calls a blocking method in a thread."""
@@ -260,19 +248,6 @@ class _Live:
             self._controller.close()
 
 
-def _connect(address: str) -> stem.socket.ControlSocket:
-    """Raises OSError or stem.SocketError. A first connection finds out whether somebody is there:
-    stem would not close its own when nobody is."""
-    host, _, port = address.rpartition(":")
-    is_path = "/" in address
-    with socket.socket(socket.AF_UNIX if is_path else socket.AF_INET) as probe:
-        probe.settimeout(CONNECT_TIMEOUT)
-        probe.connect(address if is_path else (host, int(port)))
-    if is_path:
-        return stem.socket.ControlSocketFile(address)
-    return stem.socket.ControlPort(host, int(port))
-
-
 @contextlib.contextmanager
 def _in_words(address: str) -> Iterator[None]:
     """Turns stem's errors into OnionError with what the operator can do."""
@@ -306,27 +281,12 @@ def load_key(path: Path, token: Callable[[int], bytes]) -> ServiceKey:
     """
     try:
         if not path.exists():
-            _write_key(path, make_service_key(token))
+            write_file(path, make_service_key(token).encode().encode("ascii"))
         return decode_service_key(_read(path))
     except OSError as error:
         raise OnionError(f"cannot use {path}: {error.strerror}") from error
     except DecodeError as error:
         raise OnionError(f"{path}: {error}", error.hint) from error
-
-
-def _write_key(path: Path, key: ServiceKey) -> None:
-    part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
-    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
-        file.write(key.encode())
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def load_clients(path: Path) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """The log of a server: to standard error or a file, and never waited for.
 
-Imports nothing of its package, so that ``cbfs_names`` has the same file. Lines are put into a
-queue with an end, which a thread writes: when nobody reads what it writes, or the disk is full,
-the thread waits or fails, and the lines that find no room are counted. Of warnings and errors of
-one kind only some are logged: strangers can bring them about for as long as they like.
+Lines are put into a queue with an end, which a thread writes: when nobody reads what it writes, or
+the disk is full, the thread waits or fails, and the lines that find no room are counted. Of
+warnings and errors of one kind only some are logged: strangers can bring them about for as long as
+they like.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from typing import Final
 
 import trio
 
-from cbfs_common.errors import CbfsError
 from cbfs_common.faults import trace_of
+from cbfs_host.complaints import STDERR, HostError
 
 LINES_MAX: Final = 1_024
 """Lines that wait to be written."""
@@ -42,13 +42,7 @@ CLOSE_TIMEOUT: Final = 1.0
 FAULT_PAUSE: Final = 1.0
 """Seconds before a loop with a fault goes on."""
 
-STDERR: Final = 2
-
 _log = logging.getLogger(__name__)
-
-
-class LogError(CbfsError):
-    """The log file cannot be opened."""
 
 
 @dataclass(slots=True)
@@ -88,7 +82,7 @@ class _Kinds:
 
 
 class Handler(logging.Handler):
-    """Writes records to ``path``, or to standard error when that is None. Raises LogError."""
+    """Writes records to ``path``, or to standard error when that is None. Raises HostError."""
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -124,7 +118,7 @@ class Handler(logging.Handler):
             return
         try:
             fresh = _opened(self._path)
-        except LogError as error:
+        except HostError as error:
             _log.error("%s: the log goes on in the old file", error.in_full)
             return
         os.dup2(fresh, self._descriptor, inheritable=False)
@@ -176,7 +170,7 @@ def _opened(path: Path) -> int:
     try:
         return os.open(path, flags, 0o600)
     except OSError as error:
-        raise LogError(
+        raise HostError(
             f"cannot write the log {path}: {error.strerror}", "give another file with --log"
         ) from error
 

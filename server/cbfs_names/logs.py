@@ -1,1 +1,0 @@
-../cbfs_server/logs.py
