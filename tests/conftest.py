@@ -10,9 +10,24 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.exported import check_exports_in
+from tests.support.quick import (
+    pytest_collection_modifyitems,
+    pytest_ignore_collect,
+    pytest_runtest_call,
+    pytest_runtest_setup,
+    pytest_runtest_teardown,
+)
 from tests.support.tornet import system_tor, tor_network
 
-__all__ = ["system_tor", "tor_network"]
+__all__ = [
+    "pytest_collection_modifyitems",
+    "pytest_ignore_collect",
+    "pytest_runtest_call",
+    "pytest_runtest_setup",
+    "pytest_runtest_teardown",
+    "system_tor",
+    "tor_network",
+]
 
 # No test fails because the machine is busy.
 settings.register_profile("cbfs", deadline=None, suppress_health_check=[HealthCheck.too_slow])

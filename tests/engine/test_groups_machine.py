@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import cast
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -19,6 +20,8 @@ from cbfs.problems import ContactRefused, NotYet
 from cbfs.storage.store import Table
 from cbfs_common.names.entry import Status
 from tests.support.groups_world import UNKNOWN, GroupClient, Told, begin
+
+pytestmark = pytest.mark.slow
 
 NAMES = ("alice", "bob", "carol", "dave")
 GROUP = (*NAMES, UNKNOWN)

@@ -7,11 +7,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.support.healing_world import ONE_TIME, START, Client, Records, World, Written
+
+pytestmark = pytest.mark.slow
 
 NAMES = ("alice", "bob", "carol")
 WHO = st.sampled_from(NAMES)

@@ -5,6 +5,7 @@ arrives, and in the end all agree."""
 import shutil
 from functools import partial
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
@@ -16,6 +17,8 @@ from cbfs_common.limits import LIFETIME_WAIT, MESSAGE_LIFETIME_MAX
 from cbfs_common.messages.lifetime import Lifetime
 from tests.engine.test_healing_machine import NAMES, WHO, Healing
 from tests.support.healing_world import Client
+
+pytestmark = pytest.mark.slow
 
 LIFETIMES = st.sampled_from([0, 60, 3_600, 86_400])
 

@@ -84,6 +84,7 @@ def compared(a: list[Connection], b: list[Connection], span: float) -> dict[str,
     return {what: distance(values, of_b[what]) for what, values in features(a, span).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pace", [PACE, 0.0])
 def test_whether_one_writes_is_seen_without_a_pace_and_not_with_one(
     memory: Path, pace: float

@@ -100,6 +100,7 @@ def passing(place: Path, own: Own, body: Callable[[Here], Awaitable[None]]) -> N
         store.close()
 
 
+@pytest.mark.slow
 def test_a_name_is_renewed_in_its_time_again_and_again(tmp_path: Path) -> None:
     own = Own(START + TERM)
 

@@ -154,6 +154,7 @@ async def sending(net: Net) -> AsyncIterator[Sender]:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gone", "network"])
 def test_ten_thousand_who_cannot_be_reached(kind: str) -> None:
     """As after a restore: each is owed a note. A bounded number of tasks and of requests; whoever

@@ -122,6 +122,7 @@ def test_a_directory_whose_clock_was_never_set_goes_on_when_it_is(tmp_path: Path
     assert isinstance(machine.live(60)[0], Submitted)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(
@@ -150,6 +151,7 @@ def test_no_jump_takes_a_round_far_ahead(lives: list[tuple[int, list[int], bool]
         assert isinstance(replies[-1], Submitted)
 
 
+@pytest.mark.slow
 def test_a_verifier_whose_clock_has_jumped_refuses_nothing_for_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,6 +166,7 @@ def test_a_false_round_is_refused_by_its_reason(tmp_path: Path, name: str) -> No
     trio.run(run)
 
 
+@pytest.mark.slow
 def test_another_block_of_a_restarted_sequencer_is_not_taken(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -249,6 +250,7 @@ OFFERS: dict[str, tuple[str, Callable[[Offer], Offer]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", [*HEADS, *OFFERS])
 def test_what_no_quorum_has_published_is_not_taken_over(
     tmp_path: Path, lie: str, caplog: pytest.LogCaptureFixture
@@ -290,6 +292,7 @@ def test_what_no_quorum_has_published_is_not_taken_over(
 # Forks.
 
 
+@pytest.mark.slow
 def test_two_histories_are_found_out_and_proven_to_anybody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

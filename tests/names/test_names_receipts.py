@@ -116,7 +116,7 @@ def test_who_is_left_out_by_the_sequencer_gets_in_by_the_verifiers(tmp_path: Pat
                 except (OperationRefused, OperationHeld, NameTaken) as error:
                     if until is not None and isinstance(error, until):
                         return
-                await trio.sleep(0.1)
+                await trio.sleep(0.05)
 
     async def run() -> None:
         async with place("s") as s, place("v1") as p1:

@@ -88,6 +88,7 @@ def test_a_verifier_restored_from_a_copy_signs_no_second_head(
         trio.run(go, store)
 
 
+@pytest.mark.slow
 def test_a_sequencer_restored_from_a_copy_proposes_again_what_was_locked(tmp_path: Path) -> None:
     """It takes over the round that was published since, and the one that is only locked."""
     config = panel_of("v1", threshold=1)

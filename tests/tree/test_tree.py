@@ -109,6 +109,7 @@ def only(folder: Directory) -> MessageFile:
     return message
 
 
+@pytest.mark.slow
 def test_a_file_becomes_a_message_and_its_folder_a_conversation(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         tree, backend = mount.tree, mount.backend
@@ -163,6 +164,7 @@ def test_several_files_of_a_new_folder_are_one_conversation(tmp_path: Path) -> N
     run(tmp_path, body)
 
 
+@pytest.mark.slow
 def test_an_error_file_says_why_and_goes_when_it_is_mended(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         tree = mount.tree

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
 import trio
 
 from cbfs.storage.store import Store, Writer
 from cbfs.tree.nodes import Directory
 from tests.tree.test_tree import Mount, only, refused, run, until
+
+pytestmark = pytest.mark.slow
 
 T = TypeVar("T")
 
