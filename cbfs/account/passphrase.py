@@ -44,7 +44,7 @@ class Guard:
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class PassphraseSource:
     """Where passphrases come from: a descriptor, or the terminal."""
 
     descriptor: int | None = None

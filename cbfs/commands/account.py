@@ -13,7 +13,14 @@ from cbfs.account.account import (
     opened_store,
     salvaging,
 )
-from cbfs.account.passphrase import Asking, Guard, by_keyring, by_passphrase, forget, unlocking
+from cbfs.account.passphrase import (
+    Guard,
+    PassphraseSource,
+    by_keyring,
+    by_passphrase,
+    forget,
+    unlocking,
+)
 from cbfs.account.place import check_account
 from cbfs.commands.export import Count, restore_export, write_export
 from cbfs.commands.mountpoints import account_of
@@ -82,7 +89,7 @@ def guard(options: argparse.Namespace, name: str) -> Guard:
     if options.keyring:
         return by_keyring(name, SYSTEM_RANDOM)
     if options.passphrase or options.passphrase_fd is not None:
-        return by_passphrase(Asking(options.passphrase_fd).twice(), SYSTEM_RANDOM)
+        return by_passphrase(PassphraseSource(options.passphrase_fd).twice(), SYSTEM_RANDOM)
     return Guard()
 
 
@@ -96,19 +103,21 @@ def _passphrase(options: argparse.Namespace) -> int:
             f"{options.account} is a mount", "unmount it, and name its account directory"
         )
     _change_protection(
-        options.account, Asking(options.account_passphrase_fd), lambda name: guard(options, name)
+        options.account,
+        PassphraseSource(options.account_passphrase_fd),
+        lambda name: guard(options, name),
     )
     print("the account is protected anew" if not options.remove else "the passphrase is removed")
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
-    asking = Asking(options.passphrase_fd, "passphrase of the export")
+    source = PassphraseSource(options.passphrase_fd, "passphrase of the export")
     count = _write_export(
         account_of(options.place),
         options.file.absolute(),
-        Asking(options.account_passphrase_fd),
-        asking.twice,
+        PassphraseSource(options.account_passphrase_fd),
+        source.twice,
     )
     print(f"{options.file}: {count.written} records")
     if count.damaged:
@@ -122,12 +131,12 @@ def restore(options: argparse.Namespace, account: Path) -> int:
     """``cbfs init --restore``."""
     if options.name or options.server or options.own_server or options.names:
         options.usage("an export knows NAME, --server and --names")
-    passphrase = Asking(options.export_passphrase_fd, "passphrase of the export").once()
+    passphrase = PassphraseSource(options.export_passphrase_fd, "passphrase of the export").once()
     name = _restore_export(
         account,
         options.restore,
         passphrase,
-        Asking(options.passphrase_fd),
+        PassphraseSource(options.passphrase_fd),
         lambda: guard(options, ""),
     )
     tell_ready(name, account, options)
@@ -140,30 +149,36 @@ def tell_ready(name: str, account: Path, options: argparse.Namespace) -> None:
     print(f"{name} is ready. Mount it: mount.cbfs {account} MOUNTPOINT{tail}")
 
 
-def _change_protection(account: Path, asking: Asking, guard: Callable[[str], Guard]) -> None:
+def _change_protection(
+    account: Path, source: PassphraseSource, guard: Callable[[str], Guard]
+) -> None:
     """Protect an account that is not mounted by what ``guard`` gives for its name. Raises
     CbfsError. A crash leaves the old protection, or the new one."""
-    with opened_store(account, SYSTEM_RANDOM, unlocking(asking.once)) as store:
+    with opened_store(account, SYSTEM_RANDOM, unlocking(source.once)) as store:
         known = load_account(store)
         fresh = guard(known.name if known else "")
         forget(store.protect(fresh.protection, fresh.lock))
 
 
 def _write_export(
-    account: Path, file: Path, asking: Asking, passphrase: Callable[[], bytes]
+    account: Path, file: Path, source: PassphraseSource, passphrase: Callable[[], bytes]
 ) -> Count:
     """Export an account, mounted or not. Raises CbfsError."""
     check_account(account)
-    own = asking.once() if asks_for_passphrase(account) else b""
-    with salvaging(account, SYSTEM_RANDOM, unlocking(lambda: own)) as source:
-        return write_export(source, file, passphrase(), SYSTEM_RANDOM)
+    own = source.once() if asks_for_passphrase(account) else b""
+    with salvaging(account, SYSTEM_RANDOM, unlocking(lambda: own)) as records:
+        return write_export(records, file, passphrase(), SYSTEM_RANDOM)
 
 
 def _restore_export(
-    account: Path, file: Path, passphrase: bytes, asking: Asking, guard: Callable[[], Guard]
+    account: Path,
+    file: Path,
+    passphrase: bytes,
+    source: PassphraseSource,
+    guard: Callable[[], Guard],
 ) -> str:
     """Make an account directory from an export; the account's name. Raises CbfsError."""
-    with opened_store(account, SYSTEM_RANDOM, unlocking(asking.once), create=guard) as store:
+    with opened_store(account, SYSTEM_RANDOM, unlocking(source.once), create=guard) as store:
         if load_account(store) is not None:
             raise CbfsError(
                 f"there is an account in {account} already", "choose another with --account"

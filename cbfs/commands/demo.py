@@ -33,7 +33,7 @@ HELLO = "Hello Bob, this is a file that I saved in my outbox."
 ANSWER = "Hello Alice, and this is the file that I saved in mine."
 
 
-class Steps:
+class DemoSteps:
     """Tells what is being done, and how long it took."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ def run(directory: Path | None, *, tor: bool) -> int:
     through onion services of a private Tor network on this machine."""
     with _place(directory) as place, ExitStack() as stack:
         print(f"cbfs demo: alice and bob in {place}\n")
-        steps = Steps()
+        steps = DemoSteps()
         way = Way()
         if tor:
             network = steps.do(
@@ -117,7 +117,7 @@ def _place(directory: Path | None) -> Iterator[Path]:
         remove_tree(place, itself=not existed)
 
 
-def _set_up(steps: Steps, place: Path, stack: ExitStack, way: Way) -> tuple[Path, Path]:
+def _set_up(steps: DemoSteps, place: Path, stack: ExitStack, way: Way) -> tuple[Path, Path]:
     """Directory, server, two accounts, two mounts. Gives the mountpoints."""
     names = ("cbfs-names", "--data", str(place / "names"), *way.servers)
     server = ("cbfs-server", "--data", str(place / "server"), *way.servers)
@@ -136,7 +136,7 @@ def _set_up(steps: Steps, place: Path, stack: ExitStack, way: Way) -> tuple[Path
     return mounts[0], mounts[1]
 
 
-def _talk(steps: Steps, alice: Path, bob: Path) -> None:
+def _talk(steps: DemoSteps, alice: Path, bob: Path) -> None:
     print("\n  $ mkdir alice/outbox/bob")
     print(f"  $ echo '{HELLO}' > alice/outbox/bob/hello\n")
     (alice / "outbox" / "bob").mkdir()

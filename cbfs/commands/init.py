@@ -20,7 +20,7 @@ from cbfs.account.account import (
     put_account,
     put_own_server,
 )
-from cbfs.account.passphrase import Asking, Guard, unlocking
+from cbfs.account.passphrase import Guard, PassphraseSource, unlocking
 from cbfs.account.settings import Configuration
 from cbfs.commands.account import add_protection, guard, restore, tell_ready
 from cbfs.commands.mountpoints import remove_tree
@@ -149,7 +149,7 @@ def _made(options: argparse.Namespace, account: Path, *, asked_name: bool) -> st
                 network,
                 say,
                 absolute(options.invite),
-                unlocking(Asking(options.passphrase_fd).once),
+                unlocking(PassphraseSource(options.passphrase_fd).once),
                 lambda: guard(options, options.name),
             )
         except NameTaken as error:

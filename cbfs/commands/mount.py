@@ -18,7 +18,7 @@ import pyfuse3
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, asks_for_passphrase, default_account, no_lock
-from cbfs.account.passphrase import Asking, unlocking
+from cbfs.account.passphrase import PassphraseSource, unlocking
 from cbfs.account.place import check_account, check_way, new_log
 from cbfs.account.settings import GRACE_MAX
 from cbfs.commands.mountpoints import account_of
@@ -113,7 +113,7 @@ class Options:
     grace: float | None
     network: NetworkOptions
     fuse: frozenset[str]
-    asking: Asking
+    asking: PassphraseSource
     only: str = ""
     sync_send: float = 0
     unlock: Unlock = no_lock
@@ -218,7 +218,7 @@ class _Words:
     no_tor: bool
     grace: float | None = None
     tor: dict[str, str] = field(default_factory=dict)
-    asking: Asking = field(default_factory=Asking)
+    asking: PassphraseSource = field(default_factory=PassphraseSource)
     only: str = ""
     sync_send: float = 0
     fuse: set[str] = field(default_factory=set)
@@ -242,7 +242,7 @@ def _words(parser: argparse.ArgumentParser, given: argparse.Namespace) -> _Words
         elif key == "passphrase_fd":
             if not value.isdecimal() or len(value) > 9:
                 parser.error("passphrase_fd=N takes the number of a descriptor")
-            found.asking = Asking(int(value))
+            found.asking = PassphraseSource(int(value))
         elif word == "no_tor":
             found.no_tor = True
         elif word in {"allow_other", "allow_root"}:

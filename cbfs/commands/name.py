@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from cbfs.account.passphrase import Asking, unlocking
+from cbfs.account.passphrase import PassphraseSource, unlocking
 from cbfs.commands.account import add_old_passphrase
 from cbfs.commands.mountpoints import is_in_a_mount, no_mount
 from cbfs.commands.name_owner import Owner
@@ -98,7 +98,7 @@ def add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _owner(options: argparse.Namespace) -> Owner:
-    unlock = unlocking(Asking(options.account_passphrase_fd).once)
+    unlock = unlocking(PassphraseSource(options.account_passphrase_fd).once)
     return Owner(options.account.absolute(), network_options(options), say, unlock)
 
 

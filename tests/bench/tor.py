@@ -18,7 +18,7 @@ from statistics import median
 import trio
 
 from cbfs.network.tor.config import TorOptions
-from cbfs.network.tor.private_network import Network, running_network
+from cbfs.network.tor.private_network import PrivateTorNetwork, running_network
 from cbfs.sending.sender import LINGER
 from cbfs_common.limits import FRAME_SIZE
 from cbfs_common.onion import PORT
@@ -90,7 +90,7 @@ def timed(sender: User, receiver: User, contents: list[bytes]) -> float:
     return time.perf_counter() - started
 
 
-async def echoes(network: Network, quick: bool) -> Results:
+async def echoes(network: PrivateTorNetwork, quick: bool) -> Results:
     """The same by a service that sends back what it gets, a frame for a message."""
     count, burst = (1, 5) if quick else (5, 200)
     options = TorOptions(control=network.control("client"))

@@ -45,7 +45,7 @@ PLACES = (
     "cbfs.messages.queues.note_queue.draft",
     "cbfs.names.own_name.OwnName.check",
     "cbfs.messages.petnames.pending",
-    "cbfs.contacts.contacts.Peers.ready",
+    "cbfs.contacts.look_up.ContactLookUp.ready",
     "cbfs.receiving.receiver.Receiver._kept",
     "cbfs.receiving.receiver.Receiver._meet",
     "cbfs.receiving.receiver.Receiver.take",

@@ -16,7 +16,7 @@ import trio
 
 from cbfs.account import passphrase
 from cbfs.account.account import SYSTEM_RANDOM, opened_store, reading_store
-from cbfs.account.passphrase import Asking, Guard, by_keyring, by_passphrase, unlocking
+from cbfs.account.passphrase import Guard, PassphraseSource, by_keyring, by_passphrase, unlocking
 from cbfs.commands.export import NotAnExport, read_export, restore_export, write_export
 from cbfs.engine.running import running
 from cbfs.messages import listings
@@ -111,15 +111,15 @@ def test_costs_from_a_file_are_bounded() -> None:
 def test_what_a_descriptor_says() -> None:
     for text, expected in ((b"word\n", b"word"), (b"word", b"word"), (b"a b\nmore", b"a b")):
         descriptor = given(text)
-        assert Asking(descriptor).once() == expected
+        assert PassphraseSource(descriptor).once() == expected
         os.close(descriptor)
     for text in (b"", b"\n", b"x" * 2_000):
         descriptor = given(text)
         with pytest.raises(CbfsError):
-            Asking(descriptor).once()
+            PassphraseSource(descriptor).once()
         os.close(descriptor)
     with pytest.raises(CbfsError):
-        Asking(descriptor).once()
+        PassphraseSource(descriptor).once()
 
 
 class Ring(keyring.backend.KeyringBackend):
@@ -184,16 +184,16 @@ def test_the_keyring_opens_an_account(tmp_path: Path) -> None:
 )
 @pytest.mark.usefixtures("_cheap")
 def test_a_passphrase_is_its_characters_however_they_are_typed(made: str, typed: str) -> None:
-    first = Asking(given(f"{made}\n".encode())).twice()
-    again = Asking(given(f"{typed}\n".encode())).once()
+    first = PassphraseSource(given(f"{made}\n".encode())).twice()
+    again = PassphraseSource(given(f"{typed}\n".encode())).once()
     guard = by_passphrase(first, SYSTEM_RANDOM)
     assert by_passphrase(again, SYSTEM_RANDOM).lock != guard.lock, "each has a salt of its own"
     assert unlocking(lambda: again)(guard.protection) == guard.lock
 
 
 def test_a_passphrase_that_is_no_text_is_its_bytes() -> None:
-    assert Asking(given(b"\xff\xfe words")).once() == b"\xff\xfe words"
-    assert Asking(given(b"Case counts")).once() == b"Case counts"
+    assert PassphraseSource(given(b"\xff\xfe words")).once() == b"\xff\xfe words"
+    assert PassphraseSource(given(b"Case counts")).once() == b"Case counts"
 
 
 @pytest.mark.mount

@@ -18,9 +18,9 @@ import trio
 
 from cbfs.network.dial import DialError
 from cbfs.network.tor.config import TorOptions
-from cbfs.network.tor.control import Session, open_session
+from cbfs.network.tor.control import TorSession, open_session
 from cbfs.network.tor.events import Circuit, Event, Stream
-from cbfs.network.tor.private_network import Network, running_network
+from cbfs.network.tor.private_network import PrivateTorNetwork, running_network
 from cbfs.network.tor.tor import Tor, TorReport, running_tor
 from cbfs_common.onion import ServiceKey, make_service_key
 from cbfs_host.onion import Onion, published
@@ -30,7 +30,7 @@ PATIENCE = 60.0
 
 
 @pytest.fixture(scope="session")
-def tor_network() -> Iterator[Network]:
+def tor_network() -> Iterator[PrivateTorNetwork]:
     """The private Tor network."""
     with running_network(lambda step: None) as network:
         yield network
@@ -69,7 +69,7 @@ async def tor_of(options: TorOptions, directory: Path) -> AsyncIterator[tuple[To
         changes.tor = None
 
 
-def own_options(network: Network, directory: Path, *lines: str) -> TorOptions:
+def own_options(network: PrivateTorNetwork, directory: Path, *lines: str) -> TorOptions:
     """Options for a tor of one's own in ``directory`` that joins the private network."""
     path = directory.parent / "torrc"
     path.write_text("\n".join((*network.torrc, *lines)))
@@ -100,7 +100,7 @@ async def _serve(
 
 @asynccontextmanager
 async def onion_echo(
-    network: Network, clients: tuple[str, ...] = (), key: ServiceKey | None = None
+    network: PrivateTorNetwork, clients: tuple[str, ...] = (), key: ServiceKey | None = None
 ) -> AsyncIterator[str]:
     """The host name of an onion service of the network that sends back what it gets."""
     onion = Onion(key or make_service_key(os.urandom), clients, network.control("host"))
@@ -134,7 +134,7 @@ async def talk(stream: trio.abc.Stream, word: bytes = b"hello") -> None:
 class Observer:
     """Watches a tor with a control connection of its own."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: TorSession) -> None:
         self.session = session
         self.events: list[Event] = []
         self._send, self._receive = trio.open_memory_channel[Event](math.inf)
@@ -203,7 +203,7 @@ HASHED = "HashedControlPassword 16:872860B76453A77D60CA2BB8C1A7042072093276A3D70
 
 
 @pytest.fixture
-def system_tor(tor_network: Network, tmp_path: Path) -> Iterator["SystemTor"]:
+def system_tor(tor_network: PrivateTorNetwork, tmp_path: Path) -> Iterator["SystemTor"]:
     """A tor that runs beside the client, as Debian's does."""
     system = SystemTor(tor_network, tmp_path / "system")
     try:
@@ -215,7 +215,7 @@ def system_tor(tor_network: Network, tmp_path: Path) -> Iterator["SystemTor"]:
 class SystemTor:
     """Can be stopped and started, and its network switched."""
 
-    def __init__(self, network: Network, directory: Path) -> None:
+    def __init__(self, network: PrivateTorNetwork, directory: Path) -> None:
         network.seed(directory)
         self.control = f"{directory}/control"
         own = (f"DataDirectory {directory}", f"ControlSocket {self.control}", "SocksPort auto")

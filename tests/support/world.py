@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from cbfs.account.account import SYSTEM_RANDOM, opened_store
 from cbfs.account.settings import Settings, Strangers, encode
-from cbfs.network.tor.private_network import Network
+from cbfs.network.tor.private_network import PrivateTorNetwork
 from cbfs.storage.store import Meta, Table
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class Way:
     mounts: tuple[str, ...] = ("--no-tor",)
 
 
-def through_tor(network: Network) -> Way:
+def through_tor(network: PrivateTorNetwork) -> Way:
     """Servers as onions, everybody through the network's one client."""
     client = network.control("client")
     return Way(

@@ -11,7 +11,7 @@ import trio
 
 from cbfs.network.tor.config import TorOptions
 from cbfs.network.tor.control import open_session
-from cbfs.network.tor.private_network import Network
+from cbfs.network.tor.private_network import PrivateTorNetwork
 from cbfs_common.onion import PORT
 from tests.support.tornet import (
     PATIENCE,
@@ -43,7 +43,7 @@ BRIDGE_LINES = (
 
 
 @contextmanager
-def bridge(network: Network, directory: Path) -> Iterator[str]:
+def bridge(network: PrivateTorNetwork, directory: Path) -> Iterator[str]:
     """A bridge of the private network that nobody is told of: its line."""
     network.seed(directory)
     own = (f"DataDirectory {directory}", f"ControlSocket {directory}/control")
@@ -60,7 +60,7 @@ def bridge(network: Network, directory: Path) -> Iterator[str]:
         process.wait()
 
 
-def test_all_goes_by_the_bridge(tor_network: Network, tmp_path: Path) -> None:
+def test_all_goes_by_the_bridge(tor_network: PrivateTorNetwork, tmp_path: Path) -> None:
     async def main(line: str) -> None:
         (tmp_path / "torrc").write_text("\n".join(tor_network.torrc))
         (tmp_path / "bridges").write_text(f"# as the operator gave it\nBridge {line}\n")

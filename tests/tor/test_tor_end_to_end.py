@@ -11,7 +11,7 @@ import pytest
 import stem.control
 import stem.response.events
 
-from cbfs.network.tor.private_network import Network
+from cbfs.network.tor.private_network import PrivateTorNetwork
 from tests.support.sockets import Watch
 from tests.support.tornet import SystemTor
 from tests.support.world import Service, User, World, through_tor, wait_for, world
@@ -20,7 +20,9 @@ pytestmark = [pytest.mark.tor, pytest.mark.mount]
 
 
 @pytest.fixture
-def here(tor_network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def here(
+    tor_network: PrivateTorNetwork, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
     with world(tmp_path_factory.mktemp("t"), through_tor(tor_network)) as made:
         yield made
 
@@ -41,7 +43,9 @@ def test_the_watch_sees_what_does_not_lead_to_tor() -> None:
         assert len(watch.others) == 3
 
 
-def test_between_two_mounts_there_is_nothing_but_tor(here: World, tor_network: Network) -> None:
+def test_between_two_mounts_there_is_nothing_but_tor(
+    here: World, tor_network: PrivateTorNetwork
+) -> None:
     alice, bob = here.account("alice"), here.account("bob")
     tor = set(tor_network.pids.values())
 

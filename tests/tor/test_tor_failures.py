@@ -17,7 +17,7 @@ import cbfs.network.tor.tor
 from cbfs.network.dial import DialError
 from cbfs.network.tor.config import TorOptions
 from cbfs.network.tor.control import ControlRefused, owner_of_listener
-from cbfs.network.tor.private_network import Network
+from cbfs.network.tor.private_network import PrivateTorNetwork
 from cbfs.network.tor.session import LiveTor, find_running
 from cbfs_common.errors import CbfsError
 from tests.support.tornet import (
@@ -56,7 +56,9 @@ def refusal(options: TorOptions, directory: Path) -> CbfsError:
     return caught.value
 
 
-def test_our_tor_killed_is_started_again(tor_network: Network, tmp_path: Path, quick: None) -> None:
+def test_our_tor_killed_is_started_again(
+    tor_network: PrivateTorNetwork, tmp_path: Path, quick: None
+) -> None:
     async def main() -> None:
         directory = tmp_path / "tor"
         async with (

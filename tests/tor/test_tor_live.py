@@ -13,8 +13,8 @@ from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.commands.onion_key import admission
 from cbfs.network.dial import DialError
 from cbfs.network.tor.config import TorOptions
-from cbfs.network.tor.control import Session
-from cbfs.network.tor.private_network import Network
+from cbfs.network.tor.control import TorSession
+from cbfs.network.tor.private_network import PrivateTorNetwork
 from cbfs_common.onion import PORT, make_service_key, parse_clients
 from tests.support.tornet import (
     PATIENCE,
@@ -30,12 +30,12 @@ from tests.support.tornet import (
 pytestmark = pytest.mark.tor
 
 
-def client(network: Network) -> TorOptions:
+def client(network: PrivateTorNetwork) -> TorOptions:
     return TorOptions(control=network.control("client"))
 
 
 def test_each_isolation_has_a_circuit_that_ends_with_it(
-    tor_network: Network, tmp_path: Path
+    tor_network: PrivateTorNetwork, tmp_path: Path
 ) -> None:
     async def main() -> None:
         async with (
@@ -73,7 +73,9 @@ def test_each_isolation_has_a_circuit_that_ends_with_it(
     trio.run(main)
 
 
-def test_two_deliveries_to_one_onion_share_nothing(tor_network: Network, tmp_path: Path) -> None:
+def test_two_deliveries_to_one_onion_share_nothing(
+    tor_network: PrivateTorNetwork, tmp_path: Path
+) -> None:
     async def main() -> None:
         async with (
             onion_echo(tor_network) as host,
@@ -96,7 +98,7 @@ def test_two_deliveries_to_one_onion_share_nothing(tor_network: Network, tmp_pat
 
 
 def test_names_go_to_tor_as_they_are(
-    tor_network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tor_network: PrivateTorNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
     real = socket.getaddrinfo
@@ -117,7 +119,7 @@ def test_names_go_to_tor_as_they_are(
     assert all(str(host) in ("127.0.0.1", "None") for host in asked)
 
 
-def test_an_onion_that_is_not_there(tor_network: Network, tmp_path: Path) -> None:
+def test_an_onion_that_is_not_there(tor_network: PrivateTorNetwork, tmp_path: Path) -> None:
     host = make_service_key(os.urandom).host
 
     async def main() -> None:
@@ -129,7 +131,9 @@ def test_an_onion_that_is_not_there(tor_network: Network, tmp_path: Path) -> Non
     trio.run(main)
 
 
-def test_an_onion_without_a_server_behind_it(tor_network: Network, tmp_path: Path) -> None:
+def test_an_onion_without_a_server_behind_it(
+    tor_network: PrivateTorNetwork, tmp_path: Path
+) -> None:
     async def main() -> None:
         async with (
             onion_echo(tor_network) as host,
@@ -144,7 +148,9 @@ def test_an_onion_without_a_server_behind_it(tor_network: Network, tmp_path: Pat
     trio.run(main)
 
 
-def test_a_private_onion_admits_whom_it_knows(tor_network: Network, tmp_path: Path) -> None:
+def test_a_private_onion_admits_whom_it_knows(
+    tor_network: PrivateTorNetwork, tmp_path: Path
+) -> None:
     """By the line that ``cbfs onion-key`` prints."""
     admitted, other = tmp_path / "admitted", tmp_path / "other"
     key = make_service_key(os.urandom)
@@ -176,7 +182,7 @@ def test_a_private_onion_admits_whom_it_knows(tor_network: Network, tmp_path: Pa
     trio.run(main)
 
 
-def test_a_circuit_that_ends_in_the_middle(tor_network: Network, tmp_path: Path) -> None:
+def test_a_circuit_that_ends_in_the_middle(tor_network: PrivateTorNetwork, tmp_path: Path) -> None:
     async def main() -> None:
         async with (
             echo_server() as port,
@@ -198,7 +204,7 @@ def test_a_circuit_that_ends_in_the_middle(tor_network: Network, tmp_path: Path)
     trio.run(main)
 
 
-async def end_circuits(session: Session, circuits: set[str]) -> None:
+async def end_circuits(session: TorSession, circuits: set[str]) -> None:
     """Closes circuits with all that tor has joined with them."""
     present = await trio.to_thread.run_sync(session.circuits)
     groups = {found.group for found in present if found.id in circuits and found.group}
@@ -207,7 +213,7 @@ async def end_circuits(session: Session, circuits: set[str]) -> None:
         await trio.to_thread.run_sync(session.close_circuit, circuit)
 
 
-def test_a_tor_of_our_own_comes_up_and_goes(tor_network: Network, tmp_path: Path) -> None:
+def test_a_tor_of_our_own_comes_up_and_goes(tor_network: PrivateTorNetwork, tmp_path: Path) -> None:
     async def main() -> None:
         directory = tmp_path / "tor"
         async with (
@@ -224,7 +230,7 @@ def test_a_tor_of_our_own_comes_up_and_goes(tor_network: Network, tmp_path: Path
     trio.run(main)
 
 
-def test_a_long_path_is_no_obstacle(tor_network: Network, tmp_path: Path) -> None:
+def test_a_long_path_is_no_obstacle(tor_network: PrivateTorNetwork, tmp_path: Path) -> None:
     async def main() -> None:
         directory = tmp_path / ("a" * 100) / "tor"
         directory.parent.mkdir()

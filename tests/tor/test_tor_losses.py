@@ -11,7 +11,7 @@ import stem
 import stem.control
 import stem.response.events
 
-from cbfs.network.tor.private_network import Network
+from cbfs.network.tor.private_network import PrivateTorNetwork
 from tests.support.tornet import SystemTor
 from tests.support.world import User, World, through_tor, wait_for, world
 
@@ -25,7 +25,9 @@ CLOSED = 3
 
 
 @pytest.fixture(scope="module")
-def here(tor_network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def here(
+    tor_network: PrivateTorNetwork, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
     with world(tmp_path_factory.mktemp("l"), through_tor(tor_network)) as made:
         yield made
 

@@ -11,7 +11,7 @@ import trio
 import cbfs_host.onion
 from cbfs.network.dial import DialError
 from cbfs.network.tor.config import TorOptions
-from cbfs.network.tor.private_network import Network
+from cbfs.network.tor.private_network import PrivateTorNetwork
 from cbfs_common.onion import PORT, make_service_key
 from cbfs_host.onion import (
     Onion,
@@ -50,7 +50,7 @@ def test_an_onion_service_without_tor(tmp_path: Path) -> None:
 
 
 def test_an_onion_service_comes_back_with_its_tor(
-    tor_network: Network,
+    tor_network: PrivateTorNetwork,
     system_tor: SystemTor,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from cbfs.network.tor.private_network import Network
+from cbfs.network.tor.private_network import PrivateTorNetwork
 from tests.support.world import User, World, run, through_tor, wait_for, world
 
 pytestmark = [pytest.mark.tor, pytest.mark.mount]
 
 
 @pytest.fixture
-def here(tor_network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def here(
+    tor_network: PrivateTorNetwork, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
     with world(tmp_path_factory.mktemp("o"), through_tor(tor_network)) as made:
         yield made
 
@@ -44,7 +46,9 @@ def wait_published(user: User) -> None:
     wait_for(lambda: "own server: published" in status(user) or None, "the server")
 
 
-def test_two_with_servers_of_their_own_need_no_other(here: World, tor_network: Network) -> None:
+def test_two_with_servers_of_their_own_need_no_other(
+    here: World, tor_network: PrivateTorNetwork
+) -> None:
     with ThreadPoolExecutor() as pool:
         alice, bob = pool.map(here.account_with_server, ("alice", "bob"))
     assert not servers_of(alice)
@@ -86,7 +90,7 @@ def test_two_with_servers_of_their_own_need_no_other(here: World, tor_network: N
 
 
 def test_a_private_server_of_ones_own_is_reached_by_its_clients_only(
-    here: World, tor_network: Network
+    here: World, tor_network: PrivateTorNetwork
 ) -> None:
     with ThreadPoolExecutor() as pool:
         names = ("alice", "bob", "carol")

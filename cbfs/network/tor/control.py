@@ -36,7 +36,7 @@ class ControlRefused(ControlError):
     lasting = True
 
 
-class Session:
+class TorSession:
     """A control connection to ``address``: a path, or ``HOST:PORT`` with a numeric host. All
     methods block and raise ControlError. ``close`` from another thread ends those that wait."""
 
@@ -132,9 +132,9 @@ class Session:
             self._controller.close()
 
 
-def open_session(address: str) -> Session:
+def open_session(address: str) -> TorSession:
     """A session that is authenticated, for programs that may wait for it."""
-    session = Session(address)
+    session = TorSession(address)
     try:
         session.authenticate()
     except BaseException:

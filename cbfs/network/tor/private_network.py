@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cbfs.network.tor.control import ControlError, Session, launch, open_session
+from cbfs.network.tor.control import ControlError, TorSession, launch, open_session
 from cbfs_common.errors import CbfsError, in_words
 
 START_TIMEOUT = 60.0
@@ -63,7 +63,7 @@ class NetworkError(CbfsError):
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class PrivateTorNetwork:
     """A running private network, seen from the program that started it."""
 
     directory: Path
@@ -86,7 +86,7 @@ class Network:
 @contextlib.contextmanager
 def running_network(
     progress: Callable[[str], None], parent: Path | None = None
-) -> Iterator[Network]:
+) -> Iterator[PrivateTorNetwork]:
     """A private network for the length of the ``with``. ``progress`` gets a word at each step.
 
     Its directory is a new one in ``parent``, by default the system's temporary directory, and
@@ -119,7 +119,7 @@ def running_network(
 
 def _read_announcement(
     guardian: "subprocess.Popen[bytes]", directory: Path, progress: Callable[[str], None]
-) -> Network:
+) -> PrivateTorNetwork:
     """Follows the guardian's lines until the network stands."""
     for line in guardian.stdout or ():
         said = json.loads(line)
@@ -130,7 +130,7 @@ def _read_announcement(
         if "step" in said:
             progress(said["step"])
         else:
-            return Network(directory, tuple(said["torrc"]), said["pids"])
+            return PrivateTorNetwork(directory, tuple(said["torrc"]), said["pids"])
     raise NetworkError("the private Tor network ended while it was starting")
 
 
@@ -145,7 +145,7 @@ class _Guardian:
     deadline: float
     interval: int
     """Seconds between the first votes."""
-    sessions: dict[str, Session] = field(default_factory=dict)
+    sessions: dict[str, TorSession] = field(default_factory=dict)
     processes: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict)
 
     def build(self) -> None:
@@ -197,7 +197,7 @@ class _Guardian:
         self.processes[name] = launch("tor", (*own, *lines))
         self.sessions[name] = open_session(f"{directory}/control")
 
-    def _wait(self, name: str, ready: Callable[[Session], bool]) -> None:
+    def _wait(self, name: str, ready: Callable[[TorSession], bool]) -> None:
         """Asks a node until it says yes: tor has no event for what is waited for here. A SIGHUP
         makes it look for the directory now, and not when its growing pauses have passed."""
         for attempt in itertools.count(1):
@@ -324,14 +324,14 @@ def _seed(source: Path, data_directory: Path) -> None:
 CONSENSUS = "dir/status-vote/current/consensus"
 
 
-def _has_consensus(authority: Session) -> bool:
+def _has_consensus(authority: TorSession) -> bool:
     try:
         return bool(authority.get_info(CONSENSUS))
     except ControlError:
         return False
 
 
-def _has_all_relays(authority: Session) -> bool:
+def _has_all_relays(authority: TorSession) -> bool:
     """Whether the consensus names all relays, as running and with onion service directories."""
     consensus = authority.get_info(CONSENSUS)
     flags = [line.split() for line in consensus.splitlines() if line.startswith("s ")]
@@ -339,7 +339,7 @@ def _has_all_relays(authority: Session) -> bool:
     return len(usable) == len(RELAYS) + 1
 
 
-def _has_directory(node: Session) -> bool:
+def _has_directory(node: TorSession) -> bool:
     return node.get_info("status/enough-dir-info") == "1"
 
 

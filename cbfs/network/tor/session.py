@@ -14,7 +14,7 @@ from cbfs.network.tor.config import ClientKey, TorOptions, own_lines
 from cbfs.network.tor.control import (
     ControlError,
     ControlRefused,
-    Session,
+    TorSession,
     launch,
     owner_of_listener,
 )
@@ -51,7 +51,7 @@ class LiveTor:
     """A tor and an authenticated control session with it. One call at a time goes on in a
     thread; one that takes too long ends the session."""
 
-    def __init__(self, session: Session, process: "subprocess.Popen[bytes] | None") -> None:
+    def __init__(self, session: TorSession, process: "subprocess.Popen[bytes] | None") -> None:
         self.session = session
         self._process = process
         self._limiter = trio.CapacityLimiter(1)
@@ -74,7 +74,7 @@ class LiveTor:
     @classmethod
     async def _opened(cls, address: str, process: "subprocess.Popen[bytes] | None") -> Self:
         try:
-            live = cls(Session(address), process)
+            live = cls(TorSession(address), process)
         except BaseException:
             await _stop(process)
             raise
@@ -180,7 +180,7 @@ def _check_owner(address: str) -> None:
         )
 
 
-def _socks_port(session: Session) -> tuple[str, int]:
+def _socks_port(session: TorSession) -> tuple[str, int]:
     """Where tor speaks SOCKS on loopback and keeps credentials apart. Raises ControlRefused."""
     options = session.socks_options()
     for flag in ("NoIsolateSOCKSAuth", "PreferSOCKSNoAuth"):
