@@ -44,7 +44,8 @@ def _shown(character: str) -> str:
 def escaped(toml: str) -> str:
     """A document of TOML that means the same, and in whose texts nothing can rewrite what stands on
     a terminal, or is not seen."""
-    return toml if toml.isascii() else "".join(map(_escaped, toml))
+    plain = toml.isascii() and "\t" not in toml  # other control characters TOML has escaped
+    return toml if plain else "".join(map(_escaped, toml))
 
 
 def _escaped(character: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -125,6 +125,7 @@ def test_what_is_shown_changes_nothing_when_it_is_saved(setting: Setting) -> Non
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\x9b\u202e\u2028\x85")))
+@example("\t")
 def test_a_subject_is_shown_without_what_it_could_do(subject: str) -> None:
     """It was somebody else who wrote it; it can be read back as it was."""
     talk = replace(TALK, subject=subject)
