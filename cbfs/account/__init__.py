@@ -1,6 +1,9 @@
 """The account directory: made, found to be ours alone, locked and opened; the passphrase or keyring
 that protects its root key, and the settings that ``config.toml`` may hold.
 
-In comes a path and a passphrase; out goes an open account with its keys, and settings that have
-been checked. Stands on storage. Every room may enter but storage and messages.
+In comes a path and a passphrase; out go an open account with its keys, and settings that have been
+checked. Stands on storage. Every room may enter but storage, problems, messages, network, names and
+contacts.
 """
+
+FACE = ("account", "passphrase", "place", "settings")

@@ -53,7 +53,7 @@ FORMER_MAX = 4
 
 @dataclass(frozen=True, slots=True)
 class Former:
-    """Where one could be reached, and as whom, ``until`` (seconds since 1970): others go on
+    """A mailbox and keys of before, ``until`` when they count (seconds since 1970): others go on
     writing there until they know better. Keys as in Account; ``signing`` is public."""
 
     transport: bytes
@@ -63,7 +63,7 @@ class Former:
     until: int
 
     def party(self, name: str) -> Party:
-        """Oneself under these keys."""
+        """Oneself in a session, under these keys."""
         public = dh_public(self.auth)
         profile = Profile(dh_public(self.transport), self.signing, public, self.server)
         return Party(profile.identity(name), self.auth, public)
@@ -87,19 +87,19 @@ class Account:
 
     @property
     def profile(self) -> Profile:
-        """The public halves."""
+        """The public halves of the keys, and the home server: what the directory has."""
         return Profile(
             dh_public(self.transport), sign_public(self.signing), dh_public(self.auth), self.server
         )
 
     @property
     def party(self) -> Party:
-        """Oneself in a session."""
+        """Oneself in a session, under the keys of now."""
         return Party(self.profile.identity(self.name), self.auth, dh_public(self.auth))
 
     @property
     def former_parties(self) -> tuple[Party, ...]:
-        """Oneself under the keys of before."""
+        """Oneself in sessions, under the keys of before."""
         return tuple(former.party(self.name) for former in self.former)
 
     def moved(self, now: int) -> tuple[Former, ...]:
@@ -111,7 +111,7 @@ class Account:
         return (here, *(each for each in self.former if each.until > now))[:FORMER_MAX]
 
     def encode(self) -> bytes:
-        """For the store. Holds secrets."""
+        """This account as a record of ``Table.META``. Holds secrets."""
         former = [[f.transport, f.auth, f.signing, f.server.url(), f.until] for f in self.former]
         return pack(
             self.name,
@@ -126,7 +126,7 @@ class Account:
 
 
 def make_account(name: str, server: Address, policy: str, random: Random) -> Account:
-    """Fresh keys."""
+    """A new account with fresh keys."""
     transport, signing, auth, owner = (random.token(KEY_SIZE) for _ in range(4))
     return Account(name, transport, signing, auth, owner, server, policy)
 
@@ -146,19 +146,19 @@ def load_next(store: Store) -> Account | None:
 
 
 def put_next(writer: Writer, account: Account) -> None:
-    """Before anybody else hears of its keys."""
+    """Keep what a change is to make of the account, before anybody else hears of its keys."""
     writer.put(Table.META, Meta.ACCOUNT_NEXT, account.encode())
 
 
 def put_account(writer: Writer, account: Account) -> None:
-    """This is the account from now on; a change that led to it is done."""
+    """Make this the account from now on; a change that led to it has ended."""
     writer.put(Table.META, Meta.ACCOUNT, account.encode())
     writer.delete(Table.META, Meta.ACCOUNT_NEXT)
 
 
 def bring_back(writer: Writer, now: int) -> None:
-    """A former mailbox that a wrong clock has left is looked into for no longer than if it was left
-    at ``now`` (seconds)."""
+    """Look into a former mailbox that a wrong clock has left for no longer than if it was left at
+    ``now`` (seconds since 1970)."""
     for key in Meta.ACCOUNT, Meta.ACCOUNT_NEXT:
         data = writer.get(Table.META, key)
         if data is not None:
@@ -190,12 +190,12 @@ def _decode_former(transport: bytes, auth: bytes, signing: bytes, url: str, unti
 
 
 def put_own_server(writer: Writer, address: Address) -> None:
-    """The home server is one that runs with the account, and is reached so."""
+    """Note that the home server is one that runs with the account, at this address."""
     writer.put(Table.META, Meta.OWN_SERVER, address.url().encode())
 
 
 def load_own_server(store: Store) -> Address | None:
-    """The address of the server that runs with the account."""
+    """The address of the server that runs with the account; None when none does."""
     with store.read() as reader:
         data = reader.get(Table.META, Meta.OWN_SERVER)
     return None if data is None else parse_address(data.decode())
@@ -213,7 +213,8 @@ def default_account() -> Path:
 
 
 def no_lock(protection: Protection) -> bytes:
-    """The lock of an account that nothing protects. Raises CbfsError for another."""
+    """The lock (32 bytes) of an account that nothing protects. Raises CbfsError for one that
+    something does."""
     if protection.kind is not ProtectionKind.NOTHING:
         raise CbfsError("the account is protected by a passphrase", "it has to be given")
     return NO_LOCK

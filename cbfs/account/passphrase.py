@@ -37,7 +37,7 @@ _SERVICE = "cbfs"
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A protection with the lock (32) that it gives."""
+    """A protection of an account with the lock (32 bytes) that it gives."""
 
     protection: Protection = field(default_factory=Protection)
     lock: bytes = field(default=NO_LOCK, repr=False)
@@ -45,19 +45,19 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class PassphraseSource:
-    """Where passphrases come from: a descriptor, or the terminal."""
+    """Where a passphrase comes from: a descriptor, or the terminal. ``what`` names it there."""
 
     descriptor: int | None = None
     what: str = "passphrase of the account"
 
     def once(self) -> bytes:
-        """One that exists. Raises CbfsError."""
+        """A passphrase that exists already. Raises CbfsError."""
         if self.descriptor is not None:
             return _read(self.descriptor)
         return _ask(f"{self.what}: ")
 
     def twice(self) -> bytes:
-        """A new one. Raises CbfsError."""
+        """A new passphrase, which a terminal asks for twice. Raises CbfsError."""
         if self.descriptor is not None:
             return _read(self.descriptor)
         first = _ask(f"new {self.what}: ")
@@ -99,7 +99,8 @@ def _ask(prompt: str) -> bytes:
 
 
 def _checked(passphrase: bytes) -> bytes:
-    """The same bytes however the same characters were typed. Raises CbfsError."""
+    """A passphrase as the same bytes however the same characters were typed. Raises CbfsError for
+    an empty or too long one."""
     passphrase = composed(passphrase)
     if not passphrase:
         raise CbfsError("the passphrase is empty", "give one, of several words")
@@ -109,8 +110,8 @@ def _checked(passphrase: bytes) -> bytes:
 
 
 def composed(passphrase: bytes) -> bytes:
-    """As RFC 8265 has passwords (OpaqueString): composed (NFC), and every kind of space a plain
-    one: keyboards and systems differ in both. What is no UTF-8 stays as it is."""
+    """A passphrase as RFC 8265 has passwords (OpaqueString): composed (NFC), and every kind of
+    space a plain one: keyboards and systems differ in both. What is no UTF-8 stays as it is."""
     try:
         text = passphrase.decode()
     except UnicodeDecodeError:
@@ -120,7 +121,7 @@ def composed(passphrase: bytes) -> bytes:
 
 
 def stretch(passphrase: bytes, salt: bytes, passes: int, memory: int) -> bytes:
-    """A key (32) by Argon2id; ``memory`` in KiB. Raises CbfsError for costs that are out of
+    """A key (32 bytes) by Argon2id; ``memory`` in KiB. Raises CbfsError for costs that are out of
     bounds, or more than this machine has."""
     if not 1 <= passes <= PASSES_MAX or not 8 <= memory <= MEMORY_MAX:
         raise CbfsError("the file asks for too much work", "is it one that cbfs wrote?")
@@ -135,15 +136,15 @@ def stretch(passphrase: bytes, salt: bytes, passes: int, memory: int) -> bytes:
 
 
 def by_passphrase(passphrase: bytes, random: Random) -> Guard:
-    """A new protection."""
+    """A new protection by a passphrase."""
     salt = random.token(SALT_SIZE)
     protection = Protection(ProtectionKind.PASSPHRASE, salt=salt, passes=PASSES, memory=MEMORY)
     return Guard(protection, stretch(passphrase, salt, PASSES, MEMORY))
 
 
 def by_keyring(name: str, random: Random) -> Guard:
-    """A new protection, whose lock is in the keyring on return. ``name`` tells people whose it
-    is. Raises CbfsError."""
+    """A new protection by the desktop's keyring, in which its lock is on return. ``name`` tells
+    people whose it is. Raises CbfsError."""
     protection = Protection(ProtectionKind.KEYRING, id=random.token(ID_SIZE))
     lock = random.token(KEY_SIZE)
     try:
@@ -165,7 +166,7 @@ def forget(protection: Protection) -> None:
 
 
 def unlocking(passphrase: Callable[[], bytes]) -> Unlock:
-    """Unlocks any protection, with the passphrase when it takes one; each only once."""
+    """What unlocks any protection, with the passphrase when it asks for one; each only once."""
     known: dict[Protection, bytes] = {}
 
     def unlock(protection: Protection) -> bytes:

@@ -36,7 +36,7 @@ _EVERYBODY: Final = "0 0 4294967295"
 
 def check_account(directory: Path) -> None:
     """Raises CbfsError for a directory that an account must not be kept in, or whose files are not
-    ours; one that others could enter is closed to them. One that is not there is fine."""
+    ours; one that others could enter is closed to them. A directory that does not exist is fine."""
     check_way(directory)
     try:
         folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -69,8 +69,8 @@ def check_account(directory: Path) -> None:
 
 
 def _close_to_others(folder: int, directory: Path) -> None:
-    """Raises CbfsError. A disk that cannot be written can still be read, for an export: its files
-    are closed themselves."""
+    """Close a directory to others. Raises CbfsError when that fails, but on a disk that cannot be
+    written: it can still be read, for an export, and its files are closed themselves."""
     try:
         os.fchmod(folder, 0o700)
     except OSError as error:
@@ -122,8 +122,7 @@ def _check_folder(there: str, told: os.stat_result, trusted: set[int]) -> None:
 
 
 def new_log(directory: Path) -> int:
-    """A descriptor of a new file ``log`` in the place of the one that was there. Raises
-    CbfsError."""
+    """A descriptor of a new file ``log`` in the place of an earlier one. Raises CbfsError."""
     path = directory / "log"
     try:
         folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

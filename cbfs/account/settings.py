@@ -48,12 +48,14 @@ class Strangers(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """``grace``: seconds that a file must be left alone before it is sent. ``file_size_max``:
-    bytes of the largest file that may be written in the mount. ``quota``: bytes that programs may
-    make the account take in all; 0: as many as the disk has. ``receipts``: senders are told
-    that their messages have arrived. ``pace``: mean seconds between two connections that send
-    something or nothing, and between two polls; 0: send at once, and stay connected. ``strangers``:
-    what becomes of who writes first."""
+    """The settings of an account.
+
+    ``grace``: seconds that a file must be left alone before it is sent. ``file_size_max``: bytes of
+    the largest file that may be written in the mount. ``quota``: bytes that programs may make the
+    account use in all; 0: as many as the disk has. ``receipts``: senders are told that their
+    messages have arrived. ``pace``: mean seconds between two connections that send something or
+    nothing, and between two polls; 0: send at once, and stay connected. ``strangers``: what becomes
+    of who writes first."""
 
     grace: float = 1.0
     file_size_max: int = FILE_SIZE_MAX
@@ -90,7 +92,7 @@ def _truth(value: object) -> bool:
 
 
 def _bytes(value: object) -> int:
-    """0 for what is no size."""
+    """A size in bytes; 0 for what is no size."""
     if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,12}) ?([KMG]iB|B|)", value)):
         return int(match[1]) * _UNITS[match[2]]
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
@@ -130,7 +132,7 @@ def _pace(value: object) -> float:
 
 
 def words(pace: float) -> str:
-    """A pace as the file has it."""
+    """A pace in seconds as config.toml has it."""
     if not pace:
         return ""
     unit = next(unit for unit in "hms" if pace % _TIMES[unit] == 0)
@@ -180,7 +182,8 @@ KEYS: dict[str, Key] = {
 
 
 def decode(data: bytes) -> Settings:
-    """What a config.toml says; what it leaves out has its default. Raises SettingsError."""
+    """The settings that a config.toml says; what it leaves out has its default. Raises
+    SettingsError."""
     if len(data) > CONFIG_MAX:
         raise SettingsError("it is too long", f"at most {CONFIG_MAX} bytes")
     try:
@@ -205,14 +208,14 @@ def decode(data: bytes) -> Settings:
 
 
 def encode(settings: Settings) -> bytes:
-    """All of them as TOML; ``decode`` gives the same again."""
+    """All settings as TOML; ``decode`` gives the same again."""
     table = {name: key.write(getattr(settings, name)) for name, key in KEYS.items()}
     return tomli_w.dumps(table).encode()
 
 
 def commented(settings: Settings) -> bytes:
-    """The config.toml of somebody who has none: each key explained. What has its default is a
-    comment, so that another default of a later version takes effect."""
+    """The config.toml of somebody who has none, with each key explained. What has its default is a
+    comment, so that another default of a later version counts."""
     lines = [
         "# Settings, checked when this file is closed. A wrong one leaves the old ones in effect,",
         "# and config.toml.error says what is wrong. See mount.cbfs(8).",
@@ -226,11 +229,11 @@ def commented(settings: Settings) -> bytes:
 
 
 class Configuration:
-    """One for an account at work."""
+    """The settings in effect of an account at work, kept in its store."""
 
     def __init__(self, store: Store) -> None:
-        """Raises CbfsError for settings that this version does not know: to go on without them
-        might show what they were to hide."""
+        """Load the settings of this store. Raises CbfsError for settings that this version does not
+        know: to go on without them might show what they were to hide."""
         with store.read() as reader:
             data = reader.get(Table.META, Meta.SETTINGS)
         try:
@@ -245,7 +248,7 @@ class Configuration:
 
     @property
     def current(self) -> Settings:
-        """As they are now: read them at each use."""
+        """The settings as they are now: read them at each use."""
         return self._current
 
     @property
@@ -254,8 +257,8 @@ class Configuration:
         return self._current.pace
 
     async def change(self, settings: Settings) -> None:
-        """In effect, and on the disk, on return. A crash before the commit leaves the old ones,
-        one after it the new ones."""
+        """Put other settings into effect; they are on the disk on return. A crash before the commit
+        leaves the old ones, one after it the new ones."""
         if settings == self._current:
             return
         data = encode(settings)
@@ -265,5 +268,5 @@ class Configuration:
         self._changed = trio.Event()
 
     async def wait_changed(self) -> None:
-        """Until they are others."""
+        """Wait until the settings are others."""
         await self._changed.wait()

@@ -28,7 +28,7 @@ from cbfs_common.errors import CbfsError
 
 
 def add_protection(parser: argparse.ArgumentParser) -> None:
-    """``--passphrase``, ``--passphrase-fd``, ``--keyring``."""
+    """Add ``--passphrase``, ``--passphrase-fd`` and ``--keyring`` to a command."""
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--passphrase", action="store_true", help="ask for a passphrase that protects the account"
@@ -42,7 +42,7 @@ def add_protection(parser: argparse.ArgumentParser) -> None:
 
 
 def add_passphrase(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """``cbfs passphrase``."""
+    """Add ``cbfs passphrase``."""
     parser = commands.add_parser(
         "passphrase",
         help="set, change or remove the passphrase of an account",
@@ -58,7 +58,7 @@ def add_passphrase(commands: "argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """``cbfs export``."""
+    """Add ``cbfs export``."""
     parser = commands.add_parser(
         "export", help="write account and history into a file, encrypted under a passphrase"
     )
@@ -75,7 +75,7 @@ def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def add_old_passphrase(parser: argparse.ArgumentParser) -> None:
-    """``--account-passphrase-fd``."""
+    """Add ``--account-passphrase-fd`` to a command."""
     parser.add_argument(
         "--account-passphrase-fd",
         type=int,
@@ -128,7 +128,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def restore(options: argparse.Namespace, account: Path) -> int:
-    """``cbfs init --restore``."""
+    """Run ``cbfs init --restore``; the exit code."""
     if options.name or options.server or options.own_server or options.names:
         options.usage("an export knows NAME, --server and --names")
     passphrase = PassphraseSource(options.export_passphrase_fd, "passphrase of the export").once()
@@ -144,7 +144,7 @@ def restore(options: argparse.Namespace, account: Path) -> int:
 
 
 def tell_ready(name: str, account: Path, options: argparse.Namespace) -> None:
-    """An account is made: how to mount it, the way that was asked for."""
+    """Say that an account is made, and how to mount it, over the network that was asked for."""
     tail = " --no-tor" if options.no_tor else ""
     print(f"{name} is ready. Mount it: mount.cbfs {account} MOUNTPOINT{tail}")
 

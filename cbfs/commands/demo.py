@@ -40,7 +40,7 @@ class DemoSteps:
         self._total = 0.0
 
     def do(self, text: str, work: Callable[[], T]) -> T:
-        """Run one step."""
+        """Run one step, and say how long it took."""
         print(f"  {text:<58}", end="", flush=True)
         started = time.monotonic()
         result = work()
@@ -51,13 +51,13 @@ class DemoSteps:
 
     @property
     def total(self) -> float:
-        """Seconds of all steps."""
+        """Seconds of all steps so far."""
         return self._total
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """The options by which servers publish themselves, accounts and mounts reach them."""
+    """The options by which servers publish themselves, and accounts and mounts reach them."""
 
     servers: tuple[str, ...] = ("--listen", "127.0.0.1:0")
     accounts: tuple[str, ...] = ("--no-tor",)
@@ -65,8 +65,8 @@ class Way:
 
 
 def run(directory: Path | None, *, tor: bool) -> int:
-    """Show it, below ``directory`` (a fresh temporary one when None). ``tor``: everything goes
-    through onion services of a private Tor network on this machine."""
+    """Show how two users exchange messages, below ``directory`` (a fresh temporary one when None).
+    ``tor``: everything goes through onion services of a private Tor network on this machine."""
     with _place(directory) as place, ExitStack() as stack:
         print(f"cbfs demo: alice and bob in {place}\n")
         steps = DemoSteps()
@@ -95,7 +95,7 @@ def run(directory: Path | None, *, tor: bool) -> int:
 
 @contextmanager
 def _place(directory: Path | None) -> Iterator[Path]:
-    """The directory; what the demo made of it is removed at the end."""
+    """The demo's directory; what the demo made of it is removed at the end."""
     if directory is None:
         fresh = Path(tempfile.mkdtemp(prefix="cbfs-demo-"))
         try:
@@ -118,7 +118,7 @@ def _place(directory: Path | None) -> Iterator[Path]:
 
 
 def _set_up(steps: DemoSteps, place: Path, stack: ExitStack, way: Way) -> tuple[Path, Path]:
-    """Directory, server, two accounts, two mounts. Gives the mountpoints."""
+    """Start directory and server, make two accounts and mount them. Gives the mountpoints."""
     names = ("cbfs-names", "--data", str(place / "names"), *way.servers)
     server = ("cbfs-server", "--data", str(place / "server"), *way.servers)
     steps.do("the name directory starts", lambda: stack.enter_context(_service(*names)))
@@ -215,7 +215,7 @@ def _call(name: str, *arguments: str) -> None:
 
 
 def _failure(what: str, told: str) -> CbfsError:
-    """With the words in which a program of ours has said why."""
+    """An error with the words in which a program of ours has said why."""
     found = {"error": "it did not say why", "hint": ""}
     for line in told.splitlines():
         for word in found:
@@ -227,7 +227,7 @@ def _failure(what: str, told: str) -> CbfsError:
 
 @contextmanager
 def _service(name: str, *arguments: str) -> Iterator[str]:
-    """A server, running; gives the address that it prints."""
+    """Run a server for the length of the block; the address that it prints."""
     log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - lives as long as the process
     with (
         log,

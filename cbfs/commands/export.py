@@ -73,22 +73,22 @@ class Count:
 
 
 class Salvage(Protocol):
-    """What a store has, at one moment. ``lost``: so many records at least cannot be read, and it
-    is not known which."""
+    """What a store has, at one moment."""
 
     @property
     def lost(self) -> int:
-        """See above."""
+        """How many records at least cannot be read, while it is not known which."""
 
     def records(self, table: Table) -> Iterator[tuple[bytes, bytes | None]]:
-        """(key, value) of each, or None in the place of a value that is damaged."""
+        """(key, value) of each record of a table, or None in the place of a value that is
+        damaged."""
 
 
 class Source(Protocol):
     """What can be exported: a ``Store``, or the ``Remains`` of one."""
 
     def salvage(self) -> AbstractContextManager[Salvage]:
-        """Its records, as they are now."""
+        """The records, as they are now."""
 
 
 class NotAnExport(CbfsError):
@@ -96,7 +96,7 @@ class NotAnExport(CbfsError):
 
 
 def write_export(store: Source, path: Path, passphrase: bytes, random: Random) -> Count:
-    """Export to ``path``, which is there in whole or not at all. Raises CbfsError."""
+    """Export an account to ``path``, which is there in whole or not at all. Raises CbfsError."""
     part = path.with_name(f".cbfs-{random.token(4).hex()}.part")  # any name that fits may be taken
     count = Count()
     if path.exists() and not path.is_file():
@@ -118,8 +118,9 @@ def write_export(store: Source, path: Path, passphrase: bytes, random: Random) -
 
 
 def _exported(salvage: Salvage, count: Count) -> Iterator[Record]:
-    """A message or a file whose content is damaged goes with it: what is missing of a content
-    would read as zeros. Where it is not known what is lost, nothing may be missing of it."""
+    """The records that are exported. A message or a file whose content is damaged stays out with
+    it: what is missing of a content would read as zeros. Where it is not known what is lost,
+    nothing may be missing of it."""
     damaged: set[int] = set()
     chunks: Counter[int] = Counter()
     count.damaged = salvage.lost
@@ -153,7 +154,7 @@ def _exported(salvage: Salvage, count: Count) -> Iterator[Record]:
 
 
 def _gaps(content: Content, chunks: Counter[int]) -> bool:
-    """Whether something is missing; a file's holes count as well."""
+    """Whether something of a content is missing; a file's holes count as well."""
     return chunks[content.id] * content.chunk < content.size
 
 
@@ -247,7 +248,7 @@ def _record(record: object, tables: dict[bytes, Table]) -> Record:
 
 
 def restore_export(store: Store, path: Path, passphrase: bytes) -> None:
-    """Bring the records of an export into a store in which there is no account. Before the store
+    """Bring the records of an export into a store in which there is no account, before that store
     runs. A crash leaves a store without an account, into which it can be restored again. The store
     must be opened anew afterwards. Raises CbfsError."""
     last: dict[bytes, bytes] = {}

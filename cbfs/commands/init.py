@@ -82,7 +82,7 @@ class Wish:
 
 
 def add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """``cbfs init``."""
+    """Add ``cbfs init``."""
     parser = commands.add_parser(
         "init", help="make an account and register its name; asks for what is not given"
     )
@@ -170,10 +170,10 @@ def make(
     unlock: Unlock = no_lock,
     guard: Callable[[], Guard] = Guard,
 ) -> str:
-    """Make the account ``name`` in ``directory``, with a server of its own when ``server_url`` is
-    None, and with the invite in a file where the name directory asks for one; the name as the
-    directory has it. Raises CbfsError, and then a name that is taken or an
-    address that is wrong stands in the way of no other try in the same directory."""
+    """Make the account ``name`` in ``directory``: with a server of its own when ``server_url`` is
+    None, and with the invite in a file where the name directory asks for one. Gives the name as the
+    directory has it. Raises CbfsError; then a name that somebody has, or an address that is wrong,
+    stands in the way of no other try in the same directory."""
     name = typed_name(name)
     server = None if server_url is None else parse_address(server_url)
     wish = Wish(name, server, read_policy(policy_file))
@@ -200,7 +200,7 @@ def make(
 
 
 def read_policy(path: Path) -> str:
-    """A policy file's text. Raises CbfsError."""
+    """The text of a policy file. Raises CbfsError."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             text = file.read(POLICY_FILE_MAX)
@@ -213,9 +213,9 @@ def read_policy(path: Path) -> str:
 
 
 def check_begun(store: Store, directory: Path, wish: Wish) -> None:
-    """What was begun here for another wish is given up, so that a mistyped name or address can be
-    put right. Raises CbfsError when that cannot be: the account is finished, or the directory may
-    have its name by now, which would be lost with its keys."""
+    """Give up what was begun here for another wish, so that a mistyped name or address can be put
+    right. Raises CbfsError when that cannot be: the account is finished, or the directory may have
+    its name by now, which would be lost with its keys."""
     account = load_account(store)
     if account is None:
         return
@@ -248,7 +248,8 @@ def _give_up(writer: Writer) -> None:
 
 
 def asked_for(writer: Writer) -> None:
-    """From here on somebody else may know the keys of the account as those of its name."""
+    """Note that from here on somebody else may know the keys of the account as those of its
+    name."""
     writer.put(Table.META, Meta.NAME_ASKED_FOR, b"")
 
 
@@ -277,8 +278,8 @@ async def begin_account(store: Store, wish: Wish, network: Network) -> Account:
 
 
 def _read_invite(path: Path, wish: Wish) -> Token:
-    """Raises CbfsError for one that is not for this name at this directory: to send it would spend
-    it."""
+    """The invite in a file. Raises CbfsError for one that is not for this name at this directory:
+    to send it would use it up."""
     try:
         with path.open(encoding="ascii") as file:
             token = parse_token(file.read(INVITE_FILE_MAX))
@@ -384,7 +385,7 @@ def _ask_name(options: argparse.Namespace) -> None:
 
 
 def _complain(error: CbfsError) -> None:
-    """An answer that cannot be used, in one line."""
+    """Say in one line why an answer cannot be used."""
     print(f"cbfs: {error}" + (f": {error.hint}" if error.hint else ""))
 
 

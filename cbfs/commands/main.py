@@ -1,4 +1,4 @@
-"""``cbfs``: what a shell user needs besides ls, cat, cp, mv and rm."""
+"""The program ``cbfs``: what a shell user needs besides ls, cat, cp, mv and rm."""
 
 import argparse
 import sys
@@ -29,7 +29,7 @@ _EXAMPLES = """examples:
 
 
 def main() -> int:
-    """The entry point."""
+    """Run the command that the command line names; the exit code."""
     memory.protect()
     try:
         options = _parser().parse_args()

@@ -45,7 +45,8 @@ def account_of(path: Path) -> Path:
 
 
 def no_mount(path: Path, error: OSError | None) -> CbfsError:
-    """For a file of a whole mount that cannot be read below ``path``, or was none."""
+    """The error for a file of a whole mount that cannot be read below ``path``, or for a path where
+    nothing is mounted."""
     above = mount_above(path)
     if error is not None and error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
         return CbfsError(

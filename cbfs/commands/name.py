@@ -1,4 +1,4 @@
-"""``cbfs name`` and ``cbfs verify``."""
+"""``cbfs name`` and ``cbfs verify``: their command lines, and what they say."""
 
 import argparse
 import errno
@@ -27,7 +27,7 @@ Unmount the account first; mounted again, it tells your contacts by itself.
 
 
 def add_name(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """``cbfs name``."""
+    """Add ``cbfs name``."""
     parser = commands.add_parser(
         "name",
         help="look after one's own name",
@@ -82,7 +82,7 @@ def add_name(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """``cbfs verify``."""
+    """Add ``cbfs verify``."""
     parser = commands.add_parser(
         "verify", help="compare a contact's fingerprint by voice, and say that it fits"
     )
@@ -164,7 +164,7 @@ def _release(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    """Through the mount, by the files that everybody can use."""
+    """Verify a contact through the mount, by the files that everybody can use; the exit code."""
     name = typed_name(options.name)
     folder = options.mountpoint / "contacts" / name
     if not is_in_a_mount(options.mountpoint):

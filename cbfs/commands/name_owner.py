@@ -65,7 +65,7 @@ FREEZE_HEAD = "cbfs certificate: freezes the name, so that nobody with its keys 
 
 
 class Owner:
-    """An account directory with its name, and the way to servers."""
+    """What ``cbfs name`` does: for the account in a directory, over the network."""
 
     def __init__(
         self, place: Path, options: NetworkOptions, say: Say, unlock: Unlock = no_lock
@@ -87,8 +87,8 @@ class Owner:
         return self._run(steps)
 
     def rotate(self, recovery: Path | None) -> None:
-        """New keys for everything: owner key, message keys, mailbox. ``recovery``: a new file,
-        for the seed of a recovery key (None: as before)."""
+        """Make new keys for everything: owner key, message keys, mailbox. ``recovery``: a new file,
+        for the seed of a recovery key (None: the recovery keys stay)."""
 
         def prepare(account: Account) -> Account:
             now = milliseconds() // 1_000
@@ -117,7 +117,7 @@ class Owner:
         self._run(steps)
 
     def move(self, server: Address) -> None:
-        """Another home server; the keys stay, but for that of the mailbox."""
+        """Move to another home server; the keys stay, but for that of the mailbox."""
 
         def prepare(account: Account) -> Account:
             now = milliseconds() // 1_000
@@ -145,7 +145,7 @@ class Owner:
         self._run(steps)
 
     def renew(self) -> str:
-        """Keep the name; until when, as YYYY-MM-DD."""
+        """Renew the name; until when it is registered, as YYYY-MM-DD."""
 
         async def steps(at: _At) -> str:
             if load_next(at.store) is not None:
@@ -187,7 +187,7 @@ class Owner:
         self._run(steps, offline=True)
 
     def freeze(self, policy_file: Path, path: Path) -> str:
-        """Freeze a name by such a certificate, from any machine; the name."""
+        """Freeze a name by the certificate in a file, from any machine; the name."""
         policy, certificate = read_policy(policy_file), read_certificate(path)
 
         async def steps(network: Network) -> str:
@@ -196,8 +196,8 @@ class Owner:
         return run(reached, self._place, self._options, self._say, steps)
 
     def recover(self, name: str, server: Address, policy_file: Path, recovery: Path) -> int:
-        """Take a name over by its recovery key, into a new account: done in two goes. Gives when
-        the second is due (seconds since 1970), 0 when the account is ready."""
+        """Recover a name by its recovery key, into a new account. Done in two steps: gives when the
+        second is due (seconds since 1970), 0 when the account is ready."""
         policy, seed = read_policy(policy_file), read_seed(recovery)
         with opened_store(self._place, SYSTEM_RANDOM, self._unlock, create=Guard) as store:
             wish = Wish(name, server, policy)
@@ -241,7 +241,7 @@ class Owner:
 
 
 class _At:
-    """The account, online."""
+    """The account while the network is open."""
 
     def __init__(
         self,
@@ -260,7 +260,7 @@ class _At:
         self.say = say
 
     async def prepare(self, make: Callable[[Account], Account], *, rotates: bool) -> Account:
-        """The account that is to be, with a mailbox and prekeys. What was begun goes on."""
+        """The account as it is to be, with a mailbox and prekeys. What was begun goes on."""
         fresh = load_next(self.store)
         if fresh is None:
             made = make(self.account)
@@ -279,7 +279,7 @@ class _At:
         return fresh
 
     async def settle_in(self, fresh: Account) -> None:
-        """A mailbox with prekeys; again is no error."""
+        """Make a mailbox with prekeys at the account's server; again is no error."""
         server = fresh.server
         self.say(f"making a mailbox at {server.place}")
         problems = Problems(lambda: None)
@@ -292,8 +292,8 @@ class _At:
             await top_up(link, context)
 
     async def finish(self, fresh: Account, found: Found) -> None:
-        """A crash before leaves the old account and what it is to be; after, the new account,
-        which tells its contacts when it is mounted."""
+        """Make the new account the account. A crash before leaves the old account and what it is to
+        be; after, the new account, which tells its contacts when it is mounted."""
         now = milliseconds()
 
         def change(writer: Writer) -> None:
@@ -307,7 +307,7 @@ class _At:
 
 
 def entry_text(entry: Entry, own: Entry | None) -> str:
-    """An entry for its owner to read."""
+    """An entry, for its owner to read."""
 
     def keys(what: Keys) -> str:
         listed = ", ".join(key.hex() for key in what.keys)
@@ -333,12 +333,12 @@ def entry_text(entry: Entry, own: Entry | None) -> str:
 
 
 def write_certificate(path: Path, operation: bytes) -> None:
-    """A new file with a signed FREEZE. Raises CbfsError."""
+    """Write a signed FREEZE into a new file. Raises CbfsError."""
     write_secret(path, f"{FREEZE_HEAD}\n{base64.b64encode(operation).decode()}\n")
 
 
 def read_certificate(path: Path) -> bytes:
-    """The signed FREEZE in such a file. Raises CbfsError."""
+    """The signed FREEZE in a file that ``write_certificate`` made. Raises CbfsError."""
     try:
         with path.open(encoding="ascii") as file:
             head, _, text = file.read(4 * OPERATION_MAX).partition("\n")
@@ -353,8 +353,8 @@ def read_certificate(path: Path) -> bytes:
 
 
 def write_seed(path: Path) -> bytes:
-    """A new seed (32) in a new file (0600), on the disk on return; the one that is there when the
-    command was cut off. Raises CbfsError."""
+    """Make a new seed (32 bytes) in a new file (0600), which is on the disk on return; or the one
+    in the file that an earlier try has left. Raises CbfsError."""
     if path.exists():
         return read_seed(path)
     seed = SYSTEM_RANDOM.token(KEY_SIZE)
@@ -377,7 +377,8 @@ def read_seed(path: Path) -> bytes:
 
 
 def write_secret(path: Path, text: str) -> None:
-    """A new file that only its owner can read, on the disk on return. Raises CbfsError."""
+    """Write a new file that only its owner can read; it is on the disk on return. Raises
+    CbfsError."""
     try:
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))

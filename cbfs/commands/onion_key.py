@@ -19,7 +19,7 @@ from cbfs_host.files import make_directory, write_file
 
 
 def add_onion_key(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """``cbfs onion-key``."""
+    """Add ``cbfs onion-key``."""
     parser = commands.add_parser(
         "onion-key", help="make the key by which a private server admits this account"
     )
@@ -39,8 +39,8 @@ def _onion_key(options: argparse.Namespace) -> int:
 
 
 def admission(account: Path, host: str, random: Random) -> str:
-    """``descriptor:x25519:KEY`` for a private server at ``host`` (an .onion address). The key is
-    made when there is none. It is on the disk when this returns: a crash before leaves none.
+    """The line ``descriptor:x25519:KEY`` for a private server at ``host`` (an .onion address). The
+    key is made when there is none. It is on the disk when this returns: a crash before leaves none.
     Raises CbfsError."""
     host = host.lower()
     if not is_onion_host(host):

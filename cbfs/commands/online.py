@@ -62,8 +62,9 @@ async def online(
     steps: Callable[[Network], Awaitable[T]],
     own_server: bool = False,
 ) -> T:
-    """Run the store, the way to servers and one's own server where there is one or is to be, and
-    all steps, each as often as it takes: done again, each goes on where it was cut off."""
+    """Run the store, connect, start one's own server where there is one or is to be, and run all
+    steps, as often as that must be done: done again, each goes on where it was cut off. Raises
+    CbfsError."""
     known = load_own_server(store)
     own = own_server or known is not None
     async with trio.open_nursery() as committer:

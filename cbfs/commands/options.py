@@ -12,10 +12,11 @@ from cbfs.network.tor.config import TorOptions
 
 
 class Parser(argparse.ArgumentParser):
-    """Says which option may have been meant by one that there is not."""
+    """The parser of ``cbfs``: it says which option may have been meant by one that does not
+    exist."""
 
     def error(self, message: str) -> NoReturn:
-        """See ``argparse``."""
+        """End with the message and usage on stderr, and exit code 2."""
         wrong, _, words = message.partition("unrecognized arguments: ")
         if not wrong and words:
             message += "".join(f"; is it {each} that you mean?" for each in self._meant(words)[:1])
@@ -30,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _options(parser: argparse.ArgumentParser) -> set[str]:
-    """Those of a parser and of its commands."""
+    """The options of a parser and of its commands."""
     found: set[str] = set()
     for action in parser._actions:
         found |= {option for option in action.option_strings if option.startswith("--")}
@@ -41,7 +42,7 @@ def _options(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def add_account(parser: argparse.ArgumentParser) -> None:
-    """``--account``."""
+    """Add ``--account`` to a command."""
     parser.add_argument(
         "--account",
         type=Path,
@@ -52,7 +53,7 @@ def add_account(parser: argparse.ArgumentParser) -> None:
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
-    """``--no-tor``, ``--tor``, ``--bridges``, ``--torrc``."""
+    """Add ``--no-tor``, ``--tor``, ``--bridges`` and ``--torrc`` to a command."""
     parser.add_argument(
         "--no-tor",
         action="store_true",
@@ -70,7 +71,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
 
 
 def network_options(options: argparse.Namespace) -> NetworkOptions:
-    """What they say; warns when nothing is hidden."""
+    """What the options of ``add_network`` say; warns when nothing is hidden."""
     if options.no_tor:
         print("cbfs: without Tor: only addresses of this machine are reached", file=sys.stderr)
     return NetworkOptions(
@@ -80,10 +81,10 @@ def network_options(options: argparse.Namespace) -> NetworkOptions:
 
 
 def say(text: str) -> None:
-    """Progress, to stderr."""
+    """Tell how far a command is, on stderr."""
     print(f"cbfs: {text}", file=sys.stderr)
 
 
 def absolute(path: Path | None) -> Path | None:
-    """From the working directory of now."""
+    """A path as seen from the working directory of now."""
     return path and path.absolute()

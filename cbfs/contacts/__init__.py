@@ -1,7 +1,10 @@
-"""Who is who: the contacts of an account and how much is known of each, fingerprints to compare,
-the sessions with their devices, and the monitor that keeps up with the directory.
+"""Who is who: the contacts of an account and how much is known of each, looking them up,
+fingerprints to compare, the sessions with their devices, and the monitor that keeps up with the
+directory.
 
 In come names, and keys as the directory proves them; out go contacts that one may write to, or what
 stands in the way. Stands on names, storage and problems. Entered by the engine's rooms, by the tree
 and by commands.
 """
+
+FACE = ("contact", "contacts", "fingerprint", "look_up", "monitor", "sessions", "user_names")

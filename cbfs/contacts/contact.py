@@ -37,7 +37,7 @@ _STANDINGS = {standing.value: standing for standing in Standing}
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """Times in milliseconds since 1970, 0 for never.
+    """What is known of one person. Times are in milliseconds since 1970, 0 for never.
 
     ``entry``: the directory's, as last accepted. ``since``: first seen. ``moved``: when keys or
     home server last changed, by the owner's own signature. ``verified``: when the user compared
@@ -45,8 +45,7 @@ class Contact:
     since when. ``doubted``: since when the change feed says that something has changed, and nobody
     knows what. ``warning``: what the directory did that does not fit, in words; or empty.
     ``blocked`` and ``muted``: since when the user wants that. ``declined``: when the user last
-    declined their request. ``petname``: what the user calls them, empty for their name.
-    """
+    declined their request. ``petname``: what the user calls them, empty for their name."""
 
     entry: Entry
     since: int
@@ -64,7 +63,7 @@ class Contact:
     petname: str = ""
 
     def brought_back(self, now: int) -> "Contact":
-        """With no date later than ``now``: the clock was ahead when it was written."""
+        """This contact with no date later than ``now``: the clock was ahead when it was written."""
         return replace(
             self,
             since=min(self.since, now),
@@ -88,21 +87,22 @@ class Contact:
         return decode_profile(self.entry.profile)
 
     def marked(self, mark: Mark) -> int:
-        """Since when, 0 for not."""
+        """Since when the user has blocked or muted them, 0 for not."""
         return self.blocked if mark is Mark.BLOCKED else self.muted
 
     def with_mark(self, mark: Mark, since: int) -> "Contact":
-        """After the user has decided that (0: has undone it)."""
+        """This contact after the user has blocked or muted them at ``since``; 0 undoes it."""
         blocked = mark is Mark.BLOCKED
         return replace(self, blocked=since) if blocked else replace(self, muted=since)
 
     @property
     def offered_profile(self) -> Profile | None:
-        """The keys that only the user can accept."""
+        """The keys and home server that only the user can accept; None for none."""
         return None if self.offered is None else decode_profile(self.offered.profile)
 
     def moved_to(self, entry: Entry, now: int) -> "Contact":
-        """After a change that the owner has signed. Other keys have to be compared anew."""
+        """This contact after a change that the owner has signed. Other keys have to be compared
+        anew."""
         new, old = decode_profile(entry.profile), self.profile
         same = new.identity(entry.name) == old.identity(self.name)
         return replace(
@@ -115,7 +115,7 @@ class Contact:
         )
 
     def encode(self) -> bytes:
-        """For the store."""
+        """This contact as a record of ``Table.PEERS``."""
         return pack(
             self.entry.encode(),
             self.since,
@@ -135,7 +135,7 @@ class Contact:
 
 
 def decode_contact(data: bytes) -> Contact:
-    """Undo ``Contact.encode``. Raises DecodeError."""
+    """The contact in a record that ``Contact.encode`` made. Raises DecodeError."""
     entry, since, how, moved, verified, offered, stopped, doubted, warning, *rest = unpack(
         data, bytes, int, str, int, int, bytes, int, int, str, int, int, str, int, str
     )

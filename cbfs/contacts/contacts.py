@@ -21,8 +21,8 @@ T = TypeVar("T")
 
 
 class Contacts:
-    """The contacts, in memory and in the store. ``changed`` is told their names when something
-    of them is new."""
+    """All contacts of an account, in memory and in the store. ``changed`` is told the name of each
+    of whom something is new."""
 
     def __init__(
         self,
@@ -49,15 +49,15 @@ class Contacts:
                 self._remember(decode_contact(data))
 
     def all(self) -> tuple[Contact, ...]:
-        """By name."""
+        """All contacts, sorted by name."""
         return tuple(self._known[name] for name in sorted(self._known))
 
     def get(self, name: str) -> Contact | None:
-        """The contact, when it is known."""
+        """The contact of this name; None when nobody is known by it."""
         return self._known.get(name)
 
     def of_identity(self, identity: bytes) -> Contact | None:
-        """The contact with this ``Profile.identity``, when it is known."""
+        """The contact with this user id; None when nobody is known by it."""
         name = self._names.get(identity)
         return self.get(name) if name else None
 
@@ -76,17 +76,17 @@ class Contacts:
         return name if text.startswith("@") else self._petnames.get(name, name)
 
     def is_used(self, petname: str, name: str) -> bool:
-        """Whether anybody known but ``name`` is called so."""
+        """Whether anybody but ``name`` has this petname, or it is the name of a contact."""
         return petname in self._known or self._petnames.get(petname, name) != name
 
     def named(self, name: str) -> Contact:
-        """The contact, which is known."""
+        """The contact of a name that is known to be one's."""
         return self._known[name]
 
     async def learn(self, entry: Entry, how: How, standing: Standing = Standing.KNOWN) -> Contact:
-        """An entry that was checked against the one that is known: it holds from now on.
-        ``standing``: of somebody who was not known. Raises DecodeError for one that is no
-        person's; then nothing is kept."""
+        """Keep an entry that was checked against the one that is known: it holds from now on.
+        ``standing``: of somebody who was not known. Raises DecodeError for one that is no person's;
+        then nothing is kept."""
         _check_profile(entry)  # it is the owner's: anything that the directory was given
         known = self._known.get(entry.name)
         now = self._clock()
@@ -101,7 +101,7 @@ class Contacts:
         return contact
 
     def _warning(self, name: str) -> str:
-        """What there is to know of somebody new who has this name."""
+        """What there is to say of somebody new because of their name; empty for nothing."""
         if name in self._petnames:
             return f"is not {self._petnames[name]}, whom you call {name}"
         friends = [c for c in self.all() if c.standing is Standing.KNOWN]
@@ -109,21 +109,21 @@ class Contacts:
         return f"looks like {other}, and is somebody else" if other else ""
 
     async def offer(self, entry: Entry) -> None:
-        """The directory has a new owner under a contact's name: nothing is sent to it until the
-        user has decided."""
+        """Keep an entry of a new owner under a contact's name: nothing is sent to the name until
+        the user has decided."""
         known = self._known[entry.name]
         _check_profile(entry)
         stopped = known.stopped if known.offered == entry else self._clock()
         await self._keep(replace(known, offered=entry, stopped=stopped, doubted=0))
 
     async def warn(self, name: str, warning: str) -> None:
-        """The directory did something with a contact's name that does not fit: nobody is in doubt
-        of the entry that is known."""
+        """Keep in words what the directory did with a contact's name that does not fit. The entry
+        that is known holds, and is not in doubt."""
         await self._keep(replace(self._known[name], doubted=0, warning=warning))
 
     async def doubt(self, changed: Mapping[bytes, int] | None) -> None:
-        """These index prefixes have changed in these rounds (None: any may have). What is known of
-        a contact since such a round, or a later one, has it already. One transaction."""
+        """Doubt each contact whose index prefix has changed in a round after that of its entry; all
+        contacts when ``changed`` is None. One transaction."""
         doubted = [
             replace(contact, doubted=self._clock())
             for contact in self._known.values()
@@ -136,18 +136,20 @@ class Contacts:
             await self._keep(*doubted)
 
     def prefix(self, name: str) -> bytes:
-        """What stands in the change feed for a name (8)."""
+        """What stands for a name in the change feed (8 bytes)."""
         return name_index(self._namespace, name)[:CHANGE_SIZE]
 
     # what the user decides
 
     def compare(self, contact: Contact) -> Fingerprint:
-        """What to compare with this person: of the keys that are offered, when there are any."""
+        """The fingerprint to compare with this person: of the keys that are offered, when there are
+        any."""
         profile = contact.offered_profile or contact.profile
         return fingerprint(self._own, profile.identity(contact.name))
 
     async def accept(self, name: str) -> None:
-        """The user says that the new owner of the name is the person they want to write to."""
+        """Accept the new owner of a name, of whom the user says that it is the person they want to
+        write to."""
         known = self._known[name]
         if known.offered is not None:
             now = self._clock()
@@ -164,7 +166,7 @@ class Contacts:
             )
 
     async def verify(self, name: str, text: str) -> bool:
-        """The user has compared this fingerprint. False when it is not the one of now."""
+        """Note that the user has compared this fingerprint. False when it is not the one of now."""
         known = self._known[name]
         if not self.compare(known).is_in(text):
             return False
@@ -173,11 +175,11 @@ class Contacts:
         return True
 
     async def unverify(self, name: str) -> None:
-        """The user takes that back."""
+        """Note that the user takes the comparison back."""
         await self._keep(replace(self._known[name], verified=0))
 
     async def bring_back(self, now: int) -> None:
-        """No date here is later than ``now`` (milliseconds)."""
+        """Put every date at ``now`` (milliseconds since 1970) that is later."""
         await self._keep(*(contact.brought_back(now) for contact in self._known.values()))
 
     async def _keep(self, *contacts: Contact) -> None:
@@ -185,7 +187,8 @@ class Contacts:
             await self.decide(contacts, lambda writer: None)
 
     async def decide(self, contacts: Sequence[Contact], also: Callable[[Writer], T]) -> T:
-        """These are so from now on; ``also`` is done in the same transaction."""
+        """Keep contacts as they are given; ``also`` is done in the same transaction, and what it
+        gives is given."""
         records = [(contact.name.encode(), contact.encode()) for contact in contacts]
         others = [contact.name for contact in contacts if self._has_other_keys(contact)]
 
@@ -204,7 +207,7 @@ class Contacts:
         return result
 
     async def forget(self, names: Sequence[str], also: Callable[[Writer], None]) -> None:
-        """These people are not known any more; ``also`` is done in the same transaction."""
+        """Forget people; ``also`` is done in the same transaction."""
 
         def change(writer: Writer) -> None:
             for name in names:
@@ -235,7 +238,7 @@ class Contacts:
 
 
 def _check_profile(entry: Entry) -> None:
-    """Raises DecodeError, which says whose it is."""
+    """Raises DecodeError, with the name, for an entry whose profile is none."""
     try:
         decode_profile(entry.profile)
     except DecodeError as error:

@@ -24,13 +24,13 @@ _LINE = 6
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """18 words, or 12 groups of 5 digits."""
+    """What two people compare: 18 words, or 12 groups of 5 digits."""
 
     words: tuple[str, ...]
     digits: tuple[str, ...]
 
     def text(self, one: str, other: str) -> str:
-        """The file ``fingerprint`` of a contact."""
+        """The text of the file ``fingerprint`` of a contact."""
         first, second = sorted((one, other))
         return (
             f"{first} and {second} see the same here when nobody is between them.\n"
@@ -74,5 +74,5 @@ def _groups(half: bytes) -> list[str]:
 
 @cache
 def word_list() -> tuple[str, ...]:
-    """The 2,048 words."""
+    """The 2,048 words of BIP 39."""
     return tuple(files("cbfs.contacts").joinpath("words.txt").read_text("ascii").split())

@@ -22,7 +22,7 @@ PREPARE_MAX = 256
 
 
 class Unknown(Refused):
-    """Nobody has these names: the directory proves it."""
+    """Names that nobody has: the directory proves it."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = frozenset(names)
@@ -33,7 +33,7 @@ class Unknown(Refused):
 
 
 class Lapsed(Refused):
-    """Nobody can be found under this name, and somebody could until a while ago."""
+    """A name under which nobody can be found, and somebody could until a while ago."""
 
     def __init__(self, name: str, *, released: bool) -> None:
         if released:
@@ -48,7 +48,7 @@ class Lapsed(Refused):
 
 
 class Stopped(ContactRefused):
-    """The name has another owner than the contact that is known."""
+    """A name that has another owner than the contact that is known."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -60,7 +60,7 @@ class Stopped(ContactRefused):
 
 
 class Frozen(ContactRefused):
-    """The owner of the name has frozen it."""
+    """A name that its owner has frozen."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
@@ -70,7 +70,7 @@ class Frozen(ContactRefused):
 
 
 class Blocked(ContactRefused):
-    """The user has blocked them."""
+    """People whom the user has blocked."""
 
     def __init__(self, names: Iterable[str]) -> None:
         first, *more = sorted(names)
@@ -90,8 +90,8 @@ class ContactLookUp:
         self._locks: dict[str, trio.Lock] = {}
 
     async def ready(self, name: str) -> Contact:
-        """The contact, to send to; from the directory when it is not known. Raises Blocked,
-        Stopped, Frozen, what ``find`` does, and NotYet while it is in doubt."""
+        """The contact of a name, to send to; from the directory when it is not known. Raises
+        Blocked, Stopped, Frozen, what ``find`` raises, and NotYet while it is in doubt."""
         contact = self._contacts.get(name) or await self.find(name)
         if contact.blocked:
             raise Blocked([name])
@@ -109,7 +109,7 @@ class ContactLookUp:
         blocked. Nobody's state keeps it from the rest: what is for somebody to whom nothing can be
         sent now waits for them. Raises Blocked when there is nobody else, Stopped or Frozen when
         nothing can be sent to anybody, and for a conversation that ``begins`` what ``find_all``
-        does: a name in it may be mistyped."""
+        raises: a name in it may be mistyped."""
         known = [self._contacts.get(name) for name in names]
         blocked = {contact.name for contact in known if contact and contact.blocked}
         written = tuple(name for name in names if name not in blocked)
@@ -124,8 +124,8 @@ class ContactLookUp:
         return written
 
     async def find_all(self, names: Iterable[str]) -> None:
-        """Look up those who are not known, side by side; Unknown names at once all who are
-        nobody. Raises what ``find`` does."""
+        """Look up those who are not known, side by side. Raises Unknown with all the names at once
+        that nobody has, else what ``find`` raises."""
         unknown: set[str] = set()
         failures: list[CbfsError] = []
 
@@ -149,7 +149,7 @@ class ContactLookUp:
             raise failures[0]
 
     async def find(self, name: str, standing: Standing = Standing.KNOWN) -> Contact:
-        """Ask the directory for the name, also when it is known, and keep what it proves. Raises
+        """Ask the directory for a name, also when it is known, and keep what it proves. Raises
         Unknown, Lapsed, NotYet, Stopped, or what the checks raise."""
         async with self._alone(name):
             known = self._contacts.get(name)
@@ -175,7 +175,7 @@ class ContactLookUp:
 
     @asynccontextmanager
     async def _alone(self, name: str) -> AsyncIterator[None]:
-        """One look-up of a name at a time. Nothing is kept of names that nobody looks up."""
+        """One look-up of a name at a time. No lock is kept of names that nobody looks up."""
         lock = self._locks.setdefault(name, trio.Lock())
         try:
             async with lock:
@@ -186,7 +186,8 @@ class ContactLookUp:
 
 
 def _in_the_way(contact: Contact) -> ContactRefused | None:
-    """Why nothing is sent to this contact, until they or the user do something."""
+    """Why nothing is sent to this contact until they or the user do something; None for no
+    reason."""
     if contact.offered is not None:
         return Stopped(contact.name)
     return Frozen(contact.name) if contact.entry.status is Status.FROZEN else None

@@ -1,9 +1,9 @@
-"""Keeping up with the name directory without asking for names.
+"""The monitor: keeps up with the name directory without looking names up.
 
 Heads and the change feed are polled, by requests that are the same for everybody. A contact whose
 entry has changed is in doubt until a bundle in a message of theirs shows how it is now, or, when
-none comes in time, a look-up over a connection of its own. One's own name is watched: a change that
-was not made here is shouted.
+none comes in time, a look-up over a connection of its own. One's own name is monitored: a change
+that was not made here raises an alarm.
 """
 
 import math
@@ -37,8 +37,8 @@ BUNDLES_WAITING = 64
 SEEN_MAX = 16_384
 """People whose last bundle is remembered: past them all are looked at once more."""
 
-ASKED_AT_ONCE = 4
-"""Names that are in doubt."""
+LOOKUPS_AT_ONCE = 4
+"""Names in doubt that are looked up side by side."""
 
 REFRESH = 86_400.0
 """Seconds after which the bundle of one's own name is fetched anew: others follow the feed from
@@ -46,8 +46,8 @@ its head on."""
 
 
 class Monitor:
-    """One for an account at work. ``back`` is called when the directory answers, or what was in
-    doubt is settled."""
+    """Keeps an account's contacts and own name up with the directory. ``back`` is called when the
+    directory answers, or what was in doubt is settled."""
 
     def __init__(
         self,
@@ -72,12 +72,12 @@ class Monitor:
         self._settling: set[str] = set()
         self._doubts: list[tuple[float, str]] = []  # when to ask for whom
         self._doubt = trio.Event()
-        self._asking = trio.Semaphore(ASKED_AT_ONCE)
+        self._slots = trio.Semaphore(LOOKUPS_AT_ONCE)
         self._seen: dict[str, bytes] = {}
         self._send, self._receive = trio.open_memory_channel[tuple[str, bytes]](BUNDLES_WAITING)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Poll, settle doubts and look at bundles until cancelled."""
         self._settling.clear()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._take_bundles)
@@ -86,8 +86,8 @@ class Monitor:
             await self._poll_for_ever()
 
     def offer(self, name: str, bundle: bytes) -> None:
-        """A bundle came in a message of this contact. Returns at once; one that was seen costs
-        nothing."""
+        """Let a bundle be looked at that came in a message of this contact. Returns at once; one
+        that was seen costs nothing."""
         digest = blake2b(bundle, digest_size=16).digest()
         if bundle and self._seen.get(name) != digest:
             try:
@@ -100,9 +100,8 @@ class Monitor:
 
     async def confirm(self, shown: Shown, standing: Standing) -> Contact:
         """Make the sender of a bundle, whose succession was checked, a contact of this standing if
-        they are not known yet; by a look-up only
-        when the change feed does not settle it. Raises what ``ContactLookUp.find`` raises, or
-        CryptoError for a bundle older than what is known."""
+        they are not known yet; by a look-up only when the change feed does not settle it. Raises
+        what ``ContactLookUp.find`` raises, or CryptoError for a bundle older than what is known."""
         contacts = self._contacts
         known = contacts.get(shown.entry.name)
         if known is not None and _age(shown) < (known.entry.incarnation, known.entry.version):
@@ -192,7 +191,8 @@ class Monitor:
             )
 
     async def _take_bundle(self, name: str, bundle: bytes) -> None:
-        """From somebody whose session is known: their own word on who they are now."""
+        """Look at the bundle of somebody whose session is known: their own word on who they are
+        now."""
         contacts = self._contacts
         known = contacts.get(name)
         if known is None:
@@ -217,18 +217,19 @@ class Monitor:
         self._back()
 
     async def confirm_change(self, error: NameChanged) -> None:
-        """A bundle shows another owner of a contact's name: the user has to decide."""
+        """Keep the new owner of a contact's name that a bundle shows, for the user to decide."""
         await self._contacts.offer(error.entry)
         self._back()
 
     async def _is_current(self, shown: Shown) -> bool:
-        """Raises DirectoryDown or DirectoryLies."""
+        """Whether what a bundle shows is still so; one that is newer than the last poll brings
+        about another. Raises DirectoryDown or DirectoryLies."""
         if self._lookups.is_ahead(shown):
             await self._poll()
         return bool(await self._lookups.is_current(shown))
 
     def _settle_doubts(self) -> None:
-        """Time is given to who is in doubt since now."""
+        """Give everybody who is in doubt since now a time to be looked up."""
         now = trio.current_time()
         for contact in self._contacts.all():
             stranger = contact.standing is Standing.STRANGER  # who may not bring about a look-up
@@ -251,7 +252,7 @@ class Monitor:
                 _due, name = heappop(self._doubts)
                 if self._is_doubted(name):
                     await self._retries.turn()
-                    await self._asking.acquire()
+                    await self._slots.acquire()
                     nursery.start_soon(self._settle, name)
                 else:
                     self._settled(name)
@@ -284,11 +285,11 @@ class Monitor:
             self._problems.clear(topic)
             retries.worked(topic)
         finally:
-            self._asking.release()
+            self._slots.release()
         self._settled(name)
 
     def _soon(self, mean: float) -> float:
-        """Exponentially distributed seconds."""
+        """Exponentially distributed seconds, ``mean`` in the mean."""
         number = int.from_bytes(self._random.token(7), "big") + 1
         return -mean * math.log(number / (1 << 56))
 

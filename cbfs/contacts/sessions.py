@@ -49,7 +49,7 @@ class Held:
     made: int
 
     def encode(self) -> bytes:
-        """For the store."""
+        """This session as a record of ``Table.SESSIONS``."""
         return pack(self.peer, self.heard, self.made, self.session.encode())
 
 
@@ -117,11 +117,11 @@ class Sessions:
         return self._pairs
 
     def add_pairs(self, pairs: list[PrekeyPair]) -> None:
-        """New prekeys whose secrets are on the disk."""
+        """Keep new prekeys whose secrets are on the disk."""
         self._pairs.update((pair.id, pair) for pair in pairs)
 
     def drop_pairs(self, ids: Iterable[bytes]) -> None:
-        """These are not on the disk any more."""
+        """Forget prekeys that are not on the disk any more."""
         for id_ in ids:
             self._pairs.pop(id_, None)
 
@@ -155,7 +155,7 @@ class Sessions:
         return len(self._held)
 
     def start(self, peer: Peer, prekey: Prekey) -> Session:
-        """A new session; it counts when it is ``put``."""
+        """A new session with a peer; it counts when its first step was written."""
         return start(self._me, peer, prekey, self._random)
 
     async def tidy(self, store: Store, now: int) -> None:
@@ -190,8 +190,8 @@ class Sessions:
                 self._take(held)
 
     async def bring_back(self, store: Store, now: int) -> None:
-        """The clock was ahead of ``now`` (milliseconds): what it has written is put at now, and the
-        secrets of prekeys that it dated are kept for as long as if they were made now."""
+        """Put what a clock that was ahead has written at ``now`` (milliseconds since 1970), and
+        keep the secrets of prekeys that it dated for as long as if they were made now."""
         async with self.lock:
             held = sorted(self._held.values(), key=lambda h: max(h.heard, h.made))
             changed = [mended for h in held if (mended := _brought_back(h, now)) is not h]
@@ -249,20 +249,20 @@ class Sessions:
         return idle
 
     def forget(self, writer: Writer, peers: Iterable[str]) -> None:
-        """Into a transaction: these people's sessions go."""
+        """Delete these people's sessions in a transaction."""
         for peer in peers:
             for id_ in self._by_peer.get(peer, ()):
                 writer.delete(Table.SESSIONS, id_)
 
     def forgotten(self, peers: Iterable[str]) -> None:
-        """That transaction is on the disk."""
+        """Forget these people's sessions in memory, when that transaction is on the disk."""
         for peer in peers:
             for id_ in tuple(self._by_peer.get(peer, ())):
                 self._drop(id_)
             self._by_peer.pop(peer, None)
 
     def batch(self) -> "Batch":
-        """Steps that are committed together. Hold ``lock`` until then."""
+        """Tentative steps that are committed together. Hold ``lock`` until they are."""
         return Batch(self)
 
     def _take(self, held: Held) -> None:
@@ -282,7 +282,8 @@ class Sessions:
 
 
 def _brought_back(held: Held, now: int) -> Held:
-    """With no time later than ``now`` (milliseconds); the order of sessions may be lost by it."""
+    """This session with no time later than ``now`` (milliseconds); the order of sessions may be
+    lost by it."""
     session = held.session.bring_back(now // 1_000)
     if session is held.session and max(held.heard, held.made) <= now:
         return held
@@ -302,7 +303,8 @@ class Batch:
         self, session: Session, peer: str, body: bytes, now: int, *, prefer: bool = False
     ) -> bytes:
         """An envelope for ``peer`` on the newest state of that session, which may be a new one.
-        ``prefer`` it to those that were received on. ``now`` in milliseconds."""
+        ``prefer``: it is preferred to those that were received on. ``now`` in milliseconds since
+        1970."""
         held = self._newest(session.id)
         if held is None:
             made = self._sessions._tick(now)
@@ -313,9 +315,9 @@ class Batch:
         return envelope
 
     def open(self, envelope: bytes, now: int) -> Opened:
-        """Open on the session that expects it, else as a first message, else by trial.
-        ``now`` in seconds. Raises CryptoError (Duplicate for a copy, Damaged when the session is
-        known); then nothing has changed. The step counts only after ``accept``."""
+        """Open an envelope on the session that expects it, else as a first message, else by trial.
+        ``now`` in seconds since 1970. Raises CryptoError (Duplicate for a copy, Damaged when the
+        session is known); then nothing has changed. The step counts only after ``accept``."""
         sessions = self._sessions
         id_ = self._routes.find(envelope) or sessions._routes.find(envelope)
         if id_ is not None and (held := self._newest(id_)) is not None:
@@ -331,8 +333,9 @@ class Batch:
         return self._step(held, envelope, now)
 
     def _open_first(self, pair: PrekeyPair, envelope: bytes, now: int) -> Opened | None:
-        """None when it is no first message to this prekey, or one too far from the first: with
-        the last-resort prekey, which is kept, it may be a late one of a session that began."""
+        """Open an envelope as a first message to this prekey. None when it is none, or one too far
+        from the first: with the last-resort prekey, which is kept, it may be a late one of a
+        session that began."""
         found = None
         for me in self._sessions._parties.values():
             try:
@@ -360,7 +363,8 @@ class Batch:
         return Opened(session, held.peer, body, None)
 
     def accept(self, opened: Opened, peer: str, now: int) -> None:
-        """What was opened is from ``peer``: keep the step. ``now`` in milliseconds."""
+        """Keep the step of what was opened: it is from ``peer``. ``now`` in milliseconds since
+        1970."""
         tick = self._sessions._tick(now)
         before = self._newest(opened.session.id)
         made = before.made if before else tick
@@ -370,7 +374,7 @@ class Batch:
             self._used.add(opened.prekey)
 
     def write(self, writer: Writer) -> None:
-        """Into the transaction that holds what the steps brought about."""
+        """Write the steps, in the transaction that holds what they brought about."""
         for held in self._changed.values():
             writer.put(Table.SESSIONS, held.session.id, held.encode())
         for id_ in self._excess():
@@ -379,7 +383,7 @@ class Batch:
             writer.delete(Table.PREKEYS, id_)
 
     def done(self) -> None:
-        """The transaction is on the disk."""
+        """Make the steps count: the transaction is on the disk."""
         excess = self._excess()
         for held in self._changed.values():
             self._sessions._take(held)
@@ -389,8 +393,8 @@ class Batch:
             self._sessions._pairs.pop(id_, None)
 
     def _excess(self) -> set[bytes]:
-        """Past SESSIONS_PER_PEER a peer's sessions go that were used longest ago, but never the one
-        that was heard last: the peer may be able to read no other."""
+        """The sessions of a peer past SESSIONS_PER_PEER that were used longest ago, but never the
+        one that was heard last: the peer may be able to read no other."""
         excess: set[bytes] = set()
         new = {h.peer for id_, h in self._changed.items() if id_ not in self._sessions._held}
         for peer in new:

@@ -23,7 +23,8 @@ CLOSE_LENGTH = 5
 
 
 def typed_name(text: str) -> str:
-    """The name that somebody means. Raises DecodeError when nobody can have it."""
+    """The user name that somebody means by what they typed. Raises DecodeError when nobody can have
+    it."""
     try:
         if len(text) > NAME_MAX:
             raise DecodeError("not a user name", f"names have at most {NAME_MAX} characters")
@@ -36,7 +37,8 @@ def typed_name(text: str) -> str:
 
 
 def checked_name(name: str) -> str:
-    """The name that somebody means. Raises Refused for one that nobody can have."""
+    """The user name that somebody means by what they typed, for a message. Raises Refused when
+    nobody can have it."""
     try:
         return typed_name(name)
     except DecodeError as error:
@@ -59,7 +61,7 @@ def _shape(name: str) -> str:
 
 
 def _one_apart(one: str, other: str) -> bool:
-    """One letter changed, added, left out, or two neighbours swapped."""
+    """Whether one letter is changed, added, left out, or two neighbours are swapped."""
     if min(len(one), len(other)) < CLOSE_LENGTH or abs(len(one) - len(other)) > 1:
         return False
     start = next(

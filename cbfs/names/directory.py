@@ -68,7 +68,7 @@ class NameTaken(CbfsError):
 
 
 class NotDue(CbfsError):
-    """A name has been renewed a short time ago: it is due in ``wait`` seconds."""
+    """A name that was renewed a short time ago and is due in ``wait`` seconds only."""
 
     def __init__(self, wait: int) -> None:
         super().__init__("the name needs no renewal yet", "try again in a few days")
@@ -99,9 +99,10 @@ class Directory:
     async def register(
         self, name: str, profile: bytes, owner_seed: bytes, token: Token | None = None
     ) -> Found:
-        """Take a name for an encoded profile and the owner's Ed25519 seed (32), with the invite of
-        ``token`` where the directory asks for one. Done again with the same arguments it goes on
-        where it was cut off. Raises NameTaken, OperationRefused and what ``lookup`` raises."""
+        """Register a name with an encoded profile and the owner's Ed25519 seed (32 bytes), and with
+        the invite of ``token`` where the directory asks for one. Done again with the same arguments
+        it goes on where it was cut off. Raises NameTaken, OperationRefused and what
+        ``Lookups.lookup`` raises."""
         check_name(name)
         owners = Keys(1, (sign_public(owner_seed),))
         async with self.lookups.turn() as turn:
@@ -128,7 +129,7 @@ class Directory:
 
     async def update(self, name: str, profile: bytes, owner_seed: bytes, known: Entry) -> Found:
         """Give an own name a new profile. ``known`` is the own entry as last accepted. Raises
-        OperationRefused and what ``lookup`` raises."""
+        OperationRefused and what ``Lookups.lookup`` raises."""
         return await self._change(
             OperationKind.UPDATE, name, profile, (owner_seed,), known, known.owners
         )
@@ -142,8 +143,9 @@ class Directory:
         known: Entry,
         recovery: Keys | None = None,
     ) -> Found:
-        """Put a new owner key in the old one's place, signed by both, with a new profile and other
-        recovery keys (None: the same as before)."""
+        """Put a new owner key (the seed of Ed25519, 32 bytes) in the old one's place, signed by
+        both, with a new profile and other recovery keys (None: those of before). Raises
+        OperationRefused and what ``Lookups.lookup`` raises."""
         owners = Keys(1, (sign_public(new_seed),))
         seeds = old_seed, new_seed
         return await self._change(
@@ -176,7 +178,8 @@ class Directory:
             )
 
     async def cancel(self, name: str, owner_seed: bytes, known: Entry) -> Found:
-        """End a recovery of an own name that somebody has begun."""
+        """End a recovery of an own name that somebody has begun. Raises OperationRefused and what
+        ``Lookups.lookup`` raises."""
         async with self.lookups.turn() as turn:
             found = await turn.lookup(name, known, lapsed=True)
             if isinstance(found, Absent):
@@ -187,7 +190,7 @@ class Directory:
             )
 
     async def release(self, name: str, owner_seed: bytes, known: Entry) -> None:
-        """Give a name up, for good."""
+        """Give a name up, for good. Raises OperationRefused and what ``Lookups.lookup`` raises."""
         async with self.lookups.turn() as turn:
             await self._submit(
                 turn, self._operation(OperationKind.RELEASE, known, turn.size).signed((owner_seed,))
@@ -197,7 +200,7 @@ class Directory:
                 raise OperationRefused(Refusal.WRONG_VERSION)
 
     def freeze_certificate(self, owner_seed: bytes, known: Entry) -> bytes:
-        """An operation to be kept: whoever has it can freeze the name, until its owner keys
+        """A signed operation to be kept: whoever has it can freeze the name, until its owner keys
         change."""
         return (
             replace(
@@ -211,7 +214,9 @@ class Directory:
         )
 
     async def freeze(self, certificate: bytes) -> Entry:
-        """Freeze a name by such a certificate. Again is no error."""
+        """Freeze a name by a certificate that ``freeze_certificate`` made; the frozen entry. A name
+        that is frozen already is no error. Raises OperationRefused and what ``Lookups.lookup``
+        raises."""
         name = decode_operation(certificate).name
         async with self.lookups.turn() as turn:
             found = await turn.lookup(name, None, lapsed=True)
@@ -224,8 +229,9 @@ class Directory:
             return found.entry
 
     async def recover(self, name: str, recovery_seed: bytes, owner_seed: bytes) -> Entry:
-        """Take a name over by its recovery key: its entry, whose ``heirs`` are from ``due`` on the
-        owners. Again is no error, and does not begin anew."""
+        """Begin to recover a name by its recovery key, both keys as seeds (32 bytes). Gives the
+        entry, whose ``heirs`` are its owners from ``due`` on. Done again it gives what was begun,
+        and does not begin anew. Raises OperationRefused and what ``Lookups.lookup`` raises."""
         heirs = Keys(1, (sign_public(owner_seed),))
         async with self.lookups.turn() as turn:
             found = await turn.lookup(name, None, lapsed=True)
@@ -241,7 +247,8 @@ class Directory:
             return done.entry
 
     async def inherit(self, name: str, profile: bytes, owner_seed: bytes, known: Entry) -> Found:
-        """Put an own profile into a name whose recovery is due."""
+        """Put an own profile into a name whose recovery is due. Raises NameTaken, OperationRefused
+        and what ``Lookups.lookup`` raises."""
         owners = Keys(1, (sign_public(owner_seed),))
         async with self.lookups.turn() as turn:
             if (known.owners, known.profile) == (owners, profile):
@@ -287,7 +294,7 @@ class Directory:
             )
 
     async def _config(self, turn: Turn) -> Config:
-        """The configuration that the policy pins, in full."""
+        """The directory's configuration in full, which the policy pins by its hash."""
         reply = await turn.ask(AskTerms(turn.size - 1))
         if not isinstance(reply, TermsAre):
             raise unexpected(reply)
@@ -309,7 +316,8 @@ class Directory:
         profile: bytes = b"",
         until: int = 0,
     ) -> Operation:
-        """Not signed; void OPERATION_ROUNDS after the log had ``size`` rounds."""
+        """An operation that is not signed yet, void OPERATION_ROUNDS after the log had ``size``
+        rounds."""
         return Operation(
             kind,
             self._policy.namespace,
@@ -393,8 +401,8 @@ class Directory:
                 raise
 
     async def _submit(self, turn: Turn, operation: Operation) -> None:
-        """To the sequencer, and to the verifiers when it does not take it. Raises OperationRefused,
-        OperationHeld, DirectoryDown."""
+        """Hand an operation to the sequencer, and to the verifiers when it does not accept it.
+        Raises OperationRefused, OperationHeld, DirectoryDown."""
         encoded = operation.encode()
         failure: CbfsError = DirectoryDown("the name directory does not answer", "try again later")
         with trio.move_on_after(SUBMIT_PATIENCE):
@@ -412,7 +420,7 @@ class Directory:
 
 
 def check_free(entry: Entry, now: int) -> None:
-    """Raises NameTaken for an entry that is over, at ``now`` (seconds since 1970), while its name
+    """Raises NameTaken for an entry that has ended, at ``now`` (seconds since 1970), while its name
     is kept from others."""
     until = taken_until(entry)
     if now <= until:

@@ -1,4 +1,4 @@
-"""Asking the name directory: look-ups, heads and the change feed, each answer checked.
+"""Questions to the name directory: look-ups, heads and the change feed, each answer checked.
 
 Every call makes a connection of its own, with a fresh key and a circuit of its own, so that the
 directory cannot tell which names the same person asks for. Answers are checked against the head
@@ -124,7 +124,7 @@ class Lookups:
 
     @property
     def policy(self) -> Policy:
-        """Whose signatures count."""
+        """The policy that says whose signatures count."""
         return self._policy
 
     @asynccontextmanager
@@ -259,7 +259,8 @@ class Lookups:
 
     @contextmanager
     def _comparing_clocks(self) -> Iterator[None]:
-        """A quorum signs with the time: what is refused for that says how far off the clock is."""
+        """Learn from an answer that is checked in the block how far off this computer's clock is: a
+        quorum signs with the time."""
         try:
             yield
         except DirectoryLies as error:
@@ -279,7 +280,8 @@ class Lookups:
     async def _steps(
         self, link: Link, reply: LookedUp, name: str, known: Entry | None
     ) -> tuple[Step, ...]:
-        """The newest operations; all since ``known`` when the reply does not reach back so far."""
+        """The newest operations on a name; all since ``known`` when the reply does not reach back
+        so far."""
         if known is None or not reply.evidence.entry:
             return reply.links
         try:
@@ -302,8 +304,8 @@ class Lookups:
         return tuple(found[:behind])
 
     async def _keep(self, state: DirectoryState) -> None:
-        """A crash before the save leaves the older head, against which the next one is checked
-        just as well."""
+        """Save a state, then work with it. A crash before the save leaves the older head, against
+        which the next one is checked just as well."""
         floor = self._state.time
         if floor > int(self._clock()) + COSIGNATURE_AHEAD_MAX:
             floor = 0  # it was kept while this computer's clock was wrong
@@ -335,7 +337,7 @@ class Lookups:
 
 
 class Turn:
-    """What is done on one connection while the state of ``Lookups`` stands still for others."""
+    """One connection, with the state of ``Lookups`` standing still for others meanwhile."""
 
     def __init__(self, lookups: Lookups, link: Link) -> None:
         self._lookups = lookups
@@ -359,12 +361,12 @@ class Turn:
         return found
 
     async def ask(self, request: Request) -> Reply:
-        """One request and its reply. Raises DirectoryLies for what is no reply."""
+        """Send one request; its reply. Raises DirectoryLies for what is no reply."""
         return await self._lookups._ask(self.link, request)
 
 
 def unexpected(reply: Reply) -> CbfsError:
-    """What a reply of the wrong kind says: a refusal in its words, or that the server lies."""
+    """The error for a reply of the wrong kind: a refusal in its words, or that the server lies."""
     if isinstance(reply, RefusedReply):
         return OperationRefused(reply.refusal)
     return DirectoryLies(Fault.MALFORMED)

@@ -26,29 +26,31 @@ _TAMPERED = frozenset((Fault.VANISHED, Fault.SAME_VERSION, Fault.ROLLED_BACK, Fa
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What a change that is under way makes of the own entry: its owner keys and its profile."""
+    """A change of the own entry that is under way: the owner keys and the profile that it is to
+    have."""
 
     owners: Keys
     profile: bytes
 
     def encode(self) -> bytes:
-        """owners | long(profile)."""
+        """The record of ``Meta``: owners | long(profile)."""
         return self.owners.encode() + long(self.profile)
 
     def made(self, entry: Entry) -> bool:
-        """Whether this entry comes of it."""
+        """Whether an entry is what this change leads to."""
         active = entry.status is Status.ACTIVE
         return active and (entry.owners, entry.profile) == (self.owners, self.profile)
 
 
 def read_own(reader: Reader) -> Entry | None:
-    """The own entry, as it was last made here."""
+    """The own entry, as it was last made here; None for none."""
     data = reader.get(Table.META, Meta.OWN)
     return None if data is None else decode_entry(data)
 
 
 def read_intent(reader: Reader) -> Intent | None:
-    """A change that may have been made, and was not heard of."""
+    """A change of the own name that may have been made, and whose end was not heard of; None for
+    none."""
     data = reader.get(Table.META, Meta.OWN_NEXT)
     if data is None:
         return None
@@ -59,23 +61,24 @@ def read_intent(reader: Reader) -> Intent | None:
 
 
 def write_intent(writer: Writer, intent: Intent) -> None:
-    """A change of the own name begins."""
+    """Note that a change of the own name begins."""
     writer.put(Table.META, Meta.OWN_NEXT, intent.encode())
 
 
 def write_released(writer: Writer) -> None:
-    """The owner gives the name up."""
+    """Note that the owner gives the name up."""
     writer.put(Table.META, Meta.RELEASED, b"\1")
 
 
 def write_own(writer: Writer, found: Found) -> None:
-    """This is the own entry now, and what shows it. The change that led to it is done."""
+    """Keep what the directory has as the own entry, with its proof. The change that led to it has
+    ended."""
     _write_proof(writer, found)
     writer.delete(Table.META, Meta.OWN_NEXT)
 
 
 def _write_proof(writer: Writer, found: Found) -> None:
-    """The entry is as it should be."""
+    """Keep an entry that is as it should be, and end the alarm."""
     writer.put(Table.META, Meta.OWN, found.entry.encode())
     if found.bundle:
         writer.put(Table.META, Meta.BUNDLE, found.bundle)
@@ -83,8 +86,8 @@ def _write_proof(writer: Writer, found: Found) -> None:
 
 
 class OwnName:
-    """Watches the own name of an account. ``changed`` is told when there is a new alarm, or an
-    old one is over."""
+    """The own name of an account, compared with what the directory has. ``changed`` is told when
+    there is a new alarm, or an old one has ended."""
 
     def __init__(
         self, store: Store, directory: Directory, name: str, changed: Callable[[], None]
@@ -102,23 +105,23 @@ class OwnName:
 
     @property
     def expires(self) -> int:
-        """When its registration ends, in seconds since 1970."""
+        """When the registration of the name ends, in seconds since 1970."""
         return 0 if self._own is None else self._own.expires
 
     @property
     def round(self) -> int:
-        """That of the own entry, as it was last made here; -1 for none."""
+        """The round of the own entry as it was last made here; -1 for none."""
         return -1 if self._own is None else self._own.round
 
     async def check(self) -> None:
-        """Look the name up, over a connection of its own. Raises what says nothing of the name:
-        DirectoryDown, and faults of the answer as a whole."""
+        """Look the own name up, over a connection of its own, and raise or end an alarm. Raises
+        what says nothing of the name: DirectoryDown, and faults of the answer as a whole."""
         try:
             found = await self._directory.lookups.lookup(self.name, self._own, lapsed=True)
         except NameChanged as error:
             if self._released:
                 return  # it was free for others
-            await self._shout(
+            await self._raise_alarm(
                 "the directory has given your name to a new owner, or it was recovered with the"
                 " recovery keys",
                 error.entry,
@@ -126,19 +129,21 @@ class OwnName:
             return
         except DirectoryLies as error:
             if error.fault in _TAMPERED:
-                await self._shout(f"{error.in_full}", None)
+                await self._raise_alarm(f"{error.in_full}", None)
                 return
             raise
         if isinstance(found, Absent):
-            await self._shout("the directory says that nobody has your name", None)
+            await self._raise_alarm("the directory says that nobody has your name", None)
             return
         if found.entry.status is Status.RELEASED:
             if not self._released:
-                await self._shout("somebody has given your name up, with your owner key", None)
+                await self._raise_alarm(
+                    "somebody has given your name up, with your owner key", None
+                )
             return
         own, intent = self._own, self._intent
         if found.entry.heirs.keys and (own is None or own.heirs != found.entry.heirs):
-            await self._shout(
+            await self._raise_alarm(
                 "somebody with your recovery key is taking your name over;"
                 " was it not you: cbfs name cancel",
                 found.entry,
@@ -149,16 +154,17 @@ class OwnName:
         if own is None or found.entry == own:
             await self._fine(found)
         else:
-            await self._shout(
+            await self._raise_alarm(
                 "somebody has changed your entry, and signed with your owner key: it is in other"
                 " hands as well",
                 found.entry,
             )
 
     async def renew(self, seed: bytes, least: float) -> None:
-        """Keep the name; ``seed`` is the owner's key, ``least`` as ``Directory.renew`` has it. A
-        crash after the directory has it leaves that to the next time. Raises what that raises, and
-        CbfsError when what the directory has is not what was made here."""
+        """Renew the name. ``seed``: the owner's key (32 bytes). ``least``: the part of a name's
+        whole time that this must add. A crash after the directory has it leaves the rest to the
+        next call. Raises what ``Directory.renew`` raises, and CbfsError when what the directory has
+        is not what was made here."""
         if self._own is not None and self._intent is None:
             await self.check()
         own = self._own
@@ -189,7 +195,7 @@ class OwnName:
             self.alarm = ""
             self._changed()
 
-    async def _shout(self, what: str, entry: Entry | None) -> None:
+    async def _raise_alarm(self, what: str, entry: Entry | None) -> None:
         text = what if entry is None else f"{what} (version {entry.version}, round {entry.round})"
         if text != self.alarm:
             data = text.encode()

@@ -5,7 +5,7 @@ signs with the time, has been found to agree with it, or it has stood so for a d
 doubted, or the directory has said that it is ahead, nothing is deleted because of its age.
 
 A clock that was ahead has written dates of a time to come. When it has gone back, and the directory
-agrees with it as it is now, each of these is put at what it could be now: else debts would be due
+agrees with it as it is now, each of these is put at what it could be now: else notes would be due
 in years, and secrets be kept for as long. The largest time that was believed and the largest that
 the clock ever said are kept in the store; the latter tells that the clock was ahead. A crash before
 the last of the transactions leaves it there, and all of them are done again.
@@ -38,8 +38,8 @@ NOTED_EVERY = 3_600_000
 
 
 class OwnTime:
-    """Of one ``store``. ``clock``: milliseconds since 1970. ``running``: seconds of a clock that is
-    never set."""
+    """How far the clock of this computer may be believed, for one ``store``. ``clock``:
+    milliseconds since 1970. ``running``: seconds of a clock that is never set."""
 
     def __init__(
         self,
@@ -63,13 +63,13 @@ class OwnTime:
 
     @property
     def may_delete(self) -> bool:
-        """Whether what is too old by the clock is too old."""
+        """Whether something may be deleted because it is too old by the clock."""
         self._look()
         return self._doubted is None and (self._lookups.clock_ahead or 0) <= 0
 
     @property
     def is_right(self) -> bool:
-        """Whether the directory agrees, and the clock has not jumped since."""
+        """Whether the directory agrees with the clock, and the clock has not jumped since."""
         self._look()
         return self._doubted is None and self._lookups.agrees(self._clock() / 1_000)
 

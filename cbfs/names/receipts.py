@@ -1,5 +1,5 @@
-"""Verifiers that vouch for an operation which the sequencer does not take: each brings it to the
-sequencer, and signs no round without it a minute later."""
+"""Receipts of verifiers for an operation that the sequencer does not accept: each that gives one
+brings the operation to the sequencer, and a minute later signs no round without it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class OperationHeld(CbfsError):
 
 
 @dataclass(slots=True)
-class Vouched:
+class VerifierReplies:
     """Names of verifiers: who has given a receipt, and who has refused, and why."""
 
     receipts: set[str] = field(default_factory=set)
@@ -43,7 +43,7 @@ async def hand_to_verifiers(
     """Give the encoded operation to all verifiers whose addresses the policy has. Raises
     OperationHeld when so many have given receipts that the others are no quorum, and
     OperationRefused when so many agree why it cannot be carried out."""
-    found = Vouched()
+    found = VerifierReplies()
     async with trio.open_nursery() as nursery:
         for name, address in policy.urls:
             nursery.start_soon(_ask, dialer, policy, name, address, operation, random, found)
@@ -65,7 +65,7 @@ async def _ask(
     address: Address,
     operation: bytes,
     random: Random,
-    found: Vouched,
+    found: VerifierReplies,
 ) -> None:
     isolation = b"names:" + random.token(ISOLATION_SIZE)
     try:

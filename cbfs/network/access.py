@@ -24,7 +24,8 @@ Ts = TypeVarTuple("Ts")
 
 @dataclass(frozen=True, slots=True)
 class NetworkOptions:
-    """``no_tor``: plain TCP, to loopback addresses only. Else ``tor`` says which tor."""
+    """How the user wants servers to be reached. ``no_tor``: by plain TCP, at loopback addresses
+    only. Else ``tor`` says which tor."""
 
     no_tor: bool = False
     tor: TorOptions = field(default_factory=TorOptions)
@@ -32,15 +33,16 @@ class NetworkOptions:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """``tor`` is None when the user has switched it off. ``own_server`` is the home server where
-    it runs with the client."""
+    """The way to servers, open. ``tor`` is None when the user has switched it off. ``own_server``
+    is the home server where it runs with the client."""
 
     dialer: Dialer
     tor: Tor | None
     own_server: OwnServer | None = None
 
     def lines(self) -> tuple[str, ...]:
-        """How it is, for ``status``: Tor's state, one's own server, circuits by purpose."""
+        """How the network is, for ``status``: Tor's state, one's own server, circuits by
+        purpose."""
         if self.tor is None:
             return ("Tor is switched off: only addresses of this machine are reached",)
         report = self.tor.report()
@@ -84,8 +86,8 @@ async def reaching(
 
 
 def run(work: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T:
-    """``trio.run``, with the first of our errors, else of the system's, in place of the group that
-    nurseries make; KeyboardInterrupt whatever it has met on its way."""
+    """Run as ``trio.run`` does, and raise the first of our errors, else of the system's, in place
+    of the group that nurseries make; KeyboardInterrupt whatever it has met on its way."""
     try:
         return trio.run(work, *arguments)
     except BaseExceptionGroup as group:

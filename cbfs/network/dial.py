@@ -43,7 +43,7 @@ class NotAllowed(CbfsError):
 
 
 class Dialer(Protocol):
-    """Reaches servers."""
+    """The way to servers: whatever can make a connection to one."""
 
     async def dial(self, host: str, port: int, isolation: bytes) -> trio.abc.Stream:
         """A connection to ``host``:``port``. Two different ``isolation`` values never share a
@@ -54,7 +54,8 @@ class LoopbackDialer:
     """Plain TCP to loopback addresses and nowhere else."""
 
     async def dial(self, host: str, port: int, isolation: bytes) -> trio.abc.Stream:
-        """See ``Dialer``. There are no circuits here: ``isolation`` has nothing to separate."""
+        """A plain TCP connection to a loopback address. There are no circuits here: ``isolation``
+        has nothing to separate. Raises DialError or NotAllowed."""
         check_loopback(host)
         try:
             with trio.fail_after(DIAL_TIMEOUT):
@@ -70,13 +71,15 @@ class OwnServerDialer:
     All else goes by ``rest``, also what is sent to oneself: it must look like any delivery."""
 
     def __init__(self, socket: str, host: Callable[[], str], rest: Dialer) -> None:
-        """``host`` gives where others find that server."""
+        """``socket``: the path of that server's unix socket. ``host`` gives where others find
+        it."""
         self._socket = socket
         self._host = host
         self._rest = rest
 
     async def dial(self, host: str, port: int, isolation: bytes) -> trio.abc.Stream:
-        """See ``Dialer``."""
+        """A connection to one's own server as its owner, when that is where it goes; else what the
+        rest gives. Raises DialError or NotAllowed."""
         if host != self._host() or not isolation.startswith(HOME):
             return await self._rest.dial(host, port, isolation)
         try:

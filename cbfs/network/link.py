@@ -84,7 +84,8 @@ class _Call:
 
 
 class Link:
-    """Made by ``open_link``. ``pushes`` gives the payloads that nobody asked for."""
+    """A connection to one server that has proved its key. Made by ``open_link``. ``pushes`` gives
+    the payloads that nobody asked for."""
 
     def __init__(
         self, stream: trio.abc.Stream, connection: ClientConnection, push_capacity: int
@@ -110,9 +111,10 @@ class Link:
         return reply
 
     async def call_in_order(self, payloads: Iterable[Callable[[], bytes | None]]) -> Replies:
-        """The same for several, without waiting between them: each frame is written after the one
+        """Send several requests, without waiting between them: each frame is written after the one
         before it. A payload is asked for when its frame is about to be written; None leaves it out.
-        In the place of a reply that has not come, as the link ended before, is None."""
+        Gives the payloads of the replies; in the place of one that has not come, as the link ended
+        before, is None. Raises what ``call`` raises."""
         calls: list[_Call] = []
         try:
             with trio.fail_after(CALL_TIMEOUT), suppress(TransportError):
@@ -235,7 +237,7 @@ class Link:
             self._finish(LinkClosed("the server does not answer", _AGAIN))
 
     def _closed(self) -> LinkClosed:
-        """The reason as a fresh exception: several callers raise it."""
+        """The reason for the end as a fresh exception: several callers raise it."""
         end = self._end or LinkClosed("the link is closed")
         return LinkClosed(str(end), end.hint)
 
@@ -292,7 +294,7 @@ async def _shake_hands(link: Link) -> None:
 
 
 async def request(link: Link, asked: Request[R_co]) -> R_co:
-    """Ask and give the reply. Raises ServerRefused with the server's reason, LinkClosed, or
+    """Send one request; its reply. Raises ServerRefused with the server's reason, LinkClosed, or
     DecodeError when the reply is not one to this request."""
     return _read(asked, await link.call(encode(asked)))
 
@@ -302,9 +304,9 @@ async def request_in_order(
     asked: Sequence[Request[R_co]],
     is_wanted: Callable[[int], bool] = lambda _index: True,
 ) -> "list[R_co | CbfsError | None]":
-    """Ask several things at once, whose requests leave in their order; for each its reply, or what
-    ``request`` raises. ``is_wanted`` is asked when one is about to leave: what is not wanted any
-    more stays here, and is None."""
+    """Send several requests, which leave in their order; for each its reply, or the error that
+    ``request`` would raise. ``is_wanted`` is asked when one is about to leave: what is not wanted
+    any more stays here, and is None."""
     left: list[bool] = []
 
     def payload(index: int) -> bytes | None:

@@ -1,5 +1,5 @@
 """A home server of one's own: the program cbfs-server, which the client starts beside itself,
-watches over and ends.
+starts again when it fails, and ends.
 
 It is an onion service of the tor that the client uses, with its keys and its store in the folder
 ``server`` of the account directory. Peers reach it by Tor while the account is mounted, and try
@@ -38,9 +38,9 @@ CLIENTS: Final = "clients"
 
 
 class OwnServer:
-    """Runs the server again and again. ``directory`` is its data directory; ``socket`` the path
-    where its owner connects; ``known`` the address that peers have, None for a new account;
-    ``changed`` is called whenever ``line`` has changed."""
+    """Runs a home server of one's own, again and again. ``directory`` is its data directory;
+    ``socket`` the path where its owner connects; ``known`` the address that peers have, None for a
+    new account; ``changed`` is called whenever ``line`` has changed."""
 
     def __init__(
         self,
@@ -62,18 +62,18 @@ class OwnServer:
         self._published = trio.Event()
 
     def host(self) -> str:
-        """The host name of its address, empty while it has none."""
+        """The host name of the server's address, empty while it has none."""
         return self._address.host if self._address else ""
 
     async def address(self) -> Address:
-        """Where peers reach it, as soon as they do for the first time."""
+        """The server's address, as soon as peers can reach it there for the first time."""
         await self._published.wait()
         if self._address is None:
             raise CbfsError("your own server has no address")
         return self._address
 
     async def keep(self) -> None:
-        """Until cancelled."""
+        """Run the server until cancelled."""
         while True:
             await self._tor.wait_up()
             try:
@@ -85,7 +85,7 @@ class OwnServer:
             await trio.sleep(wait)
 
     async def _run(self) -> str:
-        """One life of the server; why it ended."""
+        """Run the server once; why it ended."""
         self._say("being published")
         make_directory(self._directory)
         log = self._directory / "log"
@@ -107,7 +107,8 @@ class OwnServer:
         return _last_error(log)
 
     def _note(self, address: Address) -> None:
-        """It is published."""
+        """Note that the server is published at this address. Raises CbfsError when peers know it by
+        another."""
         if self._address not in (None, address):
             raise CbfsError(f"{self._directory} holds other keys than peers know it by")
         self._address = address

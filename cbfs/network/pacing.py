@@ -1,9 +1,9 @@
 """Connections at moments that say nothing (``pace`` in config.toml).
 
 With a pace, every connection but those to the home server waits for its turn: turns come at the
-moments of ``Slots``, and one for which nothing waits is used by a dummy. Whoever wants to connect
-comes through here, be it to deliver, to take a prekey or to ask for a name; so nothing has to be
-thought of twice. Without a pace connections are made at once.
+moments of ``Slots``, and one for which nothing waits is used by cover traffic. Whoever
+wants to connect comes through here, be it to deliver, to fetch a prekey or to ask for a name; so
+nothing has to be thought of twice. Without a pace connections are made at once.
 """
 
 from collections import deque
@@ -51,21 +51,21 @@ class LingeringStream(trio.abc.Stream):
         self._last = trio.current_time()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """See trio."""
+        """Send data on the connection below."""
         await self._stream.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
-        """See trio."""
+        """Wait until the connection below may be able to send."""
         await self._stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """See trio."""
+        """Receive bytes of the connection below, and note when they came."""
         data = await self._stream.receive_some(max_bytes)
         self._last = trio.current_time()
         return data
 
     async def aclose(self) -> None:
-        """See trio."""
+        """Close the connection below when its time has come."""
         try:
             await trio.sleep_until(self._last + self._linger)
         finally:
@@ -73,14 +73,14 @@ class LingeringStream(trio.abc.Stream):
 
 
 class LingeringDialer:
-    """Makes connections at once, that end as all do that have a turn."""
+    """Makes connections at once, which end as those do that have had a turn."""
 
     def __init__(self, direct: Dialer, random: Random) -> None:
         self._direct = direct
         self._random = random
 
     async def dial(self, host: str, port: int, isolation: bytes) -> trio.abc.Stream:
-        """See ``Dialer``."""
+        """A connection, made at once. Raises DialError or NotAllowed."""
         linger = exponential(self._random, LINGER_MEAN)
         return LingeringStream(await self._direct.dial(host, port, isolation), linger)
 
@@ -103,12 +103,13 @@ class PacedDialer:
         self.direct = direct
         self._pace = pace
         self.in_turn = LingeringDialer(direct, random)
-        """For the dummy, which is given its turn."""
+        """For cover traffic, which is given its turn."""
         self._random = random
         self._waiting: deque[trio.Event] = deque()
 
     async def dial(self, host: str, port: int, isolation: bytes) -> trio.abc.Stream:
-        """See ``Dialer``. Waits for its turn when there is a pace."""
+        """A connection, made at its turn when there is a pace, else at once. Raises DialError or
+        NotAllowed."""
         if not self._pace.pace:
             return await self.direct.dial(host, port, isolation)
         turn = trio.Event()
@@ -120,21 +121,21 @@ class PacedDialer:
                 self._waiting.remove(turn)
         return await self.in_turn.dial(host, port, isolation)
 
-    async def run(self, dummy: Callable[[], Awaitable[None]]) -> None:
-        """Give turns until cancelled. ``dummy`` does what looks like a delivery; it raises
-        nothing."""
+    async def run(self, cover: Callable[[], Awaitable[None]]) -> None:
+        """Give turns until cancelled. ``cover`` does what looks like a delivery, in a turn for
+        which nothing waits; it raises nothing."""
         async with trio.open_nursery() as nursery:
             while True:
                 mean = self._pace.pace
                 if mean:
-                    await self._give_turns(mean, nursery, dummy)
+                    await self._give_turns(mean, nursery, cover)
                     continue
                 while self._waiting:
                     self._waiting.popleft().set()
                 await self._pace.wait_changed()
 
     async def _give_turns(
-        self, mean: float, nursery: trio.Nursery, dummy: Callable[[], Awaitable[None]]
+        self, mean: float, nursery: trio.Nursery, cover: Callable[[], Awaitable[None]]
     ) -> None:
         slots = Slots(self._random, mean, trio.current_time())
         while self._pace.pace == mean:
@@ -145,4 +146,4 @@ class PacedDialer:
                 if self._waiting:
                     self._waiting.popleft().set()
                 else:
-                    nursery.start_soon(dummy)
+                    nursery.start_soon(cover)

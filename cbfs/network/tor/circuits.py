@@ -101,7 +101,8 @@ class Circuits:
         return self._seen(event.user, event.circuit)
 
     def forget(self) -> None:
-        """The tor that had these circuits has gone. Leases stay until they are released."""
+        """Forget all circuits: the tor that had them has gone. Leases stay until they are
+        released."""
         self._groups.clear()
         for use in self._uses.values():
             use.circuits.clear()
@@ -133,7 +134,7 @@ class Circuits:
 
 
 def purpose_words(isolation: bytes) -> str:
-    """What an isolation is for."""
+    """What an isolation is for, in words."""
     return PURPOSES.get(isolation.partition(b":")[0], "other")
 
 

@@ -51,7 +51,7 @@ class TorSession:
         _authenticate(self._controller, self.address)
 
     def get_info(self, key: str) -> str:
-        """GETINFO, control-spec 3.9."""
+        """The answer to GETINFO, control-spec 3.9."""
         with _in_words("tor did not answer"):
             return str(self._controller.get_info(key))
 
@@ -109,11 +109,11 @@ class TorSession:
         self._client_key(f"ONION_CLIENT_AUTH_ADD {service} x25519:{key}")
 
     def remove_client_key(self, service: str) -> None:
-        """Takes it back."""
+        """Takes the key that ``add_client_key`` gave back from tor."""
         self._client_key(f"ONION_CLIENT_AUTH_REMOVE {service}")
 
     def client_keys(self) -> str:
-        """Tor's own list of such keys. control-spec 3.32."""
+        """Tor's own list of keys for private onion services. control-spec 3.32."""
         with _in_words("tor did not answer"):
             return str(self._controller.msg("ONION_CLIENT_AUTH_VIEW"))
 
@@ -133,7 +133,7 @@ class TorSession:
 
 
 def open_session(address: str) -> TorSession:
-    """A session that is authenticated, for programs that may wait for it."""
+    """An authenticated session with the tor at ``address``, for programs that may wait for it."""
     session = TorSession(address)
     try:
         session.authenticate()
@@ -186,7 +186,7 @@ def _in_words(what: str) -> Iterator[None]:
 
 
 def _event(event: object) -> Event | None:
-    """The part of stem's event that the client goes by."""
+    """The part of an event of stem's that the client goes by; None for one that it does not."""
     if isinstance(event, stem.response.events.CircuitEvent):
         return _circuit(event)
     if isinstance(event, stem.response.events.StreamEvent):

@@ -57,7 +57,7 @@ class Gate(Protocol):
         """Where tor speaks SOCKS, as soon as it is connected. Raises DialError."""
 
     def failed(self) -> None:
-        """A connection failed: is tor still well?"""
+        """Look whether tor is still well: a connection failed."""
 
     def lease(self, isolation: bytes) -> Lease:
         """Credentials for one stream."""
@@ -73,7 +73,9 @@ class TorDialer:
         self._gate = gate
 
     async def dial(self, host: str, port: int, isolation: bytes) -> trio.abc.Stream:
-        """See ``Dialer``. Waits until Tor is connected; the circuit is closed with the stream."""
+        """A connection through Tor, on a circuit that nothing of another ``isolation`` uses. Waits
+        until Tor is connected; the circuit is closed with the stream. Raises DialError or
+        NotAllowed."""
         host = host.lower()
         check_host(host)
         address = await self._gate.socks()
@@ -122,7 +124,7 @@ def _refusal(code: int, shown: str) -> DialError:
 
 
 class TorStream(trio.abc.HalfCloseableStream):
-    """A connection; closing it closes its circuit."""
+    """A connection through Tor; closing it closes its circuit."""
 
     def __init__(self, stream: trio.SocketStream, gate: Gate, lease: Lease) -> None:
         self._stream = stream
@@ -130,23 +132,23 @@ class TorStream(trio.abc.HalfCloseableStream):
         self._lease: Lease | None = lease
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """See trio.abc.SendStream."""
+        """Send data through the circuit. Raises what trio's streams raise."""
         await self._stream.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
-        """See trio.abc.SendStream."""
+        """Wait until the circuit may be able to carry more."""
         await self._stream.wait_send_all_might_not_block()
 
     async def send_eof(self) -> None:
-        """See trio.abc.HalfCloseableStream."""
+        """Tell the other end that nothing more is sent."""
         await self._stream.send_eof()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """See trio.abc.ReceiveStream."""
+        """Receive some of what came through the circuit; empty at its end."""
         return await self._stream.receive_some(max_bytes)
 
     async def aclose(self) -> None:
-        """See trio.abc.AsyncResource. The circuit is closed a moment later."""
+        """Close the connection. The circuit is closed a moment later."""
         try:
             await self._stream.aclose()
         finally:

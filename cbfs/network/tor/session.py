@@ -38,7 +38,7 @@ Ts = TypeVarTuple("Ts")
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a tor is."""
+    """How a tor is that answers."""
 
     socks: tuple[str, int]
     """Where it speaks SOCKS."""
@@ -99,7 +99,7 @@ class LiveTor:
         )
 
     async def check(self) -> Health:
-        """How it is. Raises ControlError when it cannot be used."""
+        """How the tor is now. Raises ControlError when it cannot be used."""
         return Health(
             await self.call(_socks_port, self.session),
             await self.call(self.session.bootstrap),

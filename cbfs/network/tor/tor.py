@@ -47,7 +47,7 @@ NOT_CONNECTED: Final = "is this machine online? where Tor is blocked: --bridges 
 
 @dataclass(frozen=True, slots=True)
 class TorReport:
-    """How Tor is, for users."""
+    """How Tor is, in words for users."""
 
     up: bool
     state: str
@@ -134,14 +134,15 @@ class Tor:
         return TorReport(True, state + self._note, "", circuits)
 
     async def wait_up(self) -> None:
-        """Until Tor is connected."""
+        """Wait until Tor is connected."""
         while not self._up.is_set():
             await self._up.wait()
 
     # ---- for the dialer ----
 
     async def socks(self) -> tuple[str, int]:
-        """See ``Gate``."""
+        """The address and port where tor speaks SOCKS, as soon as it is connected. Raises DialError
+        when that takes too long."""
         while True:
             with trio.move_on_after(READY_TIMEOUT):
                 await self.wait_up()
@@ -153,23 +154,24 @@ class Tor:
         raise DialError(f"Tor is {report.state}", report.hint)
 
     def failed(self) -> None:
-        """See ``Gate``."""
+        """Look whether tor is still well: a connection failed."""
         self._doubted = True
         self._wake.set()
 
     def lease(self, isolation: bytes) -> Lease:
-        """See ``Gate``."""
+        """Credentials for one stream of this isolation."""
         return self._circuits.lease(isolation, trio.current_time())
 
     def release(self, lease: Lease) -> None:
-        """See ``Gate``."""
+        """Note that the stream of a lease has ended, and close the circuits that nothing else
+        uses."""
         self._close_soon(self._circuits.release(lease))
 
     # ---- its life ----
 
     async def open(self) -> LiveTor | None:
-        """The first try: None when it must be tried again. Raises what only the user can
-        mend."""
+        """Find or start a tor, for the first time: None when that must be tried again. Raises what
+        only the user can mend."""
         try:
             return await self._open()
         except ControlError as error:
@@ -242,7 +244,7 @@ class Tor:
             self._doubted = self._doubted or sleep.cancelled_caught
 
     def _hear(self, event: Event) -> None:
-        """An event of tor's, in the order in which they come."""
+        """Take note of an event of tor's, in the order in which they come."""
         match event:
             case Circuit():
                 self._close_soon(self._circuits.circuit(event))
