@@ -2,8 +2,9 @@
 tasks are kept going."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import trio
 
@@ -13,8 +14,9 @@ from cbfs.contacts.contacts import Contacts
 from cbfs.contacts.look_up import ContactLookUp
 from cbfs.contacts.sessions import Sessions
 from cbfs.messages import history
-from cbfs.messages.model import Conversation
+from cbfs.messages.model import Conversation, Message
 from cbfs.messages.queues.delivery_queue import reseal
+from cbfs.messages.queues.note_queue import Dues
 from cbfs.names.directory import Directory
 from cbfs.names.own_time import OwnTime
 from cbfs.network.dial import Dialer
@@ -60,6 +62,39 @@ class Context:
     def pace(self) -> float:
         """Mean seconds between two turns to connect; 0: at once."""
         return self.configuration.pace
+
+
+class Events(Protocol):
+    """What the parts of the engine tell each other and the mount, each time when the change is on
+    the disk. Must not block."""
+
+    def conversation_started(self, conversation: Conversation) -> None:
+        """A message has come into a conversation, be it new or not."""
+
+    def conversation_moved(self, old: Conversation, new: Conversation) -> None:
+        """A conversation has another folder."""
+
+    def message_arrived(self, message: Message) -> None:
+        """A message of somebody else is whole, and in the history."""
+
+    def message_changed(self, message: Message) -> None:
+        """The states of a message's recipients have moved on."""
+
+    def messages_renamed(self, messages: Iterable[Message]) -> None:
+        """Messages have other names or dates, in the same folders."""
+
+    def message_ended(self, message: Message, missed: tuple[str, ...]) -> None:
+        """A message's lifetime is over, and it is deleted. To ``missed`` it was not delivered, and
+        now never is."""
+
+    def request_changed(self, name: str) -> None:
+        """There is more or less of what a stranger has sent, for the user's decision."""
+
+    def notes_due(self, dues: Dues) -> None:
+        """Something more is to be told to these peers, from these times on."""
+
+    def delivery_queued(self, recipient: str) -> None:
+        """There is something new to deliver to this recipient."""
 
 
 def milliseconds() -> int:

@@ -1,7 +1,7 @@
 """The client at work: what the mount talks to, and where all its parts are joined."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import trio
@@ -12,17 +12,17 @@ from cbfs.contacts.look_up import PREPARE_MAX, Unknown
 from cbfs.contacts.monitor import Monitor
 from cbfs.contacts.user_names import checked_name
 from cbfs.context import Context, supervised
-from cbfs.engine.expiry import Ended, Expiry, forget, leave
+from cbfs.engine.expiry import Expiry, forget, leave
 from cbfs.engine.meeting import Meeting
-from cbfs.engine.people import Acquaintances
+from cbfs.engine.people import EnginePeople
 from cbfs.engine.redating import Redating
-from cbfs.engine.renaming import Renaming
 from cbfs.engine.renewal import Renewal
-from cbfs.interface import Outgoing, Report, View
+from cbfs.interface import NullView, Outgoing, Report, View
 from cbfs.messages import history, progress
 from cbfs.messages.content import content_chunks
 from cbfs.messages.model import Conversation, Delivery, Message
 from cbfs.messages.queues import note_queue
+from cbfs.messages.queues.note_queue import Dues
 from cbfs.names.directory import Directory
 from cbfs.names.own_name import OwnName
 from cbfs.network.access import Network
@@ -42,7 +42,68 @@ LOOKUP_RETRY = 5.0
 """Seconds until names are tried again that the directory could not be asked for."""
 
 
-class Engine(Acquaintances):
+class GuardedView:
+    """The view that is attached, if any: what goes wrong there is no matter of the engine's."""
+
+    def __init__(self) -> None:
+        self._view: View = NullView()
+
+    def attach(self, view: View) -> None:
+        """``view`` is told of news from now on."""
+        self._view = view
+
+    def conversation_added(self, conversation: Conversation) -> None:
+        """A conversation is new, or came back."""
+        with harmless():
+            self._view.conversation_added(conversation)
+
+    def message_added(self, message: Message) -> None:
+        """A message has arrived."""
+        with harmless():
+            self._view.message_added(message)
+
+    def message_changed(self, message: Message) -> None:
+        """The states of a message's recipients have moved on."""
+        with harmless():
+            self._view.message_changed(message)
+
+    def conversation_moved(self, old: Conversation, new: Conversation) -> None:
+        """A conversation's folder has another name."""
+        with harmless():
+            self._view.conversation_moved(old, new)
+
+    def messages_renamed(self, messages: Iterable[Message]) -> None:
+        """Messages have other names, in the same folders."""
+        with harmless():
+            self._view.messages_renamed(messages)
+
+    def message_ended(self, message: Message) -> None:
+        """A message's lifetime is over, and it is deleted."""
+        with harmless():
+            self._view.message_ended(message)
+
+    def contact_changed(self, name: str) -> None:
+        """There is a new contact, or something of one, or of their request, is new."""
+        with harmless():
+            self._view.contact_changed(name)
+
+    def unknown_names(self, names: frozenset[str]) -> None:
+        """The directory says, with proof, that nobody has these names."""
+        with harmless():
+            self._view.unknown_names(names)
+
+    def retry(self) -> None:
+        """What ended in NotYet may be tried again."""
+        with harmless():
+            self._view.retry()
+
+    def status_changed(self) -> None:
+        """``Engine.report`` gives something new."""
+        with harmless():
+            self._view.status_changed()
+
+
+class Engine:
     """One account at work. Made by ``cbfs.engine.running``."""
 
     def __init__(
@@ -51,23 +112,22 @@ class Engine(Acquaintances):
         network: Network,
         directory: Directory,
         own: OwnName,
+        view: GuardedView,
         nursery: trio.Nursery,
     ) -> None:
-        super().__init__(context)
+        self._context = context
         self._network = network
         self._nursery = nursery
         self._own = own
-        self._view: View | None = None
+        self._view = view
         with context.store.read() as reader:
             self._left = history.left_ones(reader)
         self._preparing: set[str] = set()
         self._reminders = Reminders(context)
-        self.expiry = Expiry(context, self._ended, self._asks)
-        self._sender = Sender(
-            context, lambda: own.bundle, self._message_changed, self._reminders.add, nursery
-        )
+        self.expiry = Expiry(context, self)
+        self._sender = Sender(context, lambda: own.bundle, self, nursery)
         self._meeting = Meeting(context)
-        self._renewal = Renewal(context, own, self._status_changed)
+        self._renewal = Renewal(context, own, view.status_changed)
         self._monitor = Monitor(
             context.contacts,
             context.look_up,
@@ -76,26 +136,14 @@ class Engine(Acquaintances):
             context.problems,
             context.retries,
             context.random,
-            self._directory_back,
+            view.retry,
         )
-        self._receiver = Receiver(
-            context,
-            self._monitor,
-            started=self._started,
-            arrived=self._arrived,
-            changed=self._message_changed,
-            owed=self._reminders.add,
-            again=self._sender.queued,
-            asking=self._asks,
-        )
+        self._receiver = Receiver(context, self._monitor, self)
         self._admission = self._receiver.admission
-        self._renaming = Renaming(context, self._conversation_moved, self._messages_renamed)
-        self._redating = Redating(
-            context, self._conversation_moved, self._messages_renamed, self._asks
-        )
+        self.people = EnginePeople(context, self._admission, self)
+        self._redating = Redating(context, self)
         self._cover = CoverTraffic(context)
-        self._mailbox = Mailbox(context, self._receiver, self._cover, self._status_changed)
-        context.problems.changed = self._status_changed
+        self._mailbox = Mailbox(context, self._receiver, self._cover, view.status_changed)
         context.contacts.changed = self._contact_changed
         self._begin()
 
@@ -103,14 +151,14 @@ class Engine(Acquaintances):
         """Start all tasks."""
         context, nursery, cover = self._context, self._nursery, self._cover
         for former in self._former():
-            mailbox = Mailbox(context, self._receiver, cover, self._status_changed, former)
+            mailbox = Mailbox(context, self._receiver, cover, self._view.status_changed, former)
             nursery.start_soon(supervised, context, mailbox.run)
         for task in (
             self._mailbox.run,
             self._receiver.meet_strangers,
             self._receiver.retry,
             self._admission.follow_settings,
-            self._renaming.run,
+            self.people.renaming.run,
             self._monitor.run,
             self._renewal.run,
             self._meeting.run,
@@ -122,7 +170,7 @@ class Engine(Acquaintances):
 
     def attach(self, view: View) -> None:
         """The mount that is told of news from now on."""
-        self._view = view
+        self._view.attach(view)
 
     # Backend
 
@@ -178,10 +226,10 @@ class Engine(Acquaintances):
 
     def report(self) -> Report:
         """See ``Backend``."""
-        waiting = self._sender.waiting()
+        waiting, contacts = self._sender.waiting(), self.people.contacts()
         with self.store.read() as reader:
-            missing = note_queue.missing(reader, (c.name for c in self.contacts() if c.blocked))
-            unreceived = note_queue.unreceived(reader, (c.name for c in self.contacts()))
+            missing = note_queue.missing(reader, (c.name for c in contacts if c.blocked))
+            unreceived = note_queue.unreceived(reader, (c.name for c in contacts))
             under_way = {who: progress.sending(reader, who) for who in waiting}
             arriving = progress.arriving_lines(reader)
             ending = self.expiry.lines(reader)
@@ -189,15 +237,15 @@ class Engine(Acquaintances):
         return Report(
             self._mailbox.connection,
             self._network.lines(),
-            progress.counted(waiting, under_way, self.label),
+            progress.counted(waiting, under_way, self.people.label),
             (*self._context.problems.lines(), *self._missing(missing), *unread),
             sum(waiting.values()),
-            progress.counted(unreceived, {}, self.label),
+            progress.counted(unreceived, {}, self.people.label),
             arriving,
-            self.asking(),
+            self.people.waiting(),
             ending,
             self._renewal.line(),
-            self._renaming.lines(),
+            self.people.renaming.lines(),
         )
 
     def _missing(self, found: dict[bytes, note_queue.Missing]) -> Iterator[str]:
@@ -247,7 +295,7 @@ class Engine(Acquaintances):
         )
         # it is a message: who is told of an error from here on would send it once more
         with harmless():
-            self._started(conversation)
+            self.conversation_started(conversation)
         for recipient, state in message.recipients:
             if state is Delivery.QUEUED:
                 with harmless():
@@ -256,7 +304,7 @@ class Engine(Acquaintances):
             self.expiry.note(message)
         with harmless():
             self._context.problems.clear("names")
-            self._status_changed()
+            self._view.status_changed()
         return message
 
     async def delete(self, message: Message) -> None:
@@ -264,7 +312,7 @@ class Engine(Acquaintances):
         for who in await self.store.commit(lambda writer: forget(writer, message)):
             with harmless():
                 self._sender.given_up(who)
-        self._status_changed()
+        self._view.status_changed()
 
     async def leave(self, conversation: bytes, *, empty: bool) -> bool:
         """See ``Backend``. Nothing is taken in meanwhile: what comes afterwards brings it back."""
@@ -279,7 +327,7 @@ class Engine(Acquaintances):
         for who in missed:
             with harmless():
                 self._sender.given_up(who)
-        self._status_changed()
+        self._view.status_changed()
         return True
 
     # within
@@ -334,8 +382,7 @@ class Engine(Acquaintances):
             with contained():
                 await self._context.look_up.find_all(names)
         except Unknown as error:
-            names_of_nobody = error.names
-            self._show(lambda view: view.unknown_names(names_of_nobody))
+            self._view.unknown_names(error.names)
         except NotYet as error:
             self._not_found(error)
             self._preparing.difference_update(names)
@@ -354,17 +401,7 @@ class Engine(Acquaintances):
 
     async def _retry_later(self) -> None:
         await trio.sleep(LOOKUP_RETRY)
-        self._show(lambda view: view.retry())
-
-    def _directory_back(self) -> None:
-        """What waited for the directory may be tried again."""
-        self._show(lambda view: view.retry())
-
-    def _show(self, tell: Callable[[View], None]) -> None:
-        """What goes wrong there is no matter of ours."""
-        if self._view:
-            with harmless():
-                tell(self._view)
+        self._view.retry()
 
     def _contact_changed(self, name: str) -> None:
         contact = self._context.contacts.get(name)
@@ -379,15 +416,15 @@ class Engine(Acquaintances):
         self._sender.retry(name)
         self._receiver.look_again()
         self._meeting.news()
-        self._show(lambda view: view.contact_changed(name))
-        self._show(lambda view: view.retry())
+        self._view.contact_changed(name)
+        self._view.retry()
 
-    def _asks(self, name: str) -> None:
+    def request_changed(self, name: str) -> None:
         """What waits of a stranger has changed."""
-        self._show(lambda view: view.contact_changed(name))
-        self._status_changed()
+        self._view.contact_changed(name)
+        self._view.status_changed()
 
-    def _started(self, conversation: Conversation) -> None:
+    def conversation_started(self, conversation: Conversation) -> None:
         """A conversation is on the disk; whoever comes first with it tells the mount."""
         known = self._context.conversations.get(conversation.id)
         if known is not None and conversation.id in self._left:
@@ -400,27 +437,33 @@ class Engine(Acquaintances):
             return
         self._context.conversations[conversation.id] = conversation
         self._meeting.news()
-        self._show(lambda view: view.conversation_added(conversation))
+        self._view.conversation_added(conversation)
 
-    def _conversation_moved(self, old: Conversation, new: Conversation) -> None:
-        self._show(lambda view: view.conversation_moved(old, new))
+    def conversation_moved(self, old: Conversation, new: Conversation) -> None:
+        self._view.conversation_moved(old, new)
 
-    def _messages_renamed(self, messages: Iterable[Message]) -> None:
-        self._show(lambda view: view.messages_renamed(messages))
+    def messages_renamed(self, messages: Iterable[Message]) -> None:
+        self._view.messages_renamed(messages)
 
-    def _ended(self, ended: Ended) -> None:
-        for who in ended.missed:
+    def message_ended(self, message: Message, missed: tuple[str, ...]) -> None:
+        """A message's lifetime is over: nothing of it is delivered any more."""
+        for who in missed:
             with harmless():
                 self._sender.given_up(who)
-        self._show(lambda view: view.message_ended(ended.message))
+        self._view.message_ended(message)
 
-    def _arrived(self, message: Message) -> None:
+    def notes_due(self, dues: Dues) -> None:
+        """Peers are to be told something: remember when."""
+        self._reminders.add(dues)
+
+    def delivery_queued(self, recipient: str) -> None:
+        """There is something new to deliver to this recipient."""
+        self._sender.queued(recipient)
+
+    def message_arrived(self, message: Message) -> None:
         self.expiry.note(message)
-        self._show(lambda view: view.message_added(message))
+        self._view.message_added(message)
 
-    def _message_changed(self, message: Message) -> None:
+    def message_changed(self, message: Message) -> None:
         self.expiry.note(message)
-        self._show(lambda view: view.message_changed(message))
-
-    def _status_changed(self) -> None:
-        self._show(lambda view: view.status_changed())
+        self._view.message_changed(message)

@@ -5,14 +5,14 @@ transaction, which also erases the keys: a crash before it leaves the messages t
 and after it nothing. The view is told when that is on the disk.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from heapq import heapify, heappop, heappush
 
 import trio
 
-from cbfs.context import Context
+from cbfs.context import Context, Events
 from cbfs.messages import history, lifetimes
 from cbfs.messages.file_names import moment
 from cbfs.messages.lifetimes import SLOT, End
@@ -179,15 +179,12 @@ class Timetable:
 
 
 class Expiry:
-    """Deletes messages when their time is over; tells ``ended`` of each, and ``asks`` of strangers
-    whose requests are shorter or gone."""
+    """Deletes messages when their time is over; ``events`` hears of each, and of strangers whose
+    requests are shorter or gone."""
 
-    def __init__(
-        self, context: Context, ended: Callable[[Ended], None], asks: Callable[[str], None]
-    ) -> None:
+    def __init__(self, context: Context, events: Events) -> None:
         self._context = context
-        self._ended = ended
-        self._asks = asks
+        self._events = events
         self._timetable = Timetable()
         self._news = trio.Event()
 
@@ -268,7 +265,7 @@ class Expiry:
 
     def _tell(self, deleted: Deleted) -> None:
         for name in sorted(deleted.strangers):
-            self._asks(name)
+            self._events.request_changed(name)
         for one in deleted.messages:
             for who in one.missed:
                 self._context.problems.set(
@@ -276,7 +273,7 @@ class Expiry:
                     f"a message to {self._context.contacts.label(who)} was not delivered before its"
                     " lifetime was over (write it again, for longer, if it matters still)",
                 )
-            self._ended(one)
+            self._events.message_ended(one.message, one.missed)
         self._context.problems.tell()
 
 

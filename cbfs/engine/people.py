@@ -1,61 +1,64 @@
-"""What the mount asks of the engine about people: see ``cbfs.interface.Backend``."""
+"""What the user does with people: contacts and strangers, for ``cbfs.interface.People``, and what
+they are called."""
 
-from typing import Self
+from collections.abc import Iterable
+from dataclasses import replace
+
+import trio
 
 from cbfs.contacts.contact import Contact, Mark, Standing
 from cbfs.contacts.fingerprint import Fingerprint
-from cbfs.context import Context
-from cbfs.engine.renaming import Renaming
+from cbfs.contacts.user_names import typed_name
+from cbfs.context import Context, Events
 from cbfs.interface import MessageRequest
+from cbfs.messages import petnames
+from cbfs.problems import Backoff, NotAName, Taken
 from cbfs.receiving import message_requests
 from cbfs.receiving.message_requests import Admission
+from cbfs.storage.store import StoreError
+from cbfs_common.errors import DecodeError
 
 
-class Acquaintances:
-    """The part of an ``Engine`` that is about contacts."""
+class EnginePeople:
+    """The contacts and strangers of an account at work."""
 
-    _admission: Admission
-    _renaming: Renaming
-
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, admission: Admission, events: Events) -> None:
         self._context = context
-
-    @property
-    def people(self) -> Self:
-        """Contacts and strangers."""
-        return self
+        self._admission = admission
+        self.renaming = Renaming(context, events)
 
     def contacts(self) -> tuple[Contact, ...]:
-        """See ``Backend``."""
+        """All contacts, by name."""
         return self._context.contacts.all()
 
     def contact(self, name: str) -> Contact | None:
-        """See ``Backend``."""
+        """One contact, None for somebody who is not known."""
         return self._context.contacts.get(name)
 
     def compare(self, name: str) -> Fingerprint:
-        """See ``Backend``."""
+        """What the user compares with a contact, of the keys that they are asked about."""
         contacts = self._context.contacts
         return contacts.compare(contacts.named(name))
 
     async def verify(self, name: str, text: str) -> bool:
-        """See ``Backend``."""
+        """The user has compared the fingerprint in ``text``. False, and nothing has changed, when
+        it is not the contact's of now; on the disk on return."""
         return await self._context.contacts.verify(name, text)
 
     async def unverify(self, name: str) -> None:
-        """See ``Backend``."""
+        """The user takes back that they have compared a contact's fingerprint."""
         await self._context.contacts.unverify(name)
 
     async def accept(self, name: str) -> None:
-        """See ``Backend``."""
+        """The user says that a name's new owner is the person they mean."""
         await self._context.contacts.accept(name)
 
     async def mark(self, name: str, mark: Mark, *, on: bool) -> None:
-        """See ``Backend``."""
+        """The user blocks or mutes a contact, or undoes that; on the disk on return."""
         await self._admission.mark(name, mark, on=on)
 
     def request(self, name: str) -> MessageRequest | None:
-        """See ``Backend``."""
+        """What a stranger asks; None for a contact, and when no request of theirs waits."""
         contact = self._context.contacts.get(name)
         if contact is None or contact.standing is Standing.KNOWN:
             return None
@@ -63,27 +66,125 @@ class Acquaintances:
             return message_requests.request(reader, name)
 
     def label(self, name: str) -> str:
-        """See ``Backend``."""
+        """What somebody is shown as: the petname that the user gave them, else their name."""
         return self._context.contacts.label(name)
 
     def called(self, text: str) -> str:
-        """See ``Backend``."""
+        """The true name of whom the user means. Raises DecodeError for what is no name."""
         return self._context.contacts.called(text)
 
     async def rename(self, name: str, petname: str) -> None:
-        """See ``Backend``."""
-        await self._renaming.rename(name, petname)
+        """The user calls a contact so; on the disk on return. Raises NotAName or Taken."""
+        await self.renaming.rename(name, petname)
 
     async def admit(self, name: str) -> None:
-        """See ``Backend``."""
+        """The user accepts this stranger: what of them has waited is shown; on the disk on
+        return."""
         await self._admission.admit([name])
 
     async def decline(self, name: str) -> None:
-        """See ``Backend``."""
+        """The user declines a stranger's request: what has waited is forgotten, and they are not
+        heard for a while; on the disk on return."""
         await self._admission.decline(name)
 
-    def asking(self) -> tuple[str, ...]:
-        """The strangers whose requests wait."""
+    def waiting(self) -> tuple[str, ...]:
+        """The labels of strangers whose requests wait."""
         names = [c.name for c in self.contacts() if c.standing is not Standing.KNOWN]
         with self._context.store.read() as reader:
             return tuple(self.label(name) for name in names if message_requests.waits(reader, name))
+
+
+class Renaming:
+    """The user calls people by other names (``cbfs.messages.petnames`` has what that is in the
+    store): their conversations' folders are renamed at once, their messages little by little.
+    ``events`` hears of both."""
+
+    def __init__(self, context: Context, events: Events) -> None:
+        self._context = context
+        self._events = events
+        self._wake = trio.Event()
+        self._lock = trio.Lock()
+        self._left: dict[str, int] = {}
+
+    async def rename(self, name: str, petname: str) -> None:
+        """Call somebody ``petname``; by their true name when it is that. Raises NotAName, or Taken
+        when somebody else could be meant."""
+        context, contacts = self._context, self._context.contacts
+        async with self._lock, context.sessions.lock:
+            contact = contacts.named(name)
+            wanted = "" if petname in {name, f"@{name}"} else petname
+            if wanted:
+                self._check(wanted, name)
+            if wanted == contact.petname:
+                return
+            moved = await contacts.decide(
+                [replace(contact, petname=wanted)],
+                lambda writer: petnames.rename(writer, name, contact.petname, wanted),
+            )
+            for old, new in moved:
+                context.conversations[new.id] = new
+                self._events.conversation_moved(old, new)
+        if contacts.get(contact.petname) is not None:  # whose name was another's until now
+            contacts.changed(contact.petname)
+        self._wake.set()
+
+    def _check(self, petname: str, name: str) -> None:
+        try:
+            if typed_name(petname) != petname:
+                raise NotAName(petname)
+        except DecodeError as error:
+            raise NotAName(petname) from error
+        context = self._context
+        met = (c.participants for c in context.conversations.values())
+        if (
+            petname == context.account.name
+            or context.contacts.is_used(petname, name)
+            or any(petname in people for people in met)
+        ):
+            raise Taken(petname)
+
+    def lines(self) -> tuple[str, ...]:
+        """For ``status``: whose messages still have names of before."""
+        return tuple(
+            f"{left:,} messages are looked at for those of {self._context.contacts.label(name)}"
+            for name, left in sorted(self._left.items())
+            if left
+        )
+
+    def _count(self, names: Iterable[str]) -> dict[str, int]:
+        """In a thread: it takes a moment where there are very many."""
+        with self._context.store.read() as reader:
+            return {name: petnames.left(reader, name) for name in names}
+
+    def _looked(self, name: str, count: int) -> None:
+        self._left[name] = max(0, self._left[name] - count)
+        if not self._left[name] or count < petnames.BATCH:
+            del self._left[name]
+        self._context.problems.tell()
+
+    async def run(self) -> None:
+        """Give messages their names of now, a few at a time, until cancelled."""
+        store, backoff = self._context.store, Backoff(self._context.random)
+        while True:
+            self._wake = trio.Event()
+            with store.read() as reader:
+                names = petnames.pending(reader)
+            if fresh := [name for name in names if name not in self._left]:
+                self._left |= await trio.to_thread.run_sync(self._count, fresh)
+            for name in names:
+                try:
+                    looked, messages = await store.commit(
+                        lambda writer, n=name: petnames.relabel(writer, n)  # type: ignore[misc]
+                    )
+                except StoreError as error:
+                    self._context.problems.set(
+                        "names of files", f"names of files were not changed: {error.in_full}"
+                    )
+                    await trio.sleep(backoff.next())
+                    break
+                self._context.problems.clear("names of files")
+                self._looked(name, looked)
+                if messages:
+                    self._events.messages_renamed(messages)
+            if not names:
+                await self._wake.wait()

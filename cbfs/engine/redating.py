@@ -8,14 +8,14 @@ Messages follow in many small transactions, each of which a crash leaves done or
 looked for anew at the next start, which knows still that the clock was ahead.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
 import trio
 
 from cbfs.account import account
-from cbfs.context import Context
+from cbfs.context import Context, Events
 from cbfs.messages import history, listings, petnames, search_index
 from cbfs.messages.model import Conversation, Message
 from cbfs.receiving import message_requests
@@ -37,20 +37,12 @@ class Late:
 
 
 class Redating:
-    """One for an account at work. ``moved`` is told of conversations with another folder, before
-    and after; ``dated`` of messages; ``asks`` of strangers whose request says another date."""
+    """Dates messages and conversations of an account at work anew; ``events`` hears of those that
+    it changes, and of strangers whose request says another date."""
 
-    def __init__(
-        self,
-        context: Context,
-        moved: Callable[[Conversation, Conversation], None],
-        dated: Callable[[Iterable[Message]], None],
-        asks: Callable[[str], None],
-    ) -> None:
+    def __init__(self, context: Context, events: Events) -> None:
         self._context = context
-        self._moved = moved
-        self._dated = dated
-        self._asks = asks
+        self._events = events
 
     async def bring_back(self, now: int) -> None:
         """No date of a message, a conversation, a request or a former address is later than it
@@ -62,10 +54,10 @@ class Redating:
                 context.conversations[new.id] = new
         for old, new in moved:
             with unharmed():
-                self._moved(old, new)
+                self._events.conversation_moved(old, new)
         for name in await context.store.commit(partial(_bring_back_others, now=now)):
             with unharmed():
-                self._asks(name)
+                self._events.request_changed(name)
         while await self._redate_all():
             pass  # what has come meanwhile may be dated behind what was late
 
@@ -80,7 +72,7 @@ class Redating:
             messages = await context.store.commit(partial(redate, batch=batch, now=now))
             some |= bool(messages)
             with unharmed():
-                self._dated(messages)
+                self._events.messages_renamed(messages)
         return some
 
     def _late(self, now: int) -> list[Late]:

@@ -22,7 +22,7 @@ from cbfs.context import (
     milliseconds,
     supervised,
 )
-from cbfs.engine.engine import Engine
+from cbfs.engine.engine import Engine, GuardedView
 from cbfs.messages.lost_state import make_listings, notice_copy, notice_loss
 from cbfs.names.directory import Directory
 from cbfs.names.own_name import OwnName
@@ -39,7 +39,8 @@ async def running(
     account_directory: Path, options: NetworkOptions, unlock: Unlock = no_lock
 ) -> AsyncIterator[Engine]:
     """Open the account and keep it going until the block ends. Raises CbfsError."""
-    problems = Problems(lambda: None)
+    view = GuardedView()
+    problems = Problems(view.status_changed)
     with opened_store(account_directory, SYSTEM_RANDOM, unlock) as store:
         account = load_account(store)
         with store.read() as reader:
@@ -80,19 +81,19 @@ async def running(
                 directory = make_directory(store, account, paced)
                 context = make_context(store, account, configuration, directory, paced, problems)
                 own = OwnName(store, directory, account.name, problems.tell)
-                async with working(context, network, directory, own) as engine:
+                async with working(context, network, directory, own, view) as engine:
                     yield engine
             committer.cancel_scope.cancel()
 
 
 @asynccontextmanager
 async def working(
-    context: Context, network: Network, directory: Directory, own: OwnName
+    context: Context, network: Network, directory: Directory, own: OwnName, view: GuardedView
 ) -> AsyncIterator[Engine]:
     """The engine of an account that is open, until the block ends. What had ended before it began
     is deleted."""
     async with trio.open_nursery() as nursery:
-        engine = Engine(context, network, directory, own, nursery)
+        engine = Engine(context, network, directory, own, view, nursery)
         await engine.expiry.begin()
         nursery.start_soon(supervised, context, engine.expiry.run)
         yield engine

@@ -131,7 +131,7 @@ class IncomingBatch:
         self._steps.write(writer)
         arrivals = Arrivals(dict(context.conversations))
         told = Told(arrivals.dues)
-        asking: set[str] = set()
+        requests: set[str] = set()
         for read in self._read:
             sender, body = read.sender, read.body
             if isinstance(body, Part):
@@ -139,11 +139,11 @@ class IncomingBatch:
                 if message_requests.is_free(writer, known, sender, body):
                     store_part(writer, arrivals, reception, sender.name, body)
                 elif message_requests.hold(writer, sender, read.data, reception.now):
-                    asking.add(sender.name)
+                    requests.add(sender.name)
             elif not _is_strange(sender):
                 take_note(writer, told, reception, sender, body, fresh=read.unanswered)
         if releasing:
-            asking |= message_requests.release_begun(writer, arrivals, reception)
+            requests |= message_requests.release_begun(writer, arrivals, reception)
         for blocked, part in self._dropped:
             drop_part(writer, context.conversations, blocked, part)
         for peer in self._turns:
@@ -152,7 +152,7 @@ class IncomingBatch:
         for peer in self._lost:
             tell_lost(writer, arrivals.dues, peer, reception)
         self._keep(writer)
-        return Effects(arrivals, told, asking)
+        return Effects(arrivals, told, requests)
 
     def _keep(self, writer: Writer) -> None:
         """Move each envelope to where it belongs now."""

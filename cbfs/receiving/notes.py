@@ -45,7 +45,7 @@ class Effects:
 
     arrivals: Arrivals
     told: Told
-    asking: set[str] = field(default_factory=set)
+    requests: set[str] = field(default_factory=set)
     """Strangers of whom more or less is kept now for the user's decision."""
 
 

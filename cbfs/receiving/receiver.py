@@ -7,7 +7,6 @@ again.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
@@ -18,9 +17,7 @@ from cbfs.contacts.contact import Standing
 from cbfs.contacts.look_up import Lapsed, Stopped, Unknown
 from cbfs.contacts.monitor import Monitor
 from cbfs.contacts.sessions import Damaged
-from cbfs.context import Context
-from cbfs.messages.model import Conversation, Message
-from cbfs.messages.queues.note_queue import Dues
+from cbfs.context import Context, Events
 from cbfs.messages.queues.quarantine import (
     Why,
     envelope_at,
@@ -76,31 +73,19 @@ RETRY_BATCH = 16
 
 
 class Receiver:
-    """Opens and stores what arrives. It tells of conversations that messages came into, of messages
-    that are new or in a new state, of what is owed to peers, whom to send to again, and of whom
-    something waits for the user's decision."""
+    """Opens and stores what arrives. ``monitor`` confirms who new senders are, and is offered what
+    those who are known say of themselves; ``events`` hears of all that has come about."""
 
     def __init__(
         self,
         context: Context,
         monitor: Monitor,
-        *,
-        started: Callable[[Conversation], None],
-        arrived: Callable[[Message], None],
-        changed: Callable[[Message], None],
-        owed: Callable[[Dues], None],
-        again: Callable[[str], None],
-        asking: Callable[[str], None],
+        events: Events,
     ) -> None:
         self._context = context
         self.admission = Admission(context, self._reception, self._tell)
         self._monitor = monitor
-        self._started = started
-        self._arrived = arrived
-        self._changed = changed
-        self._owed = owed
-        self._again = again
-        self._asking = asking
+        self._events = events
         self._strangers = trio.Event()
         self._tried = b""
         with context.store.read() as reader:
@@ -210,24 +195,24 @@ class Receiver:
         arrivals, told, problems = effects.arrivals, effects.told, self._context.problems
         for conversation in arrivals.conversations.values():
             with unharmed():
-                self._started(conversation)
-        for name in effects.asking:
+                self._events.conversation_started(conversation)
+        for name in effects.requests:
             with unharmed():
-                self._asking(name)
+                self._events.request_changed(name)
         for message in arrivals.messages:
             with unharmed():
-                self._arrived(message)
+                self._events.message_arrived(message)
         for message in told.messages:
             with unharmed():
-                self._changed(message)
+                self._events.message_changed(message)
         for peer in told.again:
             with unharmed():
-                self._again(peer)
+                self._events.delivery_queued(peer)
         with unharmed():
             if arrivals.parts:
                 problems.tell()  # how far they are is in the status
             if arrivals.dues:
-                self._owed(arrivals.dues)
+                self._events.notes_due(arrivals.dues)
             if arrivals.refused:
                 problems.set(
                     "refused",

@@ -14,7 +14,7 @@ import trio
 
 from cbfs.contacts.contact import Contact
 from cbfs.contacts.look_up import Unknown
-from cbfs.context import Context, supervised
+from cbfs.context import Context, Events, supervised
 from cbfs.messages.model import Message
 from cbfs.messages.queues import delivery_queue, note_queue
 from cbfs.messages.queues.delivery_queue import Envelope
@@ -63,21 +63,19 @@ def topic_of(recipient: str) -> str:
 
 
 class Sender:
-    """Sends what is queued and what is owed. ``sent`` is told of messages whose state has moved
-    on, ``owed`` of what is due next."""
+    """Sends what is queued: messages, and notes that are due. ``bundle`` gives one's own name
+    proof; ``events`` hears of messages whose state has moved on, and of what is due next."""
 
     def __init__(
         self,
         context: Context,
         bundle: Callable[[], bytes],
-        sent: Callable[[Message], None],
-        owed: Callable[[Dues], None],
+        events: Events,
         nursery: trio.Nursery,
     ) -> None:
         self._context = context
         self._sealing = Sealing(context, bundle)
-        self._sent = sent
-        self._owed = owed
+        self._events = events
         self._nursery = nursery
         self._retries = context.retries
         self._agenda = Agenda(lambda who: self._retries.due(topic_of(who)), self._retries.take)
@@ -286,9 +284,9 @@ class Sender:
 
         messages, dues = await self._context.store.commit(change)
         self._count(recipient)
-        self._owed(dues)
+        self._events.notes_due(dues)
         for message in messages:
-            self._sent(message)
+            self._events.message_changed(message)
         self._context.problems.tell()
 
     def _count(self, recipient: str) -> None:
@@ -357,7 +355,7 @@ class Sender:
         with store.read() as reader:
             due = note_queue.next_due(reader, name)
         if due is not None:
-            self._owed({name: due})
+            self._events.notes_due({name: due})
 
     async def _new_session(self, contact: Contact) -> Session:
         """Take a prekey, over a connection of its own, and start."""

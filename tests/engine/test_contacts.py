@@ -119,13 +119,13 @@ def test_nothing_leaves_for_a_new_owner_until_the_user_says_so(
                 await write(alice, "bob", "a secret")
             known = contact(alice, "bob")
             assert known.profile == old
-            text = changed_text(known, alice.compare("bob"))
+            text = changed_text(known, alice.people.compare("bob"))
             assert "registered it anew" in text
             assert "Nothing is sent" in text
         async with running(town.account("alice"), NO_TOR) as alice:  # and it stays so
             assert contact(alice, "bob").offered
-            assert not await alice.verify("bob", "12345 " * 12)
-            assert await alice.verify("bob", " ".join(alice.compare("bob").digits))
+            assert not await alice.people.verify("bob", "12345 " * 12)
+            assert await alice.people.verify("bob", " ".join(alice.people.compare("bob").digits))
             known = contact(alice, "bob")
             assert known.profile == thief.profile
             assert known.verified
@@ -213,14 +213,14 @@ def test_what_somebody_blocked_sends_is_dropped_and_the_session_goes_on(
             running(town.account("alice"), NO_TOR) as alice,
             running(town.account("bob"), NO_TOR) as bob,
         ):
-            await alice.mark("bob", Mark.BLOCKED, on=True)
-            await alice.mark("bob", Mark.MUTED, on=True)
+            await alice.people.mark("bob", Mark.BLOCKED, on=True)
+            await alice.people.mark("bob", Mark.MUTED, on=True)
             for number in range(3):
                 await write(bob, "alice", f"unwanted {number}")
             await until(lambda: len(dropped) >= 3, "alice to drop them")
             with pytest.raises(Blocked):
                 await write(alice, "bob", "after all")
-            await alice.mark("bob", Mark.BLOCKED, on=False)
+            await alice.people.mark("bob", Mark.BLOCKED, on=False)
             await write(bob, "alice", "wanted")
             await arrived(alice, "wanted")
             await write(alice, "bob", "welcome")
@@ -249,7 +249,7 @@ def test_nobody_asks_for_what_somebody_blocked_wrote_in_a_group(
             await send(alice, ("group-b", "group-m"), b"hello")
             await arrived(bob, "hello")
             await arrived(mallory, "hello")
-            await alice.mark("group-m", Mark.BLOCKED, on=True)
+            await alice.people.mark("group-m", Mark.BLOCKED, on=True)
             for number in range(3):
                 await write(mallory, "group-a", f"unwanted {number}")
                 await arrived(bob, f"unwanted {number}")

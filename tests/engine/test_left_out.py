@@ -69,7 +69,7 @@ def test_who_is_blocked_is_left_out_and_the_others_get_it(here: World) -> None:
             await send(alice, names[1:], b"hello")
             for engine in (bob, mallory):
                 await has(engine, "hello")
-            await alice.mark("left-m", Mark.BLOCKED, on=True)
+            await alice.people.mark("left-m", Mark.BLOCKED, on=True)
             secret = await send(alice, names[1:], b"not for mallory")
             await has(bob, "not for mallory")
             await until(lambda: not alice.report().queue, "nothing to be waiting")
@@ -83,7 +83,7 @@ def test_who_is_blocked_is_left_out_and_the_others_get_it(here: World) -> None:
             (line,) = mallory.report().problems
             assert line.startswith("1 message is missing in 2")
             assert "left you out" in line
-            await alice.mark("left-m", Mark.BLOCKED, on=False)
+            await alice.people.mark("left-m", Mark.BLOCKED, on=False)
             after = await send(alice, names[1:], b"for all of you")
             for engine in (bob, mallory):
                 await has(engine, "for all of you")
@@ -109,7 +109,7 @@ def test_what_waits_for_somebody_is_not_sent_once_they_are_blocked(here: World) 
             here.server.end()
             waits = await send(alice, names[1:], b"think twice")
             assert states(alice, waits) == {"wait-b": Delivery.QUEUED, "wait-m": Delivery.QUEUED}
-            await alice.mark("wait-m", Mark.BLOCKED, on=True)
+            await alice.people.mark("wait-m", Mark.BLOCKED, on=True)
             assert states(alice, waits) == {"wait-b": Delivery.QUEUED, "wait-m": Delivery.LEFT_OUT}
             assert "    (not sent to wait-m: blocked)\n" in transcript(alice)
             assert [m.serial for m in view.changed][-1] == waits.serial
@@ -119,7 +119,7 @@ def test_what_waits_for_somebody_is_not_sent_once_they_are_blocked(here: World) 
             here.server.start()
             async with running(places[1], NO_TOR) as bob:
                 await has(bob, "think twice")
-            await alice.mark("wait-m", Mark.BLOCKED, on=False)
+            await alice.people.mark("wait-m", Mark.BLOCKED, on=False)
             await send(alice, names[1:], b"the end")
             await has(mallory, "the end")
             assert "think twice" not in texts(mallory)

@@ -57,19 +57,19 @@ def test_who_is_in_a_group_can_be_verified_and_blocked_before_they_write(
             bob.attach(Recorder())
             await write(bob, "meet-a", "hello alice", "first")
             await send(alice, ("meet-b", "meet-m"), b"all of us")
-            await until(lambda: bob.contact("meet-m") is not None, "bob to meet mallory")
-            met = bob.contact("meet-m")
+            await until(lambda: bob.people.contact("meet-m") is not None, "bob to meet mallory")
+            met = bob.people.contact("meet-m")
             assert met is not None
             assert met.standing is Standing.LISTED
-            assert await bob.verify("meet-m", " ".join(bob.compare("meet-m").digits))
-            await bob.mark("meet-m", Mark.BLOCKED, on=True)
+            assert await bob.people.verify("meet-m", " ".join(bob.people.compare("meet-m").digits))
+            await bob.people.mark("meet-m", Mark.BLOCKED, on=True)
             await until(lambda: "all of us" in texts(mallory), "mallory to have it")
             await send(mallory, ("meet-a", "meet-b"), b"unwanted")
             await until(lambda: "unwanted" in texts(alice), "alice to have it")
             await send(alice, ("meet-b", "meet-m"), b"the end")
             await until(lambda: "the end" in texts(bob), "bob to have the end")
             assert "unwanted" not in texts(bob)
-            assert not bob.asking()
+            assert not bob.people.waiting()
 
     trio.run(main)
 

@@ -107,13 +107,13 @@ def test_a_name_that_is_over_can_be_registered_anew(years: Years, released: bool
         async with running(alice, NO_TOR) as engine:
 
             def is_known() -> bool:
-                contact = engine.contact("bob")
+                contact = engine.people.contact("bob")
                 return contact is not None and contact.offered is not None
 
             await until(is_known, "alice to know of the new owner")
-            known = engine.contact("bob")
+            known = engine.people.contact("bob")
             assert known is not None
-            assert "registered it anew" in changed_text(known, engine.compare("bob"))
+            assert "registered it anew" in changed_text(known, engine.people.compare("bob"))
             with pytest.raises(Refused, match="other keys"):
                 await write(engine, "bob", "is it you?")
 

@@ -121,7 +121,7 @@ def test_status_and_held_files_name_a_wrong_clock(
                 lambda: any("3 days ahead" in line for line in alice.report().problems),
                 "the clock in status",
             )
-            assert not [contact for contact in alice.contacts() if contact.warning]
+            assert not [contact for contact in alice.people.contacts() if contact.warning]
             wrong[0] = 0
             await send(alice, ("bobby",), b"hello")
 

@@ -85,7 +85,7 @@ def test_dates_of_a_clock_that_was_ten_years_ahead_are_put_right(
                 while await gives_out_wrong_ones(alice):
                     await trio.sleep(0.05)
             assert not is_named(alice)
-            assert all(contact.since <= milliseconds() for contact in alice.contacts())
+            assert all(contact.since <= milliseconds() for contact in alice.people.contacts())
             await send(bobby, ("alice",), b"right again")
             await until(lambda: "right again" in texts(alice), "the last")
             assert "an hour" in texts(alice)

@@ -98,9 +98,9 @@ def test_recovered_name_needs_the_word_of_those_who_know_it(
         async with running(town.account("alice"), NO_TOR) as alice:
             with pytest.raises(Refused):
                 await alice._context.look_up.find("bob")
-            text = changed_text(contact(alice, "bob"), alice.compare("bob"))
+            text = changed_text(contact(alice, "bob"), alice.people.compare("bob"))
             assert "recovery keys" in text
-            await alice.accept("bob")
+            await alice.people.accept("bob")
             await write(alice, "bob", "is it you?")
             accept_strangers(tmp_path / "bob-again")
             async with running(tmp_path / "bob-again", NO_TOR) as bob:

@@ -4,6 +4,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import cast
+from unittest.mock import Mock
 
 import pytest
 import trio
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from cbfs.contacts.contact import Contact
 from cbfs.contacts.look_up import Unknown
-from cbfs.context import Context
+from cbfs.context import Context, Events
 from cbfs.network.link import LinkClosed
 from cbfs.problems import (
     BURST,
@@ -149,8 +150,7 @@ async def sending(net: Net) -> AsyncIterator[Sender]:
             problems, store, pace = Problems(), NoStore(), 0.0
             random, retries = seeded(3), Retries(seeded(4))
 
-        nothing = cast(Callable[[object], None], lambda _what: None)
-        yield Sender(cast(Context, Parts()), bytes, nothing, nothing, nursery)
+        yield Sender(cast(Context, Parts()), bytes, cast(Events, Mock()), nursery)
         nursery.cancel_scope.cancel()
 
 

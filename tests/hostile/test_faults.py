@@ -99,8 +99,8 @@ def test_the_client_survives_a_fault(
 AFTER_A_COMMIT = (
     "cbfs.context.Problems.clear",
     "cbfs.engine.expiry.Expiry.note",
-    "cbfs.engine.engine.Engine._started",
-    "cbfs.engine.engine.Engine._status_changed",
+    "cbfs.engine.engine.Engine.conversation_started",
+    "cbfs.engine.engine.GuardedView.status_changed",
     "cbfs.sending.sender.Sender.queued",
 )
 

@@ -54,10 +54,10 @@ def test_nobody_is_accepted_because_something_is_missing_in_a_group(
         monkeypatch.setattr("cbfs.engine.meeting.MEET_DELAY", 5.0)
         await town.until(lambda: len(asked) == len(others), "all to be met")
         await town.until(lambda: all(_box(who) for who in others), "all to be asked")
-        standings = {contact.name: contact.standing for contact in engine.contacts()}
+        standings = {contact.name: contact.standing for contact in engine.people.contacts()}
         assert {standings[who.name] for who in others} == {Standing.LISTED}
         town.send(others[0].seal(encode_part(others[0].part(b"to alice alone"))))
-        await town.until(lambda: bool(engine.asking()), "a request")
+        await town.until(lambda: bool(engine.people.waiting()), "a request")
         assert not town.texts(others[0].name)
 
     def _box(who: Person) -> bool:

@@ -21,7 +21,7 @@ from cbfs.account.account import SYSTEM_RANDOM, Account, make_account, no_lock
 from cbfs.account.settings import Configuration
 from cbfs.contacts.contact import Mark, Standing, decode_contact
 from cbfs.context import make_context
-from cbfs.engine.engine import Engine
+from cbfs.engine.engine import Engine, GuardedView
 from cbfs.engine.running import working
 from cbfs.messages import history
 from cbfs.messages.content import read_content
@@ -248,16 +248,21 @@ class Town:
     async def _client(self) -> AsyncIterator[Engine]:
         async with trio.open_nursery() as nursery:
             self.wires.nursery = nursery
-            directory = self._directory()
+            directory, view = self._directory(), GuardedView()
             configuration = Configuration(self.store)
             paced = PacedDialer(self.wires, configuration, SYSTEM_RANDOM)
             context = make_context(
-                self.store, self.account, configuration, directory, paced, Problems(_nothing)
+                self.store,
+                self.account,
+                configuration,
+                directory,
+                paced,
+                Problems(view.status_changed),
             )
             context = replace(context, clock=lambda: int(self.now() * 1_000))
             own = OwnName(self.store, directory, "alice", _nothing)
             network = Network(self.wires, None)
-            async with working(context, network, directory, own) as engine:
+            async with working(context, network, directory, own, view) as engine:
                 engine.attach(self.recorder)
                 yield engine
             nursery.cancel_scope.cancel()
@@ -321,7 +326,7 @@ class Town:
 
     async def block(self, engine: Engine, name: str) -> None:
         await self.know(engine, name)
-        await engine.mark(name, Mark.BLOCKED, on=True)
+        await engine.people.mark(name, Mark.BLOCKED, on=True)
 
     def check(self) -> None:
         """A good message arrives, the mailbox drains, and nothing is too much. The next call finds

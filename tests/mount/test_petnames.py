@@ -98,8 +98,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def test_no_petname_makes_one_person_look_like_another(here: World, tmp_path: Path) -> None:
     async def refused(engine: Engine, petname: str, why: type[Exception]) -> None:
         with pytest.raises(why):
-            await engine.rename("bob", petname)
-        assert engine.label("bob") == "bob"
+            await engine.people.rename("bob", petname)
+        assert engine.people.label("bob") == "bob"
 
     async def body(town: Town) -> None:
         await talk(town, "hello")
@@ -117,12 +117,15 @@ def test_no_petname_makes_one_person_look_like_another(here: World, tmp_path: Pa
                 await refused(alice, bad, NotAName)
             await refused(alice, "alice", Taken)
             await write(alice, "bob", "before")
-            await alice.rename("bob", "bobby")
-            assert (alice.called("bobby"), alice.called("bob")) == ("bob", "bob")
-            assert (alice.called("@bobby"), alice.label("bobby")) == ("bobby", "@bobby")
+            await alice.people.rename("bob", "bobby")
+            assert (alice.people.called("bobby"), alice.people.called("bob")) == ("bob", "bob")
+            assert (alice.people.called("@bobby"), alice.people.label("bobby")) == (
+                "bobby",
+                "@bobby",
+            )
             for bad in ("Al ice", "@@bob", ""):
                 with pytest.raises(DecodeError):
-                    alice.called(bad)
+                    alice.people.called(bad)
             (conversation,) = alice.conversations()[:1]
             assert "bobby" in conversation.folder
             await until(
@@ -134,7 +137,7 @@ def test_no_petname_makes_one_person_look_like_another(here: World, tmp_path: Pa
                 "the messages to have their names",
             )
         async with running(town.account("alice"), NO_TOR) as alice:  # and it stays so
-            assert alice.label("bob") == "bobby"
+            assert alice.people.label("bob") == "bobby"
             assert contact(alice, "bob").petname == "bobby"
             assert "bobby" in alice.conversations()[0].folder
             async with running(town.account("bob"), NO_TOR) as bob:
@@ -145,8 +148,8 @@ def test_no_petname_makes_one_person_look_like_another(here: World, tmp_path: Pa
                 assert "bobby" not in "".join(c.folder for c in bob.conversations())
             newest = alice.newest(alice.conversations()[0].id)
             assert newest is not None
-            await alice.rename("bob", "bob")
-            assert alice.label("bob") == "bob"
+            await alice.people.rename("bob", "bob")
+            assert alice.people.label("bob") == "bob"
             assert "hello bobby" in texts(alice)
             assert "bobby" not in "".join(c.folder for c in alice.conversations())
 
@@ -170,7 +173,7 @@ def test_status_says_how_many_files_still_get_other_names(
             for number in range(4):
                 await write(alice, "bob", f"number {number}")
             alice.attach(Watching())
-            await alice.rename("bob", "bobby")
+            await alice.people.rename("bob", "bobby")
             await until(lambda: seen and not seen[-1] and any(seen), "the end of it")
             assert ("4 messages are looked at for those of bobby",) in seen
             said = status_text("alice", replace(alice.report(), renaming=("so many",)), ())

@@ -35,7 +35,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def asks(engine: Engine, name: str, messages: int = 1) -> bool:
-    request = engine.request(name)
+    request = engine.people.request(name)
     return request is not None and request.messages >= messages
 
 
@@ -70,7 +70,7 @@ def test_what_a_stranger_sends_is_nowhere_until_it_is_accepted(here: World, tmp_
                 bob.attach(view)
                 assert asks(bob, "alice", 2)
                 assert bob.conversations() == ()
-                await bob.admit("alice")
+                await bob.people.admit("alice")
                 assert {"hello bob", "are you there"} == set(texts(bob))
                 assert len(view.arrived) == 2
                 assert not asks(bob, "alice")
@@ -121,16 +121,16 @@ def test_who_was_declined_is_not_heard_for_a_while_and_may_ask_again(
         ):
             await write(alice, "bob", "buy this")
             await until(lambda: asks(bob, "alice"), "the request")
-            await bob.decline("alice")
-            assert bob.request("alice") is None
+            await bob.people.decline("alice")
+            assert bob.people.request("alice") is None
             assert held(bob) == 0
             await write(alice, "bob", "buy that")
             await until(lambda: dropped, "it to be dropped")
-            assert bob.request("alice") is None
+            assert bob.people.request("alice") is None
             monkeypatch.setattr("cbfs.receiving.message_requests.DECLINED_FOR", 0)
             await write(alice, "bob", "sorry, I meant well")
             await until(lambda: asks(bob, "alice"), "the second request")
-            await bob.admit("alice")
+            await bob.people.admit("alice")
             assert texts(bob) == ["sorry, I meant well"]
 
     in_town(tmp_path, here.server.url, body, strangers=False)
@@ -158,7 +158,7 @@ def test_a_stranger_fills_no_more_than_a_request_holds(
             await until(lambda: not alice.report().queue, "alice's queue to be empty")
             await until(lambda: held(bob) == 3, "three envelopes to be kept")
             assert owed(bob, "alice") == []
-            await bob.admit("alice")
+            await bob.people.admit("alice")
             await until(lambda: len(texts(bob)) == 6, "all of it")
             assert held(bob) == 0
 
@@ -191,7 +191,7 @@ def test_one_stranger_too_many_leaves_nothing(
 
             await until(seen, "it to come")
             await until(lambda: left() == 0, "it to be dropped")
-            assert bob.contact("alice") is None
+            assert bob.people.contact("alice") is None
 
     in_town(tmp_path, here.server.url, body, strangers=False)
 
@@ -204,10 +204,10 @@ def test_blocking_a_request_is_undone_in_contacts(here: World, tmp_path: Path) -
         ):
             await write(alice, "bob", "buy this")
             await until(lambda: asks(bob, "alice"), "the request")
-            await bob.mark("alice", Mark.BLOCKED, on=True)
+            await bob.people.mark("alice", Mark.BLOCKED, on=True)
             assert held(bob) == 0
             assert contact(bob, "alice").standing is Standing.LISTED
-            await bob.mark("alice", Mark.BLOCKED, on=False)
+            await bob.people.mark("alice", Mark.BLOCKED, on=False)
             await write(alice, "bob", "once more")
             await until(lambda: asks(bob, "alice"), "a request again")
             assert bob.conversations() == ()
@@ -234,12 +234,12 @@ def test_strangers_without_requests_are_remembered_so_far_and_no_more(
         ):
             await send(alice, ("many-b",), b"buy this")
             await until(lambda: asks(bob, "many-a"), "the request")
-            await bob.decline("many-a")
+            await bob.people.decline("many-a")
             assert sessions(bob) == 1
             monkeypatch.setattr("cbfs.receiving.message_requests.STRANGERS_MAX", 0)
             await send(carol, ("many-b",), b"hello")
             await until(lambda: asks(bob, "many-c"), "the other request")
-            assert bob.contact("many-a") is None
+            assert bob.people.contact("many-a") is None
             assert sessions(bob) == 1
             await send(bob, ("many-a",), b"who are you")
             await arrived(alice, "who are you")

@@ -53,7 +53,7 @@ def test_a_first_message_to_who_was_away_for_long_says_so(
             found = xattrs(node, alice)
             assert found["user.cbfs.state"] == "bob: queued"
             assert "no prekey left" in found["user.cbfs.error"]
-            await alice.rename("bob", "bobby")
+            await alice.people.rename("bob", "bobby")
             await until(
                 lambda: any(line.startswith("bobby: ") for line in alice.report().problems),
                 "status to call bob bobby",

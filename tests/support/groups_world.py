@@ -9,14 +9,14 @@ from pathlib import Path
 import trio
 
 from cbfs.contacts.contact import Contact, Mark
-from cbfs.engine.renaming import Renaming
+from cbfs.engine.people import Renaming
 from cbfs.messages import history, petnames
 from cbfs.messages.model import Conversation, Delivery, Message
 from cbfs.messages.queues import delivery_queue, note_queue
 from cbfs.storage.store import Table
 from cbfs_common.errors import CbfsError
 from cbfs_common.names.entry import Status
-from tests.support.healing_world import Client, World, Written
+from tests.support.healing_world import Client, Quiet, World, Written
 
 UNKNOWN = "zoe"
 """Takes part in a conversation, and no directory answers who that is."""
@@ -63,7 +63,7 @@ class GroupClient(Client):
 
     def call(self, name: str, petname: str) -> None:
         """Call somebody so, and give all messages the names of now."""
-        renaming = Renaming(self.context, lambda _old, _new: None, lambda _messages: None)
+        renaming = Renaming(self.context, Quiet(self.context))
         trio.run(renaming.rename, name, petname)
         while True:
             with self.store.read() as reader:

@@ -21,7 +21,7 @@ from cbfs.interface import Outgoing
 from cbfs.messages import history
 from cbfs.messages.content import read_content, u32, u64
 from cbfs.messages.lost_state import notice_loss
-from cbfs.messages.model import Content
+from cbfs.messages.model import Content, Conversation
 from cbfs.messages.queues import delivery_queue, note_queue
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import Link, Replies
@@ -279,17 +279,7 @@ class Client:
         trio.run(self._receiver().retry)
 
     def _receiver(self) -> Receiver:
-        conversations = self.context.conversations
-        return Receiver(
-            self.context,
-            cast(Monitor, _NoMonitor()),
-            started=lambda c: conversations.update({c.id: c}),
-            arrived=_nothing,
-            changed=_nothing,
-            owed=_nothing,
-            again=_nothing,
-            asking=_nothing,
-        )
+        return Receiver(self.context, cast(Monitor, _NoMonitor()), Quiet(self.context))
 
     def export(self) -> Records:
         with self.store.read() as reader:
@@ -353,6 +343,19 @@ class _NoMonitor:
 
     def offer(self, _sender: str, _bundle: bytes) -> None:
         pass
+
+
+class Quiet:
+    """Hears of everything, and remembers conversations only."""
+
+    def __init__(self, context: Context) -> None:
+        self._conversations = context.conversations
+        self.conversation_moved = self.message_arrived = self.message_changed = _nothing
+        self.messages_renamed = self.message_ended = self.request_changed = _nothing
+        self.notes_due = self.delivery_queued = _nothing
+
+    def conversation_started(self, conversation: Conversation) -> None:
+        self._conversations[conversation.id] = conversation
 
 
 def _nothing(*_arguments: object) -> None:

@@ -102,7 +102,7 @@ async def arrived(engine: Engine, text: str) -> None:
 
 
 def contact(engine: Engine, name: str) -> Contact:
-    found = engine.contact(name)
+    found = engine.people.contact(name)
     assert found is not None
     return found
 

@@ -21,7 +21,7 @@ from cbfs.account.passphrase import Guard
 from cbfs.account.settings import Configuration, Settings
 from cbfs.contacts.contact import Contact
 from cbfs.context import make_context, make_directory
-from cbfs.engine.engine import Engine
+from cbfs.engine.engine import Engine, GuardedView
 from cbfs.interface import Outgoing
 from cbfs.messages.content import u32, u64
 from cbfs.messages.model import Content
@@ -232,13 +232,15 @@ async def _engine(
     await store.commit(lambda w: w.put(Table.PEERS, w.blind(b"bob"), contact.encode()))
     paced = PacedDialer(dialer, configuration, random)
     directory = make_directory(store, account, paced)
-    context = make_context(store, account, configuration, directory, paced, Problems(lambda: None))
+    view = GuardedView()
+    problems = Problems(view.status_changed)
+    context = make_context(store, account, configuration, directory, paced, problems)
     context = replace(
         context, random=random, clock=lambda: int((START + clock.current_time()) * 1_000)
     )
     own = OwnName(store, directory, account.name, lambda: None)
     async with trio.open_nursery() as nursery:
-        yield Engine(context, Network(dialer, None), directory, own, nursery)
+        yield Engine(context, Network(dialer, None), directory, own, view, nursery)
         nursery.cancel_scope.cancel()
 
 
