@@ -216,7 +216,7 @@ def no_lock(protection: Protection) -> bytes:
     """The lock (32 bytes) of an account that nothing protects. Raises CbfsError for one that
     something does."""
     if protection.kind is not ProtectionKind.NOTHING:
-        raise CbfsError("the account is protected by a passphrase", "it has to be given")
+        raise CbfsError("the account is protected by a passphrase", "give the passphrase")
     return NO_LOCK
 
 
@@ -324,7 +324,7 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(lock)
         raise CbfsError(
             f"the account {directory} is in use" + (f" by process {user}" if user else ""),
-            "unmount it: fusermount3 -u MOUNTPOINT; if that was done, a program or another mount"
+            "unmount it: fusermount3 -u MOUNTPOINT; if you did, a program or another mount"
             " namespace still has it" + (f"; kill {user} ends that" if user else ""),
         )
     try:

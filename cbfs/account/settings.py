@@ -160,17 +160,17 @@ KEYS: dict[str, Key] = {
     "quota": Key(
         _quota,
         _quota_text,
-        'What the account may take on the disk before programs cannot write: "2 GiB". "": all.',
+        'How much of the disk the account may use before programs cannot write: "2 GiB". "": all.',
     ),
     "receipts": Key(
         _truth,
         bool,
-        "Whether those who write to you are told that it has arrived.",
+        "Whether people who write to you are told that it has arrived.",
     ),
     "pace": Key(
         _pace,
         words,
-        'Send and poll at random times, so far apart in the mean: "5m". "": at once.',
+        'Send and poll at random times, this far apart on average: "5m". "": at once.',
     ),
     "strangers": Key(
         _strangers,
@@ -241,7 +241,7 @@ class Configuration:
         except SettingsError as error:
             raise CbfsError(
                 f"the settings of the account cannot be used: {error}",
-                "they were made by another version: use that one",
+                "another version of cbfs made them: use that one",
             ) from error
         self._store = store
         self._changed = trio.Event()

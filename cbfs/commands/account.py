@@ -51,7 +51,9 @@ def add_passphrase(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     parser.add_argument("account", type=Path, metavar="ACCOUNT")
     add_protection(parser)
     parser.add_argument(
-        "--remove", action="store_true", help="no protection: who has the directory has everything"
+        "--remove",
+        action="store_true",
+        help="no protection: whoever has the directory can read everything",
     )
     add_old_passphrase(parser)
     parser.set_defaults(run=_passphrase, usage=parser.error)
@@ -96,7 +98,7 @@ def guard(options: argparse.Namespace, name: str) -> Guard:
 def _passphrase(options: argparse.Namespace) -> int:
     asked = options.passphrase or options.passphrase_fd is not None or options.keyring
     if options.remove and asked:
-        options.usage("--remove and a new protection exclude each other")
+        options.usage("choose --remove or a new protection, not both")
     options.passphrase = options.passphrase or not (asked or options.remove)
     if options.account.is_mount():
         raise CbfsError(
@@ -107,7 +109,11 @@ def _passphrase(options: argparse.Namespace) -> int:
         PassphraseSource(options.account_passphrase_fd),
         lambda name: guard(options, name),
     )
-    print("the account is protected anew" if not options.remove else "the passphrase is removed")
+    print(
+        "the account is protected in the new way"
+        if not options.remove
+        else "the passphrase is removed"
+    )
     return 0
 
 
@@ -130,7 +136,7 @@ def _export(options: argparse.Namespace) -> int:
 def restore(options: argparse.Namespace, account: Path) -> int:
     """Run ``cbfs init --restore``; the exit code."""
     if options.name or options.server or options.own_server or options.names:
-        options.usage("an export knows NAME, --server and --names")
+        options.usage("leave out NAME, --server and --names: the export has them")
     passphrase = PassphraseSource(options.export_passphrase_fd, "passphrase of the export").once()
     name = _restore_export(
         account,

@@ -178,7 +178,7 @@ def _wait(look: Callable[[], T | None], timeout: float, what: str) -> T:
     while (found := look()) is None:
         if time.monotonic() > end:
             raise CbfsError(
-                f"waited {timeout:.0f} s in vain for {what}", "see status in the mounts"
+                f"waited {timeout:.0f} s for {what}, in vain", "see status in the mounts"
             )
         time.sleep(POLL)
     return found

@@ -203,7 +203,7 @@ def _chunks(file: BinaryIO, passphrase: bytes) -> Iterator[bytes]:
     if header.startswith(EARLIER):
         raise _other_version()
     if len(header) != _HEADER.size or not header.startswith(MAGIC):
-        raise NotAnExport("the file is no export of an account", "cbfs export writes them")
+        raise NotAnExport("the file is not an export of an account", "cbfs export writes them")
     key = _key(header, passphrase)
     number, data, last = 0, file.read(CHUNK + TAG_SIZE), False
     while not last:
@@ -221,7 +221,7 @@ def _chunks(file: BinaryIO, passphrase: bytes) -> Iterator[bytes]:
 
 
 def _other_version() -> NotAnExport:
-    return NotAnExport("the export is of another version of cbfs", "use that one")
+    return NotAnExport("the export was made by another version of cbfs", "use that one")
 
 
 def _records(chunks: Iterator[bytes]) -> Iterator[Record]:

@@ -56,18 +56,18 @@ INVITE_FILE_MAX = 4_096
 OWN = "own"
 """The answer that stands for ``--own-server``."""
 
-_ASK_NAME = "Your name, by which others write to you: 3 to 32 of a-z, 0-9, - and _. It stays yours."
+_ASK_NAME = "Your name, to which others write: 3 to 32 of a-z, 0-9, - and _. It stays yours."
 _ASK_SERVER = (
     "Your server, which keeps messages until you fetch them, and cannot read them: its address,\n"
-    "cbfs://KEY@HOST:PORT, from who runs it; or own, for one that runs here while you are mounted."
+    "cbfs://KEY@HOST:PORT, from whoever runs it; or own, for one here that runs while you mount."
 )
 _ASK_SERVER_NO_TOR = (
     "Your server, which keeps messages until you fetch them, and cannot read them: its address,\n"
-    "cbfs://KEY@HOST:PORT, from who runs it."
+    "cbfs://KEY@HOST:PORT, from whoever runs it."
 )
 _ASK_POLICY = (
     "The policy file of your name directory, which says whose signatures make a name valid:\n"
-    "a path, as ~/policy. Who runs the directory hands it out."
+    "a path like ~/policy. Whoever runs the directory hands it out."
 )
 
 
@@ -396,7 +396,7 @@ def _ask(explained: str, what: str, check: Callable[[str], T]) -> T:
             text = input(f"{what}: ").strip()
         except EOFError as error:
             print()
-            raise CbfsError(f"there is no answer for {what}; nothing was made") from error
+            raise CbfsError(f"no {what} was given; nothing was made") from error
         except UnicodeDecodeError:
             text = "?"  # not of the terminal's encoding, so nothing that could be meant
         try:
@@ -408,7 +408,7 @@ def _ask(explained: str, what: str, check: Callable[[str], T]) -> T:
 def _server_answer(text: str, no_tor: bool) -> str:
     if text.casefold() == OWN:
         if no_tor:
-            raise CbfsError("a server of one's own is reached through Tor", "not with --no-tor")
+            raise CbfsError("your own server can only be reached through Tor", "not with --no-tor")
         return OWN
     return parse_address(text).url()
 
@@ -418,6 +418,6 @@ def _policy_answer(text: str) -> Path:
     try:
         path = path.expanduser()
     except RuntimeError as error:
-        raise CbfsError(f"there is no user of whom {text} could be the home") from error
+        raise CbfsError(f"{text} is the home of a user who does not exist") from error
     read_policy(path)
     return path

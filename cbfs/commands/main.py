@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     add_passphrase(commands)
     add_export(commands)
 
-    status = commands.add_parser("status", help="tell how a mount is doing")
+    status = commands.add_parser("status", help="say how a mount is doing")
     status.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
     status.set_defaults(run=_status)
 

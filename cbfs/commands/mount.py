@@ -134,7 +134,7 @@ def main() -> int:
             return 0  # mount -a once more
         _prepare(options.mountpoint)
         if options.network.no_tor:
-            print("cbfs: without Tor: only addresses of this machine are reached", file=sys.stderr)
+            print("cbfs: without Tor: only servers on this machine can be reached", file=sys.stderr)
         if fake:
             return 0
         options = _unlocked(options)

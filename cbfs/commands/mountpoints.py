@@ -40,7 +40,7 @@ def account_of(path: Path) -> Path:
         ) from error
     raise CbfsError(
         f"{path} is neither a mount nor an account directory",
-        f"it is in the mount on {inside}: name that" if inside else "name the one or the other",
+        f"it is in the mount on {inside}: name that" if inside else "name one of the two",
     )
 
 

@@ -30,7 +30,7 @@ def add_name(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     """Add ``cbfs name``."""
     parser = commands.add_parser(
         "name",
-        help="look after one's own name",
+        help="look after your own name",
         description="What the owner of a name does with it in the name directory.",
         epilog=_NAME_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -41,7 +41,7 @@ def add_name(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     update = actions.add_parser("update", help="move to another home server")
     update.add_argument("--server", required=True, metavar="URL", help="cbfs://KEY@HOST:PORT")
     update.set_defaults(run=_update)
-    rotate = actions.add_parser("rotate", help="put new keys in the place of all old ones")
+    rotate = actions.add_parser("rotate", help="replace all your keys by new ones")
     rotate.add_argument(
         "--recovery",
         type=Path,
@@ -49,7 +49,7 @@ def add_name(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         help="make a recovery key as well, into a new file (0600) to be kept elsewhere",
     )
     rotate.set_defaults(run=_rotate)
-    renew = actions.add_parser("renew", help="keep the name for longer")
+    renew = actions.add_parser("renew", help="renew the name, to keep it for longer")
     renew.set_defaults(run=_renew)
     freeze = actions.add_parser(
         "freeze", help="write a certificate to be kept for a lost computer, or use it"
@@ -63,14 +63,14 @@ def add_name(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     freeze.set_defaults(run=_freeze)
     recover = actions.add_parser(
-        "recover", help="take one's name over by its recovery key, into a new account"
+        "recover", help="recover your name by its recovery key, into a new account"
     )
     recover.add_argument("name", metavar="NAME")
     recover.add_argument("--recovery", required=True, type=Path, metavar="FILE")
     recover.add_argument("--server", required=True, metavar="URL", help="cbfs://KEY@HOST:PORT")
     recover.add_argument("--names", required=True, type=Path, metavar="POLICYFILE")
     recover.set_defaults(run=_recover)
-    cancel = actions.add_parser("cancel", help="end a recovery that was not yours")
+    cancel = actions.add_parser("cancel", help="stop a recovery that you did not begin")
     cancel.set_defaults(run=_cancel)
     release = actions.add_parser("release", help="give the name up, for good")
     release.add_argument("name", metavar="NAME", help="the name, to be sure")
@@ -84,7 +84,7 @@ def add_name(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``cbfs verify``."""
     parser = commands.add_parser(
-        "verify", help="compare a contact's fingerprint by voice, and say that it fits"
+        "verify", help="compare a contact's fingerprint by voice, and say that it is the same"
     )
     parser.add_argument("mountpoint", type=Path, metavar="MOUNT")
     parser.add_argument("name", metavar="NAME")
@@ -130,10 +130,12 @@ def _freeze(options: argparse.Namespace) -> int:
     if options.names is None:
         _owner(options).certify(options.file)
         print(f"{options.file} freezes the name when it is used: keep it apart from the account.")
-        print("Write another when the keys have been rotated.")
+        print("Write a new one after you have rotated your keys.")
     else:
         name = _owner(options).freeze(options.names, options.file)
-        print(f"{name} is frozen: its keys change nothing any more. Recover it: cbfs name recover")
+        print(
+            f"{name} is frozen: its keys can change nothing any more. Recover it: cbfs name recover"
+        )
     return 0
 
 
@@ -184,7 +186,7 @@ def _verify(options: argparse.Namespace) -> int:
         print(f"\nDoes {name} see the same? Type yes to say so: ", end="", flush=True)
         if sys.stdin.readline().strip().casefold() not in ("y", "yes"):
             raise CbfsError(
-                f"{name} is not verified", "compare again, by another way than this one"
+                f"{name} is not verified", "compare again, in another way than this one"
             )
         said = text
     _write(folder / VERIFIED, said, name)

@@ -347,7 +347,7 @@ def read_certificate(path: Path) -> bytes:
             raise DecodeError("not a certificate")
     except (OSError, UnicodeDecodeError, binascii.Error, DecodeError) as error:
         raise CbfsError(
-            f"{path} is no certificate to freeze a name", "is it the right file?"
+            f"{path} is not a certificate that freezes a name", "is it the right file?"
         ) from (error)
     return operation
 

@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
         """End with the message and usage on stderr, and exit code 2."""
         wrong, _, words = message.partition("unrecognized arguments: ")
         if not wrong and words:
-            message += "".join(f"; is it {each} that you mean?" for each in self._meant(words)[:1])
+            message += "".join(f"; did you mean {each}?" for each in self._meant(words)[:1])
         super().error(message)
 
     def _meant(self, words: str) -> list[str]:
@@ -63,17 +63,21 @@ def add_network(parser: argparse.ArgumentParser) -> None:
         "--tor",
         default="",
         metavar="ADDRESS",
-        help="the control socket or HOST:PORT of the tor to use, or own (default: one that runs,"
-        " else one of our own)",
+        help="the control socket or HOST:PORT of the tor to use, or own (default: one that is"
+        " running, else one that cbfs starts)",
     )
-    parser.add_argument("--bridges", type=Path, metavar="FILE", help="bridge lines for an own tor")
-    parser.add_argument("--torrc", type=Path, metavar="FILE", help="torrc lines for an own tor")
+    parser.add_argument(
+        "--bridges", type=Path, metavar="FILE", help="bridge lines for a tor that cbfs starts"
+    )
+    parser.add_argument(
+        "--torrc", type=Path, metavar="FILE", help="torrc lines for a tor that cbfs starts"
+    )
 
 
 def network_options(options: argparse.Namespace) -> NetworkOptions:
     """What the options of ``add_network`` say; warns when nothing is hidden."""
     if options.no_tor:
-        print("cbfs: without Tor: only addresses of this machine are reached", file=sys.stderr)
+        print("cbfs: without Tor: only servers on this machine can be reached", file=sys.stderr)
     return NetworkOptions(
         no_tor=options.no_tor,
         tor=TorOptions(options.tor, absolute(options.bridges), absolute(options.torrc)),

@@ -28,7 +28,8 @@ class Unknown(Refused):
         self.names = frozenset(names)
         listed = ", ".join(sorted(self.names))
         super().__init__(
-            f"nobody is called {listed}", "rename the folder, or mend participants in metadata.toml"
+            f"nobody is called {listed}",
+            "rename the folder, or correct participants in metadata.toml",
         )
 
 
@@ -38,12 +39,13 @@ class Lapsed(Refused):
     def __init__(self, name: str, *, released: bool) -> None:
         if released:
             super().__init__(
-                f"{name} was given up by its owner", "ask them by another way what they are called"
+                f"{name} was given up by its owner",
+                "ask them in another way what they are called now",
             )
         else:
             super().__init__(
-                f"{name}'s registration has run out",
-                "tell them by another way: their client renews it when it runs",
+                f"{name}'s registration has expired",
+                "tell them in another way: their client renews it as soon as it runs",
             )
 
 
@@ -77,7 +79,7 @@ class Blocked(ContactRefused):
         who = ", ".join((first, *more))
         super().__init__(
             f"you have blocked {who}",
-            f"write to others alone, or rm contacts/{first}/blocked",
+            f"write to the others only, or rm contacts/{first}/blocked",
         )
 
 
@@ -100,7 +102,7 @@ class ContactLookUp:
         if contact.doubted:
             raise NotYet(
                 f"something about {name} has changed in the name directory",
-                "it is sent when it is known what",
+                "it is sent as soon as cbfs knows what",
             )
         return contact
 

@@ -62,7 +62,7 @@ class NameTaken(CbfsError):
             return
         day = datetime.fromtimestamp(until, UTC) + timedelta(days=1)
         super().__init__(
-            "the name was given up or has run out, and is kept from others for some months",
+            "the name was given up or has expired, and nobody else can have it for some months",
             f"choose another name, or register it from {day:%Y-%m-%d} on",
         )
 

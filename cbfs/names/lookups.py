@@ -332,7 +332,7 @@ class Lookups:
         except (DialError, TransportError) as error:
             raise DirectoryDown(
                 f"the name directory does not answer: {error}",
-                error.hint or "it is tried again by itself",
+                error.hint or "cbfs tries again by itself",
             ) from error
 
 

@@ -144,8 +144,8 @@ class OwnName:
         own, intent = self._own, self._intent
         if found.entry.heirs.keys and (own is None or own.heirs != found.entry.heirs):
             await self._raise_alarm(
-                "somebody with your recovery key is taking your name over;"
-                " was it not you: cbfs name cancel",
+                "somebody with your recovery key is taking over your name;"
+                " if it was not you: cbfs name cancel",
                 found.entry,
             )
             return
@@ -155,8 +155,8 @@ class OwnName:
             await self._fine(found)
         else:
             await self._raise_alarm(
-                "somebody has changed your entry, and signed with your owner key: it is in other"
-                " hands as well",
+                "somebody has changed your entry, and signed with your owner key: they have that"
+                " key as well",
                 found.entry,
             )
 
@@ -169,7 +169,7 @@ class OwnName:
             await self.check()
         own = self._own
         if own is None or self.alarm or self._released:
-            raise CbfsError("it is not as you have made it", "look at it: cbfs name show")
+            raise CbfsError("it is not as you left it", "see what has changed: cbfs name show")
         intent = Intent(own.owners, own.profile)
         if self._intent is None:
             await self._store.commit(lambda writer: write_intent(writer, intent))

@@ -23,7 +23,7 @@ class OperationHeld(CbfsError):
 
     def __init__(self, names: Iterable[str]) -> None:
         super().__init__(
-            "the name directory's sequencer does not take the operation, but its verifiers"
+            "the name directory's sequencer does not accept the operation, but its verifiers"
             f" {', '.join(sorted(names))} vouch for it",
             "try again in two minutes",
         )

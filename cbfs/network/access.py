@@ -44,7 +44,7 @@ class Network:
         """How the network is, for ``status``: Tor's state, one's own server, circuits by
         purpose."""
         if self.tor is None:
-            return ("Tor is switched off: only addresses of this machine are reached",)
+            return ("Tor is switched off: only servers on this machine can be reached",)
         report = self.tor.report()
         hint = f" ({report.hint})" if report.hint else ""
         circuits = [
@@ -69,7 +69,7 @@ async def reaching(
     Raises what ``running_tor`` raises."""
     if options.no_tor:
         if own_server:
-            raise CbfsError("a server of one's own is reached through Tor", "leave out --no-tor")
+            raise CbfsError("your own server can only be reached through Tor", "leave out --no-tor")
         yield Network(LoopbackDialer(), None)
         return
     async with running_tor(options.tor, account / "tor", random.token, changed) as tor:

@@ -87,7 +87,7 @@ class OwnServerDialer:
                 return await trio.open_unix_socket(self._socket)
         except (OSError, trio.TooSlowError) as error:
             raise DialError(
-                "one's own server is not running", "it starts when Tor is connected"
+                "your own server is not running", "it starts when Tor is connected"
             ) from error
 
 
@@ -101,7 +101,7 @@ def check_loopback(host: str) -> None:
     if not allowed:
         raise NotAllowed(
             f"{host} is not on this machine, and Tor is switched off",
-            "leave out --no-tor: without Tor only loopback addresses are reached",
+            "leave out --no-tor: without Tor only loopback addresses can be reached",
         )
 
 

@@ -42,10 +42,10 @@ ABANDONED_MAX = 1_000
 """Calls given up by their caller whose replies are still to come."""
 
 _LAST_ID = 2**32 - 1
-_AGAIN = "it is tried again when the server can be reached"
+_AGAIN = "cbfs tries again when the server can be reached"
 
 _WORDS = {
-    Code.BAD_REQUEST: ("does not understand the request", "its version may be another"),
+    Code.BAD_REQUEST: ("does not understand the request", "it may be of another version"),
     Code.NO_ACCOUNT: ("has no account for this key", "create one: cbfs init"),
     Code.UNKNOWN_USER: ("does not know the recipient", "they may have moved to another server"),
     Code.MAILBOX_FULL: ("says that the recipient's mailbox is full", _AGAIN),

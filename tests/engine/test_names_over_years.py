@@ -222,7 +222,7 @@ def test_a_name_is_renewed_after_its_end_and_not_for_ever(years: Years) -> None:
         await made.do(lambda: made.owner(carol).renew())
         async with running(carol, NO_TOR) as engine:
             engine.attach(Recorder())
-            with pytest.raises(Lapsed, match="bob's registration has run out"):
+            with pytest.raises(Lapsed, match="bob's registration has expired"):
                 await write(engine, "bob", "are you there?")
         async with running(bob, NO_TOR) as engine:
             await renewed(engine, before)

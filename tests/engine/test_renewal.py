@@ -211,11 +211,11 @@ def test_where_names_last_a_short_time_they_are_not_renewed_all_the_time(
 
 
 def test_nothing_is_renewed_over_somebody_else_s_change(tmp_path: Path) -> None:
-    own = Own(START + 70 * DAY, failure=CbfsError("it is not as you have made it"), alarm="stolen")
+    own = Own(START + 70 * DAY, failure=CbfsError("it is not as you left it"), alarm="stolen")
 
     async def body(here: Here) -> None:
         await trio.sleep(DAY)
-        assert "not as you have made it" in here.renewal.shout
+        assert "not as you left it" in here.renewal.shout
         text = own_warning_text(own.alarm, here.renewal.shout)
         assert text.index("Your name is not safe: stolen") < text.index("Your name cannot be kept")
 

@@ -58,7 +58,7 @@ def test_bridges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("bridges", "words"),
     [
         ([], "no bridge"),
-        (["carrier-pigeon 192.0.2.1:443"], "no kind of bridge"),
+        (["carrier-pigeon 192.0.2.1:443"], "kind of bridge that cbfs does not know"),
         (["obfs4 192.0.2.1:443"], "need the program lyrebird"),
     ],
 )

@@ -62,14 +62,15 @@ def check_options(options: TorOptions) -> None:
     if options.control not in ("", "own"):
         if options.bridges is not None or options.torrc is not None:
             raise TorConfigError(
-                "bridges and torrc lines are for a tor of our own, and a running one is asked for",
+                "bridges and torrc lines are for a tor that cbfs starts, not for a running one",
                 "leave out one of the two",
             )
         if "/" not in options.control and not re.fullmatch(
             r"\d{1,3}(\.\d{1,3}){3}:\d{1,5}", options.control
         ):
             raise TorConfigError(
-                f"{options.control} is no control port", "give a path, or IP:PORT as 127.0.0.1:9051"
+                f"{options.control} is not a control port",
+                "give a path, or IP:PORT as 127.0.0.1:9051",
             )
 
 
@@ -105,7 +106,7 @@ def bridge_lines(bridges: list[str], source: str) -> list[str]:
     bare = [line.removeprefix("Bridge ").strip() for line in bridges]
     if not bare:
         raise TorConfigError(
-            f"{source} holds no bridge", "get bridges from https://bridges.torproject.org"
+            f"{source} has no bridge in it", "get bridges from https://bridges.torproject.org"
         )
     named = sorted({line.split()[0] for line in bare if not re.match(r"[\[\d]", line)})
     plugins = [f"ClientTransportPlugin {name} exec {_program(name)}" for name in named]
@@ -116,8 +117,8 @@ def _program(transport: str) -> str:
     programs = TRANSPORTS.get(transport)
     if programs is None:
         raise TorConfigError(
-            f"{transport} is no kind of bridge that is known here",
-            f"known are addresses and {', '.join(sorted(TRANSPORTS))}",
+            f"{transport} is a kind of bridge that cbfs does not know",
+            f"it knows addresses and {', '.join(sorted(TRANSPORTS))}",
         )
     for program in programs:
         found = shutil.which(program)

@@ -24,26 +24,26 @@ it is kept, so that a new try is quicker and finds where it is now."""
 REPLIES: Final = {
     0x01: (
         "Tor could not connect to {}",
-        "tor found no circuit that reaches it; it is tried again",
+        "tor found no circuit that reaches it; cbfs tries again",
     ),
     0x02: ("no exit of the Tor network connects to {}", "is the port right? exits refuse some"),
     0x03: ("the Tor network does not reach {}", "is this machine online?"),
     0x04: ("Tor cannot reach {}", "is the address right? is the server running?"),
     0x05: ("{} refuses the connection", "is the server running there?"),
-    0x06: ("{} did not answer in time", "is the server running? it is tried again"),
+    0x06: ("{} did not answer in time", "is the server running? cbfs tries again"),
     0x07: ("Tor refuses to connect to {}", "is the address right?"),
     0x08: ("Tor refuses the kind of address that {} is", "is the address right?"),
     0xF0: ("{} is not published: the onion service is down or new", "is the server running?"),
     0xF1: ("what is published about {} is not valid", "its operator should restart tor"),
-    0xF2: ("{} is published and does not answer", "the server may be down; it is tried again"),
-    0xF3: ("no meeting point with {} could be made", "it is tried again"),
+    0xF2: ("{} is published and does not answer", "the server may be down; cbfs tries again"),
+    0xF3: ("no meeting point with {} could be made", "cbfs tries again"),
     0xF4: (
         "{} is a private server, and you have no key for it",
         "make one: cbfs onion-key, and ask its operator",
     ),
     0xF5: ("{} is a private server that refuses your key", "ask its operator whether it is listed"),
     0xF6: ("{} is not an onion address", "is it complete? compare it with where it came from"),
-    0xF7: ("{} did not answer in time", "the server may be down; it is tried again"),
+    0xF7: ("{} did not answer in time", "the server may be down; cbfs tries again"),
 }
 """Replies of SOCKS (RFC 1928) and of tor's ExtendedErrors (tor(1), SocksPort)."""
 
@@ -172,6 +172,6 @@ def check_host(host: str) -> None:
     except ValueError:
         if not _HOST_NAME.fullmatch(host):
             raise NotAllowed(
-                f"{host!r} is no address that Tor reaches",
+                f"{host!r} is not an address that Tor can reach",
                 "an address is NAME.onion, a full host name or an IP address",
             ) from None

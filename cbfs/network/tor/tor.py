@@ -201,7 +201,7 @@ class Tor:
             try:
                 live = live or await self._open()
                 await self._follow(live)
-                error: CbfsError = ControlError("tor has ended", "it is tried again by itself")
+                error: CbfsError = ControlError("tor has ended", "cbfs tries again by itself")
             except CbfsError as raised:
                 error = raised
             finally:
