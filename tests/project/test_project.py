@@ -3,6 +3,7 @@ that say what the code does."""
 
 import ast
 import configparser
+import hashlib
 import importlib
 import operator
 import re
@@ -13,6 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
+from cbfs.account.settings import KEYS
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {
@@ -294,6 +297,69 @@ def test_what_an_adversary_cannot_do_is_shown() -> None:
     assert not [line for line in lines if not NAMED.search(line)]
 
 
+# Guides for those who change the program
+
+DOCS = ROOT / "docs"
+DOCUMENTED = (ROOT, ROOT / "common", DOCS)
+GUIDES = [DOCS / "architecture.rst", ROOT / "CONTRIBUTING.rst"]
+CITED = re.compile(r"``(?P<path>[\w.-]+/[\w./-]*)(?:: (?P<names>[\w., ]+))?``")
+QUESTIONS_LEAST = 40
+
+
+def defined_in(path: Path) -> set[str]:
+    """Functions, classes, their methods (as Class.method) and constants of a module."""
+    found = set()
+    for node in tree(path).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            methods = (
+                n for n in node.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+            )
+            found |= {f"{node.name}.{method.name}" for method in methods}
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+        found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_what_a_guide_cites_is_there(guide: Path) -> None:
+    cited = [m for m in CITED.finditer(guide.read_text()) if not m["path"].startswith("./")]
+    assert len(cited) > 20
+    assert not {m["path"] for m in cited if not (ROOT / m["path"]).exists()}
+    assert not {
+        f"{m['path']}: {name}"
+        for m in cited
+        for name in (m["names"] or "").split(", ")
+        if name and name not in defined_in(ROOT / m["path"])
+    }
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_a_name_that_a_guide_uses_is_there(guide: Path) -> None:
+    names = set(re.findall(r"``([A-Za-z_]\w*)``", guide.read_text()))
+    folders = ("cbfs", "common", "server", "tests")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    words = set(re.findall(r"\w+", "\n".join(path.read_text() for path in sources)))
+    assert not names - words
+
+
+def test_the_guide_has_a_row_for_what_one_may_look_for() -> None:
+    rows = re.findall(r"^\| [^|\n]*\?[^|\n]*\| ``", GUIDES[0].read_text(), re.MULTILINE)
+    assert len(rows) >= QUESTIONS_LEAST
+
+
+def test_the_picture_is_of_the_text_as_it_is() -> None:
+    """./run docs draws it anew."""
+    text, picture = DOCS / "architecture.dot", (DOCS / "architecture.svg").read_text()
+    assert f"architecture.dot: {hashlib.sha256(text.read_bytes()).hexdigest()}" in picture
+    for label in re.findall(r"<b>([\w.]+)</b>", text.read_text()):
+        assert f">{label}</text>" in picture
+        places = (ROOT / "cbfs" / label, ROOT / "server" / label)
+        assert any(place.exists() for place in places), label
+
+
 # Manual pages and programs
 
 
@@ -318,6 +384,11 @@ def test_a_manual_page_renders_without_warnings(page: Path) -> None:
     assert wanted <= set(headings)
 
 
+def test_the_manual_page_has_every_setting() -> None:
+    page = (ROOT / "man" / "mount.cbfs.8").read_text()
+    assert re.findall(r'^\.BR (\w+) " = ', page, re.MULTILINE) == list(KEYS)
+
+
 def test_every_program_has_a_manual_page() -> None:
     pages = {page.stem for page in (ROOT / "man").glob("*.[1-8]")}
     assert set(programs()) <= pages
@@ -335,7 +406,7 @@ def test_a_program_says_how_it_is_used(program: str) -> None:
 def test_documents_lead_somewhere() -> None:
     """Links of the documents to files of the project."""
     broken = []
-    for document in (*ROOT.glob("*.rst"), *(ROOT / "common").glob("*.rst")):
+    for document in (path for folder in DOCUMENTED for path in folder.glob("*.rst")):
         for target in re.findall(r"<((?!https?:|mailto:)[\w./-]+\.\w+)>`_", document.read_text()):
             if not (document.parent / target).exists():
                 broken.append(f"{document.name}: {target}")
