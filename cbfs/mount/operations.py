@@ -36,6 +36,7 @@ from cbfs.mount.quota import BLOCK_SIZE, Capacity, errno_of
 from cbfs.mount.view import MountView
 from cbfs.storage.faults import harmless, log_fault
 from cbfs.storage.store import StoreError
+from cbfs.tree.changes import Changes
 from cbfs.tree.nodes import (
     ENDING_MODE,
     MESSAGE_MODE,
@@ -105,6 +106,8 @@ class Operations(pyfuse3.Operations):
         self.ended = trio.Event()
         self._view = view
         self._tree = view.tree
+        self._changes = Changes(view.tree)
+        self._contents = view.tree.contents
         self._unread = view.search_folders.unread
         self._processes = processes
         self._capacity = Capacity(account, self._tree.backend)
@@ -164,12 +167,12 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.EPERM)
         if fields.update_size:
             _check_reachable(node)
-            node = file = self._tree.to_write(node)
-            await self._tree.truncate(file, attr.st_size)
+            node = file = self._changes.to_write(node)
+            await self._contents.truncate(file, attr.st_size)
             if not file.writers:
-                await self._tree.close(file)
+                await self._changes.close(file)
         if fields.update_mode or fields.update_mtime:
-            await self._tree.describe(
+            await self._changes.describe(
                 node,
                 attr.st_mode if fields.update_mode else None,
                 attr.st_mtime_ns if fields.update_mtime else None,
@@ -184,7 +187,7 @@ class Operations(pyfuse3.Operations):
         if self._is_revealer(ctx) and self.revealer:
             self.revealer.apply(text)
             return self._remember(self._tree.lookup(directory, text))
-        return self._remember(await self._tree.mkdir(directory, text, mode))
+        return self._remember(await self._changes.mkdir(directory, text, mode))
 
     @_handler
     async def symlink(
@@ -192,7 +195,7 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         author = self._processes.of_thread(ctx.pid)
         directory = self._directory(parent_inode)
-        link = await self._tree.symlink(directory, _text(name), _text(target), author)
+        link = await self._changes.symlink(directory, _text(name), _text(target), author)
         return self._remember(link)
 
     @_handler
@@ -211,7 +214,7 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> EntryAttributes:
         node = self._node(inode)
-        await self._tree.link(node, self._directory(new_parent_inode), _text(new_name))
+        await self._changes.link(node, self._directory(new_parent_inode), _text(new_name))
         return self._remember(node)
 
     @_handler
@@ -226,7 +229,7 @@ class Operations(pyfuse3.Operations):
         if self._is_revealer(ctx) and self.revealer:
             self.revealer.apply(_text(name))
             return
-        await self._tree.rmdir(self._directory(parent_inode), _text(name))
+        await self._changes.rmdir(self._directory(parent_inode), _text(name))
 
     @_handler
     async def rename(
@@ -244,7 +247,7 @@ class Operations(pyfuse3.Operations):
             return
         if flags & ~pyfuse3.RENAME_NOREPLACE:
             raise FUSEError(errno.EINVAL)
-        await self._tree.rename(
+        await self._changes.rename(
             self._directory(parent_inode_old),
             old,
             self._directory(parent_inode_new),
@@ -293,8 +296,8 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
         author = self._processes.of_thread(ctx.pid)
-        directory = await self._tree.ready(self._directory(parent_inode))
-        file = self._tree.create(directory, _text(name), mode, author)
+        directory = await self._changes.ready(self._directory(parent_inode))
+        file = self._changes.create(directory, _text(name), mode, author)
         appends = bool(flags & os.O_APPEND)
         return self._open(file, ctx.pid, writes=True, appends=appends), self._remember(file)
 
@@ -306,11 +309,11 @@ class Operations(pyfuse3.Operations):
         _check_reachable(node)
         writes = flags & os.O_ACCMODE != os.O_RDONLY
         if writes:
-            node = file = self._tree.to_write(node)
+            node = file = self._changes.to_write(node)
             file.author = self._processes.of_thread(ctx.pid)
-            self._tree.opened(file)
+            self._contents.opened(file)
             if flags & os.O_TRUNC:
-                await self._tree.truncate(file, 0)
+                await self._contents.truncate(file, 0)
         counts = self._is_new(node) and counts_as_reading(self._processes.name_of(ctx.pid))
         appends = bool(flags & os.O_APPEND)
         return self._open(node, ctx.pid, writes=writes, new=counts, appends=appends)
@@ -318,7 +321,7 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         handle = self._handles[fh]
-        data = self._tree.read(handle.node, off, size)
+        data = self._contents.read(handle.node, off, size)
         if handle.new:
             self._unread.read_up_to(handle.node, off + len(data))
         return data
@@ -329,11 +332,11 @@ class Operations(pyfuse3.Operations):
         node = handle.node
         if not isinstance(node, File):
             raise FUSEError(errno.EBADF)
-        with self._tree.failing(node):
+        with self._contents.failing(node):
             self._capacity.check(len(buf) + (node.draft.held if node.draft else 0))
         if handle.appends and self._is_shared(node):
             off = node.size  # the kernel may not know yet what another one has appended
-        return await self._tree.write(node, off, buf)
+        return await self._contents.write(node, off, buf)
 
     @_handler
     async def flush(self, fh: FileHandleT) -> None:
@@ -341,10 +344,10 @@ class Operations(pyfuse3.Operations):
         node = handle.node if handle.writes and isinstance(handle.node, File) else None
         if node is not None and node.unfinished:
             killed = handle.author is not None and self._processes.is_killed(handle.author)
-            self._tree.flushed(node, killed=killed)
+            self._contents.flushed(node, killed=killed)
         await self._store(fh)
         if node is not None:
-            await self._tree.check_close(node)
+            await self._changes.check_close(node)
 
     @_handler
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
@@ -357,9 +360,9 @@ class Operations(pyfuse3.Operations):
         handle = self._handles.close(fh)
         node = handle.node
         if isinstance(node, File) and handle.writes and not node.writers:
-            await self._tree.close(node)
+            await self._changes.close(node)
         if isinstance(node, File) and not node.handles:
-            await self._tree.released(node)
+            await self._contents.released(node)
 
     # the rest
 
@@ -396,7 +399,7 @@ class Operations(pyfuse3.Operations):
 
     async def save_open(self) -> None:
         """At the end: put on the disk what somebody still has open for writing."""
-        await self._tree.save_all(self._handles.nodes())
+        await self._contents.save_all(self._handles.nodes())
 
     # what a window does otherwise (see cbfs.mount.single_operations)
 
@@ -404,7 +407,7 @@ class Operations(pyfuse3.Operations):
         return self._tree.lookup(directory, name)
 
     async def _unlink(self, directory: Directory, name: str) -> None:
-        await self._tree.unlink(directory, name)
+        await self._changes.unlink(directory, name)
 
     def _is_new(self, node: Node) -> bool:
         """Whether reading it to its end makes a message read."""
@@ -499,8 +502,8 @@ class Operations(pyfuse3.Operations):
     async def _store(self, fh: int, *, whole: bool = True) -> None:
         handle = self._handles[fh]
         if handle.writes and isinstance(handle.node, File):
-            with self._tree.failing(handle.node):
-                await self._tree.save(handle.node, whole=whole)
+            with self._contents.failing(handle.node):
+                await self._contents.save(handle.node, whole=whole)
 
 
 def _check_reachable(node: Node) -> None:

@@ -157,7 +157,7 @@ class WindowOperations(Operations):
         """The kernel is gone: what was open is closed, and nothing is known any more."""
         for node in self._handles.nodes():
             if isinstance(node, File):
-                self._tree.cut_off(node)
+                self._contents.cut_off(node)
         for handle in self._handles.numbers():
             with suppress(pyfuse3.FUSEError):  # logged; the others may be stored
                 await self.release(FileHandleT(handle))
@@ -178,12 +178,12 @@ class WindowOperations(Operations):
         node, provider = directory.entries.get(name), self.window.folder.provider
         is_message = isinstance(node, MessageFile) and directory is self.window.folder
         if not is_message or node is None or not isinstance(provider, Folder):
-            await self._tree.unlink(directory, name)
+            await self._changes.unlink(directory, name)
             return
         # it can be looked up until the mount of the account has let it go, and is not listed
         provider.leaving[name] = node
         try:
-            await self._tree.unlink(directory, name)
+            await self._changes.unlink(directory, name)
             await self._show_removal(directory, name)
         finally:
             provider.leaving.pop(name, None)

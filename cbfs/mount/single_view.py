@@ -10,6 +10,7 @@ from contextlib import suppress
 from hashlib import blake2b
 
 from cbfs.messages.model import Conversation
+from cbfs.tree.changes import Changes
 from cbfs.tree.nodes import ROOT, Directory, Inodes, Node, walk
 from cbfs.tree.rules import Area, TreeError
 from cbfs.tree.tree import Tree
@@ -66,7 +67,7 @@ async def make_tmp(tree: Tree) -> Directory:
     number = 1
     while f"only-{number}" in tree.tmp.entries:
         number += 1
-    return await tree.mkdir(tree.tmp, f"only-{number}")
+    return await Changes(tree).mkdir(tree.tmp, f"only-{number}")
 
 
 async def drop_tmp(tree: Tree, tmp: Directory) -> None:
@@ -75,9 +76,9 @@ async def drop_tmp(tree: Tree, tmp: Directory) -> None:
     for here, name in (*tmp.names, *below)[::-1]:
         with suppress(TreeError):
             if isinstance(here.entries.get(name), Directory):
-                await tree.rmdir(here, name)
+                await Changes(tree).rmdir(here, name)
             else:
-                await tree.unlink(here, name)
+                await Changes(tree).unlink(here, name)
 
 
 class Window:

@@ -21,7 +21,6 @@ from cbfs.storage.faults import Tasks, harmless
 from cbfs.tree.nodes import Directory, Link, Node
 from cbfs.tree.processes import Processes
 from cbfs.tree.tree import Tree
-from cbfs.tree.virtual.search_folders import Views
 from cbfs.tree.watchers import Showing
 
 
@@ -43,12 +42,11 @@ class MountView:
         self._backend = backend
         self._tasks = Tasks(nursery, self.failed)
         self.watchers = Showing(self.failed)
-        self.tree = Tree(backend, self._changed, self._tasks)
+        self.tree = Tree(backend, self._changed, self._left, self.watchers, self._tasks)
         self.outbox = Outbox(self.tree, self.watchers, self._tasks, self, processes, grace)
         self.loop = OutboxLoop(self.outbox, DraftSubmission(self.outbox))
         self.sync_send = SyncSend(self.outbox, sync_send)
-        self.search_folders = Views(self.tree, self.watchers)
-        self.tree.left = self._left
+        self.search_folders = self.tree.search_folders
         self.status = StatusFile(self.tree, self.watchers, self.loop)
 
     async def run(self) -> None:

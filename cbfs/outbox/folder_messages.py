@@ -65,11 +65,11 @@ async def pack(tree: Tree, top: Directory) -> Content:
     is dropped at the next mount."""
     plan = _plan(top, tree.backend.configuration.current.file_size_max)
     for file in plan.files:
-        await tree.save(file)
+        await tree.contents.save(file)
     number, index, buffer = await tree.backend.store.commit(_begin), 0, bytearray(plan.head)
     for file in plan.files:
         for offset in range(0, file.size, BLOCK):
-            buffer += tree.read(file, offset, BLOCK)
+            buffer += tree.contents.read(file, offset, BLOCK)
             if len(buffer) >= COPIED_AT_ONCE * BLOCK:
                 whole = len(buffer) // BLOCK * BLOCK
                 await tree.backend.store.commit(_putting(number, index, bytes(buffer[:whole])))
@@ -152,7 +152,7 @@ async def clear(tree: Tree, top: Directory) -> None:
     keys = frozenset(folder.key for folder in folders)
     for node in (*folders, *files):
         _take_names(node, keys)
-    await tree.forget([file for file in files if not file.handles])
+    await tree.contents.forget([file for file in files if not file.handles])
 
 
 def _below(top: Directory) -> tuple[list[Directory], list[File]]:

@@ -106,7 +106,7 @@ class Outbox:
             original = original_of(name, folder.entries, folder.left, now, spare=node.spare)
             draft = replace(_draft(name, node), original=original)
             if is_lock(name):
-                lock = Lock(name, node.author, self.tree.read(node, 0, LOCK_HEAD))
+                lock = Lock(name, node.author, self.tree.contents.read(node, 0, LOCK_HEAD))
                 draft = replace(draft, held=is_live(lock, processes))
             return verdict(draft, locks, now, wall, grace, processes)
         state = state_of(node)
@@ -137,7 +137,7 @@ class Outbox:
         Refused."""
         metadata, called = folder.entries.get(METADATA), self.tree.backend.people.called
         if isinstance(metadata, File) and metadata.size:
-            return read_new(self.tree.read(metadata, 0, metadata.size), called)
+            return read_new(self.tree.contents.read(metadata, 0, metadata.size), called)
         return (*read_folder_name(name, called), 0)
 
     def _locks(self, folder: Directory, name: str) -> list[Lock]:
@@ -145,7 +145,9 @@ class Outbox:
         for lock_name in lock_names(name):
             node = folder.entries.get(lock_name)
             if isinstance(node, File):
-                locks.append(Lock(lock_name, node.author, self.tree.read(node, 0, LOCK_HEAD)))
+                locks.append(
+                    Lock(lock_name, node.author, self.tree.contents.read(node, 0, LOCK_HEAD))
+                )
             elif isinstance(node, Link):
                 locks.append(Lock(lock_name, node.author, node.target.encode()))
         return locks
@@ -211,7 +213,7 @@ class Outbox:
 
     async def _store_name(self, node: Node) -> None:
         try:
-            await self.tree.store_names([node])
+            await self.tree.contents.save_records([node])
         except StoreError as error:
             _log.error("%s", error.in_full)  # the next mount chooses a name as well
 

@@ -95,7 +95,7 @@ class DraftSubmission:
         try:
             with contained():
                 if isinstance(node, File):
-                    await self._tree.save(node)
+                    await self._tree.contents.save(node)
                 version = draft.version
                 if folder.entries.get(name) is node and (
                     not isinstance(node, File) or node.stored == version

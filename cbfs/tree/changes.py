@@ -1,16 +1,356 @@
-"""What may be moved where, and over what; and how a change of names is undone."""
+"""What programs do to the tree: what each change means, what may be moved where and over what, and
+how a change of names is undone when the disk does not take it.
+"""
 
 import errno
+import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from cbfs.messages.file_names import ERROR_SUFFIX
 from cbfs.storage.store import StoreError
-from cbfs.tree.nodes import Directory, File, Link, MessageFile, Node, Text
-from cbfs.tree.rules import CONFIG, PERSON, RULES, Area, TreeError, check, file_rule
+from cbfs.tree.nodes import (
+    MODES,
+    Directory,
+    File,
+    FolderFile,
+    Link,
+    MessageFile,
+    Node,
+    Text,
+    new_seed,
+)
+from cbfs.tree.processes import Process
+from cbfs.tree.rules import (
+    CONFIG,
+    PERSON,
+    RULES,
+    Area,
+    TreeError,
+    backup_of,
+    check,
+    file_rule,
+    is_backup,
+    lock_names,
+)
+from cbfs.tree.tree import Tree
+from cbfs.tree.unsent import (
+    changed_in,
+    check_changeable,
+    drafts_in,
+    node_changed,
+    put_into,
+    settle,
+    state_of,
+)
 from cbfs.tree.virtual.conversation_folder import MessageFolder
-from cbfs.tree.virtual.metadata_file import MetadataText, is_place
+from cbfs.tree.virtual.metadata_file import MetadataText, is_place, refuse_link
+from cbfs.tree.virtual.people_folders import People
 from cbfs.tree.virtual.quarantine_folder import UnreadFile
+from cbfs.tree.virtual.virtual_directory import Provided
 from cbfs_common.limits import FILE_NAME_MAX
+from cbfs_common.messages.folder import TOP
+
+MTIME_MAX = (1 << 63) - 1
+"""Nanoseconds since 1970 of the latest modification time, in the year 2262. What is later is cut to
+that, as other file systems do; what is earlier than as long before 1970, likewise."""
+
+
+class Changes:
+    """What programs do to ``tree``. It keeps nothing of its own: there may be several of one tree.
+
+    Names, times and modes are on the disk when a change returns, the bytes of a file when it is
+    closed. All raise TreeError for what is refused, and then nothing has changed; and StoreError
+    for what the disk does not take: what has then happened is undone."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._contents = tree.contents
+
+    async def ready(self, directory: Directory) -> Directory:
+        """Before something is made in a folder: take back what is being sent of it."""
+        if directory.area is Area.PARCEL:
+            await settle(directory)
+        return directory
+
+    def create(self, directory: Directory, name: str, mode: int, author: Process | None) -> File:
+        """A new empty file, after ``ready``. It is stored when it is closed."""
+        self._check_new(directory, name)
+        check(file_rule(directory.area, name))
+        file = File(self._tree.new_inode(), mode, time.time_ns(), None)
+        file.author = author
+        file.changed = time.monotonic()
+        self._enter(directory, name, file)
+        return file
+
+    def to_write(self, node: Node) -> File:
+        """The file that is opened for writing. Raises TreeError(EACCES) for what is none."""
+        node = self._tree.metadata.opened(node)
+        if not isinstance(node, File):
+            raise TreeError(errno.EACCES)
+        return node
+
+    async def mkdir(self, directory: Directory, name: str, mode: int = 0o700) -> Directory:
+        """A new folder: in outbox/ a conversation that is to be."""
+        self._check_new(await self.ready(directory), name)
+        rules = RULES[directory.area]
+        check(rules.mkdir or rules.folders)
+        mode |= directory.mode & stat.S_ISGID
+        made = Directory(self._tree.new_inode(), rules.inside, time.time_ns(), mode=mode)
+        made.recorded, made.seed = True, new_seed()
+        self._enter(directory, name, made)
+        with or_else(lambda: put_back(directory, name, made, None)):
+            await self._contents.save_records([made])
+        self._contents.changed()
+        return made
+
+    async def symlink(
+        self, directory: Directory, name: str, target: str, author: Process | None
+    ) -> Link:
+        """A symbolic link, as editors use for locks."""
+        self._check_new(await self.ready(directory), name)
+        check(file_rule(directory.area, name))
+        if directory is self._tree.root and name == CONFIG:
+            raise TreeError(errno.EACCES)  # what it leads to would not be looked at
+        refuse_link(directory, name)
+        link = Link(self._tree.new_inode(), target, time.time_ns(), recorded=True)
+        link.author = author
+        self._enter(directory, name, link)
+        with or_else(lambda: put_back(directory, name, link, None)):
+            await self._contents.save_records([link])
+        return link
+
+    async def link(self, node: Node, directory: Directory, name: str) -> None:
+        """One more name for a file or a symbolic link."""
+        self._check_new(directory, name)
+        if file_rule(directory.area, name):
+            raise TreeError(errno.EPERM)
+        if isinstance(node, MessageFile):
+            raise TreeError(errno.EXDEV)
+        if not node.names:
+            raise TreeError(errno.ESTALE)  # it was removed: its content may be gone
+        if not isinstance(node, File) and not (isinstance(node, Link) and node.recorded):
+            raise TreeError(errno.EPERM)
+        if any(there.area is not directory.area for there, _name in node.names):
+            raise TreeError(errno.EXDEV)
+        refuse_link(directory, name)
+        await settle(node)
+        self._check_new(await self.ready(directory), name)
+        check(file_rule(directory.area, name))
+        self._enter(directory, name, node)
+        with or_else(lambda: put_back(directory, name, node, None)):
+            if isinstance(node, File):
+                await self._contents.save(node, whole=False)
+            await self._contents.save_records([node])
+        await self._tree.config.settle()
+
+    async def unlink(self, directory: Directory, name: str) -> Node:
+        """Remove a file, a link or a message."""
+        tree = self._tree
+        node = tree.lookup(directory, name)
+        if isinstance(node, Directory):
+            raise TreeError(errno.EISDIR)
+        if isinstance(directory, Provided):
+            await directory.provider.remove(name, node)
+            directory.touch()
+            if isinstance(node, MessageFile) and not isinstance(node, FolderFile):
+                tree.search_folders.removed(node.serial)
+            tree.show_quarantine()
+            return node
+        if isinstance(node, Text):
+            if is_place(directory, name):  # as who removes the folder does; else it comes back
+                directory.remove(name)
+                tree.metadata.went(directory)
+                self._contents.changed()
+                return node
+            if directory.area in {Area.DRAFTS, Area.OUTBOX, Area.ROOT} and name.endswith(".error"):
+                directory.remove(name)
+                return node
+            if directory.area in PERSON:
+                await self._people(directory).take_back(directory, name)
+                return node
+            raise TreeError(errno.EACCES)
+        await settle(node)
+        if tree.lookup(directory, name) is not node:
+            raise TreeError(errno.ENOENT)
+        check_changeable(node)
+        self._leave(directory, name)
+        if is_place(directory, name):
+            tree.metadata.went(directory)
+        with or_else(lambda: put_back(directory, name, None, node)):
+            await self._contents.save_records([node], directory)
+        self._contents.changed()
+        return node
+
+    async def rmdir(self, directory: Directory, name: str) -> Node:
+        """Remove an empty folder that was made here."""
+        tree = self._tree
+        node = tree.lookup(directory, name)
+        if not isinstance(node, Directory):
+            raise TreeError(errno.ENOTDIR)
+        if directory is tree.requests.root:
+            await tree.requests.decline(name)
+            return node
+        if isinstance(node, MessageFolder) and isinstance(directory, Provided):
+            await directory.provider.remove(name, node)
+            directory.touch()
+            if node.parent == TOP:
+                tree.search_folders.removed(node.message[1])
+            return node
+        if node.conversation is not None and directory in {tree.conversations, tree.outbox}:
+            await tree.leave_conversation(node.conversation, directory)
+            return node
+        await settle(node)
+        if not node.recorded:
+            raise TreeError(errno.EACCES)
+        if any(not _is_stale(each) for each in node.entries.values()):
+            raise TreeError(errno.ENOTEMPTY)
+        if tree.lookup(directory, name) is not node:
+            raise TreeError(errno.ENOENT)
+        self._leave(directory, name)
+        with or_else(lambda: put_back(directory, name, None, node)):
+            await self._contents.save_records([node], directory)
+        self._contents.changed()
+        return node
+
+    async def rename(
+        self, source: Directory, name: str, target: Directory, new: str, *, replace: bool
+    ) -> Node | None:
+        """Move an entry; gives what it replaced."""
+        tree = self._tree
+        await settle(tree.lookup(source, name), target.entries.get(new))
+        await self.ready(target)
+        node = tree.lookup(source, name)
+        old = target.entries.get(new)
+        if old is node:
+            return None
+        if source is tree.requests.root and isinstance(node, Directory):
+            await tree.requests.accept(name, target, new, replace=replace)
+            return old
+        if source is tree.contacts and isinstance(node, Directory):
+            await tree.people.rename(name, target, new)
+            return None
+        check_rename(node, source, target, new, replace=replace)
+        if target is tree.root and new == CONFIG and isinstance(node, File):
+            tree.config.check(node, errno.EPERM)
+        if is_place(target, new) and isinstance(node, File):
+            tree.metadata.check(node, target, errno.EPERM)
+        node = tree.metadata.opened(node)
+        if old is not None:
+            self._leave(target, new)
+        self._leave(source, name)
+        self._enter(target, new, node)
+        if isinstance(node, Directory):
+            put_into(node, target)
+        if isinstance(node, File):
+            node.changed = time.monotonic()
+            node.given_up = -1
+            if node.is_sent and target.area is not Area.DRAFTS:
+                node.version += 1  # what is kept elsewhere is a copy of the message
+
+        def back() -> None:
+            put_back(target, new, node, old)
+            put_back(source, name, None, node)
+            if isinstance(node, Directory):
+                put_into(node, source)
+
+        with or_else(back):
+            if isinstance(node, File):
+                await self._contents.save(node, whole=False)
+            both = [node] if old is None else [node, old]
+            await self._contents.save_records(both, source, target)
+        await tree.config.settle()
+        if is_place(source, name):
+            tree.metadata.went(source)
+        await self._settle_metadata(node)
+        self._contents.changed()
+        return old
+
+    async def check_close(self, file: File) -> None:
+        """A handle that could write is about to be closed. Raises TreeError(EINVAL) for wrong
+        settings, and for a decision on a contact that does not fit."""
+        for people in (self._tree.people, self._tree.requests):
+            if people.is_answer(file):
+                await people.decide(file)
+        if self._tree.config.is_config(file):
+            self._tree.config.check(file, errno.EINVAL)
+        await self._tree.metadata.apply(file)
+
+    async def close(self, file: File) -> None:
+        """The last writer is gone: what it wrote counts."""
+        for people in (self._tree.people, self._tree.requests):
+            if people.is_answer(file):
+                people.drop(file)
+        await self._settle_metadata(file)
+        await self._contents.save(file)
+        self._contents.closed(file)
+        if self._tree.config.is_config(file):
+            await self._tree.config.settle()
+            self._contents.changed()
+
+    async def describe(self, node: Node, mode: int | None, mtime_ns: int | None) -> None:
+        """Change permissions or time; Raises TreeError for what is not the user's."""
+        if isinstance(node, MetadataText) and node.editable:
+            return  # editors set them once more when they have saved
+        if not isinstance(node, File | Link) and not (
+            isinstance(node, Directory)
+            and not RULES[node.area].files
+            and node.area is not Area.ROOT
+        ):
+            raise TreeError(errno.EPERM)
+        await settle(node)
+        check_changeable(node)
+        if mode is not None:
+            node.mode = stat.S_IFMT(node.mode) | mode & MODES
+        if mtime_ns is not None:
+            node.mtime_ns = min(max(mtime_ns, -MTIME_MAX), MTIME_MAX)
+        node.renew()
+        if isinstance(node, File):
+            node.changed = time.monotonic()
+        node_changed(node)
+        self._contents.changed()
+        if node.stored >= 0 if isinstance(node, File) else node.recorded:
+            await self._contents.save_records([node])
+        elif isinstance(node, Directory):
+            await self._contents.save_records([], node)
+
+    def _people(self, folder: Directory) -> People:
+        return self._tree.people if folder.area is Area.CONTACT else self._tree.requests
+
+    async def _settle_metadata(self, node: Node) -> None:
+        """It may be a conversation's metadata.toml: then it is done, and is no file any more."""
+        if isinstance(node, File) and self._tree.metadata.place_of(node) is not None:
+            await self._tree.metadata.settle(node)
+            if not node.names:
+                await self._contents.save_records([node])
+
+    def _check_new(self, directory: Directory, name: str) -> None:
+        if len(name.encode()) > FILE_NAME_MAX:
+            raise TreeError(errno.ENAMETOOLONG)
+        if name in directory.entries:
+            raise TreeError(errno.EEXIST)
+
+    def _enter(self, directory: Directory, name: str, node: Node) -> None:
+        if isinstance(node, File) and backup_of(name):
+            beside = directory.entries if directory.area is Area.DRAFTS else ()
+            node.spare = is_backup(name, beside, directory.left, time.monotonic())
+        directory.add(name, node)
+        changed_in(directory)
+
+    def _leave(self, directory: Directory, name: str) -> None:
+        directory.remove(name)
+        changed_in(directory)
+        if directory.area is Area.DRAFTS:
+            for other, draft in drafts_in(directory):
+                if name in lock_names(other):  # its editor may be about to save again
+                    state_of(draft).changed = time.monotonic()
+
+
+def _is_stale(node: Node) -> bool:
+    """Whether a folder that was made here can go while only such things are in it: the error files
+    of what was in it before."""
+    return isinstance(node, Text) and any(name.endswith(ERROR_SUFFIX) for _d, name in node.names)
 
 
 def check_rename(

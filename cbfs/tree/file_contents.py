@@ -10,7 +10,6 @@ A file is never in memory whole: what has changed since it was stored is kept in
 
 import errno
 import logging
-import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,12 +20,10 @@ from cbfs.messages.model import Content
 from cbfs.storage.faults import Tasks
 from cbfs.storage.store import Meta, Reader, Series, StoreError, Table, Writer
 from cbfs.tree.nodes import (
-    MODES,
     Directory,
     Failure,
     File,
     FolderFile,
-    Link,
     MessageFile,
     Node,
     Text,
@@ -34,15 +31,11 @@ from cbfs.tree.nodes import (
     encode_record,
     record_maker,
 )
-from cbfs.tree.rules import RULES, Area, TreeError
+from cbfs.tree.rules import Area, TreeError
 from cbfs.tree.times import Times
-from cbfs.tree.unsent import changed_in, settle
-from cbfs.tree.virtual.metadata_file import MetadataText, is_place
+from cbfs.tree.unsent import check_changeable, node_changed, settle
+from cbfs.tree.virtual.metadata_file import is_place
 from cbfs.tree.write_buffer import BLOCK, Layer, count_blocks
-
-MTIME_MAX = (1 << 63) - 1
-"""Nanoseconds since 1970 of the latest modification time, in the year 2262. What is later is cut to
-that, as other file systems do; what is earlier than as long before 1970, likewise."""
 
 ROOT_FILE_MAX = 1 << 20
 """Bytes of a file in the root: config.toml, or an editor's swap file for it."""
@@ -57,12 +50,14 @@ COPIED_AT_ONCE = 16
 """Blocks in one transaction."""
 
 
-class Contents:
-    """``changed`` is called when something in the outbox may have become ready to be sent; in
+class FileContents:
+    """The bytes of all files of one tree, and the records of what programs have made in it.
+
+    ``changed`` is called when something in the outbox may have become ready to be sent; in
     ``tasks`` is what goes on while programs write."""
 
     def __init__(self, backend: Backend, changed: Callable[[], None], tasks: Tasks) -> None:
-        self.backend = backend
+        self._backend = backend
         self.changed = changed
         self._tasks = tasks
 
@@ -77,11 +72,11 @@ class Contents:
         if offset >= node.size:
             return b""  # so programs look for the end: without a transaction
         if isinstance(node, FolderFile):
-            if self.backend.message(node.conversation, node.serial) is None:
+            if self._backend.message(node.conversation, node.serial) is None:
                 raise TreeError(errno.ESTALE)  # it has ended as a whole
             size = max(0, min(size, node.length - offset))
             offset += node.start
-        with self.backend.store.read() as reader:
+        with self._backend.store.read() as reader:
             if isinstance(node, File) and (node.draft or node.storing):
                 return _read_layers(reader, node, offset, size)
             return b"" if content is None else read_content(reader, content, offset, size)
@@ -140,39 +135,13 @@ class Contents:
         file.anew = -1
         file.version += 1
         file.changed = time.monotonic()
-        _tell_parcels(file)
+        node_changed(file)
         self.changed()
 
     def opened(self, file: File) -> None:
         """Somebody has opened it to write."""
         if file.failure is not Failure.NONE:
             file.anew = max(file.anew, 0)
-
-    async def describe(self, node: Node, mode: int | None, mtime_ns: int | None) -> None:
-        """Change permissions or time; Raises TreeError for what is not the user's."""
-        if isinstance(node, MetadataText) and node.editable:
-            return  # editors set them once more when they have saved
-        if not isinstance(node, File | Link) and not (
-            isinstance(node, Directory)
-            and not RULES[node.area].files
-            and node.area is not Area.ROOT
-        ):
-            raise TreeError(errno.EPERM)
-        await settle(node)
-        check_changeable(node)
-        if mode is not None:
-            node.mode = stat.S_IFMT(node.mode) | mode & MODES
-        if mtime_ns is not None:
-            node.mtime_ns = min(max(mtime_ns, -MTIME_MAX), MTIME_MAX)
-        node.renew()
-        if isinstance(node, File):
-            node.changed = time.monotonic()
-        _tell_parcels(node)
-        self.changed()
-        if node.stored >= 0 if isinstance(node, File) else node.recorded:
-            await self._save([node])
-        elif isinstance(node, Directory):
-            await self._save([], node)
 
     async def save(self, file: File, *, whole: bool = True) -> None:
         """Put the content and the record of a file on the disk, when they are not there. A crash
@@ -187,7 +156,7 @@ class Contents:
                 return
             if file.stored == version:
                 if file.noted and not file.unfinished:
-                    await self._save([file])
+                    await self.save_records([file])
                     file.noted = False
                 return
             layer, unfinished = _layer(file), file.unfinished
@@ -205,7 +174,7 @@ class Contents:
             file.lent = False
             file.stored, file.noted = version, unfinished
             if not file.names:  # removed meanwhile
-                await self._save([file])
+                await self.save_records([file])
 
     async def save_all(self, nodes: list[Node]) -> None:
         """Save those that are files. One that cannot be stored is logged: the others may be."""
@@ -215,6 +184,43 @@ class Contents:
                     await self.save(node, whole=False)
                 except StoreError as error:
                     _log.error("%s", error.in_full)
+
+    async def save_records(self, nodes: list[Node], *places: Directory) -> None:
+        """Store the records as they are now; one without a name goes, with its content. With them
+        go the times of the folders that they are in, and of ``places``, which have changed, too: a
+        name and the time of its folder must not be without each other after a crash.
+
+        A file's content stays the one that its record names when the transaction comes to it: a new
+        one may be on its way there, of which ``file.content`` does not know yet, and the content of
+        a file that was sent belongs to a message, and its record is gone."""
+        beside = _beside(nodes, places)
+        files: list[tuple[int, Callable[[Content | None], bytes]]] = []
+        records: list[tuple[int, bytes, tuple[int, ...]]] = []
+        for node in nodes:
+            if isinstance(node, File) and node.is_sent:
+                continue
+            if isinstance(node, File) and (node.names or node.handles):
+                # those who have it open go on; without a name it is gone after a crash
+                files.append((node.inode, record_maker(node)))
+                continue
+            record = encode_record(node) if node.names else b""
+            records.append((node.inode, record, own_contents(node)))
+
+        def change(writer: Writer) -> None:
+            for inode, make in files:
+                kept = content_in(writer.get(Table.NODES, u64(inode)))
+                writer.put(Table.NODES, u64(inode), make(kept))
+            for inode, record, contents in records:
+                if record:
+                    writer.put(Table.NODES, u64(inode), record)
+                    continue
+                writer.delete(Table.NODES, u64(inode))
+                for content in contents:
+                    writer.delete_prefix(Table.CONTENT, u64(content))
+                    writer.delete(Table.META, Meta.SCRATCH + u64(content))
+            beside(writer)
+
+        await self._backend.store.commit(change)
 
     def flushed(self, file: File, *, killed: bool) -> None:
         """A handle that could write is about to be closed; ``killed``: since a signal has ended the
@@ -234,16 +240,12 @@ class Contents:
 
     async def forget(self, files: list[File]) -> None:
         """Take out what the store has of files without a name."""
-        await self._save(list(files))
-
-    async def store_names(self, nodes: list[Node]) -> None:
-        """The daemon has given these other names. Raises StoreError."""
-        await self._save(nodes)
+        await self.save_records(list(files))
 
     async def released(self, file: File) -> None:
         """The last handle is gone: a file without a name goes with it."""
         if not file.names:
-            await self._save([file])
+            await self.save_records([file])
 
     # within
 
@@ -252,10 +254,10 @@ class Contents:
         it."""
         if any(directory.area is Area.ROOT for directory, _name in file.names):
             return ROOT_FILE_MAX
-        return self.backend.configuration.current.file_size_max
+        return self._backend.configuration.current.file_size_max
 
     def _beneath(self, file: File, index: int) -> bytes:
-        with self.backend.store.read() as reader:
+        with self._backend.store.read() as reader:
             return _read_block(reader, file, index, memory=False)
 
     async def _spill_meanwhile(self, file: File) -> None:
@@ -295,7 +297,7 @@ class Contents:
                 writer.put(Table.CONTENT, u64(spill) + u32(index), block)
             return spill
 
-        layer.spill = await self.backend.store.commit(change)
+        layer.spill = await self._backend.store.commit(change)
         layer.written.update(blocks)
         for index in blocks.keys() - layer.touched:
             if not changed or index in layer.memory:  # else it was cut off meanwhile
@@ -331,7 +333,7 @@ class Contents:
             beside(writer)
             return content
 
-        return await self.backend.store.commit(change)
+        return await self._backend.store.commit(change)
 
     async def _copy(self, file: File, layer: Layer) -> None:
         """Spill what has not changed, a few blocks at a time."""
@@ -341,7 +343,7 @@ class Contents:
             if index not in layer.memory and index not in layer.spilled
         ]
         for start in range(0, len(same), COPIED_AT_ONCE):
-            with self.backend.store.read() as reader:
+            with self._backend.store.read() as reader:
                 some = {
                     index: _stored_block(reader, file, index, layer.beneath_block(index))
                     for index in same[start : start + COPIED_AT_ONCE]
@@ -354,45 +356,8 @@ class Contents:
         file.changed = time.monotonic()
         file.renew()
         file.mtime_ns = time.time_ns()  # not later: a date to come holds a message
-        _tell_parcels(file)
+        node_changed(file)
         self.changed()
-
-    async def _save(self, nodes: list[Node], *places: Directory) -> None:
-        """Store the records as they are now; one without a name goes, with its content. With them
-        go the times of the folders that they are in, and of ``places``, which have changed, too: a
-        name and the time of its folder must not be without each other after a crash.
-
-        A file's content stays the one that its record names when the transaction comes to it: a new
-        one may be on its way there, of which ``file.content`` does not know yet, and the content of
-        a file that was sent belongs to a message, and its record is gone."""
-        beside = _beside(nodes, places)
-        files: list[tuple[int, Callable[[Content | None], bytes]]] = []
-        records: list[tuple[int, bytes, tuple[int, ...]]] = []
-        for node in nodes:
-            if isinstance(node, File) and node.is_sent:
-                continue
-            if isinstance(node, File) and (node.names or node.handles):
-                # those who have it open go on; without a name it is gone after a crash
-                files.append((node.inode, record_maker(node)))
-                continue
-            record = encode_record(node) if node.names else b""
-            records.append((node.inode, record, own_contents(node)))
-
-        def change(writer: Writer) -> None:
-            for inode, make in files:
-                kept = content_in(writer.get(Table.NODES, u64(inode)))
-                writer.put(Table.NODES, u64(inode), make(kept))
-            for inode, record, contents in records:
-                if record:
-                    writer.put(Table.NODES, u64(inode), record)
-                    continue
-                writer.delete(Table.NODES, u64(inode))
-                for content in contents:
-                    writer.delete_prefix(Table.CONTENT, u64(content))
-                    writer.delete(Table.META, Meta.SCRATCH + u64(content))
-            beside(writer)
-
-        await self.backend.store.commit(change)
 
 
 def _mend(file: File) -> None:
@@ -416,17 +381,6 @@ def _beside(nodes: list[Node], places: tuple[Directory, ...] = ()) -> Callable[[
             fresh.put(writer, inode)
 
     return change
-
-
-def check_changeable(node: Node) -> None:
-    """Raises TreeError(EACCES) for what is in a folder that has been sent."""
-    if any(directory.area is Area.FIXED for directory, _name in node.names):
-        raise TreeError(errno.EACCES)
-
-
-def _tell_parcels(node: Node) -> None:
-    for directory in [node] if isinstance(node, Directory) else [d for d, _name in node.names]:
-        changed_in(directory)
 
 
 def _is_decision(file: File) -> bool:

@@ -1,11 +1,12 @@
 """What is in the outbox and not sent yet: files and folders that are to be a message each, and what
 is being sent of them."""
 
+import errno
 import time
 from collections.abc import Iterator
 
 from cbfs.tree.nodes import Directory, File, Node, Parcel, Sending
-from cbfs.tree.rules import RULES, Area
+from cbfs.tree.rules import RULES, Area, TreeError
 
 
 async def settle(*nodes: Node | None) -> None:
@@ -46,6 +47,18 @@ def changed_in(directory: Directory) -> None:
     if parcel is not None:
         parcel.version += 1
         parcel.changed = time.monotonic()
+
+
+def node_changed(node: Node) -> None:
+    """A file or folder has changed: if it is in a folder that is a message, that is another now."""
+    for directory in [node] if isinstance(node, Directory) else [d for d, _name in node.names]:
+        changed_in(directory)
+
+
+def check_changeable(node: Node) -> None:
+    """Raises TreeError(EACCES) for what is in a folder that has been sent."""
+    if any(directory.area is Area.FIXED for directory, _name in node.names):
+        raise TreeError(errno.EACCES)
 
 
 def put_into(directory: Directory, above: Directory) -> None:

@@ -27,14 +27,14 @@ LATER = 4_000_000_000 * 10**9
 async def prepare(mount: Mount) -> None:
     """A letter, and a folder of photos, which wait for their date."""
     tree = mount.tree
-    folder = await tree.mkdir(tree.outbox, "bob")
+    folder = await mount.changes.mkdir(tree.outbox, "bob")
     letter = await mount.save(tree.tmp, "letter.txt", b"hello")
-    photos = await tree.mkdir(tree.tmp, "photos")
+    photos = await mount.changes.mkdir(tree.tmp, "photos")
     await mount.save(photos, "one.jpg", b"one")
     for node in (letter, photos):
-        await tree.describe(node, None, LATER)
+        await mount.changes.describe(node, None, LATER)
     for name in ("letter.txt", "photos"):
-        await tree.rename(tree.tmp, name, folder, name, replace=False)
+        await mount.changes.rename(tree.tmp, name, folder, name, replace=False)
 
 
 async def let_go(mount: Mount) -> list[tuple[bytes, bytes]]:
@@ -42,7 +42,7 @@ async def let_go(mount: Mount) -> list[tuple[bytes, bytes]]:
     folder = mount.tree.outbox.entries["bob"]
     assert isinstance(folder, Directory)
     for name in ("letter.txt", "photos"):
-        await mount.tree.describe((folder.alias or folder).entries[name], None, 1)
+        await mount.changes.describe((folder.alias or folder).entries[name], None, 1)
         count = len(mount.backend.sent)
         await until(lambda before=count: len(mount.backend.sent) > before)  # type: ignore[misc]
     return [(message.conversation, message.id) for message, _data in mount.backend.sent]
@@ -63,9 +63,9 @@ def test_a_restored_draft_is_the_message_that_was_sent(tmp_path: Path) -> None:
         one = photos.entries["one.jpg"]
         assert isinstance(one, File)
         for file in (letter, one):
-            await mount.tree.write(file, 0, b"another")
-            await mount.tree.describe(file, None, LATER)
-            await mount.tree.save(file)
+            await mount.tree.contents.write(file, 0, b"another")
+            await mount.changes.describe(file, None, LATER)
+            await mount.tree.contents.save(file)
         sent.append(await let_go(mount))
 
     place, backup, other = (tmp_path / name for name in ("place", "backup", "other"))
@@ -87,11 +87,11 @@ def test_the_same_again_is_another_message(tmp_path: Path) -> None:
 
     async def body(mount: Mount) -> None:
         tree = mount.tree
-        folder = await tree.mkdir(tree.outbox, "bob")
+        folder = await mount.changes.mkdir(tree.outbox, "bob")
         file = await mount.save(folder, "hi", b"hello")
         await until(lambda: len(mount.backend.sent) == 1)
-        await tree.truncate(file, 0)
-        await tree.write(file, 0, b"hello")
+        await tree.contents.truncate(file, 0)
+        await tree.contents.write(file, 0, b"hello")
         await until(lambda: len(mount.backend.sent) == 2)
         await mount.save(folder.alias or folder, "again", b"hello")
         await until(lambda: len(mount.backend.sent) == 3)

@@ -74,7 +74,7 @@ def test_the_outbox_survives_a_fault(
                     text = b"%s %d" % (person.encode(), number)
                     folder = tree.outbox.entries.get(person)
                     if not isinstance(folder, Directory):
-                        folder = await tree.mkdir(tree.outbox, f"{person} {number}")
+                        folder = await mount.changes.mkdir(tree.outbox, f"{person} {number}")
                     await mount.save(folder, f"{number}.txt", text)
                     wanted.append(text)
                 await until(lambda: sent() == sorted(wanted))

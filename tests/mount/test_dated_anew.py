@@ -271,10 +271,10 @@ def test_what_was_saved_while_the_clock_was_ahead_is_no_message_for_later(
         monkeypatch.setattr(f"cbfs.tree.{module}.time", AheadTime(off))
 
     async def save(mount: Mount) -> None:
-        bob = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        bob = await mount.changes.mkdir(mount.tree.outbox, "bob")
         await mount.save(bob, "saved", b"saved")
         renamed = await mount.save(bob, "saved as x", b"renamed")
-        await mount.tree.rename(bob, "saved as x", bob, "renamed", replace=False)
+        await mount.changes.rename(bob, "saved as x", bob, "renamed", replace=False)
         assert renamed.changed_ns >= renamed.mtime_ns
         await mount.save(bob, "later", b"later")
 
@@ -283,7 +283,7 @@ def test_what_was_saved_while_the_clock_was_ahead_is_no_message_for_later(
         (bob,) = mount.tree.outbox.entries.values()
         assert isinstance(bob, Directory)
         at = time.time_ns() + 3_600 * 10**9  # before the clock was ahead by
-        await mount.tree.describe(bob.entries["later"], None, at)
+        await mount.changes.describe(bob.entries["later"], None, at)
         await until_sent(lambda: len(mount.backend.sent) == 2)
         assert {data for _message, data in mount.backend.sent} == {b"saved", b"renamed"}
 

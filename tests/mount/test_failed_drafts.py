@@ -26,8 +26,8 @@ LIMIT = 1 << 20
 async def opened(mount: Mount, folder: Directory, name: str) -> File:
     """As a program opens a file to write, that is there or not."""
     there = folder.entries.get(name)
-    file = there if isinstance(there, File) else mount.tree.create(folder, name, 0o600, None)
-    mount.tree.opened(file)
+    file = there if isinstance(there, File) else mount.changes.create(folder, name, 0o600, None)
+    mount.tree.contents.opened(file)
     file.writers += 1
     file.handles += 1
     return file
@@ -36,9 +36,9 @@ async def opened(mount: Mount, folder: Directory, name: str) -> File:
 async def failed(mount: Mount, folder: Directory, name: str = "clip.mp4") -> File:
     """What cp leaves of a file that is too large."""
     file = await opened(mount, folder, name)
-    await mount.tree.write(file, 0, b"the beginning")
+    await mount.tree.contents.write(file, 0, b"the beginning")
     with refused(errno.EFBIG):
-        await mount.tree.write(file, FILE_SIZE_MAX - 1, b"..")
+        await mount.tree.contents.write(file, FILE_SIZE_MAX - 1, b"..")
     await mount.close(file)
     return file
 
@@ -59,20 +59,20 @@ async def is_told(mount: Mount, folder: Directory, file: File) -> None:
 def test_a_draft_is_held_through_everything_until_it_is_written_anew(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         tree = mount.tree
-        folder = await tree.mkdir(tree.outbox, "bob")
+        folder = await mount.changes.mkdir(tree.outbox, "bob")
         file = await failed(mount, folder)
         await is_told(mount, folder, file)
-        await tree.rename(folder, "clip.mp4", folder, "other.mp4", replace=True)
+        await mount.changes.rename(folder, "clip.mp4", folder, "other.mp4", replace=True)
         await until(lambda: "other.mp4.error" in folder.entries)
-        await tree.link(file, folder, "third.mp4")
-        await tree.rename(folder, "other.mp4", folder, "clip.mp4", replace=True)
+        await mount.changes.link(file, folder, "third.mp4")
+        await mount.changes.rename(folder, "other.mp4", folder, "clip.mp4", replace=True)
         again = await opened(mount, folder, "clip.mp4")  # what does not reach its end
-        await tree.write(again, 0, b"the")
+        await tree.contents.write(again, 0, b"the")
         await mount.close(again)
         more = await opened(mount, folder, "clip.mp4")  # as >> does
-        await tree.write(more, more.size, b"more")
+        await tree.contents.write(more, more.size, b"more")
         await mount.close(more)
-        await tree.unlink(folder, "third.mp4")
+        await mount.changes.unlink(folder, "third.mp4")
         await is_told(mount, folder, file)
 
     async def after(mount: Mount) -> None:
@@ -84,8 +84,8 @@ def test_a_draft_is_held_through_everything_until_it_is_written_anew(tmp_path: P
         assert file.failure is Failure.WRITE
         await is_told(mount, folder, file)
         await opened(mount, folder, "clip.mp4")
-        await tree.truncate(file, 0)
-        await tree.write(file, 0, b"all of it")
+        await tree.contents.truncate(file, 0)
+        await tree.contents.write(file, 0, b"all of it")
         await mount.close(file)
         await until(lambda: [data for _m, data in mount.backend.sent] == [b"all of it"])
         assert not told(folder)
@@ -101,20 +101,20 @@ def test_who_removes_all_in_a_folder_finds_the_error_files_that_were_listed(tmp_
     async def body(mount: Mount) -> None:
         tree = mount.tree
         for names in (["a.wav", "a.wav.error", "b.wav", "b.wav.error"], ["a.wav", "b.wav"]):
-            folder = await tree.mkdir(tree.outbox, "bob")
+            folder = await mount.changes.mkdir(tree.outbox, "bob")
             for name in "a.wav", "b.wav":
                 await is_told(mount, folder, await failed(mount, folder, name))
             while len(folder.entries) < 4:
                 await trio.sleep(0.05)
             for name in names:
-                await tree.unlink(folder, name)
+                await mount.changes.unlink(folder, name)
                 await trio.sleep(0.05)  # it is looked at
-            await tree.rmdir(tree.outbox, "bob")
-        folder = await tree.mkdir(tree.outbox, "bob")
+            await mount.changes.rmdir(tree.outbox, "bob")
+        folder = await mount.changes.mkdir(tree.outbox, "bob")
         await is_told(mount, folder, await failed(mount, folder, "a.wav"))
         with refused(errno.ENOTEMPTY):
-            await tree.rmdir(tree.outbox, "bob")
-        await tree.unlink(folder, "a.wav")
+            await mount.changes.rmdir(tree.outbox, "bob")
+        await mount.changes.unlink(folder, "a.wav")
         await until(lambda: not folder.entries)
 
     run(tmp_path, body)
@@ -125,16 +125,16 @@ def test_written_anew_from_its_start_is_whole(tmp_path: Path) -> None:
 
     async def body(mount: Mount) -> None:
         tree = mount.tree
-        folder = await tree.mkdir(tree.outbox, "bob")
+        folder = await mount.changes.mkdir(tree.outbox, "bob")
         file = await opened(mount, folder, "a.wav")
         with refused(errno.EFBIG):
-            await tree.write(file, FILE_SIZE_MAX, b"sound")
-        await tree.write(file, 0, b"header")
+            await tree.contents.write(file, FILE_SIZE_MAX, b"sound")
+        await tree.contents.write(file, 0, b"header")
         await mount.close(file)
         await is_told(mount, folder, file)
         await opened(mount, folder, "a.wav")
-        await tree.write(file, 0, b"hea")
-        await tree.write(file, 3, b"der, and sound")
+        await tree.contents.write(file, 0, b"hea")
+        await tree.contents.write(file, 3, b"der, and sound")
         await mount.close(file)
         await until(lambda: [data for _m, data in mount.backend.sent] == [b"header, and sound"])
 
@@ -143,16 +143,16 @@ def test_written_anew_from_its_start_is_whole(tmp_path: Path) -> None:
 
 async def _truncate(mount: Mount, file: File) -> None:
     with refused(errno.EFBIG):
-        await mount.tree.truncate(file, FILE_SIZE_MAX + 1)
+        await mount.tree.contents.truncate(file, FILE_SIZE_MAX + 1)
 
 
 async def _full(mount: Mount, file: File) -> None:
-    with refused(errno.ENOSPC), mount.tree.failing(file):
+    with refused(errno.ENOSPC), mount.tree.contents.failing(file):
         raise TreeError(errno.ENOSPC)
 
 
 async def _sick(mount: Mount, file: File) -> None:
-    with pytest.raises(CannotWrite), mount.tree.failing(file):
+    with pytest.raises(CannotWrite), mount.tree.contents.failing(file):
         raise CannotWrite("the store cannot be written")
 
 
@@ -163,14 +163,14 @@ def test_each_failure_counts_wherever_it_happens(
 ) -> None:
     async def body(mount: Mount) -> None:
         tree = mount.tree
-        folder = await tree.mkdir(tree.outbox, "bob")
+        folder = await mount.changes.mkdir(tree.outbox, "bob")
         where = folder if place == "outbox" else tree.tmp
         file = await opened(mount, where, "f")
-        await tree.write(file, 0, b"some")
+        await tree.contents.write(file, 0, b"some")
         await fails(mount, file)  # type: ignore[misc]
         await mount.close(file)
         if where is not folder:
-            await tree.rename(where, "f", folder, "f", replace=False)
+            await mount.changes.rename(where, "f", folder, "f", replace=False)
         await is_told(mount, folder, file)
 
     run(tmp_path, body)
@@ -180,7 +180,7 @@ def test_nothing_but_a_failure_is_told_at_once(tmp_path: Path) -> None:
     """Not after a minute, as of an empty file that nobody has failed to write."""
 
     async def body(mount: Mount) -> None:
-        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        folder = await mount.changes.mkdir(mount.tree.outbox, "bob")
         file = await opened(mount, folder, "f")
         await _full(mount, file)
         await mount.close(file)
@@ -192,16 +192,16 @@ def test_nothing_but_a_failure_is_told_at_once(tmp_path: Path) -> None:
 def test_a_folder_with_such_a_file_waits_for_it(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         tree = mount.tree
-        folder = await tree.mkdir(tree.outbox, "bob")
-        photos = await tree.mkdir(tree.tmp, "photos")
+        folder = await mount.changes.mkdir(tree.outbox, "bob")
+        photos = await mount.changes.mkdir(tree.tmp, "photos")
         await mount.save(photos, "one.jpg", b"one")
         file = await failed(mount, photos, "two.jpg")
-        await tree.rename(tree.tmp, "photos", folder, "photos", replace=False)
+        await mount.changes.rename(tree.tmp, "photos", folder, "photos", replace=False)
         await until(lambda: photos.parcel and photos.parcel.error)
         assert "two.jpg in it: writing it failed" in told(folder)
         await opened(mount, photos, "two.jpg")
-        await tree.truncate(file, 0)
-        await tree.write(file, 0, b"two")
+        await tree.contents.truncate(file, 0)
+        await tree.contents.write(file, 0, b"two")
         await mount.close(file)
         await until(lambda: mount.backend.sent)
 
@@ -213,14 +213,14 @@ def test_what_is_being_written_when_the_mount_ends_is_cut_off(tmp_path: Path) ->
 
     async def body(mount: Mount) -> None:
         tree = mount.tree
-        folder = await tree.mkdir(tree.outbox, "bob")
+        folder = await mount.changes.mkdir(tree.outbox, "bob")
         await mount.save(folder, "whole", b"whole")
         one = await opened(mount, folder, "one")
-        await tree.write(one, 0, b"half")
-        await tree.save_all([one])
+        await tree.contents.write(one, 0, b"half")
+        await tree.contents.save_all([one])
         two = await opened(mount, folder, "two")
-        await tree.write(two, 0, b"half")
-        await tree.save(two, whole=False)  # fsync
+        await tree.contents.write(two, 0, b"half")
+        await tree.contents.save(two, whole=False)  # fsync
 
     async def after(mount: Mount) -> None:
         folder = mount.tree.outbox.entries["bob"]

@@ -40,14 +40,14 @@ def errors(folder: Directory) -> set[str]:
 async def moved_in(mount: Mount, folder: Directory, name: str, data: bytes = b"content") -> File:
     """As mv does it."""
     file = await mount.save(mount.tree.tmp, name, data)
-    await mount.tree.rename(mount.tree.tmp, name, folder, name, replace=True)
+    await mount.changes.rename(mount.tree.tmp, name, folder, name, replace=True)
     return file
 
 
 @pytest.mark.parametrize("name", ["backup.bak", "letter~", "a.orig", "a.save", "a.rej", "b.~3~"])
 def test_a_backup_of_nothing_is_a_document(tmp_path: Path, name: str) -> None:
     async def body(mount: Mount) -> None:
-        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        folder = await mount.changes.mkdir(mount.tree.outbox, "bob")
         await moved_in(mount, folder, name)
         await until(lambda: mount.backend.sent)
 
@@ -57,7 +57,7 @@ def test_a_backup_of_nothing_is_a_document(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["2026", "12345", "4913"])
 def test_a_number_with_content_is_a_document(tmp_path: Path, name: str) -> None:
     async def body(mount: Mount) -> None:
-        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        folder = await mount.changes.mkdir(mount.tree.outbox, "bob")
         await moved_in(mount, folder, name)
         await until(lambda: mount.backend.sent)
 
@@ -83,7 +83,7 @@ def test_what_is_held_by_its_name_is_told_and_stays_and_goes_when_renamed(
     tmp_path: Path, name: str
 ) -> None:
     async def body(mount: Mount) -> None:
-        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        folder = await mount.changes.mkdir(mount.tree.outbox, "bob")
         file = await moved_in(mount, folder, name)
         await until(lambda: file.hold)
         assert not errors(folder)
@@ -95,12 +95,12 @@ def test_what_is_held_by_its_name_is_told_and_stays_and_goes_when_renamed(
         assert "rename it to send it, or rm it" in text.render().decode()
         assert f"bob/{name}: " in mount.view.status.render().decode()
         pass_time(mount, DAYS)
-        await mount.tree.unlink(folder, f"{name}.error")  # it is not told twice
+        await mount.changes.unlink(folder, f"{name}.error")  # it is not told twice
         pass_time(mount, DAYS)
         await until(lambda: not errors(folder))
         assert folder.entries[name] is file
         assert mount.read(file) == b"content"
-        await mount.tree.rename(folder, name, folder, "document", replace=True)
+        await mount.changes.rename(folder, name, folder, "document", replace=True)
         await until(lambda: mount.backend.sent)
         assert f"bob/{name}: " not in mount.view.status.render().decode()
 
@@ -112,20 +112,20 @@ def test_what_goes_on_is_not_told(tmp_path: Path) -> None:
 
     async def body(mount: Mount) -> None:
         tree = mount.tree
-        folder = await tree.mkdir(tree.outbox, "bob")
+        folder = await mount.changes.mkdir(tree.outbox, "bob")
         file = await moved_in(mount, folder, "video.part")
         pass_time(mount)
         await until(lambda: errors(folder))
         file.writers += 1
         file.handles += 1
-        await tree.write(file, 0, b"more")
+        await tree.contents.write(file, 0, b"more")
         await until(lambda: not errors(folder))
         pass_time(mount)
         await until(lambda: "video.part" in mount.view.status.render().decode())
         assert not errors(folder)
         await mount.close(file)
         await until(lambda: errors(folder))
-        await tree.unlink(folder, "video.part")
+        await mount.changes.unlink(folder, "video.part")
         await until(lambda: not folder.entries)
 
     run(tmp_path, body)
@@ -134,17 +134,17 @@ def test_what_goes_on_is_not_told(tmp_path: Path) -> None:
 def test_an_empty_file_and_a_link_are_told(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         tree = mount.tree
-        folder = await tree.mkdir(tree.outbox, "bob")
+        folder = await mount.changes.mkdir(tree.outbox, "bob")
         await mount.save(folder, "empty", b"")
-        await tree.symlink(folder, "link", "empty", None)
-        await tree.symlink(folder, ".#empty", "me@host.1", None)
-        top = await tree.mkdir(tree.tmp, "photos")
-        await tree.rename(tree.tmp, "photos", folder, "photos", replace=False)
+        await mount.changes.symlink(folder, "link", "empty", None)
+        await mount.changes.symlink(folder, ".#empty", "me@host.1", None)
+        top = await mount.changes.mkdir(tree.tmp, "photos")
+        await mount.changes.rename(tree.tmp, "photos", folder, "photos", replace=False)
         pass_time(mount)
         await until(lambda: errors(folder) == {"empty.error", "link.error", "photos.error"})
         status = mount.view.status.render().decode()
         assert all(f"bob/{name}: " in status for name in ("empty", "link", "photos"))
-        await tree.unlink(folder, "link.error")
+        await mount.changes.unlink(folder, "link.error")
         await mount.save(top, "one", b"one")
         await until(lambda: mount.backend.sent)
         assert "link.error" not in folder.entries
@@ -157,13 +157,13 @@ def test_a_backup_is_held_beside_its_file_and_when_that_has_gone(tmp_path: Path)
 
     async def body(mount: Mount) -> None:
         tree = mount.tree
-        folder = await tree.mkdir(tree.outbox, "bob")
+        folder = await mount.changes.mkdir(tree.outbox, "bob")
         await mount.save(tree.tmp, "letter", b"old")
         node = tree.tmp.entries["letter"]
-        await tree.describe(node, None, 4_000_000_000 * 10**9)
-        await tree.rename(tree.tmp, "letter", folder, "letter", replace=True)
-        await tree.rename(folder, "letter", folder, "letter~", replace=True)
-        await tree.describe(node, None, 1)
+        await mount.changes.describe(node, None, 4_000_000_000 * 10**9)
+        await mount.changes.rename(tree.tmp, "letter", folder, "letter", replace=True)
+        await mount.changes.rename(folder, "letter", folder, "letter~", replace=True)
+        await mount.changes.describe(node, None, 1)
         await mount.save(folder, "letter", b"new")
         await until(lambda: [data for _m, data in mount.backend.sent] == [b"new"])
         drafts = folder.alias or folder
@@ -178,7 +178,7 @@ def test_a_backup_is_held_beside_its_file_and_when_that_has_gone(tmp_path: Path)
         await until(lambda: errors(drafts) == {"letter~.error"})
         assert mount.read(drafts.entries["letter~"]) == b"old"
         assert not mount.backend.sent
-        await mount.tree.rename(drafts, "letter~", drafts, "old letter", replace=True)
+        await mount.changes.rename(drafts, "letter~", drafts, "old letter", replace=True)
         await until(lambda: [data for _m, data in mount.backend.sent] == [b"old"])
 
     run(tmp_path, body)
@@ -187,7 +187,7 @@ def test_a_backup_is_held_beside_its_file_and_when_that_has_gone(tmp_path: Path)
 
 def test_what_file_managers_leave_is_neither_sent_nor_told(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
-        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        folder = await mount.changes.mkdir(mount.tree.outbox, "bob")
         names = [".DS_Store", "._photo.jpg", ".directory", "Thumbs.db", "desktop.ini"]
         files = [await moved_in(mount, folder, name) for name in names]
         pass_time(mount)
@@ -203,10 +203,10 @@ def test_what_file_managers_leave_is_neither_sent_nor_told(tmp_path: Path) -> No
 def test_nothing_of_a_day_before_is_removed(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         tree = mount.tree
-        folder = await tree.mkdir(tree.outbox, "bob")
+        folder = await mount.changes.mkdir(tree.outbox, "bob")
         await mount.save(folder, ".letter.swp", b"old")
         await mount.save(folder, "4913", b"")
-        link = await tree.symlink(folder, ".#letter", "alice@host.1", None)
+        link = await mount.changes.symlink(folder, ".#letter", "alice@host.1", None)
         assert isinstance(link, Link)
         link.changed_ns = time.time_ns() - DAYS * 10**9
         pass_time(mount, DAYS)

@@ -51,7 +51,7 @@ def test_quarantine_is_there_while_it_has_something(tmp_path: Path) -> None:
         for name in ("00000003.envelope", "1.envelope", "metadata.toml", "00000001"):
             assert name not in folder.entries
         for name in list(folder.entries):
-            await tree.unlink(folder, name)
+            await mount.changes.unlink(folder, name)
         assert "quarantine" not in tree.root.entries
 
     async def again(mount: Mount) -> None:
@@ -65,8 +65,8 @@ def test_tmp_is_empty_after_the_end(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         tree, store = mount.tree, mount.backend.store
         await mount.save(tree.tmp, "f", b"gone")
-        await mount.save(await tree.mkdir(tree.tmp, "folder"), "g", bytes(100_000))
-        await tree.symlink(tree.tmp, "link", "f", None)
+        await mount.save(await mount.changes.mkdir(tree.tmp, "folder"), "g", bytes(100_000))
+        await mount.changes.symlink(tree.tmp, "link", "f", None)
         await mount.save(tree.ui_info, "kept", b"kept")
         await store.commit(empty_tmp(tree))
         with store.read() as reader:
@@ -78,7 +78,7 @@ def test_tmp_is_empty_after_the_end(tmp_path: Path) -> None:
 
 def test_what_a_draft_waits_for_is_an_attribute(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
-        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        folder = await mount.changes.mkdir(mount.tree.outbox, "bob")
         file = await mount.save(folder, "hi", b"hello")
         just = {"user.cbfs.state": "it was just changed"}
         await until(lambda: xattrs(file, mount.backend) == just)
@@ -88,7 +88,7 @@ def test_what_a_draft_waits_for_is_an_attribute(tmp_path: Path) -> None:
 
 def test_progress_of_what_is_sent(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
-        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        folder = await mount.changes.mkdir(mount.tree.outbox, "bob")
         await mount.save(folder, "big.bin", bytes(100_000))
         await until(lambda: mount.backend.sent)
         ((message, _data),) = mount.backend.sent

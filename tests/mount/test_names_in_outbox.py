@@ -25,8 +25,8 @@ long_names = names.map(lambda text: text * 255)
 async def save_held(mount: Mount, folder: Directory, name: str, data: bytes) -> None:
     """Held by its date."""
     draft = await mount.save(mount.tree.tmp, name, data)
-    await mount.tree.describe(draft, None, LATER)
-    await mount.tree.rename(mount.tree.tmp, name, folder, name, replace=False)
+    await mount.changes.describe(draft, None, LATER)
+    await mount.changes.rename(mount.tree.tmp, name, folder, name, replace=False)
 
 
 @given(names | long_names, st.sets(st.integers(2, 6)))
@@ -48,7 +48,7 @@ def test_an_error_file_takes_no_place_of_the_users(tmp_path: Path) -> None:
 
     async def body(mount: Mount) -> None:
         tree = mount.tree
-        folder = await tree.mkdir(tree.outbox, NOBODY)
+        folder = await mount.changes.mkdir(tree.outbox, NOBODY)
         names = ["x" * 255, "x" * 254 + "y", "é" * 127, "f"]
         await mount.save(folder, "f.error", b"the user's own")
         drafts = [await mount.save(folder, name, b"draft") for name in names]
@@ -58,11 +58,11 @@ def test_an_error_file_takes_no_place_of_the_users(tmp_path: Path) -> None:
         assert all(len(name.encode()) <= 255 and name.endswith(".error") for name in told)
         assert isinstance(folder.entries["f.error"], File)
         for name in told:
-            await tree.unlink(folder, name)
+            await mount.changes.unlink(folder, name)
         assert set(folder.entries) == {*names, "f.error"}
-        await tree.rename(folder, "f", folder, "g", replace=True)
+        await mount.changes.rename(folder, "f", folder, "g", replace=True)
         await until(lambda: "g.error" in folder.entries)
-        await tree.unlink(folder, "g")
+        await mount.changes.unlink(folder, "g")
         await until(lambda: "g.error" not in folder.entries)
 
     run(tmp_path, body)
@@ -72,12 +72,12 @@ def test_a_folders_error_file_fits_too(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         tree = mount.tree
         name = f"{NOBODY} {'x' * 248}"
-        folder = await tree.mkdir(tree.outbox, name)
+        folder = await mount.changes.mkdir(tree.outbox, name)
         await mount.save(folder, "f", b"draft")
         await until(lambda: len(tree.outbox.entries) == 2)
         (told,) = [name for name, node in tree.outbox.entries.items() if isinstance(node, Text)]
         assert len(told.encode()) <= 255
-        await tree.rename(tree.outbox, name, tree.outbox, "bob", replace=True)
+        await mount.changes.rename(tree.outbox, name, tree.outbox, "bob", replace=True)
         await until(lambda: mount.backend.sent and told not in tree.outbox.entries)
 
     run(tmp_path, body)
@@ -98,7 +98,7 @@ def test_the_error_file_of_a_255_byte_name_can_be_removed() -> None:
 def test_the_users_name_leads_to_a_conversation_that_is_renamed(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         tree = mount.tree
-        folder = await tree.mkdir(tree.outbox, "bob")
+        folder = await mount.changes.mkdir(tree.outbox, "bob")
         await mount.save(folder, "hi", b"hello")
         await until(lambda: isinstance(tree.outbox.entries["bob"], Link))
         (old,) = mount.backend.conversations()
@@ -120,7 +120,7 @@ def test_what_is_moved_together_keeps_both(tmp_path: Path) -> None:
         message = await mount.backend.arrive("bob", b"hello", "")
         _folder, drafts = tree.folders(message.conversation)
         await save_held(mount, drafts, "plan", b"first")
-        folder = await tree.mkdir(tree.outbox, "bob")
+        folder = await mount.changes.mkdir(tree.outbox, "bob")
         await save_held(mount, folder, "plan", b"second")
         await mount.save(folder, "hi", b"hello")
         await until(lambda: folder.alias is drafts)
@@ -144,7 +144,7 @@ def test_a_folder_of_the_users_makes_room_for_a_conversation(tmp_path: Path) -> 
         tree = mount.tree
         sent = await mount.backend.arrive("carol", b"hello", "")
         name = tree.conversation(sent.conversation).folder.replace("carol", "bob")
-        folder = await tree.mkdir(tree.outbox, name)
+        folder = await mount.changes.mkdir(tree.outbox, name)
         await save_held(mount, folder, "draft", b"draft")
         await mount.backend.arrive("bob", b"hello", "")
         kept = [n for n, node in tree.outbox.entries.items() if node is folder]

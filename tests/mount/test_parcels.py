@@ -28,22 +28,24 @@ async def fill(mount: Mount, top: Directory, files: dict[str, bytes] = FILES) ->
         here = top
         for folder in folders:
             there = here.entries.get(folder)
-            here = there if isinstance(there, Directory) else await mount.tree.mkdir(here, folder)
+            here = (
+                there if isinstance(there, Directory) else await mount.changes.mkdir(here, folder)
+            )
         await mount.save(here, name, data)
 
 
 async def made(mount: Mount, name: str = "photos") -> Directory:
-    top = await mount.tree.mkdir(mount.tree.tmp, name)
+    top = await mount.changes.mkdir(mount.tree.tmp, name)
     await fill(mount, top)
     return top
 
 
 async def outbox(mount: Mount, name: str = "bob") -> Directory:
-    return await mount.tree.mkdir(mount.tree.outbox, name)
+    return await mount.changes.mkdir(mount.tree.outbox, name)
 
 
 async def move(mount: Mount, top: str, place: Directory) -> None:
-    await mount.tree.rename(mount.tree.tmp, top, place, top, replace=False)
+    await mount.changes.rename(mount.tree.tmp, top, place, top, replace=False)
 
 
 def contents(mount: Mount, folder: Directory, above: str = "") -> dict[str, bytes]:
@@ -107,7 +109,7 @@ def test_nothing_is_made_in_the_outbox_but_moved(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         bob = await outbox(mount)
         with refused(errno.EPERM):
-            await mount.tree.mkdir(bob, "photos")
+            await mount.changes.mkdir(bob, "photos")
         assert not mount.backend.sent
 
     run(tmp_path, body)
@@ -124,7 +126,7 @@ def test_it_waits_for_who_writes_in_it(tmp_path: Path) -> None:
         assert top.parcel is not None
         await until(lambda: top.parcel and "is open for writing" in top.parcel.hold)
         assert xattrs(top, mount.backend)["user.cbfs.state"].startswith("one.txt in it")
-        await mount.tree.write(file, 0, b"FIRST")
+        await mount.tree.contents.write(file, 0, b"FIRST")
         await mount.close(file)
         await until(lambda: mount.backend.sent)
         assert contents(mount, shown(mount)) == FILES | {"one.txt": b"FIRST"}
@@ -148,19 +150,19 @@ def test_it_is_taken_back_by_any_change_while_it_is_being_sent(tmp_path: Path) -
 
         async def change(number: int) -> None:
             if number == 0:
-                await tree.write(one, 0, b"other")
-                await tree.save(one)
+                await tree.contents.write(one, 0, b"other")
+                await tree.contents.save(one)
             elif number == 1:
-                await tree.unlink(deep, "empty")
+                await mount.changes.unlink(deep, "empty")
             elif number == 2:
-                await tree.ready(top)
+                await mount.changes.ready(top)
                 await mount.save(top, "more", b"more")
             elif number == 3:
-                await tree.mkdir(deep, "deeper")
+                await mount.changes.mkdir(deep, "deeper")
             elif number == 4:
-                await tree.rename(top, "z", deep, "zz", replace=False)
+                await mount.changes.rename(top, "z", deep, "zz", replace=False)
             else:
-                await tree.rename(bob, "photos", tree.tmp, "back", replace=False)
+                await mount.changes.rename(bob, "photos", tree.tmp, "back", replace=False)
 
         for number in range(6):
             await until(lambda: top.parcel and top.parcel.sending)
@@ -191,19 +193,19 @@ def test_a_sent_folder_cannot_change_while_it_is_still_there(tmp_path: Path) -> 
         one = top.entries["one.txt"]
         assert isinstance(one, File)
         with refused(errno.EACCES):
-            await tree.write(one, 0, b"x")
+            await tree.contents.write(one, 0, b"x")
         with refused(errno.EACCES):
-            await tree.truncate(one, 0)
+            await tree.contents.truncate(one, 0)
         with refused(errno.EACCES):
-            await tree.unlink(top, "one.txt")
+            await mount.changes.unlink(top, "one.txt")
         with refused(errno.EACCES):
-            tree.create(top, "new", 0o600, None)
+            mount.changes.create(top, "new", 0o600, None)
         with refused(errno.EACCES):
-            await tree.mkdir(top, "new")
+            await mount.changes.mkdir(top, "new")
         with refused(errno.EACCES):
-            await tree.rename(place, "photos", tree.tmp, "photos", replace=False)
+            await mount.changes.rename(place, "photos", tree.tmp, "photos", replace=False)
         with refused(errno.EACCES):
-            await tree.rename(top, "one.txt", tree.tmp, "one", replace=False)
+            await mount.changes.rename(top, "one.txt", tree.tmp, "one", replace=False)
         assert mount.read(one) == b"first"
 
     run(tmp_path, body)
@@ -221,7 +223,7 @@ def test_a_reader_keeps_what_it_has_open(tmp_path: Path) -> None:
         assert mount.read(one) == b"first"
         await until(lambda: len(rest(mount)[1]) == 2)
         one.handles -= 1
-        await mount.tree.released(one)
+        await mount.tree.contents.released(one)
         assert len(rest(mount)[1]) == 1
 
     run(tmp_path, body)
@@ -232,8 +234,8 @@ def test_a_file_with_a_name_elsewhere_stays_there(tmp_path: Path) -> None:
         tree = mount.tree
         top = await made(mount)
         one = top.entries["one.txt"]
-        await tree.link(one, tree.tmp, "kept")
-        await tree.link(one, top, "again")
+        await mount.changes.link(one, tree.tmp, "kept")
+        await mount.changes.link(one, top, "again")
         await move(mount, "photos", await outbox(mount))
         await until(lambda: mount.backend.sent)
         assert contents(mount, shown(mount)) == FILES | {"again": b"first"}
@@ -249,15 +251,15 @@ def test_what_cannot_be_sent_is_told_beside_it(tmp_path: Path) -> None:
         tree = mount.tree
         top = await made(mount)
         bob = await outbox(mount)
-        await tree.symlink(top, "link", "one.txt", None)
+        await mount.changes.symlink(top, "link", "one.txt", None)
         await move(mount, "photos", bob)
         await until(lambda: "photos.error" in bob.entries)
         assert b"link is a link" in mount.read(bob.entries["photos.error"])
         assert "link is a link" in xattrs(top, mount.backend)["user.cbfs.error"]
-        await tree.unlink(top, "link")
+        await mount.changes.unlink(top, "link")
         await until(lambda: mount.backend.sent)
         assert "photos.error" not in (bob.alias or bob).entries
-        empty = await tree.mkdir(tree.tmp, "empty")
+        empty = await mount.changes.mkdir(tree.tmp, "empty")
         await move(mount, "empty", bob.alias or bob)
         await until(lambda: empty.parcel and empty.parcel.hold)
         assert empty.parcel is not None
@@ -272,8 +274,8 @@ def test_what_is_made_empty_is_told_of_only_when_it_rests(tmp_path: Path) -> Non
 
     async def body(mount: Mount) -> None:
         bob = await outbox(mount)
-        probe = mount.tree.create(bob, "4913", 0o600, None)
-        mount.tree.closed(probe)
+        probe = mount.changes.create(bob, "4913", 0o600, None)
+        mount.tree.contents.closed(probe)
         await until(lambda: probe.hold)
         assert probe.hold == "it is empty"
         assert "4913.error" not in bob.entries
@@ -285,15 +287,15 @@ def test_too_much_is_told(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         tree = mount.tree
         bob = await outbox(mount)
-        top = await tree.mkdir(tree.tmp, "many")
+        top = await mount.changes.mkdir(tree.tmp, "many")
         for number in range(FOLDER_ENTRIES_MAX + 1):
-            tree.create(top, f"{number}", 0o600, None)
+            mount.changes.create(top, f"{number}", 0o600, None)
         await move(mount, "many", bob)
         await until(lambda: "many.error" in bob.entries)
         assert b"too much" in mount.read(bob.entries["many.error"])
-        deep = here = await tree.mkdir(tree.tmp, "deep")
+        deep = here = await mount.changes.mkdir(tree.tmp, "deep")
         for _ in range(300):
-            here = await tree.mkdir(here, "d")
+            here = await mount.changes.mkdir(here, "d")
         await mount.save(here, "f", b"x")
         await move(mount, "deep", bob)
         await until(lambda: "deep.error" in bob.entries)
@@ -334,7 +336,7 @@ def test_what_goes_with_the_first_message_of_a_folder_is_kept(tmp_path: Path) ->
 
     async def body(mount: Mount) -> None:
         later = await made(mount, "later")
-        await mount.tree.describe(later, None, 2**62)
+        await mount.changes.describe(later, None, 2**62)
         bob = await outbox(mount)
         await move(mount, "later", bob)
         await mount.save(bob, "hello.txt", b"hello")

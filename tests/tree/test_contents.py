@@ -38,22 +38,22 @@ def test_a_file_holds_what_was_written(
 
     async def write(mount: Mount) -> None:
         tree = mount.tree
-        file = tree.create(tree.ui_info, "f", 0o600, None)
+        file = mount.changes.create(tree.ui_info, "f", 0o600, None)
         for step, number, data in script:
             if step == "write":
-                await tree.write(file, number, data)
+                await tree.contents.write(file, number, data)
                 model.extend(bytes(max(0, number - len(model))))
                 model[number : number + len(data)] = data
             elif step == "truncate":
-                await tree.truncate(file, number)
+                await tree.contents.truncate(file, number)
                 del model[number:]
                 model.extend(bytes(number - len(model)))
             else:
-                await tree.save(file)
+                await tree.contents.save(file)
                 if step == "close":
-                    tree.closed(file)
+                    tree.contents.closed(file)
             assert mount.read(file) == model
-        await tree.save(file)
+        await tree.contents.save(file)
 
     async def read(mount: Mount) -> None:
         assert mount.read(mount.tree.lookup(mount.tree.ui_info, "f")) == model
@@ -73,19 +73,19 @@ def test_a_large_file_is_never_in_memory_whole(tmp_path: Path) -> None:
     size = 5 * file_contents.MEMORY_MAX
 
     async def write(mount: Mount) -> None:
-        file = mount.tree.create(mount.tree.ui_info, "f", 0o600, None)
+        file = mount.changes.create(mount.tree.ui_info, "f", 0o600, None)
         for offset in range(0, size, BLOCK):
-            await mount.tree.write(file, offset, offset.to_bytes(8, "big") * (BLOCK // 8))
+            await mount.tree.contents.write(file, offset, offset.to_bytes(8, "big") * (BLOCK // 8))
             assert file.draft is not None
             assert file.draft.held <= 2 * file_contents.MEMORY_MAX + BLOCK
-        await mount.tree.save(file)
+        await mount.tree.contents.save(file)
         assert file.draft is None
 
     async def read(mount: Mount) -> None:
         node = mount.tree.lookup(mount.tree.ui_info, "f")
         assert node.size == size
         for offset in range(0, size, BLOCK):
-            assert mount.tree.read(node, offset, 8) == offset.to_bytes(8, "big")
+            assert mount.tree.contents.read(node, offset, 8) == offset.to_bytes(8, "big")
 
     run(tmp_path, write)
     run(tmp_path, read)
@@ -94,8 +94,8 @@ def test_a_large_file_is_never_in_memory_whole(tmp_path: Path) -> None:
 def test_what_was_spilled_and_never_saved_is_gone_after_a_crash(tmp_path: Path) -> None:
     async def write(mount: Mount) -> None:
         file = await mount.save(mount.tree.ui_info, "f", b"old content")
-        await mount.tree.truncate(file, 0)
-        await mount.tree.write(file, 0, bytes(2 * file_contents.MEMORY_MAX + BLOCK))
+        await mount.tree.contents.truncate(file, 0)
+        await mount.tree.contents.write(file, 0, bytes(2 * file_contents.MEMORY_MAX + BLOCK))
         assert file.draft is not None
         assert file.draft.spilled
 
@@ -132,14 +132,14 @@ def test_what_could_not_be_stored_is_still_there(tmp_path: Path, spilled: bool) 
     async def write(mount: Mount) -> None:
         tree = mount.tree
         file = await mount.save(tree.ui_info, "f", b"old content")
-        await tree.truncate(file, 0)
-        await tree.write(file, 0, head)
+        await tree.contents.truncate(file, 0)
+        await tree.contents.write(file, 0, head)
         fail_commits(mount, 1)
         with pytest.raises(StoreError):
-            await tree.save(file)
+            await tree.contents.save(file)
         assert mount.read(file) == head
-        await tree.write(file, len(head), b"more")
-        await tree.save(file)
+        await tree.contents.write(file, len(head), b"more")
+        await tree.contents.save(file)
 
     async def read(mount: Mount) -> None:
         assert mount.read(mount.tree.lookup(mount.tree.ui_info, "f")) == head + b"more"
@@ -153,25 +153,25 @@ def test_a_change_while_it_is_stored_is_not_lost(tmp_path: Path, fails: int) -> 
     async def write(mount: Mount) -> None:
         tree = mount.tree
         file = await mount.save(tree.ui_info, "f", b"0123456789")
-        await tree.write(file, 2, b"XX")
+        await tree.contents.write(file, 2, b"XX")
         gate = trio.Event()
         fail_commits(mount, fails, gate)
 
         async def store() -> None:
             try:
-                await tree.save(file)
+                await tree.contents.save(file)
             except StoreError:
                 assert fails
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(store)
             await until(lambda: file.storing)
-            await tree.truncate(file, 6)
-            await tree.write(file, 8, b"YY")
+            await tree.contents.truncate(file, 6)
+            await tree.contents.write(file, 8, b"YY")
             assert mount.read(file) == b"01XX45\0\0YY"
             gate.set()
         assert mount.read(file) == b"01XX45\0\0YY"
-        await tree.save(file)
+        await tree.contents.save(file)
 
     async def read(mount: Mount) -> None:
         assert mount.read(mount.tree.lookup(mount.tree.ui_info, "f")) == b"01XX45\0\0YY"
@@ -209,27 +209,29 @@ def test_a_change_of_the_record_while_the_content_is_stored_keeps_the_content(
         folder = tree.ui_info
         file = await mount.save(folder, "f", b"old content")
         await mount.save(folder, "other", b"other")
-        await tree.link(file, folder, "g")
-        await tree.truncate(file, 0)
-        await tree.write(file, 0, data)
+        await mount.changes.link(file, folder, "g")
+        await tree.contents.truncate(file, 0)
+        await tree.contents.write(file, 0, data)
         await until(lambda: not file.lock.locked())
         gate = trio.Event()
         async with trio.open_nursery() as nursery:
             there = tell_late(mount, gate)
-            nursery.start_soon(tree.save, file)
+            nursery.start_soon(tree.contents.save, file)
             await there.wait()
             if how == "mode":
-                await tree.describe(file, 0o640, None)
+                await mount.changes.describe(file, 0o640, None)
             elif how == "time":
-                await tree.describe(file, None, 10**18)
+                await mount.changes.describe(file, None, 10**18)
             elif how == "unlink one":
-                await tree.unlink(folder, "g")
+                await mount.changes.unlink(folder, "g")
             else:  # these wait for it
                 if how == "link":
-                    nursery.start_soon(tree.link, file, folder, "h")
+                    nursery.start_soon(mount.changes.link, file, folder, "h")
                 else:
                     new = "other" if how == "over" else "h"
-                    nursery.start_soon(partial(tree.rename, folder, "g", folder, new, replace=True))
+                    nursery.start_soon(
+                        partial(mount.changes.rename, folder, "g", folder, new, replace=True)
+                    )
                 await trio.testing.wait_all_tasks_blocked()
             gate.set()
 
@@ -249,16 +251,16 @@ def test_what_is_written_over_a_sent_file_does_not_take_the_message_along(
 
     async def write(mount: Mount) -> None:
         tree = mount.tree
-        file = await mount.save(await tree.mkdir(tree.outbox, "bob"), "f", b"hello")
+        file = await mount.save(await mount.changes.mkdir(tree.outbox, "bob"), "f", b"hello")
         await until(lambda: mount.backend.sent)
         file.handles += 1
         file.writers += 1
-        await tree.write(file, 0, b"HE")
+        await tree.contents.write(file, 0, b"HE")
         ((folder, name),) = file.names
         if how == "mode":
-            await tree.describe(file, 0o640, None)
+            await mount.changes.describe(file, 0o640, None)
         else:
-            await tree.unlink(folder, name)
+            await mount.changes.unlink(folder, name)
 
     async def read(mount: Mount) -> None:
         (conversation,) = mount.backend.conversations()
@@ -279,21 +281,21 @@ def test_a_change_while_it_is_spilled_is_not_lost(tmp_path: Path) -> None:
 
     async def write(mount: Mount) -> None:
         tree = mount.tree
-        file = tree.create(tree.ui_info, "f", 0o600, None)
+        file = mount.changes.create(tree.ui_info, "f", 0o600, None)
         gate = trio.Event()
         fail_commits(mount, 0, gate)
-        await tree.write(file, 0, head)
+        await tree.contents.write(file, 0, head)
         await until(file.lock.locked)  # it is being spilled
-        await tree.write(file, 5, b"XX")
-        await tree.truncate(file, 3 * BLOCK)
-        await tree.write(file, 4 * BLOCK, b"YY")
+        await tree.contents.write(file, 5, b"XX")
+        await tree.contents.truncate(file, 3 * BLOCK)
+        await tree.contents.write(file, 4 * BLOCK, b"YY")
         assert mount.read(file) == expected
         gate.set()
         await until(lambda: not file.lock.locked())
         assert file.draft is not None
         assert file.draft.spilled == {1, 2}
         assert mount.read(file) == expected
-        await tree.save(file)
+        await tree.contents.save(file)
 
     async def read(mount: Mount) -> None:
         assert mount.read(mount.tree.lookup(mount.tree.ui_info, "f")) == expected
@@ -307,18 +309,18 @@ def test_who_writes_on_is_told_that_the_disk_is_full(tmp_path: Path) -> None:
 
     async def body(mount: Mount) -> None:
         tree = mount.tree
-        file = tree.create(tree.ui_info, "f", 0o600, None)
+        file = mount.changes.create(tree.ui_info, "f", 0o600, None)
         fail_commits(mount, 1 << 20)
         written = 0
         with pytest.raises(StoreError):
             while written <= 3 * file_contents.MEMORY_MAX:
-                await tree.write(file, written, part)
+                await tree.contents.write(file, written, part)
                 written += len(part)
         assert written <= 2 * file_contents.MEMORY_MAX + BLOCK
         fail_commits(mount, 0)
         data = mount.read(file)
         assert data == part * (len(data) // BLOCK)
-        await tree.save(file)
+        await tree.contents.save(file)
         assert mount.read(file) == data
 
     run(tmp_path, body)
@@ -326,12 +328,12 @@ def test_who_writes_on_is_told_that_the_disk_is_full(tmp_path: Path) -> None:
 
 def test_a_hole_is_zeros_and_is_sent_as_such(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
-        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
-        file: File = mount.tree.create(folder, "hole", 0o600, None)
+        folder = await mount.changes.mkdir(mount.tree.outbox, "bob")
+        file: File = mount.changes.create(folder, "hole", 0o600, None)
         file.writers += 1
         file.handles += 1
-        await mount.tree.truncate(file, 3 * BLOCK)
-        await mount.tree.write(file, 3 * BLOCK + 5, b"end")
+        await mount.tree.contents.truncate(file, 3 * BLOCK)
+        await mount.tree.contents.write(file, 3 * BLOCK + 5, b"end")
         await mount.close(file)
         await until(lambda: mount.backend.sent)
         ((message, data),) = mount.backend.sent
@@ -348,9 +350,9 @@ def test_nothing_is_left_of_an_unlinked_file_when_it_is_closed(tmp_path: Path) -
         file = await mount.save(tree.tmp, "f", bytes(file_contents.MEMORY_MAX + BLOCK))
         file.handles += 1
         file.writers += 1
-        await tree.unlink(tree.tmp, "f")
+        await mount.changes.unlink(tree.tmp, "f")
         # the spill is to begin
-        await tree.write(file, 0, b"x" * (file_contents.MEMORY_MAX + BLOCK))
+        await tree.contents.write(file, 0, b"x" * (file_contents.MEMORY_MAX + BLOCK))
         assert mount.read(file)[:1] == b"x"
         await mount.close(file)
         with mount.backend.store.read() as reader:

@@ -53,7 +53,7 @@ def test_the_users_name_leads_into_the_folder_all_the_time(tmp_path: Path) -> No
     async def body(mount: Mount) -> None:
         tree, slow = mount.tree, Slow()
         mount.view.watchers.revealer = slow
-        folder = await tree.mkdir(tree.outbox, "bob")
+        folder = await mount.changes.mkdir(tree.outbox, "bob")
         await mount.save(folder, "first", b"first")
         await until(lambda: folder.alias is not None)
         assert tree.outbox.entries["bob"] is folder
@@ -74,12 +74,12 @@ def test_the_grace_begins_anew_when_a_lock_goes(tmp_path: Path) -> None:
     """LibreOffice removes its lock, saves, and makes it again."""
 
     async def body(mount: Mount) -> None:
-        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        folder = await mount.changes.mkdir(mount.tree.outbox, "bob")
         letter = await mount.save(folder, "letter.odt", b"first")
         other = await mount.save(folder, "other.odt", b"other")
         lock = await mount.save(folder, ".~lock.letter.odt#", b"me")
         letter.changed = other.changed = lock.changed = 0.0
-        await mount.tree.unlink(folder, ".~lock.letter.odt#")
+        await mount.changes.unlink(folder, ".~lock.letter.odt#")
         assert letter.changed > 0
         assert other.changed == 0
 
@@ -92,7 +92,7 @@ def test_a_name_that_was_nobodys_is_asked_for_again(
     """When something new is saved for it, some time later: not by itself, and not at once."""
 
     async def body(mount: Mount) -> None:
-        folder = await mount.tree.mkdir(mount.tree.outbox, "nobody")
+        folder = await mount.changes.mkdir(mount.tree.outbox, "nobody")
         first = await mount.save(folder, "first", b"first")
         await until(lambda: bool(first.error))
         monkeypatch.setattr(fake_backend, "NOBODY", "still-nobody")  # it is somebody's now
@@ -112,7 +112,7 @@ def test_what_is_saved_while_a_conversation_begins_outlives_a_restart(tmp_path: 
     names = {"before.tmp", "meanwhile.tmp", "after.tmp"}
 
     async def begin(mount: Mount) -> None:
-        folder, send = await mount.tree.mkdir(mount.tree.outbox, "bob"), mount.backend.send
+        folder, send = await mount.changes.mkdir(mount.tree.outbox, "bob"), mount.backend.send
         await mount.save(folder, "before.tmp", b"before.tmp")
 
         async def slow(outgoing: Outgoing) -> Message:
@@ -144,7 +144,7 @@ def test_what_is_finished_while_the_folder_is_busy_leaves_in_the_order_of_finish
     order = (4, 1, 9, 0, 7, 2, 8, 3, 6, 5)
 
     async def body(mount: Mount) -> None:
-        folder, send = await mount.tree.mkdir(mount.tree.outbox, "bob"), mount.backend.send
+        folder, send = await mount.changes.mkdir(mount.tree.outbox, "bob"), mount.backend.send
         await mount.save(folder, "first", b"first")
         await until(lambda: folder.alias is not None)
         drafts, gate, begun = folder.alias, trio.Event(), trio.Event()
@@ -158,12 +158,12 @@ def test_what_is_finished_while_the_folder_is_busy_leaves_in_the_order_of_finish
         mount.backend.send = slow  # type: ignore[method-assign]
         await mount.save(drafts, "second", b"second")
         await begun.wait()
-        files = [mount.tree.create(drafts, f"{number}.txt", 0o600, None) for number in range(10)]
+        files = [mount.changes.create(drafts, f"{number}.txt", 0o600, None) for number in range(10)]
         for file in files:
             file.writers += 1
             file.handles += 1
         for number in order:
-            await mount.tree.write(files[number], 0, b"%d" % number)
+            await mount.tree.contents.write(files[number], 0, b"%d" % number)
             await mount.close(files[number])
         gate.set()
         contents = [b"first", b"second", *(b"%d" % number for number in order)]
@@ -185,11 +185,11 @@ def test_drafts_are_not_looked_at_for_each_change_when_that_takes_long(
     async def body(mount: Mount) -> None:
         looks.clear()
         for _ in range(200):
-            mount.tree.changed()
+            mount.tree.contents.changed()
             await trio.lowlevel.checkpoint()
         assert len(looks) < 100
         seen = len(looks)
-        mount.tree.changed()
+        mount.tree.contents.changed()
         await until(lambda: len(looks) > seen)
 
     monkeypatch.setattr(OutboxLoop, "_look", look)

@@ -78,7 +78,7 @@ def test_a_folder_is_listed_in_pieces_while_it_changes(tmp_path: Path) -> None:
         first, place = names(listing, 0, 13)
         assert first == [".", "..", *(m.name for m in messages[:11])]
         for gone in (messages[3], messages[11], messages[PAGE + 20]):
-            await mount.tree.unlink(folder, gone.name)
+            await mount.changes.unlink(folder, gone.name)
         late = await mount.backend.arrive("bob", b"late")
         rest: list[str] = []
         while True:
@@ -102,14 +102,14 @@ def test_what_is_gone_is_gone(tmp_path: Path) -> None:
         node = folder.entries[message.name]
         assert isinstance(node, MessageFile)
         with pytest.raises(TreeError):
-            await mount.tree.unlink(folder, "metadata.toml")
-        await mount.tree.unlink(folder, message.name)
+            await mount.changes.unlink(folder, "metadata.toml")
+        await mount.changes.unlink(folder, message.name)
         assert message.name not in folder.entries
         with pytest.raises(TreeError):
             mount.tree.lookup(folder, message.name)
         with pytest.raises(TreeError):
             await folder.provider.remove(message.name, node)
-        await mount.tree.unlink(folder, "metadata.toml")  # all messages are gone
+        await mount.changes.unlink(folder, "metadata.toml")  # all messages are gone
         assert "metadata.toml" not in folder.entries
 
     run(tmp_path, body)

@@ -15,7 +15,7 @@ from tests.tree.test_tree import Mount, refused, run, until
 
 async def arrived(mount: Mount, files: dict[str, bytes] = FILES) -> MessageFolder:
     """A folder from bob: one that alice has sent, given to her as his."""
-    top = await mount.tree.mkdir(mount.tree.tmp, "in")
+    top = await mount.changes.mkdir(mount.tree.tmp, "in")
     await fill(mount, top, files)
     await mount.backend.arrive_folder("bob", mount.tree, top)
     return shown(mount)
@@ -37,21 +37,21 @@ def test_files_of_a_received_folder_can_be_read_and_removed(tmp_path: Path) -> N
         assert isinstance(two, FolderFile)
         tree.inodes.count(two)  # somebody has it open
         with refused(errno.EACCES):
-            tree.create(folder, "new", 0o600, None)
+            mount.changes.create(folder, "new", 0o600, None)
         for there in (tree.tmp, tree.ui_info):  # mv then copies
             with refused(errno.EXDEV):
-                await tree.rename(folder, "z", there, "z", replace=False)
+                await mount.changes.rename(folder, "z", there, "z", replace=False)
             with refused(errno.EXDEV):
-                await tree.rename(folder, "deep", there, "deep", replace=False)
+                await mount.changes.rename(folder, "deep", there, "deep", replace=False)
         with refused(errno.ENOTEMPTY):
-            await tree.rmdir(folder, "deep")
+            await mount.changes.rmdir(folder, "deep")
         (conversation,) = tree.conversations.entries.values()
         assert isinstance(conversation, Directory)
         with refused(errno.ENOTEMPTY):
-            await tree.rmdir(conversation, folder.name)
-        await tree.unlink(deep, "two.jpg")
+            await mount.changes.rmdir(conversation, folder.name)
+        await mount.changes.unlink(deep, "two.jpg")
         with refused(errno.ESTALE):
-            tree.read(two, 0, 1)
+            tree.contents.read(two, 0, 1)
         left = {path: data for path, data in FILES.items() if path != "deep/two.jpg"}
         assert contents(mount, folder) == left
         with mount.backend.store.read() as reader:  # its bytes are gone, not just its name
@@ -72,11 +72,11 @@ def test_files_of_a_received_folder_can_be_read_and_removed(tmp_path: Path) -> N
         assert isinstance(conversation, Directory)
         deep = folder.entries["deep"]
         assert isinstance(deep, Directory)
-        await tree.unlink(deep, "empty")
-        await tree.rmdir(folder, "deep")
+        await mount.changes.unlink(deep, "empty")
+        await mount.changes.rmdir(folder, "deep")
         for name in ("one.txt", "z"):
-            await tree.unlink(folder, name)
-        await tree.rmdir(conversation, folder.name)
+            await mount.changes.unlink(folder, name)
+        await mount.changes.rmdir(conversation, folder.name)
         assert not [n for n in conversation.entries.values() if isinstance(n, MessageFolder)]
         with mount.backend.store.read() as reader:
             assert not list(reader.keys(Table.CONTENT))

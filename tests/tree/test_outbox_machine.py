@@ -113,24 +113,24 @@ class Programs:
         await self.write(file, fails=fails)
         await self.close(file)
         old = self.folder.entries.get(name)
-        await tree.rename(tree.tmp, name, self.folder, name, replace=True)
+        await self.mount.changes.rename(tree.tmp, name, self.folder, name, replace=True)
         self.replaced(old)
 
     async def change(self, what: str, name: str, file: File, other: str) -> None:
-        tree, folder = self.mount.tree, self.folder
+        folder = self.folder
         old = folder.entries.get(other)
         if what == "remove":
-            await tree.unlink(folder, name)
+            await self.mount.changes.unlink(folder, name)
             self.forget(file)
         elif what == "rename":
             if old is not file and not self.is_written(old):
-                await tree.rename(folder, name, folder, other, replace=True)
+                await self.mount.changes.rename(folder, name, folder, other, replace=True)
                 self.replaced(old)
         elif what == "patch":
             await self.patch(folder, name)
         elif what == "link":
             if old is None:
-                await tree.link(file, folder, other)
+                await self.mount.changes.link(file, folder, other)
         else:
             self.open(folder, name)
             await self.write(
@@ -153,8 +153,8 @@ class Programs:
     def open(self, folder: Directory, name: str) -> File:
         there = folder.entries.get(name)
         if not isinstance(there, File):
-            there = self.mount.tree.create(folder, name, 0o600, None)
-        self.mount.tree.opened(there)
+            there = self.mount.changes.create(folder, name, 0o600, None)
+        self.mount.tree.contents.opened(there)
         there.writers += 1
         there.handles += 1
         self.files.setdefault(there, Known(b"")).writing = True
@@ -165,18 +165,18 @@ class Programs:
     ) -> None:
         tree, known = self.mount.tree, self.files[file]
         if cut:
-            await tree.truncate(file, 0)
+            await tree.contents.truncate(file, 0)
             known.content, known.failed = b"", False
         self.model.number += 1
         data = b"text %d." % self.model.number
         start = 0 if anew else len(known.content)
         data += bytes(max(0, len(known.content) - start - len(data)))
-        await tree.write(file, start, data)
+        await tree.contents.write(file, start, data)
         known.content = known.content[:start] + data
         known.failed = known.failed and start > 0
         if fails:
             with refused(errno.EFBIG):
-                await tree.write(file, FILE_SIZE_MAX, b"too far")
+                await tree.contents.write(file, FILE_SIZE_MAX, b"too far")
             known.failed = True
 
     async def patch(self, folder: Directory, name: str) -> None:
@@ -185,7 +185,7 @@ class Programs:
         known = self.files[file]
         self.model.number += 1
         data = b"%04d" % self.model.number  # shorter than what ``write`` writes
-        await self.mount.tree.write(file, 0, data)
+        await self.mount.tree.contents.write(file, 0, data)
         known.failed = known.failed and len(data) < len(known.content)
         known.content = data + known.content[len(data) :]
         await self.close(file)
@@ -227,12 +227,12 @@ class Programs:
 async def play(mount: Mount, model: Model, steps: list[Step]) -> None:
     tree = mount.tree
     folders = [node for node in tree.outbox.entries.values() if isinstance(node, Directory)]
-    folder = folders[0] if folders else await tree.mkdir(tree.outbox, "bob")
+    folder = folders[0] if folders else await mount.changes.mkdir(tree.outbox, "bob")
     programs = Programs(mount, model, folder)
     for step in steps:
         await programs.do(step)
         programs.check()
-    await tree.save_all(list(programs.files))  # as the end of a mount does
+    await tree.contents.save_all(list(programs.files))  # as the end of a mount does
     programs.check()
     programs.end()
 

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from cbfs.mount.view import MountView
+from cbfs.tree.changes import Changes
 from cbfs.tree.nodes import Directory, File, Link, MessageFile, Node, Text
 from cbfs.tree.processes import Process
 from cbfs.tree.restore import restore
@@ -43,26 +44,27 @@ class Mount:
         self.backend = backend
         self.view = view
         self.tree: Tree = view.tree
+        self.changes = Changes(view.tree)
 
     async def save(self, folder: Directory, name: str, data: bytes) -> File:
         """As a program saves: create, write, close."""
-        file = self.tree.create(folder, name, 0o600, None)
+        file = self.changes.create(folder, name, 0o600, None)
         file.writers += 1
         file.handles += 1
-        await self.tree.write(file, 0, data)
+        await self.tree.contents.write(file, 0, data)
         await self.close(file)
         return file
 
     async def close(self, file: File) -> None:
-        await self.tree.save(file)
+        await self.tree.contents.save(file)
         file.writers -= 1
         file.handles -= 1
-        self.tree.closed(file)
+        self.tree.contents.closed(file)
         if not file.handles:
-            await self.tree.released(file)
+            await self.tree.contents.released(file)
 
     def read(self, node: Node) -> bytes:
-        return self.tree.read(node, 0, node.size)
+        return self.tree.contents.read(node, 0, node.size)
 
 
 async def until(look: Callable[[], object]) -> None:
@@ -113,7 +115,7 @@ def only(folder: Directory) -> MessageFile:
 def test_a_file_becomes_a_message_and_its_folder_a_conversation(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         tree, backend = mount.tree, mount.backend
-        folder = await tree.mkdir(tree.outbox, "bob,carol lunch")
+        folder = await mount.changes.mkdir(tree.outbox, "bob,carol lunch")
         await until(lambda: backend.prepared == {"bob", "carol"})
         await mount.save(folder, "photo.jpg", b"hello")
         await until(lambda: backend.sent)
@@ -137,12 +139,12 @@ def test_a_file_becomes_a_message_and_its_folder_a_conversation(tmp_path: Path) 
 def test_metadata_says_whom_a_folder_of_any_name_is_for(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         tree = mount.tree
-        folder = await tree.mkdir(tree.tmp, "Our lunch")
+        folder = await mount.changes.mkdir(tree.tmp, "Our lunch")
         metadata = b'participants = ["carol", "bob"]\nsubject = "lunch"\n'
         await mount.save(folder, "metadata.toml", metadata)
         await mount.save(folder, "hi", b"hello")
         assert not mount.backend.sent
-        await tree.rename(tree.tmp, "Our lunch", tree.outbox, "Our lunch", replace=False)
+        await mount.changes.rename(tree.tmp, "Our lunch", tree.outbox, "Our lunch", replace=False)
         await until(lambda: mount.backend.sent)
         (conversation,) = mount.backend.conversations()
         assert conversation.participants == ("alice", "bob", "carol")
@@ -154,7 +156,7 @@ def test_metadata_says_whom_a_folder_of_any_name_is_for(tmp_path: Path) -> None:
 
 def test_several_files_of_a_new_folder_are_one_conversation(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
-        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        folder = await mount.changes.mkdir(mount.tree.outbox, "bob")
         for number in range(5):
             await mount.save(folder.alias or folder, f"f{number}", b"text %d" % number)
         await until(lambda: len(mount.backend.sent) == 5)
@@ -168,14 +170,14 @@ def test_several_files_of_a_new_folder_are_one_conversation(tmp_path: Path) -> N
 def test_an_error_file_says_why_and_goes_when_it_is_mended(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         tree = mount.tree
-        folder = await tree.mkdir(tree.outbox, NOBODY)
+        folder = await mount.changes.mkdir(tree.outbox, NOBODY)
         await until(lambda: f"{NOBODY}.error" in tree.outbox.entries)
         error = tree.lookup(tree.outbox, f"{NOBODY}.error")
         assert NOBODY.encode() in mount.read(error)
         await mount.save(folder, "hi", b"hello")
         await until(lambda: "hi.error" in folder.entries)
-        await tree.rename(tree.outbox, NOBODY, tree.outbox, "bob", replace=False)
-        await tree.rename(folder, "hi", folder, "hello", replace=False)
+        await mount.changes.rename(tree.outbox, NOBODY, tree.outbox, "bob", replace=False)
+        await mount.changes.rename(folder, "hi", folder, "hello", replace=False)
         await until(lambda: mount.backend.sent)
 
     run(tmp_path, body)
@@ -184,9 +186,9 @@ def test_an_error_file_says_why_and_goes_when_it_is_mended(tmp_path: Path) -> No
 def test_an_error_file_can_be_removed(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         tree = mount.tree
-        await tree.mkdir(tree.outbox, NOBODY)
+        await mount.changes.mkdir(tree.outbox, NOBODY)
         await until(lambda: f"{NOBODY}.error" in tree.outbox.entries)
-        await tree.unlink(tree.outbox, f"{NOBODY}.error")
+        await mount.changes.unlink(tree.outbox, f"{NOBODY}.error")
         assert f"{NOBODY}.error" not in tree.outbox.entries
 
     run(tmp_path, body)
@@ -195,7 +197,7 @@ def test_an_error_file_can_be_removed(tmp_path: Path) -> None:
 def test_what_cannot_be_sent_now_goes_when_it_can(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         mount.backend.down = True
-        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        folder = await mount.changes.mkdir(mount.tree.outbox, "bob")
         await mount.save(folder, "hi", b"hello")
         await until(lambda: b"does not answer" in mount.view.status.render())
         mount.backend.down = False
@@ -207,10 +209,10 @@ def test_what_cannot_be_sent_now_goes_when_it_can(tmp_path: Path) -> None:
 
 def test_nothing_is_sent_while_it_rests_and_rm_takes_it_back(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
-        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        folder = await mount.changes.mkdir(mount.tree.outbox, "bob")
         await mount.save(folder, "hi", b"hello")
         await until(lambda: b"bob/hi" in mount.view.status.render())
-        await mount.tree.unlink(folder, "hi")
+        await mount.changes.unlink(folder, "hi")
         await until(lambda: b"bob/hi" not in mount.view.status.render())
         assert not mount.backend.sent
 
@@ -222,15 +224,15 @@ def test_names_and_contents_survive_the_mount_but_tmp_does_not(tmp_path: Path) -
 
     async def write(mount: Mount) -> None:
         tree = mount.tree
-        folder = await tree.mkdir(tree.outbox, "bob")
+        folder = await mount.changes.mkdir(tree.outbox, "bob")
         await mount.save(folder, "draft", b"a draft")
-        deep = await tree.mkdir(await tree.mkdir(tree.ui_info, "client"), "state")
+        deep = await mount.changes.mkdir(await mount.changes.mkdir(tree.ui_info, "client"), "state")
         await mount.save(deep, "large", large)
-        await tree.symlink(deep, "link", "large", None)
-        await tree.link(tree.lookup(deep, "large"), deep, "other")
+        await mount.changes.symlink(deep, "link", "large", None)
+        await mount.changes.link(tree.lookup(deep, "large"), deep, "other")
         await mount.save(tree.tmp, "scratch", b"gone")
         await mount.save(deep, "removed", b"gone")
-        await tree.unlink(deep, "removed")
+        await mount.changes.unlink(deep, "removed")
 
     async def read(mount: Mount) -> None:
         tree = mount.tree
@@ -252,7 +254,7 @@ def test_names_and_contents_survive_the_mount_but_tmp_does_not(tmp_path: Path) -
 
 def test_a_sent_file_is_no_draft_after_restart(tmp_path: Path) -> None:
     async def write(mount: Mount) -> None:
-        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        folder = await mount.changes.mkdir(mount.tree.outbox, "bob")
         await mount.save(folder, "hi", b"hello")
         await until(lambda: mount.backend.sent)
 
@@ -271,9 +273,9 @@ def test_the_other_files_of_a_new_conversation_stay_with_it(tmp_path: Path) -> N
     """The transaction that begins the conversation takes them along."""
 
     async def write(mount: Mount) -> None:
-        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        folder = await mount.changes.mkdir(mount.tree.outbox, "bob")
         held = await mount.save(folder, "later", b"held")
-        await mount.tree.describe(held, None, time.time_ns() + 10**12)
+        await mount.changes.describe(held, None, time.time_ns() + 10**12)
         await mount.save(folder, "hi", b"hello")
         await until(lambda: mount.backend.sent)
 
@@ -289,12 +291,12 @@ def test_the_other_files_of_a_new_conversation_stay_with_it(tmp_path: Path) -> N
 
 def test_a_write_after_sending_is_a_new_message_and_leaves_the_old(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
-        folder = await mount.tree.mkdir(mount.tree.outbox, "bob")
+        folder = await mount.changes.mkdir(mount.tree.outbox, "bob")
         file = await mount.save(folder, "hi", b"hello")
         await until(lambda: mount.backend.sent)
         file.writers += 1
         file.handles += 1
-        await mount.tree.write(file, 5, b" again")
+        await mount.tree.contents.write(file, 5, b" again")
         await mount.close(file)
         await until(lambda: len(mount.backend.sent) == 2)
         (conversation,) = mount.backend.conversations()
@@ -314,29 +316,29 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
         message = only(there)
         for folder in (tree.root, tree.conversations, tree.contacts, tree.outbox, there):
             with refused(errno.EACCES):
-                tree.create(folder, "new", 0o600, None)
+                mount.changes.create(folder, "new", 0o600, None)
         for folder in (tree.root, tree.conversations, there):
             with refused(errno.EACCES):
-                await tree.mkdir(folder, "new")
+                await mount.changes.mkdir(folder, "new")
         with refused(errno.EPERM):
-            await tree.mkdir(drafts, "new")
+            await mount.changes.mkdir(drafts, "new")
         with refused(errno.EACCES):
-            await tree.rmdir(tree.root, "outbox")
+            await mount.changes.rmdir(tree.root, "outbox")
         with refused(errno.ENOTEMPTY):
-            await tree.rmdir(tree.conversations, conversation.folder)
+            await mount.changes.rmdir(tree.conversations, conversation.folder)
         with refused(errno.EACCES):
-            await tree.unlink(there, "metadata.toml")
+            await mount.changes.unlink(there, "metadata.toml")
         for folder in (tree.tmp, tree.ui_info, drafts):  # mv then copies
             with refused(errno.EXDEV):
-                await tree.rename(there, message.entry[2], folder, "x", replace=True)
+                await mount.changes.rename(there, message.entry[2], folder, "x", replace=True)
         with refused(errno.EACCES):
-            await tree.rename(there, message.entry[2], tree.contacts, "x", replace=True)
+            await mount.changes.rename(there, message.entry[2], tree.contacts, "x", replace=True)
         with refused(errno.EPERM):
-            await tree.describe(message, 0o777, None)
+            await mount.changes.describe(message, 0o777, None)
         with refused(errno.EEXIST):
-            await tree.mkdir(tree.outbox, conversation.folder)
+            await mount.changes.mkdir(tree.outbox, conversation.folder)
         with refused(errno.ENOENT):
-            await tree.unlink(there, "no such")
+            await mount.changes.unlink(there, "no such")
 
     run(tmp_path, body)
 
@@ -344,15 +346,15 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
 def test_limits(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         tree = mount.tree
-        file = tree.create(tree.tmp, "n" * 255, 0o600, None)
+        file = mount.changes.create(tree.tmp, "n" * 255, 0o600, None)
         with refused(errno.ENAMETOOLONG):
-            tree.create(tree.tmp, "n" * 256, 0o600, None)
+            mount.changes.create(tree.tmp, "n" * 256, 0o600, None)
         with refused(errno.ENAMETOOLONG):
-            tree.create(tree.tmp, "é" * 128, 0o600, None)
+            mount.changes.create(tree.tmp, "é" * 128, 0o600, None)
         with refused(errno.EFBIG):
-            await tree.write(file, FILE_SIZE_MAX, b"x")
+            await tree.contents.write(file, FILE_SIZE_MAX, b"x")
         with refused(errno.EFBIG):
-            await tree.truncate(file, FILE_SIZE_MAX + 1)
+            await tree.contents.truncate(file, FILE_SIZE_MAX + 1)
         assert file.size == 0
 
     run(tmp_path, body)
@@ -362,7 +364,7 @@ def test_a_deleted_message_is_gone(tmp_path: Path) -> None:
     async def body(mount: Mount) -> None:
         message = await mount.backend.arrive("bob", b"hello")
         there, _ = mount.tree.folders(message.conversation)
-        await mount.tree.unlink(there, message.name)
+        await mount.changes.unlink(there, message.name)
         assert message.name not in there.entries
         assert mount.backend.messages(message.conversation) == ()
 
@@ -374,7 +376,7 @@ def test_an_unlinked_file_is_read_by_those_who_have_it_open(tmp_path: Path) -> N
         tree = mount.tree
         file = await mount.save(tree.tmp, "f", b"hello")
         file.handles += 1
-        await tree.unlink(tree.tmp, "f")
+        await mount.changes.unlink(tree.tmp, "f")
         assert mount.read(file) == b"hello"
 
     run(tmp_path, body)

@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from cbfs.interface import Backend
 from cbfs.messages import search_index
 from cbfs.messages.file_names import free_name
 from cbfs.messages.history import get_message
 from cbfs.messages.model import Message
 from cbfs.messages.search_index import SearchHit
 from cbfs.storage.store import Reader
-from cbfs.tree.nodes import BY_DATE, SEARCH, Link, Node
+from cbfs.tree.nodes import BY_DATE, SEARCH, Directory, Inodes, Link, Node
 from cbfs.tree.rules import Area, TreeError
-from cbfs.tree.tree import Tree
 from cbfs.tree.virtual.unread_folder import Unread
 from cbfs.tree.virtual.virtual_directory import Provided, inode_for
 from cbfs.tree.watchers import Showing
@@ -191,19 +191,27 @@ class Searches:
 
 
 class Views:
-    """One for a mount. Enters its folders into the tree's root. ``stamp`` changes with each
+    """One for a mount. Enters its folders into ``root``. ``stamp`` changes with each
     message that comes or goes."""
 
-    def __init__(self, tree: Tree, showing: Showing) -> None:
-        self._tree = tree
-        self._store = tree.backend.store
+    def __init__(
+        self,
+        root: Directory,
+        backend: Backend,
+        inodes: Inodes,
+        folder_name: Callable[[bytes], str],
+        watchers: Showing,
+    ) -> None:
+        self._people = backend.people
+        self._store = backend.store
+        self.folder_name = folder_name
+        """What the folder of a conversation is called; empty for one that is not shown."""
         self.stamp = 0
         self.changed_ns = time.time_ns()
         self._looks: OrderedDict[str, _Look] = OrderedDict()
-        self.unread = Unread(tree, showing)
-        tree.root.add("by-date", Provided(BY_DATE, Area.FIXED, Days(self)))
-        tree.root.add("search", Provided(SEARCH, Area.FIXED, Searches(self)))
-        tree.removed = self.removed
+        self.unread = Unread(root, backend, inodes, folder_name, watchers)
+        root.add("by-date", Provided(BY_DATE, Area.FIXED, Days(self)))
+        root.add("search", Provided(SEARCH, Area.FIXED, Searches(self)))
 
     # what comes and goes
 
@@ -248,7 +256,7 @@ class Views:
         with self._store.read() as reader:
             for one in search(reader):
                 message = get_message(reader, one.conversation, one.serial)
-                if message is not None and self._tree.knows(one.conversation):
+                if message is not None and self.folder_name(one.conversation):
                     name = free_name(message.name, look.entries.__contains__)
                     look.entries[name] = (message.conversation, message.name, message.date)
                     look.serials.append(message.serial)
@@ -257,7 +265,7 @@ class Views:
     def called(self, text: str) -> str:
         """The true name of whom a search means; what is no name finds nothing."""
         try:
-            return self._tree.backend.people.called(text)
+            return self._people.called(text)
         except DecodeError:
             return text
 
@@ -270,12 +278,6 @@ class Views:
         """A folder of links to what is found."""
         inode = inode_for(b"view", place.encode())
         return Provided(inode, Area.FIXED, Links(self, place, search))
-
-    def folder_name(self, conversation: bytes) -> str:
-        """What a conversation's folder is called; nothing for one that is not shown."""
-        return (
-            self._tree.conversation(conversation).folder if self._tree.knows(conversation) else ""
-        )
 
     def link(self, place: str, up: str, conversation: bytes, message: str, date: int) -> Link:
         """A link to a message, of the same inode each time."""

@@ -12,14 +12,14 @@ from itertools import islice
 
 import trio
 
+from cbfs.interface import Backend
 from cbfs.messages import search_index
 from cbfs.messages.file_names import free_name
 from cbfs.messages.listings import Entry, entry_of, every
 from cbfs.messages.model import Message
 from cbfs.storage.faults import contained, harmless
-from cbfs.tree.nodes import UNREAD, Link, MessageFile, Node
+from cbfs.tree.nodes import UNREAD, Directory, Inodes, Link, MessageFile, Node
 from cbfs.tree.rules import Area
-from cbfs.tree.tree import Tree
 from cbfs.tree.virtual.virtual_directory import Provided, inode_for
 from cbfs.tree.watchers import Showing
 from cbfs_common.errors import CbfsError
@@ -48,12 +48,22 @@ def counts_as_reading(program: str | None) -> bool:
 
 
 class Unread:
-    """``Provider`` of unread/, which it enters into the tree's root."""
+    """``Provider`` of unread/, which it enters into ``root``. ``folder_name`` says what the folder
+    of a conversation is called: empty for one that is not shown."""
 
-    def __init__(self, tree: Tree, showing: Showing) -> None:
-        self._tree = tree
-        self._store = tree.backend.store
-        self._showing = showing
+    def __init__(
+        self,
+        root: Directory,
+        backend: Backend,
+        inodes: Inodes,
+        folder_name: Callable[[bytes], str],
+        watchers: Showing,
+    ) -> None:
+        self._people = backend.people
+        self._store = backend.store
+        self._inodes = inodes
+        self._folder_name = folder_name
+        self._watchers = watchers
         self._new = self._load()  # the conversation of each message, by its serial
         self._hidden: set[int] = set()  # new, and watchers have not been told yet
         self._serials: dict[str, int] = {}
@@ -66,7 +76,7 @@ class Unread:
         self._news = trio.Event()
         self._since = time.time_ns()
         self._folder = Provided(UNREAD, Area.FIXED, self)
-        tree.root.add("unread", self._folder)
+        root.add("unread", self._folder)
 
     # what comes and goes
 
@@ -74,7 +84,7 @@ class Unread:
         """It is in its folder."""
         if message.recipients or message.serial in self._new:
             return  # our own, or it came between the start of the engine and that of the mount
-        sender = self._tree.backend.people.contact(message.sender)
+        sender = self._people.contact(message.sender)
         if sender is not None and sender.muted:
             return
         if not self._may_be_watched():
@@ -93,7 +103,7 @@ class Unread:
             self._hidden.discard(message.serial)
             self._touch()
 
-        self._showing.show(f"unread/{name}", link, enter)
+        self._watchers.show(f"unread/{name}", link, enter)
 
     def removed(self, serial: int) -> None:
         """It was deleted."""
@@ -132,7 +142,7 @@ class Unread:
         """Keep what has been read. A crash before shows it as unread once more."""
         left, self._left = [name for name in self._left if name in self._leaving], []
         for name in left:
-            self._showing.remove(f"unread/{name}", lambda name=name: self._hide(name))  # type: ignore[misc]
+            self._watchers.remove(f"unread/{name}", lambda name=name: self._hide(name))  # type: ignore[misc]
         serials, self._read = self._read, []
         if not serials:
             return
@@ -189,7 +199,7 @@ class Unread:
 
     def _may_be_watched(self) -> bool:
         """Nobody watches a folder that the kernel does not know: then nothing need be shown."""
-        return UNREAD in self._tree.inodes
+        return UNREAD in self._inodes
 
     def _was_read(self, serial: int) -> None:
         self._read.append(serial)
@@ -234,7 +244,7 @@ class Unread:
         entries: list[Entry] = []
         with self._store.read() as reader:
             for conversation, first in firsts.items():
-                if self._tree.knows(conversation):
+                if self._folder_name(conversation):
                     entries += (e for e in every(reader, conversation, first) if e[0] in self._new)
         for entry in sorted(entries):
             self._name(entry)
@@ -263,7 +273,7 @@ class Unread:
 
     def _link(self, serial: int) -> Link:
         name, (_serial, date, message, *_) = self._links[serial]
-        folder = self._tree.conversation(self._new[serial]).folder
+        folder = self._folder_name(self._new[serial])
         target = f"../conversations/{folder}/{message}"
         return Link(_inode(name), target, date * 1_000_000, recorded=False)
 
