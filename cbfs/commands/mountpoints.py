@@ -9,7 +9,7 @@ from pathlib import Path
 from cbfs.account.account import ACCOUNT_ATTRIBUTE
 from cbfs.account.place import check_account, check_way
 from cbfs.mount.mount_table import (
-    WINDOW_SOURCE,
+    SINGLE_SOURCE,
     mount_above,
     mountpoints_of,
     mounts_below,
@@ -53,7 +53,7 @@ def no_mount(path: Path, error: OSError | None) -> CbfsError:
             f"the mount on {path} is dead: its daemon has gone",
             f"mount it again, which cleans up: mount.cbfs ACCOUNT {path}",
         )
-    if above is not None and source_of(above) == WINDOW_SOURCE:
+    if above is not None and source_of(above) == SINGLE_SOURCE:
         return CbfsError(
             f"the mount on {above} shows one conversation only", "name the mount of the account"
         )

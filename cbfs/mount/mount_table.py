@@ -16,7 +16,7 @@ _log = logging.getLogger("cbfs")
 
 UNMOUNT_TIMEOUT = 10.0
 
-WINDOW_SOURCE = "only"
+SINGLE_SOURCE = "only"
 """What is mounted when it is one conversation: the table of mounts, which everybody can read, does
 not say which."""
 

@@ -67,16 +67,18 @@ class _Change:
     apply: Callable[[], None]
 
 
-class Revealer:
-    """See ``showing.Revealer``. ``run`` it when the FUSE loop runs; it has started when the mount
-    answers. ``close`` it when the mount has ended."""
+class Notifier:
+    """Makes changes through one mount, so that inotify tells of them: each call returns at once,
+    and what is asked for happens in order. ``run`` it when the FUSE loop runs; it has started when
+    the mount answers. ``close`` it when the mount has ended. Before and after, changes are made at
+    once, as nobody can watch.
 
-    def __init__(self, mountpoint: Path, failed: Callable[[], None], device: int = 0) -> None:
-        """``failed`` is told of faults. ``device``: the st_dev of the mount, where another
-        process has made it: it may have done so elsewhere than where we see ``mountpoint``."""
-        self._mountpoint = mountpoint
-        self._device = device
+    ``process_id`` is that of the process that makes the calls, -1 while there is none."""
+
+    def __init__(self, failed: Callable[[], None]) -> None:
+        """``failed`` is told of faults."""
         self._failed = failed
+        self._mountpoint = Path()
         self._jobs, self._work = trio.open_memory_channel[_Job](sys.maxsize)
         self._changes: dict[int, _Change] = {}
         self._touched: set[int] = set()
@@ -84,37 +86,41 @@ class Revealer:
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         self._answered = trio.Event()  # of the changes that the process is told of
-        self.process_id = 0
+        self._is_on = False
+        self.has_begun = False
+        self.process_id = -1
 
     def show(self, path: str, node: Node, enter: Callable[[], None]) -> None:
-        """See ``showing.Revealer``."""
+        """``enter`` puts ``node`` at ``path`` into the tree, while watchers look."""
         self._put("show", path, node, enter)
 
     def make(self, path: str, enter: Callable[[], None]) -> None:
-        """See ``showing.Revealer``."""
+        """``enter`` puts a directory at ``path`` into the tree, while watchers look."""
         self._put("make", path, None, enter)
 
     def remove(self, path: str, leave: Callable[[], None]) -> None:
-        """See ``showing.Revealer``."""
+        """``leave`` takes the file at ``path`` out of the tree, while watchers look."""
         self._put("remove", path, None, leave)
 
     def remove_folder(self, path: str, leave: Callable[[], None]) -> None:
-        """See ``showing.Revealer``."""
+        """``leave`` takes the directory at ``path``, and all that is in it, out of the tree."""
         self._put("remove folder", path, None, leave)
 
     def move(self, path: str, new: str, change: Callable[[], None]) -> None:
-        """See ``showing.Revealer``."""
+        """``change`` gives what is at ``path`` the name ``new`` in the same directory."""
         self._put("move", path, None, change, new)
 
     def touch(self, inode: int) -> None:
-        """See ``showing.Revealer``."""
-        if inode not in self._touched and not self._ended.is_set():
+        """The content of that inode has changed by itself: the kernel forgets it. Many touches
+        count as one."""
+        if inode not in self._touched and self._is_on:
             self._touched.add(inode)
             self._jobs.send_nowait(_Job("touch", "", inode))
 
     def outdate(self, folder: int, name: str) -> None:
-        """See ``showing.Revealer``."""
-        if not self._ended.is_set():
+        """Nothing has that name any more in the folder of that inode: the kernel forgets it, and
+        no watcher is told."""
+        if self._is_on:
             self._jobs.send_nowait(_Job("outdate", name, folder))
 
     async def removed(self, path: str) -> None:
@@ -123,7 +129,7 @@ class Revealer:
         gone = trio.Event()
         self.remove(path, gone.set)
         await gone.wait()
-        if not self._ended.is_set():
+        if self._is_on:
             await self._answered.wait()  # the kernel goes on when the handler has replied
 
     # what the handlers ask
@@ -146,12 +152,21 @@ class Revealer:
 
     # its life
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Work on what is asked for until ``close``. When the process ends too early, changes are
-        made without being shown."""
+    async def run(
+        self,
+        mountpoint: Path,
+        device: int = 0,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Work on what is asked for from now on, until ``close``. When the process ends too early,
+        changes are made without being shown. ``device``: the st_dev of the mount, where another
+        process has made it: it may have done so elsewhere than where we see ``mountpoint``."""
+        self._mountpoint = mountpoint
+        self._is_on = self.has_begun = True
         try:
             process = await trio.lowlevel.open_process(
-                [*_WORKER, str(self._mountpoint), *([str(self._device)] if self._device else [])],
+                [*_WORKER, str(mountpoint), *([str(device)] if device else [])],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # else who started the mount would wait for its end
@@ -168,6 +183,7 @@ class Revealer:
                     task_status.started()
                     await self._work_on(process, answers)
         finally:
+            self._is_on = False
             self._ended.set()
             with trio.move_on_after(STOP_TIMEOUT, shield=True):
                 process.kill()
@@ -185,12 +201,15 @@ class Revealer:
 
     def _end(self) -> None:
         """What is still asked for is done without being shown."""
+        self._is_on = False
         self._ended.set()
         self._apply(list(self._changes))
         self._answered.set()
 
     async def close(self) -> None:
-        """End it; what it has not come to is changed without being shown."""
+        """End it, if it has begun; what it has not come to is changed without being shown."""
+        if not self.has_begun:
+            return
         self._scope.cancel()
         with trio.CancelScope(shield=True):
             await self._ended.wait()
@@ -198,7 +217,7 @@ class Revealer:
     def _put(
         self, kind: str, path: str, node: Node | None, apply: Callable[[], None], new: str = ""
     ) -> None:
-        if self._ended.is_set():
+        if not self._is_on:
             with harmless(self._failed):
                 apply()
             return

@@ -31,7 +31,7 @@ from pyfuse3 import (
 )
 
 from cbfs.mount.handles import Handles
-from cbfs.mount.notifier import STAGED, Revealer
+from cbfs.mount.notifier import STAGED, Notifier
 from cbfs.mount.quota import BLOCK_SIZE, Capacity, errno_of
 from cbfs.mount.view import MountView
 from cbfs.storage.faults import harmless, log_fault
@@ -95,14 +95,17 @@ def _handler(function: H) -> H:
 
 
 class Operations(pyfuse3.Operations):
-    """The handlers of one mount. ``revealer`` is set when the mount answers."""
+    """The handlers of one mount, on what ``view`` shows; calls of the process of ``notifier`` make
+    the changes that it is to show. ``ended`` is set when the kernel asks no more."""
 
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, view: MountView, processes: ProcFS, account: Path) -> None:
+    def __init__(
+        self, view: MountView, notifier: Notifier, processes: ProcFS, account: Path
+    ) -> None:
         super().__init__()
-        self.revealer: Revealer | None = None
+        self.notifier = notifier
         self.ended = trio.Event()
         self._view = view
         self._tree = view.tree
@@ -131,8 +134,8 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         directory = self._directory(parent_inode)
         text = _text(name)
-        if self._is_revealer(ctx) and text.startswith(STAGED) and self.revealer:
-            node = self.revealer.staged(text)
+        if self._is_notifier(ctx) and text.startswith(STAGED):
+            node = self.notifier.staged(text)
             if node is None:
                 raise FUSEError(errno.ENOENT)
             return self._remember(node)
@@ -184,8 +187,8 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
         directory, text = self._directory(parent_inode), _text(name)
-        if self._is_revealer(ctx) and self.revealer:
-            self.revealer.apply(text)
+        if self._is_notifier(ctx):
+            self.notifier.apply(text)
             return self._remember(self._tree.lookup(directory, text))
         return self._remember(await self._changes.mkdir(directory, text, mode))
 
@@ -219,15 +222,15 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        if self._is_revealer(ctx) and self.revealer:
-            self.revealer.apply(_text(name))
+        if self._is_notifier(ctx):
+            self.notifier.apply(_text(name))
             return
         await self._unlink(self._directory(parent_inode), _text(name))
 
     @_handler
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        if self._is_revealer(ctx) and self.revealer:
-            self.revealer.apply(_text(name))
+        if self._is_notifier(ctx):
+            self.notifier.apply(_text(name))
             return
         await self._changes.rmdir(self._directory(parent_inode), _text(name))
 
@@ -242,8 +245,8 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> None:
         old = _text(name_old)
-        if self._is_revealer(ctx) and self.revealer:
-            self.revealer.apply(old)
+        if self._is_notifier(ctx):
+            self.notifier.apply(old)
             return
         if flags & ~pyfuse3.RENAME_NOREPLACE:
             raise FUSEError(errno.EINVAL)
@@ -415,8 +418,8 @@ class Operations(pyfuse3.Operations):
 
     # within
 
-    def _is_revealer(self, ctx: RequestContext) -> bool:
-        return self.revealer is not None and ctx.pid == self.revealer.process_id
+    def _is_notifier(self, ctx: RequestContext) -> bool:
+        return ctx.pid == self.notifier.process_id
 
     def _node(self, inode: int) -> Node:
         node = self._inodes.get(inode)

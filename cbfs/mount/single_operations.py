@@ -13,7 +13,7 @@ from typing import cast
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT
 
-from cbfs.mount.notifier import Revealer
+from cbfs.mount.notifier import Notifier
 from cbfs.mount.operations import CACHE_SECONDS, Operations
 from cbfs.mount.quota import BLOCK_SIZE, Capacity, Space
 from cbfs.mount.single_view import Numbers, Window
@@ -74,7 +74,7 @@ class WindowOperations(Operations):
     """The handlers of one window. ``appears`` and ``disappears``: see ``showing.Follower``."""
 
     def __init__(self, view: MountView, account: Path, window: Window, key: bytes) -> None:
-        super().__init__(view, ProcFS(), account)
+        super().__init__(view, Notifier(view.failed), ProcFS(), account)
         backend = view.tree.backend
         self.window = window
         self.numbers = Numbers(view.tree, window.root, key)
@@ -91,24 +91,24 @@ class WindowOperations(Operations):
     def appears(self, path: str, node: Node) -> None:
         """Show it here as well, while watchers look."""
         place = self.window.place(path)
-        if place is None or self.revealer is None:
+        if place is None:
             return
 
         def enter() -> None:
             self.window.show(place)
 
         self.window.hide(place)
-        self.revealer.show(self.window.path(path), node, enter)
+        self.notifier.show(self.window.path(path), node, enter)
 
     def disappears(self, path: str) -> None:
         """Take it out here as well, while watchers look."""
         place = self.window.place(path)
         node = place[0].entries.get(place[1]) if place else None
-        if place is None or node is None or self.revealer is None:
+        if place is None or node is None:
             return
         self.window.leave(place, node)
         is_folder = isinstance(node, Directory)
-        remove = self.revealer.remove_folder if is_folder else self.revealer.remove
+        remove = self.notifier.remove_folder if is_folder else self.notifier.remove
         remove(self.window.path(path), lambda: self.window.gone(place))
 
     def moves(self, path: str, new: str) -> None:
@@ -202,8 +202,3 @@ class WindowOperations(Operations):
         entry = super()._attributes(node)
         entry.st_ino = pyfuse3.InodeT(self.numbers.number(node))
         return entry
-
-    def watch(self, mountpoint: Path, device: int) -> Revealer:
-        """From now on, changes are shown to who watches there (``device``: its st_dev)."""
-        self.revealer = Revealer(mountpoint, self._view.failed, device)
-        return self.revealer

@@ -9,7 +9,6 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +30,8 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from cbfs.mount.mount_table import WINDOW_SOURCE, device_of
+from cbfs.mount.lifecycle import MountPlace, begin, unmount_at
+from cbfs.mount.mount_table import SINGLE_SOURCE, device_of
 from cbfs.mount.single_wire import (
     CREDENTIALS,
     LOOK,
@@ -44,22 +44,11 @@ from cbfs.mount.single_wire import (
     frame,
     read_answer,
 )
-from cbfs.mount.stopping import unmount_at
 from cbfs.storage.faults import harmless, log_fault
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import FILE_NAME_MAX
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class WindowOptions:
-    """Which conversation of which account, where, and what FUSE is told besides."""
-
-    account: Path
-    mountpoint: Path
-    only: str
-    fuse: frozenset[str]
 
 
 class Daemon:
@@ -337,26 +326,31 @@ def _info(fields: list[Any]) -> FileInfo:
 
 
 async def serve(
-    options: WindowOptions, ready: Callable[[], None], stop: trio.Event, mounted: trio.Event
+    place: MountPlace,
+    only: str,
+    ready: Callable[[], None],
+    stop: trio.Event,
+    mounted: trio.Event,
 ) -> None:
-    """Until it is unmounted, the account is, or ``stop`` is set; ``mounted`` is set in time.
-    Raises CbfsError."""
-    async with await _connect(options.account) as stream, trio.open_nursery() as nursery:
+    """Mount the conversation ``only`` (the name of its folder, or its id) of an account that is
+    mounted, until it is unmounted, the account is, or ``stop`` is set. ``mounted`` is set when the
+    kernel has it; ``ready`` is called when it answers. Raises CbfsError."""
+    async with await _connect(place.account) as stream, trio.open_nursery() as nursery:
         daemon = Daemon(stream)
         nursery.start_soon(daemon.run)
-        if any("\ud800" <= letter <= "\udfff" for letter in options.only):
+        if any("\ud800" <= letter <= "\udfff" for letter in only):
             raise CbfsError("no conversation has such a name", "its id is in its metadata.toml")
-        answer = await daemon.answer(LOOK, options.only)
+        answer = await daemon.answer(LOOK, only)
         if answer.errno:
             error, hint = answer.result or ("the account was just unmounted", "mount it again")
             raise CbfsError(error, hint)
-        _init(daemon, options)
+        begin(Passing(daemon), place, f"fsname={SINGLE_SOURCE}")
         mounted.set()
-        device = device_of(options.mountpoint)
+        device = device_of(place.mountpoint)
         try:
-            await _live(daemon, options, ready, stop, device)
+            await _live(daemon, place.mountpoint, ready, stop, device)
         finally:
-            pyfuse3.close(unmount=device_of(options.mountpoint) == device)
+            pyfuse3.close(unmount=device_of(place.mountpoint) == device)
         nursery.cancel_scope.cancel()
 
 
@@ -379,21 +373,9 @@ async def _connect(account: Path) -> trio.SocketStream:
     return stream
 
 
-def _init(daemon: Daemon, options: WindowOptions) -> None:
-    fuse_options = {f"fsname={WINDOW_SOURCE}", "subtype=cbfs", "nosuid", "nodev", "noexec"}
-    fuse_options |= {"default_permissions"} | options.fuse
-    try:
-        pyfuse3.init(Passing(daemon), str(options.mountpoint), fuse_options)
-    except RuntimeError as error:
-        raise CbfsError(
-            f"cannot mount on {options.mountpoint}",
-            "is it yours, and may you use /dev/fuse? try with --foreground to see more",
-        ) from error
-
-
 async def _live(
     daemon: Daemon,
-    options: WindowOptions,
+    mountpoint: Path,
     ready: Callable[[], None],
     stop: trio.Event,
     device: int,
@@ -417,5 +399,5 @@ async def _live(
         for task in (answer, follow, end):
             nursery.start_soon(task)
         nursery.start_soon(unmount_at, stop, device, ended)
-        await daemon.answer(MOUNTED, os.fsencode(options.mountpoint), device)
+        await daemon.answer(MOUNTED, os.fsencode(mountpoint), device)
         ready()

@@ -45,7 +45,7 @@ RECEIVE = 1 << 16
 KEY_SIZE = 32
 
 
-class WindowServer:
+class SingleServer:
     """One for a mount."""
 
     def __init__(self, view: MountView, account: Path, random: Random) -> None:
@@ -232,9 +232,9 @@ class _Calls:
         }
 
     async def _mounted(self, mountpoint: bytes, device: int) -> None:
-        if self._do.revealer is None:
-            revealer = self._do.watch(Path(os.fsdecode(mountpoint)), device)
-            await self._nursery.start(revealer.run)
+        if not self._do.notifier.has_begun:
+            place = Path(os.fsdecode(mountpoint))
+            await self._nursery.start(self._do.notifier.run, place, device)
 
     def _forget(self, inodes: list[list[int]]) -> None:
         for inode, count in inodes:

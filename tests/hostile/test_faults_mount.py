@@ -108,8 +108,8 @@ def unread(mount: Mount) -> list[search_index.SearchHit]:
 PLACES_OF_A_MOUNT = (
     "cbfs.tree.inodes.Inodes.forget",
     "cbfs.mount.operations.Operations._attributes",
-    "cbfs.mount.notifier.Revealer._do",
-    "cbfs.mount.notifier.Revealer._words",
+    "cbfs.mount.notifier.Notifier._do",
+    "cbfs.mount.notifier.Notifier._words",
     "cbfs.tree.watchers.Showing.show",
 )
 
@@ -117,7 +117,7 @@ PLACES_OF_WINDOWS = (
     "cbfs.mount.single_view.Numbers.forget",
     "cbfs.mount.single_operations.WindowOperations.appears",
     "cbfs.mount.single_operations.WindowOperations.close",
-    "cbfs.mount.single_server.WindowServer._look_through",
+    "cbfs.mount.single_server.SingleServer._look_through",
     "cbfs.mount.single_server._Session._answer",
 )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cbfs.commands.mount import _separate
+from cbfs.commands.mount_options import _separate
 from cbfs_common.profile import parse_address
 from tests.support.mounted import Mounted, mounted
 from tests.support.world import ENVIRONMENT, WAIT, Service, program, run, world

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from cbfs.mount.notifier import Revealer
+from cbfs.mount.notifier import Notifier
 from tests.support.world import WAIT
 
 
@@ -16,24 +16,24 @@ def test_what_the_kernel_forgets_makes_no_change_before_its_turn(
     made: list[str] = []
     before: list[list[str]] = []
     done = trio.Event()
-    revealer = Revealer(tmp_path, lambda: None)
+    notifier = Notifier(lambda: None)
 
     async def do(*_arguments: object) -> None:
         before.append(list(made))
         if len(before) == 1:
-            revealer.remove("conversations/bob/a", lambda: made.append("a"))
+            notifier.remove("conversations/bob/a", lambda: made.append("a"))
         else:
             done.set()
 
-    monkeypatch.setattr(revealer, "_do", do)
+    monkeypatch.setattr(notifier, "_do", do)
 
     async def main() -> None:
         with trio.fail_after(WAIT):
             async with trio.open_nursery() as nursery:
-                await nursery.start(revealer.run)
-                revealer.outdate(1, "b")
+                await nursery.start(notifier.run, tmp_path)
+                notifier.outdate(1, "b")
                 await done.wait()
-                await revealer.close()
+                await notifier.close()
 
     trio.run(main)
     assert before == [[], []]

@@ -63,10 +63,10 @@ def test_a_log_that_cannot_be_written_stops_nothing(log: Log) -> None:
 
 STUCK = """
 import signal, sys, time, trio
-from cbfs.mount import stopping
-stopping.END_LIMIT = 0.5
+from cbfs.mount import lifecycle
+lifecycle.END_LIMIT = 0.5
 async def main():
-    stop = stopping.stop_event(None)
+    stop = lifecycle.stop_event(None)
     print("ready", flush=True)
     await stop.wait()
     while True:  # a daemon that hangs while it ends

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 
 from cbfs.commands.process.logs import Log, log_into
-from cbfs.mount.stopping import SIGNALS
+from cbfs.mount.lifecycle import SIGNALS
 from cbfs_common.errors import CbfsError, in_words
 from cbfs_host.complaints import hint_of
 
