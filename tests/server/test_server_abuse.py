@@ -24,10 +24,15 @@ from cbfs_common.wire.requests import (
     encode,
 )
 from cbfs_names.limits import AWAIT_PATIENCE, AWAITING_MAX
-from cbfs_names.processes.quorum import Panel
+from cbfs_names.processes.quorum import Quorum
+from cbfs_names.rounds.sequencer import Sequencer
+from cbfs_names.state.store import Store
 from cbfs_names.wire.deferred import Waiting
 from cbfs_names.wire.peer_messages import Await, Offer, decode
+from cbfs_names.wire.peer_messages import encode as encode_peer
 from cbfs_names.wire.sockets import listen, listening_port, serve
+from tests.support.names_local import CONFIG, KEYS
+from tests.support.names_panel import stored
 from tests.support.serving import (
     RANDOM,
     TIMEOUT,
@@ -198,22 +203,22 @@ def test_who_holds_all_connections_of_a_directory_does_not_keep_others_out(
     with_limit(main)
 
 
-def test_strangers_who_wait_for_blocks_keep_no_verifier_waiting() -> None:
+def test_strangers_who_wait_for_blocks_keep_no_verifier_waiting(tmp_path: Path) -> None:
     """Who is crowded out is answered at once, and asks again."""
-    panel = Panel.__new__(Panel)
-    panel._head = panel._block = None
-    panel._awaiting = []
+    nothing_yet = encode_peer(Await(0, b"", 0))
 
-    async def main() -> None:
-        verifier = panel._await(Await(0, b"", 0))
+    async def main(store: Store) -> None:
+        quorum = Quorum(store, Sequencer(store, KEYS.log), trio.lowlevel.checkpoint, tmp_path)
+        verifier = quorum.answer(nothing_yet)
         assert isinstance(verifier, Waiting)
         for _ in range(AWAITING_MAX):
-            panel._await(Await(0, b"", 0))
+            assert isinstance(quorum.answer(nothing_yet), Waiting)
         assert isinstance(decode(await verifier.reply()), Offer)
         assert trio.current_time() < AWAIT_PATIENCE
-        assert len(panel._awaiting) == AWAITING_MAX
+        assert len(quorum._awaiting) == AWAITING_MAX
 
-    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    with stored(tmp_path / "store", CONFIG) as store:
+        trio.run(main, store, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 def with_limit(main: Callable[[], Awaitable[None]]) -> None:

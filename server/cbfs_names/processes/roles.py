@@ -18,7 +18,7 @@ from cbfs_common.profile import Address
 from cbfs_host.logs import keep_going
 from cbfs_names.processes.following import Follower
 from cbfs_names.processes.gossip import Peers
-from cbfs_names.processes.quorum import Panel
+from cbfs_names.processes.quorum import Quorum
 from cbfs_names.processes.receipts import Receipts
 from cbfs_names.processes.recovery import Recovery
 from cbfs_names.rounds.sequencer import Sequencer
@@ -83,25 +83,25 @@ class SequencerRole:
         _warn(store, place.file.config)
         sequencer = Sequencer(store, keys.log)
         recovery = Recovery(store, sequencer, place.others(None, ""), random)
-        self._panel = Panel(store, sequencer, recovery.run, data, time.time)
+        self._quorum = Quorum(store, sequencer, recovery.run, data)
         timekeeper = Timekeeper(store, is_right=place.clock_is_right)
-        self._service = Service(store, self._panel, time.time, timekeeper=timekeeper)
-        self._panel.on_head = self._service.publish
-        self._panel.on_receipted = self._service.take
+        self._service = Service(store, self._quorum, time.time, timekeeper=timekeeper)
+        self._quorum.on_head = self._service.publish
+        self._quorum.on_receipted = self._service.take
 
     def when_configured(self, told: Callable[[Config], None]) -> None:
         """Tell of configurations that come into force."""
-        self._panel.on_config = told
+        self._quorum.on_config = told
 
     def answer(self, payload: bytes) -> bytes | Waiting:
         """To a verifier or a client."""
-        found = self._panel.answer(payload)
+        found = self._quorum.answer(payload)
         return self._service.answer(payload) if found is None else found
 
     async def run(self) -> None:
         """Make rounds."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(keep_going, "counting votes", self._panel.record, CbfsError)
+            nursery.start_soon(keep_going, "counting votes", self._quorum.record, CbfsError)
             nursery.start_soon(self._service.run)
 
     def close(self) -> None:
