@@ -97,7 +97,7 @@ def test_a_name_that_is_over_can_be_registered_anew(years: Years, released: bool
             made.jump(89 * DAY)
         else:
             made.jump(TERM + 119 * DAY)
-        with pytest.raises(NameTaken, match="kept from others") as refused:
+        with pytest.raises(NameTaken, match="nobody else can have it") as refused:
             await made.init("bob", "early")
         assert "from 20" in (refused.value.hint or "")
         assert not (made.place / "early").exists()

@@ -198,7 +198,7 @@ def test_change_of_one_s_own_name_is_shouted(here: World, tmp_path: Path, how: s
         async with running(town.account("bob"), NO_TOR) as bob:
             assert bob.alarm == said
             if how == "with the owner's key":
-                assert "in other hands" in said
+                assert "they have that key as well" in said
                 return
             town.liar.put(entry)
             await until(lambda: not bob.alarm, "the alarm to end")
