@@ -176,56 +176,56 @@ class Engine:
 
     @property
     def name(self) -> str:
-        """See ``Backend``."""
+        """One's own user name."""
         return self._context.account.name
 
     @property
     def profile(self) -> Profile:
-        """See ``Backend``."""
+        """One's own profile."""
         return self._context.account.profile
 
     @property
     def configuration(self) -> Configuration:
-        """See ``Backend``."""
+        """The settings in effect."""
         return self._context.configuration
 
     @property
     def store(self) -> Store:
-        """See ``Backend``."""
+        """The account's store."""
         return self._context.store
 
     def conversations(self) -> tuple[Conversation, ...]:
-        """See ``Backend``."""
+        """All that are shown, oldest first."""
         known = self._context.conversations.values()
         return tuple(sorted((c for c in known if c.id not in self._left), key=lambda c: c.started))
 
     def messages(self, conversation: bytes) -> tuple[Message, ...]:
-        """See ``Backend``."""
+        """All of one conversation, in order."""
         with self.store.read() as reader:
             return history.load_messages(reader, conversation)
 
     def message(self, conversation: bytes, which: str | int) -> Message | None:
-        """See ``Backend``."""
+        """The one of that name or serial, None when there is none."""
         with self.store.read() as reader:
             return history.named_message(reader, conversation, which)
 
     def newest(self, conversation: bytes) -> Message | None:
-        """See ``Backend``."""
+        """The last of a conversation, None when there is none."""
         with self.store.read() as reader:
             return history.newest_message(reader, conversation)
 
     @property
     def alarm(self) -> str:
-        """See ``Backend``."""
+        """What somebody else has made of one's own name, or empty."""
         return self._own.alarm
 
     @property
     def lapse(self) -> str:
-        """See ``Backend``."""
+        """Why one's own name cannot be kept, or empty."""
         return self._renewal.shout
 
     def report(self) -> Report:
-        """See ``Backend``."""
+        """The state of things, in words, for ``status``."""
         waiting, contacts = self._sender.waiting(), self.people.contacts()
         with self.store.read() as reader:
             missing = note_queue.missing(reader, (c.name for c in contacts if c.blocked))
@@ -255,11 +255,13 @@ class Engine:
             yield progress.missing_line(missing.count, place, missing.until)
 
     def trouble(self, name: str) -> str:
-        """See ``Backend``."""
+        """Why what is queued for somebody is not delivered, as far as that is known, else
+        empty."""
         return self._context.problems.of(topic_of(name))
 
     def prepare(self, names: Iterable[str]) -> None:
-        """See ``Backend``."""
+        """Look up in the background whom the user will write to and who is not known. Past
+        PREPARE_MAX at once nobody more is: they are when a message is sent."""
         new = [name for name in names if self._context.contacts.get(name) is None]
         new = [name for name in new if name not in self._preparing and name != self.name]
         if new and len(self._preparing) + len(new) <= PREPARE_MAX:
@@ -267,8 +269,12 @@ class Engine:
             self._nursery.start_soon(self._look_up, new)
 
     async def send(self, outgoing: Outgoing) -> Message:
-        """See ``Backend``. One commit holds the message, its deliveries and the file's end as a
-        draft: a crash before leaves the draft, a crash after leaves a message that is sent."""
+        """Make a file of the outbox a message, queued for every recipient; on the disk on
+        return. May wait for look-ups. Raises Refused, or NotYet while the directory does not
+        answer; then nothing has changed.
+
+        One commit holds the message, its deliveries and the file's end as a draft: a crash before
+        leaves the draft, a crash after leaves a message that is sent."""
         participants, subject = self._recipients(outgoing)
         others = tuple(name for name in participants if name != self.name)
         begins, contacts = outgoing.conversation is None, self._context.contacts
@@ -308,14 +314,17 @@ class Engine:
         return message
 
     async def delete(self, message: Message) -> None:
-        """See ``Backend``."""
+        """Forget a message, and what is queued of it, which is not delivered any more; on the
+        disk on return."""
         for who in await self.store.commit(lambda writer: forget(writer, message)):
             with harmless():
                 self._sender.given_up(who)
         self._view.status_changed()
 
     async def leave(self, conversation: bytes, *, empty: bool) -> bool:
-        """See ``Backend``. Nothing is taken in meanwhile: what comes afterwards brings it back."""
+        """Show a conversation no more until something is written in it; on the disk on return.
+        With ``empty``, False and nothing has changed while there are messages in it. Nothing is
+        taken in meanwhile: what comes afterwards brings it back."""
         known = self._context.conversations[conversation]
         now = self._context.clock()
         async with self._context.sessions.lock:
@@ -404,12 +413,13 @@ class Engine:
         self._view.retry()
 
     def _contact_changed(self, name: str) -> None:
+        """Something of a contact is new, on the disk: whatever waited for that is tried again."""
         contact = self._context.contacts.get(name)
         if contact is not None and contact.blocked:
             self._sender.given_up(name)
         else:
             with self.store.read() as reader:
-                # it may have stayed owed while they were blocked
+                # it may have waited while they were blocked
                 due = note_queue.next_due(reader, name)
             if due is not None:
                 self._reminders.add({name: due})
@@ -418,6 +428,8 @@ class Engine:
         self._meeting.news()
         self._view.contact_changed(name)
         self._view.retry()
+
+    # events
 
     def request_changed(self, name: str) -> None:
         """What waits of a stranger has changed."""
@@ -440,9 +452,11 @@ class Engine:
         self._view.conversation_added(conversation)
 
     def conversation_moved(self, old: Conversation, new: Conversation) -> None:
+        """A conversation has another folder."""
         self._view.conversation_moved(old, new)
 
     def messages_renamed(self, messages: Iterable[Message]) -> None:
+        """Messages have other names or dates."""
         self._view.messages_renamed(messages)
 
     def message_ended(self, message: Message, missed: tuple[str, ...]) -> None:
@@ -461,9 +475,11 @@ class Engine:
         self._sender.queued(recipient)
 
     def message_arrived(self, message: Message) -> None:
+        """A message of somebody else is whole: it is shown, and ends when its time is over."""
         self.expiry.note(message)
         self._view.message_added(message)
 
     def message_changed(self, message: Message) -> None:
+        """The states of a message's recipients have moved on, and so may when it ends."""
         self.expiry.note(message)
         self._view.message_changed(message)

@@ -163,8 +163,8 @@ class Timetable:
         self._slot = None
 
     def refresh(self) -> None:
-        """The same, if that costs little: what arrives in part, and what strangers send, nobody
-        notes."""
+        """Let the store be asked anew if that costs little: what arrives in part, and what
+        strangers send, nobody notes."""
         if len(self._heap) <= REREAD_MAX:
             self._slot = None
 
@@ -214,7 +214,7 @@ class Expiry:
             await self._delete()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Delete each message when its time is over, until cancelled."""
         while True:
             self._news = trio.Event()
             self._timetable.refresh()

@@ -34,7 +34,7 @@ LOOK = 3_600.0
 
 
 class Meeting:
-    """One for an account at work."""
+    """Looks up who takes part in an account's conversations and is not known yet."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -45,7 +45,7 @@ class Meeting:
         self._wake.set()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Look up one of them after the other, until cancelled."""
         random, backoff = self._context.random, Backoff(self._context.random)
         while True:
             self._wake = trio.Event()

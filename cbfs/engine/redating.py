@@ -82,7 +82,8 @@ class Redating:
 
 
 def redate_conversations(writer: Writer, now: int) -> list[tuple[Conversation, Conversation]]:
-    """Those that began later than ``now`` begin now. Gives them before and after."""
+    """Conversations that began later than ``now`` (milliseconds) begin now. Gives them before and
+    after."""
     late = [c for c in history.load_conversations(writer).values() if c.started > now]
     late.sort(key=petnames.in_order)
     begun = [(conversation, history.begun_by(writer, conversation)) for conversation in late]
@@ -93,8 +94,8 @@ def redate_conversations(writer: Writer, now: int) -> list[tuple[Conversation, C
 
 
 def late_messages(reader: Reader, conversation: bytes, now: int) -> list[Late]:
-    """Those of one conversation, in the order of their places; their dates are behind those of
-    its other messages."""
+    """The messages of one conversation that are dated later than ``now`` (milliseconds), in the
+    order of their places; the dates they get are behind those of its other messages."""
     found, newest = [], 0
     for entry in listings.every(reader, conversation):
         serial, date, *_, behind, tie = entry

@@ -55,7 +55,8 @@ _FOR_GOOD = frozenset(
 
 
 class Renewal:
-    """One for an account at work. ``changed`` is told when there is something else to say."""
+    """Renews the name of an account at work. ``changed`` is told when there is something else to
+    say."""
 
     def __init__(self, context: Context, own: OwnName, changed: Callable[[], None]) -> None:
         self._context = context
@@ -69,7 +70,7 @@ class Renewal:
         self._spread = int.from_bytes(drawn[:8], "big") * RENEW_SPREAD >> 64
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Renew the name each time that it is due, until cancelled."""
         wait = 0.0
         while True:
             while (left := max(wait, self.left())) > 0:

@@ -1,4 +1,5 @@
-"""What people send whom the user has neither written to nor accepted: kept apart until they decide.
+"""Message requests: what people send whom the user has neither written to nor accepted is kept
+apart until they decide.
 
 A body that was opened is a record ``blind(sender) 16 | sequence u64`` of ``Table.REQUESTS``. None
 of it is in a conversation, in a view or in the index, and nobody is told that it came. When its
@@ -154,7 +155,7 @@ def _release(
 
 
 def request(reader: Reader, name: str) -> MessageRequest | None:
-    """What this person asks, None when no request of theirs waits."""
+    """What this person has sent, as a request; None when nothing of theirs waits."""
     found = list(reader.items(Table.REQUESTS, prefix=reader.blind(name.encode())))
     parts = []
     for _key, data in found:

@@ -32,7 +32,7 @@ _WRITTEN_TO = frozenset((Delivery.QUEUED, Delivery.SENT, Delivery.RECEIVED))
 @dataclass(slots=True)
 class Told:
     """What notes have brought about: messages in a new state, whom there is something to send to
-    again, and what is owed now."""
+    again, and what is due to be told now."""
 
     dues: Dues
     messages: list[Message] = field(default_factory=list)
@@ -41,7 +41,8 @@ class Told:
 
 @dataclass(slots=True)
 class Effects:
-    """What a batch has brought about."""
+    """What a batch of envelopes, or a decision about strangers, has brought about: to be told when
+    it is on the disk."""
 
     arrivals: Arrivals
     told: Told

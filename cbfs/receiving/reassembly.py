@@ -58,8 +58,8 @@ class Reception:
 def store_part(
     writer: Writer, arrivals: Arrivals, reception: Reception, sender: str, part: Part
 ) -> None:
-    """Take in one part; the last one that was missing makes the message appear. A receipt is
-    owed for a message that is whole, and a question for each parent that is not here."""
+    """Take in one part; the last one that was missing makes the message appear. A receipt
+    is queued for a message that is whole, and a question for each parent that is not here."""
     me, now = reception.me, reception.now
     conversation = _conversation(writer, arrivals, me, sender, part, now)
     if conversation is None:
@@ -112,7 +112,7 @@ def drop_part(writer: Writer, known: dict[bytes, Conversation], sender: str, par
 
 
 def acknowledge(writer: Writer, dues: Dues, reception: Reception, sender: str, ref: bytes) -> None:
-    """Owe a receipt, when receipts are sent."""
+    """Queue a receipt for ``sender``, when receipts are sent."""
     if reception.receipts:
         enqueue(writer, dues, sender, NoteKind.RECEIPT, ref, reception.now + reception.delay)
 

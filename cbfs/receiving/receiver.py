@@ -1,4 +1,4 @@
-"""Receipt: from the home server's pushes to messages in the store.
+"""The receiver: from the home server's pushes to messages in the store.
 
 Envelopes are taken in batches (``cbfs.receiving.incoming``), each in one commit; only then are they
 deleted on the server. An envelope from somebody new waits in ``Table.INBOX`` until the directory

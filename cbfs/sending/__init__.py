@@ -2,6 +2,8 @@
 delivered; cover traffic.
 
 In come messages that were written, and queues in the store; out go envelopes, and reports of what
-became of them. Stands on context, contacts, messages, network and problems. Entered by receiving
-and engine.
+became of them. Stands on interface, context, contacts, messages, network, problems and storage.
+Entered by receiving and the engine.
 """
+
+FACE = ("compose", "cover_traffic", "sender")

@@ -71,8 +71,9 @@ def is_blocked(reader: Reader, name: str) -> bool:
 
 
 def _message_id(reader: Reader, conversation: bytes, seed: bytes, settled: Settled) -> bytes:
-    """The same whenever the same draft is sent with the same content, so that its recipients drop
-    what an account sends once more that was restored from a backup; else random."""
+    """The message's id: the same whenever the same draft is sent with the same content, so that its
+    recipients drop what an account sends once more that was restored from a backup. Random for
+    what has no ``seed``, or where a message with that id was written already."""
     id_ = hashlib.blake2b(seed + settled.digest, digest_size=16).digest()
     if not seed or history.has_message(reader, conversation, settled.me, id_):
         return settled.message

@@ -1,4 +1,5 @@
-"""Cover traffic: envelopes to oneself, sent when it is one's turn and there is nothing to say.
+"""Cover traffic: dummy envelopes to oneself, sent when it is one's turn and nothing is to be
+said.
 
 A dummy is noise, as every envelope is to whoever has not its key; it goes to one's own mailbox by
 the same request, over the same kind of connection, as a delivery. It is known again by its hash,
@@ -26,7 +27,7 @@ KEPT = 90 * 86_400_000
 
 
 class CoverTraffic:
-    """Those of one account."""
+    """The dummy envelopes of an account: made, sent, known again when they come, and forgotten."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -69,7 +70,7 @@ class CoverTraffic:
             self._out.update(dict.fromkeys(late, now))
 
     async def send(self) -> None:
-        """Send one, now. What goes wrong is of no consequence. The next is made ready after it,
+        """Send a dummy, now. What goes wrong is of no consequence. The next is made ready after it,
         so that a dummy's turn begins as promptly as any."""
         with suppress(CbfsError), contained():  # the polls tell that the server does not answer
             await self._send()

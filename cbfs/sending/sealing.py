@@ -2,7 +2,7 @@
 
 Each gives a step for one transaction, which holds the ratchet's new state and the envelopes: a
 crash before it leaves a part unsealed, after it an envelope that is sent again byte for byte. A
-note's envelope is not kept: should it not be delivered, the note is made anew from what is owed.
+note's envelope is not kept: should it not be delivered, the note is made anew from its queue.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,10 @@
-"""Delivery to those that something waits for, so many at once and no more
-(``cbfs.sending.agenda``).
+"""The sender: delivery to those that something waits for, so many at once and no more
+(``cbfs.sending.agenda``), and reminders of when notes are due.
 
 Each delivery session has a connection of its own with a fresh key, so that the recipient's
 server learns neither who sends nor that two deliveries come from the same sender; so has each
 prekey that is taken. Sealing and the ratchet's new state are one commit, delivery follows, and
-only then the queue forgets (see ``cbfs.messages.queues.delivery_queue``).
+only then the queue forgets (``cbfs.messages.queues.delivery_queue``).
 """
 
 from collections.abc import Callable
@@ -97,7 +97,7 @@ class Sender:
         self._wake(recipient)
 
     def note_due(self, recipient: str) -> None:
-        """What is owed to this recipient is due. To whom the user has blocked, it stays owed; and
+        """A note to this recipient is due. It stays in the queue for whom the user has blocked, and
         so does what is wanted from somebody who was only named in a conversation, until they are
         met: whoever names people and parents would bring about that they are looked up, and known
         as if one had written to them."""
@@ -388,7 +388,7 @@ class Reminders:
             self._dues = note_queue.load_dues(reader)
 
     def add(self, dues: Dues) -> None:
-        """More is owed, and is on the disk."""
+        """More waits in the queue of notes, on the disk."""
         for peer, due in dues.items():
             self._dues[peer] = min(due, self._dues.get(peer, due))
         self._news.set()
