@@ -13,7 +13,7 @@ from cbfs.account.settings import Configuration
 from cbfs.contacts.contacts import Contacts
 from cbfs.contacts.look_up import ContactLookUp
 from cbfs.contacts.sessions import Sessions
-from cbfs.messages import history
+from cbfs.messages.conversations import load_conversations
 from cbfs.messages.model import Conversation, Message
 from cbfs.messages.queues.delivery_queue import reseal
 from cbfs.messages.queues.note_queue import Dues
@@ -134,7 +134,7 @@ def make_context(
 ) -> Context:
     """What the parts of the engine share, as the store has it."""
     with store.read() as reader:
-        conversations = history.load_conversations(reader)
+        conversations = load_conversations(reader)
     policy, own = parse_policy(account.policy), account.profile.identity(account.name)
     contacts = Contacts(store, policy.namespace, own, milliseconds, reseal)
     return Context(

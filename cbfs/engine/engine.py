@@ -18,7 +18,7 @@ from cbfs.engine.people import EnginePeople
 from cbfs.engine.redating import Redating
 from cbfs.engine.renewal import Renewal
 from cbfs.interface import NullView, Outgoing, Report, View
-from cbfs.messages import history, progress
+from cbfs.messages import conversations, history, progress
 from cbfs.messages.content import content_chunks
 from cbfs.messages.model import Conversation, Delivery, Message
 from cbfs.messages.queues import note_queue
@@ -121,7 +121,7 @@ class Engine:
         self._own = own
         self._view = view
         with context.store.read() as reader:
-            self._left = history.left_ones(reader)
+            self._left = conversations.left_ones(reader)
         self._preparing: set[str] = set()
         self._reminders = Reminders(context)
         self.expiry = Expiry(context, self)
@@ -330,7 +330,7 @@ class Engine:
         async with self._context.sessions.lock:
             missed = await self.store.commit(lambda writer: leave(writer, known, now, empty=empty))
             with self.store.read() as reader:
-                if missed is None or not history.is_left(reader, conversation):
+                if missed is None or not conversations.is_left(reader, conversation):
                     return False
             self._left.add(conversation)
         for who in missed:
@@ -441,7 +441,7 @@ class Engine:
         known = self._context.conversations.get(conversation.id)
         if known is not None and conversation.id in self._left:
             with self.store.read() as reader:
-                if history.is_left(reader, known.id):
+                if conversations.is_left(reader, known.id):
                     return  # of what has come nothing is whole yet
             self._left.discard(known.id)
             conversation = known

@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 import trio
 
 from cbfs.context import Context, Events
-from cbfs.messages import history, lifetimes
+from cbfs.messages import conversations, history, lifetimes
 from cbfs.messages.file_names import moment
 from cbfs.messages.lifetimes import SLOT, End
 from cbfs.messages.model import Conversation, Delivery, Message
@@ -58,7 +58,7 @@ def leave(
     there are messages in it. A crash before the commit leaves all as it was."""
     if empty and history.newest_message(writer, conversation.id) is not None:
         return None
-    history.leave(writer, conversation.id)
+    conversations.leave(writer, conversation.id)
     note_queue.dequeue_wants(writer, conversation)
     return frozenset(delivery_queue.cancel_all(writer, conversation, now))
 

@@ -13,8 +13,8 @@ import trio
 from cbfs.account.settings import Strangers
 from cbfs.contacts.contact import Standing
 from cbfs.context import Context
-from cbfs.messages.content import u64
 from cbfs.problems import Backoff, NotYet
+from cbfs.storage.encoding import u64
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.random_times import below, exponential

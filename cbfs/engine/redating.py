@@ -17,6 +17,7 @@ import trio
 from cbfs.account import account
 from cbfs.context import Context, Events
 from cbfs.messages import history, listings, petnames, search_index
+from cbfs.messages.conversations import begun_by, load_conversations, name_folder
 from cbfs.messages.model import Conversation, Message
 from cbfs.receiving import message_requests
 from cbfs.storage.faults import unharmed
@@ -77,20 +78,17 @@ class Redating:
 
     def _late(self, now: int) -> list[Late]:
         with self._context.store.read() as reader:
-            conversations = history.load_conversations(reader)
+            conversations = load_conversations(reader)
             return [late for key in conversations for late in late_messages(reader, key, now)]
 
 
 def redate_conversations(writer: Writer, now: int) -> list[tuple[Conversation, Conversation]]:
     """Conversations that began later than ``now`` (milliseconds) begin now. Gives them before and
     after."""
-    late = [c for c in history.load_conversations(writer).values() if c.started > now]
+    late = [c for c in load_conversations(writer).values() if c.started > now]
     late.sort(key=petnames.in_order)
-    begun = [(conversation, history.begun_by(writer, conversation)) for conversation in late]
-    return [
-        (old, history.name_folder(writer, replace(old, started=now), sender))
-        for old, sender in begun
-    ]
+    begun = [(conversation, begun_by(writer, conversation)) for conversation in late]
+    return [(old, name_folder(writer, replace(old, started=now), sender)) for old, sender in begun]
 
 
 def late_messages(reader: Reader, conversation: bytes, now: int) -> list[Late]:

@@ -7,18 +7,9 @@ refer to it says when it can go.
 from collections.abc import Iterator
 
 from cbfs.messages.model import Content, Message
+from cbfs.storage.encoding import u32, u64
 from cbfs.storage.store import Meta, Reader, Store, Table, Writer
 from cbfs_common.messages.folder import HEAD_SIZE, FolderTable, decode_table, table_end
-
-
-def u32(number: int) -> bytes:
-    """4 bytes, big-endian, so that keys sort as numbers."""
-    return number.to_bytes(4, "big")
-
-
-def u64(number: int) -> bytes:
-    """8 bytes, big-endian, so that keys sort as numbers."""
-    return number.to_bytes(8, "big")
 
 
 def hold_content(writer: Writer, content: int) -> None:

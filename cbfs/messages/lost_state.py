@@ -11,7 +11,8 @@ sealed is lost.
 from pathlib import Path
 
 from cbfs.messages import listings
-from cbfs.messages.history import load_conversations, load_messages
+from cbfs.messages.conversations import load_conversations
+from cbfs.messages.history import load_messages
 from cbfs.messages.model import Delivery
 from cbfs.messages.queues.note_queue import NOTHING, NoteKind, count_anew, enqueue
 from cbfs.storage.store import Meta, Reader, Store, Table, Writer

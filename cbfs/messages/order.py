@@ -11,8 +11,7 @@ Everything here belongs into the transaction that brings the message.
 from collections import deque
 from collections.abc import Iterable
 
-from cbfs.messages.content import u64
-from cbfs.storage.encoding import pack, unpack
+from cbfs.storage.encoding import pack, u64, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer
 
 BEFORE_MAX = 3_600_000

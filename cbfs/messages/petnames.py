@@ -13,12 +13,11 @@ by a record, so that it goes on after a restart.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from cbfs.messages import history
-from cbfs.messages.content import u64
+from cbfs.messages import conversations, history
 from cbfs.messages.conversations import label, put_label
 from cbfs.messages.file_names import folder_message_name, message_name
 from cbfs.messages.model import Conversation, Delivery, Message
-from cbfs.storage.encoding import pack, unpack
+from cbfs.storage.encoding import pack, u64, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer
 
 BATCH = 256
@@ -32,8 +31,8 @@ def rename(
     the conversations that thereby have another folder, before and after."""
     changed = [name, *([before] if before else [])]
     affected = [
-        (conversation, history.begun_by(writer, conversation))
-        for conversation in sorted(history.load_conversations(writer).values(), key=in_order)
+        (conversation, conversations.begun_by(writer, conversation))
+        for conversation in sorted(conversations.load_conversations(writer).values(), key=in_order)
         if not set(changed).isdisjoint(conversation.participants)
     ]
     if before:
@@ -44,7 +43,7 @@ def rename(
     for each in changed:
         writer.put(Table.META, Meta.RELABEL + writer.blind(each.encode()), pack(each, b""))
     renamed = [
-        (conversation, history.name_folder(writer, conversation, sender))
+        (conversation, conversations.name_folder(writer, conversation, sender))
         for conversation, sender in affected
     ]
     return [(old, new) for old, new in renamed if old != new]
@@ -130,5 +129,5 @@ def name_anew(writer: Writer, message: Message) -> Message:
 
 
 def _with(reader: Reader, name: str, start: bytes) -> Iterable[bytes]:
-    known = sorted(history.load_conversations(reader).items())
+    known = sorted(conversations.load_conversations(reader).items())
     return [key for key, c in known if key >= start and name in c.participants]

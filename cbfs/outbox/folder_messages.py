@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import trio
 
-from cbfs.messages.content import u32, u64
 from cbfs.messages.model import Content
 from cbfs.problems import Refused
+from cbfs.storage.encoding import u32, u64
 from cbfs.storage.store import Meta, Series, Table, Writer
 from cbfs.tree.file_contents import COPIED_AT_ONCE, own_contents
 from cbfs.tree.nodes import Directory, File, Node, encode_record, walk

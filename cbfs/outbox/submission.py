@@ -8,12 +8,12 @@ from functools import partial
 import trio
 
 from cbfs.interface import Outgoing
-from cbfs.messages.content import u64
 from cbfs.messages.model import Content, Conversation, Message
 from cbfs.outbox.folder_messages import clear, drop, pack, seal, taking_out
 from cbfs.outbox.outbox import Outbox, name_of
 from cbfs.outbox.rule import Hold
 from cbfs.problems import NotYet, Refused
+from cbfs.storage.encoding import u64
 from cbfs.storage.faults import ProgramFault, contained, harmless
 from cbfs.storage.store import StoreError, Table, Writer
 from cbfs.tree.nodes import FIRST_STORED, Directory, File, Parcel, Sending, new_seed

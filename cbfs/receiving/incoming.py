@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from cbfs.contacts.contact import Contact, Standing
 from cbfs.contacts.sessions import Damaged, Opened
 from cbfs.context import Context
-from cbfs.messages.content import u64
 from cbfs.messages.queues.note_queue import NOTHING, NoteKind, enqueue
 from cbfs.messages.queues.quarantine import QuarantinedEnvelope, Why, keep, keep_all
 from cbfs.receiving import message_requests
 from cbfs.receiving.notes import Effects, Told, take_note, tell_lost
 from cbfs.receiving.reassembly import Arrivals, Reception, drop_part, store_part
+from cbfs.storage.encoding import u64
 from cbfs.storage.faults import ProgramFault, contained
 from cbfs.storage.store import Series, StoreError, Table, Writer
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError, LimitError

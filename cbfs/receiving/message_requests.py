@@ -21,16 +21,15 @@ from cbfs.contacts.contact import Contact, Mark, Standing
 from cbfs.context import Context
 from cbfs.interface import MessageRequest
 from cbfs.messages import lifetimes
-from cbfs.messages.content import u64
+from cbfs.messages.conversations import get_conversation
 from cbfs.messages.file_names import shown_file_name
-from cbfs.messages.history import get_conversation
 from cbfs.messages.model import Conversation, Message
 from cbfs.messages.queues import delivery_queue
 from cbfs.messages.queues.note_queue import BLIND_SIZE
 from cbfs.problems import Backoff
 from cbfs.receiving.notes import Effects, Told
 from cbfs.receiving.reassembly import Arrivals, Reception, store_part
-from cbfs.storage.encoding import pack, unpack
+from cbfs.storage.encoding import pack, u64, unpack
 from cbfs.storage.store import Reader, Series, StoreError, Table, Writer
 from cbfs_common.messages.body import Part, decode_body
 

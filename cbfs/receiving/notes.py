@@ -9,19 +9,13 @@ leave are made in ``cbfs.messages.queues.note_queue``.
 from dataclasses import dataclass, field
 
 from cbfs.contacts.contact import Contact, Standing
-from cbfs.messages.content import u64
-from cbfs.messages.history import (
-    ancestors_by,
-    find_message,
-    get_conversation,
-    has_message,
-    own_before,
-    put_message,
-)
+from cbfs.messages.conversations import get_conversation
+from cbfs.messages.history import ancestors_by, find_message, has_message, own_before, put_message
 from cbfs.messages.model import Delivery, Message
 from cbfs.messages.queues.delivery_queue import begin_again, moved_on, pending, send_again
 from cbfs.messages.queues.note_queue import NOTHING, Dues, NoteKind, dequeue, enqueue, items_for
 from cbfs.receiving.reassembly import Arrivals, Reception, acknowledge
+from cbfs.storage.encoding import u64
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.limits import ASK_SPREAD, LOST_PAUSE, NOTE_IDS_MAX
 from cbfs_common.messages.body import Note

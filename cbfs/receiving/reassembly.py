@@ -8,20 +8,13 @@ import hashlib
 from dataclasses import dataclass, field, replace
 
 from cbfs.messages import lifetimes
-from cbfs.messages.content import read_table, u32, u64
-from cbfs.messages.history import (
-    Arrival,
-    add_conversation,
-    add_message,
-    come_back,
-    get_conversation,
-    has_message,
-    missing_parents,
-    note_dropped,
-)
+from cbfs.messages.content import read_table
+from cbfs.messages.conversations import add_conversation, come_back, get_conversation
+from cbfs.messages.history import Arrival, add_message, has_message, missing_parents, note_dropped
 from cbfs.messages.model import Content, Conversation, Message
 from cbfs.messages.queues.incomplete import Incomplete, complete, get_incomplete, put_incomplete
 from cbfs.messages.queues.note_queue import Dues, NoteKind, arrived, enqueue
+from cbfs.storage.encoding import u32, u64
 from cbfs.storage.store import Series, Table, Writer
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import ASK_FIRST, ASK_SPREAD

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cbfs.contacts.contact import decode_contact
 from cbfs.interface import Outgoing
 from cbfs.messages import history, lifetimes
+from cbfs.messages.conversations import add_conversation, come_back, conversation_for, mark_written
 from cbfs.messages.history import Arrival
 from cbfs.messages.model import Conversation, Message
 from cbfs.messages.queues import delivery_queue
@@ -38,8 +39,8 @@ def make_message(
     """(its conversation, which this may begin; the message, with a delivery queued for each of
     its recipients whom the user has not blocked)."""
     conversation = _conversation(writer, conversations, outgoing, settled)
-    history.mark_written(writer, conversation.id)
-    history.come_back(writer, conversation.id)
+    mark_written(writer, conversation.id)
+    come_back(writer, conversation.id)
     if outgoing.lifetime:
         lifetimes.choose(writer, conversation.id, outgoing.lifetime, settled.me, settled.now)
     others = tuple(name for name in settled.participants if name != settled.me)
@@ -89,7 +90,5 @@ def _conversation(
     if outgoing.conversation is not None:
         return conversations[outgoing.conversation]
     participants, subject = settled.participants, settled.subject
-    id_, known = history.conversation_for(writer, participants, subject, settled.fresh)
-    return known or history.add_conversation(
-        writer, id_, settled.me, participants, subject, settled.now
-    )
+    id_, known = conversation_for(writer, participants, subject, settled.fresh)
+    return known or add_conversation(writer, id_, settled.me, participants, subject, settled.now)

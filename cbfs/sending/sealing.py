@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from cbfs.contacts.sessions import Batch
 from cbfs.context import Context
 from cbfs.messages.content import read_content
-from cbfs.messages.history import get_conversation
+from cbfs.messages.conversations import get_conversation
 from cbfs.messages.queues import delivery_queue
 from cbfs.messages.queues.delivery_queue import Envelope, Job
 from cbfs.messages.queues.note_queue import NoteDraft

@@ -31,3 +31,18 @@ def unpack(data: bytes, *types: type) -> list[Any]:
     ):
         raise DecodeError(*_DAMAGED)
     return fields
+
+
+def u32(number: int) -> bytes:
+    """4 bytes, big-endian, so that keys sort as numbers."""
+    return number.to_bytes(4, "big")
+
+
+def u64(number: int) -> bytes:
+    """8 bytes, big-endian, so that keys sort as numbers."""
+    return number.to_bytes(8, "big")
+
+
+def number_of(data: bytes | None) -> int:
+    """The number that ``u32`` or ``u64`` wrote, 0 where there is no record."""
+    return int.from_bytes(data or b"", "big")

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from cbfs.interface import Backend
-from cbfs.messages.content import read_content, u32, u64
+from cbfs.messages.content import read_content
 from cbfs.messages.model import Content
+from cbfs.storage.encoding import u32, u64
 from cbfs.storage.faults import Tasks
 from cbfs.storage.store import Meta, Reader, Series, StoreError, Table, Writer
 from cbfs.tree.nodes import (

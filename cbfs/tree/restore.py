@@ -9,8 +9,8 @@ until the next mount where that went.
 
 from collections.abc import Callable
 
-from cbfs.messages.content import u64
 from cbfs.messages.file_names import free_name
+from cbfs.storage.encoding import u64
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs.tree.file_contents import drop_scratch, own_contents
 from cbfs.tree.nodes import (

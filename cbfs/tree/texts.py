@@ -12,7 +12,7 @@ from cbfs.contacts.fingerprint import Fingerprint
 from cbfs.contacts.user_names import typed_name
 from cbfs.interface import MessageRequest, Report
 from cbfs.messages.file_names import moment
-from cbfs.messages.plain_text import shown_line, shown_lines
+from cbfs.messages.transcript import shown_line, shown_lines
 from cbfs.problems import Refused
 from cbfs_common.errors import DecodeError
 from cbfs_common.names.entry import Status

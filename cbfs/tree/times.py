@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from cbfs.messages.content import u64
-from cbfs.storage.encoding import pack, unpack
+from cbfs.storage.encoding import pack, u64, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs.tree.nodes import Directory, Node, Text
 from cbfs.tree.rules import Area

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 
 from cbfs.interface import Backend
-from cbfs.messages.content import u64
 from cbfs.messages.model import Conversation, Message
+from cbfs.storage.encoding import u64
 from cbfs.storage.faults import Tasks
 from cbfs.storage.store import Series, Store, Table, Writer
 from cbfs.tree.file_contents import FileContents

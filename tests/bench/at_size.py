@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.messages import history
+from cbfs.messages.conversations import add_conversation
 from cbfs.messages.history import Arrival
 from cbfs.messages.model import Conversation
 from cbfs.storage.store import Series, Store, Writer
@@ -52,7 +53,7 @@ def fill(store: Store, conversations: int, messages: int) -> None:
             people = tuple(sorted((NAME, f"person{number:06d}")))
             key = SYSTEM_RANDOM.token(16)
             begun = STARTED + number * 60_000
-            known.append(history.add_conversation(writer, key, NAME, people, "", begun))
+            known.append(add_conversation(writer, key, NAME, people, "", begun))
 
     def add(writer: Writer, first: int, last: int) -> None:
         for number in range(first, last):

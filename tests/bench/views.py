@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.messages import history, search_index
+from cbfs.messages import conversations, history, search_index
 from cbfs.messages.history import Arrival
 from cbfs.storage.store import Series, Writer
 from tests.bench.at_size import STARTED, make_account, text_of
@@ -69,7 +69,7 @@ def _upkeep(account: Path) -> tuple[float, float]:
     times: list[float] = []
 
     def change(writer: Writer) -> None:
-        conversation = next(iter(history.load_conversations(writer)))
+        conversation = next(iter(conversations.load_conversations(writer)))
         added = []
         began = time.perf_counter()
         for number in range(UPKEEP):

@@ -11,10 +11,11 @@ from cbfs.account.account import SYSTEM_RANDOM, opened_store
 from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
 from cbfs.interface import Outgoing
-from cbfs.messages.content import read_content, u32, u64
+from cbfs.messages.content import read_content
 from cbfs.messages.model import Content, Conversation, Delivery, Message
 from cbfs.network.access import NetworkOptions
 from cbfs.problems import Refused
+from cbfs.storage.encoding import u32, u64
 from cbfs.storage.store import Series, StoreError, Table, Writer
 from tests.support.world import WAIT, World, accept_strangers, run
 

@@ -14,8 +14,8 @@ from cbfs.account.account import SYSTEM_RANDOM, opened_store
 from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
 from cbfs.interface import Outgoing
-from cbfs.messages.content import u32, u64
 from cbfs.messages.model import Content, Delivery, Message
+from cbfs.storage.encoding import u32, u64
 from cbfs.storage.store import Series, Table, Writer
 from tests.engine.test_engine import NO_TOR, Recorder, account, read, until
 from tests.support.world import World

@@ -17,8 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from cbfs.contacts.contact import Contact
 from cbfs.engine.expiry import Timetable, end, forget
-from cbfs.messages import history, lifetimes
-from cbfs.messages.content import u32, u64
+from cbfs.messages import conversations, history, lifetimes
 from cbfs.messages.history import Arrival
 from cbfs.messages.lifetimes import SLOT, Setting, parse, words
 from cbfs.messages.model import Content, Conversation, Delivery, Message
@@ -26,6 +25,7 @@ from cbfs.messages.queues import delivery_queue
 from cbfs.problems import Refused
 from cbfs.receiving import message_requests
 from cbfs.receiving.reassembly import Arrivals, Reception, store_part
+from cbfs.storage.encoding import u32, u64
 from cbfs.storage.store import Reader, Series, Store, Table, Writer
 from cbfs.tree.virtual.metadata_file import read_changed, read_new, text_of
 from cbfs_common.limits import (
@@ -212,7 +212,7 @@ class Ends(RuleBasedStateMachine):
 
         def change(writer: Writer) -> None:
             for key in self.talks:
-                history.add_conversation(writer, key, "bob", people, "", START)
+                conversations.add_conversation(writer, key, "bob", people, "", START)
 
         self.change(change)
 
@@ -237,7 +237,7 @@ class Ends(RuleBasedStateMachine):
                 lifetime=lifetime,
             )  # fmt: skip
             message = history.add_message(writer, talk, arrival, self.now)
-            known = history.get_conversation(writer, talk)
+            known = conversations.get_conversation(writer, talk)
             assert known is not None
             delivery_queue.add_jobs(
                 writer, message, delivery_queue.job_for(message, known, bytes(32))

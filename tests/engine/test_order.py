@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
-from cbfs.messages import history, order
+from cbfs.messages import conversations, history, order
 from cbfs.messages.history import Arrival
 from cbfs.messages.transcript import Extent, Line, Reading, Transcript
 from cbfs.storage.store import Series, Store, Writer
@@ -75,7 +75,9 @@ def come(store: Store, written: Written, now: int, *more: Written, talk: bytes =
 
 
 def begin(store: Store, talk: bytes = TALK) -> None:
-    store.write(lambda writer: history.add_conversation(writer, talk, "alice", NAMES, "", START))
+    store.write(
+        lambda writer: conversations.add_conversation(writer, talk, "alice", NAMES, "", START)
+    )
 
 
 @pytest.fixture(scope="module")

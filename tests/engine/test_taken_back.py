@@ -9,7 +9,7 @@ import trio
 
 from cbfs.engine.expiry import forget, leave
 from cbfs.engine.running import running
-from cbfs.messages import history
+from cbfs.messages import conversations, history
 from cbfs.messages.model import Conversation, Delivery, Message
 from cbfs.messages.queues import delivery_queue, note_queue
 from cbfs.messages.queues.note_queue import missing
@@ -97,7 +97,9 @@ def test_a_conversation_that_was_left_is_resumed_by_either_side(here: World) -> 
 
 def begin(store: Store) -> Conversation:
     people = ("alice", "bob", "carol")
-    return store.write(lambda w: history.add_conversation(w, TALK, "alice", people, "", START))
+    return store.write(
+        lambda w: conversations.add_conversation(w, TALK, "alice", people, "", START)
+    )
 
 
 def write(writer: Writer, conversation: Conversation, number: int) -> Message:
@@ -183,7 +185,7 @@ def test_a_crash_leaves_all_of_a_removal_or_nothing(tmp_path: Path) -> None:
                 for j in delivery_queue.pending(reader, who)
             ]
             indexed = len(list(reader.keys(Table.META, b"job ")))
-            left = history.is_left(reader, TALK)
+            left = conversations.is_left(reader, TALK)
         assert len(waiting) == indexed
         assert sorted(waiting) == ([] if left else sorted([*there, *there]))
         seen.add((len(there), left))
@@ -197,7 +199,7 @@ def test_nothing_is_asked_for_of_a_conversation_that_was_left(tmp_path: Path) ->
         take(store, a_part(b"hello", 0, 1, FOREVER), 1)
 
         def change(writer: Writer) -> None:
-            (conversation,) = history.load_conversations(writer).values()
+            (conversation,) = conversations.load_conversations(writer).values()
             for place in (conversation.id, bytes(16)):
                 note_queue.enqueue(
                     writer, {}, "bob", note_queue.NoteKind.WANT, place + bytes(16), 1

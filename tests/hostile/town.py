@@ -23,7 +23,7 @@ from cbfs.contacts.contact import Mark, Standing, decode_contact
 from cbfs.context import make_context
 from cbfs.engine.engine import Engine, GuardedView
 from cbfs.engine.running import working
-from cbfs.messages import history
+from cbfs.messages import conversations, history
 from cbfs.messages.content import read_content
 from cbfs.messages.model import Message
 from cbfs.messages.queues.quarantine import envelope_at
@@ -386,7 +386,7 @@ class Town:
         with self.store.read() as reader:
             return [
                 message
-                for conversation in history.load_conversations(reader)
+                for conversation in conversations.load_conversations(reader)
                 for message in history.load_messages(reader, conversation)
             ]
 

@@ -24,7 +24,7 @@ from cbfs.contacts.contact import Contact
 from cbfs.context import milliseconds
 from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
-from cbfs.messages import history, lifetimes, listings, search_index
+from cbfs.messages import conversations, history, lifetimes, listings, search_index
 from cbfs.messages.model import Message
 from cbfs.messages.queues import delivery_queue
 from cbfs.receiving import message_requests
@@ -193,7 +193,7 @@ def check(engine: Engine) -> None:
         )
         for talk in engine.conversations():
             assert talk.folder[:4] == time.strftime("%Y", time.gmtime(talk.started / 1_000))
-            assert history.load_conversations(reader)[talk.id] == talk
+            assert conversations.load_conversations(reader)[talk.id] == talk
             found = engine.messages(talk.id)
             for message in found:
                 assert message.name.startswith(

@@ -13,7 +13,7 @@ import pytest
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
-from cbfs.messages import history, petnames
+from cbfs.messages import conversations, history, petnames
 from cbfs.messages.conversations import label
 from cbfs.messages.listings import every
 from cbfs.problems import NotAName, Taken
@@ -38,8 +38,10 @@ def test_messages_follow_a_few_at_a_time_and_after_a_crash(
     store = open_store(tmp_path)
 
     def begin(writer: Writer) -> bytes:
-        talk = history.add_conversation(writer, b"t" * 16, "bob", ("alice", "bob"), "tea", 0)
-        other = history.add_conversation(writer, b"o" * 16, "alice", ("alice", "carol"), "", 0)
+        talk = conversations.add_conversation(writer, b"t" * 16, "bob", ("alice", "bob"), "tea", 0)
+        other = conversations.add_conversation(
+            writer, b"o" * 16, "alice", ("alice", "carol"), "", 0
+        )
         for number in range(10):
             for conversation, sender in ((talk, "bob"), (talk, "alice"), (other, "carol")):
                 arrival = history.Arrival(

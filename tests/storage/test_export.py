@@ -9,7 +9,8 @@ import pytest
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.commands.export import restore_export, write_export
 from cbfs.messages.content import read_content
-from cbfs.messages.history import load_conversations, load_messages
+from cbfs.messages.conversations import load_conversations
+from cbfs.messages.history import load_messages
 from cbfs.messages.queues.incomplete import Incomplete, all_incomplete, decode_incomplete
 from cbfs.storage.records import Table
 from cbfs.storage.store import Meta, Store

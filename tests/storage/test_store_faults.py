@@ -14,7 +14,8 @@ import pytest
 
 from cbfs.account.account import SYSTEM_RANDOM, salvaging
 from cbfs.commands.export import read_export, write_export
-from cbfs.messages.history import Arrival, add_conversation, add_message
+from cbfs.messages.conversations import add_conversation
+from cbfs.messages.history import Arrival, add_message
 from cbfs.mount.quota import errno_of
 from cbfs.storage.lmdb_pages import Pages
 from cbfs.storage.root_key import NO_LOCK, Protection, make_root_file

@@ -28,14 +28,15 @@ from cbfs.contacts.user_names import typed_name
 from cbfs.engine import redating
 from cbfs.engine.expiry import Timetable, end
 from cbfs.interface import MessageRequest, Outgoing, Report, View
-from cbfs.messages import history, lifetimes
-from cbfs.messages.content import read_content, u32, u64
+from cbfs.messages import conversations, history, lifetimes
+from cbfs.messages.content import read_content
 from cbfs.messages.history import Arrival
 from cbfs.messages.model import Content, Conversation, Message
 from cbfs.network.access import NetworkOptions
 from cbfs.outbox.folder_messages import drop, pack
 from cbfs.problems import NotYet, Refused, Taken
 from cbfs.sending.compose import Settled, make_message
+from cbfs.storage.encoding import u32, u64
 from cbfs.storage.root_key import Unlock
 from cbfs.storage.store import Series, Store, Table, Writer
 from cbfs.tree.nodes import Directory
@@ -86,7 +87,7 @@ class FakeBackend:
 
     def conversations(self) -> tuple[Conversation, ...]:
         with self.store.read() as reader:
-            known, left = history.load_conversations(reader), history.left_ones(reader)
+            known, left = conversations.load_conversations(reader), conversations.left_ones(reader)
         return tuple(
             sorted((c for c in known.values() if c.id not in left), key=lambda c: c.started)
         )
@@ -223,7 +224,7 @@ class FakeBackend:
     async def leave(self, conversation: bytes, *, empty: bool) -> bool:
         if empty and self.newest(conversation) is not None:
             return False
-        await self.store.commit(lambda writer: history.leave(writer, conversation))
+        await self.store.commit(lambda writer: conversations.leave(writer, conversation))
         return True
 
     async def arrive_folder(self, sender: str, tree: Tree, top: Directory) -> Message:
@@ -252,7 +253,7 @@ class FakeBackend:
         """The clock was ahead of ``now`` (milliseconds)."""
         moved = await self.store.commit(partial(redating.redate_conversations, now=now))
         with self.store.read() as reader:
-            talks = history.load_conversations(reader)
+            talks = conversations.load_conversations(reader)
             late = [one for key in talks for one in redating.late_messages(reader, key, now)]
         messages = await self.store.commit(partial(redating.redate, batch=late, now=now))
         if self.view:
@@ -266,7 +267,7 @@ class FakeBackend:
         """A message comes in, in the one conversation with that sender."""
         now = time.time_ns() // 1_000_000
         with self.store.read() as reader:
-            every, left = history.load_conversations(reader), history.left_ones(reader)
+            every, left = conversations.load_conversations(reader), conversations.left_ones(reader)
         with_sender = (c for c in every.values() if set(c.participants) == {NAME, sender})
         # the one without a subject, where others have begun more of them
         known = min(with_sender, key=lambda c: (c.subject, c.started), default=None)
@@ -274,8 +275,8 @@ class FakeBackend:
 
         def change(writer: Writer) -> tuple[Conversation, Message]:
             if known is not None:
-                history.come_back(writer, known.id)
-            conversation = known or history.add_conversation(
+                conversations.come_back(writer, known.id)
+            conversation = known or conversations.add_conversation(
                 writer, conversation_id(people, "", 0), sender, people, "", now
             )
             arrival = _arrival(writer, sender, now, file_name, put_content(writer, data), ())

@@ -19,7 +19,7 @@ from cbfs.context import Context, make_context, make_directory
 from cbfs.engine.expiry import forget
 from cbfs.interface import Outgoing
 from cbfs.messages import history
-from cbfs.messages.content import read_content, u32, u64
+from cbfs.messages.content import read_content
 from cbfs.messages.lost_state import notice_loss
 from cbfs.messages.model import Content, Conversation
 from cbfs.messages.queues import delivery_queue, note_queue
@@ -31,6 +31,7 @@ from cbfs.receiving.prekeys import top_up
 from cbfs.receiving.receiver import Receiver
 from cbfs.sending.compose import Settled, make_message
 from cbfs.sending.sealing import Sealing
+from cbfs.storage.encoding import u32, u64
 from cbfs.storage.root_key import NO_LOCK, Protection, RootFile, make_root_file
 from cbfs.storage.store import Series, Store, Table, Writer
 from cbfs_common.names.entry import Entry, Keys, Status

@@ -23,7 +23,6 @@ from cbfs.contacts.contact import Contact
 from cbfs.context import make_context, make_directory
 from cbfs.engine.engine import Engine, GuardedView
 from cbfs.interface import Outgoing
-from cbfs.messages.content import u32, u64
 from cbfs.messages.model import Content
 from cbfs.names.own_name import OwnName
 from cbfs.network.access import Network
@@ -31,6 +30,7 @@ from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import open_link, request
 from cbfs.network.pacing import PacedDialer
 from cbfs.problems import Problems
+from cbfs.storage.encoding import u32, u64
 from cbfs.storage.store import Series, Table, Writer
 from cbfs.storage.store import Store as ClientStore
 from cbfs_common.limits import ENVELOPE_SIZE

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from cbfs.messages import search_index
 from cbfs.messages.model import Content, Message
-from cbfs.messages.words import WORD_MAX, asked_words, words_of
+from cbfs.messages.search_index import WORD_MAX, asked_words, words_of
 from cbfs.storage.store import Store, Table
 from tests.support.stores import open_store
 

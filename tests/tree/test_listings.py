@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.messages import history, listings
+from cbfs.messages import conversations, history, listings
 from cbfs.messages.history import Arrival
 from cbfs.messages.listings import PAGE_SIZE, entry_of, listed
 from cbfs.messages.lost_state import make_listings
@@ -125,7 +125,7 @@ def test_a_page_begins_with_its_first_message_even_when_that_goes(tmp_path: Path
     make_account(tmp_path, conversations=1, messages=70)
     store = open_store(tmp_path)
     with store.read() as reader:
-        (key,) = history.load_conversations(reader)
+        (key,) = conversations.load_conversations(reader)
         messages = history.load_messages(reader, key)
     (first, _), (second, _) = pages(store)
     boundary = int.from_bytes(second[16:], "big")

@@ -15,9 +15,9 @@ import math
 from dataclasses import dataclass, replace
 
 from cbfs.messages import lifetimes, listings, order
-from cbfs.messages.content import chunks, drop_content, hold_content, u32, u64
+from cbfs.messages.content import chunks, drop_content, hold_content
+from cbfs.messages.conversations import get_conversation
 from cbfs.messages.history import (
-    get_conversation,
     get_message,
     place_of,
     put_changed,
@@ -26,7 +26,7 @@ from cbfs.messages.history import (
 )
 from cbfs.messages.model import Content, Conversation, Delivery, Message
 from cbfs.messages.queues.note_queue import Dues, NoteKind, enqueue
-from cbfs.storage.encoding import pack, unpack
+from cbfs.storage.encoding import pack, u32, u64, unpack
 from cbfs.storage.store import Meta, Reader, Series, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import DATE_MAX, OFFER_AFTER

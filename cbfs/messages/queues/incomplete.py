@@ -8,8 +8,7 @@ chunks that have come are in ``Table.CONTENT``. What one sender has on the way i
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cbfs.messages.content import u64
-from cbfs.storage.encoding import pack, unpack
+from cbfs.storage.encoding import pack, u64, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import INCOMPLETE_BYTES_MAX, INCOMPLETE_MAX

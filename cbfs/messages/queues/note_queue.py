@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from cbfs.messages.history import get_conversation
+from cbfs.messages.conversations import get_conversation
 from cbfs.messages.model import Conversation
 from cbfs.storage.encoding import pack, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer

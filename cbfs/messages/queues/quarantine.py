@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from cbfs.messages.content import u64
+from cbfs.storage.encoding import u64
 from cbfs.storage.store import Reader, Series, Table, Writer
 from cbfs_common.limits import QUARANTINE_MAX
 

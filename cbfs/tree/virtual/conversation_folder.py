@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cbfs.interface import Backend
-from cbfs.messages.content import gone_entries, read_table, remove_entry, u32, u64
+from cbfs.messages.content import gone_entries, read_table, remove_entry
 from cbfs.messages.file_names import free_name, shown_file_name
 from cbfs.messages.history import (
     get_message,
@@ -29,7 +29,7 @@ from cbfs.messages.history import (
 from cbfs.messages.listings import Entry, ends_of, entry_of, folders, is_folder, listed, received_of
 from cbfs.messages.model import Conversation, Message
 from cbfs.messages.transcript import Extent, Line, Reading, Transcript
-from cbfs.storage.encoding import pack
+from cbfs.storage.encoding import pack, u32, u64
 from cbfs.storage.store import Reader, Writer
 from cbfs.tree.nodes import FIRST_MESSAGE, FolderFile, Inodes, MessageFile, Node, Text
 from cbfs.tree.rules import METADATA, Area, TreeError

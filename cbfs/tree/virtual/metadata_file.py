@@ -22,12 +22,12 @@ import tomli_w
 from cbfs.contacts.user_names import typed_name
 from cbfs.interface import Backend
 from cbfs.messages import lifetimes
-from cbfs.messages.content import u64
 from cbfs.messages.file_names import ERROR_SUFFIX, moment
 from cbfs.messages.lifetimes import Setting
 from cbfs.messages.model import Conversation
-from cbfs.messages.plain_text import escaped
+from cbfs.messages.transcript import escaped
 from cbfs.problems import Refused
+from cbfs.storage.encoding import u64
 from cbfs.storage.store import Table
 from cbfs.tree.nodes import Directory, File, Inodes, Node, Text
 from cbfs.tree.rules import METADATA, Area, TreeError

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 
 from cbfs.interface import Backend
-from cbfs.messages.content import u64
 from cbfs.messages.queues.quarantine import Why, envelope_at, numbered, reason_at
+from cbfs.storage.encoding import u64
 from cbfs.storage.store import Table, Writer
 from cbfs.tree.nodes import Directory, Node, Text
 from cbfs.tree.rules import TreeError
