@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 import trio
 
-from cbfs import problems as retries
+from cbfs import problems
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.context import milliseconds
 from cbfs.network.link import Link, request, request_in_order
@@ -81,7 +81,7 @@ def test_a_swapped_prekey_is_refused_and_the_message_waits(
 
     monkeypatch.setattr(sender, "request", lying)
     monkeypatch.setattr(sender, "request_in_order", in_order)
-    monkeypatch.setattr(retries, "FIRST", 0.2)
+    monkeypatch.setattr(problems, "FIRST", 0.2)
     monkeypatch.setattr(sender.Sender, "_new_session", watched)
 
     async def main() -> None:

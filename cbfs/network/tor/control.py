@@ -19,7 +19,7 @@ from cbfs.network.tor.events import Bootstrap, Circuit, Event, Liveness, Stream,
 from cbfs_common.errors import CbfsError
 from cbfs_host.tor_control import controller
 
-WATCHED = ("CIRC", "STREAM", "STATUS_CLIENT", "NETWORK_LIVENESS")
+EVENTS = ("CIRC", "STREAM", "STATUS_CLIENT", "NETWORK_LIVENESS")
 
 
 class ControlError(CbfsError):
@@ -91,7 +91,7 @@ class TorSession:
 
         with _in_words("tor did not agree to report"):
             self._controller.add_status_listener(on_status, spawn=False)
-            self._controller.add_event_listener(on_event, *WATCHED)
+            self._controller.add_event_listener(on_event, *EVENTS)
         if not self._controller.is_alive():
             closed()
 
