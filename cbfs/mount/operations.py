@@ -41,19 +41,19 @@ from cbfs.tree.nodes import (
     ENDING_MODE,
     MESSAGE_MODE,
     STATUS,
-    Directory,
     File,
+    Folder,
     FolderFile,
-    Link,
     MessageFile,
     Node,
+    SymbolicLink,
     Text,
 )
 from cbfs.tree.processes import ProcFS
 from cbfs.tree.rules import Area, TreeError
 from cbfs.tree.virtual.conversation_folder import MessageFolder
 from cbfs.tree.virtual.unread_folder import counts_as_reading
-from cbfs.tree.virtual.virtual_directory import DOTS, Listing, Provided
+from cbfs.tree.virtual.virtual_directory import DOTS, Listing, VirtualDirectory
 from cbfs.tree.xattrs import xattrs
 from cbfs_common.limits import FILE_NAME_MAX
 
@@ -65,7 +65,7 @@ CACHE_SECONDS = 1.0
 MESSAGE_CACHE_SECONDS = 300.0
 """The same for a message, which never changes; one that goes, goes through the kernel."""
 
-SHARED = frozenset((Area.DRAFTS, Area.PARCEL, Area.SCRATCH))
+SHARED = frozenset((Area.DRAFTS, Area.FOLDER_DRAFT, Area.SCRATCH))
 """Where programs of several mounts may write, while there is a window. A kernel does not know what
 another one has changed, so that none may answer for us there."""
 
@@ -140,7 +140,7 @@ class Operations(pyfuse3.Operations):
                 raise FUSEError(errno.ENOENT)
             return self._remember(node)
         node = self._find(directory, text)
-        if isinstance(node, Provided):
+        if isinstance(node, VirtualDirectory):
             node.found_in(directory)
         return self._remember(node)
 
@@ -204,7 +204,7 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
         node = self._node(inode)
-        if not isinstance(node, Link):
+        if not isinstance(node, SymbolicLink):
             raise FUSEError(errno.EINVAL)
         return FileNameT(node.target.encode())
 
@@ -307,7 +307,7 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         node = self._node(inode)
-        if isinstance(node, Directory):
+        if isinstance(node, Folder):
             raise FUSEError(errno.EISDIR)
         _check_reachable(node)
         writes = flags & os.O_ACCMODE != os.O_RDONLY
@@ -406,10 +406,10 @@ class Operations(pyfuse3.Operations):
 
     # what a window does otherwise (see cbfs.mount.single_operations)
 
-    def _find(self, directory: Directory, name: str) -> Node:
+    def _find(self, directory: Folder, name: str) -> Node:
         return self._tree.lookup(directory, name)
 
-    async def _unlink(self, directory: Directory, name: str) -> None:
+    async def _unlink(self, directory: Folder, name: str) -> None:
         await self._changes.unlink(directory, name)
 
     def _is_new(self, node: Node) -> bool:
@@ -427,9 +427,9 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ESTALE)
         return node
 
-    def _directory(self, inode: int) -> Directory:
+    def _directory(self, inode: int) -> Folder:
         node = self._node(inode)
-        if not isinstance(node, Directory):
+        if not isinstance(node, Folder):
             raise FUSEError(errno.ENOTDIR)
         return node.alias or node
 
@@ -460,7 +460,7 @@ class Operations(pyfuse3.Operations):
         return entry
 
     def _is_shared(self, node: Node) -> bool:
-        return bool(self._view.watchers.followers) and any(
+        return bool(self._view.watchers.observers) and any(
             directory.area in SHARED for directory, _name in node.names
         )
 

@@ -18,9 +18,9 @@ from cbfs.mount.operations import CACHE_SECONDS, Operations
 from cbfs.mount.quota import BLOCK_SIZE, Capacity, Space
 from cbfs.mount.single_view import Numbers, Window
 from cbfs.mount.view import MountView
-from cbfs.tree.nodes import Directory, File, MessageFile, Node
+from cbfs.tree.nodes import File, Folder, MessageFile, Node
 from cbfs.tree.processes import ProcFS
-from cbfs.tree.virtual.conversation_folder import Folder
+from cbfs.tree.virtual.conversation_folder import ConversationFolder
 from cbfs.tree.virtual.virtual_directory import DOTS
 from cbfs.tree.xattrs import xattrs
 
@@ -107,7 +107,7 @@ class WindowOperations(Operations):
         if place is None or node is None:
             return
         self.window.leave(place, node)
-        is_folder = isinstance(node, Directory)
+        is_folder = isinstance(node, Folder)
         remove = self.notifier.remove_folder if is_folder else self.notifier.remove
         remove(self.window.path(path), lambda: self.window.gone(place))
 
@@ -165,7 +165,7 @@ class WindowOperations(Operations):
 
     # hooks of ``Operations``
 
-    def _find(self, directory: Directory, name: str) -> Node:
+    def _find(self, directory: Folder, name: str) -> Node:
         leaving = self.window.leaving(directory, name)
         if leaving is not None:
             return leaving
@@ -174,10 +174,10 @@ class WindowOperations(Operations):
             raise pyfuse3.FUSEError(errno.ENOENT)
         return node
 
-    async def _unlink(self, directory: Directory, name: str) -> None:
+    async def _unlink(self, directory: Folder, name: str) -> None:
         node, provider = directory.entries.get(name), self.window.folder.provider
         is_message = isinstance(node, MessageFile) and directory is self.window.folder
-        if not is_message or node is None or not isinstance(provider, Folder):
+        if not is_message or node is None or not isinstance(provider, ConversationFolder):
             await self._changes.unlink(directory, name)
             return
         # it can be looked up until the mount of the account has let it go, and is not listed
@@ -188,7 +188,7 @@ class WindowOperations(Operations):
         finally:
             provider.leaving.pop(name, None)
 
-    async def _show_removal(self, directory: Directory, name: str) -> None:
+    async def _show_removal(self, directory: Folder, name: str) -> None:
         """Let the mount of the account know of a message that has gone: its kernel keeps messages,
         and somebody may watch there."""
         revealer, path = self._view.watchers.revealer, self.window.outside(directory, name)

@@ -150,7 +150,7 @@ class _Session:
             _log.error("a window was cut off: %s", group.exceptions[0])
         finally:
             if operations is not None:
-                self._view.watchers.followers.remove(operations)
+                self._view.watchers.observers.remove(operations)
                 with trio.CancelScope(shield=True):
                     with harmless(self._view.failed):
                         await operations.close()
@@ -171,7 +171,7 @@ class _Session:
         window = Window(tree, conversation, await make_tmp(tree))
         operations = WindowOperations(self._view, self._account, window, key)
         await self._send(request.number, 0, None)
-        self._view.watchers.followers.append(operations)
+        self._view.watchers.observers.append(operations)
         return operations
 
     async def _answer(self, request: Request, calls: "_Calls") -> None:

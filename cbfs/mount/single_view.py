@@ -11,10 +11,10 @@ from hashlib import blake2b
 
 from cbfs.messages.model import Conversation
 from cbfs.tree.changes import Changes
-from cbfs.tree.nodes import ROOT, Directory, Inodes, Node, walk
+from cbfs.tree.nodes import ROOT, Folder, Inodes, Node, walk
 from cbfs.tree.rules import Area, TreeError
 from cbfs.tree.tree import Tree
-from cbfs.tree.virtual.virtual_directory import Provided
+from cbfs.tree.virtual.virtual_directory import VirtualDirectory
 from cbfs_common.errors import CbfsError
 
 
@@ -62,7 +62,7 @@ def conversation_called(tree: Tree, name: str) -> Conversation:
     )
 
 
-async def make_tmp(tree: Tree) -> Directory:
+async def make_tmp(tree: Tree) -> Folder:
     """A folder in tmp/ for one window."""
     number = 1
     while f"only-{number}" in tree.tmp.entries:
@@ -70,12 +70,12 @@ async def make_tmp(tree: Tree) -> Directory:
     return await Changes(tree).mkdir(tree.tmp, f"only-{number}")
 
 
-async def drop_tmp(tree: Tree, tmp: Directory) -> None:
+async def drop_tmp(tree: Tree, tmp: Folder) -> None:
     """Remove it, with what is in it. What somebody else has put there meanwhile stays."""
     below = [(here, name) for here, name, _node in walk(tmp)]
     for here, name in (*tmp.names, *below)[::-1]:
         with suppress(TreeError):
-            if isinstance(here.entries.get(name), Directory):
+            if isinstance(here.entries.get(name), Folder):
                 await Changes(tree).rmdir(here, name)
             else:
                 await Changes(tree).unlink(here, name)
@@ -85,7 +85,7 @@ class Window:
     """One conversation as a root with ``conversations/NAME`` and ``outbox/NAME``, so that what
     works on a whole mount works on it, and a ``tmp`` of its own."""
 
-    def __init__(self, tree: Tree, conversation: Conversation, tmp: Directory) -> None:
+    def __init__(self, tree: Tree, conversation: Conversation, tmp: Folder) -> None:
         """``tmp``: made by ``make_tmp``."""
         self.tmp = tmp
         name = conversation.folder
@@ -93,22 +93,22 @@ class Window:
         self._name = name
         self._called = {"conversations": name, "outbox": name}  # in the tree, by now
 
-        def holding(entries: Mapping[str, Node]) -> Provided:
+        def holding(entries: Mapping[str, Node]) -> VirtualDirectory:
             fixed = Fixed(entries, lambda: conversation.started * 1_000_000)
-            return Provided(tree.new_inode(), Area.FIXED, fixed)
+            return VirtualDirectory(tree.new_inode(), Area.FIXED, fixed)
 
         conversations, outbox = holding({name: self.folder}), holding({name: self.drafts})
         self.root = holding({"conversations": conversations, "outbox": outbox, "tmp": tmp})
         self._above = {self.folder: conversations, self.drafts: outbox}
         self._above |= dict.fromkeys((conversations, outbox, tmp), self.root)
-        self._hidden: set[tuple[Directory, str]] = set()
-        self._leaving: dict[tuple[Directory, str], Node] = {}
+        self._hidden: set[tuple[Folder, str]] = set()
+        self._leaving: dict[tuple[Folder, str], Node] = {}
 
-    def above(self, directory: Directory, outside: Node) -> Node:
+    def above(self, directory: Folder, outside: Node) -> Node:
         """What ``..`` leads to here, where it is ``outside`` in the tree."""
         return self._above.get(directory, outside)
 
-    def place(self, path: str) -> tuple[Directory, str] | None:
+    def place(self, path: str) -> tuple[Folder, str] | None:
         """The folder and the name that a path of the tree leads to, when it is shown here."""
         above, _, rest = path.partition("/")
         folder, slash, name = rest.partition("/")
@@ -122,7 +122,7 @@ class Window:
         above, _, rest = path.partition("/")
         return f"{above}/{self._name}/{rest.partition('/')[2]}"
 
-    def outside(self, directory: Directory, name: str) -> str | None:
+    def outside(self, directory: Folder, name: str) -> str | None:
         """The path of the tree of what is in one of the two folders."""
         for above, there in (("conversations", self.folder), ("outbox", self.drafts)):
             if there is directory:
@@ -135,27 +135,27 @@ class Window:
         if self._called.get(above) == folder:
             self._called[above] = new
 
-    def hide(self, place: tuple[Directory, str]) -> None:
+    def hide(self, place: tuple[Folder, str]) -> None:
         """It is there, and not shown before ``show``: watchers are told first."""
         self._hidden.add(place)
 
-    def show(self, place: tuple[Directory, str]) -> None:
+    def show(self, place: tuple[Folder, str]) -> None:
         """Show it from now on."""
         self._hidden.discard(place)
 
-    def leave(self, place: tuple[Directory, str], node: Node) -> None:
+    def leave(self, place: tuple[Folder, str], node: Node) -> None:
         """It goes, and can be found until ``gone``: watchers are told first."""
         self._leaving[place] = node
 
-    def gone(self, place: tuple[Directory, str]) -> None:
+    def gone(self, place: tuple[Folder, str]) -> None:
         """It is there no more."""
         self._leaving.pop(place, None)
 
-    def is_hidden(self, directory: Directory, name: str) -> bool:
+    def is_hidden(self, directory: Folder, name: str) -> bool:
         """Whether it is there and not shown yet."""
         return (directory, name) in self._hidden
 
-    def leaving(self, directory: Directory, name: str) -> Node | None:
+    def leaving(self, directory: Folder, name: str) -> Node | None:
         """What is about to go."""
         return self._leaving.get((directory, name))
 
@@ -164,7 +164,7 @@ class Numbers(Inodes):
     """The inodes that the kernel knows by a window, under its own numbers. They are known to the
     tree as well, so that there is one node of each thing. ``close`` it at the end."""
 
-    def __init__(self, tree: Tree, root: Directory, key: bytes) -> None:
+    def __init__(self, tree: Tree, root: Folder, key: bytes) -> None:
         """``key``: random, 32 bytes."""
         super().__init__(root)
         self._known = tree.inodes

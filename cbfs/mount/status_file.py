@@ -8,7 +8,7 @@ from cbfs.storage.faults import harmless
 from cbfs.tree.nodes import STATUS, Text
 from cbfs.tree.texts import own_warning_text, status_text
 from cbfs.tree.tree import Tree
-from cbfs.tree.watchers import Showing
+from cbfs.tree.watchers import Watchers
 
 WARNING = "WARNING"
 """The file in the root that is there when somebody has changed one's own name, or it cannot be
@@ -20,7 +20,7 @@ _FAULT = "a part of cbfs failed, and goes on: a fault of this program, in its lo
 class StatusFile:
     """That of one mount. ``changed_ns`` is when it last changed (nanoseconds since 1970)."""
 
-    def __init__(self, tree: Tree, watchers: Showing, loop: OutboxLoop) -> None:
+    def __init__(self, tree: Tree, watchers: Watchers, loop: OutboxLoop) -> None:
         """``loop`` knows what the outbox holds. Shows WARNING at once when it is due."""
         self._tree = tree
         self._backend = tree.backend

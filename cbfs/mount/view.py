@@ -18,10 +18,10 @@ from cbfs.outbox.outbox import Outbox
 from cbfs.outbox.submission import DraftSubmission
 from cbfs.outbox.sync_send import SyncSend
 from cbfs.storage.faults import Tasks, harmless
-from cbfs.tree.nodes import Directory, Link, Node
+from cbfs.tree.nodes import Folder, Node, SymbolicLink
 from cbfs.tree.processes import Processes
 from cbfs.tree.tree import Tree
-from cbfs.tree.watchers import Showing
+from cbfs.tree.watchers import Watchers
 
 
 class MountView:
@@ -41,7 +41,7 @@ class MountView:
     ) -> None:
         self._backend = backend
         self._tasks = Tasks(nursery, self.failed)
-        self.watchers = Showing(self.failed)
+        self.watchers = Watchers(self.failed)
         self.tree = Tree(backend, self._changed, self._left, self.watchers, self._tasks)
         self.outbox = Outbox(self.tree, self.watchers, self._tasks, self, processes, grace)
         self.loop = OutboxLoop(self.outbox, DraftSubmission(self.outbox))
@@ -71,7 +71,7 @@ class MountView:
         self.watchers.make(f"conversations/{name}", lambda: tree.conversations.add(name, folder))
         self.watchers.make(f"outbox/{name}", lambda: self.outbox.enter(name, drafts))
 
-    def _left(self, conversation: Conversation, place: Directory) -> None:
+    def _left(self, conversation: Conversation, place: Folder) -> None:
         """A program has left a conversation, by removing its folder in ``place``: the other goes,
         and the link under the name that the user gave."""
         self.search_folders.left(conversation.id)
@@ -79,7 +79,7 @@ class MountView:
         for above, folder in (("conversations", tree.conversations), ("outbox", tree.outbox)):
             node = folder.entries.get(name)
 
-            def leave(folder: Directory = folder, node: Node | None = node) -> None:
+            def leave(folder: Folder = folder, node: Node | None = node) -> None:
                 if node is not None and folder.entries.get(name) is node:
                     folder.remove(name)
                     folder.mtime_ns = time.time_ns()
@@ -89,11 +89,11 @@ class MountView:
             elif node is not None:
                 self.watchers.remove_folder(f"{above}/{name}", leave)
         for called, link in list(tree.outbox.entries.items()):
-            if isinstance(link, Link) and not link.recorded and link.target == name:
+            if isinstance(link, SymbolicLink) and not link.recorded and link.target == name:
                 self._take_out(called, link)
         self.status_changed()
 
-    def _take_out(self, called: str, link: Link) -> None:
+    def _take_out(self, called: str, link: SymbolicLink) -> None:
         outbox = self.tree.outbox
 
         def leave() -> None:
@@ -111,7 +111,7 @@ class MountView:
         tree.renamed(new)
         for place, folder in (("conversations", tree.conversations), ("outbox", tree.outbox)):
 
-            def change(folder: Directory = folder) -> None:
+            def change(folder: Folder = folder) -> None:
                 moved = folder.remove(old.folder)
                 self.outbox.make_room(folder, new.folder)
                 folder.add(new.folder, moved)

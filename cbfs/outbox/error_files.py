@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from cbfs.messages.file_names import error_file_name
 from cbfs.problems import ContactRefused, Refused
-from cbfs.tree.nodes import Directory, File, Link, Parcel, Text
+from cbfs.tree.nodes import File, Folder, FolderDraft, SymbolicLink, Text
 from cbfs.tree.texts import error_text
 from cbfs.tree.tree import Tree
 from cbfs.tree.unsent import drafts_in, state_of
@@ -18,7 +18,7 @@ LINGER = 1.0
 """Seconds after the last removal in a folder until error files go there by themselves: who removes
 all that is in it has listed them, and would be told of an error."""
 
-Subject = File | Directory | Link
+Subject = File | Folder | SymbolicLink
 """What an error file may be about."""
 
 
@@ -38,11 +38,11 @@ class ErrorFiles:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._there: dict[Subject, _ErrorText] = {}
-        self._people: dict[Directory, tuple[str, ...]] = {}
-        self._of_links: set[tuple[Directory, str, Link]] = set()
-        self._of_contacts: set[tuple[Directory, str, File | Parcel]] = set()
+        self._people: dict[Folder, tuple[str, ...]] = {}
+        self._of_links: set[tuple[Folder, str, SymbolicLink]] = set()
+        self._of_contacts: set[tuple[Folder, str, File | FolderDraft]] = set()
 
-    def fail(self, folder: Directory, name: str, node: File | Directory, problem: Refused) -> None:
+    def fail(self, folder: Folder, name: str, node: File | Folder, problem: Refused) -> None:
         """A file or folder cannot be sent as it is now."""
         draft = state_of(node)
         draft.error = error_text(problem, problem.hint)
@@ -56,13 +56,13 @@ class ErrorFiles:
         waiting, self._of_contacts = self._of_contacts, set()
         for folder, name, draft in waiting:
             there = folder.entries.get(name)
-            if not isinstance(there, File | Directory):
+            if not isinstance(there, File | Folder):
                 continue
-            state = there.parcel if isinstance(there, Directory) else there
+            state = there.folder_draft if isinstance(there, Folder) else there
             if state is draft and draft.given_up == draft.version:
                 self.clear(folder, name, there)
 
-    def addressed(self, folder: Directory, people: tuple[str, ...]) -> None:
+    def addressed(self, folder: Folder, people: tuple[str, ...]) -> None:
         """For whom a folder is, that is no conversation yet. When it is for others than before,
         what could not be sent is tried again."""
         before = self._people.get(folder)
@@ -70,19 +70,19 @@ class ErrorFiles:
         if before not in {None, people}:
             self.again(folder)
 
-    def again(self, folder: Directory) -> None:
+    def again(self, folder: Folder) -> None:
         """Try again what could not be sent of a folder."""
         for name, node in drafts_in(folder):
             if state_of(node).error:
                 self.clear(folder, name, node)
 
-    def clear(self, folder: Directory, name: str, node: File | Directory) -> None:
+    def clear(self, folder: Folder, name: str, node: File | Folder) -> None:
         """Nothing is wrong with it as far as is known."""
         draft = state_of(node)
         draft.given_up, draft.error = -1, ""
         self.show(folder, name, node, "")
 
-    def show(self, folder: Directory, name: str, node: Subject, text: str) -> None:
+    def show(self, folder: Folder, name: str, node: Subject, text: str) -> None:
         """Show, change or take away the error file of what has this name in ``folder``."""
         there = self._there.get(node)
         if there is not None and not (text and (folder, there.about) == (_place(there), name)):
@@ -99,7 +99,7 @@ class ErrorFiles:
             there.render = lambda: data
             there.mtime_ns = time.time_ns()
 
-    def show_once(self, folder: Directory, name: str, node: Link, text: str) -> None:
+    def show_once(self, folder: Folder, name: str, node: SymbolicLink, text: str) -> None:
         """Show the error file of a link, unless somebody has removed it."""
         if (folder, name, node) not in self._of_links:
             self._of_links.add((folder, name, node))
@@ -130,12 +130,12 @@ class ErrorFiles:
             folder.remove(name)
 
 
-def _lingers(folder: Directory) -> float:
+def _lingers(folder: Folder) -> float:
     """For how many seconds error files of what was removed stay in a folder."""
     last = next(reversed(folder.left.values()), 0.0)
     return last + LINGER - time.monotonic()
 
 
-def _place(there: _ErrorText) -> Directory | None:
+def _place(there: _ErrorText) -> Folder | None:
     """The folder that it is in; None when somebody has removed it."""
     return next((folder for folder, _name in there.names), None)

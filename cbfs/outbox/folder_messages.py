@@ -16,7 +16,7 @@ from cbfs.problems import Refused
 from cbfs.storage.encoding import u32, u64
 from cbfs.storage.store import Meta, Series, Table, Writer
 from cbfs.tree.file_contents import COPIED_AT_ONCE, own_contents
-from cbfs.tree.nodes import Directory, File, Node, encode_record, walk
+from cbfs.tree.nodes import File, Folder, Node, encode_record, walk
 from cbfs.tree.rules import Area
 from cbfs.tree.tree import Tree
 from cbfs.tree.write_buffer import BLOCK
@@ -34,7 +34,7 @@ class _Plan:
     size: int
 
 
-def _plan(top: Directory, most: int) -> _Plan:
+def _plan(top: Folder, most: int) -> _Plan:
     """Raises Refused for what cannot be sent, as it is a link, too many, too deep or too large."""
     entries: list[FolderEntry] = []
     files: list[File] = []
@@ -45,7 +45,7 @@ def _plan(top: Directory, most: int) -> _Plan:
         if isinstance(node, File):
             entries.append(FolderEntry(parents[directory], name, node.size))
             files.append(node)
-        elif isinstance(node, Directory):
+        elif isinstance(node, Folder):
             entries.append(FolderEntry(parents[directory], name, None))
             parents[node] = len(entries)
         else:
@@ -60,7 +60,7 @@ def _plan(top: Directory, most: int) -> _Plan:
     return _Plan(head, files, size)
 
 
-async def pack(tree: Tree, top: Directory) -> Content:
+async def pack(tree: Tree, top: Folder) -> Content:
     """One content of all that is in a folder. Raises Refused. When it is cancelled, what was copied
     is dropped at the next mount."""
     plan = _plan(top, tree.backend.configuration.current.file_size_max)
@@ -106,7 +106,7 @@ async def drop(tree: Tree, content: Content) -> None:
     await tree.backend.store.commit(change)
 
 
-def taking_out(top: Directory, content: Content) -> Callable[[Writer], None]:
+def taking_out(top: Folder, content: Content) -> Callable[[Writer], None]:
     """For the transaction that makes the message of ``content``: a folder and what is in it are no
     drafts any more. A file that has a name elsewhere stays there."""
     folders, files = _below(top)
@@ -133,7 +133,7 @@ def taking_out(top: Directory, content: Content) -> Callable[[Writer], None]:
     return change
 
 
-def seal(top: Directory) -> None:
+def seal(top: Folder) -> None:
     """The folder is sent: nothing in it can change any more."""
     folders, files = _below(top)
     keys = frozenset(folder.key for folder in folders)
@@ -142,11 +142,11 @@ def seal(top: Directory) -> None:
     for file in files:
         if _is_elsewhere(file, keys):
             _take_names(file, keys)
-    if top.parcel is not None:
-        top.parcel.sent = top.parcel.version
+    if top.folder_draft is not None:
+        top.folder_draft.sent = top.folder_draft.version
 
 
-async def clear(tree: Tree, top: Directory) -> None:
+async def clear(tree: Tree, top: Folder) -> None:
     """The folder is out of the outbox: what nobody has open goes."""
     folders, files = _below(top)
     keys = frozenset(folder.key for folder in folders)
@@ -155,10 +155,10 @@ async def clear(tree: Tree, top: Directory) -> None:
     await tree.contents.forget([file for file in files if not file.handles])
 
 
-def _below(top: Directory) -> tuple[list[Directory], list[File]]:
+def _below(top: Folder) -> tuple[list[Folder], list[File]]:
     """(the folder and those in it, their files)."""
     nodes = [node for _directory, _name, node in walk(top)]
-    folders = [node for node in nodes if isinstance(node, Directory)]
+    folders = [node for node in nodes if isinstance(node, Folder)]
     return [top, *folders], list(dict.fromkeys(node for node in nodes if isinstance(node, File)))
 
 

@@ -12,7 +12,7 @@ from cbfs.outbox.rule import Hold
 from cbfs.outbox.submission import DraftSubmission
 from cbfs.problems import Refused
 from cbfs.storage.faults import contained, harmless
-from cbfs.tree.nodes import Directory, File, Link
+from cbfs.tree.nodes import File, Folder, SymbolicLink
 from cbfs.tree.rules import METADATA, QUIET, is_lock
 from cbfs.tree.texts import error_text, in_one_line
 from cbfs.tree.unsent import drafts_in, state_of
@@ -79,7 +79,7 @@ class OutboxLoop:
             self._outbox.errors.drop_stale,
         ]
         for name, folder in list(self._tree.outbox.entries.items()):
-            if isinstance(folder, Directory) and not _is_idle(folder):
+            if isinstance(folder, Folder) and not _is_idle(folder):
                 looks.append(partial(self._look_into, name, folder, held))
         again = 3600.0
         for look in looks:
@@ -92,12 +92,12 @@ class OutboxLoop:
             self._outbox.events.status_changed()
         return again
 
-    def _look_into(self, folder_name: str, folder: Directory, held: dict[str, str]) -> float:
+    def _look_into(self, folder_name: str, folder: Folder, held: dict[str, str]) -> float:
         """Send what is finished in one folder, and tell in ``held`` of what is not. Gives the
         seconds until more may be."""
         again = 3600.0
         problem = self._check_folder(folder_name, folder)
-        ready: list[tuple[str, File | Directory]] = []
+        ready: list[tuple[str, File | Folder]] = []
         for name, node in drafts_in(folder):
             draft = state_of(node)
             if draft.version == draft.sent:
@@ -125,7 +125,7 @@ class OutboxLoop:
         return again
 
     def _look_at(
-        self, folder: Directory, name: str, node: File | Directory, problem: Refused | None
+        self, folder: Folder, name: str, node: File | Folder, problem: Refused | None
     ) -> Hold | None:
         """Why a draft is not sent now; None when it is, unless its folder has a problem."""
         hold = self._outbox.verdict(folder, name, node)
@@ -135,7 +135,7 @@ class OutboxLoop:
             hold = self._submission.put_off(state_of(node))
         return hold
 
-    def _hold(self, folder: Directory, name: str, node: File | Directory, hold: Hold) -> float:
+    def _hold(self, folder: Folder, name: str, node: File | Folder, hold: Hold) -> float:
         """Tell of what stays in an error file, when it is time to. Gives the seconds until the
         verdict may be another."""
         draft = state_of(node)
@@ -148,11 +148,11 @@ class OutboxLoop:
         times = (hold.again or 0, hold.tell if hold.hint else 0, left)
         return min((seconds for seconds in times if seconds > 0), default=3600.0)
 
-    def _hold_links(self, folder_name: str, folder: Directory, held: dict[str, str]) -> float:
+    def _hold_links(self, folder_name: str, folder: Folder, held: dict[str, str]) -> float:
         """Tell of links, which are no messages. Gives the seconds until there is more to tell."""
         again = 3600.0
         for name, node in list(folder.entries.items()):
-            if not isinstance(node, Link) or is_lock(name):
+            if not isinstance(node, SymbolicLink) or is_lock(name):
                 continue
             left = QUIET - (time.time_ns() - node.changed_ns) / 1e9
             if left > 0:
@@ -164,7 +164,7 @@ class OutboxLoop:
             )
         return again
 
-    def _check_folder(self, name: str, folder: Directory) -> Refused | None:
+    def _check_folder(self, name: str, folder: Folder) -> Refused | None:
         """What is wrong with the folder itself, told in an error file beside it."""
         if folder.conversation is not None:
             return None
@@ -191,7 +191,7 @@ class OutboxLoop:
         )
         return problem
 
-    def _unknown_of(self, people: tuple[str, ...], folder: Directory) -> list[str]:
+    def _unknown_of(self, people: tuple[str, ...], folder: Folder) -> list[str]:
         """Who of them is nobody, as far as is known."""
         before = time.monotonic() - ASK_AGAIN
         old = {name for name in people if self._unknown.get(name, before) < before}
@@ -202,6 +202,6 @@ class OutboxLoop:
         return sorted(self._unknown.keys() & set(people))
 
 
-def _is_idle(folder: Directory) -> bool:
+def _is_idle(folder: Folder) -> bool:
     """A conversation to which nobody is writing, as nearly all are, however many there are."""
     return folder.conversation is not None and folder.entries.keys() <= _ALWAYS

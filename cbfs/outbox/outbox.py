@@ -26,14 +26,14 @@ from cbfs.outbox.rule import (
 )
 from cbfs.storage.faults import Tasks
 from cbfs.storage.store import StoreError
-from cbfs.tree.nodes import Directory, File, Link, Node, Parcel, walk
+from cbfs.tree.nodes import File, Folder, FolderDraft, Node, SymbolicLink, walk
 from cbfs.tree.processes import Processes
 from cbfs.tree.rules import METADATA, QUIET, is_lock, lock_names
 from cbfs.tree.texts import read_folder_name
 from cbfs.tree.tree import Tree
 from cbfs.tree.unsent import state_of
 from cbfs.tree.virtual.metadata_file import read_new
-from cbfs.tree.watchers import Showing
+from cbfs.tree.watchers import Watchers
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Outbox:
     def __init__(
         self,
         tree: Tree,
-        watchers: Showing,
+        watchers: Watchers,
         tasks: Tasks,
         events: OutboxEvents,
         processes: Processes,
@@ -82,7 +82,7 @@ class Outbox:
         self.grace = grace
         self._processes = processes
         self._wake = trio.Event()
-        self._begun: set[Directory] = set()
+        self._begun: set[Folder] = set()
 
     # changes
 
@@ -97,7 +97,7 @@ class Outbox:
 
     # drafts
 
-    def verdict(self, folder: Directory, name: str, node: File | Directory) -> Hold | None:
+    def verdict(self, folder: Folder, name: str, node: File | Folder) -> Hold | None:
         """None when the file or folder is a finished message."""
         now, wall, processes = time.monotonic(), time.time(), self._processes
         grace = self.tree.backend.configuration.current.grace if self.grace is None else self.grace
@@ -123,16 +123,16 @@ class Outbox:
             processes,
         )
 
-    def is_news(self, draft: File | Parcel, hold: Hold) -> bool:
+    def is_news(self, draft: File | FolderDraft, hold: Hold) -> bool:
         """Whether ``status`` tells of this: of what will be sent by itself, and of what rests."""
         rests = draft.changed + QUIET <= time.monotonic()
         return rests if hold.again is None or hold.hint else True
 
-    def recipients(self, name: str, folder: Directory) -> tuple[tuple[str, ...], str]:
+    def recipients(self, name: str, folder: Folder) -> tuple[tuple[str, ...], str]:
         """(participants, subject) of a folder that is no conversation yet. Raises Refused."""
         return self.begun(name, folder)[:2]
 
-    def begun(self, name: str, folder: Directory) -> tuple[tuple[str, ...], str, int]:
+    def begun(self, name: str, folder: Folder) -> tuple[tuple[str, ...], str, int]:
         """(participants, subject, seconds that messages are kept or 0) of such a folder. Raises
         Refused."""
         metadata, called = folder.entries.get(METADATA), self.tree.backend.people.called
@@ -140,7 +140,7 @@ class Outbox:
             return read_new(self.tree.contents.read(metadata, 0, metadata.size), called)
         return (*read_folder_name(name, called), 0)
 
-    def _locks(self, folder: Directory, name: str) -> list[Lock]:
+    def _locks(self, folder: Folder, name: str) -> list[Lock]:
         locks = []
         for lock_name in lock_names(name):
             node = folder.entries.get(lock_name)
@@ -148,19 +148,19 @@ class Outbox:
                 locks.append(
                     Lock(lock_name, node.author, self.tree.contents.read(node, 0, LOCK_HEAD))
                 )
-            elif isinstance(node, Link):
+            elif isinstance(node, SymbolicLink):
                 locks.append(Lock(lock_name, node.author, node.target.encode()))
         return locks
 
     # its folders
 
-    def enter(self, name: str, drafts: Directory) -> None:
+    def enter(self, name: str, drafts: Folder) -> None:
         """Put the folder of a conversation there, under ``name``."""
         self.make_room(self.tree.outbox, name)
         self.tree.outbox.add(name, drafts)
         self._shown(drafts)
 
-    def bind(self, folder: Directory, conversation: bytes) -> None:
+    def bind(self, folder: Folder, conversation: bytes) -> None:
         """Make ``folder``, in which a conversation began, the one of that conversation: what is in
         it is in the one of the proper name from now on; the user's name becomes a link to that,
         once it is there."""
@@ -179,7 +179,7 @@ class Outbox:
         if drafts.names:
             self._shown(drafts)
 
-    def _shown(self, drafts: Directory) -> None:
+    def _shown(self, drafts: Folder) -> None:
         """The folder of a conversation is in the outbox now: the user's name for it becomes a
         link until unmount. A link before would lead nowhere."""
         for folder in [folder for folder in self._begun if folder.alias is drafts]:
@@ -187,19 +187,19 @@ class Outbox:
             proper, outbox = name_of(drafts), self.tree.outbox
             for name in [name for place, name in folder.names if place is outbox]:
                 outbox.remove(name)
-                link = Link(self.tree.new_inode(), proper, time.time_ns(), recorded=False)
+                link = SymbolicLink(self.tree.new_inode(), proper, time.time_ns(), recorded=False)
                 outbox.add(name, link)
         self.changed()
 
     def moved(self, old: str, new: str) -> None:
         """The folder of a conversation has another name: links that lead to it lead there."""
         for node in self.tree.outbox.entries.values():
-            if isinstance(node, Link) and node.target == old:
+            if isinstance(node, SymbolicLink) and node.target == old:
                 node.target = new
                 node.mtime_ns = node.changed_ns = time.time_ns()
                 self.watchers.touch(node.inode)
 
-    def make_room(self, folder: Directory, name: str) -> None:
+    def make_room(self, folder: Folder, name: str) -> None:
         """A conversation's folder is to come there: what has its name gets another one."""
         if name in folder.entries:
             free = free_name(name, folder.entries.__contains__)
@@ -218,7 +218,7 @@ class Outbox:
             _log.error("%s", error.in_full)  # the next mount chooses a name as well
 
 
-def name_of(folder: Directory) -> str:
+def name_of(folder: Folder) -> str:
     """What a folder is called, by one of its names; empty when it has none."""
     return next((name for _directory, name in folder.names), "")
 

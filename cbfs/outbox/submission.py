@@ -16,7 +16,7 @@ from cbfs.problems import NotYet, Refused
 from cbfs.storage.encoding import u64
 from cbfs.storage.faults import ProgramFault, contained, harmless
 from cbfs.storage.store import StoreError, Table, Writer
-from cbfs.tree.nodes import FIRST_STORED, Directory, File, Parcel, Sending, new_seed
+from cbfs.tree.nodes import FIRST_STORED, File, Folder, FolderDraft, PendingSubmission, new_seed
 from cbfs.tree.restore import take_along
 from cbfs.tree.rules import Area
 from cbfs.tree.unsent import state_of
@@ -30,7 +30,7 @@ NEVER = 86_400.0
 
 _log = logging.getLogger(__name__)
 
-Draft = File | Directory
+Draft = File | Folder
 """What may be a message."""
 
 RETRY = 5.0
@@ -44,15 +44,15 @@ class DraftSubmission:
         self._outbox = outbox
         self._tree = outbox.tree
         self._waiting = False
-        self._later: dict[File | Parcel, tuple[float, str]] = {}
-        self._busy: set[Directory] = set()
+        self._later: dict[File | FolderDraft, tuple[float, str]] = {}
+        self._busy: set[Folder] = set()
 
     def retry(self) -> None:
         """Let what waits for the name directory, or for a later try, be tried again."""
         self._waiting = False
         self._later.clear()
 
-    def start(self, folder: Directory, ready: list[tuple[str, Draft]]) -> None:
+    def start(self, folder: Folder, ready: list[tuple[str, Draft]]) -> None:
         """Send these of one folder in the order in which they were finished, unless it is at it
         already."""
         if ready and folder not in self._busy:
@@ -60,7 +60,7 @@ class DraftSubmission:
             finished = sorted(ready, key=lambda each: state_of(each[1]).changed)
             self._outbox.tasks.start_soon(self._send_all, folder, finished)
 
-    def put_off(self, draft: File | Parcel) -> Hold | None:
+    def put_off(self, draft: File | FolderDraft) -> Hold | None:
         """Why what is finished has to wait for its next try."""
         until, why = self._later.get(draft, (0.0, ""))
         left = until - time.monotonic()
@@ -68,7 +68,7 @@ class DraftSubmission:
             return Hold(why, left)
         return Hold("it waits for the name directory", RETRY) if self._waiting else None
 
-    async def _send_all(self, folder: Directory, ready: list[tuple[str, Draft]]) -> None:
+    async def _send_all(self, folder: Folder, ready: list[tuple[str, Draft]]) -> None:
         """What is finished in one folder, in order; no other folder waits for it."""
         claimed = {folder}
         try:
@@ -87,10 +87,10 @@ class DraftSubmission:
             self._busy -= claimed
             self._outbox.changed()
 
-    def _is_ready(self, place: Directory, name: str, node: Draft) -> bool:
+    def _is_ready(self, place: Folder, name: str, node: Draft) -> bool:
         return not self.put_off(state_of(node)) and self._outbox.verdict(place, name, node) is None
 
-    async def _send(self, folder_name: str, folder: Directory, name: str, node: Draft) -> None:
+    async def _send(self, folder_name: str, folder: Folder, name: str, node: Draft) -> None:
         draft, message = state_of(node), None
         try:
             with contained():
@@ -115,9 +115,7 @@ class DraftSubmission:
         if isinstance(error, ProgramFault):
             self._outbox.events.failed()
 
-    def _sent(
-        self, folder: Directory, name: str, node: Draft, version: int, message: Message
-    ) -> None:
+    def _sent(self, folder: Folder, name: str, node: Draft, version: int, message: Message) -> None:
         """It is a message, and never one once more: what follows is done step by step, whatever
         comes of one."""
         draft = state_of(node)
@@ -125,7 +123,7 @@ class DraftSubmission:
         node.seed = new_seed()  # another version is another message
         self._later.pop(draft, None)
         steps: list[Callable[[], None]] = []
-        if isinstance(node, Directory):
+        if isinstance(node, Folder):
             steps.append(partial(seal, node))
         steps.append(partial(self._outbox.errors.show, folder, name, node, ""))
         if folder.conversation is None:
@@ -141,11 +139,11 @@ class DraftSubmission:
             self._outbox.tasks.start_soon(self._retire_folder, node)
 
     async def _hand_over(
-        self, folder_name: str, folder: Directory, name: str, node: Draft
+        self, folder_name: str, folder: Folder, name: str, node: Draft
     ) -> Message | None:
         """None when it was taken back meanwhile. Raises what ``Backend.send`` raises."""
         draft, message, content = state_of(node), None, None
-        sending = draft.sending = Sending(trio.CancelScope(), trio.Event())
+        sending = draft.sending = PendingSubmission(trio.CancelScope(), trio.Event())
         if isinstance(node, File):
             node.lent = True  # from here on neither rm nor a write may take the content away
         try:
@@ -170,7 +168,7 @@ class DraftSubmission:
             _log.error("%s", error.in_full)  # the next mount drops it
 
     def _outgoing(
-        self, folder_name: str, folder: Directory, name: str, node: Draft, content: Content
+        self, folder_name: str, folder: Folder, name: str, node: Draft, content: Content
     ) -> Outgoing:
         """Raises Refused."""
         people: tuple[str, ...] = ()
@@ -188,10 +186,10 @@ class DraftSubmission:
             folder.conversation,
             people,
             subject,
-            name if isinstance(node, Directory) or "." in name.strip(".") else "",
+            name if isinstance(node, Folder) or "." in name.strip(".") else "",
             content,
             consume,
-            folder=isinstance(node, Directory),
+            folder=isinstance(node, Folder),
             lifetime=lifetime,
             seed=node.seed,
         )
@@ -208,13 +206,13 @@ class DraftSubmission:
             if directory.area is Area.DRAFTS:
                 self._take_out(file, version, directory, name)
 
-    async def _retire_folder(self, top: Directory) -> None:
+    async def _retire_folder(self, top: Folder) -> None:
         """Take a sent folder out of the outbox."""
         await trio.sleep(SHOWN_AFTER)
         for directory, name in list(top.names):
             self._take_out_folder(top, directory, name)
 
-    def _take_out_folder(self, top: Directory, directory: Directory, name: str) -> None:
+    def _take_out_folder(self, top: Folder, directory: Folder, name: str) -> None:
         def leave() -> None:
             if directory.entries.get(name) is top:
                 directory.remove(name)
@@ -223,13 +221,13 @@ class DraftSubmission:
 
         self._outbox.watchers.remove_folder(f"outbox/{name_of(directory)}/{name}", leave)
 
-    async def _clear(self, top: Directory) -> None:
+    async def _clear(self, top: Folder) -> None:
         try:
             await clear(self._tree, top)
         except StoreError as error:
             _log.error("%s", error.in_full)  # the next mount drops it
 
-    def _take_out(self, file: File, version: int, directory: Directory, name: str) -> None:
+    def _take_out(self, file: File, version: int, directory: Folder, name: str) -> None:
         def leave() -> None:
             if directory.entries.get(name) is file and file.version == version:
                 directory.remove(name)

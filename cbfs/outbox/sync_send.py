@@ -17,7 +17,7 @@ import trio
 
 from cbfs.messages.model import Delivery, Message
 from cbfs.outbox.outbox import Outbox
-from cbfs.tree.nodes import Directory, Failure, File, Node
+from cbfs.tree.nodes import Failure, File, Folder, Node
 from cbfs.tree.processes import ProcFS
 from cbfs.tree.rules import Area, TreeError
 
@@ -109,7 +109,7 @@ class SyncSend:
         return Delivery.QUEUED not in states
 
 
-def _places(file: File) -> list[tuple[Directory, str]]:
+def _places(file: File) -> list[tuple[Folder, str]]:
     """Where it is in the outbox."""
     return [(folder, name) for folder, name in file.names if folder.area is Area.DRAFTS]
 

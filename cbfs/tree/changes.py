@@ -12,12 +12,12 @@ from cbfs.messages.file_names import ERROR_SUFFIX
 from cbfs.storage.store import StoreError
 from cbfs.tree.nodes import (
     MODES,
-    Directory,
     File,
+    Folder,
     FolderFile,
-    Link,
     MessageFile,
     Node,
+    SymbolicLink,
     Text,
     new_seed,
 )
@@ -46,9 +46,9 @@ from cbfs.tree.unsent import (
 )
 from cbfs.tree.virtual.conversation_folder import MessageFolder
 from cbfs.tree.virtual.metadata_file import MetadataText, is_place, refuse_link
-from cbfs.tree.virtual.people_folders import People
+from cbfs.tree.virtual.people_folders import ContactFolders
 from cbfs.tree.virtual.quarantine_folder import UnreadFile
-from cbfs.tree.virtual.virtual_directory import Provided
+from cbfs.tree.virtual.virtual_directory import VirtualDirectory
 from cbfs_common.limits import FILE_NAME_MAX
 from cbfs_common.messages.folder import TOP
 
@@ -68,13 +68,13 @@ class Changes:
         self._tree = tree
         self._contents = tree.contents
 
-    async def ready(self, directory: Directory) -> Directory:
+    async def ready(self, directory: Folder) -> Folder:
         """Before something is made in a folder: take back what is being sent of it."""
-        if directory.area is Area.PARCEL:
+        if directory.area is Area.FOLDER_DRAFT:
             await settle(directory)
         return directory
 
-    def create(self, directory: Directory, name: str, mode: int, author: Process | None) -> File:
+    def create(self, directory: Folder, name: str, mode: int, author: Process | None) -> File:
         """A new empty file, after ``ready``. It is stored when it is closed."""
         self._check_new(directory, name)
         check(file_rule(directory.area, name))
@@ -91,13 +91,13 @@ class Changes:
             raise TreeError(errno.EACCES)
         return node
 
-    async def mkdir(self, directory: Directory, name: str, mode: int = 0o700) -> Directory:
+    async def mkdir(self, directory: Folder, name: str, mode: int = 0o700) -> Folder:
         """A new folder: in outbox/ a conversation that is to be."""
         self._check_new(await self.ready(directory), name)
         rules = RULES[directory.area]
         check(rules.mkdir or rules.folders)
         mode |= directory.mode & stat.S_ISGID
-        made = Directory(self._tree.new_inode(), rules.inside, time.time_ns(), mode=mode)
+        made = Folder(self._tree.new_inode(), rules.inside, time.time_ns(), mode=mode)
         made.recorded, made.seed = True, new_seed()
         self._enter(directory, name, made)
         with or_else(lambda: put_back(directory, name, made, None)):
@@ -106,22 +106,22 @@ class Changes:
         return made
 
     async def symlink(
-        self, directory: Directory, name: str, target: str, author: Process | None
-    ) -> Link:
+        self, directory: Folder, name: str, target: str, author: Process | None
+    ) -> SymbolicLink:
         """A symbolic link, as editors use for locks."""
         self._check_new(await self.ready(directory), name)
         check(file_rule(directory.area, name))
         if directory is self._tree.root and name == CONFIG:
             raise TreeError(errno.EACCES)  # what it leads to would not be looked at
         refuse_link(directory, name)
-        link = Link(self._tree.new_inode(), target, time.time_ns(), recorded=True)
+        link = SymbolicLink(self._tree.new_inode(), target, time.time_ns(), recorded=True)
         link.author = author
         self._enter(directory, name, link)
         with or_else(lambda: put_back(directory, name, link, None)):
             await self._contents.save_records([link])
         return link
 
-    async def link(self, node: Node, directory: Directory, name: str) -> None:
+    async def link(self, node: Node, directory: Folder, name: str) -> None:
         """One more name for a file or a symbolic link."""
         self._check_new(directory, name)
         if file_rule(directory.area, name):
@@ -130,7 +130,7 @@ class Changes:
             raise TreeError(errno.EXDEV)
         if not node.names:
             raise TreeError(errno.ESTALE)  # it was removed: its content may be gone
-        if not isinstance(node, File) and not (isinstance(node, Link) and node.recorded):
+        if not isinstance(node, File) and not (isinstance(node, SymbolicLink) and node.recorded):
             raise TreeError(errno.EPERM)
         if any(there.area is not directory.area for there, _name in node.names):
             raise TreeError(errno.EXDEV)
@@ -145,13 +145,13 @@ class Changes:
             await self._contents.save_records([node])
         await self._tree.config.settle()
 
-    async def unlink(self, directory: Directory, name: str) -> Node:
+    async def unlink(self, directory: Folder, name: str) -> Node:
         """Remove a file, a link or a message."""
         tree = self._tree
         node = tree.lookup(directory, name)
-        if isinstance(node, Directory):
+        if isinstance(node, Folder):
             raise TreeError(errno.EISDIR)
-        if isinstance(directory, Provided):
+        if isinstance(directory, VirtualDirectory):
             await directory.provider.remove(name, node)
             directory.touch()
             if isinstance(node, MessageFile) and not isinstance(node, FolderFile):
@@ -183,16 +183,16 @@ class Changes:
         self._contents.changed()
         return node
 
-    async def rmdir(self, directory: Directory, name: str) -> Node:
+    async def rmdir(self, directory: Folder, name: str) -> Node:
         """Remove an empty folder that was made here."""
         tree = self._tree
         node = tree.lookup(directory, name)
-        if not isinstance(node, Directory):
+        if not isinstance(node, Folder):
             raise TreeError(errno.ENOTDIR)
         if directory is tree.requests.root:
             await tree.requests.decline(name)
             return node
-        if isinstance(node, MessageFolder) and isinstance(directory, Provided):
+        if isinstance(node, MessageFolder) and isinstance(directory, VirtualDirectory):
             await directory.provider.remove(name, node)
             directory.touch()
             if node.parent == TOP:
@@ -215,7 +215,7 @@ class Changes:
         return node
 
     async def rename(
-        self, source: Directory, name: str, target: Directory, new: str, *, replace: bool
+        self, source: Folder, name: str, target: Folder, new: str, *, replace: bool
     ) -> Node | None:
         """Move an entry; gives what it replaced."""
         tree = self._tree
@@ -225,10 +225,10 @@ class Changes:
         old = target.entries.get(new)
         if old is node:
             return None
-        if source is tree.requests.root and isinstance(node, Directory):
+        if source is tree.requests.root and isinstance(node, Folder):
             await tree.requests.accept(name, target, new, replace=replace)
             return old
-        if source is tree.contacts and isinstance(node, Directory):
+        if source is tree.contacts and isinstance(node, Folder):
             await tree.people.rename(name, target, new)
             return None
         check_rename(node, source, target, new, replace=replace)
@@ -241,7 +241,7 @@ class Changes:
             self._leave(target, new)
         self._leave(source, name)
         self._enter(target, new, node)
-        if isinstance(node, Directory):
+        if isinstance(node, Folder):
             put_into(node, target)
         if isinstance(node, File):
             node.changed = time.monotonic()
@@ -252,7 +252,7 @@ class Changes:
         def back() -> None:
             put_back(target, new, node, old)
             put_back(source, name, None, node)
-            if isinstance(node, Directory):
+            if isinstance(node, Folder):
                 put_into(node, source)
 
         with or_else(back):
@@ -293,10 +293,8 @@ class Changes:
         """Change permissions or time; Raises TreeError for what is not the user's."""
         if isinstance(node, MetadataText) and node.editable:
             return  # editors set them once more when they have saved
-        if not isinstance(node, File | Link) and not (
-            isinstance(node, Directory)
-            and not RULES[node.area].files
-            and node.area is not Area.ROOT
+        if not isinstance(node, File | SymbolicLink) and not (
+            isinstance(node, Folder) and not RULES[node.area].files and node.area is not Area.ROOT
         ):
             raise TreeError(errno.EPERM)
         await settle(node)
@@ -312,10 +310,10 @@ class Changes:
         self._contents.changed()
         if node.stored >= 0 if isinstance(node, File) else node.recorded:
             await self._contents.save_records([node])
-        elif isinstance(node, Directory):
+        elif isinstance(node, Folder):
             await self._contents.save_records([], node)
 
-    def _people(self, folder: Directory) -> People:
+    def _people(self, folder: Folder) -> ContactFolders:
         return self._tree.people if folder.area is Area.CONTACT else self._tree.requests
 
     async def _settle_metadata(self, node: Node) -> None:
@@ -325,20 +323,20 @@ class Changes:
             if not node.names:
                 await self._contents.save_records([node])
 
-    def _check_new(self, directory: Directory, name: str) -> None:
+    def _check_new(self, directory: Folder, name: str) -> None:
         if len(name.encode()) > FILE_NAME_MAX:
             raise TreeError(errno.ENAMETOOLONG)
         if name in directory.entries:
             raise TreeError(errno.EEXIST)
 
-    def _enter(self, directory: Directory, name: str, node: Node) -> None:
+    def _enter(self, directory: Folder, name: str, node: Node) -> None:
         if isinstance(node, File) and backup_of(name):
             beside = directory.entries if directory.area is Area.DRAFTS else ()
             node.spare = is_backup(name, beside, directory.left, time.monotonic())
         directory.add(name, node)
         changed_in(directory)
 
-    def _leave(self, directory: Directory, name: str) -> None:
+    def _leave(self, directory: Folder, name: str) -> None:
         directory.remove(name)
         changed_in(directory)
         if directory.area is Area.DRAFTS:
@@ -353,14 +351,12 @@ def _is_stale(node: Node) -> bool:
     return isinstance(node, Text) and any(name.endswith(ERROR_SUFFIX) for _d, name in node.names)
 
 
-def check_rename(
-    node: Node, source: Directory, target: Directory, new: str, *, replace: bool
-) -> None:
+def check_rename(node: Node, source: Folder, target: Folder, new: str, *, replace: bool) -> None:
     """Raises TreeError when ``node`` may not be moved from ``source`` to ``new`` in ``target``."""
     old = target.entries.get(new)
     if old is not None and not replace:
         raise TreeError(errno.EEXIST)
-    if isinstance(node, Directory):
+    if isinstance(node, Folder):
         _check_folder(node, target, old)
     else:
         if isinstance(node, MessageFile | UnreadFile) and not file_rule(target.area, new):
@@ -369,26 +365,26 @@ def check_rename(
         if PERSON & {source.area, target.area}:
             raise TreeError(errno.EXDEV)  # a decision is written: mv then copies
         _check_texts(node, target, new, old)
-        if isinstance(old, Directory):
+        if isinstance(old, Folder):
             raise TreeError(errno.EISDIR)
     if len(new.encode()) > FILE_NAME_MAX:
         raise TreeError(errno.ENAMETOOLONG)
 
 
-def _check_folder(node: Directory, target: Directory, old: Node | None) -> None:
+def _check_folder(node: Folder, target: Folder, old: Node | None) -> None:
     if isinstance(node, MessageFolder) and not RULES[target.area].folders:
         raise TreeError(errno.EXDEV)
     if not node.recorded:
         raise TreeError(errno.EACCES)
     check(RULES[target.area].folders)
     _check_outside(node, target)
-    if old is not None and not isinstance(old, Directory):
+    if old is not None and not isinstance(old, Folder):
         raise TreeError(errno.ENOTDIR)
-    if isinstance(old, Directory) and (old.entries or not old.recorded):
+    if isinstance(old, Folder) and (old.entries or not old.recorded):
         raise TreeError(errno.ENOTEMPTY)
 
 
-def _check_outside(node: Directory, target: Directory) -> None:
+def _check_outside(node: Folder, target: Folder) -> None:
     """A kernel sees to that for what it has moved itself, and may not know what the kernel of
     another mount does at this moment."""
     here = target
@@ -399,14 +395,14 @@ def _check_outside(node: Directory, target: Directory) -> None:
     raise TreeError(errno.EINVAL)
 
 
-def _check_texts(node: Node, target: Directory, new: str, old: Node | None) -> None:
+def _check_texts(node: Node, target: Folder, new: str, old: Node | None) -> None:
     """What the daemon writes stays, but for the metadata.toml of a conversation."""
     moved, over = isinstance(node, MetadataText), is_place(target, new)
     if (isinstance(node, Text) and not moved) or (isinstance(old, Text) and not over):
         raise TreeError(errno.EACCES)
     if over and not isinstance(node, File):
         raise TreeError(errno.EACCES)
-    if isinstance(node, Link) and target.area is Area.ROOT and new == CONFIG:
+    if isinstance(node, SymbolicLink) and target.area is Area.ROOT and new == CONFIG:
         raise TreeError(errno.EACCES)
 
 
@@ -420,7 +416,7 @@ def or_else(undo: Callable[[], None]) -> Iterator[None]:
         raise
 
 
-def put_back(directory: Directory, name: str, is_: Node | None, was: Node | None) -> None:
+def put_back(directory: Folder, name: str, is_: Node | None, was: Node | None) -> None:
     """Under this name there was ``was``; unless something else has come since."""
     if directory.entries.get(name) is not is_:
         return

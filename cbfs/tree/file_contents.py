@@ -21,9 +21,9 @@ from cbfs.storage.encoding import u32, u64
 from cbfs.storage.faults import Tasks
 from cbfs.storage.store import Meta, Reader, Series, StoreError, Table, Writer
 from cbfs.tree.nodes import (
-    Directory,
     Failure,
     File,
+    Folder,
     FolderFile,
     MessageFile,
     Node,
@@ -186,7 +186,7 @@ class FileContents:
                 except StoreError as error:
                     _log.error("%s", error.in_full)
 
-    async def save_records(self, nodes: list[Node], *places: Directory) -> None:
+    async def save_records(self, nodes: list[Node], *places: Folder) -> None:
         """Store the records as they are now; one without a name goes, with its content. With them
         go the times of the folders that they are in, and of ``places``, which have changed, too: a
         name and the time of its folder must not be without each other after a crash.
@@ -366,7 +366,7 @@ def _mend(file: File) -> None:
     file.failure, file.anew = Failure.NONE, -1
 
 
-def _beside(nodes: list[Node], places: tuple[Directory, ...] = ()) -> Callable[[Writer], None]:
+def _beside(nodes: list[Node], places: tuple[Folder, ...] = ()) -> Callable[[Writer], None]:
     """Stores the times of the folders below ui_info/ that these are in."""
     folders = {directory for node in nodes for directory, _name in node.names} | {*places}
     kept = [folder for folder in folders if folder.area is Area.KEPT]

@@ -41,7 +41,7 @@ ENDING_MODE = MESSAGE_MODE | stat.S_ISVTX
 MODES = 0o7777
 """What a program may say of permissions. The root of the mount lets nobody else in, and the mount
 is nosuid: the bits are kept, and give nobody anything."""
-_NO_NAMES: "set[tuple[Directory, str]]" = set()
+_NO_NAMES: "set[tuple[Folder, str]]" = set()
 
 
 def new_seed() -> bytes:
@@ -74,7 +74,7 @@ class Node:
         self.mtime_ns = mtime_ns
         self.changed_ns = mtime_ns
         self.lookups = 0
-        self.names: set[tuple[Directory, str]] = set()
+        self.names: set[tuple[Folder, str]] = set()
 
     @property
     def size(self) -> int:
@@ -104,7 +104,7 @@ class Node:
 
 
 @dataclass(slots=True)
-class Sending:
+class PendingSubmission:
     """What is on its way to the engine: how to stop it, and when that has ended."""
 
     scope: trio.CancelScope
@@ -112,7 +112,7 @@ class Sending:
 
 
 @dataclass(slots=True, eq=False)
-class Parcel:
+class FolderDraft:
     """What is known of a folder in the outbox that is to be one message; as in ``File``."""
 
     version: int = 0
@@ -121,16 +121,18 @@ class Parcel:
     changed: float = 0.0
     error: str = ""
     hold: str = ""
-    sending: Sending | None = None
+    sending: PendingSubmission | None = None
 
 
-class Directory(Node):
-    """``key`` is the id under which its children's records name it as their parent. One whose
-    entries come from elsewhere is a ``cbfs.tree.virtual.virtual_directory.Provided``. ``parcel`` is
-    there when it is to be one message."""
+class Folder(Node):
+    """A directory: one whose entries are in memory, or made when somebody looks, as in
+    ``cbfs.tree.virtual.virtual_directory.VirtualDirectory``.
+
+    ``key`` is the id under which its children's records name it as their parent; ``folder_draft``
+    is there when it is to be one message."""
 
     __slots__ = (
-        "_entries", "_folders", "alias", "area", "conversation", "key", "left", "parcel",
+        "_entries", "_folders", "alias", "area", "conversation", "folder_draft", "key", "left",
         "recorded", "seed",
     )  # fmt: skip
 
@@ -148,8 +150,8 @@ class Directory(Node):
         self.conversation = conversation
         self.key = inode
         self.recorded = False
-        self.parcel: Parcel | None = None
-        self.alias: Directory | None = None  # the folder that has taken its place
+        self.folder_draft: FolderDraft | None = None
+        self.alias: Folder | None = None  # the folder that has taken its place
         self.left: dict[str, float] = {}  # names that were taken out of a folder of the outbox
         self.seed = b""  # as in ``File``
         self._entries: dict[str, Node] = {}
@@ -161,7 +163,7 @@ class Directory(Node):
         return 2 + self._folders if self.names or self.area is Area.ROOT else 0
 
     @property
-    def above(self) -> "Directory":
+    def above(self) -> "Folder":
         """What ``..`` leads to: itself where nothing is above it."""
         return next((directory for directory, _name in self.names), self)
 
@@ -182,7 +184,7 @@ class Directory(Node):
         """It has been there under this name, which is free, all the time."""
         self._entries[name] = node
         node.names.add((self, name))
-        self._folders += isinstance(node, Directory)
+        self._folders += isinstance(node, Folder)
 
     def remove(self, name: str) -> Node:
         """Take the entry out, now."""
@@ -194,7 +196,7 @@ class Directory(Node):
             self.left[name] = now
             while now - self.left[first := next(iter(self.left))] > QUIET:
                 del self.left[first]
-        self._folders -= isinstance(node, Directory)
+        self._folders -= isinstance(node, Folder)
         self.mtime_ns = self.renew()
         node.renew()
         return node
@@ -302,7 +304,7 @@ class FolderFile(MessageFile):
         return self.length
 
 
-class Link(Node):
+class SymbolicLink(Node):
     """A symbolic link; ``author`` made it. Only ``recorded`` ones are in the store."""
 
     __slots__ = ("author", "recorded", "target")
@@ -375,7 +377,7 @@ class File(Node):
         self.asked = -1  # the version that ``cbfs.outbox.sync_send`` waits for
         self.given_up = -1
         self.lock = trio.Lock()  # held while its content is being stored
-        self.sending: Sending | None = None
+        self.sending: PendingSubmission | None = None
         self.lent = False  # the content belongs to a message
         self.writers = 0
         self.handles = 0
@@ -462,17 +464,17 @@ class Inodes:
 
 
 def encode_record(node: Node, without: frozenset[int] = frozenset()) -> bytes:
-    """What the store keeps of a Directory, File or Link, but for its names in folders of the keys
-    ``without``."""
+    """What the store keeps of a Folder, File or SymbolicLink, but for its names in folders of the
+    keys ``without``."""
     names = sorted(
         [directory.key, name] for directory, name in node.names if directory.key not in without
     )
     times = node.mtime_ns, node.changed_ns
     if isinstance(node, File):
         return _file_record(names, node)(node.content)
-    if isinstance(node, Link):
+    if isinstance(node, SymbolicLink):
         return pack("link", names, node.mode, *times, [], node.target, [])
-    marks = [node.seed] if isinstance(node, Directory) else []
+    marks = [node.seed] if isinstance(node, Folder) else []
     return pack("directory", names, node.mode, *times, [], "", marks)
 
 
@@ -518,9 +520,9 @@ def decode_record(inode: int, data: bytes) -> tuple[Node, list[tuple[int, str]]]
         failure, node.spare, node.seed = marks
         node.failure = Failure(failure)
     elif kind == "link":
-        node = Link(inode, target, mtime_ns, recorded=True)
+        node = SymbolicLink(inode, target, mtime_ns, recorded=True)
     else:
-        node = Directory(inode, Area.KEPT, mtime_ns, mode=mode)
+        node = Folder(inode, Area.KEPT, mtime_ns, mode=mode)
         node.recorded = True
         (node.seed,) = marks
     node.changed_ns = changed_ns
@@ -537,12 +539,12 @@ def in_another_folder(data: bytes, old: int, new: int) -> bytes | None:
     return pack(kind, moved, *rest)
 
 
-def walk(directory: Directory) -> Iterator[tuple[Directory, str, Node]]:
+def walk(directory: Folder) -> Iterator[tuple[Folder, str, Node]]:
     """(where it is, name, node) of all below a folder, each folder before what is in it."""
     left = [directory]
     while left:
         here = left.pop()
         for name, node in sorted(here.entries.items()):
             yield here, name, node
-            if isinstance(node, Directory):
+            if isinstance(node, Folder):
                 left.append(node)

@@ -17,8 +17,8 @@ from cbfs.tree.nodes import (
     OUTBOX,
     ROOT,
     UI_INFO,
-    Directory,
     File,
+    Folder,
     Node,
     decode_record,
     encode_record,
@@ -44,7 +44,7 @@ def restore(tree: Tree) -> Callable[[Writer], None]:
         kept = read_times(reader, UI_INFO)
     if kept is not None:
         tree.ui_info.mtime_ns, tree.ui_info.changed_ns = kept.mtime_ns, kept.changed_ns
-    places: dict[int, Directory] = {ROOT: tree.root, OUTBOX: tree.outbox, UI_INFO: tree.ui_info}
+    places: dict[int, Folder] = {ROOT: tree.root, OUTBOX: tree.outbox, UI_INFO: tree.ui_info}
     places |= {drafts.key: drafts for drafts in tree.drafts()}
     places |= {old: places[new] for old, new in moved.items() if new in places}
 
@@ -57,17 +57,17 @@ def restore(tree: Tree) -> Callable[[Writer], None]:
                 renamed.extend([node] if free != name or key in moved else [])
 
     # all folders first: a file may have names in several, and each of them counts
-    folders = {i: names for i, (node, names) in nodes.items() if isinstance(node, Directory)}
+    folders = {i: names for i, (node, names) in nodes.items() if isinstance(node, Folder)}
     while reached := [i for i, names in folders.items() if any(k in places for k, _ in names)]:
         for inode in reached:
             del folders[inode]
             enter(inode)
             node = nodes[inode][0]
-            if isinstance(node, Directory) and node.names:
+            if isinstance(node, Folder) and node.names:
                 put_into(node, next(iter(node.names))[0])
                 places[inode] = node
     for inode, (node, _names) in nodes.items():
-        if not isinstance(node, Directory):
+        if not isinstance(node, Folder):
             enter(inode)
     left = {inode: entry for inode, entry in nodes.items() if not entry[0].names}
 
@@ -93,7 +93,7 @@ def empty_tmp(tree: Tree) -> Callable[[Writer], None]:
     while folders:
         for node in folders.pop().entries.values():
             inodes.append(node.inode)
-            if isinstance(node, Directory):
+            if isinstance(node, Folder):
                 folders.append(node)
             elif isinstance(node, File):
                 contents += own_contents(node)

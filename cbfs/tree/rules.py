@@ -82,7 +82,7 @@ class Area(Enum):
     CONVERSATION = "conversation"  # read, delete
     OUTBOX = "outbox"  # make folders
     DRAFTS = "drafts"  # a folder of the outbox: files are messages
-    PARCEL = "parcel"  # a folder moved in there: one message
+    FOLDER_DRAFT = "folder draft"  # a folder moved in there: one message
     REQUESTS = "requests"  # move a request to contacts/, or remove it
     REQUEST = "request"  # a folder of requests/: decisions too
     CONTACT = "contact"  # a folder of contacts/: decisions, see cbfs.tree.virtual.people_folders
@@ -122,8 +122,8 @@ RULES = {
     Area.CONVERSATION: Rules(errno.EACCES, errno.EACCES, Area.CONVERSATION),
     Area.OUTBOX: Rules(errno.EACCES, 0, Area.DRAFTS),
     # moved in, a folder is whole; of one that is made and filled, nobody could tell when it is
-    Area.DRAFTS: Rules(0, 0, Area.PARCEL, mkdir=errno.EPERM),
-    Area.PARCEL: Rules(0, 0, Area.PARCEL),
+    Area.DRAFTS: Rules(0, 0, Area.FOLDER_DRAFT, mkdir=errno.EPERM),
+    Area.FOLDER_DRAFT: Rules(0, 0, Area.FOLDER_DRAFT),
     Area.REQUESTS: Rules(errno.EACCES, errno.EACCES, Area.FIXED),
     Area.REQUEST: Rules(0, errno.EACCES, Area.FIXED, _DECISIONS.__contains__),
     Area.CONTACT: Rules(0, errno.EACCES, Area.FIXED, _DECISIONS.__contains__),

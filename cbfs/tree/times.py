@@ -14,9 +14,9 @@ from hashlib import blake2b
 
 from cbfs.storage.encoding import pack, u64, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer
-from cbfs.tree.nodes import Directory, Node, Text
+from cbfs.tree.nodes import Folder, Node, Text
 from cbfs.tree.rules import Area
-from cbfs.tree.virtual.virtual_directory import Provided
+from cbfs.tree.virtual.virtual_directory import VirtualDirectory
 
 _DIGEST_SIZE = 16
 
@@ -67,7 +67,7 @@ def keep_times(nodes: Iterator[Node]) -> Callable[[Writer], None]:
     return change
 
 
-def shown(root: Directory) -> Iterator[Node]:
+def shown(root: Folder) -> Iterator[Node]:
     """The folders and texts below the root of a mount that the daemon makes: those that are the
     same in the next one. The folders of messages are not among them (see
     ``cbfs.tree.virtual.conversation_folder``)."""
@@ -76,7 +76,7 @@ def shown(root: Directory) -> Iterator[Node]:
         here = left.pop()
         yield here
         for node in here.entries.values():
-            if isinstance(node, Directory) and not isinstance(node, Provided):
+            if isinstance(node, Folder) and not isinstance(node, VirtualDirectory):
                 if not node.recorded and node.area not in {Area.KEPT, Area.SCRATCH}:
                     left.append(node)
             elif isinstance(node, Text) and here.area not in {Area.OUTBOX, Area.DRAFTS}:
@@ -86,7 +86,7 @@ def shown(root: Directory) -> Iterator[Node]:
 def digest_of(node: Node) -> bytes:
     """Of what is in a folder, or of a text."""
     digest = blake2b(digest_size=_DIGEST_SIZE)
-    if isinstance(node, Directory):
+    if isinstance(node, Folder):
         for name in sorted(node.entries):
             digest.update(name.encode() + b"/")
     elif isinstance(node, Text):

@@ -26,8 +26,8 @@ from cbfs.tree.nodes import (
     ROOT,
     TMP,
     UI_INFO,
-    Directory,
     File,
+    Folder,
     Inodes,
     MessageFile,
     Node,
@@ -39,14 +39,19 @@ from cbfs.tree.rules import (
     TreeError,
 )
 from cbfs.tree.times import keep_times, shown
-from cbfs.tree.virtual.config_file import ConfigFile
-from cbfs.tree.virtual.conversation_folder import Folder, MessageFolder, Shelf, Unseen
+from cbfs.tree.virtual.config_file import SettingsFile
+from cbfs.tree.virtual.conversation_folder import (
+    ConversationFolder,
+    MessageFolder,
+    MessageNodes,
+    Unseen,
+)
 from cbfs.tree.virtual.metadata_file import MetadataFiles
-from cbfs.tree.virtual.people_folders import People, Requests
-from cbfs.tree.virtual.quarantine_folder import Quarantine
-from cbfs.tree.virtual.search_folders import Views
-from cbfs.tree.virtual.virtual_directory import Provided, inode_for
-from cbfs.tree.watchers import Showing
+from cbfs.tree.virtual.people_folders import ContactFolders, RequestFolders
+from cbfs.tree.virtual.quarantine_folder import QuarantineFolder
+from cbfs.tree.virtual.search_folders import SearchFolders
+from cbfs.tree.virtual.virtual_directory import VirtualDirectory, inode_for
+from cbfs.tree.watchers import Watchers
 from cbfs_common.limits import FILE_NAME_MAX
 
 
@@ -62,8 +67,8 @@ class Tree:
         self,
         backend: Backend,
         changed: Callable[[], None],
-        left: Callable[[Conversation, Directory], None],
-        watchers: Showing,
+        left: Callable[[Conversation, Folder], None],
+        watchers: Watchers,
         tasks: Tasks,
     ) -> None:
         self.backend = backend
@@ -73,14 +78,14 @@ class Tree:
         with backend.store.read() as reader:
             self.unseen = Unseen(reader.number(Series.MESSAGE))
         now = time.time_ns()
-        self.root = Directory(ROOT, Area.ROOT, now)
-        self.config = ConfigFile(self.root, backend, self.contents.read, self.new_inode)
-        self.conversations = Directory(CONVERSATIONS, Area.FIXED, now)
-        self.outbox = Directory(OUTBOX, Area.OUTBOX, now)
-        self.tmp = Directory(TMP, Area.SCRATCH, now)
-        self.ui_info = Directory(UI_INFO, Area.KEPT, now)
-        self.contacts = Directory(CONTACTS, Area.FIXED, now)
-        requests = Directory(REQUESTS, Area.REQUESTS, now)
+        self.root = Folder(ROOT, Area.ROOT, now)
+        self.config = SettingsFile(self.root, backend, self.contents.read, self.new_inode)
+        self.conversations = Folder(CONVERSATIONS, Area.FIXED, now)
+        self.outbox = Folder(OUTBOX, Area.OUTBOX, now)
+        self.tmp = Folder(TMP, Area.SCRATCH, now)
+        self.ui_info = Folder(UI_INFO, Area.KEPT, now)
+        self.contacts = Folder(CONTACTS, Area.FIXED, now)
+        requests = Folder(REQUESTS, Area.REQUESTS, now)
         for name, node in (
             ("conversations", self.conversations),
             ("outbox", self.outbox),
@@ -90,36 +95,38 @@ class Tree:
             ("ui_info", self.ui_info),
         ):
             self.root.add(name, node)
-        self._quarantine = Quarantine(backend)
-        self._unread = Provided(QUARANTINE, Area.CONVERSATION, self._quarantine)
+        self._quarantine = QuarantineFolder(backend)
+        self._unread = VirtualDirectory(QUARANTINE, Area.CONVERSATION, self._quarantine)
         self._unread_count = 0
         self.show_quarantine()
-        self.people = People(self.contacts, backend, self.contents.read)
-        self.requests = Requests(requests, self.people, backend, self.contents.read)
+        self.people = ContactFolders(self.contacts, backend, self.contents.read)
+        self.requests = RequestFolders(requests, self.people, backend, self.contents.read)
         self.inodes = Inodes(self.root)
-        self._shelf = Shelf(backend, self.inodes)
+        self._nodes = MessageNodes(backend, self.inodes)
         self.metadata = MetadataFiles(
             backend, self.contents.read, self.new_inode, self.inodes, self.conversation
         )
-        self._folders: dict[bytes, tuple[Provided, Directory]] = {}
+        self._folders: dict[bytes, tuple[VirtualDirectory, Folder]] = {}
         self._known: dict[bytes, Conversation] = {}
-        self._gone: dict[bytes, tuple[Provided, Directory]] = {}
+        self._gone: dict[bytes, tuple[VirtualDirectory, Folder]] = {}
         for conversation in backend.conversations():
             folder, drafts = self.make_folders(conversation)
             self.conversations.enter(conversation.folder, folder)
             self.outbox.enter(conversation.folder, drafts)
-        self.search_folders = Views(self.root, backend, self.inodes, self._folder_name, watchers)
+        self.search_folders = SearchFolders(
+            self.root, backend, self.inodes, self._folder_name, watchers
+        )
 
     def new_inode(self) -> int:
         """A fresh one."""
         self._next += 1
         return self._next
 
-    def drafts(self) -> list[Directory]:
+    def drafts(self) -> list[Folder]:
         """The folders under outbox/ of all conversations."""
         return [drafts for _folder, drafts in self._folders.values()]
 
-    def lookup(self, directory: Directory, name: str) -> Node:
+    def lookup(self, directory: Folder, name: str) -> Node:
         """Raises TreeError(ENOENT), or ENAMETOOLONG: the kernel lets longer names through."""
         node = directory.entries.get(name)
         if node is None:
@@ -142,7 +149,7 @@ class Tree:
             self._unread.touch()
             self._quarantine.appear(self.root, self._unread)
 
-    def make_folders(self, conversation: Conversation) -> tuple[Provided, Directory]:
+    def make_folders(self, conversation: Conversation) -> tuple[VirtualDirectory, Folder]:
         """The two folders of a conversation, not yet entered anywhere; of one that comes back,
         those of before."""
         key = conversation.id
@@ -152,33 +159,33 @@ class Tree:
             self._open_again(folder, drafts)
             return folder, drafts
         started = conversation.started * 1_000_000
-        folder = Provided(
+        folder = VirtualDirectory(
             conversation.inode + FIRST_STORED,
             Area.CONVERSATION,
-            Folder(
+            ConversationFolder(
                 self.backend,
                 conversation,
                 self.metadata.text(conversation, editable=False),
                 inode_for(b"transcript", key),
                 self.unseen,
                 self.inodes,
-                self._shelf,
+                self._nodes,
             ),
             conversation=key,
         )
-        drafts = Directory(
+        drafts = Folder(
             conversation.outbox_inode + FIRST_STORED, Area.DRAFTS, started, conversation=key
         )
         drafts.enter(METADATA, self.metadata.text(conversation, editable=True))
-        if isinstance(folder.provider, Folder):
+        if isinstance(folder.provider, ConversationFolder):
             folder.provider.shown = folder
         self._folders[key] = folder, drafts
         self._known[key] = conversation
         return folder, drafts
 
-    def _open_again(self, folder: Provided, drafts: Directory) -> None:
+    def _open_again(self, folder: VirtualDirectory, drafts: Folder) -> None:
         drafts.area = Area.DRAFTS
-        if isinstance(folder.provider, Folder):
+        if isinstance(folder.provider, ConversationFolder):
             folder.provider.comes_back()
         if METADATA not in drafts.entries:
             self.metadata.went(drafts)
@@ -191,12 +198,12 @@ class Tree:
         def change(writer: Writer) -> None:
             of_texts(writer)
             for folder in folders:
-                if isinstance(folder, Folder):
+                if isinstance(folder, ConversationFolder):
                     folder.keep(writer)
 
         return change
 
-    def folders(self, conversation: bytes) -> tuple[Provided, Directory]:
+    def folders(self, conversation: bytes) -> tuple[VirtualDirectory, Folder]:
         """(under conversations/, under outbox/) of one that is known."""
         return self._folders[conversation]
 
@@ -214,13 +221,13 @@ class Tree:
 
     def message_node(self, message: Message) -> MessageFile | MessageFolder:
         """That of a message: the one in use, or a fresh one."""
-        return self._shelf.node(message)
+        return self._nodes.node(message)
 
     def message_renamed(self, message: Message) -> str:
         """It has another name or date in the store. The name that the kernel knows it by, if it
         does and that is another."""
-        self._shelf.forget(message)
-        node = self._shelf.node(message)
+        self._nodes.forget(message)
+        node = self._nodes.node(message)
         name = node.name
         node.named_anew(message)
         return name if name != message.name else ""
@@ -232,13 +239,13 @@ class Tree:
         node = self.message_node(message)
         if isinstance(node, MessageFile):
             node.removed = True
-        self._shelf.forget(message)
+        self._nodes.forget(message)
         shown = folder.provider
-        if isinstance(shown, Folder):
+        if isinstance(shown, ConversationFolder):
             shown.leaving[message.name] = node
 
         def leave() -> None:
-            if isinstance(shown, Folder):
+            if isinstance(shown, ConversationFolder):
                 shown.leaving.pop(message.name, None)
             self.unseen.reveal(message.serial)
             folder.touch()
@@ -246,7 +253,7 @@ class Tree:
         name = self._known[message.conversation].folder
         return f"conversations/{name}/{message.name}", node, leave
 
-    async def leave_conversation(self, key: bytes, place: Directory) -> None:
+    async def leave_conversation(self, key: bytes, place: Folder) -> None:
         """A program removes one of its folders: both go. Raises TreeError(ENOTEMPTY) while there is
         a draft in the one, or, where it is removed under conversations/, a message in the other."""
         if key not in self._folders:

@@ -5,7 +5,7 @@ import errno
 import time
 from collections.abc import Iterator
 
-from cbfs.tree.nodes import Directory, File, Node, Parcel, Sending
+from cbfs.tree.nodes import File, Folder, FolderDraft, Node, PendingSubmission
 from cbfs.tree.rules import RULES, Area, TreeError
 
 
@@ -16,7 +16,7 @@ async def settle(*nodes: Node | None) -> None:
         if node is None:
             continue
         inside: list[Node] = []
-        if isinstance(node, Directory) and node.area is Area.DRAFTS:
+        if isinstance(node, Folder) and node.area is Area.DRAFTS:
             inside = list(node.entries.values())
         for each in (node, *inside):
             sending = _sending(each)
@@ -25,33 +25,34 @@ async def settle(*nodes: Node | None) -> None:
                 await sending.done.wait()
 
 
-def _sending(node: Node) -> Sending | None:
+def _sending(node: Node) -> PendingSubmission | None:
     if isinstance(node, File) and node.sending is not None:
         return node.sending
-    if isinstance(node, Directory) and node.parcel is not None:
-        return node.parcel.sending
-    above = (parcel_of(directory) for directory, _name in node.names)
+    if isinstance(node, Folder) and node.folder_draft is not None:
+        return node.folder_draft.sending
+    above = (folder_draft_of(directory) for directory, _name in node.names)
     return next((p.sending for p in above if p is not None and p.sending is not None), None)
 
 
-def parcel_of(directory: Directory) -> Parcel | None:
+def folder_draft_of(directory: Folder) -> FolderDraft | None:
     """The message that a folder is, or is in."""
-    while directory.area is Area.PARCEL and directory.parcel is None and directory.names:
-        directory = next(iter(directory.names))[0]
-    return directory.parcel
+    here = directory
+    while here.area is Area.FOLDER_DRAFT and here.folder_draft is None and here.names:
+        here = next(iter(here.names))[0]
+    return here.folder_draft
 
 
-def changed_in(directory: Directory) -> None:
+def changed_in(directory: Folder) -> None:
     """Something in a folder has changed: if it is a message, or in one, that is another now."""
-    parcel = parcel_of(directory)
-    if parcel is not None:
-        parcel.version += 1
-        parcel.changed = time.monotonic()
+    draft = folder_draft_of(directory)
+    if draft is not None:
+        draft.version += 1
+        draft.changed = time.monotonic()
 
 
 def node_changed(node: Node) -> None:
     """A file or folder has changed: if it is in a folder that is a message, that is another now."""
-    for directory in [node] if isinstance(node, Directory) else [d for d, _name in node.names]:
+    for directory in [node] if isinstance(node, Folder) else [d for d, _name in node.names]:
         changed_in(directory)
 
 
@@ -61,29 +62,30 @@ def check_changeable(node: Node) -> None:
         raise TreeError(errno.EACCES)
 
 
-def put_into(directory: Directory, above: Directory) -> None:
+def put_into(directory: Folder, above: Folder) -> None:
     """A folder is in the folder ``above`` now: what may be done in it and all below it, and whether
     it is a message."""
     left = [(directory, above)]
     while left:
         here, above = left.pop()
         here.area = RULES[above.area].inside
-        here.parcel = Parcel(changed=time.monotonic()) if above.area is Area.DRAFTS else None
-        left += [(node, here) for node in here.entries.values() if isinstance(node, Directory)]
+        is_draft = above.area is Area.DRAFTS
+        here.folder_draft = FolderDraft(changed=time.monotonic()) if is_draft else None
+        left += [(node, here) for node in here.entries.values() if isinstance(node, Folder)]
 
 
-def state_of(draft: File | Directory) -> File | Parcel:
+def state_of(draft: File | Folder) -> File | FolderDraft:
     """What is known of what ``drafts_in`` gives."""
     if isinstance(draft, File):
         return draft
-    if draft.parcel is None:
+    if draft.folder_draft is None:
         raise ValueError("a folder that is no message")
-    return draft.parcel
+    return draft.folder_draft
 
 
-def drafts_in(directory: Directory) -> Iterator[tuple[str, File | Directory]]:
+def drafts_in(directory: Folder) -> Iterator[tuple[str, File | Folder]]:
     """What is, or is to be, a message each: the files of a folder of the outbox, and the folders
     that were moved there."""
     for name, node in list(directory.entries.items()):
-        if isinstance(node, File) or (isinstance(node, Directory) and node.parcel is not None):
+        if isinstance(node, File) or (isinstance(node, Folder) and node.folder_draft is not None):
             yield name, node

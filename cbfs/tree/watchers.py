@@ -36,7 +36,7 @@ class Revealer(Protocol):
         """Nothing has that name any more in the folder of that inode, and no watcher is told."""
 
 
-class Follower(Protocol):
+class Observer(Protocol):
     """A window on the tree: its watchers are told when the change has been made in the tree."""
 
     def appears(self, path: str, node: Node) -> None:
@@ -49,27 +49,27 @@ class Follower(Protocol):
         """What is at ``path`` is about to have the name ``new``."""
 
 
-class Showing:
+class Watchers:
     """What to call for each such change. Without a ``revealer`` (before the mount answers, and
     after it has ended) nobody can watch, and changes are made at once."""
 
     def __init__(self, failed: Callable[[], None] = lambda: None) -> None:
-        """``failed`` is told of faults: none of a follower's harms the others, or the change."""
+        """``failed`` is told of faults: none of an observer's harms the others, or the change."""
         self.revealer: Revealer | None = None
-        self.followers: list[Follower] = []
+        self.observers: list[Observer] = []
         self._failed = failed
 
-    def _tell(self, tell: Callable[[Follower], None]) -> None:
-        for follower in list(self.followers):
+    def _tell(self, tell: Callable[[Observer], None]) -> None:
+        for observer in list(self.observers):
             with harmless(self._failed):
-                tell(follower)
+                tell(observer)
 
     def show(self, path: str, node: Node, enter: Callable[[], None]) -> None:
         """See ``Revealer``."""
 
         def change() -> None:
             enter()
-            self._tell(lambda follower: follower.appears(path, node))
+            self._tell(lambda observer: observer.appears(path, node))
 
         if self.revealer:
             self.revealer.show(path, node, change)
@@ -87,7 +87,7 @@ class Showing:
         """See ``Revealer``."""
 
         def change() -> None:
-            self._tell(lambda follower: follower.disappears(path))
+            self._tell(lambda observer: observer.disappears(path))
             leave()
 
         if self.revealer:
@@ -99,7 +99,7 @@ class Showing:
         """See ``Revealer``."""
 
         def change() -> None:
-            self._tell(lambda follower: follower.disappears(path))
+            self._tell(lambda observer: observer.disappears(path))
             leave()
 
         if self.revealer:
@@ -111,7 +111,7 @@ class Showing:
         """See ``Revealer``."""
 
         def moved() -> None:
-            self._tell(lambda follower: follower.moves(path, new))
+            self._tell(lambda observer: observer.moves(path, new))
             change()
 
         if self.revealer:

@@ -8,10 +8,10 @@ from cbfs.interface import Backend
 from cbfs.messages.lifetimes import setting, words
 from cbfs.messages.model import Delivery, Message
 from cbfs.messages.progress import arriving, sent_share
-from cbfs.tree.nodes import ROOT, Directory, File, MessageFile, Node
+from cbfs.tree.nodes import ROOT, File, Folder, MessageFile, Node
 from cbfs.tree.virtual.conversation_folder import MessageFolder
 from cbfs.tree.virtual.quarantine_folder import UnreadFile
-from cbfs.tree.virtual.virtual_directory import Provided
+from cbfs.tree.virtual.virtual_directory import VirtualDirectory
 
 PREFIX = "user.cbfs."
 
@@ -27,14 +27,14 @@ def xattrs(node: Node, backend: Backend, account: Path | None = None) -> dict[st
         found = _of_message(message, backend) if message else {}
     elif isinstance(node, File):
         found = {"state": node.hold, "error": node.error}
-    elif isinstance(node, Directory) and node.parcel is not None:
-        found = {"state": node.parcel.hold, "error": node.parcel.error}
+    elif isinstance(node, Folder) and node.folder_draft is not None:
+        found = {"state": node.folder_draft.hold, "error": node.folder_draft.error}
     elif isinstance(node, UnreadFile):
         found = {"error": node.reason}
     elif isinstance(node, MessageFolder):
         message = backend.message(*node.message)
         found = _of_message(message, backend) if message else {}
-    elif isinstance(node, Provided) and node.conversation is not None:
+    elif isinstance(node, VirtualDirectory) and node.conversation is not None:
         found = _of_folder(node.conversation, backend)
     return {PREFIX + name: value for name, value in found.items() if value}
 

@@ -15,7 +15,7 @@ from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
 from cbfs.interface import Outgoing
 from cbfs.messages.model import Message
-from cbfs.tree.nodes import Directory, File
+from cbfs.tree.nodes import File, Folder
 from tests.engine.test_engine import NO_TOR, account, read, send
 from tests.engine.test_engine import until as settled
 from tests.support.world import ENVIRONMENT, WAIT, program, world
@@ -40,7 +40,7 @@ async def prepare(mount: Mount) -> None:
 async def let_go(mount: Mount) -> list[tuple[bytes, bytes]]:
     """Send them: (conversation, id) of each."""
     folder = mount.tree.outbox.entries["bob"]
-    assert isinstance(folder, Directory)
+    assert isinstance(folder, Folder)
     for name in ("letter.txt", "photos"):
         await mount.changes.describe((folder.alias or folder).entries[name], None, 1)
         count = len(mount.backend.sent)
@@ -56,10 +56,10 @@ def test_a_restored_draft_is_the_message_that_was_sent(tmp_path: Path) -> None:
 
     async def change_and_send(mount: Mount) -> None:
         folder = mount.tree.outbox.entries["bob"]
-        assert isinstance(folder, Directory)
+        assert isinstance(folder, Folder)
         letter, photos = folder.entries["letter.txt"], folder.entries["photos"]
         assert isinstance(letter, File)
-        assert isinstance(photos, Directory)
+        assert isinstance(photos, Folder)
         one = photos.entries["one.jpg"]
         assert isinstance(one, File)
         for file in (letter, one):

@@ -11,7 +11,7 @@ import pytest
 
 from cbfs.messages import search_index
 from cbfs.messages.model import Message
-from cbfs.tree.nodes import Directory
+from cbfs.tree.nodes import Folder
 from tests.hostile.breaking import FAULTS, SECRET, breaking
 from tests.mount.test_window import Window, folder_with
 from tests.support.mounted import Mounted, mounted
@@ -22,7 +22,7 @@ from tests.tree.test_tree import Mount, run, until
 TOLD = "a fault of this program, in its log"
 
 PLACES = (
-    "cbfs.tree.virtual.config_file.ConfigFile.look",
+    "cbfs.tree.virtual.config_file.SettingsFile.look",
     "cbfs.outbox.loop.OutboxLoop._check_folder",
     "cbfs.outbox.loop.OutboxLoop._hold_links",
     "cbfs.outbox.loop.OutboxLoop._look",
@@ -38,7 +38,7 @@ PLACES = (
     "cbfs.messages.search_index.set_read",
     "cbfs.tree.virtual.metadata_file.MetadataFiles.look",
     "cbfs.tree.virtual.unread_folder.Unread.flush",
-    "cbfs.tree.virtual.search_folders.Views.added",
+    "cbfs.tree.virtual.search_folders.SearchFolders.added",
     "tests.support.fake_backend.FakeBackend.send",
 )
 
@@ -73,7 +73,7 @@ def test_the_outbox_survives_a_fault(
                 for person in people:
                     text = b"%s %d" % (person.encode(), number)
                     folder = tree.outbox.entries.get(person)
-                    if not isinstance(folder, Directory):
+                    if not isinstance(folder, Folder):
                         folder = await mount.changes.mkdir(tree.outbox, f"{person} {number}")
                     await mount.save(folder, f"{number}.txt", text)
                     wanted.append(text)
@@ -106,11 +106,11 @@ def unread(mount: Mount) -> list[search_index.SearchHit]:
 
 
 PLACES_OF_A_MOUNT = (
-    "cbfs.tree.inodes.Inodes.forget",
+    "cbfs.tree.nodes.Inodes.forget",
     "cbfs.mount.operations.Operations._attributes",
     "cbfs.mount.notifier.Notifier._do",
     "cbfs.mount.notifier.Notifier._words",
-    "cbfs.tree.watchers.Showing.show",
+    "cbfs.tree.watchers.Watchers.show",
 )
 
 PLACES_OF_WINDOWS = (

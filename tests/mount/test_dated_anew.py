@@ -29,7 +29,7 @@ from cbfs.messages.model import Message
 from cbfs.messages.queues import delivery_queue
 from cbfs.receiving import message_requests
 from cbfs.storage.store import Store, Table
-from cbfs.tree.nodes import Directory
+from cbfs.tree.nodes import Folder
 from cbfs_common.messages.body import encode_part
 from cbfs_common.messages.lifetime import FOREVER
 from tests.engine.test_engine import NO_TOR, Recorder, read, send, until
@@ -281,7 +281,7 @@ def test_what_was_saved_while_the_clock_was_ahead_is_no_message_for_later(
     async def go(mount: Mount) -> None:
         off[0] = 0
         (bob,) = mount.tree.outbox.entries.values()
-        assert isinstance(bob, Directory)
+        assert isinstance(bob, Folder)
         at = time.time_ns() + 3_600 * 10**9  # before the clock was ahead by
         await mount.changes.describe(bob.entries["later"], None, at)
         await until_sent(lambda: len(mount.backend.sent) == 2)

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from cbfs.storage.store import CannotWrite
-from cbfs.tree.nodes import Directory, Failure, File, Node, Text
+from cbfs.tree.nodes import Failure, File, Folder, Node, Text
 from cbfs.tree.rules import TreeError
 from cbfs_common.limits import FILE_SIZE_MAX
 from tests.support.mounted import Mounted, mounted
@@ -23,7 +23,7 @@ LARGE = 70_000_000
 LIMIT = 1 << 20
 
 
-async def opened(mount: Mount, folder: Directory, name: str) -> File:
+async def opened(mount: Mount, folder: Folder, name: str) -> File:
     """As a program opens a file to write, that is there or not."""
     there = folder.entries.get(name)
     file = there if isinstance(there, File) else mount.changes.create(folder, name, 0o600, None)
@@ -33,7 +33,7 @@ async def opened(mount: Mount, folder: Directory, name: str) -> File:
     return file
 
 
-async def failed(mount: Mount, folder: Directory, name: str = "clip.mp4") -> File:
+async def failed(mount: Mount, folder: Folder, name: str = "clip.mp4") -> File:
     """What cp leaves of a file that is too large."""
     file = await opened(mount, folder, name)
     await mount.tree.contents.write(file, 0, b"the beginning")
@@ -43,13 +43,13 @@ async def failed(mount: Mount, folder: Directory, name: str = "clip.mp4") -> Fil
     return file
 
 
-def told(folder: Directory) -> str:
+def told(folder: Folder) -> str:
     """What the error files of a folder say."""
     texts = [node.render().decode() for node in folder.entries.values() if isinstance(node, Text)]
     return "".join(text for text in texts if "What to do" in text)
 
 
-async def is_told(mount: Mount, folder: Directory, file: File) -> None:
+async def is_told(mount: Mount, folder: Folder, file: File) -> None:
     await until(lambda: file.error)
     assert "may not be complete" in told(folder)
     assert "may not be complete" in mount.view.status.render().decode()
@@ -78,7 +78,7 @@ def test_a_draft_is_held_through_everything_until_it_is_written_anew(tmp_path: P
     async def after(mount: Mount) -> None:
         tree = mount.tree
         folder = tree.outbox.entries["bob"]
-        assert isinstance(folder, Directory)
+        assert isinstance(folder, Folder)
         file = folder.entries["clip.mp4"]
         assert isinstance(file, File)
         assert file.failure is Failure.WRITE
@@ -197,7 +197,7 @@ def test_a_folder_with_such_a_file_waits_for_it(tmp_path: Path) -> None:
         await mount.save(photos, "one.jpg", b"one")
         file = await failed(mount, photos, "two.jpg")
         await mount.changes.rename(tree.tmp, "photos", folder, "photos", replace=False)
-        await until(lambda: photos.parcel and photos.parcel.error)
+        await until(lambda: photos.folder_draft and photos.folder_draft.error)
         assert "two.jpg in it: writing it failed" in told(folder)
         await opened(mount, photos, "two.jpg")
         await tree.contents.truncate(file, 0)
@@ -224,7 +224,7 @@ def test_what_is_being_written_when_the_mount_ends_is_cut_off(tmp_path: Path) ->
 
     async def after(mount: Mount) -> None:
         folder = mount.tree.outbox.entries["bob"]
-        assert isinstance(folder, Directory)
+        assert isinstance(folder, Folder)
         await until(lambda: [data for _m, data in mount.backend.sent] == [b"whole"])
         for name in ("one", "two"):
             node: Node = (folder.alias or folder).entries[name]

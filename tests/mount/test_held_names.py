@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cbfs.tree.nodes import Directory, File, Link, Text
+from cbfs.tree.nodes import File, Folder, SymbolicLink, Text
 from cbfs.tree.rules import QUIET
 from tests.support.mounted import mounted
 from tests.support.world import wait_for
@@ -18,7 +18,7 @@ DAYS = 90_000 * 10
 def pass_time(mount: Mount, seconds: float = QUIET) -> None:
     """Let the outbox be as if it had been left alone for so long."""
     for folder in mount.tree.outbox.entries.values():
-        if not isinstance(folder, Directory):
+        if not isinstance(folder, Folder):
             continue
         folder.left = {name: left - seconds for name, left in folder.left.items()}
         for node in folder.entries.values():
@@ -26,18 +26,18 @@ def pass_time(mount: Mount, seconds: float = QUIET) -> None:
             node.mtime_ns -= int(seconds * 1e9)
             if isinstance(node, File):
                 node.changed -= seconds
-            elif isinstance(node, Directory) and node.parcel is not None:
-                node.parcel.changed -= seconds
+            elif isinstance(node, Folder) and node.folder_draft is not None:
+                node.folder_draft.changed -= seconds
     mount.view.retry()
 
 
-def errors(folder: Directory) -> set[str]:
+def errors(folder: Folder) -> set[str]:
     return {name for name, node in folder.entries.items() if isinstance(node, Text)} - {
         "metadata.toml"
     }
 
 
-async def moved_in(mount: Mount, folder: Directory, name: str, data: bytes = b"content") -> File:
+async def moved_in(mount: Mount, folder: Folder, name: str, data: bytes = b"content") -> File:
     """As mv does it."""
     file = await mount.save(mount.tree.tmp, name, data)
     await mount.changes.rename(mount.tree.tmp, name, folder, name, replace=True)
@@ -207,7 +207,7 @@ def test_nothing_of_a_day_before_is_removed(tmp_path: Path) -> None:
         await mount.save(folder, ".letter.swp", b"old")
         await mount.save(folder, "4913", b"")
         link = await mount.changes.symlink(folder, ".#letter", "alice@host.1", None)
-        assert isinstance(link, Link)
+        assert isinstance(link, SymbolicLink)
         link.changed_ns = time.time_ns() - DAYS * 10**9
         pass_time(mount, DAYS)
         await until(lambda: len(errors(folder)) == 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cbfs.tree.nodes import ROOT, Directory, Inodes, Link
+from cbfs.tree.nodes import ROOT, Folder, Inodes, SymbolicLink
 from cbfs.tree.rules import Area
 from cbfs.tree.virtual.virtual_directory import Listing
 from tests.support.mounted import Mounted, mounted
@@ -87,15 +87,15 @@ def test_what_changes_while_a_folder_is_read_is_not_lost(mount: Mounted, place: 
 
 def test_a_place_in_a_folder_keeps_its_meaning() -> None:
     """As telldir(3) and seekdir(3) have it, while files come and go."""
-    directory = Directory(1, Area.KEPT, 0)
+    directory = Folder(1, Area.KEPT, 0)
     for number, name in enumerate(NAMES, 10):
-        directory.add(name, Link(number, "", 0, recorded=False))
+        directory.add(name, SymbolicLink(number, "", 0, recorded=False))
     listing = Listing(directory)
     whole = list(listing.after(0))
     assert [name for _place, name, _node in whole] == [".", "..", *NAMES]
     for name in NAMES[::3]:
         directory.remove(name)
-    directory.add("later", Link(9, "", 0, recorded=False))
+    directory.add("later", SymbolicLink(9, "", 0, recorded=False))
     for start in range(2, len(NAMES), 7):
         expected = [e for e in whole if e[0] > start and e[1] in directory.entries]
         assert list(listing.after(start)) == expected
@@ -103,12 +103,12 @@ def test_a_place_in_a_folder_keeps_its_meaning() -> None:
 
 def test_a_fresh_node_of_a_known_inode_takes_over_its_count() -> None:
     """The kernel counts what it was told of an inode, whichever object of ours that was."""
-    inodes = Inodes(Directory(ROOT, Area.ROOT, 0))
+    inodes = Inodes(Folder(ROOT, Area.ROOT, 0))
     for target in ("a", "b", "c"):
-        inodes.count(Link(77, target, 0, recorded=False))
+        inodes.count(SymbolicLink(77, target, 0, recorded=False))
     inodes.forget(77, 2)
     last = inodes.get(77)
-    assert isinstance(last, Link)
+    assert isinstance(last, SymbolicLink)
     assert last.target == "c"
     inodes.forget(77, 1)
     assert 77 not in inodes

@@ -18,7 +18,7 @@ from cbfs.messages.queues.quarantine import QuarantinedEnvelope, Why, keep
 from cbfs.mount.quota import RESERVE, errno_of
 from cbfs.receiving.reassembly import Arrivals, Reception, store_part
 from cbfs.storage.store import CannotWrite, Table, Writer
-from cbfs.tree.nodes import Directory, MessageFile
+from cbfs.tree.nodes import Folder, MessageFile
 from cbfs.tree.restore import empty_tmp
 from cbfs.tree.xattrs import xattrs
 from cbfs_common.limits import ENVELOPE_SIZE
@@ -41,7 +41,7 @@ def test_quarantine_is_there_while_it_has_something(tmp_path: Path) -> None:
                 await store.commit(partial(keep, unread=unread))
         mount.view.status_changed()
         folder = tree.lookup(tree.root, "quarantine")
-        assert isinstance(folder, Directory)
+        assert isinstance(folder, Folder)
         assert list(folder.entries) == ["00000001.envelope", "00000002.envelope"]
         for node, envelope in zip(folder.entries.values(), envelopes.values(), strict=True):
             assert node.size == ENVELOPE_SIZE

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbfs.messages.file_names import error_file_name, free_name
-from cbfs.tree.nodes import Directory, File, Link, Text
+from cbfs.tree.nodes import File, Folder, SymbolicLink, Text
 from cbfs.tree.texts import README
 from tests.support.fake_backend import NOBODY
 from tests.support.mounted import mounted
@@ -22,7 +22,7 @@ names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0
 long_names = names.map(lambda text: text * 255)
 
 
-async def save_held(mount: Mount, folder: Directory, name: str, data: bytes) -> None:
+async def save_held(mount: Mount, folder: Folder, name: str, data: bytes) -> None:
     """Held by its date."""
     draft = await mount.save(mount.tree.tmp, name, data)
     await mount.changes.describe(draft, None, LATER)
@@ -100,12 +100,12 @@ def test_the_users_name_leads_to_a_conversation_that_is_renamed(tmp_path: Path) 
         tree = mount.tree
         folder = await mount.changes.mkdir(tree.outbox, "bob")
         await mount.save(folder, "hi", b"hello")
-        await until(lambda: isinstance(tree.outbox.entries["bob"], Link))
+        await until(lambda: isinstance(tree.outbox.entries["bob"], SymbolicLink))
         (old,) = mount.backend.conversations()
         new = replace(old, folder=old.folder.replace("bob", "bobby"))
         mount.view.conversation_moved(old, new)
         link = tree.outbox.entries["bob"]
-        assert isinstance(link, Link)
+        assert isinstance(link, SymbolicLink)
         assert link.target == new.folder
         assert tree.outbox.entries[link.target] is folder.alias
 
@@ -149,14 +149,14 @@ def test_a_folder_of_the_users_makes_room_for_a_conversation(tmp_path: Path) -> 
         await mount.backend.arrive("bob", b"hello", "")
         kept = [n for n, node in tree.outbox.entries.items() if node is folder]
         assert kept == [f"{name} (2)"], list(tree.outbox.entries)
-        assert isinstance(tree.outbox.entries[name], Directory)
+        assert isinstance(tree.outbox.entries[name], Folder)
         assert tree.outbox.entries[name] is not folder
 
     async def again(mount: Mount) -> None:
         kept = [n for n in mount.tree.outbox.entries if n.endswith(" (2)")]
         assert len(kept) == 1
         folder = mount.tree.outbox.entries[kept[0]]
-        assert isinstance(folder, Directory)
+        assert isinstance(folder, Folder)
         assert "draft" in folder.entries
 
     run(tmp_path, body)

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from cbfs.storage.store import Table
-from cbfs.tree.nodes import Directory, File, Text
+from cbfs.tree.nodes import File, Folder, Text
 from cbfs.tree.virtual.conversation_folder import MessageFolder
 from cbfs.tree.xattrs import xattrs
 from cbfs_common.limits import FOLDER_ENTRIES_MAX
@@ -21,38 +21,36 @@ from tests.tree.test_tree import Mount, refused, run, until
 FILES = {"one.txt": b"first", "deep/two.jpg": os.urandom(200_000), "deep/empty": b"", "z": b"last"}
 
 
-async def fill(mount: Mount, top: Directory, files: dict[str, bytes] = FILES) -> None:
+async def fill(mount: Mount, top: Folder, files: dict[str, bytes] = FILES) -> None:
     """As cp -r makes them in tmp/."""
     for path, data in files.items():
         *folders, name = path.split("/")
         here = top
         for folder in folders:
             there = here.entries.get(folder)
-            here = (
-                there if isinstance(there, Directory) else await mount.changes.mkdir(here, folder)
-            )
+            here = there if isinstance(there, Folder) else await mount.changes.mkdir(here, folder)
         await mount.save(here, name, data)
 
 
-async def made(mount: Mount, name: str = "photos") -> Directory:
+async def made(mount: Mount, name: str = "photos") -> Folder:
     top = await mount.changes.mkdir(mount.tree.tmp, name)
     await fill(mount, top)
     return top
 
 
-async def outbox(mount: Mount, name: str = "bob") -> Directory:
+async def outbox(mount: Mount, name: str = "bob") -> Folder:
     return await mount.changes.mkdir(mount.tree.outbox, name)
 
 
-async def move(mount: Mount, top: str, place: Directory) -> None:
+async def move(mount: Mount, top: str, place: Folder) -> None:
     await mount.changes.rename(mount.tree.tmp, top, place, top, replace=False)
 
 
-def contents(mount: Mount, folder: Directory, above: str = "") -> dict[str, bytes]:
+def contents(mount: Mount, folder: Folder, above: str = "") -> dict[str, bytes]:
     """What can be read below a folder, by path."""
     found: dict[str, bytes] = {}
     for name, node in folder.entries.items():
-        if isinstance(node, Directory):
+        if isinstance(node, Folder):
             found |= contents(mount, node, f"{above}{name}/")
         elif not isinstance(node, Text):
             found[above + name] = mount.read(node)
@@ -62,7 +60,7 @@ def contents(mount: Mount, folder: Directory, above: str = "") -> dict[str, byte
 def shown(mount: Mount) -> MessageFolder:
     """The one folder among messages."""
     (conversation,) = mount.tree.conversations.entries.values()
-    assert isinstance(conversation, Directory)
+    assert isinstance(conversation, Folder)
     (folder,) = [n for n in conversation.entries.values() if isinstance(n, MessageFolder)]
     return folder
 
@@ -88,7 +86,7 @@ def test_a_folder_that_is_moved_in_is_one_message(tmp_path: Path) -> None:
         assert contents(mount, shown(mount)) == FILES
         assert bob.alias is not None
         place = tree.outbox.entries[next(iter(tree.conversations.entries))]
-        assert isinstance(place, Directory)
+        assert isinstance(place, Folder)
         await until(lambda: "photos" not in place.entries)
         records, ids = rest(mount)
         assert records == 0
@@ -123,8 +121,8 @@ def test_it_waits_for_who_writes_in_it(tmp_path: Path) -> None:
         file.writers += 1
         file.handles += 1
         await move(mount, "photos", await outbox(mount))
-        assert top.parcel is not None
-        await until(lambda: top.parcel and "is open for writing" in top.parcel.hold)
+        assert top.folder_draft is not None
+        await until(lambda: top.folder_draft and "is open for writing" in top.folder_draft.hold)
         assert xattrs(top, mount.backend)["user.cbfs.state"].startswith("one.txt in it")
         await mount.tree.contents.write(file, 0, b"FIRST")
         await mount.close(file)
@@ -142,11 +140,11 @@ def test_it_is_taken_back_by_any_change_while_it_is_being_sent(tmp_path: Path) -
         top = await made(mount)
         bob = await outbox(mount)
         await move(mount, "photos", bob)
-        await until(lambda: top.parcel and top.parcel.sending)
+        await until(lambda: top.folder_draft and top.folder_draft.sending)
         one = top.entries["one.txt"]
         assert isinstance(one, File)
         deep = top.entries["deep"]
-        assert isinstance(deep, Directory)
+        assert isinstance(deep, Folder)
 
         async def change(number: int) -> None:
             if number == 0:
@@ -165,7 +163,7 @@ def test_it_is_taken_back_by_any_change_while_it_is_being_sent(tmp_path: Path) -
                 await mount.changes.rename(bob, "photos", tree.tmp, "back", replace=False)
 
         for number in range(6):
-            await until(lambda: top.parcel and top.parcel.sending)
+            await until(lambda: top.folder_draft and top.folder_draft.sending)
             await change(number)
             assert not mount.backend.sent
         assert contents(mount, top) == {
@@ -261,9 +259,9 @@ def test_what_cannot_be_sent_is_told_beside_it(tmp_path: Path) -> None:
         assert "photos.error" not in (bob.alias or bob).entries
         empty = await mount.changes.mkdir(tree.tmp, "empty")
         await move(mount, "empty", bob.alias or bob)
-        await until(lambda: empty.parcel and empty.parcel.hold)
-        assert empty.parcel is not None
-        assert empty.parcel.hold == "it is empty"
+        await until(lambda: empty.folder_draft and empty.folder_draft.hold)
+        assert empty.folder_draft is not None
+        assert empty.folder_draft.hold == "it is empty"
         assert len(mount.backend.sent) == 1
 
     run(tmp_path, body)
@@ -299,8 +297,8 @@ def test_too_much_is_told(tmp_path: Path) -> None:
         await mount.save(here, "f", b"x")
         await move(mount, "deep", bob)
         await until(lambda: "deep.error" in bob.entries)
-        assert deep.parcel is not None
-        assert "too deep" in deep.parcel.error
+        assert deep.folder_draft is not None
+        assert "too deep" in deep.folder_draft.error
         assert not mount.backend.sent
 
     run(tmp_path, body)
@@ -313,15 +311,15 @@ def test_a_crash_leaves_a_draft_or_a_message(tmp_path: Path) -> None:
         mount.backend.gate = trio.Event
         top = await made(mount)
         await move(mount, "photos", await outbox(mount, "bob,carol lunch"))
-        await until(lambda: top.parcel and top.parcel.sending)
+        await until(lambda: top.folder_draft and top.folder_draft.sending)
         await until(lambda: len(rest(mount)[1]) == 4)  # with the copy
 
     async def second(mount: Mount) -> None:
         (bob,) = mount.tree.outbox.entries.values()
-        assert isinstance(bob, Directory)
+        assert isinstance(bob, Folder)
         top = bob.entries.get("photos") or (bob.alias or bob).entries.get("photos")
         await until(lambda: mount.backend.sent)
-        assert isinstance(top, Directory)
+        assert isinstance(top, Folder)
         assert contents(mount, shown(mount)) == FILES
         await until(lambda: not top.names)
         assert len(mount.backend.sent) == 1
@@ -342,15 +340,15 @@ def test_what_goes_with_the_first_message_of_a_folder_is_kept(tmp_path: Path) ->
         await mount.save(bob, "hello.txt", b"hello")
         await until(lambda: mount.backend.sent)
         assert (bob.alias or bob).entries["later"] is later
-        await until(lambda: later.parcel and later.parcel.hold.startswith("held until"))
+        await until(lambda: later.folder_draft and later.folder_draft.hold.startswith("held until"))
 
     async def again(mount: Mount) -> None:
         (place,) = mount.tree.outbox.entries.values()
-        assert isinstance(place, Directory)
+        assert isinstance(place, Folder)
         later = place.entries["later"]
-        assert isinstance(later, Directory)
+        assert isinstance(later, Folder)
         assert contents(mount, later) == FILES
-        await until(lambda: later.parcel and later.parcel.hold.startswith("held until"))
+        await until(lambda: later.folder_draft and later.folder_draft.hold.startswith("held until"))
         assert not mount.backend.sent
 
     run(tmp_path, body)

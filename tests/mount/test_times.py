@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from cbfs.messages.listings import entry_of
-from cbfs.tree.nodes import Directory, Link, MessageFile, Node
+from cbfs.tree.nodes import Folder, MessageFile, Node, SymbolicLink
 from cbfs.tree.rules import Area
 from cbfs.tree.times import Times, settle_times
 from tests.support.mounted import Mounted, mounted
@@ -174,8 +174,8 @@ def test_the_ctime_of_a_message_is_when_it_came() -> None:
 
 def test_times_go_on_when_the_clock_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time_ns()
-    folder = Directory(2, Area.KEPT, 0)
-    link = Link(3, "", now, recorded=True)
+    folder = Folder(2, Area.KEPT, 0)
+    link = SymbolicLink(3, "", now, recorded=True)
     seen: list[tuple[int, int]] = []
     for step, back in enumerate((0, 0, 3_600 * 10**9, 10**18, 0)):
         monkeypatch.setattr(time, "time_ns", lambda back=back: now - back)
@@ -192,7 +192,7 @@ def test_times_go_on_when_the_clock_goes_back(monkeypatch: pytest.MonkeyPatch) -
 def test_what_has_changed_between_mounts_is_newer_whatever_the_clock_says(tmp_path: Path) -> None:
     store, kept = open_store(tmp_path), time.time_ns() + 3_600 * 10**9
     store.write(lambda writer: Times(kept, kept, b"of another content").put(writer, 2))
-    folder = Directory(2, Area.KEPT, 0)
+    folder = Folder(2, Area.KEPT, 0)
     with store.read() as reader:
         settle_times(reader, iter([folder]))
     assert folder.mtime_ns == folder.changed_ns > kept

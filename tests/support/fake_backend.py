@@ -39,7 +39,7 @@ from cbfs.sending.compose import Settled, make_message
 from cbfs.storage.encoding import u32, u64
 from cbfs.storage.root_key import Unlock
 from cbfs.storage.store import Series, Store, Table, Writer
-from cbfs.tree.nodes import Directory
+from cbfs.tree.nodes import Folder
 from cbfs.tree.tree import Tree
 from cbfs_common.messages.conversation import conversation_id
 from cbfs_common.names.entry import Entry, Keys, Status
@@ -227,7 +227,7 @@ class FakeBackend:
         await self.store.commit(lambda writer: conversations.leave(writer, conversation))
         return True
 
-    async def arrive_folder(self, sender: str, tree: Tree, top: Directory) -> Message:
+    async def arrive_folder(self, sender: str, tree: Tree, top: Folder) -> Message:
         """A folder with what is in one of tmp/ comes in."""
         content = await pack(tree, top)
         with self.store.read() as reader:

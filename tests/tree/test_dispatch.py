@@ -11,7 +11,7 @@ from cbfs.interface import Outgoing
 from cbfs.messages.model import Message
 from cbfs.outbox import loop
 from cbfs.outbox.loop import OutboxLoop
-from cbfs.tree.nodes import Link, Node
+from cbfs.tree.nodes import Node, SymbolicLink
 from tests.support import fake_backend
 from tests.tree.test_tree import Mount, run, until
 
@@ -62,7 +62,7 @@ def test_the_users_name_leads_into_the_folder_all_the_time(tmp_path: Path) -> No
         for change in slow.waiting:
             change()
         link = tree.outbox.entries["bob"]
-        assert isinstance(link, Link)
+        assert isinstance(link, SymbolicLink)
         assert tree.outbox.entries[link.target] is folder.alias
         await until(lambda: len(mount.backend.sent) == 2)
         mount.view.watchers.revealer = None

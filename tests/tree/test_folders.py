@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbfs.tree.nodes import Directory, Inodes, MessageFile, Node
+from cbfs.tree.nodes import Folder, Inodes, MessageFile, Node
 from cbfs.tree.rules import Area, TreeError
 from cbfs.tree.virtual.conversation_folder import Unseen
 from cbfs.tree.virtual.virtual_directory import PAGE, Listing, inode_for
@@ -35,7 +35,7 @@ def test_a_message_is_seen_once_it_is_revealed(
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.booleans(), st.integers(1, 3)), max_size=40))
 def test_inodes_are_kept_while_the_kernel_knows_them(steps: list[tuple[int, bool, int]]) -> None:
-    root = Directory(100, Area.FIXED, 0)
+    root = Folder(100, Area.FIXED, 0)
     inodes = Inodes(root)
     nodes = {number: Node(number, 0, 0) for number in range(1, 5)}
     counts = dict.fromkeys(nodes, 0)

@@ -6,7 +6,7 @@ from pathlib import Path
 from cbfs.messages import history
 from cbfs.messages.content import read_content, read_table
 from cbfs.storage.store import Table
-from cbfs.tree.nodes import Directory, FolderFile
+from cbfs.tree.nodes import Folder, FolderFile
 from cbfs.tree.virtual.conversation_folder import MessageFolder
 from cbfs.tree.xattrs import xattrs
 from tests.mount.test_parcels import FILES, contents, fill, shown
@@ -32,7 +32,7 @@ def test_files_of_a_received_folder_can_be_read_and_removed(tmp_path: Path) -> N
             before = read_content(reader, message.content, 0, message.content.size)
         assert FILES["deep/two.jpg"] in before
         deep = folder.entries["deep"]
-        assert isinstance(deep, Directory)
+        assert isinstance(deep, Folder)
         two = deep.entries["two.jpg"]
         assert isinstance(two, FolderFile)
         tree.inodes.count(two)  # somebody has it open
@@ -46,7 +46,7 @@ def test_files_of_a_received_folder_can_be_read_and_removed(tmp_path: Path) -> N
         with refused(errno.ENOTEMPTY):
             await mount.changes.rmdir(folder, "deep")
         (conversation,) = tree.conversations.entries.values()
-        assert isinstance(conversation, Directory)
+        assert isinstance(conversation, Folder)
         with refused(errno.ENOTEMPTY):
             await mount.changes.rmdir(conversation, folder.name)
         await mount.changes.unlink(deep, "two.jpg")
@@ -69,9 +69,9 @@ def test_files_of_a_received_folder_can_be_read_and_removed(tmp_path: Path) -> N
         left = {path: data for path, data in FILES.items() if path != "deep/two.jpg"}
         assert contents(mount, folder) == left
         (conversation,) = tree.conversations.entries.values()
-        assert isinstance(conversation, Directory)
+        assert isinstance(conversation, Folder)
         deep = folder.entries["deep"]
-        assert isinstance(deep, Directory)
+        assert isinstance(deep, Folder)
         await mount.changes.unlink(deep, "empty")
         await mount.changes.rmdir(folder, "deep")
         for name in ("one.txt", "z"):
@@ -107,16 +107,16 @@ def test_views_show_a_folder_as_one_message(tmp_path: Path) -> None:
         tree = mount.tree
         folder = await arrived(mount)
         unread = tree.root.entries["unread"]
-        assert isinstance(unread, Directory)
+        assert isinstance(unread, Folder)
         assert list(unread.entries) == [folder.name]
         search = tree.root.entries["search"]
-        assert isinstance(search, Directory)
+        assert isinstance(search, Folder)
         for words in ("two", "in", "empty from:bob"):
             found = search.entries[words]
-            assert isinstance(found, Directory)
+            assert isinstance(found, Folder)
             assert list(found.entries) == [folder.name]
         (conversation,) = tree.conversations.entries.values()
-        assert isinstance(conversation, Directory)
+        assert isinstance(conversation, Folder)
         transcript = mount.read(conversation.entries["transcript"]).decode()
         assert transcript.endswith(f"bob: {folder.name} (4 files, 200009 bytes)\n")
         assert xattrs(folder, mount.backend)["user.cbfs.sender"] == "bob"

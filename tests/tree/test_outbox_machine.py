@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cbfs.messages.content import read_content
-from cbfs.tree.nodes import Directory, File
+from cbfs.tree.nodes import File, Folder
 from cbfs.tree.rules import TreeError
 from cbfs_common.limits import FILE_SIZE_MAX
 from tests.mount.test_held_names import pass_time
@@ -69,7 +69,7 @@ def messages(mount: Mount) -> list[bytes]:
 class Programs:
     """Those at work in one mount."""
 
-    def __init__(self, mount: Mount, model: Model, folder: Directory) -> None:
+    def __init__(self, mount: Mount, model: Model, folder: Folder) -> None:
         self.mount = mount
         self.model = model
         self.begun = folder
@@ -82,7 +82,7 @@ class Programs:
         assert {known.content for known in model.left} <= there, "it has gone with the mount"
 
     @property
-    def folder(self) -> Directory:
+    def folder(self) -> Folder:
         return self.begun.alias or self.begun
 
     async def do(self, step: Step) -> None:
@@ -150,7 +150,7 @@ class Programs:
         if not file.names:
             self.files.pop(file, None)
 
-    def open(self, folder: Directory, name: str) -> File:
+    def open(self, folder: Folder, name: str) -> File:
         there = folder.entries.get(name)
         if not isinstance(there, File):
             there = self.mount.changes.create(folder, name, 0o600, None)
@@ -179,7 +179,7 @@ class Programs:
                 await tree.contents.write(file, FILE_SIZE_MAX, b"too far")
             known.failed = True
 
-    async def patch(self, folder: Directory, name: str) -> None:
+    async def patch(self, folder: Folder, name: str) -> None:
         """Write anew less than there is."""
         file = self.open(folder, name)
         known = self.files[file]
@@ -226,7 +226,7 @@ class Programs:
 
 async def play(mount: Mount, model: Model, steps: list[Step]) -> None:
     tree = mount.tree
-    folders = [node for node in tree.outbox.entries.values() if isinstance(node, Directory)]
+    folders = [node for node in tree.outbox.entries.values() if isinstance(node, Folder)]
     folder = folders[0] if folders else await mount.changes.mkdir(tree.outbox, "bob")
     programs = Programs(mount, model, folder)
     for step in steps:

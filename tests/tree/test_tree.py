@@ -13,7 +13,7 @@ import trio
 
 from cbfs.mount.view import MountView
 from cbfs.tree.changes import Changes
-from cbfs.tree.nodes import Directory, File, Link, MessageFile, Node, Text
+from cbfs.tree.nodes import File, Folder, MessageFile, Node, SymbolicLink, Text
 from cbfs.tree.processes import Process
 from cbfs.tree.restore import restore
 from cbfs.tree.rules import TreeError
@@ -46,7 +46,7 @@ class Mount:
         self.tree: Tree = view.tree
         self.changes = Changes(view.tree)
 
-    async def save(self, folder: Directory, name: str, data: bytes) -> File:
+    async def save(self, folder: Folder, name: str, data: bytes) -> File:
         """As a program saves: create, write, close."""
         file = self.changes.create(folder, name, 0o600, None)
         file.writers += 1
@@ -105,7 +105,7 @@ def refused(number: int) -> Iterator[None]:
     assert caught.value.errno == number, errno.errorcode[caught.value.errno]
 
 
-def only(folder: Directory) -> MessageFile:
+def only(folder: Folder) -> MessageFile:
     """The one message of a conversation."""
     (message,) = [node for node in folder.entries.values() if isinstance(node, MessageFile)]
     return message
@@ -128,7 +128,7 @@ def test_a_file_becomes_a_message_and_its_folder_a_conversation(tmp_path: Path) 
         there, drafts = tree.folders(conversation.id)
         assert mount.read(only(there)) == b"hello"
         alias = tree.lookup(tree.outbox, "bob,carol lunch")
-        assert isinstance(alias, Link)
+        assert isinstance(alias, SymbolicLink)
         assert alias.target == conversation.folder
         await until(lambda: "photo.jpg" not in drafts.entries)
         assert isinstance(tree.lookup(drafts, "metadata.toml"), Text)
@@ -237,15 +237,15 @@ def test_names_and_contents_survive_the_mount_but_tmp_does_not(tmp_path: Path) -
     async def read(mount: Mount) -> None:
         tree = mount.tree
         client = tree.lookup(tree.ui_info, "client")
-        assert isinstance(client, Directory)
+        assert isinstance(client, Folder)
         deep = tree.lookup(client, "state")
-        assert isinstance(deep, Directory)
+        assert isinstance(deep, Folder)
         assert set(deep.entries) == {"large", "link", "other"}
         assert mount.read(deep.entries["large"]) == large
         assert deep.entries["other"] is deep.entries["large"]
         assert not tree.tmp.entries
         folder = tree.lookup(tree.outbox, "bob")
-        assert isinstance(folder, Directory)
+        assert isinstance(folder, Folder)
         assert mount.read(folder.entries["draft"]) == b"a draft"
 
     run(tmp_path, write, grace=3600.0)
@@ -395,12 +395,12 @@ def test_looking_makes_no_traffic(tmp_path: Path) -> None:
         backend = mount.backend
         for name in ("send", "prepare", "delete"):
             vars(backend)[name] = unexpected
-        pending: list[Directory] = [mount.tree.root]
+        pending: list[Folder] = [mount.tree.root]
         while pending:
             for node in list(pending.pop().entries.values()):
-                if isinstance(node, Directory):
+                if isinstance(node, Folder):
                     pending.append(node)
-                elif not isinstance(node, Link):
+                elif not isinstance(node, SymbolicLink):
                     mount.read(node)
         assert mount.read(only(there)) == b"hello"
 

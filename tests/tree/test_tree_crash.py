@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from cbfs.storage.store import Store, Writer
-from cbfs.tree.nodes import Directory
+from cbfs.tree.nodes import Folder
 from tests.tree.test_tree import Mount, only, refused, run, until
 
 pytestmark = pytest.mark.slow
@@ -115,7 +115,7 @@ def test_a_message_held_by_its_date_is_held_after_restart(tmp_path: Path) -> Non
 
     async def read(mount: Mount) -> None:
         folder = mount.tree.lookup(mount.tree.outbox, "bob")
-        assert isinstance(folder, Directory)
+        assert isinstance(folder, Folder)
         node = folder.entries["hi"]
         assert node.mode & 0o777 == 0o640
         assert node.mtime_ns > time.time_ns() + 10**12

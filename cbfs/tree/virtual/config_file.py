@@ -15,7 +15,7 @@ import trio
 from cbfs.account.settings import CONFIG_MAX, Settings, SettingsError, commented, decode
 from cbfs.interface import Backend
 from cbfs.storage.store import StoreError
-from cbfs.tree.nodes import Directory, File, Node, Text
+from cbfs.tree.nodes import File, Folder, Node, Text
 from cbfs.tree.rules import CONFIG, CONFIG_ERROR, TreeError
 
 BACK_AFTER = 5.0
@@ -23,12 +23,12 @@ BACK_AFTER = 5.0
 a new one take less."""
 
 
-class ConfigFile:
+class SettingsFile:
     """One for a tree; ``read`` and ``new_inode`` are the tree's."""
 
     def __init__(
         self,
-        root: Directory,
+        root: Folder,
         backend: Backend,
         read: Callable[[Node, int, int], bytes],
         new_inode: Callable[[], int],

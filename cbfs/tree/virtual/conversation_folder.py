@@ -34,7 +34,7 @@ from cbfs.storage.store import Reader, Writer
 from cbfs.tree.nodes import FIRST_MESSAGE, FolderFile, Inodes, MessageFile, Node, Text
 from cbfs.tree.rules import METADATA, Area, TreeError
 from cbfs.tree.times import Times, read_times
-from cbfs.tree.virtual.virtual_directory import PAGE, Provided, inode_for
+from cbfs.tree.virtual.virtual_directory import PAGE, VirtualDirectory, inode_for
 from cbfs_common.messages.folder import TOP, FolderTable
 
 TRANSCRIPT = "transcript"
@@ -62,18 +62,18 @@ class _Contents:
         return ((n, i) for n, i in self.shown.get(parent, {}).items() if i not in self.gone)
 
 
-class MessageFolder(Provided):
+class MessageFolder(VirtualDirectory):
     """A message that is a folder (``parent`` is TOP), or a folder in it. ``name`` is as in
     ``Message``, ``message`` the conversation and the serial."""
 
     __slots__ = ("ends", "message", "name", "parent")
 
     def __init__(
-        self, inode: int, shelf: "Shelf", conversation: bytes, entry: Entry, parent: int
+        self, inode: int, nodes: "MessageNodes", conversation: bytes, entry: Entry, parent: int
     ) -> None:
         serial, date, name, *_ = entry
         key = conversation, serial
-        super().__init__(inode, Area.CONVERSATION, _Inside(shelf, key, parent, date))
+        super().__init__(inode, Area.CONVERSATION, _Inside(nodes, key, parent, date))
         self.message = key
         self.name = name
         self.parent = parent
@@ -93,7 +93,7 @@ class MessageFolder(Provided):
             self.provider.date = message.date
 
 
-class Shelf:
+class MessageNodes:
     """The nodes of messages, for one mount."""
 
     def __init__(self, backend: Backend, inodes: Inodes) -> None:
@@ -179,30 +179,30 @@ class Shelf:
 class _Inside:
     """``Provider`` of one folder."""
 
-    def __init__(self, shelf: Shelf, key: tuple[bytes, int], parent: int, date: int) -> None:
-        self._shelf = shelf
+    def __init__(self, nodes: MessageNodes, key: tuple[bytes, int], parent: int, date: int) -> None:
+        self._nodes = nodes
         self._key = key
         self._parent = parent
         self.date = date
 
     def find(self, name: str) -> Node | None:
         """See ``Provider``."""
-        contents = self._shelf.contents(self._key)
+        contents = self._nodes.contents(self._key)
         if contents is None:
             return None
         at = contents.shown.get(self._parent, {}).get(name)
-        return None if at is None or at in contents.gone else self._shelf.entry(contents, at)
+        return None if at is None or at in contents.gone else self._nodes.entry(contents, at)
 
     def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
         """See ``Provider``. The place behind an entry is its index + 1."""
-        contents = self._shelf.contents(self._key)
+        contents = self._nodes.contents(self._key)
         for name, at in contents.below(self._parent) if contents else ():
             if at >= start and contents:
-                yield at + 1, name, self._shelf.entry(contents, at)
+                yield at + 1, name, self._nodes.entry(contents, at)
 
     async def remove(self, name: str, node: Node) -> None:
         """See ``Provider``. A folder must be empty."""
-        contents = self._shelf.contents(self._key)
+        contents = self._nodes.contents(self._key)
         at = contents.shown.get(self._parent, {}).get(name) if contents else None
         if contents is None or at is None or at in contents.gone:
             raise TreeError(errno.ENOENT)
@@ -210,7 +210,7 @@ class _Inside:
             raise TreeError(errno.ENOTEMPTY)
         if isinstance(node, FolderFile):
             node.removed = True
-        await self._shelf.remove(contents, at)
+        await self._nodes.remove(contents, at)
 
     def modified(self) -> int:
         """See ``Provider``."""
@@ -222,7 +222,7 @@ class _Inside:
 
     def folders(self) -> int | None:
         """See ``Provider``."""
-        contents = self._shelf.contents(self._key)
+        contents = self._nodes.contents(self._key)
         if contents is None or self._parent - 1 in contents.gone:
             return None
         sizes = (contents.table.entries[at].size for _name, at in contents.below(self._parent))
@@ -326,7 +326,7 @@ class OpenTranscript(Text):
         return self._reading.read(offset, size)
 
 
-class Folder:
+class ConversationFolder:
     """``Provider`` of one conversation. ``transcript`` is the inode of that."""
 
     def __init__(
@@ -337,7 +337,7 @@ class Folder:
         transcript: int,
         unseen: Unseen,
         inodes: Inodes,
-        shelf: Shelf,
+        nodes: MessageNodes,
     ) -> None:
         self._backend = backend
         self._conversation = conversation
@@ -345,11 +345,11 @@ class Folder:
         self._fixed: dict[str, Text] = {METADATA: metadata, TRANSCRIPT: text}
         self._hidden: set[str] = set()
         self._since = 0
-        self.shown: Provided | None = None
+        self.shown: VirtualDirectory | None = None
         """Whose provider it is."""
         self._unseen = unseen
         self._inodes = inodes
-        self._shelf = shelf
+        self._nodes = nodes
         self.leaving: dict[str, Node] = {}
         """Messages that have ended, until watchers are told."""
 
@@ -362,7 +362,7 @@ class Folder:
             return self.leaving.get(name)
         if message.serial in self._unseen:
             return None
-        return self._shelf.node(message)
+        return self._nodes.node(message)
 
     def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
         """See ``Provider``."""
@@ -374,7 +374,7 @@ class Folder:
 
     def _messages(self, start: int) -> Iterator[tuple[int, str, Node]]:
         serial_from, key = start, self._conversation.id
-        known, unseen, listed_node = self._inodes.get, self._unseen, self._shelf.listed
+        known, unseen, listed_node = self._inodes.get, self._unseen, self._nodes.listed
         while True:
             with self._backend.store.read() as reader:
                 found = listed(reader, key, serial_from, PAGE)
@@ -430,7 +430,7 @@ class Folder:
         """See ``Provider``. The text and the metadata go with the last message, and come with the
         next."""
         if isinstance(node, MessageFolder):
-            await self._shelf.remove_all(node)
+            await self._nodes.remove_all(node)
             return
         if name in self._fixed and self.is_empty():
             self._hidden.add(name)

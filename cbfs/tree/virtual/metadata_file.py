@@ -29,7 +29,7 @@ from cbfs.messages.transcript import escaped
 from cbfs.problems import Refused
 from cbfs.storage.encoding import u64
 from cbfs.storage.store import Table
-from cbfs.tree.nodes import Directory, File, Inodes, Node, Text
+from cbfs.tree.nodes import File, Folder, Inodes, Node, Text
 from cbfs.tree.rules import METADATA, Area, TreeError
 from cbfs.tree.texts import checked_people, error_text
 from cbfs.tree.virtual.virtual_directory import inode_for
@@ -181,7 +181,7 @@ class MetadataFiles:
         self._inodes = inodes
         self._conversation = conversation
         self._before: dict[File, int] = {}  # the seconds that were set when it was opened
-        self._away: dict[Directory, float] = {}  # where there is none, or an empty one, since when
+        self._away: dict[Folder, float] = {}  # where there is none, or an empty one, since when
 
     def text(self, conversation: Conversation, *, editable: bool) -> MetadataText:
         """One, not yet entered anywhere."""
@@ -191,7 +191,7 @@ class MetadataFiles:
                 inode = self._new_inode()  # that file was moved away, and is kept elsewhere
         return MetadataText(inode, self._backend, conversation, editable=editable)
 
-    def place_of(self, node: Node) -> Directory | None:
+    def place_of(self, node: Node) -> Folder | None:
         """The folder of a conversation in which this file has the name."""
         if not isinstance(node, File):
             return None
@@ -209,7 +209,7 @@ class MetadataFiles:
         self._exchange(drafts, file)
         return file
 
-    def check(self, file: File, drafts: Directory, number: int) -> int | None:
+    def check(self, file: File, drafts: Folder, number: int) -> int | None:
         """It is about to be closed in its place in this folder, or to be moved there: the seconds
         that it sets, if it does. Raises TreeError(number) when what it says is wrong; the error
         file then says why."""
@@ -251,12 +251,12 @@ class MetadataFiles:
         else:
             self.went(drafts)
 
-    def went(self, drafts: Directory) -> None:
+    def went(self, drafts: Folder) -> None:
         """It was removed or moved away, or is empty: something else may come in its place."""
         self._away.setdefault(drafts, time.monotonic())
         self._before = {file: old for file, old in self._before.items() if self.place_of(file)}
 
-    def left(self, drafts: Directory) -> None:
+    def left(self, drafts: Folder) -> None:
         """The folder is shown no more, and nothing comes back in it."""
         self._away.pop(drafts, None)
 
@@ -277,21 +277,21 @@ class MetadataFiles:
                 self._show(drafts, there.inode if there else self._new_inode())
         return min(left, default=None)
 
-    def _known(self, drafts: Directory) -> Conversation:
+    def _known(self, drafts: Folder) -> Conversation:
         return self._conversation(drafts.conversation or b"")
 
-    def _show(self, drafts: Directory, inode: int) -> None:
+    def _show(self, drafts: Folder, inode: int) -> None:
         known = self._known(drafts)
         self._exchange(drafts, MetadataText(inode, self._backend, known, editable=True))
 
-    def _exchange(self, drafts: Directory, node: Node) -> None:
+    def _exchange(self, drafts: Folder, node: Node) -> None:
         """Enter it in the place of what is there; the kernel knows both by one inode."""
         if METADATA in drafts.entries:
             drafts.remove(METADATA)
         drafts.add(METADATA, node)
         self._inodes.replace(node)
 
-    def _read(self, file: File, drafts: Directory) -> int | None:
+    def _read(self, file: File, drafts: Folder) -> int | None:
         """None for an empty file, and for one that does not say it. Raises Refused."""
         if not file.size:
             return None
@@ -301,7 +301,7 @@ class MetadataFiles:
         data = self._read_bytes(file, 0, METADATA_MAX + 1)
         return read_changed(data, conversation, setting, self._backend.people.label)
 
-    def _tell(self, drafts: Directory, error: Refused | None) -> None:
+    def _tell(self, drafts: Folder, error: Refused | None) -> None:
         there = drafts.entries.get(ERROR)
         if error is None:
             if isinstance(there, Text):
@@ -315,12 +315,12 @@ class MetadataFiles:
             drafts.add(ERROR, Text(self._new_inode(), lambda: data, time.time_ns()))
 
 
-def is_place(directory: Directory, name: str) -> bool:
+def is_place(directory: Folder, name: str) -> bool:
     """Whether that is where the metadata.toml of a conversation is under outbox/."""
     return name == METADATA and directory.area is Area.DRAFTS and directory.conversation is not None
 
 
-def refuse_link(directory: Directory, name: str) -> None:
+def refuse_link(directory: Folder, name: str) -> None:
     """What a link leads to would not be looked at. Raises TreeError(EACCES)."""
     if is_place(directory, name):
         raise TreeError(errno.EACCES)

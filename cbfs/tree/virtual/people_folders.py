@@ -32,11 +32,11 @@ from contextlib import contextmanager
 from cbfs.contacts.contact import Contact, Mark, Standing
 from cbfs.interface import Backend
 from cbfs.problems import NotAName, Taken
-from cbfs.tree.nodes import Directory, File, Node, Text
+from cbfs.tree.nodes import File, Folder, Node, Text
 from cbfs.tree.rules import PERSON, VERIFIED, Area, TreeError
 from cbfs.tree.texts import changed_text, contact_text, mark_text, request_text, warning_text
 from cbfs.tree.virtual.virtual_directory import inode_for
-from cbfs.tree.watchers import Showing
+from cbfs.tree.watchers import Watchers
 
 ANSWER_MAX = 4_096
 """Bytes of a decision."""
@@ -44,7 +44,7 @@ ANSWER_MAX = 4_096
 _MARKS = {mark.value: mark for mark in Mark}
 
 
-class People:
+class ContactFolders:
     """One for a tree; ``read`` and ``new_inode`` are the tree's."""
 
     _place = "contacts"
@@ -52,21 +52,21 @@ class People:
 
     def __init__(
         self,
-        root: Directory,
+        root: Folder,
         backend: Backend,
         read: Callable[[Node, int, int], bytes],
     ) -> None:
         self.root = root
         self._backend = backend
         self._read = read
-        self._folders: dict[str, Directory] = {}
+        self._folders: dict[str, Folder] = {}
         self._names: dict[int, str] = {}
         self._moving: set[str] = set()
         self._called: dict[str, str] = {}
         for contact in backend.people.contacts():
-            self.show(contact.name, Showing())
+            self.show(contact.name, Watchers())
 
-    def show(self, name: str, showing: Showing) -> None:
+    def show(self, name: str, watchers: Watchers) -> None:
         """Make the folder of a contact, or bring it up to date, so that watchers see it."""
         if name in self._moving:
             return
@@ -74,23 +74,23 @@ class People:
         folder = self._folders.get(name)
         if contact is None or not self._belongs(contact):
             if folder is not None:
-                self._take_out(name, showing)
+                self._take_out(name, watchers)
             return
         texts = self._texts(contact)
-        self._follow(name, showing)
+        self._follow(name, watchers)
         if folder is None:
-            folder = Directory(self._inode(name), self._area, contact.since * 1_000_000)
+            folder = Folder(self._inode(name), self._area, contact.since * 1_000_000)
             self._hold(name, folder)
             for each, data in texts.items():
                 folder.add(each, self._text(name, each, data))
             made = folder
-            showing.make(self._path(name), lambda: self._enter(name, made))
+            watchers.make(self._path(name), lambda: self._enter(name, made))
             return
         for each, node in list(folder.entries.items()):
             if isinstance(node, Text) and each not in texts:
-                self._hide(folder, each, node, showing)
+                self._hide(folder, each, node, watchers)
         for each, data in texts.items():
-            self._put(folder, each, data, showing)
+            self._put(folder, each, data, watchers)
 
     @contextmanager
     def moving(self, name: str) -> Iterator[None]:
@@ -134,7 +134,7 @@ class People:
             if not done:
                 raise TreeError(errno.EINVAL)
             self.drop(file)
-            self.show(who, Showing())
+            self.show(who, Watchers())
 
     def drop(self, file: File) -> None:
         """A decision is made, or was none: its file goes."""
@@ -142,7 +142,7 @@ class People:
             if folder.entries.get(name) is file:
                 folder.remove(name)
 
-    async def take_back(self, folder: Directory, name: str) -> None:
+    async def take_back(self, folder: Folder, name: str) -> None:
         """``rm`` of verified, blocked or muted. Raises TreeError(EACCES) for what cannot be
         removed."""
         if name != VERIFIED and name not in _MARKS:
@@ -158,7 +158,7 @@ class People:
             folder.add(name, node)
             raise
 
-    async def rename(self, shown: str, target: Directory, new: str) -> None:
+    async def rename(self, shown: str, target: Folder, new: str) -> None:
         """``mv contacts/SHOWN contacts/NEW``: the user calls this person so. Raises
         TreeError(EPERM) for what cannot be a name, EINVAL when it has characters that are not
         seen, EEXIST for what means somebody else."""
@@ -184,14 +184,14 @@ class People:
         except Taken as error:
             raise TreeError(errno.EEXIST) from error
 
-    def adopt(self, name: str, folder: Directory) -> None:
+    def adopt(self, name: str, folder: Folder) -> None:
         """A folder that was moved here is that of this contact from now on."""
         folder.area = self._area
         if name in self._folders:
             self._let_go(name)
         self._hold(name, folder)
         self._enter(name, folder)
-        self.show(name, Showing())
+        self.show(name, Watchers())
 
     def _belongs(self, contact: Contact) -> bool:
         """Whether this person has a folder here."""
@@ -200,7 +200,7 @@ class People:
     def _path(self, name: str) -> str:
         return f"{self._place}/{self._called[name]}"
 
-    def _follow(self, name: str, showing: Showing) -> None:
+    def _follow(self, name: str, watchers: Watchers) -> None:
         """Give the folder the name that this person has now."""
         old, new = self._called.get(name), self._backend.people.label(name)
         if old is None or old == new or name not in self._folders:
@@ -211,30 +211,30 @@ class People:
             if old in self.root.entries:
                 self.root.add(new, self.root.remove(old))
 
-        showing.move(f"{self._place}/{old}", new, change)
+        watchers.move(f"{self._place}/{old}", new, change)
 
-    def _enter(self, name: str, folder: Directory) -> None:
+    def _enter(self, name: str, folder: Folder) -> None:
         self.root.add(self._called[name], folder)
 
-    def _hold(self, name: str, folder: Directory) -> None:
+    def _hold(self, name: str, folder: Folder) -> None:
         self._folders[name], self._names[folder.inode] = folder, name
         self._called[name] = self._backend.people.label(name)
 
-    def _let_go(self, name: str) -> Directory:
+    def _let_go(self, name: str) -> Folder:
         folder = self._folders.pop(name)
         del self._names[folder.inode]
         return folder
 
-    def _take_out(self, name: str, showing: Showing) -> None:
+    def _take_out(self, name: str, watchers: Watchers) -> None:
         folder, path = self._let_go(name), self._path(name)
 
         def leave() -> None:
             if self.root.entries.get(self._called[name]) is folder:
                 self.root.remove(self._called[name])
 
-        showing.remove_folder(path, leave)
+        watchers.remove_folder(path, leave)
 
-    def _take_text(self, _folder: Directory, _name: str) -> None:
+    def _take_text(self, _folder: Folder, _name: str) -> None:
         raise TreeError(errno.EACCES)
 
     def _texts(self, contact: Contact) -> dict[str, bytes]:
@@ -259,13 +259,13 @@ class People:
         """The same in each mount: programs that make copies go by it."""
         return inode_for(*(word.encode() for word in (self._place, *words)))
 
-    def _put(self, folder: Directory, name: str, data: bytes, showing: Showing) -> None:
+    def _put(self, folder: Folder, name: str, data: bytes, watchers: Watchers) -> None:
         there = folder.entries.get(name)
         if isinstance(there, Text):
             if there.render() != data:
                 there.render = lambda: data
                 there.mtime_ns = time.time_ns()
-                showing.touch(there.inode)
+                watchers.touch(there.inode)
             return
         if there is not None:
             return  # a decision in the making
@@ -275,17 +275,17 @@ class People:
             if name not in folder.entries:
                 folder.add(name, node)
 
-        showing.show(f"{self._path(self._names[folder.inode])}/{name}", node, enter)
+        watchers.show(f"{self._path(self._names[folder.inode])}/{name}", node, enter)
 
-    def _hide(self, folder: Directory, name: str, node: Text, showing: Showing) -> None:
+    def _hide(self, folder: Folder, name: str, node: Text, watchers: Watchers) -> None:
         def leave() -> None:
             if folder.entries.get(name) is node:
                 folder.remove(name)
 
-        showing.remove(f"{self._path(self._names[folder.inode])}/{name}", leave)
+        watchers.remove(f"{self._path(self._names[folder.inode])}/{name}", leave)
 
 
-class Requests(People):
+class RequestFolders(ContactFolders):
     """One for a tree, beside its ``contacts``."""
 
     _place = "requests"
@@ -293,15 +293,15 @@ class Requests(People):
 
     def __init__(
         self,
-        root: Directory,
-        contacts: People,
+        root: Folder,
+        contacts: ContactFolders,
         backend: Backend,
         read: Callable[[Node, int, int], bytes],
     ) -> None:
         self._contacts = contacts
         super().__init__(root, backend, read)
 
-    async def accept(self, shown: str, target: Directory, new: str, *, replace: bool) -> None:
+    async def accept(self, shown: str, target: Folder, new: str, *, replace: bool) -> None:
         """``mv requests/NAME contacts/``: the folder becomes that of a contact, who is called as
         the folder is. Raises TreeError when it is moved elsewhere, or means somebody else."""
         name = self._name(shown)
@@ -343,7 +343,7 @@ class Requests(People):
     def _belongs(self, contact: Contact) -> bool:
         return not contact.blocked and self._backend.people.request(contact.name) is not None
 
-    def _take_text(self, folder: Directory, name: str) -> None:
+    def _take_text(self, folder: Folder, name: str) -> None:
         """``rm -r`` and file managers remove what is in a folder before the folder: what the daemon
         wrote is taken out, and comes back when the folder stays."""
         folder.remove(name)

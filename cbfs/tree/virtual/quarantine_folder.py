@@ -11,9 +11,9 @@ from cbfs.interface import Backend
 from cbfs.messages.queues.quarantine import Why, envelope_at, numbered, reason_at
 from cbfs.storage.encoding import u64
 from cbfs.storage.store import Table, Writer
-from cbfs.tree.nodes import Directory, Node, Text
+from cbfs.tree.nodes import Folder, Node, Text
 from cbfs.tree.rules import TreeError
-from cbfs.tree.virtual.virtual_directory import Provided, inode_for
+from cbfs.tree.virtual.virtual_directory import VirtualDirectory, inode_for
 from cbfs_common.limits import ENVELOPE_SIZE
 
 NAME = "quarantine"
@@ -47,7 +47,7 @@ class UnreadFile(Text):
         return ENVELOPE_SIZE
 
 
-class Quarantine:
+class QuarantineFolder:
     """``Provider`` of quarantine/."""
 
     def __init__(self, backend: Backend) -> None:
@@ -102,7 +102,7 @@ class Quarantine:
         """See ``Provider``."""
         return 0
 
-    def appear(self, root: Directory, folder: Provided) -> None:
+    def appear(self, root: Folder, folder: VirtualDirectory) -> None:
         """Show the folder when there is something in it, and only then."""
         if self.count and NAME not in root.entries:
             root.add(NAME, folder)

@@ -21,11 +21,11 @@ from cbfs.messages.history import get_message
 from cbfs.messages.model import Message
 from cbfs.messages.search_index import SearchHit
 from cbfs.storage.store import Reader
-from cbfs.tree.nodes import BY_DATE, SEARCH, Directory, Inodes, Link, Node
+from cbfs.tree.nodes import BY_DATE, SEARCH, Folder, Inodes, Node, SymbolicLink
 from cbfs.tree.rules import Area, TreeError
 from cbfs.tree.virtual.unread_folder import Unread
-from cbfs.tree.virtual.virtual_directory import Provided, inode_for
-from cbfs.tree.watchers import Showing
+from cbfs.tree.virtual.virtual_directory import VirtualDirectory, inode_for
+from cbfs.tree.watchers import Watchers
 from cbfs_common.errors import DecodeError
 
 SEARCHES_MAX = 64
@@ -48,23 +48,23 @@ class _Look:
     entries: dict[str, tuple[bytes, str, int]]
 
 
-class Links:
+class MessageLinks:
     """``Provider`` of links to messages. ``search`` gives the messages in order of arrival; it is
     asked anew when something has come or gone, or when other folders have been looked at."""
 
-    def __init__(self, views: "Views", place: str, search: Search) -> None:
-        self._views = views
+    def __init__(self, search_folders: "SearchFolders", place: str, search: Search) -> None:
+        self._search_folders = search_folders
         self._place = place
         self._search = search
 
     def find(self, name: str) -> Node | None:
         """See ``Provider``."""
-        look = self._views.look(self._place, self._search)
+        look = self._search_folders.look(self._place, self._search)
         return self._link(name, *look.entries[name]) if name in look.entries else None
 
     def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
         """See ``Provider``. The place behind a message is its serial + 1."""
-        look = self._views.look(self._place, self._search)
+        look = self._search_folders.look(self._place, self._search)
         first = bisect_left(look.serials, start)
         entries = islice(look.entries.items(), first, None)
         for serial, (name, entry) in zip(look.serials[first:], entries, strict=True):
@@ -76,28 +76,30 @@ class Links:
 
     def modified(self) -> int:
         """See ``Provider``."""
-        return self._views.changed_ns
+        return self._search_folders.changed_ns
 
     def stamp(self) -> int:
         """See ``Provider``."""
-        return self._views.stamp
+        return self._search_folders.stamp
 
     def folders(self) -> int:
         """See ``Provider``."""
         return 0
 
-    def _link(self, name: str, conversation: bytes, message: str, date: int) -> Link:
-        return self._views.link(f"{self._place}/{name}", _UP_TWICE, conversation, message, date)
+    def _link(self, name: str, conversation: bytes, message: str, date: int) -> SymbolicLink:
+        return self._search_folders.link(
+            f"{self._place}/{name}", _UP_TWICE, conversation, message, date
+        )
 
 
 class Days:
     """``Provider`` of by-date/: a folder for each day that has messages."""
 
-    def __init__(self, views: "Views") -> None:
-        self._views = views
+    def __init__(self, search_folders: "SearchFolders") -> None:
+        self._search_folders = search_folders
         self._stamp = -1
         self._days: list[int] = []
-        self._folders: dict[int, Provided] = {}
+        self._folders: dict[int, VirtualDirectory] = {}
 
     def find(self, name: str) -> Node | None:
         """See ``Provider``."""
@@ -117,11 +119,11 @@ class Days:
 
     def modified(self) -> int:
         """See ``Provider``."""
-        return self._views.changed_ns
+        return self._search_folders.changed_ns
 
     def stamp(self) -> int:
         """See ``Provider``."""
-        return self._views.stamp
+        return self._search_folders.stamp
 
     def folders(self) -> int:
         """See ``Provider``."""
@@ -129,23 +131,23 @@ class Days:
         return len(self._days)
 
     def _look(self) -> None:
-        if self._stamp == self._views.stamp:
+        if self._stamp == self._search_folders.stamp:
             return
-        self._stamp = self._views.stamp
-        self._days = self._views.days()
+        self._stamp = self._search_folders.stamp
+        self._days = self._search_folders.days()
         self._folders = {day: self._folders.get(day) or self._make(day) for day in self._days}
 
-    def _make(self, day: int) -> Provided:
+    def _make(self, day: int) -> VirtualDirectory:
         place = f"by-date/{search_index.day_name(day)}"
-        return self._views.folder(place, lambda reader: search_index.on_day(reader, day))
+        return self._search_folders.folder(place, lambda reader: search_index.on_day(reader, day))
 
 
 class Searches:
     """``Provider`` of search/: any name that says something is a folder in it; none is listed."""
 
-    def __init__(self, views: "Views") -> None:
-        self._views = views
-        self._recent: OrderedDict[str, Provided] = OrderedDict()
+    def __init__(self, search_folders: "SearchFolders") -> None:
+        self._search_folders = search_folders
+        self._recent: OrderedDict[str, VirtualDirectory] = OrderedDict()
 
     def find(self, name: str) -> Node | None:
         """See ``Provider``."""
@@ -167,40 +169,40 @@ class Searches:
 
     def modified(self) -> int:
         """See ``Provider``."""
-        return self._views.changed_ns
+        return self._search_folders.changed_ns
 
     def stamp(self) -> int:
         """See ``Provider``."""
-        return self._views.stamp
+        return self._search_folders.stamp
 
     def folders(self) -> int:
         """See ``Provider``."""
         return 0
 
-    def _make(self, text: str) -> Provided | None:
+    def _make(self, text: str) -> VirtualDirectory | None:
         if text.startswith("."):  # file managers look for such names everywhere
             return None
         try:
-            query = search_index.parse_query(text, self._views.called)
+            query = search_index.parse_query(text, self._search_folders.called)
         except search_index.BadQuery:
             return None
-        return self._views.folder(
+        return self._search_folders.folder(
             f"search/{text}",
-            lambda reader: search_index.find(reader, query, self._views.folder_name),
+            lambda reader: search_index.find(reader, query, self._search_folders.folder_name),
         )
 
 
-class Views:
+class SearchFolders:
     """One for a mount. Enters its folders into ``root``. ``stamp`` changes with each
     message that comes or goes."""
 
     def __init__(
         self,
-        root: Directory,
+        root: Folder,
         backend: Backend,
         inodes: Inodes,
         folder_name: Callable[[bytes], str],
-        watchers: Showing,
+        watchers: Watchers,
     ) -> None:
         self._people = backend.people
         self._store = backend.store
@@ -210,8 +212,8 @@ class Views:
         self.changed_ns = time.time_ns()
         self._looks: OrderedDict[str, _Look] = OrderedDict()
         self.unread = Unread(root, backend, inodes, folder_name, watchers)
-        root.add("by-date", Provided(BY_DATE, Area.FIXED, Days(self)))
-        root.add("search", Provided(SEARCH, Area.FIXED, Searches(self)))
+        root.add("by-date", VirtualDirectory(BY_DATE, Area.FIXED, Days(self)))
+        root.add("search", VirtualDirectory(SEARCH, Area.FIXED, Searches(self)))
 
     # what comes and goes
 
@@ -274,13 +276,15 @@ class Views:
         with self._store.read() as reader:
             return list(search_index.days(reader))
 
-    def folder(self, place: str, search: Search) -> Provided:
+    def folder(self, place: str, search: Search) -> VirtualDirectory:
         """A folder of links to what is found."""
         inode = inode_for(b"view", place.encode())
-        return Provided(inode, Area.FIXED, Links(self, place, search))
+        return VirtualDirectory(inode, Area.FIXED, MessageLinks(self, place, search))
 
-    def link(self, place: str, up: str, conversation: bytes, message: str, date: int) -> Link:
+    def link(
+        self, place: str, up: str, conversation: bytes, message: str, date: int
+    ) -> SymbolicLink:
         """A link to a message, of the same inode each time."""
         target = f"{up}/{self.folder_name(conversation)}/{message}"
         inode = inode_for(b"view", place.encode())
-        return Link(inode, target, date * 1_000_000, recorded=False)
+        return SymbolicLink(inode, target, date * 1_000_000, recorded=False)

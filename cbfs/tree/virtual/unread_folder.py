@@ -18,10 +18,10 @@ from cbfs.messages.file_names import free_name
 from cbfs.messages.listings import Entry, entry_of, every
 from cbfs.messages.model import Message
 from cbfs.storage.faults import contained, harmless
-from cbfs.tree.nodes import UNREAD, Directory, Inodes, Link, MessageFile, Node
+from cbfs.tree.nodes import UNREAD, Folder, Inodes, MessageFile, Node, SymbolicLink
 from cbfs.tree.rules import Area
-from cbfs.tree.virtual.virtual_directory import Provided, inode_for
-from cbfs.tree.watchers import Showing
+from cbfs.tree.virtual.virtual_directory import VirtualDirectory, inode_for
+from cbfs.tree.watchers import Watchers
 from cbfs_common.errors import CbfsError
 
 LAG, LAG_MAX = 0.2, 5.0
@@ -53,11 +53,11 @@ class Unread:
 
     def __init__(
         self,
-        root: Directory,
+        root: Folder,
         backend: Backend,
         inodes: Inodes,
         folder_name: Callable[[bytes], str],
-        watchers: Showing,
+        watchers: Watchers,
     ) -> None:
         self._people = backend.people
         self._store = backend.store
@@ -70,12 +70,12 @@ class Unread:
         self._links: dict[int, tuple[str, Entry]] = {}  # the name here, by serial
         self._order: list[int] = []  # their serials
         self._named = False
-        self._leaving: dict[str, Link] = {}  # read, and watchers have not been told yet
+        self._leaving: dict[str, SymbolicLink] = {}  # read, and watchers have not been told yet
         self._left: list[str] = []  # those of them that nobody is about to tell watchers of
         self._read: list[int] = []  # not kept yet
         self._news = trio.Event()
         self._since = time.time_ns()
-        self._folder = Provided(UNREAD, Area.FIXED, self)
+        self._folder = VirtualDirectory(UNREAD, Area.FIXED, self)
         root.add("unread", self._folder)
 
     # what comes and goes
@@ -267,15 +267,15 @@ class Unread:
                 self._name(entry_of(message))
         self._touch()
 
-    def _find(self, name: str) -> Link | None:
+    def _find(self, name: str) -> SymbolicLink | None:
         serial = self._serials.get(name)
         return None if serial is None or serial in self._hidden else self._link(serial)
 
-    def _link(self, serial: int) -> Link:
+    def _link(self, serial: int) -> SymbolicLink:
         name, (_serial, date, message, *_) = self._links[serial]
         folder = self._folder_name(self._new[serial])
         target = f"../conversations/{folder}/{message}"
-        return Link(_inode(name), target, date * 1_000_000, recorded=False)
+        return SymbolicLink(_inode(name), target, date * 1_000_000, recorded=False)
 
 
 def _inode(name: str) -> int:

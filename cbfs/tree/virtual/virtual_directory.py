@@ -1,10 +1,10 @@
 """Directories whose entries come from elsewhere: looked up and listed when somebody looks.
 
-Nothing of them is kept in memory but what the kernel knows (``cbfs.tree.inodes``), however many
-entries there are. To add one, write a ``Provider`` and enter a ``Provided`` of it into the tree:
-``tree.root.add("unread", Provided(inode, Area.FIXED, provider))``. A provider gives the same
-node, or at least the same inode number, for the same thing each time: ``Inodes.get`` has those
-that are in use, ``inode_for`` makes a number of an id.
+Nothing of them is kept in memory but what the kernel knows (``cbfs.tree.nodes.Inodes``), however
+many entries there are. To add one, write a ``Provider`` and enter a ``VirtualDirectory`` of it into
+the tree: ``root.add("unread", VirtualDirectory(inode, Area.FIXED, provider))``. A provider gives
+the same node, or at least the same inode number, for the same thing each time: ``Inodes.get`` has
+those that are in use, ``inode_for`` makes a number of an id.
 """
 
 import stat
@@ -15,7 +15,7 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Protocol
 
-from cbfs.tree.nodes import MADE, Directory, Node
+from cbfs.tree.nodes import MADE, Folder, Node
 from cbfs.tree.rules import Area
 
 PAGE = 256
@@ -51,7 +51,7 @@ class Provider(Protocol):
         """How many of the entries are folders. None when it is no folder any more."""
 
 
-class Provided(Directory):
+class VirtualDirectory(Folder):
     """A directory of a provider's. ``touch`` it when an entry came or went."""
 
     __slots__ = ("_above", "_modified", "_touched", "provider")
@@ -64,20 +64,20 @@ class Provided(Directory):
         self.provider = provider
         self._touched = 0
         self._modified = 0
-        self._above: Directory = self
+        self._above: Folder = self
 
     @property
     def links(self) -> int:
-        """See ``Directory``."""
+        """See ``Folder``."""
         folders = self.provider.folders()
         return 0 if folders is None else 2 + folders
 
     @property
-    def above(self) -> Directory:
-        """See ``Directory``."""
+    def above(self) -> Folder:
+        """See ``Folder``."""
         return super().above if self.names else self._above
 
-    def found_in(self, directory: Directory) -> None:
+    def found_in(self, directory: Folder) -> None:
         """Whose entry it is, where that is made when somebody looks."""
         self._above = directory
 
@@ -140,14 +140,14 @@ class Listing:
     moment: the kernel takes each entry for an answer to a look-up, so that one which is not there
     any more would lead programs to a file that nobody can find again."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Folder) -> None:
         self._directory = directory
         self._names: list[str] | None = None
         self._page: list[Listed] = []
         self._version = 0, 0
 
     @property
-    def directory(self) -> Directory:
+    def directory(self) -> Folder:
         """That which is read."""
         return self._directory
 
@@ -160,14 +160,14 @@ class Listing:
         if start == 0:
             self._names = None  # it begins, perhaps once more
         start = max(0, start - len(DOTS))
-        if isinstance(directory, Provided):
+        if isinstance(directory, VirtualDirectory):
             found = self._provided(directory, start)
         else:
             found = self._entered(directory, start)
         for place, name, node in found:
             yield place + len(DOTS), name, node
 
-    def _entered(self, directory: Directory, start: int) -> Iterator[Listed]:
+    def _entered(self, directory: Folder, start: int) -> Iterator[Listed]:
         """The places are those in a copy of the names, made when reading begins."""
         if self._names is None:
             self._names = list(directory.entries)
@@ -176,7 +176,7 @@ class Listing:
             if node is not None:
                 yield place, name, node
 
-    def _provided(self, directory: Provided, start: int) -> Iterator[Listed]:
+    def _provided(self, directory: VirtualDirectory, start: int) -> Iterator[Listed]:
         page = self._page
         index = bisect_right(page, start, key=_place)
         stale = directory.version != self._version
@@ -187,7 +187,7 @@ class Listing:
             yield from islice(page, index, None)
             page, index = self._fill(directory, page[-1][0]), 0
 
-    def _fill(self, directory: Provided, start: int) -> list[Listed]:
+    def _fill(self, directory: VirtualDirectory, start: int) -> list[Listed]:
         self._version = directory.version
         self._page = list(islice(directory.provider.page(start), PAGE))
         return self._page
