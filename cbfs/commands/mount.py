@@ -19,7 +19,7 @@ from cbfs.commands.mount_options import MountOptions, parse
 from cbfs.commands.process import memory
 from cbfs.commands.process.daemon import daemonised
 from cbfs.commands.process.entry import PROGRAM
-from cbfs.commands.process.logs import Log, log_into
+from cbfs.commands.process.logs import LogFile, log_into
 from cbfs.engine.running import running
 from cbfs.mount import lifecycle, single_process
 from cbfs.mount.lifecycle import MountPlace, prepare, stop_event
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def _in_the_foreground(options: MountOptions) -> int:
-    log = Log("cbfs: %(message)s")
+    log = LogFile("cbfs: %(message)s")
     log.into(os.dup(2))
     log_into(log)
     try:
@@ -94,13 +94,13 @@ def _is_there(options: MountOptions) -> bool:
     return source_of(options.mountpoint) == options.source
 
 
-def _serve(options: MountOptions, ready: Callable[[], None], log: Log) -> None:
+def _serve(options: MountOptions, ready: Callable[[], None], log: LogFile) -> None:
     """Until unmounted. Raises CbfsError when the mount cannot be made."""
     memory.lock_present()
     run(_until_stopped, options, ready, log)
 
 
-async def _until_stopped(options: MountOptions, ready: Callable[[], None], log: Log) -> None:
+async def _until_stopped(options: MountOptions, ready: Callable[[], None], log: LogFile) -> None:
     """A signal that comes before there is a mount gives up what was done for it."""
 
     def begin_log() -> None:

@@ -4,7 +4,7 @@ Mail grows old by ``lived``, which is no date: it goes on with the time that the
 takes at most a day for the time between two lives of the server, whatever the clock says. So a
 clock that jumps, in either direction, makes no mail old. Prekeys have dates that clients made, and
 are looked at by ``now``: the clock, but for one that jumps ahead by more than a day, which is
-believed when it has stood so for a day. What is kept of both between two lives is a ``Mark``.
+believed when it has stood so for a day. What is kept of both between two lives is a ``ClockMark``.
 """
 
 import math
@@ -23,7 +23,7 @@ _SECONDS_MAX = 2**63
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class ClockMark:
     """Seconds: what the server has ``lived``, the largest time that it has believed or ``seen``,
     and what the ``clock`` said when this was noted."""
 
@@ -36,11 +36,11 @@ class Mark:
         return _MARK.pack(self.lived, self.seen, self.clock)
 
 
-def decode_mark(data: bytes) -> Mark:
-    """Undo ``Mark.encode``. Raises DecodeError."""
+def decode_mark(data: bytes) -> ClockMark:
+    """Undo ``ClockMark.encode``. Raises DecodeError."""
     if len(data) != _MARK.size:
         raise DecodeError("not a mark of a server's clock")
-    return Mark(*_MARK.unpack(data))
+    return ClockMark(*_MARK.unpack(data))
 
 
 class Calendar:
@@ -51,7 +51,7 @@ class Calendar:
 
     def __init__(
         self,
-        mark: Mark | None,
+        mark: ClockMark | None,
         clock: float,
         running: float,
         believable: float = math.inf,
@@ -110,9 +110,9 @@ class Calendar:
         """Seconds since 1970, for the dates of prekeys."""
         return self._now
 
-    def mark(self, clock: float) -> Mark:
+    def mark(self, clock: float) -> ClockMark:
         """To be kept for the next life."""
-        return Mark(int(self._lived), int(self._seen), int(_within(clock)))
+        return ClockMark(int(self._lived), int(self._seen), int(_within(clock)))
 
 
 def _within(clock: float) -> float:

@@ -81,7 +81,7 @@ class _Kinds:
         return told + (" (more like it are left out for a while)" if kind.room < 1 else "")
 
 
-class Handler(logging.Handler):
+class ServerLog(logging.Handler):
     """Writes records to ``path``, or to standard error when that is None. Raises HostError."""
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -124,7 +124,7 @@ class Handler(logging.Handler):
         os.dup2(fresh, self._descriptor, inheritable=False)
         os.close(fresh)
 
-    def __enter__(self) -> "Handler":
+    def __enter__(self) -> "ServerLog":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -185,7 +185,7 @@ def add_log(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def log_to(handler: Handler, level: int, form: str) -> None:
+def log_to(handler: ServerLog, level: int, form: str) -> None:
     """All that the program logs from ``level`` on goes there."""
     handler.setFormatter(logging.Formatter(form))
     logging.raiseExceptions = False

@@ -160,7 +160,7 @@ async def _publish(onion: Onion, target_port: int) -> "_Live":
     live = _Live(onion.control)
     try:
         await live.call(live.authenticate)
-        await live.watch(onion.key.host.removesuffix(".onion"))
+        await live.listen(onion.key.host.removesuffix(".onion"))
         await live.call(live.add, onion, target_port)
         with trio.move_on_after(PUBLISH_TIMEOUT):
             await live.uploaded.wait()
@@ -199,7 +199,7 @@ class _Live:
         with _in_words(self.address):
             self._controller.authenticate()
 
-    async def watch(self, service: str) -> None:
+    async def listen(self, service: str) -> None:
         """From now on sets ``uploaded`` and ``ended`` when they are so; ``ended`` sets both, so
         that nobody waits for what cannot come."""
         token = trio.lowlevel.current_trio_token()
@@ -217,9 +217,9 @@ class _Live:
                 hand_over(self.ended)
                 hand_over(self.uploaded)
 
-        await self.call(self._watch, on_descriptor, on_status)
+        await self.call(self._listen, on_descriptor, on_status)
 
-    def _watch(self, on_descriptor: object, on_status: object) -> None:
+    def _listen(self, on_descriptor: object, on_status: object) -> None:
         with _in_words(self.address):
             self._controller.add_status_listener(on_status, spawn=False)
             self._controller.add_event_listener(on_descriptor, "HS_DESC")

@@ -53,10 +53,10 @@ AWAIT_PATIENCE later, so every 30 seconds."""
 BLOCK_PAGES_MAX = 512
 """Pages of one block: a full round has fewer."""
 
-WATCH_INTERVAL = 60
+GOSSIP_INTERVAL = 60
 """A verifier compares heads with its peers so often, or when it has a new one."""
 
-WATCH_PAUSE = 10
+GOSSIP_PAUSE = 10
 """At least so long after the last time."""
 
 OLD_PATIENCE = 60

@@ -20,10 +20,10 @@ from cbfs_common.profile import Address
 from cbfs_host.complaints import CHECK_DATA, HostError, hint_of
 from cbfs_host.files import opened_data, trusted_path, write_file
 from cbfs_host.listening import Place, listen, listen_locally, place_option
-from cbfs_host.logs import Handler, add_log, keep_going, log_to
+from cbfs_host.logs import ServerLog, add_log, keep_going, log_to
 from cbfs_host.onion import Onion, add_options, chosen, published
 from cbfs_host.program import start, until_asked
-from cbfs_server.house import House
+from cbfs_server.housekeeping import Housekeeping
 from cbfs_server.limits import (
     ACCOUNTS_MAX,
     MAILBOX_MAX,
@@ -31,7 +31,7 @@ from cbfs_server.limits import (
 )
 from cbfs_server.push import Pusher
 from cbfs_server.sockets import Server
-from cbfs_server.store import Store
+from cbfs_server.store import MailboxStore
 
 PROGRAM = "cbfs"
 """How its errors begin: a mount that runs a server looks for them."""
@@ -159,10 +159,10 @@ async def _reached(
 
 
 async def serve(
-    options: Options, data: Path, secret: bytes, random: Random, onion: Onion | None, log: Handler
+    options: Options, data: Path, secret: bytes, random: Random, onion: Onion | None, log: ServerLog
 ) -> None:
     """Run the server until it is asked to end. What was answered is on the disk by then."""
-    store = Store(data / "store")
+    store = MailboxStore(data / "store")
     try:
         with contextlib.ExitStack() as stack:
             public = stack.enter_context(listen(options.listen))
@@ -177,7 +177,7 @@ async def serve(
                     if options.own is not None:
                         nursery.start_soon(_end_of_input, nursery.cancel_scope)
                     pusher = Pusher(store)
-                    house = House(store, data)
+                    house = Housekeeping(store, data)
                     for listener, accounts in listeners:
                         service = house.service(pusher, options.mailbox, accounts)
                         Server(secret, random, service, pusher, nursery).start(listener)
@@ -210,7 +210,7 @@ def _main(arguments: list[str] | None) -> None:
     os.umask(0o077)
     random = Random(os.urandom, kem_encapsulate)
     file = None if options.log is None else trusted_path(options.log)
-    with opened_data(options.data, "cbfs-server") as data, Handler(file) as log:
+    with opened_data(options.data, "cbfs-server") as data, ServerLog(file) as log:
         level = logging.INFO if options.verbose else logging.WARNING
         log_to(log, level, "%(levelname)s %(name)s: %(message)s")
         secret = load_key(data / "key", random)

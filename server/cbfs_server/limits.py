@@ -11,8 +11,8 @@ PREKEYS_MAX = 200
 
 ACCOUNTS_MAX = 100_000
 
-TAKES_BURST = 100
-TAKES_PERIOD = 60.0
+PREKEY_BURST = 100
+PREKEY_PERIOD = 60.0
 """One-time prekeys that leave one account at once, and seconds until one more may. Past that
 takers get the last-resort prekey, so that nobody can use up what an account has for the others."""
 

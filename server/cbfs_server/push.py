@@ -13,7 +13,7 @@ from cbfs_common.wire.requests import Arrived, encode
 from cbfs_common.wire.transport import PUSH
 from cbfs_host.lmdb_environment import StoreError
 from cbfs_host.logs import tell_fault
-from cbfs_server.store import Store
+from cbfs_server.store import MailboxStore
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class _Subscription:
 class Pusher:
     """The subscriptions of all connections."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: MailboxStore) -> None:
         self._store = store
         self._of_user: dict[bytes, dict[Client, _Subscription]] = {}
 

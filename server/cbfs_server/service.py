@@ -45,12 +45,20 @@ from cbfs_server.limits import (
     ACCOUNTS_MAX,
     EXPIRY_BATCH,
     MAILBOX_MAX,
+    PREKEY_BURST,
+    PREKEY_PERIOD,
     PREKEYS_MAX,
     RETENTION_DAYS,
 )
 from cbfs_server.push import Client, Pusher
-from cbfs_server.store import Account, Entry, Reader, Store, Writer, expiry
-from cbfs_server.takes import Takes
+from cbfs_server.store import (
+    AccountRecord,
+    MailboxReader,
+    MailboxStore,
+    MailboxWriter,
+    StoredEnvelope,
+    expiry,
+)
 
 DAY = 86_400
 
@@ -59,7 +67,27 @@ _log = logging.getLogger(__name__)
 _REPLIES: dict[Code, ErrorReply] = {code: ErrorReply(code) for code in Code}
 _DONE = Done()
 
-Change = Callable[[Writer], AnyReply]
+Change = Callable[[MailboxWriter], AnyReply]
+
+
+class PrekeyRateLimit:
+    """How fast one-time prekeys may leave one account: a token bucket for each, of which only those
+    that are not full are kept. Takers are nobody, so the account counts."""
+
+    def __init__(self) -> None:
+        self._full_at: dict[bytes, float] = {}
+        self._sweep_at = 1_024
+
+    def allows(self, user: bytes, now: float) -> bool:
+        """Count a take at ``now`` (seconds); False past the limit, and then nothing is counted."""
+        full_at = max(self._full_at.get(user, now), now)
+        if full_at - now > (PREKEY_BURST - 1) * PREKEY_PERIOD:
+            return False
+        self._full_at[user] = full_at + PREKEY_PERIOD
+        if len(self._full_at) > self._sweep_at:
+            self._full_at = {u: at for u, at in self._full_at.items() if at > now}
+            self._sweep_at = 2 * len(self._full_at) + 1_024
+        return True
 
 
 class Service:
@@ -69,7 +97,7 @@ class Service:
 
     def __init__(
         self,
-        store: Store,
+        store: MailboxStore,
         pusher: Pusher,
         clock: Callable[[], float],
         mailbox: int = MAILBOX_MAX,
@@ -84,7 +112,7 @@ class Service:
         self._lived = lived or clock
         self._mailbox = mailbox
         self._accounts = accounts
-        self._takes = Takes()
+        self._rate_limit = PrekeyRateLimit()
         self._changes: dict[type[AnyRequest], Callable[[bytes, Any], Change]] = {
             Deliver: self._deliver,
             Delete: _delete,
@@ -146,7 +174,7 @@ class Service:
                     return _fetch(reader, user, request.id)
         return _DONE
 
-    def _count(self, reader: Reader, user: bytes) -> PrekeyCount:
+    def _count(self, reader: MailboxReader, user: bytes) -> PrekeyCount:
         now = self._clock()
         one_time = (expiry(record) > now for record in reader.prekeys(user, PrekeyKind.ONE_TIME))
         last = max(map(expiry, reader.prekeys(user, PrekeyKind.LAST_RESORT)), default=0)
@@ -156,7 +184,7 @@ class Service:
         id = envelope_id(request.envelope)
         day = int(self._lived()) // DAY
 
-        def change(writer: Writer) -> AnyReply:
+        def change(writer: MailboxWriter) -> AnyReply:
             account = writer.account(request.user_id)
             if account is None:
                 return _REPLIES[Code.UNKNOWN_USER]
@@ -174,12 +202,12 @@ class Service:
     def _take(self, _user: bytes, request: TakePrekey) -> Change:
         now = self._clock()
 
-        def change(writer: Writer) -> AnyReply:
+        def change(writer: MailboxWriter) -> AnyReply:
             user = request.user_id
             if writer.account(user) is None:
                 return _REPLIES[Code.UNKNOWN_USER]
             fresh = _first_fresh(writer, user, now)
-            if fresh is not None and self._takes.may_take(user, time.monotonic()):
+            if fresh is not None and self._rate_limit.allows(user, time.monotonic()):
                 writer.delete_prekey(user, fresh)
                 return PrekeyRecord(fresh)
             for record in writer.prekeys(user, PrekeyKind.LAST_RESORT):
@@ -192,7 +220,7 @@ class Service:
     def _upload(self, user: bytes, request: UploadPrekeys) -> Change:
         now = self._clock()
 
-        def change(writer: Writer) -> AnyReply:
+        def change(writer: MailboxWriter) -> AnyReply:
             if writer.account(user) is None:
                 return _REPLIES[Code.NO_ACCOUNT]
             if self.full:
@@ -217,20 +245,20 @@ class Service:
         return change
 
     def _create(self, user: bytes, _request: CreateAccount) -> Change:
-        def change(writer: Writer) -> AnyReply:
+        def change(writer: MailboxWriter) -> AnyReply:
             if writer.account(user) is not None:
                 return _DONE
             if self.full or writer.accounts() >= self._accounts:
                 if self._accounts and not self.full:  # the disk is told of elsewhere
                     _log.warning("no account was made: there are %d", self._accounts)
                 return _REPLIES[Code.TOO_MANY]
-            writer.put_account(user, Account(1, 0))
+            writer.put_account(user, AccountRecord(1, 0))
             return _DONE
 
         return change
 
 
-def _first_fresh(writer: Writer, user: bytes, now: float) -> bytes | None:
+def _first_fresh(writer: MailboxWriter, user: bytes, now: float) -> bytes | None:
     """A one-time prekey that has not expired. The others stay: the clock may be wrong."""
     prekeys = writer.prekeys(user, PrekeyKind.ONE_TIME)
     return next((record for record in prekeys if expiry(record) > now), None)
@@ -241,7 +269,7 @@ def _count_all(known: list[bytes], gone: list[bytes], new: set[bytes]) -> int:
     return len({r[:16] for r in known} - {r[:16] for r in gone} | new)
 
 
-def _list(reader: Reader, user: bytes, after: bytes) -> AnyReply:
+def _list(reader: MailboxReader, user: bytes, after: bytes) -> AnyReply:
     serial = reader.serial(user, after) if after else 0
     if serial is None:
         return _REPLIES[Code.UNKNOWN_ENVELOPE]
@@ -249,13 +277,13 @@ def _list(reader: Reader, user: bytes, after: bytes) -> AnyReply:
     return EnvelopeIds(tuple(found[:IDS_MAX]), len(found) > IDS_MAX)
 
 
-def _fetch(reader: Reader, user: bytes, id: bytes) -> AnyReply:
+def _fetch(reader: MailboxReader, user: bytes, id: bytes) -> AnyReply:
     envelope = reader.envelope(user, id)
     return _REPLIES[Code.UNKNOWN_ENVELOPE] if envelope is None else Stored(envelope)
 
 
 def _delete(user: bytes, request: Delete) -> Change:
-    def change(writer: Writer) -> AnyReply:
+    def change(writer: MailboxWriter) -> AnyReply:
         if writer.account(user) is None:
             return _REPLIES[Code.NO_ACCOUNT]
         for id in request.ids:
@@ -266,7 +294,7 @@ def _delete(user: bytes, request: Delete) -> Change:
 
 
 def _delete_account(user: bytes, _request: DeleteAccount) -> Change:
-    def change(writer: Writer) -> AnyReply:
+    def change(writer: MailboxWriter) -> AnyReply:
         if writer.account(user) is None:
             return _REPLIES[Code.NO_ACCOUNT]
         writer.delete_account(user)
@@ -284,7 +312,7 @@ class Expired:
 
 
 def expire(
-    writer: Writer, start: bytes, today: int, counted: Expired | None = None
+    writer: MailboxWriter, start: bytes, today: int, counted: Expired | None = None
 ) -> bytes | None:
     """Forget envelopes of more than RETENTION_DAYS, a batch of accounts from ``start`` on. Gives
     where to go on, None at the end. ``today`` is a day of what the server has lived; what goes is
@@ -308,7 +336,7 @@ def expire(
     return users[-1] + b"\0" if len(users) == EXPIRY_BATCH else None
 
 
-def _old(writer: Writer, user: bytes, today: int, most: int) -> list[Entry]:
+def _old(writer: MailboxWriter, user: bytes, today: int, most: int) -> list[StoredEnvelope]:
     """Up to ``most`` envelopes that are to be forgotten. Reads all that deleting them takes."""
     writer.account(user)
     mailbox = takewhile(lambda e: e.day + RETENTION_DAYS < today, writer.order(user, 0))

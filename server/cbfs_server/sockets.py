@@ -263,7 +263,7 @@ class Server:
         """Serve who connects to a non-blocking listening socket, until the nursery is cancelled."""
         for what, loop in (
             ("accepting connections", partial(self.accept, listener)),
-            ("watching connections", self.watch),
+            ("watching connections", self.end_overdue),
             ("padding", self.pad),
         ):
             self.nursery.start_soon(keep_going, what, loop)
@@ -295,7 +295,7 @@ class Server:
             self._admit(sock)
             await trio.lowlevel.checkpoint()
 
-    async def watch(self) -> None:
+    async def end_overdue(self) -> None:
         """End connections that are overdue, until cancelled."""
         while True:
             await trio.sleep(TICK)

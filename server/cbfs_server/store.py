@@ -12,12 +12,12 @@ order in a mailbox is kept because ratchets need it, times and the order between
 Every record has a check value behind it (``cbfs_host.lmdb_environment``), so that what a disk has
 changed is found out when it is read.
 
-A change is a function of a ``Writer``. All changes that wait are applied in one transaction with
-one sync, in a thread of its own; then each one's ``done`` is called on the trio thread. A crash
-before the transaction's end leaves nothing of the group, and nobody was told anything; a crash
-after it leaves all of it, whether or not the answers got out. A change decides before it writes
-and raises nothing but what reading does; then, and when it has a fault, it is left out, and the
-others are run again.
+A change is a function of a ``MailboxWriter``. All changes that wait are applied in one transaction
+with one sync, in a thread of its own; then each one's ``done`` is called on the trio thread. A
+crash before the transaction's end leaves nothing of the group, and nobody was told anything; a
+crash after it leaves all of it, whether or not the answers got out. A change decides before it
+writes and raises nothing but what reading does; then, and when it has a fault, it is left out, and
+the others are run again.
 """
 
 import logging
@@ -35,7 +35,7 @@ import trio
 
 from cbfs_common.errors import DecodeError
 from cbfs_common.session.prekey import PREKEY_ID_SIZE, PrekeyKind
-from cbfs_host.calendar import Mark, decode_mark
+from cbfs_host.calendar import ClockMark, decode_mark
 from cbfs_host.complaints import hint_of, reason_of
 from cbfs_host.lmdb_environment import (
     StoreError,
@@ -63,7 +63,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class AccountRecord:
     """``next_serial``: of the next envelope that arrives. ``stored``: envelopes in the mailbox."""
 
     next_serial: int
@@ -71,7 +71,7 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StoredEnvelope:
     """An envelope's place in its mailbox."""
 
     serial: int
@@ -89,7 +89,7 @@ class _Table:
         return without_check(self.name, key, data, _DAMAGED)
 
 
-class Reader:
+class MailboxReader:
     """A consistent view of the store. Users are keys of 32 bytes, ids have 16. Every method raises
     StoreError for what is damaged."""
 
@@ -115,10 +115,10 @@ class Reader:
         except lmdb.Error as error:
             raise _unreadable(error) from error
 
-    def account(self, user: bytes) -> Account | None:
+    def account(self, user: bytes) -> AccountRecord | None:
         """The account, or None."""
         found = self._get(self._tables.accounts, user)
-        return None if found is None else Account(*_ACCOUNT.unpack(found))
+        return None if found is None else AccountRecord(*_ACCOUNT.unpack(found))
 
     def accounts(self) -> int:
         """How many there are."""
@@ -131,7 +131,7 @@ class Reader:
         """Up to ``most`` users from ``start`` on, in the order of their keys."""
         return [user for user, _ in islice(self._items(self._tables.accounts, b"", start), most)]
 
-    def mark(self) -> Mark | None:
+    def mark(self) -> ClockMark | None:
         """Of the server's time, as it was noted last."""
         found = self._get(self._tables.meta, _CLOCK)
         try:
@@ -145,7 +145,7 @@ class Reader:
         for key, data in self._items(table, prefix, prefix):
             yield table.opened(key, data)
 
-    def order(self, user: bytes, after: int) -> Iterator[Entry]:
+    def order(self, user: bytes, after: int) -> Iterator[StoredEnvelope]:
         """The mailbox behind the serial ``after``, oldest first. What is damaged is left out: the
         rest is still to be had."""
         table = self._tables.order
@@ -155,7 +155,7 @@ class Reader:
             except StoreError as error:
                 _log.error("an envelope of a mailbox is left out: %s", error.in_full)
                 continue
-            yield Entry(_SERIAL.unpack_from(key, _USER_SIZE)[0], day, id)
+            yield StoredEnvelope(_SERIAL.unpack_from(key, _USER_SIZE)[0], day, id)
 
     def serial(self, user: bytes, id: bytes) -> int | None:
         """The place of an envelope, or None when it is not in the mailbox."""
@@ -168,17 +168,17 @@ class Reader:
         return None if found is None else found[_SERIAL.size :]
 
 
-class Writer(Reader):
+class MailboxWriter(MailboxReader):
     """A transaction that can also change the store."""
 
     def _put(self, table: _Table, key: bytes, value: bytes) -> None:
         self._txn.put(key, with_check(table.name, key, value), db=table.db)
 
-    def put_mark(self, mark: Mark) -> None:
+    def put_mark(self, mark: ClockMark) -> None:
         """Note the server's time."""
         self._put(self._tables.meta, _CLOCK, mark.encode())
 
-    def put_account(self, user: bytes, account: Account) -> None:
+    def put_account(self, user: bytes, account: AccountRecord) -> None:
         """Create or overwrite."""
         value = _ACCOUNT.pack(account.next_serial, account.stored)
         self._put(self._tables.accounts, user, value)
@@ -203,13 +203,13 @@ class Writer(Reader):
         self._txn.delete(user + kind + id, db=self._tables.prekeys.db)
 
     def add_envelope(
-        self, user: bytes, account: Account, id: bytes, envelope: bytes, day: int
+        self, user: bytes, account: AccountRecord, id: bytes, envelope: bytes, day: int
     ) -> None:
         """Append to the mailbox of ``account``, which is ``user``'s as it is now."""
         serial = _SERIAL.pack(account.next_serial)
         self._put(self._tables.mail, user + id, serial + envelope)
         self._put(self._tables.order, user + serial, _ORDER.pack(day, id))
-        self.put_account(user, Account(account.next_serial + 1, account.stored + 1))
+        self.put_account(user, AccountRecord(account.next_serial + 1, account.stored + 1))
 
     def delete_envelope(self, user: bytes, id: bytes) -> bool:
         """Take out of the mailbox. False when it is not there."""
@@ -223,7 +223,7 @@ class Writer(Reader):
             return False
         self._txn.delete(user + id, db=self._tables.mail.db)
         self._txn.delete(user + _SERIAL.pack(serial), db=self._tables.order.db)
-        self.put_account(user, Account(account.next_serial, max(0, account.stored - 1)))
+        self.put_account(user, AccountRecord(account.next_serial, max(0, account.stored - 1)))
         return True
 
 
@@ -245,14 +245,14 @@ class _Pending(Generic[T]):
     __slots__ = ("change", "done", "result")
 
     def __init__(
-        self, change: Callable[[Writer], T], done: Callable[[T | StoreError], None]
+        self, change: Callable[[MailboxWriter], T], done: Callable[[T | StoreError], None]
     ) -> None:
         self.change = change
         self.done = done
         self.result: T | StoreError
 
 
-class Store:
+class MailboxStore:
     """One process at a time, which the lock file of the data directory ensures."""
 
     def __init__(self, path: Path) -> None:
@@ -276,7 +276,7 @@ class Store:
         self._env.close()
 
     @contextmanager
-    def read(self) -> Iterator[Reader]:
+    def read(self) -> Iterator[MailboxReader]:
         """A read transaction on the calling thread: memory-mapped, waits for no writer. Raises
         StoreError."""
         try:
@@ -284,16 +284,18 @@ class Store:
         except lmdb.Error as error:
             raise _unreadable(error) from error
         try:
-            yield Reader(self._tables, txn)
+            yield MailboxReader(self._tables, txn)
         finally:
             txn.abort()
 
-    def submit(self, change: Callable[[Writer], T], done: Callable[[T | StoreError], None]) -> None:
+    def submit(
+        self, change: Callable[[MailboxWriter], T], done: Callable[[T | StoreError], None]
+    ) -> None:
         """Queue a change. ``done`` gets what it returned once that is on the disk, or a
         StoreError when nothing of it is."""
         self._queue.put(_Pending(change, done))
 
-    async def commit(self, change: Callable[[Writer], T]) -> T:
+    async def commit(self, change: Callable[[MailboxWriter], T]) -> T:
         """``submit`` and wait. Raises StoreError."""
         event = trio.Event()
         results: list[T | StoreError] = []
@@ -365,7 +367,7 @@ class Store:
 
     def _transact(self, group: list[_Pending[Any]]) -> None:
         with self._env.begin(write=True) as txn:
-            writer = Writer(self._tables, txn)
+            writer = MailboxWriter(self._tables, txn)
             for pending in group:
                 pending.result = pending.change(writer)
 

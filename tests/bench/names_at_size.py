@@ -32,7 +32,7 @@ from cbfs_common.primitives import Random, kem_encapsulate, sign_public
 from cbfs_host.files import opened_data
 from cbfs_names.processes.single import Embedded
 from cbfs_names.state.keys import VERIFIER, load_keys
-from cbfs_names.state.store import Store
+from cbfs_names.state.store import StateStore
 
 BATCH = ROUND_COMMITS_MAX
 """Names in a round: so many are committed to, and those of the round before registered."""
@@ -86,12 +86,12 @@ def batch(namespace: str, first: int, last: int) -> list[tuple[bytes, bytes]]:
 
 
 @contextmanager
-def directory(place: Path) -> Iterator[tuple[Store, Embedded, str]]:
+def directory(place: Path) -> Iterator[tuple[StateStore, Embedded, str]]:
     """The store of a data directory, made if need be, its core, and its namespace."""
     with opened_data(place, "cbfs-names"):
         keys = load_keys(place, Random(os.urandom, kem_encapsulate))
         config = keys.config(Terms())
-        store = Store(place / "store", config.encode())
+        store = StateStore(place / "store", config.encode())
         try:
             name = dict(config.witnesses)[VERIFIER].name
             yield store, Embedded(store, keys.log, keys.verifier, name), config.namespace

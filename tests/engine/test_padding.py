@@ -23,7 +23,7 @@ from cbfs_common.wire.transport import ANSWER_SIZE, HELLO_SIZE, PROOF_SIZE, Clie
 from cbfs_server.push import Pusher
 from cbfs_server.service import Service
 from cbfs_server.sockets import Server
-from cbfs_server.store import Store
+from cbfs_server.store import MailboxStore
 from tests.support.serving import RANDOM
 from tests.support.talking import seeded
 
@@ -63,14 +63,14 @@ def test_choices_are_even() -> None:
 @asynccontextmanager
 async def server(place: Path) -> AsyncIterator[Address]:
     """A message server in this process, on the clock of the test."""
-    store = Store(place / "store")
+    store = MailboxStore(place / "store")
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     async with trio.open_nursery() as nursery:
         pusher = Pusher(store)
         service = Service(store, pusher, trio.current_time)
         made = Server(SECRET, RANDOM, service, pusher, nursery)
-        for task in (made.pad, made.watch):
+        for task in (made.pad, made.end_overdue):
             nursery.start_soon(task)
         nursery.start_soon(made.accept, listener)
         yield Address(dh_public(SECRET), "127.0.0.1", listener.getsockname()[1])

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from cbfs.commands.process.logs import LINES_MAX, Log
+from cbfs.commands.process.logs import LINES_MAX, LogFile
 from tests.support.world import ENVIRONMENT, WAIT
 
 
 @pytest.fixture
-def log() -> Iterator[Log]:
-    made = Log("%(message)s")
+def log() -> Iterator[LogFile]:
+    made = LogFile("%(message)s")
     yield made
     made.close()
 
@@ -26,7 +26,7 @@ def record(text: str) -> logging.LogRecord:
     return logging.LogRecord("cbfs", logging.WARNING, "", 0, text, (), None)
 
 
-def test_a_log_that_nobody_reads_holds_up_nothing(log: Log) -> None:
+def test_a_log_that_nobody_reads_holds_up_nothing(log: LogFile) -> None:
     reading, writing = os.pipe()
     log.into(writing)
     line = "x" * 200
@@ -46,7 +46,7 @@ def test_a_log_that_nobody_reads_holds_up_nothing(log: Log) -> None:
     os.close(writing)
 
 
-def test_a_log_keeps_what_was_said_before_it_led_anywhere(log: Log, tmp_path: Path) -> None:
+def test_a_log_keeps_what_was_said_before_it_led_anywhere(log: LogFile, tmp_path: Path) -> None:
     log.handle(record("before"))
     log.into(os.open(tmp_path / "first", os.O_WRONLY | os.O_CREAT))
     log.handle(record("then"))
@@ -56,7 +56,7 @@ def test_a_log_keeps_what_was_said_before_it_led_anywhere(log: Log, tmp_path: Pa
     assert (tmp_path / "second").read_text() == "\\udcff at last\n"
 
 
-def test_a_log_that_cannot_be_written_stops_nothing(log: Log) -> None:
+def test_a_log_that_cannot_be_written_stops_nothing(log: LogFile) -> None:
     log.into(os.open("/dev/full", os.O_WRONLY))
     log.handle(record("lost"))
 

@@ -7,7 +7,7 @@ import pytest
 from cbfs_common.names.entry import Keys, decode_entry, name_index
 from cbfs_common.primitives import sign_public
 from cbfs_names.processes.single import Embedded
-from cbfs_names.state.heads import Outcome
+from cbfs_names.state.round_log import Outcome
 from tests.bench import names_at_size
 from tests.bench.names_at_size import directory, make_directory, name_of, owner_of
 

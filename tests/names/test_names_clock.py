@@ -15,12 +15,12 @@ from cbfs_common.names.wire import RefusedReply, Submit, Submitted, decode_reply
 from cbfs_names.limits import RETRY_PAUSE
 from cbfs_names.processes import following
 from cbfs_names.processes.single import Embedded, EmbeddedCore
-from cbfs_names.state.store import Store
+from cbfs_names.state.store import StateStore
 from cbfs_names.state.timekeeping import Timekeeper
-from cbfs_names.wire.deferred import Waiting
-from cbfs_names.wire.service import Service
+from cbfs_names.wire.service import DirectoryService
+from cbfs_names.wire.sockets import DeferredReply
 from tests.support.names_local import CONFIG, COSIGNER, KEYS, NOW, commit
-from tests.support.names_panel import panel_of, place, proposer, stored, verifier
+from tests.support.names_proposer import place, proposer, quorum_of, stored, verifier
 
 DAY = 86_400
 JUMPS = {"1970": -NOW, "61 days": 61 * DAY, "ten years": 3_650 * DAY, "three days": 3 * DAY}
@@ -48,12 +48,12 @@ class Machine:
     def live(self, *steps: int, right: bool = False) -> list[object]:
         """One life: as many submissions as ``steps``, so many seconds after each other. The
         replies."""
-        store = Store(self.place / "store", CONFIG.encode())
+        store = StateStore(self.place / "store", CONFIG.encode())
         try:
             keeper = Timekeeper(store, self.clock, self.running, is_right=right)
             core = Embedded(store, KEYS.log, KEYS.verifier, COSIGNER)
             head = core.start(int(self.clock()))
-            service = Service(store, EmbeddedCore(core, head), self.clock, head, keeper)
+            service = DirectoryService(store, EmbeddedCore(core, head), self.clock, head, keeper)
             try:
                 return [self._submit(service, step) for step in steps]
             finally:
@@ -61,10 +61,10 @@ class Machine:
         finally:
             store.close()
 
-    def _submit(self, service: Service, step: int) -> object:
+    def _submit(self, service: DirectoryService, step: int) -> object:
         async def ask() -> object:
             waiting = service.answer(encode_request(Submit(self.operation().encode())))
-            assert isinstance(waiting, Waiting)
+            assert isinstance(waiting, DeferredReply)
             await service._turn()
             return decode_reply(await waiting.reply())
 
@@ -74,7 +74,7 @@ class Machine:
     @property
     def tip(self) -> int:
         """The time of the last round."""
-        store = Store(self.place / "store", CONFIG.encode())
+        store = StateStore(self.place / "store", CONFIG.encode())
         try:
             with store.read() as view:
                 tip = view.tip()
@@ -157,7 +157,7 @@ def test_a_verifier_whose_clock_has_jumped_refuses_nothing_for_good(
 ) -> None:
     """It waits, and signs when its clock is right."""
     monkeypatch.setattr(following, "OLD_PATIENCE", 0)
-    config, off = panel_of("v1", threshold=1), [0]
+    config, off = quorum_of("v1", threshold=1), [0]
 
     async def run() -> None:
         async with place("s") as s, place("v1") as p1:

@@ -32,8 +32,8 @@ from cbfs_names.rounds import verifier as verifier_module
 from cbfs_names.rounds.sequencer import Sequencer
 from cbfs_names.rounds.verifier import Verifier
 from cbfs_names.state.block import Block, BlockRefused, decode_block, proposal_text
-from cbfs_names.state.round_log import Log
-from cbfs_names.state.store import Store
+from cbfs_names.state.round_log import RoundLog
+from cbfs_names.state.store import StateStore
 from tests.support.children import exit_code
 from tests.support.killing import Kill, KillingEnv, Record, every_point
 from tests.support.names_local import (
@@ -64,23 +64,23 @@ THREE = Config(
 )
 
 
-def entry_of(store: Store, name: str) -> Entry | None:
+def entry_of(store: StateStore, name: str) -> Entry | None:
     with store.read() as view:
         found = view.entry(name_index(CONFIG.namespace, name))
     return None if found is None else decode_entry(found)
 
 
-def updated(store: Store) -> list[Operation]:
+def updated(store: StateStore) -> list[Operation]:
     old = entry_of(store, "alice")
     return [update(old, b"second")] if old and old.version == 1 else []
 
 
-def rotated(store: Store) -> list[Operation]:
+def rotated(store: StateStore) -> list[Operation]:
     old = entry_of(store, "alice")
     return [rotate(old, owners(ANOTHER), b"o" * 32, ANOTHER)] if old and old.version == 2 else []
 
 
-STEPS: tuple[Callable[[Store], list[Operation]], ...] = (
+STEPS: tuple[Callable[[StateStore], list[Operation]], ...] = (
     lambda _: [commit("alice"), commit("bobby")],
     lambda _: [register("alice"), register("bobby")],
     updated,
@@ -93,7 +93,7 @@ class Whole:
     """Sequencer and verifier in one process, over one store."""
 
     def __init__(self, place: Path) -> None:
-        self.store = Store(place / "store", CONFIG.encode())
+        self.store = StateStore(place / "store", CONFIG.encode())
         self._core = Embedded(self.store, KEYS.log, KEYS.verifier, COSIGNER)
 
     def start(self, now: int) -> None:
@@ -112,9 +112,9 @@ class Parts:
 
     def __init__(self, place: Path) -> None:
         text = THREE.encode()
-        self.store = Store(place / "sequencer", text)
+        self.store = StateStore(place / "sequencer", text)
         self.sequencer = Sequencer(self.store, KEYS.log)
-        self.stores = {name: Store(place / name, text) for name in VERIFIERS}
+        self.stores = {name: StateStore(place / name, text) for name in VERIFIERS}
         self.verifiers = {
             name: Verifier(store, SEEDS[name], f"{CONFIG.namespace}/{name}")
             for name, store in self.stores.items()
@@ -150,7 +150,7 @@ class Parts:
             store.close()
 
 
-def entry_count(store: Store) -> int:
+def entry_count(store: StateStore) -> int:
     """Rounds that are locked."""
     with store.read() as view:
         return view.size()
@@ -216,7 +216,7 @@ def run(kind: str, place: Path, number: int, now: int) -> int:
     return 0
 
 
-def check_acknowledged(store: Store, record: Record) -> None:
+def check_acknowledged(store: StateStore, record: Record) -> None:
     for kind, *words in record.lines():
         if kind == "acknowledged":
             entry = entry_of(store, words[0])
@@ -281,13 +281,13 @@ def offer_rivals(place: Path) -> int:
     return 0
 
 
-def rival(store: Store, block: Block) -> Block | None:
+def rival(store: StateStore, block: Block) -> Block | None:
     """The block as of a second later, properly signed; None where the store is too far behind."""
     round_ = replace(block.round, time=block.round.time + 1)
     with store.read() as view:
         if view.size() < round_.number:
             return None
-        root, _ = Log(round_.number, view.log_hash).append(round_.digest())
+        root, _ = RoundLog(round_.number, view.log_hash).append(round_.digest())
     text = Checkpoint(CONFIG.namespace, round_.number + 1, root).encode()
     return replace(block, round=round_, signature=sign(KEYS.log, proposal_text(text)))
 

@@ -28,14 +28,14 @@ from cbfs_names.state.replay import Committed, Replay
 from cbfs_names.wire.peer_messages import Offer
 from tests.names.test_names_registration import INVITED, invited, token
 from tests.support.names_local import CONFIG, NAMESPACE, NOW, Local, commit, local, register
-from tests.support.names_panel import (
+from tests.support.names_proposer import (
     PATIENCE,
     Proposer,
     ask,
     key,
-    panel_of,
     place,
     proposer,
+    quorum_of,
     seed,
     stored,
     verifier,
@@ -140,7 +140,7 @@ LIES = {
 @pytest.mark.parametrize("name", LIES)
 def test_a_false_round_is_refused_by_its_reason(tmp_path: Path, name: str) -> None:
     lie = LIES[name]
-    config = panel_of("v1", threshold=1, terms=lie.terms)
+    config = quorum_of("v1", threshold=1, terms=lie.terms)
 
     async def go(sequencer: Proposer) -> None:
         for operations in ((), *lie.before):
@@ -172,7 +172,7 @@ def test_another_block_of_a_restarted_sequencer_is_not_taken(
 ) -> None:
     """In the place of the one that is locked: nobody signs for a round twice."""
     caplog.set_level(logging.INFO)
-    config = panel_of("v1", threshold=1)
+    config = quorum_of("v1", threshold=1)
 
     async def run() -> None:
         async with place("s") as s, place("v1") as p1:
@@ -201,7 +201,7 @@ def test_another_block_of_a_restarted_sequencer_is_not_taken(
 
 # What is not published.
 
-TWO_OF_THREE = panel_of("v1", "v2", "v3", threshold=2)
+TWO_OF_THREE = quorum_of("v1", "v2", "v3", threshold=2)
 
 
 def with_lines(head: bytes, *lines: SignatureLine) -> bytes:
@@ -297,7 +297,7 @@ def test_two_histories_are_found_out_and_proven_to_anybody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The sequencer shows one to v1 and another to v2, and v3 signs both."""
-    monkeypatch.setattr(peers, "WATCH_PAUSE", 0.1)
+    monkeypatch.setattr(peers, "GOSSIP_PAUSE", 0.1)
     found: list[Path] = []
 
     def evidence() -> list[Path]:
@@ -374,7 +374,7 @@ def test_who_is_given_another_history_ends_and_the_others_can_prove_it(
 ) -> None:
     """v1 has signed one history, and is then shown what v2 has signed and is longer: v1 cannot
     prove it, since it has not got that log, but tells v2, which has."""
-    monkeypatch.setattr(peers, "WATCH_PAUSE", 3_600)
+    monkeypatch.setattr(peers, "GOSSIP_PAUSE", 3_600)
 
     async def fork(one: Proposer, other: Proposer) -> None:
         first = one.make()

@@ -21,20 +21,20 @@ from cbfs_common.names.wire import (
     decode_request,
     encode_reply,
 )
-from cbfs_names.processes.roles import Beside, SequencerRole
+from cbfs_names.processes.roles import Deployment, SequencerRole
 from cbfs_names.state.block import Reason
-from cbfs_names.state.keys import Keys
-from cbfs_names.wire.deferred import Waiting
+from cbfs_names.state.keys import ServerKeys
+from cbfs_names.wire.sockets import DeferredReply
 from tests.support.names_local import KEYS, NAMESPACE, commit, register
-from tests.support.names_panel import (
+from tests.support.names_proposer import (
     PATIENCE,
     RANDOM,
     Proposer,
     ask,
     key,
-    panel_of,
     place,
     proposer,
+    quorum_of,
     serving,
     stored,
     verifier,
@@ -45,7 +45,7 @@ ALICE, BOB = b"a" * 32, b"b" * 32
 
 
 def test_a_round_without_an_operation_that_has_a_receipt_is_refused(tmp_path: Path) -> None:
-    config = panel_of("v1", threshold=1)
+    config = quorum_of("v1", threshold=1)
     wanted = commit("alice").encode()
 
     async def go(sequencer: Proposer, asked: Callable[[bytes], object]) -> None:
@@ -92,7 +92,7 @@ class Censor:
 
     role: SequencerRole
 
-    def answer(self, payload: bytes) -> bytes | Waiting:
+    def answer(self, payload: bytes) -> bytes | DeferredReply:
         try:
             request = decode_request(payload)
         except DecodeError:
@@ -103,7 +103,7 @@ class Censor:
 
 
 def test_who_is_left_out_by_the_sequencer_gets_in_by_the_verifiers(tmp_path: Path) -> None:
-    config = panel_of("v1", threshold=1)
+    config = quorum_of("v1", threshold=1)
 
     async def tried(policy: Policy, until: type[BaseException] | None) -> None:
         """Until this error, or until it is done."""
@@ -120,9 +120,13 @@ def test_who_is_left_out_by_the_sequencer_gets_in_by_the_verifiers(tmp_path: Pat
 
     async def run() -> None:
         async with place("s") as s, place("v1") as p1:
-            beside = Beside(ConfigFile(config, None, {"v1": p1.address}), None, (), current=False)
+            beside = Deployment(
+                ConfigFile(config, None, {"v1": p1.address}), None, (), current=False
+            )
             with stored(tmp_path / "s", config) as store:
-                role = SequencerRole(store, Keys(s.secret, KEYS.log, b""), tmp_path, beside, RANDOM)
+                role = SequencerRole(
+                    store, ServerKeys(s.secret, KEYS.log, b""), tmp_path, beside, RANDOM
+                )
                 v1 = verifier(tmp_path / "v1", "v1", config, p1, s.address, {}, time.time)
                 async with (
                     serving(s, Censor(role)),

@@ -28,7 +28,7 @@ from cbfs_common.names.registration import parse_token
 from cbfs_common.primitives import Random, kem_encapsulate
 from cbfs_common.profile import parse_address
 from cbfs_names.wire.peer_link import connected
-from cbfs_names.wire.peer_messages import AskStatus, Status, decode, encode
+from cbfs_names.wire.peer_messages import AskStatus, PeerStatus, decode, encode
 from tests.support.names_server import Kept
 
 RANDOM = Random(os.urandom, kem_encapsulate)
@@ -156,12 +156,12 @@ class Town:
                         raise
                 await trio.sleep(0.1)
 
-    async def status(self, name: str) -> Status:
+    async def status(self, name: str) -> PeerStatus:
         words = self.config.read_text().split()
         url = next(word for word in words if self.urls[name] in word)
         async with connected(parse_address(url, "cbfs-names"), RANDOM) as link:
             found = await link.call(AskStatus(b""))
-        assert isinstance(found, Status)
+        assert isinstance(found, PeerStatus)
         return found
 
 

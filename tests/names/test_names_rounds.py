@@ -23,8 +23,8 @@ from cbfs_host.lmdb_environment import StoreError
 from cbfs_names.rounds.sequencer import build_block
 from cbfs_names.rounds.verifier import check_block
 from cbfs_names.state.block import Block, BlockRefused, Reason, proposal_text
-from cbfs_names.state.round_log import Log
-from cbfs_names.state.store import Store, Table
+from cbfs_names.state.round_log import RoundLog
+from cbfs_names.state.store import StateStore, StateTable
 from tests.support.names_local import (
     CONFIG,
     COSIGNER,
@@ -249,7 +249,7 @@ def next_block(directory: Local, *operations: Operation, now: int = NOW) -> Bloc
 def resigned(directory: Local, block: Block, seed: bytes = KEYS.log) -> Block:
     """The block with the sequencer's signature over what it says now."""
     with directory.store.read() as view:
-        root, _ = Log(block.round.number, view.log_hash).append(block.round.digest())
+        root, _ = RoundLog(block.round.number, view.log_hash).append(block.round.digest())
     text = Checkpoint(CONFIG.namespace, block.round.number + 1, root).encode()
     return replace(block, signature=sign(seed, proposal_text(text)))
 
@@ -314,7 +314,7 @@ def test_verifier_refuses_a_bad_round_for_good(directory: Local, case: str) -> N
     assert caught.value.reason is reason
     with directory.store.read() as view:
         tip = view.tip()
-        kept = view.get(Table.REFUSALS, (1).to_bytes(8, "big") + bad.round.digest())
+        kept = view.get(StateTable.REFUSALS, (1).to_bytes(8, "big") + bad.round.digest())
     assert tip is not None
     assert tip.number == 0
     assert kept is not None
@@ -357,7 +357,7 @@ def test_stale_proposal_is_dropped_once_it_is_refused(tmp_path: Path) -> None:
     with local(tmp_path / "store") as before:
         stale, _ = before.sequencer.propose([commit("alice").encode()], NOW)
     assert stale is not None
-    store = Store(tmp_path / "store", CONFIG.encode())
+    store = StateStore(tmp_path / "store", CONFIG.encode())
     late = Local(store, NOW + 10 * ROUND_TIME_OFF_MAX)
     assert late.sequencer.outstanding() is None
     with pytest.raises(BlockRefused):
@@ -404,7 +404,7 @@ def test_store_of_other_keys_is_refused(tmp_path: Path) -> None:
     with local(tmp_path / "store"):
         pass
     with pytest.raises(StoreError) as caught:
-        Store(tmp_path / "store", replace(KEYS, log=ANOTHER).config(Terms()).encode())
+        StateStore(tmp_path / "store", replace(KEYS, log=ANOTHER).config(Terms()).encode())
     assert caught.value.hint
 
 

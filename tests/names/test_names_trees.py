@@ -16,8 +16,8 @@ from cbfs_common.names.trees import (
     includes,
     leaf_hash,
 )
-from cbfs_names.state.map_nodes import Leaf, Tree, prefix
-from cbfs_names.state.round_log import Log
+from cbfs_names.state.map_nodes import Leaf, MapTree, prefix
+from cbfs_names.state.round_log import RoundLog
 from tests.support import names_naive as naive
 
 RFC_LEAVES = [
@@ -61,8 +61,8 @@ class StoredLog:
         self.hashes: dict[tuple[int, int], bytes] = {}
         self.leaves: list[bytes] = []
 
-    def log(self) -> Log:
-        return Log(len(self.leaves), lambda level, index: self.hashes[level, index])
+    def log(self) -> RoundLog:
+        return RoundLog(len(self.leaves), lambda level, index: self.hashes[level, index])
 
     def append(self, leaf: bytes) -> bytes:
         root, made = self.log().append(leaf)
@@ -113,8 +113,8 @@ class StoredMap:
         self.records: dict[bytes, bytes] = {}
         self.leaves: dict[bytes, bytes] = {}
 
-    def tree(self) -> Tree:
-        return Tree(self.records.get, self._leaf)
+    def tree(self) -> MapTree:
+        return MapTree(self.records.get, self._leaf)
 
     def _leaf(self, index: bytes, depth: int) -> Leaf:
         found = [

@@ -14,30 +14,30 @@ from cbfs_common.names.note import Checkpoint, SignedNote, cosign, parse_note
 from cbfs_common.names.operations import Operation, OperationKind, Refusal
 from cbfs_common.names.wire import AskHead, HeadIs, Receipted, RefusedReply, Submit, decode_reply
 from cbfs_names.commands.main import main
-from cbfs_names.processes.roles import Beside, SequencerRole
+from cbfs_names.processes.roles import Deployment, SequencerRole
 from cbfs_names.state.block import Block
-from cbfs_names.state.keys import Keys
-from cbfs_names.state.store import Store
+from cbfs_names.state.keys import ServerKeys
+from cbfs_names.state.store import StateStore
 from cbfs_names.wire.peer_link import PeerLink, connected
-from cbfs_names.wire.peer_messages import Await, Done, Offer, Vote
+from cbfs_names.wire.peer_messages import Acknowledged, Await, Offer, Vote
 from tests.support.names_local import KEYS, NAMESPACE, commit
-from tests.support.names_panel import (
+from tests.support.names_proposer import (
     PATIENCE,
     RANDOM,
     Place,
     Proposer,
     ask,
     key,
-    panel_of,
     place,
     proposer,
+    quorum_of,
     seed,
     serving,
     stored,
     verifier,
 )
 
-TWO_OF_THREE: Config = panel_of("v1", "v2", "v3", threshold=2)
+TWO_OF_THREE: Config = quorum_of("v1", "v2", "v3", threshold=2)
 
 
 def test_a_verifier_restored_from_a_copy_signs_no_second_head(
@@ -47,7 +47,7 @@ def test_a_verifier_restored_from_a_copy_signs_no_second_head(
     tells nothing; another verifier does. From the next round on it signs again."""
     caplog.set_level(logging.WARNING)
 
-    async def go(store: Store) -> None:
+    async def go(store: StateStore) -> None:
         async with place("s") as s, place("v1") as p1, place("v2") as p2:
             peers = {"v1": p1.address, "v2": p2.address}
 
@@ -91,7 +91,7 @@ def test_a_verifier_restored_from_a_copy_signs_no_second_head(
 @pytest.mark.slow
 def test_a_sequencer_restored_from_a_copy_proposes_again_what_was_locked(tmp_path: Path) -> None:
     """It takes over the round that was published since, and the one that is only locked."""
-    config = panel_of("v1", threshold=1)
+    config = quorum_of("v1", threshold=1)
     blocks: list[Block] = []
 
     async def go() -> None:
@@ -111,8 +111,8 @@ def test_a_sequencer_restored_from_a_copy_proposes_again_what_was_locked(tmp_pat
                         await sequencer.until(lambda: sequencer.signed_by("v1", block))
                         blocks.append(block)
                 with stored(tmp_path / "copy", config) as store:
-                    beside = Beside(ConfigFile(config, None, peers), None, (), current=False)
-                    keys = Keys(s.secret, KEYS.log, bytes(32))
+                    beside = Deployment(ConfigFile(config, None, peers), None, (), current=False)
+                    keys = ServerKeys(s.secret, KEYS.log, bytes(32))
                     role = SequencerRole(store, keys, tmp_path, beside, RANDOM)
                     await until_head(s, role, store, 3)
                     with store.read() as view:
@@ -121,12 +121,12 @@ def test_a_sequencer_restored_from_a_copy_proposes_again_what_was_locked(tmp_pat
     trio.run(go)
 
 
-def store_head(store: Store) -> bytes:
+def store_head(store: StateStore) -> bytes:
     with store.read() as view:
         return view.head() or b""
 
 
-async def until_head(at: Place, role: SequencerRole, store: Store, size: int) -> None:
+async def until_head(at: Place, role: SequencerRole, store: StateStore, size: int) -> None:
     """Run it until so many rounds are published."""
     async with serving(at, role), trio.open_nursery() as nursery:
         nursery.start_soon(role.run)
@@ -138,15 +138,15 @@ async def until_head(at: Place, role: SequencerRole, store: Store, size: int) ->
 
 
 def test_what_only_a_verifier_was_told_is_in_the_sequencer_s_next_round(tmp_path: Path) -> None:
-    config = panel_of("v1", threshold=1)
+    config = quorum_of("v1", threshold=1)
     wanted = commit("alice").encode()
 
     async def run() -> None:
         async with place("s") as s, place("v1") as p1:
             peers = {"v1": p1.address}
-            beside = Beside(ConfigFile(config, None, peers), None, (), current=False)
+            beside = Deployment(ConfigFile(config, None, peers), None, (), current=False)
             with stored(tmp_path / "s", config) as store:
-                keys = Keys(s.secret, KEYS.log, bytes(32))
+                keys = ServerKeys(s.secret, KEYS.log, bytes(32))
                 role = SequencerRole(store, keys, tmp_path, beside, RANDOM)
                 args = tmp_path / "v1", "v1", config, p1, s.address, peers, time.time
                 async with verifier(*args), trio.open_nursery() as nursery:
@@ -168,7 +168,7 @@ def test_the_quorum_gives_the_directory_into_other_hands(
     """A verifier that was away meanwhile follows when its operator gives it the new configuration,
     and not before; one that comes in with it replays everything."""
     caplog.set_level(logging.INFO)
-    old, new = panel_of("v1", threshold=1), panel_of("v2", threshold=1)
+    old, new = quorum_of("v1", threshold=1), quorum_of("v2", threshold=1)
     change = Operation(
         OperationKind.CONFIGURE, NAMESPACE, "", 0, 0, old.digest(), 100, terms=new.encode()
     ).signed((seed("v1"),))
@@ -214,16 +214,16 @@ async def times(at: Place) -> list[int]:
 
 async def voted(link: PeerLink, text: bytes, at: int) -> None:
     line = cosign(seed("v1"), "v1", at, text)
-    assert await link.call(Vote(SignedNote(text, (line,)).encode())) == Done()
+    assert await link.call(Vote(SignedNote(text, (line,)).encode())) == Acknowledged()
 
 
 async def by_hand(path: Path, go: Callable[[PeerLink, Place, bytes], Awaitable[None]]) -> None:
     """A sequencer whose only verifier is in the test's hand, with the first round's checkpoint."""
-    config = panel_of("v1", threshold=1)
+    config = quorum_of("v1", threshold=1)
     async with place("s") as s:
-        beside = Beside(ConfigFile(config, None, {}), None, (), current=False)
+        beside = Deployment(ConfigFile(config, None, {}), None, (), current=False)
         with stored(path / "s", config) as store:
-            role = SequencerRole(store, Keys(s.secret, KEYS.log, b""), path, beside, RANDOM)
+            role = SequencerRole(store, ServerKeys(s.secret, KEYS.log, b""), path, beside, RANDOM)
             async with serving(s, role), trio.open_nursery() as nursery:
                 nursery.start_soon(role.run)
                 async with connected(s.address, RANDOM) as link:

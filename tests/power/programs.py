@@ -18,7 +18,7 @@ import cbfs.commands.main
 import cbfs.commands.mount
 import cbfs_host.lmdb_environment
 import cbfs_server.cli
-import cbfs_server.house
+import cbfs_server.housekeeping
 from cbfs.storage.root_key import RootFile
 from cbfs_common.names.note import SignatureLine, cosign, sign_checkpoint
 from cbfs_names.commands.main import main as names_main
@@ -146,7 +146,7 @@ class Programs:
         faulty, fault = FAULTS[self._fault]
 
         def run() -> object:
-            cbfs_server.house.__dict__["FREE_MIN"] = 0  # the disks are small
+            cbfs_server.housekeeping.__dict__["FREE_MIN"] = 0  # the disks are small
             if who in faulty:
                 fault()
             if self._acks is not None:

@@ -26,13 +26,12 @@ from cbfs_common.wire.requests import (
 from cbfs_names.limits import AWAIT_PATIENCE, AWAITING_MAX
 from cbfs_names.processes.quorum import Quorum
 from cbfs_names.rounds.sequencer import Sequencer
-from cbfs_names.state.store import Store
-from cbfs_names.wire.deferred import Waiting
+from cbfs_names.state.store import StateStore
 from cbfs_names.wire.peer_messages import Await, Offer, decode
 from cbfs_names.wire.peer_messages import encode as encode_peer
-from cbfs_names.wire.sockets import listen, listening_port, serve
+from cbfs_names.wire.sockets import DeferredReply, listen, listening_port, serve
 from tests.support.names_local import CONFIG, KEYS
-from tests.support.names_panel import stored
+from tests.support.names_proposer import stored
 from tests.support.serving import (
     RANDOM,
     TIMEOUT,
@@ -147,9 +146,9 @@ class Echo:
     """Answers at once, but those who ask to wait."""
 
     def __init__(self) -> None:
-        self.waiting = Waiting(b"late", TIMEOUT)
+        self.waiting = DeferredReply(b"late", TIMEOUT)
 
-    def answer(self, payload: bytes) -> bytes | Waiting:
+    def answer(self, payload: bytes) -> bytes | DeferredReply:
         return self.waiting if payload == b"wait" else payload
 
 
@@ -207,12 +206,12 @@ def test_strangers_who_wait_for_blocks_keep_no_verifier_waiting(tmp_path: Path) 
     """Who is crowded out is answered at once, and asks again."""
     nothing_yet = encode_peer(Await(0, b"", 0))
 
-    async def main(store: Store) -> None:
+    async def main(store: StateStore) -> None:
         quorum = Quorum(store, Sequencer(store, KEYS.log), trio.lowlevel.checkpoint, tmp_path)
         verifier = quorum.answer(nothing_yet)
-        assert isinstance(verifier, Waiting)
+        assert isinstance(verifier, DeferredReply)
         for _ in range(AWAITING_MAX):
-            assert isinstance(quorum.answer(nothing_yet), Waiting)
+            assert isinstance(quorum.answer(nothing_yet), DeferredReply)
         assert isinstance(decode(await verifier.reply()), Offer)
         assert trio.current_time() < AWAIT_PATIENCE
         assert len(quorum._awaiting) == AWAITING_MAX

@@ -33,12 +33,12 @@ from cbfs_common.wire.requests import (
     UploadPrekeys,
     envelope_id,
 )
-from cbfs_host.calendar import Calendar, Mark, decode_mark
-from cbfs_server import house as house_module
-from cbfs_server.house import House
+from cbfs_host.calendar import Calendar, ClockMark, decode_mark
+from cbfs_server import housekeeping as house_module
+from cbfs_server.housekeeping import Housekeeping
 from cbfs_server.limits import RETENTION_DAYS
 from cbfs_server.push import Pusher
-from cbfs_server.store import Store
+from cbfs_server.store import MailboxStore
 from tests.server.test_server_store import ALICE, BOB, Caller
 from tests.support.serving import TIMEOUT, envelope, record
 
@@ -62,16 +62,16 @@ class Machine:
     def running(self) -> float:
         return self.real - self.boots
 
-    def live(self, script: Callable[[House, Caller, Caller], Awaitable[None]]) -> None:
+    def live(self, script: Callable[[Housekeeping, Caller, Caller], Awaitable[None]]) -> None:
         """One life of the server."""
 
         async def life() -> None:
-            store = Store(self.place / "store")
+            store = MailboxStore(self.place / "store")
             try:
                 with trio.fail_after(TIMEOUT):
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(store.run)
-                        house = House(store, self.place, self.clock, self.running)
+                        house = Housekeeping(store, self.place, self.clock, self.running)
                         service = house.service(Pusher(store), 1_000, 10)
                         await house.look()
                         await script(house, Caller(service, ALICE), Caller(service, BOB))
@@ -96,14 +96,14 @@ def test_a_jump_empties_no_mailbox(
     each, prekeys = envelope(), [record(expires=NOW + PREKEY_LIFETIME) for _ in range(3)]
     last = record(PrekeyKind.LAST_RESORT, expires=NOW + PREKEY_LIFETIME)
 
-    async def fill(_house: House, alice: Caller, bob: Caller) -> None:
+    async def fill(_house: Housekeeping, alice: Caller, bob: Caller) -> None:
         await alice.ask(CreateAccount())
         await alice.ask(UploadPrekeys((*prekeys, last)))
         await bob.ask(Deliver(ALICE, each))
         if not restarts:
             await jumped(_house, alice, bob)
 
-    async def jumped(house: House, alice: Caller, bob: Caller) -> None:
+    async def jumped(house: Housekeeping, alice: Caller, bob: Caller) -> None:
         machine.off = jump
         for _ in range(6):
             await house.look()
@@ -128,7 +128,7 @@ def test_mail_that_came_in_1970_is_not_old_when_the_clock_is_set(tmp_path: Path)
     machine.off = -NOW
     each = envelope()
 
-    async def fill(house: House, alice: Caller, bob: Caller) -> None:
+    async def fill(house: Housekeeping, alice: Caller, bob: Caller) -> None:
         await alice.ask(CreateAccount())
         await bob.ask(Deliver(ALICE, each))
         machine.off = 0
@@ -147,15 +147,15 @@ def test_what_is_old_goes_and_the_log_counts_it(
     machine = Machine(tmp_path)
     old, young = envelope(), envelope()
 
-    async def fill(_house: House, alice: Caller, bob: Caller) -> None:
+    async def fill(_house: Housekeeping, alice: Caller, bob: Caller) -> None:
         await alice.ask(CreateAccount())
         await bob.ask(Deliver(ALICE, old))
 
-    async def day(house: House, alice: Caller, bob: Caller) -> None:
+    async def day(house: Housekeeping, alice: Caller, bob: Caller) -> None:
         assert await held(alice) == {envelope_id(old)}
         machine.real += DAY // 2
 
-    async def later(house: House, alice: Caller, bob: Caller) -> None:
+    async def later(house: Housekeeping, alice: Caller, bob: Caller) -> None:
         await bob.ask(Deliver(ALICE, young))
         for _ in range(RETENTION_DAYS // 2 + 3):
             machine.real += DAY
@@ -174,7 +174,7 @@ def test_what_is_old_goes_and_the_log_counts_it(
 def test_prekeys_that_seem_over_make_room_only_when_there_is_none(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
 
-    async def script(house: House, alice: Caller, bob: Caller) -> None:
+    async def script(house: Housekeeping, alice: Caller, bob: Caller) -> None:
         await alice.ask(CreateAccount())
         for _ in range(20):
             over = tuple(record(expires=1) for _ in range(10))
@@ -187,14 +187,14 @@ def test_prekeys_that_seem_over_make_room_only_when_there_is_none(tmp_path: Path
 
 
 def test_a_mark_has_one_codec() -> None:
-    assert decode_mark(Mark(1, 2, 3).encode()) == Mark(1, 2, 3)
+    assert decode_mark(ClockMark(1, 2, 3).encode()) == ClockMark(1, 2, 3)
     for wrong in b"", bytes(23), bytes(25):
         with pytest.raises(DecodeError):
             decode_mark(wrong)
 
 
 def test_a_clock_that_stays_ahead_is_believed_after_a_day() -> None:
-    calendar = Calendar(Mark(NOW, NOW, NOW), NOW + 90 * DAY, 0)
+    calendar = Calendar(ClockMark(NOW, NOW, NOW), NOW + 90 * DAY, 0)
     assert "90 days ahead" in calendar.look(NOW + 90 * DAY, 0)
     assert calendar.look(NOW + 90 * DAY + 3_600, 3_600) == ""
     assert calendar.now == NOW + 3_600
@@ -217,12 +217,12 @@ class Jumps(RuleBasedStateMachine):
     def teardown(self) -> None:
         shutil.rmtree(self.place)
 
-    def play(self, script: Callable[[House, Caller, Caller], Awaitable[None]]) -> None:
+    def play(self, script: Callable[[Housekeeping, Caller, Caller], Awaitable[None]]) -> None:
         self.machine.live(script)
 
     @initialize()
     def begin(self) -> None:
-        async def script(_house: House, alice: Caller, _bob: Caller) -> None:
+        async def script(_house: Housekeeping, alice: Caller, _bob: Caller) -> None:
             await alice.ask(CreateAccount())
 
         self.play(script)
@@ -239,7 +239,7 @@ class Jumps(RuleBasedStateMachine):
 
     @rule(days=st.integers(1, 25), mail=st.booleans())
     def it_runs(self, days: int, mail: bool) -> None:
-        async def script(house: House, alice: Caller, bob: Caller) -> None:
+        async def script(house: Housekeeping, alice: Caller, bob: Caller) -> None:
             for number in range(days * 4):
                 if mail and number == 0:
                     each = envelope()
@@ -254,7 +254,7 @@ class Jumps(RuleBasedStateMachine):
     def prekeys_go_round(self) -> None:
         """Made by a client whose clock is right."""
 
-        async def script(house: House, alice: Caller, bob: Caller) -> None:
+        async def script(house: Housekeeping, alice: Caller, bob: Caller) -> None:
             fresh = record(expires=int(self.machine.real) + PREKEY_LIFETIME)
             await alice.ask(UploadPrekeys((fresh,), replace=True))
             if self.machine.off == 0:
@@ -267,7 +267,7 @@ class Jumps(RuleBasedStateMachine):
     def nothing_goes_early_nor_stays_for_ever(self) -> None:
         there: set[bytes] = set()
 
-        async def script(house: House, alice: Caller, _bob: Caller) -> None:
+        async def script(house: Housekeeping, alice: Caller, _bob: Caller) -> None:
             there.update(await held(alice))
 
         self.play(script)

@@ -28,11 +28,11 @@ from cbfs_host.lmdb_environment import StoreError
 from cbfs_host.logs import keep_going
 from cbfs_names.processes.receipts import Receipts
 from cbfs_names.state.replay import Replay
-from cbfs_server.house import House
+from cbfs_server.housekeeping import Housekeeping
 from cbfs_server.push import Pusher
 from cbfs_server.service import Service
 from cbfs_server.sockets import Server
-from cbfs_server.store import Store
+from cbfs_server.store import MailboxStore
 from tests.names.test_names_server import Running, names
 from tests.support.names_local import commit, local
 from tests.support.serving import (
@@ -189,14 +189,14 @@ def refuse(*_arguments: Any, **_options: Any) -> None:
 
 async def served(tmp_path: Path, script: Callable[[RawClient], None]) -> None:
     """A message server in this process; ``script`` has a client of it, in a thread."""
-    store = Store(tmp_path / "store")
+    store = MailboxStore(tmp_path / "store")
     try:
         async with trio.open_nursery() as committer:
             committer.start_soon(store.run)
             async with trio.open_nursery() as nursery:
                 listener = listen(Place("127.0.0.1", 0))
                 pusher = Pusher(store)
-                service = House(store, tmp_path).service(pusher, 10, ACCOUNTS)
+                service = Housekeeping(store, tmp_path).service(pusher, 10, ACCOUNTS)
                 Server(b"k" * 32, RANDOM, service, pusher, nursery).start(listener)
                 port = listener.getsockname()[1]
                 address = Address(dh_public(b"k" * 32), "127.0.0.1", port)
@@ -237,7 +237,7 @@ def test_a_fault_in_one_request_is_the_end_of_one_connection_at_most(
                 assert client.closed_by_server()
             elif where == "a change":
                 broken.setattr(Service, "_tell", lambda *_: None)
-                broken.setattr("cbfs_server.store.Writer.put_account", refuse)
+                broken.setattr("cbfs_server.store.MailboxWriter.put_account", refuse)
                 assert ask(client, 1, encode(CreateAccount()))  # TROUBLE
             elif where == "its end":
                 broken.setattr(Pusher, "unsubscribe", refuse)

@@ -26,7 +26,7 @@ from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address, Profile, decode_profile, parse_address
 from cbfs_common.wire.requests import GetLimits
 from cbfs_host.listening import Place, listen, parse_place
-from cbfs_host.logs import ALIKE_MAX, ALIKE_PERIOD, KINDS_MAX, Handler
+from cbfs_host.logs import ALIKE_MAX, ALIKE_PERIOD, KINDS_MAX, ServerLog
 from tests.support.serving import TIMEOUT, RawClient, link_to, running_server
 
 PROGRAMS = {"cbfs_server": "cbfs_server.cli", "cbfs_names": "cbfs_names.commands.main"}
@@ -157,8 +157,8 @@ def test_lines_without_room_are_counted() -> None:
     os.write(writing, b"x" * 4_095 + b"\n")
     code = (
         "import logging\n"
-        "from cbfs_host.logs import Handler, LINES_MAX, log_to\n"
-        "with Handler(None) as handler:\n"
+        "from cbfs_host.logs import LINES_MAX, ServerLog, log_to\n"
+        "with ServerLog(None) as handler:\n"
         "    log_to(handler, logging.INFO, '%(message)s')\n"
         "    for number in range(LINES_MAX + 100): logging.info('line %d', number)\n"
         "    print('logged', flush=True)\n"
@@ -199,7 +199,7 @@ def test_strangers_who_break_connections_do_not_fill_the_log(program: str, tmp_p
 
 def test_lines_alike_are_bounded_and_counted_and_others_are_logged(tmp_path: Path) -> None:
     now = 1_000.0
-    handler = Handler(tmp_path / "log", lambda: now)
+    handler = ServerLog(tmp_path / "log", lambda: now)
     logger = logging.Logger("test")
     logger.addHandler(handler)
     for number in range(50_000):

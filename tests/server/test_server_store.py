@@ -37,11 +37,10 @@ from cbfs_common.wire.requests import (
 )
 from cbfs_host import lmdb_environment
 from cbfs_host.lmdb_environment import StoreError
-from cbfs_server.limits import EXPIRY_BATCH, RETENTION_DAYS, TAKES_BURST, TAKES_PERIOD
+from cbfs_server.limits import EXPIRY_BATCH, PREKEY_BURST, PREKEY_PERIOD, RETENTION_DAYS
 from cbfs_server.push import Pusher
-from cbfs_server.service import DAY, Service, expire
-from cbfs_server.store import Store
-from cbfs_server.takes import Takes
+from cbfs_server.service import DAY, PrekeyRateLimit, Service, expire
+from cbfs_server.store import MailboxStore
 from tests.support.serving import TIMEOUT, envelope, record
 
 ALICE, BOB = b"a" * 32, b"b" * 32
@@ -84,7 +83,7 @@ class Clock:
 
 @asynccontextmanager
 async def serving(path: Path, clock: Clock, mailbox: int = 100) -> AsyncIterator[Service]:
-    opened = Store(path)
+    opened = MailboxStore(path)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(opened.run)
@@ -139,19 +138,19 @@ async def _expire_all(service: Service, today: int) -> int:
 
 
 def test_takers_cannot_use_up_what_an_account_has() -> None:
-    takes = Takes()
-    assert all(takes.may_take(ALICE, 5.0) for _ in range(TAKES_BURST))
-    assert not takes.may_take(ALICE, 5.0)
-    assert takes.may_take(BOB, 5.0)
-    assert not takes.may_take(ALICE, 5.0 + TAKES_PERIOD * 0.9)
-    assert takes.may_take(ALICE, 5.0 + TAKES_PERIOD)
-    assert not takes.may_take(ALICE, 5.0 + TAKES_PERIOD)
+    takes = PrekeyRateLimit()
+    assert all(takes.allows(ALICE, 5.0) for _ in range(PREKEY_BURST))
+    assert not takes.allows(ALICE, 5.0)
+    assert takes.allows(BOB, 5.0)
+    assert not takes.allows(ALICE, 5.0 + PREKEY_PERIOD * 0.9)
+    assert takes.allows(ALICE, 5.0 + PREKEY_PERIOD)
+    assert not takes.allows(ALICE, 5.0 + PREKEY_PERIOD)
 
 
 def test_what_takers_leave_behind_is_forgotten() -> None:
-    takes = Takes()
+    takes = PrekeyRateLimit()
     for number in range(10_000):
-        assert takes.may_take(number.to_bytes(32, "big"), number * TAKES_PERIOD)
+        assert takes.allows(number.to_bytes(32, "big"), number * PREKEY_PERIOD)
     assert len(takes._full_at) < 2_000
 
 
@@ -161,10 +160,10 @@ def test_past_the_limit_takers_get_the_last_resort_prekey(tmp_path: Path) -> Non
             alice = Caller(service, ALICE)
             await alice.ask(CreateAccount())
             last = record(PrekeyKind.LAST_RESORT)
-            for _ in range(TAKES_BURST // 10 + 1):
+            for _ in range(PREKEY_BURST // 10 + 1):
                 await alice.ask(UploadPrekeys(tuple(record() for _ in range(10))))
             await alice.ask(UploadPrekeys((last,)))
-            for _ in range(TAKES_BURST):
+            for _ in range(PREKEY_BURST):
                 assert await alice.ask(TakePrekey(ALICE)) != PrekeyRecord(last)
             assert await alice.ask(TakePrekey(ALICE)) == PrekeyRecord(last)
             assert (await alice.ask(CountPrekeys())).one_time == 10
@@ -205,7 +204,7 @@ def test_a_full_disk_takes_nothing_in_and_says_so(
 def test_a_store_that_cannot_be_opened_is_an_error_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "data.mdb").write_bytes(b"\xff" * 100_000)
     with pytest.raises(StoreError) as caught:
-        Store(tmp_path)
+        MailboxStore(tmp_path)
     assert caught.value.hint
 
 

@@ -31,9 +31,9 @@ from cbfs_host.lmdb_environment import StoreError
 from cbfs_host.onion import load_key as load_onion_key
 from cbfs_names.commands import main as names_cli
 from cbfs_names.state.keys import load_keys
-from cbfs_names.state.store import Store as NamesStore
+from cbfs_names.state.store import StateStore as NamesStore
 from cbfs_server import cli as server_cli
-from cbfs_server.store import Store as ServerStore
+from cbfs_server.store import MailboxStore as ServerStore
 from tests.support.children import exit_code
 from tests.support.killing import Kill, Record, every_point
 

@@ -22,10 +22,9 @@ from cbfs_common.profile import Address
 from cbfs_names.processes.single import Embedded
 from cbfs_names.rounds.sequencer import Sequencer
 from cbfs_names.rounds.verifier import Verifier
-from cbfs_names.state.heads import Outcome
-from cbfs_names.state.keys import VERIFIER
-from cbfs_names.state.keys import Keys as ServerKeys
-from cbfs_names.state.store import Store
+from cbfs_names.state.keys import VERIFIER, ServerKeys
+from cbfs_names.state.round_log import Outcome
+from cbfs_names.state.store import StateStore
 from cbfs_names.wire.queries import Answers, Asked
 
 KEYS = ServerKeys(b"t" * 32, b"l" * 32, b"v" * 32)
@@ -42,7 +41,7 @@ SALT = b"a salt of thirty-two bytes ......"[:32]
 class Local:
     """``now`` is the directory's clock, seconds."""
 
-    store: Store
+    store: StateStore
     now: int = NOW
 
     def __post_init__(self) -> None:
@@ -101,7 +100,7 @@ class Local:
 
 @contextmanager
 def local(path: Path, config: Config = CONFIG) -> Iterator[Local]:
-    store = Store(path, config.encode())
+    store = StateStore(path, config.encode())
     try:
         yield Local(store)
     finally:

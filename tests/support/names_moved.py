@@ -19,8 +19,8 @@ from cbfs_common.primitives import dh_public, sign_public
 from cbfs_common.profile import Address
 from cbfs_names.processes.single import Embedded, EmbeddedCore
 from cbfs_names.state.keys import VERIFIER, load_keys
-from cbfs_names.state.store import Store
-from cbfs_names.wire.service import Service
+from cbfs_names.state.store import StateStore
+from cbfs_names.wire.service import DirectoryService
 from cbfs_names.wire.sockets import listen, listening_port, serve
 from tests.engine.test_engine import NO_TOR
 
@@ -38,11 +38,11 @@ class Moved:
         (place / "names").mkdir()
         keys = load_keys(place / "names", SYSTEM_RANDOM)
         self.config: Config = keys.config(terms)
-        self.store = Store(place / "names" / "store", self.config.encode())
+        self.store = StateStore(place / "names" / "store", self.config.encode())
         name = dict(self.config.witnesses)[VERIFIER].name
         self.core = Embedded(self.store, keys.log, keys.verifier, name)
         head = self.core.start(int(self.clock()))
-        self.service = Service(self.store, EmbeddedCore(self.core, head), self.clock, head)
+        self.service = DirectoryService(self.store, EmbeddedCore(self.core, head), self.clock, head)
         self.secret = keys.transport
 
     def clock(self) -> float:

@@ -45,7 +45,7 @@ from cbfs_host.lmdb_environment import StoreError
 from cbfs_server.push import Pusher
 from cbfs_server.service import Service
 from cbfs_server.sockets import Server
-from cbfs_server.store import Store
+from cbfs_server.store import MailboxStore
 from tests.support.names_naive import make_policy
 from tests.support.names_server import answering, seeded_random
 
@@ -108,7 +108,7 @@ class RecordingDialer(LoopbackDialer):
         return _Recorded(await super().dial(host, port, isolation), seen, self._random)
 
 
-class _CountingStore(Store):
+class _CountingStore(MailboxStore):
     """Says how many changes are under way."""
 
     under_way = 0

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 
-from cbfs.commands.process.logs import Log, log_into
+from cbfs.commands.process.logs import LogFile, log_into
 from cbfs.mount.lifecycle import SIGNALS
 from cbfs_common.errors import CbfsError, in_words
 from cbfs_host.complaints import hint_of
@@ -21,7 +21,7 @@ END_TIMEOUT = 10.0
 _log = logging.getLogger(__name__)
 
 
-def daemonised(serve: Callable[[Callable[[], None], Log], None]) -> int:
+def daemonised(serve: Callable[[Callable[[], None], LogFile], None]) -> int:
     """Call ``serve`` in a process of its own, with what it is to call when it answers and the log
     that it is to lead somewhere; 0 from then on. Raises CbfsError, which ``serve`` may raise
     before; after that it is in the log. The new process keeps nothing of who has called: no
@@ -56,7 +56,7 @@ def _end(child: int) -> None:
         time.sleep(0.02)
 
 
-def _child(serve: Callable[[Callable[[], None], Log], None], writing: int) -> None:
+def _child(serve: Callable[[Callable[[], None], LogFile], None], writing: int) -> None:
     """Never returns."""
     code = FAILED
     try:
@@ -66,7 +66,7 @@ def _child(serve: Callable[[Callable[[], None], Log], None], writing: int) -> No
         os._exit(code)
 
 
-def _served(serve: Callable[[Callable[[], None], Log], None], writing: int) -> int:
+def _served(serve: Callable[[Callable[[], None], LogFile], None], writing: int) -> int:
     os.setsid()
     os.chdir("/")
     writing = _keep_only(writing)
@@ -79,7 +79,7 @@ def _served(serve: Callable[[Callable[[], None], Log], None], writing: int) -> i
         os.close(writing)
         _to_nowhere(1, 2)
 
-    log = Log("%(asctime)s %(message)s")
+    log = LogFile("%(asctime)s %(message)s")
     log_into(log)
     try:
         serve(ready, log)

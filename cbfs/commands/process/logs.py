@@ -18,7 +18,7 @@ CLOSE_TIMEOUT = 1.0
 """Seconds that a reader has at the end to take what waits."""
 
 
-class Log(logging.Handler):
+class LogFile(logging.Handler):
     """Keeps what is logged until ``into`` says where it goes."""
 
     def __init__(self, form: str) -> None:
@@ -91,7 +91,7 @@ def _write(descriptor: int, data: bytes) -> None:
             return
 
 
-def log_into(log: Log) -> None:
+def log_into(log: LogFile) -> None:
     """Let all that is logged go there."""
     root = logging.getLogger()
     for handler in list(root.handlers):

@@ -22,18 +22,25 @@ from cbfs_common.profile import Address, parse_address
 from cbfs_host.files import opened_data, trusted_path
 from cbfs_host.listening import Place, parse_place
 from cbfs_host.lmdb_environment import StoreError
-from cbfs_host.logs import Handler, add_log, keep_going, log_to
+from cbfs_host.logs import ServerLog, add_log, keep_going, log_to
 from cbfs_host.onion import Onion, add_options, chosen, published
 from cbfs_host.program import start, until_asked
 from cbfs_names.commands.reconfigure import add_configure, add_submit
-from cbfs_names.commands.terms import add_terms, chosen_terms
-from cbfs_names.commands.tools import PROGRAM, add_audit, add_invite, add_key, read_text
-from cbfs_names.processes.roles import Beside, Role, SequencerRole, VerifierRole, shown
+from cbfs_names.commands.tools import (
+    PROGRAM,
+    add_audit,
+    add_invite,
+    add_key,
+    add_terms,
+    chosen_terms,
+    read_text,
+)
+from cbfs_names.processes.roles import Deployment, Role, SequencerRole, VerifierRole, shown
 from cbfs_names.processes.single import Embedded, EmbeddedCore
-from cbfs_names.state.keys import VERIFIER, Keys, load_keys, write_file
-from cbfs_names.state.store import Store
+from cbfs_names.state.keys import VERIFIER, ServerKeys, load_keys, write_file
+from cbfs_names.state.store import StateStore
 from cbfs_names.state.timekeeping import Timekeeper
-from cbfs_names.wire.service import Service
+from cbfs_names.wire.service import DirectoryService
 from cbfs_names.wire.sockets import listen, listening_port, serve
 
 _log = logging.getLogger(__name__)
@@ -73,7 +80,7 @@ def _main(given: list[str]) -> None:
             f"clients cannot reach {public.host}", "say how they do: --public HOST:PORT"
         )
     file = None if options.log is None else trusted_path(options.log)
-    with opened_data(options.data, PROGRAM) as directory, Handler(file) as log:
+    with opened_data(options.data, PROGRAM) as directory, ServerLog(file) as log:
         level = logging.INFO if options.verbose else logging.WARNING
         log_to(log, level, "cbfs-names: %(message)s")
         keys = load_keys(directory, random)
@@ -165,12 +172,14 @@ class Start:
     ``urls``: where verifiers are, by name."""
 
     config: Config
-    role: Callable[[Store], Role]
+    role: Callable[[StateStore], Role]
     serves: bool = True
     urls: dict[str, Address] = field(default_factory=dict)
 
 
-def _starter(options: argparse.Namespace, directory: Path, keys: Keys, random: Random) -> Start:
+def _starter(
+    options: argparse.Namespace, directory: Path, keys: ServerKeys, random: Random
+) -> Start:
     """What the options ask for. Raises DecodeError, and StoreError where the store has gone."""
     if options.config is None:
         _check_history(directory)
@@ -183,7 +192,7 @@ def _starter(options: argparse.Namespace, directory: Path, keys: Keys, random: R
     url = options.sequencer_url
     sequencer = None if url is None else parse_address(url, SCHEME)
     peers = tuple(parse_address(peer, SCHEME) for peer in options.peer)
-    place = Beside(file, sequencer, peers, options.store_is_current, options.clock_is_right)
+    place = Deployment(file, sequencer, peers, options.store_is_current, options.clock_is_right)
     role = SequencerRole if options.sequencer else VerifierRole
     first = file.config
     if options.first_config is not None:
@@ -209,13 +218,13 @@ def _check_history(directory: Path) -> None:
 
 async def _run(
     directory: Path,
-    keys: Keys,
+    keys: ServerKeys,
     start: Start,
     listening: Place,
     public: Place,
     onion: Onion | None,
     random: Random,
-    log: Handler,
+    log: ServerLog,
 ) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(until_asked, nursery.cancel_scope, log.reopen)
@@ -225,7 +234,7 @@ async def _run(
 
 async def _answer(
     directory: Path,
-    keys: Keys,
+    keys: ServerKeys,
     start: Start,
     listening: Place,
     public: Place,
@@ -236,7 +245,7 @@ async def _answer(
     listener = await listen(listening.host, listening.port)
     async with listener:
         port = listening_port(listener)
-        store = Store(directory / "store", start.config.encode())
+        store = StateStore(directory / "store", start.config.encode())
         try:
             role = start.role(store)
             try:
@@ -277,8 +286,8 @@ async def _reached(onion: Onion | None, public: Place, port: int) -> AsyncIterat
 
 
 def _service(
-    store: Store, config: Config, keys: Keys, terms: Terms | None, clock_is_right: bool
-) -> Service:
+    store: StateStore, config: Config, keys: ServerKeys, terms: Terms | None, clock_is_right: bool
+) -> DirectoryService:
     timekeeper = Timekeeper(store, is_right=clock_is_right)
     name = dict(config.witnesses)[VERIFIER].name
     core = Embedded(store, keys.log, keys.verifier, name)
@@ -291,12 +300,12 @@ def _service(
         if changed is not None:
             _log.warning("the terms have changed: give clients the new policy file")
             head = changed
-    return Service(store, EmbeddedCore(core, head), time.time, head, timekeeper)
+    return DirectoryService(store, EmbeddedCore(core, head), time.time, head, timekeeper)
 
 
 async def _serve(
     listener: trio.SocketListener,
-    keys: Keys,
+    keys: ServerKeys,
     random: Random,
     service: Role,
     address: Address,

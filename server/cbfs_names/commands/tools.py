@@ -1,4 +1,5 @@
-"""What ``cbfs-names`` does besides serving: keys for a configuration, invites, evidence."""
+"""What ``cbfs-names`` does besides serving: keys for a configuration, what it asks of newcomers,
+invites, evidence."""
 
 import argparse
 import os
@@ -7,7 +8,8 @@ import time
 from pathlib import Path
 
 from cbfs_common.errors import CbfsError, DecodeError
-from cbfs_common.names.config import parse_config
+from cbfs_common.limits import NAME_MIN, SPOKEN_FOR_MAX, WORK_BITS_MAX
+from cbfs_common.names.config import Registration, Terms, parse_config
 from cbfs_common.names.equivocation import decode_equivocation
 from cbfs_common.names.note import COSIGNER_KEY, LOG_KEY, NoteKey, parse_note_key, to_base64
 from cbfs_common.names.policy import SCHEME
@@ -92,6 +94,40 @@ def _key(options: argparse.Namespace) -> None:
 
 
 REGISTRAR = "registrar.key"
+
+
+def add_terms(parser: argparse.ArgumentParser) -> None:
+    """Who may register."""
+    parser.add_argument(
+        "--registration",
+        metavar="RULE",
+        help="open, invite, or work:BITS for a proof of work; kept until it is changed",
+    )
+    parser.add_argument(
+        "--short", type=int, metavar="LENGTH", help="shorter names need an invite to that very name"
+    )
+
+
+def chosen_terms(options: argparse.Namespace, directory: Path, random: Random) -> Terms | None:
+    """What the options ask for; None: nothing is said. The registrar's key is made in the
+    directory when it is needed. Raises DecodeError, DataError."""
+    if options.registration is None and options.short is None:
+        return None
+    rule, _, bits = (options.registration or "open").partition(":")
+    if rule not in set(Registration) or (rule == Registration.WORK) != bool(bits):
+        raise DecodeError("--registration is open, invite or work:BITS", "for example work:20")
+    if bits and not (bits.isascii() and bits.isdigit() and len(bits) < 4):
+        raise DecodeError(f"work is a number from 1 to {WORK_BITS_MAX}")
+    work = int(bits or 0)
+    if bits and not 1 <= work <= WORK_BITS_MAX:
+        raise DecodeError(f"work is a number from 1 to {WORK_BITS_MAX}")
+    short = NAME_MIN if options.short is None else options.short
+    if not NAME_MIN <= short <= SPOKEN_FOR_MAX:
+        raise DecodeError(f"--short is a number from {NAME_MIN} to {SPOKEN_FOR_MAX}")
+    registrar = b""
+    if rule == Registration.INVITE or short > NAME_MIN:
+        registrar = sign_public(load_key(directory / REGISTRAR, random))
+    return Terms(Registration(rule), work, registrar, short)
 
 
 def _invite(options: argparse.Namespace) -> None:

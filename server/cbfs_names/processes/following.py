@@ -20,26 +20,25 @@ from cbfs_common.primitives import Random
 from cbfs_common.profile import Address
 from cbfs_host.logs import keep_going, tell_fault
 from cbfs_names.limits import OLD_PATIENCE, RECOSIGN, RETRY_PAUSE
-from cbfs_names.processes.gossip import Peers, Watch
+from cbfs_names.processes.gossip import HeadComparison, Peers
 from cbfs_names.rounds.equivocation import compare, keep
 from cbfs_names.rounds.published import fetch, fetch_published, offered, page_of, published
 from cbfs_names.rounds.verifier import Diverged, Verifier, checkpoint_at
 from cbfs_names.state.block import Block, BlockRefused, NotNow, Reason
-from cbfs_names.state.heads import Head, head_of
 from cbfs_names.state.replay import config_now
-from cbfs_names.state.round_log import Log
-from cbfs_names.state.store import Store
+from cbfs_names.state.round_log import Head, RoundLog, head_of
+from cbfs_names.state.store import StateStore
 from cbfs_names.state.timekeeping import Timekeeper
 from cbfs_names.wire.peer_link import PeerLink, connected
 from cbfs_names.wire.peer_messages import (
+    Acknowledged,
     AskStatus,
     Await,
-    Done,
     GetBlock,
     Offer,
     Peer,
+    PeerStatus,
     Reject,
-    Status,
     Vote,
 )
 
@@ -51,7 +50,7 @@ class Follower:
 
     def __init__(
         self,
-        store: Store,
+        store: StateStore,
         seed: bytes,
         key: NoteKey,
         sequencer: Address,
@@ -70,7 +69,7 @@ class Follower:
         self._key = key
         self._sequencer = sequencer
         self._peers = peers
-        self._watch = Watch(store, key, peers, data, random)
+        self._comparison = HeadComparison(store, key, peers, data, random)
         self._data = data
         self._clock = clock
         self._random = random
@@ -82,13 +81,13 @@ class Follower:
     def answer(self, asked: Peer) -> Peer | None:
         """What a peer asks: heads, and rounds that it lacks; or a head that it shows."""
         if isinstance(asked, Vote):
-            self._watch.compare(asked.note)
-            return Done()
+            self._comparison.compare(asked.note)
+            return Acknowledged()
         with self._store.read() as view:
             note = view.head() or b""
             match asked:
                 case AskStatus():
-                    return Status(note, self._votes)
+                    return PeerStatus(note, self._votes)
                 case Await(size):
                     offer = offered(view, note, size) or Offer(note, b"", False, (), b"")
                     locked = None if offer.leaf else view.lock(size)
@@ -111,9 +110,9 @@ class Follower:
 
     async def run(self) -> None:
         """Until cancelled. Raises Diverged."""
-        await self._watch.remember()
+        await self._comparison.remember()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(keep_going, "comparing heads", self._watch.run, CbfsError)
+            nursery.start_soon(keep_going, "comparing heads", self._comparison.run, CbfsError)
             while True:
                 try:
                     async with connected(self._sequencer, self._random) as link:
@@ -121,7 +120,7 @@ class Follower:
                 except (TransportError, DecodeError) as error:
                     _log.info("the sequencer: %s", error.in_full)
                 except Diverged:
-                    await self._watch.tell()  # who has the other history can prove it
+                    await self._comparison.tell()  # who has the other history can prove it
                     raise
                 except CbfsError:
                     raise
@@ -176,21 +175,21 @@ class Follower:
             return b""
         block = await fetch(link, size, offer.leaf)
         now = int(self._clock())
-        vouched = self._vouched(offer.votes, block, now)
-        if not vouched and block.round.time < now - ROUND_TIME_OFF_MAX:
+        endorsed = self._endorsed(offer.votes, block, now)
+        if not endorsed and block.round.time < now - ROUND_TIME_OFF_MAX:
             if self._old[0] != offer.leaf:
                 self._old = offer.leaf, trio.current_time() + OLD_PATIENCE
             if trio.current_time() < self._old[1]:
                 await trio.sleep(RETRY_PAUSE)
                 return b""
-        await self._decide(link, block, vouched, now)
+        await self._decide(link, block, endorsed, now)
         return offer.leaf
 
-    async def _decide(self, link: PeerLink, block: Block, vouched: bool, now: int) -> None:
+    async def _decide(self, link: PeerLink, block: Block, endorsed: bool, now: int) -> None:
         size = block.round.number
         try:
             line = await trio.to_thread.run_sync(
-                lambda: self.verifier.accept(block, now, vouched=vouched)
+                lambda: self.verifier.accept(block, now, endorsed=endorsed)
             )
         except NotNow as error:
             _log.warning("round %d is not signed: %s", size, error.in_full)
@@ -205,7 +204,7 @@ class Follower:
         await link.call(Vote(SignedNote(self._text(), (line,)).encode()))
         self._signed = now
 
-    def _vouched(self, votes: bytes, block: Block, now: int) -> bool:
+    def _endorsed(self, votes: bytes, block: Block, now: int) -> bool:
         """Whether another verifier has cosigned the proposal, which then may be older than the
         clock allows, but never ahead of it: nobody's name expires early by that."""
         if not votes or block.round.time > now + ROUND_TIME_OFF_MAX:
@@ -213,7 +212,7 @@ class Follower:
         note = parse_note(votes)
         self._votes = votes
         with self._store.read() as view:
-            root, _ = Log(block.round.number, view.log_hash).append(block.round.digest())
+            root, _ = RoundLog(block.round.number, view.log_hash).append(block.round.digest())
         made = Checkpoint(block.round.namespace, block.round.number + 1, root)
         return note.text == made.encode() and any(
             key != self._key and signed_by(key, note) for _, key in self._config().witnesses
@@ -238,7 +237,7 @@ class Follower:
         with self._store.write() as writer:
             writer.keep_head(encoded)
             head = head_of(writer, note)
-        self._watch.stir()
+        self._comparison.stir()
         self.on_head(head)
 
     def _size(self) -> int:

@@ -15,13 +15,15 @@ from cbfs_common.names.note import NoteKey, SignedNote, parse_checkpoint, parse_
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address
 from cbfs_host.logs import tell_fault
-from cbfs_names.limits import RETRY_PAUSE, WATCH_INTERVAL, WATCH_PAUSE
+from cbfs_names.limits import GOSSIP_INTERVAL, GOSSIP_PAUSE, RETRY_PAUSE
 from cbfs_names.rounds.equivocation import compare, keep
-from cbfs_names.rounds.published import published
+from cbfs_names.rounds.published import fetch, fetch_published, published
+from cbfs_names.rounds.sequencer import Sequencer
+from cbfs_names.state.block import BlockRefused
 from cbfs_names.state.replay import config_now
-from cbfs_names.state.store import Store
+from cbfs_names.state.store import StateStore
 from cbfs_names.wire.peer_link import PeerLink, connected
-from cbfs_names.wire.peer_messages import AskStatus, Status, Vote
+from cbfs_names.wire.peer_messages import AskStatus, Await, Offer, PeerStatus, Vote
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class Peers:
 
 
 async def ask_enough(
-    peers: Peers, store: Store, own: str, ask: Callable[[Address], Awaitable[bool]]
+    peers: Peers, store: StateStore, own: str, ask: Callable[[Address], Awaitable[bool]]
 ) -> None:
     """Ask everybody until enough have answered, or once when the store is known to be current.
     ``ask`` says whether one has."""
@@ -86,11 +88,11 @@ async def ask_enough(
         await trio.sleep(RETRY_PAUSE)
 
 
-class Watch:
+class HeadComparison:
     """A verifier's view of its peers' heads."""
 
     def __init__(
-        self, store: Store, key: NoteKey, peers: Peers, data: Path, random: Random
+        self, store: StateStore, key: NoteKey, peers: Peers, data: Path, random: Random
     ) -> None:
         """``key``: the own cosigning key. ``data``: where evidence is left."""
         self._store = store
@@ -115,11 +117,11 @@ class Watch:
     async def run(self) -> None:
         """Compare heads with everybody now and then, until cancelled."""
         while True:
-            with trio.move_on_after(WATCH_INTERVAL):
+            with trio.move_on_after(GOSSIP_INTERVAL):
                 await self._stirred.wait()
             self._stirred = trio.Event()
             await self.tell()
-            await trio.sleep(WATCH_PAUSE)
+            await trio.sleep(GOSSIP_PAUSE)
 
     async def _recall_from(self, address: Address) -> bool:
         notes = await self._ask(address)
@@ -141,7 +143,7 @@ class Watch:
         except Exception as error:  # whatever it has sent: the others are asked all the same
             tell_fault("asking a peer", error)
             return None
-        if not isinstance(status, Status):
+        if not isinstance(status, PeerStatus):
             return None
         notes = []
         for encoded in filter(None, (status.votes, status.head)):
@@ -197,3 +199,58 @@ class Watch:
             writer.abstain(size - 1, note.text)
         if own:
             _log.warning("restored from a copy: rounds up to %d are left to others", size - 1)
+
+
+class Recovery:
+    """A sequencer whose store may be an old copy: before it proposes anything it takes over what
+    verifiers have of it. A published round is replayed; a block that a verifier has locked is
+    proposed again, byte for byte."""
+
+    def __init__(
+        self, store: StateStore, sequencer: Sequencer, peers: Peers, random: Random
+    ) -> None:
+        self._store = store
+        self._sequencer = sequencer
+        self._peers = peers
+        self._random = random
+        self._turn = trio.Lock()
+
+    async def run(self) -> None:
+        """Until enough verifiers have told. Raises Diverged."""
+        await ask_enough(self._peers, self._store, "", self._ask)
+
+    async def _ask(self, address: Address) -> bool:
+        try:
+            async with connected(address, self._random) as link, self._turn:
+                await self._learn(link)
+        except (TransportError, DecodeError, BlockRefused) as error:
+            _log.info("a verifier at %s:%d: %s", address.host, address.port, error.in_full)
+            return False
+        except CbfsError:
+            raise
+        except Exception as error:  # whatever it has sent
+            tell_fault("asking a verifier", error)
+            return False
+        return True
+
+    async def _learn(self, link: PeerLink) -> None:
+        while True:
+            with self._store.read() as view:
+                size = view.size()
+            offer = await link.call(Await(size, b"", 0))
+            if not isinstance(offer, Offer):
+                raise TransportError("a verifier answers something else")
+            if offer.leaf and offer.published:
+                given = self._peers.given
+                block = await fetch_published(link, self._store, given, offer, size)
+                await trio.to_thread.run_sync(self._sequencer.follow, block)
+                _log.warning("round %d is taken over from a verifier", size)
+                continue
+            if offer.head:
+                with self._store.read() as view:
+                    note = published(view, self._peers.given, offer.head)
+                self._sequencer.take_head(note)
+            if offer.leaf:
+                block = await fetch(link, size, offer.leaf)
+                await trio.to_thread.run_sync(self._sequencer.adopt, block)
+            return

@@ -17,24 +17,24 @@ from cbfs_names.rounds.published import offered, page_of
 from cbfs_names.rounds.sequencer import Sequencer, due
 from cbfs_names.rounds.verifier import checkpoint_at
 from cbfs_names.state.block import Block
-from cbfs_names.state.heads import Head, Outcome, head_of
 from cbfs_names.state.replay import config_now
-from cbfs_names.state.store import Store
-from cbfs_names.wire.deferred import Waiting
+from cbfs_names.state.round_log import Head, Outcome, head_of
+from cbfs_names.state.store import StateStore
 from cbfs_names.wire.peer_messages import (
+    Acknowledged,
     AskStatus,
     Await,
     BlockPage,
-    Done,
     Forward,
     GetBlock,
     Offer,
+    PeerStatus,
     Reject,
-    Status,
     Vote,
     decode,
     encode,
 )
+from cbfs_names.wire.sockets import DeferredReply
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Quorum:
 
     def __init__(
         self,
-        store: Store,
+        store: StateStore,
         sequencer: Sequencer,
         recover: Callable[[], Awaitable[None]],
         data: Path,
@@ -60,7 +60,7 @@ class Quorum:
         self._store = store
         self._sequencer = sequencer
         self._votes = Votes(store, data, self._fire, self._tell_head)
-        self._awaiting: list[tuple[Await, Waiting]] = []
+        self._awaiting: list[tuple[Await, DeferredReply]] = []
         self._changed = trio.Event()
         self._pages: tuple[bytes, bytes] = b"", b""
 
@@ -153,7 +153,7 @@ class Quorum:
         """Put cosignatures of proposals on the disk and then count them, until cancelled."""
         await self._votes.record()
 
-    def answer(self, payload: bytes) -> bytes | Waiting | None:
+    def answer(self, payload: bytes) -> bytes | DeferredReply | None:
         """The reply to a verifier's message; None when it is none."""
         try:
             message = decode(payload)
@@ -175,19 +175,19 @@ class Quorum:
                 return encode(self._status(key))
             case _:
                 return None
-        return encode(Done())
+        return encode(Acknowledged())
 
-    def _status(self, key: bytes) -> Status:
+    def _status(self, key: bytes) -> PeerStatus:
         with self._store.read() as view:
             vote = view.vote(key) if key else None
-        return Status(self._head_note(), vote or b"")
+        return PeerStatus(self._head_note(), vote or b"")
 
-    def _await(self, asked: Await) -> bytes | Waiting:
+    def _await(self, asked: Await) -> bytes | DeferredReply:
         found = self._offer(asked)
         if found is not None:
             return encode(found)
         late = encode(Offer(self._head_note(), b"", False, (), b""))
-        waiting = Waiting(late, AWAIT_PATIENCE)
+        waiting = DeferredReply(late, AWAIT_PATIENCE)
         self._awaiting.append((asked, waiting))
         if len(self._awaiting) > AWAITING_MAX:
             # anybody may wait: a verifier that has no place any more asks again at once

@@ -15,10 +15,10 @@ from cbfs_host.logs import keep_going, tell_fault
 from cbfs_names.limits import CALL_TIMEOUT, FORWARD_INTERVAL, RECEIPTS_MAX
 from cbfs_names.rounds.verifier import Verifier
 from cbfs_names.state.replay import config_now
-from cbfs_names.state.store import Store
-from cbfs_names.wire.deferred import Waiting
+from cbfs_names.state.store import StateStore
 from cbfs_names.wire.peer_link import connected
 from cbfs_names.wire.peer_messages import Forward
+from cbfs_names.wire.sockets import DeferredReply
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Receipts:
 
     def __init__(
         self,
-        store: Store,
+        store: StateStore,
         verifier: Verifier,
         seed: bytes,
         sequencer: Address,
@@ -41,11 +41,11 @@ class Receipts:
         self._sequencer = sequencer
         self._clock = clock
         self._random = random
-        self._asked: list[tuple[bytes, Waiting]] = []
+        self._asked: list[tuple[bytes, DeferredReply]] = []
         self._arrival = trio.Event()
         self._given = trio.Event()
 
-    def ask(self, operation: bytes) -> bytes | Waiting:
+    def ask(self, operation: bytes) -> bytes | DeferredReply:
         """The encoded reply to who submits this."""
         try:
             decode_operation(operation)
@@ -53,7 +53,7 @@ class Receipts:
             return encode_reply(RefusedReply(Refusal.BAD_REQUEST))
         if len(self._asked) >= RECEIPTS_MAX:
             return encode_reply(RefusedReply(Refusal.TOO_MANY))
-        waiting = Waiting(encode_reply(RefusedReply(Refusal.TOO_MANY)), CALL_TIMEOUT)
+        waiting = DeferredReply(encode_reply(RefusedReply(Refusal.TOO_MANY)), CALL_TIMEOUT)
         self._asked.append((operation, waiting))
         self._arrival.set()
         return waiting

@@ -17,20 +17,19 @@ from cbfs_common.primitives import Random, sign_public
 from cbfs_common.profile import Address
 from cbfs_host.logs import keep_going
 from cbfs_names.processes.following import Follower
-from cbfs_names.processes.gossip import Peers
+from cbfs_names.processes.gossip import Peers, Recovery
 from cbfs_names.processes.quorum import Quorum
 from cbfs_names.processes.receipts import Receipts
-from cbfs_names.processes.recovery import Recovery
 from cbfs_names.rounds.sequencer import Sequencer
-from cbfs_names.state.heads import Head
-from cbfs_names.state.keys import Keys
+from cbfs_names.state.keys import ServerKeys
 from cbfs_names.state.replay import config_now
-from cbfs_names.state.store import Store
+from cbfs_names.state.round_log import Head
+from cbfs_names.state.store import StateStore
 from cbfs_names.state.timekeeping import Timekeeper
-from cbfs_names.wire.deferred import Waiting
 from cbfs_names.wire.peer_messages import decode, encode
 from cbfs_names.wire.queries import Answers
-from cbfs_names.wire.service import Service
+from cbfs_names.wire.service import DirectoryService
+from cbfs_names.wire.sockets import DeferredReply
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ _log = logging.getLogger(__name__)
 class Role(Protocol):
     """What a process runs and answers."""
 
-    def answer(self, payload: bytes) -> bytes | Waiting:
+    def answer(self, payload: bytes) -> bytes | DeferredReply:
         """The encoded reply to one request."""
 
     async def run(self) -> None:
@@ -48,13 +47,13 @@ class Role(Protocol):
         """Let go of the store."""
 
 
-def _warn(store: Store, given: Config) -> None:
+def _warn(store: StateStore, given: Config) -> None:
     if present(store) != given:
         _log.warning("the configuration that was given is not the one in force")
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class Deployment:
     """A configuration file, and where the others are, which the file may say. ``current``: the
     operator's word that the store is no old copy. ``clock_is_right``: the same of the clock, after
     it has jumped."""
@@ -76,7 +75,9 @@ class Beside:
 class SequencerRole:
     """A sequencer whose verifiers are elsewhere."""
 
-    def __init__(self, store: Store, keys: Keys, data: Path, place: Beside, random: Random) -> None:
+    def __init__(
+        self, store: StateStore, keys: ServerKeys, data: Path, place: Deployment, random: Random
+    ) -> None:
         """Raises CbfsError when the configuration is for another key."""
         if sign_public(keys.log) != present(store).log.public:
             raise _not_named("log")
@@ -85,7 +86,7 @@ class SequencerRole:
         recovery = Recovery(store, sequencer, place.others(None, ""), random)
         self._quorum = Quorum(store, sequencer, recovery.run, data)
         timekeeper = Timekeeper(store, is_right=place.clock_is_right)
-        self._service = Service(store, self._quorum, time.time, timekeeper=timekeeper)
+        self._service = DirectoryService(store, self._quorum, time.time, timekeeper=timekeeper)
         self._quorum.on_head = self._service.publish
         self._quorum.on_receipted = self._service.take
 
@@ -93,7 +94,7 @@ class SequencerRole:
         """Tell of configurations that come into force."""
         self._quorum.on_config = told
 
-    def answer(self, payload: bytes) -> bytes | Waiting:
+    def answer(self, payload: bytes) -> bytes | DeferredReply:
         """To a verifier or a client."""
         found = self._quorum.answer(payload)
         return self._service.answer(payload) if found is None else found
@@ -114,10 +115,10 @@ class VerifierRole:
 
     def __init__(
         self,
-        store: Store,
-        keys: Keys,
+        store: StateStore,
+        keys: ServerKeys,
         data: Path,
-        place: Beside,
+        place: Deployment,
         random: Random,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -153,7 +154,7 @@ class VerifierRole:
         if head is not None:
             self._show(head)
 
-    def answer(self, payload: bytes) -> bytes | Waiting:
+    def answer(self, payload: bytes) -> bytes | DeferredReply:
         """To another verifier or a client."""
         try:
             found = self._follower.answer(decode(payload))
@@ -188,13 +189,13 @@ class VerifierRole:
         self._answers.show(head)
 
 
-def present(store: Store) -> Config:
+def present(store: StateStore) -> Config:
     """The configuration in force."""
     with store.read() as view:
         return config_now(view)
 
 
-def shown(store: Store) -> Config:
+def shown(store: StateStore) -> Config:
     """The configuration of the last round, which clients believe."""
     with store.read() as view:
         return config_of(view.config_text(max(view.size() - 1, 0)))

@@ -13,9 +13,9 @@ from cbfs_common.names.operations import Operation, OperationKind, Refusal
 from cbfs_names.rounds.sequencer import Sequencer, due
 from cbfs_names.rounds.verifier import Verifier
 from cbfs_names.state.block import BlockRefused
-from cbfs_names.state.heads import Head, Outcome, head_of
 from cbfs_names.state.replay import config_now
-from cbfs_names.state.store import Store
+from cbfs_names.state.round_log import Head, Outcome, head_of
+from cbfs_names.state.store import StateStore
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 class Embedded:
     """A whole directory over one store."""
 
-    def __init__(self, store: Store, log_seed: bytes, verifier_seed: bytes, name: str) -> None:
+    def __init__(self, store: StateStore, log_seed: bytes, verifier_seed: bytes, name: str) -> None:
         """``name``: of the verifier's key. Seeds are Ed25519 (32)."""
         self._store = store
         self._seed = verifier_seed

@@ -27,11 +27,11 @@ from cbfs_names.limits import CALL_TIMEOUT, PRESENCE
 from cbfs_names.rounds.equivocation import compare, doubled, keep
 from cbfs_names.rounds.verifier import stopped
 from cbfs_names.state.block import Block, decode_refusal
-from cbfs_names.state.heads import Head
 from cbfs_names.state.replay import config_now
-from cbfs_names.state.store import Store
-from cbfs_names.wire.deferred import Waiting
-from cbfs_names.wire.peer_messages import Done, Forward, encode
+from cbfs_names.state.round_log import Head
+from cbfs_names.state.store import StateStore
+from cbfs_names.wire.peer_messages import Acknowledged, Forward, encode
+from cbfs_names.wire.sockets import DeferredReply
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Votes:
 
     def __init__(
         self,
-        store: Store,
+        store: StateStore,
         data: Path,
         changed: Callable[[], None],
         renewed: Callable[[], None],
@@ -62,7 +62,7 @@ class Votes:
         self._refusers: set[str] = set()
         self._present: dict[str, int] = {}
         self._lines: dict[str, SignatureLine] = {}
-        self._arrived: list[tuple[SignedNote, dict[str, SignatureLine], Waiting]] = []
+        self._arrived: list[tuple[SignedNote, dict[str, SignatureLine], DeferredReply]] = []
         self._arrival = trio.Event()
 
     # the proposal
@@ -138,11 +138,11 @@ class Votes:
         """Verifiers whose last cosignature is not older than PRESENCE (seconds)."""
         return [name for name, seen in self._present.items() if now - seen <= PRESENCE]
 
-    def take(self, encoded: bytes) -> bytes | Waiting:
+    def take(self, encoded: bytes) -> bytes | DeferredReply:
         """A cosignature that a verifier sends; the reply. A proposal's is on the disk before it
         counts: a verifier that is restored from a copy learns it from here, also when the proposal
         is dropped meanwhile."""
-        done = encode(Done())
+        done = encode(Acknowledged())
         try:
             note = parse_note(encoded)
             parse_checkpoint(note.text.decode("ascii"))
@@ -153,7 +153,7 @@ class Votes:
         if self.block is None or note.text != self._text or not fresh:
             self._count(note, found)
             return done
-        waiting = Waiting(done, CALL_TIMEOUT)
+        waiting = DeferredReply(done, CALL_TIMEOUT)
         self._arrived.append((note, fresh, waiting))
         self._arrival.set()
         return waiting
@@ -167,7 +167,7 @@ class Votes:
             await trio.to_thread.run_sync(self._keep, [each[:2] for each in arrived])
             for note, found, waiting in arrived:
                 self._count(note, found)
-                waiting.settle(encode(Done()))
+                waiting.settle(encode(Acknowledged()))
 
     def refuse(self, encoded: bytes) -> None:
         """A signed refusal that a verifier sends; what is none of the proposal is left alone."""
@@ -246,7 +246,7 @@ class Votes:
             self.config, self.stopped = _in_force(self._store)
 
 
-def _in_force(store: Store) -> tuple[Config, bool]:
+def _in_force(store: StateStore) -> tuple[Config, bool]:
     """The configuration of the next round, and whether there is evidence against a key of it."""
     with store.read() as view:
         config = config_now(view)

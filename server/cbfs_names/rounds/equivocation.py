@@ -10,8 +10,8 @@ from cbfs_common.names.note import NoteKey, SignedNote, parse_checkpoint, parse_
 from cbfs_host.files import make_directory
 from cbfs_names.state.keys import write_file
 from cbfs_names.state.replay import config_now
-from cbfs_names.state.round_log import Log
-from cbfs_names.state.store import Snapshot, Store
+from cbfs_names.state.round_log import RoundLog
+from cbfs_names.state.store import Snapshot, StateStore
 
 _log = logging.getLogger(__name__)
 
@@ -29,11 +29,11 @@ def compare(view: Snapshot, foreign: SignedNote) -> list[Equivocation]:
     here = parse_checkpoint(own.text.decode("ascii"))
     if there.origin != here.origin or not 0 < there.size <= here.size:
         return []
-    root = Log(there.size, view.log_hash).root()
+    root = RoundLog(there.size, view.log_hash).root()
     if root == there.root:
         return []
     config = config_now(view)
-    proof = Log(here.size, view.log_hash).consistency(there.size)
+    proof = RoundLog(here.size, view.log_hash).consistency(there.size)
     return [
         Equivocation(key, foreign, own, root, proof)
         for key in (config.log, *(key for _, key in config.witnesses))
@@ -50,7 +50,7 @@ def doubled(key: NoteKey, one: SignedNote, other: SignedNote) -> Equivocation | 
     return made if made.proven() else None
 
 
-def keep(store: Store, data: Path, found: list[Equivocation]) -> None:
+def keep(store: StateStore, data: Path, found: list[Equivocation]) -> None:
     """Stop, for people to decide, and leave the evidence in ``data``/evidence."""
     for each in found:
         if not each.proven():

@@ -8,8 +8,8 @@ from cbfs_common.names.trees import includes
 from cbfs_names.limits import BLOCK_PAGES_MAX
 from cbfs_names.state.block import Block, decode_block
 from cbfs_names.state.replay import config_now
-from cbfs_names.state.round_log import Log
-from cbfs_names.state.store import Snapshot, Store
+from cbfs_names.state.round_log import RoundLog
+from cbfs_names.state.store import Snapshot, StateStore
 from cbfs_names.wire.peer_link import PeerLink
 from cbfs_names.wire.peer_messages import BLOCK_PAGE, BlockPage, GetBlock, Offer
 
@@ -42,7 +42,7 @@ def offered(view: Snapshot, note: bytes, asked: int) -> Offer | None:
     if asked >= size:
         return None
     leaf = view.block(asked).round.digest()
-    return Offer(note, leaf, True, Log(size, view.log_hash).inclusion(asked), b"")
+    return Offer(note, leaf, True, RoundLog(size, view.log_hash).inclusion(asked), b"")
 
 
 def page_of(data: bytes, page: int) -> BlockPage:
@@ -66,7 +66,7 @@ async def fetch(link: PeerLink, round_: int, leaf: bytes) -> Block:
 
 
 async def fetch_published(
-    link: PeerLink, store: Store, given: Config, offer: Offer, size: int
+    link: PeerLink, store: StateStore, given: Config, offer: Offer, size: int
 ) -> Block:
     """The block of round ``size`` that is offered as published. Raises TransportError,
     DecodeError."""

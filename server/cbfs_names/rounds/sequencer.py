@@ -23,16 +23,22 @@ from cbfs_common.primitives import sign
 from cbfs_host.logs import tell_fault
 from cbfs_names.rounds.verifier import Checked, check_block, checkpoint_at, take_over
 from cbfs_names.state.block import Block, proposal_text
-from cbfs_names.state.replay import Committed, Replay, View, config_now, registration_commitment
-from cbfs_names.state.round_log import Log
-from cbfs_names.state.store import Snapshot, Store
+from cbfs_names.state.replay import (
+    Committed,
+    Replay,
+    StateView,
+    config_now,
+    registration_commitment,
+)
+from cbfs_names.state.round_log import RoundLog
+from cbfs_names.state.store import Snapshot, StateStore
 
 Refused = dict[bytes, Refusal]
 """Encoded operations that cannot be in the round, and why."""
 
 
 def build_block(
-    view: View, config: Config, seed: bytes, pending: Iterable[bytes], now: int
+    view: StateView, config: Config, seed: bytes, pending: Iterable[bytes], now: int
 ) -> tuple[Block, Refused, Checked]:
     """The next round of all ``pending`` encoded operations that are valid in it (at most
     ROUND_OPERATIONS_MAX), signed with the log's seed (32); and what it changes."""
@@ -52,13 +58,13 @@ def build_block(
             tell_fault("an operation", error)
             refused[operation] = Refusal.BAD_REQUEST
     change = replay.finish()
-    root, hashes = Log(number, view.log_hash).append(change.round.digest())
+    root, hashes = RoundLog(number, view.log_hash).append(change.round.digest())
     text = proposal_text(Checkpoint(config.namespace, number + 1, root).encode())
     block = Block(change.round, change.operations, sign(seed, text))
     return block, refused, Checked(change, hashes)
 
 
-def in_order(view: View, pending: Iterable[bytes]) -> list[bytes]:
+def in_order(view: StateView, pending: Iterable[bytes]) -> list[bytes]:
     """Registrations by the age of their commitments, after all else in the order it came in."""
     others: list[bytes] = []
     registrations: list[tuple[Committed, bytes]] = []
@@ -71,7 +77,7 @@ def in_order(view: View, pending: Iterable[bytes]) -> list[bytes]:
     return others + [encoded for _, encoded in sorted(registrations)]
 
 
-def _committed(view: View, encoded: bytes) -> Committed | None:
+def _committed(view: StateView, encoded: bytes) -> Committed | None:
     if kind_of(encoded) is not OperationKind.REGISTER:
         return None
     try:
@@ -81,7 +87,7 @@ def _committed(view: View, encoded: bytes) -> Committed | None:
     return view.committed(registration_commitment(operation))
 
 
-def due(view: View) -> bool:
+def due(view: StateView) -> bool:
     """Whether the configuration has changed and no round is of the new one: before one is, nobody
     who believes it has a head to believe."""
     tip = view.tip()
@@ -91,7 +97,7 @@ def due(view: View) -> bool:
 class Sequencer:
     """One sequencer with its log key (Ed25519 seed, 32)."""
 
-    def __init__(self, store: Store, seed: bytes) -> None:
+    def __init__(self, store: StateStore, seed: bytes) -> None:
         self._store = store
         self._seed = seed
         self._built: tuple[bytes, Checked] | None = None
@@ -167,10 +173,10 @@ class Sequencer:
         """The text of the checkpoint that a proposal makes."""
         with self._store.read() as view:
             number = block.round.number
-            root, _ = Log(number, view.log_hash).append(block.round.digest())
+            root, _ = RoundLog(number, view.log_hash).append(block.round.digest())
         return Checkpoint(block.round.namespace, number + 1, root).encode()
 
-    def _checked(self, view: View, block: Block) -> Checked:
+    def _checked(self, view: StateView, block: Block) -> Checked:
         if self._built is not None and self._built[0] == block.round.digest():
             return self._built[1]
         return check_block(view, config_now(view), block, None)

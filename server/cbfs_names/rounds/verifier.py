@@ -19,9 +19,9 @@ from cbfs_common.names.operations import OperationRefused, Refusal, sign_receipt
 from cbfs_common.primitives import sign_public, verify
 from cbfs_names.limits import RECEIPTS_MAX
 from cbfs_names.state.block import Block, BlockRefused, NotNow, Reason, SignedRefusal, proposal_text
-from cbfs_names.state.replay import Replay, Transition, View, config_now
-from cbfs_names.state.round_log import Log
-from cbfs_names.state.store import Snapshot, Store, Writer
+from cbfs_names.state.replay import Replay, StateView, Transition, config_now
+from cbfs_names.state.round_log import RoundLog
+from cbfs_names.state.store import Snapshot, StateStore, StateWriter
 
 Receipts = Iterable[tuple[int, bytes]]
 """Times (seconds) and encoded operations."""
@@ -47,10 +47,10 @@ class Checked:
 
 
 def check_block(
-    view: View, config: Config, block: Block, now: int | None, receipts: Receipts = ()
+    view: StateView, config: Config, block: Block, now: int | None, receipts: Receipts = ()
 ) -> Checked:
     """Whether ``block`` is the valid next round after ``view`` at ``now`` (seconds; None when
-    others have vouched for its time). The checks that cost least come first. Raises
+    others have endorsed for its time). The checks that cost least come first. Raises
     BlockRefused."""
     tip = view.tip()
     number = 0 if tip is None else tip.number + 1
@@ -59,7 +59,7 @@ def check_block(
         raise BlockRefused(Reason.WRONG_ROUND)
     if round_.namespace != config.namespace or round_.config != config.digest():
         raise BlockRefused(Reason.CONFIGURATION)
-    root, log_hashes = Log(number, view.log_hash).append(round_.digest())
+    root, log_hashes = RoundLog(number, view.log_hash).append(round_.digest())
     try:
         text = Checkpoint(config.namespace, number + 1, root).encode()
         verify(config.log.public, proposal_text(text), block.signature)
@@ -97,21 +97,21 @@ def omits(replay: Replay, block: Block, receipts: Receipts) -> bool:
     )
 
 
-def made_by(view: View, block: Block) -> bytes:
+def made_by(view: StateView, block: Block) -> bytes:
     """The text of the checkpoint that a block makes which is the next one of ``view``."""
     number = block.round.number
     tip = view.tip()
     if number != (0 if tip is None else tip.number + 1):
         raise BlockRefused(Reason.WRONG_ROUND)
-    root, _ = Log(number, view.log_hash).append(block.round.digest())
+    root, _ = RoundLog(number, view.log_hash).append(block.round.digest())
     return Checkpoint(block.round.namespace, number + 1, root).encode()
 
 
-def checkpoint_at(view: View, config: Config) -> Checkpoint:
+def checkpoint_at(view: StateView, config: Config) -> Checkpoint:
     """The log's newest checkpoint, also that of no rounds."""
     tip = view.tip()
     size = 0 if tip is None else tip.number + 1
-    return Checkpoint(config.namespace, size, Log(size, view.log_hash).root())
+    return Checkpoint(config.namespace, size, RoundLog(size, view.log_hash).root())
 
 
 def stopped(view: Snapshot, config: Config) -> bool:
@@ -126,15 +126,15 @@ def stopped(view: Snapshot, config: Config) -> bool:
 class Verifier:
     """One verifier with its store and its cosigning key (Ed25519 seed, 32) under ``name``."""
 
-    def __init__(self, store: Store, seed: bytes, name: str) -> None:
+    def __init__(self, store: StateStore, seed: bytes, name: str) -> None:
         self._store = store
         self._seed = seed
         self._name = name
         self._public = sign_public(seed)
 
-    def accept(self, block: Block, now: int, *, vouched: bool = False) -> SignatureLine:
+    def accept(self, block: Block, now: int, *, endorsed: bool = False) -> SignatureLine:
         """Check, lock, then cosign the next round. A block that is locked already is cosigned
-        again. ``vouched``: another verifier has cosigned it while its time was good. Raises
+        again. ``endorsed``: another verifier has cosigned it while its time was good. Raises
         BlockRefused, after the signed refusal is on the disk, or NotNow."""
         number, leaf = block.round.number, block.round.digest()
         refused: BlockRefused | None = None
@@ -145,7 +145,7 @@ class Verifier:
                 self._check_bound(locked, leaf, writer.refused(number, leaf))
                 if locked is None:
                     self._check_free(writer, number, made_by(writer, block))
-                    clock = None if vouched else now
+                    clock = None if endorsed else now
                     receipts = list(writer.receipts())
                     checked = check_block(writer, config, block, clock, receipts)
                     lock(writer, block, checked)
@@ -216,7 +216,7 @@ class Verifier:
             raise BlockRefused(Reason(refusal[-65]))
 
 
-def take_over(writer: Writer, block: Block) -> None:
+def take_over(writer: StateWriter, block: Block) -> None:
     """A round that a quorum has published. Raises Diverged when another is locked, and
     BlockRefused when it is not valid."""
     locked = writer.lock(block.round.number)
@@ -226,7 +226,7 @@ def take_over(writer: Writer, block: Block) -> None:
         raise Diverged(block.round.number)
 
 
-def lock(writer: Writer, block: Block, checked: Checked) -> None:
+def lock(writer: StateWriter, block: Block, checked: Checked) -> None:
     """All of a round, its lock, and the end of the receipts that it fulfils or makes void."""
     writer.lock_round(block, checked.change, checked.log_hashes)
     held = set(block.operations)

@@ -15,7 +15,7 @@ VERIFIER = "verifier-1"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Keys:
+class ServerKeys:
     """Secrets (32 each): ``transport`` X25519; ``log`` and ``verifier`` Ed25519 seeds."""
 
     transport: bytes
@@ -38,13 +38,13 @@ class Keys:
         return Config(log, ((VERIFIER, verifier),), (), VERIFIER, terms)
 
 
-def load_keys(directory: Path, random: Random) -> Keys:
+def load_keys(directory: Path, random: Random) -> ServerKeys:
     """The directory's keys, made with the first start. A crash in between leaves none or some;
     the store, which binds them, is made after them. Raises HostError."""
     names = ("transport.key", "sequencer.key", "verifier.key")
     begun = (directory / "store").exists()
     transport, log, verifier = (_load(directory / name, random, begun) for name in names)
-    return Keys(transport, log, verifier)
+    return ServerKeys(transport, log, verifier)
 
 
 def load_key(path: Path, random: Random) -> bytes:

@@ -49,7 +49,7 @@ class Child:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class MapNode:
     """An inner node."""
 
     left: Child
@@ -65,11 +65,11 @@ class Node:
         return bytes([flags]) + self.left.hash + self.right.hash
 
 
-def decode_node(record: bytes | None) -> Node:
-    """Undo ``Node.encode``; None is a node without children."""
+def decode_node(record: bytes | None) -> MapNode:
+    """Undo ``MapNode.encode``; None is a node without children."""
     record = record or _EMPTY_NODE
     flags, left, right = record[0], record[1 : 1 + HASH_SIZE], record[1 + HASH_SIZE :]
-    return Node(
+    return MapNode(
         Child(left, bool(flags & _LEAF_FLAGS[0])), Child(right, bool(flags & _LEAF_FLAGS[1]))
     )
 
@@ -80,7 +80,7 @@ def record_digest(record: bytes) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
+class MapTree:
     """The map as it is stored. ``node(key)`` gives a record or None. ``leaf(index, depth)`` gives
     the only leaf whose index shares ``depth`` bits with ``index``."""
 
@@ -149,7 +149,7 @@ class Tree:
         sides: tuple[list[Leaf], list[Leaf]] = [], []
         for leaf in leaves:
             sides[bit(leaf[0], depth)].append(leaf)
-        changed = Node(
+        changed = MapNode(
             self._child(depth + 1, sides[0], node.left, records),
             self._child(depth + 1, sides[1], node.right, records),
         )

@@ -37,7 +37,7 @@ from cbfs_common.names.operations import (
 )
 from cbfs_common.names.registration import Invite, check_commit, check_granted
 from cbfs_common.names.trees import EMPTY_MAP
-from cbfs_names.state.map_nodes import Leaf, Tree
+from cbfs_names.state.map_nodes import Leaf, MapTree
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,7 +52,7 @@ class Committed:
     granted: str = ""
 
 
-class View(Protocol):
+class StateView(Protocol):
     """A consistent view of the directory's state."""
 
     def tip(self) -> Round | None:
@@ -107,7 +107,7 @@ class Transition:
 class Replay:
     """One round in the making: ``number`` and ``time`` (seconds) are the round's."""
 
-    view: View
+    view: StateView
     config: Config
     number: int
     time: int
@@ -157,7 +157,7 @@ class Replay:
         """The round with everything applied. Raises StoreError when the map is damaged."""
         entries = {index: entry.encode() for index, entry in self._entries.items()}
         values = {index: entry.digest() for index, entry in self._entries.items()}
-        tree, tip = Tree(self.view.node, self.view.leaf), self.view.tip()
+        tree, tip = MapTree(self.view.node, self.view.leaf), self.view.tip()
         tree.check_root(EMPTY_MAP if tip is None else tip.map_root)
         root, nodes = tree.update(values)
         operations = tuple(self._operations)
@@ -268,7 +268,7 @@ class Replay:
         return made
 
 
-def config_now(view: View) -> Config:
+def config_now(view: StateView) -> Config:
     """The configuration in force in the next round."""
     return config_of(view.config_text())
 

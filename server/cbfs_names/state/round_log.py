@@ -1,4 +1,5 @@
-"""The log of rounds as stored subtree hashes: appending and making proofs. RFC 9162, 2.1.
+"""The log of rounds as stored subtree hashes: appending and making proofs (RFC 9162, 2.1); and its
+newest head as clients get it.
 
 Hash (level, index) is that of the complete subtree over leaves index * 2^level and following.
 """
@@ -6,11 +7,15 @@ Hash (level, index) is that of the complete subtree over leaves index * 2^level 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cbfs_common.names.note import SignedNote
+from cbfs_common.names.operations import Refusal
 from cbfs_common.names.trees import EMPTY_ROOT, node_hash
+from cbfs_host.lmdb_environment import StoreError
+from cbfs_names.state.store import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
+class RoundLog:
     """The log as it is stored: ``size`` leaves, ``hash(level, index)`` of complete subtrees."""
 
     size: int
@@ -32,7 +37,7 @@ class Log:
         def both(level: int, index: int) -> bytes:
             return made[level, index] if (level, index) in made else self.hash(level, index)
 
-        return Log(self.size + 1, both).root(), made
+        return RoundLog(self.size + 1, both).root(), made
 
     def inclusion(self, index: int) -> tuple[bytes, ...]:
         """Proof that leaf ``index`` is in the log. RFC 9162, 2.1.3.1."""
@@ -75,3 +80,35 @@ class Log:
 def _split(size: int) -> int:
     """The largest power of two smaller than ``size`` (at least 2)."""
     return 1 << ((size - 1).bit_length() - 1)
+
+
+# Its newest head
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Signed head, leaf, and proof that it is the last. ``number``: the round's."""
+
+    note: bytes
+    round: bytes
+    number: int
+    log_proof: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """``placed`` operations are in the round of ``head``; ``refused`` in none. ``head`` is None
+    when no round was made."""
+
+    head: Head | None
+    placed: frozenset[bytes]
+    refused: dict[bytes, Refusal]
+
+
+def head_of(view: Snapshot, note: SignedNote) -> Head:
+    """The newest round in ``view`` under its signed head."""
+    tip = view.tip()
+    if tip is None:
+        raise StoreError("the store has no round", "restore it from a backup")
+    proof = RoundLog(tip.number + 1, view.log_hash).inclusion(tip.number)
+    return Head(note.encode(), tip.encode(), tip.number, proof)

@@ -22,7 +22,7 @@ from cbfs_common.names.config import config_of
 from cbfs_common.names.entry import Round, entry_hash
 from cbfs_common.names.layout import Fields, short
 from cbfs_common.names.operations import HistoryLink, read_link
-from cbfs_host.calendar import Mark, decode_mark
+from cbfs_host.calendar import ClockMark, decode_mark
 from cbfs_host.complaints import hint_of
 from cbfs_host.lmdb_environment import (
     StoreError,
@@ -34,14 +34,14 @@ from cbfs_host.lmdb_environment import (
 from cbfs_names.state.block import Block, decode_block, decode_block_round
 from cbfs_names.state.map_nodes import Leaf, prefix
 from cbfs_names.state.replay import Committed, Transition
-from cbfs_names.state.tables import DAMAGED, Cursor, Table, opened
+from cbfs_names.state.tables import DAMAGED, Cursor, StateTable, opened
 
 _HEAD = b"head"  # META: the newest published head, a signed note
 _CLOCK = b"clock"  # META: see ``calendar.Mark``
 _ABSTAIN = b"abstain"  # META: round u64 | checkpoint, see ``abstains``
 
 
-__all__ = ["Snapshot", "Store", "Table", "Writer"]
+__all__ = ["Snapshot", "StateStore", "StateTable", "StateWriter"]
 
 _log = logging.getLogger(__name__)
 
@@ -58,15 +58,15 @@ def _unreadable(error: lmdb.Error) -> StoreError:
 class Snapshot:
     """A consistent view (``replay.View``) of the store: that of its transaction."""
 
-    def __init__(self, dbs: dict[Table, Any], txn: Any) -> None:
+    def __init__(self, dbs: dict[StateTable, Any], txn: Any) -> None:
         self._dbs = dbs
         self._txn = txn
 
     def close(self) -> None:
-        """End the transaction of a snapshot that ``Store.snapshot`` gave."""
+        """End the transaction of a snapshot that ``StateStore.snapshot`` gave."""
         self._txn.abort()
 
-    def get(self, table: Table, key: bytes) -> bytes | None:
+    def get(self, table: StateTable, key: bytes) -> bytes | None:
         """A record."""
         try:
             data = self._txn.get(key, db=self._dbs[table])
@@ -75,7 +75,7 @@ class Snapshot:
         return None if data is None else opened(table, key, data)
 
     @contextmanager
-    def _cursor(self, table: Table) -> Iterator[Cursor]:
+    def _cursor(self, table: StateTable) -> Iterator[Cursor]:
         try:
             with self._txn.cursor(db=self._dbs[table]) as cursor:
                 yield Cursor(table, cursor)
@@ -84,7 +84,7 @@ class Snapshot:
         except lmdb.Error as error:
             raise _unreadable(error) from error
 
-    def _last(self, table: Table) -> bytes | None:
+    def _last(self, table: StateTable) -> bytes | None:
         """The last record of a table that has one of each round, or None before the first. A
         damaged page could hide the last ones, and what was signed would be signed otherwise."""
         with self._cursor(table) as cursor:
@@ -95,32 +95,32 @@ class Snapshot:
 
     def tip_block(self) -> Block | None:
         """The last block, or None before the first round."""
-        record = self._last(Table.BLOCKS)
+        record = self._last(StateTable.BLOCKS)
         return None if record is None else decode_block(record)
 
     def tip(self) -> Round | None:
         """The last round, or None before the first."""
-        record = self._last(Table.BLOCKS)
+        record = self._last(StateTable.BLOCKS)
         return None if record is None else decode_block_round(record)
 
     def block(self, round_: int) -> Block:
         """The block of a round that is locked."""
-        record = self.get(Table.BLOCKS, _number(round_))
+        record = self.get(StateTable.BLOCKS, _number(round_))
         if record is None:
             raise StoreError("a round of the log is missing", DAMAGED)
         return decode_block(record)
 
     def entry(self, index: bytes) -> bytes | None:
         """The encoded entry at an index (32)."""
-        return self.get(Table.ENTRIES, index)
+        return self.get(StateTable.ENTRIES, index)
 
     def node(self, key: bytes) -> bytes | None:
         """A record of the map's tree."""
-        return self.get(Table.NODES, key)
+        return self.get(StateTable.NODES, key)
 
     def leaf(self, index: bytes, depth: int) -> Leaf:
         """The leaf under the first ``depth`` bits of an index."""
-        with self._cursor(Table.ENTRIES) as cursor:
+        with self._cursor(StateTable.ENTRIES) as cursor:
             start = prefix(index, depth)
             if not cursor.seek(start) or prefix(cursor.key(), depth) != start:
                 raise StoreError("the map of names is damaged", DAMAGED)
@@ -128,14 +128,14 @@ class Snapshot:
 
     def log_hash(self, level: int, index: int) -> bytes:
         """A complete subtree's hash of the log."""
-        found = self.get(Table.LOG, bytes([level]) + _number(index))
+        found = self.get(StateTable.LOG, bytes([level]) + _number(index))
         if found is None:
             raise StoreError("the log of rounds is damaged", DAMAGED)
         return found
 
     def committed(self, commitment: bytes) -> Committed | None:
         """When this commitment (32) was made."""
-        record = self.get(Table.COMMITS, commitment)
+        record = self.get(StateTable.COMMITS, commitment)
         if record is None:
             return None
         fields = Fields(record, "a commitment's record")
@@ -144,12 +144,12 @@ class Snapshot:
 
     def commit_count(self) -> int:
         """How many commitments are kept."""
-        count: int = self._txn.stat(self._dbs[Table.COMMITS])["entries"]
+        count: int = self._txn.stat(self._dbs[StateTable.COMMITS])["entries"]
         return count
 
     def invite(self, key: bytes) -> bytes | None:
         """What an invite (by its key, 32) was last used for; empty when spent."""
-        return self.get(Table.INVITES, key)
+        return self.get(StateTable.INVITES, key)
 
     def namespace(self) -> str:
         """The directory's."""
@@ -157,13 +157,13 @@ class Snapshot:
 
     def size(self) -> int:
         """How many rounds are locked."""
-        self._last(Table.LOCKS)
-        return int(self._txn.stat(self._dbs[Table.LOCKS])["entries"])
+        self._last(StateTable.LOCKS)
+        return int(self._txn.stat(self._dbs[StateTable.LOCKS])["entries"])
 
     def config_text(self, round_: int | None = None) -> str:
         """The configuration in force in a round, or in the next one."""
         number = self.size() if round_ is None else round_
-        with self._cursor(Table.CONFIGS) as cursor:
+        with self._cursor(StateTable.CONFIGS) as cursor:
             found = cursor.seek(_number(number + 1))
             if not (cursor.prev() if found else cursor.last()):
                 raise StoreError("the store is empty or damaged", DAMAGED)
@@ -172,41 +172,41 @@ class Snapshot:
 
     def head(self) -> bytes | None:
         """The newest published head, a signed note."""
-        return self.get(Table.META, _HEAD)
+        return self.get(StateTable.META, _HEAD)
 
     def abstains(self) -> tuple[int, bytes] | None:
         """The round up to which this verifier, started from a copy, leaves all to the others, but
         for what makes this checkpoint, which it has signed before."""
-        record = self.get(Table.META, _ABSTAIN)
+        record = self.get(StateTable.META, _ABSTAIN)
         return None if record is None else (int.from_bytes(record[:8], "big"), record[8:])
 
     def vote(self, key: bytes) -> bytes | None:
         """The largest checkpoint that the verifier with this key (32) has signed, a signed note."""
-        return self.get(Table.VOTES, key)
+        return self.get(StateTable.VOTES, key)
 
     def receipts(self) -> Iterator[tuple[int, bytes]]:
         """Time and operation of every receipt given and not yet carried out or void."""
-        with self._cursor(Table.RECEIPTS) as cursor:
+        with self._cursor(StateTable.RECEIPTS) as cursor:
             for record in cursor.values():
                 yield int.from_bytes(record[:8], "big"), record[8:]
 
     def receipt(self, key: bytes) -> int | None:
         """The time of the receipt for an operation with this hash (32)."""
-        record = self.get(Table.RECEIPTS, key)
+        record = self.get(StateTable.RECEIPTS, key)
         return None if record is None else int.from_bytes(record[:8], "big")
 
     def receipt_count(self) -> int:
         """How many receipts are kept."""
-        return int(self._txn.stat(self._dbs[Table.RECEIPTS])["entries"])
+        return int(self._txn.stat(self._dbs[StateTable.RECEIPTS])["entries"])
 
     def evidence(self) -> list[bytes]:
         """All evidence of equivocation, encoded."""
-        with self._cursor(Table.EVIDENCE) as cursor:
+        with self._cursor(StateTable.EVIDENCE) as cursor:
             return list(cursor.values())
 
     def commits_until(self, time: int) -> Iterator[bytes]:
         """Commitments made at or before ``time`` (seconds)."""
-        with self._cursor(Table.COMMIT_TIMES) as cursor:
+        with self._cursor(StateTable.COMMIT_TIMES) as cursor:
             found = cursor.first()
             while found and int.from_bytes(cursor.key()[:8], "big") <= time:
                 yield cursor.key()[8:]
@@ -215,7 +215,7 @@ class Snapshot:
     def links(self, index: bytes, incarnation: int, after: int) -> Iterator[HistoryLink]:
         """Links of an incarnation after this version, oldest first."""
         start = index + incarnation.to_bytes(4, "big")
-        with self._cursor(Table.LINKS) as cursor:
+        with self._cursor(StateTable.LINKS) as cursor:
             found = cursor.seek(start + min(after + 1, 2**32 - 1).to_bytes(4, "big"))
             while found and cursor.key().startswith(start):
                 yield read_link(Fields(cursor.value(), "a link"))
@@ -225,14 +225,14 @@ class Snapshot:
         """Links of an incarnation from this version down to 2, newest first."""
         for number in range(version, 1, -1):
             key = index + incarnation.to_bytes(4, "big") + number.to_bytes(4, "big")
-            record = self.get(Table.LINKS, key)
+            record = self.get(StateTable.LINKS, key)
             if record is None:
                 raise StoreError("an entry's history is damaged", DAMAGED)
             yield read_link(Fields(record, "a link"))
 
-    def mark(self) -> Mark | None:
+    def mark(self) -> ClockMark | None:
         """Of the time, as it was noted last."""
-        found = self.get(Table.META, _CLOCK)
+        found = self.get(StateTable.META, _CLOCK)
         try:
             return None if found is None else decode_mark(found)
         except DecodeError as error:
@@ -240,22 +240,22 @@ class Snapshot:
 
     def lock(self, round_: int) -> bytes | None:
         """The leaf hash (32) that this verifier has locked for a round."""
-        return self.get(Table.LOCKS, _number(round_))
+        return self.get(StateTable.LOCKS, _number(round_))
 
     def refused(self, round_: int, leaf: bytes) -> bytes | None:
         """The signed refusal of a block with this leaf hash (32)."""
-        return self.get(Table.REFUSALS, _number(round_) + leaf)
+        return self.get(StateTable.REFUSALS, _number(round_) + leaf)
 
     def proposal(self, round_: int) -> Block | None:
         """What this sequencer has proposed for a round that is not locked yet."""
-        record = self.get(Table.PROPOSALS, _number(round_))
+        record = self.get(StateTable.PROPOSALS, _number(round_))
         return None if record is None else decode_block(record)
 
 
-class Writer(Snapshot):
+class StateWriter(Snapshot):
     """A transaction that can also change the store."""
 
-    def _put(self, table: Table, key: bytes, value: bytes) -> None:
+    def _put(self, table: StateTable, key: bytes, value: bytes) -> None:
         self._txn.put(key, with_check(table.value, key, value), db=self._dbs[table])
 
     def lock_round(
@@ -263,85 +263,87 @@ class Writer(Snapshot):
     ) -> None:
         """Everything that a round changes, with the lock."""
         number = _number(block.round.number)
-        self._put(Table.BLOCKS, number, block.encode())
-        self._put(Table.LOCKS, number, block.round.digest())
+        self._put(StateTable.BLOCKS, number, block.encode())
+        self._put(StateTable.LOCKS, number, block.round.digest())
         for index, entry in change.entries.items():
-            self._put(Table.ENTRIES, index, entry)
+            self._put(StateTable.ENTRIES, index, entry)
         for key, node in change.nodes.items():
-            self._put(Table.NODES, key, node)
+            self._put(StateTable.NODES, key, node)
         for (level, at), digest in log_hashes.items():
-            self._put(Table.LOG, bytes([level]) + _number(at), digest)
+            self._put(StateTable.LOG, bytes([level]) + _number(at), digest)
         for key, used in change.invites.items():
-            self._put(Table.INVITES, key, used)
+            self._put(StateTable.INVITES, key, used)
         if change.config is not None:
-            self._put(Table.CONFIGS, _number(block.round.number + 1), change.config.encode("ascii"))
+            self._put(
+                StateTable.CONFIGS, _number(block.round.number + 1), change.config.encode("ascii")
+            )
         for index, incarnation, version, link in change.links:
             key = index + incarnation.to_bytes(4, "big") + version.to_bytes(4, "big")
-            self._put(Table.LINKS, key, link.encode())
+            self._put(StateTable.LINKS, key, link.encode())
         self._change_commits(change)
 
     def _change_commits(self, change: Transition) -> None:
         for commitment in change.commits_over:
             made = self.committed(commitment)
             if made is not None:
-                self._txn.delete(commitment, db=self._dbs[Table.COMMITS])
+                self._txn.delete(commitment, db=self._dbs[StateTable.COMMITS])
                 key = _number(made.time) + commitment
-                self._txn.delete(key, db=self._dbs[Table.COMMIT_TIMES])
+                self._txn.delete(key, db=self._dbs[StateTable.COMMIT_TIMES])
         for commitment, made in change.commits.items():
             record = _number(made.round) + made.place.to_bytes(4, "big") + _number(made.time)
             record += short(made.invite) + short(made.granted.encode("ascii"))
-            self._put(Table.COMMITS, commitment, record)
-            self._put(Table.COMMIT_TIMES, _number(made.time) + commitment, b"")
+            self._put(StateTable.COMMITS, commitment, record)
+            self._put(StateTable.COMMIT_TIMES, _number(made.time) + commitment, b"")
 
-    def put_mark(self, mark: Mark) -> None:
+    def put_mark(self, mark: ClockMark) -> None:
         """Note the time."""
-        self._put(Table.META, _CLOCK, mark.encode())
+        self._put(StateTable.META, _CLOCK, mark.encode())
 
     def begin(self, config: str) -> None:
         """The configuration in force from the first round on."""
-        self._put(Table.CONFIGS, _number(0), config.encode("ascii"))
+        self._put(StateTable.CONFIGS, _number(0), config.encode("ascii"))
 
     def refuse(self, round_: int, leaf: bytes, refusal: bytes) -> None:
         """Keep a signed refusal."""
-        self._put(Table.REFUSALS, _number(round_) + leaf, refusal)
+        self._put(StateTable.REFUSALS, _number(round_) + leaf, refusal)
 
     def propose(self, block: Block) -> None:
         """Keep a proposal, the one of its round."""
-        self._put(Table.PROPOSALS, _number(block.round.number), block.encode())
+        self._put(StateTable.PROPOSALS, _number(block.round.number), block.encode())
 
     def drop_proposals(self, end: int) -> None:
         """Forget the proposals of rounds before ``end``."""
-        with self._cursor(Table.PROPOSALS) as cursor:
+        with self._cursor(StateTable.PROPOSALS) as cursor:
             found = cursor.first()
             while found and int.from_bytes(cursor.key(), "big") < end:
                 found = cursor.delete()
 
     def keep_head(self, note: bytes) -> None:
         """The newest published head."""
-        self._put(Table.META, _HEAD, note)
+        self._put(StateTable.META, _HEAD, note)
 
     def abstain(self, round_: int, checkpoint: bytes) -> None:
         """Leave rounds up to this one to the others, but for what makes this checkpoint."""
-        self._put(Table.META, _ABSTAIN, _number(round_) + checkpoint)
+        self._put(StateTable.META, _ABSTAIN, _number(round_) + checkpoint)
 
     def keep_vote(self, key: bytes, note: bytes) -> None:
         """Under the verifier's key (32)."""
-        self._put(Table.VOTES, key, note)
+        self._put(StateTable.VOTES, key, note)
 
     def keep_receipt(self, key: bytes, time: int, operation: bytes) -> None:
         """Under the operation's hash (32)."""
-        self._put(Table.RECEIPTS, key, _number(time) + operation)
+        self._put(StateTable.RECEIPTS, key, _number(time) + operation)
 
     def drop_receipt(self, key: bytes) -> None:
         """The operation is carried out, or void."""
-        self._txn.delete(key, db=self._dbs[Table.RECEIPTS])
+        self._txn.delete(key, db=self._dbs[StateTable.RECEIPTS])
 
     def keep_evidence(self, key: bytes, evidence: bytes) -> None:
         """Under its hash (32), for ever."""
-        self._put(Table.EVIDENCE, key, evidence)
+        self._put(StateTable.EVIDENCE, key, evidence)
 
 
-class Store:
+class StateStore:
     """The store under ``path``; one process at a time, which the directory's lock file ensures."""
 
     def __init__(self, path: Path, config: str | None) -> None:
@@ -350,8 +352,8 @@ class Store:
         Raises StoreError."""
         try:
             if config is not None and not path.exists():
-                build_environment(path, len(Table), partial(_begin, config))
-            self._env = open_checked(path, len(Table), DAMAGED)
+                build_environment(path, len(StateTable), partial(_begin, config))
+            self._env = open_checked(path, len(StateTable), DAMAGED)
         except (lmdb.Error, OSError) as error:
             raise unopened(path, error, DAMAGED) from error
         try:
@@ -391,12 +393,12 @@ class Store:
             view.close()
 
     @contextmanager
-    def write(self) -> Iterator[Writer]:
+    def write(self) -> Iterator[StateWriter]:
         """A transaction, on the disk at the end of the block; an exception undoes it. Raises
         StoreError when the disk does not take it."""
         try:
             with self._env.begin(write=True) as txn:
-                yield Writer(self._dbs, txn)
+                yield StateWriter(self._dbs, txn)
         except lmdb.Error as error:
             raise StoreError(
                 f"the store cannot be written: {error}", hint_of(error, DAMAGED)
@@ -407,8 +409,8 @@ def _begin(config: str, env: Any) -> None:
     """Put into a new store what it begins with."""
     dbs = _open_tables(env)
     with env.begin(write=True) as txn:
-        Writer(dbs, txn).begin(config)
+        StateWriter(dbs, txn).begin(config)
 
 
-def _open_tables(env: Any) -> dict[Table, Any]:
-    return {table: env.open_db(table.value) for table in Table}
+def _open_tables(env: Any) -> dict[StateTable, Any]:
+    return {table: env.open_db(table.value) for table in StateTable}

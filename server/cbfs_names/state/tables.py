@@ -9,7 +9,7 @@ from cbfs_host.lmdb_environment import without_check
 DAMAGED = "check the disk; cbfs-names(8) says under FILES what to do about the store"
 
 
-class Table(Enum):
+class StateTable(Enum):
     """The tables, with their keys; all integers are big-endian."""
 
     META = b"meta"  # a fixed word
@@ -30,7 +30,7 @@ class Table(Enum):
     VOTES = b"votes"  # a verifier's key 32: the largest checkpoint it has signed, a signed note
 
 
-def opened(table: Table, key: bytes, data: bytes) -> bytes:
+def opened(table: StateTable, key: bytes, data: bytes) -> bytes:
     """The value of a record as it is stored. Raises StoreError."""
     return without_check(table.value, key, data, DAMAGED)
 
@@ -38,7 +38,7 @@ def opened(table: Table, key: bytes, data: bytes) -> bytes:
 class Cursor:
     """An LMDB cursor over one table, which checks what it reads."""
 
-    def __init__(self, table: Table, cursor: Any) -> None:
+    def __init__(self, table: StateTable, cursor: Any) -> None:
         self._table = table
         self._cursor = cursor
         self.first = cursor.first

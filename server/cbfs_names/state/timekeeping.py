@@ -13,7 +13,7 @@ from collections.abc import Callable
 from cbfs_common.limits import NAME_GRACE
 from cbfs_host.calendar import Calendar
 from cbfs_names.limits import MARK_PERIOD
-from cbfs_names.state.store import Store
+from cbfs_names.state.store import StateStore
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Timekeeper:
 
     def __init__(
         self,
-        store: Store,
+        store: StateStore,
         clock: Callable[[], float] = time.time,
         running: Callable[[], float] = running,
         *,

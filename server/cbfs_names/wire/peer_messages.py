@@ -88,7 +88,7 @@ class BlockPage:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class PeerStatus:
     """``head``: newest published head; ``votes``: the newest checkpoint that the verifier has
     signed, as far as it is known; each may be empty."""
 
@@ -97,11 +97,22 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class Acknowledged:
     """Taken."""
 
 
-Peer = Await | GetBlock | Vote | Reject | AskStatus | Forward | Offer | BlockPage | Status | Done
+Peer = (
+    Await
+    | GetBlock
+    | Vote
+    | Reject
+    | AskStatus
+    | Forward
+    | Offer
+    | BlockPage
+    | PeerStatus
+    | Acknowledged
+)
 
 
 def encode(message: Peer) -> bytes:
@@ -123,9 +134,9 @@ def encode(message: Peer) -> bytes:
             fields = [160, head, leaf, published, encode_proof(proof), votes]
         case BlockPage(pages, data):
             fields = [161, pages, data]
-        case Status(head, votes):
+        case PeerStatus(head, votes):
             fields = [162, head, votes]
-        case Done():
+        case Acknowledged():
             fields = [163]
     packed: bytes = msgpack.packb(fields)
     return packed
@@ -160,9 +171,9 @@ def decode(payload: bytes) -> Peer:
         case [161, int(pages), bytes(data)] if _number(pages):
             return BlockPage(pages, data)
         case [162, bytes(head), bytes(votes)]:
-            return Status(head, votes)
+            return PeerStatus(head, votes)
         case [163]:
-            return Done()
+            return Acknowledged()
         case _:
             raise DecodeError("not a message between verifiers")
 

@@ -27,10 +27,9 @@ from cbfs_common.names.wire import (
 )
 from cbfs_host.lmdb_environment import StoreError
 from cbfs_names.limits import CONSISTENCY_KEPT_MAX, FEED_KEPT_MAX
-from cbfs_names.state.heads import Head
-from cbfs_names.state.map_nodes import Tree
-from cbfs_names.state.round_log import Log
-from cbfs_names.state.store import Store
+from cbfs_names.state.map_nodes import MapTree
+from cbfs_names.state.round_log import Head, RoundLog
+from cbfs_names.state.store import StateStore
 from cbfs_names.state.tables import DAMAGED
 
 Asked = Lookup | History | AskHead | AskChanges | AskTerms
@@ -44,7 +43,7 @@ _ENVELOPE = 64
 class Answers:
     """Answers from one published head on; ``show`` moves it to the next."""
 
-    def __init__(self, store: Store, head: Head) -> None:
+    def __init__(self, store: StateStore, head: Head) -> None:
         self._store = store
         self.head = head
         self._snapshot = store.snapshot()
@@ -88,7 +87,7 @@ class Answers:
 
     def _look_up(self, name: str, old_size: int) -> Reply:
         view, index = self._snapshot, name_index(self._namespace, name)
-        tree, entry = Tree(view.node, view.leaf), view.entry(index) or b""
+        tree, entry = MapTree(view.node, view.leaf), view.entry(index) or b""
         tree.check_root(decode_round(self.head.round).map_root)
         proof = tree.prove(index)
         if bool(entry) is not (proof.terminal is Terminal.HERE):
@@ -142,7 +141,7 @@ class Answers:
             return ()
         found = self._consistency.get(old_size)
         if found is None:
-            found = Log(size, self._snapshot.log_hash).consistency(old_size)
+            found = RoundLog(size, self._snapshot.log_hash).consistency(old_size)
             if len(self._consistency) >= CONSISTENCY_KEPT_MAX:
                 self._consistency.clear()
             self._consistency[old_size] = found

@@ -20,16 +20,16 @@ from cbfs_common.names.wire import (
 )
 from cbfs_host.logs import keep_going
 from cbfs_names.limits import PENDING_MAX, QUORUM_PATIENCE
-from cbfs_names.state.heads import Head, Outcome
-from cbfs_names.state.store import Store
+from cbfs_names.state.round_log import Head, Outcome
+from cbfs_names.state.store import StateStore
 from cbfs_names.state.timekeeping import Timekeeper
-from cbfs_names.wire.deferred import Waiting
 from cbfs_names.wire.queries import Answers
+from cbfs_names.wire.sockets import DeferredReply
 
 _log = logging.getLogger(__name__)
 
 
-class Core(Protocol):
+class ServiceCore(Protocol):
     """What makes and signs rounds."""
 
     async def start(self, now: int) -> Head:
@@ -48,13 +48,13 @@ class Core(Protocol):
         """Why no operation is taken now; None: they are."""
 
 
-class Service:
+class DirectoryService:
     """Answers requests. ``run`` must be running for operations to be answered."""
 
     def __init__(
         self,
-        store: Store,
-        core: Core,
+        store: StateStore,
+        core: ServiceCore,
         clock: Callable[[], float],
         head: Head | None = None,
         timekeeper: Timekeeper | None = None,
@@ -65,7 +65,7 @@ class Service:
         self._store = store
         self._core = core
         self._clock = clock
-        self._pending: dict[bytes, Waiting] = {}
+        self._pending: dict[bytes, DeferredReply] = {}
         self._wake = trio.Event()
         self._signed = int(clock())
         self._answers = None if head is None else Answers(store, head)
@@ -87,7 +87,7 @@ class Service:
                 await self._wake.wait()
             await self._turn()
 
-    def answer(self, payload: bytes) -> bytes | Waiting:
+    def answer(self, payload: bytes) -> bytes | DeferredReply:
         """The encoded reply to one request, or what to wait on for it. Whatever the payload is,
         there is one."""
         try:
@@ -111,7 +111,7 @@ class Service:
         self._answers.show(head)
         self._signed = int(self._clock())
 
-    def _submit(self, operation: bytes) -> bytes | Waiting:
+    def _submit(self, operation: bytes) -> bytes | DeferredReply:
         try:
             decode_operation(operation)
         except DecodeError:
@@ -124,7 +124,7 @@ class Service:
             if refusal is not None:
                 return encode_reply(RefusedReply(refusal))
             late = encode_reply(RefusedReply(Refusal.NO_QUORUM))
-            waiting = self._pending[operation] = Waiting(late, QUORUM_PATIENCE)
+            waiting = self._pending[operation] = DeferredReply(late, QUORUM_PATIENCE)
             self._wake.set()
         return waiting
 
@@ -133,7 +133,7 @@ class Service:
         no room for others: else it would sign none."""
         if operation not in self._pending and len(self._pending) < 2 * PENDING_MAX:
             late = encode_reply(RefusedReply(Refusal.NO_QUORUM))
-            self._pending[operation] = Waiting(late, QUORUM_PATIENCE)
+            self._pending[operation] = DeferredReply(late, QUORUM_PATIENCE)
             self._wake.set()
 
     async def _turn(self) -> None:

@@ -23,15 +23,36 @@ from cbfs_names.limits import (
     ROOM,
     WRITE_TIMEOUT,
 )
-from cbfs_names.wire.deferred import Waiting
 
 _log = logging.getLogger(__name__)
+
+
+class DeferredReply:
+    """``late``: what is replied after ``patience`` seconds without it."""
+
+    __slots__ = ("_done", "_patience", "_reply")
+
+    def __init__(self, late: bytes, patience: float) -> None:
+        self._done = trio.Event()
+        self._patience = patience
+        self._reply = late
+
+    def settle(self, reply: bytes) -> None:
+        """Once."""
+        self._reply = reply
+        self._done.set()
+
+    async def reply(self) -> bytes:
+        """Wait for it, encoded."""
+        with trio.move_on_after(self._patience):
+            await self._done.wait()
+        return self._reply
 
 
 class Answering(Protocol):
     """What answers requests."""
 
-    def answer(self, payload: bytes) -> bytes | Waiting:
+    def answer(self, payload: bytes) -> bytes | DeferredReply:
         """The encoded reply to one request, or what to wait on for it."""
 
 
@@ -198,7 +219,7 @@ class _Client:
                 if not isinstance(event, Frame) or event.id == PUSH:
                     raise TransportError("a frame that is not a request")
                 found = self._service.answer(event.payload)
-                if isinstance(found, Waiting):
+                if isinstance(found, DeferredReply):
                     await self._free.acquire()
                     spawn(self._later, event.id, found.reply)
                 else:

@@ -20,7 +20,7 @@ from cbfs_server.limits import (
 )
 from cbfs_server.push import Pusher
 from cbfs_server.service import Expired, Service, expire
-from cbfs_server.store import Store, Writer
+from cbfs_server.store import MailboxStore, MailboxWriter
 
 _log = logging.getLogger(__name__)
 
@@ -30,12 +30,12 @@ def running() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-class House:
+class Housekeeping:
     """Of one ``store``, on the disk of ``data``. Raises StoreError."""
 
     def __init__(
         self,
-        store: Store,
+        store: MailboxStore,
         data: Path,
         clock: Callable[[], float] = time.time,
         running: Callable[[], float] = running,
@@ -122,7 +122,7 @@ class House:
             )
 
 
-def _forget(start: bytes, today: int, writer: Writer) -> tuple[bytes | None, Expired]:
+def _forget(start: bytes, today: int, writer: MailboxWriter) -> tuple[bytes | None, Expired]:
     """A batch, and what it was: counted anew when the change is made a second time."""
     counted = Expired()
     return expire(writer, start, today, counted), counted

@@ -23,30 +23,29 @@ from cbfs_common.names.policy import Group
 from cbfs_common.names.wire import Request, encode_request
 from cbfs_common.primitives import dh_public, sign, sign_public
 from cbfs_common.profile import Address
-from cbfs_names.processes.roles import Beside, VerifierRole
+from cbfs_names.processes.roles import Deployment, VerifierRole
 from cbfs_names.rounds.published import offered, page_of
 from cbfs_names.rounds.sequencer import Sequencer
 from cbfs_names.state.block import Block, SignedRefusal, decode_refusal, proposal_text
-from cbfs_names.state.keys import Keys
+from cbfs_names.state.keys import ServerKeys
 from cbfs_names.state.replay import Replay, config_now
-from cbfs_names.state.round_log import Log
-from cbfs_names.state.store import Store
-from cbfs_names.wire.deferred import Waiting
+from cbfs_names.state.round_log import RoundLog
+from cbfs_names.state.store import StateStore
 from cbfs_names.wire.peer_link import connected
 from cbfs_names.wire.peer_messages import (
+    Acknowledged,
     AskStatus,
     Await,
-    Done,
     Forward,
     GetBlock,
     Offer,
+    PeerStatus,
     Reject,
-    Status,
     Vote,
     decode,
     encode,
 )
-from cbfs_names.wire.sockets import Answering, listen, listening_port, serve
+from cbfs_names.wire.sockets import Answering, DeferredReply, listen, listening_port, serve
 from tests.support.names_local import CONFIG, KEYS, NOW
 from tests.support.names_server import seeded_random
 
@@ -64,7 +63,7 @@ def key(name: str) -> NoteKey:
     return NoteKey(name, COSIGNER_KEY, sign_public(seed(name)))
 
 
-def panel_of(*names: str, threshold: int, terms: Terms = CONFIG.terms) -> Config:
+def quorum_of(*names: str, threshold: int, terms: Terms = CONFIG.terms) -> Config:
     """A configuration in which so many of these verifiers must sign."""
     witnesses = tuple((name, key(name)) for name in names)
     return Config(CONFIG.log, witnesses, (Group("all", threshold, names),), "all", terms)
@@ -77,7 +76,7 @@ class Proposer:
     ``twist`` changes what it offers, ``forced`` is offered whatever is asked. It tells a verifier
     that asks nothing of what that has signed."""
 
-    store: Store
+    store: StateStore
     vouchers: tuple[str, ...] = ()
     now: int = NOW
     head: bytes = b""
@@ -89,7 +88,7 @@ class Proposer:
     forwarded: list[bytes] = field(default_factory=list)
     twist: Callable[[Offer], Offer] = lambda offer: offer
     forced: Offer | None = None
-    _awaiting: list[tuple[Await, Waiting]] = field(default_factory=list)
+    _awaiting: list[tuple[Await, DeferredReply]] = field(default_factory=list)
     _changed: trio.Event = field(default_factory=trio.Event)
 
     # what it says
@@ -112,7 +111,7 @@ class Proposer:
     def text(self, block: Block) -> bytes:
         """The checkpoint that a block makes."""
         with self.store.read() as view:
-            root, _ = Log(block.round.number, view.log_hash).append(block.round.digest())
+            root, _ = RoundLog(block.round.number, view.log_hash).append(block.round.digest())
         return Checkpoint(block.round.namespace, block.round.number + 1, root).encode()
 
     def propose(self, block: Block) -> None:
@@ -161,21 +160,21 @@ class Proposer:
             while not happened():
                 await self._changed.wait()
 
-    def answer(self, payload: bytes) -> bytes | Waiting:
+    def answer(self, payload: bytes) -> bytes | DeferredReply:
         """To a verifier."""
         found = self._answer(payload)
         self._changed.set()
         self._changed = trio.Event()
         return found
 
-    def _answer(self, payload: bytes) -> bytes | Waiting:
+    def _answer(self, payload: bytes) -> bytes | DeferredReply:
         match message := decode(payload):
             case Await(size, seen, shown):
                 self.answered.append((size, seen, shown))
                 found = self.forced or self._offer(message)
                 if found is not None:
                     return encode(self.twist(found))
-                waiting = Waiting(encode(self._nothing()), PATIENCE)
+                waiting = DeferredReply(encode(self._nothing()), PATIENCE)
                 self._awaiting.append((message, waiting))
                 return waiting
             case GetBlock(round_, page):
@@ -187,8 +186,8 @@ class Proposer:
             case Forward(operation):
                 self.forwarded.append(operation)
             case AskStatus():
-                return encode(Status(self.head, b""))
-        return encode(Done())
+                return encode(PeerStatus(self.head, b""))
+        return encode(Acknowledged())
 
     def _encoded(self, round_: int) -> bytes:
         if self.block is not None and (self.forced or self.block.round.number == round_):
@@ -232,8 +231,8 @@ async def place(name: str) -> AsyncIterator[Place]:
 
 
 @contextmanager
-def stored(path: Path, config: Config) -> Iterator[Store]:
-    store = Store(path, config.encode())
+def stored(path: Path, config: Config) -> Iterator[StateStore]:
+    store = StateStore(path, config.encode())
     try:
         yield store
     finally:
@@ -256,7 +255,7 @@ async def serving(at: Place, answers: Answering) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def proposer(at: Place, store: Store, *vouchers: str) -> AsyncIterator[Proposer]:
+async def proposer(at: Place, store: StateStore, *vouchers: str) -> AsyncIterator[Proposer]:
     made = Proposer(store, vouchers)
     async with serving(at, made):
         yield made
@@ -277,8 +276,8 @@ async def verifier(
     """A real verifier with its files in ``path``. ``first``: the directory's first configuration,
     when it is another. ``current``: the operator's word that the store is no old copy."""
     await trio.Path(path).mkdir(exist_ok=True)
-    keys = Keys(at.secret, KEYS.log, seed(name))
-    beside = Beside(ConfigFile(config, sequencer, peers), None, (), current)
+    keys = ServerKeys(at.secret, KEYS.log, seed(name))
+    beside = Deployment(ConfigFile(config, sequencer, peers), None, (), current)
     failure: Exception | None = None
     with stored(path / "store", first or config) as store:
         role = VerifierRole(store, keys, path, beside, RANDOM, clock)
