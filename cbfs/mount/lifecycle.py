@@ -20,6 +20,7 @@ from typing import Final
 import pyfuse3
 import trio
 
+from cbfs.mount.attributes import Attributes
 from cbfs.mount.mount_table import device_of, fuse_source, place_of, unmount
 from cbfs.mount.notifier import Notifier
 from cbfs.mount.operations import Operations
@@ -135,7 +136,7 @@ async def serve(
     ``nursery``, which is to be cancelled on return. Raises CbfsError when it cannot be mounted."""
     await _fill(view)
     notifier = Notifier(view.failed)
-    operations = Operations(view, notifier, ProcFS(), place.account)
+    operations = Operations(view, notifier, Attributes(view), ProcFS(), place.account)
     begin(operations, place, fuse_source(place.account))
     device = device_of(place.mountpoint)
     mounted()

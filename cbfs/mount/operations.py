@@ -30,6 +30,7 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from cbfs.mount.attributes import Attributes
 from cbfs.mount.handles import Handles
 from cbfs.mount.notifier import STAGED, Notifier
 from cbfs.mount.quota import BLOCK_SIZE, Capacity, errno_of
@@ -38,19 +39,15 @@ from cbfs.storage.faults import harmless, log_fault
 from cbfs.storage.store import StoreError
 from cbfs.tree.changes import Changes
 from cbfs.tree.nodes import (
-    ENDING_MODE,
-    MESSAGE_MODE,
-    STATUS,
     File,
     Folder,
-    FolderFile,
     MessageFile,
     Node,
     SymbolicLink,
     Text,
 )
 from cbfs.tree.processes import ProcFS
-from cbfs.tree.rules import Area, TreeError
+from cbfs.tree.rules import TreeError
 from cbfs.tree.virtual.conversation_folder import MessageFolder
 from cbfs.tree.virtual.unread_folder import counts_as_reading
 from cbfs.tree.virtual.virtual_directory import DOTS, Listing, VirtualDirectory
@@ -58,16 +55,6 @@ from cbfs.tree.xattrs import xattrs
 from cbfs_common.limits import FILE_NAME_MAX
 
 _log = logging.getLogger(__name__)
-
-CACHE_SECONDS = 1.0
-"""How long the kernel may answer for us: longer gains nothing, none costs a lot."""
-
-MESSAGE_CACHE_SECONDS = 300.0
-"""The same for a message, which never changes; one that goes, goes through the kernel."""
-
-SHARED = frozenset((Area.DRAFTS, Area.FOLDER_DRAFT, Area.SCRATCH))
-"""Where programs of several mounts may write, while there is a window. A kernel does not know what
-another one has changed, so that none may answer for us there."""
 
 H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
 
@@ -102,7 +89,12 @@ class Operations(pyfuse3.Operations):
     enable_writeback_cache = False
 
     def __init__(
-        self, view: MountView, notifier: Notifier, processes: ProcFS, account: Path
+        self,
+        view: MountView,
+        notifier: Notifier,
+        attributes: Attributes,
+        processes: ProcFS,
+        account: Path,
     ) -> None:
         super().__init__()
         self.notifier = notifier
@@ -117,14 +109,10 @@ class Operations(pyfuse3.Operations):
         self._xattrs: Callable[[int], dict[str, str]] = lambda inode: xattrs(
             self._node(inode), view.tree.backend, account
         )
-        self._uid, self._gid = os.getuid(), os.getgid()
+        self._attributes = attributes
         self._inodes = self._tree.inodes
         self._handles = Handles()
         self._listings: dict[int, Listing] = {}
-        entry = self._message_entry = EntryAttributes()
-        entry.st_blksize = 65_536
-        entry.st_uid, entry.st_gid = self._uid, self._gid
-        self._message_seconds = entry.attr_timeout = MESSAGE_CACHE_SECONDS
 
     # entries
 
@@ -152,7 +140,7 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return self._attributes(self._node(inode))
+        return self._attributes.of(self._node(inode))
 
     @_handler
     async def setattr(
@@ -164,9 +152,9 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> EntryAttributes:
         node = self._node(inode)
-        if fields.update_uid and attr.st_uid != self._uid:
+        if fields.update_uid and attr.st_uid != self._attributes.uid:
             raise FUSEError(errno.EPERM)
-        if fields.update_gid and attr.st_gid != self._gid:
+        if fields.update_gid and attr.st_gid != self._attributes.gid:
             raise FUSEError(errno.EPERM)
         if fields.update_size:
             _check_reachable(node)
@@ -180,7 +168,7 @@ class Operations(pyfuse3.Operations):
                 attr.st_mode if fields.update_mode else None,
                 attr.st_mtime_ns if fields.update_mtime else None,
             )
-        return self._attributes(node)
+        return self._attributes.of(node)
 
     @_handler
     async def mkdir(
@@ -270,7 +258,7 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         told: list[Node] = []
-        reply, attributes = pyfuse3.readdir_reply, self._attributes
+        reply, attributes = pyfuse3.readdir_reply, self._attributes.of
         for place, name, listed in self._listings[fh].after(start_id):
             node = self._in_use(listed)
             if not reply(token, name.encode(), attributes(node), place):
@@ -337,7 +325,7 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.EBADF)
         with self._contents.failing(node):
             self._capacity.check(len(buf) + (node.draft.held if node.draft else 0))
-        if handle.appends and self._is_shared(node):
+        if handle.appends and self._attributes.is_shared(node):
             off = node.size  # the kernel may not know yet what another one has appended
         return await self._contents.write(node, off, buf)
 
@@ -436,54 +424,13 @@ class Operations(pyfuse3.Operations):
     def _remember(self, node: Node) -> EntryAttributes:
         """The attributes of a node that the kernel gets to know once more."""
         self._inodes.count(node)
-        return self._attributes(node)
-
-    def _attributes(self, node: Node) -> EntryAttributes:
-        if isinstance(node, MessageFile):
-            return self._message_attributes(node)
-        entry = EntryAttributes()
-        mtime_ns = self._view.status.changed_ns if node.inode == STATUS else node.modified_ns
-        entry.st_ino = InodeT(node.inode)
-        entry.st_mode = ModeT(node.mode)
-        entry.st_nlink = node.links
-        entry.st_uid, entry.st_gid = self._uid, self._gid
-        entry.st_size = node.size
-        entry.st_blksize = 65_536
-        entry.st_blocks = (entry.st_size + 511) // 512
-        entry.st_mtime_ns, entry.st_atime_ns = mtime_ns, node.ends * 1_000_000 or mtime_ns
-        entry.st_ctime_ns = mtime_ns if node.inode == STATUS else node.status_ns
-        # a decision is gone, or a text of the daemon's, when it is closed
-        shared = self._is_shared(node)
-        changes = shared or self._tree.people.is_answer(node)
-        entry.entry_timeout = 0 if changes else CACHE_SECONDS
-        entry.attr_timeout = 0 if shared or isinstance(node, Text) else CACHE_SECONDS
-        return entry
-
-    def _is_shared(self, node: Node) -> bool:
-        return bool(self._view.watchers.observers) and any(
-            directory.area in SHARED for directory, _name in node.names
-        )
+        return self._attributes.of(node)
 
     def _in_use(self, node: Node) -> Node:
         """In the place of a node of a message that a listing has made: the one that is known."""
         if isinstance(node, MessageFile | MessageFolder):
             return self._tree.inodes.get(node.inode) or node
         return node
-
-    def _message_attributes(self, node: MessageFile) -> EntryAttributes:
-        """The same object each time, as there are many messages: it is copied on the way out."""
-        entry = self._message_entry
-        entry.st_ino = node.inode  # InodeT() would be felt here
-        entry.st_nlink = node.links
-        entry.st_size = size = node.size
-        entry.st_blocks = (size + 511) // 512
-        entry.st_mtime_ns, entry.st_ctime_ns = node.mtime_ns, node.changed_ns
-        entry.st_mode = ENDING_MODE if node.ends else MESSAGE_MODE
-        entry.st_atime_ns = node.ends * 1_000_000 or node.mtime_ns
-        # what is in a folder may go by way of another mount, which tells this one of its own only
-        whole = not isinstance(node, FolderFile)
-        entry.entry_timeout = self._message_seconds if whole else CACHE_SECONDS
-        return entry
 
     def _open(
         self, node: Node, thread: int, *, writes: bool, new: bool = False, appends: bool = False

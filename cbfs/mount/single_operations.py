@@ -13,8 +13,9 @@ from typing import cast
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT
 
+from cbfs.mount.attributes import CACHE_SECONDS, Attributes
 from cbfs.mount.notifier import Notifier
-from cbfs.mount.operations import CACHE_SECONDS, Operations
+from cbfs.mount.operations import Operations
 from cbfs.mount.quota import BLOCK_SIZE, Capacity, Space
 from cbfs.mount.single_view import Numbers, Window
 from cbfs.mount.view import MountView
@@ -70,19 +71,32 @@ class FixedCapacity(Capacity):
         return Space(blocks, blocks if room else 0)
 
 
+class SingleAttributes(Attributes):
+    """What is told of what one conversation's mount shows, under the ``numbers`` of that mount."""
+
+    def __init__(self, view: MountView, numbers: Numbers) -> None:
+        super().__init__(view, CACHE_SECONDS)  # a message that goes may go elsewhere
+        self._numbers = numbers
+
+    def of(self, node: Node) -> EntryAttributes:
+        """Those of a node, with its number here. The next call may change what this one gives."""
+        entry = super().of(node)
+        entry.st_ino = pyfuse3.InodeT(self._numbers.number(node))
+        return entry
+
+
 class WindowOperations(Operations):
     """The handlers of one window. ``appears`` and ``disappears``: see ``showing.Follower``."""
 
     def __init__(self, view: MountView, account: Path, window: Window, key: bytes) -> None:
-        super().__init__(view, Notifier(view.failed), ProcFS(), account)
-        backend = view.tree.backend
         self.window = window
         self.numbers = Numbers(view.tree, window.root, key)
+        attributes = SingleAttributes(view, self.numbers)
+        super().__init__(view, Notifier(view.failed), attributes, ProcFS(), account)
+        backend = view.tree.backend
         self._inodes = self.numbers
         self._capacity = FixedCapacity(account, backend)
         self._xattrs = lambda inode: xattrs(self._node(inode), backend)
-        # one that goes may go elsewhere
-        self._message_seconds = self._message_entry.attr_timeout = CACHE_SECONDS
         self._places: dict[int, list[int]] = {}
         self._told: dict[int, list[Node | None]] = {}
 
@@ -132,7 +146,7 @@ class WindowOperations(Operations):
             if not self.window.is_hidden(directory, name):
                 # a copy: that of messages is one object
                 attributes = EntryAttributes()
-                attributes.__setstate__(self._attributes(node).__getstate__())
+                attributes.__setstate__(self._attributes.of(node).__getstate__())
                 found.append((len(places) - 1, name, attributes))
                 told.append(None if name in DOTS else node)
             if len(found) == LISTED_AT_ONCE:
@@ -197,8 +211,3 @@ class WindowOperations(Operations):
 
     def _is_new(self, node: Node) -> bool:
         return False  # it is the account's owner who has read a message or not
-
-    def _attributes(self, node: Node) -> EntryAttributes:
-        entry = super()._attributes(node)
-        entry.st_ino = pyfuse3.InodeT(self.numbers.number(node))
-        return entry

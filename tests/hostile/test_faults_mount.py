@@ -107,7 +107,7 @@ def unread(mount: Mount) -> list[search_index.SearchHit]:
 
 PLACES_OF_A_MOUNT = (
     "cbfs.tree.nodes.Inodes.forget",
-    "cbfs.mount.operations.Operations._attributes",
+    "cbfs.mount.attributes.Attributes.of",
     "cbfs.mount.notifier.Notifier._do",
     "cbfs.mount.notifier.Notifier._words",
     "cbfs.tree.watchers.Watchers.show",

@@ -34,7 +34,12 @@ OUTSIDE_THE_CORE = {
 
 ONLY_IN = {
     "pyfuse3": {
-        *("cbfs/mount/operations.py", "cbfs/mount/lifecycle.py", "cbfs/mount/notifier.py"),
+        *(
+            "cbfs/mount/operations.py",
+            "cbfs/mount/lifecycle.py",
+            "cbfs/mount/notifier.py",
+            "cbfs/mount/attributes.py",
+        ),
         *(
             "cbfs/mount/single_operations.py",
             "cbfs/mount/single_server.py",
