@@ -1,6 +1,10 @@
-"""The kernel's edge: FUSE requests and their errno, open files, the notifier that lets programs see
-changes, the quota, and mounts of a single conversation.
+"""The kernel's edge: FUSE requests and their errno, open files and attributes, the view that shows
+the engine's news, the notifier that lets programs see changes, the quota, how a mount begins and
+ends, and mounts of a single conversation.
 
-In come requests of the kernel; out go calls on the tree and the outbox, and answers. The only room
-that knows pyfuse3, beside the command that mounts. Only commands enters.
+In come requests of the kernel, and news of the engine; out go calls on the tree and the outbox, and
+answers. Stands on outbox, tree and what these stand on; the only room that knows pyfuse3. Entered
+by commands.
 """
+
+FACE = ("lifecycle", "mount_table", "single_process", "view")

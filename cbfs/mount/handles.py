@@ -8,8 +8,9 @@ from cbfs.tree.processes import Process
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """``writes``: it may be written to. ``new``: reading it to the end makes the message read.
-    ``thread`` has opened it, ``author`` is its process when it writes. ``appends``: by O_APPEND."""
+    """One open file. ``writes``: it may be written to. ``new``: reading it to the end makes the
+    message read. ``thread`` has opened it, ``author`` is its process when it writes. ``appends``:
+    by O_APPEND."""
 
     node: Node
     writes: bool
@@ -27,7 +28,7 @@ class Handles:
         self._last = 0
 
     def number(self) -> int:
-        """A fresh one."""
+        """A fresh number."""
         self._last += 1
         return self._last
 
@@ -53,7 +54,7 @@ class Handles:
         return self._open[number]
 
     def close(self, number: int) -> Handle:
-        """It is gone."""
+        """The handle of that number, which is no more."""
         handle = self._open.pop(number)
         if isinstance(handle.node, File):
             handle.node.handles -= 1

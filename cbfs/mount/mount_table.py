@@ -17,8 +17,8 @@ _log = logging.getLogger("cbfs")
 UNMOUNT_TIMEOUT = 10.0
 
 SINGLE_SOURCE = "only"
-"""What is mounted when it is one conversation: the table of mounts, which everybody can read, does
-not say which."""
+"""What is mounted when it is a single conversation: the table of mounts, which everybody can read,
+does not say which."""
 
 KIND = "fuse.cbfs"
 

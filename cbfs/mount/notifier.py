@@ -45,7 +45,8 @@ STOP_TIMEOUT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """``number``: that of a change of the tree; else an inode."""
+    """One thing that the process is to do, or the kernel to forget. ``number``: that of a change of
+    the tree; else an inode."""
 
     kind: str
     path: str
@@ -60,7 +61,8 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """``called``: the name that the process's call comes with."""
+    """A change of the tree that is to be made when the process's call comes, with the name
+    ``called``."""
 
     called: str
     node: Node | None

@@ -1,4 +1,4 @@
-"""The process that makes changes through the mount: see ``cbfs.mount.notifier``.
+"""The process that makes changes through the mount, for ``cbfs.mount.notifier``.
 
 A program of its own, started by path: it must not hold /dev/fuse. A line of JSON is a list of
 [kind, source, target]; for each it makes one system call, in order. It answers with a line of

@@ -33,7 +33,7 @@ from pyfuse3 import (
 from cbfs.mount.attributes import Attributes
 from cbfs.mount.handles import Handles
 from cbfs.mount.notifier import STAGED, Notifier
-from cbfs.mount.quota import BLOCK_SIZE, Capacity, errno_of
+from cbfs.mount.quota import BLOCK_SIZE, Quota, errno_of
 from cbfs.mount.view import MountView
 from cbfs.storage.faults import harmless, log_fault
 from cbfs.storage.store import StoreError
@@ -105,7 +105,7 @@ class Operations(pyfuse3.Operations):
         self._contents = view.tree.contents
         self._unread = view.search_folders.unread
         self._processes = processes
-        self._capacity = Capacity(account, self._tree.backend)
+        self._quota = Quota(account, self._tree.backend)
         self._xattrs: Callable[[int], dict[str, str]] = lambda inode: xattrs(
             self._node(inode), view.tree.backend, account
         )
@@ -324,7 +324,7 @@ class Operations(pyfuse3.Operations):
         if not isinstance(node, File):
             raise FUSEError(errno.EBADF)
         with self._contents.failing(node):
-            self._capacity.check(len(buf) + (node.draft.held if node.draft else 0))
+            self._quota.check(len(buf) + (node.draft.held if node.draft else 0))
         if handle.appends and self._attributes.is_shared(node):
             off = node.size  # the kernel may not know yet what another one has appended
         return await self._contents.write(node, off, buf)
@@ -359,7 +359,7 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        space = self._capacity.space()
+        space = self._quota.space()
         data = StatvfsData()
         data.f_bsize = data.f_frsize = BLOCK_SIZE
         data.f_blocks = space.total
@@ -392,7 +392,7 @@ class Operations(pyfuse3.Operations):
         """At the end: put on the disk what somebody still has open for writing."""
         await self._contents.save_all(self._handles.nodes())
 
-    # what a window does otherwise (see cbfs.mount.single_operations)
+    # what the mount of a single conversation does otherwise
 
     def _find(self, directory: Folder, name: str) -> Node:
         return self._tree.lookup(directory, name)

@@ -28,8 +28,9 @@ class Space:
     free: int
 
 
-class Capacity:
-    """That of the account in ``account``, whose store and settings ``backend`` has."""
+class Quota:
+    """The disk that the account in the directory ``account`` takes, and may take; ``backend`` has
+    its store and its settings."""
 
     def __init__(self, account: Path, backend: Backend) -> None:
         self._account = account

@@ -1,7 +1,8 @@
-"""The handlers of a window: those of the mount, on what the window shows.
+"""The handlers of a mount of a single conversation: those of the account's mount, on what that one
+shows.
 
-They run in the daemon that has the account; the process that has the window's own /dev/fuse
-passes the kernel's requests on (see ``cbfs.mount.single_server``).
+They run in the daemon that has the account; the process that has the mount's own /dev/fuse passes
+the kernel's requests on to ``cbfs.mount.single_server``.
 """
 
 import errno
@@ -16,8 +17,8 @@ from pyfuse3 import EntryAttributes, FileHandleT
 from cbfs.mount.attributes import CACHE_SECONDS, Attributes
 from cbfs.mount.notifier import Notifier
 from cbfs.mount.operations import Operations
-from cbfs.mount.quota import BLOCK_SIZE, Capacity, Space
-from cbfs.mount.single_view import Numbers, Window
+from cbfs.mount.quota import BLOCK_SIZE, Quota, Space
+from cbfs.mount.single_view import SingleInodes, SingleView
 from cbfs.mount.view import MountView
 from cbfs.tree.nodes import File, Folder, MessageFile, Node
 from cbfs.tree.processes import ProcFS
@@ -26,16 +27,16 @@ from cbfs.tree.virtual.virtual_directory import DOTS
 from cbfs.tree.xattrs import xattrs
 
 SPACE = 1 << 30
-"""Bytes of free space that a window tells of while there is any: how much there really is changes
-with every message of the account."""
+"""Bytes of free space that such a mount tells of while there is any: how much there really is
+changes with every message of the account."""
 
 LISTED_AT_ONCE = 128
 """Entries of a directory in one answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
-    """What handlers want to know of a request: the thread that made it."""
+class Caller:
+    """What handlers want to know of who has made a request: the thread (its id)."""
 
     pid: int
 
@@ -46,8 +47,8 @@ class Asker:
 
 
 @dataclass(frozen=True, slots=True)
-class Fields:
-    """What a setattr sets."""
+class ChangedFields:
+    """Which of the attributes a setattr sets."""
 
     update_uid: bool
     update_gid: bool
@@ -61,11 +62,11 @@ class Fields:
         return cast(pyfuse3.SetattrFields, self)
 
 
-class FixedCapacity(Capacity):
+class FixedQuota(Quota):
     """Tells nothing but whether there is room."""
 
     def space(self) -> Space:
-        """See ``Capacity``."""
+        """A fixed size, all of it free while the largest file has room, else none."""
         room = super().space().free * BLOCK_SIZE >= self._configuration.current.file_size_max
         blocks = SPACE // BLOCK_SIZE
         return Space(blocks, blocks if room else 0)
@@ -74,7 +75,7 @@ class FixedCapacity(Capacity):
 class SingleAttributes(Attributes):
     """What is told of what one conversation's mount shows, under the ``numbers`` of that mount."""
 
-    def __init__(self, view: MountView, numbers: Numbers) -> None:
+    def __init__(self, view: MountView, numbers: SingleInodes) -> None:
         super().__init__(view, CACHE_SECONDS)  # a message that goes may go elsewhere
         self._numbers = numbers
 
@@ -85,17 +86,19 @@ class SingleAttributes(Attributes):
         return entry
 
 
-class WindowOperations(Operations):
-    """The handlers of one window. ``appears`` and ``disappears``: see ``showing.Follower``."""
+class SingleOperations(Operations):
+    """The handlers of one such mount, of what ``single`` shows. It is told of each change of the
+    tree that watchers of the account's mount see, so that its own see it as well. ``key``: random,
+    32 bytes, for its inode numbers."""
 
-    def __init__(self, view: MountView, account: Path, window: Window, key: bytes) -> None:
-        self.window = window
-        self.numbers = Numbers(view.tree, window.root, key)
+    def __init__(self, view: MountView, account: Path, single: SingleView, key: bytes) -> None:
+        self.single = single
+        self.numbers = SingleInodes(view.tree, single.root, key)
         attributes = SingleAttributes(view, self.numbers)
         super().__init__(view, Notifier(view.failed), attributes, ProcFS(), account)
         backend = view.tree.backend
         self._inodes = self.numbers
-        self._capacity = FixedCapacity(account, backend)
+        self._quota = FixedQuota(account, backend)
         self._xattrs = lambda inode: xattrs(self._node(inode), backend)
         self._places: dict[int, list[int]] = {}
         self._told: dict[int, list[Node | None]] = {}
@@ -103,31 +106,33 @@ class WindowOperations(Operations):
     # what the tree's other users do
 
     def appears(self, path: str, node: Node) -> None:
-        """Show it here as well, while watchers look."""
-        place = self.window.place(path)
+        """``node`` has just come to ``path`` of the tree: show it here as well, while watchers
+        look."""
+        place = self.single.place(path)
         if place is None:
             return
 
         def enter() -> None:
-            self.window.show(place)
+            self.single.show(place)
 
-        self.window.hide(place)
-        self.notifier.show(self.window.path(path), node, enter)
+        self.single.hide(place)
+        self.notifier.show(self.single.path(path), node, enter)
 
     def disappears(self, path: str) -> None:
-        """Take it out here as well, while watchers look."""
-        place = self.window.place(path)
+        """What is at ``path`` of the tree is about to go: take it out here as well, while watchers
+        look."""
+        place = self.single.place(path)
         node = place[0].entries.get(place[1]) if place else None
         if place is None or node is None:
             return
-        self.window.leave(place, node)
+        self.single.leave(place, node)
         is_folder = isinstance(node, Folder)
         remove = self.notifier.remove_folder if is_folder else self.notifier.remove
-        remove(self.window.path(path), lambda: self.window.gone(place))
+        remove(self.single.path(path), lambda: self.single.gone(place))
 
     def moves(self, path: str, new: str) -> None:
-        """It is the same folder under another name, which is not shown here."""
-        self.window.moves(path, new)
+        """The folder at ``path`` of the tree gets the name ``new``, which is not shown here."""
+        self.single.moves(path, new)
 
     # directories
 
@@ -142,8 +147,8 @@ class WindowOperations(Operations):
         for place, name, there in self._listings[handle].after(places[start]):
             places.append(place)
             node = self._in_use(there)
-            node = self.window.above(directory, node) if name == ".." else node
-            if not self.window.is_hidden(directory, name):
+            node = self.single.above(directory, node) if name == ".." else node
+            if not self.single.is_hidden(directory, name):
                 # a copy: that of messages is one object
                 attributes = EntryAttributes()
                 attributes.__setstate__(self._attributes.of(node).__getstate__())
@@ -180,17 +185,17 @@ class WindowOperations(Operations):
     # hooks of ``Operations``
 
     def _find(self, directory: Folder, name: str) -> Node:
-        leaving = self.window.leaving(directory, name)
+        leaving = self.single.leaving(directory, name)
         if leaving is not None:
             return leaving
         node = self._tree.lookup(directory, name)
-        if self.window.is_hidden(directory, name):
+        if self.single.is_hidden(directory, name):
             raise pyfuse3.FUSEError(errno.ENOENT)
         return node
 
     async def _unlink(self, directory: Folder, name: str) -> None:
-        node, provider = directory.entries.get(name), self.window.folder.provider
-        is_message = isinstance(node, MessageFile) and directory is self.window.folder
+        node, provider = directory.entries.get(name), self.single.folder.provider
+        is_message = isinstance(node, MessageFile) and directory is self.single.folder
         if not is_message or node is None or not isinstance(provider, ConversationFolder):
             await self._changes.unlink(directory, name)
             return
@@ -205,7 +210,7 @@ class WindowOperations(Operations):
     async def _show_removal(self, directory: Folder, name: str) -> None:
         """Let the mount of the account know of a message that has gone: its kernel keeps messages,
         and somebody may watch there."""
-        revealer, path = self._view.watchers.revealer, self.window.outside(directory, name)
+        revealer, path = self._view.watchers.revealer, self.single.outside(directory, name)
         if path and revealer is not None:
             await revealer.removed(path)
 

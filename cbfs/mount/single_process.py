@@ -1,5 +1,5 @@
-"""The process of a window: mounts, and passes every request of the kernel on to the daemon that
-has the account. It holds no key, and can ask for one conversation only.
+"""The process of a single conversation's mount: it mounts, and passes every request of the kernel
+on to the daemon that has the account. It holds no key, and can ask for one conversation only.
 """
 
 import errno
@@ -82,14 +82,15 @@ class Daemon:
                 event.set()
 
     async def ask(self, word: str, *arguments: object) -> Any:
-        """Raises FUSEError: what the daemon says, or ENOTCONN when it has ended."""
+        """The result of ``word`` in the daemon. Raises FUSEError: what the daemon says, or ENOTCONN
+        when it has ended."""
         answer = await self.answer(word, *arguments)
         if answer.errno:
             raise FUSEError(answer.errno)
         return answer.result
 
     async def answer(self, word: str, *arguments: object) -> Answer:
-        """The same, with what it is that has failed."""
+        """What the daemon answers to ``word``; with errno ENOTCONN when it has ended."""
         self._last += 1
         number, event = self._last, trio.Event()
         if not self.ended.is_set():
@@ -99,7 +100,8 @@ class Daemon:
         return self._answers.pop(number, Answer(number, errno.ENOTCONN, None))
 
     async def tell(self, word: str, *arguments: object) -> None:
-        """What is not answered."""
+        """Send ``word``, which is not answered. Raises FUSEError(ENOTCONN) when the daemon has
+        ended."""
         await self._send(0, word, list(arguments))
 
     async def _send(self, *fields: object) -> None:
@@ -114,7 +116,7 @@ H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
 
 
 def _handler(function: H) -> H:
-    """What is no errno would end the window: it is logged, and is EIO."""
+    """What is no errno would end the mount: it is logged, and is EIO."""
 
     @functools.wraps(function)
     async def wrapped(*arguments: Any) -> Any:
@@ -130,7 +132,7 @@ def _handler(function: H) -> H:
 
 
 class Passing(pyfuse3.Operations):
-    """The handlers."""
+    """The handlers of the mount: each passes its request on to ``daemon``, and its answer back."""
 
     supports_dot_lookup = False
     enable_writeback_cache = False
@@ -148,7 +150,7 @@ class Passing(pyfuse3.Operations):
         return _entry(await self._ask("lookup", parent_inode, name, ctx.pid))
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
-        # is not answered: even a FUSEError would end the window with a traceback
+        # is not answered: even a FUSEError would end the mount with a traceback
         with harmless(), suppress(FUSEError):
             await self._daemon.tell("forget", [list(each) for each in inode_list])
 

@@ -1,7 +1,9 @@
-"""The daemon's side of windows: a socket in the account directory, and a session for each window.
+"""The daemon's side of mounts of single conversations: a socket in the account directory, and a
+session for each such mount.
 
-The account has one owner, this daemon; and a process has one /dev/fuse. So a window is mounted by
-a process of its own, which passes the kernel's requests on to here and knows nothing else.
+The account has one owner, this daemon; and a process has one /dev/fuse. So a single conversation
+is mounted by a process of its own, which passes the kernel's requests on to here and knows nothing
+else.
 """
 
 import errno
@@ -16,8 +18,8 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileNameT, FlagT, InodeT, ModeT, XAttrNameT
 
-from cbfs.mount.single_operations import Asker, Fields, WindowOperations
-from cbfs.mount.single_view import Window, conversation_called, drop_tmp, make_tmp
+from cbfs.mount.single_operations import Caller, ChangedFields, SingleOperations
+from cbfs.mount.single_view import SingleView, conversation_called, drop_tmp, make_tmp
 from cbfs.mount.single_wire import (
     CREDENTIALS,
     LOOK,
@@ -26,7 +28,7 @@ from cbfs.mount.single_wire import (
     STAT,
     STATVFS,
     Frames,
-    Request,
+    SingleRequest,
     frame,
     read_request,
 )
@@ -38,15 +40,15 @@ from cbfs_common.primitives import Random
 
 _log = logging.getLogger(__name__)
 
-WINDOWS_MAX = 64
-"""Windows of one account at a time."""
+SINGLE_MOUNTS_MAX = 64
+"""Mounts of single conversations of one account at a time."""
 
 RECEIVE = 1 << 16
 KEY_SIZE = 32
 
 
 class SingleServer:
-    """One for a mount."""
+    """One for the mount of an account: listens on the socket SOCKET in its directory."""
 
     def __init__(self, view: MountView, account: Path, random: Random) -> None:
         self._view = view
@@ -55,7 +57,7 @@ class SingleServer:
         self._count = 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Until cancelled. Has started when windows can be asked for."""
+        """Until cancelled. Has started when single conversations can be mounted."""
         started: Callable[[], None] = task_status.started
         while True:
             with harmless(self._view.failed):
@@ -90,14 +92,15 @@ class SingleServer:
         (self._account / SOCKET).chmod(0o600)
 
     async def _serve(self, stream: trio.SocketStream) -> None:
-        """One window. A fault is the end of none of the others."""
+        """One single conversation's mount. A fault is the end of none of the others."""
         with harmless(self._view.failed):
-            await self._look_through(stream)
+            await self._serve_one(stream)
 
-    async def _look_through(self, stream: trio.SocketStream) -> None:
+    async def _serve_one(self, stream: trio.SocketStream) -> None:
+        """Serve who is this user, unless too many are served already."""
         data = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
         _process, user, _group = CREDENTIALS.unpack(data)
-        if user != os.getuid() or self._count >= WINDOWS_MAX:
+        if user != os.getuid() or self._count >= SINGLE_MOUNTS_MAX:
             await stream.aclose()
             return
         self._count += 1
@@ -113,7 +116,7 @@ def _nobody() -> None:
 
 
 class _Session:
-    """One window, from its first word to the end of its connection."""
+    """One single conversation's mount, from its first word to the end of its connection."""
 
     def __init__(
         self, stream: trio.SocketStream, view: MountView, account: Path, random: Random
@@ -147,7 +150,7 @@ class _Session:
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # it has ended without a word
         except* DecodeError as group:
-            _log.error("a window was cut off: %s", group.exceptions[0])
+            _log.error("the mount of a single conversation was cut off: %s", group.exceptions[0])
         finally:
             if operations is not None:
                 self._view.watchers.observers.remove(operations)
@@ -155,12 +158,12 @@ class _Session:
                     with harmless(self._view.failed):
                         await operations.close()
                     with harmless(self._view.failed):  # it goes when the account is unmounted
-                        await drop_tmp(self._view.tree, operations.window.tmp)
+                        await drop_tmp(self._view.tree, operations.single.tmp)
 
-    async def _look(self, request: Request) -> WindowOperations | None:
+    async def _look(self, request: SingleRequest) -> SingleOperations | None:
         """The first word: which conversation."""
         if request.word != LOOK:
-            raise DecodeError("a window that does not say of what")
+            raise DecodeError("the mount of a single conversation that does not say which")
         tree = self._view.tree
         try:
             conversation = conversation_called(tree, request.arguments[0])
@@ -168,13 +171,13 @@ class _Session:
             await self._send(request.number, errno.EINVAL, [str(error), error.hint])
             return None
         key = self._random.token(KEY_SIZE)
-        window = Window(tree, conversation, await make_tmp(tree))
-        operations = WindowOperations(self._view, self._account, window, key)
+        single = SingleView(tree, conversation, await make_tmp(tree))
+        operations = SingleOperations(self._view, self._account, single, key)
         await self._send(request.number, 0, None)
         self._view.watchers.observers.append(operations)
         return operations
 
-    async def _answer(self, request: Request, calls: "_Calls") -> None:
+    async def _answer(self, request: SingleRequest, calls: "_Calls") -> None:
         number, result = 0, None
         try:
             result = await calls.table[request.word](*request.arguments)
@@ -195,9 +198,9 @@ class _Session:
 
 
 class _Calls:
-    """The words of a window, as calls of its handlers."""
+    """The words of a single conversation's mount, as calls of its handlers."""
 
-    def __init__(self, operations: WindowOperations, nursery: trio.Nursery) -> None:
+    def __init__(self, operations: SingleOperations, nursery: trio.Nursery) -> None:
         self._do = operations
         self._nursery = nursery
         self.at_once: dict[str, Callable[..., None]] = {
@@ -241,11 +244,11 @@ class _Calls:
             self._do.numbers.forget(inode, count)
 
     async def _lookup(self, parent: int, name: bytes, thread: int) -> list[Any]:
-        context = Asker(thread).context
+        context = Caller(thread).context
         return _stat(await self._do.lookup(InodeT(parent), FileNameT(name), context))
 
     async def _getattr(self, inode: int) -> list[Any]:
-        return _stat(await self._do.getattr(InodeT(inode), Asker(0).context))
+        return _stat(await self._do.getattr(InodeT(inode), Caller(0).context))
 
     async def _setattr(self, inode: int, values: list[int | None]) -> list[Any]:
         attributes = EntryAttributes()
@@ -253,39 +256,39 @@ class _Calls:
         attributes.st_uid, attributes.st_gid = uid or 0, gid or 0
         attributes.st_size, attributes.st_mtime_ns = size or 0, mtime or 0
         attributes.st_mode = ModeT(mode or 0)
-        fields = Fields(*(value is not None for value in values)).fields
-        context = Asker(0).context
+        fields = ChangedFields(*(value is not None for value in values)).fields
+        context = Caller(0).context
         return _stat(await self._do.setattr(InodeT(inode), attributes, fields, None, context))
 
     async def _mkdir(self, parent: int, name: bytes, mode: int, thread: int) -> list[Any]:
-        context = Asker(thread).context
+        context = Caller(thread).context
         return _stat(await self._do.mkdir(InodeT(parent), FileNameT(name), ModeT(mode), context))
 
     async def _symlink(self, parent: int, name: bytes, target: bytes, thread: int) -> list[Any]:
         names = FileNameT(name), FileNameT(target)
-        return _stat(await self._do.symlink(InodeT(parent), *names, Asker(thread).context))
+        return _stat(await self._do.symlink(InodeT(parent), *names, Caller(thread).context))
 
     async def _readlink(self, inode: int) -> bytes:
-        return await self._do.readlink(InodeT(inode), Asker(0).context)
+        return await self._do.readlink(InodeT(inode), Caller(0).context)
 
     async def _link(self, inode: int, parent: int, name: bytes) -> list[Any]:
         inodes = InodeT(inode), InodeT(parent)
-        return _stat(await self._do.link(*inodes, FileNameT(name), Asker(0).context))
+        return _stat(await self._do.link(*inodes, FileNameT(name), Caller(0).context))
 
     async def _unlink(self, parent: int, name: bytes, thread: int) -> None:
-        await self._do.unlink(InodeT(parent), FileNameT(name), Asker(thread).context)
+        await self._do.unlink(InodeT(parent), FileNameT(name), Caller(thread).context)
 
     async def _rmdir(self, parent: int, name: bytes) -> None:
-        await self._do.rmdir(InodeT(parent), FileNameT(name), Asker(0).context)
+        await self._do.rmdir(InodeT(parent), FileNameT(name), Caller(0).context)
 
     async def _rename(
         self, parent: int, name: bytes, target: int, new: bytes, flags: int, thread: int
     ) -> None:
         old_place, new_place = (InodeT(parent), FileNameT(name)), (InodeT(target), FileNameT(new))
-        await self._do.rename(*old_place, *new_place, FlagT(flags), Asker(thread).context)
+        await self._do.rename(*old_place, *new_place, FlagT(flags), Caller(thread).context)
 
     async def _opendir(self, inode: int) -> int:
-        return await self._do.opendir(InodeT(inode), Asker(0).context)
+        return await self._do.opendir(InodeT(inode), Caller(0).context)
 
     async def _list(self, handle: int, place: int) -> list[list[Any]]:
         listed = self._do.listed(handle, place)
@@ -298,25 +301,25 @@ class _Calls:
         self, parent: int, name: bytes, mode: int, flags: int, thread: int
     ) -> list[Any]:
         info, entry = await self._do.create(
-            InodeT(parent), FileNameT(name), ModeT(mode), FlagT(flags), Asker(thread).context
+            InodeT(parent), FileNameT(name), ModeT(mode), FlagT(flags), Caller(thread).context
         )
         return [_info(info), _stat(entry)]
 
     async def _open(self, inode: int, flags: int, thread: int) -> list[Any]:
-        return _info(await self._do.open(InodeT(inode), FlagT(flags), Asker(thread).context))
+        return _info(await self._do.open(InodeT(inode), FlagT(flags), Caller(thread).context))
 
     async def _fsync(self, handle: int) -> None:
         await self._do.fsync(FileHandleT(handle), False)
 
     async def _statfs(self) -> list[int]:
-        data = await self._do.statfs(Asker(0).context)
+        data = await self._do.statfs(Caller(0).context)
         return [getattr(data, name) for name in STATVFS]
 
     async def _getxattr(self, inode: int, name: bytes) -> bytes:
-        return await self._do.getxattr(InodeT(inode), XAttrNameT(name), Asker(0).context)
+        return await self._do.getxattr(InodeT(inode), XAttrNameT(name), Caller(0).context)
 
     async def _listxattr(self, inode: int) -> list[bytes]:
-        return list(await self._do.listxattr(InodeT(inode), Asker(0).context))
+        return list(await self._do.listxattr(InodeT(inode), Caller(0).context))
 
 
 def _stat(entry: EntryAttributes) -> list[Any]:

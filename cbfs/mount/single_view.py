@@ -1,4 +1,4 @@
-"""A window: what a mount with ``-o only=CONVERSATION`` shows of an account. No FUSE in here.
+"""What a mount with ``-o only=CONVERSATION`` shows of an account. No FUSE in here.
 
 A program that is given one conversation must not learn of others. It sees its two folders, which
 are those of the tree itself, under numbers that say nothing: inode numbers of the tree count the
@@ -26,28 +26,28 @@ class Fixed:
         self._modified = modified
 
     def find(self, name: str) -> Node | None:
-        """See ``Provider``."""
+        """The entry of that name; None when there is none."""
         return self._entries.get(name)
 
     def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
-        """See ``Provider``."""
+        """The entries after place ``start``: (place, name, node) of each."""
         for place, (name, node) in enumerate(self._entries.items(), 1):
             if place > start:
                 yield place, name, node
 
     async def remove(self, name: str, node: Node) -> None:
-        """See ``Provider``. Never called: there are folders only."""
+        """Never called: there are folders only."""
 
     def modified(self) -> int:
-        """See ``Provider``."""
+        """When the folder last changed, in nanoseconds since 1970."""
         return self._modified()
 
     def stamp(self) -> int:
-        """See ``Provider``."""
+        """Always the same: the entries stay."""
         return 0
 
     def folders(self) -> int:
-        """See ``Provider``."""
+        """How many of the entries are folders: all."""
         return len(self._entries)
 
 
@@ -63,7 +63,7 @@ def conversation_called(tree: Tree, name: str) -> Conversation:
 
 
 async def make_tmp(tree: Tree) -> Folder:
-    """A folder in tmp/ for one window."""
+    """A folder in tmp/ for the mount of one conversation."""
     number = 1
     while f"only-{number}" in tree.tmp.entries:
         number += 1
@@ -81,7 +81,7 @@ async def drop_tmp(tree: Tree, tmp: Folder) -> None:
                 await Changes(tree).unlink(here, name)
 
 
-class Window:
+class SingleView:
     """One conversation as a root with ``conversations/NAME`` and ``outbox/NAME``, so that what
     works on a whole mount works on it, and a ``tmp`` of its own."""
 
@@ -117,8 +117,8 @@ class Window:
         return self.folder if above == "conversations" else self.drafts, name
 
     def path(self, path: str) -> str:
-        """What is here at that path of the tree: the folders keep the names that they had when
-        the window was opened."""
+        """The path here of what is at ``path`` of the tree: the folders keep the names that they
+        had when it was mounted."""
         above, _, rest = path.partition("/")
         return f"{above}/{self._name}/{rest.partition('/')[2]}"
 
@@ -160,9 +160,10 @@ class Window:
         return self._leaving.get((directory, name))
 
 
-class Numbers(Inodes):
-    """The inodes that the kernel knows by a window, under its own numbers. They are known to the
-    tree as well, so that there is one node of each thing. ``close`` it at the end."""
+class SingleInodes(Inodes):
+    """The inodes that the kernel knows by the mount of one conversation, under numbers of its own.
+    They are known to the tree as well, so that there is one node of each thing. ``close`` it at the
+    end."""
 
     def __init__(self, tree: Tree, root: Folder, key: bytes) -> None:
         """``key``: random, 32 bytes."""
@@ -182,11 +183,11 @@ class Numbers(Inodes):
         return int.from_bytes(digest, "big") >> 1 | 1 << 62
 
     def get(self, inode: int) -> Node | None:
-        """See ``Inodes``; ``inode`` is a number of here."""
+        """The node with this number of here; None when the kernel does not know it."""
         return self._shown.get(inode)
 
     def count(self, *nodes: Node) -> None:
-        """See ``Inodes``."""
+        """The kernel has got to know each of these once more."""
         for node in nodes:
             number = self.number(node)
             if number != ROOT:
@@ -195,7 +196,7 @@ class Numbers(Inodes):
                 self._counts[number] = self._counts.get(number, 0) + 1
 
     def forget(self, inode: int, count: int) -> None:
-        """See ``Inodes``; ``inode`` is a number of here."""
+        """The kernel has forgotten ``count`` look-ups of the node with this number of here."""
         node, known = self._shown.get(inode), self._counts.get(inode, 0)
         if node is None or not known or count < 1:
             return

@@ -1,4 +1,5 @@
-"""What a window's process and the daemon say to each other over a unix socket. Pure.
+"""What the process of a single conversation's mount and the daemon say to each other over a unix
+socket. Pure.
 
 A frame is its length (u32, big-endian) and a msgpack array: [number, word, arguments] asks,
 [number, errno, result] answers. Number 0 asks for no answer. Paths and names are bytes; a stat is
@@ -71,8 +72,9 @@ _LENGTH = struct.Struct(">I")
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """``arguments`` are of the types that ``ARGUMENTS`` has for ``word``."""
+class SingleRequest:
+    """A request of the kernel's, passed on. ``arguments`` are of the types that ``ARGUMENTS`` has
+    for ``word``; number 0 asks for no answer."""
 
     number: int
     word: str
@@ -94,20 +96,20 @@ def frame(*fields: object) -> bytes:
     return _LENGTH.pack(len(data)) + data
 
 
-def read_request(data: bytes) -> Request:
-    """Raises DecodeError."""
+def read_request(data: bytes) -> SingleRequest:
+    """The request in one frame. Raises DecodeError."""
     match _fields(data):
         case [int(number), str(word), list(arguments)] if number >= 0 and _fit(word, arguments):
-            return Request(number, word, arguments)
-    raise DecodeError("a wrong request of a window")
+            return SingleRequest(number, word, arguments)
+    raise DecodeError("a wrong request")
 
 
 def read_answer(data: bytes) -> Answer:
-    """Raises DecodeError."""
+    """The answer in one frame. Raises DecodeError."""
     match _fields(data):
         case [int(number), int(number_of_error), result]:
             return Answer(number, number_of_error, result)
-    raise DecodeError("a wrong answer to a window")
+    raise DecodeError("a wrong answer")
 
 
 def _fit(word: str, arguments: list[Any]) -> bool:
@@ -129,7 +131,7 @@ def _fields(data: bytes) -> Any:
     try:
         return msgpack.unpackb(data, use_list=True)
     except (ValueError, msgpack.UnpackException) as error:
-        raise DecodeError("a wrong frame of a window") from error
+        raise DecodeError("a wrong frame") from error
 
 
 class Frames:
@@ -144,7 +146,7 @@ class Frames:
         while len(self._buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer)
             if length > FRAME_MAX:
-                raise DecodeError("a frame of a window is too long")
+                raise DecodeError("a frame that is too long")
             end = _LENGTH.size + length
             if len(self._buffer) < end:
                 return

@@ -18,7 +18,8 @@ _FAULT = "a part of cbfs failed, and goes on: a fault of this program, in its lo
 
 
 class StatusFile:
-    """That of one mount. ``changed_ns`` is when it last changed (nanoseconds since 1970)."""
+    """The files ``status`` and ``WARNING`` of one mount. ``changed_ns`` is when it last changed
+    (nanoseconds since 1970)."""
 
     def __init__(self, tree: Tree, watchers: Watchers, loop: OutboxLoop) -> None:
         """``loop`` knows what the outbox holds. Shows WARNING at once when it is due."""

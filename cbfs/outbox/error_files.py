@@ -33,7 +33,7 @@ class _ErrorText(Text):
 
 
 class ErrorFiles:
-    """Those of one mount."""
+    """The error files of one mount."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree

@@ -128,8 +128,9 @@ def folder_verdict(
     grace: float,
     processes: Processes,
 ) -> Hold | None:
-    """The same for a folder that was moved in. ``size`` is how many files it has, ``changed`` when
-    something in it last has; ``inside`` are its files, whatever their names."""
+    """None when a folder that was moved in is a finished message. ``size`` is how many files it
+    has, ``changed`` when something in it last has; ``inside`` are its files, whatever their
+    names."""
     files = list(inside)
     hold = _scratch(folder, now, folder_taken_for(folder.name)) or _no_message(folder, now)
     if hold:

@@ -30,15 +30,15 @@ NEVER = 86_400.0
 
 _log = logging.getLogger(__name__)
 
-Draft = File | Folder
-"""What may be a message."""
+Unsent = File | Folder
+"""What may become a message."""
 
 RETRY = 5.0
 """Seconds until a file is tried again that could not be sent."""
 
 
 class DraftSubmission:
-    """That of one mount: makes messages of the finished drafts of ``outbox``."""
+    """Makes messages of what is finished in ``outbox``, and takes it out then."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
@@ -52,7 +52,7 @@ class DraftSubmission:
         self._waiting = False
         self._later.clear()
 
-    def start(self, folder: Folder, ready: list[tuple[str, Draft]]) -> None:
+    def start(self, folder: Folder, ready: list[tuple[str, Unsent]]) -> None:
         """Send these of one folder in the order in which they were finished, unless it is at it
         already."""
         if ready and folder not in self._busy:
@@ -68,7 +68,7 @@ class DraftSubmission:
             return Hold(why, left)
         return Hold("it waits for the name directory", RETRY) if self._waiting else None
 
-    async def _send_all(self, folder: Folder, ready: list[tuple[str, Draft]]) -> None:
+    async def _send_all(self, folder: Folder, ready: list[tuple[str, Unsent]]) -> None:
         """What is finished in one folder, in order; no other folder waits for it."""
         claimed = {folder}
         try:
@@ -87,10 +87,10 @@ class DraftSubmission:
             self._busy -= claimed
             self._outbox.changed()
 
-    def _is_ready(self, place: Folder, name: str, node: Draft) -> bool:
+    def _is_ready(self, place: Folder, name: str, node: Unsent) -> bool:
         return not self.put_off(state_of(node)) and self._outbox.verdict(place, name, node) is None
 
-    async def _send(self, folder_name: str, folder: Folder, name: str, node: Draft) -> None:
+    async def _send(self, folder_name: str, folder: Folder, name: str, node: Unsent) -> None:
         draft, message = state_of(node), None
         try:
             with contained():
@@ -108,14 +108,16 @@ class DraftSubmission:
         if message is not None:
             self._sent(folder, name, node, version, message)
 
-    def _try_later(self, node: Draft, error: CbfsError) -> None:
+    def _try_later(self, node: Unsent, error: CbfsError) -> None:
         self._waiting = isinstance(error, NotYet)
         pause = NEVER if self._waiting else RETRY
         self._later[state_of(node)] = (time.monotonic() + pause, error.in_full)
         if isinstance(error, ProgramFault):
             self._outbox.events.failed()
 
-    def _sent(self, folder: Folder, name: str, node: Draft, version: int, message: Message) -> None:
+    def _sent(
+        self, folder: Folder, name: str, node: Unsent, version: int, message: Message
+    ) -> None:
         """It is a message, and never one once more: what follows is done step by step, whatever
         comes of one."""
         draft = state_of(node)
@@ -139,7 +141,7 @@ class DraftSubmission:
             self._outbox.tasks.start_soon(self._retire_folder, node)
 
     async def _hand_over(
-        self, folder_name: str, folder: Folder, name: str, node: Draft
+        self, folder_name: str, folder: Folder, name: str, node: Unsent
     ) -> Message | None:
         """None when it was taken back meanwhile. Raises what ``Backend.send`` raises."""
         draft, message, content = state_of(node), None, None
@@ -168,7 +170,7 @@ class DraftSubmission:
             _log.error("%s", error.in_full)  # the next mount drops it
 
     def _outgoing(
-        self, folder_name: str, folder: Folder, name: str, node: Draft, content: Content
+        self, folder_name: str, folder: Folder, name: str, node: Unsent, content: Content
     ) -> Outgoing:
         """Raises Refused."""
         people: tuple[str, ...] = ()

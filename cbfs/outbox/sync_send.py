@@ -32,7 +32,8 @@ WAITING_MAX = 32
 
 
 class SyncSend:
-    """That of one mount. fsync waits for at most ``limit`` seconds; 0 is without the option."""
+    """What fsync waits for in one mount's outbox. It waits for at most ``limit`` seconds; 0 is
+    without the option."""
 
     def __init__(self, outbox: Outbox, limit: float) -> None:
         self._outbox = outbox

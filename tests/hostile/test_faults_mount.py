@@ -114,10 +114,10 @@ PLACES_OF_A_MOUNT = (
 )
 
 PLACES_OF_WINDOWS = (
-    "cbfs.mount.single_view.Numbers.forget",
-    "cbfs.mount.single_operations.WindowOperations.appears",
-    "cbfs.mount.single_operations.WindowOperations.close",
-    "cbfs.mount.single_server.SingleServer._look_through",
+    "cbfs.mount.single_view.SingleInodes.forget",
+    "cbfs.mount.single_operations.SingleOperations.appears",
+    "cbfs.mount.single_operations.SingleOperations.close",
+    "cbfs.mount.single_server.SingleServer._serve_one",
     "cbfs.mount.single_server._Session._answer",
 )
 

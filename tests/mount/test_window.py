@@ -17,7 +17,7 @@ from cbfs.mount.single_wire import (
     ARGUMENTS,
     FRAME_MAX,
     Frames,
-    Request,
+    SingleRequest,
     frame,
     read_answer,
     read_request,
@@ -437,7 +437,7 @@ def test_any_bytes_are_a_request_or_an_error(data: bytes) -> None:
 
 def test_requests_have_just_their_types() -> None:
     body = frame(1, "lookup", [1, b"name", 2])[4:]
-    assert read_request(body) == Request(1, "lookup", [1, b"name", 2])
+    assert read_request(body) == SingleRequest(1, "lookup", [1, b"name", 2])
     for word, arguments in (
         ("lookup", [1, "name", 2]),
         ("lookup", [True, b"name", 2]),
