@@ -17,7 +17,7 @@ from cbfs.network.access import NetworkOptions
 from cbfs.problems import Refused
 from cbfs.storage.encoding import u32, u64
 from cbfs.storage.store import Series, StoreError, Table, Writer
-from tests.support.world import WAIT, World, accept_strangers, run
+from tests.support.world import WAIT, World
 
 CHUNK = 65_536
 NO_TOR = NetworkOptions(no_tor=True)
@@ -74,15 +74,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def account(here: World, name: str) -> Path:
-    place = here.place / f"{name}-account"
-    done = run(
-        "cbfs",
-        *("init", name, "--account", place, "--no-tor"),
-        *("--server", here.server.url, "--names", here.place / "names" / "policy"),
-    )
-    assert done.returncode == 0, done.stderr
-    accept_strangers(place)
-    return place
+    return here.account(name).account
 
 
 async def until(look: object, what: str) -> None:

@@ -2,10 +2,14 @@
 
 import multiprocessing
 import os
+import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
-from tests.support.world import WAIT
+from cbfs.commands.process.entry import cbfs
+
+WAIT = 120.0
 
 RAISED = 99
 
@@ -18,6 +22,7 @@ _CONTEXT.set_forkserver_preload(
         "tests.support.names_local",
         "tests.server.test_server_store",
         "tests.storage.test_first_start",
+        "cbfs.commands.main",
     ]
 )
 
@@ -35,6 +40,25 @@ def exit_code(work: Callable[..., int], *arguments: object) -> int:
     process.close()
     if code is None:
         raise AssertionError("a process does not end")
+    return code
+
+
+def run_cbfs(words: list[str], environment: dict[str, str], said: Path) -> int:
+    """The exit code of ``cbfs`` with these arguments, for what a test only needs to be there: all
+    that the program does, in a process of its own, but without the second in which a new
+    interpreter reads it in. What it has to say goes into the file ``said``."""
+    return exit_code(_cbfs, words, environment, said)
+
+
+def _cbfs(words: list[str], environment: dict[str, str], said: Path) -> int:
+    with said.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["cbfs", *words]
+    code = cbfs()
+    sys.stderr.flush()
     return code
 
 

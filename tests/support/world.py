@@ -18,12 +18,13 @@ from cbfs.account.account import SYSTEM_RANDOM, opened_store
 from cbfs.account.settings import Settings, Strangers, encode
 from cbfs.network.tor.private_network import PrivateTorNetwork
 from cbfs.storage.store import Meta, Table
+from tests.support import children
 
 T = TypeVar("T")
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "default"}
-WAIT = 120.0
+WAIT = children.WAIT
 
 
 def program(name: str, *arguments: str | Path) -> list[str]:
@@ -153,15 +154,11 @@ class User:
         self.mountpoint = world.place / name
         self.mountpoint.mkdir()
         policy = world.place / "names" / "policy"
-        done = run(
-            "cbfs",
-            *("init", name, "--account", self.account),
-            *(("--own-server",) if server is None else ("--server", server)),
-            *("--names", policy),
-            *world.way.accounts,
-        )
-        if done.returncode != 0:
-            raise AssertionError(done.stderr)
+        words = ("init", name, "--account", self.account, "--names", policy, *world.way.accounts)
+        home = ("--own-server",) if server is None else ("--server", server)
+        said = world.place / f"{name}-init"
+        if children.run_cbfs([*map(str, words), *home], ENVIRONMENT, said) != 0:
+            raise AssertionError(said.read_text())
         if world.open:
             accept_strangers(self.account)
 
