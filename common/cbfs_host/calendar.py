@@ -32,7 +32,7 @@ class ClockMark:
     clock: int
 
     def encode(self) -> bytes:
-        """lived u64 | seen u64 | clock u64."""
+        """The mark in 24 bytes: lived u64 | seen u64 | clock u64."""
         return _MARK.pack(self.lived, self.seen, self.clock)
 
 
@@ -68,7 +68,8 @@ class Calendar:
         self._seen = self._now = float(mark.seen)
 
     def look(self, clock: float, running: float) -> str:
-        """Take the time. What there is to say of it, mostly nothing."""
+        """Take the time from both clocks (seconds). Gives what there is to say of it in the log,
+        mostly nothing."""
         clock = _within(clock)
         passed = max(running - self._running, 0)
         self._running = running
@@ -102,7 +103,7 @@ class Calendar:
 
     @property
     def lived(self) -> float:
-        """By which mail grows old."""
+        """Seconds by which mail grows old."""
         return self._lived
 
     @property
@@ -111,7 +112,8 @@ class Calendar:
         return self._now
 
     def mark(self, clock: float) -> ClockMark:
-        """To be kept for the next life."""
+        """What is to be kept for the next life; ``clock``: seconds since 1970, as the machine
+        says."""
         return ClockMark(int(self._lived), int(self._seen), int(_within(clock)))
 
 

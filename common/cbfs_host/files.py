@@ -24,7 +24,7 @@ HOPS_MAX: Final = 40
 
 
 def sync_directory(path: Path) -> None:
-    """What was made, renamed or removed in it is on the disk on return."""
+    """Bring to the disk what was made, renamed or removed in a directory; it is there on return."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -33,7 +33,8 @@ def sync_directory(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Make it (0700), and those above it, if need be; what was made is on the disk on return."""
+    """Make a directory (0700), and those above it, if need be; what was made is on the disk on
+    return."""
     missing: list[Path] = []
     for each in (path, *path.parents):
         if each.exists():
@@ -132,7 +133,8 @@ def opened_data(path: Path, program: str) -> Iterator[Path]:
 
 
 def _check_own(place: Path) -> None:
-    """Raises HostError, OSError."""
+    """Raises HostError when ``place`` belongs to another user or others may write to it,
+    OSError."""
     held = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         found = os.fstat(held)

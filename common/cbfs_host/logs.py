@@ -176,7 +176,7 @@ def _opened(path: Path) -> int:
 
 
 def add_log(parser: argparse.ArgumentParser) -> None:
-    """Where the log goes."""
+    """Add the option ``--log``, which says where the log goes."""
     parser.add_argument(
         "--log",
         type=Path,
@@ -186,7 +186,7 @@ def add_log(parser: argparse.ArgumentParser) -> None:
 
 
 def log_to(handler: ServerLog, level: int, form: str) -> None:
-    """All that the program logs from ``level`` on goes there."""
+    """Let all that the program logs from ``level`` on go to ``handler``, in this form."""
     handler.setFormatter(logging.Formatter(form))
     logging.raiseExceptions = False
     root = logging.getLogger()

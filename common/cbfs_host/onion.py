@@ -56,12 +56,12 @@ T = TypeVar("T")
 
 
 class OnionError(CbfsError):
-    """The service cannot be published now."""
+    """The onion service cannot be published now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Onion:
-    """What is published, and by which tor."""
+    """An onion service that is to be published, and by which tor."""
 
     key: ServiceKey
     clients: tuple[str, ...] = ()
@@ -187,7 +187,8 @@ class _Live:
             self._controller = controller(address)
 
     async def call(self, function: Callable[..., T], *arguments: object) -> T:
-        """Calls a blocking method in a thread."""
+        """Call a blocking method in a thread, for CALL_TIMEOUT at most. Raises OnionError, and what
+        it raises."""
         with trio.move_on_after(CALL_TIMEOUT):
             return await trio.to_thread.run_sync(
                 function, *arguments, limiter=self._limiter, abandon_on_cancel=True

@@ -4,5 +4,5 @@ from cbfs_host.entry import begin
 
 
 def main() -> int:
-    """Run the program; its exit status."""
+    """Run the program ``cbfs-names``; its exit status."""
     return begin("cbfs-names", "cbfs_names.commands.main")

@@ -53,7 +53,7 @@ _log = logging.getLogger("cbfs_server")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The command line."""
+    """The command line of cbfs-server."""
 
     data: Path
     listen: Place

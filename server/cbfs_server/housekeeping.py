@@ -31,7 +31,8 @@ def running() -> float:
 
 
 class Housekeeping:
-    """Of one ``store``, on the disk of ``data``. Raises StoreError."""
+    """What a server does of itself with one ``store``, on the disk of ``data``. Raises
+    StoreError."""
 
     def __init__(
         self,
@@ -54,13 +55,14 @@ class Housekeeping:
         self._take_time()
 
     def service(self, pusher: Pusher, mailbox: int, accounts: int) -> Service:
-        """One that answers by this house's time."""
+        """A service that goes by the time of this housekeeping, and takes nothing in while the disk
+        is full."""
         made = Service(self._store, pusher, self.now, mailbox, accounts, self.lived)
         self.services.append(made)
         return made
 
     def now(self) -> float:
-        """Seconds since 1970."""
+        """Seconds since 1970, as far as the clock is believed."""
         self._take_time()
         return self._calendar.now
 
@@ -70,13 +72,13 @@ class Housekeeping:
         return self._calendar.lived
 
     async def keep(self) -> None:
-        """Until cancelled."""
+        """Look at clock, disk and mailboxes every HOUSEKEEPING_PERIOD, until cancelled."""
         while True:
             await self.look()
             await trio.sleep(HOUSEKEEPING_PERIOD)
 
     async def look(self) -> None:
-        """At the clock and the disk; and once in a while at all mailboxes."""
+        """Look at the clock and the disk, and once in a while at all mailboxes."""
         self._take_time()
         usage = await trio.to_thread.run_sync(os.statvfs, self._data)
         full = usage.f_bavail * usage.f_frsize < FREE_MIN

@@ -33,7 +33,7 @@ class Client(Protocol):
         """Send a frame, or keep it until those before it have gone."""
 
     def close(self, reason: str, level: int = logging.INFO) -> None:
-        """End the connection."""
+        """End the connection, for a reason that the log gets."""
 
 
 class _Subscription:
@@ -46,7 +46,7 @@ class _Subscription:
 
 
 class Pusher:
-    """The subscriptions of all connections."""
+    """The subscriptions of all connections, and what is to be pushed to each."""
 
     def __init__(self, store: MailboxStore) -> None:
         self._store = store
@@ -67,7 +67,7 @@ class Pusher:
             self._of_user.pop(client.key, None)
 
     def forget(self, user: bytes) -> None:
-        """The account is gone, and with it its subscriptions."""
+        """End the subscriptions of an account that is gone."""
         self._of_user.pop(user, None)
 
     def subscribed(self, client: Client) -> bool:
@@ -75,18 +75,18 @@ class Pusher:
         return client in self._of_user.get(client.key, ())
 
     def arrived(self, user: bytes) -> None:
-        """There is something new in the mailbox."""
+        """Push what is new in the mailbox of ``user``."""
         for subscription in tuple(self._of_user.get(user, {}).values()):
             self._advance(subscription)
 
     def deleted(self, user: bytes, ids: tuple[bytes, ...]) -> None:
-        """These have left the mailbox: there is room for others."""
+        """Push more of the mailbox of ``user``, as these envelopes have left it."""
         for subscription in tuple(self._of_user.get(user, {}).values()):
             subscription.outstanding.difference_update(ids)
             self._advance(subscription)
 
     def ready(self, client: Client) -> None:
-        """All that was sent to the client has gone: go on."""
+        """Go on with a client to whom all that was sent has gone."""
         subscription = self._of_user.get(client.key, {}).get(client)
         if subscription is not None:
             self._advance(subscription)
@@ -104,7 +104,7 @@ class Pusher:
             client.close("a fault of the server", logging.ERROR)
 
     def _send_new(self, subscription: _Subscription) -> None:
-        """As much as there is room for. Raises StoreError."""
+        """Send as many envelopes as there is room for. Raises StoreError."""
         client, outstanding = subscription.client, subscription.outstanding
         with self._store.read() as reader:
             for entry in reader.order(client.key, subscription.position):

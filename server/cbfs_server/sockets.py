@@ -269,7 +269,7 @@ class Server:
             self.nursery.start_soon(keep_going, what, loop)
 
     def remove(self, connection: Connection) -> None:
-        """A connection has ended."""
+        """Forget a connection that has ended."""
         last = self._connections.pop()
         if last is not connection:
             last.place = connection.place

@@ -64,7 +64,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AccountRecord:
-    """``next_serial``: of the next envelope that arrives. ``stored``: envelopes in the mailbox."""
+    """What is kept of an account. ``next_serial``: of the next envelope that arrives. ``stored``:
+    envelopes in the mailbox."""
 
     next_serial: int
     stored: int
@@ -72,7 +73,8 @@ class AccountRecord:
 
 @dataclass(frozen=True, slots=True)
 class StoredEnvelope:
-    """An envelope's place in its mailbox."""
+    """An envelope's place in its mailbox: ``serial``, the ``day`` of its arrival (of the server's
+    life), and its ``id`` (16)."""
 
     serial: int
     day: int
@@ -116,12 +118,12 @@ class MailboxReader:
             raise _unreadable(error) from error
 
     def account(self, user: bytes) -> AccountRecord | None:
-        """The account, or None."""
+        """What is kept of an account, or None."""
         found = self._get(self._tables.accounts, user)
         return None if found is None else AccountRecord(*_ACCOUNT.unpack(found))
 
     def accounts(self) -> int:
-        """How many there are."""
+        """How many accounts there are."""
         try:
             return int(self._txn.stat(self._tables.accounts.db)["entries"])
         except lmdb.Error as error:
@@ -132,7 +134,7 @@ class MailboxReader:
         return [user for user, _ in islice(self._items(self._tables.accounts, b"", start), most)]
 
     def mark(self) -> ClockMark | None:
-        """Of the server's time, as it was noted last."""
+        """The server's time as it was noted last, or None."""
         found = self._get(self._tables.meta, _CLOCK)
         try:
             return None if found is None else decode_mark(found)
@@ -140,7 +142,7 @@ class MailboxReader:
             raise StoreError("a record of the store is damaged", _DAMAGED) from error
 
     def prekeys(self, user: bytes, kind: PrekeyKind) -> Iterator[bytes]:
-        """The records of that kind."""
+        """The records of an account's prekeys of one kind, in the order of their ids."""
         prefix, table = user + bytes([kind]), self._tables.prekeys
         for key, data in self._items(table, prefix, prefix):
             yield table.opened(key, data)
@@ -163,7 +165,7 @@ class MailboxReader:
         return None if found is None else int.from_bytes(found[: _SERIAL.size], "big")
 
     def envelope(self, user: bytes, id: bytes) -> bytes | None:
-        """An envelope, or None."""
+        """An envelope of a mailbox, or None."""
         found = self._get(self._tables.mail, user + id)
         return None if found is None else found[_SERIAL.size :]
 
@@ -179,7 +181,7 @@ class MailboxWriter(MailboxReader):
         self._put(self._tables.meta, _CLOCK, mark.encode())
 
     def put_account(self, user: bytes, account: AccountRecord) -> None:
-        """Create or overwrite."""
+        """Create or overwrite what is kept of an account."""
         value = _ACCOUNT.pack(account.next_serial, account.stored)
         self._put(self._tables.accounts, user, value)
 
@@ -193,12 +195,12 @@ class MailboxWriter(MailboxReader):
                     found = cursor.delete()
 
     def put_prekey(self, user: bytes, record: bytes) -> None:
-        """Store a record under its id and kind."""
+        """Store the record of a prekey under its id and kind."""
         id, kind = record[:PREKEY_ID_SIZE], record[PREKEY_ID_SIZE : PREKEY_ID_SIZE + 1]
         self._put(self._tables.prekeys, user + kind + id, record)
 
     def delete_prekey(self, user: bytes, record: bytes) -> None:
-        """Forget a record."""
+        """Forget the record of a prekey."""
         id, kind = record[:PREKEY_ID_SIZE], record[PREKEY_ID_SIZE : PREKEY_ID_SIZE + 1]
         self._txn.delete(user + kind + id, db=self._tables.prekeys.db)
 
@@ -212,12 +214,13 @@ class MailboxWriter(MailboxReader):
         self.put_account(user, AccountRecord(account.next_serial + 1, account.stored + 1))
 
     def delete_envelope(self, user: bytes, id: bytes) -> bool:
-        """Take out of the mailbox. False when it is not there."""
+        """Take an envelope out of the mailbox. False when it is not there."""
         serial = self.serial(user, id)
         return serial is not None and self.delete_entry(user, serial, id)
 
     def delete_entry(self, user: bytes, serial: int, id: bytes) -> bool:
-        """The same, of an envelope whose place is known; it may be damaged."""
+        """Take an envelope whose place is known out of the mailbox; it may be damaged. False when
+        there is no such account."""
         account = self.account(user)
         if account is None:
             return False
@@ -253,7 +256,8 @@ class _Pending(Generic[T]):
 
 
 class MailboxStore:
-    """One process at a time, which the lock file of the data directory ensures."""
+    """The store in a directory. One process at a time, which the lock file of the data directory
+    ensures."""
 
     def __init__(self, path: Path) -> None:
         """A new store is there whole or not at all. Raises StoreError when the files cannot be
@@ -296,7 +300,8 @@ class MailboxStore:
         self._queue.put(_Pending(change, done))
 
     async def commit(self, change: Callable[[MailboxWriter], T]) -> T:
-        """``submit`` and wait. Raises StoreError."""
+        """Queue a change and wait until it is on the disk; what it returned. Raises StoreError when
+        nothing of it is."""
         event = trio.Event()
         results: list[T | StoreError] = []
 

@@ -48,7 +48,7 @@ def daemonised(serve: Callable[[Callable[[], None], LogFile], None]) -> int:
 
 
 def _end(child: int) -> None:
-    """It was not wanted after all."""
+    """End the new process, as it was not wanted after all."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.kill(child, signal.SIGTERM)
     limit = time.monotonic() + END_TIMEOUT
@@ -57,7 +57,7 @@ def _end(child: int) -> None:
 
 
 def _child(serve: Callable[[Callable[[], None], LogFile], None], writing: int) -> None:
-    """Never returns."""
+    """What the new process does. It never returns."""
     code = FAILED
     try:
         code = _served(serve, writing)

@@ -26,12 +26,12 @@ when they are: so a shell starts what is to run in the background, and nohup(1) 
 
 
 def cbfs() -> int:
-    """The program ``cbfs``."""
+    """Run the program ``cbfs``; its exit code."""
     return _begin("cbfs.commands.main")
 
 
 def mount_cbfs() -> int:
-    """The program ``mount.cbfs``."""
+    """Run the program ``mount.cbfs``; its exit code."""
     return _begin("cbfs.commands.mount")
 
 

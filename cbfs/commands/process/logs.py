@@ -48,7 +48,7 @@ class LogFile(logging.Handler):
             os.close(before)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See ``logging.Handler``."""
+        """Write a record as a line, or keep it until there is a place for it."""
         self._put(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def log_into(log: LogFile) -> None:
-    """Let all that is logged go there."""
+    """Let all that is logged, from warnings on, go to ``log`` and nowhere else."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)

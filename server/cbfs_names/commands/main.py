@@ -241,7 +241,7 @@ async def _answer(
     onion: Onion | None,
     random: Random,
 ) -> None:
-    """Until cancelled."""
+    """Answer connections at ``listening`` over the store in ``directory``, until cancelled."""
     listener = await listen(listening.host, listening.port)
     async with listener:
         port = listening_port(listener)

@@ -39,7 +39,7 @@ ROUNDS = 4_096
 
 
 def add_configure(parser: argparse.ArgumentParser) -> None:
-    """The options of ``cbfs-names configure``."""
+    """Give ``parser`` the options of ``cbfs-names configure``."""
     add_data(parser)
     parser.add_argument(
         "--config", type=Path, required=True, metavar="FILE", help="the present one"
@@ -52,7 +52,7 @@ def add_configure(parser: argparse.ArgumentParser) -> None:
 
 
 def add_submit(parser: argparse.ArgumentParser) -> None:
-    """The options of ``cbfs-names submit``."""
+    """Give ``parser`` the options of ``cbfs-names submit``."""
     parser.add_argument(
         "--config", type=Path, required=True, metavar="FILE", help="the present one"
     )
@@ -128,7 +128,7 @@ def _read(path: Path) -> Operation:
 
 
 async def _rounds(file: ConfigFile) -> int:
-    """How many there are."""
+    """How many rounds the directory has made."""
     reply = await _ask(file, AskHead())
     if not isinstance(reply, HeadIs):
         raise DecodeError("the sequencer has no round yet", "start it with its verifiers first")

@@ -29,7 +29,7 @@ FILE_MAX = 1 << 20
 
 
 def add_key(parser: argparse.ArgumentParser) -> None:
-    """The options of ``cbfs-names key``."""
+    """Give ``parser`` the options of ``cbfs-names key``."""
     add_data(parser)
     parser.add_argument("name", metavar="NAME", help="of the verifier, or of the directory")
     kind = parser.add_mutually_exclusive_group()
@@ -40,7 +40,7 @@ def add_key(parser: argparse.ArgumentParser) -> None:
 
 
 def add_invite(parser: argparse.ArgumentParser) -> None:
-    """The options of ``cbfs-names invite``."""
+    """Give ``parser`` the options of ``cbfs-names invite``."""
     add_data(parser)
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="the directory's (default: DIR/config)"
@@ -51,18 +51,18 @@ def add_invite(parser: argparse.ArgumentParser) -> None:
 
 
 def add_audit(parser: argparse.ArgumentParser) -> None:
-    """The options of ``cbfs-names audit``."""
+    """Give ``parser`` the options of ``cbfs-names audit``."""
     parser.add_argument("file", type=Path, metavar="FILE", help="evidence, or a folder of it")
     parser.set_defaults(run=_audit)
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """Where the keys are."""
+    """Add the option that says where the keys are."""
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="keys and store")
 
 
 def read_text(path: Path) -> str:
-    """A configuration file. Raises DecodeError."""
+    """The text of a configuration file, at most FILE_MAX characters. Raises DecodeError."""
     try:
         with path.open(encoding="ascii") as file:
             return file.read(FILE_MAX)
@@ -71,7 +71,7 @@ def read_text(path: Path) -> str:
 
 
 def say(line: str) -> None:
-    """To who has called it."""
+    """Print a line for who has called the program."""
     sys.stdout.write(line + "\n")
 
 
@@ -97,7 +97,7 @@ REGISTRAR = "registrar.key"
 
 
 def add_terms(parser: argparse.ArgumentParser) -> None:
-    """Who may register."""
+    """Add the options that say who may register."""
     parser.add_argument(
         "--registration",
         metavar="RULE",

@@ -46,7 +46,8 @@ _log = logging.getLogger(__name__)
 
 
 class Follower:
-    """``on_head`` is told of each head that is published, or has newer cosignatures."""
+    """A verifier at work. ``on_head`` is told of each head that is published, or has newer
+    cosignatures."""
 
     def __init__(
         self,
@@ -109,7 +110,8 @@ class Follower:
             return head_of(view, parse_note(note))
 
     async def run(self) -> None:
-        """Until cancelled. Raises Diverged."""
+        """Follow the sequencer, and compare heads with the others, until cancelled. Raises
+        Diverged."""
         await self._comparison.remember()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keep_going, "comparing heads", self._comparison.run, CbfsError)

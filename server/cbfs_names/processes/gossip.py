@@ -42,7 +42,7 @@ class Peers:
 
     @property
     def everybody(self) -> set[Address]:
-        """All addresses."""
+        """The addresses of all others: verifiers, and the sequencer unless this is it."""
         return set(self.others) if self.sequencer is None else {self.sequencer, *self.others}
 
     def enough(self, answered: set[Address], own: str, config: Config) -> bool:
@@ -89,7 +89,8 @@ async def ask_enough(
 
 
 class HeadComparison:
-    """A verifier's view of its peers' heads."""
+    """Comparison of a verifier's newest head with those of its peers, whose keys may have signed
+    another history."""
 
     def __init__(
         self, store: StateStore, key: NoteKey, peers: Peers, data: Path, random: Random
@@ -111,7 +112,7 @@ class HeadComparison:
         await ask_enough(self._peers, self._store, own, self._recall_from)
 
     def stir(self) -> None:
-        """There is a new head to compare with."""
+        """Compare soon, as there is a new head."""
         self._stirred.set()
 
     async def run(self) -> None:
@@ -173,7 +174,8 @@ class HeadComparison:
             await link.call(Vote(head))
 
     def compare(self, encoded: bytes) -> None:
-        """A head that somebody shows."""
+        """Compare a head that somebody shows, as a signed note, with the own log; evidence is
+        kept."""
         try:
             note = parse_note(encoded)
             parse_checkpoint(note.text.decode("ascii"))

@@ -105,7 +105,7 @@ class Quorum:
         return Outcome(head, frozenset(block.operations), refused)
 
     async def renew(self, now: int) -> Head | None:
-        """An empty round of a new configuration."""
+        """Make an empty round when the configuration has changed; its head."""
         with self._store.read() as view:
             if not due(view):
                 return None
@@ -116,7 +116,7 @@ class Quorum:
         return None
 
     def refusal(self, now: int) -> Refusal | None:
-        """Why no operation is taken now."""
+        """Why no operation is taken at ``now`` (seconds); None: they are."""
         if self._votes.stopped:
             return Refusal.EQUIVOCATION
         if not self._votes.config.satisfied(self._votes.present(now)):
@@ -220,7 +220,7 @@ class Quorum:
         return b"" if self._votes.head is None else self._votes.head.note
 
     def _tell_head(self) -> None:
-        """The head has newer cosignatures."""
+        """Tell of a head that has newer cosignatures."""
         if self._votes.head is not None:
             self.on_head(self._votes.head)
             self._fire()

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class Receipts:
-    """Of one ``verifier`` with its cosigning ``seed`` (Ed25519, 32)."""
+    """The receipts of one ``verifier`` with its cosigning ``seed`` (Ed25519, 32)."""
 
     def __init__(
         self,
@@ -46,7 +46,8 @@ class Receipts:
         self._given = trio.Event()
 
     def ask(self, operation: bytes) -> bytes | DeferredReply:
-        """The encoded reply to who submits this."""
+        """The encoded reply to who submits this encoded operation: a receipt, or why there is
+        none."""
         try:
             decode_operation(operation)
         except DecodeError:

@@ -35,16 +35,16 @@ _log = logging.getLogger(__name__)
 
 
 class Role(Protocol):
-    """What a process runs and answers."""
+    """What one process of the directory runs and answers."""
 
     def answer(self, payload: bytes) -> bytes | DeferredReply:
-        """The encoded reply to one request."""
+        """The encoded reply to one encoded request, or what to wait on for it."""
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Do the role's work until cancelled."""
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Let go of the store, after ``run`` has ended."""
 
 
 def _warn(store: StateStore, given: Config) -> None:
@@ -54,9 +54,9 @@ def _warn(store: StateStore, given: Config) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A configuration file, and where the others are, which the file may say. ``current``: the
-    operator's word that the store is no old copy. ``clock_is_right``: the same of the clock, after
-    it has jumped."""
+    """A configuration file, and where the other processes are, which the file may say. ``current``:
+    the operator's word that the store is no old copy. ``clock_is_right``: the operator's word on
+    the clock, after it has jumped."""
 
     file: ConfigFile
     sequencer: Address | None
@@ -65,7 +65,7 @@ class Deployment:
     clock_is_right: bool = False
 
     def others(self, sequencer: Address | None, own: str) -> Peers:
-        """Everybody but the verifier ``own``."""
+        """The addresses of all processes but the verifier ``own``."""
         named = {url: name for name, url in self.file.urls.items() if name != own}
         known = {*named, *self.peers} - {sequencer}
         found = tuple(address for address in known if address is not None)
@@ -73,7 +73,7 @@ class Deployment:
 
 
 class SequencerRole:
-    """A sequencer whose verifiers are elsewhere."""
+    """A sequencer whose verifiers are processes elsewhere."""
 
     def __init__(
         self, store: StateStore, keys: ServerKeys, data: Path, place: Deployment, random: Random
@@ -95,18 +95,18 @@ class SequencerRole:
         self._quorum.on_config = told
 
     def answer(self, payload: bytes) -> bytes | DeferredReply:
-        """To a verifier or a client."""
+        """The encoded reply to a verifier or a client."""
         found = self._quorum.answer(payload)
         return self._service.answer(payload) if found is None else found
 
     async def run(self) -> None:
-        """Make rounds."""
+        """Make rounds, and count what verifiers sign, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keep_going, "counting votes", self._quorum.record, CbfsError)
             nursery.start_soon(self._service.run)
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Let go of the store, after ``run`` has ended."""
         self._service.close()
 
 
@@ -155,7 +155,7 @@ class VerifierRole:
             self._show(head)
 
     def answer(self, payload: bytes) -> bytes | DeferredReply:
-        """To another verifier or a client."""
+        """The encoded reply to another verifier or a client."""
         try:
             found = self._follower.answer(decode(payload))
         except DecodeError:
@@ -173,13 +173,13 @@ class VerifierRole:
         return encode_reply(self._answers.answer(request))
 
     async def run(self) -> None:
-        """Follow the sequencer, and give receipts."""
+        """Follow the sequencer, and give receipts, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follower.run)
             nursery.start_soon(self._receipts.run)
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Let go of the store, after ``run`` has ended."""
         if self._answers is not None:
             self._answers.close()
 
@@ -190,7 +190,7 @@ class VerifierRole:
 
 
 def present(store: StateStore) -> Config:
-    """The configuration in force."""
+    """The configuration in force for the next round."""
     with store.read() as view:
         return config_now(view)
 

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class Embedded:
-    """A whole directory over one store."""
+    """A whole directory over one store: a sequencer and the one verifier."""
 
     def __init__(self, store: StateStore, log_seed: bytes, verifier_seed: bytes, name: str) -> None:
         """``name``: of the verifier's key. Seeds are Ed25519 (32)."""
@@ -87,7 +87,7 @@ class Embedded:
         return self.renew(now)
 
     def cosign(self, now: int) -> Head:
-        """The newest head, signed anew."""
+        """Cosign the newest head anew at ``now`` (seconds); the head with it."""
         return self._head(self._verifier.cosign(now))
 
     def _head(self, line: SignatureLine) -> Head:
@@ -96,26 +96,26 @@ class Embedded:
 
 
 class EmbeddedCore:
-    """``service.Core`` of a directory that signs alone."""
+    """``service.ServiceCore`` of a directory that signs alone."""
 
     def __init__(self, core: Embedded, head: Head) -> None:
         self._core = core
         self._first = head
 
     async def start(self, now: int) -> Head:
-        """The head at the start."""
+        """The head as it was when the directory was opened."""
         return self._first
 
     async def round(self, pending: list[bytes], now: int) -> Outcome:
-        """A round, finished once it has begun."""
+        """Make a round of what is pending, in a thread; once begun it is finished."""
         return await trio.to_thread.run_sync(self._core.round, pending, now)
 
     async def renew(self, now: int) -> Head | None:
-        """An empty round, when the configuration has changed."""
+        """Make an empty round when the configuration has changed, in a thread; its head."""
         return await trio.to_thread.run_sync(self._core.renew, now)
 
     async def cosign(self, now: int) -> Head | None:
-        """The newest head, signed anew."""
+        """Cosign the newest head anew, in a thread; the head with it."""
         return await trio.to_thread.run_sync(self._core.cosign, now)
 
     def refusal(self, now: int) -> Refusal | None:

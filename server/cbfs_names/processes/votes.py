@@ -37,9 +37,10 @@ _log = logging.getLogger(__name__)
 
 
 class Votes:
-    """``changed`` is called when there are more cosignatures or refusals of the proposal,
-    ``renewed`` when the head has newer cosignatures. ``config`` is in force for the next round,
-    ``shown`` was for the head's; ``stopped``: there is evidence against a key of ``config``."""
+    """The cosignatures of one sequencer's verifiers. ``changed`` is called when there are more
+    cosignatures or refusals of the proposal, ``renewed`` when the head has newer cosignatures.
+    ``config`` is in force for the next round, ``shown`` was for the head's; ``stopped``: there is
+    evidence against a key of ``config``."""
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class Votes:
                     self._votes[name] = parse_note(vote).lines[0]
 
     def drop(self) -> None:
-        """The proposal is given up."""
+        """Give the proposal up."""
         self.block = None
 
     @property

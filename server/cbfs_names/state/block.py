@@ -56,7 +56,7 @@ def proposal_text(checkpoint: bytes) -> bytes:
 
 
 class Reason(IntEnum):
-    """Why a verifier does not sign a block."""
+    """Why a verifier does not sign a block, with the number that stands for it in a refusal."""
 
     WRONG_ROUND = 1
     LOCKED = 2

@@ -16,7 +16,8 @@ VERIFIER = "verifier-1"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ServerKeys:
-    """Secrets (32 each): ``transport`` X25519; ``log`` and ``verifier`` Ed25519 seeds."""
+    """The secrets of one directory (32 bytes each): ``transport`` is X25519; ``log`` and
+    ``verifier`` are Ed25519 seeds."""
 
     transport: bytes
     log: bytes
@@ -24,7 +25,7 @@ class ServerKeys:
 
     @property
     def server(self) -> bytes:
-        """The public transport key (32)."""
+        """The public transport key (32), which clients know the server by."""
         return dh_public(self.transport)
 
     def config(self, terms: Terms) -> Config:

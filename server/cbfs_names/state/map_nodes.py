@@ -42,7 +42,7 @@ def path_key(index: bytes, depth: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """``hash`` is zeros when there is none."""
+    """One side of an inner node. ``hash`` (32) is zeros when nothing is below."""
 
     hash: bytes
     is_leaf: bool
@@ -50,17 +50,17 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class MapNode:
-    """An inner node."""
+    """An inner node of the map: its two children."""
 
     left: Child
     right: Child
 
     def digest(self) -> bytes:
-        """Its hash (32)."""
+        """The node's hash (32)."""
         return map_node(self.left.hash, self.right.hash)
 
     def encode(self) -> bytes:
-        """The record (65)."""
+        """The node's record (65 bytes)."""
         flags = self.left.is_leaf * _LEAF_FLAGS[0] + self.right.is_leaf * _LEAF_FLAGS[1]
         return bytes([flags]) + self.left.hash + self.right.hash
 
@@ -88,7 +88,7 @@ class MapTree:
     leaf: Callable[[bytes, int], Leaf]
 
     def root(self) -> bytes:
-        """The root's hash (32)."""
+        """The hash (32) of the map's root."""
         record = self.node(path_key(ZERO, 0))
         return EMPTY_MAP if record is None else record_digest(record)
 
@@ -114,14 +114,14 @@ class MapTree:
         return record
 
     def _only(self, index: bytes, depth: int, hash: bytes) -> Leaf:
-        """The leaf with this hash."""
+        """The leaf with this hash under the first ``depth`` bits."""
         leaf = self.leaf(index, depth)
         if map_leaf(*leaf) != hash:
             raise StoreError("the map of names is damaged", DAMAGED)
         return leaf
 
     def prove(self, index: bytes) -> MapProof:
-        """What the map has at ``index``."""
+        """The proof of what the map has at ``index`` (32)."""
         siblings = []
         record = self.node(path_key(index, 0)) or _EMPTY_NODE
         for depth in range(DEPTH_MAX):

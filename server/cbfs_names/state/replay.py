@@ -53,7 +53,7 @@ class Committed:
 
 
 class StateView(Protocol):
-    """A consistent view of the directory's state."""
+    """A consistent view of the directory's state, as it is before a round."""
 
     def tip(self) -> Round | None:
         """The last round, or None before the first."""

@@ -16,13 +16,14 @@ from cbfs_names.state.store import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class RoundLog:
-    """The log as it is stored: ``size`` leaves, ``hash(level, index)`` of complete subtrees."""
+    """The log as it is stored: ``size`` leaves; ``hash(level, index)`` gives the hash (32) of a
+    complete subtree."""
 
     size: int
     hash: Callable[[int, int], bytes]
 
     def root(self) -> bytes:
-        """The root (32)."""
+        """The hash (32) of the log's root."""
         return self._range(0, self.size) if self.size else EMPTY_ROOT
 
     def append(self, leaf: bytes) -> tuple[bytes, dict[tuple[int, int], bytes]]:
@@ -87,7 +88,8 @@ def _split(size: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Signed head, leaf, and proof that it is the last. ``number``: the round's."""
+    """The newest published round as clients get it: signed head, leaf, and proof that it is the
+    last. ``number``: the round's."""
 
     note: bytes
     round: bytes
@@ -97,8 +99,8 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``placed`` operations are in the round of ``head``; ``refused`` in none. ``head`` is None
-    when no round was made."""
+    """What has become of operations: ``placed`` are in the round of ``head``, ``refused`` in none.
+    ``head`` is None when no round was made."""
 
     head: Head | None
     placed: frozenset[bytes]

@@ -67,7 +67,7 @@ class Snapshot:
         self._txn.abort()
 
     def get(self, table: StateTable, key: bytes) -> bytes | None:
-        """A record."""
+        """The value of a record, or None. Raises StoreError for a damaged one."""
         try:
             data = self._txn.get(key, db=self._dbs[table])
         except lmdb.Error as error:
@@ -152,7 +152,7 @@ class Snapshot:
         return self.get(StateTable.INVITES, key)
 
     def namespace(self) -> str:
-        """The directory's."""
+        """The directory's namespace."""
         return config_of(self.config_text(0)).namespace
 
     def size(self) -> int:
@@ -231,7 +231,7 @@ class Snapshot:
             yield read_link(Fields(record, "a link"))
 
     def mark(self) -> ClockMark | None:
-        """Of the time, as it was noted last."""
+        """The time as it was noted last, or None."""
         found = self.get(StateTable.META, _CLOCK)
         try:
             return None if found is None else decode_mark(found)
@@ -261,7 +261,7 @@ class StateWriter(Snapshot):
     def lock_round(
         self, block: Block, change: Transition, log_hashes: dict[tuple[int, int], bytes]
     ) -> None:
-        """Everything that a round changes, with the lock."""
+        """Write everything that a round changes, with its lock."""
         number = _number(block.round.number)
         self._put(StateTable.BLOCKS, number, block.encode())
         self._put(StateTable.LOCKS, number, block.round.digest())
@@ -300,11 +300,11 @@ class StateWriter(Snapshot):
         self._put(StateTable.META, _CLOCK, mark.encode())
 
     def begin(self, config: str) -> None:
-        """The configuration in force from the first round on."""
+        """Set the configuration in force from the first round on."""
         self._put(StateTable.CONFIGS, _number(0), config.encode("ascii"))
 
     def refuse(self, round_: int, leaf: bytes, refusal: bytes) -> None:
-        """Keep a signed refusal."""
+        """Keep a signed refusal, encoded, under its round and leaf hash (32)."""
         self._put(StateTable.REFUSALS, _number(round_) + leaf, refusal)
 
     def propose(self, block: Block) -> None:
@@ -319,7 +319,7 @@ class StateWriter(Snapshot):
                 found = cursor.delete()
 
     def keep_head(self, note: bytes) -> None:
-        """The newest published head."""
+        """Keep the newest published head, a signed note."""
         self._put(StateTable.META, _HEAD, note)
 
     def abstain(self, round_: int, checkpoint: bytes) -> None:
@@ -327,19 +327,20 @@ class StateWriter(Snapshot):
         self._put(StateTable.META, _ABSTAIN, _number(round_) + checkpoint)
 
     def keep_vote(self, key: bytes, note: bytes) -> None:
-        """Under the verifier's key (32)."""
+        """Keep the largest checkpoint that a verifier has signed, a signed note, under the
+        verifier's key (32)."""
         self._put(StateTable.VOTES, key, note)
 
     def keep_receipt(self, key: bytes, time: int, operation: bytes) -> None:
-        """Under the operation's hash (32)."""
+        """Keep a receipt's time (seconds) and operation under the operation's hash (32)."""
         self._put(StateTable.RECEIPTS, key, _number(time) + operation)
 
     def drop_receipt(self, key: bytes) -> None:
-        """The operation is carried out, or void."""
+        """Forget a receipt whose operation is carried out, or void."""
         self._txn.delete(key, db=self._dbs[StateTable.RECEIPTS])
 
     def keep_evidence(self, key: bytes, evidence: bytes) -> None:
-        """Under its hash (32), for ever."""
+        """Keep evidence of equivocation, encoded, under its hash (32), for ever."""
         self._put(StateTable.EVIDENCE, key, evidence)
 
 

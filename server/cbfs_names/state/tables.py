@@ -49,15 +49,16 @@ class Cursor:
         self.delete = cursor.delete
 
     def key(self) -> bytes:
-        """The key it is at; empty at the end."""
+        """The key that the cursor is at; empty at the end."""
         key: bytes = self._cursor.key()
         return key
 
     def value(self) -> bytes:
-        """The value it is at."""
+        """The value that the cursor is at. Raises StoreError for a damaged one."""
         return opened(self._table, *self._cursor.item())
 
     def values(self) -> Iterator[bytes]:
-        """All values, in the order of their keys."""
+        """All values of the table, in the order of their keys. Raises StoreError for damaged
+        ones."""
         for key, data in self._cursor.iternext():
             yield opened(self._table, key, data)

@@ -24,8 +24,8 @@ def running() -> float:
 
 
 class Timekeeper:
-    """Of one ``store``. ``clock``: seconds since 1970; ``running``: seconds of a clock that is
-    never set. ``is_right``: the operator's word that the clock is right now."""
+    """The time of one ``store``. ``clock``: seconds since 1970; ``running``: seconds of a clock
+    that is never set. ``is_right``: the operator's word that the clock is right now."""
 
     def __init__(
         self,
@@ -59,5 +59,5 @@ class Timekeeper:
 
     @property
     def doubted(self) -> bool:
-        """As it was when it was looked at."""
+        """Whether the clock was doubted when it was looked at last."""
         return self._calendar.doubted

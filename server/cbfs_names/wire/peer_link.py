@@ -14,7 +14,7 @@ from cbfs_names.wire.peer_messages import Peer, decode, encode
 
 
 class PeerLink:
-    """Made by ``connected``."""
+    """A connection to another server of the directory, made by ``connected``."""
 
     def __init__(self, stream: trio.abc.Stream, connection: ClientConnection) -> None:
         self._stream = stream
@@ -26,7 +26,8 @@ class PeerLink:
         self._over = False
 
     async def raw(self, payload: bytes) -> bytes:
-        """The reply's payload. Raises TransportError."""
+        """Send an encoded request and wait for its encoded reply, for CALL_TIMEOUT at most. Raises
+        TransportError."""
         try:
             with trio.fail_after(CALL_TIMEOUT):
                 async with self._sending:
@@ -42,11 +43,11 @@ class PeerLink:
         return self._replies.pop(id)
 
     async def call(self, message: Peer) -> Peer:
-        """A message and its reply. Raises TransportError, DecodeError."""
+        """Send a message and wait for its reply. Raises TransportError, DecodeError."""
         return decode(await self.raw(encode(message)))
 
     async def handshake(self) -> None:
-        """Raises TransportError."""
+        """Agree on keys with the other side. Raises TransportError."""
         await self._stream.send_all(self._connection.start())
         events: list[object] = []
         while not events:

@@ -98,7 +98,7 @@ class PeerStatus:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """Taken."""
+    """What was sent is taken, and on the disk where it must be."""
 
 
 Peer = (
@@ -116,7 +116,7 @@ Peer = (
 
 
 def encode(message: Peer) -> bytes:
-    """One payload."""
+    """A message as the payload of one frame."""
     match message:
         case Await(size, seen, shown):
             fields: list[object] = [32, size, seen, shown]
@@ -143,7 +143,7 @@ def encode(message: Peer) -> bytes:
 
 
 def decode(payload: bytes) -> Peer:
-    """Raises DecodeError."""
+    """The message of a frame's payload. Raises DecodeError for anything else."""
     match _unpack(payload):
         case [32, int(size), bytes(seen), int(shown)] if (
             _number(size) and len(seen) in (0, HASH_SIZE) and _number(shown)

@@ -30,16 +30,16 @@ _log = logging.getLogger(__name__)
 
 
 class ServiceCore(Protocol):
-    """What makes and signs rounds."""
+    """What makes and signs the rounds of a directory. Times are seconds since 1970."""
 
     async def start(self, now: int) -> Head:
         """Finish what was cut off, make the first round if there is none; the newest head."""
 
     async def round(self, pending: list[bytes], now: int) -> Outcome:
-        """One round of what is pending."""
+        """Make one round of encoded operations that are pending, or none."""
 
     async def renew(self, now: int) -> Head | None:
-        """An empty round, when the configuration has changed."""
+        """Make an empty round when the configuration has changed; its head."""
 
     async def cosign(self, now: int) -> Head | None:
         """The newest head signed anew, unless that happens by itself."""
@@ -49,7 +49,8 @@ class ServiceCore(Protocol):
 
 
 class DirectoryService:
-    """Answers requests. ``run`` must be running for operations to be answered."""
+    """A directory at work: it answers requests, and gives what was submitted to its core. ``run``
+    must be running for operations to be answered."""
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class DirectoryService:
         self._answers = None if head is None else Answers(store, head)
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Let go of the store, after ``run`` has ended."""
         if self._answers is not None:
             self._answers.close()
 

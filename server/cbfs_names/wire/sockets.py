@@ -28,7 +28,8 @@ _log = logging.getLogger(__name__)
 
 
 class DeferredReply:
-    """``late``: what is replied after ``patience`` seconds without it."""
+    """A reply that is still to come. ``late``: what is replied after ``patience`` seconds without
+    it."""
 
     __slots__ = ("_done", "_patience", "_reply")
 
@@ -38,32 +39,32 @@ class DeferredReply:
         self._reply = late
 
     def settle(self, reply: bytes) -> None:
-        """Once."""
+        """Give the reply, once."""
         self._reply = reply
         self._done.set()
 
     async def reply(self) -> bytes:
-        """Wait for it, encoded."""
+        """Wait for the reply, encoded; for ``patience`` seconds at most."""
         with trio.move_on_after(self._patience):
             await self._done.wait()
         return self._reply
 
 
 class Answering(Protocol):
-    """What answers requests."""
+    """What answers the requests of clients."""
 
     def answer(self, payload: bytes) -> bytes | DeferredReply:
         """The encoded reply to one request, or what to wait on for it."""
 
 
 async def listen(host: str, port: int) -> trio.SocketListener:
-    """A listening socket. Raises HostError."""
+    """A listening socket of TCP. Raises HostError."""
     sock = await trio.to_thread.run_sync(bound, Place(host, port))
     return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
 
 def listening_port(listener: trio.SocketListener) -> int:
-    """The port, also when 0 was asked for."""
+    """The port that a listener has, also when 0 was asked for."""
     port: int = listener.socket.getsockname()[1]
     return port
 
@@ -112,7 +113,7 @@ class _Clients:
         self._gone.set()
 
     async def wait_for_room(self) -> None:
-        """Until there is room for one more."""
+        """Wait until there is room for one more, and make some."""
         while len(self._all) >= CONNECTIONS_MAX:
             self._gone = trio.Event()
             self.make_room()
@@ -145,7 +146,7 @@ ACCEPT_PAUSE = 0.1
 
 
 class _Client:
-    """One connection."""
+    """One connection of a client."""
 
     def __init__(
         self, stream: trio.SocketStream, connection: ServerConnection, service: Answering
@@ -166,7 +167,7 @@ class _Client:
         return 0.0 if busy else trio.current_time() - self._active
 
     def end(self) -> None:
-        """Others wait for a connection."""
+        """End the connection, as others wait for one."""
         self._scope.cancel()
 
     async def run(self) -> None:
