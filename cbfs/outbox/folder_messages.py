@@ -15,11 +15,11 @@ from cbfs.messages.model import Content
 from cbfs.problems import Refused
 from cbfs.storage.encoding import u32, u64
 from cbfs.storage.store import Meta, Series, Table, Writer
-from cbfs.tree.file_contents import COPIED_AT_ONCE, own_contents
+from cbfs.tree.file_contents import own_contents
 from cbfs.tree.nodes import File, Folder, Node, encode_record, walk
 from cbfs.tree.rules import Area
 from cbfs.tree.tree import Tree
-from cbfs.tree.write_buffer import BLOCK
+from cbfs.tree.write_buffer import BLOCK, COPIED_AT_ONCE
 from cbfs_common.errors import DecodeError, LimitError
 from cbfs_common.limits import FOLDER_ENTRIES_MAX
 from cbfs_common.messages.folder import TOP, FolderEntry, encode_table

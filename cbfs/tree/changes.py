@@ -69,13 +69,13 @@ class Changes:
         self._contents = tree.contents
 
     async def ready(self, directory: Folder) -> Folder:
-        """Before something is made in a folder: take back what is being sent of it."""
+        """Take back what is being sent of a folder before something is made in it."""
         if directory.area is Area.FOLDER_DRAFT:
             await settle(directory)
         return directory
 
     def create(self, directory: Folder, name: str, mode: int, author: Process | None) -> File:
-        """A new empty file, after ``ready``. It is stored when it is closed."""
+        """Make a new empty file, after ``ready``. It is stored when it is closed."""
         self._check_new(directory, name)
         check(file_rule(directory.area, name))
         file = File(self._tree.new_inode(), mode, time.time_ns(), None)
@@ -92,7 +92,7 @@ class Changes:
         return node
 
     async def mkdir(self, directory: Folder, name: str, mode: int = 0o700) -> Folder:
-        """A new folder: in outbox/ a conversation that is to be."""
+        """Make a folder: in outbox/ a conversation that is to be."""
         self._check_new(await self.ready(directory), name)
         rules = RULES[directory.area]
         check(rules.mkdir or rules.folders)
@@ -108,7 +108,7 @@ class Changes:
     async def symlink(
         self, directory: Folder, name: str, target: str, author: Process | None
     ) -> SymbolicLink:
-        """A symbolic link, as editors use for locks."""
+        """Make a symbolic link, as editors use for locks."""
         self._check_new(await self.ready(directory), name)
         check(file_rule(directory.area, name))
         if directory is self._tree.root and name == CONFIG:
@@ -122,7 +122,7 @@ class Changes:
         return link
 
     async def link(self, node: Node, directory: Folder, name: str) -> None:
-        """One more name for a file or a symbolic link."""
+        """Give a file or a symbolic link one more name."""
         self._check_new(directory, name)
         if file_rule(directory.area, name):
             raise TreeError(errno.EPERM)
@@ -146,7 +146,7 @@ class Changes:
         await self._tree.config.settle()
 
     async def unlink(self, directory: Folder, name: str) -> Node:
-        """Remove a file, a link or a message."""
+        """Remove a file, a link or a message; gives what it was."""
         tree = self._tree
         node = tree.lookup(directory, name)
         if isinstance(node, Folder):
@@ -184,7 +184,8 @@ class Changes:
         return node
 
     async def rmdir(self, directory: Folder, name: str) -> Node:
-        """Remove an empty folder that was made here."""
+        """Remove an empty folder that was made here, a conversation's, or a message request's;
+        gives what it was."""
         tree = self._tree
         node = tree.lookup(directory, name)
         if not isinstance(node, Folder):
@@ -217,7 +218,7 @@ class Changes:
     async def rename(
         self, source: Folder, name: str, target: Folder, new: str, *, replace: bool
     ) -> Node | None:
-        """Move an entry; gives what it replaced."""
+        """Move an entry; gives what it has replaced."""
         tree = self._tree
         await settle(tree.lookup(source, name), target.entries.get(new))
         await self.ready(target)
@@ -290,7 +291,8 @@ class Changes:
             self._contents.changed()
 
     async def describe(self, node: Node, mode: int | None, mtime_ns: int | None) -> None:
-        """Change permissions or time; Raises TreeError for what is not the user's."""
+        """Change permissions, or the modification time (nanoseconds since 1970). Raises
+        TreeError(EPERM) for what is not the user's."""
         if isinstance(node, MetadataText) and node.editable:
             return  # editors set them once more when they have saved
         if not isinstance(node, File | SymbolicLink) and not (

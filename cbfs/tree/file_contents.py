@@ -36,7 +36,7 @@ from cbfs.tree.rules import Area, TreeError
 from cbfs.tree.times import Times
 from cbfs.tree.unsent import check_changeable, node_changed, settle
 from cbfs.tree.virtual.metadata_file import is_place
-from cbfs.tree.write_buffer import BLOCK, Layer, count_blocks
+from cbfs.tree.write_buffer import BLOCK, COPIED_AT_ONCE, Layer, count_blocks
 
 ROOT_FILE_MAX = 1 << 20
 """Bytes of a file in the root: config.toml, or an editor's swap file for it."""
@@ -46,9 +46,6 @@ _log = logging.getLogger(__name__)
 MEMORY_MAX = 4 << 20
 """Changed bytes of one file in memory from which on they are spilled to the store. A writer goes
 on meanwhile, and waits for that when there are twice as many."""
-
-COPIED_AT_ONCE = 16
-"""Blocks in one transaction."""
 
 
 class FileContents:
@@ -63,8 +60,9 @@ class FileContents:
         self._tasks = tasks
 
     def read(self, node: Node, offset: int, size: int) -> bytes:
-        """Raises TreeError(EISDIR) for what has no bytes, and TreeError(ESTALE) for a message
-        that was removed: it is erased at once, whoever has it open."""
+        """``size`` bytes of a file from ``offset`` on, fewer at its end. Raises TreeError(EISDIR)
+        for what has no bytes, and TreeError(ESTALE) for a message that was removed: it is erased at
+        once, whoever has it open."""
         if isinstance(node, Text):
             return node.read(offset, size)
         if isinstance(node, MessageFile) and node.removed:
@@ -83,8 +81,8 @@ class FileContents:
             return b"" if content is None else read_content(reader, content, offset, size)
 
     async def write(self, file: File, offset: int, data: bytes) -> int:
-        """Raises TreeError(EFBIG) beyond the limit for one message, TreeError(ENOSPC) when the
-        disk is full."""
+        """Write ``data`` at ``offset``; gives how many bytes that are. Raises TreeError(EFBIG)
+        beyond the limit for one message, and StoreError when the disk is full."""
         with self.failing(file):
             if offset + len(data) > self._limit(file):
                 raise TreeError(errno.EFBIG)
@@ -104,7 +102,8 @@ class FileContents:
         return len(data)
 
     async def truncate(self, file: File, size: int) -> None:
-        """Cut, or fill with zeros."""
+        """Cut a file to ``size`` bytes, or fill it with zeros up to there. Raises
+        TreeError(EFBIG)."""
         with self.failing(file):
             if size > self._limit(file):
                 raise TreeError(errno.EFBIG)

@@ -45,7 +45,7 @@ _NO_NAMES: "set[tuple[Folder, str]]" = set()
 
 
 def new_seed() -> bytes:
-    """Of a new draft."""
+    """16 random bytes for a new draft."""
     return secrets.token_bytes(16)
 
 
@@ -105,7 +105,7 @@ class Node:
 
 @dataclass(slots=True)
 class PendingSubmission:
-    """What is on its way to the engine: how to stop it, and when that has ended."""
+    """A draft that is on its way to the engine: how to stop that, and when it has ended."""
 
     scope: trio.CancelScope
     done: trio.Event
@@ -113,7 +113,9 @@ class PendingSubmission:
 
 @dataclass(slots=True, eq=False)
 class FolderDraft:
-    """What is known of a folder in the outbox that is to be one message; as in ``File``."""
+    """What is known of a folder in the outbox that is to be one message. ``version`` counts changes
+    of what is in it: what was ``sent`` or ``given_up`` is a version. ``changed`` is on the
+    monotonic clock, in seconds."""
 
     version: int = 0
     sent: int = -1
@@ -218,7 +220,7 @@ class Text(Node):
 
     @property
     def status_ns(self) -> int:
-        """See ``Node``."""
+        """When anything of it last changed, its bytes among it, in nanoseconds since 1970."""
         return max(self.changed_ns, self.modified_ns)
 
     def read(self, offset: int, size: int) -> bytes:
@@ -249,7 +251,7 @@ class MessageFile(Node):
 
     @property
     def ends(self) -> int:  # type: ignore[override]  # it is in the entry
-        """See ``Node``."""
+        """When it is deleted by itself, in milliseconds since 1970, 0 for never."""
         return ends_of(self.entry)
 
     def ends_anew(self, message: Message) -> None:
@@ -263,7 +265,7 @@ class MessageFile(Node):
 
     @property
     def links(self) -> int:
-        """See ``Node``."""
+        """1, and 0 when it was removed."""
         return 0 if self.removed else 1
 
     @property
@@ -317,7 +319,8 @@ class SymbolicLink(Node):
 
     @property
     def links(self) -> int:
-        """See ``Node``. Those of views have no names, and are made when somebody looks."""
+        """How many names it has, 0 when it was removed; 1 for those that have none because they are
+        made when somebody looks."""
         return len(self.names) if self.recorded else 1
 
     @property
@@ -394,7 +397,7 @@ class File(Node):
 
     @property
     def links(self) -> int:
-        """See ``Node``."""
+        """How many names it has, 0 when it was removed."""
         return len(self.names)
 
     @property

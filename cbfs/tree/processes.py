@@ -85,7 +85,7 @@ class Processes(Protocol):
 
 
 class ProcFS:
-    """Reads /proc."""
+    """Processes of this machine, as /proc has them."""
 
     def of_thread(self, thread: int) -> Process | None:
         """The process that a thread id (as FUSE gives it) belongs to; None when it is gone."""
@@ -96,7 +96,7 @@ class ProcFS:
             return None
 
     def name_of(self, thread: int) -> str | None:
-        """The name of that process."""
+        """The name of the process that a thread id belongs to; None when it is gone."""
         try:
             name, _, rest = _told(thread, "status").removeprefix("Name:\t").partition("\n")
             leader = int(rest.partition("\nTgid:")[2].split(maxsplit=1)[0])
@@ -108,7 +108,7 @@ class ProcFS:
         return None if process is None else process.name
 
     def is_alive(self, process: Process) -> bool:
-        """See ``Processes``."""
+        """Whether that very process still runs: the one of its id has the same start time."""
         now = self._read(process.pid)
         return now is not None and now.start == process.start
 
@@ -132,7 +132,7 @@ class ProcFS:
         return start == process.start and bool(flags & _KILLED)
 
     def is_running(self, pid: int) -> bool:
-        """See ``Processes``."""
+        """Whether any process has this id."""
         return (_PROC / str(pid)).exists()
 
     def _read(self, pid: int) -> Process | None:

@@ -118,7 +118,7 @@ class Tree:
         )
 
     def new_inode(self) -> int:
-        """A fresh one."""
+        """An inode number that nothing has had."""
         self._next += 1
         return self._next
 
@@ -127,7 +127,8 @@ class Tree:
         return [drafts for _folder, drafts in self._folders.values()]
 
     def lookup(self, directory: Folder, name: str) -> Node:
-        """Raises TreeError(ENOENT), or ENAMETOOLONG: the kernel lets longer names through."""
+        """The entry of that name. Raises TreeError(ENOENT), or TreeError(ENAMETOOLONG): the kernel
+        lets longer names through."""
         node = directory.entries.get(name)
         if node is None:
             long = len(name.encode()) > FILE_NAME_MAX
@@ -142,7 +143,8 @@ class Tree:
     # what the engine brings
 
     def show_quarantine(self) -> None:
-        """Envelopes that cannot be read may have come or gone."""
+        """Show quarantine/ as long as there are envelopes that could not be read: some may have
+        come or gone."""
         count = self._quarantine.count
         if count != self._unread_count:
             self._unread_count = count
@@ -191,7 +193,8 @@ class Tree:
             self.metadata.went(drafts)
 
     def keep_times(self) -> Callable[[Writer], None]:
-        """At the end: the change that keeps when things have changed (see ``cbfs.tree.times``)."""
+        """The change, for the end of a mount, that keeps when things have changed, as
+        ``cbfs.tree.times`` says."""
         of_texts = keep_times(shown(self.root))
         folders = [folder.provider for folder, _drafts in self._folders.values()]
 
@@ -204,15 +207,16 @@ class Tree:
         return change
 
     def folders(self, conversation: bytes) -> tuple[VirtualDirectory, Folder]:
-        """(under conversations/, under outbox/) of one that is known."""
+        """The folders of a conversation under conversations/ and under outbox/. Raises KeyError for
+        one that is not shown."""
         return self._folders[conversation]
 
     def conversation(self, key: bytes) -> Conversation:
-        """One that is known, by its id."""
+        """The conversation of that id. Raises KeyError for one that is not shown."""
         return self._known[key]
 
     def renamed(self, conversation: Conversation) -> None:
-        """One that is known has another folder."""
+        """A conversation that is shown has another folder name."""
         self._known[conversation.id] = conversation
 
     def knows(self, key: bytes) -> bool:
@@ -220,12 +224,12 @@ class Tree:
         return key in self._known
 
     def message_node(self, message: Message) -> MessageFile | MessageFolder:
-        """That of a message: the one in use, or a fresh one."""
+        """The node of a message: the one that the kernel knows, or a fresh one."""
         return self._nodes.node(message)
 
     def message_renamed(self, message: Message) -> str:
-        """It has another name or date in the store. The name that the kernel knows it by, if it
-        does and that is another."""
+        """A message has another name or date in the store. Gives the name that the kernel knows it
+        by, if it does and that is another; else empty."""
         self._nodes.forget(message)
         node = self._nodes.node(message)
         name = node.name
@@ -233,8 +237,8 @@ class Tree:
         return name if name != message.name else ""
 
     def message_ended(self, message: Message) -> tuple[str, Node, Callable[[], None]]:
-        """It is not in the store any more: (its path, its node, what takes it out of its folder,
-        in which it can be looked up until then)."""
+        """A message is not in the store any more: (its path, its node, what takes it out of its
+        folder, in which it can be looked up until then)."""
         folder, _drafts = self._folders[message.conversation]
         node = self.message_node(message)
         if isinstance(node, MessageFile):

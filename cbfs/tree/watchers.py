@@ -15,16 +15,16 @@ class Revealer(Protocol):
         """``enter`` puts ``node`` at ``path`` into the tree, while watchers look."""
 
     def make(self, path: str, enter: Callable[[], None]) -> None:
-        """The same for a directory."""
+        """``enter`` puts a directory at ``path`` into the tree, while watchers look."""
 
     def remove(self, path: str, leave: Callable[[], None]) -> None:
         """``leave`` takes the file at ``path`` out of the tree."""
 
     async def removed(self, path: str) -> None:
-        """The same of what has left the tree; it is out of sight on return."""
+        """The file at ``path`` has left the tree; it is out of sight on return."""
 
     def remove_folder(self, path: str, leave: Callable[[], None]) -> None:
-        """The same for a directory, and all that is in it."""
+        """``leave`` takes the directory at ``path`` out of the tree, and all that is in it."""
 
     def move(self, path: str, new: str, change: Callable[[], None]) -> None:
         """``change`` gives what is at ``path`` the name ``new`` in the same directory."""
@@ -37,7 +37,7 @@ class Revealer(Protocol):
 
 
 class Observer(Protocol):
-    """A window on the tree: its watchers are told when the change has been made in the tree."""
+    """A mount of one conversation, whose watchers are told when a change is made in the tree."""
 
     def appears(self, path: str, node: Node) -> None:
         """``node`` has just come to ``path``."""
@@ -50,8 +50,8 @@ class Observer(Protocol):
 
 
 class Watchers:
-    """What to call for each such change. Without a ``revealer`` (before the mount answers, and
-    after it has ended) nobody can watch, and changes are made at once."""
+    """Who is told of changes that the daemon makes by itself. Without a ``revealer`` (before the
+    mount answers, and after it has ended) nobody can watch, and changes are made at once."""
 
     def __init__(self, failed: Callable[[], None] = lambda: None) -> None:
         """``failed`` is told of faults: none of an observer's harms the others, or the change."""
@@ -65,7 +65,8 @@ class Watchers:
                 tell(observer)
 
     def show(self, path: str, node: Node, enter: Callable[[], None]) -> None:
-        """See ``Revealer``."""
+        """Put ``node`` at ``path`` by calling ``enter``, so that watchers see it. Observers are
+        told behind it."""
 
         def change() -> None:
             enter()
@@ -77,14 +78,15 @@ class Watchers:
             change()
 
     def make(self, path: str, enter: Callable[[], None]) -> None:
-        """See ``Revealer``."""
+        """Put a directory at ``path`` by calling ``enter``, so that watchers see it."""
         if self.revealer:
             self.revealer.make(path, enter)
         else:
             enter()
 
     def remove(self, path: str, leave: Callable[[], None]) -> None:
-        """See ``Revealer``."""
+        """Take the file at ``path`` out by calling ``leave``, so that watchers see it go. Observers
+        are told before it."""
 
         def change() -> None:
             self._tell(lambda observer: observer.disappears(path))
@@ -96,7 +98,8 @@ class Watchers:
             change()
 
     def remove_folder(self, path: str, leave: Callable[[], None]) -> None:
-        """See ``Revealer``."""
+        """Take the directory at ``path`` out, and all that is in it, by calling ``leave``, so that
+        watchers see it go. Observers are told before it."""
 
         def change() -> None:
             self._tell(lambda observer: observer.disappears(path))
@@ -108,7 +111,8 @@ class Watchers:
             change()
 
     def move(self, path: str, new: str, change: Callable[[], None]) -> None:
-        """See ``Revealer``."""
+        """Give what is at ``path`` the name ``new`` in the same directory by calling ``change``, so
+        that watchers see it. Observers are told before it."""
 
         def moved() -> None:
             self._tell(lambda observer: observer.moves(path, new))
@@ -120,11 +124,12 @@ class Watchers:
             moved()
 
     def touch(self, inode: int) -> None:
-        """See ``Revealer``."""
+        """Let watchers see that the content of that inode has changed by itself; many touches count
+        as one."""
         if self.revealer:
             self.revealer.touch(inode)
 
     def outdate(self, folder: int, name: str) -> None:
-        """See ``Revealer``."""
+        """Nothing has that name any more in the folder of that inode, and no watcher is told."""
         if self.revealer:
             self.revealer.outdate(folder, name)

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 BLOCK = 65_536
 """Bytes of a content record that the mount writes."""
 
+COPIED_AT_ONCE = 16
+"""Blocks that are put into the store in one transaction."""
+
 
 def count_blocks(size: int) -> int:
     """How many blocks so many bytes take."""

@@ -1,10 +1,10 @@
 """The extended attributes of what the mount shows: ``user.cbfs.*``, all listed in mount.cbfs(8)."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 from cbfs.account.account import ACCOUNT_ATTRIBUTE
 from cbfs.interface import Backend
+from cbfs.messages.file_names import moment
 from cbfs.messages.lifetimes import setting, words
 from cbfs.messages.model import Delivery, Message
 from cbfs.messages.progress import arriving, sent_share
@@ -17,8 +17,8 @@ PREFIX = "user.cbfs."
 
 
 def xattrs(node: Node, backend: Backend, account: Path | None = None) -> dict[str, str]:
-    """Those of a message, a conversation, a draft, an envelope, or the root of the mount of the
-    account directory ``account``; empty for all else."""
+    """The attributes of a message, a conversation, a draft, an envelope, or the root of the mount
+    of the account directory ``account``, by name; empty for all else."""
     if account is not None and node.inode == ROOT:
         return {ACCOUNT_ATTRIBUTE: str(account)}
     found: dict[str, str] = {}
@@ -73,5 +73,4 @@ def _of_folder(key: bytes, backend: Backend) -> dict[str, str]:
 
 
 def _moment(milliseconds: int) -> str:
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment(milliseconds).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,6 +1,7 @@
-"""Virtual directories and files: conversations, people, requests, search, unread, quarantine, and
-the texts that settings are written in. Made from records when somebody looks.
+"""Folders and files of the tree that are made from records when somebody looks: conversations and
+their messages, people, message requests, search, unread messages, envelopes that could not be read,
+and the two files that settings are written in.
 
-In comes a transaction of the store; out go entries and bytes, and what a program has decided by
-what it wrote. Entered as the room of the tree is.
+In come transactions of the store, and what programs write into such files; out go entries and
+bytes, and what the user has decided. Entered by the tree, and through its face by outbox and mount.
 """

@@ -94,7 +94,7 @@ class MessageFolder(VirtualDirectory):
 
 
 class MessageNodes:
-    """The nodes of messages, for one mount."""
+    """The nodes of messages, and of what is in those that are folders, for one mount."""
 
     def __init__(self, backend: Backend, inodes: Inodes) -> None:
         self._backend = backend
@@ -177,7 +177,7 @@ class MessageNodes:
 
 
 class _Inside:
-    """``Provider`` of one folder."""
+    """``Provider`` of one folder in a message, or of the message itself."""
 
     def __init__(self, nodes: MessageNodes, key: tuple[bytes, int], parent: int, date: int) -> None:
         self._nodes = nodes
@@ -186,7 +186,8 @@ class _Inside:
         self.date = date
 
     def find(self, name: str) -> Node | None:
-        """See ``Provider``."""
+        """The file or folder of that name in this folder of a message; None for what is not there,
+        or was removed."""
         contents = self._nodes.contents(self._key)
         if contents is None:
             return None
@@ -194,14 +195,17 @@ class _Inside:
         return None if at is None or at in contents.gone else self._nodes.entry(contents, at)
 
     def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
-        """See ``Provider``. The place behind an entry is its index + 1."""
+        """Files and folders from place ``start`` on, as the message lists them. The place behind an
+        entry is its index + 1."""
         contents = self._nodes.contents(self._key)
         for name, at in contents.below(self._parent) if contents else ():
             if at >= start and contents:
                 yield at + 1, name, self._nodes.entry(contents, at)
 
     async def remove(self, name: str, node: Node) -> None:
-        """See ``Provider``. A folder must be empty."""
+        """Take a file or an empty folder out of the message. On the disk on return; a crash before
+        leaves it. Raises TreeError(ENOENT) for what is gone, TreeError(ENOTEMPTY) for a folder with
+        something in it."""
         contents = self._nodes.contents(self._key)
         at = contents.shown.get(self._parent, {}).get(name) if contents else None
         if contents is None or at is None or at in contents.gone:
@@ -213,15 +217,15 @@ class _Inside:
         await self._nodes.remove(contents, at)
 
     def modified(self) -> int:
-        """See ``Provider``."""
+        """The date of the message, in nanoseconds since 1970."""
         return self.date * 1_000_000
 
     def stamp(self) -> int:
-        """See ``Provider``."""
+        """Always 0: ``VirtualDirectory.touch`` tells of all that goes."""
         return 0
 
     def folders(self) -> int | None:
-        """See ``Provider``."""
+        """How many folders are in this one; None when it was removed."""
         contents = self._nodes.contents(self._key)
         if contents is None or self._parent - 1 in contents.gone:
             return None
@@ -293,11 +297,11 @@ class TranscriptFile(Text):
         return self._modified()
 
     def read(self, offset: int, size: int) -> bytes:
-        """See ``Text``."""
+        """``size`` bytes of the text as it is now from ``offset`` on, fewer at its end."""
         return self._text.read(offset, size)
 
     def opened(self) -> Text:
-        """See ``Text``: what is open grows at its end only."""
+        """The text as one handle reads it: what is open grows at its end only."""
         return OpenTranscript(self, Reading(self._text))
 
 
@@ -322,12 +326,14 @@ class OpenTranscript(Text):
         return self._file.modified_ns
 
     def read(self, offset: int, size: int) -> bytes:
-        """See ``Text``."""
+        """``size`` bytes from ``offset`` on, fewer at the end, of the text as it was when it was
+        opened, with what has come since behind it."""
         return self._reading.read(offset, size)
 
 
 class ConversationFolder:
-    """``Provider`` of one conversation. ``transcript`` is the inode of that."""
+    """``Provider`` of a folder under conversations/: the messages of one conversation, with
+    ``metadata`` and a transcript, whose inode is ``transcript``."""
 
     def __init__(
         self,
@@ -354,7 +360,8 @@ class ConversationFolder:
         """Messages that have ended, until watchers are told."""
 
     def find(self, name: str) -> Node | None:
-        """See ``Provider``."""
+        """The message of that name, metadata.toml or the transcript; None for what is not there, or
+        is not shown yet."""
         if name in self._fixed:
             return None if self._is_hidden(name) else self._fixed[name]
         message = self._backend.message(self._conversation.id, name)
@@ -365,7 +372,8 @@ class ConversationFolder:
         return self._nodes.node(message)
 
     def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
-        """See ``Provider``."""
+        """Messages from place ``start`` on, in order of serials, then metadata.toml and the
+        transcript, as far as they are shown. Not more than PAGE are in memory at once."""
         if start < _METADATA_PLACE:
             yield from self._messages(start)
         for place, name in ((_METADATA_PLACE, METADATA), (_TRANSCRIPT_PLACE, TRANSCRIPT)):
@@ -427,8 +435,10 @@ class ConversationFolder:
         return pack(extent.size, extent.changes, newest.serial if newest else 0)
 
     async def remove(self, name: str, node: Node) -> None:
-        """See ``Provider``. The text and the metadata go with the last message, and come with the
-        next."""
+        """Delete a message; one that is a folder only when nothing is left in it. On the disk on
+        return. metadata.toml and the transcript go with the last message, and come with the next.
+        Raises TreeError(EACCES) for these as long as there is a message, TreeError(ENOENT) for what
+        is gone."""
         if isinstance(node, MessageFolder):
             await self._nodes.remove_all(node)
             return
@@ -448,7 +458,8 @@ class ConversationFolder:
             raise
 
     def modified(self) -> int:
-        """See ``Provider``."""
+        """When the newest message came, in nanoseconds since 1970, or the conversation began; or
+        what the mount before has kept, when nothing has changed since."""
         if not self._since:
             newest = self._backend.newest(self._conversation.id)
             moment = newest.received if newest else self._conversation.started
@@ -456,10 +467,10 @@ class ConversationFolder:
         return self._since
 
     def stamp(self) -> int:
-        """See ``Provider``."""
+        """Always 0: ``VirtualDirectory.touch`` tells of all that goes."""
         return 0
 
     def folders(self) -> int:
-        """See ``Provider``."""
+        """How many of the messages are folders."""
         with self._backend.store.read() as reader:
             return folders(reader, self._conversation.id)

@@ -45,7 +45,7 @@ _MARKS = {mark.value: mark for mark in Mark}
 
 
 class ContactFolders:
-    """One for a tree; ``read`` and ``new_inode`` are the tree's."""
+    """contacts/ of one tree, whose ``read`` gives the bytes of a file."""
 
     _place = "contacts"
     _area = Area.CONTACT
@@ -67,7 +67,8 @@ class ContactFolders:
             self.show(contact.name, Watchers())
 
     def show(self, name: str, watchers: Watchers) -> None:
-        """Make the folder of a contact, or bring it up to date, so that watchers see it."""
+        """Make the folder of a person, bring it up to date or take it out, so that ``watchers`` see
+        it."""
         if name in self._moving:
             return
         contact = self._backend.people.contact(name)
@@ -256,7 +257,7 @@ class ContactFolders:
         return Text(self._inode(who, name), lambda: data, time.time_ns())
 
     def _inode(self, *words: str) -> int:
-        """The same in each mount: programs that make copies go by it."""
+        """An inode number that is the same in each mount: programs that make copies go by it."""
         return inode_for(*(word.encode() for word in (self._place, *words)))
 
     def _put(self, folder: Folder, name: str, data: bytes, watchers: Watchers) -> None:
@@ -286,7 +287,7 @@ class ContactFolders:
 
 
 class RequestFolders(ContactFolders):
-    """One for a tree, beside its ``contacts``."""
+    """requests/ of one tree, beside its ``contacts``."""
 
     _place = "requests"
     _area = Area.REQUEST
@@ -329,7 +330,7 @@ class RequestFolders(ContactFolders):
         return self._names[self.root.entries[shown].inode]
 
     async def decline(self, shown: str) -> None:
-        """``rmdir requests/NAME``."""
+        """``rmdir requests/NAME``: what they have sent is forgotten. On the disk on return."""
         name = self._name(shown)
         folder = self._let_go(name)
         try:

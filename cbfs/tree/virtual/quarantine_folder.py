@@ -48,7 +48,7 @@ class UnreadFile(Text):
 
 
 class QuarantineFolder:
-    """``Provider`` of quarantine/."""
+    """``Provider`` of quarantine/: the envelopes that could not be read."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -61,7 +61,7 @@ class QuarantineFolder:
             return reader.count(Table.QUARANTINE)
 
     def find(self, name: str) -> Node | None:
-        """See ``Provider``."""
+        """The envelope of that name, as ``00000012.envelope``; None when there is none."""
         number = _number(name)
         with self._backend.store.read() as reader:
             key = numbered(reader, number) if number else None
@@ -69,7 +69,8 @@ class QuarantineFolder:
         return UnreadFile(key, why, self._backend) if key and why else None
 
     def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
-        """See ``Provider``."""
+        """Envelopes from place ``start`` on, the oldest first. The place behind one is its number +
+        1."""
         with self._backend.store.read() as reader:
             keys = list(reader.keys(Table.QUARANTINE, start=u64(start)))
         for key in keys:
@@ -80,7 +81,7 @@ class QuarantineFolder:
                 yield number + 1, f"{number:08d}{_SUFFIX}", UnreadFile(key, why, self._backend)
 
     async def remove(self, name: str, _node: Node) -> None:
-        """See ``Provider``."""
+        """Drop an envelope. On the disk on return. Raises TreeError(ENOENT) for what is gone."""
         number = _number(name)
 
         def change(writer: Writer) -> bool:
@@ -91,15 +92,15 @@ class QuarantineFolder:
             raise TreeError(errno.ENOENT)
 
     def modified(self) -> int:
-        """See ``Provider``."""
+        """When the mount began, in nanoseconds since 1970."""
         return self._since
 
     def stamp(self) -> int:
-        """See ``Provider``."""
+        """Always 0: ``VirtualDirectory.touch`` tells of all that goes."""
         return 0
 
     def folders(self) -> int:
-        """See ``Provider``."""
+        """Always 0: envelopes are files."""
         return 0
 
     def appear(self, root: Folder, folder: VirtualDirectory) -> None:

@@ -58,12 +58,13 @@ class MessageLinks:
         self._search = search
 
     def find(self, name: str) -> Node | None:
-        """See ``Provider``."""
+        """The link of that name; None when nothing that was found is called so."""
         look = self._search_folders.look(self._place, self._search)
         return self._link(name, *look.entries[name]) if name in look.entries else None
 
     def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
-        """See ``Provider``. The place behind a message is its serial + 1."""
+        """Links from place ``start`` on, in order of arrival. The place behind a message is its
+        serial + 1."""
         look = self._search_folders.look(self._place, self._search)
         first = bisect_left(look.serials, start)
         entries = islice(look.entries.items(), first, None)
@@ -71,19 +72,20 @@ class MessageLinks:
             yield serial + 1, name, self._link(name, *entry)
 
     async def remove(self, name: str, node: Node) -> None:
-        """See ``Provider``."""
+        """Nothing can be removed here. Raises TreeError(EACCES)."""
         raise TreeError(errno.EACCES)
 
     def modified(self) -> int:
-        """See ``Provider``."""
+        """When a message last came, went or got another name, in nanoseconds; else when the mount
+        began."""
         return self._search_folders.changed_ns
 
     def stamp(self) -> int:
-        """See ``Provider``."""
+        """How often messages have come, gone or got other names in this mount."""
         return self._search_folders.stamp
 
     def folders(self) -> int:
-        """See ``Provider``."""
+        """Always 0: there are only links."""
         return 0
 
     def _link(self, name: str, conversation: bytes, message: str, date: int) -> SymbolicLink:
@@ -102,31 +104,33 @@ class Days:
         self._folders: dict[int, VirtualDirectory] = {}
 
     def find(self, name: str) -> Node | None:
-        """See ``Provider``."""
+        """The folder of that day, as ``2026-11-23``; None when no message is of that day."""
         self._look()
         day = search_index.day_number(name)
         return None if day is None else self._folders.get(day)
 
     def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
-        """See ``Provider``. The place behind a day is its number + 1."""
+        """Folders of days from place ``start`` on, the earliest first. The place behind a day is
+        its number + 1."""
         self._look()
         for day in self._days[bisect_left(self._days, start) :]:
             yield day + 1, search_index.day_name(day), self._folders[day]
 
     async def remove(self, name: str, node: Node) -> None:
-        """See ``Provider``."""
+        """Nothing can be removed here. Raises TreeError(EACCES)."""
         raise TreeError(errno.EACCES)
 
     def modified(self) -> int:
-        """See ``Provider``."""
+        """When a message last came, went or got another name, in nanoseconds; else when the mount
+        began."""
         return self._search_folders.changed_ns
 
     def stamp(self) -> int:
-        """See ``Provider``."""
+        """How often messages have come, gone or got other names in this mount."""
         return self._search_folders.stamp
 
     def folders(self) -> int:
-        """See ``Provider``."""
+        """How many days there are that have messages."""
         self._look()
         return len(self._days)
 
@@ -150,7 +154,8 @@ class Searches:
         self._recent: OrderedDict[str, VirtualDirectory] = OrderedDict()
 
     def find(self, name: str) -> Node | None:
-        """See ``Provider``."""
+        """The folder of what this text finds; None for a text that does not say what to look
+        for."""
         made = self._recent.pop(name, None) or self._make(name)
         if made is None:
             return None
@@ -160,23 +165,24 @@ class Searches:
         return made
 
     def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
-        """See ``Provider``."""
+        """Nothing: a search is there when somebody looks it up."""
         return iter(())
 
     async def remove(self, name: str, node: Node) -> None:
-        """See ``Provider``."""
+        """Nothing can be removed here. Raises TreeError(EACCES)."""
         raise TreeError(errno.EACCES)
 
     def modified(self) -> int:
-        """See ``Provider``."""
+        """When a message last came, went or got another name, in nanoseconds; else when the mount
+        began."""
         return self._search_folders.changed_ns
 
     def stamp(self) -> int:
-        """See ``Provider``."""
+        """How often messages have come, gone or got other names in this mount."""
         return self._search_folders.stamp
 
     def folders(self) -> int:
-        """See ``Provider``."""
+        """Always 0: no search is listed."""
         return 0
 
     def _make(self, text: str) -> VirtualDirectory | None:
@@ -193,8 +199,9 @@ class Searches:
 
 
 class SearchFolders:
-    """One for a mount. Enters its folders into ``root``. ``stamp`` changes with each
-    message that comes or goes."""
+    """The folders by-date/, search/ and unread/ of one mount, which it enters into ``root``.
+    ``folder_name`` says what the folder of a conversation is called: empty for one that is not
+    shown. ``stamp`` changes with each message that comes, goes or gets another name."""
 
     def __init__(
         self,
@@ -218,17 +225,17 @@ class SearchFolders:
     # what comes and goes
 
     def added(self, message: Message) -> None:
-        """It is in its folder."""
+        """A message is in its folder now."""
         self._changed()
         self.unread.added(message)
 
     def removed(self, serial: int) -> None:
-        """It was deleted."""
+        """The message of that serial was deleted."""
         self._changed()
         self.unread.removed(serial)
 
     def left(self, conversation: bytes) -> None:
-        """Its folders are shown no more."""
+        """The folders of a conversation are shown no more."""
         self._changed()
         self.unread.left(conversation)
 
@@ -272,7 +279,7 @@ class SearchFolders:
             return text
 
     def days(self) -> list[int]:
-        """Those that have messages."""
+        """Numbers of the days that have messages, the earliest first."""
         with self._store.read() as reader:
             return list(search_index.days(reader))
 

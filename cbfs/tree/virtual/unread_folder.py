@@ -81,7 +81,8 @@ class Unread:
     # what comes and goes
 
     def added(self, message: Message) -> None:
-        """It is in its folder."""
+        """A message is in its folder now: when it is from somebody else, and they are not muted, it
+        is new."""
         if message.recipients or message.serial in self._new:
             return  # our own, or it came between the start of the engine and that of the mount
         sender = self._people.contact(message.sender)
@@ -106,7 +107,7 @@ class Unread:
         self._watchers.show(f"unread/{name}", link, enter)
 
     def removed(self, serial: int) -> None:
-        """It was deleted."""
+        """The message of that serial was deleted: its link goes."""
         if serial in self._new:
             self._leave(serial)
 
@@ -156,19 +157,21 @@ class Unread:
     # Provider
 
     def find(self, name: str) -> Node | None:
-        """See ``Provider``."""
+        """The link of that name, to a message that is new or was read just now; None when there is
+        none."""
         self._need_names()
         return self._leaving.get(name) or self._find(name)
 
     def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
-        """See ``Provider``. The place behind a message is its serial + 1."""
+        """Links from place ``start`` on, in order of arrival. The place behind a message is its
+        serial + 1."""
         self._need_names()
         for serial in islice(self._order, bisect_left(self._order, start), None):
             if serial not in self._hidden:
                 yield serial + 1, self._links[serial][0], self._link(serial)
 
     async def remove(self, name: str, node: Node) -> None:
-        """See ``Provider``. Whoever removes a link has read the message."""
+        """Remove a link: its message counts as read."""
         serial = self._serials.get(name)
         if serial is not None:
             self._forget(serial)
@@ -176,15 +179,15 @@ class Unread:
         self._hide(name)
 
     def modified(self) -> int:
-        """See ``Provider``."""
+        """When the mount began, in nanoseconds since 1970."""
         return self._since
 
     def stamp(self) -> int:
-        """See ``Provider``."""
+        """Always 0: ``VirtualDirectory.touch`` tells of all that goes."""
         return 0
 
     def folders(self) -> int:
-        """See ``Provider``."""
+        """Always 0: there are only links."""
         return 0
 
     # within

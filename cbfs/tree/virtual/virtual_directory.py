@@ -52,7 +52,7 @@ class Provider(Protocol):
 
 
 class VirtualDirectory(Folder):
-    """A directory of a provider's. ``touch`` it when an entry came or went."""
+    """A folder whose entries ``provider`` gives. ``touch`` it when an entry came or went."""
 
     __slots__ = ("_above", "_modified", "_touched", "provider")
 
@@ -68,13 +68,13 @@ class VirtualDirectory(Folder):
 
     @property
     def links(self) -> int:
-        """See ``Folder``."""
+        """Two and one for each folder in it, 0 when it is no folder any more."""
         folders = self.provider.folders()
         return 0 if folders is None else 2 + folders
 
     @property
     def above(self) -> Folder:
-        """See ``Folder``."""
+        """What ``..`` leads to: the folder where it was entered, or was found last."""
         return super().above if self.names else self._above
 
     def found_in(self, directory: Folder) -> None:
@@ -93,16 +93,17 @@ class VirtualDirectory(Folder):
 
     @property
     def modified_ns(self) -> int:
-        """When an entry was last added or removed."""
+        """When an entry was last added or removed, in nanoseconds since 1970."""
         return max(self._modified, self.provider.modified())
 
     @property
     def status_ns(self) -> int:
-        """See ``Node``."""
+        """When anything of it or in it last changed, in nanoseconds since 1970."""
         return max(self.changed_ns, self.modified_ns)
 
     def renew(self) -> int:
-        """See ``Node``."""
+        """Something of it changes now: the time of that, in nanoseconds since 1970, later than that
+        of the change before."""
         self.touch()
         return self._modified
 
@@ -161,7 +162,7 @@ class Listing:
             self._names = None  # it begins, perhaps once more
         start = max(0, start - len(DOTS))
         if isinstance(directory, VirtualDirectory):
-            found = self._provided(directory, start)
+            found = self._virtual(directory, start)
         else:
             found = self._entered(directory, start)
         for place, name, node in found:
@@ -176,7 +177,7 @@ class Listing:
             if node is not None:
                 yield place, name, node
 
-    def _provided(self, directory: VirtualDirectory, start: int) -> Iterator[Listed]:
+    def _virtual(self, directory: VirtualDirectory, start: int) -> Iterator[Listed]:
         page = self._page
         index = bisect_right(page, start, key=_place)
         stale = directory.version != self._version
