@@ -13,14 +13,14 @@ from cbfs_common.messages.folder import HEAD_SIZE, FolderTable, decode_table, ta
 
 
 def hold_content(writer: Writer, content: int) -> None:
-    """One more refers to it."""
+    """One more refers to a content, by its id."""
     key = Meta.HELD + u64(content)
     count = int.from_bytes(writer.get(Table.META, key) or b"", "big")
     writer.put(Table.META, key, u32(count + 1))
 
 
 def drop_content(writer: Writer, content: int) -> None:
-    """One less refers to it; the last one takes it away."""
+    """One less refers to a content, by its id; with the last one its bytes are deleted."""
     key = Meta.HELD + u64(content)
     count = int.from_bytes(writer.get(Table.META, key) or b"", "big")
     if count > 1:
@@ -31,7 +31,7 @@ def drop_content(writer: Writer, content: int) -> None:
 
 
 def read_content(reader: Reader, content: Content, offset: int, size: int) -> bytes:
-    """``size`` bytes from ``offset`` on, fewer at the end."""
+    """``size`` bytes of a content from ``offset`` on, fewer at its end."""
     end = min(offset + size, content.size)
     if offset >= end:
         return b""
@@ -43,13 +43,14 @@ def read_content(reader: Reader, content: Content, offset: int, size: int) -> by
 
 
 def read_table(reader: Reader, content: Content) -> FolderTable:
-    """What is in a folder. Raises DecodeError when the content is none."""
+    """The table of a content that is a folder. Raises DecodeError when it is none."""
     end = table_end(read_content(reader, content, 0, HEAD_SIZE))
     return decode_table(read_content(reader, content, 0, end), content.size)
 
 
 def erase_content(writer: Writer, content: Content, start: int, end: int) -> None:
-    """Make these bytes zeros, so that what was there is nowhere any more."""
+    """Make the bytes from ``start`` to ``end`` of a content zeros, so that what was there is
+    nowhere any more."""
     for number in range(start // content.chunk, -(-end // content.chunk)):
         first = number * content.chunk
         chunk = bytearray(_chunk(writer, content, number))
@@ -63,20 +64,20 @@ def erase_content(writer: Writer, content: Content, start: int, end: int) -> Non
 
 
 def _chunk(reader: Reader, content: Content, index: int) -> bytes:
-    """One record; what was never written of it is zeros."""
+    """One record of a content; what was never written of it is zeros."""
     data = reader.get(Table.CONTENT, u64(content.id) + u32(index)) or b""
     size = min(content.chunk, content.size - index * content.chunk)
     return data[:size] if len(data) >= size else data + bytes(size - len(data))
 
 
 def content_chunks(store: Store, content: Content) -> Iterator[bytes]:
-    """All of it, a record at a time."""
+    """All of a content, a record at a time, in a transaction of its own."""
     with store.read() as reader:
         yield from chunks(reader, content)
 
 
 def chunks(reader: Reader, content: Content) -> Iterator[bytes]:
-    """The same within a transaction."""
+    """All of a content within a transaction, a record at a time."""
     for number in range(-(-content.size // content.chunk)):
         yield _chunk(reader, content, number)
 
@@ -85,7 +86,8 @@ def chunks(reader: Reader, content: Content) -> Iterator[bytes]:
 
 
 def gone_key(message: Message) -> bytes:
-    """Of the records of what was removed from a message that is a folder: begins them all."""
+    """What the keys begin with of the records of what was removed from a message that is a
+    folder."""
     return Meta.GONE + message.conversation + u64(message.serial)
 
 

@@ -17,7 +17,7 @@ from cbfs_common.messages.conversation import conversation_id, random_conversati
 
 
 def load_conversations(reader: Reader) -> dict[bytes, Conversation]:
-    """All, by id."""
+    """All conversations, by id."""
     return {key: _conversation(key, data) for key, data in reader.items(Table.CONVERSATIONS)}
 
 
@@ -29,34 +29,35 @@ def _conversation(key: bytes, data: bytes) -> Conversation:
 
 
 def get_conversation(reader: Reader, key: bytes) -> Conversation | None:
-    """One, or None."""
+    """The conversation of this id, or None."""
     data = reader.get(Table.CONVERSATIONS, key)
     return None if data is None else _conversation(key, data)
 
 
 def mark_written(writer: Writer, conversation: bytes) -> None:
-    """One has written in this conversation oneself."""
+    """The user has written in this conversation."""
     writer.put(Table.META, Meta.WROTE + conversation, b"\1")
 
 
 def leave(writer: Writer, conversation: bytes) -> None:
-    """Show it no more. Who begins one with the same people and subject writes in it again."""
+    """Show a conversation no more. Who begins one with the same people and subject writes in it
+    again."""
     writer.put(Table.META, Meta.LEFT + conversation, b"\1")
     writer.delete(Table.META, Meta.WROTE + conversation)
 
 
 def come_back(writer: Writer, conversation: bytes) -> bool:
-    """Something was written in it. True when it had been left, which it is no more."""
+    """Something was written in a conversation. True when it had been left, which it is no more."""
     return writer.delete(Table.META, Meta.LEFT + conversation)
 
 
 def is_left(reader: Reader, conversation: bytes) -> bool:
-    """Whether it is not shown."""
+    """Whether a conversation has been left, so that it is not shown."""
     return reader.get(Table.META, Meta.LEFT + conversation) is not None
 
 
 def left_ones(reader: Reader) -> set[bytes]:
-    """The ids of those that are not shown."""
+    """The ids of the conversations that have been left."""
     return {key.removeprefix(Meta.LEFT) for key in reader.keys(Table.META, Meta.LEFT)}
 
 
@@ -84,7 +85,8 @@ def add_conversation(
     subject: str,
     started: int,
 ) -> Conversation:
-    """Name it, give it inodes, store it. ``key`` must not be there yet."""
+    """Store a new conversation of this id, named and with inodes. ``key`` must not be there yet;
+    ``sender`` has begun it; ``started`` in milliseconds since 1970."""
 
     inode, outbox = writer.next_number(Series.INODE), writer.next_number(Series.INODE)
     made = Conversation(key, participants, subject, started, "", inode, outbox)
@@ -92,7 +94,8 @@ def add_conversation(
 
 
 def name_folder(writer: Writer, conversation: Conversation, sender: str) -> Conversation:
-    """Store it, its folder named after what people are called now; ``sender`` has begun it."""
+    """Store a conversation with its folder named after what people are called now; ``sender`` has
+    begun it. The conversation as it is then."""
 
     def name_key(name: str) -> bytes:
         return Meta.FOLDER + writer.blind(name.encode())
@@ -121,7 +124,7 @@ def _folder_name(
 
 
 def begun_by(reader: Reader, conversation: Conversation) -> str:
-    """Who has begun it, as its folder's name says."""
+    """Who has begun a conversation, as its folder's name says."""
     for name in conversation.participants:
         stem = _folder_name(reader, conversation, name, lambda _name: False)
         if conversation.folder == stem or conversation.folder.startswith(f"{stem} ("):
@@ -133,13 +136,13 @@ def begun_by(reader: Reader, conversation: Conversation) -> str:
 
 
 def label(reader: Reader, name: str) -> str:
-    """What somebody is shown as."""
+    """What somebody is shown as, by their true name."""
     data = reader.get(Table.META, Meta.LABEL + reader.blind(name.encode()))
     return name if data is None else data.decode()
 
 
 def put_label(writer: Writer, name: str, shown: str) -> None:
-    """Show somebody as that from now on."""
+    """Show somebody as ``shown`` from now on; their true name takes that away."""
     key = Meta.LABEL + writer.blind(name.encode())
     if shown == name:
         writer.delete(Table.META, key)

@@ -1,4 +1,4 @@
-"""Names of folders and files that the mount shows. Design: filesystem.md, "What is there".
+"""Names of folders and files that the mount shows.
 
 Pure. Whatever comes in, what goes out is one valid file name: UTF-8, 1 to 255 bytes, no ``/``,
 no control, bidi or otherwise invisible character, no leading dot or dash, nothing that FAT, NTFS
@@ -64,7 +64,8 @@ def message_name(date_ms: int, sender: str, file_name: str, taken: Callable[[str
 
 
 def folder_message_name(date_ms: int, sender: str, name: str, taken: Callable[[str], bool]) -> str:
-    """The same for a folder, whose name (as it came from the network) always stands behind it."""
+    """``2026-11-23T14.46.02.123Z-alice-NAME`` for a message that is a folder: ``name`` (as it came
+    from the network) always stands behind it. `` (2)`` at the end when taken."""
     stem = f"{_stamp(date_ms)}-{sender}-{shown_file_name(name)}"
     return _free(_cut(stem, FILE_NAME_MAX - _COUNT_ROOM), "", taken)
 
@@ -88,7 +89,8 @@ def error_file_name(name: str, taken: Callable[[str], bool]) -> str:
 
 def shown_file_name(untrusted: str) -> str:
     """Any text as a file name of at most 255 bytes; the extension survives the cut. Refused
-    characters become ``_``, and so does a leading dot or dash. The same for what is one already.
+    characters become ``_``, and so does a leading dot or dash. What is a file name
+    already stays as it is.
     """
     shown = _visible(untrusted)
     if not shown:

@@ -44,7 +44,7 @@ class Arrival:
     left_out: tuple[str, ...] = ()
 
     def states(self) -> tuple[tuple[str, Delivery], ...]:
-        """How far it is on its way to each recipient, when it is new."""
+        """How far a new message is on its way to each recipient."""
 
         def state(who: str) -> Delivery:
             if who == self.sender:
@@ -58,14 +58,14 @@ class Arrival:
 
 
 def load_messages(reader: Reader, conversation: bytes) -> tuple[Message, ...]:
-    """All of a conversation, in order of arrival."""
+    """All messages of a conversation, in order of arrival."""
     return tuple(
         _message(key, data) for key, data in reader.items(Table.MESSAGES, prefix=conversation)
     )
 
 
 def named_message(reader: Reader, conversation: bytes, which: str | int) -> Message | None:
-    """The one of that name or serial."""
+    """The message of a conversation with that name or serial, or None."""
     if isinstance(which, int):
         return get_message(reader, conversation, which)
     serial = reader.get(Table.META, name_key(reader, conversation, which))
@@ -87,13 +87,13 @@ def _dropped_key(ref: bytes) -> bytes:
 
 
 def newest_message(reader: Reader, conversation: bytes) -> Message | None:
-    """The last one."""
+    """The message of a conversation that came last, or None."""
     entry = reader.last(Table.MESSAGES, conversation)
     return _message(*entry) if entry else None
 
 
 def get_message(reader: Reader, conversation: bytes, serial: int) -> Message | None:
-    """One message, or None when it was deleted."""
+    """The message of a conversation with this serial, or None when it was deleted."""
     key = conversation + u64(serial)
     data = reader.get(Table.MESSAGES, key)
     return None if data is None else _message(key, data)
@@ -132,7 +132,7 @@ def message_content(key: bytes, data: bytes) -> Content:
 
 
 def put_message(writer: Writer, message: Message) -> None:
-    """Store it, or store what has changed of it."""
+    """Store a message, or store what has changed of it."""
     content = message.content
     record = pack(
         message.id,
@@ -171,7 +171,8 @@ def find_message(reader: Reader, conversation: bytes, sender: str, id_: bytes) -
 
 
 def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int) -> Message:
-    """Name it, number it, store, list and index it, count its content, move the heads."""
+    """Store what has arrived as a message: named, numbered, listed, indexed, its content counted,
+    and the heads moved. ``now`` in milliseconds since 1970."""
 
     def taken(name: str) -> bool:
         return writer.get(Table.META, name_key(writer, conversation, name)) is not None
@@ -284,7 +285,7 @@ def _by_anybody(reader: Reader, conversation: bytes, id_: bytes) -> tuple[int, i
 
 
 def place_of(reader: Reader, conversation: bytes, id_: bytes) -> int | None:
-    """The place of a message that has been here."""
+    """The place of a message that has been here, None when it never was."""
     known = _by_anybody(reader, conversation, id_)
     return known[1] if known else None
 
@@ -331,7 +332,7 @@ def missing_parents(
 
 
 def remove_message(writer: Writer, message: Message) -> None:
-    """Forget it; its content goes with the last delivery of it."""
+    """Delete a message; its content goes with the last delivery of it."""
     if writer.delete(Table.MESSAGES, message.conversation + u64(message.serial)):
         writer.delete(Table.META, name_key(writer, message.conversation, message.name))
         if message.folder:
@@ -347,13 +348,14 @@ def remove_message(writer: Writer, message: Message) -> None:
 
 
 def transcript_extent(reader: Reader, conversation: bytes) -> Extent:
-    """How long a conversation is as one text."""
+    """How long the transcript of a conversation is, and how often it has changed."""
     data = reader.get(Table.META, Meta.TRANSCRIPT + conversation)
     return Extent(*unpack(data, int, int)) if data else Extent(0, 0)
 
 
 def transcript_entries(reader: Reader, conversation: bytes, start: int) -> list[Line]:
-    """Those of the messages from a serial on, in order of arrival."""
+    """Where the messages of a conversation from a serial on stand in its transcript, in order of
+    arrival."""
     return [
         Line(serial, size, date + behind, tie)
         for serial, date, *_, size, _f, _e, _r, behind, tie in listings.every(
@@ -363,13 +365,13 @@ def transcript_entries(reader: Reader, conversation: bytes, start: int) -> list[
 
 
 def transcript_entry(reader: Reader, conversation: bytes, serial: int) -> bytes:
-    """The entry of one message, nothing when it is not there."""
+    """What stands in the transcript of the message with this serial; empty when it is not there."""
     message = get_message(reader, conversation, serial)
     return transcript_text(reader, message) if message else b""
 
 
 def transcript_text(reader: Reader, message: Message) -> bytes:
-    """What stands in the transcript of it."""
+    """What stands in the transcript of a message."""
     left_out = [
         label(reader, who) for who, state in message.recipients if state is Delivery.LEFT_OUT
     ]
@@ -400,7 +402,8 @@ def _text(reader: Reader, message: Message, most: int) -> bytes:
 
 
 def extend_transcript(writer: Writer, conversation: bytes, size: int, changes: int) -> None:
-    """It has so many bytes more; with ``changes``, others than before where it was."""
+    """The transcript of a conversation has so many bytes more; with ``changes``, others than before
+    where it was."""
     was = transcript_extent(writer, conversation)
     record = pack(was.size + size, was.changes + changes)
     writer.put(Table.META, Meta.TRANSCRIPT + conversation, record)
@@ -410,7 +413,7 @@ def extend_transcript(writer: Writer, conversation: bytes, size: int, changes: i
 
 
 def heads(reader: Reader, conversation: bytes) -> tuple[bytes, ...]:
-    """Ids of the newest messages, those that no other names as its parent."""
+    """Ids of the newest messages of a conversation, those that no other names as its parent."""
     data = reader.get(Table.META, Meta.HEADS + conversation) or b""
     return tuple(data[i : i + 16] for i in range(0, len(data), 16))
 

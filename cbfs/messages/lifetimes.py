@@ -45,7 +45,7 @@ class Setting:
 
 
 def setting(reader: Reader, conversation: bytes) -> Setting:
-    """What new messages of a conversation get."""
+    """The lifetime that new messages of a conversation get."""
     data = reader.get(Table.META, Meta.LIFETIME + conversation)
     if data is None:
         return Setting()
@@ -54,13 +54,15 @@ def setting(reader: Reader, conversation: bytes) -> Setting:
 
 
 def choose(writer: Writer, conversation: bytes, seconds: int, me: str, now: int) -> None:
-    """The user sets it, for what is written from now on."""
+    """The user sets the lifetime of a conversation, in seconds, for what is written from now on.
+    ``now`` in milliseconds since 1970."""
     known = setting(writer, conversation).lifetime
     _put(writer, conversation, known, Setting(changed(known, seconds), me, now))
 
 
 def learn(writer: Writer, conversation: bytes, told: Lifetime, sender: str, now: int) -> None:
-    """A message has come that carries ``told``."""
+    """A message has come that says ``told`` of its conversation's lifetime. ``now`` in milliseconds
+    since 1970."""
     known = setting(writer, conversation).lifetime
     _put(writer, conversation, known, Setting(agreed(known, told), sender, now))
 
@@ -84,7 +86,7 @@ def parse(value: object) -> int:
 
 
 def words(seconds: int) -> str:
-    """The same as a text; ``parse`` gives the seconds again."""
+    """``7d`` of a number of seconds, empty for 0; ``parse`` gives the seconds again."""
     if not seconds:
         return ""
     unit = next(unit for unit in "dhms" if seconds % _UNITS[unit] == 0)
@@ -121,20 +123,20 @@ class End:
 
 
 def end_of_message(reader: Reader, message: Message) -> End:
-    """Of one that ends."""
+    """When a message that ends does, with the key of that record."""
     serial = message.serial.to_bytes(8, "big")
     return End(message.ends, _key(reader, message.ends, message.conversation + serial))
 
 
 def schedule(writer: Writer, message: Message) -> None:
-    """It ends when it says."""
+    """Note when a message ends, if it does."""
     if message.ends:
         _add(writer, end_of_message(writer, message))
         _count(writer, message.conversation, 1)
 
 
 def unschedule(writer: Writer, message: Message) -> None:
-    """It has gone, or will end at another time."""
+    """Forget when a message ends: it has gone, or will end at another time."""
     if message.ends and take_out(writer, end_of_message(writer, message)):
         _count(writer, message.conversation, -1)
 
@@ -155,8 +157,8 @@ def schedule_request(writer: Writer, request: bytes, lifetime: Lifetime, now: in
 
 
 def delivered(writer: Writer, message: Message, now: int) -> Message:
-    """Its state has moved on: when it is at all servers, its time begins. The message as it is
-    now; what has changed of it is to be stored."""
+    """The state of a message has moved on: when it is at all servers, its time begins. Gives the
+    message as it is now; what has changed of it is to be stored."""
     if not message.ends or any(state is Delivery.QUEUED for _who, state in message.recipients):
         return message
     ends = end_of(message.lifetime, now, waits=False)
@@ -177,7 +179,7 @@ def _add(writer: Writer, end: End) -> None:
 
 
 def take_out(writer: Writer, end: End) -> bool:
-    """Forget when it ends. True when it was known."""
+    """Forget when something ends. True when that was known."""
     if not writer.delete(Table.ENDS, end.key):
         return False
     if next(writer.keys(Table.ENDS, end.key[:BLIND_SIZE]), None) is None:
@@ -209,7 +211,7 @@ def messages_after(reader: Reader, now: int) -> list[tuple[bytes, int]]:
 
 
 def is_known(reader: Reader, end: End) -> bool:
-    """Whether it still stands."""
+    """Whether something still ends then."""
     data = reader.get(Table.ENDS, end.key)
     return data is not None and unpack(data, int)[0] == end.when
 
@@ -221,13 +223,13 @@ def slots(reader: Reader) -> list[int]:
 
 
 def in_slot(reader: Reader, slot: int) -> list[End]:
-    """What ends in one hour."""
+    """What ends in one hour, given as a number of hours since 1970."""
     items = reader.items(Table.ENDS, _slot_key(reader, slot))
     return [End(unpack(data, int)[0], key) for key, data in items]
 
 
 def counts(reader: Reader) -> dict[bytes, int]:
-    """How many messages end, by conversation."""
+    """How many messages end in each conversation, by its id."""
     prefix = Meta.ENDING
     items = reader.items(Table.META, prefix)
     return {key.removeprefix(prefix): int.from_bytes(data, "big") for key, data in items}

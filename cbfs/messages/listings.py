@@ -35,17 +35,17 @@ def content_of(entry: Entry) -> Content:
 
 
 def is_folder(entry: Entry) -> bool:
-    """Whether the message is a folder."""
+    """Whether the message of an entry is a folder."""
     return entry[7]
 
 
 def ends_of(entry: Entry) -> int:
-    """When the message ends, in milliseconds since 1970, or 0."""
+    """When the message of an entry ends, in milliseconds since 1970, or 0."""
     return entry[8]
 
 
 def received_of(entry: Entry) -> int:
-    """When the message came, in milliseconds since 1970."""
+    """When the message of an entry came, in milliseconds since 1970."""
     return entry[9]
 
 
@@ -59,7 +59,7 @@ def entry_of(message: Message) -> Entry:
 
 
 def add(writer: Writer, message: Message) -> None:
-    """The newest of its conversation."""
+    """List a message, which must be the newest of its conversation."""
     if message.folder:
         _count_folders(writer, message.conversation, 1)
     fresh = pack(*entry_of(message))
@@ -71,12 +71,12 @@ def add(writer: Writer, message: Message) -> None:
 
 
 def change(writer: Writer, message: Message) -> None:
-    """Something of it is other than before. Its page may grow beyond PAGE_SIZE by that."""
+    """Something of a message is other than before. Its page may grow beyond PAGE_SIZE by that."""
     _replace(writer, message, [pack(*entry_of(message))])
 
 
 def remove(writer: Writer, message: Message) -> None:
-    """It is deleted."""
+    """A message is deleted: it is listed no more."""
     if _replace(writer, message, []) and message.folder:
         _count_folders(writer, message.conversation, -1)
 
@@ -110,7 +110,7 @@ def _replace(writer: Writer, message: Message, by: list[bytes]) -> bool:
 
 
 def listed(reader: Reader, conversation: bytes, start: int, most: int) -> list[Entry]:
-    """At most so many of a conversation's messages, in order, from serial ``start`` on."""
+    """At most ``most`` entries of a conversation, in order, from serial ``start`` on."""
     found: list[Entry] = []
     for page in _pages(reader, conversation, start):
         found += page if page[0][0] >= start else [entry for entry in page if entry[0] >= start]
@@ -120,7 +120,7 @@ def listed(reader: Reader, conversation: bytes, start: int, most: int) -> list[E
 
 
 def every(reader: Reader, conversation: bytes, start: int = 0) -> Iterator[Entry]:
-    """All from a serial on, in order."""
+    """All entries of a conversation from a serial on, in order."""
     for page in _pages(reader, conversation, start):
         yield from (entry for entry in page if entry[0] >= start)
 

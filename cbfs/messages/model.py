@@ -30,7 +30,7 @@ class Delivery(Enum):
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """``participants`` are sorted and include oneself. ``folder`` is the name under
-    conversations/ and outbox/, unique, made by ``naming.folder_name``. ``inode`` and
+    conversations/ and outbox/, unique, made by ``file_names.folder_name``. ``inode`` and
     ``outbox_inode`` are of ``Series.INODE``."""
 
     id: bytes
@@ -45,10 +45,9 @@ class Conversation:
 @dataclass(frozen=True, slots=True)
 class Message:
     """``name`` is the file name in the conversation's folder, unique there, made by
-    ``naming.message_name``. ``recipients`` is empty for what was received; of a note to oneself it
-    is oneself. ``parents`` and
-    ``file_name`` are as its sender wrote them. ``entry_size`` is how many bytes it has in the
-    conversation's transcript. ``folder``: its content is a folder
+    ``file_names.message_name``. ``recipients`` is empty for what was received; of a note to oneself
+    it is oneself. ``parents`` and ``file_name`` are as its sender wrote them. ``entry_size`` is how
+    many bytes it has in the conversation's transcript. ``folder``: its content is a folder
     (``cbfs_common.messages.folder``). ``label``: what its sender was called when it was named.
     ``ends``: when it is deleted, by the ``lifetime`` that it carries; 0 is never. ``place`` orders
     the messages of a conversation, the same at everybody who has the same messages (PROTOCOL.rst,

@@ -27,7 +27,8 @@ it beyond them stays where it is."""
 
 
 def place_of(date: int, parents: Iterable[int]) -> int:
-    """Of a message with this date, and parents of these places."""
+    """The place of a message with this date (milliseconds since 1970), and parents of these
+    places."""
     return max((date, *(place + 1 for place in parents)))
 
 
@@ -63,7 +64,7 @@ def waited_for(writer: Writer, conversation: bytes, id_: bytes) -> tuple[int | N
 
 
 def newest(reader: Reader, conversation: bytes) -> list[int]:
-    """The serials of the newest REORDER_MAX messages."""
+    """The serials of the newest REORDER_MAX messages of a conversation."""
     keys = deque(reader.keys(Table.MESSAGES, prefix=conversation), REORDER_MAX)
     return [int.from_bytes(key[16:], "big") for key in keys]
 
@@ -81,10 +82,10 @@ def _key(conversation: bytes, parent: bytes) -> bytes:
 
 
 def encode_known(serial: int, place: int) -> bytes:
-    """What stays of a message when it is deleted."""
+    """What stays of a message when it is deleted: serial u64 | place u64."""
     return u64(serial) + u64(place)
 
 
 def decode_known(data: bytes) -> tuple[int, int]:
-    """(serial, place)."""
+    """(serial, place) of a message. Undo ``encode_known``."""
     return int.from_bytes(data[:8], "big"), int.from_bytes(data[8:], "big")

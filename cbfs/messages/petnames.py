@@ -50,12 +50,13 @@ def rename(
 
 
 def in_order(conversation: Conversation) -> tuple[int, int, str]:
-    """In which names are given, so that who had the one without a number has it again."""
+    """The order in which conversations are named, so that one whose folder had no number keeps
+    it."""
     return conversation.started, len(conversation.folder), conversation.folder
 
 
 def pending(reader: Reader) -> list[str]:
-    """Whose messages still have names of before."""
+    """True names of the people whose messages still have names of before."""
     return [unpack(data, str, bytes)[0] for _key, data in reader.items(Table.META, Meta.RELABEL)]
 
 

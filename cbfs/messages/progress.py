@@ -65,7 +65,7 @@ def arriving(reader: Reader, conversation: bytes | None = None) -> Iterator[Prog
 
 
 def arriving_lines(reader: Reader) -> tuple[str, ...]:
-    """A line for each of them, up to SHOWN_MAX."""
+    """A line for each file that is arriving in parts, up to SHOWN_MAX."""
     parts = islice(arriving(reader), SHOWN_MAX)
     return tuple(
         f"{shown_file_name(p.file_name) if p.file_name else 'a file'} from {label(reader, p.who)}:"
@@ -98,7 +98,7 @@ def missing_line(count: int, place: str, until: int) -> str:
 
 
 def unread_lines(count: int) -> tuple[str, ...]:
-    """Of envelopes in quarantine/."""
+    """Lines that say what is in quarantine/, and why."""
     if not count:
         return ()
     what = "envelopes that arrived" if count > 1 else "envelope that arrived"

@@ -134,12 +134,12 @@ def _found(text: str, *, alone: bool) -> Iterator[str]:
 
 
 class BadQuery(CbfsError):
-    """A search that means nothing."""
+    """A search that means nothing, or has too many words."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchHit:
-    """Where a message is: the key of its record."""
+    """A message that was found: its conversation and serial, the key of its record."""
 
     conversation: bytes
     serial: int
@@ -184,12 +184,12 @@ def parse_query(text: str, called: Callable[[str], str] = str) -> Query:
 
 
 def day_name(day: int) -> str:
-    """``2026-11-24`` of a number of days since 1970."""
+    """``2026-11-24`` of a day, a number of days since 1970."""
     return (_EPOCH + timedelta(days=day)).isoformat()
 
 
 def day_number(name: str) -> int | None:
-    """The reverse; None for what is no day."""
+    """The number of days since 1970 of ``2026-11-24``; None for what is no day."""
     try:
         found = (date.fromisoformat(name) - _EPOCH).days
     except ValueError:
@@ -198,7 +198,7 @@ def day_number(name: str) -> int | None:
 
 
 def day_of(milliseconds: int) -> int:
-    """The day, UTC, on which a message is found."""
+    """The day, UTC, on which a message of this date is found, as a number of days since 1970."""
     return min(max(milliseconds // _DAY_MS, 0), _DAY_MAX)
 
 
@@ -206,7 +206,8 @@ def day_of(milliseconds: int) -> int:
 
 
 def add(writer: Writer, message: Message, text: bytes, *, unread: bool) -> None:
-    """``text``: the beginning of its content, TEXT_MAX bytes at most."""
+    """Index a message by the words of ``text``, the beginning of its content, TEXT_MAX bytes at
+    most."""
     segment, number = divmod(message.serial, SEGMENT)
     key = _key(segment)
     entry = _ENTRY.pack(number, message.conversation, day_of(message.date), unread)
@@ -217,7 +218,7 @@ def add(writer: Writer, message: Message, text: bytes, *, unread: bool) -> None:
 
 
 def remove(writer: Writer, message: Message) -> None:
-    """Forget its words and that it was there."""
+    """Forget the words of a message and that it was there."""
     segment, number = divmod(message.serial, SEGMENT)
     key = _key(segment)
     left = [entry for entry in _entries(writer.get(Table.INDEX, key)) if entry[0] != number]
@@ -232,7 +233,7 @@ def remove(writer: Writer, message: Message) -> None:
 
 
 def redate(writer: Writer, message: Message, date_ms: int) -> None:
-    """It is found on another day from now on."""
+    """A message is found on the day of ``date_ms`` from now on."""
     day = day_of(date_ms)
     if day == day_of(message.date):
         return
@@ -243,7 +244,7 @@ def redate(writer: Writer, message: Message, date_ms: int) -> None:
 
 
 def set_read(writer: Writer, serials: Iterable[int]) -> None:
-    """They have been read."""
+    """The messages with these serials have been read."""
     segments: dict[int, set[int]] = {}
     for serial in serials:
         segments.setdefault(serial // SEGMENT, set()).add(serial % SEGMENT)
@@ -292,7 +293,7 @@ def _put_entries(writer: Writer, key: bytes, entries: list[tuple[int, bytes, int
 
 
 def unread(reader: Reader) -> list[SearchHit]:
-    """In order of arrival."""
+    """Messages that have not been read, in order of arrival."""
     return [found for found, _day, new in _all(reader) if new]
 
 
@@ -305,12 +306,13 @@ def days(reader: Reader) -> dict[int, int]:
 
 
 def on_day(reader: Reader, day: int) -> list[SearchHit]:
-    """In order of arrival."""
+    """Messages of one day (a number of days since 1970), in order of arrival."""
     return [found for found, that, _new in _all(reader) if that == day]
 
 
 def find(reader: Reader, query: Query, folder: Callable[[bytes], str]) -> list[SearchHit]:
-    """In order of arrival. ``folder`` gives the name of a conversation's folder."""
+    """Messages that a query means, in order of arrival. ``folder`` gives the name of a
+    conversation's folder."""
     right: dict[bytes, bool] = {}
 
     def placed(conversation: bytes) -> bool:

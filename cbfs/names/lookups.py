@@ -37,9 +37,9 @@ from cbfs_common.names.operations import OperationRefused
 from cbfs_common.names.wire import (
     AskChanges,
     AskHead,
+    AskHistory,
     ChangesAre,
     HeadIs,
-    History,
     LookedUp,
     Lookup,
     RefusedReply,
@@ -294,7 +294,7 @@ class Lookups:
         found: list[Step] = []
         for _ in range(HISTORY_PAGES_MAX):
             page = await self._ask(
-                link, History(name, known.incarnation, known.version + len(found))
+                link, AskHistory(name, known.incarnation, known.version + len(found))
             )
             if not isinstance(page, Steps):
                 raise unexpected(page)

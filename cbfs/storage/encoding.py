@@ -13,7 +13,7 @@ _DAMAGED = (
 
 
 def pack(*fields: object) -> bytes:
-    """One record."""
+    """One record, of these fields."""
     data: bytes = msgpack.packb(fields)
     return data
 

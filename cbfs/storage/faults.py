@@ -91,7 +91,7 @@ class Tasks:
         self._failed = failed
 
     def start_soon(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
-        """As a nursery does."""
+        """Start a task in the nursery; an error of it is logged, and ends nothing else."""
         self._nursery.start_soon(self._run, task, arguments)
 
     async def _run(

@@ -21,7 +21,7 @@ class Pending(Generic[W, T]):
         self.error: BaseException | None = None
 
     def outcome(self) -> T:
-        """What the change returned, or raised."""
+        """What the change has returned. Raises what it has raised."""
         if self.error is not None:
             raise self.error
         return self.result  # type: ignore[return-value]  # set when there is no error

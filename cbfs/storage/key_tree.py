@@ -63,13 +63,13 @@ class Nodes(Protocol):
     """Where sealed nodes are kept: one transaction's view."""
 
     def get_node(self, name: bytes) -> bytes | None:
-        """A node, or None."""
+        """A node by its name, sealed, or None."""
 
     def put_node(self, name: bytes, sealed: bytes) -> None:
-        """Write or overwrite."""
+        """Write a sealed node, or overwrite it."""
 
     def delete_node(self, name: bytes) -> None:
-        """Forget it, if it is there."""
+        """Forget a node, if it is there."""
 
 
 class Cache:
@@ -173,11 +173,11 @@ class KeyWriter(KeyReader):
 
     @property
     def changed(self) -> bool:
-        """Whether ``turn`` has anything to do."""
+        """Whether anything was changed, so that ``turn`` is to be called."""
         return bool(self._changed)
 
     def key(self, slot: int) -> bytes:
-        """See ``KeyReader``; as changed so far."""
+        """The key (32) of the record in a slot, as changed so far. Raises KeysDamaged."""
         children = self._changed.get(slot >> BITS)
         if children is None:
             return super().key(slot)
@@ -202,7 +202,7 @@ class KeyWriter(KeyReader):
         return key
 
     def drop(self, slot: int) -> None:
-        """The key goes, and nothing takes its place."""
+        """The key of a slot goes, and nothing takes its place."""
         self._change(slot >> BITS)[slot % FANOUT] = None
 
     def turn(self) -> tuple[bytes, Turned]:

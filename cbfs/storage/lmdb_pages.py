@@ -56,7 +56,7 @@ class PagesDamaged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PageTree:
-    """What LMDB notes of a tree."""
+    """What a page of LMDB's notes of one of its trees."""
 
     flags: int
     depth: int
@@ -66,7 +66,7 @@ class PageTree:
 
 @dataclass(frozen=True, slots=True)
 class MetaPage:
-    """One of the first two pages."""
+    """One of the first two pages, which say where all others begin."""
 
     page_size: int
     free: PageTree
@@ -76,7 +76,7 @@ class MetaPage:
 
 
 class Pages:
-    """The file of a descriptor."""
+    """The pages of LMDB's file, which is open as a descriptor."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

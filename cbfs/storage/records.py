@@ -1,7 +1,6 @@
 """Records of the client's store within one transaction: tables, and what reads and writes them.
 
-A record is  slot u64 | check 8 | sealed value.  See ``cbfs.storage.store``, which opens
-             transactions.
+A record is  slot u64 | check 8 | sealed value.  ``cbfs.storage.store`` opens transactions.
 """
 
 import struct
@@ -111,7 +110,7 @@ class Series(bytes, Enum):
 
 
 class CannotWrite(StoreError):
-    """The disk does not take it, or LMDB does not."""
+    """A change cannot be written: the disk does not take it, or LMDB does not."""
 
 
 class DamagedRecord(StoreError):
@@ -125,7 +124,7 @@ class DamagedRecord(StoreError):
 
 
 class TxnNodes:
-    """``keytree.Nodes`` of one transaction."""
+    """The nodes of the tree of keys, as one transaction of LMDB's sees them."""
 
     def __init__(self, txn: Any, db: Any) -> None:
         self._txn = txn
@@ -142,7 +141,7 @@ class TxnNodes:
         self._txn.delete(name, db=self._db)
 
     def state(self) -> tuple[int, int]:
-        """(generation, next slot). Raises DamagedRecord."""
+        """(generation of the store, next slot). Raises DamagedRecord."""
         data = self.get_node(STATE_KEY)
         if data is None:
             return 0, 0
@@ -173,7 +172,7 @@ class Reader:
         self._keys = keys
 
     def get(self, table: Table, key: bytes) -> bytes | None:
-        """The value, or None. Raises DamagedRecord."""
+        """The value of a record, or None when it is not there. Raises DamagedRecord."""
         data = self._txn.get(key, db=self._tables.dbs[table])
         return None if data is None else self._open(table, key, data)
 
@@ -210,7 +209,7 @@ class Reader:
                 found = cursor.next()
 
     def last_key(self, table: Table) -> bytes | None:
-        """The greatest key, or None."""
+        """The greatest key of a table, or None when it is empty."""
         with self._txn.cursor(db=self._tables.dbs[table]) as cursor:
             return cursor.key() if cursor.last() else None
 
@@ -238,16 +237,16 @@ class Reader:
         return int.from_bytes(self.get(Table.META, Meta.COUNTER + series) or b"", "big")
 
     def blind(self, *parts: bytes) -> bytes:
-        """See ``Store.blind``."""
+        """16 bytes that stand for ``parts`` in a record key and tell nothing of them."""
         return self._tables.blind(*parts)
 
     def count(self, table: Table) -> int:
-        """Number of records."""
+        """How many records a table has."""
         return int(self._txn.stat(self._tables.dbs[table])["entries"])
 
 
 class Writer(Reader):
-    """A transaction that can also change the store."""
+    """A transaction of the store that can also change it."""
 
     _keys: KeyWriter
 
@@ -268,7 +267,7 @@ class Writer(Reader):
         self._txn.put(key, head + seal_record(secret, value, place), db=db)
 
     def delete(self, table: Table, key: bytes) -> bool:
-        """True when there was one. Raises DamagedRecord."""
+        """Delete a record. True when it was there. Raises DamagedRecord."""
         db = self._tables.dbs[table]
         data = self._txn.get(key, db=db)
         if data is None:
@@ -294,7 +293,7 @@ class Writer(Reader):
 
 
 def place_of(table: Table, key: bytes) -> bytes:
-    """What a sealed value is bound to."""
+    """What the sealed value of a record is bound to: its table and its key."""
     return bytes([len(table.value)]) + table.value + key
 
 
@@ -304,7 +303,7 @@ def _slot_check(place: bytes, slot: int) -> bytes:
 
 
 def slot_of(place: bytes, data: bytes) -> int:
-    """Raises KeysDamaged."""
+    """The slot of a record, as it is stored. Raises KeysDamaged when its check is not right."""
     if len(data) < RECORD.size:
         raise KeysDamaged
     slot, check = RECORD.unpack_from(data)

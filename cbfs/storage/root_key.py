@@ -46,7 +46,7 @@ _BOUND = struct.calcsize(">16sQB16s16sII")
 
 
 class ProtectionKind(IntEnum):
-    """Where the lock comes from."""
+    """Where the lock of a root file comes from."""
 
     NOTHING = 0
     PASSPHRASE = 1
@@ -119,7 +119,7 @@ class RootFile:
             ) from error
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the root file."""
         os.close(self._descriptor)
 
     def open(self, generation: int) -> bytes:
@@ -143,21 +143,21 @@ class RootFile:
             raise RootError(f"the key of {self._path} does not open it") from error
 
     def holds(self, generation: int) -> bool:
-        """Whether a slot is of this generation."""
+        """Whether one of the two slots is of this generation."""
         return any(slot.generation == generation for slot in self._slots())
 
     @property
     def protection(self) -> Protection:
-        """How what is open is protected."""
+        """How the root's key is protected that was opened, or is written next."""
         return self._protection
 
     @property
     def lock(self) -> bytes:
-        """The lock (32) under which it is."""
+        """The lock (32) under which the root's key is."""
         return self._lock
 
     def protect(self, protection: Protection, lock: bytes) -> None:
-        """What is prepared from now on is sealed under this lock."""
+        """What ``prepare`` writes from now on is sealed under this lock (32)."""
         self._protection, self._lock = protection, lock
 
     def prepare(self, generation: int, key: bytes) -> None:

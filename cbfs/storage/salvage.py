@@ -71,7 +71,7 @@ class _Keys(KeyReader):
 
 
 class _Found:
-    """Where in the file there are states and nodes of the tree of keys. ``keytree.Nodes`` that
+    """Where in the file there are states and nodes of the tree of keys, which
     cannot be changed."""
 
     def __init__(self, pages: Pages, page_size: int) -> None:
@@ -94,7 +94,7 @@ class _Found:
             self._nodes.setdefault(key, []).append((where, size))
 
     def versions(self, name: bytes) -> Iterator[bytes]:
-        """All that a node ever said, as far as it is in the file."""
+        """All versions of a node, sealed, as far as they are in the file."""
         for where, size in self._nodes.get(name, ()):
             try:
                 yield self._pages.read(where, size)
@@ -102,15 +102,15 @@ class _Found:
                 continue
 
     def get_node(self, name: bytes) -> bytes | None:
-        """See ``keytree.Nodes``."""
+        """The first version of a node that is found, or None."""
         return next(self.versions(name), None)
 
     def put_node(self, name: bytes, sealed: bytes) -> None:
-        """See ``keytree.Nodes``."""
+        """What is left of a store is not changed. Raises KeysDamaged."""
         raise KeysDamaged
 
     def delete_node(self, name: bytes) -> None:
-        """See ``keytree.Nodes``."""
+        """What is left of a store is not changed. Raises KeysDamaged."""
         raise KeysDamaged
 
 
@@ -147,11 +147,11 @@ class Remains:
 
     @contextmanager
     def salvage(self) -> Iterator["Remains"]:
-        """See ``export.Source``."""
+        """The records that are intact, to be exported."""
         yield self
 
     def close(self) -> None:
-        """Close the file."""
+        """Close LMDB's file."""
         os.close(self._descriptor)
 
     def records(self, table: Table) -> Iterator[tuple[bytes, bytes | None]]:

@@ -174,7 +174,7 @@ class Store:
         return before[0]
 
     def close(self) -> None:
-        """Close the files. Nothing may be waiting."""
+        """Close the store's files. Nothing may be waiting for a commit."""
         self._env.close()
         self._root_file.close()
 

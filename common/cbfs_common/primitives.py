@@ -68,7 +68,7 @@ def kdf(key: bytes, label: bytes, data: bytes = b"", size: int = 64) -> bytes:
 
 
 def equal(a: bytes, b: bytes) -> bool:
-    """Compare in constant time."""
+    """Whether two strings of bytes are equal, compared in constant time."""
     return hmac.compare_digest(a, b)
 
 

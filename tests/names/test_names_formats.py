@@ -35,8 +35,8 @@ from cbfs_common.names.policy import Policy, parse_policy
 from cbfs_common.names.proofs import Evidence, decode_bundle, encode_bundle
 from cbfs_common.names.wire import (
     NAMES_REPLY_MAX,
+    AskHistory,
     AskTerms,
-    History,
     Lookup,
     Receipted,
     RefusedReply,
@@ -354,7 +354,7 @@ REPLY = Forger([make_entry("alice")]).look_up("alice")
     "request_",
     [
         Lookup("alice", 2**64 - 1),
-        History("alice", 1, 2),
+        AskHistory("alice", 1, 2),
         Submit(b"operation"),
         AskTerms(3),
     ],

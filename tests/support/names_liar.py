@@ -25,10 +25,10 @@ from cbfs_common.names.proofs import Evidence
 from cbfs_common.names.wire import (
     AskChanges,
     AskHead,
+    AskHistory,
     AskTerms,
     ChangesAre,
     HeadIs,
-    History,
     LookedUp,
     Lookup,
     RefusedReply,
@@ -121,7 +121,7 @@ class Liar:
         match request:
             case Lookup(name, old_size):
                 return self._look_up(name, old_size)
-            case History(name, _, version):
+            case AskHistory(name, _, version):
                 return Steps(tuple(self.links.get(name, [])[version - 1 :]))
             case AskHead():
                 return HeadIs(self.note(), self.rounds[-1].round.encode(), self._last())
@@ -146,7 +146,7 @@ class Liar:
     def asked_for(self, name: str) -> bool:
         """Whether anybody has asked for this name."""
         return any(
-            isinstance(request, Lookup | History) and request.name == name
+            isinstance(request, Lookup | AskHistory) and request.name == name
             for request in self.requests
         )
 

@@ -36,7 +36,7 @@ from cbfs_common.names.operations import (  # noqa: E402
 from cbfs_common.names.proofs import encode_bundle  # noqa: E402
 from cbfs_common.names.trees import MapProof, Terminal  # noqa: E402
 from cbfs_common.names.wire import (  # noqa: E402
-    History,
+    AskHistory,
     LookedUp,
     Lookup,
     RefusedReply,
@@ -311,7 +311,7 @@ def messages() -> list[Case]:
     reply: LookedUp = Forger([make_entry("alice")]).look_up("alice", 2)
     requests: dict[str, Request] = {
         "lookup": Lookup("alice", 2),
-        "history": History("alice", 1, 2),
+        "history": AskHistory("alice", 1, 2),
         "submit": Submit(b"an operation"),
     }
     replies: dict[str, Reply] = {

@@ -38,8 +38,9 @@ _JOB_KEY = 24
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """``sealed`` of ``count`` parts have been sealed, each but the last with ``part_size`` bytes
-    of the content; ``digest`` (32) is that of the whole."""
+    """The delivery of one message to one recipient: ``sealed`` of ``count`` parts have been sealed,
+    each but the last with ``part_size`` bytes of the content; ``digest`` (32) is that of the
+    whole."""
 
     key: bytes
     recipient: str
@@ -58,7 +59,7 @@ class Job:
     lifetime: Lifetime
 
     def encode(self) -> bytes:
-        """For the store."""
+        """This job as a record of ``Table.QUEUE``."""
         content = self.content
         return pack(
             self.recipient,
@@ -128,7 +129,7 @@ def unsealed(key: bytes, data: bytes) -> tuple[Content, bytes] | None:
 
 
 def waiting(reader: Reader) -> dict[str, int]:
-    """Jobs by recipient."""
+    """How many jobs each recipient has, by true name."""
     counts: dict[str, int] = {}
     for key in reader.keys(Table.QUEUE):
         if len(key) == _JOB_KEY:
@@ -138,7 +139,7 @@ def waiting(reader: Reader) -> dict[str, int]:
 
 
 def waiting_for(reader: Reader, recipient: str) -> int:
-    """Jobs for one recipient."""
+    """How many jobs one recipient has."""
     prefix = reader.blind(recipient.encode())
     return sum(len(key) == _JOB_KEY for key in reader.keys(Table.QUEUE, prefix=prefix))
 
@@ -164,7 +165,7 @@ def _index(reader: Reader, recipient: str, conversation: bytes, message: bytes) 
 
 
 def parts_delivered(reader: Reader, job: Job) -> int:
-    """Parts of it that are at the server."""
+    """How many parts of a job are at the recipient's server."""
     waiting = sum(len(key) > _JOB_KEY for key in reader.keys(Table.QUEUE, job.key))
     return job.sealed - waiting
 
@@ -267,7 +268,7 @@ def _drop(writer: Writer, job: Job) -> None:
 
 
 def pending(reader: Reader, recipient: str) -> list[Job]:
-    """The jobs for one recipient."""
+    """All jobs for one recipient, in the order of sending."""
     prefix = reader.blind(recipient.encode())
     return [
         _decode(key, data)

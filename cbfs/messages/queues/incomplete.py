@@ -28,7 +28,7 @@ class Incomplete:
     size: int
 
     def encode(self) -> bytes:
-        """For the store."""
+        """As a record of ``Table.PARTS``."""
         return pack(
             self.content,
             self.seen,
@@ -52,7 +52,7 @@ def get_incomplete(reader: Reader, key: bytes) -> Incomplete | None:
 
 
 def all_incomplete(reader: Reader) -> Iterator[Incomplete]:
-    """Those of everybody."""
+    """The messages of all senders of which parts are missing."""
     for _key, data in reader.items(Table.PARTS):
         yield decode_incomplete(data)
 
@@ -71,7 +71,8 @@ def put_incomplete(writer: Writer, key: bytes, message: Incomplete, more: int) -
 
 
 def complete(writer: Writer, key: bytes, sender: str) -> None:
-    """All has come, or what has is to be forgotten: nothing is left of it but its content."""
+    """All of a message has come, or what has is to be forgotten: nothing is left of it but its
+    content."""
     writer.delete(Table.PARTS, key)
     shares, size = _without(_shares(writer, sender), key)
     if size:
@@ -79,7 +80,7 @@ def complete(writer: Writer, key: bytes, sender: str) -> None:
 
 
 def drop_incomplete(writer: Writer, key: bytes) -> None:
-    """Forget it and what has come of it, if it is still there."""
+    """Forget a message of which parts are missing and what has come of it, if it is still there."""
     message = get_incomplete(writer, key)
     if message is not None:
         complete(writer, key, message.sender)

@@ -1,4 +1,5 @@
-"""What is owed to peers, as records of the store: receipts, questions, offers.
+"""The queue of what peers are to be told in notes, as records of the store: receipts, questions,
+offers.
 
 A record ``blind(peer) 16 | kind 1 | conversation 16 | message 16`` says that the peer is to be
 told something, when (``due``, milliseconds since 1970), how often it was told, and for what is
@@ -58,12 +59,13 @@ _LONGEST = {
 """Milliseconds until something is told for the first time, at most."""
 
 Dues = dict[str, int]
-"""Peer -> when the first of what is owed to it is due."""
+"""Peer -> when the first of what is queued for it is due, in milliseconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
 class NoteItem:
-    """One record. ``ref`` is conversation 16 | message 16."""
+    """One thing that a peer is to be told. ``ref`` is conversation 16 | message 16; ``due`` in
+    milliseconds since 1970; ``tries``: how often it was told; ``by`` has brought it about."""
 
     key: bytes
     peer: str
@@ -74,16 +76,16 @@ class NoteItem:
     by: str
 
     def encode(self) -> bytes:
-        """For the store."""
+        """As a record of ``Table.NOTE_ITEMS``, but for its key."""
         return pack(self.peer, self.due, self.tries, self.by)
 
 
 def enqueue(
     writer: Writer, dues: Dues, peer: str, kind: NoteKind, ref: bytes, due: int, by: str = ""
 ) -> None:
-    """Tell ``peer`` from ``due`` on. What is owed already stays as it is, but for an offer, which
-    begins anew. Past WANTED_MAX nothing more is wanted from anybody because of what one peer says:
-    ``by``."""
+    """Tell ``peer`` from ``due`` on. What is queued already stays as it is, but for an offer,
+    which begins anew. Past WANTED_MAX nothing more is wanted from anybody because of what one peer
+    says: ``by``."""
     key = writer.blind(peer.encode()) + kind.value + ref
     if kind is not NoteKind.OFFER and writer.get(Table.NOTE_ITEMS, key) is not None:
         return
@@ -107,7 +109,7 @@ def _count(writer: Writer, by: str, more: int) -> bool:
 
 
 def count_anew(writer: Writer) -> None:
-    """Some records may have been lost."""
+    """Count again what is wanted because of whom, as some records may have been lost."""
     writer.delete_prefix(Table.META, Meta.BROUGHT)
     for key, data in list(writer.items(Table.NOTE_ITEMS)):
         item = _decode(key, data)
@@ -126,18 +128,18 @@ def _drop(writer: Writer, key: bytes) -> bool:
 
 
 def announce(writer: Writer, peers: Iterable[str], due: int) -> None:
-    """Tell these of a new proof of one's own name."""
+    """Tell these peers of a new proof of one's own name, from ``due`` on."""
     for peer in peers:
         enqueue(writer, {}, peer, NoteKind.NAME, NOTHING, due)
 
 
 def dequeue(writer: Writer, peer: str, kind: NoteKind, ref: bytes) -> bool:
-    """Owe it no more. True when it was owed."""
+    """Take an item out of the queue. True when it was there."""
     return _drop(writer, writer.blind(peer.encode()) + kind.value + ref)
 
 
 def items_for(reader: Reader, peer: str, kind: NoteKind | None = None) -> Iterator[NoteItem]:
-    """All that is owed to one, of one kind."""
+    """All that is queued for one peer, of one kind or of all."""
     prefix = reader.blind(peer.encode()) + (kind.value if kind else b"")
     for key, data in reader.items(Table.NOTE_ITEMS, prefix=prefix):
         yield _decode(key, data)
@@ -150,8 +152,8 @@ def _decode(key: bytes, data: bytes) -> NoteItem:
 
 
 def bring_back(writer: Writer, now: int) -> Dues:
-    """Debts that a wrong clock has put far ahead are due no later than if they had come about at
-    ``now``. What is owed to everybody."""
+    """Items that a wrong clock has put far ahead are due no later than if they had come about at
+    ``now``. Gives when something is due to whom."""
     for key, data in list(writer.items(Table.NOTE_ITEMS)):
         item = _decode(key, data)
         latest = now + _LONGEST.get(item.kind, AT_ONCE) * 2**item.tries
@@ -161,7 +163,7 @@ def bring_back(writer: Writer, now: int) -> Dues:
 
 
 def load_dues(reader: Reader) -> Dues:
-    """What is owed to everybody."""
+    """When something is due to whom."""
     dues: Dues = {}
     for key, data in reader.items(Table.NOTE_ITEMS):
         item = _decode(key, data)
@@ -191,7 +193,7 @@ class NoteDraft:
     proven: bool
 
     def note(self, bundle: bytes) -> Note:
-        """The body. ``bundle``: one's name proof, or empty."""
+        """The note as a body. ``bundle``: one's name proof, or empty."""
 
         def refs(kind: NoteKind) -> tuple[bytes, ...]:
             return tuple(item.ref for item in self.items if item.kind is kind)
@@ -230,12 +232,12 @@ def settle(writer: Writer, told: Iterable[NoteItem], now: int) -> None:
 
 
 def next_due(reader: Reader, peer: str) -> int | None:
-    """When something is due to ``peer``, or None when nothing is owed."""
+    """When something is due to ``peer``, or None when nothing is queued."""
     return min((item.due for item in items_for(reader, peer)), default=None)
 
 
 def only_missed(reader: Reader, peer: str) -> bool:
-    """Whether something is wanted from this one, and nothing else owed to them."""
+    """Whether something is wanted from this one, and nothing else queued for them."""
     first = next(reader.keys(Table.NOTE_ITEMS, reader.blind(peer.encode())), None)
     # the kinds are in the order of their letters, and this is the last
     return first is not None and first[BLIND_SIZE : BLIND_SIZE + 1] == NoteKind.WANT.value

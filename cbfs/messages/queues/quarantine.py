@@ -35,7 +35,7 @@ class Why(Enum):
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedEnvelope:
-    """An envelope, and of which session it is when that is known."""
+    """An envelope that could not be read, why, and of which session it is when that is known."""
 
     envelope: bytes
     why: Why
@@ -48,7 +48,7 @@ def keep(writer: Writer, unread: QuarantinedEnvelope) -> None:
 
 
 def keep_all(writer: Writer, found: Iterable[QuarantinedEnvelope]) -> None:
-    """The same for each."""
+    """Keep each of these that is not here yet; the oldest go when there are too many."""
     kept: set[bytes] | None = None
     for unread in found:
         if kept is None:
@@ -68,7 +68,7 @@ def _put(writer: Writer, once: bytes, unread: QuarantinedEnvelope) -> None:
 
 
 def numbered(reader: Reader, number: int) -> bytes | None:
-    """The record with this number."""
+    """The key of the record with this number, or None."""
     return next(reader.keys(Table.QUARANTINE, u64(number)), None)
 
 
@@ -90,15 +90,16 @@ def reason_at(reader: Reader, key: bytes) -> Why | None:
 
 
 def waiting_for(reader: Reader, sessions: Collection[bytes]) -> list[bytes]:
-    """Records of what was too far ahead in one of these, as ``which_session`` calls them."""
+    """Keys of the records of what was too far ahead in one of these sessions, as ``which_session``
+    calls them."""
     return [key for key in reader.keys(Table.QUARANTINE) if key[_WHICH] in sessions]
 
 
 def far_sessions(reader: Reader) -> set[bytes]:
-    """The sessions that something is too far ahead in, as ``which_session`` calls them."""
+    """The sessions that an envelope is too far ahead in, as ``which_session`` calls them."""
     return {key[_WHICH] for key in reader.keys(Table.QUARANTINE)} - {_NONE}
 
 
 def newest(reader: Reader) -> list[bytes]:
-    """The records that are tried again at the beginning."""
+    """The keys of the records that are tried again when a mount begins."""
     return list(reader.keys(Table.QUARANTINE))[-RETRIES_MAX:]

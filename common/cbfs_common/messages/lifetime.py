@@ -44,7 +44,7 @@ def agreed(known: Lifetime, told: Lifetime) -> Lifetime:
 
 
 def changed(known: Lifetime, seconds: int) -> Lifetime:
-    """The same after one of its people has changed it."""
+    """The lifetime of a conversation after one of its people has set ``seconds``."""
     if seconds == known.seconds:
         return known
     return Lifetime(seconds, min(known.change + 1, LIFETIME_CHANGE_MAX))

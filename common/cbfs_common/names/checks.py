@@ -52,12 +52,12 @@ class DirectoryState:
 
     @property
     def size(self) -> int:
-        """Rounds of the newest head."""
+        """How many rounds the newest head has."""
         return self.head.size
 
     @property
     def root(self) -> bytes:
-        """Root of the newest head (32)."""
+        """The root (32) of the newest head."""
         return self.head.root()
 
     def encode(self) -> bytes:
@@ -75,7 +75,7 @@ _START = Position(0, ())
 
 
 def new_state(policy: Policy) -> DirectoryState:
-    """Before the first answer."""
+    """What is known of a directory before its first answer."""
     namespace = labelled(STATE_LABEL, policy.namespace.encode("ascii"))
     return DirectoryState(namespace, _START, 0, _START)
 

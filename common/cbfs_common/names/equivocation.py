@@ -58,7 +58,7 @@ class Equivocation:
         )
 
     def proven(self) -> bool:
-        """Whether it shows what it says."""
+        """Whether the evidence shows that the key has signed two histories."""
         try:
             one, other = (parse_checkpoint(note.text.decode("ascii")) for note in self._notes())
             for note in self._notes():
@@ -73,7 +73,7 @@ class Equivocation:
         )
 
     def heads(self) -> tuple[Checkpoint, Checkpoint]:
-        """The two checkpoints. Raises DecodeError."""
+        """The two checkpoints that were signed. Raises DecodeError."""
         one, other = (parse_checkpoint(note.text.decode("ascii")) for note in self._notes())
         return one, other
 

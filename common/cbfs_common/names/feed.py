@@ -77,7 +77,7 @@ class Position:
         return found
 
     def add(self, leaf: bytes) -> "Position":
-        """With one more leaf hash (32)."""
+        """The position after one more leaf, by its hash (32)."""
         hashes, size = list(self.hashes), self.size
         while size & 1:
             leaf = node_hash(hashes.pop(), leaf)

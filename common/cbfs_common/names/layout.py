@@ -47,7 +47,7 @@ class Fields:
         self._what = what
 
     def error(self) -> DecodeError:
-        """The one error of this layout."""
+        """The error that every reading of this layout raises."""
         return DecodeError(f"not {self._what}")
 
     def take(self, size: int) -> bytes:
@@ -88,6 +88,6 @@ class Fields:
         return self._at
 
     def end(self) -> None:
-        """There must be no more bytes."""
+        """There must be no more bytes. Raises DecodeError."""
         if self._at != len(self._data):
             raise self.error()

@@ -48,12 +48,12 @@ class NoteKey:
 
     @property
     def id(self) -> bytes:
-        """Key id (4)."""
+        """The key's id (4): the beginning of a hash of its name, type and public key."""
         data = self.name.encode("ascii") + b"\n" + bytes([self.kind]) + self.public
         return sha256(data).digest()[:KEY_ID_SIZE]
 
     def encode(self) -> str:
-        """``NAME+ID+KEY``."""
+        """The key as text: ``NAME+ID+KEY``."""
         return f"{self.name}+{self.id.hex()}+{to_base64(bytes([self.kind]) + self.public)}"
 
 
@@ -80,7 +80,7 @@ class Checkpoint:
     root: bytes
 
     def encode(self) -> bytes:
-        """The note's text."""
+        """The text of the note that is signed."""
         return f"{self.origin}\n{self.size}\n{to_base64(self.root)}\n".encode("ascii")
 
 
@@ -105,11 +105,11 @@ class SignatureLine:
 
     @property
     def time(self) -> int:
-        """Of a cosignature that verifies: seconds since 1970."""
+        """When a cosignature that verifies was made, in seconds since 1970."""
         return int.from_bytes(self.signature[:8], "big")
 
     def encode(self) -> str:
-        """The line, with its newline."""
+        """The line as it stands in a signed note, with its newline."""
         return f"\u2014 {self.name} {to_base64(self.key_id + self.signature)}\n"
 
 
@@ -121,7 +121,7 @@ class SignedNote:
     lines: tuple[SignatureLine, ...]
 
     def encode(self) -> bytes:
-        """The signed note."""
+        """The note with its signature lines, in bytes."""
         return self.text + b"\n" + "".join(line.encode() for line in self.lines).encode()
 
     def signature(self, key: NoteKey) -> bytes | None:

@@ -206,7 +206,7 @@ class Operation:
         return self.body() + bytes([len(self.signatures)]) + signatures
 
     def signed(self, seeds: tuple[bytes, ...]) -> "Operation":
-        """The same with a signature (Ed25519) by each seed (32)."""
+        """This operation with a signature (Ed25519) by each seed (32)."""
         message = OPERATION_LABEL + b"\n" + self.body()
         made = {sign_public(seed): sign(seed, message) for seed in seeds}
         return replace(self, signatures=tuple(sorted(made.items())))
@@ -519,7 +519,7 @@ class HistoryLink:
 
 
 def read_link(fields: Fields) -> HistoryLink:
-    """The next Link of a layout. Raises DecodeError."""
+    """The next HistoryLink of a layout. Raises DecodeError."""
     round_, time, operation = fields.number(8), fields.number(8), fields.long()
     if len(operation) > OPERATION_MAX:
         raise fields.error()

@@ -146,7 +146,7 @@ def parse_policy(text: str) -> Policy:
 
 
 def _weaker(policy: Policy, lines: list[tuple[int, list[str]]]) -> Policy:
-    """The same witnesses with the groups and the quorum of the degraded lines."""
+    """This policy's witnesses with the groups and the quorum of the degraded lines."""
     parsing = _Parsing(witnesses=dict(policy.witnesses))
     for number, words in lines:
         if words[0] not in {"group", "quorum"}:

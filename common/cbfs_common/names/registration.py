@@ -56,7 +56,7 @@ class Invite:
         return self.body() + self.signature
 
     def signed(self, registrar_seed: bytes) -> "Invite":
-        """The same, signed by the registrar (Ed25519 seed, 32)."""
+        """This invite, signed by the registrar (Ed25519 seed, 32)."""
         message = INVITE_LABEL + b"\n" + self.body()
         return replace(self, signature=sign(registrar_seed, message))
 

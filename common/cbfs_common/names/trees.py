@@ -93,7 +93,7 @@ DEPTH_MAX = 256
 
 
 class Terminal(IntEnum):
-    """What is at the end of the path."""
+    """What is at the end of a path in the map."""
 
     EMPTY = 0
     HERE = 1

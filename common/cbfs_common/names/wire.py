@@ -38,7 +38,7 @@ class Lookup:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class AskHistory:
     """The operations on ``name`` after this version of this incarnation."""
 
     name: str
@@ -74,7 +74,7 @@ class AskTerms:
     round: int
 
 
-Request = Lookup | History | Submit | AskHead | AskChanges | AskTerms
+Request = Lookup | AskHistory | Submit | AskHead | AskChanges | AskTerms
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +96,14 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The operation stands in this round."""
+    """The operation that was submitted stands in this round."""
 
     round: int
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedReply:
-    """The request has changed nothing."""
+    """The request has changed nothing, and why."""
 
     refusal: Refusal
 
@@ -128,7 +128,7 @@ class ChangesAre:
 
 @dataclass(frozen=True, slots=True)
 class TermsAre:
-    """A configuration's text."""
+    """The text of the configuration that was asked for."""
 
     config: str
 
@@ -150,11 +150,11 @@ _TERMS_ARE, _RECEIPTED = 135, 136
 
 
 def encode_request(request: Request) -> bytes:
-    """One payload."""
+    """A request as the payload of a frame."""
     match request:
         case Lookup(name, old_size):
             return _pack(_LOOKUP, name, old_size)
-        case History(name, incarnation, version):
+        case AskHistory(name, incarnation, version):
             return _pack(_HISTORY, name, incarnation, version)
         case Submit(operation):
             return _pack(_SUBMIT, operation)
@@ -167,7 +167,7 @@ def encode_request(request: Request) -> bytes:
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """One payload."""
+    """A reply as the payload of a frame."""
     match reply:
         case LookedUp(evidence, consistency, links):
             return _pack(
@@ -190,14 +190,14 @@ def encode_reply(reply: Reply) -> bytes:
 
 
 def decode_request(payload: bytes) -> Request:
-    """Raises DecodeError."""
+    """The request that a payload is. Raises DecodeError."""
     match _unpack(payload):
         case [1, str(name), int(old_size)] if _is_number(old_size):
             return Lookup(check_name(name), old_size)
         case [2, str(name), int(incarnation), int(version)] if _is_number(
             incarnation
         ) and _is_number(version):
-            return History(check_name(name), incarnation, version)
+            return AskHistory(check_name(name), incarnation, version)
         case [3, bytes(operation)] if len(operation) <= SUBMIT_MAX:
             return Submit(operation)
         case [4]:
@@ -211,7 +211,7 @@ def decode_request(payload: bytes) -> Request:
 
 
 def decode_reply(payload: bytes) -> Reply:
-    """Raises DecodeError."""
+    """The reply that a payload is. Raises DecodeError."""
     match _unpack(payload):
         case [129, bytes(evidence), bytes(consistency), bytes(links)]:
             return LookedUp(_evidence(evidence), _proof(consistency), _links(links))

@@ -1,2 +1,6 @@
-"""Sessions between two devices: prekeys, the ratchet, envelopes of one size and the routes that
-they take. Values to bytes and back, with keys handed in; no I/O."""
+"""Sessions between two devices. PROTOCOL.rst, Prekeys, Session and Envelope.
+
+In come keys, randomness and envelopes; out go prekeys, sealed envelopes of one size, what they
+said, and the state of a session as bytes. ``routes`` finds the session that an envelope is of. No
+I/O; the client uses it, and the message server reads prekeys by it.
+"""

@@ -72,7 +72,7 @@ def _kind(record: bytes) -> PrekeyKind:
 
 
 class Reply:
-    """Answers a request."""
+    """The answer to a request."""
 
     __slots__ = ()
     KIND: ClassVar[int]
@@ -84,14 +84,14 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Done(Reply):
-    """Done, and on the server's disk."""
+    """What was asked for is done, and on the server's disk."""
 
     KIND: ClassVar[int] = 64
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorReply(Reply):
-    """Nothing was done."""
+    """Nothing was done, and why."""
 
     KIND: ClassVar[int] = 65
     code: Code
@@ -171,7 +171,7 @@ R_co = TypeVar("R_co", bound=Reply, covariant=True)
 
 
 class Request(Generic[R_co]):
-    """Asks for a reply of type R, or Refused."""
+    """What asks a server for a reply of type R, or ErrorReply."""
 
     __slots__ = ()
     KIND: ClassVar[int]
@@ -212,7 +212,7 @@ class UploadPrekeys(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class CountPrekeys(Request[PrekeyCount]):
-    """How many of the client's prekeys are left."""
+    """Asks how many of the client's prekeys are left."""
 
     KIND: ClassVar[int] = 4
     REPLY: ClassVar[type[Reply]] = PrekeyCount
@@ -259,7 +259,7 @@ class List(Request[EnvelopeIds]):
 
 @dataclass(frozen=True, slots=True)
 class Fetch(Request[Stored]):
-    """One of the client's envelopes."""
+    """Asks for one of the client's envelopes, by its id."""
 
     KIND: ClassVar[int] = 8
     REPLY: ClassVar[type[Reply]] = Stored
@@ -292,7 +292,7 @@ class Subscribe(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class GetLimits(Request[ServerLimits]):
-    """What the server keeps for an account."""
+    """Asks what the server keeps for an account."""
 
     KIND: ClassVar[int] = 11
     REPLY: ClassVar[type[Reply]] = ServerLimits
@@ -405,15 +405,15 @@ def _decode(data: bytes, table: dict[int, tuple[int, Callable[..., T]]]) -> T:
 
 
 def decode_request(data: bytes) -> AnyRequest:
-    """Raises DecodeError."""
+    """The request that a payload is. Raises DecodeError."""
     return _decode(data, _REQUESTS)
 
 
 def decode_reply(data: bytes) -> AnyReply:
-    """Raises DecodeError."""
+    """The reply that a payload is. Raises DecodeError."""
     return _decode(data, _REPLIES)
 
 
 def decode_push(data: bytes) -> Arrived:
-    """Raises DecodeError."""
+    """The push that a payload is. Raises DecodeError."""
     return _decode(data, _PUSHES)

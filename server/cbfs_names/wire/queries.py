@@ -14,10 +14,10 @@ from cbfs_common.names.wire import (
     NAMES_REPLY_MAX,
     AskChanges,
     AskHead,
+    AskHistory,
     AskTerms,
     ChangesAre,
     HeadIs,
-    History,
     LookedUp,
     Lookup,
     RefusedReply,
@@ -32,7 +32,7 @@ from cbfs_names.state.round_log import Head, RoundLog
 from cbfs_names.state.store import StateStore
 from cbfs_names.state.tables import DAMAGED
 
-Asked = Lookup | History | AskHead | AskChanges | AskTerms
+Asked = Lookup | AskHistory | AskHead | AskChanges | AskTerms
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Answers:
         match request:
             case Lookup(name, old_size):
                 return self._look_up(name, old_size)
-            case History(name, incarnation, version):
+            case AskHistory(name, incarnation, version):
                 return self._history(name, incarnation, version)
             case AskHead():
                 return HeadIs(self.head.note, self.head.round, self.head.log_proof)
