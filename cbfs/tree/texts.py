@@ -26,34 +26,34 @@ README = """This folder is a messenger. Files are messages.
 Write to somebody        mkdir outbox/bob
                          echo hello > outbox/bob/hi
 to several, with subject mkdir 'outbox/bob,carol lunch'
-to yourself              mkdir outbox/YOURNAME: kept here, sent nowhere
+to yourself              mkdir outbox/YOURNAME: it is kept here and sent nowhere
 Read                     ls unread; cat unread/*
                          tail -f conversations/*-bob/transcript
 Find                     ls 'search/lunch from:bob after:2026-11-01'
                          ls by-date/2026-11-24
-Answer                   save a file in the folder of the same name under outbox/
+Answer                   save a file in the folder of that name under outbox/
 A folder                 cp -r photos tmp/; mv tmp/photos outbox/bob/
 Take back                rm the file in outbox/ before it is sent: a second after it
                          was last changed, or when the editor that has it open ends
 Later                    touch -d 'tomorrow 8:00' outbox/bob/hi
 Delete                   rm conversations/.../MESSAGE
-                         by itself: echo 'lifetime = "7d"' > outbox/.../metadata.toml
+                         after a week: echo 'lifetime = "7d"' > outbox/.../metadata.toml
 Strangers                cat requests/*/message; mv requests/bob contacts/ accepts,
                          rmdir requests/bob declines
 Who they are             cat contacts/bob/fingerprint: compare it by voice, then
                          cp contacts/bob/fingerprint contacts/bob/verified
-Call bob otherwise       mv contacts/bob contacts/bobby
-Not from bob             touch contacts/bob/muted, or blocked; rm it to undo
-How things are           cat status; of one message: getfattr -d MESSAGE
+Call bob something else  mv contacts/bob contacts/bobby
+Hear less of bob         touch contacts/bob/muted, or blocked; rm it to undo this
+How things are           cat status; for one message: getfattr -d MESSAGE
 Settings                 edit config.toml
 
-What cannot be sent stays in outbox/ with NAME.error beside it, which says why. Rename
-or change the file to try again. So does what has the name of a scratch file, after a
-minute; and a copy that has failed, until it is copied anew.
+A file that cannot be sent stays in outbox/ with NAME.error beside it, which says why.
+Rename or change the file to try again. The same happens, after a minute, to a file with
+the name of a scratch file, and to a copy that has failed, until it is copied anew.
 
 tmp/ is for files that you prepare; it is emptied at unmount. ui_info/ is for programs
-that keep something of their own here. quarantine/, when it is there, has envelopes
-that could not be read. Unmount: fusermount3 -u on this folder.
+that keep something of their own here. quarantine/, if it is there, has envelopes that
+could not be read. To unmount, use fusermount3 -u on this folder.
 """
 
 
@@ -154,14 +154,14 @@ def changed_text(contact: Contact, fingerprint: Fingerprint) -> str:
 seen here {moment(contact.stopped):%Y-%m-%d %H:%M} UTC, round {offered.round} of the name directory.
 The new keys are not signed by the old ones. It may be the same person after a loss, or anybody.
 
-Nothing is sent to {name} until you decide. What you wrote waits; what comes under the new keys
+Nothing is sent to {name} until you decide. What you wrote waits, and what comes under the new keys
 waits as well.
 
-The same person, and you have compared the fingerprint by voice:
+If it is the same person, and you have compared the fingerprint by voice:
     cp fingerprint verified          or: cbfs verify MOUNT {name}
-You want to write to the new owner without comparing:
+If you want to write to the new owner without comparing:
     cp CHANGED accepted
-Neither: do nothing. The old keys stay as they are.
+Otherwise do nothing. The old keys stay as they are.
 
 The fingerprint of the new keys:
 {digits}
@@ -172,7 +172,7 @@ def mark_text(contact: Contact, mark: Mark) -> str:
     """blocked and muted of a contact."""
     what = {
         Mark.BLOCKED: "What they send is dropped unseen, and nothing is sent to them.",
-        Mark.MUTED: "What they send is in its conversation, and not in unread/.",
+        Mark.MUTED: "What they send is in its conversation, but not in unread/.",
     }[mark]
     return f"Since {moment(contact.marked(mark)):%Y-%m-%d %H:%M} UTC. {what} rm undoes it.\n"
 
@@ -187,10 +187,11 @@ def lapse_text(what: str) -> str:
     """Of a name that cannot be kept."""
     return f"""Your name cannot be kept: {what}.
 
-Who knows you already goes on writing to you, and you to them. Nobody new finds you without it.
+People who know you already can go on writing to you, and you to them. Nobody new can find you
+without the name.
 Look at it:                  cbfs name show
 Renew it by hand:            fusermount3 -u MOUNT; cbfs name renew
-When that is refused for good, make an account of another name with cbfs init, and tell your
+If that is refused for good, make an account with another name with cbfs init, and tell your
 contacts.
 """
 
@@ -199,10 +200,10 @@ def alarm_text(what: str) -> str:
     """Of a name that somebody else has changed."""
     return f"""Your name is not safe: {what}.
 
-You did not do this with this account. Tell your contacts by another way, and let them compare
+You did not do this with this account. Tell your contacts in another way, and let them compare
 fingerprints with you before they write.
 Look at it:                  cbfs name show
-Your keys are in other hands: cbfs name rotate
+If others have your keys:    cbfs name rotate
 """
 
 
@@ -211,7 +212,7 @@ def warning_text(contact: Contact) -> str:
     entry = contact.entry
     lines = [f"{contact.warning}."] if contact.warning else []
     if entry.status is Status.FROZEN:
-        lines.append("They have frozen the name: the keys may be in other hands. Nothing is sent.")
+        lines.append("They have frozen the name: others may have its keys. Nothing is sent.")
     if entry.heirs.keys:
         lines.append(
             f"Somebody with the recovery key takes the name over on {moment(entry.due * 1_000):%F},"
@@ -257,7 +258,7 @@ def request_text(request: MessageRequest, me: str, label: Callable[[str], str]) 
         f"Accept, and see all:     mv requests/{shown} contacts/",
         f"Decline:                 rmdir requests/{shown}",
         f"Never hear of them:      touch requests/{shown}/blocked",
-        f"{shown} is told of none of this, nor that the message has come.",
+        f"{shown} is not told of any of this, nor that the message has arrived.",
     ]
     return "\n".join(lines) + "\n"
 
