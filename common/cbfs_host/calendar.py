@@ -1,4 +1,5 @@
-"""What time it is for a server whose clock may jump. Pure: the caller has the clocks.
+"""What time it is for a server whose clock may jump. ``Calendar`` is pure: the caller has the
+clocks.
 
 Mail grows old by ``lived``, which is no date: it goes on with the time that the machine runs, and
 takes at most a day for the time between two lives of the server, whatever the clock says. So a
@@ -9,6 +10,7 @@ believed when it has stood so for a day. What is kept of both between two lives 
 
 import math
 import struct
+import time
 from dataclasses import dataclass
 
 from cbfs_common.errors import DecodeError
@@ -20,6 +22,11 @@ EARLIEST = 1_600_000_000
 
 _MARK = struct.Struct(">QQQ")
 _SECONDS_MAX = 2**63
+
+
+def running() -> float:
+    """Seconds since the machine was started, asleep or not."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass(frozen=True, slots=True)

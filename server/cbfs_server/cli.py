@@ -177,11 +177,11 @@ async def serve(
                     if options.own is not None:
                         nursery.start_soon(_end_of_input, nursery.cancel_scope)
                     pusher = Pusher(store)
-                    house = Housekeeping(store, data)
+                    housekeeping = Housekeeping(store, data)
                     for listener, accounts in listeners:
-                        service = house.service(pusher, options.mailbox, accounts)
+                        service = housekeeping.service(pusher, options.mailbox, accounts)
                         Server(secret, random, service, pusher, nursery).start(listener)
-                    nursery.start_soon(keep_going, "housekeeping", house.keep)
+                    nursery.start_soon(keep_going, "housekeeping", housekeeping.keep)
                     async with _reached(options, onion, public.getsockname()[1]) as where:
                         print(Address(dh_public(secret), *where).url(), flush=True)
                         await trio.sleep_forever()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import trio
 
-from cbfs_host.calendar import DAY, Calendar
+from cbfs_host.calendar import DAY, Calendar, running
 from cbfs_host.lmdb_environment import StoreError
 from cbfs_server.limits import (
     EXPIRY_PERIOD,
@@ -23,11 +23,6 @@ from cbfs_server.service import Expired, Service, expire
 from cbfs_server.store import MailboxStore, MailboxWriter
 
 _log = logging.getLogger(__name__)
-
-
-def running() -> float:
-    """Seconds since the machine was started, asleep or not."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Housekeeping:

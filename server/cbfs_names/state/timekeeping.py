@@ -11,16 +11,11 @@ import time
 from collections.abc import Callable
 
 from cbfs_common.limits import NAME_GRACE
-from cbfs_host.calendar import Calendar
+from cbfs_host.calendar import Calendar, running
 from cbfs_names.limits import MARK_PERIOD
 from cbfs_names.state.store import StateStore
 
 _log = logging.getLogger(__name__)
-
-
-def running() -> float:
-    """Seconds since the machine was started, asleep or not."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Timekeeper:
