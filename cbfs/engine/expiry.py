@@ -23,7 +23,7 @@ from cbfs.receiving import message_requests
 from cbfs.storage.faults import ProgramFault, contained, unharmed
 from cbfs.storage.store import Reader, Writer
 from cbfs_common.errors import CbfsError
-from cbfs_common.messages.lifetime import end_of
+from cbfs_common.messages.conversation import end_of
 
 BATCH = 64
 """Messages that are deleted in one transaction."""

@@ -17,7 +17,7 @@ from cbfs.problems import Backoff, NotYet
 from cbfs.storage.encoding import u64
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.errors import CbfsError
-from cbfs_common.random_times import below, exponential
+from cbfs_common.primitives import below, exponential
 
 MEET_DELAY = 30.0
 """Mean seconds before each look-up."""

@@ -18,7 +18,7 @@ from cbfs.names.own_name import OwnName
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import NAME_GRACE, NAME_QUARANTINE
 from cbfs_common.names.operations import OperationRefused, Refusal
-from cbfs_common.random_times import exponential
+from cbfs_common.primitives import exponential
 
 RENEW_BEFORE = 90 * 86_400
 """Seconds before its end from which on a name is renewed."""

@@ -15,7 +15,7 @@ from cbfs.messages.model import Content, Delivery, Message
 from cbfs.messages.transcript import Extent, Line
 from cbfs.storage.encoding import pack, u64, unpack
 from cbfs.storage.store import Meta, Reader, Series, Table, Writer
-from cbfs_common.messages.lifetime import FOREVER, Lifetime, end_of
+from cbfs_common.messages.conversation import FOREVER, Lifetime, end_of
 
 HEADS_MAX = 16
 """Parents that a message names at most."""

@@ -17,7 +17,7 @@ from cbfs.messages.model import Delivery, Message
 from cbfs.storage.encoding import pack, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.limits import INCOMPLETE_FOR, MESSAGE_LIFETIME_MAX, MESSAGE_LIFETIME_MIN
-from cbfs_common.messages.lifetime import FOREVER, Lifetime, agreed, changed, end_of
+from cbfs_common.messages.conversation import FOREVER, Lifetime, agreed, changed, end_of
 
 SLOT = 3_600_000
 """Milliseconds."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from cbfs_common.messages.lifetime import FOREVER, Lifetime
+from cbfs_common.messages.conversation import FOREVER, Lifetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,8 @@ import trio
 from cbfs.network.dial import Dialer
 from cbfs_common.errors import CbfsError, DecodeError, TransportError
 from cbfs_common.limits import PADDING_MEAN, PUSH_WINDOW
-from cbfs_common.primitives import KEY_SIZE, Random
+from cbfs_common.primitives import KEY_SIZE, Random, exponential
 from cbfs_common.profile import Address
-from cbfs_common.random_times import exponential
 from cbfs_common.wire.requests import (
     Code,
     ErrorReply,

@@ -13,8 +13,7 @@ from typing import Protocol
 import trio
 
 from cbfs.network.dial import Dialer
-from cbfs_common.primitives import Random
-from cbfs_common.random_times import exponential
+from cbfs_common.primitives import Random, exponential
 
 LINGER_MEAN = 2.0
 """Seconds that a connection stays open after the last thing that came, in the mean: when it ends

@@ -19,7 +19,7 @@ from cbfs.sending.cover_traffic import CoverTraffic
 from cbfs.storage.faults import contained
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import ENVELOPE_SIZE
-from cbfs_common.random_times import exponential
+from cbfs_common.primitives import exponential
 from cbfs_common.wire.requests import (
     ID_SIZE,
     AnyRequest,

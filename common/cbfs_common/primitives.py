@@ -5,6 +5,7 @@ have checked sizes when they parsed, so a wrong size here is a bug and raises Va
 """
 
 import hmac
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -198,3 +199,24 @@ def box_open(public: bytes, secret: bytes, nonce: bytes, sealed: bytes) -> bytes
         return bindings.crypto_box_open(sealed, nonce, public, secret)
     except nacl.CryptoError as error:
         raise CryptoError("cannot be opened") from error
+
+
+# Random moments and choices, from the source of randomness that the caller was given
+
+_BITS = 53
+"""Of randomness: what a float holds."""
+
+
+def exponential(random: Random, mean: float) -> float:
+    """A waiting time, exponentially distributed with this mean; at most 37 times the mean.
+
+    Such times have no memory: how long one has waited says nothing of how long it still takes.
+    So one that has not come may be drawn anew, and many of them together are again one of this
+    kind, with the sum of the rates."""
+    draw = int.from_bytes(random.token(8), "big") >> (64 - _BITS)
+    return -mean * math.log((draw + 1) / (1 << _BITS))
+
+
+def below(random: Random, count: int) -> int:
+    """One of 0 .. count - 1; even to within 2^-32 for counts below 2^32."""
+    return int.from_bytes(random.token(8), "big") * count >> 64

@@ -18,8 +18,7 @@ import trio
 
 from cbfs_common.errors import TransportError
 from cbfs_common.limits import PADDING_MEAN
-from cbfs_common.primitives import Random
-from cbfs_common.random_times import below, exponential
+from cbfs_common.primitives import Random, below, exponential
 from cbfs_common.wire.transport import PUSH, Established, Event, ServerConnection
 from cbfs_host.logs import keep_going, tell_fault
 from cbfs_server.limits import (

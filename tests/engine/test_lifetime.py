@@ -37,8 +37,15 @@ from cbfs_common.limits import (
     MESSAGE_LIFETIME_MIN,
 )
 from cbfs_common.messages.body import Part, encode_part
-from cbfs_common.messages.conversation import conversation_id
-from cbfs_common.messages.lifetime import FOREVER, Lifetime, agreed, changed, end_of, is_lifetime
+from cbfs_common.messages.conversation import (
+    FOREVER,
+    Lifetime,
+    agreed,
+    changed,
+    conversation_id,
+    end_of,
+    is_lifetime,
+)
 from tests.support.fake_backend import BOB
 from tests.support.stores import open_store
 

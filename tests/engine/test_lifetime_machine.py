@@ -14,7 +14,7 @@ from cbfs.engine.expiry import Timetable, end
 from cbfs.messages import history, lifetimes
 from cbfs.storage.store import Table
 from cbfs_common.limits import LIFETIME_WAIT, MESSAGE_LIFETIME_MAX
-from cbfs_common.messages.lifetime import Lifetime
+from cbfs_common.messages.conversation import Lifetime
 from tests.engine.test_healing_machine import NAMES, WHO, Healing
 from tests.support.healing_world import Client
 

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import open_link, request
 from cbfs_common.limits import FRAME_SIZE, PADDING_MEAN
-from cbfs_common.primitives import Random, dh_public, kem_encapsulate
+from cbfs_common.primitives import Random, below, dh_public, exponential, kem_encapsulate
 from cbfs_common.profile import Address
-from cbfs_common.random_times import below, exponential
 from cbfs_common.wire.requests import GetLimits
 from cbfs_common.wire.transport import ANSWER_SIZE, HELLO_SIZE, PROOF_SIZE, ClientConnection
 from cbfs_server.push import Pusher

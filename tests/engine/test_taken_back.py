@@ -14,7 +14,7 @@ from cbfs.messages.model import Conversation, Delivery, Message
 from cbfs.messages.queues import delivery_queue, note_queue
 from cbfs.messages.queues.note_queue import missing
 from cbfs.storage.store import Series, Store, Table, Writer
-from cbfs_common.messages.lifetime import FOREVER
+from cbfs_common.messages.conversation import FOREVER
 from tests.engine.test_engine import NO_TOR, Recorder, account, send, until
 from tests.engine.test_lifetime import said as a_part
 from tests.engine.test_lifetime import take

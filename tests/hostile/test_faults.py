@@ -12,7 +12,7 @@ from cbfs.storage.store import Table
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.messages.body import encode_part
-from cbfs_common.messages.lifetime import Lifetime
+from cbfs_common.messages.conversation import Lifetime
 from tests.engine.test_engine import send
 from tests.hostile.breaking import FAULTS, SECRET, breaking
 from tests.hostile.town import Town

@@ -31,7 +31,7 @@ from cbfs.receiving import message_requests
 from cbfs.storage.store import Store, Table
 from cbfs.tree.nodes import Folder
 from cbfs_common.messages.body import encode_part
-from cbfs_common.messages.lifetime import FOREVER
+from cbfs_common.messages.conversation import FOREVER
 from tests.engine.test_engine import NO_TOR, Recorder, read, send, until
 from tests.engine.test_lifetime import said
 from tests.engine.test_names_wrong_clock import DAY, Clock

@@ -19,7 +19,7 @@ from cbfs_common.limits import (
     PARENTS_MAX,
 )
 from cbfs_common.messages.body import Part, decode_body, decode_part, encode_part, part_capacity
-from cbfs_common.messages.lifetime import FOREVER, Lifetime
+from cbfs_common.messages.conversation import FOREVER, Lifetime
 
 NAMES = st.from_regex(r"[a-z0-9]{3,8}[xyz]", fullmatch=True)
 

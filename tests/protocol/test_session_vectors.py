@@ -11,7 +11,7 @@ import pytest
 from cbfs_common import errors, primitives
 from cbfs_common.messages import body as message
 from cbfs_common.messages import folder
-from cbfs_common.messages.lifetime import Lifetime
+from cbfs_common.messages.conversation import Lifetime
 from cbfs_common.profile import Address, Profile, decode_profile
 from cbfs_common.session import session
 from cbfs_common.session.prekey import Prekey, PrekeyKind, PrekeyPair, decode_prekey, make_prekey

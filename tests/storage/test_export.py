@@ -15,7 +15,7 @@ from cbfs.messages.queues.incomplete import Incomplete, all_incomplete, decode_i
 from cbfs.storage.records import Table
 from cbfs.storage.store import Meta, Store
 from cbfs_common.errors import DecodeError
-from cbfs_common.messages.lifetime import FOREVER
+from cbfs_common.messages.conversation import FOREVER
 from tests.engine.test_lifetime import said, take
 from tests.support.exported import opened
 

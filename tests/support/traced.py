@@ -36,9 +36,8 @@ from cbfs.storage.store import Store as ClientStore
 from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.names.entry import Entry, Keys, Status
 from cbfs_common.names.layout import ZERO
-from cbfs_common.primitives import Random, dh_public, sign_public
+from cbfs_common.primitives import Random, dh_public, exponential, sign_public
 from cbfs_common.profile import Address
-from cbfs_common.random_times import exponential
 from cbfs_common.session.prekey import PrekeyKind, make_prekey
 from cbfs_common.wire.requests import CreateAccount, Deliver, UploadPrekeys
 from cbfs_host.lmdb_environment import StoreError

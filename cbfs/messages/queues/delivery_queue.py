@@ -31,7 +31,7 @@ from cbfs.storage.store import Meta, Reader, Series, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import DATE_MAX, OFFER_AFTER
 from cbfs_common.messages.body import part_capacity
-from cbfs_common.messages.lifetime import Lifetime
+from cbfs_common.messages.conversation import Lifetime
 
 _JOB_KEY = 24
 

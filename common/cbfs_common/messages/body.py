@@ -22,7 +22,7 @@ from cbfs_common.limits import (
     PARTS_MAX,
     SUBJECT_MAX,
 )
-from cbfs_common.messages.lifetime import FOREVER, Lifetime, is_lifetime
+from cbfs_common.messages.conversation import FOREVER, Lifetime, is_lifetime
 from cbfs_common.profile import check_name
 
 MESSAGE_ID_SIZE = 16

@@ -1,10 +1,22 @@
-"""Ids of conversations. PROTOCOL.rst, Message, Conversations.
+"""Conversations: their ids, and how long their messages are kept. PROTOCOL.rst, Message,
+Conversations and Lifetimes.
 
-The first conversation of some people about a subject has an id that follows from them, and so
-has the second, and so on. Two who begin the same conversation at once thus begin one.
+The first conversation of some people about a subject has an id that follows from them, and so has
+the second, and so on. Two who begin the same conversation at once thus begin one. The clock is the
+caller's.
 """
 
-from cbfs_common.limits import CONVERSATION_NUMBERS
+from dataclasses import dataclass
+
+from cbfs_common.limits import (
+    CONVERSATION_NUMBERS,
+    DATE_MAX,
+    LIFETIME_CHANGE_MAX,
+    LIFETIME_CHANGES_AHEAD,
+    LIFETIME_WAIT,
+    MESSAGE_LIFETIME_MAX,
+    MESSAGE_LIFETIME_MIN,
+)
 from cbfs_common.primitives import kdf
 
 CONVERSATION_ID_SIZE = 16
@@ -34,3 +46,58 @@ def fits(id: bytes, participants: tuple[str, ...], subject: str) -> bool:
         conversation_id(participants, subject, number) == id
         for number in range(CONVERSATION_NUMBERS)
     )
+
+
+# Lifetimes
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """``seconds`` for which a message is kept once it is there, 0 for ever. ``change``: how often
+    the people of its conversation had changed that, as far as its sender knew; 0 is never, and
+    then the seconds are 0."""
+
+    seconds: int = 0
+    change: int = 0
+
+
+FOREVER = Lifetime()
+
+
+def is_lifetime(seconds: object, change: object) -> bool:
+    """Whether a message may say so."""
+    if type(seconds) is not int or type(change) is not int:
+        return False
+    if not 0 <= change <= LIFETIME_CHANGE_MAX:
+        return False
+    return seconds == 0 or (change > 0 and MESSAGE_LIFETIME_MIN <= seconds <= MESSAGE_LIFETIME_MAX)
+
+
+def agreed(known: Lifetime, told: Lifetime) -> Lifetime:
+    """The lifetime of a conversation after a message with another one: the later change counts,
+    of two that were made at once the shorter. A change that is too far ahead does not count, so
+    that nobody can use up the numbers. All who have the same messages agree."""
+    if told.change > known.change + LIFETIME_CHANGES_AHEAD:
+        return known
+    return max(known, told, key=_rank)
+
+
+def changed(known: Lifetime, seconds: int) -> Lifetime:
+    """The lifetime of a conversation after one of its people has set ``seconds``."""
+    if seconds == known.seconds:
+        return known
+    return Lifetime(seconds, min(known.change + 1, LIFETIME_CHANGE_MAX))
+
+
+def _rank(lifetime: Lifetime) -> tuple[int, int]:
+    return lifetime.change, -(lifetime.seconds or MESSAGE_LIFETIME_MAX + 1)
+
+
+def end_of(lifetime: Lifetime, now: int, *, waits: bool) -> int:
+    """When a message ends that is there at ``now`` (milliseconds since 1970, by the own clock:
+    nobody else's date counts), 0 for never. One that ``waits`` to be delivered ends
+    LIFETIME_WAIT later, unless it is delivered."""
+    if not lifetime.seconds:
+        return 0
+    left = lifetime.seconds + (LIFETIME_WAIT if waits else 0)
+    return min(now + left * 1_000, DATE_MAX)
