@@ -20,8 +20,8 @@ kernel does not know what another one has changed, so that none may answer for u
 
 
 class Attributes:
-    """Of the nodes that one mount shows. Everything belongs to the user ``uid`` and the group
-    ``gid``, those of the daemon."""
+    """Makes the attributes of what one mount shows. Everything belongs to the user ``uid`` and the
+    group ``gid``, those of the daemon."""
 
     def __init__(self, view: MountView, message_seconds: float = MESSAGE_CACHE_SECONDS) -> None:
         """``message_seconds``: for how long the kernel may answer for us of a message."""
@@ -35,7 +35,8 @@ class Attributes:
         self._message_seconds = entry.attr_timeout = message_seconds
 
     def of(self, node: Node) -> EntryAttributes:
-        """Those of a node. The next call may change what this one gives: pyfuse3 copies it."""
+        """The attributes of a node. The next call may change what this one gives: pyfuse3 copies
+        it."""
         if isinstance(node, MessageFile):
             return self._of_message(node)
         entry = EntryAttributes()

@@ -123,7 +123,7 @@ class FuseOption(str):
     __slots__ = ()
 
     def encode(self, _encoding: str = "", _errors: str = "") -> bytes:
-        """As paths are."""
+        """The option's bytes, as those of a path."""
         return os.fsencode(str(self))
 
 

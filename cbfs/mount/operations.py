@@ -1,4 +1,5 @@
-"""FUSE requests onto the tree. The one place where errors become errno.
+"""FUSE requests onto the tree, and the files that they have open. The one place where errors become
+errno.
 
 No handler of lookup, getattr, readdir, open, read or statfs waits for the network or the disk's
 flush. A handler that raises anything but FUSEError would end the mount, so each is wrapped.
@@ -9,6 +10,7 @@ import functools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +33,6 @@ from pyfuse3 import (
 )
 
 from cbfs.mount.attributes import Attributes
-from cbfs.mount.handles import Handles
 from cbfs.mount.notifier import STAGED, Notifier
 from cbfs.mount.quota import BLOCK_SIZE, Quota, errno_of
 from cbfs.mount.view import MountView
@@ -46,7 +47,7 @@ from cbfs.tree.nodes import (
     SymbolicLink,
     Text,
 )
-from cbfs.tree.processes import ProcFS
+from cbfs.tree.processes import Process, ProcFS
 from cbfs.tree.rules import TreeError
 from cbfs.tree.virtual.conversation_folder import MessageFolder
 from cbfs.tree.virtual.unread_folder import counts_as_reading
@@ -79,6 +80,71 @@ def _handler(function: H) -> H:
             raise FUSEError(errno.EIO) from error
 
     return wrapped  # type: ignore[return-value]  # the same signature
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """One open file. ``writes``: it may be written to. ``new``: reading it to the end makes the
+    message read. ``thread`` has opened it, ``author`` is its process when it writes. ``appends``:
+    by O_APPEND."""
+
+    node: Node
+    writes: bool
+    new: bool
+    thread: int = 0
+    author: Process | None = None
+    appends: bool = False
+
+
+class Handles:
+    """The open files of a mount, by the number that the kernel gives back with each request. Counts
+    in each ``File`` how many have it open, and how many of them write."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, Handle] = {}
+        self._last = 0
+
+    def number(self) -> int:
+        """A fresh number."""
+        self._last += 1
+        return self._last
+
+    def open(
+        self,
+        node: Node,
+        thread: int,
+        *,
+        writes: bool,
+        new: bool,
+        author: Process | None = None,
+        appends: bool = False,
+    ) -> int:
+        """A handle on a file: its number."""
+        number = self.number()
+        self._open[number] = Handle(node, writes, new, thread, author, appends)
+        if isinstance(node, File):
+            node.handles += 1
+            node.writers += writes
+        return number
+
+    def __getitem__(self, number: int) -> Handle:
+        return self._open[number]
+
+    def close(self, number: int) -> Handle:
+        """The handle of that number, which is no more."""
+        handle = self._open.pop(number)
+        if isinstance(handle.node, File):
+            handle.node.handles -= 1
+            handle.node.writers -= handle.writes
+        return handle
+
+    def numbers(self) -> list[int]:
+        """Those that are open."""
+        return list(self._open)
+
+    def nodes(self) -> list[Node]:
+        """What is open, once for each handle."""
+        return [handle.node for handle in self._open.values()]
 
 
 class Operations(pyfuse3.Operations):

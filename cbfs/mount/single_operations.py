@@ -42,7 +42,7 @@ class Caller:
 
     @property
     def context(self) -> pyfuse3.RequestContext:
-        """As handlers take it: pyfuse3 lets nobody else make one."""
+        """The caller, as a handler is given it: pyfuse3 lets nobody else make such a context."""
         return cast(pyfuse3.RequestContext, self)
 
 
@@ -58,7 +58,7 @@ class ChangedFields:
 
     @property
     def fields(self) -> pyfuse3.SetattrFields:
-        """As the handler takes it."""
+        """The fields, as the handler of setattr is given them."""
         return cast(pyfuse3.SetattrFields, self)
 
 
@@ -80,7 +80,8 @@ class SingleAttributes(Attributes):
         self._numbers = numbers
 
     def of(self, node: Node) -> EntryAttributes:
-        """Those of a node, with its number here. The next call may change what this one gives."""
+        """The attributes of a node, with its number here. The next call may change what this one
+        gives."""
         entry = super().of(node)
         entry.st_ino = pyfuse3.InodeT(self._numbers.number(node))
         return entry

@@ -25,7 +25,7 @@ from cbfs.tree.watchers import Watchers
 
 
 class MountView:
-    """One for a mount: its tree, its outbox, its status, and what shows the engine's news in them.
+    """What one mount shows: its tree, its outbox and its status, and the engine's news in them.
 
     ``grace`` (seconds) is in the place of that of the settings, if given; ``sync_send`` is the
     limit (seconds) of ``cbfs.outbox.sync_send``, 0 without it. Tasks run in ``nursery``. No method

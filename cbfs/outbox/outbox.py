@@ -59,8 +59,8 @@ class OutboxEvents(Protocol):
 
 
 class Outbox:
-    """One for a mount: its folders, its drafts and their error files, and what its loop and the
-    sending of drafts share.
+    """The outbox of one mount: its folders, its drafts and their error files, and what its loop and
+    the sending of drafts share.
 
     ``grace`` (seconds) is in the place of that of the settings, if given. Changes that the daemon
     makes by itself go through ``watchers``; ``tasks`` outlive faults."""
