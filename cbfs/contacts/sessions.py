@@ -53,6 +53,21 @@ class Held:
         return pack(self.peer, self.heard, self.made, self.session.encode())
 
 
+def _decode_held(data: bytes) -> Held:
+    peer, heard, made, session = unpack(data, str, int, int, bytes)
+    return Held(decode_session(session), peer, heard, made)
+
+
+def _encode_ahead(since: int) -> bytes:
+    """The record of ``Meta.PREKEYS_AHEAD``, in seconds since 1970."""
+    return pack(since)
+
+
+def _decode_ahead(data: bytes) -> int:
+    since: int = unpack(data, int)[0]
+    return since
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """An envelope that was opened. ``peer`` is the session's name for the sender, empty when the
@@ -102,13 +117,12 @@ class Sessions:
         self._routes = Routes()
         with store.read() as reader:
             for _key, data in reader.items(Table.SESSIONS):
-                peer, heard, made, session = unpack(data, str, int, int, bytes)
-                self._take(Held(decode_session(session), peer, heard, made))
+                self._take(_decode_held(data))
             for _key, data in reader.items(Table.PREKEYS):
                 pair = PrekeyPair.decode(data)
                 self._pairs[pair.id] = pair
             since = reader.get(Table.META, Meta.PREKEYS_AHEAD)
-        self._ahead_since = None if since is None else unpack(since, int)[0]
+        self._ahead_since = None if since is None else _decode_ahead(since)
         self._clock = max((max(h.heard, h.made) for h in self._held.values()), default=0)
 
     @property
@@ -202,7 +216,7 @@ class Sessions:
                 for each in changed:
                     writer.put(Table.SESSIONS, each.session.id, each.encode())
                 if ahead:
-                    writer.put(Table.META, Meta.PREKEYS_AHEAD, pack(seconds))
+                    writer.put(Table.META, Meta.PREKEYS_AHEAD, _encode_ahead(seconds))
 
             await store.commit(change)
             for each in changed:

@@ -14,7 +14,7 @@ from cbfs.account.settings import Strangers
 from cbfs.contacts.contact import Standing
 from cbfs.context import Context
 from cbfs.problems import Backoff, NotYet
-from cbfs.storage.encoding import u64
+from cbfs.storage.encoding import number_of, u64
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.primitives import below, exponential
@@ -113,14 +113,23 @@ def _key(reader: Reader, name: str) -> bytes:
 
 
 def _put_off(writer: Writer, name: str, now: int) -> None:
-    """A name could not be confirmed, once more: record until u64 | wait u64, in milliseconds."""
-    last = int.from_bytes((writer.get(Table.META, _key(writer, name)) or b"")[8:16], "big")
+    """A name could not be confirmed, once more."""
+    _until, last = _decode(writer.get(Table.META, _key(writer, name)) or b"")
     wait = min(2 * last or AGAIN, AGAIN_MOST)
-    writer.put(Table.META, _key(writer, name), u64(now + wait) + u64(wait))
+    writer.put(Table.META, _key(writer, name), _encode(now + wait, wait))
+
+
+def _encode(until: int, wait: int) -> bytes:
+    """until u64 | wait u64, in milliseconds."""
+    return u64(until) + u64(wait)
+
+
+def _decode(data: bytes) -> tuple[int, int]:
+    return number_of(data[:8]), number_of(data[8:16])
 
 
 def _is_put_off(reader: Reader, name: str, now: int) -> bool:
     """Whether it is not yet to be asked for again. A time that a wrong clock has written does not
     count."""
-    until = int.from_bytes((reader.get(Table.META, _key(reader, name)) or b"")[:8], "big")
+    until, _wait = _decode(reader.get(Table.META, _key(reader, name)) or b"")
     return now < until <= now + AGAIN_MOST

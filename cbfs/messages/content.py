@@ -7,22 +7,25 @@ refer to it says when it can go.
 from collections.abc import Iterator
 
 from cbfs.messages.model import Content, Message
-from cbfs.storage.encoding import u32, u64
+from cbfs.storage.encoding import number_of, u32, u64
 from cbfs.storage.store import Meta, Reader, Store, Table, Writer
 from cbfs_common.messages.folder import HEAD_SIZE, FolderTable, decode_table, table_end
 
 
 def hold_content(writer: Writer, content: int) -> None:
     """One more refers to a content, by its id."""
-    key = Meta.HELD + u64(content)
-    count = int.from_bytes(writer.get(Table.META, key) or b"", "big")
-    writer.put(Table.META, key, u32(count + 1))
+    writer.put(Table.META, Meta.HELD + u64(content), u32(_held(writer, content) + 1))
+
+
+def _held(reader: Reader, content: int) -> int:
+    """How many refer to it."""
+    return number_of(reader.get(Table.META, Meta.HELD + u64(content)))
 
 
 def drop_content(writer: Writer, content: int) -> None:
     """One less refers to a content, by its id; with the last one its bytes are deleted."""
     key = Meta.HELD + u64(content)
-    count = int.from_bytes(writer.get(Table.META, key) or b"", "big")
+    count = _held(writer, content)
     if count > 1:
         writer.put(Table.META, key, u32(count - 1))
         return

@@ -18,20 +18,31 @@ from cbfs_common.messages.conversation import conversation_id, random_conversati
 
 def load_conversations(reader: Reader) -> dict[bytes, Conversation]:
     """All conversations, by id."""
-    return {key: _conversation(key, data) for key, data in reader.items(Table.CONVERSATIONS)}
+    return {key: _decode(key, data) for key, data in reader.items(Table.CONVERSATIONS)}
 
 
-def _conversation(key: bytes, data: bytes) -> Conversation:
+def _decode(key: bytes, data: bytes) -> Conversation:
     participants, subject, started, folder, inode, outbox = unpack(
         data, list, str, int, str, int, int
     )
     return Conversation(key, tuple(participants), subject, started, folder, inode, outbox)
 
 
+def _encode(conversation: Conversation) -> bytes:
+    return pack(
+        list(conversation.participants),
+        conversation.subject,
+        conversation.started,
+        conversation.folder,
+        conversation.inode,
+        conversation.outbox_inode,
+    )
+
+
 def get_conversation(reader: Reader, key: bytes) -> Conversation | None:
     """The conversation of this id, or None."""
     data = reader.get(Table.CONVERSATIONS, key)
-    return None if data is None else _conversation(key, data)
+    return None if data is None else _decode(key, data)
 
 
 def mark_written(writer: Writer, conversation: bytes) -> None:
@@ -109,9 +120,7 @@ def name_folder(writer: Writer, conversation: Conversation, sender: str) -> Conv
     folder = _folder_name(writer, conversation, sender, taken)
     named = replace(conversation, folder=folder)
     writer.put(Table.META, name_key(folder), named.id)
-    people, inodes = list(named.participants), (named.inode, named.outbox_inode)
-    record = pack(people, named.subject, named.started, folder, *inodes)
-    writer.put(Table.CONVERSATIONS, named.id, record)
+    writer.put(Table.CONVERSATIONS, named.id, _encode(named))
     return named
 
 

@@ -60,7 +60,7 @@ class Arrival:
 def load_messages(reader: Reader, conversation: bytes) -> tuple[Message, ...]:
     """All messages of a conversation, in order of arrival."""
     return tuple(
-        _message(key, data) for key, data in reader.items(Table.MESSAGES, prefix=conversation)
+        _decode(key, data) for key, data in reader.items(Table.MESSAGES, prefix=conversation)
     )
 
 
@@ -89,17 +89,17 @@ def _dropped_key(ref: bytes) -> bytes:
 def newest_message(reader: Reader, conversation: bytes) -> Message | None:
     """The message of a conversation that came last, or None."""
     entry = reader.last(Table.MESSAGES, conversation)
-    return _message(*entry) if entry else None
+    return _decode(*entry) if entry else None
 
 
 def get_message(reader: Reader, conversation: bytes, serial: int) -> Message | None:
     """The message of a conversation with this serial, or None when it was deleted."""
     key = conversation + u64(serial)
     data = reader.get(Table.MESSAGES, key)
-    return None if data is None else _message(key, data)
+    return None if data is None else _decode(key, data)
 
 
-def _message(key: bytes, data: bytes) -> Message:
+def _decode(key: bytes, data: bytes) -> Message:
     types = (bytes, str, int, int, str, int, list, list, list, str, int, bool, str, list, int)
     fields = unpack(data, *types)
     id_, sender, date, received, name, inode, content, recipients, parents = fields[:9]
@@ -126,15 +126,9 @@ def _message(key: bytes, data: bytes) -> Message:
     )
 
 
-def message_content(key: bytes, data: bytes) -> Content:
-    """The content that a message's record refers to."""
-    return _message(key, data).content
-
-
-def put_message(writer: Writer, message: Message) -> None:
-    """Store a message, or store what has changed of it."""
+def _encode(message: Message) -> bytes:
     content = message.content
-    record = pack(
+    return pack(
         message.id,
         message.sender,
         message.date,
@@ -151,7 +145,16 @@ def put_message(writer: Writer, message: Message) -> None:
         [message.lifetime.seconds, message.lifetime.change, message.ends],
         message.place,
     )
-    writer.put(Table.MESSAGES, message.conversation + u64(message.serial), record)
+
+
+def message_content(key: bytes, data: bytes) -> Content:
+    """The content that a message's record refers to."""
+    return _decode(key, data).content
+
+
+def put_message(writer: Writer, message: Message) -> None:
+    """Store a message, or store what has changed of it."""
+    writer.put(Table.MESSAGES, message.conversation + u64(message.serial), _encode(message))
 
 
 def _message_id(writer: Reader, conversation: bytes, sender: str, id_: bytes) -> bytes:
@@ -350,7 +353,15 @@ def remove_message(writer: Writer, message: Message) -> None:
 def transcript_extent(reader: Reader, conversation: bytes) -> Extent:
     """How long the transcript of a conversation is, and how often it has changed."""
     data = reader.get(Table.META, Meta.TRANSCRIPT + conversation)
-    return Extent(*unpack(data, int, int)) if data else Extent(0, 0)
+    return _decode_extent(data) if data else Extent(0, 0)
+
+
+def _decode_extent(data: bytes) -> Extent:
+    return Extent(*unpack(data, int, int))
+
+
+def _encode_extent(extent: Extent) -> bytes:
+    return pack(extent.size, extent.changes)
 
 
 def transcript_entries(reader: Reader, conversation: bytes, start: int) -> list[Line]:
@@ -405,8 +416,8 @@ def extend_transcript(writer: Writer, conversation: bytes, size: int, changes: i
     """The transcript of a conversation has so many bytes more; with ``changes``, others than before
     where it was."""
     was = transcript_extent(writer, conversation)
-    record = pack(was.size + size, was.changes + changes)
-    writer.put(Table.META, Meta.TRANSCRIPT + conversation, record)
+    now = Extent(was.size + size, was.changes + changes)
+    writer.put(Table.META, Meta.TRANSCRIPT + conversation, _encode_extent(now))
 
 
 # Heads
@@ -435,7 +446,7 @@ def replaced_as_parent(writer: Writer, gone: Message) -> Message | None:
         return None
     start = conversation + u64(gone.serial + 1)
     for key, data in islice(writer.items(Table.MESSAGES, conversation, start), AFTER_MAX):
-        after = _message(key, data)
+        after = _decode(key, data)
         if after.sender == me and gone.id in after.parents:
             after = replace(after, parents=_without(after.parents, gone))
             put_message(writer, after)

@@ -43,14 +43,20 @@ class Setting:
     source: str = ""
     since: int = 0
 
+    def encode(self) -> bytes:
+        """As a record of ``Meta.LIFETIME``."""
+        return pack(self.lifetime.seconds, self.lifetime.change, self.source, self.since)
+
+
+def _decode_setting(data: bytes) -> Setting:
+    seconds, change, source, since = unpack(data, int, int, str, int)
+    return Setting(Lifetime(seconds, change), source, since)
+
 
 def setting(reader: Reader, conversation: bytes) -> Setting:
     """The lifetime that new messages of a conversation get."""
     data = reader.get(Table.META, Meta.LIFETIME + conversation)
-    if data is None:
-        return Setting()
-    seconds, change, source, since = unpack(data, int, int, str, int)
-    return Setting(Lifetime(seconds, change), source, since)
+    return Setting() if data is None else _decode_setting(data)
 
 
 def choose(writer: Writer, conversation: bytes, seconds: int, me: str, now: int) -> None:
@@ -69,9 +75,7 @@ def learn(writer: Writer, conversation: bytes, told: Lifetime, sender: str, now:
 
 def _put(writer: Writer, conversation: bytes, known: Lifetime, new: Setting) -> None:
     if new.lifetime != known:
-        lifetime = new.lifetime
-        record = pack(lifetime.seconds, lifetime.change, new.source, new.since)
-        writer.put(Table.META, Meta.LIFETIME + conversation, record)
+        writer.put(Table.META, Meta.LIFETIME + conversation, new.encode())
 
 
 def parse(value: object) -> int:
@@ -103,6 +107,10 @@ class End:
     when: int
     key: bytes
 
+    def encode(self) -> bytes:
+        """As a record of ``Table.ENDS``, but for its key."""
+        return pack(self.when)
+
     @property
     def message(self) -> tuple[bytes, int] | None:
         """(conversation, serial), None for what is no message yet."""
@@ -120,6 +128,10 @@ class End:
     def parts(self) -> bytes:
         """The key in ``Table.PARTS`` of a file that is arriving."""
         return self.key[BLIND_SIZE:]
+
+
+def _decode_end(key: bytes, data: bytes) -> End:
+    return End(unpack(data, int)[0], key)
 
 
 def end_of_message(reader: Reader, message: Message) -> End:
@@ -171,7 +183,7 @@ def delivered(writer: Writer, message: Message, now: int) -> Message:
 
 
 def _add(writer: Writer, end: End) -> None:
-    writer.put(Table.ENDS, end.key, pack(end.when))
+    writer.put(Table.ENDS, end.key, end.encode())
     number, known = end.when // SLOT, slots(writer)
     if number not in known:
         insort(known, number)
@@ -192,9 +204,9 @@ def bring_back(writer: Writer, now: int) -> None:
     """What a wrong clock has let end far ahead ends no later than if it had come at ``now``, and
     what was set then was set at ``now``."""
     for key, data in list(writer.items(Table.META, Meta.LIFETIME)):
-        seconds, change, source, since = unpack(data, int, int, str, int)
-        if since > now:
-            writer.put(Table.META, key, pack(seconds, change, source, now))
+        known = _decode_setting(data)
+        if known.since > now:
+            writer.put(Table.META, key, replace(known, since=now).encode())
     for slot in [slot for slot in slots(writer) if (slot + 1) * SLOT > now]:
         for end in in_slot(writer, slot):
             if end.message is None and end.when > now + MESSAGE_LIFETIME_MAX * 1_000:
@@ -213,7 +225,7 @@ def messages_after(reader: Reader, now: int) -> list[tuple[bytes, int]]:
 def is_known(reader: Reader, end: End) -> bool:
     """Whether something still ends then."""
     data = reader.get(Table.ENDS, end.key)
-    return data is not None and unpack(data, int)[0] == end.when
+    return data is not None and _decode_end(end.key, data) == end
 
 
 def slots(reader: Reader) -> list[int]:
@@ -225,7 +237,7 @@ def slots(reader: Reader) -> list[int]:
 def in_slot(reader: Reader, slot: int) -> list[End]:
     """What ends in one hour, given as a number of hours since 1970."""
     items = reader.items(Table.ENDS, _slot_key(reader, slot))
-    return [End(unpack(data, int)[0], key) for key, data in items]
+    return [_decode_end(key, data) for key, data in items]
 
 
 def counts(reader: Reader) -> dict[bytes, int]:

@@ -62,7 +62,7 @@ def add(writer: Writer, message: Message) -> None:
     """List a message, which must be the newest of its conversation."""
     if message.folder:
         _count_folders(writer, message.conversation, 1)
-    fresh = pack(*entry_of(message))
+    fresh = _encode(entry_of(message))
     last = writer.last(Table.LISTINGS, message.conversation)
     if last is not None and len(last[1]) + len(fresh) <= PAGE_SIZE:
         writer.put(Table.LISTINGS, last[0], last[1] + fresh)
@@ -72,7 +72,7 @@ def add(writer: Writer, message: Message) -> None:
 
 def change(writer: Writer, message: Message) -> None:
     """Something of a message is other than before. Its page may grow beyond PAGE_SIZE by that."""
-    _replace(writer, message, [pack(*entry_of(message))])
+    _replace(writer, message, [_encode(entry_of(message))])
 
 
 def remove(writer: Writer, message: Message) -> None:
@@ -99,9 +99,9 @@ def _replace(writer: Writer, message: Message, by: list[bytes]) -> bool:
         return False
     left: list[bytes] = []
     found = False
-    for entry in _entries(writer.get(Table.LISTINGS, page) or b""):
+    for entry in _decode_page(writer.get(Table.LISTINGS, page) or b""):
         found |= entry[0] == message.serial
-        left += by if entry[0] == message.serial else [pack(*entry)]
+        left += by if entry[0] == message.serial else [_encode(entry)]
     if left:
         writer.put(Table.LISTINGS, page, b"".join(left))
     else:
@@ -128,10 +128,14 @@ def every(reader: Reader, conversation: bytes, start: int = 0) -> Iterator[Entry
 def _pages(reader: Reader, conversation: bytes, start: int) -> Iterator[list[Entry]]:
     first = reader.key_up_to(Table.LISTINGS, _key(conversation, start), conversation)
     for _page, data in reader.items(Table.LISTINGS, conversation, first):
-        yield _entries(data)
+        yield _decode_page(data)
 
 
-def _entries(data: bytes) -> list[Entry]:
+def _encode(entry: Entry) -> bytes:
+    return pack(*entry)
+
+
+def _decode_page(data: bytes) -> list[Entry]:
     unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=len(data))
     unpacker.feed(data)
     return list(unpacker)

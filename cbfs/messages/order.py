@@ -51,7 +51,7 @@ def wait_for(writer: Writer, conversation: bytes, parent: bytes, date: int, seri
     known, waiting = _waiting(writer, conversation, parent)
     dates = [date] if known is None else [date, known]
     serials = [*waiting, serial][:WAITING_MAX]
-    writer.put(Table.META, _key(conversation, parent), pack(max(1, min(dates)), serials))
+    writer.put(Table.META, _key(conversation, parent), _encode_waiting(max(1, min(dates)), serials))
 
 
 def waited_for(writer: Writer, conversation: bytes, id_: bytes) -> tuple[int | None, list[int]]:
@@ -71,8 +71,14 @@ def newest(reader: Reader, conversation: bytes) -> list[int]:
 
 def _waiting(reader: Reader, conversation: bytes, parent: bytes) -> tuple[int | None, list[int]]:
     data = reader.get(Table.META, _key(conversation, parent))
-    if data is None:
-        return None, []
+    return (None, []) if data is None else _decode_waiting(data)
+
+
+def _encode_waiting(date: int, serials: list[int]) -> bytes:
+    return pack(date, serials)
+
+
+def _decode_waiting(data: bytes) -> tuple[int, list[int]]:
     date, serials = unpack(data, int, list)
     return date, serials
 

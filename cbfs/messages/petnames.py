@@ -41,12 +41,23 @@ def rename(
         put_label(writer, petname, f"@{petname}")
     put_label(writer, name, petname or name)
     for each in changed:
-        writer.put(Table.META, Meta.RELABEL + writer.blind(each.encode()), pack(each, b""))
+        key = Meta.RELABEL + writer.blind(each.encode())
+        writer.put(Table.META, key, _encode_relabel(each, b""))
     renamed = [
         (conversation, conversations.name_folder(writer, conversation, sender))
         for conversation, sender in affected
     ]
     return [(old, new) for old, new in renamed if old != new]
+
+
+def _encode_relabel(name: str, start: bytes) -> bytes:
+    """A record of ``Meta.RELABEL``: whose messages, and the key of the next one to look at."""
+    return pack(name, start)
+
+
+def _decode_relabel(data: bytes) -> tuple[str, bytes]:
+    name, start = unpack(data, str, bytes)
+    return name, start
 
 
 def in_order(conversation: Conversation) -> tuple[int, int, str]:
@@ -57,7 +68,7 @@ def in_order(conversation: Conversation) -> tuple[int, int, str]:
 
 def pending(reader: Reader) -> list[str]:
     """True names of the people whose messages still have names of before."""
-    return [unpack(data, str, bytes)[0] for _key, data in reader.items(Table.META, Meta.RELABEL)]
+    return [_decode_relabel(data)[0] for _key, data in reader.items(Table.META, Meta.RELABEL)]
 
 
 def left(reader: Reader, name: str) -> int:
@@ -65,7 +76,7 @@ def left(reader: Reader, name: str) -> int:
     data = reader.get(Table.META, Meta.RELABEL + reader.blind(name.encode()))
     if data is None:
         return 0
-    start = unpack(data, str, bytes)[1]
+    _name, start = _decode_relabel(data)
     return sum(
         1
         for conversation in _with(reader, name, start[:16])
@@ -81,7 +92,7 @@ def relabel(writer: Writer, name: str) -> tuple[int, list[Message]]:
     data = writer.get(Table.META, key)
     if data is None:
         return 0, []
-    _name, start = unpack(data, str, bytes)
+    _name, start = _decode_relabel(data)
     looked: list[tuple[bytes, bytes]] = []
     for conversation in _with(writer, name, start[:16]):
         for item in writer.items(Table.MESSAGES, conversation, max(start, conversation)):
@@ -93,7 +104,7 @@ def relabel(writer: Writer, name: str) -> tuple[int, list[Message]]:
     if len(looked) < BATCH:
         writer.delete(Table.META, key)
     else:
-        writer.put(Table.META, key, pack(name, looked[-1][0] + b"\0"))
+        writer.put(Table.META, key, _encode_relabel(name, looked[-1][0] + b"\0"))
     found = (history.get_message(writer, k[:16], int.from_bytes(k[16:], "big")) for k, _ in looked)
     renamed = [_name_message(writer, m, name) for m in found if m is not None]
     return len(looked), [message for message in renamed if message is not None]

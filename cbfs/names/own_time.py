@@ -58,7 +58,7 @@ class OwnTime:
             data = reader.get(Table.META, Meta.CLOCK)
         self._seen = self._highest = clock()
         if data is not None:
-            self._seen, self._highest = unpack(data, int, int)
+            self._seen, self._highest = _decode(data)
         self._noted = 0
 
     @property
@@ -103,6 +103,16 @@ class OwnTime:
             await trio.sleep(LOOK)
 
     async def _note(self) -> None:
-        data = pack(self._seen, self._highest)
+        data = _encode(self._seen, self._highest)
         self._noted = self._highest
         await self._store.commit(lambda writer: writer.put(Table.META, Meta.CLOCK, data))
+
+
+def _encode(seen: int, highest: int) -> bytes:
+    """The record of ``Meta.CLOCK``, in milliseconds since 1970."""
+    return pack(seen, highest)
+
+
+def _decode(data: bytes) -> tuple[int, int]:
+    seen, highest = unpack(data, int, int)
+    return seen, highest

@@ -68,7 +68,7 @@ def hold(writer: Writer, contact: Contact, body: bytes, now: int) -> bool:
     if held >= HELD_MAX or (not held and is_full(writer)):
         return False
     key = prefix + u64(writer.next_number(Series.REQUEST))
-    writer.put(Table.REQUESTS, key, pack(contact.name, now, body))
+    writer.put(Table.REQUESTS, key, _encode(contact.name, now, body))
     part = decode_body(body)
     if isinstance(part, Part):
         lifetimes.schedule_request(writer, key, part.lifetime, now)
@@ -81,8 +81,17 @@ def end(writer: Writer, key: bytes) -> str | None:
     if data is None:
         return None
     writer.delete(Table.REQUESTS, key)
-    name: str = unpack(data, str, int, bytes)[0]
-    return name
+    return _decode(data)[0]
+
+
+def _encode(name: str, received: int, body: bytes) -> bytes:
+    """A record of ``Table.REQUESTS``: who sent a body, and when it came, in milliseconds."""
+    return pack(name, received, body)
+
+
+def _decode(data: bytes) -> tuple[str, int, bytes]:
+    name, received, body = unpack(data, str, int, bytes)
+    return name, received, body
 
 
 def is_full(reader: Reader) -> bool:
@@ -103,9 +112,9 @@ def bring_back(writer: Writer, now: int) -> set[str]:
     """None came later than ``now``: a wrong clock says so. Gives whose did."""
     late: set[str] = set()
     for key, data in list(writer.items(Table.REQUESTS)):
-        name, received, body = unpack(data, str, int, bytes)
+        name, received, body = _decode(data)
         if received > now:
-            writer.put(Table.REQUESTS, key, pack(name, now, body))
+            writer.put(Table.REQUESTS, key, _encode(name, now, body))
             late.add(name)
     return late
 
@@ -143,7 +152,7 @@ def _release(
 ) -> set[str]:
     released: set[str] = set()
     for key, data in list(writer.items(Table.REQUESTS, prefix=prefix)):
-        name, _received, body = unpack(data, str, int, bytes)
+        name, _received, body = _decode(data)
         part = decode_body(body)
         if not isinstance(part, Part) or (only is not None and part.conversation not in only):
             continue
@@ -158,7 +167,7 @@ def request(reader: Reader, name: str) -> MessageRequest | None:
     found = list(reader.items(Table.REQUESTS, prefix=reader.blind(name.encode())))
     parts = []
     for _key, data in found:
-        _name, received, body = unpack(data, str, int, bytes)
+        _name, received, body = _decode(data)
         part = decode_body(body)
         if isinstance(part, Part):
             parts.append((received, part))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import trio
 
@@ -476,9 +477,9 @@ def encode_record(node: Node, without: frozenset[int] = frozenset()) -> bytes:
     if isinstance(node, File):
         return _file_record(names, node)(node.content)
     if isinstance(node, SymbolicLink):
-        return pack("link", names, node.mode, *times, [], node.target, [])
+        return _encode_fields("link", names, node.mode, *times, [], node.target, [])
     marks = [node.seed] if isinstance(node, Folder) else []
-    return pack("directory", names, node.mode, *times, [], "", marks)
+    return _encode_fields("directory", names, node.mode, *times, [], "", marks)
 
 
 def record_maker(file: File) -> Callable[[Content | None], bytes]:
@@ -496,7 +497,7 @@ def _file_record(names: list[list[object]], file: File) -> Callable[[Content | N
 
     def record(content: Content | None) -> bytes:
         numbers = [content.id, content.size, content.chunk] if content else []
-        return pack("file", names, mode, *times, numbers, "", marks)
+        return _encode_fields("file", names, mode, *times, numbers, "", marks)
 
     return record
 
@@ -505,7 +506,7 @@ def content_in(record: bytes | None) -> Content | None:
     """Where the bytes of a file are, as its record says. Raises DecodeError."""
     if record is None:
         return None
-    numbers = unpack(record, *_FIELDS)[5]
+    numbers = _decode_fields(record)[5]
     return Content(*numbers) if numbers else None
 
 
@@ -514,9 +515,17 @@ _FIELDS = (str, list, int, int, int, list, str, list)
 change, the numbers of its content, the target of a link, what else there is to know of a draft."""
 
 
+def _encode_fields(*fields: object) -> bytes:
+    return pack(*fields)
+
+
+def _decode_fields(record: bytes) -> list[Any]:
+    return unpack(record, *_FIELDS)
+
+
 def decode_record(inode: int, data: bytes) -> tuple[Node, list[tuple[int, str]]]:
     """(node, its names as (parent's key, name)). Raises DecodeError."""
-    kind, names, mode, mtime_ns, changed_ns, numbers, target, marks = unpack(data, *_FIELDS)
+    kind, names, mode, mtime_ns, changed_ns, numbers, target, marks = _decode_fields(data)
     node: Node
     if kind == "file":
         node = File(inode, mode, mtime_ns, Content(*numbers) if numbers else None)
@@ -535,11 +544,11 @@ def decode_record(inode: int, data: bytes) -> tuple[Node, list[tuple[int, str]]]
 def in_another_folder(data: bytes, old: int, new: int) -> bytes | None:
     """The record with its names in the folder of key ``old`` as names in that of ``new``; None when
     it has none there. Raises DecodeError."""
-    kind, names, *rest = unpack(data, *_FIELDS)
+    kind, names, *rest = _decode_fields(data)
     if all(key != old for key, _name in names):
         return None
     moved = sorted([new if key == old else key, name] for key, name in names)
-    return pack(kind, moved, *rest)
+    return _encode_fields(kind, moved, *rest)
 
 
 def walk(directory: Folder) -> Iterator[tuple[Folder, str, Node]]:

@@ -32,9 +32,11 @@ class Times:
 
     def put(self, writer: Writer, inode: int) -> None:
         """Keep them."""
-        writer.put(
-            Table.META, Meta.TIMES + u64(inode), pack(self.mtime_ns, self.changed_ns, self.of)
-        )
+        writer.put(Table.META, Meta.TIMES + u64(inode), self.encode())
+
+    def encode(self) -> bytes:
+        """As a record."""
+        return pack(self.mtime_ns, self.changed_ns, self.of)
 
 
 def read_times(reader: Reader, inode: int) -> Times | None:

@@ -152,6 +152,68 @@ def test_no_file_of_a_package_is_a_link_to_anothers() -> None:
     assert not [name_of(path) for path in sources() if path.is_symlink()]
 
 
+NOT_RECORDS = {"cbfs/tree/virtual/conversation_folder.py"}
+"""Packs what is compared with itself, and never read."""
+
+
+def codecs(module: ast.Module) -> tuple[list[str], list[str], list[str]]:
+    """(functions that pack a record, those that unpack one, calls that stand elsewhere)."""
+    packing: list[str] = []
+    unpacking: list[str] = []
+    astray: list[str] = []
+
+    def look(node: ast.AST, function: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            within = child.name if isinstance(child, ast.FunctionDef) else function
+            if isinstance(child, ast.Call) and ast.unparse(child.func) in {"pack", "unpack"}:
+                packs = ast.unparse(child.func) == "pack"
+                word, found = ("encode", packing) if packs else ("decode", unpacking)
+                right = re.match(rf"_?{word}", function)
+                (found if right else astray).append(function)
+            look(child, within)
+
+    look(module, "")
+    return packing, unpacking, astray
+
+
+def test_one_place_unpacks_each_record() -> None:
+    """The codec of a record is two functions that stand together, and nothing else knows its form:
+    so where a record is packed it is unpacked, once each."""
+    alone = {}
+    for path in sources("cbfs"):
+        module = tree(path)
+        used = {
+            name.name
+            for node in module.body
+            if isinstance(node, ast.ImportFrom) and node.module == "cbfs.storage.encoding"
+            for name in node.names
+        }
+        if name_of(path) in NOT_RECORDS or used.isdisjoint({"pack", "unpack"}):
+            continue
+        packing, unpacking, astray = codecs(module)
+        listing = name_of(path) == "cbfs/messages/listings.py"  # unpacks a page with many at once
+        if astray or (len(packing) != len(unpacking) and not listing):
+            alone[name_of(path)] = packing, unpacking, astray
+    assert not alone
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        "def other(data):\n    return unpack(data, int)[0]",
+        "def decode_again(data):\n    return unpack(data, int)",
+        "def change(writer):\n    writer.put(key, pack(1))",
+    ],
+)
+def test_a_second_place_that_knows_a_record_is_found(second: str) -> None:
+    codec = "def encode(x):\n    return pack(x)\ndef _decode(data):\n    return unpack(data, int)\n"
+    packing, unpacking, astray = codecs(ast.parse(codec))
+    assert len(packing) == len(unpacking) == 1
+    assert not astray
+    packing, unpacking, astray = codecs(ast.parse(codec + second))
+    assert astray or len(packing) != len(unpacking)
+
+
 def test_input_is_not_checked_by_assert() -> None:
     """An assert vanishes under ``python -O``, and its error is not one of ours."""
     assert not [

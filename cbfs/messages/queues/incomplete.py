@@ -106,11 +106,19 @@ def _shares(reader: Reader, sender: str) -> list[_Share]:
     data = reader.get(Table.META, _place(reader, sender))
     if data is None:
         return []
+    return _decode_shares(data)
+
+
+def _decode_shares(data: bytes) -> list[_Share]:
     (entries,) = unpack(data, list)
     try:
         return [_Share(key, content, size) for key, content, size in entries]
     except (TypeError, ValueError) as error:
         raise DecodeError("what is arriving is not recorded as this cbfs does it") from error
+
+
+def _encode_shares(shares: list[_Share]) -> bytes:
+    return pack([[share.key, share.content, share.size] for share in shares])
 
 
 def _without(shares: list[_Share], key: bytes) -> tuple[list[_Share], int]:
@@ -120,5 +128,4 @@ def _without(shares: list[_Share], key: bytes) -> tuple[list[_Share], int]:
 
 
 def _put_shares(writer: Writer, sender: str, shares: list[_Share]) -> None:
-    record = pack([[share.key, share.content, share.size] for share in shares])
-    writer.put(Table.META, _place(writer, sender), record)
+    writer.put(Table.META, _place(writer, sender), _encode_shares(shares))

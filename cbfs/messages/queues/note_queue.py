@@ -91,7 +91,7 @@ def enqueue(
         return
     if kind is NoteKind.WANT and not _count(writer, by, 1):
         return
-    writer.put(Table.NOTE_ITEMS, key, pack(peer, due, 0, by))
+    writer.put(Table.NOTE_ITEMS, key, NoteItem(key, peer, kind, ref, due, 0, by).encode())
     dues[peer] = min(due, dues.get(peer, due))
 
 

@@ -41,6 +41,14 @@ class QuarantinedEnvelope:
     why: Why
     session: bytes = _NO_SESSION
 
+    def encode(self) -> bytes:
+        """why 1 | session 16 | envelope."""
+        return self.why.value + self.session + self.envelope
+
+
+def _decode(data: bytes) -> QuarantinedEnvelope:
+    return QuarantinedEnvelope(data[_HEAD:], Why(data[:1]), data[1:_HEAD])
+
 
 def keep(writer: Writer, unread: QuarantinedEnvelope) -> None:
     """Keep one that is not here yet; the oldest goes when there are too many."""
@@ -62,7 +70,7 @@ def keep_all(writer: Writer, found: Iterable[QuarantinedEnvelope]) -> None:
 def _put(writer: Writer, once: bytes, unread: QuarantinedEnvelope) -> None:
     which = which_session(writer, unread.session) if unread.why is Why.FAR else _NONE
     key = u64(writer.next_number(Series.QUARANTINE)) + once + which
-    writer.put(Table.QUARANTINE, key, unread.why.value + unread.session + unread.envelope)
+    writer.put(Table.QUARANTINE, key, unread.encode())
     if writer.count(Table.QUARANTINE) > QUARANTINE_MAX:
         writer.delete(Table.QUARANTINE, next(writer.keys(Table.QUARANTINE)))
 
@@ -80,13 +88,13 @@ def which_session(reader: Reader, session: bytes) -> bytes:
 def envelope_at(reader: Reader, key: bytes) -> bytes | None:
     """The envelope of a record, or None when it has gone."""
     data = reader.get(Table.QUARANTINE, key)
-    return None if data is None else data[_HEAD:]
+    return None if data is None else _decode(data).envelope
 
 
 def reason_at(reader: Reader, key: bytes) -> Why | None:
     """Why the envelope of a record could not be read, or None when it has gone."""
     data = reader.get(Table.QUARANTINE, key)
-    return None if data is None else Why(data[:1])
+    return None if data is None else _decode(data).why
 
 
 def waiting_for(reader: Reader, sessions: Collection[bytes]) -> list[bytes]:

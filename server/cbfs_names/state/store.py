@@ -50,6 +50,15 @@ def _number(value: int) -> bytes:
     return value.to_bytes(8, "big")
 
 
+def _encode_receipt(time: int, operation: bytes) -> bytes:
+    """time u64 (seconds) | operation."""
+    return _number(time) + operation
+
+
+def _decode_receipt(record: bytes) -> tuple[int, bytes]:
+    return int.from_bytes(record[:8], "big"), record[8:]
+
+
 def _unreadable(error: lmdb.Error) -> StoreError:
     _log.error("%s", error)
     return StoreError("the store cannot be read", DAMAGED)
@@ -188,12 +197,12 @@ class Snapshot:
         """Time and operation of every receipt given and not yet carried out or void."""
         with self._cursor(StateTable.RECEIPTS) as cursor:
             for record in cursor.values():
-                yield int.from_bytes(record[:8], "big"), record[8:]
+                yield _decode_receipt(record)
 
     def receipt(self, key: bytes) -> int | None:
         """The time of the receipt for an operation with this hash (32)."""
         record = self.get(StateTable.RECEIPTS, key)
-        return None if record is None else int.from_bytes(record[:8], "big")
+        return None if record is None else _decode_receipt(record)[0]
 
     def receipt_count(self) -> int:
         """How many receipts are kept."""
@@ -333,7 +342,7 @@ class StateWriter(Snapshot):
 
     def keep_receipt(self, key: bytes, time: int, operation: bytes) -> None:
         """Keep a receipt's time (seconds) and operation under the operation's hash (32)."""
-        self._put(StateTable.RECEIPTS, key, _number(time) + operation)
+        self._put(StateTable.RECEIPTS, key, _encode_receipt(time, operation))
 
     def drop_receipt(self, key: bytes) -> None:
         """Forget a receipt whose operation is carried out, or void."""
