@@ -25,7 +25,7 @@ LONGEST = 3_600.0
 
 GONE_FIRST = 86_400.0
 GONE_MOST = 7 * 86_400.0
-"""The same for what is known to be gone."""
+"""Seconds between tries of what is known to be gone, the first and the most."""
 
 PER_MINUTE = 300
 BURST = 60
@@ -223,34 +223,36 @@ class Retries:
         """Told when what has failed is due sooner than ``failed`` has said."""
 
     def failed(self, key: str, cause: Cause = Cause.NETWORK) -> float:
-        """See ``Schedule``."""
+        """A try has failed. Seconds until the next one is due."""
         return self._schedule.failed(key, trio.current_time(), cause)
 
     def worked(self, key: str) -> None:
-        """See ``Schedule``."""
+        """A try has worked: what it was of is forgotten, and others are due sooner if nothing was
+        reached before."""
         if self._schedule.worked(key, trio.current_time()):
             self._tell()
 
     def alive(self) -> None:
-        """See ``Schedule``."""
+        """Something was reached: others are due sooner if nothing was before."""
         if self._schedule.alive(trio.current_time()):
             self._tell()
 
     def sooner(self, key: str) -> None:
-        """See ``Schedule``."""
+        """Something of it is new: it is due."""
         self._schedule.sooner(key, trio.current_time())
         self._tell()
 
     def forget(self, key: str) -> None:
-        """See ``Schedule``."""
+        """Nobody wants it any more."""
         self._schedule.forget(key)
 
     def due(self, key: str) -> float:
-        """See ``Schedule``."""
+        """When it is to be tried, in seconds on trio's clock; 0 for what has not failed."""
         return self._schedule.due(key)
 
     def take(self) -> float:
-        """See ``Schedule``."""
+        """Count a try of the account's: 0 when it may be made now, else the seconds until one may,
+        and it does not count."""
         return self._schedule.take(trio.current_time())
 
     async def turn(self) -> None:

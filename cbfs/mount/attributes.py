@@ -64,7 +64,7 @@ class Attributes:
         )
 
     def _of_message(self, node: MessageFile) -> EntryAttributes:
-        """The same object each time, as there are many messages: it is copied on the way out."""
+        """Of a message, in one object for all, as there are many: it is copied on the way out."""
         entry = self._message_entry
         entry.st_ino = node.inode  # InodeT() would be felt here
         entry.st_nlink = node.links

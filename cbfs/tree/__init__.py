@@ -9,6 +9,7 @@ storage. Entered by outbox, mount and commands; begin reading at ``cbfs.tree.tre
 
 FACE = (
     "changes",
+    "file_contents",
     "nodes",
     "processes",
     "restore",

@@ -5,13 +5,24 @@ import. ``ALLOWED`` says who may enter whom.
 """
 
 import ast
+import importlib
+import operator
+import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.project.test_project import PACKAGES
+from tests.project.test_project import (
+    PACKAGES,
+    ROOT,
+    name_of,
+    sources,
+    sources_of_tests,
+    tree,
+)
 
 _ENGINE = "interface context contacts messages network problems storage"
 ALLOWED = {
@@ -125,6 +136,14 @@ def test_no_import_goes_through_a_wall() -> None:
     assert not through_walls(PACKAGES["cbfs"])
 
 
+def test_rooms_are_entered_by_their_doors() -> None:
+    assert not beside_doors(PACKAGES["cbfs"])
+
+
+def test_a_face_has_no_more_than_is_used() -> None:
+    assert not never_used(PACKAGES["cbfs"])
+
+
 def test_no_two_rooms_lead_into_each_other() -> None:
     """The rooms have an order: each is below those that may enter it."""
     below: set[str] = set()
@@ -196,3 +215,73 @@ def test_the_house_has_thirteen_rooms() -> None:
     assert {path.stem for path in entries(package) if path.is_file()} == FILES
     assert len(rooms(package)) == len([path for path in entries(package) if path.is_dir()]) == 13
     assert {room.name for room in rooms(package)} | FILES == {*ALLOWED, "commands", "__init__"}
+
+
+def test_a_room_can_be_seen_at_one_look() -> None:
+    for package in PACKAGES.values():
+        for folder in {path.parent for path in package.rglob("*.py")}:
+            if folder != package:
+                assert len(entries(folder)) <= ROOM_FILES_MAX, folder
+
+
+def test_no_file_is_a_link() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not [line for line in listed.stdout.splitlines() if line.startswith("120000")]
+
+
+def test_a_class_name_has_one_bearer() -> None:
+    bearers: dict[str, list[str]] = {}
+    for path in sources():
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ClassDef):
+                bearers.setdefault(node.name, []).append(name_of(path))
+    assert not {name: places for name, places in bearers.items() if len(places) > 1}
+
+
+def test_a_docstring_stands_alone() -> None:
+    """What leans on another text dies when one of the two moves. Texts below constants count."""
+    leaning = [
+        f"{name_of(path)}:{node.lineno}: {node.value.value.splitlines()[0]}"
+        for path in sources()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+        and node.value.value.strip().startswith(("See ", "The same"))
+    ]
+    assert not leaning
+
+
+DOTTED = re.compile(r"(?:cbfs|cbfs_common|cbfs_host|cbfs_server|cbfs_names)(?:\.\w+)+")
+
+
+def resolves(dotted: str) -> bool:
+    """Whether a dotted name leads to a module or to what is in one."""
+    parts = dotted.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        try:
+            operator.attrgetter(".".join(parts[count:]))(found) if parts[count:] else found
+        except AttributeError:
+            return False
+        return True
+    return False
+
+
+def test_what_tests_and_texts_name_is_there() -> None:
+    """Names in strings and docstrings outlive what they name, as no checker of types sees them."""
+    assert resolves("cbfs.problems.Retries.turn") and not resolves("cbfs.problems.Retries.never")
+    dead = {}
+    for path in (*sources(), *sources_of_tests()):
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                quoted = re.findall(r"``([^`]+)``", node.value)
+                for text in (node.value, *quoted):
+                    if DOTTED.fullmatch(text) and not resolves(text):
+                        dead[text] = f"{name_of(path)}:{node.lineno}"
+    assert not dead
