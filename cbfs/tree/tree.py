@@ -50,7 +50,7 @@ from cbfs.tree.virtual.metadata_file import MetadataFiles
 from cbfs.tree.virtual.people_folders import ContactFolders, RequestFolders
 from cbfs.tree.virtual.quarantine_folder import QuarantineFolder
 from cbfs.tree.virtual.search_folders import SearchFolders
-from cbfs.tree.virtual.virtual_directory import VirtualDirectory, inode_for
+from cbfs.tree.virtual.virtual_directory import VirtualDirectory
 from cbfs.tree.watchers import Watchers
 from cbfs_common.limits import FILE_NAME_MAX
 
@@ -106,9 +106,9 @@ class Tree:
         self.metadata = MetadataFiles(
             backend, self.contents.read, self.new_inode, self.inodes, self.conversation
         )
-        self._folders: dict[bytes, tuple[VirtualDirectory, Folder]] = {}
+        self._folders: dict[bytes, tuple[ConversationFolder, Folder]] = {}
         self._known: dict[bytes, Conversation] = {}
-        self._gone: dict[bytes, tuple[VirtualDirectory, Folder]] = {}
+        self._gone: dict[bytes, tuple[ConversationFolder, Folder]] = {}
         for conversation in backend.conversations():
             folder, drafts = self.make_folders(conversation)
             self.conversations.enter(conversation.folder, folder)
@@ -159,36 +159,23 @@ class Tree:
             folder, drafts = self._folders[key] = self._gone.pop(key)
             self._known[key] = conversation
             self._open_again(folder, drafts)
-            return folder, drafts
+            return folder.directory, drafts
         started = conversation.started * 1_000_000
-        folder = VirtualDirectory(
-            conversation.inode + FIRST_STORED,
-            Area.CONVERSATION,
-            ConversationFolder(
-                self.backend,
-                conversation,
-                self.metadata.text(conversation, editable=False),
-                inode_for(b"transcript", key),
-                self.unseen,
-                self.inodes,
-                self._nodes,
-            ),
-            conversation=key,
+        metadata = self.metadata.text(conversation, editable=False)
+        folder = ConversationFolder(
+            self.backend, conversation, metadata, self.unseen, self.inodes, self._nodes
         )
         drafts = Folder(
             conversation.outbox_inode + FIRST_STORED, Area.DRAFTS, started, conversation=key
         )
         drafts.enter(METADATA, self.metadata.text(conversation, editable=True))
-        if isinstance(folder.provider, ConversationFolder):
-            folder.provider.shown = folder
         self._folders[key] = folder, drafts
         self._known[key] = conversation
-        return folder, drafts
+        return folder.directory, drafts
 
-    def _open_again(self, folder: VirtualDirectory, drafts: Folder) -> None:
+    def _open_again(self, folder: ConversationFolder, drafts: Folder) -> None:
         drafts.area = Area.DRAFTS
-        if isinstance(folder.provider, ConversationFolder):
-            folder.provider.comes_back()
+        folder.comes_back()
         if METADATA not in drafts.entries:
             self.metadata.went(drafts)
 
@@ -196,20 +183,20 @@ class Tree:
         """The change, for the end of a mount, that keeps when things have changed, as
         ``cbfs.tree.times`` says."""
         of_texts = keep_times(shown(self.root))
-        folders = [folder.provider for folder, _drafts in self._folders.values()]
+        folders = [folder for folder, _drafts in self._folders.values()]
 
         def change(writer: Writer) -> None:
             of_texts(writer)
             for folder in folders:
-                if isinstance(folder, ConversationFolder):
-                    folder.keep(writer)
+                folder.keep(writer)
 
         return change
 
     def folders(self, conversation: bytes) -> tuple[VirtualDirectory, Folder]:
         """The folders of a conversation under conversations/ and under outbox/. Raises KeyError for
         one that is not shown."""
-        return self._folders[conversation]
+        folder, drafts = self._folders[conversation]
+        return folder.directory, drafts
 
     def conversation(self, key: bytes) -> Conversation:
         """The conversation of that id. Raises KeyError for one that is not shown."""
@@ -244,15 +231,12 @@ class Tree:
         if isinstance(node, MessageFile):
             node.removed = True
         self._nodes.forget(message)
-        shown = folder.provider
-        if isinstance(shown, ConversationFolder):
-            shown.leaving[message.name] = node
+        folder.leaving[message.name] = node
 
         def leave() -> None:
-            if isinstance(shown, ConversationFolder):
-                shown.leaving.pop(message.name, None)
+            folder.leaving.pop(message.name, None)
             self.unseen.reveal(message.serial)
-            folder.touch()
+            folder.directory.touch()
 
         name = self._known[message.conversation].folder
         return f"conversations/{name}/{message.name}", node, leave
@@ -280,7 +264,7 @@ class Tree:
         conversation = self._known.pop(key)
         self._gone[key] = self._folders.pop(key)
         self._left(conversation, place)
-        folder.touch()
+        folder.directory.touch()
 
 
 def _is_kept(node: Node) -> bool:

@@ -108,6 +108,15 @@ def test_a_draft_stands_in_the_way_and_stays(mount: Mounted) -> None:
     wait_gone(mount, name)
 
 
+def test_what_is_unread_in_it_goes_too_when_somebody_has_looked(mount: Mounted) -> None:
+    name = folder_of(mount, "seldom")
+    unread = mount.path / "unread"
+    assert [each for each in unread.iterdir() if "-seldom" in each.name]
+    mount.run(f'rmdir "outbox/{name}"')
+    wait_gone(mount, name)
+    wait_for(lambda: not any("-seldom" in each.name for each in unread.iterdir()), "its link")
+
+
 def test_watchers_see_the_other_folder_go(mount: Mounted) -> None:
     name = folder_of(mount, "watched")
     watch = Watch(mount.path / "outbox", Watch.GOES)

@@ -31,7 +31,7 @@ from cbfs.messages.model import Conversation, Message
 from cbfs.messages.transcript import Extent, Line, Reading, Transcript
 from cbfs.storage.encoding import pack, u32, u64
 from cbfs.storage.store import Reader, Writer
-from cbfs.tree.nodes import FIRST_MESSAGE, FolderFile, Inodes, MessageFile, Node, Text
+from cbfs.tree.nodes import FIRST_MESSAGE, FIRST_STORED, FolderFile, Inodes, MessageFile, Node, Text
 from cbfs.tree.rules import METADATA, Area, TreeError
 from cbfs.tree.times import Times, read_times
 from cbfs.tree.virtual.virtual_directory import PAGE, VirtualDirectory, inode_for
@@ -332,27 +332,32 @@ class OpenTranscript(Text):
 
 
 class ConversationFolder:
-    """``Provider`` of a folder under conversations/: the messages of one conversation, with
-    ``metadata`` and a transcript, whose inode is ``transcript``."""
+    """``Provider`` of ``directory``, a folder under conversations/: the messages of one
+    conversation, with ``metadata`` and a transcript."""
 
     def __init__(
         self,
         backend: Backend,
         conversation: Conversation,
         metadata: Text,
-        transcript: int,
         unseen: Unseen,
         inodes: Inodes,
         nodes: MessageNodes,
     ) -> None:
         self._backend = backend
         self._conversation = conversation
-        text = TranscriptFile(transcript, backend, conversation.id, self._changed)
+        self.directory = VirtualDirectory(
+            conversation.inode + FIRST_STORED,
+            Area.CONVERSATION,
+            self,
+            conversation=conversation.id,
+        )
+        text = TranscriptFile(
+            inode_for(b"transcript", conversation.id), backend, conversation.id, self._changed
+        )
         self._fixed: dict[str, Text] = {METADATA: metadata, TRANSCRIPT: text}
         self._hidden: set[str] = set()
         self._since = 0
-        self.shown: VirtualDirectory | None = None
-        """Whose provider it is."""
         self._unseen = unseen
         self._inodes = inodes
         self._nodes = nodes
@@ -409,14 +414,12 @@ class ConversationFolder:
         self._hidden.clear()
 
     def _changed(self) -> int:
-        return self.shown.modified_ns if self.shown else self.modified()
+        return self.directory.modified_ns
 
     def _kept(self, default: int) -> int:
         """The time that it had at the end of the mount before (see ``cbfs.tree.times``)."""
-        if self.shown is None:
-            return default
         with self._backend.store.read() as reader:
-            kept = read_times(reader, self.shown.inode)
+            kept = read_times(reader, self.directory.inode)
             if kept is None:
                 return default
             same = kept.of == self._digest(reader)
@@ -424,9 +427,9 @@ class ConversationFolder:
 
     def keep(self, writer: Writer) -> None:
         """At the end: keep when it last changed."""
-        if self.shown is not None and self.shown.was_touched:
-            now = self.shown.modified_ns
-            Times(now, now, self._digest(writer)).put(writer, self.shown.inode)
+        if self.directory.was_touched:
+            now = self.directory.modified_ns
+            Times(now, now, self._digest(writer)).put(writer, self.directory.inode)
 
     def _digest(self, reader: Reader) -> bytes:
         """Another one when messages have come, gone or other names."""
