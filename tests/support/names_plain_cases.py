@@ -320,8 +320,8 @@ def exchanges() -> list[Case]:
         ("AskStatus", [36, hashes[1]], [hashes[1]]),
         ("Offer", [160, head, hashes[2], True, proof, b""], [head, hashes[2], True, hashes, b""]),
         ("BlockPage", [161, 2, b"a page"], [2, b"a page"]),
-        ("Status", [162, head, b""], [head, b""]),
-        ("Done", [163], []),
+        ("PeerStatus", [162, head, b""], [head, b""]),
+        ("Acknowledged", [163], []),
     ]
     cases: list[Case] = [
         {"message": what, "payload": packed(plain).hex(), "fields": plain_json(fields)}
