@@ -97,7 +97,7 @@ def gone_key(message: Message) -> bytes:
 def gone_entries(reader: Reader, message: Message) -> set[int]:
     """The indexes of what somebody has removed from a message that is a folder."""
     keys = reader.keys(Table.META, gone_key(message))
-    return {int.from_bytes(key[-4:], "big") for key in keys}
+    return {number_of(key[-4:]) for key in keys}
 
 
 def remove_entry(writer: Writer, message: Message, at: int, start: int, size: int) -> None:

@@ -13,7 +13,7 @@ from cbfs.messages.conversations import get_conversation, label
 from cbfs.messages.file_names import folder_message_name, message_name
 from cbfs.messages.model import Content, Delivery, Message
 from cbfs.messages.transcript import Extent, Line
-from cbfs.storage.encoding import pack, u64, unpack
+from cbfs.storage.encoding import number_of, pack, u64, unpack
 from cbfs.storage.store import Meta, Reader, Series, Table, Writer
 from cbfs_common.messages.conversation import FOREVER, Lifetime, end_of
 
@@ -69,7 +69,7 @@ def named_message(reader: Reader, conversation: bytes, which: str | int) -> Mess
     if isinstance(which, int):
         return get_message(reader, conversation, which)
     serial = reader.get(Table.META, name_key(reader, conversation, which))
-    return get_message(reader, conversation, int.from_bytes(serial, "big")) if serial else None
+    return get_message(reader, conversation, number_of(serial)) if serial else None
 
 
 def name_key(reader: Reader, conversation: bytes, name: str) -> bytes:
@@ -107,7 +107,7 @@ def _decode(key: bytes, data: bytes) -> Message:
     return Message(
         id_,
         key[:16],
-        int.from_bytes(key[16:], "big"),
+        number_of(key[16:]),
         sender,
         date,
         received,

@@ -14,7 +14,7 @@ from bisect import insort
 from dataclasses import dataclass, replace
 
 from cbfs.messages.model import Delivery, Message
-from cbfs.storage.encoding import pack, unpack
+from cbfs.storage.encoding import number_of, pack, u32, u64, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.limits import INCOMPLETE_FOR, MESSAGE_LIFETIME_MAX, MESSAGE_LIFETIME_MIN
 from cbfs_common.messages.conversation import FOREVER, Lifetime, agreed, changed, end_of
@@ -136,7 +136,7 @@ def _decode_end(key: bytes, data: bytes) -> End:
 
 def end_of_message(reader: Reader, message: Message) -> End:
     """When a message that ends does, with the key of that record."""
-    serial = message.serial.to_bytes(8, "big")
+    serial = u64(message.serial)
     return End(message.ends, _key(reader, message.ends, message.conversation + serial))
 
 
@@ -231,7 +231,7 @@ def is_known(reader: Reader, end: End) -> bool:
 def slots(reader: Reader) -> list[int]:
     """Hours since 1970 in which something ends, in order."""
     data = reader.get(Table.META, Meta.ENDS) or b""
-    return [int.from_bytes(data[i : i + 4], "big") for i in range(0, len(data), 4)]
+    return [number_of(data[i : i + 4]) for i in range(0, len(data), 4)]
 
 
 def in_slot(reader: Reader, slot: int) -> list[End]:
@@ -244,20 +244,20 @@ def counts(reader: Reader) -> dict[bytes, int]:
     """How many messages end in each conversation, by its id."""
     prefix = Meta.ENDING
     items = reader.items(Table.META, prefix)
-    return {key.removeprefix(prefix): int.from_bytes(data, "big") for key, data in items}
+    return {key.removeprefix(prefix): number_of(data) for key, data in items}
 
 
 def _count(writer: Writer, conversation: bytes, more: int) -> None:
     key = Meta.ENDING + conversation
-    count = int.from_bytes(writer.get(Table.META, key) or b"", "big") + more
+    count = number_of(writer.get(Table.META, key)) + more
     if count > 0:
-        writer.put(Table.META, key, count.to_bytes(8, "big"))
+        writer.put(Table.META, key, u64(count))
     else:
         writer.delete(Table.META, key)
 
 
 def _put_slots(writer: Writer, numbers: list[int]) -> None:
-    writer.put(Table.META, Meta.ENDS, b"".join(number.to_bytes(4, "big") for number in numbers))
+    writer.put(Table.META, Meta.ENDS, b"".join(u32(number) for number in numbers))
 
 
 def _key(reader: Reader, ends: int, what: bytes) -> bytes:
@@ -265,4 +265,4 @@ def _key(reader: Reader, ends: int, what: bytes) -> bytes:
 
 
 def _slot_key(reader: Reader, slot: int) -> bytes:
-    return reader.blind(Table.ENDS.value, slot.to_bytes(8, "big"))
+    return reader.blind(Table.ENDS.value, u64(slot))

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import msgpack
 
 from cbfs.messages.model import Content, Message
-from cbfs.storage.encoding import pack
+from cbfs.storage.encoding import number_of, pack, u64
 from cbfs.storage.store import Meta, Reader, Table, Writer
 
 PAGE_SIZE = 4_000
@@ -83,12 +83,12 @@ def remove(writer: Writer, message: Message) -> None:
 
 def folders(reader: Reader, conversation: bytes) -> int:
     """How many messages of a conversation are folders."""
-    return int.from_bytes(reader.get(Table.META, Meta.FOLDERS + conversation) or b"", "big")
+    return number_of(reader.get(Table.META, Meta.FOLDERS + conversation))
 
 
 def _count_folders(writer: Writer, conversation: bytes, more: int) -> None:
     count = folders(writer, conversation) + more
-    writer.put(Table.META, Meta.FOLDERS + conversation, count.to_bytes(8, "big"))
+    writer.put(Table.META, Meta.FOLDERS + conversation, u64(count))
 
 
 def _replace(writer: Writer, message: Message, by: list[bytes]) -> bool:
@@ -142,4 +142,4 @@ def _decode_page(data: bytes) -> list[Entry]:
 
 
 def _key(conversation: bytes, serial: int) -> bytes:
-    return conversation + serial.to_bytes(8, "big")
+    return conversation + u64(serial)

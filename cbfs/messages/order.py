@@ -11,7 +11,7 @@ Everything here belongs into the transaction that brings the message.
 from collections import deque
 from collections.abc import Iterable
 
-from cbfs.storage.encoding import pack, u64, unpack
+from cbfs.storage.encoding import number_of, pack, u64, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer
 
 BEFORE_MAX = 3_600_000
@@ -66,7 +66,7 @@ def waited_for(writer: Writer, conversation: bytes, id_: bytes) -> tuple[int | N
 def newest(reader: Reader, conversation: bytes) -> list[int]:
     """The serials of the newest REORDER_MAX messages of a conversation."""
     keys = deque(reader.keys(Table.MESSAGES, prefix=conversation), REORDER_MAX)
-    return [int.from_bytes(key[16:], "big") for key in keys]
+    return [number_of(key[16:]) for key in keys]
 
 
 def _waiting(reader: Reader, conversation: bytes, parent: bytes) -> tuple[int | None, list[int]]:
@@ -94,4 +94,4 @@ def encode_known(serial: int, place: int) -> bytes:
 
 def decode_known(data: bytes) -> tuple[int, int]:
     """(serial, place) of a message. Undo ``encode_known``."""
-    return int.from_bytes(data[:8], "big"), int.from_bytes(data[8:], "big")
+    return number_of(data[:8]), number_of(data[8:])

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from cbfs.messages.model import Message
+from cbfs.storage.encoding import number_of, u32
 from cbfs.storage.store import Reader, Table, Writer
 from cbfs_common.errors import CbfsError
 
@@ -326,7 +327,7 @@ def find(reader: Reader, query: Query, folder: Callable[[bytes], str]) -> list[S
         bits = _match(reader, key, query.terms) if query.terms else (1 << SEGMENT) - 1
         if not bits:
             continue
-        first = int.from_bytes(key, "big") * SEGMENT
+        first = number_of(key) * SEGMENT
         for number, conversation, day, _new in _entries(data):
             fits = bits >> number & 1 and query.after <= day <= query.before
             if fits and placed(conversation):
@@ -377,7 +378,7 @@ def _bits(together: bytes, term: bytes) -> int:
 
 def _all(reader: Reader) -> Iterator[tuple[SearchHit, int, bool]]:
     for key, data in reader.items(Table.INDEX):
-        first = int.from_bytes(key, "big") * SEGMENT
+        first = number_of(key) * SEGMENT
         for number, conversation, day, new in _entries(data):
             yield SearchHit(conversation, first + number), day, new
 
@@ -411,7 +412,7 @@ def _hash(term: str) -> bytes:
 
 
 def _key(segment: int) -> bytes:
-    return segment.to_bytes(4, "big")
+    return u32(segment)
 
 
 def _day(text: str) -> int:

@@ -16,7 +16,7 @@ from enum import Enum
 
 from cbfs.messages.conversations import get_conversation
 from cbfs.messages.model import Conversation
-from cbfs.storage.encoding import pack, unpack
+from cbfs.storage.encoding import number_of, pack, u64, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.limits import (
     ASK_AFTER,
@@ -98,11 +98,11 @@ def enqueue(
 def _count(writer: Writer, by: str, more: int) -> bool:
     """False, and nothing is counted, when it would be too many."""
     key = Meta.BROUGHT + writer.blind(by.encode())
-    count = int.from_bytes(writer.get(Table.META, key) or b"", "big") + more
+    count = number_of(writer.get(Table.META, key)) + more
     if count > WANTED_MAX:
         return False
     if count > 0:
-        writer.put(Table.META, key, count.to_bytes(8, "big"))
+        writer.put(Table.META, key, u64(count))
     else:
         writer.delete(Table.META, key)
     return True
