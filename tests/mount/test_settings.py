@@ -18,8 +18,11 @@ from cbfs.account.settings import (
     KEYS,
     PACE_MAX,
     PACE_MIN,
+    QUOTA_MAX,
+    QUOTA_MIN,
     Settings,
     SettingsError,
+    Strangers,
     commented,
     decode,
     encode,
@@ -32,8 +35,10 @@ SETTINGS = st.builds(
     Settings,
     grace=st.floats(0, GRACE_MAX),
     file_size_max=st.integers(FILE_SIZE_MIN, FILE_SIZE_MAX),
+    quota=st.just(0) | st.integers(QUOTA_MIN, QUOTA_MAX),
     receipts=st.booleans(),
     pace=st.just(0.0) | st.integers(PACE_MIN, PACE_MAX).map(float),
+    strangers=st.sampled_from(Strangers),
 )
 
 
@@ -78,6 +83,8 @@ def test_any_bytes_give_settings_or_words(data: bytes) -> None:
         ('pace = "1s"', "pace is not a time", 'pace = ""'),
         ('pace = "25h"', "pace is not a time", 'pace = ""'),
         ("pace = 5", "pace is not a time", 'pace = ""'),
+        ('strangers = "perhaps"', "strangers is not", 'strangers = "ask"'),
+        ("strangers = true", "strangers is not", 'strangers = "ask"'),
         ("#" * (CONFIG_MAX + 1), "too long", "65536"),
     ],
 )
