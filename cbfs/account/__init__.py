@@ -2,8 +2,8 @@
 that protects its root key, and the settings that ``config.toml`` may hold.
 
 In comes a path and a passphrase; out go an open account with its keys, and settings that have been
-checked. Stands on storage. Every room may enter but storage, problems, messages, network, names and
-contacts.
+checked. Stands on storage. Entered by receiving, the engine, the tree and commands, and by
+interface and context; the other rooms are handed what they need of it.
 """
 
 FACE = ("account", "passphrase", "place", "settings")

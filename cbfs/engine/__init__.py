@@ -2,8 +2,8 @@
 to; what ends, is dated anew or renewed by itself, and whom one meets.
 
 In come requests of the mount and an open account; out go reports, messages to be shown and
-connections. Stands on receiving and all that receiving stands on. Entered by commands alone: the
-mount knows the engine by cbfs.interface.
+connections. Stands on receiving, all that receiving stands on, and names. Entered by commands
+alone: the mount knows the engine by cbfs.interface.
 """
 
 FACE = ("running",)

@@ -44,7 +44,9 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """``name`` is the file name in the conversation's folder, unique there, made by
+    """One message of a conversation, sent or received. Times are milliseconds since 1970.
+
+    ``name`` is the file name in the conversation's folder, unique there, made by
     ``file_names.message_name``. ``recipients`` is empty for what was received; of a note to oneself
     it is oneself. ``parents`` and ``file_name`` are as its sender wrote them. ``entry_size`` is how
     many bytes it has in the conversation's transcript. ``folder``: its content is a folder

@@ -3,8 +3,8 @@ the engine's news, the notifier that lets programs see changes, the quota, how a
 ends, and mounts of a single conversation.
 
 In come requests of the kernel, and news of the engine; out go calls on the tree and the outbox, and
-answers. Stands on outbox, tree and what these stand on; the only room that knows pyfuse3. Entered
-by commands.
+answers. Stands on outbox, tree, interface, messages, problems and storage; the only room that knows
+pyfuse3. Entered by commands.
 """
 
 FACE = ("lifecycle", "mount_table", "single_process", "view")

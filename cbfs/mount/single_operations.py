@@ -166,7 +166,7 @@ class SingleOperations(Operations):
         self._inodes.count(*(node for node in told if node is not None))
 
     def forget_listing(self, handle: int) -> None:
-        """A directory is closed."""
+        """A directory is closed: what was listed of it is forgotten."""
         self._listings.pop(handle, None)
         self._places.pop(handle, None)
         self._told.pop(handle, None)

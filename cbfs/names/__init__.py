@@ -3,7 +3,7 @@ operations on own names, the own name compared with what the directory has, and 
 clock is to be believed.
 
 In come names, and answers of servers that may lie; out go proven entries or refusals. Stands on
-network and storage. Entered by contacts, the engine's rooms and commands.
+network and storage. Entered by contacts, context, the engine and commands.
 """
 
 FACE = ("directory", "lookups", "own_name", "own_time")

@@ -271,7 +271,9 @@ class Lookups:
         self._agreed = self._clock(), trio.current_time()
 
     def agrees(self, now: float) -> bool:
-        """Whether the directory's time was that of a clock that says ``now`` by now."""
+        """Whether this computer's clock, which says ``now`` (seconds since 1970), has gone on as it
+        should, give or take AGREES_WITHIN seconds, since the directory last agreed with it. False
+        when the directory never did, or does not."""
         if self.clock_ahead != 0 or self._agreed is None:
             return False
         then, at = self._agreed

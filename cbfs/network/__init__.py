@@ -2,7 +2,7 @@
 one's own. What goes through Tor is in ``cbfs.network.tor``.
 
 In come addresses and requests; out go replies, pushes and errors in words. Stands on problems.
-Entered by names, the engine's rooms and commands.
+Entered by names, context, the engine's rooms and commands.
 """
 
 FACE = ("access", "dial", "link", "own_server", "pacing", "tor.config", "tor.private_network")

@@ -92,7 +92,7 @@ class Pace(Protocol):
         """Mean seconds between two turns; 0: connections are made at once."""
 
     async def wait_changed(self) -> None:
-        """Until any setting is another one."""
+        """Wait until any setting has changed."""
 
 
 class PacedDialer:

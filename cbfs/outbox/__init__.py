@@ -2,7 +2,7 @@
 with it.
 
 In come changes of the tree, and the clock; out go submissions to the engine, and error files.
-Stands on tree and what the tree stands on. Entered by mount and commands.
+Stands on tree, interface, messages, problems and storage. Entered by mount and commands.
 """
 
 FACE = ("loop", "outbox", "submission", "sync_send")

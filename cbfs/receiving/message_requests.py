@@ -8,7 +8,7 @@ if it came then, in the transaction that makes that true: a crash before leaves 
 after it the conversation.
 
 What does not fit into the limits is dropped. To its sender it is a message without a receipt,
-which is offered again later (PROTOCOL.rst, What is owed), and asked for once they are accepted.
+which is offered again later (PROTOCOL.rst, Nothing lost), and asked for once they are accepted.
 """
 
 from collections.abc import Callable, Iterable, Iterator

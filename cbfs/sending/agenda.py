@@ -18,8 +18,9 @@ RESERVED = 8
 
 
 class Agenda:
-    """``due`` says when something is to be tried, 0 for what has not failed; ``turn`` takes a turn:
-    0, or the seconds until there is one."""
+    """Who has something waiting, in the order in which they are to be served. ``due`` gives when
+    somebody is to be tried, in seconds of the caller's clock, 0 for what has not failed; ``turn``
+    takes one of the account's turns and gives 0, or gives the seconds until there is one."""
 
     def __init__(self, due: Callable[[str], float], turn: Callable[[], float]) -> None:
         self._due = due

@@ -36,8 +36,9 @@ def make_message(
     outgoing: Outgoing,
     settled: Settled,
 ) -> tuple[Conversation, Message]:
-    """(its conversation, which this may begin; the message, with a delivery queued for each of
-    its recipients whom the user has not blocked)."""
+    """Put what is written into the history as a message, and queue a delivery for each of its
+    recipients whom the user has not blocked. Gives its conversation, which this may begin, and the
+    message. All of it is in the transaction of ``writer``."""
     conversation = _conversation(writer, conversations, outgoing, settled)
     mark_written(writer, conversation.id)
     come_back(writer, conversation.id)

@@ -22,13 +22,14 @@ from cbfs_common.session.session import Session
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``write`` belongs into one transaction; after it the new states count by ``done``."""
+    """What was sealed and is not on the disk yet. Call ``write`` in one transaction, and ``done``
+    after it: only then do the sessions have their new states."""
 
     batch: Batch
     sealed: list[tuple[Job, list[bytes]]]
 
     def write(self, writer: Writer) -> list[Envelope]:
-        """The envelopes of messages that are to be delivered."""
+        """Store the sessions' new states and the envelopes. Gives the envelopes to deliver."""
         self.batch.write(writer)
         return [
             envelope

@@ -3,7 +3,7 @@ root's key, the encoding of records, faults that no error of ours stands for, an
 damage.
 
 In come a directory and a key; out go transactions. Knows nothing of what the records mean. Every
-room may enter; it enters none.
+room may enter but network; it enters none.
 """
 
 FACE = ("encoding", "faults", "records", "root_key", "salvage", "store")

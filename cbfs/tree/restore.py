@@ -119,7 +119,7 @@ def take_along(writer: Writer, old: int, new: int) -> None:
 
 
 def load_moved(reader: Reader) -> dict[int, int]:
-    """Folders that have moved since the last mount began: keys by keys."""
+    """Folders that have moved since the last mount began: new inode numbers by old ones."""
     return {
         int.from_bytes(key[len(Meta.MOVED) :], "big"): int.from_bytes(new, "big")
         for key, new in reader.items(Table.META, Meta.MOVED)

@@ -1,4 +1,4 @@
-"""Names, home servers and profiles. PROTOCOL.rst, Profile."""
+"""Names, home servers and profiles. PROTOCOL.rst, Names and profiles."""
 
 import base64
 import binascii

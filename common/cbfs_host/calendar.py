@@ -51,9 +51,10 @@ def decode_mark(data: bytes) -> ClockMark:
 
 
 class Calendar:
-    """Made at a start, and looked at now and then. ``clock``: seconds since 1970, as the machine
-    says; ``running``: seconds of a clock that is never set, and goes on while the machine sleeps.
-    ``believable``: by how many seconds it may jump ahead and be believed after a day, all the same.
+    """The time of a server since its start, as far as its clock is believed. ``clock``: seconds
+    since 1970, as the machine says; ``running``: seconds of a clock that is never set, and goes on
+    while the machine sleeps. ``believable``: by how many seconds the clock may jump ahead and be
+    believed after a day, all the same.
     """
 
     def __init__(

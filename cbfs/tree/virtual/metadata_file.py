@@ -321,6 +321,7 @@ def is_place(directory: Folder, name: str) -> bool:
 
 
 def refuse_link(directory: Folder, name: str) -> None:
-    """What a link leads to would not be looked at. Raises TreeError(EACCES)."""
+    """Refuse a link with the name and place of a metadata.toml, as what it leads to would not be
+    looked at. Raises TreeError(EACCES)."""
     if is_place(directory, name):
         raise TreeError(errno.EACCES)

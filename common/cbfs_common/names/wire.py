@@ -39,7 +39,7 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class AskHistory:
-    """The operations on ``name`` after this version of this incarnation."""
+    """Asks for the operations on ``name`` after this version of this incarnation."""
 
     name: str
     incarnation: int

@@ -73,7 +73,7 @@ def start_secret(shared: bytes, transcript: bytes) -> bytes:
 
 
 def first_header_key(secret: bytes) -> bytes:
-    """Header key of turn 0, from the start secret."""
+    """Header key (32) of turn 0, from the start secret."""
     return kdf(secret, b"cbfs1 header 0", b"", KEY_SIZE)
 
 
@@ -86,12 +86,12 @@ def first_root_secret(
 
 
 def initiator_header_key(root_secret: bytes) -> bytes:
-    """Header key of turn 2."""
+    """Header key (32) of turn 2, the initiator's second, from the first root secret."""
     return kdf(root_secret, b"cbfs1 header 2", b"", KEY_SIZE)
 
 
 def responder_header_key(root_secret: bytes) -> bytes:
-    """Header key of turn 1."""
+    """Header key (32) of turn 1, the responder's first, from the first root secret."""
     return kdf(root_secret, b"cbfs1 header 1", b"", KEY_SIZE)
 
 
@@ -106,17 +106,17 @@ def turn_secret(root_key: bytes, shared: bytes, digest: bytes) -> bytes:
 
 
 def root_key(secret: bytes) -> bytes:
-    """The next root key, from a root or turn secret."""
+    """The next root key (32), from a root or turn secret."""
     return kdf(secret, b"cbfs1 root", b"", KEY_SIZE)
 
 
 def first_chain_key(secret: bytes) -> bytes:
-    """The first chain key of a turn."""
+    """The first chain key (32) of a turn, from its root or turn secret."""
     return kdf(secret, b"cbfs1 chain key", b"", KEY_SIZE)
 
 
 def next_header_key(secret: bytes) -> bytes:
-    """Header key of the same side's next turn."""
+    """Header key (32) of the same side's next turn, from a turn secret."""
     return kdf(secret, b"cbfs1 next hdr", b"", KEY_SIZE)
 
 

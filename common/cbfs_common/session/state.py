@@ -34,7 +34,8 @@ class Party:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The other: ``Profile.identity`` (32) and the long-term auth public key (32)."""
+    """The other side of a session: its ``Profile.identity`` (32 bytes) and long-term auth public
+    key (32)."""
 
     identity: bytes
     auth_public: bytes
@@ -136,7 +137,8 @@ def expire_skipped(
 def bring_skipped_back(
     receiving: Receiving | None, retired: tuple[Retired, ...], now: int
 ) -> tuple[Receiving | None, tuple[Retired, ...]]:
-    """No skipped key was skipped later than ``now`` (seconds)."""
+    """After a clock was set back: skipped keys dated later than ``now`` (seconds since 1970) are
+    dated ``now``, so that they grow old again."""
     if receiving is not None:
         receiving = replace(receiving, skipped=_until(receiving.skipped, now))
     return receiving, tuple(replace(chain, skipped=_until(chain.skipped, now)) for chain in retired)

@@ -149,7 +149,8 @@ class Follower:
                 seen = await self._consider(link, offer, size)
 
     async def _cosign(self, link: PeerLink) -> None:
-        """The newest head, when the last cosignature on this connection is old."""
+        """Sign the newest head with the time of now, and send that, when the last cosignature on
+        this connection is older than RECOSIGN seconds."""
         now = int(self._clock())
         if not self._size() or abs(now - self._signed) < RECOSIGN:
             return
