@@ -31,7 +31,7 @@ from cbfs_common.wire.requests import (
     encode,
 )
 from cbfs_common.wire.transport import Frame, ServerConnection
-from tests.engine.test_home import account
+from tests.engine.test_prekey_upkeep import account
 
 SERVER_KEY = SYSTEM_RANDOM.token(32)
 FAR = 2**40

@@ -16,7 +16,7 @@ from cbfs.receiving import mailbox
 from cbfs.receiving.mailbox import STABLE, Mailbox
 from cbfs.receiving.receiver import Receiver
 from cbfs.sending.cover_traffic import CoverTraffic
-from tests.engine.test_home import account
+from tests.engine.test_prekey_upkeep import account
 
 
 class Outage:

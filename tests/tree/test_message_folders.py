@@ -9,7 +9,7 @@ from cbfs.storage.store import Table
 from cbfs.tree.nodes import Folder, FolderFile
 from cbfs.tree.virtual.conversation_folder import MessageFolder
 from cbfs.tree.xattrs import xattrs
-from tests.mount.test_parcels import FILES, contents, fill, shown
+from tests.mount.test_moved_in_folders import FILES, contents, fill, shown
 from tests.tree.test_tree import Mount, refused, run, until
 
 
