@@ -285,7 +285,7 @@ def test_a_change_while_it_is_spilled_is_not_lost(tmp_path: Path) -> None:
         gate = trio.Event()
         fail_commits(mount, 0, gate)
         await tree.contents.write(file, 0, head)
-        await until(file.lock.locked)  # it is being spilled
+        await until(lambda: gate.statistics().tasks_waiting)  # it is being spilled
         await tree.contents.write(file, 5, b"XX")
         await tree.contents.truncate(file, 3 * BLOCK)
         await tree.contents.write(file, 4 * BLOCK, b"YY")
