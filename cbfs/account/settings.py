@@ -93,7 +93,7 @@ def _truth(value: object) -> bool:
 
 def _bytes(value: object) -> int:
     """A size in bytes; 0 for what is no size."""
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,12}) ?([KMG]iB|B|)", value)):
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,16}) ?([KMG]iB|B|)", value)):
         return int(match[1]) * _UNITS[match[2]]
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
