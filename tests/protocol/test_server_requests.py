@@ -2,7 +2,9 @@
 
 import json
 import os
-from typing import Any
+import re
+from pathlib import Path
+from typing import Any, get_args
 
 import msgpack
 import pytest
@@ -13,6 +15,8 @@ from cbfs_common.errors import DecodeError
 from cbfs_common.limits import ENVELOPE_SIZE, IDS_MAX, PREKEY_RECORD_SIZE, UPLOAD_MAX
 from cbfs_common.wire import requests
 from cbfs_common.wire.requests import (
+    AnyReply,
+    AnyRequest,
     Arrived,
     Code,
     CountPrekeys,
@@ -43,6 +47,7 @@ from cbfs_common.wire.transport import PAYLOAD_MAX
 from tests.vectors.make_transport_vectors import FILE
 
 USER, ID, ENVELOPE = os.urandom(32), os.urandom(16), os.urandom(ENVELOPE_SIZE)
+SPECIFICATION = Path(requests.__file__).parents[2] / "PROTOCOL.rst"
 RECORD = bytes(16) + b"\x01" + bytes(PREKEY_RECORD_SIZE - 17)
 REQUESTS = (
     CreateAccount(),
@@ -69,6 +74,17 @@ REPLIES = (
     Stored(ENVELOPE),
     ServerLimits(1, 2, 3),
 )
+
+
+def test_each_is_tried_here_and_in_the_tables_of_the_specification() -> None:
+    kinds = (*get_args(AnyRequest), *get_args(AnyReply), Arrived)
+    assert {type(each) for each in (*REQUESTS, *REPLIES)} == {*kinds} - {Arrived}
+    text = (
+        SPECIFICATION.read_text().partition("\nMessage server\n===")[2].partition("\nPromises\n")[0]
+    )
+    rows = re.findall(r"^(\d+) +(\w+)", text, re.MULTILINE)
+    expected = [(kind.KIND, kind.__name__) for kind in kinds] + [(int(c), c.name) for c in Code]
+    assert sorted((int(number), name) for number, name in rows) == sorted(expected)
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda r: type(r).__name__)
