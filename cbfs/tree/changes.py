@@ -330,6 +330,7 @@ class Changes:
             raise TreeError(errno.ENAMETOOLONG)
         if name in directory.entries:
             raise TreeError(errno.EEXIST)
+        _check_there(directory)
 
     def _enter(self, directory: Folder, name: str, node: Node) -> None:
         if isinstance(node, File) and backup_of(name):
@@ -355,6 +356,7 @@ def _is_stale(node: Node) -> bool:
 
 def check_rename(node: Node, source: Folder, target: Folder, new: str, *, replace: bool) -> None:
     """Raises TreeError when ``node`` may not be moved from ``source`` to ``new`` in ``target``."""
+    _check_there(target)
     old = target.entries.get(new)
     if old is not None and not replace:
         raise TreeError(errno.EEXIST)
@@ -371,6 +373,14 @@ def check_rename(node: Node, source: Folder, target: Folder, new: str, *, replac
             raise TreeError(errno.EISDIR)
     if len(new.encode()) > FILE_NAME_MAX:
         raise TreeError(errno.ENAMETOOLONG)
+
+
+def _check_there(directory: Folder) -> None:
+    """A kernel sees to that for what it has removed itself, as in ``_check_outside``: nobody would
+    find what is put into a folder that is gone. Of one that was sent, the rules say it, and that of
+    a conversation may only not be shown yet."""
+    if directory.recorded and not directory.names and directory.area is not Area.FIXED:
+        raise TreeError(errno.ENOENT)
 
 
 def _check_folder(node: Folder, target: Folder, old: Node | None) -> None:

@@ -70,6 +70,34 @@ def test_what_is_saved_where_another_mount_has_changed_names_is_not_lost(
         (here / name).unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("into", ["save", "link", "mkdir", "move"])
+@pytest.mark.parametrize("from_window", [False, True])
+def test_nothing_comes_into_a_folder_that_another_mount_has_removed(
+    places: tuple[Path, Path], into: str, from_window: bool
+) -> None:
+    here, there = places[::-1] if from_window else places
+    tmp = there.parents[1] / "tmp"
+    (tmp / "pack.part" / "in").mkdir(parents=True)
+    (tmp / "pack.part").rename(there / "pack.part")  # held by its name
+    (there / "moved").write_text("what must not be lost")
+    held = os.open(there / "pack.part" / "in", os.O_RDONLY)  # as the working directory of a shell
+    changes: dict[str, Callable[[Path], object]] = {
+        "save": lambda new: new.write_text("what must not be lost"),
+        "link": lambda new: new.symlink_to("elsewhere"),
+        "mkdir": Path.mkdir,
+        "move": (there / "moved").rename,
+    }
+    try:
+        (here / "pack.part" / "in").rmdir()
+        (here / "pack.part").rmdir()
+        with pytest.raises(FileNotFoundError):
+            changes[into](Path(f"/proc/self/fd/{held}/new"))
+    finally:
+        os.close(held)
+    assert (there / "moved").read_text() == "what must not be lost"
+    (there / "moved").unlink()
+
+
 def test_two_mounts_append_to_one_file(places: tuple[Path, Path]) -> None:
     files = [(place / "log").open("a") for place in places]
     expected = []
