@@ -390,7 +390,8 @@ class Operations(pyfuse3.Operations):
         if not isinstance(node, File):
             raise FUSEError(errno.EBADF)
         with self._contents.failing(node):
-            self._quota.check(len(buf) + (node.draft.held if node.draft else 0))
+            more = len(buf) + (node.draft.held if node.draft else 0)
+            self._quota.check(more, setting=self._contents.is_setting(node))
         if handle.appends and self._attributes.is_shared(node):
             off = node.size  # the kernel may not know yet what another one has appended
         return await self._contents.write(node, off, buf)

@@ -46,11 +46,11 @@ class Quota:
             free = min(free, max(0, quota - used) // BLOCK_SIZE)
         return Space(used // BLOCK_SIZE + free, free)
 
-    def check(self, size: int) -> None:
-        """Raises TreeError(EDQUOT) when the account may not take so many bytes more, and
-        TreeError(ENOSPC) when there is no room for them."""
+    def check(self, size: int, *, setting: bool) -> None:
+        """Raises TreeError(EDQUOT) when the account may not take so many bytes more, unless they
+        are a ``setting``, and TreeError(ENOSPC) when there is no room for them."""
         quota = self._configuration.current.quota
-        if quota and self._store.space()[0] + size > quota:
+        if quota and not setting and self._store.space()[0] + size > quota:
             raise TreeError(errno.EDQUOT)
         available = self._available()
         if available < RESERVE + size and available + self._store.space()[1] < RESERVE + size:

@@ -138,6 +138,13 @@ class FileContents:
         node_changed(file)
         self.changed()
 
+    def is_setting(self, file: File) -> bool:
+        """Whether it is about settings, or a decision on somebody, and no content: a limit that the
+        user has set must not hinder changing it."""
+        return _is_decision(file) or any(
+            directory.area in {Area.ROOT, Area.REQUEST} for directory, _name in file.names
+        )
+
     def opened(self, file: File) -> None:
         """Somebody has opened it to write."""
         if file.failure is not Failure.NONE:

@@ -221,6 +221,18 @@ def test_a_quota_is_shown_by_df_and_told_at_write_and_stops_no_arrival() -> None
 
 
 @pytest.mark.mount
+def test_a_quota_that_is_used_up_hinders_nobody_in_lifting_it() -> None:
+    with mounted() as mount:
+        (mount.path / "ui_info" / "big").write_bytes(os.urandom(17 << 20))
+        mount.run("""echo 'quota = "16 MiB"' > config.toml""")
+        wait_for(lambda: os.statvfs(mount.path).f_bavail == 0 or None, "the quota in df")
+        with refused(errno.EDQUOT):
+            (mount.path / "ui_info" / "more").write_bytes(b"more")
+        mount.run("""echo 'quota = ""' > config.toml""")
+        wait_for(lambda: os.statvfs(mount.path).f_bavail > 0 or None, "the disk in df")
+
+
+@pytest.mark.mount
 def test_memory_does_not_grow_with_a_file(tmp_path: Path) -> None:
     size = 60 << 20
     large = tmp_path / "large"
