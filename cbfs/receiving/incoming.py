@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cbfs.contacts.contact import Contact, Standing
 from cbfs.contacts.sessions import Damaged, Opened
 from cbfs.context import Context
-from cbfs.messages.queues.note_queue import NOTHING, NoteKind, enqueue
+from cbfs.messages.queues.note_queue import NOTHING, NoteKind, enqueue, hasten
 from cbfs.messages.queues.quarantine import QuarantinedEnvelope, Why, keep, keep_all
 from cbfs.receiving import message_requests
 from cbfs.receiving.notes import Effects, Told, take_note, tell_lost
@@ -62,6 +62,8 @@ class IncomingBatch:
         self._dropped: list[tuple[str, Part]] = []
         self._gone: list[Incoming] = []
         self._turns: set[str] = set()
+        self._first: set[str] = set()
+        """Of whom nothing could be opened until now."""
         self.strangers: list[Incoming] = []
         """From people whom the directory has to confirm first."""
         self.unread: list[tuple[Incoming, QuarantinedEnvelope]] = []
@@ -114,6 +116,8 @@ class IncomingBatch:
             if isinstance(body, Part):
                 self._dropped.append((sender, body))
             return  # the ratchet has turned, and that is all
+        if not self._context.sessions.heard(sender):
+            self._first.add(sender)
         self.bundles.append((sender, body.bundle))
         self._read.append(_Read(contact, body, opened.body, not opened.session.answered))
         if opened.session.unanswered >= TURN_AFTER and self._is_heard(sender):
@@ -149,6 +153,9 @@ class IncomingBatch:
         for peer in self._turns:
             due = reception.now + reception.delay
             enqueue(writer, arrivals.dues, peer, NoteKind.TURN, NOTHING, due)
+        for peer in self._first:
+            if self._is_heard(peer):
+                hasten(writer, arrivals.dues, peer, reception.now)
         for peer in self._lost:
             tell_lost(writer, arrivals.dues, peer, reception)
         self._keep(writer)

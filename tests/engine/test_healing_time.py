@@ -122,3 +122,23 @@ def test_a_fresh_session_that_cannot_be_read_takes_no_place_of_the_one_that_work
         if len(texts(alice)) == 3:
             break
     assert sorted(texts(alice)) == [b"first", b"of carol", b"used up"]
+
+
+@pytest.mark.parametrize(("copies", "hours"), [(1, 130), (2, 130), (3, 230)])
+def test_prekeys_that_others_have_used_at_both_sides_are_got_over_once_one_can_be_read(
+    world: World, copies: int, hours: int
+) -> None:
+    """carol's server gives everybody one prekey, for ever, and bob's gives one to alice that carol
+    then gets a few times. Whoever is heard at last is answered at once."""
+    alice, bob, carol = (world.clients[name] for name in ("alice", "bob", "carol"))
+    carol.shelf.says = ONE_TIME
+    bob.shelf.one_time[:0] = bob.shelf.one_time[:1] * copies
+    alice.write(("bob", "carol"), b"first")
+    turn(world)
+    for client, other in ((bob, carol), (carol, bob)):
+        client.load()
+        client.write((other.name,), client.name.encode())
+    for _ in range(hours // 5):
+        five_hours(world)
+    assert b"carol" in texts(bob)
+    assert b"bob" in texts(carol)

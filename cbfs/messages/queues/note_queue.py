@@ -127,6 +127,16 @@ def _drop(writer: Writer, key: bytes) -> bool:
     return writer.delete(Table.NOTE_ITEMS, key)
 
 
+def hasten(writer: Writer, dues: Dues, peer: str, now: int) -> None:
+    """What was offered to ``peer`` in vain is offered again at ``now``: there is a session now that
+    the peer can read. However often it was offered before, there are tries left for this one."""
+    for item in list(items_for(writer, peer, NoteKind.OFFER)):
+        if item.tries and item.due > now:
+            hastened = replace(item, due=now, tries=2)  # an even one: not over a fresh session
+            writer.put(Table.NOTE_ITEMS, item.key, hastened.encode())
+            dues[peer] = min(now, dues.get(peer, now))
+
+
 def announce(writer: Writer, peers: Iterable[str], due: int) -> None:
     """Tell these peers of a new proof of one's own name, from ``due`` on."""
     for peer in peers:
@@ -208,11 +218,13 @@ def draft(reader: Reader, peer: str, now: int, heard: int) -> NoteDraft | None:
     told = due_now(reader, peer, now)
     if not told:
         return None
-    # each second time only: a fresh session may be the one that the peer cannot read
-    deaf = any(item.kind is NoteKind.OFFER and item.tries % 2 for item in told)
+    tries = [item.tries for item in told if item.kind is NoteKind.OFFER]
+    # each second time only: a fresh session may be the one that the peer cannot read. But where
+    # nothing was heard yet, none is known to be better
+    deaf = any(n % 2 or (n and not heard) for n in tries)
     lost = any(item.kind is NoteKind.LOST for item in told)
     fresh = lost or (deaf and heard < now - OFFER_AFTER * 1_000)
-    again = any(item.kind is NoteKind.OFFER and item.tries for item in told)
+    again = any(tries)
     return NoteDraft(told, fresh, again and not fresh)
 
 
