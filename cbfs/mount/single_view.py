@@ -63,15 +63,18 @@ def conversation_called(tree: Tree, name: str) -> Conversation:
 
 
 async def make_tmp(tree: Tree) -> Folder:
-    """A folder in tmp/ for the mount of one conversation."""
+    """A folder in tmp/ for the mount of one conversation, which nobody else removes or moves."""
     number = 1
     while f"only-{number}" in tree.tmp.entries:
         number += 1
-    return await Changes(tree).mkdir(tree.tmp, f"only-{number}")
+    tmp = await Changes(tree).mkdir(tree.tmp, f"only-{number}")
+    tmp.recorded = False  # as what the daemon makes
+    return tmp
 
 
 async def drop_tmp(tree: Tree, tmp: Folder) -> None:
     """Remove it, with what is in it. What somebody else has put there meanwhile stays."""
+    tmp.recorded = True
     below = [(here, name) for here, name, _node in walk(tmp)]
     for here, name in (*tmp.names, *below)[::-1]:
         with suppress(TreeError):

@@ -98,6 +98,19 @@ def test_nothing_comes_into_a_folder_that_another_mount_has_removed(
     (there / "moved").unlink()
 
 
+def test_the_tmp_of_a_window_stays_when_that_of_the_mount_is_emptied(
+    both: tuple[Mounted, Window],
+) -> None:
+    mount, window = both
+    (own,) = (mount.path / "tmp").iterdir()
+    for change in (own.rmdir, lambda: own.rename(own.with_name("elsewhere"))):
+        with pytest.raises(PermissionError):
+            change()
+    tmp = window.outbox.parents[1] / "tmp"
+    (tmp / "file").write_text("mine")
+    assert (tmp / "file").read_text() == "mine"
+
+
 def test_two_mounts_append_to_one_file(places: tuple[Path, Path]) -> None:
     files = [(place / "log").open("a") for place in places]
     expected = []
