@@ -155,7 +155,8 @@ class IncomingBatch:
             enqueue(writer, arrivals.dues, peer, NoteKind.TURN, NOTHING, due)
         for peer in self._first:
             if self._is_heard(peer):
-                hasten(writer, arrivals.dues, peer, reception.now)
+                due = reception.now + reception.delay  # as all that is answered
+                hasten(writer, arrivals.dues, peer, due)
         for peer in self._lost:
             tell_lost(writer, arrivals.dues, peer, reception)
         self._keep(writer)

@@ -127,14 +127,14 @@ def _drop(writer: Writer, key: bytes) -> bool:
     return writer.delete(Table.NOTE_ITEMS, key)
 
 
-def hasten(writer: Writer, dues: Dues, peer: str, now: int) -> None:
-    """What was offered to ``peer`` in vain is offered again at ``now``: there is a session now that
+def hasten(writer: Writer, dues: Dues, peer: str, due: int) -> None:
+    """What was offered to ``peer`` in vain is offered again at ``due``: there is a session now that
     the peer can read. However often it was offered before, there are tries left for this one."""
     for item in list(items_for(writer, peer, NoteKind.OFFER)):
-        if item.tries and item.due > now:
-            hastened = replace(item, due=now, tries=2)  # an even one: not over a fresh session
+        if item.tries and item.due > due:
+            hastened = replace(item, due=due, tries=2)  # an even one: not over a fresh session
             writer.put(Table.NOTE_ITEMS, item.key, hastened.encode())
-            dues[peer] = min(now, dues.get(peer, now))
+            dues[peer] = min(due, dues.get(peer, due))
 
 
 def announce(writer: Writer, peers: Iterable[str], due: int) -> None:
