@@ -100,7 +100,8 @@ class IncomingBatch:
             self.unread.append((item, QuarantinedEnvelope(envelope, Why.LATER)))
 
     def _examine(self, item: Incoming) -> None:
-        """Open it and find out whose it is. Raises CbfsError; then nothing has changed."""
+        """Open it and find out whose it is. Raises CbfsError; then nothing has changed: whatever
+        may fail comes before the step of the session counts."""
         now = self._reception.now
         opened = self._steps.open(item.envelope, now // 1000)
         body = decode_body(opened.body)
@@ -109,18 +110,22 @@ class IncomingBatch:
             self.strangers.append(item)
             return
         contact = self._context.contacts.named(sender)
+        blocked = contact.blocked
+        turning = opened.session.unanswered >= TURN_AFTER and self._is_heard(sender)
+        read = _Read(contact, body, opened.body, not opened.session.answered)
+        session, known = opened.session.id, self._context.sessions.heard(sender)
         self._steps.accept(opened, sender, now)
         self._gone.append(item)
-        self.advanced.add(opened.session.id)
-        if contact.blocked:
+        self.advanced.add(session)
+        if blocked:
             if isinstance(body, Part):
                 self._dropped.append((sender, body))
             return  # the ratchet has turned, and that is all
-        if not self._context.sessions.heard(sender):
+        if not known:
             self._first.add(sender)
         self.bundles.append((sender, body.bundle))
-        self._read.append(_Read(contact, body, opened.body, not opened.session.answered))
-        if opened.session.unanswered >= TURN_AFTER and self._is_heard(sender):
+        self._read.append(read)
+        if turning:
             self._turns.add(sender)
 
     def _is_heard(self, name: str) -> bool:

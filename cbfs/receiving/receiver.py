@@ -160,7 +160,7 @@ class Receiver:
             problems.set("fault", _FAULT)
         if any(item.kept is None for item, _unread in batch.unread):
             problems.tell()  # how many there are is in the status
-        if any(item.kept is None for item in batch.strangers):
+        if any(i.kept is None or i.kept[0] is not Table.INBOX for i in batch.strangers):
             self._strangers.set()
 
     async def _commit(

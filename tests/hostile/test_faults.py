@@ -13,6 +13,7 @@ from cbfs_common.errors import DecodeError
 from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.messages.body import encode_part
 from cbfs_common.messages.conversation import Lifetime
+from cbfs_common.session.session import Session
 from tests.engine.test_engine import send
 from tests.hostile.breaking import FAULTS, SECRET, breaking
 from tests.hostile.town import Town
@@ -94,6 +95,56 @@ def test_the_client_survives_a_fault(
     town.reopen()
     town.office.pushed.clear()
     town.check()
+
+
+def test_a_fault_in_reading_an_envelope_leaves_its_key(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in quarantine, and can be read at the next start: its session has not moved on."""
+    left = 1
+    real = vars(Session)["answered"].fget
+
+    def answered(session: Session) -> bool:
+        nonlocal left
+        if left:
+            left -= 1
+            raise KeyError(SECRET)
+        return bool(real(session))
+
+    async def take(_engine: Engine) -> None:
+        town.send_good()
+        await town.until(lambda: not town.mailbox, "the mailbox to be empty")
+
+    async def look(_engine: Engine) -> None:
+        await town.until(lambda: town.texts("bob") == town.written, "what was kept")
+
+    monkeypatch.setattr(Session, "answered", property(answered))
+    town.run(take)
+    assert not left
+    town.faults.texts.clear()
+    town.reopen()
+    town.run(look)
+    town.office.pushed.clear()
+    town.check()
+
+
+def test_a_stranger_whose_envelope_met_a_fault_is_met_at_the_next_start(town: Town) -> None:
+    """When it is taken out of quarantine, nobody may be looking at those who wait."""
+    stranger = town.person("stranger")
+    town.send(stranger.seal(encode_part(stranger.part(b"hello"))))
+
+    async def take(_engine: Engine) -> None:
+        await town.until(lambda: not town.mailbox, "the mailbox to be empty")
+
+    async def look(engine: Engine) -> None:
+        await town.until(lambda: bool(engine.people.waiting()), "a request")
+
+    with breaking("cbfs.receiving.incoming.is_of", faults=1) as left:
+        town.run(take)
+    assert not left(), "the fault was not met"
+    town.faults.texts.clear()
+    town.reopen()
+    town.run(look)
 
 
 AFTER_A_COMMIT = (
