@@ -222,6 +222,8 @@ class Changes:
         tree = self._tree
         await settle(tree.lookup(source, name), target.entries.get(new))
         await self.ready(target)
+        # a conversation may have begun in one of them meanwhile, and what is in it moved on
+        source, target = source.alias or source, target.alias or target
         node = tree.lookup(source, name)
         old = target.entries.get(new)
         if old is node:

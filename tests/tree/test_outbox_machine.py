@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cbfs.messages.content import read_content
@@ -239,6 +239,7 @@ async def play(mount: Mount, model: Model, steps: list[Step]) -> None:
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(plans)
+@example([[("write", "f", "f", False), ("move in", "f", "f", False)]])
 def test_what_is_sent_is_whole_and_nothing_goes(plan: list[list[Step]]) -> None:
     model = Model()
     with tempfile.TemporaryDirectory() as place:
