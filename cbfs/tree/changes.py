@@ -136,7 +136,8 @@ class Changes:
             raise TreeError(errno.EXDEV)
         refuse_link(directory, name)
         await settle(node)
-        self._check_new(await self.ready(directory), name)
+        directory = _now(await self.ready(directory))
+        self._check_new(directory, name)
         check(file_rule(directory.area, name))
         self._enter(directory, name, node)
         with or_else(lambda: put_back(directory, name, node, None)):
@@ -172,6 +173,7 @@ class Changes:
                 return node
             raise TreeError(errno.EACCES)
         await settle(node)
+        directory = _now(directory)
         if tree.lookup(directory, name) is not node:
             raise TreeError(errno.ENOENT)
         check_changeable(node)
@@ -203,6 +205,7 @@ class Changes:
             await tree.leave_conversation(node.conversation, directory)
             return node
         await settle(node)
+        directory = _now(directory)
         if not node.recorded:
             raise TreeError(errno.EACCES)
         if any(not _is_stale(each) for each in node.entries.values()):
@@ -222,8 +225,7 @@ class Changes:
         tree = self._tree
         await settle(tree.lookup(source, name), target.entries.get(new))
         await self.ready(target)
-        # a conversation may have begun in one of them meanwhile, and what is in it moved on
-        source, target = source.alias or source, target.alias or target
+        source, target = _now(source), _now(target)
         node = tree.lookup(source, name)
         old = target.entries.get(new)
         if old is node:
@@ -348,6 +350,12 @@ class Changes:
             for other, draft in drafts_in(directory):
                 if name in lock_names(other):  # its editor may be about to save again
                     state_of(draft).changed = time.monotonic()
+
+
+def _now(directory: Folder) -> Folder:
+    """The folder that is there in the place of ``directory`` after a wait: a conversation may have
+    begun in it meanwhile, and all that was in it is in that of the conversation."""
+    return directory.alias or directory
 
 
 def _is_stale(node: Node) -> bool:

@@ -18,6 +18,7 @@ from cbfs.tree.processes import Process
 from cbfs.tree.restore import restore
 from cbfs.tree.rules import TreeError
 from cbfs.tree.tree import Tree
+from cbfs.tree.unsent import settle
 from cbfs.tree.write_buffer import BLOCK
 from cbfs_common.limits import FILE_SIZE_MAX
 from tests.support.fake_backend import NOBODY, FakeBackend
@@ -405,3 +406,66 @@ def test_looking_makes_no_traffic(tmp_path: Path) -> None:
         assert mount.read(only(there)) == b"hello"
 
     run(tmp_path, body)
+
+
+async def move_in(mount: Mount, begun: Folder) -> None:
+    await mount.changes.rename(mount.tree.tmp, "from", begun, "to", replace=True)
+
+
+async def move_on(mount: Mount, begun: Folder) -> None:
+    await mount.changes.rename(begun, "one", begun, "to", replace=True)
+
+
+async def link(mount: Mount, begun: Folder) -> None:
+    await mount.changes.link(begun.entries["one"], begun, "to")
+
+
+async def unlink(mount: Mount, begun: Folder) -> None:
+    await mount.changes.unlink(begun, "one")
+
+
+async def rmdir(mount: Mount, begun: Folder) -> None:
+    await mount.changes.rmdir(begun, "folder")
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        (move_in, {"one", "folder", "to"}),
+        (move_on, {"folder", "to"}),
+        (link, {"one", "folder", "to"}),
+        (unlink, {"folder"}),
+        (rmdir, {"one"}),
+    ],
+)
+def test_what_waited_for_a_message_on_its_way_is_done_where_its_folder_is_now(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Mount, Folder], Awaitable[None]],
+    left: set[str],
+) -> None:
+    """While a change waits, the conversation begins, and its folder takes the place of the one that
+    the user has made."""
+
+    async def body(mount: Mount) -> None:
+        tree = mount.tree
+        message = await mount.backend.arrive("bob", b"hello")
+        await until(lambda: tree.outbox.entries)
+        _there, drafts = tree.folders(message.conversation)
+        begun = await mount.changes.mkdir(tree.outbox, "bob")
+        await mount.save(begun, "one", b"1")
+        await mount.save(tree.tmp, "from", b"2")
+        await mount.changes.mkdir(tree.tmp, "folder")
+        await mount.changes.rename(tree.tmp, "folder", begun, "folder", replace=False)
+
+        async def settle_and_begin(*nodes: Node | None) -> None:
+            await settle(*nodes)
+            monkeypatch.setattr("cbfs.tree.changes.settle", settle)
+            mount.view.outbox.bind(begun, message.conversation)
+
+        monkeypatch.setattr("cbfs.tree.changes.settle", settle_and_begin)
+        await change(mount, begun)
+        assert set(drafts.entries) - {"metadata.toml"} == left
+        assert not begun.entries
+
+    run(tmp_path, body, grace=1_000)
