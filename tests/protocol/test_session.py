@@ -114,8 +114,8 @@ def test_a_session_with_oneself_is_refused() -> None:
 def test_confirmed_once_the_peer_has_written() -> None:
     alice, envelope = started(ALICE, BOB, PAIR, RANDOM).seal(ALICE, b"", RANDOM)
     bob, _ = open_first(BOB, PAIR, envelope, NOW)
-    assert (alice.confirmed, bob.confirmed) == (False, True)
-    assert TALKING[0].confirmed
+    assert (alice.heard, bob.heard) == (False, True)
+    assert TALKING[0].heard
     assert (alice.id, alice.start_hash) == (bob.id, bob.start_hash)
     assert (alice.peer, bob.peer) == (peer_of(BOB), peer_of(ALICE))
 

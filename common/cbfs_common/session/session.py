@@ -131,11 +131,6 @@ class Session:
         return self.state.core.identity
 
     @property
-    def confirmed(self) -> bool:
-        """Whether anything of the peer was opened, so that it surely has this session."""
-        return self.state.receiving is not None
-
-    @property
     def answered(self) -> bool:
         """Whether anything was ever sealed with it here."""
         return self.state.sending is not None
