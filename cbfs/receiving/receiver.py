@@ -145,7 +145,11 @@ class Receiver:
         with suppress(ProgramFault), contained():  # is it in what strangers have sent before?
             await self._follow_up(*await self._commit(incoming, releasing=False))
             return
-        await self._context.store.commit(lambda writer: set_aside(writer, incoming[0], Why.FAULT))
+        await self._keep_faulty(incoming[0])
+
+    async def _keep_faulty(self, item: Incoming) -> None:
+        """A fault was met by this envelope: it is kept in quarantine, and that is told."""
+        await self._context.store.commit(lambda writer: set_aside(writer, item, Why.FAULT))
         self._context.problems.set("fault", _FAULT)
 
     async def _follow_up(self, batch: IncomingBatch, effects: Effects) -> None:
@@ -280,7 +284,11 @@ class Receiver:
         except Stopped:
             pass  # it waits for the user's word on the new owner of the name
         except ProgramFault:
-            await self._take_one_by_one([item])
+            await self._take([item])  # who sent it may be known all the same
+            with store.read() as reader:
+                waits = reader.get(Table.INBOX, key) is not None
+            if waits:
+                await self._keep_faulty(item)
         except _NOT_CONFIRMED:
             await store.commit(lambda writer: set_aside(writer, item, Why.LATER))
         else:

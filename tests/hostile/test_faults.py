@@ -147,6 +147,43 @@ def test_a_stranger_whose_envelope_met_a_fault_is_met_at_the_next_start(town: To
     town.run(look)
 
 
+@pytest.mark.parametrize("faults", [1, 1_000])
+def test_a_fault_in_meeting_a_stranger_makes_their_envelope_wait_in_quarantine(
+    town: Town, faults: int
+) -> None:
+    """That is told, who comes behind is met if there is no fault any more, and at the next start
+    it is tried again, however often that fails."""
+    for name in ("first", "second"):
+        stranger = town.person(name)
+        town.send(stranger.seal(encode_part(stranger.part(b"hello"))))
+    seen = ["second"] if faults == 1 else []
+
+    async def take(engine: Engine) -> None:
+        await town.until(lambda: not town.mailbox, "the mailbox to be empty")
+        await town.until(lambda: _is_told(engine), "the fault to be told")
+        await town.until(lambda: list(engine.people.waiting()) == seen, "who met no fault")
+        with town.store.read() as reader:
+            assert not reader.count(Table.INBOX)
+
+    async def look(engine: Engine) -> None:
+        await town.until(lambda: len(engine.people.waiting()) == 2, "both requests")
+
+    with breaking("cbfs.receiving.receiver.Receiver._meet", faults=faults):
+        town.run(take)
+        if faults > 1:
+            town.reopen()
+            town.run(take)
+    town.faults.texts.clear()
+    town.reopen()
+    town.run(look)
+    town.office.pushed.clear()
+    town.check()
+
+
+def _is_told(engine: Engine) -> bool:
+    return any("kept in quarantine" in line for line in engine.report().problems)
+
+
 AFTER_A_COMMIT = (
     "cbfs.context.Problems.clear",
     "cbfs.engine.expiry.Expiry.note",
