@@ -176,7 +176,8 @@ class Receiver:
             batch = IncomingBatch(context, incoming, reception)
             change = partial(batch.write, releasing=releasing)
             effects = await context.store.commit(change)
-            batch.done()
+            with unharmed():  # it is on the disk: all who are to know hear of it
+                batch.done()
         return batch, effects
 
     def _reception(self) -> Reception:

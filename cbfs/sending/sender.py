@@ -9,6 +9,7 @@ only then the queue forgets (``cbfs.messages.queues.delivery_queue``).
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 import trio
 
@@ -24,7 +25,7 @@ from cbfs.network.link import Link, ServerRefused, open_link, request, request_i
 from cbfs.problems import Cause, NotYet, in_words
 from cbfs.sending.agenda import Agenda
 from cbfs.sending.sealing import Sealing
-from cbfs.storage.faults import contained, harmless, unharmed
+from cbfs.storage.faults import contained, harmless
 from cbfs.storage.store import Writer
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError, TransportError
 from cbfs_common.names.checks import NameExpired
@@ -396,18 +397,17 @@ class Reminders:
     async def bring_back(self, now: int) -> None:
         """What a wrong clock has put far ahead is due as if it had come about at ``now``
         (milliseconds)."""
-        self._dues = await self._store.commit(lambda writer: note_queue.bring_back(writer, now))
-        self._news.set()
+        self.add(await self._store.commit(lambda writer: note_queue.bring_back(writer, now)))
 
     async def run(self, remind: Callable[[str], None]) -> None:
         """Call ``remind`` with a peer when something is due, once: whoever settles it adds what
-        is due next. Until cancelled."""
+        is due next. Where it fails, again after LOOK_AGAIN. Until cancelled."""
         while True:
             self._news = trio.Event()
             now = self._clock()
             for peer in [peer for peer, due in self._dues.items() if due <= now]:
                 del self._dues[peer]
-                with unharmed():
+                with harmless(partial(self.add, {peer: now + int(LOOK_AGAIN * 1_000)})):
                     remind(peer)
             wait = (min(self._dues.values(), default=now + 2**40) - now) / 1_000
             with trio.move_on_after(min(wait, LOOK_AGAIN)):

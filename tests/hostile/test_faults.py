@@ -180,6 +180,40 @@ def test_a_fault_in_meeting_a_stranger_makes_their_envelope_wait_in_quarantine(
     town.check()
 
 
+def test_a_fault_in_reminding_of_a_note_puts_it_off(town: Town) -> None:
+    """It is told in the same run, though nothing else is to be told to this peer."""
+    bob = town.bob.account.profile.user_id
+
+    async def answer(_engine: Engine) -> None:
+        town.send_good()
+        await town.until(lambda: not left(), "the fault")
+        assert not town.other.box(bob)
+        await trio.sleep(3_600)
+        await town.until(lambda: bool(town.other.box(bob)), "the receipt")
+
+    with breaking("cbfs.sending.sender.Sender.note_due", faults=1) as left:
+        town.run(answer)
+
+
+def test_what_was_stored_is_shown_when_a_fault_keeps_its_step_from_memory(town: Town) -> None:
+    """And what follows in the session is read by the state of before."""
+
+    async def take(_engine: Engine) -> None:
+        await trio.sleep(60)  # the noise has been tried again
+        with breaking("cbfs.contacts.sessions.Batch.done", faults=1) as left:
+            town.send_good()
+            await town.until(lambda: not left(), "the fault")
+            await town.until(lambda: not town.mailbox, "the mailbox to be empty")
+        assert len(town.recorder.arrived) == len(town.written)
+        town.send_good()
+        await town.until(lambda: len(town.recorder.arrived) == len(town.written), "the next")
+
+    town.run(take)
+    town.faults.texts.clear()
+    town.reopen()
+    town.check()
+
+
 def _is_told(engine: Engine) -> bool:
     return any("kept in quarantine" in line for line in engine.report().problems)
 
