@@ -4,8 +4,8 @@ One look-up of a name at a time; what the directory proves becomes a contact, or
 doubt of one. Refusals name what the user can do.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import trio
 
@@ -156,15 +156,12 @@ class ContactLookUp:
         async with self._alone(name):
             known = self._contacts.get(name)
             try:
-                found = await self._lookups.lookup(name, known.entry if known else None)
-            except DirectoryDown as error:
-                raise NotYet(str(error), error.hint) from error
+                with asking():
+                    found = await self._lookups.lookup(name, known.entry if known else None)
             except NameChanged as error:
                 await self._contacts.offer(error.entry)
                 raise Stopped(name) from error
             except (DirectoryLies, NameExpired) as error:
-                if isinstance(error, DirectoryLies) and error.ahead:  # of a clock, and no lie
-                    raise NotYet(str(error), error.hint) from error
                 if known is not None:
                     await self._contacts.warn(name, f"{error.in_full}")
                 elif isinstance(error, NameExpired):
@@ -185,6 +182,20 @@ class ContactLookUp:
         finally:
             if not lock.locked() and self._locks.get(name) is lock:
                 del self._locks[name]
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """That the directory does not answer, or that its answer does not fit this computer's clock,
+    comes out as NotYet: it says nothing of the name that was asked for."""
+    try:
+        yield
+    except DirectoryDown as error:
+        raise NotYet(str(error), error.hint) from error
+    except DirectoryLies as error:
+        if not error.ahead:
+            raise
+        raise NotYet(str(error), error.hint) from error
 
 
 def _in_the_way(contact: Contact) -> ContactRefused | None:

@@ -15,8 +15,8 @@ import trio
 
 from cbfs.contacts.contact import Contact, How, Standing
 from cbfs.contacts.contacts import Contacts
-from cbfs.contacts.look_up import ContactLookUp, Stopped
-from cbfs.names.lookups import DirectoryDown, Lookups, Polled
+from cbfs.contacts.look_up import ContactLookUp, Stopped, asking
+from cbfs.names.lookups import Lookups, Polled
 from cbfs.names.own_name import OwnName
 from cbfs.problems import Backoff, NotYet, Problems, Retries
 from cbfs.storage.faults import contained, unharmed
@@ -106,11 +106,8 @@ class Monitor:
         known = contacts.get(shown.entry.name)
         if known is not None and _age(shown) < (known.entry.incarnation, known.entry.version):
             raise CryptoError("the bundle is older than what is known")
-        try:
-            if await self._is_current(shown):
-                return await contacts.learn(shown.entry, How.BUNDLE, standing)
-        except DirectoryDown as error:
-            raise NotYet(str(error), error.hint) from error
+        if await self._is_current(shown):
+            return await contacts.learn(shown.entry, How.BUNDLE, standing)
         return await self._look_up.find(shown.entry.name, standing)
 
     # polls
@@ -173,7 +170,7 @@ class Monitor:
                 with contained():
                     await self._take_bundle(name, bundle)
                 self._problems.clear(f"bundle {name}")
-            except DirectoryDown:
+            except NotYet:
                 self._seen.pop(name, None)
             except Stopped:
                 pass  # it is said in contacts/
@@ -223,10 +220,11 @@ class Monitor:
 
     async def _is_current(self, shown: Shown) -> bool:
         """Whether what a bundle shows is still so; one that is newer than the last poll brings
-        about another. Raises DirectoryDown or DirectoryLies."""
-        if self._lookups.is_ahead(shown):
-            await self._poll()
-        return bool(await self._lookups.is_current(shown))
+        about another. Raises NotYet or DirectoryLies."""
+        with asking():
+            if self._lookups.is_ahead(shown):
+                await self._poll()
+            return bool(await self._lookups.is_current(shown))
 
     def _settle_doubts(self) -> None:
         """Give everybody who is in doubt since now a time to be looked up."""

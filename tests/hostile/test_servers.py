@@ -1,11 +1,14 @@
 """No server and no directory stops a client for longer than it lies."""
 
+from contextlib import closing
+
 import pytest
 import trio
 from hypothesis.stateful import run_state_machine_as_test
 
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.engine.engine import Engine
+from cbfs_common.messages.body import encode_part
 from cbfs_common.session.prekey import PrekeyKind, make_prekey
 from cbfs_common.wire.requests import Deliver, decode_request
 from cbfs_common.wire.transport import Frame
@@ -77,3 +80,42 @@ def test_slow_servers_of_many_do_not_keep_what_goes_to_others(
     # each may take a place once before it is known to be slow; these are seconds of the mock clock
     assert waits[0] < len(slow) / PLACES * 120
     assert max(waits[1:]) < 5
+
+
+def test_a_stranger_waits_while_the_clock_is_wrong() -> None:
+    """The directory says so by its signatures, and nothing of who they are."""
+    with closing(Town()) as town:
+        town.begin()
+        stranger = town.person("stranger")
+        town.send(stranger.seal(encode_part(stranger.part(b"hello"))))
+        town.liar.clock = lambda: town.now() + 3 * 86_400
+
+        async def wait(engine: Engine) -> None:
+            await town.until(lambda: not town.mailbox, "the mailbox to be empty")
+            await trio.sleep(600)
+            assert any("cannot be confirmed" in line for line in engine.report().problems)
+            town.liar.clock = town.now
+            await town.until(lambda: bool(engine.people.waiting()), "a request")
+
+        town.run(wait)
+        town.check()
+
+
+def test_nobodys_proof_is_disbelieved_because_of_a_wrong_clock() -> None:
+    """The user would be told to ask bob by another way whether all is well."""
+    with closing(Town()) as town:
+        town.begin()
+        town.person("somebody")  # whose round the last poll does not know
+        town.bob._bundle = b""
+
+        async def wait(engine: Engine) -> None:
+            town.liar.clock = lambda: town.now() + 3 * 86_400
+            await engine._context.contacts.doubt(None)
+            town.send_good()
+            await town.until(lambda: not town.mailbox, "the mailbox to be empty")
+            await trio.sleep(10)
+            assert not any("was not believed" in line for line in engine.report().problems)
+
+        town.run(wait)
+        town.liar.clock = town.now
+        town.check()
