@@ -18,6 +18,7 @@ from cbfs.messages.model import Conversation, Message
 from cbfs.messages.queues.delivery_queue import reseal
 from cbfs.messages.queues.note_queue import Dues
 from cbfs.names.directory import Directory
+from cbfs.names.lookups import Lookups
 from cbfs.names.own_time import OwnTime
 from cbfs.network.dial import Dialer
 from cbfs.network.pacing import PacedDialer
@@ -112,7 +113,9 @@ def make_directory(store: Store, account: Account, dialer: Dialer) -> Directory:
     async def keep(state: bytes) -> None:
         await store.commit(lambda writer: writer.put(Table.META, Meta.DIRECTORY, state))
 
-    return Directory(dialer, parse_policy(account.policy), load, keep, time.time, SYSTEM_RANDOM)
+    return Directory(
+        Lookups(dialer, parse_policy(account.policy), load, keep, time.time, SYSTEM_RANDOM)
+    )
 
 
 def passing_directory(policy: str, dialer: Dialer) -> Directory:
@@ -121,7 +124,9 @@ def passing_directory(policy: str, dialer: Dialer) -> Directory:
     async def keep(state: bytes) -> None:
         """Nowhere."""
 
-    return Directory(dialer, parse_policy(policy), lambda: None, keep, time.time, SYSTEM_RANDOM)
+    return Directory(
+        Lookups(dialer, parse_policy(policy), lambda: None, keep, time.time, SYSTEM_RANDOM)
+    )
 
 
 def make_context(

@@ -1,7 +1,7 @@
 """The client's way to the name directory: operations on own names, each signed, handed in, and then
 looked for in the directory."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,6 @@ import trio
 
 from cbfs.names.lookups import DirectoryDown, Lookups, Turn, unexpected
 from cbfs.names.receipts import OperationHeld, hand_to_verifiers
-from cbfs.network.dial import Dialer
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.limits import ROUND_TIME_OFF_MAX
 from cbfs_common.names.checks import (
@@ -19,7 +18,6 @@ from cbfs_common.names.checks import (
     Fault,
     Found,
     NameExpired,
-    Policy,
 )
 from cbfs_common.names.config import Config, Terms, config_of
 from cbfs_common.names.entry import NO_KEYS, Entry, Keys, Status
@@ -42,7 +40,7 @@ from cbfs_common.names.wire import (
     Submitted,
     TermsAre,
 )
-from cbfs_common.primitives import Random, sign_public
+from cbfs_common.primitives import sign_public
 from cbfs_common.profile import check_name
 
 SUBMIT_PATIENCE = 90.0
@@ -79,22 +77,8 @@ class Directory:
     """One name directory as its policy file describes it: ``lookups`` in it, and what owners do
     with their names there."""
 
-    def __init__(
-        self,
-        dialer: Dialer,
-        policy: Policy,
-        load: Callable[[], bytes | None],
-        save: Callable[[bytes], Awaitable[None]],
-        clock: Callable[[], float],
-        random: Random,
-    ) -> None:
-        """``load`` gives what ``save`` was last given, which must then be on the disk. ``clock``
-        gives seconds since 1970. Raises DecodeError when what was stored is damaged."""
-        self.lookups = Lookups(dialer, policy, load, save, clock, random)
-        self._dialer = dialer
-        self._policy = policy
-        self._clock = clock
-        self._random = random
+    def __init__(self, lookups: Lookups) -> None:
+        self.lookups = lookups
 
     async def register(
         self, name: str, profile: bytes, owner_seed: bytes, token: Token | None = None
@@ -111,7 +95,7 @@ class Directory:
                 found = await turn.lookup(name, None)
             except NameExpired as expired:
                 old = expired.entry
-                check_free(old, int(self._clock()))
+                check_free(old, int(self.lookups.clock()))
             else:
                 if isinstance(found, Found):
                     return _own(found, owners, profile)
@@ -168,7 +152,7 @@ class Directory:
                 return found
             config = await self._config(turn)
             # the round's time may be some seconds before this clock's
-            until = int(self._clock()) + config.lifetime - 2 * ROUND_TIME_OFF_MAX
+            until = int(self.lookups.clock()) + config.lifetime - 2 * ROUND_TIME_OFF_MAX
             early = old.expires + int(least * config.lifetime) - until
             if early >= 0:
                 raise NotDue(early + 1)
@@ -302,7 +286,7 @@ class Directory:
             config = config_of(reply.config)
         except DecodeError as error:
             raise DirectoryLies(Fault.MALFORMED) from error
-        if config.digest() != self._policy.config:
+        if config.digest() != self.lookups.policy.config:
             raise DirectoryLies(Fault.CONFIG)
         return config
 
@@ -320,7 +304,7 @@ class Directory:
         rounds."""
         return Operation(
             kind,
-            self._policy.namespace,
+            self.lookups.policy.namespace,
             old.name,
             old.incarnation,
             old.version + 1,
@@ -357,7 +341,7 @@ class Directory:
         old: Entry | None,
         token: Token | None,
     ) -> None:
-        namespace = self._policy.namespace
+        namespace = self.lookups.policy.namespace
         owners = Keys(1, (sign_public(seed),))
         salt = registration_salt(seed, namespace, name)
         expires = turn.size + OPERATION_ROUNDS
@@ -411,7 +395,8 @@ class Directory:
                 return
             failure = unexpected(reply)
         try:
-            await hand_to_verifiers(self._dialer, self._policy, encoded, self._random)
+            asked = self.lookups
+            await hand_to_verifiers(asked.dialer, asked.policy, encoded, asked.random)
         except (OperationHeld, OperationRefused):
             if isinstance(failure, OperationRefused) and failure.refusal is Refusal.NO_QUORUM:
                 raise failure from None  # who signs has it in a round that others do not sign

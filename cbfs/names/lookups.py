@@ -105,13 +105,14 @@ class Lookups:
         clock: Callable[[], float],
         random: Random,
     ) -> None:
-        """``load`` gives what ``save`` was last given, which must then be on the disk. ``clock``
-        gives seconds since 1970. Raises DecodeError when what was stored is damaged."""
-        self._dialer = dialer
-        self._policy = policy
+        """``policy`` says whose signatures count. ``load`` gives what ``save`` was last given,
+        which must then be on the disk. ``clock`` gives seconds since 1970. Raises DecodeError when
+        what was stored is damaged."""
+        self.dialer = dialer
+        self.policy = policy
         self._save = save
-        self._clock = clock
-        self._random = random
+        self.clock = clock
+        self.random = random
         self._alone = trio.Lock()  # held, on a connection, while the state may change
         self._limiter = trio.CapacityLimiter(LOOKUPS_AT_ONCE)
         self.clock_ahead: int | None = None
@@ -121,11 +122,6 @@ class Lookups:
         self._tiles: dict[int, tuple[FeedRound, ...]] = {}
         stored = load()
         self._state = new_state(policy) if stored is None else decode_state(stored)
-
-    @property
-    def policy(self) -> Policy:
-        """The policy that says whose signatures count."""
-        return self._policy
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator["Turn"]:
@@ -165,7 +161,7 @@ class Lookups:
             if not isinstance(reply, HeadIs):
                 raise unexpected(reply)
             with self._comparing_clocks():
-                newest = check_newest(self._policy, self._state, reply, int(self._clock()))
+                newest = check_newest(self.policy, self._state, reply, int(self.clock()))
             if newest.degraded:
                 return Polled(degraded=True)
             if newest.head.size - self._state.feed.size <= FOLLOW_MAX:
@@ -190,10 +186,10 @@ class Lookups:
         if not 0 <= state.feed.size - start <= FOLLOW_MAX:
             return None
         if start == state.feed.size:
-            return is_current(self._policy, state, shown, ())
+            return is_current(self.policy, state, shown, ())
         async with self._connected() as link:
             rounds = await self._rounds(link, start, state.feed.size)
-        return is_current(self._policy, state, shown, rounds)
+        return is_current(self.policy, state, shown, rounds)
 
     def is_ahead(self, shown: Shown) -> bool:
         """Whether a bundle is newer than the last poll."""
@@ -246,14 +242,14 @@ class Lookups:
     ) -> tuple[DirectoryState, Found | Absent]:
         with self._comparing_clocks():
             return check_lookup(
-                self._policy,
+                self.policy,
                 base,
                 reply.evidence,
                 reply.consistency,
                 steps,
                 name,
                 known,
-                int(self._clock()),
+                int(self.clock()),
                 lapsed=lapsed,
             )
 
@@ -268,7 +264,7 @@ class Lookups:
                 self.clock_ahead = error.ahead
             raise
         self.clock_ahead = 0
-        self._agreed = self._clock(), trio.current_time()
+        self._agreed = self.clock(), trio.current_time()
 
     def agrees(self, now: float) -> bool:
         """Whether this computer's clock, which says ``now`` (seconds since 1970), has gone on as it
@@ -309,7 +305,7 @@ class Lookups:
         """Save a state, then work with it. A crash before the save leaves the older head, against
         which the next one is checked just as well."""
         floor = self._state.time
-        if floor > int(self._clock()) + COSIGNATURE_AHEAD_MAX:
+        if floor > int(self.clock()) + COSIGNATURE_AHEAD_MAX:
             floor = 0  # it was kept while this computer's clock was wrong
         state = replace(state, time=max(state.time, floor))
         if state != self._state:
@@ -325,10 +321,10 @@ class Lookups:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Link]:
-        isolation = b"names:" + self._random.token(ISOLATION_SIZE)
+        isolation = b"names:" + self.random.token(ISOLATION_SIZE)
         try:
             async with open_link(
-                self._dialer, self._policy.server, None, isolation, self._random
+                self.dialer, self.policy.server, None, isolation, self.random
             ) as link:
                 yield link
         except (DialError, TransportError) as error:

@@ -28,6 +28,7 @@ from cbfs.messages.content import read_content
 from cbfs.messages.model import Message
 from cbfs.messages.queues.quarantine import envelope_at
 from cbfs.names.directory import Directory
+from cbfs.names.lookups import Lookups
 from cbfs.names.own_name import OwnName
 from cbfs.network.access import Network
 from cbfs.network.pacing import PacedDialer
@@ -275,7 +276,7 @@ class Town:
         async def keep(state: bytes) -> None:
             await self.store.commit(lambda writer: writer.put(Table.META, b"directory", state))
 
-        return Directory(self.wires, self.policy, load, keep, self.now, SYSTEM_RANDOM)
+        return Directory(Lookups(self.wires, self.policy, load, keep, self.now, SYSTEM_RANDOM))
 
     async def until(self, look: Callable[[], bool], what: str) -> None:
         """Until it is so, on the jumping clock."""

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbfs.names.directory import Directory
-from cbfs.names.lookups import DirectoryDown
+from cbfs.names.lookups import DirectoryDown, Lookups
 from cbfs.network.dial import LoopbackDialer
 from cbfs_common.errors import DecodeError
 from cbfs_common.names.checks import Fault, Found, parse_policy
@@ -140,7 +140,7 @@ class Town:
             text = re.sub(r"cbfs-names://\S+", url, text)
         kept = Kept()
         return Directory(
-            LoopbackDialer(), parse_policy(text), kept.load, kept.save, time.time, RANDOM
+            Lookups(LoopbackDialer(), parse_policy(text), kept.load, kept.save, time.time, RANDOM)
         )
 
     async def register(self, name: str, **more: object) -> Found:

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from cbfs.names.directory import Directory, NameTaken
-from cbfs.names.lookups import DirectoryDown
+from cbfs.names.lookups import DirectoryDown, Lookups
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import open_link
 from cbfs_common.errors import TransportError
@@ -63,7 +63,9 @@ class Running:
         return parse_policy((self.data / "policy").read_text())
 
     def client(self, kept: Kept) -> Directory:
-        return Directory(LoopbackDialer(), self.policy, kept.load, kept.save, time.time, RANDOM)
+        return Directory(
+            Lookups(LoopbackDialer(), self.policy, kept.load, kept.save, time.time, RANDOM)
+        )
 
 
 def spawn(*arguments: str) -> "subprocess.Popen[str]":

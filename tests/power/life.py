@@ -16,6 +16,7 @@ import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, load_account, opened_store
 from cbfs.names.directory import Directory
+from cbfs.names.lookups import Lookups
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import open_link, request
 from cbfs.storage.root_key import MAGIC
@@ -190,7 +191,9 @@ class Kept:
 
 def directory(policy: Path, kept: Kept) -> Directory:
     parsed = parse_policy(policy.read_text())
-    return Directory(LoopbackDialer(), parsed, kept.load, kept.save, time.time, SYSTEM_RANDOM)
+    return Directory(
+        Lookups(LoopbackDialer(), parsed, kept.load, kept.save, time.time, SYSTEM_RANDOM)
+    )
 
 
 async def register(policy: Path, acks: Acks, end: float) -> None:

@@ -7,6 +7,7 @@ from hashlib import shake_256
 import trio
 
 from cbfs.names.directory import Directory
+from cbfs.names.lookups import Lookups
 from cbfs.network.dial import LoopbackDialer
 from cbfs_common.names.policy import Policy
 from cbfs_common.names.wire import Reply, Request, decode_request, encode_reply
@@ -86,4 +87,4 @@ class Kept:
 def client(policy: Policy, kept: Kept, clock: Callable[[], float]) -> Directory:
     """A client's directory over plain loopback."""
     random = seeded_random(b"client")
-    return Directory(LoopbackDialer(), policy, kept.load, kept.save, clock, random)
+    return Directory(Lookups(LoopbackDialer(), policy, kept.load, kept.save, clock, random))
