@@ -47,7 +47,12 @@ class QuarantinedEnvelope:
 
 
 def _decode(data: bytes) -> QuarantinedEnvelope:
-    return QuarantinedEnvelope(data[_HEAD:], Why(data[:1]), data[1:_HEAD])
+    """Any record: one that says a reason that is not known here is of a later version."""
+    try:
+        why = Why(data[:1])
+    except ValueError:
+        why = Why.LATER
+    return QuarantinedEnvelope(data[_HEAD:], why, data[1:_HEAD])
 
 
 def keep(writer: Writer, unread: QuarantinedEnvelope) -> None:
