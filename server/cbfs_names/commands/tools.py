@@ -110,7 +110,7 @@ def add_terms(parser: argparse.ArgumentParser) -> None:
 
 def chosen_terms(options: argparse.Namespace, directory: Path, random: Random) -> Terms | None:
     """What the options ask for; None: nothing is said. The registrar's key is made in the
-    directory when it is needed. Raises DecodeError, DataError."""
+    directory when it is needed. Raises DecodeError, HostError."""
     if options.registration is None and options.short is None:
         return None
     rule, _, bits = (options.registration or "open").partition(":")
