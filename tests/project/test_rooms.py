@@ -1,7 +1,8 @@
-"""The plan of ``cbfs``: rooms, what each may enter, by which doors, and words that mean one thing.
+"""The plan of ``cbfs`` and of the name directory: rooms, what each may enter, by which doors, and
+words that mean one thing.
 
 Each room says in its ``__init__.py`` what it is, and in ``FACE`` which of its modules others may
-import. ``ALLOWED`` says who may enter whom.
+import. ``PLANS`` says who may enter whom.
 """
 
 import ast
@@ -44,6 +45,18 @@ ALLOWED = {
 }
 """What each room or file of ``cbfs`` may import of the others. ``commands`` may import all, and is
 imported by none."""
+
+PLANS = {
+    "cbfs": ALLOWED,
+    "cbfs_names": {
+        "limits": "",
+        "state": "limits",
+        "wire": "state limits",
+        "rounds": "state wire limits",
+        "processes": "rounds wire state limits",
+    },
+}
+"""The same of each package that has rooms."""
 
 FILES = {"__init__", "interface", "context", "problems"}
 ROOM_FILES_MAX = 16
@@ -96,7 +109,8 @@ def through_walls(package: Path) -> list[str]:
     return [
         f"{one.place} {one.module}"
         for one in imports_between_rooms(package)
-        if one.room != "commands" and one.entered not in ALLOWED.get(one.room, "").split()
+        if one.room != "commands"
+        and one.entered not in PLANS[package.name].get(one.room, "").split()
     ]
 
 
@@ -132,23 +146,33 @@ def never_used(package: Path) -> list[str]:
     return sorted(faces - used)
 
 
-def test_no_import_goes_through_a_wall() -> None:
-    assert not through_walls(PACKAGES["cbfs"])
+@pytest.mark.parametrize("package", PLANS)
+def test_no_import_goes_through_a_wall(package: str) -> None:
+    assert not through_walls(PACKAGES[package])
 
 
-def test_rooms_are_entered_by_their_doors() -> None:
-    assert not beside_doors(PACKAGES["cbfs"])
+@pytest.mark.parametrize("package", PLANS)
+def test_rooms_are_entered_by_their_doors(package: str) -> None:
+    assert not beside_doors(PACKAGES[package])
 
 
-def test_a_face_has_no_more_than_is_used() -> None:
-    assert not never_used(PACKAGES["cbfs"])
+@pytest.mark.parametrize("package", PLANS)
+def test_a_face_has_no_more_than_is_used(package: str) -> None:
+    assert not never_used(PACKAGES[package])
 
 
-def test_no_two_rooms_lead_into_each_other() -> None:
+def test_each_package_with_rooms_has_a_plan() -> None:
+    faces = {name for name, folder in PACKAGES.items() if any(map(face_of, rooms(folder)))}
+    assert faces == set(PLANS)
+
+
+@pytest.mark.parametrize("package", PLANS)
+def test_no_two_rooms_lead_into_each_other(package: str) -> None:
     """The rooms have an order: each is below those that may enter it."""
+    plan = PLANS[package]
     below: set[str] = set()
-    while rest := set(ALLOWED) - below:
-        free = {room for room in rest if set(ALLOWED[room].split()) <= below}
+    while rest := set(plan) - below:
+        free = {room for room in rest if set(plan[room].split()) <= below}
         assert free, f"a circle among {sorted(rest)}"
         below |= free
 
