@@ -187,7 +187,7 @@ class _Client:
             try:
                 await self._pump(nursery.start_soon)
             except (
-                TransportError,
+                CbfsError,
                 trio.BrokenResourceError,
                 trio.ClosedResourceError,
                 trio.TooSlowError,
