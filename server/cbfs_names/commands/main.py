@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -86,7 +86,8 @@ def _main(given: list[str]) -> None:
         keys = load_keys(directory, random)
         onion = chosen(options, directory, random.token)
         begin = _starter(options, directory, keys, random)
-        trio.run(_run, directory, keys, begin, listening, public, onion, random, log)
+        answer = partial(_answer, directory, keys, begin, listening, public, onion, random)
+        trio.run(_run, answer, log)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -216,19 +217,10 @@ def _check_history(directory: Path) -> None:
         )
 
 
-async def _run(
-    directory: Path,
-    keys: ServerKeys,
-    start: Start,
-    listening: Place,
-    public: Place,
-    onion: Onion | None,
-    random: Random,
-    log: ServerLog,
-) -> None:
+async def _run(answer: Callable[[], Awaitable[None]], log: ServerLog) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(until_asked, nursery.cancel_scope, log.reopen)
-        await _answer(directory, keys, start, listening, public, onion, random)
+        await answer()
         nursery.cancel_scope.cancel()
 
 
