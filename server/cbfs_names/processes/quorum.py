@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class Quorum:
-    """``service.Core`` of a sequencer with verifiers elsewhere. ``on_head`` is told of newer
+    """``ServiceCore`` of a sequencer with verifiers elsewhere. ``on_head`` is told of newer
     cosignatures of the newest head, ``on_config`` of a configuration when a head of it is
     published, ``on_receipted`` of operations that a verifier has given a receipt for."""
 
@@ -64,7 +64,7 @@ class Quorum:
         self._changed = trio.Event()
         self._pages: tuple[bytes, bytes] = b"", b""
 
-    # service.Core
+    # ServiceCore
 
     async def start(self, now: int) -> Head:
         """Show the newest head, offer again what was proposed, or make the first round."""

@@ -96,7 +96,7 @@ class Embedded:
 
 
 class EmbeddedCore:
-    """``service.ServiceCore`` of a directory that signs alone."""
+    """``ServiceCore`` of a directory that signs alone."""
 
     def __init__(self, core: Embedded, head: Head) -> None:
         self._core = core

@@ -50,7 +50,7 @@ def check_block(
     view: StateView, config: Config, block: Block, now: int | None, receipts: Receipts = ()
 ) -> Checked:
     """Check that ``block`` is the valid next round after ``view`` at ``now`` (seconds since 1970;
-    None when others have endorsed for its time). The checks that cost least come first. Raises
+    None when others have endorsed it). The checks that cost least come first. Raises
     BlockRefused."""
     tip = view.tip()
     number = 0 if tip is None else tip.number + 1
