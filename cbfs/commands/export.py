@@ -33,6 +33,7 @@ from cbfs.messages.history import message_content
 from cbfs.messages.model import Content
 from cbfs.messages.queues.delivery_queue import unsealed
 from cbfs.messages.queues.incomplete import decode_incomplete
+from cbfs.storage.encoding import number_of
 from cbfs.storage.records import Meta, Table, Writer
 from cbfs.storage.store import Store
 from cbfs.tree.nodes import File, decode_record
@@ -133,10 +134,10 @@ def _exported(salvage: Salvage, count: Count) -> Iterator[Record]:
             if value is None:
                 count.damaged += 1
                 if table is Table.CONTENT:
-                    damaged.add(int.from_bytes(key[:8], "big"))
+                    damaged.add(number_of(key[:8]))
                 continue
             if table is Table.CONTENT and salvage.lost:
-                chunks[int.from_bytes(key[:8], "big")] += 1
+                chunks[number_of(key[:8])] += 1
             content, kept = _kept(table, key, value)
             if content and (content.id in damaged or (salvage.lost and _gaps(content, chunks))):
                 count.damaged += 1
@@ -169,7 +170,7 @@ def _kept(table: Table, key: bytes, value: bytes) -> tuple[Content | None, bytes
     if table is Table.PARTS:  # what is missing comes, or shows when it is complete
         return Content(decode_incomplete(value).content, 0, 1), value
     if table is Table.NODES:
-        node, _names = decode_record(int.from_bytes(key, "big"), value)
+        node, _names = decode_record(number_of(key), value)
         return (node.content if isinstance(node, File) else None), value
     return None, value
 

@@ -116,7 +116,7 @@ class End:
         """(conversation, serial), None for what is no message yet."""
         if len(self.key) != _OF_MESSAGE:
             return None
-        return self.key[_CONVERSATION], int.from_bytes(self.key[_OF_MESSAGE - 8 :], "big")
+        return self.key[_CONVERSATION], number_of(self.key[_OF_MESSAGE - 8 :])
 
     @property
     def request(self) -> bytes | None:

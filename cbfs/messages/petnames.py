@@ -17,7 +17,7 @@ from cbfs.messages import conversations, history
 from cbfs.messages.conversations import label, put_label
 from cbfs.messages.file_names import folder_message_name, message_name
 from cbfs.messages.model import Conversation, Delivery, Message
-from cbfs.storage.encoding import pack, u64, unpack
+from cbfs.storage.encoding import number_of, pack, u64, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer
 
 BATCH = 256
@@ -105,7 +105,7 @@ def relabel(writer: Writer, name: str) -> tuple[int, list[Message]]:
         writer.delete(Table.META, key)
     else:
         writer.put(Table.META, key, _encode_relabel(name, looked[-1][0] + b"\0"))
-    found = (history.get_message(writer, k[:16], int.from_bytes(k[16:], "big")) for k, _ in looked)
+    found = (history.get_message(writer, k[:16], number_of(k[16:])) for k, _ in looked)
     renamed = [_name_message(writer, m, name) for m in found if m is not None]
     return len(looked), [message for message in renamed if message is not None]
 

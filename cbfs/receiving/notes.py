@@ -15,7 +15,7 @@ from cbfs.messages.model import Delivery, Message
 from cbfs.messages.queues.delivery_queue import begin_again, moved_on, pending, send_again
 from cbfs.messages.queues.note_queue import NOTHING, Dues, NoteKind, dequeue, enqueue, items_for
 from cbfs.receiving.reassembly import Arrivals, Reception, acknowledge
-from cbfs.storage.encoding import u64
+from cbfs.storage.encoding import number_of, u64
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.limits import ASK_SPREAD, LOST_PAUSE, NOTE_IDS_MAX
 from cbfs_common.messages.body import Note
@@ -131,7 +131,7 @@ def tell_lost(writer: Writer, dues: Dues, peer: str, reception: Reception) -> No
 
 def _may(writer: Writer, what: bytes, peer: str, now: int) -> bool:
     key = what + writer.blind(peer.encode())
-    last = int.from_bytes(writer.get(Table.META, key) or b"", "big")
+    last = number_of(writer.get(Table.META, key))
     if last + LOST_PAUSE * 1_000 > now >= last:
         return False
     writer.put(Table.META, key, u64(now))

@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from cbfs.context import Context
 from cbfs.network.link import open_link, request
+from cbfs.storage.encoding import number_of, u64
 from cbfs.storage.faults import contained
 from cbfs.storage.store import Table, Writer
 from cbfs_common.errors import CbfsError
@@ -33,9 +34,7 @@ class CoverTraffic:
         self._context = context
         self._ready: bytes | None = None
         with context.store.read() as reader:
-            self._out = {
-                key: int.from_bytes(value, "big") for key, value in reader.items(Table.COVER)
-            }
+            self._out = {key: number_of(value) for key, value in reader.items(Table.COVER)}
 
     def is_dummy(self, envelope: bytes) -> bool:
         """Whether this was made here, and is nothing."""
@@ -63,7 +62,7 @@ class CoverTraffic:
 
         def change(writer: Writer) -> None:
             for key in late:
-                writer.put(Table.COVER, key, now.to_bytes(8, "big"))
+                writer.put(Table.COVER, key, u64(now))
 
         if late:
             await self._context.store.commit(change)
@@ -93,7 +92,7 @@ class CoverTraffic:
     async def _make(self) -> bytes:
         envelope = self._context.random.token(ENVELOPE_SIZE)
         key, now = envelope_id(envelope), self._context.clock()
-        value = now.to_bytes(8, "big")
+        value = u64(now)
         await self._context.store.commit(lambda writer: writer.put(Table.COVER, key, value))
         self._out[key] = now
         return envelope

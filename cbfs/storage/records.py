@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from cbfs.storage.encoding import number_of, u64
 from cbfs.storage.key_tree import KeyReader, KeysDamaged, KeyWriter, open_record, seal_record
 from cbfs_common.errors import CryptoError
 from cbfs_common.primitives import kdf
@@ -234,7 +235,7 @@ class Reader:
 
     def number(self, series: Series) -> int:
         """The last that ``Writer.next_number`` gave, 0 before the first."""
-        return int.from_bytes(self.get(Table.META, Meta.COUNTER + series) or b"", "big")
+        return number_of(self.get(Table.META, Meta.COUNTER + series))
 
     def blind(self, *parts: bytes) -> bytes:
         """16 bytes that stand for ``parts`` in a record key and tell nothing of them."""
@@ -288,7 +289,7 @@ class Writer(Reader):
     def next_number(self, series: Series) -> int:
         """The next number of a series: 1, 2, 3, ... None is ever given again."""
         number = self.number(series) + 1
-        self.put(Table.META, Meta.COUNTER + series, number.to_bytes(8, "big"))
+        self.put(Table.META, Meta.COUNTER + series, u64(number))
         return number
 
 
@@ -299,7 +300,7 @@ def place_of(table: Table, key: bytes) -> bytes:
 
 def _slot_check(place: bytes, slot: int) -> bytes:
     """Against accidents: a wrong slot would take another record's key away."""
-    return kdf(b"", b"cbfs1 slot", slot.to_bytes(8, "big") + place, 8)
+    return kdf(b"", b"cbfs1 slot", u64(slot) + place, 8)
 
 
 def slot_of(place: bytes, data: bytes) -> int:

@@ -10,7 +10,7 @@ until the next mount where that went.
 from collections.abc import Callable
 
 from cbfs.messages.file_names import free_name
-from cbfs.storage.encoding import u64
+from cbfs.storage.encoding import number_of, u64
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs.tree.file_contents import drop_scratch, own_contents
 from cbfs.tree.nodes import (
@@ -38,7 +38,7 @@ def restore(tree: Tree) -> Callable[[Writer], None]:
     renamed: list[Node] = []
     with tree.backend.store.read() as reader:
         for record, data in reader.items(Table.NODES):
-            inode = int.from_bytes(record, "big")
+            inode = number_of(record)
             nodes[inode] = decode_record(inode, data)
         moved = load_moved(reader)
         kept = read_times(reader, UI_INFO)
@@ -121,7 +121,7 @@ def take_along(writer: Writer, old: int, new: int) -> None:
 def load_moved(reader: Reader) -> dict[int, int]:
     """Folders that have moved since the last mount began: new inode numbers by old ones."""
     return {
-        int.from_bytes(key[len(Meta.MOVED) :], "big"): int.from_bytes(new, "big")
+        number_of(key[len(Meta.MOVED) :]): number_of(new)
         for key, new in reader.items(Table.META, Meta.MOVED)
     }
 

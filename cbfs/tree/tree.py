@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from cbfs.interface import Backend
 from cbfs.messages.model import Conversation, Message
-from cbfs.storage.encoding import u64
+from cbfs.storage.encoding import number_of, u64
 from cbfs.storage.faults import Tasks
 from cbfs.storage.store import Series, Store, Table, Writer
 from cbfs.tree.file_contents import FileContents
@@ -279,4 +279,4 @@ def _last_inode(store: Store) -> int:
     """Inodes up to this one are in use, or were when what is in the store was made."""
     with store.read() as reader:
         key = reader.key_up_to(Table.NODES, u64(MADE - 1), b"")
-    return max(FIRST_OWN, int.from_bytes(key or b"", "big"))
+    return max(FIRST_OWN, number_of(key))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from cbfs.interface import Backend
 from cbfs.messages.queues.quarantine import Why, envelope_at, numbered, reason_at
-from cbfs.storage.encoding import u64
+from cbfs.storage.encoding import number_of, u64
 from cbfs.storage.store import Table, Writer
 from cbfs.tree.nodes import Folder, Node, Text
 from cbfs.tree.rules import TreeError
@@ -77,7 +77,7 @@ class QuarantineFolder:
             with self._backend.store.read() as reader:
                 why = reason_at(reader, key)
             if why:
-                number = int.from_bytes(key[:8], "big")
+                number = number_of(key[:8])
                 yield number + 1, f"{number:08d}{_SUFFIX}", UnreadFile(key, why, self._backend)
 
     async def remove(self, name: str, _node: Node) -> None:
