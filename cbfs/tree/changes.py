@@ -69,10 +69,11 @@ class Changes:
         self._contents = tree.contents
 
     async def ready(self, directory: Folder) -> Folder:
-        """Take back what is being sent of a folder before something is made in it."""
+        """Take back what is being sent of a folder before something is made in it. Gives the folder
+        to make it in: where a conversation has begun meanwhile, what was there has moved on."""
         if directory.area is Area.FOLDER_DRAFT:
             await settle(directory)
-        return directory
+        return _now(directory)
 
     def create(self, directory: Folder, name: str, mode: int, author: Process | None) -> File:
         """Make a new empty file, after ``ready``. It is stored when it is closed."""
@@ -93,7 +94,8 @@ class Changes:
 
     async def mkdir(self, directory: Folder, name: str, mode: int = 0o700) -> Folder:
         """Make a folder: in outbox/ a conversation that is to be."""
-        self._check_new(await self.ready(directory), name)
+        directory = await self.ready(directory)
+        self._check_new(directory, name)
         rules = RULES[directory.area]
         check(rules.mkdir or rules.folders)
         mode |= directory.mode & stat.S_ISGID
@@ -109,7 +111,8 @@ class Changes:
         self, directory: Folder, name: str, target: str, author: Process | None
     ) -> SymbolicLink:
         """Make a symbolic link, as editors use for locks."""
-        self._check_new(await self.ready(directory), name)
+        directory = await self.ready(directory)
+        self._check_new(directory, name)
         check(file_rule(directory.area, name))
         if directory is self._tree.root and name == CONFIG:
             raise TreeError(errno.EACCES)  # what it leads to would not be looked at
@@ -136,7 +139,7 @@ class Changes:
             raise TreeError(errno.EXDEV)
         refuse_link(directory, name)
         await settle(node)
-        directory = _now(await self.ready(directory))
+        directory = await self.ready(directory)
         self._check_new(directory, name)
         check(file_rule(directory.area, name))
         self._enter(directory, name, node)
@@ -208,7 +211,7 @@ class Changes:
         directory = _now(directory)
         if not node.recorded:
             raise TreeError(errno.EACCES)
-        if any(not _is_stale(each) for each in node.entries.values()):
+        if any(not _is_stale(each) for each in _now(node).entries.values()):
             raise TreeError(errno.ENOTEMPTY)
         if tree.lookup(directory, name) is not node:
             raise TreeError(errno.ENOENT)
@@ -224,8 +227,8 @@ class Changes:
         """Move an entry; gives what it has replaced."""
         tree = self._tree
         await settle(tree.lookup(source, name), target.entries.get(new))
-        await self.ready(target)
-        source, target = _now(source), _now(target)
+        target = await self.ready(target)
+        source = _now(source)
         node = tree.lookup(source, name)
         old = target.entries.get(new)
         if old is node:

@@ -1,11 +1,13 @@
 """What happens while the mount is slow to show what the daemon has done."""
 
+import errno
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from cbfs.interface import Outgoing
 from cbfs.messages.model import Message
@@ -13,7 +15,7 @@ from cbfs.outbox import loop
 from cbfs.outbox.loop import OutboxLoop
 from cbfs.tree.nodes import Node, SymbolicLink
 from tests.support import fake_backend
-from tests.tree.test_tree import Mount, run, until
+from tests.tree.test_tree import Mount, refused, run, until
 
 
 class Slow:
@@ -66,6 +68,54 @@ def test_the_users_name_leads_into_the_folder_all_the_time(tmp_path: Path) -> No
         assert tree.outbox.entries[link.target] is folder.alias
         await until(lambda: len(mount.backend.sent) == 2)
         mount.view.watchers.revealer = None
+
+    run(tmp_path, body)
+
+
+@pytest.mark.parametrize("change", ["link", "remove", "remove folder"])
+def test_what_waits_for_the_first_message_finds_its_folder_behind_it(
+    tmp_path: Path, change: str
+) -> None:
+    """Here the message cannot be taken back any more, and its folder is yet to be shown."""
+
+    async def body(mount: Mount) -> None:
+        outbox, begun, gate = mount.tree.outbox, trio.Event(), trio.Event()
+        sent: list[Message] = []
+        send, mount.view.watchers.revealer = mount.backend.send, Slow()
+
+        async def slow(outgoing: Outgoing) -> Message:
+            begun.set()
+            with trio.CancelScope(shield=True):
+                await gate.wait()
+                sent.append(await send(outgoing))
+            return sent[0]
+
+        mount.backend.send = slow  # type: ignore[method-assign]
+        folder = await mount.changes.mkdir(outbox, "bob")
+        file = await mount.save(folder, "first", b"first")
+        await begun.wait()
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "link": lambda: mount.changes.link(file, folder, "second"),
+            "remove": lambda: mount.changes.unlink(folder, "first"),
+            "remove folder": lambda: mount.changes.rmdir(outbox, "bob"),
+        }
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(calls_for, calls[change], change)
+            await trio.testing.wait_all_tasks_blocked()
+            gate.set()
+        assert folder.alias is not None
+        assert not folder.entries
+        names = {"link": {"first", "second"}, "remove": set(), "remove folder": {"first"}}
+        assert folder.alias.entries.keys() - {"metadata.toml"} == names[change]
+        assert outbox.entries["bob"] is folder
+        mount.view.watchers.revealer = None
+
+    async def calls_for(call: Callable[[], Awaitable[object]], change: str) -> None:
+        if change != "remove folder":
+            await call()
+            return
+        with refused(errno.ENOTEMPTY):
+            await call()
 
     run(tmp_path, body)
 
