@@ -76,8 +76,12 @@ class DraftSubmission:
                 place = folder.alias or folder
                 try:
                     with contained():
-                        if place.entries.get(name) is node and self._is_ready(place, name, node):
-                            await self._send(name_of(place), place, name, node)
+                        if (
+                            _is_in(place, name, node)
+                            and self._is_ready(place, name, node)
+                            and not await self._send(place, name, node)
+                        ):
+                            break
                 except CbfsError as error:
                     self._try_later(node, error)
                 if folder.alias is not None:
@@ -90,23 +94,26 @@ class DraftSubmission:
     def _is_ready(self, place: Folder, name: str, node: Unsent) -> bool:
         return not self.put_off(state_of(node)) and self._outbox.verdict(place, name, node) is None
 
-    async def _send(self, folder_name: str, folder: Folder, name: str, node: Unsent) -> None:
-        draft, message = state_of(node), None
+    async def _send(self, folder: Folder, name: str, node: Unsent) -> bool:
+        """False when it was taken back: who did so may be moving the folder with all in it."""
+        draft, message, taken_back = state_of(node), None, False
         try:
             with contained():
                 if isinstance(node, File):
                     await self._tree.contents.save(node)
                 version = draft.version
-                if folder.entries.get(name) is node and (
+                if _is_in(folder, name, node) and (
                     not isinstance(node, File) or node.stored == version
                 ):
-                    message = await self._hand_over(folder_name, folder, name, node)
+                    message = await self._hand_over(folder, name, node)
+                    taken_back = message is None
         except Refused as error:
             self._outbox.errors.fail(folder, name, node, error)
         except CbfsError as error:
             self._try_later(node, error)
         if message is not None:
             self._sent(folder, name, node, version, message)
+        return not taken_back
 
     def _try_later(self, node: Unsent, error: CbfsError) -> None:
         self._waiting = isinstance(error, NotYet)
@@ -140,9 +147,7 @@ class DraftSubmission:
         else:
             self._outbox.tasks.start_soon(self._retire_folder, node)
 
-    async def _hand_over(
-        self, folder_name: str, folder: Folder, name: str, node: Unsent
-    ) -> Message | None:
+    async def _hand_over(self, folder: Folder, name: str, node: Unsent) -> Message | None:
         """None when it was taken back meanwhile. Raises what ``Backend.send`` raises."""
         draft, message, content = state_of(node), None, None
         sending = draft.sending = PendingSubmission(trio.CancelScope(), trio.Event())
@@ -152,7 +157,7 @@ class DraftSubmission:
             with sending.scope:
                 content = node.content if isinstance(node, File) else await pack(self._tree, node)
                 if content is not None:
-                    outgoing = self._outgoing(folder_name, folder, name, node, content)
+                    outgoing = self._outgoing(folder, name, node, content)
                     message = await self._tree.backend.send(outgoing)
         finally:
             draft.sending = None
@@ -169,14 +174,12 @@ class DraftSubmission:
         except StoreError as error:
             _log.error("%s", error.in_full)  # the next mount drops it
 
-    def _outgoing(
-        self, folder_name: str, folder: Folder, name: str, node: Unsent, content: Content
-    ) -> Outgoing:
-        """Raises Refused."""
+    def _outgoing(self, folder: Folder, name: str, node: Unsent, content: Content) -> Outgoing:
+        """For whom it is, the names of now say. Raises Refused."""
         people: tuple[str, ...] = ()
         subject, lifetime = "", 0
         if folder.conversation is None:
-            people, subject, lifetime = self._outbox.begun(folder_name, folder)
+            people, subject, lifetime = self._outbox.begun(name_of(folder), folder)
         take_out = _taking_out(node) if isinstance(node, File) else taking_out(node, content)
 
         def consume(writer: Writer, conversation: Conversation) -> None:
@@ -237,6 +240,11 @@ class DraftSubmission:
 
         path = f"outbox/{name_of(directory)}/{name}"
         self._outbox.watchers.remove(path, leave)
+
+
+def _is_in(folder: Folder, name: str, node: Unsent) -> bool:
+    """Whether it is there still, and the folder in the outbox."""
+    return folder.area is Area.DRAFTS and folder.entries.get(name) is node
 
 
 def _taking_out(file: File) -> Callable[[Writer], None]:

@@ -13,7 +13,7 @@ from cbfs.interface import Outgoing
 from cbfs.messages.model import Message
 from cbfs.outbox import loop
 from cbfs.outbox.loop import OutboxLoop
-from cbfs.tree.nodes import Node, SymbolicLink
+from cbfs.tree.nodes import File, Node, SymbolicLink
 from tests.support import fake_backend
 from tests.tree.test_tree import Mount, refused, run, until
 
@@ -116,6 +116,61 @@ def test_what_waits_for_the_first_message_finds_its_folder_behind_it(
             return
         with refused(errno.ENOTEMPTY):
             await call()
+
+    run(tmp_path, body)
+
+
+def test_a_file_goes_to_whom_its_folder_is_for_when_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder gets another name while the file is put on the disk for sending."""
+
+    async def body(mount: Mount) -> None:
+        folder = await mount.changes.mkdir(mount.tree.outbox, "bob")
+        save = mount.tree.contents.save
+
+        async def slow(file: File, *, whole: bool = True) -> None:
+            await save(file, whole=whole)
+            if not file.writers and "bob" in mount.tree.outbox.entries:
+                outbox = mount.tree.outbox
+                await mount.changes.rename(outbox, "bob", outbox, "carol", replace=False)
+
+        monkeypatch.setattr(mount.tree.contents, "save", slow)
+        await mount.save(folder, "first", b"first")
+        await until(lambda: mount.backend.sent)
+        (conversation,) = mount.backend.conversations()
+        assert conversation.participants == ("alice", "carol")
+
+    run(tmp_path, body)
+
+
+def test_nothing_goes_of_a_folder_that_was_moved_away_while_the_first_of_it_waited(
+    tmp_path: Path,
+) -> None:
+    async def body(mount: Mount) -> None:
+        tree, begun = mount.tree, trio.Event()
+
+        async def slow(outgoing: Outgoing) -> Message:
+            begun.set()
+            await trio.sleep_forever()
+            raise AssertionError(outgoing)
+
+        send, mount.backend.send = mount.backend.send, slow  # type: ignore[method-assign]
+        folder = await mount.changes.mkdir(tree.tmp, "bob")
+        for name in ("first", "second"):
+            await mount.save(folder, name, b"text")
+        pack = await mount.changes.mkdir(tree.tmp, "pack")
+        await mount.save(pack, "inside", b"text")
+        await mount.changes.rename(tree.tmp, "bob", tree.outbox, "bob", replace=False)
+        await mount.changes.rename(tree.tmp, "pack", folder, "pack", replace=False)
+        await begun.wait()
+        mount.backend.send = send  # type: ignore[method-assign]
+        await mount.changes.rename(tree.outbox, "bob", tree.tmp, "bob", replace=False)
+        await mount.save(await mount.changes.mkdir(tree.outbox, "carol"), "last", b"last")
+        await until(lambda: mount.backend.sent)
+        assert [data for _message, data in mount.backend.sent] == [b"last"]
+        assert folder.entries.keys() == {"first", "second", "pack"}
+        assert b"failed" not in mount.view.status.render()
 
     run(tmp_path, body)
 
