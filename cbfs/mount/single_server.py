@@ -140,6 +140,7 @@ class _Session:
                             operations = await self._look(request)
                             if operations is None:
                                 return
+                            await self._send(request.number, 0, None)
                             calls = _Calls(operations, nursery)
                         elif request.word in calls.at_once:
                             with harmless(self._view.failed):
@@ -161,19 +162,20 @@ class _Session:
                         await drop_tmp(self._view.tree, operations.single.tmp)
 
     async def _look(self, request: SingleRequest) -> SingleOperations | None:
-        """The first word: which conversation."""
+        """The first word: which conversation. None, and the answer is given, when there is none."""
         if request.word != LOOK:
             raise DecodeError("the mount of a single conversation that does not say which")
         tree = self._view.tree
+        tmp = await make_tmp(tree)  # first: nothing waits between a look at the tree and watching
         try:
             conversation = conversation_called(tree, request.arguments[0])
         except CbfsError as error:
+            await drop_tmp(tree, tmp)
             await self._send(request.number, errno.EINVAL, [str(error), error.hint])
             return None
         key = self._random.token(KEY_SIZE)
-        single = SingleView(tree, conversation, await make_tmp(tree))
+        single = SingleView(tree, conversation, tmp)
         operations = SingleOperations(self._view, self._account, single, key)
-        await self._send(request.number, 0, None)
         self._view.watchers.observers.append(operations)
         return operations
 

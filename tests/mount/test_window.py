@@ -10,21 +10,31 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cbfs.account.account import SYSTEM_RANDOM
+from cbfs.mount import single_server
+from cbfs.mount.single_view import make_tmp
 from cbfs.mount.single_wire import (
     ARGUMENTS,
     FRAME_MAX,
+    LOOK,
     Frames,
     SingleRequest,
     frame,
     read_answer,
     read_request,
 )
+from cbfs.tree.nodes import Folder
+from cbfs.tree.tree import Tree
 from cbfs_common.errors import DecodeError
 from tests.support.mounted import Mounted, Watch, mounted
 from tests.support.world import ENVIRONMENT, WAIT, program, run, wait_for
+from tests.tree.test_tree import Mount
+from tests.tree.test_tree import run as play
 
 SANDBOX = (
     *("bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"),
@@ -459,3 +469,35 @@ def test_frames_come_out_as_they_went_in(bodies: list[bytes], step: int) -> None
     assert [body for piece in pieces for body in frames.add(piece)] == bodies
     with pytest.raises(DecodeError):
         list(Frames().add((FRAME_MAX + 1).to_bytes(4, "big")))
+
+
+@pytest.mark.parametrize("gone", ["conversation", "process"])
+def test_nothing_stays_of_a_window_that_came_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """Its conversation is left, or its process ends, while the daemon gets ready."""
+
+    async def body(mount: Mount) -> None:
+        message = await mount.backend.arrive("bob", b"hello")
+        ours, theirs = trio.testing.memory_stream_pair()
+
+        async def slow(tree: Tree) -> Folder:
+            made = await make_tmp(tree)
+            if gone == "conversation":
+                await tree.leave_conversation(message.conversation, tree.outbox)
+            else:
+                await theirs.aclose()
+            return made
+
+        monkeypatch.setattr(single_server, "make_tmp", slow)
+        session = single_server._Session(ours, mount.view, tmp_path, SYSTEM_RANDOM)  # type: ignore[arg-type]
+        await theirs.send_all(frame(1, LOOK, [message.conversation.hex()]))
+        with trio.fail_after(WAIT):
+            await session.run()
+        if gone == "conversation":
+            (answer,) = Frames().add(await theirs.receive_some())
+            assert read_answer(answer).errno == errno.EINVAL
+        assert not mount.tree.tmp.entries
+        assert not mount.view.watchers.observers
+
+    play(tmp_path, body)
