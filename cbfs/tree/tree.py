@@ -50,6 +50,7 @@ from cbfs.tree.virtual.metadata_file import MetadataFiles
 from cbfs.tree.virtual.people_folders import ContactFolders, RequestFolders
 from cbfs.tree.virtual.quarantine_folder import QuarantineFolder
 from cbfs.tree.virtual.search_folders import SearchFolders
+from cbfs.tree.virtual.unread_folder import Unread
 from cbfs.tree.virtual.virtual_directory import VirtualDirectory
 from cbfs.tree.watchers import Watchers
 from cbfs_common.limits import FILE_NAME_MAX
@@ -113,9 +114,8 @@ class Tree:
             folder, drafts = self.make_folders(conversation)
             self.conversations.enter(conversation.folder, folder)
             self.outbox.enter(conversation.folder, drafts)
-        self.search_folders = SearchFolders(
-            self.root, backend, self.inodes, self._folder_name, watchers
-        )
+        unread = Unread(self.root, backend, self.inodes, self._folder_name, watchers)
+        self.search_folders = SearchFolders(self.root, backend, self._folder_name, unread)
 
     def new_inode(self) -> int:
         """An inode number that nothing has had."""

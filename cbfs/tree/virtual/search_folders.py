@@ -21,11 +21,10 @@ from cbfs.messages.history import get_message
 from cbfs.messages.model import Message
 from cbfs.messages.search_index import SearchHit
 from cbfs.storage.store import Reader
-from cbfs.tree.nodes import BY_DATE, SEARCH, Folder, Inodes, Node, SymbolicLink
+from cbfs.tree.nodes import BY_DATE, SEARCH, Folder, Node, SymbolicLink
 from cbfs.tree.rules import Area, TreeError
 from cbfs.tree.virtual.unread_folder import Unread
 from cbfs.tree.virtual.virtual_directory import VirtualDirectory, inode_for
-from cbfs.tree.watchers import Watchers
 from cbfs_common.errors import DecodeError
 
 SEARCHES_MAX = 64
@@ -199,26 +198,20 @@ class Searches:
 
 
 class SearchFolders:
-    """The folders by-date/, search/ and unread/ of one mount, which it enters into ``root``.
-    ``folder_name`` says what the folder of a conversation is called: empty for one that is not
-    shown. ``stamp`` changes with each message that comes, goes or gets another name."""
+    """The folders by-date/ and search/ of one mount, which it enters into ``root``, beside
+    ``unread``. ``folder_name`` says what the folder of a conversation is called: empty for one that
+    is not shown. ``stamp`` changes with each message that comes, goes or gets another name."""
 
     def __init__(
-        self,
-        root: Folder,
-        backend: Backend,
-        inodes: Inodes,
-        folder_name: Callable[[bytes], str],
-        watchers: Watchers,
+        self, root: Folder, backend: Backend, folder_name: Callable[[bytes], str], unread: Unread
     ) -> None:
         self._people = backend.people
         self._store = backend.store
         self.folder_name = folder_name
-        """What the folder of a conversation is called; empty for one that is not shown."""
         self.stamp = 0
         self.changed_ns = time.time_ns()
         self._looks: OrderedDict[str, _Look] = OrderedDict()
-        self.unread = Unread(root, backend, inodes, folder_name, watchers)
+        self.unread = unread
         root.add("by-date", VirtualDirectory(BY_DATE, Area.FIXED, Days(self)))
         root.add("search", VirtualDirectory(SEARCH, Area.FIXED, Searches(self)))
 
