@@ -243,7 +243,8 @@ class Tree:
 
     async def leave_conversation(self, key: bytes, place: Folder) -> None:
         """A program removes one of its folders: both go. Raises TreeError(ENOTEMPTY) while there is
-        a draft in the one, or, where it is removed under conversations/, a message in the other."""
+        a draft in the one, or, where it is removed under conversations/, a message in the other;
+        TreeError(ENOENT) when both are gone already."""
         if key not in self._folders:
             raise TreeError(errno.ENOENT)
         folder, drafts = self._folders[key]
@@ -254,8 +255,10 @@ class Tree:
         try:
             left = await self.backend.leave(key, empty=place is self.conversations)
         finally:
-            if not left:
+            if not left and key in self._folders:
                 drafts.area = Area.DRAFTS
+        if key not in self._folders:  # the other one was removed at the same time
+            raise TreeError(errno.ENOENT)
         if not left:
             raise TreeError(errno.ENOTEMPTY)
         for name in list(drafts.entries):

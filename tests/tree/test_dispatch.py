@@ -13,7 +13,8 @@ from cbfs.interface import Outgoing
 from cbfs.messages.model import Message
 from cbfs.outbox import loop
 from cbfs.outbox.loop import OutboxLoop
-from cbfs.tree.nodes import File, Node, SymbolicLink
+from cbfs.tree.nodes import File, Folder, Node, SymbolicLink
+from cbfs.tree.rules import TreeError
 from tests.support import fake_backend
 from tests.tree.test_tree import Mount, refused, run, until
 
@@ -171,6 +172,32 @@ def test_nothing_goes_of_a_folder_that_was_moved_away_while_the_first_of_it_wait
         assert [data for _message, data in mount.backend.sent] == [b"last"]
         assert folder.entries.keys() == {"first", "second", "pack"}
         assert b"failed" not in mount.view.status.render()
+
+    run(tmp_path, body)
+
+
+def test_both_folders_of_a_conversation_are_removed_at_once(tmp_path: Path) -> None:
+    """By two programs: one of them comes too late."""
+
+    async def body(mount: Mount) -> None:
+        tree = mount.tree
+        message = await mount.backend.arrive("bob", b"hello")
+        name = tree.conversation(message.conversation).folder
+        await mount.backend.delete(message)
+        told: list[int] = []
+
+        async def remove(place: Folder) -> None:
+            try:
+                await mount.changes.rmdir(place, name)
+            except TreeError as error:
+                told.append(error.errno)
+
+        async with trio.open_nursery() as nursery:
+            for place in (tree.conversations, tree.outbox):
+                nursery.start_soon(remove, place)
+        assert told == [errno.ENOENT]
+        assert not tree.conversations.entries
+        assert not tree.outbox.entries
 
     run(tmp_path, body)
 
