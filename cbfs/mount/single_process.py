@@ -95,8 +95,9 @@ class Daemon:
         number, event = self._last, trio.Event()
         if not self.ended.is_set():
             self._waiting[number] = event
-            await self._send(number, word, list(arguments))
-            await event.wait()
+            with suppress(FUSEError):  # it has just ended
+                await self._send(number, word, list(arguments))
+                await event.wait()
         return self._answers.pop(number, Answer(number, errno.ENOTCONN, None))
 
     async def tell(self, word: str, *arguments: object) -> None:

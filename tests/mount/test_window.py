@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.mount import single_server
+from cbfs.mount.single_process import Daemon
 from cbfs.mount.single_view import make_tmp
 from cbfs.mount.single_wire import (
     ARGUMENTS,
@@ -501,3 +502,15 @@ def test_nothing_stays_of_a_window_that_came_too_late(
         assert not mount.view.watchers.observers
 
     play(tmp_path, body)
+
+
+def test_a_daemon_that_has_just_ended_answers_that_nobody_is_there() -> None:
+    """Before the first word could be sent, too."""
+
+    async def main() -> None:
+        ours, theirs = trio.testing.memory_stream_pair()
+        await theirs.aclose()
+        daemon = Daemon(ours)  # type: ignore[arg-type]
+        assert (await daemon.answer(LOOK, "any")).errno == errno.ENOTCONN
+
+    trio.run(main)
