@@ -254,8 +254,8 @@ class Changes:
         if isinstance(node, File):
             node.changed = time.monotonic()
             node.given_up = -1
-            if node.is_sent and target.area is not Area.DRAFTS:
-                node.version += 1  # what is kept elsewhere is a copy of the message
+            if node.is_sent and (target is not source or target.area is not Area.DRAFTS):
+                node.version += 1  # elsewhere it is a copy of the message, or one to others
 
         def back() -> None:
             put_back(target, new, node, old)

@@ -176,6 +176,26 @@ def test_nothing_goes_of_a_folder_that_was_moved_away_while_the_first_of_it_wait
     run(tmp_path, body)
 
 
+def test_what_was_just_sent_and_is_moved_on_to_somebody_else_goes_to_them_too(
+    tmp_path: Path,
+) -> None:
+    async def body(mount: Mount) -> None:
+        tree = mount.tree
+        bob, carol = [await mount.changes.mkdir(tree.outbox, name) for name in ("bob", "carol")]
+        file = await mount.save(bob, "note", b"hello")
+        await until(lambda: bob.alias is not None)
+        assert bob.alias is not None
+        await mount.changes.rename(bob.alias, "note", bob.alias, "same", replace=False)
+        await mount.changes.rename(bob.alias, "same", carol, "note", replace=False)
+        await until(lambda: len(mount.backend.sent) == 2)
+        assert [data for _message, data in mount.backend.sent] == [b"hello"] * 2
+        people = [conversation.participants for conversation in mount.backend.conversations()]
+        assert people == [("alice", "bob"), ("alice", "carol")]
+        await until(lambda: not file.names)
+
+    run(tmp_path, body)
+
+
 def test_both_folders_of_a_conversation_are_removed_at_once(tmp_path: Path) -> None:
     """By two programs: one of them comes too late."""
 
