@@ -279,8 +279,8 @@ def test_every_label_is_used_once() -> None:
 
 
 def specification() -> list[Path]:
-    whole = ROOT / "common" / "PROTOCOL.rst"
-    return [whole]
+    """The overview and the documents beside it."""
+    return [ROOT / "common" / "PROTOCOL.rst", *sorted((ROOT / "common" / "protocol").glob("*.rst"))]
 
 
 CONSTANT = re.compile(r"\s+(?P<name>[A-Z][A-Z0-9_]+) = (?P<value>\S.*?)\s*\Z")
@@ -345,6 +345,21 @@ def test_the_specification_names_every_limit() -> None:
     told = {name for path in specification() for name, _ in constants(path.read_text())}
     limits = importlib.import_module("cbfs_common.limits")
     assert not {name for name in vars(limits) if name.isupper()} - told
+
+
+HEADING = re.compile(r"^(?P<title>[^\s=~-][^\n]{2,})\n(?:=+|-+|~+)$", re.MULTILINE)
+SECTIONS_NAMED = re.compile(r"PROTOCOL\.rst, (?P<sections>[A-Z][^.;:)\"]*)")
+
+
+def test_sections_of_the_specification_that_the_code_names_are_there() -> None:
+    titles = {m["title"] for path in specification() for m in HEADING.finditer(path.read_text())}
+    unknown = set()
+    for path in sources():
+        for match in SECTIONS_NAMED.finditer(" ".join(path.read_text().split())):
+            for section in re.split(r", | and (?=[A-Z])", match["sections"]):
+                if not any(title.startswith(section) for title in titles):
+                    unknown.add((name_of(path), section))
+    assert not unknown
 
 
 # THREATS.rst

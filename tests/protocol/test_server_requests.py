@@ -47,7 +47,7 @@ from cbfs_common.wire.transport import PAYLOAD_MAX
 from tests.vectors.make_transport_vectors import FILE
 
 USER, ID, ENVELOPE = os.urandom(32), os.urandom(16), os.urandom(ENVELOPE_SIZE)
-SPECIFICATION = Path(requests.__file__).parents[2] / "PROTOCOL.rst"
+SPECIFICATION = Path(requests.__file__).parents[2] / "protocol" / "server.rst"
 RECORD = bytes(16) + b"\x01" + bytes(PREKEY_RECORD_SIZE - 17)
 REQUESTS = (
     CreateAccount(),
