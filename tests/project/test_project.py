@@ -362,31 +362,59 @@ def test_sections_of_the_specification_that_the_code_names_are_there() -> None:
     assert not unknown
 
 
-# THREATS.rst
+# THREATS.rst and CLAIMS.rst
 
-NAMED = re.compile(r"(?P<file>test_\w+)\.(?P<test>\w+)")
+LINE = re.compile(r"\*\*(?P<id>[A-Z]\d+)\*\* ")
+CLAIM = re.compile(r"^   \* - (?P<id>[A-Z]\d+)\n(?P<cells>(?:     .*\n)+)", re.MULTILINE)
+SHOWN = re.compile(r"(?P<file>test_\w+)\.(?P<test>\w+)")
+MARKS = {"by design", "not proven"}
 
 
-def test_threats_name_tests_that_there_are() -> None:
-    text = (ROOT / "common" / "THREATS.rst").read_text()
-    named = {match.groups() for match in NAMED.finditer(" ".join(re.findall(r"\[[^]]+\]", text)))}
-    assert len(named) > 40
+def threats() -> str:
+    return (ROOT / "common" / "THREATS.rst").read_text()
+
+
+def claims() -> dict[str, tuple[str, str, str, list[str]]]:
+    """Rows of CLAIMS.rst by id: what the adversary has, the claim, what it rests on, evidence."""
+    found = {}
+    for match in CLAIM.finditer((ROOT / "common" / "CLAIMS.rst").read_text()):
+        cells = [" ".join(cell.split()) for cell in match["cells"].split("\n     - ")]
+        has, claim, rests, evidence = cells[0].removeprefix("- "), *cells[1:]
+        assert match["id"] not in found, match["id"]
+        found[match["id"]] = (has, claim, rests, evidence.split(", "))
+    return found
+
+
+def test_every_line_of_threats_has_an_id_and_a_row_in_claims() -> None:
+    """A new line takes the next number of its letter, in both documents."""
+    ids = [match["id"] for match in LINE.finditer(threats())]
+    assert len(ids) > 100
+    items = re.findall(r"^  - .*", threats(), re.MULTILINE)
+    assert not [item for item in items if not LINE.match(item.removeprefix("  - "))]
+    assert len(ids) == len(set(ids))
+    assert set(claims()) == set(ids)
+
+
+def test_every_claim_says_what_it_rests_on_and_what_shows_it() -> None:
     there = {
         (path.stem, node.name)
         for path in sources_of_tests()
         for node in tree(path).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
     }
-    assert not named - there
+    for name, (*cells, evidence) in claims().items():
+        assert all(cells), name
+        tests = [SHOWN.fullmatch(shown) for shown in evidence if shown not in MARKS]
+        assert all(test and test.groups() in there for test in tests), (name, evidence)
+        assert len(tests) == len(evidence) or len(evidence) == 1, f"{name}: a mark stands alone"
 
 
 def test_what_an_adversary_cannot_do_is_shown() -> None:
-    """Each line of THREATS.rst under a Cannot names a test."""
-    text = (ROOT / "common" / "THREATS.rst").read_text()
-    lists = re.findall(r"^Cannot\n((?:  .*\n|\n(?=  ))+)", text, re.MULTILINE)
-    assert len(lists) > 4
-    lines = [line for found in lists for line in re.split(r"^  - ", found, flags=re.MULTILINE)[1:]]
-    assert not [line for line in lines if not NAMED.search(line)]
+    """Each line of THREATS.rst under a Cannot has evidence, or says that nobody has proven it."""
+    lists = re.findall(r"^Cannot\n((?:  .*\n|\n(?=  ))+)", threats(), re.MULTILINE)
+    ids = [match["id"] for found in lists for match in LINE.finditer(found)]
+    assert len(ids) > 40
+    assert not [name for name in ids if claims()[name][-1] == ["by design"]]
 
 
 # Guides for those who change the program
