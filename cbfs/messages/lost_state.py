@@ -2,10 +2,10 @@
 
 Sessions must not be used twice: a copy of an account directory (a backup that was put back, say)
 would seal with keys that were used already, and its peers are ahead of it. A copy is told by the
-inode of the store's file, which no copy shares; a snapshot of a whole disk cannot be told so, and
-heals as lost messages do (``cbfs.messages.queues.note_queue``). Without sessions, be it for that or
-because the account was restored, everybody with whom messages were exchanged is told that what they
-sealed is lost.
+identity of the store's file (``cbfs.storage.file_identity``), which no copy shares; a snapshot of a
+whole disk, or a file that was overwritten in place, cannot be told so, and heals as lost messages
+do (``cbfs.messages.queues.note_queue``). Without sessions, be it for that or because the account
+was restored, everybody with whom messages were exchanged is told that what they sealed is lost.
 """
 
 from pathlib import Path
@@ -15,6 +15,7 @@ from cbfs.messages.conversations import load_conversations
 from cbfs.messages.history import load_messages
 from cbfs.messages.model import Delivery
 from cbfs.messages.queues.note_queue import NOTHING, NoteKind, count_anew, enqueue
+from cbfs.storage.file_identity import decode_identity, identity_of
 from cbfs.storage.store import Meta, Reader, Store, Table, Writer
 from cbfs_common.primitives import Random
 
@@ -28,14 +29,14 @@ LOST_SPREAD = 5_000
 def notice_copy(store: Store, directory: Path) -> bool:
     """Forget sessions and prekeys when the store is a copy. True when it is. Before the store
     runs. A crash before the commit notices it at the next start."""
-    place = (directory / "store" / "data.mdb").stat().st_ino.to_bytes(8, "big")
+    file = identity_of(directory / "store" / "data.mdb")
 
     def change(writer: Writer) -> bool:
         known = writer.get(Table.META, Meta.PLACE)
-        if known == place:
+        if known == file.encode():
             return False
-        writer.put(Table.META, Meta.PLACE, place)
-        if known is None:
+        writer.put(Table.META, Meta.PLACE, file.encode())
+        if known is None or decode_identity(known).may_be(file):
             return False
         writer.delete_prefix(Table.SESSIONS, b"")
         writer.delete_prefix(Table.PREKEYS, b"")
