@@ -14,9 +14,11 @@ from pathlib import Path
 
 import trio
 
+from cbfs_common.errors import DecodeError
 from cbfs_common.onion import PORT
-from cbfs_common.primitives import KEY_SIZE, Random, dh_public, kem_encapsulate
+from cbfs_common.primitives import Random, kem_encapsulate
 from cbfs_common.profile import Address
+from cbfs_common.wire.transport import SERVER_SECRET_SIZE, ServerSecret
 from cbfs_host.complaints import CHECK_DATA, HostError, hint_of
 from cbfs_host.files import opened_data, trusted_path, write_file
 from cbfs_host.listening import Place, listen, listen_locally, place_option
@@ -119,24 +121,23 @@ def parse_options(arguments: list[str] | None) -> Options:
     )
 
 
-def load_key(path: Path, random: Random) -> bytes:
-    """The server's secret key (32 bytes, file 0600), made when there is none. A crash leaves the
-    whole key or none; the store is made after it. Raises HostError."""
+def load_key(path: Path, random: Random) -> ServerSecret:
+    """The server's secret keys (SERVER_SECRET_SIZE bytes, file 0600), made when there are none. A
+    crash leaves the whole file or none; the store is made after it. Raises HostError."""
     try:
         with contextlib.suppress(FileNotFoundError):
-            key = path.read_bytes()
-            if len(key) != KEY_SIZE:
-                raise HostError(f"{path} is not a key file", "restore it from a backup")
-            return key
+            return ServerSecret(path.read_bytes())
         if (path.parent / "store").exists():
             raise HostError(
                 f"{path} is missing, which is the server's address",
                 "put it back from a backup: the store beside it belongs to it;"
                 " a new server begins in an empty --data",
             )
-        key = random.token(KEY_SIZE)
-        write_file(path, key)
-        return key
+        secret = ServerSecret(random.token(SERVER_SECRET_SIZE))
+        write_file(path, secret.encoded)
+        return secret
+    except DecodeError as error:
+        raise HostError(f"{path} is not a key file", "restore it from a backup") from error
     except OSError as error:
         raise HostError(
             f"{path} cannot be read or written: {error.strerror}", hint_of(error, CHECK_DATA)
@@ -159,7 +160,12 @@ async def _reached(
 
 
 async def serve(
-    options: Options, data: Path, secret: bytes, random: Random, onion: Onion | None, log: ServerLog
+    options: Options,
+    data: Path,
+    secret: ServerSecret,
+    random: Random,
+    onion: Onion | None,
+    log: ServerLog,
 ) -> None:
     """Run the server until it is asked to end. What was answered is on the disk by then."""
     store = MailboxStore(data / "store")
@@ -183,7 +189,7 @@ async def serve(
                         Server(secret, random, service, pusher, nursery).start(listener)
                     nursery.start_soon(keep_going, "housekeeping", housekeeping.keep)
                     async with _reached(options, onion, public.getsockname()[1]) as where:
-                        print(Address(dh_public(secret), *where).url(), flush=True)
+                        print(Address(secret.key, *where).url(), flush=True)
                         await trio.sleep_forever()
                 committer.cancel_scope.cancel()
     finally:

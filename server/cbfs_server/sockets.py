@@ -19,7 +19,13 @@ import trio
 from cbfs_common.errors import TransportError
 from cbfs_common.limits import PADDING_MEAN
 from cbfs_common.primitives import Random, below, exponential
-from cbfs_common.wire.transport import PUSH, Established, Event, ServerConnection
+from cbfs_common.wire.transport import (
+    PUSH,
+    Established,
+    Event,
+    ServerConnection,
+    ServerSecret,
+)
 from cbfs_host.logs import keep_going, tell_fault
 from cbfs_server.limits import (
     CONNECTIONS_MAX,
@@ -242,10 +248,15 @@ class Connection:
 
 
 class Server:
-    """Accepts connections and runs them. ``secret`` is the server's X25519 key (32)."""
+    """Accepts connections and runs them. ``secret`` is the server's long-term keys."""
 
     def __init__(
-        self, secret: bytes, random: Random, service: Service, pusher: Pusher, nursery: trio.Nursery
+        self,
+        secret: ServerSecret,
+        random: Random,
+        service: Service,
+        pusher: Pusher,
+        nursery: trio.Nursery,
     ) -> None:
         self.secret = secret
         self.random = random

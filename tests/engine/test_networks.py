@@ -19,7 +19,6 @@ from cbfs.network.pacing import PacedDialer
 from cbfs.problems import MOST
 from cbfs.receiving.mailbox import Mailbox
 from cbfs.sending.cover_traffic import CoverTraffic
-from cbfs_common.primitives import dh_public
 from cbfs_common.wire.requests import (
     CountPrekeys,
     Done,
@@ -30,10 +29,10 @@ from cbfs_common.wire.requests import (
     decode_request,
     encode,
 )
-from cbfs_common.wire.transport import Frame, ServerConnection
+from cbfs_common.wire.transport import Frame, ServerConnection, ServerSecret
 from tests.engine.test_prekey_upkeep import account
 
-SERVER_KEY = SYSTEM_RANDOM.token(32)
+SERVER_SECRET = ServerSecret(SYSTEM_RANDOM.token(96))
 FAR = 2**40
 
 Behaviour = Callable[[trio.abc.Stream], "object"]
@@ -78,7 +77,7 @@ class Network:
 
 async def serve(stream: trio.abc.Stream, kind: str) -> None:
     """A home server. ``well``: as it should be."""
-    connection = ServerConnection(SERVER_KEY, SYSTEM_RANDOM)
+    connection = ServerConnection(SERVER_SECRET, SYSTEM_RANDOM)
     answered = 0
     late: list[Frame] = []
     swapped = False
@@ -135,7 +134,7 @@ async def home(place: Path, *plan: str) -> AsyncIterator[tuple[Mailbox, Network,
     said: list[str] = []
     async with account(place) as given, trio.open_nursery() as nursery:
         network = Network(list(plan), nursery)
-        server = replace(given.account.server, key=dh_public(SERVER_KEY))
+        server = replace(given.account.server, key=SERVER_SECRET.key)
         paced = PacedDialer(network, given.configuration, SYSTEM_RANDOM)
         context = replace(given, dialer=paced, account=replace(given.account, server=server))
         made = Mailbox(

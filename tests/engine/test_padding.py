@@ -15,10 +15,16 @@ from hypothesis import strategies as st
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import open_link, request
 from cbfs_common.limits import FRAME_SIZE, PADDING_MEAN
-from cbfs_common.primitives import Random, below, dh_public, exponential, kem_encapsulate
+from cbfs_common.primitives import Random, below, exponential, kem_encapsulate
 from cbfs_common.profile import Address
 from cbfs_common.wire.requests import GetLimits
-from cbfs_common.wire.transport import ANSWER_SIZE, HELLO_SIZE, PROOF_SIZE, ClientConnection
+from cbfs_common.wire.transport import (
+    ANSWER_SIZE,
+    HELLO_SIZE,
+    PROOF_SIZE,
+    ClientConnection,
+    ServerSecret,
+)
 from cbfs_server.push import Pusher
 from cbfs_server.service import Service
 from cbfs_server.sockets import Server
@@ -26,7 +32,7 @@ from cbfs_server.store import MailboxStore
 from tests.support.serving import RANDOM
 from tests.support.talking import seeded
 
-SECRET = bytes(range(32))
+SECRET = ServerSecret(bytes(range(96)))
 
 
 def off(samples: list[float], mean: float) -> float:
@@ -72,7 +78,7 @@ async def server(place: Path) -> AsyncIterator[Address]:
         for task in (made.pad, made.end_overdue):
             nursery.start_soon(task)
         nursery.start_soon(made.accept, listener)
-        yield Address(dh_public(SECRET), "127.0.0.1", listener.getsockname()[1])
+        yield Address(SECRET.key, "127.0.0.1", listener.getsockname()[1])
         nursery.cancel_scope.cancel()
     listener.close()
     store.close()

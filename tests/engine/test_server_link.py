@@ -9,20 +9,26 @@ from trio.testing import memory_stream_pair
 from cbfs.network.link import CALL_TIMEOUT, HANDSHAKE_TIMEOUT, Link, LinkClosed, open_link, request
 from cbfs_common.errors import CbfsError, DecodeError, LimitError, TransportError
 from cbfs_common.limits import PUSH_WINDOW
-from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address
 from cbfs_common.wire.requests import CountPrekeys, Done, encode
-from cbfs_common.wire.transport import PAYLOAD_MAX, PUSH, Established, Frame, ServerConnection
-from tests.support.serving import RANDOM
+from cbfs_common.wire.transport import (
+    PAYLOAD_MAX,
+    PUSH,
+    Established,
+    Frame,
+    ServerConnection,
+    ServerSecret,
+)
+from tests.support.serving import RANDOM, shown_as
 
-SECRET = bytes(range(32))
-ADDRESS = Address(dh_public(SECRET), "localhost", 1)
+SECRET = ServerSecret(bytes(range(96)))
+ADDRESS = Address(SECRET.key, "localhost", 1)
 
 
 class Scripted:
     """A server of which a test says what it does. It is its own dialer."""
 
-    def __init__(self, secret: bytes = SECRET) -> None:
+    def __init__(self, secret: ServerSecret = SECRET) -> None:
         self._client, self.stream = memory_stream_pair()
         self.transport = ServerConnection(secret, RANDOM)
         self._requests: list[Frame] = []
@@ -219,8 +225,29 @@ def test_a_server_with_another_key_is_named() -> None:
         raise AssertionError("the link must not open")
 
     with pytest.raises(TransportError, match="another key") as caught:
-        play(Scripted(bytes(32)), trio.sleep_forever, use)
+        play(Scripted(ServerSecret(bytes(96))), trio.sleep_forever, use)
     assert caught.value.hint
+
+
+def test_who_has_only_the_x25519_key_of_a_server_reads_nothing_that_it_is_asked() -> None:
+    """He shows keys that are right, and cannot go on: the client's proof does not open to him."""
+    server = Scripted(shown_as(ServerSecret(SECRET.x + bytes(64)), SECRET.public))
+    heard: list[TransportError] = []
+
+    async def use(link: Link) -> None:
+        await link.call(b"asked")
+
+    async def shake_hands() -> None:
+        try:
+            await Scripted.shake_hands(server)
+        except TransportError as error:
+            heard.append(error)
+            await server.stream.aclose()
+
+    server.shake_hands = shake_hands  # type: ignore[method-assign]
+    with pytest.raises(LinkClosed):
+        play(server, trio.sleep_forever, use)
+    assert len(heard) == 1
 
 
 @pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.1 400 Bad Request\r\n\r\n" * 99])

@@ -30,12 +30,11 @@ from cbfs_common.names import proofs as names_evidence
 from cbfs_common.names import registration as names_registration
 from cbfs_common.names import trees
 from cbfs_common.names import wire as names_wire
-from cbfs_common.primitives import dh_public
 from cbfs_common.session import prekey
 from cbfs_common.session.routes import Routes
 from cbfs_common.session.session import decode_session, handshake_of, open_first
 from cbfs_common.wire import requests
-from cbfs_common.wire.transport import ClientConnection, ServerConnection
+from cbfs_common.wire.transport import ClientConnection, ServerConnection, ServerSecret
 from cbfs_names.state import block
 from cbfs_names.wire import peer_messages
 from tests.support.talking import NOW, party, prekey_of, seeded, started
@@ -53,6 +52,7 @@ _ALICES, _FIRST = _STARTED.seal(_ALICE, b"hello", _RANDOM)
 _BOBS, _ = open_first(_BOB, _PAIR, _FIRST, NOW)
 _BOBS, _LATER = _BOBS.seal(_BOB, b"answer", _RANDOM)
 _SECRET = bytes(range(1, 33))
+_SERVER = ServerSecret(bytes(range(96)))
 _TALK = Conversation(bytes(16), ("alice", "bob"), "lunch", 1, "folder", 1, 2)
 
 
@@ -78,7 +78,7 @@ DECODERS: dict[str, Decoder] = {
     "bundle": names_evidence.decode_bundle,
     "checkpoint": _text(names_note.parse_checkpoint),
     "client's transport": lambda data: ClientConnection(
-        dh_public(_SECRET), _SECRET, SYSTEM_RANDOM
+        _SERVER.key, _SECRET, SYSTEM_RANDOM
     ).receive(data),
     "contact": contact.decode_contact,
     "directory configuration": _text(names_config.config_of),
@@ -122,7 +122,7 @@ DECODERS: dict[str, Decoder] = {
     "reply": requests.decode_reply,
     "request": requests.decode_request,
     "route": _search,
-    "server's transport": lambda data: ServerConnection(_SECRET, SYSTEM_RANDOM).receive(data),
+    "server's transport": lambda data: ServerConnection(_SERVER, SYSTEM_RANDOM).receive(data),
     "session": decode_session,
     "settings": settings.decode,
 }

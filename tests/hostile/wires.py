@@ -15,7 +15,6 @@ from cbfs_common.names.wire import Reply as NamesReply
 from cbfs_common.names.wire import Request as NamesRequest
 from cbfs_common.names.wire import decode_request as decode_names_request
 from cbfs_common.names.wire import encode_reply as encode_names_reply
-from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address
 from cbfs_common.session.prekey import PREKEY_ID_SIZE, PrekeyKind
 from cbfs_common.wire.requests import (
@@ -45,7 +44,7 @@ from cbfs_common.wire.requests import (
     encode,
     envelope_id,
 )
-from cbfs_common.wire.transport import PUSH, Established, Frame, ServerConnection
+from cbfs_common.wire.transport import PUSH, Established, Frame, ServerConnection, ServerSecret
 
 EXPIRES = slice(PREKEY_ID_SIZE + 1, PREKEY_ID_SIZE + 9)
 
@@ -66,8 +65,8 @@ class Server:
     """``cut``: bytes until the connection ends, counted over all connections; None for never."""
 
     def __init__(self, port: int) -> None:
-        self.secret = SYSTEM_RANDOM.token(32)
-        self.address = Address(dh_public(self.secret), "127.0.0.1", port)
+        self.secret = ServerSecret(SYSTEM_RANDOM.token(96))
+        self.address = Address(self.secret.key, "127.0.0.1", port)
         self.cut: int | None = None
 
     async def serve(self, stream: trio.abc.Stream) -> None:

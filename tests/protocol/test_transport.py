@@ -1,5 +1,6 @@
 """The transport: vectors, and that any bytes give events or TransportError."""
 
+import copy
 import json
 import os
 from hashlib import blake2b
@@ -11,9 +12,16 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbfs_common.errors import LimitError, TransportError
-from cbfs_common.primitives import Random, dh_public, kem_encapsulate
+from cbfs_common.errors import CryptoError, DecodeError, LimitError, TransportError
+from cbfs_common.primitives import (
+    KEM_CIPHERTEXT_SIZE,
+    Random,
+    check_kem_public,
+    dh_public,
+    kem_encapsulate,
+)
 from cbfs_common.wire.transport import (
+    _CLIENT_PROOF,
     ANSWER_SIZE,
     FRAME_SIZE,
     HELLO_SIZE,
@@ -25,19 +33,22 @@ from cbfs_common.wire.transport import (
     Event,
     Frame,
     ServerConnection,
+    ServerSecret,
+    server_id,
 )
-from tests.vectors.make_transport_vectors import FILE, make, wrong_frames
+from tests.support.serving import shown_as
+from tests.vectors.make_transport_vectors import FILE, make
 
 RANDOM = Random(os.urandom, kem_encapsulate)
-SERVER, CLIENT = bytes(range(32)), bytes(range(32, 64))
+SERVER, CLIENT = ServerSecret(bytes(range(96))), bytes(range(32, 64))
 
 
-def shaken() -> tuple[ClientConnection, ServerConnection]:
+def shaken(key: bytes = SERVER.key) -> tuple[ClientConnection, ServerConnection]:
     """Both sides after the handshake."""
-    client = ClientConnection(dh_public(SERVER), CLIENT, RANDOM)
+    client = ClientConnection(key, CLIENT, RANDOM)
     server = ServerConnection(SERVER, RANDOM)
     assert server.receive(client.start()) == []
-    assert client.receive(server.data_to_send()) == [Established(dh_public(SERVER))]
+    assert client.receive(server.data_to_send()) == [Established(SERVER.key)]
     assert server.receive(client.data_to_send()) == [Established(dh_public(CLIENT))]
     return client, server
 
@@ -54,25 +65,54 @@ def scripted(*tokens: bytes, kem: tuple[bytes, bytes] = (b"", b"")) -> Random:
         assert len(left[0]) == size
         return left.pop(0)
 
-    return Random(token, lambda _: kem)
+    def encapsulate(public: bytes) -> tuple[bytes, bytes]:
+        check_kem_public(public)
+        return kem
+
+    return Random(token, encapsulate)
+
+
+def read(part: Any) -> dict[str, bytes]:
+    return {name: bytes.fromhex(value) for name, value in part.items()}
 
 
 def from_vectors(v: dict[str, Any]) -> tuple[ClientConnection, ServerConnection]:
-    get = {name: bytes.fromhex(value) for name, value in v.items() if isinstance(value, str)}
-    client = ClientConnection(
-        dh_public(get["server secret"]),
-        get["client secret"],
-        scripted(get["a secret"], get["kem seed"]),
+    """Both sides before the handshake, with the randomness of the vectors."""
+    server, drawn = read(v["server"]), read(v["randomness"])
+    secret = ServerSecret(server["secret"] + server["kem seed"])
+    assert secret.key == server["key"]
+    kem = drawn["static kem secret"], drawn["ctS"]
+    return (
+        ClientConnection(
+            server["key"],
+            read(v["client"])["secret"],
+            scripted(drawn["a"], drawn["kem seed"], kem=kem),
+        ),
+        ServerConnection(secret, scripted(drawn["b"], kem=(drawn["kem secret"], drawn["ct"]))),
     )
-    kem = get["kem secret"], get["kem ciphertext"]
-    server = ServerConnection(get["server secret"], scripted(get["b secret"], kem=kem))
-    assert client.start() == get["hello"]
-    assert server.receive(get["hello"]) == []
-    assert server.data_to_send() == get["answer"]
-    assert len(client.receive(get["answer"])) == 1
-    assert client.data_to_send() == get["proof"]
-    assert len(server.receive(get["proof"])) == 1
+
+
+def shaken_from(
+    v: dict[str, Any], stage: str = "frame"
+) -> tuple[ClientConnection, ServerConnection]:
+    """Both sides with the right messages exchanged that come before the one of that stage."""
+    client, server = from_vectors(v)
+    right = read(v["handshake"])
+    assert client.start() == right["hello"]
+    stages = ("hello", "answer", "proof", "frame")
+    if stages.index(stage) > 0:
+        assert server.receive(right["hello"]) == []
+        assert server.data_to_send() == right["answer"]
+    if stages.index(stage) > 1:
+        assert len(client.receive(right["answer"])) == 1
+        assert client.data_to_send() == right["proof"]
+    if stages.index(stage) > 2:
+        assert len(server.receive(right["proof"])) == 1
     return client, server
+
+
+def digest(data: bytes) -> str:
+    return blake2b(data, digest_size=32).hexdigest()
 
 
 def test_the_vectors_are_those_of_the_script() -> None:
@@ -81,30 +121,54 @@ def test_the_vectors_are_those_of_the_script() -> None:
 
 def test_vectors() -> None:
     v = vectors()
+    known = {"format", "server", "client", "randomness", "handshake", "chains", "refused"}
+    known |= {"frames up", "frames down", "longest", "padding", "push"}
+    assert set(v) == known, "nothing in a vector file is passed over"
     for direction, (sender, receiver) in (
-        ("frames up", from_vectors(v)),
-        ("frames down", from_vectors(v)[::-1]),
+        ("frames up", shaken_from(v)),
+        ("frames down", shaken_from(v)[::-1]),
     ):
         expected = {entry["number"]: entry for entry in v[direction]}
         for number in range(513):
             frame = sender.send(1, b"hello")
             assert receiver.receive(frame) == [Frame(1, b"hello")]
             if number in expected:
-                digest = blake2b(frame, digest_size=32).hexdigest()
-                assert digest == expected[number]["blake2b-256"]
+                assert digest(frame) == expected[number]["blake2b-256"]
+    client, server = shaken_from(v)
+    longest = client.send(2**32 - 1, bytes(PAYLOAD_MAX))
+    assert digest(longest) == v["longest"]
+    assert server.receive(longest) == [Frame(2**32 - 1, bytes(PAYLOAD_MAX))]
+    padding, push = server.send(PUSH, b""), server.send(PUSH, v["push"]["payload"].encode())
+    assert (digest(padding), digest(push)) == (v["padding"], v["push"]["blake2b-256"])
+    assert client.receive(padding) == []
+    assert client.receive(push) == [Frame(PUSH, b"hello")]
 
 
-@pytest.mark.parametrize("name", sorted(vectors()["fails"]))
-def test_vectors_that_fail(name: str) -> None:
+@pytest.mark.parametrize(
+    "case", vectors()["refused"], ids=lambda case: f"{case['stage']}: {case['name']}"
+)
+def test_vectors_that_are_refused(case: dict[str, Any]) -> None:
     v = vectors()
-    _, server = from_vectors(v)
-    frames = wrong_frames(bytes.fromhex(v["chain up"]), bytes.fromhex(v["chain down"]))
+    client, server = shaken_from(v, case["stage"])
+    if "bytes" in case:
+        assert set(case) == {"stage", "name", "bytes"}
+        data = bytes.fromhex(case["bytes"])
+    else:
+        assert set(case) == {"stage", "name", "offset", "xor"}
+        changed = bytearray.fromhex(v["handshake"][case["stage"]])
+        for at, xor in enumerate(bytes.fromhex(case["xor"]), case["offset"]):
+            changed[at] ^= xor
+        data = bytes(changed)
+    sizes = {"hello": HELLO_SIZE, "answer": ANSWER_SIZE, "proof": PROOF_SIZE, "frame": FRAME_SIZE}
+    assert len(data) == sizes[case["stage"]], "it is not refused for its size"
+    side: ClientConnection | ServerConnection = client if case["stage"] == "answer" else server
     with pytest.raises(TransportError):
-        server.receive(frames[name])
+        side.receive(data)
+    assert side.data_to_send() == b"", "who refuses says nothing"
 
 
 def test_sizes_are_those_of_the_specification() -> None:
-    assert (HELLO_SIZE, ANSWER_SIZE, PROOF_SIZE) == (1_217, 1_248, 128)
+    assert (HELLO_SIZE, ANSWER_SIZE, PROOF_SIZE) == (1_217, 2_432, 1_216)
     assert (FRAME_SIZE, PAYLOAD_MAX) == (16_932, 16_910)
 
 
@@ -125,7 +189,7 @@ def test_pieces_of_any_size_give_the_same_events(
 @given(st.integers(0, 3), st.lists(st.binary(max_size=20_000), max_size=4))
 @settings(max_examples=100, deadline=None)
 def test_any_bytes_give_events_or_an_error(stage: int, chunks: list[bytes]) -> None:
-    client = ClientConnection(dh_public(SERVER), CLIENT, RANDOM)
+    client = ClientConnection(SERVER.key, CLIENT, RANDOM)
     server = ServerConnection(SERVER, RANDOM)
     connection: ClientConnection | ServerConnection = server
     if stage == 1:
@@ -152,7 +216,7 @@ def test_any_bytes_give_events_or_an_error(stage: int, chunks: list[bytes]) -> N
 @given(st.sampled_from(["hello", "answer", "proof", "frame"]), st.data())
 @settings(max_examples=60, deadline=None)
 def test_a_changed_bit_ends_the_connection(which: str, data: st.DataObject) -> None:
-    client = ClientConnection(dh_public(SERVER), CLIENT, RANDOM)
+    client = ClientConnection(SERVER.key, CLIENT, RANDOM)
     server = ServerConnection(SERVER, RANDOM)
 
     def carry(name: str, sent: bytes) -> bytes:
@@ -199,7 +263,7 @@ def test_a_frame_of_another_connection_is_refused() -> None:
 
 
 def test_a_server_with_another_key_is_named() -> None:
-    client = ClientConnection(dh_public(bytes([9]) * 32), CLIENT, RANDOM)
+    client = ClientConnection(ServerSecret(bytes([9]) * 96).key, CLIENT, RANDOM)
     server = ServerConnection(SERVER, RANDOM)
     server.receive(client.start())
     with pytest.raises(TransportError, match="another key") as caught:
@@ -211,20 +275,20 @@ def test_a_server_with_another_key_is_named() -> None:
 def test_who_lacks_the_secret_proves_nothing() -> None:
     """A server that claims B without B's secret, and a client that claims A without A's."""
     for honest_server in (False, True):
-        client = ClientConnection(dh_public(SERVER), CLIENT, RANDOM)
+        client = ClientConnection(SERVER.key, CLIENT, RANDOM)
         server = ServerConnection(SERVER, RANDOM)
         server.receive(client.start())
         answer = bytearray(server.data_to_send())
         if honest_server:
             client.receive(answer)
-            other = ClientConnection(dh_public(SERVER), bytes([7]) * 32, RANDOM)
+            other = ClientConnection(SERVER.key, bytes([7]) * 32, RANDOM)
             second = ServerConnection(SERVER, RANDOM)
             second.receive(other.start())
             other.receive(second.data_to_send())
             with pytest.raises(TransportError):  # a proof made for another connection
                 server.receive(other.data_to_send())
         else:
-            impostor = ServerConnection(bytes([8]) * 32, RANDOM)
+            impostor = ServerConnection(ServerSecret(bytes([8]) * 96), RANDOM)
             impostor.receive(client.start())
             with pytest.raises(TransportError):
                 client.receive(impostor.data_to_send())
@@ -232,13 +296,73 @@ def test_who_lacks_the_secret_proves_nothing() -> None:
 
 @pytest.mark.parametrize("point", [bytes(32), bytes([1]) + bytes(31)])
 def test_points_of_low_order_are_refused(point: bytes) -> None:
-    hello = ClientConnection(dh_public(SERVER), CLIENT, RANDOM).start()
+    hello = ClientConnection(SERVER.key, CLIENT, RANDOM).start()
     with pytest.raises(TransportError):
         ServerConnection(SERVER, RANDOM).receive(hello[:1] + point + hello[33:])
 
 
+def test_who_has_broken_x25519_alone_cannot_pose_as_a_server() -> None:
+    """With the X25519 secret of the server, and any ML-KEM key but its own, it shows the right keys
+    and learns neither who comes nor what is asked, and nothing that it says is read."""
+    thief = ServerConnection(shown_as(ServerSecret(SERVER.x + bytes(64)), SERVER.public), RANDOM)
+    client = ClientConnection(SERVER.key, CLIENT, RANDOM)
+    thief.receive(client.start())
+    assert client.receive(thief.data_to_send()) == [Established(SERVER.key)]
+    proof, asked = client.data_to_send(), client.send(1, b"asked")
+    secrets = thief._secrets
+    assert secrets is not None
+    with pytest.raises(TransportError):
+        thief.receive(proof + asked)
+    # with every key that it knows: without that of the static key, and with what it holds itself
+    guessed = ServerSecret(SERVER.x + bytes(64)).kem.decapsulate(proof[:KEM_CIPHERTEXT_SIZE])
+    for mixed in (None, guessed):
+        if mixed is not None:
+            secrets.mix_static(mixed, proof[:KEM_CIPHERTEXT_SIZE])
+        with pytest.raises(CryptoError):
+            secrets.open_proof(_CLIENT_PROOF, thief._ephemeral, proof[KEM_CIPHERTEXT_SIZE:], None)
+        down = secrets.chain(b"cbfs1 tr down", SERVER.key, dh_public(CLIENT))
+        cipher, nonce = down.step()
+        with pytest.raises(TransportError):
+            copy.deepcopy(client).receive(cipher.encrypt(nonce, bytes(FRAME_SIZE - 16), None))
+
+
+def test_who_has_broken_ml_kem_alone_cannot_pose_as_a_server() -> None:
+    own = ServerSecret(bytes(32) + SERVER.encoded[32:])
+    thief = ServerConnection(shown_as(own, SERVER.public), RANDOM)
+    client = ClientConnection(SERVER.key, CLIENT, RANDOM)
+    thief.receive(client.start())
+    with pytest.raises(TransportError):
+        client.receive(thief.data_to_send())
+    assert client.data_to_send() == b"", "the client has not said who it is"
+
+
+def test_keys_of_another_kem_are_not_those_of_the_address() -> None:
+    other = ServerSecret(SERVER.x + bytes(64))
+    assert other.key != SERVER.key
+    client, server = ClientConnection(SERVER.key, CLIENT, RANDOM), ServerConnection(other, RANDOM)
+    server.receive(client.start())
+    with pytest.raises(TransportError, match="another key"):
+        client.receive(server.data_to_send())
+
+
+@pytest.mark.parametrize("size", [0, 32, 64, 95, 97, 1_216])
+def test_secrets_of_another_size_are_refused(size: int) -> None:
+    with pytest.raises(DecodeError):
+        ServerSecret(bytes(size))
+
+
+def test_a_static_key_that_is_none_is_refused() -> None:
+    """A server may have made its address of anything; its clients end the connection."""
+    broken = SERVER.public[:32] + b"\xff" * 1_184
+    thief = ServerConnection(shown_as(SERVER, broken), RANDOM)
+    client = ClientConnection(server_id(broken), CLIENT, RANDOM)
+    thief.receive(client.start())
+    with pytest.raises(TransportError):
+        client.receive(thief.data_to_send())
+
+
 def test_another_version_is_named() -> None:
-    hello = ClientConnection(dh_public(SERVER), CLIENT, RANDOM).start()
+    hello = ClientConnection(SERVER.key, CLIENT, RANDOM).start()
     with pytest.raises(TransportError, match="version"):
         ServerConnection(SERVER, RANDOM).receive(b"\x02" + hello[1:])
 

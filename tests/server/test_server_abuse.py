@@ -23,6 +23,7 @@ from cbfs_common.wire.requests import (
     UploadPrekeys,
     encode,
 )
+from cbfs_common.wire.transport import ServerSecret
 from cbfs_names.limits import AWAIT_PATIENCE, AWAITING_MAX
 from cbfs_names.processes.quorum import Quorum
 from cbfs_names.rounds.sequencer import Sequencer
@@ -162,7 +163,7 @@ def test_who_holds_all_connections_of_a_directory_does_not_keep_others_out(
     monkeypatch.setattr("cbfs_names.wire.sockets.ROOM", 2)
     monkeypatch.setattr("cbfs_names.wire.sockets.HANDSHAKE_TIMEOUT", 10 * TIMEOUT)
     monkeypatch.setattr("cbfs_names.wire.sockets.IDLE_TIMEOUT", 10 * TIMEOUT)
-    echo, secret = Echo(), os.urandom(32)
+    echo, secret = Echo(), ServerSecret(os.urandom(96))
 
     def hold(address: Address, number: int) -> RawClient:
         client = RawClient(address)
@@ -173,7 +174,7 @@ def test_who_holds_all_connections_of_a_directory_does_not_keep_others_out(
 
     async def main() -> None:
         listener = await listen("127.0.0.1", 0)
-        address = Address(dh_public(secret), "127.0.0.1", listening_port(listener))
+        address = Address(secret.key, "127.0.0.1", listening_port(listener))
         answered: list[bytes] = []
         async with listener, trio.open_nursery() as nursery:
             nursery.start_soon(serve, listener, secret, RANDOM, echo)

@@ -30,7 +30,7 @@ from cbfs_common.wire.requests import (
     encode,
     envelope_id,
 )
-from cbfs_common.wire.transport import FRAME_SIZE, HELLO_SIZE
+from cbfs_common.wire.transport import ANSWER_SIZE, FRAME_SIZE, HELLO_SIZE, PROOF_SIZE
 from tests.support.serving import (
     RANDOM,
     TIMEOUT,
@@ -279,7 +279,7 @@ def test_on_the_wire_all_frames_have_one_size_and_say_nothing(server: RunningSer
         async with open_link(tap, server.address, secret, b"", RANDOM) as link:
             await request(link, GetLimits())
             seen = len(tap.up), len(tap.down)
-            assert seen == (1_217 + 128 + FRAME_SIZE, 1_248 + FRAME_SIZE)
+            assert seen == (HELLO_SIZE + PROOF_SIZE + FRAME_SIZE, ANSWER_SIZE + FRAME_SIZE)
             for asked in (
                 UploadPrekeys((record(),)),
                 TakePrekey(user),
@@ -296,7 +296,7 @@ def test_on_the_wire_all_frames_have_one_size_and_say_nothing(server: RunningSer
                 assert secretive not in tap.up + tap.down
         frames = [
             stream[start : start + FRAME_SIZE]
-            for stream, head in ((tap.up, 1_217 + 128), (tap.down, 1_248))
+            for stream, head in ((tap.up, HELLO_SIZE + PROOF_SIZE), (tap.down, ANSWER_SIZE))
             for start in range(head, len(stream), FRAME_SIZE)
         ]
         assert len({frame[:16] for frame in frames}) == len(frames)
@@ -339,7 +339,7 @@ def test_damaged_data_is_named(tmp_path: Path) -> None:
     (data / "key").write_bytes(b"short")
     done = _run("--data", str(data), "--listen", "127.0.0.1:0")
     assert (done.returncode, "is not a key file" in done.stderr) == (1, True)
-    (data / "key").write_bytes(bytes(32))
+    (data / "key").write_bytes(bytes(96))
     (data / "store" / "data.mdb").write_bytes(b"no store" * 2_000)
     done = _run("--data", str(data), "--listen", "127.0.0.1:0")
     assert (done.returncode, "cannot be opened" in done.stderr) == (1, True)

@@ -22,7 +22,7 @@ from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address, parse_address
 from cbfs_common.wire.requests import CreateAccount, Delete, GetLimits, Subscribe, encode
 from cbfs_common.wire.requests import decode_reply as decode_answer
-from cbfs_common.wire.transport import FRAME_SIZE, PAYLOAD_MAX, Frame
+from cbfs_common.wire.transport import FRAME_SIZE, PAYLOAD_MAX, Frame, ServerSecret
 from cbfs_host.listening import Place, listen
 from cbfs_host.lmdb_environment import StoreError
 from cbfs_host.logs import keep_going
@@ -49,6 +49,7 @@ EXAMPLES = 2_000 if os.environ.get("FUZZ_S") else 40
 ACCOUNTS = 10
 SECRET = os.urandom(32)
 KNOWN = dh_public(SECRET)
+SERVER = ServerSecret(b"k" * 96)
 
 NUMBERS = st.sampled_from([0, 1, 2, 255, 2**31, 2**32 - 1, 2**32, 2**63, 2**64 - 1, -1, -(2**63)])
 SIZES = st.sampled_from(
@@ -197,9 +198,9 @@ async def served(tmp_path: Path, script: Callable[[RawClient], None]) -> None:
                 listener = listen(Place("127.0.0.1", 0))
                 pusher = Pusher(store)
                 service = Housekeeping(store, tmp_path).service(pusher, 10, ACCOUNTS)
-                Server(b"k" * 32, RANDOM, service, pusher, nursery).start(listener)
+                Server(SERVER, RANDOM, service, pusher, nursery).start(listener)
                 port = listener.getsockname()[1]
-                address = Address(dh_public(b"k" * 32), "127.0.0.1", port)
+                address = Address(SERVER.key, "127.0.0.1", port)
                 with trio.fail_after(TIMEOUT):
                     for each in script, is_served:
                         await trio.to_thread.run_sync(with_a_client, address, each)
@@ -268,7 +269,7 @@ def test_a_server_says_in_its_log_that_it_makes_no_more_accounts(
     def make_all(client: RawClient) -> None:
         host, port = client.socket.getpeername()
         for _ in range(ACCOUNTS + 1):
-            with_a_client(Address(dh_public(b"k" * 32), host, port), is_served)
+            with_a_client(Address(SERVER.key, host, port), is_served)
 
     trio.run(served, tmp_path, make_all)
     assert f"no account was made: there are {ACCOUNTS}" in caplog.text

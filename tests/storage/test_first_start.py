@@ -50,7 +50,7 @@ def server(place: Path) -> str:
     with opened_data(place / "data" / "server", "cbfs-server"):
         key = server_cli.load_key(place / "data" / "server" / "key", SYSTEM_RANDOM)
         ServerStore(place / "data" / "server" / "store").close()
-    return key.hex()
+    return key.encoded.hex()
 
 
 def names(place: Path) -> str:

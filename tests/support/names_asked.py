@@ -14,13 +14,12 @@ from cbfs_common.names.wire import (
     Reply,
     Request,
 )
-from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address
 from tests.support.names_naive import NOW, Forger, make_entry, make_policy
 from tests.support.names_server import SERVER_SECRET, Kept, answering, client
 
 ALICE, BOB = make_entry("alice"), make_entry("bob")
-HERE = Address(dh_public(SERVER_SECRET), "127.0.0.1", 1)
+HERE = Address(SERVER_SECRET.key, "127.0.0.1", 1)
 
 
 def honest() -> Forger:

@@ -17,8 +17,9 @@ from cbfs_common.names.entry import Entry, Keys
 from cbfs_common.names.layout import ZERO
 from cbfs_common.names.operations import Operation, OperationKind, commitment
 from cbfs_common.names.wire import LookedUp, Lookup, Reply
-from cbfs_common.primitives import dh_public, sign_public
+from cbfs_common.primitives import sign_public
 from cbfs_common.profile import Address
+from cbfs_common.wire.transport import ServerSecret
 from cbfs_names.processes.single import Embedded
 from cbfs_names.rounds.sequencer import Sequencer
 from cbfs_names.rounds.verifier import Verifier
@@ -27,13 +28,13 @@ from cbfs_names.state.round_log import Outcome
 from cbfs_names.state.store import StateStore
 from cbfs_names.wire.queries import Answers, Asked
 
-KEYS = ServerKeys(b"t" * 32, b"l" * 32, b"v" * 32)
+KEYS = ServerKeys(ServerSecret(b"t" * 96), b"l" * 32, b"v" * 32)
 LIFETIME = 1_000_000
 NOW = 1_700_000_000
 CONFIG: Config = KEYS.config(Terms(lifetime=LIFETIME))
 NAMESPACE = CONFIG.namespace
 COSIGNER = CONFIG.witnesses[0][1].name
-POLICY = CONFIG.policy(Address(dh_public(KEYS.transport), "127.0.0.1", 1))
+POLICY = CONFIG.policy(Address(KEYS.server, "127.0.0.1", 1))
 SALT = b"a salt of thirty-two bytes ......"[:32]
 
 

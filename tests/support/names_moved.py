@@ -15,7 +15,7 @@ from cbfs.commands.init import make
 from cbfs.commands.name_owner import Owner
 from cbfs_common.names.config import Config, Terms
 from cbfs_common.names.registration import Invite, Token
-from cbfs_common.primitives import dh_public, sign_public
+from cbfs_common.primitives import sign_public
 from cbfs_common.profile import Address
 from cbfs_names.processes.single import Embedded, EmbeddedCore
 from cbfs_names.state.keys import VERIFIER, load_keys
@@ -92,7 +92,7 @@ async def moved(
     listener = await listen("127.0.0.1", 0)
     try:
         async with listener, trio.open_nursery() as nursery:
-            address = Address(dh_public(made.secret), "127.0.0.1", listening_port(listener))
+            address = Address(made.secret.key, "127.0.0.1", listening_port(listener))
             made.policy.write_text(made.config.policy(address).encode())
             nursery.start_soon(made.service.run)
             nursery.start_soon(serve, listener, made.secret, SYSTEM_RANDOM, made.service)

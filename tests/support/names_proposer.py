@@ -21,8 +21,9 @@ from cbfs_common.names.note import (
 from cbfs_common.names.operations import Operation
 from cbfs_common.names.policy import Group
 from cbfs_common.names.wire import Request, encode_request
-from cbfs_common.primitives import dh_public, sign, sign_public
+from cbfs_common.primitives import sign, sign_public
 from cbfs_common.profile import Address
+from cbfs_common.wire.transport import ServerSecret
 from cbfs_names.processes.roles import Deployment, VerifierRole
 from cbfs_names.rounds.published import offered, page_of
 from cbfs_names.rounds.sequencer import Sequencer
@@ -217,17 +218,17 @@ class Place:
     """A socket that is there before and after who listens on it."""
 
     listener: trio.SocketListener
-    secret: bytes
+    secret: ServerSecret
 
     @property
     def address(self) -> Address:
-        return Address(dh_public(self.secret), "127.0.0.1", listening_port(self.listener))
+        return Address(self.secret.key, "127.0.0.1", listening_port(self.listener))
 
 
 @asynccontextmanager
 async def place(name: str) -> AsyncIterator[Place]:
     async with await listen("127.0.0.1", 0) as listener:
-        yield Place(listener, name.encode().ljust(32, b","))
+        yield Place(listener, ServerSecret(name.encode().ljust(96, b",")))
 
 
 @contextmanager

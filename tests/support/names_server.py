@@ -11,11 +11,11 @@ from cbfs.names.lookups import Lookups
 from cbfs.network.dial import LoopbackDialer
 from cbfs_common.names.policy import Policy
 from cbfs_common.names.wire import Reply, Request, decode_request, encode_reply
-from cbfs_common.primitives import Random, dh_public, kem_encapsulate
+from cbfs_common.primitives import Random, kem_encapsulate
 from cbfs_common.profile import Address
-from cbfs_common.wire.transport import Frame, ServerConnection
+from cbfs_common.wire.transport import Frame, ServerConnection, ServerSecret
 
-SERVER_SECRET = b"s" * 32
+SERVER_SECRET = ServerSecret(b"s" * 96)
 
 Answer = Callable[[Request], Reply | bytes | None]
 """A reply, raw bytes of one, or None: break the connection."""
@@ -63,7 +63,7 @@ async def answering(answer: Answer) -> AsyncIterator[Address]:
         port: int = listeners[0].socket.getsockname()[1]
         failure: Exception | None = None
         try:
-            yield Address(dh_public(SERVER_SECRET), "127.0.0.1", port)
+            yield Address(SERVER_SECRET.key, "127.0.0.1", port)
         except Exception as error:  # the test's own, not to be wrapped in a group
             failure = error
         nursery.cancel_scope.cancel()

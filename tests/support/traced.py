@@ -36,10 +36,11 @@ from cbfs.storage.store import Store as ClientStore
 from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.names.entry import Entry, Keys, Status
 from cbfs_common.names.layout import ZERO
-from cbfs_common.primitives import Random, dh_public, exponential, sign_public
+from cbfs_common.primitives import Random, exponential, sign_public
 from cbfs_common.profile import Address
 from cbfs_common.session.prekey import PrekeyKind, make_prekey
 from cbfs_common.wire.requests import CreateAccount, Deliver, UploadPrekeys
+from cbfs_common.wire.transport import ServerSecret
 from cbfs_host.lmdb_environment import StoreError
 from cbfs_server.push import Pusher
 from cbfs_server.service import Service
@@ -50,7 +51,7 @@ from tests.support.names_server import answering, seeded_random
 
 T = TypeVar("T")
 
-SECRET = bytes(range(32))
+SECRET = ServerSecret(bytes(range(96)))
 START = 1_800_000_000
 EXPIRES = START + 10 * 86_400
 
@@ -136,7 +137,7 @@ async def _server(place: Path, clock: trio.testing.MockClock) -> AsyncIterator[A
             nursery.start_soon(made.pad)
             nursery.start_soon(made.accept, listener)
             nursery.start_soon(_drive, clock, store)
-            yield Address(dh_public(SECRET), "127.0.0.1", listener.getsockname()[1])
+            yield Address(SECRET.key, "127.0.0.1", listener.getsockname()[1])
             nursery.cancel_scope.cancel()
         committer.cancel_scope.cancel()
     listener.close()

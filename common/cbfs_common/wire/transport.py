@@ -1,8 +1,9 @@
 """The transport between a client and a server, without I/O. PROTOCOL.rst, Transport.
 
 Bytes in, events and bytes out. A handshake of three messages (SIGMA-I with public-key
-authenticated encryption in the place of signatures, hybrid with ML-KEM-768) gives a key for each
-direction; after it both sides exchange frames of one size. Any bytes give events or
+authenticated encryption in the place of signatures, hybrid with ML-KEM-768, to which the server has
+a static key as well) gives a key for each direction; after it both sides exchange frames of one
+size. Any bytes give events or
 TransportError; after a TransportError the connection is dead and must be closed. Never more than
 one incomplete message is held.
 """
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from cbfs_common.errors import CryptoError, LimitError, TransportError
+from cbfs_common.errors import CryptoError, DecodeError, LimitError, TransportError
 from cbfs_common.limits import FRAME_SIZE, FRAMES_PER_KEY
 from cbfs_common.primitives import (
     KEM_CIPHERTEXT_SIZE,
@@ -22,6 +23,7 @@ from cbfs_common.primitives import (
     KEY_SIZE,
     NONCE_SIZE,
     TAG_SIZE,
+    KemKey,
     Random,
     box_open,
     box_seal,
@@ -44,6 +46,7 @@ __all__ = [
     "Event",
     "Frame",
     "ServerConnection",
+    "ServerSecret",
 ]
 
 TRANSPORT_VERSION = 1
@@ -57,17 +60,50 @@ PUSH = 0
 
 ID_MAX = 2**32 - 1
 HASH_SIZE = 64
-PROOF_SIZE = KEY_SIZE + HASH_SIZE + TAG_SIZE + TAG_SIZE
+BOX_SIZE = HASH_SIZE + TAG_SIZE
+SERVER_PROOF_SIZE = KEY_SIZE + KEM_PUBLIC_SIZE + BOX_SIZE + TAG_SIZE
 HELLO_SIZE = 1 + KEY_SIZE + KEM_PUBLIC_SIZE
-ANSWER_SIZE = KEY_SIZE + KEM_CIPHERTEXT_SIZE + PROOF_SIZE
+ANSWER_SIZE = KEY_SIZE + KEM_CIPHERTEXT_SIZE + SERVER_PROOF_SIZE
+PROOF_SIZE = KEM_CIPHERTEXT_SIZE + KEY_SIZE + BOX_SIZE + TAG_SIZE
+
+SERVER_SECRET_SIZE = KEY_SIZE + KEM_SEED_SIZE
+"""What a server keeps of its long-term keys: X25519 secret | ML-KEM-768 seed."""
 
 _ZEROS = bytes(PAYLOAD_MAX)
 _BOX_NONCE_SIZE = 24
 
 
+class ServerSecret:
+    """The long-term secrets of a server. Expanding the ML-KEM key costs more than using it, so
+    that is done once."""
+
+    __slots__ = ("encoded", "kem", "key", "public", "x")
+
+    def __init__(self, encoded: bytes) -> None:
+        """``encoded``: SERVER_SECRET_SIZE random bytes, as they stand in the server's key file.
+        Raises DecodeError for another size."""
+        if len(encoded) != SERVER_SECRET_SIZE:
+            raise DecodeError("not the secret keys of a server")
+        self.encoded = encoded
+        self.x = encoded[:KEY_SIZE]
+        self.kem = KemKey(encoded[KEY_SIZE:])
+        self.public = dh_public(self.x) + self.kem.public()
+        """What the server shows in its answer: S 32 | ekS 1184."""
+        self.key = server_id(self.public)
+        """The 32 bytes that stand for both keys in addresses and profiles."""
+
+
+def server_id(public: bytes) -> bytes:
+    """The key (32) of an address, of the server's public keys: S 32 | ekS 1184."""
+    return kdf(b"", b"cbfs1 server id", public, KEY_SIZE)
+
+
 @dataclass(frozen=True, slots=True)
 class Established:
-    """The peer has proved that it holds the secret of ``peer_key`` (X25519, 32 bytes)."""
+    """At a server: the client has proved that it holds the secret of ``peer_key`` (X25519, 32
+    bytes). At a client: the server has shown the keys that ``peer_key``, of its address, stands
+    for, and proved the X25519 one; its first frame that opens proves the ML-KEM one, and until then
+    nobody without both can read what is sent."""
 
     peer_key: bytes
 
@@ -130,29 +166,36 @@ class _Secrets:
         self.transcript = kdf(b"", b"cbfs1 tr hash", transcript)
         self._secret = kdf(shared, b"cbfs1 tr secret", self.transcript)
 
-    def seal_proof(self, labels: _Labels, own_secret: bytes, ephemeral: bytes) -> bytes:
-        """{own key 32, [transcript hash](own key <> peer's ephemeral key)}: PROOF_SIZE bytes."""
+    def mix_static(self, shared: bytes, ciphertext: bytes) -> None:
+        """Go on with a key that only who holds the server's static ML-KEM key can know. ``shared``
+        (32) is what ``ciphertext`` (1088) holds for it."""
+        self._secret = kdf(self._secret, b"cbfs1 tr static", shared + ciphertext)
+
+    def seal_proof(
+        self, labels: _Labels, own_public: bytes, own_secret: bytes, ephemeral: bytes
+    ) -> bytes:
+        """{own public keys, [transcript hash](own X25519 key <> peer's ephemeral key)}."""
         box = box_seal(ephemeral, own_secret, self._box_nonce(labels), self.transcript)
         key = kdf(self._secret, labels.proof, size=KEY_SIZE + NONCE_SIZE)
-        return seal(key[:KEY_SIZE], key[KEY_SIZE:], dh_public(own_secret) + box)
+        return seal(key[:KEY_SIZE], key[KEY_SIZE:], own_public + box)
 
     def open_proof(
         self, labels: _Labels, ephemeral_secret: bytes, sealed: bytes, expected: bytes | None
     ) -> bytes:
-        """The peer's key (32), proved. Raises CryptoError, or TransportError when the key is
-        not the ``expected`` one."""
+        """The peer's public keys, of which the first (X25519, 32) is proved. Raises CryptoError, or
+        TransportError when they are not those that ``expected`` (of an address) stands for."""
         key = kdf(self._secret, labels.proof, size=KEY_SIZE + NONCE_SIZE)
         plain = open_sealed(key[:KEY_SIZE], key[KEY_SIZE:], sealed)
-        peer, box = plain[:KEY_SIZE], plain[KEY_SIZE:]
-        if expected is not None and not equal(peer, expected):
+        public, box = plain[:-BOX_SIZE], plain[-BOX_SIZE:]
+        if expected is not None and not equal(server_id(public), expected):
             raise TransportError(
                 "the server has another key than its address says",
                 "check the address; if it is right, somebody stands between you and the server",
             )
-        proved = box_open(peer, ephemeral_secret, self._box_nonce(labels), box)
+        proved = box_open(public[:KEY_SIZE], ephemeral_secret, self._box_nonce(labels), box)
         if not equal(proved, self.transcript):
             raise CryptoError("cannot be opened")
-        return peer
+        return public
 
     def chain(self, label: bytes, server_key: bytes, client_key: bytes) -> _Direction:
         """The keys of one direction."""
@@ -264,12 +307,13 @@ class _Connection:
 class ClientConnection(_Connection):
     """The side that opens the connection and knows whom it wants to reach."""
 
-    __slots__ = ("_ephemeral", "_hello", "_kem_seed", "_own", "_server_key")
+    __slots__ = ("_ephemeral", "_hello", "_kem_seed", "_own", "_random", "_server_key")
 
     def __init__(self, server_key: bytes, own_secret: bytes, random: Random) -> None:
-        """``server_key``: the X25519 public key (32) that the server must prove. ``own_secret``:
-        X25519 (32); a fresh one for anonymous requests."""
+        """``server_key``: the 32 bytes of the server's address, which stand for the keys that it
+        must prove. ``own_secret``: X25519 (32); a fresh one for anonymous requests."""
         super().__init__(self._read_answer, ANSWER_SIZE)
+        self._random: Random | None = random
         self._server_key = server_key
         self._own = own_secret
         self._ephemeral = random.token(KEY_SIZE)
@@ -284,17 +328,23 @@ class ClientConnection(_Connection):
 
     def _read_answer(self, answer: bytes | memoryview) -> Event | None:
         answer = bytes(answer)
-        public, proof = answer[: KEY_SIZE + KEM_CIPHERTEXT_SIZE], answer[-PROOF_SIZE:]
+        if self._random is None:
+            raise TransportError("a second answer")
+        public, proof = answer[:-SERVER_PROOF_SIZE], answer[-SERVER_PROOF_SIZE:]
         b, ciphertext = public[:KEY_SIZE], public[KEY_SIZE:]
         shared = dh(self._ephemeral, b) + kem_decapsulate(self._kem_seed, ciphertext)
         secrets = _Secrets(shared, self._hello + public)
         server = secrets.open_proof(_SERVER_PROOF, self._ephemeral, proof, self._server_key)
-        self._out = secrets.seal_proof(_CLIENT_PROOF, self._own, b)
+        static, static_ciphertext = self._random.encapsulate(server[KEY_SIZE:])
+        secrets.mix_static(static, static_ciphertext)
         own = dh_public(self._own)
-        up, down = (secrets.chain(label, server, own) for label in (_UP, _DOWN))
+        proof = secrets.seal_proof(_CLIENT_PROOF, own, self._own, b)
+        self._out = static_ciphertext + proof
+        up, down = (secrets.chain(label, self._server_key, own) for label in (_UP, _DOWN))
         self._ephemeral = self._kem_seed = self._own = b""
+        self._random = None
         self._begin_frames(sending=up, receiving=down)
-        return Established(server)
+        return Established(self._server_key)
 
 
 class ServerConnection(_Connection):
@@ -302,10 +352,10 @@ class ServerConnection(_Connection):
 
     __slots__ = ("_ephemeral", "_own", "_random", "_secrets")
 
-    def __init__(self, own_secret: bytes, random: Random) -> None:
-        """``own_secret``: the server's X25519 key (32)."""
+    def __init__(self, own: ServerSecret, random: Random) -> None:
+        """``own``: the server's long-term keys."""
         super().__init__(self._read_hello, HELLO_SIZE)
-        self._own = own_secret
+        self._own = own
         self._random: Random | None = random
         self._ephemeral = b""
         self._secrets: _Secrets | None = None
@@ -319,16 +369,19 @@ class ServerConnection(_Connection):
         kem_secret, ciphertext = self._random.encapsulate(ek)
         public = dh_public(self._ephemeral) + ciphertext
         self._secrets = _Secrets(dh(self._ephemeral, a) + kem_secret, hello + public)
-        self._out = public + self._secrets.seal_proof(_SERVER_PROOF, self._own, a)
+        own = self._own
+        self._out = public + self._secrets.seal_proof(_SERVER_PROOF, own.public, own.x, a)
         self._consume, self._need, self._random = self._read_proof, PROOF_SIZE, None
         return None
 
     def _read_proof(self, proof: bytes | memoryview) -> Event | None:
-        if self._secrets is None:
+        proof, secrets, own = bytes(proof), self._secrets, self._own
+        if secrets is None:
             raise TransportError("a proof before the hello")
-        client = self._secrets.open_proof(_CLIENT_PROOF, self._ephemeral, bytes(proof), None)
-        own = dh_public(self._own)
-        up, down = (self._secrets.chain(label, own, client) for label in (_UP, _DOWN))
+        ciphertext, sealed = proof[:KEM_CIPHERTEXT_SIZE], proof[KEM_CIPHERTEXT_SIZE:]
+        secrets.mix_static(own.kem.decapsulate(ciphertext), ciphertext)
+        client = secrets.open_proof(_CLIENT_PROOF, self._ephemeral, sealed, None)
+        up, down = (secrets.chain(label, own.key, client) for label in (_UP, _DOWN))
         self._secrets, self._ephemeral = None, b""
         self._begin_frames(sending=down, receiving=up)
         return Established(client)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from cbfs_common.names.config import Config, Terms
 from cbfs_common.names.note import COSIGNER_KEY, LOG_KEY, NoteKey
-from cbfs_common.primitives import KEY_SIZE, Random, dh_public, sign_public
+from cbfs_common.primitives import KEY_SIZE, Random, sign_public
+from cbfs_common.wire.transport import SERVER_SECRET_SIZE, ServerSecret
 from cbfs_host import files
 from cbfs_host.complaints import CHECK_DATA, HostError, hint_of
 
@@ -16,17 +17,17 @@ VERIFIER = "verifier-1"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ServerKeys:
-    """The secrets of one directory (32 bytes each): ``transport`` is X25519; ``log`` and
-    ``verifier`` are Ed25519 seeds."""
+    """The secrets of one directory: ``transport`` is what it proves to clients; ``log`` and
+    ``verifier`` are Ed25519 seeds (32)."""
 
-    transport: bytes
+    transport: ServerSecret
     log: bytes
     verifier: bytes
 
     @property
     def server(self) -> bytes:
-        """The public transport key (32), which clients know the server by."""
-        return dh_public(self.transport)
+        """The 32 bytes of its address, which stand for its public transport keys."""
+        return self.transport.key
 
     def config(self, terms: Terms) -> Config:
         """The embedded directory's first configuration: its one verifier is the quorum. The
@@ -42,10 +43,12 @@ class ServerKeys:
 def load_keys(directory: Path, random: Random) -> ServerKeys:
     """The directory's keys, made with the first start. A crash in between leaves none or some;
     the store, which binds them, is made after them. Raises HostError."""
-    names = ("transport.key", "sequencer.key", "verifier.key")
     begun = (directory / "store").exists()
-    transport, log, verifier = (_load(directory / name, random, begun) for name in names)
-    return ServerKeys(transport, log, verifier)
+    transport = _load(directory / "transport.key", random, begun, SERVER_SECRET_SIZE)
+    log, verifier = (
+        _load(directory / name, random, begun) for name in ("sequencer.key", "verifier.key")
+    )
+    return ServerKeys(ServerSecret(transport), log, verifier)
 
 
 def load_key(path: Path, random: Random) -> bytes:
@@ -53,7 +56,7 @@ def load_key(path: Path, random: Random) -> bytes:
     return _load(path, random, begun=False)
 
 
-def _load(path: Path, random: Random, begun: bool) -> bytes:
+def _load(path: Path, random: Random, begun: bool, size: int = KEY_SIZE) -> bytes:
     try:
         key = path.read_bytes()
     except FileNotFoundError as error:
@@ -61,13 +64,13 @@ def _load(path: Path, random: Random, begun: bool) -> bytes:
             raise HostError(
                 f"{path} is missing", "put it back from a backup: its store belongs to it"
             ) from error
-        key = random.token(KEY_SIZE)
+        key = random.token(size)
         write_file(path, key)
     except OSError as error:
         raise HostError(
             f"cannot read {path}: {error.strerror}", hint_of(error, CHECK_DATA)
         ) from error
-    if len(key) != KEY_SIZE:
+    if len(key) != size:
         raise HostError(f"{path} is not a key", "put it back from a backup")
     return key
 

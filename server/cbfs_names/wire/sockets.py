@@ -9,7 +9,14 @@ import trio
 
 from cbfs_common.errors import CbfsError, TransportError
 from cbfs_common.primitives import Random
-from cbfs_common.wire.transport import PUSH, Established, Event, Frame, ServerConnection
+from cbfs_common.wire.transport import (
+    PUSH,
+    Established,
+    Event,
+    Frame,
+    ServerConnection,
+    ServerSecret,
+)
 from cbfs_host.listening import Place
 from cbfs_host.listening import listen as bound
 from cbfs_host.logs import tell_fault
@@ -70,9 +77,9 @@ def listening_port(listener: trio.SocketListener) -> int:
 
 
 async def serve(
-    listener: trio.SocketListener, secret: bytes, random: Random, service: Answering
+    listener: trio.SocketListener, secret: ServerSecret, random: Random, service: Answering
 ) -> None:
-    """Answer connections until cancelled. ``secret``: the server's X25519 key (32)."""
+    """Answer connections until cancelled. ``secret``: the server's long-term keys."""
     clients = _Clients()
 
     async def handle(client: "_Client") -> None:
