@@ -7,4 +7,13 @@ stands in the way. Stands on names, storage and problems. Entered by the engine'
 and by commands.
 """
 
-FACE = ("contact", "contacts", "fingerprint", "look_up", "monitor", "sessions", "user_names")
+FACE = (
+    "contact",
+    "contacts",
+    "fingerprint",
+    "look_up",
+    "monitor",
+    "prekey_secrets",
+    "sessions",
+    "user_names",
+)

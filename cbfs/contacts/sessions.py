@@ -10,16 +10,11 @@ from dataclasses import dataclass, replace
 
 import trio
 
+from cbfs.contacts.prekey_secrets import PrekeySecrets
 from cbfs.storage.encoding import pack, unpack
-from cbfs.storage.store import Meta, Store, Table, Writer
+from cbfs.storage.store import Store, Table, Writer
 from cbfs_common.errors import CryptoError, LimitError
-from cbfs_common.limits import (
-    LAST_RESORT_GRACE,
-    PREKEY_GRACE,
-    PREKEY_LIFETIME,
-    SESSION_IDLE,
-    SESSIONS_PER_PEER,
-)
+from cbfs_common.limits import SESSION_IDLE, SESSIONS_PER_PEER
 from cbfs_common.primitives import Random
 from cbfs_common.session.prekey import Prekey, PrekeyKind, PrekeyPair
 from cbfs_common.session.routes import Routes
@@ -58,16 +53,6 @@ def _decode_held(data: bytes) -> Held:
     return Held(decode_session(session), peer, heard, made)
 
 
-def _encode_ahead(since: int) -> bytes:
-    """The record of ``Meta.PREKEYS_AHEAD``, in seconds since 1970."""
-    return pack(since)
-
-
-def _decode_ahead(data: bytes) -> int:
-    since: int = unpack(data, int)[0]
-    return since
-
-
 @dataclass(frozen=True, slots=True)
 class Opened:
     """An envelope that was opened. ``peer`` is the session's name for the sender, empty when the
@@ -91,15 +76,6 @@ class Damaged(CryptoError):
         self.far = far
 
 
-CLOCK_SLACK = 86_400
-"""Seconds by which two clocks that are right may differ."""
-
-
-def is_ahead(expires: int, now: int) -> bool:
-    """Whether a prekey was made by a clock that was ahead of ``now`` (both in seconds)."""
-    return expires > now + PREKEY_LIFETIME + CLOCK_SLACK
-
-
 class Sessions:
     """All sessions of the account, and the secrets of its prekeys."""
 
@@ -113,31 +89,12 @@ class Sessions:
         self._random = random
         self._held: dict[bytes, Held] = {}
         self._by_peer: dict[str, set[bytes]] = {}
-        self._pairs: dict[bytes, PrekeyPair] = {}
         self._routes = Routes()
         with store.read() as reader:
             for _key, data in reader.items(Table.SESSIONS):
                 self._take(_decode_held(data))
-            for _key, data in reader.items(Table.PREKEYS):
-                pair = PrekeyPair.decode(data)
-                self._pairs[pair.id] = pair
-            since = reader.get(Table.META, Meta.PREKEYS_AHEAD)
-        self._ahead_since = None if since is None else _decode_ahead(since)
+            self.prekeys = PrekeySecrets(reader)
         self._clock = max((max(h.heard, h.made) for h in self._held.values()), default=0)
-
-    @property
-    def pairs(self) -> dict[bytes, PrekeyPair]:
-        """The prekeys whose secrets are kept, by id."""
-        return self._pairs
-
-    def add_pairs(self, pairs: list[PrekeyPair]) -> None:
-        """Keep new prekeys whose secrets are on the disk."""
-        self._pairs.update((pair.id, pair) for pair in pairs)
-
-    def drop_pairs(self, ids: Iterable[bytes]) -> None:
-        """Forget prekeys that are not on the disk any more."""
-        for id_ in ids:
-            self._pairs.pop(id_, None)
 
     def choose(
         self, peer: str, identity: bytes | None = None, *, proven: bool = False
@@ -174,10 +131,9 @@ class Sessions:
 
     async def tidy(self, store: Store, now: int) -> None:
         """Forget what is too old to be of use at ``now`` (seconds): skipped message keys, sessions
-        that others have taken the place of, and the secrets of prekeys that ran out PREKEY_GRACE
-        ago, or whose successors have been there for LAST_RESORT_GRACE."""
+        that others have taken the place of, and secrets of prekeys."""
         async with self.lock:
-            old = self._old_pairs(now)
+            old = self.prekeys.old(now)
             idle = self._idle(now * 1_000)
             kept = [(held, held.session.expire(now)) for held in self._held.values()]
             changed = [
@@ -196,8 +152,7 @@ class Sessions:
 
             if old or changed or idle:
                 await store.commit(change)
-            for id_ in old:
-                del self._pairs[id_]
+            self.prekeys.drop(old)
             for id_ in idle:
                 self._drop(id_)
             for held in changed:
@@ -210,42 +165,20 @@ class Sessions:
             held = sorted(self._held.values(), key=lambda h: max(h.heard, h.made))
             changed = [mended for h in held if (mended := _brought_back(h, now)) is not h]
             seconds = now // 1_000
-            ahead = any(is_ahead(pair.expires, seconds) for pair in self._pairs.values())
+            ahead = self.prekeys.any_ahead(seconds)
 
             def change(writer: Writer) -> None:
                 for each in changed:
                     writer.put(Table.SESSIONS, each.session.id, each.encode())
                 if ahead:
-                    writer.put(Table.META, Meta.PREKEYS_AHEAD, _encode_ahead(seconds))
+                    self.prekeys.write_ahead(writer, seconds)
 
             await store.commit(change)
             for each in changed:
                 self._take(each)
             if ahead:
-                self._ahead_since = seconds
+                self.prekeys.ahead_since = seconds
             self._clock = max((max(h.heard, h.made) for h in self._held.values()), default=0)
-
-    def _old_pairs(self, now: int) -> list[bytes]:
-        since = self._ahead_since
-        over = since is not None and since + PREKEY_LIFETIME + PREKEY_GRACE < now
-        last = [
-            p
-            for p in self._pairs.values()
-            if p.kind is PrekeyKind.LAST_RESORT and not is_ahead(p.expires, now)
-        ]
-        renewed = max((p.expires for p in last), default=0) - PREKEY_LIFETIME
-        superseded = {
-            p.id
-            for p in last
-            if p.expires - PREKEY_LIFETIME < renewed and renewed + LAST_RESORT_GRACE < now
-        }
-        return [
-            p.id
-            for p in self._pairs.values()
-            if p.expires + PREKEY_GRACE < now
-            or p.id in superseded
-            or (over and since is not None and is_ahead(p.expires, since))
-        ]
 
     def _idle(self, now: int) -> set[bytes]:
         """Sessions that nothing was opened on for SESSION_IDLE while their peer has another, on
@@ -336,7 +269,7 @@ class Batch:
         id_ = self._routes.find(envelope) or sessions._routes.find(envelope)
         if id_ is not None and (held := self._newest(id_)) is not None:
             return self._step(held, envelope, now)
-        pair = sessions._pairs.get(handshake_of(envelope))
+        pair = sessions.prekeys.pairs.get(handshake_of(envelope))
         if pair is not None and pair.id not in self._used:
             opened = self._open_first(pair, envelope, now)
             if opened is not None:
@@ -403,8 +336,7 @@ class Batch:
             self._sessions._take(held)
         for id_ in excess:
             self._sessions._drop(id_)
-        for id_ in self._used:
-            self._sessions._pairs.pop(id_, None)
+        self._sessions.prekeys.drop(self._used)
 
     def _excess(self) -> set[bytes]:
         """The sessions of a peer past SESSIONS_PER_PEER that were used longest ago, but never the

@@ -45,6 +45,10 @@ BATCH = 32
 PREKEY_CHECK = 3_600.0
 """Seconds between looks at how many prekeys are left, while nobody new writes."""
 
+TIDY_AFTER = 60.0
+"""Seconds of a connection before secrets that are too old are deleted: something may have come to
+those of prekeys while the client was away, and waits in the mailbox."""
+
 STABLE = 30.0
 """Seconds that a connection lasts of a server that is well: one that takes connections and breaks
 them is asked ever more seldom."""
@@ -159,6 +163,7 @@ class Mailbox:
                 nursery.start_soon(until_error, self._receive)
                 if self._former is None:
                     nursery.start_soon(until_error, self._keep_prekeys)
+                    nursery.start_soon(until_error, self._tidy)
                 nursery.start_soon(until_error, self._see_alive)
             if errors:
                 raise errors[0]
@@ -173,13 +178,13 @@ class Mailbox:
                 except (trio.WouldBlock, trio.EndOfChannel):
                     break
             arrived = [decode_push(data) for data in payloads]
-            before = len(self._context.sessions.pairs)
+            before = len(self._context.sessions.prekeys.pairs)
             envelopes = [item.envelope for item in arrived]
             await self._receiver.take([e for e in envelopes if not self._cover.is_dummy(e)])
             ids = tuple(item.id for item in arrived)
             await request(link, Delete(ids))
             await self._cover.forget(ids)
-            if len(self._context.sessions.pairs) < before:
+            if len(self._context.sessions.prekeys.pairs) < before:
                 self._prekeys_used.set()
         raise await link.wait_closed()
 
@@ -193,12 +198,17 @@ class Mailbox:
     async def _keep_prekeys(self, link: Link) -> None:
         while True:
             await top_up(link, self._context)
-            context = self._context
-            if context.may_delete:
-                await context.sessions.tidy(context.store, context.clock() // 1000)
             self._prekeys_used = trio.Event()
             with trio.move_on_after(PREKEY_CHECK):
                 await self._prekeys_used.wait()
+
+    async def _tidy(self, _link: Link) -> None:
+        context = self._context
+        await trio.sleep(TIDY_AFTER)
+        while True:
+            if context.may_delete:
+                await context.sessions.tidy(context.store, context.clock() // 1000)
+            await trio.sleep(PREKEY_CHECK)
 
 
 async def sign_up(link: Link) -> None:

@@ -6,14 +6,13 @@ secrets that nobody uses, never a prekey that cannot be answered.
 
 from dataclasses import dataclass
 
-from cbfs.contacts.sessions import is_ahead
+from cbfs.contacts.prekey_secrets import LIFETIME, is_ahead
 from cbfs.context import Context
 from cbfs.network.link import Link, request, request_in_order
-from cbfs.storage.store import Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import (
+    LAST_RESORT_LIFETIME,
     LAST_RESORT_RENEWAL,
-    PREKEY_LIFETIME,
     PREKEY_SECRETS_MAX,
     PREKEYS_ONE_TIME,
 )
@@ -26,36 +25,47 @@ UPLOAD = 10
 REFILL = 25
 """Prekeys are made anew when so many are missing."""
 
+ROOM = PREKEY_SECRETS_MAX // 2
+"""One-time prekeys made between two times that all are replaced. A server that says again and again
+that it has none gets no more: to forget the secrets of those that it has would lose what comes to
+them. By the last-resort prekey all can write meanwhile."""
+
 LAST_RESORT = PrekeyKind.LAST_RESORT
 
 
 @dataclass(frozen=True, slots=True)
 class PrekeyBatch:
-    """Prekeys of one upload; ``replace``: in the place of all that the server has."""
+    """Prekeys of one upload. ``anew``: a new set of all begins; ``replace``: it takes the
+    place of what the server has, if it has any."""
 
     kinds: tuple[PrekeyKind, ...]
+    anew: bool = False
     replace: bool = False
 
 
 def plan(context: Context, count: PrekeyCount) -> list[PrekeyBatch]:
     """What to upload: one-time prekeys when some are missing, a last-resort prekey when it is old,
-    and all anew when the server has some whose secrets are not here. One that replaces is the
-    first, and has to be there before the others."""
+    and all anew once in PREKEY_RENEWAL, and when the server has some whose secrets are not here.
+    One that replaces is the first, and has to be there before the others."""
     now = context.clock() // 1000
-    pairs = context.sessions.pairs.values()
-    one_time = sum(p.kind is PrekeyKind.ONE_TIME and p.expires > now for p in pairs)
-    known = any(p.expires == count.last_resort_expires for p in pairs if p.kind is LAST_RESORT)
-    missing = PREKEYS_ONE_TIME - count.one_time
-    batches: list[PrekeyBatch] = []
+    secrets = context.sessions.prekeys
+    given_out = secrets.given_out()
+    good = sum(pair.expires > now for pair in given_out)
+    expires = count.last_resort_expires
+    unknown = expires and all(p.expires != expires for p in secrets.of(LAST_RESORT))
     # one of a clock that was ahead would be given out for as long
-    ahead = context.clock_is_right and is_ahead(count.last_resort_expires, now)
-    if ahead or count.one_time > one_time or (count.last_resort_expires and not known):
-        # or the secrets of some that it gives away are not here: they were lost, or it lies
-        batches.append(PrekeyBatch((LAST_RESORT,), replace=True))
-        missing = PREKEYS_ONE_TIME
-    elif count.last_resort_expires < now + PREKEY_LIFETIME - LAST_RESORT_RENEWAL:
+    ahead = context.clock_is_right and is_ahead(LAST_RESORT, expires, now)
+    # or the secrets of some that it gives away are not here: they were lost, or it lies
+    wrong = bool(ahead or unknown or count.one_time > good)
+    room, missing = ROOM - len(given_out), PREKEYS_ONE_TIME - count.one_time
+    batches: list[PrekeyBatch] = []
+    if secrets.is_to_be_replaced(now, wrong=wrong):
+        has_any = bool(count.one_time or expires)
+        batches.append(PrekeyBatch((LAST_RESORT,), anew=True, replace=has_any))
+        room = missing = PREKEYS_ONE_TIME
+    elif unknown or expires < now + LAST_RESORT_LIFETIME - LAST_RESORT_RENEWAL:
         batches.append(PrekeyBatch((LAST_RESORT,)))
-    missing = min(missing, _room(context))
+    missing = min(missing, room)
     if missing >= REFILL:
         batches += [
             PrekeyBatch((PrekeyKind.ONE_TIME,) * min(UPLOAD, missing - start))
@@ -69,18 +79,11 @@ async def make_batch(context: Context, batch: PrekeyBatch) -> UploadPrekeys:
     now = context.clock() // 1000
     again = _last_resort(context, now) if LAST_RESORT in batch.kinds else []
     kinds = [kind for kind in batch.kinds if not (again and kind is LAST_RESORT)]
-    pairs = [make_prekey(context.random, kind, now + PREKEY_LIFETIME) for kind in kinds]
-    old = _excess(context, len(pairs))
-
-    def change(writer: Writer) -> None:
-        for pair in pairs:
-            writer.put(Table.PREKEYS, pair.id, pair.encode())
-        for id_ in old:
-            writer.delete(Table.PREKEYS, id_)
-
-    await context.store.commit(change)
-    context.sessions.add_pairs(pairs)
-    context.sessions.drop_pairs(old)
+    pairs = [make_prekey(context.random, kind, now + LIFETIME[kind]) for kind in kinds]
+    secrets, replaced = context.sessions.prekeys, now if batch.anew else None
+    async with context.sessions.lock:
+        await context.store.commit(lambda writer: secrets.write_new(writer, pairs, replaced))
+        secrets.written(pairs, replaced)
     records = tuple(pair.public(context.account.signing) for pair in again + pairs)
     return UploadPrekeys(records, batch.replace)
 
@@ -90,26 +93,11 @@ def _last_resort(context: Context, now: int) -> list[PrekeyPair]:
     that it has none, or another, is given this one again. It is for everybody anyway."""
     fresh = [
         pair
-        for pair in context.sessions.pairs.values()
-        if pair.kind is LAST_RESORT
-        and pair.expires >= now + PREKEY_LIFETIME - LAST_RESORT_RENEWAL
-        and not is_ahead(pair.expires, now)
+        for pair in context.sessions.prekeys.of(LAST_RESORT)
+        if pair.expires >= now + LAST_RESORT_LIFETIME - LAST_RESORT_RENEWAL
+        and not is_ahead(LAST_RESORT, pair.expires, now)
     ]
-    return sorted(fresh, key=lambda pair: pair.expires)[-1:]
-
-
-def _room(context: Context) -> int:
-    """One-time prekeys that may still be made. A server that says again and again that it has none
-    gets no more: to forget the secrets of those that it has would lose what comes to them. Some
-    place is left for last-resort prekeys, by which all can write meanwhile."""
-    return max(0, PREKEY_SECRETS_MAX * 3 // 4 - len(context.sessions.pairs))
-
-
-def _excess(context: Context, more: int) -> list[bytes]:
-    """The oldest secrets, that have no place beside so many more."""
-    pairs = context.sessions.pairs.values()
-    oldest = sorted(pairs, key=lambda pair: pair.expires)
-    return [pair.id for pair in oldest[: max(0, len(pairs) + more - PREKEY_SECRETS_MAX)]]
+    return fresh[-1:]
 
 
 async def top_up(link: Link, context: Context) -> None:

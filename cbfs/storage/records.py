@@ -67,6 +67,7 @@ class Meta(bytes, Enum):
     OWN_SERVER = b"own server"  # the address of the server that a mount runs itself
     PLACE = b"place"  # what tells this account directory from a copy of it
     PREKEYS_AHEAD = b"prekeys ahead"  # since when prekeys expire later than they can
+    PREKEYS_REPLACED = b"prekeys replaced"  # when all on the server were replaced last
     RELEASED = b"released"  # is there when one's own name was given up
     SETTINGS = b"settings"  # as TOML
 

@@ -27,12 +27,24 @@ BUNDLE_MAX = 3_072
 PREKEYS_ONE_TIME = 100
 """One-time prekeys that a client keeps on its home server."""
 
-PREKEY_SECRETS_MAX = 4_096
-"""Secrets that a client keeps of prekeys which may be in somebody's hands: who takes many prekeys,
-or a server that has none again and again, makes no more than these."""
+PREKEY_SECRETS_MAX = 400
+"""Secrets that a client keeps of prekeys which may be in somebody's hands, whatever a server says
+of those that it has. One-time prekeys that were never replaced are at most half of them."""
 
-PREKEY_LIFETIME = 30 * 86_400
+PREKEY_LIFETIME = 14 * 86_400
+PREKEY_RENEWAL = 7 * 86_400
+PREKEY_GRACE = 14 * 86_400
+"""A one-time prekey is good for so long, all on the server are replaced so often, and a secret is
+kept for so long after its prekey expired: envelopes wait in mailboxes."""
+
+PREKEY_REPLACE_PAUSE = 86_400
+"""All prekeys on the server are replaced at most so often, whatever it says."""
+
+LAST_RESORT_LIFETIME = 30 * 86_400
 LAST_RESORT_RENEWAL = 7 * 86_400
+LAST_RESORT_GRACE = 14 * 86_400
+"""A last-resort prekey is good for so long, its successor is made so long after it, and its secret
+is kept for so long after that, or after it expired."""
 
 SKIP_MAX = 4_096
 """How far one message may jump ahead in a chain."""
@@ -139,9 +151,6 @@ PUSH_WINDOW = 64
 
 # Sessions and bodies.
 
-PREKEY_GRACE = 30 * 86_400
-"""A prekey's secret is kept this long after it expired: envelopes wait in mailboxes."""
-
 ROUTE_WINDOW = 8
 ROUTE_WINDOW_NEXT = 4
 """Route tags held ready: ahead in the current receiving chain, and in the next one."""
@@ -172,9 +181,6 @@ CONVERSATION_NUMBERS = 256
 
 NOTE_IDS_MAX = 256
 """Messages that one note names."""
-
-LAST_RESORT_GRACE = 7 * 86_400
-"""A last-resort prekey's secret is kept this long after its successor was made."""
 
 SESSION_IDLE = 30 * 86_400
 """A session that nothing comes on for so long is forgotten when its peer has another one."""

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.contacts.sessions import is_ahead
+from cbfs.contacts.prekey_secrets import is_ahead
 from cbfs.context import milliseconds
 from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
@@ -18,6 +18,7 @@ from cbfs.names.own_time import BELIEVED_AFTER, JUMP_MAX, OwnTime
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import open_link, request
 from cbfs.storage.store import Store
+from cbfs_common.session.prekey import PrekeyKind
 from cbfs_common.wire.requests import CountPrekeys
 from tests.engine.test_engine import NO_TOR, Recorder, send, until
 from tests.engine.test_healing import texts
@@ -80,7 +81,9 @@ def test_dates_of_a_clock_that_was_ten_years_ahead_are_put_right(
             off[0] = 0
             await until(lambda: latest_due(alice) < milliseconds() + 2 * DAY * 1_000, "the debts")
             await until(lambda: not ends_late(alice), "what ends")
-            await until(lambda: alice._context.sessions._ahead_since is not None, "the secrets")
+            await until(
+                lambda: alice._context.sessions.prekeys.ahead_since is not None, "the secrets"
+            )
             with trio.fail_after(WAIT):
                 while await gives_out_wrong_ones(alice):
                     await trio.sleep(0.05)
@@ -101,7 +104,8 @@ def is_named(engine: Engine) -> bool:
 def ahead(engine: Engine) -> int:
     """How many prekeys are dated too far ahead."""
     now = int(engine._context.clock() // 1_000) - YEARS
-    return sum(is_ahead(p.expires, now) for p in engine._context.sessions.pairs.values())
+    kept = engine._context.sessions.prekeys.pairs.values()
+    return sum(is_ahead(pair.kind, pair.expires, now) for pair in kept)
 
 
 def latest_due(engine: Engine) -> int:
@@ -122,7 +126,7 @@ async def gives_out_wrong_ones(engine: Engine) -> bool:
         LoopbackDialer(), account.server, account.transport, b"", SYSTEM_RANDOM
     ) as link:
         count = await request(link, CountPrekeys())
-    return is_ahead(count.last_resort_expires, milliseconds() // 1_000)
+    return is_ahead(PrekeyKind.LAST_RESORT, count.last_resort_expires, milliseconds() // 1_000)
 
 
 class Agreeing:

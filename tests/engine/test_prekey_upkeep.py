@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ import trio.testing
 from cbfs.account.account import SYSTEM_RANDOM, make_account, opened_store
 from cbfs.account.passphrase import Guard
 from cbfs.account.settings import Configuration
+from cbfs.contacts.prekey_secrets import LIFETIME
+from cbfs.contacts.sessions import Sessions
 from cbfs.context import Context, make_context, make_directory
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import Link, Replies, ServerRefused
@@ -18,9 +22,10 @@ from cbfs.network.pacing import PacedDialer
 from cbfs.problems import Problems
 from cbfs.receiving.prekeys import top_up
 from cbfs.storage.store import Table
-from cbfs_common.limits import PREKEYS_ONE_TIME
-from cbfs_common.primitives import dh_public
+from cbfs_common.limits import PREKEY_SECRETS_MAX, PREKEYS_ONE_TIME
+from cbfs_common.primitives import Random, dh_public
 from cbfs_common.profile import Address
+from cbfs_common.session.prekey import PrekeyKind, PrekeyPair, decode_prekey, make_prekey
 from cbfs_common.wire.requests import (
     AnyReply,
     AnyRequest,
@@ -144,20 +149,139 @@ class Liar(Server):
 
 @pytest.mark.parametrize("says", [(0, 0), (1_000, 0), (0, 1), (1_000, 2**40)])
 def test_a_server_that_lies_about_its_prekeys_makes_none_be_forgotten(
-    says: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    says: tuple[int, int], tmp_path: Path
 ) -> None:
     """Some of those that it has taken may be in others' hands."""
-    monkeypatch.setattr("cbfs.receiving.prekeys.PREKEY_SECRETS_MAX", 300)
 
     async def main() -> None:
         async with account(tmp_path / "a") as context:
             server = Liar(lambda asked: Done())
             await top_up(server, context)
-            first = set(context.sessions.pairs)
+            first = set(context.sessions.prekeys.pairs)
             server.says = PrekeyCount(*says)
             for _ in range(120):
                 await top_up(server, context)
-            assert first <= context.sessions.pairs.keys()
-            assert len(context.sessions.pairs) <= 300
+            assert first <= context.sessions.prekeys.pairs.keys()
+            assert len(context.sessions.prekeys.pairs) <= PREKEY_SECRETS_MAX // 2 + 1
 
     trio.run(main)
+
+
+DAY = 86_400
+HOUR = 3_600_000
+ALWAYS = [(0, 0), (1_000, 0), (0, 1), (1_000, 2**40), (30, 2**40)]
+
+
+@pytest.mark.parametrize("says", ALWAYS)
+def test_what_is_kept_of_prekeys_is_bounded_whatever_a_server_says(
+    says: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For three weeks, asked four times a day. All are replaced once a day at most."""
+    pair = make_prekey(SYSTEM_RANDOM, PrekeyKind.ONE_TIME, 0)
+    numbers = count()
+
+    def quick(_random: Random, kind: PrekeyKind, expires: int) -> PrekeyPair:
+        return replace(pair, id=next(numbers).to_bytes(16, "big"), kind=kind, expires=expires)
+
+    monkeypatch.setattr("cbfs.receiving.prekeys.make_prekey", quick)
+
+    async def main() -> None:
+        async with account(tmp_path / "a") as made:
+            now = made.clock()
+            context = replace(made, clock=lambda: now)
+            replaced: list[int] = []
+
+            def answer(asked: UploadPrekeys) -> AnyReply:
+                if asked.replace:
+                    replaced.append(now // HOUR)
+                return Done()
+
+            server = Liar(answer)
+            for _ in range(22 * 4):
+                now += 6 * HOUR
+                await top_up(server, context)
+                server.says = PrekeyCount(*says)
+                await context.sessions.tidy(context.store, context.clock() // 1_000)
+                assert len(context.sessions.prekeys.pairs) <= PREKEY_SECRETS_MAX
+            pauses = [later - earlier for earlier, later in pairwise(replaced)]
+            assert all(24 <= pause <= 7 * 24 + 6 for pause in pauses)
+            assert bool(replaced) == (says != (0, 0)), "there is nothing to replace, it says"
+
+    trio.run(main)
+
+
+def test_an_honest_server_has_prekeys_of_this_week_and_every_secret_goes(tmp_path: Path) -> None:
+    """Each secret is there for as long as its prekey may be in somebody's hands, and no longer
+    than it takes."""
+
+    async def main() -> None:
+        async with account(tmp_path / "a") as made:
+            start, days = made.clock() // 1_000, 0
+            context = replace(made, clock=lambda: (start + days * DAY) * 1_000)
+            server = Honest(lambda asked: Done())
+            first: dict[bytes, PrekeyPair] = {}
+            gone: dict[PrekeyKind, set[int]] = {kind: set() for kind in PrekeyKind}
+            for days in range(60):
+                await top_up(server, context)
+                await context.sessions.tidy(context.store, context.clock() // 1_000)
+                first = first or dict(context.sessions.prekeys.pairs)
+                kept = context.sessions.prekeys.pairs
+                gone_now = [pair.kind for pair in first.values() if pair.id not in kept]
+                for kind in PrekeyKind:
+                    if kind in gone_now:
+                        gone[kind].add(days)
+                assert {record[:16] for record in server.kept} <= kept.keys()
+                assert all(made_at(record) > start + (days - 7) * DAY - 1 for record in server.kept)
+                assert len([r for r in server.kept if r[16] == PrekeyKind.ONE_TIME]) == 100
+            # expired after 14 days, and kept for as many more, as far as there is room
+            assert 21 <= min(gone[PrekeyKind.ONE_TIME]) <= 29
+            # renewed after 7 days, and kept for 14 more
+            assert min(gone[PrekeyKind.LAST_RESORT]) == 8 + 14 + 1
+
+    trio.run(main)
+
+
+def test_without_a_secret_all_are_replaced_at_once(tmp_path: Path) -> None:
+    """An account that was restored, less than a day after all were replaced."""
+
+    async def main() -> None:
+        async with account(tmp_path / "a") as context:
+            server = Honest(lambda asked: Done())
+            await top_up(server, context)
+            await context.store.commit(lambda writer: writer.delete_prefix(Table.PREKEYS, b""))
+            sessions = Sessions(context.store, context.account.party, SYSTEM_RANDOM)
+            restored = replace(context, sessions=sessions)
+            await top_up(server, restored)
+            assert {record[:16] for record in server.kept} == restored.sessions.prekeys.pairs.keys()
+            assert len(server.kept) == PREKEYS_ONE_TIME + 1
+
+    trio.run(main)
+
+
+class Honest(Server):
+    """A home server that keeps what it is given, and gives nothing away."""
+
+    def __init__(self, answer: Callable[[UploadPrekeys], AnyReply]) -> None:
+        super().__init__(answer)
+        self.kept: list[bytes] = []
+
+    def _reply(self, asked: AnyRequest) -> AnyReply:
+        if isinstance(asked, UploadPrekeys):
+            last = any(record[16] == PrekeyKind.LAST_RESORT for record in asked.records)
+            self.kept = [
+                record
+                for record in self.kept
+                if not asked.replace and not (last and record[16] == PrekeyKind.LAST_RESORT)
+            ]
+            self.kept += asked.records
+        return super()._reply(asked)
+
+    def _count(self) -> PrekeyCount:
+        prekeys = [decode_prekey(record) for record in self.kept]
+        last = [p.expires for p in prekeys if p.kind is PrekeyKind.LAST_RESORT]
+        return PrekeyCount(len(prekeys) - len(last), max(last, default=0))
+
+
+def made_at(record: bytes) -> int:
+    prekey = decode_prekey(record)
+    return prekey.expires - LIFETIME[prekey.kind]

@@ -9,9 +9,9 @@ from cbfs.contacts.sessions import Sessions
 from cbfs.storage.store import Table
 from cbfs_common.limits import (
     LAST_RESORT_GRACE,
+    LAST_RESORT_LIFETIME,
     LAST_RESORT_RENEWAL,
     PREKEY_GRACE,
-    PREKEY_LIFETIME,
 )
 from cbfs_common.primitives import dh_public
 from cbfs_common.session.prekey import PrekeyKind, make_prekey
@@ -37,7 +37,7 @@ def test_prekeys_are_forgotten_when_nobody_can_use_them_any_more(tmp_path: Path)
             await nursery.start(store.run)
             await sessions.tidy(store, NOW)
             nursery.cancel_scope.cancel()
-        assert set(sessions.pairs) == {fresh.id}
+        assert set(sessions.prekeys.pairs) == {fresh.id}
         with store.read() as reader:
             assert list(reader.keys(Table.PREKEYS)) == [fresh.id]
         store.close()
@@ -45,12 +45,12 @@ def test_prekeys_are_forgotten_when_nobody_can_use_them_any_more(tmp_path: Path)
     trio.run(main)
 
 
-def test_a_last_resort_prekey_goes_a_week_after_its_successor_came(tmp_path: Path) -> None:
+def test_a_last_resort_prekey_goes_two_weeks_after_its_successor_came(tmp_path: Path) -> None:
     async def main() -> None:
         store = open_store(tmp_path)
         made = NOW - LAST_RESORT_GRACE
         first, second = (
-            make_prekey(SYSTEM_RANDOM, PrekeyKind.LAST_RESORT, at + PREKEY_LIFETIME)
+            make_prekey(SYSTEM_RANDOM, PrekeyKind.LAST_RESORT, at + LAST_RESORT_LIFETIME)
             for at in (made - LAST_RESORT_RENEWAL, made)
         )
         for pair in (first, second):
@@ -61,9 +61,9 @@ def test_a_last_resort_prekey_goes_a_week_after_its_successor_came(tmp_path: Pat
         async with trio.open_nursery() as nursery:
             await nursery.start(store.run)
             await sessions.tidy(store, NOW)
-            assert set(sessions.pairs) == {first.id, second.id}
+            assert set(sessions.prekeys.pairs) == {first.id, second.id}
             await sessions.tidy(store, NOW + 1)
-            assert set(sessions.pairs) == {second.id}
+            assert set(sessions.prekeys.pairs) == {second.id}
             nursery.cancel_scope.cancel()
         store.close()
 

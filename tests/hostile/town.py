@@ -57,7 +57,7 @@ from tests.support.names_liar import Liar
 from tests.support.names_naive import ZERO, make_policy
 
 SMALL = {
-    "cbfs.receiving.prekeys.PREKEY_SECRETS_MAX": 300,
+    "cbfs.contacts.prekey_secrets.PREKEY_SECRETS_MAX": 300,
     "cbfs.messages.queues.quarantine.QUARANTINE_MAX": 150,
     "cbfs.receiving.incoming.QUARANTINE_MAX": 40,
     "cbfs.receiving.message_requests.HELD_MAX": 8,
@@ -375,7 +375,7 @@ class Town:
         for table, most in (
             (Table.INBOX, SMALL["cbfs.receiving.incoming.QUARANTINE_MAX"]),
             (Table.SESSIONS, SESSIONS_PER_PEER * people),
-            (Table.PREKEYS, SMALL["cbfs.receiving.prekeys.PREKEY_SECRETS_MAX"]),
+            (Table.PREKEYS, SMALL["cbfs.contacts.prekey_secrets.PREKEY_SECRETS_MAX"]),
             (Table.REQUESTS, REQUESTS_MAX * SMALL["cbfs.receiving.message_requests.HELD_MAX"]),
             (Table.PARTS, INCOMPLETE_MAX * people),
             (Table.NOTE_ITEMS, 2 * WANTED_MAX * people + len(self.messages())),

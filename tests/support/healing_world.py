@@ -90,9 +90,12 @@ class Shelf:
     one_time: list[bytes] = field(default_factory=list)
     last_resort: bytes = b""
     says: int | None = None
+    replaced: set[bytes] = field(default_factory=set)
+    """Those that it was told to throw away: only a liar has them still."""
 
-    def take(self) -> bytes:
-        """For somebody who begins a session."""
+    def take(self, now: int) -> bytes:
+        """For somebody who begins a session. Nobody gives out what has expired at ``now``."""
+        self.one_time = [r for r in self.one_time if decode_prekey(r).expires > now]
         if self.says is not None and self.one_time:
             return self.one_time[0]
         return self.one_time.pop(0) if self.one_time else self.last_resort
@@ -113,6 +116,8 @@ class Shelf:
                 return PrekeyCount(self.says, expires if self.says else 0)
             return PrekeyCount(len(self.one_time), expires)
         assert isinstance(request, UploadPrekeys)
+        if request.replace:
+            self.replaced.update(self.one_time)
         if request.replace and self.says is None:
             self.one_time.clear()
         for record in request.records:
@@ -174,9 +179,10 @@ class Client:
             "cbfs.receiving.prekeys",
             PREKEYS_ONE_TIME=ONE_TIME,
             REFILL=1,
-            PREKEY_SECRETS_MAX=SECRETS_MAX,
+            ROOM=SECRETS_MAX // 2,
         )
-        with limits:
+        most = patch("cbfs.contacts.prekey_secrets.PREKEY_SECRETS_MAX", SECRETS_MAX)
+        with limits, most:
             trio.run(top_up, cast(Link, self.shelf), self.context)
 
     def write(self, people: tuple[str, ...], text: bytes) -> Written:
@@ -227,7 +233,7 @@ class Client:
         session = None if fresh else sessions.choose(other.name, proven=proven)
         if session is not None:
             return session
-        prekey = decode_prekey(other.shelf.take())
+        prekey = decode_prekey(other.shelf.take(self.world.now // 1_000))
         prekey.verify(other.account.profile.signing, self.world.now // 1_000)
         profile = other.account.profile
         peer = Peer(profile.identity(other.name), profile.auth)
@@ -265,15 +271,19 @@ class Client:
             self.store.write(lambda writer: note_queue.settle(writer, draft.items, now))
 
     def receive(self, envelopes: list[bytes]) -> None:
-        before = set(self.context.sessions.pairs)
+        before = set(self.context.sessions.prekeys.pairs)
         trio.run(self._receiver().take, envelopes)
-        self.used |= before - self.context.sessions.pairs.keys()
+        self.used |= before - self.context.sessions.prekeys.pairs.keys()
 
     @property
     def forgotten(self) -> set[bytes]:
         """Prekeys that its server may still give out, and whose secrets are not here."""
-        given = {decode_prekey(record).id for record in self.shelf.one_time}
-        return given - self.used - self.context.sessions.pairs.keys()
+        given = {
+            decode_prekey(record).id
+            for record in self.shelf.one_time
+            if record not in self.shelf.replaced
+        }
+        return given - self.used - self.context.sessions.prekeys.pairs.keys()
 
     def retry(self) -> None:
         """As a mount begins: what could not be read is tried once more."""
@@ -295,7 +305,7 @@ class Client:
                 for key, value in records.get(table, ()):
                     writer.put(table, key, value)
 
-        self.used |= self.context.sessions.pairs.keys()
+        self.used |= self.context.sessions.prekeys.pairs.keys()
         self.store.write(change)
         notice_loss(self.store, self.name, self.world.now, SYSTEM_RANDOM)
         self.load()
