@@ -136,7 +136,7 @@ class Monitor:
         async def mark(polled: Polled) -> None:
             await self._contacts.doubt(None if polled.missed else polled.changed)
 
-        polled = await self._lookups.poll(own, mark)
+        polled = await self._lookups.poll(mark)
         if polled.degraded:
             self._problems.set(
                 "degraded",

@@ -1,9 +1,10 @@
 """Questions to the name directory: look-ups, heads and the change feed, each answer checked.
 
-Every call makes a connection of its own, with a fresh key and a circuit of its own, so that the
-directory cannot tell which names the same person asks for. Answers are checked against the head
-that is stored; of look-ups that run side by side, one whose head is neither that of the others nor
-was shown to follow from it is made again.
+Every call makes a connection of its own, with a fresh key and a circuit of its own, and asks for
+nothing but a name, so that the directory cannot tell which names the same person asks for. The
+heads that look-ups show are kept, and the log is followed through all of them: by the next poll,
+or before another look-up when there are HEADS_SEEN_MAX. So a log that is forked for look-ups shows
+one poll later.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -15,30 +16,36 @@ import trio
 from cbfs.network.dial import Dialer, DialError
 from cbfs.network.link import Link, open_link
 from cbfs_common.errors import CbfsError, DecodeError, TransportError
-from cbfs_common.limits import COSIGNATURE_AHEAD_MAX, FEED_TILE
+from cbfs_common.limits import COSIGNATURE_AHEAD_MAX, FEED_TILE, FOLLOW_MAX, HEADS_SEEN_MAX
 from cbfs_common.names.checks import (
     Absent,
     DirectoryState,
     Found,
+    Newest,
     Policy,
     Shown,
+    check_extends,
     check_feed,
+    check_leads_to,
     check_lookup,
     check_newest,
     decode_state,
+    followed,
     is_current,
     new_state,
 )
 from cbfs_common.names.entry import Entry, decode_entry
 from cbfs_common.names.faults import DirectoryLies, Fault
-from cbfs_common.names.feed import FeedRound, decode_tile, tile_of
+from cbfs_common.names.feed import FeedRound, Position, decode_tile, tile_of
 from cbfs_common.names.operations import HistoryLink as Step
 from cbfs_common.names.operations import OperationRefused
 from cbfs_common.names.wire import (
     AskChanges,
+    AskConsistency,
     AskHead,
     AskHistory,
     ChangesAre,
+    ConsistencyIs,
     HeadIs,
     LookedUp,
     Lookup,
@@ -54,9 +61,6 @@ from cbfs_common.profile import check_name
 
 HISTORY_PAGES_MAX = 256
 """Requests for a known contact's operations, before giving up."""
-
-FOLLOW_MAX = 4_096
-"""Rounds of the change feed that are fetched at once: 64 tiles, some 1 MiB."""
 
 TILE_PARTS_MAX = 40
 """Parts of one tile: more than 64 rounds of 1,024 changes take."""
@@ -140,43 +144,72 @@ class Lookups:
         check_name(name)
         async with self._limiter:
             for _ in range(TRIES):
+                await self._make_room()
                 base = self._state
                 async with self._connected() as link:
-                    reply, steps = await self._answer(link, name, known, base.size)
+                    reply, steps = await self._answer(link, name, known)
                 async with self._alone:
                     after, found = self._check(base, reply, steps, name, known, lapsed)
-                    if self._state is base or after.head == self._state.head:
-                        feed = self._state.feed if self._state.size else after.feed
-                        await self._keep(replace(after, feed=feed))
+                    merged = self._state.with_head(after.newest, after.time)
+                    if merged is not None and len(merged.seen) <= HEADS_SEEN_MAX:
+                        await self._keep(merged)
                         return found
             async with self.turn() as turn:
                 return await turn.lookup(name, known, lapsed=lapsed)
 
-    async def poll(self, own: str, mark: Callable[[Polled], Awaitable[None]]) -> Polled:
+    async def poll(self, mark: Callable[[Polled], Awaitable[None]]) -> Polled:
         """Ask for the newest head and what has changed since the last poll. ``mark`` is told
-        before that is forgotten; a crash in between tells it again. Too far behind, the own name
-        is looked up for its proof that the log goes on. Raises DirectoryDown or DirectoryLies."""
+        before that is forgotten; a crash in between tells it again. Raises DirectoryDown or
+        DirectoryLies, also when the log does not lead through what look-ups have shown."""
         async with self.turn() as turn:
-            reply = await turn.ask(AskHead())
-            if not isinstance(reply, HeadIs):
-                raise unexpected(reply)
-            with self._comparing_clocks():
-                newest = check_newest(self.policy, self._state, reply, int(self.clock()))
+            newest = await self._newest(turn.link)
             if newest.degraded:
                 return Polled(degraded=True)
             if newest.head.size - self._state.feed.size <= FOLLOW_MAX:
                 rounds = await self._rounds(turn.link, self._state.feed.size, newest.head.size)
                 state, changed = check_feed(self._state, newest, rounds)
                 polled = Polled(changed)
-                await mark(polled)
-                await self._keep(state)
-                return polled
-        async with self.turn() as turn:
-            await turn.lookup(own, None, lapsed=True)
-            polled = Polled(missed=True)
+            else:
+                state = replace(await self._followed(turn.link, newest), feed=newest.head)
+                polled = Polled(missed=True)
             await mark(polled)
-            await self._keep(replace(self._state, feed=self._state.head))
+            await self._keep(state)
             return polled
+
+    async def _make_room(self) -> None:
+        """Follow the log when no more heads can be kept of which that is still to be done."""
+        if len(self._state.seen) >= HEADS_SEEN_MAX:
+            async with self.turn() as turn:
+                await turn.make_room()
+
+    async def _newest(self, link: Link) -> Newest:
+        reply = await self._ask(link, AskHead())
+        if not isinstance(reply, HeadIs):
+            raise unexpected(reply)
+        with self._comparing_clocks():
+            return check_newest(self.policy, self._state, reply, int(self.clock()))
+
+    async def _followed(self, link: Link, newest: Newest) -> DirectoryState:
+        """The state when the log has been followed to ``newest`` through every head that was seen;
+        the changes on the way are not known then."""
+        if newest.degraded:
+            raise DirectoryLies(Fault.QUORUM)
+        for position in (self._state.head, *self._state.seen):
+            await self._leads_to(link, position, newest.head)
+        return followed(self._state, newest)
+
+    async def _leads_to(self, link: Link, position: Position, end: Position) -> None:
+        """Check that the log goes on from a position to ``end``: by its rounds, or from the next
+        multiple of FOLLOW_MAX on by a proof, which so says no more of where this client was."""
+        if end.size - position.size <= FOLLOW_MAX:
+            check_leads_to(position, await self._rounds(link, position.size, end.size), end)
+            return
+        old = (position.size // FOLLOW_MAX + 1) * FOLLOW_MAX
+        rounds = await self._rounds(link, position.size, old)
+        reply = await self._ask(link, AskConsistency(old, end.size))
+        if not isinstance(reply, ConsistencyIs):
+            raise unexpected(reply)
+        check_extends(position, rounds, reply.proof, old, end)
 
     async def is_current(self, shown: Shown) -> bool | None:
         """Whether what a bundle shows is still so at the last poll; None when the change feed
@@ -224,9 +257,9 @@ class Lookups:
         return rounds
 
     async def _answer(
-        self, link: Link, name: str, known: Entry | None, size: int
+        self, link: Link, name: str, known: Entry | None
     ) -> tuple[LookedUp, tuple[Step, ...]]:
-        reply = await self._ask(link, Lookup(name, size))
+        reply = await self._ask(link, Lookup(name))
         if not isinstance(reply, LookedUp):
             raise unexpected(reply)
         return reply, await self._steps(link, reply, name, known)
@@ -245,7 +278,6 @@ class Lookups:
                 self.policy,
                 base,
                 reply.evidence,
-                reply.consistency,
                 steps,
                 name,
                 known,
@@ -352,11 +384,19 @@ class Turn:
         """What the directory has for a name, checked against the ``known`` entry. ``lapsed``: one
         that is over is found all the same. Raises DirectoryLies, NameExpired or NameChanged."""
         lookups = self._lookups
-        base = lookups._state
-        reply, steps = await lookups._answer(self.link, name, known, base.size)
-        after, found = lookups._check(base, reply, steps, name, known, lapsed)
+        await self.make_room()
+        reply, steps = await lookups._answer(self.link, name, known)
+        after, found = lookups._check(lookups._state, reply, steps, name, known, lapsed)
         await lookups._keep(after)
         return found
+
+    async def make_room(self) -> None:
+        """Follow the log when no more heads can be kept of which that is still to be done. Raises
+        DirectoryLies."""
+        lookups = self._lookups
+        if len(lookups._state.seen) >= HEADS_SEEN_MAX:
+            newest = await lookups._newest(self.link)
+            await lookups._keep(await lookups._followed(self.link, newest))
 
     async def ask(self, request: Request) -> Reply:
         """Send one request; its reply. Raises DirectoryLies for what is no reply."""

@@ -125,6 +125,13 @@ FEED_TILE = 64
 FEED_PART = 16_000
 """Bytes of a tile in one reply: of each but its last."""
 
+FOLLOW_MAX = 4_096
+"""Rounds of the change feed that are fetched at once: 64 tiles, some 1 MiB. Who is further behind
+asks for a consistency proof from a multiple of it."""
+
+HEADS_SEEN_MAX = 32
+"""Heads of look-ups that a client keeps until it follows the log through them."""
+
 # Transport and message server. PROTOCOL.rst, Transport and Message server.
 
 FRAME_SIZE = 16_932

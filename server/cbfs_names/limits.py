@@ -20,9 +20,6 @@ PENDING_MAX = 4_096
 PENDING_PER_CONNECTION = 64
 """Requests of one connection under way; reading stops at this number."""
 
-CONSISTENCY_KEPT_MAX = 4_096
-"""Consistency proofs kept for the newest head, some 1 KiB each."""
-
 FEED_KEPT_MAX = 4_096
 """Rounds of the change feed kept in memory, mostly some 200 bytes each."""
 

@@ -102,7 +102,7 @@ def look_up(names: int, seconds: float) -> Looked:
         by_descriptor = {client.socket.fileno(): client for client in clients}
         for descriptor, client in by_descriptor.items():
             poll.register(descriptor, select.EPOLLIN)
-            client.send(encode_request(Lookup(name_of(chance.randrange(names)), 0)))
+            client.send(encode_request(Lookup(name_of(chance.randrange(names)))))
         started, answered, used = time.perf_counter(), 0, cpu(service.pid)
         while (taken := time.perf_counter() - started) < seconds:
             for descriptor, _ in poll.poll(TIMEOUT):
@@ -111,7 +111,7 @@ def look_up(names: int, seconds: float) -> Looked:
                     answered += 1
                     if answered % 10 == 0 and len(replies) < 1_000:
                         replies.append(reply)
-                    client.send(encode_request(Lookup(name_of(chance.randrange(names)), 0)))
+                    client.send(encode_request(Lookup(name_of(chance.randrange(names)))))
         poll.close()
         used = cpu(service.pid) - used
         own = own_memory(service.pid)

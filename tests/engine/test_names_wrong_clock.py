@@ -69,7 +69,7 @@ def test_a_wrong_clock_is_named_with_its_size_and_is_no_lie(off: int) -> None:
             directory = client(make_policy(address), Kept(), lambda: clock[0])
             for ask in (
                 lambda: directory.lookups.lookup("alice"),
-                lambda: directory.lookups.poll("alice", mark),
+                lambda: directory.lookups.poll(mark),
             ):
                 with pytest.raises(DirectoryLies) as caught:
                     await ask()

@@ -119,7 +119,7 @@ class Person:
     def bundle(self) -> bytes:
         """The proof of the name."""
         if not self._bundle and self.registered:
-            found = self.town.liar.honest(Lookup(self.name, 0))
+            found = self.town.liar.honest(Lookup(self.name))
             assert isinstance(found, LookedUp)
             self._bundle = encode_bundle(found.evidence, found.links)
         return self._bundle

@@ -56,7 +56,7 @@ def step(old: Entry, seed: bytes = OWNER, **changes: object) -> tuple[HistoryLin
 
 def chained(entry: Entry, *links: HistoryLink) -> Asked:
     reply = Forger([entry, BOB]).look_up("alice")
-    return Asked(lambda _: replace(reply, links=links), known=ALICE)
+    return Asked(lambda: replace(reply, links=links), known=ALICE)
 
 
 def test_owner_s_own_changes_are_followed() -> None:
@@ -200,7 +200,7 @@ def test_another_directory_s_state_is_not_mixed_up() -> None:
 
 def test_broken_connection_and_no_server_are_down_not_lies() -> None:
     with pytest.raises(DirectoryDown):
-        Asked(lambda _: None).go()
+        Asked(lambda: None).go()
 
     async def nobody() -> None:
         await client(make_policy(HERE), Kept(), lambda: float(NOW)).lookups.lookup("alice")
@@ -213,5 +213,5 @@ def test_entry_too_large_for_a_bundle_is_found_without_one() -> None:
     keys = Keys(1, tuple(bytes([n]) * 32 for n in range(5)))
     large = replace(ALICE, owners=keys, recovery=keys, profile=bytes(1_024))
     fillers = replace(Forger([large]), filler=255, signers=tuple(range(1, 11)))
-    found, _ = Asked(lambda _: fillers.look_up("alice"), witnesses=10, threshold=10).go()
+    found, _ = Asked(lambda: fillers.look_up("alice"), witnesses=10, threshold=10).go()
     assert found == Found(large, b"")

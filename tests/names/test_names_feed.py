@@ -88,12 +88,10 @@ def test_position_must_fit_its_size() -> None:
             Position(size, hashes)
 
 
-def test_following_gathers_changes_and_the_root_on_the_way() -> None:
+def test_following_gathers_changes() -> None:
     feed = rounds(9, {2: (b"a" * 8,), 5: (b"b" * 8, b"c" * 8)})
     start = position(feed[:3])
-    assert follow(start, feed, 9, past=4) == Followed(
-        position(feed), {b"b" * 8: 5, b"c" * 8: 5}, position(feed[:4]).root()
-    )
+    assert follow(start, feed, 9) == Followed(position(feed), {b"b" * 8: 5, b"c" * 8: 5})
     for missing in (feed[4:], feed[:8], feed[:4] + feed[5:]):
         with pytest.raises(DecodeError):
             follow(start, missing, 9)
@@ -148,7 +146,7 @@ def whole_feed(feed: list[FeedRound], directory: Forger) -> tuple[FeedRound, ...
 def accepted(feed: list[FeedRound], directory: Forger) -> DirectoryState:
     """The state after a first look-up at this forger."""
     reply = directory.look_up("alice")
-    state, _ = check_lookup(POLICY, new_state(POLICY), reply.evidence, (), (), "alice", None, NOW)
+    state, _ = check_lookup(POLICY, new_state(POLICY), reply.evidence, (), "alice", None, NOW)
     assert state.feed == state.head
     return state
 
@@ -268,7 +266,7 @@ def two_of_three() -> Policy:
 def looked_up(policy: Policy, directory: Forger, known: Entry | None) -> Found | Absent:
     reply = directory.look_up("alice")
     state = new_state(policy)
-    after, found = check_lookup(policy, state, reply.evidence, (), (), "alice", known, NOW)
+    after, found = check_lookup(policy, state, reply.evidence, (), "alice", known, NOW)
     if isinstance(found, Found) and found.degraded:
         assert after == state  # nothing is learnt from it
     return found

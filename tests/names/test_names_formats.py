@@ -35,8 +35,10 @@ from cbfs_common.names.policy import Policy, parse_policy
 from cbfs_common.names.proofs import Evidence, decode_bundle, encode_bundle
 from cbfs_common.names.wire import (
     NAMES_REPLY_MAX,
+    AskConsistency,
     AskHistory,
     AskTerms,
+    ConsistencyIs,
     Lookup,
     Receipted,
     RefusedReply,
@@ -353,10 +355,11 @@ REPLY = Forger([make_entry("alice")]).look_up("alice")
 @pytest.mark.parametrize(
     "request_",
     [
-        Lookup("alice", 2**64 - 1),
+        Lookup("alice"),
         AskHistory("alice", 1, 2),
         Submit(b"operation"),
         AskTerms(3),
+        AskConsistency(4_096, 2**64 - 1),
     ],
 )
 def test_request_is_read_back(request_: Request) -> None:
@@ -372,6 +375,7 @@ def test_request_is_read_back(request_: Request) -> None:
         RefusedReply(Refusal.NAME_TAKEN),
         TermsAre("text"),
         Receipted(NOW, b"s" * 64),
+        ConsistencyIs((ZERO, b"p" * 32)),
     ],
 )
 def test_reply_is_read_back(reply: Reply) -> None:
@@ -383,10 +387,11 @@ def test_reply_is_read_back(reply: Reply) -> None:
     [
         b"",
         b"\xc0",
-        b"\x93\x01\xa5Alice\x00",
-        b"\x93\x01\xa5alice\xff",
-        b"\x93\x01\xa5alice\xc3",
-        b"\x92\x01\xa5alice",
+        b"\x92\x01\xa5Alice",
+        b"\x93\x02\xa5alice\x00",
+        b"\x93\x07\x01\xff",
+        b"\x93\x07\xc3\x01",
+        b"\x91\x01",
         b"\x92\x03\xa1x",
         b"\x91\x63",
         b"\xdd\xff\xff\xff\xff",

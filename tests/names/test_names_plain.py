@@ -97,8 +97,8 @@ def test_following_the_feed_from_any_position_to_any_later_one() -> None:
         positions.append(position)
     for number, start in enumerate(positions):
         for end in positions[number:]:
-            followed = follow(start, rounds, end.size, past=start.size)
-            assert (followed.position, followed.passed) == (end, start.root())
+            followed = follow(start, rounds, end.size)
+            assert followed.position == end
             changed = {each for at in rounds[start.size : end.size] for each in at.changes}
             assert set(followed.changes) == changed
     with pytest.raises(DecodeError):
@@ -223,6 +223,7 @@ def test_states_of_a_client() -> None:
             case["time"],
             case["feed"],
         )
+        assert [each.size for each in state.seen] == case["seen"]
         assert state.encode() == raw(case, "state")
     for case in cases("states", "state", "error"):
         with pytest.raises(DecodeError):

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from cbfs.names.directory import Directory
-from cbfs.names.lookups import FOLLOW_MAX, DirectoryDown, Polled
+from cbfs.names.lookups import DirectoryDown, Polled
 from cbfs_common.errors import CbfsError
 from cbfs_common.names.checks import Absent, Fault, Found, open_bundle
 from cbfs_common.names.config import Registration, Terms
@@ -20,8 +20,10 @@ from cbfs_common.names.proofs import encode_bundle
 from cbfs_common.names.registration import Invite, Token
 from cbfs_common.names.wire import (
     AskChanges,
+    AskConsistency,
     AskHead,
     ChangesAre,
+    ConsistencyIs,
     HeadIs,
     LookedUp,
     Lookup,
@@ -54,7 +56,7 @@ class Polling:
         async def mark(polled: Polled) -> None:
             self.marked.append(polled)
 
-        return await self.directory.lookups.poll("alice", mark)
+        return await self.directory.lookups.poll(mark)
 
     async def refused(self) -> Fault:
         """A poll that is a lie changes nothing."""
@@ -105,7 +107,7 @@ def test_polls_tell_what_changed_and_ask_for_no_name() -> None:
         async def mark(polled: Polled) -> None:
             assert polled.changed.keys() == {prefix("bob")}
 
-        await again.lookups.poll("alice", mark)
+        await again.lookups.poll(mark)
 
     polling(body)
 
@@ -144,6 +146,14 @@ def on_head(change: Callable[[HeadIs], Reply]) -> Callable[[Request, Reply], Rep
 def on_changes(change: Callable[[bytes], bytes]) -> Callable[[Request, Reply], Reply]:
     return lambda _, reply: (
         ChangesAre(change(reply.data), reply.more) if isinstance(reply, ChangesAre) else reply
+    )
+
+
+def on_proof(
+    change: Callable[[tuple[bytes, ...]], tuple[bytes, ...]],
+) -> Callable[[Request, Reply], Reply]:
+    return lambda _, reply: (
+        ConsistencyIs(change(reply.proof)) if isinstance(reply, ConsistencyIs) else reply
     )
 
 
@@ -289,25 +299,49 @@ def test_quorum_of_different_heads_is_none() -> None:
 def test_too_far_behind_a_client_takes_a_proof_and_holds_everything_possible(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert FOLLOW_MAX == 4_096
+    """It asks for a size that it has in common with many, and for no name."""
     monkeypatch.setattr("cbfs.names.lookups.FOLLOW_MAX", 100)
 
     async def body(here: Polling) -> None:
         for _ in range(150):
             here.liar.put()
+        asked = len(here.liar.requests)
         polled = await here.poll()
         assert polled == Polled(missed=True)
         assert here.marked == [polled]
-        assert isinstance(here.liar.requests[-1], Lookup)
+        assert AskConsistency(100, 152) in here.liar.requests[asked:]
+        assert not any(isinstance(r, Lookup) for r in here.liar.requests[asked:])
         here.liar.put(replace(BOB, version=2))
         assert (await here.poll()).changed.keys() == {prefix("bob")}
 
     polling(body)
 
 
+@pytest.mark.parametrize("before", [2, 3])
+def test_a_fork_far_back_is_found_by_the_proof(
+    monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    """Of what was followed, and of what a look-up has shown."""
+    monkeypatch.setattr("cbfs.names.lookups.FOLLOW_MAX", 100)
+
+    async def body(here: Polling) -> None:
+        with here.liar.memory():
+            here.liar.put(changed=("mallory",))
+            if before == 2:
+                await here.poll()
+            await here.directory.lookups.lookup("bob")
+        for _ in range(300):
+            here.liar.put()
+        assert await here.refused() is Fault.FORK
+        here.liar.twist = on_proof(lambda proof: proof[1:])
+        assert await here.refused() is Fault.FORK
+
+    polling(body)
+
+
 def test_bundle_is_settled_by_the_feed_and_not_by_a_name() -> None:
     async def body(here: Polling) -> None:
-        reply = here.liar.honest(Lookup("bob", 0))
+        reply = here.liar.honest(Lookup("bob"))
         assert isinstance(reply, LookedUp)
         shown = open_bundle(here.directory.lookups.policy, encode_bundle(reply.evidence, ()))
         asked = len(here.liar.requests)
@@ -317,7 +351,7 @@ def test_bundle_is_settled_by_the_feed_and_not_by_a_name() -> None:
         await here.poll()
         assert await here.directory.lookups.is_current(shown) is True
         here.liar.put(replace(BOB, version=2))
-        later = here.liar.honest(Lookup("bob", 0))
+        later = here.liar.honest(Lookup("bob"))
         assert isinstance(later, LookedUp)
         newer = open_bundle(here.directory.lookups.policy, encode_bundle(later.evidence, ()))
         assert here.directory.lookups.is_ahead(newer)

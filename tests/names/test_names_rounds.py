@@ -16,8 +16,10 @@ from cbfs_common.limits import (
 )
 from cbfs_common.names.checks import Absent, Found, NameExpired
 from cbfs_common.names.config import Terms
-from cbfs_common.names.note import Checkpoint
+from cbfs_common.names.note import Checkpoint, parse_checkpoint, parse_note
 from cbfs_common.names.operations import Operation, Refusal
+from cbfs_common.names.trees import EMPTY_ROOT, extends
+from cbfs_common.names.wire import AskConsistency, ConsistencyIs, RefusedReply
 from cbfs_common.primitives import sign, verify
 from cbfs_host.lmdb_environment import StoreError
 from cbfs_names.rounds.sequencer import build_block
@@ -419,3 +421,21 @@ def test_two_directories_replay_the_same_operations_to_the_same_rounds(tmp_path:
             with directory.store.read() as view:
                 rounds.append(view.tip_block())
     assert rounds[0] == rounds[1]
+
+
+def test_consistency_is_proven_from_sizes_that_many_have_in_common(
+    directory: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cbfs_names.wire.queries.FOLLOW_MAX", 4)
+    roots = [EMPTY_ROOT]
+    for number in range(9):
+        if number:
+            directory.round(commit(f"name{number}"))
+        note = parse_note(directory.look_up("alice").evidence.note)
+        roots.append(parse_checkpoint(note.text.decode()).root)
+    for old, size in ((4, 9), (4, 4), (8, 9), (4, 7)):
+        reply = directory.answer(AskConsistency(old, size))
+        assert isinstance(reply, ConsistencyIs)
+        assert extends(old, size, roots[old], roots[size], reply.proof)
+    for old, size in ((0, 9), (5, 9), (8, 4), (4, 10), (12, 16), (2**63, 2**63)):
+        assert directory.answer(AskConsistency(old, size)) == RefusedReply(Refusal.BAD_REQUEST)

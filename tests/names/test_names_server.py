@@ -232,7 +232,7 @@ def test_what_is_no_request_is_answered_and_what_is_no_frame_ends_the_connection
     async def go(running: Running) -> None:
         address = running.policy.server
         async with open_link(LoopbackDialer(), address, None, b"", RANDOM) as link:
-            for payload in (b"", b"\xc1", b"\x90", encode_request(Lookup("alice", 0))[:-1]):
+            for payload in (b"", b"\xc1", b"\x90", encode_request(Lookup("alice"))[:-1]):
                 assert decode_reply(await link.call(payload)) == RefusedReply(Refusal.BAD_REQUEST)
         for noise in (b"GET / HTTP/1.1\r\n\r\n" * 200, os.urandom(3 * FRAME_SIZE), bytes(5_000)):
             stream = await trio.open_tcp_stream(address.host, address.port)

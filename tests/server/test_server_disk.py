@@ -154,7 +154,7 @@ def check_names(path: Path) -> int:
             state = None
             for turn in range(2):
                 for name in NAMES:
-                    reply = directory.answer(Lookup(name, state.size if state else 0))
+                    reply = directory.answer(Lookup(name))
                     if isinstance(reply, NamesRefused):
                         worst = max(worst, REFUSED)
                         continue

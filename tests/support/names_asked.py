@@ -30,7 +30,7 @@ def honest() -> Forger:
 class Asked:
     """A client that asks for alice, having accepted ``before`` first."""
 
-    answer: Callable[[int], Reply | bytes | None]
+    answer: Callable[[], Reply | bytes | None]
     before: Forger | None = None
     known: Entry | None = None
     witnesses: int = 1
@@ -44,9 +44,9 @@ class Asked:
 
         def answer(request: Request) -> Reply | bytes | None:
             assert isinstance(request, Lookup)
-            if calm is not None and request.old_size == 0:
+            if calm is not None and request.name == "bob":
                 return calm.look_up(request.name)
-            return self.answer(request.old_size)
+            return self.answer()
 
         async with answering(answer) as address:
             policy = make_policy(address, self.witnesses, self.threshold)

@@ -24,10 +24,12 @@ from cbfs_common.names.operations import (
 from cbfs_common.names.proofs import Evidence
 from cbfs_common.names.wire import (
     AskChanges,
+    AskConsistency,
     AskHead,
     AskHistory,
     AskTerms,
     ChangesAre,
+    ConsistencyIs,
     HeadIs,
     LookedUp,
     Lookup,
@@ -119,8 +121,8 @@ class Liar:
     def honest(self, request: Request) -> Reply:
         """As what it says makes it."""
         match request:
-            case Lookup(name, old_size):
-                return self._look_up(name, old_size)
+            case Lookup(name):
+                return self._look_up(name)
             case AskHistory(name, _, version):
                 return Steps(tuple(self.links.get(name, [])[version - 1 :]))
             case AskHead():
@@ -131,6 +133,8 @@ class Liar:
                 return ChangesAre(data[:FEED_PART], len(data) > FEED_PART)
             case Submit(operation):
                 return self._submit(operation)
+            case AskConsistency(old_size, size):
+                return ConsistencyIs(tuple(log_consistency(old_size, self._log()[:size])))
             case AskTerms():
                 return RefusedReply(Refusal.BAD_REQUEST)
 
@@ -159,9 +163,7 @@ class Liar:
     def _leaves(self) -> dict[bytes, bytes]:
         return {name_index(NAMESPACE, e.name): e.digest() for e in self.entries.values()}
 
-    def _look_up(self, name: str, old_size: int) -> LookedUp:
-        log = self._log()
-        consistency = log_consistency(old_size, log) if 0 < old_size < len(log) else []
+    def _look_up(self, name: str) -> LookedUp:
         entry = self.entries.get(name)
         evidence = Evidence(
             self.note(),
@@ -170,7 +172,7 @@ class Liar:
             map_proof(self._leaves(), name_index(NAMESPACE, name)).encode(),
             entry.encode() if entry else b"",
         )
-        return LookedUp(evidence, tuple(consistency), tuple(self.links.get(name, [])))
+        return LookedUp(evidence, tuple(self.links.get(name, [])))
 
     def _submit(self, encoded: bytes) -> Reply:
         operation = decode_operation(encoded)

@@ -54,10 +54,10 @@ class Local:
     def round(self, *operations: Operation) -> Outcome:
         return self.core.round([operation.encode() for operation in operations], self.now)
 
-    def look_up(self, name: str, old_size: int = 0) -> LookedUp:
+    def look_up(self, name: str) -> LookedUp:
         """What a server of this state answers."""
         assert CONFIG.quorum == VERIFIER
-        reply = self.answer(Lookup(name, old_size))
+        reply = self.answer(Lookup(name))
         assert isinstance(reply, LookedUp)
         return reply
 
@@ -74,12 +74,11 @@ class Local:
     ) -> tuple[DirectoryState, Found | Absent]:
         """The answer as a client takes it."""
         before = state or new_state(POLICY)
-        reply = self.look_up(name, before.size)
+        reply = self.look_up(name)
         return check_lookup(
             POLICY,
             before,
             reply.evidence,
-            reply.consistency,
             reply.links,
             name,
             known,

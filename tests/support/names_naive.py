@@ -183,12 +183,11 @@ class Forger:
         time = self.times.get(number, self.time)
         return cosign(verifier_seed(number), verifier_key(number).name, time, text)
 
-    def look_up(self, name: str, old_size: int = 0) -> LookedUp:
+    def look_up(self, name: str) -> LookedUp:
         index = name_index(self.namespace, name)
         proof = map_proof(self.leaves(), index)
         entry = next((entry.encode() for entry in self.entries if entry.name == name), b"")
         log = self.log()
-        consistency = log_consistency(old_size, log) if 0 < old_size < len(log) else []
         evidence = Evidence(
             self.note().encode(),
             self.round().encode(),
@@ -196,4 +195,4 @@ class Forger:
             proof.encode(),
             entry,
         )
-        return LookedUp(evidence, tuple(consistency), ())
+        return LookedUp(evidence, ())

@@ -309,10 +309,12 @@ def exchanges() -> list[Case]:
         ("AskHead", [4], []),
         ("AskChanges", [5, 2**33, 1], [2**33, 1]),
         ("AskTerms", [6, 7], [7]),
+        ("AskConsistency", [7, 4_096, 5_000], [4_096, 5_000]),
         ("HeadIs", [133, head, last, proof], [head, last, hashes]),
         ("ChangesAre", [134, b"a part of a tile", True], [b"a part of a tile", True]),
         ("TermsAre", [135, "a text\n"], ["a text\n"]),
         ("Receipted", [136, NOW, bytes(64)], [NOW, bytes(64)]),
+        ("ConsistencyIs", [137, proof], [hashes]),
         ("Await", [32, 5, hashes[0], 4], [5, hashes[0], 4]),
         ("GetBlock", [33, 5, 1], [5, 1]),
         ("Vote", [34, head], [head]),
@@ -332,6 +334,8 @@ def exchanges() -> list[Case]:
         "a field too many": [4, 1],
         "a field too few": [5, 1],
         "a text for bytes": [34, "text"],
+        "a look-up that says how large the last head was": [1, "alice", 5],
+        "a consistency proof from below 0": [7, -1, 5],
         "a number below 0": [33, -1, 0],
         "a leaf of 31 bytes": [32, 5, bytes(31), 4],
         "a key of 31 bytes": [36, bytes(31)],
@@ -361,15 +365,28 @@ def plain_json(fields: Sequence[object]) -> list[object]:
 
 
 def states() -> list[Case]:
-    """What a client stores: the newest head, and how far it has followed the feed."""
+    """What a client stores: how far it has followed the log and the feed, and the heads of look-ups
+    since."""
     leaves = [leaf_hash(leaf(number)) for number in range(21)]
     namespace = sha256(b"cbfs1 names state\n" + NAMESPACE.encode()).digest()
     cases: list[Case] = []
-    for head, feed in ((0, 0), (21, 13), (16, 16)):
-        plain = b"\x02" + namespace + position(leaves[:head])
-        plain += struct.pack(">Q", NOW) + position(leaves[:feed])
-        cases.append({"head": head, "time": NOW, "feed": feed, "state": plain.hex()})
-    wrong = {"another version": b"\x01" + plain[1:], "cut short": plain[:-1]}
+
+    def plain(head: int, feed: int, *seen: int) -> bytes:
+        data = b"\x03" + namespace + position(leaves[:head]) + struct.pack(">Q", NOW)
+        data += position(leaves[:feed]) + bytes([len(seen)])
+        return data + b"".join(position(leaves[:size]) for size in seen)
+
+    for head, feed, *seen in ((0, 0), (21, 13), (16, 16), (13, 13, 16, 17, 21)):
+        data = plain(head, feed, *seen).hex()
+        cases.append({"head": head, "time": NOW, "feed": feed, "seen": seen, "state": data})
+    wrong = {
+        "another version": b"\x02" + plain(16, 16)[1:],
+        "cut short": plain(16, 16)[:-1],
+        "a feed past the head": plain(13, 16),
+        "a head that was followed": plain(13, 13, 13),
+        "heads out of order": plain(13, 13, 17, 16),
+        "a head twice": plain(13, 13, 16, 16),
+    }
     return cases + [
         {"what": what, "state": data.hex(), "error": "DecodeError"} for what, data in wrong.items()
     ]

@@ -308,9 +308,9 @@ def bundles() -> list[Case]:
 
 
 def messages() -> list[Case]:
-    reply: LookedUp = Forger([make_entry("alice")]).look_up("alice", 2)
+    reply: LookedUp = Forger([make_entry("alice")]).look_up("alice")
     requests: dict[str, Request] = {
-        "lookup": Lookup("alice", 2),
+        "lookup": Lookup("alice"),
         "history": AskHistory("alice", 1, 2),
         "submit": Submit(b"an operation"),
     }

@@ -1,14 +1,19 @@
 """What a client believes of the name directory, and why. PROTOCOL.rst, Names: checks.
 
+A look-up says nothing of the heads that the client has seen, so that the directory cannot tell by
+it which look-ups are one client's. Its head is kept, and the log must lead through it when the
+client follows the log the next time.
+
 Pure: ``check_lookup(policy, state, answer, ...) -> (new state, result)``. Every refused answer is
 a DirectoryLies with the ``Fault`` that was found first, in the order of the specification.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from cbfs_common.errors import CryptoError, DecodeError, LimitError
-from cbfs_common.limits import COSIGNATURE_AGE_MAX, COSIGNATURE_AHEAD_MAX
+from cbfs_common.limits import COSIGNATURE_AGE_MAX, COSIGNATURE_AHEAD_MAX, HEADS_SEEN_MAX
 from cbfs_common.names.entry import (
     CHANGE_SIZE,
     Entry,
@@ -36,38 +41,57 @@ from cbfs_common.names.wire import HeadIs
 
 __all__ = ["DirectoryLies", "Fault", "NameChanged", "NameExpired", "Policy", "parse_policy"]
 
-_STATE_VERSION = 2
+_STATE_VERSION = 3
 STATE_LABEL = b"cbfs1 names state"
 
 
 @dataclass(frozen=True, slots=True)
 class DirectoryState:
-    """The newest ``head`` accepted, signed at ``time`` (seconds), and a hash of the ``namespace``
-    (32) it belongs to. Size 0: none yet. ``feed``: how far the change feed has been followed."""
+    """The ``head`` up to which the log was followed (size 0: none yet), a hash of the ``namespace``
+    (32) it belongs to, and the newest ``time`` (seconds) at which a head that was accepted was
+    signed. ``feed``: up to where the changes are known. ``seen``: heads of look-ups since, by
+    growing size, of which it is not known yet whether they are on one log."""
 
     namespace: bytes
     head: Position
     time: int
     feed: Position
+    seen: tuple[Position, ...] = ()
+
+    @property
+    def newest(self) -> Position:
+        """The largest head that was accepted."""
+        return self.seen[-1] if self.seen else self.head
 
     @property
     def size(self) -> int:
-        """How many rounds the newest head has."""
-        return self.head.size
+        """How many rounds the largest head has."""
+        return self.newest.size
 
-    @property
-    def root(self) -> bytes:
-        """The root (32) of the newest head."""
-        return self.head.root()
+    def with_head(self, position: Position, time: int) -> "DirectoryState | None":
+        """This state after a look-up with that head, which was signed at ``time``; None when the
+        log was followed past it, so that it cannot be compared. Raises DirectoryLies (FORK) when
+        another head of its size is known."""
+        if not self.head.size:
+            return replace(self, head=position, feed=position, time=time)
+        if position.size < self.head.size:
+            return None
+        known = {each.size: each for each in (self.head, *self.seen)}
+        if known.setdefault(position.size, position).root() != position.root():
+            raise DirectoryLies(Fault.FORK)
+        seen = tuple(known[size] for size in sorted(known) if size != self.head.size)
+        return replace(self, seen=seen, time=time)
 
     def encode(self) -> bytes:
-        """version u8 | namespace hash 32 | head | time u64 | feed."""
+        """version u8 | namespace hash 32 | head | time u64 | feed | count u8 | seen."""
         return (
             bytes([_STATE_VERSION])
             + self.namespace
             + self.head.encode()
             + self.time.to_bytes(8, "big")
             + self.feed.encode()
+            + bytes([len(self.seen)])
+            + b"".join(each.encode() for each in self.seen)
         )
 
 
@@ -86,9 +110,15 @@ def decode_state(data: bytes) -> DirectoryState:
     if fields.number(1) != _STATE_VERSION:
         raise fields.error()
     namespace, head = fields.take(HASH_SIZE), read_position(fields)
-    state = DirectoryState(namespace, head, fields.number(8), read_position(fields))
+    time, feed, count = fields.number(8), read_position(fields), fields.number(1)
+    if count > HEADS_SEEN_MAX:
+        raise fields.error()
+    seen = tuple(read_position(fields) for _ in range(count))
     fields.end()
-    return state
+    sizes = [feed.size, head.size, *(each.size for each in seen)]
+    if sizes[0] > sizes[1] or any(one >= other for one, other in pairwise(sizes[1:])):
+        raise fields.error()
+    return DirectoryState(namespace, head, time, feed, seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +168,6 @@ def check_lookup(
     policy: Policy,
     state: DirectoryState,
     evidence: Evidence,
-    consistency: tuple[bytes, ...],
     links: tuple[HistoryLink, ...],
     name: str,
     known: Entry | None,
@@ -153,12 +182,12 @@ def check_lookup(
     NameChanged; then the old state holds.
     """
     try:
-        state = check_head(policy, state, evidence, consistency, now)
+        state = check_head(policy, state, evidence, now)
     except DirectoryLies as error:
         if policy.degraded is None or known is None or error.fault not in _WEAKER:
             raise
         weaker = policy.degraded
-        found = _unchanged(weaker, state, evidence, consistency, known, now, error)
+        found = _unchanged(weaker, state, evidence, known, now, error)
         if found.entry.expires < now and not lapsed:
             raise NameExpired(found.entry) from None
         return state, found
@@ -181,26 +210,19 @@ def check_lookup(
 
 
 def check_head(
-    policy: Policy,
-    state: DirectoryState,
-    evidence: Evidence,
-    consistency: tuple[bytes, ...],
-    now: int,
+    policy: Policy, state: DirectoryState, evidence: Evidence, now: int
 ) -> DirectoryState:
-    """The checks of a head alone; the state after it. Raises DirectoryLies."""
+    """The checks of a look-up's head alone; the state after it, whose ``newest`` it is. Raises
+    DirectoryLies."""
     head = _open_head(policy, evidence.note, evidence.round)
     if state.namespace != new_state(policy).namespace:
         raise DirectoryLies(Fault.NAMESPACE)
     time = _check_times(policy, head, state.time, now)
     position = _check_last(head, evidence.log_proof)
-    if position.size < state.size:
+    after = None if position.size < state.size else state.with_head(position, time)
+    if after is None:
         raise DirectoryLies(Fault.SMALLER)
-    if state.size and not extends(
-        state.size, position.size, state.root, position.root(), consistency
-    ):
-        raise DirectoryLies(Fault.FORK)
-    feed = state.feed if state.size else position
-    return DirectoryState(state.namespace, position, time, feed)
+    return after
 
 
 def check_newest(policy: Policy, state: DirectoryState, polled: HeadIs, now: int) -> Newest:
@@ -217,16 +239,49 @@ def check_newest(policy: Policy, state: DirectoryState, polled: HeadIs, now: int
 def check_feed(
     state: DirectoryState, newest: Newest, rounds: tuple[FeedRound, ...]
 ) -> tuple[DirectoryState, Mapping[bytes, int]]:
-    """Follow the change feed to a strict ``newest`` head by these rounds: the state after it, and
-    the index prefixes that changed since the last time, each with the last round that did it.
-    Raises DirectoryLies."""
+    """Follow the change feed to a strict ``newest`` head by these rounds, through every head that
+    was seen: the state after it, and the index prefixes that changed since the last time, each with
+    the last round that did it. Raises DirectoryLies."""
+    changes = check_leads_to(state.feed, rounds, newest.head)
+    for position in (state.head, *state.seen):
+        check_leads_to(position, rounds, newest.head)
+    return replace(followed(state, newest), feed=newest.head), changes
+
+
+def followed(state: DirectoryState, newest: Newest) -> DirectoryState:
+    """The state when the log has been followed to a strict ``newest`` head."""
+    return replace(state, head=newest.head, time=newest.time, seen=())
+
+
+def check_leads_to(
+    position: Position, rounds: tuple[FeedRound, ...], end: Position
+) -> Mapping[bytes, int]:
+    """That these rounds lead from one position to the other; what they changed. Raises
+    DirectoryLies."""
     try:
-        followed = follow(state.feed, rounds, newest.head.size, past=state.size)
+        found = follow(position, rounds, end.size)
     except DecodeError as error:
         raise DirectoryLies(Fault.FEED) from error
-    if followed.position.root() != newest.head.root() or followed.passed != state.root:
+    if found.position.root() != end.root():
         raise DirectoryLies(Fault.FORK)
-    return DirectoryState(state.namespace, newest.head, newest.time, newest.head), followed.changes
+    return found.changes
+
+
+def check_extends(
+    position: Position,
+    rounds: tuple[FeedRound, ...],
+    proof: tuple[bytes, ...],
+    old: int,
+    end: Position,
+) -> None:
+    """That the log at ``end`` goes on from a position: by rounds up to size ``old``, and by a
+    consistency proof from there. Raises DirectoryLies."""
+    try:
+        between = follow(position, rounds, old).position
+    except DecodeError as error:
+        raise DirectoryLies(Fault.FEED) from error
+    if not extends(old, end.size, between.root(), end.root(), proof):
+        raise DirectoryLies(Fault.FORK)
 
 
 def is_current(
@@ -234,14 +289,9 @@ def is_current(
 ) -> bool:
     """Whether what a bundle shows is still so where the feed has been followed to: its head lies
     on the same log, and its index is not among the changes since. Raises DirectoryLies."""
-    try:
-        followed = follow(shown.head, rounds, state.feed.size)
-    except DecodeError as error:
-        raise DirectoryLies(Fault.FEED) from error
-    if followed.position.root() != state.feed.root():
-        raise DirectoryLies(Fault.FORK)
+    changes = check_leads_to(shown.head, rounds, state.feed)
     index = name_index(policy.namespace, shown.entry.name)
-    return index[:CHANGE_SIZE] not in followed.changes
+    return index[:CHANGE_SIZE] not in changes
 
 
 _WEAKER = frozenset((Fault.QUORUM, Fault.STALE))
@@ -263,13 +313,12 @@ def _unchanged(
     weaker: Policy,
     state: DirectoryState,
     evidence: Evidence,
-    consistency: tuple[bytes, ...],
     known: Entry,
     now: int,
     error: DirectoryLies,
 ) -> Found:
     """What a degraded policy allows: the contact as it was known, and nothing else."""
-    check_head(weaker, state, evidence, consistency, now)
+    check_head(weaker, state, evidence, now)
     entry = _check_entry(weaker, evidence, known.name)
     if entry is None or entry.digest() != known.digest():
         raise error

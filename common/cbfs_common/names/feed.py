@@ -103,19 +103,16 @@ def position_after(size: int, leaf: bytes, proof: tuple[bytes, ...]) -> Position
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """``changes``: index prefix -> the last round that changed it. ``passed``: the root (32) at a
-    size on the way, when it was asked for."""
+    """``changes``: index prefix -> the last round that changed it."""
 
     position: Position
     changes: Mapping[bytes, int]
-    passed: bytes | None
 
 
-def follow(position: Position, rounds: Iterable[FeedRound], end: int, past: int = 0) -> Followed:
-    """Go on to ``end`` by these rounds, which may begin earlier and go further; note the root at
-    size ``past``. Raises DecodeError when one is missing."""
+def follow(position: Position, rounds: Iterable[FeedRound], end: int) -> Followed:
+    """Go on to ``end`` by these rounds, which may begin earlier and go further. Raises DecodeError
+    when one is missing."""
     changes: dict[bytes, int] = {}
-    passed = position.root() if past == position.size else None
     for each in rounds:
         if each.round.number < position.size or position.size >= end:
             continue
@@ -123,8 +120,6 @@ def follow(position: Position, rounds: Iterable[FeedRound], end: int, past: int 
             break
         position = position.add(each.round.digest())
         changes.update(dict.fromkeys(each.changes, each.round.number))
-        if past == position.size:
-            passed = position.root()
     if position.size != end:
         raise DecodeError("the change feed lacks rounds")
-    return Followed(position, changes, passed)
+    return Followed(position, changes)

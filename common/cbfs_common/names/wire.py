@@ -31,10 +31,9 @@ _NUMBER_MAX = 2**64
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """What does the map have at ``name``? ``old_size``: of the head the client has, 0 for none."""
+    """What does the map have at ``name``? Says nothing of who asks, or what they know."""
 
     name: str
-    old_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +73,23 @@ class AskTerms:
     round: int
 
 
-Request = Lookup | AskHistory | Submit | AskHead | AskChanges | AskTerms
+@dataclass(frozen=True, slots=True)
+class AskConsistency:
+    """The proof that the log of ``size`` rounds goes on from its first ``old_size``, which is a
+    multiple of FOLLOW_MAX: it is the same for all who have been away for about as long."""
+
+    old_size: int
+    size: int
+
+
+Request = Lookup | AskHistory | Submit | AskHead | AskChanges | AskTerms | AskConsistency
 
 
 @dataclass(frozen=True, slots=True)
 class LookedUp:
-    """``consistency``: from the client's size to the head's; empty when that is 0 or not smaller.
-    ``links``: the newest operations on the name that fit, oldest first."""
+    """``links``: the newest operations on the name that fit, oldest first."""
 
     evidence: Evidence
-    consistency: tuple[bytes, ...]
     links: tuple[HistoryLink, ...]
 
 
@@ -142,18 +148,28 @@ class Receipted:
     signature: bytes
 
 
-Reply = LookedUp | Steps | Submitted | RefusedReply | HeadIs | ChangesAre | TermsAre | Receipted
+@dataclass(frozen=True, slots=True)
+class ConsistencyIs:
+    """The proof that was asked for: hashes (32 each)."""
 
-_LOOKUP, _HISTORY, _SUBMIT, _ASK_HEAD, _ASK_CHANGES, _ASK_TERMS = 1, 2, 3, 4, 5, 6
+    proof: tuple[bytes, ...]
+
+
+Reply = (
+    LookedUp | Steps | Submitted | RefusedReply | HeadIs | ChangesAre | TermsAre | Receipted
+    | ConsistencyIs
+)  # fmt: skip
+
+_LOOKUP, _HISTORY, _SUBMIT, _ASK_HEAD, _ASK_CHANGES, _ASK_TERMS, _ASK_CONSISTENCY = range(1, 8)
 _LOOKED_UP, _STEPS, _SUBMITTED, _REFUSED, _HEAD_IS, _CHANGES_ARE = 129, 130, 131, 132, 133, 134
-_TERMS_ARE, _RECEIPTED = 135, 136
+_TERMS_ARE, _RECEIPTED, _CONSISTENCY_IS = 135, 136, 137
 
 
 def encode_request(request: Request) -> bytes:
     """A request as the payload of a frame."""
     match request:
-        case Lookup(name, old_size):
-            return _pack(_LOOKUP, name, old_size)
+        case Lookup(name):
+            return _pack(_LOOKUP, name)
         case AskHistory(name, incarnation, version):
             return _pack(_HISTORY, name, incarnation, version)
         case Submit(operation):
@@ -164,15 +180,15 @@ def encode_request(request: Request) -> bytes:
             return _pack(_ASK_CHANGES, tile, part)
         case AskTerms(round_):
             return _pack(_ASK_TERMS, round_)
+        case AskConsistency(old_size, size):
+            return _pack(_ASK_CONSISTENCY, old_size, size)
 
 
 def encode_reply(reply: Reply) -> bytes:
     """A reply as the payload of a frame."""
     match reply:
-        case LookedUp(evidence, consistency, links):
-            return _pack(
-                _LOOKED_UP, evidence.encode(), encode_proof(consistency), encode_links(links)
-            )
+        case LookedUp(evidence, links):
+            return _pack(_LOOKED_UP, evidence.encode(), encode_links(links))
         case Steps(links):
             return _pack(_STEPS, encode_links(links))
         case Submitted(round_):
@@ -187,13 +203,15 @@ def encode_reply(reply: Reply) -> bytes:
             return _pack(_TERMS_ARE, config)
         case Receipted(time, signature):
             return _pack(_RECEIPTED, time, signature)
+        case ConsistencyIs(proof):
+            return _pack(_CONSISTENCY_IS, encode_proof(proof))
 
 
 def decode_request(payload: bytes) -> Request:
     """The request that a payload is. Raises DecodeError."""
     match _unpack(payload):
-        case [1, str(name), int(old_size)] if _is_number(old_size):
-            return Lookup(check_name(name), old_size)
+        case [1, str(name)]:
+            return Lookup(check_name(name))
         case [2, str(name), int(incarnation), int(version)] if _is_number(
             incarnation
         ) and _is_number(version):
@@ -206,6 +224,8 @@ def decode_request(payload: bytes) -> Request:
             return AskChanges(tile, part)
         case [6, int(round_)] if _is_number(round_):
             return AskTerms(round_)
+        case [7, int(old_size), int(size)] if _is_number(old_size) and _is_number(size):
+            return AskConsistency(old_size, size)
         case _:
             raise DecodeError("not a request to the name directory")
 
@@ -213,8 +233,8 @@ def decode_request(payload: bytes) -> Request:
 def decode_reply(payload: bytes) -> Reply:
     """The reply that a payload is. Raises DecodeError."""
     match _unpack(payload):
-        case [129, bytes(evidence), bytes(consistency), bytes(links)]:
-            return LookedUp(_evidence(evidence), _proof(consistency), _links(links))
+        case [129, bytes(evidence), bytes(links)]:
+            return LookedUp(_evidence(evidence), _links(links))
         case [130, bytes(links)]:
             return Steps(_links(links))
         case [131, int(round_)] if _is_number(round_):
@@ -233,6 +253,8 @@ def decode_reply(payload: bytes) -> Reply:
             _is_number(time) and len(signature) == SIGNATURE_SIZE
         ):
             return Receipted(time, signature)
+        case [137, bytes(proof)]:
+            return ConsistencyIs(_proof(proof))
         case _:
             raise DecodeError("not a reply of the name directory")
 

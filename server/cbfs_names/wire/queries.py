@@ -4,19 +4,21 @@ together."""
 
 import logging
 
-from cbfs_common.limits import FEED_PART, FEED_TILE
+from cbfs_common.limits import FEED_PART, FEED_TILE, FOLLOW_MAX
 from cbfs_common.names.entry import CHANGE_SIZE, decode_entry, decode_round, name_index
 from cbfs_common.names.feed import FeedRound
 from cbfs_common.names.operations import HistoryLink, Refusal, decode_operation
 from cbfs_common.names.proofs import Evidence, encode_links, newest_links
-from cbfs_common.names.trees import PROOF_MAX, Terminal
+from cbfs_common.names.trees import Terminal
 from cbfs_common.names.wire import (
     NAMES_REPLY_MAX,
     AskChanges,
+    AskConsistency,
     AskHead,
     AskHistory,
     AskTerms,
     ChangesAre,
+    ConsistencyIs,
     HeadIs,
     LookedUp,
     Lookup,
@@ -26,13 +28,13 @@ from cbfs_common.names.wire import (
     TermsAre,
 )
 from cbfs_host.lmdb_environment import StoreError
-from cbfs_names.limits import CONSISTENCY_KEPT_MAX, FEED_KEPT_MAX
+from cbfs_names.limits import FEED_KEPT_MAX
 from cbfs_names.state.map_nodes import MapTree
 from cbfs_names.state.round_log import Head, RoundLog
 from cbfs_names.state.store import StateStore
 from cbfs_names.state.tables import DAMAGED
 
-Asked = Lookup | AskHistory | AskHead | AskChanges | AskTerms
+Asked = Lookup | AskHistory | AskHead | AskChanges | AskTerms | AskConsistency
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +50,6 @@ class Answers:
         self.head = head
         self._snapshot = store.snapshot()
         self._namespace = self._snapshot.namespace()
-        self._consistency: dict[int, tuple[bytes, ...]] = {}
         self._feed: dict[int, bytes] = {}
 
     def close(self) -> None:
@@ -60,7 +61,6 @@ class Answers:
         if head.number != self.head.number:
             self._snapshot.close()
             self._snapshot = self._store.snapshot()
-            self._consistency.clear()
         self.head = head
 
     def answer(self, request: Asked) -> Reply:
@@ -73,8 +73,8 @@ class Answers:
 
     def _answer(self, request: Asked) -> Reply:
         match request:
-            case Lookup(name, old_size):
-                return self._look_up(name, old_size)
+            case Lookup(name):
+                return self._look_up(name)
             case AskHistory(name, incarnation, version):
                 return self._history(name, incarnation, version)
             case AskHead():
@@ -84,8 +84,10 @@ class Answers:
             case AskTerms(round_):
                 newest = min(round_, self.head.number + 1)
                 return TermsAre(self._snapshot.config_text(newest))
+            case AskConsistency(old_size, size):
+                return self._consistent(old_size, size)
 
-    def _look_up(self, name: str, old_size: int) -> Reply:
+    def _look_up(self, name: str) -> Reply:
         view, index = self._snapshot, name_index(self._namespace, name)
         tree, entry = MapTree(view.node, view.leaf), view.entry(index) or b""
         tree.check_root(decode_round(self.head.round).map_root)
@@ -95,14 +97,13 @@ class Answers:
         evidence = Evidence(
             self.head.note, self.head.round, self.head.log_proof, proof.encode(), entry
         )
-        consistency = self._consistent(old_size)
         links: tuple[HistoryLink, ...] = ()
         if entry:
             last = decode_entry(entry)
-            room = NAMES_REPLY_MAX - len(evidence.encode()) - 32 * PROOF_MAX - _ENVELOPE
+            room = NAMES_REPLY_MAX - len(evidence.encode()) - _ENVELOPE
             newest = view.newest_links(index, last.incarnation, last.version)
             links = newest_links(newest, room)
-        return LookedUp(evidence, consistency, links)
+        return LookedUp(evidence, links)
 
     def _history(self, name: str, incarnation: int, version: int) -> Reply:
         index = name_index(self._namespace, name)
@@ -134,15 +135,9 @@ class Answers:
             self._feed[number] = found
         return found
 
-    def _consistent(self, old_size: int) -> tuple[bytes, ...]:
-        """Most clients have one of few sizes: proofs are kept until the next round."""
-        size = self.head.number + 1
-        if not 0 < old_size < size:
-            return ()
-        found = self._consistency.get(old_size)
-        if found is None:
-            found = RoundLog(size, self._snapshot.log_hash).consistency(old_size)
-            if len(self._consistency) >= CONSISTENCY_KEPT_MAX:
-                self._consistency.clear()
-            self._consistency[old_size] = found
-        return found
+    def _consistent(self, old_size: int, size: int) -> Reply:
+        """From a size that many have in common only: who asked from their own would show which
+        client they are."""
+        if not 0 < old_size <= size <= self.head.number + 1 or old_size % FOLLOW_MAX:
+            return RefusedReply(Refusal.BAD_REQUEST)
+        return ConsistencyIs(RoundLog(size, self._snapshot.log_hash).consistency(old_size))
