@@ -29,8 +29,17 @@ from cbfs.storage.root_key import (
 from cbfs.storage.salvage import Remains
 from cbfs.storage.store import Meta, Store, StoreError, Table, Writer
 from cbfs_common.errors import CbfsError
-from cbfs_common.primitives import KEY_SIZE, Random, dh_public, kem_encapsulate, sign_public
-from cbfs_common.profile import Address, Profile, parse_address
+from cbfs_common.primitives import (
+    KEM_SEED_SIZE,
+    KEY_SIZE,
+    KemKey,
+    Random,
+    dh_public,
+    kem_encapsulate,
+    kem_public,
+    sign_public,
+)
+from cbfs_common.profile import Address, Profile, kem_id, parse_address
 from cbfs_common.session.session import Party
 from cbfs_host.complaints import hint_of
 from cbfs_host.files import make_directory, take_lock
@@ -58,28 +67,32 @@ class Former:
 
     transport: bytes
     auth: bytes
+    kem: bytes
     signing: bytes
     server: Address
     until: int
 
     def party(self, name: str) -> Party:
         """Oneself in a session, under these keys."""
-        public = dh_public(self.auth)
-        profile = Profile(dh_public(self.transport), self.signing, public, self.server)
-        return Party(profile.identity(name), self.auth, public)
+        user_id, auth, kem = dh_public(self.transport), dh_public(self.auth), KemKey(self.kem)
+        profile = Profile(user_id, self.signing, auth, kem_id(kem.public()), self.server)
+        return Party(profile.identity(name), self.auth, auth, kem)
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One's own name, secret keys (32 bytes each), home server and name policy (its text).
+    """One's own name, secret keys (32 bytes each, ``kem`` 64), home server and name policy (its
+    text).
 
-    ``transport`` and ``auth`` are X25519 secrets, ``signing`` and ``owner`` Ed25519 seeds; the
-    owner key signs operations on the name and nothing else. ``former``: newest first."""
+    ``transport`` and ``auth`` are X25519 secrets, ``signing`` and ``owner`` Ed25519 seeds, ``kem``
+    is one of ML-KEM-768; the owner key signs operations on the name and nothing else. ``former``:
+    newest first."""
 
     name: str
     transport: bytes
     signing: bytes
     auth: bytes
+    kem: bytes
     owner: bytes
     server: Address
     policy: str
@@ -89,13 +102,23 @@ class Account:
     def profile(self) -> Profile:
         """The public halves of the keys, and the home server: what the directory has."""
         return Profile(
-            dh_public(self.transport), sign_public(self.signing), dh_public(self.auth), self.server
+            dh_public(self.transport),
+            sign_public(self.signing),
+            dh_public(self.auth),
+            kem_id(self.kem_public),
+            self.server,
         )
+
+    @property
+    def kem_public(self) -> bytes:
+        """The public half (1184) of ``kem``, which the home server gives away with prekeys."""
+        return kem_public(self.kem)
 
     @property
     def party(self) -> Party:
         """Oneself in a session, under the keys of now."""
-        return Party(self.profile.identity(self.name), self.auth, dh_public(self.auth))
+        identity = self.profile.identity(self.name)
+        return Party(identity, self.auth, dh_public(self.auth), KemKey(self.kem))
 
     @property
     def former_parties(self) -> tuple[Party, ...]:
@@ -105,19 +128,21 @@ class Account:
     def moved(self, now: int) -> tuple[Former, ...]:
         """What is to be the ``former`` of an account that takes the place of this one at ``now``
         (seconds)."""
-        here = Former(
-            self.transport, self.auth, sign_public(self.signing), self.server, now + FORMER_KEPT
-        )
+        signing, until = sign_public(self.signing), now + FORMER_KEPT
+        here = Former(self.transport, self.auth, self.kem, signing, self.server, until)
         return (here, *(each for each in self.former if each.until > now))[:FORMER_MAX]
 
     def encode(self) -> bytes:
         """This account as a record of ``Table.META``. Holds secrets."""
-        former = [[f.transport, f.auth, f.signing, f.server.url(), f.until] for f in self.former]
+        former = [
+            [f.transport, f.auth, f.kem, f.signing, f.server.url(), f.until] for f in self.former
+        ]
         return pack(
             self.name,
             self.transport,
             self.signing,
             self.auth,
+            self.kem,
             self.owner,
             self.server.url(),
             self.policy,
@@ -128,7 +153,8 @@ class Account:
 def make_account(name: str, server: Address, policy: str, random: Random) -> Account:
     """A new account with fresh keys."""
     transport, signing, auth, owner = (random.token(KEY_SIZE) for _ in range(4))
-    return Account(name, transport, signing, auth, owner, server, policy)
+    kem = random.token(KEM_SEED_SIZE)
+    return Account(name, transport, signing, auth, kem, owner, server, policy)
 
 
 def load_account(store: Store) -> Account | None:
@@ -170,14 +196,15 @@ def bring_back(writer: Writer, now: int) -> None:
 
 
 def _decode(data: bytes) -> Account:
-    name, transport, signing, auth, owner, url, policy, earlier = unpack(
-        data, str, bytes, bytes, bytes, bytes, str, str, list
+    name, transport, signing, auth, kem, owner, url, policy, earlier = unpack(
+        data, str, bytes, bytes, bytes, bytes, bytes, str, str, list
     )
     return Account(
         name,
         transport,
         signing,
         auth,
+        kem,
         owner,
         parse_address(url),
         policy,
@@ -185,8 +212,10 @@ def _decode(data: bytes) -> Account:
     )
 
 
-def _decode_former(transport: bytes, auth: bytes, signing: bytes, url: str, until: int) -> Former:
-    return Former(transport, auth, signing, parse_address(url), until)
+def _decode_former(
+    transport: bytes, auth: bytes, kem: bytes, signing: bytes, url: str, until: int
+) -> Former:
+    return Former(transport, auth, kem, signing, parse_address(url), until)
 
 
 def put_own_server(writer: Writer, address: Address) -> None:

@@ -53,7 +53,7 @@ from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.names.checks import Absent, Found
 from cbfs_common.names.entry import NO_KEYS, Entry, Keys
 from cbfs_common.names.operations import OPERATION_MAX, OperationKind, decode_operation
-from cbfs_common.primitives import KEY_SIZE, sign_public
+from cbfs_common.primitives import KEM_SEED_SIZE, KEY_SIZE, sign_public
 from cbfs_common.profile import Address
 from cbfs_host.files import write_file
 
@@ -99,6 +99,7 @@ class Owner:
                 transport=transport,
                 signing=signing,
                 auth=auth,
+                kem=SYSTEM_RANDOM.token(KEM_SEED_SIZE),
                 owner=owner,
                 former=account.moved(now),
             )

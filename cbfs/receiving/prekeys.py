@@ -85,7 +85,7 @@ async def make_batch(context: Context, batch: PrekeyBatch) -> UploadPrekeys:
         await context.store.commit(lambda writer: secrets.write_new(writer, pairs, replaced))
         secrets.written(pairs, replaced)
     records = tuple(pair.public(context.account.signing) for pair in again + pairs)
-    return UploadPrekeys(records, batch.replace)
+    return UploadPrekeys(records, context.account.kem_public, batch.replace)
 
 
 def _last_resort(context: Context, now: int) -> list[PrekeyPair]:

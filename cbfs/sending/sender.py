@@ -29,6 +29,7 @@ from cbfs.storage.faults import contained, harmless
 from cbfs.storage.store import Writer
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError, TransportError
 from cbfs_common.names.checks import NameExpired
+from cbfs_common.profile import kem_id
 from cbfs_common.session.prekey import decode_prekey
 from cbfs_common.session.session import Peer, Session
 from cbfs_common.wire.requests import Code, Deliver, Done, TakePrekey
@@ -50,7 +51,8 @@ LOOK_AGAIN = 3_600.0
 
 
 class WrongPrekey(CbfsError):
-    """A server has given a prekey that its owner did not sign, or that has expired."""
+    """A server has given a prekey that its owner did not sign or that has expired, or a static
+    KEM key that is not theirs."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -373,6 +375,8 @@ class Sender:
         try:
             prekey = decode_prekey(taken.record)
             prekey.verify(contact.profile.signing, context.clock() // 1000)
+            if kem_id(taken.kem) != contact.profile.kem:
+                raise CryptoError("not the KEM key of the profile")
             return context.sessions.start(peer, prekey)
         except (CryptoError, DecodeError) as error:
             raise WrongPrekey from error

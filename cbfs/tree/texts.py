@@ -122,6 +122,7 @@ def profile_text(name: str, profile: Profile) -> str:
             "user_id": profile.user_id.hex(),
             "signing_key": profile.signing.hex(),
             "auth_key": profile.auth.hex(),
+            "kem_key": profile.kem.hex(),
         }
     )
 

@@ -18,7 +18,7 @@ _ADDRESS = re.compile(
     r"@(?P<host>\[[0-9a-f:]+\]|[^/@\[\]:]+):(?P<port>[0-9]+)\Z"
 )
 _VERSION = 1
-_FIXED = 1 + 4 * KEY_SIZE
+_FIXED = 1 + 5 * KEY_SIZE
 
 
 def check_name(name: str) -> str:
@@ -94,20 +94,24 @@ class Profile:
 
     ``user_id``: X25519, identifies the account to its home server.
     ``signing``: Ed25519, signs prekeys. ``auth``: X25519, authenticates messages.
+    ``kem``: ``kem_id`` of an ML-KEM-768 key, which does the same against quantum computers, and
+    which the home server has.
     """
 
     user_id: bytes
     signing: bytes
     auth: bytes
+    kem: bytes
     server: Address
 
     def encode(self) -> bytes:
-        """Fixed layout: version 1 | user_id | signing | auth | server key | port u16 | host."""
+        """version 1 | user_id | signing | auth | kem | server key | port u16 | host."""
         return (
             bytes([_VERSION])
             + self.user_id
             + self.signing
             + self.auth
+            + self.kem
             + self.server.key
             + self.server.port.to_bytes(2, "big")
             + self.server.host.encode("ascii")
@@ -117,18 +121,23 @@ class Profile:
         """32 bytes that stand for this person in every transcript: a hash of the name and of
         the keys that speak for it. Moving to another server does not change it."""
         raw = name.encode("ascii")
-        return kdf(b"", b"cbfs1 identity", bytes([len(raw)]) + raw + self.signing + self.auth, 32)
+        keys = self.signing + self.auth + self.kem
+        return kdf(b"", b"cbfs1 identity", bytes([len(raw)]) + raw + keys, 32)
+
+
+def kem_id(public: bytes) -> bytes:
+    """32 bytes that stand for an ML-KEM-768 public key (1184) in a profile."""
+    return kdf(b"", b"cbfs1 kem id", public, 32)
 
 
 def decode_profile(data: bytes) -> Profile:
     """Undo ``Profile.encode``. Raises DecodeError."""
     if not _FIXED + 2 < len(data) <= PROFILE_MAX or data[0] != _VERSION:
         raise DecodeError("not a profile")
-    user_id, signing, auth, key = (data[1 + 32 * i : 33 + 32 * i] for i in range(4))
+    user_id, signing, auth, kem, key = (data[1 + 32 * i : 33 + 32 * i] for i in range(5))
     try:
         host = data[_FIXED + 2 :].decode("ascii")
     except UnicodeDecodeError as error:
         raise DecodeError("not a profile") from error
-    return Profile(
-        user_id, signing, auth, Address(key, host, int.from_bytes(data[_FIXED : _FIXED + 2], "big"))
-    )
+    address = Address(key, host, int.from_bytes(data[_FIXED : _FIXED + 2], "big"))
+    return Profile(user_id, signing, auth, kem, address)

@@ -206,13 +206,16 @@ class Service:
             user = request.user_id
             if writer.account(user) is None:
                 return _REPLIES[Code.UNKNOWN_USER]
+            kem = writer.kem(user)
+            if kem is None:
+                return _REPLIES[Code.NO_PREKEY]
             fresh = _first_fresh(writer, user, now)
             if fresh is not None and self._rate_limit.allows(user, time.monotonic()):
                 writer.delete_prekey(user, fresh)
-                return PrekeyRecord(fresh)
+                return PrekeyRecord(fresh, kem)
             for record in writer.prekeys(user, PrekeyKind.LAST_RESORT):
                 if expiry(record) > now:
-                    return PrekeyRecord(record)
+                    return PrekeyRecord(record, kem)
             return _REPLIES[Code.NO_PREKEY]
 
         return change
@@ -240,6 +243,7 @@ class Service:
                 writer.delete_prekey(user, record)
             for record in request.records:
                 writer.put_prekey(user, record)
+            writer.put_kem(user, request.kem)
             return _DONE
 
         return change

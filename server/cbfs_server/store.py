@@ -2,6 +2,7 @@
 
     accounts    user 32                     next serial u64 | envelopes stored u32
     prekeys     user 32 | kind 1 | id 16    the signed record
+                user 32 | 0                 the account's static ML-KEM key
     order       user 32 | serial u64        day u32 | envelope id 16
     mail        user 32 | envelope id 16    serial u64 | envelope
     meta        clock                       see ``calendar.Mark``
@@ -54,6 +55,7 @@ _ACCOUNT = struct.Struct(">QI")
 _SERIAL = struct.Struct(">Q")
 _ORDER = struct.Struct(">I16s")
 _USER_SIZE = 32
+_KEM = b"\0"
 _CLOCK = b"clock"
 _NAMES = (b"accounts", b"prekeys", b"order", b"mail", b"meta")
 _DAMAGED = "check the disk; cbfs-server(8) says under FILES what to do about the store"
@@ -147,6 +149,10 @@ class MailboxReader:
         for key, data in self._items(table, prefix, prefix):
             yield table.opened(key, data)
 
+    def kem(self, user: bytes) -> bytes | None:
+        """The account's static ML-KEM public key (1184), or None: it came with its prekeys."""
+        return self._get(self._tables.prekeys, user + _KEM)
+
     def order(self, user: bytes, after: int) -> Iterator[StoredEnvelope]:
         """The mailbox behind the serial ``after``, oldest first. What is damaged is left out: the
         rest is still to be had."""
@@ -198,6 +204,10 @@ class MailboxWriter(MailboxReader):
         """Store the record of a prekey under its id and kind."""
         id, kind = record[:PREKEY_ID_SIZE], record[PREKEY_ID_SIZE : PREKEY_ID_SIZE + 1]
         self._put(self._tables.prekeys, user + kind + id, record)
+
+    def put_kem(self, user: bytes, kem: bytes) -> None:
+        """Store the account's static ML-KEM public key in the place of the last."""
+        self._put(self._tables.prekeys, user + _KEM, kem)
 
     def delete_prekey(self, user: bytes, record: bytes) -> None:
         """Forget the record of a prekey."""

@@ -8,6 +8,7 @@ from statistics import median
 from cbfs_common.limits import BODY_MAX
 from cbfs_common.primitives import (
     NONCE_SIZE,
+    KemKey,
     Random,
     dh,
     dh_public,
@@ -39,7 +40,9 @@ class Person:
 
     def __init__(self) -> None:
         auth_secret = os.urandom(32)
-        self.party = Party(os.urandom(32), auth_secret, dh_public(auth_secret))
+        self.party = Party(
+            os.urandom(32), auth_secret, dh_public(auth_secret), KemKey(os.urandom(64))
+        )
         self.signing = os.urandom(32)
         self.peer = Peer(self.party.identity, self.party.auth_public)
 

@@ -46,8 +46,8 @@ def test_rotated_keys_are_found_without_asking_for_the_name(here: World, tmp_pat
         alice_asked.clear()
         await town.do(lambda: town.owner("bob").rotate(None))
         after = load(town, "bob")
-        assert not {before.owner, before.auth, before.signing, before.transport} & {
-            after.owner, after.auth, after.signing, after.transport,
+        assert not {before.owner, before.auth, before.kem, before.signing, before.transport} & {
+            after.owner, after.auth, after.kem, after.signing, after.transport,
         }  # fmt: skip
         async with running(town.account("alice"), NO_TOR) as alice:
             alice.attach(Recorder())

@@ -13,7 +13,7 @@ from cbfs_common.limits import (
     LAST_RESORT_RENEWAL,
     PREKEY_GRACE,
 )
-from cbfs_common.primitives import dh_public
+from cbfs_common.primitives import KemKey, dh_public
 from cbfs_common.session.prekey import PrekeyKind, make_prekey
 from cbfs_common.session.session import Party
 from tests.support.stores import open_store
@@ -31,7 +31,7 @@ def test_prekeys_are_forgotten_when_nobody_can_use_them_any_more(tmp_path: Path)
         for pair in (late, fresh):
             record = pair.encode()
             store.write(lambda w, p=pair, r=record: w.put(Table.PREKEYS, p.id, r))  # type: ignore[misc]
-        me = Party(bytes(32), bytes(range(32)), dh_public(bytes(range(32))))
+        me = Party(bytes(32), bytes(range(32)), dh_public(bytes(range(32))), KemKey(bytes(64)))
         sessions = Sessions(store, me, SYSTEM_RANDOM)
         async with trio.open_nursery() as nursery:
             await nursery.start(store.run)
@@ -56,7 +56,7 @@ def test_a_last_resort_prekey_goes_two_weeks_after_its_successor_came(tmp_path: 
         for pair in (first, second):
             record = pair.encode()
             store.write(lambda w, p=pair, r=record: w.put(Table.PREKEYS, p.id, r))  # type: ignore[misc]
-        me = Party(bytes(32), bytes(range(32)), dh_public(bytes(range(32))))
+        me = Party(bytes(32), bytes(range(32)), dh_public(bytes(range(32))), KemKey(bytes(64)))
         sessions = Sessions(store, me, SYSTEM_RANDOM)
         async with trio.open_nursery() as nursery:
             await nursery.start(store.run)

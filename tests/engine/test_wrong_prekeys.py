@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 import trio
@@ -12,7 +13,7 @@ from cbfs.context import milliseconds
 from cbfs.network.link import Link, request, request_in_order
 from cbfs.sending import sender
 from cbfs.sending.sender import WrongPrekey
-from cbfs_common.primitives import sign_public
+from cbfs_common.primitives import kem_public, sign_public
 from cbfs_common.session.prekey import PrekeyKind, make_prekey
 from cbfs_common.wire.requests import Deliver, PrekeyRecord, TakePrekey
 from tests.engine.test_engine import Recorder, read, send, two, until
@@ -27,27 +28,39 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(tmp_path_factory.mktemp("prekeys"), stack)
 
 
-def mine(record: bytes) -> bytes:
+def mine(reply: PrekeyRecord) -> PrekeyRecord:
     """The server's own, whose secrets it has."""
-    return make_prekey(SYSTEM_RANDOM, PrekeyKind.ONE_TIME, LATER).public(bytes(32))
+    made = make_prekey(SYSTEM_RANDOM, PrekeyKind.ONE_TIME, LATER)
+    return replace(reply, record=made.public(bytes(32)))
 
 
-def key_swapped(record: bytes) -> bytes:
+def key_swapped(reply: PrekeyRecord) -> PrekeyRecord:
     """bob's, but for the X25519 key."""
-    return record[:25] + sign_public(bytes(32)) + record[57:]
+    return replace(reply, record=reply.record[:25] + sign_public(bytes(32)) + reply.record[57:])
 
 
-def kept_longer(record: bytes) -> bytes:
+def kept_longer(reply: PrekeyRecord) -> PrekeyRecord:
     """bob's, with another expiry."""
-    return record[:17] + LATER.to_bytes(8, "big") + record[25:]
+    return replace(reply, record=reply.record[:17] + LATER.to_bytes(8, "big") + reply.record[25:])
 
 
-def noise(record: bytes) -> bytes:
+def kem_swapped(reply: PrekeyRecord) -> PrekeyRecord:
+    """bob's prekey, with a static KEM key of which the server has the secret."""
+    return replace(reply, kem=kem_public(bytes(64)))
+
+
+def noise(reply: PrekeyRecord) -> PrekeyRecord:
     """Of the right size."""
-    return bytes(len(record))
+    return PrekeyRecord(bytes(len(reply.record)), bytes(len(reply.kem)))
 
 
-SWAPS: list[Callable[[bytes], bytes]] = [mine, key_swapped, kept_longer, noise]
+SWAPS: list[Callable[[PrekeyRecord], PrekeyRecord]] = [
+    mine,
+    key_swapped,
+    kept_longer,
+    kem_swapped,
+    noise,
+]
 
 
 def test_a_swapped_prekey_is_refused_and_the_message_waits(
@@ -63,7 +76,7 @@ def test_a_swapped_prekey_is_refused_and_the_message_waits(
         reply = await request(link, asked)  # type: ignore[arg-type,var-annotated]
         if isinstance(asked, TakePrekey) and left:
             assert isinstance(reply, PrekeyRecord)
-            return PrekeyRecord(left[0](reply.record))
+            return left[0](reply)
         return reply
 
     async def in_order(link: Link, asked: list[Deliver], is_wanted: object) -> object:

@@ -20,6 +20,7 @@ from cbfs_common.limits import ENVELOPE_SIZE, PREKEY_RECORD_SIZE, PUSH_WINDOW
 from cbfs_common.messages.body import encode_part
 from cbfs_common.names import wire as names_wire
 from cbfs_common.names.operations import Refusal
+from cbfs_common.primitives import KEM_PUBLIC_SIZE
 from cbfs_common.session.prekey import PrekeyKind, make_prekey
 from cbfs_common.wire.requests import (
     AnyReply,
@@ -54,7 +55,10 @@ def replies(random: Random) -> list[AnyReply | bytes]:
         Done(),
         *(ErrorReply(code) for code in Code),
         PrekeyCount(number, random.choice(HUGE)),
-        PrekeyRecord(random.randbytes(16) + b"\1" + random.randbytes(PREKEY_RECORD_SIZE - 17)),
+        PrekeyRecord(
+            random.randbytes(16) + b"\1" + random.randbytes(PREKEY_RECORD_SIZE - 17),
+            random.randbytes(KEM_PUBLIC_SIZE),
+        ),
         EnvelopeIds(tuple(random.randbytes(16) for _ in range(5)), True),
         Stored(random.randbytes(ENVELOPE_SIZE)),
         ServerLimits(number, number, number),
@@ -77,13 +81,8 @@ class Servers(RuleBasedStateMachine):
     def begin(self) -> None:
         town = self.town
         town.begin()
-        self._give_prekeys(self.town.bob.account.profile.user_id)
+        town.give_prekey(town.bob)
         self.ready = True
-
-    def _give_prekeys(self, user: bytes) -> None:
-        town = self.town
-        pair = make_prekey(SYSTEM_RANDOM, PrekeyKind.LAST_RESORT, int(town.now()) + 25 * 86_400)
-        town.other.last[user] = pair.public(town.bob.account.signing)
 
     def teardown(self) -> None:
         self.town.close()
@@ -120,7 +119,7 @@ class Servers(RuleBasedStateMachine):
         town.reopen()
         town.office.pushed.clear()
         bob = town.bob.account.profile.user_id
-        self._give_prekeys(bob)
+        town.give_prekey(town.bob)
 
         async def talk(engine: Engine) -> None:
             before = len(town.other.box(bob))
@@ -230,7 +229,7 @@ class Servers(RuleBasedStateMachine):
         def twist(request: AnyRequest, reply: AnyReply) -> AnyReply | bytes:
             if isinstance(reply, PrekeyRecord):
                 record = random.choice(wrong)
-                return PrekeyRecord(record + bytes(PREKEY_RECORD_SIZE - len(record)))
+                return PrekeyRecord(record + bytes(PREKEY_RECORD_SIZE - len(record)), reply.kem)
             return reply
 
         town.other.twist = twist

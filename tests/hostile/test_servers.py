@@ -49,7 +49,7 @@ def test_slow_servers_of_many_do_not_keep_what_goes_to_others(
 
     def give_prekey(office: Office, person: Person) -> None:
         pair = make_prekey(SYSTEM_RANDOM, PrekeyKind.LAST_RESORT, int(town.now()) + 25 * 86_400)
-        office.last[person.account.profile.user_id] = pair.public(person.account.signing)
+        office.keep(person.account, pair)
 
     async def work(engine: Engine) -> None:
         for person in slow:

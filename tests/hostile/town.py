@@ -216,7 +216,7 @@ class Town:
     def give_prekey(self, who: Person) -> None:
         """Let others begin sessions with somebody."""
         pair = make_prekey(SYSTEM_RANDOM, PrekeyKind.LAST_RESORT, int(self.now()) + 25 * 86_400)
-        self.other.last[who.account.profile.user_id] = pair.public(who.account.signing)
+        self.other.keep(who.account, pair)
 
     def _open_store(self) -> DirectStore:
         root = RootFile(self.place / "root", no_lock, SYSTEM_RANDOM.token)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import trio
 import trio.testing
 
-from cbfs.account.account import SYSTEM_RANDOM
+from cbfs.account.account import SYSTEM_RANDOM, Account
 from cbfs.network.dial import DialError
 from cbfs_common.errors import TransportError
 from cbfs_common.limits import PUSH_WINDOW
@@ -16,7 +16,7 @@ from cbfs_common.names.wire import Request as NamesRequest
 from cbfs_common.names.wire import decode_request as decode_names_request
 from cbfs_common.names.wire import encode_reply as encode_names_reply
 from cbfs_common.profile import Address
-from cbfs_common.session.prekey import PREKEY_ID_SIZE, PrekeyKind
+from cbfs_common.session.prekey import PREKEY_ID_SIZE, PrekeyKind, PrekeyPair
 from cbfs_common.wire.requests import (
     AnyReply,
     AnyRequest,
@@ -131,6 +131,7 @@ class Office(Server):
         self.boxes: dict[bytes, dict[bytes, bytes]] = {}
         self.prekeys: dict[bytes, dict[bytes, bytes]] = {}
         self.last: dict[bytes, bytes] = {}
+        self.kems: dict[bytes, bytes] = {}
         self.twist: Twist = straight
         self.pushes: list[bytes] = []
         self.pushed: dict[bytes, int] = {}
@@ -183,12 +184,18 @@ class Office(Server):
         self.tell()
         return True
 
+    def keep(self, account: Account, pair: PrekeyPair) -> None:
+        """A last-resort prekey of somebody who has not uploaded any."""
+        user = account.profile.user_id
+        self.last[user], self.kems[user] = pair.public(account.signing), account.kem_public
+
     def _answer(self, line: Line, request: AnyRequest) -> AnyReply:
         user = line.client
         match request:
             case Subscribe():
                 line.subscribed = True
-            case UploadPrekeys(records, replace):
+            case UploadPrekeys(records, kem, replace):
+                self.kems[user] = kem
                 if replace:
                     self.prekeys[user] = {}
                 for record in records:
@@ -216,7 +223,9 @@ class Office(Server):
                 return PrekeyCount(len(self.prekeys.get(user, ())), expires)
             case TakePrekey(owner):
                 record = self.prekey(owner)
-                return PrekeyRecord(record) if record else ErrorReply(Code.NO_PREKEY)
+                return (
+                    PrekeyRecord(record, self.kems[owner]) if record else ErrorReply(Code.NO_PREKEY)
+                )
             case List():
                 return EnvelopeIds(tuple(self.box(user))[:64], False)
             case Fetch(id_):

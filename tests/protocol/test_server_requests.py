@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import ENVELOPE_SIZE, IDS_MAX, PREKEY_RECORD_SIZE, UPLOAD_MAX
+from cbfs_common.primitives import KEM_PUBLIC_SIZE
 from cbfs_common.wire import requests
 from cbfs_common.wire.requests import (
     AnyReply,
@@ -48,12 +49,13 @@ from tests.vectors.make_transport_vectors import FILE
 
 USER, ID, ENVELOPE = os.urandom(32), os.urandom(16), os.urandom(ENVELOPE_SIZE)
 SPECIFICATION = Path(requests.__file__).parents[2] / "protocol" / "server.rst"
+KEM = bytes(KEM_PUBLIC_SIZE)
 RECORD = bytes(16) + b"\x01" + bytes(PREKEY_RECORD_SIZE - 17)
 REQUESTS = (
     CreateAccount(),
     DeleteAccount(),
-    UploadPrekeys((RECORD,) * UPLOAD_MAX),
-    UploadPrekeys((RECORD,), replace=True),
+    UploadPrekeys((RECORD,) * UPLOAD_MAX, KEM),
+    UploadPrekeys((RECORD,), KEM, replace=True),
     CountPrekeys(),
     TakePrekey(USER),
     Deliver(USER, ENVELOPE),
@@ -69,7 +71,7 @@ REPLIES = (
     Done(),
     *(ErrorReply(code) for code in Code),
     PrekeyCount(100, 2**64 - 1),
-    PrekeyRecord(RECORD),
+    PrekeyRecord(RECORD, KEM),
     EnvelopeIds((ID,) * IDS_MAX, True),
     Stored(ENVELOPE),
     ServerLimits(1, 2, 3),
@@ -117,10 +119,12 @@ def test_pushes_come_back() -> None:
         [True],
         [99],
         [1, 0],
-        [3, [], False],
-        [3, [RECORD], 0],
-        [3, [RECORD] * (UPLOAD_MAX + 1), False],
-        [3, [bytes(PREKEY_RECORD_SIZE)], False],  # a kind that there is not
+        [3, [], KEM, False],
+        [3, [RECORD], KEM, 0],
+        [3, [RECORD], KEM[1:], False],
+        [3, [RECORD], False],
+        [3, [RECORD] * (UPLOAD_MAX + 1), KEM, False],
+        [3, [bytes(PREKEY_RECORD_SIZE)], KEM, False],  # a kind that there is not
         [5],
         [5, USER[:31]],
         [5, "x" * 32],

@@ -12,7 +12,7 @@ from cbfs_common import errors, primitives
 from cbfs_common.messages import body as message
 from cbfs_common.messages import folder
 from cbfs_common.messages.conversation import Lifetime
-from cbfs_common.profile import Address, Profile, decode_profile
+from cbfs_common.profile import Address, Profile, decode_profile, kem_id
 from cbfs_common.session import session
 from cbfs_common.session.prekey import Prekey, PrekeyKind, PrekeyPair, decode_prekey, make_prekey
 from tests.support.protocol_naive import Person, Talk, fixed
@@ -85,11 +85,12 @@ def test_kem_public_keys_that_are_none(case: dict[str, str]) -> None:
 
 def test_profile() -> None:
     told = vectors("profile")
-    user_id, signing, auth, key = (
-        bytes.fromhex(told[name]) for name in ("user_id", "signing", "auth", "server key")
+    user_id, signing, auth, kem, key = (
+        bytes.fromhex(told[name]) for name in ("user_id", "signing", "auth", "kem", "server key")
     )
+    assert kem_id(bytes.fromhex(told["KEM key"])) == kem
     address = Address(key, told["server host"], told["server port"])
-    profile = Profile(user_id, signing, auth, address)
+    profile = Profile(user_id, signing, auth, kem, address)
     assert profile.encode().hex() == told["encoded"]
     assert decode_profile(profile.encode()) == profile
     assert profile.identity(told["name"]).hex() == told["identity"]
@@ -160,7 +161,8 @@ def test_folders_that_are_none(case: dict[str, Any]) -> None:
 
 
 def me(person: Person) -> session.Party:
-    return session.Party(person.identity, person.auth, primitives.dh_public(person.auth))
+    kem = primitives.KemKey(person.kem)
+    return session.Party(person.identity, person.auth, primitives.dh_public(person.auth), kem)
 
 
 def bobs_prekey() -> tuple[PrekeyPair, Prekey]:

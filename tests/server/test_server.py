@@ -33,6 +33,7 @@ from cbfs_common.wire.requests import (
     envelope_id,
 )
 from tests.support.serving import (
+    KEM,
     TIMEOUT,
     RunningServer,
     envelope,
@@ -74,7 +75,7 @@ def test_without_an_account(server: RunningServer) -> None:
                 Delete(()),
                 Subscribe(),
                 DeleteAccount(),
-                UploadPrekeys((record(),)),
+                UploadPrekeys((record(),), KEM),
             )
             for each in asked:
                 assert await refusal(link, each) == Code.NO_ACCOUNT
@@ -89,7 +90,7 @@ def test_an_account_lives_and_ends(server: RunningServer) -> None:
         secret, user = await new_account(server)
         async with link_to(server, secret) as home, link_to(server) as nobody:
             await request(home, CreateAccount())  # a second time changes nothing
-            await request(home, UploadPrekeys((record(), record(PrekeyKind.LAST_RESORT))))
+            await request(home, UploadPrekeys((record(), record(PrekeyKind.LAST_RESORT)), KEM))
             await request(nobody, Deliver(user, envelope()))
             await request(home, DeleteAccount())
             assert await refusal(nobody, TakePrekey(user)) == Code.UNKNOWN_USER
@@ -127,8 +128,8 @@ def test_a_prekey_leaves_at_most_once(server: RunningServer) -> None:
         records = [record() for _ in range(24)]
         async with link_to(server, secret) as home:
             for start in range(0, 24, 12):
-                await request(home, UploadPrekeys(tuple(records[start : start + 12])))
-            await request(home, UploadPrekeys((last,)))
+                await request(home, UploadPrekeys(tuple(records[start : start + 12]), KEM))
+            await request(home, UploadPrekeys((last,), KEM))
             taken: list[bytes] = []
 
             async def take() -> None:
@@ -150,22 +151,22 @@ def test_prekeys_expire_are_replaced_and_limited(server: RunningServer) -> None:
         secret, user = await new_account(server)
         async with link_to(server, secret) as home:
             assert await refusal(home, TakePrekey(user)) == Code.NO_PREKEY
-            await request(home, UploadPrekeys((record(expires=1),)))
-            await request(home, UploadPrekeys((record(PrekeyKind.LAST_RESORT, expires=1),)))
+            await request(home, UploadPrekeys((record(expires=1),), KEM))
+            await request(home, UploadPrekeys((record(PrekeyKind.LAST_RESORT, expires=1),), KEM))
             assert await request(home, CountPrekeys()) == PrekeyCount(0, 0)
             assert await refusal(home, TakePrekey(user)) == Code.NO_PREKEY
             one, last = record(), record(PrekeyKind.LAST_RESORT, expires=2**41)
-            await request(home, UploadPrekeys((record(), record(), record())))
-            await request(home, UploadPrekeys((one, last), replace=True))
-            await request(home, UploadPrekeys((one,)))  # again: the same one
+            await request(home, UploadPrekeys((record(), record(), record()), KEM))
+            await request(home, UploadPrekeys((one, last), KEM, replace=True))
+            await request(home, UploadPrekeys((one,), KEM))  # again: the same one
             assert await request(home, CountPrekeys()) == PrekeyCount(1, 2**41)
             assert (await request(home, TakePrekey(user))).record == one
             assert (await request(home, TakePrekey(user))).record == last
             two_last = (last, record(PrekeyKind.LAST_RESORT))
-            assert await refusal(home, UploadPrekeys(two_last)) == Code.TOO_MANY
+            assert await refusal(home, UploadPrekeys(two_last, KEM)) == Code.TOO_MANY
             for _ in range(20):
-                await request(home, UploadPrekeys(tuple(record() for _ in range(10))))
-            assert await refusal(home, UploadPrekeys((record(),))) == Code.TOO_MANY
+                await request(home, UploadPrekeys(tuple(record() for _ in range(10)), KEM))
+            assert await refusal(home, UploadPrekeys((record(),), KEM)) == Code.TOO_MANY
             assert (await request(home, CountPrekeys())).one_time == 200
 
     play(script)

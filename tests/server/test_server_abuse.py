@@ -34,6 +34,7 @@ from cbfs_names.wire.sockets import DeferredReply, listen, listening_port, serve
 from tests.support.names_local import CONFIG, KEYS
 from tests.support.names_proposer import stored
 from tests.support.serving import (
+    KEM,
     RANDOM,
     TIMEOUT,
     RawClient,
@@ -119,8 +120,8 @@ def test_one_users_prekeys_and_mailbox_do_not_run_out_for_others(server: Running
         for each in (secret, other_secret):
             async with link_to(server, each) as home:
                 for _ in range(10):
-                    await request(home, UploadPrekeys(tuple(record() for _ in range(12))))
-                await request(home, UploadPrekeys((last,)))
+                    await request(home, UploadPrekeys(tuple(record() for _ in range(12)), KEM))
+                await request(home, UploadPrekeys((last,), KEM))
         async with link_to(server) as link:
             taken = [(await request(link, TakePrekey(victim))).record for _ in range(150)]
             assert taken[-1] == last

@@ -40,7 +40,7 @@ from cbfs_server.limits import RETENTION_DAYS
 from cbfs_server.push import Pusher
 from cbfs_server.store import MailboxStore
 from tests.server.test_server_store import ALICE, BOB, Caller
-from tests.support.serving import TIMEOUT, envelope, record
+from tests.support.serving import KEM, TIMEOUT, envelope, record
 
 DAY = 86_400
 NOW = 1_800_000_000
@@ -98,7 +98,7 @@ def test_a_jump_empties_no_mailbox(
 
     async def fill(_house: Housekeeping, alice: Caller, bob: Caller) -> None:
         await alice.ask(CreateAccount())
-        await alice.ask(UploadPrekeys((*prekeys, last)))
+        await alice.ask(UploadPrekeys((*prekeys, last), KEM))
         await bob.ask(Deliver(ALICE, each))
         if not restarts:
             await jumped(_house, alice, bob)
@@ -178,9 +178,9 @@ def test_prekeys_that_seem_over_make_room_only_when_there_is_none(tmp_path: Path
         await alice.ask(CreateAccount())
         for _ in range(20):
             over = tuple(record(expires=1) for _ in range(10))
-            assert await alice.ask(UploadPrekeys(over)) == Done()
+            assert await alice.ask(UploadPrekeys(over, KEM)) == Done()
         fresh = record(expires=NOW + PREKEY_LIFETIME)
-        assert await alice.ask(UploadPrekeys((fresh,))) == Done()
+        assert await alice.ask(UploadPrekeys((fresh,), KEM)) == Done()
         assert (await alice.ask(CountPrekeys())).one_time == 1
 
     machine.live(script)
@@ -256,9 +256,9 @@ class Jumps(RuleBasedStateMachine):
 
         async def script(house: Housekeeping, alice: Caller, bob: Caller) -> None:
             fresh = record(expires=int(self.machine.real) + PREKEY_LIFETIME)
-            await alice.ask(UploadPrekeys((fresh,), replace=True))
+            await alice.ask(UploadPrekeys((fresh,), KEM, replace=True))
             if self.machine.off == 0:
-                assert await bob.ask(TakePrekey(ALICE)) == PrekeyRecord(fresh)
+                assert await bob.ask(TakePrekey(ALICE)) == PrekeyRecord(fresh, KEM)
 
         self.play(script)
 

@@ -27,7 +27,7 @@ from cbfs_host import lmdb_environment
 from tests.server.test_server_store import Caller, Clock, play, serving
 from tests.support.children import exit_code
 from tests.support.killing import Kill, KillingEnv, Record, every_point
-from tests.support.serving import FOREVER
+from tests.support.serving import FOREVER, KEM
 
 ALICE = b"a" * 32
 ENVELOPES = [bytes([number]) * ENVELOPE_SIZE for number in range(6)]
@@ -69,7 +69,9 @@ class Client:
 
     async def upload(self) -> None:
         if not self.acknowledged("uploaded"):
-            assert await self._caller.ask(UploadPrekeys(tuple(PREKEYS), replace=False)) == Done()
+            assert (
+                await self._caller.ask(UploadPrekeys(tuple(PREKEYS), KEM, replace=False)) == Done()
+            )
             self._record.write("uploaded")
 
     async def take(self) -> None:

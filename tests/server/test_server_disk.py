@@ -42,6 +42,7 @@ from cbfs_host.lmdb_environment import StoreError
 from tests.server.test_server_store import Caller, Clock, play, serving
 from tests.support.children import exit_code
 from tests.support.names_local import CONFIG, commit, local, register, update
+from tests.support.serving import KEM
 from tests.support.world import ENVIRONMENT, WAIT, program
 
 PAGE = 4_096
@@ -95,7 +96,7 @@ def fill_mail(path: Path) -> None:
             for number in range(USERS):
                 caller = Caller(service, user(number))
                 assert await caller.ask(CreateAccount()) == Done()
-                await caller.ask(UploadPrekeys(tuple(prekeys(number)), replace=True))
+                await caller.ask(UploadPrekeys(tuple(prekeys(number)), KEM, replace=True))
                 for each in range(EACH):
                     await caller.ask(Deliver(caller.key, envelope(number, each)))
 

@@ -32,6 +32,7 @@ from cbfs_common.wire.requests import (
 )
 from cbfs_common.wire.transport import ANSWER_SIZE, FRAME_SIZE, HELLO_SIZE, PROOF_SIZE
 from tests.support.serving import (
+    KEM,
     RANDOM,
     TIMEOUT,
     RawClient,
@@ -188,8 +189,8 @@ def test_a_kill_loses_nothing_that_was_acknowledged(acknowledged: int, tmp_path:
         secret, user = await new_account(server)
         async with link_to(server, secret) as home:
             for _ in range(8):
-                await request(home, UploadPrekeys(tuple(record() for _ in range(12))))
-            await request(home, UploadPrekeys((last,)))
+                await request(home, UploadPrekeys(tuple(record() for _ in range(12)), KEM))
+            await request(home, UploadPrekeys((last,), KEM))
 
         async def deliver() -> None:
             async with link_to(server) as link:
@@ -281,7 +282,7 @@ def test_on_the_wire_all_frames_have_one_size_and_say_nothing(server: RunningSer
             seen = len(tap.up), len(tap.down)
             assert seen == (HELLO_SIZE + PROOF_SIZE + FRAME_SIZE, ANSWER_SIZE + FRAME_SIZE)
             for asked in (
-                UploadPrekeys((record(),)),
+                UploadPrekeys((record(),), KEM),
                 TakePrekey(user),
                 Deliver(user, each),
                 List(),

@@ -374,7 +374,7 @@ def test_an_address_has_one_text() -> None:
     for host_ in "::1", "2001:db8::2", "example.org", "127.0.0.1":
         address = Address(key, host_, 1984)
         assert parse_address(address.url()) == address
-        profile = Profile(key, key, key, address)
+        profile = Profile(key, key, key, key, address)
         assert decode_profile(profile.encode()) == profile
     good = Address(key, "::1", 1984).url()
     for wrong in (

@@ -41,7 +41,7 @@ from cbfs_server.limits import EXPIRY_BATCH, PREKEY_BURST, PREKEY_PERIOD, RETENT
 from cbfs_server.push import Pusher
 from cbfs_server.service import DAY, PrekeyRateLimit, Service, expire
 from cbfs_server.store import MailboxStore
-from tests.support.serving import TIMEOUT, envelope, record
+from tests.support.serving import KEM, TIMEOUT, envelope, record
 
 ALICE, BOB = b"a" * 32, b"b" * 32
 
@@ -161,11 +161,11 @@ def test_past_the_limit_takers_get_the_last_resort_prekey(tmp_path: Path) -> Non
             await alice.ask(CreateAccount())
             last = record(PrekeyKind.LAST_RESORT)
             for _ in range(PREKEY_BURST // 10 + 1):
-                await alice.ask(UploadPrekeys(tuple(record() for _ in range(10))))
-            await alice.ask(UploadPrekeys((last,)))
+                await alice.ask(UploadPrekeys(tuple(record() for _ in range(10)), KEM))
+            await alice.ask(UploadPrekeys((last,), KEM))
             for _ in range(PREKEY_BURST):
-                assert await alice.ask(TakePrekey(ALICE)) != PrekeyRecord(last)
-            assert await alice.ask(TakePrekey(ALICE)) == PrekeyRecord(last)
+                assert await alice.ask(TakePrekey(ALICE)) != PrekeyRecord(last, KEM)
+            assert await alice.ask(TakePrekey(ALICE)) == PrekeyRecord(last, KEM)
             assert (await alice.ask(CountPrekeys())).one_time == 10
 
     play(script)
@@ -215,6 +215,7 @@ class Model:
         self.mailbox = mailbox
         self.mail: dict[bytes, dict[bytes, bytes]] = {}
         self.prekeys: dict[bytes, dict[bytes, bytes]] = {}
+        self.kems: dict[bytes, bytes] = {}
 
     def answer(self, user: bytes, request: Request[Any]) -> Any:
         match request:
@@ -240,14 +241,15 @@ class Model:
         if not self.prekeys[target]:
             return ErrorReply(Code.NO_PREKEY)
         first = min(self.prekeys[target])
-        return PrekeyRecord(self.prekeys[target].pop(first))
+        return PrekeyRecord(self.prekeys[target].pop(first), self.kems[target])
 
     def _own(self, user: bytes, request: Request[Any]) -> Any:
         box = self.mail[user]
         match request:
             case DeleteAccount():
                 del self.mail[user], self.prekeys[user]
-            case UploadPrekeys(records, replace):
+            case UploadPrekeys(records, kem, replace):
+                self.kems[user] = kem
                 if replace:
                     self.prekeys[user].clear()
                 self.prekeys[user].update({each[:16]: each for each in records})
@@ -272,7 +274,9 @@ def _some_request(dice: random.Random, contents: list[bytes], users: list[bytes]
         Fetch(id),
         List(),
         CountPrekeys(),
-        UploadPrekeys(tuple(record() for _ in range(2)), dice.random() < 0.2),
+        UploadPrekeys(
+            tuple(record() for _ in range(2)), dice.randbytes(1) * len(KEM), dice.random() < 0.2
+        ),
         TakePrekey(user),
         TakePrekey(user),
     ]

@@ -47,7 +47,8 @@ from cbfs_common.profile import Address, Profile
 from tests.support.stores import open_store
 
 NAME = "alice"
-PROFILE = Profile(bytes([1]) * 32, bytes([2]) * 32, bytes([3]) * 32, Address(bytes(32), "host", 1))
+USER, SIGNING, AUTH, KEM = (bytes([number]) * 32 for number in range(1, 5))
+PROFILE = Profile(USER, SIGNING, AUTH, KEM, Address(bytes(32), "host", 1))
 BOB = Entry(
     "bob", 1, 1, Status.ACTIVE, 2**40, 1, bytes(32),
     Keys(1, (bytes(32),)), Keys(0, ()), PROFILE.encode(),

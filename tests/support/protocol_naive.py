@@ -59,6 +59,7 @@ class Person:
     def __post_init__(self) -> None:
         self.identity = fixed(f"{self.name} identity", 32)
         self.auth = fixed(f"{self.name} auth", 32)
+        self.kem = fixed(f"{self.name} kem", 64)
         self.signing = fixed(f"{self.name} signing", 32)
         self.prekey_id = fixed(f"{self.name} prekey id", 16)
         self.prekey_x = fixed(f"{self.name} prekey x", 32)

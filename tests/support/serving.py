@@ -12,7 +12,7 @@ from pathlib import Path
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import Link, open_link, request
 from cbfs_common.limits import ENVELOPE_SIZE, PREKEY_RECORD_SIZE
-from cbfs_common.primitives import Random, dh_public, kem_encapsulate
+from cbfs_common.primitives import KEM_PUBLIC_SIZE, Random, dh_public, kem_encapsulate
 from cbfs_common.profile import Address, parse_address
 from cbfs_common.session.prekey import PrekeyKind
 from cbfs_common.wire.requests import CreateAccount
@@ -89,6 +89,10 @@ async def new_account(server: RunningServer) -> tuple[bytes, bytes]:
     async with link_to(server, secret) as link:
         await request(link, CreateAccount())
     return secret, dh_public(secret)
+
+
+KEM = bytes(KEM_PUBLIC_SIZE)
+"""The server does not look into it."""
 
 
 def record(kind: PrekeyKind = PrekeyKind.ONE_TIME, expires: int = FOREVER) -> bytes:

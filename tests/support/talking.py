@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from hashlib import blake2b
 
-from cbfs_common.primitives import Random, dh_public
+from cbfs_common.primitives import KemKey, Random, dh_public
 from cbfs_common.session.prekey import PrekeyKind, PrekeyPair, decode_prekey, make_prekey
 from cbfs_common.session.session import Party, Peer, Session, start
 from tests.support.protocol_naive import encapsulate
@@ -38,7 +38,7 @@ def scripted(draws: Iterable[bytes]) -> Random:
 def party(random: Random) -> Party:
     """Somebody new."""
     secret = random.token(32)
-    return Party(random.token(32), secret, dh_public(secret))
+    return Party(random.token(32), secret, dh_public(secret), KemKey(random.token(64)))
 
 
 def peer_of(person: Party) -> Peer:

@@ -169,9 +169,10 @@ def _entry(account: Account) -> Entry:
 async def _upload_prekeys(address: Address, account: Account, random: Random) -> None:
     pairs = [make_prekey(random, PrekeyKind.LAST_RESORT, EXPIRES)]
     pairs += [make_prekey(random, PrekeyKind.ONE_TIME, EXPIRES) for _ in range(9)]
+    records = tuple(p.public(account.signing) for p in pairs)
     async with open_link(LoopbackDialer(), address, account.transport, b"", random) as link:
         await request(link, CreateAccount())
-        await request(link, UploadPrekeys(tuple(p.public(account.signing) for p in pairs)))
+        await request(link, UploadPrekeys(records, account.kem_public))
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,24 +110,29 @@ def wrong_kem_keys(ek: bytes) -> dict[str, bytes]:
 
 def profile() -> dict[str, Any]:
     user_id, signing, auth, key = (fixed(f"profile {i}", 32) for i in range(4))
-    encoded = b"\x01" + user_id + signing + auth + key + (7000).to_bytes(2, "big") + b"example.org"
+    ek, _ = kem_pair(fixed("profile kem", 64))
+    kem = derive(b"", "kem id", ek, 32)
+    encoded = b"\x01" + user_id + signing + auth + kem + key
+    encoded += (7000).to_bytes(2, "big") + b"example.org"
     name = b"alice"
     return {
         "encoded": encoded.hex(),
         "user_id": user_id.hex(),
         "signing": signing.hex(),
         "auth": auth.hex(),
+        "KEM key": ek.hex(),
+        "kem": kem.hex(),
         "server key": key.hex(),
         "server host": "example.org",
         "server port": 7000,
         "name": name.decode(),
-        "identity": derive(b"", "identity", b"\x05" + name + signing + auth, 32).hex(),
+        "identity": derive(b"", "identity", b"\x05" + name + signing + auth + kem, 32).hex(),
         "refused": [
             {"name": what, "encoded": bad.hex(), "error": "DecodeError"}
             for what, bad in {
                 "empty": b"",
                 "version 2": b"\x02" + encoded[1:],
-                "no host": encoded[:131],
+                "no host": encoded[:163],
                 "port 0": encoded[:161] + b"\0\0" + encoded[163:],
                 "host not ASCII": encoded[:-1] + b"\xff",
                 "host with a slash": encoded[:-1] + b"/",

@@ -1,11 +1,11 @@
 """What a session consists of, and its form in the store. PROTOCOL.rst, Session."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import SKIPPED_KEPT_MAX, SKIPPED_LIFETIME
-from cbfs_common.primitives import KEY_SIZE
+from cbfs_common.primitives import KEY_SIZE, KemKey
 from cbfs_common.session.envelope import (
     FIRST,
     FIRST_TERMS_SIZE,
@@ -25,11 +25,13 @@ _TERMS_SIZES = {0: LATER_TERMS_SIZE, 1: FIRST_TERMS_SIZE}
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Party:
-    """Oneself: ``Profile.identity`` (32) and the long-term auth key pair (X25519, 32 each)."""
+    """Oneself: ``Profile.identity`` (32), the long-term auth key pair (X25519, 32 each) and the
+    static ML-KEM-768 key pair."""
 
     identity: bytes
     auth_secret: bytes
     auth_public: bytes
+    kem: KemKey = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import msgpack
 
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import ENVELOPE_SIZE, IDS_MAX, PREKEY_RECORD_SIZE, UPLOAD_MAX
-from cbfs_common.primitives import KEY_SIZE
+from cbfs_common.primitives import KEM_PUBLIC_SIZE, KEY_SIZE
 from cbfs_common.session.prekey import PREKEY_ID_SIZE, PrekeyKind
 
 ID_SIZE = 16
@@ -117,14 +117,16 @@ class PrekeyCount(Reply):
 
 @dataclass(frozen=True, slots=True)
 class PrekeyRecord(Reply):
-    """A signed public prekey (PREKEY_RECORD_SIZE bytes), as its owner uploaded it."""
+    """A signed public prekey (PREKEY_RECORD_SIZE bytes), as its owner uploaded it, and the owner's
+    static ML-KEM-768 public key (1184)."""
 
     KIND: ClassVar[int] = 67
     record: bytes
+    kem: bytes
 
     def fields(self) -> tuple[Any, ...]:
-        """record."""
-        return (self.record,)
+        """record, kem."""
+        return (self.record, self.kem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,15 +201,17 @@ class DeleteAccount(Request[Done]):
 @dataclass(frozen=True, slots=True)
 class UploadPrekeys(Request[Done]):
     """1 to UPLOAD_MAX records of the client. One of an id that is there replaces it, a
-    last-resort one replaces the last; ``replace``: forget all that were there before."""
+    last-resort one replaces the last; ``replace``: forget all that were there before. ``kem``:
+    the client's static ML-KEM-768 public key (1184), in the place of the last."""
 
     KIND: ClassVar[int] = 3
     records: tuple[bytes, ...]
+    kem: bytes
     replace: bool = False
 
     def fields(self) -> tuple[Any, ...]:
-        """records, replace."""
-        return (self.records, self.replace)
+        """records, kem, replace."""
+        return (self.records, self.kem, self.replace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,13 +331,13 @@ AnyRequest = (
 AnyReply = Done | ErrorReply | PrekeyCount | PrekeyRecord | EnvelopeIds | Stored | ServerLimits
 
 
-def _upload(records: Any, replace: Any) -> UploadPrekeys:
+def _upload(records: Any, kem: Any, replace: Any) -> UploadPrekeys:
     checked = _list(records, PREKEY_RECORD_SIZE, UPLOAD_MAX)
     if not checked:
         raise DecodeError("not a request or reply")
     for record in checked:
         _kind(record)
-    return UploadPrekeys(checked, _flag(replace))
+    return UploadPrekeys(checked, _bytes(kem, KEM_PUBLIC_SIZE), _flag(replace))
 
 
 def _refused(code: Any) -> ErrorReply:
@@ -350,7 +354,7 @@ def _after(after: Any) -> List:
 _REQUESTS: dict[int, tuple[int, Callable[..., AnyRequest]]] = {
     CreateAccount.KIND: (0, CreateAccount),
     DeleteAccount.KIND: (0, DeleteAccount),
-    UploadPrekeys.KIND: (2, _upload),
+    UploadPrekeys.KIND: (3, _upload),
     CountPrekeys.KIND: (0, CountPrekeys),
     TakePrekey.KIND: (1, lambda user: TakePrekey(_bytes(user, KEY_SIZE))),
     Deliver.KIND: (
@@ -367,7 +371,12 @@ _REPLIES: dict[int, tuple[int, Callable[..., AnyReply]]] = {
     Done.KIND: (0, Done),
     ErrorReply.KIND: (1, _refused),
     PrekeyCount.KIND: (2, lambda one, last: PrekeyCount(_count(one), _count(last))),
-    PrekeyRecord.KIND: (1, lambda record: PrekeyRecord(_bytes(record, PREKEY_RECORD_SIZE))),
+    PrekeyRecord.KIND: (
+        2,
+        lambda record, kem: PrekeyRecord(
+            _bytes(record, PREKEY_RECORD_SIZE), _bytes(kem, KEM_PUBLIC_SIZE)
+        ),
+    ),
     EnvelopeIds.KIND: (
         2,
         lambda ids, more: EnvelopeIds(_list(ids, ID_SIZE, IDS_MAX), _flag(more)),
