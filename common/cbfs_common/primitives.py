@@ -8,6 +8,7 @@ import hmac
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 
 from cryptography.exceptions import InvalidTag
@@ -181,11 +182,24 @@ def sign(seed: bytes, message: bytes) -> bytes:
 
 
 def verify(public: bytes, message: bytes, signature: bytes) -> None:
-    """Raises CryptoError when the signature is not ``public``'s over ``message``."""
+    """Raises CryptoError when the signature is not ``public``'s over ``message``. Libraries differ
+    in what they take of somebody who signs as no honest signer does. The one rule is in
+    PROTOCOL.rst, Primitives; ed25519.json of the vectors has its edges. libsodium computes R anew
+    and compares bytes, refuses S of L or more, and small order; it takes public keys with a part of
+    small order, which are refused here: with them the cofactor would make a difference."""
     try:
+        if not _is_public(public):
+            raise CryptoError("wrong signature")
         bindings.crypto_sign_open(signature + message, public)
     except nacl.CryptoError as error:
         raise CryptoError("wrong signature") from error
+
+
+@lru_cache(maxsize=4_096)
+def _is_public(public: bytes) -> bool:
+    """Whether this is the canonical encoding of a point of prime order. That takes as long as to
+    verify a signature, and most keys are seen often."""
+    return bool(bindings.crypto_core_ed25519_is_valid_point(public))
 
 
 def box_seal(public: bytes, secret: bytes, nonce: bytes, plain: bytes) -> bytes:

@@ -235,7 +235,7 @@ class Service:
             new = {r[:16] for r in request.records if r[16] == PrekeyKind.ONE_TIME}
             if _count_all(one_time, gone, new) > PREKEYS_MAX:  # those that seem to be over go first
                 gone = [r for r in one_time if request.replace or expiry(r) <= now]
-            if _count_all(one_time, gone, new) > PREKEYS_MAX or len(new_last) > 1:
+            if _count_all(one_time, gone, new) > PREKEYS_MAX:
                 return _REPLIES[Code.TOO_MANY]
             if new_last or request.replace:
                 gone += last_resort

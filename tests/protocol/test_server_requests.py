@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -45,17 +46,25 @@ from cbfs_common.wire.requests import (
     envelope_id,
 )
 from cbfs_common.wire.transport import PAYLOAD_MAX
-from tests.vectors.make_transport_vectors import FILE
+from tests.vectors.make_server_vectors import FILE, make
 
+VECTORS: dict[str, Any] = json.loads(FILE.read_text())
+DECODE: dict[str, Callable[[bytes], Any]] = {
+    "request": decode_request,
+    "reply": decode_reply,
+    "push": decode_push,
+}
 USER, ID, ENVELOPE = os.urandom(32), os.urandom(16), os.urandom(ENVELOPE_SIZE)
 SPECIFICATION = Path(requests.__file__).parents[2] / "protocol" / "server.rst"
 KEM = bytes(KEM_PUBLIC_SIZE)
 RECORD = bytes(16) + b"\x01" + bytes(PREKEY_RECORD_SIZE - 17)
+LAST = bytes(15) + b"\x01\x02" + bytes(PREKEY_RECORD_SIZE - 17)
+RECORDS = tuple(bytes([i]) + RECORD[1:] for i in range(UPLOAD_MAX))
 REQUESTS = (
     CreateAccount(),
     DeleteAccount(),
-    UploadPrekeys((RECORD,) * UPLOAD_MAX, KEM),
-    UploadPrekeys((RECORD,), KEM, replace=True),
+    UploadPrekeys(RECORDS, KEM),
+    UploadPrekeys((RECORD, LAST), KEM, replace=True),
     CountPrekeys(),
     TakePrekey(USER),
     Deliver(USER, ENVELOPE),
@@ -123,7 +132,11 @@ def test_pushes_come_back() -> None:
         [3, [RECORD], KEM, 0],
         [3, [RECORD], KEM[1:], False],
         [3, [RECORD], False],
-        [3, [RECORD] * (UPLOAD_MAX + 1), KEM, False],
+        [3, [*RECORDS, b"x" + RECORD[1:]], KEM, False],
+        [3, [RECORD, RECORD], KEM, False],
+        [3, [RECORD, RECORD[:-1] + b"x"], KEM, False],  # two of one id
+        [3, [RECORD, RECORD[:16] + LAST[16:]], KEM, False],
+        [3, [LAST, b"x" + LAST[1:]], KEM, False],  # two last-resort ones
         [3, [bytes(PREKEY_RECORD_SIZE)], KEM, False],  # a kind that there is not
         [5],
         [5, USER[:31]],
@@ -187,5 +200,41 @@ def test_deep_nesting_is_refused() -> None:
 def test_an_envelope_id_is_its_hash() -> None:
     assert envelope_id(ENVELOPE) == envelope_id(bytes(ENVELOPE))
     assert len(envelope_id(ENVELOPE)) == requests.ID_SIZE
-    vectors = json.loads(FILE.read_text())
-    assert envelope_id(bytes(ENVELOPE_SIZE)).hex() == vectors["id of 16384 zeros"]
+    for case in VECTORS["ids"]:
+        assert envelope_id(bytes([case["byte"]]) * ENVELOPE_SIZE).hex() == case["id"]
+
+
+def test_the_vectors_are_those_of_the_script() -> None:
+    assert make() == VECTORS
+
+
+@pytest.mark.parametrize("kind", ["requests", "replies", "pushes"])
+def test_vectors(kind: str) -> None:
+    assert set(VECTORS) == {"format", "requests", "replies", "pushes", "refused", "ids"}
+    decode = DECODE[{"requests": "request", "replies": "reply", "pushes": "push"}[kind]]
+    for case in VECTORS[kind]:
+        assert set(case) == {"name", "fields", "bytes"}
+        data = bytes.fromhex(case["bytes"])
+        value = decode(data)
+        assert type(value).__name__ == case["name"]
+        assert shown(value.fields()) == case["fields"]
+        assert encode(value) == data
+    names = {case["name"] for case in VECTORS[kind]}
+    kinds = {"requests": get_args(AnyRequest), "replies": get_args(AnyReply), "pushes": (Arrived,)}
+    assert names == {each.__name__ for each in kinds[kind]}, "each has a vector"
+
+
+@pytest.mark.parametrize(
+    "case", VECTORS["refused"], ids=lambda case: f"{case['as']}: {case['name']}"
+)
+def test_vectors_that_are_refused(case: dict[str, str]) -> None:
+    assert set(case) == {"as", "name", "bytes"}
+    with pytest.raises(DecodeError):
+        DECODE[case["as"]](bytes.fromhex(case["bytes"]))
+
+
+def shown(value: Any) -> Any:
+    """As the vectors have it."""
+    if isinstance(value, bytes):
+        return value.hex()
+    return [shown(item) for item in value] if isinstance(value, tuple) else value

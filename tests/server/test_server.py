@@ -163,7 +163,7 @@ def test_prekeys_expire_are_replaced_and_limited(server: RunningServer) -> None:
             assert (await request(home, TakePrekey(user))).record == one
             assert (await request(home, TakePrekey(user))).record == last
             two_last = (last, record(PrekeyKind.LAST_RESORT))
-            assert await refusal(home, UploadPrekeys(two_last, KEM)) == Code.TOO_MANY
+            assert await refusal(home, UploadPrekeys(two_last, KEM)) == Code.BAD_REQUEST
             for _ in range(20):
                 await request(home, UploadPrekeys(tuple(record() for _ in range(10)), KEM))
             assert await refusal(home, UploadPrekeys((record(),), KEM)) == Code.TOO_MANY

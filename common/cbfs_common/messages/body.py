@@ -24,6 +24,7 @@ from cbfs_common.limits import (
 )
 from cbfs_common.messages.conversation import FOREVER, Lifetime, is_lifetime
 from cbfs_common.profile import check_name
+from cbfs_common.strict_msgpack import unpack
 
 MESSAGE_ID_SIZE = 16
 DIGEST_SIZE = 32
@@ -148,10 +149,7 @@ def decode_body(body: bytes) -> Body:
     anything else that is not as PROTOCOL.rst says."""
     if len(body) > BODY_MAX:
         raise DecodeError("not a message")
-    try:
-        fields = msgpack.unpackb(body, raw=False, use_list=True, strict_map_key=True)
-    except (ValueError, msgpack.exceptions.UnpackException) as error:
-        raise DecodeError("not a message") from error
+    fields = unpack(body, "not a message", len(body))
     if not isinstance(fields, list) or len(fields) < 2:
         raise DecodeError("not a message")
     version, kind = fields[:2]

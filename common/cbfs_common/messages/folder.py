@@ -14,6 +14,7 @@ from cbfs_common.limits import (
     FOLDER_ENTRIES_MAX,
     FOLDER_TABLE_MAX,
 )
+from cbfs_common.strict_msgpack import unpack
 
 HEAD_SIZE = 4
 """Bytes before the table: its size."""
@@ -77,10 +78,7 @@ def decode_table(data: bytes, size: int) -> FolderTable:
     ``table_end`` says. Raises DecodeError."""
     if table_end(data[:HEAD_SIZE]) != len(data):
         raise DecodeError("not a folder")
-    try:
-        rows = msgpack.unpackb(data[HEAD_SIZE:], use_list=True, max_array_len=FOLDER_ENTRIES_MAX)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise DecodeError("not a folder") from error
+    rows = unpack(data[HEAD_SIZE:], "not a folder", FOLDER_ENTRIES_MAX)
     if not isinstance(rows, list) or any(
         not isinstance(row, list) or len(row) != 3 for row in rows
     ):

@@ -22,6 +22,7 @@ from cbfs_common.names.proofs import (
 )
 from cbfs_common.primitives import SIGNATURE_SIZE
 from cbfs_common.profile import check_name
+from cbfs_common.strict_msgpack import unpack
 
 NAMES_REPLY_MAX = 16_384
 """Bytes of an encoded reply: it fits one frame."""
@@ -265,11 +266,7 @@ def _pack(*fields: object) -> bytes:
 
 
 def _unpack(payload: bytes) -> Any:
-    try:
-        found = msgpack.unpackb(payload, use_list=True, max_array_len=8, max_map_len=0)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise DecodeError("not a message of the name directory") from error
-    return found
+    return unpack(payload, "not a message of the name directory", 8)
 
 
 def _is_number(value: int) -> bool:

@@ -17,6 +17,7 @@ from cbfs_common.errors import DecodeError
 from cbfs_common.limits import ENVELOPE_SIZE, IDS_MAX, PREKEY_RECORD_SIZE, UPLOAD_MAX
 from cbfs_common.primitives import KEM_PUBLIC_SIZE, KEY_SIZE
 from cbfs_common.session.prekey import PREKEY_ID_SIZE, PrekeyKind
+from cbfs_common.strict_msgpack import unpack
 
 ID_SIZE = 16
 U64_MAX = 2**64 - 1
@@ -333,10 +334,10 @@ AnyReply = Done | ErrorReply | PrekeyCount | PrekeyRecord | EnvelopeIds | Stored
 
 def _upload(records: Any, kem: Any, replace: Any) -> UploadPrekeys:
     checked = _list(records, PREKEY_RECORD_SIZE, UPLOAD_MAX)
-    if not checked:
+    last_resort = sum(_kind(record) is PrekeyKind.LAST_RESORT for record in checked)
+    ids = {record[:PREKEY_ID_SIZE] for record in checked}
+    if not checked or len(ids) < len(checked) or last_resort > 1:
         raise DecodeError("not a request or reply")
-    for record in checked:
-        _kind(record)
     return UploadPrekeys(checked, _bytes(kem, KEM_PUBLIC_SIZE), _flag(replace))
 
 
@@ -401,10 +402,7 @@ def encode(value: Request[Any] | Reply | Arrived) -> bytes:
 
 
 def _decode(data: bytes, table: dict[int, tuple[int, Callable[..., T]]]) -> T:
-    try:
-        items = msgpack.unpackb(data, max_map_len=0, max_ext_len=0, max_str_len=0)
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-        raise DecodeError("not a request or reply") from error
+    items = unpack(data, "not a request or reply", IDS_MAX)
     if type(items) is not list or not items or type(items[0]) is not int:
         raise DecodeError("not a request or reply")
     count, make = table.get(items[0], (-1, None))

@@ -11,6 +11,7 @@ from cbfs_common.names.layout import HASH_SIZE, Fields
 from cbfs_common.names.operations import SUBMIT_MAX
 from cbfs_common.names.proofs import encode_proof, read_proof
 from cbfs_common.primitives import KEY_SIZE, SIGNATURE_SIZE
+from cbfs_common.strict_msgpack import unpack
 
 BLOCK_PAGE = 16_000
 """Bytes of a block in one reply."""
@@ -179,10 +180,7 @@ def decode(payload: bytes) -> Peer:
 
 
 def _unpack(payload: bytes) -> Any:
-    try:
-        return msgpack.unpackb(payload, use_list=True, max_array_len=8, max_map_len=0)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise DecodeError("not a message between verifiers") from error
+    return unpack(payload, "not a message between verifiers", 8)
 
 
 def _number(value: int) -> bool:
