@@ -27,6 +27,7 @@ from cbfs.storage.faults import contained
 from cbfs.storage.store import Meta, Store, Table
 from cbfs_common.errors import CbfsError
 from cbfs_common.names.policy import Policy, parse_policy
+from cbfs_common.person import Directories
 from cbfs_common.primitives import Random
 
 
@@ -140,8 +141,9 @@ def make_context(
     """What the parts of the engine share, as the store has it."""
     with store.read() as reader:
         conversations = load_conversations(reader)
-    policy, own = parse_policy(account.policy), account.profile.identity(account.name)
-    contacts = Contacts(store, policy.namespace, own, milliseconds, reseal)
+    policy, own = parse_policy(account.policy), account.party.identity
+    directories = Directories(policy.directory, policy.namespace)
+    contacts = Contacts(store, directories, own, milliseconds, reseal)
     return Context(
         account,
         policy,

@@ -29,6 +29,8 @@ from cbfs.storage.root_key import (
 from cbfs.storage.salvage import Remains
 from cbfs.storage.store import Meta, Store, StoreError, Table, Writer
 from cbfs_common.errors import CbfsError
+from cbfs_common.names.policy import parse_policy
+from cbfs_common.person import Person
 from cbfs_common.primitives import (
     KEM_SEED_SIZE,
     KEY_SIZE,
@@ -72,11 +74,11 @@ class Former:
     server: Address
     until: int
 
-    def party(self, name: str) -> Party:
+    def party(self, person: Person) -> Party:
         """Oneself in a session, under these keys."""
         user_id, auth, kem = dh_public(self.transport), dh_public(self.auth), KemKey(self.kem)
         profile = Profile(user_id, self.signing, auth, kem_id(kem.public()), self.server)
-        return Party(profile.identity(name), self.auth, auth, kem)
+        return Party(profile.identity(person), self.auth, auth, kem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +117,20 @@ class Account:
         return kem_public(self.kem)
 
     @property
+    def person(self) -> Person:
+        """Who one is: the name, and the directory that has it."""
+        return Person(parse_policy(self.policy).directory, self.name)
+
+    @property
     def party(self) -> Party:
         """Oneself in a session, under the keys of now."""
-        identity = self.profile.identity(self.name)
+        identity = self.profile.identity(self.person)
         return Party(identity, self.auth, dh_public(self.auth), KemKey(self.kem))
 
     @property
     def former_parties(self) -> tuple[Party, ...]:
         """Oneself in sessions, under the keys of before."""
-        return tuple(former.party(self.name) for former in self.former)
+        return tuple(former.party(self.person) for former in self.former)
 
     def moved(self, now: int) -> tuple[Former, ...]:
         """What is to be the ``former`` of an account that takes the place of this one at ``now``

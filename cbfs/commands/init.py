@@ -285,7 +285,7 @@ def _read_invite(path: Path, wish: Wish) -> Token:
             token = parse_token(file.read(INVITE_FILE_MAX))
     except (OSError, UnicodeDecodeError) as error:
         raise CbfsError(f"cannot read an invite from {path}", "is it the right file?") from error
-    if token.invite.namespace != parse_policy(wish.policy).namespace:
+    if token.invite.directory != parse_policy(wish.policy).directory:
         raise CbfsError(
             f"the invite in {path} is for another name directory", "is it the right policy file?"
         )

@@ -6,6 +6,7 @@ from enum import Enum
 from cbfs.storage.encoding import pack, unpack
 from cbfs_common.errors import DecodeError
 from cbfs_common.names.entry import Entry, decode_entry
+from cbfs_common.person import qualified
 from cbfs_common.profile import Profile, decode_profile
 
 
@@ -45,7 +46,8 @@ class Contact:
     since when. ``doubted``: since when the change feed says that something has changed, and nobody
     knows what. ``warning``: what the directory did that does not fit, in words; or empty.
     ``blocked`` and ``muted``: since when the user wants that. ``declined``: when the user last
-    declined their request. ``petname``: what the user calls them, empty for their name."""
+    declined their request. ``petname``: what the user calls them, empty for their name.
+    ``namespace``: that of their name directory, empty for one's own."""
 
     entry: Entry
     since: int
@@ -61,6 +63,7 @@ class Contact:
     standing: Standing = Standing.KNOWN
     declined: int = 0
     petname: str = ""
+    namespace: str = ""
 
     def brought_back(self, now: int) -> "Contact":
         """This contact with no date later than ``now``: the clock was ahead when it was written."""
@@ -78,8 +81,9 @@ class Contact:
 
     @property
     def name(self) -> str:
-        """Their user name."""
-        return self.entry.name
+        """What they are called here: their user name, with the namespace of their directory when
+        that is not one's own."""
+        return qualified(self.entry.name, self.namespace)
 
     @property
     def profile(self) -> Profile:
@@ -104,12 +108,11 @@ class Contact:
         """This contact after a change that the owner has signed. Other keys have to be compared
         anew."""
         new, old = decode_profile(entry.profile), self.profile
-        same = new.identity(entry.name) == old.identity(self.name)
         return replace(
             self,
             entry=entry,
             moved=self.moved if new == old else now,
-            verified=self.verified if same else 0,
+            verified=self.verified if new.keys == old.keys else 0,
             doubted=0,
             warning="",
         )
@@ -131,15 +134,16 @@ class Contact:
             self.standing.value,
             self.declined,
             self.petname,
+            self.namespace,
         )
 
 
 def decode_contact(data: bytes) -> Contact:
     """The contact in a record that ``Contact.encode`` made. Raises DecodeError."""
     entry, since, how, moved, verified, offered, stopped, doubted, warning, *rest = unpack(
-        data, bytes, int, str, int, int, bytes, int, int, str, int, int, str, int, str
+        data, bytes, int, str, int, int, bytes, int, int, str, int, int, str, int, str, str
     )
-    blocked, muted, standing, declined, petname = rest
+    blocked, muted, standing, declined, petname, namespace = rest
     if how not in How.__members__ or standing not in _STANDINGS:
         raise DecodeError("a record of the store is damaged")
     contact = Contact(
@@ -157,6 +161,7 @@ def decode_contact(data: bytes) -> Contact:
         _STANDINGS[standing],
         declined,
         petname,
+        namespace,
     )
     decode_profile(contact.entry.profile)
     return contact

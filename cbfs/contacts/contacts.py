@@ -15,7 +15,8 @@ from cbfs.contacts.user_names import look_alike, typed_name
 from cbfs.storage.store import Store, Table, Writer
 from cbfs_common.errors import DecodeError
 from cbfs_common.names.entry import CHANGE_SIZE, Entry, name_index
-from cbfs_common.profile import decode_profile
+from cbfs_common.person import Directories
+from cbfs_common.profile import Profile, decode_profile
 
 T = TypeVar("T")
 
@@ -27,16 +28,16 @@ class Contacts:
     def __init__(
         self,
         store: Store,
-        namespace: str,
+        directories: Directories,
         own: bytes,
         clock: Callable[[], int],
         reseal: Callable[[Writer, str], None],
     ) -> None:
-        """``namespace``: the name directory's. ``own``: one's own identity (32 bytes). ``clock``:
-        milliseconds since 1970. ``reseal`` has what waits for a name sealed anew, in the
-        transaction that gives it other keys."""
+        """``directories``: those whose people may be contacts. ``own``: one's own identity (32
+        bytes). ``clock``: milliseconds since 1970. ``reseal`` has what waits for a name sealed
+        anew, in the transaction that gives it other keys."""
         self._store = store
-        self._namespace = namespace
+        self.directories = directories
         self._own = own
         self._clock = clock
         self._reseal = reseal
@@ -83,16 +84,24 @@ class Contacts:
         """The contact of a name that is known to be one's."""
         return self._known[name]
 
-    async def learn(self, entry: Entry, how: How, standing: Standing = Standing.KNOWN) -> Contact:
-        """Keep an entry that was checked against the one that is known: it holds from now on.
-        ``standing``: of somebody who was not known. Raises DecodeError for one that is no person's;
-        then nothing is kept."""
+    async def learn(
+        self, name: str, entry: Entry, how: How, standing: Standing = Standing.KNOWN
+    ) -> Contact:
+        """Keep an entry that was checked against the one that is known of ``name``: it holds from
+        now on. ``standing``: of somebody who was not known. Raises DecodeError for one that is no
+        person's; then nothing is kept."""
         _check_profile(entry)  # it is the owner's: anything that the directory was given
-        known = self._known.get(entry.name)
+        known = self._known.get(name)
         now = self._clock()
         if known is None:
-            warning = self._warning(entry.name)
-            contact = Contact(entry, now, how, warning=warning, standing=standing)
+            contact = Contact(
+                entry,
+                now,
+                how,
+                warning=self._warning(name),
+                standing=standing,
+                namespace=self.directories.namespace(self.directories.person(name).directory),
+            )
         elif known.entry == entry:
             contact = replace(known, doubted=0, offered=None, stopped=0)
         else:
@@ -108,10 +117,10 @@ class Contacts:
         other = look_alike(name, (shown for c in friends for shown in (c.name, c.petname) if shown))
         return f"looks like {other}, and is somebody else" if other else ""
 
-    async def offer(self, entry: Entry) -> None:
+    async def offer(self, name: str, entry: Entry) -> None:
         """Keep an entry of a new owner under a contact's name: nothing is sent to the name until
         the user has decided."""
-        known = self._known[entry.name]
+        known = self._known[name]
         _check_profile(entry)
         stopped = known.stopped if known.offered == entry else self._clock()
         await self._keep(replace(known, offered=entry, stopped=stopped, doubted=0))
@@ -135,9 +144,13 @@ class Contacts:
         if doubted:
             await self._keep(*doubted)
 
+    def identity(self, name: str, profile: Profile) -> bytes:
+        """The identity (32) that somebody has in sessions with this profile."""
+        return profile.identity(self.directories.person(name))
+
     def prefix(self, name: str) -> bytes:
         """What stands for a name in the change feed (8 bytes)."""
-        return name_index(self._namespace, name)[:CHANGE_SIZE]
+        return name_index(*self.directories.person(name))[:CHANGE_SIZE]
 
     # what the user decides
 
@@ -145,7 +158,7 @@ class Contacts:
         """The fingerprint to compare with this person: of the keys that are offered, when there are
         any."""
         profile = contact.offered_profile or contact.profile
-        return fingerprint(self._own, profile.identity(contact.name))
+        return fingerprint(self._own, self.identity(contact.name, profile))
 
     async def accept(self, name: str) -> None:
         """Accept the new owner of a name, of whom the user says that it is the person they want to
@@ -162,6 +175,7 @@ class Contacts:
                     standing=known.standing,
                     declined=known.declined,
                     petname=known.petname,
+                    namespace=known.namespace,
                 )
             )
 
@@ -216,25 +230,21 @@ class Contacts:
 
         await self._store.commit(change)
         for name in names:
-            gone = self._known.pop(name)
-            self._names.pop(gone.profile.identity(name), None)
+            self._names.pop(self.identity(name, self._known.pop(name).profile), None)
 
     def _has_other_keys(self, contact: Contact) -> bool:
         before = self.get(contact.name)
-        name = contact.name
-        return before is not None and (
-            before.profile.identity(name) != contact.profile.identity(name)
-        )
+        return before is not None and before.profile.keys != contact.profile.keys
 
     def _remember(self, contact: Contact) -> None:
         before = self.get(contact.name)
         if before is not None:  # keys that others have replaced prove nothing any more
-            self._names.pop(before.profile.identity(contact.name), None)
+            self._names.pop(self.identity(contact.name, before.profile), None)
             self._petnames.pop(before.petname, None)
         if contact.petname:
             self._petnames[contact.petname] = contact.name
         self._known[contact.name] = contact
-        self._names[contact.profile.identity(contact.name)] = contact.name
+        self._names[self.identity(contact.name, contact.profile)] = contact.name
 
 
 def _check_profile(entry: Entry) -> None:

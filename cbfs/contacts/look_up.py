@@ -159,7 +159,7 @@ class ContactLookUp:
                 with asking():
                     found = await self._lookups.lookup(name, known.entry if known else None)
             except NameChanged as error:
-                await self._contacts.offer(error.entry)
+                await self._contacts.offer(name, error.entry)
                 raise Stopped(name) from error
             except (DirectoryLies, NameExpired) as error:
                 if known is not None:
@@ -170,7 +170,7 @@ class ContactLookUp:
                 raise
             if isinstance(found, Absent):
                 raise Unknown([name])
-            return await self._contacts.learn(found.entry, How.DIRECTORY, standing)
+            return await self._contacts.learn(name, found.entry, How.DIRECTORY, standing)
 
     @asynccontextmanager
     async def _alone(self, name: str) -> AsyncIterator[None]:

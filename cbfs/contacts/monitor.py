@@ -103,12 +103,13 @@ class Monitor:
         they are not known yet; by a look-up only when the change feed does not settle it. Raises
         what ``ContactLookUp.find`` raises, or CryptoError for a bundle older than what is known."""
         contacts = self._contacts
-        known = contacts.get(shown.entry.name)
+        name = contacts.directories.text(shown.person)
+        known = contacts.get(name)
         if known is not None and _age(shown) < (known.entry.incarnation, known.entry.version):
             raise CryptoError("the bundle is older than what is known")
         if await self._is_current(shown):
-            return await contacts.learn(shown.entry, How.BUNDLE, standing)
-        return await self._look_up.find(shown.entry.name, standing)
+            return await contacts.learn(name, shown.entry, How.BUNDLE, standing)
+        return await self._look_up.find(name, standing)
 
     # polls
 
@@ -197,7 +198,7 @@ class Monitor:
         try:
             shown = open_bundle(self._lookups.policy, bundle, known.entry)
         except NameChanged as error:
-            await self.confirm_change(error)
+            await self.confirm_change(name, error)
             return
         if _age(shown) < (known.entry.incarnation, known.entry.version):
             return
@@ -206,16 +207,16 @@ class Monitor:
         current = await self._is_current(shown)
         if shown.entry != known.entry:
             # signed by the owner: it holds, be it the newest or not
-            known = await contacts.learn(shown.entry, How.BUNDLE, known.standing)
+            known = await contacts.learn(name, shown.entry, How.BUNDLE, known.standing)
             if not current:
                 await contacts.doubt({contacts.prefix(name): known.entry.round + 1})
         elif current:
-            known = await contacts.learn(shown.entry, How.BUNDLE, known.standing)
+            known = await contacts.learn(name, shown.entry, How.BUNDLE, known.standing)
         self._back()
 
-    async def confirm_change(self, error: NameChanged) -> None:
+    async def confirm_change(self, name: str, error: NameChanged) -> None:
         """Keep the new owner of a contact's name that a bundle shows, for the user to decide."""
-        await self._contacts.offer(error.entry)
+        await self._contacts.offer(name, error.entry)
         self._back()
 
     async def _is_current(self, shown: Shown) -> bool:

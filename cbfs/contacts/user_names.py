@@ -11,7 +11,7 @@ from precis_i18n import get_profile
 from cbfs.problems import Refused
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import NAME_MAX
-from cbfs_common.profile import check_name
+from cbfs_common.person import check_name
 
 _PROFILE = get_profile("UsernameCaseMapped")
 _ALIKE = (("rn", "m"), ("vv", "w"), ("cl", "d"), ("nn", "m"))

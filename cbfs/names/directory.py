@@ -40,8 +40,8 @@ from cbfs_common.names.wire import (
     Submitted,
     TermsAre,
 )
+from cbfs_common.person import Person, check_name
 from cbfs_common.primitives import sign_public
-from cbfs_common.profile import check_name
 
 SUBMIT_PATIENCE = 90.0
 """Seconds for the sequencer's reply, which comes within 30 when it is honest, and over Tor."""
@@ -304,7 +304,7 @@ class Directory:
         rounds."""
         return Operation(
             kind,
-            self.lookups.policy.namespace,
+            self.lookups.policy.directory,
             old.name,
             old.incarnation,
             old.version + 1,
@@ -341,18 +341,18 @@ class Directory:
         old: Entry | None,
         token: Token | None,
     ) -> None:
-        namespace = self.lookups.policy.namespace
+        person = Person(self.lookups.policy.directory, name)
         owners = Keys(1, (sign_public(seed),))
-        salt = registration_salt(seed, namespace, name)
+        salt = registration_salt(seed, person)
         expires = turn.size + OPERATION_ROUNDS
-        hidden = commitment(namespace, name, owners, salt)
+        hidden = commitment(person, owners, salt)
         if token is not None:  # the COMMIT spends it: what it is for is looked at before
             check_granted((await self._config(turn)).terms, name, token.invite.name)
-        commit = Operation(OperationKind.COMMIT, namespace, "", 0, 0, ZERO, expires, hidden)
+        commit = Operation(OperationKind.COMMIT, person.directory, "", 0, 0, ZERO, expires, hidden)
         await self._commit(turn, commit if token is None else let_in(Terms(), commit, token))
         register = Operation(
             OperationKind.REGISTER,
-            namespace,
+            person.directory,
             name,
             1 if old is None else old.incarnation + 1,
             1,

@@ -56,8 +56,8 @@ from cbfs_common.names.wire import (
     decode_reply,
     encode_request,
 )
+from cbfs_common.person import check_name
 from cbfs_common.primitives import Random
-from cbfs_common.profile import check_name
 
 HISTORY_PAGES_MAX = 256
 """Requests for a known contact's operations, before giving up."""

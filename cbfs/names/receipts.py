@@ -74,7 +74,7 @@ async def _ask(
         match reply:
             case Receipted(time, signature):
                 key = dict(policy.witnesses)[name].public
-                verify_receipt(key, policy.namespace, operation, time, signature)
+                verify_receipt(key, policy.directory, operation, time, signature)
                 found.receipts.add(name)
             case RefusedReply(refusal):
                 found.refusals.setdefault(refusal, set()).add(name)

@@ -26,7 +26,8 @@ from cbfs_common.limits import QUARANTINE_MAX, TURN_AFTER
 from cbfs_common.messages.body import Body, Part, UnknownKind, decode_body
 from cbfs_common.names.checks import Shown, open_bundle
 from cbfs_common.names.entry import Entry
-from cbfs_common.profile import decode_profile
+from cbfs_common.person import Person
+from cbfs_common.profile import Profile, decode_profile
 from cbfs_common.session.session import Duplicate, Peer
 
 
@@ -219,23 +220,22 @@ def known_sender(context: Context, opened: Opened, body: Body) -> str | None:
     known = context.contacts.of_identity(peer.identity)
     if known is not None and known.profile.auth == peer.auth_public:
         return known.name  # the directory has said so before
-    entry = claimed_sender(context, peer, body).entry
-    known = context.contacts.get(entry.name)
-    if known is None or not is_of(peer, known.entry):
+    shown = claimed_sender(context, peer, body)
+    known = context.contacts.get(context.contacts.directories.text(shown.person))
+    if known is None or not is_of(peer, shown.person, known.profile):
         return None
-    return entry.name
+    return known.name
 
 
 def claimed_sender(context: Context, peer: Peer, body: Body, known: Entry | None = None) -> Shown:
     """Whom a first message claims to be from, as the directory's signed bundle says it; checked
     against the entry that is ``known``. Raises CryptoError and what ``open_bundle`` raises."""
     shown = open_bundle(context.policy, body.bundle, known)
-    if not is_of(peer, shown.entry):
+    if not is_of(peer, shown.person, decode_profile(shown.entry.profile)):
         raise CryptoError("the sender is not who the bundle says")
     return shown
 
 
-def is_of(peer: Peer, entry: Entry) -> bool:
-    """Whether the other side of a session has the keys of an entry."""
-    profile = decode_profile(entry.profile)
-    return profile.identity(entry.name) == peer.identity and profile.auth == peer.auth_public
+def is_of(peer: Peer, person: Person, profile: Profile) -> bool:
+    """Whether the other side of a session has the keys of this person's profile."""
+    return profile.identity(person) == peer.identity and profile.auth == peer.auth_public

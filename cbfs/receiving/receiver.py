@@ -307,12 +307,13 @@ class Receiver:
         if opened.peer:
             return
         peer, body = opened.session.peer, decode_body(opened.body)
-        name = claimed_sender(context, peer, body).entry.name
+        directories = context.contacts.directories
+        name = directories.text(claimed_sender(context, peer, body).person)
         known = context.contacts.get(name)
         try:
             shown = claimed_sender(context, peer, body, known.entry if known else None)
         except NameChanged as error:
-            await context.contacts.offer(error.entry)
+            await context.contacts.offer(name, error.entry)
             raise Stopped(name) from error
         standing = self._standing(body)
         if known is None and standing is Standing.STRANGER:
@@ -323,7 +324,7 @@ class Receiver:
         contact = await self._monitor.confirm(shown, standing)
         if contact.offered is not None:
             raise Stopped(name)
-        if not is_of(peer, contact.entry):
+        if not is_of(peer, shown.person, contact.profile):
             raise CryptoError("the sender is not who the directory says")
 
     def _standing(self, body: Body) -> Standing:

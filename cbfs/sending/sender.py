@@ -303,7 +303,7 @@ class Sender:
     async def _next(self, contact: Contact, window: int) -> list[Envelope]:
         """The next window, sealed as far as it was not; in one commit with the ratchet's state."""
         context = self._context
-        fresh, identity = None, contact.profile.identity(contact.name)
+        fresh, identity = None, context.contacts.identity(contact.name, contact.profile)
         if context.sessions.choose(contact.name, identity) is None and contact.name in self._jobs:
             fresh = await self._new_session(contact)
         async with context.sessions.lock:
@@ -326,8 +326,8 @@ class Sender:
     def _is_known(self, contact: Contact) -> bool:
         """Whether it is still, by these keys: while a prekey was taken it may have been forgotten,
         and what is answered in a session with nobody known could not be read."""
-        now, name = self._context.contacts.get(contact.name), contact.name
-        return now is not None and now.profile.identity(name) == contact.profile.identity(name)
+        now = self._context.contacts.get(contact.name)
+        return now is not None and now.profile.keys == contact.profile.keys
 
     async def _deliver_note(self, link: Link | None, contact: Contact) -> None:
         """Tell what is due. Only when it is at the server does it count as told."""
@@ -336,7 +336,7 @@ class Sender:
         with store.read() as reader:
             draft = note_queue.draft(reader, name, context.clock(), sessions.heard(name))
         if draft is not None:
-            fresh, identity = None, contact.profile.identity(name)
+            fresh, identity = None, context.contacts.identity(name, contact.profile)
             if draft.fresh or sessions.choose(name, identity) is None:  # none, proven or not
                 fresh = await self._new_session(contact)
             async with sessions.lock:
@@ -363,7 +363,7 @@ class Sender:
     async def _new_session(self, contact: Contact) -> Session:
         """Take a prekey, over a connection of its own, and start."""
         context = self._context
-        peer = Peer(contact.profile.identity(contact.name), contact.profile.auth)
+        peer = Peer(context.contacts.identity(contact.name, contact.profile), contact.profile.auth)
         isolation = b"prekey:" + context.random.token(16)
         async with open_link(
             context.dialer, contact.profile.server, None, isolation, context.random

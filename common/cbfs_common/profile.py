@@ -7,11 +7,10 @@ import re
 from dataclasses import dataclass
 
 from cbfs_common.errors import DecodeError
-from cbfs_common.limits import NAME_MAX, NAME_MIN, PROFILE_MAX
+from cbfs_common.limits import PROFILE_MAX
+from cbfs_common.person import Person
 from cbfs_common.primitives import KEY_SIZE, kdf
 
-_NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*\Z")
-_DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])\Z")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z")
 _ADDRESS = re.compile(
     r"(?P<scheme>[a-z-]+)://(?P<key>[a-z2-7]{52})"
@@ -19,17 +18,6 @@ _ADDRESS = re.compile(
 )
 _VERSION = 1
 _FIXED = 1 + 5 * KEY_SIZE
-
-
-def check_name(name: str) -> str:
-    """Give ``name`` back, or raise DecodeError: 3 to 32 of [a-z0-9] with single inner - or _,
-    and no device name of Windows (names become file names). Design: names.md."""
-    if not NAME_MIN <= len(name) <= NAME_MAX or not _NAME.match(name) or _DEVICE.match(name):
-        raise DecodeError(
-            "not a user name",
-            f"names have {NAME_MIN} to {NAME_MAX} of a-z and 0-9, with single - or _ inside",
-        )
-    return name
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +105,15 @@ class Profile:
             + self.server.host.encode("ascii")
         )
 
-    def identity(self, name: str) -> bytes:
-        """32 bytes that stand for this person in every transcript: a hash of the name and of
-        the keys that speak for it. Moving to another server does not change it."""
-        raw = name.encode("ascii")
-        keys = self.signing + self.auth + self.kem
-        return kdf(b"", b"cbfs1 identity", bytes([len(raw)]) + raw + keys, 32)
+    @property
+    def keys(self) -> bytes:
+        """The public keys that speak for this person, and not for the mailbox."""
+        return self.signing + self.auth + self.kem
+
+    def identity(self, person: Person) -> bytes:
+        """32 bytes that stand for this person in every transcript: a hash of who they are and of
+        the keys that speak for them. Moving to another server does not change it."""
+        return kdf(b"", b"cbfs1 identity", person.encode() + self.keys, 32)
 
 
 def kem_id(public: bytes) -> bytes:

@@ -149,7 +149,7 @@ def by_three(names: int, replies: tuple[LookedUp, ...]) -> tuple[Policy, list[by
         made = Evidence(
             signed, evidence.round, evidence.log_proof, evidence.map_proof, evidence.entry
         )
-        bundles.append(encode_bundle(made, ()))
+        bundles.append(encode_bundle(policy.directory, made, ()))
     return three, bundles
 
 
@@ -185,10 +185,10 @@ def names(quick: bool) -> Iterator[Row]:
     )
 
 
-def claim(evidence: Evidence) -> tuple[bytes, bytes, bytes, bytes]:
+def claim(directory: bytes, evidence: Evidence) -> tuple[bytes, bytes, bytes, bytes]:
     """A map proof, and what it is to prove: root, index, value hash."""
     round_, entry = decode_round(evidence.round), decode_entry(evidence.entry)
-    index = name_index(round_.namespace, entry.name)
+    index = name_index(directory, entry.name)
     return evidence.map_proof, round_.map_root, index, entry_hash(evidence.entry)
 
 
@@ -243,7 +243,7 @@ def _checked(many: int, found: Looked, size: str) -> Iterator[Row]:
                 verify(public, text, signature)
         return len(bundles)
 
-    claims = [claim(reply.evidence) for reply in found.replies]
+    claims = [claim(policy.directory, reply.evidence) for reply in found.replies]
 
     def map_proof() -> int:
         for proof, root, index, value in claims:

@@ -28,6 +28,7 @@ from cbfs_common.names.config import Terms
 from cbfs_common.names.entry import Keys
 from cbfs_common.names.layout import ZERO
 from cbfs_common.names.operations import Operation, OperationKind, commitment, registration_salt
+from cbfs_common.person import Person
 from cbfs_common.primitives import Random, kem_encapsulate, sign_public
 from cbfs_host.files import opened_data
 from cbfs_names.processes.single import Embedded
@@ -57,16 +58,16 @@ def owner_of(number: int) -> bytes:
     return sha256(b"the owner of a name in a benchmark: %d" % number).digest()
 
 
-def registration(namespace: str, number: int) -> tuple[bytes, bytes]:
+def registration(place: bytes, number: int) -> tuple[bytes, bytes]:
     """The COMMIT and the REGISTER of a name, encoded."""
     name, seed = name_of(number), owner_of(number)
     owners = Keys(1, (sign_public(seed),))
-    salt = registration_salt(seed, namespace, name)
-    hidden = commitment(namespace, name, owners, salt)
-    commit = Operation(OperationKind.COMMIT, namespace, "", 0, 0, ZERO, EXPIRES, hidden)
+    salt = registration_salt(seed, Person(place, name))
+    hidden = commitment(Person(place, name), owners, salt)
+    commit = Operation(OperationKind.COMMIT, place, "", 0, 0, ZERO, EXPIRES, hidden)
     register = Operation(
         OperationKind.REGISTER,
-        namespace,
+        place,
         name,
         1,
         1,
@@ -80,21 +81,21 @@ def registration(namespace: str, number: int) -> tuple[bytes, bytes]:
     return commit.encode(), register.signed((seed,)).encode()
 
 
-def batch(namespace: str, first: int, last: int) -> list[tuple[bytes, bytes]]:
+def batch(place: bytes, first: int, last: int) -> list[tuple[bytes, bytes]]:
     """The registrations of the names from ``first`` to before ``last``."""
-    return [registration(namespace, number) for number in range(first, last)]
+    return [registration(place, number) for number in range(first, last)]
 
 
 @contextmanager
-def directory(place: Path) -> Iterator[tuple[StateStore, Embedded, str]]:
-    """The store of a data directory, made if need be, its core, and its namespace."""
+def directory(place: Path) -> Iterator[tuple[StateStore, Embedded, bytes]]:
+    """The store of a data directory, made if need be, its core, and what stands for it."""
     with opened_data(place, "cbfs-names"):
         keys = load_keys(place, Random(os.urandom, kem_encapsulate))
         config = keys.config(Terms())
         store = StateStore(place / "store", config.encode())
         try:
             name = dict(config.witnesses)[VERIFIER].name
-            yield store, Embedded(store, keys.log, keys.verifier, name), config.namespace
+            yield store, Embedded(store, keys.log, keys.verifier, name), config.directory
         finally:
             store.close()
 
@@ -102,7 +103,7 @@ def directory(place: Path) -> Iterator[tuple[StateStore, Embedded, str]]:
 def make_directory(place: Path, names: int = 1_000_000, *, tell: bool = False) -> None:
     """``names`` registered; nothing is done when they are. ``tell``: of every hundredth round."""
     batches = -(-names // BATCH)
-    with directory(place) as (store, core, namespace):
+    with directory(place) as (store, core, here):
         with store.read() as view:
             tip = view.tip()
         if tip is not None and tip.number > batches:
@@ -110,7 +111,7 @@ def make_directory(place: Path, names: int = 1_000_000, *, tell: bool = False) -
         clock = int(time.time()) - (batches + 2) * STEP if tip is None else tip.time
         done = 0 if tip is None else tip.number
         core.start(clock)
-        for number, operations in enumerate(rounds(namespace, names, done), done + 1):
+        for number, operations in enumerate(rounds(here, names, done), done + 1):
             clock += STEP
             outcome = core.round(operations, clock)
             if outcome.refused or len(outcome.placed) != len(operations):
@@ -119,23 +120,23 @@ def make_directory(place: Path, names: int = 1_000_000, *, tell: bool = False) -
                 print(f"round {number} of {batches + 1}", file=sys.stderr, flush=True)
 
 
-def rounds(namespace: str, names: int, done: int) -> Iterator[list[bytes]]:
+def rounds(place: bytes, names: int, done: int) -> Iterator[list[bytes]]:
     """The operations of each round from ``done`` + 1 on. Round n registers batch n - 2 and
     commits to batch n - 1."""
     last: list[tuple[bytes, bytes]] = []
-    for number, made in enumerate(signed(namespace, names, max(0, done - 1)), max(1, done)):
+    for number, made in enumerate(signed(place, names, max(0, done - 1)), max(1, done)):
         if number > done:
             yield [commit for commit, _ in made] + [register for _, register in last]
         last = made
     yield [register for _, register in last]
 
 
-def signed(namespace: str, names: int, start: int) -> Iterator[list[tuple[bytes, bytes]]]:
+def signed(place: bytes, names: int, start: int) -> Iterator[list[tuple[bytes, bytes]]]:
     """The batches from ``start`` on."""
     under_way: deque[Future[list[tuple[bytes, bytes]]]] = deque()
     with ProcessPoolExecutor(1) as pool:
         for first in range(start * BATCH, names, BATCH):
-            under_way.append(pool.submit(batch, namespace, first, min(first + BATCH, names)))
+            under_way.append(pool.submit(batch, place, first, min(first + BATCH, names)))
             if len(under_way) > AHEAD:
                 yield under_way.popleft().result()
         while under_way:

@@ -155,9 +155,9 @@ def measure(count: int) -> Measured:
     with on_disk() as place, directory(place) as (address, pids):
         policy = place / "sequencer" / "policy"
         text = wait_for(lambda: policy.exists() and policy.read_text(), "the policy")
-        namespace = parse_policy(str(text)).namespace
-        people = [Person(list(registration(namespace, number))) for number in range(count)]
-        wait_until_accepted(address, registration(namespace, count)[0])
+        here = parse_policy(str(text)).directory
+        people = [Person(list(registration(here, number))) for number in range(count)]
+        wait_until_accepted(address, registration(here, count)[0])
         load = Load(iter(people))
         links = [Submitter(address) for _ in range(PEOPLE // PER_CONNECTION)]
         poll = select.epoll()

@@ -13,7 +13,7 @@ from cbfs.messages.lifetimes import Setting
 from cbfs.messages.model import Conversation
 from cbfs.tree import nodes, texts
 from cbfs.tree.virtual import metadata_file
-from cbfs_common import onion, profile
+from cbfs_common import onion, person, profile
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.messages import body as message
@@ -108,7 +108,7 @@ DECODERS: dict[str, Decoder] = {
     "map proof": trees.decode_map_proof,
     "metadata.toml": metadata_file.read_new,
     "metadata.toml, changed": lambda data: metadata_file.read_changed(data, _TALK, Setting()),
-    "name": _text(profile.check_name),
+    "name": _text(person.check_name),
     "node": lambda data: nodes.decode_record(1, data),
     "note": names_note.parse_note,
     "note key": _text(lambda text: names_note.parse_note_key(text, 1)),

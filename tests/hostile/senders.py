@@ -18,7 +18,11 @@ from cbfs_common.session.prekey import PREKEY_ID_SIZE, PrekeyKind, make_prekey
 from cbfs_common.session.session import Party
 from tests.hostile import nonsense
 from tests.hostile.town import Person, Town
-from tests.support.names_naive import Forger, make_entry
+from tests.support.names_naive import (
+    DIRECTORY,
+    Forger,
+    make_entry,
+)
 
 POINT = ROUTE_SIZE + PREKEY_ID_SIZE
 """Where a first envelope has its ephemeral key."""
@@ -93,7 +97,7 @@ class Senders(RuleBasedStateMachine):
             log_seed=b"x" * 32,
         )
         found = forger.look_up("mallory")
-        self.elsewhere = encode_bundle(found.evidence, found.links)
+        self.elsewhere = encode_bundle(DIRECTORY, found.evidence, found.links)
 
     def teardown(self) -> None:
         try:

@@ -54,7 +54,11 @@ from tests.engine.test_engine import Recorder
 from tests.hostile.wires import NameServer, Office, Wires
 from tests.support.healing_world import DirectStore
 from tests.support.names_liar import Liar
-from tests.support.names_naive import ZERO, make_policy
+from tests.support.names_naive import (
+    DIRECTORY,
+    ZERO,
+    make_policy,
+)
 
 SMALL = {
     "cbfs.contacts.prekey_secrets.PREKEY_SECRETS_MAX": 300,
@@ -121,7 +125,7 @@ class Person:
         if not self._bundle and self.registered:
             found = self.town.liar.honest(Lookup(self.name))
             assert isinstance(found, LookedUp)
-            self._bundle = encode_bundle(found.evidence, found.links)
+            self._bundle = encode_bundle(DIRECTORY, found.evidence, found.links)
         return self._bundle
 
     @property
@@ -133,7 +137,7 @@ class Person:
         alice = self.town.account
         taken = record or self.town.office.prekey(alice.profile.user_id)
         assert taken is not None
-        peer = Peer(alice.profile.identity("alice"), alice.profile.auth)
+        peer = Peer(alice.profile.identity(alice.person), alice.profile.auth)
         self.session = start(party or self.party, peer, decode_prekey(taken), SYSTEM_RANDOM)
 
     def seal(self, body: bytes, party: Party | None = None) -> bytes:

@@ -17,7 +17,7 @@ from cbfs.contacts.user_names import look_alike, typed_name
 from cbfs.problems import Refused
 from cbfs.tree.texts import read_folder_name
 from cbfs_common.errors import DecodeError
-from cbfs_common.profile import check_name
+from cbfs_common.person import check_name
 from tests.support.fake_backend import BOB
 from tests.support.mounted import Mounted, Watch
 from tests.support.world import wait_for

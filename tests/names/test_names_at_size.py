@@ -37,9 +37,9 @@ def test_what_was_cut_off_is_taken_up(
             make_directory(tmp_path, NAMES)
     make_directory(tmp_path, NAMES)
     make_directory(tmp_path, NAMES)
-    with directory(tmp_path) as (store, _, namespace), store.read() as view:
+    with directory(tmp_path) as (store, _, here), store.read() as view:
         assert view.size() == 1 + NAMES // BATCH + 2, "one more for the first, one for the last"
         for number in range(NAMES):
-            found = view.entry(name_index(namespace, name_of(number)))
+            found = view.entry(name_index(here, name_of(number)))
             assert found is not None
             assert decode_entry(found).owners == Keys(1, (sign_public(owner_of(number)),))

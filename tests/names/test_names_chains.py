@@ -33,7 +33,12 @@ from cbfs_common.names.wire import (
     Submitted,
 )
 from tests.support.names_asked import ALICE, BOB, HERE, Asked, changed, flipped, forged
-from tests.support.names_naive import NAMESPACE, NOW, Forger, make_policy
+from tests.support.names_naive import (
+    DIRECTORY,
+    NOW,
+    Forger,
+    make_policy,
+)
 from tests.support.names_server import Kept, answering, client
 
 OWNER = b"o" * 32
@@ -44,7 +49,7 @@ OWNER = b"o" * 32
 def step(old: Entry, seed: bytes = OWNER, **changes: object) -> tuple[HistoryLink, Entry]:
     """An UPDATE of ``old`` in round 5, signed by ``seed``, and the entry it makes."""
     operation = Operation(
-        OperationKind.UPDATE, NAMESPACE, old.name, old.incarnation, old.version + 1, old.digest(),
+        OperationKind.UPDATE, DIRECTORY, old.name, old.incarnation, old.version + 1, old.digest(),
         9, profile=b"new profile %d" % old.version,
     )  # fmt: skip
     operation = replace(operation, **changes).signed((seed,))  # type: ignore[arg-type]
@@ -65,7 +70,7 @@ def test_owner_s_own_changes_are_followed() -> None:
     found, _ = chained(last, first, third).go()
     assert isinstance(found, Found)
     assert found.entry == last
-    _, links = decode_bundle(found.bundle)
+    _, _, links = decode_bundle(found.bundle)
     assert links == (first, third)
     assert check_bundle(make_policy(HERE), found.bundle, ALICE) == last
     assert check_bundle(make_policy(HERE), found.bundle, replace(last, version=9)).version == 9
@@ -125,7 +130,7 @@ def test_missing_links_are_asked_for_and_their_lack_is_named() -> None:
 
 
 def bundle(reply: LookedUp) -> bytes:
-    return encode_bundle(reply.evidence, reply.links)
+    return encode_bundle(DIRECTORY, reply.evidence, reply.links)
 
 
 def bundle_fault(policy: Policy, data: bytes, known: Entry | None = None) -> Fault:
@@ -185,7 +190,7 @@ def test_refused_registration_says_why() -> None:
 
 
 def test_another_directory_s_state_is_not_mixed_up() -> None:
-    other = replace(new_state(make_policy(HERE)), namespace=bytes(32))
+    other = replace(new_state(make_policy(HERE)), directory=bytes(16))
     kept = Kept()
     kept.state = other.encode()
 

@@ -66,7 +66,7 @@ THREE = Config(
 
 def entry_of(store: StateStore, name: str) -> Entry | None:
     with store.read() as view:
-        found = view.entry(name_index(CONFIG.namespace, name))
+        found = view.entry(name_index(CONFIG.directory, name))
     return None if found is None else decode_entry(found)
 
 

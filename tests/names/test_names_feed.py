@@ -41,6 +41,7 @@ from cbfs_common.names.wire import HeadIs
 from tests.support.names_asked import ALICE, BOB, HERE
 from tests.support.names_naive import (
     CONFIG,
+    DIRECTORY,
     NAMESPACE,
     NOW,
     ZERO,
@@ -174,7 +175,7 @@ def test_poll_follows_the_feed_to_a_new_head() -> None:
     feed = rounds(4)
     before = forger(feed)
     state = accepted(feed, before)
-    index = name_index(NAMESPACE, "bob")[:8]
+    index = name_index(DIRECTORY, "bob")[:8]
     longer = [*whole_feed(feed, before), *rounds(8, {6: (index,)})[5:]]
     after = forger(longer)
     newest = check_newest(POLICY, state, polled(after), NOW)
@@ -226,14 +227,14 @@ def test_same_head_under_another_root_is_a_fork() -> None:
 
 def shown(feed: list[FeedRound], directory: Forger, name: str = "bob") -> Shown:
     reply = directory.look_up(name)
-    return open_bundle(POLICY, encode_bundle(reply.evidence, ()))
+    return open_bundle(POLICY, encode_bundle(DIRECTORY, reply.evidence, ()))
 
 
 def test_bundle_is_current_when_its_index_has_not_changed_since() -> None:
     feed = rounds(4)
     old = forger(feed)
     bundle = shown(feed, old)
-    index = name_index(NAMESPACE, "bob")[:8]
+    index = name_index(DIRECTORY, "bob")[:8]
     for changes, current in (({}, True), ({6: (b"q" * 8,)}, True), ({6: (index,)}, False)):
         longer = [*whole_feed(feed, old), *rounds(8, changes)[5:]]
         after = forger(longer)

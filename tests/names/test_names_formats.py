@@ -57,7 +57,13 @@ from cbfs_common.primitives import sign_public
 from cbfs_common.profile import Address
 from cbfs_common.wire.transport import PAYLOAD_MAX
 from cbfs_names.state.block import decode_block
-from tests.support.names_naive import NOW, Forger, make_entry, make_policy
+from tests.support.names_naive import (
+    DIRECTORY,
+    NOW,
+    Forger,
+    make_entry,
+    make_policy,
+)
 
 HERE = Address(b"k" * 32, "127.0.0.1", 7)
 MANY = Keys(2, tuple(bytes([n]) * 32 for n in range(OWNER_KEYS_MAX)))
@@ -104,7 +110,7 @@ def test_largest_values_have_the_sizes_that_are_told() -> None:
     assert decode_entry(LARGEST.encode()) == LARGEST
     operation = Operation(
         OperationKind.REGISTER,
-        "n" * 64,
+        b"d" * 16,
         "a" * 32,
         1,
         1,
@@ -158,7 +164,7 @@ def test_any_bytes_are_a_value_or_an_error(data: bytes, start: bytes) -> None:
 
 @given(st.binary(max_size=300))
 def test_flipped_operations_are_refused_or_others(noise: bytes) -> None:
-    good = Operation(OperationKind.UPDATE, "n/s", "alice", 1, 2, ZERO, 9, profile=b"x").signed(
+    good = Operation(OperationKind.UPDATE, bytes(16), "alice", 1, 2, ZERO, 9, profile=b"x").signed(
         (b"o" * 32,)
     )
     data = bytearray(good.encode())
@@ -406,14 +412,14 @@ def test_wrong_requests_are_refused(payload: bytes) -> None:
 
 def test_bundle_keeps_the_newest_links_that_fit_and_says_when_nothing_does() -> None:
     links = tuple(HistoryLink(n, n, bytes([n]) * 500) for n in range(10))
-    bundle = encode_bundle(REPLY.evidence, links)
+    bundle = encode_bundle(DIRECTORY, REPLY.evidence, links)
     assert len(bundle) <= BUNDLE_MAX
-    evidence, kept = decode_bundle(bundle)
+    _, evidence, kept = decode_bundle(bundle)
     assert evidence == REPLY.evidence
     assert kept == links[-len(kept) :]
     assert 2 <= len(kept) < 10
     with pytest.raises(LimitError):
-        encode_bundle(Evidence(b"n" * 3_070, b"", (), b"", b""), ())
+        encode_bundle(DIRECTORY, Evidence(b"n" * 3_070, b"", (), b"", b""), ())
 
 
 def test_state_is_read_back() -> None:

@@ -30,7 +30,14 @@ from cbfs_common.names.wire import (
 )
 from cbfs_common.primitives import sign_public
 from tests.support.names_asked import ALICE, BOB, HERE, Asked, changed, flipped, forged, honest
-from tests.support.names_naive import NAMESPACE, NOW, Forger, make_policy, map_proof
+from tests.support.names_naive import (
+    DIRECTORY,
+    NAMESPACE,
+    NOW,
+    Forger,
+    make_policy,
+    map_proof,
+)
 
 
 def fork_now() -> Reply:
@@ -83,15 +90,15 @@ def renamed_key() -> LookedUp:
 def present_as_absent() -> LookedUp:
     """The neighbour on the way to alice is shown as if it ended the path."""
     leaves = honest().leaves()
-    proof = map_proof(leaves, name_index(NAMESPACE, "alice"))
-    index = name_index(NAMESPACE, "bob")
+    proof = map_proof(leaves, name_index(DIRECTORY, "alice"))
+    index = name_index(DIRECTORY, "bob")
     lie = MapProof(proof.siblings, Terminal.OTHER, index, leaves[index])
     return changed(forged(), map_proof=lie.encode(), entry=b"")
 
 
 def absent_as_present() -> LookedUp:
     without = Forger([BOB]).look_up("alice")
-    proof = map_proof(Forger([BOB]).leaves(), name_index(NAMESPACE, "alice"))
+    proof = map_proof(Forger([BOB]).leaves(), name_index(DIRECTORY, "alice"))
     lie = MapProof(proof.siblings, Terminal.HERE)
     return changed(without, map_proof=lie.encode(), entry=ALICE.encode())
 

@@ -27,7 +27,16 @@ from cbfs_names.state.block import Block, Reason
 from cbfs_names.state.replay import Committed, Replay
 from cbfs_names.wire.peer_messages import Offer
 from tests.names.test_names_registration import INVITED, invited, token
-from tests.support.names_local import CONFIG, NAMESPACE, NOW, Local, commit, local, register
+from tests.support.names_local import (
+    CONFIG,
+    DIRECTORY,
+    NAMESPACE,
+    NOW,
+    Local,
+    commit,
+    local,
+    register,
+)
 from tests.support.names_proposer import (
     PATIENCE,
     Proposer,
@@ -54,7 +63,7 @@ class TakesTwice(Replay):
     """And in any order."""
 
     def _change(self, operation: Operation, encoded: bytes) -> None:
-        self._entries.pop(name_index(NAMESPACE, operation.name), None)
+        self._entries.pop(name_index(DIRECTORY, operation.name), None)
         self._last_registered = None
         super()._change(operation, encoded)
 

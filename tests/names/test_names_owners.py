@@ -24,8 +24,8 @@ from cbfs_common.names.operations import (
     apply_change,
 )
 from tests.support.names_local import (
+    DIRECTORY,
     LIFETIME,
-    NAMESPACE,
     NOW,
     Local,
     commit,
@@ -52,7 +52,7 @@ def change(old: Entry, kind: OperationKind, *seeds: bytes, **fields: object) -> 
 
 def freeze(incarnation: int, *seeds: bytes) -> Operation:
     """A certificate, made before anybody knows when it will be needed."""
-    return Operation(OperationKind.FREEZE, NAMESPACE, "alice", incarnation, 0, ZERO, NEVER).signed(
+    return Operation(OperationKind.FREEZE, DIRECTORY, "alice", incarnation, 0, ZERO, NEVER).signed(
         seeds
     )
 
@@ -73,7 +73,7 @@ def step(directory: Local, operation: Operation) -> Entry:
     assert directory.round(operation).head is not None
     after = stored(directory)
     reply = directory.look_up("alice")
-    assert reply.links[-1].follow(before, NAMESPACE) == after
+    assert reply.links[-1].follow(before, DIRECTORY) == after
     assert after.version == before.version + 1
     return after
 
@@ -247,7 +247,7 @@ class Life(RuleBasedStateMachine):
         assert now.status is Status.ACTIVE or kind is OperationKind.RECOVER
         assert made.previous == self.entry.digest()
         link = HistoryLink(5, self.time, operation.encode())
-        assert link.follow(self.entry, NAMESPACE) == made
+        assert link.follow(self.entry, DIRECTORY) == made
         self.entry = decode_entry(made.encode())
 
     @invariant()

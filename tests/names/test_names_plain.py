@@ -10,7 +10,7 @@ import pytest
 
 from cbfs.contacts.fingerprint import fingerprint
 from cbfs_common.errors import DecodeError
-from cbfs_common.names.checks import decode_state, new_state
+from cbfs_common.names.checks import decode_state
 from cbfs_common.names.config import config_of
 from cbfs_common.names.entry import decode_entry, decode_round
 from cbfs_common.names.equivocation import decode_equivocation
@@ -44,9 +44,12 @@ from cbfs_names.state.block import (
 )
 from cbfs_names.wire import peer_messages
 from tests.support import names_plain
-from tests.support.names_naive import NAMESPACE, make_policy
+from tests.support.names_naive import (
+    DIRECTORY,
+    NAMESPACE,
+)
 from tests.support.names_plain_cases import plain_json
-from tests.vectors.make_names_vectors import HERE, VECTORS
+from tests.vectors.make_names_vectors import VECTORS
 
 Case = dict[str, Any]
 
@@ -166,7 +169,7 @@ def test_invites_and_proofs_of_work() -> None:
     for case in cases("registration", "invite"):
         invite = decode_invite(raw(case, "invite"))
         seed, registrar = raw(case, "seed"), raw(case, "registrar_seed")
-        wanted = Invite(NAMESPACE, sign_public(seed), case["expires"], case["name"])
+        wanted = Invite(DIRECTORY, sign_public(seed), case["expires"], case["name"])
         assert wanted.signed(registrar) == invite
         invite.verify(sign_public(registrar))
         assert invite.encode() == raw(case, "invite")
@@ -181,10 +184,10 @@ def test_invites_and_proofs_of_work() -> None:
 def test_receipts() -> None:
     for case in cases("receipts"):
         seed, operation = raw(case, "verifier_seed"), raw(case, "operation")
-        assert sign_receipt(seed, NAMESPACE, operation, case["time"]) == raw(case, "signature")
+        assert sign_receipt(seed, DIRECTORY, operation, case["time"]) == raw(case, "signature")
         key = sign_public(seed)
         verify(key, raw(case, "signed"), raw(case, "signature"))
-        verify_receipt(key, NAMESPACE, operation, case["time"], raw(case, "signature"))
+        verify_receipt(key, DIRECTORY, operation, case["time"], raw(case, "signature"))
 
 
 def test_evidence_of_two_histories() -> None:
@@ -217,7 +220,7 @@ def test_exchanges() -> None:
 def test_states_of_a_client() -> None:
     for case in cases("states", "state"):
         state = decode_state(raw(case, "state"))
-        assert state.namespace == new_state(make_policy(HERE)).namespace
+        assert state.directory == DIRECTORY
         assert (state.head.size, state.time, state.feed.size) == (
             case["head"],
             case["time"],
@@ -237,8 +240,8 @@ def test_the_other_vectors_by_hand() -> None:
         found = decode_operation(raw(case, "operation"))
         assert names_plain.operation(found) == raw(case, "operation")
     for case in cases("bundles", "bundle"):
-        evidence, links = decode_bundle(raw(case, "bundle"))
-        assert names_plain.bundle(evidence, links) == raw(case, "bundle")
+        directory, evidence, links = decode_bundle(raw(case, "bundle"))
+        assert names_plain.bundle(directory, evidence, links) == raw(case, "bundle")
     for case in cases("map", "proofs"):
         for each in case["proofs"]:
             proof = decode_map_proof(raw(each, "proof"))

@@ -37,7 +37,12 @@ from cbfs_common.primitives import sign_public
 from cbfs_common.profile import Address
 from tests.support.names_liar import Liar
 from tests.support.names_local import KEYS, LIFETIME, POLICY, Local, local
-from tests.support.names_naive import NAMESPACE, NOW, make_entry, make_policy
+from tests.support.names_naive import (
+    DIRECTORY,
+    NOW,
+    make_entry,
+    make_policy,
+)
 from tests.support.names_server import Kept, answering, client
 
 ALICE, BOB, CAROL = (make_entry(name) for name in ("alice", "bob", "carol"))
@@ -83,7 +88,7 @@ def polling(
 
 
 def prefix(name: str) -> bytes:
-    return name_index(NAMESPACE, name)[:8]
+    return name_index(DIRECTORY, name)[:8]
 
 
 def test_polls_tell_what_changed_and_ask_for_no_name() -> None:
@@ -343,7 +348,9 @@ def test_bundle_is_settled_by_the_feed_and_not_by_a_name() -> None:
     async def body(here: Polling) -> None:
         reply = here.liar.honest(Lookup("bob"))
         assert isinstance(reply, LookedUp)
-        shown = open_bundle(here.directory.lookups.policy, encode_bundle(reply.evidence, ()))
+        shown = open_bundle(
+            here.directory.lookups.policy, encode_bundle(DIRECTORY, reply.evidence, ())
+        )
         asked = len(here.liar.requests)
         assert await here.directory.lookups.is_current(shown) is True
         for _ in range(70):
@@ -353,7 +360,9 @@ def test_bundle_is_settled_by_the_feed_and_not_by_a_name() -> None:
         here.liar.put(replace(BOB, version=2))
         later = here.liar.honest(Lookup("bob"))
         assert isinstance(later, LookedUp)
-        newer = open_bundle(here.directory.lookups.policy, encode_bundle(later.evidence, ()))
+        newer = open_bundle(
+            here.directory.lookups.policy, encode_bundle(DIRECTORY, later.evidence, ())
+        )
         assert here.directory.lookups.is_ahead(newer)
         assert await here.directory.lookups.is_current(newer) is None
         await here.poll()
@@ -435,7 +444,7 @@ REGISTRAR = b"R" * 32
 def test_client_does_what_the_directory_asks_of_a_newcomer(tmp_path: Path, terms: Terms) -> None:
     config = KEYS.config(terms)
     key = b"k" * 32
-    invite = Invite(config.namespace, sign_public(key), NOW + 1_000, "").signed(REGISTRAR)
+    invite = Invite(config.directory, sign_public(key), NOW + 1_000, "").signed(REGISTRAR)
 
     async def go() -> None:
         with local(tmp_path / "store", config) as directory:

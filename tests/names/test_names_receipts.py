@@ -25,7 +25,7 @@ from cbfs_names.processes.roles import Deployment, SequencerRole
 from cbfs_names.state.block import Reason
 from cbfs_names.state.keys import ServerKeys
 from cbfs_names.wire.sockets import DeferredReply
-from tests.support.names_local import KEYS, NAMESPACE, commit, register
+from tests.support.names_local import DIRECTORY, KEYS, commit, register
 from tests.support.names_proposer import (
     PATIENCE,
     RANDOM,
@@ -53,7 +53,7 @@ def test_a_round_without_an_operation_that_has_a_receipt_is_refused(tmp_path: Pa
         await sequencer.round(signers=("v1",))
         reply = await asked(wanted)  # type: ignore[misc]
         assert isinstance(reply, Receipted)
-        verify_receipt(key("v1").public, NAMESPACE, wanted, reply.time, reply.signature)
+        verify_receipt(key("v1").public, DIRECTORY, wanted, reply.time, reply.signature)
         assert await asked(wanted) == reply  # type: ignore[misc]
         refused = await asked(register("alice").encode())  # type: ignore[misc]
         assert refused == RefusedReply(Refusal.NO_COMMIT)

@@ -27,7 +27,16 @@ from cbfs_common.names.operations import (
 from cbfs_common.names.registration import Invite, Token, let_in, parse_token, proven
 from cbfs_common.primitives import sign_public
 from cbfs_names.state import replay
-from tests.support.names_local import CONFIG, KEYS, NAMESPACE, NOW, Local, commit, local, register
+from tests.support.names_local import (
+    CONFIG,
+    DIRECTORY,
+    KEYS,
+    NOW,
+    Local,
+    commit,
+    local,
+    register,
+)
 
 REGISTRAR, STRANGER = b"R" * 32, b"x" * 32
 INVITED = Terms(Registration.INVITE, registrar=sign_public(REGISTRAR), short=5)
@@ -45,7 +54,7 @@ def inviting(tmp_path: Path) -> Iterator[Local]:
 
 def token(number: int = 1, name: str = "", signer: bytes = REGISTRAR) -> Token:
     seed = bytes([number]) * 32
-    return Token(seed, Invite(NAMESPACE, sign_public(seed), NOW + 1_000, name).signed(signer))
+    return Token(seed, Invite(DIRECTORY, sign_public(seed), NOW + 1_000, name).signed(signer))
 
 
 def invited(name: str, by: Token, owner: bytes = b"o" * 32) -> Operation:
@@ -94,7 +103,7 @@ FORGED: dict[str, tuple[Refusal, Callable[[], Operation]]] = {
             "alice",
             replace(
                 token(),
-                invite=replace(token().invite, namespace="other/log").signed(REGISTRAR),
+                invite=replace(token().invite, directory=bytes(16)).signed(REGISTRAR),
             ),
         ),
     ),
@@ -175,7 +184,7 @@ def test_token_is_read_back_and_nothing_else_is_one() -> None:
 
 def configure(new: Config, *seeds: bytes, old: Config = CONFIG) -> Operation:
     made = Operation(
-        OperationKind.CONFIGURE, NAMESPACE, "", 0, 0, old.digest(), 1_000, terms=new.encode()
+        OperationKind.CONFIGURE, DIRECTORY, "", 0, 0, old.digest(), 1_000, terms=new.encode()
     ).signed(seeds)
     assert decode_operation(made.encode()) == made
     return made

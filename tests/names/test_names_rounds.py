@@ -132,8 +132,8 @@ def test_two_changes_of_one_name_in_one_round_both_count(directory: Local) -> No
 REFUSED: dict[str, tuple[Refusal, Callable[[Local], Operation]]] = {
     "a taken name": (Refusal.NAME_TAKEN, lambda d: committed(d, "alice", ANOTHER)),
     "another directory": (
-        Refusal.WRONG_NAMESPACE,
-        lambda d: replace(commit("carol"), namespace="other/log"),
+        Refusal.WRONG_DIRECTORY,
+        lambda d: replace(commit("carol"), directory=bytes(16)),
     ),
     "an operation that has expired": (
         Refusal.OUT_OF_DATE,

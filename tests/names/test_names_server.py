@@ -1,6 +1,7 @@
 """The program cbfs-names over real sockets: started, asked, killed, started again."""
 
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -40,6 +41,7 @@ from cbfs_common.names.wire import (
     decode_reply,
     encode_request,
 )
+from cbfs_common.person import Person
 from cbfs_common.primitives import Random, kem_encapsulate, sign_public
 from cbfs_common.profile import parse_address
 from cbfs_common.wire.transport import FRAME_SIZE
@@ -209,10 +211,10 @@ def test_registration_that_was_cut_off_is_taken_up_again(tmp_path: Path) -> None
     """A client died after its COMMIT: the same call later goes on with the same commitment."""
 
     async def go(running: Running) -> None:
-        namespace, owners = running.policy.namespace, Keys(1, (sign_public(ALICE),))
-        salt = registration_salt(ALICE, namespace, "alice")
-        hidden = commitment(namespace, "alice", owners, salt)
-        commit = Operation(OperationKind.COMMIT, namespace, "", 0, 0, bytes(32), 100, hidden)
+        directory, owners = running.policy.directory, Keys(1, (sign_public(ALICE),))
+        salt = registration_salt(ALICE, Person(directory, "alice"))
+        hidden = commitment(Person(directory, "alice"), owners, salt)
+        commit = Operation(OperationKind.COMMIT, directory, "", 0, 0, bytes(32), 100, hidden)
         request = encode_request(Submit(commit.encode()))
         address = running.policy.server
         async with open_link(LoopbackDialer(), address, None, b"", RANDOM) as link:
@@ -295,3 +297,25 @@ def test_what_it_cannot_do_is_said_in_a_line_and_a_hint(tmp_path: Path) -> None:
     assert code == 1
     assert "verifier.key is missing" in error
     assert failure()[0] == 2
+
+
+def test_an_operator_chooses_the_namespace_once(tmp_path: Path) -> None:
+    data = tmp_path / "names"
+    with names(data) as running:
+        assert running.policy.namespace.endswith(".names")
+    shutil.rmtree(data)
+    program = ("--data", str(data), "--listen", "127.0.0.1:0")
+    for _ in range(2):
+        process = spawn(*program, "--namespace", "example.org")
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(SCHEME)
+        process.terminate()
+        process.communicate()
+        assert parse_policy((data / "policy").read_text()).namespace == "example.org"
+    with names(data) as running:
+        assert running.policy.namespace == "example.org"
+    for wrong in ("example.com", "Example.org", "a/b", "", "a..b"):
+        process = spawn(*program, "--namespace", wrong)
+        _, said = process.communicate()
+        assert process.returncode == 1
+        assert "namespace" in said

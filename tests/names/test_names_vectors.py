@@ -20,7 +20,10 @@ from cbfs_common.names.operations import decode_operation
 from cbfs_common.names.policy import parse_policy
 from cbfs_common.names.trees import decode_map_proof, extends, includes
 from cbfs_common.names.wire import decode_reply, decode_request, encode_reply, encode_request
-from tests.support.names_naive import NAMESPACE
+from tests.support.names_naive import (
+    DIRECTORY,
+    NAMESPACE,
+)
 from tests.vectors.make_names_vectors import FILES, VECTORS, text_of
 
 
@@ -44,7 +47,7 @@ def test_entries() -> None:
         entry = decode_entry(data)
         assert (entry.name, entry.encode()) == (case["name"], data)
         assert entry_hash(data).hex() == case["hash"]
-        assert name_index(NAMESPACE, entry.name).hex() == case["index"]
+        assert name_index(DIRECTORY, entry.name).hex() == case["index"]
 
 
 def test_operations_and_their_signatures() -> None:

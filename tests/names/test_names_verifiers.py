@@ -20,7 +20,12 @@ from cbfs_names.state.keys import ServerKeys
 from cbfs_names.state.store import StateStore
 from cbfs_names.wire.peer_link import PeerLink, connected
 from cbfs_names.wire.peer_messages import Acknowledged, Await, Offer, Vote
-from tests.support.names_local import KEYS, NAMESPACE, commit
+from tests.support.names_local import (
+    DIRECTORY,
+    KEYS,
+    NAMESPACE,
+    commit,
+)
 from tests.support.names_proposer import (
     PATIENCE,
     RANDOM,
@@ -170,7 +175,7 @@ def test_the_quorum_gives_the_directory_into_other_hands(
     caplog.set_level(logging.INFO)
     old, new = quorum_of("v1", threshold=1), quorum_of("v2", threshold=1)
     change = Operation(
-        OperationKind.CONFIGURE, NAMESPACE, "", 0, 0, old.digest(), 100, terms=new.encode()
+        OperationKind.CONFIGURE, DIRECTORY, "", 0, 0, old.digest(), 100, terms=new.encode()
     ).signed((seed("v1"),))
 
     async def go(sequencer: Proposer, s: Place, p1: Place, p2: Place) -> None:

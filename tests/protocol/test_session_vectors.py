@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cbfs_common import errors, primitives
+from cbfs_common import errors, person, primitives
 from cbfs_common.messages import body as message
 from cbfs_common.messages import folder
 from cbfs_common.messages.conversation import Lifetime
@@ -93,7 +93,9 @@ def test_profile() -> None:
     profile = Profile(user_id, signing, auth, kem, address)
     assert profile.encode().hex() == told["encoded"]
     assert decode_profile(profile.encode()) == profile
-    assert profile.identity(told["name"]).hex() == told["identity"]
+    directory = person.directory_id(bytes.fromhex(told["log key"]))
+    assert directory.hex() == told["directory"]
+    assert profile.identity(person.Person(directory, told["name"])).hex() == told["identity"]
 
 
 @pytest.mark.parametrize("case", vectors("profile")["refused"], ids=lambda case: case["name"])

@@ -43,6 +43,7 @@ from cbfs.tree.nodes import Folder
 from cbfs.tree.tree import Tree
 from cbfs_common.messages.conversation import conversation_id
 from cbfs_common.names.entry import Entry, Keys, Status
+from cbfs_common.person import Person
 from cbfs_common.profile import Address, Profile
 from tests.support.stores import open_store
 
@@ -120,7 +121,8 @@ class FakeBackend:
 
     def compare(self, name: str) -> Fingerprint:
         profile = self.bob.offered_profile or self.bob.profile
-        return fingerprint(self.profile.identity(self.name), profile.identity(name))
+        me, them = Person(bytes(16), self.name), Person(bytes(16), name)
+        return fingerprint(self.profile.identity(me), profile.identity(them))
 
     async def verify(self, name: str, text: str) -> bool:
         if not self.compare(name).is_in(text):

@@ -236,7 +236,7 @@ class Client:
         prekey = decode_prekey(other.shelf.take(self.world.now // 1_000))
         prekey.verify(other.account.profile.signing, self.world.now // 1_000)
         profile = other.account.profile
-        peer = Peer(profile.identity(other.name), profile.auth)
+        peer = Peer(profile.identity(other.account.person), profile.auth)
         return self.context.sessions.start(peer, prekey)
 
     def _deliver(self, other: "Client", *, fails: bool) -> None:

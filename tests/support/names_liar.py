@@ -42,6 +42,7 @@ from cbfs_common.names.wire import (
 )
 from tests.support.names_naive import (
     CONFIG,
+    DIRECTORY,
     LOG_SEED,
     NAMESPACE,
     ZERO,
@@ -80,7 +81,7 @@ class Liar:
         for entry in entries:
             self.entries[entry.name] = entry
         names = {*changed, *(entry.name for entry in entries)}
-        prefixes = tuple(sorted(name_index(NAMESPACE, name)[:8] for name in names))
+        prefixes = tuple(sorted(name_index(DIRECTORY, name)[:8] for name in names))
         number, now = len(self.rounds), int(self.clock())
         root, changes = subtree(self._leaves(), ""), changes_hash(prefixes)
         made = Round(NAMESPACE, number, now, root, ZERO, changes, CONFIG)
@@ -161,7 +162,7 @@ class Liar:
         return tuple(log_path(len(self.rounds) - 1, self._log()))
 
     def _leaves(self) -> dict[bytes, bytes]:
-        return {name_index(NAMESPACE, e.name): e.digest() for e in self.entries.values()}
+        return {name_index(DIRECTORY, e.name): e.digest() for e in self.entries.values()}
 
     def _look_up(self, name: str) -> LookedUp:
         entry = self.entries.get(name)
@@ -169,7 +170,7 @@ class Liar:
             self.note(),
             self.rounds[-1].round.encode(),
             self._last(),
-            map_proof(self._leaves(), name_index(NAMESPACE, name)).encode(),
+            map_proof(self._leaves(), name_index(DIRECTORY, name)).encode(),
             entry.encode() if entry else b"",
         )
         return LookedUp(evidence, tuple(self.links.get(name, [])))

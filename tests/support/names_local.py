@@ -17,6 +17,7 @@ from cbfs_common.names.entry import Entry, Keys
 from cbfs_common.names.layout import ZERO
 from cbfs_common.names.operations import Operation, OperationKind, commitment
 from cbfs_common.names.wire import LookedUp, Lookup, Reply
+from cbfs_common.person import Person
 from cbfs_common.primitives import sign_public
 from cbfs_common.profile import Address
 from cbfs_common.wire.transport import ServerSecret
@@ -33,6 +34,7 @@ LIFETIME = 1_000_000
 NOW = 1_700_000_000
 CONFIG: Config = KEYS.config(Terms(lifetime=LIFETIME))
 NAMESPACE = CONFIG.namespace
+DIRECTORY = CONFIG.directory
 COSIGNER = CONFIG.witnesses[0][1].name
 POLICY = CONFIG.policy(Address(KEYS.server, "127.0.0.1", 1))
 SALT = b"a salt of thirty-two bytes ......"[:32]
@@ -112,15 +114,15 @@ def owners(*seeds: bytes, threshold: int = 1) -> Keys:
 
 
 def commit(name: str, *seeds: bytes, salt: bytes = SALT) -> Operation:
-    hidden = commitment(NAMESPACE, name, owners(*(seeds or (b"o" * 32,))), salt)
-    return Operation(OperationKind.COMMIT, NAMESPACE, "", 0, 0, ZERO, 1000, hidden)
+    hidden = commitment(Person(DIRECTORY, name), owners(*(seeds or (b"o" * 32,))), salt)
+    return Operation(OperationKind.COMMIT, DIRECTORY, "", 0, 0, ZERO, 1000, hidden)
 
 
 def register(name: str, *seeds: bytes, salt: bytes = SALT, old: Entry | None = None) -> Operation:
     seeds = seeds or (b"o" * 32,)
     return Operation(
         OperationKind.REGISTER,
-        NAMESPACE,
+        DIRECTORY,
         name,
         old.incarnation + 1 if old else 1,
         1,
@@ -135,7 +137,7 @@ def register(name: str, *seeds: bytes, salt: bytes = SALT, old: Entry | None = N
 def update(old: Entry, profile: bytes, *seeds: bytes) -> Operation:
     return Operation(
         OperationKind.UPDATE,
-        NAMESPACE,
+        DIRECTORY,
         old.name,
         old.incarnation,
         old.version + 1,

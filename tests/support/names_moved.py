@@ -68,7 +68,7 @@ class Moved:
         """A file with an invite, signed with the registrar's key (Ed25519 seed, 32)."""
         seed, path = SYSTEM_RANDOM.token(32), self.place / "invite"
         until = int(self.clock()) + DAY
-        invite = Invite(self.config.namespace, sign_public(seed), until, "").signed(registrar)
+        invite = Invite(self.config.directory, sign_public(seed), until, "").signed(registrar)
         path.write_text(Token(seed, invite).text())
         return path
 

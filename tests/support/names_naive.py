@@ -20,14 +20,16 @@ from cbfs_common.names.policy import Policy, parse_policy
 from cbfs_common.names.proofs import Evidence
 from cbfs_common.names.trees import MapProof, Terminal
 from cbfs_common.names.wire import LookedUp
+from cbfs_common.person import directory_id
 from cbfs_common.primitives import sign_public
 from cbfs_common.profile import Address
 
 ZERO = bytes(32)
-NAMESPACE = "cbfs-names/test"
+NAMESPACE = "test.example"
 NOW = 1_700_000_000
 CONFIG = sha256(b"a configuration").digest()
 LOG_SEED = b"l" * 32
+DIRECTORY = directory_id(sign_public(LOG_SEED))
 
 
 def hash_leaf(index: bytes, value: bytes) -> bytes:
@@ -157,7 +159,7 @@ class Forger:
     earlier: tuple[bytes, ...] = ()
 
     def leaves(self) -> dict[bytes, bytes]:
-        return {name_index(self.namespace, entry.name): entry.digest() for entry in self.entries}
+        return {name_index(DIRECTORY, entry.name): entry.digest() for entry in self.entries}
 
     def round(self) -> Round:
         root = subtree(self.leaves(), "")
@@ -184,7 +186,7 @@ class Forger:
         return cosign(verifier_seed(number), verifier_key(number).name, time, text)
 
     def look_up(self, name: str) -> LookedUp:
-        index = name_index(self.namespace, name)
+        index = name_index(DIRECTORY, name)
         proof = map_proof(self.leaves(), index)
         entry = next((entry.encode() for entry in self.entries if entry.name == name), b"")
         log = self.log()

@@ -151,7 +151,7 @@ def operation(o: Operation) -> bytes:
     }
     return (
         struct.pack(">BB", 1, o.kind)
-        + short(o.namespace.encode())
+        + o.directory
         + short(o.name.encode())
         + struct.pack(">II", o.incarnation, o.version)
         + o.previous
@@ -162,10 +162,11 @@ def operation(o: Operation) -> bytes:
     )
 
 
-def bundle(e: Evidence, links: Sequence[HistoryLink]) -> bytes:
+def bundle(directory: bytes, e: Evidence, links: Sequence[HistoryLink]) -> bytes:
     """A bundle's bytes."""
     return (
         b"\x01"
+        + directory
         + long(e.note)
         + short(e.round)
         + struct.pack(">B", len(e.log_proof))

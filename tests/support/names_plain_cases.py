@@ -6,7 +6,7 @@ between the programs, and a client's state. Keys are fixed; a case that must fai
 import base64
 import struct
 from collections.abc import Callable, Sequence
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from itertools import pairwise
 from typing import Any
 
@@ -38,6 +38,7 @@ from tests.support.names_plain import (
 
 Case = dict[str, Any]
 REGISTRAR, GUEST = b"r" * 32, b"g" * 32
+DIRECTORY: bytes = blake2b(public(LOG_SEED), digest_size=16, person=b"cbfs1 directory").digest()
 
 
 def feeds() -> list[Case]:
@@ -203,13 +204,7 @@ def registrations() -> list[Case]:
     """Invites, tokens, and what a proof of work is made over."""
     cases: list[Case] = []
     for name in ("", "bob"):
-        body = (
-            b"\x01"
-            + short(NAMESPACE.encode())
-            + public(GUEST)
-            + struct.pack(">Q", NOW)
-            + short(name.encode())
-        )
+        body = b"\x01" + DIRECTORY + public(GUEST) + struct.pack(">Q", NOW) + short(name.encode())
         invite = body + signature(REGISTRAR, b"cbfs1 names invite\n" + body)
         text = base64.b32encode(GUEST + invite).decode().rstrip("=").lower()
         cases.append(
@@ -222,7 +217,7 @@ def registrations() -> list[Case]:
                 "token": f"cbfs-invite:{text}",
             }
         )
-    commit = b"\x01\x01" + short(NAMESPACE.encode()) + short(b"") + bytes(8 + 32)
+    commit = b"\x01\x01" + DIRECTORY + short(b"") + bytes(8 + 32)
     commit += struct.pack(">Q", 99) + sha256(b"hidden").digest()
     work = 0
     while _zeros(commit, work) < 12:
@@ -253,10 +248,7 @@ def receipts() -> list[Case]:
     """Of a verifier for an operation."""
     operation = b"an encoded operation"
     body = (
-        b"cbfs1 names receipt\n"
-        + short(NAMESPACE.encode())
-        + sha256(operation).digest()
-        + struct.pack(">Q", NOW)
+        b"cbfs1 names receipt\n" + DIRECTORY + sha256(operation).digest() + struct.pack(">Q", NOW)
     )
     return [
         {
@@ -368,11 +360,10 @@ def states() -> list[Case]:
     """What a client stores: how far it has followed the log and the feed, and the heads of look-ups
     since."""
     leaves = [leaf_hash(leaf(number)) for number in range(21)]
-    namespace = sha256(b"cbfs1 names state\n" + NAMESPACE.encode()).digest()
     cases: list[Case] = []
 
     def plain(head: int, feed: int, *seen: int) -> bytes:
-        data = b"\x03" + namespace + position(leaves[:head]) + struct.pack(">Q", NOW)
+        data = b"\x03" + DIRECTORY + position(leaves[:head]) + struct.pack(">Q", NOW)
         data += position(leaves[:feed]) + bytes([len(seen)])
         return data + b"".join(position(leaves[:size]) for size in seen)
 

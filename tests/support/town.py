@@ -20,7 +20,10 @@ from cbfs_common.profile import parse_address
 from tests.engine.test_engine import NO_TOR, until
 from tests.engine.test_healing import texts, write
 from tests.support.names_liar import Liar
-from tests.support.names_naive import NAMESPACE, make_policy
+from tests.support.names_naive import (
+    DIRECTORY,
+    make_policy,
+)
 from tests.support.names_server import answering
 from tests.support.world import accept_strangers
 
@@ -127,7 +130,7 @@ def stolen(town: Town, seed: bytes, **changes: object) -> None:
     old = town.liar.entries["bob"]
     mallory = make_account("bob", parse_address(town.server), "", SYSTEM_RANDOM).profile.encode()
     operation = Operation(
-        OperationKind.UPDATE, NAMESPACE, "bob", old.incarnation, old.version + 1, old.digest(),
+        OperationKind.UPDATE, DIRECTORY, "bob", old.incarnation, old.version + 1, old.digest(),
         len(town.liar.rounds) + 9, profile=mallory,
     ).signed((seed,))  # fmt: skip
     entry = replace(

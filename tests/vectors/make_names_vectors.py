@@ -48,10 +48,12 @@ from cbfs_common.names.wire import (  # noqa: E402
     encode_reply,
     encode_request,
 )
+from cbfs_common.person import Person  # noqa: E402
 from cbfs_common.primitives import sign_public  # noqa: E402
 from cbfs_common.profile import Address  # noqa: E402
 from tests.support import names_plain_cases  # noqa: E402
 from tests.support.names_naive import (  # noqa: E402
+    DIRECTORY,
     LOG_SEED,
     NAMESPACE,
     NOW,
@@ -86,7 +88,7 @@ def entries() -> list[Case]:
             "name": entry.name,
             "entry": entry.encode().hex(),
             "hash": entry.digest().hex(),
-            "index": name_index(NAMESPACE, entry.name).hex(),
+            "index": name_index(DIRECTORY, entry.name).hex(),
         }
         for entry in made
     ]
@@ -108,14 +110,14 @@ def entries() -> list[Case]:
 def operations() -> list[Case]:
     entry = make_entry("alice")
     owners = Keys(1, (sign_public(OWNER),))
-    salt = registration_salt(OWNER, NAMESPACE, "alice")
-    hidden = commitment(NAMESPACE, "alice", owners, salt)
+    salt = registration_salt(OWNER, Person(DIRECTORY, "alice"))
+    hidden = commitment(Person(DIRECTORY, "alice"), owners, salt)
     base = Operation(
-        OperationKind.UPDATE, NAMESPACE, "alice", 1, 2, entry.digest(), 99, profile=b"new profile"
+        OperationKind.UPDATE, DIRECTORY, "alice", 1, 2, entry.digest(), 99, profile=b"new profile"
     )
     new = Keys(1, (sign_public(NEW_OWNER),))
     made = {
-        "COMMIT": (Operation(OperationKind.COMMIT, NAMESPACE, "", 0, 0, ZERO, 99, hidden), ()),
+        "COMMIT": (Operation(OperationKind.COMMIT, DIRECTORY, "", 0, 0, ZERO, 99, hidden), ()),
         "REGISTER": (
             replace(
                 base,
@@ -139,7 +141,7 @@ def operations() -> list[Case]:
         "CANCEL": (replace(base, kind=OperationKind.CANCEL), (OWNER,)),
         "CONFIGURE": (
             Operation(
-                OperationKind.CONFIGURE, NAMESPACE, "", 0, 0, b"c" * 32, 99, terms="a text\n"
+                OperationKind.CONFIGURE, DIRECTORY, "", 0, 0, b"c" * 32, 99, terms="a text\n"
             ),
             (OWNER,),
         ),
@@ -192,11 +194,11 @@ def hashes() -> list[Case]:
 
 def maps() -> list[Case]:
     names = [f"name{n}" for n in range(12)]
-    leaves = {name_index(NAMESPACE, name): sha256(name.encode()).digest() for name in names}
+    leaves = {name_index(DIRECTORY, name): sha256(name.encode()).digest() for name in names}
     near = {bytes(31) + bytes([n]): sha256(bytes([n])).digest() for n in (0, 1, 3)}
     cases: list[Case] = [{"what": "no names", "leaves": {}, "root": subtree({}, "").hex()}]
     for what, tree, asked in (
-        ("names", leaves, [*list(leaves)[:3], name_index(NAMESPACE, "nobody")]),
+        ("names", leaves, [*list(leaves)[:3], name_index(DIRECTORY, "nobody")]),
         ("indexes that share 254 bits", near, [*near, bytes(31) + b"\x02", b"\xff" * 32]),
         ("one name", dict([next(iter(leaves.items()))]), [next(iter(leaves)), b"\xff" * 32]),
     ):
@@ -287,7 +289,7 @@ def bundles() -> list[Case]:
     cases: list[Case] = [
         {
             "policy": policy,
-            "bundle": encode_bundle(forger.look_up("alice").evidence, ()).hex(),
+            "bundle": encode_bundle(DIRECTORY, forger.look_up("alice").evidence, ()).hex(),
             "entry": make_entry("alice").encode().hex(),
         }
     ]
@@ -298,11 +300,11 @@ def bundles() -> list[Case]:
         "LAST_ROUND": replace(forger, number_off=1),
     }
     for fault, lie in lies.items():
-        data = encode_bundle(lie.look_up("alice").evidence, ())
+        data = encode_bundle(DIRECTORY, lie.look_up("alice").evidence, ())
         cases.append({"policy": policy, "bundle": data.hex(), "error": fault})
     reply = forger.look_up("alice")
     wrong = replace(reply.evidence, entry=replace(make_entry("alice"), version=2).encode())
-    data = encode_bundle(wrong, ())
+    data = encode_bundle(DIRECTORY, wrong, ())
     cases.append({"policy": policy, "bundle": data.hex(), "error": "MAP_PROOF"})
     return cases
 

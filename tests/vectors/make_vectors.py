@@ -114,7 +114,9 @@ def profile() -> dict[str, Any]:
     kem = derive(b"", "kem id", ek, 32)
     encoded = b"\x01" + user_id + signing + auth + kem + key
     encoded += (7000).to_bytes(2, "big") + b"example.org"
-    name = b"alice"
+    name, log = b"alice", fixed("log", 32)
+    directory = derive(b"", "directory", log, 16)
+    who = directory + b"\x05" + name
     return {
         "encoded": encoded.hex(),
         "user_id": user_id.hex(),
@@ -126,7 +128,9 @@ def profile() -> dict[str, Any]:
         "server host": "example.org",
         "server port": 7000,
         "name": name.decode(),
-        "identity": derive(b"", "identity", b"\x05" + name + signing + auth + kem, 32).hex(),
+        "log key": log.hex(),
+        "directory": directory.hex(),
+        "identity": derive(b"", "identity", who + signing + auth + kem, 32).hex(),
         "refused": [
             {"name": what, "encoded": bad.hex(), "error": "DecodeError"}
             for what, bad in {

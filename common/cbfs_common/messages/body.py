@@ -23,7 +23,7 @@ from cbfs_common.limits import (
     SUBJECT_MAX,
 )
 from cbfs_common.messages.conversation import FOREVER, Lifetime, is_lifetime
-from cbfs_common.profile import check_name
+from cbfs_common.person import check_name
 from cbfs_common.strict_msgpack import unpack
 
 MESSAGE_ID_SIZE = 16

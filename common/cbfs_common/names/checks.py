@@ -25,7 +25,7 @@ from cbfs_common.names.entry import (
 )
 from cbfs_common.names.faults import BundleRefused, DirectoryLies, Fault, NameChanged, NameExpired
 from cbfs_common.names.feed import FeedRound, Position, follow, position_after, read_position
-from cbfs_common.names.layout import HASH_SIZE, Fields, labelled
+from cbfs_common.names.layout import Fields
 from cbfs_common.names.note import (
     Checkpoint,
     parse_checkpoint,
@@ -38,21 +38,21 @@ from cbfs_common.names.policy import Policy, parse_policy
 from cbfs_common.names.proofs import Evidence, decode_bundle, encode_bundle
 from cbfs_common.names.trees import decode_map_proof, extends, includes
 from cbfs_common.names.wire import HeadIs
+from cbfs_common.person import DIRECTORY_SIZE, Person
 
 __all__ = ["DirectoryLies", "Fault", "NameChanged", "NameExpired", "Policy", "parse_policy"]
 
 _STATE_VERSION = 3
-STATE_LABEL = b"cbfs1 names state"
 
 
 @dataclass(frozen=True, slots=True)
 class DirectoryState:
-    """The ``head`` up to which the log was followed (size 0: none yet), a hash of the ``namespace``
-    (32) it belongs to, and the newest ``time`` (seconds) at which a head that was accepted was
+    """The ``head`` up to which the log was followed (size 0: none yet), the ``directory``
+    (16) it belongs to, and the newest ``time`` (seconds) at which a head that was accepted was
     signed. ``feed``: up to where the changes are known. ``seen``: heads of look-ups since, by
     growing size, of which it is not known yet whether they are on one log."""
 
-    namespace: bytes
+    directory: bytes
     head: Position
     time: int
     feed: Position
@@ -83,10 +83,10 @@ class DirectoryState:
         return replace(self, seen=seen, time=time)
 
     def encode(self) -> bytes:
-        """version u8 | namespace hash 32 | head | time u64 | feed | count u8 | seen."""
+        """version u8 | directory 16 | head | time u64 | feed | count u8 | seen."""
         return (
             bytes([_STATE_VERSION])
-            + self.namespace
+            + self.directory
             + self.head.encode()
             + self.time.to_bytes(8, "big")
             + self.feed.encode()
@@ -100,8 +100,7 @@ _START = Position(0, ())
 
 def new_state(policy: Policy) -> DirectoryState:
     """What is known of a directory before its first answer."""
-    namespace = labelled(STATE_LABEL, policy.namespace.encode("ascii"))
-    return DirectoryState(namespace, _START, 0, _START)
+    return DirectoryState(policy.directory, _START, 0, _START)
 
 
 def decode_state(data: bytes) -> DirectoryState:
@@ -109,7 +108,7 @@ def decode_state(data: bytes) -> DirectoryState:
     fields = Fields(data, "a stored head of the name directory")
     if fields.number(1) != _STATE_VERSION:
         raise fields.error()
-    namespace, head = fields.take(HASH_SIZE), read_position(fields)
+    directory, head = fields.take(DIRECTORY_SIZE), read_position(fields)
     time, feed, count = fields.number(8), read_position(fields), fields.number(1)
     if count > HEADS_SEEN_MAX:
         raise fields.error()
@@ -118,7 +117,7 @@ def decode_state(data: bytes) -> DirectoryState:
     sizes = [feed.size, head.size, *(each.size for each in seen)]
     if sizes[0] > sizes[1] or any(one >= other for one, other in pairwise(sizes[1:])):
         raise fields.error()
-    return DirectoryState(namespace, head, time, feed, seen)
+    return DirectoryState(directory, head, time, feed, seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +157,17 @@ class Newest:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a message's bundle shows: the entry as of ``head``, which is no date."""
+    """What a message's bundle shows: the entry as of ``head``, which is no date, in that
+    ``directory`` (16)."""
 
     entry: Entry
     head: Position
+    directory: bytes
+
+    @property
+    def person(self) -> Person:
+        """Whose entry it is."""
+        return Person(self.directory, self.entry.name)
 
 
 def check_lookup(
@@ -203,7 +209,7 @@ def check_lookup(
         raise DirectoryLies(Fault.ROLLED_BACK)
     check_succession(policy, known, entry, links)
     try:
-        bundle = encode_bundle(evidence, links)
+        bundle = encode_bundle(policy.directory, evidence, links)
     except LimitError:
         bundle = b""
     return state, Found(entry, bundle)
@@ -215,7 +221,7 @@ def check_head(
     """The checks of a look-up's head alone; the state after it, whose ``newest`` it is. Raises
     DirectoryLies."""
     head = _open_head(policy, evidence.note, evidence.round)
-    if state.namespace != new_state(policy).namespace:
+    if state.directory != policy.directory:
         raise DirectoryLies(Fault.NAMESPACE)
     time = _check_times(policy, head, state.time, now)
     position = _check_last(head, evidence.log_proof)
@@ -290,7 +296,7 @@ def is_current(
     """Whether what a bundle shows is still so where the feed has been followed to: its head lies
     on the same log, and its index is not among the changes since. Raises DirectoryLies."""
     changes = check_leads_to(shown.head, rounds, state.feed)
-    index = name_index(policy.namespace, shown.entry.name)
+    index = name_index(policy.directory, shown.entry.name)
     return index[:CHANGE_SIZE] not in changes
 
 
@@ -300,7 +306,7 @@ _WEAKER = frozenset((Fault.QUORUM, Fault.STALE))
 
 def _check_newest(policy: Policy, state: DirectoryState, polled: HeadIs, now: int) -> Newest:
     head = _open_head(policy, polled.note, polled.round)
-    if state.namespace != new_state(policy).namespace:
+    if state.directory != policy.directory:
         raise DirectoryLies(Fault.NAMESPACE)
     time = _check_times(policy, head, state.time, now)
     position = _check_last(head, polled.log_proof)
@@ -337,9 +343,11 @@ def open_bundle(policy: Policy, bundle: bytes, known: Entry | None = None) -> Sh
 
 def _open_bundle(policy: Policy, bundle: bytes, known: Entry | None) -> Shown:
     try:
-        evidence, links = decode_bundle(bundle)
+        directory, evidence, links = decode_bundle(bundle)
     except DecodeError as error:
         raise DirectoryLies(Fault.MALFORMED) from error
+    if directory != policy.directory:
+        raise DirectoryLies(Fault.NAMESPACE)
     head = _open_head(policy, evidence.note, evidence.round)
     position = _check_last(head, evidence.log_proof)
     entry = _check_entry(policy, evidence, None)
@@ -349,7 +357,7 @@ def _open_bundle(policy: Policy, bundle: bytes, known: Entry | None) -> Shown:
         raise DirectoryLies(Fault.WRONG_NAME)
     if known is None or _age(entry) >= _age(known):
         check_succession(policy, known, entry, links)
-    return Shown(entry, position)
+    return Shown(entry, position, directory)
 
 
 def check_bundle(policy: Policy, bundle: bytes, known: Entry | None = None) -> Entry:
@@ -379,7 +387,7 @@ def check_succession(
     try:
         for link in links[-steps:]:
             recovered = recovered or at.settled(link.time).owners != at.owners
-            at = link.follow(at, policy.namespace)
+            at = link.follow(at, policy.directory)
     except (OperationRefused, DecodeError) as error:
         raise DirectoryLies(Fault.CHAIN) from error
     if at.digest() != entry.digest():
@@ -468,6 +476,6 @@ def _check_entry(policy: Policy, evidence: Evidence, name: str | None) -> Entry 
     root = decode_round(evidence.round).map_root
     if entry is not None and entry.name != asked:
         raise DirectoryLies(Fault.WRONG_NAME)
-    if not proof.proves(root, name_index(policy.namespace, asked), value):
+    if not proof.proves(root, name_index(policy.directory, asked), value):
         raise DirectoryLies(Fault.MAP_PROOF)
     return entry

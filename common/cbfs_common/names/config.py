@@ -25,6 +25,7 @@ from cbfs_common.limits import NAME_MIN, NAMES_CONFIG_MAX, SPOKEN_FOR_MAX, WORK_
 from cbfs_common.names.layout import HASH_SIZE
 from cbfs_common.names.note import NoteKey, from_base64, to_base64
 from cbfs_common.names.policy import SCHEME, Group, Policy, parse_policy
+from cbfs_common.person import directory_id
 from cbfs_common.primitives import KEY_SIZE
 from cbfs_common.profile import Address, parse_address
 
@@ -81,6 +82,11 @@ class Config:
     def namespace(self) -> str:
         """The directory's name for itself."""
         return self.log.name
+
+    @property
+    def directory(self) -> bytes:
+        """What stands for the directory wherever a name of it does (16)."""
+        return directory_id(self.log.public)
 
     @property
     def lifetime(self) -> int:

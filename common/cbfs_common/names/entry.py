@@ -15,8 +15,8 @@ from cbfs_common.names.layout import (
     long,
     short,
 )
+from cbfs_common.person import Person, check_name
 from cbfs_common.primitives import KEY_SIZE
-from cbfs_common.profile import check_name
 
 _VERSION = 1
 INDEX_LABEL = b"cbfs1 names index"
@@ -176,9 +176,9 @@ def decode_entry(data: bytes) -> Entry:
     )
 
 
-def name_index(namespace: str, name: str) -> bytes:
-    """Where a name is in the map (32)."""
-    return labelled(INDEX_LABEL, short(namespace.encode("ascii")), short(name.encode("ascii")))
+def name_index(directory: bytes, name: str) -> bytes:
+    """Where a name is in the map (32) of a directory (16)."""
+    return labelled(INDEX_LABEL, Person(directory, name).encode())
 
 
 @dataclass(frozen=True, slots=True)

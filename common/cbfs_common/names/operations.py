@@ -18,7 +18,6 @@ from cbfs_common.limits import (
     NAME_MAX,
     NAME_QUARANTINE,
     NAMES_CONFIG_MAX,
-    NAMESPACE_MAX,
     OPERATION_ROUNDS_MAX,
     OWNER_KEYS_MAX,
     PROFILE_MAX,
@@ -26,6 +25,7 @@ from cbfs_common.limits import (
 )
 from cbfs_common.names.entry import NO_KEYS, Entry, Keys, Status, read_keys, read_name
 from cbfs_common.names.layout import HASH_SIZE, ZERO, Fields, labelled, long, short
+from cbfs_common.person import DIRECTORY_SIZE, Person
 from cbfs_common.primitives import KEY_SIZE, SIGNATURE_SIZE, kdf, sign, sign_public, verify
 
 _VERSION = 1
@@ -49,7 +49,7 @@ class Refusal(IntEnum):
     """Why an operation is not applied."""
 
     BAD_REQUEST = 1
-    WRONG_NAMESPACE = 2
+    WRONG_DIRECTORY = 2
     OUT_OF_DATE = 3
     NAME_TAKEN = 4
     NO_COMMIT = 5
@@ -77,7 +77,7 @@ class Refusal(IntEnum):
 
 _WORDS = {
     Refusal.BAD_REQUEST: ("the operation is malformed", ""),
-    Refusal.WRONG_NAMESPACE: ("the operation is for another directory", ""),
+    Refusal.WRONG_DIRECTORY: ("the operation is for another directory", ""),
     Refusal.OUT_OF_DATE: ("the operation has expired", "make it again"),
     Refusal.NAME_TAKEN: ("the name is taken", "choose another name"),
     Refusal.NO_COMMIT: ("the name was not committed to in an earlier round", "try again"),
@@ -149,14 +149,14 @@ class OperationKind(IntEnum):
 class Operation:
     """One signed operation.
 
-    ``name``, ``incarnation``, ``version`` and ``previous`` (32) say what entry it makes and of
-    which; of a COMMIT they are empty and zero. ``expires``: the last round that may hold it.
-    ``secret`` (32): COMMIT's commitment, REGISTER's salt. ``signatures``: (key 32, signature 64),
-    sorted by key.
+    ``name``, ``incarnation``, ``version`` and ``previous`` (32) say what entry of the ``directory``
+    (16) it makes, and of which; of a COMMIT they are empty and zero. ``expires``: the last round
+    that may hold it. ``secret`` (32): COMMIT's commitment, REGISTER's salt. ``signatures``: (key
+    32, signature 64), sorted by key.
     """
 
     kind: OperationKind
-    namespace: str
+    directory: bytes
     name: str
     incarnation: int
     version: int
@@ -176,7 +176,7 @@ class Operation:
         """What is signed, after the label."""
         head = (
             bytes([_VERSION, self.kind])
-            + short(self.namespace.encode("ascii"))
+            + self.directory
             + short(self.name.encode("ascii"))
             + self.incarnation.to_bytes(4, "big")
             + self.version.to_bytes(4, "big")
@@ -223,14 +223,14 @@ class Operation:
 
 
 OPERATION_MAX = (
-    2 + 1 + NAMESPACE_MAX + 1 + NAME_MAX + 4 + 4 + HASH_SIZE + 8 + SALT_SIZE
+    2 + DIRECTORY_SIZE + 1 + NAME_MAX + 4 + 4 + HASH_SIZE + 8 + SALT_SIZE
     + 2 * (2 + KEY_SIZE * OWNER_KEYS_MAX) + 2 + PROFILE_MAX
     + 1 + SIGNATURES_MAX * (KEY_SIZE + SIGNATURE_SIZE)
 )  # fmt: skip
 """Bytes of an encoded operation on a name, at most."""
 
 SUBMIT_MAX = (
-    2 + 1 + NAMESPACE_MAX + 1 + 4 + 4 + HASH_SIZE + 8 + 2 + NAMES_CONFIG_MAX
+    2 + DIRECTORY_SIZE + 1 + 4 + 4 + HASH_SIZE + 8 + 2 + NAMES_CONFIG_MAX
     + 1 + COSIGNERS_MAX * (KEY_SIZE + SIGNATURE_SIZE)
 )  # fmt: skip
 """Bytes of any encoded operation, at most: a CONFIGURE is the longest."""
@@ -249,7 +249,7 @@ def decode_operation(data: bytes) -> Operation:
         raise fields.error()
     kind = OperationKind(number)
     nameless = kind in _NAMELESS
-    namespace = fields.text(NAMESPACE_MAX)
+    directory = fields.take(DIRECTORY_SIZE)
     name = _no_name(fields) if nameless else read_name(fields)
     incarnation, entry_version = fields.number(4), fields.number(4)
     previous, expires = fields.take(HASH_SIZE), fields.number(8)
@@ -263,7 +263,7 @@ def decode_operation(data: bytes) -> Operation:
         raise fields.error()
     return Operation(
         kind,
-        namespace,
+        directory,
         name,
         incarnation,
         entry_version,
@@ -352,23 +352,21 @@ def _signatures(fields: Fields, least: int, most: int) -> tuple[tuple[bytes, byt
     return found
 
 
-def commitment(namespace: str, name: str, owners: Keys, salt: bytes) -> bytes:
+def commitment(person: Person, owners: Keys, salt: bytes) -> bytes:
     """What a COMMIT publishes (32): it hides the name and binds the owners."""
-    parts = short(namespace.encode("ascii")), short(name.encode("ascii")), owners.encode(), salt
-    return labelled(COMMIT_LABEL, *parts)
+    return labelled(COMMIT_LABEL, person.encode(), owners.encode(), salt)
 
 
-def registration_salt(seed: bytes, namespace: str, name: str) -> bytes:
+def registration_salt(seed: bytes, person: Person) -> bytes:
     """The salt (32) of a registration, from the owner's seed (32), so that a registration that
     was cut off can be taken up with nothing stored."""
-    data = short(namespace.encode("ascii")) + short(name.encode("ascii"))
-    return kdf(seed, b"cbfs1 names salt", data, SALT_SIZE)
+    return kdf(seed, b"cbfs1 names salt", person.encode(), SALT_SIZE)
 
 
-def check_place(operation: Operation, namespace: str, round_: int) -> None:
+def check_place(operation: Operation, directory: bytes, round_: int) -> None:
     """Whether it may stand in this round of this directory. Raises OperationRefused."""
-    if operation.namespace != namespace:
-        raise OperationRefused(Refusal.WRONG_NAMESPACE)
+    if operation.directory != directory:
+        raise OperationRefused(Refusal.WRONG_DIRECTORY)
     last = NEVER if operation.kind is OperationKind.FREEZE else round_ + OPERATION_ROUNDS_MAX
     if not round_ <= operation.expires <= last:
         raise OperationRefused(Refusal.OUT_OF_DATE)
@@ -505,7 +503,7 @@ class HistoryLink:
         """round u64 | time u64 | length u16 | operation."""
         return self.round.to_bytes(8, "big") + self.time.to_bytes(8, "big") + long(self.operation)
 
-    def follow(self, old: Entry, namespace: str) -> Entry:
+    def follow(self, old: Entry, directory: bytes) -> Entry:
         """The entry after this step. Raises OperationRefused or DecodeError."""
         operation = decode_operation(self.operation)
         if operation.kind in (
@@ -514,7 +512,7 @@ class HistoryLink:
             OperationKind.CONFIGURE,
         ):
             raise DecodeError("not a change of a name")
-        check_place(operation, namespace, self.round)
+        check_place(operation, directory, self.round)
         return apply_change(old, operation, self.round, self.time)
 
 
@@ -529,24 +527,18 @@ def read_link(fields: Fields) -> HistoryLink:
 # Receipts
 
 
-def _receipt_body(namespace: str, operation: bytes, time: int) -> bytes:
-    """label | newline | short(namespace) | SHA-256 of the operation 32 | time u64."""
-    return (
-        RECEIPT_LABEL
-        + b"\n"
-        + short(namespace.encode("ascii"))
-        + sha256(operation).digest()
-        + time.to_bytes(8, "big")
-    )
+def _receipt_body(directory: bytes, operation: bytes, time: int) -> bytes:
+    """label | newline | directory 16 | SHA-256 of the operation 32 | time u64."""
+    return RECEIPT_LABEL + b"\n" + directory + sha256(operation).digest() + time.to_bytes(8, "big")
 
 
-def sign_receipt(seed: bytes, namespace: str, operation: bytes, time: int) -> bytes:
+def sign_receipt(seed: bytes, directory: bytes, operation: bytes, time: int) -> bytes:
     """The receipt (64) by a verifier's seed (32) for an encoded operation at ``time`` (seconds)."""
-    return sign(seed, _receipt_body(namespace, operation, time))
+    return sign(seed, _receipt_body(directory, operation, time))
 
 
 def verify_receipt(
-    key: bytes, namespace: str, operation: bytes, time: int, signature: bytes
+    key: bytes, directory: bytes, operation: bytes, time: int, signature: bytes
 ) -> None:
     """Raises CryptoError unless the verifier's key (32) signed the receipt."""
-    verify(key, _receipt_body(namespace, operation, time), signature)
+    verify(key, _receipt_body(directory, operation, time), signature)

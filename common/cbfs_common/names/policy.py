@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from cbfs_common.errors import DecodeError
-from cbfs_common.limits import COSIGNERS_MAX, NAMESPACE_MAX, POLICY_MAX
+from cbfs_common.limits import COSIGNERS_MAX, POLICY_MAX
 from cbfs_common.names.layout import HASH_SIZE
 from cbfs_common.names.note import (
     COSIGNER_KEY,
@@ -28,6 +28,7 @@ from cbfs_common.names.note import (
     parse_note_key,
     to_base64,
 )
+from cbfs_common.person import check_namespace, directory_id
 from cbfs_common.profile import Address, parse_address
 
 SCHEME = "cbfs-names"
@@ -65,6 +66,11 @@ class Policy:
     def namespace(self) -> str:
         """The directory's name for itself, in everything it signs."""
         return self.log.name
+
+    @property
+    def directory(self) -> bytes:
+        """What stands for the directory wherever a name of it does (16)."""
+        return directory_id(self.log.public)
 
     def satisfied(self, signed: Iterable[str]) -> bool:
         """Whether these witnesses are a quorum."""
@@ -197,8 +203,7 @@ def _take_log(parsing: _Parsing, number: int, key: str, url: str) -> None:
     if parsing.log is not None:
         _wrong(number, "a second log")
     log = parse_note_key(key, LOG_KEY)
-    if len(log.name) > NAMESPACE_MAX:
-        _wrong(number, "the namespace is too long")
+    check_namespace(log.name)
     parsing.log = log, parse_address(url, SCHEME)
 
 

@@ -10,6 +10,7 @@ from cbfs_common.names.entry import ENTRY_MAX, ROUND_SIZE_MAX
 from cbfs_common.names.layout import Fields, long, short
 from cbfs_common.names.operations import HistoryLink, read_link
 from cbfs_common.names.trees import MAP_PROOF_MAX, PROOF_MAX
+from cbfs_common.person import DIRECTORY_SIZE
 
 _BUNDLE_VERSION = 1
 LINKS_MAX = 64
@@ -95,24 +96,32 @@ def newest_links(links: Iterable[HistoryLink], room: int) -> tuple[HistoryLink, 
     return tuple(reversed(kept))
 
 
-def encode_bundle(evidence: Evidence, links: tuple[HistoryLink, ...]) -> bytes:
-    """A bundle with as many of the newest of ``links`` (oldest first) as fit. Raises LimitError
-    when the evidence alone is larger than BUNDLE_MAX."""
-    head = bytes([_BUNDLE_VERSION]) + evidence.encode()
+def encode_bundle(directory: bytes, evidence: Evidence, links: tuple[HistoryLink, ...]) -> bytes:
+    """The bundle of a name of a directory (16), with as many of the newest of ``links`` (oldest
+    first) as fit. Raises LimitError when the evidence alone is larger than BUNDLE_MAX."""
+    head = bytes([_BUNDLE_VERSION]) + directory + evidence.encode()
     if len(head) + 1 > BUNDLE_MAX:
         raise LimitError("the proof of a name does not fit a message", "use a shorter profile")
     return head + encode_links(newest_links(reversed(links), BUNDLE_MAX - len(head)))
 
 
-def decode_bundle(data: bytes) -> tuple[Evidence, tuple[HistoryLink, ...]]:
+def bundle_directory(data: bytes) -> bytes:
+    """Of which directory (16) a bundle says that it is. Raises DecodeError."""
+    fields = Fields(data, "a name's bundle")
+    fields.take(1)
+    return fields.take(DIRECTORY_SIZE)
+
+
+def decode_bundle(data: bytes) -> tuple[bytes, Evidence, tuple[HistoryLink, ...]]:
     """Undo ``encode_bundle``. Raises DecodeError."""
     if len(data) > BUNDLE_MAX:
         raise DecodeError("not a name's bundle")
     fields = Fields(data, "a name's bundle")
     if fields.number(1) != _BUNDLE_VERSION:
         raise fields.error()
+    directory = fields.take(DIRECTORY_SIZE)
     evidence, links = read_evidence(fields), read_links(fields)
     fields.end()
     if not evidence.entry:
         raise fields.error()
-    return evidence, links
+    return directory, evidence, links

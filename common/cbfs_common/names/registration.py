@@ -11,7 +11,7 @@ import binascii
 from dataclasses import dataclass, replace
 
 from cbfs_common.errors import CryptoError, DecodeError
-from cbfs_common.limits import NAME_MAX, NAMESPACE_MAX
+from cbfs_common.limits import NAME_MAX
 from cbfs_common.names.config import Registration, Terms
 from cbfs_common.names.layout import Fields, labelled, short
 from cbfs_common.names.operations import (
@@ -21,8 +21,8 @@ from cbfs_common.names.operations import (
     OperationRefused,
     Refusal,
 )
+from cbfs_common.person import DIRECTORY_SIZE, check_name
 from cbfs_common.primitives import KEY_SIZE, SIGNATURE_SIZE, sign, sign_public, verify
-from cbfs_common.profile import check_name
 
 _VERSION = 1
 INVITE_LABEL = b"cbfs1 names invite"
@@ -35,17 +35,17 @@ class Invite:
     """The registrar's word that the holder of ``key`` (Ed25519, 32) may register one name until
     ``expires`` (seconds): the ``name``, or when that is empty any that is not too short."""
 
-    namespace: str
+    directory: bytes
     key: bytes
     expires: int
     name: str
     signature: bytes = bytes(SIGNATURE_SIZE)
 
     def body(self) -> bytes:
-        """version u8 | short(namespace) | key 32 | expires u64 | short(name)."""
+        """version u8 | directory 16 | key 32 | expires u64 | short(name)."""
         return (
             bytes([_VERSION])
-            + short(self.namespace.encode("ascii"))
+            + self.directory
             + self.key
             + self.expires.to_bytes(8, "big")
             + short(self.name.encode("ascii"))
@@ -70,13 +70,13 @@ def decode_invite(data: bytes) -> Invite:
     fields = Fields(data, "an invite")
     if len(data) > INVITE_MAX or fields.number(1) != _VERSION:
         raise fields.error()
-    namespace = fields.text(NAMESPACE_MAX)
+    directory = fields.take(DIRECTORY_SIZE)
     key, expires = fields.take(KEY_SIZE), fields.number(8)
     name = fields.short()
     if len(name) > NAME_MAX or not name.isascii():
         raise fields.error()
     text = check_name(name.decode("ascii")) if name else ""
-    made = Invite(namespace, key, expires, text, fields.take(SIGNATURE_SIZE))
+    made = Invite(directory, key, expires, text, fields.take(SIGNATURE_SIZE))
     fields.end()
     return made
 
@@ -145,7 +145,7 @@ def check_commit(terms: Terms, commit: Operation, time: int) -> Invite | None:
 def _check_invite(terms: Terms, commit: Operation, time: int) -> Invite:
     try:
         invite = decode_invite(commit.invite)
-        if not terms.registrar or invite.namespace != commit.namespace:
+        if not terms.registrar or invite.directory != commit.directory:
             raise OperationRefused(Refusal.INVITE_NEEDED)
         invite.verify(terms.registrar)
     except (DecodeError, CryptoError) as error:

@@ -20,8 +20,8 @@ from cbfs_common.names.proofs import (
     read_links,
     read_proof,
 )
+from cbfs_common.person import check_name
 from cbfs_common.primitives import SIGNATURE_SIZE
-from cbfs_common.profile import check_name
 from cbfs_common.strict_msgpack import unpack
 
 NAMES_REPLY_MAX = 16_384

@@ -37,7 +37,7 @@ from cbfs_names.commands.tools import (
 )
 from cbfs_names.processes.roles import Deployment, Role, SequencerRole, VerifierRole, shown
 from cbfs_names.processes.single import Embedded, EmbeddedCore
-from cbfs_names.state.keys import VERIFIER, ServerKeys, load_keys, write_file
+from cbfs_names.state.keys import VERIFIER, ServerKeys, load_keys, load_namespace, write_file
 from cbfs_names.state.store import StateStore
 from cbfs_names.state.timekeeping import Timekeeper
 from cbfs_names.wire.service import DirectoryService
@@ -156,6 +156,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error("--store-is-current and --first-config go with --sequencer or --verifier")
     if options.config and (options.registration is not None or options.short is not None):
         parser.error("with --config, registration and short stand in FILE")
+    if options.config and options.namespace is not None:
+        parser.error("with --config, the namespace stands in FILE")
     if not options.verifier and (options.sequencer_url or options.peer):
         parser.error("--sequencer-url and --peer go with --verifier")
 
@@ -185,7 +187,8 @@ def _starter(
     if options.config is None:
         _check_history(directory)
         terms = chosen_terms(options, directory, random)
-        config = keys.config(terms or Terms())
+        namespace = load_namespace(directory, options.namespace)
+        config = keys.config(terms or Terms(), namespace)
         return Start(
             config, lambda store: _service(store, config, keys, terms, options.clock_is_right)
         )

@@ -79,7 +79,7 @@ def _configure(options: argparse.Namespace) -> None:
         expires = trio.run(_rounds, file) + ROUNDS
         operation = Operation(
             OperationKind.CONFIGURE,
-            old.namespace,
+            old.directory,
             "",
             0,
             0,

@@ -14,8 +14,9 @@ from cbfs_common.names.equivocation import decode_equivocation
 from cbfs_common.names.note import COSIGNER_KEY, LOG_KEY, NoteKey, parse_note_key, to_base64
 from cbfs_common.names.policy import SCHEME
 from cbfs_common.names.registration import Invite, Token
+from cbfs_common.person import check_name
 from cbfs_common.primitives import KEY_SIZE, Random, kem_encapsulate, sign_public
-from cbfs_common.profile import Address, check_name
+from cbfs_common.profile import Address
 from cbfs_host.files import opened_data
 from cbfs_host.listening import parse_place
 from cbfs_names.state.keys import load_key, load_keys
@@ -97,11 +98,17 @@ REGISTRAR = "registrar.key"
 
 
 def add_terms(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say who may register."""
+    """Add the options that say what a directory of one process is, and who may register."""
     parser.add_argument(
         "--registration",
         metavar="RULE",
         help="open, invite, or work:BITS for a proof of work; kept until it is changed",
+    )
+    parser.add_argument(
+        "--namespace",
+        metavar="NAME",
+        help="what stands behind the @ of its names elsewhere, like example.org; for good, with the"
+        " first start (default: from its key)",
     )
     parser.add_argument(
         "--short", type=int, metavar="LENGTH", help="shorter names need an invite to that very name"
@@ -145,7 +152,7 @@ def _invite(options: argparse.Namespace) -> None:
         raise CbfsError("the configuration names another registrar", "is it the right --data?")
     seed = random.token(KEY_SIZE)
     expires = int(time.time()) + options.days * DAY
-    invite = Invite(config.namespace, sign_public(seed), expires, name).signed(registrar)
+    invite = Invite(config.directory, sign_public(seed), expires, name).signed(registrar)
     say(Token(seed, invite).text())
 
 

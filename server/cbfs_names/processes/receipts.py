@@ -92,14 +92,14 @@ class Receipts:
                 await self._given.wait()
             self._given = trio.Event()
             with self._store.read() as view:
-                namespace = config_now(view).namespace
+                directory = config_now(view).directory
                 held = list(view.receipts())
             if not held:
                 continue
             try:
                 async with connected(self._sequencer, self._random) as link:
                     for time, operation in held:
-                        signature = sign_receipt(self._seed, namespace, operation, time)
+                        signature = sign_receipt(self._seed, directory, operation, time)
                         await link.call(Forward(operation, time, signature))
             except (TransportError, DecodeError) as error:
                 _log.info("the sequencer: %s", error.in_full)

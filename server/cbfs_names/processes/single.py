@@ -81,7 +81,7 @@ class Embedded:
             return None
         text = replace(old, terms=terms).encode()
         change = Operation(
-            OperationKind.CONFIGURE, old.namespace, "", 0, 0, old.digest(), size + 1, terms=text
+            OperationKind.CONFIGURE, old.directory, "", 0, 0, old.digest(), size + 1, terms=text
         ).signed((self._seed,))
         self.round([change.encode()], now)
         return self.renew(now)

@@ -193,7 +193,7 @@ class Votes:
             try:
                 verify_receipt(
                     key.public,
-                    self.config.namespace,
+                    self.config.directory,
                     message.operation,
                     message.time,
                     message.signature,

@@ -191,7 +191,7 @@ class Verifier:
                 Replay(writer, config, tip.number + 1, max(now, tip.time)).apply(operation)
                 time = now
                 writer.keep_receipt(key, now, operation)
-        return time, sign_receipt(self._seed, config.namespace, operation, time)
+        return time, sign_receipt(self._seed, config.directory, operation, time)
 
     def _check_free(self, view: Snapshot, number: int, checkpoint: bytes) -> None:
         """Whether it may sign this checkpoint, which round ``number`` makes."""

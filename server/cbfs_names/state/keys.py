@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cbfs_common.names.config import Config, Terms
 from cbfs_common.names.note import COSIGNER_KEY, LOG_KEY, NoteKey
+from cbfs_common.person import check_namespace
 from cbfs_common.primitives import KEY_SIZE, Random, sign_public
 from cbfs_common.wire.transport import SERVER_SECRET_SIZE, ServerSecret
 from cbfs_host import files
@@ -29,11 +30,11 @@ class ServerKeys:
         """The 32 bytes of its address, which stand for its public transport keys."""
         return self.transport.key
 
-    def config(self, terms: Terms) -> Config:
-        """The embedded directory's first configuration: its one verifier is the quorum. The
-        namespace comes from the log's key, so no two directories share one."""
+    def config(self, terms: Terms, namespace: str = "") -> Config:
+        """The embedded directory's first configuration: its one verifier is the quorum. A
+        namespace that nobody has chosen comes from the log's key, so that no two share one."""
         public = sign_public(self.log)
-        namespace = f"cbfs-names/{sha256(public).hexdigest()[:16]}"
+        namespace = namespace or f"{sha256(public).hexdigest()[:16]}.names"
         log = NoteKey(namespace, LOG_KEY, public)
         name = f"{namespace}/{VERIFIER}"
         verifier = NoteKey(name, COSIGNER_KEY, sign_public(self.verifier))
@@ -49,6 +50,28 @@ def load_keys(directory: Path, random: Random) -> ServerKeys:
         _load(directory / name, random, begun) for name in ("sequencer.key", "verifier.key")
     )
     return ServerKeys(ServerSecret(transport), log, verifier)
+
+
+def load_namespace(directory: Path, wanted: str | None) -> str:
+    """The namespace that was chosen at the directory's first start, empty for none. Raises
+    DecodeError for one that is ``wanted`` and no namespace, HostError for another than that."""
+    path, begun = directory / "namespace", (directory / "store").exists()
+    if wanted is not None:
+        check_namespace(wanted)
+    try:
+        kept = path.read_text("ascii").strip()
+    except FileNotFoundError:
+        kept = ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise HostError(f"cannot read {path}", CHECK_DATA) from error
+    if wanted is None or wanted == kept:
+        return kept
+    if begun or kept:
+        raise HostError(
+            "a directory keeps its namespace for good", "leave --namespace out, or begin a new one"
+        )
+    write_file(path, f"{wanted}\n".encode("ascii"))
+    return wanted
 
 
 def load_key(path: Path, random: Random) -> bytes:

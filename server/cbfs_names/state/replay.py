@@ -37,6 +37,7 @@ from cbfs_common.names.operations import (
 )
 from cbfs_common.names.registration import Invite, check_commit, check_granted
 from cbfs_common.names.trees import EMPTY_MAP
+from cbfs_common.person import Person
 from cbfs_names.state.map_nodes import Leaf, MapTree
 
 
@@ -127,7 +128,7 @@ class Replay:
             operation = decode_operation(encoded)
         except DecodeError as error:
             raise OperationRefused(Refusal.BAD_REQUEST) from error
-        check_place(operation, self.config.namespace, self.number)
+        check_place(operation, self.config.directory, self.number)
         if operation.kind is OperationKind.COMMIT:
             self._commit(operation)
         elif operation.kind is OperationKind.CONFIGURE:
@@ -234,7 +235,7 @@ class Replay:
         return made
 
     def _change(self, operation: Operation, encoded: bytes) -> None:
-        index = name_index(self.config.namespace, operation.name)
+        index = name_index(self.config.directory, operation.name)
         old = self._entries.get(index)
         if old is None:
             stored = self.view.entry(index)
@@ -275,4 +276,6 @@ def config_now(view: StateView) -> Config:
 
 def registration_commitment(operation: Operation) -> bytes:
     """The commitment (32) that a REGISTER opens."""
-    return commitment(operation.namespace, operation.name, operation.owners, operation.secret)
+    return commitment(
+        Person(operation.directory, operation.name), operation.owners, operation.secret
+    )

@@ -160,9 +160,9 @@ class Snapshot:
         """What an invite (by its key, 32) was last used for; empty when spent."""
         return self.get(StateTable.INVITES, key)
 
-    def namespace(self) -> str:
-        """The directory's namespace."""
-        return config_of(self.config_text(0)).namespace
+    def directory(self) -> bytes:
+        """What stands for the directory (16)."""
+        return config_of(self.config_text(0)).directory
 
     def size(self) -> int:
         """How many rounds are locked."""

@@ -49,7 +49,7 @@ class Answers:
         self._store = store
         self.head = head
         self._snapshot = store.snapshot()
-        self._namespace = self._snapshot.namespace()
+        self._directory = self._snapshot.directory()
         self._feed: dict[int, bytes] = {}
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ class Answers:
                 return self._consistent(old_size, size)
 
     def _look_up(self, name: str) -> Reply:
-        view, index = self._snapshot, name_index(self._namespace, name)
+        view, index = self._snapshot, name_index(self._directory, name)
         tree, entry = MapTree(view.node, view.leaf), view.entry(index) or b""
         tree.check_root(decode_round(self.head.round).map_root)
         proof = tree.prove(index)
@@ -106,7 +106,7 @@ class Answers:
         return LookedUp(evidence, links)
 
     def _history(self, name: str, incarnation: int, version: int) -> Reply:
-        index = name_index(self._namespace, name)
+        index = name_index(self._directory, name)
         links: list[HistoryLink] = []
         if incarnation < 2**32:
             for link in self._snapshot.links(index, incarnation, version):
@@ -127,7 +127,7 @@ class Answers:
         if found is None:
             block = self._snapshot.block(number)
             names = {decode_operation(encoded).name for encoded in block.operations} - {""}
-            indexes = [name_index(self._namespace, name) for name in names]
+            indexes = [name_index(self._directory, name) for name in names]
             changes = tuple(sorted({index[:CHANGE_SIZE] for index in indexes}))
             found = FeedRound(block.round, changes).encode()
             if len(self._feed) >= FEED_KEPT_MAX:
