@@ -18,7 +18,7 @@ from cbfs.engine.people import EnginePeople
 from cbfs.engine.redating import Redating
 from cbfs.engine.renewal import Renewal
 from cbfs.interface import NullView, Outgoing, Report, View
-from cbfs.messages import conversations, history, progress
+from cbfs.messages import conversations, history, order, progress
 from cbfs.messages.content import content_chunks
 from cbfs.messages.model import Conversation, Delivery, Message
 from cbfs.messages.queues import note_queue
@@ -33,7 +33,7 @@ from cbfs.sending.compose import Settled, make_message
 from cbfs.sending.cover_traffic import CoverTraffic
 from cbfs.sending.sender import Reminders, Sender, topic_of
 from cbfs.storage.faults import contained, harmless
-from cbfs.storage.store import Store, Table
+from cbfs.storage.store import Reader, Store, Table
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import PARTICIPANTS_MAX, SUBJECT_MAX
 from cbfs_common.profile import Profile
@@ -229,6 +229,7 @@ class Engine:
         waiting, contacts = self._sender.waiting(), self.people.contacts()
         with self.store.read() as reader:
             missing = note_queue.missing(reader, (c.name for c in contacts if c.blocked))
+            in_vain = self._in_vain(reader)
             unreceived = note_queue.unreceived(reader, (c.name for c in contacts))
             under_way = {who: progress.sending(reader, who) for who in waiting}
             arriving = progress.arriving_lines(reader)
@@ -238,7 +239,7 @@ class Engine:
             self._mailbox.connection,
             self._network.lines(),
             progress.counted(waiting, under_way, self.people.label),
-            (*self._context.problems.lines(), *self._missing(missing), *unread),
+            (*self._context.problems.lines(), *self._missing(missing), *in_vain, *unread),
             sum(waiting.values()),
             progress.counted(unreceived, {}, self.people.label),
             arriving,
@@ -253,6 +254,11 @@ class Engine:
             known = self._context.conversations.get(key)
             place = known.folder if known else "a conversation that is not shown"
             yield progress.missing_line(missing.count, place, missing.until)
+
+    def _in_vain(self, reader: Reader) -> list[str]:
+        known = self._context.conversations.values()
+        counts = ((order.in_vain(reader, c.id), c.folder) for c in known if c.id not in self._left)
+        return [progress.in_vain_line(count, folder) for count, folder in counts if count]
 
     def trouble(self, name: str) -> str:
         """Why what is queued for somebody is not delivered, as far as that is known, else
@@ -316,9 +322,11 @@ class Engine:
     async def delete(self, message: Message) -> None:
         """Forget a message, and what is queued of it, which is not delivered any more; on the
         disk on return."""
-        for who in await self.store.commit(lambda writer: forget(writer, message)):
+        now, dues = self._context.clock(), Dues()
+        for who in await self.store.commit(lambda writer: forget(writer, message, dues, now)):
             with harmless():
                 self._sender.given_up(who)
+        self.notes_due(dues)
         self._view.status_changed()
 
     async def leave(self, conversation: bytes, *, empty: bool) -> bool:
@@ -326,9 +334,11 @@ class Engine:
         With ``empty``, False and nothing has changed while there are messages in it. Nothing is
         taken in meanwhile: what comes afterwards brings it back."""
         known = self._context.conversations[conversation]
-        now = self._context.clock()
+        now, dues = self._context.clock(), Dues()
         async with self._context.sessions.lock:
-            missed = await self.store.commit(lambda writer: leave(writer, known, now, empty=empty))
+            missed = await self.store.commit(
+                lambda writer: leave(writer, known, dues, now, empty=empty)
+            )
             with self.store.read() as reader:
                 if missed is None or not conversations.is_left(reader, conversation):
                     return False
@@ -336,6 +346,7 @@ class Engine:
         for who in missed:
             with harmless():
                 self._sender.given_up(who)
+        self.notes_due(dues)
         self._view.status_changed()
         return True
 

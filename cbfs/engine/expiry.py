@@ -19,6 +19,7 @@ from cbfs.messages.lifetimes import SLOT, End
 from cbfs.messages.model import Conversation, Delivery, Message
 from cbfs.messages.queues import delivery_queue, note_queue
 from cbfs.messages.queues.incomplete import drop_incomplete
+from cbfs.messages.queues.note_queue import Dues
 from cbfs.receiving import message_requests
 from cbfs.storage.faults import ProgramFault, contained, unharmed
 from cbfs.storage.store import Reader, Writer
@@ -38,20 +39,21 @@ ENDING_SHOWN_MAX = 16
 """Conversations that ``status`` lists in which messages end."""
 
 
-def forget(writer: Writer, message: Message) -> tuple[str, ...]:
+def forget(writer: Writer, message: Message, dues: Dues, now: int) -> tuple[str, ...]:
     """Delete a message, and what is queued of it. To these it was not delivered, and now never
-    is. A crash before the commit leaves all of it, after it none."""
-    now = history.get_message(writer, message.conversation, message.serial)
-    if now is None:
+    is. A crash before the commit leaves all of it, after it none. ``now`` in milliseconds."""
+    known = history.get_message(writer, message.conversation, message.serial)
+    if known is None:
         return ()
-    history.remove_message(writer, now)
-    for recipient, _state in now.recipients:
-        note_queue.dequeue(writer, recipient, note_queue.NoteKind.OFFER, now.conversation + now.id)
-    return delivery_queue.give_up(writer, now)
+    history.remove_message(writer, known)
+    ref = known.conversation + known.id
+    for recipient, _state in known.recipients:
+        note_queue.dequeue(writer, recipient, note_queue.NoteKind.OFFER, ref)
+    return delivery_queue.give_up(writer, known, dues, now)
 
 
 def leave(
-    writer: Writer, conversation: Conversation, now: int, *, empty: bool
+    writer: Writer, conversation: Conversation, dues: Dues, now: int, *, empty: bool
 ) -> frozenset[str] | None:
     """Show a conversation no more until something is written in it: nothing of it is delivered or
     asked for. To these something was queued; with ``empty`` None, and nothing has changed, while
@@ -60,7 +62,7 @@ def leave(
         return None
     conversations.leave(writer, conversation.id)
     note_queue.dequeue_wants(writer, conversation)
-    return frozenset(delivery_queue.cancel_all(writer, conversation, now))
+    return frozenset(delivery_queue.cancel_all(writer, conversation, dues, now))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +75,24 @@ class Ended:
 
 @dataclass(slots=True)
 class Deleted:
-    """What one transaction has deleted: messages, and something of these ``strangers``'."""
+    """What one transaction has deleted: messages, and something of these ``strangers``'; and what
+    is due to be told by that."""
 
     messages: list[Ended] = field(default_factory=list)
     strangers: set[str] = field(default_factory=set)
+    dues: Dues = field(default_factory=dict)
 
 
-def end(writer: Writer, ends: list[End]) -> Deleted:
-    """Delete what these are about, all that is queued of it included."""
+def end(writer: Writer, ends: list[End], now: int) -> Deleted:
+    """Delete what these are about, all that is queued of it included. ``now`` in milliseconds."""
     deleted = Deleted()
     for one in ends:
         place, request = one.message, one.request
         if place is not None:
             message = history.get_message(writer, *place)
             if message is not None and message.ends == one.when:
-                deleted.messages.append(Ended(message, forget(writer, message)))
+                missed = forget(writer, message, deleted.dues, now)
+                deleted.messages.append(Ended(message, missed))
             continue
         lifetimes.take_out(writer, one)
         if request is None:
@@ -252,7 +257,8 @@ class Expiry:
         """One transaction; each by itself when there is a fault, which is passed over."""
         try:
             with contained():
-                deleted = await self._context.store.commit(partial(end, ends=ends))
+                now = self._context.clock()
+                deleted = await self._context.store.commit(partial(end, ends=ends, now=now))
         except ProgramFault:
             if len(ends) == 1:
                 self._timetable.pass_over(ends[0])
@@ -264,6 +270,7 @@ class Expiry:
                 self._tell(deleted)
 
     def _tell(self, deleted: Deleted) -> None:
+        self._events.notes_due(deleted.dues)
         for name in sorted(deleted.strangers):
             self._events.request_changed(name)
         for one in deleted.messages:

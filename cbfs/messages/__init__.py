@@ -15,6 +15,7 @@ FACE = (
     "listings",
     "lost_state",
     "model",
+    "order",
     "petnames",
     "progress",
     "queues.delivery_queue",

@@ -4,36 +4,36 @@ Functions that take a ``Writer`` belong into one transaction with whatever else 
 keep true together with them.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from cbfs.messages import lifetimes, listings, order, search_index, transcript
 from cbfs.messages.content import drop_content, gone_key, hold_content, read_content, read_table
-from cbfs.messages.conversations import get_conversation, label
+from cbfs.messages.conversations import label
 from cbfs.messages.file_names import folder_message_name, message_name
-from cbfs.messages.model import Content, Delivery, Message
+from cbfs.messages.model import Content, Delivery, Message, Origin
+from cbfs.messages.order import Absence, Known, parents_of
 from cbfs.messages.transcript import Extent, Line
 from cbfs.storage.encoding import number_of, pack, u64, unpack
 from cbfs.storage.store import Meta, Reader, Series, Table, Writer
+from cbfs_common.messages.body import MESSAGE_ID_SIZE, Parent
 from cbfs_common.messages.conversation import FOREVER, Lifetime, end_of
 
 HEADS_MAX = 16
 """Parents that a message names at most."""
-
-AFTER_MAX = 256
-"""Messages behind one that is taken back among which the next of its sender is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """What is known of a message that is to be shown: see ``Message`` for the fields. One whose
     sender is ``muted`` is not unread. ``left_out``: those of the recipients to whom it is not
-    sent. A note to oneself has oneself as its recipient."""
+    sent. A note to oneself has oneself as its recipient. ``origin`` has what a copy of it would
+    have as well, should its sender send it once more without knowing."""
 
-    id: bytes
+    hash: bytes
     sender: str
     date: int
-    parents: tuple[bytes, ...]
+    parents: tuple[Parent, ...]
     file_name: str
     inode: int
     content: Content
@@ -42,6 +42,12 @@ class Arrival:
     folder: bool = False
     lifetime: Lifetime = FOREVER
     left_out: tuple[str, ...] = ()
+    origin: Origin | None = None
+
+    @property
+    def id(self) -> bytes:
+        """As in ``Message``."""
+        return self.hash[:MESSAGE_ID_SIZE]
 
     def states(self) -> tuple[tuple[str, Delivery], ...]:
         """How far a new message is on its way to each recipient."""
@@ -101,11 +107,11 @@ def get_message(reader: Reader, conversation: bytes, serial: int) -> Message | N
 
 def _decode(key: bytes, data: bytes) -> Message:
     types = (bytes, str, int, int, str, int, list, list, list, str, int, bool, str, list, int)
-    fields = unpack(data, *types)
-    id_, sender, date, received, name, inode, content, recipients, parents = fields[:9]
-    file_name, shown, folder, called, (seconds, change, ends), place = fields[9:]
+    fields = unpack(data, *types, list, list)
+    hash_, sender, date, received, name, inode, content, recipients, parents = fields[:9]
+    file_name, shown, folder, called, (seconds, change, ends), place, missing, origin = fields[9:]
     return Message(
-        id_,
+        hash_,
         key[:16],
         number_of(key[16:]),
         sender,
@@ -115,7 +121,7 @@ def _decode(key: bytes, data: bytes) -> Message:
         inode,
         Content(*content),
         tuple((who, Delivery(state)) for who, state in recipients),
-        tuple(parents),
+        parents_of(parents),
         file_name,
         shown,
         folder,
@@ -123,13 +129,15 @@ def _decode(key: bytes, data: bytes) -> Message:
         Lifetime(seconds, change),
         ends,
         place,
+        parents_of(missing),
+        Origin(*origin) if origin else None,
     )
 
 
 def _encode(message: Message) -> bytes:
-    content = message.content
+    content, origin = message.content, message.origin
     return pack(
-        message.id,
+        message.hash,
         message.sender,
         message.date,
         message.received,
@@ -144,6 +152,8 @@ def _encode(message: Message) -> bytes:
         message.label,
         [message.lifetime.seconds, message.lifetime.change, message.ends],
         message.place,
+        list(message.missing),
+        [origin.salt, origin.date, origin.digest] if origin else [],
     )
 
 
@@ -157,20 +167,54 @@ def put_message(writer: Writer, message: Message) -> None:
     writer.put(Table.MESSAGES, message.conversation + u64(message.serial), _encode(message))
 
 
-def _message_id(writer: Reader, conversation: bytes, sender: str, id_: bytes) -> bytes:
-    return writer.blind(conversation, sender.encode(), id_)
+def _id_key(reader: Reader, conversation: bytes, id_: bytes) -> bytes:
+    return reader.blind(conversation, id_)
+
+
+def known_message(reader: Reader, conversation: bytes, id_: bytes) -> Known | None:
+    """What is known of a message with this id, be it deleted since; None when none has ever been
+    here."""
+    data = reader.get(Table.MESSAGE_IDS, _id_key(reader, conversation, id_))
+    return None if data is None else order.decode_known(data)
 
 
 def has_message(reader: Reader, conversation: bytes, sender: str, id_: bytes) -> bool:
-    """Whether this message has ever been stored, be it deleted since."""
-    key = _message_id(reader, conversation, sender, id_)
-    return reader.get(Table.MESSAGE_IDS, key) is not None
+    """Whether this message of this sender has ever been stored, be it deleted since."""
+    known = known_message(reader, conversation, id_)
+    return known is not None and known.sender == sender
 
 
 def find_message(reader: Reader, conversation: bytes, sender: str, id_: bytes) -> Message | None:
     """One message by its id, or None when it never was here or was deleted."""
-    data = reader.get(Table.MESSAGE_IDS, _message_id(reader, conversation, sender, id_))
-    return get_message(reader, conversation, order.decode_known(data)[0]) if data else None
+    known = known_message(reader, conversation, id_)
+    if known is None or known.sender != sender:
+        return None
+    return get_message(reader, conversation, known.serial)
+
+
+def _copy_key(
+    reader: Reader, conversation: bytes, sender: str, salt: bytes, digest: bytes
+) -> bytes:
+    return reader.blind(conversation, sender.encode(), salt, digest)
+
+
+def copied(
+    reader: Reader, conversation: bytes, sender: str, salt: bytes, digest: bytes
+) -> Known | None:
+    """A message of this salt and content that this sender has sent before: who restores a backup
+    may send the same draft once more, with another date and other parents."""
+    id_ = reader.get(Table.MESSAGE_IDS, _copy_key(reader, conversation, sender, salt, digest))
+    return known_message(reader, conversation, id_) if id_ else None
+
+
+def note_copy(writer: Writer, conversation: bytes, known: Known, hash_: bytes) -> None:
+    """A copy of a message that is known has come, which is not shown, and which others may name in
+    its place."""
+    id_ = hash_[:MESSAGE_ID_SIZE]
+    same = replace(known, hash=hash_)
+    writer.put(Table.MESSAGE_IDS, _id_key(writer, conversation, id_), same.encode())
+    waiting = order.waited_for(writer, conversation, id_)
+    _came(writer, conversation, hash_, waiting.serials if waiting else ())
 
 
 def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int) -> Message:
@@ -181,14 +225,14 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
         return writer.get(Table.META, name_key(writer, conversation, name)) is not None
 
     serial = writer.next_number(Series.MESSAGE)
-    date, place, waiting = _placed(writer, conversation, arrival, now, serial)
+    date, place, missing, waiting = _placed(writer, conversation, arrival, now, serial)
     naming = folder_message_name if arrival.folder else message_name
     shown = label(writer, arrival.sender)
     name = naming(date, shown, arrival.file_name, taken)
     recipients = arrival.states()
     waits = any(state is Delivery.QUEUED for _who, state in recipients)
     message = Message(
-        arrival.id,
+        arrival.hash,
         conversation,
         serial,
         arrival.sender,
@@ -206,6 +250,8 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
         arrival.lifetime,
         end_of(arrival.lifetime, now, waits=waits),
         place,
+        missing,
+        arrival.origin if arrival.recipients else None,
     )
     entry = transcript_text(writer, message)
     message = replace(message, entry_size=len(entry))
@@ -217,48 +263,80 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
     extend_transcript(writer, conversation, len(entry), 0)
     writer.put(Table.META, name_key(writer, conversation, name), u64(serial))
     _put_known(writer, message)
+    if arrival.origin:
+        salt, digest = arrival.origin.salt, arrival.origin.digest
+        copy = _copy_key(writer, conversation, arrival.sender, salt, digest)
+        writer.put(Table.MESSAGE_IDS, copy, arrival.id)
     hold_content(writer, arrival.content.id)
-    _move_heads(writer, conversation, arrival.id, arrival.parents)
+    _move_heads(writer, message)
     if arrival.recipients:
-        writer.put(Table.META, Meta.LAST_OWN + conversation, arrival.id)
+        writer.put(Table.META, Meta.LAST_OWN + conversation, arrival.hash)
     if waiting:
+        _came(writer, conversation, message.hash, waiting)
         _raise(writer, message, waiting)
     return message
 
 
 def _put_known(writer: Writer, message: Message) -> None:
-    key = _message_id(writer, message.conversation, message.sender, message.id)
-    writer.put(Table.MESSAGE_IDS, key, order.encode_known(message.serial, message.place))
+    known = Known(message.serial, message.place, message.hash, message.sender)
+    key = _id_key(writer, message.conversation, message.id)
+    writer.put(Table.MESSAGE_IDS, key, known.encode())
+
+
+def _came(writer: Writer, conversation: bytes, hash_: bytes, waiting: Iterable[int]) -> None:
+    """What these name as a parent is not missing any more."""
+    for serial in waiting:
+        message = get_message(writer, conversation, serial)
+        if message is not None:
+            left = tuple(parent for parent in message.missing if parent.hash != hash_)
+            put_changed(writer, replace(message, missing=left))
+
+
+def explain_absence(
+    writer: Writer, conversation: bytes, author: str, id_: bytes, why: Absence
+) -> list[Message]:
+    """Why a message is not here that others name as one of this author's. Gives those of which the
+    transcript says something else by that."""
+    known = order.waiting(writer, conversation, id_)
+    found = (get_message(writer, conversation, n) for n in (known.serials if known else ()))
+    named = [m for m in found if m and any(p[0] == author and p.id == id_ for p in m.missing)]
+    if not named or not order.explain(writer, conversation, id_, why):
+        return []
+    return [put_changed(writer, message) for message in named]
 
 
 def _placed(
     writer: Writer, conversation: bytes, arrival: Arrival, now: int, serial: int
-) -> tuple[int, int, list[int]]:
-    """(the date that a message is shown under, its place, the serials of those here that name it as
-    a parent). The former is its own, but a date that is still to come is the time of receipt, and
-    it is behind its parents and, within order.BEFORE_MAX, before those that it is a parent of."""
+) -> tuple[int, int, tuple[Parent, ...], tuple[int, ...]]:
+    """(the date that a message is shown under, its place, those of its parents that have never been
+    here and are waited for, the serials of those here that name it as a parent). The date is its
+    own, but one that is still to come is the time of receipt, and it is behind its parents and,
+    within order.BEFORE_MAX, before those that it is a parent of."""
     date = min(arrival.date, now)
-    before, waiting = order.waited_for(writer, conversation, arrival.id)
-    if before is not None and date < before + order.BEFORE_MAX:
-        date = min(date, before - 1)
-    missing: list[bytes] = []
-    places: list[int] = []
-    for parent in arrival.parents:
-        known = _by_anybody(writer, conversation, parent)
-        if known is None:
-            missing.append(parent)
-            continue
-        places.append(known[1])
-        message = get_message(writer, conversation, known[0])
+    waiting = order.waited_for(writer, conversation, arrival.id)
+    if waiting is not None and date < waiting.date + order.BEFORE_MAX:
+        date = min(date, waiting.date - 1)
+    date = max(0, behind(writer, conversation, arrival.parents, date))
+    missing = tuple(
+        parent
+        for parent in missing_parents(writer, conversation, arrival.parents)
+        if order.wait_for(writer, conversation, parent.id, date, serial)
+    )
+    known = (_parent(writer, conversation, parent) for parent in arrival.parents)
+    place = order.place_of(arrival.date, (parent.place for parent in known if parent))
+    return date, place, missing, waiting.serials if waiting else ()
+
+
+def behind(reader: Reader, conversation: bytes, parents: tuple[Parent, ...], date: int) -> int:
+    """The date (milliseconds), or the first one behind those that these parents are shown under."""
+    for parent in parents:
+        known = _parent(reader, conversation, parent)
+        message = get_message(reader, conversation, known.serial) if known else None
         date = max(date, message.date + 1) if message else date
-    date = max(0, date)
-    for parent in missing:
-        order.wait_for(writer, conversation, parent, date, serial)
-    sent = date if arrival.recipients else arrival.date  # what others see of one's own
-    return date, order.place_of(sent, places), waiting
+    return date
 
 
-def _raise(writer: Writer, late: Message, waiting: list[int]) -> None:
+def _raise(writer: Writer, late: Message, waiting: Iterable[int]) -> None:
     """A message has come of which these are children: they, and those behind them, are to be
     behind it."""
     conversation = late.conversation
@@ -268,7 +346,8 @@ def _raise(writer: Writer, late: Message, waiting: list[int]) -> None:
     found = (get_message(writer, conversation, n) for n in order.newest(writer, conversation))
     messages = sorted((m for m in found if m is not None), key=lambda m: (m.place, m.id))
     known = {message.id: message for message in messages}
-    moved = order.raised(((m.id, m.place, m.parents) for m in messages), late.id, late.place)
+    chain = ((m.id, m.place, tuple(parent.id for parent in m.parents)) for m in messages)
+    moved = order.raised(chain, late.id, late.place)
     for id_, place in moved.items():
         message = replace(known[id_], place=place)
         put_message(writer, message)
@@ -277,20 +356,11 @@ def _raise(writer: Writer, late: Message, waiting: list[int]) -> None:
     extend_transcript(writer, conversation, 0, 1)
 
 
-def _by_anybody(reader: Reader, conversation: bytes, id_: bytes) -> tuple[int, int] | None:
-    """(serial, place) of a message, be it deleted since, or None when it has never been here."""
-    known = get_conversation(reader, conversation)
-    for sender in known.participants if known else ():
-        data = reader.get(Table.MESSAGE_IDS, _message_id(reader, conversation, sender, id_))
-        if data is not None:
-            return order.decode_known(data)
-    return None
-
-
-def place_of(reader: Reader, conversation: bytes, id_: bytes) -> int | None:
-    """The place of a message that has been here, None when it never was."""
-    known = _by_anybody(reader, conversation, id_)
-    return known[1] if known else None
+def _parent(reader: Reader, conversation: bytes, parent: Parent) -> Known | None:
+    """What is known of a parent, be it deleted since; None when it has never been here. One with
+    its id and another hash is another message, of an author who has two texts for one id."""
+    known = known_message(reader, conversation, parent.id)
+    return known if known is not None and known.hash == parent.hash else None
 
 
 def ancestors_by(
@@ -303,34 +373,34 @@ def ancestors_by(
     left = [id_]
     while left and len(seen) < most:
         here = left.pop()
-        known = None if here in seen else _by_anybody(reader, conversation, here)
+        known = None if here in seen else known_message(reader, conversation, here)
         seen.add(here)
-        message = get_message(reader, conversation, known[0]) if known else None
+        message = get_message(reader, conversation, known.serial) if known else None
         if message is not None and message.sender == sender:
             found.append(here)
         elif message is not None:
-            left += message.parents
+            left += [parent.id for parent in message.parents]
     return found
 
 
 def own_before(reader: Reader, message: Message, me: str) -> Message | None:
     """The message of one's own that one of one's own names as a parent, if it is here."""
     for parent in message.parents:
-        found = find_message(reader, message.conversation, me, parent)
+        found = find_message(reader, message.conversation, me, parent.id)
         if found is not None:
             return found
     return None
 
 
 def missing_parents(
-    reader: Reader, conversation: bytes, parents: tuple[bytes, ...]
-) -> tuple[bytes, ...]:
+    reader: Reader, conversation: bytes, parents: tuple[Parent, ...]
+) -> tuple[Parent, ...]:
     """Those of the parents that have never been here, be it to be dropped."""
     return tuple(
         parent
         for parent in parents
-        if _by_anybody(reader, conversation, parent) is None
-        and reader.get(Table.META, _dropped_key(conversation + parent)) is None
+        if _parent(reader, conversation, parent) is None
+        and reader.get(Table.META, _dropped_key(conversation + parent.id)) is None
     )
 
 
@@ -340,6 +410,8 @@ def remove_message(writer: Writer, message: Message) -> None:
         writer.delete(Table.META, name_key(writer, message.conversation, message.name))
         if message.folder:
             writer.delete_prefix(Table.META, gone_key(message))
+        for parent in message.missing:
+            order.forgo(writer, message.conversation, parent.id, message.serial)
         listings.remove(writer, message)
         search_index.remove(writer, message)
         lifetimes.unschedule(writer, message)
@@ -386,11 +458,19 @@ def transcript_text(reader: Reader, message: Message) -> bytes:
     left_out = [
         label(reader, who) for who, state in message.recipients if state is Delivery.LEFT_OUT
     ]
+    absent = [_absence(reader, message, parent) for parent in message.missing]
     if not message.folder:
         head = read_content(reader, message.content, 0, transcript.TEXT_MAX)
-        return transcript.entry(message, head, left_out)
+        return transcript.entry(message, head, left_out, absent)
     table = read_table(reader, message.content)
-    return transcript.folder_entry(message, table.files, table.size, left_out)
+    return transcript.folder_entry(message, table.files, table.size, left_out, absent)
+
+
+def _absence(reader: Reader, message: Message, parent: Parent) -> tuple[str, Absence]:
+    """Whose message is not here that this one names, and why."""
+    known = order.waiting(reader, message.conversation, parent.id)
+    why = known.why if known else Absence.MISSING
+    return ("" if parent.author == message.sender else label(reader, parent.author)), why
 
 
 def put_changed(writer: Writer, message: Message) -> Message:
@@ -423,57 +503,71 @@ def extend_transcript(writer: Writer, conversation: bytes, size: int, changes: i
 # Heads
 
 
-def heads(reader: Reader, conversation: bytes) -> tuple[bytes, ...]:
-    """Ids of the newest messages of a conversation, those that no other names as its parent."""
-    data = reader.get(Table.META, Meta.HEADS + conversation) or b""
-    return tuple(data[i : i + 16] for i in range(0, len(data), 16))
+def heads(reader: Reader, conversation: bytes) -> tuple[Parent, ...]:
+    """The newest messages of a conversation, those that no other names as its parent."""
+    data = reader.get(Table.META, Meta.HEADS + conversation)
+    return _decode_heads(data) if data else ()
 
 
-def replaced_as_parent(writer: Writer, gone: Message) -> Message | None:
+def replaced_as_parent(writer: Writer, gone: Message) -> bool:
     """A message of one's own is not delivered to all: what is written from now on names its parents
-    in its place. Gives the message that names it already, and now names them as well."""
-    conversation, me = gone.conversation, gone.sender
+    in its place. True when something of one's own names it already, which stays so, as that is a
+    part of what it says."""
+    conversation, last = gone.conversation, Meta.LAST_OWN + gone.conversation
+    instead = tuple(_standing_in(writer, conversation, gone.parents))
     known = heads(writer, conversation)
-    if gone.id in known:
-        _put_heads(writer, conversation, _without(known, gone))
-    last = Meta.LAST_OWN + conversation
-    if writer.get(Table.META, last) == gone.id:
-        before = [p for p in gone.parents if has_message(writer, conversation, me, p)]
-        if before:
-            writer.put(Table.META, last, before[0])
-        else:
-            writer.delete(Table.META, last)
-        return None
-    start = conversation + u64(gone.serial + 1)
-    for key, data in islice(writer.items(Table.MESSAGES, conversation, start), AFTER_MAX):
-        after = _decode(key, data)
-        if after.sender == me and gone.id in after.parents:
-            after = replace(after, parents=_without(after.parents, gone))
-            put_message(writer, after)
-            return after
-    return None
+    if gone.as_parent in known:
+        at = known.index(gone.as_parent)
+        found = dict.fromkeys((*known[:at], *instead, *known[at + 1 :]))
+        _put_heads(writer, conversation, tuple(found)[:HEADS_MAX])
+    if writer.get(Table.META, last) != gone.hash:
+        stays = Known(gone.serial, gone.place, gone.hash, gone.sender, instead)
+        writer.put(Table.MESSAGE_IDS, _id_key(writer, conversation, gone.id), stays.encode())
+        return True
+    before = [p for p in instead if has_message(writer, conversation, gone.sender, p.id)]
+    if before:
+        writer.put(Table.META, last, before[0].hash)
+    else:
+        writer.delete(Table.META, last)
+    return False
 
 
-def _without(parents: tuple[bytes, ...], gone: Message) -> tuple[bytes, ...]:
-    """These with the parents of one in its place, the nearest of whom are kept."""
-    at = parents.index(gone.id)
-    found = dict.fromkeys((*parents[:at], *gone.parents, *parents[at + 1 :]))
-    return tuple(found)[:HEADS_MAX]
+def _standing_in(
+    reader: Reader, conversation: bytes, parents: tuple[Parent, ...]
+) -> dict[Parent, None]:
+    """These parents, in the place of those of one's own that were taken back what they name; in
+    order, each once."""
+    found: dict[Parent, None] = {}
+    for parent in parents:
+        known = known_message(reader, conversation, parent.id)
+        found |= dict.fromkeys(known.instead if known and known.instead else (parent,))
+    return found
 
 
-def parents_for(reader: Reader, conversation: bytes) -> tuple[bytes, ...]:
+def parents_for(reader: Reader, conversation: bytes, me: str) -> tuple[Parent, ...]:
     """What a message of one's own names as its parents: the heads, and one's own last message, so
     that one's own are in order however many others have written meanwhile."""
     known, own = heads(reader, conversation), reader.get(Table.META, Meta.LAST_OWN + conversation)
-    return known if own is None or own in known else (own, *known[1 - HEADS_MAX :])
+    if own is None or any(parent.hash == own for parent in known):
+        return known
+    return (Parent(me, own), *known[1 - HEADS_MAX :])
 
 
-def _move_heads(
-    writer: Writer, conversation: bytes, id_: bytes, parents: tuple[bytes, ...]
-) -> None:
-    left = [head for head in heads(writer, conversation) if head not in parents]
-    _put_heads(writer, conversation, (*left, id_))
+def _move_heads(writer: Writer, message: Message) -> None:
+    known = heads(writer, message.conversation)
+    named = {parent.hash for parent in message.parents}
+    left = [head for head in known if head.hash not in named]
+    _put_heads(writer, message.conversation, (*left, message.as_parent))
 
 
-def _put_heads(writer: Writer, conversation: bytes, ids: tuple[bytes, ...]) -> None:
-    writer.put(Table.META, Meta.HEADS + conversation, b"".join(ids[-HEADS_MAX:]))
+def _put_heads(writer: Writer, conversation: bytes, known: tuple[Parent, ...]) -> None:
+    writer.put(Table.META, Meta.HEADS + conversation, _encode_heads(known[-HEADS_MAX:]))
+
+
+def _encode_heads(known: tuple[Parent, ...]) -> bytes:
+    return pack(list(known))
+
+
+def _decode_heads(data: bytes) -> tuple[Parent, ...]:
+    (known,) = unpack(data, list)
+    return parents_of(known)

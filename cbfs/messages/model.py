@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from cbfs_common.messages.body import MESSAGE_ID_SIZE, Parent
 from cbfs_common.messages.conversation import FOREVER, Lifetime
 
 
@@ -43,9 +44,21 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """What one's own message was made with, besides what everybody is shown of it, so that it is
+    the same whenever it is sent: ``salt`` (16), the ``date`` that others see (milliseconds), and
+    the ``digest`` of its content (32)."""
+
+    salt: bytes
+    date: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One message of a conversation, sent or received. Times are milliseconds since 1970.
 
+    ``hash`` (32) names it, by all that it says; its ``id`` (16) is the beginning of that.
     ``name`` is the file name in the conversation's folder, unique there, made by
     ``file_names.message_name``. ``recipients`` is empty for what was received; of a note to oneself
     it is oneself. ``parents`` and ``file_name`` are as its sender wrote them. ``entry_size`` is how
@@ -53,9 +66,10 @@ class Message:
     (``cbfs_common.messages.folder``). ``label``: what its sender was called when it was named.
     ``ends``: when it is deleted, by the ``lifetime`` that it carries; 0 is never. ``place`` orders
     the messages of a conversation, the same at everybody who has the same messages (PROTOCOL.rst,
-    Conversations)."""
+    Conversations). ``missing`` are those of its parents that have never been here. ``origin`` is
+    None for what was received."""
 
-    id: bytes
+    hash: bytes
     conversation: bytes
     serial: int
     sender: str
@@ -65,7 +79,7 @@ class Message:
     inode: int
     content: Content
     recipients: tuple[tuple[str, Delivery], ...]
-    parents: tuple[bytes, ...] = ()
+    parents: tuple[Parent, ...] = ()
     file_name: str = ""
     entry_size: int = 0
     folder: bool = False
@@ -73,3 +87,15 @@ class Message:
     lifetime: Lifetime = FOREVER
     ends: int = 0
     place: int = 0
+    missing: tuple[Parent, ...] = ()
+    origin: Origin | None = None
+
+    @property
+    def id(self) -> bytes:
+        """What it is called in notes and records: 16 bytes."""
+        return self.hash[:MESSAGE_ID_SIZE]
+
+    @property
+    def as_parent(self) -> Parent:
+        """As what answers it names it."""
+        return Parent(self.sender, self.hash)

@@ -10,9 +10,13 @@ Everything here belongs into the transaction that brings the message.
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
 
-from cbfs.storage.encoding import number_of, pack, u64, unpack
+from cbfs.storage.encoding import number_of, pack, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer
+from cbfs_common.messages.body import Parent
 
 BEFORE_MAX = 3_600_000
 """Milliseconds by which the date that a message is shown under is moved, at most, to be before that
@@ -20,6 +24,9 @@ of one that names it as a parent: clocks differ, but nobody is to date what othe
 
 WAITING_MAX = 64
 """Messages of which is remembered that they wait for one parent."""
+
+IN_VAIN_MAX = 64
+"""Messages of a conversation that were asked for in vain, of which ``status`` tells."""
 
 REORDER_MAX = 2_000
 """Messages that one that comes late can raise: the newest of its conversation. What would be behind
@@ -46,21 +53,108 @@ def raised(
     return moved
 
 
-def wait_for(writer: Writer, conversation: bytes, parent: bytes, date: int, serial: int) -> None:
-    """A message that is shown at ``date`` names a parent that is not here."""
-    known, waiting = _waiting(writer, conversation, parent)
-    dates = [date] if known is None else [date, known]
-    serials = [*waiting, serial][:WAITING_MAX]
-    writer.put(Table.META, _key(conversation, parent), _encode_waiting(max(1, min(dates)), serials))
+class Absence(Enum):
+    """Why a message is not here that others name as a parent."""
+
+    MISSING = 0  # it may come
+    TAKEN_BACK = 1  # as who is said to have written it says
+    IN_VAIN = 2  # it was asked for as often as anything is
 
 
-def waited_for(writer: Writer, conversation: bytes, id_: bytes) -> tuple[int | None, list[int]]:
-    """A message is here: the date before which it is to be shown, if any, and the serials of those
-    that have waited for it, which are forgotten."""
-    found = _waiting(writer, conversation, id_)
-    if found[0] is not None:
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits for a parent that is not here: the first ``date`` that one of them is shown at
+    (milliseconds), the ``serials`` of WAITING_MAX of them, and ``why`` it is not here."""
+
+    date: int
+    serials: tuple[int, ...]
+    why: Absence = Absence.MISSING
+
+    def encode(self) -> bytes:
+        """As a record of ``Meta.BEFORE``."""
+        return pack(self.date, list(self.serials), self.why.value)
+
+
+def wait_for(writer: Writer, conversation: bytes, parent: bytes, date: int, serial: int) -> bool:
+    """A message that is shown at ``date`` names a parent (16) that is not here. False when so many
+    wait for it that this one is not told when it comes."""
+    known = waiting(writer, conversation, parent)
+    date, there = max(1, date), known.serials if known else ()
+    made = Waiting(min(date, known.date), there, known.why) if known else Waiting(date, ())
+    told = len(there) < WAITING_MAX
+    made = replace(made, serials=(*there, serial)) if told else made
+    writer.put(Table.META, _key(conversation, parent), made.encode())
+    return told
+
+
+def waited_for(writer: Writer, conversation: bytes, id_: bytes) -> Waiting | None:
+    """A message is here: what has waited for it, if anything, which is forgotten."""
+    found = waiting(writer, conversation, id_)
+    if found is not None:
         writer.delete(Table.META, _key(conversation, id_))
+        if found.why is Absence.IN_VAIN:
+            left = [parent for parent in _asked_for(writer, conversation) if parent != id_]
+            _put_asked_for(writer, conversation, left)
     return found
+
+
+def explain(writer: Writer, conversation: bytes, parent: bytes, why: Absence) -> tuple[int, ...]:
+    """Why a parent is not here. The serials of those that wait for it."""
+    known = waiting(writer, conversation, parent)
+    if known is None or known.why is why:
+        return ()
+    asked_for = [each for each in _asked_for(writer, conversation) if each != parent]
+    if why is Absence.IN_VAIN:
+        asked_for.append(parent)
+    _put_asked_for(writer, conversation, asked_for)
+    writer.put(Table.META, _key(conversation, parent), replace(known, why=why).encode())
+    return known.serials
+
+
+def waiting(reader: Reader, conversation: bytes, parent: bytes) -> Waiting | None:
+    """What waits for a parent that is not here, None when nothing does."""
+    data = reader.get(Table.META, _key(conversation, parent))
+    return None if data is None else _decode_waiting(data)
+
+
+def forgo(writer: Writer, conversation: bytes, parent: bytes, serial: int) -> None:
+    """A message that names a parent which is not here is deleted."""
+    known = waiting(writer, conversation, parent)
+    if known is None or serial not in known.serials:
+        return
+    left = tuple(number for number in known.serials if number != serial)
+    if left:
+        fewer = replace(known, serials=left)
+        writer.put(Table.META, _key(conversation, parent), fewer.encode())
+    else:
+        waited_for(writer, conversation, parent)
+
+
+def in_vain(reader: Reader, conversation: bytes) -> int:
+    """How many messages of a conversation others name that were asked for in vain."""
+    return len(_asked_for(reader, conversation))
+
+
+def _asked_for(reader: Reader, conversation: bytes) -> list[bytes]:
+    data = reader.get(Table.META, Meta.IN_VAIN + conversation)
+    return _decode_asked_for(data) if data else []
+
+
+def _put_asked_for(writer: Writer, conversation: bytes, parents: list[bytes]) -> None:
+    key = Meta.IN_VAIN + conversation
+    if parents:
+        writer.put(Table.META, key, _encode_asked_for(parents[-IN_VAIN_MAX:]))
+    else:
+        writer.delete(Table.META, key)
+
+
+def _encode_asked_for(parents: list[bytes]) -> bytes:
+    return pack(parents)
+
+
+def _decode_asked_for(data: bytes) -> list[bytes]:
+    (parents,) = unpack(data, list)
+    return list(parents)
 
 
 def newest(reader: Reader, conversation: bytes) -> list[int]:
@@ -69,29 +163,37 @@ def newest(reader: Reader, conversation: bytes) -> list[int]:
     return [number_of(key[16:]) for key in keys]
 
 
-def _waiting(reader: Reader, conversation: bytes, parent: bytes) -> tuple[int | None, list[int]]:
-    data = reader.get(Table.META, _key(conversation, parent))
-    return (None, []) if data is None else _decode_waiting(data)
-
-
-def _encode_waiting(date: int, serials: list[int]) -> bytes:
-    return pack(date, serials)
-
-
-def _decode_waiting(data: bytes) -> tuple[int, list[int]]:
-    date, serials = unpack(data, int, list)
-    return date, serials
+def _decode_waiting(data: bytes) -> Waiting:
+    date, serials, why = unpack(data, int, list, int)
+    return Waiting(date, tuple(serials), Absence(why))
 
 
 def _key(conversation: bytes, parent: bytes) -> bytes:
     return Meta.BEFORE + conversation + parent
 
 
-def encode_known(serial: int, place: int) -> bytes:
-    """What stays of a message when it is deleted: serial u64 | place u64."""
-    return u64(serial) + u64(place)
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What stays of a message when it is deleted: its serial, its place, its hash (32) and who has
+    sent it. ``instead``: of one's own that was taken back, what is named in its place."""
+
+    serial: int
+    place: int
+    hash: bytes
+    sender: str
+    instead: tuple[Parent, ...] = ()
+
+    def encode(self) -> bytes:
+        """As a record of ``Table.MESSAGE_IDS``."""
+        return pack(self.serial, self.place, self.hash, self.sender, list(self.instead))
 
 
-def decode_known(data: bytes) -> tuple[int, int]:
-    """(serial, place) of a message. Undo ``encode_known``."""
-    return number_of(data[:8]), number_of(data[8:])
+def decode_known(data: bytes) -> Known:
+    """Undo ``Known.encode``. Raises DecodeError."""
+    serial, place, hash_, sender, instead = unpack(data, int, int, bytes, str, list)
+    return Known(serial, place, hash_, sender, parents_of(instead))
+
+
+def parents_of(packed: list[Any]) -> tuple[Parent, ...]:
+    """Parents as a record has them."""
+    return tuple(Parent(*each) for each in packed)

@@ -112,10 +112,11 @@ def relabel(writer: Writer, name: str) -> tuple[int, list[Message]]:
 
 def _name_message(writer: Writer, message: Message, name: str) -> Message | None:
     """``name`` is called otherwise: name it after what its sender is called now, and say who was
-    left out by what they are called now. The message as it is then, None when nothing of it has
-    changed."""
+    left out, and whose message is not here, by what they are called now. The message as it is then,
+    None when nothing of it has changed."""
     if message.sender != name:
-        if dict(message.recipients).get(name) is Delivery.LEFT_OUT:
+        left_out = dict(message.recipients).get(name) is Delivery.LEFT_OUT
+        if left_out or any(parent.author == name for parent in message.missing):
             history.put_changed(writer, message)
         return None
     shown = label(writer, message.sender)

@@ -97,6 +97,17 @@ def missing_line(count: int, place: str, until: int) -> str:
     )
 
 
+def in_vain_line(count: int, place: str) -> str:
+    """Of messages that others have answered in the conversation's folder ``place``, and that
+    whoever has written them has not sent, however often they were asked for."""
+    what, them = ("messages", "them") if count > 1 else ("message", "it")
+    return (
+        f"{count} {what} that others in {place} have answered never came (see its transcript:"
+        f" whoever wrote {them} may have lost {them}, left you out, or told you something else"
+        " than the others; ask them all)"
+    )
+
+
 def unread_lines(count: int) -> tuple[str, ...]:
     """Lines that say what is in quarantine/, and why."""
     if not count:

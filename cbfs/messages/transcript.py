@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from cbfs.messages.lifetimes import words
 from cbfs.messages.model import Message
+from cbfs.messages.order import Absence
 
 TEXT_MAX = 65_536
 """Bytes of a message, from its beginning, that its entry shows."""
@@ -23,29 +24,56 @@ TEXT_MAX = 65_536
 _INDENT = "    "
 
 
-def entry(message: Message, head: bytes, left_out: Sequence[str] = ()) -> bytes:
+Absences = Sequence[tuple[str, Absence]]
+"""For each message that is not here and that one names: who has written it, empty for the sender
+themself, and why."""
+
+
+def entry(
+    message: Message, head: bytes, left_out: Sequence[str] = (), absent: Absences = ()
+) -> bytes:
     """``[2026-11-24 14:46] alice: See you at ten.``, further lines indented; a file by its name
     and size; ``[2026-11-24 14:46, kept 7d]`` when it ends; a line more names who was
-    ``left_out``. ``head`` is the beginning of its content, TEXT_MAX bytes at most."""
-    return _said(message, _text(message, head), left_out)
+    ``left_out``, and one before it says what is ``absent``. ``head`` is the beginning of its
+    content, TEXT_MAX bytes at most."""
+    return _said(message, _text(message, head), left_out, absent)
 
 
-def folder_entry(message: Message, files: int, size: int, left_out: Sequence[str] = ()) -> bytes:
+def folder_entry(
+    message: Message,
+    files: int,
+    size: int,
+    left_out: Sequence[str] = (),
+    absent: Absences = (),
+) -> bytes:
     """``[2026-11-24 14:46] alice: photos (3 files, 4096 bytes)``: the entry of a message that is a
     folder, with how many ``files`` it has and the bytes of all."""
     many = "1 file" if files == 1 else f"{files} files"
-    return _said(message, f"{message.name} ({many}, {size} bytes)", left_out)
+    return _said(message, f"{message.name} ({many}, {size} bytes)", left_out, absent)
 
 
-def _said(message: Message, text: str, left_out: Sequence[str]) -> bytes:
+def _said(message: Message, text: str, left_out: Sequence[str], absent: Absences) -> bytes:
     moment = datetime.fromtimestamp(message.date / 1000, UTC)
     first, *rest = text.split("\n")
     kept = f", kept {words(message.lifetime.seconds)}" if message.lifetime.seconds else ""
-    lines = [f"[{moment:%Y-%m-%d %H:%M}{kept}] {message.label or message.sender}: {first}"]
+    who = message.label or message.sender
+    lines = [f"[{moment:%Y-%m-%d %H:%M}] ({_missed(who, *each)})" for each in absent]
+    lines.append(f"[{moment:%Y-%m-%d %H:%M}{kept}] {who}: {first}")
     lines += [_INDENT + line if line else "" for line in rest]
     if left_out:
         lines.append(f"{_INDENT}(not sent to {', '.join(left_out)}: blocked)")
     return "\n".join(lines).encode() + b"\n"
+
+
+def _missed(who: str, author: str, why: Absence) -> str:
+    """A line in the place of a message that is not here."""
+    if why is Absence.TAKEN_BACK:
+        other = f"{who} answers a message that {author} has taken back"
+        return other if author else f"{who} has taken back a message"
+    what = f"answers a message of {author}'s" if author else "has written something before this"
+    if why is Absence.IN_VAIN:
+        return f"{who} {what} that never came: ask them"
+    return f"{who} {what} that has not come"
 
 
 def _text(message: Message, head: bytes) -> str:

@@ -178,8 +178,8 @@ class MountView:
             node.ends_anew(message)
             self.tree.folders(message.conversation)[0].touch()
             self.watchers.touch(node.inode)
-        if any(state is Delivery.LEFT_OUT for _who, state in message.recipients):
-            # the transcript says so
+        left_out = any(state is Delivery.LEFT_OUT for _who, state in message.recipients)
+        if left_out or message.missing:  # the transcript says so
             self.tree.folders(message.conversation)[0].touch()
         self.sync_send.changed()
         self.status_changed()

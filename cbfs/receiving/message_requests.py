@@ -175,7 +175,7 @@ def request(reader: Reader, name: str) -> MessageRequest | None:
         return None
     since, first = parts[0]
     message = sorted(
-        (part for _received, part in parts if part.id == first.id), key=lambda p: p.number
+        (part for _received, part in parts if part.salt == first.salt), key=lambda p: p.number
     )
     text = b"".join(p.chunk for number, p in enumerate(message) if p.number == number)
     return MessageRequest(
@@ -187,7 +187,7 @@ def request(reader: Reader, name: str) -> MessageRequest | None:
         first.size,
         text[:TEXT_MAX],
         first.folder,
-        len({(part.conversation, part.id) for _received, part in parts}),
+        len({(part.conversation, part.salt) for _received, part in parts}),
     )
 
 

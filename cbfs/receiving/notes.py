@@ -10,10 +10,26 @@ from dataclasses import dataclass, field
 
 from cbfs.contacts.contact import Contact, Standing
 from cbfs.messages.conversations import get_conversation
-from cbfs.messages.history import ancestors_by, find_message, has_message, own_before, put_message
+from cbfs.messages.history import (
+    ancestors_by,
+    explain_absence,
+    find_message,
+    has_message,
+    own_before,
+    put_message,
+)
 from cbfs.messages.model import Delivery, Message
+from cbfs.messages.order import Absence
 from cbfs.messages.queues.delivery_queue import begin_again, moved_on, pending, send_again
-from cbfs.messages.queues.note_queue import NOTHING, Dues, NoteKind, dequeue, enqueue, items_for
+from cbfs.messages.queues.note_queue import (
+    NOTHING,
+    Dues,
+    NoteKind,
+    arrived,
+    dequeue,
+    enqueue,
+    items_for,
+)
 from cbfs.receiving.reassembly import Arrivals, Reception, acknowledge
 from cbfs.storage.encoding import number_of, u64
 from cbfs.storage.store import Meta, Reader, Table, Writer
@@ -59,6 +75,8 @@ def take_note(
         elif known or get_conversation(writer, ref[:16]) is not None:
             due = now + reception.delay // ASK_SPREAD
             enqueue(writer, told.dues, sender, NoteKind.WANT, ref, due, sender)
+    for ref in note.taken_back:
+        _taken_back(writer, told, sender, ref)
     wanted = list(note.wanted)
     if note.lost and fresh and _may(writer, Meta.LOST_BY, sender, now):
         begin_again(writer, sender)
@@ -85,10 +103,20 @@ def _received(writer: Writer, told: Told, me: str, sender: str, ref: bytes) -> N
         told.messages.append(message)
 
 
+def _taken_back(writer: Writer, told: Told, sender: str, ref: bytes) -> None:
+    """It is not asked for any more, and in its place stands why. Only who is said to have written
+    it is believed."""
+    changed = explain_absence(writer, ref[:16], sender, ref[16:], Absence.TAKEN_BACK)
+    if changed:
+        arrived(writer, ref)
+        told.messages += changed
+
+
 def _send_again(
     writer: Writer, told: Told, me: str, sender: str, refs: list[bytes], now: int
 ) -> None:
-    """What is on its way already, was deleted, or is not one's own is not sent again."""
+    """What is on its way already, or is not one's own, is not sent again; of what was deleted, or
+    taken back, that is said."""
     waiting = {job.conversation + job.message for job in pending(writer, sender)}
     for ref in dict.fromkeys(refs):
         message = None if ref in waiting else _own(writer, me, sender, ref)
@@ -97,8 +125,22 @@ def _send_again(
             send_again(writer, message, sender)
             told.again.add(sender)
             _offer_before(writer, told, me, sender, message, now)
+        elif _is_taken_back(writer, me, sender, ref):
+            enqueue(writer, told.dues, sender, NoteKind.TAKEN_BACK, ref, now)
         elif ref not in waiting:
             _offer_behind(writer, told, me, sender, ref, now)
+
+
+def _is_taken_back(reader: Reader, me: str, peer: str, ref: bytes) -> bool:
+    """Whether one has written this, for ``peer`` among others, and it is not to be had any more.
+    Whom one has left out of it is not told that."""
+    conversation = get_conversation(reader, ref[:16])
+    if conversation is None or peer not in conversation.participants:
+        return False
+    message = find_message(reader, ref[:16], me, ref[16:])
+    if message is None:
+        return has_message(reader, ref[:16], me, ref[16:])
+    return dict(message.recipients).get(peer) is Delivery.CANCELLED
 
 
 def _offer_before(

@@ -10,15 +10,23 @@ from dataclasses import dataclass, field, replace
 from cbfs.messages import lifetimes
 from cbfs.messages.content import read_table
 from cbfs.messages.conversations import add_conversation, come_back, get_conversation
-from cbfs.messages.history import Arrival, add_message, has_message, missing_parents, note_dropped
-from cbfs.messages.model import Content, Conversation, Message
+from cbfs.messages.history import (
+    Arrival,
+    add_message,
+    copied,
+    known_message,
+    missing_parents,
+    note_copy,
+    note_dropped,
+)
+from cbfs.messages.model import Content, Conversation, Message, Origin
 from cbfs.messages.queues.incomplete import Incomplete, complete, get_incomplete, put_incomplete
 from cbfs.messages.queues.note_queue import Dues, NoteKind, arrived, enqueue
 from cbfs.storage.encoding import u32, u64
 from cbfs.storage.store import Series, Table, Writer
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import ASK_FIRST, ASK_SPREAD
-from cbfs_common.messages.body import Part
+from cbfs_common.messages.body import MESSAGE_ID_SIZE, Part
 from cbfs_common.messages.conversation import fits
 
 
@@ -59,16 +67,16 @@ def store_part(
         arrivals.refused += 1
         return
     arrivals.conversations[conversation.id] = conversation
-    ref = conversation.id + part.id
-    if has_message(writer, conversation.id, sender, part.id):
+    hash_ = part.hash(sender)
+    ref = conversation.id + hash_[:MESSAGE_ID_SIZE]
+    if _is_known(writer, arrivals, conversation.id, sender, part, hash_):
         acknowledge(writer, arrivals.dues, reception, sender, ref)  # the sender did not know
         return
-    content = _collect(writer, sender, part, now)
+    content = _collect(writer, arrivals, sender, part, hash_, now)
     if content is None:
-        arrivals.parts += 1
         return
     arrival = Arrival(
-        part.id,
+        hash_,
         sender,
         part.date,
         part.parents,
@@ -79,6 +87,7 @@ def store_part(
         muted=sender in reception.muted,
         folder=part.folder,
         lifetime=part.lifetime,
+        origin=Origin(part.salt, part.date, part.digest),
     )
     lifetimes.learn(writer, conversation.id, part.lifetime, sender, now)
     arrivals.messages.append(add_message(writer, conversation.id, arrival, now))
@@ -89,7 +98,7 @@ def store_part(
         for person in conversation.participants:
             if person != me:
                 due = now + (0 if wanted else ASK_FIRST * 1_000) + reception.delay // ASK_SPREAD
-                missing = conversation.id + parent
+                missing = conversation.id + parent.id
                 enqueue(writer, arrivals.dues, person, NoteKind.WANT, missing, due, sender)
 
 
@@ -99,7 +108,7 @@ def drop_part(writer: Writer, known: dict[bytes, Conversation], sender: str, par
     conversation = known.get(part.conversation) or get_conversation(writer, part.conversation)
     if conversation is None or sender not in conversation.participants:
         return
-    ref = part.conversation + part.id
+    ref = part.conversation + part.hash(sender)[:MESSAGE_ID_SIZE]
     note_dropped(writer, ref)
     arrived(writer, ref)
 
@@ -127,9 +136,27 @@ def _conversation(
     )
 
 
-def _collect(writer: Writer, sender: str, part: Part, now: int) -> Content | None:
-    """Keep a part. The content when it is whole and its digest right, else None."""
-    key = writer.blind(part.conversation, sender.encode(), part.id)
+def _is_known(
+    writer: Writer, arrivals: Arrivals, conversation: bytes, sender: str, part: Part, hash_: bytes
+) -> bool:
+    """Whether this message is here, be it deleted since, or one of another text in its place; or
+    the same text of the same draft, which is then known by this hash as well."""
+    known = known_message(writer, conversation, hash_[:MESSAGE_ID_SIZE])
+    if known is not None:
+        arrivals.refused += known.hash != hash_
+        return True
+    known = copied(writer, conversation, sender, part.salt, part.digest)
+    if known is not None:
+        note_copy(writer, conversation, known, hash_)
+    return known is not None
+
+
+def _collect(
+    writer: Writer, arrivals: Arrivals, sender: str, part: Part, hash_: bytes, now: int
+) -> Content | None:
+    """Keep a part. The content when it is whole and its digest right, else None. One that does not
+    fit those that are here is refused; it has said the same as they, but for its share."""
+    key = writer.blind(part.conversation, hash_)
     known = get_incomplete(writer, key)
     if known is None:
         known = Incomplete(
@@ -144,12 +171,14 @@ def _collect(writer: Writer, sender: str, part: Part, now: int) -> Content | Non
         if part.count > 1:
             lifetimes.schedule_parts(writer, key, part.lifetime, now)
     seen, at = known.seen, part.number
-    if known.digest != part.digest or len(seen) != part.count or seen[at]:
+    if len(seen) != part.count or seen[at]:
+        arrivals.refused += len(seen) != part.count
         return None
     writer.put(Table.CONTENT, u64(known.content) + u32(at), part.chunk)
     seen = seen[:at] + b"\1" + seen[at + 1 :]
     if not all(seen):
         put_incomplete(writer, key, replace(known, seen=seen), len(part.chunk))
+        arrivals.parts += 1
         return None
     complete(writer, key, sender)
     chunk_size = len(part.chunk)
@@ -157,6 +186,7 @@ def _collect(writer: Writer, sender: str, part: Part, now: int) -> Content | Non
         chunk_size = (part.size - len(part.chunk)) // (part.count - 1)
     if not _fits(writer, known.content, part, chunk_size):
         writer.delete_prefix(Table.CONTENT, u64(known.content))
+        arrivals.refused += 1
         return None
     return Content(known.content, part.size, chunk_size)
 

@@ -221,8 +221,9 @@ class Receiver:
             if arrivals.refused:
                 problems.set(
                     "refused",
-                    "messages were dropped, as their senders do not take part in the conversations"
-                    " that they are written into (there is nothing to do: nobody sees them)",
+                    "messages were dropped: their senders do not take part in the conversations"
+                    " that they are written into, or have sent parts that do not fit together"
+                    " (there is nothing to do: nobody sees them)",
                 )
 
     async def meet_strangers(self) -> None:

@@ -2,23 +2,24 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cbfs.contacts.contact import decode_contact
 from cbfs.interface import Outgoing
 from cbfs.messages import history, lifetimes
 from cbfs.messages.conversations import add_conversation, come_back, conversation_for, mark_written
 from cbfs.messages.history import Arrival
-from cbfs.messages.model import Conversation, Message
+from cbfs.messages.model import Conversation, Message, Origin
 from cbfs.messages.queues import delivery_queue
 from cbfs.storage.store import Reader, Series, Table, Writer
+from cbfs_common.messages.body import SALT_SIZE, Part
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
     """What is settled of a message before its transaction. ``me`` writes it; ``participants``
     are sorted, oneself included; ``fresh`` is random, for the id of a conversation that it may
-    begin, ``message`` as well, for its own when its draft has none (16 bytes each); ``digest`` is
+    begin, ``salt`` as well, for its own when its draft has none (16 bytes each); ``digest`` is
     of its content, by BLAKE2b; ``now`` in milliseconds."""
 
     me: str
@@ -27,7 +28,7 @@ class Settled:
     digest: bytes
     now: int
     fresh: bytes
-    message: bytes
+    salt: bytes
 
 
 def make_message(
@@ -44,24 +45,10 @@ def make_message(
     come_back(writer, conversation.id)
     if outgoing.lifetime:
         lifetimes.choose(writer, conversation.id, outgoing.lifetime, settled.me, settled.now)
-    others = tuple(name for name in settled.participants if name != settled.me)
-    arrival = Arrival(
-        _message_id(writer, conversation.id, outgoing.seed, settled),
-        settled.me,
-        settled.now,
-        history.parents_for(writer, conversation.id),
-        outgoing.file_name,
-        writer.next_number(Series.INODE),
-        outgoing.content,
-        others or (settled.me,),
-        folder=outgoing.folder,
-        lifetime=lifetimes.setting(writer, conversation.id).lifetime,
-        left_out=tuple(name for name in others if is_blocked(writer, name)),
+    message = history.add_message(
+        writer, conversation.id, _arrival(writer, conversation, outgoing, settled), settled.now
     )
-    message = history.add_message(writer, conversation.id, arrival, settled.now)
-    delivery_queue.add_jobs(
-        writer, message, delivery_queue.job_for(message, conversation, settled.digest)
-    )
+    delivery_queue.add_jobs(writer, message, delivery_queue.job_for(message, conversation))
     outgoing.consume(writer, conversation)
     return conversation, message
 
@@ -72,14 +59,61 @@ def is_blocked(reader: Reader, name: str) -> bool:
     return record is not None and decode_contact(record).blocked > 0
 
 
-def _message_id(reader: Reader, conversation: bytes, seed: bytes, settled: Settled) -> bytes:
-    """The message's id: the same whenever the same draft is sent with the same content, so that its
-    recipients drop what an account sends once more that was restored from a backup. Random for
-    what has no ``seed``, or where a message with that id was written already."""
-    id_ = hashlib.blake2b(seed + settled.digest, digest_size=16).digest()
-    if not seed or history.has_message(reader, conversation, settled.me, id_):
-        return settled.message
-    return id_
+def _arrival(
+    writer: Writer, conversation: Conversation, outgoing: Outgoing, settled: Settled
+) -> Arrival:
+    """What the message says, from now on and to everybody."""
+    me, place = settled.me, conversation.id
+    parents = history.parents_for(writer, place, me)
+    date = history.behind(writer, place, parents, settled.now)
+    origin = Origin(_salt(writer, place, outgoing.seed, settled), date, settled.digest)
+    others = tuple(name for name in settled.participants if name != me)
+    arrival = Arrival(
+        b"",
+        me,
+        date,
+        parents,
+        outgoing.file_name,
+        writer.next_number(Series.INODE),
+        outgoing.content,
+        others or (me,),
+        folder=outgoing.folder,
+        lifetime=lifetimes.setting(writer, place).lifetime,
+        left_out=tuple(name for name in others if is_blocked(writer, name)),
+        origin=origin,
+    )
+    return replace(arrival, hash=_hash(arrival, conversation, origin))
+
+
+def _hash(arrival: Arrival, conversation: Conversation, origin: Origin) -> bytes:
+    part = Part(
+        salt=origin.salt,
+        conversation=conversation.id,
+        parents=arrival.parents,
+        participants=conversation.participants,
+        subject=conversation.subject,
+        date=origin.date,
+        file_name=arrival.file_name,
+        number=0,
+        count=1,
+        size=arrival.content.size,
+        digest=origin.digest,
+        chunk=b"",
+        bundle=b"",
+        folder=arrival.folder,
+        lifetime=arrival.lifetime,
+    )
+    return part.hash(arrival.sender)
+
+
+def _salt(reader: Reader, conversation: bytes, seed: bytes, settled: Settled) -> bytes:
+    """The message's salt: the same whenever the same draft is sent with the same content, so that
+    its recipients drop what an account sends once more that was restored from a backup. Random for
+    what has no ``seed``, or where a message of that salt was written already."""
+    salt = hashlib.blake2b(seed + settled.digest, digest_size=SALT_SIZE).digest()
+    if not seed or history.copied(reader, conversation, settled.me, salt, settled.digest):
+        return settled.salt
+    return salt
 
 
 def _conversation(

@@ -79,7 +79,7 @@ class Sealing:
             raise StoreError("the queue names no conversation", "see the log")
         return encode_part(
             Part(
-                id=job.message,
+                salt=job.salt,
                 conversation=job.conversation,
                 parents=job.parents,
                 participants=conversation.participants,

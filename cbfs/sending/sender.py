@@ -353,7 +353,9 @@ class Sender:
                 async with self._link(contact) as own:
                     await _hand_over(own, contact, envelope)
             told = draft.items
-            await store.commit(lambda writer: note_queue.settle(writer, told, context.clock()))
+            now = context.clock()
+            for message in await store.commit(partial(note_queue.settle, told=told, now=now)):
+                self._events.message_changed(message)
         self._notes.discard(name)
         with store.read() as reader:
             due = note_queue.next_due(reader, name)

@@ -33,7 +33,9 @@ class Table(Enum):
     CONVERSATIONS = b"conversations"  # conversation id 16
     MESSAGES = b"messages"  # conversation id 16 | serial u64
     LISTINGS = b"listings"  # conversation id 16 | serial u64: see ``cbfs.messages.listings``
-    MESSAGE_IDS = b"message-ids"  # blind(conversation id, sender, message id)
+    MESSAGE_IDS = (
+        b"message-ids"  # blind(conversation, id), blind(conversation, sender, salt, digest)
+    )
     PARTS = b"parts"  # what is known of a file that is still arriving
     ENDS = b"ends"  # see ``cbfs.messages.lifetimes``
     QUEUE = b"queue"  # blind(recipient) 16 | sequence u64
@@ -82,6 +84,7 @@ class Meta(bytes, Enum):
     GONE = b"gone "  # conversation 16 | serial u64 | index u32: was removed from a folder
     HEADS = b"heads "  # conversation 16: the messages that no other names as its parent
     HELD = b"held "  # content u64: how many refer to it
+    IN_VAIN = b"in vain "  # conversation 16: messages that were asked for in vain
     JOB = b"job "  # blind(recipient, conversation, message): the key of the delivery
     LABEL = b"label "  # blind(name): what they are shown as
     LAST_OWN = b"last own "  # conversation 16: one's own last message

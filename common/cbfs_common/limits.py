@@ -222,7 +222,7 @@ LOST_PAUSE = 600
 QUARANTINE_MAX = 16_384
 """Envelopes that could not be read; past them the oldest go."""
 
-PARTS_MAX = 8_192
+PARTS_MAX = 16_384
 """Parts of one message: enough for FILE_SIZE_MAX under the longest header."""
 
 FOLDER_ENTRIES_MAX = 4_096

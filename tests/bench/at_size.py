@@ -62,7 +62,7 @@ def fill(store: Store, conversations: int, messages: int) -> None:
             own = number % 2 == 0
             moment = STARTED + 10**9 + number * 1_000
             arrival = Arrival(
-                SYSTEM_RANDOM.token(16),
+                SYSTEM_RANDOM.token(32),
                 NAME if own else other,
                 moment,
                 (),

@@ -74,7 +74,7 @@ def _upkeep(account: Path) -> tuple[float, float]:
         began = time.perf_counter()
         for number in range(UPKEEP):
             arrival = Arrival(
-                SYSTEM_RANDOM.token(16),
+                SYSTEM_RANDOM.token(32),
                 "bob",
                 STARTED + number,
                 (),

@@ -31,7 +31,7 @@ from cbfs_common.limits import (
     SKIP_MAX,
     WANTED_MAX,
 )
-from cbfs_common.messages.body import Note, Part, decode_body, encode_note, encode_part
+from cbfs_common.messages.body import Note, Parent, Part, decode_body, encode_note, encode_part
 from cbfs_common.messages.conversation import conversation_id
 from cbfs_common.messages.folder import TOP, FolderEntry, encode_table
 from tests.support.healing_world import Client, World
@@ -49,7 +49,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def part(text: bytes = b"hello", people: tuple[str, ...] = PEOPLE, subject: str = "") -> Part:
     return Part(
-        id=SYSTEM_RANDOM.token(16),
+        salt=SYSTEM_RANDOM.token(16),
         conversation=conversation_id(people, subject, 0),
         parents=(),
         participants=people,
@@ -131,10 +131,31 @@ def test_nobody_writes_in_the_name_of_another(world: World) -> None:
     bob.pump(fails=False)
     alice.receive(alice.mail)
     people = ("alice", "bob", "mallory")
-    Mallory(world).send(encode_part(replace(part(b"forged", people), id=written.id)))
-    shown = {m.sender: m.id for m in messages(alice)}
-    assert shown == {"bob": written.id, "mallory": written.id}
+    (of_bob,) = messages(alice)
+    bob.load()
+    sent = replace(
+        part(b"of bob", people),
+        salt=_salt_of(bob, of_bob),
+        conversation=of_bob.conversation,
+        date=world.now,
+    )
+    assert sent.hash("bob") == of_bob.hash
+    forged = replace(sent, chunk=b"forged", digest=blake2b(b"forged", digest_size=32).digest())
+    Mallory(world).send(encode_part(sent), encode_part(forged))
+    shown = [(m.sender, m.id) for m in messages(alice)]
+    assert shown == [
+        ("bob", written.id),
+        ("mallory", sent.hash("mallory")[:16]),
+        ("mallory", forged.hash("mallory")[:16]),
+    ]
     assert [text for sender, _, _, text in alice.shown() if sender == "bob"] == [b"of bob"]
+
+
+def _salt_of(client: Client, message: Message) -> bytes:
+    """Of one that this client has written: all whom it was sent to know it."""
+    (own,) = (m for m in messages(client) if m.hash == message.hash)
+    assert own.origin is not None
+    return own.origin.salt
 
 
 BAD_NAMES = (
@@ -169,12 +190,15 @@ def test_nobody_dates_what_others_have_written(world: World) -> None:
     mallory, alice, bob = Mallory(world), world.clients["alice"], world.clients["bob"]
     written = bob.write(("alice", "mallory"), b"of bob")
     bob.pump(fails=False)
+    bob.load()
+    (parent,) = (message.as_parent for message in messages(bob))
     answer = part(b"answer", ("alice", "bob", "mallory"))
-    mallory.send(encode_part(replace(answer, date=0, parents=(written.id,))))
+    mallory.send(encode_part(replace(answer, date=0, parents=(parent,))))
     alice.receive(alice.mail)
     assert {m.sender: m.date for m in messages(alice)} == {"mallory": 0, "bob": world.now}
     (order,) = alice.transcripts().values()
-    assert order == [written.id, answer.id]
+    assert order[0] == written.id
+    assert len(order) == 2
 
 
 def test_a_future_date_is_shown_as_the_time_of_receipt(world: World) -> None:
@@ -207,7 +231,10 @@ REFUSED = {
     "a lifetime past the limit": raw(lifetime=MESSAGE_LIFETIME_MAX + 1, change=1),
     "a lifetime that nobody set": raw(lifetime=MESSAGE_LIFETIME_MAX, change=0),
     "participants twice": raw(participants=("alice", "alice", "mallory")),
-    "parents twice": raw(parents=(bytes(16), bytes(16))),
+    "parents twice": raw(parents=(bytes(33), bytes(33))),
+    "a parent of two authors": raw(parents=(bytes(33), b"\1" + bytes(32))),
+    "a parent of nobody": raw(parents=(b"\2" + bytes(32),)),
+    "a parent without an author": raw(parents=(bytes(32),)),
     "a chunk of another size": raw(size=9),
     "nothing": b"",
     "noise": bytes(range(256)) * 8,
@@ -247,7 +274,7 @@ def test_a_message_of_a_later_version_is_read_when_the_program_is_newer(
     monkeypatch.setattr("cbfs_common.messages.body.BODY_VERSION", 2)
     alice.load()
     alice.retry()
-    assert later.id in {m.id for m in messages(alice)}
+    assert later.hash("mallory") in {m.hash for m in messages(alice)}
     assert len(messages(alice)) == shown + 1
     assert count(alice, Table.QUARANTINE) == 0
 
@@ -266,17 +293,18 @@ def test_endless_parts_are_forgotten(world: World) -> None:
 
 def test_parts_that_do_not_fit_together_are_no_message(world: World) -> None:
     whole = b"a" * 60 + b"b" * 60 + b"c" * 10
-    first = replace(part(b"a" * 60), count=3, size=150)
+    first = replace(part(b"a" * 60), count=3, size=130)
     digest = blake2b(whole, digest_size=32).digest()
     parts = [
         replace(first, digest=digest),
-        replace(first, digest=digest, number=1, chunk=b"b" * 60),
-        replace(first, digest=digest, number=2, chunk=b"c" * 10, size=130),
+        replace(first, digest=digest, number=1, chunk=b"b" * 50),
+        replace(first, digest=digest, number=2, chunk=b"c" * 10),
     ]
     Mallory(world).send(*(encode_part(each) for each in parts[::-1]))
     alice = world.clients["alice"]
     assert not messages(alice)
     assert count(alice, Table.CONTENT) == 0
+    assert "fit together" in " ".join(alice.context.problems.lines())
 
 
 HEAD = encode_table([FolderEntry(TOP, "a", 5), FolderEntry(TOP, "b", None), FolderEntry(2, "c", 3)])
@@ -306,7 +334,7 @@ def test_a_folder_whose_table_is_none_never_appears(world: World) -> None:
     assert shown.name.endswith("Z-mallory-photos")
 
 
-def test_parts_of_which_some_say_folder_are_what_the_last_one_says(world: World) -> None:
+def test_parts_of_which_some_say_folder_are_of_two_messages(world: World) -> None:
     """Whatever they say, nothing that is no folder is shown as one."""
     mallory, alice = Mallory(world), world.clients["alice"]
     content = b"0123456789"
@@ -317,18 +345,21 @@ def test_parts_of_which_some_say_folder_are_what_the_last_one_says(world: World)
     ]
     mallory.send(*map(encode_part, parts))
     assert not messages(alice)
-    again = replace(whole, id=SYSTEM_RANDOM.token(16)).id
-    mallory.send(*(encode_part(replace(each, id=again)) for each in reversed(parts)))
+    again = SYSTEM_RANDOM.token(16)
+    mallory.send(*(encode_part(replace(each, salt=again)) for each in reversed(parts)))
+    assert not messages(alice)
+    mallory.send(encode_part(replace(parts[0], folder=True)))
+    assert not messages(alice), "its content is no folder"
+    mallory.send(encode_part(replace(parts[1], folder=False)))
     (shown,) = messages(alice)
     assert not shown.folder
 
 
 def test_a_message_is_taken_once(world: World) -> None:
+    """Also when its sender was restored from a backup, and sends the draft once more."""
     first = part(b"first")
-    other = blake2b(b"other", digest_size=32).digest()
-    Mallory(world).send(
-        encode_part(first), encode_part(replace(first, chunk=b"other", digest=other))
-    )
+    again = replace(first, date=first.date + 1, parents=(Parent("alice", bytes(32)),))
+    Mallory(world).send(*map(encode_part, (first, first, again)))
     assert [text for *_, text in world.clients["alice"].shown()] == [b"first"]
 
 
@@ -433,8 +464,9 @@ def test_notes_bring_about_little(world: World) -> None:
     ref = message.conversation + written.id
     for _ in range(WANTED_MAX // NOTE_IDS_MAX + 2):
         mallory.send(
-            encode_note(Note((), (), refs(NOTE_IDS_MAX), False, b"")),
-            encode_note(Note((ref,), (ref, *refs(200)), (), True, b"")),
+            encode_note(Note((), (), refs(NOTE_IDS_MAX), (), False, b"")),
+            encode_note(Note((), (), (), refs(NOTE_IDS_MAX), False, b"")),
+            encode_note(Note((ref,), (ref, *refs(200)), (), (ref,), True, b"")),
         )
     (message,) = messages(alice)
     assert message.recipients == (("bob", Delivery.QUEUED),)
@@ -446,10 +478,14 @@ def test_notes_bring_about_little(world: World) -> None:
     assert len(messages(bob)) == 1
 
 
+def made_up() -> Parent:
+    return Parent("mallory", SYSTEM_RANDOM.token(32))
+
+
 def test_made_up_parents_are_asked_for_within_limits(world: World) -> None:
     mallory, alice = Mallory(world), world.clients["alice"]
     for _ in range(WANTED_MAX // PARENTS_MAX + 10):
-        parents = tuple(SYSTEM_RANDOM.token(16) for _ in range(PARENTS_MAX))
+        parents = tuple(made_up() for _ in range(PARENTS_MAX))
         mallory.send(encode_part(replace(part(), parents=parents)))
     with alice.store.read() as reader:
         assert len(list(note_queue.items_for(reader, "mallory", NoteKind.WANT))) == WANTED_MAX
@@ -468,7 +504,7 @@ def test_made_up_parents_keep_nobody_from_what_is_missing(
     mallory, alice, bob = Mallory(world), world.clients["alice"], world.clients["bob"]
     people = ("alice", "bob", "mallory")
     for _ in range(SOME_WANTED // (2 * PARENTS_MAX) + 2):
-        parents = tuple(SYSTEM_RANDOM.token(16) for _ in range(PARENTS_MAX))
+        parents = tuple(made_up() for _ in range(PARENTS_MAX))
         mallory.send(encode_part(replace(part(people=people), parents=parents)))
     assert _wanted(alice) == SOME_WANTED
     for lost, found in ((b"1", b"2"), (b"3", b"4")):

@@ -20,7 +20,7 @@ from cbfs.engine.expiry import Timetable, end, forget
 from cbfs.messages import conversations, history, lifetimes
 from cbfs.messages.history import Arrival
 from cbfs.messages.lifetimes import SLOT, Setting, parse, words
-from cbfs.messages.model import Content, Conversation, Delivery, Message
+from cbfs.messages.model import Content, Conversation, Delivery, Message, Origin
 from cbfs.messages.queues import delivery_queue
 from cbfs.problems import Refused
 from cbfs.receiving import message_requests
@@ -240,15 +240,14 @@ class Ends(RuleBasedStateMachine):
             people = ("bob", "carol") if own else ()
             sender = "alice" if own else "bob"
             arrival = Arrival(
-                number.to_bytes(16, "big"), sender, date, (), "", 1, content, people,
-                lifetime=lifetime,
+                number.to_bytes(32, "little"), sender, date, (), "", 1, content, people,
+                lifetime=lifetime, origin=Origin(number.to_bytes(16, "big"), date, bytes(32)),
             )  # fmt: skip
             message = history.add_message(writer, talk, arrival, self.now)
             known = conversations.get_conversation(writer, talk)
             assert known is not None
-            delivery_queue.add_jobs(
-                writer, message, delivery_queue.job_for(message, known, bytes(32))
-            )
+            if own:
+                delivery_queue.add_jobs(writer, message, delivery_queue.job_for(message, known))
             return message
 
         message = self.change(change)
@@ -287,7 +286,7 @@ class Ends(RuleBasedStateMachine):
             serial = data.draw(st.sampled_from(sorted(self.kept)))
             message = self.kept.pop(serial).message
             self.deleted.add(serial)
-            self.change(lambda writer: forget(writer, message))
+            self.change(lambda writer: forget(writer, message, {}, self.now))
 
     @rule(seconds=st.sampled_from([1, 9, 60, 3_600, 8 * DAY, -DAY]))
     def wait(self, seconds: int) -> None:
@@ -310,7 +309,7 @@ class Ends(RuleBasedStateMachine):
     def nothing_is_there_whose_time_is_over(self) -> None:
         while due := self.read(lambda reader: self.timetable.due(reader, self.now, 2)):
             assert len(set(due)) == len(due)
-            for ended in self.change(partial(end, ends=due)).messages:
+            for ended in self.change(partial(end, ends=due, now=self.now)).messages:
                 kept = self.kept.pop(ended.message.serial)
                 assert kept.ends <= self.now
                 assert set(ended.missed) == kept.recipients
@@ -361,7 +360,7 @@ def said(text: bytes, number: int, count: int, lifetime: Lifetime) -> Part:
     whole = text * count
     people = ("alice", "bob")
     return Part(
-        id=blake2b(text, digest_size=16).digest(),
+        salt=blake2b(text, digest_size=16).digest(),
         conversation=conversation_id(people, "", 0),
         parents=(),
         participants=people,
@@ -390,7 +389,7 @@ def end_all(store: Store, now: int) -> None:
             due = timetable.due(reader, now, 100)
         if not due:
             return
-        store.write(partial(end, ends=due))
+        store.write(partial(end, ends=due, now=now))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The id of a message belongs to its draft: who restores a backup sends nothing a second time."""
+"""The salt of a message belongs to its draft: who restores a backup sends nothing a second time."""
 
 import shutil
 import subprocess
@@ -38,14 +38,15 @@ async def prepare(mount: Mount) -> None:
 
 
 async def let_go(mount: Mount) -> list[tuple[bytes, bytes]]:
-    """Send them: (conversation, id) of each."""
+    """Send them: (conversation, salt) of each."""
     folder = mount.tree.outbox.entries["bob"]
     assert isinstance(folder, Folder)
     for name in ("letter.txt", "photos"):
         await mount.changes.describe((folder.alias or folder).entries[name], None, 1)
         count = len(mount.backend.sent)
         await until(lambda before=count: len(mount.backend.sent) > before)  # type: ignore[misc]
-    return [(message.conversation, message.id) for message, _data in mount.backend.sent]
+    origins = [(message.conversation, message.origin) for message, _data in mount.backend.sent]
+    return [(place, origin.salt) for place, origin in origins if origin is not None]
 
 
 def test_a_restored_draft_is_the_message_that_was_sent(tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_a_restored_draft_is_the_message_that_was_sent(tmp_path: Path) -> None:
     first, again, changed = sent
     assert first == again
     assert len(set(first)) == 2
-    assert {id_ for _conversation, id_ in changed}.isdisjoint(id_ for _c, id_ in first)
+    assert {salt for _conversation, salt in changed}.isdisjoint(salt for _c, salt in first)
 
 
 def test_the_same_again_is_another_message(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from cbfs.messages import conversations, history, order
 from cbfs.messages.history import Arrival
 from cbfs.messages.transcript import Extent, Line, Reading, Transcript
 from cbfs.storage.store import Series, Store, Writer
+from cbfs_common.messages.body import Parent
 from tests.engine.test_engine import NO_TOR, Recorder, account, read, send, until
 from tests.support.fake_backend import put_content
 from tests.support.stores import open_store
@@ -65,8 +66,9 @@ def lines(store: Store, talk: bytes = TALK) -> list[bytes]:
 def come(store: Store, written: Written, now: int, *more: Written, talk: bytes = TALK) -> None:
     def change(writer: Writer) -> None:
         for number, one in enumerate((written, *more)):
+            parents = tuple(Parent(one.sender, 2 * parent) for parent in one.parents)
             arrival = Arrival(
-                one.id, one.sender, one.date, one.parents, "",
+                2 * one.id, one.sender, one.date, parents, "",
                 writer.next_number(Series.INODE), put_content(writer, one.id.hex().encode()), (),
             )  # fmt: skip
             history.add_message(writer, talk, arrival, now + number)
@@ -186,10 +188,11 @@ def test_one_s_own_messages_are_in_order_whatever_the_clock_does(tmp_path: Path)
             come(store, Written(id_, "bob", START - 10, ()), START)
 
         def change(writer: Writer, number: int = number, now: int = now) -> bytes:
-            parents = history.parents_for(writer, TALK)
+            parents = history.parents_for(writer, TALK, "alice")
             assert len(parents) <= history.HEADS_MAX
+            date = history.behind(writer, TALK, parents, now)
             arrival = Arrival(
-                bytes([number]) * 16, "alice", now, parents, "",
+                bytes([number]) * 32, "alice", date, parents, "",
                 writer.next_number(Series.INODE), put_content(writer, b"x"), ("bob", "carol"),
             )  # fmt: skip
             return history.add_message(writer, TALK, arrival, now).id

@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 import trio
 
+from cbfs.engine.engine import Engine
 from cbfs.engine.expiry import forget, leave
 from cbfs.engine.running import running
 from cbfs.messages import conversations, history
-from cbfs.messages.model import Conversation, Delivery, Message
+from cbfs.messages.model import Conversation, Delivery, Message, Origin
 from cbfs.messages.queues import delivery_queue, note_queue
-from cbfs.messages.queues.note_queue import missing
+from cbfs.messages.queues.note_queue import Dues, NoteKind, missing
 from cbfs.storage.store import Series, Store, Table, Writer
 from cbfs_common.messages.conversation import FOREVER
-from tests.engine.test_engine import NO_TOR, Recorder, account, send, until
+from tests.engine.test_engine import NO_TOR, Recorder, account, read, send, until
 from tests.engine.test_lifetime import said as a_part
 from tests.engine.test_lifetime import take
 from tests.engine.test_order import said
@@ -54,8 +55,12 @@ def test_what_is_removed_while_it_waits_never_arrives(here: World) -> None:
             await until(lambda: not alice.report().queue, "the queue to be empty")
             await until(lambda: said(bob) == [b"0", b"1", b"4", b"5", b"7"], "the others")
             assert said(alice) == said(bob)
+            await until(lambda: not absent(bob), "it to be said that the others were taken back")
+            (conversation,) = bob.conversations()
+            (after,) = (m for m in bob.messages(conversation.id) if read(bob, m) == b"4")
             with bob.store.read() as reader:
-                assert not missing(reader)
+                shown = history.transcript_text(reader, after)
+            assert b"(alice has taken back a message)" in shown
             with alice.store.read() as reader:
                 assert reader.count(Table.QUEUE) == 0
                 assert not list(reader.keys(Table.META, b"job "))
@@ -95,6 +100,12 @@ def test_a_conversation_that_was_left_is_resumed_by_either_side(here: World) -> 
     trio.run(main)
 
 
+def absent(engine: Engine) -> int:
+    """What is asked for."""
+    with engine.store.read() as reader:
+        return len(missing(reader))
+
+
 def begin(store: Store) -> Conversation:
     people = ("alice", "bob", "carol")
     return store.write(
@@ -105,13 +116,12 @@ def begin(store: Store) -> Conversation:
 def write(writer: Writer, conversation: Conversation, number: int) -> Message:
     """One's own message, queued for both."""
     arrival = history.Arrival(
-        bytes([number]) * 16, "alice", START + number, history.parents_for(writer, TALK), "",
-        writer.next_number(Series.INODE), put_content(writer, b"%d" % number), ("bob", "carol"),
+        bytes([number]) * 32, "alice", START + number, history.parents_for(writer, TALK, "alice"),
+        "", writer.next_number(Series.INODE), put_content(writer, b"%d" % number),
+        ("bob", "carol"), origin=Origin(bytes([number]) * 16, START + number, bytes(32)),
     )  # fmt: skip
     message = history.add_message(writer, TALK, arrival, START + number)
-    delivery_queue.add_jobs(
-        writer, message, delivery_queue.job_for(message, conversation, bytes(32))
-    )
+    delivery_queue.add_jobs(writer, message, delivery_queue.job_for(message, conversation))
     return message
 
 
@@ -130,17 +140,24 @@ def test_who_has_it_keeps_it_and_who_has_not_does_not_miss_it(tmp_path: Path) ->
             job = delivery_queue.job_of(writer, message, "bob")
             assert job is not None
             delivery_queue.save_sealed(writer, job, [b"sealed"])
-        missed = forget(writer, second)
+        dues: Dues = {}
+        missed = forget(writer, second, dues, START)
+        assert dues == {"bob": START}
         for_bob = delivery_queue.pending(writer, "bob")
         assert [(j.message, j.parents, j.sealed) for j in for_bob] == [
             (first.id, (), 0),
-            (third.id, (first.id,), 0),
+            (third.id, (second.as_parent,), 1),
         ]
-        assert [j.parents for j in delivery_queue.pending(writer, "carol")] == [(), (second.id,)]
+        for_carol = delivery_queue.pending(writer, "carol")
+        assert [j.parents for j in for_carol] == [(), (second.as_parent,)]
         envelopes, _jobs = delivery_queue.next_work(writer, "bob", 9)
-        assert not envelopes
-        assert forget(writer, third) == ("bob", "carol")
-        assert history.parents_for(writer, TALK) == (first.id,)
+        assert len(envelopes) == 1, "what names it is not sealed anew"
+        assert forget(writer, third, dues, START) == ("bob", "carol")
+        # nothing names the third
+        told = [d.ref[16:] for d in note_queue.items_for(writer, "bob", NoteKind.TAKEN_BACK)]
+        assert told == [second.id]
+        assert not list(note_queue.items_for(writer, "carol", NoteKind.TAKEN_BACK))
+        assert history.parents_for(writer, TALK, "alice") == (first.as_parent,)
         return missed
 
     assert store.write(change) == ("bob",)
@@ -168,8 +185,8 @@ def _remove_all(place: Path, number: int) -> int:
     conversation = begin(store)
     messages = store.write(lambda w: [write(w, conversation, n) for n in (1, 2, 3)])
     store._env = KillingEnv(store._env, Kill(number))
-    store.write(lambda writer: forget(writer, messages[1]))
-    store.write(lambda writer: leave(writer, conversation, START, empty=False))
+    store.write(lambda writer: forget(writer, messages[1], {}, START))
+    store.write(lambda writer: leave(writer, conversation, {}, START, empty=False))
     return 0
 
 
@@ -204,7 +221,7 @@ def test_nothing_is_asked_for_of_a_conversation_that_was_left(tmp_path: Path) ->
                 note_queue.enqueue(
                     writer, {}, "bob", note_queue.NoteKind.WANT, place + bytes(16), 1
                 )
-            leave(writer, conversation, 1, empty=False)
+            leave(writer, conversation, {}, 1, empty=False)
 
         store.write(change)
         with store.read() as reader:

@@ -10,7 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.contacts.contact import Standing
 from cbfs.engine.engine import Engine
-from cbfs_common.messages.body import encode_part
+from cbfs_common.messages.body import Parent, encode_part
 from cbfs_common.names.wire import Lookup, Reply, Request
 from tests.hostile.senders import Senders
 from tests.hostile.town import Person, Town
@@ -46,7 +46,9 @@ def test_nobody_is_accepted_because_something_is_missing_in_a_group(
         await town.know(engine, "mallory")
         town.names.answer = noting
         people = tuple(sorted(("alice", "mallory", *(who.name for who in others))))
-        part = replace(mallory.part(b"hi", people), parents=(SYSTEM_RANDOM.token(16),))
+        part = replace(
+            mallory.part(b"hi", people), parents=(Parent("mallory", SYSTEM_RANDOM.token(32)),)
+        )
         town.send(mallory.seal(encode_part(part)))
         await town.until(lambda: b"hi" in town.texts("mallory"), "mallory's message")
         await trio.sleep(30)  # mallory is asked for it meanwhile

@@ -151,7 +151,7 @@ class Person:
         """A message as an honest client writes it."""
         people = people or tuple(sorted(("alice", self.name)))
         return Part(
-            id=SYSTEM_RANDOM.token(16),
+            salt=SYSTEM_RANDOM.token(16),
             conversation=conversation_id(people, "", 0),
             parents=(),
             participants=people,

@@ -94,7 +94,7 @@ def test_progress_of_what_is_sent(tmp_path: Path) -> None:
         ((message, _data),) = mount.backend.sent
         (conversation,) = mount.backend.conversations()
         store = mount.backend.store
-        job = job_for(message, conversation, bytes(32))
+        job = job_for(message, conversation)
         await store.commit(lambda writer: add_jobs(writer, message, job))
         there, _ = mount.tree.folders(conversation.id)
         with store.read() as reader:

@@ -45,7 +45,7 @@ def test_messages_follow_a_few_at_a_time_and_after_a_crash(
         for number in range(10):
             for conversation, sender in ((talk, "bob"), (talk, "alice"), (other, "carol")):
                 arrival = history.Arrival(
-                    SYSTEM_RANDOM.token(16), sender, 1_000, (), "x.txt",
+                    SYSTEM_RANDOM.token(32), sender, 1_000, (), "x.txt",
                     writer.next_number(Series.INODE), put_content(writer, b"%d\n" % number), (),
                 )  # fmt: skip
                 history.add_message(writer, conversation.id, arrival, 1_000)

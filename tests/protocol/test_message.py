@@ -17,8 +17,16 @@ from cbfs_common.limits import (
     MESSAGE_LIFETIME_MAX,
     MESSAGE_LIFETIME_MIN,
     PARENTS_MAX,
+    PARTS_MAX,
 )
-from cbfs_common.messages.body import Part, decode_body, decode_part, encode_part, part_capacity
+from cbfs_common.messages.body import (
+    Parent,
+    Part,
+    decode_body,
+    decode_part,
+    encode_part,
+    part_capacity,
+)
 from cbfs_common.messages.conversation import FOREVER, Lifetime
 
 NAMES = st.from_regex(r"[a-z0-9]{3,8}[xyz]", fullmatch=True)
@@ -44,11 +52,13 @@ def parts(draw: st.DrawFn) -> Part:
     number = draw(st.integers(0, count - 1))
     folder = draw(st.booleans())
     length = last if number == count - 1 else chunk
+    people = tuple(sorted(draw(st.sets(NAMES, min_size=2, max_size=5))))
+    hashes = draw(st.sets(st.binary(min_size=32, max_size=32), max_size=PARENTS_MAX))
     return Part(
-        id=draw(ids),
+        salt=draw(ids),
         conversation=draw(ids),
-        parents=tuple(draw(st.lists(ids, max_size=PARENTS_MAX, unique=True))),
-        participants=tuple(sorted(draw(st.sets(NAMES, min_size=2, max_size=5)))),
+        parents=tuple(Parent(draw(st.sampled_from(people)), hash_) for hash_ in hashes),
+        participants=people,
         subject=draw(text(200)),
         date=draw(st.integers(0, DATE_MAX)),
         file_name=("f" if folder else "") + draw(text(250)),
@@ -115,9 +125,9 @@ def cut(content: bytes, size: int, names: tuple[str, ...], bundle: bytes) -> lis
     digest = blake2b(content, digest_size=32).digest()
     return [
         Part(
-            id=bytes(16),
+            salt=bytes(16),
             conversation=bytes(16),
-            parents=tuple(bytes([i] * 16) for i in range(PARENTS_MAX)),
+            parents=tuple(Parent(names[-1], bytes([i] * 32)) for i in range(PARENTS_MAX)),
             participants=names,
             subject="s" * 200,
             date=DATE_MAX,
@@ -138,7 +148,7 @@ def cut(content: bytes, size: int, names: tuple[str, ...], bundle: bytes) -> lis
 def test_parts_fit_whatever_goes_with_them(people: int, more: int) -> None:
     names = tuple(f"{'n' * 28}{i:04}" for i in range(people))
     size = part_capacity(names, "s" * 200, "f" * 255)
-    assert size > 8_000
+    assert size * PARTS_MAX >= FILE_SIZE_MAX
     content = bytes(3 * size + more)
     cuts = cut(content, size, names, bytes(BUNDLE_MAX))
     bodies = [encode_part(part) for part in cuts]

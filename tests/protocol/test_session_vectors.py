@@ -134,6 +134,7 @@ def test_message() -> None:
         assert (found.hex() if isinstance(found, bytes) else found) == value
     assert isinstance(part, message.Part)
     assert part.lifetime == Lifetime(604_800, 3)
+    assert part.hash(told["sender"]).hex() == told["hash"]
     assert message.encode_part(part) == body
 
 

@@ -264,7 +264,7 @@ def put_message(place: Path, text: bytes) -> bytes:
         conversation = bytes(16)
         if not writer.get(Table.CONVERSATIONS, conversation):
             add_conversation(writer, conversation, "alice", ("alice", "bob"), "", 1)
-        arrival = Arrival(SYSTEM_RANDOM.token(16), "alice", 1, (), "", 9, content, ("bob",))
+        arrival = Arrival(SYSTEM_RANDOM.token(32), "alice", 1, (), "", 9, content, ("bob",))
         message = add_message(writer, conversation, arrival, 1)
         return conversation + message.serial.to_bytes(8, "big")
 

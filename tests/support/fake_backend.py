@@ -247,7 +247,7 @@ class FakeBackend:
                 ends = timetable.due(reader, 2**62, 1_000)
             if not ends:
                 return
-            done = await self.store.commit(partial(end, ends=ends))
+            done = await self.store.commit(partial(end, ends=ends, now=2**62))
             for ended in done.messages:
                 if self.view:
                     self.view.message_ended(ended.message)
@@ -307,8 +307,7 @@ def _arrival(
     recipients: tuple[str, ...],
 ) -> Arrival:
     inode = writer.next_number(Series.INODE)
-    id_ = SYSTEM_RANDOM.token(16)
-    return Arrival(id_, sender, now, (), file_name, inode, content, recipients)
+    return Arrival(SYSTEM_RANDOM.token(32), sender, now, (), file_name, inode, content, recipients)
 
 
 async def _obey(backend: FakeBackend) -> None:

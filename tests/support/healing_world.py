@@ -4,6 +4,7 @@ store. Prekeys are kept up by the program's own ``top_up``."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar, cast
@@ -322,7 +323,7 @@ class Client:
             ]
         for message in found:
             written.removed = True
-            self.store.write(lambda writer, m=message: forget(writer, m))  # type: ignore[misc]
+            self.store.write(partial(forget, message=message, dues={}, now=self.world.now))
             for who, _state in message.recipients:
                 if (who, message.id) not in self.world.left:
                     self.world.never.add((who, message.id))
@@ -346,7 +347,8 @@ class Client:
             for key in self.context.conversations:
                 for message in sorted(history.load_messages(reader, key), key=lambda m: m.name):
                     text = read_content(reader, message.content, 0, message.content.size)
-                    yield message.sender, message.id, message.parents, text
+                    parents = tuple(parent.id for parent in message.parents)
+                    yield message.sender, message.id, parents, text
 
 
 class _NoMonitor:

@@ -144,7 +144,7 @@ def test_a_page_begins_with_its_first_message_even_when_that_goes(tmp_path: Path
 
     def come(writer: Writer) -> None:
         arrival = Arrival(
-            SYSTEM_RANDOM.token(16), "bob", STARTED, (), "", 0, put_content(writer, b"x"), ()
+            SYSTEM_RANDOM.token(32), "bob", STARTED, (), "", 0, put_content(writer, b"x"), ()
         )
         history.add_message(writer, key, arrival, STARTED)
 

@@ -183,9 +183,9 @@ def part(**changes: Any) -> list[Any]:
     fields: dict[str, Any] = {
         "version": 1,
         "kind": 1,
-        "id": fixed("message", 16),
+        "salt": fixed("salt", 16),
         "conversation": fixed("conversation", 16),
-        "parents": [fixed("parent", 16)],
+        "parents": [b"\1" + fixed("parent", 32)],
         "participants": ["alice", "bob"],
         "subject": "Grüße",
         "date": 1_790_000_000_000,
@@ -207,10 +207,12 @@ def message() -> dict[str, Any]:
         "version 2": ({"version": 2}, "UnknownKind"),
         "kind 99": ({"kind": 99}, "UnknownKind"),
         "kind true": ({"kind": True}, "DecodeError"),
-        "id short": ({"id": bytes(15)}, "DecodeError"),
-        "id text": ({"id": "0123456789abcdef"}, "DecodeError"),
-        "17 parents": ({"parents": [bytes([i] * 16) for i in range(17)]}, "DecodeError"),
-        "parent twice": ({"parents": [bytes(16), bytes(16)]}, "DecodeError"),
+        "salt short": ({"salt": bytes(15)}, "DecodeError"),
+        "salt text": ({"salt": "0123456789abcdef"}, "DecodeError"),
+        "17 parents": ({"parents": [b"\1" + bytes([i] * 32) for i in range(17)]}, "DecodeError"),
+        "parent twice": ({"parents": [bytes(33), b"\1" + bytes(32)]}, "DecodeError"),
+        "parent of nobody": ({"parents": [b"\2" + bytes(32)]}, "DecodeError"),
+        "parent without an author": ({"parents": [bytes(32)]}, "DecodeError"),
         "one participant": ({"participants": ["alice"]}, "DecodeError"),
         "51 participants": ({"participants": [f"u{i:03}" for i in range(51)]}, "DecodeError"),
         "participants not sorted": ({"participants": ["bob", "alice"]}, "DecodeError"),
@@ -255,12 +257,24 @@ def message() -> dict[str, Any]:
         for name, (change, error) in changes.items()
     ]
     refused += [{"name": n, "body": b.hex(), "error": "DecodeError"} for n, b in raw.items()]
+    fields = part()
+    hashed = [
+        fields[1],
+        fields[2],
+        fields[3],
+        "alice",
+        *fields[4:9],
+        *fields[11:13],
+        *fields[15:17],
+    ]
     return {
         "body": good.hex(),
+        "sender": "alice",
+        "hash": derive(b"", "message", msgpack.packb(hashed), 32).hex(),
         "fields": {
             name: value.hex() if isinstance(value, bytes) else value
             for name, value in zip(
-                ("id", "conversation", "subject", "date", "file_name", "digest", "chunk"),
+                ("salt", "conversation", "subject", "date", "file_name", "digest", "chunk"),
                 (part()[i] for i in (2, 3, 6, 7, 8, 12, 13)),
                 strict=True,
             )

@@ -10,27 +10,27 @@ envelope that is sent again byte for byte); ``finish`` (a crash before it repeat
 which servers and peers both recognise).
 """
 
-import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from cbfs.messages import lifetimes, listings, order
-from cbfs.messages.content import chunks, drop_content, hold_content
+from cbfs.messages import lifetimes, listings
+from cbfs.messages.content import drop_content, hold_content
 from cbfs.messages.conversations import get_conversation
 from cbfs.messages.history import (
     get_message,
-    place_of,
     put_changed,
     put_message,
     replaced_as_parent,
 )
 from cbfs.messages.model import Content, Conversation, Delivery, Message
+from cbfs.messages.order import parents_of
 from cbfs.messages.queues.note_queue import Dues, NoteKind, enqueue
 from cbfs.storage.encoding import pack, u32, u64, unpack
-from cbfs.storage.store import Meta, Reader, Series, Table, Writer
+from cbfs.storage.store import Meta, Reader, Series, StoreError, Table, Writer
 from cbfs_common.errors import CbfsError
-from cbfs_common.limits import DATE_MAX, OFFER_AFTER
-from cbfs_common.messages.body import part_capacity
+from cbfs_common.limits import OFFER_AFTER
+from cbfs_common.messages.body import Parent, part_capacity
 from cbfs_common.messages.conversation import Lifetime
 
 _JOB_KEY = 24
@@ -47,8 +47,9 @@ class Job:
     conversation: bytes
     serial: int
     message: bytes
+    salt: bytes
     date: int
-    parents: tuple[bytes, ...]
+    parents: tuple[Parent, ...]
     file_name: str
     content: Content
     digest: bytes
@@ -66,6 +67,7 @@ class Job:
             self.conversation,
             self.serial,
             self.message,
+            self.salt,
             self.date,
             list(self.parents),
             self.file_name,
@@ -81,18 +83,19 @@ class Job:
 
 
 def _decode(key: bytes, data: bytes) -> Job:
-    types = (str, bytes, int, bytes, int, list, str, list, bytes, int, int, int, bool, int, int)
-    fields = unpack(data, *types)
-    recipient, conversation, serial, message, date, parents, file_name, content = fields[:8]
-    digest, part_size, count, sealed, folder, seconds, change = fields[8:]
+    numbers = (bytes, int, int, int, bool, int, int)
+    fields = unpack(data, str, bytes, int, bytes, bytes, int, list, str, list, *numbers)
+    recipient, conversation, serial, message, salt, date, parents, file_name = fields[:8]
+    content, digest, part_size, count, sealed, folder, seconds, change = fields[8:]
     return Job(
         key,
         recipient,
         conversation,
         serial,
         message,
+        salt,
         date,
-        tuple(parents),
+        parents_of(parents),
         file_name,
         Content(*content),
         digest,
@@ -226,9 +229,12 @@ def save_sealed(writer: Writer, job: Job, parts: list[bytes]) -> list[Envelope]:
     return envelopes
 
 
-def job_for(message: Message, conversation: Conversation, digest: bytes) -> Job:
-    """The delivery of a message; whom to and under which key, ``add_jobs`` and ``send_again``
-    say. ``digest`` (32): BLAKE2b-256 of its content."""
+def job_for(message: Message, conversation: Conversation) -> Job:
+    """The delivery of one's own message; whom to and under which key, ``add_jobs`` and
+    ``send_again`` say. Raises StoreError for one of somebody else."""
+    origin = message.origin
+    if origin is None:
+        raise StoreError("a message of somebody else is to be sent", "see the log")
     part_size = part_capacity(conversation.participants, conversation.subject, message.file_name)
     return Job(
         key=b"",
@@ -236,11 +242,12 @@ def job_for(message: Message, conversation: Conversation, digest: bytes) -> Job:
         conversation=message.conversation,
         serial=message.serial,
         message=message.id,
-        date=message.date,
+        salt=origin.salt,
+        date=origin.date,
         parents=message.parents,
         file_name=message.file_name,
         content=message.content,
-        digest=digest,
+        digest=origin.digest,
         part_size=part_size,
         count=math.ceil(message.content.size / part_size),
         sealed=0,
@@ -280,21 +287,8 @@ def pending(reader: Reader, recipient: str) -> list[Job]:
 def send_again(writer: Writer, message: Message, recipient: str) -> None:
     """One more delivery of a message that was sent, to one of its recipients."""
     conversation = get_conversation(writer, message.conversation)
-    if conversation is None:
-        return
-    digest = hashlib.blake2b(digest_size=32)
-    for chunk in chunks(writer, message.content):
-        digest.update(chunk)
-    job = job_for(message, conversation, digest.digest())
-    _add(writer, replace(job, date=date_to_send(writer, message)), recipient)
-
-
-def date_to_send(reader: Reader, message: Message) -> int:
-    """The date that gives one of one's own messages its place at others, too: its own, unless it
-    was dated anew after it had its place (``cbfs.engine.redating``)."""
-    known = [place_of(reader, message.conversation, parent) for parent in message.parents]
-    place = order.place_of(message.date, (place for place in known if place is not None))
-    return message.date if place >= message.place else min(message.place, DATE_MAX)
+    if conversation is not None:
+        _add(writer, job_for(message, conversation), recipient)
 
 
 def begin_again(writer: Writer, recipient: str) -> None:
@@ -321,9 +315,10 @@ def leave_out(writer: Writer, recipient: str, now: int) -> list[Message]:
     return changed
 
 
-def give_up(writer: Writer, message: Message) -> tuple[str, ...]:
-    """Forget what is queued and sealed of a message. To these it has not been delivered: what they
-    get after it names its parents in its place."""
+def give_up(writer: Writer, message: Message, dues: Dues, now: int) -> tuple[str, ...]:
+    """Forget what is queued and sealed of a message. To these it has not been delivered: they are
+    told that it was taken back when something of one's own names it already. ``now`` in
+    milliseconds."""
     missed: list[str] = []
     for recipient, state in message.recipients:
         job = job_of(writer, message, recipient)
@@ -332,46 +327,41 @@ def give_up(writer: Writer, message: Message) -> tuple[str, ...]:
         if state is Delivery.QUEUED:
             missed.append(recipient)
     if missed:
-        after = replaced_as_parent(writer, message)
-        if after is not None:
-            for recipient in missed:
-                _name_other_parents(writer, after, recipient)
+        _take_back(writer, message, missed, dues, now)
     return tuple(missed)
 
 
-def _name_other_parents(writer: Writer, message: Message, recipient: str) -> None:
-    """A message that is queued has other parents than before. One that is sealed is sealed anew;
-    of one in several parts the last says which they are."""
-    job = job_of(writer, message, recipient)
-    if job is None:
-        return
-    if job.count == 1 and job.sealed:
-        writer.delete_prefix(Table.QUEUE, job.key)
-        job = replace(job, sealed=0)
-    writer.put(Table.QUEUE, job.key, replace(job, parents=message.parents).encode())
+def _take_back(
+    writer: Writer, message: Message, missed: Iterable[str], dues: Dues, now: int
+) -> None:
+    if replaced_as_parent(writer, message):
+        for recipient in missed:
+            ref = message.conversation + message.id
+            enqueue(writer, dues, recipient, NoteKind.TAKEN_BACK, ref, now)
 
 
-def cancel_all(writer: Writer, conversation: Conversation, now: int) -> set[str]:
+def cancel_all(writer: Writer, conversation: Conversation, dues: Dues, now: int) -> set[str]:
     """Forget what is queued in a conversation; its messages stay, and are parents of nothing that
     is written later. To these people something was queued. ``now`` in milliseconds."""
-    missed: set[str] = set()
-    cancelled: set[int] = set()
+    cancelled: dict[int, list[str]] = {}
     for recipient in conversation.participants:
         for job in pending(writer, recipient):
             if job.conversation != conversation.id:
                 continue
             _drop(writer, job)
-            missed.add(recipient)
+            cancelled.setdefault(job.serial, []).append(recipient)
             message = get_message(writer, job.conversation, job.serial)
             if message is not None and dict(message.recipients)[recipient] is Delivery.QUEUED:
                 left = moved_on(message, recipient, Delivery.CANCELLED)
                 put_changed(writer, lifetimes.delivered(writer, left, now))
-                cancelled.add(job.serial)
-    for serial in sorted(cancelled, reverse=True):
+    for serial, people in sorted(cancelled.items(), reverse=True):
         message = get_message(writer, conversation.id, serial)
         if message is not None:
-            replaced_as_parent(writer, message)
-    return missed
+            states = dict(message.recipients)
+            missed = [who for who in people if states[who] is Delivery.CANCELLED]
+            if missed:
+                _take_back(writer, message, missed, dues, now)
+    return {who for people in cancelled.values() for who in people}
 
 
 def finish(writer: Writer, delivered: list[bytes], dues: Dues, now: int) -> list[Message]:

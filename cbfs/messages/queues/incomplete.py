@@ -1,6 +1,6 @@
 """Messages of which parts have come, and not all: the one place that knows their records.
 
-``Table.PARTS`` holds one for each such message, under blind(conversation, sender, message id); the
+``Table.PARTS`` holds one for each such message, under blind(conversation, hash); the
 chunks that have come are in ``Table.CONTENT``. What one sender has on the way is counted in
 ``Table.META``, so that nobody fills the disk with what never becomes a message.
 """

@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from cbfs.messages.conversations import get_conversation
-from cbfs.messages.model import Conversation
+from cbfs.messages.history import explain_absence
+from cbfs.messages.model import Conversation, Message
+from cbfs.messages.order import Absence
 from cbfs.storage.encoding import number_of, pack, u64, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.limits import (
@@ -41,6 +43,7 @@ class NoteKind(Enum):
     LOST = b"l"  # earlier sessions cannot be read any more
     OFFER = b"o"  # sent to it, and nothing was heard of it
     RECEIPT = b"r"  # has arrived
+    TAKEN_BACK = b"b"  # was written here, and is not sent
     TURN = b"t"  # nothing, but so that keys turn
     WANT = b"w"  # missing
 
@@ -209,7 +212,14 @@ class NoteDraft:
             return tuple(item.ref for item in self.items if item.kind is kind)
 
         lost = any(item.kind is NoteKind.LOST for item in self.items)
-        return Note(refs(NoteKind.RECEIPT), refs(NoteKind.WANT), refs(NoteKind.OFFER), lost, bundle)
+        return Note(
+            refs(NoteKind.RECEIPT),
+            refs(NoteKind.WANT),
+            refs(NoteKind.OFFER),
+            refs(NoteKind.TAKEN_BACK),
+            lost,
+            bundle,
+        )
 
 
 def draft(reader: Reader, peer: str, now: int, heard: int) -> NoteDraft | None:
@@ -228,8 +238,10 @@ def draft(reader: Reader, peer: str, now: int, heard: int) -> NoteDraft | None:
     return NoteDraft(told, fresh, again and not fresh)
 
 
-def settle(writer: Writer, told: Iterable[NoteItem], now: int) -> None:
-    """These have been told. What was taken away or put anew meanwhile is left alone."""
+def settle(writer: Writer, told: Iterable[NoteItem], now: int) -> list[Message]:
+    """These have been told. What was taken away or put anew meanwhile is left alone. Gives the
+    messages whose parents were wanted for the last time from who is said to have written them."""
+    changed: list[Message] = []
     for item in told:
         data = writer.get(Table.NOTE_ITEMS, item.key)
         if data is None or _decode(item.key, data) != item:
@@ -237,10 +249,14 @@ def settle(writer: Writer, told: Iterable[NoteItem], now: int) -> None:
         wait, most = _AGAIN.get(item.kind, (0, 0))
         if item.tries + 1 >= most:
             _drop(writer, item.key)
+            if item.kind is NoteKind.WANT:
+                place, id_ = item.ref[:16], item.ref[16:]
+                changed += explain_absence(writer, place, item.peer, id_, Absence.IN_VAIN)
         else:
             due = now + wait * 2**item.tries
             later = replace(item, due=due, tries=item.tries + 1)
             writer.put(Table.NOTE_ITEMS, item.key, later.encode())
+    return changed
 
 
 def next_due(reader: Reader, peer: str) -> int | None:

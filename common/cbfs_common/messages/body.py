@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import msgpack
 
@@ -24,9 +24,12 @@ from cbfs_common.limits import (
 )
 from cbfs_common.messages.conversation import FOREVER, Lifetime, is_lifetime
 from cbfs_common.person import check_name
+from cbfs_common.primitives import kdf
 from cbfs_common.strict_msgpack import unpack
 
+MESSAGE_HASH_SIZE = 32
 MESSAGE_ID_SIZE = 16
+SALT_SIZE = 16
 DIGEST_SIZE = 32
 BODY_VERSION = 1
 KIND_PART = 1
@@ -35,7 +38,7 @@ KIND_FOLDER = 3
 MESSAGE_REF_SIZE = 2 * MESSAGE_ID_SIZE
 """conversation 16 | message 16"""
 _PART_FIELDS = 17
-_NOTE_FIELDS = 7
+_NOTE_FIELDS = 8
 _COUNT_MAX = FILE_SIZE_MAX  # as long a number as any in part_capacity
 _SOLE_PART = 1
 
@@ -44,12 +47,26 @@ class UnknownKind(DecodeError):
     """A body of a later version or kind of this protocol."""
 
 
+class Parent(NamedTuple):
+    """A message that another one answers: who has written it, as its sender says, and its hash
+    (32)."""
+
+    author: str
+    hash: bytes
+
+    @property
+    def id(self) -> bytes:
+        """The id (16) of that message."""
+        return self.hash[:MESSAGE_ID_SIZE]
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A message, or one of the ``count`` parts that a long one travels in.
 
-    Ids are 16 bytes; ``parents`` (at most 16) are the newest messages of the conversation that
-    the sender had seen. ``participants``: names, sorted, the sender's among them. ``date``:
+    ``salt`` (16) is not to be guessed. ``parents`` (at most 16) are the newest messages of the
+    conversation that the sender had seen when it was written; their authors are among
+    ``participants``: names, sorted, the sender's among them. ``date``:
     milliseconds since 1970 by the sender's clock. ``file_name`` may be empty. ``size`` and
     ``digest`` (BLAKE2b-256) are those of the whole content; ``chunk`` is this part's share of
     it. All parts but the last have chunks of one size. ``bundle``: the sender's name proof, or
@@ -57,9 +74,9 @@ class Part:
     name ``file_name``, which is then not empty. ``lifetime``: for how long it is kept.
     """
 
-    id: bytes
+    salt: bytes
     conversation: bytes
-    parents: tuple[bytes, ...]
+    parents: tuple[Parent, ...]
     participants: tuple[str, ...]
     subject: str
     date: int
@@ -73,6 +90,37 @@ class Part:
     folder: bool = False
     lifetime: Lifetime = FOREVER
 
+    @property
+    def kind(self) -> int:
+        """What it is, in a body."""
+        return KIND_FOLDER if self.folder else KIND_PART
+
+    def hash(self, sender: str) -> bytes:
+        """The hash (32) of the message that ``sender`` has sent this part of: the same of all its
+        parts, and of no other message."""
+        return kdf(
+            b"",
+            b"cbfs1 message",
+            msgpack.packb(
+                (
+                    self.kind,
+                    self.salt,
+                    self.conversation,
+                    sender,
+                    _packed_parents(self),
+                    self.participants,
+                    self.subject,
+                    self.date,
+                    self.file_name,
+                    self.size,
+                    self.digest,
+                    self.lifetime.seconds,
+                    self.lifetime.change,
+                )
+            ),
+            MESSAGE_HASH_SIZE,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Note:
@@ -81,12 +129,13 @@ class Note:
 
     ``received`` (sent by who gets this) are here, whole. ``wanted`` are missing here: who wrote
     one is asked to send it again. ``offered`` were sent from here, and nothing was heard of
-    them. ``lost``: what was sealed to earlier sessions cannot be read here any more. ``bundle``
-    as in a Part."""
+    them. ``taken_back`` were written here, and will not be sent. ``lost``: what was sealed to
+    earlier sessions cannot be read here any more. ``bundle`` as in a Part."""
 
     received: tuple[bytes, ...]
     wanted: tuple[bytes, ...]
     offered: tuple[bytes, ...]
+    taken_back: tuple[bytes, ...]
     lost: bool
     bundle: bytes
 
@@ -105,6 +154,7 @@ def encode_note(note: Note) -> bytes:
             note.received,
             note.wanted,
             note.offered,
+            note.taken_back,
             note.lost,
             note.bundle,
         )
@@ -126,9 +176,9 @@ def part_capacity(participants: tuple[str, ...], subject: str, file_name: str) -
     """Bytes of content that fit into every part of such a message, whatever its parents and its
     bundle."""
     largest = Part(
-        id=bytes(MESSAGE_ID_SIZE),
+        salt=bytes(SALT_SIZE),
         conversation=bytes(MESSAGE_ID_SIZE),
-        parents=(bytes(MESSAGE_ID_SIZE),) * PARENTS_MAX,
+        parents=(Parent(participants[0], bytes(MESSAGE_HASH_SIZE)),) * PARENTS_MAX,
         participants=participants,
         subject=subject,
         date=DATE_MAX,
@@ -172,10 +222,10 @@ def _pack(part: Part) -> bytes:
     packed: bytes = msgpack.packb(
         (
             BODY_VERSION,
-            KIND_FOLDER if part.folder else KIND_PART,
-            part.id,
+            part.kind,
+            part.salt,
             part.conversation,
-            part.parents,
+            _packed_parents(part),
             part.participants,
             part.subject,
             part.date,
@@ -193,17 +243,33 @@ def _pack(part: Part) -> bytes:
     return packed
 
 
+def _packed_parents(part: Part) -> list[bytes]:
+    """Each as the number of its author among the participants, from 0, u8 | hash 32."""
+    number = part.participants.index
+    return [bytes([number(parent.author)]) + parent.hash for parent in part.parents]
+
+
+def _parents(packed: object, participants: tuple[str, ...]) -> tuple[Parent, ...]:
+    if not isinstance(packed, list) or len(packed) > PARENTS_MAX:
+        raise DecodeError("not a message")
+    for each in packed:
+        if not _is_bytes(each, 1 + MESSAGE_HASH_SIZE) or each[0] >= len(participants):
+            raise DecodeError("not a message")
+    return tuple(Parent(participants[each[0]], each[1:]) for each in packed)
+
+
 def _decode_part(fields: list[Any]) -> Part:
     if len(fields) != _PART_FIELDS:
         raise DecodeError("not a message")
     *plain, seconds, change = fields[2:]
     part = Part(*plain)
-    if not isinstance(part.parents, list) or not isinstance(part.participants, list):
+    if not isinstance(part.participants, list):
         raise DecodeError("not a message")
+    participants = tuple(part.participants)
     part = replace(
         part,
-        parents=tuple(part.parents),
-        participants=tuple(part.participants),
+        parents=_parents(part.parents, participants),
+        participants=participants,
         lifetime=Lifetime(seconds, change),
         folder=fields[1] == KIND_FOLDER,
     )
@@ -212,16 +278,16 @@ def _decode_part(fields: list[Any]) -> Part:
 
 
 def _decode_note(fields: list[Any]) -> Note:
-    if len(fields) != _NOTE_FIELDS or not all(isinstance(ids, list) for ids in fields[2:5]):
+    if len(fields) != _NOTE_FIELDS or not all(isinstance(ids, list) for ids in fields[2:6]):
         raise DecodeError("not a note")
-    received, wanted, offered = (tuple(ids) for ids in fields[2:5])
-    note = Note(received, wanted, offered, *fields[5:])
+    received, wanted, offered, taken_back = (tuple(ids) for ids in fields[2:6])
+    note = Note(received, wanted, offered, taken_back, *fields[6:])
     _check_note(note)
     return note
 
 
 def _check_note(note: Note) -> None:
-    lists = (note.received, note.wanted, note.offered)
+    lists = (note.received, note.wanted, note.offered, note.taken_back)
     if not (
         sum(map(len, lists)) <= NOTE_IDS_MAX
         and all(_is_bytes(id_, MESSAGE_REF_SIZE) for ids in lists for id_ in ids)
@@ -236,12 +302,13 @@ def _check_note(note: Note) -> None:
 def _check_part(part: Part) -> None:
     """Types and sizes of every field: what is decoded has been through nothing else yet."""
     if not (
-        _is_bytes(part.id, MESSAGE_ID_SIZE)
+        _is_bytes(part.salt, SALT_SIZE)
         and _is_bytes(part.conversation, MESSAGE_ID_SIZE)
         and _is_bytes(part.digest, DIGEST_SIZE)
         and len(part.parents) <= PARENTS_MAX
-        and all(_is_bytes(parent, MESSAGE_ID_SIZE) for parent in part.parents)
-        and len(set(part.parents)) == len(part.parents)
+        and all(_is_bytes(parent.hash, MESSAGE_HASH_SIZE) for parent in part.parents)
+        and all(parent.author in part.participants for parent in part.parents)
+        and len({parent.hash for parent in part.parents}) == len(part.parents)
         and _is_text(part.subject, SUBJECT_MAX)
         and _is_text(part.file_name, FILE_NAME_MAX)
         and (part.file_name or not part.folder)
