@@ -6,6 +6,7 @@ memory. ``lock`` is held from the first step of a batch until its commit.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import trio
@@ -16,17 +17,19 @@ from cbfs.storage.store import Store, Table, Writer
 from cbfs_common.errors import CryptoError, LimitError
 from cbfs_common.limits import SESSION_IDLE, SESSIONS_PER_PEER
 from cbfs_common.primitives import Random
-from cbfs_common.session.prekey import Prekey, PrekeyKind, PrekeyPair
+from cbfs_common.session.prekey import Prekey, PrekeyKind
 from cbfs_common.session.routes import Routes
 from cbfs_common.session.session import (
-    Duplicate,
+    LIFE_SIZE,
+    Outer,
     Party,
     Peer,
     Session,
+    SessionDiverged,
     TooFar,
     decode_session,
-    handshake_of,
     open_first,
+    outer_of,
     start,
 )
 
@@ -65,9 +68,9 @@ class Opened:
 
 
 class Damaged(CryptoError):
-    """An envelope whose header ``session`` opened, and that cannot be read all the same: the
-    peer's state and this one have come apart, or somebody has changed the envelope. ``far``: it
-    is too far ahead, and may be read when others have come."""
+    """An envelope that the peer has sealed in ``session``, and that cannot be read all the same:
+    the peer's state and this one have come apart. ``far``: it is too far ahead, and may be read
+    when others have come. An envelope that somebody has changed on its way is none of these."""
 
     def __init__(self, session: bytes, peer: str, *, far: bool) -> None:
         super().__init__("cannot be opened")
@@ -125,9 +128,17 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._held)
 
-    def start(self, peer: Peer, prekey: Prekey) -> Session:
-        """A new session with a peer; it counts when its first step was written."""
-        return start(self._me, peer, prekey, self._random)
+    def life(self, peer: str) -> bytes:
+        """One's own life (8) for this peer, as its sessions say: a new one when it has none."""
+        held = [self._held[id_] for id_ in self._by_peer.get(peer, ())]
+        said = [h for h in held if h.session.own_life is not None]
+        last = max(said, key=lambda h: h.made, default=None)
+        return (last and last.session.own_life) or self._random.token(LIFE_SIZE)
+
+    def start(self, name: str, peer: Peer, prekey: Prekey, kem_public: bytes) -> Session:
+        """A new session with the peer ``name``; it counts when its first step was written.
+        ``kem_public`` came with the prekey. Raises CryptoError when it is not the peer's."""
+        return start(self._me, peer, prekey, kem_public, self.life(name), self._random)
 
     async def tidy(self, store: Store, now: int) -> None:
         """Forget what is too old to be of use at ``now`` (seconds): skipped message keys, sessions
@@ -257,54 +268,54 @@ class Batch:
             made = self._sessions._tick(now)
             held = Held(session, peer, made if prefer else 0, made)
         me = self._sessions._parties[held.session.own_identity]
-        stepped, envelope = held.session.seal(me, body, self._sessions._random)
+        life = self._sessions.life(peer)
+        stepped, envelope = held.session.seal(me, body, self._sessions._random, life)
         self._changed[stepped.id] = replace(held, session=stepped)
         return envelope
 
     def open(self, envelope: bytes, now: int) -> Opened:
         """Open an envelope on the session that expects it, else as a first message, else by trial.
-        ``now`` in seconds since 1970. Raises CryptoError (Duplicate for a copy, Damaged when the
-        session is known); then nothing has changed. The step counts only after ``accept``."""
+        ``now`` in seconds since 1970. Raises CryptoError (Duplicate for a copy, Damaged when it is
+        of a session that is known, and unchanged); then nothing has changed. The step counts only
+        after ``accept``."""
         sessions = self._sessions
         id_ = self._routes.find(envelope) or sessions._routes.find(envelope)
         if id_ is not None and (held := self._newest(id_)) is not None:
             return self._step(held, envelope, now)
-        pair = sessions.prekeys.pairs.get(handshake_of(envelope))
-        if pair is not None and pair.id not in self._used:
-            opened = self._open_first(pair, envelope, now)
-            if opened is not None:
-                return opened
+        for me in sessions._parties.values():
+            with suppress(CryptoError):
+                outer = outer_of(me, envelope)
+                opened = self._open_first(me, outer, envelope, now)
+                if opened is not None:
+                    return opened
         id_ = self._routes.search(envelope) or sessions._routes.search(envelope)
         if id_ is None or (held := self._newest(id_)) is None:
             raise CryptoError("cannot be opened")
         return self._step(held, envelope, now)
 
-    def _open_first(self, pair: PrekeyPair, envelope: bytes, now: int) -> Opened | None:
-        """Open an envelope as a first message to this prekey. None when it is none, or one too far
-        from the first: with the last-resort prekey, which is kept, it may be a late one of a
-        session that began."""
-        found = None
-        for me in self._sessions._parties.values():
-            try:
-                found = open_first(me, pair, envelope, now)
-                break
-            except (CryptoError, LimitError):
-                continue
-        if found is None:
+    def _open_first(self, me: Party, outer: Outer, envelope: bytes, now: int) -> Opened | None:
+        """Open an envelope as a first message to one of the prekeys. None when it is none, or one
+        too far from the first: it may be a late one of a session that began."""
+        pair = self._sessions.prekeys.pairs.get(outer.prekey_id)
+        if pair is None or pair.id in self._used:
             return None
-        session, body = found
+        try:
+            session, body = open_first(me, pair, outer, envelope, now)
+        except (CryptoError, LimitError):
+            return None
         held = self._newest(session.id)
         if held is not None:
-            return self._step(held, envelope, now)
+            return self._step(held, envelope, now, outer)
         used = pair.id if pair.kind is PrekeyKind.ONE_TIME else None
         return Opened(session, "", body, used)
 
-    def _step(self, held: Held, envelope: bytes, now: int) -> Opened:
+    def _step(self, held: Held, envelope: bytes, now: int, outer: Outer | None = None) -> Opened:
+        me = self._sessions._parties.get(held.session.own_identity)
+        if me is None:  # under keys that are too old
+            raise CryptoError("cannot be opened")
         try:
-            session, body = held.session.open(envelope, now)
-        except Duplicate:
-            raise
-        except (CryptoError, LimitError) as error:
+            session, body = held.session.open(me, envelope, now, outer)
+        except (SessionDiverged, TooFar) as error:
             far = isinstance(error, TooFar)
             raise Damaged(held.session.id, held.peer, far=far) from error
         return Opened(session, held.peer, body, None)

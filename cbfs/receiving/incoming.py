@@ -218,7 +218,10 @@ def known_sender(context: Context, opened: Opened, body: Body) -> str | None:
         return opened.peer
     peer = opened.session.peer
     known = context.contacts.of_identity(peer.identity)
-    if known is not None and known.profile.auth == peer.auth_public:
+    if known is not None and (peer.auth_public, peer.kem) == (
+        known.profile.auth,
+        known.profile.kem,
+    ):
         return known.name  # the directory has said so before
     shown = claimed_sender(context, peer, body)
     known = context.contacts.get(context.contacts.directories.text(shown.person))
@@ -238,4 +241,5 @@ def claimed_sender(context: Context, peer: Peer, body: Body, known: Entry | None
 
 def is_of(peer: Peer, person: Person, profile: Profile) -> bool:
     """Whether the other side of a session has the keys of this person's profile."""
-    return profile.identity(person) == peer.identity and profile.auth == peer.auth_public
+    claimed = peer.identity, peer.auth_public, peer.kem
+    return claimed == (profile.identity(person), profile.auth, profile.kem)

@@ -29,7 +29,6 @@ from cbfs.storage.faults import contained, harmless
 from cbfs.storage.store import Writer
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError, TransportError
 from cbfs_common.names.checks import NameExpired
-from cbfs_common.profile import kem_id
 from cbfs_common.session.prekey import decode_prekey
 from cbfs_common.session.session import Peer, Session
 from cbfs_common.wire.requests import Code, Deliver, Done, TakePrekey
@@ -365,7 +364,8 @@ class Sender:
     async def _new_session(self, contact: Contact) -> Session:
         """Take a prekey, over a connection of its own, and start."""
         context = self._context
-        peer = Peer(context.contacts.identity(contact.name, contact.profile), contact.profile.auth)
+        profile, name = contact.profile, contact.name
+        peer = Peer(context.contacts.identity(name, profile), profile.auth, profile.kem)
         isolation = b"prekey:" + context.random.token(16)
         async with open_link(
             context.dialer, contact.profile.server, None, isolation, context.random
@@ -377,9 +377,7 @@ class Sender:
         try:
             prekey = decode_prekey(taken.record)
             prekey.verify(contact.profile.signing, context.clock() // 1000)
-            if kem_id(taken.kem) != contact.profile.kem:
-                raise CryptoError("not the KEM key of the profile")
-            return context.sessions.start(peer, prekey)
+            return context.sessions.start(name, peer, prekey, taken.kem)
         except (CryptoError, DecodeError) as error:
             raise WrongPrekey from error
 

@@ -165,7 +165,7 @@ ROUTE_WINDOW_NEXT = 4
 TRIALS_MAX = 8_192
 """Header keys tried for one envelope whose route is in no table."""
 
-BODY_MAX = 13_850
+BODY_MAX = 12_710
 """A message body: what fits into the smaller of the two kinds of envelope."""
 
 PARENTS_MAX = 16

@@ -79,6 +79,14 @@ def dh_public(secret: bytes) -> bytes:
     return bindings.crypto_scalarmult_base(secret)
 
 
+def dh_public_unmarked(secret: bytes) -> bytes:
+    """X25519 public key (32) whose bit 255, which X25519 ignores, is that of the secret key (32,
+    ignored there as well): no bit of it is constant."""
+    public = bytearray(dh_public(secret))
+    public[-1] |= secret[-1] & 0x80
+    return bytes(public)
+
+
 def dh(secret: bytes, public: bytes) -> bytes:
     """X25519 shared secret (32). Raises CryptoError when it is all zero."""
     try:
@@ -151,15 +159,19 @@ def kem_decapsulate(seed: bytes, ciphertext: bytes) -> bytes:
     return MLKEM768PrivateKey.from_seed_bytes(seed).decapsulate(ciphertext)
 
 
-def seal(key: bytes, nonce: bytes, plain: bytes, ad: bytes = b"") -> bytes:
-    """ChaCha20-Poly1305 (RFC 8439): plain + 16 bytes. Each (key 32, nonce 12) is used once."""
-    return ChaCha20Poly1305(key).encrypt(nonce, plain, ad)
+Buffer = bytes | memoryview
 
 
-def open_sealed(key: bytes, nonce: bytes, sealed: bytes, ad: bytes = b"") -> bytes:
-    """Undo ``seal``. Raises CryptoError."""
+def seal(key: bytes, nonce: bytes, plain: Buffer, data: Buffer = b"") -> bytes:
+    """ChaCha20-Poly1305 (RFC 8439): plain + 16 bytes. Each (key 32, nonce 12) is used once.
+    ``data`` is the associated data, which is authenticated and not in the result."""
+    return ChaCha20Poly1305(key).encrypt(nonce, plain, data)
+
+
+def open_sealed(key: bytes, nonce: bytes, sealed: Buffer, data: Buffer = b"") -> bytes:
+    """Undo ``seal``, with the same associated data. Raises CryptoError."""
     try:
-        return ChaCha20Poly1305(key).decrypt(nonce, sealed, ad)
+        return ChaCha20Poly1305(key).decrypt(nonce, sealed, data)
     except (InvalidTag, ValueError) as error:  # ValueError: shorter than a tag
         raise CryptoError("cannot be opened") from error
 

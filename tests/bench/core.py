@@ -20,10 +20,11 @@ from cbfs_common.primitives import (
     sign_public,
     verify,
 )
-from cbfs_common.session.prekey import PrekeyKind, decode_prekey, make_prekey
+from cbfs_common.profile import kem_id
+from cbfs_common.session.prekey import PrekeyKind, PrekeyPair, decode_prekey, make_prekey
 from cbfs_common.session.ratchet import TurnKeys, make_turn_keys
 from cbfs_common.session.routes import Routes
-from cbfs_common.session.session import Party, Peer, Session, open_first, start
+from cbfs_common.session.session import Party, Peer, Session, open_first, outer_of, start
 from tests.bench.peers import DoubleRatchetPair, Pair, VodozemacPair
 from tests.bench.table import Row, faster
 from tests.bench.timing import times
@@ -31,6 +32,7 @@ from tests.bench.timing import times
 RANDOM = Random(os.urandom, kem_encapsulate)
 NOW = int(time.time())
 LATER = NOW + 86_400
+LIFE = bytes(8)
 SIZES = (("1 KiB", 1_024), ("16 KiB", BODY_MAX))
 """The bodies: the second is as long as an envelope of 16 KiB carries. Peers seal the same."""
 
@@ -44,17 +46,22 @@ class Person:
             os.urandom(32), auth_secret, dh_public(auth_secret), KemKey(os.urandom(64))
         )
         self.signing = os.urandom(32)
-        self.peer = Peer(self.party.identity, self.party.auth_public)
+        self.kem = self.party.kem.public()
+        self.peer = Peer(self.party.identity, self.party.auth_public, kem_id(self.kem))
 
 
 def begin(alice: Person, bob: Person) -> tuple[Session, Session]:
     """A session of which both sides know."""
     pair = make_prekey(RANDOM, PrekeyKind.ONE_TIME, LATER)
     prekey = decode_prekey(pair.public(bob.signing))
-    first = start(alice.party, bob.peer, prekey, RANDOM)
-    first, envelope = first.seal(alice.party, b"first", RANDOM)
-    second, _ = open_first(bob.party, pair, envelope, NOW)
-    return first, second
+    first = start(alice.party, bob.peer, prekey, bob.kem, LIFE, RANDOM)
+    first, envelope = first.seal(alice.party, b"first", RANDOM, LIFE)
+    return first, open_start(bob, pair, envelope)[0]
+
+
+def open_start(bob: Person, pair: PrekeyPair, envelope: bytes) -> tuple[Session, bytes]:
+    """As its recipient does."""
+    return open_first(bob.party, pair, outer_of(bob.party, envelope), envelope, NOW)
 
 
 class CbfsPair:
@@ -75,8 +82,9 @@ class CbfsPair:
     def say(self, sender: int, body: bytes) -> bytes:
         me, session = self._people[sender].party, self._sides[sender]
         keys = self._ahead.pop() if self._ahead and session.needs_turn else None
-        self._sides[sender], envelope = session.seal(me, body, RANDOM, keys)
-        self._sides[1 - sender], opened = self._sides[1 - sender].open(envelope, NOW)
+        self._sides[sender], envelope = session.seal(me, body, RANDOM, LIFE, keys)
+        other = self._people[1 - sender].party
+        self._sides[1 - sender], opened = self._sides[1 - sender].open(other, envelope, NOW)
         return opened
 
 
@@ -178,11 +186,11 @@ def first(quick: bool) -> Iterator[Row]:
     pair = make_prekey(RANDOM, PrekeyKind.ONE_TIME, LATER)
     record, signing = pair.public(bob.signing), sign_public(bob.signing)
 
-    def seal_first(keys: TurnKeys | None = None) -> bytes:
+    def seal_first() -> bytes:
         prekey = decode_prekey(record)
         prekey.verify(signing, NOW)
-        session = start(alice.party, bob.peer, prekey, RANDOM, keys)
-        return session.seal(alice.party, body, RANDOM)[1]
+        session = start(alice.party, bob.peer, prekey, bob.kem, LIFE, RANDOM)
+        return session.seal(alice.party, body, RANDOM, LIFE)[1]
 
     envelope, sketched = seal_first(), sketch.seal(body)
     peer, aim = "a classical sketch without KEM", 1 / 1.5
@@ -190,12 +198,9 @@ def first(quick: bool) -> Iterator[Row]:
         rounds, repeat(seal_first, count), repeat(lambda: sketch.seal(body), count)
     )
     yield faster("first message, encrypt", ours, peer, theirs, aim)
-    made = make_turn_keys(RANDOM)
-    (ours,) = times(rounds, repeat(lambda: seal_first(made), count))
-    yield faster("first message, encrypt, keys made ahead", ours, peer, theirs)
     ours, theirs = times(
         rounds,
-        repeat(lambda: open_first(bob.party, pair, envelope, NOW), count),
+        repeat(lambda: open_start(bob, pair, envelope), count),
         repeat(lambda: sketch.open(sketched), count),
     )
     yield faster("first message, decrypt", ours, peer, theirs, aim)
@@ -231,7 +236,7 @@ class Inbox:
         """What the sender sends next."""
         made = []
         for _ in range(count):
-            self._sending, envelope = self._sending.seal(self._alice.party, b"hello", RANDOM)
+            self._sending, envelope = self._sending.seal(self._alice.party, b"hello", RANDOM, LIFE)
             made.append(envelope)
         return made
 
@@ -240,7 +245,7 @@ class Inbox:
         found = self._routes.find(envelope)
         if found != self._key:
             raise AssertionError("another session was found")
-        session, _ = self._sessions[found].open(envelope, NOW)
+        session, _ = self._sessions[found].open(self._me.party, envelope, NOW)
         self._routes.update(session)
         self._sessions[found] = session
 

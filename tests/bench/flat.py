@@ -15,6 +15,7 @@ from time import perf_counter
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.interface import Outgoing
 from cbfs.sending.compose import Settled, make_message
+from cbfs_common.profile import kem_id
 from cbfs_common.session.prekey import PrekeyKind, decode_prekey, make_prekey
 from cbfs_common.session.session import Peer
 from tests.bench.at_size import fill, text_of
@@ -71,9 +72,10 @@ class Account:
             for number in range(first, min(first + SESSIONS_AT_ONCE, count)):
                 pair = make_prekey(SYSTEM_RANDOM, PrekeyKind.ONE_TIME, LATER)
                 prekey = decode_prekey(pair.public(me.signing))
-                peer = Peer(SYSTEM_RANDOM.token(32), me.party.auth_public)
-                session = sessions.start(peer, prekey)
-                batch.seal(session, f"person{number:06d}", b"hello", number)
+                name, kem = f"person{number:06d}", me.party.kem.public()
+                peer = Peer(SYSTEM_RANDOM.token(32), me.party.auth_public, kem_id(kem))
+                session = sessions.start(name, peer, prekey, kem)
+                batch.seal(session, name, b"hello", number)
             self._alice.store.write(batch.write)
             batch.done()
 

@@ -4,6 +4,7 @@ Each gives a value or raises one of our errors (``CbfsError``), whatever it is g
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from cbfs.account import settings
@@ -15,7 +16,6 @@ from cbfs.tree import nodes, texts
 from cbfs.tree.virtual import metadata_file
 from cbfs_common import onion, person, profile
 from cbfs_common.errors import CbfsError
-from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.messages import body as message
 from cbfs_common.messages import folder
 from cbfs_common.names import checks as names_client
@@ -31,13 +31,14 @@ from cbfs_common.names import registration as names_registration
 from cbfs_common.names import trees
 from cbfs_common.names import wire as names_wire
 from cbfs_common.session import prekey
+from cbfs_common.session.envelope import HANDSHAKE_SIZE, make_outer, seal_envelope
 from cbfs_common.session.routes import Routes
-from cbfs_common.session.session import decode_session, handshake_of, open_first
+from cbfs_common.session.session import decode_session
 from cbfs_common.wire import requests
 from cbfs_common.wire.transport import ClientConnection, ServerConnection, ServerSecret
 from cbfs_names.state import block
 from cbfs_names.wire import peer_messages
-from tests.support.talking import NOW, party, prekey_of, seeded, started
+from tests.support.talking import LIFE, NOW, opened, party, prekey_of, seeded, started
 
 Decoder = Callable[[bytes], object]
 
@@ -48,9 +49,9 @@ _RANDOM = seeded("fuzz")
 _ALICE, _BOB = party(_RANDOM), party(_RANDOM)
 _PAIR = prekey_of(_RANDOM)
 _STARTED = started(_ALICE, _BOB, _PAIR, _RANDOM)
-_ALICES, _FIRST = _STARTED.seal(_ALICE, b"hello", _RANDOM)
-_BOBS, _ = open_first(_BOB, _PAIR, _FIRST, NOW)
-_BOBS, _LATER = _BOBS.seal(_BOB, b"answer", _RANDOM)
+_ALICES, _FIRST = _STARTED.seal(_ALICE, b"hello", _RANDOM, LIFE)
+_BOBS, _ = opened(_BOB, _PAIR, _FIRST)
+_BOBS, _LATER = _BOBS.seal(_BOB, b"answer", _RANDOM, LIFE)
 _SECRET = bytes(range(1, 33))
 _SERVER = ServerSecret(bytes(range(96)))
 _TALK = Conversation(bytes(16), ("alice", "bob"), "lunch", 1, "folder", 1, 2)
@@ -62,7 +63,31 @@ def _text(parse: Callable[[str], object]) -> Decoder:
 
 def _whole(data: bytes) -> bytes:
     """An envelope out of any bytes: the valid one, with these over its beginning."""
-    return (data + _LATER[len(data) :])[:ENVELOPE_SIZE]
+    return _over(data, _LATER)
+
+
+def _over(data: bytes, good: bytes) -> bytes:
+    """The valid bytes, with these over their beginning."""
+    return (data + good[len(data) :])[: len(good)]
+
+
+def _start(handshake: bytes = b"", header: bytes = b"") -> object:
+    """A first message of any handshake or terms, sealed by its sender."""
+    assert _STARTED.state.sending is not None
+    by = _STARTED.state.sending.seal
+    inside, rest = by.terms[:HANDSHAKE_SIZE], by.terms[HANDSHAKE_SIZE:]
+    kem, inside = _BOB.kem.public(), _over(handshake, inside)
+    outer = make_outer(_BOB.identity, _BOB.auth_public, kem, inside, SYSTEM_RANDOM)
+    made = replace(by, terms=inside + _over(header, rest))
+    return opened(_BOB, _PAIR, seal_envelope(made, 0, bytes(32), b"x", outer))
+
+
+def _turn(data: bytes) -> object:
+    """A turn whose terms are any bytes, sealed by who has its header key."""
+    sending = _BOBS.state.sending
+    assert sending is not None
+    made = replace(sending.seal, terms=_over(data, sending.seal.terms))
+    return _ALICES.open(_ALICE, seal_envelope(made, 0, bytes(32), b"x"), NOW)
 
 
 def _search(data: bytes) -> object:
@@ -95,16 +120,13 @@ DECODERS: dict[str, Decoder] = {
     "directory token": _text(names_registration.parse_token),
     "directory verifier": peer_messages.decode,
     "feed": lambda data: names_feed.decode_tile(0, data),
-    "envelope": lambda data: _ALICES.open(_whole(data), NOW),
-    "first envelope": lambda data: open_first(
-        _BOB, _PAIR, (_FIRST[:32] + data + _FIRST[32 + len(data) :])[:ENVELOPE_SIZE], NOW
-    ),
+    "envelope": lambda data: _ALICES.open(_ALICE, _whole(data), NOW),
+    "first envelope": lambda data: opened(_BOB, _PAIR, _over(data, _FIRST)),
     "folder": lambda data: folder.decode_table(data, folder.table_end(data[:4])),
     "folder of any size": lambda data: folder.decode_table(
         len(data).to_bytes(folder.HEAD_SIZE, "big") + data, SIZE_MAX
     ),
     "folder name": _text(texts.read_folder_name),
-    "handshake": handshake_of,
     "map proof": trees.decode_map_proof,
     "metadata.toml": metadata_file.read_new,
     "metadata.toml, changed": lambda data: metadata_file.read_changed(data, _TALK, Setting()),
@@ -125,6 +147,9 @@ DECODERS: dict[str, Decoder] = {
     "server's transport": lambda data: ServerConnection(_SERVER, SYSTEM_RANDOM).receive(data),
     "session": decode_session,
     "settings": settings.decode,
+    "start, handshake": _start,
+    "start, header": lambda data: _start(header=data),
+    "turn": _turn,
 }
 
 

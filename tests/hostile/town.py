@@ -59,6 +59,7 @@ from tests.support.names_naive import (
     ZERO,
     make_policy,
 )
+from tests.support.talking import LIFE
 
 SMALL = {
     "cbfs.contacts.prekey_secrets.PREKEY_SECRETS_MAX": 300,
@@ -137,14 +138,19 @@ class Person:
         alice = self.town.account
         taken = record or self.town.office.prekey(alice.profile.user_id)
         assert taken is not None
-        peer = Peer(alice.profile.identity(alice.person), alice.profile.auth)
-        self.session = start(party or self.party, peer, decode_prekey(taken), SYSTEM_RANDOM)
+        profile = alice.profile
+        peer, kem = (
+            Peer(profile.identity(alice.person), profile.auth, profile.kem),
+            alice.kem_public,
+        )
+        me, prekey = party or self.party, decode_prekey(taken)
+        self.session = start(me, peer, prekey, kem, LIFE, SYSTEM_RANDOM)
 
     def seal(self, body: bytes, party: Party | None = None) -> bytes:
         if self.session is None:
             self.begin()
         assert self.session is not None
-        self.session, envelope = self.session.seal(party or self.party, body, SYSTEM_RANDOM)
+        self.session, envelope = self.session.seal(party or self.party, body, SYSTEM_RANDOM, LIFE)
         return envelope
 
     def part(self, text: bytes, people: tuple[str, ...] = ()) -> Part:

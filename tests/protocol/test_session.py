@@ -13,14 +13,23 @@ from cbfs_common.session.routes import Routes
 from cbfs_common.session.session import (
     Party,
     Session,
+    Stage,
     TooFar,
     decode_session,
-    handshake_of,
     make_turn_keys,
-    open_first,
+    outer_of,
     start,
 )
-from tests.support.talking import NOW, party, peer_of, prekey_of, seeded, started
+from tests.support.talking import (
+    LIFE,
+    NOW,
+    opened,
+    party,
+    peer_of,
+    prekey_of,
+    seeded,
+    started,
+)
 
 RANDOM = seeded("test_session")
 ALICE, BOB = party(RANDOM), party(RANDOM)
@@ -29,10 +38,10 @@ PAIR = prekey_of(RANDOM, PrekeyKind.LAST_RESORT)
 
 def pair_of_sessions() -> tuple[Session, Session]:
     """Alice's and Bob's, after one message each way."""
-    alice, envelope = started(ALICE, BOB, PAIR, RANDOM).seal(ALICE, b"", RANDOM)
-    bob, _ = open_first(BOB, PAIR, envelope, NOW)
-    bob, envelope = bob.seal(BOB, b"", RANDOM)
-    return alice.open(envelope, NOW)[0], bob
+    alice, envelope = started(ALICE, BOB, PAIR, RANDOM).seal(ALICE, b"", RANDOM, LIFE)
+    bob, _ = opened(BOB, PAIR, envelope)
+    bob, envelope = bob.seal(BOB, b"", RANDOM, LIFE)
+    return alice.open(ALICE, envelope, NOW)[0], bob
 
 
 TALKING = pair_of_sessions()
@@ -41,7 +50,7 @@ TALKING = pair_of_sessions()
 def several(session: Session, me: Party, count: int) -> tuple[Session, list[bytes]]:
     envelopes = []
     for _ in range(count):
-        session, envelope = session.seal(me, b"x", RANDOM)
+        session, envelope = session.seal(me, b"x", RANDOM, LIFE)
         envelopes.append(envelope)
     return session, envelopes
 
@@ -50,32 +59,32 @@ def test_a_body_may_be_as_long_as_the_limit_and_no_longer() -> None:
     fresh = started(ALICE, BOB, PAIR, RANDOM)
     for session in (fresh, TALKING[0]):
         with pytest.raises(LimitError):
-            session.seal(ALICE, bytes(BODY_MAX + 1), RANDOM)
-    _, envelope = fresh.seal(ALICE, bytes(BODY_MAX), RANDOM)
+            session.seal(ALICE, bytes(BODY_MAX + 1), RANDOM, LIFE)
+    _, envelope = fresh.seal(ALICE, bytes(BODY_MAX), RANDOM, LIFE)
     assert len(envelope) == ENVELOPE_SIZE
-    assert open_first(BOB, PAIR, envelope, NOW)[1] == bytes(BODY_MAX)
-    _, envelope = TALKING[0].seal(ALICE, bytes(BODY_MAX), RANDOM)
-    assert TALKING[1].open(envelope, NOW)[1] == bytes(BODY_MAX)
+    assert opened(BOB, PAIR, envelope)[1] == bytes(BODY_MAX)
+    _, envelope = TALKING[0].seal(ALICE, bytes(BODY_MAX), RANDOM, LIFE)
+    assert TALKING[1].open(BOB, envelope, NOW)[1] == bytes(BODY_MAX)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.binary(max_size=BODY_MAX))
 def test_any_body_comes_out_as_it_went_in(body: bytes) -> None:
     alice, bob = TALKING
-    alice, envelope = alice.seal(ALICE, body, RANDOM)
+    alice, envelope = alice.seal(ALICE, body, RANDOM, LIFE)
     assert len(envelope) == ENVELOPE_SIZE
-    assert bob.open(envelope, NOW)[1] == body
+    assert bob.open(BOB, envelope, NOW)[1] == body
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=64), st.sampled_from([0, 1, ENVELOPE_SIZE - 64, ENVELOPE_SIZE]))
 def test_any_bytes_are_refused(data: bytes, size: int) -> None:
     data = data.ljust(size, b"\x5a")
-    for session in TALKING:
+    for me, session in zip((ALICE, BOB), TALKING, strict=True):
         with pytest.raises(CryptoError):
-            session.open(data, NOW)
-    with pytest.raises(CryptoError if len(data) == ENVELOPE_SIZE else DecodeError):
-        open_first(BOB, PAIR, data[:16] + PAIR.id + data[32:], NOW)
+            session.open(me, data, NOW)
+    with pytest.raises(CryptoError):
+        outer_of(BOB, data)
     routes = Routes()
     routes.update(TALKING[0])
     assert routes.find(data) is None
@@ -98,9 +107,9 @@ def test_turn_keys_may_be_made_ahead() -> None:
     alice, bob = TALKING
     assert alice.needs_turn
     keys = make_turn_keys(RANDOM)
-    sealed, envelope = alice.seal(ALICE, b"x", seeded("encapsulation"), keys)
+    sealed, envelope = alice.seal(ALICE, b"x", seeded("encapsulation"), LIFE, keys)
     assert not sealed.needs_turn
-    assert bob.open(envelope, NOW)[1] == b"x"
+    assert bob.open(BOB, envelope, NOW)[1] == b"x"
     assert sealed.state.sending is not None
     assert sealed.state.sending.keys is keys
 
@@ -108,50 +117,65 @@ def test_turn_keys_may_be_made_ahead() -> None:
 def test_a_session_with_oneself_is_refused() -> None:
     prekey = decode_prekey(PAIR.public(bytes(32)))
     with pytest.raises(CryptoError):
-        start(BOB, peer_of(BOB), prekey, RANDOM)
+        start(BOB, peer_of(BOB), prekey, BOB.kem.public(), LIFE, RANDOM)
 
 
-def test_confirmed_once_the_peer_has_written() -> None:
-    alice, envelope = started(ALICE, BOB, PAIR, RANDOM).seal(ALICE, b"", RANDOM)
-    bob, _ = open_first(BOB, PAIR, envelope, NOW)
+def test_how_far_a_session_has_come() -> None:
+    alice, envelope = started(ALICE, BOB, PAIR, RANDOM).seal(ALICE, b"", RANDOM, LIFE)
+    bob, _ = opened(BOB, PAIR, envelope)
+    assert (alice.stage, bob.stage) == (Stage.OUT, Stage.IN)
+    assert (alice.turn, bob.turn) == (0, 0)
     assert (alice.heard, bob.heard) == (False, True)
-    assert TALKING[0].heard
     assert (alice.id, alice.start_hash) == (bob.id, bob.start_hash)
     assert (alice.peer, bob.peer) == (peer_of(BOB), peer_of(ALICE))
+    assert (alice.own_life, alice.peer_life) == (LIFE, None)
+    assert (bob.own_life, bob.peer_life) == (None, LIFE)
+    bob, envelope = bob.seal(BOB, b"", RANDOM, bytes(8))
+    alice, _ = alice.open(ALICE, envelope, NOW)
+    assert (alice.stage, bob.stage) == (Stage.CONFIRMED, Stage.IN)
+    assert (alice.turn, bob.turn) == (1, 1)
+    alice, envelope = alice.seal(ALICE, b"", RANDOM, b"another!")
+    bob, _ = bob.open(BOB, envelope, NOW)
+    assert (alice.stage, bob.stage) == (Stage.CONFIRMED, Stage.CONFIRMED)
+    assert (alice.turn, bob.turn) == (2, 2)
+    assert (alice.own_life, alice.peer_life) == (LIFE, bytes(8))
+    assert (bob.own_life, bob.peer_life) == (bytes(8), LIFE)
 
 
 def test_another_envelope_of_a_known_start_names_the_same_session() -> None:
     _, (first, second) = several(started(ALICE, BOB, PAIR, RANDOM), ALICE, 2)
-    assert handshake_of(first) == handshake_of(second) == PAIR.id
-    bob, _ = open_first(BOB, PAIR, first, NOW)
-    again, _ = open_first(BOB, PAIR, second, NOW)
+    assert outer_of(BOB, first).prekey_id == outer_of(BOB, second).prekey_id == PAIR.id
+    bob, _ = opened(BOB, PAIR, first)
+    again, _ = opened(BOB, PAIR, second)
     assert again.id == bob.id
-    assert bob.open(second, NOW)[1] == b"x"
+    assert bob.open(BOB, second, NOW)[1] == b"x"
 
 
 def test_a_start_is_for_one_recipient_with_one_prekey() -> None:
-    _, envelope = started(ALICE, BOB, PAIR, RANDOM).seal(ALICE, b"", RANDOM)
+    _, envelope = started(ALICE, BOB, PAIR, RANDOM).seal(ALICE, b"", RANDOM, LIFE)
     for me, pair in (
         (party(RANDOM), PAIR),
+        (replace(BOB, auth_secret=ALICE.auth_secret), PAIR),
         (replace(BOB, auth_public=ALICE.auth_public), PAIR),
+        (replace(BOB, kem=ALICE.kem), PAIR),
         (BOB, prekey_of(RANDOM)),
         (BOB, replace(PAIR, x_secret=bytes(range(32)))),
         (BOB, replace(PAIR, kem_seed=bytes(64))),
     ):
         with pytest.raises(CryptoError):
-            open_first(me, pair, envelope, NOW)
+            opened(me, pair, envelope)
 
 
 def test_skipped_keys_are_limited_and_the_newest_kept() -> None:
     alice, bob = TALKING
     alice, envelopes = several(alice, ALICE, SKIPPED_KEPT_MAX + 12)
-    bob, _ = bob.open(envelopes[-1], NOW)
+    bob, _ = bob.open(BOB, envelopes[-1], NOW)
     receiving = bob.state.receiving
     assert receiving is not None
     assert len(receiving.skipped) == SKIPPED_KEPT_MAX
     with pytest.raises(CryptoError):
-        bob.open(envelopes[10], NOW)
-    assert bob.open(envelopes[11], NOW)[1] == b"x"
+        bob.open(BOB, envelopes[10], NOW)
+    assert bob.open(BOB, envelopes[11], NOW)[1] == b"x"
     assert decode_session(bob.encode()) == bob
 
 
@@ -160,48 +184,48 @@ def test_skipped_keys_are_limited_over_all_turns() -> None:
     late = []
     for _ in range(3):
         alice, envelopes = several(alice, ALICE, 900)
-        bob, _ = bob.open(envelopes[-1], NOW)
-        bob, envelope = bob.seal(BOB, b"", RANDOM)
-        alice, _ = alice.open(envelope, NOW)
+        bob, _ = bob.open(BOB, envelopes[-1], NOW)
+        bob, envelope = bob.seal(BOB, b"", RANDOM, LIFE)
+        alice, _ = alice.open(ALICE, envelope, NOW)
         late.append(envelopes)
     state = bob.state
     assert state.receiving is not None
     kept = [len(chain.skipped) for chain in state.retired] + [len(state.receiving.skipped)]
     assert kept == [SKIPPED_KEPT_MAX - 2 * 899, 899, 899]
     with pytest.raises(CryptoError):
-        bob.open(late[0][0], NOW)
+        bob.open(BOB, late[0][0], NOW)
     for envelopes in late:
-        assert bob.open(envelopes[-2], NOW)[1] == b"x"
+        assert bob.open(BOB, envelopes[-2], NOW)[1] == b"x"
 
 
 def test_skipped_keys_expire() -> None:
     alice, bob = TALKING
     alice, early = several(alice, ALICE, 3)
-    bob, _ = bob.open(early[2], NOW)
-    bob, envelope = bob.seal(BOB, b"", RANDOM)
-    alice, _ = alice.open(envelope, NOW)
+    bob, _ = bob.open(BOB, early[2], NOW)
+    bob, envelope = bob.seal(BOB, b"", RANDOM, LIFE)
+    alice, _ = alice.open(ALICE, envelope, NOW)
     alice, later = several(alice, ALICE, 3)
-    bob, _ = bob.open(later[2], NOW + 10)
+    bob, _ = bob.open(BOB, later[2], NOW + 10)
     assert bob.expire(NOW + SKIPPED_LIFETIME) is bob
     older = bob.expire(NOW + SKIPPED_LIFETIME + 1)
     for envelope in early[:2]:
-        assert bob.open(envelope, NOW)[1] == b"x"
+        assert bob.open(BOB, envelope, NOW)[1] == b"x"
         with pytest.raises(CryptoError):
-            older.open(envelope, NOW)
-    assert older.open(later[0], NOW)[1] == b"x"
+            older.open(BOB, envelope, NOW)
+    assert older.open(BOB, later[0], NOW)[1] == b"x"
     oldest = bob.expire(NOW + SKIPPED_LIFETIME + 11)
     with pytest.raises(CryptoError):
-        oldest.open(later[0], NOW)
+        oldest.open(BOB, later[0], NOW)
 
 
 def test_too_far_opens_once_something_between_has_come() -> None:
     alice, bob = TALKING
     alice, envelopes = several(alice, ALICE, 4_099)
-    bob, _ = bob.open(envelopes[0], NOW)
+    bob, _ = bob.open(BOB, envelopes[0], NOW)
     with pytest.raises(TooFar):
-        bob.open(envelopes[4_098], NOW)
-    bob, _ = bob.open(envelopes[1], NOW)
-    assert bob.open(envelopes[4_098], NOW)[1] == b"x"
+        bob.open(BOB, envelopes[4_098], NOW)
+    bob, _ = bob.open(BOB, envelopes[1], NOW)
+    assert bob.open(BOB, envelopes[4_098], NOW)[1] == b"x"
 
 
 def stolen(session: Session) -> Session:
@@ -212,34 +236,34 @@ def stolen(session: Session) -> Session:
 def test_what_was_sent_is_safe_from_who_steals_the_state_after() -> None:
     alice, bob = TALKING
     alice, (envelope,) = several(alice, ALICE, 1)
-    bob, _ = bob.open(envelope, NOW)
-    for thief in (stolen(alice), stolen(bob)):
+    bob, _ = bob.open(BOB, envelope, NOW)
+    for me, thief in ((ALICE, stolen(alice)), (BOB, stolen(bob))):
         with pytest.raises(CryptoError):
-            thief.open(envelope, NOW)
+            thief.open(me, envelope, NOW)
 
 
 def test_a_stolen_state_is_worth_nothing_after_a_round_trip() -> None:
     alice, bob = TALKING
     thief = stolen(bob)
     alice, (envelope,) = several(alice, ALICE, 1)
-    bob, _ = bob.open(envelope, NOW)
-    thief, body = thief.open(envelope, NOW)
+    bob, _ = bob.open(BOB, envelope, NOW)
+    thief, body = thief.open(BOB, envelope, NOW)
     assert body == b"x"
-    bob, answer = bob.seal(BOB, b"", RANDOM)
-    alice, _ = alice.open(answer, NOW)
+    bob, answer = bob.seal(BOB, b"", RANDOM, LIFE)
+    alice, _ = alice.open(ALICE, answer, NOW)
     _, (envelope,) = several(alice, ALICE, 1)
     with pytest.raises(CryptoError):
-        thief.open(envelope, NOW)
+        thief.open(BOB, envelope, NOW)
 
 
 def test_the_same_number_with_other_words_shares_no_key() -> None:
     """A state that was restored by mistake: only that it was is to be seen."""
-    alice = TALKING[0].seal(ALICE, b"", RANDOM)[0]
-    _, one = alice.seal(ALICE, b"one", RANDOM)
-    _, other = alice.seal(ALICE, b"other", RANDOM)
-    assert one[:2_376] == other[:2_376]
-    same = sum(a == b for a, b in zip(one[2_376:], other[2_376:], strict=True))
-    assert same < 200  # of 14,008: one in 256 by chance
+    alice = TALKING[0].seal(ALICE, b"", RANDOM, LIFE)[0]
+    _, one = alice.seal(ALICE, b"one", RANDOM, LIFE)
+    _, other = alice.seal(ALICE, b"other", RANDOM, LIFE)
+    assert one[:16] == other[:16]
+    same = sum(a == b for a, b in zip(one[16:], other[16:], strict=True))
+    assert same < 200  # of 16,368: one in 256 by chance
 
 
 def test_envelopes_look_random() -> None:
@@ -251,7 +275,7 @@ def test_envelopes_look_random() -> None:
     for envelope in later:
         ones += int.from_bytes(envelope, "big").bit_count()
     assert abs(ones / (count * ENVELOPE_SIZE * 8) - 0.5) < 0.001
-    assert {envelope[0][63] >> 7 for envelope in first} == {0, 1}
+    assert {envelope[0][47] >> 7 for envelope in first} == {0, 1}
 
 
 def routes_of(*sessions: Session) -> Routes:
@@ -271,7 +295,7 @@ def test_routes_lead_to_the_session_and_are_forgotten_with_it() -> None:
     assert routes.find(envelopes[9]) is None
     assert routes.search(envelopes[9]) == bob.id
     assert routes.search(envelopes[9][:-1]) is None
-    bob, _ = bob.open(envelopes[9], NOW)
+    bob, _ = bob.open(BOB, envelopes[9], NOW)
     routes.update(bob)
     for envelope in envelopes[:9]:
         assert routes.find(envelope) == bob.id

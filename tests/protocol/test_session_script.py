@@ -17,10 +17,8 @@ from cbfs_common.session.session import (
     Party,
     Session,
     decode_session,
-    handshake_of,
-    open_first,
 )
-from tests.support.talking import NOW, party, prekey_of, seeded, started
+from tests.support.talking import LIFE, NOW, opened, party, prekey_of, seeded, started
 
 
 @dataclass
@@ -50,21 +48,20 @@ class Side:
         assert self.session is not None
         body = f"{self.sent}".encode() * (1 + self.sent % 7)
         self.sent += 1
-        session, envelope = self.session.seal(self.me, body, self.random)
+        session, envelope = self.session.seal(self.me, body, self.random, LIFE)
         self.take(session)
         return body, envelope
 
     def receive(self, envelope: bytes) -> bytes:
         """The body."""
         if self.session is None:
-            assert handshake_of(envelope) == self.pair.id
-            session, body = open_first(self.me, self.pair, envelope, NOW)
+            session, body = opened(self.me, self.pair, envelope)
         else:
             known = self.routes.find(envelope)
             assert known in (None, self.session.id)
             if known is None:
                 assert self.routes.search(envelope) in (None, self.session.id)
-            session, body = self.session.open(envelope, NOW)
+            session, body = self.session.open(self.me, envelope, NOW)
         self.take(session)
         return body
 

@@ -3,7 +3,6 @@ tests/vectors/make_vectors.py makes without cbfs_common."""
 
 import json
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Any
 
 import pytest
@@ -15,16 +14,17 @@ from cbfs_common.messages.conversation import Lifetime
 from cbfs_common.profile import Address, Profile, decode_profile, kem_id
 from cbfs_common.session import session
 from cbfs_common.session.prekey import Prekey, PrekeyKind, PrekeyPair, decode_prekey, make_prekey
-from tests.support.protocol_naive import Person, Talk, fixed
+from tests.support.protocol_naive import Person, fixed
 from tests.support.talking import NOW, scripted
-from tests.vectors import make_vectors
 from tests.vectors.make_vectors import ALICE, BOB, FOLDER, VECTORS
 
 ERRORS: dict[str, type[Exception]] = {
     "CryptoError": errors.CryptoError,
     "DecodeError": errors.DecodeError,
-    "Duplicate": session.Duplicate,
-    "TooFar": session.TooFar,
+    "noise": errors.CryptoError,
+    "diverged": session.SessionDiverged,
+    "duplicate": session.Duplicate,
+    "too far": session.TooFar,
     "UnknownKind": message.UnknownKind,
 }
 Case = tuple[str, bytes, str]
@@ -62,9 +62,13 @@ def test_primitives() -> None:
     assert primitives.kem_decapsulate(kem["seed"], kem["ct"]) == kem["shared"]
     key = primitives.KemKey(kem["seed"])
     assert (key.public(), key.decapsulate(kem["ct"])) == (kem["ek"], kem["shared"])
-    secret, plain, sealed = (bytes.fromhex(value) for value in told["aead"].values())
-    assert primitives.seal(secret[:32], secret[32:], plain) == sealed
-    assert primitives.open_sealed(secret[:32], secret[32:], sealed) == plain
+    secret, plain, *sealed = (bytes.fromhex(value) for value in told["aead"].values())
+    assert primitives.seal(secret[:32], secret[32:], plain) == sealed[0]
+    assert primitives.open_sealed(secret[:32], secret[32:], sealed[0]) == plain
+    assert primitives.seal(secret[:32], secret[32:], plain, sealed[1]) == sealed[2]
+    assert primitives.open_sealed(secret[:32], secret[32:], sealed[2], sealed[1]) == plain
+    with pytest.raises(errors.CryptoError):
+        primitives.open_sealed(secret[:32], secret[32:], sealed[2])
 
 
 @pytest.mark.parametrize("case", vectors("primitives")["x25519 refused"], ids=str)
@@ -176,81 +180,106 @@ def bobs_prekey() -> tuple[PrekeyPair, Prekey]:
 
 def alice_starts() -> session.Session:
     draws = [*ALICE.draws(0), fixed("alice e", 32), ALICE.m(0)]
-    bob = session.Peer(BOB.identity, primitives.dh_public(BOB.auth))
-    return session.start(me(ALICE), bob, bobs_prekey()[1], scripted(draws))
+    public = primitives.kem_public(BOB.kem)
+    bob = session.Peer(BOB.identity, primitives.dh_public(BOB.auth), kem_id(public))
+    return session.start(me(ALICE), bob, bobs_prekey()[1], public, ALICE.life, scripted(draws))
+
+
+def bob_begins(envelope: bytes) -> tuple[session.Session, bytes]:
+    outer = session.outer_of(me(BOB), envelope)
+    return session.open_first(me(BOB), bobs_prekey()[0], outer, envelope, NOW)
+
+
+SESSION = vectors("session")
+ENVELOPES = {case["what"]: bytes.fromhex(case["envelope"]) for case in SESSION["envelopes"]}
+DRAWS = {
+    "alice": [*ALICE.outer_draws(0), *ALICE.outer_draws(1), *ALICE.draws(2), ALICE.m(2)],
+    "bob": [*BOB.draws(1), BOB.m(1), *BOB.draws(3), BOB.m(3)],
+}
 
 
 def test_session() -> None:
-    told = vectors("session")
     alice = alice_starts()
-    assert alice.start_hash.hex() == told["start hash"]
+    assert alice.start_hash.hex() == SESSION["start hash"]
     sides: dict[str, session.Session | None] = {"alice": alice, "bob": None}
     people = {"alice": ALICE, "bob": BOB}
-    draws = {
-        "alice": scripted([*ALICE.draws(2), ALICE.m(2)]),
-        "bob": scripted([*BOB.draws(1), BOB.m(1), *BOB.draws(3), BOB.m(3)]),
-    }
-    for case, (name, _, body, envelope) in zip(
-        told["envelopes"], make_vectors.conversation(), strict=True
-    ):
+    draws = {name: scripted(drawn) for name, drawn in DRAWS.items()}
+    for case in SESSION["envelopes"]:
+        name, body = case["sender"], bytes.fromhex(case["body"])
         other = "bob" if name == "alice" else "alice"
-        sender, receiver = sides[name], sides[other]
+        sender, receiver, person = sides[name], sides[other], people[name]
         assert sender is not None
-        sender, sealed = sender.seal(me(people[name]), body, draws[name])
-        assert blake2b(sealed, digest_size=32).hexdigest() == case["blake2b-256"]
-        assert sealed == envelope
+        sender, sealed = sender.seal(me(person), body, draws[name], person.life)
+        assert sealed.hex() == case["envelope"]
         if receiver is None:
-            receiver, opened = session.open_first(me(BOB), bobs_prekey()[0], sealed, NOW)
+            receiver, opened = bob_begins(sealed)
         else:
-            receiver, opened = receiver.open(sealed, NOW)
+            receiver, opened = receiver.open(me(people[other]), sealed, NOW)
         assert opened == body
         sides |= {name: sender, other: receiver}
 
 
-def cases(make: Callable[[], dict[str, tuple[bytes, str]]]) -> list[Any]:
-    return [pytest.param(*case, id=name) for name, case in make().items()]
-
-
-@pytest.mark.parametrize(("envelope", "error"), cases(make_vectors.wrong_first))
-def test_first_envelopes_that_are_none(envelope: bytes, error: str) -> None:
-    exactly(error, lambda: session.open_first(me(BOB), bobs_prekey()[0], envelope, NOW))
-
-
-def opened_by_bob() -> session.Session:
-    """Bob, who has opened turn 0 n 0 and n 1."""
-    first, second = (said[3] for said in make_vectors.conversation()[:2])
-    bob, _ = session.open_first(me(BOB), bobs_prekey()[0], first, NOW)
-    return bob.open(second, NOW)[0]
-
-
-@pytest.mark.parametrize(("envelope", "error"), cases(make_vectors.wrong_later))
-def test_later_envelopes_that_are_none(envelope: bytes, error: str) -> None:
-    alice = alice_starts()
+def alice_sent() -> session.Session:
+    alice, draws = alice_starts(), scripted(DRAWS["alice"])
     for body in (b"hello", b""):
-        alice, _ = alice.seal(me(ALICE), body, scripted([]))
-    alice, _ = alice.open(make_vectors.conversation()[2][3], NOW)
-    exactly(error, lambda: alice.open(envelope, NOW))
+        alice, _ = alice.seal(me(ALICE), body, draws, ALICE.life)
+    return alice
 
 
-@pytest.mark.parametrize(("envelope", "error"), cases(make_vectors.wrong_turns))
-def test_turns_that_are_none(envelope: bytes, error: str) -> None:
-    bob, _ = opened_by_bob().seal(me(BOB), b"", scripted([*BOB.draws(1), BOB.m(1)]))
-    exactly(error, lambda: bob.open(envelope, NOW))
+def bob_sent() -> session.Session:
+    """Bob, who has opened turn 0 n 0 and n 1, and answered."""
+    bob, _ = bob_begins(ENVELOPES["turn 0 n 0"])
+    bob, _ = bob.open(me(BOB), ENVELOPES["turn 0 n 1"], NOW)
+    return bob.seal(me(BOB), b"", scripted(DRAWS["bob"]), BOB.life)[0]
 
 
-def test_what_the_refused_ones_would_be_without_their_fault() -> None:
-    """The three states and envelopes that the refused ones depart from do fit together."""
-    chain = Talk(ALICE, BOB).chains[0]
-    assert (
-        session.open_first(me(BOB), bobs_prekey()[0], chain.envelope(4_096, b"x"), NOW)[1] == b"x"
-    )
-    talk = Talk(ALICE, BOB)
-    first = talk.turn(pn=0)
-    alice, _ = alice_starts().open(first.envelope(0, b"x"), NOW)
-    assert alice.open(first.envelope(1, bytes(13_850)), NOW)[1] == bytes(13_850)
-    assert alice.open(first.envelope(4_097, b"x"), NOW)[1] == b"x"
-    bob, _ = opened_by_bob().seal(me(BOB), b"", scripted([*BOB.draws(1), BOB.m(1)]))
-    assert bob.open(talk.turn(pn=2).envelope(0, b"x"), NOW)[1] == b"x"
-    again = Talk(ALICE, BOB)
-    again.turn(pn=0)
-    assert bob.open(again.turn(pn=2 + 4_096).envelope(0, b"x"), NOW)[1] == b"x"
+Open = Callable[[bytes], tuple[session.Session, bytes]]
+
+
+def states() -> dict[str, Open]:
+    """Who opens, by the names that the vectors give them."""
+    alice, bob = alice_sent(), bob_sent()
+    opened, _ = alice.open(me(ALICE), ENVELOPES["turn 1 n 0"], NOW)
+    return {
+        "bob, who knows nothing": bob_begins,
+        "alice, who sent turn 0": lambda envelope: alice.open(me(ALICE), envelope, NOW),
+        "alice, who opened turn 1 n 0": lambda envelope: opened.open(me(ALICE), envelope, NOW),
+        "bob, who sent turn 1": lambda envelope: bob.open(me(BOB), envelope, NOW),
+    }
+
+
+STATES = states()
+
+
+def envelope_of(case: dict[str, Any]) -> bytes:
+    if set(case) == {"name", "error", "envelope"}:
+        return bytes.fromhex(case["envelope"])
+    assert set(case) == {"name", "error", "base", "offset", "xor"}
+    base, at = ENVELOPES[case["base"]], case["offset"]
+    return base[:at] + bytes([base[at] ^ int(case["xor"], 16)]) + base[at + 1 :]
+
+
+def test_every_kind_of_case_is_known() -> None:
+    assert set(SESSION) == {
+        *("format", "people", "e secret", "outer", "turns", "start hash", "envelopes"),
+        *("opened at the limit", "refused"),
+    }
+    assert set(SESSION["refused"]) == set(STATES)
+
+
+@pytest.mark.parametrize(
+    ("state", "case"),
+    [
+        pytest.param(state, case, id=f"{state}: {case['name']}")
+        for state, cases in SESSION["refused"].items()
+        for case in cases
+    ],
+)
+def test_envelopes_that_are_none(state: str, case: dict[str, Any]) -> None:
+    exactly(case["error"], lambda: STATES[state](envelope_of(case)))
+
+
+@pytest.mark.parametrize("case", SESSION["opened at the limit"], ids=lambda case: case["name"])
+def test_envelopes_at_the_limit(case: dict[str, Any]) -> None:
+    """The states and envelopes that the refused ones depart from do fit together."""
+    assert STATES[case["state"]](bytes.fromhex(case["envelope"]))[1].hex() == case["body"]

@@ -237,8 +237,8 @@ class Client:
         prekey = decode_prekey(other.shelf.take(self.world.now // 1_000))
         prekey.verify(other.account.profile.signing, self.world.now // 1_000)
         profile = other.account.profile
-        peer = Peer(profile.identity(other.account.person), profile.auth)
-        return self.context.sessions.start(peer, prekey)
+        peer = Peer(profile.identity(other.account.person), profile.auth, profile.kem)
+        return self.context.sessions.start(other.name, peer, prekey, other.account.kem_public)
 
     def _deliver(self, other: "Client", *, fails: bool) -> None:
         session = self._session(other)

@@ -46,8 +46,22 @@ def encapsulate(ek: bytes, m: bytes) -> tuple[bytes, bytes]:
     return secret, ct
 
 
-def aead(secret: bytes, plain: bytes) -> bytes:
-    return ChaCha20Poly1305(secret[:32]).encrypt(secret[32:44], plain, None)
+def aead(secret: bytes, plain: bytes, data: bytes = b"") -> bytes:
+    return ChaCha20Poly1305(secret[:32]).encrypt(secret[32:44], plain, data)
+
+
+def unmarked(secret: bytes) -> bytes:
+    """A public key whose bit 255 is that of its secret."""
+    public = bytearray(point(secret))
+    public[31] |= secret[31] & 0x80
+    return bytes(public)
+
+
+def route_of(header_key: bytes, number: int) -> bytes:
+    n = number.to_bytes(4, "big")
+    tag = derive(header_key, "route", n, 12)
+    mask = derive(header_key, "route n", tag, 4)
+    return tag + bytes(a ^ b for a, b in zip(n, mask, strict=True))
 
 
 @dataclass
@@ -71,28 +85,59 @@ class Person:
             self.prekey_id + bytes([kind]) + expires.to_bytes(8, "big") + point(self.prekey_x) + ek
         )
 
+    @property
+    def static_ek(self) -> bytes:
+        return kem_pair(self.kem)[0]
+
+    @property
+    def life(self) -> bytes:
+        return fixed(f"{self.name} life", 8)
+
     def draws(self, turn: int) -> list[bytes]:
-        """x secret, auth secret and KEM seed of a turn of this person's."""
+        """x secret and auth secret of a turn of this person's, and its KEM seed but in turn 0."""
         where = f"{self.name} turn {turn}"
-        return [fixed(f"{where} x", 32), fixed(f"{where} auth", 32), fixed(f"{where} seed", 64)]
+        seed = [fixed(f"{where} seed", 64)] if turn else []
+        return [fixed(f"{where} x", 32), fixed(f"{where} auth", 32), *seed]
 
     def m(self, turn: int) -> bytes:
         return fixed(f"{self.name} turn {turn} m", 32)
 
+    def outer_draws(self, number: int) -> list[bytes]:
+        """f and the KEM's randomness of the outer layer of envelope ``number`` of a turn 0."""
+        return [fixed(f"{self.name} f {number}", 32), fixed(f"{self.name} f m {number}", 32)]
+
     def public(self, turn: int) -> bytes:
-        x, auth, seed = self.draws(turn)
-        return point(x) + point(auth) + kem_pair(seed)[0]
+        x, auth, *seed = self.draws(turn)
+        return point(x) + point(auth) + (kem_pair(seed[0])[0] if seed else self.static_ek)
+
+
+@dataclass
+class Start:
+    """What an outer layer is made of: a handshake, for whom, and by whom."""
+
+    handshake: bytes
+    sender: Person
+    recipient: Person
+
+    def outer(self, number: int, handshake: bytes | None = None) -> tuple[bytes, bytes]:
+        """(outer layer, secret) of envelope ``number``."""
+        f, m = self.sender.outer_draws(number)
+        to, public = self.recipient, unmarked(f)
+        secret, ct = encapsulate(to.static_ek, m)
+        key = derive(dh(f, point(to.auth)) + secret, "outer", to.identity + public + ct, 64)
+        sealed = aead(derive(key, "outer hs", b"", 44), handshake or self.handshake)
+        return public + ct + sealed, derive(key, "outer body", b"", 32)
 
 
 @dataclass
 class Chain:
-    """One turn: what its envelopes are sealed with."""
+    """One turn: what its envelopes are sealed with. ``start`` in turn 0 only."""
 
     header_key: bytes
     chain_key: bytes
     mac_key: bytes
-    handshake: bytes
     terms: bytes
+    start: Start | None = None
 
     def message_key(self, number: int) -> bytes:
         chain = self.chain_key
@@ -109,21 +154,24 @@ class Chain:
         route: bytes | None = None,
         terms: bytes | None = None,
         mac_key: bytes | None = None,
+        handshake: bytes | None = None,
         length: int | None = None,
         pad: bytes = b"\0",
     ) -> bytes:
         """Envelope ``number``; the keywords make it other than it ought to be."""
-        n = number.to_bytes(4, "big")
-        route = route or derive(self.header_key, "route", n, 16)
-        header = aead(derive(self.header_key, "header", route, 44), n + (terms or self.terms))
+        outer, outer_secret = self.start.outer(number, handshake) if self.start else (b"", b"")
+        route = route or route_of(self.header_key, number)
+        header = terms or self.terms
         mac_key = mac_key or self.mac_key
         digest = Poly1305.generate_tag(derive(mac_key, "content", route, 32), body)
         auth = derive(mac_key, "auth", route + len(body).to_bytes(2, "big") + digest, 32)
-        front = route + self.handshake + header + auth
         size = len(body) if length is None else length
         plain = size.to_bytes(2, "big") + body
-        plain += pad * (SIZE - len(front) - 16 - len(plain))
-        return front + aead(derive(self.message_key(number), "body", auth, 44), plain)
+        rest = SIZE - 16 - len(outer) - len(header) - 16 - 32 - 16
+        plain += pad * (rest - len(plain))
+        sealed = aead(derive(self.message_key(number), "body", auth + outer_secret, 44), plain)
+        secret = derive(self.header_key, "header", route + auth + outer_secret, 44)
+        return route + outer + aead(secret, header, outer + auth + sealed) + auth + sealed
 
 
 @dataclass
@@ -134,49 +182,64 @@ class Talk:
     second: Person
     version: int = 1
     prekey_kind: int = 1
+    public: bytes | None = None
+    """In the place of X0 | A0 | ek."""
+    auth: bytes | None = None
+    """In the place of L I."""
     chains: list[Chain] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         me, peer = self.first, self.second
         e_secret = fixed(f"{me.name} e", 32)
-        e = bytearray(point(e_secret))
-        e[31] |= e_secret[31] & 0x80
+        e = unmarked(e_secret)
         prekey = peer.terms(self.prekey_kind)
         secret, ct = encapsulate(prekey[57:], me.m(0))
         transcript = bytes([self.version]) + peer.identity + prekey + e + ct
         start = derive(dh(e_secret, prekey[25:57]) + secret, "start", transcript, 64)
-        handshake = peer.prekey_id + bytes(e) + ct
-        terms = me.identity + point(me.auth) + me.public(0)
+        handshake = peer.prekey_id + e + ct
+        auth = self.auth or point(me.auth)
+        terms = me.life + me.identity + auth + (self.public or me.public(0))
         digest = derive(b"", "terms", handshake + terms, 32)
         root = derive(start, "root 0", peer.identity + point(peer.auth) + digest, 64)
         self.start_hash = derive(root, "start hash", b"", 32)
         self.root = derive(root, "root", b"", 32)
-        self.header_keys = [
-            derive(start, "header 0", b"", 32),
-            derive(root, "header 1", b"", 32),
-            derive(root, "header 2", b"", 32),
-        ]
+        header_key = derive(start, "header 0", b"", 32)
+        self.next_header_key = derive(root, "next hdr", b"", 32)
         mac = self.mac(dh(me.auth, prekey[25:57]), me, peer, digest)
         chain_key = derive(root, "chain key", b"", 32)
-        self.chains.append(Chain(self.header_keys[0], chain_key, mac, handshake, terms))
+        outer = Start(handshake, me, peer)
+        self.chains.append(Chain(header_key, chain_key, mac, terms, outer))
 
     def mac(self, shared: bytes, sender: Person, recipient: Person, digest: bytes) -> bytes:
         data = sender.identity + recipient.identity + self.start_hash + digest
         return derive(shared, "mac", data, 32)
 
-    def turn(self, pn: int, public: bytes | None = None) -> Chain:
-        """The next turn, by whoever's it is. ``public`` replaces the keys that it announces."""
+    def turn(
+        self,
+        pn: int,
+        public: bytes | None = None,
+        life: bytes | None = None,
+        *,
+        static: bool = True,
+    ) -> Chain:
+        """The next turn, by whoever's it is. ``public`` replaces the keys that it announces, and
+        ``life`` the life. Not ``static``: a turn 1 that leaves out the initiator's static keys."""
         number = len(self.chains)
         me, peer = (self.first, self.second) if number % 2 == 0 else (self.second, self.first)
-        x, _, _ = me.draws(number)
+        x, *_ = me.draws(number)
         theirs = peer.public(number - 1)
         secret, ct = encapsulate(theirs[64:], me.m(number))
-        terms = pn.to_bytes(4, "big") + (public or me.public(number)) + ct
+        terms = pn.to_bytes(4, "big") + (life or me.life) + (public or me.public(number)) + ct
         digest = derive(b"", "terms", terms, 32)
-        turn = derive(self.root, "turn", dh(x, theirs[:32]) + secret + digest, 64)
+        shared = dh(x, theirs[:32])
+        label = "turn"
+        if number == 1 and static:
+            shared += dh(x, point(peer.auth))
+            label = "turn 1"
+        turn = derive(self.root, label, shared + secret + digest, 64)
         self.root = derive(turn, "root", b"", 32)
-        self.header_keys.append(derive(turn, "next hdr", b"", 32))
         mac = self.mac(dh(me.auth, theirs[32:64]), me, peer, digest)
         chain_key = derive(turn, "chain key", b"", 32)
-        self.chains.append(Chain(self.header_keys[number], chain_key, mac, b"", terms))
+        self.chains.append(Chain(self.next_header_key, chain_key, mac, terms))
+        self.next_header_key = derive(turn, "next hdr", b"", 32)
         return self.chains[-1]

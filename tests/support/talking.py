@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from hashlib import blake2b
 
 from cbfs_common.primitives import KemKey, Random, dh_public
+from cbfs_common.profile import kem_id
 from cbfs_common.session.prekey import PrekeyKind, PrekeyPair, decode_prekey, make_prekey
-from cbfs_common.session.session import Party, Peer, Session, start
+from cbfs_common.session.session import Party, Peer, Session, open_first, outer_of, start
 from tests.support.protocol_naive import encapsulate
 
 NOW = 1_700_000_000
+LIFE = bytes(range(8))
 
 
 def seeded(seed: str) -> Random:
@@ -43,7 +45,7 @@ def party(random: Random) -> Party:
 
 def peer_of(person: Party) -> Peer:
     """Somebody as others see them."""
-    return Peer(person.identity, person.auth_public)
+    return Peer(person.identity, person.auth_public, kem_id(person.kem.public()))
 
 
 def prekey_of(random: Random, kind: PrekeyKind = PrekeyKind.ONE_TIME) -> PrekeyPair:
@@ -53,4 +55,10 @@ def prekey_of(random: Random, kind: PrekeyKind = PrekeyKind.ONE_TIME) -> PrekeyP
 
 def started(me: Party, other: Party, pair: PrekeyPair, random: Random) -> Session:
     """A session of ``me`` with ``other``, who has ``pair``."""
-    return start(me, peer_of(other), decode_prekey(pair.public(bytes(32))), random)
+    prekey = decode_prekey(pair.public(bytes(32)))
+    return start(me, peer_of(other), prekey, other.kem.public(), LIFE, random)
+
+
+def opened(me: Party, pair: PrekeyPair, envelope: bytes) -> tuple[Session, bytes]:
+    """(session, body) of somebody's first message."""
+    return open_first(me, pair, outer_of(me, envelope), envelope, NOW)

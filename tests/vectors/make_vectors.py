@@ -8,6 +8,7 @@ cbfs_common. Run it after a change of the protocol: the files must not change ot
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,6 @@ LOW_ORDER = [
     "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
     "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
 ]
-
-
-def digest(data: bytes) -> str:
-    """Envelopes are long: their hash stands for them."""
-    return blake2b(data, digest_size=32).hexdigest()
 
 
 def primitives() -> dict[str, Any]:
@@ -92,6 +88,8 @@ def primitives() -> dict[str, Any]:
             "key and nonce": fixed("aead", 44).hex(),
             "plain": b"plain".hex(),
             "sealed": aead(fixed("aead", 44), b"plain").hex(),
+            "associated data": b"data".hex(),
+            "sealed with it": aead(fixed("aead", 44), b"plain", b"data").hex(),
         },
     }
 
@@ -250,7 +248,7 @@ def message() -> dict[str, Any]:
         "subject not UTF-8": good.replace("Grüße".encode(), b"Gr\xff\xff\xff\xffe"),
         "a field more": msgpack.packb([*part(), 0]),
         "a field less": msgpack.packb(part()[:-1]),
-        "too long": good + bytes(13_850),
+        "too long": good + bytes(12_710),
     }
     refused = [
         {"name": name, "body": msgpack.packb(part(**change)).hex(), "error": error}
@@ -283,7 +281,7 @@ def message() -> dict[str, Any]:
     }
 
 
-Make = Callable[[], bytes]
+Case = dict[str, Any]
 
 
 def conversation() -> list[tuple[str, str, bytes, bytes]]:
@@ -293,7 +291,7 @@ def conversation() -> list[tuple[str, str, bytes, bytes]]:
         ("alice", "turn 0 n 0", b"hello", talk.chains[0].envelope(0, b"hello")),
         ("alice", "turn 0 n 1", b"", talk.chains[0].envelope(1, b"")),
     ]
-    full = b"\xff" * 13_850
+    full = b"\xff" * 12_710
     for number, (sender, count) in enumerate((("bob", 3), ("alice", 2), ("bob", 1)), 1):
         chain = talk.turn(pn={1: 0, 2: 2, 3: 3}[number])
         for n in range(count):
@@ -302,119 +300,198 @@ def conversation() -> list[tuple[str, str, bytes, bytes]]:
     return said
 
 
-def wrong_first() -> dict[str, tuple[bytes, str]]:
+FIRST_FIELDS = {
+    "route, tag": 0,
+    "route, n": 15,
+    "F": 16,
+    "ct of the outer layer": 48,
+    "sealed handshake": 1_136,
+    "sealed header": 2_288,
+    "auth": 3_624,
+    "sealed body": 3_656,
+    "last byte": 16_383,
+}
+LATER_FIELDS = {
+    "route, tag": 0,
+    "route, n": 15,
+    "sealed header": 16,
+    "auth": 2_380,
+    "sealed body": 2_412,
+    "last byte": 16_383,
+}
+
+
+def flipped(base: str, fields: dict[str, int]) -> list[Case]:
+    return [
+        {"name": f"bit of {name}", "error": "noise", "base": base, "offset": at, "xor": "01"}
+        for name, at in fields.items()
+    ]
+
+
+def given(cases: dict[str, tuple[bytes, str]]) -> list[Case]:
+    return [
+        {"name": name, "error": error, "envelope": envelope.hex()}
+        for name, (envelope, error) in cases.items()
+    ]
+
+
+def wrong_first() -> list[Case]:
     """Envelopes of a start that Bob must refuse, who knows nothing yet."""
     chain = Talk(ALICE, BOB).chains[0]
-    good = chain.envelope(0, b"hello")
+    good, keys = chain.envelope(0, b"hello"), ALICE.public(0)
     identity = Talk(BOB, BOB).chains[0]
-    ek_offset = 2 * 32 + 2 * 32
-    bad_ek = chain.terms[:ek_offset] + b"\xff" * 1152 + chain.terms[-32:]
-    flips = {
-        "route": 0,
-        "prekey id": 16,
-        "e": 32,
-        "KEM ciphertext": 64,
-        "sealed header": 1_152,
-        "auth": 2_484,
-        "sealed body": 2_516,
-        "last byte": 16_383,
-    }
-    wrong = {
-        f"bit of {name} flipped": (_flip(good, at), "CryptoError") for name, at in flips.items()
-    }
-    return wrong | {
-        "short": (good[:-1], "DecodeError"),
-        "long": (good + b"\0", "DecodeError"),
-        "version 2": (Talk(ALICE, BOB, version=2).chains[0].envelope(0, b""), "CryptoError"),
-        "other kind of prekey": (
-            Talk(ALICE, BOB, prekey_kind=2).chains[0].envelope(0, b""),
-            "CryptoError",
-        ),
-        "sender is recipient": (identity.envelope(0, b""), "CryptoError"),
-        "MAC by somebody else": (chain.envelope(0, b"hello", mac_key=BLANK), "CryptoError"),
-        "identity changed": (
-            chain.envelope(0, b"hello", terms=CAROL.identity + chain.terms[32:]),
-            "CryptoError",
-        ),
-        "ratchet ek not a key": (chain.envelope(0, b"hello", terms=bad_ek), "CryptoError"),
-        "n 4097": (chain.envelope(4_097, b"hello"), "TooFar"),
-    }
+    other = Talk(ALICE, CAROL).chains[0]
+    other.start = replace(other.start, recipient=BOB) if other.start else None
+    astray = Talk(ALICE, BOB).chains[0]
+    astray.start = replace(astray.start, recipient=CAROL) if astray.start else None
+
+    def start(**changes: bytes | int) -> bytes:
+        return Talk(ALICE, BOB, **changes).chains[0].envelope(0, b"")  # type: ignore[arg-type]
+
+    return flipped("turn 0 n 0", FIRST_FIELDS) + given(
+        {
+            "short": (good[:-1], "noise"),
+            "long": (good + b"\0", "noise"),
+            "version 2": (start(version=2), "noise"),
+            "other kind of prekey": (start(prekey_kind=2), "noise"),
+            "prekey of somebody else": (other.envelope(0, b""), "noise"),
+            "outer layer to somebody else": (astray.envelope(0, b""), "noise"),
+            "route of another n": (
+                chain.envelope(0, b"hello", route=chain.envelope(1, b"")[:16]),
+                "noise",
+            ),
+            "sender is recipient": (identity.envelope(0, b""), "noise"),
+            "MAC by somebody else": (chain.envelope(0, b"hello", mac_key=BLANK), "noise"),
+            "identity changed": (
+                chain.envelope(
+                    0, b"hello", terms=chain.terms[:8] + CAROL.identity + chain.terms[40:]
+                ),
+                "noise",
+            ),
+            "L of low order": (start(auth=BLANK), "noise"),
+            "X0 of low order": (start(public=BLANK + keys[32:]), "noise"),
+            "A0 of low order": (start(public=keys[:32] + BLANK + keys[64:]), "noise"),
+            "ek not a key": (start(public=keys[:64] + b"\xff" * 1_184), "noise"),
+            "n 4097": (chain.envelope(4_097, b"hello"), "too far"),
+        }
+    )
 
 
-def wrong_later() -> dict[str, tuple[bytes, str]]:
+def wrong_answer() -> list[Case]:
+    """Turns 1 that Alice must refuse, who has sent turn 0 n 0 and 1."""
+
+    def turn(pn: int = 0, public: bytes | None = None, *, static: bool = True) -> bytes:
+        return Talk(ALICE, BOB).turn(pn, public, static=static).envelope(0, b"x")
+
+    keys = BOB.public(1)
+    return given(
+        {
+            "not to the static keys of the initiator": (turn(static=False), "diverged"),
+            "pn not 0": (turn(1), "diverged"),
+            "ratchet key of low order": (turn(public=BLANK + keys[32:]), "diverged"),
+        }
+    )
+
+
+def wrong_later() -> list[Case]:
     """Envelopes that Alice must refuse, who has sent turn 0 n 0 and 1 and opened turn 1 n 0, of
     a Bob who also may be the one that does wrong."""
     talk = Talk(ALICE, BOB)
     chain = talk.turn(pn=0)
     good = chain.envelope(1, b"hello")
     changed = chain.terms[:-1] + bytes([chain.terms[-1] ^ 1])
-    flips = {"route": 0, "sealed header": 16, "auth": 2_376, "sealed body": 2_408}
-    wrong = {
-        f"bit of {name} flipped": (_flip(good, at), "CryptoError") for name, at in flips.items()
-    }
     early = Talk(ALICE, BOB)
     early.turn(pn=0)
     early.turn(pn=2)
-    return wrong | {
-        "short": (good[:-1], "CryptoError"),
-        "opened before": (chain.envelope(0, b"turn 1 number 0"), "Duplicate"),
-        "n used for other words": (chain.envelope(0, b"other"), "Duplicate"),
-        "route of another n": (
-            chain.envelope(1, b"x", route=chain.envelope(2, b"")[:16]),
-            "CryptoError",
-        ),
-        "terms changed": (chain.envelope(1, b"x", terms=changed), "CryptoError"),
-        "words changed with a stolen message key": (
-            chain.envelope(1, b"x", mac_key=BLANK),
-            "CryptoError",
-        ),
-        "padding not zero": (chain.envelope(1, b"x", pad=b"\1"), "CryptoError"),
-        "length beyond the end": (chain.envelope(1, b"x", length=65_535), "CryptoError"),
-        "body over BODY_MAX": (chain.envelope(1, bytes(13_851)), "CryptoError"),
-        "n 4098": (chain.envelope(4_098, b"x"), "TooFar"),
-        "turn without an answer between": (early.turn(pn=3).envelope(0, b"x"), "CryptoError"),
-    }
+    return flipped("turn 1 n 1", LATER_FIELDS) + given(
+        {
+            "short": (good[:-1], "noise"),
+            "opened before": (chain.envelope(0, b"turn 1 number 0"), "duplicate"),
+            "n used for other words": (chain.envelope(0, b"other"), "duplicate"),
+            "body of another n": (
+                chain.envelope(1, b"x", route=chain.envelope(2, b"")[:16]),
+                "diverged",
+            ),
+            "terms changed": (chain.envelope(1, b"x", terms=changed), "diverged"),
+            "words changed with a stolen message key": (
+                chain.envelope(1, b"x", mac_key=BLANK),
+                "diverged",
+            ),
+            "padding not zero": (chain.envelope(1, b"x", pad=b"\1"), "diverged"),
+            "length beyond the end": (chain.envelope(1, b"x", length=65_535), "diverged"),
+            "body over BODY_MAX": (chain.envelope(1, bytes(12_711)), "diverged"),
+            "n 4098": (chain.envelope(4_098, b"x"), "too far"),
+            "turn without an answer between": (early.turn(pn=3).envelope(0, b"x"), "noise"),
+        }
+    )
 
 
-def wrong_turns() -> dict[str, tuple[bytes, str]]:
+def wrong_turns() -> list[Case]:
     """Second turns of Alice's that Bob must refuse, who has opened turn 0 n 0 and 1 and sent
     turn 1."""
 
-    def turn(pn: int = 2, public: bytes | None = None) -> bytes:
+    def turn(pn: int = 2, public: bytes | None = None, life: bytes | None = None) -> bytes:
         talk = Talk(ALICE, BOB)
         talk.turn(pn=0)
-        return talk.turn(pn, public).envelope(0, b"x")
+        return talk.turn(pn, public, life).envelope(0, b"x")
 
     keys = ALICE.public(2)
-    return {
-        "pn below what has come": (turn(pn=1), "CryptoError"),
-        "pn too far": (turn(pn=2 + 4_097), "TooFar"),
-        "ratchet key of low order": (turn(public=BLANK + keys[32:]), "CryptoError"),
-        "ratchet auth key of low order": (
-            turn(public=keys[:32] + BLANK + keys[64:]),
-            "CryptoError",
-        ),
-        "ek not a key": (turn(public=keys[:64] + b"\xff" * 1184), "CryptoError"),
-    }
+    return given(
+        {
+            "pn below what has come": (turn(pn=1), "diverged"),
+            "pn too far": (turn(pn=2 + 4_097), "too far"),
+            "another life": (turn(life=bytes(8)), "diverged"),
+            "ratchet key of low order": (turn(public=BLANK + keys[32:]), "diverged"),
+            "ratchet auth key of low order": (
+                turn(public=keys[:32] + BLANK + keys[64:]),
+                "diverged",
+            ),
+            "ek not a key": (turn(public=keys[:64] + b"\xff" * 1184), "diverged"),
+        }
+    )
 
 
-def _flip(envelope: bytes, at: int) -> bytes:
-    return envelope[:at] + bytes([envelope[at] ^ 1]) + envelope[at + 1 :]
+def at_the_limit() -> list[Case]:
+    """What opens just so: in each of the states that refuse what goes one further."""
+    first, talk, again = Talk(ALICE, BOB).chains[0], Talk(ALICE, BOB), Talk(ALICE, BOB)
+    answer = talk.turn(pn=0)
+    again.turn(pn=0)
+    return [
+        {"name": name, "state": state, "envelope": envelope.hex(), "body": body.hex()}
+        for name, state, envelope, body in (
+            ("n 4096", "bob, who knows nothing", first.envelope(4_096, b"x"), b"x"),
+            ("n 4097", "alice, who opened turn 1 n 0", answer.envelope(4_097, b"x"), b"x"),
+            (
+                "BODY_MAX bytes",
+                "alice, who opened turn 1 n 0",
+                answer.envelope(1, bytes(12_710)),
+                bytes(12_710),
+            ),
+            ("pn 2", "bob, who sent turn 1", talk.turn(pn=2).envelope(0, b"x"), b"x"),
+            ("pn 4098", "bob, who sent turn 1", again.turn(pn=4_098).envelope(0, b"x"), b"x"),
+        )
+    ]
+
+
+FORMAT = (
+    "Bytes are hexadecimal. Randomness is given as it is drawn: a turn's keys (x, auth and, but in"
+    " turn 0, the KEM seed), e of the start, m of the encapsulation to the prekey or to the last"
+    " ek; then for each envelope of turn 0 f and the m of its outer layer. An error is one of those"
+    " of protocol/sessions.rst, Refusals. A case is an envelope, or 'base' of the envelopes here"
+    " with the byte at 'offset' changed by 'xor'; nothing changes by it in who refuses it. The body"
+    " of each envelope here is below; Bob's prekey is one-time, expires at 2000000000."
+)
 
 
 def session() -> dict[str, Any]:
-    def refused(cases: dict[str, tuple[bytes, str]]) -> list[dict[str, str]]:
-        return [
-            {"name": name, "blake2b-256": digest(envelope), "error": error}
-            for name, (envelope, error) in cases.items()
-        ]
-
-    said = conversation()
     return {
+        "format": FORMAT,
         "people": {
             person.name: {
                 "identity": person.identity.hex(),
                 "auth secret": person.auth.hex(),
+                "static KEM seed": person.kem.hex(),
+                "life": person.life.hex(),
                 "prekey id": person.prekey_id.hex(),
                 "prekey x secret": person.prekey_x.hex(),
                 "prekey KEM seed": person.prekey_seed.hex(),
@@ -422,31 +499,33 @@ def session() -> dict[str, Any]:
             for person in (ALICE, BOB)
         },
         "e secret": fixed("alice e", 32).hex(),
+        "outer": [
+            {"f secret": f.hex(), "m": m.hex()} for f, m in (ALICE.outer_draws(n) for n in (0, 1))
+        ],
         "turns": [
             {
-                "x secret": person.draws(turn)[0].hex(),
-                "auth secret": person.draws(turn)[1].hex(),
-                "KEM seed": person.draws(turn)[2].hex(),
+                **{
+                    name: draw.hex()
+                    for name, draw in zip(
+                        ("x secret", "auth secret", "KEM seed"), person.draws(turn), strict=False
+                    )
+                },
                 "m": person.m(turn).hex(),
             }
             for turn, person in enumerate((ALICE, BOB, ALICE, BOB))
         ],
         "start hash": Talk(ALICE, BOB).start_hash.hex(),
         "envelopes": [
-            {
-                "sender": sender,
-                "what": what,
-                "body": {"size": len(body), "start": body[:32].hex()},
-                "route": envelope[:16].hex(),
-                "blake2b-256": digest(envelope),
-            }
-            for sender, what, body, envelope in said
+            {"sender": sender, "what": what, "body": body.hex(), "envelope": envelope.hex()}
+            for sender, what, body, envelope in conversation()
         ],
-        "first envelope": said[0][3].hex(),
-        "later envelope": said[2][3].hex(),
-        "refused by bob, who knows nothing": refused(wrong_first()),
-        "refused by alice, who opened turn 1 n 0": refused(wrong_later()),
-        "refused by bob, who sent turn 1": refused(wrong_turns()),
+        "opened at the limit": at_the_limit(),
+        "refused": {
+            "bob, who knows nothing": wrong_first(),
+            "alice, who sent turn 0": wrong_answer(),
+            "alice, who opened turn 1 n 0": wrong_later(),
+            "bob, who sent turn 1": wrong_turns(),
+        },
     }
 
 

@@ -10,28 +10,32 @@ from dataclasses import dataclass, field
 
 from cbfs_common.primitives import KEM_PUBLIC_SIZE, KEM_SEED_SIZE, KEY_SIZE, KemKey, Random, kdf
 from cbfs_common.primitives import dh_public as x_public
-from cbfs_common.session.envelope import HANDSHAKE_SIZE, NUMBER_SIZE, Layout
+from cbfs_common.session.envelope import HANDSHAKE_SIZE, LIFE_SIZE, NUMBER_SIZE, Layout
 
-_FIRST_KEYS = HANDSHAKE_SIZE + 2 * KEY_SIZE
-_LATER_KEYS = NUMBER_SIZE
+_FIRST_LIFE = HANDSHAKE_SIZE
+_FIRST_KEYS = _FIRST_LIFE + LIFE_SIZE + 2 * KEY_SIZE
+_LATER_LIFE = NUMBER_SIZE
+_LATER_KEYS = _LATER_LIFE + LIFE_SIZE
+
+TURN_PUBLIC_SIZE = 2 * KEY_SIZE + KEM_PUBLIC_SIZE
+START_KEYS_SIZE = 2 * KEY_SIZE
+TURN_KEYS_SIZE = START_KEYS_SIZE + KEM_SEED_SIZE
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class TurnKeys:
-    """The fresh secrets of one turn; ``public`` is ratchet 32 | ratchet auth 32 | ek 1184."""
+    """The fresh secrets of one turn; ``public`` is ratchet 32 | ratchet auth 32 | ek 1184. ``kem``
+    is None in turn 0, whose ek is one's static key."""
 
     x_secret: bytes
     auth_secret: bytes
-    kem: KemKey = field(compare=False)
+    kem: KemKey | None = field(compare=False)
     public: bytes
 
     def encode(self) -> bytes:
-        """TURN_KEYS_SIZE bytes: x_secret 32 | auth_secret 32 | seed 64 | public 1248."""
-        return self.x_secret + self.auth_secret + self.kem.seed + self.public
-
-
-TURN_PUBLIC_SIZE = 2 * KEY_SIZE + KEM_PUBLIC_SIZE
-TURN_KEYS_SIZE = 2 * KEY_SIZE + KEM_SEED_SIZE + TURN_PUBLIC_SIZE
+        """x_secret 32 | auth_secret 32 | seed 64: TURN_KEYS_SIZE bytes, or START_KEYS_SIZE without
+        ``kem``. The public halves are in the terms of the turn."""
+        return self.x_secret + self.auth_secret + (self.kem.seed if self.kem else b"")
 
 
 def make_turn_keys(random: Random) -> TurnKeys:
@@ -43,9 +47,18 @@ def make_turn_keys(random: Random) -> TurnKeys:
     return TurnKeys(x_secret, auth_secret, kem, public)
 
 
-def decode_turn_keys(data: bytes) -> TurnKeys:
-    """Undo ``TurnKeys.encode``; ``data`` has TURN_KEYS_SIZE bytes."""
-    return TurnKeys(data[:32], data[32:64], KemKey(data[64:128]), data[128:])
+def make_start_keys(random: Random, kem: KemKey) -> TurnKeys:
+    """Keys for a turn 0, of which ``kem`` (one's static key) is a part."""
+    x_secret = random.token(KEY_SIZE)
+    auth_secret = random.token(KEY_SIZE)
+    public = x_public(x_secret) + x_public(auth_secret) + kem.public()
+    return TurnKeys(x_secret, auth_secret, None, public)
+
+
+def decode_turn_keys(data: bytes, public: bytes) -> TurnKeys:
+    """Undo ``TurnKeys.encode``; ``data`` has TURN_KEYS_SIZE or START_KEYS_SIZE bytes."""
+    seed = data[START_KEYS_SIZE:]
+    return TurnKeys(data[:32], data[32:64], KemKey(seed) if seed else None, public)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +70,22 @@ class PeerKeys:
     ek: bytes
 
 
+def turn_public(layout: Layout, terms: bytes) -> bytes:
+    """ratchet 32 | ratchet auth 32 | ek 1184 of a chain's terms."""
+    start = _FIRST_KEYS if layout.handshake else _LATER_KEYS
+    return terms[start : start + TURN_PUBLIC_SIZE]
+
+
 def peer_keys(layout: Layout, terms: bytes) -> PeerKeys:
     """The public keys that a chain's terms announce."""
-    start = _FIRST_KEYS if layout.handshake else _LATER_KEYS
-    return PeerKeys(
-        terms[start : start + 32],
-        terms[start + 32 : start + 64],
-        terms[start + 64 : start + TURN_PUBLIC_SIZE],
-    )
+    public = turn_public(layout, terms)
+    return PeerKeys(public[:32], public[32:64], public[64:])
+
+
+def life_of(layout: Layout, terms: bytes) -> bytes:
+    """The life (8) of its sender that a chain's terms say."""
+    start = _FIRST_LIFE if layout.handshake else _LATER_LIFE
+    return terms[start : start + LIFE_SIZE]
 
 
 def start_secret(shared: bytes, transcript: bytes) -> bytes:
@@ -85,23 +106,21 @@ def first_root_secret(
     return kdf(secret, b"cbfs1 root 0", recipient + recipient_auth + digest, 64)
 
 
-def initiator_header_key(root_secret: bytes) -> bytes:
-    """Header key (32) of turn 2, the initiator's second, from the first root secret."""
-    return kdf(root_secret, b"cbfs1 header 2", b"", KEY_SIZE)
-
-
-def responder_header_key(root_secret: bytes) -> bytes:
-    """Header key (32) of turn 1, the responder's first, from the first root secret."""
-    return kdf(root_secret, b"cbfs1 header 1", b"", KEY_SIZE)
-
-
 def start_hash(root_secret: bytes) -> bytes:
     """32 bytes that name the start: the same on both sides, in no envelope."""
     return kdf(root_secret, b"cbfs1 start hash", b"", 32)
 
 
+def answer_secret(root_key: bytes, shared: bytes, digest: bytes) -> bytes:
+    """64 bytes of turn 1 from the root key, the responder's DH with the initiator's ratchet key |
+    with their long-term auth key | KEM secret for their static key (32 each), and the digest of
+    its terms."""
+    return kdf(root_key, b"cbfs1 turn 1", shared + digest, 64)
+
+
 def turn_secret(root_key: bytes, shared: bytes, digest: bytes) -> bytes:
-    """64 bytes of a turn from the root key, DH 32 | KEM secret 32, and its terms' digest."""
+    """64 bytes of a turn after turn 1 from the root key, DH 32 | KEM secret 32, and its terms'
+    digest."""
     return kdf(root_key, b"cbfs1 turn", shared + digest, 64)
 
 
@@ -116,7 +135,7 @@ def first_chain_key(secret: bytes) -> bytes:
 
 
 def next_header_key(secret: bytes) -> bytes:
-    """Header key (32) of the same side's next turn, from a turn secret."""
+    """Header key (32) of the turn that answers this one, from its root or turn secret."""
     return kdf(secret, b"cbfs1 next hdr", b"", KEY_SIZE)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import SKIPPED_KEPT_MAX, SKIPPED_LIFETIME
-from cbfs_common.primitives import KEY_SIZE, KemKey
+from cbfs_common.primitives import KEM_PUBLIC_SIZE, KEY_SIZE, KemKey
 from cbfs_common.session.envelope import (
     FIRST,
     FIRST_TERMS_SIZE,
@@ -15,7 +15,13 @@ from cbfs_common.session.envelope import (
     Layout,
     Seal,
 )
-from cbfs_common.session.ratchet import TURN_KEYS_SIZE, TurnKeys, decode_turn_keys
+from cbfs_common.session.ratchet import (
+    START_KEYS_SIZE,
+    TURN_KEYS_SIZE,
+    TurnKeys,
+    decode_turn_keys,
+    turn_public,
+)
 
 _VERSION = 1
 _TIME_SIZE = 8
@@ -36,35 +42,38 @@ class Party:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The other side of a session: its ``Profile.identity`` (32 bytes) and long-term auth public
-    key (32)."""
+    """The other side of a session: its ``Profile.identity``, its long-term auth public key and
+    ``kem``, the ``kem_id`` of its static ML-KEM key; 32 bytes each."""
 
     identity: bytes
     auth_public: bytes
+    kem: bytes
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Core:
-    """What changes at most once a turn: the start hash, one's own identity, the peer, the root
-    key, and the header keys of one's own and of the peer's next turn."""
+    """What changes at most once a turn: the start hash, one's own identity, the peer, the number of
+    the newest turn of either side, its root key, and the header key of the turn that answers it."""
 
     start: bytes
     identity: bytes
     peer: Peer
+    turn: int
     root: bytes
-    next_sending: bytes
-    next_receiving: bytes
+    next_header: bytes
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Sending:
     """One's own last turn. ``number`` is the next n. ``keys`` wait for the peer's next turn and
-    are None once it has come: then the next message turns first."""
+    are None once it has come: then the next message turns first. ``recipient_kem`` is the peer's
+    static ML-KEM public key (1184) in turn 0, and empty later."""
 
     seal: Seal
     chain_key: bytes
     number: int
     keys: TurnKeys | None
+    recipient_kem: bytes = b""
 
 
 Skipped = Mapping[int, tuple[bytes, int]]
@@ -167,6 +176,12 @@ class State:
     receiving: Receiving | None
     retired: tuple[Retired, ...]
 
+    @property
+    def next_receiving(self) -> bytes | None:
+        """The header key of the peer's next turn; None when it is one's own that comes next."""
+        waiting = self.sending is not None and self.sending.keys is not None
+        return self.core.next_header if waiting else None
+
     def encode(self) -> bytes:
         """Fixed fields and counted lists, big-endian. PROTOCOL.rst does not fix this form: it
         never leaves the account. Holds secrets."""
@@ -177,14 +192,16 @@ class State:
             core.identity,
             core.peer.identity,
             core.peer.auth_public,
+            core.peer.kem,
             core.root,
-            core.next_sending,
-            core.next_receiving,
+            core.next_header,
+            _u32(core.turn),
         ]
         if self.sending is not None:
             keys = self.sending.keys
             _put_chain(out, self.sending)
             out += (bytes([keys is not None]), keys.encode() if keys else b"")
+            out.append(self.sending.recipient_kem)
         if self.receiving is not None:
             _put_chain(out, self.receiving)
             _put_skipped(out, self.receiving.skipped)
@@ -218,10 +235,9 @@ def decode_state(data: bytes) -> State:
     if reader.number(1) != _VERSION:
         raise DecodeError("not a session")
     has_sending, has_receiving = reader.flag(), reader.flag()
-    start, identity, peer, auth, root, next_sending, next_receiving = (
-        reader.take(KEY_SIZE) for _ in range(7)
-    )
-    core = Core(start, identity, Peer(peer, auth), root, next_sending, next_receiving)
+    start, identity, peer, auth, kem, root, next_header = (reader.take(KEY_SIZE) for _ in range(7))
+    turn = reader.number(NUMBER_SIZE)
+    core = Core(start, identity, Peer(peer, auth, kem), turn, root, next_header)
     sending = reader.sending() if has_sending else None
     receiving = reader.receiving() if has_receiving else None
     retired = tuple(reader.retired() for _ in range(reader.number(NUMBER_SIZE)))
@@ -261,10 +277,13 @@ class _Reader:
 
     def sending(self) -> Sending:
         seal, chain_key, number = self.chain()
+        first = seal.layout is FIRST
         keys: TurnKeys | None = None
         if self.flag():
-            keys = decode_turn_keys(self.take(TURN_KEYS_SIZE))
-        return Sending(seal, chain_key, number, keys)
+            secrets = self.take(START_KEYS_SIZE if first else TURN_KEYS_SIZE)
+            keys = decode_turn_keys(secrets, turn_public(seal.layout, seal.terms))
+        kem = self.take(KEM_PUBLIC_SIZE) if first else b""
+        return Sending(seal, chain_key, number, keys, kem)
 
     def receiving(self) -> Receiving:
         return Receiving(*self.chain(), self.skipped())
