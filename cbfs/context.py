@@ -65,6 +65,11 @@ class Context:
         """Mean seconds between two turns to connect; 0: at once."""
         return self.configuration.pace
 
+    @property
+    def is_prompt(self) -> bool:
+        """Whether receipts and repairs leave soon after what has brought them about."""
+        return self.configuration.is_prompt
+
 
 class Events(Protocol):
     """What the parts of the engine tell each other and the mount, each time when the change is on
@@ -95,8 +100,8 @@ class Events(Protocol):
     def notes_due(self, dues: Dues) -> None:
         """Something more is to be told to these peers, from these times on."""
 
-    def delivery_queued(self, recipient: str) -> None:
-        """There is something new to deliver to this recipient."""
+    def owed_again(self, recipient: str) -> None:
+        """There is something to send to this recipient once more, who misses it."""
 
 
 def milliseconds() -> int:

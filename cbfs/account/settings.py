@@ -46,6 +46,13 @@ class Strangers(Enum):
     ACCEPT = "accept"  # they are a contact at once
 
 
+class Reactions(Enum):
+    """When receipts and repairs leave: what a client does because something has come."""
+
+    STEADY = "steady"  # in notes at random times, whatever comes, or with what the user writes
+    PROMPT = "prompt"  # soon after what has brought them about, too
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The settings of an account.
@@ -55,7 +62,7 @@ class Settings:
     account use in all; 0: as many as the disk has. ``receipts``: senders are told that their
     messages have arrived. ``pace``: mean seconds between two connections that send something or
     nothing, and between two polls; 0: send at once, and stay connected. ``strangers``: what becomes
-    of who writes first."""
+    of who writes first. ``reactions``: when receipts and repairs leave."""
 
     grace: float = 1.0
     file_size_max: int = FILE_SIZE_MAX
@@ -63,6 +70,7 @@ class Settings:
     receipts: bool = True
     pace: float = 0.0
     strangers: Strangers = Strangers.ASK
+    reactions: Reactions = Reactions.STEADY
 
 
 class SettingsError(CbfsError):
@@ -146,6 +154,13 @@ def _strangers(value: object) -> Strangers:
     raise ValueError('"ask" or "accept"')
 
 
+def _reactions(value: object) -> Reactions:
+    known = {each.value: each for each in Reactions}
+    if isinstance(value, str) and value in known:
+        return known[value]
+    raise ValueError('"steady" or "prompt"')
+
+
 KEYS: dict[str, Key] = {
     "grace": Key(
         _seconds,
@@ -176,6 +191,11 @@ KEYS: dict[str, Key] = {
         _strangers,
         lambda strangers: strangers.value,
         'Who writes to you first: "ask" lets it wait in requests/, "accept" shows it at once.',
+    ),
+    "reactions": Key(
+        _reactions,
+        lambda reactions: reactions.value,
+        'When receipts leave: "steady", at times that tell servers nothing, or "prompt": soon.',
     ),
 }
 """Every key, in the order in which the file has them."""
@@ -255,6 +275,11 @@ class Configuration:
     def pace(self) -> float:
         """Mean seconds between two turns to connect; 0: at once."""
         return self._current.pace
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether receipts and repairs leave soon after what has brought them about."""
+        return self._current.reactions is Reactions.PROMPT
 
     async def change(self, settings: Settings) -> None:
         """Put other settings into effect; they are on the disk on return. A crash before the commit

@@ -15,7 +15,7 @@ from cbfs.contacts.prekey_secrets import PrekeySecrets
 from cbfs.storage.encoding import pack, unpack
 from cbfs.storage.store import Store, Table, Writer
 from cbfs_common.errors import CryptoError, LimitError
-from cbfs_common.limits import SESSION_IDLE, SESSIONS_PER_PEER
+from cbfs_common.limits import SESSION_IDLE, SESSIONS_PER_PEER, SILENCE
 from cbfs_common.primitives import Random
 from cbfs_common.session.prekey import Prekey, PrekeyKind
 from cbfs_common.session.routes import Routes
@@ -124,6 +124,12 @@ class Sessions:
         """When something of this peer was opened last, in milliseconds since 1970; 0 for never."""
         held = [self._held[id_] for id_ in self._by_peer.get(peer, ())]
         return max((item.heard for item in held if item.session.heard), default=0)
+
+    def is_silent(self, session: Session, now: int) -> bool:
+        """Whether nothing has come on a session for SILENCE since it was begun here: the peer may
+        not be able to read it. ``now`` in milliseconds."""
+        held = self._held.get(session.id)
+        return held is not None and not session.heard and held.made < now - SILENCE * 1_000
 
     def __len__(self) -> int:
         return len(self._held)

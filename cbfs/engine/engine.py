@@ -31,6 +31,7 @@ from cbfs.receiving.mailbox import Mailbox
 from cbfs.receiving.receiver import Receiver
 from cbfs.sending.compose import Settled, make_message
 from cbfs.sending.cover_traffic import CoverTraffic
+from cbfs.sending.note_clock import NoteClock
 from cbfs.sending.sender import Reminders, Sender, topic_of
 from cbfs.storage.faults import contained, harmless
 from cbfs.storage.store import Reader, Store, Table
@@ -126,6 +127,7 @@ class Engine:
         self._reminders = Reminders(context)
         self.expiry = Expiry(context, self)
         self._sender = Sender(context, lambda: own.bundle, self, nursery)
+        self._note_clock = NoteClock(context, context.random, self._sender.tick, nursery)
         self._meeting = Meeting(context)
         self._renewal = Renewal(context, own, view.status_changed)
         self._monitor = Monitor(
@@ -162,7 +164,8 @@ class Engine:
             self._monitor.run,
             self._renewal.run,
             self._meeting.run,
-            partial(self._reminders.run, self._sender.note_due),
+            self._note_clock.run,
+            partial(self._reminders.run, self._sender),
             partial(context.dialer.run, cover.send),
             self._keep_time,
         ):
@@ -481,9 +484,9 @@ class Engine:
         """Peers are to be told something: remember when."""
         self._reminders.add(dues)
 
-    def delivery_queued(self, recipient: str) -> None:
-        """There is something new to deliver to this recipient."""
-        self._sender.queued(recipient)
+    def owed_again(self, recipient: str) -> None:
+        """There is something to send to this recipient once more."""
+        self._sender.owe(recipient)
 
     def message_arrived(self, message: Message) -> None:
         """A message of somebody else is whole: it is shown, and ends when its time is over."""

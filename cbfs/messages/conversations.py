@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from cbfs.messages.file_names import folder_name
 from cbfs.messages.model import Conversation
-from cbfs.storage.encoding import pack, unpack
+from cbfs.storage.encoding import number_of, pack, u64, unpack
 from cbfs.storage.store import Meta, Reader, Series, Table, Writer
 from cbfs_common.limits import CONVERSATION_NUMBERS
 from cbfs_common.messages.conversation import conversation_id, random_conversation_id
@@ -45,9 +45,14 @@ def get_conversation(reader: Reader, key: bytes) -> Conversation | None:
     return None if data is None else _decode(key, data)
 
 
-def mark_written(writer: Writer, conversation: bytes) -> None:
-    """The user has written in this conversation."""
-    writer.put(Table.META, Meta.WROTE + conversation, b"\1")
+def mark_written(writer: Writer, conversation: bytes, now: int) -> None:
+    """The user has written in this conversation, at ``now`` (milliseconds)."""
+    writer.put(Table.META, Meta.WROTE + conversation, u64(now))
+
+
+def last_written(reader: Reader, conversation: bytes) -> int:
+    """When the user has last written in this conversation, in milliseconds; 0 for never."""
+    return number_of(reader.get(Table.META, Meta.WROTE + conversation))
 
 
 def leave(writer: Writer, conversation: bytes) -> None:

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from cbfs.contacts.contact import Contact, Standing
 from cbfs.contacts.sessions import Damaged, Opened
 from cbfs.context import Context
-from cbfs.messages.queues.note_queue import NOTHING, NoteKind, enqueue, hasten
+from cbfs.messages.queues.note_queue import hasten
 from cbfs.messages.queues.quarantine import QuarantinedEnvelope, Why, keep, keep_all
 from cbfs.receiving import message_requests
-from cbfs.receiving.notes import Effects, Told, take_note, tell_lost
+from cbfs.receiving.notes import Effects, Told, take_note, take_refs, tell_lost
 from cbfs.receiving.reassembly import Arrivals, Reception, drop_part, store_part
 from cbfs.storage.encoding import u64
 from cbfs.storage.faults import ProgramFault, contained
 from cbfs.storage.store import Series, StoreError, Table, Writer
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError, LimitError
-from cbfs_common.limits import QUARANTINE_MAX, TURN_AFTER
+from cbfs_common.limits import QUARANTINE_MAX
 from cbfs_common.messages.body import Body, Part, UnknownKind, decode_body
 from cbfs_common.names.checks import Shown, open_bundle
 from cbfs_common.names.entry import Entry
@@ -62,7 +62,6 @@ class IncomingBatch:
         self._read: list[_Read] = []
         self._dropped: list[tuple[str, Part]] = []
         self._gone: list[Incoming] = []
-        self._turns: set[str] = set()
         self._first: set[str] = set()
         """Of whom nothing could be opened until now."""
         self.strangers: list[Incoming] = []
@@ -85,7 +84,8 @@ class IncomingBatch:
         except Duplicate:
             self._gone.append(item)
         except Damaged as error:
-            if self._is_heard(error.peer):
+            # a server can bring this about by a bit: what is done then shows it whose that was
+            if self._context.is_prompt and not error.far and self._is_heard(error.peer):
                 self._lost.add(error.peer)
             why = Why.FAR if error.far else Why.DAMAGED
             self.unread.append((item, QuarantinedEnvelope(envelope, why, error.session)))
@@ -112,7 +112,6 @@ class IncomingBatch:
             return
         contact = self._context.contacts.named(sender)
         blocked = contact.blocked
-        turning = opened.session.unanswered >= TURN_AFTER and self._is_heard(sender)
         read = _Read(contact, body, opened.body, not opened.session.answered)
         session, known = opened.session.id, self._context.sessions.heard(sender)
         self._steps.accept(opened, sender, now)
@@ -126,8 +125,6 @@ class IncomingBatch:
             self._first.add(sender)
         self.bundles.append((sender, body.bundle))
         self._read.append(read)
-        if turning:
-            self._turns.add(sender)
 
     def _is_heard(self, name: str) -> bool:
         """Whether this person may know that something of theirs has come."""
@@ -148,6 +145,8 @@ class IncomingBatch:
                 known = arrivals.known.get(body.conversation)
                 if message_requests.is_free(writer, known, sender, body):
                     store_part(writer, arrivals, reception, sender.name, body)
+                    if not _is_strange(sender):
+                        take_refs(writer, told, reception, sender, body.note)
                 elif message_requests.hold(writer, sender, read.data, reception.now):
                     requests.add(sender.name)
             elif not _is_strange(sender):
@@ -156,9 +155,6 @@ class IncomingBatch:
             requests |= message_requests.release_begun(writer, arrivals, reception)
         for blocked, part in self._dropped:
             drop_part(writer, context.conversations, blocked, part)
-        for peer in self._turns:
-            due = reception.now + reception.delay
-            enqueue(writer, arrivals.dues, peer, NoteKind.TURN, NOTHING, due)
         for peer in self._first:
             if self._is_heard(peer):
                 due = reception.now + reception.delay  # as all that is answered

@@ -43,7 +43,8 @@ BATCH = 32
 """Envelopes opened in one commit."""
 
 PREKEY_CHECK = 3_600.0
-"""Seconds between looks at how many prekeys are left, while nobody new writes."""
+"""Seconds between looks at how many prekeys are left: not when some were used, which would say of
+an envelope that it could be read, and was somebody's first."""
 
 TIDY_AFTER = 60.0
 """Seconds of a connection before secrets that are too old are deleted: something may have come to
@@ -80,7 +81,6 @@ class Mailbox:
         self._polling = Polling(context, receiver, cover, former)
         self._receiver = receiver
         self._changed = changed
-        self._prekeys_used = trio.Event()
         self.connection = "not connected yet"
         """How the connection to the server is, in words."""
         self._since = math.inf
@@ -178,14 +178,11 @@ class Mailbox:
                 except (trio.WouldBlock, trio.EndOfChannel):
                     break
             arrived = [decode_push(data) for data in payloads]
-            before = len(self._context.sessions.prekeys.pairs)
             envelopes = [item.envelope for item in arrived]
             await self._receiver.take([e for e in envelopes if not self._cover.is_dummy(e)])
             ids = tuple(item.id for item in arrived)
             await request(link, Delete(ids))
             await self._cover.forget(ids)
-            if len(self._context.sessions.prekeys.pairs) < before:
-                self._prekeys_used.set()
         raise await link.wait_closed()
 
     async def _see_alive(self, link: Link) -> None:
@@ -198,9 +195,7 @@ class Mailbox:
     async def _keep_prekeys(self, link: Link) -> None:
         while True:
             await top_up(link, self._context)
-            self._prekeys_used = trio.Event()
-            with trio.move_on_after(PREKEY_CHECK):
-                await self._prekeys_used.wait()
+            await trio.sleep(PREKEY_CHECK)
 
     async def _tidy(self, _link: Link) -> None:
         context = self._context

@@ -6,6 +6,7 @@ it, and has messages that were written to it sent again, as far as LOST_PAUSE al
 leave are made in ``cbfs.messages.queues.note_queue``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cbfs.contacts.contact import Contact, Standing
@@ -34,7 +35,7 @@ from cbfs.receiving.reassembly import Arrivals, Reception, acknowledge
 from cbfs.storage.encoding import number_of, u64
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.limits import ASK_SPREAD, LOST_PAUSE, NOTE_IDS_MAX
-from cbfs_common.messages.body import Note
+from cbfs_common.messages.body import Note, Refs
 
 _WRITTEN_TO = frozenset((Delivery.QUEUED, Delivery.SENT, Delivery.RECEIVED))
 
@@ -63,27 +64,35 @@ class Effects:
 def take_note(
     writer: Writer, told: Told, reception: Reception, contact: Contact, note: Note, *, fresh: bool
 ) -> None:
-    """Do what a note asks for. ``fresh``: its session began with it. Who is only met in
-    conversations of others is asked for nothing beyond those."""
+    """Do what a note asks for. ``fresh``: its session began with it."""
+    sender, now = contact.name, reception.now
+    take_refs(writer, told, reception, contact, note.refs)
+    if note.lost and fresh and _may(writer, Meta.LOST_BY, sender, now):
+        begin_again(writer, sender)
+        told.again.add(sender)  # their number is the same, but there is something to do
+        wanted = [debt.ref for debt in items_for(writer, sender, NoteKind.OFFER)]
+        _send_again(writer, told, reception.me, sender, wanted, now)
+
+
+def take_refs(
+    writer: Writer, told: Told, reception: Reception, contact: Contact, refs: Refs
+) -> None:
+    """Do what a note asks for, be it in a message or by itself. Who is only met in conversations
+    of others is asked for nothing beyond those."""
     me, now, sender = reception.me, reception.now, contact.name
     known = contact.standing is Standing.KNOWN
-    for ref in note.received:
+    for ref in refs.received:
         _received(writer, told, me, sender, ref)
-    for ref in note.offered:
+    for ref in refs.offered:
         if has_message(writer, ref[:16], sender, ref[16:]):
             acknowledge(writer, told.dues, reception, sender, ref)
         elif known or get_conversation(writer, ref[:16]) is not None:
             due = now + reception.delay // ASK_SPREAD
             enqueue(writer, told.dues, sender, NoteKind.WANT, ref, due, sender)
-    for ref in note.taken_back:
+    for ref in refs.taken_back:
         _taken_back(writer, told, sender, ref)
-    wanted = list(note.wanted)
-    if note.lost and fresh and _may(writer, Meta.LOST_BY, sender, now):
-        begin_again(writer, sender)
-        told.again.add(sender)  # their number is the same, but there is something to do
-        wanted += [debt.ref for debt in items_for(writer, sender, NoteKind.OFFER)]
-    if wanted:
-        _send_again(writer, told, me, sender, wanted, now)
+    if refs.wanted:
+        _send_again(writer, told, me, sender, refs.wanted, now)
 
 
 def _own(reader: Reader, me: str, peer: str, ref: bytes) -> Message | None:
@@ -113,7 +122,7 @@ def _taken_back(writer: Writer, told: Told, sender: str, ref: bytes) -> None:
 
 
 def _send_again(
-    writer: Writer, told: Told, me: str, sender: str, refs: list[bytes], now: int
+    writer: Writer, told: Told, me: str, sender: str, refs: Sequence[bytes], now: int
 ) -> None:
     """What is on its way already, or is not one's own, is not sent again; of what was deleted, or
     taken back, that is said."""

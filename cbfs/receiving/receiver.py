@@ -35,7 +35,7 @@ from cbfs.receiving.reassembly import Reception
 from cbfs.storage.faults import ProgramFault, contained, unharmed
 from cbfs.storage.store import StoreError, Table
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError, LimitError
-from cbfs_common.limits import RECEIPT_DELAY
+from cbfs_common.limits import PROMPT_AFTER
 from cbfs_common.messages.body import Body, Part, decode_body
 from cbfs_common.names.checks import DirectoryLies, NameChanged, NameExpired
 from cbfs_common.session.session import Duplicate
@@ -191,9 +191,12 @@ class Receiver:
         )
 
     def _delay(self) -> int:
-        """Milliseconds, at random, from a half to one and a half of RECEIPT_DELAY."""
+        """Milliseconds, at random, from a half to one and a half of PROMPT_AFTER; 0 where all that
+        is owed waits for the note clock."""
+        if not self._context.is_prompt:
+            return 0
         share = int.from_bytes(self._context.random.token(2), "big") / 65_536
-        return int(RECEIPT_DELAY * 1_000 * (0.5 + share))
+        return int(PROMPT_AFTER * 1_000 * (0.5 + share))
 
     def _tell(self, effects: Effects) -> None:
         """Each by itself: it is on the disk, and nobody hears of it again."""
@@ -212,7 +215,7 @@ class Receiver:
                 self._events.message_changed(message)
         for peer in told.again:
             with unharmed():
-                self._events.delivery_queued(peer)
+                self._events.owed_again(peer)
         with unharmed():
             if arrivals.parts:
                 problems.tell()  # how far they are is in the status

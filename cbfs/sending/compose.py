@@ -41,7 +41,7 @@ def make_message(
     recipients whom the user has not blocked. Gives its conversation, which this may begin, and the
     message. All of it is in the transaction of ``writer``."""
     conversation = _conversation(writer, conversations, outgoing, settled)
-    mark_written(writer, conversation.id)
+    mark_written(writer, conversation.id, settled.now)
     come_back(writer, conversation.id)
     if outgoing.lifetime:
         lifetimes.choose(writer, conversation.id, outgoing.lifetime, settled.me, settled.now)

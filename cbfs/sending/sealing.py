@@ -1,4 +1,6 @@
-"""Sealing for one recipient, without a network: parts of messages, and notes.
+"""Sealing for one recipient, without a network: parts of messages, and notes. What waits to be told
+to a recipient goes in the last part of a message, in the room that is left: nobody sees that, and
+it takes no envelope.
 
 Each gives a step for one transaction, which holds the ratchet's new state and the envelopes: a
 crash before it leaves a part unsealed, after it an envelope that is sent again byte for byte. A
@@ -6,17 +8,18 @@ note's envelope is not kept: should it not be delivered, the note is made anew f
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from cbfs.contacts.sessions import Batch
 from cbfs.context import Context
 from cbfs.messages.content import read_content
 from cbfs.messages.conversations import get_conversation
+from cbfs.messages.model import Message
 from cbfs.messages.queues import delivery_queue
 from cbfs.messages.queues.delivery_queue import Envelope, Job
-from cbfs.messages.queues.note_queue import NoteDraft
+from cbfs.messages.queues.note_queue import NoteDraft, NoteItem, for_part, refs_of, settle
 from cbfs.storage.store import Reader, StoreError, Writer
-from cbfs_common.messages.body import Part, encode_note, encode_part
+from cbfs_common.messages.body import Part, encode_note, encode_part, room_for_refs
 from cbfs_common.session.session import Session
 
 
@@ -26,11 +29,18 @@ class Step:
     after it: only then do the sessions have their new states."""
 
     batch: Batch
-    sealed: list[tuple[Job, list[bytes]]]
+    now: int
+    sealed: list[tuple[Job, list[bytes]]] = field(default_factory=list)
+    told: list[NoteItem] = field(default_factory=list)
+    """What goes with the parts."""
+    changed: list[Message] = field(default_factory=list)
+    """After ``write``: of these there is something else to show, as what they answer was asked for
+    the last time."""
 
     def write(self, writer: Writer) -> list[Envelope]:
         """Store the sessions' new states and the envelopes. Gives the envelopes to deliver."""
         self.batch.write(writer)
+        self.changed[:] = settle(writer, self.told, self.now)
         return [
             envelope
             for job, parts in self.sealed
@@ -50,17 +60,28 @@ class Sealing:
         self._bundle = bundle
 
     def parts(
-        self, reader: Reader, recipient: str, jobs: list[Job], most: int, session: Session
+        self,
+        reader: Reader,
+        recipient: str,
+        jobs: list[Job],
+        most: int,
+        session: Session,
+        *,
+        prefer: bool = False,
     ) -> Step:
-        """Seal up to ``most`` parts of these jobs. Hold the lock of the sessions."""
+        """Seal up to ``most`` parts of these jobs. ``prefer`` as for ``Batch.seal``. Hold the lock
+        of the sessions."""
         batch = self._context.sessions.batch()
         now = self._context.clock()
-        step = Step(batch, [])
+        step, untold = Step(batch, now), for_part(reader, recipient, now)
         for job in jobs:
             count = min(most, job.count - job.sealed)
             most -= count
-            bodies = [self._part(reader, job, job.sealed + i) for i in range(count)]
-            parts = [batch.seal(session, recipient, body, now) for body in bodies]
+            bodies = [
+                encode_part(self._noted(self._part(reader, job, job.sealed + i), untold, step.told))
+                for i in range(count)
+            ]
+            parts = [batch.seal(session, recipient, body, now, prefer=prefer) for body in bodies]
             step.sealed.append((job, parts))
         return step
 
@@ -69,31 +90,40 @@ class Sealing:
         batch = self._context.sessions.batch()
         body = encode_note(draft.note(self._bundle()))
         now = self._context.clock()
-        envelope = batch.seal(session, recipient, body, now, prefer=draft.fresh)
-        return Step(batch, []), envelope
+        envelope = batch.seal(session, recipient, body, now, prefer=draft.lost)
+        return Step(batch, now), envelope
 
-    def _part(self, reader: Reader, job: Job, number: int) -> bytes:
+    def _noted(self, part: Part, untold: list[NoteItem], told: list[NoteItem]) -> Part:
+        """The part with as much of ``untold`` as there is room for, which moves to ``told``; only
+        the last of a message has any."""
+        if not untold or part.number < part.count - 1:
+            return part
+        room = room_for_refs(part)
+        carried = untold[:room]
+        del untold[:room]
+        told += carried
+        return replace(part, note=refs_of(carried))
+
+    def _part(self, reader: Reader, job: Job, number: int) -> Part:
         # one that has just begun may be on the disk before the engine has noted it
         conversation = get_conversation(reader, job.conversation)
         if conversation is None:
             raise StoreError("the queue names no conversation", "see the log")
-        return encode_part(
-            Part(
-                salt=job.salt,
-                conversation=job.conversation,
-                parents=job.parents,
-                participants=conversation.participants,
-                subject=conversation.subject,
-                date=job.date,
-                file_name=job.file_name,
-                number=number,
-                count=job.count,
-                size=job.content.size,
-                digest=job.digest,
-                chunk=read_content(reader, job.content, number * job.part_size, job.part_size),
-                # in every one, so that a peer need never ask the directory for this name
-                bundle=self._bundle(),
-                folder=job.folder,
-                lifetime=job.lifetime,
-            )
+        return Part(
+            salt=job.salt,
+            conversation=job.conversation,
+            parents=job.parents,
+            participants=conversation.participants,
+            subject=conversation.subject,
+            date=job.date,
+            file_name=job.file_name,
+            number=number,
+            count=job.count,
+            size=job.content.size,
+            digest=job.digest,
+            chunk=read_content(reader, job.content, number * job.part_size, job.part_size),
+            # in every one, so that a peer need never ask the directory for this name
+            bundle=self._bundle(),
+            folder=job.folder,
+            lifetime=job.lifetime,
         )

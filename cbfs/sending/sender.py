@@ -1,5 +1,11 @@
 """The sender: delivery to those that something waits for, so many at once and no more
-(``cbfs.sending.agenda``), and reminders of when notes are due.
+(``cbfs.sending.agenda``), one envelope at a tick of the note clock, and reminders of when a prompt
+client's notes are due.
+
+An envelope leaves because the user has written, or because the note clock has ticked
+(PROTOCOL.rst, When something leaves): neither the time nor to whom depends on what was received.
+So what is to be sent again goes at a tick, or behind a message of the user's that takes several
+envelopes, as nobody knows of how many it is; never behind one of a single envelope.
 
 Each delivery session has a connection of its own with a fresh key, so that the recipient's
 server learns neither who sends nor that two deliveries come from the same sender; so has each
@@ -8,7 +14,7 @@ only then the queue forgets (``cbfs.messages.queues.delivery_queue``).
 """
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 
 import trio
@@ -19,7 +25,7 @@ from cbfs.context import Context, Events, supervised
 from cbfs.messages.model import Message
 from cbfs.messages.queues import delivery_queue, note_queue
 from cbfs.messages.queues.delivery_queue import Envelope
-from cbfs.messages.queues.note_queue import Dues
+from cbfs.messages.queues.note_queue import Dues, NoteDraft
 from cbfs.network.dial import REUSE_TIME, DialError
 from cbfs.network.link import Link, ServerRefused, open_link, request, request_in_order
 from cbfs.problems import Cause, NotYet, in_words
@@ -85,6 +91,9 @@ class Sender:
         self._lingering: set[str] = set()
         self._slow: set[str] = set()
         self._notes: set[str] = set()
+        self._again: set[str] = set()
+        self._ticks: set[str] = set()
+        self._told: set[str] = set()
         self._news = trio.Event()
         self._retries.sooner_than_said = self._look_again
         with context.store.read() as reader:
@@ -98,11 +107,37 @@ class Sender:
         self._count(recipient)
         self._wake(recipient)
 
+    def owe(self, recipient: str) -> None:
+        """There is something to send to this recipient again: a prompt client does so at once."""
+        if self._context.is_prompt:
+            self._again.add(recipient)
+            self._wake(recipient)
+
+    def owe_all(self) -> None:
+        """The reactions are prompt from now on: so is all that was to be sent again before."""
+        with self._context.store.read() as reader:
+            again = delivery_queue.waiting(reader, again=True)
+        for recipient in again:
+            self.owe(recipient)
+
+    async def tick(self, recipient: str) -> None:
+        """One envelope to this contact: a note, empty if nothing is to be told, or a part of what
+        is to be sent again. What goes wrong waits for another tick: to try again would tell
+        servers that it is a note, and of whom. Raises nothing."""
+        if recipient in self._ticks:  # the one before waits for a turn of the pace still
+            return
+        self._ticks.add(recipient)
+        try:
+            with suppress(CbfsError), contained():
+                await self._send_one(await self._context.look_up.ready(recipient))
+        finally:
+            self._ticks.discard(recipient)
+
     def note_due(self, recipient: str) -> None:
-        """A note to this recipient is due. It stays in the queue for whom the user has blocked, and
-        so does what is wanted from somebody who was only named in a conversation, until they are
-        met: whoever names people and parents would bring about that they are looked up, and known
-        as if one had written to them."""
+        """A note of a prompt client to this recipient is due. It stays in the queue for whom the
+        user has blocked, and so does what is wanted from somebody who was only named in a
+        conversation, until they are met: whoever names people and parents would bring about that
+        they are looked up, and known as if one had written to them."""
         contact = self._context.contacts.get(recipient)
         if contact is not None and contact.blocked:
             return
@@ -145,7 +180,8 @@ class Sender:
         contact = self._context.contacts.get(recipient)
         if contact is not None and contact.blocked:
             return False
-        return recipient in self._jobs or recipient in self._notes
+        prompt = self._context.is_prompt
+        return recipient in self._jobs or (prompt and recipient in self._notes | self._again)
 
     def _look_again(self) -> None:
         self._agenda.look_again()
@@ -200,12 +236,14 @@ class Sender:
         if context.pace:
             await self._deliver_one(contact)
             return
+        sent = 0
         async with self._link(contact) as link:
             with trio.move_on_after(REUSE_TIME):
                 # to the keys and the server of now: a change ends the delivery session
                 while context.contacts.get(recipient) == contact and not context.pace:
                     began = trio.current_time()
-                    while not context.pace and await self._deliver_some(link, contact):
+                    while not context.pace and (n := await self._deliver_some(link, contact, sent)):
+                        sent += n
                         self._works(recipient)
                         if self._gives_way(recipient, trio.current_time() - began):
                             return
@@ -244,22 +282,46 @@ class Sender:
         """One envelope over one connection, whose turn it waits for. All that takes time is done
         before and after it, so that it looks like any other."""
         envelopes = await self._next(contact, 1)
+        if not envelopes and self._context.is_prompt:
+            envelopes = await self._next(contact, 1, again=True)
         if envelopes:
-            async with self._link(contact) as link:  # its turn may come late
-                if self._waits(envelopes[0]):
-                    await _hand_over(link, contact, envelopes[0].data)
-                    await self._finish(contact.name, [envelopes[0].key])
+            await self._deliver_alone(contact, envelopes[0])
             return
         self._count(contact.name)
         if contact.name in self._notes:
             await self._deliver_note(None, contact)
 
-    async def _deliver_some(self, link: Link, contact: Contact) -> bool:
-        """One window of envelopes. False when there was nothing to do."""
+    async def _deliver_alone(self, contact: Contact, envelope: Envelope) -> None:
+        async with self._link(contact) as link:  # its turn may come late
+            if self._waits(envelope):
+                await _hand_over(link, contact, envelope.data)
+                await self._finish(contact.name, [envelope.key])
+
+    async def _send_one(self, contact: Contact) -> None:
+        """What is sent at a tick. A note takes turns with what is to be sent again, but for a last
+        part, which has a note in it."""
+        name, again = contact.name, None
+        if name not in self._wakes:
+            with self._context.store.read() as reader:
+                again = delivery_queue.first_job(reader, name, again=True)
+        if again is not None and (name in self._told or again.count == 1):
+            self._told.discard(name)
+            if envelopes := await self._next(contact, 1, again=True):
+                await self._deliver_alone(contact, envelopes[0])
+                return
+        self._told.add(name)
+        with self._context.store.read() as reader:
+            draft = note_queue.draft(reader, name, self._context.clock())
+        await self._tell(None, contact, draft)
+
+    async def _deliver_some(self, link: Link, contact: Contact, sent: int) -> int:
+        """One window of envelopes, after ``sent``: how many. 0 when there was nothing to do."""
         envelopes = await self._next(contact, WINDOW)
+        if not envelopes and (sent > 1 or self._context.is_prompt):
+            envelopes = await self._next(contact, WINDOW, again=True)
         if not envelopes:
             self._count(contact.name)
-            return False
+            return 0
         asked = [Deliver(contact.profile.user_id, envelope.data) for envelope in envelopes]
         replies = await request_in_order(link, asked, lambda index: self._waits(envelopes[index]))
         told = list(zip(envelopes, replies, strict=True))
@@ -269,7 +331,7 @@ class Sender:
         for _envelope, reply in told:
             if isinstance(reply, CbfsError):
                 raise _in_words(reply)
-        return True
+        return len(envelopes)
 
     def _waits(self, envelope: Envelope) -> bool:
         """Whether it is still to be delivered, when it is about to leave: its message may have been
@@ -294,31 +356,49 @@ class Sender:
     def _count(self, recipient: str) -> None:
         with self._context.store.read() as reader:
             left = delivery_queue.waiting_for(reader, recipient)
+            again = delivery_queue.first_job(reader, recipient, again=True)
         if left:
             self._jobs[recipient] = left
         else:
             self._jobs.pop(recipient, None)
+        if again is None:
+            self._again.discard(recipient)
 
-    async def _next(self, contact: Contact, window: int) -> list[Envelope]:
-        """The next window, sealed as far as it was not; in one commit with the ratchet's state."""
-        context = self._context
-        fresh, identity = None, context.contacts.identity(contact.name, contact.profile)
-        if context.sessions.choose(contact.name, identity) is None and contact.name in self._jobs:
+    async def _next(self, contact: Contact, window: int, *, again: bool = False) -> list[Envelope]:
+        """The next window of what the user has written, or of what is sent ``again``, sealed as far
+        as it was not; in one commit with the ratchet's state, and with what is told beside it."""
+        context, name = self._context, contact.name
+        fresh, identity = None, context.contacts.identity(name, contact.profile)
+        with context.store.read() as reader:
+            envelopes, jobs = delivery_queue.next_work(reader, name, window, again=again)
+        if not jobs:
+            return envelopes
+        session = context.sessions.choose(name, identity)
+        # only with what the user writes: a session that begins by itself would tell of silence
+        silent = (
+            not again
+            and session is not None
+            and context.sessions.is_silent(session, context.clock())
+        )
+        if silent or session is None:
             fresh = await self._new_session(contact)
         async with context.sessions.lock:
             while self._is_known(contact):
-                session = context.sessions.choose(contact.name, identity) or fresh
+                session = context.sessions.choose(name, identity)
+                session = fresh if silent or session is None else session
                 with context.store.read() as reader:
-                    envelopes, jobs = delivery_queue.next_work(reader, contact.name, window)
+                    envelopes, jobs = delivery_queue.next_work(reader, name, window, again=again)
                     most = window - len(envelopes)
                     if not jobs or session is None:
                         return envelopes
-                    step = self._sealing.parts(reader, contact.name, jobs, most, session)
+                    step = self._sealing.parts(reader, name, jobs, most, session, prefer=silent)
                 try:
                     envelopes += await context.store.commit(step.write)
                 except delivery_queue.JobChanged:  # it was removed just now, or what it follows
                     continue
                 step.done()
+                for message in step.changed:
+                    self._events.message_changed(message)
                 return envelopes
         return []
 
@@ -329,37 +409,42 @@ class Sender:
         return now is not None and now.profile.keys == contact.profile.keys
 
     async def _deliver_note(self, link: Link | None, contact: Contact) -> None:
-        """Tell what is due. Only when it is at the server does it count as told."""
-        context = self._context
-        store, sessions, name = context.store, context.sessions, contact.name
-        with store.read() as reader:
-            draft = note_queue.draft(reader, name, context.clock(), sessions.heard(name))
-        if draft is not None:
-            fresh, identity = None, context.contacts.identity(name, contact.profile)
-            if draft.fresh or sessions.choose(name, identity) is None:  # none, proven or not
-                fresh = await self._new_session(contact)
-            async with sessions.lock:
-                known = sessions.choose(name, identity, proven=draft.proven)
-                session = fresh if draft.fresh else known or fresh
-                if session is None or not self._is_known(contact):
-                    return
-                step, envelope = self._sealing.note(name, draft, session)
-                await store.commit(step.write)
-                step.done()
-            if link is not None:
-                await _hand_over(link, contact, envelope)
-            else:
-                async with self._link(contact) as own:
-                    await _hand_over(own, contact, envelope)
-            told = draft.items
-            now = context.clock()
-            for message in await store.commit(partial(note_queue.settle, told=told, now=now)):
-                self._events.message_changed(message)
+        """Tell what is due, promptly."""
+        with self._context.store.read() as reader:
+            now, name = self._context.clock(), contact.name
+            due = note_queue.is_due(reader, name, now)
+            draft = note_queue.draft(reader, name, now)
+        if due:
+            await self._tell(link, contact, draft)
         self._notes.discard(name)
-        with store.read() as reader:
-            due = note_queue.next_due(reader, name)
-        if due is not None:
-            self._events.notes_due({name: due})
+        with self._context.store.read() as reader:
+            following = note_queue.next_due(reader, name)
+        if following is not None:
+            self._events.notes_due({name: following})
+
+    async def _tell(self, link: Link | None, contact: Contact, draft: NoteDraft) -> None:
+        """Send a note, over a connection of its own where there is no ``link``. Only when it is at
+        the server does it count as told."""
+        context, name = self._context, contact.name
+        store, sessions = context.store, context.sessions
+        fresh, identity = None, context.contacts.identity(name, contact.profile)
+        if draft.lost or sessions.choose(name, identity) is None:
+            fresh = await self._new_session(contact)
+        async with sessions.lock:
+            session = fresh if draft.lost else sessions.choose(name, identity) or fresh
+            if session is None or not self._is_known(contact):
+                return
+            step, envelope = self._sealing.note(name, draft, session)
+            await store.commit(step.write)
+            step.done()
+        if link is not None:
+            await _hand_over(link, contact, envelope)
+        else:
+            async with self._link(contact) as own:
+                await _hand_over(own, contact, envelope)
+        settle = partial(note_queue.settle, told=draft.items, now=context.clock())
+        for message in await store.commit(settle):
+            self._events.message_changed(message)
 
     async def _new_session(self, contact: Contact) -> Session:
         """Take a prekey, over a connection of its own, and start."""
@@ -383,17 +468,19 @@ class Sender:
 
 
 class Reminders:
-    """When the next note to whom is due: in memory is the first for each peer."""
+    """When the next note of a prompt client is due to whom: in memory is the first for each peer.
+    What a client is to tell whose reactions are steady waits on the disk."""
 
     def __init__(self, context: Context) -> None:
-        self._clock = context.clock
+        self._context = context
         self._store = context.store
         self._news = trio.Event()
-        with context.store.read() as reader:
-            self._dues = note_queue.load_dues(reader)
+        self._dues: Dues = {}
 
     def add(self, dues: Dues) -> None:
         """More waits in the queue of notes, on the disk."""
+        if not self._context.is_prompt:
+            return
         for peer, due in dues.items():
             self._dues[peer] = min(due, self._dues.get(peer, due))
         self._news.set()
@@ -403,12 +490,27 @@ class Reminders:
         (milliseconds)."""
         self.add(await self._store.commit(lambda writer: note_queue.bring_back(writer, now)))
 
-    async def run(self, remind: Callable[[str], None]) -> None:
+    async def run(self, sender: Sender) -> None:
+        """While the reactions are prompt, have ``sender`` told of what is due, until cancelled."""
+        context = self._context
+        while True:
+            while not context.is_prompt:
+                await context.configuration.wait_changed()
+            with self._store.read() as reader:
+                self._dues = note_queue.load_dues(reader)
+            sender.owe_all()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._remind_for_ever, sender.note_due)
+                while context.is_prompt:
+                    await context.configuration.wait_changed()
+                nursery.cancel_scope.cancel()
+
+    async def _remind_for_ever(self, remind: Callable[[str], None]) -> None:
         """Call ``remind`` with a peer when something is due, once: whoever settles it adds what
-        is due next. Where it fails, again after LOOK_AGAIN. Until cancelled."""
+        is due next. Where it fails, again after LOOK_AGAIN."""
         while True:
             self._news = trio.Event()
-            now = self._clock()
+            now = self._context.clock()
             for peer in [peer for peer, due in self._dues.items() if due <= now]:
                 del self._dues[peer]
                 with harmless(partial(self.add, {peer: now + int(LOOK_AGAIN * 1_000)})):

@@ -99,7 +99,7 @@ class Meta(bytes, Enum):
     TIMES = b"times "  # inode u64: times of what has no other record
     TRANSCRIPT = b"transcript "  # conversation 16: how long it is as one text
     UNMET = b"unmet "  # blind(name): until when the directory is not asked for them
-    WROTE = b"wrote "  # conversation 16: one has written in it oneself
+    WROTE = b"wrote "  # conversation 16: when one has last written in it oneself
 
 
 class Series(bytes, Enum):

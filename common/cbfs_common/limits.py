@@ -192,11 +192,17 @@ NOTE_IDS_MAX = 256
 SESSION_IDLE = 30 * 86_400
 """A session that nothing comes on for so long is forgotten when its peer has another one."""
 
-RECEIPT_DELAY = 20
-"""Receipts wait for a random time around this, and go together."""
+NOTE_CLOCK = 300
+"""Mean time between two notes of an account, whatever was received and to however many it writes:
+288 a day, 4.7 MB. Receipts and repairs go in them."""
 
-TURN_AFTER = 64
-"""Envelopes of one turn after which it is answered, receipts or not, so that keys turn."""
+NOTE_RECENT = 30 * 86_400
+NOTE_OTHERS = 4
+"""Notes go to those to whom the user has written within this time; one in so many to anybody whom
+they have ever written to, or accepted."""
+
+PROMPT_AFTER = 20
+"""With prompt reactions, receipts wait for a random time around this instead, and go together."""
 
 ASK_FIRST = 10
 ASK_AFTER = 60
@@ -204,17 +210,22 @@ ASK_AFTER = 60
 doubled each time."""
 
 ASK_SPREAD = 6
-"""What is missing is asked for after this share of the time that a receipt would wait."""
+"""With prompt reactions, what is missing is asked for after this share of the time that a receipt
+would wait."""
 
 ASKS_MAX = 12
 WANTED_MAX = 4_096
 """Times a missing message is asked for; and questions to all, at once, for what one peer says that
 there is: a message that is missing in a group is asked for of everybody in it."""
 
-OFFER_AFTER = 86_400
+OFFER_AFTER = 3 * 86_400
 """How long after delivery a message without a receipt is offered again; doubled each time."""
 
 OFFERS_MAX = 5
+
+SILENCE = 7 * 86_400
+"""A session that was begun here and that nothing has come on for so long: the next message that the
+user writes begins another."""
 
 LOST_PAUSE = 600
 """A peer is told, and may tell, at most so often that earlier sessions are lost."""

@@ -97,7 +97,7 @@ class Account:
         )
         known = alice.context.conversations
         alice.store.write(lambda writer: make_message(writer, known, outgoing, settled))
-        alice._deliver(self._bob, fails=False)
+        alice._deliver(self._bob, again=False, fails=False)
         world.now += 1_000
 
     def receiving(self, count: int) -> Callable[[], None]:

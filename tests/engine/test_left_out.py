@@ -32,7 +32,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cbfs.receiving.receiver.RECEIPT_DELAY", 0.2)
+    monkeypatch.setattr("cbfs.receiving.receiver.PROMPT_AFTER", 0.2)
     monkeypatch.setattr("cbfs.receiving.reassembly.ASK_FIRST", 0)
 
 

@@ -42,7 +42,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made, real = Clock(), context.milliseconds
     monkeypatch.setattr("cbfs.context.milliseconds", lambda: real() + made.ahead * 1_000)
     monkeypatch.setattr("cbfs.engine.expiry.LOOK_AGAIN", 0.05)
-    monkeypatch.setattr("cbfs.receiving.receiver.RECEIPT_DELAY", 0.2)
+    monkeypatch.setattr("cbfs.receiving.receiver.PROMPT_AFTER", 0.2)
     return made
 
 

@@ -27,7 +27,7 @@ from cbfs_common.profile import parse_address
 from tests.engine.test_engine import NO_TOR, Recorder, until
 from tests.engine.test_healing import texts, write
 from tests.support.names_moved import DAY, Moved, moved
-from tests.support.world import World, accept_strangers
+from tests.support.world import World, make_easy
 
 TERM = 730 * DAY
 """How long a name lasts."""
@@ -90,7 +90,7 @@ def test_a_name_that_is_over_can_be_registered_anew(years: Years, released: bool
     async def body(made: Moved) -> None:
         alice, bob = await made.init("alice"), await made.init("bob")
         for place in (alice, bob):
-            accept_strangers(place)
+            make_easy(place)
         await both_write(alice, bob, "hello")
         if released:
             await made.do(lambda: made.owner(bob).release("bob"))
@@ -128,7 +128,7 @@ def test_a_name_renews_itself_and_contacts_go_on(years: Years) -> None:
     async def body(made: Moved) -> None:
         alice, bob = await made.init("alice"), await made.init("bob")
         for place in (alice, bob):
-            accept_strangers(place)
+            make_easy(place)
         await both_write(alice, bob, "hello")
         before = own(bob)
         made.jump(TERM - 70 * DAY)
@@ -215,7 +215,7 @@ def test_a_name_is_renewed_after_its_end_and_not_for_ever(years: Years) -> None:
     async def body(made: Moved) -> None:
         alice, bob, carol = [await made.init(name) for name in ("alice", "bob", "carol")]
         for place in (alice, bob):
-            accept_strangers(place)
+            make_easy(place)
         await both_write(alice, bob, "hello")
         before = own(bob)
         made.jump(TERM + 20 * DAY)

@@ -25,7 +25,7 @@ from tests.engine.test_healing import texts
 from tests.engine.test_lifetime_engine import set_lifetime
 from tests.engine.test_names_wrong_clock import DAY, Clock
 from tests.support.stores import open_store
-from tests.support.world import WAIT, World, accept_strangers
+from tests.support.world import WAIT, World, make_easy
 
 YEARS = 3_650 * DAY
 
@@ -45,7 +45,7 @@ def off(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr("cbfs.contacts.monitor.POLL", 0.2)
     monkeypatch.setattr("cbfs.receiving.mailbox.PREKEY_CHECK", 0.2)
     monkeypatch.setattr("cbfs.engine.expiry.LOOK_AGAIN", 0.05)
-    monkeypatch.setattr("cbfs.receiving.receiver.RECEIPT_DELAY", 0.2)
+    monkeypatch.setattr("cbfs.receiving.receiver.PROMPT_AFTER", 0.2)
     return made
 
 
@@ -54,7 +54,7 @@ def test_dates_of_a_clock_that_was_ten_years_ahead_are_put_right(
 ) -> None:
     alice_account, bobby_account = here.account("alice").account, here.account("bobby").account
     for account in alice_account, bobby_account:
-        accept_strangers(account)
+        make_easy(account)
 
     async def go() -> None:
         async with (

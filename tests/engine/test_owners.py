@@ -20,7 +20,7 @@ from cbfs_common.profile import parse_address
 from tests.engine.test_engine import NO_TOR, Recorder, until
 from tests.engine.test_healing import write
 from tests.support.town import Town, arrived, contact, in_town, load, load_running, stolen, talk
-from tests.support.world import World, accept_strangers
+from tests.support.world import World, make_easy
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_recovered_name_needs_the_word_of_those_who_know_it(
             assert "recovery keys" in text
             await alice.people.accept("bob")
             await write(alice, "bob", "is it you?")
-            accept_strangers(tmp_path / "bob-again")
+            make_easy(tmp_path / "bob-again")
             async with running(tmp_path / "bob-again", NO_TOR) as bob:
                 await arrived(bob, "is it you?")
 

@@ -147,7 +147,7 @@ async def sending(net: Net) -> AsyncIterator[Sender]:
 
         class Parts:
             contacts = look_up = net
-            problems, store, pace = Problems(), NoStore(), 0.0
+            problems, store, pace, is_prompt = Problems(), NoStore(), 0.0, True
             random, retries = seeded(3), Retries(seeded(4))
 
         yield Sender(cast(Context, Parts()), bytes, cast(Events, Mock()), nursery)

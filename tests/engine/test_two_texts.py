@@ -14,7 +14,7 @@ from cbfs.messages.queues import note_queue
 from cbfs.messages.queues.note_queue import NoteKind
 from cbfs.messages.transcript import Line
 from cbfs_common.limits import ASKS_MAX
-from cbfs_common.messages.body import Note, Parent, Part, encode_note, encode_part
+from cbfs_common.messages.body import Note, Parent, Part, Refs, encode_note, encode_part
 from cbfs_common.messages.conversation import conversation_id
 from tests.support.healing_world import Client, World
 
@@ -165,7 +165,7 @@ def test_what_was_taken_back_is_said_to_be(removed: str, world: World) -> None:
     alice.load()
     alice.write(("bob", "carol"), b"kept")
     if removed != "while it waits":
-        alice._deliver(carol, fails=False)
+        alice._deliver(carol, again=False, fails=False)
     alice.remove(gone)
     alice.pump(fails=False)
     bob.receive(bob.mail)
@@ -188,7 +188,7 @@ def test_only_its_author_takes_a_message_back(world: World) -> None:
     send(carol, alice, encode_part(answer))
     before = text(alice)
     ref = lost.conversation + lost.hash("bob")[:16]
-    taken = encode_note(Note((), (), (), (ref,), False, b""))
+    taken = encode_note(Note(Refs(taken_back=(ref,)), False, b""))
     send(carol, alice, taken)
     assert text(alice) == before
     send(bob, alice, taken)

@@ -18,7 +18,7 @@ import trio
 import trio.testing
 
 from cbfs.account.account import SYSTEM_RANDOM, Account, make_account, no_lock
-from cbfs.account.settings import Configuration
+from cbfs.account.settings import Configuration, Reactions, Settings, encode
 from cbfs.contacts.contact import Mark, Standing, decode_contact
 from cbfs.context import make_context
 from cbfs.engine.engine import Engine, GuardedView
@@ -35,7 +35,7 @@ from cbfs.network.pacing import PacedDialer
 from cbfs.problems import Problems
 from cbfs.receiving.message_requests import REQUESTS_MAX, STRANGERS_MAX
 from cbfs.storage.root_key import NO_LOCK, Protection, RootFile, make_root_file
-from cbfs.storage.store import Reader, Table
+from cbfs.storage.store import Meta, Reader, Table
 from cbfs_common.limits import (
     INCOMPLETE_MAX,
     SESSIONS_PER_PEER,
@@ -176,7 +176,7 @@ class Person:
 class Town:
     """Everybody, and the servers."""
 
-    def __init__(self) -> None:
+    def __init__(self, reactions: Reactions = Reactions.PROMPT) -> None:
         memory = Path("/dev/shm")
         self.place = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
         self._limits = ExitStack()
@@ -195,6 +195,8 @@ class Town:
         self.alice = Person(self, "alice", self.account)
         make_root_file(self.place / "root", Protection(), NO_LOCK, SYSTEM_RANDOM.token)
         self.store = self._open_store()
+        data = encode(Settings(reactions=reactions))
+        self.store.write(lambda writer: writer.put(Table.META, Meta.SETTINGS, data))
         self.recorder = Recorder()
         self.contacts: set[str] = set()
         self.problems: tuple[str, ...] = ()

@@ -37,7 +37,7 @@ from tests.engine.test_names_wrong_clock import DAY, Clock
 from tests.support.fake_backend import BOB
 from tests.support.mounted import mounted
 from tests.support.stores import open_store
-from tests.support.world import World, accept_strangers, wait_for
+from tests.support.world import World, make_easy, wait_for
 from tests.tree.test_tree import Mount, run
 from tests.tree.test_tree import until as until_sent
 
@@ -57,7 +57,7 @@ def off(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr("cbfs.context.time", Clock(made))
     monkeypatch.setattr("cbfs.names.own_time.LOOK", 0.05)
     monkeypatch.setattr("cbfs.contacts.monitor.POLL", 0.2)
-    monkeypatch.setattr("cbfs.receiving.receiver.RECEIPT_DELAY", 0.2)
+    monkeypatch.setattr("cbfs.receiving.receiver.PROMPT_AFTER", 0.2)
     return made
 
 
@@ -69,7 +69,7 @@ def test_what_was_written_and_read_by_a_wrong_clock_is_dated_anew(
         here.account(name).account for name in ("alice", "bobby", "carol")
     )
     for account in alice_account, bobby_account, carol_account:
-        accept_strangers(account)
+        make_easy(account)
 
     async def go() -> None:
         async with (

@@ -14,7 +14,7 @@ from cbfs.engine.running import running
 from cbfs.messages.model import Delivery, Message
 from cbfs_common.limits import PARTICIPANTS_MAX
 from tests.engine.test_engine import NO_TOR, Recorder, read, send
-from tests.support.world import World, accept_strangers
+from tests.support.world import World, make_easy
 
 NAMES = tuple(f"member{number:02}" for number in range(PARTICIPANTS_MAX))
 FIRST, *OTHERS = NAMES
@@ -34,7 +34,7 @@ async def make_all(world: World) -> None:
 
     def one(name: str) -> None:
         make(name, world.place / name, world.server.url, policy, NO_TOR, lambda _text: None)
-        accept_strangers(world.place / name)
+        make_easy(world.place / name)
 
     async with trio.open_nursery() as nursery:
         for name in OTHERS:

@@ -301,7 +301,7 @@ def test_an_account_restored_from_an_old_export_reads_everything_again(
     here: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (
-        ("cbfs.receiving.receiver.RECEIPT_DELAY", 0.2),
+        ("cbfs.receiving.receiver.PROMPT_AFTER", 0.2),
         ("cbfs.receiving.reassembly.ASK_FIRST", 0),
         ("cbfs.messages.lost_state.LOST_SPREAD", 50),
         ("cbfs.receiving.notes.LOST_PAUSE", 0),

@@ -20,7 +20,7 @@ from cbfs.messages.queues.note_queue import NoteKind, items_for
 from cbfs.receiving import message_requests
 from cbfs.storage.store import Meta, Series, Table
 from cbfs.tree.texts import request_text
-from cbfs_common.limits import RECEIPT_DELAY
+from cbfs_common.limits import PROMPT_AFTER
 from tests.engine.test_engine import NO_TOR, Recorder, account, send, until
 from tests.engine.test_healing import texts, write
 from tests.support.mounted import Watch
@@ -146,7 +146,7 @@ def test_a_stranger_fills_no_more_than_a_request_holds(
         "cbfs.messages.queues.note_queue",
     ):
         monkeypatch.setattr(f"{module}.OFFER_AFTER", 1)
-    monkeypatch.setattr("cbfs.receiving.receiver.RECEIPT_DELAY", RECEIPT_DELAY / 100)
+    monkeypatch.setattr("cbfs.receiving.receiver.PROMPT_AFTER", PROMPT_AFTER / 100)
 
     async def body(town: Town) -> None:
         async with (

@@ -20,6 +20,7 @@ from cbfs.account.settings import (
     PACE_MIN,
     QUOTA_MAX,
     QUOTA_MIN,
+    Reactions,
     Settings,
     SettingsError,
     Strangers,
@@ -39,6 +40,7 @@ SETTINGS = st.builds(
     receipts=st.booleans(),
     pace=st.just(0.0) | st.integers(PACE_MIN, PACE_MAX).map(float),
     strangers=st.sampled_from(Strangers),
+    reactions=st.sampled_from(Reactions),
 )
 
 
@@ -86,6 +88,8 @@ def test_any_bytes_give_settings_or_words(data: bytes) -> None:
         ("pace = 5", "pace is not a time", 'pace = ""'),
         ('strangers = "perhaps"', "strangers is not", 'strangers = "ask"'),
         ("strangers = true", "strangers is not", 'strangers = "ask"'),
+        ('reactions = "Prompt"', "reactions is not", 'reactions = "steady"'),
+        ("reactions = false", "reactions is not", 'reactions = "steady"'),
         ("#" * (CONFIG_MAX + 1), "too long", "65536"),
     ],
 )

@@ -25,7 +25,7 @@ from cbfs_names.commands.main import main as names_main
 from cbfs_names.rounds import sequencer, verifier
 from tests.power.acks import Acks
 from tests.power.box import TOP, call, mount_image, spawn
-from tests.support.world import accept_strangers, wait_for
+from tests.support.world import make_easy, wait_for
 
 NAMES, SERVER = "127.0.0.1:7701", "127.0.0.1:7700"
 
@@ -180,7 +180,7 @@ class Programs:
 
     def accept(self, name: str) -> None:
         """Strangers are contacts at once."""
-        accept_strangers(self.data(name))
+        make_easy(self.data(name))
 
     def mount(self, name: str) -> Path:
         """Mount an account; where. Raises AssertionError."""

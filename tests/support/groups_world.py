@@ -88,19 +88,24 @@ class GroupClient(Client):
         """Seal and deliver what waits and what is due, as far as the sender does."""
         now = self.world.now
         with self.store.read() as reader:
-            waiting = set(delivery_queue.waiting(reader))
+            waiting = {
+                peer
+                for again in (False, True)
+                for peer in delivery_queue.waiting(reader, again=again)
+            }
             due = {peer for peer, at in note_queue.load_dues(reader).items() if at <= now}
         for peer in sorted(waiting | due):
             if peer in self.world.clients and self.reaches(peer):
                 other = self.world.clients[peer]
-                while self.queued_for(peer):
-                    self._deliver(other, fails=fails)
+                for again in (False, True):
+                    while self.queued_for(peer, again=again):
+                        self._deliver(other, again=again, fails=fails)
                 if peer in due:
                     self._tell(other, fails=fails)
 
-    def queued_for(self, name: str) -> int:
+    def queued_for(self, name: str, *, again: bool = False) -> bool:
         with self.store.read() as reader:
-            return delivery_queue.waiting_for(reader, name)
+            return delivery_queue.first_job(reader, name, again=again) is not None
 
     def own(self) -> list[tuple[Conversation, Message]]:
         """All that this one has written."""

@@ -221,17 +221,20 @@ class Client:
         """Seal and deliver what waits and what is due, to everybody. ``fails``: the servers have
         it, and this client does not hear of that."""
         with self.store.read() as reader:
-            waiting = set(delivery_queue.waiting(reader))
+            waiting = {
+                (peer, again)
+                for again in (False, True)
+                for peer in delivery_queue.waiting(reader, again=again)
+            }
             dues = note_queue.load_dues(reader)
         due = {peer for peer, at in dues.items() if at <= self.world.now}
-        for peer in sorted(waiting):
-            self._deliver(self.world.clients[peer], fails=fails)
+        for peer, again in sorted(waiting):
+            self._deliver(self.world.clients[peer], again=again, fails=fails)
         for peer in sorted(due):
             self._tell(self.world.clients[peer], fails=fails)
 
-    def _session(self, other: "Client", *, fresh: bool = False, proven: bool = False) -> Session:
-        sessions = self.context.sessions
-        session = None if fresh else sessions.choose(other.name, proven=proven)
+    def _session(self, other: "Client", *, fresh: bool = False) -> Session:
+        session = None if fresh else self.context.sessions.choose(other.name)
         if session is not None:
             return session
         prekey = decode_prekey(other.shelf.take(self.world.now // 1_000))
@@ -240,12 +243,15 @@ class Client:
         peer = Peer(profile.identity(other.account.person), profile.auth, profile.kem)
         return self.context.sessions.start(other.name, peer, prekey, other.account.kem_public)
 
-    def _deliver(self, other: "Client", *, fails: bool) -> None:
-        session = self._session(other)
+    def _deliver(self, other: "Client", *, again: bool, fails: bool) -> None:
+        sessions = self.context.sessions
+        session = sessions.choose(other.name)
+        silent = session is not None and not again and sessions.is_silent(session, self.world.now)
+        session = self._session(other, fresh=silent)
         with self.store.read() as reader:
-            envelopes, jobs = delivery_queue.next_work(reader, other.name, 16)
-            sealing = Sealing(self.context, lambda: b"")
-            step = sealing.parts(reader, other.name, jobs, 16 - len(envelopes), session)
+            envelopes, jobs = delivery_queue.next_work(reader, other.name, 16, again=again)
+            sealing, most = Sealing(self.context, lambda: b""), 16 - len(envelopes)
+            step = sealing.parts(reader, other.name, jobs, most, session, prefer=silent)
         envelopes += self.store.write(step.write)
         step.done()
         other.mail += [envelope.data for envelope in envelopes]
@@ -258,12 +264,10 @@ class Client:
             self.store.write(lambda writer: delivery_queue.finish(writer, keys, {}, now))
 
     def _tell(self, other: "Client", *, fails: bool) -> None:
-        sessions, now = self.context.sessions, self.world.now
+        now = self.world.now
         with self.store.read() as reader:
-            draft = note_queue.draft(reader, other.name, now, sessions.heard(other.name))
-        if draft is None:
-            return
-        session = self._session(other, fresh=draft.fresh, proven=draft.proven)
+            draft = note_queue.draft(reader, other.name, now)
+        session = self._session(other, fresh=draft.lost)
         step, envelope = Sealing(self.context, lambda: b"").note(other.name, draft, session)
         self.store.write(step.write)
         step.done()
@@ -365,7 +369,7 @@ class Quiet:
         self._conversations = context.conversations
         self.conversation_moved = self.message_arrived = self.message_changed = _nothing
         self.messages_renamed = self.message_ended = self.request_changed = _nothing
-        self.notes_due = self.delivery_queued = _nothing
+        self.notes_due = self.owed_again = _nothing
 
     def conversation_started(self, conversation: Conversation) -> None:
         self._conversations[conversation.id] = conversation

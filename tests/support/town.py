@@ -4,6 +4,7 @@ sockets: two engines in the test's own process."""
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -25,7 +26,7 @@ from tests.support.names_naive import (
     make_policy,
 )
 from tests.support.names_server import answering
-from tests.support.world import accept_strangers
+from tests.support.world import make_easy
 
 
 class Town:
@@ -67,8 +68,8 @@ def in_town(
                         name, town.account(name), server, policy, NO_TOR, lambda text: None
                     )
                 )
-                if strangers:
-                    await town.do(lambda name=name: accept_strangers(town.account(name)))  # type: ignore[misc]
+                settle = partial(make_easy, town.account(name), open_=strangers)
+                await town.do(settle)
             await body(town)
             nursery.cancel_scope.cancel()
 

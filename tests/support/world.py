@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cbfs.account.account import SYSTEM_RANDOM, opened_store
-from cbfs.account.settings import Settings, Strangers, encode
+from cbfs.account.settings import Reactions, Settings, Strangers, encode
 from cbfs.network.tor.private_network import PrivateTorNetwork
 from cbfs.storage.store import Meta, Table
 from tests.support import children
@@ -74,9 +74,11 @@ def through_tor(network: PrivateTorNetwork) -> Way:
     )
 
 
-def accept_strangers(account: Path) -> None:
-    """Set in an account that is not in use that who writes first is a contact at once."""
-    data = encode(Settings(strangers=Strangers.ACCEPT))
+def make_easy(account: Path, *, open_: bool = True) -> None:
+    """Set in an account that is not in use that receipts and repairs come promptly, and with
+    ``open_`` that who writes first is a contact at once."""
+    strangers = Strangers.ACCEPT if open_ else Strangers.ASK
+    data = encode(Settings(strangers=strangers, reactions=Reactions.PROMPT))
     with opened_store(account, SYSTEM_RANDOM) as store:
         store.write(lambda writer: writer.put(Table.META, Meta.SETTINGS, data))
 
@@ -159,8 +161,7 @@ class User:
         said = world.place / f"{name}-init"
         if children.run_cbfs([*map(str, words), *home], ENVIRONMENT, said) != 0:
             raise AssertionError(said.read_text())
-        if world.open:
-            accept_strangers(self.account)
+        make_easy(self.account, open_=world.open)
 
     def mount(self, options: str = "grace=0.1") -> None:
         """Mount it; returns when it answers."""

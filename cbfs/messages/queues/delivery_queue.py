@@ -11,7 +11,7 @@ which servers and peers both recognise).
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from cbfs.messages import lifetimes, listings
@@ -40,7 +40,7 @@ _JOB_KEY = 24
 class Job:
     """The delivery of one message to one recipient: ``sealed`` of ``count`` parts have been sealed,
     each but the last with ``part_size`` bytes of the content; ``digest`` (32) is that of the
-    whole."""
+    whole. ``again``: it was delivered before, and is missing at the recipient."""
 
     key: bytes
     recipient: str
@@ -58,6 +58,7 @@ class Job:
     sealed: int
     folder: bool
     lifetime: Lifetime
+    again: bool = False
 
     def encode(self) -> bytes:
         """This job as a record of ``Table.QUEUE``."""
@@ -79,14 +80,15 @@ class Job:
             self.folder,
             self.lifetime.seconds,
             self.lifetime.change,
+            self.again,
         )
 
 
 def _decode(key: bytes, data: bytes) -> Job:
-    numbers = (bytes, int, int, int, bool, int, int)
+    numbers = (bytes, int, int, int, bool, int, int, bool)
     fields = unpack(data, str, bytes, int, bytes, bytes, int, list, str, list, *numbers)
     recipient, conversation, serial, message, salt, date, parents, file_name = fields[:8]
-    content, digest, part_size, count, sealed, folder, seconds, change = fields[8:]
+    content, digest, part_size, count, sealed, folder, seconds, change, again = fields[8:]
     return Job(
         key,
         recipient,
@@ -104,6 +106,7 @@ def _decode(key: bytes, data: bytes) -> Job:
         sealed,
         folder,
         Lifetime(seconds, change),
+        again,
     )
 
 
@@ -131,28 +134,27 @@ def unsealed(key: bytes, data: bytes) -> tuple[Content, bytes] | None:
     return job.content, job.encode()
 
 
-def waiting(reader: Reader) -> dict[str, int]:
-    """How many jobs each recipient has, by true name."""
+def waiting(reader: Reader, *, again: bool = False) -> dict[str, int]:
+    """How many messages wait for each recipient, by true name: that were written and not delivered
+    yet, or that are to be sent ``again``."""
     counts: dict[str, int] = {}
     for key in reader.keys(Table.QUEUE):
         if len(key) == _JOB_KEY:
-            recipient = _decode(key, reader.get(Table.QUEUE, key) or b"").recipient
-            counts[recipient] = counts.get(recipient, 0) + 1
+            job = _decode(key, reader.get(Table.QUEUE, key) or b"")
+            if job.again is again:
+                counts[job.recipient] = counts.get(job.recipient, 0) + 1
     return counts
 
 
 def waiting_for(reader: Reader, recipient: str) -> int:
-    """How many jobs one recipient has."""
-    prefix = reader.blind(recipient.encode())
-    return sum(len(key) == _JOB_KEY for key in reader.keys(Table.QUEUE, prefix=prefix))
+    """How many messages that the user has written wait for one recipient."""
+    return sum(not job.again for job in _jobs(reader, recipient))
 
 
-def first_job(reader: Reader, recipient: str) -> Job | None:
-    """The job for one recipient whose turn it is."""
-    prefix = reader.blind(recipient.encode())
-    key = next(reader.keys(Table.QUEUE, prefix), None)
-    data = reader.get(Table.QUEUE, key) if key is not None and len(key) == _JOB_KEY else None
-    return _decode(key, data) if key is not None and data is not None else None
+def first_job(reader: Reader, recipient: str, *, again: bool = False) -> Job | None:
+    """The job for one recipient whose turn it is: of a message that is sent for the first time,
+    or ``again``."""
+    return next((job for job in _jobs(reader, recipient) if job.again is again), None)
 
 
 def job_of(reader: Reader, message: Message, recipient: str) -> Job | None:
@@ -173,21 +175,26 @@ def parts_delivered(reader: Reader, job: Job) -> int:
     return job.sealed - waiting
 
 
-def next_work(reader: Reader, recipient: str, most: int) -> tuple[list[Envelope], list[Job]]:
+def next_work(
+    reader: Reader, recipient: str, most: int, *, again: bool = False
+) -> tuple[list[Envelope], list[Job]]:
     """At most ``most`` envelopes that are sealed and not delivered, and as many jobs as it takes
-    to seal up to ``most`` in all; both in the order of sending."""
+    to seal up to ``most`` in all; both in the order of sending. ``again``: of what is sent again,
+    else of all else."""
     envelopes: list[Envelope] = []
     jobs: list[Job] = []
-    room = most
+    room, counts = most, False
     for key, data in reader.items(Table.QUEUE, prefix=reader.blind(recipient.encode())):
         if room <= 0:
             break
         if len(key) > _JOB_KEY:
-            envelopes.append(Envelope(key, data))
-            room -= 1
+            if counts:
+                envelopes.append(Envelope(key, data))
+                room -= 1
             continue
         job = _decode(key, data)
-        if job.sealed < job.count:
+        counts = job.again is again
+        if counts and job.sealed < job.count:
             jobs.append(job)
             room -= job.count - job.sealed
     return envelopes[:most], jobs
@@ -276,19 +283,20 @@ def _drop(writer: Writer, job: Job) -> None:
 
 def pending(reader: Reader, recipient: str) -> list[Job]:
     """All jobs for one recipient, in the order of sending."""
-    prefix = reader.blind(recipient.encode())
-    return [
-        _decode(key, data)
-        for key, data in reader.items(Table.QUEUE, prefix=prefix)
-        if len(key) == _JOB_KEY
-    ]
+    return list(_jobs(reader, recipient))
+
+
+def _jobs(reader: Reader, recipient: str) -> Iterator[Job]:
+    for key in reader.keys(Table.QUEUE, reader.blind(recipient.encode())):
+        if len(key) == _JOB_KEY:
+            yield _decode(key, reader.get(Table.QUEUE, key) or b"")
 
 
 def send_again(writer: Writer, message: Message, recipient: str) -> None:
-    """One more delivery of a message that was sent, to one of its recipients."""
+    """One more delivery of a message that was sent, to one of its recipients who misses it."""
     conversation = get_conversation(writer, message.conversation)
     if conversation is not None:
-        _add(writer, job_for(message, conversation), recipient)
+        _add(writer, replace(job_for(message, conversation), again=True), recipient)
 
 
 def begin_again(writer: Writer, recipient: str) -> None:

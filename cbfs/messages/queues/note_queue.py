@@ -26,10 +26,10 @@ from cbfs_common.limits import (
     NOTE_IDS_MAX,
     OFFER_AFTER,
     OFFERS_MAX,
-    RECEIPT_DELAY,
+    PROMPT_AFTER,
     WANTED_MAX,
 )
-from cbfs_common.messages.body import Note
+from cbfs_common.messages.body import Note, Refs
 
 BLIND_SIZE = 16
 NOTHING = bytes(32)
@@ -44,7 +44,6 @@ class NoteKind(Enum):
     OFFER = b"o"  # sent to it, and nothing was heard of it
     RECEIPT = b"r"  # has arrived
     TAKEN_BACK = b"b"  # was written here, and is not sent
-    TURN = b"t"  # nothing, but so that keys turn
     WANT = b"w"  # missing
 
 
@@ -53,13 +52,13 @@ _AGAIN = {
     NoteKind.OFFER: (OFFER_AFTER * 1_000, OFFERS_MAX),
 }
 
-AT_ONCE = 2 * RECEIPT_DELAY * 1_000
+AT_ONCE = 2 * PROMPT_AFTER * 1_000
 _LONGEST = {
     NoteKind.WANT: ASK_AFTER * 1_000,
     NoteKind.OFFER: OFFER_AFTER * 1_000,
     NoteKind.NAME: OFFER_AFTER * 1_000,
 }
-"""Milliseconds until something is told for the first time, at most."""
+"""Milliseconds until something is due for the first time, at most."""
 
 Dues = dict[str, int]
 """Peer -> when the first of what is queued for it is due, in milliseconds since 1970."""
@@ -135,7 +134,7 @@ def hasten(writer: Writer, dues: Dues, peer: str, due: int) -> None:
     the peer can read. However often it was offered before, there are tries left for this one."""
     for item in list(items_for(writer, peer, NoteKind.OFFER)):
         if item.tries and item.due > due:
-            hastened = replace(item, due=due, tries=2)  # an even one: not over a fresh session
+            hastened = replace(item, due=due, tries=min(item.tries, 2))
             writer.put(Table.NOTE_ITEMS, item.key, hastened.encode())
             dues[peer] = min(due, dues.get(peer, due))
 
@@ -184,58 +183,54 @@ def load_dues(reader: Reader) -> Dues:
     return dues
 
 
-def due_now(reader: Reader, peer: str, now: int) -> list[NoteItem]:
-    """What is to be told to ``peer`` now, at most NOTE_IDS_MAX. Receipts that wait go with
-    whatever else is due."""
-    queued = list(items_for(reader, peer))
-    if not any(item.due <= now for item in queued):
-        return []
-    now_due = [d for d in queued if d.due <= now or d.kind is NoteKind.RECEIPT]
-    now_due.sort(key=lambda item: item.due)
-    return now_due[:NOTE_IDS_MAX]
+def is_due(reader: Reader, peer: str, now: int) -> bool:
+    """Whether there is anything that a prompt client tells now."""
+    return any(item.due <= now for item in items_for(reader, peer))
+
+
+def _ready(reader: Reader, peer: str, now: int) -> list[NoteItem]:
+    """What can be told to ``peer`` now, at most NOTE_IDS_MAX. Receipts go with whatever goes."""
+    queued = items_for(reader, peer)
+    ready = [d for d in queued if d.due <= now or d.kind is NoteKind.RECEIPT]
+    ready.sort(key=lambda item: item.due)
+    return ready[:NOTE_IDS_MAX]
+
+
+def for_part(reader: Reader, peer: str, now: int) -> list[NoteItem]:
+    """What can be told to ``peer`` in the note of a message, the first to be told first. *Lost* is
+    said in a session that begins with it."""
+    return [item for item in _ready(reader, peer, now) if item.kind is not NoteKind.LOST]
+
+
+def refs_of(items: Iterable[NoteItem]) -> Refs:
+    """As a body has them."""
+    lists: dict[NoteKind, list[bytes]] = {kind: [] for kind in NoteKind}
+    for item in items:
+        lists[item.kind].append(item.ref)
+    order = (NoteKind.RECEIPT, NoteKind.WANT, NoteKind.OFFER, NoteKind.TAKEN_BACK)
+    return Refs(*(tuple(lists[kind]) for kind in order))
 
 
 @dataclass(frozen=True, slots=True)
 class NoteDraft:
-    """A note to be sealed. ``items`` are settled by it. ``fresh``: it belongs into a session that
-    begins with it, since the peer may not be able to read the others. ``proven``: into the one that
-    was heard last, since the peer may not be able to read those that were fresh."""
+    """A note to be sealed, which may be empty. ``items`` are settled by it."""
 
     items: list[NoteItem]
-    fresh: bool
-    proven: bool
+
+    @property
+    def lost(self) -> bool:
+        """Whether it belongs into a session that begins with it, since the peer is told that the
+        others are lost."""
+        return any(item.kind is NoteKind.LOST for item in self.items)
 
     def note(self, bundle: bytes) -> Note:
         """The note as a body. ``bundle``: one's name proof, or empty."""
-
-        def refs(kind: NoteKind) -> tuple[bytes, ...]:
-            return tuple(item.ref for item in self.items if item.kind is kind)
-
-        lost = any(item.kind is NoteKind.LOST for item in self.items)
-        return Note(
-            refs(NoteKind.RECEIPT),
-            refs(NoteKind.WANT),
-            refs(NoteKind.OFFER),
-            refs(NoteKind.TAKEN_BACK),
-            lost,
-            bundle,
-        )
+        return Note(refs_of(self.items), self.lost, bundle)
 
 
-def draft(reader: Reader, peer: str, now: int, heard: int) -> NoteDraft | None:
-    """What is due to ``peer``, from whom something was opened last at ``heard``; None when
-    nothing is. ``now`` and ``heard`` in milliseconds."""
-    told = due_now(reader, peer, now)
-    if not told:
-        return None
-    tries = [item.tries for item in told if item.kind is NoteKind.OFFER]
-    # each second time only: a fresh session may be the one that the peer cannot read. But where
-    # nothing was heard yet, none is known to be better
-    deaf = any(n % 2 or (n and not heard) for n in tries)
-    lost = any(item.kind is NoteKind.LOST for item in told)
-    fresh = lost or (deaf and heard < now - OFFER_AFTER * 1_000)
-    again = any(tries)
-    return NoteDraft(told, fresh, again and not fresh)
+def draft(reader: Reader, peer: str, now: int) -> NoteDraft:
+    """All that can be told to ``peer`` at ``now`` (milliseconds)."""
+    return NoteDraft(_ready(reader, peer, now))
 
 
 def settle(writer: Writer, told: Iterable[NoteItem], now: int) -> list[Message]:

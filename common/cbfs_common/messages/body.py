@@ -37,8 +37,12 @@ KIND_NOTE = 2
 KIND_FOLDER = 3
 MESSAGE_REF_SIZE = 2 * MESSAGE_ID_SIZE
 """conversation 16 | message 16"""
-_PART_FIELDS = 17
+_PART_FIELDS = 18
 _NOTE_FIELDS = 8
+_LISTS = 4
+_PACKED_REF = 2 + MESSAGE_REF_SIZE
+_LISTS_GROW = _LISTS * 2
+"""Bytes of a ref in a body, and by which the heads of its lists grow that have any."""
 _COUNT_MAX = FILE_SIZE_MAX  # as long a number as any in part_capacity
 _SOLE_PART = 1
 
@@ -61,6 +65,31 @@ class Parent(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Refs:
+    """Messages that one client tells another of, by conversation and id, 32 bytes together, at
+    most NOTE_IDS_MAX in all.
+
+    ``received`` (sent by who gets this) are here, whole. ``wanted`` are missing here: who wrote
+    one is asked to send it again. ``offered`` were sent from here, and nothing was heard of
+    them. ``taken_back`` were written here, and will not be sent."""
+
+    received: tuple[bytes, ...] = ()
+    wanted: tuple[bytes, ...] = ()
+    offered: tuple[bytes, ...] = ()
+    taken_back: tuple[bytes, ...] = ()
+
+    def __len__(self) -> int:
+        return sum(map(len, self.listed()))
+
+    def listed(self) -> list[tuple[bytes, ...]]:
+        """As in a body."""
+        return [self.received, self.wanted, self.offered, self.taken_back]
+
+
+NO_REFS = Refs()
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """A message, or one of the ``count`` parts that a long one travels in.
 
@@ -71,7 +100,8 @@ class Part:
     ``digest`` (BLAKE2b-256) are those of the whole content; ``chunk`` is this part's share of
     it. All parts but the last have chunks of one size. ``bundle``: the sender's name proof, or
     empty. ``folder``: the content is that of a folder (``cbfs_common.messages.folder``), of the
-    name ``file_name``, which is then not empty. ``lifetime``: for how long it is kept.
+    name ``file_name``, which is then not empty. ``lifetime``: for how long it is kept. ``note``:
+    what else the sender's client tells that of this recipient.
     """
 
     salt: bytes
@@ -89,6 +119,7 @@ class Part:
     bundle: bytes
     folder: bool = False
     lifetime: Lifetime = FOREVER
+    note: Refs = NO_REFS
 
     @property
     def kind(self) -> int:
@@ -124,18 +155,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What one client tells another, and no person writes. Messages are named by conversation
-    and id, 32 bytes together, at most NOTE_IDS_MAX in all.
+    """What one client tells another, and no person writes. ``lost``: what was sealed to earlier
+    sessions cannot be read here any more. ``bundle`` as in a Part."""
 
-    ``received`` (sent by who gets this) are here, whole. ``wanted`` are missing here: who wrote
-    one is asked to send it again. ``offered`` were sent from here, and nothing was heard of
-    them. ``taken_back`` were written here, and will not be sent. ``lost``: what was sealed to
-    earlier sessions cannot be read here any more. ``bundle`` as in a Part."""
-
-    received: tuple[bytes, ...]
-    wanted: tuple[bytes, ...]
-    offered: tuple[bytes, ...]
-    taken_back: tuple[bytes, ...]
+    refs: Refs
     lost: bool
     bundle: bytes
 
@@ -151,10 +174,7 @@ def encode_note(note: Note) -> bytes:
         (
             BODY_VERSION,
             KIND_NOTE,
-            note.received,
-            note.wanted,
-            note.offered,
-            note.taken_back,
+            *note.refs.listed(),
             note.lost,
             note.bundle,
         )
@@ -192,6 +212,13 @@ def part_capacity(participants: tuple[str, ...], subject: str, file_name: str) -
         lifetime=Lifetime(MESSAGE_LIFETIME_MAX, LIFETIME_CHANGE_MAX),
     )
     return 2 * BODY_MAX - len(_pack(largest))
+
+
+def room_for_refs(part: Part) -> int:
+    """How many messages may be named in the note of a part, beside what it has in it. Raises as
+    ``encode_part`` does."""
+    left = BODY_MAX - len(encode_part(replace(part, note=NO_REFS)))
+    return max(0, min(NOTE_IDS_MAX, (left - _LISTS_GROW) // _PACKED_REF))
 
 
 def decode_body(body: bytes) -> Body:
@@ -238,6 +265,7 @@ def _pack(part: Part) -> bytes:
             part.bundle,
             part.lifetime.seconds,
             part.lifetime.change,
+            part.note.listed(),
         )
     )
     return packed
@@ -261,7 +289,7 @@ def _parents(packed: object, participants: tuple[str, ...]) -> tuple[Parent, ...
 def _decode_part(fields: list[Any]) -> Part:
     if len(fields) != _PART_FIELDS:
         raise DecodeError("not a message")
-    *plain, seconds, change = fields[2:]
+    *plain, seconds, change, note = fields[2:]
     part = Part(*plain)
     if not isinstance(part.participants, list):
         raise DecodeError("not a message")
@@ -272,26 +300,42 @@ def _decode_part(fields: list[Any]) -> Part:
         participants=participants,
         lifetime=Lifetime(seconds, change),
         folder=fields[1] == KIND_FOLDER,
+        note=_decode_refs(note),
     )
     _check_part(part)
     return part
 
 
 def _decode_note(fields: list[Any]) -> Note:
-    if len(fields) != _NOTE_FIELDS or not all(isinstance(ids, list) for ids in fields[2:6]):
+    if len(fields) != _NOTE_FIELDS:
         raise DecodeError("not a note")
-    received, wanted, offered, taken_back = (tuple(ids) for ids in fields[2:6])
-    note = Note(received, wanted, offered, taken_back, *fields[6:])
+    note = Note(_decode_refs(fields[2:6]), *fields[6:])
     _check_note(note)
     return note
 
 
-def _check_note(note: Note) -> None:
-    lists = (note.received, note.wanted, note.offered, note.taken_back)
-    if not (
-        sum(map(len, lists)) <= NOTE_IDS_MAX
+def _decode_refs(lists: object) -> Refs:
+    if (
+        not isinstance(lists, list)
+        or len(lists) != _LISTS
+        or not all(isinstance(ids, list) for ids in lists)
+    ):
+        raise DecodeError("not a note")
+    return Refs(*(tuple(ids) for ids in lists))
+
+
+def _are_refs(refs: Refs) -> bool:
+    lists = refs.listed()
+    return (
+        len(refs) <= NOTE_IDS_MAX
         and all(_is_bytes(id_, MESSAGE_REF_SIZE) for ids in lists for id_ in ids)
         and all(len(set(ids)) == len(ids) for ids in lists)
+    )
+
+
+def _check_note(note: Note) -> None:
+    if not (
+        _are_refs(note.refs)
         and isinstance(note.lost, bool)
         and isinstance(note.bundle, bytes)
         and len(note.bundle) <= BUNDLE_MAX
@@ -317,6 +361,7 @@ def _check_part(part: Part) -> None:
         and isinstance(part.bundle, bytes)
         and len(part.bundle) <= BUNDLE_MAX
         and is_lifetime(part.lifetime.seconds, part.lifetime.change)
+        and _are_refs(part.note)
     ):
         raise DecodeError("not a message")
     _check_participants(part.participants)

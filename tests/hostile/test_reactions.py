@@ -1,0 +1,149 @@
+"""What leaves alice's client, when and to whom, says nothing of what servers do with what comes for
+her: and where it does, since the user wants prompt reactions, this machine sees it."""
+
+import math
+from collections.abc import Sequence
+from random import Random
+from statistics import median
+
+import pytest
+from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import strategies as st
+
+from cbfs.account.settings import Reactions
+from cbfs_common.limits import NOTE_CLOCK, PROMPT_AFTER
+from tests.hostile.reactions import (
+    PEERS,
+    TREATMENTS,
+    Event,
+    Left,
+    differences,
+    honest,
+    run,
+)
+
+STEADY, PROMPT = Reactions.STEADY, Reactions.PROMPT
+
+WAITS = st.sampled_from((0.0, 1.0, 7.0, 60.0, 400.0, 3_000.0))
+EVENTS = st.builds(
+    Event,
+    WAITS.map(lambda wait: wait + 0.5),
+    st.sampled_from(("write", "say", "say", "miss", "receipt", "want", "offer", "anew", "forge")),
+    st.sampled_from(PEERS),
+    group=st.booleans(),
+    large=st.booleans(),
+    treatment=st.sampled_from(("", *TREATMENTS)),
+    wait=WAITS,
+)
+HISTORIES = st.lists(EVENTS, min_size=3, max_size=14)
+BOUNDED = settings(
+    max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+)
+
+
+@pytest.mark.slow
+@BOUNDED
+@given(HISTORIES)
+def test_what_leaves_says_nothing_of_what_a_server_does(history: list[Event]) -> None:
+    assert not differences(history, STEADY)
+
+
+@pytest.mark.slow
+def test_the_machine_sees_what_prompt_reactions_show() -> None:
+    """Without this, it may be blind."""
+    quick = settings(
+        BOUNDED, phases=(Phase.generate,), max_examples=40, derandomize=True, database=None
+    )
+    find(HISTORIES, lambda history: bool(differences(history, PROMPT)), settings=quick)
+
+
+@pytest.mark.parametrize("reactions", [STEADY, PROMPT])
+def test_nothing_differs_by_chance(reactions: Reactions) -> None:
+    history = [Event(30, "say"), Event(9, "miss", "carol"), Event(99, "want"), Event(9, "write")]
+    assert not differences(history, reactions)
+    assert run(history, reactions)[0]
+
+
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_each_thing_that_a_server_can_do_shows_nothing(treatment: str) -> None:
+    history = [
+        Event(30, "miss", treatment=treatment, wait=700.0),
+        Event(700, "say"),
+        Event(9, "want", "carol", treatment=treatment, wait=700.0),
+        Event(9, "say", "dave", group=True, treatment=treatment, wait=700.0),
+        Event(700, "write"),
+        Event(9, "anew", treatment=treatment, wait=700.0),
+        Event(700, "write", "carol", large=True),
+        Event(9, "write", group=True),
+    ]
+    assert not differences(history, STEADY)
+    seen = differences(history, PROMPT)
+    assert bool(seen) == (treatment != "repeat"), seen  # a copy brings about nothing anyway
+
+
+def test_a_changed_last_byte_brings_about_nothing() -> None:
+    """As soon as it came, a prekey of the sender's was taken, and something delivered to them: so a
+    server that has both mailboxes knew who had sent it."""
+    history = [Event(30, "say", treatment="garble the end")]
+    plain, _ = run(honest(history), STEADY)
+    other, _ = run(history, STEADY)
+    assert other == plain
+    assert not [left for left in other if left.what == "TakePrekey"]
+
+
+# How many messages it takes to single out their sender: a server counts at which of its mailboxes
+# something comes in the moments in which a receipt would.
+
+ACCOUNTS = 1_000
+MESSAGES = 60
+APART = 900.0
+"""Mean seconds between two messages of bob's."""
+
+NOISE = 1.5 / NOTE_CLOCK
+"""Envelopes a second at each of the other mailboxes: notes of their contacts, and messages."""
+
+
+def singled_out(
+    came: Sequence[float], left: Sequence[Left], window: tuple[float, float], seed: int
+) -> int | None:
+    """After how many messages bob is more likely than all others together to be who gets receipts,
+    None for never. Each mailbox is given its likelihood, by whether something came there ``window``
+    seconds after each message."""
+    chance, (first, last) = Random(seed), window
+    hit = 1 - math.exp(-NOISE * (last - first))
+    gain, loss = math.log(0.99 / hit), math.log(0.01 / (1 - hit))
+    at_bobs = [one.at for one in left if one.to == "bob"]
+    score, others = 0.0, [0.0] * (ACCOUNTS - 1)
+    for count, at in enumerate(came, 1):
+        others = [each + (gain if chance.random() < hit else loss) for each in others]
+        noise = chance.random() < hit  # bob has other friends, too
+        score += gain if noise or any(at + first <= t <= at + last for t in at_bobs) else loss
+        best = max(others)
+        total = best + math.log(sum(math.exp(each - best) for each in others))
+        if score > total:
+            return count
+    return None
+
+
+def watched(reactions: Reactions, seed: int) -> tuple[list[float], list[Left]]:
+    """When bob's messages came, and what left."""
+    chance = Random(seed)
+    waits = [chance.expovariate(1 / APART) for _ in range(MESSAGES)]
+    left, _ = run([Event(wait, "say") for wait in waits], reactions)
+    at = 600.0
+    came = [at := at + wait for wait in waits]
+    return came, left
+
+
+@pytest.mark.slow
+def test_prompt_receipts_single_out_the_sender_and_steady_ones_do_not() -> None:
+    came, left = watched(PROMPT, 1)
+    around = PROMPT_AFTER / 2, PROMPT_AFTER * 3 / 2
+    counts = [singled_out(came, left, around, seed) for seed in range(25)]
+    assert all(counts), counts
+    assert 2 <= median(count or 0 for count in counts) <= 6
+    came, left = watched(STEADY, 2)
+    assert len([one for one in left if one.to == "bob"]) > 20
+    for window in (around, (0.0, 1.0)):
+        counts = [singled_out(came, left, window, seed) for seed in range(25)]
+        assert not any(counts), (window, counts)
