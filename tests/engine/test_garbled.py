@@ -1,15 +1,26 @@
 """Envelopes that were changed on their way: their recipient's client keeps them, and no more."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
+from cbfs.account.account import SYSTEM_RANDOM, Account, load_account, opened_store
+from cbfs.context import milliseconds
+from cbfs.engine.running import running
+from cbfs.messages.queues import note_queue
 from cbfs.messages.queues.quarantine import Why, reason_at
+from cbfs.network.dial import LoopbackDialer
+from cbfs.network.link import Link, open_link, request
 from cbfs.storage.store import Table
 from cbfs_common.messages.body import encode_part
+from cbfs_common.wire.requests import Delete, Deliver, Fetch, List
+from tests.engine.test_engine import NO_TOR, Recorder, account, read, send, until
 from tests.engine.test_hostile_peers import Mallory, messages, part
 from tests.support.healing_world import World
+from tests.support.world import World as Town
 
 
 @pytest.fixture
@@ -41,3 +52,77 @@ def test_who_garbles_an_envelope_learns_nothing(at: int, world: World) -> None:
         alice.write(("mallory",), b"answer")
         alice.pump(fails=False)
         mallory.client.receive(mallory.client.mail)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    with ExitStack() as stack:
+        yield Town(tmp_path_factory.mktemp("garbled"), stack)
+
+
+def load(place: Path) -> Account:
+    with opened_store(place, SYSTEM_RANDOM) as store:
+        found = load_account(store)
+    assert found is not None
+    return found
+
+
+@asynccontextmanager
+async def mailbox(of: Account) -> AsyncIterator[Link]:
+    """What a home server can do with a mailbox, by the requests of its owner."""
+    dialer = LoopbackDialer()
+    async with open_link(dialer, of.server, of.transport, b"test", SYSTEM_RANDOM) as link:
+        yield link
+
+
+def test_a_server_that_has_both_mailboxes_does_not_find_the_sender(here: Town) -> None:
+    """It changes the last byte of what lies in alice's mailbox and looks into bob's. Real processes
+    but for the clients; all that alice's has to do now is done when it is looked."""
+
+    hers, his = account(here, "alice"), account(here, "bob")
+
+    async def main() -> None:
+        seen = Recorder(), Recorder()
+        async with (
+            running(hers, NO_TOR) as alice,
+            running(his, NO_TOR) as bob,
+        ):
+            for engine, view in zip((alice, bob), seen, strict=True):
+                engine.attach(view)
+            await send(bob, ("alice",), b"one")
+            await until(lambda: seen[0].arrived, "bob's first message")
+            await send(alice, ("bob",), b"two")
+            await until(lambda: seen[1].arrived, "the answer")
+        people = load(hers), load(his)
+        async with mailbox(people[0]) as link:
+            before = (await request(link, List(b""))).ids
+        async with running(his, NO_TOR) as bob:
+            await send(bob, ("alice",), b"three")
+            await until(lambda: not bob.report().queue, "it to be at the server")
+        async with mailbox(people[0]) as link:
+            (id_,) = set((await request(link, List(b""))).ids) - set(before)
+            envelope = (await request(link, Fetch(id_))).envelope
+            await request(link, Delete((id_,)))
+            changed = envelope[:-1] + bytes([envelope[-1] ^ 1])
+            await request(link, Deliver(people[0].profile.user_id, changed))
+        async with mailbox(people[1]) as link:
+            theirs = (await request(link, List(b""))).ids
+        async with running(hers, NO_TOR) as alice:
+            view = Recorder()
+            alice.attach(view)
+
+            def done() -> bool:
+                with alice.store.read() as reader:
+                    dues = note_queue.load_dues(reader).values()
+                    kept = reader.count(Table.QUARANTINE)
+                return kept == 1 and min(dues, default=2**60) > milliseconds()
+
+            await until(done, "it to be kept, and what is due at once to have been sent")
+            async with mailbox(people[0]) as link:
+                await request(link, Deliver(people[0].profile.user_id, envelope))
+            await until(lambda: view.arrived, "the message itself")
+            assert read(alice, view.arrived[0]) == b"three"
+        async with mailbox(people[1]) as link:
+            assert (await request(link, List(b""))).ids == theirs
+
+    trio.run(main)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cbfs_common.errors import CryptoError, DecodeError, LimitError
 from cbfs_common.limits import BODY_MAX, ENVELOPE_SIZE, SKIPPED_KEPT_MAX, SKIPPED_LIFETIME
+from cbfs_common.session.envelope import number_of, route_of
 from cbfs_common.session.prekey import PrekeyKind, decode_prekey
 from cbfs_common.session.routes import Routes
 from cbfs_common.session.session import (
@@ -304,6 +305,27 @@ def test_routes_lead_to_the_session_and_are_forgotten_with_it() -> None:
     assert routes.find(envelopes[0]) is None
     assert routes.search(envelopes[0]) is None
     assert len(routes) == held - held // 4
+
+
+def test_what_is_far_ahead_in_turn_0_is_found_when_its_prekey_is_gone() -> None:
+    """By its route, and not by the outer layer, which its session opens."""
+    _, envelopes = several(started(ALICE, BOB, PAIR, RANDOM), ALICE, 12)
+    bob, _ = opened(BOB, PAIR, envelopes[0])
+    routes = routes_of(TALKING[1], bob)
+    assert routes.find(envelopes[1]) == bob.id
+    assert routes.find(envelopes[11]) is None
+    assert routes.search(envelopes[11]) == bob.id
+    assert bob.open(BOB, envelopes[11], NOW)[1] == b"x"
+
+
+@given(st.binary(min_size=32, max_size=32), st.integers(0, 2**32 - 1))
+def test_a_route_says_its_number_to_who_has_the_key(key: bytes, number: int) -> None:
+    route = route_of(key, number)
+    assert len(route) == 16
+    assert number_of(key, route) == number
+    assert number_of(bytes(32), route) is None or key == bytes(32)
+    for at in range(16):
+        assert number_of(key, route[:at] + bytes([route[at] ^ 1]) + route[at + 1 :]) is None
 
 
 def test_trials_are_bounded_and_begin_with_who_wrote_last(monkeypatch: pytest.MonkeyPatch) -> None:
