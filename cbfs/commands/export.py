@@ -33,16 +33,16 @@ from cbfs.messages.history import message_content
 from cbfs.messages.model import Content
 from cbfs.messages.queues.delivery_queue import unsealed
 from cbfs.messages.queues.incomplete import decode_incomplete
-from cbfs.storage.encoding import number_of
-from cbfs.storage.records import Meta, Table, Writer
+from cbfs.storage.encoding import number_of, u32, u64
+from cbfs.storage.records import OF_CONVERSATION, Meta, Table, Writer
 from cbfs.storage.store import Store
 from cbfs.tree.nodes import File, decode_record
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.primitives import KEY_SIZE, TAG_SIZE, Random, kdf, open_sealed, seal
 from cbfs_host.files import sync_directory
 
-MAGIC = b"cbfs export 4\0\0\0"
-EARLIER = tuple(b"cbfs export %d\0\0\0" % number for number in range(1, 4))
+MAGIC = b"cbfs export 5\0\0\0"
+EARLIER = tuple(b"cbfs export %d\0\0\0" % number for number in range(1, 5))
 """Of accounts whose records had fewer fields."""
 CHUNK = 65_536
 RECORD_MAX = 1 << 24
@@ -59,7 +59,7 @@ _OF_THE_DIRECTORY = frozenset((Meta.PLACE, Meta.LISTED))
 _LAST = (Meta.ACCOUNT, Meta.OWN)
 """In Table.META, restored when all else is on the disk."""
 
-_NEEDED = frozenset(((Table.META, Meta.ACCOUNT), (Table.META, Meta.OWN), (Table.META, Meta.BLIND)))
+_NEEDED = frozenset(((Table.META, Meta.ACCOUNT), (Table.META, Meta.OWN)))
 """Without these nothing can be restored."""
 
 Record = tuple[Table, bytes, bytes]
@@ -81,8 +81,10 @@ class Salvage(Protocol):
         """How many records at least cannot be read, while it is not known which."""
 
     def records(self, table: Table) -> Iterator[tuple[bytes, bytes | None]]:
-        """(key, value) of each record of a table, or None in the place of a value that is
-        damaged."""
+        """(key, value) of each record of a table, or (place, None) of what is damaged."""
+
+    def place(self, table: Table, key: bytes) -> bytes | None:
+        """Where a record with this key would be."""
 
 
 class Source(Protocol):
@@ -121,8 +123,9 @@ def write_export(store: Source, path: Path, passphrase: bytes, random: Random) -
 def _exported(salvage: Salvage, count: Count) -> Iterator[Record]:
     """The records that are exported. A message or a file whose content is damaged stays out with
     it: what is missing of a content would read as zeros. Where it is not known what is lost,
-    nothing may be missing of it."""
-    damaged: set[int] = set()
+    nothing may be missing of it. A record of a conversation that is lost stays out as well."""
+    damaged: set[bytes] = set()
+    there: set[bytes] = set()
     chunks: Counter[int] = Counter()
     count.damaged = salvage.lost
     missing = set(_NEEDED)
@@ -134,12 +137,15 @@ def _exported(salvage: Salvage, count: Count) -> Iterator[Record]:
             if value is None:
                 count.damaged += 1
                 if table is Table.CONTENT:
-                    damaged.add(number_of(key[:8]))
+                    damaged.add(key)
                 continue
             if table is Table.CONTENT and salvage.lost:
                 chunks[number_of(key[:8])] += 1
+            if table is Table.CONVERSATIONS:
+                there.add(key)
             content, kept = _kept(table, key, value)
-            if content and (content.id in damaged or (salvage.lost and _gaps(content, chunks))):
+            alone = table in OF_CONVERSATION and key[:16] not in there
+            if alone or (content and _is_torn(content, salvage, damaged, chunks)):
                 count.damaged += 1
             elif kept is not None:
                 missing.discard((table, key))
@@ -154,9 +160,15 @@ def _exported(salvage: Salvage, count: Count) -> Iterator[Record]:
         )
 
 
-def _gaps(content: Content, chunks: Counter[int]) -> bool:
-    """Whether something of a content is missing; a file's holes count as well."""
-    return chunks[content.id] * content.chunk < content.size
+def _is_torn(content: Content, salvage: Salvage, damaged: set[bytes], chunks: Counter[int]) -> bool:
+    """Whether something of a content is at one of the damaged places, or, where it is not known
+    what is lost, missing; a file's holes count as well then."""
+    if salvage.lost:
+        return chunks[content.id] * content.chunk < content.size
+    if not damaged:
+        return False
+    keys = (u64(content.id) + u32(index) for index in range(-(-content.size // content.chunk)))
+    return any(salvage.place(Table.CONTENT, key) in damaged for key in keys)
 
 
 def _kept(table: Table, key: bytes, value: bytes) -> tuple[Content | None, bytes | None]:

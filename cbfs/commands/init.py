@@ -242,9 +242,7 @@ def check_begun(store: Store, directory: Path, wish: Wish) -> None:
 
 def _give_up(writer: Writer) -> None:
     for table in Table:
-        for key in list(writer.keys(table, b"")):
-            if (table, key) != (Table.META, Meta.BLIND):
-                writer.delete(table, key)
+        writer.delete_prefix(table, b"")
 
 
 def asked_for(writer: Writer) -> None:

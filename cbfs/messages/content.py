@@ -8,29 +8,29 @@ from collections.abc import Iterator
 
 from cbfs.messages.model import Content, Message
 from cbfs.storage.encoding import number_of, u32, u64
-from cbfs.storage.store import Meta, Reader, Store, Table, Writer
+from cbfs.storage.store import Reader, Store, Table, Writer
 from cbfs_common.messages.folder import HEAD_SIZE, FolderTable, decode_table, table_end
 
 
 def hold_content(writer: Writer, content: int) -> None:
     """One more refers to a content, by its id."""
-    writer.put(Table.META, Meta.HELD + u64(content), u32(_held(writer, content) + 1))
+    writer.put(Table.HELD, u64(content), u32(_held(writer, content) + 1))
 
 
 def _held(reader: Reader, content: int) -> int:
     """How many refer to it."""
-    return number_of(reader.get(Table.META, Meta.HELD + u64(content)))
+    return number_of(reader.get(Table.HELD, u64(content)))
 
 
 def drop_content(writer: Writer, content: int) -> None:
     """One less refers to a content, by its id; with the last one its bytes are deleted."""
-    key = Meta.HELD + u64(content)
+    key = u64(content)
     count = _held(writer, content)
     if count > 1:
-        writer.put(Table.META, key, u32(count - 1))
+        writer.put(Table.HELD, key, u32(count - 1))
         return
-    writer.delete(Table.META, key)
-    writer.delete_prefix(Table.CONTENT, u64(content))
+    writer.delete(Table.HELD, key)
+    writer.delete_prefix(Table.CONTENT, key)
 
 
 def read_content(reader: Reader, content: Content, offset: int, size: int) -> bytes:
@@ -91,12 +91,12 @@ def chunks(reader: Reader, content: Content) -> Iterator[bytes]:
 def gone_key(message: Message) -> bytes:
     """What the keys begin with of the records of what was removed from a message that is a
     folder."""
-    return Meta.GONE + message.conversation + u64(message.serial)
+    return message.conversation + u64(message.serial)
 
 
 def gone_entries(reader: Reader, message: Message) -> set[int]:
     """The indexes of what somebody has removed from a message that is a folder."""
-    keys = reader.keys(Table.META, gone_key(message))
+    keys = reader.keys(Table.GONE, gone_key(message))
     return {number_of(key[-4:]) for key in keys}
 
 
@@ -104,6 +104,6 @@ def remove_entry(writer: Writer, message: Message, at: int, start: int, size: in
     """Take an entry out of a message that is a folder: ``size`` bytes from ``start`` on. Of one
     that was received they are erased at once; of one's own with the message, as somebody may ask
     for that again."""
-    writer.put(Table.META, gone_key(message) + u32(at), b"")
+    writer.put(Table.GONE, gone_key(message) + u32(at), b"")
     if size and not message.recipients:
         erase_content(writer, message.content, start, start + size)

@@ -66,7 +66,9 @@ class Arrival:
 def load_messages(reader: Reader, conversation: bytes) -> tuple[Message, ...]:
     """All messages of a conversation, in order of arrival."""
     return tuple(
-        _decode(key, data) for key, data in reader.items(Table.MESSAGES, prefix=conversation)
+        message
+        for serial in listings.serials(reader, conversation)
+        if (message := get_message(reader, conversation, serial)) is not None
     )
 
 
@@ -74,28 +76,24 @@ def named_message(reader: Reader, conversation: bytes, which: str | int) -> Mess
     """The message of a conversation with that name or serial, or None."""
     if isinstance(which, int):
         return get_message(reader, conversation, which)
-    serial = reader.get(Table.META, name_key(reader, conversation, which))
+    serial = reader.get(Table.FILE_NAMES, name_key(conversation, which))
     return get_message(reader, conversation, number_of(serial)) if serial else None
 
 
-def name_key(reader: Reader, conversation: bytes, name: str) -> bytes:
-    """In Table.META: of the serial of the message that its folder shows under this name."""
-    return Meta.NAME + reader.blind(conversation, name.encode())
+def name_key(conversation: bytes, name: str) -> bytes:
+    """In Table.FILE_NAMES: of the serial of the message that its folder shows under this name."""
+    return conversation + name.encode()
 
 
 def note_dropped(writer: Writer, ref: bytes) -> None:
     """A message (conversation id, message id) was thrown away: nobody is asked for it."""
-    writer.put(Table.META, _dropped_key(ref), b"\1")
-
-
-def _dropped_key(ref: bytes) -> bytes:
-    return Meta.DROPPED + ref
+    writer.put(Table.DROPPED, ref, b"\1")
 
 
 def newest_message(reader: Reader, conversation: bytes) -> Message | None:
     """The message of a conversation that came last, or None."""
-    entry = reader.last(Table.MESSAGES, conversation)
-    return _decode(*entry) if entry else None
+    newest = listings.newest(reader, conversation, 1)
+    return get_message(reader, conversation, newest[0]) if newest else None
 
 
 def get_message(reader: Reader, conversation: bytes, serial: int) -> Message | None:
@@ -103,6 +101,11 @@ def get_message(reader: Reader, conversation: bytes, serial: int) -> Message | N
     key = conversation + u64(serial)
     data = reader.get(Table.MESSAGES, key)
     return None if data is None else _decode(key, data)
+
+
+def message_of(key: bytes) -> tuple[bytes, int]:
+    """(conversation, serial) of a key in Table.MESSAGES."""
+    return key[:16], number_of(key[16:])
 
 
 def _decode(key: bytes, data: bytes) -> Message:
@@ -167,14 +170,10 @@ def put_message(writer: Writer, message: Message) -> None:
     writer.put(Table.MESSAGES, message.conversation + u64(message.serial), _encode(message))
 
 
-def _id_key(reader: Reader, conversation: bytes, id_: bytes) -> bytes:
-    return reader.blind(conversation, id_)
-
-
 def known_message(reader: Reader, conversation: bytes, id_: bytes) -> Known | None:
     """What is known of a message with this id, be it deleted since; None when none has ever been
     here."""
-    data = reader.get(Table.MESSAGE_IDS, _id_key(reader, conversation, id_))
+    data = reader.get(Table.MESSAGE_IDS, conversation + id_)
     return None if data is None else order.decode_known(data)
 
 
@@ -192,10 +191,8 @@ def find_message(reader: Reader, conversation: bytes, sender: str, id_: bytes) -
     return get_message(reader, conversation, known.serial)
 
 
-def _copy_key(
-    reader: Reader, conversation: bytes, sender: str, salt: bytes, digest: bytes
-) -> bytes:
-    return reader.blind(conversation, sender.encode(), salt, digest)
+def _copy_key(conversation: bytes, sender: str, salt: bytes, digest: bytes) -> bytes:
+    return conversation + salt + digest + sender.encode()
 
 
 def copied(
@@ -203,7 +200,7 @@ def copied(
 ) -> Known | None:
     """A message of this salt and content that this sender has sent before: who restores a backup
     may send the same draft once more, with another date and other parents."""
-    id_ = reader.get(Table.MESSAGE_IDS, _copy_key(reader, conversation, sender, salt, digest))
+    id_ = reader.get(Table.MESSAGE_IDS, _copy_key(conversation, sender, salt, digest))
     return known_message(reader, conversation, id_) if id_ else None
 
 
@@ -212,7 +209,7 @@ def note_copy(writer: Writer, conversation: bytes, known: Known, hash_: bytes) -
     its place."""
     id_ = hash_[:MESSAGE_ID_SIZE]
     same = replace(known, hash=hash_)
-    writer.put(Table.MESSAGE_IDS, _id_key(writer, conversation, id_), same.encode())
+    writer.put(Table.MESSAGE_IDS, conversation + id_, same.encode())
     waiting = order.waited_for(writer, conversation, id_)
     _came(writer, conversation, hash_, waiting.serials if waiting else ())
 
@@ -222,7 +219,7 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
     and the heads moved. ``now`` in milliseconds since 1970."""
 
     def taken(name: str) -> bool:
-        return writer.get(Table.META, name_key(writer, conversation, name)) is not None
+        return writer.get(Table.FILE_NAMES, name_key(conversation, name)) is not None
 
     serial = writer.next_number(Series.MESSAGE)
     date, place, missing, waiting = _placed(writer, conversation, arrival, now, serial)
@@ -261,11 +258,11 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
     words = _text(writer, message, search_index.TEXT_MAX)
     search_index.add(writer, message, words, unread=not (arrival.recipients or arrival.muted))
     extend_transcript(writer, conversation, len(entry), 0)
-    writer.put(Table.META, name_key(writer, conversation, name), u64(serial))
+    writer.put(Table.FILE_NAMES, name_key(conversation, name), u64(serial))
     _put_known(writer, message)
     if arrival.origin:
         salt, digest = arrival.origin.salt, arrival.origin.digest
-        copy = _copy_key(writer, conversation, arrival.sender, salt, digest)
+        copy = _copy_key(conversation, arrival.sender, salt, digest)
         writer.put(Table.MESSAGE_IDS, copy, arrival.id)
     hold_content(writer, arrival.content.id)
     _move_heads(writer, message)
@@ -279,7 +276,7 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
 
 def _put_known(writer: Writer, message: Message) -> None:
     known = Known(message.serial, message.place, message.hash, message.sender)
-    key = _id_key(writer, message.conversation, message.id)
+    key = message.conversation + message.id
     writer.put(Table.MESSAGE_IDS, key, known.encode())
 
 
@@ -343,7 +340,8 @@ def _raise(writer: Writer, late: Message, waiting: Iterable[int]) -> None:
     children = (get_message(writer, conversation, serial) for serial in waiting)
     if not any(child is not None and child.place <= late.place for child in children):
         return
-    found = (get_message(writer, conversation, n) for n in order.newest(writer, conversation))
+    newest = listings.newest(writer, conversation, order.REORDER_MAX)
+    found = (get_message(writer, conversation, serial) for serial in newest)
     messages = sorted((m for m in found if m is not None), key=lambda m: (m.place, m.id))
     known = {message.id: message for message in messages}
     chain = ((m.id, m.place, tuple(parent.id for parent in m.parents)) for m in messages)
@@ -400,16 +398,16 @@ def missing_parents(
         parent
         for parent in parents
         if _parent(reader, conversation, parent) is None
-        and reader.get(Table.META, _dropped_key(conversation + parent.id)) is None
+        and reader.get(Table.DROPPED, conversation + parent.id) is None
     )
 
 
 def remove_message(writer: Writer, message: Message) -> None:
     """Delete a message; its content goes with the last delivery of it."""
     if writer.delete(Table.MESSAGES, message.conversation + u64(message.serial)):
-        writer.delete(Table.META, name_key(writer, message.conversation, message.name))
+        writer.delete(Table.FILE_NAMES, name_key(message.conversation, message.name))
         if message.folder:
-            writer.delete_prefix(Table.META, gone_key(message))
+            writer.delete_prefix(Table.GONE, gone_key(message))
         for parent in message.missing:
             order.forgo(writer, message.conversation, parent.id, message.serial)
         listings.remove(writer, message)
@@ -522,7 +520,7 @@ def replaced_as_parent(writer: Writer, gone: Message) -> bool:
         _put_heads(writer, conversation, tuple(found)[:HEADS_MAX])
     if writer.get(Table.META, last) != gone.hash:
         stays = Known(gone.serial, gone.place, gone.hash, gone.sender, instead)
-        writer.put(Table.MESSAGE_IDS, _id_key(writer, conversation, gone.id), stays.encode())
+        writer.put(Table.MESSAGE_IDS, conversation + gone.id, stays.encode())
         return True
     before = [p for p in instead if has_message(writer, conversation, gone.sender, p.id)]
     if before:

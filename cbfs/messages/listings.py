@@ -125,6 +125,22 @@ def every(reader: Reader, conversation: bytes, start: int = 0) -> Iterator[Entry
         yield from (entry for entry in page if entry[0] >= start)
 
 
+def serials(reader: Reader, conversation: bytes, start: int = 0) -> Iterator[int]:
+    """The serials of a conversation's messages in order, from one on."""
+    return (entry[0] for entry in every(reader, conversation, start))
+
+
+def newest(reader: Reader, conversation: bytes, most: int) -> list[int]:
+    """The serials of the last ``most`` messages of a conversation, in order."""
+    found: list[int] = []
+    for key in reversed(list(reader.keys(Table.LISTINGS, conversation))):
+        page = _decode_page(reader.get(Table.LISTINGS, key) or b"")
+        found = [entry[0] for entry in page] + found
+        if len(found) >= most:
+            break
+    return found[-most:]
+
+
 def _pages(reader: Reader, conversation: bytes, start: int) -> Iterator[list[Entry]]:
     first = reader.key_up_to(Table.LISTINGS, _key(conversation, start), conversation)
     for _page, data in reader.items(Table.LISTINGS, conversation, first):

@@ -8,11 +8,12 @@ do (``cbfs.messages.queues.note_queue``). Without sessions, be it for that or be
 was restored, everybody with whom messages were exchanged is told that what they sealed is lost.
 """
 
+from array import array
 from pathlib import Path
 
 from cbfs.messages import listings
 from cbfs.messages.conversations import load_conversations
-from cbfs.messages.history import load_messages
+from cbfs.messages.history import get_message, load_messages, message_of
 from cbfs.messages.model import Delivery
 from cbfs.messages.queues.note_queue import NOTHING, NoteKind, count_anew, enqueue
 from cbfs.storage.file_identity import decode_identity, identity_of
@@ -49,7 +50,7 @@ def notice_loss(store: Store, me: str, now: int, random: Random) -> None:
     """When messages were exchanged and there is no session: tell everybody. Before the store
     runs; ``now`` in milliseconds."""
     with store.read() as reader:
-        if reader.last_key(Table.SESSIONS) is not None:
+        if reader.count(Table.SESSIONS):
             return
         peers = _talked_to(reader, me)
 
@@ -74,9 +75,15 @@ def make_listings(store: Store) -> None:
     def change(writer: Writer) -> None:
         writer.delete_prefix(Table.LISTINGS, b"")
         writer.delete_prefix(Table.META, Meta.FOLDERS)
-        for conversation in load_conversations(writer):
-            for message in load_messages(writer, conversation):
-                listings.add(writer, message)
+        there: dict[bytes, array[int]] = {}
+        for key in writer.keys(Table.MESSAGES):
+            conversation, serial = message_of(key)
+            there.setdefault(conversation, array("Q")).append(serial)
+        for conversation, serials in there.items():
+            for serial in sorted(serials):
+                message = get_message(writer, conversation, serial)
+                if message is not None:
+                    listings.add(writer, message)
         writer.put(Table.META, Meta.LISTED, b"\1")
 
     store.write(change)

@@ -10,7 +10,8 @@ from cbfs_common.messages.conversation import FOREVER, Lifetime
 @dataclass(frozen=True, slots=True)
 class Content:
     """Bytes in ``Table.CONTENT``: records ``id u64 | index u32``, each ``chunk`` bytes but the
-    last. Immutable once a message refers to it; ids are of ``Series.CONTENT``."""
+    last. Immutable once a message refers to it; ids are random (``Writer.random_number``), so that
+    nothing tells that a content was there once."""
 
     id: int
     size: int

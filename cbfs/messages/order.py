@@ -8,13 +8,12 @@ may raise the places of those that were here before it, and these those behind t
 Everything here belongs into the transaction that brings the message.
 """
 
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from cbfs.storage.encoding import number_of, pack, unpack
+from cbfs.storage.encoding import pack, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.messages.body import Parent
 
@@ -155,12 +154,6 @@ def _encode_asked_for(parents: list[bytes]) -> bytes:
 def _decode_asked_for(data: bytes) -> list[bytes]:
     (parents,) = unpack(data, list)
     return list(parents)
-
-
-def newest(reader: Reader, conversation: bytes) -> list[int]:
-    """The serials of the newest REORDER_MAX messages of a conversation."""
-    keys = deque(reader.keys(Table.MESSAGES, prefix=conversation), REORDER_MAX)
-    return [number_of(key[16:]) for key in keys]
 
 
 def _decode_waiting(data: bytes) -> Waiting:

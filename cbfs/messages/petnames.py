@@ -10,14 +10,15 @@ many small ones (``relabel``), each of which a crash leaves done or not done. Wh
 by a record, so that it goes on after a restart.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
-from cbfs.messages import conversations, history
+from cbfs.messages import conversations, history, listings
 from cbfs.messages.conversations import label, put_label
 from cbfs.messages.file_names import folder_message_name, message_name
 from cbfs.messages.model import Conversation, Delivery, Message
-from cbfs.storage.encoding import number_of, pack, u64, unpack
+from cbfs.storage.encoding import pack, u64, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer
 
 BATCH = 256
@@ -42,7 +43,7 @@ def rename(
     put_label(writer, name, petname or name)
     for each in changed:
         key = Meta.RELABEL + writer.blind(each.encode())
-        writer.put(Table.META, key, _encode_relabel(each, b""))
+        writer.put(Table.META, key, _encode_relabel(each, b"", 0))
     renamed = [
         (conversation, conversations.name_folder(writer, conversation, sender))
         for conversation, sender in affected
@@ -50,14 +51,15 @@ def rename(
     return [(old, new) for old, new in renamed if old != new]
 
 
-def _encode_relabel(name: str, start: bytes) -> bytes:
-    """A record of ``Meta.RELABEL``: whose messages, and the key of the next one to look at."""
-    return pack(name, start)
+def _encode_relabel(name: str, conversation: bytes, serial: int) -> bytes:
+    """A record of ``Meta.RELABEL``: whose messages, and from which conversation and serial on they
+    are to be looked at."""
+    return pack(name, conversation, serial)
 
 
-def _decode_relabel(data: bytes) -> tuple[str, bytes]:
-    name, start = unpack(data, str, bytes)
-    return name, start
+def _decode_relabel(data: bytes) -> tuple[str, bytes, int]:
+    name, conversation, serial = unpack(data, str, bytes, int)
+    return name, conversation, serial
 
 
 def in_order(conversation: Conversation) -> tuple[int, int, str]:
@@ -76,12 +78,7 @@ def left(reader: Reader, name: str) -> int:
     data = reader.get(Table.META, Meta.RELABEL + reader.blind(name.encode()))
     if data is None:
         return 0
-    _name, start = _decode_relabel(data)
-    return sum(
-        1
-        for conversation in _with(reader, name, start[:16])
-        for _key in reader.keys(Table.MESSAGES, conversation, max(start, conversation))
-    )
+    return sum(1 for _ in _ahead(reader, data))
 
 
 def relabel(writer: Writer, name: str) -> tuple[int, list[Message]]:
@@ -92,20 +89,13 @@ def relabel(writer: Writer, name: str) -> tuple[int, list[Message]]:
     data = writer.get(Table.META, key)
     if data is None:
         return 0, []
-    _name, start = _decode_relabel(data)
-    looked: list[tuple[bytes, bytes]] = []
-    for conversation in _with(writer, name, start[:16]):
-        for item in writer.items(Table.MESSAGES, conversation, max(start, conversation)):
-            looked.append(item)
-            if len(looked) == BATCH:
-                break
-        if len(looked) == BATCH:
-            break
+    looked = list(islice(_ahead(writer, data), BATCH))
     if len(looked) < BATCH:
         writer.delete(Table.META, key)
     else:
-        writer.put(Table.META, key, _encode_relabel(name, looked[-1][0] + b"\0"))
-    found = (history.get_message(writer, k[:16], number_of(k[16:])) for k, _ in looked)
+        conversation, serial = looked[-1]
+        writer.put(Table.META, key, _encode_relabel(name, conversation, serial + 1))
+    found = (history.get_message(writer, *which) for which in looked)
     renamed = [_name_message(writer, m, name) for m in found if m is not None]
     return len(looked), [message for message in renamed if message is not None]
 
@@ -129,18 +119,23 @@ def name_anew(writer: Writer, message: Message) -> Message:
     """Store a message with another label or date than before, and the name of a file that follows
     from them. The message as it is then."""
     place = message.conversation
-    writer.delete(Table.META, history.name_key(writer, place, message.name))
+    writer.delete(Table.FILE_NAMES, history.name_key(place, message.name))
     naming = folder_message_name if message.folder else message_name
     new = naming(
         message.date,
         message.label,
         message.file_name,
-        lambda name: writer.get(Table.META, history.name_key(writer, place, name)) is not None,
+        lambda name: writer.get(Table.FILE_NAMES, history.name_key(place, name)) is not None,
     )
-    writer.put(Table.META, history.name_key(writer, place, new), u64(message.serial))
+    writer.put(Table.FILE_NAMES, history.name_key(place, new), u64(message.serial))
     return history.put_changed(writer, replace(message, name=new))
 
 
-def _with(reader: Reader, name: str, start: bytes) -> Iterable[bytes]:
-    known = sorted(conversations.load_conversations(reader).items())
-    return [key for key, c in known if key >= start and name in c.participants]
+def _ahead(reader: Reader, data: bytes) -> Iterator[tuple[bytes, int]]:
+    """(conversation, serial) of the messages that a record of ``Meta.RELABEL`` leaves to be looked
+    at, in order."""
+    name, first, start = _decode_relabel(data)
+    for key, conversation in sorted(conversations.load_conversations(reader).items()):
+        if key >= first and name in conversation.participants:
+            for serial in listings.serials(reader, key, start if key == first else 0):
+                yield key, serial

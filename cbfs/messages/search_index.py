@@ -21,7 +21,7 @@ from datetime import date, timedelta
 
 from cbfs.messages.model import Message
 from cbfs.storage.encoding import number_of, u32
-from cbfs.storage.store import Reader, Table, Writer
+from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.errors import CbfsError
 
 SEGMENT = 64
@@ -212,7 +212,10 @@ def add(writer: Writer, message: Message, text: bytes, *, unread: bool) -> None:
     segment, number = divmod(message.serial, SEGMENT)
     key = _key(segment)
     entry = _ENTRY.pack(number, message.conversation, day_of(message.date), unread)
-    writer.put(Table.INDEX, key, (writer.get(Table.INDEX, key) or b"") + entry)
+    known = writer.get(Table.INDEX, key)
+    if known is None and segment >= _count_segments(writer):
+        writer.put(Table.META, Meta.SEGMENTS, u32(segment + 1))
+    writer.put(Table.INDEX, key, (known or b"") + entry)
     writer.put(Table.TERMS, key + bytes([number]), b"".join(_terms(message, text)))
     if number == 0 and segment:
         _put_together(writer, segment - 1)
@@ -261,7 +264,7 @@ def _put_together(writer: Writer, segment: int) -> None:
     bits: dict[bytes, int] = {}
     singles: list[tuple[bytes, bytes]] = []
     room = TOGETHER_MAX * _HASH
-    for single, terms in writer.items(Table.TERMS, prefix=key):
+    for single, terms in _singles(writer, segment):
         room -= len(terms)
         if room < 0:
             return
@@ -323,11 +326,11 @@ def find(reader: Reader, query: Query, folder: Callable[[bytes], str]) -> list[S
         return right[conversation]
 
     found = []
-    for key, data in reader.items(Table.INDEX):
-        bits = _match(reader, key, query.terms) if query.terms else (1 << SEGMENT) - 1
+    for segment, data in _segments(reader):
+        bits = _match(reader, segment, query.terms) if query.terms else (1 << SEGMENT) - 1
         if not bits:
             continue
-        first = number_of(key) * SEGMENT
+        first = segment * SEGMENT
         for number, conversation, day, _new in _entries(data):
             fits = bits >> number & 1 and query.after <= day <= query.before
             if fits and placed(conversation):
@@ -335,9 +338,31 @@ def find(reader: Reader, query: Query, folder: Callable[[bytes], str]) -> list[S
     return found
 
 
-def _match(reader: Reader, key: bytes, terms: tuple[bytes, ...]) -> int:
+def _count_segments(reader: Reader) -> int:
+    """All segments have numbers below this."""
+    return number_of(reader.get(Table.META, Meta.SEGMENTS))
+
+
+def _segments(reader: Reader) -> Iterator[tuple[int, bytes]]:
+    """(number, entries) of all segments in which a message is left, in order."""
+    for segment in range(_count_segments(reader)):
+        data = reader.get(Table.INDEX, _key(segment))
+        if data is not None:
+            yield segment, data
+
+
+def _singles(reader: Reader, segment: int) -> Iterator[tuple[bytes, bytes]]:
+    """(key, terms) of the messages of a segment whose words are not put together."""
+    key = _key(segment)
+    for number, *_ in _entries(reader.get(Table.INDEX, key)):
+        terms = reader.get(Table.TERMS, key + bytes([number]))
+        if terms is not None:
+            yield key + bytes([number]), terms
+
+
+def _match(reader: Reader, segment: int, terms: tuple[bytes, ...]) -> int:
     """The bits of the messages of a segment that have all terms."""
-    together = reader.get(Table.TERMS, key)
+    together = reader.get(Table.TERMS, _key(segment))
     if together is not None:
         bits = (1 << SEGMENT) - 1
         for term in terms:
@@ -346,7 +371,7 @@ def _match(reader: Reader, key: bytes, terms: tuple[bytes, ...]) -> int:
                 return 0
         return bits
     bits = 0
-    for single, data in reader.items(Table.TERMS, prefix=key):
+    for single, data in _singles(reader, segment):
         if all(_is_in(data, term) for term in terms):
             bits |= 1 << single[-1]
     return bits
@@ -377,8 +402,8 @@ def _bits(together: bytes, term: bytes) -> int:
 
 
 def _all(reader: Reader) -> Iterator[tuple[SearchHit, int, bool]]:
-    for key, data in reader.items(Table.INDEX):
-        first = number_of(key) * SEGMENT
+    for segment, data in _segments(reader):
+        first = segment * SEGMENT
         for number, conversation, day, new in _entries(data):
             yield SearchHit(conversation, first + number), day, new
 

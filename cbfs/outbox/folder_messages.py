@@ -14,7 +14,7 @@ import trio
 from cbfs.messages.model import Content
 from cbfs.problems import Refused
 from cbfs.storage.encoding import u32, u64
-from cbfs.storage.store import Meta, Series, Table, Writer
+from cbfs.storage.store import Meta, Table, Writer
 from cbfs.tree.file_contents import own_contents
 from cbfs.tree.nodes import File, Folder, Node, encode_record, walk
 from cbfs.tree.rules import Area
@@ -81,7 +81,7 @@ async def pack(tree: Tree, top: Folder) -> Content:
 
 
 def _begin(writer: Writer) -> int:
-    number = writer.next_number(Series.CONTENT)
+    number = writer.random_number()
     writer.put(Table.META, Meta.SCRATCH + u64(number), b"")
     return number
 

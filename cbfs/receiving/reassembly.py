@@ -160,7 +160,7 @@ def _collect(
     known = get_incomplete(writer, key)
     if known is None:
         known = Incomplete(
-            writer.next_number(Series.CONTENT),
+            writer.random_number(),
             bytes(part.count),
             part.digest,
             part.conversation,

@@ -205,6 +205,10 @@ class KeyWriter(KeyReader):
         """The key of a slot goes, and nothing takes its place."""
         self._change(slot >> BITS)[slot % FANOUT] = None
 
+    def touch(self) -> None:
+        """Have the root turned, though no key of a slot is changed."""
+        self._change(max(0, self.next_slot - 1) >> BITS)
+
     def turn(self) -> tuple[bytes, Turned]:
         """Give every changed node a new key and write it. The new root's key, and what
         ``Cache.turn`` is to be told once the transaction is on the disk."""

@@ -10,11 +10,13 @@ clear after a crash which slot counts:
 
 A write that was torn spoils only a slot that does not count. A slot is
 
-    magic 16 | generation u64 | protection | salt 24 | root's key, sealed 48 | check 16
+    magic 16 | generation u64 | protection | salt 24 | keys, sealed 80 | check 16
     protection: kind u8 | id 16 | salt 16 | passes u32 | memory u32
+    keys: the root's key 32 | the blind key 32
 
-The root's key is sealed under the **lock**, 32 bytes that a passphrase or a keyring gives.
-Without protection it is all zeros, and who has the file has the key.
+The keys are sealed under the **lock**, 32 bytes that a passphrase or a keyring gives. Without
+protection it is all zeros, and who has the file has the keys. The blind key, from which the places
+of records are derived, stays the same from generation to generation.
 """
 
 import os
@@ -29,10 +31,10 @@ from cbfs_common.primitives import KEY_SIZE, NONCE_SIZE, equal, kdf, open_sealed
 from cbfs_host.complaints import hint_of
 from cbfs_host.files import write_file
 
-MAGIC = b"cbfs root file 4"
+MAGIC = b"cbfs root file 5"
 """Its number is that of the records in the store beside it as well."""
-EARLIER = (b"cbfs root file 1", b"cbfs root file 2", b"cbfs root file 3")
-"""Of stores whose records had fewer fields."""
+EARLIER = tuple(b"cbfs root file %d" % number for number in range(1, 5))
+"""Of stores whose records had other fields, or keys that told what they are of."""
 BLOCK = 4_096
 SALT_SIZE = 24
 CHECK_SIZE = 16
@@ -40,9 +42,9 @@ ID_SIZE = 16
 FIRST_FORMAT_SIZE = 32
 """Of the root file before there was a tree of keys: the key and nothing else."""
 
-_SLOT = struct.Struct(">16sQB16s16sII24s48s16s")
+_SLOT = struct.Struct(">16sQB16s16sII24s80s16s")
 _BOUND = struct.calcsize(">16sQB16s16sII")
-"""Bytes at the beginning of a slot that its sealed key is bound to."""
+"""Bytes at the beginning of a slot that its sealed keys are bound to."""
 
 
 class ProtectionKind(IntEnum):
@@ -109,6 +111,7 @@ class RootFile:
         self._token = token
         self._protection = Protection()
         self._lock = NO_LOCK
+        self._blind_key = b""
         try:
             flags = os.O_RDONLY if read_only else os.O_RDWR
             self._descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -136,11 +139,18 @@ class RootFile:
         self._lock = self._unlock(slot.protection)
         key, nonce = _secret(self._lock, slot.salt)
         try:
-            return open_sealed(key, nonce, slot.sealed, slot.bound)
+            keys = open_sealed(key, nonce, slot.sealed, slot.bound)
         except CryptoError as error:
             if slot.protection.kind is ProtectionKind.PASSPHRASE:
                 raise WrongPassphrase from error
             raise RootError(f"the key of {self._path} does not open it") from error
+        self._blind_key = keys[KEY_SIZE:]
+        return keys[:KEY_SIZE]
+
+    @property
+    def blind_key(self) -> bytes:
+        """The blind key (32), empty before anything was opened."""
+        return self._blind_key
 
     def holds(self, generation: int) -> bool:
         """Whether one of the two slots is of this generation."""
@@ -163,7 +173,8 @@ class RootFile:
     def prepare(self, generation: int, key: bytes) -> None:
         """Write the next root's key beside the one that counts; on the disk on return. Raises
         OSError."""
-        data = _encode(generation, key, self._protection, self._lock, self._token)
+        keys = key + self._blind_key
+        data = _encode(generation, keys, self._protection, self._lock, self._token)
         self._put(generation % 2, data)
 
     def settle(self, generation: int) -> None:
@@ -217,13 +228,13 @@ def make_root_file(
 ) -> None:
     """A new root file for a store in which nothing is. A crash leaves none, or a whole one. Raises
     OSError."""
-    data = _encode(0, token(KEY_SIZE), protection, lock, token)
+    data = _encode(0, token(2 * KEY_SIZE), protection, lock, token)
     write_file(path, data + bytes(2 * BLOCK - len(data)))
 
 
 def _encode(
     generation: int,
-    key: bytes,
+    keys: bytes,
     protection: Protection,
     lock: bytes,
     token: Callable[[int], bytes],
@@ -234,7 +245,7 @@ def _encode(
         *(protection.salt, protection.passes, protection.memory),
     )
     bound = _SLOT.pack(*fields, b"", b"", b"")[:_BOUND]
-    sealed = seal(*_secret(lock, salt), key, bound)
+    sealed = seal(*_secret(lock, salt), keys, bound)
     data = _SLOT.pack(*fields, salt, sealed, b"")[:-CHECK_SIZE]
     return data + _check(data)
 

@@ -1,8 +1,9 @@
 """What is left of a store whose pages are damaged: found without LMDB, page by page.
 
-Every leaf of the file is looked at, be it in use or not. A record tells by its check which table
+Every leaf of the file is looked at, be it in use or not. A record tells by its head which table
 and slot it is of, and opens by the key that is its slot's now, or it is an old one, or damaged: so
-nothing wrong can come out, whatever the pages say. Nodes of the tree of keys are found likewise.
+nothing wrong can come out, whatever the pages say. What its key is stands in it. Nodes of the tree
+of keys are found likewise.
 """
 
 import os
@@ -25,9 +26,11 @@ from cbfs.storage.key_tree import (
     open_record,
 )
 from cbfs.storage.lmdb_pages import Pages, PagesDamaged, node, offsets
-from cbfs.storage.records import RECORD, STATE, STATE_KEY, Table, place_of, slot_of
+from cbfs.storage.records import STATE, STATE_KEY, Table, is_record, place_of
 from cbfs.storage.root_key import RootFile
+from cbfs.storage.sealed_record import HEAD_SIZE, slot_of, unpack_plain
 from cbfs_common.errors import CryptoError
+from cbfs_common.primitives import TAG_SIZE
 from cbfs_host.lmdb_environment import StoreError
 
 VALUE_MAX = 1 << 24
@@ -161,8 +164,14 @@ class Remains:
             place = position - offset
             entry = node(place, self._pages.read(place, self._size), offset)
             opened = entry and self._open(table, entry, self._catch.keys)
-            if entry and opened:
-                yield entry[0], opened[1]
+            if opened:
+                key, _secret, value = unpack_plain(opened[1])
+                if is_record(table, key):
+                    yield key, value
+
+    def place(self, _table: Table, _key: bytes) -> bytes | None:
+        """None: what is damaged is not among the records."""
+        return None
 
     def _find(self, path: Path, root_file: RootFile) -> _Catch:
         found = _Found(self._pages, self._size)
@@ -175,6 +184,7 @@ class Remains:
         catches = []
         for generation in known:
             root = root_file.open(generation)
+            self._blind_key = root_file.blind_key
             for next_slot in {slot for g, slot in found.states if g == generation}:
                 cache = Cache()
                 cache.turn(root, {})
@@ -212,14 +222,15 @@ class Remains:
     def _open(
         self, table: Table, entry: tuple[bytes, int, int], keys: KeyReader
     ) -> tuple[int, bytes] | None:
-        """(slot, value) of a record of this table that counts."""
-        key, where, size = entry
-        if not RECORD.size < size <= VALUE_MAX:
+        """(slot, what was sealed) of a record of this table that counts."""
+        place, where, size = entry
+        if not HEAD_SIZE + TAG_SIZE < size <= VALUE_MAX:
             return None
-        place = place_of(table, key)
+        bound, read = place_of(table, place), self._pages.read
         try:
-            slot = slot_of(place, self._pages.read(where, RECORD.size))
+            ends = read(where, HEAD_SIZE) + read(where + size - TAG_SIZE, TAG_SIZE)
+            slot = slot_of(self._blind_key, bound, ends)
             secret = keys.key(slot)
-            return slot, open_record(secret, self._pages.read(where, size)[RECORD.size :], place)
+            return slot, open_record(secret, read(where, size)[HEAD_SIZE:], bound)
         except (PagesDamaged, KeysDamaged, CryptoError):
             return None

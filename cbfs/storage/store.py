@@ -5,7 +5,7 @@ record key. These keys are in a tree of keys (``cbfs.storage.key_tree``), whose 
 the same LMDB and whose root's key is in a file that is overwritten in place
 (``cbfs.storage.root_key``). What is deleted or overwritten cannot be opened from then on, in
 whatever page or copy of LMDB's file it is: LMDB copies on write, and wipes nothing. Record keys are
-written as they are: they must be ids, counters or ``blind`` digests, never a name.
+sealed with them, and LMDB has them under places that tell nothing (``cbfs.storage.records``).
 
 Writes are functions that get a ``Writer``; all that wait are applied in one transaction (group
 commit) in a thread, with one turn of the root. When ``commit`` returns, the change is on the disk
@@ -25,6 +25,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Condition, Lock, get_ident
@@ -50,7 +51,8 @@ from cbfs.storage.records import (
     Writer,
 )
 from cbfs.storage.root_key import Protection, RootError, RootFile
-from cbfs_common.primitives import KEY_SIZE, Random
+from cbfs.storage.shelf import Shelf
+from cbfs_common.primitives import Random
 from cbfs_host.complaints import hint_of
 from cbfs_host.lmdb_environment import DATA, StoreError, build_environment, open_environment
 
@@ -84,6 +86,14 @@ _SAVE = "what is intact can be saved: cbfs export ACCOUNT FILE"
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Of a generation: its root's key, and where records are as far as it stands in memory."""
+
+    root: bytes
+    shelves: dict[Table, Shelf] = field(default_factory=dict)
+
+
 class Store:
     """The store in the directory ``path``, whose root is in ``root_file``. One process at a time,
     which the account's lock file ensures; others may open it ``read_only`` at the same time.
@@ -100,7 +110,7 @@ class Store:
         self._read_only = read_only
         self._cache = Cache()
         self._lock = Condition(Lock())
-        self._roots: dict[int, bytes] = {}
+        self._known: dict[int, _Known] = {}
         self._readers: Counter[int] = Counter()
         self._reading: Counter[int] = Counter()
         self._growing = False
@@ -131,8 +141,10 @@ class Store:
         _check(self._env, path)
         self._nodes, dbs = _open_tables(self._env, create=not self._read_only)
         self._generation = self._start()
-        self._tables = Tables(dbs, b"")  # to read the key with
-        self._tables = Tables(dbs, self._find_blind_key())
+        self._tables = Tables(dbs, self._root_file.blind_key)
+        if not self._read_only:
+            with self.read() as reader:
+                reader.read_shelves()
 
     def _start(self) -> int:
         """Find the root that counts, and erase the other one."""
@@ -141,7 +153,7 @@ class Store:
         if self._read_only:
             return generation
         key = self._root_file.open(generation)
-        self._roots[generation] = key
+        self._known[generation] = _Known(key)
         self._cache.turn(key, {})
         if not self._root_file.settled(generation):
             try:
@@ -152,22 +164,13 @@ class Store:
                 ) from error
         return generation
 
-    def _find_blind_key(self) -> bytes:
-        with self.read() as reader:
-            key = reader.get(Table.META, Meta.BLIND)
-        if key is None:
-            fresh = key = self._random.token(KEY_SIZE)
-            if not self._read_only:
-                self.write(lambda writer: writer.put(Table.META, Meta.BLIND, fresh))
-        return key
-
     def protect(self, protection: Protection, lock: bytes) -> Protection:
         """Seal the root's key, and a new one at that, under another lock (32). Gives what
         protected it before. Before ``run`` only; a crash leaves the one or the other."""
         before = self._root_file.protection, self._root_file.lock
         self._root_file.protect(protection, lock)
         try:
-            self.write(lambda writer: writer.put(Table.META, Meta.BLIND, self._tables.blind_key))
+            self.write(Writer.turn)
         except StoreError:
             self._root_file.protect(*before)
             raise
@@ -178,19 +181,15 @@ class Store:
         self._env.close()
         self._root_file.close()
 
-    def blind(self, *parts: bytes) -> bytes:
-        """16 bytes that stand for ``parts`` in a record key and tell nothing of them."""
-        return self._tables.blind(*parts)
-
     @contextmanager
     def read(self) -> Iterator[Reader]:
         """A read transaction: answers from memory or LMDB, never waits for a writer. Raises
         StoreError for what LMDB finds wrong."""
         try:
             thread = get_ident()
-            txn, generation, keys = self._snapshot(thread)
+            txn, generation, keys, shelves = self._snapshot(thread)
             try:
-                yield Reader(self._tables, txn, keys)
+                yield Reader(self._tables, txn, keys, shelves)
             finally:
                 txn.abort()
                 self._release(generation, thread)
@@ -203,9 +202,9 @@ class Store:
         with self.read() as reader:
             yield Intact(reader)
 
-    def _snapshot(self, thread: int) -> tuple[Any, int, KeyReader]:
-        """A transaction, its generation, and the tree of keys as it was then. Who reads already is
-        never made to wait."""
+    def _snapshot(self, thread: int) -> tuple[Any, int, KeyReader, dict[Table, Shelf]]:
+        """A transaction, its generation, the tree of keys as it was then, and where records were.
+        Who reads already is never made to wait."""
         for _ in range(SNAPSHOT_TRIES):
             with self._lock:
                 self._lock.wait_for(lambda: not self._growing or self._reading[thread])
@@ -219,20 +218,30 @@ class Store:
                 self._readers[generation] += 1
                 self._reading[thread] += 1
             try:
-                if self._read_only and generation not in self._roots:
-                    self._roots[generation] = root = self._root_file.open(generation)
-                    self._cache.turn(root, {})
+                if self._read_only and generation not in self._known:
+                    self._learn(generation)
             except RootError:
                 txn.abort()
                 self._release(generation, thread)
                 if self._root_file.holds(generation):
                     raise  # it is there, and the lock is wrong
                 continue  # the program that writes has turned the root meanwhile
-            known = self._roots[generation] if next_slot else None
-            return txn, generation, KeyReader(known, next_slot, nodes, self._cache)
+            known = self._known[generation]
+            keys = KeyReader(known.root if next_slot else None, next_slot, nodes, self._cache)
+            return txn, generation, keys, known.shelves
         # nobody turns a root so often: the files do not belong together
         self._root_file.open(generation)
         raise StoreError("the store cannot be read while it is being written", "try again")
+
+    def _learn(self, generation: int) -> None:
+        """Another program has written this generation. Raises RootError."""
+        known = _Known(self._root_file.open(generation))
+        self._tables = Tables(self._tables.dbs, self._root_file.blind_key)
+        self._cache.turn(known.root, {})
+        with self._lock:
+            for before in self._known.keys() - self._readers.keys():
+                del self._known[before]
+            self._known[generation] = known
 
     def _release(self, generation: int, thread: int) -> None:
         """A reader of that generation is done: its root goes with the last one."""
@@ -245,7 +254,7 @@ class Store:
                 del self._readers[generation]
                 self._lock.notify_all()
                 if generation < self._generation:  # a newer one is about to count
-                    self._roots.pop(generation, None)
+                    self._known.pop(generation, None)
 
     def space(self) -> tuple[int, int]:
         """(bytes that are in use, bytes of the file that are free to be used again)."""
@@ -292,9 +301,10 @@ class Store:
             with self._env.begin(write=True) as txn:
                 nodes = TxnNodes(txn, self._nodes)
                 old, next_slot = nodes.state()
-                before = self._roots[old] if next_slot else None
-                keys = KeyWriter(before, next_slot, nodes, self._cache, self._random.token)
-                writer = Writer(self._tables, txn, keys)
+                before, token = self._known[old], self._random.token
+                root_before = before.root if next_slot else None
+                keys = KeyWriter(root_before, next_slot, nodes, self._cache, token)
+                writer = Writer(self._tables, txn, keys, before.shelves, token)
                 for pending in group:
                     pending.result = pending.change(writer)
                 if not keys.changed:
@@ -304,7 +314,7 @@ class Store:
                 prepared = True
                 self._root_file.prepare(generation, root)
                 with self._lock:
-                    self._roots[generation] = root
+                    self._known[generation] = _Known(root, writer.shelves)
         except BaseException:
             if prepared:
                 self._give_up(generation)
@@ -335,7 +345,7 @@ class Store:
         """The transaction of a prepared root has failed. Its root is erased when LMDB says that
         the one before counts; else both stay, until the next opening knows."""
         with self._lock:
-            self._roots.pop(generation, None)
+            self._known.pop(generation, None)
         try:
             with self._env.begin() as txn:
                 counts, _next = TxnNodes(txn, self._nodes).state()
@@ -349,7 +359,7 @@ class Store:
         with self._lock:
             old, self._generation = self._generation, generation
             if old not in self._readers:
-                self._roots.pop(old, None)
+                self._known.pop(old, None)
         self._cache.turn(root, turned)
         try:
             self._root_file.settle(generation)
@@ -367,16 +377,16 @@ class Intact:
         self._reader = reader
 
     def records(self, table: Table) -> Iterator[tuple[bytes, bytes | None]]:
-        """All of a table, in order of their keys; None in the place of a value that is damaged.
-        When LMDB finds no way on, that is the last one, with an empty key."""
+        """(key, value) of all of a table; (place, None) of what is damaged. When LMDB finds no way
+        on, that is the last one, with an empty place."""
         try:
-            for key in self._reader.keys(table):
-                try:
-                    yield key, self._reader.get(table, key)
-                except DamagedRecord:
-                    yield key, None
+            yield from self._reader.records(table)
         except lmdb.Error:
             yield b"", None
+
+    def place(self, table: Table, key: bytes) -> bytes | None:
+        """Where a record with this key is, or would be."""
+        return self._reader.place(table, key)
 
 
 def _begun(path: Path) -> bool:

@@ -19,7 +19,7 @@ from cbfs.messages.content import read_content
 from cbfs.messages.model import Content
 from cbfs.storage.encoding import u32, u64
 from cbfs.storage.faults import Tasks
-from cbfs.storage.store import Meta, Reader, Series, StoreError, Table, Writer
+from cbfs.storage.store import Meta, Reader, StoreError, Table, Writer
 from cbfs.tree.nodes import (
     Failure,
     File,
@@ -297,7 +297,7 @@ class FileContents:
         layer.touched.clear()
 
         def change(writer: Writer) -> int:
-            spill = layer.spill or writer.next_number(Series.CONTENT)
+            spill = layer.spill or writer.random_number()
             if not layer.spill:
                 writer.put(Table.META, Meta.SCRATCH + u64(spill), b"")
             for index, block in blocks.items():
@@ -321,7 +321,7 @@ class FileContents:
         record, beside = record_maker(file), _beside([file])
 
         def change(writer: Writer) -> Content:
-            number = over.id if over else layer.spill or writer.next_number(Series.CONTENT)
+            number = over.id if over else layer.spill or writer.random_number()
             key = u64(number)
             if over:
                 first = key + u32(count_blocks(layer.cut))

@@ -16,7 +16,7 @@ from cbfs.messages.model import Content, Conversation, Delivery, Message
 from cbfs.network.access import NetworkOptions
 from cbfs.problems import Refused
 from cbfs.storage.encoding import u32, u64
-from cbfs.storage.store import Series, StoreError, Table, Writer
+from cbfs.storage.store import StoreError, Table, Writer
 from tests.support.world import WAIT, World
 
 CHUNK = 65_536
@@ -89,7 +89,7 @@ async def send(engine: Engine, to: tuple[str, ...], data: bytes, *, name: str = 
     """As the mount does it."""
 
     def store(writer: Writer) -> int:
-        content = writer.next_number(Series.CONTENT)
+        content = writer.random_number()
         for index in range(0, len(data), CHUNK):
             key = u64(content) + u32(index // CHUNK)
             writer.put(Table.CONTENT, key, data[index : index + CHUNK])
@@ -217,9 +217,11 @@ def test_damaged_record_is_named_and_gives_no_data(here: World) -> None:
     with opened_store(place, SYSTEM_RANDOM) as store:
         store.write(lambda writer: writer.put(Table.META, b"probe", b"value"))
         database = store._tables.dbs[Table.META]
+        with store.read() as reader:
+            at = reader.place(Table.META, b"probe")
         with store._env.begin(write=True) as txn:
-            sealed = bytearray(txn.get(b"probe", db=database) or b"")
+            sealed = bytearray(txn.get(at, db=database) or b"")
             sealed[-1] ^= 1
-            txn.put(b"probe", bytes(sealed), db=database)
+            txn.put(at, bytes(sealed), db=database)
         with store.read() as reader, pytest.raises(StoreError):
             reader.get(Table.META, b"probe")

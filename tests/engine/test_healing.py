@@ -16,7 +16,7 @@ from cbfs.engine.running import running
 from cbfs.interface import Outgoing
 from cbfs.messages.model import Content, Delivery, Message
 from cbfs.storage.encoding import u32, u64
-from cbfs.storage.store import Series, Table, Writer
+from cbfs.storage.store import Table, Writer
 from tests.engine.test_engine import NO_TOR, Recorder, account, read, until
 from tests.support.world import World
 
@@ -42,7 +42,7 @@ async def write(engine: Engine, to: str, text: str, subject: str = "") -> Messag
     data = text.encode()
 
     def store(writer: Writer) -> Content:
-        content = Content(writer.next_number(Series.CONTENT), len(data), 65_536)
+        content = Content(writer.random_number(), len(data), 65_536)
         writer.put(Table.CONTENT, u64(content.id) + u32(0), data)
         return content
 

@@ -234,7 +234,7 @@ class Ends(RuleBasedStateMachine):
         lifetime = Lifetime(seconds, 1) if seconds else FOREVER
 
         def change(writer: Writer) -> Message:
-            content = Content(writer.next_number(Series.CONTENT), 4, 65_536)
+            content = Content(writer.random_number(), 4, 65_536)
             writer.put(Table.CONTENT, u64(content.id) + u32(0), b"text")
             number = writer.next_number(Series.QUEUE)
             people = ("bob", "carol") if own else ()
@@ -410,12 +410,12 @@ def test_what_has_come_in_part_goes_as_well(store: Store) -> None:
     end_all(store, START + 60_000)
     with store.read() as reader:
         assert reader.count(Table.PARTS) == 0
-        assert reader.count(Table.CONTENT) == 2
+        assert len(list(reader.keys(Table.CONTENT))) == 2
         (message,) = history.load_messages(reader, said(b"", 0, 1, FOREVER).conversation)
         assert message.ends == START + 119_000
     end_all(store, START + 119_000)
     with store.read() as reader:
-        assert {reader.count(t) for t in (Table.CONTENT, Table.MESSAGES, Table.ENDS)} == {0}
+        assert not [k for t in (Table.CONTENT, Table.MESSAGES, Table.ENDS) for k in reader.keys(t)]
         assert not lifetimes.slots(reader)
 
 

@@ -11,6 +11,7 @@ from cbfs.commands.export import restore_export, write_export
 from cbfs.messages.content import read_content
 from cbfs.messages.conversations import load_conversations
 from cbfs.messages.history import load_messages
+from cbfs.messages.lost_state import make_listings
 from cbfs.messages.queues.incomplete import Incomplete, all_incomplete, decode_incomplete
 from cbfs.storage.records import Table
 from cbfs.storage.store import Meta, Store
@@ -56,6 +57,7 @@ def test_a_file_that_is_arriving_is_in_an_export_and_the_rest_of_it_completes_it
             take(store, said(TEXT, number, 3, FOREVER), NOW)
     moved(tmp_path / "old", tmp_path / "new")
     with opened(tmp_path / "new") as store:
+        make_listings(store)
         with store.read() as reader:
             (message,) = all_incomplete(reader)
         assert (message.sender, message.seen) == ("bob", b"\1\0\1")

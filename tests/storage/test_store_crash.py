@@ -212,7 +212,7 @@ def test_a_reader_sees_its_time_while_the_root_turns(tmp_path: Path) -> None:
         assert reader.get(Table.META, b"a") == OLD
         assert reader.get(Table.META, b"b") is None
     assert contents(store) == {b"a": NEW, b"b": NEW}
-    assert set(store._roots) == {store._generation}, "no root is kept that nobody reads with"
+    assert set(store._known) == {store._generation}, "no root is kept that nobody reads with"
     store.close()
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from cbfs.storage.key_tree import _NAME, _TOP, FANOUT, KeyWriter, _decode, _place, open_record
-from cbfs.storage.records import RECORD, STATE, STATE_KEY, Table
+from cbfs.storage.records import STATE, STATE_KEY, Table
 from cbfs.storage.records import place_of as record_place
 from cbfs.storage.root_key import RootFile
+from cbfs.storage.sealed_record import HEAD_SIZE, unpack_plain
 from cbfs.storage.store import Store
 from cbfs_common.errors import CryptoError
 from cbfs_common.primitives import open_sealed
@@ -46,7 +47,7 @@ class Disk:
             if path.is_file() and path.name not in {"root.key", "lock.mdb", "lock"}:
                 data = path.read_bytes()
                 self.pages |= {data[i : i + PAGE] for i in range(0, len(data), PAGE)}
-        self.roots.append(store._roots[store._generation])
+        self.roots.append(store._known[store._generation].root)
         with store._env.begin() as txn:
             for name, data in txn.cursor(db=store._nodes):
                 if name == STATE_KEY:
@@ -132,8 +133,8 @@ def final_root(disk: Disk) -> bytes:
 
 
 def attack(disk: Disk, root: bytes) -> set[tuple[bytes, bytes]]:
-    """(place, value) of all records in any copy that can be opened from ``root``: every key that
-    is found is tried on every node, and then on every record, that ever was in its place."""
+    """(table and key, value) of all records in any copy that can be opened from ``root``: every key
+    that is found is tried on every node, and then on every record, that ever was in its place."""
     keys: dict[bytes, set[bytes]] = {_NAME.pack(_TOP, 0): {root}}
     record_keys: set[bytes] = set()
     for level in range(_TOP, -1, -1):
@@ -155,9 +156,11 @@ def attack(disk: Disk, root: bytes) -> set[tuple[bytes, bytes]]:
         for data in values:
             for key in record_keys:
                 try:
-                    found.add((place, open_record(key, data[RECORD.size :], place)))
+                    plain = open_record(key, data[HEAD_SIZE:], place)
                 except CryptoError:
                     continue
+                name, _secret, value = unpack_plain(plain)
+                found.add((place[: 1 + place[0]] + name, value))
     return found
 
 

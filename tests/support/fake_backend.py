@@ -60,7 +60,7 @@ NOBODY = "nobody"
 
 def put_content(writer: Writer, data: bytes) -> Content:
     """A content as the engine stores what it receives: in chunks of its own size."""
-    content = Content(writer.next_number(Series.CONTENT), len(data), 10_000)
+    content = Content(writer.random_number(), len(data), 10_000)
     for index, start in enumerate(range(0, len(data), content.chunk)):
         chunk = data[start : start + content.chunk]
         writer.put(Table.CONTENT, u64(content.id) + u32(index), chunk)

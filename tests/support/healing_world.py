@@ -34,7 +34,7 @@ from cbfs.sending.compose import Settled, make_message
 from cbfs.sending.sealing import Sealing
 from cbfs.storage.encoding import u32, u64
 from cbfs.storage.root_key import NO_LOCK, Protection, RootFile, make_root_file
-from cbfs.storage.store import Series, Store, Table, Writer
+from cbfs.storage.store import Store, Table, Writer
 from cbfs_common.names.entry import Entry, Keys, Status
 from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address
@@ -191,7 +191,7 @@ class Client:
         everybody = tuple(sorted({*people, self.name}))
 
         def store(writer: Writer) -> Content:
-            content = Content(writer.next_number(Series.CONTENT), len(text), CHUNK)
+            content = Content(writer.random_number(), len(text), CHUNK)
             for index, start in enumerate(range(0, len(text), CHUNK)):
                 key = u64(content.id) + u32(index)
                 writer.put(Table.CONTENT, key, text[start : start + CHUNK])

@@ -31,8 +31,8 @@ from cbfs.network.link import open_link, request
 from cbfs.network.pacing import PacedDialer
 from cbfs.problems import Problems
 from cbfs.storage.encoding import u32, u64
-from cbfs.storage.store import Series, Table, Writer
 from cbfs.storage.store import Store as ClientStore
+from cbfs.storage.store import Table, Writer
 from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.names.entry import Entry, Keys, Status
 from cbfs_common.names.layout import ZERO
@@ -187,7 +187,7 @@ class Conduct:
 
 async def _write(engine: Engine, text: bytes) -> None:
     def store(writer: Writer) -> int:
-        content = writer.next_number(Series.CONTENT)
+        content = writer.random_number()
         writer.put(Table.CONTENT, u64(content) + u32(0), text)
         return content
 
