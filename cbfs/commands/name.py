@@ -20,6 +20,7 @@ from cbfs_common.profile import parse_address
 _NAME_EXAMPLES = """examples:
   cbfs name show
   cbfs name update --server cbfs://KEY@HOST:PORT    move to another home server
+  cbfs name rotate --stolen                         somebody may have a copy of the account
   cbfs name rotate --recovery usb-stick/recovery    new keys, and one for the worst case
   cbfs name freeze usb-stick/freeze                 for a lost computer
 Unmount the account first; mounted again, it tells your contacts by itself.
@@ -47,6 +48,11 @@ def add_name(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         type=Path,
         metavar="FILE",
         help="make a recovery key as well, into a new file (0600) to be kept elsewhere",
+    )
+    rotate.add_argument(
+        "--stolen",
+        action="store_true",
+        help="somebody else may have the keys: nothing that is under them counts any more",
     )
     rotate.set_defaults(run=_rotate)
     renew = actions.add_parser("renew", help="renew the name, to keep it for longer")
@@ -114,7 +120,7 @@ def _update(options: argparse.Namespace) -> int:
 
 
 def _rotate(options: argparse.Namespace) -> int:
-    _owner(options).rotate(absolute(options.recovery))
+    _owner(options).rotate(absolute(options.recovery), stolen=options.stolen)
     print("All keys are new. Mount the account, so that your contacts hear of it.")
     if options.recovery:
         print(f"Keep {options.recovery} apart from the account: it can take the name over.")

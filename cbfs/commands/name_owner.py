@@ -38,11 +38,12 @@ from cbfs.contacts.contact import Standing, decode_contact
 from cbfs.context import make_context, make_directory, milliseconds, passing_directory
 from cbfs.messages.file_names import moment
 from cbfs.messages.queues import note_queue
+from cbfs.messages.queues.delivery_queue import reseal
 from cbfs.names.directory import Directory
 from cbfs.names.own_name import Intent, read_own, write_intent, write_own, write_released
 from cbfs.network.access import Network, NetworkOptions, run
 from cbfs.network.dial import HOME, Dialer, LoopbackDialer
-from cbfs.network.link import open_link
+from cbfs.network.link import ServerRefused, open_link, request
 from cbfs.network.pacing import PacedDialer
 from cbfs.problems import Problems
 from cbfs.receiving.mailbox import sign_up
@@ -55,6 +56,7 @@ from cbfs_common.names.entry import NO_KEYS, Entry, Keys
 from cbfs_common.names.operations import OPERATION_MAX, OperationKind, decode_operation
 from cbfs_common.primitives import KEM_SEED_SIZE, KEY_SIZE, sign_public
 from cbfs_common.profile import Address
+from cbfs_common.wire.requests import DeleteAccount
 from cbfs_host.files import write_file
 
 Say = Callable[[str], None]
@@ -86,9 +88,12 @@ class Owner:
 
         return self._run(steps)
 
-    def rotate(self, recovery: Path | None) -> None:
+    def rotate(self, recovery: Path | None, *, stolen: bool = False) -> None:
         """Make new keys for everything: owner key, message keys, mailbox. ``recovery``: a new file,
-        for the seed of a recovery key (None: the recovery keys stay)."""
+        for the seed of a recovery key (None: the recovery keys stay). ``stolen``: somebody else may
+        have the keys, so that nothing of before is of use: mailbox, sessions and prekeys go, and
+        contacts are told by a new life that what comes under the keys of before is not one's own.
+        """
 
         def prepare(account: Account) -> Account:
             now = milliseconds() // 1_000
@@ -101,19 +106,22 @@ class Owner:
                 auth=auth,
                 kem=SYSTEM_RANDOM.token(KEM_SEED_SIZE),
                 owner=owner,
-                former=account.moved(now),
+                former=() if stolen else account.moved(now),
             )
 
         async def steps(at: _At) -> None:
             heirs = at.own.recovery
             if recovery is not None:
                 heirs = Keys(1, (sign_public(write_seed(recovery)),))
-            fresh = await at.prepare(prepare, rotates=True)
+            fresh = await at.prepare(prepare, rotates=True, stolen=stolen)
             self._say("telling the name directory")
             found = await at.directory.rotate(
                 fresh.name, fresh.profile.encode(), at.account.owner, fresh.owner, at.own, heirs
             )
-            await at.finish(fresh, found)
+            if fresh.former:
+                await at.finish(fresh, found)
+            else:
+                await at.finish_after_theft(fresh, found)
 
         self._run(steps)
 
@@ -260,8 +268,11 @@ class _At:
         self.dialer = dialer
         self.say = say
 
-    async def prepare(self, make: Callable[[Account], Account], *, rotates: bool) -> Account:
-        """The account as it is to be, with a mailbox and prekeys. What was begun goes on."""
+    async def prepare(
+        self, make: Callable[[Account], Account], *, rotates: bool, stolen: bool = False
+    ) -> Account:
+        """The account as it is to be, with a mailbox, and prekeys unless keys were ``stolen``. What
+        was begun goes on; after a theft there are no mailboxes of before."""
         fresh = load_next(self.store)
         if fresh is None:
             made = make(self.account)
@@ -276,10 +287,12 @@ class _At:
             fresh = made
         elif (fresh.owner != self.account.owner) is not rotates:
             raise CbfsError("another change is not finished", "finish that one first")
-        await self.settle_in(fresh)
+        if stolen:
+            fresh = replace(fresh, former=())
+        await self.settle_in(fresh, prekeys=bool(fresh.former))
         return fresh
 
-    async def settle_in(self, fresh: Account) -> None:
+    async def settle_in(self, fresh: Account, *, prekeys: bool = True) -> None:
         """Make a mailbox with prekeys at the account's server; again is no error."""
         server = fresh.server
         self.say(f"making a mailbox at {server.place}")
@@ -289,15 +302,42 @@ class _At:
         context = make_context(self.store, fresh, configuration, self.directory, paced, problems)
         async with open_link(self.dialer, server, fresh.transport, HOME, SYSTEM_RANDOM) as link:
             await sign_up(link)
-            self.say("making prekeys")
-            await top_up(link, context)
+            if prekeys:
+                self.say("making prekeys")
+                await top_up(link, context)
 
-    async def finish(self, fresh: Account, found: Found) -> None:
-        """Make the new account the account. A crash before leaves the old account and what it is to
-        be; after, the new account, which tells its contacts when it is mounted."""
+    async def finish_after_theft(self, fresh: Account, found: Found) -> None:
+        """Make the new account the account, with nothing of the keys of before, and with prekeys. A
+        crash before that leaves its mailboxes, or not; after, prekeys to be made by the mount."""
+        for server, transport in (
+            (self.account.server, self.account.transport),
+            *((each.server, each.transport) for each in self.account.former),
+        ):
+            await self._delete_mailbox(server, transport)
+        await self.finish(fresh, found, _forget_keys)
+        await self.settle_in(fresh)
+
+    async def _delete_mailbox(self, server: Address, transport: bytes) -> None:
+        """Delete a mailbox. One that cannot be reached is told, and stands in the way of
+        nothing."""
+        try:
+            async with open_link(self.dialer, server, transport, HOME, SYSTEM_RANDOM) as link:
+                await request(link, DeleteAccount())
+        except ServerRefused:
+            return  # it is gone
+        except CbfsError as error:
+            self.say(f"the old mailbox at {server.place} was not deleted: {error}")
+
+    async def finish(
+        self, fresh: Account, found: Found, also: Callable[[Writer], None] = lambda writer: None
+    ) -> None:
+        """Make the new account the account, and do ``also`` in the same transaction. A crash before
+        leaves the old account and what it is to be; after, the new account, which tells its
+        contacts when it is mounted."""
         now = milliseconds()
 
         def change(writer: Writer) -> None:
+            also(writer)
             put_account(writer, fresh)
             write_own(writer, found)
             contacts = [decode_contact(data) for _key, data in writer.items(Table.PEERS)]
@@ -305,6 +345,15 @@ class _At:
             note_queue.announce(writer, known, now)
 
         await self.store.commit(change)
+
+
+def _forget_keys(writer: Writer) -> None:
+    """Forget all sessions and secrets of prekeys, and have all that waits sealed anew."""
+    for table in Table.SESSIONS, Table.PREKEYS:
+        for key in list(writer.keys(table)):
+            writer.delete(table, key)
+    for _key, data in list(writer.items(Table.PEERS)):
+        reseal(writer, decode_contact(data).name)
 
 
 def entry_text(entry: Entry, own: Entry | None) -> str:

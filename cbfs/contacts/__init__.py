@@ -11,6 +11,7 @@ FACE = (
     "contact",
     "contacts",
     "fingerprint",
+    "former_keys",
     "look_up",
     "monitor",
     "prekey_secrets",

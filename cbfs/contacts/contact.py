@@ -47,7 +47,8 @@ class Contact:
     knows what. ``warning``: what the directory did that does not fit, in words; or empty.
     ``blocked`` and ``muted``: since when the user wants that. ``declined``: when the user last
     declined their request. ``petname``: what the user calls them, empty for their name.
-    ``namespace``: that of their name directory, empty for one's own."""
+    ``namespace``: that of their name directory, empty for one's own. ``rekeyed``: when the owner's
+    signature last put other keys in the place of those that were known."""
 
     entry: Entry
     since: int
@@ -64,6 +65,7 @@ class Contact:
     declined: int = 0
     petname: str = ""
     namespace: str = ""
+    rekeyed: int = 0
 
     def brought_back(self, now: int) -> "Contact":
         """This contact with no date later than ``now``: the clock was ahead when it was written."""
@@ -77,6 +79,7 @@ class Contact:
             blocked=min(self.blocked, now),
             muted=min(self.muted, now),
             declined=min(self.declined, now),
+            rekeyed=min(self.rekeyed, now),
         )
 
     @property
@@ -108,11 +111,13 @@ class Contact:
         """This contact after a change that the owner has signed. Other keys have to be compared
         anew."""
         new, old = decode_profile(entry.profile), self.profile
+        same = new.keys == old.keys
         return replace(
             self,
             entry=entry,
             moved=self.moved if new == old else now,
-            verified=self.verified if new.keys == old.keys else 0,
+            verified=self.verified if same else 0,
+            rekeyed=self.rekeyed if same else now,
             doubted=0,
             warning="",
         )
@@ -135,15 +140,16 @@ class Contact:
             self.declined,
             self.petname,
             self.namespace,
+            self.rekeyed,
         )
 
 
 def decode_contact(data: bytes) -> Contact:
     """The contact in a record that ``Contact.encode`` made. Raises DecodeError."""
     entry, since, how, moved, verified, offered, stopped, doubted, warning, *rest = unpack(
-        data, bytes, int, str, int, int, bytes, int, int, str, int, int, str, int, str, str
+        data, bytes, int, str, int, int, bytes, int, int, str, int, int, str, int, str, str, int
     )
-    blocked, muted, standing, declined, petname, namespace = rest
+    blocked, muted, standing, declined, petname, namespace, rekeyed = rest
     if how not in How.__members__ or standing not in _STANDINGS:
         raise DecodeError("a record of the store is damaged")
     contact = Contact(
@@ -162,6 +168,7 @@ def decode_contact(data: bytes) -> Contact:
         declined,
         petname,
         namespace,
+        rekeyed,
     )
     decode_profile(contact.entry.profile)
     return contact

@@ -5,7 +5,7 @@ envelope to send, or the message received); only when that is on the disk does i
 memory. ``lock`` is held from the first step of a batch until its commit.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -124,6 +124,27 @@ class Sessions:
         """When something of this peer was opened last, in milliseconds since 1970; 0 for never."""
         held = [self._held[id_] for id_ in self._by_peer.get(peer, ())]
         return max((item.heard for item in held if item.session.heard), default=0)
+
+    def has_other_life(self, peer: str, identity: bytes, life: bytes | None) -> bool:
+        """Whether this peer has said another life than this one under the keys of ``identity``
+        (32)."""
+        held = (self._held[id_].session for id_ in self._by_peer.get(peer, ()))
+        said = {s.peer_life for s in held if s.heard and s.peer.identity == identity}
+        return bool(said - {life, None})
+
+    async def forget_given_up(self, store: Store, given_up: Callable[[str, Session], bool]) -> None:
+        """Forget the sessions, each with its peer's name, of which nothing counts any more."""
+        async with self.lock:
+            ids = [id_ for id_, h in self._held.items() if given_up(h.peer, h.session)]
+
+            def change(writer: Writer) -> None:
+                for id_ in ids:
+                    writer.delete(Table.SESSIONS, id_)
+
+            if ids:
+                await store.commit(change)
+            for id_ in ids:
+                self._drop(id_)
 
     def is_silent(self, session: Session, now: int) -> bool:
         """Whether nothing has come on a session for SILENCE since it was begun here: the peer may

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cbfs.contacts.contact import Contact, Standing
+from cbfs.contacts.former_keys import is_given_up
 from cbfs.contacts.sessions import Damaged, Opened
 from cbfs.context import Context
 from cbfs.messages.queues.note_queue import hasten
@@ -211,6 +212,9 @@ def known_sender(context: Context, opened: Opened, body: Body) -> str | None:
     when the session's keys are not those of the name that is claimed, and BundleRefused for a
     first message without a proof of it."""
     if opened.peer and context.contacts.get(opened.peer) is not None:
+        contacts, sessions, now = context.contacts, context.sessions, context.clock()
+        if is_given_up(contacts, sessions, opened.peer, opened.session, now):
+            raise CryptoError("it is under keys that its sender has given up")
         return opened.peer
     peer = opened.session.peer
     known = context.contacts.of_identity(peer.identity)

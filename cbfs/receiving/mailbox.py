@@ -8,6 +8,7 @@ import trio
 
 from cbfs.account import settings
 from cbfs.account.account import Former
+from cbfs.contacts.former_keys import given_up
 from cbfs.context import Context
 from cbfs.network.dial import HOME
 from cbfs.network.link import Link, ServerRefused, open_link, request, request_in_order
@@ -202,8 +203,15 @@ class Mailbox:
         await trio.sleep(TIDY_AFTER)
         while True:
             if context.may_delete:
-                await context.sessions.tidy(context.store, context.clock() // 1000)
+                await tidy(context)
             await trio.sleep(PREKEY_CHECK)
+
+
+async def tidy(context: Context) -> None:
+    """Forget sessions, keys and secrets that are too old, or were given up."""
+    sessions, store, now = context.sessions, context.store, context.clock()
+    await sessions.tidy(store, now // 1_000)
+    await sessions.forget_given_up(store, given_up(context.contacts, sessions, now))
 
 
 async def sign_up(link: Link) -> None:
@@ -258,7 +266,7 @@ class Polling:
             await self._receiver.take(real)
         self._taken = tuple(ids)
         if context.may_delete:
-            await context.sessions.tidy(context.store, context.clock() // 1000)
+            await tidy(context)
 
     def _note_prekeys(self, reply: Reply) -> None:
         if isinstance(reply, PrekeyCount) and self._former is None:

@@ -189,6 +189,10 @@ CONVERSATION_NUMBERS = 256
 NOTE_IDS_MAX = 256
 """Messages that one note names."""
 
+FORMER_KEYS_GRACE = 48 * 3_600
+"""So long after a contact's keys were replaced, what comes under those of before is still taken,
+unless they were stolen."""
+
 SESSION_IDLE = 30 * 86_400
 """A session that nothing comes on for so long is forgotten when its peer has another one."""
 
