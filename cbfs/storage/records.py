@@ -66,6 +66,11 @@ class Table(Enum):
     TERMS = b"terms"  # segment u32 [| number in it u8]
     NODES = b"nodes"  # inode u64: files and folders of outbox/, ui_info/ and tmp/
 
+    def __init__(self, name: bytes) -> None:
+        self.bound = bytes([len(name)]) + name
+
+    __hash__ = object.__hash__  # that of Enum is felt: every record is looked for in some tables
+
 
 WHOLE = frozenset(
     (
@@ -534,4 +539,4 @@ def _checked(table: Table, prefix: bytes) -> bytes:
 
 def place_of(table: Table, key: bytes) -> bytes:
     """A key or place, and its table: what a place is derived from, or a sealed value bound to."""
-    return bytes([len(table.value)]) + table.value + key
+    return table.bound + key
