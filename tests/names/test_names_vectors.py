@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from cbfs_common.errors import DecodeError
-from cbfs_common.names.checks import DirectoryLies, check_bundle
+from cbfs_common.names.checks import (
+    Absent,
+    DirectoryLies,
+    Found,
+    NameExpired,
+    check_bundle,
+    check_lookup,
+    check_succession,
+    decode_state,
+)
 from cbfs_common.names.entry import (
     changes_hash,
     decode_entry,
@@ -15,19 +24,34 @@ from cbfs_common.names.entry import (
     name_index,
     operations_hash,
 )
+from cbfs_common.names.layout import Fields
 from cbfs_common.names.note import cosign, sign_checkpoint
-from cbfs_common.names.operations import decode_operation
+from cbfs_common.names.operations import (
+    HistoryLink,
+    OperationRefused,
+    decode_operation,
+    read_link,
+)
 from cbfs_common.names.policy import parse_policy
 from cbfs_common.names.trees import decode_map_proof, extends, includes
-from cbfs_common.names.wire import decode_reply, decode_request, encode_reply, encode_request
+from cbfs_common.names.wire import (
+    LookedUp,
+    decode_reply,
+    decode_request,
+    encode_reply,
+    encode_request,
+)
 from tests.support.names_naive import (
     DIRECTORY,
     NAMESPACE,
+    make_policy,
 )
-from tests.vectors.make_names_vectors import FILES, VECTORS, text_of
+from tests.vectors.make_names_vectors import FILES, HERE, VECTORS, text_of
+
+Case = dict[str, Any]
 
 
-def cases(kind: str, *, wrong: bool = False) -> list[dict[str, Any]]:
+def cases(kind: str, *, wrong: bool = False) -> list[Case]:
     found = json.loads((VECTORS / f"names-{kind}.json").read_text())
     return [case for case in found if ("error" in case) is wrong]
 
@@ -135,3 +159,69 @@ def test_messages() -> None:
             assert encode_request(decode_request(payload)) == payload
         else:
             assert encode_reply(decode_reply(payload)) == payload
+
+
+def test_policies() -> None:
+    for case in cases("policies"):
+        policy = parse_policy(case["policy"])
+        assert (policy.namespace, policy.directory.hex()) == (case["namespace"], case["directory"])
+        assert all(policy.satisfied(signed) for signed in case["enough"])
+        assert not any(policy.satisfied(signed) for signed in case["too few"])
+        assert policy.degraded is not None
+        assert all(policy.degraded.satisfied(signed) for signed in case["enough when degraded"])
+    for case in cases("policies", wrong=True):
+        with pytest.raises(DecodeError):
+            parse_policy(case["policy"])
+
+
+def link_of(case: Case) -> HistoryLink:
+    fields = Fields(bytes.fromhex(case["link"]), "a link")
+    link = read_link(fields)
+    fields.end()
+    return link
+
+
+def test_entries_after_operations() -> None:
+    made = cases("chains")
+    for case, following in zip(made, [*made[1:], None], strict=True):
+        before = decode_entry(bytes.fromhex(case["before"]))
+        after = link_of(case).follow(before, DIRECTORY)
+        assert after.encode().hex() == case["after"], case["what"]
+        assert following is None or following["before"] == case["after"]
+    first, last = (
+        decode_entry(bytes.fromhex(made[n][what])) for n, what in ((0, "before"), (-1, "after"))
+    )
+    check_succession(make_policy(HERE), first, last, tuple(link_of(case) for case in made))
+    for case in cases("chains", wrong=True):
+        before = decode_entry(bytes.fromhex(case["before"]))
+        with pytest.raises(OperationRefused) as refused:
+            link_of(case).follow(before, DIRECTORY)
+        assert refused.value.refusal.name == case["error"], case["what"]
+
+
+def test_look_ups_against_time_and_what_was_seen() -> None:
+    for case in (*cases("lookups"), *cases("lookups", wrong=True)):
+        reply = decode_reply(bytes.fromhex(case["answer"]))
+        assert isinstance(reply, LookedUp)
+        policy, state = parse_policy(case["policy"]), decode_state(bytes.fromhex(case["state"]))
+        try:
+            after, found = check_lookup(
+                policy, state, reply.evidence, reply.links, case["name"], None, case["now"]
+            )
+        except DirectoryLies as error:
+            assert error.fault.name == case["error"], case["what"]
+        except NameExpired:
+            assert case["error"] == "NameExpired", case["what"]
+        else:
+            assert "error" not in case, case["what"]
+            if "after" in case:
+                assert after.encode().hex() == case["after"], case["what"]
+            if case.get("absent"):
+                assert found == Absent()
+            else:
+                assert isinstance(found, Found)
+                assert found.entry.encode().hex() == case["entry"]
+
+
+def test_there_are_no_other_files() -> None:
+    assert {path.name for path in VECTORS.glob("names-*.json")} == set(FILES)

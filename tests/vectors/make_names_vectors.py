@@ -51,7 +51,7 @@ from cbfs_common.names.wire import (  # noqa: E402
 from cbfs_common.person import Person  # noqa: E402
 from cbfs_common.primitives import sign_public  # noqa: E402
 from cbfs_common.profile import Address  # noqa: E402
-from tests.support import names_plain_cases  # noqa: E402
+from tests.support import names_check_cases, names_plain_cases  # noqa: E402
 from tests.support.names_naive import (  # noqa: E402
     DIRECTORY,
     LOG_SEED,
@@ -337,6 +337,7 @@ FILES: dict[str, Callable[[], list[Case]]] = {
     "names-bundles.json": bundles,
     "names-messages.json": messages,
     **names_plain_cases.FILES,
+    **names_check_cases.FILES,
 }
 
 
