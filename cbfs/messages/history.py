@@ -76,13 +76,8 @@ def named_message(reader: Reader, conversation: bytes, which: str | int) -> Mess
     """The message of a conversation with that name or serial, or None."""
     if isinstance(which, int):
         return get_message(reader, conversation, which)
-    serial = reader.get(Table.FILE_NAMES, name_key(conversation, which))
-    return get_message(reader, conversation, number_of(serial)) if serial else None
-
-
-def name_key(conversation: bytes, name: str) -> bytes:
-    """In Table.FILE_NAMES: of the serial of the message that its folder shows under this name."""
-    return conversation + name.encode()
+    serial = listings.serial_of(reader, conversation, which)
+    return get_message(reader, conversation, serial) if serial else None
 
 
 def note_dropped(writer: Writer, ref: bytes) -> None:
@@ -219,7 +214,7 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
     and the heads moved. ``now`` in milliseconds since 1970."""
 
     def taken(name: str) -> bool:
-        return writer.get(Table.FILE_NAMES, name_key(conversation, name)) is not None
+        return listings.serial_of(writer, conversation, name) is not None
 
     serial = writer.next_number(Series.MESSAGE)
     date, place, missing, waiting = _placed(writer, conversation, arrival, now, serial)
@@ -258,7 +253,7 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
     words = _text(writer, message, search_index.TEXT_MAX)
     search_index.add(writer, message, words, unread=not (arrival.recipients or arrival.muted))
     extend_transcript(writer, conversation, len(entry), 0)
-    writer.put(Table.FILE_NAMES, name_key(conversation, name), u64(serial))
+    listings.name_file(writer, conversation, name, serial)
     _put_known(writer, message)
     if arrival.origin:
         salt, digest = arrival.origin.salt, arrival.origin.digest
@@ -405,7 +400,7 @@ def missing_parents(
 def remove_message(writer: Writer, message: Message) -> None:
     """Delete a message; its content goes with the last delivery of it."""
     if writer.delete(Table.MESSAGES, message.conversation + u64(message.serial)):
-        writer.delete(Table.FILE_NAMES, name_key(message.conversation, message.name))
+        listings.free_file_name(writer, message.conversation, message.name)
         if message.folder:
             writer.delete_prefix(Table.GONE, gone_key(message))
         for parent in message.missing:

@@ -18,7 +18,7 @@ from cbfs.messages import conversations, history, listings
 from cbfs.messages.conversations import label, put_label
 from cbfs.messages.file_names import folder_message_name, message_name
 from cbfs.messages.model import Conversation, Delivery, Message
-from cbfs.storage.encoding import pack, u64, unpack
+from cbfs.storage.encoding import pack, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer
 
 BATCH = 256
@@ -119,15 +119,15 @@ def name_anew(writer: Writer, message: Message) -> Message:
     """Store a message with another label or date than before, and the name of a file that follows
     from them. The message as it is then."""
     place = message.conversation
-    writer.delete(Table.FILE_NAMES, history.name_key(place, message.name))
+    listings.free_file_name(writer, place, message.name)
     naming = folder_message_name if message.folder else message_name
     new = naming(
         message.date,
         message.label,
         message.file_name,
-        lambda name: writer.get(Table.FILE_NAMES, history.name_key(place, name)) is not None,
+        lambda name: listings.serial_of(writer, place, name) is not None,
     )
-    writer.put(Table.FILE_NAMES, history.name_key(place, new), u64(message.serial))
+    listings.name_file(writer, place, new, message.serial)
     return history.put_changed(writer, replace(message, name=new))
 
 

@@ -15,6 +15,9 @@ import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, opened_store
 from cbfs.engine.running import running
+from cbfs.messages.conversations import add_conversation
+from cbfs.messages.history import Arrival, add_message, named_message, remove_message
+from cbfs.messages.model import Message
 from cbfs.storage.encoding import u32
 from cbfs.storage.lmdb_pages import node, offsets
 from cbfs.storage.records import Table, place_of
@@ -24,9 +27,12 @@ from cbfs_common.primitives import kdf
 from tests.engine.test_engine import NO_TOR, account
 from tests.storage.test_erasure import exchange
 from tests.support.disk import PAGE, Disk, follow
+from tests.support.fake_backend import put_content
+from tests.support.stores import open_store
 from tests.support.world import World
 
 NAMES = 300
+NOW = 1_800_000_000_000
 _STAY = {Table.CONTENT, Table.HELD, Table.INDEX, Table.TERMS}
 """Their keys are numbers, and nobody's names are in them."""
 
@@ -150,6 +156,40 @@ def test_what_is_gone_is_confirmed_by_no_secret_that_is_left(
     # he who cannot tell what a key that he knows leads to is no attacker
     before = {key for table, key, _value in disk.plain if table in {Table.CONTENT, Table.HELD}}
     assert thief.confirms(before)
+
+
+def test_the_name_of_a_deleted_file_is_confirmed_by_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its conversation is still there, and so is the secret that places of its records are made
+    of."""
+    disk = follow(monkeypatch, [tmp_path])[tmp_path]
+    store = open_store(tmp_path)
+    talk = bytes([3]) * 16
+    people = ("alexandra", "bartholomew")
+    store.write(lambda writer: add_conversation(writer, talk, people[0], people, "", 1))
+
+    def add(writer: Writer, name: str) -> Message:
+        content = put_content(writer, b"plan")
+        salt = SYSTEM_RANDOM.token(32)
+        arrival = Arrival(salt, people[1], NOW, (), name, 9, content, ())
+        return add_message(writer, talk, arrival, NOW)
+
+    kept, gone = (store.write(lambda w, n=n: add(w, n)) for n in ("kept.pdf", "gone.pdf"))  # type: ignore[misc]
+    with store.read() as reader:
+        assert named_message(reader, talk, gone.name) == gone
+    store.write(lambda writer: remove_message(writer, gone))
+    with store.read() as reader:
+        assert named_message(reader, talk, kept.name) == kept
+        assert named_message(reader, talk, gone.name) is None
+        spot = reader._spot(Table.CONVERSATIONS, talk)
+    assert spot is not None
+    secrets = b"", store._tables.blind_key, spot.secret
+    store.close()
+    thief = Thief(list(disk.pages), secrets)
+    names = {gone.name.encode(), b"gone.pdf"}
+    assert not thief.confirms(names | {talk + name for name in names})
+    assert thief.confirms({talk + kept.serial.to_bytes(8, "big")}), "he knows the secret"
 
 
 def gone_keys(disk: Disk, left: set[tuple[Table, bytes]]) -> set[tuple[Table, bytes]]:
