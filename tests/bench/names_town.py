@@ -54,7 +54,7 @@ def directory(place: Path) -> Iterator[tuple[Address, list[int]]]:
     for name, port in ports.items():
         role = ["--sequencer"] if name == "sequencer" else []
         words = ["key", "--data", str(place / name), *role, "--address", f"127.0.0.1:{port}"]
-        named = "bench.example/names" if role else name
+        named = "bench.example" if role else name
         done = subprocess.run(
             program("cbfs-names", *words, named), capture_output=True, text=True, check=True
         )

@@ -95,7 +95,7 @@ class Town:
         self.sequencer = self.place / "sequencer"
 
     def configure(self, *names: str, terms: str = "", rules: str) -> None:
-        lines = [self.key("--sequencer", "example.org/names", "sequencer", 1)]
+        lines = [self.key("--sequencer", "example.org", "sequencer", 1)]
         lines += [self.key("", name, name, at) for at, name in enumerate(names, 2)]
         self.config.write_text("".join(lines) + terms + rules)
 

@@ -33,7 +33,7 @@ def record(recording: Recording, seconds: float, seed: int, fault: str) -> None:
     programs = Programs(disks.__getitem__, recording.log, fault, acks)
     lines = []
     for name, place in PLACES.items():
-        word = "example.org/names" if name == "seq" else name
+        word = "example.org" if name == "seq" else name
         kind = ("--sequencer",) if name == "seq" else ()
         words = ("--data", programs.data(name), *kind, "--address", place, word)
         lines.append(programs.tool("key", *words))

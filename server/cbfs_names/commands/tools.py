@@ -14,7 +14,7 @@ from cbfs_common.names.equivocation import decode_equivocation
 from cbfs_common.names.note import COSIGNER_KEY, LOG_KEY, NoteKey, parse_note_key, to_base64
 from cbfs_common.names.policy import SCHEME
 from cbfs_common.names.registration import Invite, Token
-from cbfs_common.person import check_name
+from cbfs_common.person import check_name, check_namespace
 from cbfs_common.primitives import KEY_SIZE, Random, kem_encapsulate, sign_public
 from cbfs_common.profile import Address
 from cbfs_host.files import opened_data
@@ -89,6 +89,8 @@ def _key(options: argparse.Namespace) -> None:
         place = parse_place(options.address, 0, 1)
         where = " " + Address(keys.server, place.host, place.port).url(SCHEME)
     kind, seed = (LOG_KEY, keys.log) if options.sequencer else (COSIGNER_KEY, keys.verifier)
+    if options.sequencer:
+        check_namespace(options.name)
     vkey = NoteKey(options.name, kind, sign_public(seed)).encode()
     parse_note_key(vkey, kind)
     say(f"log {vkey}{where}" if options.sequencer else f"witness {options.name} {vkey}{where}")
