@@ -326,7 +326,7 @@ class _At:
         except ServerRefused:
             return  # it is gone
         except CbfsError as error:
-            self.say(f"the old mailbox at {server.place} was not deleted: {error}")
+            self.say(f"the old mailbox at {server.place} was not deleted: {error.in_full}")
 
     async def finish(
         self, fresh: Account, found: Found, also: Callable[[Writer], None] = lambda writer: None

@@ -66,7 +66,7 @@ class Renewal:
         self.shout = ""
         """Why the name cannot be kept, or empty."""
         with context.store.read() as reader:
-            drawn = reader.blind(b"renewal", context.account.name.encode())
+            drawn = reader.drawn(b"renewal" + context.account.name.encode())
         self._spread = int.from_bytes(drawn[:8], "big") * RENEW_SPREAD >> 64
 
     async def run(self) -> None:

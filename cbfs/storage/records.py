@@ -382,6 +382,11 @@ class Reader:
         data = b"".join(u32(len(part)) + part for part in parts)
         return kdf(b"", b"cbfs1 key part", data, 16)
 
+    def drawn(self, part: bytes) -> bytes:
+        """16 bytes that are always the same for ``part`` here, and that nobody can foretell
+        without its root file."""
+        return kdf(self._tables.blind_key, b"cbfs1 drawn", part, 16)
+
     def count(self, table: Table) -> int:
         """How many records a table has."""
         return int(self._txn.stat(self._tables.dbs[table])["entries"])

@@ -216,7 +216,7 @@ def sealed(client: Client, most: int = 99) -> list[Part]:
 def test_what_is_owed_goes_with_a_message_and_takes_no_envelope(world: World) -> None:
     alice = world.clients["alice"]
     received, wanted = queue(alice, NoteKind.RECEIPT, 3), queue(alice, NoteKind.WANT, 2)
-    alice.write(("bob",), b"x" * 30_000)
+    alice.write(("bob",), b"x" * 24_000)
     parts = sealed(alice)
     assert [len(part.note) for part in parts] == [0, 0, 5]
     assert set(parts[-1].note.received) == set(received)

@@ -181,7 +181,9 @@ def test_what_is_kept_of_prekeys_is_bounded_whatever_a_server_says(
     numbers = count()
 
     def quick(_random: Random, kind: PrekeyKind, expires: int) -> PrekeyPair:
-        return replace(pair, id=next(numbers).to_bytes(16, "big"), kind=kind, expires=expires)
+        id_ = next(numbers).to_bytes(16, "big")
+        terms = id_ + bytes([kind]) + expires.to_bytes(8, "big") + pair.terms[25:]
+        return replace(pair, id=id_, kind=kind, expires=expires, terms=terms)
 
     monkeypatch.setattr("cbfs.receiving.prekeys.make_prekey", quick)
 

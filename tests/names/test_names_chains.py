@@ -80,7 +80,7 @@ FALSE_CHAINS: dict[str, Callable[[], Asked]] = {
     "signed by somebody else": lambda: chained(step(ALICE)[1], step(ALICE, b"m" * 32)[0]),
     "of another version": lambda: chained(step(ALICE)[1], step(ALICE, version=3)[0]),
     "of another entry": lambda: chained(step(ALICE)[1], step(ALICE, previous=bytes(32))[0]),
-    "of another directory": lambda: chained(step(ALICE)[1], step(ALICE, namespace="other")[0]),
+    "of another directory": lambda: chained(step(ALICE)[1], step(ALICE, directory=bytes(16))[0]),
     "of a round that is over": lambda: chained(step(ALICE)[1], step(ALICE, expires=4)[0]),
     "to another profile": lambda: chained(
         replace(step(ALICE)[1], profile=b"mallory"), step(ALICE)[0]

@@ -196,6 +196,7 @@ def part(**changes: Any) -> list[Any]:
         "bundle": b"",
         "lifetime": 604_800,
         "change": 3,
+        "note": [[], [], [], []],
     }
     return list((fields | changes).values())
 
