@@ -197,7 +197,7 @@ class Healing(RuleBasedStateMachine):
         ]
 
     def _settle(self) -> bool:
-        for _ in range(60):
+        for _ in range(180):  # offers are made after 3, 9 and 21 days
             for name in NAMES:
                 self._client(name).pump(fails=False)
             for name in NAMES:
