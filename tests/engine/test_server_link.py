@@ -19,7 +19,8 @@ from cbfs_common.wire.transport import (
     ServerConnection,
     ServerSecret,
 )
-from tests.support.serving import RANDOM, shown_as
+from tests.support.impostor import shown_as
+from tests.support.serving import RANDOM
 
 SECRET = ServerSecret(bytes(range(96)))
 ADDRESS = Address(SECRET.key, "localhost", 1)

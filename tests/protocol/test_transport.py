@@ -36,7 +36,7 @@ from cbfs_common.wire.transport import (
     ServerSecret,
     server_id,
 )
-from tests.support.serving import shown_as
+from tests.support.impostor import shown_as
 from tests.vectors.make_transport_vectors import FILE, make
 
 RANDOM = Random(os.urandom, kem_encapsulate)

@@ -16,7 +16,7 @@ from cbfs_common.primitives import KEM_PUBLIC_SIZE, Random, dh_public, kem_encap
 from cbfs_common.profile import Address, parse_address
 from cbfs_common.session.prekey import PrekeyKind
 from cbfs_common.wire.requests import CreateAccount
-from cbfs_common.wire.transport import ClientConnection, Event, ServerSecret, server_id
+from cbfs_common.wire.transport import ClientConnection, Event
 
 RANDOM = Random(os.urandom, kem_encapsulate)
 TIMEOUT = 60.0
@@ -103,13 +103,6 @@ def record(kind: PrekeyKind = PrekeyKind.ONE_TIME, expires: int = FOREVER) -> by
 
 def envelope() -> bytes:
     return os.urandom(ENVELOPE_SIZE)
-
-
-def shown_as(own: ServerSecret, public: bytes) -> ServerSecret:
-    """What somebody has who shows the ``public`` keys of a server and has the secrets ``own``."""
-    made = ServerSecret(own.encoded)
-    made.public, made.key = public, server_id(public)
-    return made
 
 
 class RawClient:
