@@ -103,6 +103,7 @@ class Cause(Enum):
     """Why something has failed."""
 
     NETWORK = "network"  # it was not reached
+    AWAY = "away"  # the same, and that a server is reached again says nothing of it
     REFUSED = "refused"  # it was, and somebody else has to do something first
     GONE = "gone"  # it is not there any more
 
@@ -180,12 +181,19 @@ class Schedule:
         if not self._down:
             return False
         self._down = False
+        self._hasten(now, {Cause.NETWORK})
+        return True
+
+    def connected(self, now: float) -> None:
+        """The network is back, as it says itself: all that was not reached is due sooner."""
+        self._hasten(now, {Cause.NETWORK, Cause.AWAY})
+
+    def _hasten(self, now: float, causes: set[Cause]) -> None:
         for known in self._failed.values():
             early = max(known.last + SOON * 2.0**known.hurried, now + SOON * _share(self.random))
-            if known.cause is Cause.NETWORK and early < known.due:
+            if known.cause in causes and early < known.due:
                 known.due = early
                 known.hurried = min(known.hurried + 1, 16)
-        return True
 
     def sooner(self, key: str, now: float) -> None:
         """Something of it is new: it is due."""
@@ -236,6 +244,11 @@ class Retries:
         """Something was reached: others are due sooner if nothing was before."""
         if self._schedule.alive(trio.current_time()):
             self._tell()
+
+    def connected(self) -> None:
+        """The network is back, as it says itself: all that was not reached is due sooner."""
+        self._schedule.connected(trio.current_time())
+        self._tell()
 
     def sooner(self, key: str) -> None:
         """Something of it is new: it is due."""

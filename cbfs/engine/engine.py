@@ -152,6 +152,8 @@ class Engine:
     def _begin(self) -> None:
         """Start all tasks."""
         context, nursery, cover = self._context, self._nursery, self._cover
+        if self._network.tor is not None:
+            self._network.tor.back = context.retries.connected
         for former in self._former():
             mailbox = Mailbox(context, self._receiver, cover, self._view.status_changed, former)
             nursery.start_soon(supervised, context, mailbox.run)

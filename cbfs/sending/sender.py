@@ -219,7 +219,7 @@ class Sender:
                 await self._deliver_all(recipient)
                 self._works(recipient)
         except CbfsError as error:
-            wait = self._retries.failed(topic_of(recipient), _cause(error))
+            wait = self._retries.failed(topic_of(recipient), self._cause(error))
             if recipient in self._jobs:  # nobody waits for a note
                 again = f"tried again within {in_words(wait)}"
                 who = self._context.contacts.label(recipient)
@@ -253,6 +253,14 @@ class Sender:
                     self._wakes[recipient] = trio.Event()
                     if not self._has_work(recipient) and not await self._more_to_send(recipient):
                         return
+
+    def _cause(self, error: CbfsError) -> Cause:
+        if isinstance(error, Unknown | NameExpired):
+            return Cause.GONE
+        if isinstance(error, TransportError | DialError | NotYet):
+            # or a home server that lets its user in again sees at whose mailbox they try at once
+            return Cause.NETWORK if self._context.is_prompt else Cause.AWAY
+        return Cause.REFUSED
 
     def _gives_way(self, recipient: str, took: float) -> bool:
         """Whether somebody else is to have the place, after a window that took so long."""
@@ -525,13 +533,6 @@ async def _hand_over(link: Link, contact: Contact, envelope: bytes) -> None:
         await request(link, Deliver(contact.profile.user_id, envelope))
     except ServerRefused as error:
         raise _in_words(error) from error
-
-
-def _cause(error: CbfsError) -> Cause:
-    if isinstance(error, Unknown | NameExpired):
-        return Cause.GONE
-    network = isinstance(error, TransportError | DialError | NotYet)
-    return Cause.NETWORK if network else Cause.REFUSED
 
 
 _REFUSALS = {

@@ -97,6 +97,19 @@ def test_what_had_no_network_is_due_soon_when_something_works() -> None:
     assert tries < 40
 
 
+def test_what_is_away_is_due_sooner_when_the_network_says_that_it_is_back() -> None:
+    """And not when some server is reached, which may be who looks at what is tried then."""
+    schedule = Schedule(seeded(5))
+    for _ in range(12):
+        schedule.failed("to bob", 1_000.0, Cause.AWAY)
+        schedule.failed("home", 1_000.0, Cause.NETWORK)
+    due = schedule.due("to bob")
+    assert schedule.worked("home", 1_010.0)
+    assert schedule.due("to bob") == due > 1_100
+    schedule.connected(1_020.0)
+    assert schedule.due("to bob") <= 1_025
+
+
 class Net:
     """What a sender needs of a context, where nobody can be reached; counts who is asked for."""
 

@@ -7,7 +7,7 @@ wait for as long each time. Time is trio's, which jumps."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from unittest.mock import patch
 
@@ -18,12 +18,21 @@ from cbfs.account.settings import Reactions
 from cbfs.engine.engine import Engine
 from cbfs.receiving.receiver import Receiver
 from cbfs.sending.note_clock import NoteClock
+from cbfs_common.errors import CryptoError
 from cbfs_common.limits import ENVELOPE_SIZE, PROMPT_AFTER
-from cbfs_common.messages.body import Note, Parent, Refs, encode_note, encode_part
+from cbfs_common.messages.body import (
+    Body,
+    Note,
+    Parent,
+    Refs,
+    decode_body,
+    encode_note,
+    encode_part,
+)
 from cbfs_common.messages.conversation import conversation_id
 from cbfs_common.wire.requests import AnyReply, AnyRequest, Deliver, TakePrekey
 from tests.engine.test_engine import send
-from tests.hostile.town import Person, Town
+from tests.hostile.town import HOME, OTHER, Person, Town
 from tests.support.talking import seeded
 
 PEERS = ("bob", "carol", "dave")
@@ -45,7 +54,8 @@ class Event:
     comes a message (``say``), one that answers what she has not seen (``miss``), the first message
     of another session (``anew``), or a note that says of one of hers that it has come, is wanted,
     or offers one (``receipt``, ``want``, ``offer``); or noise that the server makes up (``forge``).
-    ``group``: in the conversation of all."""
+    ``group``: in the conversation of all. Or the peers' server cannot be reached for so long as
+    ``wait`` says (``outage``), or alice's home server lets nobody in (``shut``)."""
 
     after: float
     kind: str
@@ -59,7 +69,9 @@ class Event:
 def honest(history: Sequence[Event]) -> list[Event]:
     """The same with a server that does nothing to it."""
     return [
-        replace(event, treatment="") if event.kind != "forge" else replace(event, kind="nothing")
+        replace(event, treatment="")
+        if event.kind not in ("forge", "shut")
+        else replace(event, kind="nothing")
         for event in history
     ]
 
@@ -117,6 +129,8 @@ class Watched:
                     await trio.sleep(event.after)
                     if event.kind == "write":
                         await self._write(engine, event)
+                    elif event.kind in ("outage", "shut"):
+                        nursery.start_soon(self._away, event)
                     elif event.kind != "nothing":
                         nursery.start_soon(self._treat, event)
                 await trio.sleep(AFTER)
@@ -126,11 +140,33 @@ class Watched:
         assert not self.town.faults.texts, self.town.faults.texts
         return self.left
 
+    def read(self, name: str) -> list[Body]:
+        """What of alice's is in somebody's mailbox and can be read, in the order of coming."""
+        peer, bodies = self.peers[name], []
+        for envelope in self.town.other.box(peer.account.profile.user_id).values():
+            assert peer.session is not None
+            with suppress(CryptoError):
+                peer.session, body = peer.session.open(peer.party, envelope, int(self.town.now()))
+                bodies.append(decode_body(body))
+        return bodies
+
     async def _write(self, engine: Engine, event: Event) -> None:
         to = PEERS if event.group else (event.who,)
         if event.large:
             self.large |= {(round(trio.current_time(), 6), name) for name in to}
         await send(engine, to, b"x" * (LARGE if event.large else 5))
+
+    async def _away(self, event: Event) -> None:
+        """Nobody gets in for a while, and who is in is put out."""
+        port = OTHER if event.kind == "outage" else HOME
+        server = self.town.wires.servers.pop(port, None)
+        if server is None:
+            return
+        if event.kind == "shut":
+            self.town.office.cut = 0
+            self.town.send(SYSTEM_RANDOM.token(ENVELOPE_SIZE))  # at which the connection ends
+        await trio.sleep(event.wait)
+        self.town.wires.servers[port] = server
 
     async def _treat(self, event: Event) -> None:
         if event.kind == "forge":
@@ -186,7 +222,7 @@ class Watched:
 
 
 @contextmanager
-def _fixed() -> Iterator[None]:
+def fixed() -> Iterator[None]:
     """Nothing is left to chance that may differ between two runs."""
 
     def clock(context, _random, send, nursery):  # type: ignore[no-untyped-def]
@@ -198,19 +234,28 @@ def _fixed() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(patch("cbfs.engine.engine.NoteClock", clock))
         stack.enter_context(patch("cbfs.receiving.receiver.Receiver._delay", delay))
+        stack.enter_context(patch("cbfs.problems._share", lambda _random: 0.75))
         yield
+
+
+@contextmanager
+def watched(history: Sequence[Event], reactions: Reactions) -> Iterator[Watched]:
+    """After a run."""
+    made = Watched(reactions)
+    try:
+        with fixed():
+            made.go(history)
+        yield made
+    finally:
+        made.town.close()
 
 
 def run(
     history: Sequence[Event], reactions: Reactions
 ) -> tuple[list[Left], set[tuple[float, str]]]:
     """What left, and when alice wrote something in several parts to whom."""
-    watched = Watched(reactions)
-    try:
-        with _fixed():
-            return watched.go(history), watched.large
-    finally:
-        watched.town.close()
+    with watched(history, reactions) as made:
+        return made.left, made.large
 
 
 def differences(history: Sequence[Event], reactions: Reactions) -> list[str]:

@@ -2,6 +2,7 @@
 her: and where it does, since the user wants prompt reactions, this machine sees it."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from random import Random
 from statistics import median
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from cbfs.account.settings import Reactions
 from cbfs_common.limits import NOTE_CLOCK, PROMPT_AFTER
+from cbfs_common.messages.body import Part
 from tests.hostile.reactions import (
     PEERS,
     TREATMENTS,
@@ -20,15 +22,30 @@ from tests.hostile.reactions import (
     differences,
     honest,
     run,
+    watched,
 )
 
 STEADY, PROMPT = Reactions.STEADY, Reactions.PROMPT
 
+KINDS = (
+    "write",
+    "write",
+    "say",
+    "say",
+    "miss",
+    "receipt",
+    "want",
+    "offer",
+    "anew",
+    "forge",
+    "shut",
+    "outage",
+)
 WAITS = st.sampled_from((0.0, 1.0, 7.0, 60.0, 400.0, 3_000.0))
 EVENTS = st.builds(
     Event,
     WAITS.map(lambda wait: wait + 0.5),
-    st.sampled_from(("write", "say", "say", "miss", "receipt", "want", "offer", "anew", "forge")),
+    st.sampled_from(KINDS),
     st.sampled_from(PEERS),
     group=st.booleans(),
     large=st.booleans(),
@@ -91,6 +108,36 @@ def test_a_changed_last_byte_brings_about_nothing() -> None:
     assert not [left for left in other if left.what == "TakePrekey"]
 
 
+def test_who_is_let_in_again_tries_nothing_else_at_once() -> None:
+    """alice has written to bob, whose server is away. When nothing was reached, and her home server
+    lets her in, what has failed was tried at once: so she who comes back was who wrote to bob."""
+    history = [
+        Event(10, "outage", wait=400.0),
+        Event(10, "write"),
+        Event(100, "shut", wait=400.0),
+    ]
+    assert not differences(history, STEADY)
+    assert differences(history, PROMPT)
+
+
+def test_what_is_sent_again_leaves_a_part_at_a_tick() -> None:
+    """In turns with notes, or behind a message that takes several envelopes itself; never behind
+    one that takes one, which is then seen to take more."""
+    asked = [Event(30, "write", large=True), Event(60, "want"), Event(60, "write")]
+    for more in (Event(6 * 3_600, "nothing"), Event(60, "write", large=True)):
+        with watched([*asked, more], STEADY) as made:
+            parts = [body for body in made.read("bob") if isinstance(body, Part)]
+            times = Counter((part.salt, part.number) for part in parts)
+            again = [number for (_salt, number), count in times.items() if count == 2]
+            count = max(part.count for part in parts)
+            assert sorted(again) == list(range(count))
+            at_once = Counter(one.at for one in made.left if one.to == "bob")
+            written = [at for at, name in made.large if name == "bob"]
+            assert {at for at, many in at_once.items() if many > 1} == set(written)
+            rode = max(at_once[at] for at in written) - count
+            assert 0 < rode <= count if more.large else rode == 0
+
+
 # How many messages it takes to single out their sender: a server counts at which of its mailboxes
 # something comes in the moments in which a receipt would.
 
@@ -125,7 +172,7 @@ def singled_out(
     return None
 
 
-def watched(reactions: Reactions, seed: int) -> tuple[list[float], list[Left]]:
+def observed(reactions: Reactions, seed: int) -> tuple[list[float], list[Left]]:
     """When bob's messages came, and what left."""
     chance = Random(seed)
     waits = [chance.expovariate(1 / APART) for _ in range(MESSAGES)]
@@ -137,12 +184,12 @@ def watched(reactions: Reactions, seed: int) -> tuple[list[float], list[Left]]:
 
 @pytest.mark.slow
 def test_prompt_receipts_single_out_the_sender_and_steady_ones_do_not() -> None:
-    came, left = watched(PROMPT, 1)
+    came, left = observed(PROMPT, 1)
     around = PROMPT_AFTER / 2, PROMPT_AFTER * 3 / 2
     counts = [singled_out(came, left, around, seed) for seed in range(25)]
     assert all(counts), counts
     assert 2 <= median(count or 0 for count in counts) <= 6
-    came, left = watched(STEADY, 2)
+    came, left = observed(STEADY, 2)
     assert len([one for one in left if one.to == "bob"]) > 20
     for window in (around, (0.0, 1.0)):
         counts = [singled_out(came, left, window, seed) for seed in range(25)]

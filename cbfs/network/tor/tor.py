@@ -112,6 +112,9 @@ class Tor:
         self._down: CbfsError | None = None
         self._note = ""
         self._told: TorReport | None = None
+        self.back: Callable[[], None] = lambda: None
+        """Called when the Tor network answers again after it did not, as tor says: a server that
+        was reached through it can bring that about no more than that it did not."""
         self.control = ""
         """Control socket or port of the tor in use, for a server of one's own to publish itself
         through; empty until there is one."""
@@ -251,7 +254,9 @@ class Tor:
             case Stream():
                 self._close_soon(self._circuits.stream(event))
             case Liveness():
-                self._alive = event.up
+                back, self._alive = event.up and not self._alive, event.up
+                if back:
+                    self.back()
             case Bootstrap():
                 if event.percent > self._bootstrap.percent:
                     self._progressed = trio.current_time()
