@@ -28,6 +28,9 @@ GIVEN_AGAIN = 2
 that a message is offered in, of which there are few; beside a server that always does so, more may
 leave two people no way to each other."""
 
+WEEKS = 14
+"""In which everybody writes to everybody once in eight days: as long as offers are made."""
+
 LARGE = 20_000
 """Bytes: two parts."""
 
@@ -196,8 +199,20 @@ class Healing(RuleBasedStateMachine):
             if name in w.participants and not (w.lost or w.removed) and w.id not in has
         ]
 
+    def _write_all(self, text: str) -> None:
+        """Everybody writes in every conversation: that shows what is missing, and begins other
+        sessions where nothing was heard for long."""
+        for who in NAMES:
+            groups = [tuple(n for n in NAMES if n not in (who, o)) for o in (None, *NAMES)]
+            for people in dict.fromkeys(group for group in groups if group):
+                words = f"{text} of {who}".encode()
+                self.written.append(self._client(who).write(people, words))
+                self.world.now += 1_000
+
     def _settle(self) -> bool:
-        for _ in range(180):  # offers are made after 3, 9 and 21 days
+        for hours in range(0, WEEKS * 7 * 24, 5):
+            if hours % (8 * 24) < 5 <= hours:
+                self._write_all(f"after {hours} hours")
             for name in NAMES:
                 self._client(name).pump(fails=False)
             for name in NAMES:
@@ -213,12 +228,7 @@ class Healing(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             if self.written:
-                # one exchange in every conversation shows what is missing
-                for who in NAMES:
-                    groups = [tuple(n for n in NAMES if n not in (who, o)) for o in (None, *NAMES)]
-                    for people in dict.fromkeys(group for group in groups if group):
-                        self.written.append(self._client(who).write(people, f"end {who}".encode()))
-                        self.world.now += 1_000
+                self._write_all("end")
                 assert self._settle(), {name: self._misses(name) for name in NAMES}
             self.nothing_twice_and_nothing_wrong()
             self._one_order()

@@ -89,7 +89,7 @@ class Watched:
     """One run."""
 
     def __init__(self, reactions: Reactions) -> None:
-        self.town = Town(reactions)
+        self.town = Town(reactions, ticks=True)
         self.left: list[Left] = []
         self.large: set[tuple[float, str]] = set()
         """When alice has written something in several parts, and to whom."""

@@ -78,6 +78,9 @@ HOME, OTHER, NAMES = 1, 2, 3
 PATIENCE = 900.0
 """Seconds of the jumping clock in which all must be well again."""
 
+NEVER = 1e12
+"""Seconds."""
+
 SESSION_LENGTH = 20
 """Messages of bob's on one session, to which he gets no answers that he reads."""
 
@@ -176,12 +179,15 @@ class Person:
 class Town:
     """Everybody, and the servers."""
 
-    def __init__(self, reactions: Reactions = Reactions.PROMPT) -> None:
+    def __init__(self, reactions: Reactions = Reactions.PROMPT, *, ticks: bool = False) -> None:
+        """``ticks``: notes leave by the note clock, too."""
         memory = Path("/dev/shm")
         self.place = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
         self._limits = ExitStack()
         for name, limit in SMALL.items():
             self._limits.enter_context(patch(name, limit))
+        if not ticks:
+            self._limits.enter_context(patch("cbfs.sending.note_clock.NOTE_CLOCK", NEVER))
         self._start = time.time()
         self._passed = 0.0
         self._running = False
