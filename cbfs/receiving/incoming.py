@@ -85,8 +85,8 @@ class IncomingBatch:
         except Duplicate:
             self._gone.append(item)
         except Damaged as error:
-            # a server can bring this about by a bit: what is done then shows it whose that was
-            if self._context.is_prompt and not error.far and self._is_heard(error.peer):
+            # that it is far ahead a server can bring about, by what it drops
+            if not error.far and self._is_heard(error.peer):
                 self._lost.add(error.peer)
             why = Why.FAR if error.far else Why.DAMAGED
             self.unread.append((item, QuarantinedEnvelope(envelope, why, error.session)))

@@ -63,7 +63,7 @@ class Ends(Healing):
                 due = timetable.due(reader, self.world.now, 64)
             if not due:
                 return
-            client.store.write(partial(end, ends=due))
+            client.store.write(partial(end, ends=due, now=self.world.now))
 
     def teardown(self) -> None:
         try:
