@@ -4,7 +4,7 @@ Functions that take a ``Writer`` belong into one transaction with whatever else 
 keep true together with them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from cbfs.messages import lifetimes, listings, order, search_index, transcript
@@ -289,12 +289,30 @@ def explain_absence(
 ) -> list[Message]:
     """Why a message is not here that others name as one of this author's. Gives those of which the
     transcript says something else by that."""
-    known = order.waiting(writer, conversation, id_)
-    found = (get_message(writer, conversation, n) for n in (known.serials if known else ()))
-    named = [m for m in found if m and any(p[0] == author and p.id == id_ for p in m.missing)]
-    if not named or not order.explain(writer, conversation, id_, why):
+    named = [m for m, parent in _waiting_for(writer, conversation, id_) if parent.author == author]
+    if not named or not order.explain(writer, conversation, id_, author, why):
         return []
     return [put_changed(writer, message) for message in named]
+
+
+def is_taken_back(reader: Reader, conversation: bytes, id_: bytes) -> bool:
+    """Whether everybody who is said to have written a message that is not here has taken it
+    back."""
+    known = order.waiting(reader, conversation, id_)
+    authors = {parent.author for _message, parent in _waiting_for(reader, conversation, id_)}
+    return known is not None and all(known.why(who) is Absence.TAKEN_BACK for who in authors)
+
+
+def _waiting_for(
+    reader: Reader, conversation: bytes, id_: bytes
+) -> Iterator[tuple[Message, Parent]]:
+    """The messages that name one that is not here, and as what they name it."""
+    known = order.waiting(reader, conversation, id_)
+    for serial in known.serials if known else ():
+        message = get_message(reader, conversation, serial)
+        for parent in message.missing if message else ():
+            if message and parent.id == id_:
+                yield message, parent
 
 
 def _placed(
@@ -462,7 +480,7 @@ def transcript_text(reader: Reader, message: Message) -> bytes:
 def _absence(reader: Reader, message: Message, parent: Parent) -> tuple[str, Absence]:
     """Whose message is not here that this one names, and why."""
     known = order.waiting(reader, message.conversation, parent.id)
-    why = known.why if known else Absence.MISSING
+    why = known.why(parent.author) if known else Absence.MISSING
     return ("" if parent.author == message.sender else label(reader, parent.author)), why
 
 

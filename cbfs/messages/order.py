@@ -63,15 +63,30 @@ class Absence(Enum):
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """What waits for a parent that is not here: the first ``date`` that one of them is shown at
-    (milliseconds), the ``serials`` of WAITING_MAX of them, and ``why`` it is not here."""
+    (milliseconds), the ``serials`` of WAITING_MAX of them, and why it is not here, by each of those
+    who are said to have written it: who names a parent may say that it is anybody's."""
 
     date: int
     serials: tuple[int, ...]
-    why: Absence = Absence.MISSING
+    whys: tuple[tuple[str, Absence], ...] = ()
+
+    def why(self, author: str) -> Absence:
+        """Why it is not here as a message of this author's."""
+        return dict(self.whys).get(author, Absence.MISSING)
+
+    def explained(self, author: str, why: Absence) -> "Waiting":
+        """With another reason why it is not here as a message of this author's."""
+        return replace(self, whys=tuple(sorted((dict(self.whys) | {author: why}).items())))
+
+    @property
+    def is_in_vain(self) -> bool:
+        """Whether anybody was asked for it in vain as one of theirs."""
+        return any(why is Absence.IN_VAIN for _author, why in self.whys)
 
     def encode(self) -> bytes:
         """As a record of ``Meta.BEFORE``."""
-        return pack(self.date, list(self.serials), self.why.value)
+        whys = [[author, why.value] for author, why in self.whys]
+        return pack(self.date, list(self.serials), whys)
 
 
 def wait_for(writer: Writer, conversation: bytes, parent: bytes, date: int, serial: int) -> bool:
@@ -79,7 +94,7 @@ def wait_for(writer: Writer, conversation: bytes, parent: bytes, date: int, seri
     wait for it that this one is not told when it comes."""
     known = waiting(writer, conversation, parent)
     date, there = max(1, date), known.serials if known else ()
-    made = Waiting(min(date, known.date), there, known.why) if known else Waiting(date, ())
+    made = Waiting(min(date, known.date), there, known.whys) if known else Waiting(date, ())
     told = len(there) < WAITING_MAX
     made = replace(made, serials=(*there, serial)) if told else made
     writer.put(Table.META, _key(conversation, parent), made.encode())
@@ -91,23 +106,25 @@ def waited_for(writer: Writer, conversation: bytes, id_: bytes) -> Waiting | Non
     found = waiting(writer, conversation, id_)
     if found is not None:
         writer.delete(Table.META, _key(conversation, id_))
-        if found.why is Absence.IN_VAIN:
+        if found.is_in_vain:
             left = [parent for parent in _asked_for(writer, conversation) if parent != id_]
             _put_asked_for(writer, conversation, left)
     return found
 
 
-def explain(writer: Writer, conversation: bytes, parent: bytes, why: Absence) -> tuple[int, ...]:
-    """Why a parent is not here. The serials of those that wait for it."""
+def explain(writer: Writer, conversation: bytes, parent: bytes, author: str, why: Absence) -> bool:
+    """Why a parent is not here as a message of this author's. False when nothing waits for it, or
+    that was known."""
     known = waiting(writer, conversation, parent)
-    if known is None or known.why is why:
-        return ()
+    if known is None or known.why(author) is why:
+        return False
+    known = known.explained(author, why)
     asked_for = [each for each in _asked_for(writer, conversation) if each != parent]
-    if why is Absence.IN_VAIN:
+    if known.is_in_vain:
         asked_for.append(parent)
     _put_asked_for(writer, conversation, asked_for)
-    writer.put(Table.META, _key(conversation, parent), replace(known, why=why).encode())
-    return known.serials
+    writer.put(Table.META, _key(conversation, parent), known.encode())
+    return True
 
 
 def waiting(reader: Reader, conversation: bytes, parent: bytes) -> Waiting | None:
@@ -157,8 +174,8 @@ def _decode_asked_for(data: bytes) -> list[bytes]:
 
 
 def _decode_waiting(data: bytes) -> Waiting:
-    date, serials, why = unpack(data, int, list, int)
-    return Waiting(date, tuple(serials), Absence(why))
+    date, serials, whys = unpack(data, int, list, list)
+    return Waiting(date, tuple(serials), tuple((who, Absence(why)) for who, why in whys))
 
 
 def _key(conversation: bytes, parent: bytes) -> bytes:

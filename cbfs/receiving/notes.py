@@ -16,6 +16,7 @@ from cbfs.messages.history import (
     explain_absence,
     find_message,
     has_message,
+    is_taken_back,
     own_before,
     put_message,
 )
@@ -113,12 +114,12 @@ def _received(writer: Writer, told: Told, me: str, sender: str, ref: bytes) -> N
 
 
 def _taken_back(writer: Writer, told: Told, sender: str, ref: bytes) -> None:
-    """It is not asked for any more, and in its place stands why. Only who is said to have written
-    it is believed."""
+    """In its place stands why it is not there. Only who is said to have written it is believed, and
+    as long as somebody else is said to have as well, it is asked for all the same."""
     changed = explain_absence(writer, ref[:16], sender, ref[16:], Absence.TAKEN_BACK)
-    if changed:
+    if changed and is_taken_back(writer, ref[:16], ref[16:]):
         arrived(writer, ref)
-        told.messages += changed
+    told.messages += changed
 
 
 def _send_again(

@@ -198,6 +198,37 @@ def test_only_its_author_takes_a_message_back(world: World) -> None:
     assert text(alice) == ["bob: lost", "carol: yes"]
 
 
+def test_who_claims_the_message_of_another_does_not_take_it_back(world: World) -> None:
+    """bob is asked for it all the same, whatever carol says of a message that she calls hers; and
+    what never comes is a warning."""
+    alice, bob, carol = (world.clients[name] for name in PEOPLE)
+    hash_ = part(b"lost").hash("bob")
+    for sender in (bob, carol):
+        answer = replace(part(b"yes"), parents=(Parent(sender.name, hash_),))
+        send(sender, alice, encode_part(answer))
+    (key,) = alice.context.conversations
+    ref = key + hash_[:16]
+    taken = encode_note(Note(Refs(taken_back=(ref,)), False, b""))
+    send(carol, alice, taken)
+    said = ["(bob has written something before this that has not come)", "bob: yes"]
+    claimed = ["(carol has taken back a message)", "carol: yes"]
+    assert sorted(text(alice)) == sorted(said + claimed)
+    with alice.store.read() as reader:
+        assert [each.ref for each in note_queue.items_for(reader, "bob", NoteKind.WANT)] == [ref]
+    alice.store.write(
+        lambda w: history.explain_absence(w, key, "bob", ref[16:], order.Absence.IN_VAIN)
+    )
+    send(carol, alice, taken)
+    with alice.store.read() as reader:
+        assert order.in_vain(reader, key) == 1
+    assert "(bob has written something before this that never came: ask them)" in text(alice)
+    send(bob, alice, taken)
+    assert "(bob has taken back a message)" in text(alice)
+    with alice.store.read() as reader:
+        assert order.in_vain(reader, key) == 0
+        assert not list(note_queue.items_for(reader, "bob", NoteKind.WANT))
+
+
 def test_who_is_restored_and_sends_a_draft_again_sends_one_message(world: World) -> None:
     """What names the second one names the first one, too, where only that is."""
     alice, bob, carol = (world.clients[name] for name in PEOPLE)
