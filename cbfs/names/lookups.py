@@ -10,6 +10,7 @@ one poll later.
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import trio
 
@@ -191,25 +192,37 @@ class Lookups:
 
     async def _followed(self, link: Link, newest: Newest) -> DirectoryState:
         """The state when the log has been followed to ``newest`` through every head that was seen;
-        the changes on the way are not known then."""
+        the changes on the way are not known then. What is asked for says where the client was last,
+        and of the heads seen since nothing but in which stretches of FOLLOW_MAX rounds there are
+        any."""
         if newest.degraded:
             raise DirectoryLies(Fault.QUORUM)
-        for position in (self._state.head, *self._state.seen):
-            await self._leads_to(link, position, newest.head)
-        return followed(self._state, newest)
+        state, end = self._state, newest.head
+        positions = (state.head, *state.seen)
+        if end.size - state.head.size <= FOLLOW_MAX:
+            rounds = await self._rounds(link, state.head.size, end.size)
+            for position in positions:
+                check_leads_to(position, rounds, end)
+        else:
+            for stretch, there in groupby(positions, lambda each: each.size // FOLLOW_MAX):
+                start = max(stretch * FOLLOW_MAX, state.head.size)
+                await self._lead_to(link, start, tuple(there), end)
+        return followed(state, newest)
 
-    async def _leads_to(self, link: Link, position: Position, end: Position) -> None:
-        """Check that the log goes on from a position to ``end``: by its rounds, or from the next
-        multiple of FOLLOW_MAX on by a proof, which so says no more of where this client was."""
-        if end.size - position.size <= FOLLOW_MAX:
-            check_leads_to(position, await self._rounds(link, position.size, end.size), end)
-            return
-        old = (position.size // FOLLOW_MAX + 1) * FOLLOW_MAX
-        rounds = await self._rounds(link, position.size, old)
-        reply = await self._ask(link, AskConsistency(old, end.size))
-        if not isinstance(reply, ConsistencyIs):
-            raise unexpected(reply)
-        check_extends(position, rounds, reply.proof, old, end)
+    async def _lead_to(
+        self, link: Link, start: int, positions: tuple[Position, ...], end: Position
+    ) -> None:
+        """Check that the log goes on to ``end`` from positions that are past ``start`` and before
+        the next multiple of FOLLOW_MAX: by its rounds, and behind that multiple by a proof."""
+        old = min((start // FOLLOW_MAX + 1) * FOLLOW_MAX, end.size)
+        rounds, proof = await self._rounds(link, start, old), tuple[bytes, ...]()
+        if old < end.size:
+            reply = await self._ask(link, AskConsistency(old, end.size))
+            if not isinstance(reply, ConsistencyIs):
+                raise unexpected(reply)
+            proof = reply.proof
+        for position in positions:
+            check_extends(position, rounds, proof, old, end)
 
     async def is_current(self, shown: Shown) -> bool | None:
         """Whether what a bundle shows is still so at the last poll; None when the change feed

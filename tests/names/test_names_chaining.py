@@ -190,3 +190,33 @@ def test_a_fork_is_found_when_too_many_heads_wait_for_a_poll() -> None:
         assert len(here.state().seen) <= HEADS_SEEN_MAX
 
     at_a_directory(body)
+
+
+@pytest.mark.parametrize(
+    ("looked_up", "others"),
+    [((9, 9, 70, 126), ()), ((9, 150), (70, 190, 191)), ((260, 262), (257,))],
+    ids=["before a proof", "in the same stretch", "near the end"],
+)
+def test_how_the_log_is_followed_says_nothing_of_look_ups(
+    monkeypatch: pytest.MonkeyPatch, looked_up: tuple[int, ...], others: tuple[int, ...]
+) -> None:
+    """Not how many heads they have shown, nor, but for stretches of FOLLOW_MAX rounds, which."""
+    monkeypatch.setattr("cbfs.names.lookups.FOLLOW_MAX", 128)
+
+    async def body(here: Here) -> None:
+        clients = [here.new(), here.new()]
+        for each in clients:
+            await each.lookups.lookup("alice")
+        for number in range(3, 265):
+            here.liar.put()
+            for each, when in zip(clients, (looked_up, others), strict=True):
+                if number in when:
+                    await each.lookups.lookup("alice")
+        asked = []
+        for each in clients:
+            here.said.clear()
+            await poll(each)
+            asked.append(here.said.copy())
+        assert asked[0] == asked[1]
+
+    at_a_directory(body)
