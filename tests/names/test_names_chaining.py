@@ -34,6 +34,22 @@ class Here:
         assert stored is not None
         return decode_state(stored)
 
+    async def client(self) -> Directory:
+        """One that has looked a name up."""
+        made = self.new()
+        await made.lookups.lookup("alice")
+        return made
+
+    async def shows_a_fork(self, client: Directory, more: int = 0) -> None:
+        """To one look-up: a round in which the name is mallory's, and some ``more``."""
+        with self.liar.memory():
+            self.liar.put(make_entry("bob", profile=b"mallory's"))
+            for _ in range(more):
+                self.liar.put()
+            found = await client.lookups.lookup("bob")
+        assert isinstance(found, Found)
+        assert found.entry.profile == b"mallory's"
+
 
 async def poll(directory: Directory) -> Polled:
     async def mark(polled: Polled) -> None:
@@ -77,8 +93,7 @@ def test_look_ups_of_clients_that_know_different_heads_are_the_same_bytes() -> N
         for rounds in (0, 3, 5):
             for _ in range(rounds):
                 here.liar.put()
-            clients.append(here.new())
-            await clients[-1].lookups.lookup("alice")
+            clients.append(await here.client())
         here.said.clear()
         for each in clients:
             await each.lookups.lookup("bob")
@@ -91,14 +106,8 @@ def test_look_ups_of_clients_that_know_different_heads_are_the_same_bytes() -> N
 
 def test_a_fork_that_a_look_up_shows_is_found_at_the_next_poll() -> None:
     async def body(here: Here) -> None:
-        alice = here.new()
-        await alice.lookups.lookup("alice")
-        with here.liar.memory():
-            here.liar.put(make_entry("bob", profile=b"mallory's"))
-            here.liar.put()
-            found = await alice.lookups.lookup("bob")
-            assert isinstance(found, Found)
-            assert found.entry.profile == b"mallory's"
+        alice = await here.client()
+        await here.shows_a_fork(alice, more=1)
         for _ in range(4):
             here.liar.put()
         assert await fault(alice) is Fault.FORK
@@ -112,11 +121,8 @@ def test_a_fork_that_a_look_up_shows_is_found_at_the_next_poll() -> None:
 
 def test_a_fork_of_one_size_is_found_at_once() -> None:
     async def body(here: Here) -> None:
-        alice = here.new()
-        await alice.lookups.lookup("alice")
-        with here.liar.memory():
-            here.liar.put(make_entry("bob", profile=b"mallory's"))
-            await alice.lookups.lookup("bob")
+        alice = await here.client()
+        await here.shows_a_fork(alice)
         here.liar.put()
         with pytest.raises(DirectoryLies) as caught:
             await alice.lookups.lookup("alice")
@@ -127,11 +133,8 @@ def test_a_fork_of_one_size_is_found_at_once() -> None:
 
 def test_a_poll_that_hides_what_a_look_up_has_shown_is_refused() -> None:
     async def body(here: Here) -> None:
-        alice = here.new()
-        await alice.lookups.lookup("alice")
-        with here.liar.memory():
-            here.liar.put(make_entry("bob", profile=b"mallory's"))
-            await alice.lookups.lookup("bob")
+        alice = await here.client()
+        await here.shows_a_fork(alice)
         assert await fault(alice) is Fault.SMALLER
 
     at_a_directory(body)
@@ -139,8 +142,7 @@ def test_a_poll_that_hides_what_a_look_up_has_shown_is_refused() -> None:
 
 def test_an_honest_log_leads_through_all_that_look_ups_have_shown() -> None:
     async def body(here: Here) -> None:
-        alice = here.new()
-        await alice.lookups.lookup("alice")
+        alice = await here.client()
         for number in range(9):
             here.liar.put()
             await alice.lookups.lookup("bob")
@@ -158,8 +160,7 @@ def test_heads_that_look_ups_show_are_followed_before_there_are_too_many() -> No
     """By requests that everybody makes; what has changed is told by the next poll all the same."""
 
     async def body(here: Here) -> None:
-        alice = here.new()
-        await alice.lookups.lookup("alice")
+        alice = await here.client()
         here.liar.put(make_entry("bob", version=2))
         for _ in range(HEADS_SEEN_MAX + 1):
             here.liar.put()
@@ -176,11 +177,8 @@ def test_heads_that_look_ups_show_are_followed_before_there_are_too_many() -> No
 
 def test_a_fork_is_found_when_too_many_heads_wait_for_a_poll() -> None:
     async def body(here: Here) -> None:
-        alice = here.new()
-        await alice.lookups.lookup("alice")
-        with here.liar.memory():
-            here.liar.put(make_entry("bob", profile=b"mallory's"))
-            await alice.lookups.lookup("bob")
+        alice = await here.client()
+        await here.shows_a_fork(alice)
         here.liar.put()
         with pytest.raises(DirectoryLies) as caught:
             for _ in range(HEADS_SEEN_MAX + 1):
@@ -204,9 +202,7 @@ def test_how_the_log_is_followed_says_nothing_of_look_ups(
     monkeypatch.setattr("cbfs.names.lookups.FOLLOW_MAX", 128)
 
     async def body(here: Here) -> None:
-        clients = [here.new(), here.new()]
-        for each in clients:
-            await each.lookups.lookup("alice")
+        clients = [await here.client(), await here.client()]
         for number in range(3, 265):
             here.liar.put()
             for each, when in zip(clients, (looked_up, others), strict=True):
