@@ -1,8 +1,6 @@
 """Contacts whose keys or server change, by their owners' word and by nobody's: two engines, real
 message servers, and a directory that does what the test says, over real sockets."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -23,12 +21,6 @@ from tests.engine.test_engine import NO_TOR, Recorder, account, send, until
 from tests.engine.test_healing import texts, write
 from tests.support.town import Town, arrived, contact, in_town, load, stolen, talk
 from tests.support.world import World
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with ExitStack() as stack:
-        yield World(tmp_path_factory.mktemp("e"), stack)
 
 
 @pytest.fixture(autouse=True)

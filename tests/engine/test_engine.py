@@ -1,7 +1,7 @@
 """Two engines in one process, with a real server and a real directory, without mounts."""
 
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -65,12 +65,6 @@ class Recorder:
 
     def status_changed(self) -> None:
         pass
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with ExitStack() as stack:
-        yield World(tmp_path_factory.mktemp("e"), stack)
 
 
 def account(here: World, name: str) -> Path:

@@ -3,8 +3,6 @@ and what is asked for again. The clocks of the protocol run faster here."""
 
 import random
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -21,12 +19,6 @@ from tests.engine.test_engine import NO_TOR, Recorder, account, read, until
 from tests.support.world import World
 
 ROUNDS = 50
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with ExitStack() as stack:
-        yield World(tmp_path_factory.mktemp("e"), stack)
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,6 @@
 real server and a real directory."""
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -22,12 +20,6 @@ from cbfs_common.session.session import Session
 from tests.engine.test_engine import NO_TOR, Recorder, account, read, send, until
 from tests.engine.test_healing import texts, write
 from tests.support.world import User, World, wait_for
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with ExitStack() as stack:
-        yield World(tmp_path_factory.mktemp("e"), stack)
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,7 @@
 more than a look-up now and then."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,12 +31,6 @@ from tests.support.stores import open_store
 from tests.support.world import World
 
 DAY = 86_400
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with ExitStack() as stack:
-        yield World(tmp_path_factory.mktemp("e"), stack)
 
 
 def test_who_is_in_a_group_can_be_verified_and_blocked_before_they_write(

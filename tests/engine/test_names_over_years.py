@@ -2,8 +2,7 @@
 whose clocks the test moves."""
 
 import shutil
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -31,12 +30,6 @@ from tests.support.world import World, make_easy
 
 TERM = 730 * DAY
 """How long a name lasts."""
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with ExitStack() as stack:
-        yield World(tmp_path_factory.mktemp("e"), stack)
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,6 @@
 does with them."""
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +19,6 @@ from tests.engine.test_engine import NO_TOR, Recorder, until
 from tests.engine.test_healing import write
 from tests.support.town import Town, arrived, contact, in_town, load, load_running, stolen, talk
 from tests.support.world import World, make_easy
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with ExitStack() as stack:
-        yield World(tmp_path_factory.mktemp("e"), stack)
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,6 @@
 """Somebody has a copy of an account: what it is good for after the owner has made new keys."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,12 +16,6 @@ from tests.engine.test_engine import NO_TOR, until
 from tests.engine.test_healing import texts, write
 from tests.support.town import Town, arrived, contact, in_town, load, talk
 from tests.support.world import World
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with ExitStack() as stack:
-        yield World(tmp_path_factory.mktemp("e"), stack)
 
 
 @pytest.fixture(autouse=True)
