@@ -43,6 +43,7 @@ from cbfs_common.messages.body import (
 from cbfs_common.messages.conversation import conversation_id
 from cbfs_common.messages.folder import TOP, FolderEntry, encode_table
 from tests.support.healing_world import Client, World
+from tests.support.parts import sole_part
 
 PEOPLE = ("alice", "mallory")
 
@@ -56,21 +57,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def part(text: bytes = b"hello", people: tuple[str, ...] = PEOPLE, subject: str = "") -> Part:
-    return Part(
-        salt=SYSTEM_RANDOM.token(16),
-        conversation=conversation_id(people, subject, 0),
-        parents=(),
-        participants=people,
-        subject=subject,
-        date=1_800_000_000_000,
-        file_name="",
-        number=0,
-        count=1,
-        size=len(text),
-        digest=blake2b(text, digest_size=32).digest(),
-        chunk=text,
-        bundle=b"",
-    )
+    return sole_part(text, people, subject=subject)
 
 
 class Mallory:

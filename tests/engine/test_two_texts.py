@@ -3,7 +3,6 @@ answers; so is who leaves somebody out. What is missing stands in its place, wit
 
 from collections.abc import Iterator
 from dataclasses import replace
-from hashlib import blake2b
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,8 @@ from cbfs.messages.queues.note_queue import NoteKind
 from cbfs.messages.transcript import Line
 from cbfs_common.limits import ASKS_MAX
 from cbfs_common.messages.body import Note, Parent, Part, Refs, encode_note, encode_part
-from cbfs_common.messages.conversation import conversation_id
 from tests.support.healing_world import Client, World
+from tests.support.parts import sole_part
 
 PEOPLE = ("alice", "bob", "carol")
 HOUR = 3_600_000
@@ -31,21 +30,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def part(text: bytes, salt: bytes = bytes(16)) -> Part:
-    return Part(
-        salt=salt,
-        conversation=conversation_id(PEOPLE, "", 0),
-        parents=(),
-        participants=PEOPLE,
-        subject="",
-        date=1_800_000_000_000,
-        file_name="",
-        number=0,
-        count=1,
-        size=len(text),
-        digest=blake2b(text, digest_size=32).digest(),
-        chunk=text,
-        bundle=b"",
-    )
+    return sole_part(text, PEOPLE, salt=salt)
 
 
 def send(sender: Client, to: Client, body: bytes) -> None:

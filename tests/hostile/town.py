@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 from unittest.mock import patch
 
@@ -42,7 +41,6 @@ from cbfs_common.limits import (
     WANTED_MAX,
 )
 from cbfs_common.messages.body import Part, encode_part
-from cbfs_common.messages.conversation import conversation_id
 from cbfs_common.names.entry import NO_KEYS, Entry, Keys, Status
 from cbfs_common.names.policy import Policy, parse_policy
 from cbfs_common.names.proofs import encode_bundle
@@ -59,6 +57,7 @@ from tests.support.names_naive import (
     ZERO,
     make_policy,
 )
+from tests.support.parts import sole_part
 from tests.support.talking import LIFE
 
 SMALL = {
@@ -159,21 +158,7 @@ class Person:
     def part(self, text: bytes, people: tuple[str, ...] = ()) -> Part:
         """A message as an honest client writes it."""
         people = people or tuple(sorted(("alice", self.name)))
-        return Part(
-            salt=SYSTEM_RANDOM.token(16),
-            conversation=conversation_id(people, "", 0),
-            parents=(),
-            participants=people,
-            subject="",
-            date=int(self.town.now() * 1_000),
-            file_name="",
-            number=0,
-            count=1,
-            size=len(text),
-            digest=blake2b(text, digest_size=32).digest(),
-            chunk=text,
-            bundle=self.bundle,
-        )
+        return sole_part(text, people, date=int(self.town.now() * 1_000), bundle=self.bundle)
 
 
 class Town:

@@ -15,6 +15,17 @@ from nacl import bindings
 SIZE = 16_384
 BLANK = bytes(32)
 
+LOW_ORDER = [
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+    "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+]
+"""Public keys with which every X25519 result is zero, bit 255 clear."""
+
 
 def derive(key: bytes, label: str, data: bytes, size: int) -> bytes:
     person = b"cbfs1 " + label.encode()

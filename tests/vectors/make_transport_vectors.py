@@ -4,7 +4,7 @@ Straight-line code over the primitives of the libraries; it shares nothing with
 cbfs_common/wire/transport.py. Run it after a change of the protocol: the file must not change
 otherwise.
 
-    .venv/bin/python tests/vectors/make_transport_vectors.py
+    .venv/bin/python -m tests.vectors.make_transport_vectors
 """
 
 import json
@@ -15,6 +15,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from kyber_py.ml_kem import ML_KEM_768
 from nacl import bindings
+
+from tests.support.protocol_naive import LOW_ORDER, encapsulate, fixed
 
 FILE = Path(__file__).parent / "transport.json"
 FRAME_SIZE = 16_932
@@ -33,34 +35,14 @@ highest id and a payload of PAYLOAD_MAX zeros. "padding" is the first frame down
 id 0 and no payload, which gives nothing; "push" the one after it, of id 0 and payload.
 """
 
-LOW_ORDER = [
-    "0000000000000000000000000000000000000000000000000000000000000000",
-    "0100000000000000000000000000000000000000000000000000000000000000",
-    "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
-    "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
-    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-]
-
 
 def derive(key: bytes, label: bytes, data: bytes, size: int) -> bytes:
     return blake2b(data, digest_size=size, key=key, person=label).digest()
 
 
-def fixed(name: str, size: int) -> bytes:
-    return blake2b(name.encode(), digest_size=size).digest()
-
-
 def seal(key: bytes, plain: bytes) -> bytes:
     """Under key 32 | nonce 12."""
     return ChaCha20Poly1305(key[:32]).encrypt(key[32:], plain, None)
-
-
-def encapsulate(ek: bytes, m: bytes) -> tuple[bytes, bytes]:
-    """(secret, ct) with the randomness ``m``, 32 bytes."""
-    secret, ct = ML_KEM_768._encaps_internal(ek, m)
-    return secret, ct
 
 
 def frame(
