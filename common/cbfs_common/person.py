@@ -68,7 +68,7 @@ class UnknownDirectory(CbfsError):
     def __init__(self, directory: bytes) -> None:
         super().__init__(
             "somebody is of a name directory that you do not follow",
-            "ask for its policy file, and cp it to directories/",
+            "only people of your own name directory can write to you",
         )
         self.directory = directory
 
@@ -88,14 +88,6 @@ class Directories:
         if self._ids.setdefault(namespace, directory) != directory:
             raise ValueError("two directories of one namespace")
         self._namespaces.setdefault(directory, namespace)
-
-    def forget(self, directory: bytes) -> None:
-        """Know a directory no more, which is not one's own."""
-        del self._ids[self._namespaces.pop(directory)]
-
-    def of_namespace(self, namespace: str) -> bytes | None:
-        """The directory (16) of this namespace; None when it is not followed."""
-        return self._ids.get(namespace)
 
     def namespace(self, directory: bytes) -> str:
         """The namespace of a directory (16) in texts, empty for one's own. Raises

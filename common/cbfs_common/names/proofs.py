@@ -105,13 +105,6 @@ def encode_bundle(directory: bytes, evidence: Evidence, links: tuple[HistoryLink
     return head + encode_links(newest_links(reversed(links), BUNDLE_MAX - len(head)))
 
 
-def bundle_directory(data: bytes) -> bytes:
-    """Of which directory (16) a bundle says that it is. Raises DecodeError."""
-    fields = Fields(data, "a name's bundle")
-    fields.take(1)
-    return fields.take(DIRECTORY_SIZE)
-
-
 def decode_bundle(data: bytes) -> tuple[bytes, Evidence, tuple[HistoryLink, ...]]:
     """Undo ``encode_bundle``. Raises DecodeError."""
     if len(data) > BUNDLE_MAX:

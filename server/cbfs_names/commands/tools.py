@@ -109,8 +109,8 @@ def add_terms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--namespace",
         metavar="NAME",
-        help="what stands behind the @ of its names elsewhere, like example.org; for good, with the"
-        " first start (default: from its key)",
+        help="its name for itself in all that it signs, like example.org; for good, with the first"
+        " start (default: from its key)",
     )
     parser.add_argument(
         "--short", type=int, metavar="LENGTH", help="shorter names need an invite to that very name"
