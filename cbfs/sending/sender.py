@@ -236,14 +236,15 @@ class Sender:
         if context.pace:
             await self._deliver_one(contact)
             return
-        sent = 0
         async with self._link(contact) as link:
             with trio.move_on_after(REUSE_TIME):
                 # to the keys and the server of now: a change ends the delivery session
                 while context.contacts.get(recipient) == contact and not context.pace:
-                    began = trio.current_time()
-                    while not context.pace and (n := await self._deliver_some(link, contact, sent)):
-                        sent += n
+                    began, many = trio.current_time(), False
+                    while not context.pace and (
+                        sent := await self._deliver_some(link, contact, behind_many=many)
+                    ):
+                        many = many or sent > 1
                         self._works(recipient)
                         if self._gives_way(recipient, trio.current_time() - began):
                             return
@@ -322,10 +323,11 @@ class Sender:
             draft = note_queue.draft(reader, name, self._context.clock())
         await self._tell(None, contact, draft)
 
-    async def _deliver_some(self, link: Link, contact: Contact, sent: int) -> int:
-        """One window of envelopes, after ``sent``: how many. 0 when there was nothing to do."""
+    async def _deliver_some(self, link: Link, contact: Contact, *, behind_many: bool) -> int:
+        """One window of envelopes: how many. 0 when there was nothing to do. ``behind_many``: there
+        were several in one before it, so that more may follow which are sent again."""
         envelopes = await self._next(contact, WINDOW)
-        if not envelopes and (sent > 1 or self._context.is_prompt):
+        if not envelopes and (behind_many or self._context.is_prompt):
             envelopes = await self._next(contact, WINDOW, again=True)
         if not envelopes:
             self._count(contact.name)

@@ -120,6 +120,18 @@ def test_who_is_let_in_again_tries_nothing_else_at_once() -> None:
     assert differences(history, PROMPT)
 
 
+def test_two_short_messages_one_after_the_other_are_not_one_long_one() -> None:
+    """The second found the connection of the first, and with it what was to be sent again left: a
+    server that had dropped a message of alice's saw who asked her for it."""
+    history = [
+        Event(30, "write"),
+        Event(60, "want", treatment="drop"),
+        Event(60, "write"),
+        Event(1, "write"),
+    ]
+    assert not differences(history, STEADY)
+
+
 def test_what_is_sent_again_leaves_a_part_at_a_tick() -> None:
     """In turns with notes, or behind a message that takes several envelopes itself; never behind
     one that takes one, which is then seen to take more."""
