@@ -279,12 +279,12 @@ class Monitor:
             return
         except CbfsError as error:
             self._problems.set(topic, f"{who}: {error.in_full}")
-            retries.forget(topic)
         else:
             self._problems.clear(topic)
-            retries.worked(topic)
         finally:
             self._slots.release()
+        # not that it worked: the home server, tried again at that, would see who looks up whom
+        retries.forget(topic)
         self._settled(name)
 
     def _soon(self, mean: float) -> float:

@@ -226,7 +226,10 @@ class Sender:
                 self._context.problems.set(topic_of(recipient), f"{who}: {error.in_full}; {again}")
 
     def _works(self, recipient: str) -> None:
-        self._retries.worked(topic_of(recipient))
+        if self._context.is_prompt:
+            self._retries.worked(topic_of(recipient))
+        else:  # or a home server that keeps its user out sees them come when this was delivered
+            self._retries.forget(topic_of(recipient))
         self._context.problems.clear(topic_of(recipient))
 
     async def _deliver_all(self, recipient: str) -> None:

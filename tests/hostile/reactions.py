@@ -55,7 +55,8 @@ class Event:
     of another session (``anew``), or a note that says of one of hers that it has come, is wanted,
     or offers one (``receipt``, ``want``, ``offer``); or noise that the server makes up (``forge``).
     ``group``: in the conversation of all. Or the peers' server cannot be reached for so long as
-    ``wait`` says (``outage``), or alice's home server lets nobody in (``shut``)."""
+    ``wait`` says (``outage``), or alice's home server lets nobody in (``shut``), or the directory
+    says that something of a peer's name is new (``change``)."""
 
     after: float
     kind: str
@@ -129,6 +130,8 @@ class Watched:
                     await trio.sleep(event.after)
                     if event.kind == "write":
                         await self._write(engine, event)
+                    elif event.kind == "change":
+                        self.town.liar.put(changed=(event.who,))
                     elif event.kind in ("outage", "shut"):
                         nursery.start_soon(self._away, event)
                     elif event.kind != "nothing":
@@ -235,6 +238,7 @@ def fixed() -> Iterator[None]:
         stack.enter_context(patch("cbfs.engine.engine.NoteClock", clock))
         stack.enter_context(patch("cbfs.receiving.receiver.Receiver._delay", delay))
         stack.enter_context(patch("cbfs.problems._share", lambda _random: 0.75))
+        stack.enter_context(patch("cbfs.contacts.monitor.Monitor._soon", lambda _self, mean: mean))
         yield
 
 

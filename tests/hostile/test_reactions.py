@@ -24,6 +24,7 @@ from tests.hostile.reactions import (
     run,
     watched,
 )
+from tests.hostile.town import HOME
 
 STEADY, PROMPT = Reactions.STEADY, Reactions.PROMPT
 
@@ -114,10 +115,31 @@ def test_who_is_let_in_again_tries_nothing_else_at_once() -> None:
     history = [
         Event(10, "outage", wait=400.0),
         Event(10, "write"),
-        Event(100, "shut", wait=400.0),
+        Event(100, "shut", wait=300.0),
     ]
     assert not differences(history, STEADY)
     assert differences(history, PROMPT)
+
+
+def tries_at_home(reactions: Reactions, kind: str) -> list[float]:
+    """When alice tries to come in again, whom her home server keeps out, beside such an event."""
+    history = [Event(30, "shut", wait=2_000.0), Event(200, kind)]
+    with watched(history, reactions) as made:
+        return [at for at, port in made.town.wires.dials if port == HOME]
+
+
+def test_when_home_is_tried_again_says_nothing_of_what_was_delivered() -> None:
+    """When something of hers was delivered, the network was taken to be back, and her home server
+    tried within seconds: so she who came was who had sent it, and a server with both mailboxes knew
+    to whom."""
+    assert tries_at_home(STEADY, "write") == tries_at_home(STEADY, "nothing")
+    assert tries_at_home(PROMPT, "write") != tries_at_home(PROMPT, "nothing")
+
+
+@pytest.mark.parametrize("reactions", [STEADY, PROMPT])
+def test_when_home_is_tried_again_says_nothing_of_whom_one_looks_up(reactions: Reactions) -> None:
+    """Likewise with a look-up, and the directory knew who had asked."""
+    assert tries_at_home(reactions, "change") == tries_at_home(reactions, "nothing")
 
 
 def test_two_short_messages_one_after_the_other_are_not_one_long_one() -> None:

@@ -259,10 +259,13 @@ class Wires:
 
     def __init__(self) -> None:
         self.servers: dict[int, Server] = {}
+        self.dials: list[tuple[float, int]] = []
+        """When somebody tried to connect, and to which port."""
         self.nursery: trio.Nursery
 
     async def dial(self, host: str, port: int, _isolation: bytes) -> trio.abc.Stream:
         await trio.lowlevel.checkpoint()
+        self.dials.append((round(trio.current_time(), 6), port))
         server = self.servers.get(port)
         if server is None:
             raise DialError(f"no connection to {host}:{port}")
