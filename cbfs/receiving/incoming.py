@@ -15,7 +15,7 @@ from cbfs.contacts.former_keys import is_given_up
 from cbfs.contacts.sessions import Damaged, Opened
 from cbfs.context import Context
 from cbfs.messages.queues.note_queue import hasten
-from cbfs.messages.queues.quarantine import QuarantinedEnvelope, Why, keep, keep_all
+from cbfs.messages.queues.quarantine import QuarantinedEnvelope, Why, is_far, keep, keep_all
 from cbfs.receiving import message_requests
 from cbfs.receiving.notes import Effects, Told, take_note, take_refs, tell_lost
 from cbfs.receiving.reassembly import Arrivals, Reception, drop_part, store_part
@@ -38,6 +38,13 @@ class Incoming:
 
     envelope: bytes
     kept: tuple[Table, bytes] | None = None
+
+    @property
+    def was_given_up(self) -> bool:
+        """Whether it was kept before as what cannot be read, and not as what is too far ahead."""
+        return (
+            self.kept is not None and self.kept[0] is Table.QUARANTINE and not is_far(self.kept[1])
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +92,9 @@ class IncomingBatch:
         except Duplicate:
             self._gone.append(item)
         except Damaged as error:
-            # that it is far ahead a server can bring about, by what it drops
-            if not error.far and self._is_heard(error.peer):
+            # that it is far ahead a server can bring about, by what it drops; and of what a mount
+            # tries again its sender was told when it came
+            if not (error.far or item.was_given_up) and self._is_heard(error.peer):
                 self._lost.add(error.peer)
             why = Why.FAR if error.far else Why.DAMAGED
             self.unread.append((item, QuarantinedEnvelope(envelope, why, error.session)))

@@ -85,6 +85,11 @@ def numbered(reader: Reader, number: int) -> bytes | None:
     return next(reader.keys(Table.QUARANTINE, u64(number)), None)
 
 
+def is_far(key: bytes) -> bool:
+    """Whether the record with this key is of what is too far ahead in its session."""
+    return key[_WHICH] != _NONE
+
+
 def which_session(reader: Reader, session: bytes) -> bytes:
     """What stands for a session in the keys of records."""
     return reader.blind(b"far", session)

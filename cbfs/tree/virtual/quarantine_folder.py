@@ -19,9 +19,11 @@ from cbfs_common.limits import ENVELOPE_SIZE
 NAME = "quarantine"
 
 _REASONS = {
-    Why.NOISE: "nothing that is known opens it: it may be for an earlier state of this account",
+    Why.NOISE: "nothing that is known opens it: anybody may have made it up, or changed it on its"
+    " way, or it is for an earlier state of this account",
     Why.FAR: "too many messages before it are missing; it is read when they have come",
-    Why.DAMAGED: "it has been changed on its way",
+    Why.DAMAGED: "its session has come apart, as one of its two sides was lost or copied; its"
+    " sender is told, and sends again what is missing",
     Why.LATER: "it is of a later version, or from somebody whom the directory does not confirm",
     Why.FAULT: "a fault of this program, which its log describes; please report it",
 }
