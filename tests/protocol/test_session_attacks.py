@@ -239,6 +239,8 @@ def test_who_forges_a_start_cannot_read_the_answer(has: str) -> None:
         ALICE.kem if has == "the KEM secret" else KemKey(RANDOM.token(64)),
     )
     bob, answer = say(bob, BOB)
+    forged, more = say(forged, thief)
+    bob, _ = bob.open(BOB, more, NOW)  # of the same turn, which follows from nothing of bob's
     with pytest.raises(SessionDiverged):
         forged.open(thief, answer, NOW)
     honest, _ = forged.open(ALICE, answer, NOW)  # she could have
