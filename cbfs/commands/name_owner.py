@@ -272,7 +272,8 @@ class _At:
         self, make: Callable[[Account], Account], *, rotates: bool, stolen: bool = False
     ) -> Account:
         """The account as it is to be, with a mailbox, and prekeys unless keys were ``stolen``. What
-        was begun goes on; after a theft there are no mailboxes of before."""
+        was begun goes on; after a theft there are no mailboxes of before, and none of the keys that
+        a change before it has made."""
         fresh = load_next(self.store)
         if fresh is None:
             made = make(self.account)
@@ -287,8 +288,11 @@ class _At:
             fresh = made
         elif (fresh.owner != self.account.owner) is not rotates:
             raise CbfsError("another change is not finished", "finish that one first")
-        if stolen:
-            fresh = replace(fresh, former=())
+        elif stolen and fresh.former:
+            raise CbfsError(
+                "a change of keys is not finished, and its new keys may be stolen as well",
+                "finish it by cbfs name rotate, then do this",
+            )
         await self.settle_in(fresh, prekeys=bool(fresh.former))
         return fresh
 

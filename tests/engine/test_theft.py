@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from cbfs.account.account import SYSTEM_RANDOM, opened_store
+from cbfs.account.account import SYSTEM_RANDOM, load_next, opened_store
 from cbfs.contacts.former_keys import is_given_up
 from cbfs.engine.running import running
 from cbfs.storage.store import Table
@@ -125,5 +125,35 @@ def test_a_change_after_a_theft_that_was_cut_off_goes_on(here: World, tmp_path: 
         assert not load(town, "bob").former, "what was begun goes on"
         await talk(town, "with new keys")
         await trio.lowlevel.checkpoint()
+
+    in_town(tmp_path, here.server.url, body)
+
+
+def test_keys_that_were_made_before_a_theft_are_not_those_after_it(
+    here: World, tmp_path: Path
+) -> None:
+    """A planned change was cut off: the copy that somebody has holds the keys that it has made."""
+
+    async def body(town: Town) -> None:
+        silent = {"on": True}
+
+        def twist(request: object, reply: object) -> object:
+            return None if silent["on"] and town.liar.entries["bob"].version > 1 else reply
+
+        town.liar.twist = twist  # type: ignore[assignment]
+        with pytest.raises(CbfsError):
+            await town.do(lambda: town.owner("bob").rotate(None))
+        with opened_store(town.account("bob"), SYSTEM_RANDOM) as store:
+            made = load_next(store)
+        assert made is not None
+        silent["on"] = False
+        with pytest.raises(CbfsError, match="not finished"):
+            await town.do(lambda: town.owner("bob").rotate(None, stolen=True))
+        await town.do(lambda: town.owner("bob").rotate(None))
+        await town.do(lambda: town.owner("bob").rotate(None, stolen=True))
+        now = load(town, "bob")
+        assert not now.former
+        for key in ("transport", "signing", "auth", "kem", "owner"):
+            assert getattr(now, key) != getattr(made, key), key
 
     in_town(tmp_path, here.server.url, body)
