@@ -56,7 +56,7 @@ from cbfs_common.names.entry import NO_KEYS, Entry, Keys
 from cbfs_common.names.operations import OPERATION_MAX, OperationKind, decode_operation
 from cbfs_common.primitives import KEM_SEED_SIZE, KEY_SIZE, sign_public
 from cbfs_common.profile import Address
-from cbfs_common.wire.requests import DeleteAccount
+from cbfs_common.wire.requests import Code, DeleteAccount
 from cbfs_host.files import write_file
 
 Say = Callable[[str], None]
@@ -327,9 +327,9 @@ class _At:
         try:
             async with open_link(self.dialer, server, transport, HOME, SYSTEM_RANDOM) as link:
                 await request(link, DeleteAccount())
-        except ServerRefused:
-            return  # it is gone
         except CbfsError as error:
+            if isinstance(error, ServerRefused) and error.code is Code.NO_ACCOUNT:
+                return  # it is gone
             self.say(f"the old mailbox at {server.place} was not deleted: {error.in_full}")
 
     async def finish(

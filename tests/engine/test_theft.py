@@ -2,16 +2,20 @@
 
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, load_next, opened_store
+from cbfs.commands.name_owner import Owner
 from cbfs.contacts.former_keys import is_given_up
 from cbfs.engine.running import running
+from cbfs.network.link import Link, ServerRefused
 from cbfs.storage.store import Table
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import FORMER_KEYS_GRACE
+from cbfs_common.wire.requests import Code, DeleteAccount
 from tests.engine.test_engine import NO_TOR, until
 from tests.engine.test_healing import texts, write
 from tests.support.town import Town, arrived, contact, in_town, load, talk
@@ -155,5 +159,22 @@ def test_keys_that_were_made_before_a_theft_are_not_those_after_it(
         assert not now.former
         for key in ("transport", "signing", "auth", "kem", "owner"):
             assert getattr(now, key) != getattr(made, key), key
+
+    in_town(tmp_path, here.server.url, body)
+
+
+def test_a_mailbox_that_is_not_deleted_after_a_theft_is_told(
+    here: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(link: Link, asked: object) -> NoReturn:
+        assert isinstance(asked, DeleteAccount)
+        raise ServerRefused(Code.TROUBLE)
+
+    async def body(town: Town) -> None:
+        monkeypatch.setattr("cbfs.commands.name_owner.request", refuse)
+        said: list[str] = []
+        owner = Owner(town.account("bob"), NO_TOR, said.append)
+        await town.do(lambda: owner.rotate(None, stolen=True))
+        assert any("was not deleted" in line for line in said)
 
     in_town(tmp_path, here.server.url, body)
