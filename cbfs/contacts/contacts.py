@@ -208,7 +208,7 @@ class Contacts:
 
         def change(writer: Writer) -> T:
             for name, record in records:
-                writer.put(Table.PEERS, writer.blind(name), record)
+                writer.put(Table.PEERS, writer.key_part(name), record)
             for other in others:
                 self._reseal(writer, other)
             return also(writer)
@@ -225,7 +225,7 @@ class Contacts:
 
         def change(writer: Writer) -> None:
             for name in names:
-                writer.delete(Table.PEERS, writer.blind(name.encode()))
+                writer.delete(Table.PEERS, writer.key_part(name.encode()))
             also(writer)
 
         await self._store.commit(change)

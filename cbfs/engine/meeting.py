@@ -109,7 +109,7 @@ class Meeting:
 
 
 def _key(reader: Reader, name: str) -> bytes:
-    return Meta.UNMET + reader.blind(name.encode())
+    return Meta.UNMET + reader.key_part(name.encode())
 
 
 def _put_off(writer: Writer, name: str, now: int) -> None:

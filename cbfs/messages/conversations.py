@@ -114,7 +114,7 @@ def name_folder(writer: Writer, conversation: Conversation, sender: str) -> Conv
     begun it. The conversation as it is then."""
 
     def name_key(name: str) -> bytes:
-        return Meta.FOLDER + writer.blind(name.encode())
+        return Meta.FOLDER + writer.key_part(name.encode())
 
     if conversation.folder:
         writer.delete(Table.META, name_key(conversation.folder))
@@ -151,13 +151,13 @@ def begun_by(reader: Reader, conversation: Conversation) -> str:
 
 def label(reader: Reader, name: str) -> str:
     """What somebody is shown as, by their true name."""
-    data = reader.get(Table.META, Meta.LABEL + reader.blind(name.encode()))
+    data = reader.get(Table.META, Meta.LABEL + reader.key_part(name.encode()))
     return name if data is None else data.decode()
 
 
 def put_label(writer: Writer, name: str, shown: str) -> None:
     """Show somebody as ``shown`` from now on; their true name takes that away."""
-    key = Meta.LABEL + writer.blind(name.encode())
+    key = Meta.LABEL + writer.key_part(name.encode())
     if shown == name:
         writer.delete(Table.META, key)
     else:

@@ -1,12 +1,12 @@
 """Lifetimes of conversations, and when messages end, as records of the store. PROTOCOL.rst,
 Lifetimes.
 
-``Table.ENDS`` has a record for each message that ends, under ``blind(slot) 16 | conversation 16 |
-serial u64``, for each file that is arriving in parts, under ``blind(slot) 16 | parts' key 16``, and
-for each envelope's worth of a stranger's request, under ``blind(slot) 16 | r | request's key 24``:
-when, in milliseconds since 1970. A slot is an hour; which slots there are is one more record. So
-what ends next is found without looking at all, and record keys tell nobody when that is. The
-records are put and taken away in the transaction of what they are about.
+``Table.ENDS`` has a record for each message that ends, under ``key_part(slot) 16 | conversation
+16 | serial u64``, for each file that is arriving in parts, under ``key_part(slot) 16 | parts' key
+16``, and for each envelope's worth of a stranger's request, under ``key_part(slot) 16 | r |
+request's key 24``: when, in milliseconds since 1970. A slot is an hour; which slots there are is
+one more record. So what ends next is found without looking at all. The records are put and taken
+away in the transaction of what they are about.
 """
 
 import re
@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from cbfs.messages.model import Delivery, Message
 from cbfs.storage.encoding import number_of, pack, u32, u64, unpack
+from cbfs.storage.records import KEY_PART_SIZE
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.limits import INCOMPLETE_FOR, MESSAGE_LIFETIME_MAX, MESSAGE_LIFETIME_MIN
 from cbfs_common.messages.conversation import FOREVER, Lifetime, agreed, changed, end_of
@@ -22,11 +23,10 @@ from cbfs_common.messages.conversation import FOREVER, Lifetime, agreed, changed
 SLOT = 3_600_000
 """Milliseconds."""
 
-BLIND_SIZE = 16
-_CONVERSATION = slice(BLIND_SIZE, BLIND_SIZE + 16)
-_OF_MESSAGE = BLIND_SIZE + 24
+_CONVERSATION = slice(KEY_PART_SIZE, KEY_PART_SIZE + 16)
+_OF_MESSAGE = KEY_PART_SIZE + 24
 _REQUEST = b"r"
-_OF_REQUEST = BLIND_SIZE + len(_REQUEST) + 24
+_OF_REQUEST = KEY_PART_SIZE + len(_REQUEST) + 24
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 
@@ -122,12 +122,12 @@ class End:
     def request(self) -> bytes | None:
         """The key in ``Table.REQUESTS`` of what a stranger has sent, None for all else."""
         whole = len(self.key) == _OF_REQUEST
-        return self.key[BLIND_SIZE + len(_REQUEST) :] if whole else None
+        return self.key[KEY_PART_SIZE + len(_REQUEST) :] if whole else None
 
     @property
     def parts(self) -> bytes:
         """The key in ``Table.PARTS`` of a file that is arriving."""
-        return self.key[BLIND_SIZE:]
+        return self.key[KEY_PART_SIZE:]
 
 
 def _decode_end(key: bytes, data: bytes) -> End:
@@ -194,7 +194,7 @@ def take_out(writer: Writer, end: End) -> bool:
     """Forget when something ends. True when that was known."""
     if not writer.delete(Table.ENDS, end.key):
         return False
-    if next(writer.keys(Table.ENDS, end.key[:BLIND_SIZE]), None) is None:
+    if next(writer.keys(Table.ENDS, end.key[:KEY_PART_SIZE]), None) is None:
         number = end.when // SLOT
         _put_slots(writer, [slot for slot in slots(writer) if slot != number])
     return True
@@ -212,7 +212,7 @@ def bring_back(writer: Writer, now: int) -> None:
             if end.message is None and end.when > now + MESSAGE_LIFETIME_MAX * 1_000:
                 take_out(writer, end)
                 latest = now + MESSAGE_LIFETIME_MAX * 1_000
-                _add(writer, End(latest, _key(writer, latest, end.key[BLIND_SIZE:])))
+                _add(writer, End(latest, _key(writer, latest, end.key[KEY_PART_SIZE:])))
 
 
 def messages_after(reader: Reader, now: int) -> list[tuple[bytes, int]]:
@@ -265,4 +265,4 @@ def _key(reader: Reader, ends: int, what: bytes) -> bytes:
 
 
 def _slot_key(reader: Reader, slot: int) -> bytes:
-    return reader.blind(Table.ENDS.value, u64(slot))
+    return reader.key_part(Table.ENDS.value, u64(slot))

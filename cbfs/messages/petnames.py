@@ -42,7 +42,7 @@ def rename(
         put_label(writer, petname, f"@{petname}")
     put_label(writer, name, petname or name)
     for each in changed:
-        key = Meta.RELABEL + writer.blind(each.encode())
+        key = Meta.RELABEL + writer.key_part(each.encode())
         writer.put(Table.META, key, _encode_relabel(each, b"", 0))
     renamed = [
         (conversation, conversations.name_folder(writer, conversation, sender))
@@ -75,7 +75,7 @@ def pending(reader: Reader) -> list[str]:
 
 def left(reader: Reader, name: str) -> int:
     """How many messages are to be looked at for those of this person."""
-    data = reader.get(Table.META, Meta.RELABEL + reader.blind(name.encode()))
+    data = reader.get(Table.META, Meta.RELABEL + reader.key_part(name.encode()))
     if data is None:
         return 0
     return sum(1 for _ in _ahead(reader, data))
@@ -85,7 +85,7 @@ def relabel(writer: Writer, name: str) -> tuple[int, list[Message]]:
     """Look at the next BATCH messages for those of this person, and give them the names of now.
     Gives how many it has looked at, and those that were renamed, as they are now; ``pending`` says
     whether there are more."""
-    key = Meta.RELABEL + writer.blind(name.encode())
+    key = Meta.RELABEL + writer.key_part(name.encode())
     data = writer.get(Table.META, key)
     if data is None:
         return 0, []

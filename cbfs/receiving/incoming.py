@@ -184,7 +184,7 @@ class IncomingBatch:
             if item.kept is None or item.kept[0] is not Table.INBOX:
                 if item.kept is not None:
                     writer.delete(*item.kept)
-                once = writer.blind(item.envelope)
+                once = writer.key_part(item.envelope)
                 if once not in waiting and len(waiting) < QUARANTINE_MAX:
                     waiting.add(once)
                     number = writer.next_number(Series.INBOX)

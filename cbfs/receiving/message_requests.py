@@ -1,10 +1,10 @@
 """Message requests: what people send whom the user has neither written to nor accepted is kept
 apart until they decide.
 
-A body that was opened is a record ``blind(sender) 16 | sequence u64`` of ``Table.REQUESTS``. None
-of it is in a conversation, in a view or in the index, and nobody is told that it came. When its
-sender is accepted, or somebody known begins the conversation that it belongs to, it is taken in as
-if it came then, in the transaction that makes that true: a crash before leaves the request, one
+A body that was opened is a record ``key_part(sender) 16 | sequence u64`` of ``Table.REQUESTS``.
+None of it is in a conversation, in a view or in the index, and nobody is told that it came. When
+its sender is accepted, or somebody known begins the conversation that it belongs to, it is taken in
+as if it came then, in the transaction that makes that true: a crash before leaves the request, one
 after it the conversation.
 
 What does not fit into the limits is dropped. To its sender it is a message without a receipt,
@@ -25,11 +25,11 @@ from cbfs.messages.conversations import get_conversation
 from cbfs.messages.file_names import shown_file_name
 from cbfs.messages.model import Conversation, Message
 from cbfs.messages.queues import delivery_queue
-from cbfs.messages.queues.note_queue import BLIND_SIZE
 from cbfs.problems import Backoff
 from cbfs.receiving.notes import Effects, Told
 from cbfs.receiving.reassembly import Arrivals, Reception, store_part
 from cbfs.storage.encoding import pack, u64, unpack
+from cbfs.storage.records import KEY_PART_SIZE
 from cbfs.storage.store import Reader, Series, StoreError, Table, Writer
 from cbfs_common.messages.body import Part, decode_body
 
@@ -63,7 +63,7 @@ def hold(writer: Writer, contact: Contact, body: bytes, now: int) -> bool:
     """Keep a body for the user's decision; False when it is dropped. ``now`` in milliseconds."""
     if contact.declined and contact.declined <= now < contact.declined + DECLINED_FOR:
         return False
-    prefix = writer.blind(contact.name.encode())
+    prefix = writer.key_part(contact.name.encode())
     held = sum(1 for _key in writer.keys(Table.REQUESTS, prefix))
     if held >= HELD_MAX or (not held and is_full(writer)):
         return False
@@ -103,7 +103,7 @@ def _prefixes(reader: Reader) -> Iterator[bytes]:
     """One for each person."""
     key = next(reader.keys(Table.REQUESTS), None)
     while key is not None:
-        prefix = key[:BLIND_SIZE]
+        prefix = key[:KEY_PART_SIZE]
         yield prefix
         key = next(reader.keys(Table.REQUESTS, start=prefix + b"\xff" * 8), None)
 
@@ -121,17 +121,17 @@ def bring_back(writer: Writer, now: int) -> set[str]:
 
 def waits(reader: Reader, name: str) -> bool:
     """Whether this person's request waits."""
-    return next(reader.keys(Table.REQUESTS, reader.blind(name.encode())), None) is not None
+    return next(reader.keys(Table.REQUESTS, reader.key_part(name.encode())), None) is not None
 
 
 def drop(writer: Writer, name: str) -> None:
     """Forget what this person has sent."""
-    writer.delete_prefix(Table.REQUESTS, writer.blind(name.encode()))
+    writer.delete_prefix(Table.REQUESTS, writer.key_part(name.encode()))
 
 
 def release(writer: Writer, arrivals: Arrivals, reception: Reception, name: str) -> None:
     """Take in all that this person has sent, who was accepted."""
-    _release(writer, arrivals, reception, writer.blind(name.encode()), None)
+    _release(writer, arrivals, reception, writer.key_part(name.encode()), None)
 
 
 def release_begun(writer: Writer, arrivals: Arrivals, reception: Reception) -> set[str]:
@@ -164,7 +164,7 @@ def _release(
 
 def request(reader: Reader, name: str) -> MessageRequest | None:
     """What this person has sent, as a request; None when nothing of theirs waits."""
-    found = list(reader.items(Table.REQUESTS, prefix=reader.blind(name.encode())))
+    found = list(reader.items(Table.REQUESTS, prefix=reader.key_part(name.encode())))
     parts = []
     for _key, data in found:
         _name, received, body = _decode(data)

@@ -182,7 +182,7 @@ def tell_lost(writer: Writer, dues: Dues, peer: str, reception: Reception) -> No
 
 
 def _may(writer: Writer, what: bytes, peer: str, now: int) -> bool:
-    key = what + writer.blind(peer.encode())
+    key = what + writer.key_part(peer.encode())
     last = number_of(writer.get(Table.META, key))
     if last + LOST_PAUSE * 1_000 > now >= last:
         return False

@@ -156,7 +156,7 @@ def _collect(
 ) -> Content | None:
     """Keep a part. The content when it is whole and its digest right, else None. One that does not
     fit those that are here is refused; it has said the same as they, but for its share."""
-    key = writer.blind(part.conversation, hash_)
+    key = writer.key_part(part.conversation, hash_)
     known = get_incomplete(writer, key)
     if known is None:
         known = Incomplete(

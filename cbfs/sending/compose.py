@@ -55,7 +55,7 @@ def make_message(
 
 def is_blocked(reader: Reader, name: str) -> bool:
     """Whether the user has blocked this person, as the store has it."""
-    record = reader.get(Table.PEERS, reader.blind(name.encode()))
+    record = reader.get(Table.PEERS, reader.key_part(name.encode()))
     return record is not None and decode_contact(record).blocked > 0
 
 

@@ -32,6 +32,7 @@ from cbfs_common.primitives import KEY_SIZE, kdf
 from cbfs_host.lmdb_environment import StoreError
 
 PLACE_SIZE = 16
+KEY_PART_SIZE = 16
 
 STATE = struct.Struct(">QQ")
 STATE_KEY = b"state"
@@ -44,7 +45,7 @@ class Table(Enum):
     META = b"meta"  # see ``Meta``
     SESSIONS = b"sessions"  # session id 16
     PREKEYS = b"prekeys"  # prekey id 16
-    PEERS = b"peers"  # blind(name)
+    PEERS = b"peers"  # key_part(name)
     CONVERSATIONS = b"conversations"  # conversation id 16
     MESSAGES = b"messages"  # conversation id 16 | serial u64
     LISTINGS = b"listings"  # conversation id 16 | serial u64: see ``cbfs.messages.listings``
@@ -52,12 +53,12 @@ class Table(Enum):
     FILE_NAMES = b"file-names"  # conversation id 16 | how names of files in its folder begin
     DROPPED = b"dropped"  # conversation id 16 | message id 16: thrown away, and not asked for
     GONE = b"gone"  # conversation id 16 | serial u64 | index u32: was removed from a folder
-    PARTS = b"parts"  # what is known of a file that is still arriving
+    PARTS = b"parts"  # key_part(conversation id, message hash): a file that is still arriving
     ENDS = b"ends"  # see ``cbfs.messages.lifetimes``
-    QUEUE = b"queue"  # blind(recipient) 16 | sequence u64 [| part u32]
-    NOTE_ITEMS = b"owed"  # blind(peer) 16 | kind 1 | conversation id 16 | message id 16
-    REQUESTS = b"requests"  # blind(sender) 16 | sequence u64: what strangers have sent
-    INBOX = b"inbox"  # sequence u64 | blind(envelope): envelopes that wait for a look-up
+    QUEUE = b"queue"  # key_part(recipient) 16 | sequence u64 [| part u32]
+    NOTE_ITEMS = b"owed"  # key_part(peer) 16 | kind 1 | conversation id 16 | message id 16
+    REQUESTS = b"requests"  # key_part(sender) 16 | sequence u64: what strangers have sent
+    INBOX = b"inbox"  # sequence u64 | key_part(envelope): envelopes that wait for a look-up
     COVER = b"dummies"  # envelope id 16: sent to oneself, on its way
     QUARANTINE = b"quarantine"  # sequence u64 ...: envelopes that could not be read
     CONTENT = b"content"  # content id u64 | chunk u32
@@ -119,28 +120,28 @@ class Meta(bytes, Enum):
     SEGMENTS = b"segments"  # of the index of searches, how many there are
     SETTINGS = b"settings"  # as TOML
 
-    ARRIVING = b"arriving "  # blind(sender): what of theirs has come in part
+    ARRIVING = b"arriving "  # key_part(sender): what of theirs has come in part
     BEFORE = b"before "  # conversation 16 | parent 16: what waits for a parent that is not here
-    BROUGHT = b"brought "  # blind(name): messages that are wanted by what they have said
+    BROUGHT = b"brought "  # key_part(name): messages that are wanted by what they have said
     COUNTER = b"counter "  # a ``Series``: the last number that was given
     ENDING = b"ending "  # conversation 16: how many of its messages end
-    FOLDER = b"folder "  # blind(name of a folder): the conversation that it is of
+    FOLDER = b"folder "  # key_part(name of a folder): the conversation that it is of
     FOLDERS = b"folders "  # conversation 16: how many of its messages are folders
     HEADS = b"heads "  # conversation 16: the messages that no other names as its parent
     IN_VAIN = b"in vain "  # conversation 16: messages that were asked for in vain
-    JOB = b"job "  # blind(recipient, conversation, message): the key of the delivery
-    LABEL = b"label "  # blind(name): what they are shown as
+    JOB = b"job "  # key_part(recipient, conversation, message): the key of the delivery
+    LABEL = b"label "  # key_part(name): what they are shown as
     LAST_OWN = b"last own "  # conversation 16: one's own last message
     LEFT = b"left "  # conversation 16: is not shown until something is written in it
     LIFETIME = b"lifetime "  # conversation 16: for how long its messages are kept
-    LOST_BY = b"lost by "  # blind(name): when they last said that they had lost sessions
-    LOST_TO = b"lost to "  # blind(name): when they were last told so
+    LOST_BY = b"lost by "  # key_part(name): when they last said that they had lost sessions
+    LOST_TO = b"lost to "  # key_part(name): when they were last told so
     MOVED = b"moved "  # inode u64: the number that it has now
-    RELABEL = b"relabel "  # blind(name): whose messages still have names of before
+    RELABEL = b"relabel "  # key_part(name): whose messages still have names of before
     SCRATCH = b"scratch "  # content u64: goes when a mount ends
     TIMES = b"times "  # inode u64: times of what has no other record
     TRANSCRIPT = b"transcript "  # conversation 16: how long it is as one text
-    UNMET = b"unmet "  # blind(name): until when the directory is not asked for them
+    UNMET = b"unmet "  # key_part(name): until when the directory is not asked for them
     WROTE = b"wrote "  # conversation 16: when one has last written in it oneself
 
 
@@ -377,10 +378,11 @@ class Reader:
         """The last that ``Writer.next_number`` gave, 0 before the first."""
         return number_of(self.get(Table.META, Meta.COUNTER + series))
 
-    def blind(self, *parts: bytes) -> bytes:
-        """16 bytes that stand for ``parts`` in a record key."""
+    def key_part(self, *parts: bytes) -> bytes:
+        """16 bytes that stand for ``parts`` in a record key, where all that they do is save room:
+        the hash has no key, and anybody can make it. What must not be foretold is ``drawn``."""
         data = b"".join(u32(len(part)) + part for part in parts)
-        return kdf(b"", b"cbfs1 key part", data, 16)
+        return kdf(b"", b"cbfs1 key part", data, KEY_PART_SIZE)
 
     def drawn(self, part: bytes) -> bytes:
         """16 bytes that are always the same for ``part`` here, and that nobody can foretell

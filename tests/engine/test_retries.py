@@ -150,7 +150,7 @@ class NoStore:
     def keys(self, *_arguments: object) -> Iterator[bytes]:
         return iter(())
 
-    def blind(self, *_parts: bytes) -> bytes:
+    def key_part(self, *_parts: bytes) -> bytes:
         return bytes(16)
 
 

@@ -230,7 +230,7 @@ async def _engine(
     configuration = Configuration(store)
     await configuration.change(replace(Settings(), pace=conduct.pace))
     contact = Contact(_entry(bob), START)
-    await store.commit(lambda w: w.put(Table.PEERS, w.blind(b"bob"), contact.encode()))
+    await store.commit(lambda w: w.put(Table.PEERS, w.key_part(b"bob"), contact.encode()))
     paced = PacedDialer(dialer, configuration, random)
     directory = make_directory(store, account, paced)
     view = GuardedView()

@@ -1,8 +1,8 @@
 """The queue of deliveries, as records of the store.
 
-A job is one message to one recipient: record ``blind(recipient) | sequence``. Its parts are
+A job is one message to one recipient: record ``key_part(recipient) | sequence``. Its parts are
 sealed a few at a time; a sealed envelope that is not delivered yet is the record
-``blind(recipient) | sequence | part``, so that a retry sends the same bytes.
+``key_part(recipient) | sequence | part``, so that a retry sends the same bytes.
 
 Commit points: ``add_jobs`` (with the message itself: a crash leaves a draft, or a message that
 will be sent); ``save_sealed`` (with the ratchet's state: a crash leaves a part unsealed, or an
@@ -166,7 +166,7 @@ def job_of(reader: Reader, message: Message, recipient: str) -> Job | None:
 
 def _index(reader: Reader, recipient: str, conversation: bytes, message: bytes) -> bytes:
     """Where the key of a job is to be found."""
-    return Meta.JOB + reader.blind(recipient.encode(), conversation, message)
+    return Meta.JOB + reader.key_part(recipient.encode(), conversation, message)
 
 
 def parts_delivered(reader: Reader, job: Job) -> int:
@@ -184,7 +184,7 @@ def next_work(
     envelopes: list[Envelope] = []
     jobs: list[Job] = []
     room, counts = most, False
-    for key, data in reader.items(Table.QUEUE, prefix=reader.blind(recipient.encode())):
+    for key, data in reader.items(Table.QUEUE, prefix=reader.key_part(recipient.encode())):
         if room <= 0:
             break
         if len(key) > _JOB_KEY:
@@ -208,7 +208,7 @@ def is_waiting(reader: Reader, envelope: Envelope) -> bool:
 def reseal(writer: Writer, recipient: str) -> None:
     """What waits for this recipient is sealed anew, to other keys. Parts that have arrived already
     are known there."""
-    for key, data in list(writer.items(Table.QUEUE, prefix=writer.blind(recipient.encode()))):
+    for key, data in list(writer.items(Table.QUEUE, prefix=writer.key_part(recipient.encode()))):
         if len(key) > _JOB_KEY:
             writer.delete(Table.QUEUE, key)
         else:
@@ -264,7 +264,7 @@ def job_for(message: Message, conversation: Conversation) -> Job:
 
 
 def _add(writer: Writer, job: Job, recipient: str) -> None:
-    key = writer.blind(recipient.encode()) + u64(writer.next_number(Series.QUEUE))
+    key = writer.key_part(recipient.encode()) + u64(writer.next_number(Series.QUEUE))
     _put(writer, replace(job, key=key, recipient=recipient))
     hold_content(writer, job.content.id)
 
@@ -287,7 +287,7 @@ def pending(reader: Reader, recipient: str) -> list[Job]:
 
 
 def _jobs(reader: Reader, recipient: str) -> Iterator[Job]:
-    for key in reader.keys(Table.QUEUE, reader.blind(recipient.encode())):
+    for key in reader.keys(Table.QUEUE, reader.key_part(recipient.encode())):
         if len(key) == _JOB_KEY:
             yield _decode(key, reader.get(Table.QUEUE, key) or b"")
 

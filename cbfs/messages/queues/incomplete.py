@@ -1,6 +1,6 @@
 """Messages of which parts have come, and not all: the one place that knows their records.
 
-``Table.PARTS`` holds one for each such message, under blind(conversation, hash); the
+``Table.PARTS`` holds one for each such message, under key_part(conversation, hash); the
 chunks that have come are in ``Table.CONTENT``. What one sender has on the way is counted in
 ``Table.META``, so that nobody fills the disk with what never becomes a message.
 """
@@ -98,7 +98,7 @@ class _Share:
 
 
 def _place(reader: Reader, sender: str) -> bytes:
-    return Meta.ARRIVING + reader.blind(sender.encode())
+    return Meta.ARRIVING + reader.key_part(sender.encode())
 
 
 def _shares(reader: Reader, sender: str) -> list[_Share]:

@@ -1,7 +1,7 @@
 """The queue of what peers are to be told in notes, as records of the store: receipts, questions,
 offers.
 
-A record ``blind(peer) 16 | kind 1 | conversation 16 | message 16`` says that the peer is to be
+A record ``key_part(peer) 16 | kind 1 | conversation 16 | message 16`` says that the peer is to be
 told something, when (``due``, milliseconds since 1970), how often it was told, and for what is
 missing who has brought that about: anybody in a conversation can name what is not there, and takes
 by that from nobody else's share. Everything that is due goes into one note
@@ -19,6 +19,7 @@ from cbfs.messages.history import explain_absence
 from cbfs.messages.model import Conversation, Message
 from cbfs.messages.order import Absence
 from cbfs.storage.encoding import number_of, pack, u64, unpack
+from cbfs.storage.records import KEY_PART_SIZE
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.limits import (
     ASK_AFTER,
@@ -31,7 +32,6 @@ from cbfs_common.limits import (
 )
 from cbfs_common.messages.body import Note, Refs
 
-BLIND_SIZE = 16
 NOTHING = bytes(32)
 """In the place of a message where a record is about none."""
 
@@ -88,7 +88,7 @@ def enqueue(
     """Tell ``peer`` from ``due`` on. What is queued already stays as it is, but for an offer,
     which begins anew. Past WANTED_MAX nothing more is wanted from anybody because of what one peer
     says: ``by``."""
-    key = writer.blind(peer.encode()) + kind.value + ref
+    key = writer.key_part(peer.encode()) + kind.value + ref
     if kind is not NoteKind.OFFER and writer.get(Table.NOTE_ITEMS, key) is not None:
         return
     if kind is NoteKind.WANT and not _count(writer, by, 1):
@@ -99,7 +99,7 @@ def enqueue(
 
 def _count(writer: Writer, by: str, more: int) -> bool:
     """False, and nothing is counted, when it would be too many."""
-    key = Meta.BROUGHT + writer.blind(by.encode())
+    key = Meta.BROUGHT + writer.key_part(by.encode())
     count = number_of(writer.get(Table.META, key)) + more
     if count > WANTED_MAX:
         return False
@@ -147,19 +147,19 @@ def announce(writer: Writer, peers: Iterable[str], due: int) -> None:
 
 def dequeue(writer: Writer, peer: str, kind: NoteKind, ref: bytes) -> bool:
     """Take an item out of the queue. True when it was there."""
-    return _drop(writer, writer.blind(peer.encode()) + kind.value + ref)
+    return _drop(writer, writer.key_part(peer.encode()) + kind.value + ref)
 
 
 def items_for(reader: Reader, peer: str, kind: NoteKind | None = None) -> Iterator[NoteItem]:
     """All that is queued for one peer, of one kind or of all."""
-    prefix = reader.blind(peer.encode()) + (kind.value if kind else b"")
+    prefix = reader.key_part(peer.encode()) + (kind.value if kind else b"")
     for key, data in reader.items(Table.NOTE_ITEMS, prefix=prefix):
         yield _decode(key, data)
 
 
 def _decode(key: bytes, data: bytes) -> NoteItem:
     peer, due, tries, by = unpack(data, str, int, int, str)
-    kind, ref = NoteKind(key[BLIND_SIZE : BLIND_SIZE + 1]), key[BLIND_SIZE + 1 :]
+    kind, ref = NoteKind(key[KEY_PART_SIZE : KEY_PART_SIZE + 1]), key[KEY_PART_SIZE + 1 :]
     return NoteItem(key, peer, kind, ref, due, tries, by)
 
 
@@ -261,9 +261,9 @@ def next_due(reader: Reader, peer: str) -> int | None:
 
 def only_missed(reader: Reader, peer: str) -> bool:
     """Whether something is wanted from this one, and nothing else queued for them."""
-    first = next(reader.keys(Table.NOTE_ITEMS, reader.blind(peer.encode())), None)
+    first = next(reader.keys(Table.NOTE_ITEMS, reader.key_part(peer.encode())), None)
     # the kinds are in the order of their letters, and this is the last
-    return first is not None and first[BLIND_SIZE : BLIND_SIZE + 1] == NoteKind.WANT.value
+    return first is not None and first[KEY_PART_SIZE : KEY_PART_SIZE + 1] == NoteKind.WANT.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,13 +276,13 @@ class Missing:
 
 def missing(reader: Reader, blocked: Iterable[str] = ()) -> dict[bytes, Missing]:
     """What is missing, by conversation. Whom the user has ``blocked`` nobody asks."""
-    silent = {reader.blind(peer.encode()) for peer in blocked}
+    silent = {reader.key_part(peer.encode()) for peer in blocked}
     wanted: dict[bytes, int] = {}
     for key in reader.keys(Table.NOTE_ITEMS):
-        ref = key[BLIND_SIZE + 1 :]
+        ref = key[KEY_PART_SIZE + 1 :]
         if (
-            key[BLIND_SIZE : BLIND_SIZE + 1] == NoteKind.WANT.value
-            and key[:BLIND_SIZE] not in silent
+            key[KEY_PART_SIZE : KEY_PART_SIZE + 1] == NoteKind.WANT.value
+            and key[:KEY_PART_SIZE] not in silent
         ):
             item = _decode(key, reader.get(Table.NOTE_ITEMS, key) or b"")
             last = item.due + ASK_AFTER * 1_000 * (2 ** (ASKS_MAX - 1) - 2**item.tries)
@@ -298,7 +298,7 @@ def unreceived(reader: Reader, peers: Iterable[str]) -> dict[str, int]:
     """How many messages to each are at the server, and without a receipt."""
     counts: dict[str, int] = {}
     for peer in peers:
-        prefix = reader.blind(peer.encode()) + NoteKind.OFFER.value
+        prefix = reader.key_part(peer.encode()) + NoteKind.OFFER.value
         count = sum(1 for _key in reader.keys(Table.NOTE_ITEMS, prefix))
         if count:
             counts[peer] = count

@@ -1,7 +1,7 @@
 """Envelopes that could not be read: kept, and tried again when that may help.
 
-A record ``number u64 | blind(envelope) 16 | which 16`` is ``why 1 | session 16 | envelope``;
-``which`` is the blinded session of what is too far ahead in it, zeros for the rest. That is tried
+A record ``number u64 | key_part(envelope) 16 | which 16`` is ``why 1 | session 16 | envelope``;
+``which`` stands for the session of what is too far ahead in it, zeros for the rest. That is tried
 when its session has come closer, the rest when a mount begins. An envelope is kept once, however
 often it comes. Past QUARANTINE_MAX the oldest go: anybody can send noise to a mailbox.
 """
@@ -66,7 +66,7 @@ def keep_all(writer: Writer, found: Iterable[QuarantinedEnvelope]) -> None:
     for unread in found:
         if kept is None:
             kept = {key[_ONCE] for key in writer.keys(Table.QUARANTINE)}
-        once = writer.blind(unread.envelope)
+        once = writer.key_part(unread.envelope)
         if once not in kept:
             kept.add(once)
             _put(writer, once, unread)
@@ -92,7 +92,7 @@ def is_far(key: bytes) -> bool:
 
 def which_session(reader: Reader, session: bytes) -> bytes:
     """What stands for a session in the keys of records."""
-    return reader.blind(b"far", session)
+    return reader.key_part(b"far", session)
 
 
 def envelope_at(reader: Reader, key: bytes) -> bytes | None:
