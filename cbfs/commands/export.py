@@ -12,7 +12,7 @@ arrays (table, record key, value): the records of the store, but for
   that they are lost, and all begin new ones;
 - envelopes, which only those sessions could open, or peers have by now;
 - what the account directory knows of itself;
-- the pages of listings, which are made again from the messages.
+- the pages of listings and of names of files, which are made again from the messages.
 
 An export is one snapshot of the store. It can be made beside a mount, which goes on meanwhile.
 """
@@ -53,7 +53,10 @@ GROUP = 512
 
 _HEADER = struct.Struct(">16s16sII")
 _LEFT_OUT = frozenset(
-    (Table.SESSIONS, Table.PREKEYS, Table.INBOX, Table.QUARANTINE, Table.LISTINGS)
+    (
+        *(Table.SESSIONS, Table.PREKEYS, Table.INBOX, Table.QUARANTINE),
+        *(Table.LISTINGS, Table.FILE_NAMES),
+    )
 )
 _OF_THE_DIRECTORY = frozenset((Meta.PLACE, Meta.LISTED))
 _LAST = (Meta.ACCOUNT, Meta.OWN)

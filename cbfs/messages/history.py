@@ -7,7 +7,7 @@ keep true together with them.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from cbfs.messages import lifetimes, listings, order, search_index, transcript
+from cbfs.messages import lifetimes, listings, name_pages, order, search_index, transcript
 from cbfs.messages.content import drop_content, gone_key, hold_content, read_content, read_table
 from cbfs.messages.conversations import label
 from cbfs.messages.file_names import folder_message_name, message_name
@@ -76,7 +76,7 @@ def named_message(reader: Reader, conversation: bytes, which: str | int) -> Mess
     """The message of a conversation with that name or serial, or None."""
     if isinstance(which, int):
         return get_message(reader, conversation, which)
-    serial = listings.serial_of(reader, conversation, which)
+    serial = name_pages.serial_of(reader, conversation, which)
     return get_message(reader, conversation, serial) if serial else None
 
 
@@ -214,7 +214,7 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
     and the heads moved. ``now`` in milliseconds since 1970."""
 
     def taken(name: str) -> bool:
-        return listings.serial_of(writer, conversation, name) is not None
+        return name_pages.serial_of(writer, conversation, name) is not None
 
     serial = writer.next_number(Series.MESSAGE)
     date, place, missing, waiting = _placed(writer, conversation, arrival, now, serial)
@@ -253,7 +253,7 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
     words = _text(writer, message, search_index.TEXT_MAX)
     search_index.add(writer, message, words, unread=not (arrival.recipients or arrival.muted))
     extend_transcript(writer, conversation, len(entry), 0)
-    listings.name_file(writer, conversation, name, serial)
+    name_pages.name_file(writer, conversation, name, serial)
     _put_known(writer, message)
     if arrival.origin:
         salt, digest = arrival.origin.salt, arrival.origin.digest
@@ -418,7 +418,7 @@ def missing_parents(
 def remove_message(writer: Writer, message: Message) -> None:
     """Delete a message; its content goes with the last delivery of it."""
     if writer.delete(Table.MESSAGES, message.conversation + u64(message.serial)):
-        listings.free_file_name(writer, message.conversation, message.name)
+        name_pages.free_file_name(writer, message.conversation, message.name)
         if message.folder:
             writer.delete_prefix(Table.GONE, gone_key(message))
         for parent in message.missing:

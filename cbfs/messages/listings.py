@@ -13,9 +13,8 @@ from collections.abc import Iterator
 import msgpack
 
 from cbfs.messages.model import Content, Message
-from cbfs.storage.encoding import number_of, pack, u64, unpack
+from cbfs.storage.encoding import number_of, pack, u64
 from cbfs.storage.store import Meta, Reader, Table, Writer
-from cbfs_common.errors import DecodeError
 
 PAGE_SIZE = 4_000
 """Bytes of a page: with what it is sealed in, one page of LMDB's."""
@@ -25,11 +24,6 @@ Entry = tuple[int, int, str, int, int, int, int, bool, int, int, int, int]
 """Serial, date in ms, name, the content's id, size and chunk, bytes in the transcript, whether it
 is a folder, when it ends in ms or 0, when it came in ms, how far its place is from its date, and
 what decides between messages of one place. A plain tuple, as a listing may make very many."""
-
-BEGINNING = 16
-"""Characters of a name, ``2026-11-23T14.46``, up to which it is in one record with others: the key
-of a record may be guessed for as long as its conversation is there, and is not to tell the name of
-a file that was deleted."""
 
 TIE_SIZE = 8
 """Bytes of a message's id that decide between messages of one place."""
@@ -85,55 +79,6 @@ def remove(writer: Writer, message: Message) -> None:
     """A message is deleted: it is listed no more."""
     if _replace(writer, message, []) and message.folder:
         _count_folders(writer, message.conversation, -1)
-
-
-# Names of files
-
-
-def serial_of(reader: Reader, conversation: bytes, name: str) -> int | None:
-    """The serial of the message that a conversation's folder shows under this name."""
-    return _named(reader, conversation, name).get(name)
-
-
-def name_file(writer: Writer, conversation: bytes, name: str, serial: int) -> None:
-    """The folder shows a message under this name."""
-    _put_named(writer, conversation, name, _named(writer, conversation, name) | {name: serial})
-
-
-def free_file_name(writer: Writer, conversation: bytes, name: str) -> None:
-    """The folder shows nothing under this name any more."""
-    left = _named(writer, conversation, name)
-    left.pop(name, None)
-    _put_named(writer, conversation, name, left)
-
-
-def _named(reader: Reader, conversation: bytes, name: str) -> dict[str, int]:
-    """All names that begin as this one does, with their messages."""
-    data = reader.get(Table.FILE_NAMES, _name_key(conversation, name))
-    return _decode_names(data) if data else {}
-
-
-def _put_named(writer: Writer, conversation: bytes, name: str, found: dict[str, int]) -> None:
-    if found:
-        writer.put(Table.FILE_NAMES, _name_key(conversation, name), _encode_names(found))
-    else:
-        writer.delete(Table.FILE_NAMES, _name_key(conversation, name))
-
-
-def _name_key(conversation: bytes, name: str) -> bytes:
-    return conversation + name[:BEGINNING].encode()
-
-
-def _encode_names(found: dict[str, int]) -> bytes:
-    return pack([[name, serial] for name, serial in found.items()])
-
-
-def _decode_names(data: bytes) -> dict[str, int]:
-    (entries,) = unpack(data, list)
-    try:
-        return {str(name): int(serial) for name, serial in entries}
-    except (TypeError, ValueError) as error:
-        raise DecodeError("names of files are not recorded as this cbfs does it") from error
 
 
 # Pages

@@ -11,7 +11,7 @@ was restored, everybody with whom messages were exchanged is told that what they
 from array import array
 from pathlib import Path
 
-from cbfs.messages import listings
+from cbfs.messages import listings, name_pages
 from cbfs.messages.conversations import load_conversations
 from cbfs.messages.history import get_message, load_messages, message_of
 from cbfs.messages.model import Delivery
@@ -65,8 +65,8 @@ def notice_loss(store: Store, me: str, now: int, random: Random) -> None:
 
 
 def make_listings(store: Store) -> None:
-    """Make the pages of ``cbfs.messages.listings``, which a store lacks that an earlier cbfs has
-    made, or that was restored. Before the store runs. A crash before the commit leaves that to the
+    """Make the pages of ``cbfs.messages.listings`` and of names of files, which a store lacks that
+    was restored. Before the store runs. A crash before the commit leaves that to the
     next start."""
     with store.read() as reader:
         if reader.get(Table.META, Meta.LISTED) is not None:
@@ -74,6 +74,7 @@ def make_listings(store: Store) -> None:
 
     def change(writer: Writer) -> None:
         writer.delete_prefix(Table.LISTINGS, b"")
+        writer.delete_prefix(Table.FILE_NAMES, b"")
         writer.delete_prefix(Table.META, Meta.FOLDERS)
         there: dict[bytes, array[int]] = {}
         for key in writer.keys(Table.MESSAGES):
@@ -84,6 +85,7 @@ def make_listings(store: Store) -> None:
                 message = get_message(writer, conversation, serial)
                 if message is not None:
                     listings.add(writer, message)
+                    name_pages.name_file(writer, conversation, message.name, serial)
         writer.put(Table.META, Meta.LISTED, b"\1")
 
     store.write(change)

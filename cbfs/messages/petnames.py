@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 
-from cbfs.messages import conversations, history, listings
+from cbfs.messages import conversations, history, listings, name_pages
 from cbfs.messages.conversations import label, put_label
 from cbfs.messages.file_names import folder_message_name, message_name
 from cbfs.messages.model import Conversation, Delivery, Message
@@ -119,15 +119,15 @@ def name_anew(writer: Writer, message: Message) -> Message:
     """Store a message with another label or date than before, and the name of a file that follows
     from them. The message as it is then."""
     place = message.conversation
-    listings.free_file_name(writer, place, message.name)
+    name_pages.free_file_name(writer, place, message.name)
     naming = folder_message_name if message.folder else message_name
     new = naming(
         message.date,
         message.label,
         message.file_name,
-        lambda name: listings.serial_of(writer, place, name) is not None,
+        lambda name: name_pages.serial_of(writer, place, name) is not None,
     )
-    listings.name_file(writer, place, new, message.serial)
+    name_pages.name_file(writer, place, new, message.serial)
     return history.put_changed(writer, replace(message, name=new))
 
 

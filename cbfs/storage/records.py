@@ -50,7 +50,7 @@ class Table(Enum):
     MESSAGES = b"messages"  # conversation id 16 | serial u64
     LISTINGS = b"listings"  # conversation id 16 | serial u64: see ``cbfs.messages.listings``
     MESSAGE_IDS = b"message-ids"  # conversation id 16 | message id 16, or what tells a copy
-    FILE_NAMES = b"file-names"  # conversation id 16 | how names of files in its folder begin
+    FILE_NAMES = b"file-names"  # see ``cbfs.messages.name_pages``
     DROPPED = b"dropped"  # conversation id 16 | message id 16: thrown away, and not asked for
     GONE = b"gone"  # conversation id 16 | serial u64 | index u32: was removed from a folder
     PARTS = b"parts"  # key_part(conversation id, message hash): a file that is still arriving

@@ -10,7 +10,7 @@ from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.commands.export import restore_export, write_export
 from cbfs.messages.content import read_content
 from cbfs.messages.conversations import load_conversations
-from cbfs.messages.history import load_messages
+from cbfs.messages.history import load_messages, named_message
 from cbfs.messages.lost_state import make_listings
 from cbfs.messages.queues.incomplete import Incomplete, all_incomplete, decode_incomplete
 from cbfs.storage.records import Table
@@ -74,3 +74,18 @@ def test_a_record_of_what_is_arriving_is_read_by_the_one_who_wrote_it() -> None:
         with pytest.raises(DecodeError):
             decode_incomplete(data)
     assert decode_incomplete(replace(message, size=0).encode()).size == 0
+
+
+def test_names_of_files_are_made_again_whatever_of_them_is_lost(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    with opened(tmp_path / "old") as store:
+        take(store, said(b"hello", 0, 1, FOREVER), NOW)
+        store.write(lambda writer: writer.delete_prefix(Table.FILE_NAMES, b""))
+    moved(tmp_path / "old", tmp_path / "new")
+    with opened(tmp_path / "new") as store:
+        make_listings(store)
+        with store.read() as reader:
+            (conversation,) = load_conversations(reader)
+            (message,) = load_messages(reader, conversation)
+            assert named_message(reader, conversation, message.name) == message

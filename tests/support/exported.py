@@ -23,7 +23,10 @@ from tests.support.stores import open_store
 
 Records = dict[tuple[Table, bytes], bytes]
 
-_AGAIN = {Table.SESSIONS, Table.PREKEYS, Table.INBOX, Table.QUARANTINE, Table.LISTINGS}
+_AGAIN = {
+    *(Table.SESSIONS, Table.PREKEYS, Table.INBOX, Table.QUARANTINE),
+    *(Table.LISTINGS, Table.FILE_NAMES),
+}
 """What begins anew, or is made again."""
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from pytest import raises
 
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.messages import conversations, history, listings
@@ -15,7 +14,6 @@ from cbfs.messages.listings import PAGE_SIZE, entry_of, listed
 from cbfs.messages.lost_state import make_listings
 from cbfs.messages.model import Message
 from cbfs.storage.store import Meta, Store, Table, Writer
-from cbfs_common.errors import DecodeError
 from tests.bench.at_size import STARTED, make_account
 from tests.support.fake_backend import put_content
 from tests.support.stores import open_store
@@ -156,12 +154,3 @@ def test_a_page_begins_with_its_first_message_even_when_that_goes(tmp_path: Path
     with store.read() as reader:
         assert len(listed(reader, key, 0, 200)) == len(left) + 1
     store.close()
-
-
-def test_names_of_files_are_read_by_who_wrote_them() -> None:
-    found = {"2026-11-23T14.46.02.123Z-alice": 1, "2026-11-23T14.46.02.123Z-alice (2)": 1 << 40}
-    data = listings._encode_names(found)
-    assert listings._decode_names(data) == found
-    for bad in (b"", b"\x90", b"\x91\x91\x01", b"\x91\x91\x91\x01", data[:-1], data + b"\0"):
-        with raises(DecodeError):
-            listings._decode_names(bad)
