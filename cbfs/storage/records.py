@@ -82,6 +82,10 @@ WHOLE = frozenset(
 )
 """Those whose records have random places, and whose keys stand in memory."""
 
+PASSED_OVER = Table.QUARANTINE
+"""That of them in which a damaged record is as good as none: it is of an envelope that could not be
+read anyway, and anybody may fill the table. In all others it may be whatever is looked for."""
+
 OF_CONVERSATION = frozenset(
     (
         *(Table.MESSAGES, Table.LISTINGS, Table.MESSAGE_IDS),
@@ -319,7 +323,7 @@ class Reader:
                 found.append((key, Spot(place, secret)))
             except DamagedRecord:
                 damaged += 1
-        return make_shelf(found, damaged)
+        return make_shelf(found, 0 if table is PASSED_OVER else damaged)
 
     def read_shelves(self) -> dict[Table, Shelf]:
         """Where the records of all tables in ``WHOLE`` are."""
@@ -390,7 +394,10 @@ class Reader:
         return kdf(self._tables.blind_key, b"cbfs1 drawn", part, 16)
 
     def count(self, table: Table) -> int:
-        """How many records a table has."""
+        """How many records a table has, damaged ones included but in ``PASSED_OVER``."""
+        if table in WHOLE:
+            shelf = self._shelf(table)
+            return len(shelf) + shelf.damaged
         return int(self._txn.stat(self._tables.dbs[table])["entries"])
 
 

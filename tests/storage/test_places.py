@@ -171,19 +171,24 @@ def test_a_change_that_fails_leaves_the_map_as_it_was(store: Store) -> None:
         assert list(reader.items(Table.PEERS)) == [(b"new", b"1")]
 
 
-def test_a_key_that_cannot_be_read_is_not_taken_for_one_that_is_not_there(tmp_path: Path) -> None:
-    store = open_store(tmp_path)
+def one_of_two_damaged(place: Path, table: Table) -> Store:
+    """A store whose table has a record ``one``, which cannot be read, and ``two``."""
+    store = open_store(place)
     for key in (b"one", b"two"):
-        store.write(lambda writer, key=key: writer.put(Table.PEERS, key, key))  # type: ignore[misc]
+        store.write(lambda writer, key=key: writer.put(table, key, key))  # type: ignore[misc]
     with store.read() as reader:
-        place = reader.place(Table.PEERS, b"one")
+        at = reader.place(table, b"one")
     with store._env.begin(write=True) as txn:
-        db = store._tables.dbs[Table.PEERS]
-        sealed = bytearray(txn.get(place, db=db) or b"")
+        db = store._tables.dbs[table]
+        sealed = bytearray(txn.get(at, db=db) or b"")
         sealed[HEAD_SIZE] ^= 1
-        txn.put(place, bytes(sealed), db=db)
+        txn.put(at, bytes(sealed), db=db)
     store.close()
-    store = open_store(tmp_path)
+    return open_store(place)
+
+
+def test_a_key_that_cannot_be_read_is_not_taken_for_one_that_is_not_there(tmp_path: Path) -> None:
+    store = one_of_two_damaged(tmp_path, Table.PEERS)
     with store.read() as reader:
         assert reader.get(Table.PEERS, b"two") == b"two"
         for ask in (
@@ -196,6 +201,20 @@ def test_a_key_that_cannot_be_read_is_not_taken_for_one_that_is_not_there(tmp_pa
         with pytest.raises(DamagedRecord):
             arguments = (Table.PEERS, b"one", b"x")[: 3 if change is Writer.put else 2]
             store.write(lambda w, c=change, a=arguments: c(w, *a))  # type: ignore[misc]
+    store.close()
+
+
+def test_damaged_noise_is_passed_over(tmp_path: Path) -> None:
+    """Anybody fills the quarantine with noise: it must not be what keeps an account from being
+    mounted when the disk has lost a bit."""
+    store = one_of_two_damaged(tmp_path, Table.QUARANTINE)
+    with store.read() as reader:
+        assert list(reader.items(Table.QUARANTINE)) == [(b"two", b"two")]
+        assert reader.get(Table.QUARANTINE, b"one") is None
+        assert reader.count(Table.QUARANTINE) == 1
+    store.write(lambda writer: writer.put(Table.QUARANTINE, b"three", b"3"))
+    with store.read() as reader:
+        assert list(reader.keys(Table.QUARANTINE)) == [b"three", b"two"]
     store.close()
 
 
