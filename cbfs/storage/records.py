@@ -249,10 +249,7 @@ class Reader:
         there are those with a whole prefix, if it has prefixes, or all, in no order. Raises
         DamagedRecord."""
         if table in WHOLE:
-            shelf = self._shelf(table)
-            if shelf.damaged:
-                raise DamagedRecord
-            yield from shelf.keys(prefix, start)
+            yield from self._whole_shelf(table).keys(prefix, start)
         elif prefix:
             size = len(_checked(table, prefix))
             for rest in self._rests(table, prefix, (start or b"")[size:]):
@@ -304,6 +301,13 @@ class Reader:
         shelf = self._shelves.get(table)
         if shelf is None:
             shelf = self._shelves[table] = self._read_shelf(table)
+        return shelf
+
+    def _whole_shelf(self, table: Table) -> Shelf:
+        """That of a table of which nothing is damaged. Raises DamagedRecord."""
+        shelf = self._shelf(table)
+        if shelf.damaged:
+            raise DamagedRecord
         return shelf
 
     def _read_shelf(self, table: Table) -> Shelf:
@@ -372,7 +376,7 @@ class Reader:
     def key_up_to(self, table: Table, key: bytes, prefix: bytes = b"") -> bytes | None:
         """The last key up to ``key`` of those with ``prefix``. Raises DamagedRecord."""
         if table in WHOLE:
-            found = self._shelf(table).last_up_to(key)
+            found = self._whole_shelf(table).last_up_to(key)
             return found if found is not None and found.startswith(prefix) else None
         rests = self._listed(table, _checked(table, prefix))
         at = bisect_right(rests, key[len(prefix) :])

@@ -194,6 +194,7 @@ def test_a_key_that_cannot_be_read_is_not_taken_for_one_that_is_not_there(tmp_pa
         for ask in (
             lambda: reader.get(Table.PEERS, b"one"),
             lambda: list(reader.keys(Table.PEERS)),
+            lambda: reader.key_up_to(Table.PEERS, b"z"),
         ):
             with pytest.raises(DamagedRecord):
                 ask()
