@@ -89,25 +89,27 @@ def test_after_a_planned_change_the_keys_of_before_are_read_for_two_days(
                 lambda: context.sessions.choose("bob", identity) is not None, "the new session"
             )
             held = [h.session for h in context.sessions._held.values()]
-            (old,) = (s for s in held if s.peer.identity != identity)
-            (new,) = (s for s in held if s.peer.identity == identity)
+            old = [s for s in held if s.peer.identity != identity]  # two, if both have begun one
+            new = [s for s in held if s.peer.identity == identity]
 
             def given_up(session: object, after: int) -> bool:
                 now = known.rekeyed + after * 1_000
                 return is_given_up(context.contacts, context.sessions, "bob", session, now)  # type: ignore[arg-type]
 
             assert known.rekeyed
-            assert not given_up(old, 0)
-            assert not given_up(old, FORMER_KEYS_GRACE - 1)
-            assert given_up(old, FORMER_KEYS_GRACE)
-            assert not given_up(new, 2 * FORMER_KEYS_GRACE)
+            assert old
+            for session in old:
+                assert not given_up(session, 0)
+                assert not given_up(session, FORMER_KEYS_GRACE - 1)
+                assert given_up(session, FORMER_KEYS_GRACE)
+            assert not any(given_up(session, 2 * FORMER_KEYS_GRACE) for session in new)
             chosen = context.sessions.choose("bob", identity)
             assert chosen is not None
-            assert chosen.id == new.id, "nothing is sent on the old one"
+            assert chosen.id in {s.id for s in new}, "nothing is sent on an old one"
             await context.sessions.forget_given_up(
                 alice.store, lambda name, session: given_up(session, FORMER_KEYS_GRACE)
             )
-            assert set(context.sessions._held) == {new.id}
+            assert set(context.sessions._held) == {s.id for s in new}
 
     in_town(tmp_path, here.server.url, body)
 
