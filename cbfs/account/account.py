@@ -279,11 +279,11 @@ def opened_store(
     check_account(directory)
     if create is not None:
         _make_directory(directory)
-    elif not (directory / "root.key").exists():
-        raise CbfsError(
-            f"there is no account in {directory}",
-            f"make one: cbfs init NAME --account {directory} --server URL --names POLICYFILE",
-        )
+    _check_root(
+        directory,
+        f"make one: cbfs init NAME --account {directory} --server URL --names POLICYFILE",
+        may_begin=create is not None,
+    )
     with _locked(directory):
         store = _open_store(directory, random, unlock, create)
         try:
@@ -292,12 +292,26 @@ def opened_store(
             store.close()
 
 
+def _check_root(directory: Path, hint: str, *, may_begin: bool) -> None:
+    """Refuse a directory without a root file, unless a new account ``may_begin`` there: never
+    beside a store, which a new root file would not open. ``hint``: where there is no account."""
+    if (directory / "root.key").exists():
+        return
+    if (directory / "store" / "data.mdb").exists():
+        raise CbfsError(
+            f"the store in {directory} has no root file (root.key), and cannot be opened",
+            "put back both from the same copy, or restore an export into a directory of its own:"
+            " cbfs init --restore FILE",
+        )
+    if not may_begin:
+        raise CbfsError(f"there is no account in {directory}", hint)
+
+
 @contextmanager
 def reading_store(directory: Path, random: Random, unlock: Unlock = no_lock) -> Iterator[Store]:
     """The store of an account directory to read, be it mounted or not. Raises CbfsError."""
     check_account(directory)
-    if not (directory / "root.key").exists():
-        raise CbfsError(f"there is no account in {directory}", "name one")
+    _check_root(directory, "name one", may_begin=False)
     root_file = RootFile(directory / "root.key", unlock, random.token, read_only=True)
     try:
         store = Store(directory / "store", root_file, random, read_only=True)

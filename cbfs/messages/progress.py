@@ -114,7 +114,7 @@ def unread_lines(count: int) -> tuple[str, ...]:
         return ()
     what = "envelopes that arrived" if count > 1 else "envelope that arrived"
     return (
-        f"{count} {what} cannot be read (that is usual after a restore: whoever wrote to you is"
-        " told, and sends again what you lack; getfattr -d quarantine/* says why, and rm"
-        " quarantine/* ends this line)",
+        f"{count} {what} cannot be read (anybody can send noise; after a restore some is usual, and"
+        " whoever wrote to you sends again what you lack; getfattr -d quarantine/* says why, and"
+        " rm quarantine/* ends this line)",
     )

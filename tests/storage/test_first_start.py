@@ -15,7 +15,7 @@ from typing import Any
 import lmdb
 import pytest
 
-from cbfs.account.account import SYSTEM_RANDOM, opened_store
+from cbfs.account.account import SYSTEM_RANDOM, opened_store, reading_store
 from cbfs.account.passphrase import Guard
 from cbfs.commands import name_owner
 from cbfs.commands.export import write_export
@@ -276,3 +276,24 @@ def seed(place: Path, number: int) -> int:
         setattr(os, name, kill.around(getattr(os, name)))
     name_owner.write_seed(place / "seed")
     return 0
+
+
+@pytest.mark.parametrize("create", [None, Guard])
+def test_a_store_without_its_root_file_is_told_and_gets_no_other_one(
+    tmp_path: Path, create: Callable[[], Guard] | None
+) -> None:
+    with opened_store(tmp_path, SYSTEM_RANDOM, create=Guard) as opened:
+        opened.write(lambda writer: writer.put(Table.META, Meta.SETTINGS, b""))
+    (tmp_path / "root.key").unlink()
+    with (
+        pytest.raises(CbfsError, match="no root file") as raised,
+        opened_store(tmp_path, SYSTEM_RANDOM, create=create),
+    ):
+        pass
+    assert "restore" in raised.value.hint
+    with (
+        pytest.raises(CbfsError, match="no root file"),
+        reading_store(tmp_path, SYSTEM_RANDOM),
+    ):
+        pass
+    assert not (tmp_path / "root.key").exists()
