@@ -4,7 +4,7 @@ tasks are kept going."""
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -14,10 +14,11 @@ from cbfs.contacts.contacts import Contacts
 from cbfs.contacts.look_up import ContactLookUp
 from cbfs.contacts.sessions import Sessions
 from cbfs.messages.conversations import load_conversations
-from cbfs.messages.model import Conversation, Message
-from cbfs.messages.queues.delivery_queue import reseal
+from cbfs.messages.model import Conversation, Message, Turnover
+from cbfs.messages.queues.delivery_queue import begin_again
 from cbfs.messages.queues.note_queue import Dues
 from cbfs.names.directory import Directory
+from cbfs.names.followed import FollowedDirectories
 from cbfs.names.lookups import Lookups
 from cbfs.names.own_time import OwnTime
 from cbfs.network.dial import Dialer
@@ -26,7 +27,7 @@ from cbfs.problems import MOST, Backoff, Problems, Retries
 from cbfs.storage.faults import contained
 from cbfs.storage.store import Meta, Store, Table
 from cbfs_common.errors import CbfsError
-from cbfs_common.names.policy import Policy, parse_policy
+from cbfs_common.names.policy import parse_policy
 from cbfs_common.person import Directories
 from cbfs_common.primitives import Random
 
@@ -36,7 +37,7 @@ class Context:
     """One account at work. ``clock`` gives milliseconds since 1970, UTC."""
 
     account: Account
-    policy: Policy
+    followed: FollowedDirectories
     store: Store
     configuration: Configuration
     sessions: Sessions
@@ -77,6 +78,9 @@ class Events(Protocol):
 
     def conversation_started(self, conversation: Conversation) -> None:
         """A message has come into a conversation, be it new or not."""
+
+    def conversations_changed(self, changes: Turnover) -> None:
+        """Some go on in others, or were left by somebody."""
 
     def conversation_moved(self, old: Conversation, new: Conversation) -> None:
         """A conversation has another folder."""
@@ -146,17 +150,17 @@ def make_context(
     """What the parts of the engine share, as the store has it."""
     with store.read() as reader:
         conversations = load_conversations(reader)
-    policy, own = parse_policy(account.policy), account.party.identity
-    directories = Directories(policy.directory, policy.namespace)
-    contacts = Contacts(store, directories, own, milliseconds, reseal)
+    directories = Directories(directory.lookups.policy.directory)
+    followed = FollowedDirectories(store, directories, directory.lookups)
+    contacts = Contacts(store, followed, account.party.identity, milliseconds, begin_again)
     return Context(
         account,
-        policy,
+        followed,
         store,
         configuration,
         Sessions(store, account.party, SYSTEM_RANDOM, account.former_parties),
         contacts,
-        ContactLookUp(contacts, directory.lookups),
+        ContactLookUp(contacts, followed),
         conversations,
         dialer,
         milliseconds,
@@ -165,6 +169,42 @@ def make_context(
         Retries(SYSTEM_RANDOM),
         OwnTime(store, directory.lookups, milliseconds),
     )
+
+
+class TaskStarter(Protocol):
+    """Where tasks can be begun: a nursery, or ``StoppableTasks``."""
+
+    def start_soon(self, task: Callable[..., Awaitable[None]], /, *arguments: Any) -> None:
+        """Begin it, some time after this returns."""
+
+
+class StoppableTasks:
+    """Tasks in a nursery that can be ended, all together and for good, while others go on in it."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._scopes: set[trio.CancelScope] = set()
+        self._stopped = False
+
+    def start_soon(self, task: Callable[..., Awaitable[None]], /, *arguments: Any) -> None:
+        """Begin a task, as a nursery does; nothing is begun any more after ``stop``."""
+        if not self._stopped:
+            self._nursery.start_soon(self._run, task, arguments)
+
+    def stop(self) -> None:
+        """End them all. The task that calls this goes on until it waits for something."""
+        self._stopped = True
+        for scope in self._scopes:
+            scope.cancel()
+
+    async def _run(self, task: Callable[..., Awaitable[None]], arguments: tuple[Any, ...]) -> None:
+        with trio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                if not self._stopped:
+                    await task(*arguments)
+            finally:
+                self._scopes.discard(scope)
 
 
 async def supervised(context: Context, task: Callable[[], Awaitable[None]]) -> None:

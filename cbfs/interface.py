@@ -16,6 +16,7 @@ from cbfs.contacts.contact import Contact, Mark
 from cbfs.contacts.fingerprint import Fingerprint
 from cbfs.messages.model import Content, Conversation, Message
 from cbfs.storage.store import Store, Writer
+from cbfs_common.names.policy import Policy
 from cbfs_common.profile import Profile
 
 
@@ -30,7 +31,11 @@ class Outgoing:
     the transaction that makes it a message, so that a crash leaves the one or the other.
 
     ``seed``: random, of this draft until it is sent. The message's id is made from it, so that a
-    backup of the account that has the draft still does not send another message."""
+    backup of the account that has the draft still does not send another message.
+
+    ``at_once``: somebody waits for it, so that it goes to no recipient later than to others.
+    ``leaving``: the user leaves the conversation with it. ``committing()`` is called when its
+    transaction is asked for: what is sent from then on is behind it, and may share its commit."""
 
     conversation: bytes | None
     participants: tuple[str, ...]
@@ -41,6 +46,9 @@ class Outgoing:
     folder: bool = False
     lifetime: int = 0
     seed: bytes = b""
+    at_once: bool = False
+    leaving: bool = False
+    committing: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +131,13 @@ class History(Protocol):
     async def leave(self, conversation: bytes, *, empty: bool) -> bool:
         """Show a conversation no more until something is written in it, by whomever; what is queued
         in it is not delivered any more. On the disk on return. With ``empty`` only when no message
-        is left in it: else False, and nothing has changed."""
+        is left in it: else False, and nothing has changed. Without, the others are told when they
+        are several: then it does not come back."""
+
+    async def go_on(self, conversation: bytes, people: Iterable[str]) -> Conversation:
+        """Go on with more people (true names): gives the conversation in which, which ``View`` is
+        told of. On the disk on return. May wait for a name look-up. Raises Refused, or NotYet while
+        the directory does not answer; then nothing has changed."""
 
 
 class People(Protocol):
@@ -137,6 +151,10 @@ class People(Protocol):
 
     def label(self, name: str) -> str:
         """What somebody is shown as: the petname that the user gave them, else their name."""
+
+    def shown(self, name: str) -> str:
+        """A true name as people see it: ``bob``, or ``bob@example.org`` of another name
+        directory."""
 
     def called(self, text: str) -> str:
         """The true name of whom the user means. Raises DecodeError for what is no name."""
@@ -171,6 +189,20 @@ class People(Protocol):
         while. On the disk on return."""
 
 
+class NameDirectories(Protocol):
+    """The name directories that are followed."""
+
+    def policies(self) -> tuple[Policy, ...]:
+        """By which policies: one's own directory's first, the others by namespace."""
+
+    async def follow(self, data: bytes) -> None:
+        """Follow the directory of this policy file, or one that is followed by this policy instead.
+        On the disk on return. Raises PolicyRefused; then nothing has changed."""
+
+    async def leave(self, directory: bytes) -> None:
+        """Follow this directory (16) no more, which is not one's own. On the disk on return."""
+
+
 class Submission(Protocol):
     """What is sent, and how it fares."""
 
@@ -183,6 +215,9 @@ class Submission(Protocol):
         the disk on return. May wait for a name look-up. Raises Refused (unknown name, bad
         participants, no account) or NotYet; then nothing has changed. ``View`` is told of a
         new conversation, not of the message."""
+
+    def is_under_way(self, conversation: bytes) -> bool:
+        """Whether something that was sent in a conversation is just being delivered."""
 
     def trouble(self, name: str) -> str:
         """Why what is queued for somebody is not delivered, as far as that is known, else empty."""
@@ -198,6 +233,10 @@ class Submission(Protocol):
     def lapse(self) -> str:
         """Why one's own name cannot be kept, or empty."""
 
+    @property
+    def stopped(self) -> str:
+        """Why this copy of the account connects no more, or empty."""
+
 
 class Backend(History, Submission, Protocol):
     """All that the mount asks of the engine."""
@@ -205,6 +244,10 @@ class Backend(History, Submission, Protocol):
     @property
     def people(self) -> People:
         """Contacts and strangers."""
+
+    @property
+    def directories(self) -> NameDirectories:
+        """The name directories."""
 
 
 class View(Protocol):
@@ -222,6 +265,13 @@ class View(Protocol):
     def conversation_moved(self, old: Conversation, new: Conversation) -> None:
         """A conversation's folder has another name."""
 
+    def conversation_changed(self, conversation: Conversation) -> None:
+        """Somebody has left it, or it goes on in another one."""
+
+    def conversation_goes_on(self, old: Conversation, new: Conversation) -> None:
+        """Show ``new``, whose folder under outbox/ is what that of ``old`` was: what is in it goes
+        to the people of ``new``."""
+
     def messages_renamed(self, messages: Iterable[Message]) -> None:
         """These have other names, in the same folders."""
 
@@ -233,6 +283,9 @@ class View(Protocol):
 
     def unknown_names(self, names: frozenset[str]) -> None:
         """The directory says, with proof, that nobody has these names."""
+
+    def directories_changed(self) -> None:
+        """Other name directories are followed, or one by another policy."""
 
     def retry(self) -> None:
         """What ended in NotYet may be tried again."""
@@ -256,6 +309,12 @@ class NullView:
     def conversation_moved(self, old: Conversation, new: Conversation) -> None:
         """Nothing is shown."""
 
+    def conversation_changed(self, conversation: Conversation) -> None:
+        """Nothing is shown."""
+
+    def conversation_goes_on(self, old: Conversation, new: Conversation) -> None:
+        """Nothing is shown."""
+
     def messages_renamed(self, messages: Iterable[Message]) -> None:
         """Nothing is shown."""
 
@@ -266,6 +325,9 @@ class NullView:
         """Nothing is shown."""
 
     def unknown_names(self, names: frozenset[str]) -> None:
+        """Nothing is shown."""
+
+    def directories_changed(self) -> None:
         """Nothing is shown."""
 
     def retry(self) -> None:

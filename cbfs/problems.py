@@ -229,6 +229,8 @@ class Retries:
         self._news = trio.Event()
         self.sooner_than_said: Callable[[], None] = lambda: None
         """Told when what has failed is due sooner than ``failed`` has said."""
+        self.all_sooner: Callable[[], None] = lambda: None
+        """Told before that, when it is all that was not reached, at once."""
 
     def failed(self, key: str, cause: Cause = Cause.NETWORK) -> float:
         """A try has failed. Seconds until the next one is due."""
@@ -238,17 +240,17 @@ class Retries:
         """A try has worked: what it was of is forgotten, and others are due sooner if nothing was
         reached before."""
         if self._schedule.worked(key, trio.current_time()):
-            self._tell()
+            self._tell_all()
 
     def alive(self) -> None:
         """Something was reached: others are due sooner if nothing was before."""
         if self._schedule.alive(trio.current_time()):
-            self._tell()
+            self._tell_all()
 
     def connected(self) -> None:
         """The network is back, as it says itself: all that was not reached is due sooner."""
         self._schedule.connected(trio.current_time())
-        self._tell()
+        self._tell_all()
 
     def sooner(self, key: str) -> None:
         """Something of it is new: it is due."""
@@ -280,6 +282,10 @@ class Retries:
         while (due := self.due(key)) > trio.current_time():
             with trio.move_on_at(due):
                 await self._news.wait()
+
+    def _tell_all(self) -> None:
+        self.all_sooner()
+        self._tell()
 
     def _tell(self) -> None:
         self._news.set()

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.exported import check_exports_in
+from tests.support.postgres import postgres_server
 from tests.support.quick import (
     pytest_collection_modifyitems,
     pytest_ignore_collect,
@@ -20,6 +21,7 @@ from tests.support.quick import (
 from tests.support.tornet import system_tor, tor_network
 
 __all__ = [
+    "postgres_server",
     "pytest_collection_modifyitems",
     "pytest_ignore_collect",
     "pytest_runtest_call",

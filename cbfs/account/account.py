@@ -50,10 +50,6 @@ SYSTEM_RANDOM = Random(os.urandom, kem_encapsulate)
 """The real randomness; everything below the entry points is given it."""
 
 
-ACCOUNT_ATTRIBUTE = "user.cbfs.account"
-"""Of the root of a mount: the path of its account directory."""
-
-
 FORMER_KEPT = 60 * 86_400
 """Seconds for which a former mailbox is still looked into: as long as a prekey taken there can be
 used, and an envelope wait."""
@@ -87,8 +83,9 @@ class Account:
     text).
 
     ``transport`` and ``auth`` are X25519 secrets, ``signing`` and ``owner`` Ed25519 seeds, ``kem``
-    is one of ML-KEM-768; the owner key signs operations on the name and nothing else. ``former``:
-    newest first."""
+    is one of ML-KEM-768; the owner key signs operations on the name and nothing else. It may be
+    kept elsewhere: then ``owner`` is empty, and ``agent`` (an Ed25519 seed, else empty) renews the
+    name in its place, or freezes it. ``former``: newest first."""
 
     name: str
     transport: bytes
@@ -99,6 +96,22 @@ class Account:
     server: Address
     policy: str
     former: tuple[Former, ...] = ()
+    agent: bytes = b""
+
+    @property
+    def user_id(self) -> bytes:
+        """By which the home server knows the account: the public half (32) of ``transport``."""
+        return dh_public(self.transport)
+
+    @property
+    def agent_key(self) -> bytes:
+        """The public half of ``agent`` (32), or empty."""
+        return sign_public(self.agent) if self.agent else b""
+
+    @property
+    def renewing(self) -> bytes:
+        """The seed that renews the name: the agent's, or the owner's."""
+        return self.agent or self.owner
 
     @property
     def profile(self) -> Profile:
@@ -154,14 +167,19 @@ class Account:
             self.server.url(),
             self.policy,
             former,
+            self.agent,
         )
 
 
-def make_account(name: str, server: Address, policy: str, random: Random) -> Account:
-    """A new account with fresh keys."""
+def make_account(
+    name: str, server: Address, policy: str, random: Random, *, owner_apart: bool = False
+) -> Account:
+    """A new account with fresh keys; with that of an agent in the place of the owner's when this is
+    kept apart."""
     transport, signing, auth, owner = (random.token(KEY_SIZE) for _ in range(4))
     kem = random.token(KEM_SEED_SIZE)
-    return Account(name, transport, signing, auth, kem, owner, server, policy)
+    made = Account(name, transport, signing, auth, kem, owner, server, policy)
+    return replace(made, owner=b"", agent=owner) if owner_apart else made
 
 
 def load_account(store: Store) -> Account | None:
@@ -189,6 +207,14 @@ def put_account(writer: Writer, account: Account) -> None:
     writer.delete(Table.META, Meta.ACCOUNT_NEXT)
 
 
+def put_policy(writer: Writer, policy: str) -> None:
+    """Go by another policy (its text) of the same name directory from now on."""
+    for key in Meta.ACCOUNT, Meta.ACCOUNT_NEXT:
+        data = writer.get(Table.META, key)
+        if data is not None:
+            writer.put(Table.META, key, replace(_decode(data), policy=policy).encode())
+
+
 def bring_back(writer: Writer, now: int) -> None:
     """Look into a former mailbox that a wrong clock has left for no longer than if it was left at
     ``now`` (seconds since 1970)."""
@@ -203,8 +229,8 @@ def bring_back(writer: Writer, now: int) -> None:
 
 
 def _decode(data: bytes) -> Account:
-    name, transport, signing, auth, kem, owner, url, policy, earlier = unpack(
-        data, str, bytes, bytes, bytes, bytes, bytes, str, str, list
+    name, transport, signing, auth, kem, owner, url, policy, earlier, agent = unpack(
+        data, str, bytes, bytes, bytes, bytes, bytes, str, str, list, bytes
     )
     return Account(
         name,
@@ -216,6 +242,7 @@ def _decode(data: bytes) -> Account:
         parse_address(url),
         policy,
         tuple(_decode_former(*fields) for fields in earlier),
+        agent,
     )
 
 
@@ -237,28 +264,12 @@ def load_own_server(store: Store) -> Address | None:
     return None if data is None else parse_address(data.decode())
 
 
-def default_account() -> Path:
-    """$XDG_DATA_HOME/cbfs, or ~/.local/share/cbfs. Raises CbfsError when there is no home."""
-    base = Path(os.environ.get("XDG_DATA_HOME", ""))
-    if not base.is_absolute():  # which that specification says is to be ignored
-        try:
-            base = Path.home() / ".local" / "share"
-        except RuntimeError as error:
-            raise CbfsError("your home directory is not known", "set HOME") from error
-    return base / "cbfs"
-
-
 def no_lock(protection: Protection) -> bytes:
     """The lock (32 bytes) of an account that nothing protects. Raises CbfsError for one that
     something does."""
     if protection.kind is not ProtectionKind.NOTHING:
         raise CbfsError("the account is protected by a passphrase", "give the passphrase")
     return NO_LOCK
-
-
-def asks_for_passphrase(directory: Path) -> bool:
-    """Whether it takes a passphrase to open the account there. False when nobody can tell."""
-    return any(p.kind is ProtectionKind.PASSPHRASE for p in protections(directory / "root.key"))
 
 
 def protection_of(directory: Path) -> ProtectionKind | None:
@@ -273,9 +284,10 @@ def opened_store(
     unlock: Unlock = no_lock,
     *,
     create: Callable[[], Guard] | None = None,
+    believes: bool = False,
 ) -> Iterator[Store]:
     """The store of an account directory, locked against every other program. ``create`` gives
-    what protects one that has to be made. Raises CbfsError."""
+    what protects one that has to be made. ``believes`` is as in ``Store``. Raises CbfsError."""
     check_account(directory)
     if create is not None:
         _make_directory(directory)
@@ -285,7 +297,7 @@ def opened_store(
         may_begin=create is not None,
     )
     with _locked(directory):
-        store = _open_store(directory, random, unlock, create)
+        store = _open_store(directory, random, unlock, create, believes=believes)
         try:
             yield store
         finally:
@@ -397,7 +409,12 @@ def _user(lock: int) -> int:
 
 
 def _open_store(
-    directory: Path, random: Random, unlock: Unlock, create: Callable[[], Guard] | None
+    directory: Path,
+    random: Random,
+    unlock: Unlock,
+    create: Callable[[], Guard] | None,
+    *,
+    believes: bool,
 ) -> Store:
     path = directory / "root.key"
     guard = None
@@ -417,7 +434,7 @@ def _open_store(
 
     root_file = RootFile(path, known, random.token)
     try:
-        return Store(directory / "store", root_file, random)
+        return Store(directory / "store", root_file, random, believes=believes)
     except BaseException:
         root_file.close()
         raise

@@ -17,21 +17,62 @@ from typing import Final
 
 from cbfs_common.errors import CbfsError
 
+ACCOUNT_ATTRIBUTE: Final = "user.cbfs.account"
+"""Of the root of a mount: the path of its account directory."""
+
 FOLLOWED_MAX: Final = 40
 """Links on one way, as Linux has it."""
 
 FILES: Final = (
     *("root.key", "root.key.new", "lock", "log", "store/data.mdb", "store/lock.mdb"),
-    *("server/log", "server/clients"),
+    *("server/log", "server/clients", "spool/key", "spool/lock"),
 )
-FOLDERS: Final = ("store", "store.new", "tor", "tor/data", "tor/onion_auth", "server")
+FOLDERS: Final = ("store", "store.new", "tor", "tor/data", "tor/onion_auth", "server", "spool")
 SOCKETS: Final = ("windows",)
 
 OWN_NAMES: Final = frozenset(name.partition("/")[0] for name in (*FILES, *FOLDERS, *SOCKETS))
 """What may be in an account directory; some of it before there is an account."""
 
+SPOOL: Final = "spool"
+SPOOLED: Final = ".mail"
+"""The folder of an account directory in which messages wait (``cbfs.account.spool``), and how the
+names of their files end."""
+
+UNREADABLE: Final = ".unreadable"
+"""How those end that could not be read."""
+
 _EVERYBODY: Final = "0 0 4294967295"
 """The uid_map of a process that sees all users as they are."""
+
+
+def default_account() -> Path:
+    """$XDG_DATA_HOME/cbfs, or ~/.local/share/cbfs. Raises CbfsError when there is no home."""
+    base = Path(os.environ.get("XDG_DATA_HOME", ""))
+    if not base.is_absolute():  # which that specification says is to be ignored
+        try:
+            base = Path.home() / ".local" / "share"
+        except RuntimeError as error:
+            raise CbfsError("your home directory is not known", "set HOME") from error
+    return base / "cbfs"
+
+
+def waiting(directory: Path) -> int:
+    """How many messages wait in the spool of an account until it is mounted, as far as can be
+    seen."""
+    return _count(directory, SPOOLED)
+
+
+def unreadable(directory: Path) -> int:
+    """How many were found there that could not be read, as far as can be seen."""
+    return _count(directory, UNREADABLE)
+
+
+def _count(directory: Path, end: str) -> int:
+    try:
+        names = os.listdir(directory / SPOOL)  # noqa: PTH208 - names, and quick
+    except OSError:
+        return 0
+    return sum(name.endswith(end) for name in names)
 
 
 def check_account(directory: Path) -> None:

@@ -16,6 +16,17 @@ from typing import Any
 import tomli_w
 import trio
 
+from cbfs.account.bounds import (
+    FILE_SIZE_MIN,
+    GRACE,
+    GRACE_MAX,
+    PACE_MAX,
+    PACE_MIN,
+    QUOTA_MAX,
+    QUOTA_MIN,
+    STAGGER_MAX,
+    STAGGER_MIN,
+)
 from cbfs.storage.store import Meta, Store, Table
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import FILE_SIZE_MAX
@@ -23,20 +34,9 @@ from cbfs_common.limits import FILE_SIZE_MAX
 CONFIG_MAX = 65_536
 """Bytes of a config.toml."""
 
-GRACE_MAX = 3600.0
-
-FILE_SIZE_MIN = 65_536
-"""Bytes that one may always write: swap files of editors count."""
-
-PACE_MIN, PACE_MAX = 10, 86_400
-"""Seconds: each turn takes a fresh circuit of Tor."""
-
 _TIMES = {"s": 1, "m": 60, "h": 3_600}
 
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-
-QUOTA_MIN, QUOTA_MAX = 16 << 20, 1 << 50
-"""Bytes of a quota."""
 
 
 class Strangers(Enum):
@@ -57,20 +57,23 @@ class Reactions(Enum):
 class Settings:
     """The settings of an account.
 
-    ``grace``: seconds that a file must be left alone before it is sent. ``file_size_max``: bytes of
+    ``grace``: seconds that a file must be left alone before it is sent (less than that, up to the
+    default, when the programs that wrote it have ended). ``file_size_max``: bytes of
     the largest file that may be written in the mount. ``quota``: bytes that programs may make the
     account use in all; 0: as many as the disk has. ``receipts``: senders are told that their
     messages have arrived. ``pace``: mean seconds between two connections that send something or
     nothing, and between two polls; 0: send at once, and stay connected. ``strangers``: what becomes
-    of who writes first. ``reactions``: when receipts and repairs leave."""
+    of who writes first. ``reactions``: when receipts and repairs leave. ``stagger``: mean seconds
+    by which a message to several people goes later to each of them but one; 0: to all at once."""
 
-    grace: float = 1.0
+    grace: float = GRACE
     file_size_max: int = FILE_SIZE_MAX
     quota: int = 0
     receipts: bool = True
     pace: float = 0.0
     strangers: Strangers = Strangers.ASK
     reactions: Reactions = Reactions.STEADY
+    stagger: float = 0.0
 
 
 class SettingsError(CbfsError):
@@ -129,22 +132,33 @@ def _size_text(size: int) -> object:
     return f"{size // _UNITS[unit]} {unit}"
 
 
-def _pace(value: object) -> float:
-    if value == "":
-        return 0.0
+def _time(value: object) -> int:
+    """Seconds of a time; -1 for what is none."""
     if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,6}) ?([smh])", value)):
-        pace = int(match[1]) * _TIMES[match[2]]
-        if PACE_MIN <= pace <= PACE_MAX:
-            return float(pace)
+        return int(match[1]) * _TIMES[match[2]]
+    return -1
+
+
+def _pace(value: object) -> float:
+    pace = _time(value)
+    if value == "" or PACE_MIN <= pace <= PACE_MAX:
+        return float(pace) if value else 0.0
     raise ValueError('a time like "30s", "5m" or "1h", from "10s" to "24h", or ""')
 
 
-def words(pace: float) -> str:
-    """A pace in seconds as config.toml has it."""
-    if not pace:
+def _stagger(value: object) -> float:
+    stagger = _time(value)
+    if value == "" or STAGGER_MIN <= stagger <= STAGGER_MAX:
+        return float(stagger) if value else 0.0
+    raise ValueError('a time like "30s" or "5m", from "1s" to "1h", or ""')
+
+
+def words(seconds: float) -> str:
+    """A time as config.toml has it."""
+    if not seconds:
         return ""
-    unit = next(unit for unit in "hms" if pace % _TIMES[unit] == 0)
-    return f"{int(pace // _TIMES[unit])}{unit}"
+    unit = next(unit for unit in "hms" if seconds % _TIMES[unit] == 0)
+    return f"{int(seconds // _TIMES[unit])}{unit}"
 
 
 def _strangers(value: object) -> Strangers:
@@ -165,7 +179,7 @@ KEYS: dict[str, Key] = {
     "grace": Key(
         _seconds,
         lambda seconds: int(seconds) if seconds == int(seconds) else seconds,
-        "Seconds that a file must be left alone before it is sent.",
+        "Seconds that a file must be left alone before it is sent: see mount.cbfs(8).",
     ),
     "file_size_max": Key(
         _size,
@@ -196,6 +210,11 @@ KEYS: dict[str, Key] = {
         _reactions,
         lambda reactions: reactions.value,
         'When receipts leave: "steady", at times that tell servers nothing, or "prompt": soon.',
+    ),
+    "stagger": Key(
+        _stagger,
+        words,
+        'How much later a message to a group goes to each member, on average: "60s". "": at once.',
     ),
 }
 """Every key, in the order in which the file has them."""

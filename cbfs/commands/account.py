@@ -8,22 +8,23 @@ from pathlib import Path
 
 from cbfs.account.account import (
     SYSTEM_RANDOM,
-    asks_for_passphrase,
     load_account,
     opened_store,
     salvaging,
 )
 from cbfs.account.passphrase import (
     Guard,
-    PassphraseSource,
+    asks_for_passphrase,
     by_keyring,
     by_passphrase,
     forget,
     unlocking,
 )
+from cbfs.account.passphrase_source import PassphraseSource
 from cbfs.account.place import check_account
 from cbfs.commands.export import Count, restore_export, write_export
 from cbfs.commands.mountpoints import account_of
+from cbfs.receiving.lost_state import make_listings
 from cbfs_common.errors import CbfsError
 
 
@@ -41,13 +42,9 @@ def add_protection(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_passphrase(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``cbfs passphrase``."""
-    parser = commands.add_parser(
-        "passphrase",
-        help="set, change or remove the passphrase of an account",
-        description="Asks for a new passphrase of an account that is not mounted.",
-    )
+def add_passphrase(parser: argparse.ArgumentParser) -> None:
+    """Add what ``cbfs passphrase`` takes."""
+    parser.description = "Asks for a new passphrase of an account that is not mounted."
     parser.add_argument("account", type=Path, metavar="ACCOUNT")
     add_protection(parser)
     parser.add_argument(
@@ -59,11 +56,8 @@ def add_passphrase(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     parser.set_defaults(run=_passphrase, usage=parser.error)
 
 
-def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``cbfs export``."""
-    parser = commands.add_parser(
-        "export", help="write account and history into a file, encrypted under a passphrase"
-    )
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Add what ``cbfs export`` takes."""
     parser.add_argument("place", type=Path, metavar="MOUNT", help="or the account directory")
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument(
@@ -149,10 +143,12 @@ def restore(options: argparse.Namespace, account: Path) -> int:
     return 0
 
 
-def tell_ready(name: str, account: Path, options: argparse.Namespace) -> None:
+def tell_ready(
+    name: str, account: Path, options: argparse.Namespace, how: str = "is ready"
+) -> None:
     """Say that an account is made, and how to mount it, over the network that was asked for."""
     tail = " --no-tor" if options.no_tor else ""
-    print(f"{name} is ready. Mount it: mount.cbfs {account} MOUNTPOINT{tail}")
+    print(f"{name} {how}. Mount it: mount.cbfs {account} MOUNTPOINT{tail}")
 
 
 def _change_protection(
@@ -190,5 +186,6 @@ def _restore_export(
                 f"there is an account in {account} already", "choose another with --account"
             )
         restore_export(store, file, passphrase)
+        make_listings(store)  # here, as it may take minutes, and a mount should not
         restored = load_account(store)
     return restored.name if restored else ""

@@ -3,6 +3,7 @@
 Everything is real: the directory, the server, two accounts, two mounts. Everything is in one
 directory and is gone at the end."""
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -15,19 +16,21 @@ from pathlib import Path
 from typing import TypeVar
 
 from cbfs.commands.mountpoints import remove_tree
-from cbfs.mount.mount_table import unmount
+from cbfs.mount.mount_table import source_of, unmount
 from cbfs.network.own_server import installed
 from cbfs.network.tor.private_network import running_network
 from cbfs_common.errors import CbfsError
 
 T = TypeVar("T")
 
-START_TIMEOUT = 20.0
-ARRIVAL_TIMEOUT = 30.0
+START_TIMEOUT = 60.0
+ARRIVAL_TIMEOUT = 60.0
 STOP_TIMEOUT = 10.0
 """Seconds."""
 
 POLL = 0.02
+
+PEOPLE = "alice", "bob"
 
 HELLO = "Hello Bob, this is a file that I saved in my outbox."
 ANSWER = "Hello Alice, and this is the file that I saved in mine."
@@ -64,6 +67,21 @@ class Way:
     mounts: tuple[str, ...] = ("--no-tor",)
 
 
+def add_demo(parser: argparse.ArgumentParser) -> None:
+    """Add what ``cbfs demo`` takes."""
+    parser.add_argument(
+        "directory",
+        nargs="?",
+        type=Path,
+        metavar="DIR",
+        help="made, and removed at the end if it was not there (default: a temporary one)",
+    )
+    parser.add_argument(
+        "--tor", action="store_true", help="over a private Tor network on this machine"
+    )
+    parser.set_defaults(run=lambda options: run(options.directory, tor=options.tor))
+
+
 def run(directory: Path | None, *, tor: bool) -> int:
     """Show how two users exchange messages, below ``directory`` (a fresh temporary one when None).
     ``tor``: everything goes through onion services of a private Tor network on this machine."""
@@ -83,7 +101,7 @@ def run(directory: Path | None, *, tor: bool) -> int:
                 ("-o", f"tor={client}"),
             )
         alice, bob = _set_up(steps, place, stack, way)
-        _talk(steps, alice, bob)
+        talk(steps, alice, bob)
         _show("alice's mount", alice)
         _show("bob's mount", bob)
         print(f"\nall of it took {steps.total:.1f} s")
@@ -101,7 +119,7 @@ def _place(directory: Path | None) -> Iterator[Path]:
         try:
             yield fresh
         finally:
-            remove_tree(fresh)
+            _remove(fresh)
         return
     place = directory.absolute()
     existed = place.exists()
@@ -114,17 +132,35 @@ def _place(directory: Path | None) -> Iterator[Path]:
     try:
         yield place
     finally:
-        remove_tree(place, itself=not existed)
+        _remove(place, itself=not existed)
+
+
+def _remove(place: Path, *, itself: bool = True) -> None:
+    for name in PEOPLE:  # an interrupt between two steps leaves what the one has made
+        _unmount(place / name)
+    remove_tree(place, itself=itself)
 
 
 def _set_up(steps: DemoSteps, place: Path, stack: ExitStack, way: Way) -> tuple[Path, Path]:
     """Start directory and server, make two accounts and mount them. Gives the mountpoints."""
-    names = ("cbfs-names", "--data", str(place / "names"), *way.servers)
     server = ("cbfs-server", "--data", str(place / "server"), *way.servers)
-    steps.do("the name directory starts", lambda: stack.enter_context(_service(*names)))
-    url = steps.do("the message server starts", lambda: stack.enter_context(_service(*server)))
+    start_names(steps, place, stack, way)
+    url = steps.do("the message server starts", lambda: stack.enter_context(service(*server)))
+    return mounted_pair(steps, place, stack, way, (url, url))
+
+
+def start_names(steps: DemoSteps, place: Path, stack: ExitStack, way: Way) -> None:
+    """Start a name directory."""
+    names = ("cbfs-names", "--data", str(place / "names"), "--short", "3", *way.servers)
+    steps.do("the name directory starts", lambda: stack.enter_context(service(*names)))
+
+
+def mounted_pair(
+    steps: DemoSteps, place: Path, stack: ExitStack, way: Way, urls: tuple[str, str]
+) -> tuple[Path, Path]:
+    """Make accounts of alice and bob, each at a server, and mount them. Gives the mountpoints."""
     mounts = []
-    for name in ("alice", "bob"):
+    for name, url in zip(PEOPLE, urls, strict=True):
         account, mount = place / f"{name}-account", place / name
         mount.mkdir(mode=0o700)
         policy = str(place / "names" / "policy")
@@ -136,7 +172,8 @@ def _set_up(steps: DemoSteps, place: Path, stack: ExitStack, way: Way) -> tuple[
     return mounts[0], mounts[1]
 
 
-def _talk(steps: DemoSteps, alice: Path, bob: Path) -> None:
+def talk(steps: DemoSteps, alice: Path, bob: Path) -> None:
+    """A first message of alice to bob, and his answer."""
     print("\n  $ mkdir alice/outbox/bob")
     print(f"  $ echo '{HELLO}' > alice/outbox/bob/hello\n")
     (alice / "outbox" / "bob").mkdir()
@@ -160,7 +197,7 @@ def _request(mount: Path, name: str) -> Path:
     def look() -> Path | None:
         return folder if (folder / "message").exists() else None
 
-    return _wait(look, ARRIVAL_TIMEOUT, f"a request of {name} in {mount}")
+    return wait_for(look, ARRIVAL_TIMEOUT, f"a request of {name} in {mount}")
 
 
 def _arrival(mount: Path, sender: str) -> Path:
@@ -170,10 +207,11 @@ def _arrival(mount: Path, sender: str) -> Path:
         found = (mount / "conversations").glob(f"*/*-{sender}*")
         return next((path for path in found if path.is_file()), None)
 
-    return _wait(look, ARRIVAL_TIMEOUT, f"a message from {sender} in {mount}")
+    return wait_for(look, ARRIVAL_TIMEOUT, f"a message from {sender} in {mount}")
 
 
-def _wait(look: Callable[[], T | None], timeout: float, what: str) -> T:
+def wait_for(look: Callable[[], T | None], timeout: float, what: str) -> T:
+    """What ``look`` gives at last. Raises CbfsError."""
     end = time.monotonic() + timeout
     while (found := look()) is None:
         if time.monotonic() > end:
@@ -207,11 +245,23 @@ def _stay(alice: Path, bob: Path) -> None:
 
 
 def _call(name: str, *arguments: str) -> None:
-    done = subprocess.run(
-        [installed(name), *arguments], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise _failure(f"{name} failed", done.stderr)
+    command, pipe = [installed(name), *arguments], subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            _out, told = process.communicate()
+        except BaseException:
+            _end(process)  # not by a kill: it undoes what it has begun
+            raise
+    if process.returncode != 0:
+        raise _failure(f"{name} failed", told)
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def _failure(what: str, told: str) -> CbfsError:
@@ -226,7 +276,7 @@ def _failure(what: str, told: str) -> CbfsError:
 
 
 @contextmanager
-def _service(name: str, *arguments: str) -> Iterator[str]:
+def service(name: str, *arguments: str) -> Iterator[str]:
     """Run a server for the length of the block; the address that it prints."""
     log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - lives as long as the process
     with (
@@ -243,18 +293,19 @@ def _service(name: str, *arguments: str) -> Iterator[str]:
                 raise _failure(f"{name} did not start", log.read())
             yield line
         finally:
-            process.terminate()
-            try:
-                process.wait(STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            _end(process)
 
 
 @contextmanager
 def _mounted(account: Path, mountpoint: Path, way: Way) -> Iterator[None]:
-    _call("mount.cbfs", str(account), str(mountpoint), "-o", "grace=0.1", *way.mounts)
     try:
+        _call("mount.cbfs", str(account), str(mountpoint), "-o", "grace=0.1", *way.mounts)
         yield
     finally:
-        if not unmount(mountpoint, lazy=False):
-            unmount(mountpoint, lazy=True)  # a program is in it: it ends when that does
+        _unmount(mountpoint)
+
+
+def _unmount(mountpoint: Path) -> None:
+    """If one of ours is there: also when it was interrupted the moment that it was made."""
+    if source_of(mountpoint) and not unmount(mountpoint, lazy=False):
+        unmount(mountpoint, lazy=True)  # a program is in it: it ends when that does

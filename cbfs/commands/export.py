@@ -17,7 +17,6 @@ arrays (table, record key, value): the records of the store, but for
 An export is one snapshot of the store. It can be made beside a mount, which goes on meanwhile.
 """
 
-import os
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -39,10 +38,10 @@ from cbfs.storage.store import Store
 from cbfs.tree.nodes import File, decode_record
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.primitives import KEY_SIZE, TAG_SIZE, Random, kdf, open_sealed, seal
-from cbfs_host.files import sync_directory
+from cbfs_host.files import written_beside_others
 
-MAGIC = b"cbfs export 5\0\0\0"
-EARLIER = tuple(b"cbfs export %d\0\0\0" % number for number in range(1, 5))
+MAGIC = b"cbfs export 7\0\0\0"
+EARLIER = tuple(b"cbfs export %d\0\0\0" % number for number in range(1, 7))
 """Of accounts whose records had fewer fields."""
 CHUNK = 65_536
 RECORD_MAX = 1 << 24
@@ -58,7 +57,7 @@ _LEFT_OUT = frozenset(
         *(Table.LISTINGS, Table.FILE_NAMES),
     )
 )
-_OF_THE_DIRECTORY = frozenset((Meta.PLACE, Meta.LISTED))
+_OF_THE_DIRECTORY = frozenset((Meta.PLACE, Meta.MARK, Meta.LISTED, Meta.SPOOL_KEY))
 _LAST = (Meta.ACCOUNT, Meta.OWN)
 """In Table.META, restored when all else is on the disk."""
 
@@ -103,23 +102,14 @@ class NotAnExport(CbfsError):
 
 def write_export(store: Source, path: Path, passphrase: bytes, random: Random) -> Count:
     """Export an account to ``path``, which is there in whole or not at all. Raises CbfsError."""
-    part = path.with_name(f".cbfs-{random.token(4).hex()}.part")  # any name that fits may be taken
     count = Count()
     if path.exists() and not path.is_file():
         raise CbfsError(f"{path} is not a file", "name a new one")
     try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
-            with store.salvage() as salvage:
-                _write(file, _exported(salvage, count), passphrase, random)
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(path)
-        sync_directory(path.parent)
+        with written_beside_others(path) as file, store.salvage() as salvage:
+            _write(file, _exported(salvage, count), passphrase, random)
     except OSError as error:
         raise CbfsError(f"cannot write {path}: {(error.strerror or '').lower()}") from error
-    finally:
-        part.unlink(missing_ok=True)
     return count
 
 

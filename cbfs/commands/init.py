@@ -20,24 +20,35 @@ from cbfs.account.account import (
     put_account,
     put_own_server,
 )
-from cbfs.account.passphrase import Guard, PassphraseSource, unlocking
+from cbfs.account.passphrase import Guard, unlocking
+from cbfs.account.passphrase_source import PassphraseSource
 from cbfs.account.settings import Configuration
 from cbfs.commands.account import add_protection, guard, restore, tell_ready
 from cbfs.commands.mountpoints import remove_tree
 from cbfs.commands.online import online, published
-from cbfs.commands.options import absolute, add_account, add_network, network_options, say
+from cbfs.commands.options import (
+    absolute,
+    add_account,
+    add_network,
+    add_server_invite,
+    network_options,
+    say,
+)
+from cbfs.commands.owner.kept_apart import KeyKind, check_seed_file, tell_kept, write_seed
+from cbfs.commands.process.running import run
 from cbfs.contacts.user_names import typed_name
 from cbfs.context import make_context, make_directory, milliseconds
 from cbfs.names.directory import Directory, NameTaken, check_free
 from cbfs.names.lookups import DirectoryDown
 from cbfs.names.own_name import write_own
-from cbfs.network.access import Network, NetworkOptions, run
+from cbfs.network.access import Network
 from cbfs.network.dial import HOME, Dialer
 from cbfs.network.link import open_link
+from cbfs.network.options import NetworkOptions
 from cbfs.network.pacing import PacedDialer
 from cbfs.problems import Problems
-from cbfs.receiving.mailbox import sign_up
 from cbfs.receiving.prekeys import top_up
+from cbfs.receiving.signing_up import read_server_invite, sign_up
 from cbfs.storage.records import Meta
 from cbfs.storage.root_key import ProtectionKind, Unlock
 from cbfs.storage.store import Store, Table, Writer
@@ -73,19 +84,17 @@ _ASK_POLICY = (
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """The account that is asked for: its name, its home server (None: one of its own) and the
-    text of the policy of its name directory."""
+    """The account that is asked for: its name, its home server (None: one of its own), the text of
+    the policy of its name directory, and whether its owner key is kept apart."""
 
     name: str
     server: Address | None
     policy: str
+    owner_apart: bool = False
 
 
-def add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``cbfs init``."""
-    parser = commands.add_parser(
-        "init", help="make an account and register its name; asks for what is not given"
-    )
+def add_init(parser: argparse.ArgumentParser) -> None:
+    """Add what ``cbfs init`` takes."""
     parser.add_argument("name", nargs="?", metavar="NAME")
     add_account(parser)
     home = parser.add_mutually_exclusive_group()
@@ -107,6 +116,14 @@ def add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         type=Path,
         metavar="FILE",
         help="the invite that the directory's operator has given, where one is needed",
+    )
+    add_server_invite(parser)
+    parser.add_argument(
+        "--owner-key",
+        type=Path,
+        metavar="FILE",
+        help="keep the key that owns the name in a new file (0600), and not in the account: who has"
+        " a copy of the account cannot take the name",
     )
     add_network(parser)
     parser.add_argument(
@@ -133,6 +150,8 @@ def _init(options: argparse.Namespace) -> int:
         _ask_missing(options)
     name = _made(options, account, asked_name="NAME" in lacking)
     tell_ready(name, account, options)
+    if options.owner_key:
+        tell_kept(options.owner_key, name)
     return 0
 
 
@@ -151,6 +170,8 @@ def _made(options: argparse.Namespace, account: Path, *, asked_name: bool) -> st
                 absolute(options.invite),
                 unlocking(PassphraseSource(options.passphrase_fd).once),
                 lambda: guard(options, options.name),
+                owner_key=absolute(options.owner_key),
+                server_invite=absolute(options.server_invite),
             )
         except NameTaken as error:
             if not asked_name:
@@ -169,15 +190,25 @@ def make(
     invite: Path | None = None,
     unlock: Unlock = no_lock,
     guard: Callable[[], Guard] = Guard,
+    *,
+    owner_key: Path | None = None,
+    server_invite: Path | None = None,
 ) -> str:
     """Make the account ``name`` in ``directory``: with a server of its own when ``server_url`` is
-    None, and with the invite in a file where the name directory asks for one. Gives the name as the
+    None, with the invites in files where the name directory and the server ask for one, and with
+    the key that owns the name in the file ``owner_key``, which may be from an earlier try. Gives
+    the name as the
     directory has it. Raises CbfsError; then a name that somebody has, or an address that is wrong,
     stands in the way of no other try in the same directory."""
     name = typed_name(name)
     server = None if server_url is None else parse_address(server_url)
-    wish = Wish(name, server, read_policy(policy_file))
+    wish = Wish(name, server, read_policy(policy_file), owner_key is not None)
+    if owner_key is not None:
+        check_seed_file(owner_key, KeyKind.OWNER, name, directory)
     token = None if invite is None else _read_invite(invite, wish)
+    to_server = b""
+    if server_invite is not None and server is not None:
+        to_server = read_server_invite(server_invite, server)
     fresh = not directory.exists()
     begun = protection_of(directory)
     try:
@@ -189,7 +220,7 @@ def make(
 
             async def steps(network: Network) -> None:
                 account = await begin_account(store, wish, network)
-                await _steps(store, account, network.dialer, say, token)
+                await _steps(store, account, network.dialer, say, token, owner_key, to_server)
 
             run(online, store, directory, options, say, steps, server is None)
     except NameTaken:
@@ -223,7 +254,8 @@ def check_begun(store: Store, directory: Path, wish: Wish) -> None:
         finished = reader.get(Table.META, Meta.OWN) is not None
         asked = reader.get(Table.META, Meta.NAME_ASKED_FOR) is not None
     server = None if load_own_server(store) else account.server
-    if not finished and Wish(account.name, server, account.policy) == wish:
+    apart = not account.owner
+    if not finished and Wish(account.name, server, account.policy, apart) == wish:
         return
     if finished:
         raise CbfsError(
@@ -234,8 +266,9 @@ def check_begun(store: Store, directory: Path, wish: Wish) -> None:
         home = account.server.url() if server else "one of its own"
         raise CbfsError(
             f"the name {account.name} may be registered already, for the account in {directory}",
-            f"finish it with the same name, policy file and server ({home}); or choose another"
-            " directory with --account",
+            f"finish it with the same name, policy file and server ({home}),"
+            f" {'with the same' if apart else 'without'} --owner-key; or choose another directory"
+            " with --account",
         )
     store.write(_give_up)
 
@@ -264,7 +297,9 @@ async def begin_account(store: Store, wish: Wish, network: Network) -> Account:
     server = wish.server if own is None else await published(own)
     if server is None:
         raise CbfsError("an account needs a server", "name one: --server URL, or --own-server")
-    account = make_account(wish.name, server, wish.policy, SYSTEM_RANDOM)
+    account = make_account(
+        wish.name, server, wish.policy, SYSTEM_RANDOM, owner_apart=wish.owner_apart
+    )
 
     def change(writer: Writer) -> None:
         put_account(writer, account)
@@ -301,6 +336,8 @@ async def _steps(
     dialer: Dialer,
     say: Callable[[str], None],
     token: Token | None,
+    owner_key: Path | None,
+    invite: bytes,
 ) -> None:
     directory = make_directory(store, account, dialer)
     await _check_free(directory, account)
@@ -310,22 +347,38 @@ async def _steps(
     problems = Problems(lambda: None)
     context = make_context(store, account, configuration, directory, paced, problems)
     async with open_link(dialer, account.server, account.transport, HOME, SYSTEM_RANDOM) as link:
-        await sign_up(link)
+        await sign_up(link, account.user_id, SYSTEM_RANDOM, invite, say)
         say("making prekeys")
         await top_up(link, context)
     say(f"registering {account.name}")
     profile = account.profile.encode()
     with store.read() as reader:
         earlier = reader.get(Table.META, Meta.NAME_ASKED_FOR) is not None
+    owner = account.owner
+    if owner_key is not None:  # it is on the disk before anybody else knows of it
+        owner = write_seed(owner_key, KeyKind.OWNER, account.name)
     await store.commit(asked_for)
     try:
-        found = await directory.register(account.name, profile, account.owner, token)
+        found = await directory.register(
+            account.name, profile, owner, token, agent=account.agent_key, told=say
+        )
     except (NameTaken, OperationRefused):
+        if owner_key is not None and await _is_there(directory, account):
+            raise CbfsError(
+                f"{account.name} was registered, with another owner key than that in {owner_key}",
+                "give the file of the first try: --owner-key FILE",
+            ) from None
         if not earlier:  # else what was asked for before may still come about
             await store.commit(_refused)
         raise
     # the last step: with the bundle in place the account is finished
     await store.commit(lambda writer: write_own(writer, found))
+
+
+async def _is_there(directory: Directory, account: Account) -> bool:
+    """Whether the directory has the name for this account, whoever owns it."""
+    found = await directory.lookups.lookup(account.name)
+    return isinstance(found, Found) and found.entry.profile == account.profile.encode()
 
 
 async def _check_free(directory: Directory, account: Account) -> None:

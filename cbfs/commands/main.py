@@ -1,20 +1,17 @@
 """The program ``cbfs``: what a shell user needs besides ls, cat, cp, mv and rm."""
 
 import argparse
+import difflib
+import os
 import sys
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Final, NoReturn
 
-from cbfs.commands import demo
-from cbfs.commands.account import add_export, add_passphrase
-from cbfs.commands.init import add_init
-from cbfs.commands.mountpoints import is_in_a_mount, no_mount
-from cbfs.commands.name import add_name, add_verify
-from cbfs.commands.onion_key import add_onion_key
-from cbfs.commands.options import Parser
 from cbfs.commands.process import memory
-from cbfs.commands.process.entry import PROGRAM
+from cbfs.commands.process.entry import PROGRAM, interrupted
 from cbfs_common.errors import CbfsError
 from cbfs_host.complaints import complain
+from cbfs_host.entry import add_version, read_in
 
 _EXAMPLES = """examples:
   cbfs init
@@ -28,62 +25,133 @@ _EXAMPLES = """examples:
 """
 
 
+SENDMAIL: Final = "sendmail"
+"""The command that programs also find under this name alone, by a link to ``cbfs``."""
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of ``cbfs``: it says which option may have been meant by one that does not
+    exist."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the message and usage on stderr, and exit code 2."""
+        wrong, _, words = message.partition("unrecognized arguments: ")
+        if not wrong and words:
+            message += "".join(f"; did you mean {each}?" for each in self._meant(words)[:1])
+        super().error(message)
+
+    def _meant(self, words: str) -> list[str]:
+        known = sorted(_options(self))
+        first, *rest = words.split()
+        if first == "-o" and rest:  # as for mount.cbfs
+            first = "--" + rest[0].replace("_", "-")
+        return difflib.get_close_matches(first.partition("=")[0], known, 1)
+
+
+def _options(parser: argparse.ArgumentParser) -> set[str]:
+    """The options of a parser and of its commands."""
+    found: set[str] = set()
+    for action in parser._actions:
+        found |= {option for option in action.option_strings if option.startswith("--")}
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                found |= _options(below)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command of ``cbfs``: a function of a module adds what it takes to its parser. The module is
+    read in when the command line has its name: it may bring the whole client with it, for which
+    neither ``cbfs status`` nor ``cbfs --help`` is to wait."""
+
+    module: str
+    function: str
+    help: str
+
+
+COMMANDS: Final = {
+    "init": Command(
+        "cbfs.commands.init",
+        "add_init",
+        "make an account and register its name; asks for what is not given",
+    ),
+    "verify": Command(
+        "cbfs.commands.verify",
+        "add_verify",
+        "compare a contact's fingerprint by voice, and say that it is the same",
+    ),
+    "name": Command("cbfs.commands.owner.name", "add_name", "look after your own name"),
+    "passphrase": Command(
+        "cbfs.commands.account",
+        "add_passphrase",
+        "set, change or remove the passphrase of an account",
+    ),
+    "export": Command(
+        "cbfs.commands.account",
+        "add_export",
+        "write account and history into a file, encrypted under a passphrase",
+    ),
+    "claim": Command(
+        "cbfs.commands.home.claim",
+        "add_claim",
+        "of two copies of an account, go on with this one",
+    ),
+    "sign-up": Command(
+        "cbfs.commands.home.sign_up",
+        "add_sign_up",
+        "make your account at the home server anew, when it has ended there",
+    ),
+    "sendmail": Command(
+        "cbfs.commands.sendmail.program",
+        "add_sendmail",
+        "take a message from a mail program, as sendmail does, and send it to people by name",
+    ),
+    "status": Command("cbfs.commands.status", "add_status", "say how a mount is doing"),
+    "onion-key": Command(
+        "cbfs.commands.home.onion_key",
+        "add_onion_key",
+        "make the key by which a private server admits this account",
+    ),
+    "demo": Command(
+        "cbfs.commands.demo", "add_demo", "two users on this machine, from nothing to a reply"
+    ),
+}
+"""The commands, in the order in which they are shown."""
+
+
 def main() -> int:
     """Run the command that the command line names; the exit code."""
     memory.protect()
+    words = sys.argv[1:]
+    if os.path.basename(sys.argv[0]) == SENDMAIL:  # noqa: PTH119 - a link of that name
+        words = [SENDMAIL, *words]
+    if words[:1] == [SENDMAIL]:  # whose options are no words of argparse's
+        return int(read_in(COMMANDS[SENDMAIL].module, interrupted).main(words[1:]))
     try:
-        options = _parser().parse_args()
+        options = _parser(words).parse_args(words)
         return int(options.run(options))
     except CbfsError as error:
         complain(PROGRAM, str(error), error.hint)
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: list[str]) -> argparse.ArgumentParser:
+    """The parser for a command line of these words."""
     parser: argparse.ArgumentParser = Parser(
         prog="cbfs",
         description="Private messaging as a file system.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_init(commands)
-    add_verify(commands)
-    add_name(commands)
-    add_passphrase(commands)
-    add_export(commands)
-
-    status = commands.add_parser("status", help="say how a mount is doing")
-    status.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
-    status.set_defaults(run=_status)
-
-    add_onion_key(commands)
-
-    show = commands.add_parser("demo", help="two users on this machine, from nothing to a reply")
-    show.add_argument(
-        "directory",
-        nargs="?",
-        type=Path,
-        metavar="DIR",
-        help="made, and removed at the end if it was not there (default: a temporary one)",
-    )
-    show.add_argument(
-        "--tor", action="store_true", help="over a private Tor network on this machine"
-    )
-    show.set_defaults(run=lambda options: demo.run(options.directory, tor=options.tor))
+    for name, command in COMMANDS.items():
+        below = commands.add_parser(name, help=command.help)
+        if name in words:
+            add = getattr(read_in(command.module, interrupted), command.function)
+            add(below)
     return parser
-
-
-def _status(options: argparse.Namespace) -> int:
-    place = options.mountpoint
-    if not is_in_a_mount(place):
-        raise no_mount(place, None)
-    try:
-        text = (place / "status").read_text(encoding="utf-8")
-    except OSError as error:
-        raise no_mount(place, error) from error
-    sys.stdout.write(text)
-    return 0
 
 
 if __name__ == "__main__":

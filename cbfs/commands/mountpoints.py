@@ -6,8 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from cbfs.account.account import ACCOUNT_ATTRIBUTE
-from cbfs.account.place import check_account, check_way
+from cbfs.account.place import ACCOUNT_ATTRIBUTE, check_account, check_way, default_account, waiting
 from cbfs.mount.mount_table import (
     SINGLE_SOURCE,
     mount_above,
@@ -67,12 +66,30 @@ def no_mount(path: Path, error: OSError | None) -> CbfsError:
                 f"name that: {where[0]}",
             )
         return CbfsError(
-            f"{path} is an account directory, and not mounted", f"mount it: mount.cbfs {path} DIR"
+            f"{path} is an account directory, and not mounted{_waiting(path)}",
+            f"mount it: mount.cbfs {path} DIR",
         )
     why = f": {(error.strerror or '').lower()}" if error is not None and not path.is_dir() else ""
     return CbfsError(
-        f"nothing of cbfs is mounted on {path}{why}", f"mount it: mount.cbfs ACCOUNT {path}"
+        f"nothing of cbfs is mounted on {path}{why}{_waiting_by_default()}",
+        f"mount it: mount.cbfs ACCOUNT {path}",
     )
+
+
+def _waiting(account: Path) -> str:
+    """What waits in the spool of an account for its mount, in words behind others; empty for
+    nothing."""
+    count = waiting(account)
+    return f"; messages of cbfs sendmail that wait for it: {count}" if count else ""
+
+
+def _waiting_by_default() -> str:
+    """What waits, as ``_waiting`` says it, of the account that is mounted when none is named."""
+    try:
+        account = default_account()
+    except CbfsError:
+        return ""
+    return "" if mountpoints_of(account) else _waiting(account)
 
 
 def is_in_a_mount(path: Path) -> bool:

@@ -10,8 +10,9 @@ import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, load_own_server
 from cbfs.names.lookups import DirectoryDown
-from cbfs.network.access import Network, NetworkOptions, reaching
+from cbfs.network.access import Network, reaching
 from cbfs.network.dial import DialError
+from cbfs.network.options import NetworkOptions
 from cbfs.network.own_server import OwnServer
 from cbfs.problems import Backoff
 from cbfs.storage.store import Store

@@ -1,44 +1,12 @@
 """The options of ``cbfs`` that say which account, and how servers are reached."""
 
 import argparse
-import difflib
 import sys
 from pathlib import Path
-from typing import NoReturn
 
-from cbfs.account.account import default_account
-from cbfs.network.access import NetworkOptions
+from cbfs.account.place import default_account
+from cbfs.network.options import NetworkOptions
 from cbfs.network.tor.config import TorOptions
-
-
-class Parser(argparse.ArgumentParser):
-    """The parser of ``cbfs``: it says which option may have been meant by one that does not
-    exist."""
-
-    def error(self, message: str) -> NoReturn:
-        """End with the message and usage on stderr, and exit code 2."""
-        wrong, _, words = message.partition("unrecognized arguments: ")
-        if not wrong and words:
-            message += "".join(f"; did you mean {each}?" for each in self._meant(words)[:1])
-        super().error(message)
-
-    def _meant(self, words: str) -> list[str]:
-        known = sorted(_options(self))
-        first, *rest = words.split()
-        if first == "-o" and rest:  # as for mount.cbfs
-            first = "--" + rest[0].replace("_", "-")
-        return difflib.get_close_matches(first.partition("=")[0], known, 1)
-
-
-def _options(parser: argparse.ArgumentParser) -> set[str]:
-    """The options of a parser and of its commands."""
-    found: set[str] = set()
-    for action in parser._actions:
-        found |= {option for option in action.option_strings if option.startswith("--")}
-        if isinstance(action, argparse._SubParsersAction):
-            for below in action.choices.values():
-                found |= _options(below)
-    return found
 
 
 def add_account(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +17,16 @@ def add_account(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         default=default_account(),
         help="where the account is kept (default: %(default)s)",
+    )
+
+
+def add_server_invite(parser: argparse.ArgumentParser) -> None:
+    """Add ``--server-invite`` to a command that makes an account at a server."""
+    parser.add_argument(
+        "--server-invite",
+        type=Path,
+        metavar="FILE",
+        help="the invite that the server's operator has given, where one is needed",
     )
 
 

@@ -12,9 +12,12 @@ FACE = (
     "contacts",
     "fingerprint",
     "former_keys",
+    "held_session",
+    "lives",
     "look_up",
     "monitor",
     "prekey_secrets",
     "sessions",
     "user_names",
+    "words",
 )

@@ -6,7 +6,7 @@ from enum import Enum
 from cbfs.storage.encoding import pack, unpack
 from cbfs_common.errors import DecodeError
 from cbfs_common.names.entry import Entry, decode_entry
-from cbfs_common.person import qualified
+from cbfs_common.person import directory_text
 from cbfs_common.profile import Profile, decode_profile
 
 
@@ -47,8 +47,8 @@ class Contact:
     knows what. ``warning``: what the directory did that does not fit, in words; or empty.
     ``blocked`` and ``muted``: since when the user wants that. ``declined``: when the user last
     declined their request. ``petname``: what the user calls them, empty for their name.
-    ``namespace``: that of their name directory, empty for one's own. ``rekeyed``: when the owner's
-    signature last put other keys in the place of those that were known."""
+    ``directory``: the name directory that has their name (16), empty for one's own. ``rekeyed``:
+    when the owner's signature last put other keys in the place of those that were known."""
 
     entry: Entry
     since: int
@@ -64,7 +64,7 @@ class Contact:
     standing: Standing = Standing.KNOWN
     declined: int = 0
     petname: str = ""
-    namespace: str = ""
+    directory: bytes = b""
     rekeyed: int = 0
 
     def brought_back(self, now: int) -> "Contact":
@@ -84,9 +84,9 @@ class Contact:
 
     @property
     def name(self) -> str:
-        """What they are called here: their user name, with the namespace of their directory when
-        that is not one's own."""
-        return qualified(self.entry.name, self.namespace)
+        """What they are called here, as ``Directories`` has it."""
+        name = self.entry.name
+        return f"{name}@{directory_text(self.directory)}" if self.directory else name
 
     @property
     def profile(self) -> Profile:
@@ -139,7 +139,7 @@ class Contact:
             self.standing.value,
             self.declined,
             self.petname,
-            self.namespace,
+            self.directory,
             self.rekeyed,
         )
 
@@ -147,9 +147,9 @@ class Contact:
 def decode_contact(data: bytes) -> Contact:
     """The contact in a record that ``Contact.encode`` made. Raises DecodeError."""
     entry, since, how, moved, verified, offered, stopped, doubted, warning, *rest = unpack(
-        data, bytes, int, str, int, int, bytes, int, int, str, int, int, str, int, str, str, int
+        data, bytes, int, str, int, int, bytes, int, int, str, int, int, str, int, str, bytes, int
     )
-    blocked, muted, standing, declined, petname, namespace, rekeyed = rest
+    blocked, muted, standing, declined, petname, directory, rekeyed = rest
     if how not in How.__members__ or standing not in _STANDINGS:
         raise DecodeError("a record of the store is damaged")
     contact = Contact(
@@ -167,7 +167,7 @@ def decode_contact(data: bytes) -> Contact:
         _STANDINGS[standing],
         declined,
         petname,
-        namespace,
+        directory,
         rekeyed,
     )
     decode_profile(contact.entry.profile)

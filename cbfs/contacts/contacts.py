@@ -12,10 +12,10 @@ from typing import TypeVar
 from cbfs.contacts.contact import Contact, How, Standing, decode_contact
 from cbfs.contacts.fingerprint import Fingerprint, fingerprint
 from cbfs.contacts.user_names import look_alike, typed_name
+from cbfs.names.followed import FollowedDirectories
 from cbfs.storage.store import Store, Table, Writer
 from cbfs_common.errors import DecodeError
 from cbfs_common.names.entry import CHANGE_SIZE, Entry, name_index
-from cbfs_common.person import Directories
 from cbfs_common.profile import Profile, decode_profile
 
 T = TypeVar("T")
@@ -28,16 +28,17 @@ class Contacts:
     def __init__(
         self,
         store: Store,
-        directories: Directories,
+        followed: FollowedDirectories,
         own: bytes,
         clock: Callable[[], int],
         reseal: Callable[[Writer, str], None],
     ) -> None:
-        """``directories``: those whose people may be contacts. ``own``: one's own identity (32
-        bytes). ``clock``: milliseconds since 1970. ``reseal`` has what waits for a name sealed
-        anew, in the transaction that gives it other keys."""
+        """``followed``: the directories whose people are shown by a namespace. ``own``: one's own
+        identity (32 bytes). ``clock``: milliseconds since 1970. ``reseal`` has what waits for a
+        name sealed anew, in the transaction that gives it other keys."""
         self._store = store
-        self.directories = directories
+        self.directories = followed.directories
+        self._followed = followed
         self._own = own
         self._clock = clock
         self._reseal = reseal
@@ -64,16 +65,23 @@ class Contacts:
 
     def label(self, name: str) -> str:
         """What somebody is shown as: their petname, ``@NAME`` when another's petname is their name,
-        else the name."""
+        else the name as ``shown`` has it."""
         known = self._known.get(name)
         if known is not None and known.petname:
             return known.petname
-        return f"@{name}" if name in self._petnames else name
+        return f"@{name}" if name in self._petnames else self.shown(name)
+
+    def shown(self, name: str) -> str:
+        """Somebody's true name as people see it, with the namespace of another directory."""
+        return self._followed.shown(name)
 
     def called(self, text: str) -> str:
         """The true name of whom the user means by a label, or by a name as people type it. Raises
         DecodeError for what is no name."""
-        name = typed_name(text.removeprefix("@"))
+        local, _at, place = text.rpartition("@")
+        if local:
+            return self._followed.meant(typed_name(local), place)
+        name = typed_name(place)
         return name if text.startswith("@") else self._petnames.get(name, name)
 
     def is_used(self, petname: str, name: str) -> bool:
@@ -94,13 +102,14 @@ class Contacts:
         known = self._known.get(name)
         now = self._clock()
         if known is None:
+            directory = self.directories.person(name).directory
             contact = Contact(
                 entry,
                 now,
                 how,
                 warning=self._warning(name),
                 standing=standing,
-                namespace=self.directories.namespace(self.directories.person(name).directory),
+                directory=b"" if directory == self.directories.own else directory,
             )
         elif known.entry == entry:
             contact = replace(known, doubted=0, offered=None, stopped=0)
@@ -114,8 +123,15 @@ class Contacts:
         if name in self._petnames:
             return f"is not {self._petnames[name]}, whom you call {name}"
         friends = [c for c in self.all() if c.standing is Standing.KNOWN]
-        other = look_alike(name, (shown for c in friends for shown in (c.name, c.petname) if shown))
-        return f"looks like {other}, and is somebody else" if other else ""
+        person = self.directories.person(name)
+        for friend in friends:
+            if person.name in {friend.entry.name, friend.petname} and friend.name != name:
+                label = self.label(friend.name)
+                return f"has the name of {label}, and is somebody else, of another name directory"
+        names = ((c, shown) for c in friends for shown in (c.entry.name, c.petname) if shown)
+        alike = {shown: c.name for c, shown in names}
+        other = look_alike(person.name, alike)
+        return f"looks like {self.label(alike[other])}, and is somebody else" if other else ""
 
     async def offer(self, name: str, entry: Entry) -> None:
         """Keep an entry of a new owner under a contact's name: nothing is sent to the name until
@@ -130,16 +146,15 @@ class Contacts:
         that is known holds, and is not in doubt."""
         await self._keep(replace(self._known[name], doubted=0, warning=warning))
 
-    async def doubt(self, changed: Mapping[bytes, int] | None) -> None:
-        """Doubt each contact whose index prefix has changed in a round after that of its entry; all
-        contacts when ``changed`` is None. One transaction."""
+    async def doubt(self, directory: bytes, changed: Mapping[bytes, int]) -> None:
+        """Doubt each contact of a directory (16) whose index prefix has changed in a round after
+        that of its entry. One transaction."""
         doubted = [
             replace(contact, doubted=self._clock())
             for contact in self._known.values()
             if not contact.doubted
-            and (
-                changed is None or changed.get(self.prefix(contact.name), -1) > contact.entry.round
-            )
+            and self.directories.person(contact.name).directory == directory
+            and changed.get(self.prefix(contact.name), -1) > contact.entry.round
         ]
         if doubted:
             await self._keep(*doubted)
@@ -175,7 +190,7 @@ class Contacts:
                     standing=known.standing,
                     declined=known.declined,
                     petname=known.petname,
-                    namespace=known.namespace,
+                    directory=known.directory,
                 )
             )
 

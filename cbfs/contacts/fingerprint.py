@@ -3,18 +3,15 @@ PROTOCOL.rst, Comparing keys.
 
 Each identity gives a half of its own, so that finding a key pair for a given half takes 2^99 tries
 and finding two that fit each other gains nothing; both halves in one order make a fingerprint that
-is the same on both sides. Words: the BIP 39 English list, whose words differ in their first four
-letters. Words and digits say the same.
+is the same on both sides. Words and digits say the same.
 """
 
 import re
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 
+from cbfs.contacts.words import WORD_BITS, words_of
 from cbfs_common.primitives import KEY_SIZE, kdf
 
-WORD_BITS = 11
 HALF_WORDS = 9
 HALF_GROUPS = 6
 GROUP_DIGITS = 5
@@ -61,18 +58,11 @@ def fingerprint(one: bytes, other: bytes) -> Fingerprint:
     )
 
 
-def _words(half: bytes) -> list[str]:
+def _words(half: bytes) -> tuple[str, ...]:
     bits = int.from_bytes(half, "big") >> (8 * len(half) - WORD_BITS * HALF_WORDS)
-    mask = (1 << WORD_BITS) - 1
-    return [word_list()[bits >> WORD_BITS * i & mask] for i in reversed(range(HALF_WORDS))]
+    return words_of(bits, HALF_WORDS)
 
 
 def _groups(half: bytes) -> list[str]:
     parts = (half[GROUP_BYTES * i : GROUP_BYTES * (i + 1)] for i in range(HALF_GROUPS))
     return [f"{int.from_bytes(part, 'big') % 10**GROUP_DIGITS:0{GROUP_DIGITS}}" for part in parts]
-
-
-@cache
-def word_list() -> tuple[str, ...]:
-    """The 2,048 words of BIP 39."""
-    return tuple(files("cbfs.contacts").joinpath("words.txt").read_text("ascii").split())

@@ -19,13 +19,11 @@ def is_given_up(
     """Whether nothing of a session with this contact counts any more at ``now`` (milliseconds):
     it is of keys that the contact has given up."""
     contact = contacts.get(name)
-    if contact is None:
-        return False
-    identity = contacts.identity(name, contact.profile)
-    if session.peer.identity == identity:
+    if contact is None or contacts.of_identity(session.peer.identity) is contact:
         return False
     if now >= contact.rekeyed + FORMER_KEYS_GRACE * 1_000:
         return True
+    identity = contacts.identity(name, contact.profile)
     return sessions.has_other_life(name, identity, session.peer_life)
 
 

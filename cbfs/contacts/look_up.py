@@ -4,14 +4,15 @@ One look-up of a name at a time; what the directory proves becomes a contact, or
 doubt of one. Refusals name what the user can do.
 """
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 import trio
 
 from cbfs.contacts.contact import Contact, How, Standing
 from cbfs.contacts.contacts import Contacts
-from cbfs.names.lookups import DirectoryDown, Lookups
+from cbfs.names.followed import FollowedDirectories, UnknownDirectory
+from cbfs.names.lookups import DirectoryDown
 from cbfs.problems import ContactRefused, NotYet, Refused
 from cbfs_common.errors import CbfsError
 from cbfs_common.names.checks import Absent, DirectoryLies, NameChanged, NameExpired
@@ -24,9 +25,10 @@ PREPARE_MAX = 256
 class Unknown(Refused):
     """Names that nobody has: the directory proves it."""
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], shown: Callable[[str], str] = str) -> None:
+        """``shown``: what users see of a name."""
         self.names = frozenset(names)
-        listed = ", ".join(sorted(self.names))
+        listed = ", ".join(sorted(map(shown, self.names)))
         super().__init__(
             f"nobody is called {listed}",
             "rename the folder, or correct participants in metadata.toml",
@@ -83,44 +85,60 @@ class Blocked(ContactRefused):
         )
 
 
-class ContactLookUp:
-    """Finds whom one writes to: among the contacts, else in the name directory."""
+class NotFollowed(ContactRefused):
+    """Somebody of a name directory that is not followed."""
 
-    def __init__(self, contacts: Contacts, lookups: Lookups) -> None:
+    def __init__(self, name: str, directory: bytes) -> None:
+        known = f"{name} is of a name directory that you do not follow"
+        self.directory = directory
+        super().__init__(known, "get its policy file from them: cp POLICY directories/")
+
+
+class ContactLookUp:
+    """Finds whom one writes to: among the contacts, else in the name directory that has the
+    name."""
+
+    def __init__(self, contacts: Contacts, followed: FollowedDirectories) -> None:
         self._contacts = contacts
-        self._lookups = lookups
+        self._followed = followed
         self._locks: dict[str, trio.Lock] = {}
 
     async def ready(self, name: str) -> Contact:
         """The contact of a name, to send to; from the directory when it is not known. Raises
-        Blocked, Stopped, Frozen, what ``find`` raises, and NotYet while it is in doubt."""
+        Blocked, Stopped, Frozen, NotFollowed, what ``find`` raises, and NotYet while it is in
+        doubt."""
         contact = self._contacts.get(name) or await self.find(name)
         if contact.blocked:
-            raise Blocked([name])
-        if problem := _in_the_way(contact):
+            raise Blocked([self._contacts.label(name)])
+        if problem := self._in_the_way(name):
             raise problem
         if contact.doubted:
             raise NotYet(
-                f"something about {name} has changed in the name directory",
+                f"something about {self._contacts.label(name)} has changed in the name directory",
                 "it is sent as soon as cbfs knows what",
             )
         return contact
 
+    def known(self, name: str) -> Contact | None:
+        """The contact of a name, if something can be sent to it without asking anybody."""
+        contact = self._contacts.get(name)
+        in_the_way = contact is None or contact.blocked or contact.doubted or self._in_the_way(name)
+        return None if in_the_way else contact
+
     async def written_to(self, names: Sequence[str], *, begins: bool) -> tuple[str, ...]:
         """To whom of the others in a conversation a message goes: all but those whom the user has
         blocked. Nobody's state keeps it from the rest: what is for somebody to whom nothing can be
-        sent now waits for them. Raises Blocked when there is nobody else, Stopped or Frozen when
-        nothing can be sent to anybody, and for a conversation that ``begins`` what ``find_all``
-        raises: a name in it may be mistyped."""
+        sent now waits for them. Raises Blocked when there is nobody else, Stopped, Frozen or
+        NotFollowed when nothing can be sent to anybody, and for a conversation that ``begins`` what
+        ``find_all`` raises: a name in it may be mistyped."""
         known = [self._contacts.get(name) for name in names]
         blocked = {contact.name for contact in known if contact and contact.blocked}
         written = tuple(name for name in names if name not in blocked)
         if blocked and not written:
-            raise Blocked(blocked)
+            raise Blocked(map(self._contacts.label, blocked))
         if begins:
             await self.find_all(written)
-        ways = [self._contacts.get(name) for name in written]
-        problems = [contact and _in_the_way(contact) for contact in ways]
+        problems = [self._in_the_way(name) for name in written]
         if problems and problems[0] and all(problems):
             raise problems[0]
         return written
@@ -146,31 +164,49 @@ class ContactLookUp:
                 if self._contacts.get(name) is None:
                     nursery.start_soon(one, name)
         if unknown:
-            raise Unknown(unknown)
+            raise Unknown(unknown, self._contacts.label)
         if failures:
             raise failures[0]
 
     async def find(self, name: str, standing: Standing = Standing.KNOWN) -> Contact:
-        """Ask the directory for a name, also when it is known, and keep what it proves. Raises
-        Unknown, Lapsed, NotYet, Stopped, or what the checks raise."""
+        """Ask the directory that has a name for it, also when it is known, and keep what it proves.
+        Raises NotFollowed, Unknown, Lapsed, NotYet, Stopped, or what the checks raise."""
         async with self._alone(name):
-            known = self._contacts.get(name)
+            known, label = self._contacts.get(name), self._contacts.label(name)
+            person = self._contacts.directories.person(name)
             try:
+                lookups = self._followed.of(person.directory)
                 with asking():
-                    found = await self._lookups.lookup(name, known.entry if known else None)
+                    found = await lookups.lookup(person.name, known.entry if known else None)
+            except UnknownDirectory as error:
+                raise NotFollowed(label, person.directory) from error
             except NameChanged as error:
                 await self._contacts.offer(name, error.entry)
-                raise Stopped(name) from error
+                raise Stopped(label) from error
             except (DirectoryLies, NameExpired) as error:
                 if known is not None:
                     await self._contacts.warn(name, f"{error.in_full}")
                 elif isinstance(error, NameExpired):
                     released = error.entry.status is Status.RELEASED
-                    raise Lapsed(name, released=released) from error
+                    raise Lapsed(label, released=released) from error
                 raise
             if isinstance(found, Absent):
-                raise Unknown([name])
+                raise Unknown([name], self._contacts.label)
             return await self._contacts.learn(name, found.entry, How.DIRECTORY, standing)
+
+    def _in_the_way(self, name: str) -> ContactRefused | None:
+        """Why nothing is sent to somebody until they or the user do something; None for no
+        reason that is known."""
+        contact, label = self._contacts.get(name), self._contacts.label(name)
+        try:
+            self._followed.of_name(name)
+        except UnknownDirectory as error:
+            return NotFollowed(label, error.directory)
+        if contact is None:
+            return None
+        if contact.offered is not None:
+            return Stopped(label)
+        return Frozen(label) if contact.entry.frozen else None
 
     @asynccontextmanager
     async def _alone(self, name: str) -> AsyncIterator[None]:
@@ -196,11 +232,3 @@ def asking() -> Iterator[None]:
         if not error.ahead:
             raise
         raise NotYet(str(error), error.hint) from error
-
-
-def _in_the_way(contact: Contact) -> ContactRefused | None:
-    """Why nothing is sent to this contact until they or the user do something; None for no
-    reason."""
-    if contact.offered is not None:
-        return Stopped(contact.name)
-    return Frozen(contact.name) if contact.entry.status is Status.FROZEN else None

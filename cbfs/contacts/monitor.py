@@ -1,9 +1,9 @@
 """The monitor: keeps up with the name directory without looking names up.
 
-Heads and the change feed are polled, by requests that are the same for everybody. A contact whose
-entry has changed is in doubt until a bundle in a message of theirs shows how it is now, or, when
-none comes in time, a look-up over a connection of its own. One's own name is monitored: a change
-that was not made here raises an alarm.
+Heads and change feeds are polled (``cbfs.contacts.feeds``). A contact whose entry has changed is
+in doubt until a bundle in a message of theirs shows how it is now, or, when none comes in time, a
+look-up over a connection of its own. One's own name is monitored: a change that was not made here
+raises an alarm.
 """
 
 import math
@@ -15,17 +15,16 @@ import trio
 
 from cbfs.contacts.contact import Contact, How, Standing
 from cbfs.contacts.contacts import Contacts
+from cbfs.contacts.feeds import Feeds
 from cbfs.contacts.look_up import ContactLookUp, Stopped, asking
-from cbfs.names.lookups import Lookups, Polled
+from cbfs.names.followed import FollowedDirectories, UnknownDirectory
+from cbfs.names.lookups import Polled
 from cbfs.names.own_name import OwnName
 from cbfs.problems import Backoff, NotYet, Problems, Retries
 from cbfs.storage.faults import contained, unharmed
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.names.checks import NameChanged, Shown, open_bundle
 from cbfs_common.primitives import Random
-
-POLL = 600.0
-"""Mean seconds between polls, which come at exponentially distributed times."""
 
 LOOKUP_DELAY = 60.0
 """Mean seconds from a doubt to the look-up that settles it: time for a bundle to come, and so that
@@ -53,7 +52,7 @@ class Monitor:
         self,
         contacts: Contacts,
         look_up: ContactLookUp,
-        lookups: Lookups,
+        followed: FollowedDirectories,
         own: OwnName,
         problems: Problems,
         retries: Retries,
@@ -62,13 +61,15 @@ class Monitor:
     ) -> None:
         self._contacts = contacts
         self._look_up = look_up
-        self._lookups = lookups
+        self._followed = followed
         self._own = own
         self._problems = problems
         self._retries = retries
         self._random = random
         self._back = back
-        self._poll_now = trio.Event()
+        self._feeds = Feeds(
+            contacts, followed, problems, retries, random, self._own_changed, self._settle_doubts
+        )
         self._settling: set[str] = set()
         self._doubts: list[tuple[float, str]] = []  # when to ask for whom
         self._doubt = trio.Event()
@@ -83,7 +84,7 @@ class Monitor:
             nursery.start_soon(self._take_bundles)
             nursery.start_soon(self._refresh_own)
             nursery.start_soon(self._settle_for_ever)
-            await self._poll_for_ever()
+            await self._feeds.run()
 
     def offer(self, name: str, bundle: bytes) -> None:
         """Let a bundle be looked at that came in a message of this contact. Returns at once; one
@@ -111,43 +112,12 @@ class Monitor:
             return await contacts.learn(name, shown.entry, How.BUNDLE, standing)
         return await self._look_up.find(name, standing)
 
-    # polls
+    # one's own name
 
-    async def _poll_for_ever(self) -> None:
-        backoff = Backoff(self._random)
-        while True:
-            self._poll_now = trio.Event()
-            try:
-                with contained():
-                    await self._poll()
-                self._problems.clear("feed")
-                self._retries.worked("feed")
-                backoff.reset()
-                wait = self._soon(POLL)
-            except CbfsError as error:
-                self._problems.set("feed", f"the name directory was not followed: {error.in_full}")
-                wait = min(backoff.next(), self._soon(POLL))
-            self._settle_doubts()
-            with trio.move_on_after(wait):
-                await self._poll_now.wait()
-
-    async def _poll(self) -> None:
-        own = self._own.name
-
-        async def mark(polled: Polled) -> None:
-            await self._contacts.doubt(None if polled.missed else polled.changed)
-
-        polled = await self._lookups.poll(mark)
-        if polled.degraded:
-            self._problems.set(
-                "degraded",
-                "too few of the name directory's verifiers sign: known contacts can be written to,"
-                " and nothing new is learnt (wait; its operators can tell for how long)",
-            )
-            return
-        self._problems.clear("degraded")
-        changed = polled.changed.get(self._contacts.prefix(own), -1)
-        if polled.missed or changed > self._own.round:
+    async def _own_changed(self, polled: Polled) -> None:
+        """A poll of one's own directory has brought this."""
+        changed = polled.changed.get(self._contacts.prefix(self._own.name), -1)
+        if changed > self._own.round:
             await self._own.check()
 
     async def _refresh_own(self) -> None:
@@ -173,8 +143,8 @@ class Monitor:
                 self._problems.clear(f"bundle {name}")
             except NotYet:
                 self._seen.pop(name, None)
-            except Stopped:
-                pass  # it is said in contacts/
+            except (Stopped, UnknownDirectory):
+                pass  # the one is said in contacts/; of the other nothing can be checked
             except CbfsError as error:
                 self._disbelieve(name, error)
 
@@ -196,7 +166,7 @@ class Monitor:
         if known is None:
             return
         try:
-            shown = open_bundle(self._lookups.policy, bundle, known.entry)
+            shown = open_bundle(self._followed.of_name(name).policy, bundle, known.entry)
         except NameChanged as error:
             await self.confirm_change(name, error)
             return
@@ -209,7 +179,8 @@ class Monitor:
             # signed by the owner: it holds, be it the newest or not
             known = await contacts.learn(name, shown.entry, How.BUNDLE, known.standing)
             if not current:
-                await contacts.doubt({contacts.prefix(name): known.entry.round + 1})
+                changed = {contacts.prefix(name): known.entry.round + 1}
+                await contacts.doubt(shown.directory, changed)
         elif current:
             known = await contacts.learn(name, shown.entry, How.BUNDLE, known.standing)
         self._back()
@@ -221,18 +192,20 @@ class Monitor:
 
     async def _is_current(self, shown: Shown) -> bool:
         """Whether what a bundle shows is still so; one that is newer than the last poll brings
-        about another. Raises NotYet or DirectoryLies."""
+        about another. Raises NotYet, DirectoryLies or UnknownDirectory."""
+        lookups = self._followed.of(shown.directory)
         with asking():
-            if self._lookups.is_ahead(shown):
-                await self._poll()
-            return bool(await self._lookups.is_current(shown))
+            if lookups.is_ahead(shown):
+                await self._feeds.poll(lookups)
+            return bool(await lookups.is_current(shown))
 
     def _settle_doubts(self) -> None:
         """Give everybody who is in doubt since now a time to be looked up."""
         now = trio.current_time()
         for contact in self._contacts.all():
             stranger = contact.standing is Standing.STRANGER  # who may not bring about a look-up
-            if contact.doubted and not stranger and contact.name not in self._settling:
+            asked = self._followed.follows(contact.name) and not stranger
+            if contact.doubted and asked and contact.name not in self._settling:
                 self._settling.add(contact.name)
                 heappush(self._doubts, (now + self._soon(LOOKUP_DELAY), contact.name))
                 self._doubt.set()

@@ -7,7 +7,7 @@ of its prekeys, a client replaces them once in PREKEY_REPLACE_PAUSE at most. PRO
 from collections.abc import Iterable
 from itertools import pairwise
 
-from cbfs.storage.encoding import pack, unpack
+from cbfs.storage.encoding import pack, unpack, unpack_map
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.limits import (
     LAST_RESORT_GRACE,
@@ -41,7 +41,8 @@ def _is_ahead(pair: PrekeyPair, now: int) -> bool:
     return is_ahead(pair.kind, pair.expires, now)
 
 
-def _made(pair: PrekeyPair) -> int:
+def made_at(pair: PrekeyPair) -> int:
+    """When a prekey was made, in seconds since 1970."""
     return pair.expires - LIFETIME[pair.kind]
 
 
@@ -55,19 +56,26 @@ class PrekeySecrets:
         for _key, data in reader.items(Table.PREKEYS):
             pair = PrekeyPair.decode(data)
             self.pairs[pair.id] = pair
-        self._replaced = _time_at(reader, Meta.PREKEYS_REPLACED)
-        self.ahead_since = _time_at(reader, Meta.PREKEYS_AHEAD)
-        """Since when it is known that some were made by a clock that was ahead."""
+        replaced = reader.get(Table.META, Meta.PREKEYS_REPLACED)
+        self._replaced = None if replaced is None else _decode_time(replaced)
+        self.ahead = _decode_ahead(reader.get(Table.META, Meta.PREKEYS_AHEAD))
+        """Those that were made by a clock that was ahead, by their ids, and since when that is
+        known. What is made later looks the same, once the clock has come to where it was."""
 
     def of(self, kind: PrekeyKind) -> list[PrekeyPair]:
         """All of one kind, the oldest first."""
-        return sorted((p for p in self.pairs.values() if p.kind is kind), key=_made)
+        return sorted((p for p in self.pairs.values() if p.kind is kind), key=made_at)
+
+    def made(self, pair: PrekeyPair, now: int) -> int:
+        """When this one was made, as far as is known at ``now``: no later than when it was seen
+        that a clock had been ahead which has dated it."""
+        return min(self.ahead.get(pair.id, made_at(pair)), now)
 
     def given_out(self) -> list[PrekeyPair]:
         """The one-time prekeys that an honest server may still give away: those that were made
         since all were replaced."""
         since = self._replaced or 0
-        return [pair for pair in self.of(PrekeyKind.ONE_TIME) if _made(pair) >= since]
+        return [pair for pair in self.of(PrekeyKind.ONE_TIME) if made_at(pair) >= since]
 
     def is_to_be_replaced(self, now: int, *, wrong: bool) -> bool:
         """Whether those on the server are to be replaced. ``wrong``: it seems to have others than
@@ -110,32 +118,42 @@ class PrekeySecrets:
     def old(self, now: int) -> list[bytes]:
         """Those that expired so long ago that nothing can come to them any more, and last-resort
         ones whose successor has been there for LAST_RESORT_GRACE."""
-        since = self.ahead_since
         last = [p for p in self.of(PrekeyKind.LAST_RESORT) if not _is_ahead(p, now)]
         superseded = {
             first.id
             for first, second in pairwise(last)
-            if _made(second) + LAST_RESORT_GRACE < now and _made(first) < _made(second)
+            if made_at(second) + LAST_RESORT_GRACE < now and made_at(first) < made_at(second)
         }
         return [
             pair.id
             for pair in self.pairs.values()
             if pair.expires + _GRACE[pair.kind] < now
             or pair.id in superseded
-            or (
-                since is not None
-                and _is_ahead(pair, since)
-                and since + LIFETIME[pair.kind] + _GRACE[pair.kind] < now
-            )
+            or self.ahead.get(pair.id, now) + LIFETIME[pair.kind] + _GRACE[pair.kind] < now
         ]
 
-    def any_ahead(self, now: int) -> bool:
-        """Whether some were made by a clock that was ahead."""
-        return any(_is_ahead(pair, now) for pair in self.pairs.values())
+    def all_ahead(self, now: int) -> dict[bytes, int]:
+        """``ahead`` as it is when the clock was put right at ``now``."""
+        return {
+            pair.id: self.ahead.get(pair.id, now)
+            for pair in self.pairs.values()
+            if pair.id in self.ahead or _is_ahead(pair, now)
+        }
 
-    def write_ahead(self, writer: Writer, now: int) -> None:
-        """Write that some were made by a clock that was ahead, as is known since ``now``."""
-        writer.put(Table.META, Meta.PREKEYS_AHEAD, _encode_time(now))
+    def write_ahead(self, writer: Writer, ahead: dict[bytes, int]) -> None:
+        """Write which were made by a clock that was ahead, and since when that is known."""
+        writer.put(Table.META, Meta.PREKEYS_AHEAD, _encode_ahead(ahead))
+
+
+def _encode_ahead(ahead: dict[bytes, int]) -> bytes:
+    """{id: seconds, ...}."""
+    return pack(ahead)
+
+
+def _decode_ahead(data: bytes | None) -> dict[bytes, int]:
+    if data is None:
+        return {}
+    return unpack_map(unpack(data, dict)[0], bytes, int)
 
 
 def _encode_time(since: int) -> bytes:
@@ -145,8 +163,3 @@ def _encode_time(since: int) -> bytes:
 def _decode_time(data: bytes) -> int:
     since: int = unpack(data, int)[0]
     return since
-
-
-def _time_at(reader: Reader, key: Meta) -> int | None:
-    data = reader.get(Table.META, key)
-    return None if data is None else _decode_time(data)

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 
 import trio
 
+from cbfs.contacts.held_session import Chosen, Held, brought_back, crowded, decode_held
+from cbfs.contacts.lives import Lives, forget_lives, load_lives, new_lives
 from cbfs.contacts.prekey_secrets import PrekeySecrets
-from cbfs.storage.encoding import pack, unpack
-from cbfs.storage.store import Store, Table, Writer
+from cbfs.contacts.seen_starts import SeenStart, SeenStarts
+from cbfs.storage.store import Meta, Store, Table, Writer
 from cbfs_common.errors import CryptoError, LimitError
 from cbfs_common.limits import SESSION_IDLE, SESSIONS_PER_PEER, SILENCE
 from cbfs_common.primitives import Random
@@ -21,50 +23,49 @@ from cbfs_common.session.prekey import Prekey, PrekeyKind
 from cbfs_common.session.routes import Routes
 from cbfs_common.session.session import (
     LIFE_SIZE,
+    Duplicate,
     Outer,
     Party,
     Peer,
     Session,
     SessionDiverged,
+    Stage,
     TooFar,
-    decode_session,
     open_first,
     outer_of,
     start,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A session, the name of its peer, and when it last opened something and was made, in
-    milliseconds since 1970 (later ones have larger numbers even when the clock stands still).
-    ``heard`` is 0 while nothing was opened, unless the session is to be preferred all the same.
-    """
-
-    session: Session
-    peer: str
-    heard: int
-    made: int
-
-    def encode(self) -> bytes:
-        """This session as a record of ``Table.SESSIONS``."""
-        return pack(self.peer, self.heard, self.made, self.session.encode())
-
-
-def _decode_held(data: bytes) -> Held:
-    peer, heard, made, session = unpack(data, str, int, int, bytes)
-    return Held(decode_session(session), peer, heard, made)
+from cbfs_common.session.states import TABLE, Action, Choice, Event, choose, excess, opening
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
     """An envelope that was opened. ``peer`` is the session's name for the sender, empty when the
-    session is new; ``prekey`` is the one-time prekey that it used up."""
+    session is new; ``prekey`` is the one-time prekey that it used up, ``last_resort`` the other one
+    to which a new session came; either was made at ``made``, in seconds since 1970."""
 
     session: Session
     peer: str
     body: bytes
-    prekey: bytes | None
+    prekey: bytes | None = None
+    last_resort: bytes | None = None
+    made: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What a step has brought about beside what was opened. ``unconfirmed``: somebody else may have
+    sent it, as there is another session in which the peer is proven. ``owes``: the peer is owed a
+    turn. ``proves``: the peer is proven in a session that it has begun. ``first``: the peer is
+    proven for the first time. ``anew``: the peer has given up
+    sessions, or may never have had some that were sent on, so that all it has not acknowledged is
+    to be sealed anew."""
+
+    unconfirmed: bool
+    owes: bool
+    proves: bool
+    first: bool
+    anew: bool
 
 
 class Damaged(CryptoError):
@@ -95,42 +96,55 @@ class Sessions:
         self._routes = Routes()
         with store.read() as reader:
             for _key, data in reader.items(Table.SESSIONS):
-                self._take(_decode_held(data))
+                self._take(decode_held(data))
             self.prekeys = PrekeySecrets(reader)
-        self._clock = max((max(h.heard, h.made) for h in self._held.values()), default=0)
+            self._lives = load_lives(reader)
+            self._starts = SeenStarts(reader)
+        self._clock = self._last()
 
-    def choose(
-        self, peer: str, identity: bytes | None = None, *, proven: bool = False
-    ) -> Session | None:
-        """The session to send on: the one last received on, else the newest of one's own; ties
-        go to the lower transcript hash. Only sessions between one's own keys of now and those of
-        ``identity`` (32), if given: old ones are there to read what was sent before a change.
-        ``proven``: rather one that something was opened on than one that is to be preferred: that
-        one the peer may not be able to read."""
-        held = [self._held[id_] for id_ in self._by_peer.get(peer, ())]
+    def chosen(self, peer: str, now: int, identity: bytes | None = None) -> Chosen:
+        """What is sent on at ``now`` (milliseconds): of the sessions between one's own keys of now
+        and those of ``identity`` (32), if given. Others are there to read what was sent before a
+        change of keys."""
+        choice = self._choice(peer, now, identity)
+        owed = tuple(self._held[id_].session for id_ in choice.owed)
+        first, second, note = map(self._session, (choice.first, choice.second, choice.note))
+        return Chosen(first, second, note, owed, choice.silent)
+
+    def _session(self, id_: bytes | None) -> Session | None:
+        held = self._held.get(id_ or b"")
+        return held.session if held else None
+
+    def get(self, peer: str, id_: bytes) -> Session | None:
+        """A session with this peer by its id, None when it is not here any more."""
+        held = self._held.get(id_)
+        return held.session if held is not None and held.peer == peer else None
+
+    def _choice(self, peer: str, now: int, identity: bytes | None = None) -> Choice:
+        held = self._of(peer)
         if identity is not None:
-            ends = self._me.identity, identity
-            held = [h for h in held if (h.session.own_identity, h.session.peer.identity) == ends]
-        if proven:
-            held = [h for h in held if h.session.heard] or held
-        if not held:
-            return None
-        best = max(item.heard for item in held)
-        return min(
-            (item.session for item in held if item.heard == best), key=lambda s: s.start_hash
-        )
+            held = [h for h in held if h.ends == (self._me.identity, identity)]
+        lives, since = self._lives.get(peer), now - SILENCE * 1_000
+        present, past = (lives.present, lives.past) if lives else (b"", ())
+        return choose([h.candidate() for h in held], present, past, since)
 
-    def heard(self, peer: str) -> int:
-        """When something of this peer was opened last, in milliseconds since 1970; 0 for never."""
-        held = [self._held[id_] for id_ in self._by_peer.get(peer, ())]
-        return max((item.heard for item in held if item.session.heard), default=0)
+    def _of(self, peer: str) -> list[Held]:
+        return [self._held[id_] for id_ in self._by_peer.get(peer, ())]
+
+    def is_heard(self, peer: str) -> bool:
+        """Whether anything of this peer's was opened on a session that is here."""
+        return any(held.session.heard for held in self._of(peer))
+
+    def is_proven(self, peer: str) -> bool:
+        """Whether this peer is proven in a session that is here."""
+        return any(held.session.stage is Stage.CONFIRMED for held in self._of(peer))
 
     def has_other_life(self, peer: str, identity: bytes, life: bytes | None) -> bool:
-        """Whether this peer has said another life than this one under the keys of ``identity``
-        (32)."""
-        held = (self._held[id_].session for id_ in self._by_peer.get(peer, ()))
-        said = {s.peer_life for s in held if s.heard and s.peer.identity == identity}
-        return bool(said - {life, None})
+        """Whether this peer has said another life than this one, where it is proven, under the keys
+        of ``identity`` (32)."""
+        held = (h.session for h in self._of(peer))
+        proven = (s for s in held if s.stage is Stage.CONFIRMED)
+        return any(s.peer.identity == identity and s.peer_life != life for s in proven)
 
     async def forget_given_up(self, store: Store, given_up: Callable[[str, Session], bool]) -> None:
         """Forget the sessions, each with its peer's name, of which nothing counts any more."""
@@ -146,32 +160,30 @@ class Sessions:
             for id_ in ids:
                 self._drop(id_)
 
-    def is_silent(self, session: Session, now: int) -> bool:
-        """Whether nothing has come on a session for SILENCE since it was begun here: the peer may
-        not be able to read it. ``now`` in milliseconds."""
-        held = self._held.get(session.id)
-        return held is not None and not session.heard and held.made < now - SILENCE * 1_000
-
     def __len__(self) -> int:
         return len(self._held)
 
-    def life(self, peer: str) -> bytes:
-        """One's own life (8) for this peer, as its sessions say: a new one when it has none."""
-        held = [self._held[id_] for id_ in self._by_peer.get(peer, ())]
-        said = [h for h in held if h.session.own_life is not None]
-        last = max(said, key=lambda h: h.made, default=None)
-        return (last and last.session.own_life) or self._random.token(LIFE_SIZE)
+    def lives(self, peer: str) -> Lives:
+        """One's own life for this peer, and theirs. New ones are written with the first step of a
+        session with them."""
+        return self._lives.setdefault(peer, new_lives(peer, self._random))
 
     def start(self, name: str, peer: Peer, prekey: Prekey, kem_public: bytes) -> Session:
         """A new session with the peer ``name``; it counts when its first step was written.
         ``kem_public`` came with the prekey. Raises CryptoError when it is not the peer's."""
-        return start(self._me, peer, prekey, kem_public, self.life(name), self._random)
+        life = self.lives(name).own
+        return start(self._me, peer, prekey, kem_public, life, self._random)
+
+    def is_stale(self, session: Session, peer: str) -> bool:
+        """Whether a session says a life that has been given up since."""
+        return session.own_life not in {None, self.lives(peer).own}
 
     async def tidy(self, store: Store, now: int) -> None:
         """Forget what is too old to be of use at ``now`` (seconds): skipped message keys, sessions
         that others have taken the place of, and secrets of prekeys."""
         async with self.lock:
             old = self.prekeys.old(now)
+            gone = self._starts.old(self.prekeys.pairs.keys() - set(old))
             idle = self._idle(now * 1_000)
             kept = [(held, held.session.expire(now)) for held in self._held.values()]
             changed = [
@@ -183,14 +195,17 @@ class Sessions:
             def change(writer: Writer) -> None:
                 for id_ in old:
                     writer.delete(Table.PREKEYS, id_)
+                for id_ in gone:
+                    writer.delete(Table.META, Meta.START + id_)
                 for id_ in idle:
                     writer.delete(Table.SESSIONS, id_)
                 for held in changed:
                     writer.put(Table.SESSIONS, held.session.id, held.encode())
 
-            if old or changed or idle:
+            if old or changed or idle or gone:
                 await store.commit(change)
             self.prekeys.drop(old)
+            self._starts.drop(gone)
             for id_ in idle:
                 self._drop(id_)
             for held in changed:
@@ -200,44 +215,48 @@ class Sessions:
         """Put what a clock that was ahead has written at ``now`` (milliseconds since 1970), and
         keep the secrets of prekeys that it dated for as long as if they were made now."""
         async with self.lock:
-            held = sorted(self._held.values(), key=lambda h: max(h.heard, h.made))
-            changed = [mended for h in held if (mended := _brought_back(h, now)) is not h]
+            changed = [held for peer in self._by_peer for held in brought_back(self._of(peer), now)]
             seconds = now // 1_000
-            ahead = self.prekeys.any_ahead(seconds)
+            ahead = self.prekeys.all_ahead(seconds)
 
             def change(writer: Writer) -> None:
                 for each in changed:
                     writer.put(Table.SESSIONS, each.session.id, each.encode())
-                if ahead:
-                    self.prekeys.write_ahead(writer, seconds)
+                self.prekeys.write_ahead(writer, ahead)
 
             await store.commit(change)
             for each in changed:
                 self._take(each)
-            if ahead:
-                self.prekeys.ahead_since = seconds
-            self._clock = max((max(h.heard, h.made) for h in self._held.values()), default=0)
+            self.prekeys.ahead = ahead
+            self._clock = self._last()
 
     def _idle(self, now: int) -> set[bytes]:
-        """Sessions that nothing was opened on for SESSION_IDLE while their peer has another, on
-        which something was."""
+        """Sessions that nothing was opened on for SESSION_IDLE until a turn was made that the peer
+        has answered since, on a confirmed one that it knows to be so. Else it may still send on
+        them, as nobody was there; and two people could each forget what the other sends on."""
         idle: set[bytes] = set()
-        for peer, ids in self._by_peer.items():
-            chosen = self.choose(peer), self.choose(peer, proven=True)
-            best = {session.id for session in chosen if session is not None}
+        for peer in self._by_peer:
+            choice = self._choice(peer, now)
+            best = {choice.first, choice.second, choice.note}
+            note = self._held.get(choice.note or b"")
+            if note is None or note.session.stage is not Stage.CONFIRMED or not note.session.proven:
+                continue
             idle |= {
-                id_
-                for id_ in ids
-                if id_ not in best
-                and max(self._held[id_].heard, self._held[id_].made) < now - SESSION_IDLE * 1_000
+                h.session.id
+                for h in self._of(peer)
+                if h.session.id not in best
+                and h.used < note.reached - SESSION_IDLE * 1_000
+                and TABLE[h.session.stage, Event.IDLE].stage is None
             }
         return idle
 
     def forget(self, writer: Writer, peers: Iterable[str]) -> None:
-        """Delete these people's sessions in a transaction."""
+        """Delete these people's sessions in a transaction, and what is known of their lives: with
+        who comes back another one begins."""
         for peer in peers:
             for id_ in self._by_peer.get(peer, ()):
                 writer.delete(Table.SESSIONS, id_)
+            forget_lives(writer, peer)
 
     def forgotten(self, peers: Iterable[str]) -> None:
         """Forget these people's sessions in memory, when that transaction is on the disk."""
@@ -245,6 +264,16 @@ class Sessions:
             for id_ in tuple(self._by_peer.get(peer, ())):
                 self._drop(id_)
             self._by_peer.pop(peer, None)
+            self._lives.pop(peer, None)
+
+    def given_up_all(self, store: Store) -> None:
+        """Forget all in memory, when the transaction of ``give_up_all`` is on the disk."""
+        for id_ in tuple(self._held):
+            self._drop(id_)
+        self._by_peer.clear()
+        self.prekeys.drop(tuple(self.prekeys.pairs))
+        with store.read() as reader:
+            self._lives, self._starts = load_lives(reader), SeenStarts(reader)
 
     def batch(self) -> "Batch":
         """Tentative steps that are committed together. Hold ``lock`` until they are."""
@@ -261,18 +290,13 @@ class Sessions:
             self._by_peer[held.peer].discard(id_)
             self._routes.remove(id_)
 
+    def _last(self) -> int:
+        """The latest time that any session has."""
+        return max((at for held in self._held.values() for at in held.times), default=0)
+
     def _tick(self, now: int) -> int:
         self._clock = max(self._clock + 1, now)
         return self._clock
-
-
-def _brought_back(held: Held, now: int) -> Held:
-    """This session with no time later than ``now`` (milliseconds); the order of sessions may be
-    lost by it."""
-    session = held.session.bring_back(now // 1_000)
-    if session is held.session and max(held.heard, held.made) <= now:
-        return held
-    return replace(held, session=session, heard=min(held.heard, now), made=min(held.made, now))
 
 
 class Batch:
@@ -281,23 +305,27 @@ class Batch:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
         self._changed: dict[bytes, Held] = {}
+        self._gone: set[bytes] = set()
+        self._lives: dict[str, Lives] = {}
         self._used: set[bytes] = set()
+        self._started: dict[bytes, SeenStart] = {}
         self._routes = Routes()
+        self._moved: dict[bytes, Session] = {}
+        """What ``_routes`` lacks: most batches end before anything is looked for there."""
 
-    def seal(
-        self, session: Session, peer: str, body: bytes, now: int, *, prefer: bool = False
-    ) -> bytes:
+    def seal(self, session: Session, peer: str, body: bytes, now: int) -> bytes:
         """An envelope for ``peer`` on the newest state of that session, which may be a new one.
-        ``prefer``: it is preferred to those that were received on. ``now`` in milliseconds since
-        1970."""
+        ``now`` in milliseconds since 1970."""
         held = self._newest(session.id)
         if held is None:
-            made = self._sessions._tick(now)
-            held = Held(session, peer, made if prefer else 0, made)
+            held = Held(session, peer, 0, self._sessions._tick(now))
+            self._lives[peer] = self._lives_of(peer)
         me = self._sessions._parties[held.session.own_identity]
-        life = self._sessions.life(peer)
+        life = self._lives_of(peer).own
         stepped, envelope = held.session.seal(me, body, self._sessions._random, life)
-        self._changed[stepped.id] = replace(held, session=stepped)
+        # by a clock that was set back, what this turn answers would be later than it
+        tick = self._sessions._tick(now) if held.turns else 0
+        self._changed[stepped.id] = held.sealed(stepped, tick)
         return envelope
 
     def open(self, envelope: bytes, now: int) -> Opened:
@@ -306,23 +334,25 @@ class Batch:
         of a session that is known, and unchanged); then nothing has changed. The step counts only
         after ``accept``."""
         sessions = self._sessions
-        id_ = self._routes.find(envelope) or sessions._routes.find(envelope)
+        id_ = sessions._routes.find(envelope) or self._own_routes().find(envelope)
         if id_ is not None and (held := self._newest(id_)) is not None:
             return self._step(held, envelope, now)
         for me in sessions._parties.values():
+            outer = None
             with suppress(CryptoError):
                 outer = outer_of(me, envelope)
-                opened = self._open_first(me, outer, envelope, now)
-                if opened is not None:
-                    return opened
-        id_ = self._routes.search(envelope) or sessions._routes.search(envelope)
+            opened = self._open_first(me, outer, envelope, now) if outer is not None else None
+            if opened is not None:
+                return opened
+        id_ = self._own_routes().search(envelope) or sessions._routes.search(envelope)
         if id_ is None or (held := self._newest(id_)) is None:
             raise CryptoError("cannot be opened")
         return self._step(held, envelope, now)
 
     def _open_first(self, me: Party, outer: Outer, envelope: bytes, now: int) -> Opened | None:
         """Open an envelope as a first message to one of the prekeys. None when it is none, or one
-        too far from the first: it may be a late one of a session that began."""
+        too far from the first: it may be a late one of a session that began. Raises CryptoError for
+        one of a session that is known: Duplicate when it is not here any more."""
         pair = self._sessions.prekeys.pairs.get(outer.prekey_id)
         if pair is None or pair.id in self._used:
             return None
@@ -333,8 +363,25 @@ class Batch:
         held = self._newest(session.id)
         if held is not None:
             return self._step(held, envelope, now, outer)
-        used = pair.id if pair.kind is PrekeyKind.ONE_TIME else None
-        return Opened(session, "", body, used)
+        made = self._sessions.prekeys.made(pair, now)
+        if pair.kind is PrekeyKind.ONE_TIME:
+            return Opened(session, "", body, pair.id, made=made)
+        start = self._started_before(session.id)
+        if start is not None:
+            if session.number <= start.next:
+                raise Duplicate("this has begun before")
+            session = session.only_from(start.next)
+        return Opened(session, "", body, None, pair.id, made)
+
+    def _own_routes(self) -> Routes:
+        """Those of the steps of this batch."""
+        for session in self._moved.values():
+            self._routes.update(session)
+        self._moved.clear()
+        return self._routes
+
+    def _started_before(self, id_: bytes) -> SeenStart | None:
+        return self._started.get(id_) or self._sessions._starts.get(id_)
 
     def _step(self, held: Held, envelope: bytes, now: int, outer: Outer | None = None) -> Opened:
         me = self._sessions._parties.get(held.session.own_identity)
@@ -345,50 +392,160 @@ class Batch:
         except (SessionDiverged, TooFar) as error:
             far = isinstance(error, TooFar)
             raise Damaged(held.session.id, held.peer, far=far) from error
-        return Opened(session, held.peer, body, None)
+        return Opened(session, held.peer, body)
 
-    def accept(self, opened: Opened, peer: str, now: int) -> None:
+    def accept(self, opened: Opened, peer: str, now: int) -> Accepted:
         """Keep the step of what was opened: it is from ``peer``. ``now`` in milliseconds since
         1970."""
-        tick = self._sessions._tick(now)
-        before = self._newest(opened.session.id)
-        made = before.made if before else tick
-        self._routes.update(opened.session)
-        self._changed[opened.session.id] = Held(opened.session, peer, tick, made)
+        session, tick = opened.session, self._sessions._tick(now)
+        before = self._newest(session.id)
+        stage = before.session.stage if before else None
+        actions = TABLE[stage, opening(stage, session.stage)].actions
+        new = Held(session, peer, tick, tick, prekey=opened.made)
+        held = before.opened(session, tick) if before else new
+        lives = now_lives = self._lives_of(peer)
+        turns = before is not None and session.turn > before.session.turn
+        if Action.COUNT in actions and turns and session.peer_life is not None:
+            later, sure = self._is_later(held, lives)
+            now_lives = lives.counting(session.peer_life, later=later, sure=sure)
+        counts = now_lives != lives
+        crowd = [] if before else self._crowded(held)
+        accepted = Accepted(
+            Action.DOUBT in actions and self._is_beside_confirmed(held),
+            Action.OWE in actions,
+            stage is Stage.IN and session.stage is Stage.CONFIRMED,
+            counts and not lives.present,
+            counts and (bool(lives.present) or self._may_have_lost(held)),
+        )
+        # whatever may fail has been: a step that counts in part would lose what it has opened
+        self._moved.pop(session.id, None)
+        self._moved[session.id] = session  # at the end, as it was opened last
+        self._gone.discard(session.id)
+        self._changed[session.id] = held
         if opened.prekey is not None:
             self._used.add(opened.prekey)
+        if before is None or counts:
+            self._lives[peer] = now_lives
+        if opened.last_resort is not None:
+            self._started[session.id] = SeenStart(opened.last_resort, tick)
+        for id_ in crowd:
+            self._crowd_out(id_)
+        return accepted
+
+    def _others(self, held: Held) -> list[Held]:
+        """All other sessions with its peer."""
+        return [other for other in self._of(held.peer) if other.session.id != held.session.id]
+
+    def _is_later(self, held: Held, lives: Lives) -> tuple[bool, bool]:
+        """Whether a session on which the peer has just made a turn may say a later life than that
+        which counts, and whether that one is over then. Who has given up its sessions begins
+        others, and answers nothing any more on those of before; but what it has answered may come
+        late. So this one was made after those of the life that counts and what has proven them, or
+        the turn was that is answered. While nothing has proven them they may have been made before
+        this one, and the life that counts be the later one all the same."""
+        confirmed = (h for h in self._others(held) if h.session.stage is Stage.CONFIRMED)
+        present = [h for h in confirmed if h.session.peer_life == lives.present]
+        last = max((max(h.made, h.proved) for h in present), default=0)
+        sure = not present or any(h.session.proven for h in present)
+        return max(held.made, held.reached) >= last, sure
+
+    def _may_have_lost(self, held: Held) -> bool:
+        """Whether something was sealed for a peer on another session than that on which it is
+        proven for the first time: nobody knows of the others that it has them."""
+        return any(other.session.answered for other in self._others(held))
+
+    def _is_beside_confirmed(self, held: Held) -> bool:
+        """Whether the peer is proven in another session to the same keys of one's own, be it under
+        keys of before: those of now are public, and prove nothing by themselves."""
+        own, present = held.session.own_identity, self._lives_of(held.peer).present
+        others = (other.session for other in self._others(held))
+        return any(
+            (other.own_identity, other.stage, other.peer_life) == (own, Stage.CONFIRMED, present)
+            for other in others
+        )
+
+    def _crowded(self, held: Held) -> list[bytes]:
+        """A session has begun: of those of the peer that are in, so many stay. The ids of the
+        others, of which this may be one."""
+        if TABLE[Stage.IN, Event.CROWDED].stage is not None:
+            return []
+        there = (*self._others(held), held)
+        return crowded([each for each in there if each.session.stage is Stage.IN])
+
+    def _crowd_out(self, id_: bytes) -> None:
+        """What comes of it later begins it anew, where its prekey stays: whoever has sent that may
+        not know that it is gone."""
+        held, start = self._newest(id_), self._started_before(id_)
+        if held is not None and start is not None:
+            self._started[id_] = replace(start, next=held.session.number)
+        self._give_up(id_)
+
+    def diverged(self, id_: bytes) -> bool:
+        """The two sides of a session have come apart (``Damaged``): it is given up. True when all
+        sessions with its peer are, and a new life with them begins."""
+        held = self._newest(id_)
+        if held is None:
+            return False
+        transition = TABLE[held.session.stage, Event.DIVERGED]
+        if transition.stage is None:
+            self._give_up(id_)
+        if Action.GIVE_UP not in transition.actions:
+            return False
+        for other in self._of(held.peer):
+            self._give_up(other.session.id)
+        own = self._sessions._random.token(LIFE_SIZE)
+        self._lives[held.peer] = replace(self._lives_of(held.peer), own=own)
+        return True
+
+    def _give_up(self, id_: bytes) -> None:
+        self._changed.pop(id_, None)
+        self._moved.pop(id_, None)
+        self._routes.remove(id_)
+        self._gone.add(id_)
 
     def write(self, writer: Writer) -> None:
         """Write the steps, in the transaction that holds what they brought about."""
         for held in self._changed.values():
             writer.put(Table.SESSIONS, held.session.id, held.encode())
-        for id_ in self._excess():
+        for id_ in self._gone | self._excess():
             writer.delete(Table.SESSIONS, id_)
         for id_ in self._used:
             writer.delete(Table.PREKEYS, id_)
+        for lives in self._lives.values():
+            lives.write(writer)
+        self._sessions._starts.write(writer, self._started)
 
     def done(self) -> None:
         """Make the steps count: the transaction is on the disk."""
-        excess = self._excess()
+        gone = self._gone | self._excess()
         for held in self._changed.values():
             self._sessions._take(held)
-        for id_ in excess:
+        for id_ in gone:
             self._sessions._drop(id_)
         self._sessions.prekeys.drop(self._used)
+        self._sessions._lives.update(self._lives)
+        self._sessions._starts.written(self._started)
 
     def _excess(self) -> set[bytes]:
-        """The sessions of a peer past SESSIONS_PER_PEER that were used longest ago, but never the
-        one that was heard last: the peer may be able to read no other."""
-        excess: set[bytes] = set()
+        """The sessions of a peer past SESSIONS_PER_PEER."""
+        found: set[bytes] = set()
         new = {h.peer for id_, h in self._changed.items() if id_ not in self._sessions._held}
         for peer in new:
-            ids = set(self._sessions._by_peer.get(peer, ()))
-            ids |= {id_ for id_, held in self._changed.items() if held.peer == peer}
-            held = [item for id_ in ids if (item := self._newest(id_)) is not None]
-            heard = max((item.heard for item in held if item.session.heard), default=0)
-            held.sort(key=lambda h: (h.session.heard and h.heard == heard, max(h.heard, h.made)))
-            excess |= {item.session.id for item in held[:-SESSIONS_PER_PEER]}
-        return excess
+            lives = self._lives_of(peer)
+            there = (held.candidate() for held in self._of(peer))
+            found.update(excess(there, lives.present, lives.past, SESSIONS_PER_PEER))
+        return found
+
+    def _of(self, peer: str) -> list[Held]:
+        """The newest states of all sessions with a peer."""
+        ids = set(self._sessions._by_peer.get(peer, ()))
+        ids |= {id_ for id_, held in self._changed.items() if held.peer == peer}
+        return [held for id_ in ids if (held := self._newest(id_)) is not None]
+
+    def _lives_of(self, peer: str) -> Lives:
+        return self._lives.get(peer) or self._sessions.lives(peer)
 
     def _newest(self, id_: bytes) -> Held | None:
+        if id_ in self._gone:
+            return None
         return self._changed.get(id_) or self._sessions._held.get(id_)

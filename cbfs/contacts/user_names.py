@@ -8,10 +8,9 @@ from collections.abc import Iterable
 
 from precis_i18n import get_profile
 
-from cbfs.problems import Refused
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import NAME_MAX
-from cbfs_common.person import check_name
+from cbfs_common.person import check_name, check_namespace, read_directory_text
 
 _PROFILE = get_profile("UsernameCaseMapped")
 _ALIKE = (("rn", "m"), ("vv", "w"), ("cl", "d"), ("nn", "m"))
@@ -36,13 +35,17 @@ def typed_name(text: str) -> str:
     return check_name(mapped)
 
 
-def checked_name(name: str) -> str:
-    """The user name that somebody means by what they typed, for a message. Raises Refused when
-    nobody can have it."""
-    try:
+def typed_person(text: str) -> str:
+    """What somebody is shown as whom a user means: a user name, with the namespace of another
+    directory, or a directory that is not followed, behind an ``@``. Raises DecodeError."""
+    name, at, place = text.partition("@")
+    if not at:
         return typed_name(name)
-    except DecodeError as error:
-        raise Refused(f"{name!r} is not a user name", error.hint) from error
+    if place.startswith("_"):
+        read_directory_text(place)
+    else:
+        place = check_namespace(place.lower() if place.isascii() else place)
+    return f"{typed_name(name)}@{place}"
 
 
 def look_alike(name: str, others: Iterable[str]) -> str | None:

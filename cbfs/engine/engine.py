@@ -1,7 +1,7 @@
 """The client at work: what the mount talks to, and where all its parts are joined."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 
 import trio
@@ -10,98 +10,43 @@ from cbfs.account.account import Former
 from cbfs.account.settings import Configuration
 from cbfs.contacts.look_up import PREPARE_MAX, Unknown
 from cbfs.contacts.monitor import Monitor
-from cbfs.contacts.user_names import checked_name
-from cbfs.context import Context, supervised
+from cbfs.context import Context, StoppableTasks, supervised
+from cbfs.engine import groups
+from cbfs.engine.directories import EngineDirectories
 from cbfs.engine.expiry import Expiry, forget, leave
+from cbfs.engine.guarded_view import GuardedView
 from cbfs.engine.meeting import Meeting
 from cbfs.engine.people import EnginePeople
 from cbfs.engine.redating import Redating
 from cbfs.engine.renewal import Renewal
-from cbfs.interface import NullView, Outgoing, Report, View
-from cbfs.messages import conversations, history, order, progress
+from cbfs.interface import Outgoing, Report, View
+from cbfs.messages import conversations, history, order
 from cbfs.messages.content import content_chunks
-from cbfs.messages.model import Conversation, Delivery, Message
-from cbfs.messages.queues import note_queue
+from cbfs.messages.model import Conversation, Delivery, Message, Turnover
+from cbfs.messages.queues import note_queue, progress
 from cbfs.messages.queues.note_queue import Dues
 from cbfs.names.directory import Directory
 from cbfs.names.own_name import OwnName
 from cbfs.network.access import Network
 from cbfs.problems import NotYet, Refused
+from cbfs.receiving.compositions import added_by
+from cbfs.receiving.copies import Copies
+from cbfs.receiving.lost_state import begun_anew
 from cbfs.receiving.mailbox import Mailbox
 from cbfs.receiving.receiver import Receiver
 from cbfs.sending.compose import Settled, make_message
 from cbfs.sending.cover_traffic import CoverTraffic
 from cbfs.sending.note_clock import NoteClock
-from cbfs.sending.sender import Reminders, Sender, topic_of
+from cbfs.sending.reminders import Reminders
+from cbfs.sending.sender import Sender, topic_of
 from cbfs.storage.faults import contained, harmless
-from cbfs.storage.store import Reader, Store, Table
-from cbfs_common.errors import CbfsError
+from cbfs.storage.store import Reader, Store, Table, Writer
+from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.limits import PARTICIPANTS_MAX, SUBJECT_MAX
 from cbfs_common.profile import Profile
 
 LOOKUP_RETRY = 5.0
 """Seconds until names are tried again that the directory could not be asked for."""
-
-
-class GuardedView:
-    """The view that is attached, if any: what goes wrong there is no matter of the engine's."""
-
-    def __init__(self) -> None:
-        self._view: View = NullView()
-
-    def attach(self, view: View) -> None:
-        """``view`` is told of news from now on."""
-        self._view = view
-
-    def conversation_added(self, conversation: Conversation) -> None:
-        """A conversation is new, or came back."""
-        with harmless():
-            self._view.conversation_added(conversation)
-
-    def message_added(self, message: Message) -> None:
-        """A message has arrived."""
-        with harmless():
-            self._view.message_added(message)
-
-    def message_changed(self, message: Message) -> None:
-        """The states of a message's recipients have moved on."""
-        with harmless():
-            self._view.message_changed(message)
-
-    def conversation_moved(self, old: Conversation, new: Conversation) -> None:
-        """A conversation's folder has another name."""
-        with harmless():
-            self._view.conversation_moved(old, new)
-
-    def messages_renamed(self, messages: Iterable[Message]) -> None:
-        """Messages have other names, in the same folders."""
-        with harmless():
-            self._view.messages_renamed(messages)
-
-    def message_ended(self, message: Message) -> None:
-        """A message's lifetime is over, and it is deleted."""
-        with harmless():
-            self._view.message_ended(message)
-
-    def contact_changed(self, name: str) -> None:
-        """There is a new contact, or something of one, or of their request, is new."""
-        with harmless():
-            self._view.contact_changed(name)
-
-    def unknown_names(self, names: frozenset[str]) -> None:
-        """The directory says, with proof, that nobody has these names."""
-        with harmless():
-            self._view.unknown_names(names)
-
-    def retry(self) -> None:
-        """What ended in NotYet may be tried again."""
-        with harmless():
-            self._view.retry()
-
-    def status_changed(self) -> None:
-        """``Engine.report`` gives something new."""
-        with harmless():
-            self._view.status_changed()
 
 
 class Engine:
@@ -126,14 +71,18 @@ class Engine:
         self._preparing: set[str] = set()
         self._reminders = Reminders(context)
         self.expiry = Expiry(context, self)
-        self._sender = Sender(context, lambda: own.bundle, self, nursery)
-        self._note_clock = NoteClock(context, context.random, self._sender.tick, nursery)
+        self._tasks = StoppableTasks(nursery)
+        self._copies = Copies(context, self, self._stop)
+        if self._copies.stopped:
+            self._stop()
+        self._sender = Sender(context, lambda: own.bundle, self, self._tasks)
+        self._note_clock = NoteClock(context, context.random, self._sender.tick, self._tasks)
         self._meeting = Meeting(context)
         self._renewal = Renewal(context, own, view.status_changed)
         self._monitor = Monitor(
             context.contacts,
             context.look_up,
-            directory.lookups,
+            context.followed,
             own,
             context.problems,
             context.retries,
@@ -143,9 +92,12 @@ class Engine:
         self._receiver = Receiver(context, self._monitor, self)
         self._admission = self._receiver.admission
         self.people = EnginePeople(context, self._admission, self)
+        self.directories = EngineDirectories(context, self, self._directory_changed)
         self._redating = Redating(context, self)
         self._cover = CoverTraffic(context)
-        self._mailbox = Mailbox(context, self._receiver, self._cover, view.status_changed)
+        self._mailbox = Mailbox(
+            context, self._receiver, self._cover, view.status_changed, self._copies
+        )
         context.contacts.changed = self._contact_changed
         self._begin()
 
@@ -155,23 +107,35 @@ class Engine:
         if self._network.tor is not None:
             self._network.tor.back = context.retries.connected
         for former in self._former():
-            mailbox = Mailbox(context, self._receiver, cover, self._view.status_changed, former)
-            nursery.start_soon(supervised, context, mailbox.run)
+            mailbox = Mailbox(
+                context, self._receiver, cover, self._view.status_changed, former=former
+            )
+            self._tasks.start_soon(supervised, context, mailbox.run)
         for task in (
             self._mailbox.run,
             self._receiver.meet_strangers,
             self._receiver.retry,
-            self._admission.follow_settings,
-            self.people.renaming.run,
+            self._receiver.confirming.run,
             self._monitor.run,
             self._renewal.run,
             self._meeting.run,
             self._note_clock.run,
             partial(self._reminders.run, self._sender),
-            partial(context.dialer.run, cover.send),
             self._keep_time,
         ):
+            self._tasks.start_soon(supervised, context, task)
+        for task in (
+            self._admission.follow_settings,
+            self.people.renaming.run,
+            partial(context.dialer.run, cover.send),
+        ):
             nursery.start_soon(supervised, context, task)
+
+    def _stop(self) -> None:
+        """Another copy of the account goes on: this one connects no more."""
+        self._context.dialer.direct.shut()
+        self._tasks.stop()
+        self._view.status_changed()
 
     def attach(self, view: View) -> None:
         """The mount that is told of news from now on."""
@@ -229,22 +193,31 @@ class Engine:
         """Why one's own name cannot be kept, or empty."""
         return self._renewal.shout
 
+    @property
+    def stopped(self) -> str:
+        """Why this copy of the account connects no more, or empty."""
+        return self._copies.stopped
+
     def report(self) -> Report:
         """The state of things, in words, for ``status``."""
         waiting, contacts = self._sender.waiting(), self.people.contacts()
         with self.store.read() as reader:
-            missing = note_queue.missing(reader, (c.name for c in contacts if c.blocked))
-            in_vain = self._in_vain(reader)
+            lost = progress.lost_own(reader, self.name)
+            own = {place + id_ for place, ids in lost.items() for id_ in ids}
+            blocked = (c.name for c in contacts if c.blocked)
+            missing = note_queue.missing(reader, blocked, own)
+            in_vain = [*self._lost(reader, lost), *self._in_vain(reader, lost)]
             unreceived = note_queue.unreceived(reader, (c.name for c in contacts))
             under_way = {who: progress.sending(reader, who) for who in waiting}
             arriving = progress.arriving_lines(reader)
+            found = (*self._context.problems.lines(), *self.directories.lines())
             ending = self.expiry.lines(reader)
             unread = progress.unread_lines(reader.count(Table.QUARANTINE))
         return Report(
-            self._mailbox.connection,
+            "not connected" if self.stopped else self._mailbox.connection,
             self._network.lines(),
             progress.counted(waiting, under_way, self.people.label),
-            (*self._context.problems.lines(), *self._missing(missing), *in_vain, *unread),
+            (*found, *self._missing(missing), *in_vain, *unread),
             sum(waiting.values()),
             progress.counted(unreceived, {}, self.people.label),
             arriving,
@@ -260,9 +233,22 @@ class Engine:
             place = known.folder if known else "a conversation that is not shown"
             yield progress.missing_line(missing.count, place, missing.until)
 
-    def _in_vain(self, reader: Reader) -> list[str]:
-        known = self._context.conversations.values()
-        counts = ((order.in_vain(reader, c.id), c.folder) for c in known if c.id not in self._left)
+    def _lost(
+        self, reader: Reader, lost: Mapping[bytes, dict[bytes, tuple[str, ...]]]
+    ) -> Iterator[str]:
+        """What an account has lost that was put back to what it was before."""
+        context, label = self._context, self.people.label
+        since, peers = begun_anew(reader)
+        if silent := [name for name in peers if not context.sessions.is_proven(name)]:
+            yield progress.begun_anew_line(since, silent, label)
+        known = ((context.conversations.get(key), ids) for key, ids in lost.items())
+        yield from (progress.lost_line(ids, c.folder, label) for c, ids in known if c)
+
+    def _in_vain(
+        self, reader: Reader, but: Mapping[bytes, dict[bytes, tuple[str, ...]]]
+    ) -> list[str]:
+        known = (c for c in self._context.conversations.values() if c.id not in self._left)
+        counts = ((order.in_vain(reader, c.id, but.get(c.id, ())), c.folder) for c in known)
         return [progress.in_vain_line(count, folder) for count, folder in counts if count]
 
     def trouble(self, name: str) -> str:
@@ -275,7 +261,7 @@ class Engine:
         PREPARE_MAX at once nobody more is: they are when a message is sent."""
         new = [name for name in names if self._context.contacts.get(name) is None]
         new = [name for name in new if name not in self._preparing and name != self.name]
-        if new and len(self._preparing) + len(new) <= PREPARE_MAX:
+        if new and not self.stopped and len(self._preparing) + len(new) <= PREPARE_MAX:
             self._preparing.update(new)
             self._nursery.start_soon(self._look_up, new)
 
@@ -284,9 +270,14 @@ class Engine:
         return. May wait for look-ups. Raises Refused, or NotYet while the directory does not
         answer; then nothing has changed.
 
-        One commit holds the message, its deliveries and the file's end as a draft: a crash before
-        leaves the draft, a crash after leaves a message that is sent."""
+        One commit holds the message, its deliveries, what is sealed of them already and the file's
+        end as a draft: a crash before leaves the draft, a crash after leaves a message that is
+        sent."""
+        if self.stopped:
+            raise NotYet(self.stopped, "see the file WARNING in the mount")
         participants, subject = self._recipients(outgoing)
+        with self.store.read() as reader:
+            self._check_said(reader, outgoing)
         others = tuple(name for name in participants if name != self.name)
         begins, contacts = outgoing.conversation is None, self._context.contacts
         try:
@@ -305,24 +296,30 @@ class Engine:
             self._context.clock(),
             self._context.random.token(16),
             self._context.random.token(16),
+            contacts.directories,
         )
-        conversations = self._context.conversations
-        conversation, message = await self.store.commit(
-            lambda writer: make_message(writer, conversations, outgoing, settled)
-        )
+
+        def make(writer: Writer) -> tuple[Conversation, Message]:
+            self._check_said(writer, outgoing)
+            known = self._context.conversations
+            there = known.get(outgoing.conversation) if outgoing.conversation else None
+            added = added_by(writer, there, self.name) if there else ()
+            return make_message(writer, known, outgoing, settled, added)
+
+        conversation, message = await self._sender.write(make, written, outgoing.committing)
         # it is a message: who is told of an error from here on would send it once more
         with harmless():
             self.conversation_started(conversation)
-        for recipient, state in message.recipients:
-            if state is Delivery.QUEUED:
-                with harmless():
-                    self._sender.queued(recipient)
-        with harmless():
-            self.expiry.note(message)
+        self._queued(message, at_once=outgoing.at_once)
         with harmless():
             self._context.problems.clear("names")
             self._view.status_changed()
         return message
+
+    def is_under_way(self, conversation: bytes) -> bool:
+        """Whether something that was sent in a conversation is just being delivered."""
+        known = self._context.conversations.get(conversation)
+        return known is not None and self._sender.is_delivering(known.participants)
 
     async def delete(self, message: Message) -> None:
         """Forget a message, and what is queued of it, which is not delivered any more; on the
@@ -337,13 +334,21 @@ class Engine:
     async def leave(self, conversation: bytes, *, empty: bool) -> bool:
         """Show a conversation no more until something is written in it; on the disk on return.
         With ``empty``, False and nothing has changed while there are messages in it. Nothing is
-        taken in meanwhile: what comes afterwards brings it back."""
+        taken in meanwhile: what comes afterwards brings it back. Without, the others are told when
+        they are several, and nothing does."""
         known = self._context.conversations[conversation]
         now, dues = self._context.clock(), Dues()
+        tells = not empty and groups.tells(known, self.name)
+        settled = groups.settled_for_leaving(self._context, known)
+
+        def change(writer: Writer) -> tuple[frozenset[str] | None, Message | None, Turnover]:
+            missed = leave(writer, known, dues, now, empty=empty)
+            if not tells:
+                return missed, None, Turnover()
+            return missed, *groups.say_leaving(writer, known, settled)
+
         async with self._context.sessions.lock:
-            missed = await self.store.commit(
-                lambda writer: leave(writer, known, dues, now, empty=empty)
-            )
+            missed, message, changes = await self.store.commit(change)
             with self.store.read() as reader:
                 if missed is None or not conversations.is_left(reader, conversation):
                     return False
@@ -352,10 +357,31 @@ class Engine:
             with harmless():
                 self._sender.given_up(who)
         self.notes_due(dues)
+        with harmless():
+            self.conversations_changed(changes)
+        if message is not None:
+            self._queued(message)
         self._view.status_changed()
         return True
 
+    async def go_on(self, conversation: bytes, people: Iterable[str]) -> Conversation:
+        """Go on with more people (true names): gives the conversation in which; on the disk on
+        return. May wait for look-ups. Raises Refused, or NotYet while the directory does not
+        answer; then nothing has changed."""
+        new, changes = await groups.go_on(self._context, conversation, people)
+        with harmless():
+            self.conversations_changed(changes)
+        return self._context.conversations.get(new.id, new)
+
     # within
+
+    def _queued(self, message: Message, *, at_once: bool = False) -> None:
+        """One's own message is on the disk, with its deliveries."""
+        waiting = [who for who, state in message.recipients if state is Delivery.QUEUED]
+        with harmless():
+            self._sender.queued(waiting, at_once=at_once)
+        with harmless():
+            self.expiry.note(message)
 
     def _former(self) -> list[Former]:
         """The mailboxes that are looked into still: all, by a clock that is doubted."""
@@ -376,11 +402,17 @@ class Engine:
             )
 
     def _recipients(self, outgoing: Outgoing) -> tuple[tuple[str, ...], str]:
-        """(participants with oneself, sorted; subject). Raises Refused."""
+        """(those who take part, oneself included, and have not left, sorted; subject). Raises
+        Refused."""
         if outgoing.conversation is not None:
             known = self._context.conversations[outgoing.conversation]
-            return known.participants, known.subject
-        names = {*(checked_name(name) for name in outgoing.participants), self.name}
+            return groups.present(known, self.name), known.subject
+        directories = self._context.contacts.directories
+        try:
+            people = [directories.person(name.lower()) for name in outgoing.participants]
+            names = {*directories.texts(people), self.name}
+        except DecodeError as error:
+            raise Refused("that is not a user name", error.hint) from error
         if not outgoing.participants:
             raise Refused("there is nobody to write to", "name the folder after somebody else")
         if len(names) > PARTICIPANTS_MAX:
@@ -390,6 +422,11 @@ class Engine:
         if len(outgoing.subject.encode()) > SUBJECT_MAX:
             raise Refused("the subject is too long", f"at most {SUBJECT_MAX} bytes")
         return tuple(sorted(names)), outgoing.subject
+
+    def _check_said(self, reader: Reader, outgoing: Outgoing) -> None:
+        if outgoing.conversation is not None:
+            known = self._context.conversations[outgoing.conversation]
+            groups.check_said(reader, known, self.name, self.people.label)
 
     async def _digest(self, outgoing: Outgoing) -> bytes:
         def work() -> bytes:
@@ -445,6 +482,25 @@ class Engine:
         self._view.contact_changed(name)
         self._view.retry()
 
+    def _directory_changed(self, directory: bytes) -> None:
+        """A name directory is followed, by another policy than before, or no more, on the disk:
+        what waited for that is tried again."""
+        context = self._context
+        person = context.contacts.directories.person
+        known = {contact.name for contact in context.contacts.all()}
+        for name in known | self._sender.waiting().keys():
+            if person(name).directory == directory:
+                if name in known:
+                    self._contact_changed(name)
+                self._sender.retry(name)
+        self.people.renaming.wake()
+        self._nursery.start_soon(self._receiver.retry)
+        self._receiver.look_again()
+        self._meeting.news()
+        self._view.directories_changed()
+        self._view.retry()
+        self._view.status_changed()
+
     # events
 
     def request_changed(self, name: str) -> None:
@@ -466,6 +522,24 @@ class Engine:
         self._context.conversations[conversation.id] = conversation
         self._meeting.news()
         self._view.conversation_added(conversation)
+
+    def conversations_changed(self, changes: Turnover) -> None:
+        """Some go on in others, or were left by somebody. Those that go on from what the user has
+        left are not shown."""
+        known = self._context.conversations
+        before = dict(known)
+        known |= changes.new
+        self._left |= {
+            key for key, new in changes.new.items() if key not in before and self.name in new.left
+        }
+        for old, new in changes.moved.items():
+            self._view.conversation_goes_on(known[old], known[new])
+        for key, new_one in changes.new.items():
+            if key in before:
+                self._view.conversation_changed(new_one)
+            elif key not in changes.moved.values() and key not in self._left:
+                self._view.conversation_added(new_one)
+        self._meeting.news()
 
     def conversation_moved(self, old: Conversation, new: Conversation) -> None:
         """A conversation has another folder."""

@@ -101,7 +101,9 @@ class Meeting:
                 unmet = {
                     name
                     for name in people
-                    if peers.get(name) is None and not _is_put_off(reader, name, context.clock())
+                    if peers.get(name) is None
+                    and context.followed.follows(name)
+                    and not _is_put_off(reader, name, context.clock())
                 }
                 for by in people & known if unmet else ():
                     brought.setdefault(by, set()).update(unmet)

@@ -63,11 +63,15 @@ class EnginePeople:
         if contact is None or contact.standing is Standing.KNOWN:
             return None
         with self._context.store.read() as reader:
-            return message_requests.request(reader, name)
+            return message_requests.request(reader, self._context.contacts.directories, name)
 
     def label(self, name: str) -> str:
         """What somebody is shown as: the petname that the user gave them, else their name."""
         return self._context.contacts.label(name)
+
+    def shown(self, name: str) -> str:
+        """A true name as people see it, with the namespace of another name directory."""
+        return self._context.contacts.shown(name)
 
     def called(self, text: str) -> str:
         """The true name of whom the user means. Raises DecodeError for what is no name."""
@@ -112,7 +116,7 @@ class Renaming:
         context, contacts = self._context, self._context.contacts
         async with self._lock, context.sessions.lock:
             contact = contacts.named(name)
-            wanted = "" if petname in {name, f"@{name}"} else petname
+            wanted = "" if petname in {contacts.shown(name), f"@{name}"} else petname
             if wanted:
                 self._check(wanted, name)
             if wanted == contact.petname:
@@ -126,6 +130,10 @@ class Renaming:
                 self._events.conversation_moved(old, new)
         if contacts.get(contact.petname) is not None:  # whose name was another's until now
             contacts.changed(contact.petname)
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Messages are to get other names, as the store says."""
         self._wake.set()
 
     def _check(self, petname: str, name: str) -> None:

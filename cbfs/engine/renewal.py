@@ -46,6 +46,7 @@ _FOR_GOOD = frozenset(
     (
         Refusal.NAME_EXPIRED,
         Refusal.NAME_FROZEN,
+        Refusal.NAME_SUSPENDED,
         Refusal.NAME_RELEASED,
         Refusal.NO_SUCH_NAME,
         Refusal.WRONG_SIGNATURE,
@@ -86,6 +87,11 @@ class Renewal:
     def line(self) -> str:
         """For ``status``, empty while there is nothing to say."""
         own = self._own
+        if own.is_released:
+            return (
+                "you have given your name up, for good: people who know you can write to you still,"
+                " and nobody new finds you"
+            )
         if not own.expires or (not self._renewed and self._now() < own.expires - RENEW_BEFORE):
             return ""
         if self._renewed:
@@ -96,7 +102,7 @@ class Renewal:
         """Seconds until it is due again, or is tried again."""
         context = self._context
         try:
-            await self._own.renew(context.account.owner, LEAST)
+            await self._own.renew(context.account.renewing, LEAST)
         except NotDue as error:
             self._settle()
             return float(error.wait)

@@ -1,5 +1,6 @@
 """An account at work: opened, its network reached, and its engine going until the block ends."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from cbfs.account.account import (
     no_lock,
     opened_store,
 )
+from cbfs.account.claim import Marker
 from cbfs.account.settings import Configuration
 from cbfs.context import (
     Context,
@@ -22,16 +24,25 @@ from cbfs.context import (
     milliseconds,
     supervised,
 )
-from cbfs.engine.engine import Engine, GuardedView
-from cbfs.messages.lost_state import make_listings, notice_copy, notice_loss
+from cbfs.engine.engine import Engine
+from cbfs.engine.guarded_view import GuardedView
 from cbfs.names.directory import Directory
 from cbfs.names.own_name import OwnName
-from cbfs.network.access import Network, NetworkOptions, reaching
+from cbfs.network.access import Network, reaching
+from cbfs.network.options import NetworkOptions
 from cbfs.network.pacing import PacedDialer
 from cbfs.problems import Problems
+from cbfs.receiving.copies import TOLD, notice_copy
+from cbfs.receiving.lost_state import make_listings, notice_loss
+from cbfs.storage.faults import harmless
 from cbfs.storage.root_key import Unlock
-from cbfs.storage.store import Meta, Table
+from cbfs.storage.store import Meta, Store, Table
 from cbfs_common.errors import CbfsError
+
+LOOK_AFTER = 60.0
+"""Seconds from the beginning until the pages of a store are looked at that was believed."""
+
+_log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -41,7 +52,7 @@ async def running(
     """Open the account and keep it going until the block ends. Raises CbfsError."""
     view = GuardedView()
     problems = Problems(view.status_changed)
-    with opened_store(account_directory, SYSTEM_RANDOM, unlock) as store:
+    with opened_store(account_directory, SYSTEM_RANDOM, unlock, believes=True) as store:
         account = load_account(store)
         with store.read() as reader:
             finished = reader.get(Table.META, Meta.OWN) is not None
@@ -56,16 +67,16 @@ async def running(
                 "a change of your keys or server is not finished (unmount, and run the same"
                 " cbfs name command again)",
             )
-        if notice_copy(store, account_directory):
-            problems.set(
-                "copy",
-                "this is a copy of an account: its sessions begin anew (use one of the two only)",
-            )
+        marker = Marker(account.transport, SYSTEM_RANDOM)
+        if notice_copy(store, account_directory, marker, milliseconds()):
+            problems.set("copy", TOLD)
         make_listings(store)
         notice_loss(store, account.name, milliseconds(), SYSTEM_RANDOM)
         own_server = load_own_server(store)
         async with trio.open_nursery() as committer:
             await committer.start(store.run)
+            if not store.is_looked_through:
+                committer.start_soon(_look_through, store, problems)
             async with (
                 reaching(
                     options,
@@ -84,6 +95,19 @@ async def running(
                 async with working(context, network, directory, own, view) as engine:
                     yield engine
             committer.cancel_scope.cancel()
+
+
+async def _look_through(store: Store, problems: Problems) -> None:
+    """Look at the pages of a store that was believed, when the mount has begun."""
+    await trio.sleep(LOOK_AFTER)
+    with harmless():
+        if found := await store.look_through():
+            _log.error("the store is damaged: %s", found)
+            problems.set(
+                "store",
+                f"the store is damaged: {found} (unmount; what is intact can be saved:"
+                " cbfs export ACCOUNT FILE)",
+            )
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """Contents as records of the store, and folders, which are contents with a table of their files.
 
-A content is shared by its message and by the deliveries that are not finished; a count of those who
-refer to it says when it can go.
+A content is shared by its message and by the deliveries that are not finished, and goes with the
+last of them. How many there are beside one is counted, so that of most contents nothing is.
 """
 
 from collections.abc import Iterator
@@ -12,25 +12,26 @@ from cbfs.storage.store import Reader, Store, Table, Writer
 from cbfs_common.messages.folder import HEAD_SIZE, FolderTable, decode_table, table_end
 
 
-def hold_content(writer: Writer, content: int) -> None:
-    """One more refers to a content, by its id."""
-    writer.put(Table.HELD, u64(content), u32(_held(writer, content) + 1))
+def share_content(writer: Writer, content: int) -> None:
+    """One more refers to a content, by its id, to which somebody refers already."""
+    writer.put(Table.HELD, u64(content), u32(_others(writer, content) + 1))
 
 
-def _held(reader: Reader, content: int) -> int:
-    """How many refer to it."""
+def _others(reader: Reader, content: int) -> int:
+    """How many refer to it beside one."""
     return number_of(reader.get(Table.HELD, u64(content)))
 
 
 def drop_content(writer: Writer, content: int) -> None:
     """One less refers to a content, by its id; with the last one its bytes are deleted."""
     key = u64(content)
-    count = _held(writer, content)
-    if count > 1:
-        writer.put(Table.HELD, key, u32(count - 1))
-        return
-    writer.delete(Table.HELD, key)
-    writer.delete_prefix(Table.CONTENT, key)
+    others = _others(writer, content)
+    if others > 1:
+        writer.put(Table.HELD, key, u32(others - 1))
+    elif others:
+        writer.delete(Table.HELD, key)
+    else:
+        writer.delete_prefix(Table.CONTENT, key)
 
 
 def read_content(reader: Reader, content: Content, offset: int, size: int) -> bytes:

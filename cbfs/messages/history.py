@@ -8,15 +8,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from cbfs.messages import lifetimes, listings, name_pages, order, search_index, transcript
-from cbfs.messages.content import drop_content, gone_key, hold_content, read_content, read_table
-from cbfs.messages.conversations import label
+from cbfs.messages.content import drop_content, gone_key, read_content, read_table
+from cbfs.messages.conversations import label, note_met
 from cbfs.messages.file_names import folder_message_name, message_name
-from cbfs.messages.model import Content, Delivery, Message, Origin
+from cbfs.messages.marks import doubts, mail_notes
+from cbfs.messages.model import Content, Delivery, Message, Origin, ParentRef
 from cbfs.messages.order import Absence, Known, parents_of
 from cbfs.messages.transcript import Extent, Line
 from cbfs.storage.encoding import number_of, pack, u64, unpack
 from cbfs.storage.store import Meta, Reader, Series, Table, Writer
-from cbfs_common.messages.body import MESSAGE_ID_SIZE, Parent
+from cbfs_common.messages.body import MESSAGE_ID_SIZE
 from cbfs_common.messages.conversation import FOREVER, Lifetime, end_of
 
 HEADS_MAX = 16
@@ -33,7 +34,7 @@ class Arrival:
     hash: bytes
     sender: str
     date: int
-    parents: tuple[Parent, ...]
+    parents: tuple[ParentRef, ...]
     file_name: str
     inode: int
     content: Content
@@ -43,6 +44,9 @@ class Arrival:
     lifetime: Lifetime = FOREVER
     left_out: tuple[str, ...] = ()
     origin: Origin | None = None
+    leaving: bool = False
+    added: tuple[str, ...] = ()
+    doubts: tuple[bytes, ...] = ()
 
     @property
     def id(self) -> bytes:
@@ -105,9 +109,10 @@ def message_of(key: bytes) -> tuple[bytes, int]:
 
 def _decode(key: bytes, data: bytes) -> Message:
     types = (bytes, str, int, int, str, int, list, list, list, str, int, bool, str, list, int)
-    fields = unpack(data, *types, list, list)
+    fields = unpack(data, *types, list, list, bool, list, list)
     hash_, sender, date, received, name, inode, content, recipients, parents = fields[:9]
-    file_name, shown, folder, called, (seconds, change, ends), place, missing, origin = fields[9:]
+    file_name, shown, folder, called, (seconds, change, ends), place = fields[9:15]
+    missing, origin, leaving, added, doubted = fields[15:]
     return Message(
         hash_,
         key[:16],
@@ -129,6 +134,9 @@ def _decode(key: bytes, data: bytes) -> Message:
         place,
         parents_of(missing),
         Origin(*origin) if origin else None,
+        leaving,
+        tuple(added),
+        tuple(doubted),
     )
 
 
@@ -152,6 +160,9 @@ def _encode(message: Message) -> bytes:
         message.place,
         list(message.missing),
         [origin.salt, origin.date, origin.digest] if origin else [],
+        message.leaving,
+        list(message.added),
+        list(message.doubts),
     )
 
 
@@ -210,19 +221,18 @@ def note_copy(writer: Writer, conversation: bytes, known: Known, hash_: bytes) -
 
 
 def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int) -> Message:
-    """Store what has arrived as a message: named, numbered, listed, indexed, its content counted,
-    and the heads moved. ``now`` in milliseconds since 1970."""
+    """Store what has arrived as a message: named, numbered, listed, indexed, and the heads
+    moved. Its content is its alone so far. ``now`` in milliseconds since 1970."""
 
     def taken(name: str) -> bool:
-        return name_pages.serial_of(writer, conversation, name) is not None
+        return name_pages.serial_of(writer, conversation, name, pages) is not None
 
-    serial = writer.next_number(Series.MESSAGE)
+    serial, pages = writer.next_number(Series.MESSAGE), name_pages.Read()
     date, place, missing, waiting = _placed(writer, conversation, arrival, now, serial)
     naming = folder_message_name if arrival.folder else message_name
     shown = label(writer, arrival.sender)
     name = naming(date, shown, arrival.file_name, taken)
-    recipients = arrival.states()
-    waits = any(state is Delivery.QUEUED for _who, state in recipients)
+    waits = any(state is Delivery.QUEUED for _who, state in arrival.states())
     message = Message(
         arrival.hash,
         conversation,
@@ -233,7 +243,7 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
         name,
         arrival.inode,
         arrival.content,
-        recipients,
+        arrival.states(),
         arrival.parents,
         arrival.file_name,
         0,
@@ -244,25 +254,28 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
         place,
         missing,
         arrival.origin if arrival.recipients else None,
+        arrival.leaving,
+        arrival.added,
+        arrival.doubts,
     )
-    entry = transcript_text(writer, message)
-    message = replace(message, entry_size=len(entry))
+    message = replace(message, entry_size=len(transcript_text(writer, message)))
     put_message(writer, message)
     listings.add(writer, message)
     lifetimes.schedule(writer, message)
+    doubts.note(writer, message)
     words = _text(writer, message, search_index.TEXT_MAX)
     search_index.add(writer, message, words, unread=not (arrival.recipients or arrival.muted))
-    extend_transcript(writer, conversation, len(entry), 0)
-    name_pages.name_file(writer, conversation, name, serial)
+    extend_transcript(writer, conversation, message.entry_size, 0)
+    name_pages.name_file(writer, conversation, name, serial, pages)
     _put_known(writer, message)
-    if arrival.origin:
-        salt, digest = arrival.origin.salt, arrival.origin.digest
-        copy = _copy_key(conversation, arrival.sender, salt, digest)
+    if origin := arrival.origin:
+        copy = _copy_key(conversation, arrival.sender, origin.salt, origin.digest)
         writer.put(Table.MESSAGE_IDS, copy, arrival.id)
-    hold_content(writer, arrival.content.id)
     _move_heads(writer, message)
     if arrival.recipients:
         writer.put(Table.META, Meta.LAST_OWN + conversation, arrival.hash)
+    else:
+        note_met(writer, arrival.sender)
     if waiting:
         _came(writer, conversation, message.hash, waiting)
         _raise(writer, message, waiting)
@@ -305,7 +318,7 @@ def is_taken_back(reader: Reader, conversation: bytes, id_: bytes) -> bool:
 
 def _waiting_for(
     reader: Reader, conversation: bytes, id_: bytes
-) -> Iterator[tuple[Message, Parent]]:
+) -> Iterator[tuple[Message, ParentRef]]:
     """The messages that name one that is not here, and as what they name it."""
     known = order.waiting(reader, conversation, id_)
     for serial in known.serials if known else ():
@@ -317,7 +330,7 @@ def _waiting_for(
 
 def _placed(
     writer: Writer, conversation: bytes, arrival: Arrival, now: int, serial: int
-) -> tuple[int, int, tuple[Parent, ...], tuple[int, ...]]:
+) -> tuple[int, int, tuple[ParentRef, ...], tuple[int, ...]]:
     """(the date that a message is shown under, its place, those of its parents that have never been
     here and are waited for, the serials of those here that name it as a parent). The date is its
     own, but one that is still to come is the time of receipt, and it is behind its parents and,
@@ -326,7 +339,8 @@ def _placed(
     waiting = order.waited_for(writer, conversation, arrival.id)
     if waiting is not None and date < waiting.date + order.BEFORE_MAX:
         date = min(date, waiting.date - 1)
-    date = max(0, behind(writer, conversation, arrival.parents, date))
+    if not (arrival.recipients and date == arrival.date):  # one's own was made behind them
+        date = max(0, behind(writer, conversation, arrival.parents, date))
     missing = tuple(
         parent
         for parent in missing_parents(writer, conversation, arrival.parents)
@@ -337,7 +351,7 @@ def _placed(
     return date, place, missing, waiting.serials if waiting else ()
 
 
-def behind(reader: Reader, conversation: bytes, parents: tuple[Parent, ...], date: int) -> int:
+def behind(reader: Reader, conversation: bytes, parents: tuple[ParentRef, ...], date: int) -> int:
     """The date (milliseconds), or the first one behind those that these parents are shown under."""
     for parent in parents:
         known = _parent(reader, conversation, parent)
@@ -367,7 +381,7 @@ def _raise(writer: Writer, late: Message, waiting: Iterable[int]) -> None:
     extend_transcript(writer, conversation, 0, 1)
 
 
-def _parent(reader: Reader, conversation: bytes, parent: Parent) -> Known | None:
+def _parent(reader: Reader, conversation: bytes, parent: ParentRef) -> Known | None:
     """What is known of a parent, be it deleted since; None when it has never been here. One with
     its id and another hash is another message, of an author who has two texts for one id."""
     known = known_message(reader, conversation, parent.id)
@@ -404,8 +418,8 @@ def own_before(reader: Reader, message: Message, me: str) -> Message | None:
 
 
 def missing_parents(
-    reader: Reader, conversation: bytes, parents: tuple[Parent, ...]
-) -> tuple[Parent, ...]:
+    reader: Reader, conversation: bytes, parents: tuple[ParentRef, ...]
+) -> tuple[ParentRef, ...]:
     """Those of the parents that have never been here, be it to be dropped."""
     return tuple(
         parent
@@ -425,7 +439,9 @@ def remove_message(writer: Writer, message: Message) -> None:
             order.forgo(writer, message.conversation, parent.id, message.serial)
         listings.remove(writer, message)
         search_index.remove(writer, message)
+        mail_notes.forget(writer, message.serial)
         lifetimes.unschedule(writer, message)
+        doubts.forget(writer, message)
         extend_transcript(writer, message.conversation, -message.entry_size, 1)
         drop_content(writer, message.content.id)
 
@@ -466,18 +482,19 @@ def transcript_entry(reader: Reader, conversation: bytes, serial: int) -> bytes:
 
 def transcript_text(reader: Reader, message: Message) -> bytes:
     """What stands in the transcript of a message."""
-    left_out = [
-        label(reader, who) for who, state in message.recipients if state is Delivery.LEFT_OUT
-    ]
+    blocked = (who for who, state in message.recipients if state is Delivery.LEFT_OUT)
+    left_out = [label(reader, who) for who in blocked]
     absent = [_absence(reader, message, parent) for parent in message.missing]
+    added = [label(reader, who) for who in message.added]
+    beside = transcript.Beside(left_out, absent, added)
     if not message.folder:
         head = read_content(reader, message.content, 0, transcript.TEXT_MAX)
-        return transcript.entry(message, head, left_out, absent)
+        return transcript.entry(message, head, beside)
     table = read_table(reader, message.content)
-    return transcript.folder_entry(message, table.files, table.size, left_out, absent)
+    return transcript.folder_entry(message, table.files, table.size, beside)
 
 
-def _absence(reader: Reader, message: Message, parent: Parent) -> tuple[str, Absence]:
+def _absence(reader: Reader, message: Message, parent: ParentRef) -> tuple[str, Absence]:
     """Whose message is not here that this one names, and why."""
     known = order.waiting(reader, message.conversation, parent.id)
     why = known.why(parent.author) if known else Absence.MISSING
@@ -514,7 +531,7 @@ def extend_transcript(writer: Writer, conversation: bytes, size: int, changes: i
 # Heads
 
 
-def heads(reader: Reader, conversation: bytes) -> tuple[Parent, ...]:
+def heads(reader: Reader, conversation: bytes) -> tuple[ParentRef, ...]:
     """The newest messages of a conversation, those that no other names as its parent."""
     data = reader.get(Table.META, Meta.HEADS + conversation)
     return _decode_heads(data) if data else ()
@@ -544,24 +561,24 @@ def replaced_as_parent(writer: Writer, gone: Message) -> bool:
 
 
 def _standing_in(
-    reader: Reader, conversation: bytes, parents: tuple[Parent, ...]
-) -> dict[Parent, None]:
+    reader: Reader, conversation: bytes, parents: tuple[ParentRef, ...]
+) -> dict[ParentRef, None]:
     """These parents, in the place of those of one's own that were taken back what they name; in
     order, each once."""
-    found: dict[Parent, None] = {}
+    found: dict[ParentRef, None] = {}
     for parent in parents:
         known = known_message(reader, conversation, parent.id)
         found |= dict.fromkeys(known.instead if known and known.instead else (parent,))
     return found
 
 
-def parents_for(reader: Reader, conversation: bytes, me: str) -> tuple[Parent, ...]:
+def parents_for(reader: Reader, conversation: bytes, me: str) -> tuple[ParentRef, ...]:
     """What a message of one's own names as its parents: the heads, and one's own last message, so
     that one's own are in order however many others have written meanwhile."""
     known, own = heads(reader, conversation), reader.get(Table.META, Meta.LAST_OWN + conversation)
     if own is None or any(parent.hash == own for parent in known):
         return known
-    return (Parent(me, own), *known[1 - HEADS_MAX :])
+    return (ParentRef(me, own), *known[1 - HEADS_MAX :])
 
 
 def _move_heads(writer: Writer, message: Message) -> None:
@@ -571,14 +588,13 @@ def _move_heads(writer: Writer, message: Message) -> None:
     _put_heads(writer, message.conversation, (*left, message.as_parent))
 
 
-def _put_heads(writer: Writer, conversation: bytes, known: tuple[Parent, ...]) -> None:
+def _put_heads(writer: Writer, conversation: bytes, known: tuple[ParentRef, ...]) -> None:
     writer.put(Table.META, Meta.HEADS + conversation, _encode_heads(known[-HEADS_MAX:]))
 
 
-def _encode_heads(known: tuple[Parent, ...]) -> bytes:
+def _encode_heads(known: tuple[ParentRef, ...]) -> bytes:
     return pack(list(known))
 
 
-def _decode_heads(data: bytes) -> tuple[Parent, ...]:
-    (known,) = unpack(data, list)
-    return parents_of(known)
+def _decode_heads(data: bytes) -> tuple[ParentRef, ...]:
+    return parents_of(*unpack(data, list))

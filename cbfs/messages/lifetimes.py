@@ -11,6 +11,7 @@ away in the transaction of what they are about.
 
 import re
 from bisect import insort
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from cbfs.messages.model import Delivery, Message
@@ -71,6 +72,18 @@ def learn(writer: Writer, conversation: bytes, told: Lifetime, sender: str, now:
     since 1970."""
     known = setting(writer, conversation).lifetime
     _put(writer, conversation, known, Setting(agreed(known, told), sender, now))
+
+
+def inherit(writer: Writer, before: Iterable[bytes], conversation: bytes) -> None:
+    """A conversation in which others go on has the shortest of their lifetimes, as its first
+    change, unless it has one itself."""
+    settings = [setting(writer, each) for each in before]
+    kept = [each for each in settings if each.lifetime.seconds]
+    known = setting(writer, conversation).lifetime
+    if kept and known == FOREVER:
+        first = min(kept, key=lambda each: (each.lifetime.seconds, each.since))
+        new = replace(first, lifetime=changed(FOREVER, first.lifetime.seconds))
+        _put(writer, conversation, known, new)
 
 
 def _put(writer: Writer, conversation: bytes, known: Lifetime, new: Setting) -> None:

@@ -14,9 +14,8 @@ or neither.
 
 from dataclasses import dataclass
 
-from cbfs.storage.encoding import number_of, pack, u32, u64, unpack
+from cbfs.storage.encoding import number_of, pack, u32, u64, unpack, unpack_map
 from cbfs.storage.store import Reader, Table, Writer
-from cbfs_common.errors import DecodeError
 from cbfs_common.primitives import kdf
 
 BEGINNING = 16
@@ -37,9 +36,8 @@ class _Page:
     count: int = 0
 
     def encode(self) -> bytes:
-        """salt | pages | count | [[name, serial], ...]."""
-        entries = [[name, serial] for name, serial in self.names.items()]
-        return pack(self.salt, self.pages, self.count, entries)
+        """salt | pages | count | {name: serial, ...}."""
+        return pack(self.salt, self.pages, self.count, self.names)
 
     def number_for(self, name: str) -> int:
         """In which page a name is. One page more takes names from one page only."""
@@ -50,25 +48,34 @@ class _Page:
 
 
 def _decode(data: bytes) -> _Page:
-    salt, pages, count, entries = unpack(data, bytes, int, int, list)
-    try:
-        return _Page({str(name): int(serial) for name, serial in entries}, salt, pages, count)
-    except (TypeError, ValueError) as error:
-        raise DecodeError("names of files are not recorded as this cbfs does it") from error
+    salt, pages, count, names = unpack(data, bytes, int, int, dict)
+    return _Page(unpack_map(names, str, int), salt, pages, count)
 
 
-def serial_of(reader: Reader, conversation: bytes, name: str) -> int | None:
-    """The serial of the message that a conversation's folder shows under this name."""
+Read = dict[bytes, _Page]
+"""Pages that were read already, by the keys of their records."""
+
+
+def serial_of(
+    reader: Reader, conversation: bytes, name: str, pages: Read | None = None
+) -> int | None:
+    """The serial of the message that a conversation's folder shows under this name. What is read
+    for that comes into ``pages``, and is read once."""
     key = _key(conversation, name)
-    _number, page = _page_for(reader, key, _load(reader, key, 0), name)
+    pages = {} if pages is None else pages
+    _number, page = _page_for(reader, key, _load(reader, key, 0, pages), name, pages)
     return page.names.get(name)
 
 
-def name_file(writer: Writer, conversation: bytes, name: str, serial: int) -> None:
-    """The folder shows a message under this name."""
+def name_file(
+    writer: Writer, conversation: bytes, name: str, serial: int, pages: Read | None = None
+) -> None:
+    """The folder shows a message under this name. ``pages`` are of this transaction, in which
+    nothing has changed them; they are of no use after this."""
     key = _key(conversation, name)
-    first = _load(writer, key, 0)
-    number, page = _page_for(writer, key, first, name)
+    pages = {} if pages is None else pages
+    first = _load(writer, key, 0, pages)
+    number, page = _page_for(writer, key, first, name, pages)
     first.count += name not in page.names
     page.names[name] = serial
     if len(page.names) > PAGE_MAX:
@@ -82,8 +89,8 @@ def name_file(writer: Writer, conversation: bytes, name: str, serial: int) -> No
 def free_file_name(writer: Writer, conversation: bytes, name: str) -> None:
     """The folder shows nothing under this name any more."""
     key = _key(conversation, name)
-    first = _load(writer, key, 0)
-    number, page = _page_for(writer, key, first, name)
+    first = _load(writer, key, 0, {})
+    number, page = _page_for(writer, key, first, name, {})
     if page.names.pop(name, None) is None:
         return
     first.count -= 1
@@ -97,7 +104,7 @@ def _add_page(writer: Writer, key: bytes, first: _Page) -> None:
     new, first.pages = first.pages, first.pages + 1
     first.salt = first.salt or u64(writer.random_number())
     source = new - (1 << (new.bit_length() - 1))
-    page = _load(writer, key, source) if source else first
+    page = _load(writer, key, source, {}) if source else first
     names = list(page.names.items())
     moved = _Page({name: serial for name, serial in names if first.number_for(name) == new})
     for name in moved.names:
@@ -111,15 +118,21 @@ def _key(conversation: bytes, name: str) -> bytes:
     return conversation + name[:BEGINNING].encode()
 
 
-def _page_for(reader: Reader, key: bytes, first: _Page, name: str) -> tuple[int, _Page]:
+def _page_for(
+    reader: Reader, key: bytes, first: _Page, name: str, pages: Read
+) -> tuple[int, _Page]:
     """The number of the page of a name, and that page."""
     number = first.number_for(name)
-    return number, _load(reader, key, number) if number else first
+    return number, _load(reader, key, number, pages) if number else first
 
 
-def _load(reader: Reader, key: bytes, number: int) -> _Page:
-    data = reader.get(Table.FILE_NAMES, key + (u32(number) if number else b""))
-    return _Page({}) if data is None else _decode(data)
+def _load(reader: Reader, key: bytes, number: int, pages: Read) -> _Page:
+    where = key + (u32(number) if number else b"")
+    page = pages.get(where)
+    if page is None:
+        data = reader.get(Table.FILE_NAMES, where)
+        page = pages[where] = _Page({}) if data is None else _decode(data)
+    return page
 
 
 def _store(writer: Writer, key: bytes, number: int, page: _Page) -> None:

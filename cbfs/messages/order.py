@@ -8,14 +8,14 @@ may raise the places of those that were here before it, and these those behind t
 Everything here belongs into the transaction that brings the message.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+from cbfs.messages.model import ParentRef
 from cbfs.storage.encoding import pack, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer
-from cbfs_common.messages.body import Parent
 
 BEFORE_MAX = 3_600_000
 """Milliseconds by which the date that a message is shown under is moved, at most, to be before that
@@ -64,11 +64,13 @@ class Absence(Enum):
 class Waiting:
     """What waits for a parent that is not here: the first ``date`` that one of them is shown at
     (milliseconds), the ``serials`` of WAITING_MAX of them, and why it is not here, by each of those
-    who are said to have written it: who names a parent may say that it is anybody's."""
+    who are said to have written it: who names a parent may say that it is anybody's. ``lacking``:
+    who of the conversation has asked for it."""
 
     date: int
     serials: tuple[int, ...]
     whys: tuple[tuple[str, Absence], ...] = ()
+    lacking: tuple[str, ...] = ()
 
     def why(self, author: str) -> Absence:
         """Why it is not here as a message of this author's."""
@@ -86,7 +88,7 @@ class Waiting:
     def encode(self) -> bytes:
         """As a record of ``Meta.BEFORE``."""
         whys = [[author, why.value] for author, why in self.whys]
-        return pack(self.date, list(self.serials), whys)
+        return pack(self.date, list(self.serials), whys, list(self.lacking))
 
 
 def wait_for(writer: Writer, conversation: bytes, parent: bytes, date: int, serial: int) -> bool:
@@ -94,7 +96,7 @@ def wait_for(writer: Writer, conversation: bytes, parent: bytes, date: int, seri
     wait for it that this one is not told when it comes."""
     known = waiting(writer, conversation, parent)
     date, there = max(1, date), known.serials if known else ()
-    made = Waiting(min(date, known.date), there, known.whys) if known else Waiting(date, ())
+    made = replace(known, date=min(date, known.date)) if known else Waiting(date, ())
     told = len(there) < WAITING_MAX
     made = replace(made, serials=(*there, serial)) if told else made
     writer.put(Table.META, _key(conversation, parent), made.encode())
@@ -127,6 +129,21 @@ def explain(writer: Writer, conversation: bytes, parent: bytes, author: str, why
     return True
 
 
+def lacks(writer: Writer, conversation: bytes, parent: bytes, who: str) -> None:
+    """Somebody of the conversation asks for what is not here either."""
+    known = waiting(writer, conversation, parent)
+    if known is not None and who not in known.lacking:
+        known = replace(known, lacking=tuple(sorted((*known.lacking, who))))
+        writer.put(Table.META, _key(conversation, parent), known.encode())
+
+
+def all_waited_for(reader: Reader) -> Iterator[tuple[bytes, bytes]]:
+    """(conversation, id) of all messages that others name, and that are not here."""
+    start = len(Meta.BEFORE)
+    for key in reader.keys(Table.META, Meta.BEFORE):
+        yield key[start : start + 16], key[start + 16 :]
+
+
 def waiting(reader: Reader, conversation: bytes, parent: bytes) -> Waiting | None:
     """What waits for a parent that is not here, None when nothing does."""
     data = reader.get(Table.META, _key(conversation, parent))
@@ -146,9 +163,10 @@ def forgo(writer: Writer, conversation: bytes, parent: bytes, serial: int) -> No
         waited_for(writer, conversation, parent)
 
 
-def in_vain(reader: Reader, conversation: bytes) -> int:
-    """How many messages of a conversation others name that were asked for in vain."""
-    return len(_asked_for(reader, conversation))
+def in_vain(reader: Reader, conversation: bytes, but: Container[bytes] = ()) -> int:
+    """How many messages of a conversation others name that were asked for in vain, without those
+    whose ids are in ``but``."""
+    return sum(id_ not in but for id_ in _asked_for(reader, conversation))
 
 
 def _asked_for(reader: Reader, conversation: bytes) -> list[bytes]:
@@ -174,8 +192,9 @@ def _decode_asked_for(data: bytes) -> list[bytes]:
 
 
 def _decode_waiting(data: bytes) -> Waiting:
-    date, serials, whys = unpack(data, int, list, list)
-    return Waiting(date, tuple(serials), tuple((who, Absence(why)) for who, why in whys))
+    date, serials, whys, lacking = unpack(data, int, list, list, list)
+    said = tuple((who, Absence(why)) for who, why in whys)
+    return Waiting(date, tuple(serials), said, tuple(lacking))
 
 
 def _key(conversation: bytes, parent: bytes) -> bytes:
@@ -191,7 +210,7 @@ class Known:
     place: int
     hash: bytes
     sender: str
-    instead: tuple[Parent, ...] = ()
+    instead: tuple[ParentRef, ...] = ()
 
     def encode(self) -> bytes:
         """As a record of ``Table.MESSAGE_IDS``."""
@@ -204,6 +223,6 @@ def decode_known(data: bytes) -> Known:
     return Known(serial, place, hash_, sender, parents_of(instead))
 
 
-def parents_of(packed: list[Any]) -> tuple[Parent, ...]:
+def parents_of(packed: list[Any]) -> tuple[ParentRef, ...]:
     """Parents as a record has them."""
-    return tuple(Parent(*each) for each in packed)
+    return tuple(ParentRef(*each) for each in packed) if packed else ()

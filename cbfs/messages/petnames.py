@@ -10,7 +10,7 @@ many small ones (``relabel``), each of which a crash leaves done or not done. Wh
 by a record, so that it goes on after a restart.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 
@@ -20,6 +20,7 @@ from cbfs.messages.file_names import folder_message_name, message_name
 from cbfs.messages.model import Conversation, Delivery, Message
 from cbfs.storage.encoding import pack, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer
+from cbfs_common.person import directory_text
 
 BATCH = 256
 """Messages that are looked at in one transaction."""
@@ -30,17 +31,43 @@ def rename(
 ) -> list[tuple[Conversation, Conversation]]:
     """``name`` is called ``petname`` from now on, and was ``before`` (either may be empty). Gives
     the conversations that thereby have another folder, before and after."""
-    changed = [name, *([before] if before else [])]
+
+    def change() -> None:
+        if before:
+            put_label(writer, before, before)
+        if petname:
+            put_label(writer, petname, f"@{petname}")
+        put_label(writer, name, petname or name)
+
+    return _name_folders(writer, {name, before} - {""}, change)
+
+
+def rename_directory(
+    writer: Writer, directory: bytes, namespace: str
+) -> list[tuple[Conversation, Conversation]]:
+    """The people of a directory (16) are shown with this namespace from now on; with the directory
+    itself when it is empty. Gives the conversations that thereby have another folder, before and
+    after."""
+    ending = f"@{directory_text(directory)}"
+    known = conversations.load_conversations(writer).values()
+    people = {name for c in known for name in c.participants if name.endswith(ending)}
+    return _name_folders(
+        writer, people, lambda: conversations.put_namespace(writer, directory, namespace)
+    )
+
+
+def _name_folders(
+    writer: Writer, changed: set[str], change: Callable[[], None]
+) -> list[tuple[Conversation, Conversation]]:
+    """Name conversations anew in which there is somebody who is called otherwise after ``change``,
+    and let their messages follow. Gives those that thereby have another folder, before and
+    after."""
     affected = [
         (conversation, conversations.begun_by(writer, conversation))
         for conversation in sorted(conversations.load_conversations(writer).values(), key=in_order)
-        if not set(changed).isdisjoint(conversation.participants)
+        if not changed.isdisjoint(conversation.participants)
     ]
-    if before:
-        put_label(writer, before, before)
-    if petname:
-        put_label(writer, petname, f"@{petname}")
-    put_label(writer, name, petname or name)
+    change()
     for each in changed:
         key = Meta.RELABEL + writer.key_part(each.encode())
         writer.put(Table.META, key, _encode_relabel(each, b"", 0))
@@ -102,11 +129,11 @@ def relabel(writer: Writer, name: str) -> tuple[int, list[Message]]:
 
 def _name_message(writer: Writer, message: Message, name: str) -> Message | None:
     """``name`` is called otherwise: name it after what its sender is called now, and say who was
-    left out, and whose message is not here, by what they are called now. The message as it is then,
-    None when nothing of it has changed."""
+    left out or added, and whose message is not here, by what they are called now. The message as it
+    is then, None when nothing of it has changed."""
     if message.sender != name:
-        left_out = dict(message.recipients).get(name) is Delivery.LEFT_OUT
-        if left_out or any(parent.author == name for parent in message.missing):
+        said = name in message.added or dict(message.recipients).get(name) is Delivery.LEFT_OUT
+        if said or any(parent.author == name for parent in message.missing):
             history.put_changed(writer, message)
         return None
     shown = label(writer, message.sender)

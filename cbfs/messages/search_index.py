@@ -42,6 +42,13 @@ QUERY_MAX = 128
 _HASH = 8
 _TERM = struct.Struct(">8sQ")
 _ENTRY = struct.Struct(">B16sIB")  # number in its segment, conversation, day, whether unread
+_NO_MESSAGE = bytes(_TERM.size - _HASH)
+_BITS = [
+    (bytes(b & ~(1 << bit) for b in range(256)), bytes(b >> bit & 1 for b in range(256)))
+    for bit in range(8)
+]
+"""For each bit of a byte: what it is without it, and whether it has it."""
+
 _EPOCH = date(1970, 1, 1)
 _DAY_MAX = (date.max - _EPOCH).days
 _DAY_MS = 86_400_000
@@ -213,7 +220,7 @@ def add(writer: Writer, message: Message, text: bytes, *, unread: bool) -> None:
     key = _key(segment)
     entry = _ENTRY.pack(number, message.conversation, day_of(message.date), unread)
     known = writer.get(Table.INDEX, key)
-    if known is None and segment >= _count_segments(writer):
+    if known is None and segment >= segments(writer):
         writer.put(Table.META, Meta.SEGMENTS, u32(segment + 1))
     writer.put(Table.INDEX, key, (known or b"") + entry)
     writer.put(Table.TERMS, key + bytes([number]), b"".join(_terms(message, text)))
@@ -225,15 +232,15 @@ def remove(writer: Writer, message: Message) -> None:
     """Forget the words of a message and that it was there."""
     segment, number = divmod(message.serial, SEGMENT)
     key = _key(segment)
-    left = [entry for entry in _entries(writer.get(Table.INDEX, key)) if entry[0] != number]
-    _put_entries(writer, key, left)
+    known = writer.get(Table.INDEX, key) or b""
+    starts = range(0, len(known), _ENTRY.size)
+    left = (known[at : at + _ENTRY.size] for at in starts if known[at] != number)
+    _put_record(writer, Table.INDEX, key, b"".join(left))
     if writer.delete(Table.TERMS, key + bytes([number])):
         return
     together = writer.get(Table.TERMS, key)
     if together is not None:
-        keep = ~(1 << number)
-        terms = ((term, bits & keep) for term, bits in _TERM.iter_unpack(together))
-        _put_terms(writer, key, ((term, bits) for term, bits in terms if bits))
+        _put_record(writer, Table.TERMS, key, _without(together, number))
 
 
 def redate(writer: Writer, message: Message, date_ms: int) -> None:
@@ -242,20 +249,20 @@ def redate(writer: Writer, message: Message, date_ms: int) -> None:
     if day == day_of(message.date):
         return
     segment, number = divmod(message.serial, SEGMENT)
-    entries = _entries(writer.get(Table.INDEX, _key(segment)))
-    found = [(n, c, day if n == number else d, u) for n, c, d, u in entries]
+    known = entries(writer, segment)
+    found = [(n, c, day if n == number else d, u) for n, c, d, u in known]
     _put_entries(writer, _key(segment), found)
 
 
-def set_read(writer: Writer, serials: Iterable[int]) -> None:
-    """The messages with these serials have been read."""
+def set_read(writer: Writer, serials: Iterable[int], *, read: bool = True) -> None:
+    """The messages with these serials have been read; or are to be read again."""
     segments: dict[int, set[int]] = {}
     for serial in serials:
         segments.setdefault(serial // SEGMENT, set()).add(serial % SEGMENT)
-    for segment, read in segments.items():
-        key = _key(segment)
-        entries = _entries(writer.get(Table.INDEX, key))
-        _put_entries(writer, key, [(n, c, d, u and n not in read) for n, c, d, u in entries])
+    for segment, those in segments.items():
+        known = entries(writer, segment)
+        left = [(n, c, d, not read if n in those else u) for n, c, d, u in known]
+        _put_entries(writer, _key(segment), left)
 
 
 def _put_together(writer: Writer, segment: int) -> None:
@@ -275,48 +282,68 @@ def _put_together(writer: Writer, segment: int) -> None:
             term = terms[start : start + _HASH]
             bits[term] = bits.get(term, 0) | bit
         writer.delete(Table.TERMS, single)
-    _put_terms(writer, key, sorted(bits.items()))
+    data = b"".join(_TERM.pack(term, those) for term, those in sorted(bits.items()))
+    _put_record(writer, Table.TERMS, key, data)
 
 
-def _put_terms(writer: Writer, key: bytes, terms: Iterable[tuple[bytes, int]]) -> None:
-    data = b"".join(_TERM.pack(term, bits) for term, bits in terms)
+def _without(together: bytes, number: int) -> bytes:
+    """The words of a segment without those of one of its messages. There may be 65,536, and this is
+    done for each message that is removed: so no word is looked at that it does not have."""
+    data = bytearray(together)
+    column = slice(_TERM.size - 1 - number // 8, None, _TERM.size)
+    before = data[column]
+    clear, tell = _BITS[number % 8]
+    data[column] = before.translate(clear)
+    has_it = before.translate(tell)
+    left, done = [], 0
+    at = has_it.find(1)
+    while at >= 0:
+        start = at * _TERM.size
+        if data[start + _HASH : start + _TERM.size] == _NO_MESSAGE:
+            left.append(data[done:start])
+            done = start + _TERM.size
+        at = has_it.find(1, at + 1)
+    return b"".join((*left, data[done:]))
+
+
+def _put_entries(writer: Writer, key: bytes, found: list[tuple[int, bytes, int, bool]]) -> None:
+    _put_record(writer, Table.INDEX, key, b"".join(_ENTRY.pack(*entry) for entry in found))
+
+
+def _put_record(writer: Writer, table: Table, key: bytes, data: bytes) -> None:
+    """Nothing is no record."""
     if data:
-        writer.put(Table.TERMS, key, data)
+        writer.put(table, key, data)
     else:
-        writer.delete(Table.TERMS, key)
-
-
-def _put_entries(writer: Writer, key: bytes, entries: list[tuple[int, bytes, int, bool]]) -> None:
-    if entries:
-        writer.put(Table.INDEX, key, b"".join(_ENTRY.pack(*entry) for entry in entries))
-    else:
-        writer.delete(Table.INDEX, key)
+        writer.delete(table, key)
 
 
 # Questions
 
 
-def unread(reader: Reader) -> list[SearchHit]:
-    """Messages that have not been read, in order of arrival."""
-    return [found for found, _day, new in _all(reader) if new]
+def segments(reader: Reader) -> int:
+    """All segments have numbers below this."""
+    return number_of(reader.get(Table.META, Meta.SEGMENTS))
 
 
-def days(reader: Reader) -> dict[int, int]:
-    """How many messages each day has, by number of days since 1970."""
-    counts: dict[int, int] = {}
-    for _found, day, _new in _all(reader):
-        counts[day] = counts.get(day, 0) + 1
-    return dict(sorted(counts.items()))
+def entries(reader: Reader, segment: int) -> list[tuple[int, bytes, int, bool]]:
+    """The messages of a segment that are there, in order of arrival: of each its number in it,
+    conversation, day, and whether it has not been read."""
+    return _entries(reader.get(Table.INDEX, _key(segment)))
 
 
-def on_day(reader: Reader, day: int) -> list[SearchHit]:
-    """Messages of one day (a number of days since 1970), in order of arrival."""
-    return [found for found, that, _new in _all(reader) if that == day]
+def conversation_of(reader: Reader, serial: int) -> bytes | None:
+    """The conversation of the message with this serial; None when it was deleted."""
+    segment, number = divmod(serial, SEGMENT)
+    there = (found[1] for found in entries(reader, segment) if found[0] == number)
+    return next(there, None)
 
 
-def find(reader: Reader, query: Query, folder: Callable[[bytes], str]) -> list[SearchHit]:
-    """Messages that a query means, in order of arrival. ``folder`` gives the name of a
-    conversation's folder."""
+def find(
+    reader: Reader, query: Query, folder: Callable[[bytes], str], segment: int
+) -> list[SearchHit]:
+    """Messages of a segment that a query means, in order of arrival. ``folder`` gives the name of
+    a conversation's folder."""
     right: dict[bytes, bool] = {}
 
     def placed(conversation: bytes) -> bool:
@@ -325,36 +352,20 @@ def find(reader: Reader, query: Query, folder: Callable[[bytes], str]) -> list[S
             right[conversation] = all(place in name for place in query.places)
         return right[conversation]
 
-    found = []
-    for segment, data in _segments(reader):
-        bits = _match(reader, segment, query.terms) if query.terms else (1 << SEGMENT) - 1
-        if not bits:
-            continue
-        first = segment * SEGMENT
-        for number, conversation, day, _new in _entries(data):
-            fits = bits >> number & 1 and query.after <= day <= query.before
-            if fits and placed(conversation):
-                found.append(SearchHit(conversation, first + number))
-    return found
-
-
-def _count_segments(reader: Reader) -> int:
-    """All segments have numbers below this."""
-    return number_of(reader.get(Table.META, Meta.SEGMENTS))
-
-
-def _segments(reader: Reader) -> Iterator[tuple[int, bytes]]:
-    """(number, entries) of all segments in which a message is left, in order."""
-    for segment in range(_count_segments(reader)):
-        data = reader.get(Table.INDEX, _key(segment))
-        if data is not None:
-            yield segment, data
+    bits = _match(reader, segment, query.terms) if query.terms else (1 << SEGMENT) - 1
+    if not bits:
+        return []
+    return [
+        SearchHit(conversation, segment * SEGMENT + number)
+        for number, conversation, day, _new in entries(reader, segment)
+        if bits >> number & 1 and query.after <= day <= query.before and placed(conversation)
+    ]
 
 
 def _singles(reader: Reader, segment: int) -> Iterator[tuple[bytes, bytes]]:
     """(key, terms) of the messages of a segment whose words are not put together."""
     key = _key(segment)
-    for number, *_ in _entries(reader.get(Table.INDEX, key)):
+    for number, *_ in entries(reader, segment):
         terms = reader.get(Table.TERMS, key + bytes([number]))
         if terms is not None:
             yield key + bytes([number]), terms
@@ -399,13 +410,6 @@ def _bits(together: bytes, term: bytes) -> int:
         else:
             high = middle
     return 0
-
-
-def _all(reader: Reader) -> Iterator[tuple[SearchHit, int, bool]]:
-    for segment, data in _segments(reader):
-        first = segment * SEGMENT
-        for number, conversation, day, new in _entries(data):
-            yield SearchHit(conversation, first + number), day, new
 
 
 def _entries(data: bytes | None) -> list[tuple[int, bytes, int, bool]]:

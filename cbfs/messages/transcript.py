@@ -29,39 +29,54 @@ Absences = Sequence[tuple[str, Absence]]
 themself, and why."""
 
 
-def entry(
-    message: Message, head: bytes, left_out: Sequence[str] = (), absent: Absences = ()
-) -> bytes:
+UNCONFIRMED = "unconfirmed"
+"""Stands beside a message of which nothing proves yet that its sender has written it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What the entry of a message says beside it: to whom it was not sent, who were ``left_out``;
+    what is ``absent``; and whom its sender has ``added``. People as they are shown."""
+
+    left_out: Sequence[str] = ()
+    absent: Absences = ()
+    added: Sequence[str] = ()
+
+
+NOTHING_BESIDE = Beside()
+
+
+def entry(message: Message, head: bytes, beside: Beside = NOTHING_BESIDE) -> bytes:
     """``[2026-11-24 14:46] alice: See you at ten.``, further lines indented; a file by its name
-    and size; ``[2026-11-24 14:46, kept 7d]`` when it ends; a line more names who was
-    ``left_out``, and one before it says what is ``absent``. ``head`` is the beginning of its
-    content, TEXT_MAX bytes at most."""
-    return _said(message, _text(message, head), left_out, absent)
+    and size; ``[2026-11-24 14:46, kept 7d]`` when it ends, ``[2026-11-24 14:46, unconfirmed]`` when
+    it may be somebody else's; a line more says to whom it was not sent, or that its sender has
+    left by it, and lines before it what is absent and who was added. ``head`` is the beginning of
+    its content, TEXT_MAX bytes at most."""
+    return _said(message, _text(message, head), beside)
 
 
-def folder_entry(
-    message: Message,
-    files: int,
-    size: int,
-    left_out: Sequence[str] = (),
-    absent: Absences = (),
-) -> bytes:
+def folder_entry(message: Message, files: int, size: int, beside: Beside = NOTHING_BESIDE) -> bytes:
     """``[2026-11-24 14:46] alice: photos (3 files, 4096 bytes)``: the entry of a message that is a
     folder, with how many ``files`` it has and the bytes of all."""
     many = "1 file" if files == 1 else f"{files} files"
-    return _said(message, f"{message.name} ({many}, {size} bytes)", left_out, absent)
+    return _said(message, f"{message.name} ({many}, {size} bytes)", beside)
 
 
-def _said(message: Message, text: str, left_out: Sequence[str], absent: Absences) -> bytes:
+def _said(message: Message, text: str, beside: Beside) -> bytes:
     moment = datetime.fromtimestamp(message.date / 1000, UTC)
     first, *rest = text.split("\n")
     kept = f", kept {words(message.lifetime.seconds)}" if message.lifetime.seconds else ""
+    doubt = f", {UNCONFIRMED}" if message.doubts else ""
     who = message.label or message.sender
-    lines = [f"[{moment:%Y-%m-%d %H:%M}] ({_missed(who, *each)})" for each in absent]
-    lines.append(f"[{moment:%Y-%m-%d %H:%M}{kept}] {who}: {first}")
+    before = [_missed(who, *each) for each in beside.absent]
+    before += [f"{who} has added {', '.join(beside.added)}"] if beside.added else []
+    lines = [f"[{moment:%Y-%m-%d %H:%M}] ({what})" for what in before]
+    lines.append(f"[{moment:%Y-%m-%d %H:%M}{kept}{doubt}] {who}: {first}")
     lines += [_INDENT + line if line else "" for line in rest]
-    if left_out:
-        lines.append(f"{_INDENT}(not sent to {', '.join(left_out)}: blocked)")
+    if beside.left_out:
+        lines.append(f"{_INDENT}(not sent to {', '.join(beside.left_out)}: blocked)")
+    if message.leaving:
+        lines.append(f"{_INDENT}(nothing more is sent to {who})")
     return "\n".join(lines).encode() + b"\n"
 
 
@@ -91,7 +106,7 @@ def _text(message: Message, head: bytes) -> str:
 
 def _is_file(message: Message) -> bool:
     """It was sent under a file name with an extension, and not one of a plain text."""
-    name = message.name.partition("Z-")[2]
+    name = message.name.partition("Z-")[2].removeprefix(message.label or message.sender)
     return "." in name and not name.endswith((".txt", ".md"))
 
 

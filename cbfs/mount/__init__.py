@@ -7,4 +7,4 @@ answers. Stands on outbox, tree, interface, messages, problems and storage; the 
 pyfuse3. Entered by commands.
 """
 
-FACE = ("lifecycle", "mount_table", "single_process", "view")
+FACE = ("lifecycle", "mount_table", "mounting", "single.process", "view")

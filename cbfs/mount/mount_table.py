@@ -1,6 +1,7 @@
 """What is mounted here, and for whom: what mount(8) and we ourselves ask before mounting; and
 unmounting."""
 
+import errno
 import logging
 import os
 import pwd
@@ -22,7 +23,10 @@ does not say which."""
 
 KIND = "fuse.cbfs"
 
+TABLE = Path("/proc/self/mountinfo")
+
 _ESCAPED = re.compile(rb"\\([0-3][0-7]{2})")
+_OWNER = re.compile(rb"(?:\A|,)user_id=([0-9]{1,10})(?:,|\Z)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,8 @@ class _Mount:
     place: str
     kind: str
     source: str
+    owner: int
+    """The user who has mounted it, as FUSE says; -1 for what is none of its."""
 
 
 def source_of(mountpoint: Path) -> str | None:
@@ -82,6 +88,19 @@ def mountpoints_of(account: Path) -> list[Path]:
     return [Path(m.place) for m in _mounts() if m.kind == KIND and m.source == source]
 
 
+def own_mountpoints_of(account: Path) -> list[Path]:
+    """Where an account is mounted whole by the user whose process this is, and nothing lies over
+    it. Anybody can mount something that says that it is this account's."""
+    mounts, source = _mounts(), str(account)
+    tops = {mount.place: mount for mount in mounts}
+    return [
+        Path(mount.place)
+        for mount in mounts
+        if (mount.kind, mount.source, mount.owner) == (KIND, source, os.geteuid())
+        and tops[mount.place] is mount
+    ]
+
+
 def _mounted(mountpoint: Path) -> _Mount | None:
     """What is on top there, if it is ours."""
     found = None
@@ -94,7 +113,7 @@ def _mounted(mountpoint: Path) -> _Mount | None:
 def _mounts() -> list[_Mount]:
     """All that is mounted, as far as the system tells."""
     try:
-        table = Path("/proc/self/mountinfo").read_bytes()
+        table = TABLE.read_bytes()
     except OSError:
         return []
     mounts = []
@@ -102,11 +121,13 @@ def _mounts() -> list[_Mount]:
         head, _, tail = line.partition(b" - ")
         if not tail:
             continue
-        kind, source = tail.split(b" ")[:2]
+        kind, source, options = tail.split(b" ")[:3]
+        found = _OWNER.search(options)
+        owner = int(found[1]) if found and kind.startswith(b"fuse") else -1
         _id, _parent, device, _root, place = head.split(b" ")[:5]
         major, minor = map(int, device.split(b":"))
         number = os.makedev(major, minor)
-        mounts.append(_Mount(number, _plain(place), os.fsdecode(kind), _plain(source)))
+        mounts.append(_Mount(number, _plain(place), os.fsdecode(kind), _plain(source), owner))
     return mounts
 
 
@@ -142,6 +163,32 @@ def _goes_well(command: list[str]) -> bool:
         _log.warning("%s cannot be used: %s", command[0], type(error).__name__)
         return False
     return done.returncode == 0
+
+
+def prepare(mountpoint: Path) -> None:
+    """Raises CbfsError for a place where nothing can be mounted; cleans up a dead mount."""
+    try:
+        os.statvfs(mountpoint)  # stat may still be answered by the kernel for a dead mount
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            raise CbfsError(
+                f"cannot mount on {mountpoint}: {(error.strerror or '').lower()}",
+                f"make it: mkdir -p {mountpoint}",
+            ) from error
+        if not unmount(mountpoint, lazy=True):
+            raise CbfsError(
+                f"the mount on {mountpoint} is dead, and cannot be removed",
+                f"see: fusermount3 -uz {mountpoint}",
+            ) from error
+    if not mountpoint.is_dir():
+        raise CbfsError(f"{mountpoint} is not a directory", "name one that is")
+    if mountpoint.is_mount():
+        raise CbfsError(
+            f"something is mounted on {mountpoint} already",
+            f"unmount it first: fusermount3 -u {mountpoint}",
+        )
+    if not Path("/dev/fuse").exists():
+        raise CbfsError("there is no /dev/fuse", "load the kernel module: modprobe fuse")
 
 
 def become(user: str) -> None:

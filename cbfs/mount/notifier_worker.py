@@ -3,11 +3,16 @@
 A program of its own, started by path: it must not hold /dev/fuse. A line of JSON is a list of
 [kind, source, target]; for each it makes one system call, in order. It answers with a line of
 their errnos, 0 for success.
+
+After an unmount the path is that of a plain directory, where nothing may be made or removed: what
+is mounted there is looked at when the kernel tells that mounts have changed, and not each time, as
+that would be a request to the daemon.
 """
 
 import errno
 import json
 import os
+import select
 import sys
 
 
@@ -15,18 +20,36 @@ def main() -> None:
     """``notifier_worker.py MOUNTPOINT [DEVICE]``: until its standard input ends. Where the
     mountpoint is not of that device (st_dev), nothing is done; default: of the one that it is
     now."""
-    mountpoint = sys.argv[1]
-    device = int(sys.argv[2]) if len(sys.argv) > 2 else _device(mountpoint)
+    place = _Place(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0)
     _answer([])
     for line in sys.stdin:
-        _answer([_call(mountpoint, device, *words) for words in json.loads(line)])
+        _answer([_call(place, *words) for words in json.loads(line)])
 
 
-def _call(mountpoint: str, device: int, kind: str, source: str, target: str) -> int:
+class _Place:
+    """The mountpoint. ``device``: what is to be mounted there, 0: what is now."""
+
+    def __init__(self, mountpoint: str, device: int) -> None:
+        self._mountpoint = mountpoint
+        self._mounts = select.poll()
+        table = os.open("/proc/self/mounts", os.O_RDONLY | os.O_CLOEXEC)  # until the end
+        self._mounts.register(table, select.POLLPRI)
+        self._device = device or _device(mountpoint)
+        self._is_there: bool | None = None
+
+    def is_there(self) -> bool:
+        """Whether it is mounted. Raises OSError."""
+        if self._mounts.poll(0):
+            self._is_there = None
+        if self._is_there is None:
+            self._is_there = _device(self._mountpoint) == self._device
+        return self._is_there
+
+
+def _call(place: _Place, kind: str, source: str, target: str) -> int:
     """The errno."""
     try:
-        # after an unmount the path is that of a plain directory, where nothing may be made
-        if _device(mountpoint) != device:
+        if not place.is_there():
             return 0
         if kind == "show":
             os.rename(source, target)  # noqa: PTH104

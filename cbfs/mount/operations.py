@@ -1,5 +1,4 @@
-"""FUSE requests onto the tree, and the files that they have open. The one place where errors become
-errno.
+"""FUSE requests onto the tree. The one place where errors become errno.
 
 No handler of lookup, getattr, readdir, open, read or statfs waits for the network or the disk's
 flush. A handler that raises anything but FUSEError would end the mount, so each is wrapped.
@@ -10,7 +9,7 @@ import functools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,29 +32,27 @@ from pyfuse3 import (
 )
 
 from cbfs.mount.attributes import Attributes
+from cbfs.mount.handles import GivenMessages, Handles, wanted
 from cbfs.mount.notifier import STAGED, Notifier
 from cbfs.mount.quota import BLOCK_SIZE, Quota, errno_of
 from cbfs.mount.view import MountView
 from cbfs.storage.faults import harmless, log_fault
 from cbfs.storage.store import StoreError
 from cbfs.tree.changes import Changes
-from cbfs.tree.nodes import (
-    File,
-    Folder,
-    MessageFile,
-    Node,
-    SymbolicLink,
-    Text,
-)
+from cbfs.tree.nodes import File, Folder, MessageFile, Node, SymbolicLink, Text
 from cbfs.tree.processes import Process, ProcFS
-from cbfs.tree.rules import TreeError
-from cbfs.tree.virtual.conversation_folder import MessageFolder
+from cbfs.tree.rules import Area, TreeError
+from cbfs.tree.virtual.conversation_folder import MessageFolder, OpenTranscript
+from cbfs.tree.virtual.mail.mails import MailFile, OpenMail
 from cbfs.tree.virtual.unread_folder import counts_as_reading
-from cbfs.tree.virtual.virtual_directory import DOTS, Listing, VirtualDirectory
+from cbfs.tree.virtual.virtual_directory import DOTS, Listing, SearchedDirectory, VirtualDirectory
 from cbfs.tree.xattrs import xattrs
 from cbfs_common.limits import FILE_NAME_MAX
 
 _log = logging.getLogger(__name__)
+
+_ENTRIES = os.W_OK | os.X_OK
+"""What changing the entries of a directory takes."""
 
 H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
 
@@ -82,71 +79,6 @@ def _handler(function: H) -> H:
     return wrapped  # type: ignore[return-value]  # the same signature
 
 
-@dataclass(frozen=True, slots=True)
-class Handle:
-    """One open file. ``writes``: it may be written to. ``new``: reading it to the end makes the
-    message read. ``thread`` has opened it, ``author`` is its process when it writes. ``appends``:
-    by O_APPEND."""
-
-    node: Node
-    writes: bool
-    new: bool
-    thread: int = 0
-    author: Process | None = None
-    appends: bool = False
-
-
-class Handles:
-    """The open files of a mount, by the number that the kernel gives back with each request. Counts
-    in each ``File`` how many have it open, and how many of them write."""
-
-    def __init__(self) -> None:
-        self._open: dict[int, Handle] = {}
-        self._last = 0
-
-    def number(self) -> int:
-        """A fresh number."""
-        self._last += 1
-        return self._last
-
-    def open(
-        self,
-        node: Node,
-        thread: int,
-        *,
-        writes: bool,
-        new: bool,
-        author: Process | None = None,
-        appends: bool = False,
-    ) -> int:
-        """A handle on a file: its number."""
-        number = self.number()
-        self._open[number] = Handle(node, writes, new, thread, author, appends)
-        if isinstance(node, File):
-            node.handles += 1
-            node.writers += writes
-        return number
-
-    def __getitem__(self, number: int) -> Handle:
-        return self._open[number]
-
-    def close(self, number: int) -> Handle:
-        """The handle of that number, which is no more."""
-        handle = self._open.pop(number)
-        if isinstance(handle.node, File):
-            handle.node.handles -= 1
-            handle.node.writers -= handle.writes
-        return handle
-
-    def numbers(self) -> list[int]:
-        """Those that are open."""
-        return list(self._open)
-
-    def nodes(self) -> list[Node]:
-        """What is open, once for each handle."""
-        return [handle.node for handle in self._open.values()]
-
-
 class Operations(pyfuse3.Operations):
     """The handlers of one mount, on what ``view`` shows; calls of the process of ``notifier`` make
     the changes that it is to show. ``ended`` is set when the kernel asks no more."""
@@ -161,8 +93,12 @@ class Operations(pyfuse3.Operations):
         attributes: Attributes,
         processes: ProcFS,
         account: Path,
+        *,
+        alone: bool = False,
     ) -> None:
+        """``alone``: nobody but the user asks, and the kernel does not look at modes."""
         super().__init__()
+        self._alone = alone
         self.notifier = notifier
         self.ended = trio.Event()
         self._view = view
@@ -171,6 +107,7 @@ class Operations(pyfuse3.Operations):
         self._contents = view.tree.contents
         self._unread = view.search_folders.unread
         self._processes = processes
+        self._programs = view.programs
         self._quota = Quota(account, self._tree.backend)
         self._xattrs: Callable[[int], dict[str, str]] = lambda inode: xattrs(
             self._node(inode), view.tree.backend, account
@@ -178,6 +115,7 @@ class Operations(pyfuse3.Operations):
         self._attributes = attributes
         self._inodes = self._tree.inodes
         self._handles = Handles()
+        self._given = GivenMessages()
         self._listings: dict[int, Listing] = {}
 
     # entries
@@ -188,25 +126,33 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         directory = self._directory(parent_inode)
         text = _text(name)
+        self._allow(directory, os.X_OK, ctx)
         if self._is_notifier(ctx) and text.startswith(STAGED):
             node = self.notifier.staged(text)
             if node is None:
                 raise FUSEError(errno.ENOENT)
             return self._remember(node)
+        if isinstance(directory, SearchedDirectory):
+            await directory.look_for(text)
         node = self._find(directory, text)
         if isinstance(node, VirtualDirectory):
             node.found_in(directory)
-        return self._remember(node)
+        return self._remember(node, elsewhere=self._node(parent_inode) is not directory)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         # is not answered: even a FUSEError would end the mount
         for inode, count in inode_list:
             with harmless(self._view.failed):
                 self._inodes.forget(inode, count)
+                self._given.forget(inode)
 
     @_handler
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         return self._attributes.of(self._node(inode))
+
+    @_handler
+    async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
+        return self._allows(self._node(inode), mode, ctx)
 
     @_handler
     async def setattr(
@@ -222,9 +168,13 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.EPERM)
         if fields.update_gid and attr.st_gid != self._attributes.gid:
             raise FUSEError(errno.EPERM)
+        by = self._programs.seen(ctx.pid) if isinstance(node, File) else None
         if fields.update_size:
             _check_reachable(node)
+            if fh is None:  # else it is open for writing
+                self._allow(node, os.W_OK, ctx)
             node = file = self._changes.to_write(node)
+            file.author = by
             await self._contents.truncate(file, attr.st_size)
             if not file.writers:
                 await self._changes.close(file)
@@ -233,6 +183,7 @@ class Operations(pyfuse3.Operations):
                 node,
                 attr.st_mode if fields.update_mode else None,
                 attr.st_mtime_ns if fields.update_mtime else None,
+                by,
             )
         return self._attributes.of(node)
 
@@ -244,7 +195,9 @@ class Operations(pyfuse3.Operations):
         if self._is_notifier(ctx):
             self.notifier.apply(text)
             return self._remember(self._tree.lookup(directory, text))
-        return self._remember(await self._changes.mkdir(directory, text, mode))
+        self._allow(directory, _ENTRIES, ctx)
+        maker = self._changer(directory, ctx)
+        return self._remember(await self._changes.mkdir(directory, text, mode, maker))
 
     @_handler
     async def symlink(
@@ -252,6 +205,7 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         author = self._processes.of_thread(ctx.pid)
         directory = self._directory(parent_inode)
+        self._allow(directory, _ENTRIES, ctx)
         link = await self._changes.symlink(directory, _text(name), _text(target), author)
         return self._remember(link)
 
@@ -270,8 +224,9 @@ class Operations(pyfuse3.Operations):
         new_name: FileNameT,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        node = self._node(inode)
-        await self._changes.link(node, self._directory(new_parent_inode), _text(new_name))
+        node, directory = self._node(inode), self._directory(new_parent_inode)
+        self._allow(directory, _ENTRIES, ctx)
+        await self._changes.link(node, directory, _text(new_name))
         return self._remember(node)
 
     @_handler
@@ -279,14 +234,18 @@ class Operations(pyfuse3.Operations):
         if self._is_notifier(ctx):
             self.notifier.apply(_text(name))
             return
-        await self._unlink(self._directory(parent_inode), _text(name))
+        directory = self._directory(parent_inode)
+        self._allow(directory, _ENTRIES, ctx)
+        await self._unlink(directory, _text(name), self._changer(directory, ctx))
 
     @_handler
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         if self._is_notifier(ctx):
             self.notifier.apply(_text(name))
             return
-        await self._changes.rmdir(self._directory(parent_inode), _text(name))
+        directory = self._directory(parent_inode)
+        self._allow(directory, _ENTRIES, ctx)
+        await self._changes.rmdir(directory, _text(name))
 
     @_handler
     async def rename(
@@ -304,12 +263,20 @@ class Operations(pyfuse3.Operations):
             return
         if flags & ~pyfuse3.RENAME_NOREPLACE:
             raise FUSEError(errno.EINVAL)
+        source = self._directory(parent_inode_old)
+        target = self._directory(parent_inode_new)
+        for directory in (source, target):
+            self._allow(directory, _ENTRIES, ctx)
+        node = source.entries.get(old) if source is not target else None
+        if isinstance(node, Folder):  # its ``..`` changes
+            self._allow(node, os.W_OK, ctx)
         await self._changes.rename(
-            self._directory(parent_inode_old),
+            source,
             old,
-            self._directory(parent_inode_new),
+            target,
             _text(name_new),
             replace=not flags & pyfuse3.RENAME_NOREPLACE,
+            by=self._changer(target, ctx),
         )
 
     # directories
@@ -317,6 +284,7 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         directory = self._directory(inode)
+        self._allow(directory, os.R_OK, ctx)
         handle = self._handles.number()
         self._listings[handle] = Listing(directory)
         return FileHandleT(handle)
@@ -324,8 +292,9 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         told: list[Node] = []
-        reply, attributes = pyfuse3.readdir_reply, self._attributes.of
-        for place, name, listed in self._listings[fh].after(start_id):
+        reply, attributes = pyfuse3.readdir_reply, self._attributes.listed
+        await self._listings[fh].look_from(start_id)
+        for place, name, listed in self._listings[fh].some_after(start_id):
             node = self._in_use(listed)
             if not reply(token, name.encode(), attributes(node), place):
                 break
@@ -352,11 +321,12 @@ class Operations(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
-        author = self._processes.of_thread(ctx.pid)
+        author = self._programs.seen(ctx.pid)
         directory = await self._changes.ready(self._directory(parent_inode))
+        self._allow(directory, _ENTRIES, ctx)
         file = self._changes.create(directory, _text(name), mode, author)
-        appends = bool(flags & os.O_APPEND)
-        return self._open(file, ctx.pid, writes=True, appends=appends), self._remember(file)
+        opened = self._open(file, ctx.pid, flags, writes=True)
+        return opened, self._remember(file, elsewhere=self._node(parent_inode) is not directory)
 
     @_handler
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
@@ -364,20 +334,29 @@ class Operations(pyfuse3.Operations):
         if isinstance(node, Folder):
             raise FUSEError(errno.EISDIR)
         _check_reachable(node)
+        self._allow(node, wanted(flags), ctx)
         writes = flags & os.O_ACCMODE != os.O_RDONLY
-        if writes:
+        if writes or flags & os.O_TRUNC:
             node = file = self._changes.to_write(node)
-            file.author = self._processes.of_thread(ctx.pid)
-            self._contents.opened(file)
+            file.author = self._programs.seen(ctx.pid)
+            if writes:
+                self._contents.opened(file)
             if flags & os.O_TRUNC:
                 await self._contents.truncate(file, 0)
+            if not writes and not file.writers:  # what it has cut off is all that it does
+                await self._changes.close(file)
         counts = self._is_new(node) and counts_as_reading(self._processes.name_of(ctx.pid))
-        appends = bool(flags & os.O_APPEND)
-        return self._open(node, ctx.pid, writes=writes, new=counts, appends=appends)
+        if not counts and (content := self._content_to_give(node)):
+            self._give(node, content)
+        return self._open(node, ctx.pid, flags, writes=writes, new=counts)
 
     @_handler
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         handle = self._handles[fh]
+        self._check_shown(handle.node)
+        node = handle.node
+        if isinstance(node, OpenTranscript) or (isinstance(node, OpenMail) and node.packs):
+            return await node.read_apart(off, size)
         data = self._contents.read(handle.node, off, size)
         if handle.new:
             self._unread.read_up_to(handle.node, off + len(data))
@@ -390,10 +369,12 @@ class Operations(pyfuse3.Operations):
         if not isinstance(node, File):
             raise FUSEError(errno.EBADF)
         with self._contents.failing(node):
+            self._check_shown(node)
             more = len(buf) + (node.draft.held if node.draft else 0)
             self._quota.check(more, setting=self._contents.is_setting(node))
         if handle.appends and self._attributes.is_shared(node):
             off = node.size  # the kernel may not know yet what another one has appended
+        node.author = handle.author
         return await self._contents.write(node, off, buf)
 
     @_handler
@@ -417,6 +398,7 @@ class Operations(pyfuse3.Operations):
     async def release(self, fh: FileHandleT) -> None:
         handle = self._handles.close(fh)
         node = handle.node
+        self._inodes.closed(node)
         if isinstance(node, File) and handle.writes and not node.writers:
             await self._changes.close(node)
         if isinstance(node, File) and not node.handles:
@@ -464,8 +446,34 @@ class Operations(pyfuse3.Operations):
     def _find(self, directory: Folder, name: str) -> Node:
         return self._tree.lookup(directory, name)
 
-    async def _unlink(self, directory: Folder, name: str) -> None:
-        await self._changes.unlink(directory, name)
+    async def _unlink(self, directory: Folder, name: str, by: Process | None) -> None:
+        self._erased(directory, name, await self._changes.unlink(directory, name, by))
+
+    def _content_to_give(self, node: Node) -> bytes:
+        """The content of a message that the kernel is to have with its opening; empty for none, and
+        for what cannot be read, which is told to who reads it."""
+        if not self._given.take(node, is_open=self._inodes.is_open(node)):
+            return b""
+        try:
+            return self._contents.read(node, 0, node.size)
+        except (TreeError, StoreError):
+            self._given.forget(node.inode)
+            return b""
+
+    def _give(self, node: Node, content: bytes) -> None:
+        """Put the content of a message that nobody has open into the kernel's cache."""
+        with suppress(OSError):  # then it asks
+            pyfuse3.notify_store(InodeT(node.inode), 0, content)
+
+    def _erased(self, directory: Folder, name: str, node: Node) -> None:
+        """Something was removed. A message is to be found in no kernel's cache, neither by its name
+        nor by who has it open."""
+        if isinstance(node, MessageFile):
+            self._view.watchers.touch(node.inode)
+            self._view.watchers.left(directory.inode, name)
+
+    def _check_shown(self, node: Node) -> None:
+        """Raises FUSEError(ESTALE) for what is here no more, though somebody holds it."""
 
     def _is_new(self, node: Node) -> bool:
         """Whether reading it to its end makes a message read."""
@@ -476,10 +484,23 @@ class Operations(pyfuse3.Operations):
     def _is_notifier(self, ctx: RequestContext) -> bool:
         return ctx.pid == self.notifier.process_id
 
+    def _allows(self, node: Node, wanted: int, ctx: RequestContext) -> bool:
+        """Whether the user may do that with a node, as its mode says; root may do everything."""
+        return not self._alone or ctx.uid == 0 or not wanted & ~(node.mode >> 6)
+
+    def _allow(self, node: Node, wanted: int, ctx: RequestContext) -> None:
+        if not self._allows(node, wanted, ctx):
+            raise FUSEError(errno.EACCES)
+
+    def _changer(self, directory: Folder, ctx: RequestContext) -> Process | None:
+        """The program that makes a change in a directory, where it matters which."""
+        return self._programs.seen(ctx.pid) if directory.area is Area.DRAFTS else None
+
     def _node(self, inode: int) -> Node:
         node = self._inodes.get(inode)
         if node is None:
             raise FUSEError(errno.ESTALE)
+        self._check_shown(node)
         return node
 
     def _directory(self, inode: int) -> Folder:
@@ -488,32 +509,41 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ENOTDIR)
         return node.alias or node
 
-    def _remember(self, node: Node) -> EntryAttributes:
+    def _remember(self, node: Node, *, elsewhere: bool = False) -> EntryAttributes:
         """The attributes of a node that the kernel gets to know once more."""
         self._inodes.count(node)
-        return self._attributes.of(node)
+        return self._attributes.found(node, elsewhere=elsewhere)
 
     def _in_use(self, node: Node) -> Node:
         """In the place of a node of a message that a listing has made: the one that is known."""
         if isinstance(node, MessageFile | MessageFolder):
-            return self._tree.inodes.get(node.inode) or node
+            return self._tree.inodes.known(node.inode) or node
         return node
 
     def _open(
-        self, node: Node, thread: int, *, writes: bool, new: bool = False, appends: bool = False
+        self, node: Node, thread: int, flags: int, *, writes: bool, new: bool = False
     ) -> FileInfo:
-        if isinstance(node, Text):
+        self._inodes.opened(node)  # not what is opened of it, which would be looked up then
+        if isinstance(node, Text | MailFile):
             node = node.opened()
         author = node.author if writes and isinstance(node, File) else None
         number = self._handles.open(
-            node, thread, writes=writes, new=new, author=author, appends=appends
+            node,
+            thread,
+            writes=writes,
+            new=new,
+            author=author,
+            appends=bool(flags & os.O_APPEND),
         )
+        # who only writes gains nothing by the kernel's cache, and it would ask for the
+        # capabilities of the file before it wrote into that
+        only_writes = flags & os.O_ACCMODE == os.O_WRONLY
         return FileInfo(
             fh=FileHandleT(number),
             # a text may change between two looks; of a new message we must see how far it is read
-            direct_io=isinstance(node, Text) or new,
-            # a message never changes
-            keep_cache=isinstance(node, MessageFile) and not self._is_new(node),
+            direct_io=isinstance(node, Text | MailFile) or new or only_writes,
+            # a message never changes; of a new one we must see that it is read
+            keep_cache=isinstance(node, MessageFile) and not new and not node.removed,
         )
 
     async def _store(self, fh: int, *, whole: bool = True) -> None:

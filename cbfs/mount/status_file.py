@@ -11,8 +11,8 @@ from cbfs.tree.tree import Tree
 from cbfs.tree.watchers import Watchers
 
 WARNING = "WARNING"
-"""The file in the root that is there when somebody has changed one's own name, or it cannot be
-kept."""
+"""The file in the root that is there when somebody has changed one's own name, when it cannot be
+kept, and when another copy of the account goes on in the place of this one."""
 
 _FAULT = "a part of cbfs failed, and goes on: a fault of this program, in its log"
 
@@ -43,6 +43,9 @@ class StatusFile:
         if self._backend.lapse:
             shouted = f"YOUR NAME CANNOT BE KEPT: {self._backend.lapse}; see the file {WARNING}"
             report = replace(report, problems=(shouted, *report.problems))
+        if self._backend.stopped:
+            shouted = f"THIS COPY HAS STOPPED: {self._backend.stopped}; see the file {WARNING}"
+            report = replace(report, problems=(shouted, *report.problems))
         if self._tree.config.problem:
             report = replace(report, problems=(*report.problems, self._tree.config.problem))
         if self._fault:
@@ -65,8 +68,7 @@ class StatusFile:
                 self.changed()
 
     def _warn(self) -> None:
-        """Show WARNING in the root when somebody has changed one's own name, or it cannot be kept,
-        and only then."""
+        """Show WARNING in the root when there is a text for it, and only then."""
         root, alarm = self._tree.root, self._warning()
         there = root.entries.get(WARNING)
         if isinstance(there, Text) and alarm and alarm != self._warned_of:
@@ -86,4 +88,5 @@ class StatusFile:
             self._tree.root.remove(WARNING)
 
     def _warning(self) -> bytes:
-        return own_warning_text(self._backend.alarm, self._backend.lapse).encode()
+        backend = self._backend
+        return own_warning_text(backend.alarm, backend.lapse, backend.stopped).encode()

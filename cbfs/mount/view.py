@@ -15,6 +15,7 @@ from cbfs.messages.model import Conversation, Delivery, Message
 from cbfs.mount.status_file import StatusFile
 from cbfs.outbox.loop import OutboxLoop
 from cbfs.outbox.outbox import Outbox
+from cbfs.outbox.programs import Programs
 from cbfs.outbox.submission import DraftSubmission
 from cbfs.outbox.sync_send import SyncSend
 from cbfs.storage.faults import Tasks, harmless
@@ -42,9 +43,12 @@ class MountView:
         self._backend = backend
         self._tasks = Tasks(nursery, self.failed)
         self.watchers = Watchers(self.failed)
-        self.tree = Tree(backend, self._changed, self._left, self.watchers, self._tasks)
-        self.outbox = Outbox(self.tree, self.watchers, self._tasks, self, processes, grace)
-        self.loop = OutboxLoop(self.outbox, DraftSubmission(self.outbox))
+        self.tree = Tree(
+            backend, self._changed, self._left, self.watchers, self._tasks, self._message_ended
+        )
+        self.programs = Programs(processes, self._tasks, self._changed)
+        self.outbox = Outbox(self.tree, self.watchers, self._tasks, self, self.programs, grace)
+        self.loop = OutboxLoop(self.outbox, DraftSubmission(self.outbox, at_once=sync_send > 0))
         self.sync_send = SyncSend(self.outbox, sync_send)
         self.search_folders = self.tree.search_folders
         self.status = StatusFile(self.tree, self.watchers, self.loop)
@@ -52,6 +56,7 @@ class MountView:
     async def run(self) -> None:
         """Send what is finished in the outbox, and store what is read, until cancelled."""
         self._tasks.start_soon(self.search_folders.unread.run, self.failed)
+        self._tasks.start_soon(self.tree.overview.load)
         await self.loop.run()
 
     def failed(self) -> None:
@@ -66,10 +71,13 @@ class MountView:
     def conversation_added(self, conversation: Conversation) -> None:
         """Show the two folders of a conversation, under conversations/ and outbox/."""
         tree = self.tree
+        self.search_folders.shown(conversation)
         folder, drafts = tree.make_folders(conversation)
         name = conversation.folder
         self.watchers.make(f"conversations/{name}", lambda: tree.conversations.add(name, folder))
-        self.watchers.make(f"outbox/{name}", lambda: self.outbox.enter(name, drafts))
+        if conversation.outbox_inode:
+            self.watchers.make(f"outbox/{name}", lambda: self.outbox.enter(name, drafts))
+        tree.mail.appears(conversation)
 
     def _left(self, conversation: Conversation, place: Folder) -> None:
         """A program has left a conversation, by removing its folder in ``place``: the other goes,
@@ -78,20 +86,27 @@ class MountView:
         tree, name = self.tree, conversation.folder
         for above, folder in (("conversations", tree.conversations), ("outbox", tree.outbox)):
             node = folder.entries.get(name)
+            if not isinstance(node, Folder) or node.conversation != conversation.id:
+                continue  # it goes on in another one, which has the folder under outbox/
 
-            def leave(folder: Folder = folder, node: Node | None = node) -> None:
-                if node is not None and folder.entries.get(name) is node:
+            def leave(folder: Folder = folder, node: Node = node) -> None:
+                if folder.entries.get(name) is node:
                     folder.remove(name)
                     folder.mtime_ns = time.time_ns()
 
             if folder is place:
                 leave()
-            elif node is not None:
+            else:
                 self.watchers.remove_folder(f"{above}/{name}", leave)
-        for called, link in list(tree.outbox.entries.items()):
+        tree.mail.leaves(conversation)
+        self._drop_links(name)
+        self.status_changed()
+
+    def _drop_links(self, name: str) -> None:
+        """The user's names for the folder of this name under outbox/ lead there no more."""
+        for called, link in list(self.tree.outbox.entries.items()):
             if isinstance(link, SymbolicLink) and not link.recorded and link.target == name:
                 self._take_out(called, link)
-        self.status_changed()
 
     def _take_out(self, called: str, link: SymbolicLink) -> None:
         outbox = self.tree.outbox
@@ -109,7 +124,10 @@ class MountView:
         if not tree.knows(new.id):
             return
         tree.renamed(new)
-        for place, folder in (("conversations", tree.conversations), ("outbox", tree.outbox)):
+        places = [("conversations", tree.conversations)]
+        if new.outbox_inode:  # else it goes on in another one, which has the folder
+            places.append(("outbox", tree.outbox))
+        for place, folder in places:
 
             def change(folder: Folder = folder) -> None:
                 moved = folder.remove(old.folder)
@@ -118,7 +136,35 @@ class MountView:
                 self.outbox.moved(old.folder, new.folder)
 
             self.watchers.move(f"{place}/{old.folder}", new.folder, change)
+        tree.mail.moves(new)
         self.search_folders.moved()
+
+    def conversation_changed(self, conversation: Conversation) -> None:
+        """Somebody has left a conversation, or it goes on in another one: its texts say so."""
+        if self.tree.knows(conversation.id):
+            for inode in self.tree.changed(conversation):
+                self.watchers.touch(inode)
+
+    def conversation_goes_on(self, old: Conversation, new: Conversation) -> None:
+        """Show a new conversation, whose folder under outbox/ is that of ``old``; links of the
+        user's to that go, as their names say who was meant by them."""
+        tree = self.tree
+        if not tree.knows(old.id):
+            self.conversation_added(new)
+            return
+        self._drop_links(old.folder)
+        folder = tree.goes_on(old, new)
+        self.watchers.make(
+            f"conversations/{new.folder}", lambda: tree.conversations.add(new.folder, folder)
+        )
+
+        def change() -> None:
+            tree.outbox.remove(old.folder)
+            self.outbox.enter(new.folder, tree.folders(new.id)[1])
+
+        self.watchers.move(f"outbox/{old.folder}", new.folder, change)
+        tree.mail.appears(new)
+        self.status_changed()
 
     def messages_renamed(self, messages: Iterable[Message]) -> None:
         """Show these messages under their new names, in the folders where they are."""
@@ -130,10 +176,12 @@ class MountView:
                 if before:
                     self.watchers.outdate(folder.inode, before)
         self.search_folders.moved(messages)
+        self.tree.mail.renamed(messages)
 
     def contact_changed(self, name: str) -> None:
         """Show what is new of a contact, or of a message request, in contacts/ and requests/; what
         was refused for the state of a contact is tried again."""
+        self.tree.mail.people_changed()
         self.tree.people.show(name, self.watchers)
         self.tree.requests.show(name, self.watchers)
         self.outbox.errors.contact_changed()
@@ -151,6 +199,8 @@ class MountView:
             self.tree.unseen.reveal(message.serial)
         with harmless(self.failed):
             self.search_folders.added(message)
+        with harmless(self.failed):
+            self.tree.mail.added(message)
 
     def _add(self, message: Message) -> None:
         if not self.tree.knows(message.conversation):  # a fault has kept it from being shown
@@ -166,6 +216,7 @@ class MountView:
         def enter() -> None:
             self.tree.unseen.reveal(message.serial)
             folder.touch()
+            self.tree.mail.revealed(message)
 
         path = f"conversations/{conversation.folder}/{message.name}"
         self.watchers.show(path, node, enter)
@@ -173,21 +224,26 @@ class MountView:
     def message_changed(self, message: Message) -> None:
         """Show that a message's recipients, or the end of its lifetime, are in a new state; its
         name and content stay."""
+        self.tree.mail.changed(message)
         node = self.tree.message_node(message)
         if node.ends != message.ends:
             node.ends_anew(message)
             self.tree.folders(message.conversation)[0].touch()
             self.watchers.touch(node.inode)
         left_out = any(state is Delivery.LEFT_OUT for _who, state in message.recipients)
-        if left_out or message.missing:  # the transcript says so
+        if left_out or message.missing or not message.recipients:  # the transcript says so
             self.tree.folders(message.conversation)[0].touch()
         self.sync_send.changed()
         self.status_changed()
 
     def message_ended(self, message: Message) -> None:
         """Take a message out whose lifetime is over, so that watchers see it go."""
-        if not self.tree.knows(message.conversation):
-            return
+        if self.tree.knows(message.conversation):
+            with harmless(self.failed):
+                self.tree.mail.ending(message)
+            self._message_ended(message)
+
+    def _message_ended(self, message: Message) -> None:
         path, node, leave = self.tree.message_ended(message)
         if message.folder:
             self.watchers.remove_folder(path, leave)
@@ -199,6 +255,14 @@ class MountView:
     def unknown_names(self, names: frozenset[str]) -> None:
         """Tell in error files that nobody has these names, as the directory says with proof."""
         self.loop.unknown_names(names)
+
+    def directories_changed(self) -> None:
+        """Show by which policies name directories are followed; what could not be sent as somebody
+        was of another one is tried again."""
+        self.tree.mail.people_changed()
+        self.tree.directories.show(self.watchers)
+        self.outbox.errors.contact_changed()
+        self.outbox.changed()
 
     def retry(self) -> None:
         """Try again what waits for the name directory, or for a later try."""

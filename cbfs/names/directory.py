@@ -1,9 +1,9 @@
 """The client's way to the name directory: operations on own names, each signed, handed in, and then
 looked for in the directory."""
 
+import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import trio
@@ -11,15 +11,15 @@ import trio
 from cbfs.names.lookups import DirectoryDown, Lookups, Turn, unexpected
 from cbfs.names.receipts import OperationHeld, hand_to_verifiers
 from cbfs_common.errors import CbfsError, DecodeError
-from cbfs_common.limits import ROUND_TIME_OFF_MAX
+from cbfs_common.limits import AGENT_RENEWALS, COMMIT_ROUNDS_MAX, ROUND_TIME_OFF_MAX
+from cbfs_common.names.changes import taken_until
 from cbfs_common.names.checks import (
     Absent,
     DirectoryLies,
     Fault,
     Found,
-    NameExpired,
 )
-from cbfs_common.names.config import Config, Terms, config_of
+from cbfs_common.names.config import Config, Registration, config_of
 from cbfs_common.names.entry import NO_KEYS, Entry, Keys, Status
 from cbfs_common.names.layout import ZERO
 from cbfs_common.names.operations import (
@@ -31,9 +31,8 @@ from cbfs_common.names.operations import (
     commitment,
     decode_operation,
     registration_salt,
-    taken_until,
 )
-from cbfs_common.names.registration import Token, check_granted, let_in
+from cbfs_common.names.registration import Token, by_invite, check_granted, worked
 from cbfs_common.names.wire import (
     AskTerms,
     Submit,
@@ -48,6 +47,19 @@ SUBMIT_PATIENCE = 90.0
 
 OPERATION_ROUNDS = 4_096
 """Rounds after which an operation that did not get through is void."""
+
+COMMIT_ROUNDS = COMMIT_ROUNDS_MAX - 24
+"""Rounds after which a COMMIT is void: a few less than it may have, as the directory can be some
+rounds further."""
+
+WORK_SLICE = 1 << 16
+"""Tries of a proof of work between two looks at whether it is to go on."""
+
+WORK_TRIES = 8
+"""How often more work is done when others have made it dearer meanwhile."""
+
+Told = Callable[[str], None]
+"""Told the user what takes time, in words."""
 
 
 class NameTaken(CbfsError):
@@ -81,42 +93,47 @@ class Directory:
         self.lookups = lookups
 
     async def register(
-        self, name: str, profile: bytes, owner_seed: bytes, token: Token | None = None
+        self,
+        name: str,
+        profile: bytes,
+        owner_seed: bytes,
+        token: Token | None = None,
+        *,
+        agent: bytes = b"",
+        told: Told = lambda line: None,
     ) -> Found:
-        """Register a name with an encoded profile and the owner's Ed25519 seed (32 bytes), and with
-        the invite of ``token`` where the directory asks for one. Done again with the same arguments
-        it goes on where it was cut off. Raises NameTaken, OperationRefused and what
-        ``Lookups.lookup`` raises."""
+        """Register a name with an encoded profile and the owner's Ed25519 seed (32 bytes), with an
+        ``agent`` (public key, 32; empty for none), and with the invite of ``token`` where the
+        directory asks for one, else with the work that it asks for: ``told`` learns how long that
+        takes. Done again with the same arguments it goes on where it was cut off. Raises NameTaken,
+        OperationRefused and what ``Lookups.lookup`` raises."""
         check_name(name)
-        owners = Keys(1, (sign_public(owner_seed),))
+        wish = _Wish(Keys(1, (sign_public(owner_seed),)), agent, profile)
         async with self.lookups.turn() as turn:
+            found = await turn.lookup(name, None, lapsed=True)
             old: Entry | None = None
+            if isinstance(found, Found):
+                old, now = found.entry, int(self.lookups.clock())
+                if now <= old.expires and old.status is not Status.RELEASED:
+                    return _own(found, wish)
+                check_free(old, now)
             try:
-                found = await turn.lookup(name, None)
-            except NameExpired as expired:
-                old = expired.entry
-                check_free(old, int(self.lookups.clock()))
-            else:
-                if isinstance(found, Found):
-                    return _own(found, owners, profile)
-            try:
-                await self._commit_and_register(turn, name, profile, owner_seed, old, token)
+                await self._commit_and_register(turn, name, wish, owner_seed, old, token, told)
             except NameTaken:  # by this very registration, when verifiers had brought it there?
                 found = await turn.lookup(name, None)
                 if isinstance(found, Absent):
                     raise
-                return _own(found, owners, profile)
+                return _own(found, wish)
             found = await turn.lookup(name, None)
             if isinstance(found, Absent):
                 raise DirectoryLies(Fault.VANISHED)
-            return _own(found, owners, profile)
+            return _own(found, wish)
 
     async def update(self, name: str, profile: bytes, owner_seed: bytes, known: Entry) -> Found:
         """Give an own name a new profile. ``known`` is the own entry as last accepted. Raises
         OperationRefused and what ``Lookups.lookup`` raises."""
-        return await self._change(
-            OperationKind.UPDATE, name, profile, (owner_seed,), known, known.owners
-        )
+        wish = _Wish(known.owners, known.agent, profile)
+        return await self._change(OperationKind.UPDATE, name, wish, (owner_seed,), known)
 
     async def rotate(
         self,
@@ -124,25 +141,27 @@ class Directory:
         profile: bytes,
         old_seed: bytes,
         new_seed: bytes,
-        known: Entry,
+        known: Entry | None,
         recovery: Keys | None = None,
+        *,
+        agent: bytes = b"",
     ) -> Found:
-        """Put a new owner key (the seed of Ed25519, 32 bytes) in the old one's place, signed by
-        both, with a new profile and other recovery keys (None: those of before). Raises
-        OperationRefused and what ``Lookups.lookup`` raises."""
-        owners = Keys(1, (sign_public(new_seed),))
+        """Put a new owner key (the seed of Ed25519, 32 bytes) in the old one's place, which it may
+        be, signed by both, with a new profile, another ``agent`` (public key, 32; empty for none)
+        and other recovery keys (None: those of before). ``known`` None: of a name of which nothing
+        is known here. Raises OperationRefused and what ``Lookups.lookup`` raises."""
+        wish = _Wish(Keys(1, (sign_public(new_seed),)), agent, profile)
         seeds = old_seed, new_seed
-        return await self._change(
-            OperationKind.ROTATE, name, profile, seeds, known, owners, recovery
-        )
+        return await self._change(OperationKind.ROTATE, name, wish, seeds, known, recovery)
 
-    async def renew(
-        self, name: str, owner_seed: bytes, known: Entry, *, least: float = 0.0
-    ) -> Found:
+    async def renew(self, name: str, seed: bytes, known: Entry, *, least: float = 0.0) -> Found:
         """Keep a name for as long from now on as the directory gives one, also one that has run
-        out a short time ago. One that was renewed since ``known`` is found as it is. Raises NotDue
-        when that would add less than ``least`` of a name's whole time."""
+        out a short time ago, with the ``seed`` of its owner or its agent. One that was renewed
+        since ``known`` is found as it is. Raises NotDue when that would add less than ``least`` of
+        a name's whole time, or less than an agent may."""
         check_name(name)
+        if sign_public(seed) == known.agent:
+            least = max(least, 1 / AGENT_RENEWALS)
         async with self.lookups.turn() as turn:
             found = await turn.lookup(name, known, lapsed=True)
             if isinstance(found, Absent):
@@ -158,7 +177,7 @@ class Directory:
                 raise NotDue(early + 1)
             operation = self._operation(OperationKind.RENEW, old, turn.size, until=until)
             return await self._carry_out(
-                turn, operation, (owner_seed,), old, lambda entry: entry.expires >= until
+                turn, operation, (seed,), old, lambda entry: entry.expires >= until
             )
 
     async def cancel(self, name: str, owner_seed: bytes, known: Entry) -> Found:
@@ -174,18 +193,26 @@ class Directory:
             )
 
     async def release(self, name: str, owner_seed: bytes, known: Entry) -> None:
-        """Give a name up, for good. Raises OperationRefused and what ``Lookups.lookup`` raises."""
+        """Give a name up, for good; one that was given up is no error. Raises OperationRefused and
+        what ``Lookups.lookup`` raises."""
         async with self.lookups.turn() as turn:
-            await self._submit(
-                turn, self._operation(OperationKind.RELEASE, known, turn.size).signed((owner_seed,))
-            )
-            with suppress(NameExpired):
-                await turn.lookup(name, known)
-                raise OperationRefused(Refusal.WRONG_VERSION)
+            found = await turn.lookup(name, known, lapsed=True)
+            if isinstance(found, Absent):
+                raise OperationRefused(Refusal.NO_SUCH_NAME)
+            if found.entry.status is not Status.RELEASED:
+                operation = self._operation(OperationKind.RELEASE, found.entry, turn.size)
+                await self._carry_out(
+                    turn,
+                    operation,
+                    (owner_seed,),
+                    found.entry,
+                    lambda entry: entry.status is Status.RELEASED,
+                )
 
-    def freeze_certificate(self, owner_seed: bytes, known: Entry) -> bytes:
+    def freeze_certificate(self, seed: bytes, known: Entry) -> bytes:
         """A signed operation to be kept: whoever has it can freeze the name, until its owner keys
-        change."""
+        change. With the ``seed`` of its agent it is one that the owner can undo, and good until
+        there is another agent."""
         return (
             replace(
                 self._operation(OperationKind.FREEZE, known, 0),
@@ -193,22 +220,25 @@ class Directory:
                 previous=ZERO,
                 expires=NEVER,
             )
-            .signed((owner_seed,))
+            .signed((seed,))
             .encode()
         )
 
     async def freeze(self, certificate: bytes) -> Entry:
         """Freeze a name by a certificate that ``freeze_certificate`` made; the frozen entry. A name
-        that is frozen already is no error. Raises OperationRefused and what ``Lookups.lookup``
-        raises."""
-        name = decode_operation(certificate).name
+        that is frozen already, as much as this would, is no error. Raises OperationRefused and what
+        ``Lookups.lookup`` raises."""
+        operation = decode_operation(certificate)
+        signers = {key for key, _ in operation.signatures}
         async with self.lookups.turn() as turn:
-            found = await turn.lookup(name, None, lapsed=True)
-            if isinstance(found, Found) and found.entry.status is Status.FROZEN:
-                return found.entry
-            await self._submit(turn, decode_operation(certificate))
-            found = await turn.lookup(name, None, lapsed=True)
-            if isinstance(found, Absent) or found.entry.status is not Status.FROZEN:
+            found = await turn.lookup(operation.name, None, lapsed=True)
+            if isinstance(found, Found):
+                enough = (Status.FROZEN, Status.SUSPENDED)[: 1 + (signers == {found.entry.agent})]
+                if found.entry.status in enough:
+                    return found.entry
+            await self._submit(turn, operation)
+            found = await turn.lookup(operation.name, None, lapsed=True)
+            if isinstance(found, Absent) or not found.entry.frozen:
                 raise DirectoryLies(Fault.VANISHED)
             return found.entry
 
@@ -230,31 +260,29 @@ class Directory:
             )
             return done.entry
 
-    async def inherit(self, name: str, profile: bytes, owner_seed: bytes, known: Entry) -> Found:
-        """Put an own profile into a name whose recovery is due. Raises NameTaken, OperationRefused
-        and what ``Lookups.lookup`` raises."""
-        owners = Keys(1, (sign_public(owner_seed),))
+    async def inherit(
+        self, name: str, profile: bytes, owner_seed: bytes, known: Entry, *, agent: bytes = b""
+    ) -> Found:
+        """Put an own profile, and an ``agent`` (public key, 32; empty for none), into a name whose
+        recovery is due. Raises NameTaken, OperationRefused and what ``Lookups.lookup`` raises."""
+        wish = _Wish(Keys(1, (sign_public(owner_seed),)), agent, profile)
         async with self.lookups.turn() as turn:
-            if (known.owners, known.profile) == (owners, profile):
-                found = await turn.lookup(name, None, lapsed=True)
-                if isinstance(found, Absent):
-                    raise DirectoryLies(Fault.VANISHED)
-                return found
-            operation = self._operation(OperationKind.UPDATE, known, turn.size, profile=profile)
-            await self._submit(turn, operation.signed((owner_seed,)))
+            if not wish.is_so(known):
+                operation = self._operation(OperationKind.ROTATE, known, turn.size)
+                operation = wish.into(operation, known.recovery)
+                await self._submit(turn, operation.signed((owner_seed,)))
             found = await turn.lookup(name, None, lapsed=True)
             if isinstance(found, Absent):
                 raise DirectoryLies(Fault.VANISHED)
-            return _own(found, owners, profile)
+            return _own(found, wish)
 
     async def _change(
         self,
         kind: OperationKind,
         name: str,
-        profile: bytes,
+        wish: "_Wish",
         seeds: tuple[bytes, ...],
-        known: Entry,
-        owners: Keys,
+        known: Entry | None,
         recovery: Keys | None = None,
     ) -> Found:
         check_name(name)
@@ -264,21 +292,19 @@ class Directory:
                 raise OperationRefused(Refusal.NO_SUCH_NAME)
             old = found.entry
             recovery = old.recovery if recovery is None else recovery
-            if (old.owners, old.recovery, old.profile) == (owners, recovery, profile):
+            if wish.is_so(old) and old.recovery == recovery:
                 return found
-            operation = self._operation(kind, old, turn.size, profile=profile)
+            operation = self._operation(kind, old, turn.size, profile=wish.profile)
             if kind is OperationKind.ROTATE:
-                operation = replace(operation, owners=owners, recovery=recovery)
-            return await self._carry_out(
-                turn,
-                operation,
-                seeds,
-                old,
-                lambda entry: (entry.owners, entry.profile) == (owners, profile),
-            )
+                operation = wish.into(operation, recovery)
+            return await self._carry_out(turn, operation, seeds, old, wish.is_so)
 
     async def _config(self, turn: Turn) -> Config:
         """The directory's configuration in full, which the policy pins by its hash."""
+        return (await self._terms(turn))[0]
+
+    async def _terms(self, turn: Turn) -> tuple[Config, int]:
+        """The configuration; and how many bits of work the directory says that a COMMIT needs."""
         reply = await turn.ask(AskTerms(turn.size - 1))
         if not isinstance(reply, TermsAre):
             raise unexpected(reply)
@@ -288,7 +314,7 @@ class Directory:
             raise DirectoryLies(Fault.MALFORMED) from error
         if config.digest() != self.lookups.policy.config:
             raise DirectoryLies(Fault.CONFIG)
-        return config
+        return config, reply.work
 
     def _operation(
         self,
@@ -336,20 +362,23 @@ class Directory:
         self,
         turn: Turn,
         name: str,
-        profile: bytes,
+        wish: "_Wish",
         seed: bytes,
         old: Entry | None,
         token: Token | None,
+        told: Told,
     ) -> None:
         person = Person(self.lookups.policy.directory, name)
-        owners = Keys(1, (sign_public(seed),))
         salt = registration_salt(seed, person)
-        expires = turn.size + OPERATION_ROUNDS
-        hidden = commitment(person, owners, salt)
-        if token is not None:  # the COMMIT spends it: what it is for is looked at before
-            check_granted((await self._config(turn)).terms, name, token.invite.name)
+        hidden, expires = commitment(person, wish.owners, salt), turn.size + COMMIT_ROUNDS
         commit = Operation(OperationKind.COMMIT, person.directory, "", 0, 0, ZERO, expires, hidden)
-        await self._commit(turn, commit if token is None else let_in(Terms(), commit, token))
+        # what the COMMIT costs is lost where the name is refused: that is looked at before
+        granted = None if token is None else token.invite.name
+        check_granted((await self._config(turn)).terms, name, granted)
+        if token is None:
+            await self._commit_by_work(turn, commit, told)
+        else:
+            await self._commit(turn, by_invite(commit, token))
         register = Operation(
             OperationKind.REGISTER,
             person.directory,
@@ -357,10 +386,11 @@ class Directory:
             1 if old is None else old.incarnation + 1,
             1,
             ZERO if old is None else old.digest(),
-            expires,
+            turn.size + OPERATION_ROUNDS,
             salt,
-            owners,
-            profile=profile,
+            wish.owners,
+            profile=wish.profile,
+            agent=wish.agent,
         )
         try:
             await self._submit(turn, register.signed((seed,)))
@@ -369,19 +399,26 @@ class Directory:
                 raise NameTaken from error
             raise
 
+    async def _commit_by_work(self, turn: Turn, commit: Operation, told: Told) -> None:
+        """Do the work that is asked for, and more of it where others make it dearer meanwhile."""
+        for left in reversed(range(WORK_TRIES)):
+            config, bits = await self._terms(turn)
+            if config.terms.registration is Registration.INVITE:
+                raise OperationRefused(Refusal.INVITE_NEEDED)
+            commit = await _work(commit, bits, told)
+            try:
+                await self._commit(turn, commit)
+            except OperationRefused as error:
+                if error.refusal is not Refusal.WORK_NEEDED or not left:
+                    raise
+            else:
+                return
+
     async def _commit(self, turn: Turn, commit: Operation) -> None:
         try:
             await self._submit(turn, commit)
         except OperationRefused as error:
-            if error.refusal is Refusal.WORK_NEEDED and not commit.work:
-                terms = (await self._config(turn)).terms
-                worked = await trio.to_thread.run_sync(
-                    let_in, terms, commit, None, abandon_on_cancel=True
-                )
-                if worked == commit:  # it asks for work that its terms do not ask for
-                    raise
-                await self._commit(turn, worked)
-            elif error.refusal is not Refusal.COMMIT_REPEATED:
+            if error.refusal is not Refusal.COMMIT_REPEATED:
                 raise
 
     async def _submit(self, turn: Turn, operation: Operation) -> None:
@@ -404,6 +441,31 @@ class Directory:
         raise failure
 
 
+async def _work(commit: Operation, bits: int, told: Told) -> Operation:
+    """The COMMIT with a proof of work of so many bits, in slices, which can be cut off between."""
+    said = False
+    while True:
+        begun = time.monotonic()
+        commit, done = await trio.to_thread.run_sync(worked, commit, bits, WORK_SLICE)
+        if done:
+            return commit
+        if not said:
+            left = (time.monotonic() - begun) * (1 << bits) / WORK_SLICE
+            told(
+                "the name directory asks this computer for some work, so that nobody takes names"
+                f" without end: {_about(left)}"
+            )
+            said = True
+
+
+def _about(seconds: float) -> str:
+    """A time that is only known in the mean, in words."""
+    for unit, size in ("days", 86_400), ("hours", 3_600), ("minutes", 60):
+        if seconds >= 2 * size:
+            return f"about {seconds / size:.0f} {unit}"
+    return f"about {max(seconds, 1):.0f} seconds"
+
+
 def check_free(entry: Entry, now: int) -> None:
     """Raises NameTaken for an entry that has ended, at ``now`` (seconds since 1970), while its name
     is kept from others."""
@@ -412,9 +474,33 @@ def check_free(entry: Entry, now: int) -> None:
         raise NameTaken(until)
 
 
-def _own(found: Found, owners: Keys, profile: bytes) -> Found:
-    if found.entry.owners != owners:
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What an own entry is to have."""
+
+    owners: Keys
+    agent: bytes
+    profile: bytes
+
+    def is_so(self, entry: Entry) -> bool:
+        """Whether an entry has it."""
+        has = (entry.owners, entry.agent, entry.profile)
+        return not entry.frozen and has == (self.owners, self.agent, self.profile)
+
+    def into(self, operation: Operation, recovery: Keys) -> Operation:
+        """An operation that makes it so, with these recovery keys."""
+        return replace(
+            operation,
+            owners=self.owners,
+            recovery=recovery,
+            agent=self.agent,
+            profile=self.profile,
+        )
+
+
+def _own(found: Found, wish: _Wish) -> Found:
+    if found.entry.owners != wish.owners:
         raise NameTaken
-    if found.entry.profile != profile:
+    if not wish.is_so(found.entry):
         raise OperationRefused(Refusal.WRONG_VERSION)
     return found

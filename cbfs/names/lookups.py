@@ -18,6 +18,7 @@ from cbfs.network.dial import Dialer, DialError
 from cbfs.network.link import Link, open_link
 from cbfs_common.errors import CbfsError, DecodeError, TransportError
 from cbfs_common.limits import COSIGNATURE_AHEAD_MAX, FEED_TILE, FOLLOW_MAX, HEADS_SEEN_MAX
+from cbfs_common.names.changes import HistoryLink as Step
 from cbfs_common.names.checks import (
     Absent,
     DirectoryState,
@@ -37,8 +38,7 @@ from cbfs_common.names.checks import (
 )
 from cbfs_common.names.entry import Entry, decode_entry
 from cbfs_common.names.faults import DirectoryLies, Fault
-from cbfs_common.names.feed import FeedRound, Position, decode_tile, tile_of
-from cbfs_common.names.operations import HistoryLink as Step
+from cbfs_common.names.feed import FeedRound, Followed, Position, decode_tile, tile_of
 from cbfs_common.names.operations import OperationRefused
 from cbfs_common.names.wire import (
     AskChanges,
@@ -72,6 +72,10 @@ TILES_KEPT_MAX = 64
 LOOKUPS_AT_ONCE = 8
 """Connections for look-ups side by side."""
 
+BUNDLE_ROUNDS_MAX = 8 * FOLLOW_MAX
+"""Rounds for which a bundle is compared with the change feed: of a day and a half, when rounds are
+made as fast as they may be. Bundles are made anew each day."""
+
 TRIES = 3
 """Look-ups side by side before one is made alone, so that no other can come between."""
 
@@ -90,11 +94,9 @@ class DirectoryDown(CbfsError):
 class Polled:
     """What a poll brought: index prefixes (8 bytes) that ``changed`` since the last one, each with
     the last round that did it.
-    ``missed``: too many rounds have passed to follow them; anything may have changed.
     ``degraded``: only the policy's weaker quorum has signed, and nothing was learnt."""
 
     changed: Mapping[bytes, int] = field(default_factory=dict)
-    missed: bool = False
     degraded: bool = False
 
 
@@ -109,12 +111,14 @@ class Lookups:
         save: Callable[[bytes], Awaitable[None]],
         clock: Callable[[], float],
         random: Random,
+        title: str = "the name directory",
     ) -> None:
         """``policy`` says whose signatures count. ``load`` gives what ``save`` was last given,
-        which must then be on the disk. ``clock`` gives seconds since 1970. Raises DecodeError when
-        what was stored is damaged."""
+        which must then be on the disk. ``clock`` gives seconds since 1970. ``title``: what users
+        are told that it is. Raises DecodeError when what was stored is damaged."""
         self.dialer = dialer
         self.policy = policy
+        self.title = title
         self._save = save
         self.clock = clock
         self.random = random
@@ -159,23 +163,35 @@ class Lookups:
                 return await turn.lookup(name, known, lapsed=lapsed)
 
     async def poll(self, mark: Callable[[Polled], Awaitable[None]]) -> Polled:
-        """Ask for the newest head and what has changed since the last poll. ``mark`` is told
-        before that is forgotten; a crash in between tells it again. Raises DirectoryDown or
+        """Ask for the newest head and what has changed since the last poll, however long ago that
+        was: in stretches of FOLLOW_MAX rounds, so that nothing has to be asked for by name because
+        others were busy. ``mark`` is told of each before that is forgotten; a crash in between
+        tells it again. The last one is returned, with what changed in all. Raises DirectoryDown or
         DirectoryLies, also when the log does not lead through what look-ups have shown."""
         async with self.turn() as turn:
             newest = await self._newest(turn.link)
             if newest.degraded:
                 return Polled(degraded=True)
-            if newest.head.size - self._state.feed.size <= FOLLOW_MAX:
-                rounds = await self._rounds(turn.link, self._state.feed.size, newest.head.size)
-                state, changed = check_feed(self._state, newest, rounds)
-                polled = Polled(changed)
-            else:
-                state = replace(await self._followed(turn.link, newest), feed=newest.head)
-                polled = Polled(missed=True)
-            await mark(polled)
+            changed: dict[bytes, int] = {}
+            if newest.head.size - self._state.feed.size > FOLLOW_MAX:
+                await self._keep(await self._followed(turn.link, newest))
+            while newest.head.size - self._state.feed.size > FOLLOW_MAX:
+                stretch = await self._stretch(turn.link, self._state.feed, newest.head)
+                await mark(Polled(stretch.changes))
+                await self._keep(replace(self._state, feed=stretch.position))
+                changed |= stretch.changes
+            rounds = await self._rounds(turn.link, self._state.feed.size, newest.head.size)
+            state, last = check_feed(self._state, newest, rounds)
+            await mark(Polled(last))
             await self._keep(state)
-            return polled
+            return Polled({**changed, **last})
+
+    async def _stretch(self, link: Link, start: Position, end: Position) -> Followed:
+        """What has changed from a position to the next multiple of FOLLOW_MAX, from which a proof
+        leads to ``end``."""
+        old = (start.size // FOLLOW_MAX + 1) * FOLLOW_MAX
+        rounds, proof = await self._rounds(link, start.size, old), await self._proof(link, old, end)
+        return check_extends(start, rounds, proof, old, end)
 
     async def _make_room(self) -> None:
         """Follow the log when no more heads can be kept of which that is still to be done."""
@@ -215,21 +231,25 @@ class Lookups:
         """Check that the log goes on to ``end`` from positions that are past ``start`` and before
         the next multiple of FOLLOW_MAX: by its rounds, and behind that multiple by a proof."""
         old = min((start // FOLLOW_MAX + 1) * FOLLOW_MAX, end.size)
-        rounds, proof = await self._rounds(link, start, old), tuple[bytes, ...]()
-        if old < end.size:
-            reply = await self._ask(link, AskConsistency(old, end.size))
-            if not isinstance(reply, ConsistencyIs):
-                raise unexpected(reply)
-            proof = reply.proof
+        rounds, proof = await self._rounds(link, start, old), await self._proof(link, old, end)
         for position in positions:
             check_extends(position, rounds, proof, old, end)
+
+    async def _proof(self, link: Link, old: int, end: Position) -> tuple[bytes, ...]:
+        """That the log goes on from ``old`` rounds, a multiple of FOLLOW_MAX, to ``end``."""
+        if old >= end.size:
+            return ()
+        reply = await self._ask(link, AskConsistency(old, end.size))
+        if not isinstance(reply, ConsistencyIs):
+            raise unexpected(reply)
+        return reply.proof
 
     async def is_current(self, shown: Shown) -> bool | None:
         """Whether what a bundle shows is still so at the last poll; None when the change feed
         cannot say: the bundle is newer than the last poll, or too old. Raises DirectoryDown or
         DirectoryLies."""
         state, start = self._state, shown.head.size
-        if not 0 <= state.feed.size - start <= FOLLOW_MAX:
+        if not 0 <= state.feed.size - start <= BUNDLE_ROUNDS_MAX:
             return None
         if start == state.feed.size:
             return is_current(self.policy, state, shown, ())
@@ -374,7 +394,7 @@ class Lookups:
                 yield link
         except (DialError, TransportError) as error:
             raise DirectoryDown(
-                f"the name directory does not answer: {error}",
+                f"{self.title} does not answer: {error}",
                 error.hint or "cbfs tries again by itself",
             ) from error
 

@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cbfs.names.directory import Directory
 from cbfs.storage.store import Meta, Reader, Store, Table, Writer
@@ -18,28 +18,35 @@ from cbfs_common.names.checks import (
     Found,
     NameChanged,
 )
-from cbfs_common.names.entry import Entry, Keys, Status, decode_entry, read_keys
-from cbfs_common.names.layout import Fields, long
+from cbfs_common.names.entry import Entry, Keys, Status, decode_entry, read_agent, read_keys
+from cbfs_common.names.layout import Fields, long, short
 
 _TAMPERED = frozenset((Fault.VANISHED, Fault.SAME_VERSION, Fault.ROLLED_BACK, Fault.CHAIN))
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A change of the own entry that is under way: the owner keys and the profile that it is to
-    have."""
+    """A change of the own entry that is under way: the owner keys, the agent's key (empty for none)
+    and the profile that it is to have."""
 
     owners: Keys
+    agent: bytes
     profile: bytes
 
     def encode(self) -> bytes:
-        """The record of ``Meta``: owners | long(profile)."""
-        return self.owners.encode() + long(self.profile)
+        """The record of ``Meta``: owners | short(agent) | long(profile)."""
+        return self.owners.encode() + short(self.agent) + long(self.profile)
 
     def made(self, entry: Entry) -> bool:
         """Whether an entry is what this change leads to."""
         active = entry.status is Status.ACTIVE
-        return active and (entry.owners, entry.profile) == (self.owners, self.profile)
+        has = (entry.owners, entry.agent, entry.profile)
+        return active and has == (self.owners, self.agent, self.profile)
+
+
+def stays(entry: Entry) -> Intent:
+    """A change that leaves owners, agent and profile as they are, as a renewal does."""
+    return Intent(entry.owners, entry.agent, entry.profile)
 
 
 def read_own(reader: Reader) -> Entry | None:
@@ -55,7 +62,7 @@ def read_intent(reader: Reader) -> Intent | None:
     if data is None:
         return None
     fields = Fields(data, "a change of the own name")
-    intent = Intent(read_keys(fields), fields.long())
+    intent = Intent(read_keys(fields), read_agent(fields), fields.long())
     fields.end()
     return intent
 
@@ -72,9 +79,10 @@ def write_released(writer: Writer) -> None:
 
 def write_own(writer: Writer, found: Found) -> None:
     """Keep what the directory has as the own entry, with its proof. The change that led to it has
-    ended."""
+    ended; and whoever has made one has not given the name up, or could not."""
     _write_proof(writer, found)
-    writer.delete(Table.META, Meta.OWN_NEXT)
+    for key in (Meta.OWN_NEXT, Meta.RELEASED):
+        writer.delete(Table.META, key)
 
 
 def _write_proof(writer: Writer, found: Found) -> None:
@@ -83,6 +91,32 @@ def _write_proof(writer: Writer, found: Found) -> None:
     if found.bundle:
         writer.put(Table.META, Meta.BUNDLE, found.bundle)
     writer.delete(Table.META, Meta.ALARM)
+
+
+def _what_others_did(own: Entry, found: Entry) -> str:
+    """How an entry became another one than ``own``, in words. An agent's key renews and suspends,
+    and changes nothing else."""
+    renewed = replace(
+        own,
+        version=found.version,
+        round=found.round,
+        previous=found.previous,
+        expires=found.expires,
+    )
+    if found == replace(renewed, status=Status.SUSPENDED):
+        return (
+            "it was frozen with the agent key that is in your account; if it was not you, somebody"
+            " has a copy of the account. Your owner key frees it: cbfs name rotate --stolen"
+        )
+    if own.agent and found == renewed:
+        return (
+            "somebody has renewed it, with the agent key that is in your account or with your owner"
+            " key: they have a copy"
+        )
+    return (
+        "somebody has changed your entry, and signed with your owner key: they have that"
+        " key as well"
+    )
 
 
 class OwnName:
@@ -102,6 +136,11 @@ class OwnName:
             self.bundle = reader.get(Table.META, Meta.BUNDLE) or b""
             self.alarm = (reader.get(Table.META, Meta.ALARM) or b"").decode()
             self._released = reader.get(Table.META, Meta.RELEASED) is not None
+
+    @property
+    def is_released(self) -> bool:
+        """Whether one has given the name up."""
+        return self._released
 
     @property
     def expires(self) -> int:
@@ -154,23 +193,19 @@ class OwnName:
         if own is None or found.entry == own:
             await self._fine(found)
         else:
-            await self._raise_alarm(
-                "somebody has changed your entry, and signed with your owner key: they have that"
-                " key as well",
-                found.entry,
-            )
+            await self._raise_alarm(_what_others_did(own, found.entry), found.entry)
 
     async def renew(self, seed: bytes, least: float) -> None:
-        """Renew the name. ``seed``: the owner's key (32 bytes). ``least``: the part of a name's
-        whole time that this must add. A crash after the directory has it leaves the rest to the
-        next call. Raises what ``Directory.renew`` raises, and CbfsError when what the directory has
-        is not what was made here."""
+        """Renew the name. ``seed``: the owner's key, or the agent's (32 bytes). ``least``: the part
+        of a name's whole time that this must add. A crash after the directory has it leaves the
+        rest to the next call. Raises what ``Directory.renew`` raises, and CbfsError when what the
+        directory has is not what was made here."""
         if self._own is not None and self._intent is None:
             await self.check()
         own = self._own
         if own is None or self.alarm or self._released:
             raise CbfsError("it is not as you left it", "see what has changed: cbfs name show")
-        intent = Intent(own.owners, own.profile)
+        intent = stays(own)
         if self._intent is None:
             await self._store.commit(lambda writer: write_intent(writer, intent))
             self._intent = intent

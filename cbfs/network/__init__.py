@@ -5,4 +5,13 @@ In come addresses and requests; out go replies, pushes and errors in words. Stan
 Entered by names, context, the engine's rooms and commands.
 """
 
-FACE = ("access", "dial", "link", "own_server", "pacing", "tor.config", "tor.private_network")
+FACE = (
+    "access",
+    "dial",
+    "link",
+    "options",
+    "own_server",
+    "pacing",
+    "tor.config",
+    "tor.private_network",
+)

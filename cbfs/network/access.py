@@ -2,33 +2,24 @@
 
 There is no third way, and neither falls back to the other."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING
 
 import trio
 
 from cbfs.network.dial import Dialer, LoopbackDialer, OwnServerDialer, socket_path
+from cbfs.network.options import NetworkOptions
 from cbfs.network.own_server import OwnServer
-from cbfs.network.tor.config import TorOptions
-from cbfs.network.tor.tor import Tor, running_tor
 from cbfs_common.errors import CbfsError
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address
 
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkOptions:
-    """How the user wants servers to be reached. ``no_tor``: by plain TCP, at loopback addresses
-    only. Else ``tor`` says which tor."""
-
-    no_tor: bool = False
-    tor: TorOptions = field(default_factory=TorOptions)
+if TYPE_CHECKING:
+    from cbfs.network.tor.tor import Tor
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +28,7 @@ class Network:
     is the home server where it runs with the client."""
 
     dialer: Dialer
-    tor: Tor | None
+    tor: "Tor | None"
     own_server: OwnServer | None = None
 
     def lines(self) -> tuple[str, ...]:
@@ -52,6 +43,13 @@ class Network:
         ]
         own = (self.own_server.line,) if self.own_server else ()
         return (f"Tor: {report.state}{hint}", *own, *circuits)
+
+
+def read_in(options: NetworkOptions) -> None:
+    """Read in what ``reaching`` takes, for a program that does something in between which wants
+    it there."""
+    if not options.no_tor:
+        import_module("cbfs.network.tor.tor")
 
 
 @asynccontextmanager
@@ -72,6 +70,9 @@ async def reaching(
             raise CbfsError("your own server can only be reached through Tor", "leave out --no-tor")
         yield Network(LoopbackDialer(), None)
         return
+    # read in only here: a mount without Tor would be a tenth slower, and larger, for it
+    from cbfs.network.tor.tor import running_tor  # noqa: PLC0415
+
     async with running_tor(options.tor, account / "tor", random.token, changed) as tor:
         if not own_server:
             yield Network(tor.dialer, tor)
@@ -83,23 +84,3 @@ async def reaching(
                 nursery.start_soon(own.keep)
                 yield Network(OwnServerDialer(path, own.host, tor.dialer), tor, own)
                 nursery.cancel_scope.cancel()
-
-
-def run(work: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T:
-    """Run as ``trio.run`` does, and raise the first of our errors, else of the system's, in place
-    of the group that nurseries make; KeyboardInterrupt whatever it has met on its way."""
-    try:
-        return trio.run(work, *arguments)
-    except BaseExceptionGroup as group:
-        if group.subgroup(KeyboardInterrupt) is not None:
-            raise KeyboardInterrupt from None
-        if group.subgroup(lambda e: not _expected(e)) is not None:
-            raise
-        error: BaseException = group.subgroup(CbfsError) or group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from None
-
-
-def _expected(error: BaseException) -> bool:
-    return isinstance(error, CbfsError | OSError | BaseExceptionGroup)

@@ -45,13 +45,21 @@ _AGAIN = "cbfs tries again when the server can be reached"
 
 _WORDS = {
     Code.BAD_REQUEST: ("does not understand the request", "it may be of another version"),
-    Code.NO_ACCOUNT: ("has no account for this key", "create one: cbfs init"),
+    Code.NO_ACCOUNT: ("has no account for this key", "make it anew: cbfs sign-up"),
     Code.UNKNOWN_USER: ("does not know the recipient", "they may have moved to another server"),
     Code.MAILBOX_FULL: ("says that the recipient's mailbox is full", _AGAIN),
     Code.NO_PREKEY: ("has no prekey of the recipient", "they have to come online first"),
     Code.UNKNOWN_ENVELOPE: ("does not have this envelope", "it was deleted already"),
     Code.TOO_MANY: ("has reached one of its limits", _AGAIN),
     Code.TROUBLE: ("could not write to its disk", _AGAIN),
+    Code.FULL: ("has no room left", _AGAIN),
+    Code.SUSPENDED: ("has suspended the account", "ask who runs the server"),
+    Code.WORK_NEEDED: ("asks newcomers for work", _AGAIN),
+    Code.INVITE_NEEDED: (
+        "takes newcomers by invite only",
+        "ask whoever runs it for one, put it into a file, and say --server-invite FILE; for an"
+        " account that has ended: cbfs sign-up --server-invite FILE",
+    ),
 }
 
 

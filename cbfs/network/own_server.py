@@ -14,16 +14,18 @@ import subprocess
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from cbfs.network.tor.tor import Tor
 from cbfs.problems import Backoff
 from cbfs_common.errors import CbfsError, in_words
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address, parse_address
 from cbfs_host.files import make_directory
+
+if TYPE_CHECKING:
+    from cbfs.network.tor.tor import Tor
 
 STOP_TIMEOUT: Final = 10.0
 """Seconds that the server has to end before it is killed."""
@@ -46,7 +48,7 @@ class OwnServer:
         self,
         directory: Path,
         socket: str,
-        tor: Tor,
+        tor: "Tor",
         known: Address | None,
         random: Random,
         changed: Callable[[], None],

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import trio
 
-from cbfs.network.dial import Dialer
+from cbfs.network.dial import Dialer, NotAllowed
 from cbfs_common.primitives import Random, exponential
 
 LINGER_MEAN = 2.0
@@ -71,6 +71,29 @@ class LingeringStream(trio.abc.Stream):
             await self._stream.aclose()
 
 
+class DirectDialer:
+    """Makes connections as ``direct`` does, until it is shut: then none any more."""
+
+    def __init__(self, direct: Dialer) -> None:
+        self._direct = direct
+        self._is_shut = False
+
+    def shut(self) -> None:
+        """Make no more connections. Those that there are stay."""
+        self._is_shut = True
+
+    async def dial(self, host: str, port: int, isolation: bytes) -> trio.abc.Stream:
+        """A connection. Raises NotAllowed when the gate is shut, and what ``direct`` raises."""
+        if not self._is_shut:
+            stream = await self._direct.dial(host, port, isolation)
+            if not self._is_shut:
+                return stream
+            await trio.aclose_forcefully(stream)
+        raise NotAllowed(
+            "this copy of the account has stopped", "see the file WARNING in the mount"
+        )
+
+
 class LingeringDialer:
     """Makes connections at once, which end as those do that have had a turn."""
 
@@ -99,9 +122,9 @@ class PacedDialer:
     """The way to all servers but the home server. ``direct`` does not wait."""
 
     def __init__(self, direct: Dialer, pace: Pace, random: Random) -> None:
-        self.direct = direct
+        self.direct = DirectDialer(direct)
         self._pace = pace
-        self.in_turn = LingeringDialer(direct, random)
+        self.in_turn = LingeringDialer(self.direct, random)
         """For cover traffic, which is given its turn."""
         self._random = random
         self._waiting: deque[trio.Event] = deque()

@@ -5,4 +5,4 @@ In come changes of the tree, and the clock; out go submissions to the engine, an
 Stands on tree, interface, messages, problems and storage. Entered by mount and commands.
 """
 
-FACE = ("loop", "outbox", "submission", "sync_send")
+FACE = ("loop", "outbox", "programs", "submission", "sync_send")

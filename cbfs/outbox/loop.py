@@ -174,7 +174,7 @@ class OutboxLoop:
             people, _subject = self._outbox.recipients(name, folder)
             unknown = self._unknown_of(people, folder)
             if unknown:
-                listed = ", ".join(unknown)
+                listed = ", ".join(map(self._tree.backend.people.label, unknown))
                 problem = Refused(
                     f"nobody is called {listed}", "rename the folder or mend its metadata.toml"
                 )

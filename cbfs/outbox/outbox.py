@@ -19,6 +19,7 @@ from cbfs.outbox.rule import (
     Draft,
     Hold,
     Lock,
+    Writers,
     folder_verdict,
     is_live,
     original_of,
@@ -27,7 +28,6 @@ from cbfs.outbox.rule import (
 from cbfs.storage.faults import Tasks
 from cbfs.storage.store import StoreError
 from cbfs.tree.nodes import File, Folder, FolderDraft, Node, SymbolicLink, walk
-from cbfs.tree.processes import Processes
 from cbfs.tree.rules import METADATA, QUIET, is_lock, lock_names
 from cbfs.tree.texts import read_folder_name
 from cbfs.tree.tree import Tree
@@ -71,7 +71,7 @@ class Outbox:
         watchers: Watchers,
         tasks: Tasks,
         events: OutboxEvents,
-        processes: Processes,
+        processes: Writers,
         grace: float | None,
     ) -> None:
         self.tree = tree
@@ -114,6 +114,8 @@ class Outbox:
         inside = [(d, n, f) for d, n, f in walk(node) if isinstance(f, File)]
         until = _held_until(node)
         draft = Draft(name, len(inside), fresh, 0, None, state.changed, until)
+        if node.folder_draft is not None and node.folder_draft.maker is not None:
+            draft = replace(draft, held=processes.is_alive(node.folder_draft.maker))
         return folder_verdict(
             draft,
             ((_draft(n, file), self._locks(d, n)) for d, n, file in inside),
@@ -237,4 +239,14 @@ def _draft(name: str, file: File) -> Draft:
     if file.asked == file.version:  # fsync has said that it is finished
         writers, changed = 0, -math.inf
     until = _held_until(file)
-    return Draft(name, file.size, fresh, writers, file.author, changed, until, file.failure)
+    return Draft(
+        name,
+        file.size,
+        fresh,
+        writers,
+        file.author,
+        changed,
+        until,
+        file.failure,
+        touched=file.touched,
+    )

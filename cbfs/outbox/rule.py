@@ -1,6 +1,6 @@
 """When a file in the outbox is a finished message. Design: filesystem.md, "When a file is sent".
 
-Pure: what is known of processes comes through ``Processes``. Over 119 recorded save sequences of
+Pure: what is known of processes comes through ``Writers``. Over 119 recorded save sequences of
 30 programs this rule erred in 2. What is not sent stays where it is until somebody removes it, and
 after a minute it is told why: nothing of the user's goes by itself.
 """
@@ -9,21 +9,55 @@ import math
 import re
 import struct
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Protocol
 
 from cbfs.tree.nodes import Failure
-from cbfs.tree.processes import Process, Processes
-from cbfs.tree.rules import METADATA, QUIET, backup_of, folder_taken_for, is_own, taken_for
+from cbfs.tree.processes import Process
+from cbfs.tree.rules import (
+    METADATA,
+    QUIET,
+    SHORT_GRACE,
+    backup_of,
+    folder_taken_for,
+    is_own,
+    taken_for,
+)
 
 RECHECK = 0.5
 """Seconds until a file that an editor holds is looked at again."""
+
+AFTER_END = 0.1
+"""Seconds after the end of the programs that have changed a file for which it must be left alone,
+if the grace is not over before, and is a short one."""
+
+FOLLOWED_RECHECK = 0.05
+"""Seconds until a file is looked at again on which something may follow."""
 
 CLOCK_RECHECK = 60.0
 """Seconds until a file that its date holds is looked at again: the clock may be set."""
 
 _SWAP_PID = struct.Struct("<I")
 _SWAP_PID_OFFSET = 24
+
+
+class Writers(Protocol):
+    """The programs that change files of the outbox."""
+
+    def is_alive(self, process: Process) -> bool:
+        """Whether that very process still runs."""
+
+    def is_running(self, pid: int) -> bool:
+        """Whether any process has this id."""
+
+    def ended(self, process: Process) -> float | None:
+        """When it has ended, on the clock of ``now``; None while it lives, or if that cannot be
+        known."""
+
+    def is_followed(self, process: Process) -> bool:
+        """Whether more may follow of what a program that has ended was a part of, as of a command
+        line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +74,7 @@ _FAILED = {
     Failure.WRITE: "writing it failed, so it may not be complete",
     Failure.KILLED: "the program that wrote it was ended by a signal, so it may not be complete",
     Failure.UNMOUNT: "the mount ended while it was being written, so it may not be complete",
+    Failure.MORE: "others have added people since it was saved, to whom it would go as well",
 }
 
 
@@ -58,7 +93,8 @@ class Draft:
     """What counts for one file or folder. Times in seconds; ``changed`` on the clock of ``now``,
     ``until`` on the wall clock: a modification time in the future holds a message until then.
     ``original``: what it is, or was when it got its name, the backup of. ``held``: it is a lock or
-    swap file whose editor lives."""
+    swap file whose editor lives, or a scratch folder whose program does. ``touched``: as in
+    ``File``."""
 
     name: str
     size: int
@@ -70,6 +106,7 @@ class Draft:
     failure: Failure = Failure.NONE
     original: Original | None = None
     held: bool = False
+    touched: Mapping[Process, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +143,17 @@ def verdict(
     now: float,
     wall: float,
     grace: float,
-    processes: Processes,
+    processes: Writers,
 ) -> Hold | None:
     """None when the file is a finished message."""
     return (
         _scratch(draft, now, taken_for(draft.name))
         or _no_message(draft, now)
         or _in_use(draft, locks, processes)
-        or (_too_soon(draft, now, grace) if draft.failure is not Failure.NONE else None)
+        or (_too_soon(draft, now, grace, processes) if draft.failure is not Failure.NONE else None)
         or _failed(draft)
         or _later(draft, wall)
-        or _too_soon(draft, now, grace)
+        or _too_soon(draft, now, grace, processes)
     )
 
 
@@ -126,7 +163,7 @@ def folder_verdict(
     now: float,
     wall: float,
     grace: float,
-    processes: Processes,
+    processes: Writers,
 ) -> Hold | None:
     """None when a folder that was moved in is a finished message. ``size`` is how many files it
     has, ``changed`` when something in it last has; ``inside`` are its files, whatever their
@@ -139,7 +176,7 @@ def folder_verdict(
         hold = _in_use(draft, locks, processes)
         if hold:
             return Hold(f"{draft.name} in it: {hold.why}", hold.again)
-    soon = _too_soon(folder, now, grace)
+    soon = _too_soon(folder, now, grace, processes)
     if soon is None:
         for draft, _locks in files:
             failed = _failed(draft)
@@ -185,6 +222,8 @@ def _failed(draft: Draft) -> Hold | None:
     if draft.failure is Failure.NONE:
         return None
     hint = "save it again from its start, or rm it; a copy of it is sent as it is"
+    if draft.failure is Failure.MORE:
+        hint = "rename it or save it again to send it to all in its folder's name, or rm it"
     return Hold(_FAILED[draft.failure], None, hint)
 
 
@@ -195,12 +234,33 @@ def _later(draft: Draft, wall: float) -> Hold | None:
     return None
 
 
-def _too_soon(draft: Draft, now: float, grace: float) -> Hold | None:
+def _too_soon(draft: Draft, now: float, grace: float, processes: Writers) -> Hold | None:
     left = draft.changed + grace - now
+    if left > 0 and grace <= SHORT_GRACE:
+        left = min(left, _left_by_programs(draft, now, grace, processes))
     return Hold("it was just changed", left) if left > 0 else None
 
 
-def _in_use(draft: Draft, locks: Iterable[Lock], processes: Processes) -> Hold | None:
+def _left_by_programs(draft: Draft, now: float, grace: float, processes: Writers) -> float:
+    """Seconds that are left of the grace, as far as each program needs it that has changed the
+    file: one that lives all of it, one that has ended AFTER_END. Between two commands of one
+    command line a file is not finished, whatever the machine does meanwhile."""
+    if draft.changed not in draft.touched.values():
+        return math.inf  # who knows by whom
+    until, ended = -math.inf, []
+    for process, at in draft.touched.items():
+        end = processes.ended(process)
+        if end is None:
+            until = max(until, at + grace)
+        elif at + grace > now:
+            until = max(until, max(at, end) + AFTER_END)
+            ended.append(process)
+    if until <= now and any(map(processes.is_followed, ended)):
+        return FOLLOWED_RECHECK
+    return until - now
+
+
+def _in_use(draft: Draft, locks: Iterable[Lock], processes: Writers) -> Hold | None:
     """Whether some program is still at it."""
     if draft.writers:
         return Hold("it is open for writing", None)
@@ -212,7 +272,7 @@ def _in_use(draft: Draft, locks: Iterable[Lock], processes: Processes) -> Hold |
     return None
 
 
-def is_live(lock: Lock, processes: Processes) -> bool:
+def is_live(lock: Lock, processes: Writers) -> bool:
     """Whether an editor still has it. A lock counts while its process runs: a crashed editor must
     not hold a message for ever."""
     if lock.author is not None and processes.is_alive(lock.author):

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import trio
@@ -36,16 +37,27 @@ Unsent = File | Folder
 RETRY = 5.0
 """Seconds until a file is tried again that could not be sent."""
 
+GATHER, GATHERINGS = 0.05, 5
+"""Seconds for which what is finished waits for what is finished next, where the message before is
+on its way still, and how often while it is: all of them are one commit then. None of them could
+leave before that has arrived; where messages come so fast, a commit for each takes longer."""
+
+TOGETHER_MAX = 32
+"""Messages of one commit at most, as other changes wait meanwhile."""
+
 
 class DraftSubmission:
-    """Makes messages of what is finished in ``outbox``, and takes it out then."""
+    """Makes messages of what is finished in ``outbox``, and takes it out then. ``at_once``: some
+    program may wait until it is delivered."""
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, *, at_once: bool = False) -> None:
         self._outbox = outbox
+        self._at_once = at_once
         self._tree = outbox.tree
         self._waiting = False
         self._later: dict[File | FolderDraft, tuple[float, str]] = {}
         self._busy: set[Folder] = set()
+        self._gathered: set[Folder] = set()
 
     def retry(self) -> None:
         """Let what waits for the name directory, or for a later try, be tried again."""
@@ -54,11 +66,34 @@ class DraftSubmission:
 
     def start(self, folder: Folder, ready: list[tuple[str, Unsent]]) -> None:
         """Send these of one folder in the order in which they were finished, unless it is at it
-        already."""
-        if ready and folder not in self._busy:
-            self._busy.add(folder)
-            finished = sorted(ready, key=lambda each: state_of(each[1]).changed)
-            self._outbox.tasks.start_soon(self._send_all, folder, finished)
+        already; and without what is being sent of the folder in which it was a moment ago."""
+        ready = [each for each in ready if state_of(each[1]).sending is None]
+        if folder in self._busy:
+            return
+        gathered = folder in self._gathered
+        self._gathered.discard(folder)
+        if not ready:
+            return
+        self._busy.add(folder)
+        if not gathered and self._is_behind_another(folder):
+            self._outbox.tasks.start_soon(self._gather, folder)
+            return
+        finished = sorted(ready, key=lambda each: state_of(each[1]).changed)
+        self._outbox.tasks.start_soon(self._send_all, folder, finished[:TOGETHER_MAX])
+
+    def _is_behind_another(self, folder: Folder) -> bool:
+        known = folder.conversation
+        return known is not None and not self._at_once and self._tree.backend.is_under_way(known)
+
+    async def _gather(self, folder: Folder) -> None:
+        """Let more of one folder be finished, and look at it again."""
+        for _ in range(GATHERINGS):
+            await trio.sleep(GATHER)
+            if not self._is_behind_another(folder):
+                break
+        self._gathered.add(folder)
+        self._busy.discard(folder)
+        self._outbox.changed()
 
     def put_off(self, draft: File | FolderDraft) -> Hold | None:
         """Why what is finished has to wait for its next try."""
@@ -69,32 +104,54 @@ class DraftSubmission:
         return Hold("it waits for the name directory", RETRY) if self._waiting else None
 
     async def _send_all(self, folder: Folder, ready: list[tuple[str, Unsent]]) -> None:
-        """What is finished in one folder, in order; no other folder waits for it."""
-        claimed = {folder}
+        """What is finished in one folder, in order; no other folder waits for it. In a conversation
+        each is begun when the commit of the one before is asked for, and may be in the same."""
+        claimed, stop = {folder}, trio.Event()
         try:
-            for name, node in ready:
-                place = folder.alias or folder
-                try:
-                    with contained():
-                        if (
-                            _is_in(place, name, node)
-                            and self._is_ready(place, name, node)
-                            and not await self._send(place, name, node)
-                        ):
+            async with trio.open_nursery() as nursery:
+                for name, node in ready:
+                    place, behind = folder.alias or folder, trio.Event()
+                    if place.conversation is None:
+                        await self._send_in_turn(place, name, node, behind, stop)
+                    else:
+                        nursery.start_soon(self._send_in_turn, place, name, node, behind, stop)
+                        await behind.wait()
+                    if folder.alias is not None and folder.alias not in claimed:
+                        if folder.alias in self._busy:  # who is at it sends the rest as well
                             break
-                except CbfsError as error:
-                    self._try_later(node, error)
-                if folder.alias is not None:
-                    claimed.add(folder.alias)
-                    self._busy.add(folder.alias)
+                        claimed.add(folder.alias)  # at once: it is in the outbox, and ready there
+                        self._busy.add(folder.alias)
+                    if stop.is_set():
+                        break
         finally:
             self._busy -= claimed
             self._outbox.changed()
 
+    async def _send_in_turn(
+        self, place: Folder, name: str, node: Unsent, behind: trio.Event, stop: trio.Event
+    ) -> None:
+        """``behind`` is set when the next may begin, ``stop`` when none is to."""
+        committing = behind.set if place.conversation is not None else _nothing
+        try:
+            with contained():
+                if (
+                    _is_in(place, name, node)
+                    and state_of(node).sending is None
+                    and self._is_ready(place, name, node)
+                    and not await self._send(place, name, node, committing)
+                ):
+                    stop.set()
+        except CbfsError as error:
+            self._try_later(node, error)
+        finally:
+            behind.set()
+
     def _is_ready(self, place: Folder, name: str, node: Unsent) -> bool:
         return not self.put_off(state_of(node)) and self._outbox.verdict(place, name, node) is None
 
-    async def _send(self, folder: Folder, name: str, node: Unsent) -> bool:
+    async def _send(
+        self, folder: Folder, name: str, node: Unsent, committing: Callable[[], None]
+    ) -> bool:
         """False when it was taken back: who did so may be moving the folder with all in it."""
         draft, message, taken_back = state_of(node), None, False
         try:
@@ -102,10 +159,12 @@ class DraftSubmission:
                 if isinstance(node, File):
                     await self._tree.contents.save(node)
                 version = draft.version
-                if _is_in(folder, name, node) and (
-                    not isinstance(node, File) or node.stored == version
+                if (
+                    _is_in(folder, name, node)
+                    and draft.sending is None
+                    and (not isinstance(node, File) or node.stored == version)
                 ):
-                    message = await self._hand_over(folder, name, node)
+                    message = await self._hand_over(folder, name, node, committing)
                     taken_back = message is None
         except Refused as error:
             self._outbox.errors.fail(folder, name, node, error)
@@ -147,7 +206,9 @@ class DraftSubmission:
         else:
             self._outbox.tasks.start_soon(self._retire_folder, node)
 
-    async def _hand_over(self, folder: Folder, name: str, node: Unsent) -> Message | None:
+    async def _hand_over(
+        self, folder: Folder, name: str, node: Unsent, committing: Callable[[], None]
+    ) -> Message | None:
         """None when it was taken back meanwhile. Raises what ``Backend.send`` raises."""
         draft, message, content = state_of(node), None, None
         sending = draft.sending = PendingSubmission(trio.CancelScope(), trio.Event())
@@ -158,6 +219,7 @@ class DraftSubmission:
                 content = node.content if isinstance(node, File) else await pack(self._tree, node)
                 if content is not None:
                     outgoing = self._outgoing(folder, name, node, content)
+                    outgoing = replace(outgoing, committing=committing)
                     message = await self._tree.backend.send(outgoing)
         finally:
             draft.sending = None
@@ -197,6 +259,7 @@ class DraftSubmission:
             folder=isinstance(node, Folder),
             lifetime=lifetime,
             seed=node.seed,
+            at_once=self._at_once,
         )
 
     async def _retire(self, file: File, version: int) -> None:
@@ -240,6 +303,10 @@ class DraftSubmission:
 
         path = f"outbox/{name_of(directory)}/{name}"
         self._outbox.watchers.remove(path, leave)
+
+
+def _nothing() -> None:
+    """What begins a conversation is there before anything else is sent in it."""
 
 
 def _is_in(folder: Folder, name: str, node: Unsent) -> bool:

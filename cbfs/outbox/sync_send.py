@@ -21,9 +21,6 @@ from cbfs.tree.nodes import Failure, File, Folder, Node
 from cbfs.tree.processes import ProcFS
 from cbfs.tree.rules import Area, TreeError
 
-LIMIT, LIMIT_MAX = 60.0, 3_600.0
-"""Seconds until fsync gives up waiting: by default, and at most."""
-
 LOOK = 0.2
 """Seconds between two looks at the caller."""
 

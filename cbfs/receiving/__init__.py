@@ -6,4 +6,13 @@ Stands on sending and all that sending stands on, and on account. Entered by the
 commands to sign up at a server.
 """
 
-FACE = ("mailbox", "message_requests", "prekeys", "receiver")
+FACE = (
+    "compositions",
+    "copies",
+    "lost_state",
+    "mailbox",
+    "message_requests",
+    "prekeys",
+    "receiver",
+    "signing_up",
+)

@@ -14,8 +14,11 @@ from cbfs.network.dial import HOME
 from cbfs.network.link import Link, ServerRefused, open_link, request, request_in_order
 from cbfs.network.pacing import Slots
 from cbfs.problems import in_words
+from cbfs.receiving.copies import Copies
+from cbfs.receiving.deletions import Deletions
 from cbfs.receiving.prekeys import PrekeyBatch, make_batch, plan, top_up
 from cbfs.receiving.receiver import Receiver
+from cbfs.receiving.signing_up import Again
 from cbfs.sending.cover_traffic import CoverTraffic
 from cbfs.storage.faults import contained
 from cbfs_common.errors import CbfsError
@@ -32,20 +35,26 @@ from cbfs_common.wire.requests import (
     ErrorReply,
     Fetch,
     GetLimits,
+    LastMark,
     List,
     PrekeyCount,
     Reply,
     Stored,
     Subscribe,
+    SwapMark,
     decode_push,
 )
 
 BATCH = 32
 """Envelopes opened in one commit."""
 
+GATHER = 0.01
+"""Seconds for which what has come, while a batch was opened, waits for what comes next: where
+envelopes come so fast, each would be a commit of its own."""
+
 PREKEY_CHECK = 3_600.0
-"""Seconds between looks at how many prekeys are left: not when some were used, which would say of
-an envelope that it could be read, and was somebody's first."""
+"""Seconds between two marks, and between looks at how many prekeys are left: not when some were
+used, which would say of an envelope that it could be read, and was somebody's first."""
 
 TIDY_AFTER = 60.0
 """Seconds of a connection before secrets that are too old are deleted: something may have come to
@@ -72,14 +81,18 @@ class Mailbox:
         receiver: Receiver,
         cover: CoverTraffic,
         changed: Callable[[], None],
+        copies: Copies | None = None,
         former: Former | None = None,
     ) -> None:
-        """``former``: an earlier mailbox, that others may still write to; it gives no more
-        prekeys away than it has."""
+        """``copies`` puts the account's mark there. ``former``: an earlier mailbox, that others may
+        still write to; it gives no more prekeys away than it has, and has no mark."""
         self._context = context
         self._former = former
         self._cover = cover
-        self._polling = Polling(context, receiver, cover, former)
+        self._deletions = Deletions(cover)
+        self._copies = copies
+        self._again = Again(context, self._say)
+        self._polling = Polling(context, receiver, cover, copies, former, self._again)
         self._receiver = receiver
         self._changed = changed
         self.connection = "not connected yet"
@@ -143,7 +156,7 @@ class Mailbox:
         async with open_link(
             context.dialer.direct, account.server, account.transport, purpose, context.random
         ) as link:
-            await request(link, Subscribe())
+            await self._arrive(link)
             limits = await request(link, GetLimits())
             self._since = trio.current_time()
             context.retries.alive()
@@ -162,6 +175,7 @@ class Mailbox:
                     nursery.cancel_scope.cancel()
 
                 nursery.start_soon(until_error, self._receive)
+                nursery.start_soon(until_error, self._deletions.run)
                 if self._former is None:
                     nursery.start_soon(until_error, self._keep_prekeys)
                     nursery.start_soon(until_error, self._tidy)
@@ -169,21 +183,38 @@ class Mailbox:
             if errors:
                 raise errors[0]
 
+    async def _arrive(self, link: Link) -> None:
+        """Begin to receive, from an account that is made anew if it has ended; an earlier one stays
+        as it is."""
+        try:
+            await self._mark(link)
+            await self._deletions.finish(link)  # or it is pushed once more
+            await request(link, Subscribe())
+        except ServerRefused as error:
+            if self._former is not None:
+                raise
+            await self._again.make(link, error)
+            await self._mark(link)
+            await request(link, Subscribe())
+
     async def _receive(self, link: Link) -> None:
-        """Take what is pushed, a batch at a time, and let the server delete it."""
-        async for payload in link.pushes:
-            payloads = [payload]
-            while len(payloads) < BATCH:
+        """Take what is pushed, a batch at a time; then the server may delete it."""
+        payloads: list[bytes] = []
+        while True:
+            if payloads:  # they came while those before were opened, and more may come
+                await trio.sleep(GATHER)
+            else:
                 try:
-                    payloads.append(link.pushes.receive_nowait())
-                except (trio.WouldBlock, trio.EndOfChannel):
+                    payloads.append(await link.pushes.receive())
+                except trio.EndOfChannel:
                     break
+            _collect(link, payloads)
             arrived = [decode_push(data) for data in payloads]
             envelopes = [item.envelope for item in arrived]
             await self._receiver.take([e for e in envelopes if not self._cover.is_dummy(e)])
-            ids = tuple(item.id for item in arrived)
-            await request(link, Delete(ids))
-            await self._cover.forget(ids)
+            self._deletions.add(tuple(item.id for item in arrived))
+            payloads = []
+            _collect(link, payloads)
         raise await link.wait_closed()
 
     async def _see_alive(self, link: Link) -> None:
@@ -197,6 +228,12 @@ class Mailbox:
         while True:
             await top_up(link, self._context)
             await trio.sleep(PREKEY_CHECK)
+            await self._mark(link)
+
+    async def _mark(self, link: Link) -> None:
+        """Before anything that a copy must not do: take in what has come, and make prekeys."""
+        if self._copies is not None:
+            await self._copies.swap(link)
 
     async def _tidy(self, _link: Link) -> None:
         context = self._context
@@ -207,6 +244,15 @@ class Mailbox:
             await trio.sleep(PREKEY_CHECK)
 
 
+def _collect(link: Link, payloads: list[bytes]) -> None:
+    """What has been pushed so far as well, as much as one commit takes."""
+    while len(payloads) < BATCH:
+        try:
+            payloads.append(link.pushes.receive_nowait())
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return
+
+
 async def tidy(context: Context) -> None:
     """Forget sessions, keys and secrets that are too old, or were given up."""
     sessions, store, now = context.sessions, context.store, context.clock()
@@ -214,37 +260,45 @@ async def tidy(context: Context) -> None:
     await sessions.forget_given_up(store, given_up(context.contacts, sessions, now))
 
 
-async def sign_up(link: Link) -> None:
-    """Make the account at the home server; again is no error."""
-    await request(link, CreateAccount())
-
-
 class Polling:
     """Polls of one mailbox, in place of staying connected to its server.
 
-    Each poll is the same exchange whatever there is: three requests and POLL_FETCHES fetches, of
+    Each poll is the same exchange whatever there is: four requests and POLL_FETCHES fetches, of
     one frame each, of which those for which nothing waits ask for an envelope that is not there.
     What was fetched is worked on when the connection has ended, and deleted by the next poll."""
 
     def __init__(
-        self, context: Context, receiver: Receiver, cover: CoverTraffic, former: Former | None
+        self,
+        context: Context,
+        receiver: Receiver,
+        cover: CoverTraffic,
+        copies: Copies | None,
+        former: Former | None,
+        again: Again,
     ) -> None:
-        """``former``: the mailbox is an earlier one, which gets no prekeys."""
+        """``former``: the mailbox is an earlier one, which gets no prekeys. Without ``copies`` it
+        gets no mark either. ``again`` makes an account anew that has ended."""
+        self._again = again
         self._context = context
         self._former = former
         self._receiver = receiver
         self._cover = cover
+        self._copies = copies
         self._taken: tuple[bytes, ...] = ()
         self._batches: list[PrekeyBatch] = []
+        self._gone = 0  # polls in a row that have found no account
 
     async def poll(self) -> None:
         """One exchange, and what it brings into the store. Raises CbfsError."""
         context = self._context
         account = self._former or context.account
         spare: AnyRequest = CountPrekeys()
-        if self._batches:
+        if self._gone and self._former is None:
+            spare = CreateAccount()
+        elif self._batches:
             spare = await make_batch(context, self._batches[0])
         taken = self._taken
+        mark = await self._copies.ask() if self._copies else CountPrekeys()
         async with open_link(
             context.dialer.direct,
             account.server,
@@ -252,14 +306,29 @@ class Polling:
             HOME + context.random.token(16),
             context.random,
         ) as link:
-            replies = await _ask_all(link, [Delete(taken), spare, List(b"")])
-            found = replies[2].ids if isinstance(replies[2], EnvelopeIds) else ()
+            try:
+                replies = await _ask_all(link, [mark, Delete(taken), spare, List(b"")])
+            except ServerRefused as error:
+                if self._former is not None:
+                    raise
+                await self._note_gone(link, error)
+                return
+            found = replies[3].ids if isinstance(replies[3], EnvelopeIds) else ()
             ids = [id_ for id_ in found if id_ not in taken][:POLL_FETCHES]
             noise = [context.random.token(ID_SIZE) for _ in range(POLL_FETCHES - len(ids))]
             fetched = await _ask_all(link, [Fetch(id_) for id_ in (*ids, *noise)])
         self._taken = ()
         await self._cover.forget(taken)
-        self._note_prekeys(replies[1])
+        begins_anew = await self._hear(mark, replies[0])
+        if self._copies is not None and self._copies.stopped:
+            return  # the copy that goes on takes in what was fetched
+        if begins_anew:
+            self._batches = []  # the secrets of those before them are gone: all are made anew
+        elif self._gone:
+            self._again.tell()
+        else:
+            self._note_prekeys(replies[2])
+        self._gone = 0
         envelopes = [reply.envelope for reply in fetched if isinstance(reply, Stored)]
         real = [data for data in envelopes if not self._cover.is_dummy(data)]
         if real:
@@ -267,6 +336,26 @@ class Polling:
         self._taken = tuple(ids)
         if context.may_delete:
             await tidy(context)
+
+    async def _note_gone(self, link: Link, error: ServerRefused) -> None:
+        """There is no account: the next poll asks for one in the place of another request. The one
+        after it finds whether that was enough; where a newcomer has to work, there are more
+        requests. Raises ``error`` when it is of something else."""
+        if error.code is not Code.NO_ACCOUNT:
+            raise error
+        self._batches = []
+        self._gone += 1
+        if self._gone > 2:
+            await self._again.make(link, error)
+            self._gone = 0
+
+    async def _hear(self, asked: AnyRequest, reply: Reply) -> bool:
+        """What the mark at the server says. True when all sessions and prekeys were given up."""
+        if self._copies is None or not (
+            isinstance(asked, SwapMark) and isinstance(reply, LastMark)
+        ):
+            return False
+        return await self._copies.heard(asked, reply.mark)
 
     def _note_prekeys(self, reply: Reply) -> None:
         if isinstance(reply, PrekeyCount) and self._former is None:

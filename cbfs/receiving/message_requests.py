@@ -26,12 +26,15 @@ from cbfs.messages.file_names import shown_file_name
 from cbfs.messages.model import Conversation, Message
 from cbfs.messages.queues import delivery_queue
 from cbfs.problems import Backoff
+from cbfs.receiving.compositions import followed
+from cbfs.receiving.confirming import still_doubted
 from cbfs.receiving.notes import Effects, Told
 from cbfs.receiving.reassembly import Arrivals, Reception, store_part
 from cbfs.storage.encoding import pack, u64, unpack
 from cbfs.storage.records import KEY_PART_SIZE
 from cbfs.storage.store import Reader, Series, StoreError, Table, Writer
 from cbfs_common.messages.body import Part, decode_body
+from cbfs_common.person import Directories
 
 REQUESTS_MAX = 64
 """People whose requests wait at once; who else writes first is not heard."""
@@ -50,17 +53,35 @@ TEXT_MAX = 2_000
 """Bytes of a first message that are shown."""
 
 
-def is_free(reader: Reader, known: Conversation | None, contact: Contact, part: Part) -> bool:
+def is_free(
+    reader: Reader,
+    reception: Reception,
+    known: Conversation | None,
+    contact: Contact,
+    part: Part,
+) -> bool:
     """Whether a message of this person goes where it belongs: they are known, or it is in a
-    conversation that is here already. ``known``: the conversation, when it is in memory."""
-    if contact.standing is Standing.KNOWN:
-        return True
+    conversation that is here already, or goes on from one. ``known``: the conversation, when it is
+    in memory."""
+    return contact.standing is Standing.KNOWN or is_here(
+        reader, reception.directories, known, contact.name, part
+    )
+
+
+def is_here(
+    reader: Reader, directories: Directories, known: Conversation | None, sender: str, part: Part
+) -> bool:
+    """Whether a conversation is here already, or one that is here goes on in it by this part."""
     here = known or get_conversation(reader, part.conversation)
-    return here is not None and here.participants == part.participants
+    people = directories.texts(part.participants)
+    if here is not None:
+        return here.participants == people
+    return bool(followed(reader, part.root, people, part.subject, sender))
 
 
-def hold(writer: Writer, contact: Contact, body: bytes, now: int) -> bool:
-    """Keep a body for the user's decision; False when it is dropped. ``now`` in milliseconds."""
+def hold(writer: Writer, contact: Contact, body: bytes, now: int, session: bytes) -> bool:
+    """Keep a body that has come on a session (its id) for the user's decision; False when it is
+    dropped. ``now`` in milliseconds."""
     if contact.declined and contact.declined <= now < contact.declined + DECLINED_FOR:
         return False
     prefix = writer.key_part(contact.name.encode())
@@ -68,7 +89,7 @@ def hold(writer: Writer, contact: Contact, body: bytes, now: int) -> bool:
     if held >= HELD_MAX or (not held and is_full(writer)):
         return False
     key = prefix + u64(writer.next_number(Series.REQUEST))
-    writer.put(Table.REQUESTS, key, _encode(contact.name, now, body))
+    writer.put(Table.REQUESTS, key, _encode(contact.name, now, body, session))
     part = decode_body(body)
     if isinstance(part, Part):
         lifetimes.schedule_request(writer, key, part.lifetime, now)
@@ -84,14 +105,15 @@ def end(writer: Writer, key: bytes) -> str | None:
     return _decode(data)[0]
 
 
-def _encode(name: str, received: int, body: bytes) -> bytes:
-    """A record of ``Table.REQUESTS``: who sent a body, and when it came, in milliseconds."""
-    return pack(name, received, body)
+def _encode(name: str, received: int, body: bytes, session: bytes) -> bytes:
+    """A record of ``Table.REQUESTS``: who sent a body, when it came, in milliseconds, and on which
+    session."""
+    return pack(name, received, body, session)
 
 
-def _decode(data: bytes) -> tuple[str, int, bytes]:
-    name, received, body = unpack(data, str, int, bytes)
-    return name, received, body
+def _decode(data: bytes) -> tuple[str, int, bytes, bytes]:
+    name, received, body, session = unpack(data, str, int, bytes, bytes)
+    return name, received, body, session
 
 
 def is_full(reader: Reader) -> bool:
@@ -112,9 +134,9 @@ def bring_back(writer: Writer, now: int) -> set[str]:
     """None came later than ``now``: a wrong clock says so. Gives whose did."""
     late: set[str] = set()
     for key, data in list(writer.items(Table.REQUESTS)):
-        name, received, body = _decode(data)
+        name, received, body, session = _decode(data)
         if received > now:
-            writer.put(Table.REQUESTS, key, _encode(name, now, body))
+            writer.put(Table.REQUESTS, key, _encode(name, now, body, session))
             late.add(name)
     return late
 
@@ -137,7 +159,8 @@ def release(writer: Writer, arrivals: Arrivals, reception: Reception, name: str)
 def release_begun(writer: Writer, arrivals: Arrivals, reception: Reception) -> set[str]:
     """Take in what strangers have sent in conversations that began since, by those who are known.
     Gives who they are."""
-    begun = arrivals.conversations.keys() - arrivals.known.keys()
+    # not a difference of sets, which would look at all conversations that there are
+    begun = {key for key in arrivals.conversations if key not in arrivals.known}
     if not begun or not writer.count(Table.REQUESTS):
         return set()
     return _release(writer, arrivals, reception, b"", begun)
@@ -152,22 +175,22 @@ def _release(
 ) -> set[str]:
     released: set[str] = set()
     for key, data in list(writer.items(Table.REQUESTS, prefix=prefix)):
-        name, _received, body = _decode(data)
+        name, _received, body, session = _decode(data)
         part = decode_body(body)
         if not isinstance(part, Part) or (only is not None and part.conversation not in only):
             continue
         writer.delete(Table.REQUESTS, key)
-        store_part(writer, arrivals, reception, name, part)
+        store_part(writer, arrivals, reception, name, part, still_doubted(writer, (session,)))
         released.add(name)
     return released
 
 
-def request(reader: Reader, name: str) -> MessageRequest | None:
+def request(reader: Reader, directories: Directories, name: str) -> MessageRequest | None:
     """What this person has sent, as a request; None when nothing of theirs waits."""
     found = list(reader.items(Table.REQUESTS, prefix=reader.key_part(name.encode())))
     parts = []
     for _key, data in found:
-        _name, received, body = _decode(data)
+        _name, received, body, _session = _decode(data)
         part = decode_body(body)
         if isinstance(part, Part):
             parts.append((received, part))
@@ -181,7 +204,7 @@ def request(reader: Reader, name: str) -> MessageRequest | None:
     return MessageRequest(
         name,
         since,
-        first.participants,
+        directories.texts(first.participants),
         first.subject,
         shown_file_name(first.file_name) if first.file_name else "",
         first.size,
@@ -221,7 +244,7 @@ class Admission:
             reception = self._reception()
 
             def change(writer: Writer) -> Effects:
-                arrivals = Arrivals(dict(context.conversations))
+                arrivals = Arrivals(context.conversations)
                 for contact in contacts:
                     release(writer, arrivals, reception, contact.name)
                 others = release_begun(writer, arrivals, reception)

@@ -2,14 +2,15 @@
 Kind 2.
 
 What a peer may bring about with one is bounded: it moves the states of messages that were sent to
-it, and has messages that were written to it sent again, as far as LOST_PAUSE allows. The notes that
-leave are made in ``cbfs.messages.queues.note_queue``.
+it, and has messages that were written to it sent again. The notes that leave are made in
+``cbfs.messages.queues.note_queue``.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cbfs.contacts.contact import Contact, Standing
+from cbfs.messages import order
 from cbfs.messages.conversations import get_conversation
 from cbfs.messages.history import (
     ancestors_by,
@@ -23,6 +24,7 @@ from cbfs.messages.history import (
 from cbfs.messages.model import Delivery, Message
 from cbfs.messages.order import Absence
 from cbfs.messages.queues.delivery_queue import begin_again, moved_on, pending, send_again
+from cbfs.messages.queues.incomplete import share_of
 from cbfs.messages.queues.note_queue import (
     NOTHING,
     Dues,
@@ -33,10 +35,9 @@ from cbfs.messages.queues.note_queue import (
     items_for,
 )
 from cbfs.receiving.reassembly import Arrivals, Reception, acknowledge
-from cbfs.storage.encoding import number_of, u64
-from cbfs.storage.store import Meta, Reader, Table, Writer
-from cbfs_common.limits import ASK_SPREAD, LOST_PAUSE, NOTE_IDS_MAX
-from cbfs_common.messages.body import Note, Refs
+from cbfs.storage.store import Reader, Writer
+from cbfs_common.limits import ASK_SPREAD, NOTE_IDS_MAX
+from cbfs_common.messages.body import Refs
 
 _WRITTEN_TO = frozenset((Delivery.QUEUED, Delivery.SENT, Delivery.RECEIVED))
 
@@ -62,24 +63,31 @@ class Effects:
     """Strangers of whom more or less is kept now for the user's decision."""
 
 
-def take_note(
-    writer: Writer, told: Told, reception: Reception, contact: Contact, note: Note, *, fresh: bool
-) -> None:
-    """Do what a note asks for. ``fresh``: its session began with it."""
-    sender, now = contact.name, reception.now
-    take_refs(writer, told, reception, contact, note.refs)
-    if note.lost and fresh and _may(writer, Meta.LOST_BY, sender, now):
-        begin_again(writer, sender)
-        told.again.add(sender)  # their number is the same, but there is something to do
-        wanted = [debt.ref for debt in items_for(writer, sender, NoteKind.OFFER)]
-        _send_again(writer, told, reception.me, sender, wanted, now)
+def seal_anew(writer: Writer, told: Told, reception: Reception, peer: str) -> None:
+    """The peer has given up its sessions, and lives another life now: what is queued for it is
+    sealed anew, and all that it has not acknowledged is sent again."""
+    begin_again(writer, peer)
+    told.again.add(peer)  # their number is the same, but there is something to do
+    wanted = [debt.ref for debt in items_for(writer, peer, NoteKind.OFFER)]
+    _send_again(writer, told, reception.me, peer, wanted, reception.now)
+
+
+def owe_turn(writer: Writer, dues: Dues, reception: Reception, peer: str) -> None:
+    """The peer is owed an envelope, whatever is in it."""
+    enqueue(writer, dues, peer, NoteKind.TURN, NOTHING, reception.now + reception.delay)
 
 
 def take_refs(
-    writer: Writer, told: Told, reception: Reception, contact: Contact, refs: Refs
+    writer: Writer,
+    told: Told,
+    reception: Reception,
+    contact: Contact,
+    refs: Refs,
+    *,
+    unconfirmed: bool = False,
 ) -> None:
     """Do what a note asks for, be it in a message or by itself. Who is only met in conversations
-    of others is asked for nothing beyond those."""
+    of others is asked for nothing beyond those. ``unconfirmed``: somebody else may have said it."""
     me, now, sender = reception.me, reception.now, contact.name
     known = contact.standing is Standing.KNOWN
     for ref in refs.received:
@@ -89,7 +97,8 @@ def take_refs(
             acknowledge(writer, told.dues, reception, sender, ref)
         elif known or get_conversation(writer, ref[:16]) is not None:
             due = now + reception.delay // ASK_SPREAD
-            enqueue(writer, told.dues, sender, NoteKind.WANT, ref, due, sender)
+            share = share_of(sender, unconfirmed=unconfirmed)
+            enqueue(writer, told.dues, sender, NoteKind.WANT, ref, due, share)
     for ref in refs.taken_back:
         _taken_back(writer, told, sender, ref)
     if refs.wanted:
@@ -118,7 +127,8 @@ def _taken_back(writer: Writer, told: Told, sender: str, ref: bytes) -> None:
     as long as somebody else is said to have as well, it is asked for all the same."""
     changed = explain_absence(writer, ref[:16], sender, ref[16:], Absence.TAKEN_BACK)
     if changed and is_taken_back(writer, ref[:16], ref[16:]):
-        arrived(writer, ref)
+        conversation = get_conversation(writer, ref[:16])
+        arrived(writer, conversation.participants if conversation else (), ref)
     told.messages += changed
 
 
@@ -138,7 +148,15 @@ def _send_again(
         elif _is_taken_back(writer, me, sender, ref):
             enqueue(writer, told.dues, sender, NoteKind.TAKEN_BACK, ref, now)
         elif ref not in waiting:
+            _note_lack(writer, sender, ref)
             _offer_behind(writer, told, me, sender, ref, now)
+
+
+def _note_lack(writer: Writer, sender: str, ref: bytes) -> None:
+    """It may have been one's own, and be lost: then ``status`` says who has asked for it."""
+    conversation = get_conversation(writer, ref[:16])
+    if conversation is not None and sender in conversation.participants:
+        order.lacks(writer, ref[:16], ref[16:], sender)
 
 
 def _is_taken_back(reader: Reader, me: str, peer: str, ref: bytes) -> bool:
@@ -173,18 +191,3 @@ def _offer_behind(writer: Writer, told: Told, me: str, sender: str, ref: bytes, 
     for id_ in ancestors_by(writer, conversation, ref[16:], me, NOTE_IDS_MAX):
         if _own(writer, me, sender, conversation + id_) is not None:
             enqueue(writer, told.dues, sender, NoteKind.OFFER, conversation + id_, now)
-
-
-def tell_lost(writer: Writer, dues: Dues, peer: str, reception: Reception) -> None:
-    """Something of ``peer`` cannot be read: it is to be told, once in LOST_PAUSE."""
-    if _may(writer, Meta.LOST_TO, peer, reception.now):
-        enqueue(writer, dues, peer, NoteKind.LOST, NOTHING, reception.now)
-
-
-def _may(writer: Writer, what: bytes, peer: str, now: int) -> bool:
-    key = what + writer.key_part(peer.encode())
-    last = number_of(writer.get(Table.META, key))
-    if last + LOST_PAUSE * 1_000 > now >= last:
-        return False
-    writer.put(Table.META, key, u64(now))
-    return True

@@ -1,15 +1,25 @@
 """Parts of messages that have arrived: kept until the message is whole, then shown.
 
 What a peer may not do is refused here: to write into a conversation of others, to write in
-somebody else's name, to change who takes part.
+somebody else's name, to change who takes part. Who goes on with more people begins another one
+(``cbfs.receiving.compositions``).
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from cbfs.messages import lifetimes
 from cbfs.messages.content import read_table
-from cbfs.messages.conversations import add_conversation, come_back, get_conversation
+from cbfs.messages.conversations import (
+    add_conversation,
+    come_back,
+    get_conversation,
+    leave,
+    note_writer,
+    put_conversation,
+    writers,
+)
 from cbfs.messages.history import (
     Arrival,
     add_message,
@@ -19,27 +29,45 @@ from cbfs.messages.history import (
     note_copy,
     note_dropped,
 )
-from cbfs.messages.model import Content, Conversation, Message, Origin
-from cbfs.messages.queues.incomplete import Incomplete, complete, get_incomplete, put_incomplete
+from cbfs.messages.model import Content, Conversation, Message, Origin, Turnover, parents_heard
+from cbfs.messages.queues.incomplete import (
+    Incomplete,
+    complete,
+    get_incomplete,
+    put_incomplete,
+    share_of,
+)
 from cbfs.messages.queues.note_queue import Dues, NoteKind, arrived, enqueue
+from cbfs.receiving.compositions import (
+    Compositions,
+    added_by,
+    followed,
+    note_begun,
+)
+from cbfs.receiving.confirming import both_doubted, came_again, named_by_sender, still_doubted
 from cbfs.storage.encoding import u32, u64
-from cbfs.storage.store import Series, Table, Writer
+from cbfs.storage.store import Reader, Series, Table, Writer
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import ASK_FIRST, ASK_SPREAD
 from cbfs_common.messages.body import MESSAGE_ID_SIZE, Part
-from cbfs_common.messages.conversation import fits
+from cbfs_common.messages.conversation import agreed, fits
+from cbfs_common.person import Directories
 
 
 @dataclass(slots=True)
 class Arrivals:
-    """What a batch brought. ``known`` are all conversations that are in memory; ``conversations``
-    are those that parts came for, be they new or not. ``parts``
-    were kept for messages that are not whole yet."""
+    """What a batch brought. ``known`` are all conversations that are in memory, no copy of them, as
+    there may be many; ``conversations`` are those that parts came for, be they new or not, and
+    ``changes`` says what has become of them and of others. ``parts`` were kept for messages that
+    are not whole yet; ``confirmed`` are those that are known to be their senders', and were not
+    before."""
 
-    known: dict[bytes, Conversation]
+    known: Mapping[bytes, Conversation]
     conversations: dict[bytes, Conversation] = field(default_factory=dict)
+    changes: Turnover = field(default_factory=Turnover)
     messages: list[Message] = field(default_factory=list)
     parts: int = 0
+    confirmed: list[Message] = field(default_factory=list)
     refused: int = 0
     dues: Dues = field(default_factory=dict)
 
@@ -47,39 +75,49 @@ class Arrivals:
 @dataclass(frozen=True, slots=True)
 class Reception:
     """Who receives and when: ``now`` and ``delay`` (of a receipt) in milliseconds; ``receipts``
-    says whether any are sent; what ``muted`` people send is not unread."""
+    says whether any are sent; ``directories`` what people are called; what ``muted`` people send is
+    not unread."""
 
     me: str
     now: int
     delay: int
     receipts: bool
+    directories: Directories
     muted: frozenset[str] = frozenset()
 
 
 def store_part(
-    writer: Writer, arrivals: Arrivals, reception: Reception, sender: str, part: Part
+    writer: Writer,
+    arrivals: Arrivals,
+    reception: Reception,
+    sender: str,
+    part: Part,
+    doubts: tuple[bytes, ...] = (),
 ) -> None:
-    """Take in one part; the last one that was missing makes the message appear. A receipt
-    is queued for a message that is whole, and a question for each parent that is not here."""
+    """Take in one part; the last one makes the message appear, for which a receipt is queued, and a
+    question for each parent that is not here. ``doubts`` as in ``Message``, of this part alone."""
     me, now = reception.me, reception.now
-    conversation = _conversation(writer, arrivals, me, sender, part, now)
-    if conversation is None:
+    if (conversation := _conversation(writer, arrivals, reception, sender, part)) is None:
         arrivals.refused += 1
         return
-    arrivals.conversations[conversation.id] = conversation
-    hash_ = part.hash(sender)
+    hash_ = part.hash(reception.directories.person(sender))
     ref = conversation.id + hash_[:MESSAGE_ID_SIZE]
-    if _is_known(writer, arrivals, conversation.id, sender, part, hash_):
+    has_left = me in conversation.left
+    if has_left or _is_known(writer, arrivals, conversation.id, sender, part, hash_):
+        if has_left:
+            _drop(writer, conversation, ref)
+        came_again(writer, arrivals.confirmed, ref, hash_, doubts)
         acknowledge(writer, arrivals.dues, reception, sender, ref)  # the sender did not know
         return
-    content = _collect(writer, arrivals, sender, part, hash_, now)
-    if content is None:
+    parents = parents_heard(reception.directories, part.parents)
+    if (got := _collect(writer, arrivals, sender, part, hash_, now, doubts)) is None:
         return
+    content, doubts = got
     arrival = Arrival(
         hash_,
         sender,
         part.date,
-        part.parents,
+        parents,
         part.file_name,
         writer.next_number(Series.INODE),
         content,
@@ -88,29 +126,79 @@ def store_part(
         folder=part.folder,
         lifetime=part.lifetime,
         origin=Origin(part.salt, part.date, part.digest),
+        leaving=part.leaving,
+        added=added_by(writer, conversation, sender),
+        doubts=doubts,
     )
     lifetimes.learn(writer, conversation.id, part.lifetime, sender, now)
-    arrivals.messages.append(add_message(writer, conversation.id, arrival, now))
+    message = add_message(writer, conversation.id, arrival, now)
+    arrivals.messages.append(message)
+    if not doubts:
+        named_by_sender(writer, arrivals.confirmed, message)
     come_back(writer, conversation.id)
+    note_writer(writer, conversation, sender)
+    if part.leaving:
+        _has_left(writer, arrivals, reception, conversation, sender)
     acknowledge(writer, arrivals.dues, reception, sender, ref)
-    wanted = arrived(writer, ref)
-    for parent in missing_parents(writer, conversation.id, part.parents):
-        for person in conversation.participants:
-            if person != me:
-                due = now + (0 if wanted else ASK_FIRST * 1_000) + reception.delay // ASK_SPREAD
-                missing = conversation.id + parent.id
-                enqueue(writer, arrivals.dues, person, NoteKind.WANT, missing, due, sender)
+    share = share_of(sender, unconfirmed=bool(doubts))
+    due = _ask_from(writer, reception, conversation, ref)
+    for parent in missing_parents(writer, conversation.id, parents):
+        missing = conversation.id + parent.id
+        for person in sorted({*conversation.participants} - {me}):
+            enqueue(writer, arrivals.dues, person, NoteKind.WANT, missing, due, share)
 
 
-def drop_part(writer: Writer, known: dict[bytes, Conversation], sender: str, part: Part) -> None:
+def _ask_from(writer: Writer, reception: Reception, conversation: Conversation, ref: bytes) -> int:
+    """A message is here: when somebody is asked for what it names and is not."""
+    wanted = arrived(writer, conversation.participants, ref)
+    wait = 0 if wanted else ASK_FIRST * 1_000
+    return reception.now + wait + reception.delay // ASK_SPREAD
+
+
+def _has_left(
+    writer: Writer,
+    arrivals: Arrivals,
+    reception: Reception,
+    conversation: Conversation,
+    sender: str,
+) -> None:
+    me = reception.me
+    compositions = Compositions(writer, reception.directories, me, conversation.began)
+    compositions.leave(conversation, sender)
+    compositions.written(b"", "")  # others may go on without who was missing there
+    _take(arrivals, me, compositions.changes)
+
+
+def says_more(reader: Reader, sender: str, part: Part) -> bool:
+    """Whether a part says more of its conversation than that there is a message: who takes part in
+    it beside ``sender`` and oneself, that ``sender`` has left it, or how long messages are kept."""
+    known = lifetimes.setting(reader, part.conversation).lifetime
+    if part.leaving or agreed(known, part.lifetime) != known:
+        return True
+    if part.root:
+        return sender not in writers(reader, part.conversation)
+    return len(part.participants) > 2 and get_conversation(reader, part.conversation) is None
+
+
+def drop_part(
+    writer: Writer,
+    known: dict[bytes, Conversation],
+    reception: Reception,
+    sender: str,
+    part: Part,
+) -> None:
     """Take note of a message of somebody whom the user has blocked, and of nothing in it: others
     may name it as a parent, and nobody is to be asked for it."""
     conversation = known.get(part.conversation) or get_conversation(writer, part.conversation)
     if conversation is None or sender not in conversation.participants:
         return
-    ref = part.conversation + part.hash(sender)[:MESSAGE_ID_SIZE]
+    ref = part.conversation + part.hash(reception.directories.person(sender))[:MESSAGE_ID_SIZE]
+    _drop(writer, conversation, ref)
+
+
+def _drop(writer: Writer, conversation: Conversation, ref: bytes) -> None:
     note_dropped(writer, ref)
-    arrived(writer, ref)
+    arrived(writer, conversation.participants, ref)
 
 
 def acknowledge(writer: Writer, dues: Dues, reception: Reception, sender: str, ref: bytes) -> None:
@@ -120,20 +208,58 @@ def acknowledge(writer: Writer, dues: Dues, reception: Reception, sender: str, r
 
 
 def _conversation(
-    writer: Writer, arrivals: Arrivals, me: str, sender: str, part: Part, now: int
+    writer: Writer, arrivals: Arrivals, reception: Reception, sender: str, part: Part
 ) -> Conversation | None:
-    """The conversation of a part, begun when it is new; None when it is refused."""
-    if me not in part.participants or sender not in part.participants:
+    """The conversation of a part, begun when it is new; None when it is refused. By this part
+    others may go on in it, or it in another one."""
+    me, directories = reception.me, reception.directories
+    people = directories.texts(part.participants)
+    if me not in people or sender not in people:
         return None
-    # one that was begun here a moment ago is in the store, and not in memory yet
-    known = arrivals.known.get(part.conversation) or get_conversation(writer, part.conversation)
-    if known is not None:
-        return known if known.participants == part.participants else None
-    if not fits(part.conversation, part.participants, part.subject):
+    # what has become of it a moment ago is in the store, and not in memory yet
+    known = get_conversation(writer, part.conversation)
+    if known is not None and (known.participants, known.root) != (people, part.root):
         return None
-    return add_conversation(
-        writer, part.conversation, sender, part.participants, part.subject, min(part.date, now)
-    )
+    conversation = known or _begin(writer, arrivals, reception, sender, part)
+    if conversation is None:
+        return None
+    if part.root and me not in conversation.left:
+        fresh = b"" if known else conversation.id
+        compositions = Compositions(writer, directories, me, part.root, fresh)
+        compositions.written(conversation.id, sender)
+        _take(arrivals, me, compositions.changes)
+        conversation = compositions.changes.new.get(conversation.id, conversation)
+    if me not in conversation.left:
+        arrivals.conversations[conversation.id] = conversation
+    return conversation
+
+
+def _begin(
+    writer: Writer, arrivals: Arrivals, reception: Reception, sender: str, part: Part
+) -> Conversation | None:
+    """A conversation that is new; one by which others go on with what oneself has left is not
+    shown."""
+    if not fits(part.conversation, part.participants, part.subject, part.root):
+        return None
+    me, people = reception.me, reception.directories.texts(part.participants)
+    before = followed(writer, part.root, people, part.subject, sender)
+    key, started = part.conversation, min(part.date, reception.now)
+    made = add_conversation(writer, key, sender, people, part.subject, started, part.root)
+    note_begun(writer, made)
+    if any(me in one.left for one in before):
+        made = put_conversation(writer, replace(made, left=(me,)))
+        leave(writer, key)
+        arrivals.changes.new[key] = made
+    return made
+
+
+def _take(arrivals: Arrivals, me: str, changes: Turnover) -> None:
+    """What has become of conversations: some are new by that, too."""
+    arrivals.changes.add(changes)
+    for key, conversation in changes.new.items():
+        news = key in arrivals.conversations or key not in arrivals.known
+        if news and me not in conversation.left:
+            arrivals.conversations[key] = conversation
 
 
 def _is_known(
@@ -152,12 +278,19 @@ def _is_known(
 
 
 def _collect(
-    writer: Writer, arrivals: Arrivals, sender: str, part: Part, hash_: bytes, now: int
-) -> Content | None:
-    """Keep a part. The content when it is whole and its digest right, else None. One that does not
-    fit those that are here is refused; it has said the same as they, but for its share."""
+    writer: Writer,
+    arrivals: Arrivals,
+    sender: str,
+    part: Part,
+    hash_: bytes,
+    now: int,
+    doubts: tuple[bytes, ...],
+) -> tuple[Content, tuple[bytes, ...]] | None:
+    """Keep a part. The content and the message's doubts when it is whole and its digest right, else
+    None. One that does not fit those that are here is refused; it has said the same as they, but
+    for its share."""
     key = writer.key_part(part.conversation, hash_)
-    known = get_incomplete(writer, key)
+    before = known = get_incomplete(writer, key)
     if known is None:
         known = Incomplete(
             writer.random_number(),
@@ -167,6 +300,7 @@ def _collect(
             sender,
             part.file_name,
             part.size,
+            doubts,
         )
         if part.count > 1:
             lifetimes.schedule_parts(writer, key, part.lifetime, now)
@@ -174,13 +308,15 @@ def _collect(
     if len(seen) != part.count or seen[at]:
         arrivals.refused += len(seen) != part.count
         return None
+    known = replace(known, doubts=both_doubted(known.doubts, doubts))
     writer.put(Table.CONTENT, u64(known.content) + u32(at), part.chunk)
     seen = seen[:at] + b"\1" + seen[at + 1 :]
     if not all(seen):
         put_incomplete(writer, key, replace(known, seen=seen), len(part.chunk))
         arrivals.parts += 1
         return None
-    complete(writer, key, sender)
+    if before:
+        complete(writer, key)
     chunk_size = len(part.chunk)
     if part.count > 1 and part.number == part.count - 1:
         chunk_size = (part.size - len(part.chunk)) // (part.count - 1)
@@ -188,14 +324,17 @@ def _collect(
         writer.delete_prefix(Table.CONTENT, u64(known.content))
         arrivals.refused += 1
         return None
-    return Content(known.content, part.size, chunk_size)
+    # whether anybody is proven by now where this part has come was seen a moment ago
+    left = still_doubted(writer, known.doubts) if before else known.doubts
+    return Content(known.content, part.size, chunk_size), left
 
 
 def _fits(writer: Writer, content: int, part: Part, chunk_size: int) -> bool:
     """Whether the chunks are as long as the last part to come says, the digest is right, and a
     folder is one."""
     whole, size = hashlib.blake2b(digest_size=32), 0
-    for number, (_key, chunk) in enumerate(writer.items(Table.CONTENT, prefix=u64(content))):
+    stored = (chunk for _key, chunk in writer.items(Table.CONTENT, prefix=u64(content)))
+    for number, chunk in enumerate(stored if part.count > 1 else (part.chunk,)):
         if number < part.count - 1 and len(chunk) != chunk_size:
             return False
         size += len(chunk)

@@ -26,8 +26,10 @@ from cbfs.messages.queues.quarantine import (
     waiting_for,
     which_session,
 )
+from cbfs.names.followed import UnknownDirectory
 from cbfs.problems import Backoff
 from cbfs.receiving import message_requests
+from cbfs.receiving.confirming import Confirming
 from cbfs.receiving.incoming import Incoming, IncomingBatch, claimed_sender, is_of, set_aside
 from cbfs.receiving.message_requests import Admission
 from cbfs.receiving.notes import Effects
@@ -38,6 +40,7 @@ from cbfs_common.errors import CbfsError, CryptoError, DecodeError, LimitError
 from cbfs_common.limits import PROMPT_AFTER
 from cbfs_common.messages.body import Body, Part, decode_body
 from cbfs_common.names.checks import DirectoryLies, NameChanged, NameExpired
+from cbfs_common.person import directory_text
 from cbfs_common.session.session import Duplicate
 
 
@@ -54,6 +57,7 @@ _FAULT = (
 )
 
 _NOT_CONFIRMED = (
+    UnknownDirectory,
     Unknown,
     Lapsed,
     CryptoError,
@@ -84,6 +88,7 @@ class Receiver:
     ) -> None:
         self._context = context
         self.admission = Admission(context, self._reception, self._tell)
+        self.confirming = Confirming(context, events)
         self._monitor = monitor
         self._events = events
         self._strangers = trio.Event()
@@ -97,6 +102,7 @@ class Receiver:
 
     async def retry(self) -> None:
         """Try once more what could not be read: this program may be newer, or a name confirmed."""
+        self._context.problems.clear("elsewhere")
         with self._context.store.read() as reader:
             keys = newest(reader)
         try:
@@ -128,6 +134,8 @@ class Receiver:
                 await self._take_one_by_one(incoming)
                 return
             await self._follow_up(batch, effects)
+            if not (self._far or any(unread.why is Why.FAR for _item, unread in batch.unread)):
+                return
             with self._context.store.read() as reader:
                 near = self._far & {which_session(reader, id_) for id_ in batch.advanced}
                 far = (unread for _item, unread in batch.unread if unread.why is Why.FAR)
@@ -157,11 +165,21 @@ class Receiver:
         self._tell(effects)
         with unharmed():
             await self.admission.introduce(effects.arrivals.conversations.values())
+        if batch.proven:
+            self.confirming.wake()
         for sender, bundle in batch.bundles:
             self._monitor.offer(sender, bundle)
         problems = self._context.problems
         if any(unread.why is Why.FAULT for _item, unread in batch.unread):
             problems.set("fault", _FAULT)
+        if batch.elsewhere:
+            problems.set(
+                "elsewhere",
+                "somebody has written who says to be of a name directory that you do not follow,"
+                f" {directory_text(batch.elsewhere)} (anybody can send such a thing; it is kept in"
+                " quarantine/: if you expect it, get the directory's policy file from them:"
+                " cp POLICY directories/)",
+            )
         if any(item.kept is None for item, _unread in batch.unread):
             problems.tell()  # how many there are is in the status
         if any(i.kept is None or i.kept[0] is not Table.INBOX for i in batch.strangers):
@@ -173,7 +191,11 @@ class Receiver:
         context = self._context
         reception = self._reception()
         async with context.sessions.lock:
-            batch = IncomingBatch(context, incoming, reception)
+            batch = IncomingBatch(context, reception)
+            for number, item in enumerate(incoming):
+                if number:
+                    await trio.lowlevel.checkpoint()  # what is noise is tried with every session
+                batch.take(item)
             change = partial(batch.write, releasing=releasing)
             effects = await context.store.commit(change)
             with unharmed():  # it is on the disk: all who are to know hear of it
@@ -187,6 +209,7 @@ class Receiver:
             context.clock(),
             self._delay(),
             context.configuration.current.receipts,
+            context.contacts.directories,
             frozenset(contact.name for contact in context.contacts.all() if contact.muted),
         )
 
@@ -201,6 +224,8 @@ class Receiver:
     def _tell(self, effects: Effects) -> None:
         """Each by itself: it is on the disk, and nobody hears of it again."""
         arrivals, told, problems = effects.arrivals, effects.told, self._context.problems
+        with unharmed():
+            self._events.conversations_changed(arrivals.changes)
         for conversation in arrivals.conversations.values():
             with unharmed():
                 self._events.conversation_started(conversation)
@@ -210,7 +235,7 @@ class Receiver:
         for message in arrivals.messages:
             with unharmed():
                 self._events.message_arrived(message)
-        for message in told.messages:
+        for message in (*arrivals.confirmed, *told.messages):
             with unharmed():
                 self._events.message_changed(message)
         for peer in told.again:
@@ -318,8 +343,8 @@ class Receiver:
             shown = claimed_sender(context, peer, body, known.entry if known else None)
         except NameChanged as error:
             await context.contacts.offer(name, error.entry)
-            raise Stopped(name) from error
-        standing = self._standing(body)
+            raise Stopped(context.contacts.label(name)) from error
+        standing = self._standing(name, body)
         if known is None and standing is Standing.STRANGER:
             with context.store.read() as reader:
                 if message_requests.is_full(reader):
@@ -327,16 +352,20 @@ class Receiver:
             await self.admission.forget()
         contact = await self._monitor.confirm(shown, standing)
         if contact.offered is not None:
-            raise Stopped(name)
+            raise Stopped(context.contacts.label(name))
         if not is_of(peer, shown.person, contact.profile):
             raise CryptoError("the sender is not who the directory says")
 
-    def _standing(self, body: Body) -> Standing:
+    def _standing(self, name: str, body: Body) -> Standing:
         """Of somebody who is met by this message."""
         context = self._context
         if context.configuration.current.strangers is Strangers.ACCEPT:
             return Standing.KNOWN
-        known = context.conversations.get(body.conversation) if isinstance(body, Part) else None
-        if known is not None and isinstance(body, Part) and known.participants == body.participants:
-            return Standing.LISTED
+        if isinstance(body, Part):
+            known = context.conversations.get(body.conversation)
+            with context.store.read() as reader:
+                if message_requests.is_here(
+                    reader, context.contacts.directories, known, name, body
+                ):
+                    return Standing.LISTED
         return Standing.STRANGER

@@ -2,25 +2,34 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cbfs.contacts.contact import decode_contact
 from cbfs.interface import Outgoing
 from cbfs.messages import history, lifetimes
-from cbfs.messages.conversations import add_conversation, come_back, conversation_for, mark_written
+from cbfs.messages.conversations import (
+    add_conversation,
+    come_back,
+    conversation_for,
+    mark_written,
+    note_writer,
+)
 from cbfs.messages.history import Arrival
-from cbfs.messages.model import Conversation, Message, Origin
+from cbfs.messages.model import Conversation, Message, Origin, ParentRef, parents_said
 from cbfs.messages.queues import delivery_queue
 from cbfs.storage.store import Reader, Series, Table, Writer
 from cbfs_common.messages.body import SALT_SIZE, Part
+from cbfs_common.messages.conversation import Lifetime
+from cbfs_common.person import Directories
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
     """What is settled of a message before its transaction. ``me`` writes it; ``participants``
-    are sorted, oneself included; ``fresh`` is random, for the id of a conversation that it may
-    begin, ``salt`` as well, for its own when its draft has none (16 bytes each); ``digest`` is
-    of its content, by BLAKE2b; ``now`` in milliseconds."""
+    are people as ``directories`` calls them, sorted, oneself included, without who has left;
+    ``fresh`` is random, for
+    the id of a conversation that it may begin, ``salt`` as well, for its own when its draft has
+    none (16 bytes each); ``digest`` is of its content, by BLAKE2b; ``now`` in milliseconds."""
 
     me: str
     participants: tuple[str, ...]
@@ -29,6 +38,7 @@ class Settled:
     now: int
     fresh: bytes
     salt: bytes
+    directories: Directories
 
 
 def make_message(
@@ -36,18 +46,20 @@ def make_message(
     conversations: Mapping[bytes, Conversation],
     outgoing: Outgoing,
     settled: Settled,
+    added: tuple[str, ...] = (),
 ) -> tuple[Conversation, Message]:
     """Put what is written into the history as a message, and queue a delivery for each of its
     recipients whom the user has not blocked. Gives its conversation, which this may begin, and the
-    message. All of it is in the transaction of ``writer``."""
+    message, by which the user has ``added`` people. All of it is in the transaction of
+    ``writer``."""
     conversation = _conversation(writer, conversations, outgoing, settled)
     mark_written(writer, conversation.id, settled.now)
     come_back(writer, conversation.id)
     if outgoing.lifetime:
         lifetimes.choose(writer, conversation.id, outgoing.lifetime, settled.me, settled.now)
-    message = history.add_message(
-        writer, conversation.id, _arrival(writer, conversation, outgoing, settled), settled.now
-    )
+    arrival = _arrival(writer, conversation, outgoing, settled, added)
+    message = history.add_message(writer, conversation.id, arrival, settled.now)
+    note_writer(writer, conversation, settled.me)
     delivery_queue.add_jobs(writer, message, delivery_queue.job_for(message, conversation))
     outgoing.consume(writer, conversation)
     return conversation, message
@@ -60,16 +72,21 @@ def is_blocked(reader: Reader, name: str) -> bool:
 
 
 def _arrival(
-    writer: Writer, conversation: Conversation, outgoing: Outgoing, settled: Settled
+    writer: Writer,
+    conversation: Conversation,
+    outgoing: Outgoing,
+    settled: Settled,
+    added: tuple[str, ...],
 ) -> Arrival:
     """What the message says, from now on and to everybody."""
     me, place = settled.me, conversation.id
     parents = history.parents_for(writer, place, me)
     date = history.behind(writer, place, parents, settled.now)
     origin = Origin(_salt(writer, place, outgoing.seed, settled), date, settled.digest)
+    lifetime = lifetimes.setting(writer, place).lifetime
     others = tuple(name for name in settled.participants if name != me)
-    arrival = Arrival(
-        b"",
+    return Arrival(
+        _hash(conversation, outgoing, settled, parents, origin, lifetime),
         me,
         date,
         parents,
@@ -78,32 +95,43 @@ def _arrival(
         outgoing.content,
         others or (me,),
         folder=outgoing.folder,
-        lifetime=lifetimes.setting(writer, place).lifetime,
+        lifetime=lifetime,
         left_out=tuple(name for name in others if is_blocked(writer, name)),
         origin=origin,
+        leaving=outgoing.leaving,
+        added=added,
     )
-    return replace(arrival, hash=_hash(arrival, conversation, origin))
 
 
-def _hash(arrival: Arrival, conversation: Conversation, origin: Origin) -> bytes:
+def _hash(
+    conversation: Conversation,
+    outgoing: Outgoing,
+    settled: Settled,
+    parents: tuple[ParentRef, ...],
+    origin: Origin,
+    lifetime: Lifetime,
+) -> bytes:
+    directories = settled.directories
     part = Part(
         salt=origin.salt,
         conversation=conversation.id,
-        parents=arrival.parents,
-        participants=conversation.participants,
+        parents=parents_said(directories, parents),
+        participants=directories.people(conversation.participants),
         subject=conversation.subject,
         date=origin.date,
-        file_name=arrival.file_name,
+        file_name=outgoing.file_name,
         number=0,
         count=1,
-        size=arrival.content.size,
+        size=outgoing.content.size,
         digest=origin.digest,
         chunk=b"",
         bundle=b"",
-        folder=arrival.folder,
-        lifetime=arrival.lifetime,
+        folder=outgoing.folder,
+        lifetime=lifetime,
+        root=conversation.root,
+        leaving=outgoing.leaving,
     )
-    return part.hash(arrival.sender)
+    return part.hash(directories.person(settled.me))
 
 
 def _salt(reader: Reader, conversation: bytes, seed: bytes, settled: Settled) -> bytes:
@@ -125,5 +153,6 @@ def _conversation(
     if outgoing.conversation is not None:
         return conversations[outgoing.conversation]
     participants, subject = settled.participants, settled.subject
-    id_, known = conversation_for(writer, participants, subject, settled.fresh)
+    people = settled.directories.people(participants)
+    id_, known = conversation_for(writer, people, subject, settled.fresh)
     return known or add_conversation(writer, id_, settled.me, participants, subject, settled.now)

@@ -6,6 +6,9 @@ the same request, over the same kind of connection, as a delivery. It is known a
 ``Table.COVER``, which is on the disk before it is sent and goes when the server has deleted it.
 A crash in between leaves a hash that nobody needs, which is forgotten when no server can have the
 dummy any more.
+
+One that did not get there is sent again at a later turn, as it was: a message would be, and a home
+server that refuses all that comes for a while would see by it which of that was none.
 """
 
 import logging
@@ -32,7 +35,7 @@ class CoverTraffic:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._ready: bytes | None = None
+        self._ready: list[bytes] = []
         with context.store.read() as reader:
             self._out = {key: number_of(value) for key, value in reader.items(Table.COVER)}
 
@@ -55,6 +58,7 @@ class CoverTraffic:
         await self._context.store.commit(change)
         for key in gone:
             self._out.pop(key, None)
+        self._ready = [envelope for envelope in self._ready if self.is_dummy(envelope)]
 
     async def bring_back(self, now: int) -> None:
         """What a wrong clock says was sent later than ``now`` (milliseconds) was sent then."""
@@ -69,25 +73,32 @@ class CoverTraffic:
             self._out.update(dict.fromkeys(late, now))
 
     async def send(self) -> None:
-        """Send a dummy, now. What goes wrong is of no consequence. The next is made ready after it,
-        so that a dummy's turn begins as promptly as any."""
+        """Send a dummy, now. One that is not known to be at the server is sent again the next time.
+        Else another is made ready, so that a dummy's turn begins as promptly as any."""
         with suppress(CbfsError), contained():  # the polls tell that the server does not answer
             await self._send()
         try:
             with contained():
-                self._ready = self._ready or await self._make()
+                if not self._ready:
+                    self._ready.append(await self._make())
         except CbfsError as error:
             _log.error("%s", error.in_full)
 
     async def _send(self) -> None:
         context = self._context
-        envelope, self._ready = self._ready or await self._make(), None
+        envelope = self._ready.pop(0) if self._ready else await self._make()
         server = context.account.server
         isolation = b"deliver:" + context.random.token(16)
-        async with open_link(
-            context.dialer.in_turn, server, None, isolation, context.random
-        ) as link:
-            await request(link, Deliver(context.account.profile.user_id, envelope))
+        is_there = False
+        try:
+            async with open_link(
+                context.dialer.in_turn, server, None, isolation, context.random
+            ) as link:
+                await request(link, Deliver(context.account.profile.user_id, envelope))
+                is_there = True
+        finally:
+            if not is_there and self.is_dummy(envelope):  # it may have come back meanwhile
+                self._ready.append(envelope)
 
     async def _make(self) -> bytes:
         envelope = self._context.random.token(ENVELOPE_SIZE)

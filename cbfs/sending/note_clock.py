@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from cbfs.contacts.contact import Standing
-from cbfs.context import Context
+from cbfs.context import Context, TaskStarter
 from cbfs.messages.conversations import last_written
 from cbfs.network.pacing import Slots
 from cbfs_common.limits import NOTE_CLOCK, NOTE_OTHERS, NOTE_RECENT
@@ -37,12 +37,12 @@ class NoteClock:
         context: Context,
         random: Random,
         send: Callable[[str], Awaitable[None]],
-        nursery: trio.Nursery,
+        tasks: TaskStarter,
     ) -> None:
         self._context = context
         self._random = random
         self._send = send
-        self._nursery = nursery
+        self._tasks = tasks
 
     async def run(self) -> None:
         """Tick until cancelled."""
@@ -63,7 +63,7 @@ class NoteClock:
     def _tick(self) -> None:
         name = self._draw()
         if name is not None:
-            self._nursery.start_soon(self._send, name)
+            self._tasks.start_soon(self._send, name)
 
     def _draw(self) -> str | None:
         contacts = self._context.contacts.all()

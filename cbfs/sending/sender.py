@@ -1,6 +1,6 @@
 """The sender: delivery to those that something waits for, so many at once and no more
-(``cbfs.sending.agenda``), one envelope at a tick of the note clock, and reminders of when a prompt
-client's notes are due.
+(``cbfs.sending.agenda``), one envelope at a tick of the note clock, and what a prompt client's
+notes tell when they are due.
 
 An envelope leaves because the user has written, or because the note clock has ticked
 (PROTOCOL.rst, When something leaves): neither the time nor to whom depends on what was received.
@@ -10,49 +10,57 @@ envelopes, as nobody knows of how many it is; never behind one of a single envel
 Each delivery session has a connection of its own with a fresh key, so that the recipient's
 server learns neither who sends nor that two deliveries come from the same sender; so has each
 prekey that is taken. Sealing and the ratchet's new state are one commit, delivery follows, and
-only then the queue forgets (``cbfs.messages.queues.delivery_queue``).
+only then the queue forgets (``cbfs.messages.queues.delivery_queue``, ``cbfs.sending.finishing``).
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 
 import trio
 
 from cbfs.contacts.contact import Contact
+from cbfs.contacts.held_session import only
 from cbfs.contacts.look_up import Unknown
-from cbfs.context import Context, Events, supervised
-from cbfs.messages.model import Message
+from cbfs.context import Context, Events, TaskStarter, supervised
+from cbfs.messages.model import Conversation, Message
 from cbfs.messages.queues import delivery_queue, note_queue
-from cbfs.messages.queues.delivery_queue import Envelope
-from cbfs.messages.queues.note_queue import Dues, NoteDraft
+from cbfs.messages.queues.delivery_queue import Envelope, Job
+from cbfs.messages.queues.note_queue import NoteDraft
 from cbfs.network.dial import REUSE_TIME, DialError
 from cbfs.network.link import Link, ServerRefused, open_link, request, request_in_order
 from cbfs.problems import Cause, NotYet, in_words
 from cbfs.sending.agenda import Agenda
-from cbfs.sending.sealing import Sealing
+from cbfs.sending.finishing import Finishing
+from cbfs.sending.handing_over import hand_over, refusal_in_words
+from cbfs.sending.sealing import Sealing, Step, begins
+from cbfs.sending.stagger import Stagger
+from cbfs.sending.writing import Make, MessageWriting
 from cbfs.storage.faults import contained, harmless
-from cbfs.storage.store import Writer
+from cbfs.storage.store import Reader
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError, TransportError
 from cbfs_common.names.checks import NameExpired
 from cbfs_common.session.prekey import decode_prekey
 from cbfs_common.session.session import Peer, Session
-from cbfs_common.wire.requests import Code, Deliver, Done, TakePrekey
+from cbfs_common.wire.requests import Deliver, Done, TakePrekey
 
 WINDOW = 16
-"""Envelopes under way to one recipient at once."""
+WINDOW_MAX = 64
+"""Envelopes under way to one recipient at once: at first; and at most, which is what a server takes
+from one connection."""
+
+BRISK = 2.0
+"""Seconds for one window after which the next is twice as large: each costs a round trip, over Tor
+half a second. Where one takes longer, they are small, as what was under way when the connection
+ends goes again."""
 
 LINGER = 5.0
 """Seconds that a delivery session stays open for more to send, if nobody waits for its place."""
 
-
 SLOW = 30.0
 """Seconds for one window after which a server counts as slow: what goes to it takes no place of
 those that are kept for others, and makes room when somebody waits."""
-
-
-LOOK_AGAIN = 3_600.0
-"""Seconds until the clock is looked at again, which may have been set meanwhile."""
 
 
 class WrongPrekey(CbfsError):
@@ -79,33 +87,71 @@ class Sender:
         context: Context,
         bundle: Callable[[], bytes],
         events: Events,
-        nursery: trio.Nursery,
+        tasks: TaskStarter,
     ) -> None:
         self._context = context
         self._sealing = Sealing(context, bundle)
+        self._writing = MessageWriting(context, self._sealing, self._waits_for)
         self._events = events
-        self._nursery = nursery
+        self._tasks = tasks
         self._retries = context.retries
         self._agenda = Agenda(lambda who: self._retries.due(topic_of(who)), self._retries.take)
+        self._stagger = Stagger(context, tasks, self._wake)
+        self._finishing = Finishing(context, events, tasks)
+        self._known: dict[str, dict[bytes, bool]] = {}
         self._wakes: dict[str, trio.Event] = {}
         self._lingering: set[str] = set()
         self._slow: set[str] = set()
         self._notes: set[str] = set()
         self._again: set[str] = set()
         self._ticks: set[str] = set()
+        self._at_once: set[str] = set()
         self._told: set[str] = set()
+        self._rounds: Counter[str] = Counter()
+        self._writes: Counter[str] = Counter()
         self._news = trio.Event()
         self._retries.sooner_than_said = self._look_again
+        self._retries.all_sooner = self._apart
         with context.store.read() as reader:
             self._jobs = delivery_queue.waiting(reader)
+        self._stagger.hold(list(self._jobs))
         for recipient in self._jobs:
             self._wake(recipient)
-        nursery.start_soon(supervised, context, self._run)
+        tasks.start_soon(supervised, context, self._run)
 
-    def queued(self, recipient: str) -> None:
-        """There is something new in the queue for this recipient, on the disk."""
-        self._count(recipient)
-        self._wake(recipient)
+    async def write(
+        self, make: Make, recipients: Sequence[str], committing: Callable[[], None]
+    ) -> tuple[Conversation, Message]:
+        """Make a message for these in one commit, with what can be sealed of it at once. Then call
+        ``queued``. What is written after ``committing`` was called is behind it. Raises what
+        ``make`` raises, or StoreError."""
+        self._writes.update(recipients)
+        try:
+            written = await self._writing.commit(make, recipients, committing)
+            for recipient in recipients:  # before anybody writes to them with nothing ahead
+                with harmless():
+                    self._count(recipient)
+        finally:
+            self._writes.subtract(recipients)
+        conversation, message, steps = written
+        for step in steps:
+            with harmless():
+                self._sealed(step)
+        return conversation, message
+
+    def queued(self, recipients: Sequence[str], *, at_once: bool = False) -> None:
+        """The user has written something to these people, which is in the queue, on the disk. It
+        goes to some of them later than to others, where that is set, but not ``at_once``, when a
+        program may wait until the store knows that it is there."""
+        if at_once:
+            self._stagger.let_go(recipients)
+            self._at_once.update(recipients)
+        else:
+            self._stagger.hold(recipients)
+        for recipient in recipients:
+            with harmless():
+                self._count(recipient)
+                self._wake(recipient)
 
     def owe(self, recipient: str) -> None:
         """There is something to send to this recipient again: a prompt client does so at once."""
@@ -161,9 +207,20 @@ class Sender:
         self._retries.sooner(topic_of(recipient))
         self._wake(recipient)
 
+    def is_delivering(self, recipients: Iterable[str]) -> bool:
+        """Whether something that was written to one of these is just being delivered, or tried."""
+        return any(who in self._jobs and who in self._wakes for who in recipients)
+
     def waiting(self) -> dict[str, int]:
         """Messages by recipient that are not at the server yet."""
         return dict(self._jobs)
+
+    def _waits_for(self, recipient: str) -> bool:
+        """Whether what is written to this recipient now has to wait for anything."""
+        context = self._context
+        later = context.pace or context.configuration.current.stagger or recipient in self._stagger
+        # what is sealed leaves before what is not: nothing may be sealed that is behind another
+        return bool(later) or recipient in self._jobs or self._writes[recipient] > 1
 
     def _wake(self, recipient: str) -> None:
         if recipient in self._wakes:
@@ -181,7 +238,13 @@ class Sender:
         if contact is not None and contact.blocked:
             return False
         prompt = self._context.is_prompt
-        return recipient in self._jobs or (prompt and recipient in self._notes | self._again)
+        if recipient in self._jobs and recipient not in self._stagger:
+            return True
+        return prompt and recipient in self._notes | self._again
+
+    def _apart(self) -> None:
+        """All that were not reached are tried soon: not all of them together."""
+        self._stagger.hold(list(self._jobs))
 
     def _look_again(self) -> None:
         self._agenda.look_again()
@@ -195,7 +258,7 @@ class Sender:
             while (recipient := self._agenda.next(now, len(self._wakes))) is not None:
                 if self._has_work(recipient):
                     self._wakes[recipient] = trio.Event()
-                    self._nursery.start_soon(self._serve, recipient)
+                    self._tasks.start_soon(self._serve, recipient)
             if self._agenda.is_crowded(len(self._wakes)):
                 for recipient in self._lingering:
                     self._wakes[recipient].set()
@@ -243,14 +306,16 @@ class Sender:
             with trio.move_on_after(REUSE_TIME):
                 # to the keys and the server of now: a change ends the delivery session
                 while context.contacts.get(recipient) == contact and not context.pace:
-                    began, many = trio.current_time(), False
+                    began, window, many = trio.current_time(), WINDOW, False
                     while not context.pace and (
-                        sent := await self._deliver_some(link, contact, behind_many=many)
+                        sent := await self._deliver_some(link, contact, window, behind_many=many)
                     ):
                         many = many or sent > 1
                         self._works(recipient)
-                        if self._gives_way(recipient, trio.current_time() - began):
+                        took = trio.current_time() - began
+                        if self._gives_way(recipient, took):
                             return
+                        window = min(2 * window, WINDOW_MAX) if took <= BRISK else WINDOW
                         began = trio.current_time()
                     if recipient in self._notes:
                         await self._deliver_note(link, contact)
@@ -305,17 +370,24 @@ class Sender:
 
     async def _deliver_alone(self, contact: Contact, envelope: Envelope) -> None:
         async with self._link(contact) as link:  # its turn may come late
-            if self._waits(envelope):
-                await _hand_over(link, contact, envelope.data)
+            if self._waits(contact.name, envelope):
+                await hand_over(link, contact, envelope.data)
                 await self._finish(contact.name, [envelope.key])
 
     async def _send_one(self, contact: Contact) -> None:
-        """What is sent at a tick. A note takes turns with what is to be sent again, but for a last
-        part, which has a note in it."""
+        """What is sent at a tick. Where turns are owed besides, every other time one of them is;
+        else a note takes turns with what is to be sent again, but for a last part, which has a note
+        in it."""
         name, again = contact.name, None
+        owed = self._sealing.chosen(contact).owed
+        self._rounds[name] += 1
+        if owed and self._rounds[name] % 2:
+            await self._tell_owed(None, contact, owed[self._rounds[name] // 2 % len(owed)].id)
+            return
         if name not in self._wakes:
             with self._context.store.read() as reader:
-                again = delivery_queue.first_job(reader, name, again=True)
+                but = self._finishing.of(name)
+                again = delivery_queue.first_job(reader, name, again=True, but=but)
         if again is not None and (name in self._told or again.count == 1):
             self._told.discard(name)
             if envelopes := await self._next(contact, 1, again=True):
@@ -326,94 +398,107 @@ class Sender:
             draft = note_queue.draft(reader, name, self._context.clock())
         await self._tell(None, contact, draft)
 
-    async def _deliver_some(self, link: Link, contact: Contact, *, behind_many: bool) -> int:
+    async def _deliver_some(
+        self, link: Link, contact: Contact, window: int, *, behind_many: bool
+    ) -> int:
         """One window of envelopes: how many. 0 when there was nothing to do. ``behind_many``: there
         were several in one before it, so that more may follow which are sent again."""
-        envelopes = await self._next(contact, WINDOW)
+        envelopes = await self._next(contact, window)
         if not envelopes and (behind_many or self._context.is_prompt):
-            envelopes = await self._next(contact, WINDOW, again=True)
+            envelopes = await self._next(contact, window, again=True)
         if not envelopes:
             self._count(contact.name)
             return 0
         asked = [Deliver(contact.profile.user_id, envelope.data) for envelope in envelopes]
-        replies = await request_in_order(link, asked, lambda index: self._waits(envelopes[index]))
+        replies = await request_in_order(
+            link, asked, lambda index: self._waits(contact.name, envelopes[index])
+        )
         told = list(zip(envelopes, replies, strict=True))
         delivered = [envelope.key for envelope, reply in told if isinstance(reply, Done)]
         if delivered:
             await self._finish(contact.name, delivered)
         for _envelope, reply in told:
             if isinstance(reply, CbfsError):
-                raise _in_words(reply)
+                raise refusal_in_words(reply)
         return len(envelopes)
 
-    def _waits(self, envelope: Envelope) -> bool:
+    def _waits(self, recipient: str, envelope: Envelope) -> bool:
         """Whether it is still to be delivered, when it is about to leave: its message may have been
-        removed, or it was sealed anew."""
+        removed, or it was sealed anew, or has been delivered by another way."""
+        if envelope.key in self._finishing.of(recipient):
+            return False
         with self._context.store.read() as reader:
             return delivery_queue.is_waiting(reader, envelope)
 
     async def _finish(self, recipient: str, delivered: list[bytes]) -> None:
-        now = self._context.clock()
-
-        def change(writer: Writer) -> tuple[list[Message], Dues]:
-            dues: Dues = {}
-            return delivery_queue.finish(writer, delivered, dues, now), dues
-
-        messages, dues = await self._context.store.commit(change)
+        at_once = recipient in self._at_once
+        await self._finishing.finish(recipient, delivered, at_once=at_once)
         self._count(recipient)
-        self._events.notes_due(dues)
-        for message in messages:
-            self._events.message_changed(message)
-        self._context.problems.tell()
 
     def _count(self, recipient: str) -> None:
+        but = self._finishing.of(recipient)
         with self._context.store.read() as reader:
-            left = delivery_queue.waiting_for(reader, recipient)
-            again = delivery_queue.first_job(reader, recipient, again=True)
-        if left:
-            self._jobs[recipient] = left
+            known = self._known.get(recipient, {})
+            known = delivery_queue.jobs_for(reader, recipient, known, but)
+        self._known[recipient] = known
+        again = sum(known.values())
+        if again < len(known):
+            self._jobs[recipient] = len(known) - again
         else:
             self._jobs.pop(recipient, None)
-        if again is None:
+            self._at_once.discard(recipient)
+        if not again:
             self._again.discard(recipient)
+        if not known:
+            del self._known[recipient]
 
     async def _next(self, contact: Contact, window: int, *, again: bool = False) -> list[Envelope]:
         """The next window of what the user has written, or of what is sent ``again``, sealed as far
         as it was not; in one commit with the ratchet's state, and with what is told beside it."""
         context, name = self._context, contact.name
-        fresh, identity = None, context.contacts.identity(name, contact.profile)
+        if name in self._stagger and not again:
+            return []
+        fresh: Session | None = None
         with context.store.read() as reader:
-            envelopes, jobs = delivery_queue.next_work(reader, name, window, again=again)
+            envelopes, jobs = self._next_work(reader, name, window, again=again)
         if not jobs:
             return envelopes
-        session = context.sessions.choose(name, identity)
-        # only with what the user writes: a session that begins by itself would tell of silence
-        silent = (
-            not again
-            and session is not None
-            and context.sessions.is_silent(session, context.clock())
-        )
-        if silent or session is None:
+        if begins(self._sealing.chosen(contact), again=again):
             fresh = await self._new_session(contact)
         async with context.sessions.lock:
             while self._is_known(contact):
-                session = context.sessions.choose(name, identity)
-                session = fresh if silent or session is None else session
+                chosen = self._sealing.chosen(contact)
+                new = begins(chosen, again=again)
+                if new and (fresh is None or context.sessions.is_stale(fresh, name)):
+                    return envelopes
+                chosen = only(fresh) if fresh is not None and new else chosen
                 with context.store.read() as reader:
-                    envelopes, jobs = delivery_queue.next_work(reader, name, window, again=again)
+                    envelopes, jobs = self._next_work(reader, name, window, again=again)
                     most = window - len(envelopes)
-                    if not jobs or session is None:
+                    if not jobs:
                         return envelopes
-                    step = self._sealing.parts(reader, name, jobs, most, session, prefer=silent)
+                    step = self._sealing.parts(reader, name, jobs, most, chosen)
                 try:
                     envelopes += await context.store.commit(step.write)
                 except delivery_queue.JobChanged:  # it was removed just now, or what it follows
                     continue
                 step.done()
-                for message in step.changed:
-                    self._events.message_changed(message)
+                self._sealed(step)
                 return envelopes
         return []
+
+    def _sealed(self, step: Step) -> None:
+        """It is on the disk: what else has come about by it."""
+        for job, _session in step.copied:
+            self.owe(job.recipient)
+        for message in step.changed:
+            self._events.message_changed(message)
+
+    def _next_work(
+        self, reader: Reader, name: str, window: int, *, again: bool
+    ) -> tuple[list[Envelope], list[Job]]:
+        but = self._finishing.of(name)
+        return delivery_queue.next_work(reader, name, window, again=again, but=but)
 
     def _is_known(self, contact: Contact) -> bool:
         """Whether it is still, by these keys: while a prekey was taken it may have been forgotten,
@@ -428,6 +513,9 @@ class Sender:
             due = note_queue.is_due(reader, name, now)
             draft = note_queue.draft(reader, name, now)
         if due:
+            if draft.owes:
+                for session in self._sealing.chosen(contact).owed:
+                    await self._tell_owed(link, contact, session.id)
             await self._tell(link, contact, draft)
         self._notes.discard(name)
         with self._context.store.read() as reader:
@@ -440,24 +528,44 @@ class Sender:
         the server does it count as told."""
         context, name = self._context, contact.name
         store, sessions = context.store, context.sessions
-        fresh, identity = None, context.contacts.identity(name, contact.profile)
-        if draft.lost or sessions.choose(name, identity) is None:
+        fresh: Session | None = None
+        if self._sealing.chosen(contact).note is None:
             fresh = await self._new_session(contact)
         async with sessions.lock:
-            session = fresh if draft.lost else sessions.choose(name, identity) or fresh
-            if session is None or not self._is_known(contact):
+            session = self._sealing.chosen(contact).note or fresh
+            if session is None or not self._is_known(contact) or sessions.is_stale(session, name):
                 return
-            step, envelope = self._sealing.note(name, draft, session)
-            await store.commit(step.write)
-            step.done()
-        if link is not None:
-            await _hand_over(link, contact, envelope)
-        else:
-            async with self._link(contact) as own:
-                await _hand_over(own, contact, envelope)
+            envelope = await self._seal_note(name, draft, session)
+        await self._hand_over_by(link, contact, envelope)
         settle = partial(note_queue.settle, told=draft.items, now=context.clock())
         for message in await store.commit(settle):
             self._events.message_changed(message)
+
+    async def _tell_owed(self, link: Link | None, contact: Contact, session: bytes) -> None:
+        """Send the same note on a session on which a turn is owed. It does not count as told: the
+        session may be nobody's."""
+        context, name = self._context, contact.name
+        with context.store.read() as reader:
+            draft = note_queue.draft(reader, name, context.clock())
+        async with context.sessions.lock:
+            held = context.sessions.get(name, session)
+            if held is None or not self._is_known(contact):
+                return
+            envelope = await self._seal_note(name, draft, held)
+        await self._hand_over_by(link, contact, envelope)
+
+    async def _seal_note(self, name: str, draft: NoteDraft, session: Session) -> bytes:
+        step, envelope = self._sealing.note(name, draft, session)
+        await self._context.store.commit(step.write)
+        step.done()
+        return envelope
+
+    async def _hand_over_by(self, link: Link | None, contact: Contact, envelope: bytes) -> None:
+        if link is not None:
+            await hand_over(link, contact, envelope)
+            return
+        async with self._link(contact) as own:
+            await hand_over(own, contact, envelope)
 
     async def _new_session(self, contact: Contact) -> Session:
         """Take a prekey, over a connection of its own, and start."""
@@ -471,84 +579,10 @@ class Sender:
             try:
                 taken = await request(link, TakePrekey(contact.profile.user_id))
             except ServerRefused as error:
-                raise _in_words(error) from error
+                raise refusal_in_words(error) from error
         try:
             prekey = decode_prekey(taken.record)
             prekey.verify(contact.profile.signing, context.clock() // 1000)
             return context.sessions.start(name, peer, prekey, taken.kem)
         except (CryptoError, DecodeError) as error:
             raise WrongPrekey from error
-
-
-class Reminders:
-    """When the next note of a prompt client is due to whom: in memory is the first for each peer.
-    What a client is to tell whose reactions are steady waits on the disk."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._store = context.store
-        self._news = trio.Event()
-        self._dues: Dues = {}
-
-    def add(self, dues: Dues) -> None:
-        """More waits in the queue of notes, on the disk."""
-        if not self._context.is_prompt:
-            return
-        for peer, due in dues.items():
-            self._dues[peer] = min(due, self._dues.get(peer, due))
-        self._news.set()
-
-    async def bring_back(self, now: int) -> None:
-        """What a wrong clock has put far ahead is due as if it had come about at ``now``
-        (milliseconds)."""
-        self.add(await self._store.commit(lambda writer: note_queue.bring_back(writer, now)))
-
-    async def run(self, sender: Sender) -> None:
-        """While the reactions are prompt, have ``sender`` told of what is due, until cancelled."""
-        context = self._context
-        while True:
-            while not context.is_prompt:
-                await context.configuration.wait_changed()
-            with self._store.read() as reader:
-                self._dues = note_queue.load_dues(reader)
-            sender.owe_all()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._remind_for_ever, sender.note_due)
-                while context.is_prompt:
-                    await context.configuration.wait_changed()
-                nursery.cancel_scope.cancel()
-
-    async def _remind_for_ever(self, remind: Callable[[str], None]) -> None:
-        """Call ``remind`` with a peer when something is due, once: whoever settles it adds what
-        is due next. Where it fails, again after LOOK_AGAIN."""
-        while True:
-            self._news = trio.Event()
-            now = self._context.clock()
-            for peer in [peer for peer, due in self._dues.items() if due <= now]:
-                del self._dues[peer]
-                with harmless(partial(self.add, {peer: now + int(LOOK_AGAIN * 1_000)})):
-                    remind(peer)
-            wait = (min(self._dues.values(), default=now + 2**40) - now) / 1_000
-            with trio.move_on_after(min(wait, LOOK_AGAIN)):
-                await self._news.wait()
-
-
-async def _hand_over(link: Link, contact: Contact, envelope: bytes) -> None:
-    try:
-        await request(link, Deliver(contact.profile.user_id, envelope))
-    except ServerRefused as error:
-        raise _in_words(error) from error
-
-
-_REFUSALS = {
-    Code.UNKNOWN_USER: "their server does not know them",
-    Code.MAILBOX_FULL: "their mailbox is full",
-    Code.NO_PREKEY: "they have no prekey left, as they have not been online for long",
-}
-
-
-def _in_words(error: CbfsError) -> CbfsError:
-    """A refusal by the server, said of the recipient."""
-    if isinstance(error, ServerRefused) and error.code in _REFUSALS:
-        return CbfsError(_REFUSALS[error.code])
-    return error

@@ -1,10 +1,13 @@
 """Records of the client's store: msgpack arrays of fixed length and types."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 
 from cbfs_common.errors import DecodeError
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 _DAMAGED = (
     "a record of the store is damaged, or of another version of cbfs",
@@ -24,13 +27,17 @@ def unpack(data: bytes, *types: type) -> list[Any]:
         fields = msgpack.unpackb(data, use_list=True)
     except (ValueError, msgpack.UnpackException) as error:
         raise DecodeError(*_DAMAGED) from error
-    if (
-        not isinstance(fields, list)
-        or len(fields) != len(types)
-        or any(type(field) is not kind for field, kind in zip(fields, types, strict=True))
-    ):
+    if not isinstance(fields, list) or tuple(map(type, fields)) != types:
         raise DecodeError(*_DAMAGED)
     return fields
+
+
+def unpack_map(found: dict[Any, Any], key: type[K], value: type[V]) -> dict[K, V]:
+    """A field that is a map, whose keys and values must be of just these types. Raises
+    DecodeError."""
+    if any(type(k) is not key or type(v) is not value for k, v in found.items()):
+        raise DecodeError(*_DAMAGED)
+    return found
 
 
 def u32(number: int) -> bytes:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import trio
 
-from cbfs.storage.store import StoreError
 from cbfs_common.errors import CbfsError
+from cbfs_host.complaints import StoreError
 
 REPEATS_MAX = 8
 """How often one fault is logged: who can bring it about can do so for ever."""

@@ -8,15 +8,21 @@ the root a new key. So what the old root's key opens is the tree as it was, and 
 overwritten nothing opens what has left the tree: not the old values of records, not the old
 nodes, wherever copies of them lie.
 
+A change that only adds leaves nothing to be erased: the tree as it was is a part of what it has
+become. Then the key of the root in here may be derived from the one before all such changes since.
+
 A change costs LEVELS nodes for each leaf that it touches, however many records there are.
 Slots are given out in order, so records that are written together share their leaf.
 
-Pure: nodes are kept by ``Nodes``, by name (level u8 | index u64). A node is a bitmap u32 of the
-children it has, and their keys in order.
+Pure: nodes are kept by ``Nodes``, by name (last slot below it u64 | level u8). In the order of
+their names a node follows on all that are below it, so that those above the newest leaf, which
+every change writes, are beside it at the end. A node is a bitmap u32 of the children it has, and
+their keys in order.
 """
 
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from threading import Lock
 from typing import Protocol
 
@@ -36,11 +42,18 @@ NODE_MAX = 4 + FANOUT * KEY_SIZE + TAG_SIZE
 CACHE_NODES = 4_096
 """Opened nodes that are kept in memory, at most some 1.5 KiB each."""
 
+LOADED_NODES = 64
+"""Of those, above the leaves, that a transaction has at hand."""
+
+KEYS_DRAWN = 8
+"""Keys of records that are drawn at once, which takes as long as one; those of a transaction that
+it does not use go with it."""
+
 _TOP = LEVELS - 1
 _NONCE = bytes(NONCE_SIZE)
 """Every key here seals one plaintext, so that no nonce is needed to tell two apart."""
 
-_NAME = struct.Struct(">BQ")
+_NAME = struct.Struct(">QB")
 _BITMAP = struct.Struct(">I")
 _NEXT = struct.Struct(">Q")
 _FULL = (1 << FANOUT) - 1
@@ -80,6 +93,20 @@ class Cache:
         self._nodes: dict[bytes, tuple[bytes, Children]] = {}
         self._root = b""
 
+    def begin(self, root: bytes) -> None:
+        """The tree has this root, and of its nodes nothing is known."""
+        with self._lock:
+            self._root = root
+            self._nodes.clear()
+
+    def leaf(self, root: bytes, index: int) -> Children | None:
+        """The children of a leaf of the tree with that root, without a look at what is above it;
+        None unless it is remembered and the tree is the newest."""
+        name = node_name(0, index)
+        with self._lock:  # a turn enters its root and its nodes one after the other
+            found = self._nodes.get(name) if equal(root, self._root) else None
+        return None if found is None else found[1]
+
     def find(self, name: bytes, key: bytes) -> Children | None:
         """The children of the node that this key opens."""
         found = self._nodes.get(name)
@@ -117,13 +144,15 @@ class KeyReader:
         self._nodes = nodes
         self._cache = cache
         self._leaf: tuple[int, Children] = (-1, _NONE)
+        self._loaded: dict[tuple[int, int], Children] = {}
         self._bound = next_slot
 
     def key(self, slot: int) -> bytes:
         """The key (32) of the record in a slot. Raises KeysDamaged."""
         leaf = slot >> BITS
         if self._leaf[0] != leaf:
-            self._leaf = leaf, self._load(0, leaf)
+            known = self._cache.leaf(self._root, leaf) if self._root else None
+            self._leaf = leaf, known or self._load(0, leaf)
         key = self._leaf[1][slot % FANOUT]
         if key is None:
             raise KeysDamaged
@@ -131,6 +160,16 @@ class KeyReader:
 
     def _load(self, level: int, index: int) -> Children:
         """A node's children; none when there is no such node."""
+        children = self._loaded.get((level, index))
+        if children is None:
+            children = self._find(level, index)
+            if level:  # those above are asked for once for each leaf
+                if len(self._loaded) == LOADED_NODES:
+                    self._loaded.clear()
+                self._loaded[level, index] = children
+        return children
+
+    def _find(self, level: int, index: int) -> Children:
         if level == _TOP:
             if index:
                 raise KeysDamaged
@@ -139,7 +178,7 @@ class KeyReader:
             key = self._load(level + 1, index >> BITS)[index % FANOUT]
         if key is None:
             return _NONE
-        name = _NAME.pack(level, index)
+        name = node_name(level, index)
         children = self._cache.find(name, key)
         if children is None:
             children = self._open(level, name, key)
@@ -169,7 +208,10 @@ class KeyWriter(KeyReader):
         super().__init__(root, next_slot, nodes, cache)
         self._token = token
         self.next_slot = next_slot
+        self.takes_away = False
+        """Whether something was in the tree that is not any more, or is to be taken for gone."""
         self._changed: dict[int, list[bytes | None]] = {}
+        self._drawn: list[bytes] = []
 
     @property
     def changed(self) -> bool:
@@ -189,53 +231,55 @@ class KeyWriter(KeyReader):
     def add(self) -> tuple[int, bytes]:
         """A slot that was never used, and its key. Raises KeysDamaged when none is left."""
         slot = self.next_slot
-        children = self._change(slot >> BITS)
-        if slot >= SLOTS or children[slot % FANOUT] is not None:
+        children, place = self._change(slot >> BITS), slot % FANOUT
+        if slot >= SLOTS or children[place] is not None:
             raise KeysDamaged
         self.next_slot += 1
-        return slot, self.renew(slot)
-
-    def renew(self, slot: int) -> bytes:
-        """A new key for what is to be in a slot; the old one goes."""
-        key = self._token(KEY_SIZE)
-        self._change(slot >> BITS)[slot % FANOUT] = key
-        return key
+        if not self._drawn:
+            some = self._token(KEYS_DRAWN * KEY_SIZE)
+            self._drawn = [some[at : at + KEY_SIZE] for at in range(0, len(some), KEY_SIZE)]
+        key = children[place] = self._drawn.pop()
+        return slot, key
 
     def drop(self, slot: int) -> None:
         """The key of a slot goes, and nothing takes its place."""
+        self.takes_away = self.takes_away or slot < self._bound  # else it was never on the disk
         self._change(slot >> BITS)[slot % FANOUT] = None
 
     def touch(self) -> None:
         """Have the root turned, though no key of a slot is changed."""
+        self.takes_away = True
         self._change(max(0, self.next_slot - 1) >> BITS)
 
-    def turn(self) -> tuple[bytes, Turned]:
-        """Give every changed node a new key and write it. The new root's key, and what
-        ``Cache.turn`` is to be told once the transaction is on the disk."""
+    def turn(self, root: bytes) -> Turned:
+        """Give every changed node a new key, the root's being ``root`` (32), which has sealed
+        nothing before, and write it. Gives what ``Cache.turn`` is to be told once the transaction
+        is on the disk."""
         turned: Turned = {}
-        changed, root = self._changed, b""
+        changed = self._changed
         for level in range(LEVELS):
             above: dict[int, list[bytes | None]] = {}
             for index, children in changed.items():
-                key = self._write(level, index, tuple(children), turned)
+                fresh = root if level == _TOP else self._token(KEY_SIZE)
+                key = self._write(level, index, tuple(children), turned, fresh)
                 if level == _TOP:
-                    root = key or b""
                     continue
                 parent = index >> BITS
                 if parent not in above:
                     above[parent] = list(self._load(level + 1, parent))
                 above[parent][index % FANOUT] = key
             changed = above
-        return root, turned
+        return turned
 
-    def _write(self, level: int, index: int, children: Children, turned: Turned) -> bytes | None:
+    def _write(
+        self, level: int, index: int, children: Children, turned: Turned, key: bytes
+    ) -> bytes | None:
         """The node's new key; None when it has no children left, and is gone."""
-        name = _NAME.pack(level, index)
+        name = node_name(level, index)
         if level < _TOP and children == _NONE:
             self._nodes.delete_node(name)
             turned[name] = None
             return None
-        key = self._token(KEY_SIZE)
         place = _place(level, name, self.next_slot)
         self._nodes.put_node(name, seal(key, _NONCE, _encode(children), place))
         turned[name] = key, children
@@ -268,17 +312,30 @@ def open_node(key: bytes, level: int, name: bytes, sealed: bytes, next_slot: int
     return _decode(open_sealed(key, _NONCE, sealed, _place(level, name, next_slot)))
 
 
+def node_name(level: int, index: int) -> bytes:
+    """The name of a node."""
+    return _NAME.pack((index + 1 << BITS * (level + 1)) - 1, level)
+
+
 def node_level(name: bytes) -> int | None:
     """The level of the node of that name; None for what is no name of a node."""
-    return name[0] if len(name) == _NAME.size and name[0] < LEVELS else None
+    return name[-1] if len(name) == _NAME.size and name[-1] < LEVELS else None
+
+
+def node_index(name: bytes) -> int:
+    """Of the nodes of its level, which one the node of that name is."""
+    last, level = _NAME.unpack(name)
+    return int(last >> BITS * (level + 1))
 
 
 def _encode(children: Children) -> bytes:
-    bitmap = 0
-    for place, key in enumerate(children):
-        if key is not None:
-            bitmap |= 1 << place
-    return _BITMAP.pack(bitmap) + b"".join(key for key in children if key is not None)
+    return _bitmap(bytes(map(bool, children))) + b"".join(filter(None, children))
+
+
+@lru_cache(CACHE_NODES)
+def _bitmap(there: bytes) -> bytes:
+    """Of children of whom ``there`` says, a byte for each, which are there."""
+    return _BITMAP.pack(sum(1 << place for place in range(FANOUT) if there[place]))
 
 
 def _decode(plain: bytes) -> Children:
@@ -287,5 +344,8 @@ def _decode(plain: bytes) -> Children:
     keys: tuple[bytes, ...] = _KEYS[bitmap.bit_count()].unpack_from(plain, _BITMAP.size)
     if bitmap == _FULL:
         return keys
-    left = iter(keys)
-    return tuple(next(left) if bitmap >> place & 1 else None for place in range(FANOUT))
+    children: list[bytes | None] = [None] * FANOUT
+    for key in keys:  # each under the lowest bit that is left
+        children[(bitmap & -bitmap).bit_length() - 1] = key
+        bitmap &= bitmap - 1
+    return tuple(children)

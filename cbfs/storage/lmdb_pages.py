@@ -11,8 +11,8 @@ Format of LMDB 0.9 (``mdb.c``), in the machine's byte order and of its page size
     node: size u32, of a leaf's value (of a branch: page number u48) | flags u16 | key size u16 |
           key | value (or, with flag BIG, the number u64 of the first of the pages that have it)
     page 0 and 1, of which the one with the greater transaction counts:
-          magic u32 | version u32 | address u64 | map size u64 | two trees (free pages, names of
-          trees) | last page u64 | transaction u64
+          magic u32 | version u32 | address u64 | map size u64 | two trees (free pages, all
+          else) | last page u64 | transaction u64
     tree: pad u32 (of the first: page size) | flags u16 | depth u16 | branches u64 | leaves u64 |
           pages of values u64 | entries u64 | root u64
 """
@@ -39,7 +39,7 @@ _META = struct.Struct("=IIQQ")
 _TREE = struct.Struct("=IHHQQQQQ")
 _END = struct.Struct("=QQ")
 _BRANCH, _LEAF, _OVERFLOW = 1, 2, 4
-_BIG, _SUBTREE = 1, 2
+_BIG = 1
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _INTEGER_KEYS = 8
 """The flag of the tree of free pages: its keys are u64."""
@@ -70,7 +70,7 @@ class MetaPage:
 
     page_size: int
     free: PageTree
-    names: PageTree
+    records: PageTree
     last: int
     transaction: int
 
@@ -165,24 +165,13 @@ class _Check:
     def run(self) -> None:
         meta = self._meta
         self._tree(meta.free, self._free_list, int_of)
-        trees: list[PageTree] = []
-
-        def name(_key: bytes, flags: int, value: bytes) -> None:
-            if flags != _SUBTREE or len(value) != _TREE.size:
-                raise PagesDamaged("the names of the trees")
-            trees.append(_tree(value, 0))
-
-        self._tree(meta.names, name, bytes)
-        for tree in trees:
-            if tree.flags:
-                raise PagesDamaged("the kind of a tree")
-            self._tree(tree, None, bytes)
+        self._tree(meta.records, None, bytes)
         if len(set(self._free)) != len(self._free) or any(self._seen[n] for n in self._free):
             raise PagesDamaged("a page is in use and free")
 
-    def _free_list(self, _key: bytes, flags: int, value: bytes) -> None:
+    def _free_list(self, value: bytes) -> None:
         count = _NUMBER.unpack_from(value)[0] if len(value) >= _NUMBER.size else -1
-        if flags or len(value) < _NUMBER.size * (count + 1):
+        if len(value) < _NUMBER.size * (count + 1):
             raise PagesDamaged("a list of free pages")
         numbers = struct.unpack_from(f"={count}Q", value, _NUMBER.size)
         if count and not (numbers[0] <= self._meta.last and numbers[-1] >= 2):
@@ -194,10 +183,10 @@ class _Check:
     def _tree(
         self,
         tree: PageTree,
-        tell: Callable[[bytes, int, bytes], None] | None,
+        tell: Callable[[bytes], None] | None,
         order: Callable[[bytes], Any],
     ) -> None:
-        """All pages of a tree; ``tell`` gets (key, flags, value) of each entry."""
+        """All pages of a tree; ``tell`` gets the value of each entry."""
         if tree.root == _NO_PAGE:
             if tree.entries or tree.depth:
                 raise PagesDamaged("a tree without a root")
@@ -260,7 +249,7 @@ class _Check:
         low: object,
         high: object,
         order: Callable[[bytes], Any],
-        tell: Callable[[bytes, int, bytes], None] | None,
+        tell: Callable[[bytes], None] | None,
     ) -> int:
         size, keys = self._size, []
         offsets = _offsets(page)
@@ -273,18 +262,16 @@ class _Check:
             elif start + length > size:
                 raise PagesDamaged("an entry of a leaf")
             if tell is not None:
-                tell(keys[-1], flags & _SUBTREE, self._of(page, start, flags, length))
+                tell(self._of(page, start, flags, length))
         ordered = keys if order is bytes else list(map(order, keys))
         if any(map(ge, ordered, ordered[1:])) or not _between(ordered[0], ordered[-1], low, high):
             raise PagesDamaged("the order of a leaf")
         return len(offsets)
 
     def _value(self, page: bytes, start: int, length: int, flags: int) -> None:
-        """A value that has pages of its own, or is a tree."""
-        if flags not in {_BIG, _SUBTREE} or start + (8 if flags == _BIG else length) > self._size:
+        """A value that has pages of its own."""
+        if flags != _BIG or start + _NUMBER.size > self._size:
             raise PagesDamaged("an entry of a leaf")
-        if flags == _SUBTREE:
-            return
         (number,) = _NUMBER.unpack_from(page, start)
         if number > self._meta.last:
             raise PagesDamaged("the number of a page")
@@ -331,7 +318,8 @@ def _offsets(page: bytes) -> tuple[int, ...]:
     return offsets
 
 
-def _tree(data: bytes, place: int) -> PageTree:
+def tree_of(data: bytes, place: int) -> PageTree:
+    """What stands at a place of these bytes of a tree."""
     _pad, flags, depth, _branches, _leaves, _values, entries, root = _TREE.unpack_from(data, place)
     return PageTree(flags, depth, entries, root)
 
@@ -343,11 +331,11 @@ def _meta(page: bytes, number: int) -> MetaPage:
     if (own, flags, magic, version) != (number, 8, _MAGIC, _VERSION):
         raise PagesDamaged("one of the first two pages")
     start = HEADER + _META.size
-    free, names = _tree(page, start), _tree(page, start + _TREE.size)
+    free, records = tree_of(page, start), tree_of(page, start + _TREE.size)
     page_size = _TREE.unpack_from(page, start)[0]
     last, transaction = _END.unpack_from(page, start + 2 * _TREE.size)
     if page_size not in {1 << n for n in range(9, 17)} or last >= _PAGES_MAX:
         raise PagesDamaged("one of the first two pages")
-    if free.flags != _INTEGER_KEYS or names.flags:
+    if free.flags != _INTEGER_KEYS or records.flags:
         raise PagesDamaged("one of the first two pages")
-    return MetaPage(page_size, free, names, last, transaction)
+    return MetaPage(page_size, free, records, last, transaction)

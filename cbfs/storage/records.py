@@ -1,14 +1,19 @@
 """Records of the client's store within one transaction: tables, and what reads and writes them.
 
-Who has LMDB's file and no key learns how many records a table has, their sizes, and how old its
-pages are. A record's key is sealed with its value; what LMDB has it under is its **place**, 16
-bytes:
+Who has LMDB's file and no key learns how many records a table has, their sizes, how old its pages
+are, and of some tables which of their records were written last at about the same time. A record's
+key is sealed with its value; what LMDB has it under is its **place**, 16 bytes, of which the first
+says which table it is of (``cbfs.storage.tables``):
 
-- of the tables in ``WHOLE``, random. They are read when the store is opened, and where each key is
+- of the tables in ``WHOLE``, random, and another one whenever the record is written, beside what
+  else is written then: so what changes with every message is in one or two pages, and not in as
+  many as there are such records. They are read when the store is opened, and where each key is
   stands in memory (``cbfs.storage.shelf``);
 - of all others, derived from a key: those of a conversation from the secret that lies in the
   conversation's record, and is gone when that is; the rest, whose keys are numbers, from the blind
-  key.
+  key, where the records of a segment of the index of searches lie together.
+
+All tables are in one of LMDB's: each of its own would have a commit write a path of pages in each.
 
 So what was deleted lies in free pages under places that no guess at a key leads to, whatever is
 known now. How a record is laid out: ``cbfs.storage.sealed_record``.
@@ -16,148 +21,65 @@ known now. How a record is laid out: ``cbfs.storage.sealed_record``.
 ``cbfs.storage.store`` opens transactions.
 """
 
-import struct
 from bisect import bisect_left, bisect_right, insort
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import Enum
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from cbfs.storage.encoding import number_of, u32, u64
 from cbfs.storage.key_tree import KeyReader, KeysDamaged, KeyWriter, open_record, seal_record
 from cbfs.storage.sealed_record import HEAD_SIZE, head_of, pack_plain, slot_of, unpack_plain
-from cbfs.storage.shelf import Shelf, Spot, make_shelf
+from cbfs.storage.shelf import ChangingShelf, Shelf, Spot, make_shelf
+from cbfs.storage.tables import (
+    OF_CONVERSATION,
+    PASSED_OVER,
+    WHOLE,
+    WHOLE_FIRST,
+    Meta,
+    NewPlaces,
+    Series,
+    Table,
+    derived_place,
+    first_byte,
+    place_of,
+    table_at,
+)
 from cbfs_common.errors import CryptoError
 from cbfs_common.primitives import KEY_SIZE, kdf
-from cbfs_host.lmdb_environment import StoreError
+from cbfs_host.complaints import StoreError
 
-PLACE_SIZE = 16
+__all__ = [
+    "OF_CONVERSATION",
+    "PASSED_OVER",
+    "WHOLE",
+    "CannotWrite",
+    "DamagedRecord",
+    "Meta",
+    "Reader",
+    "Series",
+    "Table",
+    "Writer",
+    "is_record",
+    "place_of",
+]
+
 KEY_PART_SIZE = 16
 
-STATE = struct.Struct(">QQ")
-STATE_KEY = b"state"
-"""Among the nodes: the store's generation and its next slot."""
+KEY_PARTS_KEPT = 1_024
+"""Parts of keys that are remembered: those of one peer are asked for ten times in a message."""
 
+VALUES_KEPT = 256
+VALUE_KEPT_MAX = 16_384
+"""So many values, of so many bytes, a transaction that writes remembers: more than a message
+has."""
 
-class Table(Enum):
-    """The tables, with what their record keys are."""
-
-    META = b"meta"  # see ``Meta``
-    SESSIONS = b"sessions"  # session id 16
-    PREKEYS = b"prekeys"  # prekey id 16
-    PEERS = b"peers"  # key_part(name)
-    CONVERSATIONS = b"conversations"  # conversation id 16
-    MESSAGES = b"messages"  # conversation id 16 | serial u64
-    LISTINGS = b"listings"  # conversation id 16 | serial u64: see ``cbfs.messages.listings``
-    MESSAGE_IDS = b"message-ids"  # conversation id 16 | message id 16, or what tells a copy
-    FILE_NAMES = b"file-names"  # see ``cbfs.messages.name_pages``
-    DROPPED = b"dropped"  # conversation id 16 | message id 16: thrown away, and not asked for
-    GONE = b"gone"  # conversation id 16 | serial u64 | index u32: was removed from a folder
-    PARTS = b"parts"  # key_part(conversation id, message hash): a file that is still arriving
-    ENDS = b"ends"  # see ``cbfs.messages.lifetimes``
-    QUEUE = b"queue"  # key_part(recipient) 16 | sequence u64 [| part u32]
-    NOTE_ITEMS = b"owed"  # key_part(peer) 16 | kind 1 | conversation id 16 | message id 16
-    REQUESTS = b"requests"  # key_part(sender) 16 | sequence u64: what strangers have sent
-    INBOX = b"inbox"  # sequence u64 | key_part(envelope): envelopes that wait for a look-up
-    COVER = b"dummies"  # envelope id 16: sent to oneself, on its way
-    QUARANTINE = b"quarantine"  # sequence u64 ...: envelopes that could not be read
-    CONTENT = b"content"  # content id u64 | chunk u32
-    HELD = b"held"  # content id u64: how many refer to it
-    INDEX = b"index"  # segment u32: see ``cbfs.messages.search_index``
-    TERMS = b"terms"  # segment u32 [| number in it u8]
-    NODES = b"nodes"  # inode u64: files and folders of outbox/, ui_info/ and tmp/
-
-    def __init__(self, name: bytes) -> None:
-        self.bound = bytes([len(name)]) + name
-
-    __hash__ = object.__hash__  # that of Enum is felt: every record is looked for in some tables
-
-
-WHOLE = frozenset(
-    (
-        *(Table.META, Table.SESSIONS, Table.PREKEYS, Table.PEERS, Table.CONVERSATIONS),
-        *(Table.PARTS, Table.ENDS, Table.QUEUE, Table.NOTE_ITEMS, Table.REQUESTS),
-        *(Table.INBOX, Table.COVER, Table.QUARANTINE, Table.NODES),
-    )
-)
-"""Those whose records have random places, and whose keys stand in memory."""
-
-PASSED_OVER = Table.QUARANTINE
-"""That of them in which a damaged record is as good as none: it is of an envelope that could not be
-read anyway, and anybody may fill the table. In all others it may be whatever is looked for."""
-
-OF_CONVERSATION = frozenset(
-    (
-        *(Table.MESSAGES, Table.LISTINGS, Table.MESSAGE_IDS),
-        *(Table.FILE_NAMES, Table.DROPPED, Table.GONE),
-    )
-)
-"""Those whose records belong to the conversation that their keys begin with, which must be
-there."""
 
 _PREFIXES = {Table.LISTINGS: 16, Table.GONE: 24, Table.CONTENT: 8}
 """Those of all others that can be asked for what keys there are with a prefix of this size. The
 record under the prefix itself has the rest of each; of contents, the exponent of a power of two
 that all numbers of their chunks are below, if that is not 1."""
-
-
-class Meta(bytes, Enum):
-    """All keys of Table.META: the first have one record each; those that end with a space begin
-    many, and what they are of follows them."""
-
-    ACCOUNT = b"account"  # the account itself
-    ACCOUNT_NEXT = b"account next"  # the account as it is to be when its new profile stands
-    ALARM = b"alarm"  # what somebody else has made of one's own name
-    BUNDLE = b"bundle"  # the proof of one's own name that messages carry
-    CLOCK = b"time"  # what was seen of the clock
-    DIRECTORY = b"directory"  # the newest head of the name directory
-    ENDS = b"ends"  # the hours in which something ends
-    LISTED = b"listed with folders"  # is there when every message is in a page of its conversation
-    NAME_ASKED_FOR = b"name asked for"  # from before the directory is told until it has refused
-    OWN = b"own"  # the entry of one's own name: the last step of making an account
-    OWN_NEXT = b"own next"  # the change of it that is on its way
-    OWN_SERVER = b"own server"  # the address of the server that a mount runs itself
-    PLACE = b"place"  # what tells this account directory from a copy of it
-    PREKEYS_AHEAD = b"prekeys ahead"  # since when prekeys expire later than they can
-    PREKEYS_REPLACED = b"prekeys replaced"  # when all on the server were replaced last
-    RELEASED = b"released"  # is there when one's own name was given up
-    SEGMENTS = b"segments"  # of the index of searches, how many there are
-    SETTINGS = b"settings"  # as TOML
-
-    ARRIVING = b"arriving "  # key_part(sender): what of theirs has come in part
-    BEFORE = b"before "  # conversation 16 | parent 16: what waits for a parent that is not here
-    BROUGHT = b"brought "  # key_part(name): messages that are wanted by what they have said
-    COUNTER = b"counter "  # a ``Series``: the last number that was given
-    ENDING = b"ending "  # conversation 16: how many of its messages end
-    FOLDER = b"folder "  # key_part(name of a folder): the conversation that it is of
-    FOLDERS = b"folders "  # conversation 16: how many of its messages are folders
-    HEADS = b"heads "  # conversation 16: the messages that no other names as its parent
-    IN_VAIN = b"in vain "  # conversation 16: messages that were asked for in vain
-    JOB = b"job "  # key_part(recipient, conversation, message): the key of the delivery
-    LABEL = b"label "  # key_part(name): what they are shown as
-    LAST_OWN = b"last own "  # conversation 16: one's own last message
-    LEFT = b"left "  # conversation 16: is not shown until something is written in it
-    LIFETIME = b"lifetime "  # conversation 16: for how long its messages are kept
-    LOST_BY = b"lost by "  # key_part(name): when they last said that they had lost sessions
-    LOST_TO = b"lost to "  # key_part(name): when they were last told so
-    MOVED = b"moved "  # inode u64: the number that it has now
-    RELABEL = b"relabel "  # key_part(name): whose messages still have names of before
-    SCRATCH = b"scratch "  # content u64: goes when a mount ends
-    TIMES = b"times "  # inode u64: times of what has no other record
-    TRANSCRIPT = b"transcript "  # conversation 16: how long it is as one text
-    UNMET = b"unmet "  # key_part(name): until when the directory is not asked for them
-    WROTE = b"wrote "  # conversation 16: when one has last written in it oneself
-
-
-class Series(bytes, Enum):
-    """What is numbered, each from 1 on, by ``Writer.next_number``."""
-
-    INBOX = b"inbox"
-    INODE = b"inode"
-    MESSAGE = b"message"
-    QUARANTINE = b"quarantine"
-    QUEUE = b"queue"
-    REQUEST = b"request"
 
 
 class CannotWrite(StoreError):
@@ -174,49 +96,15 @@ class DamagedRecord(StoreError):
         )
 
 
-class TxnNodes:
-    """The nodes of the tree of keys, as one transaction of LMDB's sees them."""
-
-    def __init__(self, txn: Any, db: Any) -> None:
-        self._txn = txn
-        self._db = db
-
-    def get_node(self, name: bytes) -> bytes | None:
-        found: bytes | None = self._txn.get(name, db=self._db)
-        return found
-
-    def put_node(self, name: bytes, sealed: bytes) -> None:
-        self._txn.put(name, sealed, db=self._db)
-
-    def delete_node(self, name: bytes) -> None:
-        self._txn.delete(name, db=self._db)
-
-    def state(self) -> tuple[int, int]:
-        """(generation of the store, next slot). Raises DamagedRecord."""
-        data = self.get_node(STATE_KEY)
-        if data is None:
-            return 0, 0
-        if len(data) != STATE.size:
-            raise DamagedRecord
-        return STATE.unpack(data)
-
-
-@dataclass(frozen=True, slots=True)
-class Tables:
-    """LMDB's handles of the tables, and the blind key (32)."""
-
-    dbs: dict[Table, Any]
-    blind_key: bytes
-
-
 class Reader:
     """A consistent view of the store. Use within its ``with`` block. ``shelves`` has what is known
-    of where the records of tables in ``WHOLE`` are; what is missing is read, and entered."""
+    of where the records of tables in ``WHOLE`` are; what is missing is read, and entered.
+    ``blind_key``: 32 bytes."""
 
     def __init__(
-        self, tables: "Tables", txn: Any, keys: KeyReader, shelves: dict[Table, Shelf]
+        self, blind_key: bytes, txn: Any, keys: KeyReader, shelves: dict[Table, Shelf]
     ) -> None:
-        self._tables = tables
+        self._blind_key = blind_key
         self._txn = txn
         self._keys = keys
         self._shelves = shelves
@@ -224,7 +112,7 @@ class Reader:
     def get(self, table: Table, key: bytes) -> bytes | None:
         """The value of a record, or None when it is not there. Raises DamagedRecord."""
         place = self.place(table, key)
-        data = None if place is None else self._txn.get(place, db=self._tables.dbs[table])
+        data = None if place is None else self._txn.get(place)
         if place is None or data is None:
             return None
         return self._open(table, place, data)[2]
@@ -249,25 +137,45 @@ class Reader:
         there are those with a whole prefix, if it has prefixes, or all, in no order. Raises
         DamagedRecord."""
         if table in WHOLE:
-            yield from self._whole_shelf(table).keys(prefix, start)
-        elif prefix:
+            return self._whole_shelf(table).keys(prefix, start)
+        if prefix:
             size = len(_checked(table, prefix))
-            for rest in self._rests(table, prefix, (start or b"")[size:]):
-                yield prefix + rest
-        else:
-            yield from (key for key, _value in self._all(table))
+            return (prefix + rest for rest in self._rests(table, prefix, (start or b"")[size:]))
+        return (key for key, _value in self._all(table))
 
     def records(self, table: Table) -> Iterator[tuple[bytes, bytes | None]]:
-        """(key, value) of all of a table, in no order; (place, None) of what is damaged."""
-        with self._txn.cursor(db=self._tables.dbs[table]) as cursor:
-            for place, data in cursor:
-                try:
-                    key, _secret, value = self._open(table, place, data)
-                except DamagedRecord:
-                    yield place, None
-                    continue
-                if is_record(table, key):
-                    yield key, value
+        """(key, value) of all of a table, in no order; (place, None) of what is damaged, and with
+        those of META of what does not say which table it is of."""
+        if table is Table.META:
+            for _none, place, _data in self._lying(bytes([WHOLE_FIRST]), frozenset()):
+                yield place, None
+        for place, data in self._stored(table):
+            try:
+                key, _secret, value, _slot = self._open(table, place, data)
+            except DamagedRecord:
+                yield place, None
+                continue
+            if is_record(table, key):
+                yield key, value
+
+    def _stored(self, table: Table) -> Iterator[tuple[bytes, bytes]]:
+        """(place, data) of all of a table."""
+        for of, place, data in self._lying(first_byte(table), frozenset((table,))):
+            if of is table:
+                yield place, data
+
+    def _lying(
+        self, first: bytes, tables: frozenset[Table]
+    ) -> Iterator[tuple[Table | None, bytes, bytes]]:
+        """(table, place, data) of records whose places begin so and are of these tables, or, None,
+        say nothing of that. No value of others is read."""
+        with self._txn.cursor() as cursor:
+            found = cursor.set_range(first)
+            while found and (place := cursor.key()).startswith(first):
+                table = table_at(place)
+                if table is None or table in tables:
+                    yield table, place, cursor.value()
+                found = cursor.next()
 
     def _all(self, table: Table) -> Iterator[tuple[bytes, bytes]]:
         for key, value in self.records(table):
@@ -280,15 +188,20 @@ class Reader:
         conversation that it would belong to is not there. Raises DamagedRecord when some of the
         table is damaged, and it may be that."""
         if table not in WHOLE:
-            secret = self._tables.blind_key
+            secret = self._blind_key
             if table in OF_CONVERSATION:
                 spot = self._spot(Table.CONVERSATIONS, key[:16])
                 if spot is None:
                     return None
                 secret = spot.secret
-            return kdf(secret, b"cbfs1 lookup", place_of(table, key), PLACE_SIZE)
-        spot = self._spot(table, key)
-        return None if spot is None else spot.place
+            return derived_place(secret, table, key)
+        shelf = self._shelves.get(table) or self._shelf(table)
+        spot = shelf.get(key)
+        if spot is not None:
+            return spot.place
+        if shelf.damaged:
+            raise DamagedRecord
+        return None
 
     def _spot(self, table: Table, key: bytes) -> Spot | None:
         shelf = self._shelf(table)
@@ -300,7 +213,7 @@ class Reader:
     def _shelf(self, table: Table) -> Shelf:
         shelf = self._shelves.get(table)
         if shelf is None:
-            shelf = self._shelves[table] = self._read_shelf(table)
+            shelf = self._shelves[table] = self._read_shelves(frozenset((table,)))[table]
         return shelf
 
     def _whole_shelf(self, table: Table) -> Shelf:
@@ -310,35 +223,43 @@ class Reader:
             raise DamagedRecord
         return shelf
 
-    def _read_shelf(self, table: Table) -> Shelf:
-        db, damaged = self._tables.dbs[table], 0
-        places: list[tuple[int, bytes]] = []
-        with self._txn.cursor(db=db) as cursor:
-            for place, data in cursor:
-                try:
-                    bound = place_of(table, place)
-                    places.append((slot_of(self._tables.blind_key, bound, data), place))
-                except KeysDamaged:
-                    damaged += 1
-        found: list[tuple[bytes, Spot]] = []
-        for _slot, place in sorted(places):  # neighbours have their keys in one leaf
+    def _read_shelves(self, tables: frozenset[Table]) -> dict[Table, Shelf]:
+        """Where the records of these tables in ``WHOLE`` are. A damaged one may be whatever is
+        looked for: in its table, or in all when its place does not say which that is."""
+        damaged: Counter[Table] = Counter()
+        places: list[tuple[int, Table, bytes]] = []
+        for table, place, data in self._lying(bytes([WHOLE_FIRST]), tables):
+            if table is None:
+                damaged.update(tables)
+                continue
             try:
-                key, secret, _value = self._open(table, place, self._txn.get(place, db=db))
-                found.append((key, Spot(place, secret)))
+                bound = place_of(table, place)
+                places.append((slot_of(self._blind_key, bound, data), table, place))
+            except KeysDamaged:
+                damaged[table] += 1
+        found: dict[Table, list[tuple[bytes, Spot]]] = {table: [] for table in tables}
+        places.sort(key=itemgetter(0))  # neighbours have their keys in one leaf
+        for _slot, table, place in places:
+            try:
+                key, secret, *_ = self._open(table, place, self._txn.get(place))
+                found[table].append((key, Spot(place, secret)))
             except DamagedRecord:
-                damaged += 1
-        return make_shelf(found, 0 if table is PASSED_OVER else damaged)
+                damaged[table] += 1
+        damaged[PASSED_OVER] = 0
+        return {table: make_shelf(found[table], damaged[table]) for table in tables}
 
     def read_shelves(self) -> dict[Table, Shelf]:
         """Where the records of all tables in ``WHOLE`` are."""
-        return {table: self._shelf(table) for table in WHOLE}
+        self._shelves.update(self._read_shelves(WHOLE - self._shelves.keys()))
+        return self._shelves
 
-    def _open(self, table: Table, place: bytes, data: bytes) -> tuple[bytes, bytes, bytes]:
-        """(key, secret, value) of a record."""
+    def _open(self, table: Table, place: bytes, data: bytes) -> tuple[bytes, bytes, bytes, int]:
+        """(key, secret, value, slot) of a record."""
         bound = place_of(table, place)
         try:
-            sealing = self._keys.key(slot_of(self._tables.blind_key, bound, data))
-            return unpack_plain(open_record(sealing, data[HEAD_SIZE:], bound))
+            slot = slot_of(self._blind_key, bound, data)
+            sealing = self._keys.key(slot)
+            return (*unpack_plain(open_record(sealing, data[HEAD_SIZE:], bound)), slot)
         except (KeysDamaged, CryptoError) as error:
             raise DamagedRecord from error
 
@@ -350,7 +271,7 @@ class Reader:
             return
         for number in range(number_of(start), self._extent(prefix)):
             place = self.place(table, prefix + u32(number))
-            if place is not None and self._has(table, place):
+            if place is not None and self._has(place):
                 yield u32(number)
 
     def _listed(self, table: Table, prefix: bytes) -> list[bytes]:
@@ -362,8 +283,8 @@ class Reader:
         """All numbers of a content's chunks are below this."""
         return int(1 << number_of(self.get(Table.CONTENT, content)))
 
-    def _has(self, table: Table, place: bytes) -> bool:
-        with self._txn.cursor(db=self._tables.dbs[table]) as cursor:
+    def _has(self, place: bytes) -> bool:
+        with self._txn.cursor() as cursor:
             return bool(cursor.set_key(place))
 
     def last(self, table: Table, prefix: bytes) -> tuple[bytes, bytes] | None:
@@ -389,77 +310,129 @@ class Reader:
     def key_part(self, *parts: bytes) -> bytes:
         """16 bytes that stand for ``parts`` in a record key, where all that they do is save room:
         the hash has no key, and anybody can make it. What must not be foretold is ``drawn``."""
-        data = b"".join(u32(len(part)) + part for part in parts)
-        return kdf(b"", b"cbfs1 key part", data, KEY_PART_SIZE)
+        return _key_part(parts)
 
     def drawn(self, part: bytes) -> bytes:
         """16 bytes that are always the same for ``part`` here, and that nobody can foretell
         without its root file."""
-        return kdf(self._tables.blind_key, b"cbfs1 drawn", part, 16)
+        return kdf(self._blind_key, b"cbfs1 drawn", part, 16)
 
     def count(self, table: Table) -> int:
-        """How many records a table has, damaged ones included but in ``PASSED_OVER``."""
+        """How many records a table has, damaged ones included but in ``PASSED_OVER``. Of a table
+        that is not in ``WHOLE`` all are looked at."""
         if table in WHOLE:
             shelf = self._shelf(table)
             return len(shelf) + shelf.damaged
-        return int(self._txn.stat(self._tables.dbs[table])["entries"])
+        return sum(1 for _ in self._stored(table))
+
+
+@lru_cache(KEY_PARTS_KEPT)
+def _key_part(parts: tuple[bytes, ...]) -> bytes:
+    data = b"".join(u32(len(part)) + part for part in parts)
+    return kdf(b"", b"cbfs1 key part", data, KEY_PART_SIZE)
 
 
 class Writer(Reader):
-    """A transaction of the store that can also change it. ``token(n)`` gives n random bytes."""
+    """A transaction of the store that can also change it. ``token(n)`` gives n random bytes,
+    ``places`` where records of tables in ``WHOLE`` go."""
 
     _keys: KeyWriter
 
     def __init__(
         self,
-        tables: "Tables",
+        blind_key: bytes,
         txn: Any,
         keys: KeyWriter,
         shelves: dict[Table, Shelf],
         token: Callable[[int], bytes],
+        places: NewPlaces,
     ) -> None:
-        super().__init__(tables, txn, keys, dict(shelves))
+        super().__init__(blind_key, txn, keys, dict(shelves))
+        self._changing: dict[Table, ChangingShelf] = {}
         self._token = token
+        self._places = places
+        self._known: dict[tuple[Table, bytes], tuple[bytes, int]] = {}
+        """Values and slots of records: what a message writes is read by it as well, and what it
+        reads it reads several times."""
 
     @property
     def shelves(self) -> dict[Table, Shelf]:
         """Where the records of tables in ``WHOLE`` are now."""
-        return self._shelves
+        settled = {table: shelf.settled() for table, shelf in self._changing.items()}
+        return {**self._shelves, **settled}
+
+    def _shelf_to_change(self, table: Table) -> ChangingShelf:
+        shelf = self._changing.get(table)
+        if shelf is None:
+            shelf = self._shelf(table).change()
+            self._shelves[table] = self._changing[table] = shelf
+        return shelf
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        """As a ``Reader``; what was read or written before is not opened once more."""
+        which = table, bytes(key)  # a ``Meta`` has another hash than its bytes
+        known = self._known.get(which)
+        if known is not None:
+            return known[0]
+        place = self.place(table, key)
+        data = None if place is None else self._txn.get(place)
+        if place is None or data is None:
+            return None
+        *_, value, slot = self._open(table, place, data)
+        self._keep(which, value, slot)
+        return value
+
+    def _keep(self, which: tuple[Table, bytes], value: bytes, slot: int) -> None:
+        if len(self._known) >= VALUES_KEPT:
+            self._known.clear()
+        if len(value) <= VALUE_KEPT_MAX:
+            self._known[which] = value, slot
+        else:
+            self._known.pop(which, None)
 
     def put(self, table: Table, key: bytes, value: bytes) -> None:
         """Write or overwrite. It gets the next slot, beside what else is written now: what changes
         with every message is then found in the newest leaves, however old a record is. Raises
         DamagedRecord."""
-        spot, known = self._spot_for(table, key)
-        bound = place_of(table, spot.place)
-        db = self._tables.dbs[table]
-        old = self._txn.get(spot.place, db=db)
+        place, secret, before = self._place_for(table, key)
+        bound = table.bound + place
+        which = table, bytes(key)
+        known = self._known.get(which)
+        old = None if before is None or known is not None else self._txn.get(before)
         try:
-            if old is not None:
-                self._keys.drop(slot_of(self._tables.blind_key, bound, old))
+            if known is not None:
+                self._keys.drop(known[1])
+            elif old is not None and before is not None:
+                self._keys.drop(slot_of(self._blind_key, place_of(table, before), old))
             slot, sealing = self._keys.add()
         except KeysDamaged as error:
             raise DamagedRecord from error
-        sealed = seal_record(sealing, pack_plain(key, spot.secret, value), bound)
-        head = head_of(self._tables.blind_key, bound, slot, sealed)
-        self._txn.put(spot.place, head + sealed, db=db)
-        if not known:
-            self._shelves[table] = self._shelf(table).put(key, spot)
-        elif old is None and table in _PREFIXES and is_record(table, key):
-            self._list(table, key[: _PREFIXES[table]], key[_PREFIXES[table] :])
-
-    def _spot_for(self, table: Table, key: bytes) -> tuple[Spot, bool]:
-        """Where a record is to be written; False where that is to be remembered."""
+        sealed = seal_record(sealing, pack_plain(key, secret, value), bound)
+        head = head_of(self._blind_key, bound, slot, sealed)
+        self._txn.put(place, head + sealed)
+        self._keep(which, value, slot)
         if table in WHOLE:
-            spot = self._spot(table, key)
-            if spot is not None:
-                return spot, True
-            secret = self._token(KEY_SIZE) if table is Table.CONVERSATIONS else b""
-            return Spot(self._token(PLACE_SIZE), secret), False
-        place = self.place(table, key)
-        if place is None:  # nobody could find it without its conversation
-            raise DamagedRecord
-        return Spot(place), True
+            self._shelf_to_change(table).put(key, Spot(place, secret))
+            if before is not None:
+                self._txn.delete(before)
+        elif old is None and known is None and table in _PREFIXES:
+            size = _PREFIXES[table]
+            if len(key) > size:
+                self._list(table, key[:size], key[size:])
+
+    def _place_for(self, table: Table, key: bytes) -> tuple[bytes, bytes, bytes | None]:
+        """(place, secret) of a record that is to be written, and where it may be so far; a place in
+        ``WHOLE`` is another one each time."""
+        if table not in WHOLE:
+            place = self.place(table, key)
+            if place is None:  # nobody could find it without its conversation
+                raise DamagedRecord
+            return place, b"", place
+        spot, fresh = self._spot(table, key), self._places.next(table)
+        if spot is not None:
+            return fresh, spot.secret, spot.place
+        secret = self._token(KEY_SIZE) if table is Table.CONVERSATIONS else b""
+        return fresh, secret, None
 
     def _list(self, table: Table, prefix: bytes, rest: bytes) -> None:
         """A record is there whose key has this prefix."""
@@ -487,22 +460,24 @@ class Writer(Reader):
 
     def _remove(self, table: Table, key: bytes) -> bool:
         place = self.place(table, key)
+        self._known.pop((table, bytes(key)), None)
         if place is None or not self._remove_at(table, place):
             return False
+        if table is Table.CONVERSATIONS:  # what is of it has gone with it
+            self._known.clear()
         if table in WHOLE:
-            self._shelves[table] = self._shelf(table).without(key)
+            self._shelf_to_change(table).remove(key)
         return True
 
     def _remove_at(self, table: Table, place: bytes) -> bool:
-        db = self._tables.dbs[table]
-        data = self._txn.get(place, db=db)
+        data = self._txn.get(place)
         if data is None:
             return False
         try:
-            self._keys.drop(slot_of(self._tables.blind_key, place_of(table, place), data))
+            self._keys.drop(slot_of(self._blind_key, place_of(table, place), data))
         except KeysDamaged as error:
             raise DamagedRecord from error
-        return bool(self._txn.delete(place, db=db))
+        return bool(self._txn.delete(place))
 
     def delete_prefix(self, table: Table, prefix: bytes) -> int:
         """Delete all records whose key begins so, see ``keys``; how many there were."""
@@ -516,12 +491,12 @@ class Writer(Reader):
         return len(keys)
 
     def _clear(self, table: Table) -> int:
-        with self._txn.cursor(db=self._tables.dbs[table]) as cursor:
-            places = list(cursor.iternext(values=False))
+        places = [place for place, _data in self._stored(table)]
+        self._known.clear()
         for place in places:
             self._remove_at(table, place)
         if table in WHOLE:
-            self._shelves[table] = Shelf()
+            self._shelves[table] = self._changing[table] = Shelf().change()
         return len(places)
 
     def turn(self) -> None:
@@ -553,8 +528,3 @@ def _checked(table: Table, prefix: bytes) -> bytes:
     if len(prefix) != _PREFIXES.get(table):
         raise ValueError(f"{table} has no keys with such a prefix")
     return prefix
-
-
-def place_of(table: Table, key: bytes) -> bytes:
-    """A key or place, and its table: what a place is derived from, or a sealed value bound to."""
-    return table.bound + key

@@ -31,10 +31,10 @@ from cbfs_common.primitives import KEY_SIZE, NONCE_SIZE, equal, kdf, open_sealed
 from cbfs_host.complaints import hint_of
 from cbfs_host.files import write_file
 
-MAGIC = b"cbfs root file 5"
+MAGIC = b"cbfs root file 8"
 """Its number is that of the records in the store beside it as well."""
-EARLIER = tuple(b"cbfs root file %d" % number for number in range(1, 5))
-"""Of stores whose records had other fields, or keys that told what they are of."""
+EARLIER = tuple(b"cbfs root file %d" % number for number in range(1, 8))
+"""Of stores whose records had other fields or other places, or keys that told what they are of."""
 BLOCK = 4_096
 SALT_SIZE = 24
 CHECK_SIZE = 16

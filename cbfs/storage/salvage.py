@@ -1,9 +1,9 @@
 """What is left of a store whose pages are damaged: found without LMDB, page by page.
 
-Every leaf of the file is looked at, be it in use or not. A record tells by its head which table
-and slot it is of, and opens by the key that is its slot's now, or it is an old one, or damaged: so
-nothing wrong can come out, whatever the pages say. What its key is stands in it. Nodes of the tree
-of keys are found likewise.
+Every leaf of the file is looked at, be it in use or not. A record tells by its place which table it
+is of, by its head which slot, and opens by the key that is its slot's now, or it is an old one, or
+damaged: so nothing wrong can come out, whatever the pages say. What its key is stands in it. Nodes
+of the tree of keys are found likewise.
 """
 
 import os
@@ -26,15 +26,20 @@ from cbfs.storage.key_tree import (
     open_record,
 )
 from cbfs.storage.lmdb_pages import Pages, PagesDamaged, node, offsets
-from cbfs.storage.records import STATE, STATE_KEY, Table, is_record, place_of
+from cbfs.storage.records import Table, is_record, place_of
 from cbfs.storage.root_key import RootFile
 from cbfs.storage.sealed_record import HEAD_SIZE, slot_of, unpack_plain
+from cbfs.storage.tables import table_at
+from cbfs.storage.txn_nodes import STATE_KEY, STATE_SIZES, TreeState, decode_state
 from cbfs_common.errors import CryptoError
 from cbfs_common.primitives import TAG_SIZE
-from cbfs_host.lmdb_environment import StoreError
+from cbfs_host.complaints import StoreError
 
 VALUE_MAX = 1 << 24
 """Bytes of a value that is looked at."""
+
+STATES_TRIED = 4
+"""Newest states that one key of the root file opens of which it is seen what is left of each."""
 
 Where = tuple[int, int]
 """Place in the file, and size."""
@@ -55,6 +60,14 @@ class _Keys(KeyReader):
             except CryptoError:
                 continue
         raise KeysDamaged
+
+    def opens(self) -> bool:
+        """Whether the root is one that this key opens; what is below may be damaged."""
+        try:
+            self._load(LEVELS - 1, 0)
+        except KeysDamaged:
+            return False
+        return True
 
     def slots(self, level: int = LEVELS - 1, index: int = 0) -> Iterator[int | None]:
         """All that have a key; None in the place of a node that cannot be read."""
@@ -80,8 +93,7 @@ class _Found:
     def __init__(self, pages: Pages, page_size: int) -> None:
         self._pages = pages
         self._nodes: dict[bytes, list[Where]] = {}
-        self.states: set[tuple[int, int]] = set()
-        """(generation, next slot)."""
+        self.states: set[TreeState] = set()
         for place, page in pages.leaves(page_size):
             for offset in offsets(page):
                 self._take(node(place, page, offset))
@@ -90,9 +102,8 @@ class _Found:
         if entry is None:
             return
         key, where, size = entry
-        if key == STATE_KEY and size == STATE.size:
-            generation, next_slot = STATE.unpack(self._pages.read(where, size))
-            self.states.add((generation, next_slot))
+        if key == STATE_KEY and size in STATE_SIZES:
+            self.states.add(decode_state(self._pages.read(where, size)))
         elif node_level(key) is not None and size <= NODE_MAX:
             self._nodes.setdefault(key, []).append((where, size))
 
@@ -119,10 +130,11 @@ class _Found:
 
 @dataclass(frozen=True, slots=True)
 class _Catch:
-    """What one state of the store opens: how many records are lost at least, and the places in the
-    file of the nodes of the others."""
+    """What one state of the store opens: how many records are lost at least, how many are found,
+    and the places in the file of the nodes of these."""
 
     lost: int
+    found: int
     keys: KeyReader
     places: dict[Table, "array[int]"]
 
@@ -174,8 +186,10 @@ class Remains:
         return None
 
     def _find(self, path: Path, root_file: RootFile) -> _Catch:
+        root_file.holds(0)  # says it if the store is of another cbfs, whose file is another as well
         found = _Found(self._pages, self._size)
-        known = sorted({g for g, _next in found.states if root_file.holds(g)}, reverse=True)
+        generations = {state.moment.generation for state in found.states}
+        known = sorted(filter(root_file.holds, generations), reverse=True)
         if found.states and not known:
             raise StoreError(
                 f"the newest pages of the store in {path} are missing, or root.key is another's",
@@ -183,14 +197,11 @@ class Remains:
             )
         catches = []
         for generation in known:
-            root = root_file.open(generation)
+            key = root_file.open(generation)
             self._blind_key = root_file.blind_key
-            for next_slot in {slot for g, slot in found.states if g == generation}:
-                cache = Cache()
-                cache.turn(root, {})
-                keys = _Keys(root if next_slot else None, next_slot, found, cache)
-                if next(keys.slots(), 0) is not None:  # else it is not the state of this root
-                    catches.append(self._records(keys, next_slot))
+            states = [each for each in found.states if each.moment.generation == generation]
+            grown = [self._records(*keys) for keys in self._open_states(states, key, found)]
+            catches += [max(grown, key=lambda catch: catch.found)] if grown else []
         if not catches:
             raise StoreError(
                 f"nothing of the store in {path} can be read",
@@ -198,26 +209,35 @@ class Remains:
             )
         return min(catches, key=lambda catch: catch.lost)  # there may be two after a crash
 
+    def _open_states(
+        self, states: list[TreeState], key: bytes, found: _Found
+    ) -> Iterator[tuple[_Keys, int]]:
+        """(keys, next slot) of the newest states that this key of the root file opens: one that
+        came later has all that those before have, and more, but may be damaged more."""
+        opened = 0
+        for state in sorted(states, reverse=True):
+            next_slot, root, cache = state.moment.next_slot, state.root(key), Cache()
+            cache.turn(root, {})
+            keys = _Keys(root if next_slot else None, next_slot, found, cache)
+            if opened < STATES_TRIED and (not next_slot or keys.opens()):
+                opened += 1  # else it is not a state of this root
+                yield keys, next_slot
+
     def _records(self, keys: _Keys, next_slot: int) -> _Catch:
         places = {table: array("Q") for table in Table}
         seen = bytearray(next_slot)
-        tables = list(Table)
         for place, page in self._pages.leaves(self._size):
             for offset in offsets(page):
                 entry = node(place, page, offset)
-                if entry is None:
+                table = table_at(entry[0]) if entry is not None else None
+                if entry is None or table is None:
                     continue
-                for table in tables:
-                    opened = self._open(table, entry, keys)
-                    if opened is None or seen[opened[0]]:
-                        continue
+                opened = self._open(table, entry, keys)
+                if opened is not None and not seen[opened[0]]:
                     seen[opened[0]] = 1
                     places[table].append(place + offset)
-                    tables.remove(table)
-                    tables.insert(0, table)  # its neighbours are of the same one
-                    break
         lost = sum(slot is None or not seen[slot] for slot in keys.slots())
-        return _Catch(lost, keys, places)
+        return _Catch(lost, sum(seen), keys, places)
 
     def _open(
         self, table: Table, entry: tuple[bytes, int, int], keys: KeyReader

@@ -6,7 +6,7 @@
 
 Slots are given out in order: in plain they would say which records were written together. The slot
 is there twice so that a flipped bit shows, as a wrong one would take another record's key away.
-``bound`` is the record's table and place (``cbfs.storage.records.place_of``).
+``bound`` is the record's table and place (``cbfs.storage.tables.place_of``).
 """
 
 import struct
@@ -17,7 +17,9 @@ from cbfs_common.primitives import TAG_SIZE, kdf
 HEAD_SIZE = 16
 """Bytes before what is sealed."""
 
-_SLOTS = struct.Struct(">QQ")
+_TWICE = (1 << 64) + 1
+"""Times a slot: it as two numbers of 64 bits."""
+
 _SIZES = struct.Struct(">HB")
 
 
@@ -37,8 +39,7 @@ def unpack_plain(plain: bytes) -> tuple[bytes, bytes, bytes]:
 def head_of(blind_key: bytes, bound: bytes, slot: int, sealed: bytes) -> bytes:
     """What stands before a sealed value: its slot, under a pad that no other record has, nor the
     same one when it is written again."""
-    one, two = _pad(blind_key, bound, sealed)
-    return _SLOTS.pack(slot ^ one, slot ^ two)
+    return (slot * _TWICE ^ _pad(blind_key, bound, sealed)).to_bytes(HEAD_SIZE, "big")
 
 
 def slot_of(blind_key: bytes, bound: bytes, data: bytes) -> int:
@@ -46,13 +47,13 @@ def slot_of(blind_key: bytes, bound: bytes, data: bytes) -> int:
     KeysDamaged."""
     if len(data) < HEAD_SIZE + TAG_SIZE:
         raise KeysDamaged
-    one, two = _pad(blind_key, bound, data)
-    slot, again = _SLOTS.unpack_from(data)
-    if slot ^ one != again ^ two:
+    twice = int.from_bytes(data[:HEAD_SIZE], "big") ^ _pad(blind_key, bound, data)
+    slot = twice >> 64
+    if twice != slot * _TWICE:
         raise KeysDamaged
-    return int(slot ^ one)
+    return slot
 
 
-def _pad(blind_key: bytes, bound: bytes, sealed: bytes) -> tuple[int, int]:
-    one, two = _SLOTS.unpack(kdf(blind_key, b"cbfs1 slot", sealed[-TAG_SIZE:] + bound, _SLOTS.size))
-    return one, two
+def _pad(blind_key: bytes, bound: bytes, sealed: bytes) -> int:
+    data = sealed[-TAG_SIZE:] + bound
+    return int.from_bytes(kdf(blind_key, b"cbfs1 slot", data, HEAD_SIZE), "big")

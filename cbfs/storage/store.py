@@ -5,7 +5,8 @@ record key. These keys are in a tree of keys (``cbfs.storage.key_tree``), whose 
 the same LMDB and whose root's key is in a file that is overwritten in place
 (``cbfs.storage.root_key``). What is deleted or overwritten cannot be opened from then on, in
 whatever page or copy of LMDB's file it is: LMDB copies on write, and wipes nothing. Record keys are
-sealed with them, and LMDB has them under places that tell nothing (``cbfs.storage.records``).
+sealed with them, and LMDB has them under places that tell their tables, and of some which were
+written one after the other (``cbfs.storage.records``).
 
 Writes are functions that get a ``Writer``; all that wait are applied in one transaction (group
 commit) in a thread, with one turn of the root. When ``commit`` returns, the change is on the disk
@@ -15,46 +16,46 @@ does that. A change must touch nothing but its Writer: it is run again when anot
 group fails.
 
 Before LMDB looks at a page, all are looked at (``cbfs.storage.lmdb_pages``): a damaged store is not
-opened. What is intact in it is found by ``cbfs.storage.salvage``.
+opened. What is intact in it is found by ``cbfs.storage.salvage``. Where the file is as it was left,
+they may be looked at afterwards (``cbfs.storage.as_closed``).
 """
 
+import errno
 import logging
 import mmap
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from threading import Condition, Lock, get_ident
+from types import TracebackType
 from typing import Any, TypeVar
 
 import lmdb
 import trio
 
+from cbfs.storage import as_closed
 from cbfs.storage.group_commit import GroupCommit, Pending
 from cbfs.storage.key_tree import Cache, KeyReader, KeyWriter, Turned
 from cbfs.storage.lmdb_pages import Pages, PagesDamaged
 from cbfs.storage.records import (
-    STATE,
-    STATE_KEY,
     CannotWrite,
     DamagedRecord,
     Meta,
     Reader,
     Series,
     Table,
-    Tables,
-    TxnNodes,
     Writer,
 )
 from cbfs.storage.root_key import Protection, RootError, RootFile
 from cbfs.storage.shelf import Shelf
-from cbfs_common.primitives import Random
-from cbfs_host.complaints import hint_of
-from cbfs_host.lmdb_environment import DATA, StoreError, build_environment, open_environment
+from cbfs.storage.tables import NewPlaces
+from cbfs.storage.txn_nodes import SALT_SIZE, Moment, TreeState, TxnNodes
+from cbfs_common.primitives import KEY_SIZE, Random
+from cbfs_host.complaints import StoreError, hint_of
+from cbfs_host.lmdb_environment import DATA, build_environment, open_environment
 
 __all__ = [
     "CannotWrite",
@@ -70,16 +71,17 @@ __all__ = [
 
 T = TypeVar("T")
 
+FULL_BELOW = 1 << 20
+"""Bytes of room on a disk that has just not taken all of a change, below which it is full."""
+
 GROW_WAIT = 10.0
 """Seconds in which all readers must be done, so that the map can be made greater."""
 
 SNAPSHOT_TRIES = 1_000
 """How often a reader beside a program that writes looks for a root that still counts."""
 
-_KEYS = b"key tree"
-"""Where the nodes of the tree of keys are, and the state."""
-
-_TABLES = len(Table) + 1
+_TABLES = 0
+"""Of LMDB's: all is in the one that every file has."""
 
 _SAVE = "what is intact can be saved: cbfs export ACCOUNT FILE"
 
@@ -88,8 +90,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """Of a generation: its root's key, and where records are as far as it stands in memory."""
+    """Of a moment: the key in the root file, that of the tree's root, and where records are as far
+    as it stands in memory."""
 
+    key: bytes
     root: bytes
     shelves: dict[Table, Shelf] = field(default_factory=dict)
 
@@ -100,20 +104,32 @@ class Store:
     ``run`` must be running for ``commit``."""
 
     def __init__(
-        self, path: Path, root_file: RootFile, random: Random, *, read_only: bool = False
+        self,
+        path: Path,
+        root_file: RootFile,
+        random: Random,
+        *,
+        read_only: bool = False,
+        believes: bool = False,
     ) -> None:
         """Raises StoreError when the files cannot be opened or are not a store, RootError, and
         what unlocking raises. What a crash has left is put in order. A new store is there whole
-        or not at all."""
+        or not at all. ``believes``: a file that is as it was closed is not looked through now, but
+        by ``look_through``."""
+        self._path = path
+        self.is_looked_through = not (believes and as_closed.is_as_closed(path))
+        self._doubted = False
         self._random = random
         self._root_file = root_file
         self._read_only = read_only
         self._cache = Cache()
-        self._lock = Condition(Lock())
-        self._known: dict[int, _Known] = {}
-        self._readers: Counter[int] = Counter()
-        self._reading: Counter[int] = Counter()
+        self._lock = Lock()
+        self._done = Condition(self._lock)
+        self._known: dict[Moment, _Known] = {}
+        self._readers: dict[Moment, int] = {}
+        self._reading: dict[int, int] = {}
         self._growing = False
+        self._space: tuple[Moment | None, tuple[int, int]] = None, (0, 0)
         self._group = GroupCommit(self._apply, CannotWrite)
         try:
             if not read_only and not _begun(path):
@@ -127,6 +143,8 @@ class Store:
                 hint_of(error, f"check the disk and the files' owner; {_SAVE}"),
             ) from error
         try:
+            if not read_only:
+                as_closed.forget(path)  # it counts again when this store is closed
             self._open(path)
         except (lmdb.Error, OSError) as error:
             self._env.close()
@@ -138,23 +156,28 @@ class Store:
             raise
 
     def _open(self, path: Path) -> None:
-        _check(self._env, path)
-        self._nodes, dbs = _open_tables(self._env, create=not self._read_only)
-        self._generation = self._start()
-        self._tables = Tables(dbs, self._root_file.blind_key)
+        self._root_file.holds(0)  # says it if the store is of another cbfs: pages tell nothing then
+        if self.is_looked_through:
+            _check(self._env, path)
+        self._now = self._start()
+        self._turns = True
+        """Whether the next commit turns the root, whatever it does: what never came to count is to
+        be erased. That may have been left before the store was opened."""
+        self._blind_key = self._root_file.blind_key
+        self._places = NewPlaces(self._random.token)
         if not self._read_only:
             with self.read() as reader:
                 reader.read_shelves()
 
-    def _start(self) -> int:
+    def _start(self) -> Moment:
         """Find the root that counts, and erase the other one."""
         with self._env.begin() as txn:
-            generation, _next = TxnNodes(txn, self._nodes).state()
+            state = TxnNodes(txn).state()
         if self._read_only:
-            return generation
+            return state.moment
+        generation = state.moment.generation
         key = self._root_file.open(generation)
-        self._known[generation] = _Known(key)
-        self._cache.turn(key, {})
+        self._know(state, key)
         if not self._root_file.settled(generation):
             try:
                 self._root_file.settle(generation)
@@ -162,7 +185,12 @@ class Store:
                 raise StoreError(
                     f"the root file cannot be written: {_words(error)}", _hint(error)
                 ) from error
-        return generation
+        return state.moment
+
+    def _know(self, state: TreeState, key: bytes) -> None:
+        """The newest state has that key in the root file."""
+        known = self._known[state.moment] = _Known(key, state.root(key))
+        self._cache.begin(known.root)
 
     def protect(self, protection: Protection, lock: bytes) -> Protection:
         """Seal the root's key, and a new one at that, under another lock (32). Gives what
@@ -180,21 +208,20 @@ class Store:
         """Close the store's files. Nothing may be waiting for a commit."""
         self._env.close()
         self._root_file.close()
+        if not self._read_only and not self._doubted:
+            as_closed.note_closed(self._path)
 
-    @contextmanager
-    def read(self) -> Iterator[Reader]:
+    async def look_through(self) -> str:
+        """Look at all pages, beside the work: what is wrong with them, else empty."""
+        self._doubted = True  # until all of them are seen
+        found = await as_closed.look(self._path)
+        self._doubted = bool(found)
+        return found
+
+    def read(self) -> AbstractContextManager[Reader]:
         """A read transaction: answers from memory or LMDB, never waits for a writer. Raises
         StoreError for what LMDB finds wrong."""
-        try:
-            thread = get_ident()
-            txn, generation, keys, shelves = self._snapshot(thread)
-            try:
-                yield Reader(self._tables, txn, keys, shelves)
-            finally:
-                txn.abort()
-                self._release(generation, thread)
-        except lmdb.Error as error:
-            raise StoreError("the store cannot be read", _SAVE) from error
+        return _Reading(self)
 
     @contextmanager
     def salvage(self) -> Iterator["Intact"]:
@@ -202,67 +229,75 @@ class Store:
         with self.read() as reader:
             yield Intact(reader)
 
-    def _snapshot(self, thread: int) -> tuple[Any, int, KeyReader, dict[Table, Shelf]]:
-        """A transaction, its generation, the tree of keys as it was then, and where records were.
+    def _snapshot(self, thread: int) -> tuple[Any, Moment, KeyReader, dict[Table, Shelf]]:
+        """A transaction, its moment, the tree of keys as it was then, and where records were.
         Who reads already is never made to wait."""
         for _ in range(SNAPSHOT_TRIES):
             with self._lock:
-                self._lock.wait_for(lambda: not self._growing or self._reading[thread])
+                if self._growing:
+                    self._done.wait_for(lambda: not self._growing or thread in self._reading)
                 txn = self._env.begin()
-                nodes = TxnNodes(txn, self._nodes)
+                nodes = TxnNodes(txn)
                 try:
-                    generation, next_slot = nodes.state()
+                    state = nodes.state()
                 except BaseException:
                     txn.abort()
                     raise
-                self._readers[generation] += 1
-                self._reading[thread] += 1
+                moment = state.moment
+                self._readers[moment] = self._readers.get(moment, 0) + 1
+                self._reading[thread] = self._reading.get(thread, 0) + 1
             try:
-                if self._read_only and generation not in self._known:
-                    self._learn(generation)
+                if self._read_only and moment not in self._known:
+                    self._learn(state)
             except RootError:
                 txn.abort()
-                self._release(generation, thread)
-                if self._root_file.holds(generation):
+                self._release(moment, thread)
+                if self._root_file.holds(moment.generation):
                     raise  # it is there, and the lock is wrong
                 continue  # the program that writes has turned the root meanwhile
-            known = self._known[generation]
+            known, next_slot = self._known[moment], moment.next_slot
             keys = KeyReader(known.root if next_slot else None, next_slot, nodes, self._cache)
-            return txn, generation, keys, known.shelves
+            return txn, moment, keys, known.shelves
         # nobody turns a root so often: the files do not belong together
-        self._root_file.open(generation)
+        self._root_file.open(moment.generation)
         raise StoreError("the store cannot be read while it is being written", "try again")
 
-    def _learn(self, generation: int) -> None:
-        """Another program has written this generation. Raises RootError."""
-        known = _Known(self._root_file.open(generation))
-        self._tables = Tables(self._tables.dbs, self._root_file.blind_key)
-        self._cache.turn(known.root, {})
+    def _learn(self, state: TreeState) -> None:
+        """Another program has come to this state. Raises RootError."""
+        key = self._root_file.open(state.moment.generation)
+        self._blind_key = self._root_file.blind_key
         with self._lock:
             for before in self._known.keys() - self._readers.keys():
                 del self._known[before]
-            self._known[generation] = known
+            self._know(state, key)
 
-    def _release(self, generation: int, thread: int) -> None:
-        """A reader of that generation is done: its root goes with the last one."""
+    def _release(self, moment: Moment, thread: int) -> None:
+        """A reader of that moment is done: its root goes with the last one."""
         with self._lock:
             self._reading[thread] -= 1
             if not self._reading[thread]:
                 del self._reading[thread]
-            self._readers[generation] -= 1
-            if not self._readers[generation]:
-                del self._readers[generation]
-                self._lock.notify_all()
-                if generation < self._generation:  # a newer one is about to count
-                    self._known.pop(generation, None)
+            self._readers[moment] -= 1
+            if not self._readers[moment]:
+                del self._readers[moment]
+                if self._growing:
+                    self._done.notify_all()
+                if moment < self._now:  # a newer one is about to count
+                    self._known.pop(moment, None)
 
     def space(self) -> tuple[int, int]:
-        """(bytes that are in use, bytes of the file that are free to be used again)."""
+        """(bytes that are in use, bytes of the file that are free to be used again), as they were
+        after the newest commit: LMDB is asked once after each."""
+        moment, found = self._space
+        if moment != self._now:
+            moment, found = self._now, self._measured()
+            self._space = moment, found
+        return found
+
+    def _measured(self) -> tuple[int, int]:
         with self._lock, self._env.begin() as txn:
-            used = 0
-            for db in (self._nodes, *self._tables.dbs.values()):
-                found = txn.stat(db)
-                used += found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"]
+            found = txn.stat()
+            used = found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"]
         size, page = self._env.info()["last_pgno"] + 1, self._env.stat()["psize"]
         return used * page, max(0, size - used) * page
 
@@ -270,11 +305,18 @@ class Store:
         """Apply one change now, blocking, on the disk when it returns. Before ``run`` only."""
         return self._group.write(change)
 
-    async def commit(self, change: Callable[[Writer], T]) -> T:
+    async def commit(self, change: Callable[[Writer], T], *, only_adds: bool = False) -> T:
         """Apply a change together with all others that wait; returns what it returned, when it
         is on the disk. Raises what it raised (then nothing of it is applied) or StoreError.
-        Once begun it is not cancelled: what is said to be saved is saved."""
-        return await self._group.commit(change)
+        Once begun it is not cancelled: what is said to be saved is saved. Nothing rides with those
+        of which is said that each ``only_adds``: where that is so, they are cheap."""
+        return await self._group.commit(change, alone=only_adds)
+
+    def ride(self, change: Callable[[Writer], T]) -> Pending[Writer, T]:
+        """Apply a change that nobody waits for with the next group that is committed, before the
+        others of it, at the latest after ``group_commit.PUT_OFF`` or when ``run`` ends. A crash
+        before takes it back. For what may come about twice, and nothing else."""
+        return self._group.ride(change)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The committer: runs until cancelled, and ends only when nothing waits."""
@@ -288,38 +330,57 @@ class Store:
                 except lmdb.MapFullError:
                     self._grow()
         except (lmdb.Error, OSError) as error:
-            _log.error("the store cannot be written: %s", error)
-            raise CannotWrite("the store cannot be written", _hint(error)) from error
+            cause = self._cause(error)
+            _log.error("the store cannot be written: %s", cause)
+            raise CannotWrite("the store cannot be written", _hint(cause)) from cause
+
+    def _cause(self, error: Exception) -> Exception:
+        """What has kept a change from being written. Where the disk has taken a part of some pages
+        and had no room for the rest, LMDB says that it could not be read or written (mdb.c,
+        mdb_page_flush)."""
+        if isinstance(error, lmdb.Error) and os.strerror(errno.EIO) in str(error):
+            with suppress(OSError):
+                disk = os.statvfs(self._env.path())
+                if disk.f_bavail * disk.f_frsize < FULL_BELOW:
+                    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return error
 
     def _transact(self, group: list[Pending[Writer, Any]]) -> None:
         """Changes, turn of the root, commit, erasure of the old root. A crash before the commit
         leaves a prepared root that opens nothing; one after it an old root, which the next
-        opening erases."""
-        generation = self._generation + 1
-        prepared = False
+        opening erases. Where nothing is to be erased the root file stays as it is: then a crash
+        before the commit leaves pages that do not count, which the next turn makes useless."""
+        state: TreeState | None = None
         try:
             with self._env.begin(write=True) as txn:
-                nodes = TxnNodes(txn, self._nodes)
-                old, next_slot = nodes.state()
-                before, token = self._known[old], self._random.token
-                root_before = before.root if next_slot else None
+                nodes = TxnNodes(txn)
+                old = nodes.state()
+                before, token = self._known[old.moment], self._random.token
+                root_before = before.root if old.moment.next_slot else None
+                next_slot = old.moment.next_slot
                 keys = KeyWriter(root_before, next_slot, nodes, self._cache, token)
-                writer = Writer(self._tables, txn, keys, before.shelves, token)
+                shelves, places = before.shelves, self._places
+                writer = Writer(self._blind_key, txn, keys, shelves, token, places)
                 for pending in group:
                     pending.result = pending.change(writer)
                 if not keys.changed:
                     return
-                root, turned = keys.turn()
-                nodes.put_node(STATE_KEY, STATE.pack(generation, keys.next_slot))
-                prepared = True
-                self._root_file.prepare(generation, root)
+                generation, key, salt = old.moment.generation, before.key, token(SALT_SIZE)
+                if keys.takes_away or self._turns:
+                    generation, key, salt = generation + 1, token(KEY_SIZE), b""
+                state = TreeState(Moment(generation, keys.next_slot), salt)
+                root = state.root(key)
+                turned = keys.turn(root)
+                nodes.put_state(state)
+                if generation != old.moment.generation:
+                    self._root_file.prepare(generation, key)
                 with self._lock:
-                    self._known[generation] = _Known(root, writer.shelves)
+                    self._known[state.moment] = _Known(key, root, writer.shelves)
         except BaseException:
-            if prepared:
-                self._give_up(generation)
+            if state is not None:
+                self._give_up(state.moment)
             raise
-        self._turn(generation, root, turned)
+        self._turn(state.moment, root, turned)
 
     def _grow(self) -> None:
         """Make the map greater. Raises MapFullError when there is no address space. LMDB must not
@@ -333,39 +394,76 @@ class Store:
         with self._lock:
             self._growing = True
             try:
-                if not self._lock.wait_for(lambda: not self._readers, GROW_WAIT):
+                if not self._done.wait_for(lambda: not self._readers, GROW_WAIT):
                     raise lmdb.MapFullError("readers did not end")
                 self._env.set_mapsize(size)
                 self._map_size = size
             finally:
                 self._growing = False
-                self._lock.notify_all()
+                self._done.notify_all()
 
-    def _give_up(self, generation: int) -> None:
-        """The transaction of a prepared root has failed. Its root is erased when LMDB says that
-        the one before counts; else both stay, until the next opening knows."""
+    def _give_up(self, moment: Moment) -> None:
+        """The transaction has failed that was to bring this moment about. A root that was prepared
+        for it is erased when LMDB says that the one before counts; else both stay, until the next
+        opening knows."""
+        self._turns = True
         with self._lock:
-            self._known.pop(generation, None)
+            self._known.pop(moment, None)
+        if moment.generation == self._now.generation:
+            return
         try:
             with self._env.begin() as txn:
-                counts, _next = TxnNodes(txn, self._nodes).state()
-            if counts == generation - 1:
-                self._root_file.settle(counts)
+                counts = TxnNodes(txn).state().moment
+            if counts == self._now:
+                self._root_file.settle(counts.generation)
         except (lmdb.Error, OSError) as error:
             _log.error("the root file cannot be put in order yet: %s", error)
 
-    def _turn(self, generation: int, root: bytes, turned: Turned) -> None:
+    def _turn(self, moment: Moment, root: bytes, turned: Turned) -> None:
         """The transaction is on the disk: the new root counts, the old one goes."""
         with self._lock:
-            old, self._generation = self._generation, generation
+            old, self._now = self._now, moment
             if old not in self._readers:
                 self._known.pop(old, None)
         self._cache.turn(root, turned)
+        if moment.generation == old.generation:
+            return
+        self._turns = False
         try:
-            self._root_file.settle(generation)
+            self._root_file.settle(moment.generation)
         except OSError as error:
             # what was written stays written; the next turn overwrites that slot
+            self._turns = True
             _log.error("an old key could not be erased yet: %s", error)
+
+
+class _Reading:
+    """A read transaction as a context. It is a class, as every read of every file begins with
+    one: a generator would be felt."""
+
+    __slots__ = ("_moment", "_store", "_thread", "_txn")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> Reader:
+        store, self._thread = self._store, get_ident()
+        try:
+            self._txn, self._moment, keys, shelves = store._snapshot(self._thread)
+        except lmdb.Error as error:
+            raise StoreError("the store cannot be read", _SAVE) from error
+        return Reader(store._blind_key, self._txn, keys, shelves)
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self._txn.abort()
+        self._store._release(self._moment, self._thread)
+        if isinstance(error, lmdb.Error):
+            raise StoreError("the store cannot be read", _SAVE) from error
 
 
 class Intact:
@@ -406,13 +504,13 @@ def _build(path: Path, root_file: RootFile) -> None:
         )
     if path.exists():
         shutil.rmtree(path)
-    build_environment(path, _TABLES, partial(_open_tables, create=True))
+    build_environment(path, _TABLES, _begin)
 
 
-def _open_tables(env: Any, *, create: bool) -> tuple[Any, dict[Table, Any]]:
-    """(the tree of keys, the tables)"""
-    nodes = env.open_db(_KEYS, create=create)
-    return nodes, {table: env.open_db(table.value, create=create) for table in Table}
+def _begin(env: Any) -> None:
+    """What is in a store in which nothing was."""
+    with env.begin(write=True) as txn:
+        TxnNodes(txn).put_state(TreeState(Moment(0, 0)))
 
 
 def _check(env: Any, path: Path) -> None:

@@ -10,6 +10,7 @@ storage. Entered by outbox, mount and commands; begin reading at ``cbfs.tree.tre
 FACE = (
     "changes",
     "file_contents",
+    "inodes",
     "nodes",
     "processes",
     "restore",
@@ -19,6 +20,7 @@ FACE = (
     "tree",
     "unsent",
     "virtual.conversation_folder",
+    "virtual.mail.mails",
     "virtual.metadata_file",
     "virtual.unread_folder",
     "virtual.virtual_directory",

@@ -6,7 +6,7 @@ import errno
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from cbfs.messages.file_names import ERROR_SUFFIX
 from cbfs.storage.store import StoreError
@@ -24,6 +24,7 @@ from cbfs.tree.nodes import (
 from cbfs.tree.processes import Process
 from cbfs.tree.rules import (
     CONFIG,
+    DECIDED,
     PERSON,
     RULES,
     Area,
@@ -32,7 +33,9 @@ from cbfs.tree.rules import (
     check,
     file_rule,
     is_backup,
+    is_lock,
     lock_names,
+    mkdir_rule,
 )
 from cbfs.tree.tree import Tree
 from cbfs.tree.unsent import (
@@ -42,9 +45,9 @@ from cbfs.tree.unsent import (
     node_changed,
     put_into,
     settle,
-    state_of,
 )
 from cbfs.tree.virtual.conversation_folder import MessageFolder
+from cbfs.tree.virtual.mail.mails import MailFile
 from cbfs.tree.virtual.metadata_file import MetadataText, is_place, refuse_link
 from cbfs.tree.virtual.people_folders import ContactFolders
 from cbfs.tree.virtual.quarantine_folder import UnreadFile
@@ -59,13 +62,15 @@ that, as other file systems do; what is earlier than as long before 1970, likewi
 
 class Changes:
     """What programs do to ``tree``. It keeps nothing of its own: there may be several of one tree.
+    Without ``adds`` nobody can be added to a conversation.
 
     Names, times and modes are on the disk when a change returns, the bytes of a file when it is
     closed. All raise TreeError for what is refused, and then nothing has changed; and StoreError
     for what the disk does not take: what has then happened is undone."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, *, adds: bool = True) -> None:
         self._tree = tree
+        self._adds = adds
         self._contents = tree.contents
 
     async def ready(self, directory: Folder) -> Folder:
@@ -81,26 +86,31 @@ class Changes:
         check(file_rule(directory.area, name))
         file = File(self._tree.new_inode(), mode, time.time_ns(), None)
         file.author = author
-        file.changed = time.monotonic()
+        file.touch(author)
         self._enter(directory, name, file)
         return file
 
     def to_write(self, node: Node) -> File:
         """The file that is opened for writing. Raises TreeError(EACCES) for what is none."""
-        node = self._tree.metadata.opened(node)
+        node = self._tree.directories.opened(self._tree.metadata.opened(node))
         if not isinstance(node, File):
             raise TreeError(errno.EACCES)
         return node
 
-    async def mkdir(self, directory: Folder, name: str, mode: int = 0o700) -> Folder:
+    async def mkdir(
+        self, directory: Folder, name: str, mode: int = 0o700, maker: Process | None = None
+    ) -> Folder:
         """Make a folder: in outbox/ a conversation that is to be."""
         directory = await self.ready(directory)
         self._check_new(directory, name)
-        rules = RULES[directory.area]
-        check(rules.mkdir or rules.folders)
+        check(mkdir_rule(directory.area, name))
         mode |= directory.mode & stat.S_ISGID
-        made = Folder(self._tree.new_inode(), rules.inside, time.time_ns(), mode=mode)
+        inside = RULES[directory.area].inside
+        made = Folder(self._tree.new_inode(), inside, time.time_ns(), mode=mode)
         made.recorded, made.seed = True, new_seed()
+        put_into(made, directory)
+        if made.folder_draft is not None:
+            made.folder_draft.maker = maker
         self._enter(directory, name, made)
         with or_else(lambda: put_back(directory, name, made, None)):
             await self._contents.save_records([made])
@@ -114,7 +124,7 @@ class Changes:
         directory = await self.ready(directory)
         self._check_new(directory, name)
         check(file_rule(directory.area, name))
-        if directory is self._tree.root and name == CONFIG:
+        if directory.area in DECIDED or (directory is self._tree.root and name == CONFIG):
             raise TreeError(errno.EACCES)  # what it leads to would not be looked at
         refuse_link(directory, name)
         link = SymbolicLink(self._tree.new_inode(), target, time.time_ns(), recorded=True)
@@ -129,12 +139,14 @@ class Changes:
         self._check_new(directory, name)
         if file_rule(directory.area, name):
             raise TreeError(errno.EPERM)
-        if isinstance(node, MessageFile):
+        if isinstance(node, MessageFile | MailFile):
             raise TreeError(errno.EXDEV)
         if not node.names:
             raise TreeError(errno.ESTALE)  # it was removed: its content may be gone
         if not isinstance(node, File) and not (isinstance(node, SymbolicLink) and node.recorded):
             raise TreeError(errno.EPERM)
+        if directory.area is Area.DIRECTORIES:
+            raise TreeError(errno.EPERM)  # under which name would it count?
         if any(there.area is not directory.area for there, _name in node.names):
             raise TreeError(errno.EXDEV)
         refuse_link(directory, name)
@@ -149,18 +161,22 @@ class Changes:
             await self._contents.save_records([node])
         await self._tree.config.settle()
 
-    async def unlink(self, directory: Folder, name: str) -> Node:
+    async def unlink(self, directory: Folder, name: str, by: Process | None = None) -> Node:
         """Remove a file, a link or a message; gives what it was."""
         tree = self._tree
         node = tree.lookup(directory, name)
         if isinstance(node, Folder):
             raise TreeError(errno.EISDIR)
         if isinstance(directory, VirtualDirectory):
-            await directory.provider.remove(name, node)
+            with self._removing(node):
+                await directory.provider.remove(name, node)
             directory.touch()
             if isinstance(node, MessageFile) and not isinstance(node, FolderFile):
                 tree.search_folders.removed(node.serial)
             tree.show_quarantine()
+            return node
+        if directory is tree.directories.root and not isinstance(node, File):
+            await tree.directories.remove(name, node)
             return node
         if isinstance(node, Text):
             if is_place(directory, name):  # as who removes the folder does; else it comes back
@@ -180,7 +196,7 @@ class Changes:
         if tree.lookup(directory, name) is not node:
             raise TreeError(errno.ENOENT)
         check_changeable(node)
-        self._leave(directory, name)
+        self._leave(directory, name, by)
         if is_place(directory, name):
             tree.metadata.went(directory)
         with or_else(lambda: put_back(directory, name, None, node)):
@@ -199,7 +215,8 @@ class Changes:
             await tree.requests.decline(name)
             return node
         if isinstance(node, MessageFolder) and isinstance(directory, VirtualDirectory):
-            await directory.provider.remove(name, node)
+            with self._removing(node):
+                await directory.provider.remove(name, node)
             directory.touch()
             if node.parent == TOP:
                 tree.search_folders.removed(node.message[1])
@@ -215,14 +232,21 @@ class Changes:
             raise TreeError(errno.ENOTEMPTY)
         if tree.lookup(directory, name) is not node:
             raise TreeError(errno.ENOENT)
-        self._leave(directory, name)
+        self._leave(directory, name, None)
         with or_else(lambda: put_back(directory, name, None, node)):
             await self._contents.save_records([node], directory)
         self._contents.changed()
         return node
 
     async def rename(
-        self, source: Folder, name: str, target: Folder, new: str, *, replace: bool
+        self,
+        source: Folder,
+        name: str,
+        target: Folder,
+        new: str,
+        *,
+        replace: bool,
+        by: Process | None = None,
     ) -> Node | None:
         """Move an entry; gives what it has replaced."""
         tree = self._tree
@@ -239,23 +263,24 @@ class Changes:
         if source is tree.contacts and isinstance(node, Folder):
             await tree.people.rename(name, target, new)
             return None
+        if source is target is tree.directories.root:
+            await tree.directories.rename(name, new, replace=replace)
+            return old
+        if isinstance(node, MailFile) and isinstance(target, VirtualDirectory):
+            await tree.mail.rename(source, node, target, new)
+            return None
         check_rename(node, source, target, new, replace=replace)
-        if target is tree.root and new == CONFIG and isinstance(node, File):
-            tree.config.check(node, errno.EPERM)
-        if is_place(target, new) and isinstance(node, File):
-            tree.metadata.check(node, target, errno.EPERM)
+        self._check_content(node, target, new)
         node = tree.metadata.opened(node)
         if old is not None:
-            self._leave(target, new)
-        self._leave(source, name)
+            self._leave(target, new, by)
+        self._leave(source, name, by)
         self._enter(target, new, node)
         if isinstance(node, Folder):
             put_into(node, target)
+        self._contents.renamed(node)
         if isinstance(node, File):
-            node.changed = time.monotonic()
-            node.given_up = -1
-            if node.is_sent and (target is not source or target.area is not Area.DRAFTS):
-                node.version += 1  # elsewhere it is a copy of the message, or one to others
+            _changed_place(node, source, target, by)
 
         def back() -> None:
             put_back(target, new, node, old)
@@ -266,8 +291,7 @@ class Changes:
         with or_else(back):
             if isinstance(node, File):
                 await self._contents.save(node, whole=False)
-            both = [node] if old is None else [node, old]
-            await self._contents.save_records(both, source, target)
+            await self._contents.save_records([*filter(None, (node, old))], source, target)
         await tree.config.settle()
         if is_place(source, name):
             tree.metadata.went(source)
@@ -275,21 +299,35 @@ class Changes:
         self._contents.changed()
         return old
 
+    def _check_content(self, node: Node, target: Folder, new: str) -> None:
+        """Raises TreeError(EPERM) where what gets this name there cannot be what is read there."""
+        if not isinstance(node, File):
+            return
+        if target is self._tree.root and new == CONFIG:
+            self._tree.config.check(node, errno.EPERM)
+        if is_place(target, new):
+            self._tree.metadata.check(node, target, errno.EPERM)
+
     async def check_close(self, file: File) -> None:
         """A handle that could write is about to be closed. Raises TreeError(EINVAL) for wrong
-        settings, and for a decision on a contact that does not fit."""
+        settings, for a policy that cannot be followed, and for a decision on a contact that does
+        not fit."""
         for people in (self._tree.people, self._tree.requests):
             if people.is_answer(file):
                 await people.decide(file)
+        if self._tree.directories.is_policy(file):
+            await self._tree.directories.decide(file)
         if self._tree.config.is_config(file):
             self._tree.config.check(file, errno.EINVAL)
-        await self._tree.metadata.apply(file)
+        await self._tree.metadata.apply(file, adds=self._adds)
 
     async def close(self, file: File) -> None:
         """The last writer is gone: what it wrote counts."""
         for people in (self._tree.people, self._tree.requests):
             if people.is_answer(file):
                 people.drop(file)
+        if self._tree.directories.is_policy(file):
+            self._tree.directories.drop(file)
         await self._settle_metadata(file)
         await self._contents.save(file)
         self._contents.closed(file)
@@ -297,7 +335,9 @@ class Changes:
             await self._tree.config.settle()
             self._contents.changed()
 
-    async def describe(self, node: Node, mode: int | None, mtime_ns: int | None) -> None:
+    async def describe(
+        self, node: Node, mode: int | None, mtime_ns: int | None, by: Process | None = None
+    ) -> None:
         """Change permissions, or the modification time (nanoseconds since 1970). Raises
         TreeError(EPERM) for what is not the user's."""
         if isinstance(node, MetadataText) and node.editable:
@@ -314,7 +354,7 @@ class Changes:
             node.mtime_ns = min(max(mtime_ns, -MTIME_MAX), MTIME_MAX)
         node.renew()
         if isinstance(node, File):
-            node.changed = time.monotonic()
+            node.touch(by)
         node_changed(node)
         self._contents.changed()
         if node.stored >= 0 if isinstance(node, File) else node.recorded:
@@ -322,13 +362,21 @@ class Changes:
         elif isinstance(node, Folder):
             await self._contents.save_records([], node)
 
+    def _removing(self, node: Node) -> AbstractContextManager[None]:
+        """While a message is removed, mail/ hears of it."""
+        if isinstance(node, MessageFile) and not isinstance(node, FolderFile):
+            return self._tree.mail.removing(node.conversation, node.serial)
+        if isinstance(node, MessageFolder) and node.parent == TOP:
+            return self._tree.mail.removing(*node.message)
+        return nullcontext()
+
     def _people(self, folder: Folder) -> ContactFolders:
         return self._tree.people if folder.area is Area.CONTACT else self._tree.requests
 
     async def _settle_metadata(self, node: Node) -> None:
         """It may be a conversation's metadata.toml: then it is done, and is no file any more."""
         if isinstance(node, File) and self._tree.metadata.place_of(node) is not None:
-            await self._tree.metadata.settle(node)
+            await self._tree.metadata.settle(node, adds=self._adds)
             if not node.names:
                 await self._contents.save_records([node])
 
@@ -346,13 +394,13 @@ class Changes:
         directory.add(name, node)
         changed_in(directory)
 
-    def _leave(self, directory: Folder, name: str) -> None:
+    def _leave(self, directory: Folder, name: str, by: Process | None) -> None:
         directory.remove(name)
         changed_in(directory)
-        if directory.area is Area.DRAFTS:
+        if directory.area is Area.DRAFTS and is_lock(name):
             for other, draft in drafts_in(directory):
-                if name in lock_names(other):  # its editor may be about to save again
-                    state_of(draft).changed = time.monotonic()
+                if isinstance(draft, File) and name in lock_names(other):
+                    draft.touch(by)  # its editor may be about to save again
 
 
 def _now(directory: Folder) -> Folder:
@@ -376,10 +424,11 @@ def check_rename(node: Node, source: Folder, target: Folder, new: str, *, replac
     if isinstance(node, Folder):
         _check_folder(node, target, old)
     else:
-        if isinstance(node, MessageFile | UnreadFile) and not file_rule(target.area, new):
+        copied = isinstance(node, MessageFile | UnreadFile | MailFile)
+        if copied and not file_rule(target.area, new):
             raise TreeError(errno.EXDEV)  # mv then copies, and removes it
         check(RULES[source.area].files or file_rule(target.area, new))
-        if PERSON & {source.area, target.area}:
+        if DECIDED & {source.area, target.area}:
             raise TreeError(errno.EXDEV)  # a decision is written: mv then copies
         _check_texts(node, target, new, old)
         if isinstance(old, Folder):
@@ -449,3 +498,11 @@ def put_back(directory: Folder, name: str, is_: Node | None, was: Node | None) -
         directory.remove(name)
     if was is not None:
         directory.add(name, was)
+
+
+def _changed_place(node: File, source: Folder, target: Folder, by: Process | None) -> None:
+    """A file has been moved or renamed: it is to be sent as it is now."""
+    node.touch(by)
+    node.given_up = -1
+    if node.is_sent and (target is not source or target.area is not Area.DRAFTS):
+        node.version += 1  # elsewhere it is a copy of the message, or one to others

@@ -31,10 +31,12 @@ from cbfs.tree.nodes import (
     content_in,
     encode_record,
     record_maker,
+    walk,
 )
-from cbfs.tree.rules import Area, TreeError
+from cbfs.tree.rules import DECIDED, METADATA, Area, TreeError
 from cbfs.tree.times import Times
-from cbfs.tree.unsent import check_changeable, node_changed, settle
+from cbfs.tree.unsent import check_changeable, drafts_in, node_changed, settle, state_of
+from cbfs.tree.virtual.mail.mails import MailFile
 from cbfs.tree.virtual.metadata_file import is_place
 from cbfs.tree.write_buffer import BLOCK, COPIED_AT_ONCE, Layer, count_blocks
 
@@ -63,7 +65,7 @@ class FileContents:
         """``size`` bytes of a file from ``offset`` on, fewer at its end. Raises TreeError(EISDIR)
         for what has no bytes, and TreeError(ESTALE) for a message that was removed: it is erased at
         once, whoever has it open."""
-        if isinstance(node, Text):
+        if isinstance(node, Text | MailFile):
             return node.read(offset, size)
         if isinstance(node, MessageFile) and node.removed:
             raise TreeError(errno.ESTALE)
@@ -137,6 +139,28 @@ class FileContents:
         file.changed = time.monotonic()
         node_changed(file)
         self.changed()
+
+    def hold(self, drafts: Folder) -> None:
+        """Others have added people to whom all that is finished in this folder would go as well:
+        none of it is sent before the user renames it or saves it anew. On the disk soon."""
+        held: list[Node] = []
+        for name, draft in drafts_in(drafts):
+            if name == METADATA or state_of(draft).sending is not None:
+                continue
+            nodes = [draft] if isinstance(draft, File) else [node for *_, node in walk(draft)]
+            for file in nodes:
+                if isinstance(file, File) and file.size and not (file.writers or file.is_sent):
+                    self.fail(file, Failure.MORE)
+                    held.append(file)
+        self._tasks.start_soon(self.save_all, held)
+
+    def renamed(self, node: Node) -> None:
+        """The user has seen where it is now."""
+        files = [each for *_, each in walk(node)] if isinstance(node, Folder) else [node]
+        for file in files:
+            if isinstance(file, File) and file.failure is Failure.MORE:
+                _mend(file)
+                file.version += 1
 
     def is_setting(self, file: File) -> bool:
         """Whether it is about settings, or a decision on somebody, and no content: a limit that the
@@ -340,7 +364,8 @@ class FileContents:
             beside(writer)
             return content
 
-        return await self._backend.store.commit(change)
+        is_new = file.content is None and not layer.spill
+        return await self._backend.store.commit(change, only_adds=is_new)
 
     async def _copy(self, file: File, layer: Layer) -> None:
         """Spill what has not changed, a few blocks at a time."""
@@ -360,7 +385,7 @@ class FileContents:
     def _touched(self, file: File) -> None:
         file.version += 1
         file.unfinished = file.writers > 0
-        file.changed = time.monotonic()
+        file.touch(file.author)
         file.renew()
         file.mtime_ns = time.time_ns()  # not later: a date to come holds a message
         node_changed(file)
@@ -391,10 +416,10 @@ def _beside(nodes: list[Node], places: tuple[Folder, ...] = ()) -> Callable[[Wri
 
 
 def _is_decision(file: File) -> bool:
-    """What is written in the folder of a contact, or about a conversation, is done, not stored."""
+    """What is written in the folder of a person or of policies, or about a conversation, is done,
+    not stored."""
     return any(
-        directory.area is Area.CONTACT or is_place(directory, name)
-        for directory, name in file.names
+        directory.area in DECIDED or is_place(directory, name) for directory, name in file.names
     )
 
 

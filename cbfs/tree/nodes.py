@@ -14,14 +14,23 @@ from cbfs.messages.listings import Entry, content_of, ends_of, entry_of
 from cbfs.messages.model import Content, Message
 from cbfs.storage.encoding import pack, unpack
 from cbfs.tree.processes import Process
-from cbfs.tree.rules import QUIET, Area
+from cbfs.tree.rules import QUIET, SHORT_GRACE, Area
 from cbfs.tree.write_buffer import Layer
 
 ROOT = 1
 CONVERSATIONS, OUTBOX, CONTACTS, UI_INFO, TMP = range(2, 7)
 STATUS, README, PROFILE, QUARANTINE = range(7, 11)
-UNREAD, BY_DATE, SEARCH, REQUESTS = range(20, 24)
+UNREAD, BY_DATE, SEARCH, REQUESTS, DIRECTORIES = range(20, 25)
+MAIL, MAIL_NEW, MAIL_CUR, MAIL_TMP = range(25, 29)
 """Inodes that are always there."""
+
+FIXED_FOLDERS = frozenset(
+    (
+        *(CONVERSATIONS, OUTBOX, CONTACTS, UI_INFO, TMP, REQUESTS, DIRECTORIES),
+        *(MAIL, MAIL_NEW, MAIL_CUR, MAIL_TMP),
+    )
+)
+"""Those of the root, and of mail/, that are there all the time."""
 
 FIRST_STORED = 1_000
 """What ``Writer.next_number`` counts begins here ..."""
@@ -31,6 +40,10 @@ FIRST_OWN = 1 << 32
 
 FIRST_MESSAGE = 1 << 40
 """A message's inode is this and its serial."""
+
+FIRST_UNREAD, FIRST_FOUND, FIRST_MAIL = 1 << 41, 1 << 42, 1 << 43
+"""That of a link to a message from unread/, of one from a search or a day, and of the message as a
+mail, likewise."""
 
 MADE = 1 << 62
 """Inode numbers from here on come from ``cbfs.tree.virtual.virtual_directory.inode_for``."""
@@ -42,7 +55,8 @@ ENDING_MODE = MESSAGE_MODE | stat.S_ISVTX
 MODES = 0o7777
 """What a program may say of permissions. The root of the mount lets nobody else in, and the mount
 is nosuid: the bits are kept, and give nobody anything."""
-_NO_NAMES: "set[tuple[Folder, str]]" = set()
+NO_NAMES: "set[tuple[Folder, str]]" = set()
+"""Of nodes that are made when somebody looks."""
 
 
 def new_seed() -> bytes:
@@ -51,12 +65,14 @@ def new_seed() -> bytes:
 
 
 class Failure(Enum):
-    """Why the content of a file may be less than what was to be in it."""
+    """Why the content of a file may be less than what was to be in it; or, MORE, go to more people
+    than were meant: others have added them since."""
 
     NONE = 0
     WRITE = 1
     KILLED = 2
     UNMOUNT = 3
+    MORE = 4
 
 
 class Node:
@@ -64,6 +80,9 @@ class Node:
     kernel was told of it (see ``Inodes``). Times in nanoseconds."""
 
     __slots__ = ("changed_ns", "inode", "lookups", "mode", "mtime_ns", "names")
+
+    remade: bool = False
+    """Its inode number says all that it takes to make it once more: see ``Inodes``."""
 
     ends: int = 0
     """When it is deleted by itself, in milliseconds since 1970, 0 for never. ``ls -l`` tells that
@@ -116,7 +135,7 @@ class PendingSubmission:
 class FolderDraft:
     """What is known of a folder in the outbox that is to be one message. ``version`` counts changes
     of what is in it: what was ``sent`` or ``given_up`` is a version. ``changed`` is on the
-    monotonic clock, in seconds."""
+    monotonic clock, in seconds. ``maker``: the program that has made the folder where it is."""
 
     version: int = 0
     sent: int = -1
@@ -125,6 +144,7 @@ class FolderDraft:
     error: str = ""
     hold: str = ""
     sending: PendingSubmission | None = None
+    maker: Process | None = None
 
 
 class Folder(Node):
@@ -239,8 +259,9 @@ class MessageFile(Node):
 
     __slots__ = ("conversation", "entry", "removed")
 
+    remade = True
     mode = MESSAGE_MODE
-    names = _NO_NAMES
+    names = NO_NAMES
 
     def __init__(self, conversation: bytes, entry: Entry) -> None:
         self.inode = FIRST_MESSAGE + entry[0]
@@ -295,6 +316,8 @@ class FolderFile(MessageFile):
 
     __slots__ = ("length", "start")
 
+    remade = False
+
     def __init__(self, message: Message, inode: int, start: int, length: int) -> None:
         super().__init__(message.conversation, entry_of(message))
         self.inode = inode
@@ -330,11 +353,30 @@ class SymbolicLink(Node):
         return len(self.target.encode())
 
 
+class MessageLink(SymbolicLink):
+    """A link to a message, made when somebody looks. There may be as many as there are messages."""
+
+    __slots__ = ()
+
+    remade = True
+    names = NO_NAMES
+
+    def __init__(self, inode: int, target: str, date: int) -> None:
+        """``date``: that of the message, in milliseconds since 1970."""
+        self.inode, self.mode = inode, stat.S_IFLNK | 0o777
+        self.mtime_ns = self.changed_ns = date * 1_000_000
+        self.lookups = 0
+        self.target = target
+        self.recorded = False
+        self.author = None
+
+
 class File(Node):
     """A file that programs write. ``content`` is what the store has, ``storing`` what is just being
     stored over it, ``draft`` what has changed since (see ``cbfs.tree.file_contents``). ``version``
     counts changes: what was ``stored``, ``sent`` or ``given_up`` is a version. ``changed`` is on
-    the monotonic clock, in seconds.
+    the monotonic clock, in seconds; ``touched``, which programs have changed it last, and when each
+    did: none has that time when it is not known who it was.
 
     ``failure``: why something may be missing of it; ``anew`` is how much of it has been written
     from its start by who has opened it since, -1 for nobody. ``unfinished``: a program that has it
@@ -364,6 +406,7 @@ class File(Node):
         "spare",
         "stored",
         "storing",
+        "touched",
         "unfinished",
         "version",
         "writers",
@@ -387,6 +430,7 @@ class File(Node):
         self.handles = 0
         self.author: Process | None = None
         self.changed = 0.0
+        self.touched: dict[Process, float] = {}
         self.error = ""
         self.hold = ""  # why it is not sent yet
         self.failure = Failure.NONE
@@ -414,57 +458,17 @@ class File(Node):
             return layer.size
         return self.content.size if self.content else 0
 
+    def touch(self, by: Process | None) -> None:
+        """It changes now, by this program; None: nobody knows by which."""
+        now = self.changed = time.monotonic()
+        self.touched = {each: at for each, at in self.touched.items() if now - at < SHORT_GRACE}
+        if by is not None:
+            self.touched[by] = now
+
     def fill(self, data: bytes) -> None:
         """What the daemon writes into a fresh one."""
         self.draft = Layer(0, 0)
         self.draft.write(0, data, lambda _index: b"")
-
-
-class Inodes:
-    """The inodes that the kernel knows: each once for every time that it was told of it.
-
-    What the kernel forgets is dropped, so that memory grows with what is in use and not with what
-    is in the store. An open file keeps its inode. ``root`` is never dropped."""
-
-    def __init__(self, root: Node) -> None:
-        self._nodes: dict[int, Node] = {root.inode: root}
-        root.lookups = 1
-
-    def get(self, inode: int) -> Node | None:
-        """The node, None when the kernel does not know it."""
-        return self._nodes.get(inode)
-
-    def count(self, *nodes: Node) -> None:
-        """The kernel is told of each of these once more. A fresh node of an inode that it knows
-        takes the place of the one before: the kernel counts inodes, not our objects."""
-        for node in nodes:
-            known = self._nodes.get(node.inode)
-            if known is not node:
-                self._nodes[node.inode] = node
-                node.lookups = known.lookups if known else 0
-            node.lookups += 1
-
-    def replace(self, node: Node) -> None:
-        """The kernel is to find this node where another one had its inode."""
-        old = self._nodes.get(node.inode)
-        if old is not None:
-            node.lookups = old.lookups
-            self._nodes[node.inode] = node
-
-    def forget(self, inode: int, count: int) -> None:
-        """The kernel takes ``count`` times back."""
-        node = self._nodes.get(inode)
-        if node is None:
-            return
-        node.lookups = max(0, node.lookups - count)
-        if not node.lookups:
-            del self._nodes[inode]
-
-    def __contains__(self, inode: int) -> bool:
-        return inode in self._nodes
-
-    def __len__(self) -> int:
-        return len(self._nodes)
 
 
 def encode_record(node: Node, without: frozenset[int] = frozenset()) -> bytes:

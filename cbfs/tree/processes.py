@@ -13,10 +13,14 @@ _ENDING = sum(
     1 << number - 1
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM)
 )
-_START_TIME = 19
-"""The field of /proc/PID/stat that says when it started, counted from the one after the name."""
+_STATE, _PARENT, _START_TIME = 0, 1, 19
+"""The fields of /proc/PID/stat that say what it is doing, who has started it, and when it started,
+counted from the one after the name."""
 _FLAGS, _KILLED = 6, 0x400
 """The field that has the kernel's flags of the process, counted likewise, and PF_SIGNALED in it."""
+
+ABOVE_MAX = 4
+"""How many of those above a process are looked at: a shell, a program that starts others, ..."""
 
 _EDITORS = frozenset(
     (
@@ -83,6 +87,17 @@ class Processes(Protocol):
     def is_running(self, pid: int) -> bool:
         """Whether any process has this id."""
 
+    def of_thread(self, thread: int) -> Process | None:
+        """The process that a thread id (as FUSE gives it) belongs to; None when it is gone, or
+        cannot be seen."""
+
+    def above(self, process: Process) -> tuple[Process, ...]:
+        """Who has started it, who has started that, and so on, as far as can be seen."""
+
+    def goes_on(self, process: Process, ended: Process) -> bool:
+        """Whether a process that lives may be about to do what is to follow ``ended``, which it,
+        or one that it had started, has started."""
+
 
 class ProcFS:
     """Processes of this machine, as /proc has them."""
@@ -135,15 +150,63 @@ class ProcFS:
         """Whether any process has this id."""
         return (_PROC / str(pid)).exists()
 
+    def above(self, process: Process) -> tuple[Process, ...]:
+        """Who has started it, who has started that, and so on: ABOVE_MAX at most, without the
+        machine's first process, which starts nothing on anybody's behalf."""
+        found: list[Process] = []
+        here = self._read_with_parent(process.pid)
+        while here is not None and here[1] > 1 and len(found) < ABOVE_MAX:
+            here = self._read_with_parent(here[1])
+            if here is not None:
+                found.append(here[0])
+        return tuple(found)
+
+    def goes_on(self, process: Process, ended: Process) -> bool:
+        """Whether a process may be about to do what is to follow ``ended``: it does not sleep, or
+        one of its threads has started something since that has not ended. A shell that has more to
+        do is never asleep without that, however busy the machine, unless it waits for the next
+        line of a pipe."""
+        try:
+            fields = _told(process.pid, "stat").rpartition(")")[2].split()
+            if fields[_STATE] != "S" or _reads_from_a_pipe(process.pid):
+                return self.is_alive(process)
+            children = _children(process.pid)
+        except (OSError, ValueError, IndexError):
+            return self.is_alive(process)  # nobody can say
+        later = (self._read(child) for child in children)
+        return any(child is not None and child.start >= ended.start for child in later)
+
     def _read(self, pid: int) -> Process | None:
+        found = self._read_with_parent(pid)
+        return None if found is None else found[0]
+
+    def _read_with_parent(self, pid: int) -> tuple[Process, int] | None:
+        """A process, and the id of the one that has started it."""
         try:
             name, _, rest = _told(pid, "stat").partition("(")[2].rpartition(")")
             fields = rest.split()
-            if fields[0] in "ZX":  # ended, and only its parent has not noticed
+            if fields[_STATE] in "ZX":  # ended, and only its parent has not noticed
                 return None
-            return Process(pid, int(fields[_START_TIME]), name)
+            return Process(pid, int(fields[_START_TIME]), name), int(fields[_PARENT])
         except (OSError, ValueError, IndexError):
             return None
+
+
+def _children(pid: int) -> list[int]:
+    """What a process has started, by any of its threads. Raises OSError, also when a thread ends
+    meanwhile: others have its children then."""
+    threads = os.listdir(f"{_PROC}/{pid}/task")  # noqa: PTH208 - no paths are wanted
+    return [int(child) for t in threads for child in _told(pid, f"task/{t}/children").split()]
+
+
+def _reads_from_a_pipe(pid: int) -> bool:
+    """Whether its standard input is a pipe, as in ``ls | while read name``. Raises OSError. Only
+    the link is read: to look at what it leads to may be to ask our own mount, which would wait for
+    us."""
+    try:
+        return os.readlink(f"{_PROC}/{pid}/fd/0").startswith("pipe:")  # noqa: PTH115
+    except FileNotFoundError:  # it has none, or has ended
+        return False
 
 
 def _told(pid: int, what: str) -> str:

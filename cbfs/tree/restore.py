@@ -1,5 +1,5 @@
-"""What programs had saved under outbox/ and ui_info/, and as config.toml, back in the tree at the
-next mount.
+"""What programs had saved under outbox/, ui_info/ and mail/, and as config.toml, back in the tree
+at the next mount.
 
 What is in a folder of the outbox in which a conversation has begun belongs to the conversation's
 own folder from then on; records of the one turn into records of the other. A record that was made
@@ -14,6 +14,7 @@ from cbfs.storage.encoding import number_of, u64
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs.tree.file_contents import drop_scratch, own_contents
 from cbfs.tree.nodes import (
+    MAIL,
     OUTBOX,
     ROOT,
     UI_INFO,
@@ -45,6 +46,7 @@ def restore(tree: Tree) -> Callable[[Writer], None]:
     if kept is not None:
         tree.ui_info.mtime_ns, tree.ui_info.changed_ns = kept.mtime_ns, kept.changed_ns
     places: dict[int, Folder] = {ROOT: tree.root, OUTBOX: tree.outbox, UI_INFO: tree.ui_info}
+    places[MAIL] = tree.mail.root
     places |= {drafts.key: drafts for drafts in tree.drafts()}
     places |= {old: places[new] for old, new in moved.items() if new in places}
 

@@ -12,13 +12,21 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from cbfs.account.bounds import GRACE
 from cbfs.messages.file_names import ERROR_SUFFIX
 
 METADATA = "metadata.toml"
 
+MAIL_OF_CONVERSATION = ".conversations."
+"""How the names of the Maildirs of conversations begin in mail/."""
+
 QUIET = 60.0
 """Seconds without a change after which it is told why something is not sent, and in which a file
 is remembered that was beside its backup."""
+
+SHORT_GRACE = GRACE
+"""Seconds: with a grace of up to that, a file need not be left alone for all of it when those who
+have changed it have ended. Who sets a longer one wants time to think."""
 
 _OWN = re.compile(r"\.DS_Store\Z|\._|\.directory\Z|(thumbs\.db|desktop\.ini)\Z", re.IGNORECASE)
 """What file managers keep for themselves in each folder that they show."""
@@ -86,8 +94,10 @@ class Area(Enum):
     REQUESTS = "requests"  # move a request to contacts/, or remove it
     REQUEST = "request"  # a folder of requests/: decisions too
     CONTACT = "contact"  # a folder of contacts/: decisions, see cbfs.tree.virtual.people_folders
+    DIRECTORIES = "directories"  # policies: see cbfs.tree.virtual.directories_folder
     SCRATCH = "scratch"  # tmp/: anything, until unmount
     KEPT = "kept"  # ui_info/: anything, for good
+    MAIL = "mail"  # mail/: what mail programs keep beside a Maildir, for good
 
 
 def _any(_name: str) -> bool:
@@ -97,6 +107,17 @@ def _any(_name: str) -> bool:
 def _of_config(name: str) -> bool:
     """config.toml, and the swap, backup, lock and scratch files of programs that save it."""
     return name != CONFIG_ERROR and (name.startswith(CONFIG) or is_scratch(name))
+
+
+def _of_mail_programs(name: str) -> bool:
+    """Hidden files, as mail programs keep beside new/ and cur/."""
+    return name.startswith(".") and not name.startswith(MAIL_OF_CONVERSATION)
+
+
+def _of_policies(name: str) -> bool:
+    """What a policy may be called while it is copied, and what programs write before they give it
+    its name."""
+    return not is_own(name) and not name.endswith(ERROR_SUFFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +137,9 @@ class Rules:
 PERSON = frozenset((Area.REQUEST, Area.CONTACT))
 """The folders of people."""
 
+DECIDED = PERSON | {Area.DIRECTORIES}
+"""Where what a program writes is a decision, and no file when it is closed."""
+
 RULES = {
     Area.FIXED: Rules(errno.EACCES, errno.EACCES, Area.FIXED),
     Area.ROOT: Rules(0, errno.EACCES, Area.FIXED, _of_config),
@@ -127,8 +151,10 @@ RULES = {
     Area.REQUESTS: Rules(errno.EACCES, errno.EACCES, Area.FIXED),
     Area.REQUEST: Rules(0, errno.EACCES, Area.FIXED, _DECISIONS.__contains__),
     Area.CONTACT: Rules(0, errno.EACCES, Area.FIXED, _DECISIONS.__contains__),
+    Area.DIRECTORIES: Rules(0, errno.EACCES, Area.FIXED, _of_policies),
     Area.SCRATCH: Rules(0, 0, Area.SCRATCH),
     Area.KEPT: Rules(0, 0, Area.KEPT),
+    Area.MAIL: Rules(0, errno.EACCES, Area.FIXED, _of_mail_programs),
 }
 
 
@@ -136,6 +162,13 @@ def file_rule(area: Area, name: str) -> int:
     """The rule for a file or symbolic link of that name: 0 or an errno."""
     rules = RULES[area]
     return rules.files or (0 if rules.names(name) else errno.EACCES)
+
+
+def mkdir_rule(area: Area, name: str) -> int:
+    """The rule for making a folder of that name: 0 or an errno. A hidden one is no message before
+    it is renamed: programs put into such what they then move beside it (rsync --delay-updates)."""
+    rules = RULES[area]
+    return (0 if name.startswith(".") else rules.mkdir) or rules.folders
 
 
 def check(number: int) -> None:

@@ -15,11 +15,13 @@ from cbfs.messages.file_names import moment
 from cbfs.messages.transcript import shown_line, shown_lines
 from cbfs.problems import Refused
 from cbfs_common.errors import DecodeError
-from cbfs_common.names.entry import Status
 from cbfs_common.profile import Profile
 
 _LISTED = re.compile(r"\A(?:[^ ,]* *, *)+")
 """What is before the last name of a list in a folder's name."""
+
+_OF_CONVERSATION = re.compile(r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}-")
+"""How what conversations' folders are called begins."""
 
 README = """This folder is a messenger. Files are messages.
 
@@ -31,10 +33,13 @@ Read                     ls unread; cat unread/*
                          tail -f conversations/*-bob/transcript
 Find                     ls 'search/lunch from:bob after:2026-11-01'
                          ls by-date/2026-11-24
+By a mail program        mutt -f mail/
 Answer                   save a file in the folder of that name under outbox/
+Add people, leave        'participants' in its metadata.toml there; rmdir the folder
 A folder                 cp -r photos tmp/; mv tmp/photos outbox/bob/
 Take back                rm the file in outbox/ before it is sent: a second after it
-                         was last changed, or when the editor that has it open ends
+                         was last changed, 0.1 s after the end of cp and the like,
+                         or when the editor that has it open ends
 Later                    touch -d 'tomorrow 8:00' outbox/bob/hi
 Delete                   rm conversations/.../MESSAGE
                          after a week: echo 'lifetime = "7d"' > outbox/.../metadata.toml
@@ -42,9 +47,11 @@ Strangers                cat requests/*/message; mv requests/bob contacts/ accep
                          rmdir requests/bob declines
 Who they are             cat contacts/bob/fingerprint: compare it by voice, then
                          cp contacts/bob/fingerprint contacts/bob/verified
+                         "unconfirmed" in a transcript: it may be from somebody else
 Call bob something else  mv contacts/bob contacts/bobby
 Hear less of bob         touch contacts/bob/muted, or blocked; rm it to undo this
 How things are           cat status; for one message: getfattr -d MESSAGE
+Another name directory   cp POLICY directories/, then: mkdir outbox/bob@example.org
 Settings                 edit config.toml
 
 A file that cannot be sent stays in outbox/ with NAME.error beside it, which says why.
@@ -61,7 +68,13 @@ def read_folder_name(
     name: str, called: Callable[[str], str] = typed_name
 ) -> tuple[tuple[str, ...], str]:
     """(participants, subject) that a name says: ``bob,carol lunch``, or ``bob, carol lunch``.
-    Raises Refused."""
+    Raises Refused, also for what conversations' folders are called: somebody may have that for a
+    user name, and wait for who makes the folder of one again that has another name by now."""
+    if _OF_CONVERSATION.match(name):
+        raise Refused(
+            f"no conversation has the folder {name}",
+            "ls outbox; for somebody who is called so, write participants into its metadata.toml",
+        )
     name = _LISTED.sub(lambda match: match[0].replace(" ", ""), name)
     people, _, subject = name.partition(" ")
     return checked_people(
@@ -76,6 +89,8 @@ def checked_people(names: Iterable[str], called: Callable[[str], str]) -> tuple[
         try:
             found.append(called(name))
         except DecodeError as error:
+            if "@" in name[1:]:  # it may be the directory that is wrong
+                raise Refused(str(error), error.hint) from error
             raise Refused(f"{name!r} is not a user name", error.hint) from error
     return tuple(found)
 
@@ -127,8 +142,8 @@ def profile_text(name: str, profile: Profile) -> str:
     )
 
 
-def contact_text(contact: Contact) -> str:
-    """profile.toml of a contact, under their true name."""
+def contact_text(contact: Contact, name: str) -> str:
+    """profile.toml of a contact, under their true name as people see it."""
     known: dict[str, object] = {"since": moment(contact.since), "known_by": contact.how.value}
     if contact.moved:
         known["keys_or_server_changed"] = moment(contact.moved)
@@ -137,12 +152,12 @@ def contact_text(contact: Contact) -> str:
         known["petname"] = contact.petname
     if contact.standing is not Standing.KNOWN:
         known["accepted"] = False
-    return profile_text(contact.name, contact.profile) + tomli_w.dumps(known)
+    return profile_text(name, contact.profile) + tomli_w.dumps(known)
 
 
-def changed_text(contact: Contact, fingerprint: Fingerprint) -> str:
-    """CHANGED of a contact whose name has a new owner, or was recovered."""
-    name, offered = contact.name, contact.offered
+def changed_text(contact: Contact, name: str, fingerprint: Fingerprint) -> str:
+    """CHANGED of a contact whose name, as people see it, has a new owner, or was recovered."""
+    offered = contact.offered
     if offered is None:
         return ""
     what = (
@@ -178,10 +193,27 @@ def mark_text(contact: Contact, mark: Mark) -> str:
     return f"Since {moment(contact.marked(mark)):%Y-%m-%d %H:%M} UTC. {what} rm undoes it.\n"
 
 
-def own_warning_text(alarm: str, lapse: str) -> str:
-    """WARNING, in the root: what somebody else has made of one's own name, and why it cannot be
-    kept; either may be empty."""
-    return "\n".join(filter(None, (alarm and alarm_text(alarm), lapse and lapse_text(lapse))))
+def own_warning_text(alarm: str, lapse: str, stopped: str) -> str:
+    """WARNING, in the root: what somebody else has made of one's own name, why it cannot be kept,
+    and why this copy of the account has stopped; each may be empty."""
+    texts = (
+        alarm and alarm_text(alarm),
+        lapse and lapse_text(lapse),
+        stopped and stopped_text(stopped),
+    )
+    return "\n".join(filter(None, texts))
+
+
+def stopped_text(what: str) -> str:
+    """Of a copy of an account that has stopped."""
+    return f"""{what[0].upper()}{what[1:]}.
+
+If this is a backup, or a directory that you have copied, go on with the other one, and remove this
+one. What you have saved in outbox/ here since it stopped is not sent.
+To go on here instead:       fusermount3 -u MOUNT; cbfs claim
+If you know of no other copy, somebody else has one:
+                             fusermount3 -u MOUNT; cbfs name rotate --stolen
+"""
 
 
 def lapse_text(what: str) -> str:
@@ -212,7 +244,7 @@ def warning_text(contact: Contact) -> str:
     """What there is to know before writing to this contact, or nothing."""
     entry = contact.entry
     lines = [f"{contact.warning}."] if contact.warning else []
-    if entry.status is Status.FROZEN:
+    if entry.frozen:
         lines.append("They have frozen the name: others may have its keys. Nothing is sent.")
     if entry.heirs.keys:
         lines.append(

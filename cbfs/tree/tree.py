@@ -9,16 +9,24 @@ import time
 from collections.abc import Callable
 
 from cbfs.interface import Backend
+from cbfs.messages.history import get_message
 from cbfs.messages.model import Conversation, Message
+from cbfs.messages.search_index import conversation_of
 from cbfs.storage.encoding import number_of, u64
 from cbfs.storage.faults import Tasks
 from cbfs.storage.store import Series, Store, Table, Writer
 from cbfs.tree.file_contents import FileContents
+from cbfs.tree.inodes import Inodes
 from cbfs.tree.nodes import (
     CONTACTS,
     CONVERSATIONS,
+    DIRECTORIES,
+    FIRST_FOUND,
+    FIRST_MAIL,
+    FIRST_MESSAGE,
     FIRST_OWN,
     FIRST_STORED,
+    FIRST_UNREAD,
     MADE,
     OUTBOX,
     QUARANTINE,
@@ -28,7 +36,6 @@ from cbfs.tree.nodes import (
     UI_INFO,
     File,
     Folder,
-    Inodes,
     MessageFile,
     Node,
     Text,
@@ -46,7 +53,10 @@ from cbfs.tree.virtual.conversation_folder import (
     MessageNodes,
     Unseen,
 )
-from cbfs.tree.virtual.metadata_file import MetadataFiles
+from cbfs.tree.virtual.directories_folder import DirectoriesFolder
+from cbfs.tree.virtual.mail.mail_folders import MailFolders
+from cbfs.tree.virtual.message_links import Overview
+from cbfs.tree.virtual.metadata_file import MetadataFiles, MetadataText
 from cbfs.tree.virtual.people_folders import ContactFolders, RequestFolders
 from cbfs.tree.virtual.quarantine_folder import QuarantineFolder
 from cbfs.tree.virtual.search_folders import SearchFolders
@@ -61,8 +71,8 @@ class Tree:
 
     ``changed`` is called when something in the outbox may have become ready to be sent, ``left``
     of each conversation that a program has left, by removing its folder in the folder that is
-    given. Changes that the daemon makes by itself go through ``watchers``; in ``tasks`` is what
-    goes on while programs write."""
+    given, ``ended`` of each message that was deleted in mail/. Changes that the daemon makes by
+    itself go through ``watchers``; in ``tasks`` is what goes on while programs write."""
 
     def __init__(
         self,
@@ -71,6 +81,7 @@ class Tree:
         left: Callable[[Conversation, Folder], None],
         watchers: Watchers,
         tasks: Tasks,
+        ended: Callable[[Message], None],
     ) -> None:
         self.backend = backend
         self.contents = FileContents(backend, changed, tasks)
@@ -87,11 +98,13 @@ class Tree:
         self.ui_info = Folder(UI_INFO, Area.KEPT, now)
         self.contacts = Folder(CONTACTS, Area.FIXED, now)
         requests = Folder(REQUESTS, Area.REQUESTS, now)
+        directories = Folder(DIRECTORIES, Area.DIRECTORIES, now)
         for name, node in (
             ("conversations", self.conversations),
             ("outbox", self.outbox),
             ("contacts", self.contacts),
             ("requests", requests),
+            ("directories", directories),
             ("tmp", self.tmp),
             ("ui_info", self.ui_info),
         ):
@@ -102,7 +115,10 @@ class Tree:
         self.show_quarantine()
         self.people = ContactFolders(self.contacts, backend, self.contents.read)
         self.requests = RequestFolders(requests, self.people, backend, self.contents.read)
-        self.inodes = Inodes(self.root)
+        self.inodes = Inodes(self.root, self._again)
+        self.directories = DirectoriesFolder(
+            directories, backend, self.contents.read, self.new_inode, self.inodes
+        )
         self._nodes = MessageNodes(backend, self.inodes)
         self.metadata = MetadataFiles(
             backend, self.contents.read, self.new_inode, self.inodes, self.conversation
@@ -113,9 +129,20 @@ class Tree:
         for conversation in backend.conversations():
             folder, drafts = self.make_folders(conversation)
             self.conversations.enter(conversation.folder, folder)
-            self.outbox.enter(conversation.folder, drafts)
-        unread = Unread(self.root, backend, self.inodes, self._folder_name, watchers)
-        self.search_folders = SearchFolders(self.root, backend, self._folder_name, unread)
+            if conversation.outbox_inode:
+                self.outbox.enter(conversation.folder, drafts)
+        self.overview = Overview(backend.store, watchers.failed)
+        self.search_folders, self.mail = self._other_views(watchers, ended)
+
+    def _other_views(
+        self, watchers: Watchers, ended: Callable[[Message], None]
+    ) -> tuple[SearchFolders, MailFolders]:
+        """The folders that show messages once more, entered into the root."""
+        root, backend, inodes, name_of = self.root, self.backend, self.inodes, self._folder_name
+        unread = Unread(root, backend, inodes, name_of, watchers, self.overview)
+        messages = self._nodes, self.unseen, unread, self.overview
+        mail = MailFolders(root, backend, inodes, *messages, watchers, self._known, ended)
+        return SearchFolders(root, backend, name_of, unread, self.overview), mail
 
     def new_inode(self) -> int:
         """An inode number that nothing has had."""
@@ -140,6 +167,23 @@ class Tree:
         known = self._known.get(key)
         return known.folder if known else ""
 
+    def _again(self, inode: int) -> Node | None:
+        """The node of a message, or of a link to one, that the kernel has known for long."""
+        known = FIRST_MAIL, FIRST_FOUND, FIRST_UNREAD, FIRST_MESSAGE
+        bases = (base for base in known if base <= inode)
+        base = next(bases)
+        with self.backend.store.read() as reader:
+            conversation = conversation_of(reader, inode - base)
+            message = get_message(reader, conversation, inode - base) if conversation else None
+        if message is None:
+            return None
+        if base == FIRST_MESSAGE:
+            return self._nodes.again(message)
+        if base == FIRST_MAIL:
+            return self.mail.again(message)
+        links = self.search_folders if base == FIRST_FOUND else self.search_folders.unread
+        return links.link(message.serial, message.conversation, message.name, message.date)
+
     # what the engine brings
 
     def show_quarantine(self) -> None:
@@ -153,7 +197,8 @@ class Tree:
 
     def make_folders(self, conversation: Conversation) -> tuple[VirtualDirectory, Folder]:
         """The two folders of a conversation, not yet entered anywhere; of one that comes back,
-        those of before."""
+        those of before. Where another one has the folder under outbox/, the second is entered
+        nowhere, and nothing can be put there."""
         key = conversation.id
         if key in self._gone:
             folder, drafts = self._folders[key] = self._gone.pop(key)
@@ -165,9 +210,9 @@ class Tree:
         folder = ConversationFolder(
             self.backend, conversation, metadata, self.unseen, self.inodes, self._nodes
         )
-        drafts = Folder(
-            conversation.outbox_inode + FIRST_STORED, Area.DRAFTS, started, conversation=key
-        )
+        inode = conversation.outbox_inode
+        inode = inode + FIRST_STORED if inode else self.new_inode()
+        drafts = Folder(inode, Area.DRAFTS, started, conversation=key)
         drafts.enter(METADATA, self.metadata.text(conversation, editable=True))
         self._folders[key] = folder, drafts
         self._known[key] = conversation
@@ -178,6 +223,46 @@ class Tree:
         folder.comes_back()
         if METADATA not in drafts.entries:
             self.metadata.went(drafts)
+
+    def goes_on(self, old: Conversation, new: Conversation) -> VirtualDirectory:
+        """A conversation that is shown goes on in a new one, to which its folder under outbox/ and
+        what is in it belong from now on; what is finished of that is held when others have added
+        people. Another ``Folder`` is in its place there, so that who has been given one
+        conversation has not been given the other. Gives the folder of the new one
+        under conversations/, not yet entered anywhere."""
+        _folder, before = self._folders[old.id]
+        directory, drafts = self.make_folders(new)
+        drafts.mtime_ns = before.mtime_ns
+        for name in list(before.entries):
+            node = before.remove(name)
+            if not isinstance(node, Text):
+                drafts.add(name, node)
+        if not self.metadata.adds_to(old.id):
+            self.contents.hold(drafts)
+        drafts.left |= before.left
+        self.metadata.left(before)
+        for place, name in list(before.names):
+            place.remove(name)
+            place.enter(name, drafts)
+        self.inodes.replace(drafts)
+        before.area = Area.FIXED
+        before.inode = before.key = self.new_inode()  # a mount of one conversation may show it
+        self.changed(old)
+        return directory
+
+    def changed(self, conversation: Conversation) -> list[int]:
+        """A conversation that is shown is other than before, but for its folder's name. Gives the
+        inodes of the texts that say so."""
+        self._known[conversation.id] = conversation
+        folder, drafts = self._folders[conversation.id]
+        texts = [
+            text
+            for text in (folder.find(METADATA), drafts.entries.get(METADATA))
+            if isinstance(text, MetadataText)
+        ]
+        for text in texts:
+            text.is_of(conversation)
+        return [text.inode for text in texts]
 
     def keep_times(self) -> Callable[[Writer], None]:
         """The change, for the end of a mount, that keeps when things have changed, as

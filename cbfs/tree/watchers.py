@@ -48,6 +48,12 @@ class Observer(Protocol):
     def moves(self, path: str, new: str) -> None:
         """What is at ``path`` is about to have the name ``new``."""
 
+    def touches(self, inode: int) -> None:
+        """The content of that inode has changed by itself."""
+
+    def outdates(self, folder: int, name: str) -> None:
+        """Nothing has that name any more in the folder of that inode."""
+
 
 class Watchers:
     """Who is told of changes that the daemon makes by itself. Without a ``revealer`` (before the
@@ -57,11 +63,11 @@ class Watchers:
         """``failed`` is told of faults: none of an observer's harms the others, or the change."""
         self.revealer: Revealer | None = None
         self.observers: list[Observer] = []
-        self._failed = failed
+        self.failed = failed
 
     def _tell(self, tell: Callable[[Observer], None]) -> None:
         for observer in list(self.observers):
-            with harmless(self._failed):
+            with harmless(self.failed):
                 tell(observer)
 
     def show(self, path: str, node: Node, enter: Callable[[], None]) -> None:
@@ -126,10 +132,16 @@ class Watchers:
     def touch(self, inode: int) -> None:
         """Let watchers see that the content of that inode has changed by itself; many touches count
         as one."""
+        self._tell(lambda observer: observer.touches(inode))
         if self.revealer:
             self.revealer.touch(inode)
 
     def outdate(self, folder: int, name: str) -> None:
         """Nothing has that name any more in the folder of that inode, and no watcher is told."""
+        self.left(folder, name)
         if self.revealer:
             self.revealer.outdate(folder, name)
+
+    def left(self, folder: int, name: str) -> None:
+        """As ``outdate``, where the kernel of the account's mount knows that."""
+        self._tell(lambda observer: observer.outdates(folder, name))

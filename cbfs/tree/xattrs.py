@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from cbfs.account.account import ACCOUNT_ATTRIBUTE
+from cbfs.account.place import ACCOUNT_ATTRIBUTE
 from cbfs.interface import Backend
 from cbfs.messages.file_names import moment
 from cbfs.messages.lifetimes import setting, words
 from cbfs.messages.model import Delivery, Message
-from cbfs.messages.progress import arriving, sent_share
+from cbfs.messages.queues.progress import arriving, sent_share
 from cbfs.tree.nodes import ROOT, File, Folder, MessageFile, Node
 from cbfs.tree.virtual.conversation_folder import MessageFolder
 from cbfs.tree.virtual.quarantine_folder import UnreadFile
@@ -43,14 +43,16 @@ def _of_message(message: Message, backend: Backend) -> dict[str, str]:
     with backend.store.read() as reader:
         share = sent_share(reader, message)
     waiting = [who for who, how in message.recipients if how is Delivery.QUEUED]
-    state = ", ".join(f"{who}: {how.value}" for who, how in message.recipients)
+    shown = backend.people.shown
+    state = ", ".join(f"{shown(who)}: {how.value}" for who, how in message.recipients)
     return {
-        "sender": message.sender,
+        "sender": shown(message.sender),
         "date": _moment(message.date),
         "received": _moment(message.received),
         "id": message.id.hex(),
         "conversation": message.conversation.hex(),
         "state": state or "received",
+        "unconfirmed": "yes" if message.doubts else "",
         "error": "; ".join(filter(None, map(backend.trouble, waiting))),
         "progress": share,
         "lifetime": words(message.lifetime.seconds),
@@ -61,7 +63,7 @@ def _of_message(message: Message, backend: Backend) -> dict[str, str]:
 def _of_folder(key: bytes, backend: Backend) -> dict[str, str]:
     with backend.store.read() as reader:
         shares = [
-            f"{part.file_name or 'a file'} from {part.who}: {part.share}"
+            f"{part.file_name or 'a file'} from {backend.people.shown(part.who)}: {part.share}"
             for part in arriving(reader, key)
         ]
         kept = setting(reader, key).lifetime

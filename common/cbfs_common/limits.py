@@ -17,6 +17,9 @@ PROFILE_MAX = 1_024
 PARTICIPANTS_MAX = 50
 """People in one conversation, oneself included."""
 
+COMPOSITIONS_MAX = 64
+"""Conversations that go on from one and the same, of which a client looks for who follows whom."""
+
 SUBJECT_MAX = 200
 FILE_NAME_MAX = 255
 """In UTF-8 bytes."""
@@ -40,6 +43,9 @@ kept for so long after its prekey expired: envelopes wait in mailboxes."""
 PREKEY_REPLACE_PAUSE = 86_400
 """All prekeys on the server are replaced at most so often, whatever it says."""
 
+PREKEY_LATE = PREKEY_RENEWAL + PREKEY_REPLACE_PAUSE
+"""A prekey that was made so long before another one is given to nobody any more, when that is."""
+
 LAST_RESORT_LIFETIME = 30 * 86_400
 LAST_RESORT_RENEWAL = 7 * 86_400
 LAST_RESORT_GRACE = 14 * 86_400
@@ -54,6 +60,24 @@ SKIPPED_LIFETIME = 30 * 86_400
 """Skipped message keys kept per session, and for how long."""
 
 SESSIONS_PER_PEER = 8
+IN_MAX = 2
+"""Sessions kept with one peer; of them so many that the peer has begun and is not proven in."""
+
+STARTS_MAX = 4_096
+"""Starts to last-resort prekeys that are remembered, so that none is taken twice."""
+
+LIVES_MAX = 16
+"""Lives of a peer that counted before, and that count no more."""
+
+WORK_SIZE = 4_096
+"""Bytes that are hashed in each try of a newcomer's proof of work."""
+
+NEWCOMER_BITS_MAX = 64
+"""Zero bits that a message server may ask of it."""
+
+CHALLENGE_SIZE = 16
+INVITE_SIZE = 56
+"""What a message server tells a newcomer, and what it has signed for one."""
 
 FILE_SIZE_MAX = 64 * 1024 * 1024
 """Default limit of a file that is sent as one message."""
@@ -79,8 +103,30 @@ NAME_QUARANTINE = 90 * 86_400
 RECOVERY_DELAY = 7 * 86_400
 """From a RECOVER until its heirs own the name; so long the owner can cancel it."""
 
+CHANGES_AT_ONCE = 8
+CHANGE_PACE = 3_600
+KEYS_PACE = 86_400
+"""So many changes of one name, of one kind, may come at once, and then one each so many seconds:
+UPDATEs and the owners' RENEWs together by the first, and ROTATE, RECOVER and CANCEL by the second,
+each by itself."""
+
+AGENT_RENEWALS = 8
+"""A renewal by a name's agent adds this part of the configured lifetime at least."""
+
+COMMIT_ROUNDS_MAX = 1_024
+"""How many rounds ahead a COMMIT may expire: the work in one that is not in force any more is soon
+good for nothing."""
+
 COMMITS_MAX = 100_000
-"""COMMITs in force: a flood of them grows the log by so many a day at most."""
+"""COMMITs in force: past them the oldest that no invite has let in goes."""
+
+OPEN_WORK = 18
+"""Leading zero bits that a proof of work has at least where registration is open."""
+
+COMMITS_EASY = 256
+COMMIT_PACE = 1
+"""So many COMMITs may come at once until more work is asked of the next; each is forgotten for that
+after so many seconds, one after another."""
 
 ROUND_COMMITS_MAX = 512
 """COMMITs in one round: a flood leaves room for what owners do."""
@@ -112,6 +158,9 @@ COSIGNERS_MAX = 32
 
 POLICY_MAX = 65_536
 """A policy file."""
+
+DIRECTORIES_MAX = 16
+"""Name directories that a client follows beside its own."""
 
 ROUND_OPERATIONS_MAX = 1_024
 """Operations in one round."""
@@ -152,6 +201,15 @@ UPLOAD_MAX = 12
 
 IDS_MAX = 900
 """Envelope ids in one list reply or delete request."""
+
+COPIES_WITHIN = 86_400
+"""Seconds: a client that has begun anew as a copy stops when another copy does so within them."""
+
+LOST_APART = 600
+"""Seconds between two peers that are told of lost sessions, in the mean."""
+
+MARK_SIZE = 56
+"""What a client leaves at its home server to know itself by: a salt of 24, and 32 sealed bytes."""
 
 PUSH_WINDOW = 64
 """Envelopes that a server pushes ahead of their deletion."""
@@ -194,7 +252,8 @@ FORMER_KEYS_GRACE = 48 * 3_600
 unless they were stolen."""
 
 SESSION_IDLE = 30 * 86_400
-"""A session that nothing comes on for so long is forgotten when its peer has another one."""
+"""A session on which nothing comes for so long, while something does on another one, is
+forgotten."""
 
 NOTE_CLOCK = 300
 """Mean time between two notes of an account, whatever was received and to however many it writes:
@@ -229,10 +288,8 @@ OFFERS_MAX = 5
 
 SILENCE = 7 * 86_400
 """A session that was begun here and that nothing has come on for so long: the next message that the
-user writes begins another."""
-
-LOST_PAUSE = 600
-"""A peer is told, and may tell, at most so often that earlier sessions are lost."""
+user writes begins another. And so long a session that the peer has begun is answered beside a
+confirmed one."""
 
 QUARANTINE_MAX = 16_384
 """Envelopes that could not be read; past them the oldest go."""

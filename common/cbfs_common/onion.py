@@ -110,13 +110,13 @@ def parse_clients(text: str) -> tuple[str, ...]:
 
 
 def add_onion_command(
-    key: ServiceKey, target_port: int, clients: tuple[str, ...], proof_of_work: bool
+    key: ServiceKey, target: str, clients: tuple[str, ...], proof_of_work: bool
 ) -> str:
-    """Publishes the service at PORT and connects it to ``target_port`` of 127.0.0.1. It is gone
-    when the control connection ends that gave the command."""
+    """Publishes the service at PORT and connects it to ``target``, an address and a port. It is
+    gone when the control connection ends that gave the command."""
     words = ["ADD_ONION", key.for_tor(), "Flags=DiscardPK" + (",V3Auth" if clients else "")]
     if proof_of_work:
         words.append("PoWDefensesEnabled=1")
-    words.append(f"Port={PORT},127.0.0.1:{target_port}")
+    words.append(f"Port={PORT},{target}")
     words += [f"ClientAuthV3={client}" for client in clients]
     return " ".join(words)

@@ -1,10 +1,13 @@
 """Who somebody is, among all directories: a name, and the directory that has it. PROTOCOL.rst,
 Names and profiles."""
 
+import base64
 import re
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
-from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_common.errors import DecodeError
 from cbfs_common.limits import NAME_MAX, NAME_MIN, NAMESPACE_MAX
 from cbfs_common.primitives import kdf
 
@@ -12,18 +15,26 @@ DIRECTORY_SIZE = 16
 
 _NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*\Z")
 _NAMESPACE = re.compile(r"[a-z0-9]+(?:[-.][a-z0-9]+)*\Z")
+_DIRECTORY_TEXT = re.compile(r"_[a-z2-7]{26}\Z")
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])\Z")
 
 
 def check_name(name: str) -> str:
     """Give ``name`` back, or raise DecodeError: 3 to 32 of [a-z0-9] with single inner - or _,
     and no device name of Windows (names become file names). Design: names.md."""
-    if not NAME_MIN <= len(name) <= NAME_MAX or not _NAME.match(name) or _DEVICE.match(name):
+    if not _is_name(name):
         raise DecodeError(
             "not a user name",
             f"names have {NAME_MIN} to {NAME_MAX} of a-z and 0-9, with single - or _ inside",
         )
     return name
+
+
+@lru_cache(maxsize=1_024)
+def _is_name(name: str) -> bool:
+    """Remembered, as each message has the names of its people looked at many times."""
+    right = NAME_MIN <= len(name) <= NAME_MAX and _NAME.match(name)
+    return bool(right) and not _DEVICE.match(name)
 
 
 def directory_id(log: bytes) -> bytes:
@@ -62,53 +73,48 @@ def check_namespace(namespace: str) -> str:
     return namespace
 
 
-class UnknownDirectory(CbfsError):
-    """Somebody of a directory whose policy one does not have: ``directory`` (16)."""
-
-    def __init__(self, directory: bytes) -> None:
-        super().__init__(
-            "somebody is of a name directory that you do not follow",
-            "only people of your own name directory can write to you",
-        )
-        self.directory = directory
-
-
 class Directories:
-    """The directories that an account follows, and its people as texts: ``bob`` of its own
-    directory, ``bob@example.org`` of the one with the namespace ``example.org``."""
+    """People as texts, as who is of the directory ``own`` (16) calls them: ``bob`` of their own
+    directory, ``bob@_DIRECTORY`` of another, which is in lower-case base32 without padding. No
+    namespace has an underscore. A text has one person, and a person one text, whatever directories
+    are followed."""
 
-    def __init__(self, own: bytes, namespace: str) -> None:
-        """``own``: the directory (16) that has one's own name, and the ``namespace`` of that."""
+    def __init__(self, own: bytes) -> None:
         self.own = own
-        self._ids = {namespace: own}
-        self._namespaces = {own: ""}
-
-    def follow(self, directory: bytes, namespace: str) -> None:
-        """Know another directory. Its namespace must not be another's."""
-        if self._ids.setdefault(namespace, directory) != directory:
-            raise ValueError("two directories of one namespace")
-        self._namespaces.setdefault(directory, namespace)
-
-    def namespace(self, directory: bytes) -> str:
-        """The namespace of a directory (16) in texts, empty for one's own. Raises
-        UnknownDirectory."""
-        if directory not in self._namespaces:
-            raise UnknownDirectory(directory)
-        return self._namespaces[directory]
 
     def text(self, person: Person) -> str:
-        """What a person is called here. Raises UnknownDirectory."""
-        return qualified(person.name, self.namespace(person.directory))
+        """What somebody is called."""
+        if person.directory == self.own:
+            return person.name
+        return f"{person.name}@{directory_text(person.directory)}"
 
     def person(self, text: str) -> Person:
-        """Who is called so here. Raises DecodeError for what is no such text."""
-        name, at, namespace = text.partition("@")
-        directory = self._ids.get(namespace) if at else self.own
-        if directory is None:
-            raise DecodeError(f"no directory of the namespace {namespace} is followed")
+        """Who is called so. Raises DecodeError for what is no such text."""
+        name, at, place = text.partition("@")
+        directory = read_directory_text(place) if at else self.own
+        if at and directory == self.own:
+            raise DecodeError("not a person")
         return Person(directory, check_name(name))
 
+    def texts(self, people: Iterable[Person]) -> tuple[str, ...]:
+        """What these are called, sorted."""
+        return tuple(sorted(map(self.text, people)))
 
-def qualified(name: str, namespace: str) -> str:
-    """A name of the directory with this namespace, which is empty for one's own, as a text."""
-    return f"{name}@{namespace}" if namespace else name
+    def people(self, texts: Iterable[str]) -> tuple[Person, ...]:
+        """Who these are, sorted as on the wire. Raises DecodeError."""
+        return tuple(sorted(map(self.person, texts)))
+
+
+def directory_text(directory: bytes) -> str:
+    """A directory (16) as a text: ``_`` and 26 letters and digits."""
+    return "_" + base64.b32encode(directory).decode("ascii").rstrip("=").lower()
+
+
+def read_directory_text(text: str) -> bytes:
+    """Undo ``directory_text``. Raises DecodeError."""
+    if not _DIRECTORY_TEXT.match(text):
+        raise DecodeError("not a directory")
+    directory = base64.b32decode(text[1:].upper() + "=" * 6)
+    if directory_text(directory) != text:  # bits behind the last byte
+        raise DecodeError("not a directory")
+    return directory

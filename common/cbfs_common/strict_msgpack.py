@@ -11,6 +11,7 @@ import msgpack
 
 from cbfs_common.errors import DecodeError
 
+_PACKER = msgpack.Packer()
 _TYPES = frozenset((int, bytes, str, bool, NoneType))
 
 
@@ -22,7 +23,7 @@ def unpack(data: bytes, wrong: str, longest: int) -> Any:
         value = msgpack.unpackb(
             data, use_list=True, max_array_len=longest, max_map_len=0, max_ext_len=0
         )
-        right = _is_plain(value) and msgpack.packb(value) == data
+        right = _is_plain(value) and _PACKER.pack(value) == data
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise DecodeError(wrong) from error
     if not right:
@@ -31,4 +32,6 @@ def unpack(data: bytes, wrong: str, longest: int) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    return all(map(_is_plain, value)) if type(value) is list else type(value) in _TYPES
+    if type(value) is not list:
+        return type(value) in _TYPES
+    return _TYPES.issuperset(map(type, value)) or all(map(_is_plain, value))

@@ -20,6 +20,10 @@ class HostError(CbfsError):
     """What was asked for cannot be done on this machine, or not by this user."""
 
 
+class StoreError(CbfsError):
+    """The store cannot be opened, read or written, or is not the one that belongs here."""
+
+
 def complain(program: str, text: str, hint: str = "") -> None:
     """Say what is wrong in one line, and what to do about it in another."""
     more = f"{program}: hint: {printable(hint)}\n" if hint else ""

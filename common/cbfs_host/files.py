@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import pwd
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -48,10 +49,62 @@ def make_directory(path: Path) -> None:
 
 @contextmanager
 def written(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """A file to write, which is in its place, whole and on the disk, after the block. Until then,
-    and after an exception, what was there before is."""
+    """A file to write, in a directory of our own, which is in its place, whole and on the disk,
+    after the block. Until then, and after an exception, what was there before is. It has ``.new``
+    behind its name meanwhile, and replaces what is called so."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
+    with _written_as(fresh, path, mode) as file:
+        yield file
+
+
+@contextmanager
+def written_beside_others(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """As ``written``, in a directory of the user's, who may have any other name: nothing else is
+    touched, and nothing of it is seen or left before it is whole, whatever happens. Where the file
+    system knows no files without names (vfat, NFS) it is ``.cbfs-LETTERS.part`` until then, which a
+    crash leaves."""
+    part = path.with_name(f".cbfs-{secrets.token_hex(8)}.part")
+    descriptor = _nameless(path.parent, mode)
+    if descriptor is None:
+        with _written_as(part, path, mode) as file:
+            yield file
+        return
+    with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        try:
+            _link(file.fileno(), path)
+        except FileExistsError:
+            _link(file.fileno(), part)
+            part.replace(path)
+    sync_directory(path.parent)
+
+
+def _link(descriptor: int, path: Path) -> None:
+    """Give a file that has no name this one."""
+    above = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:  # without a descriptor, Python does not follow the link to the file
+        os.link(f"/proc/self/fd/{descriptor}", path.name, dst_dir_fd=above, follow_symlinks=True)
+    finally:
+        os.close(above)
+
+
+def _nameless(directory: Path, mode: int) -> int | None:
+    """A descriptor of a file without a name, None where there are none, or it could get none."""
+    if not Path("/proc/self/fd").is_dir():
+        return None
+    try:
+        return os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, mode)
+    except OSError as error:
+        if error.errno in {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}:
+            return None
+        raise
+
+
+@contextmanager
+def _written_as(fresh: Path, path: Path, mode: int) -> Iterator[BinaryIO]:
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
@@ -66,8 +119,15 @@ def written(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
 
 
 def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Put ``data`` into a file, whole or not at all, on the disk on return."""
+    """Put ``data`` into a file of a directory of our own, whole or not at all, on the disk on
+    return."""
     with written(path, mode) as file:
+        file.write(data)
+
+
+def write_beside_others(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """As ``write_file``, in a directory of the user's: see ``written_beside_others``."""
+    with written_beside_others(path, mode) as file:
         file.write(data)
 
 

@@ -1,13 +1,13 @@
 """Addresses to listen on, and what to do about one that cannot be had."""
 
-import argparse
 import errno
 import ipaddress
 import os
 import re
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,8 +15,9 @@ from typing import Final
 from cbfs_common.errors import DecodeError
 from cbfs_host.complaints import HostError
 
-BACKLOG: Final = 512
-"""Connections that wait to be accepted."""
+BACKLOG: Final = 4_096
+"""Connections that wait to be accepted, or as many as the system allows (``somaxconn``): behind
+them, a client's next attempt comes a second later."""
 
 PORT_MAX: Final = 65_535
 
@@ -68,14 +69,6 @@ def _ipv6(text: str) -> str:
     return address.compressed
 
 
-def place_option(text: str, port: int) -> Place:
-    """``parse_place`` for argparse: a place that an option gives. Raises ArgumentTypeError."""
-    try:
-        return parse_place(text, port)
-    except DecodeError as error:
-        raise argparse.ArgumentTypeError(f"{error}: {error.hint}") from error
-
-
 def listen(place: Place) -> socket.socket:
     """A non-blocking listening socket. Raises HostError."""
     family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
@@ -117,20 +110,63 @@ def _cause(error: OSError, place: Place) -> str:
 
 
 @contextmanager
+def listen_all(
+    passed: Sequence[socket.socket], places: Sequence[Place]
+) -> Iterator[list[socket.socket]]:
+    """The non-blocking listening sockets that systemd has ``passed``, and one at each of some
+    places; closed after the block. Raises HostError."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(each) for each in (*passed, *map(listen, places))]
+
+
+def place_of(listeners: Sequence[socket.socket]) -> Place:
+    """Where the first of listening sockets is that others can reach by TCP. Raises HostError."""
+    for each in listeners:
+        if each.family in (socket.AF_INET, socket.AF_INET6):
+            host, port = each.getsockname()[:2]
+            return Place(host, port)
+    raise HostError("it listens on no address", "give one with --listen HOST:PORT")
+
+
+def local(place: Place) -> Place:
+    """Where this machine itself reaches what listens at ``place``."""
+    if not place.everywhere:
+        return place
+    return Place("::1" if ":" in place.host else "127.0.0.1", place.port)
+
+
+@contextmanager
 def listen_locally(path: Path) -> Iterator[socket.socket]:
-    """A listening unix socket (SOCK_STREAM, non-blocking), whose file is gone after the block.
-    Raises HostError."""
+    """A listening unix socket (SOCK_STREAM, non-blocking), whose file is gone after the block. It
+    takes the place of one at which nobody listens, and of nothing else. Raises HostError."""
     with socket.socket(socket.AF_UNIX) as listener:
         try:
-            path.unlink(missing_ok=True)  # of one that was killed: the data directory is locked
+            _remove_left(path)
             listener.bind(str(path))
             listener.listen(BACKLOG)
         except OSError as error:
             raise HostError(
-                f"cannot listen at {path}: {error.strerror or error}", "give another --own"
+                f"cannot listen at {path}: {error.strerror or error}",
+                "give another path, of a socket or of nothing",
             ) from error
         listener.setblocking(False)
         try:
             yield listener
         finally:
             path.unlink(missing_ok=True)
+
+
+def _remove_left(path: Path) -> None:
+    """Remove the socket of a process that was killed. Raises OSError for anything else that is at
+    the path."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.setblocking(False)
+        if client.connect_ex(str(path)) != errno.ECONNREFUSED:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    path.unlink()

@@ -15,8 +15,7 @@ from zlib import crc32
 
 import lmdb
 
-from cbfs_common.errors import CbfsError
-from cbfs_host.complaints import hint_of, reason_of
+from cbfs_host.complaints import StoreError, hint_of, reason_of
 from cbfs_host.files import built
 
 MAP_SIZE: Final = 1 << 40
@@ -30,10 +29,6 @@ LOCK_SIZE: Final = 8_192
 CHECK_SIZE: Final = 4
 
 DATA: Final = "data.mdb"
-
-
-class StoreError(CbfsError):
-    """The store on disk cannot be opened, read or written, or is not the one that belongs here."""
 
 
 # Opening
@@ -57,17 +52,20 @@ def open_environment(path: Path, tables: int, *, read_only: bool = False) -> Any
     OSError."""
     if not read_only:
         _allocate_lock(path / "lock.mdb")
+    lock = not read_only or os.access(path, os.W_OK)
+    return _opened(path, max_dbs=tables, readonly=read_only, lock=lock)
+
+
+def open_file(path: Path, tables: int) -> Any:
+    """The environment in a file that nobody else has open. Raises lmdb.Error or OSError."""
+    return _opened(path, max_dbs=tables, subdir=False, lock=False)
+
+
+def _opened(path: Path, **options: Any) -> Any:
     size = MAP_SIZE
     while True:
         try:
-            return lmdb.open(
-                os.fsencode(path),
-                map_size=size,
-                max_dbs=tables,
-                mode=0o600,
-                readonly=read_only,
-                lock=not read_only or os.access(path, os.W_OK),
-            )
+            return lmdb.open(os.fsencode(path), map_size=size, mode=0o600, **options)
         except lmdb.MemoryError:
             if size <= MAP_SIZE_LEAST:
                 raise
@@ -119,6 +117,11 @@ def with_check(table: bytes, key: bytes, value: bytes) -> bytes:
     return value + _check(table, key, value)
 
 
+def checked(start: int, key: bytes, value: bytes) -> bytes:
+    """As ``with_check``; ``start`` is the table's, see ``check_of_start``."""
+    return value + crc32(value, crc32(key, start)).to_bytes(CHECK_SIZE, "big")
+
+
 def without_check(table: bytes, key: bytes, data: bytes, damaged: str) -> bytes:
     """The value of a record as ``with_check`` has made it. Raises StoreError with the hint
     ``damaged`` when it is not what was written there."""
@@ -126,6 +129,19 @@ def without_check(table: bytes, key: bytes, data: bytes, damaged: str) -> bytes:
     if len(data) < CHECK_SIZE or data[-CHECK_SIZE:] != _check(table, key, value):
         raise StoreError("a record of the store is damaged", damaged)
     return value
+
+
+def check_of_start(table: bytes, start: bytes = b"") -> int:
+    """What ``holds`` takes for all records of the table whose keys begin so."""
+    return crc32(start, crc32(table))
+
+
+def holds(start: int, rest: bytes, data: bytes) -> bool:
+    """Whether a record, with the ``rest`` of its key, is what was written there: as
+    ``without_check``, for many in a row. It has no value to speak of, but for its last bytes."""
+    return data[-CHECK_SIZE:] == crc32(data[:-CHECK_SIZE], crc32(rest, start)).to_bytes(
+        CHECK_SIZE, "big"
+    )
 
 
 def _check(table: bytes, key: bytes, value: bytes) -> bytes:

@@ -6,7 +6,6 @@ warnings and errors of one kind only some are logged: strangers can bring them a
 they like.
 """
 
-import argparse
 import logging
 import os
 import select
@@ -22,12 +21,11 @@ import trio
 
 from cbfs_common.faults import trace_of
 from cbfs_host.complaints import STDERR, HostError
+from cbfs_host.log_format import JSON, MORE, TEXT, line_format
+from cbfs_host.settings import PATH, SWITCH, ServerSetting, one_of
 
 LINES_MAX: Final = 1_024
 """Lines that wait to be written."""
-
-LINE_MAX: Final = 16_384
-"""Bytes of one line; the rest is cut off."""
 
 ALIKE_MAX: Final = 100
 ALIKE_PERIOD: Final = 60.0
@@ -41,6 +39,15 @@ CLOSE_TIMEOUT: Final = 1.0
 
 FAULT_PAUSE: Final = 1.0
 """Seconds before a loop with a fault goes on."""
+
+SETTINGS: Final = (
+    ServerSetting(
+        "log", PATH, "log into FILE, opened anew at SIGHUP, and not to standard error", "FILE"
+    ),
+    ServerSetting("log-format", one_of(TEXT, JSON), "text, or json", "FORMAT", TEXT, live=True),
+    ServerSetting("verbose", SWITCH, "log what is usual as well", default=False, live=True),
+)
+"""What an operator sets of the log."""
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +95,7 @@ class ServerLog(logging.Handler):
         super().__init__()
         self._kinds = _Kinds(clock)
         self._path = path
-        self._descriptor = STDERR if path is None else _opened(path)
+        self.descriptor = STDERR if path is None else _opened(path)
         self._waiting: deque[bytes] = deque()
         self._dropped = 0
         self._closing = False
@@ -101,8 +108,8 @@ class ServerLog(logging.Handler):
             more = self._kinds.words(record)
             if more is None:
                 return
-            line = self.format(record).encode("utf-8", "backslashreplace")[:LINE_MAX]
-            line += more.encode() + b"\n"
+            setattr(record, MORE, more)
+            line = self.format(record).encode("utf-8", "backslashreplace") + b"\n"
         except Exception:  # a record whose words and values do not fit
             line = b"a line of the log could not be made\n"
         with self._news:
@@ -121,7 +128,7 @@ class ServerLog(logging.Handler):
         except HostError as error:
             _log.error("%s: the log goes on in the old file", error.in_full)
             return
-        os.dup2(fresh, self._descriptor, inheritable=False)
+        os.dup2(fresh, self.descriptor, inheritable=False)
         os.close(fresh)
 
     def __enter__(self) -> "ServerLog":
@@ -158,9 +165,9 @@ class ServerLog(logging.Handler):
         rest = memoryview(line)
         while rest:
             try:
-                rest = rest[os.write(self._descriptor, rest) :]
+                rest = rest[os.write(self.descriptor, rest) :]
             except BlockingIOError:
-                select.select([], [self._descriptor], [])
+                select.select([], [self.descriptor], [])
             except OSError:  # nobody is there to be told
                 return
 
@@ -175,23 +182,14 @@ def _opened(path: Path) -> int:
         ) from error
 
 
-def add_log(parser: argparse.ArgumentParser) -> None:
-    """Add the option ``--log``, which says where the log goes."""
-    parser.add_argument(
-        "--log",
-        type=Path,
-        metavar="FILE",
-        help="log into FILE, opened anew at SIGHUP, and not to standard error",
-    )
-
-
-def log_to(handler: ServerLog, level: int, form: str) -> None:
-    """Let all that the program logs from ``level`` on go to ``handler``, in this form."""
-    handler.setFormatter(logging.Formatter(form))
+def log_to(handler: ServerLog, program: str, *, verbose: bool = False, kind: str = TEXT) -> None:
+    """Let what the program logs go to ``handler``, in the format of this ``kind``: warnings, and
+    with ``verbose`` what is usual as well. A second time changes both."""
+    handler.setFormatter(line_format(program, kind, handler.descriptor))
     logging.raiseExceptions = False
     root = logging.getLogger()
     root.addHandler(handler)
-    root.setLevel(level)
+    root.setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def tell_fault(what: str, error: BaseException) -> None:

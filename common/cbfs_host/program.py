@@ -52,14 +52,17 @@ def _complain(program: str, group: BaseExceptionGroup[CbfsError | OSError]) -> N
 async def until_asked(
     scope: trio.CancelScope,
     reread: Callable[[], None],
+    stopping: Callable[[], None],
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Cancel ``scope`` at SIGTERM and SIGINT; at SIGHUP ``reread`` what was configured."""
+    """Cancel ``scope`` at SIGTERM and SIGINT; at SIGHUP ``reread`` what was configured.
+    ``stopping`` is called before the end."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         task_status.started()
         async for number in signals:
             if number == signal.SIGHUP:
                 reread()
             else:
+                stopping()
                 scope.cancel()

@@ -1,6 +1,6 @@
 """The connection to tor's control port, for the client and for servers that are onion services.
 
-stem is known here, in ``cbfs_host.onion`` and in the client's ``network/tor`` alone.
+stem is known here, in ``cbfs_host.onion_service`` and in the client's ``network/tor`` alone.
 """
 
 import logging

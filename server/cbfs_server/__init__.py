@@ -1,6 +1,7 @@
 """The message server: it keeps sealed envelopes and prekeys for accounts that it knows by keys
 alone.
 
-A flat package: ``sockets`` is the edge to the network, ``service`` answers requests, ``push`` tells
-subscribers, ``store`` is on the disk, ``housekeeping`` forgets what is old, ``cli`` is the program.
+``sockets`` is the edge to the network, ``service`` answers requests, ``push`` tells subscribers,
+``housekeeping`` forgets what is old, ``cli`` is the program. The room ``store`` has names for all
+that is asked of a store, and ``lmdb_store`` is one.
 """

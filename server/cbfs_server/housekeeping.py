@@ -1,60 +1,74 @@
-"""Keeping house: what time it is, how much disk is free, and what is too old to be kept."""
+"""Keeping house: what time it is, and what is too old to be kept."""
 
 import logging
-import os
 import time
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 
 import trio
 
 from cbfs_host.calendar import DAY, Calendar, running
-from cbfs_host.lmdb_environment import StoreError
+from cbfs_host.complaints import StoreError
+from cbfs_host.meter import Meters
 from cbfs_server.limits import (
     EXPIRY_PERIOD,
-    FREE_MIN,
     HOUSEKEEPING_PERIOD,
+    INVITE_DAYS_MAX,
     MARK_PERIOD,
-    RETENTION_DAYS,
+    Limits,
 )
+from cbfs_server.newcomers import Newcomers
 from cbfs_server.push import Pusher
-from cbfs_server.service import Expired, Service, expire
-from cbfs_server.store import MailboxStore, MailboxWriter
+from cbfs_server.service import Service
+from cbfs_server.store.interface import MailboxStore
+from cbfs_server.store.operations import Expired, ForgetInvites, ForgetOld, NoteTime
 
 _log = logging.getLogger(__name__)
 
 
 class Housekeeping:
-    """What a server does of itself with one ``store``, on the disk of ``data``. Raises
-    StoreError."""
+    """What a server does of itself with one ``store``. Raises StoreError."""
 
     def __init__(
         self,
         store: MailboxStore,
-        data: Path,
         clock: Callable[[], float] = time.time,
         running: Callable[[], float] = running,
     ) -> None:
         """``clock``: seconds since 1970; ``running``: of a clock that is never set."""
-        self.services: list[Service] = []
         self._store = store
-        self._full = False
-        self._data = data
         self._clock = clock
         self._running = running
-        with store.read() as reader:
-            mark = reader.mark()
-        self._calendar = Calendar(mark, clock(), running())
+        self._pushers: list[Pusher] = []
+        self._calendar = Calendar(store.noted(), clock(), running())
+        self._oldest: int | None = None
         self._next_mark = self._next_expiry = running()
         self._take_time()
 
-    def service(self, pusher: Pusher, mailbox: int, accounts: int) -> Service:
-        """A service that goes by the time of this housekeeping, and takes nothing in while the disk
-        is full."""
-        made = Service(self._store, pusher, self.now, mailbox, accounts, self.lived)
-        self.services.append(made)
-        return made
+    def service(
+        self,
+        pusher: Pusher,
+        meters: Meters | None = None,
+        *,
+        newcomers: bool = True,
+        admission: Newcomers | None = None,
+    ) -> Service:
+        """A service that goes by the time of this housekeeping."""
+        self._pushers.append(pusher)
+        return Service(
+            self._store,
+            pusher,
+            self.now,
+            self.lived,
+            meters,
+            newcomers=newcomers,
+            admission=admission,
+        )
+
+    @property
+    def oldest(self) -> int | None:
+        """For how many days the oldest envelope has waited, as it was when the mailboxes were
+        looked through last; None when there was none."""
+        return None if self._oldest is None else max(0, int(self.lived()) // DAY - self._oldest)
 
     def now(self) -> float:
         """Seconds since 1970, as far as the clock is believed."""
@@ -67,21 +81,14 @@ class Housekeeping:
         return self._calendar.lived
 
     async def keep(self) -> None:
-        """Look at clock, disk and mailboxes every HOUSEKEEPING_PERIOD, until cancelled."""
+        """Look at clock and mailboxes every HOUSEKEEPING_PERIOD, until cancelled."""
         while True:
             await self.look()
             await trio.sleep(HOUSEKEEPING_PERIOD)
 
     async def look(self) -> None:
-        """Look at the clock and the disk, and once in a while at all mailboxes."""
+        """Look at the clock, and once in a while at all mailboxes."""
         self._take_time()
-        usage = await trio.to_thread.run_sync(os.statvfs, self._data)
-        full = usage.f_bavail * usage.f_frsize < FREE_MIN
-        if full != self._full:
-            self._full = full
-            _log.warning("the disk is full: nothing is taken in" if full else "disk space again")
-        for service in self.services:
-            service.full = full
         if self._running() >= self._next_mark:
             self._next_mark = self._running() + MARK_PERIOD
             await self._note()
@@ -97,29 +104,47 @@ class Housekeeping:
     async def _note(self) -> None:
         mark = self._calendar.mark(self._clock())
         try:
-            await self._store.commit(lambda writer: writer.put_mark(mark))
+            await self._store.commit(NoteTime(mark))
         except StoreError as error:
             _log.error("the time is not noted: %s", error.in_full)
 
     async def _expire(self) -> None:
+        """A batch at a time. What a crash leaves is looked at again, with the first start."""
         start: bytes | None = b""
-        today, envelopes, accounts = int(self.lived()) // DAY, 0, 0
+        limits = self._store.limits.now
+        today, found = int(self.lived()) // DAY, Expired()
         try:
             while start is not None:
-                start, counted = await self._store.commit(partial(_forget, start, today))
-                envelopes, accounts = envelopes + counted.envelopes, accounts + counted.accounts
+                asked = ForgetOld(start, today, limits.retention_days, limits.inactive)
+                swept = await self._store.commit(asked)
+                start = swept.rest
+                found.add(swept.expired)
+                for user in swept.expired.ended:
+                    for pusher in self._pushers:
+                        pusher.forget(user)
+            self._oldest = found.oldest
+            start = b""
+            while start is not None:
+                before = today - INVITE_DAYS_MAX - 1
+                start = await self._store.commit(ForgetInvites(start, before))
         except StoreError as error:
             _log.error("old envelopes stay: %s", error.in_full)
-        if envelopes:
+        self._tell(found, limits)
+
+    def _tell(self, found: Expired, limits: Limits) -> None:
+        if found.envelopes:
             _log.warning(
                 "forgot %d envelopes of %d accounts, which nobody has fetched for %d days",
-                envelopes,
-                accounts,
-                RETENTION_DAYS,
+                found.envelopes,
+                found.accounts,
+                limits.retention_days,
             )
-
-
-def _forget(start: bytes, today: int, writer: MailboxWriter) -> tuple[bytes | None, Expired]:
-    """A batch, and what it was: counted anew when the change is made a second time."""
-    counted = Expired()
-    return expire(writer, start, today, counted), counted
+        if found.ended:
+            _log.warning(
+                "ended %d accounts: %d that nobody has used for %d days, %d that never fetched"
+                " anything",
+                len(found.ended),
+                len(found.ended) - found.unused,
+                limits.inactive,
+                found.unused,
+            )

@@ -10,9 +10,12 @@ from: what it can make the server hold is bounded, and a reader that stops readi
 import errno
 import logging
 import math
+import resource
 import socket
 from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from time import perf_counter
 
 import trio
 
@@ -26,10 +29,16 @@ from cbfs_common.wire.transport import (
     ServerConnection,
     ServerSecret,
 )
+from cbfs_host.acknowledging import acknowledge
+from cbfs_host.handshakes import HANDSHAKES_PART, Handshakes
 from cbfs_host.logs import keep_going, tell_fault
+from cbfs_server import turns
 from cbfs_server.limits import (
-    CONNECTIONS_MAX,
+    ACCEPTS_MAX,
+    BUSY_PART,
+    FILES_LEFT,
     HANDSHAKE_TIMEOUT,
+    HANDSHAKES_MAX,
     IDLE_TIMEOUT,
     IN_FLIGHT_MAX,
     PADDING_CHECK,
@@ -37,10 +46,11 @@ from cbfs_server.limits import (
     ROOM,
     SEND_TIMEOUT,
     TICK,
-    TURNS_MAX,
+    WAITING_MAX,
 )
-from cbfs_server.push import Pusher
+from cbfs_server.push import Client, Pusher
 from cbfs_server.service import Service
+from cbfs_server.turns import Turns
 
 ACCEPT_PAUSE = 0.1
 """Seconds before accepting again when the system has no file descriptor or memory left."""
@@ -55,6 +65,7 @@ class Connection:
     """One client. ``key`` is empty until it is proved."""
 
     __slots__ = (
+        "_empty",
         "_free",
         "_in_flight",
         "_partial",
@@ -78,6 +89,7 @@ class Connection:
         self._server = server
         self._socket = sock
         self._transport = ServerConnection(server.secret, server.random)
+        self._empty = 0.0  # when its bucket is, see ``turns``
         self._in_flight = 0
         self._partial: memoryview | None = None  # the rest of a frame that is being sent
         self._waiting: deque[tuple[int, bytes]] | None = None  # what to send after it, unsealed
@@ -91,19 +103,17 @@ class Connection:
     async def run(self) -> None:
         """Serve until the connection ends, for whatever reason."""
         try:
-            turns = 0
             while True:
-                turns += 1
                 if self._busy():
                     await self._wait_free()
-                    turns = 0
-                elif turns > TURNS_MAX:
-                    await trio.lowlevel.checkpoint()
-                    turns = 0
-                if not self._read():
+                more = self._read_counted()
+                if turns.is_over(self._empty, perf_counter()):
+                    await self._server.turns.wait()
+                    self._empty = turns.waited(self._empty, perf_counter())
+                if not more:
                     await trio.lowlevel.wait_readable(self._socket)
-                    turns = 0
         except TransportError as error:
+            self._server.count("broken")
             self.close(error.in_full, logging.WARNING)
         except (OSError, trio.ClosedResourceError):
             self.close("the client has gone")
@@ -120,10 +130,11 @@ class Connection:
     def send(self, id: int, payload: bytes) -> None:
         """Send a frame, or keep it until those before it have gone. Every id but PUSH answers
         one request."""
-        if self.closed:
-            return
         if id != PUSH:
             self._in_flight -= 1
+            self._server.in_flight -= 1
+        if self.closed:
+            return
         if self._partial is not None:
             if self._waiting is None:
                 self._waiting = deque()
@@ -170,7 +181,8 @@ class Connection:
         return "idle" if quiet > IDLE_TIMEOUT and not subscribed and not self._in_flight else None
 
     def _busy(self) -> bool:
-        return self._partial is not None or self._in_flight >= IN_FLIGHT_MAX
+        most = IN_FLIGHT_MAX if self._server.in_flight < WAITING_MAX else 1
+        return self._partial is not None or self._in_flight >= most
 
     async def _wait_free(self) -> None:
         self._free = trio.Event()
@@ -183,8 +195,16 @@ class Connection:
         if self._free is not None and not self._busy():
             self._free.set()
 
+    def _read_counted(self) -> bool:
+        """``_read``, whose time counts. (Not in ``run``: what stands there takes memory for as long
+        as it waits.)"""
+        begun = perf_counter()
+        more = self._read()
+        self._empty = turns.count(self._empty, begun, perf_counter())
+        return more
+
     def _read(self) -> bool:
-        """Read what is there and handle it; False when nothing is."""
+        """Read what is there and handle it; whether there may be more, as the buffer was full."""
         buffer = self._server.buffer
         try:
             size = self._socket.recv_into(buffer)
@@ -193,22 +213,27 @@ class Connection:
         if size == 0:
             raise ConnectionError  # the client has closed it
         events = self._transport.receive(buffer[:size])
+        if self._transport.in_part:
+            acknowledge(self._socket)
         if events:  # padding is none: it keeps nobody's connection open
             self.active = self._server.ticks
         out = self._transport.data_to_send()
         if out:
+            self._server.handshakes.answered(self)
             self._write(out)
         for event in events:
             self._handle(event)
-        return True
+        return size == len(buffer)
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, Established):
             self.key = event.peer_key
+            self._server.handshakes.remove(self)
         elif event.id == PUSH:
             raise TransportError("a push from a client")
         else:
             self._in_flight += 1
+            self._server.in_flight += 1
             self._server.service.handle(self, event.id, event.payload)
 
     def _write(self, data: bytes) -> None:
@@ -263,20 +288,47 @@ class Server:
         self.service = service
         self.pusher = pusher
         self.nursery = nursery
+        self.turns = Turns()
         self.ticks = 0
+        self.in_flight = 0  # of all connections, those that have ended as well
         self.buffer = memoryview(bytearray(READ_SIZE))
         self._connections: list[Connection] = []
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._files = max(ROOM, files - FILES_LEFT)
+        self.handshakes: Handshakes[Connection] = Handshakes(HANDSHAKES_MAX)
         self._accepted = 0
         self._tell_at = -math.inf
 
-    def start(self, listener: socket.socket) -> None:
-        """Serve who connects to a non-blocking listening socket, until the nursery is cancelled."""
-        for what, loop in (
-            ("accepting connections", partial(self.accept, listener)),
+    @property
+    def _most(self) -> int:
+        """Connections at once."""
+        return min(self.service.limits.now.connections, self._files)
+
+    def start(self, *listeners: socket.socket) -> None:
+        """Serve who connects to non-blocking listening sockets, until the nursery is cancelled."""
+        loops: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+            *(("accepting connections", partial(self.accept, each)) for each in listeners),
             ("watching connections", self.end_overdue),
             ("padding", self.pad),
-        ):
+            ("pushing", self.pusher.run),
+            ("taking turns", self.turns.run),
+        ]
+        for what, loop in loops:
             self.nursery.start_soon(keep_going, what, loop)
+
+    @property
+    def connections(self) -> int:
+        """How many there are, those whose handshake is under way included."""
+        return len(self._connections)
+
+    def end(self, user: bytes) -> None:
+        """End the connections of this user, as the operator wants it."""
+        for each in [each for each in self._connections if each.key == user]:
+            each.close("the operator has ended it")
+
+    def count(self, what: str) -> None:
+        """Count what has become of a connection."""
+        self.service.meters.connections.count(what)
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection that has ended."""
@@ -284,25 +336,27 @@ class Server:
         if last is not connection:
             last.place = connection.place
             self._connections[last.place] = last
+        self.handshakes.remove(connection)
         self.pusher.unsubscribe(connection)
 
     async def accept(self, listener: socket.socket) -> None:
         """Accept on a non-blocking listening socket until cancelled."""
         while True:
-            try:
-                sock, _ = listener.accept()
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(listener)
-                continue
-            except ConnectionError:
-                await trio.lowlevel.checkpoint()
-                continue  # gone again before it was accepted
-            except OSError as error:
-                self._tell_refused(error)
-                self._make_room()
-                await trio.sleep(ACCEPT_PAUSE)
-                continue
-            self._admit(sock)
+            for _ in range(ACCEPTS_MAX):
+                try:
+                    sock, _ = listener.accept()
+                except BlockingIOError:
+                    await trio.lowlevel.wait_readable(listener)
+                    break
+                except ConnectionError:
+                    continue  # gone again before it was accepted
+                except OSError as error:  # the system says so also when nobody waits
+                    await trio.lowlevel.wait_readable(listener)
+                    self._tell_refused(error)
+                    if not self._make_room():
+                        await trio.sleep(ACCEPT_PAUSE)
+                    break
+                self._admit(sock)
             await trio.lowlevel.checkpoint()
 
     async def end_overdue(self) -> None:
@@ -333,20 +387,45 @@ class Server:
             self._tell_at = trio.current_time() + TELL_PAUSE
             _log.error("cannot accept a connection: %s", error.strerror)
 
-    def _make_room(self) -> None:
-        """End those that have been quiet for longest and wait for nothing, many at once: whoever
-        holds all connections open does not keep others out."""
-        quiet = [
-            each for each in self._connections if each.idle and not self.pusher.subscribed(each)
-        ]
-        quiet.sort(key=lambda each: each.active)
-        for each in quiet[:ROOM]:
-            each.close("others wait for a connection")
+    def _make_room(self) -> bool:
+        """End whoever holds connections open and keeps others out: the first handshake that is
+        under way, when these have more than their part or there is nobody else. Or else those that
+        have been quiet for longest and wait for nothing, many at once. When all are busy, be it
+        with asking for little or with not reading: those that came first, or subscribers of the
+        accounts that have most of them, whichever there are more of. False when there are none."""
+        first = self.handshakes.first_to_go()
+        part = 0 if self.handshakes.full else self._most // HANDSHAKES_PART
+        if first is not None and len(self.handshakes) > part:
+            self._end(first)
+            return True
+        going = self._going() or ([] if first is None else [first])
+        for each in going:
+            self._end(each)
+        return bool(going)
+
+    def _going(self) -> Sequence[Client]:
+        """Of those whose handshake is over."""
+        known = [each for each in self._connections if each.key]
+        others = [each for each in known if not self.pusher.subscribed(each)]
+        quiet = sorted((each for each in others if each.idle), key=lambda each: each.active)
+        if quiet:
+            return quiet[:ROOM]
+        if 2 * len(others) > len(known):
+            few = 1 + len(others) // BUSY_PART
+            return sorted(others, key=lambda each: each.number)[:few]
+        return self.pusher.crowd(ROOM)
+
+    def _end(self, client: Client) -> None:
+        self.count("ended for others")
+        client.close("others wait for a connection")
 
     def _admit(self, sock: socket.socket) -> None:
-        if len(self._connections) >= CONNECTIONS_MAX:
+        most = self._most
+        self.handshakes.most = min(HANDSHAKES_MAX, most // 2)
+        if len(self._connections) >= most or self.handshakes.full:
             self._make_room()
-        if len(self._connections) >= CONNECTIONS_MAX:
+        if len(self._connections) >= most:
+            self.count("refused")
             self._tell_refused(OSError(errno.EMFILE, "too many connections"))
             sock.close()
             return
@@ -358,7 +437,9 @@ class Server:
             sock.close()
             return
         self._accepted += 1
+        self.count("accepted")
         connection = Connection(self, sock, self._accepted)
         connection.place = len(self._connections)
         self._connections.append(connection)
+        self.handshakes.add(connection)
         self.nursery.start_soon(connection.run)

@@ -43,14 +43,16 @@ def make_account(place: Path, conversations: int = 1_000, messages: int = 100_00
     store.close()
 
 
-def fill(store: Store, conversations: int, messages: int) -> None:
-    """``messages`` spread evenly over ``conversations`` with as many people, half of them one's
-    own, each in every tenth with a file name."""
+def fill(
+    store: Store, conversations: int, messages: int, person: str = "person"
+) -> list[Conversation]:
+    """``messages`` spread evenly over ``conversations``, which it gives, with as many people, half
+    of them one's own, each in every tenth with a file name."""
     known: list[Conversation] = []
 
     def start(writer: Writer) -> None:
         for number in range(conversations):
-            people = tuple(sorted((NAME, f"person{number:06d}")))
+            people = tuple(sorted((NAME, f"{person}{number:06d}")))
             key = SYSTEM_RANDOM.token(16)
             begun = STARTED + number * 60_000
             known.append(add_conversation(writer, key, NAME, people, "", begun))
@@ -77,6 +79,7 @@ def fill(store: Store, conversations: int, messages: int) -> None:
     for first in range(0, messages, BATCH):
         last = min(first + BATCH, messages)
         store.write(lambda writer, first=first, last=last: add(writer, first, last))  # type: ignore[misc]
+    return known
 
 
 def main() -> None:

@@ -14,10 +14,13 @@ from tests.bench.mounts import Watch, taken_by
 from tests.bench.server import on_disk
 from tests.bench.table import Row, faster
 from tests.support.mounted import ROOT, Mounted
-from tests.support.world import WAIT, wait_for
+from tests.support.world import WAIT, program, wait_for
 
 AIM = 1 / 1.2
 """At most 1.2 times as long as the minimal one."""
+
+READ_AIM = 1 / 1.3
+"""And reading in the mount of a conversation alone, by another process, 1.3 times."""
 
 MIB = 1 << 20
 PEER, LEAST = "plain directory", "minimal pyfuse3, in memory"
@@ -75,6 +78,18 @@ class Three:
         self.mounted.unmount()
         self.minimal.unmount()
         return self._mount(), self.minimal.mount()
+
+    @contextmanager
+    def alone(self) -> Iterator[Path]:
+        """The messages in a mount of their conversation alone, which has just been made."""
+        name, place = self.ours.name, self.plain.parent / "alone"
+        place.mkdir(exist_ok=True)
+        only = program("mount.cbfs", self.mounted.account, place, "-o", f"only={name}")
+        subprocess.run(only, check=True, timeout=WAIT)
+        try:
+            yield place / "conversations" / name
+        finally:
+            subprocess.run(["fusermount3", "-u", str(place)], check=True, timeout=WAIT)
 
     def close(self) -> None:
         self.mounted.close()
@@ -141,6 +156,13 @@ def reads(quick: bool) -> Iterator[Row]:
     with three(count) as sides:
         yield from beside(f"reading {count:,}", sides, read)
         yield from beside(f"grep -r of {count:,}", sides, search)
+        for what, measure in (("reading", read), ("grep -r of", search)):
+            sides.again()
+            with sides.alone() as folder:
+                for state in ("cold", "warm"):
+                    least, ours = measure(sides.least), measure(folder)
+                    row = f"{what} {count:,}, -o only=, {state}"
+                    yield faster(row, ours, LEAST, least, READ_AIM)
 
 
 def bulk(quick: bool) -> Iterator[Row]:

@@ -94,6 +94,7 @@ class Account:
             world.now,
             SYSTEM_RANDOM.token(16),
             SYSTEM_RANDOM.token(16),
+            alice.context.contacts.directories,
         )
         known = alice.context.conversations
         alice.store.write(lambda writer: make_message(writer, known, outgoing, settled))

@@ -36,16 +36,17 @@ class Watch:
         if self._descriptor < 0 or watch < 0:
             raise OSError(ctypes.get_errno(), "inotify")
 
-    def wait(self, part: str) -> None:
-        """Until a name with ``part`` in it appears."""
+    def wait(self, part: str, count: int = 1) -> None:
+        """Until ``count`` names with ``part`` in them have appeared."""
         while select.select([self._descriptor], [], [], TIMEOUT)[0]:
             data = os.read(self._descriptor, 65_536)
             while data:
                 *_, size = EVENT.unpack_from(data)
                 name = data[EVENT.size : EVENT.size + size].rstrip(b"\0").decode()
                 data = data[EVENT.size + size :]
-                if part in name and not name.startswith("."):
-                    return
+                count -= part in name and not name.startswith(".")
+            if count <= 0:
+                return
         raise AssertionError("waited in vain for a message")
 
     def close(self) -> None:

@@ -55,7 +55,8 @@ PARAKEET = 780
 """Updates a second that Parakeet's prototype accepts, each in 3 to 4 s (anchor of the design)."""
 
 PARAKEET_TIME = 3.5
-REGISTRATIONS = 30_000
+REGISTRATIONS = 1_000
+"""As many as may come at once: of more each needs more work, and the log has its pace."""
 
 
 @contextmanager

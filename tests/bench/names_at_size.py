@@ -23,11 +23,12 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
-from cbfs_common.limits import COMMIT_LIFETIME, COMMITS_MAX, ROUND_COMMITS_MAX
-from cbfs_common.names.config import Terms
+from cbfs_common.limits import COMMIT_PACE, COMMITS_EASY, ROUND_COMMITS_MAX
+from cbfs_common.names.config import Registration, Terms
 from cbfs_common.names.entry import Keys
 from cbfs_common.names.layout import ZERO
 from cbfs_common.names.operations import Operation, OperationKind, commitment, registration_salt
+from cbfs_common.names.registration import worked
 from cbfs_common.person import Person
 from cbfs_common.primitives import Random, kem_encapsulate, sign_public
 from cbfs_host.files import opened_data
@@ -38,11 +39,15 @@ from cbfs_names.state.store import StateStore
 BATCH = ROUND_COMMITS_MAX
 """Names in a round: so many are committed to, and those of the round before registered."""
 
-STEP = COMMIT_LIFETIME // (COMMITS_MAX // BATCH - 3)
-"""Seconds between two rounds, so that there is room for the commitments of each."""
+STEP = BATCH * COMMIT_PACE
+"""Seconds between two rounds, in which the commitments of one are forgotten: else more work would
+be asked for each."""
 
-EXPIRES = 65_000
-"""Rounds from the first: the last that may hold an operation."""
+BITS = (BATCH // COMMITS_EASY).bit_length()
+"""Of the proof of work of a commitment, for the last ones of a round."""
+
+EXPIRES = 1_000
+"""Rounds from that of the batch: the last that may hold an operation."""
 
 AHEAD = 4
 """Batches that are signed ahead."""
@@ -64,7 +69,10 @@ def registration(place: bytes, number: int) -> tuple[bytes, bytes]:
     owners = Keys(1, (sign_public(seed),))
     salt = registration_salt(seed, Person(place, name))
     hidden = commitment(Person(place, name), owners, salt)
-    commit = Operation(OperationKind.COMMIT, place, "", 0, 0, ZERO, EXPIRES, hidden)
+    expires = number // BATCH + EXPIRES
+    commit, proven = Operation(OperationKind.COMMIT, place, "", 0, 0, ZERO, expires, hidden), False
+    while not proven:
+        commit, proven = worked(commit, BITS, 1 << BITS)
     register = Operation(
         OperationKind.REGISTER,
         place,
@@ -72,7 +80,7 @@ def registration(place: bytes, number: int) -> tuple[bytes, bytes]:
         1,
         1,
         ZERO,
-        EXPIRES,
+        expires,
         salt,
         owners,
         profile=b"the profile of %d, as long as those of people who use a server: " % number
@@ -91,7 +99,7 @@ def directory(place: Path) -> Iterator[tuple[StateStore, Embedded, bytes]]:
     """The store of a data directory, made if need be, its core, and what stands for it."""
     with opened_data(place, "cbfs-names"):
         keys = load_keys(place, Random(os.urandom, kem_encapsulate))
-        config = keys.config(Terms())
+        config = keys.config(Terms(Registration.WORK))
         store = StateStore(place / "store", config.encode())
         try:
             name = dict(config.witnesses)[VERIFIER].name

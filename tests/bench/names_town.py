@@ -60,7 +60,8 @@ def directory(place: Path) -> Iterator[tuple[Address, list[int]]]:
         )
         lines.append(done.stdout)
     config = place / "config"
-    config.write_text("".join(lines) + f"group all all {' '.join(VERIFIERS)}\nquorum all\n")
+    terms = "registration work 0\n"
+    config.write_text("".join(lines) + terms + f"group all all {' '.join(VERIFIERS)}\nquorum all\n")
     with ExitStack() as stack:
         services = {}
         for name, port in ports.items():

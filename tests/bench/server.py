@@ -13,7 +13,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,11 +21,11 @@ from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.primitives import Random, dh_public, kem_encapsulate
 from cbfs_common.profile import Address, parse_address
 from cbfs_common.wire.requests import (
+    AnyRequest,
     CreateAccount,
     Deliver,
     Done,
     GetLimits,
-    Request,
     ServerLimits,
     decode_reply,
     encode,
@@ -76,8 +76,8 @@ def message_server(place: Path) -> Iterator[Service]:
 class Client:
     """A connection over a plain socket: trio would take a good part of the load's own core."""
 
-    def __init__(self, address: Address, secret: bytes) -> None:
-        self.socket = socket.create_connection((address.host, address.port), TIMEOUT)
+    def __init__(self, address: Address, secret: bytes, timeout: float = TIMEOUT) -> None:
+        self.socket = socket.create_connection((address.host, address.port), timeout)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connection = ClientConnection(address.key, secret, RANDOM)
         self.socket.sendall(self._connection.start())
@@ -99,10 +99,13 @@ class Client:
 
     def replies(self) -> list[bytes]:
         """What one read completes; an answer may take two."""
-        events = self._connection.receive(self.socket.recv(65_536))
+        data = self.socket.recv(65_536)
+        if not data:
+            raise AssertionError("the server closed the connection")
+        events = self._connection.receive(data)
         return [event.payload for event in events if isinstance(event, Frame)]
 
-    def ask(self, request: Request[Done] | Request[ServerLimits]) -> object:
+    def ask(self, request: AnyRequest) -> object:
         """One request and its reply."""
         self.send(encode(request))
         while not (found := self.replies()):
@@ -126,15 +129,20 @@ def users(address: Address) -> list[bytes]:
 class Load:
     """Connections that deliver as fast as they are answered."""
 
-    def __init__(self, address: Address, connections: int) -> None:
-        self._users = users(address)
+    def __init__(
+        self, address: Address, connections: int, mailboxes: Sequence[bytes] | None = None
+    ) -> None:
+        """``mailboxes``: where to, in turns; else USERS new ones."""
+        self.answered = 0
+        """Deliveries that were."""
+        self._users = users(address) if mailboxes is None else mailboxes
         self._filler = os.urandom(ENVELOPE_SIZE - 8)
         self._sent = 0
         self._clients = [Client(address, os.urandom(32)) for _ in range(connections)]
 
     def _next(self) -> bytes:
         self._sent += 1
-        user = self._users[self._sent % USERS]
+        user = self._users[self._sent % len(self._users)]
         return encode(Deliver(user, self._sent.to_bytes(8, "big") + self._filler))
 
     def run(self, seconds: float) -> float:
@@ -144,7 +152,7 @@ class Load:
         by_descriptor = {client.socket.fileno(): client for client in self._clients}
         for descriptor in by_descriptor:
             poll.register(descriptor, select.EPOLLIN)
-        answered = 0
+        self.answered = 0
         for client in self._clients:
             client.send(self._next())
         started = time.perf_counter()
@@ -154,10 +162,10 @@ class Load:
                 for reply in client.replies():
                     if reply != done:
                         raise AssertionError(f"refused: {decode_reply(reply)}")
-                    answered += 1
+                    self.answered += 1
                     client.send(self._next())
         poll.close()
-        return answered / taken
+        return self.answered / taken
 
     def close(self) -> None:
         for client in self._clients:

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-HEADINGS = ("what", "cbfs", "peer", "", "ratio", "aim", "")
+from tests.bench.disk import counters
+
+HEADINGS = ("what", "cbfs", "peer", "", "ratio", "aim", "", "disk, all of the row")
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,14 @@ def rate(per_second: float) -> str:
 
 
 class Table:
-    """Prints rows as they come, in columns wide enough for most."""
+    """Prints rows as they come, in columns wide enough for most. The last one has what the disk was
+    told to flush and to write since the row before: for a row that comes of the same work as that,
+    nothing."""
 
-    WIDTHS = (46, 11, 34, 11, 7, 8, 3)
+    WIDTHS = (46, 11, 34, 11, 7, 8, 3, 24)
 
     def _line(self, cells: Iterable[str]) -> None:
-        left = {0, 2, 6}
+        left = {0, 2, 6, 7}
         texts = (
             f"{cell:<{width}}" if index in left else f"{cell:>{width}}"
             for index, (cell, width) in enumerate(zip(cells, self.WIDTHS, strict=True))
@@ -62,5 +66,8 @@ class Table:
         self._line("-" * width for width in self.WIDTHS)
 
     def rows(self, rows: Iterator[Row]) -> None:
+        before = counters()
         for row in rows:
-            self._line(row.cells())
+            now = counters()
+            self._line((*row.cells(), now.since(before)))
+            before = now

@@ -12,7 +12,7 @@ from cbfs.contacts.look_up import Blocked
 from cbfs.engine.running import running
 from cbfs.messages.model import Conversation
 from cbfs.problems import Refused
-from cbfs.receiving.reassembly import drop_part
+from cbfs.receiving.reassembly import Reception, drop_part
 from cbfs.storage.store import Writer
 from cbfs.tree.texts import changed_text
 from cbfs_common.messages.body import Part
@@ -26,7 +26,7 @@ from tests.support.world import World
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Polls come often, and look-ups by name later than the test."""
-    monkeypatch.setattr("cbfs.contacts.monitor.POLL", 0.2)
+    monkeypatch.setattr("cbfs.contacts.feeds.POLL", 0.2)
     monkeypatch.setattr("cbfs.contacts.monitor.LOOKUP_DELAY", 10_000.0)
 
 
@@ -111,7 +111,7 @@ def test_nothing_leaves_for_a_new_owner_until_the_user_says_so(
                 await write(alice, "bob", "a secret")
             known = contact(alice, "bob")
             assert known.profile == old
-            text = changed_text(known, alice.people.compare("bob"))
+            text = changed_text(known, "bob", alice.people.compare("bob"))
             assert "registered it anew" in text
             assert "Nothing is sent" in text
         async with running(town.account("alice"), NO_TOR) as alice:  # and it stays so
@@ -193,9 +193,15 @@ def test_what_somebody_blocked_sends_is_dropped_and_the_session_goes_on(
 ) -> None:
     dropped: list[str] = []
 
-    def drop(writer: Writer, known: dict[bytes, Conversation], sender: str, part: Part) -> None:
+    def drop(
+        writer: Writer,
+        known: dict[bytes, Conversation],
+        reception: Reception,
+        sender: str,
+        part: Part,
+    ) -> None:
         dropped.append(sender)
-        drop_part(writer, known, sender, part)
+        drop_part(writer, known, reception, sender, part)
 
     monkeypatch.setattr("cbfs.receiving.incoming.drop_part", drop)
 

@@ -9,14 +9,18 @@ import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, opened_store
 from cbfs.engine.engine import Engine
+from cbfs.engine.groups import Unsaid
 from cbfs.engine.running import running
 from cbfs.interface import Outgoing
 from cbfs.messages.content import read_content
+from cbfs.messages.conversations import add_conversation
 from cbfs.messages.model import Content, Conversation, Delivery, Message
-from cbfs.network.access import NetworkOptions
+from cbfs.network.options import NetworkOptions
 from cbfs.problems import Refused
+from cbfs.receiving.compositions import note_begun
 from cbfs.storage.encoding import u32, u64
 from cbfs.storage.store import StoreError, Table, Writer
+from cbfs_common.messages.conversation import continued_id
 from tests.support.world import WAIT, World
 
 CHUNK = 65_536
@@ -32,6 +36,8 @@ class Recorder:
         self.changed: list[Message] = []
         self.ended: list[Message] = []
         self.renamed: list[Message] = []
+        self.conversations_changed: list[Conversation] = []
+        self.moved: list[tuple[Conversation, Conversation]] = []
         self.unknown: set[str] = set()
         self.news = trio.Condition()
         self._nursery: trio.Nursery | None = None
@@ -47,6 +53,15 @@ class Recorder:
 
     def conversation_moved(self, old: Conversation, new: Conversation) -> None:
         pass
+
+    def directories_changed(self) -> None:
+        pass
+
+    def conversation_changed(self, conversation: Conversation) -> None:
+        self.conversations_changed.append(conversation)
+
+    def conversation_goes_on(self, old: Conversation, new: Conversation) -> None:
+        self.moved.append((old, new))
 
     def messages_renamed(self, messages: Iterable[Message]) -> None:
         self.renamed += messages
@@ -162,6 +177,28 @@ def test_unknown_and_impossible_recipients(here: World) -> None:
     trio.run(main)
 
 
+def test_nothing_is_sent_by_which_somebody_would_be_added(here: World) -> None:
+    """dave says of a group that it goes on from what olga and paul have between them."""
+    people = ("dave", "olga", "paul")
+
+    async def main() -> None:
+        async with two(here, "olga", "paul") as (olga, _paul):
+            began = (await send(olga, ("paul",), b"between us")).conversation
+
+            def claim(writer: Writer) -> Conversation:
+                key = continued_id(began, olga._context.contacts.directories.people(people), "")
+                made = add_conversation(writer, key, "dave", people, "", 0, began)
+                note_begun(writer, made)
+                return made
+
+            olga.conversation_started(await olga.store.commit(claim))
+            with pytest.raises(Unsaid, match="would add dave to"):
+                await send(olga, ("paul", "dave"), b"hello dave")
+            await send(olga, ("paul",), b"us two")
+
+    trio.run(main)
+
+
 def test_a_deleted_message_is_not_delivered_and_its_content_goes(here: World) -> None:
     async def main() -> None:
         accounts = account(here, "frank"), account(here, "gina")
@@ -210,12 +247,11 @@ def test_damaged_record_is_named_and_gives_no_data(here: World) -> None:
     place = account(here, "judy")
     with opened_store(place, SYSTEM_RANDOM) as store:
         store.write(lambda writer: writer.put(Table.META, b"probe", b"value"))
-        database = store._tables.dbs[Table.META]
         with store.read() as reader:
             at = reader.place(Table.META, b"probe")
         with store._env.begin(write=True) as txn:
-            sealed = bytearray(txn.get(at, db=database) or b"")
+            sealed = bytearray(txn.get(at) or b"")
             sealed[-1] ^= 1
-            txn.put(at, bytes(sealed), db=database)
+            txn.put(at, bytes(sealed))
         with store.read() as reader, pytest.raises(StoreError):
             reader.get(Table.META, b"probe")

@@ -15,12 +15,15 @@ from cbfs.messages.queues.quarantine import Why, reason_at
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import Link, open_link, request
 from cbfs.storage.store import Table
+from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.messages.body import encode_part
 from cbfs_common.wire.requests import Delete, Deliver, Fetch, List
 from tests.engine.test_engine import NO_TOR, Recorder, account, read, send, until
 from tests.engine.test_hostile_peers import Mallory, messages, part
 from tests.support.healing_world import World
 from tests.support.world import World as Town
+
+NOISE = 32
 
 
 @pytest.fixture
@@ -75,10 +78,14 @@ async def mailbox(of: Account) -> AsyncIterator[Link]:
         yield link
 
 
-def test_a_server_that_has_both_mailboxes_does_not_find_the_sender(here: Town) -> None:
+def test_a_server_that_has_both_mailboxes_does_not_find_the_sender(
+    here: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It changes the last byte of what lies in alice's mailbox and looks into bob's. Real processes
-    but for the clients; all that alice's has to do now is done when it is looked."""
-
+    but for the clients; all that alice's has to do now is done when it is looked, and what leaves
+    at some time or other does so later."""
+    monkeypatch.setattr("cbfs.sending.note_clock.NOTE_CLOCK", 10**9)
+    monkeypatch.setattr("cbfs.receiving.receiver.PROMPT_AFTER", 3_600)
     hers, his = account(here, "alice"), account(here, "bob")
 
     async def main() -> None:
@@ -126,3 +133,24 @@ def test_a_server_that_has_both_mailboxes_does_not_find_the_sender(here: Town) -
             assert (await request(link, List(b""))).ids == theirs
 
     trio.run(main)
+
+
+def test_noise_leaves_turns_to_others(world: World) -> None:
+    """Anybody can deliver it, and each envelope is tried with all sessions: programs that read in
+    the mount need not wait for a whole batch of it."""
+    alice, turns = world.clients["alice"], 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(others)
+            await alice._receiver().take([SYSTEM_RANDOM.token(ENVELOPE_SIZE) for _ in range(NOISE)])
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert turns > NOISE // 2  # in what order two tasks begin is left to the scheduler

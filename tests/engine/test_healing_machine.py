@@ -73,6 +73,11 @@ class Healing(RuleBasedStateMachine):
     def deliver(self, who: str, fails: bool) -> None:
         self._client(who).pump(fails=fails)
 
+    @rule(who=WHO, to=WHO)
+    def tick(self, who: str, to: str) -> None:
+        if who != to and self.written:
+            self._client(who).tick(self.world.clients[to])
+
     @rule(who=WHO, count=st.integers(1, 9), last_first=st.booleans())
     def receive(self, who: str, count: int, last_first: bool) -> None:
         mail = self.world.clients[who].mail
@@ -215,6 +220,9 @@ class Healing(RuleBasedStateMachine):
                 self._write_all(f"after {hours} hours")
             for name in NAMES:
                 self._client(name).pump(fails=False)
+                for other in NAMES:
+                    if other != name:
+                        self._client(name).tick(self.world.clients[other])
             for name in NAMES:
                 client = self._client(name)
                 mail, client.mail = client.mail, []

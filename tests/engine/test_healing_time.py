@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.messages.queues.note_queue import NoteItem, NoteKind, items_for, settle
-from cbfs_common.limits import LOST_PAUSE
 from cbfs_common.messages.body import Note, Refs, encode_note
 from tests.support.healing_world import ONE_TIME, Client, World
 from tests.support.talking import LIFE
@@ -157,29 +155,28 @@ def test_prekeys_that_others_have_used_at_both_sides_are_got_over_once_one_can_b
     assert b"bob 0" in texts(carol)
 
 
-def test_a_session_that_has_come_apart_is_told_of_once(world: World) -> None:
+def test_a_session_that_has_come_apart_is_given_up_once(world: World) -> None:
     """bob's state was copied: two of his envelopes are of the same turn, and alice cannot read the
-    second one. It is kept, and tried again at each mount: that said *lost* each time anew, upon
-    which bob sent all that had no receipt again."""
+    second one. It is kept, and tried again at each mount, which changes nothing."""
     alice, bob = world.clients["alice"], world.clients["bob"]
     alice.write(("bob",), b"hello")
     turn(world)
     bob.load()
-    session, party = bob._session(alice), bob.account.party
-    note = encode_note(Note(Refs(), False, b""))
+    session, party = bob.session(alice), bob.account.party
+    note = encode_note(Note(Refs(), b""))
     copies = [session.seal(party, note, SYSTEM_RANDOM, LIFE)[1] for _ in range(2)]
     alice.load()
+    before = alice.context.sessions.lives("bob").own
     alice.receive(copies)
-
-    def told() -> list[NoteItem]:
-        with alice.store.read() as reader:
-            return list(items_for(reader, "bob", NoteKind.LOST))
-
-    assert len(told()) == 1
-    alice.store.write(lambda writer: settle(writer, told(), world.now))
-    world.now += 2 * LOST_PAUSE * 1_000
+    sessions = alice.context.sessions
+    given_up = sessions.lives("bob").own
+    assert given_up != before
+    assert len(sessions) == 0
     alice.load()
     alice.retry()
-    assert not told()
-    alice.receive([session.seal(party, note, SYSTEM_RANDOM, LIFE)[1]])
-    assert len(told()) == 1
+    assert alice.context.sessions.lives("bob").own == given_up
+    alice.write(("bob",), b"after it")
+    bob.write(("alice",), b"of bob")
+    for _ in range(4):
+        five_hours(world)
+    assert sorted(texts(alice)) == sorted(texts(bob)) == [b"after it", b"hello", b"of bob"]

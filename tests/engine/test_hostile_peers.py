@@ -3,17 +3,18 @@ without bound, nobody is shown as the sender of what they did not write."""
 
 import pkgutil
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
 
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.messages.history import load_messages
-from cbfs.messages.model import Delivery, Message
+from cbfs.messages.model import Delivery, Message, parents_said
 from cbfs.messages.queues import note_queue
 from cbfs.messages.queues.note_queue import NoteKind
 from cbfs.messages.queues.quarantine import Why
@@ -40,10 +41,10 @@ from cbfs_common.messages.body import (
     encode_note,
     encode_part,
 )
-from cbfs_common.messages.conversation import conversation_id
 from cbfs_common.messages.folder import TOP, FolderEntry, encode_table
+from cbfs_common.person import Person
 from tests.support.healing_world import Client, World
-from tests.support.parts import sole_part
+from tests.support.parts import HERE, sole_part, talk_id, who
 
 PEOPLE = ("alice", "mallory")
 
@@ -65,13 +66,13 @@ class Mallory:
 
     def __init__(self, world: World) -> None:
         self.client, self.alice = world.clients["mallory"], world.clients["alice"]
-        self._session = self.client._session(self.alice)
+        self._session = self.client.session(self.alice)
 
     def seal(self, body: bytes) -> bytes:
         batch = self.client.context.sessions.batch()
         envelope = batch.seal(self._session, "alice", body, 1)
         batch.done()
-        self._session = self.client.context.sessions.choose("alice") or self._session
+        self._session = self.client.context.sessions.get("alice", self._session.id) or self._session
         return envelope
 
     def send(self, *bodies: bytes) -> None:
@@ -96,9 +97,7 @@ def test_a_message_of_a_participant_is_shown(world: World) -> None:
 WRONG = {
     "without the sender": part(people=("alice", "bob")),
     "without the receiver": part(people=("bob", "mallory")),
-    "under the id of others": replace(
-        part(), conversation=conversation_id(("alice", "bob"), "", 0)
-    ),
+    "under the id of others": replace(part(), conversation=talk_id(("alice", "bob"))),
     "under the id of another subject": replace(part(), subject="lunch"),
 }
 
@@ -134,14 +133,14 @@ def test_nobody_writes_in_the_name_of_another(world: World) -> None:
         conversation=of_bob.conversation,
         date=world.now,
     )
-    assert sent.hash("bob") == of_bob.hash
+    assert sent.hash(who("bob")) == of_bob.hash
     forged = replace(sent, chunk=b"forged", digest=blake2b(b"forged", digest_size=32).digest())
     Mallory(world).send(encode_part(sent), encode_part(forged))
     shown = [(m.sender, m.id) for m in messages(alice)]
     assert shown == [
         ("bob", written.id),
-        ("mallory", sent.hash("mallory")[:16]),
-        ("mallory", forged.hash("mallory")[:16]),
+        ("mallory", sent.hash(who("mallory"))[:16]),
+        ("mallory", forged.hash(who("mallory"))[:16]),
     ]
     assert [text for sender, _, _, text in alice.shown() if sender == "bob"] == [b"of bob"]
 
@@ -188,7 +187,7 @@ def test_nobody_dates_what_others_have_written(world: World) -> None:
     bob.load()
     (parent,) = (message.as_parent for message in messages(bob))
     answer = part(b"answer", ("alice", "bob", "mallory"))
-    mallory.send(encode_part(replace(answer, date=0, parents=(parent,))))
+    mallory.send(encode_part(replace(answer, date=0, parents=parents_said(HERE, [parent]))))
     alice.receive(alice.mail)
     assert {m.sender: m.date for m in messages(alice)} == {"mallory": 0, "bob": world.now}
     (order,) = alice.transcripts().values()
@@ -206,15 +205,21 @@ def refs(number: int) -> tuple[bytes, ...]:
     return tuple(SYSTEM_RANDOM.token(32) for _ in range(number))
 
 
+def _said(people: Iterable[Person]) -> list[bytes]:
+    """People as a body has them."""
+    return [person.directory + person.name.encode() for person in people]
+
+
 def raw(**fields: object) -> bytes:
     """A body that ``encode_part`` would not make."""
     good = part()
     names = tuple(Part.__dataclass_fields__)
     plain = names[: names.index("bundle") + 1]
-    values = [fields.get(name, getattr(good, name)) for name in plain]
+    people = _said(good.participants)
+    values = [fields.get(n, people if n == "participants" else getattr(good, n)) for n in plain]
     kept = fields.get("lifetime", 0), fields.get("change", 0)
     note = fields.get("note", ((),) * 4)
-    data: bytes = msgpack.packb((1, 1, *values, *kept, note))
+    data: bytes = msgpack.packb((1, 1, *values, *kept, note, b""))
     return data
 
 
@@ -230,7 +235,7 @@ REFUSED = {
     "a text that is none": raw(file_name=b"bytes"),
     "a lifetime past the limit": raw(lifetime=MESSAGE_LIFETIME_MAX + 1, change=1),
     "a lifetime that nobody set": raw(lifetime=MESSAGE_LIFETIME_MAX, change=0),
-    "participants twice": raw(participants=("alice", "alice", "mallory")),
+    "participants twice": raw(participants=_said(map(who, ("alice", "alice", "mallory")))),
     "parents twice": raw(parents=(bytes(33), bytes(33))),
     "a parent of two authors": raw(parents=(bytes(33), b"\1" + bytes(32))),
     "a parent of nobody": raw(parents=(b"\2" + bytes(32),)),
@@ -281,7 +286,7 @@ def test_a_message_of_a_later_version_is_read_when_the_program_is_newer(
     monkeypatch.setattr("cbfs_common.messages.body.BODY_VERSION", 2)
     alice.load()
     alice.retry()
-    assert later.hash("mallory") in {m.hash for m in messages(alice)}
+    assert later.hash(who("mallory")) in {m.hash for m in messages(alice)}
     assert len(messages(alice)) == shown + 1
     assert count(alice, Table.QUARANTINE) == 0
 
@@ -298,19 +303,23 @@ def test_endless_parts_are_forgotten(world: World) -> None:
     assert len(messages(alice)) == 1
 
 
-def test_parts_that_do_not_fit_together_are_no_message(world: World) -> None:
-    whole = b"a" * 60 + b"b" * 60 + b"c" * 10
-    first = replace(part(b"a" * 60), count=3, size=130)
-    digest = blake2b(whole, digest_size=32).digest()
-    parts = [
-        replace(first, digest=digest),
-        replace(first, digest=digest, number=1, chunk=b"b" * 50),
-        replace(first, digest=digest, number=2, chunk=b"c" * 10),
-    ]
+UNEQUAL = [{"number": 1, "chunk": b"b" * 50}, {"number": 2, "chunk": b"c" * 10}]
+OF_TWO = [{"number": 1, "count": 2, "chunk": b"a" * 65}]
+
+
+@pytest.mark.parametrize(("others", "kept"), [(UNEQUAL, 0), (OF_TWO, 1)])
+def test_parts_that_do_not_fit_together_are_no_message(
+    world: World, others: list[dict[str, Any]], kept: int
+) -> None:
+    """All of a message that is whole by its count are dropped, else the one that does not fit."""
+    whole = blake2b(b"a" * 60 + b"b" * 60 + b"c" * 10, digest_size=32).digest()
+    first = replace(part(b"a" * 60), count=3, size=130, digest=whole)
+    parts = [first, *(replace(first, **each) for each in others)]
+    assert len({each.hash(who("mallory")) for each in parts}) == 1
     Mallory(world).send(*(encode_part(each) for each in parts[::-1]))
     alice = world.clients["alice"]
     assert not messages(alice)
-    assert count(alice, Table.CONTENT) == 0
+    assert count(alice, Table.CONTENT) == kept
     assert "fit together" in " ".join(alice.context.problems.lines())
 
 
@@ -365,7 +374,7 @@ def test_parts_of_which_some_say_folder_are_of_two_messages(world: World) -> Non
 def test_a_message_is_taken_once(world: World) -> None:
     """Also when its sender was restored from a backup, and sends the draft once more."""
     first = part(b"first")
-    again = replace(first, date=first.date + 1, parents=(Parent("alice", bytes(32)),))
+    again = replace(first, date=first.date + 1, parents=(Parent(who("alice"), bytes(32)),))
     Mallory(world).send(*map(encode_part, (first, first, again)))
     assert [text for *_, text in world.clients["alice"].shown()] == [b"first"]
 
@@ -417,10 +426,10 @@ def test_a_fault_of_our_own_costs_one_envelope(
     owner, _, name = f"cbfs.receiving.incoming.{place}".rpartition(".")
     real = pkgutil.resolve_name(f"{owner}.{name}")
 
-    def broken(*arguments: object) -> object:
+    def broken(*arguments: object, **named: object) -> object:
         if "fatal" in repr(arguments):
             raise fault
-        return real(*arguments)
+        return real(*arguments, **named)
 
     with monkeypatch.context() as patched:
         patched.setattr(f"{owner}.{name}", broken)
@@ -445,13 +454,15 @@ def test_skipped_numbers_up_to_the_limit_and_past_it(world: World) -> None:
     mallory, alice = Mallory(world), world.clients["alice"]
     sealed = [mallory.seal(encode_part(part(b"%d" % n))) for n in range(SKIP_MAX + 3)]
     alice.receive([sealed[0]])
+    life = alice.context.sessions.lives("mallory").own
     alice.receive([sealed[-1]])  # one too far
     assert len(messages(alice)) == 1
     with alice.store.read() as reader:
         kept = [data[:1] for _key, data in reader.items(Table.QUARANTINE)]
         assert kept == [Why.FAR.value]
-        # a server can drop as many: nothing is told of it
-        assert not list(note_queue.items_for(reader, "mallory", NoteKind.LOST))
+    # a server can drop as many: nothing is given up for it
+    assert alice.context.sessions.lives("mallory").own == life
+    assert alice.context.sessions.is_heard("mallory")
     alice.receive([sealed[-2]])  # just near enough; the other is tried again then
     assert len(messages(alice)) == 3
     assert count(alice, Table.QUARANTINE) == 0
@@ -466,9 +477,9 @@ def test_notes_bring_about_little(world: World) -> None:
     ref = message.conversation + written.id
     for _ in range(WANTED_MAX // NOTE_IDS_MAX + 2):
         mallory.send(
-            encode_note(Note(Refs(offered=refs(NOTE_IDS_MAX)), False, b"")),
-            encode_note(Note(Refs(taken_back=refs(NOTE_IDS_MAX)), False, b"")),
-            encode_note(Note(Refs((ref,), (ref, *refs(200)), (), (ref,)), True, b"")),
+            encode_note(Note(Refs(offered=refs(NOTE_IDS_MAX)), b"")),
+            encode_note(Note(Refs(taken_back=refs(NOTE_IDS_MAX)), b"")),
+            encode_note(Note(Refs((ref,), (ref, *refs(200)), (), (ref,)), b"")),
         )
     (message,) = messages(alice)
     assert message.recipients == (("bob", Delivery.QUEUED),)
@@ -481,7 +492,7 @@ def test_notes_bring_about_little(world: World) -> None:
 
 
 def made_up() -> Parent:
-    return Parent("mallory", SYSTEM_RANDOM.token(32))
+    return Parent(who("mallory"), SYSTEM_RANDOM.token(32))
 
 
 def test_made_up_parents_are_asked_for_within_limits(world: World) -> None:

@@ -9,7 +9,7 @@ import pytest
 from cbfs.account.account import SYSTEM_RANDOM, load_account, opened_store, protection_of
 from cbfs.commands import init
 from cbfs.names.directory import Directory, NameTaken
-from cbfs.network.access import NetworkOptions
+from cbfs.network.options import NetworkOptions
 from cbfs.storage.root_key import ProtectionKind
 from cbfs.storage.store import Meta, Table
 from cbfs_common.errors import CbfsError
@@ -117,7 +117,7 @@ def test_it_is_on_the_disk_that_a_name_was_asked_for_before_it_is(
     where = (account, here.server.url, here.place / "names" / "policy")
     for error in (CbfsError("cut off"), NameTaken()):
 
-        async def register(*_arguments: object, error: CbfsError = error) -> None:
+        async def register(*_: object, error: CbfsError = error, **_more: object) -> None:
             raise error
 
         monkeypatch.setattr(Directory, "register", register)
@@ -134,7 +134,7 @@ def test_what_was_refused_at_the_first_try_was_not_asked_for(
     account = tmp_path / "account"
     where = (account, here.server.url, here.place / "names" / "policy")
 
-    async def register(*_arguments: object) -> None:
+    async def register(*_arguments: object, **_more: object) -> None:
         raise NameTaken
 
     with monkeypatch.context() as patch:

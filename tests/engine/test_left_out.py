@@ -134,11 +134,14 @@ def test_one_member_s_state_stops_nobody_else(here: World) -> None:
             await has(mallory, "hello")
             peers = alice._context.contacts
             whole = peers.named("stop-m")
-            frozen = replace(whole, entry=replace(whole.entry, status=Status.FROZEN))
+            frozen, suspended = (
+                replace(whole, entry=replace(whole.entry, status=status))
+                for status in (Status.FROZEN, Status.SUSPENDED)
+            )
             offered = replace(whole, offered=replace(whole.entry, incarnation=2))
-            for state, error in ((frozen, Frozen), (offered, Stopped)):
+            for state, error in ((frozen, Frozen), (suspended, Frozen), (offered, Stopped)):
                 await peers.decide([state], lambda writer: None)
-                text = f"while {error.__name__}"
+                text = f"while {error.__name__}, {state.entry.status.name}"
                 await send(alice, names[1:], text.encode())
                 await has(bob, text)
                 await until(lambda: len(alice.report().queue) == 1, "bob's to be delivered")
@@ -156,14 +159,15 @@ def test_one_member_s_state_stops_nobody_else(here: World) -> None:
             try:
                 await send(alice, names[1:], b"not known, and no directory")
                 await has(bob, "not known, and no directory")
-                four = ("4 messages to stop-m",)
-                await until(lambda: alice.report().queue == four, "four to wait")
+                five = ("5 messages to stop-m",)
+                await until(lambda: alice.report().queue == five, "five to wait")
             finally:
                 here.names.start()
             await peers.decide([whole], lambda writer: None)
             for text in (
-                "while Frozen",
-                "while Stopped",
+                "while Frozen, FROZEN",
+                "while Frozen, SUSPENDED",
+                "while Stopped, ACTIVE",
                 "in doubt",
                 "not known, and no directory",
             ):

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cbfs.contacts.contact import Contact
+from cbfs.contacts.user_names import typed_name
 from cbfs.engine.expiry import Timetable, end, forget
 from cbfs.messages import conversations, history, lifetimes
 from cbfs.messages.history import Arrival
@@ -27,7 +29,7 @@ from cbfs.receiving import message_requests
 from cbfs.receiving.reassembly import Arrivals, Reception, store_part
 from cbfs.storage.encoding import u32, u64
 from cbfs.storage.store import Reader, Series, Store, Table, Writer
-from cbfs.tree.virtual.metadata_file import read_changed, read_new, text_of
+from cbfs.tree.virtual.metadata_file import Edit, read_changed, read_new, text_of
 from cbfs_common.limits import (
     DATE_MAX,
     LIFETIME_CHANGE_MAX,
@@ -42,11 +44,11 @@ from cbfs_common.messages.conversation import (
     Lifetime,
     agreed,
     changed,
-    conversation_id,
     end_of,
     is_lifetime,
 )
 from tests.support.fake_backend import BOB
+from tests.support.parts import HERE, talk_id
 from tests.support.stores import open_store
 
 SECONDS = st.just(0) | st.integers(MESSAGE_LIFETIME_MIN, MESSAGE_LIFETIME_MAX)
@@ -126,8 +128,8 @@ SET = Setting(Lifetime(7 * DAY, 3), "bob", START)
 @pytest.mark.parametrize("setting", [Setting(), SET])
 def test_what_is_shown_changes_nothing_when_it_is_saved(setting: Setting) -> None:
     text = text_of(TALK, setting, str, editable=True)
-    seconds = read_changed(text.encode(), TALK, setting)
-    assert seconds == (setting.lifetime.seconds if setting.source else None)
+    edit = read_changed(text.encode(), TALK, setting)
+    assert edit == Edit(setting.lifetime.seconds if setting.source else None, ())
     assert read_new(text.encode())[1] == "lunch"
 
 
@@ -140,20 +142,53 @@ def test_a_subject_is_shown_without_what_it_could_do(subject: str) -> None:
     assert not {c for c in text if unicodedata.category(c) in ("Cc", "Zl", "Zp", "Co")} - {"\n"}
     assert not set(text) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200b\ufeff")
     assert read_new(text.encode())[1] == subject
-    assert read_changed(text.encode(), talk, SET) == SET.lifetime.seconds
+    assert read_changed(text.encode(), talk, SET) == Edit(SET.lifetime.seconds, ())
 
 
 def test_a_lifetime_is_set_by_one_line() -> None:
     text = text_of(TALK, Setting(), str, editable=True)
     for data in ('lifetime = "7d"', text + 'lifetime = "7d"\n'):
-        assert read_changed(data.encode(), TALK, Setting()) == 7 * DAY
-    assert read_changed(b'lifetime = ""', TALK, SET) == 0
+        assert read_changed(data.encode(), TALK, Setting()) == Edit(7 * DAY, ())
+    assert read_changed(b'lifetime = ""', TALK, SET) == Edit(0, ())
     assert read_new(b'participants = ["bob"]\nlifetime = "1h"') == (("bob",), "", 3_600)
+
+
+def test_people_are_added_by_their_names() -> None:
+    """In any order, once each, by what they are called; oneself may be left out."""
+    talk = replace(TALK, participants=("alice", "bob", "carol"), left=("carol",))
+
+    def called(text: str) -> str:
+        return {"bobby": "bob", "eve": "erin"}.get(text, text)
+
+    def label(name: str) -> str:
+        return "@bob" if name == "bob" else name
+
+    for names, more in (
+        (["alice", "@bob"], ()),
+        (["@bob"], ()),
+        (["bobby", "dave", "Dave"], ("dave", "Dave")),
+        (["eve", "@bob", "alice", "dave", "dave"], ("erin", "dave")),
+    ):
+        text = tomli_w.dumps({"participants": names}).encode()
+        assert read_changed(text, talk, SET, label, called, "alice") == Edit(None, more)
+    for names, why in (
+        (["alice", "dave"], "bob cannot be taken out"),
+        (["@bob", "carol"], "carol has left"),
+        (["@bob", "a b"], "not a user name"),
+    ):
+        text = tomli_w.dumps({"participants": names}).encode()
+        with pytest.raises(Refused, match=why):
+            read_changed(text, talk, SET, label, typed_name, "alice")
 
 
 @pytest.mark.parametrize(
     "text",
     [
+        "participants = 3",
+        "participants = [3]",
+        "participants = []",
+        'left = ["bob"]',
+        'continues = "00"',
         'lifetime = "soon"',
         "lifetime = 7",
         'lifetme = "7d"',
@@ -361,9 +396,9 @@ def said(text: bytes, number: int, count: int, lifetime: Lifetime) -> Part:
     people = ("alice", "bob")
     return Part(
         salt=blake2b(text, digest_size=16).digest(),
-        conversation=conversation_id(people, "", 0),
+        conversation=talk_id(people),
         parents=(),
-        participants=people,
+        participants=HERE.people(people),
         subject="",
         date=DATE_MAX,
         file_name="",
@@ -378,7 +413,7 @@ def said(text: bytes, number: int, count: int, lifetime: Lifetime) -> Part:
 
 
 def take(store: Store, part: Part, now: int) -> None:
-    receiving = Reception("alice", now, 0, receipts=False)
+    receiving = Reception("alice", now, 0, receipts=False, directories=HERE)
     store.write(lambda writer: store_part(writer, Arrivals({}), receiving, "bob", part))
 
 
@@ -423,14 +458,15 @@ def test_what_waits_in_a_request_goes_as_well(store: Store) -> None:
     contact = Contact(BOB, START)
     for text, lifetime in ((b"soon", Lifetime(60, 1)), (b"later", FOREVER), (b"now", FOREVER)):
         body = encode_part(said(text, 0, 1, lifetime))
-        assert store.write(partial(message_requests.hold, contact=contact, body=body, now=START))
+        hold = partial(message_requests.hold, contact=contact, body=body, now=START, session=b"")
+        assert store.write(hold)
     with store.read() as reader:
-        found = message_requests.request(reader, "bob")
+        found = message_requests.request(reader, HERE, "bob")
         assert found is not None
         assert (found.head, found.messages) == (b"soon", 3)
     end_all(store, START + 60_000)
     with store.read() as reader:
-        found = message_requests.request(reader, "bob")
+        found = message_requests.request(reader, HERE, "bob")
         assert found is not None
         assert (found.head, found.messages) == (b"later", 2)
         assert not list(reader.keys(Table.ENDS))

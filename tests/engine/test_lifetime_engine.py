@@ -18,7 +18,7 @@ from cbfs.storage.store import Table
 from cbfs_common.limits import LIFETIME_WAIT
 from tests.engine.test_engine import NO_TOR, Recorder, account, send, until
 from tests.engine.test_healing import texts
-from tests.support.disk import Disk, attack, final_root, follow
+from tests.support.disk import Disk, attack, final_roots, follow
 from tests.support.world import World
 
 HOUR, DAY = 3_600, 86_400
@@ -197,7 +197,7 @@ def test_nothing_that_has_ended_can_be_read_in_any_copy_of_the_disk(
     trio.run(body)
     for disk in disks.values():
         assert set(secrets) <= of(disk, Table.CONTENT)
-        opened = attack(disk, final_root(disk))
+        opened = attack(disk, final_roots(disk))
         now = {(record_place(table, key), value) for table, key, value in disk.now}
         assert now <= opened, "he who cannot read what is there is no attacker"
         gone = {(record_place(table, key), value) for table, key, value in disk.gone()}

@@ -122,6 +122,7 @@ def passing(
             store=store,
             contacts=asked,
             look_up=asked,
+            followed=SimpleNamespace(follows=lambda name: "@" not in name),
             conversations=conversations,
             configuration=SimpleNamespace(current=Settings(strangers=strangers)),
             clock=lambda: int(trio.current_time() * 1_000),
@@ -134,6 +135,13 @@ def passing(
         trio.run(main, clock=MockClock(autojump_threshold=0))
     finally:
         store.close()
+
+
+def test_who_is_of_a_directory_that_is_not_followed_is_left_alone(tmp_path: Path) -> None:
+    """Nobody can be asked for them, and they are in nobody's way."""
+    asked = Asked({"carol"}, {"bob": Standing.KNOWN})
+    passing(tmp_path, asked, [("bob", "dave@_elsewhere"), ("bob", "carol")], 20 * MEET_DELAY)
+    assert [name for _when, name in asked.asked] == ["carol"]
 
 
 def test_made_up_people_cost_a_look_up_now_and_then(tmp_path: Path) -> None:

@@ -121,6 +121,11 @@ async def send_draft(engine: Engine, data: bytes, seed: bytes) -> Message:
         return await send(engine, ("bob",), data)
 
 
+async def problems(place: Path) -> tuple[str, ...]:
+    async with running(place, NO_TOR) as engine:
+        return engine.report().problems
+
+
 def test_a_recipient_drops_the_double_of_a_draft_that_was_sent_after_the_backup(
     tmp_path: Path,
 ) -> None:
@@ -151,5 +156,8 @@ def test_a_recipient_drops_the_double_of_a_draft_that_was_sent_after_the_backup(
             env=ENVIRONMENT,
         )
         assert done.returncode == 0, done.stderr
+        told = "; ".join(trio.run(partial(problems, again)))
+        assert "began anew" in told
+        assert "bob has not answered since" in told
         found = trio.run(partial(talk, again, bob, b"draft", last=b"after"))
         assert found == [b"before", b"draft", b"since", b"after"]

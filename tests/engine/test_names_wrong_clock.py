@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from cbfs.commands import init
-from cbfs.commands.name_owner import Owner
+from cbfs.commands.owner.name_owner import Owner
 from cbfs.engine.running import running
 from cbfs.names.lookups import Polled
 from cbfs.problems import NotYet

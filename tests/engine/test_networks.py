@@ -23,8 +23,10 @@ from cbfs_common.wire.requests import (
     CountPrekeys,
     Done,
     GetLimits,
+    LastMark,
     PrekeyCount,
     ServerLimits,
+    SwapMark,
     UploadPrekeys,
     decode_request,
     encode,
@@ -125,6 +127,8 @@ def reply(payload: bytes) -> bytes:
         return encode(PrekeyCount(100, FAR))
     if isinstance(asked, GetLimits):
         return encode(ServerLimits(1, 1, 1))
+    if isinstance(asked, SwapMark):
+        return encode(LastMark(b""))
     return encode(Done())
 
 

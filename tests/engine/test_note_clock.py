@@ -13,17 +13,19 @@ import trio
 import trio.testing
 
 from cbfs.contacts.contact import Standing
+from cbfs.contacts.held_session import only
 from cbfs.context import Context
 from cbfs.messages import history
 from cbfs.messages.model import Delivery
 from cbfs.messages.queues import delivery_queue, note_queue
-from cbfs.messages.queues.note_queue import NoteItem, NoteKind, enqueue
+from cbfs.messages.queues.note_queue import NOTHING, NoteItem, NoteKind, enqueue
 from cbfs.sending.note_clock import NoteClock
 from cbfs.sending.sealing import Sealing
 from cbfs.storage.store import Writer
 from cbfs_common.limits import BODY_MAX, NOTE_CLOCK, NOTE_IDS_MAX, NOTE_RECENT
 from cbfs_common.messages.body import Part, encode_part, part_capacity, room_for_refs
 from tests.support.healing_world import START, Client, World
+from tests.support.parts import HERE
 from tests.support.talking import seeded
 
 DAY = 86_400.0
@@ -204,10 +206,13 @@ def sealed(client: Client, most: int = 99) -> list[Part]:
         return part
 
     sealing._noted = noted  # type: ignore[method-assign]
-    session = client._session(client.world.clients["bob"])
+    bob = client.world.clients["bob"]
+    chosen = client.chosen(bob)
+    if chosen.first is None:
+        chosen = only(client.session(bob))
     with client.store.read() as reader:
         _envelopes, jobs = delivery_queue.next_work(reader, "bob", most)
-        step = sealing.parts(reader, "bob", jobs, most, session)
+        step = sealing.parts(reader, "bob", jobs, most, chosen)
     client.store.write(step.write)
     step.done()
     return bodies
@@ -230,7 +235,7 @@ def test_what_is_owed_goes_with_a_message_and_takes_no_envelope(world: World) ->
 def test_no_more_goes_with_a_message_than_there_is_room_for(world: World) -> None:
     alice = world.clients["alice"]
     queue(alice, NoteKind.RECEIPT, NOTE_IDS_MAX)
-    size = part_capacity(("alice", "bob"), "", "")
+    size = part_capacity(HERE.people(("alice", "bob")), "", "")
     alice.write(("bob",), bytes(size))
     alice.write(("bob",), b"short")
     full, short = sealed(alice)
@@ -238,16 +243,6 @@ def test_no_more_goes_with_a_message_than_there_is_room_for(world: World) -> Non
     assert len(full.note) == room_for_refs(full) < NOTE_IDS_MAX
     assert len(short.note) == NOTE_IDS_MAX - len(full.note)
     assert not queued(alice)
-
-
-def test_lost_is_said_in_a_session_that_begins_with_it(world: World) -> None:
-    alice = world.clients["alice"]
-    alice.store.write(
-        lambda writer: enqueue(writer, {}, "bob", NoteKind.LOST, note_queue.NOTHING, world.now)
-    )
-    alice.write(("bob",), b"hello")
-    sealed(alice)
-    assert [item.kind for item in queued(alice)] == [NoteKind.LOST]
 
 
 def test_a_chat_acknowledges_itself(world: World) -> None:
@@ -277,3 +272,26 @@ def states(client: Client) -> list[Delivery]:
             if message.sender == client.name
             for _who, state in message.recipients
         ]
+
+
+@pytest.mark.parametrize("kind", [NoteKind.TURN, NoteKind.NAME])
+@pytest.mark.parametrize("later", [-1_000, 0, 1_000])
+def test_what_is_owed_anew_while_a_note_leaves_is_told_after_it(
+    world: World, kind: NoteKind, later: int
+) -> None:
+    """A copy was noticed just when a turn was told in a session that it gave up: nobody heard of
+    it, until the clock ticked for them."""
+    alice = world.clients["alice"]
+
+    def owe(writer: Writer) -> None:
+        enqueue(writer, {}, "bob", kind, NOTHING, world.now + later)
+
+    alice.store.write(lambda writer: enqueue(writer, {}, "bob", kind, NOTHING, world.now))
+    world.now += 1
+    with alice.store.read() as reader:
+        leaving = note_queue.draft(reader, "bob", world.now)
+    assert leaving.items
+    alice.store.write(owe)
+    alice.store.write(lambda writer: note_queue.settle(writer, leaving.items, world.now))
+    (owed,) = queued(alice)
+    assert owed.due <= world.now + max(later, 0), "and not later than it was before"

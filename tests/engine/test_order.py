@@ -16,9 +16,9 @@ from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
 from cbfs.messages import conversations, history, order
 from cbfs.messages.history import Arrival
+from cbfs.messages.model import ParentRef
 from cbfs.messages.transcript import Extent, Line, Reading, Transcript
 from cbfs.storage.store import Series, Store, Writer
-from cbfs_common.messages.body import Parent
 from tests.engine.test_engine import NO_TOR, Recorder, account, read, send, until
 from tests.support.fake_backend import put_content
 from tests.support.stores import open_store
@@ -66,7 +66,7 @@ def lines(store: Store, talk: bytes = TALK) -> list[bytes]:
 def come(store: Store, written: Written, now: int, *more: Written, talk: bytes = TALK) -> None:
     def change(writer: Writer) -> None:
         for number, one in enumerate((written, *more)):
-            parents = tuple(Parent(one.sender, 2 * parent) for parent in one.parents)
+            parents = tuple(ParentRef(one.sender, 2 * parent) for parent in one.parents)
             arrival = Arrival(
                 2 * one.id, one.sender, one.date, parents, "",
                 writer.next_number(Series.INODE), put_content(writer, one.id.hex().encode()), (),

@@ -42,7 +42,7 @@ def off(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     made = [0]
     monkeypatch.setattr("cbfs.context.time", Clock(made))
     monkeypatch.setattr("cbfs.names.own_time.LOOK", 0.05)
-    monkeypatch.setattr("cbfs.contacts.monitor.POLL", 0.2)
+    monkeypatch.setattr("cbfs.contacts.feeds.POLL", 0.2)
     monkeypatch.setattr("cbfs.receiving.mailbox.PREKEY_CHECK", 0.2)
     monkeypatch.setattr("cbfs.engine.expiry.LOOK_AGAIN", 0.05)
     monkeypatch.setattr("cbfs.receiving.receiver.PROMPT_AFTER", 0.2)
@@ -81,9 +81,7 @@ def test_dates_of_a_clock_that_was_ten_years_ahead_are_put_right(
             off[0] = 0
             await until(lambda: latest_due(alice) < milliseconds() + 2 * DAY * 1_000, "the debts")
             await until(lambda: not ends_late(alice), "what ends")
-            await until(
-                lambda: alice._context.sessions.prekeys.ahead_since is not None, "the secrets"
-            )
+            await until(lambda: bool(alice._context.sessions.prekeys.ahead), "the secrets")
             with trio.fail_after(WAIT):
                 while await gives_out_wrong_ones(alice):
                     await trio.sleep(0.05)

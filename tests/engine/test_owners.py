@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from cbfs.commands.name_owner import Owner
+from cbfs.commands.owner.name_owner import Owner
 from cbfs.engine.running import running
 from cbfs.problems import Refused
 from cbfs.tree.texts import changed_text, warning_text
@@ -24,7 +24,7 @@ from tests.support.world import World, make_easy
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Polls come often, and look-ups by name later than the test."""
-    monkeypatch.setattr("cbfs.contacts.monitor.POLL", 0.2)
+    monkeypatch.setattr("cbfs.contacts.feeds.POLL", 0.2)
     monkeypatch.setattr("cbfs.contacts.monitor.LOOKUP_DELAY", 10_000.0)
 
 
@@ -59,7 +59,7 @@ def test_frozen_name_is_not_written_to(here: World, tmp_path: Path) -> None:
 def test_recovered_name_needs_the_word_of_those_who_know_it(
     here: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cbfs_common.names.operations.RECOVERY_DELAY", 2)
+    monkeypatch.setattr("cbfs_common.names.changes.RECOVERY_DELAY", 2)
 
     async def body(town: Town) -> None:
         await talk(town, "hello")
@@ -90,7 +90,7 @@ def test_recovered_name_needs_the_word_of_those_who_know_it(
         async with running(town.account("alice"), NO_TOR) as alice:
             with pytest.raises(Refused):
                 await alice._context.look_up.find("bob")
-            text = changed_text(contact(alice, "bob"), alice.people.compare("bob"))
+            text = changed_text(contact(alice, "bob"), "bob", alice.people.compare("bob"))
             assert "recovery keys" in text
             await alice.people.accept("bob")
             await write(alice, "bob", "is it you?")

@@ -25,10 +25,10 @@ from cbfs_common.wire.transport import (
     ClientConnection,
     ServerSecret,
 )
+from cbfs_server.lmdb_store.store import LmdbStore
 from cbfs_server.push import Pusher
 from cbfs_server.service import Service
 from cbfs_server.sockets import Server
-from cbfs_server.store import MailboxStore
 from tests.support.serving import RANDOM
 from tests.support.talking import seeded
 
@@ -68,14 +68,14 @@ def test_choices_are_even() -> None:
 @asynccontextmanager
 async def server(place: Path) -> AsyncIterator[Address]:
     """A message server in this process, on the clock of the test."""
-    store = MailboxStore(place / "store")
+    store = LmdbStore(place / "store")
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     async with trio.open_nursery() as nursery:
         pusher = Pusher(store)
         service = Service(store, pusher, trio.current_time)
         made = Server(SECRET, RANDOM, service, pusher, nursery)
-        for task in (made.pad, made.end_overdue):
+        for task in (made.pad, made.end_overdue, made.turns.run):
             nursery.start_soon(task)
         nursery.start_soon(made.accept, listener)
         yield Address(SECRET.key, "127.0.0.1", listener.getsockname()[1])

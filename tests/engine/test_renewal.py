@@ -38,6 +38,7 @@ class Own:
     term: int = TERM
     failure: CbfsError | None = None
     alarm: str = ""
+    is_released: bool = False
     tries: list[float] = field(default_factory=list)
 
     async def renew(self, _seed: bytes, least: float) -> None:
@@ -74,7 +75,7 @@ class Here:
 def context(store: Store, name: str) -> tuple[Context, Problems]:
     problems = Problems(lambda: None)
     made = SimpleNamespace(
-        account=SimpleNamespace(name=name, owner=b"o" * 32),
+        account=SimpleNamespace(name=name, renewing=b"o" * 32),
         store=store,
         clock=lambda: int((START + trio.current_time()) * 1_000),
         random=SYSTEM_RANDOM,
@@ -188,7 +189,7 @@ def test_a_machine_that_was_off(tmp_path: Path, left: int, kept: bool) -> None:
             assert not here.renewal.shout
         else:
             assert "cannot be renewed any more" in here.renewal.shout
-            text = own_warning_text("", here.renewal.shout)
+            text = own_warning_text("", here.renewal.shout, "")
             assert text.startswith("Your name cannot be kept: alice has run out on ")
             assert "You did not do this" not in text
 
@@ -216,7 +217,7 @@ def test_nothing_is_renewed_over_somebody_else_s_change(tmp_path: Path) -> None:
     async def body(here: Here) -> None:
         await trio.sleep(DAY)
         assert "not as you left it" in here.renewal.shout
-        text = own_warning_text(own.alarm, here.renewal.shout)
+        text = own_warning_text(own.alarm, here.renewal.shout, "")
         assert text.index("Your name is not safe: stolen") < text.index("Your name cannot be kept")
 
     passing(tmp_path, own, body)

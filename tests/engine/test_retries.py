@@ -3,6 +3,7 @@
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import cast
 from unittest.mock import Mock
 
@@ -12,6 +13,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cbfs.account.settings import Settings
 from cbfs.contacts.contact import Contact
 from cbfs.contacts.look_up import Unknown
 from cbfs.context import Context, Events
@@ -162,6 +164,7 @@ async def sending(net: Net) -> AsyncIterator[Sender]:
             contacts = look_up = net
             problems, store, pace, is_prompt = Problems(), NoStore(), 0.0, True
             random, retries = seeded(3), Retries(seeded(4))
+            configuration = SimpleNamespace(current=Settings())
 
         yield Sender(cast(Context, Parts()), bytes, cast(Events, Mock()), nursery)
         nursery.cancel_scope.cancel()

@@ -12,15 +12,16 @@ import trio
 
 import cbfs
 from cbfs.engine.running import running
-from cbfs.messages.progress import missing_line, unread_lines
 from cbfs.messages.queues import note_queue
 from cbfs.messages.queues.note_queue import Missing, NoteKind, enqueue, items_for, settle
+from cbfs.messages.queues.progress import missing_line, unread_lines
 from cbfs.messages.queues.quarantine import QuarantinedEnvelope, Why, keep
 from cbfs.outbox.rule import Hold
 from cbfs.storage.store import Store, Table
 from cbfs.tree.texts import error_text, in_one_line
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError
 from cbfs_common.limits import ASKS_MAX, ENVELOPE_SIZE
+from cbfs_common.session.session import Duplicate
 from tests.engine.test_engine import NO_TOR
 from tests.support.stores import open_store
 from tests.support.world import World
@@ -33,7 +34,7 @@ IN_FULL = ("in_full", "{hint}", "_words")
 
 NOTHING_TO_DO = {
     "link.py": {"the server pushes more than it may", "the server answers what was not asked"},
-    "mount.py": {"it was told to end before there was a mount"},
+    "program.py": {"it was told to end before there was a mount"},
     "own_server.py": {"your own server has no address", " holds other keys than peers know it by"},
     "private_network.py": {  # of the private network of tests and demos
         "the private Tor network ended while it was starting",
@@ -45,9 +46,9 @@ NOTHING_TO_DO = {
 or it is done by itself."""
 
 BESIDE = {
-    "cbfs.account.passphrase",
-    *("cbfs.commands.account", "cbfs.commands.export", "cbfs.commands.main", "cbfs.commands.name"),
-    *("cbfs.commands.options", "cbfs.commands.init"),
+    *("cbfs.account.passphrase", "cbfs.account.passphrase_source"),
+    *("cbfs.commands.account", "cbfs.commands.export", "cbfs.commands.main"),
+    *("cbfs.commands.options", "cbfs.commands.init", "cbfs.commands.verify"),
     "cbfs.network.tor.control",
     *("cbfs.storage.root_key", "cbfs.storage.salvage"),
     "cbfs.tree.restore",
@@ -64,6 +65,18 @@ def module_texts(tree: ast.Module) -> dict[str, str]:
     return found
 
 
+def imported_texts(tree: ast.Module) -> dict[str, str]:
+    """Texts that have a name in another module, from which this one has them."""
+    return {
+        each.asname or each.name: text
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cbfs.")
+        for each in node.names
+        if each.name.isupper()
+        and isinstance(text := getattr(importlib.import_module(str(node.module)), each.name), str)
+    }
+
+
 def words(node: ast.expr) -> str:
     """What a text says, with what is filled in as ``{...}``."""
     if isinstance(node, ast.JoinedStr):
@@ -77,7 +90,7 @@ def problems() -> Iterator[tuple[str, str]]:
     """(where, text) of all that is told by ``Problems.set``."""
     for path in SOURCES:
         tree = ast.parse(path.read_text())
-        named = module_texts(tree)
+        named = module_texts(tree) | imported_texts(tree)
         for node in ast.walk(tree):
             if (
                 isinstance(node, ast.Call)
@@ -121,7 +134,10 @@ def test_each_error_below_a_mount_has_a_hint() -> None:
             kind = getattr(module, ast.unparse(node.exc.func), None)
             if not isclass(kind) or not issubclass(kind, CbfsError):
                 continue
-            if kind in {DecodeError, CryptoError} or kind.__init__ is not CbfsError.__init__:
+            if (
+                kind in {DecodeError, CryptoError, Duplicate}
+                or kind.__init__ is not CbfsError.__init__
+            ):
                 continue  # of bytes from elsewhere; or it has words of its own
             if len(node.exc.args) + len(node.exc.keywords) < 2:
                 said = ast.parse(ast.unparse(node.exc.args[0]), mode="eval").body

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, load_next, opened_store
-from cbfs.commands.name_owner import Owner
+from cbfs.commands.owner.name_owner import Owner
 from cbfs.contacts.former_keys import is_given_up
 from cbfs.engine.running import running
 from cbfs.network.link import Link, ServerRefused
@@ -24,7 +24,7 @@ from tests.support.world import World
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cbfs.contacts.monitor.POLL", 0.2)
+    monkeypatch.setattr("cbfs.contacts.feeds.POLL", 0.2)
     monkeypatch.setattr("cbfs.contacts.monitor.LOOKUP_DELAY", 0.2)
 
 
@@ -32,7 +32,7 @@ async def the_thief_writes(town: Town, copy: Path, text: str) -> None:
     """As bob, on the sessions that were bob's: a client of his does not look whether it is a copy.
     Until it lies in alice's mailbox."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("cbfs.engine.running.notice_copy", lambda store, place: False)
+        patched.setattr("cbfs.engine.running.notice_copy", lambda *_: False)
         async with running(copy, NO_TOR) as thief:
             sessions = set(thief._context.sessions._held)
             assert sessions
@@ -56,6 +56,7 @@ def test_after_a_theft_sessions_of_the_copy_do_not_go_on(here: World, tmp_path: 
             assert not list(reader.keys(Table.SESSIONS))
             assert list(reader.keys(Table.PREKEYS))
         await talk(town, "with new keys")
+        await talk(town, "answered with them")
         await the_thief_writes(town, copy, "send me the key to the safe")
         async with running(town.account("alice"), NO_TOR) as alice:
             noise = "cannot be read"
@@ -86,7 +87,8 @@ def test_after_a_planned_change_the_keys_of_before_are_read_for_two_days(
             context, known = alice._context, contact(alice, "bob")
             identity = context.contacts.identity("bob", known.profile)
             await until(
-                lambda: context.sessions.choose("bob", identity) is not None, "the new session"
+                lambda: context.sessions.chosen("bob", 0, identity).first is not None,
+                "the new session",
             )
             held = [h.session for h in context.sessions._held.values()]
             old = [s for s in held if s.peer.identity != identity]  # two, if both have begun one
@@ -103,7 +105,7 @@ def test_after_a_planned_change_the_keys_of_before_are_read_for_two_days(
                 assert not given_up(session, FORMER_KEYS_GRACE - 1)
                 assert given_up(session, FORMER_KEYS_GRACE)
             assert not any(given_up(session, 2 * FORMER_KEYS_GRACE) for session in new)
-            chosen = context.sessions.choose("bob", identity)
+            chosen = context.sessions.chosen("bob", 0, identity).first
             assert chosen is not None
             assert chosen.id in {s.id for s in new}, "nothing is sent on an old one"
             await context.sessions.forget_given_up(
@@ -173,7 +175,7 @@ def test_a_mailbox_that_is_not_deleted_after_a_theft_is_told(
         raise ServerRefused(Code.TROUBLE)
 
     async def body(town: Town) -> None:
-        monkeypatch.setattr("cbfs.commands.name_owner.request", refuse)
+        monkeypatch.setattr("cbfs.commands.owner.name_owner.request", refuse)
         said: list[str] = []
         owner = Owner(town.account("bob"), NO_TOR, said.append)
         await town.do(lambda: owner.rotate(None, stolen=True))

@@ -15,7 +15,7 @@ from cbfs.messages.transcript import Line
 from cbfs_common.limits import ASKS_MAX
 from cbfs_common.messages.body import Note, Parent, Part, Refs, encode_note, encode_part
 from tests.support.healing_world import Client, World
-from tests.support.parts import sole_part
+from tests.support.parts import sole_part, who
 
 PEOPLE = ("alice", "bob", "carol")
 HOUR = 3_600_000
@@ -36,7 +36,7 @@ def part(text: bytes, salt: bytes = bytes(16)) -> Part:
 def send(sender: Client, to: Client, body: bytes) -> None:
     """Whatever it says, sealed by ``sender``."""
     batch = sender.context.sessions.batch()
-    to.receive([batch.seal(sender._session(to), to.name, body, 1)])
+    to.receive([batch.seal(sender.session(to), to.name, body, 1)])
     batch.done()
 
 
@@ -97,7 +97,7 @@ def test_two_texts_under_one_id_are_two_messages(world: World) -> None:
     with alice.store.read() as reader:
         (message,) = history.load_messages(reader, key)
     other = message.id + bytes(16)
-    answer = replace(part(b"good"), parents=(Parent("bob", other),))
+    answer = replace(part(b"good"), parents=(Parent(who("bob"), other),))
     send(world.clients["carol"], alice, encode_part(answer))
     assert "(carol answers a message of bob's that has not come)" in text(alice)
 
@@ -105,7 +105,7 @@ def test_two_texts_under_one_id_are_two_messages(world: World) -> None:
 def test_what_was_asked_for_in_vain_is_a_warning_until_it_comes(world: World) -> None:
     alice, bob, carol = (world.clients[name] for name in PEOPLE)
     lost = part(b"lost")
-    answer = replace(part(b"yes"), parents=(Parent("carol", lost.hash("carol")),))
+    answer = replace(part(b"yes"), parents=(Parent(who("carol"), lost.hash(who("carol"))),))
     send(bob, alice, encode_part(answer))
     assert text(alice) == ["(bob answers a message of carol's that has not come)", "bob: yes"]
     (key,) = alice.context.conversations
@@ -126,7 +126,7 @@ def test_what_was_asked_for_in_vain_is_a_warning_until_it_comes(world: World) ->
 
 def test_the_warning_goes_with_the_answer(world: World) -> None:
     alice, bob = world.clients["alice"], world.clients["bob"]
-    answer = replace(part(b"yes"), parents=(Parent("carol", bytes(32)),))
+    answer = replace(part(b"yes"), parents=(Parent(who("carol"), bytes(32)),))
     send(bob, alice, encode_part(answer))
     (key,) = alice.context.conversations
     alice.store.write(
@@ -169,11 +169,11 @@ def test_only_its_author_takes_a_message_back(world: World) -> None:
     """As far as who answers it says whose it is. What is here stays, whoever takes it back."""
     alice, bob, carol = (world.clients[name] for name in PEOPLE)
     lost = part(b"lost")
-    answer = replace(part(b"yes"), parents=(Parent("bob", lost.hash("bob")),))
+    answer = replace(part(b"yes"), parents=(Parent(who("bob"), lost.hash(who("bob"))),))
     send(carol, alice, encode_part(answer))
     before = text(alice)
-    ref = lost.conversation + lost.hash("bob")[:16]
-    taken = encode_note(Note(Refs(taken_back=(ref,)), False, b""))
+    ref = lost.conversation + lost.hash(who("bob"))[:16]
+    taken = encode_note(Note(Refs(taken_back=(ref,)), b""))
     send(carol, alice, taken)
     assert text(alice) == before
     send(bob, alice, taken)
@@ -187,13 +187,13 @@ def test_who_claims_the_message_of_another_does_not_take_it_back(world: World) -
     """bob is asked for it all the same, whatever carol says of a message that she calls hers; and
     what never comes is a warning."""
     alice, bob, carol = (world.clients[name] for name in PEOPLE)
-    hash_ = part(b"lost").hash("bob")
+    hash_ = part(b"lost").hash(who("bob"))
     for sender in (bob, carol):
-        answer = replace(part(b"yes"), parents=(Parent(sender.name, hash_),))
+        answer = replace(part(b"yes"), parents=(Parent(who(sender.name), hash_),))
         send(sender, alice, encode_part(answer))
     (key,) = alice.context.conversations
     ref = key + hash_[:16]
-    taken = encode_note(Note(Refs(taken_back=(ref,)), False, b""))
+    taken = encode_note(Note(Refs(taken_back=(ref,)), b""))
     send(carol, alice, taken)
     said = ["(bob has written something before this that has not come)", "bob: yes"]
     claimed = ["(carol has taken back a message)", "carol: yes"]
@@ -219,7 +219,7 @@ def test_who_is_restored_and_sends_a_draft_again_sends_one_message(world: World)
     alice, bob, carol = (world.clients[name] for name in PEOPLE)
     first = part(b"draft", SYSTEM_RANDOM.token(16))
     again = replace(first, date=first.date + HOUR)
-    answer = replace(part(b"yes"), parents=(Parent("bob", again.hash("bob")),))
+    answer = replace(part(b"yes"), parents=(Parent(who("bob"), again.hash(who("bob"))),))
     send(bob, alice, encode_part(first))
     send(carol, alice, encode_part(answer))
     assert "(carol answers a message of bob's that has not come)" in text(alice)
@@ -239,7 +239,7 @@ def test_parts_that_say_different_things_are_no_message(world: World) -> None:
         replace(second, subject="lunch"),
         replace(second, date=1),
         replace(second, file_name="x"),
-        replace(second, parents=(Parent("bob", bytes(32)),)),
+        replace(second, parents=(Parent(who("bob"), bytes(32)),)),
     ):
         send(bob, alice, encode_part(changed))
     assert not alice.context.conversations or not text(alice)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cbfs.account import settings
+from cbfs.account import claim, settings
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.contacts import contact
+from cbfs.contacts import contact, words
 from cbfs.messages.lifetimes import Setting
 from cbfs.messages.model import Conversation
 from cbfs.tree import nodes, texts
@@ -30,12 +30,14 @@ from cbfs_common.names import proofs as names_evidence
 from cbfs_common.names import registration as names_registration
 from cbfs_common.names import trees
 from cbfs_common.names import wire as names_wire
+from cbfs_common.primitives import seal
 from cbfs_common.session import prekey
 from cbfs_common.session.envelope import HANDSHAKE_SIZE, make_outer, seal_envelope
 from cbfs_common.session.routes import Routes
 from cbfs_common.session.session import decode_session
 from cbfs_common.wire import requests
 from cbfs_common.wire.transport import ClientConnection, ServerConnection, ServerSecret
+from cbfs_host import admin
 from cbfs_names.state import block
 from cbfs_names.wire import peer_messages
 from tests.support.talking import LIFE, NOW, opened, party, prekey_of, seeded, started
@@ -90,6 +92,13 @@ def _turn(data: bytes) -> object:
     return _ALICES.open(_ALICE, seal_envelope(made, 0, bytes(32), b"x"), NOW)
 
 
+def _mark(data: bytes) -> object:
+    """A mark that says anything, sealed by who has its key."""
+    salt = bytes(24)
+    sealed = seal(*claim.mark_key(bytes(32), salt), _over(data, bytes(16)))
+    return claim.open_mark(salt + sealed, bytes(32))
+
+
 def _search(data: bytes) -> object:
     routes = Routes()
     routes.update(_ALICES)
@@ -98,6 +107,7 @@ def _search(data: bytes) -> object:
 
 DECODERS: dict[str, Decoder] = {
     "address": _text(profile.parse_address),
+    "answer to an operator": admin.decode_answer,
     "block": block.decode_block,
     "body": message.decode_body,
     "bundle": names_evidence.decode_bundle,
@@ -128,6 +138,8 @@ DECODERS: dict[str, Decoder] = {
     ),
     "folder name": _text(texts.read_folder_name),
     "map proof": trees.decode_map_proof,
+    "mark": lambda data: claim.open_mark(data, bytes(32)),
+    "mark, sealed by its owner": _mark,
     "metadata.toml": metadata_file.read_new,
     "metadata.toml, changed": lambda data: metadata_file.read_changed(data, _TALK, Setting()),
     "name": _text(person.check_name),
@@ -143,13 +155,16 @@ DECODERS: dict[str, Decoder] = {
     "push": requests.decode_push,
     "reply": requests.decode_reply,
     "request": requests.decode_request,
+    "request of an operator": admin.decode_asked,
     "route": _search,
     "server's transport": lambda data: ServerConnection(_SERVER, SYSTEM_RANDOM).receive(data),
     "session": decode_session,
     "settings": settings.decode,
+    "standing": claim.decode_standing,
     "start, handshake": _start,
     "start, header": lambda data: _start(header=data),
     "turn": _turn,
+    "words of a seed": _text(words.read_seed_words),
 }
 
 

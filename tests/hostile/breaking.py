@@ -41,15 +41,16 @@ def breaking(
 
 def main() -> int:
     """The program."""
-    import cbfs.commands.mount
+    import cbfs.commands.mount.program
+    import cbfs.commands.mount.serving
     from tests.support import fake_backend
 
     place, file, faults = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     sys.argv[1:4] = []
     sys.argv += ["--foreground"]
-    vars(cbfs.commands.mount)["running"] = fake_backend.running
+    vars(cbfs.commands.mount.serving)["running"] = fake_backend.running
     with breaking(place, file.exists, faults):
-        return cbfs.commands.mount.main()
+        return cbfs.commands.mount.program.main()
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ from cbfs_common.limits import (
     PARTS_MAX,
     SUBJECT_MAX,
 )
-from cbfs_common.messages.conversation import conversation_id
+from cbfs_common.messages.conversation import continued_id
 from cbfs_common.messages.folder import TOP, FolderEntry, encode_table
+from tests.support.parts import HERE, talk_id
 
 IDS = tuple(bytes([n]) * 16 for n in range(6))
 """Few, so that they repeat."""
@@ -76,9 +77,9 @@ def part(random: Random, sender: str, bundle: bytes) -> list[Any]:
     ))  # fmt: skip
     people = people[:PARTICIPANTS_MAX]
     subject = pick(WORDS)[: SUBJECT_MAX // 2]
-    conversation = pick(
-        (conversation_id(people, subject, 0), conversation_id(people, subject, 1), pick(IDS))
-    )
+    conversation = pick((talk_id(people, subject), talk_id(people, subject, 1), pick(IDS)))
+    said = [person.directory + person.name.encode() for person in HERE.people(people)]
+    parents = [bytes([random.randrange(len(said))]) + id_ * 2 for id_ in pick(((), IDS[:2]))]
     content = pick(CONTENTS)
     count = pick((1, 1, 1, 2, 3, PARTS_MAX))
     number = random.randrange(min(count, 4))
@@ -87,11 +88,17 @@ def part(random: Random, sender: str, bundle: bytes) -> list[Any]:
     size = pick((len(content), len(content), len(content), len(chunk) * count, FILE_SIZE_MAX))
     lifetime = pick(((0, 0), (MESSAGE_LIFETIME_MIN, 1), (0, LIFETIME_CHANGE_MAX)))
     name = pick(WORDS)[: FILE_NAME_MAX // 2]
+    root = pick((b"", b"", talk_id(("alice", "bob")), pick(IDS)))
+    if root and random.random() < 0.8:
+        conversation = continued_id(root, HERE.people(people), subject)
+    leaving = 4 if count == 1 and not name and random.random() < 0.3 else 1
     return [
-        1, pick((1, 1, 3)) if name else 1, pick(IDS), conversation,
-        random.sample(IDS, random.randrange(3)), people, subject,
+        1, pick((1, 1, 3)) if name else leaving, pick(IDS), conversation,
+        parents, said, subject,
         pick((0, 1_700_000_000_000, 1_900_000_000_000, DATE_MAX)), name, number, count, size,
         blake2b(content, digest_size=32).digest(), chunk, bundle, *lifetime,
+        note(random, b"")[2:6],
+        root,
     ]  # fmt: skip
 
 

@@ -29,10 +29,10 @@ from cbfs_common.messages.body import (
     encode_note,
     encode_part,
 )
-from cbfs_common.messages.conversation import conversation_id
 from cbfs_common.wire.requests import AnyReply, AnyRequest, Deliver, TakePrekey
 from tests.engine.test_engine import send
 from tests.hostile.town import HOME, OTHER, Person, Town
+from tests.support.parts import talk_id, who
 from tests.support.talking import seeded
 
 PEERS = ("bob", "carol", "dave")
@@ -52,8 +52,10 @@ TREATMENTS = ("garble the end", "garble the head", "drop", "repeat", "delay", "b
 class Event:
     """What happens ``after`` so many seconds. ``kind``: alice writes (``write``), or of a peer's
     comes a message (``say``), one that answers what she has not seen (``miss``), the first message
-    of another session (``anew``), or a note that says of one of hers that it has come, is wanted,
-    or offers one (``receipt``, ``want``, ``offer``); or noise that the server makes up (``forge``).
+    of another session (``anew``), one after all of hers was read that came (``read``: the next
+    turn, by which the peer is proven), or a note that says of one of hers that it has come, is
+    wanted, or offers one (``receipt``, ``want``, ``offer``); or noise that the server makes up
+    (``forge``).
     ``group``: in the conversation of all. Or the peers' server cannot be reached for so long as
     ``wait`` says (``outage``), or alice's home server lets nobody in (``shut``), or the directory
     says that something of a peer's name is new (``change``)."""
@@ -202,26 +204,28 @@ class Watched:
         people = tuple(sorted(("alice", *PEERS))) if event.group else ()
         if event.kind == "anew":
             peer.begin()
-        if event.kind in ("say", "miss", "anew"):
+        if event.kind == "read":
+            self.read(event.who)
+        if event.kind in ("say", "miss", "anew", "read"):
             text = b"%d of %s" % (len(self._last), event.who.encode())
             part = peer.part(text, people)
             key = f"{event.who} {event.group}"
             parents = [self._last[key]] if key in self._last else []
             if event.kind == "miss":
-                parents.append(Parent(event.who, SYSTEM_RANDOM.token(32)))
+                parents.append(Parent(who(event.who), SYSTEM_RANDOM.token(32)))
             part = replace(part, parents=tuple(parents))
-            self._last[key] = Parent(event.who, part.hash(event.who))
+            self._last[key] = Parent(who(event.who), part.hash(who(event.who)))
             return peer.seal(encode_part(part))
         people = people or tuple(sorted(("alice", event.who)))
         own = [m.conversation + m.id for m in self.town.messages() if m.sender == "alice"]
-        place = conversation_id(people, "", 0)
+        place = talk_id(people)
         own = [ref for ref in own if ref[:16] == place][-1:]
         refs = {
             "receipt": Refs(received=tuple(own)),
             "want": Refs(wanted=tuple(own)),
             "offer": Refs(offered=(place + SYSTEM_RANDOM.token(16),)),
         }[event.kind]
-        return peer.seal(encode_note(Note(refs, False, peer.bundle)))
+        return peer.seal(encode_note(Note(refs, peer.bundle)))
 
 
 @contextmanager
@@ -239,6 +243,7 @@ def fixed() -> Iterator[None]:
         stack.enter_context(patch("cbfs.receiving.receiver.Receiver._delay", delay))
         stack.enter_context(patch("cbfs.problems._share", lambda _random: 0.75))
         stack.enter_context(patch("cbfs.contacts.monitor.Monitor._soon", lambda _self, mean: mean))
+        stack.enter_context(patch("cbfs.contacts.feeds.exponential", lambda _random, mean: mean))
         yield
 
 
@@ -264,13 +269,14 @@ def run(
 
 def differences(history: Sequence[Event], reactions: Reactions) -> list[str]:
     """What a server can see by what it did. Behind what alice writes in several parts more may
-    follow: nobody knows of how many it is."""
+    follow, whenever that leaves: nobody knows of how many it is."""
     plain, large = run(honest(history), reactions)
     other, _large = run(history, reactions)
     before, after = Counter(plain), Counter(other)
     found = []
     for left in sorted(before.keys() | after.keys(), key=lambda left: (left.at, left.to)):
-        lengthened = (left.at, left.to) in large and before[left] and after[left]
+        several = min(before[left], after[left]) > 1
+        lengthened = several and any(to == left.to and at <= left.at for at, to in large)
         if before[left] != after[left] and not lengthened:
             found.append(f"{left}: {before[left]} and {after[left]}")
     return found

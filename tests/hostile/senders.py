@@ -36,7 +36,7 @@ ROLES = st.sampled_from(
 )  # fmt: skip
 BUNDLES = (
     "own", "own", "own", "none", "noise", "of bob", "of alice", "former", "another directory's",
-    "damaged", "large",
+    "an unknown directory's", "damaged", "large",
 )  # fmt: skip
 HANDSHAKES = ("one-time", "used", "unknown", "expired", "last")
 
@@ -122,6 +122,8 @@ class Senders(RuleBasedStateMachine):
                 return self.people["former"].bundle
             case "another directory's":
                 return self.elsewhere
+            case "an unknown directory's":
+                return who.bundle[:1] + random.randbytes(16) + who.bundle[17:]
             case "damaged":
                 return nonsense.damaged(random, who.bundle)
             case "large":

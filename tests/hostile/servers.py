@@ -16,7 +16,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.engine.engine import Engine
 from cbfs_common.errors import CbfsError
-from cbfs_common.limits import ENVELOPE_SIZE, PREKEY_RECORD_SIZE, PUSH_WINDOW
+from cbfs_common.limits import (
+    CHALLENGE_SIZE,
+    ENVELOPE_SIZE,
+    MARK_SIZE,
+    NEWCOMER_BITS_MAX,
+    PREKEY_RECORD_SIZE,
+    PUSH_WINDOW,
+)
 from cbfs_common.messages.body import encode_part
 from cbfs_common.names import wire as names_wire
 from cbfs_common.names.operations import Refusal
@@ -30,6 +37,8 @@ from cbfs_common.wire.requests import (
     Done,
     EnvelopeIds,
     ErrorReply,
+    LastMark,
+    NewcomerTerms,
     PrekeyCount,
     PrekeyRecord,
     ServerLimits,
@@ -62,11 +71,19 @@ def replies(random: Random) -> list[AnyReply | bytes]:
         EnvelopeIds(tuple(random.randbytes(16) for _ in range(5)), True),
         Stored(random.randbytes(ENVELOPE_SIZE)),
         ServerLimits(number, number, number),
+        # of little work, or more than anybody does
+        NewcomerTerms(random.choice((True, False)), random.randbytes(CHALLENGE_SIZE), 0),
+        NewcomerTerms(False, random.randbytes(CHALLENGE_SIZE), NEWCOMER_BITS_MAX),
+        LastMark(b""),
+        LastMark(random.randbytes(MARK_SIZE)),
         b"",
         random.randbytes(40),
-        nonsense.encode([random.choice((64, 66, 67, 70, 128, -1, 2**64)), *nonsense.VALUES[:3]]),
+        nonsense.encode(
+            [random.choice((64, 66, 67, 70, 71, 128, -1, 2**64)), *nonsense.VALUES[:3]]
+        ),
         nonsense.encode([66, -1, -1]),
         nonsense.encode([70, 2**70, 0, 0]),
+        nonsense.encode([71, b"short"]),
     ]
 
 

@@ -14,6 +14,7 @@ from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.messages.body import encode_part
 from cbfs_common.messages.conversation import Lifetime
 from cbfs_common.session.session import Session
+from cbfs_common.session.states import Stage
 from tests.engine.test_engine import send
 from tests.hostile.breaking import FAULTS, SECRET, breaking
 from tests.hostile.town import Town
@@ -102,14 +103,15 @@ def test_a_fault_in_reading_an_envelope_leaves_its_key(
 ) -> None:
     """It is in quarantine, and can be read at the next start: its session has not moved on."""
     left = 1
-    real = vars(Session)["answered"].fget
+    real = vars(Session)["stage"].fget
 
-    def answered(session: Session) -> bool:
+    def stage(session: Session) -> Stage:
         nonlocal left
         if left:
             left -= 1
             raise KeyError(SECRET)
-        return bool(real(session))
+        found: Stage = real(session)
+        return found
 
     async def take(_engine: Engine) -> None:
         town.send_good()
@@ -118,7 +120,7 @@ def test_a_fault_in_reading_an_envelope_leaves_its_key(
     async def look(_engine: Engine) -> None:
         await town.until(lambda: town.texts("bob") == town.written, "what was kept")
 
-    monkeypatch.setattr(Session, "answered", property(answered))
+    monkeypatch.setattr(Session, "stage", property(stage))
     town.run(take)
     assert not left
     town.faults.texts.clear()
@@ -222,7 +224,7 @@ AFTER_A_COMMIT = (
     "cbfs.context.Problems.clear",
     "cbfs.engine.expiry.Expiry.note",
     "cbfs.engine.engine.Engine.conversation_started",
-    "cbfs.engine.engine.GuardedView.status_changed",
+    "cbfs.engine.guarded_view.GuardedView.status_changed",
     "cbfs.sending.sender.Sender.queued",
 )
 

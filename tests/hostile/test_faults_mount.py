@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cbfs.messages import search_index
 from cbfs.messages.model import Message
 from cbfs.tree.nodes import Folder
 from tests.hostile.breaking import FAULTS, SECRET, breaking
 from tests.mount.test_window import Window, folder_with
+from tests.support.found import indexed
 from tests.support.mounted import Mounted, mounted
 from tests.support.world import WAIT, wait_for
 from tests.support.world import run as run_program
@@ -99,14 +99,14 @@ def shown(mount: Mount, message: Message) -> bool:
     return message.name in folder.entries
 
 
-def unread(mount: Mount) -> list[search_index.SearchHit]:
-    """What is unread in the store."""
+def unread(mount: Mount) -> list[int]:
+    """What is unread in the store, by serial."""
     with mount.backend.store.read() as reader:
-        return list(search_index.unread(reader))
+        return [serial for serial, _day, new in indexed(reader) if new]
 
 
 PLACES_OF_A_MOUNT = (
-    "cbfs.tree.nodes.Inodes.forget",
+    "cbfs.tree.inodes.Inodes.forget",
     "cbfs.mount.attributes.Attributes.of",
     "cbfs.mount.notifier.Notifier._do",
     "cbfs.mount.notifier.Notifier._words",
@@ -114,11 +114,11 @@ PLACES_OF_A_MOUNT = (
 )
 
 PLACES_OF_WINDOWS = (
-    "cbfs.mount.single_view.SingleInodes.forget",
-    "cbfs.mount.single_operations.SingleOperations.appears",
-    "cbfs.mount.single_operations.SingleOperations.close",
-    "cbfs.mount.single_server.SingleServer._serve_one",
-    "cbfs.mount.single_server._Session._answer",
+    "cbfs.mount.single.view.SingleInodes.forget",
+    "cbfs.mount.single.operations.SingleOperations.appears",
+    "cbfs.mount.single.operations.SingleOperations.close",
+    "cbfs.mount.single.server.SingleServer._serve_one",
+    "cbfs.mount.single.server._Session._answer",
 )
 
 

@@ -4,6 +4,7 @@ her: and where it does, since the user wants prompt reactions, this machine sees
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from random import Random
 from statistics import median
 
@@ -12,8 +13,11 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 from cbfs.account.settings import Reactions
+from cbfs.contacts.held_session import decode_held
+from cbfs.storage.store import Table
 from cbfs_common.limits import NOTE_CLOCK, PROMPT_AFTER
 from cbfs_common.messages.body import Part
+from cbfs_common.session.session import Stage
 from tests.hostile.reactions import (
     PEERS,
     TREATMENTS,
@@ -38,6 +42,8 @@ KINDS = (
     "want",
     "offer",
     "anew",
+    "read",
+    "read",
     "forge",
     "shut",
     "outage",
@@ -97,6 +103,37 @@ def test_each_thing_that_a_server_can_do_shows_nothing(treatment: str) -> None:
     assert not differences(history, STEADY)
     seen = differences(history, PROMPT)
     assert bool(seen) == (treatment != "repeat"), seen  # a copy brings about nothing anyway
+
+
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_how_far_sessions_come_shows_nothing(treatment: str) -> None:
+    """bob is proven, or not: then an answer is owed again and again; and begins another session,
+    beside which what alice writes goes on two."""
+    hours, what = 4 * 3_600.0, partial(Event, treatment=treatment, wait=700.0)
+    history = [
+        what(30, "say"),
+        what(hours, "read"),
+        Event(700, "write"),
+        what(9, "anew"),
+        Event(700, "write"),
+        Event(700, "write", large=True),
+        what(hours, "read"),
+        what(700, "want"),
+        what(hours, "read"),
+        Event(700, "write", group=True),
+    ]
+    assert not differences(history, STEADY)
+    for count in (2, 7):
+        assert "bob" in proven(history[:count])
+    assert bool(differences(history, PROMPT)) == (treatment != "repeat")
+
+
+def proven(history: Sequence[Event]) -> set[str]:
+    """Whose newest session is confirmed after it, with an honest server."""
+    with watched(honest(history), STEADY) as made, made.town.store.read() as reader:
+        held = [decode_held(data) for _key, data in reader.items(Table.SESSIONS)]
+    newest = {each.peer: each for each in sorted(held, key=lambda each: each.made)}
+    return {who for who, each in newest.items() if each.session.stage is Stage.CONFIRMED}
 
 
 def test_a_changed_last_byte_brings_about_nothing() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import trio
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from cbfs.account.account import SYSTEM_RANDOM
@@ -14,6 +14,7 @@ from cbfs_common.messages.body import Parent, encode_part
 from cbfs_common.names.wire import Lookup, Reply, Request
 from tests.hostile.senders import Senders
 from tests.hostile.town import Person, Town
+from tests.support import parts
 
 BOUNDED = settings(
     max_examples=8,
@@ -21,6 +22,8 @@ BOUNDED = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
     print_blob=True,
+    # no shrinking: it takes minutes, and pytest would cut it off before anything was told
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
 )
 
 
@@ -47,7 +50,8 @@ def test_nobody_is_accepted_because_something_is_missing_in_a_group(
         town.names.answer = noting
         people = tuple(sorted(("alice", "mallory", *(who.name for who in others))))
         part = replace(
-            mallory.part(b"hi", people), parents=(Parent("mallory", SYSTEM_RANDOM.token(32)),)
+            mallory.part(b"hi", people),
+            parents=(Parent(parts.who("mallory"), SYSTEM_RANDOM.token(32)),),
         )
         town.send(mallory.seal(encode_part(part)))
         await town.until(lambda: b"hi" in town.texts("mallory"), "mallory's message")

@@ -10,17 +10,50 @@ from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.engine.engine import Engine
 from cbfs_common.messages.body import encode_part
 from cbfs_common.session.prekey import PrekeyKind, make_prekey
-from cbfs_common.wire.requests import Deliver, decode_request
+from cbfs_common.wire.requests import (
+    AnyReply,
+    AnyRequest,
+    Code,
+    CreateAccount,
+    Deliver,
+    ErrorReply,
+    GetTerms,
+    SwapMark,
+    decode_request,
+)
 from cbfs_common.wire.transport import Frame
 from tests.engine.test_engine import send
 from tests.hostile.servers import Servers
 from tests.hostile.test_senders import BOUNDED
 from tests.hostile.town import OTHER, Person, Town
-from tests.hostile.wires import Line, Office
+from tests.hostile.wires import Line, Office, straight
+from tests.support.names_naive import DIRECTORY
 
 
 def test_no_server_stops_a_client_for_longer_than_it_lies() -> None:
     run_state_machine_as_test(Servers, settings=BOUNDED)
+
+
+def test_a_server_may_lie_that_there_is_no_account_and_that_one_costs_work() -> None:
+    """Whatever a client asks then is answered, in the towns of these tests as well."""
+    lies = {SwapMark: Code.NO_ACCOUNT, CreateAccount: Code.WORK_NEEDED}
+    asked: set[type[AnyRequest]] = set()
+
+    def twist(request: AnyRequest, honest: AnyReply) -> AnyReply:
+        asked.add(type(request))
+        code = lies.get(type(request))
+        return honest if code is None else ErrorReply(code)
+
+    with closing(Town()) as town:
+        town.begin()
+
+        async def wait(_engine: Engine) -> None:
+            await town.until(lambda: GetTerms in asked, "it to ask what an account costs")
+            town.office.twist = straight
+
+        town.office.twist = twist
+        town.run(wait)
+        town.check()
 
 
 class Tarpit(Office):
@@ -110,7 +143,8 @@ def test_nobodys_proof_is_disbelieved_because_of_a_wrong_clock() -> None:
 
         async def wait(engine: Engine) -> None:
             town.liar.clock = lambda: town.now() + 3 * 86_400
-            await engine._context.contacts.doubt(None)
+            prefix = engine._context.contacts.prefix("bob")
+            await engine._context.contacts.doubt(DIRECTORY, {prefix: 10**6})
             town.send_good()
             await town.until(lambda: not town.mailbox, "the mailbox to be empty")
             await trio.sleep(10)

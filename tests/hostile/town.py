@@ -20,7 +20,8 @@ from cbfs.account.account import SYSTEM_RANDOM, Account, make_account, no_lock
 from cbfs.account.settings import Configuration, Reactions, Settings, encode
 from cbfs.contacts.contact import Mark, Standing, decode_contact
 from cbfs.context import make_context
-from cbfs.engine.engine import Engine, GuardedView
+from cbfs.engine.engine import Engine
+from cbfs.engine.guarded_view import GuardedView
 from cbfs.engine.running import working
 from cbfs.messages import conversations, history
 from cbfs.messages.content import read_content

@@ -10,7 +10,7 @@ import trio.testing
 from cbfs.account.account import SYSTEM_RANDOM, Account
 from cbfs.network.dial import DialError
 from cbfs_common.errors import TransportError
-from cbfs_common.limits import PUSH_WINDOW
+from cbfs_common.limits import CHALLENGE_SIZE, PUSH_WINDOW
 from cbfs_common.names.wire import Reply as NamesReply
 from cbfs_common.names.wire import Request as NamesRequest
 from cbfs_common.names.wire import decode_request as decode_names_request
@@ -32,12 +32,16 @@ from cbfs_common.wire.requests import (
     ErrorReply,
     Fetch,
     GetLimits,
+    GetTerms,
+    LastMark,
     List,
+    NewcomerTerms,
     PrekeyCount,
     PrekeyRecord,
     ServerLimits,
     Stored,
     Subscribe,
+    SwapMark,
     TakePrekey,
     UploadPrekeys,
     decode_request,
@@ -132,6 +136,7 @@ class Office(Server):
         self.prekeys: dict[bytes, dict[bytes, bytes]] = {}
         self.last: dict[bytes, bytes] = {}
         self.kems: dict[bytes, bytes] = {}
+        self.marks: dict[bytes, bytes] = {}
         self.twist: Twist = straight
         self.pushes: list[bytes] = []
         self.pushed: dict[bytes, int] = {}
@@ -217,6 +222,11 @@ class Office(Server):
         match request:
             case GetLimits():
                 return ServerLimits(100_000, 30 * 86_400, 100)
+            case SwapMark(seen, new):
+                mark = self.marks.get(user, b"")
+                if mark == seen:
+                    self.marks[user] = new
+                return LastMark(mark)
             case CountPrekeys():
                 last = self.last.get(user)
                 expires = int.from_bytes(last[EXPIRES], "big") if last else 0
@@ -233,6 +243,8 @@ class Office(Server):
                 return Stored(found) if found else ErrorReply(Code.UNKNOWN_ENVELOPE)
             case CreateAccount() | DeleteAccount():
                 return Done()
+            case GetTerms():
+                return NewcomerTerms(False, bytes(CHALLENGE_SIZE), 0)
         raise AssertionError(request)
 
 

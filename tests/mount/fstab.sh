@@ -42,12 +42,33 @@ fstab() {
     [ -e /mnt/bound ] || { touch /mnt/bound; mount --bind /mnt/fstab /etc/fstab; }
 }
 told() { grep -F " $(escaped "$dir") " /proc/self/mountinfo | sed 's/.* - //; s/ .*//'; }
+# what modes forbid their owner: read, write, cut, add, remove, rename, list, find
+modes() {
+    as_user env folder="$1" sh -c '
+        cd "$folder"; mkdir d e; echo x >d/f; chmod 400 d/f; chmod 500 d
+        { echo y >d/f; } 2>/dev/null && echo "f: written"
+        truncate -s 0 d/f 2>/dev/null && echo "f: cut"
+        [ -r d/f ] && [ ! -w d/f ] && [ ! -w d ] && [ -w e ] && echo "told"
+        for change in "rm -f d/f" "touch d/g" "mkdir d/g" "ln -s f d/g" "ln d/f d/g" "mv d/f e" \
+            "mv e/h d" "rmdir d/i"; do
+            [ -e e/h ] || echo h >e/h
+            $change 2>/dev/null && echo "d: $change"
+        done
+        chmod 000 d/f 2>/dev/null && cat d/f 2>/dev/null && echo "f: read"
+        chmod 300 d; ls d >/dev/null 2>&1 && echo "d: listed"
+        chmod 600 d; cat d/nothing 2>&1 | grep -c denied
+        chmod 700 d; chmod 200 d/f; { echo z >d/f; } && chmod 600 d/f && cat d/f; rm -r d e'
+}
 gone() { while pgrep -u "$user" -f "$dir" >/dev/null; do sleep 0.1; done; }
 
 fstab "$(escaped "$spec") $(escaped "$dir") cbfs noauto,user 0 0"
 as_user mount "$dir"
 echo "user mounted $(told)"
 as_user sh -c 'echo kept >"$dir/ui_info/f"; cat "$dir/ui_info/f"; stat -c %U "$dir/ui_info/f"'
+as_user mkdir "$home/plain"
+modes "$home/plain" >/mnt/plain
+modes "$dir/tmp" >/mnt/mounted
+cmp /mnt/plain /mnt/mounted && echo "modes: $(tr '\n' ' ' </mnt/mounted)"
 as_user umount "$dir"
 gone
 [ -z "$(told)" ] && echo "user unmounted"

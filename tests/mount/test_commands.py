@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cbfs.commands.mount_options import _separate
+from cbfs.commands.mount.options import _separate
 from cbfs_common.profile import parse_address
 from tests.support.mounted import Mounted, mounted
 from tests.support.world import ENVIRONMENT, WAIT, Service, program, run, world
@@ -53,6 +53,21 @@ def test_status_outside_a_mount_says_what_is_there_instead(mount: Mounted, tmp_p
     error, hint = told("cbfs", "status", mount.account)
     assert error.endswith(f"is an account directory, which is mounted on {mount.path}")
     assert hint == f"name that: {mount.path}"
+
+
+@pytest.mark.mount
+def test_status_tells_what_was_not_taken_of_the_spool(mount: Mounted) -> None:
+    spool = mount.account / "spool"
+    spool.mkdir(exist_ok=True)
+    before = run("cbfs", "status", mount.path).stdout
+    assert "spool" not in before
+    lost = spool / f"{'1' * 32}.unreadable"
+    lost.touch()
+    try:
+        after = run("cbfs", "status", mount.path).stdout
+    finally:
+        lost.unlink()
+    assert "messages in the spool that could not be read: 1" in after
 
 
 @pytest.mark.mount

@@ -121,7 +121,7 @@ def test_a_damaged_account_is_told_exported_and_restored(people: tuple[User, Use
     file, export = bob.account / "store" / "data.mdb", bob.account.parent / "bob.export"
     data = bytearray(file.read_bytes())
     with file.open("rb") as opened:
-        lost = Pages(opened.fileno()).metas()[0].names.root  # without it LMDB finds nothing
+        lost = Pages(opened.fileno()).metas()[0].records.root  # without it LMDB finds nothing
     data[lost * PAGE : (lost + 1) * PAGE] = bytes(PAGE)
     file.write_bytes(data)
     done = run("mount.cbfs", bob.account, bob.mountpoint, *bob.mounts)

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import stem.control
 from cbfs_common.limits import FRAME_SIZE
 from cbfs_common.onion import PORT
 from cbfs_common.wire.transport import ANSWER_SIZE, HELLO_SIZE, PROOF_SIZE
+from tests.support.postgres import free_ports
 from tests.support.world import Service, User, World, run, through_tor, wait_for, world
 
 pytestmark = pytest.mark.mount
@@ -47,6 +49,12 @@ def test_demo_shows_both_directions_and_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "demo").exists()
 
 
+def nothing_in_outbox(user: User) -> bool:
+    """Whether all drafts have left."""
+    found = (user.mountpoint / "outbox").glob("*/*")
+    return all(path.name == "metadata.toml" for path in found)
+
+
 def test_three_write_to_each_other(anywhere: World) -> None:
     here = anywhere
     alice, bob, carol = here.user("alice"), here.user("bob"), here.user("carol")
@@ -61,7 +69,8 @@ def test_three_write_to_each_other(anywhere: World) -> None:
         for writer in (bob, carol):
             if reader is not writer:
                 reader.wait_message(writer.name, f"hello from {writer.name}\n")
-    for user in (alice, bob, carol):
+    for user in (alice, bob, carol):  # a file that is sent stays for a second: ls would miss it
+        wait_for(partial(nothing_in_outbox, user), f"what {user.name} has sent to leave")
         for command in (["ls", "-lR"], ["find"], ["grep", "-r", "hello"]):
             done = subprocess.run(
                 [*command, user.mountpoint], capture_output=True, text=True, check=False
@@ -263,8 +272,7 @@ def tapped(here: World) -> Iterator[tuple[Service, Tap]]:
         here.server.url = f"{url}:{tap.port}"
         yield here.server, tap
         return
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        tap.server = free.getsockname()[1]
+    (tap.server,) = free_ports(1)
     control = here.way.servers[here.way.servers.index("--tor-control") + 1]
     with stem.control.Controller.from_socket_file(control) as tor:
         tor.authenticate()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from cbfs.outbox import error_files
 from cbfs.storage.store import CannotWrite
 from cbfs.tree.nodes import Failure, File, Folder, Node, Text
 from cbfs.tree.rules import TreeError
@@ -94,9 +95,13 @@ def test_a_draft_is_held_through_everything_until_it_is_written_anew(tmp_path: P
     run(tmp_path, after)
 
 
-def test_who_removes_all_in_a_folder_finds_the_error_files_that_were_listed(tmp_path: Path) -> None:
+def test_who_removes_all_in_a_folder_finds_the_error_files_that_were_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``rm -r`` has listed the folder, and complains of what is not there any more. Who removes
     the drafts alone can remove the folder at once, and what stays there has no error file."""
+    # each removal waits for the disk, which may take longer than a second
+    monkeypatch.setattr(error_files, "LINGER", 3_600.0)
 
     async def body(mount: Mount) -> None:
         tree = mount.tree
@@ -114,6 +119,7 @@ def test_who_removes_all_in_a_folder_finds_the_error_files_that_were_listed(tmp_
         await is_told(mount, folder, await failed(mount, folder, "a.wav"))
         with refused(errno.ENOTEMPTY):
             await mount.changes.rmdir(tree.outbox, "bob")
+        monkeypatch.setattr(error_files, "LINGER", 0.1)
         await mount.changes.unlink(folder, "a.wav")
         await until(lambda: not folder.entries)
 

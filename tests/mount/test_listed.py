@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cbfs.tree.nodes import ROOT, Folder, Inodes, SymbolicLink
+from cbfs.tree.inodes import Inodes
+from cbfs.tree.nodes import ROOT, Folder, SymbolicLink
 from cbfs.tree.rules import Area
 from cbfs.tree.virtual.virtual_directory import Listing
 from tests.support.mounted import Mounted, mounted

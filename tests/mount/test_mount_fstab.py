@@ -71,6 +71,7 @@ def test_fstab_for_root_and_for_a_user() -> None:
         "user mounted fuse.cbfs",
         "kept",
         USER,
+        "modes: told 1 z ",
         "user unmounted",
         "mounted once: 1",
         "kept",

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cbfs.messages.progress import arriving, sending, sent_share
 from cbfs.messages.queues.delivery_queue import add_jobs, job_for
+from cbfs.messages.queues.progress import arriving, sending, sent_share
 from cbfs.messages.queues.quarantine import QuarantinedEnvelope, Why, keep
 from cbfs.mount.quota import RESERVE, errno_of
 from cbfs.receiving.reassembly import Arrivals, Reception, store_part
@@ -25,6 +25,7 @@ from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.messages.body import Part
 from tests.mount.test_mount import refused
 from tests.support.mounted import Mounted, mounted
+from tests.support.parts import HERE
 from tests.support.world import WAIT, wait_for
 from tests.tree.test_tree import Mount, run, until
 
@@ -120,10 +121,18 @@ def test_progress_of_what_arrives_survives_the_mount(tmp_path: Path) -> None:
 
         def change(writer: Writer) -> None:
             arrivals = Arrivals({conversation.id: conversation})
-            receiving = Reception("alice", 10**12, 0, receipts=False)
+            receiving = Reception("alice", 10**12, 0, receipts=False, directories=HERE)
             for number in (0, 2):
                 part = Part(
-                    *(bytes([1]) * 16, conversation.id, (), people, "", 10**12, "big.bin"),
+                    *(
+                        bytes([1]) * 16,
+                        conversation.id,
+                        (),
+                        HERE.people(people),
+                        "",
+                        10**12,
+                        "big.bin",
+                    ),
                     *(number, 4, 4_000, bytes(32), bytes(1_000), b""),
                 )
                 store_part(writer, arrivals, receiving, "bob", part)

@@ -9,13 +9,16 @@ import pytest
 import trio
 import trio.testing
 
+from cbfs.outbox.rule import Draft, Hold, folder_verdict
 from cbfs.storage.store import Table
 from cbfs.tree.nodes import File, Folder, Text
+from cbfs.tree.rules import QUIET
 from cbfs.tree.virtual.conversation_folder import MessageFolder
 from cbfs.tree.xattrs import xattrs
 from cbfs_common.limits import FOLDER_ENTRIES_MAX
 from tests.support.mounted import Watch, mounted
 from tests.support.world import wait_for
+from tests.tree.test_outbox import Play
 from tests.tree.test_tree import Mount, refused, run, until
 
 FILES = {"one.txt": b"first", "deep/two.jpg": os.urandom(200_000), "deep/empty": b"", "z": b"last"}
@@ -111,6 +114,50 @@ def test_nothing_is_made_in_the_outbox_but_moved(tmp_path: Path) -> None:
         assert not mount.backend.sent
 
     run(tmp_path, body)
+
+
+def test_a_hidden_folder_is_a_place_for_what_is_not_complete(tmp_path: Path) -> None:
+    """As rsync --delay-updates and --partial-dir make one."""
+
+    async def body(mount: Mount) -> None:
+        bob, changes = await outbox(mount), mount.changes
+        hidden = await changes.mkdir(bob, ".~tmp~")
+        await mount.save(hidden, "f", b"hello")
+        await mount.save(bob, "g", b"first")
+        await until(lambda: mount.backend.sent)
+        assert bob.alias is not None
+        assert hidden.folder_draft is not None
+        assert "a hidden folder" in hidden.folder_draft.hold
+        await changes.rename(hidden, "f", bob.alias, "f", replace=False)
+        await until(lambda: [data for _message, data in mount.backend.sent] == [b"first", b"hello"])
+        await mount.save(hidden, "left", b"over")
+
+    async def again(mount: Mount) -> None:
+        """What a program that was killed has left there is held, and can be sent."""
+        (drafts,) = mount.tree.drafts()
+        hidden = drafts.entries[".~tmp~"]
+        assert isinstance(hidden, Folder)
+        assert hidden.folder_draft is not None
+        await until(lambda: hidden.folder_draft and "a hidden folder" in hidden.folder_draft.hold)
+        assert not mount.backend.sent
+        await mount.changes.rename(drafts, ".~tmp~", drafts, "found", replace=False)
+        await until(lambda: mount.backend.sent)
+        assert contents(mount, shown(mount)) == {"left": b"over"}
+
+    run(tmp_path, body)
+    run(tmp_path, again)
+
+
+def test_a_hidden_folder_is_told_of_when_its_program_has_ended() -> None:
+    def held(*, lives: bool) -> Hold:
+        draft = Draft(".~tmp~", 1, True, 0, None, 0.0, 0.0, held=lives)
+        hold = folder_verdict(draft, (), QUIET + 1, 0.0, 1.0, Play())
+        assert hold is not None
+        return hold
+
+    assert held(lives=True).tell > 0
+    assert held(lives=False).tell == 0
+    assert "rename it" in held(lives=False).hint
 
 
 def test_it_waits_for_who_writes_in_it(tmp_path: Path) -> None:

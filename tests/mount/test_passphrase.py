@@ -16,7 +16,8 @@ import trio
 
 from cbfs.account import passphrase
 from cbfs.account.account import SYSTEM_RANDOM, opened_store, reading_store
-from cbfs.account.passphrase import Guard, PassphraseSource, by_keyring, by_passphrase, unlocking
+from cbfs.account.passphrase import Guard, by_keyring, by_passphrase, unlocking
+from cbfs.account.passphrase_source import PassphraseSource
 from cbfs.commands.export import NotAnExport, read_export, restore_export, write_export
 from cbfs.engine.running import running
 from cbfs.messages import listings
@@ -266,7 +267,7 @@ def test_an_export_holds_all_but_sessions_and_any_change_of_it_is_noticed(tmp_pa
     assert SECRET not in data
     with pytest.raises(NotAnExport, match="wrong"):
         list(read_export(file, b"wrong"))
-    file.write_bytes(data.replace(b"cbfs export 5", b"cbfs export 1"))
+    file.write_bytes(data.replace(b"cbfs export 7", b"cbfs export 1"))
     with pytest.raises(NotAnExport, match="another version"):
         list(read_export(file, SECRET))
     for bad in (
@@ -286,10 +287,9 @@ def test_what_is_intact_in_a_damaged_store_is_exported(tmp_path: Path) -> None:
     with store.read() as reader:
         place = reader.place(Table.CONTENT, content_key(7))
     with store._env.begin(write=True) as txn:
-        db = store._tables.dbs[Table.CONTENT]
-        sealed = bytearray(txn.get(place, db=db) or b"")
+        sealed = bytearray(txn.get(place) or b"")
         sealed[-1] ^= 1
-        txn.put(place, bytes(sealed), db=db)
+        txn.put(place, bytes(sealed))
     store.close()
     with reading_store(tmp_path, SYSTEM_RANDOM) as store:
         count = write_export(store, tmp_path / "export", SECRET, SYSTEM_RANDOM)
@@ -304,8 +304,7 @@ def test_an_account_restored_from_an_old_export_reads_everything_again(
     for name, value in (
         ("cbfs.receiving.receiver.PROMPT_AFTER", 0.2),
         ("cbfs.receiving.reassembly.ASK_FIRST", 0),
-        ("cbfs.messages.lost_state.LOST_SPREAD", 50),
-        ("cbfs.receiving.notes.LOST_PAUSE", 0),
+        ("cbfs.receiving.lost_state.LOST_FIRST", 50),
         ("cbfs.account.passphrase.MEMORY", 1_024),
         ("cbfs.commands.export.MEMORY", 1_024),
     ):

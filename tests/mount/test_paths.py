@@ -1,6 +1,7 @@
 """Accounts, mountpoints, policies and exports under paths of every kind, in locales with few
 letters: no border between two programs takes a letter for something else."""
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -8,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from cbfs.account.account import default_account
+from cbfs.account.place import default_account
+from cbfs.commands.sendmail import program as sendmail
+from cbfs.mount import mount_table
 from cbfs.mount.mount_table import FuseOption, fuse_source, mount_above, place_of, source_of
 from cbfs.network.dial import SOCKET_PATH_MAX, socket_path
 from cbfs_common.errors import CbfsError
 from tests.support.starting import Place, no_mount_left
-from tests.support.world import ENVIRONMENT, WAIT, World, program, world
+from tests.support.world import ENVIRONMENT, WAIT, World, program, wait_for, world
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 """What leaves Python with no letters but those of ASCII."""
@@ -76,7 +79,9 @@ def test_everything_works_under_any_path(kind: str, here: World, tmp_path: Path)
         assert name in call("cbfs", "status", place.mountpoint, ascii_only=True)
         words = ("--passphrase-fd", "0")
         call("cbfs", "export", place.mountpoint, base / "export", *words, ascii_only=True)
-        os.kill(place.daemon(), 9)
+        daemon = place.daemon()
+        os.kill(daemon, 9)
+        wait_for(lambda: not Path(f"/proc/{daemon}").exists() or None, "its end")
         done = place.start('exec "$@"', env=narrow)  # over the dead mount
         assert done.code == 0, done.stderr
         assert (place.mountpoint / "ui_info" / "größe").read_text() == "kept"
@@ -121,3 +126,33 @@ def test_where_the_account_is_by_default(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("pwd.getpwuid", lambda _user: (_ for _ in ()).throw(KeyError))
     with pytest.raises(CbfsError, match="home"):
         default_account()
+
+
+def test_what_others_mount_as_an_account_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody can mount something under any name, and let others in; and over what was there. What
+    they have not mounted, or cannot be told, is not asked for what it is."""
+    me = os.geteuid()
+    owners = {
+        **{"other": f",user_id={me + 1},group_id=0", "mine": f",user_id={me},group_id=0"},
+        **{"none": "", "two": f",user_id={me}1,allow_other", "over": f",user_id={me}"},
+        **{"words": f",xuser_id={me}", "number": ",user_id=x", "last": f",user_id={me}"},
+    }
+    line = "36 35 0:{} / {} rw,nosuid shared:1 - {} {} rw{}"
+    lines = [
+        line.format(50 + at, tmp_path / name, "fuse.cbfs", tmp_path / "account", more)
+        for at, (name, more) in enumerate(owners.items())
+    ]
+    lines.append(line.format(99, tmp_path / "over", "fuse.sshfs", "x", f",user_id={me + 1}"))
+    (tmp_path / "table").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(mount_table, "TABLE", tmp_path / "table")
+    asked = []
+
+    def attribute(path: Path, name: str) -> bytes:
+        asked.append((path.name, name))
+        raise OSError(errno.ENOTCONN, "dead")
+
+    monkeypatch.setattr(os, "getxattr", attribute)
+    assert sendmail._mount_of(tmp_path / "account") is None
+    assert asked == [("mine", "user.cbfs.account"), ("last", "user.cbfs.account")]

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbfs.contacts.contact import Contact, How, decode_contact
-from cbfs.contacts.fingerprint import fingerprint, word_list
+from cbfs.contacts.fingerprint import fingerprint
 from cbfs.contacts.user_names import look_alike, typed_name
+from cbfs.contacts.words import read_seed_words, seed_words, word_list
 from cbfs.problems import Refused
 from cbfs.tree.texts import read_folder_name
 from cbfs_common.errors import DecodeError
@@ -30,6 +31,53 @@ def test_the_words_are_bip_39_s() -> None:
     known = "2f5eed53a4727b4bf8880d8f3f199efc90e58503646d9ff8eff3a2ed3b24dbda"
     assert hashlib.sha256(data).hexdigest() == known
     assert len(set(word_list())) == 2_048
+
+
+@pytest.mark.parametrize(
+    ("seed", "first", "last"),
+    [
+        (bytes(32), "abandon", "art"),
+        (b"\x7f" * 32, "legal", "title"),
+        (b"\x80" * 32, "letter", "bless"),
+        (b"\xff" * 32, "zoo", "vote"),
+    ],
+)
+def test_seeds_are_the_words_that_others_make_of_them(seed: bytes, first: str, last: str) -> None:
+    """As in BIP 39's own vectors."""
+    made = seed_words(seed)
+    assert (len(made), made[0], made[-1]) == (24, first, last)
+
+
+@given(st.binary(min_size=32, max_size=32))
+def test_words_are_read_back_however_they_are_typed(seed: bytes) -> None:
+    words = seed_words(seed)
+    for text in (
+        " ".join(words),
+        "\n".join(words).upper(),
+        "  ".join(word[:4] for word in words) + "\n",
+    ):
+        assert read_seed_words(text) == seed
+
+
+@given(st.binary(min_size=32, max_size=32), st.integers(0, 23), st.sampled_from(word_list()))
+def test_a_slip_of_the_pen_makes_no_other_seed(seed: bytes, place: int, word: str) -> None:
+    """But for one in 256."""
+    words = list(seed_words(seed))
+    words[place] = word
+    try:
+        other = read_seed_words(" ".join(words))
+    except DecodeError as error:
+        assert str(error) == "the words do not fit together"  # and none of them
+    else:
+        assert list(seed_words(other)) == words
+
+
+@pytest.mark.parametrize("count", [0, 1, 12, 23, 25])
+def test_words_that_are_too_few_or_unknown_are_refused(count: int) -> None:
+    with pytest.raises(DecodeError, match="not 24"):
+        read_seed_words("abandon " * count)
+    with pytest.raises(DecodeError, match="word 24 is not"):
+        read_seed_words("abandon " * 23 + "xyzzy")
 
 
 def test_fingerprint_is_the_same_on_both_sides_and_of_these_two_alone() -> None:
@@ -66,6 +114,17 @@ def test_names_mean_the_same_however_they_are_typed() -> None:
             typed_name(bad)
     with pytest.raises(Refused):
         read_folder_name("b\u043eb")
+
+
+def test_a_folder_that_is_called_like_one_of_a_conversation_is_for_nobody() -> None:
+    """mkdir -p, rsync and git make one of the name of before, when the conversation goes on under
+    another one: and that may be somebody's user name."""
+    of_before = "2026-11-29-alice-bob"
+    assert typed_name(of_before)
+    for name in (of_before, f"{of_before} lunch", f"{of_before},carol"):
+        with pytest.raises(Refused, match="no conversation has the folder 2026"):
+            read_folder_name(name)
+    assert read_folder_name("2026-alice") == (("2026-alice",), "")
 
 
 @given(st.text(max_size=40))
@@ -257,6 +316,12 @@ def test_warning_about_one_s_own_name_is_a_file(mount: Mounted) -> None:
     wait_for(lambda: "somebody has your key" not in warning.read_text() or None, "one to go")
     assert warning.read_text().startswith("Your name cannot be kept: alice runs out tomorrow.")
     assert "YOUR NAME CANNOT BE KEPT: alice" in (mount.path / "status").read_text()
+    mount.order("stopped another copy is in use")
+    wait_for(lambda: "Another copy is in use." in warning.read_text() or None, "one more")
+    assert "cbfs claim" in warning.read_text()
+    assert "THIS COPY HAS STOPPED: another copy" in (mount.path / "status").read_text()
     mount.order("lapse ")
+    wait_for(lambda: warning.read_text().startswith("Another copy") or None, "one to go")
+    mount.order("stopped ")
     wait_gone(warning)
     assert "YOUR NAME" not in (mount.path / "status").read_text()

@@ -340,5 +340,5 @@ def test_a_request_is_accepted_under_another_name(people: tuple[World, User, Use
     assert caught.value.errno == errno.EEXIST
     dave.run("mkdir outbox/erin; echo yes > outbox/erin/yes")
     erin_contact = wait_path(dave, "contacts/erin")
-    assert not list((dave.mountpoint / "requests").iterdir())
+    wait_for(lambda: not list((dave.mountpoint / "requests").iterdir()), "the request to go")
     assert erin_contact.is_dir()

@@ -205,6 +205,11 @@ def test_opening(place: Path) -> None:
     file.write_text("text")
     os.close(os.open(file, os.O_WRONLY | os.O_TRUNC))
     assert file.stat().st_size == 0
+    file.write_text("text")
+    reader = os.open(file, os.O_RDONLY | os.O_TRUNC)
+    assert os.read(reader, 10) == b""
+    os.close(reader)
+    assert file.read_bytes() == b""
     with refused(errno.ENOTDIR):
         os.open(file / "below", os.O_RDONLY)
     with refused(errno.ENOTDIR):

@@ -30,7 +30,9 @@ AT_ONCE: dict[Callable[[], Iterable[Case]], int] = {
     editor_cases: 12,
     tool_cases: 12,
 }
-TIMEOUT = 400.0
+TIMEOUT = 1_500.0
+"""Seconds: LibreOffice alone needs more than a minute to begin where the machine is busy, and
+begins four times in one of the cases."""
 
 
 @dataclass
@@ -95,10 +97,13 @@ def table(rows: list[Result]) -> str:
     return head + "\n".join(row.row() for row in rows)
 
 
+@pytest.mark.timeout(TIMEOUT + 100)
 @pytest.mark.parametrize("cases", AT_ONCE)
 def test_each_finished_document_is_one_message(
     cases: Callable[[], Iterable[Case]], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # nano says so when another one has just made it
+    (Path.home() / ".local" / "share" / "nano").mkdir(parents=True, exist_ok=True)
     rows = results(cases(), AT_ONCE[cases])
     with capsys.disabled():
         print("\n" + table(rows))

@@ -403,3 +403,27 @@ def test_a_mount_killed_while_it_accepts_has_all_or_nothing(
         bob.wait_message("ivan", f"number {number}\n")
     assert len(bob.messages("ivan")) == 5
     assert (bob.mountpoint / "contacts" / "ivan").exists()
+
+
+@pytest.mark.mount
+def test_who_looks_like_a_contact_comes_with_a_warning(people: tuple[World, User, User]) -> None:
+    """Before and after they are accepted; and who has the petname of a contact is shown with @."""
+    made, _alice, bob = people
+    for name in ("henrietta", "henriette", "hen"):
+        made.user(name)
+    (bob.mountpoint / "outbox" / "henrietta").mkdir()
+    bob.write("henrietta", "note", "hello\n")
+    contacts = bob.mountpoint / "contacts"
+    wait_for((contacts / "henrietta").is_dir, "the contact")
+    for name, shown, says in (
+        ("henriette", "henriette", "looks like henrietta"),
+        ("hen", "@hen", "is not henrietta, whom you call hen"),
+    ):
+        if name == "hen":
+            bob.run("mv contacts/henrietta contacts/hen")
+        stranger = made.place / name
+        (stranger / "outbox" / "bob").mkdir()
+        (stranger / "outbox" / "bob" / "note").write_text("it is me\n")
+        assert says in (wait_request(bob, shown) / "warning").read_text()
+        bob.run(f"mv requests/{shown} contacts/")
+        wait_for((contacts / shown / "warning").exists, "the warning of a contact")

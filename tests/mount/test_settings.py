@@ -11,15 +11,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cbfs.account.settings import (
-    CONFIG_MAX,
+from cbfs.account.bounds import (
     FILE_SIZE_MIN,
     GRACE_MAX,
-    KEYS,
     PACE_MAX,
     PACE_MIN,
     QUOTA_MAX,
     QUOTA_MIN,
+    STAGGER_MAX,
+    STAGGER_MIN,
+)
+from cbfs.account.settings import (
+    CONFIG_MAX,
+    KEYS,
     Reactions,
     Settings,
     SettingsError,
@@ -41,6 +45,7 @@ SETTINGS = st.builds(
     pace=st.just(0.0) | st.integers(PACE_MIN, PACE_MAX).map(float),
     strangers=st.sampled_from(Strangers),
     reactions=st.sampled_from(Reactions),
+    stagger=st.just(0.0) | st.integers(STAGGER_MIN, STAGGER_MAX).map(float),
 )
 
 
@@ -90,6 +95,9 @@ def test_any_bytes_give_settings_or_words(data: bytes) -> None:
         ("strangers = true", "strangers is not", 'strangers = "ask"'),
         ('reactions = "Prompt"', "reactions is not", 'reactions = "steady"'),
         ("reactions = false", "reactions is not", 'reactions = "steady"'),
+        ('stagger = "0s"', "stagger is not a time", 'stagger = ""'),
+        ('stagger = "61m"', "stagger is not a time", 'stagger = ""'),
+        ("stagger = 60", "stagger is not a time", 'stagger = ""'),
         ("#" * (CONFIG_MAX + 1), "too long", "65536"),
     ],
 )
@@ -195,7 +203,7 @@ def test_however_it_is_saved_it_is_in_effect(mount: Mounted) -> None:
     assert left == {
         *("README", "status", "profile.toml", "config.toml"),
         *("conversations", "outbox", "contacts", "ui_info", "tmp"),
-        *("unread", "by-date", "search", "requests"),
+        *("unread", "by-date", "search", "requests", "directories", "mail"),
     }
 
 

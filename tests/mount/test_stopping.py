@@ -17,7 +17,7 @@ from tests.support.world import ENVIRONMENT, WAIT
 
 @pytest.fixture
 def log() -> Iterator[LogFile]:
-    made = LogFile("%(message)s")
+    made = LogFile(logging.Formatter("%(message)s"))
     yield made
     made.close()
 
@@ -63,10 +63,10 @@ def test_a_log_that_cannot_be_written_stops_nothing(log: LogFile) -> None:
 
 STUCK = """
 import signal, sys, time, trio
-from cbfs.mount import lifecycle
-lifecycle.END_LIMIT = 0.5
+from cbfs.mount import mounting
+mounting.END_LIMIT = 0.5
 async def main():
-    stop = lifecycle.stop_event(None)
+    stop = mounting.stop_event(None)
     print("ready", flush=True)
     await stop.wait()
     while True:  # a daemon that hangs while it ends

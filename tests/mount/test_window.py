@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.mount import single_server
-from cbfs.mount.single_process import Daemon
-from cbfs.mount.single_view import make_tmp
-from cbfs.mount.single_wire import (
+from cbfs.mount.single import server as single_server
+from cbfs.mount.single.process import Daemon
+from cbfs.mount.single.view import make_tmp
+from cbfs.mount.single.wire import (
     ARGUMENTS,
     FRAME_MAX,
     LOOK,
@@ -190,7 +190,9 @@ def test_a_window_is_live_and_its_owner_decides_what_is_read() -> None:
             arrivals.close()
             gone.close()
         # what was read here only is new for the owner
-        assert len(list((mount.path / "unread").glob("*-bob*"))) == 1
+        newest = max(path.name for path in opened.messages.glob("*Z-bob*"))
+        unread = mount.path / "unread"
+        wait_for(lambda: [path.name for path in unread.glob("*-bob*")] == [newest], "just that")
         kept = mount.path / "conversations" / opened.messages.name
         assert len(list(kept.glob("*Z-bob*"))) == 2  # the kernel knows them now
         for path in opened.messages.glob("*Z-bob*"):
@@ -514,3 +516,78 @@ def test_a_daemon_that_has_just_ended_answers_that_nobody_is_there() -> None:
         assert (await daemon.answer(LOOK, "any")).errno == errno.ENOTCONN
 
     trio.run(main)
+
+
+@on_a_mount
+def test_a_program_in_a_window_adds_nobody_and_goes_on_nowhere() -> None:
+    """Whoever it added would read what comes later, and what others go on with is not its own."""
+    adding = 'participants = ["alice", "bob", "carol"]'
+    with window() as (mount, opened):
+        folder = mount.path / "outbox" / opened.outbox.name
+        with pytest.raises(OSError, match="Invalid argument"):
+            (opened.outbox / "metadata.toml").write_text(adding)
+        assert folder.is_dir()
+        (folder / "metadata.toml").write_text(adding)
+        wait_for(lambda: not folder.exists(), "the folder to get its name")
+        with pytest.raises(PermissionError):
+            (opened.outbox / "f").write_text("to carol")
+        mount.run("cd outbox/*-bob-alice-carol; echo hi > f")
+        mount.wait_messages("hi\n")
+        assert [path.name for path in opened.outbox.parent.iterdir()] == [opened.outbox.name]
+        assert [path.name for path in opened.messages.parent.iterdir()] == [opened.messages.name]
+        assert b"carol" not in everything(opened.path)
+
+
+@on_a_mount
+@pytest.mark.parametrize("held", ["handle", "file", "folder"])
+def test_what_a_program_in_a_window_holds_of_drafts_is_not_its_own_when_they_go_on(
+    held: str,
+) -> None:
+    """An open file, or a path by what it holds open: it may neither see what is written there, to
+    more people by now, nor write it."""
+    with window() as (mount, opened):
+        folder = mount.path / "outbox" / opened.outbox.name
+        mount.run(f"mkdir tmp/in.part; mv tmp/in.part outbox/'{folder.name}'/")
+        (folder / "draft.part").write_text("to bob")
+        flags = os.O_RDWR if held == "handle" else os.O_PATH
+        name = "in.part" if held == "folder" else "draft.part"
+        descriptor = os.open(opened.outbox / name, flags)
+        path = Path(f"/proc/self/fd/{descriptor}")
+        (folder / "metadata.toml").write_text('participants = ["alice", "bob", "carol"]')
+        (new,) = wait_for(lambda: list((mount.path / "outbox").glob("*-carol")), "the folder")
+        (new / "draft.part").write_text("to carol, too")
+        with pytest.raises(OSError, match="Stale"):
+            if held == "handle":
+                os.pread(descriptor, 100, 0)
+            elif held == "file":
+                path.read_text()
+            else:
+                (path / "more").write_text("from the window")
+        with pytest.raises(OSError, match="Stale"):
+            if held == "handle":
+                os.pwrite(descriptor, b"from the window", 0)
+            elif held == "file":
+                path.write_text("from the window")
+            else:
+                list(path.iterdir())
+        with suppress(OSError):
+            os.close(descriptor)
+        assert (new / "draft.part").read_text() == "to carol, too"
+        assert not list((new / "in.part").iterdir())
+
+
+@on_a_mount
+def test_what_goes_in_a_window_goes_from_a_mount_that_had_looked_it_up_before() -> None:
+    """The kernel of the mount keeps names of drafts, and hears nothing of what a window does."""
+    with mounted() as mount:
+        mount.arrive("bob", "hello")
+        mount.wait_messages("hello\n", sender="bob")
+        name = folder_with(mount, "bob")
+        draft = mount.path / "outbox" / name / ".draft"
+        draft.write_text("not yet")
+        opened = Window(mount, name)
+        try:
+            (opened.outbox / ".draft").unlink()
+            assert not draft.exists()
+        finally:
+            opened.close()

@@ -10,11 +10,11 @@ from cbfs.names.lookups import DirectoryDown
 from cbfs_common.limits import (
     BUNDLE_MAX,
 )
+from cbfs_common.names.changes import HistoryLink
 from cbfs_common.names.checks import Absent, Fault, Found, check_bundle, new_state
 from cbfs_common.names.entry import Entry, Keys
 from cbfs_common.names.faults import DirectoryLies
 from cbfs_common.names.operations import (
-    HistoryLink,
     Operation,
     OperationKind,
     OperationRefused,
@@ -23,6 +23,7 @@ from cbfs_common.names.operations import (
 from cbfs_common.names.policy import Policy
 from cbfs_common.names.proofs import decode_bundle, encode_bundle
 from cbfs_common.names.wire import (
+    AskTerms,
     LookedUp,
     Lookup,
     RefusedReply,
@@ -31,11 +32,13 @@ from cbfs_common.names.wire import (
     Steps,
     Submit,
     Submitted,
+    TermsAre,
 )
 from tests.support.names_asked import ALICE, BOB, HERE, Asked, changed, flipped, forged
 from tests.support.names_naive import (
     DIRECTORY,
     NOW,
+    TERMS,
     Forger,
     make_policy,
 )
@@ -168,6 +171,8 @@ def submitting(reply: Reply, entries: list[Entry]) -> Found:
         def answer(request: Request) -> Reply:
             if isinstance(request, Submit):
                 return reply
+            if isinstance(request, AskTerms):
+                return TermsAre(TERMS, 0)
             return Forger(entries).look_up("alice")
 
         async with answering(answer) as address:

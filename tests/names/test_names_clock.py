@@ -2,6 +2,7 @@
 when the clock is right."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,7 +11,8 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbfs_common.names.operations import Operation, Refusal
+from cbfs_common.names.entry import Entry, decode_entry, name_index
+from cbfs_common.names.operations import Operation, OperationKind, Refusal
 from cbfs_common.names.wire import RefusedReply, Submit, Submitted, decode_reply, encode_request
 from cbfs_names.limits import RETRY_PAUSE
 from cbfs_names.processes import following
@@ -19,7 +21,17 @@ from cbfs_names.state.store import StateStore
 from cbfs_names.state.timekeeping import Timekeeper
 from cbfs_names.wire.service import DirectoryService
 from cbfs_names.wire.sockets import DeferredReply
-from tests.support.names_local import CONFIG, COSIGNER, KEYS, NOW, commit
+from tests.support.names_local import (
+    CONFIG,
+    COSIGNER,
+    DIRECTORY,
+    KEYS,
+    LIFETIME,
+    NOW,
+    commit,
+    register,
+    update,
+)
 from tests.support.names_proposer import place, proposer, quorum_of, stored, verifier
 
 DAY = 86_400
@@ -34,6 +46,8 @@ class Machine:
         self.real = NOW
         self.off = 0
         self.numbers = iter(range(10**6))
+        self.planned: list[Operation] = []
+        """What is submitted before new ones."""
 
     def clock(self) -> float:
         return max(0, self.real + self.off)
@@ -42,8 +56,8 @@ class Machine:
         return self.real - NOW
 
     def operation(self) -> Operation:
-        """A new one, that is in force for long."""
-        return commit(f"name{next(self.numbers)}")
+        """What is planned, or a new one, that is in force for long."""
+        return self.planned.pop(0) if self.planned else commit(f"name{next(self.numbers)}")
 
     def live(self, *steps: int, right: bool = False) -> list[object]:
         """One life: as many submissions as ``steps``, so many seconds after each other. The
@@ -63,10 +77,9 @@ class Machine:
 
     def _submit(self, service: DirectoryService, step: int) -> object:
         async def ask() -> object:
-            waiting = service.answer(encode_request(Submit(self.operation().encode())))
-            assert isinstance(waiting, DeferredReply)
+            found = service.answer(encode_request(Submit(self.operation().encode())))
             await service._turn()
-            return decode_reply(await waiting.reply())
+            return decode_reply(await found.reply() if isinstance(found, DeferredReply) else found)
 
         self.real += step
         return trio.run(ask)
@@ -81,6 +94,27 @@ class Machine:
                 return 0 if tip is None else tip.time
         finally:
             store.close()
+
+    def register(self) -> Entry:
+        """A name that is registered; its entry."""
+        self.planned = [commit("alice"), register("alice")]
+        assert all(isinstance(reply, Submitted) for reply in self.live(0, 60))
+        store = StateStore(self.place / "store", CONFIG.encode())
+        try:
+            with store.read() as view:
+                stored = view.entry(name_index(DIRECTORY, "alice"))
+        finally:
+            store.close()
+        assert stored is not None
+        return decode_entry(stored)
+
+    def changes(self, entry: Entry) -> list[Operation]:
+        """What its owner may send at the real time: one change, and a renewal for as long as names
+        last, which could not stand in a round of the last one's time."""
+        change = update(entry, b"changed")
+        until = self.real + LIFETIME
+        renewal = replace(change, kind=OperationKind.RENEW, profile=b"", until=until)
+        return [change, renewal.signed((b"o" * 32,))]
 
 
 @pytest.fixture
@@ -99,6 +133,42 @@ def test_no_round_is_made_by_a_clock_that_has_jumped_and_all_goes_on_when_it_is_
     machine.off = 0
     assert all(isinstance(reply, Submitted) for reply in machine.live(60, 60))
     assert "this computer's clock" in caplog.text
+
+
+def test_no_owner_is_told_by_a_clock_that_has_jumped_that_the_name_has_run_out(
+    machine: Machine,
+) -> None:
+    """That is for good, and clients say so: it is told by a clock that is believed alone."""
+    entry = machine.register()
+    machine.real += 3_600
+    changes = machine.changes(entry)
+    machine.off = JUMPS["ten years"]
+    machine.planned = list(changes)
+    assert machine.live(60, 60) == [RefusedReply(Refusal.STOPPED)] * 2
+    machine.planned = [replace(each, signatures=update(entry, b"").signatures) for each in changes]
+    assert machine.live(60, 60) == [RefusedReply(Refusal.WRONG_SIGNATURE)] * 2
+    machine.off = 0
+    machine.planned = changes[1:]
+    assert isinstance(machine.live(60)[0], Submitted)
+
+
+def test_an_owner_is_told_by_a_clock_that_is_right_that_the_name_has_run_out(
+    machine: Machine,
+) -> None:
+    entry = machine.register()
+    machine.real += JUMPS["ten years"]
+    machine.planned = machine.changes(entry)
+    assert machine.live(60, 60, right=True) == [RefusedReply(Refusal.NAME_EXPIRED)] * 2
+
+
+def test_a_renewal_for_too_long_is_told_so_by_any_clock(machine: Machine) -> None:
+    """And not that the name has run out by the time at which that could be asked for."""
+    entry = machine.register()
+    machine.real += JUMPS["ten years"]
+    _, late = machine.changes(entry)
+    machine.real -= JUMPS["ten years"]
+    machine.planned = [late]
+    assert machine.live(60) == [RefusedReply(Refusal.WRONG_TERM)]
 
 
 def test_a_pause_is_believed_after_a_day_or_with_the_operators_word(machine: Machine) -> None:

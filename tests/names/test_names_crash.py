@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cbfs_common.names.config import Config, Terms
+from cbfs_common.names.config import Config
 from cbfs_common.names.entry import Entry, decode_entry, name_index
 from cbfs_common.names.note import (
     COSIGNER_KEY,
@@ -39,6 +39,7 @@ from tests.support.killing import Kill, KillingEnv, Record, every_point
 from tests.support.names_local import (
     CONFIG,
     COSIGNER,
+    FREE,
     KEYS,
     LIFETIME,
     NOW,
@@ -60,7 +61,7 @@ THREE = Config(
     ),
     (Group("two", 2, VERIFIERS),),
     "two",
-    Terms(lifetime=LIFETIME),
+    replace(FREE, lifetime=LIFETIME),
 )
 
 

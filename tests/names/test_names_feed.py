@@ -50,6 +50,7 @@ from tests.support.names_naive import (
     log_root,
     make_policy,
 )
+from tests.support.vectors import vectors
 
 POLICY = make_policy(HERE)
 
@@ -96,6 +97,23 @@ def test_following_gathers_changes() -> None:
     for missing in (feed[4:], feed[:8], feed[:4] + feed[5:]):
         with pytest.raises(DecodeError):
             follow(start, missing, 9)
+
+
+def test_following_from_any_position_to_any_later_one() -> None:
+    """The rounds of two tiles of the vectors."""
+    tiles = [case.given for case in vectors("names-feed")["tile"] if case.gives]
+    feed = [each for tile in tiles for each in decode_tile(**tile)]
+    sizes = (0, 1, 2, 3, 7, 8, 63, 64, 65, 70)
+    assert len(feed) == sizes[-1]
+    at = {size: position(feed[:size]) for size in sizes}
+    for start in sizes:
+        for end in (size for size in sizes if size >= start):
+            followed = follow(at[start], feed, end)
+            assert followed.position == at[end]
+            changed = {each for round_ in feed[start:end] for each in round_.changes}
+            assert set(followed.changes) == changed
+    with pytest.raises(DecodeError):
+        follow(at[0], feed, 71)
 
 
 def test_tile_holds_its_own_rounds_and_true_changes() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cbfs_common.errors import CryptoError, DecodeError, LimitError
 from cbfs_common.limits import BUNDLE_MAX, COSIGNERS_MAX, OWNER_KEYS_MAX, POLICY_MAX
+from cbfs_common.names.changes import HistoryLink
 from cbfs_common.names.checks import decode_state, new_state
 from cbfs_common.names.entry import ENTRY_MAX, Entry, Keys, Status, decode_entry, decode_round
 from cbfs_common.names.layout import ZERO
@@ -25,7 +26,6 @@ from cbfs_common.names.note import (
 )
 from cbfs_common.names.operations import (
     OPERATION_MAX,
-    HistoryLink,
     Operation,
     OperationKind,
     Refusal,
@@ -69,7 +69,7 @@ HERE = Address(b"k" * 32, "127.0.0.1", 7)
 MANY = Keys(2, tuple(bytes([n]) * 32 for n in range(OWNER_KEYS_MAX)))
 LARGEST = Entry(
     "a" * 32, 2**32 - 1, 2**32 - 1, Status.ACTIVE, 2**64 - 1, 2**64 - 1, b"p" * 32, MANY, MANY,
-    b"x" * 1_024, MANY, 2**64 - 1,
+    b"x" * 1_024, MANY, 2**64 - 1, b"a" * 32,
 )  # fmt: skip
 
 keys = st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=5, unique=True).map(
@@ -94,9 +94,10 @@ entries = st.builds(
 recovered = st.builds(
     lambda entry, heirs, due: replace(entry, heirs=heirs, due=due), entries, keys, numbers
 ).filter(lambda entry: entry.due)
+with_agent = st.builds(lambda entry, agent: replace(entry, agent=agent), entries, hashes)
 
 
-@given(st.one_of(entries, recovered))
+@given(st.one_of(entries, recovered, with_agent))
 def test_entry_is_read_back(entry: Entry) -> None:
     data = entry.encode()
     assert decode_entry(data) == entry
@@ -120,6 +121,7 @@ def test_largest_values_have_the_sizes_that_are_told() -> None:
         MANY,
         MANY,
         b"x" * 1_024,
+        agent=b"a" * 32,
     ).signed(tuple(bytes([n]) * 32 for n in range(2 * OWNER_KEYS_MAX)))
     assert len(operation.encode()) == OPERATION_MAX
     assert decode_operation(operation.encode()) == operation
@@ -379,7 +381,7 @@ def test_request_is_read_back(request_: Request) -> None:
         Steps((HistoryLink(1, 2, b"x"),)),
         Submitted(7),
         RefusedReply(Refusal.NAME_TAKEN),
-        TermsAre("text"),
+        TermsAre("text", 20),
         Receipted(NOW, b"s" * 64),
         ConsistencyIs((ZERO, b"p" * 32)),
     ],

@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cbfs_common.limits import NAME_GRACE, NAME_QUARANTINE, RECOVERY_DELAY
+from cbfs_common.names.changes import HistoryLink, apply_change
 from cbfs_common.names.checks import Found
 from cbfs_common.names.entry import NO_KEYS, Entry, Keys, Status, decode_entry
 from cbfs_common.names.layout import ZERO
 from cbfs_common.names.operations import (
     NEVER,
-    HistoryLink,
     Operation,
     OperationKind,
     OperationRefused,
     Refusal,
-    apply_change,
 )
+from cbfs_common.primitives import sign_public
 from tests.support.names_local import (
     DIRECTORY,
     LIFETIME,
@@ -37,6 +37,7 @@ from tests.support.names_local import (
 )
 
 OWNER, HEIR, SAFE, THIEF = b"o" * 32, b"h" * 32, b"s" * 32, b"t" * 32
+AGENT, NEXT = b"a" * 32, b"n" * 32
 
 
 @pytest.fixture
@@ -211,7 +212,7 @@ class Life(RuleBasedStateMachine):
         self.time = NOW
         self.entry = Entry(
             "alice", 1, 1, Status.ACTIVE, NOW + 10 * RECOVERY_DELAY, 1, ZERO, owners(OWNER),
-            owners(SAFE), b"",
+            owners(SAFE), b"", agent=sign_public(AGENT),
         )  # fmt: skip
 
     @rule(seconds=st.sampled_from([0, 1, RECOVERY_DELAY - 1, RECOVERY_DELAY]))
@@ -220,10 +221,11 @@ class Life(RuleBasedStateMachine):
 
     @rule(
         kind=st.sampled_from([kind for kind in OperationKind if 3 <= kind <= 9]),
-        seeds=st.sets(st.sampled_from([OWNER, HEIR, SAFE, THIEF]), min_size=1),
+        seeds=st.sets(st.sampled_from([OWNER, HEIR, SAFE, THIEF, AGENT, NEXT]), min_size=1),
         heir=st.sampled_from([OWNER, HEIR]),
+        agent=st.sampled_from([b"", sign_public(AGENT), sign_public(NEXT)]),
     )
-    def act(self, kind: OperationKind, seeds: set[bytes], heir: bytes) -> None:
+    def act(self, kind: OperationKind, seeds: set[bytes], heir: bytes, agent: bytes) -> None:
         names_owners = kind in (OperationKind.ROTATE, OperationKind.RECOVER)
         operation = change(
             self.entry,
@@ -231,6 +233,7 @@ class Life(RuleBasedStateMachine):
             *seeds,
             owners=owners(heir) if names_owners else NO_KEYS,
             recovery=owners(SAFE) if kind is OperationKind.ROTATE else NO_KEYS,
+            agent=agent if kind is OperationKind.ROTATE else b"",
             until=self.entry.expires + 1 if kind is OperationKind.RENEW else 0,
         )
         if kind is OperationKind.FREEZE:
@@ -241,18 +244,36 @@ class Life(RuleBasedStateMachine):
         except OperationRefused:
             return
         signers = frozenset(key for key, _ in operation.signatures)
-        needed = now.recovery if kind is OperationKind.RECOVER else now.owners
-        assert needed.satisfied(signers)
+        if signers == {now.agent}:
+            self.check_agent_s(kind, now, made)
+        else:
+            needed = now.recovery if kind is OperationKind.RECOVER else now.owners
+            assert needed.satisfied(signers)
         assert now.status is not Status.RELEASED
-        assert now.status is Status.ACTIVE or kind is OperationKind.RECOVER
+        assert now.status is not Status.FROZEN or kind is OperationKind.RECOVER
+        if now.status is Status.SUSPENDED:
+            assert kind in (OperationKind.ROTATE, OperationKind.FREEZE, OperationKind.RECOVER)
+            assert made.status is not Status.ACTIVE or made.agent != now.agent
         assert made.previous == self.entry.digest()
         link = HistoryLink(5, self.time, operation.encode())
         assert link.follow(self.entry, DIRECTORY) == made
         self.entry = decode_entry(made.encode())
 
+    def check_agent_s(self, kind: OperationKind, now: Entry, made: Entry) -> None:
+        """What an agent has signed has changed the expiry, or suspended the name."""
+        assert now.status is Status.ACTIVE
+        assert now.agent
+        wanted = replace(now, version=made.version, round=made.round, previous=made.previous)
+        if kind is OperationKind.RENEW:
+            assert made == replace(wanted, expires=made.expires)
+        else:
+            assert kind is OperationKind.FREEZE
+            assert made == replace(wanted, status=Status.SUSPENDED)
+
     @invariant()
     def never_the_thief_s(self) -> None:
-        assert owners(THIEF) not in (self.entry.owners, self.entry.heirs)
+        for thief in (THIEF, AGENT, NEXT):
+            assert owners(thief) not in (self.entry.owners, self.entry.heirs)
 
 
 TestLife = Life.TestCase

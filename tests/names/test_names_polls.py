@@ -301,22 +301,27 @@ def test_quorum_of_different_heads_is_none() -> None:
     trio.run(go)
 
 
-def test_too_far_behind_a_client_takes_a_proof_and_holds_everything_possible(
+def test_far_behind_a_client_follows_in_stretches_and_asks_for_no_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It asks for a size that it has in common with many, and for no name."""
+    """It asks for sizes that it has in common with many, and knows what has changed however long it
+    was away, and however busy others were meanwhile."""
     monkeypatch.setattr("cbfs.names.lookups.FOLLOW_MAX", 100)
 
     async def body(here: Polling) -> None:
-        for _ in range(150):
-            here.liar.put()
+        for number in range(350):
+            here.liar.put(changed=("carol",) if number == 20 else ())
+            if number == 120:
+                here.liar.put(replace(BOB, version=2))
         asked = len(here.liar.requests)
         polled = await here.poll()
-        assert polled == Polled(missed=True)
-        assert here.marked == [polled]
-        assert AskConsistency(100, 152) in here.liar.requests[asked:]
+        assert polled.changed.keys() == {prefix("carol"), prefix("bob")}
+        marked = [set(each.changed) for each in here.marked]
+        assert marked == [{prefix("carol")}, {prefix("bob")}, set(), set()]
+        sizes = [r.old_size for r in here.liar.requests[asked:] if isinstance(r, AskConsistency)]
+        assert set(sizes) == {100, 200, 300}
         assert not any(isinstance(r, Lookup) for r in here.liar.requests[asked:])
-        here.liar.put(replace(BOB, version=2))
+        here.liar.put(replace(BOB, version=3))
         assert (await here.poll()).changed.keys() == {prefix("bob")}
 
     polling(body)

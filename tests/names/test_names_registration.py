@@ -20,11 +20,10 @@ from cbfs_common.names.layout import ZERO
 from cbfs_common.names.operations import (
     Operation,
     OperationKind,
-    OperationRefused,
     Refusal,
     decode_operation,
 )
-from cbfs_common.names.registration import Invite, Token, let_in, parse_token, proven
+from cbfs_common.names.registration import Invite, Token, by_invite, parse_token, proven
 from cbfs_common.primitives import sign_public
 from cbfs_names.state import replay
 from tests.support.names_local import (
@@ -36,6 +35,7 @@ from tests.support.names_local import (
     commit,
     local,
     register,
+    worked_for,
 )
 
 REGISTRAR, STRANGER = b"R" * 32, b"x" * 32
@@ -58,7 +58,7 @@ def token(number: int = 1, name: str = "", signer: bytes = REGISTRAR) -> Token:
 
 
 def invited(name: str, by: Token, owner: bytes = b"o" * 32) -> Operation:
-    return let_in(INVITED, commit(name, owner), by)
+    return by_invite(commit(name, owner), by)
 
 
 def refusal(directory: Local, operation: Operation) -> Refusal:
@@ -147,24 +147,90 @@ def test_proof_of_work_is_asked_for_and_made(tmp_path: Path) -> None:
         while proven(bare, terms.work):
             bare = replace(bare, work=bare.work + 1)
         assert refusal(directory, bare) is Refusal.WORK_NEEDED
-        assert directory.round(let_in(terms, bare, None)).head is not None
+        assert directory.round(worked_for(bare, terms.work)).head is not None
         assert directory.round(register("alice")).head is not None
 
 
-def test_flood_of_commits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_registration_is_open_newcomers_work_as_well(tmp_path: Path) -> None:
+    with local(tmp_path / "store", with_terms(Terms())) as directory:
+        bare = commit("alice")
+        while proven(bare, limits.OPEN_WORK):
+            bare = replace(bare, work=bare.work + 1)
+        assert refusal(directory, bare) is Refusal.WORK_NEEDED
+        assert directory.round(worked_for(bare, limits.OPEN_WORK)).head is not None
+
+
+def test_work_of_bits_is_what_the_check_of_it_takes() -> None:
+    for bits in range(12):
+        made = worked_for(commit("alice"), bits)
+        assert proven(made, bits)
+        if made.work:
+            assert not proven(replace(made, work=made.work - 1), bits)
+
+
+def test_the_more_commits_wait_the_more_work_is_asked(tmp_path: Path) -> None:
+    """And it falls again by itself. Whoever does the work is never refused."""
+    few = limits.COMMITS_EASY
+    with local(tmp_path / "store") as directory:
+        flood = [commit(f"name{n}") for n in range(few + 1)]
+        outcome = directory.round(*flood[:few])
+        assert len(outcome.placed) == few
+        honest = commit("honest")
+        while proven(honest, 1):
+            honest = replace(honest, work=honest.work + 1)
+        assert refusal(directory, honest) is Refusal.WORK_NEEDED
+        assert directory.round(worked_for(honest, 1)).head is not None
+        assert directory.round(register("honest")).head is not None
+        directory.now += 3 * limits.COMMIT_PACE
+        later = commit("later")
+        while proven(later, 1):
+            later = replace(later, work=later.work + 1)
+        assert directory.round(later).head is not None
+
+
+def test_an_invite_needs_no_work_and_makes_none_dearer(tmp_path: Path) -> None:
+    terms = Terms(Registration.WORK, work=8, registrar=sign_public(REGISTRAR))
+    with local(tmp_path / "store", with_terms(terms)) as directory:
+        assert directory.round(by_invite(commit("alice"), token())).head is not None
+        with directory.store.read() as view:
+            assert view.busy_until() == 0
+
+
+def test_past_so_many_commits_the_oldest_without_an_invite_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(replay, "COMMITS_MAX", 3)
+    terms = Terms(Registration.WORK, work=0, registrar=sign_public(REGISTRAR))
+    with local(tmp_path / "store", with_terms(terms)) as directory:
+        directory.round(by_invite(commit("alice"), token()))
+        for name in ("bobby", "carol"):
+            directory.now += 1
+            directory.round(commit(name))
+        directory.now += 1
+        assert directory.round(commit("danny"), commit("erika")).head is not None
+        for gone in ("bobby", "carol"):
+            assert refusal(directory, register(gone)) is Refusal.NO_COMMIT
+        for kept in ("alice", "danny", "erika"):
+            assert directory.round(register(kept)).head is not None
+        with directory.store.read() as view:
+            assert view.commit_count() == 3
+        assert directory.round(commit("bobby")).head is not None  # again, by the work of now
+
+
+def test_so_many_commits_fit_into_a_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "ROUND_COMMITS_MAX", 2)
     with local(tmp_path / "store") as directory:
-        flood = [commit(f"name{n}") for n in range(5)]
-        outcome = directory.round(*flood)
+        outcome = directory.round(*(commit(f"name{n}") for n in range(5)))
         assert set(outcome.refused.values()) == {Refusal.TOO_MANY}
         assert len(outcome.placed) == 2
-        outcome = directory.round(*flood[2:])
-        assert sorted(outcome.refused.values()) == [Refusal.FLOODED, Refusal.FLOODED]
-        directory.now += limits.COMMIT_LIFETIME + 1
-        directory.round(register("name0"))
-        assert directory.round(flood[4]).head is None  # those over are forgotten with a round
-        assert directory.round(flood[4]).head is None
+
+
+def test_a_commit_is_void_soon(tmp_path: Path) -> None:
+    """The work in one that has been forgotten cannot be used for much longer."""
+    with local(tmp_path / "store") as directory:
+        late = replace(commit("alice"), expires=1 + limits.COMMIT_ROUNDS_MAX + 1)
+        assert refusal(directory, late) is Refusal.OUT_OF_DATE
+        assert directory.round(replace(late, expires=late.expires - 1)).head is not None
 
 
 def test_token_is_read_back_and_nothing_else_is_one() -> None:
@@ -175,8 +241,6 @@ def test_token_is_read_back_and_nothing_else_is_one() -> None:
         with pytest.raises(DecodeError) as caught:
             parse_token(wrong)
         assert text[20:40] not in str(caught.value)
-    with pytest.raises(OperationRefused):
-        let_in(INVITED, commit("alice"), None)
 
 
 # The configuration.
@@ -227,7 +291,7 @@ def test_configuration_file_has_addresses_and_its_one_form_has_not() -> None:
     assert isinstance(found, ConfigFile)
     assert found.server is not None
     assert (found.server.port, found.urls["a"].port) == (7701, 7711)
-    assert found.config.terms == Terms(Registration.WORK, work=20, lifetime=1_000)
+    assert found.config.terms == Terms(Registration.WORK, work=20, short=5, lifetime=1_000)
     assert config_of(found.config.encode()) == found.config
     assert parse_config(found.config.encode()).config == found.config
     with pytest.raises(DecodeError):
@@ -238,14 +302,14 @@ def test_configuration_file_has_addresses_and_its_one_form_has_not() -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("registration work 20", "registration work 0"),
+        ("registration work 20", "registration work 41"),
         ("registration work 20", "registration work x"),
         ("registration work 20", "registration invite"),
         ("registration work 20", "registration nobody"),
         ("lifetime 1000", "lifetime 0"),
         ("lifetime 1000", "lifetime 1000\nlifetime 1000"),
         ("lifetime 1000", "lifetime"),
-        ("lifetime 1000", "short 5"),
+        ("lifetime 1000", "short 9"),
         ("lifetime 1000", "registrar aaaa"),
         ("group all 1 a", "group all 2 a"),
         ("quorum all", ""),

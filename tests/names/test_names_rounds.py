@@ -21,7 +21,7 @@ from cbfs_common.names.operations import Operation, Refusal
 from cbfs_common.names.trees import EMPTY_ROOT, extends
 from cbfs_common.names.wire import AskConsistency, ConsistencyIs, RefusedReply
 from cbfs_common.primitives import sign, verify
-from cbfs_host.lmdb_environment import StoreError
+from cbfs_host.complaints import StoreError
 from cbfs_names.rounds.sequencer import build_block
 from cbfs_names.rounds.verifier import check_block
 from cbfs_names.state.block import Block, BlockRefused, Reason, proposal_text

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from cbfs_common.errors import TransportError
-from cbfs_host.lmdb_environment import StoreError
+from cbfs_host.complaints import StoreError
 from cbfs_names.wire.peer_link import connected
 from tests.support.names_proposer import RANDOM, place, serving
 

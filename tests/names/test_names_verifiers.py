@@ -73,7 +73,7 @@ def test_a_verifier_restored_from_a_copy_signs_no_second_head(
                     before = sequencer.head
                     sequencer.publish(block)
                     asked = 2, block.round.digest(), 2
-                    await sequencer.until(lambda: sequencer.answered.count(asked) == 2)
+                    await sequencer.until(lambda: sequencer.answered.count(asked) >= 2)
                 shutil.rmtree(tmp_path / "v1")
                 (tmp_path / "copy").rename(tmp_path / "v1")
                 after, sequencer.head = sequencer.head, before

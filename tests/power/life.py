@@ -8,7 +8,8 @@ there. Whatever was acknowledged before a cut must hold after it.
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -233,6 +234,8 @@ def check(recording: Recording, images: Path, acks: list[Ack]) -> Iterator[str]:
     server = programs.server()
     if server not in {a.what for a in acks if a.kind == "begun"}:
         yield f"the server does not start as it was: {log.read_text()}"
+    # Before the clients come: they make good what a server has lost
+    yield from _asked(partial(_prekeys, server, recording, acks), images)
     try:
         mounts = {name: programs.mount(name) for name in ("alice", "bob")}
     except AssertionError as error:
@@ -249,7 +252,7 @@ def check(recording: Recording, images: Path, acks: list[Ack]) -> Iterator[str]:
         folder.mkdir(exist_ok=True)
         (folder / "last").write_text(f"{other}-last\n")
         expected.add(f"{other}-last")
-    yield from _asked(disks["names"] / "names" / "policy", server, recording, acks, images)
+    yield from _asked(partial(_names, disks["names"] / "names" / "policy", acks), images)
 
     def arrived() -> Counter[str]:
         return Counter(
@@ -319,27 +322,34 @@ def _state(mounts: dict[str, Path]) -> str:
     return "".join(said)
 
 
-def _asked(
-    policy: Path, server: str, recording: Recording, acks: list[Ack], images: Path
-) -> Iterator[str]:
-    """What the servers say, asked by a process of its own: this one must not have threads."""
+def _asked(ask: Callable[[], Awaitable[str]], images: Path) -> Iterator[str]:
+    """What is wrong with what servers say, asked by a process of its own: this one must not have
+    threads."""
     said = images / "asked"
-    user = (recording.place / "alice.user").read_bytes()
 
-    async def ask() -> None:
-        taken = {a.what for a in acks if a.kind == "taken"}
-        again = await take_some(server, user, TAKEN_AFTER)
-        if taken & set(again) or len(set(again)) < len(again):
-            said.write_text("a prekey was given out twice")
-        heads = [bytes.fromhex(a.what) for a in acks if a.kind == "head"]
-        client = directory(policy, Kept(heads[-1] if heads else None))
-        await client.register("after", b"profile", OWNER)
-        for name in ("alice", "bob", *(a.what for a in acks if a.kind == "registered")):
-            if not isinstance(await client.lookups.lookup(name), Found):
-                said.write_text(f"{name} is no longer registered")
+    async def asked() -> None:
+        said.write_text(await ask())
 
-    code = call(lambda: trio.run(ask), images / "log")
-    if said.exists():
-        yield said.read_text()
+    code = call(lambda: trio.run(asked), images / "log")
     if code:
         yield f"the servers cannot be asked: {(images / 'log').read_text()[-2000:]}"
+    elif said.read_text():
+        yield said.read_text()
+
+
+async def _prekeys(server: str, recording: Recording, acks: list[Ack]) -> str:
+    taken = {a.what for a in acks if a.kind == "taken"}
+    user = (recording.place / "alice.user").read_bytes()
+    again = await take_some(server, user, TAKEN_AFTER)
+    doubled = taken & set(again) or len(set(again)) < len(again)
+    return "a prekey was given out twice" if doubled else ""
+
+
+async def _names(policy: Path, acks: list[Ack]) -> str:
+    heads = [bytes.fromhex(a.what) for a in acks if a.kind == "head"]
+    client = directory(policy, Kept(heads[-1] if heads else None))
+    await client.register("after", b"profile", OWNER)
+    for name in ("alice", "bob", *(a.what for a in acks if a.kind == "registered")):
+        if not isinstance(await client.lookups.lookup(name), Found):
+            return f"{name} is no longer registered"
+    return ""

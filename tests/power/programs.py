@@ -14,11 +14,13 @@ from typing import Any
 
 import lmdb
 
+import cbfs.commands.init  # what is read in late is there before the power goes
 import cbfs.commands.main
-import cbfs.commands.mount
+import cbfs.commands.mount.program
+import cbfs.commands.mount.serving
 import cbfs_host.lmdb_environment
 import cbfs_server.cli
-import cbfs_server.housekeeping
+import cbfs_server.lmdb_store.room
 from cbfs.storage.root_key import RootFile
 from cbfs_common.names.note import SignatureLine, cosign, sign_checkpoint
 from cbfs_names.commands.main import main as names_main
@@ -146,7 +148,8 @@ class Programs:
         faulty, fault = FAULTS[self._fault]
 
         def run() -> object:
-            cbfs_server.housekeeping.__dict__["FREE_MIN"] = 0  # the disks are small
+            small = {"RESERVE": 1 << 20, "RESERVE_STEP": 1 << 20}
+            cbfs_server.lmdb_store.room.__dict__.update(small)  # as the disks are
             if who in faulty:
                 fault()
             if self._acks is not None:
@@ -162,13 +165,15 @@ class Programs:
     def names(self) -> str:
         """Start the name directory; its address."""
         data = self.data("names")
-        main = self._main("names", names_main, "--data", data, "--listen", NAMES)
+        options = ("--data", data, "--listen", NAMES, "--registration", "work:0", "--short", "3")
+        main = self._main("names", names_main, *options)
         return spawn(main, self._log, first_line=True)
 
     def server(self) -> str:
         """Start the message server; its address."""
         data = self.data("server")
-        main = self._main("server", cbfs_server.cli.main, "--data", data, "--listen", SERVER)
+        options = ("--data", data, "--listen", SERVER, "--disk-free", "0M")
+        main = self._main("server", cbfs_server.cli.main, *options)
         return spawn(main, self._log, first_line=True)
 
     def init(self, name: str, server: str) -> int:
@@ -188,7 +193,8 @@ class Programs:
         place.mkdir(exist_ok=True)
         options = ("-o", "grace=0.1", "--no-tor")
         code = call(
-            self._main(name, cbfs.commands.mount.main, self.data(name), place, *options), self._log
+            self._main(name, cbfs.commands.mount.program.main, self.data(name), place, *options),
+            self._log,
         )
         if code != 0:
             raise AssertionError(f"{name} cannot be mounted: {code}")

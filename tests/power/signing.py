@@ -38,7 +38,9 @@ def record(recording: Recording, seconds: float, seed: int, fault: str) -> None:
         words = ("--data", programs.data(name), *kind, "--address", place, word)
         lines.append(programs.tool("key", *words))
     config = recording.place / "config"
-    config.write_text("".join(lines) + "group both 2 v1 v2\nquorum both\n")
+    config.write_text(
+        "".join(lines) + "group both 2 v1 v2\nquorum both\nregistration work 0\nshort 3\n"
+    )
     _run(programs, recording.place)
     policy = programs.data("seq") / "policy"
     acks.write("begun", "")

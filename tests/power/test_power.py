@@ -13,14 +13,17 @@ from tests.power.__main__ import LOST, run
 from tests.power.box import missing
 from tests.power.images import BLOCK, SECTOR, Cut, Journal, JournalFile, Mode
 
-pytestmark = pytest.mark.mount
-
 LIMIT = 900.0
+
+pytestmark = [pytest.mark.mount, pytest.mark.timeout(LIMIT + 100)]
 
 needs_power = pytest.mark.skipif(bool(missing()), reason=missing() or "none")
 
 WORLDS = {"life": (4, 45), "first": (0, 15), "signing": (3, 15)}
 """Seconds of a recording, and of checks."""
+
+MOST = 60
+"""Cuts until something must have been lost, which is mostly so at the first."""
 
 CONTROLS = [
     ("life", "client without sync"),
@@ -48,14 +51,14 @@ def test_a_power_loss_at_any_moment_loses_nothing_that_was_acknowledged(
 @needs_power
 @pytest.mark.parametrize(("world", "fault"), CONTROLS)
 def test_without_what_it_rests_on_something_is_lost(memory: Path, world: str, fault: str) -> None:
-    options = ("--record", 2, "--least", 12, "--fault", fault)
+    options = ("--record", 2, "--least", MOST, "--fault", fault)
     code, said = run(world, memory, *options, limit=LIMIT)
     assert code == LOST, said
 
 
 @needs_power
 def test_a_disk_that_lies_loses_something(memory: Path) -> None:
-    code, said = run("life", memory, "--record", 2, "--least", 12, "--lying", limit=LIMIT)
+    code, said = run("life", memory, "--record", 2, "--least", MOST, "--lying", limit=LIMIT)
     assert code == LOST, said
 
 

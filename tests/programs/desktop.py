@@ -50,7 +50,7 @@ office = subprocess.Popen(["soffice", "--headless", "--norestore", "--nologo", "
 here = uno.getComponentContext()
 resolver = here.ServiceManager.createInstanceWithContext(
     "com.sun.star.bridge.UnoUrlResolver", here)
-for _ in range(600):
+for _ in range(2000):
     try:
         there = resolver.resolve(f"uno:{pipe};urp;StarOffice.ComponentContext")
         break

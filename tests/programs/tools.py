@@ -78,6 +78,15 @@ def _copies(name: str, package: str, command: str, prepare: str = "") -> Tool:
     )
 
 
+_COMMITS = """
+export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a
+git init -q -b main --bare git
+for tree in . second; do
+    git --git-dir=git --work-tree=$tree add letter.txt
+    git --git-dir=git --work-tree=$tree commit -q -m one
+done
+"""
+
 SH = "dash"
 COREUTILS = "coreutils"
 PYTHON = "python3"
@@ -129,6 +138,7 @@ TOOLS = (
     _copies("rsync", "rsync", "rsync {} ."),
     _copies("rsync -a", "rsync", "rsync -a {} ."),
     _copies("rsync -b", "rsync", "rsync -ab {} ."),
+    _copies("rsync --delay-updates", "rsync", "rsync -a --delay-updates {} ."),
     _copies("rsync --inplace", "rsync", "rsync -a --inplace {} ."),
     _copies("gio copy", "libglib2.0-bin", "gio copy {} letter.txt"),
     _copies("gio copy -b", "libglib2.0-bin", "gio copy -b {} letter.txt"),
@@ -167,14 +177,15 @@ TOOLS = (
         "git --git-dir=$1/git --work-tree=. checkout -q main~ -- letter.txt",
         "",
         "git --git-dir=$1/git --work-tree=. checkout -q main -- letter.txt",
-        prepare="""
-            export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a
-            git init -q -b main --bare git
-            for tree in . second; do
-                git --git-dir=git --work-tree=$tree add letter.txt
-                git --git-dir=git --work-tree=$tree commit -q -m one
-            done
-            """,
+        prepare=_COMMITS,
+    ),
+    Tool(
+        "git restore",
+        "git",
+        "git --git-dir=$1/git --work-tree=. restore -s main~ letter.txt",
+        "",
+        "git --git-dir=$1/git --work-tree=. restore -s main letter.txt",
+        prepare=_COMMITS,
     ),
     Tool(
         "git apply",
@@ -242,6 +253,33 @@ def _killed_rsync(place: Place) -> None:
     place.finished()
 
 
+def _delayed(place: Place) -> None:
+    """Many files, which all get their names at the end."""
+    place.shell(PREPARE)
+    place.shell("cd $1/third; for n in 1 2 3 4 5; do echo text $n > $n.txt; done")
+    place.shell("rsync -a --delay-updates $1/third/ .")
+    for number in range(1, 6):
+        place.finished(f"{number}.txt")
+
+
+def _in_turn(place: Place) -> None:
+    """Several programs of one script write a file, with a pause between them."""
+    place.shell(PREPARE)
+    place.shell(
+        "cat $1/letter.txt > letter.txt; sleep 0.3; cat $1/second/letter.txt >> letter.txt;"
+        " sed -i s/second/third/ letter.txt"
+    )
+    place.finished()
+
+
+def _held(place: Place) -> None:
+    """A date to come, of the same command line, holds what is copied."""
+    place.shell(PREPARE)
+    place.shell("cp $1/letter.txt letter.txt; touch -d tomorrow letter.txt")
+    place.shell("cp $1/letter.txt other.txt && sleep 0.3 && touch -d tomorrow other.txt")
+    place.pass_grace()
+
+
 def _taken_back(place: Place) -> None:
     place.existing()
     place.shell("echo never > note.txt; rm note.txt; rm letter.txt")
@@ -262,5 +300,8 @@ def tool_cases() -> Iterator[Case]:
     yield Case("echo >>", "twice, apart", _appended_twice, version_of(SH), known=True)
     yield Case("cat >", "killed, again", _killed_copy, version_of(COREUTILS), known=True)
     yield Case("rsync", "killed, again", _killed_rsync, version_of("rsync"))
+    yield Case("rsync --delay-updates", "several", _delayed, version_of("rsync"))
+    yield Case("cat, sed", "in turn", _in_turn, version_of(COREUTILS))
+    yield Case("cp, touch -d", "held", _held, version_of(COREUTILS))
     yield Case("rm", "taken back", _taken_back, version_of(COREUTILS))
     yield Case("mv, ln", "renamed", _moved_in_twice, version_of(COREUTILS))

@@ -95,7 +95,7 @@ def clear(*users: User) -> None:
 
 def test_each_has_a_readme_of_one_screen() -> None:
     folders = [path for path in EXAMPLES.iterdir() if path.is_dir()]
-    assert len(folders) == 8
+    assert len(folders) == 10
     for folder in folders:
         assert len((folder / "README.rst").read_text().splitlines()) <= 40
         assert f"<{folder.name}/README.rst>" in (EXAMPLES / "README.rst").read_text()
@@ -198,7 +198,7 @@ def test_ticker_is_followed_line_by_line(people: tuple[World, User, User]) -> No
     clear(alice, bob)
     with (
         running(bob, "ticker/follow", "alice") as follower,
-        running(alice, "ticker/publish", "bob", "0.3") as publisher,
+        running(alice, "ticker/publish", "bob", "3") as publisher,
     ):
         assert publisher.stdin is not None
         for number in range(4):
@@ -243,11 +243,20 @@ def test_updates_are_installed_and_never_taken_back(people: tuple[World, User, U
         assert subprocess.check_output([place / "current"]) == b"nine\n"
 
 
+HAS_BEGUN = (
+    "dbus-send --session --print-reply --dest=org.freedesktop.DBus / "
+    "org.freedesktop.DBus.NameHasOwner string:org.freedesktop.Notifications | grep -q true"
+)
+"""Whether there is a notification daemon: whoever notifies before is given another one by the bus,
+which prints nothing."""
+
+
 @contextmanager
 def notifying(user: User) -> Iterator[subprocess.Popen[str]]:
     """A real notification daemon on a screen of its own, which prints what it shows, and the
     example that tells it."""
-    inner = f"dunst -print & exec /bin/sh {EXAMPLES / 'notify' / 'notify'}"
+    example = f"exec /bin/sh {EXAMPLES / 'notify' / 'notify'}"
+    inner = f"dunst -print & until {HAS_BEGUN}; do sleep 0.1; done; {example}"
     with screen({**os.environ, "CBFS_MOUNT": str(user.mountpoint)}) as on:
         process = subprocess.Popen(
             ["dbus-run-session", "--", "/bin/sh", "-c", inner],

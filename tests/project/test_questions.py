@@ -50,7 +50,7 @@ class Terminal:
         return bool(termios.tcgetattr(self._ours)[3] & termios.ECHO)
 
     def type(self, text: str) -> None:
-        os.write(self._ours, text.encode())
+        os.write(self._ours, text.encode(errors="surrogateescape"))
 
     def end(self) -> int:
         """Its exit code."""
@@ -67,7 +67,7 @@ class Terminal:
             data = os.read(self._ours, 4_096)
         except OSError:  # EIO: nobody has the other end any more
             return False
-        self.shown += data.decode()
+        self.shown += data.decode(errors="replace")
         return bool(data)
 
 
@@ -130,7 +130,7 @@ def test_control_c_makes_nothing(tmp_path: Path) -> None:
     assert not place.exists()
 
 
-@pytest.mark.parametrize(
+_ASKING = pytest.mark.parametrize(
     ("words", "prompt"),
     [
         (("cbfs", "export", "ACCOUNT", "FILE"), "passphrase of the export: "),
@@ -140,6 +140,9 @@ def test_control_c_makes_nothing(tmp_path: Path) -> None:
         (("cbfs", "name", "show", "--account", "LOCKED"), "passphrase of the account: "),
     ],
 )
+
+
+@_ASKING
 def test_control_c_at_a_passphrase(
     words: tuple[str, ...], prompt: str, made: Path, tmp_path: Path
 ) -> None:
@@ -157,6 +160,35 @@ def test_control_c_at_a_passphrase(
     assert "Traceback" not in terminal.shown
     assert "half" not in terminal.shown
     assert not list(places["MOUNT"].iterdir())
+
+
+@_ASKING
+def test_what_is_typed_that_is_no_text(
+    words: tuple[str, ...], prompt: str, made: Path, tmp_path: Path
+) -> None:
+    """One line, and the terminal shows what is typed again: at a terminal with other letters."""
+    places = {"ACCOUNT": made / "account", "LOCKED": made / "locked"}
+    places |= {name: tmp_path / name for name in ("FILE", "NEW", "MOUNT")}
+    places["MOUNT"].mkdir()
+    terminal = Terminal(*(places.get(word, word) for word in words))
+    terminal.wait(prompt)
+    wait_for(lambda: not terminal.echoes() or None, "it to read")
+    terminal.type("Gr\udcfc\udcdfe\n")
+    terminal.wait("not UTF-8")
+    assert terminal.echoes()
+    assert terminal.end() == 1
+    assert "Traceback" not in terminal.shown
+
+
+def test_an_answer_that_is_no_text_is_asked_for_again(tmp_path: Path) -> None:
+    terminal = Terminal("cbfs", "init", "--account", tmp_path / "asked")
+    terminal.wait("name: ")
+    terminal.type("Gr\udcfc\udcdfe\n")
+    terminal.wait("name: ")
+    terminal.type("\x04")
+    terminal.wait("nothing was made")
+    assert terminal.end() == 1
+    assert "Traceback" not in terminal.shown
 
 
 @pytest.mark.parametrize(

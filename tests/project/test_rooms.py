@@ -37,7 +37,7 @@ ALLOWED = {
     "interface": "account contacts messages storage",
     "context": "account contacts messages names network problems storage",
     "sending": _ENGINE,
-    "receiving": f"sending account {_ENGINE}",
+    "receiving": f"sending names account {_ENGINE}",
     "engine": f"receiving sending names account {_ENGINE}",
     "tree": "interface contacts messages account problems storage",
     "outbox": "tree interface messages problems storage",
@@ -48,12 +48,33 @@ imported by none."""
 
 PLANS = {
     "cbfs": ALLOWED,
+    "cbfs_server": {
+        "limits": "",
+        "turns": "limits",
+        "metrics": "",
+        "store": "limits",
+        "lmdb_store": "store limits",
+        "postgres_store": "store limits",
+        "newcomers": "store limits",
+        "settings": "store limits",
+        "push": "store limits",
+        "visits": "push store",
+        "service": "visits newcomers push store limits",
+        "housekeeping": "service newcomers push store limits",
+        "sockets": "service push turns limits",
+        "figures": "sockets housekeeping push store",
+        "admin": "figures store limits",
+        "cli": "admin figures sockets housekeeping push settings newcomers metrics lmdb_store"
+        " postgres_store store limits",
+        "entry": "",
+    },
     "cbfs_names": {
         "limits": "",
         "state": "limits",
         "wire": "state limits",
         "rounds": "state wire limits",
         "processes": "rounds wire state limits",
+        "admin": "processes rounds wire state limits",
     },
 }
 """The same of each package that has rooms."""

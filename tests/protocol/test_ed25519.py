@@ -1,9 +1,5 @@
 """One rule for Ed25519, at all edges where libraries differ."""
 
-import json
-from typing import Any
-
-import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import example, given
@@ -12,10 +8,10 @@ from nacl import bindings, exceptions
 
 from cbfs_common.errors import CryptoError
 from cbfs_common.primitives import sign, sign_public, verify
-from tests.vectors.make_ed25519_vectors import FILE, make
+from tests.support.vectors import vectors
+from tests.vectors.make_ed25519 import equations
 
-VECTORS: dict[str, Any] = json.loads(FILE.read_text())
-CASES: list[dict[str, Any]] = VECTORS["cases"]
+CASES = vectors("ed25519")["signature"]
 
 
 def is_taken(public: bytes, message: bytes, signature: bytes) -> bool:
@@ -42,30 +38,13 @@ def sodium_takes(public: bytes, message: bytes, signature: bytes) -> bool:
     return True
 
 
-def parts(case: dict[str, Any]) -> tuple[bytes, bytes, bytes]:
-    public, message, signature = (
-        bytes.fromhex(case[name]) for name in ("public", "message", "signature")
-    )
-    return public, message, signature
-
-
-def test_the_vectors_are_those_of_the_script() -> None:
-    assert make() == VECTORS
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['why']} ({case['equations']})")
-def test_vectors(case: dict[str, Any]) -> None:
-    assert set(case) == {"why", "public", "message", "signature", "equations", "valid"}
-    assert is_taken(*parts(case)) == case["valid"]
-
-
 def test_the_edges_are_those_where_libraries_differ() -> None:
     """Without the rule two verifiers that use other libraries would part ways."""
-    differ = [c for c in CASES if openssl_takes(*parts(c)) != sodium_takes(*parts(c))]
-    too_much = [c for c in CASES if sodium_takes(*parts(c)) and not c["valid"]]
-    by_cofactor = [c for c in CASES if c["equations"] == "with a cofactor"]
+    differ = [c for c in CASES if openssl_takes(**c.given) != sodium_takes(**c.given)]
+    too_much = [c for c in CASES if sodium_takes(**c.given) and c.error]
+    by_cofactor = [c for c in CASES if equations(*c.given.values()) == "with a cofactor"]
     assert min(map(len, (differ, too_much, by_cofactor))) >= 3
-    assert [c["why"] for c in CASES if c["valid"]] == ["what an honest signer makes"]
+    assert [c.name for c in CASES if not c.error] == ["what an honest signer makes (both)"]
 
 
 @given(st.binary(max_size=64), st.binary(max_size=10), st.binary(max_size=128))

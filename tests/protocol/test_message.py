@@ -28,8 +28,10 @@ from cbfs_common.messages.body import (
     part_capacity,
 )
 from cbfs_common.messages.conversation import FOREVER, Lifetime
+from cbfs_common.person import Person
 
 NAMES = st.from_regex(r"[a-z0-9]{3,8}[xyz]", fullmatch=True)
+PEOPLE = st.builds(Person, st.sampled_from((b"h" * 16, b"t" * 16)), NAMES)
 
 LIFETIMES = st.builds(
     Lifetime,
@@ -46,13 +48,14 @@ def text(most: int) -> st.SearchStrategy[str]:
 def parts(draw: st.DrawFn) -> Part:
     """Any part that may be sent."""
     ids = st.binary(min_size=16, max_size=16)
-    count = draw(st.integers(1, 9))
+    leaving = draw(st.booleans())
+    count = 1 if leaving else draw(st.integers(1, 9))
     chunk = draw(st.integers(1, 900))
     last = draw(st.integers(0 if count == 1 else 1, chunk))
     number = draw(st.integers(0, count - 1))
-    folder = draw(st.booleans())
+    folder = not leaving and draw(st.booleans())
     length = last if number == count - 1 else chunk
-    people = tuple(sorted(draw(st.sets(NAMES, min_size=2, max_size=5))))
+    people = tuple(sorted(draw(st.sets(PEOPLE, min_size=2, max_size=5))))
     hashes = draw(st.sets(st.binary(min_size=32, max_size=32), max_size=PARENTS_MAX))
     return Part(
         salt=draw(ids),
@@ -61,7 +64,7 @@ def parts(draw: st.DrawFn) -> Part:
         participants=people,
         subject=draw(text(200)),
         date=draw(st.integers(0, DATE_MAX)),
-        file_name=("f" if folder else "") + draw(text(250)),
+        file_name="" if leaving else ("f" if folder else "") + draw(text(250)),
         number=number,
         count=count,
         size=(count - 1) * chunk + last,
@@ -70,6 +73,8 @@ def parts(draw: st.DrawFn) -> Part:
         bundle=draw(st.binary(max_size=100)),
         folder=folder,
         lifetime=draw(st.just(FOREVER) | LIFETIMES),
+        root=draw(st.just(b"") | ids),
+        leaving=leaving,
     )
 
 
@@ -100,7 +105,7 @@ VALUES = st.recursive(
 
 
 @settings(max_examples=150, deadline=None)
-@given(parts(), st.integers(0, 16), VALUES)
+@given(parts(), st.integers(0, 18), VALUES)
 def test_any_value_in_any_field_is_a_body_or_refused(part: Part, at: int, value: object) -> None:
     fields = msgpack.unpackb(encode_part(part))
     fields[at] = value
@@ -119,7 +124,12 @@ def test_a_timestamp_or_a_deep_nest_is_refused() -> None:
             decode_body(body)
 
 
-def cut(content: bytes, size: int, names: tuple[str, ...], bundle: bytes) -> list[Part]:
+def crowd(number: int) -> tuple[Person, ...]:
+    """So many people with the longest names."""
+    return tuple(Person(b"h" * 16, f"{'n' * 28}{i:04}") for i in range(number))
+
+
+def cut(content: bytes, size: int, names: tuple[Person, ...], bundle: bytes) -> list[Part]:
     """The parts of a message, as a sender cuts them."""
     count = max(1, -(-len(content) // size))
     digest = blake2b(content, digest_size=32).digest()
@@ -146,7 +156,7 @@ def cut(content: bytes, size: int, names: tuple[str, ...], bundle: bytes) -> lis
 @pytest.mark.parametrize("people", [2, 50])
 @pytest.mark.parametrize("more", [-1, 0, 1])
 def test_parts_fit_whatever_goes_with_them(people: int, more: int) -> None:
-    names = tuple(f"{'n' * 28}{i:04}" for i in range(people))
+    names = crowd(people)
     size = part_capacity(names, "s" * 200, "f" * 255)
     assert size * PARTS_MAX >= FILE_SIZE_MAX
     content = bytes(3 * size + more)
@@ -157,7 +167,7 @@ def test_parts_fit_whatever_goes_with_them(people: int, more: int) -> None:
 
 
 def test_every_size_of_parts_holds_the_largest_file() -> None:
-    names = tuple(f"{'n' * 28}{i:04}" for i in range(50))
+    names = crowd(50)
     size = part_capacity(names, "s" * 200, "f" * 255)
     cuts = cut(bytes(FILE_SIZE_MAX), size, names, b"")
     for part in (cuts[0], cuts[-1]):
@@ -165,13 +175,13 @@ def test_every_size_of_parts_holds_the_largest_file() -> None:
 
 
 def test_a_part_that_does_not_fit_is_refused() -> None:
-    size = part_capacity(("alice", "bob"), "", "")
-    (part,) = cut(bytes(size + BUNDLE_MAX), size + BUNDLE_MAX, ("alice", "bob"), bytes(BUNDLE_MAX))
+    size = part_capacity(crowd(2), "", "")
+    (part,) = cut(bytes(size + BUNDLE_MAX), size + BUNDLE_MAX, crowd(2), bytes(BUNDLE_MAX))
     with pytest.raises(LimitError):
         encode_part(part)
 
 
 def test_a_part_that_none_would_take_is_not_made() -> None:
-    (part,) = cut(b"x", 1, ("bob", "alice"), b"")
+    (part,) = cut(b"x", 1, crowd(2)[::-1], b"")
     with pytest.raises(DecodeError):
         encode_part(part)

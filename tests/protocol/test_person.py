@@ -5,35 +5,41 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbfs_common.errors import DecodeError
+from cbfs_common.messages.conversation import continued_id, conversation_id, fits
 from cbfs_common.person import (
     Directories,
     Person,
-    UnknownDirectory,
     check_name,
     check_namespace,
     directory_id,
+    directory_text,
+    read_directory_text,
 )
 
 HERE, THERE, ELSEWHERE = (directory_id(bytes([n]) * 32) for n in range(3))
+KNOWN = Directories(HERE)
+
+NAMES = st.sampled_from(("bob", "alice", "b0b", "x-y_z"))
+PEOPLE = st.builds(
+    Person, st.sampled_from((HERE, THERE, ELSEWHERE)) | st.binary(min_size=16, max_size=16), NAMES
+)
 
 
-def directories() -> Directories:
-    made = Directories(HERE, "a.example")
-    made.follow(THERE, "b.example")
-    return made
+@given(PEOPLE)
+def test_a_text_has_one_person_and_a_person_one_text(person: Person) -> None:
+    text = KNOWN.text(person)
+    assert KNOWN.person(text) == person
+    assert ("@" in text) == (person.directory != HERE)
+    assert Directories(person.directory).text(person) == person.name
 
 
-def test_ones_own_directory_s_names_are_plain_and_others_are_qualified() -> None:
-    known = directories()
-    for text, person in (
-        ("bob", Person(HERE, "bob")),
-        ("bob@b.example", Person(THERE, "bob")),
-    ):
-        assert known.text(person) == text
-        assert known.person(text) == person
-    assert known.person("bob@a.example") == Person(HERE, "bob")
-    with pytest.raises(UnknownDirectory):
-        known.text(Person(ELSEWHERE, "bob"))
+@given(st.sets(PEOPLE, min_size=2, max_size=5))
+def test_people_are_in_the_order_of_the_wire_and_texts_in_that_of_texts(
+    people: set[Person],
+) -> None:
+    texts = KNOWN.texts(people)
+    assert list(texts) == sorted(texts)
+    assert KNOWN.people(texts) == tuple(sorted(people, key=lambda p: (p.directory, p.name)))
 
 
 def test_namesakes_are_never_the_same_bytes() -> None:
@@ -42,23 +48,64 @@ def test_namesakes_are_never_the_same_bytes() -> None:
     assert Person(HERE, "bob").encode() == HERE + b"\x03bob"
 
 
+def test_namesakes_have_conversations_of_their_own() -> None:
+    ids = {
+        conversation_id(tuple(sorted((Person(HERE, "alice"), Person(where, "bob")))), "", 0)
+        for where in (HERE, THERE, ELSEWHERE)
+    }
+    assert len(ids) == 3
+    there = tuple(sorted((Person(HERE, "alice"), Person(THERE, "bob"))))
+    assert sum(fits(id_, there, "") for id_ in ids) == 1
+
+
+def test_who_goes_on_has_an_id_that_nobody_else_can_have() -> None:
+    """Nor can it be that of a conversation which somebody begins, nor is it one's own root."""
+    alice, bob, carol = (Person(HERE, name) for name in ("alice", "bob", "carol"))
+    began = conversation_id((alice, bob), "", 0)
+    ids = [
+        continued_id(root, people, subject)
+        for root in (began, conversation_id((alice, bob), "", 1))
+        for people in ((alice, bob), (alice, carol), (alice, bob, carol))
+        for subject in ("", "lunch")
+    ]
+    assert len({*ids, began}) == len(ids) + 1
+    for id_ in ids:
+        assert id_[0] & 0x80
+        assert not fits(id_, (alice, bob, carol), "")
+    assert fits(ids[4], (alice, bob, carol), "", began)
+    assert sum(fits(id_, (alice, bob, carol), "", began) for id_ in ids) == 1
+    assert not fits(began, (alice, bob), "", began)
+
+
 @pytest.mark.parametrize(
     "text",
-    ["bob@", "@b.example", "bob@b.example@b.example", "bob@c.example", "Bob", "bob@B.example"],
+    [
+        "bob@",
+        "@" + directory_text(THERE),
+        f"bob@{directory_text(THERE)}@{directory_text(THERE)}",
+        f"bob@{directory_text(HERE)}",
+        f"bob@{directory_text(THERE).upper()}",
+        f"bob@{directory_text(THERE)[1:]}",
+        f"bob@{directory_text(THERE)}a",
+        f"bob@{directory_text(THERE)}\n",
+        "bob@example.org",
+        "Bob",
+    ],
 )
 def test_what_names_nobody_is_refused(text: str) -> None:
     with pytest.raises(DecodeError):
-        directories().person(text)
+        KNOWN.person(text)
 
 
-def test_a_namespace_that_another_directory_has_is_refused() -> None:
-    known = directories()
-    known.follow(THERE, "b.example")
-    with pytest.raises(ValueError, match="one namespace"):
-        known.follow(ELSEWHERE, "b.example")
-    with pytest.raises(ValueError, match="one namespace"):
-        known.follow(ELSEWHERE, "a.example")
-    assert known.person("bob@b.example") == Person(THERE, "bob")
+def test_a_directory_has_one_text() -> None:
+    last = [directory_text(THERE)[:-1] + letter for letter in "abcdefghijklmnopqrstuvwxyz234567"]
+    taken = []
+    for text in last:
+        try:
+            taken.append(read_directory_text(text))
+        except DecodeError:
+            continue
+    assert len(taken) == len(set(taken)) == 8  # 3 bits of the last letter count
 
 
 @given(st.text(alphabet="ab0.-_@/A", max_size=70))
@@ -73,7 +120,7 @@ def test_namespaces_can_stand_in_file_names(text: str) -> None:
 
 
 @given(st.text(alphabet="ab0.-_@/A", max_size=40))
-def test_no_name_holds_what_parts_it_from_a_namespace(text: str) -> None:
+def test_no_name_holds_what_parts_it_from_a_directory(text: str) -> None:
     try:
         check_name(text)
     except DecodeError:

@@ -337,3 +337,17 @@ def test_trials_are_bounded_and_begin_with_who_wrote_last(monkeypatch: pytest.Mo
     assert [routes.search(envelope) for envelope in far] == [None, None, *ids[2:]]
     routes.update(pairs[0][1])
     assert [routes.search(envelope) for envelope in far] == [ids[0], None, None, ids[3]]
+
+
+def test_a_turn_has_2_32_messages() -> None:
+    """The last number is sealed, and then nothing until the peer has answered."""
+    alice, bob = TALKING
+    alice, _ = alice.seal(ALICE, b"", RANDOM, LIFE)
+    sending = alice.state.sending
+    assert sending is not None
+    alice = Session(replace(alice.state, sending=replace(sending, number=2**32 - 1)))
+    alice, envelope = alice.seal(ALICE, b"the last", RANDOM, LIFE)
+    with pytest.raises(TooFar):
+        bob.open(BOB, envelope, NOW)
+    with pytest.raises(LimitError, match="without an answer"):
+        alice.seal(ALICE, b"one more", RANDOM, LIFE)

@@ -21,9 +21,11 @@ from cbfs_common.session.session import (
     SessionDiverged,
     Stage,
     decode_session,
+    make_turn_keys,
     outer_of,
 )
-from tests.support.talking import LIFE, NOW, opened, party, prekey_of, seeded, started
+from cbfs_common.session.state import Sending
+from tests.support.talking import LIFE, NOW, opened, party, peer_of, prekey_of, seeded, started
 
 RANDOM = seeded("test_session_attacks")
 ALICE, BOB = party(RANDOM), party(RANDOM)
@@ -314,3 +316,25 @@ def test_randomness_that_is_drawn_is_what_is_used() -> None:
     for _ in range(3):
         start, _ = start.seal(ALICE, b"x", random, LIFE)
     assert drawn == [32] * 3
+
+
+def test_who_receives_could_have_written_it_all() -> None:
+    """So no envelope, key or state of bob's shows a third person that it was alice: with what he
+    has himself, before her envelopes come, he makes others that open just as hers do."""
+    alice, envelope = say(started(ALICE, BOB, PAIR, RANDOM), ALICE)
+    bob, _ = opened(BOB, PAIR, envelope)
+    bob, answer = say(bob, BOB)
+    alice, _ = alice.open(ALICE, answer, NOW)
+    alice, envelope = say(alice, ALICE)
+    bob, _ = bob.open(BOB, envelope, NOW)
+    for session in (opened(BOB, PAIR, say(started(ALICE, BOB, PAIR, RANDOM), ALICE)[1])[0], bob):
+        heard = session.state.receiving
+        assert heard is not None
+        keys = make_turn_keys(RANDOM)  # which wait: hers is the turn in which he forges
+        hers = Sending(heard.seal, heard.chain_key, heard.number, keys, BOB.kem.public())
+        core = replace(session.state.core, peer=peer_of(BOB))
+        forger = Session(replace(session.state, core=core, sending=hers))
+        _, forged = forger.seal(BOB, b"I owe bob a house", RANDOM, session.peer_life or b"")
+        after, body = session.open(BOB, forged, NOW)
+        assert body == b"I owe bob a house"
+        assert after.peer == session.peer

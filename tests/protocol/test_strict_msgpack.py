@@ -1,8 +1,6 @@
 """MessagePack has one encoding for each value, and no other is read, whoever has sent it."""
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -16,9 +14,9 @@ from cbfs_common.names import wire as names_wire
 from cbfs_common.strict_msgpack import unpack
 from cbfs_common.wire import requests
 from cbfs_names.wire import peer_messages
+from tests.support.vectors import vectors
 from tests.support.wasteful import wasteful
 
-VECTORS = Path(__file__).parents[1] / "vectors"
 VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -102,15 +100,10 @@ EXAMPLES: dict[str, tuple[Callable[[bytes], object], bytes]] = {
 }
 
 
-def vectors(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((VECTORS / f"{name}.json").read_text())
-    return loaded
-
-
 def test_bodies_and_tables_are_refused_as_well() -> None:
-    right = bytes.fromhex(vectors("message")["body"])
+    right = vectors("message")["part"][0].given["body"]
     body.decode_body(right)
-    head, size = bytes.fromhex(vectors("folder")["head"]), vectors("folder")["size"]
+    head, size = vectors("folder")["folder"][0].given.values()
     folder.decode_table(head, size)
     for form in wasteful(msgpack.unpackb(right)):
         with pytest.raises(DecodeError):

@@ -1,10 +1,9 @@
-"""The transport: vectors, and that any bytes give events or TransportError."""
+"""The transport: that any bytes give events or TransportError, and who can do what. Its vectors are
+read in test_vectors.py."""
 
 import copy
-import json
 import os
 from hashlib import blake2b
-from typing import Any
 
 import pytest
 from cryptography.exceptions import InvalidTag
@@ -16,7 +15,6 @@ from cbfs_common.errors import CryptoError, DecodeError, LimitError, TransportEr
 from cbfs_common.primitives import (
     KEM_CIPHERTEXT_SIZE,
     Random,
-    check_kem_public,
     dh_public,
     kem_encapsulate,
 )
@@ -37,7 +35,6 @@ from cbfs_common.wire.transport import (
     server_id,
 )
 from tests.support.impostor import shown_as
-from tests.vectors.make_transport_vectors import FILE, make
 
 RANDOM = Random(os.urandom, kem_encapsulate)
 SERVER, CLIENT = ServerSecret(bytes(range(96))), bytes(range(32, 64))
@@ -51,120 +48,6 @@ def shaken(key: bytes = SERVER.key) -> tuple[ClientConnection, ServerConnection]
     assert client.receive(server.data_to_send()) == [Established(SERVER.key)]
     assert server.receive(client.data_to_send()) == [Established(dh_public(CLIENT))]
     return client, server
-
-
-def vectors() -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(FILE.read_text())
-    return loaded
-
-
-def scripted(*tokens: bytes, kem: tuple[bytes, bytes] = (b"", b"")) -> Random:
-    left = list(tokens)
-
-    def token(size: int) -> bytes:
-        assert len(left[0]) == size
-        return left.pop(0)
-
-    def encapsulate(public: bytes) -> tuple[bytes, bytes]:
-        check_kem_public(public)
-        return kem
-
-    return Random(token, encapsulate)
-
-
-def read(part: Any) -> dict[str, bytes]:
-    return {name: bytes.fromhex(value) for name, value in part.items()}
-
-
-def from_vectors(v: dict[str, Any]) -> tuple[ClientConnection, ServerConnection]:
-    """Both sides before the handshake, with the randomness of the vectors."""
-    server, drawn = read(v["server"]), read(v["randomness"])
-    secret = ServerSecret(server["secret"] + server["kem seed"])
-    assert secret.key == server["key"]
-    kem = drawn["static kem secret"], drawn["ctS"]
-    return (
-        ClientConnection(
-            server["key"],
-            read(v["client"])["secret"],
-            scripted(drawn["a"], drawn["kem seed"], kem=kem),
-        ),
-        ServerConnection(secret, scripted(drawn["b"], kem=(drawn["kem secret"], drawn["ct"]))),
-    )
-
-
-def shaken_from(
-    v: dict[str, Any], stage: str = "frame"
-) -> tuple[ClientConnection, ServerConnection]:
-    """Both sides with the right messages exchanged that come before the one of that stage."""
-    client, server = from_vectors(v)
-    right = read(v["handshake"])
-    assert client.start() == right["hello"]
-    stages = ("hello", "answer", "proof", "frame")
-    if stages.index(stage) > 0:
-        assert server.receive(right["hello"]) == []
-        assert server.data_to_send() == right["answer"]
-    if stages.index(stage) > 1:
-        assert len(client.receive(right["answer"])) == 1
-        assert client.data_to_send() == right["proof"]
-    if stages.index(stage) > 2:
-        assert len(server.receive(right["proof"])) == 1
-    return client, server
-
-
-def digest(data: bytes) -> str:
-    return blake2b(data, digest_size=32).hexdigest()
-
-
-def test_the_vectors_are_those_of_the_script() -> None:
-    assert make() == vectors()
-
-
-def test_vectors() -> None:
-    v = vectors()
-    known = {"format", "server", "client", "randomness", "handshake", "chains", "refused"}
-    known |= {"frames up", "frames down", "longest", "padding", "push"}
-    assert set(v) == known, "nothing in a vector file is passed over"
-    for direction, (sender, receiver) in (
-        ("frames up", shaken_from(v)),
-        ("frames down", shaken_from(v)[::-1]),
-    ):
-        expected = {entry["number"]: entry for entry in v[direction]}
-        for number in range(513):
-            frame = sender.send(1, b"hello")
-            assert receiver.receive(frame) == [Frame(1, b"hello")]
-            if number in expected:
-                assert digest(frame) == expected[number]["blake2b-256"]
-    client, server = shaken_from(v)
-    longest = client.send(2**32 - 1, bytes(PAYLOAD_MAX))
-    assert digest(longest) == v["longest"]
-    assert server.receive(longest) == [Frame(2**32 - 1, bytes(PAYLOAD_MAX))]
-    padding, push = server.send(PUSH, b""), server.send(PUSH, v["push"]["payload"].encode())
-    assert (digest(padding), digest(push)) == (v["padding"], v["push"]["blake2b-256"])
-    assert client.receive(padding) == []
-    assert client.receive(push) == [Frame(PUSH, b"hello")]
-
-
-@pytest.mark.parametrize(
-    "case", vectors()["refused"], ids=lambda case: f"{case['stage']}: {case['name']}"
-)
-def test_vectors_that_are_refused(case: dict[str, Any]) -> None:
-    v = vectors()
-    client, server = shaken_from(v, case["stage"])
-    if "bytes" in case:
-        assert set(case) == {"stage", "name", "bytes"}
-        data = bytes.fromhex(case["bytes"])
-    else:
-        assert set(case) == {"stage", "name", "offset", "xor"}
-        changed = bytearray.fromhex(v["handshake"][case["stage"]])
-        for at, xor in enumerate(bytes.fromhex(case["xor"]), case["offset"]):
-            changed[at] ^= xor
-        data = bytes(changed)
-    sizes = {"hello": HELLO_SIZE, "answer": ANSWER_SIZE, "proof": PROOF_SIZE, "frame": FRAME_SIZE}
-    assert len(data) == sizes[case["stage"]], "it is not refused for its size"
-    side: ClientConnection | ServerConnection = client if case["stage"] == "answer" else server
-    with pytest.raises(TransportError):
-        side.receive(data)
-    assert side.data_to_send() == b"", "who refuses says nothing"
 
 
 def test_sizes_are_those_of_the_specification() -> None:

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from cbfs.network.link import Link, ServerRefused, request
-from cbfs_common.limits import IDS_MAX, PUSH_WINDOW
+from cbfs_common.limits import MARK_SIZE, PUSH_WINDOW
 from cbfs_common.primitives import dh_public
 from cbfs_common.session.prekey import PrekeyKind
 from cbfs_common.wire.requests import (
@@ -21,19 +21,23 @@ from cbfs_common.wire.requests import (
     Deliver,
     Fetch,
     GetLimits,
+    LastMark,
     List,
     PrekeyCount,
     Request,
     ServerLimits,
     Subscribe,
+    SwapMark,
     TakePrekey,
     UploadPrekeys,
     decode_push,
     decode_reply,
     envelope_id,
 )
+from cbfs_server.limits import LIST_PAGE
 from tests.support.serving import (
     KEM,
+    STORES,
     TIMEOUT,
     RunningServer,
     envelope,
@@ -41,12 +45,17 @@ from tests.support.serving import (
     new_account,
     record,
     running_server,
+    store_options,
 )
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    with running_server(tmp_path_factory.mktemp("server") / "data") as running:
+@pytest.fixture(scope="module", params=STORES)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServer]:
+    with running_server(
+        tmp_path_factory.mktemp("server") / "data", *store_options(request)
+    ) as running:
         yield running
 
 
@@ -76,6 +85,7 @@ def test_without_an_account(server: RunningServer) -> None:
                 Subscribe(),
                 DeleteAccount(),
                 UploadPrekeys((record(),), KEM),
+                SwapMark(b"", bytes(MARK_SIZE)),
             )
             for each in asked:
                 assert await refusal(link, each) == Code.NO_ACCOUNT
@@ -97,6 +107,49 @@ def test_an_account_lives_and_ends(server: RunningServer) -> None:
             await request(home, CreateAccount())
             assert (await request(home, List())).ids == ()
             assert await request(home, CountPrekeys()) == PrekeyCount(0, 0)
+
+    play(script)
+
+
+def test_a_mark_is_overwritten_only_by_who_has_seen_it(server: RunningServer) -> None:
+    async def script() -> None:
+        secret, _user = await new_account(server)
+        other, _ = await new_account(server)
+        first, second, third = (bytes([i]) * MARK_SIZE for i in (1, 2, 3))
+        async with link_to(server, secret) as home, link_to(server, other) as others:
+            assert await request(home, SwapMark(first, second)) == LastMark(b"")
+            assert await request(home, SwapMark(b"", first)) == LastMark(b"")
+            assert await request(home, SwapMark(b"", second)) == LastMark(first)
+            assert await request(home, SwapMark(second, third)) == LastMark(first)
+            assert await request(others, SwapMark(first, third)) == LastMark(b""), "its own"
+        async with link_to(server, secret) as home:
+            assert await request(home, SwapMark(first, second)) == LastMark(first)
+            # the answer got lost, and it is asked again
+            assert await request(home, SwapMark(first, second)) == LastMark(second)
+            await request(home, DeleteAccount())
+            assert await refusal(home, SwapMark(second, third)) == Code.NO_ACCOUNT
+            await request(home, CreateAccount())
+            assert await request(home, SwapMark(b"", third)) == LastMark(b"")
+        async with link_to(server, other) as others:
+            assert await request(others, SwapMark(first, third)) == LastMark(b"")
+
+    play(script)
+
+
+def test_of_two_who_have_seen_one_mark_one_overwrites_it(server: RunningServer) -> None:
+    async def script() -> None:
+        secret, _user = await new_account(server)
+        told: list[bytes] = []
+
+        async def swap(number: int) -> None:
+            async with link_to(server, secret) as link:
+                told.append((await request(link, SwapMark(b"", bytes([number]) * 56))).mark)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(1, 9):
+                nursery.start_soon(swap, number)
+        assert told.count(b"") == 1
+        assert len(set(told)) == 2, "the others are told of that one"
 
     play(script)
 
@@ -177,19 +230,19 @@ def test_a_mailbox_is_listed_in_order_by_pages(server: RunningServer) -> None:
         secret, user = await new_account(server)
         stored: list[bytes] = []
         async with link_to(server, secret) as home:
-            for _ in range(IDS_MAX + 20):
+            for _ in range(LIST_PAGE + 20):
                 each = envelope()
                 await request(home, Deliver(user, each))
                 stored.append(each)
             ids = [envelope_id(each) for each in stored]
             first = await request(home, List())
-            assert (list(first.ids), first.more) == (ids[:IDS_MAX], True)
+            assert (list(first.ids), first.more) == (ids[:LIST_PAGE], True)
             second = await request(home, List(first.ids[-1]))
-            assert (list(second.ids), second.more) == (ids[IDS_MAX:], False)
+            assert (list(second.ids), second.more) == (ids[LIST_PAGE:], False)
             assert (await request(home, Fetch(ids[7]))).envelope == stored[7]
-            await request(home, Delete(tuple(ids[:IDS_MAX])))
+            await request(home, Delete(tuple(ids[:LIST_PAGE])))
             await request(home, Delete(tuple(ids[:3])))  # nothing to delete: done as well
-            assert list((await request(home, List())).ids) == ids[IDS_MAX:]
+            assert list((await request(home, List())).ids) == ids[LIST_PAGE:]
             assert await refusal(home, Fetch(ids[7])) == Code.UNKNOWN_ENVELOPE
             assert await refusal(home, List(ids[7])) == Code.UNKNOWN_ENVELOPE
 
@@ -225,7 +278,9 @@ def test_a_subscriber_gets_the_stored_ones_in_order_and_then_new_ones(
             for each in envelopes[-10:]:
                 await request(nobody, Deliver(user, each))
             await request(home, GetLimits())
-            # All that is sent before this reply has been read: the window is what there is.
+            # All that is sent before a reply has been read: the window is what there is.
+            while home.pushes.statistics().current_buffer_used < PUSH_WINDOW:
+                await request(home, GetLimits())
             assert home.pushes.statistics().current_buffer_used == PUSH_WINDOW
             got: list[bytes] = []
             while len(got) < len(envelopes):
@@ -273,7 +328,7 @@ def test_a_deleted_account_that_comes_back_can_subscribe_again(server: RunningSe
 def test_requests_may_be_pipelined(server: RunningServer) -> None:
     async def script() -> None:
         secret, user = await new_account(server)
-        envelopes = [envelope() for _ in range(200)]
+        envelopes = [envelope() for _ in range(LIST_PAGE)]
         async with link_to(server, secret) as home:
             async with trio.open_nursery() as nursery:
                 for each in envelopes:

@@ -37,8 +37,8 @@ from cbfs_host.calendar import Calendar, ClockMark, decode_mark
 from cbfs_server import housekeeping as house_module
 from cbfs_server.housekeeping import Housekeeping
 from cbfs_server.limits import RETENTION_DAYS
+from cbfs_server.lmdb_store.store import LmdbStore
 from cbfs_server.push import Pusher
-from cbfs_server.store import MailboxStore
 from tests.server.test_server_store import ALICE, BOB, Caller
 from tests.support.serving import KEM, TIMEOUT, envelope, record
 
@@ -66,13 +66,13 @@ class Machine:
         """One life of the server."""
 
         async def life() -> None:
-            store = MailboxStore(self.place / "store")
+            store = LmdbStore(self.place / "store")
             try:
                 with trio.fail_after(TIMEOUT):
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(store.run)
-                        house = Housekeeping(store, self.place, self.clock, self.running)
-                        service = house.service(Pusher(store), 1_000, 10)
+                        house = Housekeeping(store, self.clock, self.running)
+                        service = house.service(Pusher(store))
                         await house.look()
                         await script(house, Caller(service, ALICE), Caller(service, BOB))
                         await house.look()
@@ -240,6 +240,7 @@ class Jumps(RuleBasedStateMachine):
     @rule(days=st.integers(1, 25), mail=st.booleans())
     def it_runs(self, days: int, mail: bool) -> None:
         async def script(house: Housekeeping, alice: Caller, bob: Caller) -> None:
+            await held(alice)
             for number in range(days * 4):
                 if mail and number == 0:
                     each = envelope()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import trio
 
-from cbfs_common.limits import ENVELOPE_SIZE
+from cbfs_common.limits import ENVELOPE_SIZE, MARK_SIZE
 from cbfs_common.session.prekey import PrekeyKind
 from cbfs_common.wire.requests import (
     CreateAccount,
@@ -16,9 +16,11 @@ from cbfs_common.wire.requests import (
     Done,
     EnvelopeIds,
     Fetch,
+    LastMark,
     List,
     PrekeyRecord,
     Stored,
+    SwapMark,
     TakePrekey,
     UploadPrekeys,
     envelope_id,
@@ -74,6 +76,21 @@ class Client:
             )
             self._record.write("uploaded")
 
+    async def mark(self) -> None:
+        """The next one in its row, as a client does who knows what it has put."""
+        marks = [bytes([number]) * MARK_SIZE for number in range(4)]
+        done = [int(words[1]) for words in self._known if words[0] == "marked"]
+        reply = await self._caller.ask(SwapMark(b"", marks[0]))
+        assert isinstance(reply, LastMark)
+        assert not done or reply.mark >= marks[max(done)], "it is lost"
+        known = reply.mark or marks[0]
+        for mark in marks:
+            if mark > known:
+                assert await self._caller.ask(SwapMark(known, mark)) == LastMark(known)
+                known = mark
+                self._record.write("marked", str(mark[0]))
+                self._known = self._record.lines()
+
     async def take(self) -> None:
         reply = await self._caller.ask(TakePrekey(ALICE))
         if isinstance(reply, PrekeyRecord):
@@ -109,6 +126,7 @@ async def script(place: Path, number: int) -> None:
             for each in range(len(ENVELOPES)):
                 nursery.start_soon(client.deliver, each)
             nursery.start_soon(client.upload)
+            nursery.start_soon(client.mark)
         for each in range(GONE):
             await client.delete(each)
             await client.take()

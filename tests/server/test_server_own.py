@@ -1,6 +1,7 @@
 """A server of one's own as a process, without Tor: for its owner, as long as it is wanted."""
 
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -10,18 +11,20 @@ import trio
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.network.dial import HOME, DialError, LoopbackDialer, OwnServerDialer
 from cbfs.network.link import ServerRefused, open_link
-from cbfs.receiving.mailbox import sign_up
+from cbfs.receiving.signing_up import sign_up
+from cbfs_common.primitives import dh_public
 from cbfs_common.profile import parse_address
 from cbfs_common.wire.requests import Code
 from tests.support.world import ENVIRONMENT, WAIT, program, run
 
 
 def test_only_its_owner_makes_accounts_and_it_ends_with_its_input(tmp_path: Path) -> None:
-    socket = tmp_path / "local"
-    socket.write_text("left by one that was killed")
+    own = tmp_path / "local"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(own))  # by one that was killed
     command = program("cbfs-server", "--data", tmp_path / "data", "--listen", "127.0.0.1:0")
     with subprocess.Popen(
-        [*command, "--own", str(socket)],
+        [*command, "--own", str(own)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=ENVIRONMENT,
@@ -29,12 +32,12 @@ def test_only_its_owner_makes_accounts_and_it_ends_with_its_input(tmp_path: Path
         assert process.stdout is not None
         assert process.stdin is not None
         address = parse_address(process.stdout.readline().decode().strip())
-        assert socket.stat().st_mode & 0o777 & 0o077 == 0
-        dialer = OwnServerDialer(str(socket), lambda: "127.0.0.1", LoopbackDialer())
+        assert own.stat().st_mode & 0o777 & 0o077 == 0
+        dialer = OwnServerDialer(str(own), lambda: "127.0.0.1", LoopbackDialer())
 
         async def create(isolation: bytes, secret: bytes) -> None:
             async with open_link(dialer, address, secret, isolation, SYSTEM_RANDOM) as link:
-                await sign_up(link)
+                await sign_up(link, dh_public(secret), SYSTEM_RANDOM)
 
         owner = os.urandom(32)
         trio.run(create, HOME, owner)
@@ -44,7 +47,7 @@ def test_only_its_owner_makes_accounts_and_it_ends_with_its_input(tmp_path: Path
         assert caught.value.code is Code.TOO_MANY
         process.stdin.close()
         assert process.wait(WAIT) == 0
-    assert not socket.exists()
+    assert not own.exists()
     with pytest.raises(DialError) as gone:
         trio.run(create, HOME, owner)
     assert gone.value.hint

@@ -26,6 +26,7 @@ from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address, Profile, decode_profile, parse_address
 from cbfs_common.wire.requests import GetLimits
 from cbfs_host.listening import Place, listen, parse_place
+from cbfs_host.log_format import TextFormat
 from cbfs_host.logs import ALIKE_MAX, ALIKE_PERIOD, KINDS_MAX, ServerLog
 from tests.support.serving import TIMEOUT, RawClient, link_to, running_server
 
@@ -159,7 +160,7 @@ def test_lines_without_room_are_counted() -> None:
         "import logging\n"
         "from cbfs_host.logs import LINES_MAX, ServerLog, log_to\n"
         "with ServerLog(None) as handler:\n"
-        "    log_to(handler, logging.INFO, '%(message)s')\n"
+        "    log_to(handler, 'test', verbose=True)\n"
         "    for number in range(LINES_MAX + 100): logging.info('line %d', number)\n"
         "    print('logged', flush=True)\n"
         "    input()\n"
@@ -178,7 +179,7 @@ def test_lines_without_room_are_counted() -> None:
         lines += pipe.readlines()
     process.communicate()
     said = [line for line in lines if "dropped" in line]
-    kept = [line for line in lines if line.startswith("line ")]
+    kept = [line for line in lines if " test info: line " in line]
     assert sum(int(line.split()[0]) for line in said) + len(kept) == 1_024 + 100
     assert said
 
@@ -200,6 +201,7 @@ def test_strangers_who_break_connections_do_not_fill_the_log(program: str, tmp_p
 def test_lines_alike_are_bounded_and_counted_and_others_are_logged(tmp_path: Path) -> None:
     now = 1_000.0
     handler = ServerLog(tmp_path / "log", lambda: now)
+    handler.setFormatter(TextFormat("test"))
     logger = logging.Logger("test")
     logger.addHandler(handler)
     for number in range(50_000):
@@ -213,7 +215,8 @@ def test_lines_alike_are_bounded_and_counted_and_others_are_logged(tmp_path: Pat
     for number in range(10_000):
         logger.warning(f"made up {number}")
     handler.close()
-    lines = (tmp_path / "log").read_text().splitlines()
+    said = (tmp_path / "log").read_text().splitlines()
+    lines = [line.partition(": ")[2] for line in said]
     alike = [line for line in lines if line.startswith("connection")]
     passed = 5_000 / ALIKE_PERIOD
     assert ALIKE_MAX + passed - 2 <= len(alike) <= ALIKE_MAX + passed + 2

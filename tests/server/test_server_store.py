@@ -4,14 +4,14 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
-from cbfs_common.limits import ENVELOPE_SIZE
+from cbfs_common.limits import ENVELOPE_SIZE, MARK_SIZE, PUSH_WINDOW
 from cbfs_common.session.prekey import PrekeyKind
 from cbfs_common.wire.requests import (
     Code,
@@ -24,26 +24,44 @@ from cbfs_common.wire.requests import (
     EnvelopeIds,
     ErrorReply,
     Fetch,
+    LastMark,
     List,
     PrekeyCount,
     PrekeyRecord,
     Request,
     Stored,
+    Subscribe,
+    SwapMark,
     TakePrekey,
     UploadPrekeys,
     decode_reply,
     encode,
     envelope_id,
 )
+from cbfs_common.wire.transport import PUSH
 from cbfs_host import lmdb_environment
-from cbfs_host.lmdb_environment import StoreError
-from cbfs_server.limits import EXPIRY_BATCH, PREKEY_BURST, PREKEY_PERIOD, RETENTION_DAYS
+from cbfs_host.complaints import StoreError
+from cbfs_host.settings import Current
+from cbfs_server.limits import (
+    EXPIRY_BATCH,
+    INACTIVE_DAYS,
+    PREKEY_BURST,
+    PREKEY_PERIOD,
+    PUSH_SLICE,
+    RETENTION_DAYS,
+    Limits,
+)
+from cbfs_server.lmdb_store import room
+from cbfs_server.lmdb_store.prekey_rate import PrekeyRateLimit
+from cbfs_server.lmdb_store.store import LmdbStore
 from cbfs_server.push import Pusher
-from cbfs_server.service import DAY, PrekeyRateLimit, Service, expire
-from cbfs_server.store import MailboxStore
+from cbfs_server.service import DAY, Service
+from cbfs_server.store.operations import ForgetOld
+from cbfs_server.store.room import Room
 from tests.support.serving import KEM, TIMEOUT, envelope, record
 
 ALICE, BOB = b"a" * 32, b"b" * 32
+MARKS = [bytes([number]) * MARK_SIZE for number in range(2)]
 
 
 class Caller:
@@ -52,14 +70,16 @@ class Caller:
     def __init__(self, service: Service, key: bytes) -> None:
         self.key = key
         self.ready = True
+        self.closed = False
         self._service = service
         self._answered: dict[int, bytes] = {}
         self._events: dict[int, trio.Event] = {}
         self._last = 0
 
     def send(self, id: int, payload: bytes) -> None:
-        self._answered[id] = payload
-        self._events[id].set()
+        if id != PUSH:
+            self._answered[id] = payload
+            self._events[id].set()
 
     def close(self, reason: str, level: int = logging.INFO) -> None:
         raise AssertionError(reason)
@@ -82,15 +102,24 @@ class Clock:
 
 
 @asynccontextmanager
-async def serving(path: Path, clock: Clock, mailbox: int = 100) -> AsyncIterator[Service]:
-    opened = MailboxStore(path)
+async def serving(
+    path: Path, clock: Clock, mailbox: int = 100, most: int | None = None
+) -> AsyncIterator[Service]:
+    opened = LmdbStore(path, Current(Limits(mailbox=mailbox, store_max=most, disk_free=0)))
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(opened.run)
-            yield Service(opened, Pusher(opened), clock, mailbox)
+            yield Service(opened, Pusher(opened), clock)
             nursery.cancel_scope.cancel()
     finally:
         opened.close()
+
+
+def lmdb_of(service: Service) -> LmdbStore:
+    """The store, where a test looks behind its face."""
+    store = service._store
+    assert isinstance(store, LmdbStore)
+    return store
 
 
 def play(script: Callable[[], Awaitable[None]]) -> None:
@@ -101,14 +130,25 @@ def play(script: Callable[[], Awaitable[None]]) -> None:
     trio.run(limited)
 
 
+async def _count(caller: Caller) -> int:
+    """How many envelopes a mailbox has, which is more than one page of a listing tells."""
+    page = await caller.ask(List())
+    count = len(page.ids)
+    while page.more:
+        page = await caller.ask(List(page.ids[-1]))
+        count += len(page.ids)
+    return count
+
+
 def test_what_is_too_old_is_forgotten_and_nothing_else(tmp_path: Path) -> None:
     clock = Clock()
 
     async def script() -> None:
         async with serving(tmp_path / "store", clock, EXPIRY_BATCH * 2) as service:
             alice, bob = Caller(service, ALICE), Caller(service, BOB)
-            await alice.ask(CreateAccount())
-            await bob.ask(CreateAccount())
+            for each in alice, bob:
+                await each.ask(CreateAccount())
+                await each.ask(List())
             for _ in range(EXPIRY_BATCH + 10):
                 await bob.ask(Deliver(ALICE, envelope()))
             clock.now += DAY
@@ -117,7 +157,7 @@ def test_what_is_too_old_is_forgotten_and_nothing_else(tmp_path: Path) -> None:
             await bob.ask(Deliver(BOB, young))
             today = clock.now // DAY + RETENTION_DAYS
             assert await _expire_all(service, today - 1) == 1
-            assert len((await alice.ask(List())).ids) == EXPIRY_BATCH + 11
+            assert await _count(alice) == EXPIRY_BATCH + 11
             assert await _expire_all(service, today) == 2
             assert await alice.ask(List()) == EnvelopeIds((envelope_id(young),), False)
             assert await bob.ask(List()) == EnvelopeIds((envelope_id(young),), False)
@@ -127,12 +167,16 @@ def test_what_is_too_old_is_forgotten_and_nothing_else(tmp_path: Path) -> None:
     play(script)
 
 
+def old(start: bytes, today: int) -> ForgetOld:
+    return ForgetOld(start, today, RETENTION_DAYS, INACTIVE_DAYS)
+
+
 async def _expire_all(service: Service, today: int) -> int:
     """How many transactions it took."""
     start: bytes | None = b""
     rounds = 0
     while start is not None:
-        start = await service._store.commit(partial(expire, start=start, today=today))
+        start = (await service._store.commit(old(start, today))).rest
         rounds += 1
     return rounds
 
@@ -171,10 +215,12 @@ def test_past_the_limit_takers_get_the_last_resort_prekey(tmp_path: Path) -> Non
     play(script)
 
 
-def test_a_full_disk_takes_nothing_in_and_says_so(
+def test_a_map_without_a_reserve_refuses_what_does_not_fit_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """As where a file system gives no reserve, or an old store was larger."""
     monkeypatch.setattr(lmdb_environment, "MAP_SIZE", 512 * 1024)
+    monkeypatch.setattr(room, "find_room", lambda *_: Room(1 << 40, 1 << 40))
 
     async def script() -> None:
         async with serving(tmp_path / "store", Clock()) as service:
@@ -192,19 +238,53 @@ def test_a_full_disk_takes_nothing_in_and_says_so(
             for id in stored[:10]:  # pages that one change frees are used by the next but one
                 assert await alice.ask(Delete((id,))) == Done()
             assert await alice.ask(Deliver(ALICE, each)) == Done()
-            service.full = True
-            assert await alice.ask(Deliver(ALICE, envelope())) == ErrorReply(Code.TROUBLE)
-            assert await alice.ask(Deliver(ALICE, each)) == Done()  # it is there already
-            assert await alice.ask(Delete(tuple(stored))) == Done()
 
     play(script)
     assert "the store cannot be written" in caplog.text
 
 
+class Subscriber(Caller):
+    """Takes all that is pushed at once, and notes whose it was."""
+
+    def __init__(self, service: Service, key: bytes, pushed: list[bytes]) -> None:
+        super().__init__(service, key)
+        self._pushed = pushed
+
+    def send(self, id: int, payload: bytes) -> None:
+        if id == PUSH:
+            self._pushed.append(self.key)
+        else:
+            super().send(id, payload)
+
+
+def test_who_has_much_to_get_gets_it_in_slices_between_which_others_have_their_turn(
+    tmp_path: Path,
+) -> None:
+    pushed: list[bytes] = []
+
+    async def script() -> None:
+        async with serving(tmp_path / "store", Clock()) as service, trio.open_nursery() as nursery:
+            much, little = (Subscriber(service, key, pushed) for key in (ALICE, BOB))
+            for each, count in (much, PUSH_WINDOW), (little, 1):
+                await each.ask(CreateAccount())
+                for _ in range(count):
+                    await each.ask(Deliver(each.key, envelope()))
+            await much.ask(Subscribe())
+            assert len(pushed) == PUSH_SLICE
+            await little.ask(Subscribe())
+            nursery.start_soon(service._pusher.run)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    play(script)
+    assert pushed.index(BOB) <= 2 * PUSH_SLICE
+    assert pushed.count(ALICE) == PUSH_WINDOW
+
+
 def test_a_store_that_cannot_be_opened_is_an_error_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "data.mdb").write_bytes(b"\xff" * 100_000)
     with pytest.raises(StoreError) as caught:
-        MailboxStore(tmp_path)
+        LmdbStore(tmp_path)
     assert caught.value.hint
 
 
@@ -216,6 +296,7 @@ class Model:
         self.mail: dict[bytes, dict[bytes, bytes]] = {}
         self.prekeys: dict[bytes, dict[bytes, bytes]] = {}
         self.kems: dict[bytes, bytes] = {}
+        self.marks: dict[bytes, bytes] = {}
 
     def answer(self, user: bytes, request: Request[Any]) -> Any:
         match request:
@@ -248,11 +329,17 @@ class Model:
         match request:
             case DeleteAccount():
                 del self.mail[user], self.prekeys[user]
+                self.marks.pop(user, None)
             case UploadPrekeys(records, kem, replace):
                 self.kems[user] = kem
                 if replace:
                     self.prekeys[user].clear()
                 self.prekeys[user].update({each[:16]: each for each in records})
+            case SwapMark(seen, new):
+                there = self.marks.get(user, b"")
+                if there == seen:
+                    self.marks[user] = new
+                return LastMark(there)
             case CountPrekeys():
                 return PrekeyCount(len(self.prekeys[user]), 0)
             case List():
@@ -274,6 +361,7 @@ def _some_request(dice: random.Random, contents: list[bytes], users: list[bytes]
         Fetch(id),
         List(),
         CountPrekeys(),
+        *[SwapMark(dice.choice([b"", *MARKS]), dice.choice(MARKS))] * 3,
         UploadPrekeys(
             tuple(record() for _ in range(2)), dice.randbytes(1) * len(KEM), dice.random() < 0.2
         ),

@@ -1,4 +1,5 @@
-"""``./run soak [PART...]``: long runs under load and faults. SOAK_S: seconds for each part."""
+"""``./run soak [PART...]``: long runs under load and faults. SOAK_S: seconds for each part;
+SOAK_CASES: which of a cluster's, between semicolons."""
 
 import argparse
 import os
@@ -6,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.soak import files, kills, power, programs
+from tests.soak import cluster, files, kills, power, programs
 
 
 def _kills(seconds: float) -> bool:
@@ -37,11 +38,19 @@ def _power(seconds: float) -> bool:
     return power.soak(seconds, int(os.environ.get("SOAK_SEED", "1")))
 
 
+def _cluster(seconds: float) -> bool:
+    said = os.environ.get("SOAK_CASES")
+    cases = tuple(said.split(";")) if said else tuple(cluster.CASES)
+    found = cluster.soak(seconds / len(cases), int(os.environ.get("SOAK_SEED", "1")), cases)
+    return all(each.right for each in found)
+
+
 PARTS: dict[str, Callable[[float], bool]] = {
     "kills": _kills,
     "programs": _programs,
     "files": _files,
     "power": _power,
+    "cluster": _cluster,
 }
 """A part runs for about so many seconds, prints its figures, and says whether they are right."""
 

@@ -101,7 +101,9 @@ class _Round:
         self._plain = mount.path.parent / "plain" / place / name
         # folders cannot be made in a folder of the outbox
         self._folders = ["."] if place == "outbox" else list(FOLDERS)
-        self._before: tuple[dict[str, _Node], dict[str, _Node]] = {}, {}
+        self._before: tuple[dict[int, _Node], dict[int, _Node]] = {}, {}
+        """By their inodes: of two files that were made a moment apart the plain side has one time,
+        so that one of them put in the other's place would seem to be the same."""
         self._newest: dict[int, _Node] = {}
 
     def run(self) -> None:
@@ -171,7 +173,7 @@ class _Round:
             if node.mtime < EXPLICIT and node.mtime != other.mtime and other.inode not in mapped:
                 raise Differs(f"{path}: the time that was set: plain {node}, mount {other}")
             self._compare_times(path, node, other, mapped)
-        self._before = plain, mount
+        self._before = _by_inode(plain), _by_inode(mount)
         self._newest |= {node.inode: node for node in mount.values()}
 
     def _compare_times(self, path: str, plain: _Node, mount: _Node, mapped: set[int]) -> None:
@@ -181,7 +183,8 @@ class _Round:
             mount.ctime < known.ctime or (stat.S_ISDIR(mount.mode) and mount.mtime < known.mtime)
         ):
             raise Differs(f"{path}: a time has gone back: {known}, {mount}")
-        before = [side.get(path) for side in self._before]
+        sides = zip(self._before, (plain, mount), strict=True)
+        before = [known.get(node.inode) for known, node in sides]
         if before[0] is None or before[1] is None or mount.inode in mapped:
             return
         for what in ("mtime", "ctime"):
@@ -209,6 +212,10 @@ class _Round:
                 line for p, line in zip(paths, found, strict=True) if before.get(p) != after.get(p)
             ]
             raise Differs(f"after a remount: {differ[:3]}")
+
+
+def _by_inode(side: dict[str, _Node]) -> dict[int, _Node]:
+    return {node.inode: node for node in side.values()}
 
 
 def _walk(base: Path) -> Iterator[tuple[str, _Node]]:

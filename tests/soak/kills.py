@@ -21,6 +21,7 @@ GROUPS = {
     "bob": ("alice", "alice,carol"),
     "carol": ("bob", "alice,bob"),
 }
+SAVED_MIN, KILLS_MIN = 10, 2
 KILL_EVERY = 4.0
 WRITE_EVERY = 0.4
 FOLDERS = 0.15
@@ -41,6 +42,11 @@ class Account:
     doubled: list[str] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)
     faults: int = 0
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether so much has happened that something could have been found."""
+        return len(self.saved) > SAVED_MIN and self.kills.total() >= KILLS_MIN
 
     def report(self) -> str:
         """In lines."""
@@ -131,7 +137,7 @@ def _behind_proxies(here: World, seed: int) -> Iterator[list[Proxy]]:
         made = []
         for number, service in enumerate((here.server, here.names)):
             address, _, port = service.url.rpartition(":")
-            made.append(stack.enter_context(proxy(int(port), seed + number)))
+            made.append(stack.enter_context(proxy(seed + number, int(port))))
             through = f"{address}:{made[-1].port}"
             policy = here.place / "names" / "policy"
             policy.write_text(policy.read_text().replace(service.url, through))
@@ -140,7 +146,7 @@ def _behind_proxies(here: World, seed: int) -> Iterator[list[Proxy]]:
 
 
 def soak(seconds: float, seed: int, settle: float = SETTLE) -> Account:
-    """Run it for so long."""
+    """Run it for so long, and until enough has happened, however slow the machine is."""
     account = Account()
     chance = random.Random(seed)
     with (
@@ -157,7 +163,7 @@ def soak(seconds: float, seed: int, settle: float = SETTLE) -> Account:
         for writer in writers:
             writer.start()
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end or not account.is_enough:
             time.sleep(KILL_EVERY * 2 * chance.random())
             victims: list[User | Service] = [*users, here.server, here.names]
             _kill(chance.choice(victims), account)

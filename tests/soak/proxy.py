@@ -1,11 +1,13 @@
 """A TCP proxy on loopback that misbehaves: it refuses, resets, garbles, stalls and slows down the
-connections that go through it. Seeded, so that a run can be repeated as far as the machine does."""
+connections that go through it. Seeded, so that a run can be repeated as far as the machine does.
+When it is calm, it only spreads connections over several servers."""
 
 import contextlib
 import random
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Iterator
 
 READ_SIZE = 65_536
@@ -20,11 +22,14 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """In front of ``port``; listens on ``self.port``. ``faults`` counts what it did."""
+    """In front of ``ports``, each of them in its turn if it takes connections; listens on
+    ``self.port``. ``faults`` counts what it did, ``carried`` the connections to each."""
 
-    def __init__(self, port: int, seed: int) -> None:
+    def __init__(self, seed: int, *ports: int) -> None:
         self.faults = 0
-        self._target = port
+        self.carried: Counter[int] = Counter()
+        self.ports = ports
+        self._turn = 0
         self._random = random.Random(seed)
         self._calm = threading.Event()
         self._ended = threading.Event()
@@ -53,22 +58,33 @@ class Proxy:
                 return
             kind = "pass" if self._calm.is_set() else self._random.choice(KINDS)
             reach = self._random.randrange(REACH)
-            threading.Thread(target=self._serve, args=(client, kind, reach), daemon=True).start()
+            self._turn += 1
+            start = self._turn % len(self.ports)
+            ports = (*self.ports[start:], *self.ports[:start])
+            arguments = client, kind, reach, ports
+            threading.Thread(target=self._serve, args=arguments, daemon=True).start()
 
-    def _serve(self, client: socket.socket, kind: str, reach: int) -> None:
+    def _serve(self, client: socket.socket, kind: str, reach: int, ports: tuple[int, ...]) -> None:
         if kind == "refuse":
             self.faults += 1
             _reset(client)
             return
-        try:
-            server = socket.create_connection(("127.0.0.1", self._target), timeout=10)
-        except OSError:
+        server = self._reach(ports)
+        if server is None:
             _reset(client)
             return
-        server.settimeout(None)
         up = threading.Thread(target=self._pump, args=(client, server, kind, reach), daemon=True)
         up.start()
         self._pump(server, client, kind if kind != "garble" else "pass", reach)
+
+    def _reach(self, ports: tuple[int, ...]) -> socket.socket | None:
+        for port in ports:
+            with contextlib.suppress(OSError):
+                server = socket.create_connection(("127.0.0.1", port), timeout=10)
+                server.settimeout(None)
+                self.carried[port] += 1
+                return server
+        return None
 
     def _pump(self, source: socket.socket, target: socket.socket, kind: str, reach: int) -> None:
         """Until the connection ends or its fault comes."""
@@ -103,9 +119,9 @@ def _reset(sock: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def proxy(port: int, seed: int) -> Iterator[Proxy]:
+def proxy(seed: int, *ports: int) -> Iterator[Proxy]:
     """Ends with the block."""
-    made = Proxy(port, seed)
+    made = Proxy(seed, *ports)
     try:
         yield made
     finally:

@@ -6,7 +6,10 @@ import pytest
 
 from tests.soak import files, kills, programs
 
-pytestmark = pytest.mark.mount
+LIMIT = 1_200
+"""Seconds for one of them: on a busy machine the last of what was sent may come very late."""
+
+pytestmark = [pytest.mark.mount, pytest.mark.timeout(LIMIT)]
 
 
 def test_kills_and_a_hostile_network_lose_nothing_and_double_nothing() -> None:
@@ -20,7 +23,7 @@ def test_kills_and_a_hostile_network_lose_nothing_and_double_nothing() -> None:
 def test_24_programs_at_once_see_every_byte_and_every_message() -> None:
     outcome = programs.soak(15)
     print(outcome.report())
-    assert outcome.wrong == []
+    assert not outcome.wrong, "\n".join(outcome.wrong)
     assert outcome.saved > 6
     assert outcome.rounds > 8
 
@@ -29,6 +32,6 @@ def test_files_are_as_on_a_plain_directory_whatever_programs_do() -> None:
     seed = secrets.randbelow(1_000_000)
     outcome = files.soak(20, seed)
     print(outcome.report())
-    assert outcome.wrong == []
+    assert not outcome.wrong, "\n".join(outcome.wrong)
     assert outcome.operations > 500
     assert outcome.listings > 10

@@ -17,6 +17,9 @@ from tests.support.mounted import Watch
 
 FOLDER_FILES = 12
 
+ROUNDS_MIN = 2
+"""What each does, however slow the machine is."""
+
 PAUSE_MAX = 120.0
 """Seconds after which something that must happen has not."""
 
@@ -37,7 +40,7 @@ def check(data: str) -> None:
 def scratch(mount: Path, seed: int, end: float) -> object:
     """Random operations on files of tmp/."""
     rounds = 0
-    while time.monotonic() < end:
+    while rounds < ROUNDS_MIN or time.monotonic() < end:
         model = FileModel(mount / "tmp" / f"file-{seed}", seed * 100_000 + rounds)
         model.steps(60)
         model.close()
@@ -50,7 +53,7 @@ def saver(mount: Path, seed: int, end: float) -> object:
     folder = mount / "outbox" / f"bob saver-{seed}"
     folder.mkdir()
     saved: list[str] = []
-    while time.monotonic() < end:
+    while len(saved) < ROUNDS_MIN or time.monotonic() < end:
         number = len(saved)
         words, path = text(f"saver-{seed}", number), folder / f"note-{number}.txt"
         if number % 3 == 0:
@@ -128,10 +131,8 @@ def watcher(mount: Path, _seed: int, end: float) -> object:
     (folder,) = (mount / "conversations").glob("*-bob-alice")
     watch = Watch(folder)
     print("ready", flush=True)
-    count = 0
-    while time.monotonic() < end - 10:  # the kernel keeps only so many events for it
-        count += 100
-        watch.wait("Z-bob", count)
+    while time.monotonic() < end:  # the kernel keeps only so many events for it
+        watch.look(1.0)
     watch.wait("Z-bob", int(sys.stdin.readline()))
     watch.close()
     return [name for name in watch.names if "Z-bob" in name]

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from cbfs.messages.lost_state import notice_copy
-from cbfs.storage.file_identity import FileIdentity, decode_identity, identity_of
+from cbfs.account.account import SYSTEM_RANDOM
+from cbfs.account.claim import Marker
+from cbfs.receiving.copies import notice_copy
 from cbfs.storage.store import Table
 from cbfs_common.errors import DecodeError
+from cbfs_host.file_identity import FileIdentity, decode_identity, identity_of
 from tests.support.stores import open_store
 
 RESTORES = 40
+MARKER = Marker(b"t" * 32, SYSTEM_RANDOM)
 
 
 def notices(place: Path) -> tuple[bool, int]:
@@ -19,7 +22,7 @@ def notices(place: Path) -> tuple[bool, int]:
     it has then."""
     store = open_store(place)
     try:
-        copied = notice_copy(store, place)
+        copied = notice_copy(store, place, MARKER, 1_000)
         with store.read() as reader:
             return copied, reader.count(Table.SESSIONS)
     finally:
@@ -31,7 +34,7 @@ def test_every_restored_backup_is_noticed(tmp_path: Path) -> None:
     place, backup = tmp_path / "account", tmp_path / "backup"
     place.mkdir()
     store = open_store(place)
-    notice_copy(store, place)
+    notice_copy(store, place, MARKER, 1_000)
     store.write(lambda writer: writer.put(Table.SESSIONS, b"s" * 16, b"keys"))
     store.close()
     assert notices(place) == (False, 1)
@@ -49,7 +52,7 @@ def test_a_move_is_no_copy(tmp_path: Path) -> None:
     place = tmp_path / "account"
     place.mkdir()
     store = open_store(place)
-    notice_copy(store, place)
+    notice_copy(store, place, MARKER, 1_000)
     store.close()
     place.rename(tmp_path / "elsewhere")
     assert notices(tmp_path / "elsewhere") == (False, 0)

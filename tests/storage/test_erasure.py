@@ -15,7 +15,7 @@ from cbfs.storage.records import place_of as record_place
 from cbfs.storage.store import Table
 from cbfs_common.session.prekey import PrekeyPair
 from tests.engine.test_engine import NO_TOR, Recorder, account, send, until
-from tests.support.disk import Disk, attack, final_root, follow, switch_erasure_off
+from tests.support.disk import Disk, attack, final_roots, follow, switch_erasure_off
 from tests.support.stores import open_store
 from tests.support.world import World
 from tests.tree.test_index import DAY, message
@@ -94,7 +94,7 @@ def test_nothing_that_is_gone_can_be_read_in_any_copy_of_the_disk(
     deleted = trio.run(life, places[0], places[1])
     used = 0
     for disk in disks.values():
-        opened = attack(disk, final_root(disk))
+        opened = attack(disk, final_roots(disk))
         gone = {(record_place(table, key), value) for table, key, value in disk.gone()}
         now = {(record_place(table, key), value) for table, key, value in disk.now}
         assert now <= opened, "he who cannot read what is there is no attacker"
@@ -153,7 +153,7 @@ def test_nothing_confirms_a_word_of_a_deleted_message(
     for serial in sorted(deleted - {8, 70, 2 * search_index.SEGMENT + 3}):
         delete(serial)
     store.close()
-    opened = attack(disk, final_root(disk))
+    opened = attack(disk, final_roots(disk))
     lasting = b"".join(value for _place, value in opened)
     indexed = b"".join(value for _table, _key, value in disk.plain)
     final = (tmp_path / "root.key").read_bytes()

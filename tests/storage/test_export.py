@@ -11,8 +11,8 @@ from cbfs.commands.export import restore_export, write_export
 from cbfs.messages.content import read_content
 from cbfs.messages.conversations import load_conversations
 from cbfs.messages.history import load_messages, named_message
-from cbfs.messages.lost_state import make_listings
 from cbfs.messages.queues.incomplete import Incomplete, all_incomplete, decode_incomplete
+from cbfs.receiving.lost_state import make_listings
 from cbfs.storage.records import Table
 from cbfs.storage.store import Meta, Store
 from cbfs_common.errors import DecodeError

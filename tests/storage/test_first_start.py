@@ -4,7 +4,10 @@ What a power loss leaves is in ``tests/power``; here is what it rests on: everyt
 or renamed is followed by an fsync of its directory, and a store has its place only when it is
 whole."""
 
+import errno
+import multiprocessing
 import os
+import signal
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,23 +20,26 @@ import pytest
 
 from cbfs.account.account import SYSTEM_RANDOM, opened_store, reading_store
 from cbfs.account.passphrase import Guard
-from cbfs.commands import name_owner
 from cbfs.commands.export import write_export
-from cbfs.commands.onion_key import admission
+from cbfs.commands.home.onion_key import admission
+from cbfs.commands.owner.kept_apart import KeyKind, read_seed, write_secret, write_seed
 from cbfs.storage.root_key import MAGIC
 from cbfs.storage.store import Meta, Table
 from cbfs_common.errors import CbfsError
 from cbfs_common.names.config import Terms
 from cbfs_common.onion import make_service_key
 from cbfs_common.profile import Address
-from cbfs_host.files import opened_data
-from cbfs_host.lmdb_environment import StoreError
+from cbfs_host.complaints import StoreError
+from cbfs_host.files import opened_data, written_beside_others
 from cbfs_host.onion import load_key as load_onion_key
+from cbfs_host.settings import Current
 from cbfs_names.commands import main as names_cli
+from cbfs_names.commands.settings import parse
+from cbfs_names.limits import DirectoryLimits
 from cbfs_names.state.keys import load_keys
 from cbfs_names.state.store import StateStore as NamesStore
 from cbfs_server import cli as server_cli
-from cbfs_server.store import MailboxStore as ServerStore
+from cbfs_server.lmdb_store.store import LmdbStore as ServerStore
 from tests.support.children import exit_code
 from tests.support.killing import Kill, Record, every_point
 
@@ -43,7 +49,7 @@ STEPS = ("mkdir", "rename", "replace", "fsync", "fdatasync", "unlink")
 def account(place: Path) -> str:
     """What an account is known by: a secret of its own."""
     with opened_store(place / "data" / "account", SYSTEM_RANDOM, create=Guard) as store:
-        return store._tables.blind_key.hex()
+        return store._blind_key.hex()
 
 
 def server(place: Path) -> str:
@@ -167,16 +173,17 @@ def show(place: Path) -> None:
     """A name directory's files for clients, and evidence."""
     with opened_data(place / "data" / "names", "cbfs-names") as directory:
         keys = load_keys(directory, SYSTEM_RANDOM)
-        options = names_cli._parse(["--data", str(directory)])
-        started = names_cli._starter(options, directory, keys, SYSTEM_RANDOM)
+        options = parse(["--data", str(directory)])[2]
+        limits = Current(DirectoryLimits())
+        started = names_cli._starter(options, directory, keys, SYSTEM_RANDOM, limits)
         address = Address(keys.server, "127.0.0.1", 7701)
         names_cli._show(directory, address, started, started.config)
 
 
 def owned(place: Path) -> None:
     """What ``cbfs name`` makes."""
-    name_owner.write_seed(place / "seed")
-    name_owner.write_secret(place / "certificate", "text")
+    write_seed(place / "seed", KeyKind.RECOVERY, "alice")
+    write_secret(place / "certificate", "text")
 
 
 def exported(place: Path) -> None:
@@ -257,24 +264,108 @@ def test_an_account_begins_anew_only_where_nothing_can_have_been(tmp_path: Path,
     assert not list((data / "store").glob("*")) or how == "empty", "nothing was made there"
 
 
-def interrupted(*_: object) -> None:
+def interrupted(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
 def test_a_recovery_key_that_is_there_is_whole(memory: Path) -> None:
     """Cut off in the middle of its writing, the command can be given again."""
     for place in every_point(seed, memory):
-        assert not (place / "seed").exists() or name_owner.read_seed(place / "seed")
-        assert name_owner.write_seed(place / "seed")
+        assert not (place / "seed").exists() or read_seed(place / "seed", KeyKind.RECOVERY, "alice")
+        assert write_seed(place / "seed", KeyKind.RECOVERY, "alice")
     with pytest.raises(CbfsError):
-        name_owner.write_secret(memory / "kill1" / "seed", "another")
+        write_secret(memory / "kill1" / "seed", "another")
+
+
+@pytest.mark.parametrize("there", ["seed.new", ".seed.new", "seed~", "seed.part", "seed.tmp"])
+def test_a_new_secret_takes_no_file_of_its_user_with_it(tmp_path: Path, there: str) -> None:
+    """Which may be the owner key of before, that is still the one that counts."""
+    (tmp_path / there).write_text("the only copy")
+    write_seed(tmp_path / "seed", KeyKind.OWNER, "alice")
+    assert {path.name for path in tmp_path.iterdir()} == {there, "seed"}
+    assert (tmp_path / there).read_text() == "the only copy"
+
+
+@pytest.mark.parametrize("old", ["", "as it was"])
+@pytest.mark.parametrize("how", ["killed", "cut off"])
+def test_nothing_is_left_of_a_file_among_others_that_was_not_finished(
+    tmp_path: Path, old: str, how: str
+) -> None:
+    """Nor seen of it before it is whole: what would be left is a part of a secret."""
+    path = tmp_path / "export"
+    if old:
+        path.write_text(old)
+    before = list(tmp_path.iterdir())
+
+    def write() -> None:
+        with written_beside_others(path) as file:
+            file.write(b"a part of a secret")
+            file.flush()
+            assert list(tmp_path.iterdir()) == before
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise KeyboardInterrupt
+
+    if how == "killed":
+        child = multiprocessing.get_context("fork").Process(target=write)
+        child.start()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            write()
+    assert list(tmp_path.iterdir()) == before
+    assert not old or path.read_text() == old
+    with written_beside_others(path) as file:
+        file.write(b"whole")
+    assert path.read_bytes() == b"whole"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in tmp_path.iterdir()] == ["export"]
+
+
+def test_a_file_among_others_where_all_files_have_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on vfat: then it has one that nobody else uses."""
+
+    path, real = tmp_path / "export", os.open
+    path.with_name("export.new").write_text("the user's")
+
+    def opened(where: Path, flags: int, *more: int) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return real(where, flags, *more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", opened)
+        with written_beside_others(path) as file:
+            file.write(b"whole")
+            assert any(each.name.endswith(".part") for each in tmp_path.iterdir())
+    assert {each.name for each in tmp_path.iterdir()} == {"export", "export.new"}
+    assert path.read_bytes() == b"whole"
+
+
+def test_a_full_disk_is_said_of_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **_more: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("cbfs.commands.owner.kept_apart.write_beside_others", full)
+    with pytest.raises(CbfsError, match="no space left") as raised:
+        write_seed(tmp_path / "seed", KeyKind.OWNER, "alice")
+    assert "make room" in raised.value.hint
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_secret_may_have_any_name_that_a_file_may_have(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 255)
+    assert write_seed(path, KeyKind.OWNER, "alice") == read_seed(path, KeyKind.OWNER, "alice")
 
 
 def seed(place: Path, number: int) -> int:
     kill = Kill(number)
     for name in STEPS:
         setattr(os, name, kill.around(getattr(os, name)))
-    name_owner.write_seed(place / "seed")
+    write_seed(place / "seed", KeyKind.RECOVERY, "alice")
     return 0
 
 

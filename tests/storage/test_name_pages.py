@@ -104,7 +104,15 @@ def test_a_page_is_read_by_who_wrote_it() -> None:
     page = name_pages._Page(names, b"saltsalt", 3, 99)
     data = page.encode()
     assert name_pages._decode(data) == page
-    for entries in ([1], [[1]], [["name", "number"]], [["name"]]):
+    wrong: tuple[object, ...] = (
+        [],
+        {b"name": 1},
+        {1: 1},
+        {"name": "number"},
+        {"name": True},
+        {"name": [1]},
+    )
+    for entries in wrong:
         with pytest.raises(DecodeError):
             name_pages._decode(pack(b"", 1, 0, entries))
     for bad in (b"", b"\x90", data[:-1], data + b"\0"):

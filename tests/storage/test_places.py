@@ -10,10 +10,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from cbfs.storage import shelf as shelves
 from cbfs.storage.encoding import u32, u64
 from cbfs.storage.key_tree import KeysDamaged
 from cbfs.storage.sealed_record import HEAD_SIZE, head_of, pack_plain, slot_of, unpack_plain
-from cbfs.storage.shelf import BUCKET_MAX, Shelf, Spot, make_shelf
+from cbfs.storage.shelf import Leaf, Node, Shelf, Spot, make_shelf
 from cbfs.storage.store import DamagedRecord, Store, Table, Writer
 from tests.support.stores import open_store
 
@@ -21,26 +22,72 @@ KEYS = st.binary(min_size=1, max_size=2)
 TALK = b"c" * 16
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small_nodes() -> Iterator[None]:
+    """So few keys in a node that the trees of these tests are several nodes deep."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shelves, "NODE_MAX", 8)
+        yield
+
+
+def depths_of(node: Node) -> Iterator[int]:
+    """Of all leaves, having looked at what holds of each node."""
+    assert 0 < len(node.keys) <= shelves.NODE_MAX
+    assert node.keys == sorted(set(node.keys))
+    if isinstance(node, Leaf):
+        assert len(node.spots) == len(node.keys)
+        yield 0
+    else:
+        assert node.keys == [each.keys[0] for each in node.below]
+        for each in node.below:
+            yield from (depth + 1 for depth in depths_of(each))
+
+
 class Machine(RuleBasedStateMachine):
-    """Keys come and go, one by one and many; no map that was made before changes by it."""
+    """Keys come and go, one by one and many, in one transaction and the next; neither a map that
+    was settled nor a look through one changes by it."""
 
     @initialize(keys=st.sets(KEYS, max_size=300))
     def begin(self, keys: set[bytes]) -> None:
         self.there = {key: Spot(key * 16) for key in keys}
-        self.shelf = make_shelf(self.there.items(), damaged=3)
-        self.before = self.shelf, list(self.shelf.keys())
+        self.settled = make_shelf(self.there.items(), damaged=3)
+        self.shelf = self.settled.change()
+        self.before = [(self.settled, dict(self.there))]
+        self.looks: list[tuple[Iterator[bytes], list[bytes]]] = []
 
     @rule(keys=st.sets(KEYS, max_size=200), place=st.binary(min_size=16, max_size=16))
     def come(self, keys: set[bytes], place: bytes) -> None:
         for key in keys:
-            self.shelf = self.shelf.put(key, Spot(place))
+            self.shelf.put(key, Spot(place))
             self.there[key] = Spot(place)
 
     @rule(keys=st.sets(KEYS, max_size=200))
     def go(self, keys: set[bytes]) -> None:
         for key in keys:
-            self.shelf = self.shelf.without(key)
+            self.shelf.remove(key)
             self.there.pop(key, None)
+
+    @rule()
+    def settle(self) -> None:
+        self.before.append((self.shelf.settled(), dict(self.there)))
+
+    @rule(which=st.integers(0, 50))
+    def begin_anew(self, which: int) -> None:
+        """The next transaction; of a map from before when the last one has failed."""
+        self.settled, there = self.before[which % len(self.before)]
+        self.shelf, self.there = self.settled.change(), dict(there)
+
+    @rule()
+    def look(self) -> None:
+        look = self.shelf.keys()
+        self.looks.append((look, [first] if (first := next(look, b"")) else []))
+        self.looks[-1][1].extend(key for key in sorted(self.there) if key != first)
+
+    @rule()
+    def look_on(self) -> None:
+        for look, keys in self.looks:
+            assert list(look) == keys[1:]
+        self.looks = []
 
     @rule(prefix=st.binary(max_size=1), start=st.none() | KEYS, key=KEYS)
     def ask(self, prefix: bytes, start: bytes | None, key: bytes) -> None:
@@ -55,10 +102,13 @@ class Machine(RuleBasedStateMachine):
     def it_is_whole(self) -> None:
         assert len(self.shelf) == len(self.there)
         assert self.shelf.damaged == 3
-        assert all(0 < len(keys) <= BUCKET_MAX for keys, _spots in self.shelf.buckets)
-        assert self.shelf.firsts == tuple(keys[0] for keys, _spots in self.shelf.buckets)
-        known, keys = self.before
-        assert list(known.keys()) == keys
+        if self.shelf.root is not None:
+            depths = set(depths_of(self.shelf.root))
+            assert len(depths) == 1
+        for known, there in self.before:
+            keys = list(known.keys())
+            assert [(key, known.get(key)) for key in keys] == sorted(there.items())
+            assert len(known) == len(there)
 
 
 Machine.TestCase.settings = settings(max_examples=30, stateful_step_count=15, deadline=None)
@@ -69,7 +119,9 @@ def test_an_empty_map_has_nothing() -> None:
     assert not list(Shelf().keys())
     assert Shelf().get(b"a") is None
     assert Shelf().last_up_to(b"a") is None
-    assert Shelf().without(b"a") == Shelf()
+    changing = Shelf().change()
+    changing.remove(b"a")
+    assert not changing
 
 
 def test_a_slot_is_hidden_and_its_damage_shows() -> None:
@@ -179,10 +231,9 @@ def one_of_two_damaged(place: Path, table: Table) -> Store:
     with store.read() as reader:
         at = reader.place(table, b"one")
     with store._env.begin(write=True) as txn:
-        db = store._tables.dbs[table]
-        sealed = bytearray(txn.get(at, db=db) or b"")
+        sealed = bytearray(txn.get(at) or b"")
         sealed[HEAD_SIZE] ^= 1
-        txn.put(at, bytes(sealed), db=db)
+        txn.put(at, bytes(sealed))
     store.close()
     return open_store(place)
 

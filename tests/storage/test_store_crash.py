@@ -6,12 +6,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import lmdb
 import pytest
 import trio
 import trio.testing
 
+from cbfs.account.account import SYSTEM_RANDOM, salvaging
 from cbfs.storage.group_commit import GroupCommit, Pending
-from cbfs.storage.root_key import RootError
+from cbfs.storage.root_key import EARLIER, MAGIC, RootError
 from cbfs.storage.store import Store, Table, Writer
 from tests.support.stores import open_store
 
@@ -89,7 +91,9 @@ def test_a_kill_at_any_point_leaves_all_or_nothing_and_is_put_in_order(tmp_path:
         again = open_store(copy)
         seen.append(contents(again))
         assert seen[-1] in (BEFORE, AFTER)
-        assert again._root_file.settled(again._generation), "the key that does not count is gone"
+        assert again._root_file.settled(again._now.generation), (
+            "the key that does not count is gone"
+        )
         again.write(lambda writer: writer.put(Table.META, b"d", NEW))
         assert contents(again) == {**seen[-1], b"d": NEW}
         again.close()
@@ -104,6 +108,23 @@ def test_a_root_file_of_another_time_is_told(tmp_path: Path) -> None:
     (tmp_path / "root.key").write_bytes(old)
     with pytest.raises(RootError, match="does not belong"):
         open_store(tmp_path)
+
+
+def test_a_store_of_an_earlier_cbfs_is_not_called_damaged(tmp_path: Path) -> None:
+    """Its pages are others, and say nothing to this one: neither here nor to an export."""
+    open_store(tmp_path).close()
+    root = tmp_path / "root.key"
+    root.write_bytes(root.read_bytes().replace(MAGIC, EARLIER[-1]))
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "store").mkdir()
+    with lmdb.open(str(tmp_path / "store"), max_dbs=2) as env:  # it had a tree for each table
+        table = env.open_db(b"key tree")
+        with env.begin(write=True) as txn:
+            txn.put(b"state", bytes(16), db=table)
+    with pytest.raises(RootError, match="earlier cbfs"):
+        open_store(tmp_path)
+    with pytest.raises(RootError, match="earlier cbfs"), salvaging(tmp_path, SYSTEM_RANDOM):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -212,7 +233,7 @@ def test_a_reader_sees_its_time_while_the_root_turns(tmp_path: Path) -> None:
         assert reader.get(Table.META, b"a") == OLD
         assert reader.get(Table.META, b"b") is None
     assert contents(store) == {b"a": NEW, b"b": NEW}
-    assert set(store._known) == {store._generation}, "no root is kept that nobody reads with"
+    assert set(store._known) == {store._now}, "no root is kept that nobody reads with"
     store.close()
 
 
@@ -221,10 +242,10 @@ def test_a_reader_between_the_commit_and_the_turn_takes_no_root_away(
 ) -> None:
     store, turn = open_store(tmp_path), Store._turn
 
-    def slow(self: Store, generation: int, *rest: object) -> None:
+    def slow(self: Store, *how: object) -> None:
         with self.read() as reader:
             assert reader.get(Table.META, b"a") == NEW
-        turn(self, generation, *rest)  # type: ignore[arg-type]
+        turn(self, *how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Store, "_turn", slow)
     for _ in range(2):

@@ -4,6 +4,7 @@ errors, no wrong data, and what is intact comes out."""
 import errno
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -17,9 +18,11 @@ from cbfs.commands.export import read_export, write_export
 from cbfs.messages.conversations import add_conversation
 from cbfs.messages.history import Arrival, add_message
 from cbfs.mount.quota import errno_of
+from cbfs.storage.key_tree import FANOUT, node_name
 from cbfs.storage.lmdb_pages import Pages
 from cbfs.storage.root_key import NO_LOCK, Protection, make_root_file
 from cbfs.storage.store import CannotWrite, Meta, Store, StoreError, Table, Writer
+from cbfs.storage.tables import table_at
 from cbfs_common.errors import CbfsError
 from tests.support.disk import PAGE, small_disk, use_up
 from tests.support.fake_backend import put_content
@@ -201,35 +204,53 @@ def exported(place: Path) -> dict[tuple[Table, bytes], bytes]:
 
 
 @pytest.mark.usefixtures("_cheap")
-@pytest.mark.parametrize("what", ["first pages", "names", "free pages", "leaf"])
+@pytest.mark.parametrize("what", ["first pages", "records", "free pages", "leaf", "first keys"])
 def test_a_damaged_store_is_not_opened_and_what_is_intact_is_exported(
     tmp_path: Path, what: str
 ) -> None:
     fill(tmp_path)
     store = open_store(tmp_path)
+    for key, word in ((Meta.ACCOUNT, b"x"), (Meta.OWN, b"y")):  # which are not the oldest then
+        store.write(lambda w, key=key, word=word: w.put(Table.META, key, word))  # type: ignore[misc]
     whole = contents(store)
-    with store._env.begin() as txn, txn.cursor(db=store._tables.dbs[Table.PEERS]) as cursor:
-        cursor.first()
-        peer = cursor.value()
+    with store._env.begin() as txn, txn.cursor() as cursor:
+        peers = [d for place, d in cursor if table_at(place) is Table.PEERS and len(d) < 999]
+        keys = txn.get(node_name(0, 0))  # of the oldest records that are left
     store.close()
     file = tmp_path / "store" / "data.mdb"
     data = bytearray(file.read_bytes())
     with file.open("rb") as opened:
         newest = Pages(opened.fileno()).metas()[0]
-    at = {
-        "names": newest.names.root * PAGE + 10,
-        "free pages": newest.free.root * PAGE + 12,
-        "first pages": 17,
-        "leaf": data.index(peer) // PAGE * PAGE + 12,
-    }[what]
-    data[at] ^= 8
+    pages = range(0, len(data), PAGE)
+    for at in {
+        "records": [newest.records.root * PAGE + 10],
+        "free pages": [newest.free.root * PAGE + 12],
+        "first pages": [17],
+        "leaf": [page + 12 for page in pages if peers[-1] in data[page : page + PAGE]],
+        "first keys": [17, *(found.start() for found in re.finditer(re.escape(keys), data))],
+    }[what]:
+        data[at] ^= 8
     file.write_bytes(data)
     with pytest.raises(StoreError, match=r"damaged|opened") as raised:
         open_store(tmp_path)
     assert "cbfs export" in raised.value.hint
     found = exported(tmp_path)
     assert found.items() <= whole.items()
-    assert len(found) >= len(whole) - 40 * (what == "leaf")
+    assert len(found) >= len(whole) - {"leaf": 40, "first keys": FANOUT}.get(what, 0)
+
+
+def test_a_record_that_does_not_say_what_it_is_of_counts_as_lost(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.write(lambda writer: writer.put(Table.PEERS, b"somebody", b"value"))
+    with store._env.begin(write=True) as txn:
+        (place,) = [place for place, _ in txn.cursor() if table_at(place) is Table.PEERS]
+        spoiled = place[:6] + bytes([place[6] ^ 1]) + place[7:]
+        txn.put(spoiled, txn.get(place))
+        txn.delete(place)
+    with store.read() as reader:
+        assert list(reader.records(Table.PEERS)) == []
+        assert (spoiled, None) in list(reader.records(Table.META))
+    store.close()
 
 
 @pytest.mark.usefixtures("_cheap")
@@ -240,9 +261,7 @@ def test_of_what_is_lost_no_content_is_exported_with_zeros_in_its_place(tmp_path
     with salvaging(tmp_path, SYSTEM_RANDOM) as source, source.salvage() as salvage:
         assert len(list(salvage.records(Table.MESSAGES))) == 2
     data = bytearray(file.read_bytes())
-    with file.open("rb") as opened:
-        newest = Pages(opened.fileno()).metas()[0]
-    data[newest.names.root * PAGE + 10] ^= 8  # so that its pages are looked at one by one
+    data[17] ^= 8  # so that its pages are looked at one by one
     for at in range(2 * PAGE, len(data), PAGE):
         if data[at + 10] == 4:  # the first of a value that has pages of its own
             data[at + 100] ^= 1
@@ -360,6 +379,24 @@ def test_a_full_disk_leaves_the_store_as_it_was_and_it_goes_on(tmp_path: Path) -
         other.unlink()
         store.write(lambda writer: writer.put(Table.PEERS, b"a", bytes(100_000)))
         assert contents(store)[Table.PEERS, b"a"] == bytes(100_000)
+        store.close()
+
+
+@pytest.mark.parametrize("left", range(1, 8))
+def test_a_disk_that_takes_a_part_of_a_change_is_full(tmp_path: Path, left: int) -> None:
+    """LMDB says then that it could not be read or written."""
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        place = disk / "account"
+        place.mkdir()
+        store = open_store(place)
+        store.write(lambda writer: writer.put(Table.PEERS, b"a", b"before"))
+        other = use_up(disk)
+        os.truncate(other, max(0, other.stat().st_size - left * PAGE))
+        before = contents(store)
+        with pytest.raises(CannotWrite, match="cannot be written") as raised:
+            store.write(lambda writer: writer.put(Table.PEERS, b"a", bytes(100_000)))
+        assert errno_of(raised.value) == errno.ENOSPC
+        assert contents(store) == before
         store.close()
 
 

@@ -22,7 +22,10 @@ from cbfs.storage.encoding import u32
 from cbfs.storage.lmdb_pages import node, offsets
 from cbfs.storage.records import Table, place_of
 from cbfs.storage.store import Store, Writer
+from cbfs.storage.tables import derived_place
 from cbfs_common.messages.conversation import conversation_id
+from cbfs_common.names.policy import parse_policy
+from cbfs_common.person import Directories
 from cbfs_common.primitives import kdf
 from tests.engine.test_engine import NO_TOR, account
 from tests.storage.test_erasure import exchange
@@ -72,16 +75,19 @@ class Thief:
 
     def _hidden(self, guess: bytes) -> set[bytes]:
         forms = [u32(len(guess)) + guess, *(place_of(table, guess) for table in Table)]
-        return {kdf(s, b"cbfs1 lookup", form, 16) for s in self.secrets for form in forms}
+        plain = {kdf(s, b"cbfs1 lookup", form, 16) for s in self.secrets for form in forms}
+        return plain | {derived_place(s, table, guess) for s in self.secrets for table in Table}
 
 
-def guesses_of(me: str, names: list[str]) -> set[bytes]:
-    """What has to do with somebody of that name."""
+def guesses_of(me: str, names: list[str], here: World) -> set[bytes]:
+    """What has to do with somebody of that name, of the directory of ``here``."""
+    policy = parse_policy((here.place / "names" / "policy").read_text())
+    where = Directories(policy.directory)
     return {
         *(name.encode() for name in names),
         *(kdf(b"", b"cbfs1 key part", u32(len(name)) + name.encode(), 16) for name in names),
         *(
-            conversation_id(tuple(sorted((me, name))), "", number)
+            conversation_id(where.people((me, name)), "", number)
             for name in names
             for number in range(4)
         ),
@@ -115,7 +121,7 @@ def test_a_locked_account_confirms_no_guess(here: World) -> None:
     for place in places:
         thief = Thief(pages_of(place))
         assert len(thief.keys()) > 50
-        assert not thief.confirms(guesses_of("alexandra", names) | known)
+        assert not thief.confirms(guesses_of("alexandra", names, here) | known)
         with opened_store(place, SYSTEM_RANDOM) as store:
             there = record_keys(store)
         assert known & {key[:16] for table, key in there if table is Table.MESSAGES}
@@ -146,11 +152,11 @@ def test_what_is_gone_is_confirmed_by_no_secret_that_is_left(
     trio.run(life)
     with opened_store(places[0], SYSTEM_RANDOM) as store:
         store.write(forget)
-        left, blind_key = record_keys(store), store._tables.blind_key
+        left, blind_key = record_keys(store), store._blind_key
     disk = disks[places[0]]
     gone = {key for table, key in gone_keys(disk, left) if len(key) >= _NUMBERED}
     assert len(gone) > 15
-    guesses = gone | guesses_of("carolina", ["dominique"])
+    guesses = gone | guesses_of("carolina", ["dominique"], here)
     thief = Thief(list(disk.pages), (b"", blind_key))  # no conversation's secret is left
     assert not thief.confirms(guesses)
     # he who cannot tell what a key that he knows leads to is no attacker
@@ -184,7 +190,7 @@ def test_the_name_of_a_deleted_file_is_confirmed_by_nothing(
         assert named_message(reader, talk, gone.name) is None
         spot = reader._spot(Table.CONVERSATIONS, talk)
     assert spot is not None
-    secrets = b"", store._tables.blind_key, spot.secret
+    secrets = b"", store._blind_key, spot.secret
     store.close()
     thief = Thief(list(disk.pages), secrets)
     names = {gone.name.encode(), b"gone.pdf"}

@@ -23,6 +23,7 @@ _CONTEXT.set_forkserver_preload(
         "tests.server.test_server_store",
         "tests.storage.test_first_start",
         "cbfs.commands.main",
+        *("cbfs.commands.init", "cbfs.commands.owner.name"),  # which main reads in late
     ]
 )
 

@@ -12,12 +12,27 @@ from pathlib import Path
 
 import pytest
 
-from cbfs.storage.key_tree import _NAME, _TOP, FANOUT, KeyWriter, _decode, _place, open_record
-from cbfs.storage.records import STATE, STATE_KEY, Table
+from cbfs.storage.key_tree import (
+    _NONE,
+    _TOP,
+    FANOUT,
+    Children,
+    KeyWriter,
+    Turned,
+    _decode,
+    _place,
+    node_index,
+    node_level,
+    node_name,
+    open_record,
+)
+from cbfs.storage.records import Table
 from cbfs.storage.records import place_of as record_place
 from cbfs.storage.root_key import RootFile
 from cbfs.storage.sealed_record import HEAD_SIZE, unpack_plain
 from cbfs.storage.store import Store
+from cbfs.storage.tables import table_at
+from cbfs.storage.txn_nodes import STATE_KEY, TreeState, decode_state
 from cbfs_common.errors import CryptoError
 from cbfs_common.primitives import open_sealed
 
@@ -42,21 +57,22 @@ class Disk:
 
     def take(self, store: Store) -> None:
         """Copy everything, after a commit."""
-        self.generation = store._generation
+        self.generation = store._now.generation
         for path in self.place.rglob("*"):
             if path.is_file() and path.name not in {"root.key", "lock.mdb", "lock"}:
                 data = path.read_bytes()
                 self.pages |= {data[i : i + PAGE] for i in range(0, len(data), PAGE)}
-        self.roots.append(store._known[store._generation].root)
+        self.roots.append(store._known[store._now].key)
         with store._env.begin() as txn:
-            for name, data in txn.cursor(db=store._nodes):
+            for name, data in txn.cursor():
                 if name == STATE_KEY:
                     self.states.add(data)
-                else:
+                elif node_level(name) is not None:
                     self.nodes.setdefault(name, set()).add(data)
-            for table, db in store._tables.dbs.items():
-                for key, data in txn.cursor(db=db):
-                    self.records.setdefault(record_place(table, key), set()).add(data)
+                else:
+                    table = table_at(name)
+                    assert table is not None
+                    self.records.setdefault(record_place(table, name), set()).add(data)
         with store.read() as reader:
             self.now = {(t, key, value) for t in Table for key, value in reader.items(t)}
         self.plain |= self.now
@@ -71,8 +87,8 @@ def follow(monkeypatch: pytest.MonkeyPatch, places: Iterable[Path]) -> dict[Path
     disks = {place: Disk(place) for place in places}
     turn = Store._turn
 
-    def turned(self: Store, generation: int, *rest: object) -> None:
-        turn(self, generation, *rest)  # type: ignore[arg-type]
+    def turned(self: Store, *how: object) -> None:
+        turn(self, *how)  # type: ignore[arg-type]
         place = Path(self._env.path()).parent
         if place in disks:
             disks[place].take(self)
@@ -83,20 +99,30 @@ def follow(monkeypatch: pytest.MonkeyPatch, places: Iterable[Path]) -> dict[Path
 
 def switch_erasure_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes keep their keys when they change, as in a store whose root never turns."""
-    write = KeyWriter._write
+    write, drop = KeyWriter._write, KeyWriter.drop
 
-    def same_key(self: KeyWriter, level: int, index: int, *rest: object) -> bytes | None:
-        if level == _TOP:
-            old = self._root
-        else:
-            old = self._load(level + 1, index // FANOUT)[index % FANOUT]
-        token, self._token = self._token, lambda size: old or token(size)
-        try:
-            return write(self, level, index, *rest)  # type: ignore[arg-type]
-        finally:
-            self._token = token
+    def same_key(
+        self: KeyWriter, level: int, index: int, children: Children, turned: Turned, key: bytes
+    ) -> bytes | None:
+        above = self._load(level + 1, index // FANOUT) if level < _TOP else _NONE
+        return write(self, level, index, children, turned, above[index % FANOUT] or key)
 
+    roots: dict[bytes, bytes] = {}
+    root = TreeState.root
+
+    def same_root(self: TreeState, key: bytes) -> bytes:
+        return roots.setdefault(key, root(self, key))
+
+    def dropped(self: KeyWriter, slot: int) -> None:
+        drop(self, slot)
+        self.next_slot += 1  # by which a commit is told that turns nothing
+
+    never = property(lambda _: False, lambda _, turns: None)
     monkeypatch.setattr(KeyWriter, "_write", same_key)
+    monkeypatch.setattr(KeyWriter, "drop", dropped)
+    monkeypatch.setattr(KeyWriter, "takes_away", never, raising=False)
+    monkeypatch.setattr(Store, "_turns", never, raising=False)
+    monkeypatch.setattr(TreeState, "root", same_root)
 
 
 @contextmanager
@@ -123,33 +149,39 @@ def use_up(disk: Path) -> Path:
     return path
 
 
-def final_root(disk: Disk) -> bytes:
-    """What the root file gives away at the end."""
+def final_roots(disk: Disk) -> set[bytes]:
+    """What the root file gives away at the end, whether it counts or not."""
     root_file = RootFile(disk.place / "root.key", lambda _: bytes(32), bytes, read_only=True)
     try:
-        return root_file.open(disk.generation)
+        return {root_file.open(slot.generation) for slot in root_file._slots()}
     finally:
         root_file.close()
 
 
-def attack(disk: Disk, root: bytes) -> set[tuple[bytes, bytes]]:
-    """(table and key, value) of all records in any copy that can be opened from ``root``: every key
-    that is found is tried on every node, and then on every record, that ever was in its place."""
-    keys: dict[bytes, set[bytes]] = {_NAME.pack(_TOP, 0): {root}}
+def attack(disk: Disk, roots: set[bytes]) -> set[tuple[bytes, bytes]]:
+    """(table and key, value) of all records in any copy that can be opened from ``roots``: every
+    key that is found is tried on every node, and then on every record, that ever was in its
+    place."""
+    tops: dict[bytes, set[int]] = {}
+    for state in map(decode_state, disk.states):
+        for root in roots:
+            tops.setdefault(state.root(root), set()).add(state.moment.next_slot)
+    keys: dict[bytes, set[bytes]] = {node_name(_TOP, 0): set(tops)}
     record_keys: set[bytes] = set()
     for level in range(_TOP, -1, -1):
-        for name in [name for name in disk.nodes if name[0] == level]:
-            _level, index = _NAME.unpack(name)
+        for name in [name for name in disk.nodes if node_level(name) == level]:
+            index = node_index(name)
             for key in keys.get(name, ()):
                 for sealed in disk.nodes[name]:
-                    for children in _opened(disk, level, name, key, sealed):
+                    slots = tops[key] if level == _TOP else {0}
+                    for children in _opened(slots, level, name, key, sealed):
                         for number, child in enumerate(children):
                             if child is None:
                                 continue
                             if level == 0:
                                 record_keys.add(child)
                                 continue
-                            below = _NAME.pack(level - 1, index * FANOUT + number)
+                            below = node_name(level - 1, index * FANOUT + number)
                             keys.setdefault(below, set()).add(child)
     found = set()
     for place, values in disk.records.items():
@@ -165,11 +197,11 @@ def attack(disk: Disk, root: bytes) -> set[tuple[bytes, bytes]]:
 
 
 def _opened(
-    disk: Disk, level: int, name: bytes, key: bytes, sealed: bytes
+    slots: set[int], level: int, name: bytes, key: bytes, sealed: bytes
 ) -> list[tuple[bytes | None, ...]]:
+    """``slots``: those that a root may be bound to."""
     found = []
-    for state in disk.states if level == _TOP else {bytes(STATE.size)}:
-        _generation, next_slot = STATE.unpack(state)
+    for next_slot in slots:
         try:
             plain = open_sealed(key, bytes(12), sealed, _place(level, name, next_slot))
         except CryptoError:

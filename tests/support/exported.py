@@ -98,4 +98,6 @@ def as_exported(whole: Records) -> Records:
     return records
 
 
-_OF_THE_DIRECTORY = {(Table.META, Meta.PLACE), (Table.META, Meta.LISTED)}
+_OF_THE_DIRECTORY = {
+    (Table.META, key) for key in (Meta.PLACE, Meta.MARK, Meta.LISTED, Meta.SPOOL_KEY)
+}

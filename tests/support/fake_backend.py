@@ -3,8 +3,8 @@
 As a program it mounts itself in the foreground: ``python -m tests.support.fake_backend DIR
 MOUNTPOINT [-o OPTIONS]``. Lines on its standard input are orders: ``arrive SENDER TEXT`` brings a
 message, ``reregister`` gives the name of the one contact to somebody else, ``alarm TEXT`` warns,
-``lapse TEXT`` of a name that cannot be kept, ``end`` lets the time of all messages that end be
-over.
+``lapse TEXT`` of a name that cannot be kept, ``stopped TEXT`` of a copy that has stopped, ``end``
+lets the time of all messages that end be over.
 """
 
 import sys
@@ -31,20 +31,24 @@ from cbfs.interface import MessageRequest, Outgoing, Report, View
 from cbfs.messages import conversations, history, lifetimes
 from cbfs.messages.content import read_content
 from cbfs.messages.history import Arrival
-from cbfs.messages.model import Content, Conversation, Message
-from cbfs.network.access import NetworkOptions
+from cbfs.messages.model import Content, Conversation, Message, Turnover
+from cbfs.mount.single import operations as single_operations
+from cbfs.names.followed import PolicyRefused
+from cbfs.network.options import NetworkOptions
 from cbfs.outbox.folder_messages import drop, pack
 from cbfs.problems import NotYet, Refused, Taken
+from cbfs.receiving.compositions import Compositions
 from cbfs.sending.compose import Settled, make_message
 from cbfs.storage.encoding import u32, u64
 from cbfs.storage.root_key import Unlock
 from cbfs.storage.store import Series, Store, Table, Writer
 from cbfs.tree.nodes import Folder
 from cbfs.tree.tree import Tree
-from cbfs_common.messages.conversation import conversation_id
 from cbfs_common.names.entry import Entry, Keys, Status
+from cbfs_common.names.policy import Policy
 from cbfs_common.person import Person
 from cbfs_common.profile import Address, Profile
+from tests.support.parts import HERE, talk_id
 from tests.support.stores import open_store
 
 NAME = "alice"
@@ -67,6 +71,19 @@ def put_content(writer: Writer, data: bytes) -> Content:
     return content
 
 
+class FakeDirectories:
+    """None is followed, and none can be."""
+
+    def policies(self) -> tuple[Policy, ...]:
+        return ()
+
+    async def follow(self, data: bytes) -> None:
+        raise PolicyRefused("it is not a policy")
+
+    async def leave(self, directory: bytes) -> None:
+        raise AssertionError("nothing is followed")
+
+
 @dataclass
 class FakeBackend:
     """``Backend`` in memory and store. ``gate``: what a send waits for before its commit."""
@@ -76,6 +93,7 @@ class FakeBackend:
     profile: Profile = PROFILE
     sent: list[tuple[Message, bytes]] = field(default_factory=list)
     prepared: set[str] = field(default_factory=set)
+    under_way: set[bytes] = field(default_factory=set)
     down: bool = False
     gate: Callable[[], object] | None = None
     view: View | None = None
@@ -108,6 +126,7 @@ class FakeBackend:
 
     alarm: str = ""
     lapse: str = ""
+    stopped: str = ""
 
     @property
     def people(self) -> Self:
@@ -146,6 +165,13 @@ class FakeBackend:
 
     def label(self, name: str) -> str:
         return name
+
+    def shown(self, name: str) -> str:
+        return name
+
+    @property
+    def directories(self) -> "FakeDirectories":
+        return FakeDirectories()
 
     def called(self, text: str) -> str:
         return typed_name(text)
@@ -212,14 +238,20 @@ class FakeBackend:
             now,
             fresh,
             SYSTEM_RANDOM.token(16),
+            HERE,
         )
+        outgoing.committing()
         conversation, message = await self.store.commit(
             lambda writer: make_message(writer, before, outgoing, settled)
         )
         self.sent.append((message, data))
+        self.sent.sort(key=lambda sent: sent[0].serial)  # of one commit, any comes first
         if conversation.id not in before and self.view:
             self.view.conversation_added(conversation)
         return message
+
+    def is_under_way(self, conversation: bytes) -> bool:
+        return conversation in self.under_way
 
     async def delete(self, message: Message) -> None:
         await self.store.commit(lambda writer: history.remove_message(writer, message))
@@ -229,6 +261,24 @@ class FakeBackend:
             return False
         await self.store.commit(lambda writer: conversations.leave(writer, conversation))
         return True
+
+    async def go_on(self, conversation: bytes, people: Iterable[str]) -> Conversation:
+        if NOBODY in people:
+            raise Refused(f"{NOBODY} is not registered", "check the spelling")
+
+        def change(writer: Writer) -> tuple[Conversation, Turnover]:
+            before = conversations.get_conversation(writer, conversation)
+            assert before is not None
+            compositions = Compositions(writer, HERE, NAME, before.began)
+            return compositions.go_on(conversation, tuple(people)), compositions.changes
+
+        new, changes = await self.store.commit(change)
+        if self.view:
+            for old, after in changes.moved.items():
+                self.view.conversation_goes_on(changes.new[old], changes.new[after])
+            for each in changes.new.values():
+                self.view.conversation_changed(each)
+        return new
 
     async def arrive_folder(self, sender: str, tree: Tree, top: Folder) -> Message:
         """A folder with what is in one of tmp/ comes in."""
@@ -280,7 +330,7 @@ class FakeBackend:
             if known is not None:
                 conversations.come_back(writer, known.id)
             conversation = known or conversations.add_conversation(
-                writer, conversation_id(people, "", 0), sender, people, "", now
+                writer, talk_id(people), sender, people, "", now
             )
             arrival = _arrival(writer, sender, now, file_name, put_content(writer, data), ())
             muted = sender == "bob" and self.bob.muted > 0
@@ -326,8 +376,16 @@ async def _obey(backend: FakeBackend) -> None:
                 if backend.view:
                     backend.view.status_changed()
                 continue
+            if order.startswith(b"stopped"):
+                backend.stopped = order.decode()[8:]
+                if backend.view:
+                    backend.view.status_changed()
+                continue
             if order.startswith(b"redate"):
                 await backend.redate(int(order[7:]))
+                continue
+            if order == b"keep":  # names in windows, for longer than any test waits
+                single_operations.MESSAGE_SECONDS = 300.0
                 continue
             if order == b"end":
                 await backend.end()
@@ -357,8 +415,9 @@ async def running(
 
 
 if __name__ == "__main__":
-    import cbfs.commands.mount
+    import cbfs.commands.mount.program
+    import cbfs.commands.mount.serving
 
-    vars(cbfs.commands.mount)["running"] = running
+    vars(cbfs.commands.mount.serving)["running"] = running
     sys.argv += ["--foreground"]
-    sys.exit(cbfs.commands.mount.main())
+    sys.exit(cbfs.commands.mount.program.main())

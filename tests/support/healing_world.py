@@ -15,24 +15,26 @@ import trio
 from cbfs.account.account import SYSTEM_RANDOM, Account, make_account, no_lock
 from cbfs.account.settings import Configuration
 from cbfs.contacts.contact import Contact
+from cbfs.contacts.held_session import Chosen, only
 from cbfs.contacts.monitor import Monitor
 from cbfs.context import Context, make_context, make_directory
 from cbfs.engine.expiry import forget
 from cbfs.interface import Outgoing
 from cbfs.messages import history
 from cbfs.messages.content import read_content
-from cbfs.messages.lost_state import notice_loss
-from cbfs.messages.model import Content, Conversation
+from cbfs.messages.model import Content, Conversation, Turnover
 from cbfs.messages.queues import delivery_queue, note_queue
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import Link, Replies
 from cbfs.network.pacing import PacedDialer
 from cbfs.problems import Problems
+from cbfs.receiving.lost_state import notice_loss
 from cbfs.receiving.prekeys import top_up
 from cbfs.receiving.receiver import Receiver
 from cbfs.sending.compose import Settled, make_message
 from cbfs.sending.sealing import Sealing
 from cbfs.storage.encoding import u32, u64
+from cbfs.storage.group_commit import Pending
 from cbfs.storage.root_key import NO_LOCK, Protection, RootFile, make_root_file
 from cbfs.storage.store import Store, Table, Writer
 from cbfs_common.names.entry import Entry, Keys, Status
@@ -63,8 +65,14 @@ NOT_EXPORTED = frozenset((Table.SESSIONS, Table.PREKEYS))
 class DirectStore(Store):
     """Commits at once, on the calling thread."""
 
-    async def commit(self, change: Callable[[Writer], T]) -> T:
+    async def commit(self, change: Callable[[Writer], T], *, only_adds: bool = False) -> T:
         return self.write(change)
+
+    def ride(self, change: Callable[[Writer], T]) -> Pending[Writer, T]:
+        pending = Pending(change)
+        pending.result = self.write(change)
+        pending.done.set()
+        return pending
 
 
 @dataclass
@@ -210,6 +218,7 @@ class Client:
             self.world.now,
             SYSTEM_RANDOM.token(16),
             SYSTEM_RANDOM.token(16),
+            self.context.contacts.directories,
         )
         conversations = self.context.conversations
         _conversation, message = self.store.write(
@@ -233,10 +242,15 @@ class Client:
         for peer in sorted(due):
             self._tell(self.world.clients[peer], fails=fails)
 
-    def _session(self, other: "Client", *, fresh: bool = False) -> Session:
-        session = None if fresh else self.context.sessions.choose(other.name)
-        if session is not None:
-            return session
+    def chosen(self, other: "Client") -> Chosen:
+        """The sessions with another that are sent on."""
+        return self.context.sessions.chosen(other.name, self.world.now)
+
+    def session(self, other: "Client") -> Session:
+        """The one that notes are told on, begun if there is none."""
+        return self.chosen(other).note or self._begin(other)
+
+    def _begin(self, other: "Client") -> Session:
         prekey = decode_prekey(other.shelf.take(self.world.now // 1_000))
         prekey.verify(other.account.profile.signing, self.world.now // 1_000)
         profile = other.account.profile
@@ -244,14 +258,13 @@ class Client:
         return self.context.sessions.start(other.name, peer, prekey, other.account.kem_public)
 
     def _deliver(self, other: "Client", *, again: bool, fails: bool) -> None:
-        sessions = self.context.sessions
-        session = sessions.choose(other.name)
-        silent = session is not None and not again and sessions.is_silent(session, self.world.now)
-        session = self._session(other, fresh=silent)
+        chosen = self.chosen(other)
+        if chosen.first is None or (chosen.silent and not again):
+            chosen = only(self._begin(other))
         with self.store.read() as reader:
             envelopes, jobs = delivery_queue.next_work(reader, other.name, 16, again=again)
             sealing, most = Sealing(self.context, lambda: b""), 16 - len(envelopes)
-            step = sealing.parts(reader, other.name, jobs, most, session, prefer=silent)
+            step = sealing.parts(reader, other.name, jobs, most, chosen)
         envelopes += self.store.write(step.write)
         step.done()
         other.mail += [envelope.data for envelope in envelopes]
@@ -267,13 +280,28 @@ class Client:
         now = self.world.now
         with self.store.read() as reader:
             draft = note_queue.draft(reader, other.name, now)
-        session = self._session(other, fresh=draft.lost)
+        if draft.owes:
+            for session in self.chosen(other).owed:
+                self._send_note(other, session, draft)
+        self._send_note(other, self.session(other), draft)
+        if not fails:
+            self.store.write(lambda writer: note_queue.settle(writer, draft.items, now))
+
+    def _send_note(self, other: "Client", session: Session, draft: note_queue.NoteDraft) -> None:
         step, envelope = Sealing(self.context, lambda: b"").note(other.name, draft, session)
         self.store.write(step.write)
         step.done()
         other.mail.append(envelope)
-        if not fails:
-            self.store.write(lambda writer: note_queue.settle(writer, draft.items, now))
+
+    def tick(self, other: "Client") -> None:
+        """The note clock has ticked for another as often as there are turns owed, and once more."""
+        now = self.world.now
+        with self.store.read() as reader:
+            draft = note_queue.draft(reader, other.name, now)
+        for session in self.chosen(other).owed:
+            self._send_note(other, session, draft)
+        self._send_note(other, self.session(other), draft)
+        self.store.write(lambda writer: note_queue.settle(writer, draft.items, now))
 
     def receive(self, envelopes: list[bytes]) -> None:
         before = set(self.context.sessions.prekeys.pairs)
@@ -370,6 +398,9 @@ class Quiet:
         self.conversation_moved = self.message_arrived = self.message_changed = _nothing
         self.messages_renamed = self.message_ended = self.request_changed = _nothing
         self.notes_due = self.owed_again = _nothing
+
+    def conversations_changed(self, changes: Turnover) -> None:
+        self._conversations |= changes.new
 
     def conversation_started(self, conversation: Conversation) -> None:
         self._conversations[conversation.id] = conversation

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,12 @@ from pathlib import Path
 from tests.support.world import ENVIRONMENT, WAIT, wait_for
 
 ROOT = Path(__file__).parents[2]
-WATCHDOG = 100.0
-"""Seconds until a mount is aborted whatever happens."""
+WATCHDOG = 240.0
+"""Seconds that one test may take until its mount is aborted whatever happens: fewer than a test may
+take at all (setup.cfg)."""
+
+TEST = "PYTEST_CURRENT_TEST"
+"""What pytest says in the environment of itself: which test is at work."""
 
 
 class Mounted:
@@ -37,7 +42,7 @@ class Mounted:
             folder.mkdir(exist_ok=True)
         self._log = (place / "log").open("a+b")
         self._daemon: subprocess.Popen[bytes] | None = None
-        self._watchdog: threading.Timer | None = None
+        self._over = threading.Event()
         self._limit = watchdog
         self._minor = 0
 
@@ -54,9 +59,19 @@ class Mounted:
         )
         wait_for(self._answers, f"the mount to answer: {self.log()}")
         self._minor = os.minor(self.path.stat().st_dev)
-        self._watchdog = threading.Timer(self._limit, self.abort)
-        self._watchdog.daemon = True
-        self._watchdog.start()
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, args=(self._over,), daemon=True).start()
+
+    def _watch(self, over: threading.Event) -> None:
+        """Abort the mount when one test has had it for too long: those of a file that share a mount
+        may together take as long as they take."""
+        test, began = os.environ.get(TEST), time.monotonic()
+        while not over.wait(1.0):
+            if os.environ.get(TEST) != test:
+                test, began = os.environ.get(TEST), time.monotonic()
+            if time.monotonic() - began > self._limit:
+                self.abort()
+                return
 
     def _answers(self) -> bool:
         if self._daemon is None or self._daemon.poll() is not None:
@@ -75,8 +90,8 @@ class Mounted:
 
     def log(self) -> str:
         """What the daemon has written to stderr."""
-        self._log.seek(0)
-        return self._log.read().decode()
+        # not by the open file, whose place the daemon shares and moves
+        return Path(self._log.name).read_bytes().decode()
 
     def abort(self) -> None:
         """Let every call on the mount fail, whatever state its daemon is in."""
@@ -115,8 +130,13 @@ class Mounted:
         return self.wait()
 
     def unmount(self) -> int:
-        """fusermount3 -u; the daemon's exit code."""
-        subprocess.run(["fusermount3", "-u", str(self.path)], check=True, timeout=WAIT)
+        """fusermount3 -u; the daemon's exit code. It is busy while the notifier's process shows
+        something in it."""
+        command = ["fusermount3", "-u", str(self.path)]
+        wait_for(
+            lambda: subprocess.run(command, check=False, timeout=WAIT).returncode == 0,
+            "the mount to be busy no more",
+        )
         return self.wait()
 
     def wait(self) -> int:
@@ -127,8 +147,7 @@ class Mounted:
         code = daemon.wait(WAIT)
         if daemon.stdin:
             daemon.stdin.close()
-        if self._watchdog:
-            self._watchdog.cancel()
+        self._over.set()
         return code
 
     def close(self) -> None:
@@ -185,13 +204,19 @@ class Watch:
     def wait(self, part: str, count: int = 1) -> None:
         """Until so many names with ``part`` in them have appeared."""
         while sum(part in name for name in self.names) < count:
-            if not select.select([self._descriptor], [], [], WAIT)[0]:
+            if not self.look(WAIT):
                 raise AssertionError(f"waited in vain: {self.names}")
-            data = os.read(self._descriptor, 65_536)
-            while data:
-                *_, size = self._EVENT.unpack_from(data)
-                name, data = data[16 : 16 + size], data[16 + size :]
-                self.names.append(os.fsdecode(name.rstrip(b"\0")))
+
+    def look(self, seconds: float) -> bool:
+        """Whether something has appeared since the last look, or does within so long."""
+        if not select.select([self._descriptor], [], [], seconds)[0]:
+            return False
+        data = os.read(self._descriptor, 65_536)
+        while data:
+            *_, size = self._EVENT.unpack_from(data)
+            name, data = data[16 : 16 + size], data[16 + size :]
+            self.names.append(os.fsdecode(name.rstrip(b"\0")))
+        return True
 
     def close(self) -> None:
         """End watching."""

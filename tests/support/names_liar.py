@@ -9,16 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from cbfs_common.limits import FEED_PART, FEED_TILE
+from cbfs_common.names.changes import HistoryLink, apply_change, apply_register
 from cbfs_common.names.entry import Entry, Round, changes_hash, name_index
 from cbfs_common.names.feed import FeedRound
 from cbfs_common.names.note import Checkpoint, SignedNote, cosign, sign_checkpoint
 from cbfs_common.names.operations import (
-    HistoryLink,
     OperationKind,
     OperationRefused,
-    Refusal,
-    apply_change,
-    apply_register,
     decode_operation,
 )
 from cbfs_common.names.proofs import Evidence
@@ -39,12 +36,14 @@ from cbfs_common.names.wire import (
     Steps,
     Submit,
     Submitted,
+    TermsAre,
 )
 from tests.support.names_naive import (
     CONFIG,
     DIRECTORY,
     LOG_SEED,
     NAMESPACE,
+    TERMS,
     ZERO,
     log_consistency,
     log_path,
@@ -137,7 +136,7 @@ class Liar:
             case AskConsistency(old_size, size):
                 return ConsistencyIs(tuple(log_consistency(old_size, self._log()[:size])))
             case AskTerms():
-                return RefusedReply(Refusal.BAD_REQUEST)
+                return TermsAre(TERMS, 0)
 
     def note(self) -> bytes:
         """The signed head."""

@@ -12,10 +12,11 @@ from cbfs_common.names.checks import (
     check_lookup,
     new_state,
 )
-from cbfs_common.names.config import Config, Terms
+from cbfs_common.names.config import Config, Registration, Terms
 from cbfs_common.names.entry import Entry, Keys
 from cbfs_common.names.layout import ZERO
 from cbfs_common.names.operations import Operation, OperationKind, commitment
+from cbfs_common.names.registration import worked
 from cbfs_common.names.wire import LookedUp, Lookup, Reply
 from cbfs_common.person import Person
 from cbfs_common.primitives import sign_public
@@ -32,7 +33,10 @@ from cbfs_names.wire.queries import Answers, Asked
 KEYS = ServerKeys(ServerSecret(b"t" * 96), b"l" * 32, b"v" * 32)
 LIFETIME = 1_000_000
 NOW = 1_700_000_000
-CONFIG: Config = KEYS.config(Terms(lifetime=LIFETIME))
+FREE = Terms(Registration.WORK, work=0)
+"""Names cost nothing, as in most tests, until many come at once."""
+
+CONFIG: Config = KEYS.config(replace(FREE, lifetime=LIFETIME))
 NAMESPACE = CONFIG.namespace
 DIRECTORY = CONFIG.directory
 COSIGNER = CONFIG.witnesses[0][1].name
@@ -116,6 +120,14 @@ def owners(*seeds: bytes, threshold: int = 1) -> Keys:
 def commit(name: str, *seeds: bytes, salt: bytes = SALT) -> Operation:
     hidden = commitment(Person(DIRECTORY, name), owners(*(seeds or (b"o" * 32,))), salt)
     return Operation(OperationKind.COMMIT, DIRECTORY, "", 0, 0, ZERO, 1000, hidden)
+
+
+def worked_for(operation: Operation, bits: int) -> Operation:
+    """A COMMIT with a proof of work."""
+    done = False
+    while not done:
+        operation, done = worked(operation, bits, 1_000)
+    return operation
 
 
 def register(name: str, *seeds: bytes, salt: bytes = SALT, old: Entry | None = None) -> Operation:

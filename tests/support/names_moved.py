@@ -12,17 +12,21 @@ import trio
 
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.commands.init import make
-from cbfs.commands.name_owner import Owner
+from cbfs.commands.owner.kept_apart import OwnerKey
+from cbfs.commands.owner.name_owner import Owner
 from cbfs_common.names.config import Config, Terms
+from cbfs_common.names.entry import Entry, decode_entry, name_index
 from cbfs_common.names.registration import Invite, Token
 from cbfs_common.primitives import sign_public
 from cbfs_common.profile import Address
+from cbfs_host.listening import Place, listen, place_of
 from cbfs_names.processes.single import Embedded, EmbeddedCore
 from cbfs_names.state.keys import VERIFIER, load_keys
 from cbfs_names.state.store import StateStore
 from cbfs_names.wire.service import DirectoryService
-from cbfs_names.wire.sockets import listen, listening_port, serve
+from cbfs_names.wire.sockets import serve
 from tests.engine.test_engine import NO_TOR
+from tests.support.names_local import FREE
 
 DAY = 86_400
 
@@ -58,10 +62,17 @@ class Moved:
         """Something that runs a loop of its own, as the commands do."""
         await trio.to_thread.run_sync(work)
 
-    async def init(self, name: str, folder: str = "", invite: Path | None = None) -> Path:
+    async def init(
+        self,
+        name: str,
+        folder: str = "",
+        invite: Path | None = None,
+        owner_key: Path | None = None,
+    ) -> Path:
         """``cbfs init``; where the account is."""
         place = self.place / (folder or name)
-        await self.do(lambda: make(name, place, self.server, self.policy, NO_TOR, _silent, invite))
+        wish = (name, place, self.server, self.policy, NO_TOR, _silent, invite)
+        await self.do(lambda: make(*wish, owner_key=owner_key))
         return place
 
     def invite(self, registrar: bytes) -> Path:
@@ -72,9 +83,16 @@ class Moved:
         path.write_text(Token(seed, invite).text())
         return path
 
-    def owner(self, place: Path) -> Owner:
-        """``cbfs name``."""
-        return Owner(place, NO_TOR, _silent)
+    def owner(self, place: Path, key: Path | None = None) -> Owner:
+        """``cbfs name``; ``key``: the file of the owner key."""
+        return Owner(place, NO_TOR, _silent, key=OwnerKey(key))
+
+    def entry(self, name: str) -> Entry:
+        """What the directory has."""
+        with self.store.read() as view:
+            data = view.entry(name_index(self.config.directory, name))
+        assert data is not None
+        return decode_entry(data)
 
 
 def _silent(_text: str) -> None:
@@ -86,18 +104,19 @@ async def moved(
     place: Path, server: str, monkeypatch: pytest.MonkeyPatch, terms: Terms | None = None
 ) -> AsyncIterator[Moved]:
     """Runs until the block ends."""
-    made = Moved(place, server, terms or Terms())
+    made = Moved(place, server, terms or FREE)
     shim = SimpleNamespace(time=made.clock, time_ns=lambda: int(made.clock() * 1_000_000_000))
     monkeypatch.setattr("cbfs.context.time", shim)
-    listener = await listen("127.0.0.1", 0)
+    listener = listen(Place("127.0.0.1", 0))
     try:
-        async with listener, trio.open_nursery() as nursery:
-            address = Address(made.secret.key, "127.0.0.1", listening_port(listener))
+        async with trio.open_nursery() as nursery:
+            address = Address(made.secret.key, "127.0.0.1", place_of([listener]).port)
             made.policy.write_text(made.config.policy(address).encode())
             nursery.start_soon(made.service.run)
-            nursery.start_soon(serve, listener, made.secret, SYSTEM_RANDOM, made.service)
+            nursery.start_soon(serve, [listener], made.secret, SYSTEM_RANDOM, made.service)
             yield made
             nursery.cancel_scope.cancel()
     finally:
+        listener.close()
         made.service.close()
         made.store.close()

@@ -27,9 +27,15 @@ from cbfs_common.profile import Address
 ZERO = bytes(32)
 NAMESPACE = "test.example"
 NOW = 1_700_000_000
-CONFIG = sha256(b"a configuration").digest()
 LOG_SEED = b"l" * 32
 DIRECTORY = directory_id(sign_public(LOG_SEED))
+LOG = NoteKey(NAMESPACE, LOG_KEY, sign_public(LOG_SEED)).encode()
+FIRST = NoteKey(f"{NAMESPACE}/v1", COSIGNER_KEY, sign_public(bytes([1]) * 32)).encode()
+TERMS = (
+    f"cbfs1 names config\nlog {LOG}\nregistration work 0\nshort 3\nlifetime 1000000\n"
+    f"witness v1 {FIRST}\nquorum v1\n"
+)
+CONFIG = sha256(TERMS.encode()).digest()
 
 
 def hash_leaf(index: bytes, value: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """A sequencer in the test's hand that proposes and tells whatever it is told to, signed as it
 should be; and real verifiers, over real sockets, that it cannot deceive."""
 
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from cbfs_common.names.wire import Request, encode_request
 from cbfs_common.primitives import sign, sign_public
 from cbfs_common.profile import Address
 from cbfs_common.wire.transport import ServerSecret
+from cbfs_host import listening
 from cbfs_names.processes.roles import Deployment, VerifierRole
 from cbfs_names.rounds.published import offered, page_of
 from cbfs_names.rounds.sequencer import Sequencer
@@ -46,7 +48,7 @@ from cbfs_names.wire.peer_messages import (
     decode,
     encode,
 )
-from cbfs_names.wire.sockets import Answering, DeferredReply, listen, listening_port, serve
+from cbfs_names.wire.sockets import Answering, DeferredReply, serve
 from tests.support.names_local import CONFIG, KEYS, NOW
 from tests.support.names_server import seeded_random
 
@@ -217,17 +219,17 @@ class Proposer:
 class Place:
     """A socket that is there before and after who listens on it."""
 
-    listener: trio.SocketListener
+    listener: socket.socket
     secret: ServerSecret
 
     @property
     def address(self) -> Address:
-        return Address(self.secret.key, "127.0.0.1", listening_port(self.listener))
+        return Address(self.secret.key, "127.0.0.1", listening.place_of([self.listener]).port)
 
 
 @asynccontextmanager
 async def place(name: str) -> AsyncIterator[Place]:
-    async with await listen("127.0.0.1", 0) as listener:
+    with listening.listen(listening.Place("127.0.0.1", 0)) as listener:
         yield Place(listener, ServerSecret(name.encode().ljust(96, b",")))
 
 
@@ -245,7 +247,7 @@ async def serving(at: Place, answers: Answering) -> AsyncIterator[None]:
     """Until the block ends."""
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve, at.listener, at.secret, RANDOM, answers)
+        nursery.start_soon(serve, [at.listener], at.secret, RANDOM, answers)
         try:
             yield
         except Exception as error:  # the test's own, not to be wrapped in a group

@@ -1,5 +1,6 @@
 """A directory's server for tests: the real transport, with answers that the test makes."""
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from hashlib import shake_256
@@ -33,8 +34,10 @@ def seeded_random(seed: bytes) -> Random:
 
 
 @asynccontextmanager
-async def answering(answer: Answer) -> AsyncIterator[Address]:
-    """A server on loopback that answers so."""
+async def answering(
+    answer: Answer, at: tuple[int, socket.socket] | None = None
+) -> AsyncIterator[Address]:
+    """A server that answers so: on loopback, or ``at`` a listening socket of that port."""
 
     async def handle(stream: trio.SocketStream) -> None:
         connection = ServerConnection(SERVER_SECRET, seeded_random(b"server"))
@@ -58,9 +61,13 @@ async def answering(answer: Answer) -> AsyncIterator[Address]:
                     await stream.send_all(connection.send(event.id, payload))
 
     async with trio.open_nursery() as nursery:
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        if at is None:
+            listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            port: int = listeners[0].socket.getsockname()[1]
+        else:
+            port, listening = at
+            listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listening))]
         nursery.start_soon(trio.serve_listeners, handle, listeners)
-        port: int = listeners[0].socket.getsockname()[1]
         failure: Exception | None = None
         try:
             yield Address(SERVER_SECRET.key, "127.0.0.1", port)

@@ -165,6 +165,7 @@ class Chain:
         route: bytes | None = None,
         terms: bytes | None = None,
         mac_key: bytes | None = None,
+        message_key: bytes | None = None,
         handshake: bytes | None = None,
         length: int | None = None,
         pad: bytes = b"\0",
@@ -180,7 +181,9 @@ class Chain:
         plain = size.to_bytes(2, "big") + body
         rest = SIZE - 16 - len(outer) - len(header) - 16 - 32 - 16
         plain += pad * (rest - len(plain))
-        sealed = aead(derive(self.message_key(number), "body", auth + outer_secret, 44), plain)
+        sealed = aead(
+            derive(message_key or self.message_key(number), "body", auth + outer_secret, 44), plain
+        )
         secret = derive(self.header_key, "header", route + auth + outer_secret, 44)
         return route + outer + aead(secret, header, outer + auth + sealed) + auth + sealed
 

@@ -1,13 +1,17 @@
 """The message server as a process, and links to it, for tests."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+
+import pytest
 
 from cbfs.network.dial import LoopbackDialer
 from cbfs.network.link import Link, open_link, request
@@ -15,25 +19,43 @@ from cbfs_common.limits import ENVELOPE_SIZE, PREKEY_RECORD_SIZE
 from cbfs_common.primitives import KEM_PUBLIC_SIZE, Random, dh_public, kem_encapsulate
 from cbfs_common.profile import Address, parse_address
 from cbfs_common.session.prekey import PrekeyKind
-from cbfs_common.wire.requests import CreateAccount
+from cbfs_common.wire.requests import CreateAccount, List
 from cbfs_common.wire.transport import ClientConnection, Event
 
 RANDOM = Random(os.urandom, kem_encapsulate)
-TIMEOUT = 60.0
+TIMEOUT = 150.0
+"""Seconds after which what a test waits for has failed, however busy the machine is."""
+
 FOREVER = 2**40
+
+
+POSTGRES_WIDE = "POSTGRES" in os.environ
+"""Whether all tests of a server's store are made with PostgreSQL as well, which takes minutes; else
+it is those of its own, and what every store must do but for kills at each step and the model."""
+
+_ALSO = (pytest.param("postgres", marks=pytest.mark.slow),) if POSTGRES_WIDE else ()
+STORES = ("lmdb", *_ALSO)
+
+
+def store_options(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """For a server whose fixture has these stores as its parameters: where it keeps the mail."""
+    if request.param == "lmdb":
+        return ()
+    return "--store", request.getfixturevalue("postgres_server").database()
 
 
 class RunningServer:
     """``cbfs-server`` over ``data``; ``log`` is all that it wrote to stderr."""
 
-    def __init__(self, data: Path, *options: str) -> None:
+    def __init__(self, data: Path, *options: str, listen: str = "127.0.0.1:0") -> None:
         self.data = data
+        self.options = options
         self._log = data.parent / f"{data.name}.log"
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "cbfs_server.cli", "--data", str(data)),
-                    *("--listen", "127.0.0.1:0", "--verbose", *options),
+                    *("--listen", listen, "--verbose", *options),
                 ],
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -45,6 +67,13 @@ class RunningServer:
     @property
     def log(self) -> str:
         return self._log.read_text()
+
+    def wait_logged(self, pattern: str, since: int = 0) -> None:
+        """Until it has logged that, behind so many characters: its thread writes when it can."""
+        limit = time.monotonic() + TIMEOUT
+        while not re.search(pattern, self.log[since:]):
+            assert time.monotonic() < limit, self.log[since:]
+            time.sleep(0.01)
 
     @property
     def memory(self) -> int:
@@ -89,6 +118,16 @@ async def new_account(server: RunningServer) -> tuple[bytes, bytes]:
     async with link_to(server, secret) as link:
         await request(link, CreateAccount())
     return secret, dh_public(secret)
+
+
+async def listed(home: Link) -> list[bytes]:
+    """All ids of the mailbox whose owner is at the other end of the link."""
+    ids, after, more = list[bytes](), b"", True
+    while more:
+        page = await request(home, List(after))
+        ids += page.ids
+        after, more = (ids[-1] if ids else b""), page.more
+    return ids
 
 
 KEM = bytes(KEM_PUBLIC_SIZE)

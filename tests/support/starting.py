@@ -14,16 +14,20 @@ from tests.support.world import ENVIRONMENT, WAIT, program, wait_for
 INTERRUPTING = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-main, left = os.getpid(), int(sys.argv[1])
+main, left, wanted = os.getpid(), int(sys.argv[1]), sys.argv[2]
 def hook(event, arguments):
     global left
+    if event == "subprocess.Popen":
+        event = os.path.basename(arguments[0])
+    if wanted not in ("", event):
+        return
     left -= 1
     if left == 0:
         os.kill(main, signal.SIGINT)
 import cbfs.commands.process.entry
 sys.addaudithook(hook)
-begin = getattr(cbfs.commands.process.entry, sys.argv[2])
-del sys.argv[:3]
+begin = getattr(cbfs.commands.process.entry, sys.argv[3])
+del sys.argv[:4]
 code = begin()
 if left > 0:
     print("EVENTS", left, file=sys.stderr)
@@ -62,10 +66,11 @@ class Ended:
 
 
 def interrupted(
-    number: int, entry: str, *arguments: str | Path, stdin: int = subprocess.DEVNULL
+    number: int, entry: str, *arguments: str | Path, stdin: int = subprocess.DEVNULL, at: str = ""
 ) -> Ended:
-    """One of our programs, interrupted at its N-th event."""
-    words = [sys.executable, "-c", INTERRUPTING, str(number), entry, "-", *map(str, arguments)]
+    """One of our programs, interrupted at its N-th event, or at the N-th that is called ``at``, or
+    starts a program of that name."""
+    words = [sys.executable, "-c", INTERRUPTING, str(number), at, entry, "-", *map(str, arguments)]
     done = subprocess.run(
         words,
         stdin=stdin,

@@ -23,9 +23,11 @@ from cbfs.network.tor.events import Circuit, Event, Stream
 from cbfs.network.tor.private_network import PrivateTorNetwork, running_network
 from cbfs.network.tor.tor import Tor, TorReport, running_tor
 from cbfs_common.onion import ServiceKey, make_service_key
-from cbfs_host.onion import Onion, published
+from cbfs_host.listening import Place
+from cbfs_host.onion import Onion
+from cbfs_host.onion_service import published
 
-PATIENCE = 60.0
+PATIENCE = 150.0
 """Seconds after which a test that waits has failed. No test measures time."""
 
 
@@ -104,7 +106,7 @@ async def onion_echo(
 ) -> AsyncIterator[str]:
     """The host name of an onion service of the network that sends back what it gets."""
     onion = Onion(key or make_service_key(os.urandom), clients, network.control("host"))
-    async with echo_server() as port, published(onion, port) as host:
+    async with echo_server() as port, published(onion, Place("127.0.0.1", port)) as host:
         yield host
 
 
@@ -117,6 +119,21 @@ async def dial(tor: Tor, host: str, port: int, isolation: bytes) -> trio.abc.Str
         except DialError:
             await trio.sleep(pause)
     return await tor.dialer.dial(host, port, isolation)
+
+
+async def refused(tor: Tor, host: str, port: int, isolation: bytes, words: str) -> None:
+    """Dials until it fails in these words. On a busy machine it may be that a circuit was not built
+    in time, which is told as well."""
+    with trio.fail_after(PATIENCE):
+        while True:
+            try:
+                stream = await tor.dialer.dial(host, port, isolation)
+            except DialError as error:
+                if words in str(error):
+                    return
+            else:
+                await stream.aclose()
+                raise AssertionError(f"{host}:{port} was reached")
 
 
 async def talk(stream: trio.abc.Stream, word: bytes = b"hello") -> None:

@@ -11,11 +11,12 @@ import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, Account, load_account, make_account, opened_store
 from cbfs.commands.init import make
-from cbfs.commands.name_owner import Owner
+from cbfs.commands.owner.name_owner import Owner
 from cbfs.contacts.contact import Contact
 from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
-from cbfs_common.names.operations import HistoryLink, Operation, OperationKind
+from cbfs_common.names.changes import HistoryLink
+from cbfs_common.names.operations import Operation, OperationKind
 from cbfs_common.primitives import sign_public
 from cbfs_common.profile import parse_address
 from tests.engine.test_engine import NO_TOR, until

@@ -1,17 +1,17 @@
 """What a network sees of a client: a trace of the real engine's connections, on a mock clock.
 
 The engine, with its home, sender, watch and dialer, runs against a real message server in the same
-process, over loopback; the directory answers with noise. Time jumps to the next deadline when
-nothing is under way, neither here nor in the threads of the two stores.
+process; the directory answers with noise. Time jumps to the next deadline when nothing is under
+way, neither here nor in the threads of the two stores, nor between them: what goes through a unix
+socket is there at once, as it is not on loopback while the machine is busy.
 """
 
 import math
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import trio
 import trio.testing
@@ -21,7 +21,8 @@ from cbfs.account.passphrase import Guard
 from cbfs.account.settings import Configuration, Settings
 from cbfs.contacts.contact import Contact
 from cbfs.context import make_context, make_directory
-from cbfs.engine.engine import Engine, GuardedView
+from cbfs.engine.engine import Engine
+from cbfs.engine.guarded_view import GuardedView
 from cbfs.interface import Outgoing
 from cbfs.messages.model import Content
 from cbfs.names.own_name import OwnName
@@ -41,15 +42,14 @@ from cbfs_common.profile import Address
 from cbfs_common.session.prekey import PrekeyKind, make_prekey
 from cbfs_common.wire.requests import CreateAccount, Deliver, UploadPrekeys
 from cbfs_common.wire.transport import ServerSecret
-from cbfs_host.lmdb_environment import StoreError
+from cbfs_host.complaints import StoreError
+from cbfs_server.lmdb_store.store import LmdbStore
 from cbfs_server.push import Pusher
 from cbfs_server.service import Service
 from cbfs_server.sockets import Server
-from cbfs_server.store import MailboxStore
+from cbfs_server.store.operations import Change, R
 from tests.support.names_naive import make_policy
 from tests.support.names_server import answering, seeded_random
-
-T = TypeVar("T")
 
 SECRET = ServerSecret(bytes(range(96)))
 START = 1_800_000_000
@@ -58,14 +58,28 @@ EXPIRES = START + 10 * 86_400
 
 @dataclass(slots=True)
 class Connection:
-    """Of one that was made: when it began and ended (seconds), its bytes up and down, and when
-    each piece went or came."""
+    """Of one that was made: when it began and ended (seconds), when each piece went or came, and
+    how many bytes it had, less than 0 for those that came."""
 
     began: float
     ended: float = 0.0
-    up: int = 0
-    down: int = 0
     moments: list[float] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+
+    def add(self, moment: float, size: int) -> None:
+        """One more piece."""
+        self.moments.append(moment)
+        self.sizes.append(size)
+
+    @property
+    def up(self) -> int:
+        """All bytes that went."""
+        return sum(size for size in self.sizes if size > 0)
+
+    @property
+    def down(self) -> int:
+        """All bytes that came."""
+        return -sum(size for size in self.sizes if size < 0)
 
 
 class _Recorded(trio.abc.Stream):
@@ -75,8 +89,7 @@ class _Recorded(trio.abc.Stream):
         self._random = random
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        self._seen.up += len(data)
-        self._seen.moments.append(trio.current_time())
+        self._seen.add(trio.current_time(), len(data))
         await self._stream.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -86,8 +99,7 @@ class _Recorded(trio.abc.Stream):
         data = await self._stream.receive_some(max_bytes)
         if data:
             await trio.sleep(0.2 + exponential(self._random, 0.2))  # the way through Tor
-        self._seen.down += len(data)
-        self._seen.moments.append(trio.current_time())
+        self._seen.add(trio.current_time(), -len(data))
         return data
 
     async def aclose(self) -> None:
@@ -95,39 +107,65 @@ class _Recorded(trio.abc.Stream):
         await self._stream.aclose()
 
 
+class Near(LoopbackDialer):
+    """Reaches what listens in this process. A port is a number that it gives to a unix socket."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, bytes] = {}
+
+    def listen(self) -> tuple[int, socket.socket]:
+        """(port, listening socket)"""
+        made = socket.socket(socket.AF_UNIX)
+        made.bind("")  # the system gives it a name
+        made.listen()
+        made.setblocking(False)
+        port = len(self._names) + 1
+        self._names[port] = made.getsockname()
+        return port, made
+
+    async def dial(self, _host: str, port: int, _isolation: bytes) -> trio.abc.Stream:
+        return await trio.open_unix_socket(self._names[port])
+
+
 class RecordingDialer(LoopbackDialer):
     """The socket's edge."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, near: Near, random: Random) -> None:
         self.seen: list[Connection] = []
+        self._near = near
         self._random = random
 
     async def dial(self, host: str, port: int, isolation: bytes) -> trio.abc.Stream:
         seen = Connection(trio.current_time())
         self.seen.append(seen)
-        return _Recorded(await super().dial(host, port, isolation), seen, self._random)
+        return _Recorded(await self._near.dial(host, port, isolation), seen, self._random)
 
 
-class _CountingStore(MailboxStore):
+class _CountingStore(LmdbStore):
     """Says how many changes are under way."""
 
     under_way = 0
 
-    def submit(self, change: Callable[..., T], done: Callable[[T | StoreError], None]) -> None:
+    def submit(
+        self,
+        change: Change[R],
+        done: Callable[[R | StoreError], object],
+        owner: object = None,
+        rank: int = 0,
+    ) -> None:
         self.under_way += 1
 
-        def counted(result: T | StoreError) -> None:
+        def counted(result: R | StoreError) -> None:
             self.under_way -= 1
             done(result)
 
-        super().submit(change, counted)
+        super().submit(change, counted, owner, rank)
 
 
 @asynccontextmanager
-async def _server(place: Path, clock: trio.testing.MockClock) -> AsyncIterator[Address]:
+async def _server(place: Path, clock: trio.testing.MockClock, near: Near) -> AsyncIterator[Address]:
     store = _CountingStore(place / "server")
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setblocking(False)
+    port, listener = near.listen()
     async with trio.open_nursery() as committer:
         committer.start_soon(store.run)
         async with trio.open_nursery() as nursery:
@@ -135,9 +173,11 @@ async def _server(place: Path, clock: trio.testing.MockClock) -> AsyncIterator[A
             service = Service(store, pusher, lambda: START + trio.current_time())
             made = Server(SECRET, seeded_random(b"server"), service, pusher, nursery)
             nursery.start_soon(made.pad)
+            nursery.start_soon(pusher.run)
+            nursery.start_soon(made.turns.run)
             nursery.start_soon(made.accept, listener)
             nursery.start_soon(_drive, clock, store)
-            yield Address(SECRET.key, "127.0.0.1", listener.getsockname()[1])
+            yield Address(SECRET.key, "127.0.0.1", port)
             nursery.cancel_scope.cancel()
         committer.cancel_scope.cancel()
     listener.close()
@@ -166,11 +206,11 @@ def _entry(account: Account) -> Entry:
     )
 
 
-async def _upload_prekeys(address: Address, account: Account, random: Random) -> None:
+async def _upload_prekeys(near: Near, address: Address, account: Account, random: Random) -> None:
     pairs = [make_prekey(random, PrekeyKind.LAST_RESORT, EXPIRES)]
     pairs += [make_prekey(random, PrekeyKind.ONE_TIME, EXPIRES) for _ in range(9)]
     records = tuple(p.public(account.signing) for p in pairs)
-    async with open_link(LoopbackDialer(), address, account.transport, b"", random) as link:
+    async with open_link(near, address, account.transport, b"", random) as link:
         await request(link, CreateAccount())
         await request(link, UploadPrekeys(records, account.kem_public))
 
@@ -197,7 +237,9 @@ async def _write(engine: Engine, text: bytes) -> None:
     await engine.send(Outgoing(id_, ("bob",), "", "f", content, lambda writer, made: None))
 
 
-async def _live(conduct: Conduct, engine: Engine, random: Random, address: Address) -> None:
+async def _live(
+    conduct: Conduct, engine: Engine, random: Random, address: Address, near: Near
+) -> None:
     async def write() -> None:
         while True:
             await trio.sleep(exponential(random, conduct.writes))
@@ -206,7 +248,7 @@ async def _live(conduct: Conduct, engine: Engine, random: Random, address: Addre
     async def receive() -> None:
         while True:
             await trio.sleep(exponential(random, conduct.receives))
-            async with open_link(LoopbackDialer(), address, None, b"", random) as link:
+            async with open_link(near, address, None, b"", random) as link:
                 noise = random.token(ENVELOPE_SIZE)
                 await request(link, Deliver(engine.profile.user_id, noise))
 
@@ -255,41 +297,28 @@ def trace(
     """The connections of a client that lives so for ``seconds``; ``look`` is called at the end."""
     place.mkdir()
     clock = trio.testing.MockClock()
-    dialer = RecordingDialer(seeded_random(seed + b"dialer"))
+    near = Near()
+    dialer = RecordingDialer(near, seeded_random(seed + b"dialer"))
 
     async def main() -> None:
         random = seeded_random(seed)
-        async with _server(place, clock) as address, answering(lambda _: b"noise") as names:
+        async with (
+            _server(place, clock, near) as address,
+            answering(lambda _: b"noise", near.listen()) as names,
+        ):
             policy = make_policy(names).encode()
             alice, bob = (make_account(n, address, policy, random) for n in ("alice", "bob"))
             for account in (alice, bob):
-                await _upload_prekeys(address, account, random)
+                await _upload_prekeys(near, address, account, random)
             with opened_store(place / "alice", random, create=Guard) as store:
                 async with trio.open_nursery() as committer:
                     await committer.start(store.run)
                     async with _engine(store, alice, bob, conduct, dialer, random, clock) as engine:
                         with trio.move_on_after(seconds):
-                            await _live(conduct, engine, random, address)
+                            await _live(conduct, engine, random, address, near)
                             await trio.sleep_forever()
                         look(engine)
                     committer.cancel_scope.cancel()
 
     trio.run(main, clock=clock)
     return [seen for seen in dialer.seen if seen.ended]
-
-
-def distance(a: list[float], b: list[float]) -> float:
-    """Kolmogorov and Smirnov's, of two samples, as a multiple of what one pair in a thousand of
-    one distribution exceeds."""
-    ordered = sorted({*a, *b})
-    below_a, below_b = _steps(sorted(a), ordered), _steps(sorted(b), ordered)
-    most = max(abs(x / len(a) - y / len(b)) for x, y in zip(below_a, below_b, strict=True))
-    return most / (1.95 * math.sqrt((len(a) + len(b)) / (len(a) * len(b))))
-
-
-def _steps(values: list[float], at: list[float]) -> Iterator[int]:
-    index = 0
-    for point in at:
-        while index < len(values) and values[index] <= point:
-            index += 1
-        yield index

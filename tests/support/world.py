@@ -83,6 +83,11 @@ def make_easy(account: Path, *, open_: bool = True) -> None:
         store.write(lambda writer: writer.put(Table.META, Meta.SETTINGS, data))
 
 
+CHEAP_NAMES = ("--registration", "work:0", "--short", "3")
+"""What a name directory of one process is told, unless a test says otherwise: in a town of its own
+nobody has to work for a name, and bob may be called so."""
+
+
 class Service:
     """A server of ours as a process; it can be killed and started again."""
 
@@ -92,9 +97,14 @@ class Service:
         data: Path,
         options: tuple[str, ...] = (),
         listen: str = "127.0.0.1:0",
+        through: tuple[str, ...] = (),
     ) -> None:
+        """``through``: a command that runs the server as its last words."""
         self.name = name
-        self._options = options
+        self._through = through
+        whole = name == "cbfs-names" and "--config" not in options
+        cheap = whole and not {"--registration", "--short"} & set(options)
+        self._options = (*CHEAP_NAMES, *options) if cheap else options
         self._data = data
         self._listen = listen
         self._log = (data.parent / f"{data.name}.log").open("ab")
@@ -105,7 +115,10 @@ class Service:
     def start(self) -> None:
         """Start, at the same address as before."""
         self._process = subprocess.Popen(
-            program(self.name, "--data", self._data, "--listen", self._listen, *self._options),
+            [
+                *self._through,
+                *program(self.name, "--data", self._data, "--listen", self._listen, *self._options),
+            ],
             stdout=subprocess.PIPE,
             stderr=self._log,
             env=ENVIRONMENT,
@@ -147,18 +160,22 @@ class Service:
 class User:
     """An account with a mount."""
 
-    def __init__(self, world: "World", name: str, server: str | None) -> None:
-        """``server`` is None for one of its own."""
+    def __init__(
+        self, world: "World", name: str, server: str | None, directory: str = "names"
+    ) -> None:
+        """``server`` is None for one of its own; ``directory``: where the process is that has the
+        name."""
         self.name = name
         self.mounts = world.way.mounts
         """How it reaches servers while it is mounted."""
-        self.account = world.place / f"{name}-account"
-        self.mountpoint = world.place / name
+        called = name if directory == "names" else f"{name}-{directory}"
+        self.account = world.place / f"{called}-account"
+        self.mountpoint = world.place / called
         self.mountpoint.mkdir()
-        policy = world.place / "names" / "policy"
+        policy = world.place / directory / "policy"
         words = ("init", name, "--account", self.account, "--names", policy, *world.way.accounts)
         home = ("--own-server",) if server is None else ("--server", server)
-        said = world.place / f"{name}-init"
+        said = world.place / f"{called}-init"
         if children.run_cbfs([*map(str, words), *home], ENVIRONMENT, said) != 0:
             raise AssertionError(said.read_text())
         make_easy(self.account, open_=world.open)
@@ -254,6 +271,7 @@ class World:
         """Whether users accept strangers, as they do in all tests but those of requests/."""
         self._stack = stack
         self.names = self._service("cbfs-names", "names")
+        self.directories: dict[str, Service] = {}
 
     @cached_property
     def server(self) -> Service:
@@ -269,15 +287,23 @@ class World:
         """One more message server."""
         return self._service("cbfs-server", data)
 
+    def another_directory(self, data: str, namespace: str) -> Path:
+        """One more name directory; its policy file."""
+        options = (*self.way.servers, "--namespace", namespace)
+        service = Service("cbfs-names", self.place / data, options)
+        self._stack.callback(service.close)
+        self.directories[data] = service
+        return self.place / data / "policy"
+
     def server_at(self, listen: str, public: str) -> Service:
         """One more message server, which listens there and is reached otherwise."""
         service = Service("cbfs-server", self.place / "behind", ("--public", public), listen)
         self._stack.callback(service.close)
         return service
 
-    def account(self, name: str, server: Service | None = None) -> User:
+    def account(self, name: str, server: Service | None = None, directory: str = "names") -> User:
         """A user, not mounted yet."""
-        user = User(self, name, (server or self.server).url)
+        user = User(self, name, (server or self.server).url, directory)
         self._stack.callback(_end, user)
         return user
 
@@ -287,9 +313,9 @@ class World:
         self._stack.callback(_end, user)
         return user
 
-    def user(self, name: str, server: Service | None = None) -> User:
+    def user(self, name: str, server: Service | None = None, directory: str = "names") -> User:
         """A user, mounted."""
-        user = self.account(name, server)
+        user = self.account(name, server, directory)
         user.mount()
         return user
 

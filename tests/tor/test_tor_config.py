@@ -145,7 +145,7 @@ def test_clients_of_a_private_service() -> None:
     text = f"# friends\nalice {CLIENT}\n\n{CLIENT.replace('A', 'B').lower()}\nbob {CLIENT}\n"
     assert parse_clients(text) == ("A" * 52, "B" * 52)
     key = make_service_key(os.urandom)
-    command = add_onion_command(key, 80, parse_clients(text), proof_of_work=True)
+    command = add_onion_command(key, "127.0.0.1:80", parse_clients(text), proof_of_work=True)
     assert "Flags=DiscardPK,V3Auth PoWDefensesEnabled=1 Port=1984,127.0.0.1:80" in command
     for bad, words in ((f"{CLIENT}A", "line 1"), ("", "0 clients"), ("# none", "0 clients")):
         with pytest.raises(DecodeError, match=words):

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Does not let a test wait for a minute where a user would."""
     monkeypatch.setattr(cbfs.network.tor.tor, "READY_TIMEOUT", 0.2)
     monkeypatch.setattr(cbfs.network.tor.tor, "BACKOFF_FIRST", 0.1)
-    monkeypatch.setattr(cbfs.network.tor.session, "CALL_TIMEOUT", 1.0)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From when it is called, who does not answer is given up in a second. Not for a tor that is
+    to answer: on a busy machine that takes it longer."""
+    return lambda: monkeypatch.setattr(cbfs.network.tor.session, "CALL_TIMEOUT", 1.0)
 
 
 def refusal(options: TorOptions, directory: Path) -> CbfsError:
@@ -200,8 +207,11 @@ def test_nobody_at_the_control_port(tmp_path: Path, quick: None) -> None:
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 400\r\n\r\n", b"250 "])
-def test_a_port_that_is_not_tor(answer: bytes, tmp_path: Path, quick: None) -> None:
+def test_a_port_that_is_not_tor(
+    answer: bytes, tmp_path: Path, quick: None, impatient: Callable[[], None]
+) -> None:
     """It says something else, or (the last) nothing that ends."""
+    impatient()
 
     async def handler(stream: trio.SocketStream) -> None:
         await stream.receive_some()
@@ -259,12 +269,13 @@ def test_a_tor_that_cannot_be_used(lines: tuple[str, ...], words: str, tmp_path:
     assert words in str(error)
 
 
-def test_a_tor_that_hangs(tmp_path: Path, quick: None) -> None:
+def test_a_tor_that_hangs(tmp_path: Path, impatient: Callable[[], None]) -> None:
     async def main() -> None:
         directory = tmp_path / "system"
         with lone_tor(directory, "SocksPort auto") as process:
             live = await LiveTor.running(f"{directory}/control")
             process.send_signal(signal.SIGSTOP)
+            impatient()
             with pytest.raises(CbfsError, match="does not answer"):
                 await live.call(live.session.bootstrap)
 

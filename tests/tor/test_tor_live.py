@@ -10,11 +10,12 @@ import pytest
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.commands.onion_key import admission
+from cbfs.commands.home.onion_key import admission
 from cbfs.network.dial import DialError
 from cbfs.network.tor.config import TorOptions
-from cbfs.network.tor.control import TorSession
+from cbfs.network.tor.control import TorSession, open_session
 from cbfs.network.tor.private_network import PrivateTorNetwork
+from cbfs.network.tor.segments import SEGMENT
 from cbfs_common.onion import PORT, make_service_key, parse_clients
 from tests.support.tornet import (
     PATIENCE,
@@ -23,6 +24,7 @@ from tests.support.tornet import (
     observing,
     onion_echo,
     own_options,
+    refused,
     talk,
     tor_of,
 )
@@ -124,8 +126,7 @@ def test_an_onion_that_is_not_there(tor_network: PrivateTorNetwork, tmp_path: Pa
 
     async def main() -> None:
         async with tor_of(client(tor_network), tmp_path) as (tor, changes):
-            with pytest.raises(DialError, match="is not published"):
-                await tor.dialer.dial(host, PORT, b"deliver:1")
+            await refused(tor, host, PORT, b"deliver:1", "is not published")
             await changes.until(lambda report: report.circuits == {})
 
     trio.run(main)
@@ -142,8 +143,7 @@ def test_an_onion_without_a_server_behind_it(
             stream = await dial(tor, host, PORT, b"deliver:1")
             await talk(stream)
             await stream.aclose()
-            with pytest.raises(DialError, match="refuses the connection"):
-                await tor.dialer.dial(host, PORT + 1, b"deliver:2")
+            await refused(tor, host, PORT + 1, b"deliver:2", "refuses the connection")
 
     trio.run(main)
 
@@ -163,12 +163,10 @@ def test_a_private_onion_admits_whom_it_knows(
         options = client(tor_network)
         async with onion_echo(tor_network, clients, key) as host:
             async with tor_of(options, other / "tor") as (tor, _):
-                with pytest.raises(DialError, match="you have no key for it"):
-                    await tor.dialer.dial(host, PORT, b"home:1")
+                await refused(tor, host, PORT, b"home:1", "you have no key for it")
             admission(other, host, SYSTEM_RANDOM)
             async with tor_of(options, other / "tor") as (tor, _):
-                with pytest.raises(DialError, match="refuses your key"):
-                    await tor.dialer.dial(host, PORT, b"home:1")
+                await refused(tor, host, PORT, b"home:1", "refuses your key")
             async with (
                 tor_of(options, admitted / "tor") as (tor, _),
                 await dial(tor, host, PORT, b"home:1") as stream,
@@ -240,3 +238,18 @@ def test_a_long_path_is_no_obstacle(tor_network: PrivateTorNetwork, tmp_path: Pa
         assert not Path(tor.control).parent.exists()
 
     trio.run(main)
+
+
+def test_its_relays_talk_in_segments_of_a_real_network(tor_network: PrivateTorNetwork) -> None:
+    """Those of loopback have 64 KiB, and tor waits for 40 ms behind each that is not full."""
+    session = open_session(tor_network.control("client"))
+    try:
+        relays = [
+            line.split() for line in session.get_info("ns/all").splitlines() if line[:2] == "r "
+        ]
+    finally:
+        session.close()
+    assert len(relays) == 4
+    for *_, host, port, _ in relays:
+        with socket.create_connection((host, int(port))) as connected:
+            assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) <= SEGMENT

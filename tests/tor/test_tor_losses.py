@@ -13,7 +13,7 @@ import stem.response.events
 
 from cbfs.network.tor.private_network import PrivateTorNetwork
 from tests.support.tornet import SystemTor
-from tests.support.world import User, World, through_tor, wait_for, world
+from tests.support.world import WAIT, User, World, through_tor, wait_for, world
 
 pytestmark = [pytest.mark.tor, pytest.mark.mount]
 
@@ -63,7 +63,7 @@ class Cutter:
         """So many different ones."""
         done: set[str] = set()
         while len(done) < count:
-            circuit = self.due.get(timeout=60)
+            circuit = self.due.get(timeout=WAIT)
             if circuit not in done:
                 try:
                     self._controller.close_circuit(circuit)

@@ -4,24 +4,27 @@ import argparse
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
 
-import cbfs_host.onion
+import cbfs_host.onion_service
 from cbfs.network.dial import DialError
 from cbfs.network.tor.config import TorOptions
 from cbfs.network.tor.private_network import PrivateTorNetwork
 from cbfs_common.onion import PORT, make_service_key
+from cbfs_host.listening import Place
 from cbfs_host.onion import (
+    SETTINGS,
     Onion,
     OnionError,
-    add_options,
     chosen,
     load_clients,
     load_key,
-    published,
 )
+from cbfs_host.onion_service import published
+from cbfs_host.settings import add_settings, given
 from tests.support.tornet import (
     HASHED,
     PATIENCE,
@@ -38,7 +41,9 @@ pytestmark = pytest.mark.tor
 
 def test_an_onion_service_without_tor(tmp_path: Path) -> None:
     async def main(control: str) -> None:
-        async with published(Onion(make_service_key(os.urandom), (), control), 1):
+        async with published(
+            Onion(make_service_key(os.urandom), (), control), Place("127.0.0.1", 1)
+        ):
             pass
 
     with pytest.raises(OnionError, match="no tor answers") as caught:
@@ -56,14 +61,14 @@ def test_an_onion_service_comes_back_with_its_tor(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(cbfs_host.onion, "BACKOFF_FIRST", 0.1)
+    monkeypatch.setattr(cbfs_host.onion_service, "BACKOFF_FIRST", 0.1)
     onion = Onion(load_key(tmp_path / "key", os.urandom), (), system_tor.control)
 
     async def main() -> None:
         options = TorOptions(control=tor_network.control("client"))
         async with (
             echo_server() as port,
-            published(onion, port) as host,
+            published(onion, Place("127.0.0.1", port)) as host,
             tor_of(options, tmp_path / "tor") as (tor, _),
         ):
             assert caplog.text == ""  # proof of work was not refused
@@ -89,10 +94,11 @@ def test_an_onion_service_comes_back_with_its_tor(
 
 def test_options_of_an_onion_service(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
-    add_options(parser)
+    add_settings(parser, SETTINGS)
 
     def choose(*words: str) -> Onion | None:
-        return chosen(parser.parse_args(words), tmp_path, os.urandom)
+        values = given(parser.parse_args(words), SETTINGS).values()
+        return chosen(SimpleNamespace(**values), tmp_path, os.urandom)
 
     assert choose() is None
     onion = choose("--onion")

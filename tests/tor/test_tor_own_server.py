@@ -84,7 +84,7 @@ def test_two_with_servers_of_their_own_need_no_other(
     texts = [path.read_text() for path in bob.messages("alice")]
     assert sorted(texts) == ["bob is not there\n", "to a new server\n", "while bob is dead\n"]
     bob.unmount()
-    assert not servers_of(bob)
+    wait_for(lambda: not servers_of(bob) or None, "bob's server to end with his mount")
     for path in bob.account.rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path
 

@@ -114,13 +114,13 @@ def fail_commits(mount: Mount, count: int, gate: trio.Event | None = None) -> No
     vars(store).pop("commit", None)
     commit = store.commit
 
-    async def limited(change: Callable[[Writer], T]) -> T:
+    async def limited(change: Callable[[Writer], T], *, only_adds: bool = False) -> T:
         if gate is not None:
             await gate.wait()
         if left[0]:
             left[0] -= 1
             raise CannotWrite("the store cannot be written", "is the disk full?")
-        return await commit(change)
+        return await commit(change, only_adds=only_adds)
 
     vars(store)["commit"] = limited
 
@@ -185,9 +185,9 @@ def tell_late(mount: Mount, gate: trio.Event) -> trio.Event:
     store, there = mount.backend.store, trio.Event()
     commit = store.commit
 
-    async def late(change: Callable[[Writer], T]) -> T:
+    async def late(change: Callable[[Writer], T], *, only_adds: bool = False) -> T:
         vars(store).pop("commit")
-        result = await commit(change)
+        result = await commit(change, only_adds=only_adds)
         there.set()
         await gate.wait()
         return result

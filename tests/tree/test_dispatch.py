@@ -3,7 +3,9 @@
 import errno
 import time
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -11,7 +13,7 @@ import trio.testing
 
 from cbfs.interface import Outgoing
 from cbfs.messages.model import Message
-from cbfs.outbox import loop
+from cbfs.outbox import loop, submission
 from cbfs.outbox.loop import OutboxLoop
 from cbfs.tree.nodes import File, Folder, Node, SymbolicLink
 from cbfs.tree.rules import TreeError
@@ -321,6 +323,37 @@ def test_what_is_finished_while_the_folder_is_busy_leaves_in_the_order_of_finish
         contents = [b"first", b"second", *(b"%d" % number for number in order)]
         await until(lambda: len(mount.backend.sent) == len(contents))
         assert [data for _message, data in mount.backend.sent] == contents
+
+
+def test_what_is_finished_while_a_message_is_on_its_way_is_sent_in_one_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "GATHER", 0.5)  # in which all of them are saved
+
+    async def body(mount: Mount) -> None:
+        folder = await mount.changes.mkdir(mount.tree.outbox, "bob")
+        await mount.save(folder, "first", b"first")
+        await until(lambda: folder.alias is not None)
+        drafts, backend = folder.alias, mount.backend
+        assert drafts is not None
+        assert drafts.conversation is not None
+        backend.under_way.add(drafts.conversation)
+        commits, before = [], backend.store._group._transact
+
+        def transact(group: list[Any]) -> None:
+            before(group)
+            commits.append(len(backend.messages(drafts.conversation or b"")))
+
+        backend.store._group._transact = transact
+        contents = [b"%d" % number for number in range(5)]
+        for data in contents:
+            await mount.save(drafts, data.decode(), data)
+        await until(lambda: len(backend.sent) == 6)
+        assert [data for _message, data in backend.sent] == [b"first", *contents]
+        grown = [b - a for a, b in pairwise(commits)]
+        assert max(grown) >= 4, "all but the first share one"
+
+    run(tmp_path, body)
 
 
 def test_drafts_are_not_looked_at_for_each_change_when_that_takes_long(

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbfs.tree.nodes import Folder, Inodes, MessageFile, Node
+from cbfs.tree.inodes import Inodes
+from cbfs.tree.nodes import Folder, MessageFile, Node
 from cbfs.tree.rules import Area, TreeError
 from cbfs.tree.virtual.conversation_folder import Unseen
-from cbfs.tree.virtual.virtual_directory import PAGE, Listing, inode_for
+from cbfs.tree.virtual.virtual_directory import AT_ONCE, DOTS, PAGE, Listing, inode_for
 from tests.bench.at_size import make_account, text_of
 from tests.support.mounted import mounted
 from tests.support.world import wait_for
@@ -91,6 +92,31 @@ def test_a_folder_is_listed_in_pieces_while_it_changes(tmp_path: Path) -> None:
         again, _ = names(listing, 0, 8)
         left = [m.name for i, m in enumerate(messages[:7]) if i != 3]
         assert again == [".", "..", *left]
+
+    run(tmp_path, body)
+
+
+def test_of_many_folders_few_are_told_at_once() -> None:
+    """Each takes a look into the store, and others wait for it."""
+    root = Folder(100, Area.FIXED, 0)
+    count = 5 * AT_ONCE + AT_ONCE // 2
+    for number in range(count):
+        root.enter(f"{number:04}", Folder(101 + number, Area.FIXED, 0))
+    listing, place = Listing(root), 0
+    answers: list[list[str]] = []
+    while some := list(listing.some_after(place)):
+        answers.append([name for _place, name, _node in some])
+        place = some[-1][0]
+    assert max(map(len, answers)) == AT_ONCE
+    assert [name for some in answers for name in some] == [*DOTS, *root.entries]
+
+
+def test_of_many_messages_as_many_are_told_as_there_is_room_for(tmp_path: Path) -> None:
+    async def body(mount: Mount) -> None:
+        messages = [await mount.backend.arrive("bob", b"%d" % i) for i in range(2 * AT_ONCE)]
+        folder, _ = mount.tree.folders(messages[0].conversation)
+        told = [name for _place, name, _node in Listing(folder).some_after(0)]
+        assert told[len(DOTS) : -2] == [message.name for message in messages]
 
     run(tmp_path, body)
 

@@ -18,6 +18,7 @@ from cbfs.messages import search_index
 from cbfs.messages.model import Content, Message
 from cbfs.messages.search_index import WORD_MAX, asked_words, words_of
 from cbfs.storage.store import Store, Table
+from tests.support import found
 from tests.support.stores import open_store
 
 DAY = 86_400_000
@@ -42,10 +43,7 @@ def opened() -> Iterator[Store]:
 
 def find(store: Store, query: str) -> list[int]:
     with store.read() as reader:
-        found = search_index.find(
-            reader, search_index.parse_query(query), CONVERSATIONS.__getitem__
-        )
-    return [one.serial for one in found]
+        return [one.serial for one in found.find(reader, query, CONVERSATIONS.__getitem__)]
 
 
 WORDS = ("lunch", "Straße", "42", "snow")
@@ -122,13 +120,11 @@ class Machine(RuleBasedStateMachine):
         day = search_index.day_name(20_001)
         assert find(self.store, f"in:lunch after:{day} before:{day}") == expected
         with self.store.read() as reader:
-            new = [found.serial for found in search_index.unread(reader)]
-            days = search_index.days(reader)
-            today = [found.serial for found in search_index.on_day(reader, 20_000)]
-        assert new == [s for s, (_m, _t, unread) in all_.items() if unread]
-        dates = [m.date // DAY for m, _t, _u in all_.values()]
-        assert days == {day: dates.count(day) for day in sorted(set(dates))}
-        assert today == [s for s, (m, _t, _u) in all_.items() if m.date // DAY == 20_000]
+            indexed = found.indexed(reader)
+            assert indexed == [(s, m.date // DAY, u) for s, (m, _text, u) in all_.items()]
+            for serial, (one, _text, _unread) in all_.items():
+                assert search_index.conversation_of(reader, serial) == one.conversation
+            assert search_index.conversation_of(reader, self.next) is None
 
 
 Machine.TestCase.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
@@ -207,7 +203,7 @@ def test_days_have_one_name(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found", "not_found"),
+    ("text", "there", "not_there"),
     [
         ("Café à Paris", ["cafe", "CAFÉ", "cafe\u0301", "a paris"], ["caf"]),
         ("Żółw Ångström señor Ελλάδα", ["żołw", "angstrom", "senor", "ελλαδα"], ["zol"]),
@@ -226,16 +222,16 @@ def test_days_have_one_name(name: str) -> None:
         ("Ｆｕｌｌ ｗｉｄｔｈ", ["full", "WIDTH"], ["wid"]),  # noqa: RUF001
     ],
 )
-def test_words_are_found_in_every_script(text: str, found: list[str], not_found: list[str]) -> None:
+def test_words_are_found_in_every_script(text: str, there: list[str], not_there: list[str]) -> None:
     with opened() as store:
         for serial in range(1, search_index.SEGMENT + 3):  # in a full segment, and in the newest
             new = message(serial, b"a" * 16, "bob", 5)
             store.write(partial(search_index.add, message=new, text=text.encode(), unread=False))
         every = list(range(1, search_index.SEGMENT + 3))
-        for query in found:
+        for query in there:
             assert find(store, query) == every, query
             assert find(store, normalize("NFD", query)) == every, query
-        for query in not_found:
+        for query in not_there:
             assert find(store, query) == [], query
 
 
@@ -256,4 +252,4 @@ def test_a_place_is_found_however_it_is_typed(query: str) -> None:
         store.write(partial(search_index.add, message=new, text=b"x", unread=False))
         with store.read() as reader:
             folder = lambda conversation: "2026-11-01-alice-bob Café"  # noqa: E731
-            assert len(search_index.find(reader, search_index.parse_query(query), folder)) == 1
+            assert len(found.find(reader, query, folder)) == 1

@@ -11,11 +11,12 @@ from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.messages import conversations, history, listings
 from cbfs.messages.history import Arrival
 from cbfs.messages.listings import PAGE_SIZE, entry_of, listed
-from cbfs.messages.lost_state import make_listings
 from cbfs.messages.model import Message
+from cbfs.receiving.lost_state import begun_anew, make_listings, notice_loss
 from cbfs.storage.store import Meta, Store, Table, Writer
 from tests.bench.at_size import STARTED, make_account
-from tests.support.fake_backend import put_content
+from tests.support.counted import counting
+from tests.support.fake_backend import NAME, put_content
 from tests.support.stores import open_store
 from tests.tree.test_index import message, opened
 
@@ -120,6 +121,27 @@ def test_pages_that_lack_are_made_at_the_start(tmp_path: Path) -> None:
     store.write(lambda writer: writer.delete(Table.META, Meta.LISTED))
     make_listings(store)
     assert pages(store) == there
+    store.close()
+
+
+def test_with_whom_messages_were_exchanged_is_known_without_reading_them(tmp_path: Path) -> None:
+    """At the first mount of an account that was restored; and made again where it lacks."""
+    make_account(tmp_path, conversations=3, messages=400)
+    store = open_store(tmp_path)
+    senders = {f"person{number:06}" for number in range(3)}
+    with store.read() as reader:
+        there = conversations.met(reader)
+    assert there == senders
+    with counting() as read:
+        notice_loss(store, NAME, STARTED, SYSTEM_RANDOM)
+    assert read[Table.MESSAGES] == 0
+    with store.read() as reader:
+        assert begun_anew(reader) == (STARTED, tuple(sorted(senders)))
+    store.write(lambda writer: writer.delete_prefix(Table.META, Meta.MET))
+    store.write(lambda writer: writer.delete(Table.META, Meta.LISTED))
+    make_listings(store)
+    with store.read() as reader:
+        assert conversations.met(reader) == senders
     store.close()
 
 

@@ -10,6 +10,7 @@ from cbfs.tree.nodes import Folder, FolderFile
 from cbfs.tree.virtual.conversation_folder import MessageFolder
 from cbfs.tree.xattrs import xattrs
 from tests.mount.test_moved_in_folders import FILES, contents, fill, shown
+from tests.tree.test_message_links import listed
 from tests.tree.test_tree import Mount, refused, run, until
 
 
@@ -108,13 +109,13 @@ def test_views_show_a_folder_as_one_message(tmp_path: Path) -> None:
         folder = await arrived(mount)
         unread = tree.root.entries["unread"]
         assert isinstance(unread, Folder)
-        assert list(unread.entries) == [folder.name]
+        assert await listed(unread) == [folder.name]
         search = tree.root.entries["search"]
         assert isinstance(search, Folder)
         for words in ("two", "in", "empty from:bob"):
             found = search.entries[words]
             assert isinstance(found, Folder)
-            assert list(found.entries) == [folder.name]
+            assert await listed(found) == [folder.name]
         (conversation,) = tree.conversations.entries.values()
         assert isinstance(conversation, Folder)
         transcript = mount.read(conversation.entries["transcript"]).decode()

@@ -27,23 +27,39 @@ class Saved:
     sent: str = ""
     target: bytes = b""
     spare: bool = False
+    touched: dict[Process, float] = field(default_factory=dict)
+
+    def touch(self, now: float, by: Process | None) -> None:
+        self.changed = now
+        if by is not None:
+            self.touched[by] = now
 
 
 @dataclass
 class Play:
-    """A folder, the processes, and a clock; after each moment what is finished is sent."""
+    """A folder, the processes, and a clock; after each moment what is finished is sent.
+    ``followed``: who has started what ends has more to do."""
 
     now: float = 0.0
     files: dict[str, Saved] = field(default_factory=dict)
     alive: set[Process] = field(default_factory=set)
     sent: list[tuple[str, str]] = field(default_factory=list)
     left: dict[str, float] = field(default_factory=dict)
+    ends: dict[Process, float] = field(default_factory=dict)
+    followed: bool = False
+    grace: float = GRACE
 
     def is_alive(self, process: Process) -> bool:
         return process in self.alive
 
     def is_running(self, pid: int) -> bool:
         return any(process.pid == pid for process in self.alive)
+
+    def ended(self, process: Process) -> float | None:
+        return self.ends.get(process)
+
+    def is_followed(self, process: Process) -> bool:
+        return self.followed
 
     def start(self, name: str, pid: int = 100) -> Process:
         process = Process(pid, int(self.now * 100), name)
@@ -52,6 +68,7 @@ class Play:
 
     def end(self, process: Process) -> None:
         self.alive.discard(process)
+        self.ends[process] = self.now
         self.wait(0.01)
 
     def open(self, name: str, by: Process, *, truncate: bool = True) -> None:
@@ -62,12 +79,12 @@ class Play:
         saved.author = by
         if truncate:
             saved.content = ""
-        saved.changed = self.now
+        saved.touch(self.now, by)
         self.wait(0.001)
 
     def write(self, name: str, text: str) -> None:
         self.files[name].content += text
-        self.files[name].changed = self.now
+        self.files[name].touch(self.now, self.files[name].author)
         self.wait(0.001)
 
     def close(self, name: str) -> None:
@@ -79,11 +96,12 @@ class Play:
         self.write(name, text)
         self.close(name)
 
-    def rename(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str, by: Process | None = None) -> None:
+        """By who wrote it, or somebody else."""
         self.left[old] = self.now
         moved = self.files.pop(old)
         moved.spare = is_backup(new, self.files, self.left, self.now)
-        moved.changed = self.now
+        moved.touch(self.now, by or moved.author)
         self.files[new] = moved
         self.wait(0.001)
 
@@ -96,13 +114,14 @@ class Play:
         self.files[name] = Saved(target=target, author=by, changed=self.now)
         self.wait(0.001)
 
-    def touch(self, name: str) -> None:
-        self.files[name].changed = self.now
+    def touch(self, name: str, by: Process | None = None) -> None:
+        """By who wrote it, or somebody else."""
+        self.files[name].touch(self.now, by or self.files[name].author)
         self.wait(0.001)
 
     def wait(self, seconds: float) -> None:
         """Let time pass; look as the daemon would."""
-        steps = max(1, round(seconds / 0.25))
+        steps = max(1, round(seconds / 0.05))
         for _ in range(steps):
             self.now += seconds / steps
             for name in list(self.files):
@@ -121,8 +140,9 @@ class Play:
             changed=saved.changed,
             until=0.0,
             original=original_of(name, self.files, self.left, self.now, spare=saved.spare),
+            touched=saved.touched,
         )
-        if verdict(draft, self._locks(name), self.now, 1e9 + self.now, GRACE, self) is None:
+        if verdict(draft, self._locks(name), self.now, 1e9 + self.now, self.grace, self) is None:
             saved.sent = saved.content
             self.sent.append((name, saved.content))
 
@@ -298,6 +318,32 @@ def browser(play: Play) -> None:
     play.rename("f.part", "f")
 
 
+def rsync_delaying(play: Play) -> None:
+    """Its scratch folder is no place of drafts: what is in it is not looked at."""
+    sync = play.start("rsync")
+    play.save(".f.Xy12Ab", "hello", sync)
+    play.touch(".f.Xy12Ab")
+    hidden = play.files.pop(".f.Xy12Ab")
+    play.wait(20)
+    play.files["f"] = hidden
+    hidden.touch(play.now, sync)
+    play.end(sync)
+
+
+def redirection_of_several(play: Play) -> None:
+    """``one > f; two >> f``: programs that a shell starts."""
+    for pid, part in enumerate(("he", "l", "lo"), 101):
+        play.followed = True
+        program = play.start("program", pid)
+        play.open("f", program, truncate=False)
+        play.wait(5)
+        play.write("f", part)
+        play.close("f")
+        play.end(program)
+        play.wait(0.3)
+    play.followed = False
+
+
 def slow_writer(play: Play) -> None:
     writer = play.start("python3")
     play.open("f", writer)
@@ -311,7 +357,8 @@ SEQUENCES = {
     play.__name__: play
     for play in (
         *(echo, cp_preserving, vim_new_file, vim_with_backup, vim_killed, nano, emacs, joe),
-        *(gio, kate, libreoffice, vscode, sed_in_place, rsync, browser, slow_writer),
+        *(gio, kate, libreoffice, vscode, sed_in_place, rsync, rsync_delaying, browser),
+        *(redirection_of_several, slow_writer),
     )
 }
 
@@ -334,6 +381,87 @@ def test_appending_at_once_is_one_message_and_later_is_two() -> None:
     play.close("f")
     play.wait(3)
     assert play.sent[1:] == [("f", "onetwothree")]
+
+
+def test_a_file_whose_writer_has_ended_goes_sooner_than_one_whose_writer_lives() -> None:
+    play = Play()
+    bash, cp = play.start("bash"), play.start("cp", 101)
+    play.save("by bash", "hello", bash)
+    play.save("by cp", "hello", cp)
+    play.wait(0.5)
+    assert not play.sent  # it may set its mode and times
+    play.end(cp)
+    play.wait(0.05)
+    assert not play.sent
+    play.wait(0.05)
+    assert play.sent == [("by cp", "hello")]
+    play.wait(0.5)
+    assert play.sent[1:] == [("by bash", "hello")]
+
+
+def test_each_program_that_has_changed_it_has_its_time() -> None:
+    play = Play()
+    editor, helper = play.start("editor"), play.start("helper", 101)
+    play.save("f.tmp", "hello", helper)
+    play.end(helper)
+    play.rename("f.tmp", "f", editor)
+    play.wait(0.9)
+    assert not play.sent
+    play.wait(0.1)
+    assert play.sent == [("f", "hello")]
+    play.save("g.tmp", "hello", play.start("editor", 102))
+    play.wait(10)
+    mv = play.start("mv", 103)
+    play.rename("g.tmp", "g", mv)  # the editor has not touched it for long
+    play.end(mv)
+    play.wait(0.1)
+    assert play.sent[1:] == [("g", "hello")]
+
+
+def test_the_whole_grace_has_to_pass_when_nobody_knows_who_has_changed_it() -> None:
+    play = Play()
+    cp = play.start("cp")
+    play.save("f", "hello", cp)
+    play.files["f"].changed = play.now
+    play.end(cp)
+    play.wait(0.9)
+    assert not play.sent
+    play.wait(0.1)
+    assert play.sent == [("f", "hello")]
+
+
+def test_what_a_shell_has_yet_to_do_holds_a_file_for_the_grace_and_no_longer() -> None:
+    play = Play(followed=True)
+    cp = play.start("cp")
+    play.save("f", "hello", cp)
+    play.end(cp)
+    play.wait(0.5)
+    assert not play.sent
+    play.followed = False
+    play.wait(0.05)
+    assert play.sent == [("f", "hello")]
+    play.followed = True
+    cp = play.start("cp", 101)
+    play.save("g", "hello", cp)
+    play.end(cp)
+    play.wait(0.9)
+    assert not play.sent[1:]
+    play.wait(0.1)
+    assert play.sent[1:] == [("g", "hello")]
+
+
+@pytest.mark.parametrize("grace", [0.0, 0.05, 1.5, 60.0])
+def test_a_grace_that_is_longer_than_the_default_or_very_short_is_the_same_for_all(
+    grace: float,
+) -> None:
+    play = Play(grace=grace)
+    cp = play.start("cp")
+    play.save("f", "hello", cp)
+    play.end(cp)
+    play.wait(grace * 0.9 - 0.012)
+    assert not play.sent or grace == 0
+    play.wait(grace * 0.1 + 0.012)
+    assert play.sent == [("f", "hello")]
 
 
 def test_what_was_sent_is_not_sent_again_under_another_name() -> None:

@@ -37,6 +37,15 @@ class Quiet:
     def is_running(self, pid: int) -> bool:
         return False
 
+    def of_thread(self, thread: int) -> Process | None:
+        return None
+
+    def above(self, process: Process) -> tuple[Process, ...]:
+        return ()
+
+    def goes_on(self, process: Process, ended: Process) -> bool:
+        return False
+
 
 class Mount:
     """What the mount shows, and its tree, at work."""

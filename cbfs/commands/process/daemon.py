@@ -9,9 +9,10 @@ import traceback
 from collections.abc import Callable
 
 from cbfs.commands.process.logs import LogFile, log_into
-from cbfs.mount.lifecycle import SIGNALS
+from cbfs.mount.mounting import SIGNALS
 from cbfs_common.errors import CbfsError, in_words
 from cbfs_host.complaints import hint_of
+from cbfs_host.log_format import TextFormat
 
 FAILED = 1
 
@@ -79,7 +80,7 @@ def _served(serve: Callable[[Callable[[], None], LogFile], None], writing: int) 
         os.close(writing)
         _to_nowhere(1, 2)
 
-    log = LogFile("%(asctime)s %(message)s")
+    log = LogFile(TextFormat("cbfs"))
     log_into(log)
     try:
         serve(ready, log)

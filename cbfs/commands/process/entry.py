@@ -32,7 +32,7 @@ def cbfs() -> int:
 
 def mount_cbfs() -> int:
     """Run the program ``mount.cbfs``; its exit code."""
-    return _begin("cbfs.commands.mount")
+    return _begin("cbfs.commands.mount.program")
 
 
 def _begin(module: str) -> int:

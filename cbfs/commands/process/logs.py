@@ -21,9 +21,9 @@ CLOSE_TIMEOUT = 1.0
 class LogFile(logging.Handler):
     """Keeps what is logged until ``into`` says where it goes."""
 
-    def __init__(self, form: str) -> None:
+    def __init__(self, form: logging.Formatter) -> None:
         super().__init__(logging.WARNING)
-        self.setFormatter(logging.Formatter(form))
+        self.setFormatter(form)
         self._kept: deque[bytes] = deque(maxlen=LINES_MAX)
         self._descriptor: int | None = None
         self._thread: threading.Thread | None = None

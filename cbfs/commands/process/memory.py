@@ -6,15 +6,15 @@ wherever it likes and leaves copies behind, so that to lock some would be to loc
 """
 
 import ctypes
-import gc
 import os
 import resource
+from pathlib import Path
 
 _PR_SET_DUMPABLE = 4
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 
-GARBAGE_OBJECTS = 20_000
-"""Objects more than before until cycles are looked for."""
+_MADV_DONTNEED = 4
+_MAPS_FIELDS = 5
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -24,15 +24,6 @@ def protect() -> None:
     if hasattr(_libc, "prctl"):
         _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def look_less_for_cycles() -> None:
-    """Listings make very many objects, and what holds them is no cycle: looking for cycles among
-    them as often as Python does by itself takes a quarter of the time. To be called when what
-    stays for good is there, which is not looked at any more."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE_OBJECTS)
 
 
 def may_lock() -> bool:
@@ -53,6 +44,24 @@ def lock_future() -> bool:
     """And what comes from now on. The store's file, opened before, is sealed and is not locked:
     it may be larger than the memory."""
     return may_lock() and _mlockall(_MCL_FUTURE | _MCL_ONFAULT)
+
+
+def let_go_of(file: Path) -> None:
+    """Of a file that is mapped to be read, have no page in this process until it is asked for
+    again; the system keeps them as it keeps what was read of any file. Else whatever was looked at
+    once would count as this process's memory for as long as it runs."""
+    try:
+        path = os.path.realpath(file).encode(errors="surrogateescape").replace(b"\n", b"\\012")
+        lines = Path("/proc/self/maps").read_bytes().splitlines()
+    except OSError:
+        return
+    for line in lines:  # start-end perms offset device inode path: proc_pid_maps(5)
+        place, *_rest, of = line.split(maxsplit=_MAPS_FIELDS)
+        if of == path:
+            start, end = (int(number, 16) for number in place.split(b"-"))
+            where, size = ctypes.c_void_p(start), ctypes.c_size_t(end - start)
+            _libc.munlock(where, size)  # a map that has grown is locked as all that is new
+            _libc.madvise(where, size, _MADV_DONTNEED)
 
 
 def _mlockall(flags: int) -> bool:

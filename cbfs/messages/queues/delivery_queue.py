@@ -5,42 +5,51 @@ sealed a few at a time; a sealed envelope that is not delivered yet is the recor
 ``key_part(recipient) | sequence | part``, so that a retry sends the same bytes.
 
 Commit points: ``add_jobs`` (with the message itself: a crash leaves a draft, or a message that
-will be sent); ``save_sealed`` (with the ratchet's state: a crash leaves a part unsealed, or an
-envelope that is sent again byte for byte); ``finish`` (a crash before it repeats a delivery,
-which servers and peers both recognise).
+will be sent); ``save_sealed`` (with the ratchet's state, and with the message itself where that can
+be: a crash leaves a part unsealed, or an envelope that is sent again byte for byte); ``finish``
+(which comes later than the delivery, see ``cbfs.sending.finishing``: a crash before it repeats the
+delivery, which servers and peers both recognise). What was delivered meanwhile, by the keys of its
+envelopes, is ``but`` where it makes a difference.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 
 from cbfs.messages import lifetimes, listings
-from cbfs.messages.content import drop_content, hold_content
-from cbfs.messages.conversations import get_conversation
+from cbfs.messages.content import drop_content, share_content
+from cbfs.messages.conversations import get_conversation, note_met
 from cbfs.messages.history import (
     get_message,
     put_changed,
     put_message,
     replaced_as_parent,
 )
-from cbfs.messages.model import Content, Conversation, Delivery, Message
+from cbfs.messages.model import Content, Conversation, Delivery, Message, ParentRef
 from cbfs.messages.order import parents_of
 from cbfs.messages.queues.note_queue import Dues, NoteKind, enqueue
 from cbfs.storage.encoding import pack, u32, u64, unpack
 from cbfs.storage.store import Meta, Reader, Series, StoreError, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import OFFER_AFTER
-from cbfs_common.messages.body import Parent, part_capacity
+from cbfs_common.messages.body import part_capacity
 from cbfs_common.messages.conversation import Lifetime
+from cbfs_common.person import DIRECTORY_SIZE, Directories
 
 _JOB_KEY = 24
+_NONE: frozenset[bytes] = frozenset()
+_ANYWHERE = Directories(bytes(DIRECTORY_SIZE))
+"""Whichever directory is one's own, what people are called in a message is as long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """The delivery of one message to one recipient: ``sealed`` of ``count`` parts have been sealed,
     each but the last with ``part_size`` bytes of the content; ``digest`` (32) is that of the
-    whole. ``again``: it was delivered before, and is missing at the recipient."""
+    whole. ``again``: it was delivered before, and is missing at the recipient; or it is a copy,
+    that goes ``on`` another session beside the first (the session's id, else empty). ``leaving`` is
+    as in the message. ``begun``: the session on which the parts that are sealed were, empty while
+    none is."""
 
     key: bytes
     recipient: str
@@ -49,7 +58,7 @@ class Job:
     message: bytes
     salt: bytes
     date: int
-    parents: tuple[Parent, ...]
+    parents: tuple[ParentRef, ...]
     file_name: str
     content: Content
     digest: bytes
@@ -59,6 +68,9 @@ class Job:
     folder: bool
     lifetime: Lifetime
     again: bool = False
+    on: bytes = b""
+    leaving: bool = False
+    begun: bytes = b""
 
     def encode(self) -> bytes:
         """This job as a record of ``Table.QUEUE``."""
@@ -81,14 +93,18 @@ class Job:
             self.lifetime.seconds,
             self.lifetime.change,
             self.again,
+            self.on,
+            self.leaving,
+            self.begun,
         )
 
 
 def _decode(key: bytes, data: bytes) -> Job:
-    numbers = (bytes, int, int, int, bool, int, int, bool)
+    numbers = (bytes, int, int, int, bool, int, int, bool, bytes, bool, bytes)
     fields = unpack(data, str, bytes, int, bytes, bytes, int, list, str, list, *numbers)
     recipient, conversation, serial, message, salt, date, parents, file_name = fields[:8]
-    content, digest, part_size, count, sealed, folder, seconds, change, again = fields[8:]
+    content, digest, part_size, count, sealed, folder, seconds, change = fields[8:16]
+    again, on, leaving, begun = fields[16:]
     return Job(
         key,
         recipient,
@@ -107,6 +123,9 @@ def _decode(key: bytes, data: bytes) -> Job:
         folder,
         Lifetime(seconds, change),
         again,
+        on,
+        leaving,
+        begun,
     )
 
 
@@ -130,7 +149,7 @@ def unsealed(key: bytes, data: bytes) -> tuple[Content, bytes] | None:
     an envelope."""
     if len(key) > _JOB_KEY:
         return None
-    job = replace(_decode(key, data), sealed=0)
+    job = replace(_decode(key, data), sealed=0, begun=b"")
     return job.content, job.encode()
 
 
@@ -146,27 +165,67 @@ def waiting(reader: Reader, *, again: bool = False) -> dict[str, int]:
     return counts
 
 
-def waiting_for(reader: Reader, recipient: str) -> int:
-    """How many messages that the user has written wait for one recipient."""
-    return sum(not job.again for job in _jobs(reader, recipient))
+def jobs_for(
+    reader: Reader, recipient: str, known: Mapping[bytes, bool], but: Set[bytes] = _NONE
+) -> dict[bytes, bool]:
+    """The jobs for one recipient by their keys, in the order of sending: of each, which stays so,
+    whether it is sent again. ``known`` has those that were read before, and are not once more."""
+    ending = {key[:_JOB_KEY] for key in but}
+    found: dict[bytes, bool] = {}
+    for key in reader.keys(Table.QUEUE, reader.key_part(recipient.encode())):
+        if len(key) != _JOB_KEY:
+            continue
+        if key in known and key not in ending:
+            found[key] = known[key]
+            continue
+        job = _decode(key, reader.get(Table.QUEUE, key) or b"")
+        if not _is_done(reader, job, but):
+            found[key] = job.again
+    return found
 
 
-def first_job(reader: Reader, recipient: str, *, again: bool = False) -> Job | None:
+def first_job(
+    reader: Reader, recipient: str, *, again: bool = False, but: Set[bytes] = _NONE
+) -> Job | None:
     """The job for one recipient whose turn it is: of a message that is sent for the first time,
     or ``again``."""
-    return next((job for job in _jobs(reader, recipient) if job.again is again), None)
+    jobs = (job for job in _jobs(reader, recipient) if job.again is again)
+    return next((job for job in jobs if not _is_done(reader, job, but)), None)
+
+
+def _is_done(reader: Reader, job: Job, delivered: Set[bytes]) -> bool:
+    """Whether nothing is left of a job when these are."""
+    if not delivered or job.sealed < job.count:
+        return False
+    keys = reader.keys(Table.QUEUE, job.key)
+    return all(key in delivered for key in keys if len(key) > _JOB_KEY)
 
 
 def job_of(reader: Reader, message: Message, recipient: str) -> Job | None:
     """The delivery of a message to one recipient, None when nothing is left of it."""
-    key = reader.get(Table.META, _index(reader, recipient, message.conversation, message.id))
+    return _job_at(reader, _index(reader, recipient, message.conversation, message.id))
+
+
+def _copy_of(reader: Reader, message: Message, recipient: str) -> Job | None:
+    return _job_at(reader, _index(reader, recipient, message.conversation, message.id, copy=True))
+
+
+def _job_at(reader: Reader, index: bytes) -> Job | None:
+    key = reader.get(Table.META, index)
     data = reader.get(Table.QUEUE, key) if key else None
     return _decode(key, data) if key and data else None
 
 
-def _index(reader: Reader, recipient: str, conversation: bytes, message: bytes) -> bytes:
+def _index(
+    reader: Reader, recipient: str, conversation: bytes, message: bytes, *, copy: bool = False
+) -> bytes:
     """Where the key of a job is to be found."""
-    return Meta.JOB + reader.key_part(recipient.encode(), conversation, message)
+    which = (b"copy",) if copy else ()
+    return Meta.JOB + reader.key_part(recipient.encode(), conversation, message, *which)
+
+
+def _index_of(reader: Reader, job: Job) -> bytes:
+    return _index(reader, job.recipient, job.conversation, job.message, copy=bool(job.on))
 
 
 def parts_delivered(reader: Reader, job: Job) -> int:
@@ -176,7 +235,7 @@ def parts_delivered(reader: Reader, job: Job) -> int:
 
 
 def next_work(
-    reader: Reader, recipient: str, most: int, *, again: bool = False
+    reader: Reader, recipient: str, most: int, *, again: bool = False, but: Set[bytes] = _NONE
 ) -> tuple[list[Envelope], list[Job]]:
     """At most ``most`` envelopes that are sealed and not delivered, and as many jobs as it takes
     to seal up to ``most`` in all; both in the order of sending. ``again``: of what is sent again,
@@ -188,7 +247,7 @@ def next_work(
         if room <= 0:
             break
         if len(key) > _JOB_KEY:
-            if counts:
+            if counts and key not in but:
                 envelopes.append(Envelope(key, data))
                 room -= 1
             continue
@@ -205,16 +264,6 @@ def is_waiting(reader: Reader, envelope: Envelope) -> bool:
     return reader.get(Table.QUEUE, envelope.key) == envelope.data
 
 
-def reseal(writer: Writer, recipient: str) -> None:
-    """What waits for this recipient is sealed anew, to other keys. Parts that have arrived already
-    are known there."""
-    for key, data in list(writer.items(Table.QUEUE, prefix=writer.key_part(recipient.encode()))):
-        if len(key) > _JOB_KEY:
-            writer.delete(Table.QUEUE, key)
-        else:
-            writer.put(Table.QUEUE, key, replace(_decode(key, data), sealed=0).encode())
-
-
 class JobChanged(CbfsError):
     """A job has changed while it was being sealed, or is gone."""
 
@@ -222,8 +271,10 @@ class JobChanged(CbfsError):
         super().__init__("a message has changed while it was being sealed")
 
 
-def save_sealed(writer: Writer, job: Job, parts: list[bytes]) -> list[Envelope]:
-    """The next parts of a job are sealed. Raises JobChanged."""
+def save_sealed(
+    writer: Writer, job: Job, parts: list[bytes], session: bytes = b""
+) -> list[Envelope]:
+    """The next parts of a job are sealed, on the ``session`` of this id. Raises JobChanged."""
     data = writer.get(Table.QUEUE, job.key)
     if data is None or _decode(job.key, data) != job:
         raise JobChanged
@@ -232,7 +283,8 @@ def save_sealed(writer: Writer, job: Job, parts: list[bytes]) -> list[Envelope]:
     ]
     for envelope in envelopes:
         writer.put(Table.QUEUE, envelope.key, envelope.data)
-    writer.put(Table.QUEUE, job.key, replace(job, sealed=job.sealed + len(parts)).encode())
+    stepped = replace(job, sealed=job.sealed + len(parts), begun=session)
+    writer.put(Table.QUEUE, job.key, stepped.encode())
     return envelopes
 
 
@@ -242,7 +294,8 @@ def job_for(message: Message, conversation: Conversation) -> Job:
     origin = message.origin
     if origin is None:
         raise StoreError("a message of somebody else is to be sent", "see the log")
-    part_size = part_capacity(conversation.participants, conversation.subject, message.file_name)
+    people = _ANYWHERE.people(conversation.participants)
+    part_size = part_capacity(people, conversation.subject, message.file_name)
     return Job(
         key=b"",
         recipient="",
@@ -260,24 +313,25 @@ def job_for(message: Message, conversation: Conversation) -> Job:
         sealed=0,
         folder=message.folder,
         lifetime=message.lifetime,
+        leaving=message.leaving,
     )
 
 
 def _add(writer: Writer, job: Job, recipient: str) -> None:
     key = writer.key_part(recipient.encode()) + u64(writer.next_number(Series.QUEUE))
     _put(writer, replace(job, key=key, recipient=recipient))
-    hold_content(writer, job.content.id)
+    share_content(writer, job.content.id)
 
 
 def _put(writer: Writer, job: Job) -> None:
     writer.put(Table.QUEUE, job.key, job.encode())
-    writer.put(Table.META, _index(writer, job.recipient, job.conversation, job.message), job.key)
+    writer.put(Table.META, _index_of(writer, job), job.key)
 
 
 def _drop(writer: Writer, job: Job) -> None:
     """It is done, or given up: forget it with what is sealed of it."""
     writer.delete_prefix(Table.QUEUE, job.key)
-    writer.delete(Table.META, _index(writer, job.recipient, job.conversation, job.message))
+    writer.delete(Table.META, _index_of(writer, job))
     drop_content(writer, job.content.id)
 
 
@@ -299,13 +353,33 @@ def send_again(writer: Writer, message: Message, recipient: str) -> None:
         _add(writer, replace(job_for(message, conversation), again=True), recipient)
 
 
+def copy_on(writer: Writer, job: Job, session: bytes) -> None:
+    """One more delivery of what is sealed for the first time just now: on that session."""
+    _add(writer, replace(job, sealed=0, again=True, on=session), job.recipient)
+
+
+def drop_copy(writer: Writer, job: Job) -> None:
+    """The session that a copy was to go on is gone."""
+    if writer.get(Table.QUEUE, job.key) is not None:
+        _drop(writer, job)
+
+
 def begin_again(writer: Writer, recipient: str) -> None:
     """Forget what is sealed for this recipient, who cannot read it, and seal it anew. The jobs
     get new keys: what is just being delivered must not be taken for what is sealed from now on."""
     for job in pending(writer, recipient):
+        if job.on:
+            _drop(writer, job)
+            continue
         writer.delete_prefix(Table.QUEUE, job.key)
         key = job.key[:-8] + u64(writer.next_number(Series.QUEUE))
-        _put(writer, replace(job, key=key, sealed=0))
+        _put(writer, replace(job, key=key, sealed=0, begun=b""))
+
+
+def begin_all_again(writer: Writer) -> None:
+    """Do so for all that waits: nobody can read any of what is sealed."""
+    for recipient in {**waiting(writer), **waiting(writer, again=True)}:
+        begin_again(writer, recipient)
 
 
 def leave_out(writer: Writer, recipient: str, now: int) -> list[Message]:
@@ -329,9 +403,9 @@ def give_up(writer: Writer, message: Message, dues: Dues, now: int) -> tuple[str
     milliseconds."""
     missed: list[str] = []
     for recipient, state in message.recipients:
-        job = job_of(writer, message, recipient)
-        if job is not None:
-            _drop(writer, job)
+        for job in job_of(writer, message, recipient), _copy_of(writer, message, recipient):
+            if job is not None:
+                _drop(writer, job)
         if state is Delivery.QUEUED:
             missed.append(recipient)
     if missed:
@@ -389,8 +463,9 @@ def finish(writer: Writer, delivered: list[bytes], dues: Dues, now: int) -> list
         ):
             continue
         _drop(writer, job)
+        note_met(writer, job.recipient)
         message = get_message(writer, job.conversation, job.serial)
-        if message is not None:
+        if message is not None and not job.on:
             state = dict(message.recipients).get(job.recipient)
             now_sent = message
             if state is Delivery.QUEUED:

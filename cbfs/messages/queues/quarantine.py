@@ -30,6 +30,7 @@ class Why(Enum):
     FAR = b"f"  # too many are missing between it and what has come in its session
     DAMAGED = b"d"  # its session is known, and it does not open in it
     LATER = b"l"  # of a later version, or from somebody whom the directory does not confirm
+    ELSEWHERE = b"e"  # from somebody of a name directory that is not followed
     FAULT = b"p"  # a fault of this program
 
 

@@ -15,6 +15,7 @@ from python_socks.async_.trio import Proxy
 from cbfs.network.dial import DialError, NotAllowed
 from cbfs.network.tor.circuits import Lease
 from cbfs_common.onion import is_onion_host
+from cbfs_host.acknowledging import acknowledge
 
 DIAL_TIMEOUT: Final = 30.0
 """Seconds for one connection. Usual are 3 to 8. A service that ends or gives up while it is being
@@ -145,7 +146,9 @@ class TorStream(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Receive some of what came through the circuit; empty at its end."""
-        return await self._stream.receive_some(max_bytes)
+        data = await self._stream.receive_some(max_bytes)
+        acknowledge(self._stream)
+        return data
 
     async def aclose(self) -> None:
         """Close the connection. The circuit is closed a moment later."""

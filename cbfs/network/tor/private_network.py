@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cbfs.network.tor.control import ControlError, TorSession, launch, open_session
+from cbfs.network.tor.segments import BORROWABLE, shorten_segments
 from cbfs_common.errors import CbfsError, in_words
 
 START_TIMEOUT = 60.0
@@ -156,9 +157,9 @@ class _Guardian:
         torrc = shared.lines
         _wait_for(self.interval)
         say(step="starting an authority and three relays")
-        self._start("authority", (*torrc, *RELAY_LINES, *shared.own_lines))
+        self._start_relay("authority", (*torrc, *shared.own_lines))
         for name in RELAYS:
-            self._start(name, (*torrc, *RELAY_LINES, "ORPort 127.0.0.1:auto", f"Nickname {name}"))
+            self._start_relay(name, (*torrc, "ORPort 127.0.0.1:auto", f"Nickname {name}"))
         say(step="waiting for the first consensus")
         self._wait("authority", _has_consensus)
         if not _has_all_relays(self.sessions["authority"]):
@@ -196,6 +197,11 @@ class _Guardian:
         own = (f"DataDirectory {directory}", f"ControlSocket {directory}/control", *COMMON_LINES)
         self.processes[name] = launch("tor", (*own, *lines))
         self.sessions[name] = open_session(f"{directory}/control")
+
+    def _start_relay(self, name: str, lines: tuple[str, ...]) -> None:
+        self._start(name, (*RELAY_LINES, BORROWABLE, *lines))
+        with contextlib.suppress(OSError):  # slower, but it works
+            shorten_segments(self.processes[name].pid)
 
     def _wait(self, name: str, ready: Callable[[TorSession], bool]) -> None:
         """Asks a node until it says yes: tor has no event for what is waited for here. A SIGHUP

@@ -31,9 +31,11 @@ from cbfs.messages.model import Conversation, Message
 from cbfs.messages.transcript import Extent, Line, Reading, Transcript
 from cbfs.storage.encoding import pack, u32, u64
 from cbfs.storage.store import Reader, Writer
-from cbfs.tree.nodes import FIRST_MESSAGE, FIRST_STORED, FolderFile, Inodes, MessageFile, Node, Text
+from cbfs.tree.inodes import Inodes
+from cbfs.tree.nodes import FIRST_MESSAGE, FIRST_STORED, FolderFile, MessageFile, Node, Text
 from cbfs.tree.rules import METADATA, Area, TreeError
 from cbfs.tree.times import Times, read_times
+from cbfs.tree.virtual.message_links import in_thread
 from cbfs.tree.virtual.virtual_directory import PAGE, VirtualDirectory, inode_for
 from cbfs_common.messages.folder import TOP, FolderTable
 
@@ -48,7 +50,7 @@ OPEN_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
-class _Contents:
+class Contents:
     """What is in a message: ``shown`` are, for each parent (see ``folder.Entry``), the indexes of
     its entries by the names that they are shown under; those of ``gone`` have been removed."""
 
@@ -99,15 +101,20 @@ class MessageNodes:
     def __init__(self, backend: Backend, inodes: Inodes) -> None:
         self._backend = backend
         self._inodes = inodes
-        self._open: OrderedDict[tuple[bytes, int], _Contents] = OrderedDict()
+        self._open: OrderedDict[tuple[bytes, int], Contents] = OrderedDict()
 
     def node(self, message: Message) -> MessageFile | MessageFolder:
         """That of a message: the one that the kernel knows, or a fresh one."""
         inode = FIRST_MESSAGE + message.serial
-        known = self._inodes.get(inode)
+        known = self._inodes.known(inode)
         if isinstance(known, MessageFile | MessageFolder):
             return known
         return self.listed(message.conversation, entry_of(message))
+
+    def again(self, message: Message) -> MessageFile | None:
+        """A fresh one of a message that the kernel has known for long; None when it is a folder,
+        which is known as long as it is."""
+        return None if message.folder else MessageFile(message.conversation, entry_of(message))
 
     def listed(self, conversation: bytes, entry: Entry) -> MessageFile | MessageFolder:
         """A fresh one."""
@@ -116,11 +123,11 @@ class MessageNodes:
             return MessageFolder(inode, self, conversation, entry, TOP)
         return MessageFile(conversation, entry)
 
-    def entry(self, contents: _Contents, at: int) -> FolderFile | MessageFolder:
+    def entry(self, contents: Contents, at: int) -> FolderFile | MessageFolder:
         """The node of an entry, by its index."""
         message = contents.message
         inode = inode_for(b"folder", message.conversation, u64(message.serial), u32(at))
-        known = self._inodes.get(inode)
+        known = self._inodes.known(inode)
         if isinstance(known, FolderFile | MessageFolder):
             return known
         size = contents.table.entries[at].size
@@ -128,7 +135,7 @@ class MessageNodes:
             return MessageFolder(inode, self, message.conversation, entry_of(message), at + 1)
         return FolderFile(message, inode, contents.table.starts[at], size)
 
-    def contents(self, key: tuple[bytes, int]) -> _Contents | None:
+    def contents(self, key: tuple[bytes, int]) -> Contents | None:
         """What is in a message, None when it is gone; the last few are remembered."""
         found = self._open.pop(key, None) or self._load(key)
         if found is not None:
@@ -137,7 +144,7 @@ class MessageNodes:
                 self._open.popitem(last=False)
         return found
 
-    async def remove(self, contents: _Contents, at: int) -> None:
+    async def remove(self, contents: Contents, at: int) -> None:
         """Take an entry out. On the disk on return; a crash before leaves it."""
         message, table = contents.message, contents.table
         start, size = table.starts[at], table.entries[at].size or 0
@@ -162,7 +169,7 @@ class MessageNodes:
         """It is not in the store any more, or is other than before."""
         self._open.pop((message.conversation, message.serial), None)
 
-    def _load(self, key: tuple[bytes, int]) -> _Contents | None:
+    def _load(self, key: tuple[bytes, int]) -> Contents | None:
         with self._backend.store.read() as reader:
             message = get_message(reader, *key)
             if message is None:
@@ -173,7 +180,7 @@ class MessageNodes:
         for at, entry in enumerate(table.entries):
             there = shown.setdefault(entry.parent, {})
             there[free_name(shown_file_name(entry.name), there.__contains__)] = at
-        return _Contents(message, table, shown, gone)
+        return Contents(message, table, shown, gone)
 
 
 class _Inside:
@@ -330,6 +337,11 @@ class OpenTranscript(Text):
         opened, with what has come since behind it."""
         return self._reading.read(offset, size)
 
+    async def read_apart(self, offset: int, size: int) -> bytes:
+        """What ``read`` gives, by a thread: where each message stands is found first, of however
+        many."""
+        return await in_thread(lambda: self.read(offset, size))
+
 
 class ConversationFolder:
     """``Provider`` of ``directory``, a folder under conversations/: the messages of one
@@ -387,7 +399,7 @@ class ConversationFolder:
 
     def _messages(self, start: int) -> Iterator[tuple[int, str, Node]]:
         serial_from, key = start, self._conversation.id
-        known, unseen, listed_node = self._inodes.get, self._unseen, self._nodes.listed
+        known, unseen, listed_node = self._inodes.known, self._unseen, self._nodes.listed
         while True:
             with self._backend.store.read() as reader:
                 found = listed(reader, key, serial_from, PAGE)

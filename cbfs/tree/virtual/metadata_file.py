@@ -5,8 +5,9 @@ while a program changes it. However an editor saves, what counts is the file tha
 nobody has it open for writing; then the text is there again, as things are now. When a wrong one is
 closed, it stays to be mended (EINVAL); one is not renamed onto the name (EPERM, as for
 config.toml). ``metadata.toml.error`` says why. One that is empty, was removed or moved away changes
-nothing and comes back. Nothing but the lifetime of messages can be changed; it is stored before
-close returns.
+nothing and comes back. Of the rest only the lifetime of messages can be changed; it is stored
+before close returns. So is it when people are added: the conversation goes on in another one, which
+has the folder from then on. Nobody can be taken out.
 """
 
 import difflib
@@ -15,24 +16,27 @@ import stat
 import time
 import tomllib
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import tomli_w
 
 from cbfs.contacts.user_names import typed_name
-from cbfs.interface import Backend
+from cbfs.interface import Backend, People
 from cbfs.messages import lifetimes
 from cbfs.messages.file_names import ERROR_SUFFIX, moment
 from cbfs.messages.lifetimes import Setting
 from cbfs.messages.model import Conversation
 from cbfs.messages.transcript import escaped
-from cbfs.problems import Refused
+from cbfs.problems import NotYet, Refused
 from cbfs.storage.encoding import u64
 from cbfs.storage.store import Table
-from cbfs.tree.nodes import File, Folder, Inodes, Node, Text
+from cbfs.tree.inodes import Inodes
+from cbfs.tree.nodes import File, Folder, Node, Text
 from cbfs.tree.rules import METADATA, Area, TreeError
 from cbfs.tree.texts import checked_people, error_text
 from cbfs.tree.virtual.virtual_directory import inode_for
+from cbfs_common.errors import CbfsError
 
 METADATA_MAX = 65_536
 
@@ -40,31 +44,61 @@ _COMMENT = """# To have messages deleted on both sides so long after they are th
 # lifetime = "7d"
 """
 
+_MORE = """# To go on with more people, who see nothing of what was before, add their names above.
+"""
+
 _OF_USERS = ("participants", "subject", "lifetime")
-_OF_OURS = ("id", "started", "lifetime_from", "lifetime_since")
+_OF_OURS = ("id", "started", "lifetime_from", "lifetime_since", "continues", "goes_on", "left")
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What a user has changed of a conversation: the seconds that its messages are kept, None when
+    none are said, and true names of people who are to be added."""
+
+    lifetime: int | None
+    more: tuple[str, ...]
+
+
+NO_EDIT = Edit(None, ())
 
 
 def text_of(
-    conversation: Conversation, setting: Setting, label: Callable[[str], str], *, editable: bool
+    conversation: Conversation, setting: Setting, shown: Callable[[str], str], *, editable: bool
 ) -> str:
-    """That of a conversation; one that is ``editable`` says how. True names, ``@NAME`` where
-    ``label`` shows one so."""
-    text = escaped(tomli_w.dumps(_table(conversation, setting, label)))
-    return text if setting.source or not editable else text + _COMMENT
+    """That of a conversation; one that is ``editable`` says how. ``shown``: what stands in it for a
+    true name."""
+    text = escaped(tomli_w.dumps(_table(conversation, setting, shown)))
+    if not editable:
+        return text
+    return text + ("" if setting.source else _COMMENT) + _MORE
+
+
+def true_names(people: People) -> Callable[[str], str]:
+    """What stands in metadata.toml for a true name: that, and ``@NAME`` where it is the petname of
+    another."""
+
+    def shown(name: str) -> str:
+        return called if (called := people.label(name))[0] == "@" else people.shown(name)
+
+    return shown
 
 
 def _table(
-    conversation: Conversation, setting: Setting, label: Callable[[str], str]
+    conversation: Conversation, setting: Setting, shown: Callable[[str], str]
 ) -> dict[str, object]:
-    def shown(name: str) -> str:
-        return called if (called := label(name))[0] == "@" else name
-
     table: dict[str, object] = {
         "id": conversation.id.hex(),
-        "participants": [shown(name) for name in conversation.participants],
+        "participants": [shown(name) for name in conversation.present],
         "subject": conversation.subject,
         "started": moment(conversation.started),
     }
+    if conversation.left:
+        table["left"] = [shown(name) for name in conversation.left]
+    if conversation.root:
+        table["continues"] = conversation.root.hex()
+    if conversation.next:
+        table["goes_on"] = True  # in which, who has been given this one alone is not to see
     if setting.source:
         table["lifetime"] = lifetimes.words(setting.lifetime.seconds)
         table["lifetime_from"] = shown(setting.source)
@@ -88,16 +122,52 @@ def read_new(
 
 
 def read_changed(
-    data: bytes, conversation: Conversation, setting: Setting, label: Callable[[str], str] = str
-) -> int | None:
-    """The seconds that a user has set for a conversation, None when none are said. What else is
-    said must be as it is. Raises Refused."""
-    table, known = _parse(data), _table(conversation, setting, label)
+    data: bytes,
+    conversation: Conversation,
+    setting: Setting,
+    shown: Callable[[str], str] = str,
+    called: Callable[[str], str] = typed_name,
+    me: str = "",
+) -> Edit:
+    """What a user, who is ``me``, has set for a conversation; ``called`` says whom a name means.
+    What else is said must be as it is. Raises Refused."""
+    table, known = _parse(data), _table(conversation, setting, shown)
     _check_keys(table, (*_OF_USERS, *_OF_OURS))
     for key, value in table.items():
-        if not key.startswith("lifetime") and value != known[key]:
-            raise Refused(f"{key} of a conversation cannot be changed", "change lifetime alone")
-    return _lifetime(table["lifetime"]) if "lifetime" in table else None
+        fixed = key not in {"participants", "goes_on"} and not key.startswith("lifetime")
+        if fixed and value != known.get(key):
+            hint = "change lifetime, or add participants"
+            raise Refused(f"{key} of a conversation cannot be changed", hint)
+    lifetime = _lifetime(table["lifetime"]) if "lifetime" in table else None
+    if "participants" not in table:
+        return Edit(lifetime, ())
+    return Edit(lifetime, _added(table["participants"], conversation, shown, called, me))
+
+
+def _added(
+    value: object,
+    conversation: Conversation,
+    shown: Callable[[str], str],
+    called: Callable[[str], str],
+    me: str,
+) -> tuple[str, ...]:
+    """Who is among the participants and was not before. Raises Refused when somebody is missing, or
+    has left."""
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise Refused("metadata.toml is wrong", 'for example: participants = ["bob", "carol"]')
+    here = {shown(name): name for name in conversation.participants}
+    names = [here[name] if name in here else checked_people([name], called)[0] for name in value]
+    if missing := [name for name in conversation.present if name not in (*names, me)]:
+        raise Refused(
+            f"{', '.join(map(shown, missing))} cannot be taken out of a conversation",
+            "begin another one without them: mkdir outbox/NAME",
+        )
+    if left := [name for name in names if name in conversation.left]:
+        raise Refused(
+            f"{', '.join(map(shown, left))} has left this conversation, and cannot be added again",
+            "begin another one with them: mkdir outbox/NAME",
+        )
+    return tuple(name for name in dict.fromkeys(names) if name not in (*conversation.present, me))
 
 
 def _parse(data: bytes) -> dict[str, Any]:
@@ -139,13 +209,23 @@ class MetadataText(Text):
     __slots__ = ("_backend", "conversation", "editable")
 
     def __init__(
-        self, inode: int, backend: Backend, conversation: Conversation, *, editable: bool
+        self,
+        inode: int,
+        backend: Backend,
+        conversation: Conversation,
+        *,
+        editable: bool,
     ) -> None:
         super().__init__(inode, self._text, conversation.started * 1_000_000)
         self.mode = stat.S_IFREG | (0o600 if editable else 0o400)
         self._backend = backend
         self.conversation = conversation
         self.editable = editable
+
+    def is_of(self, conversation: Conversation) -> None:
+        """The conversation is other than before, now."""
+        self.conversation = conversation
+        self.mtime_ns = self.renew()
 
     @property
     def setting(self) -> Setting:
@@ -159,8 +239,8 @@ class MetadataText(Text):
         return max(self.mtime_ns, self.setting.since * 1_000_000)
 
     def _text(self) -> bytes:
-        label = self._backend.people.label
-        text = text_of(self.conversation, self.setting, label, editable=self.editable)
+        shown = true_names(self._backend.people)
+        text = text_of(self.conversation, self.setting, shown, editable=self.editable)
         return text.encode()
 
 
@@ -181,6 +261,9 @@ class MetadataFiles:
         self._inodes = inodes
         self._conversation = conversation
         self._before: dict[File, int] = {}  # the seconds that were set when it was opened
+        self._refused: dict[File, int] = {}  # which version could not be put into effect
+        self._applied: dict[File, int] = {}  # which version is in effect
+        self._adding: set[bytes] = set()  # to which conversations the user is adding people
         self._away: dict[Folder, float] = {}  # where there is none, or an empty one, since when
 
     def text(self, conversation: Conversation, *, editable: bool) -> MetadataText:
@@ -209,37 +292,67 @@ class MetadataFiles:
         self._exchange(drafts, file)
         return file
 
-    def check(self, file: File, drafts: Folder, number: int) -> int | None:
-        """It is about to be closed in its place in this folder, or to be moved there: the seconds
-        that it sets, if it does. Raises TreeError(number) when what it says is wrong; the error
-        file then says why."""
+    def check(self, file: File, drafts: Folder, number: int) -> Edit:
+        """It is about to be closed in its place in this folder, or to be moved there: what it
+        changes. Raises TreeError(number) when what it says is wrong; the error file then says
+        why."""
         try:
             return self._read(file, drafts)
         except Refused as error:
             self._tell(drafts, error)
             raise TreeError(number) from error
 
-    async def apply(self, file: File) -> None:
+    async def apply(self, file: File, *, adds: bool = True) -> None:
         """A handle of it is about to be closed: what it says is in effect on return. A crash
-        before the commit leaves what was set before. Raises TreeError(EINVAL)."""
-        drafts = self.place_of(file)
+        before the commit leaves what was set before. Without ``adds`` nobody may be added. Raises
+        TreeError(EINVAL)."""
+        drafts, version = self.place_of(file), file.version
         if drafts is None or not file.size:
             return
-        seconds = self.check(file, drafts, errno.EINVAL)
+        if self._applied.get(file) == version:  # and it is another conversation's by now, it may be
+            return
+        self._refused.pop(file, None)
+        edit = self.check(file, drafts, errno.EINVAL)
+        seconds = edit.lifetime
         if seconds is not None and seconds != self._before.get(file):
             key, me, now = self._known(drafts).id, self._backend.name, time.time_ns() // 1_000_000
             await self._backend.store.commit(
                 lambda writer: lifetimes.choose(writer, key, seconds, me, now)
             )
             self._before[file] = seconds
-        self._tell(drafts, None)
+        if edit.more:
+            await self._add(file, drafts, edit.more, adds)
+        self._applied[file] = version
+        if (place := self.place_of(file)) is not None:
+            self._tell(place, None)
 
-    async def settle(self, file: File) -> None:
+    async def _add(self, file: File, drafts: Folder, more: tuple[str, ...], adds: bool) -> None:
+        try:
+            if not adds:
+                raise Refused("nobody can be added here", "do it where all conversations are")
+            key = self._known(drafts).id
+            self._adding.add(key)
+            try:
+                await self._backend.go_on(key, more)
+            finally:
+                self._adding.discard(key)
+        except (Refused, NotYet) as error:
+            self._refused[file] = file.version
+            self._tell(drafts, error)
+            raise TreeError(errno.EINVAL) from error
+
+    def adds_to(self, conversation: bytes) -> bool:
+        """Whether it is the user who is adding people to this conversation."""
+        return conversation in self._adding
+
+    async def settle(self, file: File, *, adds: bool = True) -> None:
         """The last handle that could write is closed, or it was moved to its place: show the text
         again. A wrong one stays."""
         version = file.version
+        if self._refused.get(file) == version:  # and nobody is looked up for it once more
+            return
         try:
-            await self.apply(file)
+            await self.apply(file, adds=adds)
         except TreeError:
             return
         drafts = self.place_of(file)
@@ -247,14 +360,17 @@ class MetadataFiles:
             return
         if file.size:
             self._show(drafts, file.inode)
-            self._before.pop(file, None)
+            for known in (self._before, self._refused, self._applied):
+                known.pop(file, None)
         else:
             self.went(drafts)
 
     def went(self, drafts: Folder) -> None:
         """It was removed or moved away, or is empty: something else may come in its place."""
         self._away.setdefault(drafts, time.monotonic())
-        self._before = {file: old for file, old in self._before.items() if self.place_of(file)}
+        for known in (self._before, self._refused, self._applied):
+            for file in [file for file in known if self.place_of(file) is None]:
+                del known[file]
 
     def left(self, drafts: Folder) -> None:
         """The folder is shown no more, and nothing comes back in it."""
@@ -291,17 +407,19 @@ class MetadataFiles:
         drafts.add(METADATA, node)
         self._inodes.replace(node)
 
-    def _read(self, file: File, drafts: Folder) -> int | None:
-        """None for an empty file, and for one that does not say it. Raises Refused."""
+    def _read(self, file: File, drafts: Folder) -> Edit:
+        """What it changes: nothing when it is empty. Raises Refused."""
         if not file.size:
-            return None
+            return NO_EDIT
         conversation = self._known(drafts)
         with self._backend.store.read() as reader:
             setting = lifetimes.setting(reader, conversation.id)
         data = self._read_bytes(file, 0, METADATA_MAX + 1)
-        return read_changed(data, conversation, setting, self._backend.people.label)
+        people, me = self._backend.people, self._backend.name
+        shown = true_names(people)
+        return read_changed(data, conversation, setting, shown, people.called, me)
 
-    def _tell(self, drafts: Folder, error: Refused | None) -> None:
+    def _tell(self, drafts: Folder, error: CbfsError | None) -> None:
         there = drafts.entries.get(ERROR)
         if error is None:
             if isinstance(there, Text):

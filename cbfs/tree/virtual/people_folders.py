@@ -240,15 +240,16 @@ class ContactFolders:
 
     def _texts(self, contact: Contact) -> dict[str, bytes]:
         compared = self._backend.people.compare(contact.name)
-        fingerprint = compared.text(self._backend.name, contact.name)
-        texts = {"profile.toml": contact_text(contact), "fingerprint": fingerprint}
+        shown = self._backend.people.shown(contact.name)
+        fingerprint = compared.text(self._backend.name, shown)
+        texts = {"profile.toml": contact_text(contact, shown), "fingerprint": fingerprint}
         if contact.verified:
             texts[VERIFIED] = fingerprint
         for mark in Mark:
             if contact.marked(mark):
                 texts[mark.value] = mark_text(contact, mark)
         if contact.offered is not None:
-            texts["CHANGED"] = changed_text(contact, compared)
+            texts["CHANGED"] = changed_text(contact, shown, compared)
         if warning := warning_text(contact):
             texts["warning"] = warning
         return {name: text.encode() for name, text in texts.items()}

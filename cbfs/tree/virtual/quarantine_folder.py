@@ -25,6 +25,8 @@ _REASONS = {
     Why.DAMAGED: "its session has come apart, as one of its two sides was lost or copied; its"
     " sender is told, and sends again what is missing",
     Why.LATER: "it is of a later version, or from somebody whom the directory does not confirm",
+    Why.ELSEWHERE: "its sender says to be of a name directory that you do not follow; it is read"
+    " when you have added its policy in directories/",
     Why.FAULT: "a fault of this program, which its log describes; please report it",
 }
 _SUFFIX = ".envelope"

@@ -1,26 +1,24 @@
-"""The folder unread/: links to the messages that nobody has read.
+"""The folder unread/: links to the messages that nobody has read, the newest of them.
 
-It is kept as messages come and are read, so that watchers see it change. In memory is which
-messages are new and, from when somebody first looks, what is listed of them; all else is in the
-store. What was read is kept, and leaves the folder, a little later and many at once.
+It is kept as messages come and are read, so that watchers see it change. Which they are is looked
+for when somebody looks (``cbfs.tree.virtual.message_links``). What was read is kept, and leaves the
+folder, a little later and many at once.
 """
 
 import time
-from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 import trio
 
 from cbfs.interface import Backend
 from cbfs.messages import search_index
-from cbfs.messages.file_names import free_name
-from cbfs.messages.listings import Entry, entry_of, every
 from cbfs.messages.model import Message
 from cbfs.storage.faults import contained, harmless
-from cbfs.tree.nodes import UNREAD, Folder, Inodes, MessageFile, Node, SymbolicLink
+from cbfs.tree.inodes import Inodes
+from cbfs.tree.nodes import FIRST_UNREAD, UNREAD, Folder, MessageFile, MessageLink, Node
 from cbfs.tree.rules import Area
-from cbfs.tree.virtual.virtual_directory import VirtualDirectory, inode_for
+from cbfs.tree.virtual.message_links import FoundLink, Look, Overview
+from cbfs.tree.virtual.virtual_directory import SearchedDirectory
 from cbfs.tree.watchers import Watchers
 from cbfs_common.errors import CbfsError
 
@@ -48,8 +46,9 @@ def counts_as_reading(program: str | None) -> bool:
 
 
 class Unread:
-    """``Provider`` of unread/, which it enters into ``root``. ``folder_name`` says what the folder
-    of a conversation is called: empty for one that is not shown."""
+    """``SearchedProvider`` of unread/, which it enters into ``root``. ``folder_name`` says what the
+    folder of a conversation is called: empty for one that is not shown. ``overview`` knows what is
+    unread, and is told by others of what comes and goes."""
 
     def __init__(
         self,
@@ -58,73 +57,89 @@ class Unread:
         inodes: Inodes,
         folder_name: Callable[[bytes], str],
         watchers: Watchers,
+        overview: Overview,
     ) -> None:
         self._people = backend.people
         self._store = backend.store
         self._inodes = inodes
         self._folder_name = folder_name
         self._watchers = watchers
-        self._new = self._load()  # the conversation of each message, by its serial
+        self._overview = overview
+        self._look = self._new_look()
         self._hidden: set[int] = set()  # new, and watchers have not been told yet
-        self._serials: dict[str, int] = {}
-        self._links: dict[int, tuple[str, Entry]] = {}  # the name here, by serial
-        self._order: list[int] = []  # their serials
-        self._named = False
-        self._leaving: dict[str, SymbolicLink] = {}  # read, and watchers have not been told yet
+        self._leaving: dict[str, MessageLink] = {}  # read, and watchers have not been told yet
         self._left: list[str] = []  # those of them that nobody is about to tell watchers of
         self._read: list[int] = []  # not kept yet
         self._news = trio.Event()
         self._since = time.time_ns()
-        self._folder = VirtualDirectory(UNREAD, Area.FIXED, self)
+        self._folder = SearchedDirectory(UNREAD, Area.FIXED, self)
         root.add("unread", self._folder)
 
     # what comes and goes
 
-    def added(self, message: Message) -> None:
-        """A message is in its folder now: when it is from somebody else, and they are not muted, it
-        is new."""
-        if message.recipients or message.serial in self._new:
-            return  # our own, or it came between the start of the engine and that of the mount
+    def counts(self, message: Message) -> bool:
+        """Whether a message that has come is to be read: it is from somebody else, and they are not
+        muted."""
         sender = self._people.contact(message.sender)
-        if sender is not None and sender.muted:
-            return
-        if not self._may_be_watched():
-            self._new[message.serial] = message.conversation
-            if self._named:
-                self._name(entry_of(message))
+        return not message.recipients and not (sender is not None and sender.muted)
+
+    def added(self, message: Message) -> None:
+        """A message is in its folder now that is to be read."""
+        serial = message.serial
+        known = self._look.known(serial)
+        place = serial, message.conversation, message.name, message.date
+        if known is not None or not self._may_be_watched():
+            self._look.put(*place)
             self._touch()
             return
-        self._need_names()
-        self._new[message.serial] = message.conversation
-        self._hidden.add(message.serial)
-        name = self._name(entry_of(message))
-        link = self._link(message.serial)
+        self._hidden.add(serial)
+        name = self._look.put(*place)
+        found = self._look.known(serial)
 
         def enter() -> None:
-            self._hidden.discard(message.serial)
+            self._hidden.discard(serial)
             self._touch()
 
-        self._watchers.show(f"unread/{name}", link, enter)
+        if found is not None:
+            self._watchers.show(f"unread/{name}", self._make(serial, found), enter)
 
     def removed(self, serial: int) -> None:
         """The message of that serial was deleted: its link goes."""
-        if serial in self._new:
+        if self._look.known(serial) is not None or self._overview.is_unread(serial):
             self._leave(serial)
 
     def left(self, conversation: bytes) -> None:
         """Its folders are shown no more: what is unread there leaves, and is read by nobody."""
-        for serial in [serial for serial, key in self._new.items() if key == conversation]:
+        for serial in self._look.of(conversation):
             self._leave(serial)
 
     def is_new(self, node: Node) -> bool:
-        """Whether it is a message in here."""
-        return isinstance(node, MessageFile) and node.serial in self._new
+        """Whether it is a message that was not read."""
+        return isinstance(node, MessageFile) and self._overview.is_unread(node.serial)
 
     def read_up_to(self, node: Node, end: int) -> None:
         """Somebody has read so many bytes of it: when that is all, it is not new any more."""
-        if isinstance(node, MessageFile) and end >= node.size and node.serial in self._new:
+        if isinstance(node, MessageFile) and end >= node.size and self.is_new(node):
             self._leave(node.serial)
             self._was_read(node.serial)
+
+    def set_read(self, message: Message, *, read: bool) -> None:
+        """A program has said that a message was read, or is to be read once more; it is in the
+        store."""
+        serial = message.serial
+        self._read = [each for each in self._read if each != serial]
+        if read:
+            self._leave(serial)
+            self._overview.read(serial)
+            return
+        self._overview.read_again(serial)
+        for name, link in list(self._leaving.items()):
+            if link.inode == FIRST_UNREAD + serial:  # it has not gone yet
+                del self._leaving[name]
+                self._look.put(serial, message.conversation, message.name, message.date)
+        if self._look.known(serial) is None:
+            self.added(message)
+        self._touch()
 
     async def run(self, failed: Callable[[], None]) -> None:
         """Keep what has been read, and take its links out, until cancelled. Not at once: who
@@ -154,26 +169,30 @@ class Unread:
             self._read += serials  # with what is read next
             raise
 
-    # Provider
+    # SearchedProvider
+
+    async def look_for(self, name: str) -> None:
+        """Return when ``find`` knows of that name."""
+        if name not in self._leaving:
+            await self._ask(lambda look: look.look_for(name))
+
+    async def look_from(self, start: int) -> None:
+        """Return when ``page`` knows of some links from a place on, or that there are none."""
+        await self._ask(lambda look: look.look_from(start))
 
     def find(self, name: str) -> Node | None:
         """The link of that name, to a message that is new or was read just now; None when there is
         none."""
-        self._need_names()
-        return self._leaving.get(name) or self._find(name)
+        return self._leaving.get(name) or self._look.find(name)
 
     def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
-        """Links from place ``start`` on, in order of arrival. The place behind a message is its
-        serial + 1."""
-        self._need_names()
-        for serial in islice(self._order, bisect_left(self._order, start), None):
-            if serial not in self._hidden:
-                yield serial + 1, self._links[serial][0], self._link(serial)
+        """Links from place ``start`` on, the newest message first."""
+        return self._look.page(start)
 
     async def remove(self, name: str, node: Node) -> None:
         """Remove a link: its message counts as read."""
-        serial = self._serials.get(name)
-        if serial is not None:
+        if isinstance(node, MessageLink) and name not in self._leaving:
+            serial = node.inode - FIRST_UNREAD
             self._forget(serial)
             self._was_read(serial)
         self._hide(name)
@@ -192,13 +211,14 @@ class Unread:
 
     # within
 
-    def _load(self) -> dict[int, bytes]:
-        known: dict[bytes, bytes] = {}  # one object for each conversation
-        with self._store.read() as reader:
-            return {
-                one.serial: known.setdefault(one.conversation, one.conversation)
-                for one in search_index.unread(reader)
-            }
+    def _new_look(self) -> Look:
+        return Look(self._store, self._overview.unread(), self._shown, "unread")
+
+    async def _ask(self, ask: Callable[[Look], Awaitable[None]]) -> None:
+        look = None
+        while look is not self._look:  # it begins anew when names are others
+            look = self._look
+            await ask(look)
 
     def _may_be_watched(self) -> bool:
         """Nobody watches a folder that the kernel does not know: then nothing need be shown."""
@@ -207,27 +227,20 @@ class Unread:
     def _was_read(self, serial: int) -> None:
         self._read.append(serial)
         self._news.set()
+        self._overview.read(serial)
 
     def _leave(self, serial: int) -> None:
         """Its link stays until watchers have been told, if there can be any."""
-        if not self._may_be_watched() and serial not in self._hidden:
-            self._forget(serial)
-            return
-        self._need_names()
-        if serial in self._links:
-            name = self._links[serial][0]
-            self._leaving[name] = self._link(serial)
-            self._left.append(name)
+        found = self._look.known(serial)
+        if found is not None and (self._may_be_watched() or serial in self._hidden):
+            self._leaving[found.link] = self._make(serial, found)
+            self._left.append(found.link)
             self._news.set()
         self._forget(serial)
 
     def _forget(self, serial: int) -> None:
-        self._new.pop(serial, None)
         self._hidden.discard(serial)
-        linked = self._links.pop(serial, None)
-        if linked is not None:
-            del self._serials[linked[0]]
-            del self._order[bisect_left(self._order, serial)]
+        self._look.drop(serial)
         self._touch()
 
     def _hide(self, name: str) -> None:
@@ -237,49 +250,20 @@ class Unread:
     def _touch(self) -> None:
         self._folder.touch()
 
-    def _need_names(self) -> None:
-        if self._named:
-            return
-        self._named = True
-        firsts: dict[bytes, int] = {}
-        for serial, conversation in self._new.items():  # in order of serials
-            firsts.setdefault(conversation, serial)
-        entries: list[Entry] = []
-        with self._store.read() as reader:
-            for conversation, first in firsts.items():
-                if self._folder_name(conversation):
-                    entries += (e for e in every(reader, conversation, first) if e[0] in self._new)
-        for entry in sorted(entries):
-            self._name(entry)
-
-    def _name(self, entry: Entry) -> str:
-        serial, _date, wanted, *_ = entry
-        name = free_name(wanted, lambda name: name in self._serials or name in self._leaving)
-        self._serials[name] = serial
-        self._links[serial] = name, entry
-        insort(self._order, serial)
-        return name
-
     def renamed(self, messages: Iterable[Message]) -> None:
-        """These have other names: so have their links, which are no news to watchers."""
-        for message in messages:
-            linked = self._links.get(message.serial)
-            if linked is not None:
-                del self._serials[linked[0]]
-                del self._order[bisect_left(self._order, message.serial)]
-                self._name(entry_of(message))
+        """These have other names, or folders have: so have their links, which are no news to
+        watchers."""
+        self._look = self._new_look()
         self._touch()
 
-    def _find(self, name: str) -> SymbolicLink | None:
-        serial = self._serials.get(name)
-        return None if serial is None or serial in self._hidden else self._link(serial)
+    def _shown(self, serial: int, found: FoundLink) -> MessageLink | None:
+        is_shown = serial not in self._hidden and self._folder_name(found.conversation)
+        return self._make(serial, found) if is_shown else None
 
-    def _link(self, serial: int) -> SymbolicLink:
-        name, (_serial, date, message, *_) = self._links[serial]
-        folder = self._folder_name(self._new[serial])
-        target = f"../conversations/{folder}/{message}"
-        return SymbolicLink(_inode(name), target, date * 1_000_000, recorded=False)
+    def _make(self, serial: int, found: FoundLink) -> MessageLink:
+        return self.link(serial, found.conversation, found.name, found.date)
 
-
-def _inode(name: str) -> int:
-    return inode_for(b"unread", name.encode())
+    def link(self, serial: int, conversation: bytes, message: str, date: int) -> MessageLink:
+        """The link to a message."""
+        target = f"../conversations/{self._folder_name(conversation)}/{message}"
+        return MessageLink(FIRST_UNREAD + serial, target, date)

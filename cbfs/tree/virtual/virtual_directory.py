@@ -1,6 +1,6 @@
 """Directories whose entries come from elsewhere: looked up and listed when somebody looks.
 
-Nothing of them is kept in memory but what the kernel knows (``cbfs.tree.nodes.Inodes``), however
+Nothing of them is kept in memory but what the kernel knows (``cbfs.tree.inodes.Inodes``), however
 many entries there are. To add one, write a ``Provider`` and enter a ``VirtualDirectory`` of it into
 the tree: ``root.add("unread", VirtualDirectory(inode, Area.FIXED, provider))``. A provider gives
 the same node, or at least the same inode number, for the same thing each time: ``Inodes.get`` has
@@ -15,11 +15,15 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Protocol
 
-from cbfs.tree.nodes import MADE, Folder, Node
+from cbfs.tree.nodes import MADE, Folder, Node, Text
 from cbfs.tree.rules import Area
 
 PAGE = 256
 """Entries that a listing holds at once."""
+
+AT_ONCE = 64
+"""Folders and texts that one answer to a reader tells of: something must be read for each of them,
+and nobody else is answered meanwhile."""
 
 DOTS = (".", "..")
 """What every listing begins with, and no look-up finds."""
@@ -48,7 +52,18 @@ class Provider(Protocol):
         """Another one when entries have gone of which ``touch`` does not tell."""
 
     def folders(self) -> int | None:
-        """How many of the entries are folders. None when it is no folder any more."""
+        """How many of the entries are folders, -1 while nobody knows. None when it is no folder any
+        more."""
+
+
+class SearchedProvider(Provider, Protocol):
+    """What is in a directory where finding takes long. Handlers wait for it, others go on."""
+
+    async def look_for(self, name: str) -> None:
+        """Return when ``find`` knows of that name."""
+
+    async def look_from(self, start: int) -> None:
+        """Return when ``page`` knows of some entries from a place on, or that there are none."""
 
 
 class VirtualDirectory(Folder):
@@ -68,7 +83,8 @@ class VirtualDirectory(Folder):
 
     @property
     def links(self) -> int:
-        """Two and one for each folder in it, 0 when it is no folder any more."""
+        """Two and one for each folder in it, 0 when it is no folder any more. 1 while nobody knows,
+        by which programs know that."""
         folders = self.provider.folders()
         return 0 if folders is None else 2 + folders
 
@@ -118,6 +134,18 @@ class VirtualDirectory(Folder):
         self._modified = max(time.time_ns(), self.modified_ns + 1)
 
 
+class SearchedDirectory(VirtualDirectory):
+    """One where finding takes long: ``look_for`` and ``look_from`` come before anything that is to
+    know what is in it."""
+
+    __slots__ = ("look_for", "look_from")
+
+    def __init__(self, inode: int, area: Area, provider: SearchedProvider) -> None:
+        super().__init__(inode, area, provider)
+        self.look_for = provider.look_for
+        self.look_from = provider.look_from
+
+
 class _Entries(Mapping[str, Node]):
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
@@ -151,6 +179,21 @@ class Listing:
     def directory(self) -> Folder:
         """That which is read."""
         return self._directory
+
+    async def look_from(self, start: int) -> None:
+        """Return when ``after`` knows some of what is there from place ``start`` on. It gives what
+        it knows, which is all where nothing comes."""
+        if isinstance(self._directory, SearchedDirectory):
+            await self._directory.look_from(max(0, start - len(DOTS)))
+
+    def some_after(self, start: int) -> Iterator[Listed]:
+        """As ``after``, but no more than can be told without a pause; none only where none are."""
+        told = 0
+        for entry in self.after(start):
+            yield entry
+            told += isinstance(entry[2], Folder | Text)
+            if told == AT_ONCE:
+                return
 
     def after(self, start: int) -> Iterator[Listed]:
         """``.`` and ``..``, and entries, from place ``start`` on; the caller may stop anywhere, and

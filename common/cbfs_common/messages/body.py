@@ -23,7 +23,7 @@ from cbfs_common.limits import (
     SUBJECT_MAX,
 )
 from cbfs_common.messages.conversation import FOREVER, Lifetime, is_lifetime
-from cbfs_common.person import check_name
+from cbfs_common.person import DIRECTORY_SIZE, Person
 from cbfs_common.primitives import kdf
 from cbfs_common.strict_msgpack import unpack
 
@@ -35,10 +35,11 @@ BODY_VERSION = 1
 KIND_PART = 1
 KIND_NOTE = 2
 KIND_FOLDER = 3
+KIND_LEAVING = 4
 MESSAGE_REF_SIZE = 2 * MESSAGE_ID_SIZE
 """conversation 16 | message 16"""
-_PART_FIELDS = 18
-_NOTE_FIELDS = 8
+_PART_FIELDS = 19
+_NOTE_FIELDS = 7
 _LISTS = 4
 _PACKED_REF = 2 + MESSAGE_REF_SIZE
 _LISTS_GROW = _LISTS * 2
@@ -55,7 +56,7 @@ class Parent(NamedTuple):
     """A message that another one answers: who has written it, as its sender says, and its hash
     (32)."""
 
-    author: str
+    author: Person
     hash: bytes
 
     @property
@@ -95,19 +96,21 @@ class Part:
 
     ``salt`` (16) is not to be guessed. ``parents`` (at most 16) are the newest messages of the
     conversation that the sender had seen when it was written; their authors are among
-    ``participants``: names, sorted, the sender's among them. ``date``:
+    ``participants``: sorted, the sender among them. ``date``:
     milliseconds since 1970 by the sender's clock. ``file_name`` may be empty. ``size`` and
     ``digest`` (BLAKE2b-256) are those of the whole content; ``chunk`` is this part's share of
     it. All parts but the last have chunks of one size. ``bundle``: the sender's name proof, or
     empty. ``folder``: the content is that of a folder (``cbfs_common.messages.folder``), of the
     name ``file_name``, which is then not empty. ``lifetime``: for how long it is kept. ``note``:
-    what else the sender's client tells that of this recipient.
+    what else the sender's client tells that of this recipient. ``root``: the id (16) of the
+    conversation from which this one goes on with other people, or empty. ``leaving``: the sender
+    leaves the conversation with it; it is in one part, and ``file_name`` is empty.
     """
 
     salt: bytes
     conversation: bytes
     parents: tuple[Parent, ...]
-    participants: tuple[str, ...]
+    participants: tuple[Person, ...]
     subject: str
     date: int
     file_name: str
@@ -120,13 +123,17 @@ class Part:
     folder: bool = False
     lifetime: Lifetime = FOREVER
     note: Refs = NO_REFS
+    root: bytes = b""
+    leaving: bool = False
 
     @property
     def kind(self) -> int:
         """What it is, in a body."""
+        if self.leaving:
+            return KIND_LEAVING
         return KIND_FOLDER if self.folder else KIND_PART
 
-    def hash(self, sender: str) -> bytes:
+    def hash(self, sender: Person) -> bytes:
         """The hash (32) of the message that ``sender`` has sent this part of: the same of all its
         parts, and of no other message."""
         return kdf(
@@ -137,9 +144,9 @@ class Part:
                     self.kind,
                     self.salt,
                     self.conversation,
-                    sender,
+                    _packed_person(sender),
                     _packed_parents(self),
-                    self.participants,
+                    _packed_people(self.participants),
                     self.subject,
                     self.date,
                     self.file_name,
@@ -147,6 +154,7 @@ class Part:
                     self.digest,
                     self.lifetime.seconds,
                     self.lifetime.change,
+                    self.root,
                 )
             ),
             MESSAGE_HASH_SIZE,
@@ -155,11 +163,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What one client tells another, and no person writes. ``lost``: what was sealed to earlier
-    sessions cannot be read here any more. ``bundle`` as in a Part."""
+    """What one client tells another, and no person writes. ``bundle`` as in a Part."""
 
     refs: Refs
-    lost: bool
     bundle: bytes
 
 
@@ -175,7 +181,6 @@ def encode_note(note: Note) -> bytes:
             BODY_VERSION,
             KIND_NOTE,
             *note.refs.listed(),
-            note.lost,
             note.bundle,
         )
     )
@@ -192,7 +197,7 @@ def encode_part(part: Part) -> bytes:
     return body
 
 
-def part_capacity(participants: tuple[str, ...], subject: str, file_name: str) -> int:
+def part_capacity(participants: tuple[Person, ...], subject: str, file_name: str) -> int:
     """Bytes of content that fit into every part of such a message, whatever its parents and its
     bundle."""
     largest = Part(
@@ -210,6 +215,7 @@ def part_capacity(participants: tuple[str, ...], subject: str, file_name: str) -
         chunk=bytes(BODY_MAX),
         bundle=bytes(BUNDLE_MAX),
         lifetime=Lifetime(MESSAGE_LIFETIME_MAX, LIFETIME_CHANGE_MAX),
+        root=bytes(MESSAGE_ID_SIZE),
     )
     return 2 * BODY_MAX - len(_pack(largest))
 
@@ -253,7 +259,7 @@ def _pack(part: Part) -> bytes:
             part.salt,
             part.conversation,
             _packed_parents(part),
-            part.participants,
+            _packed_people(part.participants),
             part.subject,
             part.date,
             part.file_name,
@@ -266,6 +272,7 @@ def _pack(part: Part) -> bytes:
             part.lifetime.seconds,
             part.lifetime.change,
             part.note.listed(),
+            part.root,
         )
     )
     return packed
@@ -277,7 +284,26 @@ def _packed_parents(part: Part) -> list[bytes]:
     return [bytes([number(parent.author)]) + parent.hash for parent in part.parents]
 
 
-def _parents(packed: object, participants: tuple[str, ...]) -> tuple[Parent, ...]:
+def _packed_people(people: tuple[Person, ...]) -> list[bytes]:
+    return [_packed_person(person) for person in people]
+
+
+def _packed_person(person: Person) -> bytes:
+    """directory 16 | name."""
+    return person.directory + person.name.encode("ascii")
+
+
+def _people(packed: object) -> tuple[Person, ...]:
+    if not isinstance(packed, list) or not all(isinstance(each, bytes) for each in packed):
+        raise DecodeError("not a list of participants")
+    try:
+        people = [Person(p[:DIRECTORY_SIZE], p[DIRECTORY_SIZE:].decode("ascii")) for p in packed]
+    except UnicodeDecodeError as error:
+        raise DecodeError("not a list of participants") from error
+    return tuple(people)
+
+
+def _parents(packed: object, participants: tuple[Person, ...]) -> tuple[Parent, ...]:
     if not isinstance(packed, list) or len(packed) > PARENTS_MAX:
         raise DecodeError("not a message")
     for each in packed:
@@ -289,19 +315,12 @@ def _parents(packed: object, participants: tuple[str, ...]) -> tuple[Parent, ...
 def _decode_part(fields: list[Any]) -> Part:
     if len(fields) != _PART_FIELDS:
         raise DecodeError("not a message")
-    *plain, seconds, change, note = fields[2:]
-    part = Part(*plain)
-    if not isinstance(part.participants, list):
-        raise DecodeError("not a message")
-    participants = tuple(part.participants)
-    part = replace(
-        part,
-        parents=_parents(part.parents, participants),
-        participants=participants,
-        lifetime=Lifetime(seconds, change),
-        folder=fields[1] == KIND_FOLDER,
-        note=_decode_refs(note),
-    )
+    kind, salt, conversation, parents, people, *plain, seconds, change, note, root = fields[1:]
+    participants = _people(people)
+    parents = _parents(parents, participants)
+    lifetime, refs = Lifetime(seconds, change), _decode_refs(note)
+    behind = kind == KIND_FOLDER, lifetime, refs, root, kind == KIND_LEAVING
+    part = Part(*(salt, conversation, parents, participants, *plain, *behind))
     _check_part(part)
     return part
 
@@ -335,10 +354,7 @@ def _are_refs(refs: Refs) -> bool:
 
 def _check_note(note: Note) -> None:
     if not (
-        _are_refs(note.refs)
-        and isinstance(note.lost, bool)
-        and isinstance(note.bundle, bytes)
-        and len(note.bundle) <= BUNDLE_MAX
+        _are_refs(note.refs) and isinstance(note.bundle, bytes) and len(note.bundle) <= BUNDLE_MAX
     ):
         raise DecodeError("not a note")
 
@@ -356,6 +372,8 @@ def _check_part(part: Part) -> None:
         and _is_text(part.subject, SUBJECT_MAX)
         and _is_text(part.file_name, FILE_NAME_MAX)
         and (part.file_name or not part.folder)
+        and (not part.leaving or (part.count == _SOLE_PART and not part.file_name))
+        and (part.root == b"" or _is_bytes(part.root, MESSAGE_ID_SIZE))
         and _is_int(part.date, DATE_MAX)
         and isinstance(part.chunk, bytes)
         and isinstance(part.bundle, bytes)
@@ -368,14 +386,12 @@ def _check_part(part: Part) -> None:
     _check_share(part)
 
 
-def _check_participants(names: tuple[str, ...]) -> None:
-    if not 2 <= len(names) <= PARTICIPANTS_MAX:
+def _check_participants(people: tuple[Person, ...]) -> None:
+    if not 2 <= len(people) <= PARTICIPANTS_MAX:
         raise DecodeError("not a list of participants")
-    for name in names:
-        if not isinstance(name, str):
-            raise DecodeError("not a list of participants")
-        check_name(name)
-    if any(name >= after for name, after in pairwise(names)):
+    for person in people:
+        person.checked()
+    if any(person >= after for person, after in pairwise(people)):
         raise DecodeError("not a list of participants")
 
 
@@ -419,4 +435,5 @@ _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     KIND_PART: _decode_part,
     KIND_NOTE: _decode_note,
     KIND_FOLDER: _decode_part,
+    KIND_LEAVING: _decode_part,
 }

@@ -2,8 +2,9 @@
 Conversations and Lifetimes.
 
 The first conversation of some people about a subject has an id that follows from them, and so has
-the second, and so on. Two who begin the same conversation at once thus begin one. The clock is the
-caller's.
+the second, and so on. Two who begin the same conversation at once thus begin one. One that goes on
+with other people has an id that follows from these and from the id of the one in which it began.
+The clock is the caller's.
 """
 
 from dataclasses import dataclass
@@ -17,20 +18,37 @@ from cbfs_common.limits import (
     MESSAGE_LIFETIME_MAX,
     MESSAGE_LIFETIME_MIN,
 )
+from cbfs_common.person import Person
 from cbfs_common.primitives import kdf
 
 CONVERSATION_ID_SIZE = 16
 _DERIVED = 0x80
 
 
-def conversation_id(participants: tuple[str, ...], subject: str, number: int) -> bytes:
-    """16 bytes: the id of conversation ``number``, from 0, of these people (sorted names) about
-    this. Its first bit is set."""
-    fields = [name.encode() for name in participants]
-    fields = [bytes([len(fields)]), *(bytes([len(name)]) + name for name in fields)]
-    fields += [number.to_bytes(2, "big"), subject.encode()]
-    derived = kdf(b"", b"cbfs1 talk id", b"".join(fields), CONVERSATION_ID_SIZE)
-    return bytes([derived[0] | _DERIVED]) + derived[1:]
+def conversation_id(participants: tuple[Person, ...], subject: str, number: int) -> bytes:
+    """16 bytes: the id of conversation ``number``, from 0, of these people (sorted) about this. Its
+    first bit is set."""
+    return _derived(_numbered(_people(participants), subject.encode(), number))
+
+
+def _numbered(people: bytes, subject: bytes, number: int) -> bytes:
+    said = people + number.to_bytes(2, "big") + subject
+    return kdf(b"", b"cbfs1 talk id", said, CONVERSATION_ID_SIZE)
+
+
+def continued_id(root: bytes, participants: tuple[Person, ...], subject: str) -> bytes:
+    """16 bytes: the id under which these people (sorted) go on with what they, or some of them,
+    began under the id ``root`` (16). Its first bit is set."""
+    said = root + _people(participants) + subject.encode()
+    return _derived(kdf(b"", b"cbfs1 talk on", said, CONVERSATION_ID_SIZE))
+
+
+def _people(participants: tuple[Person, ...]) -> bytes:
+    return bytes([len(participants)]) + b"".join(person.encode() for person in participants)
+
+
+def _derived(id: bytes) -> bytes:
+    return bytes([id[0] | _DERIVED]) + id[1:]
 
 
 def random_conversation_id(random: bytes) -> bytes:
@@ -39,13 +57,17 @@ def random_conversation_id(random: bytes) -> bytes:
     return bytes([random[0] & ~_DERIVED]) + random[1:]
 
 
-def fits(id: bytes, participants: tuple[str, ...], subject: str) -> bool:
-    """Whether a conversation of these people about this may have this id. A derived id belongs
-    to its participants and subject: nobody else can begin a conversation under it first."""
-    return not id[0] & _DERIVED or any(
-        conversation_id(participants, subject, number) == id
-        for number in range(CONVERSATION_NUMBERS)
-    )
+def fits(id: bytes, participants: tuple[Person, ...], subject: str, root: bytes = b"") -> bool:
+    """Whether a conversation of these people about this may have this id; one that goes on from the
+    one of the id ``root``, if that is not empty. A derived id belongs to its participants and
+    subject: nobody else can begin a conversation under it first."""
+    if root:
+        return id == continued_id(root, participants, subject)
+    if not id[0] & _DERIVED:
+        return True
+    hashes = id, bytes([id[0] & ~_DERIVED]) + id[1:]
+    people, said = _people(participants), subject.encode()
+    return any(_numbered(people, said, number) in hashes for number in range(CONVERSATION_NUMBERS))
 
 
 # Lifetimes

@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from cbfs_common.errors import CryptoError, DecodeError, LimitError
 from cbfs_common.limits import COSIGNATURE_AGE_MAX, COSIGNATURE_AHEAD_MAX, HEADS_SEEN_MAX
+from cbfs_common.names.changes import HistoryLink
 from cbfs_common.names.entry import (
     CHANGE_SIZE,
     Entry,
@@ -24,7 +25,14 @@ from cbfs_common.names.entry import (
     name_index,
 )
 from cbfs_common.names.faults import BundleRefused, DirectoryLies, Fault, NameChanged, NameExpired
-from cbfs_common.names.feed import FeedRound, Position, follow, position_after, read_position
+from cbfs_common.names.feed import (
+    FeedRound,
+    Followed,
+    Position,
+    follow,
+    position_after,
+    read_position,
+)
 from cbfs_common.names.layout import Fields
 from cbfs_common.names.note import (
     Checkpoint,
@@ -33,7 +41,7 @@ from cbfs_common.names.note import (
     verify_cosignature,
     verify_log,
 )
-from cbfs_common.names.operations import HistoryLink, OperationRefused
+from cbfs_common.names.operations import OperationRefused
 from cbfs_common.names.policy import Policy, parse_policy
 from cbfs_common.names.proofs import Evidence, decode_bundle, encode_bundle
 from cbfs_common.names.trees import decode_map_proof, extends, includes
@@ -279,15 +287,16 @@ def check_extends(
     proof: tuple[bytes, ...],
     old: int,
     end: Position,
-) -> None:
+) -> Followed:
     """That the log at ``end`` goes on from a position: by rounds up to size ``old``, and by a
-    consistency proof from there. Raises DirectoryLies."""
+    consistency proof from there. What the rounds lead to. Raises DirectoryLies."""
     try:
-        between = follow(position, rounds, old).position
+        between = follow(position, rounds, old)
     except DecodeError as error:
         raise DirectoryLies(Fault.FEED) from error
-    if not extends(old, end.size, between.root(), end.root(), proof):
+    if not extends(old, end.size, between.position.root(), end.root(), proof):
         raise DirectoryLies(Fault.FORK)
+    return between
 
 
 def is_current(

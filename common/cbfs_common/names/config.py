@@ -18,6 +18,7 @@ and the witnesses' keys; none of these are part of what is hashed.
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import sha256
 
 from cbfs_common.errors import DecodeError
@@ -30,6 +31,13 @@ from cbfs_common.primitives import KEY_SIZE
 from cbfs_common.profile import Address, parse_address
 
 CONFIG_LABEL = "cbfs1 names config"
+SHORT = 5
+"""Shorter names need an invite, unless the configuration says otherwise: there are so few of them
+that a stranger could have them all."""
+
+CONFIGS_KEPT = 16
+"""Parsed configurations in memory: each operation is looked at under the one in force."""
+
 LIFETIME_MAX = 100 * 365 * 86_400
 LIFETIME = 2 * 365 * 86_400
 """How long a registration lasts, unless the configuration says otherwise."""
@@ -47,9 +55,10 @@ class Registration(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """``work``: leading zero bits that a COMMIT's proof of work must have (0: none asked).
-    ``registrar``: the Ed25519 key (32) that signs invites, or empty. Names shorter than
-    ``short`` need an invite to that very name. ``lifetime`` of a registration in seconds."""
+    """``work``: leading zero bits that a COMMIT's proof of work must have at least where the rule
+    is WORK. ``registrar``: the Ed25519 key (32) that signs invites, or empty. Names shorter than
+    ``short`` need an invite to that very name: nobody gets them where there is no registrar.
+    ``lifetime`` of a registration in seconds."""
 
     registration: Registration = Registration.OPEN
     work: int = 0
@@ -170,6 +179,7 @@ def parse_config(text: str) -> ConfigFile:
     return ConfigFile(config, server, urls)
 
 
+@lru_cache(CONFIGS_KEPT)
 def config_of(text: str) -> Config:
     """The configuration of a text that must be exactly what is hashed. Raises DecodeError."""
     config = parse_config(text).config
@@ -186,7 +196,7 @@ def _terms(lines: dict[str, list[str]]) -> Terms:
         case ["invite"]:
             registration = Registration.INVITE
         case ["work", bits]:
-            registration, work = Registration.WORK, _number(bits, 1, WORK_BITS_MAX, "work")
+            registration, work = Registration.WORK, _number(bits, 0, WORK_BITS_MAX, "work")
         case _:
             raise DecodeError("registration is open, invite or work BITS")
     registrar = b""
@@ -197,12 +207,12 @@ def _terms(lines: dict[str, list[str]]) -> Terms:
             registrar = from_base64(key)
         case _:
             raise DecodeError("a registrar is one key")
-    short = _number(_one(lines, "short", str(NAME_MIN)), NAME_MIN, SPOKEN_FOR_MAX, "short")
+    short = _number(_one(lines, "short", str(SHORT)), NAME_MIN, SPOKEN_FOR_MAX, "short")
     lifetime = _one(lines, "lifetime", str(LIFETIME))
     if registrar and len(registrar) != KEY_SIZE:
         raise DecodeError("a registrar is a key of 32 bytes in base64")
-    if not registrar and (registration is Registration.INVITE or short > NAME_MIN):
-        raise DecodeError("invites and short names need a registrar")
+    if not registrar and registration is Registration.INVITE:
+        raise DecodeError("invites need a registrar")
     return Terms(
         registration, work, registrar, short, _number(lifetime, 1, LIFETIME_MAX, "lifetime")
     )

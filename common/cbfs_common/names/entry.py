@@ -30,11 +30,13 @@ CHANGE_SIZE = 8
 
 class Status(IntEnum):
     """What an entry's owner has said of it. Of a FROZEN one the owner's keys change nothing any
-    more; only a recovery ends it. A RELEASED one is over."""
+    more; only a recovery ends it. A SUSPENDED one was frozen by its agent, and its owners end that
+    by a ROTATE. A RELEASED one is over."""
 
     ACTIVE = 1
     FROZEN = 2
     RELEASED = 3
+    SUSPENDED = 4
 
 
 _STATUSES = frozenset(Status)
@@ -76,6 +78,14 @@ def read_keys(fields: Fields) -> Keys:
     return Keys(threshold, fields.hashes(count))
 
 
+def read_agent(fields: Fields) -> bytes:
+    """The next agent key of a layout: 32 bytes, or empty for none. Raises DecodeError."""
+    agent = fields.short()
+    if len(agent) not in (0, KEY_SIZE):
+        raise fields.error()
+    return agent
+
+
 def read_name(fields: Fields) -> str:
     """The next user name of a layout. Raises DecodeError."""
     return check_name(fields.text(NAME_MAX))
@@ -90,6 +100,7 @@ class Entry:
     the round of this change, ``previous`` (32) the hash of the entry before it (zeros for none),
     ``profile`` an encoded profile (at most 1,024 bytes), opaque to the directory. ``heirs``: a
     recovery is under way, and from ``due`` (seconds) on they are the owners; none, and 0, without.
+    ``agent`` (Ed25519, 32, or empty for none) may renew the name and suspend it, and nothing else.
     """
 
     name: str
@@ -104,13 +115,22 @@ class Entry:
     profile: bytes
     heirs: Keys = NO_KEYS
     due: int = 0
+    agent: bytes = b""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the owners, or their agent, have said that others may have the keys: nothing is
+        sent to such a name."""
+        return self.status in (Status.FROZEN, Status.SUSPENDED)
 
     def settled(self, time: int) -> "Entry":
         """The entry with those who own it at ``time`` (seconds) as owners: a recovery that is due
-        has ended, and with it a freeze."""
+        has ended, and with it a freeze, and what the agent of those before may do."""
         if not self.heirs.keys or time < self.due:
             return self
-        return replace(self, status=Status.ACTIVE, owners=self.heirs, heirs=NO_KEYS, due=0)
+        return replace(
+            self, status=Status.ACTIVE, owners=self.heirs, heirs=NO_KEYS, due=0, agent=b""
+        )
 
     def encode(self) -> bytes:
         """The layout that is hashed."""
@@ -127,6 +147,7 @@ class Entry:
             + self.recovery.encode()
             + self.heirs.encode()
             + self.due.to_bytes(8, "big")
+            + short(self.agent)
             + long(self.profile)
         )
 
@@ -136,7 +157,8 @@ class Entry:
 
 
 ENTRY_MAX = (
-    1 + 1 + NAME_MAX + 4 + 4 + 1 + 8 + 8 + 32 + 3 * (2 + 32 * OWNER_KEYS_MAX) + 8 + 2 + PROFILE_MAX
+    1 + 1 + NAME_MAX + 4 + 4 + 1 + 8 + 8 + 32 + 3 * (2 + 32 * OWNER_KEYS_MAX) + 8 + 1 + KEY_SIZE
+    + 2 + PROFILE_MAX
 )  # fmt: skip
 
 
@@ -154,7 +176,7 @@ def decode_entry(data: bytes) -> Entry:
     incarnation, version, status = fields.number(4), fields.number(4), fields.number(1)
     expires, round_, previous = fields.number(8), fields.number(8), fields.take(HASH_SIZE)
     owners, recovery, heirs = read_keys(fields), read_keys(fields), read_keys(fields)
-    due, profile = fields.number(8), fields.long()
+    due, agent, profile = fields.number(8), read_agent(fields), fields.long()
     fields.end()
     if status not in _STATUSES or not incarnation or not version or not owners.keys:
         raise fields.error()
@@ -173,6 +195,7 @@ def decode_entry(data: bytes) -> Entry:
         profile,
         heirs,
         due,
+        agent,
     )
 
 

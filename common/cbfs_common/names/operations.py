@@ -10,20 +10,21 @@ from enum import IntEnum
 from hashlib import sha256
 from typing import TypedDict
 
-from cbfs_common.errors import CbfsError, CryptoError, DecodeError
+from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.limits import (
-    COMMIT_LIFETIME,
     COSIGNERS_MAX,
-    NAME_GRACE,
     NAME_MAX,
-    NAME_QUARANTINE,
     NAMES_CONFIG_MAX,
-    OPERATION_ROUNDS_MAX,
     OWNER_KEYS_MAX,
     PROFILE_MAX,
-    RECOVERY_DELAY,
 )
-from cbfs_common.names.entry import NO_KEYS, Entry, Keys, Status, read_keys, read_name
+from cbfs_common.names.entry import (
+    NO_KEYS,
+    Keys,
+    read_agent,
+    read_keys,
+    read_name,
+)
 from cbfs_common.names.layout import HASH_SIZE, ZERO, Fields, labelled, long, short
 from cbfs_common.person import DIRECTORY_SIZE, Person
 from cbfs_common.primitives import KEY_SIZE, SIGNATURE_SIZE, kdf, sign, sign_public, verify
@@ -72,7 +73,8 @@ class Refusal(IntEnum):
     NO_QUORUM = 22
     EQUIVOCATION = 23
     WRONG_CONFIG = 24
-    FLOODED = 25
+    CHANGED_OFTEN = 25
+    NAME_SUSPENDED = 26
 
 
 _WORDS = {
@@ -93,6 +95,10 @@ _WORDS = {
     Refusal.TOO_MANY: ("the directory has too much to do", "try again later"),
     Refusal.STOPPED: ("the directory makes no rounds now", "tell its operator"),
     Refusal.NAME_FROZEN: ("the name is frozen", "only its recovery keys can free it"),
+    Refusal.NAME_SUSPENDED: (
+        "the name was frozen with its agent key",
+        "its owner key frees it, with new keys: cbfs name rotate",
+    ),
     Refusal.NAME_RELEASED: ("the name was given up by its owner", ""),
     Refusal.NO_RECOVERY: ("there is no recovery of the name to act on", ""),
     Refusal.WRONG_TERM: ("the name cannot be renewed to that time", "see the directory's terms"),
@@ -114,7 +120,10 @@ _WORDS = {
         "the directory has stopped, as one of its keys has signed two histories",
         "ask its operator for the evidence",
     ),
-    Refusal.FLOODED: ("too many registrations are under way", "try again tomorrow"),
+    Refusal.CHANGED_OFTEN: (
+        "the name has been changed too often in a short time",
+        "try again in an hour; new keys, a freeze or a recovery do not wait for that",
+    ),
     Refusal.WRONG_CONFIG: ("the configuration does not follow from the present one", ""),
 }
 
@@ -151,8 +160,9 @@ class Operation:
 
     ``name``, ``incarnation``, ``version`` and ``previous`` (32) say what entry of the ``directory``
     (16) it makes, and of which; of a COMMIT they are empty and zero. ``expires``: the last round
-    that may hold it. ``secret`` (32): COMMIT's commitment, REGISTER's salt. ``signatures``: (key
-    32, signature 64), sorted by key.
+    that may hold it. ``secret`` (32): COMMIT's commitment, REGISTER's salt. ``agent``: the agent's
+    key (32) that the entry is to have, or empty. ``signatures``: (key 32, signature 64), sorted by
+    key.
     """
 
     kind: OperationKind
@@ -171,6 +181,7 @@ class Operation:
     invite: bytes = b""
     until: int = 0
     terms: str = ""
+    agent: bytes = b""
 
     def body(self) -> bytes:
         """What is signed, after the label."""
@@ -197,7 +208,7 @@ class Operation:
             case OperationKind.RELEASE | OperationKind.FREEZE | OperationKind.CANCEL:
                 return head
         if self.kind is not OperationKind.UPDATE:
-            head += self.owners.encode() + self.recovery.encode()
+            head += self.owners.encode() + self.recovery.encode() + short(self.agent)
         return head + long(self.profile)
 
     def encode(self) -> bytes:
@@ -211,20 +222,26 @@ class Operation:
         made = {sign_public(seed): sign(seed, message) for seed in seeds}
         return replace(self, signatures=tuple(sorted(made.items())))
 
+    def claimed(self) -> frozenset[bytes]:
+        """The keys that are said to have signed. No signature is verified for this: whether these
+        keys would do is asked first, as anybody may send signatures by keys of their own."""
+        return frozenset(key for key, _ in self.signatures)
+
     def signers(self) -> frozenset[bytes]:
-        """The keys that have signed. Raises OperationRefused when a signature is wrong."""
+        """The keys that have signed: those of ``claimed``. Raises OperationRefused when a signature
+        is wrong."""
         message = OPERATION_LABEL + b"\n" + self.body()
         try:
             for key, signature in self.signatures:
                 verify(key, message, signature)
         except CryptoError as error:
             raise OperationRefused(Refusal.WRONG_SIGNATURE) from error
-        return frozenset(key for key, _ in self.signatures)
+        return self.claimed()
 
 
 OPERATION_MAX = (
     2 + DIRECTORY_SIZE + 1 + NAME_MAX + 4 + 4 + HASH_SIZE + 8 + SALT_SIZE
-    + 2 * (2 + KEY_SIZE * OWNER_KEYS_MAX) + 2 + PROFILE_MAX
+    + 2 * (2 + KEY_SIZE * OWNER_KEYS_MAX) + 1 + KEY_SIZE + 2 + PROFILE_MAX
     + 1 + SIGNATURES_MAX * (KEY_SIZE + SIGNATURE_SIZE)
 )  # fmt: skip
 """Bytes of an encoded operation on a name, at most."""
@@ -292,6 +309,7 @@ class _Rest(TypedDict, total=False):
     invite: bytes
     until: int
     terms: str
+    agent: bytes
 
 
 def _read_rest(fields: Fields, kind: OperationKind) -> _Rest:
@@ -315,6 +333,7 @@ def _read_rest(fields: Fields, kind: OperationKind) -> _Rest:
         rest["secret"] = fields.take(SALT_SIZE)
     if kind is not OperationKind.UPDATE:
         rest["owners"], rest["recovery"] = _some_keys(fields), read_keys(fields)
+        rest["agent"] = read_agent(fields)
     rest["profile"] = fields.long()
     if len(rest["profile"]) > PROFILE_MAX:
         raise fields.error()
@@ -361,167 +380,6 @@ def registration_salt(seed: bytes, person: Person) -> bytes:
     """The salt (32) of a registration, from the owner's seed (32), so that a registration that
     was cut off can be taken up with nothing stored."""
     return kdf(seed, b"cbfs1 names salt", person.encode(), SALT_SIZE)
-
-
-def check_place(operation: Operation, directory: bytes, round_: int) -> None:
-    """Whether it may stand in this round of this directory. Raises OperationRefused."""
-    if operation.directory != directory:
-        raise OperationRefused(Refusal.WRONG_DIRECTORY)
-    last = NEVER if operation.kind is OperationKind.FREEZE else round_ + OPERATION_ROUNDS_MAX
-    if not round_ <= operation.expires <= last:
-        raise OperationRefused(Refusal.OUT_OF_DATE)
-
-
-def taken_until(entry: Entry) -> int:
-    """The last second (since 1970) in which nobody else may register an entry's name."""
-    grace = 0 if entry.status is Status.RELEASED else NAME_GRACE
-    return entry.expires + grace + NAME_QUARANTINE
-
-
-def renewable_until(entry: Entry) -> int:
-    """The last second in which the owner of an active entry may still change it."""
-    return entry.expires + NAME_GRACE
-
-
-def apply_register(
-    old: Entry | None, operation: Operation, round_: int, time: int, lifetime: int
-) -> Entry:
-    """The entry that a REGISTER in this round (of this time, seconds) makes, for ``lifetime``
-    seconds. Its commitment is the caller's to check. Raises OperationRefused."""
-    incarnation, previous = 1, ZERO
-    if old is not None:
-        if time <= taken_until(old):
-            raise OperationRefused(Refusal.NAME_TAKEN)
-        incarnation, previous = old.incarnation + 1, old.digest()
-    if (operation.incarnation, operation.version, operation.previous) != (incarnation, 1, previous):
-        raise OperationRefused(Refusal.WRONG_VERSION)
-    _check_signed(operation, operation.owners)
-    return Entry(
-        operation.name,
-        incarnation,
-        1,
-        Status.ACTIVE,
-        time + lifetime,
-        round_,
-        previous,
-        operation.owners,
-        operation.recovery,
-        operation.profile,
-    )
-
-
-def apply_change(old: Entry | None, operation: Operation, round_: int, time: int) -> Entry:
-    """The entry that any operation but COMMIT, REGISTER and CONFIGURE in this round makes of
-    ``old``. Raises OperationRefused. RENEW's term is the caller's to check as well: a client
-    does not know the directory's."""
-    if old is None or old.name != operation.name:
-        raise OperationRefused(Refusal.NO_SUCH_NAME)
-    frozen_now = operation.kind is OperationKind.FREEZE
-    wanted = (0, ZERO) if frozen_now else (old.version + 1, old.digest())
-    if (operation.version, operation.previous) != wanted or (
-        operation.incarnation != old.incarnation
-    ):
-        raise OperationRefused(Refusal.WRONG_VERSION)
-    if old.status is Status.RELEASED:
-        raise OperationRefused(Refusal.NAME_RELEASED)
-    if time > renewable_until(old):
-        raise OperationRefused(Refusal.NAME_EXPIRED)
-    now = old.settled(time)
-    if now.status is Status.FROZEN and operation.kind is not OperationKind.RECOVER:
-        raise OperationRefused(Refusal.NAME_FROZEN)
-    changed = _changed(now, operation, time)
-    return replace(changed, version=old.version + 1, round=round_, previous=old.digest())
-
-
-def _changed(now: Entry, operation: Operation, time: int) -> Entry:
-    match operation.kind:
-        case OperationKind.UPDATE:
-            _check_signed(operation, now.owners)
-            return replace(now, profile=operation.profile)
-        case OperationKind.ROTATE:
-            _check_signed(operation, now.owners, operation.owners)
-            return replace(
-                now,
-                owners=operation.owners,
-                recovery=operation.recovery,
-                profile=operation.profile,
-            )
-        case OperationKind.RENEW:
-            _check_signed(operation, now.owners)
-            if operation.until <= now.expires:
-                raise OperationRefused(Refusal.WRONG_TERM)
-            return replace(now, expires=operation.until)
-        case OperationKind.RELEASE:
-            _check_signed(operation, now.owners)
-            return replace(
-                now,
-                status=Status.RELEASED,
-                expires=min(now.expires, time),
-                profile=b"",
-                heirs=NO_KEYS,
-                due=0,
-            )
-        case OperationKind.FREEZE:
-            _check_signed(operation, now.owners)
-            return replace(now, status=Status.FROZEN)
-        case OperationKind.RECOVER:
-            if not now.recovery.keys:
-                raise OperationRefused(Refusal.NO_RECOVERY)
-            _check_signed(operation, now.recovery, operation.owners)
-            return replace(now, heirs=operation.owners, due=time + RECOVERY_DELAY)
-        case OperationKind.CANCEL:
-            if not now.heirs.keys:
-                raise OperationRefused(Refusal.NO_RECOVERY)
-            _check_signed(operation, now.owners)
-            return replace(now, heirs=NO_KEYS, due=0)
-    raise OperationRefused(Refusal.BAD_REQUEST)
-
-
-def _check_signed(operation: Operation, *sets: Keys) -> None:
-    """Each of ``sets`` must have signed to its threshold, and nobody else."""
-    signers = operation.signers()
-    if not all(keys.satisfied(signers) for keys in sets) or signers.difference(
-        *(keys.keys for keys in sets)
-    ):
-        raise OperationRefused(Refusal.WRONG_SIGNATURE)
-
-
-def commit_fits(round_: int, time: int, made_round: int, made_time: int) -> bool:
-    """Whether a REGISTER now may follow a COMMIT of then: a later round, within a day."""
-    return made_round < round_ and time - made_time <= COMMIT_LIFETIME
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryLink:
-    """One step in an entry's history: an operation and the round (number, time) that held it."""
-
-    round: int
-    time: int
-    operation: bytes
-
-    def encode(self) -> bytes:
-        """round u64 | time u64 | length u16 | operation."""
-        return self.round.to_bytes(8, "big") + self.time.to_bytes(8, "big") + long(self.operation)
-
-    def follow(self, old: Entry, directory: bytes) -> Entry:
-        """The entry after this step. Raises OperationRefused or DecodeError."""
-        operation = decode_operation(self.operation)
-        if operation.kind in (
-            OperationKind.COMMIT,
-            OperationKind.REGISTER,
-            OperationKind.CONFIGURE,
-        ):
-            raise DecodeError("not a change of a name")
-        check_place(operation, directory, self.round)
-        return apply_change(old, operation, self.round, self.time)
-
-
-def read_link(fields: Fields) -> HistoryLink:
-    """The next HistoryLink of a layout. Raises DecodeError."""
-    round_, time, operation = fields.number(8), fields.number(8), fields.long()
-    if len(operation) > OPERATION_MAX:
-        raise fields.error()
-    return HistoryLink(round_, time, operation)
 
 
 # Receipts

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from cbfs_common.errors import DecodeError, LimitError
 from cbfs_common.limits import BUNDLE_MAX, HEAD_MAX
+from cbfs_common.names.changes import HistoryLink, read_link
 from cbfs_common.names.entry import ENTRY_MAX, ROUND_SIZE_MAX
 from cbfs_common.names.layout import Fields, long, short
-from cbfs_common.names.operations import HistoryLink, read_link
 from cbfs_common.names.trees import MAP_PROOF_MAX, PROOF_MAX
 from cbfs_common.person import DIRECTORY_SIZE
 

@@ -4,16 +4,20 @@ registration.
 It stands in the COMMIT and not in the REGISTER, since COMMITs are what strangers can flood the
 log with. An invite is a key pair: the registrar signs its public half, its holder signs the
 COMMIT, so that whoever sees the COMMIT cannot use the invite for another.
+
+The work grows with the COMMITs of late, so that who floods the directory makes it dear for himself,
+and nobody is ever refused who does the work.
 """
 
 import base64
 import binascii
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 from cbfs_common.errors import CryptoError, DecodeError
-from cbfs_common.limits import NAME_MAX
+from cbfs_common.limits import COMMIT_PACE, COMMITS_EASY, NAME_MAX, OPEN_WORK, WORK_BITS_MAX
 from cbfs_common.names.config import Registration, Terms
-from cbfs_common.names.layout import Fields, labelled, short
+from cbfs_common.names.layout import Fields, labelled, long, short
 from cbfs_common.names.operations import (
     INVITE_MAX,
     Operation,
@@ -107,17 +111,48 @@ def parse_token(text: str) -> Token:
     return token
 
 
-def let_in(terms: Terms, commit: Operation, token: Token | None) -> Operation:
-    """The COMMIT with what the directory's terms ask for. A proof of n bits takes 2^n hashes on
-    average, some microsecond each: call it in a thread. Raises OperationRefused when an invite is
-    needed and there is none."""
-    if token is not None:
-        return replace(commit, invite=token.invite.encode()).signed((token.seed,))
+def by_invite(commit: Operation, token: Token) -> Operation:
+    """The COMMIT with an invite, signed by its holder."""
+    return replace(commit, invite=token.invite.encode()).signed((token.seed,))
+
+
+def work_asked(terms: Terms, waiting: int) -> int:
+    """Leading zero bits that a COMMIT needs after ``waiting`` others that are not forgotten: one
+    more each time that their number doubles, from COMMITS_EASY on. 0 where none come in without an
+    invite."""
     if terms.registration is Registration.INVITE:
-        raise OperationRefused(Refusal.INVITE_NEEDED)
-    while terms.work and not proven(commit, terms.work):
-        commit = replace(commit, work=commit.work + 1)
-    return commit
+        return 0
+    least = OPEN_WORK if terms.registration is Registration.OPEN else terms.work
+    return min(least + (waiting // COMMITS_EASY).bit_length(), WORK_BITS_MAX)
+
+
+def busy_after(busy: int, time: int) -> int:
+    """Until when (seconds) COMMITs are remembered, with one more in a round of this ``time``, when
+    it was until ``busy`` before it."""
+    return max(busy, time) + COMMIT_PACE
+
+
+def waiting_at(busy: int, time: int) -> int:
+    """How many COMMITs are not forgotten at ``time`` when they are remembered until ``busy``."""
+    return max(busy - time, 0) // COMMIT_PACE
+
+
+def worked(commit: Operation, bits: int, tries: int) -> tuple[Operation, bool]:
+    """The COMMIT, which has no invite, after so many ``tries`` more of a proof of this many bits,
+    and whether it has that now. A proof takes 2^bits tries on average, of a microsecond each."""
+    begin = sha256(WORK_LABEL + b"\n" + replace(commit, work=0).body()[: -len(_WORK_END)])
+    first, limit = commit.work, 1 << 8 * begin.digest_size - bits
+    for number in range(first, first + tries):
+        each = begin.copy()
+        each.update(number.to_bytes(8, "big") + _NO_INVITE)
+        if int.from_bytes(each.digest(), "big") < limit:
+            return replace(commit, work=number), True
+    return replace(commit, work=first + tries), False
+
+
+_NO_INVITE = long(b"")
+_WORK_END = bytes(8) + _NO_INVITE
+"""How the body of a COMMIT without an invite ends, whose work is 0."""
 
 
 def proven(commit: Operation, bits: int) -> bool:
@@ -126,9 +161,10 @@ def proven(commit: Operation, bits: int) -> bool:
     return int.from_bytes(digest, "big") >> (8 * len(digest) - bits) == 0
 
 
-def check_commit(terms: Terms, commit: Operation, time: int) -> Invite | None:
-    """The invite that lets a COMMIT in at ``time`` (seconds); None when it needs none. Raises
-    OperationRefused. That the invite is not spent is the caller's to check."""
+def check_commit(terms: Terms, commit: Operation, time: int, bits: int) -> Invite | None:
+    """The invite that lets a COMMIT in at ``time`` (seconds); None when it needs none, but a proof
+    of work of so many ``bits``. Raises OperationRefused. That the invite is not spent is the
+    caller's to check."""
     if commit.kind is not OperationKind.COMMIT:
         raise OperationRefused(Refusal.BAD_REQUEST)
     if commit.invite:
@@ -137,7 +173,7 @@ def check_commit(terms: Terms, commit: Operation, time: int) -> Invite | None:
         raise OperationRefused(Refusal.WRONG_SIGNATURE)
     if terms.registration is Registration.INVITE:
         raise OperationRefused(Refusal.INVITE_NEEDED)
-    if terms.work and not proven(commit, terms.work):
+    if not proven(commit, bits):
         raise OperationRefused(Refusal.WORK_NEEDED)
     return None
 

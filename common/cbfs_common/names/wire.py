@@ -8,10 +8,11 @@ from typing import Any
 import msgpack
 
 from cbfs_common.errors import DecodeError
-from cbfs_common.limits import FEED_PART, HEAD_MAX, NAMES_CONFIG_MAX
+from cbfs_common.limits import FEED_PART, HEAD_MAX, NAMES_CONFIG_MAX, WORK_BITS_MAX
+from cbfs_common.names.changes import HistoryLink
 from cbfs_common.names.entry import ROUND_SIZE_MAX
 from cbfs_common.names.layout import Fields
-from cbfs_common.names.operations import SUBMIT_MAX, HistoryLink, Refusal
+from cbfs_common.names.operations import SUBMIT_MAX, Refusal
 from cbfs_common.names.proofs import (
     Evidence,
     encode_links,
@@ -135,9 +136,11 @@ class ChangesAre:
 
 @dataclass(frozen=True, slots=True)
 class TermsAre:
-    """The text of the configuration that was asked for."""
+    """The text of the configuration that was asked for. ``work``: leading zero bits that a COMMIT
+    without an invite would need in the next round."""
 
     config: str
+    work: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,9 @@ Reply = (
 _LOOKUP, _HISTORY, _SUBMIT, _ASK_HEAD, _ASK_CHANGES, _ASK_TERMS, _ASK_CONSISTENCY = range(1, 8)
 _LOOKED_UP, _STEPS, _SUBMITTED, _REFUSED, _HEAD_IS, _CHANGES_ARE = 129, 130, 131, 132, 133, 134
 _TERMS_ARE, _RECEIPTED, _CONSISTENCY_IS = 135, 136, 137
+
+_KINDS = (Lookup, AskHistory, Submit, AskHead, AskChanges, AskTerms, AskConsistency)
+_REFUSED_START = msgpack.packb((_REFUSED, 0))[:-1]
 
 
 def encode_request(request: Request) -> bytes:
@@ -200,8 +206,8 @@ def encode_reply(reply: Reply) -> bytes:
             return _pack(_HEAD_IS, note, round_leaf, encode_proof(proof))
         case ChangesAre(data, more):
             return _pack(_CHANGES_ARE, data, more)
-        case TermsAre(config):
-            return _pack(_TERMS_ARE, config)
+        case TermsAre(config, bits):
+            return _pack(_TERMS_ARE, config, bits)
         case Receipted(time, signature):
             return _pack(_RECEIPTED, time, signature)
         case ConsistencyIs(proof):
@@ -231,6 +237,20 @@ def decode_request(payload: bytes) -> Request:
             raise DecodeError("not a request to the name directory")
 
 
+def kind_in_a_word(payload: bytes) -> str:
+    """What a payload asks if it is a request, by its kind alone; ``other`` for any other."""
+    number = payload[1] if len(payload) > 1 else 0
+    return _KINDS[number - 1].__name__ if 0 < number <= len(_KINDS) else "other"
+
+
+def refusal_of(reply: bytes) -> Refusal | None:
+    """Why an encoded reply refuses; None when it does not."""
+    if not reply.startswith(_REFUSED_START):
+        return None
+    decoded = decode_reply(reply)
+    return decoded.refusal if isinstance(decoded, RefusedReply) else None
+
+
 def decode_reply(payload: bytes) -> Reply:
     """The reply that a payload is. Raises DecodeError."""
     match _unpack(payload):
@@ -248,8 +268,10 @@ def decode_reply(payload: bytes) -> Reply:
             return HeadIs(note, leaf, _proof(proof))
         case [134, bytes(data), bool(more)] if len(data) <= FEED_PART:
             return ChangesAre(data, more)
-        case [135, str(config)] if len(config) <= NAMES_CONFIG_MAX:
-            return TermsAre(config)
+        case [135, str(config), int(bits)] if (
+            len(config) <= NAMES_CONFIG_MAX and _is_number(bits) and bits <= WORK_BITS_MAX
+        ):
+            return TermsAre(config, bits)
         case [136, int(time), bytes(signature)] if (
             _is_number(time) and len(signature) == SIGNATURE_SIZE
         ):

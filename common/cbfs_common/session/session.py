@@ -7,7 +7,6 @@ body that came out. A session that was restored from a backup must not be used a
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Self
 
 from cbfs_common.errors import CryptoError, LimitError
@@ -77,6 +76,7 @@ from cbfs_common.session.state import (
     limit_skipped,
     without,
 )
+from cbfs_common.session.states import Stage
 
 __all__ = [
     "LIFE_SIZE",
@@ -113,25 +113,13 @@ class Duplicate(CryptoError):
 
 class SessionDiverged(CryptoError):
     """An envelope that was sealed with the header key of this session, whole and unchanged, and
-    that this state cannot open: the two sides have come apart. No server can bring this about."""
+    that this state cannot open: the two sides have come apart. A server alone brings this about
+    only by holding back starts by last-resort prekeys until others have crowded them out."""
 
 
 class TooFar(LimitError):
     """An envelope more than SKIP_MAX messages ahead. It opens once some of those before it have
     come: keep it."""
-
-
-class Stage(Enum):
-    """How far a session has come. PROTOCOL.rst, Session, States."""
-
-    OUT = "out"
-    """Begun here, and nothing has come back."""
-
-    IN = "in"
-    """Begun by the peer, who is not proven: whoever has stolen a prekey may have begun it."""
-
-    CONFIRMED = "confirmed"
-    """A turn of the peer has come that only the holder of its static keys can have made."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -176,6 +164,19 @@ class Session:
         return self.state.core.turn
 
     @property
+    def begun_here(self) -> bool:
+        """Whether this side is the initiator, whose turns are the even ones."""
+        own = self.turn - 1 if self.needs_turn else self.turn
+        return own % 2 == 0
+
+    @property
+    def proven(self) -> bool:
+        """Whether the peer has opened a turn of this side that proves it, so that the session is
+        confirmed there: turn 2 of the initiator (then turn 3 has come), turn 1 of the
+        responder."""
+        return self.turn >= 3 if self.begun_here else self.turn >= 2
+
+    @property
     def own_life(self) -> bytes | None:
         """One's own life (8) that was said in this session; None while nothing was sealed."""
         sending = self.state.sending
@@ -199,10 +200,19 @@ class Session:
         return self.state.receiving is not None
 
     @property
-    def unanswered(self) -> int:
-        """How many envelopes of the peer's last turn have come that no turn has answered."""
+    def number(self) -> int:
+        """That after the highest that has opened of the peer's last turn; 0 before any has."""
+        return self.state.receiving.number if self.state.receiving else 0
+
+    def only_from(self, number: int) -> Self:
+        """Without the keys of messages of the peer's last turn before this number that are not
+        here: they may have been, when this session was here before."""
         receiving = self.state.receiving
-        return receiving.number if receiving is not None and self.needs_turn else 0
+        if receiving is None:
+            return self
+        skipped = {n: key for n, key in receiving.skipped.items() if n >= number}
+        receiving = replace(receiving, skipped=skipped)
+        return type(self)(replace(self.state, receiving=receiving))
 
     @property
     def needs_turn(self) -> bool:

@@ -14,7 +14,16 @@ from typing import Any, ClassVar, Generic, TypeVar
 import msgpack
 
 from cbfs_common.errors import DecodeError
-from cbfs_common.limits import ENVELOPE_SIZE, IDS_MAX, PREKEY_RECORD_SIZE, UPLOAD_MAX
+from cbfs_common.limits import (
+    CHALLENGE_SIZE,
+    ENVELOPE_SIZE,
+    IDS_MAX,
+    INVITE_SIZE,
+    MARK_SIZE,
+    NEWCOMER_BITS_MAX,
+    PREKEY_RECORD_SIZE,
+    UPLOAD_MAX,
+)
 from cbfs_common.primitives import KEM_PUBLIC_SIZE, KEY_SIZE
 from cbfs_common.session.prekey import PREKEY_ID_SIZE, PrekeyKind
 from cbfs_common.strict_msgpack import unpack
@@ -39,6 +48,10 @@ class Code(IntEnum):
     UNKNOWN_ENVELOPE = 6
     TOO_MANY = 7
     TROUBLE = 8
+    FULL = 9
+    SUSPENDED = 10
+    WORK_NEEDED = 11
+    INVITE_NEEDED = 12
 
 
 def _bytes(value: Any, size: int) -> bytes:
@@ -170,7 +183,34 @@ class ServerLimits(Reply):
         return (self.mailbox, self.retention, self.prekeys)
 
 
+@dataclass(frozen=True, slots=True)
+class LastMark(Reply):
+    """The mark (MARK_SIZE bytes) that the account had when it was asked for; empty for none."""
+
+    KIND: ClassVar[int] = 71
+    mark: bytes
+
+    def fields(self) -> tuple[Any, ...]:
+        """mark."""
+        return (self.mark,)
+
+
 R_co = TypeVar("R_co", bound=Reply, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class NewcomerTerms(Reply):
+    """What the server asks of newcomers now: an invite (``invited``), or that the hash of a proof
+    of work for the ``challenge`` (CHALLENGE_SIZE) begins with so many zero ``bits``."""
+
+    KIND: ClassVar[int] = 72
+    invited: bool
+    challenge: bytes
+    bits: int
+
+    def fields(self) -> tuple[Any, ...]:
+        """invited flag, challenge, bits u8."""
+        return (self.invited, self.challenge, self.bits)
 
 
 class Request(Generic[R_co]):
@@ -187,9 +227,18 @@ class Request(Generic[R_co]):
 
 @dataclass(frozen=True, slots=True)
 class CreateAccount(Request[Done]):
-    """An account for the key that the client proved. Done also when there is one already."""
+    """An account for the key that the client proved. Done also when there is one already.
+    ``invite`` (INVITE_SIZE), or the ``number`` that is a proof of work for a ``challenge``
+    (CHALLENGE_SIZE): where the server asks for it, else empty and 0."""
 
     KIND: ClassVar[int] = 1
+    invite: bytes = b""
+    challenge: bytes = b""
+    number: int = 0
+
+    def fields(self) -> tuple[Any, ...]:
+        """invite, challenge, number u64."""
+        return (self.invite, self.challenge, self.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +353,29 @@ class GetLimits(Request[ServerLimits]):
 
 
 @dataclass(frozen=True, slots=True)
+class SwapMark(Request[LastMark]):
+    """Put ``new`` (MARK_SIZE bytes) in the place of the account's mark, if that is ``seen``: it has
+    the same size, or is empty where there is none."""
+
+    KIND: ClassVar[int] = 12
+    REPLY: ClassVar[type[Reply]] = LastMark
+    seen: bytes
+    new: bytes
+
+    def fields(self) -> tuple[Any, ...]:
+        """seen, new."""
+        return (self.seen, self.new)
+
+
+@dataclass(frozen=True, slots=True)
+class GetTerms(Request[NewcomerTerms]):
+    """Asks what a newcomer has to bring."""
+
+    KIND: ClassVar[int] = 13
+    REPLY: ClassVar[type[Reply]] = NewcomerTerms
+
+
+@dataclass(frozen=True, slots=True)
 class Arrived:
     """Pushed to a subscriber: an envelope and its id. Delete it once it is safe."""
 
@@ -328,8 +400,20 @@ AnyRequest = (
     | Delete
     | Subscribe
     | GetLimits
+    | SwapMark
+    | GetTerms
 )
-AnyReply = Done | ErrorReply | PrekeyCount | PrekeyRecord | EnvelopeIds | Stored | ServerLimits
+AnyReply = (
+    Done
+    | ErrorReply
+    | PrekeyCount
+    | PrekeyRecord
+    | EnvelopeIds
+    | Stored
+    | ServerLimits
+    | LastMark
+    | NewcomerTerms
+)
 
 
 def _upload(records: Any, kem: Any, replace: Any) -> UploadPrekeys:
@@ -348,12 +432,25 @@ def _refused(code: Any) -> ErrorReply:
         raise DecodeError("not a request or reply") from error
 
 
-def _after(after: Any) -> List:
-    return List(b"" if after == b"" and type(after) is bytes else _bytes(after, ID_SIZE))
+def _bits(value: Any) -> int:
+    if _count(value) > NEWCOMER_BITS_MAX:
+        raise DecodeError("not a request or reply")
+    return int(value)
+
+
+def _bytes_or_none(value: Any, size: int) -> bytes:
+    return b"" if value == b"" and type(value) is bytes else _bytes(value, size)
 
 
 _REQUESTS: dict[int, tuple[int, Callable[..., AnyRequest]]] = {
-    CreateAccount.KIND: (0, CreateAccount),
+    CreateAccount.KIND: (
+        3,
+        lambda invite, challenge, number: CreateAccount(
+            _bytes_or_none(invite, INVITE_SIZE),
+            _bytes_or_none(challenge, CHALLENGE_SIZE),
+            _count(number),
+        ),
+    ),
     DeleteAccount.KIND: (0, DeleteAccount),
     UploadPrekeys.KIND: (3, _upload),
     CountPrekeys.KIND: (0, CountPrekeys),
@@ -362,11 +459,16 @@ _REQUESTS: dict[int, tuple[int, Callable[..., AnyRequest]]] = {
         2,
         lambda user, envelope: Deliver(_bytes(user, KEY_SIZE), _bytes(envelope, ENVELOPE_SIZE)),
     ),
-    List.KIND: (1, _after),
+    List.KIND: (1, lambda after: List(_bytes_or_none(after, ID_SIZE))),
     Fetch.KIND: (1, lambda id: Fetch(_bytes(id, ID_SIZE))),
     Delete.KIND: (1, lambda ids: Delete(_list(ids, ID_SIZE, IDS_MAX))),
     Subscribe.KIND: (0, Subscribe),
     GetLimits.KIND: (0, GetLimits),
+    SwapMark.KIND: (
+        2,
+        lambda seen, new: SwapMark(_bytes_or_none(seen, MARK_SIZE), _bytes(new, MARK_SIZE)),
+    ),
+    GetTerms.KIND: (0, GetTerms),
 }
 _REPLIES: dict[int, tuple[int, Callable[..., AnyReply]]] = {
     Done.KIND: (0, Done),
@@ -384,6 +486,13 @@ _REPLIES: dict[int, tuple[int, Callable[..., AnyReply]]] = {
     ),
     Stored.KIND: (1, lambda envelope: Stored(_bytes(envelope, ENVELOPE_SIZE))),
     ServerLimits.KIND: (3, lambda a, b, c: ServerLimits(_count(a), _count(b), _count(c))),
+    LastMark.KIND: (1, lambda mark: LastMark(_bytes_or_none(mark, MARK_SIZE))),
+    NewcomerTerms.KIND: (
+        3,
+        lambda invited, challenge, bits: NewcomerTerms(
+            _flag(invited), _bytes(challenge, CHALLENGE_SIZE), _bits(bits)
+        ),
+    ),
 }
 _PUSHES: dict[int, tuple[int, Callable[..., Arrived]]] = {
     Arrived.KIND: (

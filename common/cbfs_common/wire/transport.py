@@ -246,6 +246,11 @@ class _Connection:
         out, self._out = self._out, b""
         return out
 
+    @property
+    def in_part(self) -> bool:
+        """Whether a message has come in part, so that nothing is said before its rest has come."""
+        return self._partial is not None
+
     def send(self, id: int, payload: bytes) -> bytes:
         """A sealed frame (FRAME_SIZE) to write. Frames must be written in the order of these
         calls. Raises LimitError for a payload over PAYLOAD_MAX, before anything changes."""

@@ -3,13 +3,16 @@
 import argparse
 import logging
 import os
+import resource
+import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -19,29 +22,43 @@ from cbfs_common.names.policy import SCHEME
 from cbfs_common.onion import PORT
 from cbfs_common.primitives import Random, kem_encapsulate
 from cbfs_common.profile import Address, parse_address
+from cbfs_host.admin import answer_operators, operators_socket
+from cbfs_host.admin_command import add_status, administer
+from cbfs_host.complaints import StoreError
 from cbfs_host.files import opened_data, trusted_path
-from cbfs_host.listening import Place, parse_place
-from cbfs_host.lmdb_environment import StoreError
-from cbfs_host.logs import ServerLog, add_log, keep_going, log_to
-from cbfs_host.onion import Onion, add_options, chosen, published
+from cbfs_host.garbage import look_less_for_cycles
+from cbfs_host.listening import Place, listen_all, local, place_of
+from cbfs_host.live_limits import LiveLimits, add_limits
+from cbfs_host.logs import ServerLog, keep_going, log_to
+from cbfs_host.metrics import listening_for_metrics, show
+from cbfs_host.onion import Onion, chosen
 from cbfs_host.program import start, until_asked
+from cbfs_host.rereading import Rereading
+from cbfs_host.settings import Current
+from cbfs_host.store_copies import add_copying
+from cbfs_host.systemd import Manager, passed_sockets
+from cbfs_names.admin.figures import WatchedProcess
+from cbfs_names.admin.metrics import FAMILIES, PREFIX
+from cbfs_names.admin.operators import DirectoryOperators
 from cbfs_names.commands.reconfigure import add_configure, add_submit
+from cbfs_names.commands.settings import DEFAULT_LISTEN, DirectoryOptions, limits_of, parse
 from cbfs_names.commands.tools import (
     PROGRAM,
     add_audit,
+    add_compact,
     add_invite,
     add_key,
-    add_terms,
     chosen_terms,
     read_text,
 )
+from cbfs_names.limits import DirectoryLimits
 from cbfs_names.processes.roles import Deployment, Role, SequencerRole, VerifierRole, shown
 from cbfs_names.processes.single import Embedded, EmbeddedCore
 from cbfs_names.state.keys import VERIFIER, ServerKeys, load_keys, load_namespace, write_file
 from cbfs_names.state.store import StateStore
 from cbfs_names.state.timekeeping import Timekeeper
 from cbfs_names.wire.service import DirectoryService
-from cbfs_names.wire.sockets import listen, listening_port, serve
+from cbfs_names.wire.sockets import Clients, serve
 
 _log = logging.getLogger(__name__)
 
@@ -53,113 +70,60 @@ TOOLS = {
     "submit": add_submit,
 }
 
-_EPILOG = """example:
-  cbfs-names --data /var/lib/cbfs-names --listen 127.0.0.1:7701
-
-Prints its address on the first line, and writes DATA/policy, the file that clients are given.
-With --sequencer or --verifier it is one of several processes: see cbfs-names(8).
-Besides: cbfs-names key, invite, configure, submit, audit, each with --help.
-"""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT. 0 after a clean stop, 1 for a failure, 2 for wrong usage, 130
     after Ctrl-C before it serves."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["admin"]:
+        commands = add_status, add_limits, add_copying, add_compact
+        return start(PROGRAM, partial(administer, PROGRAM, given[1:], *commands))
     work = _tool if given and given[0] in TOOLS else _main
     return start(PROGRAM, partial(work, given))
 
 
-def _main(given: list[str]) -> None:
-    options = _parse(given)
+def _main(arguments: list[str]) -> None:
+    said, values, options = parse(arguments)
+    manager, passed = Manager(), passed_sockets()
     random = Random(os.urandom, kem_encapsulate)
-    listening = parse_place(options.listen, 0)
-    public = listening if options.public is None else parse_place(options.public, 1, 1)
-    if public.everywhere:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
+    limits = Current(limits_of(values))
+    file = None if options.log is None else trusted_path(options.log)
+    with opened_data(options.data, PROGRAM) as directory, ServerLog(file) as log:
+
+        def apply(values: dict[str, Any]) -> None:
+            limits.now = limits_of(values)
+            log_to(log, PROGRAM, verbose=values["verbose"], kind=values["log_format"])
+
+        apply(values)
+        keys = load_keys(directory, random)
+        onion = chosen(options, directory, random.token)
+        begin = _starter(options, directory, keys, random, limits)
+        places = options.listen or (() if passed else DEFAULT_LISTEN)
+        metrics = listening_for_metrics(options.metrics, for_all=options.metrics_for_all)
+        with listen_all(passed, places) as listeners, metrics as for_metrics:
+            place = _public(options, listeners)
+            work = DirectoryWork(
+                *(directory, keys, begin, listeners, place, onion, random),
+                *(manager, limits, for_metrics),
+                Rereading(said, values, log, manager, apply),
+            )
+            trio.run(_run, work)
+
+
+def _public(options: DirectoryOptions, listeners: Sequence[socket.socket]) -> Place:
+    """Where clients are to come. Raises HostError, DecodeError."""
+    if options.public is not None and options.public.port == 0:
+        raise DecodeError("0 is not a port that clients can reach", "say which it is")
+    first = place_of(listeners)
+    named = options.listen[0].host if options.listen else first.host
+    public = options.public or Place(named, first.port)
+    if public.everywhere and not options.onion:
         raise DecodeError(
             f"clients cannot reach {public.host}", "say how they do: --public HOST:PORT"
         )
-    file = None if options.log is None else trusted_path(options.log)
-    with opened_data(options.data, PROGRAM) as directory, ServerLog(file) as log:
-        level = logging.INFO if options.verbose else logging.WARNING
-        log_to(log, level, "cbfs-names: %(message)s")
-        keys = load_keys(directory, random)
-        onion = chosen(options, directory, random.token)
-        begin = _starter(options, directory, keys, random)
-        answer = partial(_answer, directory, keys, begin, listening, public, onion, random)
-        trio.run(_run, answer, log)
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="cbfs-names",
-        description="A name directory for cbfs: who has which name, provable to everybody.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="keys, store and policy; made new"
-    )
-    parser.add_argument(
-        "--listen",
-        default="127.0.0.1:0",
-        metavar="HOST:PORT",
-        help="where to accept connections; port 0 takes a free one (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--public",
-        metavar="HOST:PORT",
-        help="how clients reach it, when that is not the address of --listen",
-    )
-    role = parser.add_mutually_exclusive_group()
-    role.add_argument("--sequencer", action="store_true", help="order rounds; verifiers elsewhere")
-    role.add_argument("--verifier", action="store_true", help="check and sign a sequencer's rounds")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="keys, groups, quorum, terms")
-    parser.add_argument(
-        "--first-config",
-        type=Path,
-        metavar="FILE",
-        help="of the directory's first round, for a new store when FILE is another by now",
-    )
-    parser.add_argument("--sequencer-url", metavar="URL", help="if FILE does not say it")
-    parser.add_argument(
-        "--peer",
-        action="append",
-        default=[],
-        metavar="URL",
-        help="another verifier, if FILE does not say it; may be repeated",
-    )
-    parser.add_argument(
-        "--store-is-current",
-        action="store_true",
-        help="your word that DIR is no old copy: do not wait until peers have said so",
-    )
-    parser.add_argument(
-        "--clock-is-right",
-        action="store_true",
-        help="your word that this computer's clock is right, when the log says that it has jumped",
-    )
-    add_terms(parser)
-    add_log(parser)
-    parser.add_argument("--verbose", action="store_true", help="log rounds as well")
-    add_options(parser)
-    options = parser.parse_args(arguments)
-    _check(parser, options)
-    return options
-
-
-def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Exits with 2 when what was said does not go together."""
-    if (options.sequencer or options.verifier) != (options.config is not None):
-        parser.error("--config goes with --sequencer or --verifier")
-    if (options.store_is_current or options.first_config) and options.config is None:
-        parser.error("--store-is-current and --first-config go with --sequencer or --verifier")
-    if options.config and (options.registration is not None or options.short is not None):
-        parser.error("with --config, registration and short stand in FILE")
-    if options.config and options.namespace is not None:
-        parser.error("with --config, the namespace stands in FILE")
-    if not options.verifier and (options.sequencer_url or options.peer):
-        parser.error("--sequencer-url and --peer go with --verifier")
+    return public
 
 
 def _tool(given: list[str]) -> None:
@@ -181,29 +145,44 @@ class Start:
 
 
 def _starter(
-    options: argparse.Namespace, directory: Path, keys: ServerKeys, random: Random
+    options: DirectoryOptions,
+    directory: Path,
+    keys: ServerKeys,
+    random: Random,
+    limits: Current[DirectoryLimits],
 ) -> Start:
     """What the options ask for. Raises DecodeError, and StoreError where the store has gone."""
     if options.config is None:
         _check_history(directory)
-        terms = chosen_terms(options, directory, random)
+        new = not (directory / "store").exists()
+        terms = chosen_terms(options, directory, random, new=new)
         namespace = load_namespace(directory, options.namespace)
         config = keys.config(terms or Terms(), namespace)
-        return Start(
-            config, lambda store: _service(store, config, keys, terms, options.clock_is_right)
-        )
+        right = options.clock_is_right
+
+        def service(store: StateStore) -> DirectoryService:
+            _check_copy(store, options.store_is_current)
+            return _service(store, config, keys, terms, right, limits)
+
+        return Start(config, service)
     file = parse_config(read_text(options.config))
     url = options.sequencer_url
     sequencer = None if url is None else parse_address(url, SCHEME)
-    peers = tuple(parse_address(peer, SCHEME) for peer in options.peer)
-    place = Deployment(file, sequencer, peers, options.store_is_current, options.clock_is_right)
+    peers = tuple(parse_address(peer, SCHEME) for peer in options.peer or ())
+    current, right = options.store_is_current, options.clock_is_right
+    place = Deployment(file, sequencer, peers, current, right, limits)
     role = SequencerRole if options.sequencer else VerifierRole
     first = file.config
     if options.first_config is not None:
         first = parse_config(read_text(options.first_config)).config
+
+    def process(store: StateStore) -> Role:
+        store.settle()  # copy or not: the others are asked what was signed
+        return role(store, keys, directory, place, random)
+
     return Start(
         first,
-        lambda store: role(store, keys, directory, place, random),
+        process,
         serves=options.sequencer,
         urls=file.urls,
     )
@@ -220,43 +199,64 @@ def _check_history(directory: Path) -> None:
         )
 
 
-async def _run(answer: Callable[[], Awaitable[None]], log: ServerLog) -> None:
+def _check_copy(store: StateStore, store_is_current: bool) -> None:
+    """Nobody else knows what a directory in one process has signed. Raises StoreError for a store
+    that may not know it all either."""
+    if store.is_copy and not store_is_current:
+        raise StoreError(
+            "the store is a copy: if anything was signed since it was made, whoever has seen that"
+            " would refuse this directory for good",
+            "if the directory has not run since, say so: --store-is-current; if it has, begin a new"
+            " one: cbfs-names(8) says under FILES what else there is",
+        )
+    store.settle()
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryWork:
+    """What there is before anything runs. ``public``: where clients come without an onion."""
+
+    directory: Path
+    keys: ServerKeys
+    start: Start
+    listeners: Sequence[socket.socket]
+    public: Place
+    onion: Onion | None
+    random: Random
+    manager: Manager
+    limits: Current[DirectoryLimits]
+    for_metrics: socket.socket | None
+    rereading: Rereading
+
+
+async def _run(work: DirectoryWork) -> None:
     async with trio.open_nursery() as nursery:
-        await nursery.start(until_asked, nursery.cancel_scope, log.reopen)
-        await answer()
+        reread, stopping = work.rereading.reread, work.manager.stopping
+        await nursery.start(until_asked, nursery.cancel_scope, reread, stopping)
+        await _answer(work)
         nursery.cancel_scope.cancel()
 
 
-async def _answer(
-    directory: Path,
-    keys: ServerKeys,
-    start: Start,
-    listening: Place,
-    public: Place,
-    onion: Onion | None,
-    random: Random,
-) -> None:
-    """Answer connections at ``listening`` over the store in ``directory``, until cancelled."""
-    listener = await listen(listening.host, listening.port)
-    async with listener:
-        port = listening_port(listener)
-        store = StateStore(directory / "store", start.config.encode())
+async def _answer(work: DirectoryWork) -> None:
+    """Answer connections over the store in the directory, until cancelled."""
+    directory, begin = work.directory, work.start
+    store = StateStore(directory / "store", begin.config.encode())
+    try:
+        role = begin.role(store)
         try:
-            role = start.role(store)
-            try:
-                async with _reached(onion, public, port) as place:
-                    address = Address(keys.server, place.host, place.port)
-                    if start.serves:
-                        _show(directory, address, start, shown(store))
-                    if isinstance(role, SequencerRole):
-                        role.when_configured(
-                            lambda config: _show(directory, address, start, config)
-                        )
-                    await _serve(listener, keys, random, role, address)
-            finally:
-                role.close()
+            async with _reached(work) as place:
+                address = Address(work.keys.server, place.host, place.port)
+                if begin.serves:
+                    _show(directory, address, begin, shown(store))
+                if isinstance(role, SequencerRole):
+                    role.when_configured(lambda config: _show(directory, address, begin, config))
+                clients = Clients(limits=work.limits)
+                watched = WatchedProcess(directory, store, role, clients, clients.meters)
+                await _serve(work, watched, address)
         finally:
-            store.close()
+            role.close()
+    finally:
+        store.close()
 
 
 def _show(directory: Path, address: Address, start: Start, config: Config) -> None:
@@ -271,17 +271,25 @@ def _show(directory: Path, address: Address, start: Start, config: Config) -> No
 
 
 @asynccontextmanager
-async def _reached(onion: Onion | None, public: Place, port: int) -> AsyncIterator[Place]:
-    """Where clients find the directory that listens on ``port``. Raises OnionError."""
-    if onion is None:
-        yield Place(public.host, public.port or port)
+async def _reached(work: DirectoryWork) -> AsyncIterator[Place]:
+    """Where clients find the directory. Raises OnionError."""
+    if work.onion is None:
+        yield work.public
         return
-    async with published(onion, port) as host:
+    # read in only here: other servers would be a sixth larger for stem
+    from cbfs_host.onion_service import published  # noqa: PLC0415
+
+    async with published(work.onion, local(place_of(work.listeners))) as host:
         yield Place(host, PORT)
 
 
 def _service(
-    store: StateStore, config: Config, keys: ServerKeys, terms: Terms | None, clock_is_right: bool
+    store: StateStore,
+    config: Config,
+    keys: ServerKeys,
+    terms: Terms | None,
+    clock_is_right: bool,
+    limits: Current[DirectoryLimits],
 ) -> DirectoryService:
     timekeeper = Timekeeper(store, is_right=clock_is_right)
     name = dict(config.witnesses)[VERIFIER].name
@@ -295,22 +303,35 @@ def _service(
         if changed is not None:
             _log.warning("the terms have changed: give clients the new policy file")
             head = changed
-    return DirectoryService(store, EmbeddedCore(core, head), time.time, head, timekeeper)
+    return DirectoryService(store, EmbeddedCore(core, head), time.time, head, timekeeper, limits)
 
 
-async def _serve(
-    listener: trio.SocketListener,
-    keys: ServerKeys,
-    random: Random,
-    service: Role,
-    address: Address,
-) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(service.run)
-        answer = partial(serve, listener, keys.transport, random, service)
-        nursery.start_soon(keep_going, "accepting connections", answer)
-        sys.stdout.write(address.url(SCHEME) + "\n")
-        sys.stdout.flush()
+async def _serve(work: DirectoryWork, watched: WatchedProcess, address: Address) -> None:
+    role, clients = watched.role, watched.clients
+    limits = {"limits": LiveLimits(work.rereading).verb}
+    verbs = DirectoryOperators(watched).verbs | limits
+    with operators_socket(watched.data) as operators:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(role.run)
+            keys, random = work.keys.transport, work.random
+            for what, loop in (
+                (
+                    "accepting connections",
+                    partial(serve, work.listeners, keys, random, role, clients),
+                ),
+                (
+                    "answering operators",
+                    partial(answer_operators, operators, verbs),
+                ),
+                ("counting", clients.meters.run),
+            ):
+                nursery.start_soon(keep_going, what, loop)
+            show(nursery, work.for_metrics, PREFIX, FAMILIES, watched.figures)
+            sys.stdout.write(address.url(SCHEME) + "\n")
+            sys.stdout.flush()
+            look_less_for_cycles()
+            work.manager.ready(address.url(SCHEME))
+            await work.manager.watch(watched.store.progress)
 
 
 if __name__ == "__main__":

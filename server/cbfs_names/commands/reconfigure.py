@@ -88,7 +88,7 @@ def _configure(options: argparse.Namespace) -> None:
             terms=new.encode(),
         )
     signed = _with_signature(operation, seed)
-    write_file(options.operation, signed.encode(), 0o644)
+    write_file(options.operation, signed.encode(), 0o644, ours=False)
     names = _signers(old, signed)
     enough = "a quorum: submit it" if old.satisfied(names) else "no quorum yet"
     say(f"{options.operation}: signed by {', '.join(names)}; {enough}")

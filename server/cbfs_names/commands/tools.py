@@ -6,10 +6,11 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Protocol
 
 from cbfs_common.errors import CbfsError, DecodeError
-from cbfs_common.limits import NAME_MIN, SPOKEN_FOR_MAX, WORK_BITS_MAX
-from cbfs_common.names.config import Registration, Terms, parse_config
+from cbfs_common.limits import NAME_MIN, WORK_BITS_MAX
+from cbfs_common.names.config import SHORT, Registration, Terms, parse_config
 from cbfs_common.names.equivocation import decode_equivocation
 from cbfs_common.names.note import COSIGNER_KEY, LOG_KEY, NoteKey, parse_note_key, to_base64
 from cbfs_common.names.policy import SCHEME
@@ -17,9 +18,12 @@ from cbfs_common.names.registration import Invite, Token
 from cbfs_common.person import check_name, check_namespace
 from cbfs_common.primitives import KEY_SIZE, Random, kem_encapsulate, sign_public
 from cbfs_common.profile import Address
+from cbfs_host.admin_command import Subcommands, show
+from cbfs_host.complaints import HostError
 from cbfs_host.files import opened_data
 from cbfs_host.listening import parse_place
 from cbfs_names.state.keys import load_key, load_keys
+from cbfs_names.state.store import StateStore
 
 PROGRAM = "cbfs-names"
 
@@ -99,40 +103,34 @@ def _key(options: argparse.Namespace) -> None:
 REGISTRAR = "registrar.key"
 
 
-def add_terms(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what a directory of one process is, and who may register."""
-    parser.add_argument(
-        "--registration",
-        metavar="RULE",
-        help="open, invite, or work:BITS for a proof of work; kept until it is changed",
-    )
-    parser.add_argument(
-        "--namespace",
-        metavar="NAME",
-        help="its name for itself in all that it signs, like example.org; for good, with the first"
-        " start (default: from its key)",
-    )
-    parser.add_argument(
-        "--short", type=int, metavar="LENGTH", help="shorter names need an invite to that very name"
-    )
+class Wanted(Protocol):
+    """What the options ask of newcomers."""
+
+    @property
+    def registration(self) -> str | None:
+        """The rule."""
+
+    @property
+    def short(self) -> int | None:
+        """Shorter names take an invite."""
 
 
-def chosen_terms(options: argparse.Namespace, directory: Path, random: Random) -> Terms | None:
-    """What the options ask for; None: nothing is said. The registrar's key is made in the
-    directory when it is needed. Raises DecodeError, HostError."""
-    if options.registration is None and options.short is None:
+def chosen_terms(options: Wanted, directory: Path, random: Random, *, new: bool) -> Terms | None:
+    """What the options ask for; None: nothing is said, and the directory is not ``new``. The
+    registrar's key is made in the directory when it is needed. Raises DecodeError, HostError."""
+    if options.registration is None and options.short is None and not new:
         return None
-    rule, _, bits = (options.registration or "open").partition(":")
-    if rule not in set(Registration) or (rule == Registration.WORK) != bool(bits):
+    rule, colon, bits = (options.registration or "open").partition(":")
+    if rule not in set(Registration) or not (rule == Registration.WORK) == bool(colon) == bool(
+        bits
+    ):
         raise DecodeError("--registration is open, invite or work:BITS", "for example work:20")
     if bits and not (bits.isascii() and bits.isdigit() and len(bits) < 4):
-        raise DecodeError(f"work is a number from 1 to {WORK_BITS_MAX}")
+        raise DecodeError(f"work is a number from 0 to {WORK_BITS_MAX}")
     work = int(bits or 0)
-    if bits and not 1 <= work <= WORK_BITS_MAX:
-        raise DecodeError(f"work is a number from 1 to {WORK_BITS_MAX}")
-    short = NAME_MIN if options.short is None else options.short
-    if not NAME_MIN <= short <= SPOKEN_FOR_MAX:
-        raise DecodeError(f"--short is a number from {NAME_MIN} to {SPOKEN_FOR_MAX}")
+    if work > WORK_BITS_MAX:
+        raise DecodeError(f"work is a number from 0 to {WORK_BITS_MAX}")
+    short = SHORT if options.short is None else options.short
     registrar = b""
     if rule == Registration.INVITE or short > NAME_MIN:
         registrar = sign_public(load_key(directory / REGISTRAR, random))
@@ -156,6 +154,26 @@ def _invite(options: argparse.Namespace) -> None:
     expires = int(time.time()) + options.days * DAY
     invite = Invite(config.directory, sign_public(seed), expires, name).signed(registrar)
     say(Token(seed, invite).text())
+
+
+def add_compact(commands: Subcommands) -> None:
+    """Add the command that writes the store of a process anew that does not run."""
+    parser = commands.add_parser(
+        "compact", help="give the disk back what the store does not use; of one that does not run"
+    )
+    parser.set_defaults(run=lambda options: _compact(options.place))
+
+
+def _compact(place: Path) -> None:
+    if not (place / "store").is_dir():
+        raise HostError(f"there is no store in {place}", "give its data directory")
+    with opened_data(place, PROGRAM) as directory:
+        store = StateStore(directory / "store", None)
+        try:
+            before, after = store.compact()
+        finally:
+            store.close()
+    show((("bytes_before", before), ("bytes", after)), as_json=False)
 
 
 def _audit(options: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from cbfs_common.names.note import Checkpoint, NoteKey, SignedNote, parse_checkp
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address
 from cbfs_host.logs import keep_going, tell_fault
-from cbfs_names.limits import OLD_PATIENCE, RECOSIGN, RETRY_PAUSE
+from cbfs_names.limits import FULL_PAUSE, OLD_PATIENCE, RECOSIGN, RETRY_PAUSE
 from cbfs_names.processes.gossip import HeadComparison, Peers
 from cbfs_names.rounds.equivocation import compare, keep
 from cbfs_names.rounds.published import fetch, fetch_published, offered, page_of, published
@@ -28,6 +28,7 @@ from cbfs_names.state.block import Block, BlockRefused, NotNow, Reason
 from cbfs_names.state.replay import config_now
 from cbfs_names.state.round_log import Head, RoundLog, head_of
 from cbfs_names.state.store import StateStore
+from cbfs_names.state.tables import StoreFull
 from cbfs_names.state.timekeeping import Timekeeper
 from cbfs_names.wire.peer_link import PeerLink, connected
 from cbfs_names.wire.peer_messages import (
@@ -124,6 +125,9 @@ class Follower:
                 except Diverged:
                     await self._comparison.tell()  # who has the other history can prove it
                     raise
+                except StoreFull as error:
+                    _log.error("no round is signed, and look-ups are answered: %s", error.in_full)
+                    await trio.sleep(FULL_PAUSE)
                 except CbfsError:
                     raise
                 except Exception as error:  # whatever the sequencer has sent
@@ -237,9 +241,13 @@ class Follower:
             return
         if there != here:
             raise Diverged(there.size - 1)
-        with self._store.write() as writer:
-            writer.keep_head(encoded)
-            head = head_of(writer, note)
+        try:
+            with self._store.write() as writer:
+                writer.keep_head(encoded)
+        except StoreFull as error:  # it is shown all the same
+            _log.error("the newest head was not kept: %s", error.in_full)
+        with self._store.read() as view:
+            head = head_of(view, note)
         self._comparison.stir()
         self.on_head(head)
 

@@ -3,6 +3,7 @@ publishes a round when a quorum has signed it."""
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -11,7 +12,9 @@ from cbfs_common.errors import DecodeError
 from cbfs_common.names.config import Config
 from cbfs_common.names.note import parse_note
 from cbfs_common.names.operations import Refusal
+from cbfs_host.meter import Counts
 from cbfs_names.limits import AWAIT_PATIENCE, AWAITING_MAX, RETRY_PAUSE
+from cbfs_names.processes.room import keep_trying
 from cbfs_names.processes.votes import Votes
 from cbfs_names.rounds.published import offered, page_of
 from cbfs_names.rounds.sequencer import Sequencer, due
@@ -123,6 +126,11 @@ class Quorum:
             return Refusal.NO_QUORUM
         return None
 
+    def verifiers(self, now: int) -> Counts:
+        """The verifiers of the configuration, each with 1 if it has signed lately."""
+        present = set(self._votes.present(now))
+        return tuple((name, int(name in present)) for name, _ in self._votes.config.witnesses)
+
     async def _collect(self, block: Block) -> Head | None:
         """Offer a block until a quorum has signed it, or can no longer. The head with it."""
         self._votes.open(block, self._sequencer.checkpoint(block))
@@ -139,7 +147,8 @@ class Quorum:
 
     async def _publish(self, block: Block) -> Head | None:
         lines = self._votes.lines()
-        note = await trio.to_thread.run_sync(self._sequencer.publish, block, tuple(lines.values()))
+        # given up now, another would be proposed in the place of what verifiers have locked
+        note = await keep_trying(partial(self._sequencer.publish, block, tuple(lines.values())))
         with self._store.read() as view:
             head = head_of(view, note)
         if self._votes.publish(head, lines):

@@ -12,10 +12,12 @@ from cbfs_common.names.wire import Receipted, RefusedReply, encode_reply
 from cbfs_common.primitives import Random
 from cbfs_common.profile import Address
 from cbfs_host.logs import keep_going, tell_fault
-from cbfs_names.limits import CALL_TIMEOUT, FORWARD_INTERVAL, RECEIPTS_MAX
+from cbfs_names.limits import CALL_TIMEOUT, FORWARD_INTERVAL, RECEIPT_PACE, RECEIPTS_MAX
 from cbfs_names.rounds.verifier import Verifier
 from cbfs_names.state.replay import config_now
 from cbfs_names.state.store import StateStore
+from cbfs_names.state.tables import StoreFull
+from cbfs_names.wire.pace import Allowance
 from cbfs_names.wire.peer_link import connected
 from cbfs_names.wire.peer_messages import Forward
 from cbfs_names.wire.sockets import DeferredReply
@@ -41,6 +43,7 @@ class Receipts:
         self._sequencer = sequencer
         self._clock = clock
         self._random = random
+        self._pace = Allowance(RECEIPTS_MAX, 1 / RECEIPT_PACE)
         self._asked: list[tuple[bytes, DeferredReply]] = []
         self._arrival = trio.Event()
         self._given = trio.Event()
@@ -52,7 +55,7 @@ class Receipts:
             decode_operation(operation)
         except DecodeError:
             return encode_reply(RefusedReply(Refusal.BAD_REQUEST))
-        if len(self._asked) >= RECEIPTS_MAX:
+        if len(self._asked) >= RECEIPTS_MAX or self._pace.wait(1):
             return encode_reply(RefusedReply(Refusal.TOO_MANY))
         waiting = DeferredReply(encode_reply(RefusedReply(Refusal.TOO_MANY)), CALL_TIMEOUT)
         self._asked.append((operation, waiting))
@@ -79,11 +82,15 @@ class Receipts:
             time, signature = self._verifier.receipt(operation, int(self._clock()))
         except OperationRefused as error:
             return encode_reply(RefusedReply(error.refusal))
+        except StoreFull as error:
+            _log.error("no receipt is given: %s", error.in_full)
+            return encode_reply(RefusedReply(Refusal.STOPPED))
         except CbfsError:
             raise
         except Exception as error:
             tell_fault("an operation", error)
             return encode_reply(RefusedReply(Refusal.BAD_REQUEST))
+        self._pace.take(1)
         return encode_reply(Receipted(time, signature))
 
     async def _bring(self) -> None:

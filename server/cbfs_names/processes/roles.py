@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,9 @@ from cbfs_common.names.wire import RefusedReply, Submit, decode_request, encode_
 from cbfs_common.primitives import Random, sign_public
 from cbfs_common.profile import Address
 from cbfs_host.logs import keep_going
+from cbfs_host.meter import Counts
+from cbfs_host.settings import Current
+from cbfs_names.limits import DirectoryLimits
 from cbfs_names.processes.following import Follower
 from cbfs_names.processes.gossip import Peers, Recovery
 from cbfs_names.processes.quorum import Quorum
@@ -35,7 +38,20 @@ _log = logging.getLogger(__name__)
 
 
 class Role(Protocol):
-    """What one process of the directory runs and answers."""
+    """What one process of the directory runs and answers. ``kind``: what it is."""
+
+    kind: str
+
+    @property
+    def waiting(self) -> int:
+        """How many operations wait for a round."""
+
+    @property
+    def clock_doubted(self) -> bool:
+        """Whether no rounds are made, or signed, as this computer's clock has jumped."""
+
+    def verifiers(self, now: int) -> Counts:
+        """The verifiers that are known to be elsewhere, each with 1 if it has signed lately."""
 
     def answer(self, payload: bytes) -> bytes | DeferredReply:
         """The encoded reply to one encoded request, or what to wait on for it."""
@@ -56,13 +72,14 @@ def _warn(store: StateStore, given: Config) -> None:
 class Deployment:
     """A configuration file, and where the other processes are, which the file may say. ``current``:
     the operator's word that the store is no old copy. ``clock_is_right``: the operator's word on
-    the clock, after it has jumped."""
+    the clock, after it has jumped. ``limits``: what the operator has set."""
 
     file: ConfigFile
     sequencer: Address | None
     peers: tuple[Address, ...]
     current: bool
     clock_is_right: bool = False
+    limits: Current[DirectoryLimits] = field(default_factory=lambda: Current(DirectoryLimits()))
 
     def others(self, sequencer: Address | None, own: str) -> Peers:
         """The addresses of all processes but the verifier ``own``."""
@@ -75,6 +92,8 @@ class Deployment:
 class SequencerRole:
     """A sequencer whose verifiers are processes elsewhere."""
 
+    kind = "sequencer"
+
     def __init__(
         self, store: StateStore, keys: ServerKeys, data: Path, place: Deployment, random: Random
     ) -> None:
@@ -86,9 +105,25 @@ class SequencerRole:
         recovery = Recovery(store, sequencer, place.others(None, ""), random)
         self._quorum = Quorum(store, sequencer, recovery.run, data)
         timekeeper = Timekeeper(store, is_right=place.clock_is_right)
-        self._service = DirectoryService(store, self._quorum, time.time, timekeeper=timekeeper)
+        self._service = DirectoryService(
+            store, self._quorum, time.time, timekeeper=timekeeper, limits=place.limits
+        )
         self._quorum.on_head = self._service.publish
         self._quorum.on_receipted = self._service.take
+
+    @property
+    def waiting(self) -> int:
+        """How many operations wait for a round."""
+        return self._service.waiting
+
+    @property
+    def clock_doubted(self) -> bool:
+        """Whether no rounds are made, as this computer's clock has jumped."""
+        return self._service.clock_doubted
+
+    def verifiers(self, now: int) -> Counts:
+        """The verifiers of the configuration, each with 1 if it has signed lately."""
+        return self._service.verifiers(now)
 
     def when_configured(self, told: Callable[[Config], None]) -> None:
         """Tell of configurations that come into force."""
@@ -113,6 +148,8 @@ class SequencerRole:
 class VerifierRole:
     """A verifier. It answers look-ups as well, and operations with its receipt."""
 
+    kind = "verifier"
+
     def __init__(
         self,
         store: StateStore,
@@ -134,7 +171,9 @@ class VerifierRole:
         _warn(store, place.file.config)
         peers = place.others(sequencer, found[0])
         self._store = store
+        self._clock = clock
         self._answers: Answers | None = None
+        self._timekeeper = Timekeeper(store, clock, is_right=place.clock_is_right)
         self._follower = Follower(
             store,
             keys.verifier,
@@ -144,7 +183,7 @@ class VerifierRole:
             data,
             clock,
             random,
-            Timekeeper(store, clock, is_right=place.clock_is_right),
+            self._timekeeper,
         )
         self._receipts = Receipts(
             store, self._follower.verifier, keys.verifier, sequencer, clock, random
@@ -153,6 +192,20 @@ class VerifierRole:
         head = self._follower.head()
         if head is not None:
             self._show(head)
+
+    @property
+    def waiting(self) -> int:
+        """None: operations wait at the sequencer."""
+        return 0
+
+    @property
+    def clock_doubted(self) -> bool:
+        """Whether nothing is signed, as this computer's clock has jumped."""
+        return self._timekeeper.doubted
+
+    def verifiers(self, now: int) -> Counts:
+        """None: the sequencer knows who has signed."""
+        return ()
 
     def answer(self, payload: bytes) -> bytes | DeferredReply:
         """The encoded reply to another verifier or a client."""
@@ -185,7 +238,7 @@ class VerifierRole:
 
     def _show(self, head: Head) -> None:
         if self._answers is None:
-            self._answers = Answers(self._store, head)
+            self._answers = Answers(self._store, head, self._clock)
         self._answers.show(head)
 
 

@@ -10,12 +10,14 @@ import trio
 from cbfs_common.names.config import Terms
 from cbfs_common.names.note import SignatureLine
 from cbfs_common.names.operations import Operation, OperationKind, Refusal
+from cbfs_host.meter import Counts
 from cbfs_names.rounds.sequencer import Sequencer, due
 from cbfs_names.rounds.verifier import Verifier
 from cbfs_names.state.block import BlockRefused
 from cbfs_names.state.replay import config_now
 from cbfs_names.state.round_log import Head, Outcome, head_of
 from cbfs_names.state.store import StateStore
+from cbfs_names.state.tables import StoreFull
 
 _log = logging.getLogger(__name__)
 
@@ -32,15 +34,13 @@ class Embedded:
 
     def start(self, now: int) -> Head:
         """Finish what was cut off, make the first round if there is none, sign the head."""
-        block = self._sequencer.outstanding()
-        if block is not None:
-            try:
-                line = self._verifier.accept(block, now)
-                self._sequencer.publish(block, (line,))
-                return self._head(line)
-            except BlockRefused as error:
-                _log.warning("the round proposed before the restart: %s", error.in_full)
-                self._sequencer.drop(block.round.number)
+        try:
+            head = self._finish(now)
+        except StoreFull as error:  # it is proposed anew when there is room
+            _log.error("the round proposed before the restart: %s", error.in_full)
+            head = None
+        if head is not None:
+            return head
         with self._store.read() as view:
             begun = view.tip() is not None
         if begun:
@@ -51,6 +51,20 @@ class Embedded:
         line = self._verifier.accept(first, now)
         self._sequencer.publish(first, (line,))
         return self._head(line)
+
+    def _finish(self, now: int) -> Head | None:
+        """The round that was proposed before a restart; None: there is none, or none any more."""
+        block = self._sequencer.outstanding()
+        if block is None:
+            return None
+        try:
+            line = self._verifier.accept(block, now)
+            self._sequencer.publish(block, (line,))
+            return self._head(line)
+        except BlockRefused as error:
+            _log.warning("the round proposed before the restart: %s", error.in_full)
+            self._sequencer.drop(block.round.number)
+            return None
 
     def round(self, pending: list[bytes], now: int) -> Outcome:
         """One round of what is pending. Raises BlockRefused when the verifier does not sign what
@@ -121,3 +135,7 @@ class EmbeddedCore:
     def refusal(self, now: int) -> Refusal | None:
         """Why no operation is taken now; None: they are."""
         return None
+
+    def verifiers(self, now: int) -> Counts:
+        """None are elsewhere."""
+        return ()

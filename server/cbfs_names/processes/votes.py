@@ -8,6 +8,7 @@ each other are kept as evidence, and from then on no round is made.
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -24,6 +25,7 @@ from cbfs_common.names.note import (
 )
 from cbfs_common.names.operations import verify_receipt
 from cbfs_names.limits import CALL_TIMEOUT, PRESENCE
+from cbfs_names.processes.room import keep_trying
 from cbfs_names.rounds.equivocation import compare, doubled, keep
 from cbfs_names.rounds.verifier import stopped
 from cbfs_names.state.block import Block, decode_refusal
@@ -165,7 +167,7 @@ class Votes:
             await self._arrival.wait()
             self._arrival = trio.Event()
             arrived, self._arrived = self._arrived, []
-            await trio.to_thread.run_sync(self._keep, [each[:2] for each in arrived])
+            await keep_trying(partial(self._keep, [each[:2] for each in arrived]))
             for note, found, waiting in arrived:
                 self._count(note, found)
                 waiting.settle(encode(Acknowledged()))

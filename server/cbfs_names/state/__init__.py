@@ -12,4 +12,5 @@ FACE = (
     "store",
     "tables",
     "timekeeping",
+    "waiting",
 )

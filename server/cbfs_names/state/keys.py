@@ -1,5 +1,6 @@
 """The files of a directory beside its store: keys, lock, policy."""
 
+import stat
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -98,11 +99,20 @@ def _load(path: Path, random: Random, begun: bool, size: int = KEY_SIZE) -> byte
     return key
 
 
-def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Put ``data`` into a file, whole or not at all, on the disk on return. Raises HostError."""
+def write_file(path: Path, data: bytes, mode: int = 0o600, *, ours: bool = True) -> None:
+    """Put ``data`` into a file, whole or not at all, on the disk on return. ``ours``: it is in a
+    directory of our own, and not where its user may have any other file; then nothing is written of
+    what is there already, also on a full disk. Raises HostError."""
+    write = files.write_file if ours else files.write_beside_others
     try:
-        files.write_file(path, data, mode)
+        if ours and _holds(path, data, mode):
+            return
+        write(path, data, mode)
     except OSError as error:
         raise HostError(
             f"cannot write {path}: {error.strerror}", hint_of(error, CHECK_DATA)
         ) from error
+
+
+def _holds(path: Path, data: bytes, mode: int) -> bool:
+    return path.exists() and stat.S_IMODE(path.stat().st_mode) == mode and path.read_bytes() == data

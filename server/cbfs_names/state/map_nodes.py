@@ -19,7 +19,7 @@ from cbfs_common.names.trees import (
     map_leaf,
     map_node,
 )
-from cbfs_host.lmdb_environment import StoreError
+from cbfs_host.complaints import StoreError
 from cbfs_names.state.tables import DAMAGED
 
 _EMPTY_NODE = bytes(1 + 2 * HASH_SIZE)

@@ -3,6 +3,7 @@ everywhere. The sequencer builds rounds with it, every verifier repeats it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Protocol
 
 from cbfs_common.errors import DecodeError
@@ -11,6 +12,16 @@ from cbfs_common.limits import (
     COMMITS_MAX,
     ROUND_COMMITS_MAX,
     ROUND_OPERATIONS_MAX,
+)
+from cbfs_common.names.changes import (
+    HistoryLink,
+    apply_change,
+    apply_register,
+    check_place,
+    check_term,
+    commit_fits,
+    taken_turn,
+    turn_of,
 )
 from cbfs_common.names.config import Config, config_of
 from cbfs_common.names.entry import (
@@ -23,19 +34,21 @@ from cbfs_common.names.entry import (
     operations_hash,
 )
 from cbfs_common.names.operations import (
-    HistoryLink,
     Operation,
     OperationKind,
     OperationRefused,
     Refusal,
-    apply_change,
-    apply_register,
-    check_place,
-    commit_fits,
     commitment,
     decode_operation,
 )
-from cbfs_common.names.registration import Invite, check_commit, check_granted
+from cbfs_common.names.registration import (
+    Invite,
+    busy_after,
+    check_commit,
+    check_granted,
+    waiting_at,
+    work_asked,
+)
 from cbfs_common.names.trees import EMPTY_MAP
 from cbfs_common.person import Person
 from cbfs_names.state.map_nodes import Leaf, MapTree
@@ -77,6 +90,14 @@ class StateView(Protocol):
     def commit_count(self) -> int:
         """How many commitments are kept."""
 
+    def busy_until(self) -> int:
+        """Until when (seconds) COMMITs that no invite has let in are remembered: see
+        ``registration.work_asked``."""
+
+    def turns_used(self, index: bytes, kind: OperationKind) -> int:
+        """Until when (seconds) the turns for changes of this kind are used of the name at an index
+        (32): see ``changes.turn_of``."""
+
     def invite(self, key: bytes) -> bytes | None:
         """The commitment (32) that an invite (by its key, 32) was last used for, empty when it is
         spent, None when it is new."""
@@ -91,7 +112,8 @@ class StateView(Protocol):
 @dataclass(frozen=True, slots=True)
 class Transition:
     """What a round changes. ``links``: (index, incarnation, version, link). ``config``: the text
-    that is in force from the next round on, when it is another."""
+    that is in force from the next round on, when it is another. ``busy``: see
+    ``StateView.busy_until``; ``turns``: ``StateView.turns_used``."""
 
     round: Round
     operations: tuple[bytes, ...]
@@ -100,6 +122,8 @@ class Transition:
     links: tuple[tuple[bytes, int, int, HistoryLink], ...]
     commits: dict[bytes, Committed]
     commits_over: tuple[bytes, ...]
+    busy: int
+    turns: dict[tuple[bytes, OperationKind], int]
     invites: dict[bytes, bytes]
     config: str | None
 
@@ -116,6 +140,10 @@ class Replay:
     _entries: dict[bytes, Entry] = field(default_factory=dict)
     _links: list[tuple[bytes, int, int, HistoryLink]] = field(default_factory=list)
     _commits: dict[bytes, Committed] = field(default_factory=dict)
+    _forgotten: dict[bytes, None] = field(default_factory=dict)
+    _oldest: Iterator[bytes] | None = None
+    _busy: int | None = None
+    _turns: dict[tuple[bytes, OperationKind], int] = field(default_factory=dict)
     _invites: dict[bytes, bytes] = field(default_factory=dict)
     _last_registered: Committed | None = None
     _configured: str | None = None
@@ -145,6 +173,9 @@ class Replay:
             _entries=dict(self._entries),
             _links=[],
             _commits=dict(self._commits),
+            _forgotten=dict(self._forgotten),
+            _oldest=None,
+            _turns=dict(self._turns),
             _invites=dict(self._invites),
             _last_registered=None,  # it could have stood where its commitment's age puts it
         )
@@ -180,7 +211,9 @@ class Replay:
             nodes,
             tuple(self._links),
             self._commits,
-            over,
+            (*over, *self._forgotten),
+            self._busy_until(),
+            self._turns,
             self._invites,
             self._configured,
         )
@@ -188,16 +221,40 @@ class Replay:
     def _commit(self, operation: Operation) -> None:
         if len(self._commits) >= ROUND_COMMITS_MAX:
             raise OperationRefused(Refusal.TOO_MANY)
-        if self.view.commit_count() + len(self._commits) >= COMMITS_MAX:
-            raise OperationRefused(Refusal.FLOODED)
         if self._committed(operation.secret) is not None:
             raise OperationRefused(Refusal.COMMIT_REPEATED)
-        invite = check_commit(self.config.terms, operation, self.time)
+        terms, busy = self.config.terms, self._busy_until()
+        bits = work_asked(terms, waiting_at(busy, self.time))
+        invite = check_commit(terms, operation, self.time, bits)
         made = Committed(self.number, len(self._operations), self.time)
         if invite is not None:
             self._use(invite, operation.secret)
             made = replace(made, invite=invite.key, granted=invite.name)
+        else:
+            self._busy = busy_after(busy, self.time)
+            self._make_room()
         self._commits[operation.secret] = made
+
+    def _busy_until(self) -> int:
+        return self.view.busy_until() if self._busy is None else self._busy
+
+    def _make_room(self) -> None:
+        """For another COMMIT, when there are too many: the oldest goes that no invite has let in.
+        Its owner can make it again, by the work that is asked then."""
+        kept = self.view.commit_count() - len(self._forgotten) + len(self._commits)
+        if kept < COMMITS_MAX:
+            return
+        if self._oldest is None:
+            found = self.view.commits_until(self.time)
+            candidates = (hidden for hidden in found if self._may_go(hidden))
+            self._oldest = iter(tuple(islice(candidates, ROUND_COMMITS_MAX)))
+        for hidden in self._oldest:
+            self._forgotten[hidden] = None
+            return
+
+    def _may_go(self, hidden: bytes) -> bool:
+        made = self._committed(hidden)
+        return made is not None and not made.invite
 
     def _use(self, invite: Invite, hidden: bytes) -> None:
         """An invite is for one commitment at a time, and spent with its registration."""
@@ -223,13 +280,16 @@ class Replay:
             or new == self.config
         ):
             raise OperationRefused(Refusal.WRONG_CONFIG)
-        signed = [self.config.witness(key) for key in operation.signers()]
-        if None in signed or not self.config.satisfied(each[0] for each in signed if each):
+        claimed = [self.config.witness(key) for key in operation.claimed()]
+        if None in claimed or not self.config.satisfied(each[0] for each in claimed if each):
             raise OperationRefused(Refusal.WRONG_SIGNATURE)
+        operation.signers()
         self._configured = operation.terms
 
     def _committed(self, hidden: bytes) -> Committed | None:
-        made = self._commits.get(hidden) or self.view.committed(hidden)
+        made = self._commits.get(hidden)
+        if made is None and hidden not in self._forgotten:
+            made = self.view.committed(hidden)
         if made is None or self.time - made.time > COMMIT_LIFETIME:
             return None
         return made
@@ -247,12 +307,20 @@ class Replay:
             if made.invite:
                 self._invites[made.invite] = b""
         else:
-            if operation.until > self.time + self.config.lifetime:
-                raise OperationRefused(Refusal.WRONG_TERM)
+            if operation.kind is OperationKind.RENEW:
+                check_term(old, operation, self.time, self.config.lifetime)
             entry = apply_change(old, operation, self.number, self.time)
+            self._take_turn(index, operation, old)
         self._entries[index] = entry
         link = HistoryLink(self.number, self.time, encoded)
         self._links.append((index, entry.incarnation, entry.version, link))
+
+    def _take_turn(self, index: bytes, operation: Operation, old: Entry | None) -> None:
+        turn = None if old is None else turn_of(operation, old.settled(self.time))
+        if turn is not None:
+            kind, pace = turn
+            used = self._turns.get((index, kind), self.view.turns_used(index, kind))
+            self._turns[index, kind] = taken_turn(used, self.time, pace)
 
     def _registrable(self, operation: Operation) -> Committed:
         """REGISTERs stand in the order of their COMMITs: of two that want one name in the same

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cbfs_common.names.note import SignedNote
 from cbfs_common.names.operations import Refusal
 from cbfs_common.names.trees import EMPTY_ROOT, node_hash
-from cbfs_host.lmdb_environment import StoreError
+from cbfs_host.complaints import StoreError
 from cbfs_names.state.store import Snapshot
 
 

@@ -9,39 +9,47 @@ is found out when it is read, before anything that follows from it is answered o
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lmdb
+import trio
 
 from cbfs_common.errors import DecodeError
+from cbfs_common.names.changes import HistoryLink, read_link
 from cbfs_common.names.config import config_of
 from cbfs_common.names.entry import Round, entry_hash
 from cbfs_common.names.layout import Fields, short
-from cbfs_common.names.operations import HistoryLink, read_link
+from cbfs_common.names.operations import OperationKind
 from cbfs_host.calendar import ClockMark, decode_mark
-from cbfs_host.complaints import hint_of
-from cbfs_host.lmdb_environment import (
-    StoreError,
-    build_environment,
-    open_checked,
-    unopened,
-    with_check,
-)
+from cbfs_host.complaints import StoreError, hint_of
+from cbfs_host.lmdb_environment import DATA, unopened, with_check
+from cbfs_host.store_file import StoreFile, Tables
+from cbfs_host.store_format import StoreFormat
 from cbfs_names.state.block import Block, decode_block, decode_block_round
 from cbfs_names.state.map_nodes import Leaf, prefix
 from cbfs_names.state.replay import Committed, Transition
-from cbfs_names.state.tables import DAMAGED, Cursor, StateTable, opened
+from cbfs_names.state.tables import DAMAGED, Cursor, StateTable, StoreFull, is_full, opened
 
 _HEAD = b"head"  # META: the newest published head, a signed note
 _CLOCK = b"clock"  # META: see ``calendar.Mark``
 _ABSTAIN = b"abstain"  # META: round u64 | checkpoint, see ``abstains``
+_BUSY = b"busy"  # META: u64, see ``busy_until``
+# META: version, file, see ``cbfs_host.store_format``
+
+FORMAT = StoreFormat(
+    "cbfs-names", 2, {0: lambda _txn, _tables: None, 1: lambda _txn, _tables: None}, DAMAGED
+)
+"""Version 0 is of before there were versions: that it says none is all that is different. Version 1
+remembers neither how busy the directory was nor how often names were changed: it begins with none
+of either."""
 
 
-__all__ = ["Snapshot", "StateStore", "StateTable", "StateWriter"]
+__all__ = ["Snapshot", "StateFigures", "StateStore", "StateTable", "StateWriter"]
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +70,21 @@ def _decode_receipt(record: bytes) -> tuple[int, bytes]:
 def _unreadable(error: lmdb.Error) -> StoreError:
     _log.error("%s", error)
     return StoreError("the store cannot be read", DAMAGED)
+
+
+@dataclass(frozen=True, slots=True)
+class StateFigures:
+    """``names`` that there are or were, ``commits`` that are kept, ``rounds`` in the log,
+    when the last one was (seconds since 1970, 0 before the first), ``receipts``, pieces of
+    ``evidence``, and bytes of the file that are ``used``."""
+
+    names: int
+    commits: int
+    rounds: int
+    last_round: int
+    receipts: int
+    evidence: int
+    used: int
 
 
 class Snapshot:
@@ -123,6 +146,16 @@ class Snapshot:
         """The encoded entry at an index (32)."""
         return self.get(StateTable.ENTRIES, index)
 
+    def indices(self, start: bytes, most: int) -> list[bytes]:
+        """Up to ``most`` indices (32) of entries from ``start`` on."""
+        found = list[bytes]()
+        with self._cursor(StateTable.ENTRIES) as cursor:
+            there = cursor.seek(start) if start else cursor.first()
+            while there and len(found) < most:
+                found.append(cursor.key())
+                there = cursor.next()
+        return found
+
     def node(self, key: bytes) -> bytes | None:
         """A record of the map's tree."""
         return self.get(StateTable.NODES, key)
@@ -156,9 +189,36 @@ class Snapshot:
         count: int = self._txn.stat(self._dbs[StateTable.COMMITS])["entries"]
         return count
 
+    def busy_until(self) -> int:
+        """Until when (seconds) COMMITs that no invite has let in are remembered."""
+        return int.from_bytes(self.get(StateTable.META, _BUSY) or b"", "big")
+
+    def turns_used(self, index: bytes, kind: OperationKind) -> int:
+        """Until when (seconds) a name's (32) turns for changes of this kind are used."""
+        return int.from_bytes(self.get(StateTable.TURNS, index + bytes([kind])) or b"", "big")
+
     def invite(self, key: bytes) -> bytes | None:
         """What an invite (by its key, 32) was last used for; empty when spent."""
         return self.get(StateTable.INVITES, key)
+
+    def figures(self) -> StateFigures:
+        """What there is in it, as its tables say."""
+        stats = {table: self._txn.stat(db) for table, db in self._dbs.items()}
+        count = {table: int(stat["entries"]) for table, stat in stats.items()}
+        pages = sum(
+            stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+            for stat in stats.values()
+        )
+        tip = self.tip()
+        return StateFigures(
+            names=count[StateTable.ENTRIES],
+            commits=count[StateTable.COMMITS],
+            rounds=self.size(),
+            last_round=0 if tip is None else tip.time,
+            receipts=count[StateTable.RECEIPTS],
+            evidence=count[StateTable.EVIDENCE],
+            used=pages * int(stats[StateTable.META]["psize"]),
+        )
 
     def directory(self) -> bytes:
         """What stands for the directory (16)."""
@@ -282,6 +342,8 @@ class StateWriter(Snapshot):
             self._put(StateTable.LOG, bytes([level]) + _number(at), digest)
         for key, used in change.invites.items():
             self._put(StateTable.INVITES, key, used)
+        for (index, kind), until in change.turns.items():
+            self._put(StateTable.TURNS, index + bytes([kind]), _number(until))
         if change.config is not None:
             self._put(
                 StateTable.CONFIGS, _number(block.round.number + 1), change.config.encode("ascii")
@@ -303,6 +365,8 @@ class StateWriter(Snapshot):
             record += short(made.invite) + short(made.granted.encode("ascii"))
             self._put(StateTable.COMMITS, commitment, record)
             self._put(StateTable.COMMIT_TIMES, _number(made.time) + commitment, b"")
+        if change.busy != self.busy_until():
+            self._put(StateTable.META, _BUSY, _number(change.busy))
 
     def put_mark(self, mark: ClockMark) -> None:
         """Note the time."""
@@ -360,14 +424,12 @@ class StateStore:
         """``config``: the directory's first configuration, with which a new store is made, whole
         or not at all; of one that is there it has the same log. None takes a store that is there.
         Raises StoreError."""
+        begin = None if config is None else partial(_begin, config)
+        names = tuple(table.value for table in StateTable)
+        self._file = StoreFile(path, names, FORMAT, begin)
+        self._env = self._file.env
+        self._dbs = _handles(self._file.tables)
         try:
-            if config is not None and not path.exists():
-                build_environment(path, len(StateTable), partial(_begin, config))
-            self._env = open_checked(path, len(StateTable), DAMAGED)
-        except (lmdb.Error, OSError) as error:
-            raise unopened(path, error, DAMAGED) from error
-        try:
-            self._dbs = _open_tables(self._env)
             with self.read() as view:
                 log = config_of(view.config_text(0)).log
             if config is not None and config_of(config).log != log:
@@ -376,15 +438,43 @@ class StateStore:
                     "put the key files and the configuration back that belong to it",
                 )
         except lmdb.Error as error:
-            self._env.close()
+            self._file.close()
             raise unopened(path, error, DAMAGED) from error
         except StoreError:
-            self._env.close()
+            self._file.close()
             raise
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the store lies in another file than it says, so that rounds may have been signed
+        since it was copied."""
+        return self._file.is_copy
+
+    def settle(self) -> None:
+        """Note that the store lies here, and that it is no old copy, or that others say what was
+        signed since. Raises StoreError."""
+        self._file.settle()
+
+    def compact(self) -> tuple[int, int]:
+        """Write the store anew without its free pages, when nobody else uses it; bytes of its file
+        before and after. A crash leaves the old store, or the new one. Raises StoreError."""
+        data = self._file.path / DATA
+        before = data.stat().st_size
+        self._file.change(self._file.write_anew(self.figures().used))
+        return before, data.stat().st_size
+
+    def check_records(self, rest: Callable[[], None]) -> tuple[int, int]:
+        """As ``StoreFile.check_records``."""
+        return self._file.check_records(rest)
+
+    def copy_into(self, descriptor: int) -> None:
+        """Put the store, as it is now, into an empty file, without free pages; on the disk on
+        return. Blocks; everything goes on beside it. Raises StoreError."""
+        self._file.copy_into(descriptor)
 
     def close(self) -> None:
         """Close the files. All snapshots must be closed."""
-        self._env.close()
+        self._file.close()
 
     def snapshot(self) -> Snapshot:
         """The store as it is now, until ``close`` is called on it. Raises StoreError."""
@@ -392,6 +482,11 @@ class StateStore:
             return Snapshot(self._dbs, self._env.begin())
         except lmdb.Error as error:
             raise _unreadable(error) from error
+
+    def figures(self) -> StateFigures:
+        """What there is in it now. Raises StoreError."""
+        with self.read() as view:
+            return view.figures()
 
     @contextmanager
     def read(self) -> Iterator[Snapshot]:
@@ -402,25 +497,30 @@ class StateStore:
         finally:
             view.close()
 
+    async def progress(self) -> None:
+        """Wait until a transaction could be begun that writes: none hangs."""
+        await trio.to_thread.run_sync(self._begin_and_end, abandon_on_cancel=True)
+
+    def _begin_and_end(self) -> None:
+        with suppress(StoreError), self.write():
+            return
+
     @contextmanager
     def write(self) -> Iterator[StateWriter]:
         """A transaction, on the disk at the end of the block; an exception undoes it. Raises
-        StoreError when the disk does not take it."""
+        StoreError when the disk does not take it, StoreFull when it is full."""
         try:
             with self._env.begin(write=True) as txn:
                 yield StateWriter(self._dbs, txn)
         except lmdb.Error as error:
-            raise StoreError(
-                f"the store cannot be written: {error}", hint_of(error, DAMAGED)
-            ) from error
+            kind = StoreFull if is_full(error) else StoreError
+            raise kind(f"the store cannot be written: {error}", hint_of(error, DAMAGED)) from error
 
 
-def _begin(config: str, env: Any) -> None:
+def _begin(config: str, txn: Any, tables: Tables) -> None:
     """Put into a new store what it begins with."""
-    dbs = _open_tables(env)
-    with env.begin(write=True) as txn:
-        StateWriter(dbs, txn).begin(config)
+    StateWriter(_handles(tables), txn).begin(config)
 
 
-def _open_tables(env: Any) -> dict[StateTable, Any]:
-    return {table: env.open_db(table.value) for table in StateTable}
+def _handles(tables: Tables) -> dict[StateTable, Any]:
+    return {table: tables[table.value] for table in StateTable}

@@ -4,9 +4,23 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
+from cbfs_host.complaints import StoreError
 from cbfs_host.lmdb_environment import without_check
 
 DAMAGED = "check the disk; cbfs-names(8) says under FILES what to do about the store"
+
+
+_FULL = ("No space left", "quota exceeded", "File too large", "MDB_MAP_FULL")
+
+
+class StoreFull(StoreError):
+    """There is no room for what was to be written, and nothing of it was. All that was there can be
+    read; when there is room again, it can be written."""
+
+
+def is_full(error: Exception) -> bool:
+    """Whether LMDB has failed for want of room."""
+    return any(words in str(error) for words in _FULL)
 
 
 class StateTable(Enum):
@@ -23,6 +37,7 @@ class StateTable(Enum):
     COMMITS = b"commits"  # commitment 32
     COMMIT_TIMES = b"commit-times"  # time u64 | commitment 32
     LINKS = b"links"  # index 32 | incarnation u32 | version u32
+    TURNS = b"turns"  # index 32 | kind u8: u64, until when turns are used, see ``turns_used``
     INVITES = b"invites"  # key 32: the commitment it is used for, or empty when spent
     CONFIGS = b"configs"  # first round u64 in which the configuration is in force
     RECEIPTS = b"receipts"  # hash 32 of an operation: time u64 | operation

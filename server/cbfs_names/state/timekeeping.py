@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable
 
 from cbfs_common.limits import NAME_GRACE
-from cbfs_host.calendar import Calendar, running
+from cbfs_host.calendar import Calendar, ClockMark, running
 from cbfs_names.limits import MARK_PERIOD
 from cbfs_names.state.store import StateStore
+from cbfs_names.state.tables import StoreFull
 
 _log = logging.getLogger(__name__)
 
@@ -47,10 +48,17 @@ class Timekeeper:
             more = "; if it is right, start again with --clock-is-right" if self.doubted else ""
             _log.warning("%s%s", said, more)
         if running >= self._next:
+            self._note(self._calendar.mark(clock))
             self._next = running + MARK_PERIOD
-            with self._store.write() as writer:
-                writer.put_mark(self._calendar.mark(clock))
         return self.doubted
+
+    def _note(self, mark: ClockMark) -> None:
+        """On a full disk the next start knows an older time: it doubts the clock sooner."""
+        try:
+            with self._store.write() as writer:
+                writer.put_mark(mark)
+        except StoreFull as error:
+            _log.warning("the time was not noted: %s", error.in_full)
 
     @property
     def doubted(self) -> bool:

@@ -3,4 +3,4 @@ directory's own servers. In come bytes that anybody may have sent; out go checke
 answers. Stands on state. Every room but state may enter.
 """
 
-FACE = ("peer_link", "peer_messages", "queries", "service", "sockets")
+FACE = ("pace", "peer_link", "peer_messages", "queries", "service", "sockets")

@@ -3,12 +3,16 @@ read from the snapshot of the round that is published, so that map, log and head
 together."""
 
 import logging
+import time
+from collections.abc import Callable
 
 from cbfs_common.limits import FEED_PART, FEED_TILE, FOLLOW_MAX
+from cbfs_common.names.changes import HistoryLink
 from cbfs_common.names.entry import CHANGE_SIZE, decode_entry, decode_round, name_index
 from cbfs_common.names.feed import FeedRound
-from cbfs_common.names.operations import HistoryLink, Refusal, decode_operation
+from cbfs_common.names.operations import Refusal, decode_operation
 from cbfs_common.names.proofs import Evidence, encode_links, newest_links
+from cbfs_common.names.registration import waiting_at, work_asked
 from cbfs_common.names.trees import Terminal
 from cbfs_common.names.wire import (
     NAMES_REPLY_MAX,
@@ -27,12 +31,14 @@ from cbfs_common.names.wire import (
     Steps,
     TermsAre,
 )
-from cbfs_host.lmdb_environment import StoreError
+from cbfs_host.complaints import StoreError
 from cbfs_names.limits import FEED_KEPT_MAX
 from cbfs_names.state.map_nodes import MapTree
+from cbfs_names.state.replay import config_now
 from cbfs_names.state.round_log import Head, RoundLog
 from cbfs_names.state.store import StateStore
 from cbfs_names.state.tables import DAMAGED
+from cbfs_names.state.waiting import refusal_at_any_time
 
 Asked = Lookup | AskHistory | AskHead | AskChanges | AskTerms | AskConsistency
 
@@ -45,8 +51,12 @@ _ENVELOPE = 64
 class Answers:
     """Answers from one published head on; ``show`` moves it to the next."""
 
-    def __init__(self, store: StateStore, head: Head) -> None:
+    def __init__(
+        self, store: StateStore, head: Head, clock: Callable[[], float] = time.time
+    ) -> None:
+        """``clock``: seconds since 1970."""
         self._store = store
+        self._clock = clock
         self.head = head
         self._snapshot = store.snapshot()
         self._directory = self._snapshot.directory()
@@ -71,6 +81,15 @@ class Answers:
             _log.error("a request was not answered: %s", error.in_full)
             return RefusedReply(Refusal.STOPPED)
 
+    def refusal(self, operation: bytes) -> Refusal | None:
+        """Why an encoded operation could not stand in a round after this one, also if the clock is
+        wrong; None: it could."""
+        try:
+            return refusal_at_any_time(self._snapshot, operation, int(self._clock()))
+        except StoreError as error:
+            _log.error("an operation was not looked at: %s", error.in_full)
+            return Refusal.STOPPED
+
     def _answer(self, request: Asked) -> Reply:
         match request:
             case Lookup(name):
@@ -83,7 +102,7 @@ class Answers:
                 return self._changes(tile, part)
             case AskTerms(round_):
                 newest = min(round_, self.head.number + 1)
-                return TermsAre(self._snapshot.config_text(newest))
+                return TermsAre(self._snapshot.config_text(newest), self._work())
             case AskConsistency(old_size, size):
                 return self._consistent(old_size, size)
 
@@ -134,6 +153,12 @@ class Answers:
                 self._feed.clear()
             self._feed[number] = found
         return found
+
+    def _work(self) -> int:
+        """What the next round would ask of a COMMIT without an invite."""
+        view = self._snapshot
+        now = max(int(self._clock()), decode_round(self.head.round).time)
+        return work_asked(config_now(view).terms, waiting_at(view.busy_until(), now))
 
     def _consistent(self, old_size: int, size: int) -> Reply:
         """From a size that many have in common only: who asked from their own would show which

@@ -2,12 +2,15 @@
 sockets."""
 
 import logging
-from collections.abc import Awaitable, Callable
+import resource
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import trio
 
 from cbfs_common.errors import CbfsError, TransportError
+from cbfs_common.names.wire import kind_in_a_word, refusal_of
 from cbfs_common.primitives import Random
 from cbfs_common.wire.transport import (
     PUSH,
@@ -17,18 +20,26 @@ from cbfs_common.wire.transport import (
     ServerConnection,
     ServerSecret,
 )
-from cbfs_host.listening import Place
-from cbfs_host.listening import listen as bound
+from cbfs_host.acknowledging import acknowledge
+from cbfs_host.handshakes import HANDSHAKES_PART, Handshakes
+from cbfs_host.lobby import Lobby
 from cbfs_host.logs import tell_fault
+from cbfs_host.meter import Meters
+from cbfs_host.settings import Current
 from cbfs_names.limits import (
-    CONNECTIONS_MAX,
+    ACCEPTS_MAX,
+    BUSY_PART,
+    FILES_LEFT,
     HANDSHAKE_TIMEOUT,
+    HANDSHAKES_MAX,
     IDLE_TIMEOUT,
     PENDING_PER_CONNECTION,
     QUIET_LEAST,
     RECEIVE_SIZE,
     ROOM,
+    SILENCE_CHECK,
     WRITE_TIMEOUT,
+    DirectoryLimits,
 )
 
 _log = logging.getLogger(__name__)
@@ -64,28 +75,23 @@ class Answering(Protocol):
         """The encoded reply to one request, or what to wait on for it."""
 
 
-async def listen(host: str, port: int) -> trio.SocketListener:
-    """A listening socket of TCP. Raises HostError."""
-    sock = await trio.to_thread.run_sync(bound, Place(host, port))
-    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-
-
-def listening_port(listener: trio.SocketListener) -> int:
-    """The port that a listener has, also when 0 was asked for."""
-    port: int = listener.socket.getsockname()[1]
-    return port
-
-
 async def serve(
-    listener: trio.SocketListener, secret: ServerSecret, random: Random, service: Answering
+    listeners: Sequence[socket.socket],
+    secret: ServerSecret,
+    random: Random,
+    service: Answering,
+    clients: "Clients | None" = None,
 ) -> None:
-    """Answer connections until cancelled. ``secret``: the server's long-term keys."""
-    clients = _Clients()
+    """Answer connections at non-blocking listening sockets, until cancelled. ``secret``: the
+    server's long-term keys. ``clients`` gets who is connected."""
+    clients = clients or Clients()
+    lobby = clients.lobby
 
     async def handle(client: "_Client") -> None:
         try:
             await client.run()
         except TransportError as error:
+            clients.count("broken")
             _log.warning("a connection was ended: %s", error.in_full)
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             _log.debug("a connection broke or was too slow")
@@ -96,56 +102,135 @@ async def serve(
         finally:
             clients.remove(client)
 
-    async with trio.open_nursery() as nursery:
-        while True:
-            stream = await _accept(listener, clients)
-            await clients.wait_for_room()
-            client = _Client(stream, ServerConnection(secret, random), service)
-            clients.add(client)
-            nursery.start_soon(handle, client)
+    try:
+        async with trio.open_nursery() as nursery:
+            for each in listeners:
+                nursery.start_soon(_accept, each, clients)
+            nursery.start_soon(_end_silent, lobby)
+            while True:
+                for sock in await lobby.spoke():
+                    stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+                    transport = ServerConnection(secret, random)
+                    client = _Client(stream, transport, service, clients)
+                    clients.add(client)
+                    nursery.start_soon(handle, client)
+    finally:
+        lobby.clear()
 
 
-class _Clients:
-    """Who is connected. Whoever holds all connections open does not keep others out."""
+class Clients:
+    """Who is connected. Whoever holds all connections open does not keep others out. What they ask,
+    and what becomes of them, is counted in ``meters``."""
 
-    def __init__(self) -> None:
-        self._all: set[_Client] = set()
+    def __init__(
+        self, meters: Meters | None = None, limits: Current[DirectoryLimits] | None = None
+    ) -> None:
+        self.meters = meters or Meters()
+        self.lobby = Lobby()
+        self._limits = limits or Current(DirectoryLimits())
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._files = max(ROOM, files - FILES_LEFT)
+        self.handshakes: Handshakes[_Client] = Handshakes(HANDSHAKES_MAX)
+        self._all: dict[_Client, None] = {}  # who came first is first
         self._gone = trio.Event()
 
+    @property
+    def connections(self) -> int:
+        """How many there are, those whose handshake is under way included."""
+        return len(self._all) + len(self.lobby)
+
+    @property
+    def handshaking(self) -> int:
+        """Those whose handshake is under way, or has not begun."""
+        return len(self.handshakes) + len(self.lobby)
+
+    def count(self, what: str) -> None:
+        """Count what has become of a connection."""
+        self.meters.connections.count(what)
+
     def add(self, client: "_Client") -> None:
-        self._all.add(client)
+        """One that has said something."""
+        self._all[client] = None
+        self.handshakes.add(client)
 
     def remove(self, client: "_Client") -> None:
-        self._all.discard(client)
+        """One that has ended."""
+        self._all.pop(client, None)
+        self.handshakes.remove(client)
         self._gone.set()
 
+    @property
+    def _most(self) -> int:
+        return min(self._limits.now.connections, self._files)
+
     async def wait_for_room(self) -> None:
-        """Wait until there is room for one more, and make some."""
-        while len(self._all) >= CONNECTIONS_MAX:
-            self._gone = trio.Event()
-            self.make_room()
-            with trio.move_on_after(ACCEPT_PAUSE):
-                await self._gone.wait()
+        """Wait until there is room for one more, and make some: by who is silent, or else by the
+        first handshake that is under way, when these have more than their part or there is nobody
+        else. Or else by those who have been quiet for longest and wait for nothing, many at once;
+        when all are busy, by those who came first, and last of them those who wait for an
+        answer."""
+        if self.handshaking >= min(HANDSHAKES_MAX, self._most * 2 // 3):
+            self._end_handshake()
+        while self.connections >= self._most:
+            await self.make_room()
 
-    def make_room(self) -> None:
-        """End those that have been quiet for longest and wait for nothing, many at once."""
-        quiet = [each for each in self._all if each.quiet >= QUIET_LEAST]
+    async def make_room(self) -> None:
+        """End some; wait until one is gone, for a moment."""
+        self._gone = trio.Event()
+        if self.handshaking > self._most // HANDSHAKES_PART or not self._end_others():
+            self._end_handshake()
+        with trio.move_on_after(ACCEPT_PAUSE):
+            await self._gone.wait()
+
+    def _end_handshake(self) -> None:
+        if self.lobby.end_oldest():
+            self._gone.set()
+        elif nobody := self.handshakes.first_to_go():
+            self.handshakes.remove(nobody)
+            nobody.end()
+        else:
+            return
+        self.count("ended for others")
+
+    def _end_others(self) -> bool:
+        """Of those whose handshake is over; False when there are none."""
+        others = [each for each in self._all if each not in self.handshakes]
+        quiet = [each for each in others if each.quiet >= QUIET_LEAST]
         quiet.sort(key=lambda each: each.quiet, reverse=True)
-        for each in quiet[:ROOM]:
+        busy = sorted(others, key=lambda each: each.waits)
+        going = quiet[:ROOM] or busy[: 1 + len(busy) // BUSY_PART]
+        for each in going:
+            self.count("ended for others")
             each.end()
+        return bool(going)
 
 
-async def _accept(listener: trio.SocketListener, clients: _Clients) -> trio.SocketStream:
-    told = False
+async def _accept(listener: socket.socket, clients: Clients) -> None:
+    """Take in who connects, many between two looks at others: each costs little."""
     while True:
-        try:
-            return await listener.accept()
-        except OSError as error:  # out of descriptors, or the peer went before it was taken
-            if not told:
+        await trio.lowlevel.wait_readable(listener)
+        for _ in range(ACCEPTS_MAX):
+            try:
+                sock, _address = listener.accept()
+            except BlockingIOError:
+                break
+            except ConnectionError:
+                continue  # gone again before it was accepted
+            except OSError as error:  # the system says so also when nobody waits
                 _log.warning("connections are not taken: %s", error.strerror)
-            told = True
-            clients.make_room()
-            await trio.sleep(ACCEPT_PAUSE)
+                await trio.lowlevel.wait_readable(listener)
+                await clients.make_room()
+                break
+            await clients.wait_for_room()
+            sock.setblocking(False)
+            clients.count("accepted")
+            clients.lobby.add(sock)
+
+
+async def _end_silent(lobby: Lobby) -> None:
+    while True:
+        await trio.sleep(SILENCE_CHECK)
+        lobby.end_older(HANDSHAKE_TIMEOUT)
 
 
 ACCEPT_PAUSE = 0.1
@@ -156,8 +241,14 @@ class _Client:
     """One connection of a client."""
 
     def __init__(
-        self, stream: trio.SocketStream, connection: ServerConnection, service: Answering
+        self,
+        stream: trio.SocketStream,
+        connection: ServerConnection,
+        service: Answering,
+        clients: Clients,
     ) -> None:
+        self._handshakes = clients.handshakes
+        self._meters = clients.meters
         self._stream = stream
         self._connection = connection
         self._service = service
@@ -168,9 +259,14 @@ class _Client:
         self._active = trio.current_time()
 
     @property
+    def waits(self) -> bool:
+        """Whether it waits for an answer that is not there yet."""
+        return self._free.value < PENDING_PER_CONNECTION
+
+    @property
     def quiet(self) -> float:
         """Seconds for which it has asked for nothing; 0 while something is under way."""
-        busy = self._free.value < PENDING_PER_CONNECTION or self._sending.locked()
+        busy = self.waits or self._sending.locked()
         return 0.0 if busy else trio.current_time() - self._active
 
     def end(self) -> None:
@@ -211,14 +307,23 @@ class _Client:
             data = await self._stream.receive_some(RECEIVE_SIZE)
             if not data:
                 return False
-            events = self._connection.receive(data)
+            events = self._receive(data)
             out = self._connection.data_to_send()
             if out:
+                self._handshakes.answered(self)
                 await self._stream.send_all(out)
             if events:
+                self._handshakes.remove(self)
                 self._first = events[1:]
                 self._active = trio.current_time()
                 return isinstance(events[0], Established)
+
+    def _receive(self, data: bytes | bytearray) -> list[Event]:
+        """Events that these bytes complete. Raises TransportError."""
+        events = self._connection.receive(data)
+        if self._connection.in_part:
+            acknowledge(self._stream)
+        return events
 
     async def _pump(self, spawn: Callable[..., object]) -> None:
         events = self._first
@@ -226,6 +331,7 @@ class _Client:
             for event in events:
                 if not isinstance(event, Frame) or event.id == PUSH:
                     raise TransportError("a frame that is not a request")
+                self._meters.requests.count(kind_in_a_word(event.payload))
                 found = self._service.answer(event.payload)
                 if isinstance(found, DeferredReply):
                     await self._free.acquire()
@@ -241,7 +347,7 @@ class _Client:
                 continue
             if not data:
                 return
-            events = self._connection.receive(data)
+            events = self._receive(data)
             if events:  # padding is none, and half a frame neither
                 self._active = trio.current_time()
 
@@ -259,6 +365,9 @@ class _Client:
             self._free.release()
 
     async def _send(self, id: int, reply: bytes) -> None:
+        refusal = refusal_of(reply)
+        if refusal is not None:
+            self._meters.refusals.count(refusal.name)
         async with self._sending:
             with trio.fail_after(WRITE_TIMEOUT):
                 await self._stream.send_all(self._connection.send(id, reply))

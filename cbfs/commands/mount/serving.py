@@ -1,0 +1,68 @@
+"""How an account is served at its mountpoint: the engine runs, and the mount shows what it has."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from cbfs.account.account import SYSTEM_RANDOM
+from cbfs.account.passphrase import unlocking
+from cbfs.commands.mount.options import MountOptions
+from cbfs.commands.mount.spooled import held_spool, take_in
+from cbfs.commands.process import memory
+from cbfs.engine.running import running
+from cbfs.mount import lifecycle
+from cbfs.mount.view import MountView
+from cbfs.tree.processes import ProcFS
+from cbfs_host.garbage import look_less_for_cycles
+from cbfs_host.lmdb_environment import DATA
+
+LET_GO_PERIOD = 60.0
+"""Seconds after which what was looked at of the store is no longer taken for looked at."""
+
+
+async def serve_account(
+    options: MountOptions,
+    passphrase: bytes | None,
+    ready: Callable[[], None],
+    begin_log: Callable[[], None],
+    stop: trio.Event,
+    mounted: trio.Event,
+) -> None:
+    """Run the engine, and mount what it has, until unmounted or ``stop`` is set. Raises
+    CbfsError. ``passphrase``: what was asked for already, where the account takes one."""
+
+    def has_answered() -> None:
+        ready()
+        look_less_for_cycles()
+
+    unlock = unlocking(options.passphrase.once if passphrase is None else lambda: passphrase)
+    async with (
+        running(options.account, options.network, unlock) as engine,
+        trio.open_nursery() as nursery,
+    ):
+        begin_log()  # the account is ours alone from here on
+        memory.lock_future()
+        nursery.start_soon(_let_go, options.account / "store" / DATA)
+        view = MountView(engine, ProcFS(), options.grace, nursery, options.sync_send)
+        engine.attach(view)  # at once: what arrives from now on is not in the tree yet
+        spool = await held_spool(options.account)
+
+        def is_mounted() -> None:
+            if spool is not None:
+                spool.release()  # whoever has waited for it finds a mount
+            mounted.set()
+
+        if spool is not None:
+            await take_in(view.tree, spool, SYSTEM_RANDOM)
+        await lifecycle.serve(
+            view, options.place, SYSTEM_RANDOM, nursery, stop, is_mounted, has_answered
+        )
+        nursery.cancel_scope.cancel()
+
+
+async def _let_go(store: Path) -> None:
+    """Keep the memory of a mount from growing with what was read of its store."""
+    while True:
+        await trio.sleep(LET_GO_PERIOD)
+        memory.let_go_of(store)

@@ -1,0 +1,206 @@
+"""A message as a mail: RFC 5322 text, by Python's ``email`` package. Pure.
+
+The same message gives the same bytes, as long as people are called the same, and its size is known
+without its content having been read.
+What people have written (names, subjects, names of files) never ends a line of the head: no
+character of it that ends lines, or controls anything, is left.
+"""
+
+import mimetypes
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from email.header import Header
+from email.utils import format_datetime, quote
+from urllib.parse import quote as percent
+
+from cbfs.messages.file_names import moment
+from cbfs.messages.mail_ids import MailId, mail_address
+from cbfs.tree.virtual.mail.pieces import Base64, Joined, Literal, Piece
+
+TEXT_MAX = 65_536
+"""Bytes of a text that is shown as such; a longer one is sent in base64, as what is no text."""
+
+LINE_MAX = 998
+"""Bytes of a line of a mail (RFC 5322, 2.1.1)."""
+
+FIRST_LINE_MAX = 100
+"""Characters of the first line of a text that are its subject."""
+
+_WIDTH = 76
+_CONTROLS = frozenset(("Cc", "Cs", "Zl", "Zp"))
+_ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+\Z")
+_CODED = re.compile(r"(?:%[0-9A-F]{2}|[^%]){1,20}")
+_TYPES = mimetypes.MimeTypes()
+"""What Python knows by itself: what this computer knows may change."""
+
+_NO_URL = re.compile("[/:]")
+"""What would be read as more than the name of a file."""
+
+_PACKED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
+_BINARY = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Correspondent:
+    """``shown`` is as people see a true name; ``label`` what the user calls them."""
+
+    shown: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class MailHead:
+    """What the head of a mail says of a message. ``parents`` are those that it answers; ``date`` in
+    milliseconds since 1970. Of one that is not ``confirmed`` it is not proven who wrote it."""
+
+    id: MailId
+    sender: Correspondent
+    to: tuple[Correspondent, ...]
+    date: int
+    subject: str
+    parents: tuple[MailId, ...] = ()
+    confirmed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """One file of a message: its bytes, and whether they may stand in a mail as they are
+    (``is_plain``)."""
+
+    name: str
+    body: Piece
+    is_plain: bool = False
+    type: str = ""
+
+
+def one_line(text: str) -> str:
+    """A text on one line: what ends lines, controls or cannot be encoded becomes a space, and many
+    spaces one."""
+    if not text.isprintable():  # else there is nothing of that, and it is not looked for
+        text = "".join(" " if unicodedata.category(c) in _CONTROLS else c for c in text)
+    return " ".join(text.split())
+
+
+def is_plain(data: bytes) -> bool:
+    """Whether a whole content may stand in a mail as it is: UTF-8 in lines that are not too long,
+    and nothing that a mail program would change or lose."""
+    if len(data) > TEXT_MAX or b"\0" in data or b"\r" in data:
+        return False
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return len(data) <= LINE_MAX or max(map(len, data.split(b"\n"))) <= LINE_MAX
+
+
+def first_line(data: bytes) -> str:
+    """What a text begins with, as a subject; empty where there is nothing but spaces."""
+    for line in data.decode(errors="replace").splitlines():
+        found = one_line(line)
+        if found:
+            return (
+                found
+                if len(found) <= FIRST_LINE_MAX
+                else found[: FIRST_LINE_MAX - 1].rstrip() + "…"
+            )
+    return ""
+
+
+def type_of(name: str) -> str:
+    """The type of a file by its name; empty for one that is not known."""
+    found, packed = _TYPES.guess_type(_NO_URL.sub("_", name))
+    if packed is not None:
+        return _PACKED.get(packed, _BINARY)
+    whole = found is not None and found.split("/")[0] not in {"message", "multipart"}
+    return found if found and whole else ""  # those are not to be in base64
+
+
+def is_body(attached: Attached) -> bool:
+    """Whether a mail program is to show it as what was written, and not as a file."""
+    return attached.is_plain and (attached.type or type_of(attached.name)) in {"", "text/plain"}
+
+
+def mail_of_one(head: MailHead, attached: Attached) -> Piece:
+    """The mail of a message that is one file."""
+    return Joined((Literal(_head(head, [*_part_head(attached)])), _encoded(attached)))
+
+
+def mail_of_many(head: MailHead, files: Sequence[Attached]) -> Piece:
+    """The mail of a message that is a folder."""
+    boundary = f"={head.id.message.hex()}="  # no encoding gives a text with this
+    kind = [f'Content-Type: multipart/mixed; boundary="{boundary}"']
+    pieces: list[Piece] = [Literal(_head(head, kind))]
+    for each in files:
+        lines = "\n".join(_part_head(each))
+        pieces += [Literal(f"\n--{boundary}\n{lines}\n\n".encode()), _encoded(each)]
+    pieces.append(Literal(f"\n--{boundary}--\n".encode()))
+    return Joined(pieces)
+
+
+def _encoded(attached: Attached) -> Piece:
+    return attached.body if attached.is_plain else Base64(attached.body)
+
+
+def _head(head: MailHead, kind: Sequence[str]) -> bytes:
+    label = one_line(head.sender.label)
+    sender = Correspondent(head.sender.shown, label if head.confirmed else f"{label} (unconfirmed)")
+    lines = [
+        f"From: {_mailbox('From', sender)}",
+        "To: " + ",\n ".join(_mailbox("To", person) for person in head.to),
+        f"Date: {format_datetime(moment(head.date // 1_000 * 1_000))}",
+        f"Subject: {_text('Subject', head.subject)}".rstrip(),
+        f"Message-ID: {head.id.encode()}",
+    ]
+    if head.parents:
+        ids = "\n ".join(parent.encode() for parent in head.parents)
+        lines += [f"In-Reply-To: {ids}", f"References: {ids}"]
+    return "\n".join([*lines, "MIME-Version: 1.0", *kind, "", ""]).encode()
+
+
+def _part_head(attached: Attached) -> Iterator[str]:
+    kind = attached.type or type_of(attached.name)
+    if attached.is_plain:
+        yield f"Content-Type: {kind or 'text/plain'}; charset=utf-8"
+        yield "Content-Transfer-Encoding: 8bit"
+    else:
+        yield f"Content-Type: {kind or _BINARY}"
+        yield "Content-Transfer-Encoding: base64"
+    name = one_line(attached.name)
+    if name:
+        how = "inline" if is_body(attached) else "attachment"
+        yield f"Content-Disposition: {how};\n {_file_name(name)}"
+
+
+def _file_name(name: str) -> str:
+    if name.isascii() and len(name) < LINE_MAX // 4 and "=?" not in name:
+        return f'filename="{quote(name)}"'
+    parts = _CODED.findall(f"utf-8''{percent(name, safe='')}")  # RFC 2231
+    if len(parts) == 1:
+        return f"filename*={parts[0]}"
+    return ";\n ".join(f"filename*{number}*={part}" for number, part in enumerate(parts))
+
+
+def _mailbox(field: str, person: Correspondent) -> str:
+    label = one_line(person.label)
+    address = mail_address(person.shown)
+    if _ATOMS.match(label) and len(label) + len(address) < _WIDTH and "=?" not in label:
+        return f"{label} <{address}>"
+    if label.isascii() and len(label) + len(address) < LINE_MAX // 2 and "=?" not in label:
+        return f'"{quote(label)}" <{address}>'
+    return f"{_words(field, label)}\n <{address}>" if label else address
+
+
+def _text(field: str, text: str) -> str:
+    text = one_line(text)
+    if not text.isascii() or "=?" in text or any(len(word) > _WIDTH for word in text.split()):
+        return _words(field, text)
+    if len(text) + len(field) + 2 <= _WIDTH:
+        return text
+    return Header(text, "us-ascii", _WIDTH, field).encode()
+
+
+def _words(field: str, text: str) -> str:
+    """As encoded words (RFC 2047)."""
+    return Header(text, "utf-8", _WIDTH, field).encode()

@@ -1,0 +1,303 @@
+"""Messages as mails: what is read of the store for them, and the files that show them.
+
+Of a mail only its head is in memory, and that of the last few; its content is read when somebody
+reads it.
+"""
+
+import errno
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from cbfs.interface import Backend
+from cbfs.messages.content import gone_key, read_content
+from cbfs.messages.file_names import free_name, shown_file_name
+from cbfs.messages.history import get_message
+from cbfs.messages.mail_ids import MailId
+from cbfs.messages.model import Conversation, Message
+from cbfs.storage.store import Reader, Table
+from cbfs.tree.nodes import FIRST_MAIL, MESSAGE_MODE, NO_NAMES, Node
+from cbfs.tree.rules import TreeError
+from cbfs.tree.virtual.conversation_folder import Contents, MessageNodes
+from cbfs.tree.virtual.mail.letter import (
+    TEXT_MAX,
+    Attached,
+    Correspondent,
+    MailHead,
+    first_line,
+    is_body,
+    is_plain,
+    mail_of_many,
+    mail_of_one,
+)
+from cbfs.tree.virtual.mail.pieces import Packed, Piece, Stretch, zip_of
+from cbfs.tree.virtual.message_links import in_thread
+from cbfs_common.messages.folder import TOP
+
+REMEMBERED = 16_384
+"""Entries of mails that are remembered, of each its head and its files: some hundred bytes each."""
+
+MAIL_FILES_MAX = 256
+"""Files that a mail has; of a folder with more, the others are one archive."""
+
+_REST = "more.zip"
+
+
+@dataclass(frozen=True, slots=True)
+class MailText:
+    """A message as a mail: ``text`` of ``message``, of which ``gone`` entries had been removed, if
+    it is a folder; made of so many ``entries``, some in archives if it ``packs``."""
+
+    message: Message
+    text: Piece
+    gone: int
+    entries: int = 1
+    packs: bool = False
+
+
+class Mails:
+    """The mails of one mount. ``conversation`` gives the one of an id, and raises KeyError for one
+    that is not shown; ``nodes`` knows what is in messages that are folders."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        nodes: MessageNodes,
+        conversation: Callable[[bytes], Conversation],
+    ) -> None:
+        self._backend = backend
+        self._nodes = nodes
+        self._conversation = conversation
+        self._known: OrderedDict[int, MailText] = OrderedDict()
+        self._people: dict[str, Correspondent] = {}
+        self._entries = 0  # of all of them
+
+    def known(self, serial: int) -> MailText | None:
+        """That of a message, when it is remembered."""
+        return self._known.get(serial)
+
+    def forget(self, serial: int) -> None:
+        """Something that the mail of that message says may be another now."""
+        self._taken_out(serial)
+
+    def forget_all(self) -> None:
+        """Something may be another now in any of them: what somebody is called."""
+        self._known.clear()
+        self._people.clear()
+        self._entries = 0
+
+    def of(self, conversation: bytes, serial: int) -> MailText:
+        """That of a message. Raises TreeError(ESTALE) when the message is gone."""
+        found = self._taken_out(serial)
+        if found is None or not self._is_right(found):
+            found = self._made(conversation, serial)
+        self._known[serial] = found
+        self._entries += found.entries
+        while self._entries > REMEMBERED and len(self._known) > 1:
+            self._taken_out(next(iter(self._known)))
+        return found
+
+    def _taken_out(self, serial: int) -> MailText | None:
+        found = self._known.pop(serial, None)
+        self._entries -= found.entries if found else 0
+        return found
+
+    def read(self, mail: MailText, offset: int, size: int) -> bytes:
+        """``size`` bytes of a mail from ``offset`` on, fewer at its end. Raises TreeError(ESTALE)
+        when the message, or something that was in it, was removed meanwhile: it is erased at once,
+        whoever has it open; and when its conversation was left."""
+        message = mail.message
+        self._place(message.conversation)
+        with self._backend.store.read() as reader:
+            gone = get_message(reader, message.conversation, message.serial) is None
+            if gone or _gone(reader, message) != mail.gone:
+                raise TreeError(errno.ESTALE)
+            return mail.text.read(
+                lambda start, length: read_content(reader, message.content, start, length),
+                offset,
+                size,
+            )
+
+    def _is_right(self, mail: MailText) -> bool:
+        if not mail.message.folder:
+            return True
+        with self._backend.store.read() as reader:
+            return _gone(reader, mail.message) == mail.gone
+
+    def _made(self, conversation: bytes, serial: int) -> MailText:
+        place = self._place(conversation)
+        with self._backend.store.read() as reader:
+            message = get_message(reader, conversation, serial)
+            if message is None:
+                raise TreeError(errno.ESTALE)
+            gone = _gone(reader, message)
+            if message.folder:
+                files, packed = self._files(reader, message)
+                head = self._head(message, place, shown_file_name(message.file_name))
+                text, entries = mail_of_many(head, files), 1 + len(files) + packed
+                return MailText(message, text, gone, entries, packed > 0)
+            attached, line = _one(reader, message)
+        return MailText(message, mail_of_one(self._head(message, place, line), attached), gone)
+
+    def _place(self, conversation: bytes) -> Conversation:
+        try:
+            return self._conversation(conversation)
+        except KeyError as error:
+            raise TreeError(errno.ESTALE) from error
+
+    def _head(self, message: Message, place: Conversation, line: str) -> MailHead:
+        others = [name for name in place.participants if name != message.sender]
+        return MailHead(
+            MailId(message.id, message.conversation),
+            self._person(message.sender),
+            tuple(map(self._person, others or [message.sender])),
+            message.date,
+            place.subject or line,
+            tuple(MailId(parent.id, message.conversation) for parent in message.parents),
+            not message.doubts,
+        )
+
+    def _person(self, name: str) -> Correspondent:
+        found = self._people.get(name)
+        if found is None:
+            if len(self._people) >= REMEMBERED:
+                self._people.clear()
+            people = self._backend.people
+            found = self._people[name] = Correspondent(people.shown(name), people.label(name))
+        return found
+
+    def _files(self, reader: Reader, message: Message) -> tuple[list[Attached], int]:
+        """The files of a message that is a folder, and its folders as archives; and how many files
+        these have."""
+        contents = self._nodes.contents((message.conversation, message.serial))
+        if contents is None:
+            raise TreeError(errno.ESTALE)
+        table, left = contents.table, TEXT_MAX
+        found: list[Attached] = []
+        count = 0
+
+        def pack(name: str, entries: Iterable[tuple[str, int]]) -> None:
+            nonlocal count
+            packed = _all_files(contents, entries)
+            found.append(Attached(name, zip_of(packed), type="application/zip"))
+            count += len(packed)
+
+        entries = list(contents.below(TOP))
+        shown = entries if len(entries) <= MAIL_FILES_MAX else entries[: MAIL_FILES_MAX - 1]
+        for name, at in shown:
+            size = table.entries[at].size
+            if size is None:
+                pack(f"{name}.zip", contents.below(at + 1))
+                continue
+            plain, start = size <= left, table.starts[at]
+            if plain:
+                left -= size  # so that what is read of many small files is not much
+                plain = is_plain(read_content(reader, message.content, start, size))
+            found.append(Attached(name, Stretch(start, size), plain))
+        if len(shown) < len(entries):
+            names = {each.name for each in found}
+            pack(free_name(_REST, names.__contains__), entries[len(shown) :])
+        return found, count
+
+
+def _all_files(contents: Contents, entries: Iterable[tuple[str, int]]) -> list[Packed]:
+    """These, and all files below those that are folders."""
+    found: list[Packed] = []
+    left = list(entries)
+    while left:
+        path, at = left.pop()
+        size = contents.table.entries[at].size
+        if size is None:
+            left += [(f"{path}/{name}", inner) for name, inner in contents.below(at + 1)]
+        else:
+            found.append(Packed(path, contents.table.starts[at], size))
+    return sorted(found)
+
+
+def _one(reader: Reader, message: Message) -> tuple[Attached, str]:
+    """The file that a message is, and what its subject may be."""
+    size = message.content.size
+    name = shown_file_name(message.file_name) if message.file_name else ""
+    data = read_content(reader, message.content, 0, size) if size <= TEXT_MAX else b""
+    plain = size <= TEXT_MAX and is_plain(data)
+    attached = Attached(name, Stretch(0, size), plain)
+    return attached, (first_line(data) if is_body(attached) else "") or name
+
+
+def _gone(reader: Reader, message: Message) -> int:
+    """How many entries were removed from a message that is a folder."""
+    return sum(1 for _ in reader.keys(Table.GONE, gone_key(message))) if message.folder else 0
+
+
+class MailFile(Node):
+    """A message as a file of mail/. There may be very many: see ``MessageFile``. Its size is known
+    when somebody asks."""
+
+    __slots__ = ("_mails", "conversation", "serial")
+
+    remade = True
+    mode = MESSAGE_MODE
+    names = NO_NAMES
+
+    def __init__(self, mails: Mails, conversation: bytes, serial: int, received: int) -> None:
+        """``received``: when the message came, in milliseconds since 1970."""
+        self.inode = FIRST_MAIL + serial
+        self.mtime_ns = self.changed_ns = received * 1_000_000
+        self.lookups = 0
+        self.conversation = conversation
+        self.serial = serial
+        self._mails = mails
+
+    @property
+    def is_known(self) -> bool:
+        """Whether nothing need be read for its size."""
+        return self._mails.known(self.serial) is not None
+
+    @property
+    def links(self) -> int:
+        """Always 1."""
+        return 1
+
+    @property
+    def size(self) -> int:
+        """In bytes. Raises TreeError(ESTALE) when the message is gone."""
+        return self._mails.of(self.conversation, self.serial).text.size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset`` on, fewer at the end. Raises TreeError(ESTALE) when the
+        message is gone."""
+        return self._mails.read(self._mails.of(self.conversation, self.serial), offset, size)
+
+    def opened(self) -> "OpenMail":
+        """What somebody reads who has opened it."""
+        return OpenMail(self, self._mails)
+
+
+class OpenMail(MailFile):
+    """A mail as one handle reads it: the same to its end, whatever people are called meanwhile."""
+
+    __slots__ = ("_mail",)
+
+    def __init__(self, file: MailFile, mails: Mails) -> None:
+        super().__init__(mails, file.conversation, file.serial, 0)
+        self.mtime_ns, self.changed_ns = file.mtime_ns, file.changed_ns
+        self._mail = mails.of(file.conversation, file.serial)
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self._mail.text.size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset`` on, fewer at the end. Raises TreeError(ESTALE) when the
+        message is gone."""
+        return self._mails.read(self._mail, offset, size)
+
+    @property
+    def packs(self) -> bool:
+        """Whether it has archives: where one begins, a file must be read as a whole."""
+        return self._mail.packs
+
+    async def read_apart(self, offset: int, size: int) -> bytes:
+        """What ``read`` gives, by a thread."""
+        return await in_thread(lambda: self.read(offset, size))

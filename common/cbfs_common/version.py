@@ -1,0 +1,5 @@
+"""The version of all programs of cbfs."""
+
+from typing import Final
+
+VERSION: Final = "0.1.0"

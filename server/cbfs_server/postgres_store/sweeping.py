@@ -1,0 +1,129 @@
+"""Forgetting what is old, by one of the servers that share a database: the one whose connection
+holds the lock of it. An account at a time is changed, so that nobody waits for long."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import trio
+
+from cbfs_host.complaints import StoreError
+from cbfs_host.logs import tell_fault
+from cbfs_server.limits import ENDING_COST, EXPIRY_BATCH, NEWCOMER_DAYS, WORK_WINDOW
+from cbfs_server.postgres_store import statements as s
+from cbfs_server.postgres_store.changes import end_account
+from cbfs_server.postgres_store.lines import Database, DatabaseLine, using
+from cbfs_server.postgres_store.statements import Row, call
+from cbfs_server.postgres_store.wire import ConnectionLost, StatementFailed, Wire
+from cbfs_server.store.operations import Expired, ForgetInvites, ForgetOld, Swept, min_day
+
+LOCK: Final = 0x63626673
+"""The advisory lock."""
+
+Search = ForgetOld | ForgetInvites
+
+
+class Sweeper:
+    """Does the searches of one server, one after the other."""
+
+    def __init__(self, database: Database) -> None:
+        self._line = DatabaseLine(database)
+        self._send, self._receive = trio.open_memory_channel[
+            tuple[Search, Callable[[Any], object]]
+        ](64)
+
+    def put(self, asked: Search, done: Callable[[Any], object]) -> None:
+        """Queue a search."""
+        try:
+            self._send.send_nowait((asked, done))
+        except trio.WouldBlock:
+            done(StoreError("too much is searched for at once"))
+
+    async def run(self) -> None:
+        """Search, until cancelled."""
+        async with using(self._line):
+            async for asked, done in self._receive:
+                try:
+                    wire = await self._line.wire()
+                    result: Any = await _search(wire, asked)
+                except (ConnectionLost, StatementFailed) as error:
+                    self._line.drop()
+                    result = StoreError(f"the search was not made: {error}")
+                except Exception as error:
+                    self._line.drop()
+                    tell_fault("a search", error)
+                    result = StoreError("the search was not made")
+                try:
+                    done(result)
+                except Exception as error:
+                    tell_fault("an answer", error)
+
+
+async def _search(wire: Wire, asked: Search) -> Swept | bytes | None:
+    (((held,),),) = await wire.ask([call(s.EXPIRES, LOCK)])
+    if not s.bool_of(held):
+        return Swept(None, Expired()) if isinstance(asked, ForgetOld) else None
+    if isinstance(asked, ForgetOld):
+        return await _forget_old(wire, asked)
+    (found,) = await wire.ask([call(s.FORGET_INVITES, asked.start, asked.before, EXPIRY_BATCH)])
+    return s.bytes_of(found[-1][0]) + b"\0" if len(found) == EXPIRY_BATCH else None
+
+
+async def _forget_old(wire: Wire, asked: ForgetOld) -> Swept:
+    budget, counted = EXPIRY_BATCH, Expired()
+    if not asked.start:
+        await wire.ask([call(s.FORGET_PROOFS, WORK_WINDOW)])
+    (found,) = await wire.ask([call(s.SWEEP, asked.start, EXPIRY_BATCH)])
+    users = [s.bytes_of(row[0]) for row in found]
+    oldest = await wire.ask([call(s.OLDEST, user) for user in users])
+    before = asked.today - asked.retention
+    for row, mail in zip(found, oldest, strict=True):
+        if _is_over(row, asked):
+            budget -= await _end(wire, s.bytes_of(row[0]), asked, budget, counted)
+        elif mail and s.int_of(mail[0][0]) < before:
+            budget -= await _forget_mail(wire, s.bytes_of(row[0]), before, budget, counted)
+        elif mail:
+            counted.oldest = min_day(counted.oldest, s.int_of(mail[0][0]))
+        if budget <= 0:
+            return Swept(s.bytes_of(row[0]), counted)
+    return Swept(users[-1] + b"\0" if len(users) == EXPIRY_BATCH else None, counted)
+
+
+def _is_over(row: Row, asked: ForgetOld) -> bool:
+    _, visit, fetched = row
+    inactive = asked.inactive if s.bool_of(fetched) else min(asked.inactive, NEWCOMER_DAYS)
+    return s.int_of(visit) + inactive < asked.today
+
+
+async def _end(wire: Wire, user: bytes, asked: ForgetOld, most: int, counted: Expired) -> int:
+    """End an account, or as much of it as ``most`` envelopes are, if its owner has not come
+    meanwhile. How much that cost."""
+    await wire.ask([call(s.BEGIN), call(s.LOCK_SERVER), call(s.LOCK, user)])
+    (found,) = await wire.ask([call(s.ACCOUNT, user)])
+    if not found or not _is_over(found[0], asked):
+        await wire.ask([call(s.ROLLBACK)])
+        return 1
+    (removed,) = await wire.ask([call(s.REMOVE_OLDEST, user, 2**62, most)])
+    went = s.int_of(removed[0][0])
+    if went < most:
+        await end_account(user, wire.ask)
+    await wire.commit()
+    counted.envelopes += went
+    counted.accounts += bool(went)
+    if went < most:
+        counted.ended.append(user)
+        counted.unused += not s.bool_of(found[0][2])
+    return went + ENDING_COST
+
+
+async def _forget_mail(wire: Wire, user: bytes, before: int, most: int, counted: Expired) -> int:
+    await wire.ask([call(s.BEGIN), call(s.LOCK, user)])
+    removed, left = await wire.ask(
+        [call(s.REMOVE_OLDEST, user, before, most), call(s.OLDEST, user)]
+    )
+    await wire.commit()
+    went = s.int_of(removed[0][0])
+    counted.envelopes += went
+    counted.accounts += bool(went)
+    if left:
+        counted.oldest = min_day(counted.oldest, s.int_of(left[0][0]))
+    return went
