@@ -153,7 +153,7 @@ def test_control_c_at_a_passphrase(
     terminal = Terminal(*(places.get(word, word) for word in words))
     terminal.wait(prompt)
     wait_for(lambda: not terminal.echoes() or None, "it to read")
-    terminal.type("half of a passphr\x03")
+    terminal.type("half of a passphr\x03\n")  # the line's end: for a signal right before it reads
     terminal.wait("cbfs: interrupted\r\n")
     assert terminal.echoes()
     assert terminal.end() == 130
