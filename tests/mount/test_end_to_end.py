@@ -230,7 +230,8 @@ class Tap:
     def __init__(self) -> None:
         self.server = 0
         """The port of the server."""
-        self.seen: list[bytes] = []
+        self.seen: list[bytearray] = []
+        """What passes of each connection, either way."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -247,6 +248,7 @@ class Tap:
 
     def _pump(self, source: socket.socket, target: socket.socket) -> None:
         kept = bytearray()
+        self.seen.append(kept)
         try:
             while data := source.recv(65_536):
                 kept += data
@@ -254,7 +256,6 @@ class Tap:
         except OSError:
             pass
         finally:
-            self.seen.append(bytes(kept))
             source.close()
             target.close()
 
@@ -313,7 +314,7 @@ def _talk_through(here: World, server: Service, tap: Tap) -> None:
         assert word not in data
 
 
-def _whole(stream: bytes | bytearray) -> bool:
+def _whole(stream: bytearray) -> bool:
     """Whether it is frames of one size after the handshake of either side."""
     return any(
         (len(stream) - begin) % FRAME_SIZE == 0 for begin in (HELLO_SIZE + PROOF_SIZE, ANSWER_SIZE)
