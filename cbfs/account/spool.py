@@ -47,6 +47,10 @@ ID_SIZE: Final = 16
 WAITING_MAX: Final = 10_000
 """Messages that may wait."""
 
+WAITING_BYTES_MAX: Final = 1 << 30
+"""Bytes that may wait, and that drafts are made of when a mount begins: in a letter to many people
+apart, so many times what is in it. What is more is taken by the next mount."""
+
 SPOOLED_MAX: Final = 100 * 1024 * 1024
 """Bytes of a file: a message of 64 MiB, and what else is in a letter."""
 
@@ -185,6 +189,11 @@ class Spool:
             if told is not None:
                 found.append((told.st_mtime_ns, identity))
         return [identity for _when, identity in sorted(found)]
+
+    def size(self) -> int:
+        """How many bytes wait, as they are on the disk."""
+        told = (_told(path) for path in self.path.iterdir() if _identity(path))
+        return sum(each.st_size for each in told if each is not None)
 
     def read(self, identity: bytes) -> bytes:
         """What is in the file with this id: it is not waited for, and no link is followed."""

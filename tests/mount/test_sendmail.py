@@ -1,6 +1,7 @@
 """``cbfs sendmail`` beside real mounts, and the programs that call it."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from email.message import EmailMessage
@@ -258,6 +259,25 @@ def test_what_is_sent_while_nothing_is_mounted_waits(
     assert [text.count(secret) for text in texts].count(1) == 3
 
 
+def test_a_mount_that_does_not_answer_is_not_waited_for(
+    people: tuple[World, User, User, User],
+) -> None:
+    _, alice, bob, _carol = people
+    daemons = alice.pids()
+    for daemon in daemons:
+        os.kill(daemon, signal.SIGSTOP)
+    try:
+        told = sent(alice, "Subject: stopped\n\nwhile it is stopped\n", "bob")
+    finally:
+        for daemon in daemons:
+            os.kill(daemon, signal.SIGCONT)
+    assert "does not answer: the message waits" in told
+    assert len(list((alice.account / "spool").glob("*.mail"))) == 1
+    alice.unmount()
+    alice.mount()
+    bob.wait_message("alice", "while it is stopped\n")
+
+
 def test_where_nothing_was_ever_mounted_nothing_can_wait(
     people: tuple[World, User, User, User],
 ) -> None:
@@ -391,3 +411,63 @@ def test_a_unit_that_fails_is_told_of(
     shell(alice, script, tmp_path)
     path = bob.wait_message("alice", "backup.service\n")
     assert 'subject = "backup.service has failed"' in metadata(path)
+
+
+def test_smartd_tells_of_a_disk(people: tuple[World, User, User, User], tmp_path: Path) -> None:
+    """What smartd runs, with -m bob -M exec, where it finds a disk; here is none that it knows."""
+    _, alice, bob, _carol = people
+    warning = Path("/usr/share/smartmontools/smartd_warning.sh")
+    assert warning.exists(), "smartmontools is missing; ./run test installs it"
+    script = tmp_path / "smartd-mail"  # smartd looks in no PATH of a user's
+    example = (EXAMPLES / "smartd").read_text()
+    script.write_text(example.replace("| cbfs ", f"| '{SCRIPTS}/cbfs' "))
+    script.chmod(0o755)
+    shell(
+        alice,
+        str(warning),
+        tmp_path,
+        SMARTD_MAILER=str(script),
+        SMARTD_ADDRESS="bob",
+        SMARTD_MESSAGE="the disk is old",
+        SMARTD_FAILTYPE="EmailTest",
+        SMARTD_DEVICE="/dev/sda",
+        SMARTD_DEVICESTRING="/dev/sda",
+        SMARTD_DEVICETYPE="auto",
+        SMARTD_DEVICEINFO="a disk",
+        SMARTD_TFIRST="now",
+        SMARTD_TFIRSTEPOCH="1795445162",
+        SMARTD_PREVCNT="0",
+        SMARTD_NEXTDAYS="",
+    )
+    path = wait_for(
+        lambda: next((p for p in texts_of(bob) if "the disk is old" in p.read_text()), None),
+        "what smartd says",
+    )
+    assert "SMART error (EmailTest)" in metadata(path)
+
+
+def test_a_mail_says_what_somebody_is_called_now(people: tuple[World, User, User, User]) -> None:
+    """Whatever the kernel has of it."""
+    _, alice, bob, _carol = people
+    sent(alice, "Subject: called\n\nwho is it\n", "bob")
+    bob.wait_message("alice", "who is it\n")
+    contacts = bob.mountpoint / "contacts"
+    (path,) = (
+        path
+        for box in ("new", "cur")
+        for path in (bob.mountpoint / "mail" / box).iterdir()
+        if b"who is it" in path.read_bytes()
+    )
+
+    def says() -> bool | None:
+        return b"the-builder" in path.read_bytes() or None
+
+    assert not says()
+    (contacts / "alice").rename(contacts / "alice-the-builder")
+    try:
+        wait_for(says, "her name")
+        wait_for(lambda: path.stat().st_size == len(path.read_bytes()) or None, "the size")
+    finally:
+        (contacts / "alice-the-builder").rename(contacts / "alice")
+    wait_for(lambda: not says() or None, "her name of before")
+    wait_for(lambda: path.stat().st_size == len(path.read_bytes()) or None, "the size of before")

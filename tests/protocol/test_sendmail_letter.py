@@ -513,8 +513,26 @@ def test_addresses_are_read_in_time() -> None:
 
 @pytest.mark.parametrize("name", ["Resent-To", "Resent-Cc", "Resent-Bcc"])
 def test_what_is_sent_once_more_does_not_go_to_those_who_have_it(name: str) -> None:
-    text = f"{name}: dave\nTo: bob\n\nhi\n"
-    assert refused(text, headers=True).code == Exit.DATAERR
+    text = f"{name}: dave\nResent-From: alice\nTo: bob\nCc: carol\nBcc: erin\n\nhi\n"
+    found = by_headers(text)
+    assert (*found.together, *found.apart) == (Recipient("dave"),)
+    assert bool(found.apart) is (name == "Resent-Bcc")
     assert read_letter(text.encode(), ["dave"], from_headers=False, dot_ends=False).apart == (
         Recipient("dave"),
     )
+
+
+def test_of_what_was_sent_more_than_once_the_last_time_counts() -> None:
+    text = (
+        "Resent-Date: x\nResent-To: dave\nResent-Cc: frank\nResent-Date: y\nResent-To: erin\n"
+        "Resent-Bcc: gina\nTo: bob\n\nhi\n"
+    )
+    found = by_headers(text)
+    assert found.together == (Recipient("dave"), Recipient("frank"))
+    assert found.apart == ()
+    assert refused("Resent-To: two words\nTo: bob\n\nhi\n", headers=True).code == Exit.NOUSER
+
+
+def test_who_says_by_whom_it_was_sent_once_more_names_nobody() -> None:
+    found = by_headers("Resent-From: dave\nTo: bob\n\nhi\n")
+    assert found.together == (Recipient("bob"),)

@@ -12,7 +12,7 @@ import pytest
 
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.account.spool import Spool, make_key
-from cbfs.commands.sendmail import handing_over, logins
+from cbfs.commands.sendmail import handing_over, logins, queueing
 from cbfs.commands.sendmail.handing_over import MountOutbox
 from cbfs.commands.sendmail.letter import Letter, Recipient
 from cbfs.commands.sendmail.options import Exit, NotSent
@@ -27,6 +27,7 @@ class Mount:
 
     def __init__(self, path: Path) -> None:
         self.path, self.outbox = path, path / "outbox"
+        self.conversations = path / "conversations"
         for name in ("outbox", "tmp", "contacts", "conversations", "directories"):
             (path / name).mkdir()
         (path / "profile.toml").write_text('name = "alice"\n')
@@ -247,6 +248,63 @@ def test_nothing_waits_for_a_login_name(tmp_path: Path) -> None:
         else:
             assert person.is_address
             assert len(spool.waiting()) == 1
+
+
+def test_what_waits_has_one_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path)
+    spool.prepare()
+    spool.publish(make_key(SYSTEM_RANDOM).public)
+
+    def add(size: int, *apart: Recipient) -> None:
+        with Queue(tmp_path).held() as queue:
+            queue.add(Letter((), apart, "", (), "", (("message", bytes(size)),)))
+
+    monkeypatch.setattr(queueing, "WAITING_BYTES_MAX", 4_000)
+    with pytest.raises(NotSent, match="so many people apart") as found:
+        add(2_001, BOB, CAROL)
+    assert found.value.code == Exit.UNAVAILABLE
+    add(1_000, BOB, CAROL, DAVE)
+    with pytest.raises(NotSent, match="so much waits already") as found:
+        add(1_000, BOB, CAROL)
+    assert found.value.code == Exit.TEMPFAIL
+    assert spool.size() > 1_000
+    add(10, BOB)
+    assert len(spool.waiting()) == 2
+
+
+def test_letters_go_on_in_what_was_just_begun(mount: Mount) -> None:
+    for label in ("bob", "carol"):
+        mount.contact(label)
+    for _ in range(2):
+        mount.take(together=(BOB, CAROL))
+        mount.take(BOB)
+    assert mount.folders() == ["bob", "bob,carol"]
+    assert len(list((mount.outbox / "bob").iterdir())) == 3
+    (mount.outbox / "bob" / "metadata.toml").write_text('participants = [1]\nsubject = ""\n')
+    mount.take(BOB)
+    assert mount.folders() == ["bob", "bob (2)", "bob,carol"]
+
+
+def test_a_folder_that_is_sent_meanwhile_is_looked_for_once_more(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount.contact("bob")
+    mount.take(BOB)
+    moved = handing_over._moved
+
+    def overtaken(item: Path, place: Path) -> Path:
+        monkeypatch.setattr(handing_over, "_moved", moved)
+        place.rename(mount.conversations / "2026-11-23-alice-bob")
+        (mount.outbox / "2026-11-23-alice-bob").mkdir()
+        (mount.conversations / "2026-11-23-alice-bob" / "metadata.toml").write_text(
+            'participants = ["alice", "bob"]\nsubject = ""\n'
+        )
+        return moved(item, place)
+
+    monkeypatch.setattr(handing_over, "_moved", overtaken)
+    mount.take(BOB)
+    assert mount.folders() == ["2026-11-23-alice-bob"]
+    assert len(list((mount.outbox / "2026-11-23-alice-bob").iterdir())) == 1
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -11,6 +11,7 @@ import trio
 
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.account.spool import Spool, SpoolKey, decode_keys
+from cbfs.commands.mount import spooled as taking
 from cbfs.commands.mount.spooled import Drafts, held_spool, take_in
 from cbfs.commands.sendmail import letter as letters
 from cbfs.commands.sendmail.letter import Letter, Recipient, encode_letter
@@ -173,6 +174,35 @@ def test_letters_to_the_same_people_about_the_same_are_together(place: Place) ->
     found = place.mount()
     assert [each for each in found if each.count("/") == 1 and each.endswith("/")] == ["bob x/"]
     assert {"bob x/MAIL", "bob x/f/message", "bob x/f (2)/empty"} <= set(found)
+
+
+def test_the_same_people_by_other_names_are_together(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = FakeBackend.called
+    monkeypatch.setattr(
+        FakeBackend, "called", lambda self, text: called(self, text.removeprefix("dear-"))
+    )
+    place.add(letter("one", subject="x"))
+    place.add(letter("two", Recipient("dear-bob"), subject="x"))
+    found = place.mount()
+    assert [each for each in found if each.endswith("/")] == ["bob x/"]
+
+
+def test_no_more_is_taken_at_once_than_one_limit_says(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taking, "WAITING_BYTES_MAX", 10)
+    place.mount()
+    apart = (CAROL, Recipient("dave"), Recipient("erin"))
+    place.add(Letter((), apart, "x", (), "", (("message", b"hi\n"),)))  # 9 bytes
+    place.add(letter("one"))
+    assert [each for each in place.mount() if "MAIL" in each] == [
+        "carol x/MAIL", "dave x/MAIL", "erin x/MAIL",
+    ]  # fmt: skip
+    assert len(place.spool.waiting()) == 1
+    assert "bob/MAIL" in place.mount()
+    assert not place.spool.waiting()
 
 
 def test_people_apart_have_a_conversation_each(place: Place) -> None:

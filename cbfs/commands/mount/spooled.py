@@ -20,8 +20,15 @@ from pathlib import Path
 import tomli_w
 import trio
 
-from cbfs.account.spool import Spool, SpoolKey, decode_keys, encode_keys, make_key
-from cbfs.commands.sendmail.letter import Letter, decode_letter, groups_of
+from cbfs.account.spool import (
+    WAITING_BYTES_MAX,
+    Spool,
+    SpoolKey,
+    decode_keys,
+    encode_keys,
+    make_key,
+)
+from cbfs.commands.sendmail.letter import Letter, copies_size, decode_letter, groups_of
 from cbfs.commands.sendmail.places import conversation_name, message_name
 from cbfs.messages.file_names import free_name
 from cbfs.messages.model import Content, Conversation
@@ -78,12 +85,18 @@ async def _take_in(tree: Tree, spool: Spool, random: Random) -> None:
         noted = {key[len(Meta.SPOOLED) :] for key, _ in reader.items(Table.META, Meta.SPOOLED)}
     waiting, drafts = spool.waiting(), Drafts(tree)
     gone = [identity for identity in waiting if identity in noted]
-    left = False
+    left, room = False, WAITING_BYTES_MAX
     for identity in waiting:
         if identity in noted:
             continue
         try:
-            with drafts.of(_opened(spool, keys, identity), identity) as change:
+            letter = _opened(spool, keys, identity)
+            if copies_size(letter) > room:
+                left = True
+                _log.error("more waits than is taken at once: the next mount takes it")
+                break
+            room -= copies_size(letter)
+            with drafts.of(letter, identity) as change:
                 await store.commit(change)
             gone.append(identity)
         except Exception as error:
@@ -189,7 +202,7 @@ class Drafts:
         me = self._tree.backend.name
         others = [name for name in group if name != me] or [me]
         conversation = self._conversation(letter, others)
-        about = frozenset(others), letter.subject
+        about = frozenset(map(self._owner, others)), letter.subject
         if conversation is not None:
             place = self._tree.folders(conversation.id)[1]
         elif about in self._begun:

@@ -153,6 +153,13 @@ class MountOutbox:
         others = self._without_me(group)
         known = all(map(self._is_known, others))
         place = self._place(letter, others)
+        if place is not None:
+            try:
+                return _Draft(_moved(item, place), tuple(others), known, begun=False)
+            except FileNotFoundError:  # it has been sent, and the folder has another name
+                if not item.exists():
+                    raise
+                place = self._place(letter, others)
         path = self._begun(letter, others, item) if place is None else _moved(item, place)
         return _Draft(path, tuple(others), known, place is None)
 
@@ -187,6 +194,22 @@ class MountOutbox:
                 table = _table(self._conversations / name / METADATA)
                 if table.get("subject", "") == subject and self._fits(name, table, people):
                     return self._outbox / name
+        return self._begun_for(people, subject)
+
+    def _begun_for(self, people: set[str], subject: str) -> Path | None:
+        """The folder in the outbox in which somebody has just begun a conversation of these people
+        about this, that has not been sent yet."""
+        for name in sorted(os.listdir(self._outbox)):  # noqa: PTH208 - names
+            folder = self._outbox / name
+            if folder.is_symlink() or (self._conversations / name).exists():
+                continue
+            table = _table(folder / METADATA)
+            there = table.get("participants", [])
+            if not (isinstance(there, list) and all(isinstance(each, str) for each in there)):
+                continue
+            named = {self._true(each) for each in there} | {self._true(self._me)}
+            if there and named == people and table.get("subject", "") == subject:
+                return folder
         return None
 
     def _fits(self, name: str, table: dict[str, Any], people: set[str]) -> bool:

@@ -67,6 +67,12 @@ def groups_of(letter: Letter, owner: Callable[[str], str]) -> tuple[tuple[str, .
     return (tuple(together.values()), *alone) if together else tuple(alone)
 
 
+def copies_size(letter: Letter) -> int:
+    """How many bytes its contents are in all conversations that it may go into."""
+    groups = len(letter.apart) + bool(letter.together)
+    return groups * sum(len(content) for _name, content in letter.files)
+
+
 def encode_letter(letter: Letter) -> bytes:
     """A letter as it waits in the spool: size of the head u32 | head | contents. The head is an
     array of msgpack, in which files are pairs of a name and a size."""

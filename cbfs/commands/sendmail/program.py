@@ -11,8 +11,9 @@ import os
 import sys
 from pathlib import Path
 
-from cbfs.account.place import ACCOUNT_ATTRIBUTE, check_account, default_account
+from cbfs.account.place import check_account, default_account
 from cbfs.commands.process.entry import PROGRAM
+from cbfs.commands.sendmail.asking import answers
 from cbfs.commands.sendmail.handing_over import MountOutbox
 from cbfs.commands.sendmail.letter import Letter
 from cbfs.commands.sendmail.options import USAGE_TEXT, Exit, NotSent, SendmailOptions, parse
@@ -71,15 +72,16 @@ def _message() -> bytes:
 def _send(letter: Letter, options: SendmailOptions) -> None:
     """Raises CbfsError, OSError."""
     account = _account(options.account)
-    mount = _mount_of(account)
+    mount, hangs = _mount_of(account)
     if mount is None:
         # where there is a mount, nothing of this is needed
         from cbfs.commands.sendmail.queueing import Queue  # noqa: PLC0415
 
         with Queue(account).held() as queue:
-            mount = _mount_of(account)  # it may have come until the spool was ours
+            if not hangs:
+                mount, hangs = _mount_of(account)  # it may have come until the spool was ours
             if mount is None:
-                queue.add(letter)
+                queue.add(letter, hangs=hangs)
                 return
     MountOutbox(mount).take(letter)
     if options.verbose:
@@ -98,14 +100,15 @@ def _account(given: str) -> Path:
     return account
 
 
-def _mount_of(account: Path) -> Path | None:
+def _mount_of(account: Path) -> tuple[Path | None, bool]:
     """Where the account is mounted by us, and by a daemon that lives: others, whom a message is
-    none of the business of, can say that they have mounted it."""
+    none of the business of, can say that they have mounted it. And whether there is one that does
+    not answer."""
     names = dict.fromkeys((account, Path(os.path.realpath(account))))
+    hangs = False
     for mountpoint in (each for name in names for each in own_mountpoints_of(name)):
-        try:
-            os.getxattr(mountpoint, ACCOUNT_ATTRIBUTE)
-        except OSError:
-            continue  # dead, or not ours to enter
-        return mountpoint
-    return None
+        found = answers(mountpoint)
+        if found:
+            return mountpoint, False
+        hangs = hangs or found is None  # else it is dead, or not ours to enter
+    return None, hangs

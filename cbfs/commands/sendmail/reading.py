@@ -47,7 +47,8 @@ SYSTEM_NAMES: Final = frozenset(
 )
 """Names by which programs mean somebody of this machine: somebody else may have registered them."""
 
-_RESENT = ("Resent-To", "Resent-Cc", "Resent-Bcc")
+_RESENT = ("resent-to", "resent-cc", "resent-bcc")
+"""Who names people by one of these sends a message once more."""
 
 _LOCAL = ("localhost", "localdomain", "local")
 """What domains of this machine and its network end with."""
@@ -102,15 +103,11 @@ def _parsed(data: bytes) -> EmailMessage:
 
 
 def _letter(message: EmailMessage, arguments: Sequence[str], *, from_headers: bool) -> Letter:
-    if from_headers and any(name in message for name in _RESENT):
-        raise NotSent(
-            Exit.DATAERR,
-            "the message was sent before, to others",
-            "name whom it is sent to now behind the options",
-        )
     named = [person_of(word) for word in arguments]
-    shown = _in_headers(message, ("To", "Cc"), strict=from_headers)
-    blind = _in_headers(message, ("Bcc",), strict=True) if from_headers else []
+    resent = _resent(message) if from_headers else None
+    heads, prefix = (message, "") if resent is None else (resent, "Resent-")
+    shown = _in_headers(heads, (f"{prefix}To", f"{prefix}Cc"), strict=from_headers)
+    blind = _in_headers(heads, (f"{prefix}Bcc",), strict=True) if from_headers else []
     if from_headers:
         together = _once(shown)
         blind = [*named, *blind]
@@ -133,6 +130,23 @@ def _letter(message: EmailMessage, arguments: Sequence[str], *, from_headers: bo
     subject = _subject(message)
     folder, files = _files(message, subject)
     return Letter(together, apart, subject, _answers(message), folder, files)
+
+
+def _resent(message: EmailMessage) -> EmailMessage | None:
+    """The headers by which a message was sent once more, the last time: the block that stands first
+    (RFC 5322, 3.6.6). None for one that never was. It is for those whom they name, and for nobody
+    whom it was for before."""
+    block = EmailMessage(policy=_POLICY)
+    seen: set[str] = set()
+    for key, value in message.raw_items():
+        name = key.lower()
+        if not name.startswith("resent-"):
+            continue
+        if name in seen:
+            break  # that is of an earlier time
+        seen.add(name)
+        block.set_raw(key, str(value))
+    return block if seen & set(_RESENT) else None
 
 
 def _once(people: Sequence[Recipient]) -> tuple[Recipient, ...]:
