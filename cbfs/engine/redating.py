@@ -18,6 +18,7 @@ from cbfs.account import account
 from cbfs.context import Context, Events
 from cbfs.messages import history, listings, petnames, search_index
 from cbfs.messages.conversations import begun_by, load_conversations, name_folder
+from cbfs.messages.marks import mail_pages
 from cbfs.messages.model import Conversation, Message
 from cbfs.receiving import message_requests
 from cbfs.storage.faults import unharmed
@@ -121,6 +122,8 @@ def redate(writer: Writer, batch: Iterable[Late], now: int) -> list[Message]:
         date = late.date if message.date > now else message.date
         search_index.redate(writer, message, date)
         came = min(message.received, now)
+        if came != message.received:
+            mail_pages.forget_row(writer, message.serial)
         changed.append(petnames.name_anew(writer, replace(message, date=date, received=came)))
     return changed
 

@@ -16,6 +16,7 @@ FACE = (
     "mail_ids",
     "marks.doubts",
     "marks.mail_notes",
+    "marks.mail_pages",
     "model",
     "name_pages",
     "order",

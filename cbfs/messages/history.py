@@ -11,7 +11,7 @@ from cbfs.messages import lifetimes, listings, name_pages, order, search_index, 
 from cbfs.messages.content import drop_content, gone_key, read_content, read_table
 from cbfs.messages.conversations import label, note_met
 from cbfs.messages.file_names import folder_message_name, message_name
-from cbfs.messages.marks import doubts, mail_notes
+from cbfs.messages.marks import doubts, mail_pages
 from cbfs.messages.model import Content, Delivery, Message, Origin, ParentRef
 from cbfs.messages.order import Absence, Known, parents_of
 from cbfs.messages.transcript import Extent, Line
@@ -439,7 +439,7 @@ def remove_message(writer: Writer, message: Message) -> None:
             order.forgo(writer, message.conversation, parent.id, message.serial)
         listings.remove(writer, message)
         search_index.remove(writer, message)
-        mail_notes.forget(writer, message.serial)
+        mail_pages.forget(writer, message.serial)
         lifetimes.unschedule(writer, message)
         doubts.forget(writer, message)
         extend_transcript(writer, message.conversation, -message.entry_size, 1)

@@ -83,7 +83,7 @@ class Attributes:
         """As ``of``, in a listing: of a mail whose size is not known, the kernel asks when somebody
         wants to know it."""
         if isinstance(node, MailFile):
-            return self._of_mail(node, _size_if_there(node) if node.is_known else None)
+            return self._of_mail(node, node.known_size)
         return self.of(node)
 
     def _of_other(self, node: Node) -> EntryAttributes:
@@ -126,13 +126,13 @@ class Attributes:
         )
 
     def _of_mail(self, node: MailFile, size: int | None) -> EntryAttributes:
-        """Of a mail, likewise; its size is another one when somebody is called something else."""
+        """Of a mail, likewise; the kernel is told when it has another size."""
         entry = self._mail_entry
         entry.st_ino = node.inode  # InodeT() would be felt here
         entry.st_size = size or 0
         entry.st_blocks = (entry.st_size + 511) // 512
         entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = node.mtime_ns
-        entry.attr_timeout = 0 if size is None else CACHE_SECONDS
+        entry.attr_timeout = 0 if size is None else MESSAGE_CACHE_SECONDS
         return entry
 
     def _of_message(self, node: MessageFile) -> EntryAttributes:

@@ -145,6 +145,7 @@ class Operations(pyfuse3.Operations):
             with harmless(self._view.failed):
                 self._inodes.forget(inode, count)
                 self._given.forget(inode)
+                self._tree.mail.forgotten(inode)
 
     @_handler
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
@@ -336,6 +337,8 @@ class Operations(pyfuse3.Operations):
         _check_reachable(node)
         self._allow(node, wanted(flags), ctx)
         writes = flags & os.O_ACCMODE != os.O_RDONLY
+        if isinstance(node, MailFile) and not (writes or flags & os.O_TRUNC):
+            return self._open_mail(node, ctx.pid)
         if writes or flags & os.O_TRUNC:
             node = file = self._changes.to_write(node)
             file.author = self._programs.seen(ctx.pid)
@@ -468,7 +471,7 @@ class Operations(pyfuse3.Operations):
     def _erased(self, directory: Folder, name: str, node: Node) -> None:
         """Something was removed. A message is to be found in no kernel's cache, neither by its name
         nor by who has it open."""
-        if isinstance(node, MessageFile):
+        if isinstance(node, MessageFile | MailFile):
             self._view.watchers.touch(node.inode)
             self._view.watchers.left(directory.inode, name)
 
@@ -524,7 +527,7 @@ class Operations(pyfuse3.Operations):
         self, node: Node, thread: int, flags: int, *, writes: bool, new: bool = False
     ) -> FileInfo:
         self._inodes.opened(node)  # not what is opened of it, which would be looked up then
-        if isinstance(node, Text | MailFile):
+        if isinstance(node, Text):
             node = node.opened()
         author = node.author if writes and isinstance(node, File) else None
         number = self._handles.open(
@@ -541,10 +544,28 @@ class Operations(pyfuse3.Operations):
         return FileInfo(
             fh=FileHandleT(number),
             # a text may change between two looks; of a new message we must see how far it is read
-            direct_io=isinstance(node, Text | MailFile) or new or only_writes,
+            direct_io=isinstance(node, Text) or new or only_writes,
             # a message never changes; of a new one we must see that it is read
             keep_cache=isinstance(node, MessageFile) and not new and not node.removed,
         )
+
+    def _open_mail(self, node: MailFile, thread: int) -> FileInfo:
+        """A handle on a mail. The kernel has a small one as a whole from then on, and asks no more
+        until it is told that there is another."""
+        whole, shown = node.is_given, node
+        if not whole:
+            content = node.give()
+            whole = bool(content)
+            if whole and node.was_another:
+                with suppress(OSError):
+                    pyfuse3.invalidate_inode(InodeT(node.inode), attr_only=True)
+            if whole and not self._inodes.is_open(node):  # else it may wait for this very page
+                self._give(node, content)
+        if not whole:
+            shown = node.opened()
+        self._inodes.opened(node)
+        number = self._handles.open(shown, thread, writes=False, new=False)
+        return FileInfo(fh=FileHandleT(number), direct_io=not whole, keep_cache=whole)
 
     async def _store(self, fh: int, *, whole: bool = True) -> None:
         handle = self._handles[fh]

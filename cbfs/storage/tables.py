@@ -45,7 +45,7 @@ class Table(Enum):
     INDEX = b"index"  # segment u32: see ``cbfs.messages.search_index``
     TERMS = b"terms"  # segment u32 [| number in it u8]
     NODES = b"nodes"  # inode u64: files and folders of outbox/, ui_info/, tmp/ and mail/
-    MAIL = b"mail"  # segment u32: see ``cbfs.messages.marks.mail_notes``
+    MAIL = b"mail"  # segment u32 [| 1]: see ``cbfs.messages.marks.mail_notes``, ``mail_pages``
 
     def __init__(self, name: bytes) -> None:
         self.bound = bytes([len(name)]) + name

@@ -250,9 +250,12 @@ class Changes:
     ) -> Node | None:
         """Move an entry; gives what it has replaced."""
         tree = self._tree
-        await settle(tree.lookup(source, name), target.entries.get(new))
-        target = await self.ready(target)
-        source = _now(source)
+        mail = tree.lookup(source, name)
+        if isinstance(mail, MailFile) and isinstance(target, VirtualDirectory):
+            await tree.mail.rename(source, mail, target, new)
+            return None
+        await settle(mail, target.entries.get(new))
+        target, source = await self.ready(target), _now(source)
         node = tree.lookup(source, name)
         old = target.entries.get(new)
         if old is node:
@@ -266,9 +269,6 @@ class Changes:
         if source is target is tree.directories.root:
             await tree.directories.rename(name, new, replace=replace)
             return old
-        if isinstance(node, MailFile) and isinstance(target, VirtualDirectory):
-            await tree.mail.rename(source, node, target, new)
-            return None
         check_rename(node, source, target, new, replace=replace)
         self._check_content(node, target, new)
         node = tree.metadata.opened(node)

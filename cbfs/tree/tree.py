@@ -132,16 +132,17 @@ class Tree:
             if conversation.outbox_inode:
                 self.outbox.enter(conversation.folder, drafts)
         self.overview = Overview(backend.store, watchers.failed)
-        self.search_folders, self.mail = self._other_views(watchers, ended)
+        self.search_folders, self.mail = self._other_views(watchers, tasks, ended)
 
     def _other_views(
-        self, watchers: Watchers, ended: Callable[[Message], None]
+        self, watchers: Watchers, tasks: Tasks, ended: Callable[[Message], None]
     ) -> tuple[SearchFolders, MailFolders]:
         """The folders that show messages once more, entered into the root."""
         root, backend, inodes, name_of = self.root, self.backend, self.inodes, self._folder_name
         unread = Unread(root, backend, inodes, name_of, watchers, self.overview)
         messages = self._nodes, self.unseen, unread, self.overview
-        mail = MailFolders(root, backend, inodes, *messages, watchers, self._known, ended)
+        shown = watchers, tasks, self._known
+        mail = MailFolders(root, backend, inodes, *messages, *shown, ended)
         return SearchFolders(root, backend, name_of, unread, self.overview), mail
 
     def new_inode(self) -> int:
@@ -269,9 +270,11 @@ class Tree:
         ``cbfs.tree.times`` says."""
         of_texts = keep_times(shown(self.root))
         folders = [folder for folder, _drafts in self._folders.values()]
+        of_mail = self.mail.keep()
 
         def change(writer: Writer) -> None:
             of_texts(writer)
+            of_mail(writer)
             for folder in folders:
                 folder.keep(writer)
 

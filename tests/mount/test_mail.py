@@ -1,9 +1,11 @@
 """mail/ on a real mount, with the programs that read mail."""
 
 import email
+import errno
 import mailbox
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from email.policy import default
@@ -11,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounted import Mounted, Watch, mounted
+from tests.support.mounted import ROOT, Mounted, Watch, mounted
+from tests.support.screen import on_screen
 from tests.support.world import WAIT, wait_for
 
 pytestmark = pytest.mark.mount
@@ -143,10 +146,11 @@ def test_flags_by_rename_are_seen_everywhere_and_kept(mount: Mounted) -> None:
     mount.unmount()
     mount.mount()
     assert names(mount, "mail/cur") == names(mount, f"{talk(mount)}/cur") == [f"{first}:2,FS"]
-    mount.run(
-        f"mv mail/cur/{first}:2,FS mail/cur/{first}:2,FST; ! ls mail/cur/{first}:2,FST 2> /dev/null"
-    )
+    mount.run(f"mv mail/cur/{first}:2,FS mail/cur/{first}:2,FST")
+    mount.run(f"! cat mail/cur/{first}:2,FST 2> /dev/null")
     wait_for(lambda: not names(mount, "mail/cur") or None, "the message to go")
+    gone = mount.path / "mail/cur" / f"{first}:2,FST"
+    wait_for(lambda: not gone.exists() or None, "the kernel to forget its name")
     assert mount.messages("bob") == ["two\n"]
 
 
@@ -214,6 +218,64 @@ def test_mutt_reads_flags_and_deletes(mount: Mounted, home: Path, mutt: str) -> 
             flags[found["Subject"]] = path.name.partition(":2,")[2]
     assert flags == {"apple": "S", "pear": "F"}
     assert sorted(mount.messages("bob")) == ["apple\n", "pear\n"]
+
+
+def test_aerc_shows_what_comes_reads_and_deletes(mount: Mounted, home: Path) -> None:
+    arrive(mount, "apple")
+    settings = home / ".config" / "aerc"
+    settings.mkdir(parents=True)
+    accounts = settings / "accounts.conf"
+    example = ROOT / "examples" / "mail" / "accounts.conf"
+    accounts.write_text(example.read_text().replace("~/chat", str(mount.path)))
+    accounts.chmod(0o600)
+    environment = {
+        "HOME": str(home),
+        "PATH": os.environ["PATH"],
+        "LANG": "C.UTF-8",
+        "TERM": "xterm",
+    }
+    with on_screen(["aerc"], environment) as screen:
+        screen.wait("apple")
+        wait_for(lambda: names(mount, "mail/new") == [] or None, "aerc to take it out of new/")
+        mount.arrive("bob", "pear")
+        screen.wait("pear")
+        screen.type(":select 0\r:view\r")
+        wait_for(lambda: flags_in(mount) == ["", "S"] or None, "a message to be read")
+        screen.type(":delete\r")
+        wait_for(lambda: len(mount.messages("bob")) == 1 or None, "it to be deleted")
+
+
+def flags_in(mount: Mounted) -> list[str]:
+    return sorted(name.partition(":2,")[2] for name in names(mount, "mail/cur"))
+
+
+def test_a_mail_that_is_deleted_leaves_the_kernel(mount: Mounted) -> None:
+    (first,) = arrive(mount, "one")
+    with (mount.path / "mail/new" / first).open("rb", buffering=0) as file:
+        assert b"one" in file.read()
+        mount.run("rm conversations/*/*-bob*")
+
+        def is_gone() -> bool | None:
+            try:
+                os.pread(file.fileno(), 100, 0)
+            except OSError as error:
+                return error.errno == errno.ESTALE
+            return None
+
+        wait_for(is_gone, "the kernel to forget it")
+
+
+def test_a_mail_is_opened_once_and_asked_for_no_more(mount: Mounted) -> None:
+    (first,) = arrive(mount, "one")
+    path = mount.path / "mail/new" / first
+    data = path.read_bytes()
+    with path.open("rb", buffering=0) as file:
+        mount.send(signal.SIGSTOP)
+        try:
+            assert os.pread(file.fileno(), 1 << 16, 0) == data
+            assert os.fstat(file.fileno()).st_size == len(data)
+        finally:
+            mount.send(signal.SIGCONT)
 
 
 def test_notmuch_finds_mail_and_what_has_come_since(mount: Mounted, home: Path) -> None:

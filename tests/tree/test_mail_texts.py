@@ -5,7 +5,7 @@ import email
 import io
 import zipfile
 from email.message import EmailMessage
-from email.policy import default
+from email.policy import compat32, default
 
 import pytest
 from hypothesis import given
@@ -41,6 +41,9 @@ BOB = Correspondent("bob", "bob")
 ALICE = Correspondent("alice", "alice")
 WHEN = 1_795_445_162_123
 TEXTS = st.text(max_size=200)
+UNCHANGED = compat32.clone(max_line_length=None)
+"""Lines of a head stay as they are."""
+
 HOSTILE = (
     "a\nBcc: eve@example.org",
     "a\r\nBcc: eve@example.org\r\n\r\nbody",
@@ -306,6 +309,29 @@ def test_sizes_are_known_without_the_content() -> None:
     files = [Attached("a", Stretch(0, 3)), Attached("b.zip", zip_of([Packed("c", 0, 3)]))]
     for made in (mail_of_many(head(), files), mail_of_one(head(), files[0])):
         assert made.size == len(whole(made, b"abc"))
+
+
+LINES = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=300)
+
+
+@given(
+    TEXTS, TEXTS, TEXTS, LINES.map(str.encode) | st.binary(max_size=300), st.integers(0, 16),
+    st.booleans(),
+)  # fmt: skip
+def test_the_bytes_are_those_that_pythons_email_makes(
+    label: str, subject: str, name: str, data: bytes, count: int, confirmed: bool
+) -> None:
+    parents = tuple(MailId(bytes([n]) * 16, ID.conversation) for n in range(count))
+    people = (ALICE, Correspondent("carol@example.org", label))
+    what = head(f"x{subject}", Correspondent("bob", label), people, parents, confirmed=confirmed)
+    attached = Attached(name, Stretch(0, len(data)), is_plain(data))
+    for made in (
+        mail_of_one(what, attached),
+        mail_of_many(what, [attached, Attached("", Stretch(0, 0), is_plain=True), attached]),
+    ):
+        text = whole(made, data)
+        found = email.message_from_bytes(text, policy=UNCHANGED)
+        assert found.as_bytes() == text
 
 
 CONTENT = bytes(range(256)) * 9

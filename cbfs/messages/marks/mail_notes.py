@@ -49,11 +49,15 @@ def notes_of(reader: Reader, segment: int) -> Notes:
 def note(writer: Writer, serial: int, noted: Noted) -> None:
     """Note this of a message, in the place of what was noted before."""
     segment, number = divmod(serial, SEGMENT)
+    note_all(writer, segment, {number: noted})
+
+
+def note_all(writer: Writer, segment: int, notes: Notes) -> None:
+    """Note these of messages of a segment, in the place of what was noted of them before."""
     known = notes_of(writer, segment)
-    if known.get(number, NOTHING) == noted:
+    if all(known.get(number, NOTHING) == noted for number, noted in notes.items()):
         return
-    known[number] = noted
-    left = {n: each for n, each in known.items() if each != NOTHING}
+    left = {n: each for n, each in (known | notes).items() if each != NOTHING}
     if left:
         writer.put(Table.MAIL, u32(segment), encode_notes(left))
     else:

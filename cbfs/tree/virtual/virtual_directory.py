@@ -183,8 +183,14 @@ class Listing:
     async def look_from(self, start: int) -> None:
         """Return when ``after`` knows some of what is there from place ``start`` on. It gives what
         it knows, which is all where nothing comes."""
-        if isinstance(self._directory, SearchedDirectory):
-            await self._directory.look_from(max(0, start - len(DOTS)))
+        directory, start = self._directory, max(0, start - len(DOTS))
+        if isinstance(directory, SearchedDirectory) and not self._has(directory, start):
+            await directory.look_from(start)
+
+    def _has(self, directory: VirtualDirectory, start: int) -> bool:
+        """Whether the page that was read last says what is behind a place."""
+        index = bisect_right(self._page, start, key=_place)
+        return directory.version == self._version and start > 0 and 0 < index < len(self._page)
 
     def some_after(self, start: int) -> Iterator[Listed]:
         """As ``after``, but no more than can be told without a pause; none only where none are."""
@@ -221,12 +227,11 @@ class Listing:
                 yield place, name, node
 
     def _virtual(self, directory: VirtualDirectory, start: int) -> Iterator[Listed]:
-        page = self._page
-        index = bisect_right(page, start, key=_place)
-        stale = directory.version != self._version
-        if stale or start == 0 or index in {0, len(page)}:
-            # where a page begins or ends only the directory can tell what is there now
-            page, index = self._fill(directory, start), 0
+        page, index = self._page, 0
+        if self._has(directory, start):
+            index = bisect_right(page, start, key=_place)
+        else:  # where a page begins or ends only the directory can tell what is there now
+            page = self._fill(directory, start)
         while page:
             yield from islice(page, index, None)
             page, index = self._fill(directory, page[-1][0]), 0

@@ -5,7 +5,6 @@ from typing import NamedTuple, Protocol
 
 import trio
 
-from cbfs.messages.model import Conversation
 from cbfs.tree.inodes import Inodes
 from cbfs.tree.nodes import Node
 from cbfs.tree.rules import Area
@@ -13,10 +12,6 @@ from cbfs.tree.virtual.mail.mails import MailFile
 from cbfs.tree.virtual.mail.names import MailName, read_mail_name
 from cbfs.tree.virtual.virtual_directory import SearchedDirectory
 from cbfs.tree.watchers import Watchers
-
-_SERIAL_BITS = 32
-_SERIAL = (1 << _SERIAL_BITS) - 1
-"""The place of a message in cur/: the number of its conversation, then the message's own."""
 
 Scope = bytes | None
 """The conversation that a Maildir has the messages of; None for that of all."""
@@ -40,16 +35,11 @@ class MailSource(Protocol):
     def named(self, name: MailName, scope: Scope) -> MailFile | None:
         """The message that has this name now."""
 
-    def unread(self, scope: Scope, start: int) -> Iterator[Mailed | None]:
-        """The messages in new/, in order of serials, from one on; and None where some have been
-        looked at."""
-
-    def conversations(self, scope: Scope) -> list[Conversation]:
-        """Those that are shown, in order of their numbers."""
-
-    def taken(self, conversation: Conversation, start: int) -> Iterator[Mailed | None]:
-        """The messages of a conversation in cur/, in order of serials, from one on; and None where
-        some have been looked at."""
+    def found(
+        self, scope: Scope, start: int, *, is_new: bool
+    ) -> Iterator[tuple[int, str, MailFile] | None]:
+        """(serial, name, node) of the messages in new/, or in cur/, in order of serials, from one
+        on; and None where some have been looked at."""
 
     def path(self, scope: Scope) -> str:
         """Where the Maildir is in the mount; empty when it is nowhere."""
@@ -145,8 +135,7 @@ class Box:
         return self._source.named(found, self.scope)
 
     def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
-        """Messages from place ``start`` on: in new/ in order of serials, in cur/ conversation by
-        conversation."""
+        """Messages from place ``start`` on, in order of serials."""
         version, at, first = self._ahead
         if (version, at) == (self.directory.version, start):
             if first is None:
@@ -155,27 +144,13 @@ class Box:
         yield from (found for found in self._entries(start) if found is not None)
 
     def _entries(self, start: int) -> Iterator[tuple[int, str, Node] | None]:
-        for found in self._unread(start) if self.is_new else self._taken(start):
+        """The place behind a message is its serial + 1."""
+        hidden = self._hidden
+        for found in self._source.found(self.scope, start, is_new=self.is_new):
             if found is None:
                 yield None
-                continue
-            place, mailed = found
-            name = mailed.name.encode()
-            if name not in self._hidden:
-                yield place, name, mailed.node
-
-    def _unread(self, start: int) -> Iterator[tuple[int, Mailed] | None]:
-        for mailed in self._source.unread(self.scope, start):
-            yield mailed and (mailed.serial + 1, mailed)
-
-    def _taken(self, start: int) -> Iterator[tuple[int, Mailed] | None]:
-        at, serial = start >> _SERIAL_BITS, start & _SERIAL
-        for conversation in self._source.conversations(self.scope):
-            if conversation.inode >= at:
-                first = serial if conversation.inode == at else 0
-                above = (conversation.inode << _SERIAL_BITS) + 1
-                for mailed in self._source.taken(conversation, first):
-                    yield mailed and (above + mailed.serial, mailed)
+            elif found[1] not in hidden:
+                yield found[0] + 1, found[1], found[2]
 
     async def remove(self, name: str, node: Node) -> None:
         """Delete a message. On the disk on return. Raises TreeError(ENOENT) for what is gone."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from email.header import Header
 from email.utils import format_datetime, quote
+from functools import lru_cache
 from urllib.parse import quote as percent
 
 from cbfs.messages.file_names import moment
@@ -29,6 +30,9 @@ FIRST_LINE_MAX = 100
 """Characters of the first line of a text that are its subject."""
 
 _WIDTH = 76
+_KEPT = 1_024
+"""Parts of heads that are kept: most mails have the same as others."""
+
 _CONTROLS = frozenset(("Cc", "Cs", "Zl", "Zp"))
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+\Z")
 _CODED = re.compile(r"(?:%[0-9A-F]{2}|[^%]){1,20}")
@@ -108,6 +112,7 @@ def first_line(data: bytes) -> str:
     return ""
 
 
+@lru_cache(_KEPT)
 def type_of(name: str) -> str:
     """The type of a file by its name; empty for one that is not known."""
     found, packed = _TYPES.guess_type(_NO_URL.sub("_", name))
@@ -124,7 +129,7 @@ def is_body(attached: Attached) -> bool:
 
 def mail_of_one(head: MailHead, attached: Attached) -> Piece:
     """The mail of a message that is one file."""
-    return Joined((Literal(_head(head, [*_part_head(attached)])), _encoded(attached)))
+    return Joined((Literal(_head(head, _part_head_of(attached))), _encoded(attached)))
 
 
 def mail_of_many(head: MailHead, files: Sequence[Attached]) -> Piece:
@@ -133,7 +138,7 @@ def mail_of_many(head: MailHead, files: Sequence[Attached]) -> Piece:
     kind = [f'Content-Type: multipart/mixed; boundary="{boundary}"']
     pieces: list[Piece] = [Literal(_head(head, kind))]
     for each in files:
-        lines = "\n".join(_part_head(each))
+        lines = "\n".join(_part_head_of(each))
         pieces += [Literal(f"\n--{boundary}\n{lines}\n\n".encode()), _encoded(each)]
     pieces.append(Literal(f"\n--{boundary}--\n".encode()))
     return Joined(pieces)
@@ -159,17 +164,26 @@ def _head(head: MailHead, kind: Sequence[str]) -> bytes:
     return "\n".join([*lines, "MIME-Version: 1.0", *kind, "", ""]).encode()
 
 
-def _part_head(attached: Attached) -> Iterator[str]:
+def _part_head_of(attached: Attached) -> tuple[str, ...]:
     kind = attached.type or type_of(attached.name)
-    if attached.is_plain:
+    return _part_head(attached.name, kind, is_body(attached), attached.is_plain)
+
+
+@lru_cache(_KEPT)
+def _part_head(called: str, kind: str, is_shown: bool, is_text: bool) -> tuple[str, ...]:
+    return tuple(_part_lines(called, kind, is_shown=is_shown, is_text=is_text))
+
+
+def _part_lines(called: str, kind: str, *, is_shown: bool, is_text: bool) -> Iterator[str]:
+    if is_text:
         yield f"Content-Type: {kind or 'text/plain'}; charset=utf-8"
         yield "Content-Transfer-Encoding: 8bit"
     else:
         yield f"Content-Type: {kind or _BINARY}"
         yield "Content-Transfer-Encoding: base64"
-    name = one_line(attached.name)
+    name = one_line(called)
     if name:
-        how = "inline" if is_body(attached) else "attachment"
+        how = "inline" if is_shown else "attachment"
         yield f"Content-Disposition: {how};\n {_file_name(name)}"
 
 
@@ -182,6 +196,7 @@ def _file_name(name: str) -> str:
     return ";\n ".join(f"filename*{number}*={part}" for number, part in enumerate(parts))
 
 
+@lru_cache(_KEPT)
 def _mailbox(field: str, person: Correspondent) -> str:
     label = one_line(person.label)
     address = mail_address(person.shown)

@@ -13,7 +13,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+
+import trio
 
 from cbfs.interface import Backend
 from cbfs.messages import search_index
@@ -22,20 +23,31 @@ from cbfs.messages.history import get_message
 from cbfs.messages.listings import listed, received_of
 from cbfs.messages.marks import mail_notes
 from cbfs.messages.marks.mail_notes import NOTHING, Noted, Notes
+from cbfs.messages.marks.mail_pages import Row
 from cbfs.messages.model import Conversation, Message
 from cbfs.messages.search_index import SEGMENT
-from cbfs.storage.faults import harmless
+from cbfs.storage.faults import Tasks, harmless
 from cbfs.storage.store import Reader, Writer
 from cbfs.tree.inodes import Inodes
-from cbfs.tree.nodes import FIRST_MAIL, MAIL, MAIL_CUR, MAIL_NEW, MAIL_TMP, Folder, Node
+from cbfs.tree.nodes import FIRST_MAIL, MADE, MAIL, MAIL_CUR, MAIL_NEW, MAIL_TMP, Folder, Node
 from cbfs.tree.rules import MAIL_OF_CONVERSATION, Area, TreeError
 from cbfs.tree.virtual.conversation_folder import MessageNodes, Unseen
 from cbfs.tree.virtual.mail.boxes import Box, Mailed, Scope
+from cbfs.tree.virtual.mail.maildir import Maildir
 from cbfs.tree.virtual.mail.mails import MailFile, Mails
-from cbfs.tree.virtual.mail.names import DELETED, READ, MailName, name_in_mail, read_mail_name
+from cbfs.tree.virtual.mail.names import (
+    DELETED,
+    READ,
+    MailName,
+    name_in_mail,
+    read_mail_name,
+    text_in_mail,
+)
+from cbfs.tree.virtual.mail.pages import MailPages
+from cbfs.tree.virtual.mail.said import Sayings
 from cbfs.tree.virtual.message_links import Overview
 from cbfs.tree.virtual.unread_folder import Unread
-from cbfs.tree.virtual.virtual_directory import PAGE, VirtualDirectory, inode_for
+from cbfs.tree.virtual.virtual_directory import PAGE, VirtualDirectory
 from cbfs.tree.watchers import Watchers
 from cbfs_common.limits import FILE_NAME_MAX
 
@@ -44,59 +56,6 @@ SEGMENTS_MAX = 1_024
 
 _COUNT_ROOM = 16
 """Bytes left for `` (2)`` behind the name of a folder that is too long."""
-
-
-_FOLDERS = 3
-"""In a Maildir."""
-
-
-class _MaildirOf:
-    """``Provider`` of the Maildir of one conversation: new/, cur/ and tmp/, which are made when
-    somebody looks. ``boxes`` are the first two, none before."""
-
-    def __init__(self, folders: "MailFolders", conversation: bytes) -> None:
-        self._folders = folders
-        self._key = b"mail", conversation
-        self.directory = VirtualDirectory(inode_for(*self._key), Area.FIXED, self)
-        self.boxes: tuple[Box, ...] = ()
-
-    @cached_property
-    def _entries(self) -> dict[str, Folder]:
-        folders, key, conversation = self._folders, self._key, self._key[1]
-        tmp = Folder(inode_for(*key, b"tmp"), Area.FIXED, folders.began())
-        tmp.names.add((self.directory, "tmp"))
-        new = folders.box(inode_for(*key, b"new"), conversation, is_new=True)
-        cur = folders.box(inode_for(*key, b"cur"), conversation, is_new=False)
-        self.boxes = new, cur
-        return {"new": new.directory, "cur": cur.directory, "tmp": tmp}
-
-    def find(self, name: str) -> Node | None:
-        """One of the three."""
-        return self._entries.get(name)
-
-    def page(self, start: int) -> Iterator[tuple[int, str, Node]]:
-        """The three of them."""
-        for place, (name, node) in enumerate(self._entries.items(), 1):
-            if place > start:
-                if isinstance(node, VirtualDirectory):
-                    node.found_in(self.directory)
-                yield place, name, node
-
-    async def remove(self, name: str, node: Node) -> None:
-        """Nothing can be removed here. Raises TreeError(EACCES)."""
-        raise TreeError(errno.EACCES)
-
-    def modified(self) -> int:
-        """When the mount began, in nanoseconds since 1970."""
-        return self._folders.began()
-
-    def stamp(self) -> int:
-        """Always 0: nothing comes or goes."""
-        return 0
-
-    def folders(self) -> int:
-        """Always 3."""
-        return _FOLDERS
 
 
 class MailFolders:
@@ -114,6 +73,7 @@ class MailFolders:
         unread: Unread,
         overview: Overview,
         watchers: Watchers,
+        tasks: Tasks,
         shown: dict[bytes, Conversation],
         ended: Callable[[Message], None],
     ) -> None:
@@ -124,15 +84,18 @@ class MailFolders:
         self._unread = unread
         self._overview = overview
         self._watchers = watchers
+        self._tasks = tasks
         self._shown = shown
         self._ended = ended
         self._since = time.time_ns()
         self._notes: OrderedDict[int, Notes] = OrderedDict()
         self._called: dict[bytes, str] = {}
         self._taken: set[str] = set()  # the names in it
-        self._maildirs: dict[bytes, _MaildirOf] = {}
+        self._maildirs: dict[bytes, Maildir] = {}
         self._own: set[int] = set()  # a mail program has just said that these are read
-        self.mails = Mails(backend, nodes, shown.__getitem__)
+        self.pages = MailPages(backend.store, tasks)
+        self.sayings = Sayings(backend.store, tasks)
+        self.mails = Mails(backend, nodes, shown.__getitem__, self.pages)
         self.root = Folder(MAIL, Area.MAIL, self._since)
         self._boxes = (
             self.box(MAIL_NEW, None, is_new=True),
@@ -151,6 +114,16 @@ class MailFolders:
     def box(self, inode: int, scope: Scope, *, is_new: bool) -> Box:
         """new/ or cur/ of a Maildir."""
         return Box(self, self._inodes, self._watchers, inode, scope, is_new=is_new)
+
+    def keep(self) -> Callable[[Writer], None]:
+        """The change, for the end of a mount, that stores what is in memory only."""
+        pages, sayings = self.pages.keep(), self.sayings.keep()
+
+        def change(writer: Writer) -> None:
+            pages(writer)
+            sayings(writer)
+
+        return change
 
     # conversations that come and go
 
@@ -194,7 +167,10 @@ class MailFolders:
             leave()
 
     def _outdate(self, conversation: bytes, boxes: Sequence[Box]) -> None:
-        for serial in self._known_of(conversation) if boxes else ():
+        for serial in self._known_of(conversation):
+            self._watchers.touch(FIRST_MAIL + serial)
+            if not boxes:
+                continue
             with self._store.read() as reader:
                 message = get_message(reader, conversation, serial)
                 if message is None:
@@ -231,7 +207,7 @@ class MailFolders:
             change()
 
     def _maildir(self, conversation: Conversation) -> tuple[str, Folder]:
-        made = self._maildirs[conversation.id] = _MaildirOf(self, conversation.id)
+        made = self._maildirs[conversation.id] = Maildir(self, conversation.id)
         return self._name_for(conversation), made.directory
 
     def _name_for(self, conversation: Conversation) -> str:
@@ -246,6 +222,7 @@ class MailFolders:
 
     def added(self, message: Message) -> None:
         """A message has come, and is about to be shown in its conversation's folder."""
+        self.pages.added(message.serial, Row(message.conversation, message.received))
         if message.conversation in self._shown:
             name = self._name(message.serial, message.received, NOTHING)
             node = self._node(message.conversation, message.serial, message.received)
@@ -279,22 +256,51 @@ class MailFolders:
         segment, number = divmod(serial, SEGMENT)
         if segment in self._notes:
             self._notes[segment].pop(number, None)
-        self.mails.forget(serial)
+        self.pages.forget(serial)
+        self.sayings.forget(serial)
+        self._stale(serial)
         self._tell(conversation, before, None, *told)
 
     def changed(self, message: Message) -> None:
         """Something of a message is other than before."""
-        self.mails.forget(message.serial)
+        self._stale(message.serial)
 
     def people_changed(self) -> None:
-        """Somebody may be called something else: that changes mails, and no names of them."""
-        self.mails.forget_all()
+        """Somebody may be called something else: that changes mails, and no names of them. What the
+        kernel has been told of those is forgotten, meanwhile."""
+        for conversation in self.mails.people_changed():
+            self._tasks.start_soon(self._outdate_mails, conversation)
+
+    async def _outdate_mails(self, conversation: bytes) -> None:
+        start = 0
+        while MAIL in self._inodes:
+            with self._store.read() as reader:
+                found = listed(reader, conversation, start, PAGE)
+            for entry in found:
+                self._watchers.touch(FIRST_MAIL + entry[0])
+            if len(found) < PAGE:
+                return
+            start = found[-1][0] + 1
+            await trio.lowlevel.checkpoint()
+
+    def _stale(self, serial: int) -> None:
+        """The mail of a message is another than before, or none: no kernel is to have that."""
+        self.mails.forget(serial)
+        if MAIL in self._inodes:  # it knows what is above one that it knows
+            self._watchers.touch(FIRST_MAIL + serial)
 
     def renamed(self, messages: Iterable[Message]) -> None:
         """Messages may have other dates, and names of that."""
         self.mails.forget_all()
-        for conversation in {message.conversation for message in messages}:
-            self._touch(conversation)
+        self.pages.forget_all()
+        for message in messages:
+            self._stale(message.serial)
+            self._touch(message.conversation)
+
+    def forgotten(self, inode: int) -> None:
+        """The kernel has forgotten an inode, which may be that of a mail."""
+        if FIRST_MAIL <= inode < MADE:
+            self.mails.forgotten(inode - FIRST_MAIL)
 
     def again(self, message: Message) -> Node:
         """The node of a message that the kernel has known for long."""
@@ -303,6 +309,7 @@ class MailFolders:
     def _was_read(self, serial: int) -> None:
         if serial in self._own:
             return
+        self.sayings.was_read(serial)
         if not self._may_be_watched:
             self._touch()
             return
@@ -311,8 +318,8 @@ class MailFolders:
         after = self.find(conversation, serial) if conversation else None
         if after is not None:
             noted = self._noted_before(serial)
-            received = after.node.mtime_ns // 1_000_000
-            before = after._replace(name=name_in_mail(received, serial, noted, unread=True))
+            name = name_in_mail(after.node.received, serial, noted, unread=True)
+            before = after._replace(name=name)
             self._tell(after.conversation, before, after)
 
     def _tell(
@@ -361,7 +368,8 @@ class MailFolders:
 
     async def rename(self, source: Folder, node: MailFile, target: Folder, new: str) -> None:
         """A mail program gives a message another name in the same Maildir, which says what has
-        become of it. On the disk on return; a crash before leaves the name of before. Raises
+        become of it. On the disk on return where that deletes it, else soon after that: a crash
+        before leaves the name of before. Raises
         TreeError(EPERM) for what is not a name of this message there, TreeError(EXDEV) where it
         could be copied, TreeError(EACCES) for any other place."""
         from_, to = self._box_of(source), self._box_of(target)
@@ -371,46 +379,37 @@ class MailFolders:
         said, was = read_mail_name(new, is_new=to.is_new), before.name
         if said is None or (said.serial, said.seconds) != (was.serial, was.seconds):
             raise TreeError(errno.EPERM)
+        after: MailName | None = None
         if said.has(DELETED):
             await self.delete(from_, node)
         else:
-            await self._set(before, said, from_, to)
-        after = self.find(node.conversation, node.serial)
-        if after is None or after.name != said:
+            after = self._set(before, said, from_, to)
+        if after != said:
             self._watchers.outdate(to.directory.inode, new)
         from_.directory.touch()
         to.directory.touch()
 
-    async def _set(self, before: Mailed, said: MailName, *told: Box) -> None:
+    def _set(self, before: Mailed, said: MailName, *told: Box) -> MailName:
+        """Gives the name that it has then."""
         serial, noted, read = before.serial, said.noted, said.has(READ)
         was_read = not self._overview.is_unread(serial)
-        message = self._backend.message(before.conversation, serial)
-        if message is None:
-            raise TreeError(errno.ENOENT)
-
-        def change(writer: Writer) -> bool:
-            if get_message(writer, before.conversation, serial) is None:
-                return False  # it has gone since
-            mail_notes.note(writer, serial, noted)
-            if read is not was_read:
-                search_index.set_read(writer, [serial], read=read)
-            return True
-
-        changes = read is not was_read or noted != before.name.noted
-        if changes and not await self._store.commit(change):
-            raise TreeError(errno.ENOENT)
-        if self._backend.message(before.conversation, serial) is None:
-            raise TreeError(errno.ENOENT)  # it has gone in the same group of changes, or the next
+        if read is not was_read or noted != before.name.noted:
+            self.sayings.say(serial, noted, None if read is was_read else read)
         segment, number = divmod(serial, SEGMENT)
         if segment in self._notes:
             self._notes[segment][number] = noted
+        message = None
         if read is not was_read:
+            message = self._backend.message(before.conversation, serial)
+        if message is not None:
             self._own.add(serial)
             try:
                 self._unread.set_read(message, read=read)
             finally:
                 self._own.discard(serial)
-        self._tell(before.conversation, before, before._replace(name=said), *told)
+        after = before._replace(name=self._name(serial, before.node.received, noted))
+        self._tell(before.conversation, before, after, *told)
+        return after.name
 
     def _box_of(self, folder: Folder) -> Box | None:
         provider = folder.provider if isinstance(folder, VirtualDirectory) else None
@@ -424,6 +423,9 @@ class MailFolders:
 
     def find(self, conversation: bytes, serial: int) -> Mailed | None:
         """A message that is shown; None when it is not."""
+        row = self.pages.row(serial)
+        if row is not None and row.conversation == conversation:
+            return self._listed(serial, row)
         if conversation not in self._shown or serial in self._unseen:
             return None
         with self._store.read() as reader:
@@ -432,8 +434,20 @@ class MailFolders:
                 return None
             return self._mailed(reader, conversation, serial, message.received)
 
+    def _listed(self, serial: int, row: Row) -> Mailed | None:
+        """As ``find``, of a message that a listing knows: it is there as long as it does."""
+        if row.conversation not in self._shown or serial in self._unseen:
+            return None
+        with self._store.read() as reader:
+            return self._mailed(reader, row.conversation, serial, row.received)
+
     def named(self, name: MailName, scope: Scope) -> MailFile | None:
         """The message that has this name now."""
+        row = self.pages.row(name.serial)
+        if row is not None:
+            found = self._listed(name.serial, row)
+            right = found is not None and scope in {None, row.conversation}
+            return found.node if found is not None and right and found.name == name else None
         with self._store.read() as reader:
             conversation = search_index.conversation_of(reader, name.serial)
         if conversation is None or scope not in {None, conversation}:
@@ -441,44 +455,57 @@ class MailFolders:
         found = self.find(conversation, name.serial)
         return found.node if found is not None and found.name == name else None
 
-    def unread(self, scope: Scope, start: int) -> Iterator[Mailed | None]:
-        """The messages in new/, in order of serials, from one on; and None where some have been
-        looked at."""
-        segment, places, notes = -1, dict[int, bytes](), Notes()
+    def found(
+        self, scope: Scope, start: int, *, is_new: bool
+    ) -> Iterator[tuple[int, str, MailFile] | None]:
+        """(serial, name, node) of the messages in new/, or in cur/, in order of serials, from one
+        on; and None where some have been looked at."""
+        if scope is not None:
+            yield from self._found_in(scope, start, is_new=is_new)
+            return
+        shown, unseen, overview = self._shown, self._unseen, self._overview
+        for segment in self._segments(start, is_new=is_new):
+            yield None
+            with self._store.read() as reader:
+                page, notes = self.pages.of(reader, segment), self._notes_of(reader, segment)
+            first = segment * SEGMENT
+            for number, row in sorted(page.items()):
+                serial = first + number
+                if serial < start or row.conversation not in shown or serial in unseen:
+                    continue
+                unread, noted = overview.is_unread(serial), notes.get(number, NOTHING)
+                if (unread and not noted.taken) is is_new:
+                    name = text_in_mail(row.received, serial, noted, unread=unread)
+                    yield serial, name, self._node(row.conversation, serial, row.received)
+
+    def _segments(self, start: int, *, is_new: bool) -> Iterator[int]:
+        """Those that may have messages in new/, or in cur/, from a serial on."""
+        if not is_new:
+            with self._store.read() as reader:
+                behind = search_index.segments(reader)
+            yield from range(start // SEGMENT, behind)
+            return
+        segment = -1
         for serial in self._overview.unread_from(start):
             if serial // SEGMENT != segment:
-                yield None
                 segment = serial // SEGMENT
-                with self._store.read() as reader:
-                    known = search_index.entries(reader, segment)
-                    notes = self._notes_of(reader, segment)
-                places = {number: conversation for number, conversation, *_ in known}
-            conversation = places.get(serial % SEGMENT)
-            if notes.get(serial % SEGMENT, NOTHING).taken:
-                continue
-            if conversation is not None and scope in {None, conversation}:
-                found = self.find(conversation, serial)
-                if found is not None and found.name.is_new:
-                    yield found
+                yield segment
 
-    def conversations(self, scope: Scope) -> list[Conversation]:
-        """Those that are shown, in order of their numbers."""
-        if scope is not None:
-            return [self._shown[scope]] if scope in self._shown else []
-        return sorted(self._shown.values(), key=lambda each: each.inode)
-
-    def taken(self, conversation: Conversation, start: int) -> Iterator[Mailed | None]:
-        """The messages of a conversation in cur/, in order of serials, from one on; and None where
-        some have been looked at."""
-        key = conversation.id
-        while True:
+    def _found_in(
+        self, conversation: bytes, start: int, *, is_new: bool
+    ) -> Iterator[tuple[int, str, MailFile] | None]:
+        """As ``found``, of one conversation, which says itself which those are."""
+        while conversation in self._shown:
+            shown = []
             with self._store.read() as reader:
-                found = listed(reader, key, start, PAGE)
-                shown = [
-                    self._mailed(reader, key, entry[0], received_of(entry))
-                    for entry in self._unseen.shown(found)
-                ]
-            yield from (mailed for mailed in shown if not mailed.name.is_new)
+                found = listed(reader, conversation, start, PAGE)
+                for entry in self._unseen.shown(found):
+                    serial, received = entry[0], received_of(entry)
+                    unread, noted = self._overview.is_unread(serial), self._noted(reader, serial)
+                    if (unread and not noted.taken) is is_new:
+                        name = text_in_mail(received, serial, noted, unread=unread)
+                        shown.append((serial, name, self._node(conversation, serial, received)))
+            yield from shown
             if len(found) < PAGE:
                 return
             yield None
@@ -516,7 +543,8 @@ class MailFolders:
     def _notes_of(self, reader: Reader, segment: int) -> Notes:
         notes = self._notes.get(segment)
         if notes is None:
-            notes = self._notes[segment] = mail_notes.notes_of(reader, segment)
+            notes = mail_notes.notes_of(reader, segment) | self.sayings.notes(segment)
+            self._notes[segment] = notes
             if len(self._notes) > SEGMENTS_MAX:
                 self._notes.popitem(last=False)
         return notes
@@ -525,4 +553,5 @@ class MailFolders:
         """What is noted of a message that may be gone from the store, as far as it is
         remembered."""
         segment, number = divmod(serial, SEGMENT)
-        return self._notes.get(segment, {}).get(number, NOTHING)
+        known = self.sayings.noted(serial) or self._notes.get(segment, {}).get(number)
+        return known or NOTHING

@@ -1,20 +1,25 @@
 """Messages as mails: what is read of the store for them, and the files that show them.
 
 Of a mail only its head is in memory, and that of the last few; its content is read when somebody
-reads it.
+reads it. How long a mail is is kept with the pages that are listed, so that nothing is read for
+that. Kernels have the content of small ones, which is given to them when one is opened: whoever
+opens many asks once for each.
 """
 
 import errno
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from hashlib import blake2b
 
 from cbfs.interface import Backend
 from cbfs.messages.content import gone_key, read_content
 from cbfs.messages.file_names import free_name, shown_file_name
 from cbfs.messages.history import get_message
 from cbfs.messages.mail_ids import MailId
+from cbfs.messages.marks.mail_pages import STAMP_SIZE
 from cbfs.messages.model import Conversation, Message
+from cbfs.storage.encoding import u32
 from cbfs.storage.store import Reader, Table
 from cbfs.tree.nodes import FIRST_MAIL, MESSAGE_MODE, NO_NAMES, Node
 from cbfs.tree.rules import TreeError
@@ -30,7 +35,8 @@ from cbfs.tree.virtual.mail.letter import (
     mail_of_many,
     mail_of_one,
 )
-from cbfs.tree.virtual.mail.pieces import Packed, Piece, Stretch, zip_of
+from cbfs.tree.virtual.mail.pages import MailPages
+from cbfs.tree.virtual.mail.pieces import Literal, Packed, Piece, Stretch, zip_of
 from cbfs.tree.virtual.message_links import in_thread
 from cbfs_common.messages.folder import TOP
 
@@ -40,7 +46,19 @@ REMEMBERED = 16_384
 MAIL_FILES_MAX = 256
 """Files that a mail has; of a folder with more, the others are one archive."""
 
+GIVEN_MAX = 16_384
+"""Bytes of a mail that kernels are given as a whole: nearly all are smaller."""
+
+GIVEN_KEPT = 16_384
+"""So many mails are remembered as given."""
+
+READY_MAX = 64
+"""Small mails that are kept as a whole between the question for their size and their opening."""
+
 _REST = "more.zip"
+_FORM = "1"
+"""Another one whenever mails are laid out in another way, so that what is stored of how long they
+are is not believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +82,20 @@ class Mails:
         backend: Backend,
         nodes: MessageNodes,
         conversation: Callable[[bytes], Conversation],
+        pages: MailPages,
     ) -> None:
         self._backend = backend
+        self._pages = pages
         self._nodes = nodes
         self._conversation = conversation
         self._known: OrderedDict[int, MailText] = OrderedDict()
         self._people: dict[str, Correspondent] = {}
+        self._stamps: dict[bytes, bytes] = {}
+        self._given: set[int] = set()
+        self._ready: dict[int, bytes] = {}
         self._entries = 0  # of all of them
+        self.were_others = False
+        """Whether kernels may still have mails as they were when people were called otherwise."""
 
     def known(self, serial: int) -> MailText | None:
         """That of a message, when it is remembered."""
@@ -79,12 +104,116 @@ class Mails:
     def forget(self, serial: int) -> None:
         """Something that the mail of that message says may be another now."""
         self._taken_out(serial)
+        self._given.discard(serial)
+        self._ready.pop(serial, None)
 
     def forget_all(self) -> None:
         """Something may be another now in any of them: what somebody is called."""
         self._known.clear()
         self._people.clear()
+        self._stamps.clear()
+        self._given.clear()
+        self._ready.clear()
         self._entries = 0
+
+    def people_changed(self) -> list[bytes]:
+        """Somebody may be called something else than before. Gives the conversations whose mails
+        say so, as far as anybody has been told of any."""
+        if all(found == self._found(name) for name, found in self._people.items()):
+            return []
+        before = self._stamps
+        self._stamps = {}
+        self.forget_all()
+        self.were_others = True
+        return [key for key, stamp in before.items() if self.stamp(key) != stamp]
+
+    def stamp(self, conversation: bytes) -> bytes:
+        """What stands for all that the length of mails of a conversation depends on besides their
+        messages; empty for one that is not shown."""
+        found = self._stamps.get(conversation)
+        if found is None:
+            try:
+                place = self._conversation(conversation)
+            except KeyError:
+                return b""
+            texts = [_FORM, place.subject]
+            for name in place.participants:
+                texts += name, *astuple(self._person(name))
+            data = b"".join(u32(len(text.encode())) + text.encode() for text in texts)
+            found = self._stamps[conversation] = blake2b(data, digest_size=STAMP_SIZE).digest()
+        return found
+
+    # how long they are
+
+    def known_size(self, conversation: bytes, serial: int) -> int | None:
+        """How many bytes a mail has, if that is known."""
+        mail = self._known.get(serial)
+        if mail is not None:
+            return mail.text.size
+        if serial in self._ready:
+            return len(self._ready[serial])
+        row = self._pages.row(serial)
+        if row is None or not row.size or row.stamp != self.stamp(conversation):
+            return None
+        return row.size
+
+    def size(self, conversation: bytes, serial: int) -> int:
+        """How many bytes a mail has. Raises TreeError(ESTALE) when the message is gone."""
+        known = self.known_size(conversation, serial)
+        if known is not None:
+            return known
+        return len(self._whole(conversation, serial)) or self.of(conversation, serial).text.size
+
+    def _sized(self, message: Message, text: Piece) -> None:
+        """Keep how long the mail of a message is, which is one of those of which nearly all are:
+        where nothing of the message can make that another."""
+        stamp = self.stamp(message.conversation)
+        if stamp and not (message.folder or message.doubts):
+            self._pages.sized(message.serial, text.size, stamp)
+
+    # what kernels have
+
+    def is_given(self, serial: int) -> bool:
+        """Whether a kernel has been given that mail as it is now."""
+        return serial in self._given
+
+    def give(self, conversation: bytes, serial: int) -> bytes:
+        """A mail as a whole for a kernel, which has it from now on; empty for one that it is to ask
+        for. Raises TreeError(ESTALE) when the message is gone."""
+        content = self._whole(conversation, serial)
+        if content:
+            del self._ready[serial]
+            if len(self._given) >= GIVEN_KEPT:
+                self._given.clear()
+            self._given.add(serial)
+        return content
+
+    def _whole(self, conversation: bytes, serial: int) -> bytes:
+        """All of a small mail, which stays at hand for a moment: who asks for its size opens it
+        then. Empty for others. Raises TreeError(ESTALE) when the message is gone."""
+        found = self._ready.get(serial)
+        if found is not None:
+            return found
+        place = self._place(conversation)
+        with self._backend.store.read() as reader:
+            message = self._message(reader, conversation, serial)
+            if message.folder or message.content.size > GIVEN_MAX:
+                return b""
+            data = read_content(reader, message.content, 0, message.content.size)
+        text = self._of_one(message, place, Literal(data), data)
+        if text.size > GIVEN_MAX:
+            return b""
+        self._sized(message, text)
+        if len(self._ready) >= READY_MAX:
+            del self._ready[next(iter(self._ready))]
+        content = self._ready[serial] = text.read(_nothing, 0, text.size)
+        return content
+
+    def forgotten(self, serial: int) -> None:
+        """A kernel has forgotten that mail."""
+        self._given.discard(serial)
+
+    # what is in them
 
     def of(self, conversation: bytes, serial: int) -> MailText:
         """That of a message. Raises TreeError(ESTALE) when the message is gone."""
@@ -127,17 +256,34 @@ class Mails:
     def _made(self, conversation: bytes, serial: int) -> MailText:
         place = self._place(conversation)
         with self._backend.store.read() as reader:
-            message = get_message(reader, conversation, serial)
-            if message is None:
-                raise TreeError(errno.ESTALE)
+            message = self._message(reader, conversation, serial)
             gone = _gone(reader, message)
             if message.folder:
                 files, packed = self._files(reader, message)
                 head = self._head(message, place, shown_file_name(message.file_name))
                 text, entries = mail_of_many(head, files), 1 + len(files) + packed
                 return MailText(message, text, gone, entries, packed > 0)
-            attached, line = _one(reader, message)
-        return MailText(message, mail_of_one(self._head(message, place, line), attached), gone)
+            size = message.content.size
+            data = read_content(reader, message.content, 0, size) if size <= TEXT_MAX else None
+        text = self._of_one(message, place, Stretch(0, size), data)
+        self._sized(message, text)
+        return MailText(message, text, gone)
+
+    def _message(self, reader: Reader, conversation: bytes, serial: int) -> Message:
+        message = get_message(reader, conversation, serial)
+        if message is None:
+            raise TreeError(errno.ESTALE)
+        return message
+
+    def _of_one(
+        self, message: Message, place: Conversation, body: Piece, data: bytes | None
+    ) -> Piece:
+        """The mail of a message that is one file, whose content is ``data``; None for one that is
+        too long to be a text."""
+        name = shown_file_name(message.file_name) if message.file_name else ""
+        attached = Attached(name, body, data is not None and is_plain(data))
+        line = (first_line(data or b"") if is_body(attached) else "") or name
+        return mail_of_one(self._head(message, place, line), attached)
 
     def _place(self, conversation: bytes) -> Conversation:
         try:
@@ -162,9 +308,12 @@ class Mails:
         if found is None:
             if len(self._people) >= REMEMBERED:
                 self._people.clear()
-            people = self._backend.people
-            found = self._people[name] = Correspondent(people.shown(name), people.label(name))
+            found = self._people[name] = self._found(name)
         return found
+
+    def _found(self, name: str) -> Correspondent:
+        people = self._backend.people
+        return Correspondent(people.shown(name), people.label(name))
 
     def _files(self, reader: Reader, message: Message) -> tuple[list[Attached], int]:
         """The files of a message that is a folder, and its folders as archives; and how many files
@@ -214,14 +363,9 @@ def _all_files(contents: Contents, entries: Iterable[tuple[str, int]]) -> list[P
     return sorted(found)
 
 
-def _one(reader: Reader, message: Message) -> tuple[Attached, str]:
-    """The file that a message is, and what its subject may be."""
-    size = message.content.size
-    name = shown_file_name(message.file_name) if message.file_name else ""
-    data = read_content(reader, message.content, 0, size) if size <= TEXT_MAX else b""
-    plain = size <= TEXT_MAX and is_plain(data)
-    attached = Attached(name, Stretch(0, size), plain)
-    return attached, (first_line(data) if is_body(attached) else "") or name
+def _nothing(_offset: int, _size: int) -> bytes:
+    """Where all of a mail is known, nothing of its content is read."""
+    raise AssertionError
 
 
 def _gone(reader: Reader, message: Message) -> int:
@@ -249,9 +393,9 @@ class MailFile(Node):
         self._mails = mails
 
     @property
-    def is_known(self) -> bool:
-        """Whether nothing need be read for its size."""
-        return self._mails.known(self.serial) is not None
+    def known_size(self) -> int | None:
+        """How many bytes it has, if nothing need be read for that."""
+        return self._mails.known_size(self.conversation, self.serial)
 
     @property
     def links(self) -> int:
@@ -261,7 +405,27 @@ class MailFile(Node):
     @property
     def size(self) -> int:
         """In bytes. Raises TreeError(ESTALE) when the message is gone."""
-        return self._mails.of(self.conversation, self.serial).text.size
+        return self._mails.size(self.conversation, self.serial)
+
+    @property
+    def received(self) -> int:
+        """When the message came, in milliseconds since 1970."""
+        return self.mtime_ns // 1_000_000
+
+    @property
+    def is_given(self) -> bool:
+        """Whether a kernel has been given its content as it is now."""
+        return self._mails.is_given(self.serial)
+
+    @property
+    def was_another(self) -> bool:
+        """Whether a kernel may think that it has another size."""
+        return self._mails.were_others
+
+    def give(self) -> bytes:
+        """Its content, as a whole, for a kernel; empty for what that is to ask for piece by piece.
+        Raises TreeError(ESTALE) when the message is gone."""
+        return self._mails.give(self.conversation, self.serial)
 
     def read(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset`` on, fewer at the end. Raises TreeError(ESTALE) when the
