@@ -20,14 +20,8 @@ from cbfs_common.errors import CbfsError, DecodeError, TransportError
 from cbfs_common.limits import PADDING_MEAN, PUSH_WINDOW
 from cbfs_common.primitives import KEY_SIZE, Random, exponential
 from cbfs_common.profile import Address
-from cbfs_common.wire.requests import (
-    Code,
-    ErrorReply,
-    R_co,
-    Request,
-    decode_reply,
-    encode,
-)
+from cbfs_common.wire.fields import R_co, Request
+from cbfs_common.wire.requests import Code, ErrorReply, decode_reply, encode
 from cbfs_common.wire.transport import PUSH, ClientConnection, Event, Frame
 
 HANDSHAKE_TIMEOUT = 60.0

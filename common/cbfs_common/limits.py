@@ -214,6 +214,25 @@ MARK_SIZE = 56
 PUSH_WINDOW = 64
 """Envelopes that a server pushes ahead of their deletion."""
 
+BLOB_CHUNK = 16_384
+BLOB_SEALED_CHUNK = BLOB_CHUNK + 16
+"""Bytes of a chunk of a blob, and of a sealed one: with all that is said of it one frame."""
+
+BLOB_FANOUT = 512
+"""Hashes in a chunk of a blob's tree."""
+
+BLOB_LEAST = 64
+BLOB_STEP = 4_096
+BLOB_CHUNKS_MAX = 262_144
+"""Chunks of data of a blob: powers of two from the least of these, 1 MiB, to the step, 64 MiB, and
+multiples of that up to 4 GiB."""
+
+BLOB_SIZE_MAX = BLOB_CHUNKS_MAX * BLOB_CHUNK
+"""Bytes of the content of a blob."""
+
+BLOB_DAYS_MAX = 65_535
+"""Days for which a blob may be asked to be kept."""
+
 # Sessions and bodies.
 
 ROUTE_WINDOW = 8

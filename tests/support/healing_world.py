@@ -42,10 +42,10 @@ from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address
 from cbfs_common.session.prekey import PrekeyKind, decode_prekey
 from cbfs_common.session.session import Peer, Session
+from cbfs_common.wire.fields import Done
 from cbfs_common.wire.requests import (
     AnyReply,
     CountPrekeys,
-    Done,
     PrekeyCount,
     UploadPrekeys,
     decode_request,

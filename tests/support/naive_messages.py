@@ -87,7 +87,7 @@ def check_name(name: Any) -> None:
     need(not re.fullmatch("con|prn|aux|nul|com[0-9]|lpt[0-9]", name))
 
 
-def _check_host(host: str) -> None:
+def check_host(host: str) -> None:
     if ":" in host:
         try:
             address = ipaddress.IPv6Address(host)
@@ -109,7 +109,7 @@ def profile(encoded: bytes) -> Given:
     told["port"] = fields.u(2)
     need(told["port"] > 0 and fields.rest.isascii())
     told["host"] = fields.rest.decode()
-    _check_host(told["host"])
+    check_host(told["host"])
     return told
 
 
@@ -133,7 +133,7 @@ def address(text: str) -> Given:
     need(base64.b32encode(key).decode().rstrip("=").lower() == found[1])
     host, port = found[2] or found[3], int(found[4])
     need(port < 65_536 and (":" in host) == bool(found[2]))
-    _check_host(host)
+    check_host(host)
     return {"key": key, "host": host, "port": port}
 
 

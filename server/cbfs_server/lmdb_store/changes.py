@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from cbfs_common.session.prekey import PREKEY_ID_SIZE, PrekeyKind
-from cbfs_common.wire.requests import AnyReply, Code, Done, LastMark, PrekeyRecord
+from cbfs_common.wire.fields import Done
+from cbfs_common.wire.requests import AnyReply, Code, LastMark, PrekeyRecord
 from cbfs_host.settings import Current
 from cbfs_server.limits import ENVELOPE_COST, EXPIRY_BATCH, PREKEY_COST, PREKEYS_MAX, Limits
 from cbfs_server.lmdb_store.arrivals import LatelyArrived

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from cbfs_common.names.config import Registration
-from cbfs_common.wire.requests import AnyReply, Code, Done, ErrorReply
+from cbfs_common.wire.fields import Done
+from cbfs_common.wire.requests import AnyReply, Code, ErrorReply
 from cbfs_host.calendar import ClockMark
 
 R = TypeVar("R")
