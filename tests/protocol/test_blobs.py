@@ -36,7 +36,8 @@ from cbfs_common.messages.blobs import (
     tree_chunks,
 )
 from cbfs_common.profile import Address
-from cbfs_common.wire.requests import GetChunk, PutChunk, encode
+from cbfs_common.wire.blobs import GetChunk, PutChunk
+from cbfs_common.wire.requests import encode
 from cbfs_common.wire.transport import PAYLOAD_MAX
 
 SECRET = os.urandom(32)
