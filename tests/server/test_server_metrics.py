@@ -316,7 +316,8 @@ def test_counts_of_the_hour_are_told_as_what_is_new() -> None:
     line, before = words_of(made(10, 1), {})
     assert line == (
         "accounts 2, envelopes 3, blobs 3, blob_bytes 49200, used 4, free 5, connections 6,"
-        " handshakes 7, subscriptions 8, requests Deliver 10, refusals FULL 1, connections accepted 9"
+        " handshakes 7, subscriptions 8, requests Deliver 10, refusals FULL 1,"
+        " connections accepted 9"
     )
     line, before = words_of(made(15, 1), before)
     assert line.endswith("subscriptions 8, requests Deliver 5")

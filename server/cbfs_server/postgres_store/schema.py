@@ -11,7 +11,7 @@
     invites     id                      day on which it was used
     blobs       id                          user_id, data (chunks), chunks (all), put, day, days
     chunks      id, number                  a sealed chunk of the blob
-    erasing     id                          blobs that were forgotten, of which chunks may be left
+    erasing     id                          user_id: of forgotten blobs whose chunks may be left
     server      one row                 version, key, how many accounts and suspensions there were,
                                         how full the bucket of newcomers is, and since when
     clock       one row                 the server's time as it was noted last
@@ -48,7 +48,7 @@ CREATE TABLE cbfs.chunks (
     PRIMARY KEY (id, number)
 ) WITH ({_OFTEN}, toast.autovacuum_vacuum_scale_factor = 0.05);
 ALTER TABLE cbfs.chunks ALTER COLUMN chunk SET STORAGE EXTERNAL;
-CREATE TABLE cbfs.erasing (id bytea PRIMARY KEY);
+CREATE TABLE cbfs.erasing (user_id bytea NOT NULL, id bytea PRIMARY KEY);
 """
 """What came with version 2."""
 

@@ -306,7 +306,7 @@ END_ACCOUNT: Final = (
         "end_blobs",
         "",
         """WITH gone AS (DELETE FROM blobs WHERE user_id = $1 RETURNING id)
-        INSERT INTO erasing (id) SELECT id FROM gone""",
+        INSERT INTO erasing (user_id, id) SELECT $1, id FROM gone""",
     ),
     _one_user("end_prekeys", "", "DELETE FROM prekeys WHERE user_id = $1"),
     _one_user("end_kem", "", "DELETE FROM kems WHERE user_id = $1"),
@@ -391,7 +391,7 @@ END_BLOB: Final = _one_blob(
     "bytes",
     """WITH gone AS (
         DELETE FROM blobs WHERE id = $1 AND user_id = $2 RETURNING true
-    ) INSERT INTO erasing (id) SELECT $1 FROM gone""",
+    ) INSERT INTO erasing (id, user_id) SELECT $1, $2 FROM gone""",
 )
 
 ERASE: Final = _one_blob(
