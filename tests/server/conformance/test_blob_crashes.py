@@ -24,7 +24,7 @@ from cbfs_server.store.operations import (
     Ticket,
 )
 from tests.server.conformance.backends import Backend, Fresh, look_up
-from tests.server.conformance.test_blobs import BLOB, OTHER, blob, chunk
+from tests.server.conformance.test_blob_store import BLOB, OTHER, blob, chunk
 from tests.server.conformance.test_mailboxes import ALICE, DAY
 from tests.server.test_server_store import play
 from tests.support.children import exit_code

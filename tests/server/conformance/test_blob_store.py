@@ -12,7 +12,7 @@ from cbfs_common.limits import BLOB_CHUNK, BLOB_LEAST, BLOB_SEALED_CHUNK
 from cbfs_common.messages.blobs import tree_chunks
 from cbfs_common.wire.blobs import BlobChunk, BlobState
 from cbfs_common.wire.requests import Code
-from cbfs_server.limits import BLOBS_MAX, ERASE_BATCH, EXPIRY_BATCH, Limits
+from cbfs_server.limits import ERASE_BATCH, Limits
 from cbfs_server.store.interface import MailboxStore
 from cbfs_server.store.operations import (
     DONE,
@@ -23,12 +23,10 @@ from cbfs_server.store.operations import (
     EndAccount,
     EndBlob,
     EraseChunks,
-    ForgetBlobs,
     ReadChunk,
-    SweptBlobs,
 )
 from tests.server.conformance.backends import DEFAULT, Backend, look_up, together
-from tests.server.conformance.test_mailboxes import ALICE, BOB, CAROL, DAY, front, mail
+from tests.server.conformance.test_mailboxes import ALICE, BOB, CAROL, DAY, front
 from tests.server.test_server_store import play
 
 BLOB, OTHER = b"1" * 32, b"2" * 32
@@ -138,42 +136,6 @@ def test_a_blob_is_its_owners(backend: Backend) -> None:
     on(backend, script)
 
 
-def test_the_quota_counts_what_is_reserved_and_a_removal_gives_it_back(backend: Backend) -> None:
-    async def script(store: MailboxStore) -> None:
-        large = blob(data=8 * BLOB_LEAST)
-        assert await store.commit(large) == REFUSED[Code.BLOB_TOO_LARGE]
-        for id in b"abcd":
-            assert await store.commit(blob(bytes([id]) * 32)) == BlobState(0, 5)
-        assert await store.commit(blob()) == REFUSED[Code.BLOB_QUOTA]
-        assert await store.commit(blob(user=BOB)) == BlobState(0, 5)
-        await store.commit(EndBlob(ALICE, b"a" * 32))
-        assert await store.commit(blob(OTHER)) == BlobState(0, 5)
-
-    on(backend, script)
-
-
-def test_an_account_has_only_so_many(backend: Backend) -> None:
-    limits = Limits(disk_free=0, blob_quota=2 * BLOBS_MAX * BLOB_LEAST * BLOB_CHUNK)
-
-    async def script() -> None:
-        async with front(backend, limits) as store:
-            ids = [number.to_bytes(32, "big") for number in range(BLOBS_MAX)]
-            made = await together(*((store, blob(id)) for id in ids))
-            assert made == [BlobState(0, 5)] * BLOBS_MAX
-            assert await store.commit(blob()) == REFUSED[Code.TOO_MANY]
-            await store.commit(EndBlob(ALICE, ids[0]))
-            assert await store.commit(blob()) == BlobState(0, 5)
-
-    play(script)
-
-
-def test_it_is_kept_for_as_long_as_the_server_keeps_them(backend: Backend) -> None:
-    async def script(store: MailboxStore) -> None:
-        assert await store.commit(blob(days=60_000)) == BlobState(0, 21)
-
-    on(backend, script)
-
-
 def test_what_is_removed_is_gone_at_once_and_erased_in_batches(backend: Backend) -> None:
     async def script(store: MailboxStore) -> None:
         data = 4 * BLOB_LEAST
@@ -208,69 +170,6 @@ def test_an_account_that_ends_takes_its_blobs_along(backend: Backend) -> None:
         assert isinstance(found, BlobChunk)
 
     on(backend, script)
-
-
-def test_those_that_were_kept_for_their_days_go_and_no_others(backend: Backend) -> None:
-    async def script(store: MailboxStore) -> None:
-        days = {bytes([number]) * 32: number for number in range(1, 4)}
-        for id, kept in days.items():
-            await store.commit(blob(id, days=kept))
-            await store.commit(chunk(0, id))
-        for today in range(DAY, DAY + 6):
-            swept = await store.commit(ForgetBlobs(b"", today))
-            over = sum(DAY + kept == today - 1 for kept in days.values())
-            assert swept == SweptBlobs(None, over)
-            for id, kept in days.items():
-                found = await look_up(store, ReadChunk(id, 0))
-                assert isinstance(found, BlobChunk) == (today <= DAY + kept)
-        assert await erase(store) == 3
-
-    on(backend, script)
-
-
-def test_many_that_are_old_go_in_batches(backend: Backend) -> None:
-    limits = Limits(disk_free=0)
-
-    async def script() -> None:
-        async with front(backend, limits) as store:
-            ids = [number.to_bytes(32, "big") for number in range(EXPIRY_BATCH + 1)]
-            await together(*((store, blob(id)) for id in ids))
-            swept = await store.commit(ForgetBlobs(b"", DAY + 9))
-            assert swept.blobs == EXPIRY_BATCH
-            assert swept.rest is not None
-            assert await store.commit(ForgetBlobs(swept.rest, DAY + 9)) == SweptBlobs(None, 1)
-
-    play(script)
-
-
-def test_blobs_leave_room_to_mail(backend: Backend) -> None:
-    """Of a store that has filled with blobs half is left, and mail comes as before."""
-    most = 64 << 20
-
-    async def script() -> None:
-        async with front(backend, Limits(disk_free=0, store_max=most)) as store:
-            refused, id = [], 0
-            for _ in range(70):
-                id += 1
-                made = await store.commit(blob(bytes([id]) * 32, (ALICE, BOB)[id % 2]))
-                if made != BlobState(0, 5):
-                    refused.append(made)
-                    continue
-                user = (ALICE, BOB)[id % 2]
-                put = ((store, chunk(0, bytes([id]) * 32, user)) for _ in range(1))
-                refused += [each for each in await together(*put) if each != DONE]
-                for index in range(1, CHUNKS):
-                    result = await store.commit(chunk(index, bytes([id]) * 32, user))
-                    if result != DONE:
-                        refused.append(result)
-                        break
-                if refused:
-                    break
-            assert refused == [REFUSED[Code.FULL]]
-            assert await store.commit(mail(1)) == DONE
-            assert await store.commit(blob(b"z" * 32)) == REFUSED[Code.FULL]
-
-    play(script)
 
 
 @asynccontextmanager
