@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import lmdb
 import pytest
 import trio
 
@@ -29,6 +30,8 @@ from cbfs_common.wire.blobs import (
 )
 from cbfs_common.wire.fields import Done
 from cbfs_common.wire.requests import Code, DeleteAccount, encode
+from cbfs_host.lmdb_environment import with_check
+from cbfs_host.store_format import META
 from cbfs_server import housekeeping as housekeeping_module
 from cbfs_server.housekeeping import Housekeeping
 from cbfs_server.store.operations import AddBlob, AddChunk, MakeAccount
@@ -243,3 +246,29 @@ def test_housekeeping_forgets_and_erases(tmp_path: Path, monkeypatch: pytest.Mon
         assert (figures.blobs, figures.chunks) == (0, 0)
 
     machine.live(begin)
+
+
+def test_a_store_of_before_there_were_blobs_gets_tables_for_them(tmp_path: Path) -> None:
+    """It keeps what is in it; an older server would refuse it from then on."""
+
+    async def before(house: Housekeeping, _alice: Caller, _bob: Caller) -> None:
+        await house._store.commit(MakeAccount(ALICE, 1_000))
+
+    async def after(house: Housekeeping, _alice: Caller, _bob: Caller) -> None:
+        store = house._store
+        figures = store.figures()
+        assert (figures.accounts, figures.blobs) == (1, 0)
+        made = await store.commit(AddBlob(ALICE, os.urandom(32), BLOB_LEAST, 2, 1_000))
+        assert made == BlobState(0, 2)
+
+    Machine(tmp_path).live(before)
+    with lmdb.open(str(tmp_path / "store"), max_dbs=32) as env:
+        for name in (b"blobs", b"owned", b"holdings", b"chunks", b"erasing"):
+            table = env.open_db(name)
+            with env.begin(write=True) as txn:
+                txn.drop(table)
+        meta = env.open_db(META)
+        with env.begin(write=True) as txn:
+            one = (1).to_bytes(4, "big")
+            txn.put(b"version", with_check(META, b"version", one), db=meta)
+    Machine(tmp_path).live(after)

@@ -150,8 +150,9 @@ class TreeMaker:
         return node
 
     def end(self) -> "TreeEnd":
-        """What is left, after all chunks were added."""
-        assert self._added == self._shape.count
+        """What is left, after all chunks were added. Raises ValueError when they were not."""
+        if self._added != self._shape.count:
+            raise ValueError("a content of another size")
         rest = [self._node()] if self._shape.nodes and self._hashes else []
         given = -(-self._shape.count // BLOB_FANOUT)
         rest += [_NO_CHUNK] * (self._shape.nodes - given)
