@@ -2,7 +2,7 @@
 over kills, suspensions and changes of limits."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lmdb
@@ -34,7 +34,11 @@ from cbfs_host.lmdb_environment import with_check
 from cbfs_host.store_format import META
 from cbfs_server import housekeeping as housekeeping_module
 from cbfs_server.housekeeping import Housekeeping
+from cbfs_server.lmdb_store.blobs import BlobWriter
+from cbfs_server.lmdb_store.store import LmdbStore
 from cbfs_server.store.operations import AddBlob, AddChunk, MakeAccount
+from cbfs_server.store.room import Room
+from tests.server.conformance.backends import OnLmdb
 from tests.server.conformance.test_mailboxes import ALICE
 from tests.server.test_admin import admin, status
 from tests.server.test_live_limits import limits
@@ -252,13 +256,15 @@ def test_a_store_of_before_there_were_blobs_gets_tables_for_them(tmp_path: Path)
     """It keeps what is in it; an older server would refuse it from then on."""
 
     async def before(house: Housekeeping, _alice: Caller, _bob: Caller) -> None:
-        await house._store.commit(MakeAccount(ALICE, 1_000))
+        await house._store.commit(MakeAccount(ALICE, int(house.lived()) // DAY))
 
     async def after(house: Housekeeping, _alice: Caller, _bob: Caller) -> None:
         store = house._store
         figures = store.figures()
         assert (figures.accounts, figures.blobs) == (1, 0)
-        made = await store.commit(AddBlob(ALICE, os.urandom(32), BLOB_LEAST, 2, 1_000))
+        made = await store.commit(
+            AddBlob(ALICE, os.urandom(32), BLOB_LEAST, 2, int(house.lived()) // DAY)
+        )
         assert made == BlobState(0, 2)
 
     Machine(tmp_path).live(before)
@@ -272,3 +278,33 @@ def test_a_store_of_before_there_were_blobs_gets_tables_for_them(tmp_path: Path)
             one = (1).to_bytes(4, "big")
             txn.put(b"version", with_check(META, b"version", one), db=meta)
     Machine(tmp_path).live(after)
+
+
+def test_a_check_finds_blobs_that_are_not_whole(tmp_path: Path) -> None:
+    id, today = os.urandom(32), 1_000
+    index = (1).to_bytes(4, "big")
+
+    async def put(store: LmdbStore) -> None:
+        await store.commit(MakeAccount(ALICE, today))
+        await store.commit(AddBlob(ALICE, id, BLOB_LEAST, 2, today))
+        for number in range(2):
+            await store.commit(AddChunk(ALICE, id, number, bytes(BLOB_SEALED_CHUNK)))
+        assert store.check(lambda: None).sound
+        spoil: list[Callable[[BlobWriter], object]] = [
+            lambda blobs: blobs._txn.delete(id + index, db=blobs._tables.chunks.db),
+            lambda blobs: blobs._txn.delete(id, db=blobs._tables.blobs.db),
+            lambda blobs: blobs._txn.delete(ALICE, db=blobs._tables.holdings.db),
+        ]
+        for each in spoil:
+            whole = store._env.begin(write=True)
+            blobs = BlobWriter(store._tables, whole, Room(0, 0))
+            each(blobs)
+            whole.commit()
+            assert store.check(lambda: None).incomplete == 1
+
+    async def life() -> None:
+        async with OnLmdb(tmp_path).opened() as store:
+            assert isinstance(store, LmdbStore)
+            await put(store)
+
+    play(life)

@@ -50,7 +50,7 @@ class BlobChunk(Reply):
 class MakeBlob(Request[BlobState]):
     """Room for a blob of the client, with this ``id`` (32), for so many ``chunks`` of data, which
     is a size that blobs have, and to be kept for ``days``, or as many as the server keeps them.
-    Done also when it is there."""
+    The same also when it is there."""
 
     KIND: ClassVar[int] = 14
     REPLY: ClassVar[type[Reply]] = BlobState

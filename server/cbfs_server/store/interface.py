@@ -35,8 +35,8 @@ class StoreFigures:
 @dataclass(frozen=True, slots=True)
 class CheckedMailboxes:
     """How many ``records`` there are and how many of them are ``damaged``; and how many
-    ``accounts``, and mailboxes among theirs that are ``incomplete``: something is missing in them,
-    or there is more than they say."""
+    ``accounts``, and those among them that are ``incomplete``: something is missing in their
+    mailboxes or blobs, or there is more than they say."""
 
     records: int
     damaged: int
