@@ -325,6 +325,18 @@ FOLDER_DEPTH_MAX = 16
 FOLDER_TABLE_MAX = 1_024 * 1_024
 """Bytes of the table of its entries."""
 
+BLOB_ABOVE = 1 << 20
+"""Content of more bytes travels as a blob."""
+
+BLOB_DAYS = 21
+BLOB_RENEWALS = 4
+"""For how many days a client asks its server to keep a blob, and how often it puts one there again
+of which somebody has not said that they have it: as long as it offers the message."""
+
+BLOB_CLOCK = 3_600
+"""Mean time between two looks at which blobs are to go from the server, or to be put there again:
+by nothing but that does it learn who has got one."""
+
 INCOMPLETE_MAX = 64
 INCOMPLETE_BYTES_MAX = 4 * FILE_SIZE_MAX
 """Messages of one sender that are arriving in parts, and their bytes so far; past either the

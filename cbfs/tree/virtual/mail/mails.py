@@ -15,6 +15,7 @@ from cbfs.messages.file_names import free_name, shown_file_name
 from cbfs.messages.history import get_message
 from cbfs.messages.mail_ids import MailId
 from cbfs.messages.model import Conversation, Message
+from cbfs.messages.queues import blobs
 from cbfs.storage.store import Reader, Table
 from cbfs.tree.nodes import FIRST_MAIL, MESSAGE_MODE, NO_NAMES, Node
 from cbfs.tree.rules import TreeError
@@ -30,7 +31,7 @@ from cbfs.tree.virtual.mail.letter import (
     mail_of_many,
     mail_of_one,
 )
-from cbfs.tree.virtual.mail.pieces import Packed, Piece, Stretch, zip_of
+from cbfs.tree.virtual.mail.pieces import Literal, Packed, Piece, Stretch, zip_of
 from cbfs.tree.virtual.message_links import in_thread
 from cbfs_common.messages.folder import TOP
 
@@ -131,6 +132,9 @@ class Mails:
             if message is None:
                 raise TreeError(errno.ESTALE)
             gone = _gone(reader, message)
+            if blobs.get(reader, message.content.id) is not None:
+                head = self._head(message, place, shown_file_name(message.file_name))
+                return MailText(message, mail_of_one(head, _instead(message)), gone)
             if message.folder:
                 files, packed = self._files(reader, message)
                 head = self._head(message, place, shown_file_name(message.file_name))
@@ -198,6 +202,18 @@ class Mails:
             names = {each.name for each in found}
             pack(free_name(_REST, names.__contains__), entries[len(shown) :])
         return found, count
+
+
+def _instead(message: Message) -> Attached:
+    """What a mail says in the place of what is too large for it, before that is here and after: a
+    program that reads all mails would else read gigabytes, or wait for what is arriving."""
+    name = shown_file_name(message.file_name) if message.file_name else "a file"
+    kind = "a folder" if message.folder else "a file"
+    text = (
+        f"{name}: {kind} of {message.content.size:,} bytes, which is too large for a mail.\n"
+        "It is in the folder of its conversation, under conversations/.\n"
+    )
+    return Attached("", Literal(text.encode()), is_plain=True, type="text/plain")
 
 
 def _all_files(contents: Contents, entries: Iterable[tuple[str, int]]) -> list[Packed]:
