@@ -101,6 +101,9 @@ class Events(Protocol):
     def request_changed(self, name: str) -> None:
         """There is more or less of what a stranger has sent, for the user's decision."""
 
+    def progressed(self) -> None:
+        """How far blobs have come, or are at the server, is another than before."""
+
     def notes_due(self, dues: Dues) -> None:
         """Something more is to be told to these peers, from these times on."""
 

@@ -124,6 +124,13 @@ class History(Protocol):
     def newest(self, conversation: bytes) -> Message | None:
         """The last one."""
 
+    def arrived(self, content: Content) -> int:
+        """How many bytes of a content are here, from its beginning on: all, unless it is still
+        fetched."""
+
+    async def more_arrived(self) -> None:
+        """Wait until more of any content that is fetched has come, or nothing more of it will."""
+
     async def delete(self, message: Message) -> None:
         """Forget a message: content, record, and what is queued of it, which is not delivered any
         more. On the disk on return."""

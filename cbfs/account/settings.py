@@ -29,7 +29,7 @@ from cbfs.account.bounds import (
 )
 from cbfs.storage.store import Meta, Store, Table
 from cbfs_common.errors import CbfsError
-from cbfs_common.limits import FILE_SIZE_MAX
+from cbfs_common.limits import BLOB_SIZE_MAX, FILE_SIZE_MAX
 
 CONFIG_MAX = 65_536
 """Bytes of a config.toml."""
@@ -64,16 +64,24 @@ class Settings:
     messages have arrived. ``pace``: mean seconds between two connections that send something or
     nothing, and between two polls; 0: send at once, and stay connected. ``strangers``: what becomes
     of who writes first. ``reactions``: when receipts and repairs leave. ``stagger``: mean seconds
-    by which a message to several people goes later to each of them but one; 0: to all at once."""
+    by which a message to several people goes later to each of them but one; 0: to all at once.
+    ``blobs``: large files are put at the home server once, and fetched from there."""
 
     grace: float = GRACE
-    file_size_max: int = FILE_SIZE_MAX
+    file_size_max: int = BLOB_SIZE_MAX
     quota: int = 0
     receipts: bool = True
     pace: float = 0.0
     strangers: Strangers = Strangers.ASK
     reactions: Reactions = Reactions.STEADY
     stagger: float = 0.0
+    blobs: bool = True
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest file that may be written: without blobs no more than goes in
+        envelopes."""
+        return self.file_size_max if self.blobs else min(self.file_size_max, FILE_SIZE_MAX)
 
 
 class SettingsError(CbfsError):
@@ -111,9 +119,9 @@ def _bytes(value: object) -> int:
 
 def _size(value: object) -> int:
     size = _bytes(value)
-    if FILE_SIZE_MIN <= size <= FILE_SIZE_MAX:
+    if FILE_SIZE_MIN <= size <= BLOB_SIZE_MAX:
         return size
-    raise ValueError('a size like "10 MiB" or "500 KiB", from "64 KiB" to "64 MiB"')
+    raise ValueError('a size like "10 MiB" or "500 KiB", from "64 KiB" to "4 GiB"')
 
 
 def _quota(value: object) -> int:
@@ -184,7 +192,7 @@ KEYS: dict[str, Key] = {
     "file_size_max": Key(
         _size,
         _size_text,
-        'The largest file that may be written: "64 KiB" to "64 MiB".',
+        'The largest file that may be written: "64 KiB" to "4 GiB".',
     ),
     "quota": Key(
         _quota,
@@ -215,6 +223,11 @@ KEYS: dict[str, Key] = {
         _stagger,
         words,
         'How much later a message to a group goes to each member, on average: "60s". "": at once.',
+    ),
+    "blobs": Key(
+        _truth,
+        bool,
+        "Whether files over 1 MiB are put at your server once. If not: 64 MiB, and to each apart.",
     ),
 }
 """Every key, in the order in which the file has them."""

@@ -1,6 +1,5 @@
 """The client at work: what the mount talks to, and where all its parts are joined."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 
@@ -19,11 +18,11 @@ from cbfs.engine.meeting import Meeting
 from cbfs.engine.people import EnginePeople
 from cbfs.engine.redating import Redating
 from cbfs.engine.renewal import Renewal
+from cbfs.engine.telling import Telling
 from cbfs.interface import Outgoing, Report, View
 from cbfs.messages import conversations, history, order
-from cbfs.messages.content import content_chunks
-from cbfs.messages.model import Conversation, Delivery, Message, Turnover
-from cbfs.messages.queues import note_queue, progress
+from cbfs.messages.model import Content, Conversation, Delivery, Message, Turnover
+from cbfs.messages.queues import blobs, note_queue, progress
 from cbfs.messages.queues.note_queue import Dues
 from cbfs.names.directory import Directory
 from cbfs.names.own_name import OwnName
@@ -39,6 +38,7 @@ from cbfs.sending.cover_traffic import CoverTraffic
 from cbfs.sending.note_clock import NoteClock
 from cbfs.sending.reminders import Reminders
 from cbfs.sending.sender import Sender, topic_of
+from cbfs.sending.uploads import Uploads, settle_content
 from cbfs.storage.faults import contained, harmless
 from cbfs.storage.store import Reader, Store, Table, Writer
 from cbfs_common.errors import CbfsError, DecodeError
@@ -69,6 +69,7 @@ class Engine:
         with context.store.read() as reader:
             self._left = conversations.left_ones(reader)
         self._preparing: set[str] = set()
+        self._progress = Telling(view.status_changed, nursery)
         self._reminders = Reminders(context)
         self.expiry = Expiry(context, self)
         self._tasks = StoppableTasks(nursery)
@@ -76,6 +77,7 @@ class Engine:
         if self._copies.stopped:
             self._stop()
         self._sender = Sender(context, lambda: own.bundle, self, self._tasks)
+        self._uploads = Uploads(context, self, self._queued)
         self._note_clock = NoteClock(context, context.random, self._sender.tick, self._tasks)
         self._meeting = Meeting(context)
         self._renewal = Renewal(context, own, view.status_changed)
@@ -91,6 +93,7 @@ class Engine:
         )
         self._receiver = Receiver(context, self._monitor, self)
         self._admission = self._receiver.admission
+        self._fetching = self._receiver.fetching
         self.people = EnginePeople(context, self._admission, self)
         self.directories = EngineDirectories(context, self, self._directory_changed)
         self._redating = Redating(context, self)
@@ -116,6 +119,9 @@ class Engine:
             self._receiver.meet_strangers,
             self._receiver.retry,
             self._receiver.confirming.run,
+            self._fetching.run,
+            self._uploads.run,
+            self._uploads.keep_house,
             self._monitor.run,
             self._renewal.run,
             self._meeting.run,
@@ -210,15 +216,16 @@ class Engine:
             unreceived = note_queue.unreceived(reader, (c.name for c in contacts))
             under_way = {who: progress.sending(reader, who) for who in waiting}
             arriving = progress.arriving_lines(reader)
+            putting = progress.putting_lines(reader)
             found = (*self._context.problems.lines(), *self.directories.lines())
             ending = self.expiry.lines(reader)
             unread = progress.unread_lines(reader.count(Table.QUARANTINE))
         return Report(
             "not connected" if self.stopped else self._mailbox.connection,
             self._network.lines(),
-            progress.counted(waiting, under_way, self.people.label),
+            (*progress.counted(waiting, under_way, self.people.label), *putting),
             (*found, *self._missing(missing), *in_vain, *unread),
-            sum(waiting.values()),
+            sum(waiting.values()) + len(putting),
             progress.counted(unreceived, {}, self.people.label),
             arriving,
             self.people.waiting(),
@@ -288,15 +295,17 @@ class Engine:
             raise
         # whom one writes to is no stranger
         await self._admission.admit(name for name in written if contacts.get(name) is not None)
+        blob, digest = await settle_content(self._context, outgoing.content, alone=not others)
         settled = Settled(
             self.name,
             participants,
             subject,
-            await self._digest(outgoing),
+            digest,
             self._context.clock(),
             self._context.random.token(16),
             self._context.random.token(16),
             contacts.directories,
+            blob,
         )
 
         def make(writer: Writer) -> tuple[Conversation, Message]:
@@ -306,15 +315,28 @@ class Engine:
             added = added_by(writer, there, self.name) if there else ()
             return make_message(writer, known, outgoing, settled, added)
 
-        conversation, message = await self._sender.write(make, written, outgoing.committing)
+        at_once = () if blob else written  # of a blob nothing leaves before it is put
+        conversation, message = await self._sender.write(make, at_once, outgoing.committing)
         # it is a message: who is told of an error from here on would send it once more
         with harmless():
             self.conversation_started(conversation)
-        self._queued(message, at_once=outgoing.at_once)
+        if blob is None:
+            self._queued(message, at_once=outgoing.at_once)
+        else:
+            self._uploads.wake()
         with harmless():
             self._context.problems.clear("names")
             self._view.status_changed()
         return message
+
+    def arrived(self, content: Content) -> int:
+        """How many bytes of a content are here, from its beginning on."""
+        with self.store.read() as reader:
+            return blobs.here(reader, content.id, content.size)
+
+    async def more_arrived(self) -> None:
+        """Wait until more of any content has come, or nothing more of it will."""
+        await self._fetching.come()
 
     def is_under_way(self, conversation: bytes) -> bool:
         """Whether something that was sent in a conversation is just being delivered."""
@@ -329,6 +351,7 @@ class Engine:
             with harmless():
                 self._sender.given_up(who)
         self.notes_due(dues)
+        self._content_gone()
         self._view.status_changed()
 
     async def leave(self, conversation: bytes, *, empty: bool) -> bool:
@@ -383,6 +406,11 @@ class Engine:
         with harmless():
             self.expiry.note(message)
 
+    def _content_gone(self) -> None:
+        """A message is deleted: what is at one's own server of it is to go, too."""
+        self._uploads.wake()
+        self._fetching.moved()
+
     def _former(self) -> list[Former]:
         """The mailboxes that are looked into still: all, by a clock that is doubted."""
         former, now = self._context.account.former, self._context.clock() // 1_000
@@ -428,17 +456,6 @@ class Engine:
             known = self._context.conversations[outgoing.conversation]
             groups.check_said(reader, known, self.name, self.people.label)
 
-    async def _digest(self, outgoing: Outgoing) -> bytes:
-        def work() -> bytes:
-            digest = hashlib.blake2b(digest_size=32)
-            for chunk in content_chunks(self.store, outgoing.content):
-                digest.update(chunk)
-            return digest.digest()
-
-        if outgoing.content.size <= outgoing.content.chunk:
-            return work()
-        return await trio.to_thread.run_sync(work)
-
     async def _look_up(self, names: list[str]) -> None:
         try:
             with contained():
@@ -478,6 +495,7 @@ class Engine:
                 self._reminders.add({name: due})
         self._sender.retry(name)
         self._receiver.look_again()
+        self._fetching.news()
         self._meeting.news()
         self._view.contact_changed(name)
         self._view.retry()
@@ -554,6 +572,7 @@ class Engine:
         for who in missed:
             with harmless():
                 self._sender.given_up(who)
+        self._content_gone()
         self._view.message_ended(message)
 
     def notes_due(self, dues: Dues) -> None:
@@ -567,9 +586,15 @@ class Engine:
     def message_arrived(self, message: Message) -> None:
         """A message of somebody else is whole: it is shown, and ends when its time is over."""
         self.expiry.note(message)
+        self._fetching.news()
         self._view.message_added(message)
 
     def message_changed(self, message: Message) -> None:
         """The states of a message's recipients have moved on, and so may when it ends."""
         self.expiry.note(message)
+        self._fetching.news()
         self._view.message_changed(message)
+
+    def progressed(self) -> None:
+        """How far blobs are is another than before."""
+        self._progress.soon()

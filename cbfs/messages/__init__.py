@@ -21,6 +21,7 @@ FACE = (
     "name_pages",
     "order",
     "petnames",
+    "queues.blobs",
     "queues.delivery_queue",
     "queues.incomplete",
     "queues.note_queue",

@@ -4,11 +4,10 @@ A content is shared by its message and by the deliveries that are not finished, 
 last of them. How many there are beside one is counted, so that of most contents nothing is.
 """
 
-from collections.abc import Iterator
-
 from cbfs.messages.model import Content, Message
+from cbfs.messages.queues import blobs
 from cbfs.storage.encoding import number_of, u32, u64
-from cbfs.storage.store import Reader, Store, Table, Writer
+from cbfs.storage.store import Reader, Table, Writer
 from cbfs_common.messages.folder import HEAD_SIZE, FolderTable, decode_table, table_end
 
 
@@ -32,6 +31,7 @@ def drop_content(writer: Writer, content: int) -> None:
         writer.delete(Table.HELD, key)
     else:
         writer.delete_prefix(Table.CONTENT, key)
+        blobs.left_behind(writer, content)
 
 
 def read_content(reader: Reader, content: Content, offset: int, size: int) -> bytes:
@@ -72,18 +72,6 @@ def _chunk(reader: Reader, content: Content, index: int) -> bytes:
     data = reader.get(Table.CONTENT, u64(content.id) + u32(index)) or b""
     size = min(content.chunk, content.size - index * content.chunk)
     return data[:size] if len(data) >= size else data + bytes(size - len(data))
-
-
-def content_chunks(store: Store, content: Content) -> Iterator[bytes]:
-    """All of a content, a record at a time, in a transaction of its own."""
-    with store.read() as reader:
-        yield from chunks(reader, content)
-
-
-def chunks(reader: Reader, content: Content) -> Iterator[bytes]:
-    """All of a content within a transaction, a record at a time."""
-    for number in range(-(-content.size // content.chunk)):
-        yield _chunk(reader, content, number)
 
 
 # Folders

@@ -14,6 +14,7 @@ from cbfs.messages.file_names import folder_message_name, message_name
 from cbfs.messages.marks import doubts, mail_pages
 from cbfs.messages.model import Content, Delivery, Message, Origin, ParentRef
 from cbfs.messages.order import Absence, Known, parents_of
+from cbfs.messages.queues import blobs
 from cbfs.messages.transcript import Extent, Line
 from cbfs.storage.encoding import number_of, pack, u64, unpack
 from cbfs.storage.store import Meta, Reader, Series, Table, Writer
@@ -82,11 +83,6 @@ def named_message(reader: Reader, conversation: bytes, which: str | int) -> Mess
         return get_message(reader, conversation, which)
     serial = name_pages.serial_of(reader, conversation, which)
     return get_message(reader, conversation, serial) if serial else None
-
-
-def note_dropped(writer: Writer, ref: bytes) -> None:
-    """A message (conversation id, message id) was thrown away: nobody is asked for it."""
-    writer.put(Table.DROPPED, ref, b"\1")
 
 
 def newest_message(reader: Reader, conversation: bytes) -> Message | None:
@@ -487,6 +483,8 @@ def transcript_text(reader: Reader, message: Message) -> bytes:
     absent = [_absence(reader, message, parent) for parent in message.missing]
     added = [label(reader, who) for who in message.added]
     beside = transcript.Beside(left_out, absent, added)
+    if blobs.get(reader, message.content.id) is not None:
+        return transcript.entry(message, b"\0", beside)  # the same before it is here
     if not message.folder:
         head = read_content(reader, message.content, 0, transcript.TEXT_MAX)
         return transcript.entry(message, head, beside)
@@ -513,7 +511,9 @@ def put_changed(writer: Writer, message: Message) -> Message:
 
 
 def _text(reader: Reader, message: Message, most: int) -> bytes:
-    """Of whose words a message is found: the beginning of its content, or the names in a folder."""
+    """Of whose words a message is found: how its content begins, or a folder's names; no blob's."""
+    if blobs.get(reader, message.content.id) is not None:
+        return b""
     if not message.folder:
         return read_content(reader, message.content, 0, most)
     names = "\n".join(entry.name for entry in read_table(reader, message.content).entries)

@@ -360,6 +360,8 @@ class Operations(pyfuse3.Operations):
         node = handle.node
         if isinstance(node, OpenTranscript) or (isinstance(node, OpenMail) and node.packs):
             return await node.read_apart(off, size)
+        if self._contents.is_arriving(node):
+            await self._contents.come(node, off)
         data = self._contents.read(handle.node, off, size)
         if handle.new:
             self._unread.read_up_to(handle.node, off + len(data))
@@ -541,12 +543,14 @@ class Operations(pyfuse3.Operations):
         # who only writes gains nothing by the kernel's cache, and it would ask for the
         # capabilities of the file before it wrote into that
         only_writes = flags & os.O_ACCMODE == os.O_WRONLY
+        arriving = self._contents.is_arriving(node)
         return FileInfo(
             fh=FileHandleT(number),
             # a text may change between two looks; of a new message we must see how far it is read
-            direct_io=isinstance(node, Text) or new or only_writes,
+            # what is arriving is given as far as it has come, and no further
+            direct_io=isinstance(node, Text) or new or only_writes or arriving,
             # a message never changes; of a new one we must see that it is read
-            keep_cache=isinstance(node, MessageFile) and not new and not node.removed,
+            keep_cache=isinstance(node, MessageFile) and not (new or node.removed or arriving),
         )
 
     def _open_mail(self, node: MailFile, thread: int) -> FileInfo:

@@ -225,6 +225,7 @@ class MountView:
         """Show that a message's recipients, or the end of its lifetime, are in a new state; its
         name and content stay."""
         self.tree.mail.changed(message)
+        self.tree.message_changed(message)
         node = self.tree.message_node(message)
         if node.ends != message.ends:
             node.ends_anew(message)

@@ -20,14 +20,8 @@ from cbfs_common.errors import CbfsError, DecodeError, TransportError
 from cbfs_common.limits import PADDING_MEAN, PUSH_WINDOW
 from cbfs_common.primitives import KEY_SIZE, Random, exponential
 from cbfs_common.profile import Address
-from cbfs_common.wire.requests import (
-    Code,
-    ErrorReply,
-    R_co,
-    Request,
-    decode_reply,
-    encode,
-)
+from cbfs_common.wire.fields import R_co, Request
+from cbfs_common.wire.requests import Code, ErrorReply, decode_reply, encode
 from cbfs_common.wire.transport import PUSH, ClientConnection, Event, Frame
 
 HANDSHAKE_TIMEOUT = 60.0
@@ -54,6 +48,17 @@ _WORDS = {
     Code.TROUBLE: ("could not write to its disk", _AGAIN),
     Code.FULL: ("has no room left", _AGAIN),
     Code.SUSPENDED: ("has suspended the account", "ask who runs the server"),
+    Code.UNKNOWN_BLOB: ("does not have this large file", "it may be too old, or was removed"),
+    Code.NO_CHUNK: ("does not have this part of a large file yet", _AGAIN),
+    Code.BLOB_DIFFERS: ("has another large file in this place", _AGAIN),
+    Code.BLOB_QUOTA: (
+        "keeps no more large files for this account",
+        "remove one, or wait until one is too old",
+    ),
+    Code.BLOB_TOO_LARGE: (
+        "takes no file of this size",
+        "ask who runs it for more (--blob-quota), or send less",
+    ),
     Code.WORK_NEEDED: ("asks newcomers for work", _AGAIN),
     Code.INVITE_NEEDED: (
         "takes newcomers by invite only",

@@ -63,7 +63,7 @@ def _plan(top: Folder, most: int) -> _Plan:
 async def pack(tree: Tree, top: Folder) -> Content:
     """One content of all that is in a folder. Raises Refused. When it is cancelled, what was copied
     is dropped at the next mount."""
-    plan = _plan(top, tree.backend.configuration.current.file_size_max)
+    plan = _plan(top, tree.backend.configuration.current.largest)
     for file in plan.files:
         await tree.contents.save(file)
     number, index, buffer = await tree.backend.store.commit(_begin), 0, bytearray(plan.head)

@@ -24,6 +24,7 @@ from cbfs.storage.faults import contained
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.primitives import exponential
+from cbfs_common.wire.fields import Reply
 from cbfs_common.wire.requests import (
     ID_SIZE,
     AnyRequest,
@@ -38,7 +39,6 @@ from cbfs_common.wire.requests import (
     LastMark,
     List,
     PrekeyCount,
-    Reply,
     Stored,
     Subscribe,
     SwapMark,

@@ -208,7 +208,7 @@ def request(reader: Reader, directories: Directories, name: str) -> MessageReque
         first.subject,
         shown_file_name(first.file_name) if first.file_name else "",
         first.size,
-        text[:TEXT_MAX],
+        b"" if first.blob else text[:TEXT_MAX],
         first.folder,
         len({(part.conversation, part.salt) for _received, part in parts}),
     )

@@ -23,7 +23,15 @@ from cbfs.messages.history import (
 )
 from cbfs.messages.model import Delivery, Message
 from cbfs.messages.order import Absence
-from cbfs.messages.queues.delivery_queue import begin_again, moved_on, pending, send_again
+from cbfs.messages.queues import blobs
+from cbfs.messages.queues.blobs import BlobStage
+from cbfs.messages.queues.delivery_queue import (
+    begin_again,
+    is_put,
+    moved_on,
+    pending,
+    send_again,
+)
 from cbfs.messages.queues.incomplete import share_of
 from cbfs.messages.queues.note_queue import (
     NOTHING,
@@ -93,6 +101,8 @@ def take_refs(
     for ref in refs.received:
         _received(writer, told, me, sender, ref)
     for ref in refs.offered:
+        if _is_arriving(writer, sender, ref):
+            continue  # there is a receipt when it is here
         if has_message(writer, ref[:16], sender, ref[16:]):
             acknowledge(writer, told.dues, reception, sender, ref)
         elif known or get_conversation(writer, ref[:16]) is not None:
@@ -111,6 +121,13 @@ def _own(reader: Reader, me: str, peer: str, ref: bytes) -> Message | None:
     if message is None:
         return None
     return message if dict(message.recipients).get(peer) in _WRITTEN_TO else None
+
+
+def _is_arriving(reader: Reader, sender: str, ref: bytes) -> bool:
+    """Whether a message is here, and the content that it refers to is not."""
+    message = find_message(reader, ref[:16], sender, ref[16:])
+    blob = blobs.get(reader, message.content.id) if message else None
+    return blob is not None and blob.state is BlobStage.FETCHING
 
 
 def _received(writer: Writer, told: Told, me: str, sender: str, ref: bytes) -> None:
@@ -140,6 +157,8 @@ def _send_again(
     waiting = {job.conversation + job.message for job in pending(writer, sender)}
     for ref in dict.fromkeys(refs):
         message = None if ref in waiting else _own(writer, me, sender, ref)
+        if message is not None and not is_put(writer, message):
+            continue  # it is sent for the first time when its blob is at the server
         if message is not None:
             dequeue(writer, sender, NoteKind.OFFER, ref)
             send_again(writer, message, sender)

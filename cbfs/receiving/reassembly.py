@@ -24,12 +24,14 @@ from cbfs.messages.history import (
     Arrival,
     add_message,
     copied,
+    find_message,
     known_message,
     missing_parents,
     note_copy,
-    note_dropped,
 )
 from cbfs.messages.model import Content, Conversation, Message, Origin, Turnover, parents_heard
+from cbfs.messages.queues import blobs
+from cbfs.messages.queues.blobs import Blob, BlobStage
 from cbfs.messages.queues.incomplete import (
     Incomplete,
     complete,
@@ -48,7 +50,7 @@ from cbfs.receiving.confirming import both_doubted, came_again, named_by_sender,
 from cbfs.storage.encoding import u32, u64
 from cbfs.storage.store import Reader, Series, Table, Writer
 from cbfs_common.errors import DecodeError
-from cbfs_common.limits import ASK_FIRST, ASK_SPREAD
+from cbfs_common.limits import ASK_FIRST, ASK_SPREAD, BLOB_CHUNK
 from cbfs_common.messages.body import MESSAGE_ID_SIZE, Part
 from cbfs_common.messages.conversation import agreed, fits
 from cbfs_common.person import Directories
@@ -107,7 +109,7 @@ def store_part(
         if has_left:
             _drop(writer, conversation, ref)
         came_again(writer, arrivals.confirmed, ref, hash_, doubts)
-        acknowledge(writer, arrivals.dues, reception, sender, ref)  # the sender did not know
+        _confirm(writer, arrivals, reception, sender, part, ref)  # the sender did not know
         return
     parents = parents_heard(reception.directories, part.parents)
     if (got := _collect(writer, arrivals, sender, part, hash_, now, doubts)) is None:
@@ -139,13 +141,45 @@ def store_part(
     note_writer(writer, conversation, sender)
     if part.leaving:
         _has_left(writer, arrivals, reception, conversation, sender)
-    acknowledge(writer, arrivals.dues, reception, sender, ref)
+    _confirm(writer, arrivals, reception, sender, part, ref)
     share = share_of(sender, unconfirmed=bool(doubts))
     due = _ask_from(writer, reception, conversation, ref)
     for parent in missing_parents(writer, conversation.id, parents):
         missing = conversation.id + parent.id
         for person in sorted({*conversation.participants} - {me}):
             enqueue(writer, arrivals.dues, person, NoteKind.WANT, missing, due, share)
+
+
+BLOB_RECORD = 4 * BLOB_CHUNK
+"""Bytes of a record of the content of a blob that is fetched."""
+
+
+def _begin_blob(writer: Writer, part: Part, now: int) -> Content:
+    """The content that a part refers to is to be fetched. Before the message is added, whose
+    serial is the next one. A receipt is sent when the content is here."""
+    content = Content(writer.random_number(), part.size, BLOB_RECORD)
+    serial = writer.number(Series.MESSAGE) + 1
+    known = part.size, part.chunk, part.conversation, serial, now
+    blobs.put(writer, Blob(content.id, BlobStage.FETCHING, *known))
+    return content
+
+
+def _confirm(
+    writer: Writer,
+    arrivals: Arrivals,
+    reception: Reception,
+    sender: str,
+    part: Part,
+    ref: bytes,
+) -> None:
+    """A message has come, perhaps not for the first time: a receipt for it, unless it refers to a
+    blob that is not here. Where that is, and under which key, is what it has said last."""
+    message = find_message(writer, ref[:16], sender, ref[16:]) if part.blob else None
+    blob = blobs.get(writer, message.content.id) if message else None
+    if blob is None or blob.state is not BlobStage.FETCHING:
+        acknowledge(writer, arrivals.dues, reception, sender, ref)
+    elif blob.reference != part.chunk:
+        blobs.put(writer, replace(blob, reference=part.chunk))
 
 
 def _ask_from(writer: Writer, reception: Reception, conversation: Conversation, ref: bytes) -> int:
@@ -197,7 +231,7 @@ def drop_part(
 
 
 def _drop(writer: Writer, conversation: Conversation, ref: bytes) -> None:
-    note_dropped(writer, ref)
+    writer.put(Table.DROPPED, ref, b"\1")  # nobody is asked for it
     arrived(writer, conversation.participants, ref)
 
 
@@ -288,7 +322,9 @@ def _collect(
 ) -> tuple[Content, tuple[bytes, ...]] | None:
     """Keep a part. The content and the message's doubts when it is whole and its digest right, else
     None. One that does not fit those that are here is refused; it has said the same as they, but
-    for its share."""
+    for its share. The content of a blob is to be fetched."""
+    if part.blob:
+        return _begin_blob(writer, part, now), doubts
     key = writer.key_part(part.conversation, hash_)
     before = known = get_incomplete(writer, key)
     if known is None:

@@ -30,6 +30,7 @@ from cbfs.names.followed import UnknownDirectory
 from cbfs.problems import Backoff
 from cbfs.receiving import message_requests
 from cbfs.receiving.confirming import Confirming
+from cbfs.receiving.fetching import Fetching
 from cbfs.receiving.incoming import Incoming, IncomingBatch, claimed_sender, is_of, set_aside
 from cbfs.receiving.message_requests import Admission
 from cbfs.receiving.notes import Effects
@@ -88,6 +89,7 @@ class Receiver:
     ) -> None:
         self._context = context
         self.admission = Admission(context, self._reception, self._tell)
+        self.fetching = Fetching(context, self._reception, events)
         self.confirming = Confirming(context, events)
         self._monitor = monitor
         self._events = events

@@ -6,4 +6,4 @@ became of them. Stands on interface, context, contacts, messages, network, probl
 Entered by receiving and the engine.
 """
 
-FACE = ("compose", "cover_traffic", "note_clock", "reminders", "sender")
+FACE = ("compose", "cover_traffic", "note_clock", "reminders", "sender", "uploads")

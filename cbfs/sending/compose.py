@@ -16,11 +16,23 @@ from cbfs.messages.conversations import (
 )
 from cbfs.messages.history import Arrival
 from cbfs.messages.model import Conversation, Message, Origin, ParentRef, parents_said
-from cbfs.messages.queues import delivery_queue
+from cbfs.messages.queues import blobs, delivery_queue
+from cbfs.messages.queues.blobs import Blob, BlobStage
+from cbfs.storage.encoding import u32, u64
 from cbfs.storage.store import Reader, Series, Table, Writer
 from cbfs_common.messages.body import SALT_SIZE, Part
 from cbfs_common.messages.conversation import Lifetime
 from cbfs_common.person import Directories
+
+
+@dataclass(frozen=True, slots=True)
+class NewBlob:
+    """As what a content travels: its encoded ``reference``, the ``id`` (32) that it has at the
+    server, and the chunks of its ``tree`` of hashes, the first of which is its top."""
+
+    reference: bytes
+    id: bytes
+    tree: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +41,8 @@ class Settled:
     are people as ``directories`` calls them, sorted, oneself included, without who has left;
     ``fresh`` is random, for
     the id of a conversation that it may begin, ``salt`` as well, for its own when its draft has
-    none (16 bytes each); ``digest`` is of its content, by BLAKE2b; ``now`` in milliseconds."""
+    none (16 bytes each); ``digest`` is of its content, by BLAKE2b, or that of the ``blob`` that it
+    travels as; ``now`` in milliseconds."""
 
     me: str
     participants: tuple[str, ...]
@@ -39,6 +52,7 @@ class Settled:
     fresh: bytes
     salt: bytes
     directories: Directories
+    blob: NewBlob | None = None
 
 
 def make_message(
@@ -49,18 +63,21 @@ def make_message(
     added: tuple[str, ...] = (),
 ) -> tuple[Conversation, Message]:
     """Put what is written into the history as a message, and queue a delivery for each of its
-    recipients whom the user has not blocked. Gives its conversation, which this may begin, and the
-    message, by which the user has ``added`` people. All of it is in the transaction of
-    ``writer``."""
+    recipients whom the user has not blocked; of a blob only when that is at the server. Gives its
+    conversation, which this may begin, and the message, by which the user has ``added`` people.
+    All of it is in the transaction of ``writer``."""
     conversation = _conversation(writer, conversations, outgoing, settled)
     mark_written(writer, conversation.id, settled.now)
     come_back(writer, conversation.id)
     if outgoing.lifetime:
         lifetimes.choose(writer, conversation.id, outgoing.lifetime, settled.me, settled.now)
     arrival = _arrival(writer, conversation, outgoing, settled, added)
+    if settled.blob is not None:
+        _begin(writer, settled.blob, conversation, arrival, settled.now)
     message = history.add_message(writer, conversation.id, arrival, settled.now)
     note_writer(writer, conversation, settled.me)
-    delivery_queue.add_jobs(writer, message, delivery_queue.job_for(message, conversation))
+    if settled.blob is None:
+        delivery_queue.add_jobs(writer, message, delivery_queue.job_for(message, conversation))
     outgoing.consume(writer, conversation)
     return conversation, message
 
@@ -69,6 +86,31 @@ def is_blocked(reader: Reader, name: str) -> bool:
     """Whether the user has blocked this person, as the store has it."""
     record = reader.get(Table.PEERS, reader.key_part(name.encode()))
     return record is not None and decode_contact(record).blocked > 0
+
+
+def _begin(
+    writer: Writer, new: NewBlob, conversation: Conversation, arrival: Arrival, now: int
+) -> None:
+    """The content is to be put at the home server. Before the message is added, whose serial is
+    the next one."""
+    content, tree = arrival.content, writer.random_number()
+    for index, chunk in enumerate(new.tree):
+        writer.put(Table.CONTENT, u64(tree) + u32(index), chunk)
+    serial = writer.number(Series.MESSAGE) + 1
+    blobs.put(
+        writer,
+        Blob(
+            content.id,
+            BlobStage.PUTTING,
+            content.size,
+            new.reference,
+            conversation.id,
+            serial,
+            now,
+            id=new.id,
+            tree=tree,
+        ),
+    )
 
 
 def _arrival(
@@ -112,6 +154,7 @@ def _hash(
     lifetime: Lifetime,
 ) -> bytes:
     directories = settled.directories
+    blob = settled.blob
     part = Part(
         salt=origin.salt,
         conversation=conversation.id,
@@ -124,12 +167,13 @@ def _hash(
         count=1,
         size=outgoing.content.size,
         digest=origin.digest,
-        chunk=b"",
+        chunk=blob.reference if blob else b"",
         bundle=b"",
         folder=outgoing.folder,
         lifetime=lifetime,
         root=conversation.root,
         leaving=outgoing.leaving,
+        blob=blob is not None,
     )
     return part.hash(directories.person(settled.me))
 

@@ -17,7 +17,7 @@ from cbfs.context import Context
 from cbfs.messages.content import read_content
 from cbfs.messages.conversations import get_conversation
 from cbfs.messages.model import Message, parents_said
-from cbfs.messages.queues import delivery_queue
+from cbfs.messages.queues import blobs, delivery_queue
 from cbfs.messages.queues.delivery_queue import Envelope, Job
 from cbfs.messages.queues.note_queue import NoteDraft, NoteItem, for_part, refs_of, settle
 from cbfs.storage.store import Reader, StoreError, Writer
@@ -147,6 +147,12 @@ class Sealing:
         if conversation is None:
             raise StoreError("the queue names no conversation", "see the log")
         directories = self._context.contacts.directories
+        blob = blobs.get(reader, job.content.id)
+        chunk = (
+            read_content(reader, job.content, number * job.part_size, job.part_size)
+            if blob is None
+            else blob.reference
+        )
         return Part(
             salt=job.salt,
             conversation=job.conversation,
@@ -159,11 +165,12 @@ class Sealing:
             count=job.count,
             size=job.content.size,
             digest=job.digest,
-            chunk=read_content(reader, job.content, number * job.part_size, job.part_size),
+            chunk=chunk,
             # in every one, so that a peer need never ask the directory for this name
             bundle=self._bundle(),
             folder=job.folder,
             lifetime=job.lifetime,
             root=conversation.root,
             leaving=job.leaving,
+            blob=blob is not None,
         )

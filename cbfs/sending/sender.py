@@ -43,7 +43,8 @@ from cbfs_common.errors import CbfsError, CryptoError, DecodeError, TransportErr
 from cbfs_common.names.checks import NameExpired
 from cbfs_common.session.prekey import decode_prekey
 from cbfs_common.session.session import Peer, Session
-from cbfs_common.wire.requests import Deliver, Done, TakePrekey
+from cbfs_common.wire.fields import Done
+from cbfs_common.wire.requests import Deliver, TakePrekey
 
 WINDOW = 16
 WINDOW_MAX = 64

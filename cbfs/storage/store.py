@@ -294,6 +294,11 @@ class Store:
             self._space = moment, found
         return found
 
+    def room(self) -> int:
+        """Bytes that the disk has room for, those of the file included that are free."""
+        disk = os.statvfs(self._path)
+        return disk.f_bavail * disk.f_frsize + self.space()[1]
+
     def _measured(self) -> tuple[int, int]:
         with self._lock, self._env.begin() as txn:
             found = txn.stat()

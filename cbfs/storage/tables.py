@@ -46,6 +46,7 @@ class Table(Enum):
     TERMS = b"terms"  # segment u32 [| number in it u8]
     NODES = b"nodes"  # inode u64: files and folders of outbox/, ui_info/, tmp/ and mail/
     MAIL = b"mail"  # segment u32 [| 1]: see ``cbfs.messages.marks.mail_notes``, ``mail_pages``
+    BLOBS = b"blobs"  # content id u64: see ``cbfs.messages.queues.blobs``
 
     def __init__(self, name: bytes) -> None:
         self.bound = bytes([len(name)]) + name
@@ -57,7 +58,7 @@ WHOLE = frozenset(
     (
         *(Table.META, Table.SESSIONS, Table.PREKEYS, Table.PEERS, Table.CONVERSATIONS),
         *(Table.PARTS, Table.ENDS, Table.QUEUE, Table.NOTE_ITEMS, Table.REQUESTS, Table.DOUBTED),
-        *(Table.INBOX, Table.COVER, Table.QUARANTINE, Table.NODES, Table.HELD),
+        *(Table.INBOX, Table.COVER, Table.QUARANTINE, Table.NODES, Table.HELD, Table.BLOBS),
     )
 )
 """Those whose records have random places, and whose keys stand in memory."""

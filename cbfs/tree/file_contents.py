@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+import trio
+
 from cbfs.interface import Backend
 from cbfs.messages.content import read_content
 from cbfs.messages.model import Content
@@ -39,9 +41,14 @@ from cbfs.tree.unsent import check_changeable, drafts_in, node_changed, settle, 
 from cbfs.tree.virtual.mail.mails import MailFile
 from cbfs.tree.virtual.metadata_file import is_place
 from cbfs.tree.write_buffer import BLOCK, COPIED_AT_ONCE, Layer, count_blocks
+from cbfs_common.limits import BLOB_ABOVE
 
 ROOT_FILE_MAX = 1 << 20
 """Bytes of a file in the root: config.toml, or an editor's swap file for it."""
+
+READ_PATIENCE = 10.0
+"""Seconds that a read waits for what is still arriving; then it is EAGAIN. The kernel cannot take a
+read back, so that a program that is killed ends only then."""
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +79,10 @@ class FileContents:
         content = _content(node)
         if offset >= node.size:
             return b""  # so programs look for the end: without a transaction
+        if isinstance(node, MessageFile) and self.is_arriving(node) and content is not None:
+            size = min(size, self._backend.arrived(content) - _start(node) - offset)
+            if size <= 0:
+                raise TreeError(errno.EAGAIN)
         if isinstance(node, FolderFile):
             if self._backend.message(node.conversation, node.serial) is None:
                 raise TreeError(errno.ESTALE)  # it has ended as a whole
@@ -81,6 +92,23 @@ class FileContents:
             if isinstance(node, File) and (node.draft or node.storing):
                 return _read_layers(reader, node, offset, size)
             return b"" if content is None else read_content(reader, content, offset, size)
+
+    def is_arriving(self, node: Node) -> bool:
+        """Whether it is somebody's file that has not come as a whole."""
+        if not isinstance(node, MessageFile) or node.removed:
+            return False
+        content = node.content
+        # of what is smaller nothing need be asked
+        return content.size > BLOB_ABOVE and self._backend.arrived(content) < content.size
+
+    async def come(self, node: Node, offset: int) -> None:
+        """Wait until the byte at ``offset`` of a file is here, if it is one that is still arriving,
+        for READ_PATIENCE seconds at most. Nothing is asked for by that: it comes by itself."""
+        with trio.move_on_after(READ_PATIENCE):
+            while self.is_arriving(node) and isinstance(node, MessageFile):
+                if self._backend.arrived(node.content) > _start(node) + offset:
+                    return
+                await self._backend.more_arrived()
 
     async def write(self, file: File, offset: int, data: bytes) -> int:
         """Write ``data`` at ``offset``; gives how many bytes that are. Raises TreeError(EFBIG)
@@ -285,7 +313,7 @@ class FileContents:
         it."""
         if any(directory.area is Area.ROOT for directory, _name in file.names):
             return ROOT_FILE_MAX
-        return self._backend.configuration.current.file_size_max
+        return self._backend.configuration.current.largest
 
     def _beneath(self, file: File, index: int) -> bytes:
         with self._backend.store.read() as reader:
@@ -390,6 +418,11 @@ class FileContents:
         file.mtime_ns = time.time_ns()  # not later: a date to come holds a message
         node_changed(file)
         self.changed()
+
+
+def _start(node: MessageFile) -> int:
+    """Where its bytes begin in the content that they are in."""
+    return node.start if isinstance(node, FolderFile) else 0
 
 
 def _mend(file: File) -> None:

@@ -311,6 +311,12 @@ class Tree:
         node.named_anew(message)
         return name if name != message.name else ""
 
+    def message_changed(self, message: Message) -> None:
+        """Something of a message is other than before: what is in one that is a folder may have
+        come by that."""
+        if message.folder:
+            self._nodes.forget(message)
+
     def message_ended(self, message: Message) -> tuple[str, Node, Callable[[], None]]:
         """A message is not in the store any more: (its path, its node, what takes it out of its
         folder, in which it can be looked up until then)."""

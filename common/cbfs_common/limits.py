@@ -214,6 +214,25 @@ MARK_SIZE = 56
 PUSH_WINDOW = 64
 """Envelopes that a server pushes ahead of their deletion."""
 
+BLOB_CHUNK = 16_384
+BLOB_SEALED_CHUNK = BLOB_CHUNK + 16
+"""Bytes of a chunk of a blob, and of a sealed one: with all that is said of it one frame."""
+
+BLOB_FANOUT = 512
+"""Hashes in a chunk of a blob's tree."""
+
+BLOB_LEAST = 64
+BLOB_STEP = 4_096
+BLOB_CHUNKS_MAX = 262_144
+"""Chunks of data of a blob: powers of two from the least of these, 1 MiB, to the step, 64 MiB, and
+multiples of that up to 4 GiB."""
+
+BLOB_SIZE_MAX = BLOB_CHUNKS_MAX * BLOB_CHUNK
+"""Bytes of the content of a blob."""
+
+BLOB_DAYS_MAX = 65_535
+"""Days for which a blob may be asked to be kept."""
+
 # Sessions and bodies.
 
 ROUTE_WINDOW = 8
@@ -305,6 +324,18 @@ FOLDER_DEPTH_MAX = 16
 
 FOLDER_TABLE_MAX = 1_024 * 1_024
 """Bytes of the table of its entries."""
+
+BLOB_ABOVE = 1 << 20
+"""Content of more bytes travels as a blob."""
+
+BLOB_DAYS = 21
+BLOB_RENEWALS = 4
+"""For how many days a client asks its server to keep a blob, and how often it puts one there again
+of which somebody has not said that they have it: as long as it offers the message."""
+
+BLOB_CLOCK = 3_600
+"""Mean time between two looks at which blobs are to go from the server, or to be put there again:
+by nothing but that does it learn who has got one."""
 
 INCOMPLETE_MAX = 64
 INCOMPLETE_BYTES_MAX = 4 * FILE_SIZE_MAX

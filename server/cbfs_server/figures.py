@@ -3,6 +3,7 @@ in them is anybody's: they are sums, by kinds and reasons."""
 
 from dataclasses import dataclass, fields
 
+from cbfs_common.limits import BLOB_SEALED_CHUNK
 from cbfs_common.version import VERSION
 from cbfs_host.admin import Lines
 from cbfs_host.meter import Counts, Meters
@@ -14,7 +15,8 @@ from cbfs_server.store.interface import MailboxStore
 
 @dataclass(frozen=True, slots=True)
 class ServerFigures:
-    """``uptime`` in seconds; ``accounts``, ``envelopes``, and for how many days the oldest of these
+    """``uptime`` in seconds; ``accounts``, ``envelopes``, ``blobs`` and the ``blob_bytes`` that are
+    there of them, and for how many days the oldest envelope
     had waited at the last look through all mailboxes (at most EXPIRY_PERIOD ago), None when there
     was none; bytes of the store that are ``used`` and that are ``free`` to be, None where only
     others know; ``connections``, those among them whose handshake is under way, and
@@ -25,6 +27,8 @@ class ServerFigures:
     uptime: int
     accounts: int
     envelopes: int
+    blobs: int
+    blob_bytes: int
     oldest_days: int | None
     used: int
     free: int | None
@@ -61,6 +65,8 @@ class WatchedServer:
             uptime=meters.uptime,
             accounts=there.accounts,
             envelopes=there.envelopes,
+            blobs=there.blobs,
+            blob_bytes=there.chunks * BLOB_SEALED_CHUNK,
             oldest_days=self.housekeeping.oldest,
             used=there.used,
             free=there.free,

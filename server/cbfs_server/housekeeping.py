@@ -10,6 +10,7 @@ from cbfs_host.calendar import DAY, Calendar, running
 from cbfs_host.complaints import StoreError
 from cbfs_host.meter import Meters
 from cbfs_server.limits import (
+    ERASE_PAUSE,
     EXPIRY_PERIOD,
     HOUSEKEEPING_PERIOD,
     INVITE_DAYS_MAX,
@@ -20,7 +21,14 @@ from cbfs_server.newcomers import Newcomers
 from cbfs_server.push import Pusher
 from cbfs_server.service import Service
 from cbfs_server.store.interface import MailboxStore
-from cbfs_server.store.operations import Expired, ForgetInvites, ForgetOld, NoteTime
+from cbfs_server.store.operations import (
+    EraseChunks,
+    Expired,
+    ForgetBlobs,
+    ForgetInvites,
+    ForgetOld,
+    NoteTime,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +95,8 @@ class Housekeeping:
             await trio.sleep(HOUSEKEEPING_PERIOD)
 
     async def look(self) -> None:
-        """Look at the clock, and once in a while at all mailboxes."""
+        """Look at the clock, erase what is left of blobs that are gone, and once in a while look at
+        all mailboxes."""
         self._take_time()
         if self._running() >= self._next_mark:
             self._next_mark = self._running() + MARK_PERIOD
@@ -95,6 +104,7 @@ class Housekeeping:
         if self._running() >= self._next_expiry:
             self._next_expiry = self._running() + EXPIRY_PERIOD
             await self._expire()
+        await self._erase()
 
     def _take_time(self) -> None:
         said = self._calendar.look(self._clock(), self._running())
@@ -127,9 +137,29 @@ class Housekeeping:
             while start is not None:
                 before = today - INVITE_DAYS_MAX - 1
                 start = await self._store.commit(ForgetInvites(start, before))
+            await self._forget_blobs(today)
         except StoreError as error:
             _log.error("old envelopes stay: %s", error.in_full)
         self._tell(found, limits)
+
+    async def _forget_blobs(self, today: int) -> None:
+        start: bytes | None = b""
+        gone = 0
+        while start is not None:
+            swept = await self._store.commit(ForgetBlobs(start, today))
+            start, gone = swept.rest, gone + swept.blobs
+        if gone:
+            _log.info("forgot %d blobs, which were kept for their days", gone)
+
+    async def _erase(self) -> None:
+        """Some chunks at a time, so that nobody waits for long. What a crash leaves goes on."""
+        try:
+            more = True
+            while more:
+                more = await self._store.commit(EraseChunks())
+                await trio.sleep(ERASE_PAUSE)
+        except StoreError as error:
+            _log.error("chunks of blobs that are gone stay: %s", error.in_full)
 
     def _tell(self, found: Expired, limits: Limits) -> None:
         if found.envelopes:

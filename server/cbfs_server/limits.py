@@ -144,6 +144,26 @@ CHECK_BATCH = 16
 ENDING_COST = 8
 """An account that ends counts like so many envelopes: it has prekeys."""
 
+BLOB_QUOTA = 1024 * 1024 * 1024
+BLOB_DAYS = 21
+BLOBS_MAX = 1_024
+"""Bytes of all blobs of one account, whether they are put yet or not, without what is for their
+trees; for how many days one is kept at most; and how many an account may have."""
+
+CHUNK_COST = 21_000
+"""Bytes of the store's file that a chunk of a blob takes, which has five pages like an envelope."""
+
+BLOBS_LEAVE = 2
+"""One part of so many of all the room is left to mail."""
+
+GROUP_CHUNKS = 128
+"""Chunks in one transaction, after which no more changes are added to it: 2 MiB, so that mail that
+comes meanwhile does not wait for long."""
+
+ERASE_BATCH = 128
+ERASE_PAUSE = 0.005
+"""Chunks of blobs that are gone that one transaction erases, and seconds until the next one."""
+
 MARK_PERIOD = 3_600
 """How often the server's time is noted for its next life."""
 
@@ -196,3 +216,5 @@ class Limits:
     disk_free: int = FREE_MIN
     connections: int = CONNECTIONS_MAX
     subscriptions: int = SUBSCRIPTIONS_MAX
+    blob_quota: int = BLOB_QUOTA
+    blob_days: int = BLOB_DAYS

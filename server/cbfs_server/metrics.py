@@ -10,6 +10,8 @@ FAMILIES: Final = (
     Family("uptime", "uptime_seconds", "Seconds since the start."),
     Family("accounts", "accounts", "Accounts."),
     Family("envelopes", "envelopes", "Envelopes that wait, of all accounts."),
+    Family("blobs", "blobs", "Blobs, of all accounts."),
+    Family("blob_bytes", "blob_bytes", "Bytes of blobs that are stored."),
     Family("oldest_days", "oldest_envelope_days", "Days that the oldest envelope has waited."),
     Family("used", "store_used_bytes", "Bytes of the store that are in use."),
     Family("free", "store_free_bytes", "Bytes that the store may still take."),

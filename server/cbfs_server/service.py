@@ -10,6 +10,8 @@ from functools import partial
 from typing import Any
 
 from cbfs_common.errors import DecodeError
+from cbfs_common.messages.blobs import blob_id
+from cbfs_common.wire.blobs import GetChunk, MakeBlob, PutChunk, RemoveBlob, StatBlob
 from cbfs_common.wire.requests import (
     AnyReply,
     AnyRequest,
@@ -43,18 +45,23 @@ from cbfs_server.store.interface import MailboxStore
 from cbfs_server.store.operations import (
     DONE,
     REFUSED,
+    AddBlob,
+    AddChunk,
     AddEnvelope,
     AddPrekeys,
     AskAccount,
+    AskBlob,
     AskPrice,
     Change,
     ChangeMark,
     CountPrekeysLeft,
     EndAccount,
+    EndBlob,
     GivePrekey,
     ListIds,
     MakeAccount,
     Question,
+    ReadChunk,
     ReadEnvelope,
     RemoveEnvelopes,
 )
@@ -62,8 +69,9 @@ from cbfs_server.visits import Visits
 
 DAY = 86_400
 
-_RANKS: dict[type[AnyRequest], int] = {Deliver: 1, TakePrekey: 1, CreateAccount: 2}
-"""Under load owners are first, strangers come after them, and newcomers last."""
+_RANKS: dict[type[AnyRequest], int] = {Deliver: 1, TakePrekey: 1, PutChunk: 1, CreateAccount: 2}
+"""Under load owners are first, strangers come after them and so do large files, and newcomers are
+last."""
 
 Told = Callable[[AnyReply | StoreError], object]
 
@@ -100,11 +108,20 @@ class Service:
             UploadPrekeys: self._upload,
             CreateAccount: self._create,
             SwapMark: lambda user, request: ChangeMark(user, request.seen, request.new),
+            MakeBlob: self._make_blob,
+            PutChunk: lambda user, request: AddChunk(
+                user, request.id, request.index, request.chunk
+            ),
+            RemoveBlob: lambda user, request: EndBlob(user, request.id),
         }
         self._questions: dict[type[AnyRequest], Callable[[bytes, Any], Question[AnyReply]]] = {
             Fetch: lambda user, request: ReadEnvelope(user, request.id),
             List: lambda user, request: ListIds(user, request.after),
             CountPrekeys: lambda user, _request: CountPrekeysLeft(user, self._clock()),
+            StatBlob: lambda user, request: AskBlob(user, request.id),
+            GetChunk: lambda _user, request: ReadChunk(
+                blob_id(request.capability), request.index, self._store.suspended
+            ),
         }
 
     def handle(self, client: Client, id: int, payload: bytes) -> None:
@@ -201,6 +218,10 @@ class Service:
         ticket = self._admission.ticket(user, request, self._clock())
         day = int(self._lived()) // DAY
         return MakeAccount(user, day, ticket, self._admission.rule, not self._newcomers)
+
+    def _make_blob(self, user: bytes, request: MakeBlob) -> AddBlob:
+        day = int(self._lived()) // DAY
+        return AddBlob(user, request.id, request.chunks, request.days, day)
 
     def _priced(self, done: Told, bits: int | StoreError) -> None:
         if isinstance(bits, StoreError):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cbfs_common.errors import DecodeError
-from cbfs_common.limits import WORK_BITS_MAX
+from cbfs_common.limits import BLOB_DAYS_MAX, WORK_BITS_MAX
 from cbfs_common.names.config import Registration
 from cbfs_host import logs, metrics, onion
 from cbfs_host.entry import add_version
@@ -28,6 +28,8 @@ from cbfs_host.settings import (
 )
 from cbfs_server.limits import (
     ACCOUNTS_MAX,
+    BLOB_DAYS,
+    BLOB_QUOTA,
     CONNECTIONS_MAX,
     FREE_MIN,
     INACTIVE_DAYS,
@@ -141,6 +143,21 @@ LIMITS: Final = (
         "days after which accounts end that nobody uses",
         "DAYS",
         INACTIVE_DAYS,
+        live=True,
+    ),
+    ServerSetting(
+        "blob-quota",
+        size(0, MAP_SIZE),
+        f"large files kept for one account, in all; 0 for none (default: {BLOB_QUOTA >> 30}G)",
+        "SIZE",
+        live=True,
+    ),
+    ServerSetting(
+        "blob-days",
+        number(1, BLOB_DAYS_MAX),
+        "days for which a large file is kept at most",
+        "DAYS",
+        BLOB_DAYS,
         live=True,
     ),
     ServerSetting(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from cbfs_common.wire.blobs import MakeBlob, PutChunk, RemoveBlob, StatBlob
 from cbfs_common.wire.requests import (
     AnyRequest,
     CountPrekeys,
@@ -20,7 +21,8 @@ from cbfs_server.store.interface import MailboxStore
 from cbfs_server.store.operations import NoteVisit
 
 _FETCHING = frozenset((List, Fetch, Subscribe))
-_OWNERS = _FETCHING | {Delete, CountPrekeys, UploadPrekeys, SwapMark}
+_BLOBS = frozenset((MakeBlob, PutChunk, StatBlob, RemoveBlob))
+_OWNERS = _FETCHING | _BLOBS | {Delete, CountPrekeys, UploadPrekeys, SwapMark}
 """Requests of an account's owner about it, by which it stays."""
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 
 from tests.bench import (
+    blobs,
     cluster,
     core,
     files,
@@ -44,6 +45,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "lists": files.lists,
     "reads": files.reads,
     "bulk": lambda quick: chain(files.bulk(quick), users.bulk(quick)),
+    "blobs": blobs.blobs,
     "news": files.news,
     "views": views.views,
     "mail": mail.mail,

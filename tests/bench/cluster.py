@@ -18,7 +18,7 @@ import psycopg
 import trio
 
 from cbfs_common.profile import parse_address
-from cbfs_common.wire.requests import Done
+from cbfs_common.wire.fields import Done
 from cbfs_host.complaints import StoreError
 from cbfs_host.settings import Current
 from cbfs_server.limits import Limits

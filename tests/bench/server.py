@@ -20,11 +20,11 @@ from pathlib import Path
 from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.primitives import Random, dh_public, kem_encapsulate
 from cbfs_common.profile import Address, parse_address
+from cbfs_common.wire.fields import Done
 from cbfs_common.wire.requests import (
     AnyRequest,
     CreateAccount,
     Deliver,
-    Done,
     GetLimits,
     ServerLimits,
     decode_reply,

@@ -15,12 +15,12 @@ from cbfs.network.link import ServerRefused, request
 from cbfs.receiving import signing_up
 from cbfs.receiving.signing_up import AGAIN_PAUSE, TOLD, Again
 from cbfs_common.limits import PREKEYS_ONE_TIME
+from cbfs_common.wire.fields import Done
 from cbfs_common.wire.requests import (
     Code,
     CountPrekeys,
     CreateAccount,
     DeleteAccount,
-    Done,
     ErrorReply,
     GetTerms,
     NewcomerTerms,

@@ -16,11 +16,11 @@ from cbfs.receiving.receiver import Receiver
 from cbfs.receiving.signing_up import Again
 from cbfs.sending.cover_traffic import CoverTraffic
 from cbfs_common.session.prekey import decode_prekey
+from cbfs_common.wire.fields import Done
 from cbfs_common.wire.requests import (
     AnyReply,
     Code,
     Delete,
-    Done,
     EnvelopeIds,
     ErrorReply,
     Fetch,

@@ -10,7 +10,8 @@ from cbfs.network.link import Link, LinkClosed
 from cbfs.receiving.deletions import MOST, PUT_OFF, Deletions
 from cbfs.sending.cover_traffic import CoverTraffic
 from cbfs_common.limits import PUSH_WINDOW
-from cbfs_common.wire.requests import Delete, Done, decode_request, encode
+from cbfs_common.wire.fields import Done
+from cbfs_common.wire.requests import Delete, decode_request, encode
 from tests.engine.test_server_link import Scripted, play
 
 

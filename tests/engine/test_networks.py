@@ -19,9 +19,9 @@ from cbfs.network.pacing import PacedDialer
 from cbfs.problems import MOST
 from cbfs.receiving.mailbox import Mailbox
 from cbfs.sending.cover_traffic import CoverTraffic
+from cbfs_common.wire.fields import Done
 from cbfs_common.wire.requests import (
     CountPrekeys,
-    Done,
     GetLimits,
     LastMark,
     PrekeyCount,

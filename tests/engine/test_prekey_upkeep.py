@@ -26,12 +26,12 @@ from cbfs_common.limits import PREKEY_SECRETS_MAX, PREKEYS_ONE_TIME
 from cbfs_common.primitives import Random, dh_public
 from cbfs_common.profile import Address
 from cbfs_common.session.prekey import PrekeyKind, PrekeyPair, decode_prekey, make_prekey
+from cbfs_common.wire.fields import Done
 from cbfs_common.wire.requests import (
     AnyReply,
     AnyRequest,
     Code,
     CountPrekeys,
-    Done,
     ErrorReply,
     PrekeyCount,
     UploadPrekeys,

@@ -10,7 +10,8 @@ from cbfs.network.link import CALL_TIMEOUT, HANDSHAKE_TIMEOUT, Link, LinkClosed,
 from cbfs_common.errors import CbfsError, DecodeError, LimitError, TransportError
 from cbfs_common.limits import PUSH_WINDOW
 from cbfs_common.profile import Address
-from cbfs_common.wire.requests import CountPrekeys, Done, encode
+from cbfs_common.wire.fields import Done
+from cbfs_common.wire.requests import CountPrekeys, encode
 from cbfs_common.wire.transport import (
     PAYLOAD_MAX,
     PUSH,

@@ -7,6 +7,8 @@ from typing import Any
 import msgpack
 
 from cbfs_common.limits import (
+    BLOB_ABOVE,
+    BLOB_SIZE_MAX,
     BODY_MAX,
     BUNDLE_MAX,
     DATE_MAX,
@@ -92,11 +94,17 @@ def part(random: Random, sender: str, bundle: bytes) -> list[Any]:
     if root and random.random() < 0.8:
         conversation = continued_id(root, HERE.people(people), subject)
     leaving = 4 if count == 1 and not name and random.random() < 0.3 else 1
+    kind, digest = pick((1, 1, 3)) if name else leaving, blake2b(content, digest_size=32).digest()
+    if random.random() < 0.15:  # a blob, which is nowhere
+        kind, number, count = pick((5, 6)), 0, 1
+        size = pick((BLOB_ABOVE, BLOB_ABOVE + 1, BLOB_SIZE_MAX))
+        said_size = pick((size, size, 0)).to_bytes(8, "big")
+        chunk = pick(IDS) * 2 + digest + said_size + bytes(32) + b"\1\2" + b"127.0.0.1"
     return [
-        1, pick((1, 1, 3)) if name else leaving, pick(IDS), conversation,
+        1, kind, pick(IDS), conversation,
         parents, said, subject,
         pick((0, 1_700_000_000_000, 1_900_000_000_000, DATE_MAX)), name, number, count, size,
-        blake2b(content, digest_size=32).digest(), chunk, bundle, *lifetime,
+        digest, chunk, bundle, *lifetime,
         note(random, b"")[2:6],
         root,
     ]  # fmt: skip

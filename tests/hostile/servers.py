@@ -29,12 +29,12 @@ from cbfs_common.names import wire as names_wire
 from cbfs_common.names.operations import Refusal
 from cbfs_common.primitives import KEM_PUBLIC_SIZE
 from cbfs_common.session.prekey import PrekeyKind, make_prekey
+from cbfs_common.wire.fields import Done
 from cbfs_common.wire.requests import (
     AnyReply,
     AnyRequest,
     Arrived,
     Code,
-    Done,
     EnvelopeIds,
     ErrorReply,
     LastMark,

@@ -17,6 +17,7 @@ from cbfs_common.names.wire import decode_request as decode_names_request
 from cbfs_common.names.wire import encode_reply as encode_names_reply
 from cbfs_common.profile import Address
 from cbfs_common.session.prekey import PREKEY_ID_SIZE, PrekeyKind, PrekeyPair
+from cbfs_common.wire.fields import Done
 from cbfs_common.wire.requests import (
     AnyReply,
     AnyRequest,
@@ -27,7 +28,6 @@ from cbfs_common.wire.requests import (
     Delete,
     DeleteAccount,
     Deliver,
-    Done,
     EnvelopeIds,
     ErrorReply,
     Fetch,

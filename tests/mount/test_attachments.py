@@ -1,4 +1,5 @@
-"""Files of many parts between two real mounts: how far they are, kills on both sides, memory."""
+"""Files of many parts between two real mounts that do without blobs: how far they are, kills on
+both sides, memory."""
 
 import os
 import shutil
@@ -10,6 +11,8 @@ import pytest
 from tests.support.world import User, wait_for, world
 
 SIZE = 6 << 20
+IN_ENVELOPES = """printf 'blobs = false\nreactions = "prompt"\n' > config.toml"""
+"""Files are sent in parts, however large they are."""
 
 pytestmark = pytest.mark.mount
 
@@ -47,6 +50,7 @@ def test_a_large_file_goes_on_where_it_was_after_kills(tmp_path: Path) -> None:
     data = os.urandom(SIZE)
     with world(tmp_path) as programs:
         alice, bob = programs.user("alice"), programs.user("bob")
+        alice.run(IN_ENVELOPES)
         (alice.mountpoint / "outbox" / "bob").mkdir()
         before = memory(alice)
         alice.write("bob", "film.bin", data)
@@ -72,6 +76,7 @@ def test_a_folder_arrives_whole_though_both_are_killed_in_the_middle(tmp_path: P
     files = {"one.txt": b"one", "deep/film.bin": os.urandom(SIZE), "deep/er/last": b"last"}
     with world(tmp_path) as programs:
         alice, bob = programs.user("alice"), programs.user("bob")
+        alice.run(IN_ENVELOPES)
         (alice.mountpoint / "outbox" / "bob").mkdir()
         top = alice.mountpoint / "tmp" / "photos"
         for name, data in files.items():

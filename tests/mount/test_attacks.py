@@ -27,7 +27,8 @@ from cbfs_common.messages.conversation import conversation_id
 from cbfs_common.person import Directories
 from cbfs_common.session.prekey import PrekeyKind, PrekeyPair
 from cbfs_common.session.session import Peer, Session
-from cbfs_common.wire.requests import Delete, Deliver, Fetch, List, Reply, Request
+from cbfs_common.wire.fields import Reply, Request
+from cbfs_common.wire.requests import Delete, Deliver, Fetch, List
 from tests.engine.test_linking import linked
 from tests.support.forged_start import Thief, opened
 from tests.support.world import ENVIRONMENT, WAIT, User, World, wait_for, world

@@ -15,7 +15,7 @@ from cbfs.outbox import error_files
 from cbfs.storage.store import CannotWrite
 from cbfs.tree.nodes import Failure, File, Folder, Node, Text
 from cbfs.tree.rules import TreeError
-from cbfs_common.limits import FILE_SIZE_MAX
+from cbfs_common.limits import BLOB_SIZE_MAX
 from tests.support.mounted import Mounted, mounted
 from tests.support.world import WAIT, wait_for
 from tests.tree.test_tree import Mount, refused, run, until
@@ -39,7 +39,7 @@ async def failed(mount: Mount, folder: Folder, name: str = "clip.mp4") -> File:
     file = await opened(mount, folder, name)
     await mount.tree.contents.write(file, 0, b"the beginning")
     with refused(errno.EFBIG):
-        await mount.tree.contents.write(file, FILE_SIZE_MAX - 1, b"..")
+        await mount.tree.contents.write(file, BLOB_SIZE_MAX - 1, b"..")
     await mount.close(file)
     return file
 
@@ -134,7 +134,7 @@ def test_written_anew_from_its_start_is_whole(tmp_path: Path) -> None:
         folder = await mount.changes.mkdir(tree.outbox, "bob")
         file = await opened(mount, folder, "a.wav")
         with refused(errno.EFBIG):
-            await tree.contents.write(file, FILE_SIZE_MAX, b"sound")
+            await tree.contents.write(file, BLOB_SIZE_MAX, b"sound")
         await tree.contents.write(file, 0, b"header")
         await mount.close(file)
         await is_told(mount, folder, file)
@@ -149,7 +149,7 @@ def test_written_anew_from_its_start_is_whole(tmp_path: Path) -> None:
 
 async def _truncate(mount: Mount, file: File) -> None:
     with refused(errno.EFBIG):
-        await mount.tree.contents.truncate(file, FILE_SIZE_MAX + 1)
+        await mount.tree.contents.truncate(file, BLOB_SIZE_MAX + 1)
 
 
 async def _full(mount: Mount, file: File) -> None:
@@ -306,6 +306,7 @@ def test_a_file_of_70_million_bytes_is_refused_and_not_sent(tmp_path: Path) -> N
         file.seek(0)
         file.write(b"x" * LARGE)
     with mounted("grace=0.2") as mount:
+        mount.run("echo 'blobs = false' > config.toml")
         mount.run("mkdir outbox/bob")
         done = subprocess.run(
             ["cp", large, mount.path / "outbox" / "bob"], capture_output=True, check=False

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cbfs_common.limits import FILE_SIZE_MAX
+from cbfs_common.limits import BLOB_SIZE_MAX
 from tests.support.mounted import Watch, mounted
 from tests.support.world import WAIT, program, run, wait_for
 
@@ -147,9 +147,9 @@ def test_errno() -> None:
         with refused(errno.EACCES):
             (top / "outbox").rmdir()
         with refused(errno.EFBIG):
-            os.truncate(_empty(top / "tmp" / "f"), FILE_SIZE_MAX + 1)
+            os.truncate(_empty(top / "tmp" / "f"), BLOB_SIZE_MAX + 1)
         with (top / "tmp" / "f").open("r+b", buffering=0) as file, refused(errno.EFBIG):
-            os.pwrite(file.fileno(), b"x", FILE_SIZE_MAX)
+            os.pwrite(file.fileno(), b"x", BLOB_SIZE_MAX)
         with refused(errno.ENOTSUP):
             os.setxattr(top / "tmp" / "f", "user.other", b"x")
         with refused(errno.EPERM):

@@ -32,20 +32,21 @@ from cbfs.account.settings import (
     decode,
     encode,
 )
-from cbfs_common.limits import FILE_SIZE_MAX
+from cbfs_common.limits import BLOB_SIZE_MAX
 from tests.support.mounted import Mounted, mounted
 from tests.support.world import wait_for
 
 SETTINGS = st.builds(
     Settings,
     grace=st.floats(0, GRACE_MAX),
-    file_size_max=st.integers(FILE_SIZE_MIN, FILE_SIZE_MAX),
+    file_size_max=st.integers(FILE_SIZE_MIN, BLOB_SIZE_MAX),
     quota=st.just(0) | st.integers(QUOTA_MIN, QUOTA_MAX),
     receipts=st.booleans(),
     pace=st.just(0.0) | st.integers(PACE_MIN, PACE_MAX).map(float),
     strangers=st.sampled_from(Strangers),
     reactions=st.sampled_from(Reactions),
     stagger=st.just(0.0) | st.integers(STAGGER_MIN, STAGGER_MAX).map(float),
+    blobs=st.booleans(),
 )
 
 
@@ -81,9 +82,10 @@ def test_any_bytes_give_settings_or_words(data: bytes) -> None:
         ("grace = nan", "grace is not", "grace = 1"),
         ("grace = -1", "grace is not", "grace = 1"),
         ("grace = 3601", "grace is not", "grace = 1"),
-        ('file_size_max = "65 MiB"', "file_size_max is not a size", '"64 MiB"'),
-        ("file_size_max = 65535", "file_size_max is not a size", '"64 MiB"'),
-        ('file_size_max = "ten"', "file_size_max is not a size", '"64 MiB"'),
+        ("blobs = 1", "blobs is not true or false", "blobs = true"),
+        ('file_size_max = "5 GiB"', "file_size_max is not a size", '"4 GiB"'),
+        ("file_size_max = 65535", "file_size_max is not a size", '"4 GiB"'),
+        ('file_size_max = "ten"', "file_size_max is not a size", '"4 GiB"'),
         ('quota = "15 MiB"', "quota is not a size", 'quota = ""'),
         ('quota = "2 TiB"', "quota is not a size", 'quota = ""'),
         ("quota = 0", "quota is not a size", 'quota = ""'),
@@ -126,7 +128,7 @@ def limit(mount: Mounted) -> int:
     """The size that a file may have: what is in effect, seen from outside."""
     path = mount.path / "tmp" / "size"
     path.touch()
-    low, high = 0, FILE_SIZE_MAX + 1
+    low, high = 0, BLOB_SIZE_MAX + 1
     while high - low > 1:
         middle = (low + high) // 2
         try:

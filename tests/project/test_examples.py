@@ -95,10 +95,21 @@ def clear(*users: User) -> None:
 
 def test_each_has_a_readme_of_one_screen() -> None:
     folders = [path for path in EXAMPLES.iterdir() if path.is_dir()]
-    assert len(folders) == 10
+    assert len(folders) == 11
     for folder in folders:
         assert len((folder / "README.rst").read_text().splitlines()) <= 40
         assert f"<{folder.name}/README.rst>" in (EXAMPLES / "README.rst").read_text()
+
+
+def test_film_says_how_far_it_is(people: tuple[World, User, User], tmp_path: Path) -> None:
+    _, alice, bob = people
+    source = tmp_path / "holiday.mp4"
+    source.write_bytes(os.urandom(3 << 20))
+    said = run(alice, "film/film", source, "bob").splitlines()
+    assert said[-1] == "bob: received"
+    assert any(re.fullmatch(r"to your server: \d+ % of 3,145,728 bytes", each) for each in said)
+    (there,) = bob.mountpoint.glob("conversations/*/*holiday.mp4")
+    assert there.read_bytes() == source.read_bytes()
 
 
 def test_bot_answers(people: tuple[World, User, User]) -> None:

@@ -54,6 +54,7 @@ ONLY_IN = {
         "cbfs/storage/store.py",
         "server/cbfs_server/lmdb_store/mailboxes.py",
         "server/cbfs_server/lmdb_store/store.py",
+        "server/cbfs_server/lmdb_store/tables.py",
         "server/cbfs_names/state/store.py",
     },
     "psycopg": {

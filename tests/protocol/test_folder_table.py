@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cbfs_common.errors import CbfsError, DecodeError, LimitError
 from cbfs_common.limits import (
-    FILE_SIZE_MAX,
+    BLOB_SIZE_MAX,
     FOLDER_DEPTH_MAX,
     FOLDER_ENTRIES_MAX,
     FOLDER_TABLE_MAX,
@@ -108,7 +108,7 @@ FILE = FolderEntry(TOP, "a", 3)
         ),
         [FILE, FolderEntry(TOP, "é" * 128, 1)],
         [FILE, FolderEntry(TOP, "b", -1)],
-        [FILE, FolderEntry(TOP, "b", FILE_SIZE_MAX + 1)],
+        [FILE, FolderEntry(TOP, "b", BLOB_SIZE_MAX + 1)],
     ],
 )
 def test_what_is_no_folder_is_refused_on_both_sides(entries: list[FolderEntry]) -> None:

@@ -1,6 +1,8 @@
 """Bodies: what goes in comes out, any bytes are a body or refused, and parts always fit."""
 
+from dataclasses import replace
 from hashlib import blake2b
+from typing import Any
 
 import msgpack
 import pytest
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 
 from cbfs_common.errors import DecodeError, LimitError
 from cbfs_common.limits import (
+    BLOB_ABOVE,
+    BLOB_SIZE_MAX,
     BODY_MAX,
     BUNDLE_MAX,
     DATE_MAX,
@@ -19,6 +23,7 @@ from cbfs_common.limits import (
     PARENTS_MAX,
     PARTS_MAX,
 )
+from cbfs_common.messages.blobs import BlobReference
 from cbfs_common.messages.body import (
     Parent,
     Part,
@@ -29,7 +34,9 @@ from cbfs_common.messages.body import (
 )
 from cbfs_common.messages.conversation import FOREVER, Lifetime
 from cbfs_common.person import Person
+from cbfs_common.profile import Address
 
+SERVER = Address(bytes([9]) * 32, "example.org", 443)
 NAMES = st.from_regex(r"[a-z0-9]{3,8}[xyz]", fullmatch=True)
 PEOPLE = st.builds(Person, st.sampled_from((b"h" * 16, b"t" * 16)), NAMES)
 
@@ -50,6 +57,7 @@ def parts(draw: st.DrawFn) -> Part:
     ids = st.binary(min_size=16, max_size=16)
     leaving = draw(st.booleans())
     count = 1 if leaving else draw(st.integers(1, 9))
+    blob = not leaving and count == 1 and draw(st.booleans())
     chunk = draw(st.integers(1, 900))
     last = draw(st.integers(0 if count == 1 else 1, chunk))
     number = draw(st.integers(0, count - 1))
@@ -57,6 +65,11 @@ def parts(draw: st.DrawFn) -> Part:
     length = last if number == count - 1 else chunk
     people = tuple(sorted(draw(st.sets(PEOPLE, min_size=2, max_size=5))))
     hashes = draw(st.sets(st.binary(min_size=32, max_size=32), max_size=PARENTS_MAX))
+    size, digest = (count - 1) * chunk + last, draw(st.binary(min_size=32, max_size=32))
+    share = draw(st.binary(min_size=length, max_size=length))
+    if blob:
+        size = draw(st.integers(BLOB_ABOVE + 1, BLOB_SIZE_MAX))
+        share = BlobReference(SERVER, bytes(32), size, digest).encode()
     return Part(
         salt=draw(ids),
         conversation=draw(ids),
@@ -67,14 +80,15 @@ def parts(draw: st.DrawFn) -> Part:
         file_name="" if leaving else ("f" if folder else "") + draw(text(250)),
         number=number,
         count=count,
-        size=(count - 1) * chunk + last,
-        digest=draw(st.binary(min_size=32, max_size=32)),
-        chunk=draw(st.binary(min_size=length, max_size=length)),
+        size=size,
+        digest=digest,
+        chunk=share,
         bundle=draw(st.binary(max_size=100)),
         folder=folder,
         lifetime=draw(st.just(FOREVER) | LIFETIMES),
         root=draw(st.just(b"") | ids),
         leaving=leaving,
+        blob=blob,
     )
 
 
@@ -82,6 +96,25 @@ def parts(draw: st.DrawFn) -> Part:
 @given(parts())
 def test_what_goes_in_comes_out(part: Part) -> None:
     assert decode_body(encode_part(part)) == decode_part(encode_part(part)) == part
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"size": BLOB_ABOVE + 2}, {"size": BLOB_ABOVE}, {"digest": bytes(32)}, {"chunk": b"x"}],
+)
+def test_what_is_no_reference_to_its_own_content_is_no_message(change: dict[str, Any]) -> None:
+    """What a message says of its content is in its hash, and must be what is fetched."""
+    digest, size = bytes([7]) * 32, BLOB_ABOVE + 1
+    good = replace(
+        cut(b"small", 5, crowd(2), b"")[0],
+        size=size,
+        digest=digest,
+        chunk=BlobReference(SERVER, bytes(32), size, digest).encode(),
+        blob=True,
+    )
+    assert decode_part(encode_part(good)) == good
+    with pytest.raises(DecodeError):
+        encode_part(replace(good, **change))
 
 
 @settings(max_examples=100, deadline=None)

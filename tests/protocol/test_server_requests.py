@@ -11,9 +11,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cbfs_common.errors import DecodeError
-from cbfs_common.limits import ENVELOPE_SIZE, IDS_MAX, MARK_SIZE, PREKEY_RECORD_SIZE, UPLOAD_MAX
+from cbfs_common.limits import (
+    BLOB_CHUNKS_MAX,
+    BLOB_DAYS_MAX,
+    BLOB_SEALED_CHUNK,
+    ENVELOPE_SIZE,
+    IDS_MAX,
+    MARK_SIZE,
+    PREKEY_RECORD_SIZE,
+    UPLOAD_MAX,
+)
 from cbfs_common.primitives import KEM_PUBLIC_SIZE
 from cbfs_common.wire import requests
+from cbfs_common.wire.blobs import (
+    BlobChunk,
+    BlobState,
+    GetChunk,
+    MakeBlob,
+    PutChunk,
+    RemoveBlob,
+    StatBlob,
+)
+from cbfs_common.wire.fields import Done
 from cbfs_common.wire.requests import (
     AnyReply,
     AnyRequest,
@@ -24,7 +43,6 @@ from cbfs_common.wire.requests import (
     Delete,
     DeleteAccount,
     Deliver,
-    Done,
     EnvelopeIds,
     ErrorReply,
     Fetch,
@@ -54,6 +72,7 @@ USER, ID, ENVELOPE = os.urandom(32), os.urandom(16), os.urandom(ENVELOPE_SIZE)
 SPECIFICATION = Path(requests.__file__).parents[2] / "protocol" / "server.rst"
 KEM = bytes(KEM_PUBLIC_SIZE)
 MARK = os.urandom(MARK_SIZE)
+CHUNK = os.urandom(BLOB_SEALED_CHUNK)
 RECORD = bytes(16) + b"\x01" + bytes(PREKEY_RECORD_SIZE - 17)
 LAST = bytes(15) + b"\x01\x02" + bytes(PREKEY_RECORD_SIZE - 17)
 RECORDS = tuple(bytes([i]) + RECORD[1:] for i in range(UPLOAD_MAX))
@@ -77,6 +96,11 @@ REQUESTS = (
     SwapMark(b"", MARK),
     SwapMark(MARK, MARK[::-1]),
     GetTerms(),
+    MakeBlob(USER, BLOB_CHUNKS_MAX, BLOB_DAYS_MAX),
+    PutChunk(USER, 262_656, CHUNK),
+    StatBlob(USER),
+    GetChunk(USER, 0),
+    RemoveBlob(USER),
 )
 REPLIES = (
     Done(),
@@ -89,6 +113,8 @@ REPLIES = (
     LastMark(b""),
     LastMark(MARK),
     NewcomerTerms(False, ID, 64),
+    BlobState(0, 21),
+    BlobChunk(CHUNK),
 )
 
 
@@ -191,7 +217,7 @@ def test_any_bytes_give_a_value_or_an_error(data: bytes) -> None:
 
 
 @given(
-    st.sampled_from([encode(r) for r in REQUESTS if not isinstance(r, Deliver)]),
+    st.sampled_from([encode(r) for r in REQUESTS if not isinstance(r, Deliver | PutChunk)]),
     st.integers(0, 2_000),
     st.integers(0, 255),
 )

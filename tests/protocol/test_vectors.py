@@ -14,6 +14,7 @@ import pytest
 from cbfs_common.names.faults import Fault
 from cbfs_common.names.operations import Refusal
 from tests.support import (
+    naive_blobs,
     naive_checks,
     naive_layouts,
     naive_marks,
@@ -51,6 +52,7 @@ NAIVE: Readers = {
     **naive_sessions.READERS,
     **naive_servers.READERS,
     **naive_marks.READERS,
+    **naive_blobs.READERS,
     **naive_names.READERS,
     **naive_rounds.READERS,
     **naive_policies.READERS,
@@ -95,7 +97,7 @@ def test_transport(case: Case, by: str) -> None:
     assert outcome(*BY[by], case) == expected(case)
 
 
-@read("server", "marks")
+@read("server", "marks", "blobs")
 def test_message_server(case: Case, by: str) -> None:
     assert outcome(*BY[by], case) == expected(case)
 

@@ -11,6 +11,7 @@ import trio
 from cbfs.network.link import Link, LinkClosed, ServerRefused, request
 from cbfs_common.primitives import dh_public
 from cbfs_common.session.prekey import PrekeyKind
+from cbfs_common.wire.fields import Request
 from cbfs_common.wire.requests import (
     Code,
     CountPrekeys,
@@ -21,7 +22,6 @@ from cbfs_common.wire.requests import (
     Fetch,
     GetLimits,
     List,
-    Request,
     Stored,
     Subscribe,
     SwapMark,

@@ -6,8 +6,9 @@ import lmdb
 import trio
 
 from cbfs.network.link import request
-from cbfs_common.limits import ENVELOPE_SIZE
+from cbfs_common.limits import BLOB_LEAST, BLOB_SEALED_CHUNK, ENVELOPE_SIZE
 from cbfs_common.primitives import dh_public
+from cbfs_common.wire.blobs import MakeBlob, PutChunk
 from cbfs_common.wire.requests import CreateAccount, Deliver
 from tests.support.serving import link_to, running_server
 
@@ -63,6 +64,34 @@ def test_records_say_the_day_and_nothing_that_orders_one_mailbox_against_another
     for name in one.keys() - {CLOCK}:
         assert one[name] == other[name], name
     assert len(one[b"mail"]) == len(SIDE_BY_SIDE)
+
+
+def put(data: Path, order: list[tuple[int, int]]) -> None:
+    """A server that takes these chunks (whose, and which) in this order, and ends."""
+
+    async def main() -> None:
+        for secret in PEOPLE:
+            async with link_to(server, secret) as link:
+                await request(link, CreateAccount())
+                await request(link, MakeBlob(secret[::-1], BLOB_LEAST, 5))
+        for whose, number in order:
+            async with link_to(server, PEOPLE[whose]) as link:
+                chunk = bytes([whose, number]) * (BLOB_SEALED_CHUNK // 2)
+                await request(link, PutChunk(PEOPLE[whose][::-1], number, chunk))
+
+    with running_server(data) as server:
+        trio.run(main)
+        server.terminate()
+
+
+def test_records_of_blobs_say_the_day_and_nothing_that_orders_them(tmp_path: Path) -> None:
+    put(tmp_path / "one", SIDE_BY_SIDE)
+    put(tmp_path / "other", ONE_AFTER_THE_OTHER)
+    one, other = records(tmp_path / "one"), records(tmp_path / "other")
+    assert one.keys() == other.keys() > {b"blobs", b"chunks", b"owned", b"holdings"}
+    for name in one.keys() - {CLOCK}:
+        assert one[name] == other[name], name
+    assert len(one[b"chunks"]) == len(SIDE_BY_SIDE)
 
 
 def test_where_envelopes_lie_in_the_file_shows_the_order_of_all(tmp_path: Path) -> None:

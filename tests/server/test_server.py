@@ -12,6 +12,7 @@ from cbfs.network.link import Link, ServerRefused, request
 from cbfs_common.limits import MARK_SIZE, PUSH_WINDOW
 from cbfs_common.primitives import dh_public
 from cbfs_common.session.prekey import PrekeyKind
+from cbfs_common.wire.fields import Request
 from cbfs_common.wire.requests import (
     Code,
     CountPrekeys,
@@ -24,7 +25,6 @@ from cbfs_common.wire.requests import (
     LastMark,
     List,
     PrekeyCount,
-    Request,
     ServerLimits,
     Subscribe,
     SwapMark,

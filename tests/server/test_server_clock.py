@@ -22,11 +22,11 @@ from hypothesis.stateful import (
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import PREKEY_LIFETIME
 from cbfs_common.session.prekey import PrekeyKind
+from cbfs_common.wire.fields import Done
 from cbfs_common.wire.requests import (
     CountPrekeys,
     CreateAccount,
     Deliver,
-    Done,
     List,
     PrekeyRecord,
     TakePrekey,

@@ -9,11 +9,11 @@ import trio
 
 from cbfs_common.limits import ENVELOPE_SIZE, MARK_SIZE
 from cbfs_common.session.prekey import PrekeyKind
+from cbfs_common.wire.fields import Done
 from cbfs_common.wire.requests import (
     CreateAccount,
     Delete,
     Deliver,
-    Done,
     EnvelopeIds,
     Fetch,
     LastMark,

@@ -22,11 +22,11 @@ from cbfs_common.names.checks import DirectoryLies, Found
 from cbfs_common.names.wire import Lookup
 from cbfs_common.names.wire import RefusedReply as NamesRefused
 from cbfs_common.session.prekey import PrekeyKind
+from cbfs_common.wire.fields import Done
 from cbfs_common.wire.requests import (
     Code,
     CreateAccount,
     Deliver,
-    Done,
     EnvelopeIds,
     ErrorReply,
     Fetch,

@@ -12,7 +12,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbfs_common.wire.requests import CreateAccount, Delete, Deliver, List, Request
+from cbfs_common.wire.fields import Request
+from cbfs_common.wire.requests import CreateAccount, Delete, Deliver, List
 from cbfs_server import turns
 from cbfs_server.limits import LIST_PAGE, TURN_BURST, TURN_DRAIN, TURN_TIME
 from cbfs_server.lmdb_store import store as store_module

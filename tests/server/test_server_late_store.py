@@ -11,14 +11,13 @@ from typing import Any
 import trio
 
 from cbfs_common.limits import PUSH_WINDOW
+from cbfs_common.wire.fields import Done, Request
 from cbfs_common.wire.requests import (
     CreateAccount,
     Delete,
     DeleteAccount,
     Deliver,
-    Done,
     Fetch,
-    Request,
     Stored,
     Subscribe,
     decode_push,

@@ -297,6 +297,8 @@ def test_counts_of_the_hour_are_told_as_what_is_new() -> None:
             version="1",
             uptime=3_600,
             accounts=2,
+            blobs=3,
+            blob_bytes=49_200,
             envelopes=3,
             oldest_days=None,
             used=4,
@@ -313,8 +315,9 @@ def test_counts_of_the_hour_are_told_as_what_is_new() -> None:
 
     line, before = words_of(made(10, 1), {})
     assert line == (
-        "accounts 2, envelopes 3, used 4, free 5, connections 6, handshakes 7, subscriptions 8,"
-        " requests Deliver 10, refusals FULL 1, connections accepted 9"
+        "accounts 2, envelopes 3, blobs 3, blob_bytes 49200, used 4, free 5, connections 6,"
+        " handshakes 7, subscriptions 8, requests Deliver 10, refusals FULL 1,"
+        " connections accepted 9"
     )
     line, before = words_of(made(15, 1), before)
     assert line.endswith("subscriptions 8, requests Deliver 5")

@@ -24,16 +24,15 @@ from cbfs_common.errors import CbfsError
 from cbfs_common.names.config import Registration
 from cbfs_common.newcomers import Search, parse_server_invite, work_of
 from cbfs_common.primitives import dh_public
+from cbfs_common.wire.fields import Done, Request
 from cbfs_common.wire.requests import (
     Code,
     CreateAccount,
     DeleteAccount,
-    Done,
     ErrorReply,
     GetTerms,
     List,
     NewcomerTerms,
-    Request,
 )
 from cbfs_common.wire.transport import SERVER_SECRET_SIZE, ServerSecret
 from cbfs_host import lmdb_environment

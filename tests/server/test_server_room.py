@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbfs_common.limits import IDS_MAX, MARK_SIZE
+from cbfs_common.wire.fields import Done
 from cbfs_common.wire.requests import (
     Code,
     CreateAccount,
     Delete,
     DeleteAccount,
     Deliver,
-    Done,
     ErrorReply,
     LastMark,
     List,

@@ -13,6 +13,7 @@ import trio.testing
 
 from cbfs_common.limits import ENVELOPE_SIZE, MARK_SIZE, PUSH_WINDOW
 from cbfs_common.session.prekey import PrekeyKind
+from cbfs_common.wire.fields import Done, Request
 from cbfs_common.wire.requests import (
     Code,
     CountPrekeys,
@@ -20,7 +21,6 @@ from cbfs_common.wire.requests import (
     Delete,
     DeleteAccount,
     Deliver,
-    Done,
     EnvelopeIds,
     ErrorReply,
     Fetch,
@@ -28,7 +28,6 @@ from cbfs_common.wire.requests import (
     List,
     PrekeyCount,
     PrekeyRecord,
-    Request,
     Stored,
     Subscribe,
     SwapMark,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cbfs_common.limits import MARK_SIZE
+from cbfs_common.wire.fields import Done, Request
 from cbfs_common.wire.requests import (
     Code,
     CountPrekeys,
@@ -17,12 +18,10 @@ from cbfs_common.wire.requests import (
     Delete,
     DeleteAccount,
     Deliver,
-    Done,
     ErrorReply,
     Fetch,
     GetLimits,
     List,
-    Request,
     Subscribe,
     SwapMark,
     TakePrekey,

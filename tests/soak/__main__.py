@@ -1,5 +1,6 @@
 """``./run soak [PART...]``: long runs under load and faults. SOAK_S: seconds for each part;
-SOAK_CASES: which of a cluster's, between semicolons."""
+SOAK_CASES: which of a cluster's, between semicolons. Blobs take as long as SOAK_BLOB_MIB of file
+take."""
 
 import argparse
 import os
@@ -7,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.soak import cluster, files, kills, power, programs
+from tests.soak import blobs, cluster, files, kills, power, programs
 
 
 def _kills(seconds: float) -> bool:
@@ -34,6 +35,15 @@ def _files(seconds: float) -> bool:
     return not outcome.wrong
 
 
+def _blobs(_seconds: float) -> bool:
+    size = int(os.environ.get("SOAK_BLOB_MIB", "4096")) << 20
+    outcome = blobs.soak(size, int(os.environ.get("SOAK_SEED", "1")))
+    print(outcome.report(), flush=True)
+    for what in outcome.wrong:
+        print(f"  {what}")
+    return not outcome.wrong
+
+
 def _power(seconds: float) -> bool:
     return power.soak(seconds, int(os.environ.get("SOAK_SEED", "1")))
 
@@ -49,6 +59,7 @@ PARTS: dict[str, Callable[[float], bool]] = {
     "kills": _kills,
     "programs": _programs,
     "files": _files,
+    "blobs": _blobs,
     "power": _power,
     "cluster": _cluster,
 }

@@ -32,6 +32,7 @@ from cbfs.messages import conversations, history, lifetimes
 from cbfs.messages.content import read_content
 from cbfs.messages.history import Arrival
 from cbfs.messages.model import Content, Conversation, Message, Turnover
+from cbfs.messages.queues import blobs
 from cbfs.mount.single import operations as single_operations
 from cbfs.names.followed import PolicyRefused
 from cbfs.network.options import NetworkOptions
@@ -123,6 +124,13 @@ class FakeBackend:
     def newest(self, conversation: bytes) -> Message | None:
         with self.store.read() as reader:
             return history.newest_message(reader, conversation)
+
+    def arrived(self, content: Content) -> int:
+        with self.store.read() as reader:
+            return blobs.here(reader, content.id, content.size)
+
+    async def more_arrived(self) -> None:
+        await trio.sleep(0.01)
 
     alarm: str = ""
     lapse: str = ""

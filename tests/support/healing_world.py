@@ -42,10 +42,10 @@ from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address
 from cbfs_common.session.prekey import PrekeyKind, decode_prekey
 from cbfs_common.session.session import Peer, Session
+from cbfs_common.wire.fields import Done
 from cbfs_common.wire.requests import (
     AnyReply,
     CountPrekeys,
-    Done,
     PrekeyCount,
     UploadPrekeys,
     decode_request,
@@ -397,7 +397,7 @@ class Quiet:
         self._conversations = context.conversations
         self.conversation_moved = self.message_arrived = self.message_changed = _nothing
         self.messages_renamed = self.message_ended = self.request_changed = _nothing
-        self.notes_due = self.owed_again = _nothing
+        self.notes_due = self.owed_again = self.progressed = _nothing
 
     def conversations_changed(self, changes: Turnover) -> None:
         self._conversations |= changes.new

@@ -87,7 +87,7 @@ def check_name(name: Any) -> None:
     need(not re.fullmatch("con|prn|aux|nul|com[0-9]|lpt[0-9]", name))
 
 
-def _check_host(host: str) -> None:
+def check_host(host: str) -> None:
     if ":" in host:
         try:
             address = ipaddress.IPv6Address(host)
@@ -109,7 +109,7 @@ def profile(encoded: bytes) -> Given:
     told["port"] = fields.u(2)
     need(told["port"] > 0 and fields.rest.isascii())
     told["host"] = fields.rest.decode()
-    _check_host(told["host"])
+    check_host(told["host"])
     return told
 
 
@@ -133,7 +133,7 @@ def address(text: str) -> Given:
     need(base64.b32encode(key).decode().rstrip("=").lower() == found[1])
     host, port = found[2] or found[3], int(found[4])
     need(port < 65_536 and (":" in host) == bool(found[2]))
-    _check_host(host)
+    check_host(host)
     return {"key": key, "host": host, "port": port}
 
 
@@ -173,14 +173,14 @@ def _body(body: bytes, kinds: Sequence[int]) -> list[Any]:
     need(len(body) <= 12_710)
     fields = messagepack(body)
     need(isinstance(fields, list) and len(fields) >= 2 and all(type(f) is int for f in fields[:2]))
-    need(fields[0] == 1 and fields[1] in {1, 2, 3, 4}, "later")
+    need(fields[0] == 1 and fields[1] in {1, 2, 3, 4, 5, 6}, "later")
     assert fields[1] in kinds
     found: list[Any] = fields
     return found
 
 
 def part(body: bytes, sender: bytes) -> Given:
-    fields = _body(body, (1, 3, 4))
+    fields = _body(body, (1, 3, 4, 5, 6))
     need(len(fields) == 19)
     names = ["kind", "salt", "conversation", "parents", "participants", "subject", "date"]
     names += ("file_name", "number", "count", "size", "digest", "chunk", "bundle", "lifetime")
@@ -195,11 +195,22 @@ def part(body: bytes, sender: bytes) -> Given:
     _parents(told["parents"], people)
     need(is_text(told["subject"], 200) and is_text(told["file_name"], 255))
     need(is_number(told["date"], 253_402_300_799_999) and is_bytes(told["digest"], 32))
-    need(told["kind"] != 3 or told["file_name"] != "")
+    need(told["kind"] not in {3, 6} or told["file_name"] != "")
     need(told["kind"] != 4 or (told["file_name"] == "" and told["count"] == 1))
     need(told["root"] == b"" or is_bytes(told["root"], 16))
     need(isinstance(told["bundle"], bytes) and len(told["bundle"]) <= 3_072)
-    _share(told)
+    if told["kind"] in {5, 6}:
+        need(
+            is_number(told["size"], 2**32)
+            and told["size"] > 2**20
+            and (told["number"], told["count"]) == (0, 1)
+        )
+        need(
+            isinstance(told["chunk"], bytes) and type(told["number"]) is type(told["count"]) is int
+        )
+        _reference(told["chunk"], told)
+    else:
+        _share(told)
     need(is_number(told["change"], 4_294_967_295) and is_number(told["lifetime"], 366 * 86_400))
     need(told["lifetime"] == 0 or (told["lifetime"] >= 10 and told["change"] > 0))
     told |= _lists(told.pop("note"))
@@ -207,6 +218,12 @@ def part(body: bytes, sender: bytes) -> Given:
     told["hash"] = kdf(b"", "cbfs1 message", msgpack.packb(said), 32)
     told["parents"] = [(people[each[0]], each[1:]) for each in told["parents"]]
     return {**told, "id": told["hash"][:16]}
+
+
+def _reference(chunk: bytes, told: Given) -> None:
+    """That it is one to the content that the message says; all of it is read in naive_blobs."""
+    need(106 < len(chunk) <= 1_024)
+    need(chunk[32:64] == told["digest"] and int.from_bytes(chunk[64:72], "big") == told["size"])
 
 
 def _parents(parents: Any, people: list[bytes]) -> None:

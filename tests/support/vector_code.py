@@ -13,6 +13,7 @@ from cbfs_common.wire import requests, transport
 from tests.support import vector_checks
 from tests.support.protocol_naive import Person, encapsulate
 from tests.support.talking import scripted
+from tests.support.vector_blobs import READERS as BLOBS
 from tests.support.vector_marks import READERS as MARKS
 from tests.support.vector_names import READERS as NAMES
 from tests.support.vector_sessions import READERS as SESSIONS
@@ -365,6 +366,7 @@ def _message(decode: Callable[[bytes], Any]) -> Callable[[bytes], Given]:
 READERS: Readers = {
     **SESSIONS,
     **MARKS,
+    **BLOBS,
     **NAMES,
     **vector_checks.READERS,
     ("ed25519", "signature"): signature,

@@ -12,6 +12,7 @@ import stem.control
 import stem.response.events
 
 from cbfs.network.tor.private_network import PrivateTorNetwork
+from tests.mount.test_attachments import IN_ENVELOPES
 from tests.support.tornet import SystemTor
 from tests.support.world import WAIT, User, World, through_tor, wait_for, world
 
@@ -76,6 +77,7 @@ def test_circuits_closed_in_the_middle_of_frames(here: World, system_tor: System
     alice, bob = here.account("alice"), here.user("bob")
     alice.mounts = ("-o", f"tor={system_tor.control}")
     alice.mount()
+    alice.run(IN_ENVELOPES)
     (alice.mountpoint / "outbox" / "bob").mkdir()
     data = os.urandom(4 << 20)
     with stem.control.Controller.from_socket_file(system_tor.control) as controller:

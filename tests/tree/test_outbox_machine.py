@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cbfs.messages.content import read_content
 from cbfs.tree.nodes import File, Folder
 from cbfs.tree.rules import TreeError
-from cbfs_common.limits import FILE_SIZE_MAX
+from cbfs_common.limits import BLOB_SIZE_MAX
 from tests.mount.test_held_names import pass_time
 from tests.tree.test_tree import Mount, refused, run, until
 
@@ -176,7 +176,7 @@ class Programs:
         known.failed = known.failed and start > 0
         if fails:
             with refused(errno.EFBIG):
-                await tree.contents.write(file, FILE_SIZE_MAX, b"too far")
+                await tree.contents.write(file, BLOB_SIZE_MAX, b"too far")
             known.failed = True
 
     async def patch(self, folder: Folder, name: str) -> None:

@@ -20,7 +20,7 @@ from cbfs.tree.rules import TreeError
 from cbfs.tree.tree import Tree
 from cbfs.tree.unsent import settle
 from cbfs.tree.write_buffer import BLOCK
-from cbfs_common.limits import FILE_SIZE_MAX
+from cbfs_common.limits import BLOB_SIZE_MAX
 from tests.support.fake_backend import NOBODY, FakeBackend
 from tests.support.stores import open_store
 
@@ -362,9 +362,9 @@ def test_limits(tmp_path: Path) -> None:
         with refused(errno.ENAMETOOLONG):
             mount.changes.create(tree.tmp, "é" * 128, 0o600, None)
         with refused(errno.EFBIG):
-            await tree.contents.write(file, FILE_SIZE_MAX, b"x")
+            await tree.contents.write(file, BLOB_SIZE_MAX, b"x")
         with refused(errno.EFBIG):
-            await tree.contents.truncate(file, FILE_SIZE_MAX + 1)
+            await tree.contents.truncate(file, BLOB_SIZE_MAX + 1)
         assert file.size == 0
 
     run(tmp_path, body)

@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.vectors import (
     make_answers,
+    make_blobs,
     make_checks,
     make_ed25519,
     make_marks,
@@ -33,6 +34,7 @@ FILES: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     **make_transport.FILES,
     **make_server.FILES,
     **make_marks.FILES,
+    **make_blobs.FILES,
     **make_names.FILES,
     **make_rounds.FILES,
     **make_checks.FILES,

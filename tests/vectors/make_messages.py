@@ -74,6 +74,17 @@ def part_case(name: str, sender: bytes = ALICE, **changes: Any) -> Case:
     return case(name, body=packed(fields), sender=sender, **told, hash=digest, id=digest[:16])
 
 
+SIZE = 2**32
+DIGEST = fixed("tree", 32)
+
+
+def blob(kind: int = 5, size: int = SIZE, said: int = SIZE, of: bytes = DIGEST) -> dict[str, Any]:
+    """What a part says of a blob; its reference says ``said`` and ``of``."""
+    address = fixed("server", 32) + (443).to_bytes(2, "big") + b"example.org"
+    reference = fixed("secret", 32) + of + said.to_bytes(8, "big") + address
+    return {"kind": kind, "size": size, "digest": DIGEST, "chunk": reference}
+
+
 def good_parts() -> list[Case]:
     many = people(*(f"u{i:03}" for i in range(50)))
     parents = [b"\0" + bytes([i]) * 32 for i in range(16)]
@@ -97,6 +108,8 @@ def good_parts() -> list[Case]:
         part_case("a folder", kind=3, file_name="photos"),
         part_case("one of a conversation that goes on", root=fixed("root", 16)),
         part_case("by which its sender leaves", kind=4, file_name=""),
+        part_case("a blob", **blob()),
+        part_case("a folder that is a blob", file_name="photos", **blob(6, 2**20 + 1, 2**20 + 1)),
         part_case("a note with it", note=[[REF], [OTHER_REF], [], [REF]]),
         part_case("256 messages in its note", note=[[fixed(f"{n}", 32) for n in range(256)], [],
                                                     [], []]),
@@ -159,6 +172,14 @@ def wrong_parts() -> list[Case]:
         "root a text": {"root": ""},
         "leaving with a file name": {"kind": 4},
         "leaving in two parts": {"kind": 4, "file_name": "", "count": 2, "size": 6},
+        "blob of another size": blob(said=SIZE - 1),
+        "blob of another digest": blob(of=bytes(32)),
+        "blob of no bytes": blob(size=0, said=0),
+        "blob too small": blob(size=2**20, said=2**20),
+        "blob too large": blob(size=SIZE + 1, said=SIZE + 1),
+        "blob in two parts": blob() | {"count": 2},
+        "blob without a reference": blob() | {"chunk": b"hello"},
+        "blob folder without a name": blob(6) | {"file_name": ""},
         "note of three lists": {"note": [[], [], []]},
         "note of something else": {"note": [[], [], [], 0]},
         "257 messages in its note": {"note": [[fixed(f"{n}", 32) for n in range(256)], [REF], [],
@@ -189,7 +210,7 @@ def later_parts() -> list[Case]:
         "version 2": packed(part(version=2)),
         "version 2, of other fields": packed([2, 1]),
         "kind 0": packed(part(kind=0)),
-        "kind 5": packed(part(kind=5)),
+        "kind 7": packed(part(kind=7)),
         "kind 99": packed([1, 99]),
     }
     return cases("body", later, sender=ALICE, error="later")

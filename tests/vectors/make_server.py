@@ -44,6 +44,7 @@ def fixed(name: str, size: int) -> bytes:
 USER, ID, ID2 = fixed("user", 32), fixed("id", 16), fixed("id 2", 16)
 KEM, ENVELOPE = fixed("kem", 1_184), fixed("envelope", 16_384)
 INVITE, CHALLENGE = fixed("invite", 56), fixed("challenge", 16)
+BLOB, CAPABILITY, CHUNK = fixed("blob", 32), fixed("capability", 32), fixed("chunk", 16_400)
 MARK, MARK2 = fixed("mark", 56), fixed("mark 2", 56)
 
 
@@ -75,10 +76,19 @@ REQUESTS: list[tuple[str, int, Sequence[Value]]] = [
     ("SwapMark", 12, [b"", MARK]),
     ("SwapMark", 12, [MARK, MARK2]),
     ("GetTerms", 13, []),
+    ("MakeBlob", 14, [BLOB, 64, 1]),
+    ("MakeBlob", 14, [BLOB, 4_096, 21]),
+    ("MakeBlob", 14, [BLOB, 262_144, 65_535]),
+    ("PutChunk", 15, [BLOB, 0, CHUNK]),
+    ("PutChunk", 15, [BLOB, 262_656, CHUNK]),
+    ("StatBlob", 16, [BLOB]),
+    ("GetChunk", 17, [CAPABILITY, 1]),
+    ("GetChunk", 17, [CAPABILITY, 262_656]),
+    ("RemoveBlob", 18, [BLOB]),
 ]
 REPLIES: list[tuple[str, int, Sequence[Value]]] = [
     ("Done", 64, []),
-    *(("ErrorReply", 65, [code]) for code in range(1, 13)),
+    *(("ErrorReply", 65, [code]) for code in range(1, 18)),
     ("PrekeyCount", 66, [127, 2**32 - 1]),
     ("PrekeyCount", 66, [128, 2**64 - 1]),
     ("PrekeyRecord", 67, [ONE, KEM]),
@@ -91,6 +101,9 @@ REPLIES: list[tuple[str, int, Sequence[Value]]] = [
     ("NewcomerTerms", 72, [False, CHALLENGE, 0]),
     ("NewcomerTerms", 72, [True, CHALLENGE, 0]),
     ("NewcomerTerms", 72, [False, CHALLENGE, 64]),
+    ("BlobState", 73, [0, 1]),
+    ("BlobState", 73, [262_657, 65_535]),
+    ("BlobChunk", 74, [CHUNK]),
 ]
 PUSHES: list[tuple[str, int, Sequence[Value]]] = [("Arrived", 128, [ID, ENVELOPE])]
 
@@ -137,6 +150,17 @@ def refused(side: str) -> list[Case]:
         ("request", "List after 15 bytes", pack([7, ID[:15]])),
         ("request", "IDS_MAX + 1 ids", pack([9, [ID] * 901])),
         ("request", "an id in the place of ids", pack([9, ID])),
+        ("request", "a blob of no chunks", pack([14, BLOB, 0, 1])),
+        ("request", "a blob of 63 chunks", pack([14, BLOB, 63, 1])),
+        ("request", "a blob of 4,097 chunks", pack([14, BLOB, 4_097, 1])),
+        ("request", "a blob that is too large", pack([14, BLOB, 266_240, 1])),
+        ("request", "a blob for no day", pack([14, BLOB, 64, 0])),
+        ("request", "a blob for 65,536 days", pack([14, BLOB, 64, 65_536])),
+        ("request", "a blob id of 16 bytes", pack([16, ID])),
+        ("request", "a chunk behind all others", pack([15, BLOB, 262_657, CHUNK])),
+        ("request", "a chunk that is short", pack([15, BLOB, 0, CHUNK[1:]])),
+        ("request", "a chunk that is asked for behind all", pack([17, BLOB, 262_657])),
+        ("request", "a chunk of a flag", pack([17, BLOB, True])),
         ("request", "no record", pack([3, [], KEM, False])),
         (
             "request",

@@ -13,7 +13,7 @@ envelopes, is ``but`` where it makes a difference.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 
 from cbfs.messages import lifetimes, listings
@@ -27,6 +27,7 @@ from cbfs.messages.history import (
 )
 from cbfs.messages.model import Content, Conversation, Delivery, Message, ParentRef
 from cbfs.messages.order import parents_of
+from cbfs.messages.queues import blobs
 from cbfs.messages.queues.note_queue import Dues, NoteKind, enqueue
 from cbfs.storage.encoding import pack, u32, u64, unpack
 from cbfs.storage.store import Meta, Reader, Series, StoreError, Table, Writer
@@ -288,9 +289,10 @@ def save_sealed(
     return envelopes
 
 
-def job_for(message: Message, conversation: Conversation) -> Job:
+def job_for(message: Message, conversation: Conversation, *, blob: bool = False) -> Job:
     """The delivery of one's own message; whom to and under which key, ``add_jobs`` and
-    ``send_again`` say. Raises StoreError for one of somebody else."""
+    ``send_again`` say. That of a ``blob`` is the reference to it, one part. Raises StoreError for
+    one of somebody else."""
     origin = message.origin
     if origin is None:
         raise StoreError("a message of somebody else is to be sent", "see the log")
@@ -309,7 +311,7 @@ def job_for(message: Message, conversation: Conversation) -> Job:
         content=message.content,
         digest=origin.digest,
         part_size=part_size,
-        count=math.ceil(message.content.size / part_size),
+        count=1 if blob else math.ceil(message.content.size / part_size),
         sealed=0,
         folder=message.folder,
         lifetime=message.lifetime,
@@ -350,7 +352,8 @@ def send_again(writer: Writer, message: Message, recipient: str) -> None:
     """One more delivery of a message that was sent, to one of its recipients who misses it."""
     conversation = get_conversation(writer, message.conversation)
     if conversation is not None:
-        _add(writer, replace(job_for(message, conversation), again=True), recipient)
+        blob = blobs.get(writer, message.content.id) is not None
+        _add(writer, replace(job_for(message, conversation, blob=blob), again=True), recipient)
 
 
 def copy_on(writer: Writer, job: Job, session: bytes) -> None:
@@ -380,6 +383,28 @@ def begin_all_again(writer: Writer) -> None:
     """Do so for all that waits: nobody can read any of what is sealed."""
     for recipient in {**waiting(writer), **waiting(writer, again=True)}:
         begin_again(writer, recipient)
+
+
+def add_blob(writer: Writer, message: Message, blocked: Callable[[str], bool], now: int) -> Message:
+    """The blob of a message is at the server: one job for each recipient, but for whom the user has
+    blocked since. Gives the message as it is then. ``now`` in milliseconds."""
+    conversation = get_conversation(writer, message.conversation)
+    if conversation is None:
+        return message
+    left = message
+    for recipient, state in message.recipients:
+        if state is Delivery.QUEUED and blocked(recipient):
+            left = moved_on(left, recipient, Delivery.LEFT_OUT)
+    if left != message:
+        left = put_changed(writer, lifetimes.delivered(writer, left, now))
+    add_jobs(writer, left, job_for(left, conversation, blob=True))
+    return left
+
+
+def is_put(reader: Reader, message: Message) -> bool:
+    """Whether nothing of a message of one's own is still on its way to one's own server."""
+    blob = blobs.get(reader, message.content.id)
+    return blob is None or blob.state is not blobs.BlobStage.PUTTING or blob.renewed > 0
 
 
 def leave_out(writer: Writer, recipient: str, now: int) -> list[Message]:
@@ -426,6 +451,9 @@ def cancel_all(writer: Writer, conversation: Conversation, dues: Dues, now: int)
     """Forget what is queued in a conversation; its messages stay, and are parents of nothing that
     is written later. To these people something was queued. ``now`` in milliseconds."""
     cancelled: dict[int, list[str]] = {}
+    for blob in list(blobs.every(writer, blobs.BlobStage.PUTTING)):
+        if blob.conversation == conversation.id and not blob.renewed:
+            _cancel_blob(writer, blob, cancelled, now)
     for recipient in conversation.participants:
         for job in pending(writer, recipient):
             if job.conversation != conversation.id:
@@ -444,6 +472,21 @@ def cancel_all(writer: Writer, conversation: Conversation, dues: Dues, now: int)
             if missed:
                 _take_back(writer, message, missed, dues, now)
     return {who for people in cancelled.values() for who in people}
+
+
+def _cancel_blob(
+    writer: Writer, blob: blobs.Blob, cancelled: dict[int, list[str]], now: int
+) -> None:
+    """It is put at the server no further, and goes to nobody. What is there of it goes when it is
+    looked at what is needed."""
+    blobs.put(writer, replace(blob, state=blobs.BlobStage.STORED))
+    message = get_message(writer, blob.conversation, blob.serial)
+    if message is not None:
+        for recipient, state in message.recipients:
+            if state is Delivery.QUEUED:
+                cancelled.setdefault(blob.serial, []).append(recipient)
+                message = moved_on(message, recipient, Delivery.CANCELLED)
+        put_changed(writer, lifetimes.delivered(writer, message, now))
 
 
 def finish(writer: Writer, delivered: list[bytes], dues: Dues, now: int) -> list[Message]:

@@ -10,6 +10,8 @@ from cbfs.messages.conversations import label
 from cbfs.messages.file_names import moment, shown_file_name
 from cbfs.messages.history import get_message
 from cbfs.messages.model import Delivery, Message
+from cbfs.messages.queues import blobs
+from cbfs.messages.queues.blobs import Blob, BlobStage
 from cbfs.messages.queues.delivery_queue import first_job, job_of, parts_delivered
 from cbfs.messages.queues.incomplete import all_incomplete
 from cbfs.storage.store import Reader
@@ -46,7 +48,11 @@ def sending(reader: Reader, recipient: str) -> Progress | None:
 
 def sent_share(reader: Reader, message: Message) -> str:
     """``bob: 34 % of 67,108,864 bytes``, for all to whom a message of several parts is still on
-    its way; else empty."""
+    its way; ``34 % of 67,108,864 bytes`` of a blob that is fetched, or that one's own server is
+    given; else empty."""
+    blob = blobs.get(reader, message.content.id)
+    if blob is not None:
+        return _of_blob(message, blob).share if blob.state in _ON_ITS_WAY else ""
     lines = []
     for who, state in message.recipients:
         job = job_of(reader, message, who) if state is Delivery.QUEUED else None
@@ -57,8 +63,40 @@ def sent_share(reader: Reader, message: Message) -> str:
     return ", ".join(lines)
 
 
+_ON_ITS_WAY = (BlobStage.PUTTING, BlobStage.FETCHING)
+
+
+def _of_blob(message: Message, blob: Blob) -> Progress:
+    return Progress(
+        message.sender,
+        message.conversation,
+        message.file_name,
+        blob.size,
+        blob.done,
+        blob.size,
+    )
+
+
+def _blobs(reader: Reader, state: BlobStage) -> Iterator[tuple[Message, Progress]]:
+    for blob in blobs.every(reader, state):
+        message = get_message(reader, blob.conversation, blob.serial)
+        if message is not None:
+            yield message, _of_blob(message, blob)
+
+
+def putting_lines(reader: Reader) -> tuple[str, ...]:
+    """A line for each file that one's own server is given, up to SHOWN_MAX."""
+    return tuple(
+        f"{message.name} to your server: {found.share}"
+        for message, found in islice(_blobs(reader, BlobStage.PUTTING), SHOWN_MAX)
+    )
+
+
 def arriving(reader: Reader, conversation: bytes | None = None) -> Iterator[Progress]:
-    """Files of which parts have come, and not all, in one conversation or in all."""
+    """Files of which something has come, and not all, in one conversation or in all."""
+    for _message, found in _blobs(reader, BlobStage.FETCHING):
+        if conversation in (None, found.conversation):
+            yield found
     for message in all_incomplete(reader):
         place, seen = message.conversation, message.seen
         if conversation in (None, place):
@@ -67,7 +105,7 @@ def arriving(reader: Reader, conversation: bytes | None = None) -> Iterator[Prog
 
 
 def arriving_lines(reader: Reader) -> tuple[str, ...]:
-    """A line for each file that is arriving in parts, up to SHOWN_MAX."""
+    """A line for each file that is arriving, up to SHOWN_MAX."""
     parts = islice(arriving(reader), SHOWN_MAX)
     return tuple(
         f"{shown_file_name(p.file_name) if p.file_name else 'a file'} from {label(reader, p.who)}:"

@@ -89,7 +89,7 @@ class FixedQuota(Quota):
 
     def space(self) -> Space:
         """A fixed size, all of it free while the largest file has room, else none."""
-        room = super().space().free * BLOCK_SIZE >= self._configuration.current.file_size_max
+        room = super().space().free * BLOCK_SIZE >= self._configuration.current.largest
         blocks = SPACE // BLOCK_SIZE
         return Space(blocks, blocks if room else 0)
 

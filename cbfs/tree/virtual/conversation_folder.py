@@ -28,6 +28,7 @@ from cbfs.messages.history import (
 )
 from cbfs.messages.listings import Entry, ends_of, entry_of, folders, is_folder, listed, received_of
 from cbfs.messages.model import Conversation, Message
+from cbfs.messages.queues import blobs
 from cbfs.messages.transcript import Extent, Line, Reading, Transcript
 from cbfs.storage.encoding import pack, u32, u64
 from cbfs.storage.store import Reader, Writer
@@ -174,7 +175,9 @@ class MessageNodes:
             message = get_message(reader, *key)
             if message is None:
                 return None
-            table = read_table(reader, message.content)
+            content = message.content
+            whole = blobs.here(reader, content.id, content.size) == content.size
+            table = read_table(reader, content) if whole else FolderTable((), ())
             gone = gone_entries(reader, message)
         shown: dict[int, dict[str, int]] = {}
         for at, entry in enumerate(table.entries):

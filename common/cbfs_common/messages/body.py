@@ -9,6 +9,8 @@ import msgpack
 
 from cbfs_common.errors import DecodeError, LimitError
 from cbfs_common.limits import (
+    BLOB_ABOVE,
+    BLOB_SIZE_MAX,
     BODY_MAX,
     BUNDLE_MAX,
     DATE_MAX,
@@ -22,6 +24,7 @@ from cbfs_common.limits import (
     PARTS_MAX,
     SUBJECT_MAX,
 )
+from cbfs_common.messages.blobs import decode_reference
 from cbfs_common.messages.conversation import FOREVER, Lifetime, is_lifetime
 from cbfs_common.person import DIRECTORY_SIZE, Person
 from cbfs_common.primitives import kdf
@@ -36,6 +39,8 @@ KIND_PART = 1
 KIND_NOTE = 2
 KIND_FOLDER = 3
 KIND_LEAVING = 4
+KIND_BLOB = 5
+KIND_BLOB_FOLDER = 6
 MESSAGE_REF_SIZE = 2 * MESSAGE_ID_SIZE
 """conversation 16 | message 16"""
 _PART_FIELDS = 19
@@ -104,7 +109,9 @@ class Part:
     name ``file_name``, which is then not empty. ``lifetime``: for how long it is kept. ``note``:
     what else the sender's client tells that of this recipient. ``root``: the id (16) of the
     conversation from which this one goes on with other people, or empty. ``leaving``: the sender
-    leaves the conversation with it; it is in one part, and ``file_name`` is empty.
+    leaves the conversation with it; it is in one part, and ``file_name`` is empty. ``blob``: the
+    content is a blob (``cbfs_common.messages.blobs``), of which ``digest`` is that of its tree; it
+    is in one part, whose ``chunk`` is the encoded reference.
     """
 
     salt: bytes
@@ -125,12 +132,15 @@ class Part:
     note: Refs = NO_REFS
     root: bytes = b""
     leaving: bool = False
+    blob: bool = False
 
     @property
     def kind(self) -> int:
         """What it is, in a body."""
         if self.leaving:
             return KIND_LEAVING
+        if self.blob:
+            return KIND_BLOB_FOLDER if self.folder else KIND_BLOB
         return KIND_FOLDER if self.folder else KIND_PART
 
     def hash(self, sender: Person) -> bytes:
@@ -319,7 +329,8 @@ def _decode_part(fields: list[Any]) -> Part:
     participants = _people(people)
     parents = _parents(parents, participants)
     lifetime, refs = Lifetime(seconds, change), _decode_refs(note)
-    behind = kind == KIND_FOLDER, lifetime, refs, root, kind == KIND_LEAVING
+    folder, blob = kind in _FOLDERS, kind in _BLOBS
+    behind = folder, lifetime, refs, root, kind == KIND_LEAVING, blob
     part = Part(*(salt, conversation, parents, participants, *plain, *behind))
     _check_part(part)
     return part
@@ -373,6 +384,7 @@ def _check_part(part: Part) -> None:
         and _is_text(part.file_name, FILE_NAME_MAX)
         and (part.file_name or not part.folder)
         and (not part.leaving or (part.count == _SOLE_PART and not part.file_name))
+        and not (part.leaving and part.blob)
         and (part.root == b"" or _is_bytes(part.root, MESSAGE_ID_SIZE))
         and _is_int(part.date, DATE_MAX)
         and isinstance(part.chunk, bytes)
@@ -396,7 +408,11 @@ def _check_participants(people: tuple[Person, ...]) -> None:
 
 
 def _check_share(part: Part) -> None:
-    """The chunk is as long as its place among the parts says."""
+    """The chunk is as long as its place among the parts says, or refers to the blob that the
+    content is."""
+    if part.blob:
+        _check_reference(part)
+        return
     number, count, size = part.number, part.count, part.size
     if not (
         _is_int(size, FILE_SIZE_MAX) and _is_int(count, PARTS_MAX) and _is_int(number, count - 1)
@@ -411,6 +427,20 @@ def _check_share(part: Part) -> None:
         before, rest = divmod(size - length, count - 1)
         whole = rest == 0 and 0 < length <= before
     if not whole:
+        raise DecodeError("not a part of a message")
+
+
+def _check_reference(part: Part) -> None:
+    if not (
+        _is_int(part.size, BLOB_SIZE_MAX)
+        and part.size > BLOB_ABOVE
+        and _is_int(part.number, 0)
+        and _is_int(part.count, _SOLE_PART)
+        and part.count == _SOLE_PART
+    ):
+        raise DecodeError("not a part of a message")
+    reference = decode_reference(part.chunk)
+    if (reference.size, reference.digest) != (part.size, part.digest):
         raise DecodeError("not a part of a message")
 
 
@@ -431,9 +461,13 @@ def _is_text(value: object, most: int) -> TypeGuard[str]:
         return False
 
 
+_FOLDERS = frozenset((KIND_FOLDER, KIND_BLOB_FOLDER))
+_BLOBS = frozenset((KIND_BLOB, KIND_BLOB_FOLDER))
 _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     KIND_PART: _decode_part,
     KIND_NOTE: _decode_note,
     KIND_FOLDER: _decode_part,
     KIND_LEAVING: _decode_part,
+    KIND_BLOB: _decode_part,
+    KIND_BLOB_FOLDER: _decode_part,
 }

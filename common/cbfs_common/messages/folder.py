@@ -8,8 +8,8 @@ import msgpack
 
 from cbfs_common.errors import DecodeError, LimitError
 from cbfs_common.limits import (
+    BLOB_SIZE_MAX,
     FILE_NAME_MAX,
-    FILE_SIZE_MAX,
     FOLDER_DEPTH_MAX,
     FOLDER_ENTRIES_MAX,
     FOLDER_TABLE_MAX,
@@ -106,7 +106,7 @@ def _check(entries: Sequence[FolderEntry]) -> None:
         if depth >= FOLDER_DEPTH_MAX:
             raise LimitError("the folder is too deep", f"at most {FOLDER_DEPTH_MAX} folders deep")
         if entry.size is not None and not (
-            type(entry.size) is int and 0 <= entry.size <= FILE_SIZE_MAX
+            type(entry.size) is int and 0 <= entry.size <= BLOB_SIZE_MAX
         ):
             raise DecodeError("not a folder")
         names.add((entry.parent, entry.name))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgpack
 
@@ -27,9 +27,29 @@ from cbfs_common.limits import (
 from cbfs_common.primitives import KEM_PUBLIC_SIZE, KEY_SIZE
 from cbfs_common.session.prekey import PREKEY_ID_SIZE, PrekeyKind
 from cbfs_common.strict_msgpack import unpack
+from cbfs_common.wire import blobs
+from cbfs_common.wire.blobs import (
+    BlobChunk,
+    BlobState,
+    GetChunk,
+    MakeBlob,
+    PutChunk,
+    RemoveBlob,
+    StatBlob,
+)
+from cbfs_common.wire.fields import (
+    WRONG,
+    Done,
+    Reply,
+    Request,
+    bytes_of,
+    bytes_or_none,
+    count_of,
+    flag_of,
+    list_of,
+)
 
 ID_SIZE = 16
-U64_MAX = 2**64 - 1
 
 
 def envelope_id(envelope: bytes) -> bytes:
@@ -52,30 +72,11 @@ class Code(IntEnum):
     SUSPENDED = 10
     WORK_NEEDED = 11
     INVITE_NEEDED = 12
-
-
-def _bytes(value: Any, size: int) -> bytes:
-    if type(value) is not bytes or len(value) != size:
-        raise DecodeError("not a request or reply")
-    return value
-
-
-def _count(value: Any) -> int:
-    if type(value) is not int or not 0 <= value <= U64_MAX:
-        raise DecodeError("not a request or reply")
-    return value
-
-
-def _flag(value: Any) -> bool:
-    if type(value) is not bool:
-        raise DecodeError("not a request or reply")
-    return value
-
-
-def _list(value: Any, size: int, most: int) -> tuple[bytes, ...]:
-    if type(value) is not list or len(value) > most:
-        raise DecodeError("not a request or reply")
-    return tuple(_bytes(item, size) for item in value)
+    UNKNOWN_BLOB = 13
+    NO_CHUNK = 14
+    BLOB_DIFFERS = 15
+    BLOB_QUOTA = 16
+    BLOB_TOO_LARGE = 17
 
 
 def _kind(record: bytes) -> PrekeyKind:
@@ -83,24 +84,6 @@ def _kind(record: bytes) -> PrekeyKind:
         return PrekeyKind(record[PREKEY_ID_SIZE])
     except ValueError as error:
         raise DecodeError("not a prekey record") from error
-
-
-class Reply:
-    """The answer to a request."""
-
-    __slots__ = ()
-    KIND: ClassVar[int]
-
-    def fields(self) -> tuple[Any, ...]:
-        """What follows the kind in the array."""
-        return ()
-
-
-@dataclass(frozen=True, slots=True)
-class Done(Reply):
-    """What was asked for is done, and on the server's disk."""
-
-    KIND: ClassVar[int] = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +178,6 @@ class LastMark(Reply):
         return (self.mark,)
 
 
-R_co = TypeVar("R_co", bound=Reply, covariant=True)
-
-
 @dataclass(frozen=True, slots=True)
 class NewcomerTerms(Reply):
     """What the server asks of newcomers now: an invite (``invited``), or that the hash of a proof
@@ -211,18 +191,6 @@ class NewcomerTerms(Reply):
     def fields(self) -> tuple[Any, ...]:
         """invited flag, challenge, bits u8."""
         return (self.invited, self.challenge, self.bits)
-
-
-class Request(Generic[R_co]):
-    """What asks a server for a reply of type R, or ErrorReply."""
-
-    __slots__ = ()
-    KIND: ClassVar[int]
-    REPLY: ClassVar[type[Reply]] = Done
-
-    def fields(self) -> tuple[Any, ...]:
-        """What follows the kind in the array."""
-        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,6 +370,11 @@ AnyRequest = (
     | GetLimits
     | SwapMark
     | GetTerms
+    | MakeBlob
+    | PutChunk
+    | StatBlob
+    | GetChunk
+    | RemoveBlob
 )
 AnyReply = (
     Done
@@ -413,91 +386,91 @@ AnyReply = (
     | ServerLimits
     | LastMark
     | NewcomerTerms
+    | BlobState
+    | BlobChunk
 )
 
 
 def _upload(records: Any, kem: Any, replace: Any) -> UploadPrekeys:
-    checked = _list(records, PREKEY_RECORD_SIZE, UPLOAD_MAX)
+    checked = list_of(records, PREKEY_RECORD_SIZE, UPLOAD_MAX)
     last_resort = sum(_kind(record) is PrekeyKind.LAST_RESORT for record in checked)
     ids = {record[:PREKEY_ID_SIZE] for record in checked}
     if not checked or len(ids) < len(checked) or last_resort > 1:
-        raise DecodeError("not a request or reply")
-    return UploadPrekeys(checked, _bytes(kem, KEM_PUBLIC_SIZE), _flag(replace))
+        raise DecodeError(WRONG)
+    return UploadPrekeys(checked, bytes_of(kem, KEM_PUBLIC_SIZE), flag_of(replace))
 
 
 def _refused(code: Any) -> ErrorReply:
     try:
-        return ErrorReply(Code(_count(code)))
+        return ErrorReply(Code(count_of(code)))
     except ValueError as error:
-        raise DecodeError("not a request or reply") from error
+        raise DecodeError(WRONG) from error
 
 
 def _bits(value: Any) -> int:
-    if _count(value) > NEWCOMER_BITS_MAX:
-        raise DecodeError("not a request or reply")
+    if count_of(value) > NEWCOMER_BITS_MAX:
+        raise DecodeError(WRONG)
     return int(value)
-
-
-def _bytes_or_none(value: Any, size: int) -> bytes:
-    return b"" if value == b"" and type(value) is bytes else _bytes(value, size)
 
 
 _REQUESTS: dict[int, tuple[int, Callable[..., AnyRequest]]] = {
     CreateAccount.KIND: (
         3,
         lambda invite, challenge, number: CreateAccount(
-            _bytes_or_none(invite, INVITE_SIZE),
-            _bytes_or_none(challenge, CHALLENGE_SIZE),
-            _count(number),
+            bytes_or_none(invite, INVITE_SIZE),
+            bytes_or_none(challenge, CHALLENGE_SIZE),
+            count_of(number),
         ),
     ),
     DeleteAccount.KIND: (0, DeleteAccount),
     UploadPrekeys.KIND: (3, _upload),
     CountPrekeys.KIND: (0, CountPrekeys),
-    TakePrekey.KIND: (1, lambda user: TakePrekey(_bytes(user, KEY_SIZE))),
+    TakePrekey.KIND: (1, lambda user: TakePrekey(bytes_of(user, KEY_SIZE))),
     Deliver.KIND: (
         2,
-        lambda user, envelope: Deliver(_bytes(user, KEY_SIZE), _bytes(envelope, ENVELOPE_SIZE)),
+        lambda user, envelope: Deliver(bytes_of(user, KEY_SIZE), bytes_of(envelope, ENVELOPE_SIZE)),
     ),
-    List.KIND: (1, lambda after: List(_bytes_or_none(after, ID_SIZE))),
-    Fetch.KIND: (1, lambda id: Fetch(_bytes(id, ID_SIZE))),
-    Delete.KIND: (1, lambda ids: Delete(_list(ids, ID_SIZE, IDS_MAX))),
+    List.KIND: (1, lambda after: List(bytes_or_none(after, ID_SIZE))),
+    Fetch.KIND: (1, lambda id: Fetch(bytes_of(id, ID_SIZE))),
+    Delete.KIND: (1, lambda ids: Delete(list_of(ids, ID_SIZE, IDS_MAX))),
     Subscribe.KIND: (0, Subscribe),
     GetLimits.KIND: (0, GetLimits),
     SwapMark.KIND: (
         2,
-        lambda seen, new: SwapMark(_bytes_or_none(seen, MARK_SIZE), _bytes(new, MARK_SIZE)),
+        lambda seen, new: SwapMark(bytes_or_none(seen, MARK_SIZE), bytes_of(new, MARK_SIZE)),
     ),
     GetTerms.KIND: (0, GetTerms),
+    **blobs.REQUESTS,
 }
 _REPLIES: dict[int, tuple[int, Callable[..., AnyReply]]] = {
     Done.KIND: (0, Done),
     ErrorReply.KIND: (1, _refused),
-    PrekeyCount.KIND: (2, lambda one, last: PrekeyCount(_count(one), _count(last))),
+    PrekeyCount.KIND: (2, lambda one, last: PrekeyCount(count_of(one), count_of(last))),
     PrekeyRecord.KIND: (
         2,
         lambda record, kem: PrekeyRecord(
-            _bytes(record, PREKEY_RECORD_SIZE), _bytes(kem, KEM_PUBLIC_SIZE)
+            bytes_of(record, PREKEY_RECORD_SIZE), bytes_of(kem, KEM_PUBLIC_SIZE)
         ),
     ),
     EnvelopeIds.KIND: (
         2,
-        lambda ids, more: EnvelopeIds(_list(ids, ID_SIZE, IDS_MAX), _flag(more)),
+        lambda ids, more: EnvelopeIds(list_of(ids, ID_SIZE, IDS_MAX), flag_of(more)),
     ),
-    Stored.KIND: (1, lambda envelope: Stored(_bytes(envelope, ENVELOPE_SIZE))),
-    ServerLimits.KIND: (3, lambda a, b, c: ServerLimits(_count(a), _count(b), _count(c))),
-    LastMark.KIND: (1, lambda mark: LastMark(_bytes_or_none(mark, MARK_SIZE))),
+    Stored.KIND: (1, lambda envelope: Stored(bytes_of(envelope, ENVELOPE_SIZE))),
+    ServerLimits.KIND: (3, lambda a, b, c: ServerLimits(count_of(a), count_of(b), count_of(c))),
+    LastMark.KIND: (1, lambda mark: LastMark(bytes_or_none(mark, MARK_SIZE))),
     NewcomerTerms.KIND: (
         3,
         lambda invited, challenge, bits: NewcomerTerms(
-            _flag(invited), _bytes(challenge, CHALLENGE_SIZE), _bits(bits)
+            flag_of(invited), bytes_of(challenge, CHALLENGE_SIZE), _bits(bits)
         ),
     ),
+    **blobs.REPLIES,
 }
 _PUSHES: dict[int, tuple[int, Callable[..., Arrived]]] = {
     Arrived.KIND: (
         2,
-        lambda id, envelope: Arrived(_bytes(id, ID_SIZE), _bytes(envelope, ENVELOPE_SIZE)),
+        lambda id, envelope: Arrived(bytes_of(id, ID_SIZE), bytes_of(envelope, ENVELOPE_SIZE)),
     ),
 }
 
@@ -511,12 +484,12 @@ def encode(value: Request[Any] | Reply | Arrived) -> bytes:
 
 
 def _decode(data: bytes, table: dict[int, tuple[int, Callable[..., T]]]) -> T:
-    items = unpack(data, "not a request or reply", IDS_MAX)
+    items = unpack(data, WRONG, IDS_MAX)
     if type(items) is not list or not items or type(items[0]) is not int:
-        raise DecodeError("not a request or reply")
+        raise DecodeError(WRONG)
     count, make = table.get(items[0], (-1, None))
     if make is None or len(items) != count + 1:
-        raise DecodeError("not a request or reply")
+        raise DecodeError(WRONG)
     return make(*items[1:])
 
 

@@ -10,6 +10,7 @@ from cbfs_common.wire.requests import AnyReply, Code, EnvelopeIds, PrekeyCount, 
 from cbfs_host.complaints import StoreError
 from cbfs_host.settings import Current
 from cbfs_server.limits import LIST_PAGE, Limits
+from cbfs_server.lmdb_store import blob_changes
 from cbfs_server.lmdb_store.arrivals import LatelyArrived
 from cbfs_server.lmdb_store.mailboxes import MailboxReader, expiry
 from cbfs_server.store.operations import (
@@ -45,6 +46,7 @@ class MailboxAnswers:
             AskAccount: _ask_account,
             AskPresent: _ask_present,
             AskPrice: self._ask_price,
+            **blob_changes.ANSWERS,
         }
         """How each is answered."""
 

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from cbfs_common.session.prekey import PREKEY_ID_SIZE, PrekeyKind
-from cbfs_common.wire.requests import AnyReply, Code, Done, LastMark, PrekeyRecord
+from cbfs_common.wire.fields import Done
+from cbfs_common.wire.requests import AnyReply, Code, LastMark, PrekeyRecord
 from cbfs_host.settings import Current
 from cbfs_server.limits import ENVELOPE_COST, EXPIRY_BATCH, PREKEY_COST, PREKEYS_MAX, Limits
 from cbfs_server.lmdb_store.arrivals import LatelyArrived
+from cbfs_server.lmdb_store.blob_changes import BlobChanges
 from cbfs_server.lmdb_store.expiry import forget_old
 from cbfs_server.lmdb_store.mailboxes import MailboxWriter, expiry
 from cbfs_server.lmdb_store.prekey_rate import PrekeyRateLimit
@@ -61,6 +63,7 @@ class MailboxChanges:
             NoteTime: _note_time,
             ForgetOld: forget_old,
             ForgetInvites: _forget_invites,
+            **BlobChanges(limits).makers,
             NoChange: lambda _asked, _writer: None,
         }
         """How each is made."""

@@ -13,9 +13,9 @@ them. Its store, in ``store.py``, makes the transactions; no other file of the s
     meta        clock                       see ``calendar.Mark``
                 version, file               see ``store_format``
 
-Serials count within one mailbox, and a day, of the server's life, is all that is kept of an
-envelope's arrival: the
-order in a mailbox is kept because ratchets need it, times and the order between mailboxes are not.
+Those of blobs are in ``blobs``. Serials count within one mailbox, and a day, of the server's life,
+is all that is kept of an envelope's arrival: the order in a mailbox is kept because ratchets need
+it, times and the order between mailboxes are not.
 Every record has a check value behind it (``cbfs_host.lmdb_environment``), so that what a disk has
 changed is found out when it is read.
 """
@@ -23,20 +23,19 @@ changed is found out when it is read.
 import logging
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import lmdb
 
 from cbfs_common.errors import DecodeError
 from cbfs_common.session.prekey import PREKEY_ID_SIZE, PrekeyKind
 from cbfs_host.calendar import ClockMark, decode_mark
-from cbfs_host.complaints import StoreError, reason_of
-from cbfs_host.lmdb_environment import CHECK_SIZE, check_of_start, checked, holds, without_check
+from cbfs_host.complaints import StoreError
+from cbfs_host.lmdb_environment import CHECK_SIZE, check_of_start, holds
 from cbfs_server.limits import ENVELOPE_COST, PREKEY_COST
+from cbfs_server.lmdb_store.blobs import BlobReader, BlobWriter
 from cbfs_server.lmdb_store.records import AccountRecord, StoredEnvelope, Visit
-from cbfs_server.store.room import Room
+from cbfs_server.lmdb_store.tables import DAMAGED, TableReader, TableWriter, unreadable
 
 _ACCOUNT = struct.Struct(">QI")
 _SERIAL = struct.Struct(">Q")
@@ -48,11 +47,6 @@ _ORDER_ID = slice(_ORDER.size - 16, _ORDER.size)
 _USER_SIZE = 32
 _KEM = b"\0"
 _CLOCK = b"clock"
-NAMES = (
-    *(b"accounts", b"prekeys", b"order", b"mail", b"meta", b"marks"),
-    *(b"suspended", b"visits", b"invites"),
-)
-DAMAGED = "check the disk; cbfs-server(8) says under FILES what to do about the store"
 FORGET_BATCH = 4_096
 """Prekeys that are forgotten in one transaction when the store is a copy."""
 
@@ -61,45 +55,14 @@ _EXPIRES = slice(PREKEY_ID_SIZE + 1, PREKEY_ID_SIZE + 9)
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class MailTable:
-    name: bytes
-    db: Any
-    start: int
-    """What its check values begin with."""
-
-    def opened(self, key: bytes, data: bytes) -> bytes:
-        """The value of a record as it is stored. Raises StoreError."""
-        return without_check(self.name, key, data, DAMAGED)
-
-
-class MailboxReader:
+class MailboxReader(TableReader):
     """A consistent view of the store. Users are keys of 32 bytes, ids have 16. Every method raises
     StoreError for what is damaged."""
 
-    def __init__(self, tables: "MailTables", txn: Any) -> None:
-        self._tables = tables
-        self._txn = txn
-
-    def _get(self, table: MailTable, key: bytes) -> bytes | None:
-        try:
-            data = self._txn.get(key, db=table.db)
-        except lmdb.Error as error:
-            raise unreadable(error) from error
-        return None if data is None else table.opened(key, data)
-
-    def _items(
-        self, table: MailTable, prefix: bytes, start: bytes
-    ) -> Iterator[tuple[bytes, bytes]]:
-        """Keys with this prefix from ``start`` on, and their values as they are stored."""
-        try:
-            with self._txn.cursor(db=table.db) as cursor:
-                found = cursor.set_range(start) if start else cursor.first()
-                while found and cursor.key().startswith(prefix):
-                    yield cursor.item()
-                    found = cursor.next()
-        except lmdb.Error as error:
-            raise unreadable(error) from error
+    @property
+    def blobs(self) -> BlobReader:
+        """The blobs, as they are at that time."""
+        return BlobReader(self._tables, self._txn)
 
     def account(self, user: bytes) -> AccountRecord | None:
         """What is kept of an account, or None."""
@@ -108,17 +71,11 @@ class MailboxReader:
 
     def accounts(self) -> int:
         """How many accounts there are."""
-        try:
-            return int(self._txn.stat(self._tables.accounts.db)["entries"])
-        except lmdb.Error as error:
-            raise unreadable(error) from error
+        return self._entries(self._tables.accounts)
 
     def envelopes(self) -> int:
         """How many envelopes there are."""
-        try:
-            return int(self._txn.stat(self._tables.order.db)["entries"])
-        except lmdb.Error as error:
-            raise unreadable(error) from error
+        return self._entries(self._tables.order)
 
     def used(self) -> int:
         """Bytes of the file that are in use, but for a few pages of LMDB's own."""
@@ -209,15 +166,16 @@ class MailboxReader:
         return None if found is None else found[_SERIAL.size :]
 
 
-class MailboxWriter(MailboxReader):
-    """A transaction that can also change the store, which has so much ``room``."""
+class MailboxWriter(TableWriter, MailboxReader):
+    """A transaction that can also change the store, which has so much ``room``. ``chunks``: of
+    blobs, that it has added."""
 
-    def __init__(self, tables: "MailTables", txn: Any, room: Room) -> None:
-        super().__init__(tables, txn)
-        self.room = room
+    chunks = 0
 
-    def _put(self, table: MailTable, key: bytes, value: bytes) -> None:
-        self._txn.put(key, checked(table.start, key, value), db=table.db)
+    @property
+    def blobs(self) -> BlobWriter:
+        """The blobs, in the same transaction."""
+        return BlobWriter(self._tables, self._txn, self.room)
 
     def put_mark(self, mark: ClockMark) -> None:
         """Note the server's time."""
@@ -230,6 +188,7 @@ class MailboxWriter(MailboxReader):
 
     def delete_account(self, user: bytes) -> None:
         """Forget the account and all that is stored for it."""
+        self.blobs.forget_all(user)
         self._txn.delete(user, db=self._tables.accounts.db)
         self._txn.delete(user, db=self._tables.marks.db)
         self._txn.delete(user, db=self._tables.visits.db)
@@ -338,31 +297,3 @@ class MailboxWriter(MailboxReader):
 def expiry(record: bytes) -> int:
     """When a prekey record expires, in seconds since 1970."""
     return int.from_bytes(record[_EXPIRES], "big")
-
-
-@dataclass(frozen=True, slots=True)
-class MailTables:
-    accounts: MailTable
-    prekeys: MailTable
-    order: MailTable
-    mail: MailTable
-    meta: MailTable
-    marks: MailTable
-    suspended: MailTable
-    visits: MailTable
-    invites: MailTable
-
-    def pages(self, txn: Any) -> int:
-        """How many pages of the file are in use, but for a few of LMDB's own."""
-        stats = [
-            txn.stat(table.db)
-            for table in (
-                *(self.accounts, self.prekeys, self.order),
-                *(self.mail, self.meta, self.marks, self.suspended, self.visits, self.invites),
-            )
-        ]
-        return sum(s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats)
-
-
-def unreadable(error: lmdb.Error) -> StoreError:
-    return StoreError(f"the store cannot be read: {reason_of(error)}", DAMAGED)

@@ -30,21 +30,14 @@ from cbfs_host.logs import tell_fault
 from cbfs_host.settings import Current
 from cbfs_host.store_file import StoreFile
 from cbfs_host.store_format import StoreFormat
-from cbfs_server.limits import GROUP_MAX, GROUP_TIME, PROGRESS_CHECK, Limits
+from cbfs_server.limits import GROUP_CHUNKS, GROUP_MAX, GROUP_TIME, PROGRESS_CHECK, Limits
 from cbfs_server.lmdb_store.answers import MailboxAnswers
 from cbfs_server.lmdb_store.arrivals import LatelyArrived
 from cbfs_server.lmdb_store.changes import MADE, MailboxChanges
 from cbfs_server.lmdb_store.check import check
-from cbfs_server.lmdb_store.mailboxes import (
-    DAMAGED,
-    NAMES,
-    MailboxReader,
-    MailboxWriter,
-    MailTable,
-    MailTables,
-    unreadable,
-)
+from cbfs_server.lmdb_store.mailboxes import MailboxReader, MailboxWriter
 from cbfs_server.lmdb_store.room import Disk
+from cbfs_server.lmdb_store.tables import DAMAGED, NAMES, MailTable, MailTables, unreadable
 from cbfs_server.store.fair_queue import FairQueue
 from cbfs_server.store.interface import CheckedMailboxes, StoreFigures, Subscribers
 from cbfs_server.store.operations import (
@@ -60,8 +53,9 @@ from cbfs_server.store.room import Room
 
 T = TypeVar("T")
 
-FORMAT = StoreFormat("cbfs-server", 1, {0: lambda _txn, _tables: None}, DAMAGED)
-"""Version 0 is of before there were versions: that it says none is all that is different."""
+FORMAT = StoreFormat("cbfs-server", 2, dict.fromkeys((0, 1), lambda _txn, _tables: None), DAMAGED)
+"""Version 0 is of before there were versions: that it says none is all that is different. Before 2
+there were no blobs: a server that does not know them would leave those of accounts that end."""
 
 
 _log = logging.getLogger(__name__)
@@ -179,8 +173,14 @@ class LmdbStore:
         """What there is in it, as its tables say; ``free`` as it was at the last change. Raises
         StoreError."""
         with self.read() as reader:
+            blobs = reader.blobs
             return StoreFigures(
-                reader.accounts(), reader.envelopes(), reader.used(), self._room.left
+                accounts=reader.accounts(),
+                envelopes=reader.envelopes(),
+                blobs=blobs.blobs(),
+                chunks=blobs.chunks(),
+                used=reader.used(),
+                free=self._room.left,
             )
 
     def copy_into(self, descriptor: int) -> None:
@@ -377,7 +377,7 @@ class LmdbStore:
                 pending.result = pending.change(writer)
                 now = perf_counter()
                 self._cost = now - begun
-                if len(group) < GROUP_MAX and now < end:
+                if len(group) < GROUP_MAX and now < end and writer.chunks < GROUP_CHUNKS:
                     another = more(self._cost)
                     if another is not None:
                         group.append(another)

@@ -17,24 +17,27 @@ from cbfs_host.complaints import StoreError
 from cbfs_host.logs import tell_fault
 from cbfs_server.limits import (
     END_BATCH,
-    ENVELOPE_COST,
     PREKEY_BURST,
     PREKEY_COST,
     PREKEY_PERIOD,
     PREKEYS_MAX,
-    Limits,
 )
+from cbfs_server.postgres_store import blob_changes as blobs
 from cbfs_server.postgres_store import statements as s
+from cbfs_server.postgres_store.bounds import Ask, Bounds
 from cbfs_server.postgres_store.statements import Call, Rows, call
 from cbfs_server.postgres_store.wire import Wire
 from cbfs_server.store.operations import (
     DONE,
     REFUSED,
+    AddBlob,
+    AddChunk,
     AddEnvelope,
     AddPrekeys,
     Change,
     ChangeMark,
     EndAccount,
+    EndBlob,
     GivePrekey,
     MakeAccount,
     NoChange,
@@ -44,30 +47,11 @@ from cbfs_server.store.operations import (
     Suspend,
 )
 from cbfs_server.store.pricing import level, price
-from cbfs_server.store.room import Room
 
 _log = logging.getLogger(__name__)
 
 _PERIOD: Final = int(PREKEY_PERIOD)
 _EXPIRES: Final = slice(PREKEY_ID_SIZE + 1, PREKEY_ID_SIZE + 9)
-
-Ask = Callable[[Sequence[Call]], Awaitable[list[Rows]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What an operator has set, and the room that is left of that; None where nobody has said how
-    much there is."""
-
-    limits: Limits
-    room: Room | None = None
-
-    @property
-    def mailbox(self) -> int:
-        """Envelopes that one account may have; 0 when nobody has room."""
-        if self.room is None:
-            return self.limits.mailbox
-        return min(self.limits.mailbox, self.room.share(ENVELOPE_COST))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +133,8 @@ ONE_TRIP: Final[dict[type[Any], OneTrip]] = {
     NoteVisit: OneTrip(_note_visit, _nothing),
     NoteTime: OneTrip(_note_time, _nothing),
     Suspend: OneTrip(_suspend, _nothing),
+    AddChunk: OneTrip(blobs.add_chunk, blobs.chunk_added),
+    EndBlob: OneTrip(blobs.end_blob, blobs.blob_ended),
     NoChange: OneTrip(lambda _asked, _bounds: (), _nothing),
 }
 
@@ -267,6 +253,7 @@ async def _end_account(asked: EndAccount, ask: Ask, _bounds: Bounds) -> int | No
 
 _LONGER: Final[dict[type[Any], Callable[[Any, Ask, Bounds], Awaitable[Any]]]] = {
     AddPrekeys: _add_prekeys,
+    AddBlob: blobs.add_blob,
     MakeAccount: _make_account,
     EndAccount: _end_account,
 }

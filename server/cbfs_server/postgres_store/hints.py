@@ -145,8 +145,8 @@ class Hints:
 
 def sizes_of(found: s.Row) -> StoreFigures:
     """The row of SIZES as figures."""
-    accounts, envelopes, used = map(s.int_of, found)
-    return StoreFigures(accounts, envelopes, used, None)
+    accounts, envelopes, blobs, chunks, used = map(s.int_of, found)
+    return StoreFigures(accounts, envelopes, blobs, chunks, used, None)
 
 
 def _batches(users: Iterable[bytes], most: int) -> Iterator[tuple[bytes, ...]]:

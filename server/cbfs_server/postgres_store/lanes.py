@@ -18,13 +18,14 @@ from cbfs_host.complaints import StoreError
 from cbfs_host.logs import tell_fault
 from cbfs_server.limits import GROUP_BYTES, LANE_GROUP, STATEMENT_TRIES
 from cbfs_server.postgres_store import statements as s
-from cbfs_server.postgres_store.changes import Bounds, make
+from cbfs_server.postgres_store.bounds import Bounds
+from cbfs_server.postgres_store.changes import make
 from cbfs_server.postgres_store.lines import Database, DatabaseLine
 from cbfs_server.postgres_store.questions import ANSWERS
 from cbfs_server.postgres_store.statements import Call, call
 from cbfs_server.postgres_store.wire import ConnectionLost, StatementFailed, Wire
 from cbfs_server.store.fair_queue import FairQueue
-from cbfs_server.store.operations import AddEnvelope, EndAccount
+from cbfs_server.store.operations import AddChunk, AddEnvelope, EndAccount
 
 _log = logging.getLogger(__name__)
 
@@ -156,7 +157,12 @@ class Lane:
 
 
 def _size(thing: Errand) -> int:
-    return len(thing.asked.envelope) if isinstance(thing.asked, AddEnvelope) else 0
+    match thing.asked:
+        case AddEnvelope():
+            return len(thing.asked.envelope)
+        case AddChunk():
+            return len(thing.asked.chunk)
+    return 0
 
 
 async def change(wire: Wire, group: Sequence[Errand], bounds: Bounds, repeated: bool) -> None:

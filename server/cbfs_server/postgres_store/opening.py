@@ -12,7 +12,7 @@ from cbfs_host.calendar import ClockMark, decode_mark
 from cbfs_host.complaints import HostError, StoreError
 from cbfs_server.limits import EXPIRY_BATCH, OPENING_TIMEOUT
 from cbfs_server.postgres_store import statements as s
-from cbfs_server.postgres_store.schema import SCHEMA, SERVER_VERSION_LEAST, VERSION
+from cbfs_server.postgres_store.schema import BLOBS, SCHEMA, SERVER_VERSION_LEAST, VERSION
 from cbfs_server.postgres_store.sweeping import LOCK
 from cbfs_server.postgres_store.wire import in_full, reason
 from cbfs_server.store.interface import StoreFigures
@@ -116,7 +116,10 @@ def _make_tables(connection: "psycopg.Connection[Any]", key: bytes) -> None:
         raise StoreError(
             "the database has no row that says whose it is", "restore it from a backup"
         )
-    if found[0] != VERSION:
+    if found[0] == 1:
+        connection.execute(BLOBS.encode())
+        connection.execute("UPDATE cbfs.server SET version = %s", (VERSION,))
+    elif found[0] != VERSION:
         raise StoreError(
             f"the database has tables of version {found[0]}", "use a newer cbfs-server"
         )
@@ -158,9 +161,9 @@ def _found(connection: "psycopg.Connection[Any]") -> OpenedDatabase:
         noted = None if clock is None else decode_mark(bytes(clock[0]))
     except DecodeError as error:
         raise StoreError("a record of the store is damaged", "restore a backup") from error
-    accounts, envelopes, used = (int(each) for each in sizes or (0, 0, 0))
+    accounts, envelopes, blobs, chunks, used = (int(each) for each in sizes or (0,) * 5)
     return OpenedDatabase(
         noted,
         frozenset(bytes(user) for (user,) in suspended),
-        StoreFigures(accounts, envelopes, used, None),
+        StoreFigures(accounts, envelopes, blobs, chunks, used, None),
     )

@@ -7,6 +7,7 @@ from typing import Any, Final
 from cbfs_common.names.config import Registration
 from cbfs_common.wire.requests import AnyReply, Code, EnvelopeIds, PrekeyCount, Stored
 from cbfs_server.limits import LIST_PAGE, Limits
+from cbfs_server.postgres_store import blob_changes as blobs
 from cbfs_server.postgres_store import statements as s
 from cbfs_server.postgres_store.changes import time_of
 from cbfs_server.postgres_store.statements import Call, Rows, call
@@ -14,12 +15,14 @@ from cbfs_server.store.operations import (
     DONE,
     REFUSED,
     AskAccount,
+    AskBlob,
     AskPresent,
     AskPrice,
     CountPrekeysLeft,
     ListIds,
     Mail,
     NextMail,
+    ReadChunk,
     ReadEnvelope,
 )
 from cbfs_server.store.pricing import level, price
@@ -127,4 +130,6 @@ ANSWERS: Final[dict[type[Any], OneAnswer]] = {
     AskAccount: OneAnswer(_ask_account, _account),
     AskPresent: OneAnswer(_ask_present, _present),
     AskPrice: OneAnswer(_ask_price, _price),
+    AskBlob: OneAnswer(blobs.ask_blob, blobs.blob_found),
+    ReadChunk: OneAnswer(blobs.read_chunk, blobs.chunk_found),
 }

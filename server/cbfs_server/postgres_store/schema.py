@@ -9,6 +9,9 @@
     proofs      user_id, number         proofs of work that were used, and the window of each
     suspended   user_id                 there may be no account
     invites     id                      day on which it was used
+    blobs       id                          user_id, data (chunks), chunks (all), put, day, days
+    chunks      id, number                  a sealed chunk of the blob
+    erasing     id                          user_id: of forgotten blobs whose chunks may be left
     server      one row                 version, key, how many accounts and suspensions there were,
                                         how full the bucket of newcomers is, and since when
     clock       one row                 the server's time as it was noted last
@@ -20,12 +23,34 @@ keeps more: see THREATS.rst. ``full_at`` and ``filled_at`` are seconds of the da
 
 from typing import Final
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 SERVER_VERSION_LEAST: Final = 140_000
 """PostgreSQL 14, as the database says it."""
 
 _OFTEN: Final = "autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.2"
+
+BLOBS: Final = f"""
+CREATE TABLE cbfs.blobs (
+    id bytea PRIMARY KEY,
+    user_id bytea NOT NULL,
+    data bigint NOT NULL,
+    chunks bigint NOT NULL,
+    put bigint NOT NULL,
+    day bigint NOT NULL,
+    days bigint NOT NULL
+) WITH (fillfactor = 30, {_OFTEN});
+CREATE INDEX blobs_of_user ON cbfs.blobs (user_id);
+CREATE TABLE cbfs.chunks (
+    id bytea NOT NULL,
+    number bigint NOT NULL,
+    chunk bytea NOT NULL,
+    PRIMARY KEY (id, number)
+) WITH ({_OFTEN}, toast.autovacuum_vacuum_scale_factor = 0.05);
+ALTER TABLE cbfs.chunks ALTER COLUMN chunk SET STORAGE EXTERNAL;
+CREATE TABLE cbfs.erasing (user_id bytea NOT NULL, id bytea PRIMARY KEY);
+"""
+"""What came with version 2."""
 
 SCHEMA: Final = f"""
 CREATE SCHEMA cbfs;
@@ -81,5 +106,5 @@ CREATE TABLE cbfs.clock (
     lived bigint NOT NULL,
     mark bytea NOT NULL
 );
-"""
+{BLOBS}"""
 """Made in one transaction, with the row of ``server``."""

@@ -2,8 +2,9 @@
 
 Those of ONE_USER touch rows of one user, by a key that begins with the user, which is always
 ``$1``: so tables may be distributed by user, and none becomes slower by how many users there are.
-Those of WHOLE_STORE are of what all share, and few. Values go as parameters, never as text. Of
-prekeys, the kind 1 is for one-time ones, and 2 for those of the last resort.
+Those of ONE_BLOB touch rows of one blob, by a key that begins with its id, which is ``$1``, or of
+its owner. Those of WHOLE_STORE are of what all share, and few. Values go as parameters, never as
+text. Of prekeys, the kind 1 is for one-time ones, and 2 for those of the last resort.
 """
 
 import struct
@@ -49,6 +50,7 @@ class Call:
 
 
 ONE_USER: Final[dict[str, Statement]] = {}
+ONE_BLOB: Final[dict[str, Statement]] = {}
 WHOLE_STORE: Final[dict[str, Statement]] = {}
 
 
@@ -60,6 +62,10 @@ def _prepared(known: dict[str, Statement], name: str, types: str, text: str) -> 
 
 def _one_user(name: str, types: str, text: str) -> Statement:
     return _prepared(ONE_USER, name, f"bytes {types}", text)
+
+
+def _one_blob(name: str, types: str, text: str) -> Statement:
+    return _prepared(ONE_BLOB, name, f"bytes {types}", text)
 
 
 def _whole_store(name: str, types: str, text: str) -> Statement:
@@ -296,6 +302,12 @@ OLDEST: Final = _one_user(
 )
 
 END_ACCOUNT: Final = (
+    _one_user(
+        "end_blobs",
+        "",
+        """WITH gone AS (DELETE FROM blobs WHERE user_id = $1 RETURNING id)
+        INSERT INTO erasing (user_id, id) SELECT $1, id FROM gone""",
+    ),
     _one_user("end_prekeys", "", "DELETE FROM prekeys WHERE user_id = $1"),
     _one_user("end_kem", "", "DELETE FROM kems WHERE user_id = $1"),
     _one_user("end_mark", "", "DELETE FROM marks WHERE user_id = $1"),
@@ -321,6 +333,79 @@ NOTE_VISIT: Final = _one_user(
     "int bool",
     "UPDATE accounts SET visit = $2, fetched = fetched OR $3 WHERE user_id = $1",
 )
+
+# Blobs
+
+BLOB: Final = _one_blob(
+    "blob",
+    "",
+    """SELECT user_id, data, put, day, days, EXISTS (SELECT FROM erasing WHERE id = $1)
+    FROM (SELECT) AS one LEFT JOIN blobs ON id = $1""",
+)
+"""One row, of NULLs where there is no such blob."""
+
+HOLDING: Final = _one_user(
+    "holding",
+    "",
+    """SELECT count(*), coalesce(sum(data), 0)::bigint, coalesce(sum(put), 0)::bigint
+    FROM blobs WHERE user_id = $1""",
+)
+
+ADD_BLOB: Final = _one_blob(
+    "add_blob",
+    "bytes int int int int",
+    """INSERT INTO blobs (id, user_id, data, chunks, put, day, days)
+    VALUES ($1, $2, $3, $4, 0, $5, $6)""",
+)
+
+ADD_CHUNK: Final = _one_blob(
+    "add_chunk",
+    "bytes int bytes int",
+    """WITH known AS (
+        SELECT put, chunks FROM blobs WHERE id = $1 AND user_id = $2
+    ), counted AS (
+        UPDATE blobs SET put = put + 1
+        WHERE id = $1 AND user_id = $2 AND put = $3 AND put < chunks
+        AND ($5 = 9223372036854775807 OR
+            (SELECT coalesce(sum(put), 0) FROM blobs WHERE user_id = $2) < $5)
+        RETURNING true
+    ), added AS (
+        INSERT INTO chunks (id, number, chunk) SELECT $1, $3, $4 FROM counted
+    ) SELECT put, chunks, EXISTS (SELECT FROM counted),
+    (SELECT chunk = $4 FROM chunks WHERE id = $1 AND number = $3),
+    EXISTS (SELECT FROM accounts WHERE user_id = $2)
+    FROM (SELECT) AS one LEFT JOIN known ON true""",
+)
+"""One row. The last parameter is how many chunks the account may have; the largest of all numbers:
+any."""
+
+READ_CHUNK: Final = _one_blob(
+    "read_chunk",
+    "int",
+    """SELECT user_id, (SELECT chunk FROM chunks WHERE id = $1 AND number = $2)
+    FROM blobs WHERE id = $1""",
+)
+
+END_BLOB: Final = _one_blob(
+    "end_blob",
+    "bytes",
+    """WITH gone AS (
+        DELETE FROM blobs WHERE id = $1 AND user_id = $2 RETURNING true
+    ) INSERT INTO erasing (id, user_id) SELECT $1, $2 FROM gone""",
+)
+
+ERASE: Final = _one_blob(
+    "erase",
+    "int",
+    """WITH batch AS (
+        SELECT number FROM chunks WHERE id = $1 ORDER BY number LIMIT $2
+    ), gone AS (
+        DELETE FROM chunks WHERE id = $1 AND number <= (SELECT max(number) FROM batch)
+        RETURNING true
+    ) SELECT count(*) FROM gone""",
+)
+
+ERASED: Final = _one_blob("erased", "", "DELETE FROM erasing WHERE id = $1")
 
 # What all users share
 
@@ -411,7 +496,16 @@ SIZES: Final = _whole_store(
     "",
     """SELECT (SELECT accounts FROM server),
     coalesce((SELECT sum(stored)::bigint FROM accounts), 0),
+    (SELECT count(*) FROM blobs), coalesce((SELECT sum(put)::bigint FROM blobs), 0),
     pg_database_size(current_database())""",
 )
+
+SWEEP_BLOBS: Final = _whole_store(
+    "sweep_blobs",
+    "bytes int",
+    "SELECT id, user_id, day, days FROM blobs WHERE id >= $1 ORDER BY id LIMIT $2",
+)
+
+ERASING: Final = _whole_store("erasing", "", "SELECT id FROM erasing ORDER BY id LIMIT 1")
 
 EXPIRES: Final = _whole_store("expires", "int", "SELECT pg_try_advisory_lock($1)")

@@ -17,6 +17,7 @@ from cbfs_host.complaints import HostError, StoreError
 from cbfs_host.logs import keep_going
 from cbfs_host.settings import Current
 from cbfs_server.limits import (
+    CHUNK_COST,
     CLOSE_TIME,
     ENVELOPE_COST,
     LANES,
@@ -25,7 +26,7 @@ from cbfs_server.limits import (
     READERS,
     Limits,
 )
-from cbfs_server.postgres_store.changes import Bounds
+from cbfs_server.postgres_store.bounds import Bounds
 from cbfs_server.postgres_store.hints import Hints
 from cbfs_server.postgres_store.lanes import Errand, Lane, answer, change
 from cbfs_server.postgres_store.lines import Database
@@ -34,9 +35,12 @@ from cbfs_server.postgres_store.sweeping import Sweeper
 from cbfs_server.store.interface import CheckedMailboxes, StoreFigures, Subscribers
 from cbfs_server.store.operations import (
     DONE,
+    AddChunk,
     AddEnvelope,
     Change,
     EndAccount,
+    EraseChunks,
+    ForgetBlobs,
     ForgetInvites,
     ForgetOld,
     NoChange,
@@ -79,7 +83,7 @@ class PostgresStore:
         self.subscribers: Subscribers | None = None
         """Who wants to know what others have changed."""
         self._noted = found.noted
-        self._added = 0  # envelopes since the sizes were looked at
+        self._added = 0  # envelopes and chunks since the sizes were looked at
         self._full = False
         self.counted(found.figures)
         self._database = Database(address)
@@ -104,7 +108,7 @@ class PostgresStore:
         """Queue a change. ``done`` gets its result once that is durable, or a StoreError. Changes
         of one ``owner`` and one user are made in their order, and those of several owners in turns,
         of which those of a lower ``rank`` are first."""
-        if isinstance(change, ForgetOld | ForgetInvites):
+        if isinstance(change, ForgetOld | ForgetInvites | ForgetBlobs | EraseChunks):
             self._sweeper.put(change, done)
             return
         lane = self._lanes[int.from_bytes(change.user[:4], "big") % len(self._lanes)]
@@ -150,13 +154,14 @@ class PostgresStore:
         if limits.store_max is None:
             return Bounds(limits)
         prekeys = there.accounts * PREKEYS_MAX * PREKEY_COST
-        used = min(there.used, there.envelopes * ENVELOPE_COST + prekeys)
+        chunks = there.chunks * CHUNK_COST
+        used = min(there.used, there.envelopes * ENVELOPE_COST + prekeys + chunks)
         left = limits.store_max - used - self._added * ENVELOPE_COST
         return Bounds(limits, Room(max(0, left), limits.store_max))
 
     def _changed(self, asked: Any, result: Any) -> None:
         """A change was made, and nobody was told yet."""
-        if isinstance(asked, AddEnvelope) and result == DONE:
+        if isinstance(asked, AddEnvelope | AddChunk) and result == DONE:
             self._added += 1
         match asked:
             case AddEnvelope() | RemoveEnvelopes() | EndAccount():

@@ -8,18 +8,27 @@ import trio
 
 from cbfs_host.complaints import StoreError
 from cbfs_host.logs import tell_fault
-from cbfs_server.limits import ENDING_COST, EXPIRY_BATCH, NEWCOMER_DAYS, WORK_WINDOW
+from cbfs_server.limits import ENDING_COST, ERASE_BATCH, EXPIRY_BATCH, NEWCOMER_DAYS, WORK_WINDOW
 from cbfs_server.postgres_store import statements as s
 from cbfs_server.postgres_store.changes import end_account
 from cbfs_server.postgres_store.lines import Database, DatabaseLine, using
 from cbfs_server.postgres_store.statements import Row, call
 from cbfs_server.postgres_store.wire import ConnectionLost, StatementFailed, Wire
-from cbfs_server.store.operations import Expired, ForgetInvites, ForgetOld, Swept, min_day
+from cbfs_server.store.operations import (
+    EraseChunks,
+    Expired,
+    ForgetBlobs,
+    ForgetInvites,
+    ForgetOld,
+    Swept,
+    SweptBlobs,
+    min_day,
+)
 
 LOCK: Final = 0x63626673
 """The advisory lock."""
 
-Search = ForgetOld | ForgetInvites
+Search = ForgetOld | ForgetInvites | ForgetBlobs | EraseChunks
 
 
 class Sweeper:
@@ -58,14 +67,47 @@ class Sweeper:
                     tell_fault("an answer", error)
 
 
-async def _search(wire: Wire, asked: Search) -> Swept | bytes | None:
+async def _search(wire: Wire, asked: Search) -> Swept | SweptBlobs | bytes | bool | None:
     (((held,),),) = await wire.ask([call(s.EXPIRES, LOCK)])
-    if not s.bool_of(held):
-        return Swept(None, Expired()) if isinstance(asked, ForgetOld) else None
-    if isinstance(asked, ForgetOld):
-        return await _forget_old(wire, asked)
-    (found,) = await wire.ask([call(s.FORGET_INVITES, asked.start, asked.before, EXPIRY_BATCH)])
+    mine = s.bool_of(held)
+    match asked:
+        case ForgetOld():
+            return await _forget_old(wire, asked) if mine else Swept(None, Expired())
+        case ForgetBlobs():
+            return await _forget_blobs(wire, asked) if mine else SweptBlobs(None, 0)
+        case EraseChunks():
+            return mine and await _erase(wire)
+        case ForgetInvites(start, before):
+            return await _forget_invites(wire, start, before) if mine else None
+
+
+async def _forget_invites(wire: Wire, start: bytes, before: int) -> bytes | None:
+    (found,) = await wire.ask([call(s.FORGET_INVITES, start, before, EXPIRY_BATCH)])
     return s.bytes_of(found[-1][0]) + b"\0" if len(found) == EXPIRY_BATCH else None
+
+
+async def _forget_blobs(wire: Wire, asked: ForgetBlobs) -> SweptBlobs:
+    (found,) = await wire.ask([call(s.SWEEP_BLOBS, asked.start, EXPIRY_BATCH)])
+    gone = 0
+    for id, user, day, days in found:
+        if s.int_of(day) + s.int_of(days) < asked.today:
+            owner = s.bytes_of(user)
+            await wire.ask([call(s.BEGIN), call(s.LOCK, owner)])
+            await wire.commit([call(s.END_BLOB, s.bytes_of(id), owner)])
+            gone += 1
+    last = s.bytes_of(found[-1][0]) + b"\0" if len(found) == EXPIRY_BATCH else None
+    return SweptBlobs(last, gone)
+
+
+async def _erase(wire: Wire) -> bool:
+    (found,) = await wire.ask([call(s.ERASING)])
+    if not found:
+        return False
+    id = s.bytes_of(found[0][0])
+    _, (erased,) = await wire.ask([call(s.BEGIN), call(s.ERASE, id, ERASE_BATCH)])
+    last = s.int_of(erased[0]) < ERASE_BATCH
+    await wire.commit([call(s.ERASED, id)] if last else [])
+    return True
 
 
 async def _forget_old(wire: Wire, asked: ForgetOld) -> Swept:

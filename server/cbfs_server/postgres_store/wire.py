@@ -20,6 +20,7 @@ from psycopg.pq import abc
 from cbfs_server.limits import CONNECT_TIMEOUT, DATABASE_SILENCE
 from cbfs_server.postgres_store.statements import (
     COMMIT,
+    ONE_BLOB,
     ONE_USER,
     WHOLE_STORE,
     Call,
@@ -107,7 +108,7 @@ class Wire:
         with self._sending():
             for text in (_TIMELINE, _STUCK):
                 self._pg.send_query_params(text, None, result_format=_BINARY)
-            for known in (ONE_USER, WHOLE_STORE):
+            for known in (ONE_USER, ONE_BLOB, WHOLE_STORE):
                 for statement in known.values():
                     self._pg.send_prepare(statement.name, statement.text, statement.oids)
         timeline, stuck, *_ = await self._results()

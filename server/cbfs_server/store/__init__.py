@@ -3,4 +3,4 @@ face that every store has. Knows neither LMDB nor PostgreSQL. Stands on no other
 room may enter.
 """
 
-FACE = ("fair_queue", "interface", "operations", "pricing", "room")
+FACE = ("blobs", "fair_queue", "interface", "operations", "pricing", "room")

@@ -20,11 +20,14 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class StoreFigures:
-    """``accounts`` and ``envelopes`` of a store; ``used``: bytes that are in use, ``free``: that
-    may be taken in beside them, None where only others know."""
+    """``accounts`` and ``envelopes`` of a store, its ``blobs``, and how many ``chunks`` of blobs
+    there are, those that are being erased included, where that is known; ``used``: bytes that are
+    in use, ``free``: that may be taken in beside them, None where only others know."""
 
     accounts: int
     envelopes: int
+    blobs: int
+    chunks: int
     used: int
     free: int | None
 
@@ -32,8 +35,8 @@ class StoreFigures:
 @dataclass(frozen=True, slots=True)
 class CheckedMailboxes:
     """How many ``records`` there are and how many of them are ``damaged``; and how many
-    ``accounts``, and mailboxes among theirs that are ``incomplete``: something is missing in them,
-    or there is more than they say."""
+    ``accounts``, and those among them that are ``incomplete``: something is missing in their
+    mailboxes or blobs, or there is more than they say."""
 
     records: int
     damaged: int

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from cbfs_common.names.config import Registration
-from cbfs_common.wire.requests import AnyReply, Code, Done, ErrorReply
+from cbfs_common.wire.fields import Done
+from cbfs_common.wire.requests import AnyReply, Code, ErrorReply
 from cbfs_host.calendar import ClockMark
 
 R = TypeVar("R")
@@ -248,6 +249,64 @@ class Suspend(Change[None]):
     on: bool
 
 
+# Blobs
+
+
+@dataclass(frozen=True, slots=True)
+class AddBlob(Change[AnyReply]):
+    """Reserve a blob of so many ``data`` chunks for an account, made on a ``day`` and kept for
+    ``days``, or ``Limits.blob_days``. BlobState, also of one that is there and is the same;
+    NO_ACCOUNT; BLOB_DIFFERS when the id (32) is another blob's, or one's that is being erased;
+    BLOB_TOO_LARGE, BLOB_QUOTA past ``Limits.blob_quota``; TOO_MANY; FULL when the account's share
+    of the room, or what blobs may have of it, is less."""
+
+    user: bytes
+    id: bytes
+    data: int
+    days: int
+    day: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddChunk(Change[AnyReply]):
+    """Append a chunk to a blob of the account. Done also when it is there and is the same;
+    NO_ACCOUNT; UNKNOWN_BLOB; NO_CHUNK when one before it is missing, or it is none of the blob;
+    BLOB_DIFFERS when it is there with other bytes; FULL as ``AddBlob``."""
+
+    user: bytes
+    id: bytes
+    index: int
+    chunk: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EndBlob(Change[AnyReply]):
+    """Forget a blob of the account, if there is one of this id. Its chunks are erased later. Done;
+    NO_ACCOUNT."""
+
+    user: bytes
+    id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AskBlob(Question[AnyReply]):
+    """BlobState of a blob of the account. NO_ACCOUNT; UNKNOWN_BLOB."""
+
+    user: bytes
+    id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReadChunk(Question[AnyReply]):
+    """BlobChunk: of anybody's blob, unless its owner is one of the ``barred``. UNKNOWN_BLOB;
+    NO_CHUNK when it is not put, or is none of the blob."""
+
+    id: bytes
+    index: int
+    barred: frozenset[bytes] = frozenset()
+    user: bytes = b""
+
+
 # Keeping house
 
 
@@ -317,6 +376,31 @@ class ForgetInvites(Change[bytes | None]):
 
     start: bytes
     before: int
+    user: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class SweptBlobs:
+    """The id to go on with (None: it was the last batch), and how many blobs were forgotten."""
+
+    rest: bytes | None
+    blobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetBlobs(Change[SweptBlobs]):
+    """A batch of the blobs from the id ``start`` on: forget those that were kept for their days,
+    as of ``today``. A store that several processes share lets one of them search."""
+
+    start: bytes
+    today: int
+    user: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class EraseChunks(Change[bool]):
+    """Erase up to ERASE_BATCH chunks of a blob that was forgotten. Whether there may be more."""
+
     user: bytes = b""
 
 

@@ -8,7 +8,7 @@ to the n-th. (The dynamic thresholds of switches are such; they take back what w
 
 from dataclasses import dataclass
 
-from cbfs_server.limits import ENVELOPE_COST, NEWCOMERS_SHARE, SHARE
+from cbfs_server.limits import BLOBS_LEAVE, ENVELOPE_COST, NEWCOMERS_SHARE, SHARE
 
 
 @dataclass(slots=True)
@@ -26,6 +26,10 @@ class Room:
     def fits(self, held: int) -> bool:
         """Whether an account may have ``held`` bytes, of its mail or of its prekeys."""
         return held * SHARE * self.all <= self.left * self.left
+
+    def takes_blobs(self, held: int) -> bool:
+        """Whether an account may have ``held`` bytes of blobs, which leave the rest to mail."""
+        return self.left * BLOBS_LEAVE >= self.all and self.fits(held)
 
     @property
     def full(self) -> bool:

@@ -3,12 +3,13 @@
 import sys
 from collections.abc import Callable
 
-from tests.server.attacks import accounts, disk, floods, names, silence, subscriptions
+from tests.server.attacks import accounts, blobs, disk, floods, names, silence, subscriptions
 
 ATTACKS: dict[str, Callable[[], bool]] = {
     "accounts": accounts.attack,
     "disk": disk.attack,
     **floods.ATTACKS,
+    **blobs.ATTACKS,
     "subscriptions": subscriptions.attack,
     "silence": silence.on_mail,
     "silence-names": silence.on_names,

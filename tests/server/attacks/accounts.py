@@ -12,7 +12,8 @@ from cbfs_common.errors import CbfsError
 from cbfs_common.newcomers import Search
 from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address, parse_address
-from cbfs_common.wire.requests import CreateAccount, Done, GetTerms, List, NewcomerTerms
+from cbfs_common.wire.fields import Done
+from cbfs_common.wire.requests import CreateAccount, GetTerms, List, NewcomerTerms
 from tests.bench.server import on_disk
 from tests.server.attacks.honest import GIVEN_UP, Found, beside, connected, cpu
 from tests.support.world import Service

@@ -7,7 +7,8 @@ import time
 from cbfs_common.limits import ENVELOPE_SIZE
 from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address
-from cbfs_common.wire.requests import CreateAccount, DeleteAccount, Deliver, Done
+from cbfs_common.wire.fields import Done
+from cbfs_common.wire.requests import CreateAccount, DeleteAccount, Deliver
 from tests.server.attacks.honest import Found, address_of, beside, connected
 from tests.server.test_server_disk import own_disk
 from tests.support.disk import use_up

@@ -19,14 +19,8 @@ from cbfs_common.names.wire import Lookup
 from cbfs_common.names.wire import encode_request as encode_names
 from cbfs_common.primitives import dh_public
 from cbfs_common.profile import Address, parse_address
-from cbfs_common.wire.requests import (
-    CreateAccount,
-    Delete,
-    Deliver,
-    Done,
-    ErrorReply,
-    envelope_id,
-)
+from cbfs_common.wire.fields import Done
+from cbfs_common.wire.requests import CreateAccount, Delete, Deliver, ErrorReply, envelope_id
 from tests.bench.server import Client
 from tests.support.world import Service
 

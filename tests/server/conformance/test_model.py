@@ -10,9 +10,10 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cbfs_common.limits import PREKEY_RECORD_SIZE
+from cbfs_common.limits import BLOB_CHUNK, BLOB_LEAST, BLOB_SEALED_CHUNK, PREKEY_RECORD_SIZE
 from cbfs_common.names.config import Registration
 from cbfs_common.session.prekey import PrekeyKind
+from cbfs_common.wire.blobs import BlobChunk, BlobState
 from cbfs_common.wire.requests import (
     Code,
     EnvelopeIds,
@@ -27,15 +28,21 @@ from cbfs_server.store.interface import MailboxStore
 from cbfs_server.store.operations import (
     DONE,
     REFUSED,
+    AddBlob,
+    AddChunk,
     AddEnvelope,
     AddPrekeys,
     AskAccount,
+    AskBlob,
     AskPresent,
     Change,
     ChangeMark,
     CountPrekeysLeft,
     EndAccount,
+    EndBlob,
+    EraseChunks,
     Expired,
+    ForgetBlobs,
     ForgetInvites,
     ForgetOld,
     GivePrekey,
@@ -46,11 +53,13 @@ from cbfs_server.store.operations import (
     NoteTime,
     NoteVisit,
     Question,
+    ReadChunk,
     ReadEnvelope,
     RemoveEnvelopes,
     Rule,
     Suspend,
     Swept,
+    SweptBlobs,
     Ticket,
 )
 from tests.server.conformance.backends import Backend, Fresh, look_up
@@ -61,6 +70,8 @@ pytestmark = pytest.mark.parametrize("fresh", STORES, indirect=True)
 
 MAILBOX = 3
 RETENTION, INACTIVE = 10, 20
+QUOTA, KEPT = 3 * BLOB_LEAST, 7
+"""Chunks of data, and days."""
 NOW = 1_800_000_000
 OVER = NOW - 1
 """When prekeys expire that are over already."""
@@ -78,6 +89,18 @@ def expiry(record: bytes) -> int:
 
 
 @dataclass
+class Blob:
+    data: int
+    day: int
+    days: int
+    chunks: list[bytes] = field(default_factory=list)
+
+    @property
+    def state(self) -> BlobState:
+        return BlobState(len(self.chunks), self.days)
+
+
+@dataclass
 class Account:
     visited: int
     fetched: bool = False
@@ -85,6 +108,7 @@ class Account:
     prekeys: dict[tuple[int, bytes], bytes] = field(default_factory=dict)
     kem: bytes | None = None
     mark: bytes = b""
+    blobs: dict[bytes, Blob] = field(default_factory=dict)
 
     def records(self, kind: PrekeyKind) -> Iterator[bytes]:
         for (of, _), record in sorted(self.prekeys.items()):
@@ -100,6 +124,7 @@ class ModelStore:
         self.suspended: set[bytes] = set()
         self.invites: dict[bytes, int] = {}
         self.noted: ClockMark | None = None
+        self.erasing: dict[bytes, int] = {}
 
     def result(self, asked: Change[Any] | Question[Any]) -> Any:
         account = self.accounts.get(asked.user)
@@ -115,7 +140,15 @@ class ModelStore:
             case ForgetOld():
                 return self._forget(asked)
             case EndAccount(user):
+                self._end(account.blobs if account else {})
                 return len(self.accounts.pop(user).mail) if account else None
+            case ReadChunk():
+                return self._read(asked)
+            case ForgetBlobs(_, today):
+                return self._forget_blobs(today)
+            case EraseChunks():
+                more, self.erasing = bool(self.erasing), dict(sorted(self.erasing.items())[1:])
+                return more
             case AddEnvelope() | GivePrekey():
                 of = self._add if isinstance(asked, AddEnvelope) else self._give
                 return of(account, asked) if account else REFUSED[Code.UNKNOWN_USER]
@@ -194,11 +227,67 @@ class ModelStore:
             case ReadEnvelope(_, id):
                 found = account.mail.get(id)
                 return Stored(found.envelope) if found else REFUSED[Code.UNKNOWN_ENVELOPE]
+            case AddBlob() | AddChunk() | EndBlob() | AskBlob():
+                return self._of_blob(account, asked)
             case CountPrekeysLeft(_, now):
                 good = sum(expiry(each) > now for each in account.records(ONE_TIME))
                 last = max(map(expiry, account.records(RESORT)), default=0)
                 return PrekeyCount(good, last if last > now else 0)
         return DONE
+
+    def _end(self, blobs: dict[bytes, Blob]) -> None:
+        self.erasing |= dict.fromkeys(blobs, 0)
+
+    def _of_blob(self, account: Account, asked: Any) -> Any:
+        known = account.blobs.get(asked.id)
+        match asked:
+            case AddBlob():
+                return self._make_blob(account, known, asked)
+            case EndBlob(_, id):
+                self._end({id: account.blobs.pop(id)} if known else {})
+                return DONE
+        if known is None:
+            return REFUSED[Code.UNKNOWN_BLOB]
+        if isinstance(asked, AskBlob):
+            return known.state
+        there = len(known.chunks)
+        if asked.index < there:
+            same = known.chunks[asked.index] == asked.chunk
+            return DONE if same else REFUSED[Code.BLOB_DIFFERS]
+        if asked.index > there:
+            return REFUSED[Code.NO_CHUNK]
+        known.chunks.append(asked.chunk)
+        return DONE
+
+    def _make_blob(self, account: Account, known: Blob | None, asked: AddBlob) -> Any:
+        if known is not None and known.data == asked.data:
+            return known.state
+        theirs = any(asked.id in each.blobs for each in self.accounts.values())
+        if theirs or asked.id in self.erasing:
+            return REFUSED[Code.BLOB_DIFFERS]
+        if asked.data > QUOTA:
+            return REFUSED[Code.BLOB_TOO_LARGE]
+        if sum(each.data for each in account.blobs.values()) + asked.data > QUOTA:
+            return REFUSED[Code.BLOB_QUOTA]
+        account.blobs[asked.id] = Blob(asked.data, asked.day, min(asked.days, KEPT))
+        return account.blobs[asked.id].state
+
+    def _read(self, asked: ReadChunk) -> Any:
+        for user, account in self.accounts.items():
+            if asked.id in account.blobs and user not in asked.barred:
+                chunks = account.blobs[asked.id].chunks
+                there = asked.index < len(chunks)
+                return BlobChunk(chunks[asked.index]) if there else REFUSED[Code.NO_CHUNK]
+        return REFUSED[Code.UNKNOWN_BLOB]
+
+    def _forget_blobs(self, today: int) -> SweptBlobs:
+        gone = 0
+        for account in self.accounts.values():
+            old = {i: b for i, b in account.blobs.items() if b.day + b.days < today}
+            self._end(old)
+            account.blobs = {i: b for i, b in account.blobs.items() if i not in old}
+            gone += len(old)
+        return SweptBlobs(None, gone)
 
     def _forget(self, asked: ForgetOld) -> Swept:
         found = Expired()
@@ -208,6 +297,7 @@ class ModelStore:
                 gone = len(account.mail)
                 found.ended.append(user)
                 found.unused += not account.fetched
+                self._end(account.blobs)
                 del self.accounts[user]
             else:
                 before = asked.today - asked.retention
@@ -226,6 +316,7 @@ Step = Callable[[int], Change[Any] | Question[Any]]
 """Given the day."""
 
 USERS = st.sampled_from([letter * 32 for letter in (b"a", b"b", b"c")])
+BLOBS = st.sampled_from([letter * 32 for letter in (b"1", b"2")])
 IDS = st.integers(0, 4).map(lambda number: bytes([number]) * 16)
 MARKS = st.sampled_from([bytes([number]) * 56 for number in range(2)])
 RECORDS = st.builds(
@@ -250,6 +341,14 @@ def arrival(user: bytes, day: int, id: bytes) -> AddEnvelope:
     return AddEnvelope(user, id, id * 1_024, day)
 
 
+def blob(user: bytes, day: int, id: bytes, data: int, days: int) -> AddBlob:
+    return AddBlob(user, id, data, days, day)
+
+
+def chunk(user: bytes, id: bytes, index: int, filling: bytes) -> AddChunk:
+    return AddChunk(user, id, index, filling * BLOB_SEALED_CHUNK)
+
+
 STEPS: st.SearchStrategy[Step] = st.one_of(
     dated(MakeAccount, USERS, TICKETS, RULES),
     dated(MakeAccount, USERS, TICKETS, RULES, BOOLS),
@@ -259,6 +358,15 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
     dated(lambda _, day: ForgetOld(b"", day, RETENTION, INACTIVE), st.none()),
     dated(lambda _, day: ForgetInvites(b"", day), st.none()),
     dated(lambda _, day: NoteTime(ClockMark(day, day, day)), st.none()),
+    dated(blob, USERS, BLOBS, st.sampled_from([64, 64, 128, 256]), st.integers(1, 9)),
+    dated(blob, USERS, BLOBS, st.sampled_from([64, 64, 128, 256]), st.integers(1, 9)),
+    step(chunk, USERS, BLOBS, st.integers(0, 2), st.sampled_from([b"x", b"x", b"x", b"y"])),
+    step(chunk, USERS, BLOBS, st.integers(0, 1), st.just(b"x")),
+    step(EndBlob, USERS, BLOBS),
+    step(AskBlob, USERS, BLOBS),
+    step(ReadChunk, BLOBS, st.integers(0, 2), st.frozensets(USERS, max_size=1)),
+    dated(lambda _, day: ForgetBlobs(b"", day), st.none()),
+    step(EraseChunks),
     step(RemoveEnvelopes, USERS, st.lists(IDS, max_size=3).map(tuple)),
     step(GivePrekey, USERS, NOWS),
     step(
@@ -290,7 +398,7 @@ class Player:
         self._day = 1_000
 
     async def live(self, life: list[tuple[Step, bool, int]]) -> None:
-        limits = Limits(mailbox=MAILBOX, disk_free=0)
+        limits = Limits(mailbox=MAILBOX, disk_free=0, blob_quota=QUOTA * BLOB_CHUNK, blob_days=KEPT)
         self._backend.wait_closed()
         async with self._backend.opened(limits) as one, self._backend.opened(limits) as other:
             assert one.noted() == self._model.noted
@@ -298,7 +406,7 @@ class Player:
             for make, by_other, days in life:
                 self._day += days
                 asked = make(self._day)
-                searches = isinstance(asked, ForgetOld | ForgetInvites)
+                searches = isinstance(asked, ForgetOld | ForgetInvites | ForgetBlobs | EraseChunks)
                 store = other if by_other and not searches else one  # which has done so first
                 wanted = self._model.result(asked)
                 found = await self._ask(store, asked)
@@ -309,7 +417,8 @@ class Player:
                 while store.suspended != self._model.suspended:
                     await trio.sleep(0.01)
             for user in (letter * 32 for letter in (b"a", b"b", b"c")):
-                for question in ListIds(user, b""), CountPrekeysLeft(user, NOW):
+                blobs = [AskBlob(user, number * 32) for number in (b"1", b"2")]
+                for question in (ListIds(user, b""), CountPrekeysLeft(user, NOW), *blobs):
                     assert await look_up(other, question) == self._model.result(question)
 
     async def _ask(self, store: MailboxStore, asked: Change[Any] | Question[Any]) -> Any:

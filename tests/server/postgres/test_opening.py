@@ -45,8 +45,19 @@ def test_tables_of_a_newer_version_are_refused(
     opened(address)
     name = address.partition("?")[0].rpartition("/")[2]
     postgres_server.execute("UPDATE cbfs.server SET version = version + 1", name)
-    with pytest.raises(StoreError, match="version 2"):
+    with pytest.raises(StoreError, match="version 3"):
         opened(address)
+
+
+def test_tables_of_before_there_were_blobs_get_theirs(
+    address: str, postgres_server: PostgresServer
+) -> None:
+    opened(address)
+    name = address.partition("?")[0].rpartition("/")[2]
+    postgres_server.execute("DROP TABLE cbfs.blobs, cbfs.chunks, cbfs.erasing", name)
+    postgres_server.execute("UPDATE cbfs.server SET version = 1", name)
+    for _ in range(2):
+        assert opened(address).figures.blobs == 0
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import psycopg
 import pytest
 
 from cbfs_server.postgres_store.schema import SCHEMA
-from cbfs_server.postgres_store.statements import ONE_USER, WHOLE_STORE, Statement
+from cbfs_server.postgres_store.statements import ONE_BLOB, ONE_USER, WHOLE_STORE, Statement
 from tests.support.postgres import PostgresServer
 
 SHARED = {"server", "clock", "suspended", "invites"}
 """Tables that are nobody's alone."""
 
-OF_MANY = {"sweep", "poll", "sizes", "forget_proofs"}
+OF_MANY = {"sweep", "poll", "sizes", "forget_proofs", "sweep_blobs", "erasing"}
 """Statements for all that look at tables of users."""
 
 TYPES = {"bytes": "bytea", "int": "bigint", "bool": "boolean", "float": "float8", "list": "bytea[]"}
@@ -51,11 +51,11 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(each)
 
 
-def by_the_user(plan: dict[str, Any]) -> bool:
-    """Whether every row that is looked for is looked for by the user."""
+def by_the_user(plan: dict[str, Any], *keys: str) -> bool:
+    """Whether every row that is looked for is looked for by the user, or by one of the keys."""
     scans = [node for node in nodes(plan) if "Scan" in node["Node Type"]]
     return all(
-        "(user_id = $1)" in node.get("Index Cond", "")
+        any(key in node.get("Index Cond", "") for key in keys or ("(user_id = $1)",))
         for node in scans
         if node["Node Type"] not in ("CTE Scan", "Subquery Scan", "Bitmap Heap Scan")
     )
@@ -68,6 +68,18 @@ def test_a_statement_of_one_user_looks_for_rows_of_that_user(
     statement = ONE_USER[name]
     assert statement.types[0] == "bytes"
     assert by_the_user(plan_of(database, statement))
+
+
+@pytest.mark.parametrize("name", sorted(ONE_BLOB))
+def test_a_statement_of_one_blob_looks_for_its_rows_or_its_owners(
+    name: str, database: "psycopg.Connection[Any]"
+) -> None:
+    statement = ONE_BLOB[name]
+    assert statement.types[0] == "bytes"
+    assert by_the_user(plan_of(database, statement), "(id = $1)", "(user_id = $2)")
+    text = statement.text.decode()
+    added = re.findall(r"INSERT INTO \w+ \((\w+)[^)]*\) (?:VALUES \(|SELECT )(\S+?)[,)]", text)
+    assert added == [("id", "$1")] * text.count("INSERT")
 
 
 @pytest.mark.parametrize("name", sorted(ONE_USER))

@@ -19,6 +19,7 @@ from cbfs.messages.history import get_message
 from cbfs.messages.mail_ids import MailId
 from cbfs.messages.marks.mail_pages import STAMP_SIZE
 from cbfs.messages.model import Conversation, Message
+from cbfs.messages.queues import blobs
 from cbfs.storage.encoding import u32
 from cbfs.storage.store import Reader, Table
 from cbfs.tree.nodes import FIRST_MAIL, MESSAGE_MODE, NO_NAMES, Node
@@ -258,6 +259,9 @@ class Mails:
         with self._backend.store.read() as reader:
             message = self._message(reader, conversation, serial)
             gone = _gone(reader, message)
+            if blobs.get(reader, message.content.id) is not None:
+                head = self._head(message, place, shown_file_name(message.file_name))
+                return MailText(message, mail_of_one(head, _instead(message)), gone)
             if message.folder:
                 files, packed = self._files(reader, message)
                 head = self._head(message, place, shown_file_name(message.file_name))
@@ -347,6 +351,18 @@ class Mails:
             names = {each.name for each in found}
             pack(free_name(_REST, names.__contains__), entries[len(shown) :])
         return found, count
+
+
+def _instead(message: Message) -> Attached:
+    """What a mail says in the place of what is too large for it, before that is here and after: a
+    program that reads all mails would else read gigabytes, or wait for what is arriving."""
+    name = shown_file_name(message.file_name) if message.file_name else "a file"
+    kind = "a folder" if message.folder else "a file"
+    text = (
+        f"{name}: {kind} of {message.content.size:,} bytes, which is too large for a mail.\n"
+        "It is in the folder of its conversation, under conversations/.\n"
+    )
+    return Attached("", Literal(text.encode()), is_plain=True, type="text/plain")
 
 
 def _all_files(contents: Contents, entries: Iterable[tuple[str, int]]) -> list[Packed]:

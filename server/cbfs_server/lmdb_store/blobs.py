@@ -1,0 +1,125 @@
+"""What the message server keeps of blobs in LMDB, and views of a transaction that read and change
+it. Mail has nothing of it: no record of mail says anything of blobs.
+
+    blobs       blob id 32                  owner 32 | data u32 | put u32 | day u32 | days u16
+    owned       owner 32 | blob id 32       nothing
+    holdings    owner 32                    blobs u32 | data u32 | put u32, of all of the owner's
+    chunks      blob id 32 | index u32      the sealed chunk
+    erasing     blob id 32                  nothing: chunks of it may be left
+
+A blob that is forgotten leaves all but the last two at once: nobody is given anything of it. Its
+chunks are erased some at a time, as that of 4 GiB at once would have everybody wait.
+"""
+
+import struct
+from itertools import islice
+
+from cbfs_server.limits import CHUNK_COST
+from cbfs_server.lmdb_store.tables import TableReader, TableWriter
+from cbfs_server.store.blobs import BlobRecord, Holding
+
+_BLOB = struct.Struct(">32sIIIH")
+_HOLDING = struct.Struct(">III")
+_INDEX = struct.Struct(">I")
+_USER_SIZE = 32
+_NO_HOLDING = Holding()
+
+
+class BlobReader(TableReader):
+    """A consistent view of all blobs. Ids have 32 bytes. Every method raises StoreError for what is
+    damaged."""
+
+    def blob(self, id: bytes) -> BlobRecord | None:
+        """What is kept of a blob, or None."""
+        found = self._get(self._tables.blobs, id)
+        return None if found is None else BlobRecord(*_BLOB.unpack(found))
+
+    def blobs(self) -> int:
+        """How many there are."""
+        return self._entries(self._tables.blobs)
+
+    def chunks(self) -> int:
+        """How many chunks there are, also of blobs that are forgotten."""
+        return self._entries(self._tables.chunks)
+
+    def ids(self, start: bytes, most: int) -> list[bytes]:
+        """Up to ``most`` ids from ``start`` on, in their order."""
+        return [id for id, _ in islice(self._items(self._tables.blobs, b"", start), most)]
+
+    def chunk(self, id: bytes, index: int) -> bytes | None:
+        """A chunk, or None."""
+        return self._get(self._tables.chunks, id + _INDEX.pack(index))
+
+    def owned(self, user: bytes) -> list[bytes]:
+        """The ids of all blobs of an account."""
+        return [key[_USER_SIZE:] for key, _ in self._items(self._tables.owned, user, user)]
+
+    def holding(self, user: bytes) -> Holding:
+        """What all blobs of an account are together."""
+        found = self._get(self._tables.holdings, user)
+        return _NO_HOLDING if found is None else Holding(*_HOLDING.unpack(found))
+
+    def is_erased(self, id: bytes) -> bool:
+        """Whether chunks of a forgotten blob of this id are left."""
+        return self._get(self._tables.erasing, id) is not None
+
+
+class BlobWriter(TableWriter, BlobReader):
+    """A transaction that can also change them."""
+
+    def _put_holding(self, user: bytes, held: Holding) -> None:
+        if held.blobs:
+            value = _HOLDING.pack(held.blobs, held.data, held.put)
+            self._put(self._tables.holdings, user, value)
+        else:
+            self._txn.delete(user, db=self._tables.holdings.db)
+
+    def _put_blob(self, id: bytes, blob: BlobRecord) -> None:
+        value = _BLOB.pack(blob.user, blob.data, blob.put, blob.day, blob.days)
+        self._put(self._tables.blobs, id, value)
+
+    def add_blob(self, id: bytes, blob: BlobRecord, held: Holding) -> None:
+        """Reserve a blob. ``held``: what its owner has."""
+        self._put_blob(id, blob)
+        self._put(self._tables.owned, blob.user + id, b"")
+        self._put_holding(blob.user, Holding(held.blobs + 1, held.data + blob.data, held.put))
+
+    def add_chunk(self, id: bytes, blob: BlobRecord, held: Holding, chunk: bytes) -> None:
+        """Append a chunk to a ``blob`` as it is now. ``held``: what its owner has."""
+        self.room.left -= CHUNK_COST
+        self._put(self._tables.chunks, id + _INDEX.pack(blob.put), chunk)
+        more = BlobRecord(blob.user, blob.data, blob.put + 1, blob.day, blob.days)
+        self._put_blob(id, more)
+        self._put_holding(blob.user, Holding(held.blobs, held.data, held.put + 1))
+
+    def forget(self, id: bytes, blob: BlobRecord) -> None:
+        """Forget a ``blob`` as it is now; its chunks are to be erased."""
+        held = self.holding(blob.user)
+        self._txn.delete(id, db=self._tables.blobs.db)
+        self._txn.delete(blob.user + id, db=self._tables.owned.db)
+        left = max(0, held.data - blob.data), max(0, held.put - blob.put)
+        self._put_holding(blob.user, Holding(max(0, held.blobs - 1), *left))
+        self._put(self._tables.erasing, id, b"")
+
+    def forget_all(self, user: bytes) -> None:
+        """Forget all blobs of an account, whatever their records say."""
+        for id in self.owned(user):
+            self._txn.delete(id, db=self._tables.blobs.db)
+            self._txn.delete(user + id, db=self._tables.owned.db)
+            self._put(self._tables.erasing, id, b"")
+        self._txn.delete(user, db=self._tables.holdings.db)
+
+    def erase(self, most: int) -> bool:
+        """Erase up to ``most`` chunks of a blob that was forgotten. Whether any may be left."""
+        table = self._tables.erasing
+        first = next(self._items(table, b"", b""), None)
+        if first is None:
+            return False
+        id, gone = first[0], 0
+        with self._txn.cursor(db=self._tables.chunks.db) as cursor:
+            found = cursor.set_range(id)
+            while found and cursor.key().startswith(id) and gone < most:
+                found, gone = cursor.delete(), gone + 1
+        if gone < most:
+            self._txn.delete(id, db=table.db)
+        return True
