@@ -148,7 +148,7 @@ LIMITS: Final = (
     ServerSetting(
         "blob-quota",
         size(0, MAP_SIZE),
-        f"large files kept for one account, in all; 0 for none (default: {BLOB_QUOTA >> 30}G)",
+        f"large files kept for one account, in all; 0M for none (default: {BLOB_QUOTA >> 30}G)",
         "SIZE",
         live=True,
     ),

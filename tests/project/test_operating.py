@@ -128,7 +128,13 @@ def test_the_settings_that_are_given_along_are_right(program: str, tmp_path: Pat
     default = parse(["--data", "x"])[1]
     file.write_text(text)
     given = parse(["--data", "x", "--settings", str(file)])[1]
-    assert {n for n, v in given.items() if v != default[n]} <= {"listen"} | {"disk_free"}
+    assert {n for n, v in given.items() if v != default[n]} <= {"listen"} | {
+        "disk_free",
+        "blob_quota",
+    }
+    if program == "server":
+        limits = server_settings.limits_of
+        assert limits(given) == limits(default)
 
 
 def test_the_cluster_of_the_page_is_the_one_that_is_tested() -> None:

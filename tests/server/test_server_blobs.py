@@ -308,3 +308,14 @@ def test_a_check_finds_blobs_that_are_not_whole(tmp_path: Path) -> None:
             await put(store)
 
     play(life)
+
+
+def test_an_operator_may_want_none(tmp_path: Path) -> None:
+    async def script() -> None:
+        secret, _ = await new_account(running)
+        async with link_to(running, secret) as home:
+            asked = MakeBlob(os.urandom(32), BLOB_LEAST, 1)
+            assert await refusal(home, asked) is Code.BLOB_TOO_LARGE
+
+    with running_server(tmp_path / "data", "--blob-quota", "0M") as running:
+        play(script)
