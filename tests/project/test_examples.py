@@ -102,12 +102,23 @@ def test_each_has_a_readme_of_one_screen() -> None:
 
 
 def test_film_says_how_far_it_is(people: tuple[World, User, User], tmp_path: Path) -> None:
-    _, alice, bob = people
+    there_is, alice, bob = people
     source = tmp_path / "holiday.mp4"
     source.write_bytes(os.urandom(3 << 20))
-    said = run(alice, "film/film", source, "bob").splitlines()
-    assert said[-1] == "bob: received"
-    assert any(re.fullmatch(r"to your server: \d+ % of 3,145,728 bytes", each) for each in said)
+    os.kill(there_is.server.pid, signal.SIGSTOP)  # until it has said how far it is
+    try:
+        with running(alice, "film/film", source, "bob") as film:
+            while not re.fullmatch(
+                r"to your server: \d+ % of 3,145,728 bytes\n", said := line(film)
+            ):
+                assert said
+            os.kill(there_is.server.pid, signal.SIGCONT)
+            while said != "bob: received\n":
+                said = line(film)
+                assert said
+            assert line(film) == ""
+    finally:
+        os.kill(there_is.server.pid, signal.SIGCONT)
     (there,) = bob.mountpoint.glob("conversations/*/*holiday.mp4")
     assert there.read_bytes() == source.read_bytes()
 
