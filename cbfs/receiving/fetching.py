@@ -257,7 +257,9 @@ class Fetching:
         else:
             self._events.message_ended(message, ())
             self._context.problems.set(
-                "refused", f"{message.name} was dropped: what has come of it is no folder"
+                "refused",
+                f"{message.name} was dropped: what has come of it is no folder (who sent it has to"
+                " send it again)",
             )
         if dues:
             self._events.notes_due(dues)

@@ -290,7 +290,8 @@ class Uploads:
             if error.code is Code.BLOB_DIFFERS:
                 await self._note(blob, self._anew(blob))
             if error.code in _REFUSALS:
-                raise UploadRefused(*_REFUSALS[error.code]) from error
+                words, hint = _REFUSALS[error.code]
+                raise UploadRefused(words, hint) from error
             raise
         if at >= shape.chunks:
             await self._finish(blob)

@@ -1,6 +1,7 @@
 """How many envelopes are under way to one recipient at once."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from tests.engine.test_engine import NO_TOR, account, send, until
 from tests.support.world import World
 
 FILE = bytes(1_500_000)
-"""Takes more than a hundred envelopes."""
+"""Takes more than a hundred envelopes, where it is no blob."""
 
 
 def windows(world: World, monkeypatch: pytest.MonkeyPatch, brisk: float, name: str) -> list[int]:
@@ -30,6 +31,7 @@ def windows(world: World, monkeypatch: pytest.MonkeyPatch, brisk: float, name: s
     async def main() -> None:
         places = account(world, f"{name}-one"), account(world, f"{name}-two")
         async with running(places[0], NO_TOR) as one, running(places[1], NO_TOR) as two:
+            await one.configuration.change(replace(one.configuration.current, blobs=False))
             await meet(one, two)
             sizes.clear()
             await send(one, (two.name,), FILE)
