@@ -174,17 +174,23 @@ class Fetching:
                 "it is not at their server",
                 "they may have moved to another one: ask them to send it again",
             )
-        if context.store.room() < blob.size - blob.done + ROOM_LEFT:
-            raise FetchFailed("there is no room for it on the disk", "make some")
-        quota = context.configuration.current.quota
-        if quota and context.store.space()[0] + blob.size - blob.done > quota:
-            raise FetchFailed("it would be over the quota", "raise quota in config.toml")
+        self._check_room(blob.size - blob.done)
         keys = blob_keys(reference.secret)
         isolation = b"blob:" + context.random.token(16)
         async with open_link(
             context.dialer, reference.server, None, isolation, context.random
         ) as link:
             await self._go_on(blob, _Source(link, keys, shape, reference))
+
+    def _check_room(self, left: int) -> None:
+        """Whether so much may come. Others take room meanwhile, so that it is looked at before each
+        stretch."""
+        context = self._context
+        if context.store.room() < left + ROOM_LEFT:
+            raise FetchFailed("there is no room for it on the disk", "make some")
+        quota = context.configuration.current.quota
+        if quota and context.store.space()[0] + left > quota:
+            raise FetchFailed("it would be over the quota", "raise quota in config.toml")
 
     async def _go_on(self, blob: Blob, source: _Source) -> None:
         shape, number = source.shape, blob.done // BLOB_CHUNK
@@ -197,6 +203,7 @@ class Fetching:
                 node, known = await self._node(source, top, place), place
             behind = number // BLOB_FANOUT * BLOB_FANOUT + BLOB_FANOUT
             last = min(number + CHUNKS_AT_ONCE, behind, shape.count)
+            self._check_room(blob.size - number * BLOB_CHUNK)
             found, failure = await _data(source, node, range(number, last))
             await self._keep(blob, number, found)
             if failure is not None:

@@ -63,6 +63,10 @@ READ_AT_ONCE = 256 * BLOB_CHUNK
 DAY = 86_400_000
 """In milliseconds."""
 
+SURELY_GONE = 2 * DAY
+"""Behind its time: a server keeps a blob for whole days and looks for old ones some times a day.
+One that is still there when it is put again would be kept no longer for that."""
+
 _FORGOTTEN = frozenset((Code.NO_ACCOUNT, Code.UNKNOWN_BLOB, Code.BAD_REQUEST))
 """Refusals that say that a blob is not there."""
 
@@ -179,7 +183,7 @@ class Uploads:
                 with suppress(CbfsError), contained():  # the next tick tries it again
                     await self._taken_away(blob)
                     await self._note(blob, replace(blob, state=BlobStage.DELETED))
-            elif context.may_delete and blob.until <= now:
+            elif context.may_delete and blob.until + SURELY_GONE <= now:
                 count = blob.renewed + 1
                 again = replace(blob, state=BlobStage.PUTTING, done=0, until=0, renewed=count)
                 ends = count > BLOB_RENEWALS or not self._is_here(blob)
@@ -287,7 +291,8 @@ class Uploads:
                     if self._context.pace:
                         break
         except ServerRefused as error:
-            if error.code is Code.BLOB_DIFFERS:
+            # what recipients look for is put again under its own id, once it is erased there
+            if error.code is Code.BLOB_DIFFERS and not blob.renewed:
                 await self._note(blob, self._anew(blob))
             if error.code in _REFUSALS:
                 words, hint = _REFUSALS[error.code]
@@ -317,7 +322,7 @@ class Uploads:
         with self._context.store.read() as reader:
             message = get_message(reader, blob.conversation, blob.serial)
         if message is None:
-            raise UploadRefused("it was removed")
+            raise UploadRefused("it was removed", "its place at your server goes as well")
         return message.content
 
     def _is_wanted(self, blob: Blob) -> bool:

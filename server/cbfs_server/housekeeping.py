@@ -10,6 +10,7 @@ from cbfs_host.calendar import DAY, Calendar, running
 from cbfs_host.complaints import StoreError
 from cbfs_host.meter import Meters
 from cbfs_server.limits import (
+    ERASE_BATCHES,
     ERASE_PAUSE,
     EXPIRY_PERIOD,
     HOUSEKEEPING_PERIOD,
@@ -137,9 +138,12 @@ class Housekeeping:
             while start is not None:
                 before = today - INVITE_DAYS_MAX - 1
                 start = await self._store.commit(ForgetInvites(start, before))
-            await self._forget_blobs(today)
         except StoreError as error:
             _log.error("old envelopes stay: %s", error.in_full)
+        try:
+            await self._forget_blobs(today)
+        except StoreError as error:
+            _log.error("old blobs stay: %s", error.in_full)
         self._tell(found, limits)
 
     async def _forget_blobs(self, today: int) -> None:
@@ -152,11 +156,12 @@ class Housekeeping:
             _log.info("forgot %d blobs, which were kept for their days", gone)
 
     async def _erase(self) -> None:
-        """Some chunks at a time, so that nobody waits for long. What a crash leaves goes on."""
+        """Some chunks at a time, so that nobody waits for long, and so many in all that clock and
+        mailboxes are looked at however many blobs are removed. What a crash leaves goes on."""
         try:
-            more = True
-            while more:
-                more = await self._store.commit(EraseChunks())
+            for _ in range(ERASE_BATCHES):
+                if not await self._store.commit(EraseChunks()):
+                    return
                 await trio.sleep(ERASE_PAUSE)
         except StoreError as error:
             _log.error("chunks of blobs that are gone stay: %s", error.in_full)

@@ -164,6 +164,9 @@ ERASE_BATCH = 128
 ERASE_PAUSE = 0.005
 """Chunks of blobs that are gone that one transaction erases, and seconds until the next one."""
 
+ERASE_BATCHES = 1_024
+"""So many at a time, before clock and mailboxes are looked at again: 2 GiB."""
+
 MARK_PERIOD = 3_600
 """How often the server's time is noted for its next life."""
 

@@ -16,6 +16,7 @@ from cbfs.messages.queues import blobs, delivery_queue, note_queue
 from cbfs.messages.queues.blobs import BlobStage
 from cbfs.messages.queues.note_queue import NoteKind
 from cbfs.receiving.fetching import CHUNKS_AT_ONCE, ROOM_LEFT
+from cbfs.sending.uploads import SURELY_GONE
 from cbfs.storage.store import Meta, Table
 from cbfs_common.limits import BLOB_ABOVE, BLOB_CHUNK, BLOB_FANOUT, BLOB_RENEWALS
 from cbfs_common.messages.blobs import decode_reference, shape_of
@@ -298,6 +299,9 @@ def test_what_somebody_lacks_when_its_time_is_over_is_put_there_again(
     message = sent(world)
     for number in range(1, BLOB_RENEWALS + 1):
         world.now += DAYS * DAY + 1
+        world.tidy(alice)  # it may still be there, and would be kept no longer
+        assert state_at(world, alice, message) is BlobStage.STORED
+        world.now += SURELY_GONE
         server.chunks.clear()
         world.tidy(alice)
         world.upload(alice)
@@ -307,9 +311,29 @@ def test_what_somebody_lacks_when_its_time_is_over_is_put_there_again(
         assert not delivery_queue.waiting(reader), "its message is not sent by that"
     world.fetch(bob)
     assert world.content(bob, arrived(world, message)) == DATA
-    world.now += DAYS * DAY + 1
+    world.now += DAYS * DAY + 1 + SURELY_GONE
     world.tidy(alice)
     assert state_at(world, alice, message) is BlobStage.DELETED, "and not for ever"
+
+
+def test_what_is_put_there_again_keeps_the_id_that_recipients_know(
+    world: BlobWorld, alice: Client, bob: Client, server: BlobServer
+) -> None:
+    message = sent(world)
+    before = world.blob_of(alice, message)
+    world.now += DAYS * DAY + 1 + SURELY_GONE
+    server.chunks.clear()
+    world.tidy(alice)
+    server.refuses = Code.BLOB_DIFFERS  # what is left of it is being erased
+    world.upload(alice)
+    server.refuses = None
+    world.upload(alice)
+    blob = world.blob_of(alice, message)
+    assert before is not None
+    assert blob is not None
+    assert (blob.id, blob.state) == (before.id, BlobStage.STORED)
+    world.fetch(bob)
+    assert world.content(bob, arrived(world, message)) == DATA
 
 
 def test_no_other_server_is_dialled_than_that_of_the_sender(

@@ -37,6 +37,7 @@ from cbfs_host.calendar import Calendar, ClockMark, decode_mark
 from cbfs_server import housekeeping as house_module
 from cbfs_server.housekeeping import Housekeeping
 from cbfs_server.limits import RETENTION_DAYS
+from cbfs_server.lmdb_store.blobs import BlobWriter
 from cbfs_server.lmdb_store.store import LmdbStore
 from cbfs_server.push import Pusher
 from tests.server.test_server_store import ALICE, BOB, Caller
@@ -81,6 +82,26 @@ class Machine:
                 store.close()
 
         trio.run(life)
+
+
+def test_what_is_always_to_be_erased_keeps_nobody_from_looking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accounts can remove blobs as fast as their chunks are erased."""
+    erased = []
+
+    def erase(_writer: BlobWriter, most: int) -> bool:
+        erased.append(most)
+        return True
+
+    async def look(house: Housekeeping, _alice: Caller, _bob: Caller) -> None:
+        await house.look()
+
+    monkeypatch.setattr(house_module, "ERASE_PAUSE", 0)
+    monkeypatch.setattr(house_module, "ERASE_BATCHES", 3)
+    monkeypatch.setattr(BlobWriter, "erase", erase)
+    Machine(tmp_path).live(look)
+    assert len(erased) == 3 * 3
 
 
 async def held(alice: Caller) -> set[bytes]:

@@ -99,15 +99,22 @@ class BlobWriter(TableWriter, BlobReader):
         self._txn.delete(blob.user + id, db=self._tables.owned.db)
         left = max(0, held.data - blob.data), max(0, held.put - blob.put)
         self._put_holding(blob.user, Holding(max(0, held.blobs - 1), *left))
-        self._put(self._tables.erasing, id, b"")
+        self._note_erasing(id)
 
     def forget_all(self, user: bytes) -> None:
         """Forget all blobs of an account, whatever their records say."""
         for id in self.owned(user):
             self._txn.delete(id, db=self._tables.blobs.db)
             self._txn.delete(user + id, db=self._tables.owned.db)
-            self._put(self._tables.erasing, id, b"")
+            self._note_erasing(id)
         self._txn.delete(user, db=self._tables.holdings.db)
+
+    def _note_erasing(self, id: bytes) -> None:
+        """Without a chunk there is nothing to erase: whoever makes blobs and removes them, again
+        and again, makes no work."""
+        with self._txn.cursor(db=self._tables.chunks.db) as cursor:
+            if cursor.set_range(id) and cursor.key().startswith(id):
+                self._put(self._tables.erasing, id, b"")
 
     def erase(self, most: int) -> bool:
         """Erase up to ``most`` chunks of a blob that was forgotten. Whether any may be left."""

@@ -305,8 +305,8 @@ END_ACCOUNT: Final = (
     _one_user(
         "end_blobs",
         "",
-        """WITH gone AS (DELETE FROM blobs WHERE user_id = $1 RETURNING id)
-        INSERT INTO erasing (user_id, id) SELECT $1, id FROM gone""",
+        """WITH gone AS (DELETE FROM blobs WHERE user_id = $1 RETURNING id, put)
+        INSERT INTO erasing (user_id, id) SELECT $1, id FROM gone WHERE put > 0""",
     ),
     _one_user("end_prekeys", "", "DELETE FROM prekeys WHERE user_id = $1"),
     _one_user("end_kem", "", "DELETE FROM kems WHERE user_id = $1"),
@@ -390,8 +390,8 @@ END_BLOB: Final = _one_blob(
     "end_blob",
     "bytes",
     """WITH gone AS (
-        DELETE FROM blobs WHERE id = $1 AND user_id = $2 RETURNING true
-    ) INSERT INTO erasing (id, user_id) SELECT $1, $2 FROM gone""",
+        DELETE FROM blobs WHERE id = $1 AND user_id = $2 RETURNING put
+    ) INSERT INTO erasing (id, user_id) SELECT $1, $2 FROM gone WHERE put > 0""",
 )
 
 ERASE: Final = _one_blob(

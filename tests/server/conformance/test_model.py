@@ -236,7 +236,7 @@ class ModelStore:
         return DONE
 
     def _end(self, blobs: dict[bytes, Blob]) -> None:
-        self.erasing |= dict.fromkeys(blobs, 0)
+        self.erasing |= {id: 0 for id, blob in blobs.items() if blob.chunks}
 
     def _of_blob(self, account: Account, asked: Any) -> Any:
         known = account.blobs.get(asked.id)
