@@ -142,7 +142,8 @@ CHECK_BATCH = 16
 """Accounts that a check of the store looks at in one go."""
 
 ENDING_COST = 8
-"""An account that ends counts like so many envelopes: it has prekeys."""
+"""An account that ends counts like so many envelopes, and each of its blobs like one: it has
+prekeys."""
 
 BLOB_QUOTA = 1024 * 1024 * 1024
 BLOB_DAYS = 21
@@ -162,7 +163,8 @@ comes meanwhile does not wait for long."""
 
 ERASE_BATCH = 128
 ERASE_PAUSE = 0.005
-"""Chunks of blobs that are gone that one transaction erases, and seconds until the next one."""
+"""Chunks of blobs that are gone that one transaction erases, where each blob counts like one as
+well, and seconds until the next one."""
 
 ERASE_BATCHES = 1_024
 """So many at a time, before clock and mailboxes are looked at again: 2 GiB."""

@@ -12,11 +12,16 @@ chunks are erased some at a time, as that of 4 GiB at once would have everybody 
 """
 
 import struct
+from collections.abc import Callable
 from itertools import islice
+from typing import TypeVar
 
+from cbfs_host.complaints import StoreError
 from cbfs_server.limits import CHUNK_COST
 from cbfs_server.lmdb_store.tables import TableReader, TableWriter
 from cbfs_server.store.blobs import BlobRecord, Holding
+
+T = TypeVar("T")
 
 _BLOB = struct.Struct(">32sIIIH")
 _HOLDING = struct.Struct(">III")
@@ -50,9 +55,10 @@ class BlobReader(TableReader):
         """A chunk, or None."""
         return self._get(self._tables.chunks, id + _INDEX.pack(index))
 
-    def owned(self, user: bytes) -> list[bytes]:
-        """The ids of all blobs of an account."""
-        return [key[_USER_SIZE:] for key, _ in self._items(self._tables.owned, user, user)]
+    def owned(self, user: bytes, most: int | None = None) -> list[bytes]:
+        """The ids of all blobs of an account, or of ``most`` of them."""
+        found = islice(self._items(self._tables.owned, user, user), most)
+        return [key[_USER_SIZE:] for key, _ in found]
 
     def holding(self, user: bytes) -> Holding:
         """What all blobs of an account are together."""
@@ -95,19 +101,30 @@ class BlobWriter(TableWriter, BlobReader):
     def forget(self, id: bytes, blob: BlobRecord) -> None:
         """Forget a ``blob`` as it is now; its chunks are to be erased."""
         held = self.holding(blob.user)
+        self._drop(id, blob.user)
+        self._put_holding(blob.user, held.without(blob))
+
+    def _drop(self, id: bytes, user: bytes) -> None:
         self._txn.delete(id, db=self._tables.blobs.db)
-        self._txn.delete(blob.user + id, db=self._tables.owned.db)
-        left = max(0, held.data - blob.data), max(0, held.put - blob.put)
-        self._put_holding(blob.user, Holding(max(0, held.blobs - 1), *left))
+        self._txn.delete(user + id, db=self._tables.owned.db)
         self._note_erasing(id)
 
-    def forget_all(self, user: bytes) -> None:
-        """Forget all blobs of an account, whatever their records say."""
-        for id in self.owned(user):
-            self._txn.delete(id, db=self._tables.blobs.db)
-            self._txn.delete(user + id, db=self._tables.owned.db)
-            self._note_erasing(id)
-        self._txn.delete(user, db=self._tables.holdings.db)
+    def forget_some(self, user: bytes, most: int) -> int:
+        """Forget up to ``most`` blobs of an account, whatever their records say; how many. When it
+        is less, nothing is left of them."""
+        ids, held = self.owned(user, most), self._if_whole(self.holding, user) or _NO_HOLDING
+        for id in ids:
+            blob = self._if_whole(self.blob, id)
+            self._drop(id, user)
+            held = held if blob is None else held.without(blob)
+        self._put_holding(user, held if len(ids) == most else _NO_HOLDING)
+        return len(ids)
+
+    def _if_whole(self, read: Callable[[bytes], T | None], key: bytes) -> T | None:
+        try:
+            return read(key)
+        except StoreError:
+            return None
 
     def _note_erasing(self, id: bytes) -> None:
         """Without a chunk there is nothing to erase: whoever makes blobs and removes them, again
@@ -117,16 +134,23 @@ class BlobWriter(TableWriter, BlobReader):
                 self._put(self._tables.erasing, id, b"")
 
     def erase(self, most: int) -> bool:
-        """Erase up to ``most`` chunks of a blob that was forgotten. Whether any may be left."""
-        table = self._tables.erasing
-        first = next(self._items(table, b"", b""), None)
-        if first is None:
-            return False
-        id, gone = first[0], 0
+        """Erase up to ``most`` chunks of blobs that were forgotten, where each blob counts like one
+        as well. Whether there were any; then there may be more."""
+        ids = [id for id, _ in islice(self._items(self._tables.erasing, b"", b""), most)]
+        left = most
+        for id in ids:
+            left -= self._erase(id, left)
+            if left > 0:
+                self._txn.delete(id, db=self._tables.erasing.db)
+                left -= 1
+            if left <= 0:
+                break
+        return bool(ids)
+
+    def _erase(self, id: bytes, most: int) -> int:
+        gone = 0
         with self._txn.cursor(db=self._tables.chunks.db) as cursor:
             found = cursor.set_range(id)
-            while found and cursor.key().startswith(id) and gone < most:
+            while found and gone < most and cursor.key().startswith(id):
                 found, gone = cursor.delete(), gone + 1
-        if gone < most:
-            self._txn.delete(id, db=table.db)
-        return True
+        return gone

@@ -41,15 +41,19 @@ def _is_over(writer: MailboxWriter, user: bytes, today: int, inactive: int) -> b
 
 
 def _end(writer: MailboxWriter, user: bytes, most: int, counted: Expired) -> int:
-    """End an account, or as much of it as ``most`` envelopes are: it is over until nothing is left
-    of it, or its owner comes meanwhile. How much that cost."""
-    visit, went = writer.visit(user), writer.end_account(user, most)
+    """End an account, or as much of it as ``most`` blobs and envelopes are: it is over until
+    nothing is left of it, or its owner comes meanwhile. How much that cost."""
+    blobs = writer.blobs.forget_some(user, most)
+    left = most - blobs
+    if not left:
+        return blobs
+    visit, went = writer.visit(user), writer.end_account(user, left)
     counted.envelopes += went
     counted.accounts += bool(went)
-    if went < most:
+    if went < left:
         counted.ended.append(user)
         counted.unused += visit is None or not visit.fetched
-    return went + ENDING_COST
+    return blobs + went + ENDING_COST
 
 
 def _forget_envelopes(

@@ -32,7 +32,7 @@ from cbfs_common.session.prekey import PREKEY_ID_SIZE, PrekeyKind
 from cbfs_host.calendar import ClockMark, decode_mark
 from cbfs_host.complaints import StoreError
 from cbfs_host.lmdb_environment import CHECK_SIZE, check_of_start, holds
-from cbfs_server.limits import ENVELOPE_COST, PREKEY_COST
+from cbfs_server.limits import BLOBS_MAX, ENVELOPE_COST, PREKEY_COST
 from cbfs_server.lmdb_store.blobs import BlobReader, BlobWriter
 from cbfs_server.lmdb_store.records import AccountRecord, StoredEnvelope, Visit
 from cbfs_server.lmdb_store.tables import DAMAGED, TableReader, TableWriter, unreadable
@@ -188,7 +188,8 @@ class MailboxWriter(TableWriter, MailboxReader):
 
     def delete_account(self, user: bytes) -> None:
         """Forget the account and all that is stored for it."""
-        self.blobs.forget_all(user)
+        while self.blobs.forget_some(user, BLOBS_MAX) == BLOBS_MAX:
+            pass
         self._txn.delete(user, db=self._tables.accounts.db)
         self._txn.delete(user, db=self._tables.marks.db)
         self._txn.delete(user, db=self._tables.visits.db)

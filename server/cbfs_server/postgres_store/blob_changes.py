@@ -34,14 +34,17 @@ def _blob(row: Row) -> BlobRecord | None:
 async def add_blob(asked: AddBlob, ask: Ask, bounds: Bounds) -> AnyReply:
     """Look at what there is, and decide then."""
     user = asked.user
-    account, (known,), (held,) = await ask(
-        [call(s.ACCOUNT, user), call(s.BLOB, asked.id), call(s.HOLDING, user)]
+    account, ((claimed,),), (known,), (held,) = await ask(
+        [
+            *(call(s.ACCOUNT, user), call(s.CLAIM, asked.id)),
+            *(call(s.BLOB, asked.id), call(s.HOLDING, user)),
+        ]
     )
     if not account:
         return REFUSED[Code.NO_ACCOUNT]
     holding, limits = Holding(*map(s.int_of, held)), bounds.limits
-    erased = s.bool_of(known[-1])
-    reply = refusal(asked, _blob(known), erased, holding, limits, bounds.room)
+    others = s.bool_of(known[-1]) or not s.bool_of(claimed)
+    reply = refusal(asked, _blob(known), others, holding, limits, bounds.room)
     if reply is not None:
         return reply
     blob = made(asked, limits)

@@ -344,6 +344,17 @@ BLOB: Final = _one_blob(
 )
 """One row, of NULLs where there is no such blob."""
 
+CLAIM: Final = _one_blob(
+    "claim",
+    "",
+    """SELECT pg_try_advisory_xact_lock(
+        ('x' || encode(substr($1, 1, 4), 'hex'))::bit(32)::int4,
+        ('x' || encode(substr($1, 5, 4), 'hex'))::bit(32)::int4
+    )""",
+)
+"""Whether nobody else adds a blob of this id now. Rows of others' accounts are not locked when one
+is added, and two who added two of the same ids would wait for each other."""
+
 HOLDING: Final = _one_user(
     "holding",
     "",
@@ -397,12 +408,9 @@ END_BLOB: Final = _one_blob(
 ERASE: Final = _one_blob(
     "erase",
     "int",
-    """WITH batch AS (
+    """DELETE FROM chunks WHERE id = $1 AND number <= (SELECT max(number) FROM (
         SELECT number FROM chunks WHERE id = $1 ORDER BY number LIMIT $2
-    ), gone AS (
-        DELETE FROM chunks WHERE id = $1 AND number <= (SELECT max(number) FROM batch)
-        RETURNING true
-    ) SELECT count(*) FROM gone""",
+    ) AS batch)""",
 )
 
 ERASED: Final = _one_blob("erased", "", "DELETE FROM erasing WHERE id = $1")
@@ -506,6 +514,13 @@ SWEEP_BLOBS: Final = _whole_store(
     "SELECT id, user_id, day, days FROM blobs WHERE id >= $1 ORDER BY id LIMIT $2",
 )
 
-ERASING: Final = _whole_store("erasing", "", "SELECT id FROM erasing ORDER BY id LIMIT 1")
+ERASING: Final = _whole_store(
+    "erasing",
+    "int",
+    """SELECT id, (SELECT count(*) FROM (
+        SELECT FROM chunks WHERE chunks.id = erasing.id LIMIT $1
+    ) AS few) FROM erasing ORDER BY id LIMIT $1""",
+)
+"""And how many chunks of each are left, up to as many."""
 
 EXPIRES: Final = _whole_store("expires", "int", "SELECT pg_try_advisory_lock($1)")

@@ -100,13 +100,20 @@ async def _forget_blobs(wire: Wire, asked: ForgetBlobs) -> SweptBlobs:
 
 
 async def _erase(wire: Wire) -> bool:
-    (found,) = await wire.ask([call(s.ERASING)])
+    """A batch, where each blob counts like a chunk as well."""
+    (found,) = await wire.ask([call(s.ERASING, ERASE_BATCH)])
     if not found:
         return False
-    id = s.bytes_of(found[0][0])
-    _, (erased,) = await wire.ask([call(s.BEGIN), call(s.ERASE, id, ERASE_BATCH)])
-    last = s.int_of(erased[0]) < ERASE_BATCH
-    await wire.commit([call(s.ERASED, id)] if last else [])
+    calls, left = [call(s.BEGIN)], ERASE_BATCH
+    for row in found:
+        id, chunks = s.bytes_of(row[0]), s.int_of(row[1])
+        calls.append(call(s.ERASE, id, left))
+        if chunks < left:
+            calls.append(call(s.ERASED, id))
+        left -= chunks + 1
+        if left <= 0:
+            break
+    await wire.commit(calls)
     return True
 
 

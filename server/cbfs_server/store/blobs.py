@@ -47,6 +47,12 @@ class Holding:
     data: int = 0
     put: int = 0
 
+    def without(self, blob: BlobRecord) -> "Holding":
+        """What is left of it when this blob is gone."""
+        return Holding(
+            max(0, self.blobs - 1), max(0, self.data - blob.data), max(0, self.put - blob.put)
+        )
+
     def fits(self, room: Room | None, more: int) -> bool:
         """Whether there is room for so many chunks more."""
         return room is None or room.takes_blobs((self.put + more) * CHUNK_COST)
@@ -60,17 +66,17 @@ def made(asked: AddBlob, limits: Limits) -> BlobRecord:
 def refusal(
     asked: AddBlob,
     known: BlobRecord | None,
-    erased: bool,
+    others: bool,
     held: Holding,
     limits: Limits,
     room: Room | None,
 ) -> AnyReply | None:
     """What to answer without making the blob; None: it is to be made. ``known``: the blob of its
-    id, if there is one; ``erased``: its chunks are being erased. ``held``: by the account. ``room``
-    is None where nobody has said how much there is."""
+    id, if there is one; ``others``: chunks of another are being erased, or somebody else makes one
+    now. ``held``: by the account. ``room`` is None where nobody has said how much there is."""
     if known is not None and (known.user, known.data) == (asked.user, asked.data):
         return known.state
-    if known is not None or erased:
+    if known is not None or others:
         return REFUSED[Code.BLOB_DIFFERS]
     most = limits.blob_quota // BLOB_CHUNK
     if asked.data > most:

@@ -256,7 +256,8 @@ class Suspend(Change[None]):
 class AddBlob(Change[AnyReply]):
     """Reserve a blob of so many ``data`` chunks for an account, made on a ``day`` and kept for
     ``days``, or ``Limits.blob_days``. BlobState, also of one that is there and is the same;
-    NO_ACCOUNT; BLOB_DIFFERS when the id (32) is another blob's, or one's that is being erased;
+    NO_ACCOUNT; BLOB_DIFFERS when the id (32) is another blob's, or one's that is being erased, or
+    that somebody else makes at the same time;
     BLOB_TOO_LARGE, BLOB_QUOTA past ``Limits.blob_quota``; TOO_MANY; FULL when the account's share
     of the room, or what blobs may have of it, is less."""
 
@@ -399,7 +400,8 @@ class ForgetBlobs(Change[SweptBlobs]):
 
 @dataclass(frozen=True, slots=True)
 class EraseChunks(Change[bool]):
-    """Erase up to ERASE_BATCH chunks of a blob that was forgotten. Whether there may be more."""
+    """Erase up to ERASE_BATCH chunks of blobs that were forgotten, where each blob counts like one
+    as well. Whether there were any; then there may be more."""
 
     user: bytes = b""
 

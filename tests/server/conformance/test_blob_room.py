@@ -18,9 +18,12 @@ from cbfs_server.store.operations import (
     REFUSED,
     EndBlob,
     ForgetBlobs,
+    ForgetOld,
     MakeAccount,
+    NoteVisit,
     ReadChunk,
     SweptBlobs,
+    Ticket,
 )
 from tests.server.conformance.backends import Backend, OnLmdb, look_up, together
 from tests.server.conformance.test_blob_store import CHUNKS, OTHER, blob, chunk, erase, on
@@ -77,7 +80,7 @@ def test_those_that_were_kept_for_their_days_go_and_no_others(backend: Backend) 
             for id, kept in days.items():
                 found = await look_up(store, ReadChunk(id, 0))
                 assert isinstance(found, BlobChunk) == (today <= DAY + kept)
-        assert await erase(store) == 3
+        assert await erase(store) == 1
 
     on(backend, script)
 
@@ -123,6 +126,33 @@ def test_blobs_leave_room_to_mail(backend: Backend) -> None:
             assert 0 < number * CHUNKS * CHUNK_COST <= most // BLOBS_LEAVE
             assert await store.commit(mail(1)) == DONE
             assert await store.commit(blob(b"z" * 32)) == REFUSED[Code.FULL]
+
+    play(script)
+
+
+def test_an_account_with_many_ends_in_batches(tmp_path: Path) -> None:
+    """What one transaction of LMDB writes has to fit into the reserve of a store that is full."""
+    limits = Limits(disk_free=0)
+
+    async def script() -> None:
+        async with front(OnLmdb(tmp_path), limits) as store:
+            ids = [number.to_bytes(32, "big") for number in range(EXPIRY_BATCH + 5)]
+            await together(*((store, blob(id)) for id in ids))
+            await store.commit(chunk(0, ids[-1]))
+            await store.commit(NoteVisit(BOB, DAY + 400, True))
+            asked = ForgetOld(b"", DAY + 400, 60, 180)
+            swept = await store.commit(asked)
+            assert (swept.rest, swept.expired.ended) == (ALICE, [])
+            assert store.figures().blobs == 5
+            assert await store.commit(blob(ids[0])) == BlobState(0, 5), "its owner may come yet"
+            swept = await store.commit(asked)
+            assert (swept.rest, swept.expired.ended) == (None, [ALICE])
+            assert store.figures().blobs == 0
+            assert await erase(store) == 1
+            assert store.figures().chunks == 0
+            assert await store.commit(MakeAccount(ALICE, DAY, Ticket(invite=b"i" * 16))) == DONE
+            made = await together(*((store, blob(id)) for id in ids))
+            assert made == [BlobState(0, 5)] * len(ids)
 
     play(script)
 

@@ -172,6 +172,25 @@ def test_what_is_removed_is_gone_at_once_and_erased_in_batches(backend: Backend)
     on(backend, script)
 
 
+def test_many_of_few_chunks_are_erased_at_once(backend: Backend) -> None:
+    """Else whoever makes and removes blobs is faster than what erases them, for ever."""
+    ids = [bytes([number]) * 32 for number in range(ERASE_BATCH // 4)]
+
+    async def script(store: MailboxStore) -> None:
+        for id in ids:
+            assert await store.commit(blob(id)) == BlobState(0, 5)
+            await together(*((store, chunk(0, id)) for _ in range(2)))
+            await store.commit(chunk(1, id))
+            await store.commit(EndBlob(ALICE, id))
+        assert await erase(store) == 1
+        for id in ids:
+            assert await store.commit(blob(id)) == BlobState(0, 5)
+            assert await look_up(store, ReadChunk(id, 0)) == REFUSED[Code.NO_CHUNK]
+            await store.commit(EndBlob(ALICE, id))
+
+    on(backend, script)
+
+
 def test_an_account_that_ends_takes_its_blobs_along(backend: Backend) -> None:
     async def script(store: MailboxStore) -> None:
         for asked in blob(), chunk(0), blob(OTHER), blob(b"3" * 32, BOB), chunk(0, b"3" * 32, BOB):

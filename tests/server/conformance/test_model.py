@@ -124,7 +124,7 @@ class ModelStore:
         self.suspended: set[bytes] = set()
         self.invites: dict[bytes, int] = {}
         self.noted: ClockMark | None = None
-        self.erasing: dict[bytes, int] = {}
+        self.erasing = set[bytes]()
 
     def result(self, asked: Change[Any] | Question[Any]) -> Any:
         account = self.accounts.get(asked.user)
@@ -147,7 +147,7 @@ class ModelStore:
             case ForgetBlobs(_, today):
                 return self._forget_blobs(today)
             case EraseChunks():
-                more, self.erasing = bool(self.erasing), dict(sorted(self.erasing.items())[1:])
+                more, self.erasing = bool(self.erasing), set()
                 return more
             case AddEnvelope() | GivePrekey():
                 of = self._add if isinstance(asked, AddEnvelope) else self._give
@@ -236,7 +236,7 @@ class ModelStore:
         return DONE
 
     def _end(self, blobs: dict[bytes, Blob]) -> None:
-        self.erasing |= {id: 0 for id, blob in blobs.items() if blob.chunks}
+        self.erasing |= {id for id, blob in blobs.items() if blob.chunks}
 
     def _of_blob(self, account: Account, asked: Any) -> Any:
         known = account.blobs.get(asked.id)

@@ -7,19 +7,26 @@ import psycopg
 import pytest
 import trio
 
-from cbfs_common.wire.requests import EnvelopeIds
+from cbfs_common.wire.blobs import BlobState
+from cbfs_common.wire.requests import Code, EnvelopeIds
+from cbfs_server.limits import Limits
 from cbfs_server.postgres_store import statements as s
+from cbfs_server.postgres_store.blob_changes import add_blob
+from cbfs_server.postgres_store.bounds import Bounds
 from cbfs_server.postgres_store.statements import Call, Rows, call
 from cbfs_server.postgres_store.store import PostgresStore
 from cbfs_server.postgres_store.wire import Fence, StatementFailed, Wire, connected
 from cbfs_server.store.operations import (
     DONE,
+    REFUSED,
+    AskBlob,
     EndAccount,
     GivePrekey,
     ListIds,
     RemoveEnvelopes,
 )
 from tests.server.conformance.backends import look_up
+from tests.server.conformance.test_blob_store import BLOB, OTHER, blob
 from tests.server.conformance.test_mailboxes import ALICE, BOB, NOW, mail
 from tests.server.postgres.test_lost_connections import on
 from tests.support.postgres import PATIENCE, PostgresServer
@@ -97,6 +104,32 @@ def test_nothing_is_done_of_a_transaction_of_which_a_part_fails(
             )
             assert len(rows) == 3
             assert await look_up(store, ListIds(ALICE, b"")) == EnvelopeIds((one.id,), False)
+        finally:
+            wire.close()
+
+    on(address, script)
+
+
+def test_nobody_waits_for_others_who_make_a_blob_of_the_same_id(
+    postgres_server: PostgresServer,
+) -> None:
+    """Who made two could wait for who made them in the other order: until the database finds that
+    out, a second later, no account of their lanes could do anything."""
+    address, bounds = postgres_server.database(), Bounds(Limits())
+
+    async def script(store: PostgresStore) -> None:
+        wire = await connected(address, Fence())
+        try:
+            assert await store.commit(blob(OTHER)) == BlobState(0, 5)
+            await wire.ask([call(s.BEGIN), call(s.LOCK, BOB)])
+            assert await add_blob(blob(user=BOB), wire.ask, bounds) == BlobState(0, 5)
+            differs = REFUSED[Code.BLOB_DIFFERS]
+            assert await add_blob(blob(OTHER, BOB), wire.ask, bounds) == differs
+            assert await store.commit(blob()) == differs
+            assert await store.commit(blob(OTHER)) == BlobState(0, 5)
+            await wire.commit()
+            assert await store.commit(blob()) == differs
+            assert await look_up(store, AskBlob(BOB, BLOB)) == BlobState(0, 5)
         finally:
             wire.close()
 
