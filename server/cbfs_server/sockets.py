@@ -109,8 +109,10 @@ class Connection:
                 more = self._read_counted()
                 if turns.is_over(self._empty, perf_counter()):
                     await self._server.turns.wait()
-                    self._empty = turns.waited(self._empty, perf_counter())
+                    if more:
+                        self._empty = turns.waited(self._empty, perf_counter())
                 if not more:
+                    self._empty = turns.ended(self._empty, perf_counter())
                     await trio.lowlevel.wait_readable(self._socket)
         except TransportError as error:
             self._server.count("broken")

@@ -3,8 +3,9 @@
 Every connection has a bucket of seconds that leaks: what its requests have cost goes in, and
 TURN_DRAIN of the time that passes runs out. One that is over TURN_BURST waits in one line with all
 others that are, and one at a time is let through, for TURN_TIME, between two looks at everybody
-else. So however many there are that ask for as much as they can, one that asks for little waits for
-one of them at a time, and they share the rest by time, not by requests.
+else; what it does not use of that at once is over. So however many there are that ask for as much
+as they can, one that asks for little waits for one of them at a time, and they share the rest by
+time, not by requests.
 """
 
 from collections import deque
@@ -29,6 +30,14 @@ def is_over(empty: float, now: float) -> bool:
 def waited(empty: float, now: float) -> float:
     """When the bucket of one that has stood in line is empty: it may go on for one turn."""
     return min(empty, now + (TURN_BURST - TURN_TIME) / TURN_DRAIN)
+
+
+def ended(empty: float, now: float) -> float:
+    """When the bucket is empty of one that has nothing left to do for now: full is what it was
+    before a turn, of which it has had some or none. Else many would each have the rest of one, all
+    of them between two looks."""
+    left = (empty - now) * TURN_DRAIN
+    return now + TURN_BURST / TURN_DRAIN if left > TURN_BURST - TURN_TIME else empty
 
 
 class Turns:

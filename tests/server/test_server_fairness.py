@@ -1,8 +1,10 @@
 """Who asks for much of the message server's time waits for who asks for little."""
 
+import socket
 import threading
 import time
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbfs_common.wire.fields import Request
-from cbfs_common.wire.requests import CreateAccount, Delete, Deliver, List
-from cbfs_server import turns
+from cbfs_common.wire.requests import CreateAccount, Delete, Deliver, List, encode
+from cbfs_server import sockets, turns
 from cbfs_server.limits import LIST_PAGE, TURN_BURST, TURN_DRAIN, TURN_TIME
 from cbfs_server.lmdb_store import store as store_module
 from cbfs_server.lmdb_store.mailboxes import MailboxWriter
@@ -24,6 +26,7 @@ from cbfs_server.store import fair_queue
 from cbfs_server.store.fair_queue import LOOK_COST, FairQueue
 from cbfs_server.store.operations import NoChange
 from cbfs_server.turns import Turns
+from tests.server.test_acknowledged import Client, message_server
 from tests.server.test_server_store import ALICE, Caller, Clock, lmdb_of, play, serving
 from tests.support.serving import TIMEOUT, envelope
 
@@ -259,6 +262,56 @@ def test_a_bucket_is_full_after_a_burst_and_leaks() -> None:
     assert turns.is_over(turns.count(empty, now, more), more)
     idle = 2.0 + TURN_BURST / TURN_DRAIN
     assert not turns.is_over(turns.count(empty, idle, idle + TURN_BURST), idle + TURN_BURST)
+
+
+def test_what_is_left_of_a_turn_is_over_when_nothing_is_left_to_do() -> None:
+    now = 1.0
+    much = turns.count(0.0, now, now + 2 * TURN_BURST)
+    some = turns.count(turns.waited(much, now), now, now + TURN_TIME / 8)
+    for empty in much, some:
+        left = turns.ended(empty, now)
+        assert not turns.is_over(left, now)
+        assert turns.is_over(turns.count(left, now, now + TURN_TIME / 8), now)
+    few = turns.count(0.0, now, now + TURN_BURST - 2 * TURN_TIME)
+    assert turns.ended(few, now) == few, "it has had none"
+
+
+def test_who_stands_in_line_does_so_each_time_that_there_is_something_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little of its turn it has used. Else those of whom each asks for little at a time,
+    again and again, would all be let through between two looks at others."""
+    seconds = count(1.0, TURN_TIME / 8)
+    waits, wait = list[None](), Turns.wait
+
+    async def counted(line: Turns) -> None:
+        waits.append(None)
+        await wait(line)
+
+    async def main() -> None:
+        monkeypatch.setattr(sockets, "perf_counter", lambda: next(seconds))
+        monkeypatch.setattr(Turns, "wait", counted)
+        with socket.create_server(("127.0.0.1", 0)) as listener, trio.fail_after(TIMEOUT):
+            listener.setblocking(False)
+            async with message_server(listener, tmp_path):
+                stream = await trio.open_tcp_stream(*listener.getsockname())
+                async with stream:
+                    client = Client(stream)
+                    await stream.send_all(client.transport.start())
+                    await client.receive()
+                    await stream.send_all(client.transport.data_to_send())
+                    while not waits:
+                        await ask(client)
+                    waits.clear()
+                    for number in range(1, 40):
+                        await ask(client)
+                        assert len(waits) >= number
+
+    async def ask(client: Client) -> None:
+        await client.stream.send_all(client.transport.send(1, encode(List(b""))))
+        await client.receive()
+
+    trio.run(main)
 
 
 def test_those_in_line_are_let_through_one_at_a_time() -> None:
