@@ -11,6 +11,7 @@ FACE = (
     "account",
     "bounds",
     "claim",
+    "formats",
     "passphrase",
     "passphrase_source",
     "place",

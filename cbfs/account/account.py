@@ -4,6 +4,7 @@ root.key   the key by which the store opens, overwritten with every change
            (``cbfs.storage.root_key``)
 lock       held while a program uses the account
 store/     LMDB, every value sealed (``cbfs.storage.store``)
+before/    both as they were, while the store is upgraded (``cbfs.account.formats``)
 """
 
 import os
@@ -12,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cbfs.account.formats import open_upgraded, upgrade
 from cbfs.account.passphrase import Guard
 from cbfs.account.place import OWN_NAMES, check_account
 from cbfs.storage.encoding import pack, unpack
@@ -432,9 +434,13 @@ def _open_store(
     def known(protection: Protection) -> bytes:
         return made.lock if made and made.protection == protection else unlock(protection)
 
-    root_file = RootFile(path, known, random.token)
-    try:
-        return Store(directory / "store", root_file, random, believes=believes)
-    except BaseException:
-        root_file.close()
-        raise
+    def open_store(upgrades: bool) -> Store:
+        root_file = RootFile(path, known, random.token, upgrades=upgrades)
+        try:
+            place, how = directory / "store", upgrade if upgrades else None
+            return Store(place, root_file, random, believes=believes, upgrade=how)
+        except BaseException:
+            root_file.close()
+            raise
+
+    return open_upgraded(directory, open_store)

@@ -26,8 +26,13 @@ FOLLOWED_MAX: Final = 40
 FILES: Final = (
     *("root.key", "root.key.new", "lock", "log", "store/data.mdb", "store/lock.mdb"),
     *("server/log", "server/clients", "spool/key", "spool/lock"),
+    *("before/root.key", "before/store/data.mdb"),
+    *("before.new/root.key", "before.new/store/data.mdb"),
 )
-FOLDERS: Final = ("store", "store.new", "tor", "tor/data", "tor/onion_auth", "server", "spool")
+FOLDERS: Final = (
+    *("before", "before/store", "before.new", "before.new/store"),
+    *("store", "store.new", "tor", "tor/data", "tor/onion_auth", "server", "spool"),
+)
 SOCKETS: Final = ("windows",)
 
 OWN_NAMES: Final = frozenset(name.partition("/")[0] for name in (*FILES, *FOLDERS, *SOCKETS))

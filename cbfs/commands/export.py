@@ -17,9 +17,10 @@ arrays (table, record key, value): the records of the store, but for
 An export is one snapshot of the store. It can be made beside a mount, which goes on meanwhile.
 """
 
+import re
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import BinaryIO, Protocol
 
 import msgpack
 
+from cbfs.account.formats import upgrade
 from cbfs.account.passphrase import MEMORY, PASSES, SALT_SIZE, stretch
 from cbfs.messages.history import message_content
 from cbfs.messages.model import Content
@@ -40,9 +42,19 @@ from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.primitives import KEY_SIZE, TAG_SIZE, Random, kdf, open_sealed, seal
 from cbfs_host.files import written_beside_others
 
-MAGIC = b"cbfs export 7\0\0\0"
-EARLIER = tuple(b"cbfs export %d\0\0\0" % number for number in range(1, 7))
-"""Of accounts whose records had fewer fields."""
+FORMAT = 7
+STORE_FORMATS = {7: 8}
+"""By the format of an export that can be restored: that of the store whose records it has. From the
+next one on both are the same number."""
+
+
+def magic(number: int) -> bytes:
+    """What an export of this format begins with (16)."""
+    return (b"cbfs export %d" % number).ljust(16, b"\0")
+
+
+MAGIC = magic(FORMAT)
+_MAGIC = re.compile(rb"cbfs export ([1-9]\d?)\0+")
 CHUNK = 65_536
 RECORD_MAX = 1 << 24
 """Bytes of one record that is read."""
@@ -206,10 +218,7 @@ def read_export(path: Path, passphrase: bytes) -> Iterator[Record]:
 
 def _chunks(file: BinaryIO, passphrase: bytes) -> Iterator[bytes]:
     header = file.read(_HEADER.size)
-    if header.startswith(EARLIER):
-        raise _other_version()
-    if len(header) != _HEADER.size or not header.startswith(MAGIC):
-        raise NotAnExport("the file is not an export of an account", "cbfs export writes them")
+    _format(header)
     key = _key(header, passphrase)
     number, data, last = 0, file.read(CHUNK + TAG_SIZE), False
     while not last:
@@ -226,8 +235,34 @@ def _chunks(file: BinaryIO, passphrase: bytes) -> Iterator[bytes]:
         number, data = number + 1, after
 
 
+def _format(header: bytes) -> int:
+    """The format of an export that can be restored. Raises NotAnExport."""
+    said = _MAGIC.fullmatch(header[:16])
+    if len(header) != _HEADER.size or said is None:
+        raise NotAnExport("the file is not an export of an account", "cbfs export writes them")
+    number = int(said[1])
+    if number > FORMAT:
+        raise NotAnExport(
+            f"the export was made by a later cbfs: it has format {number}, and this one knows"
+            f" those up to {FORMAT}",
+            "restore it with the cbfs that made it, or a newer one",
+        )
+    if number not in STORE_FORMATS:
+        raise _other_version()
+    return number
+
+
 def _other_version() -> NotAnExport:
     return NotAnExport("the export was made by another version of cbfs", "use that one")
+
+
+def export_format(path: Path) -> int:
+    """The format of an export. Raises NotAnExport or CbfsError."""
+    try:
+        with path.open("rb") as file:
+            return _format(file.read(_HEADER.size))
+    except OSError as error:
+        raise CbfsError(f"cannot read {path}: {(error.strerror or '').lower()}") from error
 
 
 def _records(chunks: Iterator[bytes]) -> Iterator[Record]:
@@ -255,8 +290,9 @@ def _record(record: object, tables: dict[bytes, Table]) -> Record:
 
 def restore_export(store: Store, path: Path, passphrase: bytes) -> None:
     """Bring the records of an export into a store in which there is no account, before that store
-    runs. A crash leaves a store without an account, into which it can be restored again. The store
-    must be opened anew afterwards. Raises CbfsError."""
+    runs; those of an earlier format are upgraded. A crash leaves a store without an account, into
+    which it can be restored again. The store must be opened anew afterwards. Raises CbfsError."""
+    found = STORE_FORMATS[export_format(path)]
     last: dict[bytes, bytes] = {}
     group: list[Record] = []
     for table, key, value in read_export(path, passphrase):
@@ -269,13 +305,17 @@ def restore_export(store: Store, path: Path, passphrase: bytes) -> None:
             group = []
     if Meta.ACCOUNT not in last or Meta.OWN not in last:
         raise NotAnExport("the export has no account in it: its record was damaged")
-    _put(store, [*group, *((Table.META, key, last[key]) for key in last)])
+    group += ((Table.META, key, last[key]) for key in last)
+    _put(store, group, lambda writer: upgrade(writer, found))
 
 
-def _put(store: Store, records: list[Record]) -> None:
+def _put(
+    store: Store, records: list[Record], also: Callable[[Writer], None] = lambda _writer: None
+) -> None:
     def change(writer: Writer) -> None:
         for table, key, value in records:
             writer.put(table, key, value)
+        also(writer)
 
     store.write(change)
 

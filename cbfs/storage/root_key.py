@@ -20,6 +20,7 @@ of records are derived, stays the same from generation to generation.
 """
 
 import os
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,10 +32,20 @@ from cbfs_common.primitives import KEY_SIZE, NONCE_SIZE, equal, kdf, open_sealed
 from cbfs_host.complaints import hint_of
 from cbfs_host.files import write_file
 
-MAGIC = b"cbfs root file 8"
-"""Its number is that of the records in the store beside it as well."""
-EARLIER = tuple(b"cbfs root file %d" % number for number in range(1, 8))
-"""Of stores whose records had other fields or other places, or keys that told what they are of."""
+FORMAT = 8
+"""The format of the store beside a root file: of its tables, and of all records in them. A change
+of one takes the next number, and an upgrade in ``cbfs.account.formats``."""
+OLDEST = 8
+"""The oldest format that is upgraded. Before it records had other fields or other places, or keys
+that told what they are of."""
+
+
+def magic(number: int) -> bytes:
+    """What a slot begins with (16), beside a store of this format, at most 99."""
+    return b"cbfs root file%2d" % number
+
+
+MAGIC = magic(FORMAT)
 BLOCK = 4_096
 SALT_SIZE = 24
 CHECK_SIZE = 16
@@ -42,6 +53,7 @@ ID_SIZE = 16
 FIRST_FORMAT_SIZE = 32
 """Of the root file before there was a tree of keys: the key and nothing else."""
 
+_MAGIC = re.compile(rb"cbfs root file([ 1-9]\d)")
 _SLOT = struct.Struct(">16sQB16s16sII24s80s16s")
 _BOUND = struct.calcsize(">16sQB16s16sII")
 """Bytes at the beginning of a slot that its sealed keys are bound to."""
@@ -86,6 +98,7 @@ class WrongPassphrase(RootError):
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
+    format: int
     generation: int
     protection: Protection
     salt: bytes
@@ -104,9 +117,13 @@ class RootFile:
         token: Callable[[int], bytes],
         *,
         read_only: bool = False,
+        upgrades: bool = False,
     ) -> None:
-        """Raises RootError when it cannot be opened."""
+        """``upgrades``: one of an earlier format that is upgraded is not refused. Raises RootError
+        when it cannot be opened."""
         self._path = path
+        self._oldest = OLDEST if upgrades else FORMAT
+        self._format = FORMAT
         self._unlock = unlock
         self._token = token
         self._protection = Protection()
@@ -135,6 +152,7 @@ class RootFile:
                 f"{self._path} does not belong to the store beside it",
                 "put both back from the same copy, or restore an export: cbfs init --restore FILE",
             )
+        self._format = slot.format
         self._protection = slot.protection
         self._lock = self._unlock(slot.protection)
         key, nonce = _secret(self._lock, slot.salt)
@@ -146,6 +164,12 @@ class RootFile:
             raise RootError(f"the key of {self._path} does not open it") from error
         self._blind_key = keys[KEY_SIZE:]
         return keys[:KEY_SIZE]
+
+    @property
+    def format(self) -> int:
+        """The format of the store, as the slot says that was opened. What ``prepare`` writes is of
+        the newest one."""
+        return self._format
 
     @property
     def blind_key(self) -> bytes:
@@ -196,12 +220,7 @@ class RootFile:
             data = os.pread(self._descriptor, 2 * BLOCK, 0)
         except OSError as error:
             raise RootError(f"cannot read {self._path}: {error.strerror}") from error
-        earlier = not {data[: len(MAGIC)], data[BLOCK : BLOCK + len(MAGIC)]}.isdisjoint(EARLIER)
-        if earlier or len(data) == FIRST_FORMAT_SIZE:
-            raise RootError(
-                f"{self._path} is of an earlier cbfs, whose stores this one cannot read",
-                "make a new account",
-            )
+        self._check_format(data)
         slots = [_decode(data[start : start + _SLOT.size]) for start in (0, BLOCK)]
         found = [slot for slot in slots if slot is not None]
         if not found:
@@ -209,6 +228,33 @@ class RootFile:
                 f"{self._path} is damaged", "restore an export: cbfs init --restore FILE"
             )
         return found
+
+    def _check_format(self, data: bytes) -> None:
+        """Raises RootError when a slot is of a format that is not opened here."""
+        numbers = format_numbers(data)
+        if numbers and max(numbers) > FORMAT:
+            raise RootError(
+                f"{self._path} is of a later cbfs: its store has format {max(numbers)}, and this"
+                f" one knows those up to {FORMAT}",
+                "use the cbfs that it was used with last, or a newer one",
+            )
+        if len(data) == FIRST_FORMAT_SIZE or (numbers and min(numbers) < OLDEST):
+            raise RootError(
+                f"{self._path} is of an earlier cbfs, whose stores this one cannot read",
+                "make a new account",
+            )
+        if numbers and min(numbers) < self._oldest:
+            raise RootError(
+                f"{self._path} is of an earlier cbfs: its store has format {min(numbers)}, and this"
+                f" one works with {FORMAT}",
+                "mount the account: that upgrades it",
+            )
+
+
+def format_numbers(data: bytes) -> set[int]:
+    """The formats that the slots of a root file say, whatever else is in them."""
+    found = (_MAGIC.match(data, start) for start in (0, BLOCK))
+    return {int(each[1]) for each in found if each is not None}
 
 
 def protections(path: Path) -> list[Protection]:
@@ -241,7 +287,7 @@ def _encode(
 ) -> bytes:
     salt = token(SALT_SIZE)
     fields = (
-        *(MAGIC, generation, protection.kind, protection.id),
+        *(magic(FORMAT), generation, protection.kind, protection.id),
         *(protection.salt, protection.passes, protection.memory),
     )
     bound = _SLOT.pack(*fields, b"", b"", b"")[:_BOUND]
@@ -254,11 +300,12 @@ def _decode(data: bytes) -> _Slot | None:
     """None for what is no slot: empty, torn, or damaged."""
     if len(data) != _SLOT.size or not equal(data[-CHECK_SIZE:], _check(data[:-CHECK_SIZE])):
         return None
-    magic, generation, kind, id_, salt, passes, memory, key_salt, sealed, _ = _SLOT.unpack(data)
-    if magic != MAGIC or kind not in list(ProtectionKind):
+    _, generation, kind, id_, salt, passes, memory, key_salt, sealed, _ = _SLOT.unpack(data)
+    said = _MAGIC.match(data)
+    if said is None or kind not in list(ProtectionKind):
         return None
     protection = Protection(ProtectionKind(kind), id_, salt, passes, memory)
-    return _Slot(generation, protection, key_salt, sealed, data[:_BOUND])
+    return _Slot(int(said[1]), generation, protection, key_salt, sealed, data[:_BOUND])
 
 
 def _secret(lock: bytes, salt: bytes) -> tuple[bytes, bytes]:

@@ -36,7 +36,7 @@ from typing import Any, TypeVar
 import lmdb
 import trio
 
-from cbfs.storage import as_closed
+from cbfs.storage import as_closed, root_key
 from cbfs.storage.group_commit import GroupCommit, Pending
 from cbfs.storage.key_tree import Cache, KeyReader, KeyWriter, Turned
 from cbfs.storage.lmdb_pages import Pages, PagesDamaged
@@ -111,11 +111,13 @@ class Store:
         *,
         read_only: bool = False,
         believes: bool = False,
+        upgrade: Callable[[Writer, int], None] | None = None,
     ) -> None:
-        """Raises StoreError when the files cannot be opened or are not a store, RootError, and
-        what unlocking raises. What a crash has left is put in order. A new store is there whole
-        or not at all. ``believes``: a file that is as it was closed is not looked through now, but
-        by ``look_through``."""
+        """``upgrade(writer, format)`` brings the records of an earlier format to the newest one, if
+        the root file is one that upgrades. Raises what it raises, StoreError when the files cannot
+        be opened or are not a store, RootError, and what unlocking raises. What a crash has left is
+        put in order. A new store is there whole or not at all. ``believes``: a file that is as it
+        was closed is not looked through now, but by ``look_through``."""
         self._path = path
         self.is_looked_through = not (believes and as_closed.is_as_closed(path))
         self._doubted = False
@@ -131,6 +133,7 @@ class Store:
         self._growing = False
         self._space: tuple[Moment | None, tuple[int, int]] = None, (0, 0)
         self._group = GroupCommit(self._apply, CannotWrite)
+        self._upgrade = upgrade
         try:
             if not read_only and not _begun(path):
                 _build(path, root_file)
@@ -143,6 +146,7 @@ class Store:
                 hint_of(error, f"check the disk and the files' owner; {_SAVE}"),
             ) from error
         try:
+            root_file.holds(0)  # says it if the store is of another cbfs: pages tell nothing then
             if not read_only:
                 as_closed.forget(path)  # it counts again when this store is closed
             self._open(path)
@@ -156,7 +160,6 @@ class Store:
             raise
 
     def _open(self, path: Path) -> None:
-        self._root_file.holds(0)  # says it if the store is of another cbfs: pages tell nothing then
         if self.is_looked_through:
             _check(self._env, path)
         self._now = self._start()
@@ -168,6 +171,19 @@ class Store:
         if not self._read_only:
             with self.read() as reader:
                 reader.read_shelves()
+            self._bring_up()
+
+    def _bring_up(self) -> None:
+        """Upgrade the store, in one transaction. It turns the root, and the slot of the new root
+        says the new format: a crash leaves the one or the other."""
+        found, upgrade = self._root_file.format, self._upgrade
+        if found != root_key.FORMAT and upgrade is not None:
+
+            def change(writer: Writer) -> None:
+                upgrade(writer, found)
+                writer.turn()
+
+            self.write(change)
 
     def _start(self) -> Moment:
         """Find the root that counts, and erase the other one."""

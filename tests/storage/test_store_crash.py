@@ -13,7 +13,7 @@ import trio.testing
 
 from cbfs.account.account import SYSTEM_RANDOM, salvaging
 from cbfs.storage.group_commit import GroupCommit, Pending
-from cbfs.storage.root_key import EARLIER, MAGIC, RootError
+from cbfs.storage.root_key import MAGIC, OLDEST, RootError, magic
 from cbfs.storage.store import Store, Table, Writer
 from tests.support.stores import open_store
 
@@ -114,7 +114,7 @@ def test_a_store_of_an_earlier_cbfs_is_not_called_damaged(tmp_path: Path) -> Non
     """Its pages are others, and say nothing to this one: neither here nor to an export."""
     open_store(tmp_path).close()
     root = tmp_path / "root.key"
-    root.write_bytes(root.read_bytes().replace(MAGIC, EARLIER[-1]))
+    root.write_bytes(root.read_bytes().replace(MAGIC, magic(OLDEST - 1)))
     shutil.rmtree(tmp_path / "store")
     (tmp_path / "store").mkdir()
     with lmdb.open(str(tmp_path / "store"), max_dbs=2) as env:  # it had a tree for each table
