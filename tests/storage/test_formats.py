@@ -2,6 +2,7 @@
 refused: with a next format that there is not yet, whose upgrade writes each peer's record anew."""
 
 import itertools
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -212,7 +213,7 @@ def test_the_key_of_the_copy_is_overwritten(tmp_path: Path) -> None:
         removing(path)
 
     with next_cbfs(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats.shutil, "rmtree", seen_first)
+        patch.setattr(shutil, "rmtree", seen_first)
         assert opened(account) == UPGRADED
     assert seen == [bytes(len(seen[0]))]
 
@@ -222,8 +223,8 @@ def upgraded_and_killed(place: Path, number: int) -> int:
     kill = Kill(number)
     account = make(place / "account")
     for module, names in (
-        (formats.os, ("fsync", "fdatasync", "pwrite")),
-        (formats.shutil, ("copyfile", "rmtree")),
+        (os, ("fsync", "fdatasync", "pwrite")),
+        (shutil, ("copyfile", "rmtree")),
         (files, ("sync_directory",)),
         (formats, ("sync_directory",)),
     ):

@@ -12,7 +12,7 @@ from cbfs_host.calendar import ClockMark, decode_mark
 from cbfs_host.complaints import HostError, StoreError
 from cbfs_server.limits import EXPIRY_BATCH, OPENING_TIMEOUT
 from cbfs_server.postgres_store import statements as s
-from cbfs_server.postgres_store.schema import BLOBS, SCHEMA, SERVER_VERSION_LEAST, VERSION
+from cbfs_server.postgres_store.schema import SCHEMA, SERVER_VERSION_LEAST, UPGRADES, VERSION
 from cbfs_server.postgres_store.sweeping import LOCK
 from cbfs_server.postgres_store.wire import in_full, reason
 from cbfs_server.store.interface import StoreFigures
@@ -116,18 +116,20 @@ def _make_tables(connection: "psycopg.Connection[Any]", key: bytes) -> None:
         raise StoreError(
             "the database has no row that says whose it is", "restore it from a backup"
         )
-    if found[0] == 1:
-        connection.execute(BLOBS.encode())
-        connection.execute("UPDATE cbfs.server SET version = %s", (VERSION,))
-    elif found[0] != VERSION:
+    if not min(UPGRADES) <= found[0] <= VERSION:
         raise StoreError(
-            f"the database has tables of version {found[0]}", "use a newer cbfs-server"
+            f"the database has tables of version {found[0]}, and this version of cbfs-server knows"
+            f" those up to {VERSION}",
+            "start the cbfs-server that it was used with last, or a newer one",
         )
     if bytes(found[1]) != key:
         raise HostError(
             "the database is that of another server",
             "its servers have one key: copy the file key into each --data",
         )
+    for version in range(found[0], VERSION):
+        connection.execute(UPGRADES[version].encode())
+        connection.execute("UPDATE cbfs.server SET version = %s", (version + 1,))
 
 
 def _forget_given_out(connection: "psycopg.Connection[Any]") -> None:

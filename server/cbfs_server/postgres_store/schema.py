@@ -108,3 +108,7 @@ CREATE TABLE cbfs.clock (
 );
 {BLOBS}"""
 """Made in one transaction, with the row of ``server``."""
+
+UPGRADES: Final = {1: BLOBS}
+"""By the version before: what brings the tables to the next one, in one transaction with the
+version."""
