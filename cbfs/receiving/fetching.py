@@ -56,6 +56,14 @@ ROOM_LEFT = 64 << 20
 """Bytes of the disk that no file is fetched into: a full disk would stop receipt and sending."""
 
 
+PAUSE = 5.0
+"""Seconds after a try that failed until the next file of the same person is tried, and"""
+
+TOLD_MAX = 8
+"""of how many files of one person, the oldest, is told that they are not to be had: one message can
+speak of a file that is nowhere, and there may be thousands."""
+
+
 class FetchFailed(CbfsError):
     """A blob is not to be had now, and why."""
 
@@ -130,9 +138,12 @@ class Fetching:
             while waiting := self._waiting(sender):
                 news, now = self._news, trio.current_time()
                 due = [each for each in waiting if retries.due(_topic(each[0])) <= now]
-                ready = [each for each in due if self._may_fetch(each[1])]
+                due.sort(key=lambda each: retries.due(_topic(each[0])))  # what was never tried
+                ready = due if self._is_welcome(sender) else []
                 if ready:
-                    await self._try(*ready[0])
+                    told = ready[0] in waiting[:TOLD_MAX]
+                    if not await self._try(*ready[0], told=told):
+                        await trio.sleep(PAUSE)
                     continue
                 left = [retries.due(_topic(blob)) for blob, _message in waiting]
                 until = min((each for each in left if each > now), default=math.inf)
@@ -141,28 +152,32 @@ class Fetching:
         finally:
             self._busy.discard(sender)
 
-    def _may_fetch(self, message: Message) -> bool:
-        """Whether its sender is somebody whom the user has not blocked."""
-        contact = self._context.contacts.get(message.sender)
+    def _is_welcome(self, sender: str) -> bool:
+        """Whether this is somebody whom the user has not blocked."""
+        contact = self._context.contacts.get(sender)
         return contact is not None and not contact.blocked
 
-    async def _try(self, blob: Blob, message: Message) -> None:
+    async def _try(self, blob: Blob, message: Message, *, told: bool = True) -> bool:
+        """Whether nothing went wrong; else the user is ``told``, unless it is not wanted any
+        more."""
         context, topic = self._context, _topic(blob)
         try:
             with contained():
                 await self._fetch(blob, message)
         except CbfsError as error:
             wait = context.retries.failed(topic, _cause(error))
-            if self._is_wanted(blob):
+            if self._is_wanted(blob) and told:
                 who = context.contacts.label(message.sender)
                 context.problems.set(
                     topic,
                     f"{message.name} from {who} is not here: {error.in_full};"
                     f" tried again within {in_words(wait)}",
                 )
-                return
+            if self._is_wanted(blob):
+                return False
         context.retries.forget(topic)
         context.problems.clear(topic)
+        return True
 
     async def _fetch(self, blob: Blob, message: Message) -> None:
         """Go on where it has stopped. With a pace one turn's share of it."""
@@ -180,7 +195,7 @@ class Fetching:
         async with open_link(
             context.dialer, reference.server, None, isolation, context.random
         ) as link:
-            await self._go_on(blob, _Source(link, keys, shape, reference))
+            await self._go_on(blob, _Source(link, keys, shape, reference), message.sender)
 
     def _check_room(self, left: int) -> None:
         """Whether so much may come. Others take room meanwhile, so that it is looked at before each
@@ -192,12 +207,12 @@ class Fetching:
         if quota and context.store.space()[0] + left > quota:
             raise FetchFailed("it would be over the quota", "raise quota in config.toml")
 
-    async def _go_on(self, blob: Blob, source: _Source) -> None:
+    async def _go_on(self, blob: Blob, source: _Source, sender: str) -> None:
         shape, number = source.shape, blob.done // BLOB_CHUNK
         digest = source.reference.digest
         top = await _checked(source, 0, lambda chunk: check_top(shape, digest, chunk))
         node, known = top, 0
-        while number < shape.count and self._is_wanted(blob):
+        while number < shape.count and self._is_wanted(blob) and self._is_welcome(sender):
             place = shape.node(number)
             if place != known:
                 node, known = await self._node(source, top, place), place

@@ -161,6 +161,11 @@ def _send_again(
             continue  # it is sent for the first time when its blob is at the server
         if message is not None:
             dequeue(writer, sender, NoteKind.OFFER, ref)
+            if blobs.asked_for(writer, message.content.id):
+                # else it would be taken away at the server before it is fetched
+                message = moved_on(message, sender, Delivery.SENT)
+                put_message(writer, message)
+                told.messages.append(message)
             send_again(writer, message, sender)
             told.again.add(sender)
             _offer_before(writer, told, me, sender, message, now)

@@ -183,10 +183,12 @@ class Uploads:
                 with suppress(CbfsError), contained():  # the next tick tries it again
                     await self._taken_away(blob)
                     await self._note(blob, replace(blob, state=BlobStage.DELETED))
+            elif not self._is_here(blob):
+                await self._note(blob, replace(self._anew(blob), state=BlobStage.PUTTING))
             elif context.may_delete and blob.until + SURELY_GONE <= now:
                 count = blob.renewed + 1
                 again = replace(blob, state=BlobStage.PUTTING, done=0, until=0, renewed=count)
-                ends = count > BLOB_RENEWALS or not self._is_here(blob)
+                ends = count > BLOB_RENEWALS
                 await self._note(blob, replace(blob, state=BlobStage.DELETED) if ends else again)
         self.wake()
 
@@ -273,8 +275,8 @@ class Uploads:
     async def _go_on(self, blob: Blob) -> bool:
         """Put what the server lacks. True when nothing is left to do; with a pace that may take
         several turns."""
-        if not self._is_here(blob):
-            moved = await self._moved(blob)
+        if not self._is_here(blob):  # the account has another server since
+            moved = await self._note(blob, self._anew(blob))
             if moved is None:
                 return True
             blob = moved
@@ -290,6 +292,8 @@ class Uploads:
                     at = await self._put_some(link, blob, keys, shape, at)
                     if self._context.pace:
                         break
+                if not self._is_wanted(blob):  # a removal may have been there before it was made
+                    await request(link, RemoveBlob(keys.id))
         except ServerRefused as error:
             # what recipients look for is put again under its own id, once it is erased there
             if error.code is Code.BLOB_DIFFERS and not blob.renewed:
@@ -330,20 +334,13 @@ class Uploads:
         return now is not None and now.state is BlobStage.PUTTING
 
     def _anew(self, blob: Blob) -> Blob:
-        """Under a fresh secret, at the server of now."""
+        """Under a fresh secret, at the server of now. Its message tells of that."""
         before = decode_reference(blob.reference)
         secret = self._context.random.token(KEY_SIZE)
         server = self._context.account.server
         reference = BlobReference(server, secret, before.size, before.digest)
-        return replace(blob, reference=reference.encode(), id=blob_keys(secret).id, done=0, until=0)
-
-    async def _moved(self, blob: Blob) -> Blob | None:
-        """The account has another server since. What recipients look for at the one before is put
-        nowhere any more."""
-        if not blob.renewed:
-            return await self._note(blob, self._anew(blob))
-        await self._note(blob, replace(blob, state=BlobStage.DELETED))
-        return None
+        encoded, id = reference.encode(), blob_keys(secret).id
+        return replace(blob, reference=encoded, id=id, done=0, until=0, renewed=0)
 
     async def _note(self, before: Blob, now: Blob) -> Blob | None:
         """Store what has changed of a blob, unless something else has meanwhile: then None."""

@@ -78,6 +78,13 @@ def acknowledge(world: BlobWorld, message: Message) -> None:
     world.deliver(world.clients["bob"], world.clients["alice"])
 
 
+def move(world: BlobWorld) -> None:
+    """Alice goes to bob's server."""
+    alice, bob = world.clients["alice"], world.clients["bob"]
+    alice.account = replace(alice.account, server=bob.account.server)
+    world.servers["alice"] = world.servers["bob"]
+
+
 def state_at(world: BlobWorld, client: Client, message: Message) -> BlobStage | None:
     blob = world.blob_of(client, message)
     return None if blob is None else blob.state
@@ -203,37 +210,6 @@ def test_a_server_that_goes_on_lying_is_told_to_the_user_and_to_nobody_else(
     world.fetch(bob)
     assert world.content(bob, arrived(world, message)) == DATA
     assert not problems(bob)
-
-
-def test_what_is_gone_from_the_server_is_told_and_offered_anew(
-    world: BlobWorld, alice: Client, bob: Client, server: BlobServer
-) -> None:
-    """With a fresh secret, as after a move to another server; it is the same message."""
-    message = sent(world)
-    server.cuts = 30
-    world.fetch(bob)
-    server.cuts = None
-    server.chunks.clear()
-    world.fetch(bob)
-    assert "no longer at their server" in problems(bob)
-    blob = world.blob_of(alice, message)
-    assert blob is not None
-    alice.store.write(lambda writer: blobs.put(writer, replace(blob, state=BlobStage.PUTTING)))
-    own = world.got(alice, message)
-    assert own is not None
-    server.refuses = Code.BLOB_DIFFERS
-    world.upload(alice)
-    server.refuses = None
-    anew = world.blob_of(alice, message)
-    assert anew is not None and anew.id != blob.id
-    world.upload(alice)
-    alice.store.write(lambda writer: delivery_queue.send_again(writer, own, "bob"))
-    world.deliver(alice, bob)
-    asked = server.asked.copy()
-    world.fetch(bob)
-    assert (server.asked - asked)[GetChunk, SHAPE.index(0)] == 0, "it goes on at the chunk"
-    assert world.content(bob, arrived(world, message)) == DATA
-    assert len(list(bob.shown())) == 1
 
 
 def test_a_message_that_is_removed_goes_from_the_server_and_leaves_no_key(
@@ -489,8 +465,7 @@ def test_where_the_account_has_moved_it_is_put_at_the_new_server(
     message = world.save(alice, ("bob",), DATA)
     server.cuts = 20
     world.upload(alice)
-    alice.account = replace(alice.account, server=bob.account.server)
-    world.servers["alice"] = world.servers["bob"]
+    move(world)
     world.upload(alice)
     blob = world.blob_of(alice, message)
     assert blob is not None and blob.state is BlobStage.STORED

@@ -260,7 +260,7 @@ class BlobWorld(World):
         async def once() -> None:
             for sender in sorted(fetching._senders()):
                 for blob, message in fetching._waiting(sender):
-                    if fetching._may_fetch(message):
+                    if fetching._is_welcome(message.sender):
                         await fetching._try(blob, message)
 
         with self.linked():

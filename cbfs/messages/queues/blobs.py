@@ -16,6 +16,7 @@ from enum import Enum
 
 from cbfs.storage.encoding import number_of, pack, u64, unpack
 from cbfs.storage.store import Reader, Table, Writer
+from cbfs_common.limits import BLOB_RENEWALS
 
 
 class BlobStage(Enum):
@@ -102,6 +103,17 @@ def every(reader: Reader, *states: BlobStage) -> Iterator[Blob]:
         blob = _decode(key, data)
         if blob.state in states:
             yield blob
+
+
+def asked_for(writer: Writer, content: int) -> bool:
+    """Somebody lacks one's own content, who may have had it. What the server has no more is put
+    there again with the next tick of the clock of uploads, under the same id, as often as what
+    nobody has fetched. Whether it travels as a blob."""
+    blob = get(writer, content)
+    if blob is not None and blob.state is BlobStage.DELETED and blob.renewed < BLOB_RENEWALS:
+        count = blob.renewed + 1
+        put(writer, replace(blob, state=BlobStage.PUTTING, done=0, until=0, renewed=count))
+    return blob is not None
 
 
 def here(reader: Reader, content: int, size: int) -> int:

@@ -386,8 +386,10 @@ def begin_all_again(writer: Writer) -> None:
 
 
 def add_blob(writer: Writer, message: Message, blocked: Callable[[str], bool], now: int) -> Message:
-    """The blob of a message is at the server: one job for each recipient, but for whom the user has
-    blocked since. Gives the message as it is then. ``now`` in milliseconds."""
+    """The blob of a message is at the server: one job for each recipient who has not said that they
+    have it, but for whom the user has blocked since. Who was sent it before, when it lay at another
+    server or under another key, is told where it is now. Gives the message as it is then. ``now``
+    in milliseconds."""
     conversation = get_conversation(writer, message.conversation)
     if conversation is None:
         return message
@@ -397,7 +399,14 @@ def add_blob(writer: Writer, message: Message, blocked: Callable[[str], bool], n
             left = moved_on(left, recipient, Delivery.LEFT_OUT)
     if left != message:
         left = put_changed(writer, lifetimes.delivered(writer, left, now))
-    add_jobs(writer, left, job_for(left, conversation, blob=True))
+    job = job_for(left, conversation, blob=True)
+    for recipient, state in left.recipients:
+        again = state is Delivery.SENT
+        before = _copy_of(writer, left, recipient) if again else job_of(writer, left, recipient)
+        if before is not None:  # what is sealed of it says where the blob was
+            _drop(writer, before)
+        if state is Delivery.QUEUED or (again and not blocked(recipient)):
+            _add(writer, replace(job, again=again), recipient)
     return left
 
 
