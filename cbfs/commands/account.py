@@ -24,6 +24,7 @@ from cbfs.account.passphrase_source import PassphraseSource
 from cbfs.account.place import check_account
 from cbfs.commands.export import Count, restore_export, write_export
 from cbfs.commands.mountpoints import account_of
+from cbfs.commands.reading.archive import add_archives, archive, is_archive
 from cbfs.receiving.lost_state import make_listings
 from cbfs_common.errors import CbfsError
 
@@ -59,7 +60,10 @@ def add_passphrase(parser: argparse.ArgumentParser) -> None:
 def add_export(parser: argparse.ArgumentParser) -> None:
     """Add what ``cbfs export`` takes."""
     parser.add_argument("place", type=Path, metavar="MOUNT", help="or the account directory")
-    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", nargs="?", help="for cbfs init --restore, encrypted"
+    )
+    add_archives(parser)
     parser.add_argument(
         "--passphrase-fd",
         type=int,
@@ -67,7 +71,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         help="read the passphrase of the export from descriptor N",
     )
     add_old_passphrase(parser)
-    parser.set_defaults(run=_export)
+    parser.set_defaults(run=_export, usage=parser.error)
 
 
 def add_old_passphrase(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +116,10 @@ def _passphrase(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
+    if (options.file is None) != is_archive(options):
+        options.usage("name one FILE to write, or one of --mbox, --html and --jsonl")
+    if is_archive(options):
+        return archive(options)
     source = PassphraseSource(options.passphrase_fd, "passphrase of the export")
     count = _write_export(
         account_of(options.place),

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import re
 import sys
 from dataclasses import dataclass
 from typing import Final, NoReturn
@@ -25,20 +26,37 @@ _EXAMPLES = """examples:
 """
 
 
+_NO_COMMAND: Final = re.compile(r"argument COMMAND: invalid choice: '(.*)' \(")
+"""What argparse says of a command that there is not."""
+
 SENDMAIL: Final = "sendmail"
 """The command that programs also find under this name alone, by a link to ``cbfs``."""
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of ``cbfs``: it says which option may have been meant by one that does not
-    exist."""
+    """The parser of ``cbfs``: it says which option, or which command, may have been meant by one
+    that does not exist."""
 
     def error(self, message: str) -> NoReturn:
         """End with the message and usage on stderr, and exit code 2."""
+        message = self._with_command(message)
         wrong, _, words = message.partition("unrecognized arguments: ")
         if not wrong and words:
             message += "".join(f"; did you mean {each}?" for each in self._meant(words)[:1])
         super().error(message)
+
+    def _with_command(self, message: str) -> str:
+        """The message of argparse about a command that there is not, in which all are listed, in
+        shorter words; any other one as it is."""
+        found = _NO_COMMAND.match(message)
+        if found is None:
+            return message
+        known = [name for action in self._actions if isinstance(action, argparse._SubParsersAction)
+                 for name in action.choices]  # fmt: skip
+        meant = difflib.get_close_matches(found[1].lower(), known, 1)
+        if meant:
+            return f"there is no command {found[1]!r}; did you mean {meant[0]}?"
+        return f"there is no command {found[1]!r}; {self.prog} --help lists them"
 
     def _meant(self, words: str) -> list[str]:
         known = sorted(_options(self))
@@ -90,7 +108,8 @@ COMMANDS: Final = {
     "export": Command(
         "cbfs.commands.account",
         "add_export",
-        "write account and history into a file, encrypted under a passphrase",
+        "write account and history into a file, encrypted under a passphrase; or history for other"
+        " programs: --mbox, --html, --jsonl",
     ),
     "claim": Command(
         "cbfs.commands.home.claim",
@@ -107,7 +126,12 @@ COMMANDS: Final = {
         "add_sendmail",
         "take a message from a mail program, as sendmail does, and send it to people by name",
     ),
-    "status": Command("cbfs.commands.status", "add_status", "say how a mount is doing"),
+    "status": Command("cbfs.commands.reading.status", "add_status", "say how a mount is doing"),
+    "messages": Command(
+        "cbfs.commands.reading.messages",
+        "add_messages",
+        "print messages, or with --json one object on a line for each",
+    ),
     "onion-key": Command(
         "cbfs.commands.home.onion_key",
         "add_onion_key",

@@ -204,10 +204,10 @@ def met(reader: Reader) -> set[str]:
 def label(reader: Reader, name: str) -> str:
     """What somebody is shown as, by their true name."""
     data = reader.get(Table.META, Meta.LABEL + reader.key_part(name.encode()))
-    return _at_home(reader, name) if data is None else data.decode()
+    return shown_name(reader, name) if data is None else data.decode()
 
 
-def _at_home(reader: Reader, name: str) -> str:
+def shown_name(reader: Reader, name: str) -> str:
     """A true name as people see it: with the namespace of its directory, where that is another one
     that is followed."""
     local, at, place = name.partition("@")

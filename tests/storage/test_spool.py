@@ -19,10 +19,10 @@ from cbfs.account.spool import (
     make_key,
     sealed_to,
 )
+from cbfs.commands.reading.status import spool_text
 from cbfs.commands.sendmail.letter import Letter, Recipient
 from cbfs.commands.sendmail.options import Exit, NotSent
 from cbfs.commands.sendmail.queueing import Queue
-from cbfs.commands.status import spool_text
 from cbfs_common.errors import CryptoError, DecodeError
 from cbfs_common.limits import FILE_SIZE_MAX
 from cbfs_host import files

@@ -9,7 +9,7 @@ character of it that ends lines, or controls anything, is left.
 import mimetypes
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from email.header import Header
 from email.utils import format_datetime, quote
@@ -18,6 +18,7 @@ from urllib.parse import quote as percent
 
 from cbfs.messages.file_names import moment
 from cbfs.messages.mail_ids import MailId, mail_address
+from cbfs.messages.model import Conversation, Message
 from cbfs.tree.virtual.mail.pieces import Base64, Joined, Literal, Piece
 
 TEXT_MAX = 65_536
@@ -77,6 +78,23 @@ class Attached:
     body: Piece
     is_plain: bool = False
     type: str = ""
+
+
+def head_of(
+    message: Message, place: Conversation, line: str, person: Callable[[str], Correspondent]
+) -> MailHead:
+    """That of a message of the conversation ``place``; ``line`` is its subject where that has none.
+    ``person`` says what somebody is called, by their true name."""
+    others = [name for name in place.participants if name != message.sender]
+    return MailHead(
+        MailId(message.id, message.conversation),
+        person(message.sender),
+        tuple(map(person, others or [message.sender])),
+        message.date,
+        place.subject or line,
+        tuple(MailId(parent.id, message.conversation) for parent in message.parents),
+        not message.doubts,
+    )
 
 
 def one_line(text: str) -> str:

@@ -16,7 +16,6 @@ from cbfs.interface import Backend
 from cbfs.messages.content import gone_key, read_content
 from cbfs.messages.file_names import free_name, shown_file_name
 from cbfs.messages.history import get_message
-from cbfs.messages.mail_ids import MailId
 from cbfs.messages.marks.mail_pages import STAMP_SIZE
 from cbfs.messages.model import Conversation, Message
 from cbfs.messages.queues import blobs
@@ -31,6 +30,7 @@ from cbfs.tree.virtual.mail.letter import (
     Correspondent,
     MailHead,
     first_line,
+    head_of,
     is_body,
     is_plain,
     mail_of_many,
@@ -296,16 +296,7 @@ class Mails:
             raise TreeError(errno.ESTALE) from error
 
     def _head(self, message: Message, place: Conversation, line: str) -> MailHead:
-        others = [name for name in place.participants if name != message.sender]
-        return MailHead(
-            MailId(message.id, message.conversation),
-            self._person(message.sender),
-            tuple(map(self._person, others or [message.sender])),
-            message.date,
-            place.subject or line,
-            tuple(MailId(parent.id, message.conversation) for parent in message.parents),
-            not message.doubts,
-        )
+        return head_of(message, place, line, self._person)
 
     def _person(self, name: str) -> Correspondent:
         found = self._people.get(name)

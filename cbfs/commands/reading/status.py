@@ -12,6 +12,7 @@ from cbfs.commands.mountpoints import is_in_a_mount, no_mount
 def add_status(parser: argparse.ArgumentParser) -> None:
     """Add what ``cbfs status`` takes."""
     parser.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
+    parser.add_argument("--json", action="store_true", help="one object, for scripts")
     parser.set_defaults(run=_status)
 
 
@@ -23,15 +24,26 @@ def _status(options: argparse.Namespace) -> int:
         text = (place / "status").read_text(encoding="utf-8")
     except OSError as error:
         raise no_mount(place, error) from error
-    sys.stdout.write(text + _spool_of(place))
+    account = _account_of(place)
+    if options.json:
+        sys.stdout.write(_as_json(text, account))
+    else:
+        sys.stdout.write(text + (spool_text(account) if account else ""))
     return 0
 
 
-def _spool_of(mountpoint: Path) -> str:
+def _account_of(mountpoint: Path) -> Path | None:
+    """None of another user's, whose account we do not see."""
     try:
-        return spool_text(Path(os.fsdecode(os.getxattr(mountpoint, ACCOUNT_ATTRIBUTE))))
+        return Path(os.fsdecode(os.getxattr(mountpoint, ACCOUNT_ATTRIBUTE)))
     except OSError:
-        return ""  # of another user, whose account we do not see
+        return None
+
+
+def _as_json(text: str, account: Path | None) -> str:
+    from cbfs.commands.reading import status_record  # noqa: PLC0415 - too much for whom words do
+
+    return status_record.as_json(text, account)
 
 
 def spool_text(account: Path) -> str:
