@@ -35,6 +35,7 @@ from cbfs.tree.virtual.mail.pieces import (
     Stretch,
     zip_of,
 )
+from cbfs_common.limits import NAME_MAX
 
 ID = MailId(b"\x0a" * 16, b"\x0b" * 16)
 BOB = Correspondent("bob", "bob")
@@ -113,7 +114,7 @@ def test_every_header_is_there() -> None:
     parents = tuple(MailId(bytes([n]) * 16, ID.conversation) for n in range(1, 17))
     people = (ALICE, Correspondent("carol@example.org", "Carol C."))
     mail = one(b"Ten is fine.\n", what=head(to=people, parents=parents))
-    assert mail["From"] == "bob <bob@cbfs.invalid>"
+    assert mail["From"].strip() == "bob <bob@cbfs.invalid>"
     assert [each.addr_spec for each in mail["To"].addresses] == [
         "alice@cbfs.invalid",
         "carol@example.org.cbfs.invalid",
@@ -137,8 +138,8 @@ def test_a_mail_of_a_text_is_this_text() -> None:
     data = "See you at ten. Grüße\n".encode()
     attached = Attached("note", Stretch(0, len(data)), is_plain(data))
     assert whole(mail_of_one(head(), attached), data).decode() == (
-        "From: bob <bob@cbfs.invalid>\n"
-        "To: alice <alice@cbfs.invalid>\n"
+        f"From: bob <bob@cbfs.invalid>{' ' * 47}\n"
+        f"To: alice <alice@cbfs.invalid>{' ' * 31}\n"
         "Date: Mon, 23 Nov 2026 14:46:02 +0000\n"
         "Subject: lunch\n"
         f"Message-ID: <{'0a' * 16}.{'0b' * 16}@cbfs.invalid>\n"
@@ -156,6 +157,27 @@ def test_who_is_not_proven_to_have_written_it_is_said_so() -> None:
     mail = one(b"x", what=head(confirmed=False))
     assert mail["From"].addresses[0].display_name == "bob (unconfirmed)"
     assert mail["From"].addresses[0].addr_spec == "bob@cbfs.invalid"
+
+
+def body_at(sender: str, other: str, shown: str, *, confirmed: bool) -> tuple[int, int]:
+    """Where the text begins in a mail to alice and somebody, and how long the mail is."""
+    to = Correspondent(shown, other), ALICE
+    what = head(sender=Correspondent(shown, sender), to=to, confirmed=confirmed)
+    made = mail_of_one(what, Attached("", Literal(b"hello\n"), is_plain=True))
+    return whole(made).index(b"\n\n"), made.size
+
+
+@pytest.mark.parametrize("shown", ["bob", "b" * NAME_MAX, "bob@example.org"])
+def test_a_text_begins_at_the_same_place_whatever_people_are_called(shown: str) -> None:
+    """mutt would show it without its first letters, after somebody is proven to have written it."""
+    labels = shown, "b", f"@{'b' * NAME_MAX}", "with-some_9"
+    places = {
+        body_at(sender, other, shown, confirmed=confirmed)
+        for sender in labels
+        for other in labels
+        for confirmed in (True, False)
+    }
+    assert len(places) == 1
 
 
 def check_heads(text: bytes) -> None:

@@ -19,6 +19,7 @@ from urllib.parse import quote as percent
 from cbfs.messages.file_names import moment
 from cbfs.messages.mail_ids import MailId, mail_address
 from cbfs.tree.virtual.mail.pieces import Base64, Joined, Literal, Piece
+from cbfs_common.limits import NAME_MAX
 
 TEXT_MAX = 65_536
 """Bytes of a text that is shown as such; a longer one is sent in base64, as what is no text."""
@@ -38,6 +39,10 @@ _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+\Z")
 _CODED = re.compile(r"(?:%[0-9A-F]{2}|[^%]){1,20}")
 _TYPES = mimetypes.MimeTypes()
 """What Python knows by itself: what this computer knows may change."""
+
+_UNPROVEN = " (unconfirmed)"
+_CALLED_MAX = NAME_MAX + 1
+"""Characters of what the user calls somebody: a petname, or ``@`` and a name."""
 
 _NO_URL = re.compile("[/:]")
 """What would be read as more than the name of a file."""
@@ -149,11 +154,11 @@ def _encoded(attached: Attached) -> Piece:
 
 
 def _head(head: MailHead, kind: Sequence[str]) -> bytes:
-    label = one_line(head.sender.label)
-    sender = Correspondent(head.sender.shown, label if head.confirmed else f"{label} (unconfirmed)")
+    *others, last = head.to
+    to = [*(_recipient(person, ",") for person in others), _recipient(last, "")]
     lines = [
-        f"From: {_mailbox('From', sender)}",
-        "To: " + ",\n ".join(_mailbox("To", person) for person in head.to),
+        f"From: {_sender(head.sender, head.confirmed)}",
+        "To: " + "\n ".join(to),
         f"Date: {format_datetime(moment(head.date // 1_000 * 1_000))}",
         f"Subject: {_text('Subject', head.subject)}".rstrip(),
         f"Message-ID: {head.id.encode()}",
@@ -197,9 +202,31 @@ def _file_name(name: str) -> str:
 
 
 @lru_cache(_KEPT)
-def _mailbox(field: str, person: Correspondent) -> str:
+def _sender(person: Correspondent, is_proven: bool) -> str:
     label = one_line(person.label)
-    address = mail_address(person.shown)
+    said = _mailbox("From", label if is_proven else label + _UNPROVEN, person.shown)
+    return _padded(said, person.shown, len(_UNPROVEN))
+
+
+@lru_cache(_KEPT)
+def _recipient(person: Correspondent, behind: str) -> str:
+    return _padded(_mailbox("To", one_line(person.label), person.shown) + behind, person.shown, 0)
+
+
+def _padded(said: str, shown: str, more: int) -> str:
+    """With spaces behind it, as long as for any name that the user can give who is ``shown`` so,
+    and ``more``: mail programs keep in memory, and in files, where in a mail its text begins, and
+    would look at another place when somebody has another name."""
+    called = max(_CALLED_MAX, len(shown))
+    return (
+        said
+        if "\n" in said
+        else said.ljust(len(f'"{"":{called}}" <{mail_address(shown)}>,') + more)
+    )
+
+
+def _mailbox(field: str, label: str, shown: str) -> str:
+    address = mail_address(shown)
     if _ATOMS.match(label) and len(label) + len(address) < _WIDTH and "=?" not in label:
         return f"{label} <{address}>"
     if label.isascii() and len(label) + len(address) < LINE_MAX // 2 and "=?" not in label:

@@ -16,7 +16,7 @@ from cbfs.interface import Backend
 from cbfs.messages.content import gone_key, read_content
 from cbfs.messages.file_names import free_name, shown_file_name
 from cbfs.messages.history import get_message
-from cbfs.messages.mail_ids import MailId
+from cbfs.messages.mail_ids import LETTER_TEXT, MailId
 from cbfs.messages.marks.mail_pages import STAMP_SIZE
 from cbfs.messages.model import Conversation, Message
 from cbfs.messages.queues import blobs
@@ -57,7 +57,7 @@ READY_MAX = 64
 """Small mails that are kept as a whole between the question for their size and their opening."""
 
 _REST = "more.zip"
-_FORM = "1"
+_FORM = "2"
 """Another one whenever mails are laid out in another way, so that what is stored of how long they
 are is not believed."""
 
@@ -335,7 +335,7 @@ class Mails:
             found.append(Attached(name, zip_of(packed), type="application/zip"))
             count += len(packed)
 
-        entries = list(contents.below(TOP))
+        entries = sorted(contents.below(TOP), key=lambda entry: entry[0] != LETTER_TEXT)
         shown = entries if len(entries) <= MAIL_FILES_MAX else entries[: MAIL_FILES_MAX - 1]
         for name, at in shown:
             size = table.entries[at].size
