@@ -137,8 +137,9 @@ def mail_of_one(head: MailHead, attached: Attached) -> Piece:
     return Joined((Literal(_head(head, _part_head_of(attached))), _encoded(attached)))
 
 
-def mail_of_many(head: MailHead, files: Sequence[Attached]) -> Piece:
-    """The mail of a message that is a folder."""
+def mail_of_many(head: MailHead, files: Sequence[Attached], room: int = 0) -> Piece:
+    """The mail of a message that is a folder. Behind its head are ``room`` bytes at least: where
+    the parts have less, empty lines are behind them, which belong to none."""
     boundary = f"={head.id.message.hex()}="  # no encoding gives a text with this
     kind = [f'Content-Type: multipart/mixed; boundary="{boundary}"']
     pieces: list[Piece] = [Literal(_head(head, kind))]
@@ -146,6 +147,7 @@ def mail_of_many(head: MailHead, files: Sequence[Attached]) -> Piece:
         lines = "\n".join(_part_head_of(each))
         pieces += [Literal(f"\n--{boundary}\n{lines}\n\n".encode()), _encoded(each)]
     pieces.append(Literal(f"\n--{boundary}--\n".encode()))
+    pieces.append(Literal(b"\n" * (room - sum(piece.size for piece in pieces[1:]))))
     return Joined(pieces)
 
 

@@ -25,6 +25,12 @@ from cbfs.storage.store import Reader, Table
 from cbfs.tree.nodes import FIRST_MAIL, MESSAGE_MODE, NO_NAMES, Node
 from cbfs.tree.rules import TreeError
 from cbfs.tree.virtual.conversation_folder import Contents, MessageNodes
+from cbfs.tree.virtual.mail.large import (
+    WRITTEN_MAX,
+    mail_of_large_file,
+    mail_of_large_folder,
+    written_in,
+)
 from cbfs.tree.virtual.mail.letter import (
     TEXT_MAX,
     Attached,
@@ -261,7 +267,7 @@ class Mails:
             gone = _gone(reader, message)
             if blobs.get(reader, message.content.id) is not None:
                 head = self._head(message, place, shown_file_name(message.file_name))
-                return MailText(message, mail_of_one(head, _instead(message)), gone)
+                return MailText(message, self._large(reader, message, head), gone)
             if message.folder:
                 files, packed = self._files(reader, message)
                 head = self._head(message, place, shown_file_name(message.file_name))
@@ -319,12 +325,31 @@ class Mails:
         people = self._backend.people
         return Correspondent(people.shown(name), people.label(name))
 
-    def _files(self, reader: Reader, message: Message) -> tuple[list[Attached], int]:
-        """The files of a message that is a folder, and its folders as archives; and how many files
-        these have."""
+    def _large(self, reader: Reader, message: Message, head: MailHead) -> Piece:
+        called = shown_file_name(message.file_name) if message.file_name else ""
+        if not message.folder:
+            return mail_of_large_file(head, called, message.content.size)
+        contents = self._contents(message)
+        table, written = contents.table, None
+        below = list(contents.below(TOP))
+        entries = [(name, table.entries[at].size) for name, at in below]
+        for (name, at), (_name, size) in zip(below, entries, strict=True):
+            if name == LETTER_TEXT and size is not None:
+                start, length = table.starts[at], min(size, WRITTEN_MAX + 1)
+                data = read_content(reader, message.content, start, length)
+                written = written_in(name, start, data)
+        return mail_of_large_folder(head, called, message.content.size, entries, written)
+
+    def _contents(self, message: Message) -> Contents:
         contents = self._nodes.contents((message.conversation, message.serial))
         if contents is None:
             raise TreeError(errno.ESTALE)
+        return contents
+
+    def _files(self, reader: Reader, message: Message) -> tuple[list[Attached], int]:
+        """The files of a message that is a folder, and its folders as archives; and how many files
+        these have."""
+        contents = self._contents(message)
         table, left = contents.table, TEXT_MAX
         found: list[Attached] = []
         count = 0
@@ -351,18 +376,6 @@ class Mails:
             names = {each.name for each in found}
             pack(free_name(_REST, names.__contains__), entries[len(shown) :])
         return found, count
-
-
-def _instead(message: Message) -> Attached:
-    """What a mail says in the place of what is too large for it, before that is here and after: a
-    program that reads all mails would else read gigabytes, or wait for what is arriving."""
-    name = shown_file_name(message.file_name) if message.file_name else "a file"
-    kind = "a folder" if message.folder else "a file"
-    text = (
-        f"{name}: {kind} of {message.content.size:,} bytes, which is too large for a mail.\n"
-        "It is in the folder of its conversation, under conversations/.\n"
-    )
-    return Attached("", Literal(text.encode()), is_plain=True, type="text/plain")
 
 
 def _all_files(contents: Contents, entries: Iterable[tuple[str, int]]) -> list[Packed]:
