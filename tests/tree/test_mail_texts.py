@@ -18,6 +18,7 @@ from cbfs.tree.virtual.mail.letter import (
     Attached,
     Correspondent,
     MailHead,
+    attached,
     first_line,
     is_plain,
     mail_of_many,
@@ -106,8 +107,8 @@ def parsed(text: bytes) -> EmailMessage:
 
 
 def one(data: bytes, name: str = "", what: MailHead | None = None) -> EmailMessage:
-    attached = Attached(name, Stretch(0, len(data)), is_plain(data))
-    return parsed(whole(mail_of_one(what or head(), attached), data))
+    file = attached(name, Stretch(0, len(data)), data)
+    return parsed(whole(mail_of_one(what or head(), file), data))
 
 
 def test_every_header_is_there() -> None:
@@ -229,29 +230,32 @@ def check_injection(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "plain"),
+    ("data", "plain", "text"),
     [
-        (b"", True),
-        (b"no end of line", True),
-        ("Grüße, 日本語\n".encode(), True),
-        (b"a\r\nb\r\n", False),
-        (b"a\rb", False),
-        (b"a\0b", False),
-        (b"\xff\xfe", False),
-        (b"x" * LINE_MAX + b"\n" + b"y" * LINE_MAX, True),
-        (b"x" * (LINE_MAX + 1), False),
-        (b"x\n" * (TEXT_MAX // 2), True),
-        (b"x\n" * (TEXT_MAX // 2) + b"x", False),
-        (b"From here\n.\n--boundary\nBcc: eve\n", True),
-        (b"\n\nSubject: x\n", True),
+        (b"", True, True),
+        (b"no end of line", True, True),
+        ("Grüße, 日本語\n".encode(), True, True),
+        (b"a\r\nb\r\n", False, True),
+        (b"a\rb", False, True),
+        (b"a\0b", False, False),
+        (b"\xff\xfe", False, False),
+        (b"x" * LINE_MAX + b"\n" + b"y" * LINE_MAX, True, True),
+        (b"a long paragraph " * 80, False, True),
+        (b"x" * (LINE_MAX + 1), False, True),
+        (b"x\n" * (TEXT_MAX // 2), True, True),
+        (b"x\n" * (TEXT_MAX // 2) + b"x", False, False),
+        (b"From here\n.\n--boundary\nBcc: eve\n", True, True),
+        (b"\n\nSubject: x\n", True, True),
     ],
 )
-def test_contents_come_back_as_they_are(data: bytes, plain: bool) -> None:
+def test_contents_come_back_as_they_are(data: bytes, plain: bool, text: bool) -> None:
+    """And texts are texts, which mail programs show, also where they must be encoded."""
     assert is_plain(data) is plain
     mail = one(data)
     assert mail["Content-Transfer-Encoding"] == ("8bit" if plain else "base64")
     assert mail.get_payload(decode=True) == data
-    assert (mail.get_content_type() == "text/plain") is plain
+    assert (mail.get_content_type() == "text/plain") is text
+    assert (mail.get_content_charset() == "utf-8") is text
 
 
 @given(st.binary(max_size=3_000))
@@ -346,10 +350,10 @@ def test_the_bytes_are_those_that_pythons_email_makes(
     parents = tuple(MailId(bytes([n]) * 16, ID.conversation) for n in range(count))
     people = (ALICE, Correspondent("carol@example.org", label))
     what = head(f"x{subject}", Correspondent("bob", label), people, parents, confirmed=confirmed)
-    attached = Attached(name, Stretch(0, len(data)), is_plain(data))
+    file = attached(name, Stretch(0, len(data)), data)
     for made in (
-        mail_of_one(what, attached),
-        mail_of_many(what, [attached, Attached("", Stretch(0, 0), is_plain=True), attached]),
+        mail_of_one(what, file),
+        mail_of_many(what, [file, Attached("", Stretch(0, 0), is_plain=True), file]),
     ):
         text = whole(made, data)
         found = email.message_from_bytes(text, policy=UNCHANGED)

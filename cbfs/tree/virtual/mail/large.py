@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from cbfs.tree.virtual.mail.letter import (
     Attached,
     MailHead,
-    is_plain,
+    attached,
     mail_of_many,
     mail_of_one,
     one_line,
 )
 from cbfs.tree.virtual.mail.pieces import Literal, Piece, Stretch
 
-ROOM = 20_480
+ROOM = 24_576
 """Bytes behind the head of the mail of a folder."""
 
 WRITTEN_MAX = 8_192
@@ -60,7 +60,8 @@ def written_in(name: str, start: int, data: bytes) -> Attached | None:
     text = data[:WRITTEN_MAX]
     if len(data) > WRITTEN_MAX:
         text = text.decode(errors="ignore").encode()
-    return Attached(name, Stretch(start, len(text)), is_plain=True) if is_plain(text) else None
+    found = attached(name, Stretch(start, len(text)), text)
+    return found if found.is_text else None
 
 
 def _too_large(called: str, kind: str, size: int) -> str:

@@ -76,12 +76,13 @@ class MailHead:
 @dataclass(frozen=True, slots=True)
 class Attached:
     """One file of a message: its bytes, and whether they may stand in a mail as they are
-    (``is_plain``)."""
+    (``is_plain``), or are a text that must be encoded (``is_text``)."""
 
     name: str
     body: Piece
     is_plain: bool = False
     type: str = ""
+    is_text: bool = False
 
 
 def one_line(text: str) -> str:
@@ -95,13 +96,26 @@ def one_line(text: str) -> str:
 def is_plain(data: bytes) -> bool:
     """Whether a whole content may stand in a mail as it is: UTF-8 in lines that are not too long,
     and nothing that a mail program would change or lose."""
-    if len(data) > TEXT_MAX or b"\0" in data or b"\r" in data:
+    if b"\r" in data or not is_text(data):
+        return False
+    return len(data) <= LINE_MAX or max(map(len, data.split(b"\n"))) <= LINE_MAX
+
+
+def is_text(data: bytes) -> bool:
+    """Whether a mail program can show a whole content as a text, encoded where need be: UTF-8."""
+    if len(data) > TEXT_MAX or b"\0" in data:
         return False
     try:
         data.decode()
     except UnicodeDecodeError:
         return False
-    return len(data) <= LINE_MAX or max(map(len, data.split(b"\n"))) <= LINE_MAX
+    return True
+
+
+def attached(name: str, body: Piece, data: bytes | None) -> Attached:
+    """A file whose whole content is ``data``; None for one that is too long to be a text."""
+    plain = data is not None and is_plain(data)
+    return Attached(name, body, plain, is_text=plain or (data is not None and is_text(data)))
 
 
 def first_line(data: bytes) -> str:
@@ -129,7 +143,8 @@ def type_of(name: str) -> str:
 
 def is_body(attached: Attached) -> bool:
     """Whether a mail program is to show it as what was written, and not as a file."""
-    return attached.is_plain and (attached.type or type_of(attached.name)) in {"", "text/plain"}
+    text = attached.is_plain or attached.is_text
+    return text and (attached.type or type_of(attached.name)) in {"", "text/plain"}
 
 
 def mail_of_one(head: MailHead, attached: Attached) -> Piece:
@@ -173,21 +188,26 @@ def _head(head: MailHead, kind: Sequence[str]) -> bytes:
 
 def _part_head_of(attached: Attached) -> tuple[str, ...]:
     kind = attached.type or type_of(attached.name)
-    return _part_head(attached.name, kind, is_body(attached), attached.is_plain)
+    text = attached.is_plain or attached.is_text
+    return _part_head(attached.name, kind, is_body(attached), text, attached.is_plain)
 
 
 @lru_cache(_KEPT)
-def _part_head(called: str, kind: str, is_shown: bool, is_text: bool) -> tuple[str, ...]:
-    return tuple(_part_lines(called, kind, is_shown=is_shown, is_text=is_text))
+def _part_head(
+    called: str, kind: str, is_shown: bool, is_text: bool, is_plain: bool
+) -> tuple[str, ...]:
+    lines = _part_lines(called, kind, is_shown=is_shown, is_text=is_text, is_plain=is_plain)
+    return tuple(lines)
 
 
-def _part_lines(called: str, kind: str, *, is_shown: bool, is_text: bool) -> Iterator[str]:
+def _part_lines(
+    called: str, kind: str, *, is_shown: bool, is_text: bool, is_plain: bool
+) -> Iterator[str]:
     if is_text:
         yield f"Content-Type: {kind or 'text/plain'}; charset=utf-8"
-        yield "Content-Transfer-Encoding: 8bit"
     else:
         yield f"Content-Type: {kind or _BINARY}"
-        yield "Content-Transfer-Encoding: base64"
+    yield f"Content-Transfer-Encoding: {'8bit' if is_plain else 'base64'}"
     name = one_line(called)
     if name:
         how = "inline" if is_shown else "attachment"

@@ -36,9 +36,9 @@ from cbfs.tree.virtual.mail.letter import (
     Attached,
     Correspondent,
     MailHead,
+    attached,
     first_line,
     is_body,
-    is_plain,
     mail_of_many,
     mail_of_one,
 )
@@ -291,9 +291,9 @@ class Mails:
         """The mail of a message that is one file, whose content is ``data``; None for one that is
         too long to be a text."""
         name = shown_file_name(message.file_name) if message.file_name else ""
-        attached = Attached(name, body, data is not None and is_plain(data))
-        line = (first_line(data or b"") if is_body(attached) else "") or name
-        return mail_of_one(self._head(message, place, line), attached)
+        file = attached(name, body, data)
+        line = (first_line(data or b"") if is_body(file) else "") or name
+        return mail_of_one(self._head(message, place, line), file)
 
     def _place(self, conversation: bytes) -> Conversation:
         try:
@@ -367,11 +367,11 @@ class Mails:
             if size is None:
                 pack(f"{name}.zip", contents.below(at + 1))
                 continue
-            plain, start = size <= left, table.starts[at]
-            if plain:
+            data, start = None, table.starts[at]
+            if size <= left:
                 left -= size  # so that what is read of many small files is not much
-                plain = is_plain(read_content(reader, message.content, start, size))
-            found.append(Attached(name, Stretch(start, size), plain))
+                data = read_content(reader, message.content, start, size)
+            found.append(attached(name, Stretch(start, size), data))
         if len(shown) < len(entries):
             names = {each.name for each in found}
             pack(free_name(_REST, names.__contains__), entries[len(shown) :])
