@@ -17,6 +17,9 @@ from cbfs_common.messages.body import MESSAGE_ID_SIZE
 DOMAIN = "cbfs" + ".invalid"
 """What all Message-IDs and addresses end with; no module of ours."""
 
+LETTER_TEXT = "message"
+"""What the text of a mail with attachments is called in the folder that it becomes."""
+
 CONVERSATION_ID_SIZE = 16
 
 _HEX = f"([0-9a-f]{{{2 * MESSAGE_ID_SIZE}}})", f"([0-9a-f]{{{2 * CONVERSATION_ID_SIZE}}})"

@@ -113,7 +113,11 @@ class OutboxLoop:
                     draft.hold = hold.why if hold is not None else ""
                     if draft.error:
                         held[path] = in_one_line(draft.error)
-                    elif hold is not None and self._outbox.is_news(draft, hold):
+                    elif (
+                        hold is not None
+                        and name not in _ALWAYS
+                        and self._outbox.is_news(draft, hold)
+                    ):
                         held[path] = hold.in_full
             except CbfsError as error:
                 held[path] = error.in_full

@@ -148,17 +148,22 @@ def test_a_folder_is_filled_when_it_is_here_and_mails_only_name_it(tmp_path: Pat
         data = written(tmp_path / "large", SMALL)
         shutil.copyfile(tmp_path / "large", top / "deep" / "large")
         (top / "note").write_text("look at this")
+        (top / "message").write_text("What I wrote to them.\n")
         top.rename(alice.mountpoint / "outbox" / "bob" / "photos")
         (there,) = wait_for(lambda: bob.messages("alice"), "the folder")
         wait_for((there / "note").exists, "what is in it")
         assert (there / "note").read_text() == "look at this"
         assert (there / "deep" / "large").read_bytes()[: 1 << 20] == data
         (mail,) = (bob.mountpoint / "mail").glob("???/*")
-        assert mail.stat().st_size == len(mail.read_bytes()) < 2_000
-        assert "photos: a folder of 3,1" in mail.read_text()
+        assert 24_576 < mail.stat().st_size == len(mail.read_bytes()) < 25_600
+        said = mail.read_text()
+        assert "photos: a folder of 3,1" in said
+        assert said.index("\n\nWhat I wrote to them.\n") < said.index("  note: 12 bytes\n")
+        assert "  deep: a folder\n" in said
         assert f"{there.name} (3" in bob.run("cat conversations/*/transcript*")
         (there / "note").unlink()
-        assert [each.name for each in there.iterdir()] == ["deep"]
+        assert sorted(each.name for each in there.iterdir()) == ["deep", "message"]
+        assert "  note: " not in mail.read_text()
         shutil.rmtree(there)
         assert not bob.messages("alice")
         (sent,) = alice.messages("alice")

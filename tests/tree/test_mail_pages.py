@@ -286,7 +286,8 @@ def test_kernels_are_told_when_mails_are_others(
         mount.view.contact_changed("bob")  # who is called as before
         assert first.is_given
         assert not told.inodes
-        monkeypatch.setattr(type(mount.backend), "label", lambda _self, name: f"{name} the builder")
+        long = "the builder" * 9  # longer than what there is room for
+        monkeypatch.setattr(type(mount.backend), "label", lambda _self, name: f"{name} {long}")
         mount.view.contact_changed("bob")
         assert not first.is_given
         assert first.was_another

@@ -18,6 +18,7 @@ from cbfs.tree.virtual.mail.letter import (
     Attached,
     Correspondent,
     MailHead,
+    attached,
     first_line,
     is_plain,
     mail_of_many,
@@ -35,6 +36,7 @@ from cbfs.tree.virtual.mail.pieces import (
     Stretch,
     zip_of,
 )
+from cbfs_common.limits import NAME_MAX
 
 ID = MailId(b"\x0a" * 16, b"\x0b" * 16)
 BOB = Correspondent("bob", "bob")
@@ -105,15 +107,15 @@ def parsed(text: bytes) -> EmailMessage:
 
 
 def one(data: bytes, name: str = "", what: MailHead | None = None) -> EmailMessage:
-    attached = Attached(name, Stretch(0, len(data)), is_plain(data))
-    return parsed(whole(mail_of_one(what or head(), attached), data))
+    file = attached(name, Stretch(0, len(data)), data)
+    return parsed(whole(mail_of_one(what or head(), file), data))
 
 
 def test_every_header_is_there() -> None:
     parents = tuple(MailId(bytes([n]) * 16, ID.conversation) for n in range(1, 17))
     people = (ALICE, Correspondent("carol@example.org", "Carol C."))
     mail = one(b"Ten is fine.\n", what=head(to=people, parents=parents))
-    assert mail["From"] == "bob <bob@cbfs.invalid>"
+    assert mail["From"].strip() == "bob <bob@cbfs.invalid>"
     assert [each.addr_spec for each in mail["To"].addresses] == [
         "alice@cbfs.invalid",
         "carol@example.org.cbfs.invalid",
@@ -137,8 +139,8 @@ def test_a_mail_of_a_text_is_this_text() -> None:
     data = "See you at ten. Grüße\n".encode()
     attached = Attached("note", Stretch(0, len(data)), is_plain(data))
     assert whole(mail_of_one(head(), attached), data).decode() == (
-        "From: bob <bob@cbfs.invalid>\n"
-        "To: alice <alice@cbfs.invalid>\n"
+        f"From: bob <bob@cbfs.invalid>{' ' * 47}\n"
+        f"To: alice <alice@cbfs.invalid>{' ' * 31}\n"
         "Date: Mon, 23 Nov 2026 14:46:02 +0000\n"
         "Subject: lunch\n"
         f"Message-ID: <{'0a' * 16}.{'0b' * 16}@cbfs.invalid>\n"
@@ -156,6 +158,27 @@ def test_who_is_not_proven_to_have_written_it_is_said_so() -> None:
     mail = one(b"x", what=head(confirmed=False))
     assert mail["From"].addresses[0].display_name == "bob (unconfirmed)"
     assert mail["From"].addresses[0].addr_spec == "bob@cbfs.invalid"
+
+
+def body_at(sender: str, other: str, shown: str, *, confirmed: bool) -> tuple[int, int]:
+    """Where the text begins in a mail to alice and somebody, and how long the mail is."""
+    to = Correspondent(shown, other), ALICE
+    what = head(sender=Correspondent(shown, sender), to=to, confirmed=confirmed)
+    made = mail_of_one(what, Attached("", Literal(b"hello\n"), is_plain=True))
+    return whole(made).index(b"\n\n"), made.size
+
+
+@pytest.mark.parametrize("shown", ["bob", "b" * NAME_MAX, "bob@example.org"])
+def test_a_text_begins_at_the_same_place_whatever_people_are_called(shown: str) -> None:
+    """mutt would show it without its first letters, after somebody is proven to have written it."""
+    labels = shown, "b", f"@{'b' * NAME_MAX}", "with-some_9"
+    places = {
+        body_at(sender, other, shown, confirmed=confirmed)
+        for sender in labels
+        for other in labels
+        for confirmed in (True, False)
+    }
+    assert len(places) == 1
 
 
 def check_heads(text: bytes) -> None:
@@ -207,29 +230,32 @@ def check_injection(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "plain"),
+    ("data", "plain", "text"),
     [
-        (b"", True),
-        (b"no end of line", True),
-        ("Grüße, 日本語\n".encode(), True),
-        (b"a\r\nb\r\n", False),
-        (b"a\rb", False),
-        (b"a\0b", False),
-        (b"\xff\xfe", False),
-        (b"x" * LINE_MAX + b"\n" + b"y" * LINE_MAX, True),
-        (b"x" * (LINE_MAX + 1), False),
-        (b"x\n" * (TEXT_MAX // 2), True),
-        (b"x\n" * (TEXT_MAX // 2) + b"x", False),
-        (b"From here\n.\n--boundary\nBcc: eve\n", True),
-        (b"\n\nSubject: x\n", True),
+        (b"", True, True),
+        (b"no end of line", True, True),
+        ("Grüße, 日本語\n".encode(), True, True),
+        (b"a\r\nb\r\n", False, True),
+        (b"a\rb", False, True),
+        (b"a\0b", False, False),
+        (b"\xff\xfe", False, False),
+        (b"x" * LINE_MAX + b"\n" + b"y" * LINE_MAX, True, True),
+        (b"a long paragraph " * 80, False, True),
+        (b"x" * (LINE_MAX + 1), False, True),
+        (b"x\n" * (TEXT_MAX // 2), True, True),
+        (b"x\n" * (TEXT_MAX // 2) + b"x", False, False),
+        (b"From here\n.\n--boundary\nBcc: eve\n", True, True),
+        (b"\n\nSubject: x\n", True, True),
     ],
 )
-def test_contents_come_back_as_they_are(data: bytes, plain: bool) -> None:
+def test_contents_come_back_as_they_are(data: bytes, plain: bool, text: bool) -> None:
+    """And texts are texts, which mail programs show, also where they must be encoded."""
     assert is_plain(data) is plain
     mail = one(data)
     assert mail["Content-Transfer-Encoding"] == ("8bit" if plain else "base64")
     assert mail.get_payload(decode=True) == data
-    assert (mail.get_content_type() == "text/plain") is plain
+    assert (mail.get_content_type() == "text/plain") is text
+    assert (mail.get_content_charset() == "utf-8") is text
 
 
 @given(st.binary(max_size=3_000))
@@ -324,10 +350,10 @@ def test_the_bytes_are_those_that_pythons_email_makes(
     parents = tuple(MailId(bytes([n]) * 16, ID.conversation) for n in range(count))
     people = (ALICE, Correspondent("carol@example.org", label))
     what = head(f"x{subject}", Correspondent("bob", label), people, parents, confirmed=confirmed)
-    attached = Attached(name, Stretch(0, len(data)), is_plain(data))
+    file = attached(name, Stretch(0, len(data)), data)
     for made in (
-        mail_of_one(what, attached),
-        mail_of_many(what, [attached, Attached("", Stretch(0, 0), is_plain=True), attached]),
+        mail_of_one(what, file),
+        mail_of_many(what, [file, Attached("", Stretch(0, 0), is_plain=True), file]),
     ):
         text = whole(made, data)
         found = email.message_from_bytes(text, policy=UNCHANGED)

@@ -19,7 +19,7 @@ from cbfs.commands.sendmail.options import Exit, NotSent
 from cbfs.commands.sendmail.queueing import Queue
 
 BOB, CAROL, DAVE = Recipient("bob"), Recipient("carol"), Recipient("dave")
-NOBODY = "This was not sent: nobody is called {}.\nWhat to do: mend the name.\n"
+NOBODY = "This was not sent: nobody is called {}.\nWhat to do: rename the folder.\n"
 
 
 class Mount:
@@ -200,6 +200,7 @@ def test_what_is_taken_back_leaves_nothing(mount: Mount, monkeypatch: pytest.Mon
     with pytest.raises(NotSent) as caught:
         mount.take(BOB)
     assert str(caught.value) == "nobody is called bob"
+    assert caught.value.hint == "mend the name"  # of the folder nothing is left
     assert mount.folders() == []
 
 

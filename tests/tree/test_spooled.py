@@ -469,6 +469,9 @@ def test_what_cannot_be_set_aside_stays(place: Place, monkeypatch: pytest.Monkey
 def test_what_is_for_nobody_is_told_in_an_error_file(place: Place) -> None:
     async def body(_backend: FakeBackend, view: MountView) -> None:
         await until(lambda: any(name.endswith(".error") for name in paths(view.tree.outbox)))
+        await until(lambda: bool(view.loop.held))
+        (path,) = view.loop.held  # and not its metadata.toml, which is never sent
+        assert path.startswith(f"{NOBODY} lunch/mail-")
 
-    place.add(letter("hello", Recipient(NOBODY)))
+    place.add(letter("hello", Recipient(NOBODY), subject="lunch"))
     place.mount(body)

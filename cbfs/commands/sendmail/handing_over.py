@@ -273,7 +273,7 @@ class MountOutbox:
                 raise NotSent(
                     Exit.NOUSER if any(map(what.__contains__, _NO_PERSON)) else Exit.UNAVAILABLE,
                     what.removeprefix("This was not sent: ").rstrip("."),
-                    _petname_hint(draft.others, what) or hint.rstrip("."),
+                    _own_hint(draft.others, what) or hint.rstrip("."),
                 )
             if time.monotonic() >= limit:
                 break
@@ -300,13 +300,14 @@ class MountOutbox:
         return True
 
 
-def _petname_hint(others: tuple[str, ...], what: str) -> str:
-    """What helps against ``what`` went wrong with the address of somebody who is called so here,
-    and has another name; else empty."""
+def _own_hint(others: tuple[str, ...], what: str) -> str:
+    """What helps the writer of a letter against ``what`` went wrong, who has no folder: with the
+    address of somebody who is called so here, and has another name, or a name that nobody has; else
+    empty."""
     for each in others:
         if each.startswith("@") and each in what:
             return f"to write to whom you call {each[1:]}, leave out @{DOMAIN}"
-    return ""
+    return "mend the name" if _NO_PERSON[0] in what else ""
 
 
 def _remove_begun(folder: Path) -> None:

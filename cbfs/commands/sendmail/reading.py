@@ -21,7 +21,7 @@ from cbfs.commands.sendmail.options import Exit, NotSent
 from cbfs.commands.sendmail.places import marked, message_name
 from cbfs.contacts.user_names import typed_person
 from cbfs.messages.file_names import free_name, shown_file_name
-from cbfs.messages.mail_ids import DOMAIN, MailId, parse_mail_address, parse_mail_id
+from cbfs.messages.mail_ids import DOMAIN, LETTER_TEXT, MailId, parse_mail_address, parse_mail_id
 from cbfs.tree.rules import folder_taken_for
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import PARTICIPANTS_MAX, SUBJECT_MAX
@@ -264,7 +264,7 @@ def _files(message: EmailMessage, subject: str) -> tuple[str, tuple[tuple[str, b
         text = part.get_content_maintype() == "text"
         if text and not name and body is None and not _is_attachment(part):
             html = part.get_content_subtype() == "html"
-            body = ("message.html" if html else "message", _text(part))
+            body = (f"{LETTER_TEXT}.html" if html else LETTER_TEXT, _text(part))
         elif name or body is None or _bytes(part).strip():
             files.append((name or _made_name(part), _text(part) if text else _bytes(part)))
     if body and not body[1].strip():
@@ -272,8 +272,8 @@ def _files(message: EmailMessage, subject: str) -> tuple[str, tuple[tuple[str, b
     if body is None and not files:
         if not subject:
             _refuse("the message is empty")
-        body = ("message", f"{subject}\n".encode())
-    if body and not files and body[0] == "message":
+        body = (LETTER_TEXT, f"{subject}\n".encode())
+    if body and not files and body[0] == LETTER_TEXT:
         return "", (body,)
     taken: set[str] = set()
     named = []

@@ -20,6 +20,7 @@ from cbfs.messages.file_names import moment
 from cbfs.messages.mail_ids import MailId, mail_address
 from cbfs.messages.model import Conversation, Message
 from cbfs.tree.virtual.mail.pieces import Base64, Joined, Literal, Piece
+from cbfs_common.limits import NAME_MAX
 
 TEXT_MAX = 65_536
 """Bytes of a text that is shown as such; a longer one is sent in base64, as what is no text."""
@@ -39,6 +40,10 @@ _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+\Z")
 _CODED = re.compile(r"(?:%[0-9A-F]{2}|[^%]){1,20}")
 _TYPES = mimetypes.MimeTypes()
 """What Python knows by itself: what this computer knows may change."""
+
+_UNPROVEN = " (unconfirmed)"
+_CALLED_MAX = NAME_MAX + 1
+"""Characters of what the user calls somebody: a petname, or ``@`` and a name."""
 
 _NO_URL = re.compile("[/:]")
 """What would be read as more than the name of a file."""
@@ -72,12 +77,13 @@ class MailHead:
 @dataclass(frozen=True, slots=True)
 class Attached:
     """One file of a message: its bytes, and whether they may stand in a mail as they are
-    (``is_plain``)."""
+    (``is_plain``), or are a text that must be encoded (``is_text``)."""
 
     name: str
     body: Piece
     is_plain: bool = False
     type: str = ""
+    is_text: bool = False
 
 
 def head_of(
@@ -108,13 +114,26 @@ def one_line(text: str) -> str:
 def is_plain(data: bytes) -> bool:
     """Whether a whole content may stand in a mail as it is: UTF-8 in lines that are not too long,
     and nothing that a mail program would change or lose."""
-    if len(data) > TEXT_MAX or b"\0" in data or b"\r" in data:
+    if b"\r" in data or not is_text(data):
+        return False
+    return len(data) <= LINE_MAX or max(map(len, data.split(b"\n"))) <= LINE_MAX
+
+
+def is_text(data: bytes) -> bool:
+    """Whether a mail program can show a whole content as a text, encoded where need be: UTF-8."""
+    if len(data) > TEXT_MAX or b"\0" in data:
         return False
     try:
         data.decode()
     except UnicodeDecodeError:
         return False
-    return len(data) <= LINE_MAX or max(map(len, data.split(b"\n"))) <= LINE_MAX
+    return True
+
+
+def attached(name: str, body: Piece, data: bytes | None) -> Attached:
+    """A file whose whole content is ``data``; None for one that is too long to be a text."""
+    plain = data is not None and is_plain(data)
+    return Attached(name, body, plain, is_text=plain or (data is not None and is_text(data)))
 
 
 def first_line(data: bytes) -> str:
@@ -142,7 +161,8 @@ def type_of(name: str) -> str:
 
 def is_body(attached: Attached) -> bool:
     """Whether a mail program is to show it as what was written, and not as a file."""
-    return attached.is_plain and (attached.type or type_of(attached.name)) in {"", "text/plain"}
+    text = attached.is_plain or attached.is_text
+    return text and (attached.type or type_of(attached.name)) in {"", "text/plain"}
 
 
 def mail_of_one(head: MailHead, attached: Attached) -> Piece:
@@ -150,8 +170,9 @@ def mail_of_one(head: MailHead, attached: Attached) -> Piece:
     return Joined((Literal(_head(head, _part_head_of(attached))), _encoded(attached)))
 
 
-def mail_of_many(head: MailHead, files: Sequence[Attached]) -> Piece:
-    """The mail of a message that is a folder."""
+def mail_of_many(head: MailHead, files: Sequence[Attached], room: int = 0) -> Piece:
+    """The mail of a message that is a folder. Behind its head are ``room`` bytes at least: where
+    the parts have less, empty lines are behind them, which belong to none."""
     boundary = f"={head.id.message.hex()}="  # no encoding gives a text with this
     kind = [f'Content-Type: multipart/mixed; boundary="{boundary}"']
     pieces: list[Piece] = [Literal(_head(head, kind))]
@@ -159,6 +180,7 @@ def mail_of_many(head: MailHead, files: Sequence[Attached]) -> Piece:
         lines = "\n".join(_part_head_of(each))
         pieces += [Literal(f"\n--{boundary}\n{lines}\n\n".encode()), _encoded(each)]
     pieces.append(Literal(f"\n--{boundary}--\n".encode()))
+    pieces.append(Literal(b"\n" * (room - sum(piece.size for piece in pieces[1:]))))
     return Joined(pieces)
 
 
@@ -167,11 +189,11 @@ def _encoded(attached: Attached) -> Piece:
 
 
 def _head(head: MailHead, kind: Sequence[str]) -> bytes:
-    label = one_line(head.sender.label)
-    sender = Correspondent(head.sender.shown, label if head.confirmed else f"{label} (unconfirmed)")
+    *others, last = head.to
+    to = [*(_recipient(person, ",") for person in others), _recipient(last, "")]
     lines = [
-        f"From: {_mailbox('From', sender)}",
-        "To: " + ",\n ".join(_mailbox("To", person) for person in head.to),
+        f"From: {_sender(head.sender, head.confirmed)}",
+        "To: " + "\n ".join(to),
         f"Date: {format_datetime(moment(head.date // 1_000 * 1_000))}",
         f"Subject: {_text('Subject', head.subject)}".rstrip(),
         f"Message-ID: {head.id.encode()}",
@@ -184,21 +206,26 @@ def _head(head: MailHead, kind: Sequence[str]) -> bytes:
 
 def _part_head_of(attached: Attached) -> tuple[str, ...]:
     kind = attached.type or type_of(attached.name)
-    return _part_head(attached.name, kind, is_body(attached), attached.is_plain)
+    text = attached.is_plain or attached.is_text
+    return _part_head(attached.name, kind, is_body(attached), text, attached.is_plain)
 
 
 @lru_cache(_KEPT)
-def _part_head(called: str, kind: str, is_shown: bool, is_text: bool) -> tuple[str, ...]:
-    return tuple(_part_lines(called, kind, is_shown=is_shown, is_text=is_text))
+def _part_head(
+    called: str, kind: str, is_shown: bool, is_text: bool, is_plain: bool
+) -> tuple[str, ...]:
+    lines = _part_lines(called, kind, is_shown=is_shown, is_text=is_text, is_plain=is_plain)
+    return tuple(lines)
 
 
-def _part_lines(called: str, kind: str, *, is_shown: bool, is_text: bool) -> Iterator[str]:
+def _part_lines(
+    called: str, kind: str, *, is_shown: bool, is_text: bool, is_plain: bool
+) -> Iterator[str]:
     if is_text:
         yield f"Content-Type: {kind or 'text/plain'}; charset=utf-8"
-        yield "Content-Transfer-Encoding: 8bit"
     else:
         yield f"Content-Type: {kind or _BINARY}"
-        yield "Content-Transfer-Encoding: base64"
+    yield f"Content-Transfer-Encoding: {'8bit' if is_plain else 'base64'}"
     name = one_line(called)
     if name:
         how = "inline" if is_shown else "attachment"
@@ -215,9 +242,31 @@ def _file_name(name: str) -> str:
 
 
 @lru_cache(_KEPT)
-def _mailbox(field: str, person: Correspondent) -> str:
+def _sender(person: Correspondent, is_proven: bool) -> str:
     label = one_line(person.label)
-    address = mail_address(person.shown)
+    said = _mailbox("From", label if is_proven else label + _UNPROVEN, person.shown)
+    return _padded(said, person.shown, len(_UNPROVEN))
+
+
+@lru_cache(_KEPT)
+def _recipient(person: Correspondent, behind: str) -> str:
+    return _padded(_mailbox("To", one_line(person.label), person.shown) + behind, person.shown, 0)
+
+
+def _padded(said: str, shown: str, more: int) -> str:
+    """With spaces behind it, as long as for any name that the user can give who is ``shown`` so,
+    and ``more``: mail programs keep in memory, and in files, where in a mail its text begins, and
+    would look at another place when somebody has another name."""
+    called = max(_CALLED_MAX, len(shown))
+    return (
+        said
+        if "\n" in said
+        else said.ljust(len(f'"{"":{called}}" <{mail_address(shown)}>,') + more)
+    )
+
+
+def _mailbox(field: str, label: str, shown: str) -> str:
+    address = mail_address(shown)
     if _ATOMS.match(label) and len(label) + len(address) < _WIDTH and "=?" not in label:
         return f"{label} <{address}>"
     if label.isascii() and len(label) + len(address) < LINE_MAX // 2 and "=?" not in label:

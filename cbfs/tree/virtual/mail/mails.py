@@ -16,6 +16,7 @@ from cbfs.interface import Backend
 from cbfs.messages.content import gone_key, read_content
 from cbfs.messages.file_names import free_name, shown_file_name
 from cbfs.messages.history import get_message
+from cbfs.messages.mail_ids import LETTER_TEXT
 from cbfs.messages.marks.mail_pages import STAMP_SIZE
 from cbfs.messages.model import Conversation, Message
 from cbfs.messages.queues import blobs
@@ -24,15 +25,21 @@ from cbfs.storage.store import Reader, Table
 from cbfs.tree.nodes import FIRST_MAIL, MESSAGE_MODE, NO_NAMES, Node
 from cbfs.tree.rules import TreeError
 from cbfs.tree.virtual.conversation_folder import Contents, MessageNodes
+from cbfs.tree.virtual.mail.large import (
+    WRITTEN_MAX,
+    mail_of_large_file,
+    mail_of_large_folder,
+    written_in,
+)
 from cbfs.tree.virtual.mail.letter import (
     TEXT_MAX,
     Attached,
     Correspondent,
     MailHead,
+    attached,
     first_line,
     head_of,
     is_body,
-    is_plain,
     mail_of_many,
     mail_of_one,
 )
@@ -57,7 +64,7 @@ READY_MAX = 64
 """Small mails that are kept as a whole between the question for their size and their opening."""
 
 _REST = "more.zip"
-_FORM = "1"
+_FORM = "2"
 """Another one whenever mails are laid out in another way, so that what is stored of how long they
 are is not believed."""
 
@@ -261,7 +268,7 @@ class Mails:
             gone = _gone(reader, message)
             if blobs.get(reader, message.content.id) is not None:
                 head = self._head(message, place, shown_file_name(message.file_name))
-                return MailText(message, mail_of_one(head, _instead(message)), gone)
+                return MailText(message, self._large(reader, message, head), gone)
             if message.folder:
                 files, packed = self._files(reader, message)
                 head = self._head(message, place, shown_file_name(message.file_name))
@@ -285,9 +292,9 @@ class Mails:
         """The mail of a message that is one file, whose content is ``data``; None for one that is
         too long to be a text."""
         name = shown_file_name(message.file_name) if message.file_name else ""
-        attached = Attached(name, body, data is not None and is_plain(data))
-        line = (first_line(data or b"") if is_body(attached) else "") or name
-        return mail_of_one(self._head(message, place, line), attached)
+        file = attached(name, body, data)
+        line = (first_line(data or b"") if is_body(file) else "") or name
+        return mail_of_one(self._head(message, place, line), file)
 
     def _place(self, conversation: bytes) -> Conversation:
         try:
@@ -310,12 +317,31 @@ class Mails:
         people = self._backend.people
         return Correspondent(people.shown(name), people.label(name))
 
-    def _files(self, reader: Reader, message: Message) -> tuple[list[Attached], int]:
-        """The files of a message that is a folder, and its folders as archives; and how many files
-        these have."""
+    def _large(self, reader: Reader, message: Message, head: MailHead) -> Piece:
+        called = shown_file_name(message.file_name) if message.file_name else ""
+        if not message.folder:
+            return mail_of_large_file(head, called, message.content.size)
+        contents = self._contents(message)
+        table, written = contents.table, None
+        below = list(contents.below(TOP))
+        entries = [(name, table.entries[at].size) for name, at in below]
+        for (name, at), (_name, size) in zip(below, entries, strict=True):
+            if name == LETTER_TEXT and size is not None:
+                start, length = table.starts[at], min(size, WRITTEN_MAX + 1)
+                data = read_content(reader, message.content, start, length)
+                written = written_in(name, start, data)
+        return mail_of_large_folder(head, called, message.content.size, entries, written)
+
+    def _contents(self, message: Message) -> Contents:
         contents = self._nodes.contents((message.conversation, message.serial))
         if contents is None:
             raise TreeError(errno.ESTALE)
+        return contents
+
+    def _files(self, reader: Reader, message: Message) -> tuple[list[Attached], int]:
+        """The files of a message that is a folder, and its folders as archives; and how many files
+        these have."""
+        contents = self._contents(message)
         table, left = contents.table, TEXT_MAX
         found: list[Attached] = []
         count = 0
@@ -326,34 +352,22 @@ class Mails:
             found.append(Attached(name, zip_of(packed), type="application/zip"))
             count += len(packed)
 
-        entries = list(contents.below(TOP))
+        entries = sorted(contents.below(TOP), key=lambda entry: entry[0] != LETTER_TEXT)
         shown = entries if len(entries) <= MAIL_FILES_MAX else entries[: MAIL_FILES_MAX - 1]
         for name, at in shown:
             size = table.entries[at].size
             if size is None:
                 pack(f"{name}.zip", contents.below(at + 1))
                 continue
-            plain, start = size <= left, table.starts[at]
-            if plain:
+            data, start = None, table.starts[at]
+            if size <= left:
                 left -= size  # so that what is read of many small files is not much
-                plain = is_plain(read_content(reader, message.content, start, size))
-            found.append(Attached(name, Stretch(start, size), plain))
+                data = read_content(reader, message.content, start, size)
+            found.append(attached(name, Stretch(start, size), data))
         if len(shown) < len(entries):
             names = {each.name for each in found}
             pack(free_name(_REST, names.__contains__), entries[len(shown) :])
         return found, count
-
-
-def _instead(message: Message) -> Attached:
-    """What a mail says in the place of what is too large for it, before that is here and after: a
-    program that reads all mails would else read gigabytes, or wait for what is arriving."""
-    name = shown_file_name(message.file_name) if message.file_name else "a file"
-    kind = "a folder" if message.folder else "a file"
-    text = (
-        f"{name}: {kind} of {message.content.size:,} bytes, which is too large for a mail.\n"
-        "It is in the folder of its conversation, under conversations/.\n"
-    )
-    return Attached("", Literal(text.encode()), is_plain=True, type="text/plain")
 
 
 def _all_files(contents: Contents, entries: Iterable[tuple[str, int]]) -> list[Packed]:
