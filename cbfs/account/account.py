@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cbfs.account.formats import open_upgraded, upgrade
 from cbfs.account.passphrase import Guard
-from cbfs.account.place import OWN_NAMES, check_account
+from cbfs.account.place import BEFORE, BEFORE_NEW, OWN_NAMES, check_account
+from cbfs.storage import root_key
 from cbfs.storage.encoding import pack, unpack
 from cbfs.storage.root_key import (
     NO_LOCK,
@@ -434,13 +434,28 @@ def _open_store(
     def known(protection: Protection) -> bytes:
         return made.lock if made and made.protection == protection else unlock(protection)
 
-    def open_store(upgrades: bool) -> Store:
-        root_file = RootFile(path, known, random.token, upgrades=upgrades)
+    def open_store(upgrade: Callable[[Writer, int], None] | None = None) -> Store:
+        root_file = RootFile(path, known, random.token, upgrades=upgrade is not None)
         try:
-            place, how = directory / "store", upgrade if upgrades else None
-            return Store(place, root_file, random, believes=believes, upgrade=how)
+            place = directory / "store"
+            return Store(place, root_file, random, believes=believes, upgrade=upgrade)
         except BaseException:
             root_file.close()
             raise
 
+    if _is_upgraded(directory):
+        return open_store()
+    from cbfs.account.formats import open_upgraded  # noqa: PLC0415 - seldom needed
+
     return open_upgraded(directory, open_store)
+
+
+def _is_upgraded(directory: Path) -> bool:
+    """Whether the account is of the newest format, and no upgrade has left anything. One whose root
+    file cannot be read needs no upgrade either."""
+    try:
+        numbers = root_key.format_numbers((directory / "root.key").read_bytes())
+        left = (directory / BEFORE).exists() or (directory / BEFORE_NEW).exists()
+    except OSError:
+        return True
+    return numbers <= {root_key.FORMAT} and not left

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from cbfs.account.place import BEFORE, BEFORE_NEW
 from cbfs.storage import root_key
 from cbfs.storage.store import Store, Writer
 from cbfs_common.errors import CbfsError
@@ -34,7 +35,8 @@ UPGRADES: Final[Mapping[int, Upgrade]] = {}
 """By the format before: what brings the records of a store to the next one. It decodes and encodes
 by itself, as the records of now are others later, and touches nothing but its Writer."""
 
-BEFORE: Final = "before"
+Open = Callable[[Callable[[Writer, int], None] | None], Store]
+"""Opens the store of an account, and upgrades it by a function if there is one."""
 
 
 def upgrade(writer: Writer, found: int) -> None:
@@ -44,9 +46,8 @@ def upgrade(writer: Writer, found: int) -> None:
         UPGRADES[number](writer)
 
 
-def open_upgraded(directory: Path, open_store: Callable[[bool], Store]) -> Store:
-    """The store of a locked account directory, of the newest format. ``open_store`` opens it, and
-    upgrades it where it is told to. Raises CbfsError."""
+def open_upgraded(directory: Path, open_store: Open) -> Store:
+    """The store of a locked account directory, of the newest format. Raises CbfsError."""
     root, copy = directory / "root.key", directory / BEFORE
     try:
         numbers = root_key.format_numbers(root.read_bytes())
@@ -56,14 +57,14 @@ def open_upgraded(directory: Path, open_store: Callable[[bool], Store]) -> Store
                 _forget(copy)
                 _copy(directory, copy)
             _open_to_upgrade(root, copy, open_store)
-        store = open_store(False)
+        store = open_store(None)
     except OSError as error:
         raise CbfsError(
             f"cannot upgrade the account in {directory}: {(error.strerror or '').lower()}",
             hint_of(error, "it is as it was; make room for another copy of it, and try again"),
         ) from error
     try:
-        for leftover in copy, copy.with_name(f"{BEFORE}.new"):
+        for leftover in copy, directory / BEFORE_NEW:
             _forget(leftover)
     except OSError as error:
         store.close()
@@ -74,9 +75,9 @@ def open_upgraded(directory: Path, open_store: Callable[[bool], Store]) -> Store
     return store
 
 
-def _open_to_upgrade(root: Path, copy: Path, open_store: Callable[[bool], Store]) -> None:
+def _open_to_upgrade(root: Path, copy: Path, open_store: Open) -> None:
     try:
-        open_store(True).close()
+        open_store(upgrade).close()
     except BaseException:
         if root_key.FORMAT not in root_key.format_numbers(root.read_bytes()):
             _forget(copy)  # nothing was changed
@@ -85,7 +86,7 @@ def _open_to_upgrade(root: Path, copy: Path, open_store: Callable[[bool], Store]
 
 def _copy(directory: Path, copy: Path) -> None:
     """Copy root file and store. Raises OSError, and leaves nothing then."""
-    fresh = copy.with_name(f"{copy.name}.new")
+    fresh = directory / BEFORE_NEW
     _forget(fresh)
     try:
         with built(copy) as place:

@@ -23,14 +23,18 @@ ACCOUNT_ATTRIBUTE: Final = "user.cbfs.account"
 FOLLOWED_MAX: Final = 40
 """Links on one way, as Linux has it."""
 
+BEFORE: Final = "before"
+BEFORE_NEW: Final = f"{BEFORE}.new"
+"""The copy of an account that is upgraded (``cbfs.account.formats``); one that is being made."""
+
 FILES: Final = (
     *("root.key", "root.key.new", "lock", "log", "store/data.mdb", "store/lock.mdb"),
     *("server/log", "server/clients", "spool/key", "spool/lock"),
-    *("before/root.key", "before/store/data.mdb"),
-    *("before.new/root.key", "before.new/store/data.mdb"),
+    *(f"{BEFORE}/root.key", f"{BEFORE}/store/data.mdb"),
+    *(f"{BEFORE_NEW}/root.key", f"{BEFORE_NEW}/store/data.mdb"),
 )
 FOLDERS: Final = (
-    *("before", "before/store", "before.new", "before.new/store"),
+    *(BEFORE, f"{BEFORE}/store", BEFORE_NEW, f"{BEFORE_NEW}/store"),
     *("store", "store.new", "tor", "tor/data", "tor/onion_auth", "server", "spool"),
 )
 SOCKETS: Final = ("windows",)
