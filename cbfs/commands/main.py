@@ -132,6 +132,11 @@ COMMANDS: Final = {
         "add_messages",
         "print messages, or with --json one object on a line for each",
     ),
+    "complete": Command(
+        "cbfs.commands.reading.complete",
+        "add_complete",
+        "for shells: print names of contacts or conversations that begin so",
+    ),
     "onion-key": Command(
         "cbfs.commands.home.onion_key",
         "add_onion_key",
