@@ -126,6 +126,11 @@ COMMANDS: Final = {
         "add_sendmail",
         "take a message from a mail program, as sendmail does, and send it to people by name",
     ),
+    "send": Command(
+        "cbfs.commands.sendmail.send",
+        "add_send",
+        "send files, and wait until the servers have them",
+    ),
     "status": Command("cbfs.commands.reading.status", "add_status", "say how a mount is doing"),
     "messages": Command(
         "cbfs.commands.reading.messages",
