@@ -33,7 +33,7 @@ _TAKEN_BACK = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
-class Sending:
+class WatchedFile:
     """A file that is sent: as it is called in the outbox, and its descriptor there."""
 
     name: str
@@ -115,7 +115,7 @@ def _folder(mount: Path, to: str) -> Path:
 
 
 @contextmanager
-def _put(file: Path, folder: Path) -> Iterator[Sending]:
+def _put(file: Path, folder: Path) -> Iterator[WatchedFile]:
     """Copy a file there, under a name that is free. Raises CbfsError, and then it is not sent."""
     name = free_name(shown_file_name(file.name), lambda each: (folder / each).exists())
     target = folder / name
@@ -133,7 +133,7 @@ def _put(file: Path, folder: Path) -> Iterator[Sending]:
                 except BaseException:
                     target.unlink(missing_ok=True)  # while it is open nothing of it is sent
                     raise
-        yield Sending(name, descriptor)
+        yield WatchedFile(name, descriptor)
     except OSError as error:
         raise CbfsError(f"{file} cannot be sent: {(error.strerror or '').lower()}") from error
     finally:
@@ -141,7 +141,7 @@ def _put(file: Path, folder: Path) -> Iterator[Sending]:
             os.close(descriptor)
 
 
-def _waited_for(file: Sending) -> str:
+def _waited_for(file: WatchedFile) -> str:
     """How far it is with each recipient, when the servers of all have it. Raises CbfsError when it
     is not sent, or was taken back."""
     with shown_progress(file.name, 0) as bar:
