@@ -25,6 +25,7 @@ from cbfs.account.place import check_account
 from cbfs.commands.export import Count, restore_export, write_export
 from cbfs.commands.mountpoints import account_of
 from cbfs.commands.reading.archive import add_archives, archive, is_archive
+from cbfs.commands.reading.progress import shown_progress
 from cbfs.receiving.lost_state import make_listings
 from cbfs_common.errors import CbfsError
 
@@ -177,7 +178,15 @@ def _write_export(
     check_account(account)
     own = source.once() if asks_for_passphrase(account) else b""
     with salvaging(account, SYSTEM_RANDOM, unlocking(lambda: own)) as records:
-        return write_export(records, file, passphrase(), SYSTEM_RANDOM)
+        key = passphrase()  # which a terminal asks for, before there is a bar on it
+        with shown_progress("writing", 0) as bar:
+            return write_export(
+                records, file, key, SYSTEM_RANDOM, lambda done: bar.at(done, _megabytes(done))
+            )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1_000_000:,.0f} MB"
 
 
 def _restore_export(
@@ -193,7 +202,8 @@ def _restore_export(
             raise CbfsError(
                 f"there is an account in {account} already", "choose another with --account"
             )
-        restore_export(store, file, passphrase)
+        with shown_progress("restoring", file.stat().st_size if file.is_file() else 0) as bar:
+            restore_export(store, file, passphrase, bar.at)
         make_listings(store)  # here, as it may take minutes, and a mount should not
         restored = load_account(store)
     return restored.name if restored else ""

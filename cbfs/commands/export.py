@@ -77,6 +77,11 @@ _NEEDED = frozenset(((Table.META, Meta.ACCOUNT), (Table.META, Meta.OWN)))
 """Without these nothing can be restored."""
 
 Record = tuple[Table, bytes, bytes]
+Told = Callable[[int], object]
+
+
+def _nobody(_done: int) -> None:
+    """Who is not to be told how far something is."""
 
 
 @dataclass(slots=True)
@@ -112,14 +117,17 @@ class NotAnExport(CbfsError):
     """The file is no export, is damaged, or the passphrase is wrong."""
 
 
-def write_export(store: Source, path: Path, passphrase: bytes, random: Random) -> Count:
-    """Export an account to ``path``, which is there in whole or not at all. Raises CbfsError."""
+def write_export(
+    store: Source, path: Path, passphrase: bytes, random: Random, told: Told = _nobody
+) -> Count:
+    """Export an account to ``path``, which is there in whole or not at all. ``told`` hears how many
+    bytes of it are written. Raises CbfsError."""
     count = Count()
     if path.exists() and not path.is_file():
         raise CbfsError(f"{path} is not a file", "name a new one")
     try:
         with written_beside_others(path) as file, store.salvage() as salvage:
-            _write(file, _exported(salvage, count), passphrase, random)
+            _write(file, _exported(salvage, count), passphrase, random, told)
     except OSError as error:
         raise CbfsError(f"cannot write {path}: {(error.strerror or '').lower()}") from error
     return count
@@ -192,7 +200,9 @@ def _kept(table: Table, key: bytes, value: bytes) -> tuple[Content | None, bytes
     return None, value
 
 
-def _write(file: BinaryIO, records: Iterable[Record], passphrase: bytes, random: Random) -> None:
+def _write(
+    file: BinaryIO, records: Iterable[Record], passphrase: bytes, random: Random, told: Told
+) -> None:
     header = _HEADER.pack(MAGIC, random.token(SALT_SIZE), PASSES, MEMORY)
     key = _key(header, passphrase)
     file.write(header)
@@ -203,20 +213,21 @@ def _write(file: BinaryIO, records: Iterable[Record], passphrase: bytes, random:
             file.write(seal(key, _nonce(number, last=False), bytes(buffer[:CHUNK])))
             del buffer[:CHUNK]
             number += 1
+            told(number * CHUNK)
     file.write(seal(key, _nonce(number, last=True), bytes(buffer)))
 
 
-def read_export(path: Path, passphrase: bytes) -> Iterator[Record]:
-    """The records of an export. Raises NotAnExport or CbfsError; what came until then is
-    authentic."""
+def read_export(path: Path, passphrase: bytes, told: Told = _nobody) -> Iterator[Record]:
+    """The records of an export. ``told`` hears how many bytes of it are read. Raises NotAnExport or
+    CbfsError; what came until then is authentic."""
     try:
         with path.open("rb") as file:
-            yield from _records(_chunks(file, passphrase))
+            yield from _records(_chunks(file, passphrase, told))
     except OSError as error:
         raise CbfsError(f"cannot read {path}: {(error.strerror or '').lower()}") from error
 
 
-def _chunks(file: BinaryIO, passphrase: bytes) -> Iterator[bytes]:
+def _chunks(file: BinaryIO, passphrase: bytes, told: Told) -> Iterator[bytes]:
     header = file.read(_HEADER.size)
     _format(header)
     key = _key(header, passphrase)
@@ -233,6 +244,7 @@ def _chunks(file: BinaryIO, passphrase: bytes) -> Iterator[bytes]:
                 ) from error
             raise NotAnExport("the export is damaged, or cut short", "use another one") from error
         number, data = number + 1, after
+        told(number * (CHUNK + TAG_SIZE))
 
 
 def _format(header: bytes) -> int:
@@ -288,14 +300,15 @@ def _record(record: object, tables: dict[bytes, Table]) -> Record:
     return tables[record[0]], record[1], record[2]
 
 
-def restore_export(store: Store, path: Path, passphrase: bytes) -> None:
+def restore_export(store: Store, path: Path, passphrase: bytes, told: Told = _nobody) -> None:
     """Bring the records of an export into a store in which there is no account, before that store
     runs; those of an earlier format are upgraded. A crash leaves a store without an account, into
-    which it can be restored again. The store must be opened anew afterwards. Raises CbfsError."""
+    which it can be restored again. The store must be opened anew afterwards. ``told`` hears how
+    many bytes of it are read. Raises CbfsError."""
     found = STORE_FORMATS[export_format(path)]
     last: dict[bytes, bytes] = {}
     group: list[Record] = []
-    for table, key, value in read_export(path, passphrase):
+    for table, key, value in read_export(path, passphrase, told):
         if table is Table.META and key in _LAST:
             last[key] = value
             continue

@@ -126,11 +126,21 @@ COMMANDS: Final = {
         "add_sendmail",
         "take a message from a mail program, as sendmail does, and send it to people by name",
     ),
+    "send": Command(
+        "cbfs.commands.sendmail.send",
+        "add_send",
+        "send files, and wait until the servers have them",
+    ),
     "status": Command("cbfs.commands.reading.status", "add_status", "say how a mount is doing"),
     "messages": Command(
         "cbfs.commands.reading.messages",
         "add_messages",
         "print messages, or with --json one object on a line for each",
+    ),
+    "complete": Command(
+        "cbfs.commands.reading.complete",
+        "add_complete",
+        "for shells: print names of contacts or conversations that begin so",
     ),
     "onion-key": Command(
         "cbfs.commands.home.onion_key",

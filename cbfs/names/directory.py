@@ -463,7 +463,7 @@ def _about(seconds: float) -> str:
     for unit, size in ("days", 86_400), ("hours", 3_600), ("minutes", 60):
         if seconds >= 2 * size:
             return f"about {seconds / size:.0f} {unit}"
-    return f"about {max(seconds, 1):.0f} seconds"
+    return f"about {seconds:.0f} seconds" if seconds >= 1.5 else "about a second"
 
 
 def check_free(entry: Entry, now: int) -> None:

@@ -26,7 +26,7 @@ def xattrs(node: Node, backend: Backend, account: Path | None = None) -> dict[st
         message = backend.message(node.conversation, node.serial)
         found = _of_message(message, backend) if message else {}
     elif isinstance(node, File):
-        found = {"state": node.hold, "error": node.error}
+        found = _of_file(node, backend)
     elif isinstance(node, Folder) and node.folder_draft is not None:
         found = {"state": node.folder_draft.hold, "error": node.folder_draft.error}
     elif isinstance(node, UnreadFile):
@@ -37,6 +37,15 @@ def xattrs(node: Node, backend: Backend, account: Path | None = None) -> dict[st
     elif isinstance(node, VirtualDirectory) and node.conversation is not None:
         found = _of_folder(node.conversation, backend)
     return {PREFIX + name: value for name, value in found.items() if value}
+
+
+def _of_file(file: File, backend: Backend) -> dict[str, str]:
+    """Of a draft; of one that was sent, which is there for who has it open, those of the message,
+    or that it was taken back."""
+    if file.message is None or file.sent != file.version:
+        return {"state": file.hold, "error": file.error}
+    message = backend.message(file.message.conversation, file.message.serial)
+    return _of_message(message, backend) if message else {"state": "cancelled"}
 
 
 def _of_message(message: Message, backend: Backend) -> dict[str, str]:

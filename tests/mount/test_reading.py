@@ -175,6 +175,23 @@ def test_what_is_killed_leaves_a_part_and_nothing_else(
     assert run("cbfs", "export", alice.mountpoint, option, tmp_path / "x").returncode == 0
 
 
+def test_names_are_printed_for_a_shell(alice: User, tmp_path: Path) -> None:
+    def words(*asked: str) -> list[str]:
+        done = run("cbfs", "complete", *asked, "--mount", alice.mountpoint)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.splitlines()
+
+    folders = sorted(str(each["folder"]) for each in records(alice))
+    assert words("contacts") == ["bob", "carol"]
+    assert words("contacts", "b") == ["bob"]
+    assert words("conversations") == folders
+    assert words("recipients") == sorted(["bob", "carol", *folders])
+    assert words("mounts") == [str(alice.mountpoint)]
+    assert words("contacts", "nobody") == []
+    elsewhere = run("cbfs", "complete", "contacts", "--mount", tmp_path / "none")
+    assert (elsewhere.returncode, elsewhere.stdout, elsewhere.stderr) == (0, "", "")
+
+
 @pytest.mark.parametrize(
     ("word", "said"),
     [

@@ -11,6 +11,10 @@ ROOT = Path(__file__).parents[2]
 WARNING = 2
 
 
+FOR_SPHINX = ROOT / "docs" / "index.rst"
+"""A list of the others for the site (tests/project/test_site.py)."""
+
+
 def documents() -> list[Path]:
     """Of this repository."""
     places = (ROOT, *(ROOT / name for name in ("common", "docs", "examples", "server", "tests")))
@@ -19,6 +23,7 @@ def documents() -> list[Path]:
             path
             for place in places
             for path in (place.glob("*.rst") if place == ROOT else place.rglob("*.rst"))
+            if path != FOR_SPHINX
         }
     )
 

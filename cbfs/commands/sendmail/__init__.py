@@ -2,5 +2,6 @@
 
 In come the words of a command line and a message of RFC 5322; out go drafts in the outbox of the
 account's mount, or, while there is none, a sealed message in its spool, and an exit code of
-sysexits.h. ``options``, ``letter`` and ``reading`` are pure. Only commands enters.
+sysexits.h. ``options``, ``letter`` and ``reading`` are pure. And ``cbfs send``, which puts files
+into the outbox of a mount and waits until they have left. Only commands enters.
 """
