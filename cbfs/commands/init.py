@@ -1,10 +1,13 @@
 """``cbfs init``: keys, account, prekeys, name. Cut off at any point, the same command goes on
-where it stopped, with the same keys."""
+where it stopped, with the same keys.
+
+With a line by which somebody was invited, all but the name follows from that
+(``cbfs.commands.inviting.joining``)."""
 
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,10 +25,12 @@ from cbfs.account.account import (
 )
 from cbfs.account.passphrase import Guard, unlocking
 from cbfs.account.passphrase_source import PassphraseSource
+from cbfs.account.place import check_account
 from cbfs.account.settings import Configuration
 from cbfs.commands.account import add_protection, guard, restore, tell_ready
+from cbfs.commands.inviting.joining import Joining, looked, noted, settle
 from cbfs.commands.mountpoints import remove_tree
-from cbfs.commands.online import online, published
+from cbfs.commands.online import online, published, reached
 from cbfs.commands.options import (
     absolute,
     add_account,
@@ -43,6 +48,7 @@ from cbfs.names.lookups import DirectoryDown
 from cbfs.names.own_name import write_own
 from cbfs.network.access import Network
 from cbfs.network.dial import HOME, Dialer
+from cbfs.network.drop import Drop, LineSpent, check_unused
 from cbfs.network.link import open_link
 from cbfs.network.options import NetworkOptions
 from cbfs.network.pacing import PacedDialer
@@ -57,7 +63,9 @@ from cbfs_common.names.checks import Found, NameExpired
 from cbfs_common.names.operations import OperationRefused
 from cbfs_common.names.policy import parse_policy
 from cbfs_common.names.registration import Token, parse_token
+from cbfs_common.newcomers import parse_server_invite
 from cbfs_common.profile import Address, parse_address
+from cbfs_common.wire.lines import Line, Record, is_line, parse_line
 
 T = TypeVar("T")
 
@@ -95,7 +103,19 @@ class Wish:
 
 def add_init(parser: argparse.ArgumentParser) -> None:
     """Add what ``cbfs init`` takes."""
-    parser.add_argument("name", nargs="?", metavar="NAME")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME|LINE",
+        help="your name; or the line by which you were invited, which is asked for nothing else",
+    )
+    parser.add_argument(
+        "directory",
+        nargs="?",
+        type=Path,
+        metavar="DIR",
+        help="with a line: where the account is kept, as --account",
+    )
     add_account(parser)
     home = parser.add_mutually_exclusive_group()
     home.add_argument("--server", metavar="URL", help="the home server: cbfs://KEY@HOST:PORT")
@@ -143,6 +163,10 @@ def _init(options: argparse.Namespace) -> int:
     account = options.account.absolute()
     if options.restore:
         return restore(options, account)
+    if options.name and is_line(options.name):
+        return _join(options)
+    if options.directory:
+        options.usage("DIR follows a line; with a name: --account DIR")
     lacking = _missing(options)
     if lacking and not _can_ask():
         options.usage(f"missing: {', '.join(lacking)}; on a terminal, cbfs init asks for them")
@@ -180,6 +204,131 @@ def _made(options: argparse.Namespace, account: Path, *, asked_name: bool) -> st
             _ask_name(options)
 
 
+def _join(options: argparse.Namespace) -> int:
+    """Make an account by a line."""
+    given = (options.server, options.own_server, options.names, options.invite)
+    if any(given) or options.server_invite:
+        options.usage("leave out --server, --names and invites: the line has them")
+    line, network = parse_line(options.name), network_options(options)
+    place = (options.directory or options.account).absolute()
+    unlock = unlocking(PassphraseSource(options.passphrase_fd).once)
+    begun = _begun_by(line, place, unlock) if (place / "root.key").exists() else None
+    try:
+        record = _look(line, place, network, begun.user_id if begun else b"")
+    except LineSpent:
+        if begun is None or not _settled(place, unlock):
+            raise
+        tell_ready(begun.name, place, options)
+        return 0
+    options.name = begun.name if begun else record.name
+    if not options.name:
+        _ask_name(options)
+    while True:
+        try:
+            _make_by_line(Joining(line, record), place, network, unlock, options)
+            break
+        except NameTaken as error:
+            if record.name:
+                raise
+            _complain(error)
+            _ask_name(options)
+    tell_ready(options.name, place, options)
+    if options.owner_key:
+        tell_kept(options.owner_key, options.name)
+    return 0
+
+
+def _begun_by(line: Line, place: Path, unlock: Unlock) -> Account | None:
+    """The account that was begun in ``place`` by this line; None when none was begun. Raises
+    CbfsError when it is another one's."""
+    with opened_store(place, SYSTEM_RANDOM, unlock) as store:
+        account, drop = load_account(store), noted(store)
+    if account is None or drop == line.drop:
+        return account
+    raise CbfsError(
+        f"{place} holds the account of {account.name} already",
+        "choose another directory: cbfs init LINE DIR",
+    )
+
+
+def _settled(place: Path, unlock: Unlock) -> bool:
+    """Whether the account there is finished; then nothing is left to do with its line."""
+    with opened_store(place, SYSTEM_RANDOM, unlock) as store:
+        finished = is_finished(store)
+        if finished:
+            store.write(lambda writer: writer.delete(Table.META, Meta.LINE))
+    return finished
+
+
+def _look(line: Line, place: Path, network: NetworkOptions, user: bytes) -> Record:
+    """What a line leads to that nobody has used but ``user`` (32; empty for nobody). Nothing is
+    made and nothing is used up. Raises LineSpent, CbfsError."""
+    fresh = not place.exists()
+    check_account(place)
+
+    async def steps(way: Network) -> Drop:
+        return await looked(line, way.dialer)
+
+    try:
+        drop = run(reached, place, network, say, steps)
+        check_unused(line, drop, user)
+    except BaseException:
+        if fresh and place.exists():
+            remove_tree(place)
+        raise
+    return drop.record
+
+
+def _make_by_line(
+    joining: Joining,
+    place: Path,
+    network: NetworkOptions,
+    unlock: Unlock,
+    options: argparse.Namespace,
+) -> None:
+    """Make the account of the name in ``options`` by a line, or finish it. The store is kept
+    whatever happens: the line is good for the keys in it only. Raises CbfsError."""
+    line, record, owner_key = joining.line, joining.record, absolute(options.owner_key)
+    name = options.name = typed_name(options.name)
+    wish = Wish(name, line.address, record.policy, owner_key is not None)
+    token = parse_token(record.token) if record.token else None
+    invite = parse_server_invite(record.invite).invite if record.invite else b""
+    if owner_key is not None:
+        check_seed_file(owner_key, KeyKind.OWNER, name, place)
+    brought = Brought(token, invite, owner_key, joining)
+
+    def protection() -> Guard:
+        return guard(options, name)
+
+    begun = protection_of(place)
+    with opened_store(place, SYSTEM_RANDOM, unlock, create=protection) as store:
+        finished = is_finished(store)
+        if not finished:
+            check_begun(store, place, wish)
+            _protect(store, begun, protection)
+
+        async def steps(way: Network) -> None:
+            account = await begin_account(store, wish, way, joining.note)
+            if not finished:
+                await _steps(store, account, way.dialer, say, brought)
+            await settle(line, record, store, account, way.dialer)
+
+        run(online, store, place, network, say, steps)
+
+
+def _protect(store: Store, begun: ProtectionKind | None, guard: Callable[[], Guard]) -> None:
+    """Protect an account that was begun without protection as it is wished for now."""
+    if begun is ProtectionKind.NOTHING:  # else what protects it was just given
+        asked = guard()
+        store.protect(asked.protection, asked.lock)
+
+
+def is_finished(store: Store) -> bool:
+    """Whether the account in a store has its name."""
+    with store.read() as reader:
+        return reader.get(Table.META, Meta.OWN) is not None
+
+
 def make(
     name: str,
     directory: Path,
@@ -214,13 +363,12 @@ def make(
     try:
         with opened_store(directory, SYSTEM_RANDOM, unlock, create=guard) as store:
             check_begun(store, directory, wish)
-            if begun is ProtectionKind.NOTHING:  # else what protects it was just given
-                asked = guard()
-                store.protect(asked.protection, asked.lock)
+            _protect(store, begun, guard)
 
             async def steps(network: Network) -> None:
                 account = await begin_account(store, wish, network)
-                await _steps(store, account, network.dialer, say, token, owner_key, to_server)
+                brought = Brought(token, to_server, owner_key)
+                await _steps(store, account, network.dialer, say, brought)
 
             run(online, store, directory, options, say, steps, server is None)
     except NameTaken:
@@ -255,7 +403,12 @@ def check_begun(store: Store, directory: Path, wish: Wish) -> None:
         asked = reader.get(Table.META, Meta.NAME_ASKED_FOR) is not None
     server = None if load_own_server(store) else account.server
     apart = not account.owner
-    if not finished and Wish(account.name, server, account.policy, apart) == wish:
+    begun = Wish(account.name, server, account.policy, apart)
+    if not finished and begun == wish:
+        return
+    if not (finished or asked) and noted(store) and replace(begun, name=wish.name) == wish:
+        renamed = replace(account, name=wish.name)
+        store.write(lambda writer: put_account(writer, renamed))  # the line is good for its keys
         return
     if finished:
         raise CbfsError(
@@ -288,8 +441,14 @@ def _refused(writer: Writer) -> None:
     writer.delete(Table.META, Meta.NAME_ASKED_FOR)
 
 
-async def begin_account(store: Store, wish: Wish, network: Network) -> Account:
-    """The account that was begun here, or a new one. Raises CbfsError."""
+async def begin_account(
+    store: Store,
+    wish: Wish,
+    network: Network,
+    also: Callable[[Writer], None] = lambda writer: None,
+) -> Account:
+    """The account that was begun here, or a new one; ``also`` is done in the transaction that makes
+    it. Raises CbfsError."""
     account = load_account(store)
     if account is not None:
         return account
@@ -303,6 +462,7 @@ async def begin_account(store: Store, wish: Wish, network: Network) -> Account:
 
     def change(writer: Writer) -> None:
         put_account(writer, account)
+        also(writer)
         if own is not None:
             put_own_server(writer, server)
 
@@ -330,24 +490,32 @@ def _read_invite(path: Path, wish: Wish) -> Token:
     return token
 
 
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What a newcomer has besides a wish: invites to the directory and to the server (INVITE_SIZE,
+    or empty), the file of an owner key that is kept apart, and a line."""
+
+    token: Token | None
+    invite: bytes
+    owner_key: Path | None
+    joining: Joining | None = None
+
+
 async def _steps(
-    store: Store,
-    account: Account,
-    dialer: Dialer,
-    say: Callable[[str], None],
-    token: Token | None,
-    owner_key: Path | None,
-    invite: bytes,
+    store: Store, account: Account, dialer: Dialer, say: Callable[[str], None], brought: Brought
 ) -> None:
+    owner_key, joining = brought.owner_key, brought.joining
     directory = make_directory(store, account, dialer)
     await _check_free(directory, account)
+    if joining is not None:
+        await joining.claim(dialer, account.user_id)
     say(f"making an account at {account.server.place}")
     configuration = Configuration(store)
     paced = PacedDialer(dialer, configuration, SYSTEM_RANDOM)
     problems = Problems(lambda: None)
     context = make_context(store, account, configuration, directory, paced, problems)
     async with open_link(dialer, account.server, account.transport, HOME, SYSTEM_RANDOM) as link:
-        await sign_up(link, account.user_id, SYSTEM_RANDOM, invite, say)
+        await sign_up(link, account.user_id, SYSTEM_RANDOM, brought.invite, say)
         say("making prekeys")
         await top_up(link, context)
     say(f"registering {account.name}")
@@ -360,7 +528,7 @@ async def _steps(
     await store.commit(asked_for)
     try:
         found = await directory.register(
-            account.name, profile, owner, token, agent=account.agent_key, told=say
+            *(account.name, profile, owner, brought.token), agent=account.agent_key, told=say
         )
     except (NameTaken, OperationRefused):
         if owner_key is not None and await _is_there(directory, account):
@@ -371,6 +539,8 @@ async def _steps(
         if not earlier:  # else what was asked for before may still come about
             await store.commit(_refused)
         raise
+    if joining is not None:
+        await joining.meet(context, say)
     # the last step: with the bundle in place the account is finished
     await store.commit(lambda writer: write_own(writer, found))
 

@@ -15,6 +15,7 @@ from cbfs_host.entry import add_version, read_in
 
 _EXAMPLES = """examples:
   cbfs init
+  cbfs init cbfs-line:...
   cbfs init alice --server cbfs://KEY@HOST:PORT --names policy
   mount.cbfs ~/chat
   mkdir ~/chat/outbox/bob && echo hello > ~/chat/outbox/bob/hi
@@ -75,6 +76,16 @@ COMMANDS: Final = {
         "cbfs.commands.init",
         "add_init",
         "make an account and register its name; asks for what is not given",
+    ),
+    "host": Command(
+        "cbfs.commands.inviting.host",
+        "add_host",
+        "run a message server and a name directory for friends, on this machine",
+    ),
+    "invite": Command(
+        "cbfs.commands.inviting.invite",
+        "add_invite",
+        "make a line by which somebody gets an account",
     ),
     "verify": Command(
         "cbfs.commands.verify",

@@ -1,0 +1,147 @@
+"""``cbfs invite``: a line by which somebody gets an account, and what lies at the server for it."""
+
+import argparse
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import segno
+
+from cbfs.account.account import SYSTEM_RANDOM, Account, load_account, reading_store
+from cbfs.account.passphrase import unlocking
+from cbfs.account.passphrase_source import PassphraseSource
+from cbfs.commands.account import add_old_passphrase
+from cbfs.commands.inviting.host_settings import CONTROL, NAMES, SERVER, address_of, read_settings
+from cbfs.commands.online import reached
+from cbfs.commands.options import add_account, say
+from cbfs.commands.process.running import run
+from cbfs.contacts.user_names import typed_name
+from cbfs.network.access import Network
+from cbfs.network.drop import DROP, put
+from cbfs.network.link import open_link
+from cbfs.network.options import NetworkOptions
+from cbfs.network.own_server import installed
+from cbfs.network.tor.config import TorOptions
+from cbfs.receiving.signing_up import sign_up
+from cbfs.storage.store import Meta, Table
+from cbfs_common.errors import CbfsError
+from cbfs_common.limits import LINE_DAYS, LINE_SECRET_SIZE
+from cbfs_common.names.policy import parse_policy
+from cbfs_common.newcomers import parse_server_invite
+from cbfs_common.profile import Address
+from cbfs_common.wire.lines import Line, Record
+
+DAY: Final = 86_400
+
+TOOL_TIMEOUT: Final = 60.0
+"""Seconds that a server's program may take to make an invite."""
+
+QUIET_ZONE: Final = 2
+"""Modules around a QR code on a terminal."""
+
+
+def add_invite(parser: argparse.ArgumentParser) -> None:
+    """Add what ``cbfs invite`` takes."""
+    parser.description = (
+        "Prints one line by which somebody gets an account: cbfs init LINE. It is a secret until it"
+        f" is used, once, within {LINE_DAYS} days."
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the only name that it is good for")
+    parser.add_argument(
+        "--host", type=Path, required=True, metavar="DIR", help="the directory of cbfs host"
+    )
+    add_account(parser)
+    add_old_passphrase(parser)
+    parser.set_defaults(run=_invite)
+
+
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """What there is to know of a host that runs: where its message server is, how it is reached
+    from here, and the text of its policy."""
+
+    place: Path
+    server: Address
+    network: NetworkOptions
+    policy: str
+
+
+def _invite(options: argparse.Namespace) -> int:
+    name = typed_name(options.name) if options.name else ""
+    host = _host(options.host.absolute())
+    account = _inviter(options)
+    record = Record(int(time.time()) + LINE_DAYS * DAY, host.policy, name=name)
+    if account is not None and account.person.directory == parse_policy(host.policy).directory:
+        identity = account.profile.identity(account.person)
+        record = replace(record, inviter=account.name, identity=identity)
+    data = host.place
+    words = [name] if name else []
+    token = _made("cbfs-names", data / NAMES, *words)
+    record = replace(record, token=token, invite=_made("cbfs-server", data / SERVER))
+    line = Line(host.server, SYSTEM_RANDOM.token(LINE_SECRET_SIZE))
+    text = line.text()
+    invite = parse_server_invite(_made("cbfs-server", data / SERVER)).invite
+
+    async def steps(network: Network) -> None:
+        isolation = DROP + SYSTEM_RANDOM.token(16)
+        dialer, address = network.dialer, host.server
+        async with open_link(dialer, address, line.key, isolation, SYSTEM_RANDOM) as link:
+            await sign_up(link, line.drop, SYSTEM_RANDOM, invite, say)
+            await put(link, line, record)
+
+    run(reached, data, host.network, say, steps)
+    sys.stdout.write(f"{text}\n")
+    if sys.stdout.isatty():
+        sys.stdout.flush()
+        segno.make_qr(text.upper(), error="l").terminal(border=QUIET_ZONE, compact=True)
+        say(
+            f"give it to one person, by a way that nobody else reads. It is good once, for"
+            f" {LINE_DAYS} days: cbfs init LINE"
+        )
+    return 0
+
+
+def _host(place: Path) -> _Host:
+    """A host that runs. Raises CbfsError."""
+    settings = read_settings(place)
+    if settings is None:
+        raise CbfsError(f"there is no host in {place}", f"start it first: cbfs host {place}")
+    server = address_of(place)
+    if not (place / CONTROL).exists():
+        raise CbfsError(
+            "the host does not run, and the line's record has to lie at its server",
+            f"start it first: cbfs host {place}",
+        )
+    control = (place / CONTROL).read_text()
+    network = NetworkOptions(no_tor=not settings.tor, tor=TorOptions(control))
+    return _Host(place, server, network, (place / NAMES / "policy").read_text())
+
+
+def _inviter(options: argparse.Namespace) -> Account | None:
+    """The account of who invites; None when there is none, or it is not finished."""
+    if not (options.account / "root.key").exists():
+        return None
+    unlock = unlocking(PassphraseSource(options.account_passphrase_fd).once)
+    with reading_store(options.account.absolute(), SYSTEM_RANDOM, unlock) as store:
+        account = load_account(store)
+        with store.read() as reader:
+            finished = reader.get(Table.META, Meta.OWN) is not None
+    return account if finished else None
+
+
+def _made(program: str, data: Path, *words: str) -> str:
+    """An invite of a server. Raises CbfsError."""
+    command = [installed(program), "invite", "--data", str(data), "--days", str(LINE_DAYS), *words]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TOOL_TIMEOUT, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CbfsError(f"{program} makes no invite", "does this machine run well?") from error
+    if done.returncode:
+        told = done.stderr.strip().splitlines()[:1] or ["it did not say why"]
+        raise CbfsError(f"{program} makes no invite: {told[0]}", "is it your host?")
+    return done.stdout.strip()
