@@ -27,13 +27,25 @@ FILES: Final = (
     *("root.key", "root.key.new", "lock", "log", "store/data.mdb", "store/lock.mdb"),
     *("server/log", "server/clients", "spool/key", "spool/lock"),
 )
-FOLDERS: Final = ("store", "store.new", "tor", "tor/data", "tor/onion_auth", "server", "spool")
+FOLDERS: Final = (
+    "store",
+    "store.new",
+    "tor",
+    "tor/data",
+    "tor/onion_auth",
+    "server",
+    "spool",
+    "lines",
+)
 SOCKETS: Final = ("windows",)
 
 OWN_NAMES: Final = frozenset(name.partition("/")[0] for name in (*FILES, *FOLDERS, *SOCKETS))
 """What may be in an account directory; some of it before there is an account."""
 
 SPOOL: Final = "spool"
+LINES: Final = "lines"
+"""The folder in which lines wait (``cbfs.account.awaited``)."""
+
 SPOOLED: Final = ".mail"
 """The folder of an account directory in which messages wait (``cbfs.account.spool``), and how the
 names of their files end."""

@@ -109,6 +109,7 @@ class Meta(bytes, Enum):
     SPOOL_KEY = b"spool key"  # see ``cbfs.account.spool``: the newest first
 
     ARRIVING = b"arriving "  # key_part(sender): what of theirs has come in part
+    AWAITED = b"awaited "  # drop 32: a line by which one has invited somebody, until they come
     BEFORE = b"before "  # conversation 16 | parent 16: what waits for a parent that is not here
     BROUGHT = b"brought "  # key_part(name): messages that are wanted by what they have said
     COUNTER = b"counter "  # a ``Series``: the last number that was given

@@ -5,12 +5,20 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import segno
 
-from cbfs.account.account import SYSTEM_RANDOM, Account, load_account, reading_store
+from cbfs.account.account import (
+    SYSTEM_RANDOM,
+    Account,
+    load_account,
+    opened_store,
+    reading_store,
+)
+from cbfs.account.awaited import Awaited, await_, hand_over
 from cbfs.account.passphrase import unlocking
 from cbfs.account.passphrase_source import PassphraseSource
 from cbfs.commands.account import add_old_passphrase
@@ -19,6 +27,7 @@ from cbfs.commands.online import reached
 from cbfs.commands.options import add_account, say
 from cbfs.commands.process.running import run
 from cbfs.contacts.user_names import typed_name
+from cbfs.mount.mount_table import mountpoints_of
 from cbfs.network.access import Network
 from cbfs.network.drop import DROP, put
 from cbfs.network.link import open_link
@@ -26,8 +35,9 @@ from cbfs.network.options import NetworkOptions
 from cbfs.network.own_server import installed
 from cbfs.network.tor.config import TorOptions
 from cbfs.receiving.signing_up import sign_up
+from cbfs.storage.root_key import Unlock
 from cbfs.storage.store import Meta, Table
-from cbfs_common.errors import CbfsError
+from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.limits import LINE_DAYS, LINE_SECRET_SIZE
 from cbfs_common.names.policy import parse_policy
 from cbfs_common.newcomers import parse_server_invite
@@ -72,7 +82,8 @@ class _Host:
 def _invite(options: argparse.Namespace) -> int:
     name = typed_name(options.name) if options.name else ""
     host = _host(options.host.absolute())
-    account = _inviter(options)
+    unlock = unlocking(PassphraseSource(options.account_passphrase_fd).once)
+    account = _inviter(options, unlock)
     record = Record(int(time.time()) + LINE_DAYS * DAY, host.policy, name=name)
     if account is not None and account.person.directory == parse_policy(host.policy).directory:
         identity = account.profile.identity(account.person)
@@ -92,6 +103,8 @@ def _invite(options: argparse.Namespace) -> int:
             await sign_up(link, line.drop, SYSTEM_RANDOM, invite, say)
             await put(link, line, record)
 
+    if record.inviter:  # first: whoever comes by it is awaited
+        _await(options, Awaited(line, record.expires), unlock)
     run(reached, data, host.network, say, steps)
     sys.stdout.write(f"{text}\n")
     if sys.stdout.isatty():
@@ -120,16 +133,30 @@ def _host(place: Path) -> _Host:
     return _Host(place, server, network, (place / NAMES / "policy").read_text())
 
 
-def _inviter(options: argparse.Namespace) -> Account | None:
+def _inviter(options: argparse.Namespace, unlock: Unlock) -> Account | None:
     """The account of who invites; None when there is none, or it is not finished."""
     if not (options.account / "root.key").exists():
         return None
-    unlock = unlocking(PassphraseSource(options.account_passphrase_fd).once)
     with reading_store(options.account.absolute(), SYSTEM_RANDOM, unlock) as store:
         account = load_account(store)
         with store.read() as reader:
             finished = reader.get(Table.META, Meta.OWN) is not None
     return account if finished else None
+
+
+def _await(options: argparse.Namespace, one: Awaited, unlock: Unlock) -> None:
+    """Let the account, mounted or not, await who comes by a line. Raises CbfsError."""
+    place = options.account.absolute()
+    try:
+        if mountpoints_of(place):
+            hand_over(place, one, SYSTEM_RANDOM)
+            return
+        with opened_store(place, SYSTEM_RANDOM, unlock) as store:
+            store.write(partial(await_, one=one))
+    except (OSError, CryptoError) as error:
+        raise CbfsError(
+            "your account cannot be told of the line", "is it yours, and is there room on the disk?"
+        ) from error
 
 
 def _made(program: str, data: Path, *words: str) -> str:

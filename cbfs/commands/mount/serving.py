@@ -7,6 +7,7 @@ import trio
 
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.account.passphrase import unlocking
+from cbfs.commands.inviting.handed import take_lines
 from cbfs.commands.mount.options import MountOptions
 from cbfs.commands.mount.spooled import held_spool, take_in
 from cbfs.commands.process import memory
@@ -45,6 +46,7 @@ async def serve_account(
         memory.lock_future()
         nursery.start_soon(_let_go, options.account / "store" / DATA)
         view = MountView(engine, ProcFS(), options.grace, nursery, options.sync_send)
+        nursery.start_soon(take_lines, options.account, engine)
         engine.attach(view)  # at once: what arrives from now on is not in the tree yet
         spool = await held_spool(options.account)
 
