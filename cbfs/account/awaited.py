@@ -18,7 +18,7 @@ from cbfs.storage.encoding import pack, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError
 from cbfs_common.primitives import Random
-from cbfs_common.wire.lines import Line, parse_line
+from cbfs_common.wire.lines import InviteLine, parse_line
 from cbfs_host.files import make_directory, write_file
 
 AWAITED_MAX: Final = 64
@@ -35,7 +35,7 @@ HANDED_MAX: Final = 4_096
 class Awaited:
     """Whoever comes by a ``line``, ``until`` when (seconds since 1970)."""
 
-    line: Line
+    line: InviteLine
     until: int
 
     def encode(self) -> bytes:

@@ -73,17 +73,17 @@ class Command:
 
 COMMANDS: Final = {
     "init": Command(
-        "cbfs.commands.init",
+        "cbfs.commands.home.beginning",
         "add_init",
         "make an account and register its name; asks for what is not given",
     ),
     "host": Command(
-        "cbfs.commands.inviting.host",
+        "cbfs.commands.home.host",
         "add_host",
         "run a message server and a name directory for friends, on this machine",
     ),
     "invite": Command(
-        "cbfs.commands.inviting.invite",
+        "cbfs.commands.home.invite",
         "add_invite",
         "make a line by which somebody gets an account",
     ),

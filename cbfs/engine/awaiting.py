@@ -1,7 +1,7 @@
 """Those whom the user has invited by a line become contacts when they come.
 
-Looked for is at random times, however often somebody comes or writes: the server at which the line
-lies learns of a look nothing that anybody could bring about. A look is over a connection of its own.
+Looked for is at random times, however often somebody comes or writes: so the server at which
+a line lies learns nothing from when that is. Each look has a connection of its own.
 """
 
 from dataclasses import replace
@@ -21,7 +21,7 @@ from cbfs_common.names.checks import Found
 from cbfs_common.person import Person
 from cbfs_common.primitives import exponential
 from cbfs_common.profile import decode_profile
-from cbfs_common.wire.lines import Answer
+from cbfs_common.wire.lines import Arrival
 
 LOOK_MEAN: Final = 20.0
 """Seconds between two looks on average."""
@@ -76,7 +76,7 @@ class Awaiting:
         except CbfsError:
             return
 
-    async def _meet(self, answer: Answer) -> None:
+    async def _meet(self, answer: Arrival) -> None:
         """Let who has come be a contact, if the directory has the keys for them that they have told
         of. Raises what look-ups raise."""
         context, name = self._context, answer.name
@@ -95,7 +95,7 @@ class Awaiting:
         context.problems.set(
             "line",
             f"{name}, whom you have invited, has come, but the name directory has other keys for"
-            f" {name}: somebody else may have the name. Ask them",
+            f" {name} (ask them what they are called, and write to nobody of that name until then)",
         )
 
     async def _end(self, one: Awaited) -> None:

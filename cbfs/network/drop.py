@@ -10,7 +10,7 @@ from typing import Final
 from cbfs.network.link import Link, ServerRefused, request
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import LINE_DAYS, MARK_SIZE
-from cbfs_common.wire.lines import Answer, Line, Record
+from cbfs_common.wire.lines import Arrival, InviteLine, InviteRecord
 from cbfs_common.wire.requests import (
     Code,
     DeleteAccount,
@@ -45,17 +45,17 @@ class Drop:
     """What there is for a line: the ``record``, and the ``mark`` of who uses it, empty for
     nobody."""
 
-    record: Record
+    record: InviteRecord
     mark: bytes
 
 
-async def put(link: Link, line: Line, record: Record) -> None:
+async def put(link: Link, line: InviteLine, record: InviteRecord) -> None:
     """Put a record at a drop whose account is made; again is no error. Raises what ``request``
     raises."""
     await request(link, Deliver(line.drop, line.sealed(record)))
 
 
-async def look(link: Link, line: Line, now: float) -> Drop:
+async def look(link: Link, line: InviteLine, now: float) -> Drop:
     """What there is for a line at ``now`` (seconds since 1970). Nothing is used up by it. Raises
     LineSpent, DecodeError and what ``request`` raises."""
     nobody = bytes(MARK_SIZE)  # whoever has this mark there: it stays
@@ -73,13 +73,13 @@ async def look(link: Link, line: Line, now: float) -> Drop:
     raise _gone()
 
 
-def check_unused(line: Line, drop: Drop, user: bytes = b"") -> None:
+def check_unused(line: InviteLine, drop: Drop, user: bytes = b"") -> None:
     """Raises LineSpent unless nobody uses the line, or only ``user`` (32)."""
     if drop.mark and (not user or drop.mark != line.mark(user)):
         raise LineSpent("this line was used already", f"if that was not you, {_ASK}, and say so")
 
 
-async def claim(link: Link, line: Line, user: bytes) -> None:
+async def claim(link: Link, line: InviteLine, user: bytes) -> None:
     """Let the newcomer ``user`` (32) be the one who uses the line; again is no error. Raises
     LineSpent when it is somebody else, and what ``request`` raises."""
     ours = line.mark(user)
@@ -93,18 +93,18 @@ async def claim(link: Link, line: Line, user: bytes) -> None:
         raise LineSpent("this line was used already", f"if that was not you, {_ASK}, and say so")
 
 
-async def answer(link: Link, line: Line, come: Answer) -> None:
+async def answer(link: Link, line: InviteLine, come: Arrival) -> None:
     """Tell who has invited one that one has come; again is no error. Raises what ``request``
     raises."""
     await request(link, Deliver(line.drop, line.sealed(come)))
 
 
-async def come(link: Link, line: Line) -> Answer | None:
+async def come(link: Link, line: InviteLine) -> Arrival | None:
     """Who has come by the line; None for nobody yet. Raises LineSpent when the drop is gone,
     DecodeError, and what ``request`` raises."""
     try:
         for envelope in await _envelopes(link):
-            found = line.open_answer(envelope)
+            found = line.open_arrival(envelope)
             if found is not None:
                 return found
     except ServerRefused as error:

@@ -7,7 +7,7 @@ import trio
 
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.account.passphrase import unlocking
-from cbfs.commands.inviting.handed import take_lines
+from cbfs.commands.home.handed import take_lines
 from cbfs.commands.mount.options import MountOptions
 from cbfs.commands.mount.spooled import held_spool, take_in
 from cbfs.commands.process import memory

@@ -56,7 +56,7 @@ _ANSWER_FIELDS = 3
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Line:
+class InviteLine:
     """``address`` of a message server, and the ``secret`` (LINE_SECRET_SIZE)."""
 
     address: Address
@@ -91,7 +91,7 @@ class Line:
     def _derived(self, label: bytes, size: int) -> bytes:
         return kdf(self.secret, label, self.address.key, size)
 
-    def sealed(self, value: "Record | Answer") -> bytes:
+    def sealed(self, value: "InviteRecord | Arrival") -> bytes:
         """The envelope (ENVELOPE_SIZE) that the drop has of a record or an answer: of each there is
         one for a line, and the same one each time. Raises DecodeError for a record that is too
         long."""
@@ -104,15 +104,15 @@ class Line:
         padded = len(plain).to_bytes(_LENGTH_SIZE, "big") + plain.ljust(_ROOM, b"\0")
         return seal(self._derived(_LABELS[type(value)], KEY_SIZE), _NONCE, padded)
 
-    def open_record(self, envelope: bytes) -> "Record | None":
+    def open_record(self, envelope: bytes) -> "InviteRecord | None":
         """The record in an envelope; None when it is another one. Raises DecodeError."""
-        plain = self._opened(envelope, _LABELS[Record])
+        plain = self._opened(envelope, _LABELS[InviteRecord])
         return None if plain is None else decode_record(plain)
 
-    def open_answer(self, envelope: bytes) -> "Answer | None":
+    def open_arrival(self, envelope: bytes) -> "Arrival | None":
         """The answer in an envelope; None when it is another one. Raises DecodeError."""
-        plain = self._opened(envelope, _LABELS[Answer])
-        return None if plain is None else decode_answer(plain)
+        plain = self._opened(envelope, _LABELS[Arrival])
+        return None if plain is None else decode_arrival(plain)
 
     def _opened(self, envelope: bytes, label: bytes) -> bytes | None:
         try:
@@ -131,9 +131,9 @@ def is_line(text: str) -> bool:
     return text.strip().lower().startswith(PREFIX)
 
 
-def parse_line(text: str) -> Line:
-    """Undo ``Line.text``; upper case is taken as well. Raises DecodeError, whose text has nothing
-    of the line."""
+def parse_line(text: str) -> InviteLine:
+    """Undo ``InviteLine.text``; upper case is taken as well. Raises DecodeError, whose text has
+    nothing of the line."""
     plain = text.strip().lower()
     if not plain.startswith(PREFIX):
         raise DecodeError("this is no line that invites", f"such a line begins with {PREFIX}")
@@ -148,7 +148,7 @@ def parse_line(text: str) -> Line:
     if inner[0] != VERSION:
         raise DecodeError("this line is of a later version of cbfs", "is there a newer one?")
     secret, rest = inner[1 : 1 + LINE_SECRET_SIZE], inner[1 + LINE_SECRET_SIZE :]
-    line = Line(_address(rest), secret)
+    line = InviteLine(_address(rest), secret)
     if line.text() != plain:
         raise DecodeError(_MISTYPED, _COPY)
     return line
@@ -184,7 +184,7 @@ def _address(data: bytes) -> Address:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Record:
+class InviteRecord:
     """What a newcomer needs. ``expires``: until when the line is good (seconds since 1970).
     ``policy``: the text of the name directory's policy. ``token`` and ``invite``: the texts of the
     invites to the directory and to the server, empty where none is needed. ``name``: the only one
@@ -211,7 +211,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Arrival:
     """Who has come: the ``name`` that the directory has, and the ``identity`` (32)."""
 
     name: str
@@ -223,11 +223,11 @@ class Answer:
         return packed
 
 
-_LABELS: dict[type, bytes] = {Record: b"cbfs1 line open", Answer: b"cbfs1 line come"}
+_LABELS: dict[type, bytes] = {InviteRecord: b"cbfs1 line open", Arrival: b"cbfs1 line come"}
 
 
-def decode_record(data: bytes) -> Record:
-    """Undo ``Record.encode``. Raises DecodeError."""
+def decode_record(data: bytes) -> InviteRecord:
+    """Undo ``InviteRecord.encode``. Raises DecodeError."""
     match _fields(data, _RECORD_FIELDS):
         case [
             int(expires),
@@ -243,15 +243,17 @@ def decode_record(data: bytes) -> Record:
                 parse_token(token)
             if invite:
                 parse_server_invite(invite)
-            return Record(expires, policy, token, invite, _name(name), _name(inviter), identity)
+            return InviteRecord(
+                expires, policy, token, invite, _name(name), _name(inviter), identity
+            )
     raise DecodeError(_FOREIGN)
 
 
-def decode_answer(data: bytes) -> Answer:
-    """Undo ``Answer.encode``. Raises DecodeError."""
+def decode_arrival(data: bytes) -> Arrival:
+    """Undo ``Arrival.encode``. Raises DecodeError."""
     match _fields(data, _ANSWER_FIELDS):
         case [str(name), bytes(identity)] if name and len(identity) == KEY_SIZE:
-            return Answer(_name(name), identity)
+            return Arrival(_name(name), identity)
     raise DecodeError(_FOREIGN)
 
 

@@ -27,7 +27,7 @@ from cbfs.storage.store import Meta, Store, Table, Writer
 from cbfs_common.names.checks import Found
 from cbfs_common.person import Person
 from cbfs_common.profile import decode_profile
-from cbfs_common.wire.lines import Answer, Line, Record
+from cbfs_common.wire.lines import Arrival, InviteLine, InviteRecord
 
 
 def noted(store: Store) -> bytes:
@@ -37,7 +37,7 @@ def noted(store: Store) -> bytes:
         return reader.get(Table.META, Meta.LINE) or b""
 
 
-async def looked(line: Line, dialer: Dialer) -> Drop:
+async def looked(line: InviteLine, dialer: Dialer) -> Drop:
     """What lies at the server for a line. Raises LineSpent, and what ``look`` raises."""
     isolation = DROP + SYSTEM_RANDOM.token(16)
     async with open_link(dialer, line.address, line.key, isolation, SYSTEM_RANDOM) as link:
@@ -48,8 +48,8 @@ async def looked(line: Line, dialer: Dialer) -> Drop:
 class Joining:
     """The way of one newcomer by a ``line``, whose ``record`` was read."""
 
-    line: Line
-    record: Record
+    line: InviteLine
+    record: InviteRecord
 
     def note(self, writer: Writer) -> None:
         """The account that this transaction makes is begun by this line."""
@@ -83,7 +83,7 @@ class Joining:
 
 
 async def settle(
-    line: Line, record: Record, store: Store, account: Account, dialer: Dialer
+    line: InviteLine, record: InviteRecord, store: Store, account: Account, dialer: Dialer
 ) -> None:
     """The account is made: tell who has invited, or remove what lies at the server when nobody
     waits for that. Raises what ``request`` raises."""
@@ -91,7 +91,7 @@ async def settle(
     async with open_link(dialer, line.address, line.key, isolation, SYSTEM_RANDOM) as link:
         if record.inviter:
             identity = account.profile.identity(account.person)
-            await answer(link, line, Answer(account.name, identity))
+            await answer(link, line, Arrival(account.name, identity))
         else:
             await forget(link)
     await store.commit(lambda writer: writer.delete(Table.META, Meta.LINE))

@@ -22,7 +22,7 @@ from cbfs.account.awaited import Awaited, await_, hand_over
 from cbfs.account.passphrase import unlocking
 from cbfs.account.passphrase_source import PassphraseSource
 from cbfs.commands.account import add_old_passphrase
-from cbfs.commands.inviting.host_settings import CONTROL, NAMES, SERVER, address_of, read_settings
+from cbfs.commands.home.host_settings import CONTROL, NAMES, SERVER, address_of, read_settings
 from cbfs.commands.online import reached
 from cbfs.commands.options import add_account, say
 from cbfs.commands.process.running import run
@@ -42,7 +42,7 @@ from cbfs_common.limits import LINE_DAYS, LINE_SECRET_SIZE
 from cbfs_common.names.policy import parse_policy
 from cbfs_common.newcomers import parse_server_invite
 from cbfs_common.profile import Address
-from cbfs_common.wire.lines import Line, Record
+from cbfs_common.wire.lines import InviteLine, InviteRecord
 
 DAY: Final = 86_400
 
@@ -84,7 +84,7 @@ def _invite(options: argparse.Namespace) -> int:
     host = _host(options.host.absolute())
     unlock = unlocking(PassphraseSource(options.account_passphrase_fd).once)
     account = _inviter(options, unlock)
-    record = Record(int(time.time()) + LINE_DAYS * DAY, host.policy, name=name)
+    record = InviteRecord(int(time.time()) + LINE_DAYS * DAY, host.policy, name=name)
     if account is not None and account.person.directory == parse_policy(host.policy).directory:
         identity = account.profile.identity(account.person)
         record = replace(record, inviter=account.name, identity=identity)
@@ -92,7 +92,7 @@ def _invite(options: argparse.Namespace) -> int:
     words = [name] if name else []
     token = _made("cbfs-names", data / NAMES, *words)
     record = replace(record, token=token, invite=_made("cbfs-server", data / SERVER))
-    line = Line(host.server, SYSTEM_RANDOM.token(LINE_SECRET_SIZE))
+    line = InviteLine(host.server, SYSTEM_RANDOM.token(LINE_SECRET_SIZE))
     text = line.text()
     invite = parse_server_invite(_made("cbfs-server", data / SERVER)).invite
 

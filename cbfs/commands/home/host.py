@@ -4,7 +4,7 @@ import argparse
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ import tomli_w
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.commands.inviting.host_settings import (
+from cbfs.commands.home.host_settings import (
     ADDRESS,
     CONTROL,
     NAMES,
@@ -28,6 +28,7 @@ from cbfs.commands.inviting.host_settings import (
 from cbfs.commands.online import BOOTSTRAP_TIMEOUT
 from cbfs.commands.options import add_network, network_options, say
 from cbfs.commands.process.running import run
+from cbfs.network.access import Network, reaching
 from cbfs.network.options import NetworkOptions
 from cbfs.network.own_server import installed
 from cbfs_common.errors import CbfsError
@@ -183,24 +184,21 @@ def _check(servers: list[_Server]) -> None:
 async def _tor(work: _Work) -> AsyncIterator[str]:
     """The control socket of the tor by which the servers are published, when it is connected; empty
     where there is none to be."""
-    if work.network.no_tor:
-        yield ""
-        return
-    # read in only here: a host without Tor does without stem
-    from cbfs.network.tor.tor import running_tor  # noqa: PLC0415
-
     told: set[str] = set()
-    reports: list[Callable[[], str]] = []
+    networks: list[Network] = []
 
     def changed() -> None:
-        for report in reports:
-            if (line := report()) not in told:
+        for network in networks:
+            if (line := network.lines()[0]) not in told:
                 told.add(line)
-                say(f"Tor: {line}")
+                say(line)
 
-    directory = work.place / "tor"
-    async with running_tor(work.network.tor, directory, SYSTEM_RANDOM.token, changed) as tor:
-        reports.append(lambda: tor.report().state)
+    async with reaching(work.network, work.place, SYSTEM_RANDOM, changed) as network:
+        networks.append(network)
+        tor = network.tor
+        if tor is None:
+            yield ""
+            return
         with trio.move_on_after(BOOTSTRAP_TIMEOUT) as waiting:
             await tor.wait_up()
         if waiting.cancelled_caught:
