@@ -17,14 +17,22 @@ from cbfs.network.drop import DROP, LineSpent, come, forget
 from cbfs.network.link import open_link
 from cbfs.receiving.message_requests import Admission
 from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_common.limits import LINE_DAYS
 from cbfs_common.names.checks import Found
 from cbfs_common.person import Person
 from cbfs_common.primitives import exponential
 from cbfs_common.profile import decode_profile
-from cbfs_common.wire.lines import Arrival
+from cbfs_common.wire.lines import LineArrival
 
-LOOK_MEAN: Final = 20.0
-"""Seconds between two looks on average."""
+DAY: Final = 86_400
+READ_PERIOD: Final = 2.0
+"""Seconds between two looks into the store for who is awaited."""
+
+LOOK_FIRST: Final = 5.0
+LOOK_LAST: Final = 600.0
+LOOK_SLOWER: Final = 16.0
+"""Seconds between two looks on average: at first, and at most. They grow with the time since the
+newest line was made, by a second in LOOK_SLOWER."""
 
 
 class Awaiting:
@@ -34,25 +42,27 @@ class Awaiting:
     def __init__(self, context: Context, admission: Admission) -> None:
         self._context = context
         self._admission = admission
-        self._more = trio.Event()
-
-    def wake(self) -> None:
-        """Somebody else is awaited, as the store says."""
-        self._more.set()
 
     async def run(self) -> None:
         """Look for those who are awaited, until cancelled."""
-        context = self._context
+        context, newest, left = self._context, 0, 0.0
         while True:
-            self._more = trio.Event()
+            await trio.sleep(min(READ_PERIOD, left) if newest else READ_PERIOD)
+            left -= READ_PERIOD
             with context.store.read() as reader:
                 waiting = awaited(reader)
-            if not waiting:
-                await self._more.wait()
-                continue
-            await trio.sleep(exponential(context.random, LOOK_MEAN))
-            for one in waiting:
-                await self._look(one)
+            last = max((one.until for one in waiting), default=0)
+            if last != newest:
+                newest, left = last, self._pause(last)
+            elif waiting and left <= 0:
+                for one in waiting:
+                    await self._look(one)
+                left = self._pause(last)
+
+    def _pause(self, newest: int) -> float:
+        """Seconds to the next look, when the newest line counts until then."""
+        age = max(0.0, self._context.clock() / 1_000 - (newest - LINE_DAYS * DAY))
+        return exponential(self._context.random, min(LOOK_FIRST + age / LOOK_SLOWER, LOOK_LAST))
 
     async def _look(self, one: Awaited) -> None:
         """Look once. What does not answer is asked again later."""
@@ -76,7 +86,7 @@ class Awaiting:
         except CbfsError:
             return
 
-    async def _meet(self, answer: Arrival) -> None:
+    async def _meet(self, answer: LineArrival) -> None:
         """Let who has come be a contact, if the directory has the keys for them that they have told
         of. Raises what look-ups raise."""
         context, name = self._context, answer.name

@@ -11,7 +11,6 @@ from cbfs.contacts.look_up import PREPARE_MAX, Unknown
 from cbfs.contacts.monitor import Monitor
 from cbfs.context import Context, StoppableTasks, supervised
 from cbfs.engine import groups
-from cbfs.engine.awaiting import Awaiting
 from cbfs.engine.directories import EngineDirectories
 from cbfs.engine.expiry import Expiry, forget, leave
 from cbfs.engine.guarded_view import GuardedView
@@ -94,7 +93,6 @@ class Engine:
         )
         self._receiver = Receiver(context, self._monitor, self)
         self._admission = self._receiver.admission
-        self.awaiting = Awaiting(context, self._admission)
         self._fetching = self._receiver.fetching
         self.people = EnginePeople(context, self._admission, self)
         self.directories = EngineDirectories(context, self, self._directory_changed)
@@ -127,7 +125,6 @@ class Engine:
             self._monitor.run,
             self._renewal.run,
             self._meeting.run,
-            self.awaiting.run,
             self._note_clock.run,
             partial(self._reminders.run, self._sender),
             self._keep_time,

@@ -10,7 +10,7 @@ from typing import Final
 from cbfs.network.link import Link, ServerRefused, request
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import LINE_DAYS, MARK_SIZE
-from cbfs_common.wire.lines import Arrival, InviteLine, InviteRecord
+from cbfs_common.wire.lines import InviteLine, InviteRecord, LineArrival
 from cbfs_common.wire.requests import (
     Code,
     DeleteAccount,
@@ -93,13 +93,13 @@ async def claim(link: Link, line: InviteLine, user: bytes) -> None:
         raise LineSpent("this line was used already", f"if that was not you, {_ASK}, and say so")
 
 
-async def answer(link: Link, line: InviteLine, come: Arrival) -> None:
+async def answer(link: Link, line: InviteLine, come: LineArrival) -> None:
     """Tell who has invited one that one has come; again is no error. Raises what ``request``
     raises."""
     await request(link, Deliver(line.drop, line.sealed(come)))
 
 
-async def come(link: Link, line: InviteLine) -> Arrival | None:
+async def come(link: Link, line: InviteLine) -> LineArrival | None:
     """Who has come by the line; None for nobody yet. Raises LineSpent when the drop is gone,
     DecodeError, and what ``request`` raises."""
     try:

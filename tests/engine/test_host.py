@@ -1,6 +1,7 @@
 """``cbfs host``, ``cbfs invite`` and ``cbfs init LINE``: from nothing to two people who know each
 other, and what becomes of a line that is wrong, or used, or of which the use is cut off."""
 
+import json
 import os
 import signal
 import subprocess
@@ -18,42 +19,9 @@ from cbfs.storage.store import Meta, Store, Table
 from cbfs_common.limits import LINE_MAX
 from cbfs_common.wire.lines import parse_line
 from tests.support.children import run_cbfs
+from tests.support.host import RunningHost, init_by
 from tests.support.killing import Kill, every_point
 from tests.support.world import ENVIRONMENT, WAIT, program, run
-
-
-class RunningHost:
-    """``cbfs host`` as a process; ``said`` is what it has printed."""
-
-    def __init__(self, place: Path, *options: str) -> None:
-        self.place = place
-        self.log = place.with_name(f"{place.name}.log")
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                program("cbfs", "host", place, *options),
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=ENVIRONMENT,
-            )
-        out = self.process.stdout
-        assert out is not None
-        self.said = out.readline() + out.readline()
-
-    def end(self, how: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(how)
-        code = self.process.wait(WAIT)
-        if self.process.stdout:
-            self.process.stdout.close()
-        return code
-
-    def invite(self, *words: str, account: Path | None = None) -> str:
-        """A line."""
-        who = ("--account", account or self.place / "nobody")
-        done = run("cbfs", "invite", "--host", self.place, *who, *words)
-        assert done.returncode == 0, done.stderr
-        (line,) = done.stdout.splitlines()
-        return line
 
 
 @pytest.fixture(scope="module")
@@ -63,28 +31,16 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHost]:
     assert running.end() == 0, running.log.read_text()
 
 
-def init(line: str, place: Path, typed: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        program("cbfs", "init", line, place, "--no-tor"),
-        input=typed,
-        capture_output=True,
-        text=True,
-        timeout=WAIT,
-        check=False,
-        env=ENVIRONMENT,
-    )
-
-
 def test_one_line_and_a_name_make_an_account(host: RunningHost, tmp_path: Path) -> None:
     line = host.invite()
     assert len(line) <= LINE_MAX
-    done = init(line, tmp_path / "dora", "dora\n")
+    done = init_by(line, tmp_path / "dora", "dora\n")
     assert done.returncode == 0, done.stderr
     assert f"dora is ready. Mount it: mount.cbfs {tmp_path / 'dora'} MOUNTPOINT" in done.stdout
 
 
 def test_a_line_for_a_name_asks_for_nothing(host: RunningHost, tmp_path: Path) -> None:
-    done = init(host.invite("eve"), tmp_path / "eve")
+    done = init_by(host.invite("eve"), tmp_path / "eve")
     assert done.returncode == 0, done.stderr
     with opened_store(tmp_path / "eve", SYSTEM_RANDOM) as store:
         account = load_account(store)
@@ -95,8 +51,8 @@ def test_a_line_for_a_name_asks_for_nothing(host: RunningHost, tmp_path: Path) -
 
 
 def test_a_name_that_is_taken_is_asked_for_again(host: RunningHost, tmp_path: Path) -> None:
-    assert init(host.invite(), tmp_path / "one", "frank\n").returncode == 0
-    done = init(host.invite(), tmp_path / "other", "frank\nfrank2\n")
+    assert init_by(host.invite(), tmp_path / "one", "frank\n").returncode == 0
+    done = init_by(host.invite(), tmp_path / "other", "frank\nfrank2\n")
     assert done.returncode == 0, done.stderr
     assert "the name is taken" in done.stdout
     assert "frank2 is ready" in done.stdout
@@ -106,8 +62,8 @@ def test_a_line_that_is_used_is_told_before_anything_is_made(
     host: RunningHost, tmp_path: Path
 ) -> None:
     line = host.invite()
-    assert init(line, tmp_path / "first", "grace\n").returncode == 0
-    done = init(line, tmp_path / "second", "mallory\n")
+    assert init_by(line, tmp_path / "first", "grace\n").returncode == 0
+    done = init_by(line, tmp_path / "second", "mallory\n")
     assert done.returncode == 1
     assert "it was used" in done.stderr
     assert not (tmp_path / "second").exists()
@@ -116,7 +72,7 @@ def test_a_line_that_is_used_is_told_before_anything_is_made(
 def test_a_mistyped_line_is_told_before_anything_is_made(host: RunningHost, tmp_path: Path) -> None:
     line = host.invite()
     for wrong in (line[:-1], line[:30] + ("a" if line[30] != "a" else "b") + line[31:]):
-        done = init(wrong, tmp_path / "nobody", "heidi\n")
+        done = init_by(wrong, tmp_path / "nobody", "heidi\n")
         assert done.returncode == 1
         assert "mistyped" in done.stderr
         assert line[15:40] not in done.stderr
@@ -145,6 +101,24 @@ def test_two_who_use_one_line_at_once_do_not_both_get_in(host: RunningHost, tmp_
     assert not gone.exists()
 
 
+def test_a_line_takes_one_account_at_the_server_until_it_is_used(tmp_path: Path) -> None:
+    """What anybody can fill a server with by lines is what they can fill it with by accounts."""
+    running = RunningHost(tmp_path / "host", "--no-tor")
+
+    def accounts() -> int:
+        words = ("admin", tmp_path / "host" / "server", "status", "--json")
+        return int(json.loads(run("cbfs-server", *words).stdout)["accounts"])
+
+    try:
+        assert accounts() == 0
+        line = running.invite("leo")
+        assert accounts() == 1
+        assert init_by(line, tmp_path / "leo").returncode == 0
+        assert accounts() == 1
+    finally:
+        assert running.end() == 0
+
+
 def test_a_host_that_is_killed_comes_back_as_it_was(tmp_path: Path) -> None:
     first = RunningHost(tmp_path / "host", "--no-tor")
     line = first.invite("kate")
@@ -152,7 +126,7 @@ def test_a_host_that_is_killed_comes_back_as_it_was(tmp_path: Path) -> None:
     again = RunningHost(tmp_path / "host")
     try:
         assert again.said == first.said, again.log.read_text()
-        assert init(line, tmp_path / "kate").returncode == 0
+        assert init_by(line, tmp_path / "kate").returncode == 0
     finally:
         assert again.end() == 0
 

@@ -13,9 +13,9 @@ from cbfs_common.primitives import KEY_SIZE, dh_public, kdf, open_sealed
 from cbfs_common.profile import Address
 from cbfs_common.wire.lines import (
     PREFIX,
-    Arrival,
     InviteLine,
     InviteRecord,
+    LineArrival,
     decode_arrival,
     decode_record,
     is_line,
@@ -84,7 +84,7 @@ def test_a_record_is_read_by_who_has_the_line_and_by_nobody_else(value: InviteRe
     assert line.open_arrival(envelope) is None
     assert InviteLine(ONION, SECRET[::-1]).open_record(envelope) is None
     assert InviteLine(replace(ONION, key=b"K" * 32), SECRET).open_record(envelope) is None
-    arrival = Arrival("bob", b"j" * KEY_SIZE)
+    arrival = LineArrival("bob", b"j" * KEY_SIZE)
     assert line.open_arrival(line.sealed(arrival)) == arrival
     assert line.open_record(line.sealed(arrival)) is None
 
@@ -94,7 +94,7 @@ def test_keys_follow_from_the_line_as_the_specification_says() -> None:
     assert line.drop == dh_public(kdf(SECRET, b"cbfs1 line drop", ONION.key, 32))
     assert line.mark(b"u" * 32) == kdf(SECRET, b"cbfs1 line mark", b"u" * 32, MARK_SIZE)
     key = kdf(SECRET, b"cbfs1 line come", ONION.key, 32)
-    plain = open_sealed(key, bytes(12), line.sealed(Arrival("bob", b"j" * KEY_SIZE)))
+    plain = open_sealed(key, bytes(12), line.sealed(LineArrival("bob", b"j" * KEY_SIZE)))
     assert plain[2 : 2 + int.from_bytes(plain[:2], "big")].startswith(b"\x93\x01\xa3bob")
 
 

@@ -9,8 +9,7 @@ import trio
 
 from cbfs.account.awaited import await_, handed_over
 from cbfs.account.spool import decode_keys
-from cbfs.engine.engine import Engine
-from cbfs.storage.store import Meta, Table
+from cbfs.storage.store import Meta, Store, Table
 from cbfs_common.errors import CbfsError
 
 LOOK_PERIOD: Final = 2.0
@@ -19,21 +18,22 @@ LOOK_PERIOD: Final = 2.0
 _log = logging.getLogger("cbfs")
 
 
-async def take_lines(account: Path, engine: Engine) -> None:
+async def take_lines(account: Path, store: Store) -> None:
     """Take in what is handed over, until cancelled. A crash leaves a file that is taken again."""
     while True:
         try:
-            await _take(account, engine)
-        except (OSError, CbfsError) as error:
-            _log.error("whom you have invited is not awaited: %s", error)
+            await _take(account, store)
+        except CbfsError as error:
+            _log.error("whom you have invited is not awaited: %s", error.in_full)
+        except OSError as error:
+            _log.error("whom you have invited is not awaited: %s", error.strerror)
         await trio.sleep(LOOK_PERIOD)
 
 
-async def _take(account: Path, engine: Engine) -> None:
-    with engine.store.read() as reader:
+async def _take(account: Path, store: Store) -> None:
+    with store.read() as reader:
         keys = decode_keys(reader.get(Table.META, Meta.SPOOL_KEY) or b"")
     for path, one in list(handed_over(account, keys)):
         if one is not None:
-            await engine.store.commit(partial(await_, one=one))
-            engine.awaiting.wake()
+            await store.commit(partial(await_, one=one))
         path.unlink(missing_ok=True)

@@ -27,7 +27,7 @@ from cbfs.storage.store import Meta, Store, Table, Writer
 from cbfs_common.names.checks import Found
 from cbfs_common.person import Person
 from cbfs_common.profile import decode_profile
-from cbfs_common.wire.lines import Arrival, InviteLine, InviteRecord
+from cbfs_common.wire.lines import InviteLine, InviteRecord, LineArrival
 
 
 def noted(store: Store) -> bytes:
@@ -91,7 +91,7 @@ async def settle(
     async with open_link(dialer, line.address, line.key, isolation, SYSTEM_RANDOM) as link:
         if record.inviter:
             identity = account.profile.identity(account.person)
-            await answer(link, line, Arrival(account.name, identity))
+            await answer(link, line, LineArrival(account.name, identity))
         else:
             await forget(link)
     await store.commit(lambda writer: writer.delete(Table.META, Meta.LINE))

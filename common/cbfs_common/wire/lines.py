@@ -91,7 +91,7 @@ class InviteLine:
     def _derived(self, label: bytes, size: int) -> bytes:
         return kdf(self.secret, label, self.address.key, size)
 
-    def sealed(self, value: "InviteRecord | Arrival") -> bytes:
+    def sealed(self, value: "InviteRecord | LineArrival") -> bytes:
         """The envelope (ENVELOPE_SIZE) that the drop has of a record or an answer: of each there is
         one for a line, and the same one each time. Raises DecodeError for a record that is too
         long."""
@@ -109,9 +109,9 @@ class InviteLine:
         plain = self._opened(envelope, _LABELS[InviteRecord])
         return None if plain is None else decode_record(plain)
 
-    def open_arrival(self, envelope: bytes) -> "Arrival | None":
+    def open_arrival(self, envelope: bytes) -> "LineArrival | None":
         """The answer in an envelope; None when it is another one. Raises DecodeError."""
-        plain = self._opened(envelope, _LABELS[Arrival])
+        plain = self._opened(envelope, _LABELS[LineArrival])
         return None if plain is None else decode_arrival(plain)
 
     def _opened(self, envelope: bytes, label: bytes) -> bytes | None:
@@ -211,7 +211,7 @@ class InviteRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class LineArrival:
     """Who has come: the ``name`` that the directory has, and the ``identity`` (32)."""
 
     name: str
@@ -223,7 +223,7 @@ class Arrival:
         return packed
 
 
-_LABELS: dict[type, bytes] = {InviteRecord: b"cbfs1 line open", Arrival: b"cbfs1 line come"}
+_LABELS: dict[type, bytes] = {InviteRecord: b"cbfs1 line open", LineArrival: b"cbfs1 line come"}
 
 
 def decode_record(data: bytes) -> InviteRecord:
@@ -249,11 +249,11 @@ def decode_record(data: bytes) -> InviteRecord:
     raise DecodeError(_FOREIGN)
 
 
-def decode_arrival(data: bytes) -> Arrival:
-    """Undo ``Arrival.encode``. Raises DecodeError."""
+def decode_arrival(data: bytes) -> LineArrival:
+    """Undo ``LineArrival.encode``. Raises DecodeError."""
     match _fields(data, _ANSWER_FIELDS):
         case [str(name), bytes(identity)] if name and len(identity) == KEY_SIZE:
-            return Arrival(_name(name), identity)
+            return LineArrival(_name(name), identity)
     raise DecodeError(_FOREIGN)
 
 
