@@ -346,7 +346,7 @@ INCOMPLETE_FOR = 90 * 86_400
 """After so long a message that has not become whole is forgotten: longer than mailboxes keep the
 rest of it, and than its sender offers it."""
 
-LINE_MAX = 160
+INVITE_LINE_MAX = 160
 """Characters of a line that invites somebody."""
 
 LINE_DAYS = 7

@@ -16,7 +16,7 @@ from cbfs.account.account import SYSTEM_RANDOM, load_account, opened_store
 from cbfs.commands.process.entry import cbfs
 from cbfs.network.link import Link
 from cbfs.storage.store import Meta, Store, Table
-from cbfs_common.limits import LINE_MAX
+from cbfs_common.limits import INVITE_LINE_MAX
 from cbfs_common.wire.lines import parse_line
 from tests.support.children import run_cbfs
 from tests.support.host import RunningHost, init_by
@@ -33,7 +33,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHost]:
 
 def test_one_line_and_a_name_make_an_account(host: RunningHost, tmp_path: Path) -> None:
     line = host.invite()
-    assert len(line) <= LINE_MAX
+    assert len(line) <= INVITE_LINE_MAX
     done = init_by(line, tmp_path / "dora", "dora\n")
     assert done.returncode == 0, done.stderr
     assert f"dora is ready. Mount it: mount.cbfs {tmp_path / 'dora'} MOUNTPOINT" in done.stdout

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbfs_common.errors import CbfsError, DecodeError
-from cbfs_common.limits import ENVELOPE_SIZE, LINE_MAX, LINE_SECRET_SIZE, MARK_SIZE
+from cbfs_common.limits import ENVELOPE_SIZE, INVITE_LINE_MAX, LINE_SECRET_SIZE, MARK_SIZE
 from cbfs_common.onion import onion_host
 from cbfs_common.primitives import KEY_SIZE, dh_public, kdf, open_sealed
 from cbfs_common.profile import Address
@@ -43,7 +43,7 @@ hosts = st.sampled_from(
 def test_a_line_is_read_as_it_was_written(key: bytes, host: str, port: int, secret: bytes) -> None:
     line = InviteLine(Address(key, host, port), secret)
     text = line.text()
-    assert len(text) <= LINE_MAX
+    assert len(text) <= INVITE_LINE_MAX
     assert parse_line(text) == line
     assert parse_line(f" {text.upper()}\n") == line
     assert is_line(text)

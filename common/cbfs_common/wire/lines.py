@@ -18,7 +18,7 @@ import msgpack
 from cbfs_common.errors import CryptoError, DecodeError
 from cbfs_common.limits import (
     ENVELOPE_SIZE,
-    LINE_MAX,
+    INVITE_LINE_MAX,
     LINE_SECRET_SIZE,
     MARK_SIZE,
     NAME_MAX,
@@ -63,12 +63,12 @@ class InviteLine:
     secret: bytes
 
     def text(self) -> str:
-        """The line, of at most LINE_MAX characters. Raises DecodeError where the server's name is
-        too long for that."""
+        """The line, of at most INVITE_LINE_MAX characters. Raises DecodeError where the server's name
+        is too long for that."""
         body = bytes([VERSION]) + self.secret + self.address.key + _packed_place(self.address)
         data = body + _check(body)
         text = PREFIX + base64.b32encode(data).decode().rstrip("=").lower()
-        if len(text) > LINE_MAX:
+        if len(text) > INVITE_LINE_MAX:
             raise DecodeError(
                 "the name of this server is too long for a line", "give the server a shorter one"
             )
@@ -143,7 +143,7 @@ def parse_line(text: str) -> InviteLine:
     except (binascii.Error, ValueError) as error:
         raise DecodeError(_MISTYPED, _COPY) from error
     inner = data[:-_CHECK_SIZE]
-    if len(plain) > LINE_MAX or not inner or not equal(data[-_CHECK_SIZE:], _check(inner)):
+    if len(plain) > INVITE_LINE_MAX or not inner or not equal(data[-_CHECK_SIZE:], _check(inner)):
         raise DecodeError(_MISTYPED, _COPY)
     if inner[0] != VERSION:
         raise DecodeError("this line is of a later version of cbfs", "is there a newer one?")
@@ -164,7 +164,7 @@ def _packed_place(address: Address) -> bytes:
     if len(label) == _ONION_LABEL and is_onion_host(address.host):
         return port + bytes([_ONION]) + base64.b32decode(label.upper())[:KEY_SIZE]
     host = address.host.encode("ascii")
-    if len(host) > LINE_MAX:
+    if len(host) > INVITE_LINE_MAX:
         raise DecodeError(
             "the name of this server is too long for a line", "give the server a shorter one"
         )
