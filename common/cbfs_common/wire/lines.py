@@ -63,8 +63,8 @@ class InviteLine:
     secret: bytes
 
     def text(self) -> str:
-        """The line, of at most INVITE_LINE_MAX characters. Raises DecodeError where the server's name
-        is too long for that."""
+        """The line, of at most INVITE_LINE_MAX characters. Raises DecodeError where the server's
+        name is too long for that."""
         body = bytes([VERSION]) + self.secret + self.address.key + _packed_place(self.address)
         data = body + _check(body)
         text = PREFIX + base64.b32encode(data).decode().rstrip("=").lower()
