@@ -9,6 +9,7 @@ interface and context; the other rooms are handed what they need of it.
 
 FACE = (
     "account",
+    "awaited",
     "bounds",
     "claim",
     "formats",

@@ -35,7 +35,7 @@ FILES: Final = (
 )
 FOLDERS: Final = (
     *(BEFORE, f"{BEFORE}/store", BEFORE_NEW, f"{BEFORE_NEW}/store"),
-    *("store", "store.new", "tor", "tor/data", "tor/onion_auth", "server", "spool"),
+    *("store", "store.new", "tor", "tor/data", "tor/onion_auth", "server", "spool", "lines"),
 )
 SOCKETS: Final = ("windows",)
 
@@ -43,6 +43,9 @@ OWN_NAMES: Final = frozenset(name.partition("/")[0] for name in (*FILES, *FOLDER
 """What may be in an account directory; some of it before there is an account."""
 
 SPOOL: Final = "spool"
+LINES: Final = "lines"
+"""The folder in which lines wait (``cbfs.account.awaited``)."""
+
 SPOOLED: Final = ".mail"
 """The folder of an account directory in which messages wait (``cbfs.account.spool``), and how the
 names of their files end."""

@@ -1,10 +1,8 @@
-"""``cbfs init``: keys, account, prekeys, name. Cut off at any point, the same command goes on
-where it stopped, with the same keys."""
+"""Making an account: keys, account at the home server, prekeys, name. Cut off at any point, the
+same command goes on where it stopped, with the same keys."""
 
-import argparse
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,21 +18,12 @@ from cbfs.account.account import (
     put_account,
     put_own_server,
 )
-from cbfs.account.passphrase import Guard, unlocking
-from cbfs.account.passphrase_source import PassphraseSource
+from cbfs.account.passphrase import Guard
 from cbfs.account.settings import Configuration
-from cbfs.commands.account import add_protection, guard, restore, tell_ready
+from cbfs.commands.home.joining import Joining, noted
 from cbfs.commands.mountpoints import remove_tree
 from cbfs.commands.online import online, published
-from cbfs.commands.options import (
-    absolute,
-    add_account,
-    add_network,
-    add_server_invite,
-    network_options,
-    say,
-)
-from cbfs.commands.owner.kept_apart import KeyKind, check_seed_file, tell_kept, write_seed
+from cbfs.commands.owner.kept_apart import KeyKind, check_seed_file, write_seed
 from cbfs.commands.process.running import run
 from cbfs.contacts.user_names import typed_name
 from cbfs.context import make_context, make_directory, milliseconds
@@ -64,23 +53,6 @@ T = TypeVar("T")
 POLICY_FILE_MAX = 1 << 16
 INVITE_FILE_MAX = 4_096
 
-OWN = "own"
-"""The answer that stands for ``--own-server``."""
-
-_ASK_NAME = "Your name, to which others write: 3 to 32 of a-z, 0-9, - and _. It stays yours."
-_ASK_SERVER = (
-    "Your server, which keeps messages until you fetch them, and cannot read them: its address,\n"
-    "cbfs://KEY@HOST:PORT, from whoever runs it; or own, for one here that runs while you mount."
-)
-_ASK_SERVER_NO_TOR = (
-    "Your server, which keeps messages until you fetch them, and cannot read them: its address,\n"
-    "cbfs://KEY@HOST:PORT, from whoever runs it."
-)
-_ASK_POLICY = (
-    "The policy file of your name directory, which says whose signatures make a name valid:\n"
-    "a path like ~/policy. Whoever runs the directory hands it out."
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -93,91 +65,17 @@ class Wish:
     owner_apart: bool = False
 
 
-def add_init(parser: argparse.ArgumentParser) -> None:
-    """Add what ``cbfs init`` takes."""
-    parser.add_argument("name", nargs="?", metavar="NAME")
-    add_account(parser)
-    home = parser.add_mutually_exclusive_group()
-    home.add_argument("--server", metavar="URL", help="the home server: cbfs://KEY@HOST:PORT")
-    home.add_argument(
-        "--own-server",
-        action="store_true",
-        help="the home server is one of your own, an onion service that runs while the account is"
-        " mounted",
-    )
-    parser.add_argument(
-        "--names",
-        type=Path,
-        metavar="POLICYFILE",
-        help="the policy file of the name directory",
-    )
-    parser.add_argument(
-        "--invite",
-        type=Path,
-        metavar="FILE",
-        help="the invite that the directory's operator has given, where one is needed",
-    )
-    add_server_invite(parser)
-    parser.add_argument(
-        "--owner-key",
-        type=Path,
-        metavar="FILE",
-        help="keep the key that owns the name in a new file (0600), and not in the account: who has"
-        " a copy of the account cannot take the name",
-    )
-    add_network(parser)
-    parser.add_argument(
-        "--restore", type=Path, metavar="FILE", help="make the account that was exported to FILE"
-    )
-    parser.add_argument(
-        "--export-passphrase-fd",
-        type=int,
-        metavar="N",
-        help="read the passphrase of the export from descriptor N",
-    )
-    add_protection(parser)
-    parser.set_defaults(run=_init, usage=parser.error)
+def protect(store: Store, begun: ProtectionKind | None, guard: Callable[[], Guard]) -> None:
+    """Protect an account that was begun without protection as it is wished for now."""
+    if begun is ProtectionKind.NOTHING:  # else what protects it was just given
+        asked = guard()
+        store.protect(asked.protection, asked.lock)
 
 
-def _init(options: argparse.Namespace) -> int:
-    account = options.account.absolute()
-    if options.restore:
-        return restore(options, account)
-    lacking = _missing(options)
-    if lacking and not _can_ask():
-        options.usage(f"missing: {', '.join(lacking)}; on a terminal, cbfs init asks for them")
-    if lacking:
-        _ask_missing(options)
-    name = _made(options, account, asked_name="NAME" in lacking)
-    tell_ready(name, account, options)
-    if options.owner_key:
-        tell_kept(options.owner_key, name)
-    return 0
-
-
-def _made(options: argparse.Namespace, account: Path, *, asked_name: bool) -> str:
-    """Make the account; ask for another name where that which was asked for is taken."""
-    network = network_options(options)
-    while True:
-        try:
-            return make(
-                options.name,
-                account,
-                options.server,
-                options.names,
-                network,
-                say,
-                absolute(options.invite),
-                unlocking(PassphraseSource(options.passphrase_fd).once),
-                lambda: guard(options, options.name),
-                owner_key=absolute(options.owner_key),
-                server_invite=absolute(options.server_invite),
-            )
-        except NameTaken as error:
-            if not asked_name:
-                raise
-            _complain(error)
-            _ask_name(options)
+def is_finished(store: Store) -> bool:
+    """Whether the account in a store has its name."""
+    with store.read() as reader:
+        return reader.get(Table.META, Meta.OWN) is not None
 
 
 def make(
@@ -214,13 +112,12 @@ def make(
     try:
         with opened_store(directory, SYSTEM_RANDOM, unlock, create=guard) as store:
             check_begun(store, directory, wish)
-            if begun is ProtectionKind.NOTHING:  # else what protects it was just given
-                asked = guard()
-                store.protect(asked.protection, asked.lock)
+            protect(store, begun, guard)
 
             async def steps(network: Network) -> None:
                 account = await begin_account(store, wish, network)
-                await _steps(store, account, network.dialer, say, token, owner_key, to_server)
+                brought = Brought(token, to_server, owner_key)
+                await take_steps(store, account, network.dialer, say, brought)
 
             run(online, store, directory, options, say, steps, server is None)
     except NameTaken:
@@ -255,7 +152,12 @@ def check_begun(store: Store, directory: Path, wish: Wish) -> None:
         asked = reader.get(Table.META, Meta.NAME_ASKED_FOR) is not None
     server = None if load_own_server(store) else account.server
     apart = not account.owner
-    if not finished and Wish(account.name, server, account.policy, apart) == wish:
+    begun = Wish(account.name, server, account.policy, apart)
+    if not finished and begun == wish:
+        return
+    if not (finished or asked) and noted(store) and replace(begun, name=wish.name) == wish:
+        renamed = replace(account, name=wish.name)
+        store.write(lambda writer: put_account(writer, renamed))  # the line is good for its keys
         return
     if finished:
         raise CbfsError(
@@ -288,8 +190,14 @@ def _refused(writer: Writer) -> None:
     writer.delete(Table.META, Meta.NAME_ASKED_FOR)
 
 
-async def begin_account(store: Store, wish: Wish, network: Network) -> Account:
-    """The account that was begun here, or a new one. Raises CbfsError."""
+async def begin_account(
+    store: Store,
+    wish: Wish,
+    network: Network,
+    also: Callable[[Writer], None] = lambda writer: None,
+) -> Account:
+    """The account that was begun here, or a new one; ``also`` is done in the transaction that makes
+    it. Raises CbfsError."""
     account = load_account(store)
     if account is not None:
         return account
@@ -303,6 +211,7 @@ async def begin_account(store: Store, wish: Wish, network: Network) -> Account:
 
     def change(writer: Writer) -> None:
         put_account(writer, account)
+        also(writer)
         if own is not None:
             put_own_server(writer, server)
 
@@ -330,24 +239,32 @@ def _read_invite(path: Path, wish: Wish) -> Token:
     return token
 
 
-async def _steps(
-    store: Store,
-    account: Account,
-    dialer: Dialer,
-    say: Callable[[str], None],
-    token: Token | None,
-    owner_key: Path | None,
-    invite: bytes,
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What a newcomer has besides a wish: invites to the directory and to the server (INVITE_SIZE,
+    or empty), the file of an owner key that is kept apart, and a line."""
+
+    token: Token | None
+    invite: bytes
+    owner_key: Path | None
+    joining: Joining | None = None
+
+
+async def take_steps(
+    store: Store, account: Account, dialer: Dialer, say: Callable[[str], None], brought: Brought
 ) -> None:
+    owner_key, joining = brought.owner_key, brought.joining
     directory = make_directory(store, account, dialer)
     await _check_free(directory, account)
+    if joining is not None:
+        await joining.claim(dialer, account.user_id)
     say(f"making an account at {account.server.place}")
     configuration = Configuration(store)
     paced = PacedDialer(dialer, configuration, SYSTEM_RANDOM)
     problems = Problems(lambda: None)
     context = make_context(store, account, configuration, directory, paced, problems)
     async with open_link(dialer, account.server, account.transport, HOME, SYSTEM_RANDOM) as link:
-        await sign_up(link, account.user_id, SYSTEM_RANDOM, invite, say)
+        await sign_up(link, account.user_id, SYSTEM_RANDOM, brought.invite, say)
         say("making prekeys")
         await top_up(link, context)
     say(f"registering {account.name}")
@@ -360,7 +277,7 @@ async def _steps(
     await store.commit(asked_for)
     try:
         found = await directory.register(
-            account.name, profile, owner, token, agent=account.agent_key, told=say
+            *(account.name, profile, owner, brought.token), agent=account.agent_key, told=say
         )
     except (NameTaken, OperationRefused):
         if owner_key is not None and await _is_there(directory, account):
@@ -371,6 +288,8 @@ async def _steps(
         if not earlier:  # else what was asked for before may still come about
             await store.commit(_refused)
         raise
+    if joining is not None:
+        await joining.meet(context, say)
     # the last step: with the bundle in place the account is finished
     await store.commit(lambda writer: write_own(writer, found))
 
@@ -394,81 +313,3 @@ async def _check_free(directory: Directory, account: Account) -> None:
         return
     if isinstance(found, Found) and found.entry.profile != account.profile.encode():
         raise NameTaken
-
-
-# what the command line leaves out
-
-
-def _missing(options: argparse.Namespace) -> list[str]:
-    """What ``cbfs init`` needs and was not told, as its usage names it."""
-    needs = (
-        (options.name, "NAME"),
-        (options.server or options.own_server, "--server URL or --own-server"),
-        (options.names, "--names POLICYFILE"),
-    )
-    return [what for given, what in needs if not given]
-
-
-def _can_ask() -> bool:
-    """Whether there is somebody at a terminal."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
-
-
-def _ask_missing(options: argparse.Namespace) -> None:
-    """Put the answers into ``options``. Raises CbfsError when there are no more of them, and
-    nothing has been made then."""
-    print(f"The account will be kept in {options.account}; --account DIR chooses another place.")
-    if not options.name:
-        _ask_name(options)
-    if not (options.server or options.own_server):
-        explained = _ASK_SERVER_NO_TOR if options.no_tor else _ASK_SERVER
-        answer = _ask(explained, "server", lambda text: _server_answer(text, options.no_tor))
-        options.own_server = answer == OWN
-        options.server = None if options.own_server else answer
-    if not options.names:
-        options.names = _ask(_ASK_POLICY, "policy file", _policy_answer)
-
-
-def _ask_name(options: argparse.Namespace) -> None:
-    """Put a name into ``options``, or another one where the first is taken. Raises CbfsError when
-    there are no more answers."""
-    options.name = _ask(_ASK_NAME, "name", typed_name)
-
-
-def _complain(error: CbfsError) -> None:
-    """Say in one line why an answer cannot be used."""
-    print(f"cbfs: {error}" + (f": {error.hint}" if error.hint else ""))
-
-
-def _ask(explained: str, what: str, check: Callable[[str], T]) -> T:
-    print(f"\n{explained}")
-    while True:
-        try:
-            text = input(f"{what}: ").strip()
-        except EOFError as error:
-            print()
-            raise CbfsError(f"no {what} was given; nothing was made") from error
-        except UnicodeDecodeError:
-            text = "?"  # not of the terminal's encoding, so nothing that could be meant
-        try:
-            return check(text)
-        except CbfsError as error:
-            _complain(error)
-
-
-def _server_answer(text: str, no_tor: bool) -> str:
-    if text.casefold() == OWN:
-        if no_tor:
-            raise CbfsError("your own server can only be reached through Tor", "not with --no-tor")
-        return OWN
-    return parse_address(text).url()
-
-
-def _policy_answer(text: str) -> Path:
-    path = Path(text)
-    try:
-        path = path.expanduser()
-    except RuntimeError as error:
-        raise CbfsError(f"{text} is the home of a user who does not exist") from error
-    read_policy(path)
-    return path

@@ -16,6 +16,7 @@ from cbfs_host.entry import add_version, read_in
 
 _EXAMPLES = """examples:
   cbfs init
+  cbfs init cbfs-line:...
   cbfs init alice --server cbfs://KEY@HOST:PORT --names policy
   mount.cbfs ~/chat
   mkdir ~/chat/outbox/bob && echo hello > ~/chat/outbox/bob/hi
@@ -90,9 +91,19 @@ class Command:
 
 COMMANDS: Final = {
     "init": Command(
-        "cbfs.commands.init",
+        "cbfs.commands.home.beginning",
         "add_init",
         "make an account and register its name; asks for what is not given",
+    ),
+    "host": Command(
+        "cbfs.commands.home.host",
+        "add_host",
+        "run a message server and a name directory for friends, on this machine",
+    ),
+    "invite": Command(
+        "cbfs.commands.home.invite",
+        "add_invite",
+        "make a line by which somebody gets an account",
     ),
     "verify": Command(
         "cbfs.commands.verify",

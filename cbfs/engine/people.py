@@ -9,7 +9,7 @@ import trio
 from cbfs.contacts.contact import Contact, Mark, Standing
 from cbfs.contacts.fingerprint import Fingerprint
 from cbfs.contacts.user_names import typed_name
-from cbfs.context import Context, Events
+from cbfs.context import Context, Events, supervised
 from cbfs.interface import MessageRequest
 from cbfs.messages import petnames
 from cbfs.problems import Backoff, NotAName, Taken
@@ -96,6 +96,14 @@ class EnginePeople:
         names = [c.name for c in self.contacts() if c.standing is not Standing.KNOWN]
         with self._context.store.read() as reader:
             return tuple(self.label(name) for name in names if message_requests.waits(reader, name))
+
+    async def await_invited(self) -> None:
+        """Let those whom the user has invited by lines be contacts when they come; until
+        cancelled."""
+        # read in only here: most mounts wait for nobody
+        from cbfs.engine.awaiting import Awaiting  # noqa: PLC0415
+
+        await supervised(self._context, Awaiting(self._context, self._admission).run)
 
 
 class Renaming:

@@ -8,6 +8,7 @@ Entered by names, context, the engine's rooms and commands.
 FACE = (
     "access",
     "dial",
+    "drop",
     "link",
     "options",
     "own_server",

@@ -93,6 +93,7 @@ class Meta(bytes, Enum):
     CLOCK = b"time"  # what was seen of the clock
     DIRECTORY = b"directory"  # the newest head of the name directory
     ENDS = b"ends"  # the hours in which something ends
+    LINE = b"line"  # the drop of the line by which one was invited, until it is forgotten there
     LISTED = b"listed with people"  # is there when what is made again of messages has been
     MARK = b"mark"  # what tells this copy of the account from others, by the home server
     NAME_ASKED_FOR = b"name asked for"  # from before the directory is told until it has refused
@@ -108,6 +109,7 @@ class Meta(bytes, Enum):
     SPOOL_KEY = b"spool key"  # see ``cbfs.account.spool``: the newest first
 
     ARRIVING = b"arriving "  # key_part(sender): what of theirs has come in part
+    AWAITED = b"awaited "  # drop 32: a line by which one has invited somebody, until they come
     BEFORE = b"before "  # conversation 16 | parent 16: what waits for a parent that is not here
     BROUGHT = b"brought "  # key_part(name): messages that are wanted by what they have said
     COUNTER = b"counter "  # a ``Series``: the last number that was given

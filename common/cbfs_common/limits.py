@@ -345,3 +345,12 @@ oldest is forgotten, and is to be sent again."""
 INCOMPLETE_FOR = 90 * 86_400
 """After so long a message that has not become whole is forgotten: longer than mailboxes keep the
 rest of it, and than its sender offers it."""
+
+INVITE_LINE_MAX = 160
+"""Characters of a line that invites somebody."""
+
+LINE_DAYS = 7
+"""Days for which such a line is good. A message server forgets what nobody has fetched by then."""
+
+LINE_SECRET_SIZE = 20
+"""The secret in such a line."""

@@ -48,7 +48,12 @@ or it is done by itself."""
 BESIDE = {
     *("cbfs.account.passphrase", "cbfs.account.passphrase_source"),
     *("cbfs.commands.account", "cbfs.commands.export", "cbfs.commands.main"),
-    *("cbfs.commands.options", "cbfs.commands.init", "cbfs.commands.verify"),
+    *(
+        "cbfs.commands.options",
+        "cbfs.commands.init",
+        "cbfs.commands.home.beginning",
+        "cbfs.commands.verify",
+    ),
     "cbfs.network.tor.control",
     *("cbfs.storage.root_key", "cbfs.storage.salvage"),
     "cbfs.tree.restore",

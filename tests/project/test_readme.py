@@ -61,14 +61,36 @@ def test_the_session_of_the_readme(tmp_path: Path) -> None:
     (tmp_path / ".venv").symlink_to(Path(sys.executable).parents[1])
     typed = commands("By hand")
     assert len(typed) > 30
+    mounts = [place / name for name in ("only", "alice", "bob", "carol")]
+    said = typed_in(tmp_path, typed, mounts)
+    for shown in ("hello alice, this is bob", "and carol", "beach.jpg", "All keys are new"):
+        assert shown in said
+
+
+@pytest.mark.mount
+@pytest.mark.timeout(LIMIT + 60)
+def test_two_people_from_nothing_to_a_message(tmp_path: Path) -> None:
+    typed = commands("Two people, one line each")
+    assert len(typed) > 12
+    said = typed_in(tmp_path, typed, [tmp_path / "alice", tmp_path / "bob"])
+    shown = said.split("$ cat alice/conversations")[1]
+    assert "I am here." in shown
+    assert 'known_by = "a line that one of you gave the other' in said
+    assert "verified = false" in said
+
+
+def typed_in(place: Path, typed: list[str], mounts: list[Path]) -> str:
+    """What commands print that are typed there, each again until it does what it should."""
     script = TYPED + "".join(f"again {_quoted(each)}\n" for each in typed)
-    output = tmp_path / "output"
+    output = place / "output"
+    scripts = Path(sys.executable).parent
+    path = f"{scripts}:{os.environ['PATH']}"
     with (
         output.open("wb") as file,
         subprocess.Popen(
             ["bash", "-c", script.replace("127.0.0.1", host())],
-            cwd=tmp_path,
-            env={**os.environ, "HOME": str(tmp_path)},
+            cwd=place,
+            env={**os.environ, "HOME": str(place), "PATH": path},
             stdin=subprocess.DEVNULL,
             stdout=file,  # no pipe: what it has started may live on
             stderr=subprocess.STDOUT,
@@ -78,15 +100,14 @@ def test_the_session_of_the_readme(tmp_path: Path) -> None:
         try:
             shell.wait(LIMIT)
         finally:
-            for name in ("only", "alice", "bob", "carol"):
-                lazy = ["fusermount3", "-uz", str(place / name)]
+            for mount in mounts:
+                lazy = ["fusermount3", "-uz", str(mount)]
                 subprocess.run(lazy, check=False, stderr=subprocess.DEVNULL, timeout=WAIT)
             with suppress(ProcessLookupError):
                 os.killpg(shell.pid, signal.SIGKILL)
     said = output.read_text()
     assert shell.returncode == 0, said
-    for shown in ("hello alice, this is bob", "and carol", "beach.jpg", "All keys are new"):
-        assert shown in said
+    return said
 
 
 def _quoted(command: str) -> str:

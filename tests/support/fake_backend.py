@@ -193,6 +193,9 @@ class FakeBackend:
     async def decline(self, name: str) -> None:
         """Nobody asks."""
 
+    async def await_invited(self) -> None:
+        """Nobody is invited."""
+
     def change_bob(self, **changes: object) -> None:
         """Something of the one contact is new."""
         self.bob = replace(self.bob, **changes)  # type: ignore[arg-type]  # fields by name

@@ -1,0 +1,39 @@
+"""A mount takes in whom its user has invited meanwhile (``cbfs.account.awaited``)."""
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from cbfs.account.awaited import await_, handed_over
+from cbfs.account.spool import decode_keys
+from cbfs.storage.store import Meta, Store, Table
+from cbfs_common.errors import CbfsError
+
+LOOK_PERIOD: Final = 2.0
+"""Seconds between two looks into the folder."""
+
+_log = logging.getLogger("cbfs")
+
+
+async def take_lines(account: Path, store: Store) -> None:
+    """Take in what is handed over, until cancelled. A crash leaves a file that is taken again."""
+    while True:
+        try:
+            await _take(account, store)
+        except CbfsError as error:
+            _log.error("whom you have invited is not awaited: %s", error.in_full)
+        except OSError as error:
+            _log.error("whom you have invited is not awaited: %s", error.strerror)
+        await trio.sleep(LOOK_PERIOD)
+
+
+async def _take(account: Path, store: Store) -> None:
+    with store.read() as reader:
+        keys = decode_keys(reader.get(Table.META, Meta.SPOOL_KEY) or b"")
+    for path, one in list(handed_over(account, keys)):
+        if one is not None:
+            await store.commit(partial(await_, one=one))
+        path.unlink(missing_ok=True)

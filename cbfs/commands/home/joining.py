@@ -1,0 +1,97 @@
+"""A newcomer's way to an account by a line. Done again with the same line after a crash at any
+point, it goes on where it was cut off.
+
+What is looked at before anything is made uses nothing up. Then the keys are in the store, and which
+line it is; and only then is the line claimed, for these keys. So a line is used by one account, and
+whoever finds it used was not the one who has those keys.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cbfs.account.account import SYSTEM_RANDOM, Account
+from cbfs.contacts.contact import How
+from cbfs.context import Context
+from cbfs.network.dial import Dialer
+from cbfs.network.drop import (
+    DROP,
+    Drop,
+    answer,
+    claim,
+    forget,
+    look,
+)
+from cbfs.network.link import open_link
+from cbfs.storage.store import Meta, Store, Table, Writer
+from cbfs_common.names.checks import Found
+from cbfs_common.person import Person
+from cbfs_common.profile import decode_profile
+from cbfs_common.wire.lines import InviteLine, InviteRecord, LineArrival
+
+
+def noted(store: Store) -> bytes:
+    """The drop (32) of the line by which the account in a store was begun, until that has been
+    settled; empty for none."""
+    with store.read() as reader:
+        return reader.get(Table.META, Meta.LINE) or b""
+
+
+async def looked(line: InviteLine, dialer: Dialer) -> Drop:
+    """What lies at the server for a line. Raises LineSpent, and what ``look`` raises."""
+    isolation = DROP + SYSTEM_RANDOM.token(16)
+    async with open_link(dialer, line.address, line.key, isolation, SYSTEM_RANDOM) as link:
+        return await look(link, line, time.time())
+
+
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """The way of one newcomer by a ``line``, whose ``record`` was read."""
+
+    line: InviteLine
+    record: InviteRecord
+
+    def note(self, writer: Writer) -> None:
+        """The account that this transaction makes is begun by this line."""
+        writer.put(Table.META, Meta.LINE, self.line.drop)
+
+    async def claim(self, dialer: Dialer, user: bytes) -> None:
+        """Use the line for ``user`` (32), or find that it is used for them. Raises LineSpent."""
+        isolation = DROP + SYSTEM_RANDOM.token(16)
+        line = self.line
+        async with open_link(dialer, line.address, line.key, isolation, SYSTEM_RANDOM) as link:
+            await claim(link, line, user)
+
+    async def meet(self, context: Context, say: Callable[[str], None]) -> None:
+        """Let who has invited be a contact, if the directory has the keys for them that the line
+        says. Raises what look-ups raise."""
+        inviter = self.record.inviter
+        if not inviter:
+            return
+        lookups = context.followed.own
+        found = await lookups.lookup(inviter)
+        if isinstance(found, Found):
+            person = Person(lookups.policy.directory, inviter)
+            profile = decode_profile(found.entry.profile)
+            if profile.identity(person) == self.record.identity:
+                await context.contacts.learn(inviter, found.entry, How.LINE)
+                return
+        say(
+            f"the name directory has other keys for {inviter} than your line says: one of the two"
+            f" is wrong. Ask {inviter} before you write to them"
+        )
+
+
+async def settle(
+    line: InviteLine, record: InviteRecord, store: Store, account: Account, dialer: Dialer
+) -> None:
+    """The account is made: tell who has invited, or remove what lies at the server when nobody
+    waits for that. Raises what ``request`` raises."""
+    isolation = DROP + SYSTEM_RANDOM.token(16)
+    async with open_link(dialer, line.address, line.key, isolation, SYSTEM_RANDOM) as link:
+        if record.inviter:
+            identity = account.profile.identity(account.person)
+            await answer(link, line, LineArrival(account.name, identity))
+        else:
+            await forget(link)
+    await store.commit(lambda writer: writer.delete(Table.META, Meta.LINE))

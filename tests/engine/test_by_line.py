@@ -1,0 +1,183 @@
+"""Who invited and who was invited are contacts of each other, with the keys that each has told the
+other of by the line, and with no others."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from cbfs.account.account import SYSTEM_RANDOM, Account, load_account, opened_store
+from cbfs.account.awaited import AWAITED_MAX, Awaited, await_, awaited, hand_over, handed_over
+from cbfs.account.spool import Spool, make_key
+from cbfs.contacts.contact import Contact, How, decode_contact
+from cbfs.engine import awaiting
+from cbfs.engine.engine import Engine
+from cbfs.engine.running import running
+from cbfs.network.dial import LoopbackDialer
+from cbfs.network.drop import answer, put
+from cbfs.network.link import open_link
+from cbfs.network.options import NetworkOptions
+from cbfs.receiving.signing_up import sign_up
+from cbfs.storage.store import Table
+from cbfs_common.errors import CbfsError
+from cbfs_common.limits import LINE_SECRET_SIZE
+from cbfs_common.newcomers import parse_server_invite
+from cbfs_common.profile import Address
+from cbfs_common.wire.lines import InviteLine, InviteRecord, LineArrival, parse_line
+from tests.support.host import RunningHost, init_by
+from tests.support.serving import TIMEOUT
+from tests.support.world import run
+
+FALSE = b"x" * 32
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHost]:
+    hosting = RunningHost(tmp_path_factory.mktemp("of") / "host", "--no-tor")
+    yield hosting
+    assert hosting.end() == 0, hosting.log.read_text()
+
+
+def made(host: RunningHost, place: Path) -> Account:
+    """An account, under the name of its directory."""
+    done = init_by(host.invite(place.name), place)
+    assert done.returncode == 0, done.stderr
+    with opened_store(place, SYSTEM_RANDOM) as store:
+        account = load_account(store)
+    assert account
+    return account
+
+
+def contacts_of(place: Path) -> dict[str, Contact]:
+    with opened_store(place, SYSTEM_RANDOM) as store, store.read() as reader:
+        found = [decode_contact(data) for _key, data in reader.items(Table.PEERS)]
+    return {contact.name: contact for contact in found}
+
+
+def tool(host: RunningHost, name: str) -> str:
+    done = run(f"cbfs-{name}", "invite", "--data", host.place / name)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def laid(host: RunningHost, inviter: str, identity: bytes) -> str:
+    """A line whose record says that this person has invited."""
+    secret = SYSTEM_RANDOM.token(LINE_SECRET_SIZE)
+    line = InviteLine(parse_line(host.invite()).address, secret)
+    policy = (host.place / "names" / "policy").read_text()
+    record = InviteRecord(
+        int(time.time()) + 1_000,
+        policy,
+        tool(host, "names"),
+        tool(host, "server"),
+        inviter=inviter,
+        identity=identity,
+    )
+    invite = parse_server_invite(tool(host, "server")).invite
+
+    async def lay() -> None:
+        async with open_link(LoopbackDialer(), line.address, line.key, b"", SYSTEM_RANDOM) as link:
+            await sign_up(link, line.drop, SYSTEM_RANDOM, invite)
+            await put(link, line, record)
+
+    trio.run(lay)
+    return line.text()
+
+
+def test_who_invites_is_no_contact_under_other_keys_than_the_line_says(
+    host: RunningHost, tmp_path: Path
+) -> None:
+    mike = made(host, tmp_path / "mike")
+    identity = mike.profile.identity(mike.person)
+    for name, inviter, keys in (("n1", "mike", FALSE), ("n2", "nobody-yet", identity)):
+        place = tmp_path / name
+        done = init_by(laid(host, inviter, keys), place, f"{name}-mike\n")
+        assert done.returncode == 0, done.stderr
+        assert f"other keys for {inviter} than your line says" in done.stderr
+        assert contacts_of(place) == {}
+    place = tmp_path / "n3"
+    done = init_by(laid(host, "mike", identity), place, "n3-mike\n")
+    assert done.returncode == 0, done.stderr
+    assert "other keys" not in done.stderr
+    assert contacts_of(place)["mike"].how is How.LINE
+    assert contacts_of(place)["mike"].verified == 0
+
+
+async def seen(engine: Engine) -> None:
+    """Until nobody is awaited."""
+    with trio.fail_after(TIMEOUT):
+        while True:
+            with engine.store.read() as reader:
+                if not awaited(reader):
+                    return
+            await trio.sleep(0.02)
+
+
+@pytest.mark.parametrize("true", [True, False])
+def test_who_comes_is_no_contact_under_other_keys_than_they_have_told(
+    host: RunningHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, true: bool
+) -> None:
+    monkeypatch.setattr(awaiting, "LOOK_FIRST", 0.01)
+    monkeypatch.setattr(awaiting, "LOOK_LAST", 0.01)
+    monkeypatch.setattr(awaiting, "READ_PERIOD", 0.01)
+    name = f"oscar-{true}".lower()
+    inviter, oscar = tmp_path / f"peggy-{true}".lower(), made(host, tmp_path / name)
+    made(host, inviter)
+    line = parse_line(host.invite(account=inviter))
+    identity = oscar.profile.identity(oscar.person) if true else FALSE
+
+    async def come() -> tuple[str, ...]:
+        async with open_link(LoopbackDialer(), line.address, line.key, b"", SYSTEM_RANDOM) as link:
+            await answer(link, line, LineArrival(name, identity))
+        async with (
+            running(inviter, NetworkOptions(no_tor=True)) as engine,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(engine.people.await_invited)
+            await seen(engine)
+            nursery.cancel_scope.cancel()
+            return engine.report().problems
+
+    problems = trio.run(come)
+    known = contacts_of(inviter)
+    if true:
+        assert known[name].how is How.LINE
+        assert not any(name in each for each in problems)
+    else:
+        assert known == {}
+        assert any(f"other keys for {name}" in each for each in problems)
+
+
+def some_line(number: int = 0) -> InviteLine:
+    return InviteLine(Address(b"k" * 32, "127.0.0.1", 1), number.to_bytes(LINE_SECRET_SIZE, "big"))
+
+
+def test_what_is_handed_to_a_mount_is_read_by_it_alone(tmp_path: Path) -> None:
+    spool, key, other = Spool(tmp_path), make_key(SYSTEM_RANDOM), make_key(SYSTEM_RANDOM)
+    spool.prepare()
+    spool.publish(key.public)
+    one = Awaited(some_line(), 5)
+    hand_over(tmp_path, one, SYSTEM_RANDOM)
+    ((path, found),) = handed_over(tmp_path, (other, key))
+    assert found == one
+    assert one.line.secret not in path.read_bytes()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [found for _path, found in handed_over(tmp_path, (other,))] == [None]
+    path.write_bytes(b"x" * 100)
+    (path.parent / "foreign.line").write_bytes(b"")
+    (path.parent / "link.line").symlink_to("/etc/passwd")
+    assert [found for _path, found in handed_over(tmp_path, (key,))] == [None] * 3
+
+
+def test_no_more_are_awaited_than_one_can_invite(host: RunningHost, tmp_path: Path) -> None:
+    place = tmp_path / "quinn"
+    made(host, place)
+    with opened_store(place, SYSTEM_RANDOM) as store:
+        for number in range(AWAITED_MAX):
+            store.write(lambda writer, n=number: await_(writer, Awaited(some_line(n), 5)))  # type: ignore[misc]
+        with pytest.raises(CbfsError, match="have not come yet"):
+            store.write(lambda writer: await_(writer, Awaited(some_line(AWAITED_MAX), 5)))
+        with store.read() as reader:
+            assert len(awaited(reader)) == AWAITED_MAX

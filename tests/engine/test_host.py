@@ -1,0 +1,201 @@
+"""``cbfs host``, ``cbfs invite`` and ``cbfs init LINE``: from nothing to two people who know each
+other, and what becomes of a line that is wrong, or used, or of which the use is cut off."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cbfs.account.account import SYSTEM_RANDOM, load_account, opened_store
+from cbfs.commands.process.entry import cbfs
+from cbfs.network.link import Link
+from cbfs.storage.store import Meta, Store, Table
+from cbfs_common.limits import INVITE_LINE_MAX
+from cbfs_common.wire.lines import parse_line
+from tests.support.children import run_cbfs
+from tests.support.host import RunningHost, init_by
+from tests.support.killing import Kill, every_point
+from tests.support.world import ENVIRONMENT, WAIT, program, run
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHost]:
+    running = RunningHost(tmp_path_factory.mktemp("of") / "host", "--no-tor")
+    yield running
+    assert running.end() == 0, running.log.read_text()
+
+
+def test_one_line_and_a_name_make_an_account(host: RunningHost, tmp_path: Path) -> None:
+    line = host.invite()
+    assert len(line) <= INVITE_LINE_MAX
+    done = init_by(line, tmp_path / "dora", "dora\n")
+    assert done.returncode == 0, done.stderr
+    assert f"dora is ready. Mount it: mount.cbfs {tmp_path / 'dora'} MOUNTPOINT" in done.stdout
+
+
+def test_a_line_for_a_name_asks_for_nothing(host: RunningHost, tmp_path: Path) -> None:
+    done = init_by(host.invite("eve"), tmp_path / "eve")
+    assert done.returncode == 0, done.stderr
+    with opened_store(tmp_path / "eve", SYSTEM_RANDOM) as store:
+        account = load_account(store)
+        with store.read() as reader:
+            assert reader.get(Table.META, Meta.LINE) is None
+    assert account
+    assert account.name == "eve"
+
+
+def test_a_name_that_is_taken_is_asked_for_again(host: RunningHost, tmp_path: Path) -> None:
+    assert init_by(host.invite(), tmp_path / "one", "frank\n").returncode == 0
+    done = init_by(host.invite(), tmp_path / "other", "frank\nfrank2\n")
+    assert done.returncode == 0, done.stderr
+    assert "the name is taken" in done.stdout
+    assert "frank2 is ready" in done.stdout
+
+
+def test_a_line_that_is_used_is_told_before_anything_is_made(
+    host: RunningHost, tmp_path: Path
+) -> None:
+    line = host.invite()
+    assert init_by(line, tmp_path / "first", "grace\n").returncode == 0
+    done = init_by(line, tmp_path / "second", "mallory\n")
+    assert done.returncode == 1
+    assert "it was used" in done.stderr
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_mistyped_line_is_told_before_anything_is_made(host: RunningHost, tmp_path: Path) -> None:
+    line = host.invite()
+    for wrong in (line[:-1], line[:30] + ("a" if line[30] != "a" else "b") + line[31:]):
+        done = init_by(wrong, tmp_path / "nobody", "heidi\n")
+        assert done.returncode == 1
+        assert "mistyped" in done.stderr
+        assert line[15:40] not in done.stderr
+        assert not (tmp_path / "nobody").exists()
+
+
+def test_two_who_use_one_line_at_once_do_not_both_get_in(host: RunningHost, tmp_path: Path) -> None:
+    line = host.invite()
+    both = [
+        subprocess.Popen(
+            program("cbfs", "init", line, tmp_path / name, "--no-tor"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+        )
+        for name in ("ivan", "judy")
+    ]
+    said = [
+        each.communicate(f"{name}\n", WAIT)[1]
+        for each, name in zip(both, ("ivan", "judy"), strict=True)
+    ]
+    assert sorted(each.returncode for each in both) == [0, 1], said
+    (gone,) = (tmp_path / n for n, p in zip(("ivan", "judy"), both, strict=True) if p.returncode)
+    assert not gone.exists()
+
+
+def test_a_line_takes_one_account_at_the_server_until_it_is_used(tmp_path: Path) -> None:
+    """What anybody can fill a server with by lines is what they can fill it with by accounts."""
+    running = RunningHost(tmp_path / "host", "--no-tor")
+
+    def accounts() -> int:
+        words = ("admin", tmp_path / "host" / "server", "status", "--json")
+        return int(json.loads(run("cbfs-server", *words).stdout)["accounts"])
+
+    try:
+        assert accounts() == 0
+        line = running.invite("leo")
+        assert accounts() == 1
+        assert init_by(line, tmp_path / "leo").returncode == 0
+        assert accounts() == 1
+    finally:
+        assert running.end() == 0
+
+
+def test_a_host_that_is_killed_comes_back_as_it_was(tmp_path: Path) -> None:
+    first = RunningHost(tmp_path / "host", "--no-tor")
+    line = first.invite("kate")
+    first.end(signal.SIGKILL)
+    again = RunningHost(tmp_path / "host")
+    try:
+        assert again.said == first.said, again.log.read_text()
+        assert init_by(line, tmp_path / "kate").returncode == 0
+    finally:
+        assert again.end() == 0
+
+
+def test_what_was_chosen_for_a_host_stays(host: RunningHost, tmp_path: Path) -> None:
+    refused = run("cbfs", "host", host.place, "--no-tor")
+    assert refused.returncode == 1
+    assert "another cbfs host uses" in refused.stderr
+    other = RunningHost(tmp_path / "host", "--no-tor")
+    assert other.end() == 0
+    for words in (("--no-tor", "--listen", "127.0.0.1:1"),):
+        refused = run("cbfs", "host", tmp_path / "host", *words)
+        assert refused.returncode == 1
+        assert "says otherwise" in refused.stderr
+
+
+def test_a_host_that_does_not_run_invites_nobody(tmp_path: Path) -> None:
+    other = RunningHost(tmp_path / "host", "--no-tor")
+    assert other.end() == 0
+    for place, why in ((tmp_path / "host", "does not run"), (tmp_path / "none", "no host in")):
+        done = run("cbfs", "invite", "--host", place, "--account", tmp_path / "nobody")
+        assert done.returncode == 1
+        assert why in done.stderr
+
+
+def test_the_step_to_several_organisations_is_explained() -> None:
+    done = run("cbfs", "host", "--org")
+    assert done.returncode == 0
+    assert "cbfs-names --sequencer" in done.stdout
+
+
+def _around(kill: Kill, function: Callable[..., Any]) -> Callable[..., Any]:
+    async def wrapped(*arguments: Any, **more: Any) -> Any:
+        kill.point()
+        result = await function(*arguments, **more)
+        kill.point()
+        return result
+
+    return wrapped
+
+
+def _killed(directory: Path, number: int) -> int:
+    """In a child: an account by a line, killed at one of the moments around each request to a
+    server and each change of the store."""
+    place = directory.parent / "host"
+    done = run("cbfs", "invite", f"kill-{number}", "--host", place, "--account", directory / "none")
+    (directory / "line").write_text(done.stdout.strip())
+    kill = Kill(number)
+    Link.call_in_order = _around(kill, Link.call_in_order)  # type: ignore[method-assign]
+    Store.commit = _around(kill, Store.commit)  # type: ignore[method-assign]
+    sys.argv = ["cbfs", "init", done.stdout.strip(), str(directory / "account"), "--no-tor"]
+    os.dup2(os.open(directory / "said", os.O_WRONLY | os.O_CREAT, 0o600), 2)
+    os.dup2(2, 1)
+    return cbfs()
+
+
+@pytest.mark.slow
+def test_an_init_that_is_killed_is_finished_with_the_same_line(tmp_path: Path) -> None:
+    running = RunningHost(tmp_path / "host", "--no-tor")
+    try:
+        for directory in every_point(_killed, tmp_path, 7):
+            line = (directory / "line").read_text()
+            assert parse_line(line)
+            words = ["init", line, str(directory / "account"), "--no-tor"]
+            said = directory / "again"
+            code = run_cbfs(words, ENVIRONMENT, said)
+            if code and (directory / "account" / "root.key").exists():
+                assert "holds the account of" in said.read_text(), said.read_text()
+            else:
+                assert code == 0, said.read_text()
+    finally:
+        assert running.end() == 0

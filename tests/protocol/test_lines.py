@@ -1,0 +1,136 @@
+"""Lines that invite somebody, and what lies at the server for them."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_common.limits import ENVELOPE_SIZE, INVITE_LINE_MAX, LINE_SECRET_SIZE, MARK_SIZE
+from cbfs_common.onion import onion_host
+from cbfs_common.primitives import KEY_SIZE, dh_public, kdf, open_sealed
+from cbfs_common.profile import Address
+from cbfs_common.wire.lines import (
+    PREFIX,
+    InviteLine,
+    InviteRecord,
+    LineArrival,
+    decode_arrival,
+    decode_record,
+    is_line,
+    parse_line,
+)
+from tests.support.names_naive import make_policy
+
+ONION = Address(b"k" * KEY_SIZE, onion_host(b"o" * KEY_SIZE), 1984)
+PLAIN = Address(b"k" * KEY_SIZE, "127.0.0.1", 40_000)
+SECRET = bytes(range(LINE_SECRET_SIZE))
+POLICY = make_policy(PLAIN).encode()
+RECORD = InviteRecord(2**40, POLICY, name="bob", inviter="alice", identity=b"i" * KEY_SIZE)
+
+hosts = st.sampled_from(
+    ["127.0.0.1", "::1", "a", "mail.example.org", "a" * 33, onion_host(b"o" * 32)]
+)
+
+
+@given(
+    st.binary(min_size=32, max_size=32),
+    hosts,
+    st.integers(1, 65_535),
+    st.binary(min_size=20, max_size=20),
+)
+def test_a_line_is_read_as_it_was_written(key: bytes, host: str, port: int, secret: bytes) -> None:
+    line = InviteLine(Address(key, host, port), secret)
+    text = line.text()
+    assert len(text) <= INVITE_LINE_MAX
+    assert parse_line(text) == line
+    assert parse_line(f" {text.upper()}\n") == line
+    assert is_line(text)
+
+
+def test_a_server_whose_name_is_too_long_for_a_line_is_told() -> None:
+    for length in (34, 200):
+        with pytest.raises(DecodeError, match="too long"):
+            InviteLine(replace(PLAIN, host="a" * length), SECRET).text()
+
+
+@pytest.mark.parametrize("address", [ONION, PLAIN])
+def test_a_line_that_is_mistyped_anywhere_is_told_at_once(address: Address) -> None:
+    text = InviteLine(address, SECRET).text()
+    for at in range(len(PREFIX), len(text)):
+        other = "a" if text[at] != "a" else "b"
+        for wrong in (text[:at] + other + text[at + 1 :], text[:at] + text[at + 1 :], text[:at]):
+            with pytest.raises(DecodeError) as caught:
+                parse_line(wrong)
+            assert text[20:40] not in caught.value.in_full
+
+
+@given(
+    st.one_of(st.text(), st.text().map(PREFIX.__add__), st.text("abc234567").map(PREFIX.__add__))
+)
+def test_any_text_is_a_line_or_an_error_with_a_hint(text: str) -> None:
+    with pytest.raises(CbfsError) as caught:
+        parse_line(text)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("value", [RECORD, replace(RECORD, name="", inviter="", identity=b"")])
+def test_a_record_is_read_by_who_has_the_line_and_by_nobody_else(value: InviteRecord) -> None:
+    line = InviteLine(ONION, SECRET)
+    envelope = line.sealed(value)
+    assert len(envelope) == ENVELOPE_SIZE
+    assert line.open_record(envelope) == value
+    assert line.open_arrival(envelope) is None
+    assert InviteLine(ONION, SECRET[::-1]).open_record(envelope) is None
+    assert InviteLine(replace(ONION, key=b"K" * 32), SECRET).open_record(envelope) is None
+    arrival = LineArrival("bob", b"j" * KEY_SIZE)
+    assert line.open_arrival(line.sealed(arrival)) == arrival
+    assert line.open_record(line.sealed(arrival)) is None
+
+
+def test_keys_follow_from_the_line_as_the_specification_says() -> None:
+    line = InviteLine(ONION, SECRET)
+    assert line.drop == dh_public(kdf(SECRET, b"cbfs1 line drop", ONION.key, 32))
+    assert line.mark(b"u" * 32) == kdf(SECRET, b"cbfs1 line mark", b"u" * 32, MARK_SIZE)
+    key = kdf(SECRET, b"cbfs1 line come", ONION.key, 32)
+    plain = open_sealed(key, bytes(12), line.sealed(LineArrival("bob", b"j" * KEY_SIZE)))
+    assert plain[2 : 2 + int.from_bytes(plain[:2], "big")].startswith(b"\x93\x01\xa3bob")
+
+
+def test_a_policy_that_is_too_long_for_a_line_is_told() -> None:
+    with pytest.raises(DecodeError, match="too long"):
+        InviteLine(ONION, SECRET).sealed(replace(RECORD, policy="#" * 20_000))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_record_or_an_error(data: bytes) -> None:
+    for decode in (decode_record, decode_arrival):
+        with pytest.raises(CbfsError):
+            decode(data)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        replace(RECORD, policy="no policy"),
+        replace(RECORD, token="no token"),
+        replace(RECORD, invite="no invite"),
+        replace(RECORD, name="Not A Name"),
+        replace(RECORD, inviter="Not A Name"),
+        replace(RECORD, inviter=""),
+        replace(RECORD, identity=b""),
+        replace(RECORD, expires=-1),
+    ],
+)
+def test_a_record_with_anything_wrong_in_it_is_none(wrong: InviteRecord) -> None:
+    with pytest.raises(CbfsError):
+        decode_record(wrong.encode())
+
+
+def test_a_record_has_one_encoding() -> None:
+    data = RECORD.encode()
+    assert decode_record(data) == RECORD
+    for other in (data + b"\0", data[:-1], b"\x98\x02" + data[2:]):
+        with pytest.raises(DecodeError):
+            decode_record(other)
