@@ -184,6 +184,7 @@ def _killed(directory: Path, number: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_init_that_is_killed_is_finished_with_the_same_line(tmp_path: Path) -> None:
     running = RunningHost(tmp_path / "host", "--no-tor")
     try:
