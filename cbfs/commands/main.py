@@ -174,14 +174,14 @@ def main() -> int:
     if words[:1] == [SENDMAIL]:  # whose options are no words of argparse's
         return int(read_in(COMMANDS[SENDMAIL].module, interrupted).main(words[1:]))
     try:
-        options = _parser(words).parse_args(words)
+        options = command_line(words).parse_args(words)
         return int(options.run(options))
     except CbfsError as error:
         complain(PROGRAM, str(error), error.hint)
         return 1
 
 
-def _parser(words: list[str]) -> argparse.ArgumentParser:
+def command_line(words: list[str]) -> argparse.ArgumentParser:
     """The parser for a command line of these words."""
     parser: argparse.ArgumentParser = Parser(
         prog="cbfs",

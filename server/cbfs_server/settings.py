@@ -212,9 +212,8 @@ class Options:
     registration: Rule | None
 
 
-def parse(arguments: list[str] | None) -> tuple[Given, dict[str, Any]]:
-    """What is said on the command line, and the values of all settings, by field. Exits with 2 for
-    wrong usage; raises HostError for a wrong file."""
+def command_line() -> argparse.ArgumentParser:
+    """What the command line of a server that is to run may say."""
     parser = argparse.ArgumentParser(
         prog="cbfs-server",
         description="Keeps prekeys and sealed envelopes for the accounts of cbfs.",
@@ -229,6 +228,13 @@ def parse(arguments: list[str] | None) -> tuple[Given, dict[str, Any]]:
         help="your word that the store is of an old snapshot of the disk, which it cannot see:"
         " give none of its one-time prekeys out again; for one start",
     )
+    return parser
+
+
+def parse(arguments: list[str] | None) -> tuple[Given, dict[str, Any]]:
+    """What is said on the command line, and the values of all settings, by field. Exits with 2 for
+    wrong usage; raises HostError for a wrong file."""
+    parser = command_line()
     found = parser.parse_args(arguments)
     said = given(found, SETTINGS)
     values = said.values() | {"restored": found.restored}

@@ -97,7 +97,7 @@ class MountOptions:
 def parse(arguments: list[str]) -> tuple[MountOptions, bool]:
     """(the options, whether mount(8) asks for a dry run). Exits with 2 for wrong usage. Becomes
     the user that ``uid`` names, whose default account it then is. Raises CbfsError."""
-    parser = _parser()
+    parser = command_line()
     given = parser.parse_args(arguments)
     if len(given.paths) > 2:
         parser.error("at most an account and a mountpoint")
@@ -202,7 +202,7 @@ def _seconds(
     return seconds
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mount.cbfs",
         usage="mount.cbfs [ACCOUNT] MOUNTPOINT [-o OPTIONS] [--foreground] [--no-tor]",

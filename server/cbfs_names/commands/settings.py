@@ -132,9 +132,8 @@ class DirectoryOptions:
     clock_is_right: bool
 
 
-def parse(arguments: Sequence[str] | None) -> tuple[Given, dict[str, Any], DirectoryOptions]:
-    """What is said on the command line, the values of all settings by field, and the options among
-    them. Exits with 2 for wrong usage; raises HostError for a wrong file."""
+def command_line() -> argparse.ArgumentParser:
+    """What the command line of a directory that is to run may say."""
     parser = argparse.ArgumentParser(
         prog="cbfs-names",
         description="A name directory for cbfs: who has which name, provable to everybody.",
@@ -153,6 +152,13 @@ def parse(arguments: Sequence[str] | None) -> tuple[Given, dict[str, Any], Direc
         action="store_true",
         help="your word that this computer's clock is right, when the log says that it has jumped",
     )
+    return parser
+
+
+def parse(arguments: Sequence[str] | None) -> tuple[Given, dict[str, Any], DirectoryOptions]:
+    """What is said on the command line, the values of all settings by field, and the options among
+    them. Exits with 2 for wrong usage; raises HostError for a wrong file."""
+    parser = command_line()
     found = parser.parse_args(arguments)
     said = given(found, SETTINGS)
     values = said.values()

@@ -1,0 +1,1 @@
+"""Makes what is given to others: see ``./run package``."""
