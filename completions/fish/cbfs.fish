@@ -50,8 +50,8 @@ function _shtab_cbfs_using
   test "$_shtab_cbfs_cmdpath" = "$argv"
 end
 
-set -g _shtab_cbfs_commands init verify name 'name show' 'name update' 'name renew' 'name cancel' 'name release' 'name rotate' 'name owner-key' 'name freeze' 'name recover' passphrase export claim sign-up sendmail status onion-key demo
-set -g _shtab_cbfs_opts_with_value --account --account-passphrase-fd --bridges --export-passphrase-fd --invite --move-to --names --owner-key --passphrase-fd --recovery --restore --server --server-invite --tor --torrc
+set -g _shtab_cbfs_commands init host invite verify name 'name show' 'name update' 'name renew' 'name cancel' 'name release' 'name rotate' 'name owner-key' 'name freeze' 'name recover' passphrase export claim sign-up sendmail send status messages complete onion-key demo
+set -g _shtab_cbfs_opts_with_value --account --account-passphrase-fd --bridges --conversation --export-passphrase-fd --host --html --invite --jsonl --listen --mbox --mount --move-to --names --owner-key --passphrase-fd --recovery --restore --server --server-invite --since --tor --torrc
 
 complete -c cbfs -e
 complete -c cbfs -f
@@ -76,6 +76,22 @@ complete -c cbfs -n '_shtab_cbfs_using init' -l export-passphrase-fd -x -d 'read
 complete -c cbfs -n '_shtab_cbfs_using init' -l passphrase -d 'ask for a passphrase that protects the account'
 complete -c cbfs -n '_shtab_cbfs_using init' -l passphrase-fd -x -d 'the same, but read it from descriptor N'
 complete -c cbfs -n '_shtab_cbfs_using init' -l keyring -d 'protect the account by the desktop'"'"'s keyring'
+complete -c cbfs -n '_shtab_cbfs_using init; and test $_shtab_cbfs_npos -eq 1' -ka "(__fish_complete_directories)" -d 'with a line: where the account is kept, as --account'
+complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a host -d 'Runs a message server and a name directory for those whom you invite, until it is stopped.'
+complete -c cbfs -n '_shtab_cbfs_using host' -s h -l help -d 'show this help message and exit'
+complete -c cbfs -n '_shtab_cbfs_using host' -l listen -x -d 'with --no-tor, at the first start: where the message server is; the directory has the next port, with 0 both have any that are free (default: 127.0.0.1:0)'
+complete -c cbfs -n '_shtab_cbfs_using host' -l store-is-current -d 'your word that a directory that was copied here has not run elsewhere since'
+complete -c cbfs -n '_shtab_cbfs_using host' -l org -d 'explain the step to a name directory of several organisations'
+complete -c cbfs -n '_shtab_cbfs_using host' -l no-tor -d 'plain TCP, to loopback addresses only: hides nothing from this machine'
+complete -c cbfs -n '_shtab_cbfs_using host' -l tor -x -d 'the control socket or HOST:PORT of the tor to use, or own (default: one that is running, else one that cbfs starts)'
+complete -c cbfs -n '_shtab_cbfs_using host' -l bridges -xka "(__fish_complete_path (commandline -ct))" -d 'bridge lines for a tor that cbfs starts'
+complete -c cbfs -n '_shtab_cbfs_using host' -l torrc -xka "(__fish_complete_path (commandline -ct))" -d 'torrc lines for a tor that cbfs starts'
+complete -c cbfs -n '_shtab_cbfs_using host; and test $_shtab_cbfs_npos -eq 0' -ka "(__fish_complete_directories)" -d 'all that it keeps'
+complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a invite -d 'Prints one line by which somebody gets an account: cbfs init LINE. It is a secret until it is used, once, within 7 days.'
+complete -c cbfs -n '_shtab_cbfs_using invite' -s h -l help -d 'show this help message and exit'
+complete -c cbfs -n '_shtab_cbfs_using invite' -l host -xka "(__fish_complete_directories)" -d 'the directory of cbfs host'
+complete -c cbfs -n '_shtab_cbfs_using invite' -l account -xka "(__fish_complete_directories)" -d 'where the account is kept (default: ~/.local/share/cbfs)'
+complete -c cbfs -n '_shtab_cbfs_using invite' -l account-passphrase-fd -x -d 'read the passphrase that the account has from descriptor N'
 complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a verify -d 'compare a contact'"'"'s fingerprint by voice, and say that it is the same'
 complete -c cbfs -n '_shtab_cbfs_using verify' -s h -l help -d 'show this help message and exit'
 complete -c cbfs -n '_shtab_cbfs_using verify; and test $_shtab_cbfs_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d MOUNT
@@ -180,12 +196,15 @@ complete -c cbfs -n '_shtab_cbfs_using passphrase' -l keyring -d 'protect the ac
 complete -c cbfs -n '_shtab_cbfs_using passphrase' -l remove -d 'no protection: whoever has the directory can read everything'
 complete -c cbfs -n '_shtab_cbfs_using passphrase' -l account-passphrase-fd -x -d 'read the passphrase that the account has from descriptor N'
 complete -c cbfs -n '_shtab_cbfs_using passphrase; and test $_shtab_cbfs_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d ACCOUNT
-complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a export -d 'write account and history into a file, encrypted under a passphrase'
+complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a export -d 'write account and history into a file, encrypted under a passphrase; or history for other programs: --mbox, --html, --jsonl'
 complete -c cbfs -n '_shtab_cbfs_using export' -s h -l help -d 'show this help message and exit'
+complete -c cbfs -n '_shtab_cbfs_using export' -l mbox -xka "(__fish_complete_path (commandline -ct))" -d 'all messages as mails, not encrypted'
+complete -c cbfs -n '_shtab_cbfs_using export' -l html -xka "(__fish_complete_directories)" -d 'pages for a browser, not encrypted'
+complete -c cbfs -n '_shtab_cbfs_using export' -l jsonl -xka "(__fish_complete_path (commandline -ct))" -d 'a line of JSON for each message, and files in FILE.files, not encrypted'
 complete -c cbfs -n '_shtab_cbfs_using export' -l passphrase-fd -x -d 'read the passphrase of the export from descriptor N'
 complete -c cbfs -n '_shtab_cbfs_using export' -l account-passphrase-fd -x -d 'read the passphrase that the account has from descriptor N'
 complete -c cbfs -n '_shtab_cbfs_using export; and test $_shtab_cbfs_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'or the account directory'
-complete -c cbfs -n '_shtab_cbfs_using export; and test $_shtab_cbfs_npos -eq 1' -ka "(__fish_complete_path (commandline -ct))" -d FILE
+complete -c cbfs -n '_shtab_cbfs_using export; and test $_shtab_cbfs_npos -eq 1' -ka "(__fish_complete_path (commandline -ct))" -d 'for cbfs init --restore, encrypted'
 complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a claim -d 'Says that the account goes on here, and not in another copy of its directory. Unmount it first.'
 complete -c cbfs -n '_shtab_cbfs_using claim' -s h -l help -d 'show this help message and exit'
 complete -c cbfs -n '_shtab_cbfs_using claim' -l account -xka "(__fish_complete_directories)" -d 'where the account is kept (default: ~/.local/share/cbfs)'
@@ -201,9 +220,26 @@ complete -c cbfs -n '_shtab_cbfs_using sign-up' -l bridges -xka "(__fish_complet
 complete -c cbfs -n '_shtab_cbfs_using sign-up' -l torrc -xka "(__fish_complete_path (commandline -ct))" -d 'torrc lines for a tor that cbfs starts'
 complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a sendmail -d 'see: cbfs sendmail --help'
 complete -c cbfs -n '_shtab_cbfs_using sendmail' -s h -l help -d 'show this help message and exit'
+complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a send -d 'send files, and wait until the servers have them'
+complete -c cbfs -n '_shtab_cbfs_using send' -s h -l help -d 'show this help message and exit'
+complete -c cbfs -n '_shtab_cbfs_using send' -l mount -xka "(__fish_complete_path (commandline -ct))" -d 'default: where you have one'
+complete -c cbfs -n '_shtab_cbfs_using send; and test $_shtab_cbfs_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d FILE
 complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a status -d 'say how a mount is doing'
 complete -c cbfs -n '_shtab_cbfs_using status' -s h -l help -d 'show this help message and exit'
+complete -c cbfs -n '_shtab_cbfs_using status' -l json -d 'one object, for scripts'
 complete -c cbfs -n '_shtab_cbfs_using status; and test $_shtab_cbfs_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d MOUNTPOINT
+complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a messages -d 'Prints messages, in the order of each conversation; changes nothing.'
+complete -c cbfs -n '_shtab_cbfs_using messages' -s h -l help -d 'show this help message and exit'
+complete -c cbfs -n '_shtab_cbfs_using messages' -l json -d 'one object on a line for each message'
+complete -c cbfs -n '_shtab_cbfs_using messages' -l conversation -x -d 'only of this folder under conversations/, or of all with this person'
+complete -c cbfs -n '_shtab_cbfs_using messages' -l since -x -d 'only from then on: 2026-11-23, 2026-11-23T14:46 (UTC), or 30m, 2h, 7d, 4w ago'
+complete -c cbfs -n '_shtab_cbfs_using messages' -l unread -d 'only what has not been read'
+complete -c cbfs -n '_shtab_cbfs_using messages' -l account-passphrase-fd -x -d 'read the passphrase that the account has from descriptor N'
+complete -c cbfs -n '_shtab_cbfs_using messages; and test $_shtab_cbfs_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'or an account directory; default: that of the default account'
+complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a complete -d 'Prints the words that begin so, a line each; nothing when there are none.'
+complete -c cbfs -n '_shtab_cbfs_using complete' -s h -l help -d 'show this help message and exit'
+complete -c cbfs -n '_shtab_cbfs_using complete' -l mount -xka "(__fish_complete_path (commandline -ct))" -d 'default: where you have one'
+complete -c cbfs -n '_shtab_cbfs_using complete; and test $_shtab_cbfs_npos -eq 0' -ka "contacts conversations recipients mounts" -d KIND
 complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a onion-key -d 'make the key by which a private server admits this account'
 complete -c cbfs -n '_shtab_cbfs_using onion-key' -s h -l help -d 'show this help message and exit'
 complete -c cbfs -n '_shtab_cbfs_using onion-key' -l account -xka "(__fish_complete_directories)" -d 'where the account is kept (default: ~/.local/share/cbfs)'
