@@ -96,7 +96,9 @@ def _check(file: Path) -> None:
         with file.open("rb"):
             return
     except OSError as error:
-        raise CbfsError(f"cannot read {file}: {(error.strerror or '').lower()}") from error
+        raise CbfsError(
+            f"cannot read {file}: {(error.strerror or '').lower()}", "name a file that you can read"
+        ) from error
 
 
 def _folder(mount: Path, to: str) -> Path:
@@ -135,7 +137,10 @@ def _put(file: Path, folder: Path) -> Iterator[WatchedFile]:
                     raise
         yield WatchedFile(name, descriptor)
     except OSError as error:
-        raise CbfsError(f"{file} cannot be sent: {(error.strerror or '').lower()}") from error
+        raise CbfsError(
+            f"{file} cannot be sent: {(error.strerror or '').lower()}",
+            "nothing of it was sent: see status in the mount, and send it again",
+        ) from error
     finally:
         if descriptor >= 0:
             os.close(descriptor)
@@ -156,7 +161,9 @@ def _waited_for(file: WatchedFile) -> str:
                     "mount it again: what was saved is sent then",
                 ) from gone
             if state == _TAKEN_BACK or (is_message and _TAKEN_BACK in state):
-                raise CbfsError("it was taken back before all had it")
+                raise CbfsError(
+                    "it was taken back before all had it", "send it again, if they are to have it"
+                )
             if error and not is_message:
                 raise _not_sent(error)
             if is_message and _WAITING not in state:
