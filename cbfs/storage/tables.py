@@ -128,6 +128,7 @@ class Meta(bytes, Enum):
     MOVED = b"moved "  # inode u64: the number that it has now
     NAMESPACE = b"namespace "  # directory 16: what its people are shown with
     POLICY = b"policy "  # directory 16: by which a name directory is followed, but one's own
+    HANDED = b"handed "  # id 16: since when (u64, seconds) a file from another machine is a draft
     PROVEN = b"proven "  # session id 16: what has come on it before is to be marked no more
     RELABEL = b"relabel "  # key_part(name): whose messages still have names of before
     SCRATCH = b"scratch "  # content u64: goes when a mount ends

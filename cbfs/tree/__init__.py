@@ -22,7 +22,6 @@ FACE = (
     "virtual.conversation_folder",
     "virtual.mail.mails",
     "virtual.metadata_file",
-    "virtual.unread_folder",
     "virtual.virtual_directory",
     "watchers",
     "write_buffer",

@@ -44,11 +44,17 @@ LOOK: Final = "look"
 """[conversation]: which one this connection is about. The errno is 0, or EINVAL with a result of
 [error, hint]."""
 
+HUB: Final = "hub"
+"""[conversation, or empty for the whole mount]: this connection is that of ``cbfs serve``, for a
+mount on another machine, and what follows are words of ``cbfs.mount.remote.wire``. It says so from
+its own command line, and not who is at the other end of its link. Answered as ``look``."""
+
 MOUNTED: Final = "mounted"
 """[mountpoint, st_dev]: it answers from now on; answered when changes are shown there."""
 
 ARGUMENTS: Final[dict[str, tuple[type, ...]]] = {
     LOOK: (str,),
+    HUB: (str,),
     MOUNTED: (bytes, int),
     "lookup": (int, bytes, int),  # parent, name, thread
     "forget": (list,),  # [inode, count] each; not answered
