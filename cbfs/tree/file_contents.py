@@ -390,7 +390,8 @@ class FileContents:
             content = Content(number, layer.size, BLOCK)
             writer.put(Table.NODES, u64(file.inode), record(content))
             if handed:  # it is there and known to be there, or neither
-                writer.put(Table.META, Meta.HANDED + handed, u64(int(time.time())))
+                noted = u64(int(time.time())) + u64(file.inode)
+                writer.put(Table.META, Meta.HANDED + handed, noted)
             beside(writer)
             return content
 

@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -224,7 +225,7 @@ def test_close_fails_when_what_was_saved_is_nowhere(
     outbox = there.path / "outbox" / talk(there.path).name
     network.cut(stays_down=True)
     wait_away(there)
-    shutil.rmtree(next((there.place / "state/cbfs/hubs").iterdir()))
+    shutil.rmtree(next((there.place / "state/cbfs/hubs").iterdir()))  # with that of the account
     file = (outbox / "note").open("w")
     file.write("lost\n")
     file.flush()
@@ -248,3 +249,75 @@ def test_what_is_saved_again_after_a_hand_over_of_unknown_end_is_not_lost(
     wait_for(lambda: not there.waits(), "nothing to wait")
     wait_for(lambda: "second, which is longer\n" in sent(hub), f"the second: {sent(hub)}")
     assert len(sent(hub)) == len(set(sent(hub)))
+
+
+def test_what_waits_for_one_account_goes_to_no_other_at_the_same_address(
+    tmp_path: Path, hub: Mounted, served: Sshd, network: Network
+) -> None:
+    with mounted() as other:
+        other.arrive("bob", "to somebody else")
+        other.wait_messages("to somebody else\n", sender="bob")
+        address = tmp_path / "account"
+        address.symlink_to(hub.account)
+        with laptop(tmp_path / "laptop", address, served, network) as there:
+            outbox = there.path / "outbox" / talk(there.path).name
+            network.cut(stays_down=True)
+            wait_away(there)
+            (outbox / "note").write_text("for one account only\n")
+            address.unlink()
+            address.symlink_to(other.account)
+            network.mend()
+            # the mount is of the account that it was of
+            wait_for(lambda: "another account answers there now" in there.status(), "a refusal")
+            assert len(there.waits()) == 1
+            there.kill()
+            there.mount()  # and this one of the other
+            wait_for(lambda: "to somebody else\n" in shown(there.path), "the other account")
+            assert "1 file waits for another account that was here" in there.status()
+            assert not (there.path / "outbox" / outbox.name / "note").exists()
+            there.kill()
+            address.unlink()
+            address.symlink_to(hub.account)
+            there.mount()
+            wait_for(lambda: sent(hub) == ["for one account only\n"], "it to go where it belongs")
+            wait_for(lambda: not there.waits(), "nothing to wait")
+        assert not list((other.path / "conversations").glob("*/*-alice*"))
+
+
+def shown(at: Path) -> set[str]:
+    """What bob has said."""
+    return {path.read_text() for path in at.glob("conversations/*/*-bob*")}
+
+
+def test_a_folder_that_goes_while_somebody_writes_in_it_loses_nothing(
+    hub: Mounted, there: Laptop
+) -> None:
+    folder = there.path / "outbox/carol"
+    folder.mkdir()
+    with (folder / "note").open("w") as file:
+        file.write("to carol\n")
+        (hub.path / "outbox/carol").rmdir()
+        (hub.path / "outbox/dave").mkdir()
+        seen = (there.path / "outbox").iterdir
+        wait_for(lambda: "dave" in {path.name for path in seen()}, "the hub to be asked again")
+    place = wait_for(lambda: next((hub.path / "conversations").glob("*carol*"), None), "carol")
+    wait_for(lambda: [p.read_text() for p in place.glob("*-alice*")] == ["to carol\n"], "hers")
+
+
+def test_a_time_to_come_holds_what_was_saved_away(
+    hub: Mounted, network: Network, there: Laptop
+) -> None:
+    outbox = there.path / "outbox" / talk(there.path).name
+    network.cut(stays_down=True)
+    wait_away(there)
+    (outbox / "held").write_text("for next year\n")
+    later = time.time_ns() + 10**17
+    os.utime(outbox / "held", ns=(later, later))
+    (outbox / "now").write_text("for now\n")
+    network.mend()
+    wait_for(lambda: not there.waits(), "nothing to wait")
+    wait_for(lambda: sent(hub) == ["for now\n"], f"what may go: {sent(hub)}")
+    held = hub.path / "outbox" / outbox.name / "held"
+    assert held.stat().st_mtime_ns == later
+    assert held.read_text() == "for next year\n"
+    held.unlink()

@@ -7,15 +7,18 @@ import random
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
 
 from cbfs.account.account import SYSTEM_RANDOM, load_account, opened_store
+from cbfs.commands.process import memory
 from cbfs.mount.single.connection import connected
-from cbfs.mount.single.wire import HUB, Frames, frame, read_answer
+from cbfs.mount.single.server import MACHINES_FOR_ONE_MAX
+from cbfs.mount.single.wire import HUB, Answer, Frames, frame, read_answer
 from cbfs.storage.store import Table
+from tests.mount.test_memory import locked
 from tests.support.mounted import Mounted, mounted
 from tests.support.remote import Laptop, Tapped, laptop, sshd
 from tests.support.world import WAIT, User, World, wait_for
@@ -202,7 +205,7 @@ def send(data):
     while data:
         data = data[os.write(1, data):]
 send(frame(1, 0, None))
-send(frame(2, 0, [1, 0]))
+send(frame(2, 0, [1, 0, b"a" * 16]))
 frames = Frames()
 asked = 0
 while data := os.read(0, 65536):
@@ -223,6 +226,211 @@ while data := os.read(0, 65536):
         else:
             send(choice.randbytes(choice.randrange(1, 200)))
 """
+
+
+TRAP = """
+import os, sys, time
+sys.path.insert(0, {root!r})
+import msgpack
+from cbfs.mount.single.wire import Frames, frame
+folder = [5, 0o40700, 2, 0, 1, 1, 1, False, b""]
+file = [6, 0o100600, 1, 10, 1, 1, 1, False, b""]
+links = {{b"s": b".", b"t": b"s/../victim", b"u": b"t"}}
+NEWS = [["appears", b"t/made", folder], ["appears", b"u/kept", file], ["goes", b"t/kept"],
+    ["moves", b"t/kept", b"moved"], ["goes", b""]]
+send = lambda data: os.write(1, data)
+send(frame(1, 0, None))
+send(frame(2, 0, [1, 0, b"a" * 16]))
+frames, told = Frames(), 0
+while data := os.read(0, 65536):
+    for each in frames.add(data):
+        number, word, arguments = msgpack.unpackb(each)
+        if not number or word == "hello":
+            continue
+        if word == "list":
+            path = arguments[0]
+            found = [[n, [7, 0o120777, 1, 1, 1, 1, 1, True, b""]] for n in links]
+            found += [[b"outbox", folder], [b"conversations", folder], [b"status", file]]
+            inside = [[b"kept", file], [b"inner", folder]]
+            send(frame(number, 0, [True, inside if path in (b"t", b"u") else found]))
+            send(frame(number, 0, [False, []]))
+        elif word == "stat":
+            name = arguments[0].rpartition(b"/")[2]
+            kind = [7, 0o120777, 1, 1, 1, 1, 1, True, b""] if name in links else folder
+            send(frame(number, 0, file if name in (b"status", b"kept") else kind))
+        elif word == "readlink":
+            send(frame(number, 0, links[arguments[0]]))
+        elif word == "statfs":
+            which = int(open({which!r}).read())  # the test says which news it is to be
+            send(frame(0, 0, NEWS[which]))
+            send(frame(number, 0, [4096, 1, 1]))
+        elif word == "ping":
+            send(frame(number, 0, 1))
+        else:
+            send(frame(number, 5, None))
+"""
+
+
+def told(machine: Laptop, first: int) -> bool:
+    """Let the hub say its news, whenever there is a link. Whether there is another one by now."""
+    with suppress(OSError):
+        os.statvfs(machine.path)
+    return machine.child() not in {0, first}
+
+
+def test_a_hub_that_lies_has_nothing_changed_outside_of_the_mount(tmp_path: Path) -> None:
+    which = tmp_path / "which"
+    trap = tmp_path / "trap.py"
+    trap.write_text(TRAP.format(root=str(Path.cwd()), which=str(which)))
+    script = tmp_path / "ssh"
+    script.write_text(f"#!/bin/sh\nexec {sys.executable} {trap}\n")
+    script.chmod(0o700)
+    machine = Laptop(tmp_path / "laptop", Path("account"), str(script))
+    victim = machine.place / "victim"
+    (victim / "inner").mkdir(parents=True)
+    (victim / "kept").write_text("mine")
+    which.write_text("0")
+    try:
+        machine.mount()
+        for name in ("t", "u"):
+            for act in (os.listdir, Path.read_bytes, os.readlink):
+                with suppress(OSError):
+                    act(machine.path / name)
+        with pytest.raises(OSError):
+            (machine.path / "t/kept").read_text()
+        for number in range(5):
+            which.write_text(str(number))
+            # news through a link, or of the root, is the end of the one that they came on
+            first = wait_for(machine.child, "a link")
+            wait_for(lambda first=first: told(machine, first), f"another link: {number}")  # type: ignore[misc]
+            assert sorted(os.listdir(victim)) == ["inner", "kept"]  # noqa: PTH208
+            assert not list((victim / "inner").iterdir())
+            assert os.listdir(machine.path)  # noqa: PTH208
+        assert (victim / "kept").read_text() == "mine"
+        assert "fault of this program" not in machine.log()
+    finally:
+        machine.close()
+
+
+ENDLESS = """
+import os, sys
+sys.path.insert(0, {root!r})
+import msgpack
+from cbfs.mount.single.wire import Frames, frame
+folder = [5, 0o40700, 2, 0, 1, 1, 1, False, b""]
+file = [6, 0o100600, 1, 10, 1, 1, 1, False, b""]
+def send(data):
+    while data:
+        data = data[os.write(1, data):]
+send(frame(1, 0, None))
+send(frame(2, 0, [1, 0, b"a" * 16]))
+frames = Frames()
+while data := os.read(0, 65536):
+    for each in frames.add(data):
+        number, word, arguments = msgpack.unpackb(each)
+        if not number or word == "hello":
+            continue
+        if word == "list" and arguments[0] == b"":
+            names = [[b"outbox", folder], [b"conversations", folder], [b"status", file]]
+            send(frame(number, 0, [False, names + [[b"endless", folder], [b"long", file]]]))
+        elif word == "list" and arguments[0] == b"endless":
+            while True:
+                send(frame(number, 0, [True, [[b"x", file]]]))
+        elif word == "list":
+            send(frame(number, 0, [False, []]))
+        elif word == "fetch" and arguments[0] == b"long":
+            while True:
+                send(frame(number, 0, [True, file, b"x" * 100]))
+        elif word == "fetch":
+            send(frame(number, 0, [False, file, b"ten bytes!"]))
+        elif word == "stat":
+            there = {{b"": folder, b"long": file, b"status": file}}
+            send(frame(number, 0, there.get(arguments[0], folder)))
+        elif word == "ping":
+            send(frame(number, 0, 1))
+        else:
+            send(frame(number, 5, None))
+"""
+
+
+@pytest.mark.parametrize("name", ["endless", "long"])
+def test_an_answer_without_an_end_holds_nobody(name: str, tmp_path: Path) -> None:
+    hub = tmp_path / "hub.py"
+    hub.write_text(ENDLESS.format(root=str(Path.cwd())))
+    script = tmp_path / "ssh"
+    script.write_text(f"#!/bin/sh\nexec {sys.executable} {hub}\n")
+    script.chmod(0o700)
+    machine = Laptop(tmp_path / "laptop", Path("account"), str(script))
+    try:
+        machine.mount()
+        act = os.listdir if name == "endless" else Path.read_bytes
+        with pytest.raises(OSError) as caught:
+            act(machine.path / name)
+        assert caught.value.errno in {errno.EIO, errno.EFBIG, errno.ETIMEDOUT, errno.EHOSTUNREACH}
+        words = Path(f"/proc/{machine.pid}/status").read_text().split("VmRSS:")[1].split()
+        assert int(words[0]) < 400_000
+        assert machine.path.is_dir()
+    finally:
+        machine.close()
+
+
+class Raw:
+    """A link of another machine, as ``cbfs serve`` has it."""
+
+    def __init__(self, account: Path, only: str) -> None:
+        self._socket = connected(account)
+        self._socket.settimeout(WAIT)
+        self._frames = Frames()
+        self._socket.sendall(frame(1, HUB, [only]))
+
+    def answer(self) -> Answer:
+        while True:
+            data = self._socket.recv(65_536)
+            assert data, "the hub has ended it"
+            for each in self._frames.add(data):
+                return read_answer(each)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def test_links_of_one_conversation_leave_room_for_others(hub: Mounted) -> None:
+    name = next((hub.path / "conversations").iterdir()).name
+    links = [Raw(hub.account, name) for _ in range(MACHINES_FOR_ONE_MAX)]
+    try:
+        assert [link.answer().errno for link in links] == [0] * len(links)
+        with closing(Raw(hub.account, name)) as more:
+            refused = more.answer()
+            assert refused.errno == errno.EINVAL
+            assert "too many machines" in refused.result[0]
+        with closing(Raw(hub.account, "")) as whole:
+            assert whole.answer().errno == 0
+        links.pop().close()
+
+        def there_is_room() -> bool:
+            with closing(Raw(hub.account, name)) as again:
+                return again.answer().errno == 0
+
+        wait_for(there_is_room, "the place of one that has gone")
+    finally:
+        for link in links:
+            link.close()
+
+
+def test_what_is_read_there_is_locked_in_memory(hub: Mounted, tmp_path: Path) -> None:
+    tap = Tapped(tmp_path / "tap")
+    machine = Laptop(tmp_path / "laptop", hub.account, tap.command)
+    try:
+        machine.mount()
+        before = locked(machine.pid)
+        content = "x" * 30_000_000
+        with (machine.path / "tmp/large").open("w") as file:
+            file.write(content)
+            file.flush()
+            grown = locked(machine.pid) - before
+        assert (grown > 20_000) is memory.may_lock()
+    finally:
+        machine.close()
 
 
 ACTS = os.listdir, os.stat, Path.read_bytes, os.listxattr, os.readlink, os.statvfs

@@ -95,7 +95,7 @@ def clear(*users: User) -> None:
 
 def test_each_has_a_readme_of_one_screen() -> None:
     folders = [path for path in EXAMPLES.iterdir() if path.is_dir()]
-    assert len(folders) == 11
+    assert len(folders) == 12
     for folder in folders:
         assert len((folder / "README.rst").read_text().splitlines()) <= 40
         assert f"<{folder.name}/README.rst>" in (EXAMPLES / "README.rst").read_text()

@@ -2,6 +2,7 @@
 somebody goes: cut, stopped and killed at random, as are all programs, while people write. At the
 end each message is there once, for everybody."""
 
+import errno
 import os
 import random
 import signal
@@ -26,6 +27,9 @@ SETTLE = 600.0
 
 WRITES_FOR_EACH_CUT = 3
 
+SECOND_THOUGHTS = 0.4
+"""Of the files saved on the two machines, those that are moved or removed at once."""
+
 
 @dataclass
 class Outcome:
@@ -33,6 +37,8 @@ class Outcome:
 
     saved: list[str] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
+    moved: int = 0
+    removed: list[str] = field(default_factory=list)
     refused: int = 0
     looks: int = 0
     cuts: Counter[str] = field(default_factory=Counter)
@@ -43,6 +49,7 @@ class Outcome:
         cuts = ", ".join(f"{how} {count}" for how, count in sorted(self.cuts.items()))
         return (
             f"saved on two machines: {len(self.saved)}, answers: {len(self.answers)},"
+            f" moved: {self.moved}, removed: {len(self.removed)},"
             f" refused with an error: {self.refused}, looks: {self.looks}\n"
             f"links cut: {self.cuts.total()} ({cuts})\n"
             f"wrong: {len(self.wrong)}"
@@ -55,6 +62,7 @@ class _Town:
     def __init__(self, place: Path, stack: ExitStack, seed: int) -> None:
         self.random = random.Random(seed)
         self.outcome = Outcome()
+        self._number = 0
         town = stack.enter_context(world(place))
         self.hub, self.bob = town.user("alice"), town.user("bob")
         served = Sshd(place / "sshd")
@@ -85,15 +93,39 @@ class _Town:
 
     def write(self, at: Path, sender: str, texts: list[str]) -> None:
         """Save a file in the outbox of a mount; one that was refused may be there or not."""
-        number = len(self.outcome.saved) + len(self.outcome.answers) + self.outcome.refused
+        self._number += 1
+        number = self._number
         text = f"{sender} {number} " + "x" * self.random.randrange(3_000) + "\n"
         try:
             folder = next(path for path in (at / "outbox").iterdir() if "bob" in path.name)
-            (folder / f"{sender}{number}").write_text(text)
+            file = folder / f"{sender}{number}"
+            file.write_text(text)
         except (OSError, StopIteration):
             self.outcome.refused += 1
         else:
+            self._change(file, text, texts)
+
+    def _change(self, file: Path, text: str, texts: list[str]) -> None:
+        """Of some, have second thoughts. What is moved is there once, as what is not; of what rm
+        has removed nothing comes; where it says that it does not know, either may be."""
+        thought = self.random.random()
+        if thought >= SECOND_THOUGHTS or not file.name.startswith("on-"):
             texts.append(text)
+        elif thought >= SECOND_THOUGHTS / 2:
+            texts.append(text)
+            with suppress(OSError):
+                file.rename(file.with_name(f"{file.name}-moved"))
+                self.outcome.moved += 1
+        else:
+            try:
+                file.unlink()
+            except FileNotFoundError:
+                texts.append(text)  # it has been sent
+            except OSError as error:
+                if error.errno == errno.EBUSY:
+                    texts.append(text)
+            else:
+                self.outcome.removed.append(text)
 
     def look(self, machine: Laptop) -> None:
         """What somebody does who reads."""
@@ -184,6 +216,7 @@ def _settle(town: _Town) -> None:
     sent = _texts(town.bob, "alice")
     lost = set(outcome.saved) - sent.keys()
     outcome.wrong += [f"lost: {text[:40]}" for text in lost]
+    outcome.wrong += [f"removed, and sent: {t[:40]}" for t in outcome.removed if t in sent]
     outcome.wrong += [f"{count} times: {text[:40]}" for text, count in sent.items() if count > 1]
     for path in places:
         found = _read(path, "bob")

@@ -284,6 +284,15 @@ class Laptop:
         """Of the mount's process."""
         return self._process.pid if self._process else 0
 
+    def child(self) -> int:
+        """Of what it has in the place of ssh, which is a Python program; 0 for none."""
+        for task in Path(f"/proc/{self.pid}/task").glob("*/children"):
+            with suppress(OSError):
+                for child in task.read_text().split():
+                    if b"trap.py" in Path(f"/proc/{child}/cmdline").read_bytes():
+                        return int(child)
+        return 0
+
     def ssh_pid(self) -> int:
         """Of the ssh that it has now; 0 for none."""
         for task in Path(f"/proc/{self.pid}/task").glob("*/children"):
@@ -303,7 +312,7 @@ class Laptop:
 
     def waits(self) -> list[Path]:
         """What its spool has."""
-        return sorted((self.place / "state").glob("cbfs/hubs/*/*.out"))
+        return sorted((self.place / "state").glob("cbfs/hubs/*/*/*.out"))
 
     def kill(self) -> None:
         """SIGKILL, and nothing is mounted any more."""

@@ -3,6 +3,7 @@ for it, and none is asked."""
 
 import errno
 import os
+import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,14 +15,15 @@ import trio
 from cbfs.messages.file_names import free_name
 from cbfs.mount.attributes import Attributes
 from cbfs.mount.quota import BLOCK_SIZE, Quota, errno_of
-from cbfs.mount.remote.wire import PART, Stat, parts_of
+from cbfs.mount.remote.wire import ID_SIZE, PART, Stat, parts_of
 from cbfs.mount.single.view import SingleView
 from cbfs.mount.view import MountView
-from cbfs.storage.faults import log_fault
+from cbfs.storage.encoding import u64
+from cbfs.storage.faults import harmless, log_fault
 from cbfs.storage.store import Meta, StoreError, Table, Writer
-from cbfs.tree.changes import Changes
-from cbfs.tree.nodes import File, Folder, MessageFile, Node, SymbolicLink, Text
-from cbfs.tree.rules import Area, TreeError
+from cbfs.tree.changes import MTIME_MAX, Changes
+from cbfs.tree.nodes import MODES, File, Folder, MessageFile, Node, SymbolicLink, Text
+from cbfs.tree.rules import METADATA, Area, TreeError
 from cbfs.tree.virtual.conversation_folder import OpenTranscript
 from cbfs.tree.virtual.mail.mails import MailFile, OpenMail
 from cbfs.tree.virtual.virtual_directory import DOTS, Listing, SearchedDirectory
@@ -155,7 +157,7 @@ class HubFiles:
             raise TreeError(errno.EISDIR)
         if offset < 0 or size < 0:
             raise TreeError(errno.EINVAL)
-        stat = self.stat(node)
+        told = self.stat(node)
         if isinstance(node, Text | MailFile):
             node = node.opened()
         end, arriving = offset + size, False
@@ -168,7 +170,7 @@ class HubFiles:
                     await self._contents.come(node, offset)
                 data = self._contents.read(node, offset, piece)
                 await trio.lowlevel.checkpoint()
-            yield stat, data
+            yield told, data
             offset += len(data)
             if len(data) < piece and (not arriving or not data):
                 return
@@ -267,11 +269,13 @@ class HubFiles:
         size: int,
         conversation: bytes,
         replace: bool,
+        before: bytes,
     ) -> list[Any]:
         """Make a file of the parts with this id, whole and on the disk on return: once, however
-        often it is asked for. In the place of one of that name only if it may ``replace`` it, else
-        under a name that is free. Gives its name and its stat, or none where it was there before.
-        Without a folder of that name one is made in the outbox."""
+        often it is asked for. In the place of one of that name only if it may ``replace`` it, or of
+        the draft that one of the ids in ``before`` has become; else under a name that is free.
+        Gives its name and its stat, or none where it was there before. Without a folder of that
+        name one is made in the outbox; without the conversation it is ESTALE."""
         file = self._uploads.pop(identity, None)
         try:
             async with self._handing:
@@ -281,6 +285,8 @@ class HubFiles:
                     raise TreeError(errno.EINVAL)
                 with trio.CancelScope(shield=True):
                     directory, name = await self._target(path, conversation)
+                    if (earlier := self._earlier(directory, before)) is not None:
+                        name, replace = earlier, True
                     told = mode, modified
                     made = await self._made(directory, name, identity, told, file, replace)
             return made
@@ -291,11 +297,14 @@ class HubFiles:
     async def _target(self, path: bytes, conversation: bytes) -> tuple[Folder, str]:
         """Where it is to be: in the folder of that conversation, whatever that is called by now."""
         above, _, name = path.rpartition(b"/")
-        own = self._single is None or self._single.drafts.conversation == conversation
-        if conversation and own and self._tree.knows(conversation):
+        if conversation:  # nobody but those whom its writer saw
+            own = self._single is None or self._single.drafts.conversation == conversation
+            if not own or not self._tree.knows(conversation):
+                raise TreeError(errno.ESTALE)
             drafts = self._tree.folders(conversation)[1]
-            if drafts.names:
-                return drafts, _text(name)
+            if not drafts.names:
+                raise TreeError(errno.ESTALE)
+            return drafts, _text(name)
         parts = parts_of(above)
         try:
             node = await self.node(above)
@@ -307,6 +316,16 @@ class HubFiles:
         if isinstance(node, SymbolicLink):  # outbox/bob leads to the conversation
             node = await self.node(b"outbox/" + node.target.encode())
         return _folder(node), _text(name)
+
+    def _earlier(self, directory: Folder, before: bytes) -> str | None:
+        """The name here of what was handed over under one of these ids, while it is a draft."""
+        with self._tree.backend.store.read() as reader:
+            for at in range(0, len(before), ID_SIZE):
+                noted = reader.get(Table.META, Meta.HANDED + before[at : at + ID_SIZE]) or b""
+                for name, node in directory.entries.items():
+                    if isinstance(node, File) and u64(node.inode) == noted[8:]:
+                        return name
+        return None
 
     async def _made(
         self,
@@ -337,11 +356,14 @@ class HubFiles:
                 if upload is not None:
                     piece = self._contents.read(upload, at, PART)
                     await self._contents.write(file, at, piece)
-            file.handed = identity
+            file.mode = stat.S_IFREG | mode & MODES
+            if modified:  # a time to come holds it: it is on the disk with it, or not at all
+                file.mtime_ns = min(max(modified, -MTIME_MAX), MTIME_MAX)
+            # what may be refused below is no message, and nobody hands it over again
+            file.handed = b"" if _is_looked_at(directory, name) else identity
             await self._contents.save(file)
-            if modified:  # a time to come holds it
-                await self._changes.describe(file, None, modified)
-            await self._changes.check_close(file)
+            if _is_looked_at(directory, name):
+                await self._changes.check_close(file)
         except BaseException:
             file.handles -= 1
             file.writers -= 1
@@ -352,11 +374,15 @@ class HubFiles:
             raise
         file.handles -= 1
         file.writers -= 1
-        stat = self.stat(file)
-        await self._changes.close(file)
+        made = self.stat(file)
+        if _is_looked_at(directory, name):
+            await self._changes.close(file)
+        else:
+            with harmless(self._view.failed):  # it is there, whatever becomes of the rest
+                await self._changes.close(file)
         for folder, called in file.names:
             self._view.watchers.outdate(folder.inode, called)
-        return [name.encode(), stat]
+        return [name.encode(), made]
 
     def _is_handed(self, identity: bytes) -> bool:
         with self._tree.backend.store.read() as reader:
@@ -370,7 +396,7 @@ class HubFiles:
             for identity in identities:
                 writer.delete(Table.META, Meta.HANDED + identity)
             for key, when in list(writer.items(Table.META, Meta.HANDED)):
-                if int.from_bytes(when, "big") < oldest:
+                if int.from_bytes(when[:8], "big") < oldest:
                     writer.delete(Table.META, key)
 
         await self._tree.backend.store.commit(change)
@@ -385,6 +411,11 @@ class HubFiles:
         for file in self._uploads.values():
             await self._drop(file)
         self._uploads.clear()
+
+
+def _is_looked_at(directory: Folder, name: str) -> bool:
+    """Whether what is saved there may be refused for what it says: settings and decisions."""
+    return directory.area not in {Area.DRAFTS, Area.FOLDER_DRAFT} or name == METADATA
 
 
 def _folder(node: Node) -> Folder:

@@ -6,15 +6,20 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any, Final, cast
 
-import trio
-
 from cbfs.mount.notifier import Notifier
-from cbfs.mount.remote.cache import BLOCK, SealedCache
+from cbfs.mount.remote.cache import SealedCache
+from cbfs.mount.remote.contents import RemoteContents, stat_told
 from cbfs.mount.remote.link import AwayError, HubLink
-from cbfs.mount.remote.nodes import FRESH, RemoteContent, RemoteNode, RemoteTree, path_of
+from cbfs.mount.remote.nodes import (
+    FRESH,
+    RemoteNode,
+    RemoteTree,
+    is_here,
+    path_of,
+)
+from cbfs.mount.remote.spool import WaitingFile
 from cbfs.mount.remote.wire import (
     APPEARS,
     GOES,
@@ -25,7 +30,6 @@ from cbfs.mount.remote.wire import (
     Stat,
     decode_stat,
     is_name,
-    parts_of,
     stays_inside,
 )
 from cbfs.storage.faults import Tasks
@@ -33,13 +37,17 @@ from cbfs.tree.nodes import Node
 from cbfs_common.errors import DecodeError
 from cbfs_common.primitives import Random
 
-FETCHED_AT_ONCE: Final = 1024 * 1024
-"""Bytes of a message that are fetched at once; the next ones meanwhile."""
-
 SEEN_MAX: Final = 1_000
 """Messages of which it is to be told that they were read, while the hub is away."""
 
-_BLOCKS = FETCHED_AT_ONCE // BLOCK
+LISTED_MAX: Final = 1_000_000
+"""Entries of one folder."""
+
+SHOWN_MAX: Final = 50_000
+"""Changes that wait to be shown to those who watch. A hub that tells more is not listened to: all
+is looked at anew when it is back."""
+
+_GONE = frozenset((errno.ENOENT, errno.ESTALE, errno.ENOTDIR))
 _WHOLE = (1 << 62) - 1
 
 
@@ -60,12 +68,10 @@ class HubView:
         self.tree = tree
         self.link = link
         self.notifier = Notifier(failed)
-        self._cache = cache
-        self._tasks = tasks
+        self.contents = RemoteContents(link, cache, tasks)
         self._outdate = outdate
         self._random = random
         self._seen: list[bytes] = []
-        self._files = 0
         self._space: list[int] = [4_096, 0, 0]
 
     # what is asked
@@ -117,16 +123,18 @@ class HubView:
             raise
         except OSError as error:
             known = folder.entries.get(name)
-            gone = error.errno in {errno.ENOENT, errno.ESTALE, errno.ENOTDIR}
-            if gone and known is not None and not _is_here(known):
-                self.drop(known)
+            if error.errno not in _GONE or known is None:
+                raise
+            if is_here(known):  # what was saved in it is to be found
+                return known
+            self.drop(known)
             raise
         if folder.gone:
             raise OSError(errno.ESTALE, "")
         known = folder.entries.get(name)
         node = self.tree.enter(folder, name, told, generation)
         if known is not None and known is not node:
-            self._forget_content(known)
+            self.contents.forget(known)
         return node
 
     @property
@@ -146,6 +154,9 @@ class HubView:
             except AwayError:
                 if folder.listed < 0 and not folder.entries and folder is not self._outbox:
                     raise
+            except OSError as error:
+                if error.errno not in _GONE or not is_here(folder):
+                    raise
         return list(folder.entries.values())
 
     async def list_anew(self, folder: RemoteNode) -> None:
@@ -155,9 +166,12 @@ class HubView:
         told: dict[bytes, Stat] = {}
         try:
             with self.link.pieces("list", path_of(folder)) as pages:
+                count = 0
                 async for page in pages:
                     for name, fields in _entries(page):
                         told[name] = stat_told(fields)
+                        count += 1
+                    _check_count(count)
         finally:
             if folder.during is mine:
                 folder.during = None
@@ -168,7 +182,7 @@ class HubView:
             if mine.get(name, True):
                 enter(folder, name, each, generation)
         for name, node in list(folder.entries.items()):
-            if name not in told and not mine.get(name, False) and not _is_here(node):
+            if name not in told and not mine.get(name, False) and not is_here(node):
                 self.drop(node)
         folder.listed, folder.listed_on = began, generation
 
@@ -181,9 +195,10 @@ class HubView:
                 if node.target is None:
                     raise
             else:
-                if not isinstance(target, bytes) or not stays_inside(path_of(node), target):
-                    raise OSError(errno.EIO, "")
-                node.target = target
+                node.target = target if isinstance(target, bytes) else b""
+        # each time: it may be elsewhere by now
+        if not stays_inside(path_of(node), node.target or b""):
+            raise OSError(errno.EIO, "")
         return node.target or b""
 
     async def attributes(self, node: RemoteNode) -> dict[str, str]:
@@ -216,131 +231,6 @@ class HubView:
             pass
         return self._space
 
-    # contents
-
-    async def content(self, node: RemoteNode) -> RemoteContent:
-        """What is read by who opens a file now: of what changes, all of it is fetched. Raises
-        OSError."""
-        known = node.content
-        if node.stat.fixed:
-            if known is None or known.version[1:3] != node.stat.version[1:3]:
-                self._forget_content(node)
-                known = node.content = self._new(node.stat.version, node.stat.size)
-            return known
-        recent = known is not None and time.monotonic() - known.at < FRESH
-        if not self.link.is_up:
-            self.link.hurry()
-        if known is not None and (not self.link.is_up or (recent and not node.stale)):
-            return known
-        try:
-            fresh = await self._fetched(node)
-        except AwayError:
-            if known is None:
-                raise
-            return known
-        if known is not None and not node.opened:
-            self._cache.forget(known.file)
-        node.content = fresh
-        return fresh
-
-    def _new(self, version: tuple[int, int, int, int], size: int) -> RemoteContent:
-        self._files += 1
-        return RemoteContent(self._files, version, size)
-
-    async def _fetched(self, node: RemoteNode) -> RemoteContent:
-        content = self._new(node.stat.version, 0)
-        buffer, index = bytearray(), 0
-        with self.link.pieces("fetch", path_of(node), 0, _WHOLE) as pieces:
-            async for piece in pieces:
-                told, data = _piece(piece)
-                content.version = told.version
-                buffer += data
-                content.size += len(data)
-                index = self._keep(content.file, index, buffer)
-        self._cache.put(content.file, index, bytes(buffer))
-        content.at = time.monotonic()
-        return content
-
-    def _keep(self, file: int, index: int, buffer: bytearray) -> int:
-        """Keep what is whole of the blocks from ``index`` on. Gives the next one."""
-        while len(buffer) >= BLOCK:
-            self._cache.put(file, index, bytes(buffer[:BLOCK]))
-            del buffer[:BLOCK]
-            index += 1
-        return index
-
-    async def read(self, node: RemoteNode, content: RemoteContent, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset`` on, fewer at the end. Raises OSError."""
-        end = min(offset + size, content.size)
-        if offset >= end:
-            return b""
-        parts: list[bytes] = []
-        for index in range(offset // BLOCK, (end - 1) // BLOCK + 1):
-            data = self._cache.get(content.file, index)
-            if data is None:
-                if not node.stat.fixed:
-                    raise OSError(errno.EIO, "")  # it was more than there is room for
-                await self._fetch(node, content, index // _BLOCKS)
-                data = self._cache.get(content.file, index)
-            if data is None:
-                raise OSError(errno.EIO, "")
-            parts.append(data)
-        window = (end - 1) // FETCHED_AT_ONCE
-        if node.stat.fixed and content.last in {window - 1, window}:
-            self._read_ahead(node, content, window + 1)
-        content.last = window
-        start = offset % BLOCK
-        return b"".join(parts)[start : start + end - offset]
-
-    def _read_ahead(self, node: RemoteNode, content: RemoteContent, window: int) -> None:
-        first = window * _BLOCKS
-        wanted = window * FETCHED_AT_ONCE < content.size and window not in content.fetching
-        if wanted and self.link.is_up and not self._cache.has(content.file, first):
-            self._tasks.start_soon(self._fetch_quietly, node, content, window)
-
-    async def _fetch_quietly(self, node: RemoteNode, content: RemoteContent, window: int) -> None:
-        with suppress(OSError):  # who reads on is told
-            await self._fetch(node, content, window)
-
-    async def _fetch(self, node: RemoteNode, content: RemoteContent, window: int) -> None:
-        """Fetch a window of a message, unless somebody does so already. Raises OSError."""
-        begun = content.fetching.get(window)
-        if begun is not None:
-            await begun.wait()
-            return
-        done = content.fetching[window] = trio.Event()
-        try:
-            if node.gone:
-                raise OSError(errno.ESTALE, "")
-            buffer, index = bytearray(), window * _BLOCKS
-            end = min(content.size, (window + 1) * FETCHED_AT_ONCE)
-            got = window * FETCHED_AT_ONCE
-            words = path_of(node), got, end - got
-            with self.link.pieces("fetch", *words) as pieces:
-                async for piece in pieces:
-                    told, data = _piece(piece)
-                    if told.version[1:3] != content.version[1:3] or got + len(data) > end:
-                        raise OSError(errno.ESTALE, "")
-                    got += len(data)
-                    buffer += data
-                    index = self._keep(content.file, index, buffer)
-            if got != end:
-                raise OSError(errno.EIO, "")
-            if buffer:
-                self._cache.put(content.file, index, bytes(buffer))
-        finally:
-            done.set()
-            content.fetching.pop(window, None)
-
-    def _forget_content(self, node: RemoteNode) -> None:
-        if node.content is not None:
-            self._cache.forget(node.content.file)
-            node.content = None
-
-    def forget(self, node: RemoteNode) -> None:
-        """Keep nothing of what is in a file."""
-        self._forget_content(node)
-
     async def seen(self, node: RemoteNode) -> None:
         """Somebody has read a message to its end: the hub is told, now or when it is back."""
         self._seen.append(path_of(node))
@@ -359,9 +249,9 @@ class HubView:
     async def put(self, node: RemoteNode, content: bytes) -> list[Any] | None:
         """Give the hub a file that is no message, as a whole. Gives the stat, if there is one.
         Raises OSError."""
-        told = stat.S_IMODE(node.stat.mode), 0
-        identity = self._random.token(ID_SIZE)
-        result = await self.link.hand_over(identity, content, path_of(node), told, b"", True)
+        identity, mode = self._random.token(ID_SIZE), stat.S_IMODE(node.stat.mode)
+        item = WaitingFile(identity, path_of(node), mode, node.timed, b"", True, len(content))
+        result = await self.link.hand_over(item, content)
         await self.link.tell("taken", [identity])
         match result:
             case [bytes(), list(fields)]:
@@ -371,7 +261,7 @@ class HubView:
     def drop(self, node: RemoteNode) -> None:
         """The hub has it no more: no kernel and no cache keeps it."""
         above = node.above
-        self._forget_content(node)
+        self.contents.forget(node)
         self.tree.remove(node)
         if above is not None:
             self._outdate(above.number, node.name)
@@ -387,16 +277,13 @@ class HubView:
     def news(self, told: list[Any]) -> None:
         """One piece of news. Raises DecodeError."""
         word, *rest = told
+        if self.notifier.waiting > SHOWN_MAX:
+            raise DecodeError("more news than can be shown")
         if word == APPEARS:
-            parts_of(rest[0])
             self._appears(rest[0], decode_stat(rest[1]))
         elif word == GOES:
-            parts_of(rest[0])
             self._goes(rest[0])
         elif word == MOVES:
-            parts_of(rest[0])
-            if not is_name(rest[1]):
-                raise DecodeError("a wrong name")
             self._moves(*rest)
         elif word == STALE:
             node = self.tree.inodes.get(rest[0])
@@ -409,8 +296,8 @@ class HubView:
 
     def _appears(self, path: bytes, told: Stat) -> None:
         above, _, name = path.rpartition(b"/")
-        folder = self.tree.find(above)
-        if folder is None or not name:
+        folder = self.tree.find_folder(above)
+        if folder is None:
             return
         self._texts_stale(folder)
         if folder.during is not None:
@@ -422,7 +309,7 @@ class HubView:
         generation = self.link.generation
 
         def enter() -> None:
-            if not folder.gone and name not in folder.entries:
+            if not folder.gone and folder.is_folder and name not in folder.entries:
                 self.tree.enter(folder, name, told, generation)
             elif name in folder.entries:
                 folder.entries[name].stale = True
@@ -447,23 +334,29 @@ class HubView:
         node = self.tree.find(path)
         if node is None:
             above, _, name = path.rpartition(b"/")
-            folder = self.tree.find(above)
+            folder = self.tree.find_folder(above)
             if folder is not None and folder.during is not None:
                 folder.during[name] = False
             return
         if node.above is not None:
             self._texts_stale(node.above)
-        if node.outgoing is None and not node.writers:
+        if is_here(node):
+            node.stale = True
+        else:
             self.hide(node)
 
     def hide(self, node: RemoteNode) -> None:
         """Let watchers see that something goes."""
-        self._forget_content(node)
+        self.contents.forget(node)
         node.leaving = True
         if node.above is not None and node.above.during is not None:
             node.above.during[node.name] = False
 
         def leave() -> None:
+            node.leaving = False
+            if is_here(node):  # somebody has saved something in it meanwhile
+                node.stale = True
+                return
             self.tree.remove(node)
             self._outdate(node.number, b"")
 
@@ -480,7 +373,11 @@ class HubView:
             return
 
         def change() -> None:
-            if not node.gone and node.above is above:
+            there = above.entries.get(new)
+            if there is not None and there is not node and is_here(there):
+                node.stale = there.stale = True
+                above.listed = -1.0
+            elif not node.gone and node.above is above:
                 self.tree.move(node, above, new)
 
         self.notifier.move(os.fsdecode(path), os.fsdecode(new), change)
@@ -489,7 +386,7 @@ class HubView:
         node.stale = True
         node.attributes = None
         if node.stat.fixed:
-            self._forget_content(node)
+            self.contents.forget(node)
         self._outdate(node.number, b"")
 
     def _outdated(self, folder: RemoteNode, name: bytes) -> None:
@@ -511,7 +408,7 @@ class HubView:
         """There is a link again: show what has come and gone meanwhile in what is told. Raises
         OSError."""
         above = self.tree.root.entries.get(b"conversations")
-        if above is None:
+        if above is None or not above.is_folder:
             return
         before = {folder: folder.stat.modified for folder in above.entries.values()}
         await self._catch_up_in(above)
@@ -529,7 +426,7 @@ class HubView:
             return
         for name in known - set(fresh):
             node = folder.entries.get(name)
-            if node is not None and not _is_here(node):
+            if node is not None and not is_here(node):
                 self.hide(node)
         for name, told in fresh.items():
             if name in folder.entries:
@@ -544,9 +441,12 @@ class HubView:
         generation, began = self.link.generation, time.monotonic()
         try:
             with self.link.pieces("list", path_of(folder)) as pages:
+                count = 0
                 async for page in pages:
                     for name, fields in _entries(page):
                         found[name] = stat_told(fields)
+                        count += 1
+                    _check_count(count)
         except AwayError:
             raise
         except OSError:
@@ -561,23 +461,15 @@ class HubView:
         return found
 
 
-def _is_here(node: RemoteNode) -> bool:
-    """Whether more is known here of a file than at the hub."""
-    return node.local or node.outgoing is not None or node.writers > 0
-
-
 def below(folder: RemoteNode, name: bytes) -> bytes:
     """The path of what has this name in a folder."""
     above = path_of(folder)
     return above + b"/" + name if above else name
 
 
-def stat_told(fields: Any) -> Stat:
-    """What the hub has answered. Raises OSError(EIO)."""
-    try:
-        return decode_stat(fields)
-    except DecodeError as error:
-        raise OSError(errno.EIO, "") from error
+def _check_count(count: int) -> None:
+    if count > LISTED_MAX:
+        raise OSError(errno.EIO, "")
 
 
 def _entries(page: list[Any]) -> Iterator[tuple[bytes, list[Any]]]:
@@ -591,10 +483,3 @@ def _entries(page: list[Any]) -> Iterator[tuple[bytes, list[Any]]]:
                         raise OSError(errno.EIO, "")
         case _:
             raise OSError(errno.EIO, "")
-
-
-def _piece(rest: list[Any]) -> tuple[Stat, bytes]:
-    match rest:
-        case [list(fields), bytes(data)]:
-            return stat_told(fields), data
-    raise OSError(errno.EIO, "")

@@ -17,7 +17,8 @@ from typing import Any, Final
 import trio
 import trio.lowlevel
 
-from cbfs.mount.remote.wire import PART, VERSION, read_hub_answer
+from cbfs.mount.remote.spool import WaitingFile
+from cbfs.mount.remote.wire import ID_SIZE, PART, PIECE_MAX, VERSION, read_hub_answer
 from cbfs.mount.single.wire import Answer, Frames, frame
 from cbfs.storage.faults import contained, harmless
 from cbfs_common.errors import CbfsError, DecodeError, in_words
@@ -45,8 +46,14 @@ LIVED: Final = 5.0
 HURRIED: Final = 2.0
 """Seconds after which it is tried again when somebody asks for something."""
 
-ANSWERS_MAX: Final = 1_024
-"""Pieces of an answer that nobody has taken yet. A hub that sends more is not listened to."""
+ANSWERS_MAX: Final = 64
+"""Pieces of one answer, of PIECE_MAX bytes each, that nobody has taken yet: the next waits."""
+
+PIECES_MAX: Final = 4_096
+"""Pieces that one answer may have."""
+
+WHOLE_MAX: Final = 300.0
+"""Seconds until all of one answer has to be there."""
 
 _TOLD_MAX = 2_048
 _QUEUE = 16
@@ -67,6 +74,7 @@ class _Link:
         self.process = process
         self._news = news
         self._last = 2
+        self._unwanted = 0
         self._waiting: dict[int, trio.MemorySendChannel[Answer]] = {}
         self._out, self._queue = trio.open_memory_channel[bytes](_QUEUE)
         self.ended = trio.Event()
@@ -95,11 +103,14 @@ class _Link:
                     self._news(answer.result)
                     continue
                 channel = self._waiting.get(answer.number)
-                if channel is not None:
-                    try:
-                        channel.send_nowait(answer)
-                    except trio.WouldBlock as error:
-                        raise DecodeError("more answers than were asked for") from error
+                if channel is None:  # somebody has given up waiting for it
+                    self._unwanted += 1
+                    if self._unwanted > PIECES_MAX * self._last:
+                        raise DecodeError("more than anybody can have asked for")
+                else:
+                    # who has given up takes nothing, and who takes it waits for nothing else
+                    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                        await channel.send(answer)
             data = await stream.receive_some()
             if not data:
                 return
@@ -153,6 +164,7 @@ class _Asked:
 
     def __exit__(self, *_error: object) -> None:
         self._link.forget(self._number)
+        self._received.close()
 
     async def ask(self, word: str, arguments: tuple[object, ...]) -> None:
         """Raises AwayError."""
@@ -183,6 +195,8 @@ class Pieces:
         self._word = word
         self._arguments = arguments
         self._state = 0  # 0: not asked yet; 1: there is more; 2: that was all
+        self._count = 0
+        self._end = trio.current_time() + WHOLE_MAX
 
     def __enter__(self) -> "Pieces":
         self._asked.__enter__()
@@ -199,10 +213,15 @@ class Pieces:
             await self._asked.ask(self._word, self._arguments)
         if self._state == 2:
             raise StopAsyncIteration
+        self._count += 1
+        if trio.current_time() > self._end:
+            raise AwayError(errno.ETIMEDOUT)
         match await self._asked.answer():
-            case [bool(more), *rest]:
-                self._state = 1 if more else 2
-                return rest
+            # a piece of nothing, with more to come, is how an answer never ends
+            case [bool(more), *rest] if rest and (rest[-1] or not more):
+                if self._count <= PIECES_MAX:
+                    self._state = 1 if more else 2
+                    return rest
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
@@ -224,6 +243,8 @@ class HubLink:
         """When the last one ended, in seconds since 1970."""
         self.why = ""
         """Why there is none."""
+        self.account = b""
+        """What the hub calls the account, since the first link: another one is none of ours."""
 
     @property
     def is_up(self) -> bool:
@@ -314,8 +335,13 @@ class HubLink:
         back: Callable[[], Awaitable[None]],
         made: Callable[[], None],
     ) -> None:
-        frames = Frames()
-        hub_time = await _greeted(process, frames)
+        frames = Frames(PIECE_MAX)
+        hub_time, account = await _greeted(process, frames)
+        self.account = self.account or account
+        if account != self.account:
+            raise CbfsError(
+                "another account answers there now", "to mount that one, unmount this one first"
+            )
         link = _Link(process, self._news)
         try:
             async with trio.open_nursery() as nursery:
@@ -374,21 +400,14 @@ class HubLink:
             return
         raise AwayError(errno.ETIMEDOUT)
 
-    async def hand_over(
-        self,
-        identity: bytes,
-        content: bytes,
-        path: bytes,
-        told: tuple[int, int],
-        conversation: bytes,
-        replaces: bool,
-    ) -> Any:
-        """Give the hub a file as a whole; ``told``: its mode and time. Raises as ``ask``."""
+    async def hand_over(self, item: WaitingFile, content: bytes) -> Any:
+        """Give the hub a file as a whole. Raises as ``ask``."""
         view = memoryview(content)
         for at in range(0, len(content), PART):
-            await self.tell("part", identity, at, bytes(view[at : at + PART]))
-        words = identity, path, *told, len(content), conversation, replaces
-        return await self.ask("put", *words, limit=PUT_MAX)
+            await self.tell("part", item.identity, at, bytes(view[at : at + PART]))
+        words = item.identity, item.path, item.mode, item.modified, len(content)
+        more = item.conversation, item.replaces, item.before
+        return await self.ask("put", *words, *more, limit=PUT_MAX)
 
     def _up(self) -> _Link:
         if self._link is None:
@@ -414,8 +433,9 @@ class _Silent(CbfsError):
     """ssh has ended without a greeting: it may have said why."""
 
 
-async def _greeted(process: trio.Process, frames: Frames) -> int:
-    """Let both sides say what they are. Gives the hub's time. Raises CbfsError."""
+async def _greeted(process: trio.Process, frames: Frames) -> tuple[int, bytes]:
+    """Let both sides say what they are. Gives the hub's time, and what it calls the account. Raises
+    CbfsError."""
     answers: list[Answer] = []
     if process.stdin is None or process.stdout is None:
         raise _Silent("there is no ssh")
@@ -444,13 +464,14 @@ async def _greeted(process: trio.Process, frames: Frames) -> int:
     return _read_greeting(answers)
 
 
-def _read_greeting(answers: list[Answer]) -> int:
+def _read_greeting(answers: list[Answer]) -> tuple[int, bytes]:
     match answers:
         case [Answer(errno=number, result=[str(text), str(hint)]), *_] if number:
             raise CbfsError(f"the hub says: {_plain(text)}", _plain(hint))
         case [Answer(errno=0), Answer(errno=0, result=[int(version), *rest])]:
-            if version == VERSION and len(rest) == 1 and type(rest[0]) is int:
-                return int(rest[0])
+            match rest:
+                case [int(when), bytes(account)] if version == VERSION and len(account) == ID_SIZE:
+                    return when, account
             raise CbfsError(
                 "the hub has another version of cbfs", "install the same one on both machines"
             )

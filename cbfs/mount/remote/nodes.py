@@ -1,15 +1,23 @@
 """What a mount on another machine knows of its hub's files. No FUSE, and nothing is asked here."""
 
+import errno
+import os
 import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import trio
+
 from cbfs.mount.remote.spool import WaitingFile
 from cbfs.mount.remote.wire import Stat
+from cbfs_common.errors import DecodeError
 
 ROOT_NUMBER = 1
+
+NODES_MAX = 2_000_000
+"""Files and folders that are known at a time, whatever a hub tells."""
 
 FRESH = 1.0
 """Seconds for which that counts which the hub does not tell the end of."""
@@ -61,17 +69,29 @@ class RemoteNode:
     """Why it was not taken."""
     writing: bytearray | None = None
     dirty: bool = False
+    timed: int = 0
+    """The time that a program has set since it was written last (nanoseconds), else 0."""
     writers: int = 0
     opened: int = 0
     leaving: bool = False
     """It goes, and is found until those who watch have seen it."""
     gone: bool = False
+    unlinked: bool = False
+    """It was removed here: what is still written into it is meant for nobody."""
     seen: bool = False
+    changing: trio.Lock | None = None
 
     @property
     def is_folder(self) -> bool:
         """Whether it is a directory."""
         return stat.S_ISDIR(self.stat.mode)
+
+    @property
+    def lock(self) -> trio.Lock:
+        """Held by who stores, renames, removes or describes it: one after the other."""
+        if self.changing is None:
+            self.changing = trio.Lock()
+        return self.changing
 
 
 def path_of(node: RemoteNode) -> bytes:
@@ -94,14 +114,22 @@ class RemoteTree:
         self.inodes: dict[int, RemoteNode] = {}
 
     def find(self, path: bytes) -> RemoteNode | None:
-        """What is known to be at a path."""
+        """What is known to be at a path that leads through folders. Raises DecodeError for one
+        through a symbolic link: who does something at such a path does it elsewhere."""
         here = self.root
         for name in path.split(b"/") if path else ():
+            if not _is_passable(here):
+                return None
             found = here.entries.get(name)
             if found is None:
                 return None
             here = found
         return here
+
+    def find_folder(self, path: bytes) -> RemoteNode | None:
+        """The folder that is known to be at a path. Raises DecodeError as ``find``."""
+        found = self.find(path)
+        return found if found is not None and _is_passable(found) else None
 
     def enter(self, above: RemoteNode, name: bytes, told: Stat, generation: int) -> RemoteNode:
         """The hub has told of this entry."""
@@ -110,6 +138,8 @@ class RemoteTree:
             return node  # what is here is newer
         if node is None or not _is_same(node.stat, told):
             if node is not None:
+                if node.entries and is_here(node):
+                    return node
                 self.remove(node)
             node = self._made(name, told)
             self.place(node, above)
@@ -135,6 +165,10 @@ class RemoteTree:
         node.above = above
         return node
 
+    def detached(self, name: bytes, told: Stat) -> RemoteNode:
+        """What has no place to be shown at."""
+        return self._made(name, told)
+
     def place(self, node: RemoteNode, above: RemoteNode) -> None:
         """It is in a folder now, under its name, which is free there."""
         node.above = above
@@ -150,6 +184,8 @@ class RemoteTree:
         return node
 
     def _made(self, name: bytes, told: Stat) -> RemoteNode:
+        if len(self.numbers) >= NODES_MAX:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         self._last += 1
         node = RemoteNode(self._last, None, name, told)
         self.numbers[node.number] = node
@@ -204,7 +240,11 @@ class RemoteTree:
     def in_outbox(self, folder: RemoteNode) -> bool:
         """Whether files in it are messages."""
         above = folder.above
-        return above is not None and above.above is self.root and above.name == b"outbox"
+        return above is not None and self.is_outbox(above)
+
+    def is_outbox(self, folder: RemoteNode) -> bool:
+        """Whether it is outbox/ itself."""
+        return folder.above is self.root and folder.name == b"outbox"
 
 
 def _is_same(known: Stat, told: Stat) -> bool:
@@ -212,6 +252,19 @@ def _is_same(known: Stat, told: Stat) -> bool:
     if stat.S_IFMT(known.mode) != stat.S_IFMT(told.mode) or known.fixed != told.fixed:
         return False
     return not told.fixed or (known.size, known.modified) == (told.size, told.modified)
+
+
+def is_here(node: RemoteNode) -> bool:
+    """Whether more is known here than at the hub of a file, or of anything in a folder."""
+    return any(
+        each.local or each.outgoing is not None or each.writers > 0 for each in _all_below(node)
+    )
+
+
+def _is_passable(node: RemoteNode) -> bool:
+    if stat.S_ISLNK(node.stat.mode) and not node.stale:
+        raise DecodeError("news through a symbolic link")
+    return node.is_folder
 
 
 def _all_below(node: RemoteNode) -> Iterator[RemoteNode]:

@@ -27,11 +27,20 @@ from pyfuse3 import (
 )
 
 from cbfs.mount.notifier import STAGED
+from cbfs.mount.remote.contents import stat_told
 from cbfs.mount.remote.handing import Handing
-from cbfs.mount.remote.hub_view import HubView, below, stat_told
+from cbfs.mount.remote.hub_view import HubView, below
 from cbfs.mount.remote.link import AwayError
-from cbfs.mount.remote.nodes import FRESH, RemoteContent, RemoteNode, local_stat, path_of
-from cbfs.mount.remote.wire import is_name
+from cbfs.mount.remote.moves import RemoteMoves
+from cbfs.mount.remote.nodes import (
+    FRESH,
+    RemoteContent,
+    RemoteNode,
+    is_here,
+    local_stat,
+    path_of,
+)
+from cbfs.mount.remote.wire import Stat, is_name
 from cbfs.storage.faults import harmless, log_fault
 from cbfs.tree.processes import ProcFS, counts_as_reading
 from cbfs_common.limits import FILE_NAME_MAX, FILE_SIZE_MAX
@@ -96,6 +105,7 @@ class RemoteOperations(pyfuse3.Operations):
         self._listings: dict[int, list[tuple[bytes, RemoteNode]]] = {}
         self._last = 0
         self._processes = ProcFS()
+        self._moves = RemoteMoves(view, handing)
 
     # entries
 
@@ -183,11 +193,13 @@ class RemoteOperations(pyfuse3.Operations):
         ):
             raise FUSEError(errno.EPERM)
         if fields.update_size:
-            await self._truncate(node, attr.st_size)
+            async with node.lock:
+                await self._truncate(node, attr.st_size)
         if fields.update_mode or fields.update_mtime:
             mode = stat.S_IMODE(attr.st_mode) if fields.update_mode else None
             modified = attr.st_mtime_ns if fields.update_mtime else None
-            await self._describe(node, mode, modified)
+            async with node.lock:
+                await self._describe(node, mode, modified)
         return self._entry(node)
 
     async def _truncate(self, node: RemoteNode, size: int) -> None:
@@ -198,16 +210,21 @@ class RemoteOperations(pyfuse3.Operations):
             data = await self._to_write(node, empty=size == 0)
             del data[size:]
             data += bytes(size - len(data))
-            node.dirty = True
+            node.dirty, node.timed = True, 0
             if node.writers == 1:
-                await self._flush(node)
+                await self._store(node)
         finally:
             self._wrote(node)
 
     async def _describe(self, node: RemoteNode, mode: int | None, modified: int | None) -> None:
-        if node.local or node.writers or await self._handing.settled(node):
-            await self._handing.described(node, mode, modified)
+        if node.unlinked:
+            return
+        if node.gone:
+            raise FUSEError(errno.ESTALE)
+        # what is to be stored has it then
+        if node.dirty or await self._handing.described(node, mode, modified) or node.local:
             told = node.stat
+            node.timed = node.timed if modified is None else modified
             node.stat = told._replace(
                 mode=told.mode if mode is None else stat.S_IFMT(told.mode) | mode,
                 modified=told.modified if modified is None else modified,
@@ -224,6 +241,8 @@ class RemoteOperations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
         folder = self._folder(parent_inode)
+        if folder.gone:
+            raise FUSEError(errno.ENOENT)
         if self._is_notifier(ctx):
             self._view.notifier.apply(name.decode(errors="replace"))
             found = folder.entries.get(name)
@@ -268,12 +287,13 @@ class RemoteOperations(pyfuse3.Operations):
             self._view.notifier.apply(name.decode(errors="replace"))
             return
         node = await self._view.look_up(self._folder(parent_inode), name)
-        if await self._handing.settled(node):
-            await self._handing.drop(node)
-        elif not node.local:
-            await self._link.ask("unlink", path_of(node))
-        self._tree.remove(node)
-        self._view.forget(node)
+        async with node.lock:
+            if not await self._handing.dropped(node):
+                if not node.local and not node.gone:
+                    await self._link.ask("unlink", path_of(node))
+                self._tree.remove(node)
+            node.unlinked = True
+        self._view.contents.forget(node)
 
     @_handler
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
@@ -281,7 +301,7 @@ class RemoteOperations(pyfuse3.Operations):
             self._view.notifier.apply(name.decode(errors="replace"))
             return
         node = await self._view.look_up(self._folder(parent_inode), name)
-        if any(each.local or each.outgoing for each in node.entries.values()):
+        if any(map(is_here, node.entries.values())):
             raise FUSEError(errno.ENOTEMPTY)
         if not node.local:
             await self._link.ask("rmdir", path_of(node))
@@ -304,40 +324,8 @@ class RemoteOperations(pyfuse3.Operations):
             raise FUSEError(errno.EINVAL)
         _check_name(name_new)
         source, target = self._folder(parent_inode_old), self._folder(parent_inode_new)
-        node = await self._view.look_up(source, name_old)
-        there = target.entries.get(name_new)
-        if there is node:
-            return
-        if there is not None and flags & pyfuse3.RENAME_NOREPLACE:
-            raise FUSEError(errno.EEXIST)
-        if await self._handing.settled(node) or (node.local and not node.is_folder):
-            await self._rename_here(node, there, target, name_new)
-            return
-        replaces = not flags & pyfuse3.RENAME_NOREPLACE
-        if there is not None and await self._handing.settled(there):
-            await self._handing.drop(there)  # what waits goes with its name
-        if not node.local:
-            await self._link.ask("rename", path_of(node), below(target, name_new), replaces)
-        self._tree.move(node, target, name_new)
-        node.stale = True
-        for folder in (source, target):
-            folder.listed = -1.0
-
-    async def _rename_here(
-        self, node: RemoteNode, there: RemoteNode | None, target: RemoteNode, name: bytes
-    ) -> None:
-        """What the hub has not got yet gets another name."""
-        if not self._tree.in_outbox(target):
-            raise FUSEError(errno.EXDEV)  # mv then copies, and removes it
-        if there is not None and there.is_folder:
-            raise FUSEError(errno.EISDIR)
-        replaces = there is not None and not there.local
-        if there is not None and await self._handing.settled(there):
-            if there.outgoing is not None:
-                replaces = replaces or there.outgoing.replaces
-            await self._handing.drop(there)
-        self._tree.move(node, target, name)
-        await self._handing.renamed(node, replaces=replaces)
+        replace = not flags & pyfuse3.RENAME_NOREPLACE
+        await self._moves.rename(source, name_old, target, name_new, replace=replace)
 
     # directories
 
@@ -382,6 +370,8 @@ class RemoteOperations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         folder = self._folder(parent_inode)
         _check_name(name)
+        if folder.gone:
+            raise FUSEError(errno.ENOENT)
         if name in folder.entries:
             raise FUSEError(errno.EEXIST)
         if not self._tree.in_outbox(folder) and not self._link.is_up:
@@ -402,7 +392,7 @@ class RemoteOperations(pyfuse3.Operations):
                 data = await self._to_write(node, empty=bool(flags & os.O_TRUNC))
                 if flags & os.O_TRUNC:
                     data.clear()
-                    node.dirty = True
+                    node.dirty, node.timed = True, 0
                 opened = self._opened(_Open(node, writes=True), flags)
             finally:
                 self._wrote(node)
@@ -415,7 +405,7 @@ class RemoteOperations(pyfuse3.Operations):
         if self._is_status(node):
             told = await self._read_status(node)
             return self._opened(_Open(node, writes=False, data=told), flags)
-        content = await self._view.content(node)
+        content = await self._view.contents.opened(node)
         new = node.stat.fixed and not node.seen
         counts = new and counts_as_reading(self._processes.name_of(ctx.pid))
         return self._opened(_Open(node, writes=False, content=content, counts=counts), flags)
@@ -426,8 +416,8 @@ class RemoteOperations(pyfuse3.Operations):
     async def _read_status(self, node: RemoteNode) -> bytes:
         """The hub's, behind what is to be said of the link to it."""
         try:
-            content = await self._view.content(node)
-            told = await self._view.read(node, content, 0, content.size)
+            content = await self._view.contents.opened(node)
+            told = await self._view.contents.read(node, content, 0, content.size)
         except OSError:
             told = b""
         return self._status() + told
@@ -453,13 +443,13 @@ class RemoteOperations(pyfuse3.Operations):
             raise FUSEError(errno.EACCES)
         data = b""
         if not empty:
-            if await self._handing.settled(node) and node.outgoing is not None:
+            if await self._handing.rest(node) and node.outgoing is not None:
                 data = await self._handing.read(node.outgoing)
             elif not node.local:
-                content = await self._view.content(node)
+                content = await self._view.contents.opened(node)
                 if content.size > FILE_SIZE_MAX:
                     raise FUSEError(errno.EFBIG)
-                data = await self._view.read(node, content, 0, content.size)
+                data = await self._view.contents.read(node, content, 0, content.size)
         if node.writing is None:
             node.writing = bytearray(data)
         return node.writing
@@ -476,10 +466,10 @@ class RemoteOperations(pyfuse3.Operations):
             if node.outgoing is not None:
                 opened.data = await self._handing.read(node.outgoing)
                 return opened.data[off : off + size]
-            opened.content = await self._view.content(node)
+            opened.content = await self._view.contents.opened(node)
         if node.gone and node.stat.fixed:
             raise FUSEError(errno.ESTALE)
-        data = await self._view.read(node, opened.content, off, size)
+        data = await self._view.contents.read(node, opened.content, off, size)
         if opened.counts and off + len(data) >= node.stat.size and not node.seen:
             node.seen = True
             await self._view.seen(node)
@@ -496,7 +486,7 @@ class RemoteOperations(pyfuse3.Operations):
         if off > len(data):
             data += bytes(off - len(data))
         data[off : off + len(buf)] = buf
-        node.dirty = True
+        node.dirty, node.timed = True, 0
         return len(buf)
 
     @_handler
@@ -510,16 +500,23 @@ class RemoteOperations(pyfuse3.Operations):
             await self._flush(self._open[fh].node)
 
     async def _flush(self, node: RemoteNode) -> None:
-        """What was written is on the disk on return: on this one, or at the hub."""
-        if not node.dirty or node.writing is None or node.gone:
+        """What was written is on the disk on return: on this one, or at the hub. Who comes while it
+        is being stored waits for that, and stores it himself where it has failed."""
+        async with node.lock:
+            await self._store(node)
+
+    async def _store(self, node: RemoteNode) -> None:
+        if not node.dirty or node.writing is None or node.unlinked:
             return
+        if node.gone:
+            raise FUSEError(errno.ESTALE)  # its folder has gone: nobody would get it
         node.dirty = False
         content = bytes(node.writing)
         above = node.above
         try:
             if above is not None and self._tree.in_outbox(above) and node.name != b"metadata.toml":
                 await self._handing.save(node, content)
-                node.stat = local_stat(node.stat.mode, len(content))
+                node.stat = _saved(node, len(content))
                 return
             result = await self._view.put(node, content)
         except BaseException:
@@ -585,6 +582,11 @@ class RemoteOperations(pyfuse3.Operations):
     @_handler
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         raise FUSEError(errno.ENOTSUP)
+
+
+def _saved(node: RemoteNode, size: int) -> Stat:
+    told = local_stat(node.stat.mode, size)
+    return told._replace(modified=node.timed) if node.timed else told
 
 
 def _check_name(name: bytes) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pyfuse3
 import trio
@@ -42,13 +41,12 @@ async def serve(
     unmounted or ``stop`` is set. ``mounted`` is set when the kernel has it; ``ready`` is called
     when it answers. Raises CbfsError."""
     spool = OutgoingSpool(address.url, only, random)
-    waiting = await trio.to_thread.run_sync(spool.open)
     try:
         cache = SealedCache(_cache_directory(), random)
         try:
             async with trio.open_nursery() as nursery:
                 mount = _HubMount(address, only, spool, cache, nursery, random)
-                await mount.serve(waiting, place, ready, stop, mounted)
+                await mount.serve(place, ready, stop, mounted)
                 nursery.cancel_scope.cancel()
         finally:
             cache.close()
@@ -89,6 +87,8 @@ class _HubMount:
         self._link = HubLink(address.command(only), random)
         tree = RemoteTree(local_stat(0o40700))
         tasks = Tasks(nursery, _nobody)
+        self._spool = spool
+        self._others: list[tuple[Path, int]] = []
         self._view = HubView(tree, self._link, cache, tasks, random, self._outdate, _nobody)
         self._handing = Handing(self._view, spool)
 
@@ -113,13 +113,15 @@ class _HubMount:
             )
         for path, why in self._handing.troubles():
             lines.append(f"{path}: the hub does not take it: {why}")
+        for folder, number in self._others:
+            waits = "file waits" if number == 1 else "files wait"
+            lines.append(f"{number} {waits} for another account that was here, in {folder}")
         if not self._link.is_up:
             lines += ["", "The hub has said last:"]
         return "".join(f"{line}\n" for line in lines).encode(errors="replace")
 
     async def serve(
         self,
-        waiting: list[Any],
         place: MountPlace,
         ready: Callable[[], None],
         stop: trio.Event,
@@ -128,8 +130,10 @@ class _HubMount:
         """From the first link to the end of the mount."""
         run = self._link.run
         await self._nursery.start(run, self._view.news, self._changed, self._back)
+        waiting = await trio.to_thread.run_sync(self._spool.open, self._link.account)
+        self._others = await trio.to_thread.run_sync(self._spool.others)
         await self._look_around()
-        self._handing.begin(waiting)
+        await self._handing.begin(waiting)
         operations = RemoteOperations(self._view, self._handing, self._status)
         begin(operations, place, fuse_source(Path(self._address.url)))
         device = device_of(place.mountpoint)

@@ -15,6 +15,7 @@ from cbfs.mount.remote.files import HubFiles, errors
 from cbfs.mount.remote.wire import (
     APPEARS,
     GOES,
+    ID_SIZE,
     MOVES,
     OUTDATED,
     STALE,
@@ -26,6 +27,7 @@ from cbfs.mount.single.view import SingleView, conversation_called, drop_tmp, ma
 from cbfs.mount.single.wire import Frames, FrameSender, SingleRequest, frame
 from cbfs.mount.view import MountView
 from cbfs.storage.faults import harmless
+from cbfs.storage.store import Meta, Table, Writer
 from cbfs.tree.nodes import ROOT, Node
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.primitives import Random
@@ -34,6 +36,10 @@ _log = logging.getLogger(__name__)
 
 ASKED_MAX = 64
 """Requests of one link that are being answered at a time."""
+
+SILENT_MAX = 90.0
+"""Seconds without a word, or without anything taken, after which a link is ended: a mount pings all
+the time, and one whose machine sleeps makes another link when it wakes."""
 
 NEWS_MAX = 20_000
 """News that wait for one link. One that takes none is ended: it looks at all anew when it is back.
@@ -76,6 +82,7 @@ class HubSession:
                 await drop_tmp(tree, tmp)
                 await self._send(first.number, errno.EINVAL, [str(error), error.hint])
                 return
+        account = await self._account_id(single)
         await self._send(first.number, 0, None)
         news = News(self._view, single, self._random.token(_KEY_SIZE))
         files = HubFiles(self._view, self._account, self._handing, single, news.inode_of)
@@ -84,7 +91,7 @@ class HubSession:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._tell, news)
-                await self._answer_all(_HubWords(files), stream, frames, nursery)
+                await self._answer_all(_HubWords(files), stream, frames, nursery, account)
                 nursery.cancel_scope.cancel()
         finally:
             self._view.watchers.observers.remove(news)
@@ -94,6 +101,25 @@ class HubSession:
                 if single is not None:
                     with harmless(self._view.failed):
                         await drop_tmp(tree, single.tmp)
+
+    async def _account_id(self, single: SingleView | None) -> bytes:
+        """ID_SIZE random bytes that are always the same for this account, or for this conversation
+        of it; who has one conversation learns nothing of another by them."""
+        fresh = self._random.token(ID_SIZE)
+
+        def change(writer: Writer) -> bytes:
+            known = writer.get(Table.META, Meta.HUB)
+            if known is None:
+                writer.put(Table.META, Meta.HUB, fresh)
+            return known or fresh
+
+        with self._view.tree.backend.store.read() as reader:
+            known = reader.get(Table.META, Meta.HUB)
+        account = await self._view.tree.backend.store.commit(change) if known is None else known
+        if single is None:
+            return account
+        conversation = single.drafts.conversation or b""
+        return blake2b(conversation, digest_size=ID_SIZE, key=account).digest()
 
     async def _tell(self, news: "News") -> None:
         async for each in news.told:
@@ -106,6 +132,7 @@ class HubSession:
         stream: trio.abc.ReceiveStream,
         frames: Frames,
         nursery: trio.Nursery,
+        account: bytes,
     ) -> None:
         greeted = False
         data: bytes | bytearray = b""  # what came behind the first word
@@ -116,15 +143,18 @@ class HubSession:
                     if request.word != "hello":
                         raise DecodeError("a mount on another machine that does not greet")
                     greeted = True
-                    await self._send(request.number, 0, [VERSION, time.time_ns()])
+                    answer = [VERSION, time.time_ns(), account]
+                    await self._send(request.number, 0, answer)
                 elif request.word in UNANSWERED:  # in their order
                     with harmless(self._view.failed):
                         await words.tell(request, self._view.failed)
                 else:
                     await self._slots.acquire()
                     nursery.start_soon(self._answer, request, words)
-            data = await stream.receive_some()
-            if not data:
+            data = b""
+            with trio.move_on_after(SILENT_MAX):
+                data = await stream.receive_some()
+            if not data:  # nobody is there any more, or nobody says so
                 return
 
     async def _answer(self, request: SingleRequest, words: "_HubWords") -> None:
@@ -139,7 +169,10 @@ class HubSession:
             self._slots.release()
 
     async def _send(self, *fields: object) -> None:
-        await self._wire.send(frame(*fields))
+        with trio.move_on_after(SILENT_MAX):
+            await self._wire.send(frame(*fields))
+            return
+        raise trio.BrokenResourceError("it takes nothing")
 
 
 Send = Callable[..., Awaitable[None]]
@@ -214,14 +247,13 @@ class _HubWords:
 
     async def _fetch(self, number: int, arguments: list[Any], send: Send) -> None:
         path, offset, size = arguments
-        last: tuple[Any, bytes] | None = None
-        async for stat, data in self._files.content(path, offset, size):
-            if last is not None:
-                await send(number, 0, [True, *last])
-            last = stat, data
-        if last is None:
-            last = self._files.stat(await self._files.node(path)), b""
-        await send(number, 0, [False, *last])
+        told = None
+        async for told, data in self._files.content(path, offset, size):
+            if data:  # at once: what comes behind it may be on its way here for long
+                await send(number, 0, [True, told, data])
+        if told is None:
+            told = self._files.stat(await self._files.node(path))
+        await send(number, 0, [False, told, b""])
 
 
 async def _now(*_arguments: object) -> int:

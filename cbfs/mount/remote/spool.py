@@ -1,14 +1,16 @@
 """Where a mount on another machine keeps what was saved in outbox/ until the hub has it.
 
-    $XDG_STATE_HOME/cbfs/hubs/HUB/key       32 random bytes
-    $XDG_STATE_HOME/cbfs/hubs/HUB/lock      held by the mount
-    $XDG_STATE_HOME/cbfs/hubs/HUB/ID.out    a file: salt 32 | sealed array of path, mode, mtime,
-                                            conversation, replace, content
+    $XDG_STATE_HOME/cbfs/hubs/HUB/ACCOUNT/key       32 random bytes
+    $XDG_STATE_HOME/cbfs/hubs/HUB/ACCOUNT/lock      held by the mount
+    $XDG_STATE_HOME/cbfs/hubs/HUB/ACCOUNT/ID.out    a file: salt 32 | sealed array of path, mode,
+                                                    mtime, conversation, replaces, before, content
 
-HUB is a digest of the address. The key of a file is KDF(key, "cbfs1 outgoing", ID | salt, 32), and
-the nonce is zero, as each salt seals once. The key lies beside what it seals, so that what waits is
-still there after a restart: who has the disk of this machine, unencrypted, reads what waits, and
-nothing else. A file is there whole, and on the disk, or not at all.
+HUB is a digest of the address, ACCOUNT is what the hub calls the account, in hex: what waits for
+one account is handed over to no other that is at the same address later. The key of a file is
+KDF(key, "cbfs1 outgoing", ID | salt, 32), and the nonce is zero, as each salt seals once. The key
+lies beside what it seals, so that what waits is still there after a restart: who has the disk of
+this machine, unencrypted, reads what waits, and nothing else. A file is there whole, and on the
+disk, or not at all.
 """
 
 import errno
@@ -16,14 +18,14 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
 import msgpack
 
-from cbfs.mount.remote.wire import ID_SIZE, parts_of
+from cbfs.mount.remote.wire import ID_SIZE, is_ids, parts_of
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError
 from cbfs_common.limits import FILE_SIZE_MAX
 from cbfs_common.primitives import KEY_SIZE, NONCE_SIZE, Random, kdf, open_sealed, seal
@@ -46,7 +48,8 @@ _FILE_MAX = FILE_SIZE_MAX + 65_536
 class WaitingFile:
     """A file that waits. ``path``: where it is to be; ``conversation``: the id of that whose folder
     this was, or empty; ``replaces``: it may take the place of one of this name. ``modified``: its
-    time, if a program has set it, else 0."""
+    time, if a program has set it, else 0. ``before``: the ids, in a row, that those had which it is
+    in the place of, the newest first."""
 
     identity: bytes
     path: bytes
@@ -55,6 +58,7 @@ class WaitingFile:
     conversation: bytes
     replaces: bool
     size: int
+    before: bytes = b""
 
 
 def state_directory() -> Path:
@@ -69,22 +73,26 @@ def state_directory() -> Path:
 
 
 class OutgoingSpool:
-    """The files that wait for the hub with this address (``url``, and the conversation if it is for
-    one only). Methods raise OSError."""
+    """The files that wait for one account at the hub with this address (``url``, and the
+    conversation if it is for one only). Methods raise OSError."""
 
     def __init__(self, url: str, only: str, random: Random, place: Path | None = None) -> None:
         name = blake2b(f"{url}\0{only}".encode(errors="surrogateescape"), digest_size=16)
-        self.path = (place or state_directory()) / name.hexdigest()
+        self._place = (place or state_directory()) / name.hexdigest()
+        self.path = self._place
         self._random = random
         self._key = b""
         self._lock = -1
         self._bytes = 0
 
-    def open(self) -> list[WaitingFile]:
-        """Take it for this process, until ``close``; what waits, the oldest first. Raises
-        CbfsError where another mount has it."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        make_directory(self.path)
+    def open(self, account: bytes) -> list[WaitingFile]:
+        """Take that of this account for this process, until ``close``; what waits, the oldest
+        first. Raises CbfsError where another mount has it."""
+        self._place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = self._place / account.hex()
+        for folder in (self._place, self.path):
+            if not folder.is_dir():
+                make_directory(folder)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._lock = os.open(self.path / "lock", flags, 0o600)
         try:
@@ -110,6 +118,11 @@ class OutgoingSpool:
             os.close(self._lock)
             self._lock = -1
 
+    def others(self) -> list[tuple[Path, int]]:
+        """Where files wait for other accounts that were at this address, and how many."""
+        found = ((each, _count(each)) for each in self._place.iterdir() if each != self.path)
+        return sorted((each, count) for each, count in found if count)
+
     def new_id(self) -> bytes:
         """An id for a file that is to wait."""
         return self._random.token(ID_SIZE)
@@ -118,10 +131,10 @@ class OutgoingSpool:
         """Let a file wait, in the place of that with its id, which had so many bytes; it is on the
         disk on return. Raises OSError(EDQUOT) where too much waits."""
         more = len(content) - before
-        if self._bytes + more > WAITING_BYTES_MAX or self._count() >= WAITING_MAX:
+        if self._bytes + more > WAITING_BYTES_MAX or _count(self.path) >= WAITING_MAX:
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
-        fields = [item.path, item.mode, item.modified, item.conversation, item.replaces, content]
-        plain: bytes = msgpack.packb(fields)
+        told = [item.path, item.mode, item.modified, item.conversation, item.replaces, item.before]
+        plain: bytes = msgpack.packb([*told, content])
         salt = self._random.token(KEY_SIZE)
         key = kdf(self._key, _LABEL, item.identity + salt, KEY_SIZE)
         with written(self._file(item.identity)) as file:
@@ -154,16 +167,12 @@ class OutgoingSpool:
             except (ValueError, CryptoError, DecodeError):
                 path.rename(path.with_suffix(_UNREADABLE))
 
-    def _count(self) -> int:
-        return sum(1 for _ in self.path.glob(f"*{_SUFFIX}"))
-
     def _file(self, identity: bytes) -> Path:
         return self.path / f"{identity.hex()}{_SUFFIX}"
 
 
-def moved(item: WaitingFile, path: bytes, conversation: bytes, *, replaces: bool) -> WaitingFile:
-    """It, under another name."""
-    return replace(item, path=path, conversation=conversation, replaces=replaces)
+def _count(place: Path) -> int:
+    return sum(1 for _ in place.glob(f"*{_SUFFIX}"))
 
 
 def _decoded(identity: bytes, plain: bytes) -> tuple[WaitingFile, bytes]:
@@ -178,10 +187,9 @@ def _decoded(identity: bytes, plain: bytes) -> tuple[WaitingFile, bytes]:
             int(modified),
             bytes(conversation),
             bool(replaces),
+            bytes(before),
             bytes(content),
-        ]:
-            parts_of(path)
-            size = len(content)
-            item = WaitingFile(identity, path, mode, modified, conversation, replaces, size)
-            return item, content
+        ] if parts_of(path) and is_ids(before):
+            told = path, mode, modified, conversation, replaces, len(content), before
+            return WaitingFile(identity, *told), content
     raise DecodeError("no file that waits")

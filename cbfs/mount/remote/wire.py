@@ -8,6 +8,8 @@ Some answers come in several frames, each [more, ...]: the last has ``more`` Fal
 A stat is an array of the fields of ``Stat``, in their order.
 """
 
+from stat import S_IFDIR, S_IFLNK, S_IFREG, S_ISUID, S_ISVTX
+from stat import S_IFMT as _S_IFMT
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -31,8 +33,14 @@ PATH_NAMES_MAX: Final = 64
 TAKEN_MAX: Final = 1_024
 """Ids in one ``taken``."""
 
+BEFORE_MAX: Final = 8
+"""Ids of what one file is in the place of."""
+
+PIECE_MAX: Final = 512 * 1024
+"""Bytes of a frame from the hub: a part of a file, or LISTED_AT_ONCE entries."""
+
 ARGUMENTS: Final[dict[str, tuple[type, ...]]] = {
-    "hello": (int,),  # version; gives [version, time]
+    "hello": (int,),  # version; gives [version, time, id of the account, or of the conversation]
     "ping": (),  # gives the time (nanoseconds)
     "stat": (bytes,),
     "list": (bytes,),  # in several frames: [more, [name, stat] each]
@@ -49,9 +57,9 @@ ARGUMENTS: Final[dict[str, tuple[type, ...]]] = {
     "symlink": (bytes, bytes),  # path, target
     "describe": (bytes, list),  # path, [mode, mtime], nil for what stays
     "part": (bytes, int, bytes),  # id, offset, content; not answered
-    # id, path, mode, mtime or 0, size, conversation or empty, whether it may replace; gives
-    # [name, stat], or nothing where that id is known
-    "put": (bytes, bytes, int, int, int, bytes, bool),
+    # id, path, mode, mtime or 0, size, conversation or empty, whether it may replace, the ids of
+    # what it is in the place of; gives [name, stat], or nothing where that id is known
+    "put": (bytes, bytes, int, int, int, bytes, bool, bytes),
     "taken": (list,),  # ids that need not be remembered any more; not answered
 }
 """The words, with the types of their arguments."""
@@ -91,6 +99,8 @@ class Stat(NamedTuple):
 
 _STAT_TYPES = (int, int, int, int, int, int, int, bool, bytes)
 _MOST = 1 << 63
+_KINDS = frozenset((S_IFREG, S_IFDIR, S_IFLNK))
+_OF_OTHERS = S_ISUID | S_ISVTX  # what runs as somebody else: nothing there does
 
 
 def decode_stat(value: Any) -> Stat:
@@ -103,7 +113,9 @@ def decode_stat(value: Any) -> Stat:
         raise DecodeError("a wrong stat")
     if not 0 <= size < _MOST or any(not -_MOST <= each < _MOST for each in times):
         raise DecodeError("a wrong stat")
-    return stat
+    if _S_IFMT(mode) not in _KINDS or len(value[8]) not in {0, ID_SIZE}:
+        raise DecodeError("a wrong stat")
+    return stat._replace(mode=mode & ~_OF_OTHERS)
 
 
 def read_hub_request(data: bytes) -> SingleRequest:
@@ -130,9 +142,16 @@ _ERRNO_MAX = 4_096
 def _check_news(news: Any) -> None:
     if not isinstance(news, list) or not news or not isinstance(news[0], str):
         raise DecodeError("wrong news")
-    types = NEWS.get(news[0])
-    if types is None or [type(each) for each in news[1:]] != list(types):
+    word, *rest = news
+    types = NEWS.get(word)
+    if types is None or [type(each) for each in rest] != list(types):
         raise DecodeError("wrong news")
+    if word in {APPEARS, GOES, MOVES} and not parts_of(rest[0]):
+        raise DecodeError("news of the root, which stays")
+    if word in {MOVES, OUTDATED} and not is_name(rest[1]):
+        raise DecodeError("wrong news")
+    if word == APPEARS:
+        decode_stat(rest[1])
 
 
 def _fit(word: str, arguments: list[Any]) -> bool:
@@ -143,6 +162,8 @@ def _fit(word: str, arguments: list[Any]) -> bool:
         ids = arguments[0]
         return len(ids) <= TAKEN_MAX and all(type(i) is bytes and len(i) == ID_SIZE for i in ids)
     if word in {"part", "put"} and len(arguments[0]) != ID_SIZE:
+        return False
+    if word == "put" and not is_ids(arguments[7]):
         return False
     if word == "describe":
         return len(arguments[1]) == 2 and all(v is None or type(v) is int for v in arguments[1])
@@ -162,15 +183,19 @@ def parts_of(path: bytes) -> tuple[bytes, ...]:
 
 
 def stays_inside(path: bytes, target: bytes) -> bool:
-    """Whether a symbolic link at ``path`` with this target leads to a place in the same mount."""
-    if target.startswith(b"/") or b"\0" in target:
+    """Whether a symbolic link at ``path`` with this target leads to a place in the same mount,
+    whatever other links are on the way: ``..`` is followed from where one is by then, so that it
+    may only stand at the beginning, where that is the link's own folder."""
+    if not target or target.startswith(b"/") or b"\0" in target or len(target) > PATH_MAX:
         return False
-    depth = path.count(b"/")
-    for part in target.split(b"/"):
-        depth += (part not in {b"", b".", b".."}) - (part == b"..")
-        if depth < 0:
-            return False
-    return True
+    parts = [part for part in target.split(b"/") if part not in {b"", b"."}]
+    up = next((at for at, part in enumerate(parts) if part != b".."), len(parts))
+    return up <= path.count(b"/") and b".." not in parts[up:]
+
+
+def is_ids(value: bytes) -> bool:
+    """Whether it is some ids in a row."""
+    return len(value) % ID_SIZE == 0 and len(value) <= BEFORE_MAX * ID_SIZE
 
 
 def is_name(name: bytes) -> bool:

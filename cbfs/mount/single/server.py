@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,13 @@ from cbfs_common.primitives import Random
 _log = logging.getLogger(__name__)
 
 SINGLE_MOUNTS_MAX = 64
-"""Mounts of single conversations of one account at a time."""
+"""Mounts of single conversations of one account at a time, and links of other machines."""
+
+MACHINES_MAX = 32
+"""Links of other machines among them."""
+
+MACHINES_FOR_ONE_MAX = 8
+"""Those that are about one conversation: who may ask for nothing else leaves room for others."""
 
 _QUICK = frozenset(("lookup", "getattr", "readlink", "list", "statfs", "getxattr", "listxattr"))
 """Words that are answered at once, whatever they are about."""
@@ -61,6 +68,8 @@ class SingleServer:
         self.random = random
         self.handing = trio.Lock()
         """Held while a file that another machine hands over becomes a draft."""
+        self.machines = Counter[str]()
+        """Links of other machines, by the conversation that they are about."""
         self._count = 0
         self._used = trio.current_time()
 
@@ -138,6 +147,7 @@ class _Session:
         self._account = server.account
         self._random = server.random
         self._handing = server.handing
+        self._machines = server.machines
         self._wire = FrameSender(stream)
 
     async def run(self) -> None:
@@ -186,8 +196,18 @@ class _Session:
         # nobody whose account is mounted on one machine only waits for it at the start
         from cbfs.mount.remote.session import HubSession  # noqa: PLC0415
 
-        hub = HubSession(self._wire, self._view, self._account, self._random, self._handing)
-        await hub.run(first, self._stream, frames)
+        only, served = first.arguments[0], self._machines
+        if served.total() >= MACHINES_MAX or (only and served[only] >= MACHINES_FOR_ONE_MAX):
+            told = ["too many machines have the account mounted", "unmount it on one of them"]
+            await self._send(first.number, errno.EINVAL, told)
+            return
+        served[only] += 1
+        try:
+            hub = HubSession(self._wire, self._view, self._account, self._random, self._handing)
+            await hub.run(first, self._stream, frames)
+        finally:
+            served[only] -= 1
+            served += Counter()  # forgets what is none
 
     async def _look(self, request: SingleRequest) -> SingleOperations | None:
         """The first word: which conversation. None, and the answer is given, when there is none."""

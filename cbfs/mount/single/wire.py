@@ -155,15 +155,17 @@ def _fields(data: bytes) -> Any:
 class Frames:
     """Cuts what comes into frames."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = FRAME_MAX) -> None:
+        """``most``: bytes of one."""
         self._buffer = bytearray()
+        self._most = most
 
     def add(self, data: bytes | bytearray) -> Iterator[bytes]:
-        """The frames that are whole now. Raises DecodeError for one beyond FRAME_MAX."""
+        """The frames that are whole now. Raises DecodeError for one that is too long."""
         self._buffer += data
         while len(self._buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer)
-            if length > FRAME_MAX:
+            if length > self._most:
                 raise DecodeError("a frame that is too long")
             end = _LENGTH.size + length
             if len(self._buffer) < end:
