@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cbfs_common.limits import FILE_SIZE_MAX
 from tests.support.mounted import Mounted, Watch, mounted
 from tests.support.remote import Laptop, Network, Sshd, laptop, network_to, sshd
 from tests.support.world import WAIT, wait_for
@@ -321,3 +322,30 @@ def test_a_time_to_come_holds_what_was_saved_away(
     assert held.stat().st_mtime_ns == later
     assert held.read_text() == "for next year\n"
     held.unlink()
+
+
+def test_a_program_that_is_killed_or_writes_too_much_sends_nothing(
+    hub: Mounted, there: Laptop
+) -> None:
+    outbox = there.path / "outbox" / talk(there.path).name
+    written = outbox / "killed"
+    with subprocess.Popen(["sh", "-c", f"exec cat > '{written}'"], stdin=subprocess.PIPE) as cat:
+        assert cat.stdin is not None
+        cat.stdin.write(b"half of what was to be said\n")
+        cat.stdin.flush()
+        wait_for(lambda: written.exists() and written.stat().st_size, "what was written")
+        cat.kill()
+    wait_for(lambda: "user.cbfs.error" in os.listxattr(written), "it to be no message")
+    assert "cut off" in os.getxattr(written, "user.cbfs.error").decode()
+    assert f"{written.name}: it was cut off" in there.status()
+    with pytest.raises(OSError) as refused, (outbox / "large").open("wb", buffering=0) as file:
+        file.write(b"the beginning\n")
+        file.seek(FILE_SIZE_MAX)
+        file.write(b"x")
+    assert refused.value.errno == errno.EFBIG
+    wait_for(lambda: not (outbox / "large").exists(), "it to be nothing")
+    (outbox / "after").write_text("whole\n")
+    wait_for(lambda: sent(hub) == ["whole\n"], f"only what is whole: {sent(hub)}")
+    written.unlink()
+    assert not there.waits()
+    assert sent(hub) == ["whole\n"]

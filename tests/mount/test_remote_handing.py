@@ -22,10 +22,11 @@ from cbfs.mount.remote.handing import Handing
 from cbfs.mount.remote.hub_view import HubView
 from cbfs.mount.remote.link import AwayError, HubLink
 from cbfs.mount.remote.nodes import RemoteNode, RemoteTree, local_stat
-from cbfs.mount.remote.operations import RemoteOperations
 from cbfs.mount.remote.spool import OutgoingSpool, WaitingFile
 from cbfs.mount.remote.wire import ID_SIZE, Stat
+from cbfs.mount.remote.writing import RemoteWriting
 from cbfs.storage.faults import Tasks
+from cbfs_common.limits import FILE_SIZE_MAX
 from tests.support.world import WAIT
 
 ACCOUNT = bytes(ID_SIZE)
@@ -84,7 +85,7 @@ class Machine:
         self.spool = OutgoingSpool("ssh://home", "", SYSTEM_RANDOM, place / "spool")
         self.waiting = self.spool.open(ACCOUNT)
         self.handing = Handing(self.view, self.spool)
-        self.operations = RemoteOperations(self.view, self.handing, bytes)
+        self.writing = RemoteWriting(self.view, self.handing)
         self.outbox = self.tree.enter(self.tree.root, b"outbox", FOLDER, 1)
         self.bob = self.folder(b"bob", BOB)
         self.carol = self.folder(b"carol", CAROL)
@@ -381,8 +382,8 @@ def test_a_time_that_is_set_before_the_file_is_closed_goes_along(tmp_path: Path)
         machine.link.is_up = False
         node = machine.tree.make(machine.bob, b"note", local_stat(stat.S_IFREG | 0o600))
         node.writing, node.dirty, node.writers = bytearray(b"for next year"), True, 1
-        await machine.operations._describe(node, 0o640, later)
-        await machine.operations._flush(node)
+        await machine.writing.describe(node, 0o640, later)
+        await machine.writing.store(node, whole=True)
         (item,) = (each.item for each in machine.handing._waiting.values())
         assert (item.mode, item.modified) == (0o640, later)
         assert node.stat.modified == later
@@ -400,12 +401,12 @@ def test_close_fails_for_what_nobody_would_get(tmp_path: Path) -> None:
         machine.tree.remove(machine.bob)
         assert node.gone
         with refused(errno.ESTALE):
-            await machine.operations._flush(node)
+            await machine.writing.store(node, whole=True)
         other = machine.tree.make(machine.carol, b"note", local_stat(stat.S_IFREG | 0o600))
         other.writing, other.dirty, other.writers = bytearray(b"text"), True, 1
         machine.tree.remove(other)
         other.unlinked = True
-        await machine.operations._flush(other)  # it was removed here: as on any file system
+        await machine.writing.store(other, whole=True)  # it was removed here: as on any file system
 
     run(tmp_path, body)
 
@@ -437,21 +438,114 @@ def test_two_who_close_are_both_told_that_it_is_nowhere(tmp_path: Path) -> None:
         node.writing, node.dirty, node.writers = bytearray(b"text"), True, 2
         goes_on, tries = trio.Event(), 0
 
-        async def fails(_node: RemoteNode, _content: bytes) -> None:
+        async def fails(_node: RemoteNode, _content: bytes, *, whole: bool) -> None:
             nonlocal tries
             tries += 1
             await goes_on.wait()
             raise OSError(errno.ENOSPC, "")
 
+        async def close(node: RemoteNode) -> None:
+            await machine.writing.close(node, killed=False)
+
         machine.handing.save = fails  # type: ignore[assignment, method-assign]
         async with trio.open_nursery() as nursery:
-            first = await soon(nursery, machine.operations._flush, node)
-            second = await soon(nursery, machine.operations._flush, node)
+            first = await soon(nursery, close, node)
+            second = await soon(nursery, close, node)
             assert not first
             assert not second
             goes_on.set()
         assert [each[0].errno for each in (first, second)] == [errno.ENOSPC] * 2
         assert tries == 2
+
+    run(tmp_path, body)
+
+
+def test_what_is_flushed_waits_until_it_is_closed_and_what_is_cut_off_for_ever(
+    tmp_path: Path,
+) -> None:
+    async def body(machine: Machine) -> None:
+        files = {}
+        for name in (b"closed", b"cut"):
+            node = files[name] = machine.tree.make(
+                machine.bob, name, local_stat(stat.S_IFREG | 0o600)
+            )
+            node.writing, node.dirty, node.writers = bytearray(name), True, 1
+            await machine.writing.store(node, whole=False)
+        machine.handing.wake()
+        await machine.writing.close(files[b"closed"], killed=False)
+        await machine.writing.close(files[b"cut"], killed=True)
+        for node in files.values():
+            machine.writing.wrote(node)
+        item, content = await machine.sent(1)
+        assert (item.path, content) == (b"outbox/bob/closed", b"closed")
+        await machine.link.answer.send(made(b"closed"))
+        await until(lambda: machine.handing.count == 1)
+        assert len(machine.link.handed) == 1
+        machine.spool.close()
+        async with trio.open_nursery() as nursery:
+            again = Machine(tmp_path, nursery)  # as after a restart of this machine
+            await again.handing.begin(again.waiting)
+            nursery.start_soon(again.handing.run)
+            again.handing.wake()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert not again.link.handed
+            ((path, why),) = again.handing.troubles()
+            assert path == "outbox/bob/cut"
+            assert "cut off" in why
+            node = again.bob.entries[b"cut"]
+            node.writers = 1
+            await again.writing.begin(node, anew=True)
+            again.writing.write(node, 0, b"anew")
+            await again.writing.close(node, killed=False)
+            again.writing.wrote(node)
+            assert (await again.sent(1))[1] == b"anew"
+            assert not node.trouble
+            nursery.cancel_scope.cancel()
+
+    run(tmp_path, body)
+
+
+def test_what_is_killed_before_anything_was_stored_is_nothing(tmp_path: Path) -> None:
+    async def body(machine: Machine) -> None:
+        node = machine.tree.make(machine.bob, b"note", local_stat(stat.S_IFREG | 0o600))
+        node.writing, node.dirty, node.writers = bytearray(b"half of"), True, 1
+        await machine.writing.close(node, killed=True)
+        machine.writing.wrote(node)
+        assert not machine.waits()
+        assert not machine.bob.entries
+
+    run(tmp_path, body)
+
+
+def test_what_is_killed_after_something_was_stored_is_no_message(tmp_path: Path) -> None:
+    """As a shell does that closes a copy of the descriptor before anything is written."""
+
+    async def body(machine: Machine) -> None:
+        node = machine.tree.make(machine.bob, b"note", local_stat(stat.S_IFREG | 0o600))
+        node.writing, node.dirty, node.writers = bytearray(), True, 1
+        await machine.writing.close(node, killed=False)
+        machine.writing.write(node, 0, b"half of")
+        await machine.writing.close(node, killed=True)
+        machine.writing.wrote(node)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not machine.link.handed
+        assert machine.waits() == [(b"outbox/bob/note", BOB, b"half of")]
+        assert "cut off" in node.trouble
+
+    run(tmp_path, body)
+
+
+def test_what_is_too_large_is_not_sent_in_part(tmp_path: Path) -> None:
+    async def body(machine: Machine) -> None:
+        node = machine.tree.make(machine.bob, b"film", local_stat(stat.S_IFREG | 0o600))
+        node.writing, node.dirty, node.writers = bytearray(b"the beginning"), True, 1
+        with refused(errno.EFBIG):
+            machine.writing.write(node, FILE_SIZE_MAX, b"x")
+        with refused(errno.EFBIG):
+            await machine.writing.close(node, killed=False)
+        machine.writing.wrote(node)
+        assert not machine.waits()
+        assert not machine.bob.entries
 
     run(tmp_path, body)
 

@@ -50,6 +50,8 @@ _WORDS: Final = {
     errno.ESTALE: "its conversation is not there any more: move it to another folder, or remove it",
 }
 
+CUT_OFF: Final = "it was cut off while it was written: save it anew, or remove it"
+
 _log = logging.getLogger(__name__)
 
 
@@ -107,7 +109,8 @@ class Handing:
                 continue
             node = self._node(item)
             node.outgoing = item
-            tried = not is_scratch(os.fsdecode(node.name))
+            tried = item.whole and not is_scratch(os.fsdecode(node.name))
+            node.trouble = "" if item.whole else CUT_OFF
             self._waiting[item.identity] = _Waiting(item, node, tried, tried, bool(item.before))
 
     def _node(self, item: WaitingFile) -> RemoteNode:
@@ -146,8 +149,9 @@ class Handing:
 
     # what programs change
 
-    async def save(self, node: RemoteNode, content: bytes) -> None:
-        """Let the content of a file wait; it is on the disk on return. Raises OSError."""
+    async def save(self, node: RemoteNode, content: bytes, *, whole: bool = True) -> None:
+        """Let the content of a file wait; it is on the disk on return. What is not ``whole`` is not
+        handed over until it is. Raises OSError."""
         async with self._using:
             above = node.above
             if above is None or node.gone:
@@ -156,7 +160,12 @@ class Handing:
             known = self._of(node)
             if known is not None:
                 item = replace(
-                    known.item, path=path_of(node), mode=mode, modified=node.timed, size=size
+                    known.item,
+                    path=path_of(node),
+                    mode=mode,
+                    modified=node.timed,
+                    size=size,
+                    whole=whole,
                 )
                 await self._change(known, item, content)
             else:
@@ -168,6 +177,7 @@ class Handing:
                     above.stat.conversation,
                     not node.local,
                     size,
+                    whole=whole,
                 )
                 await trio.to_thread.run_sync(self._spool.save, item, content, 0)
                 self._waiting[item.identity] = _Waiting(item, node)
@@ -360,7 +370,8 @@ class Handing:
             item = replace(item, identity=self._spool.new_id(), before=before)
         await trio.to_thread.run_sync(self._spool.save, item, content, old.size if same else 0)
         known.item = known.node.outgoing = item
-        known.node.trouble, known.refused = "", None
+        known.node.trouble = "" if item.whole else known.node.trouble
+        known.refused = None
         if same:
             return
         known.earlier = known.earlier or known.unknown
@@ -398,8 +409,9 @@ class Handing:
                 return math.inf
             if self._waiting.get(identity) is not known or known.node in self._claims:
                 continue  # who has it wakes us
-            if known.node.writers or is_scratch(os.fsdecode(known.node.name)):
-                continue  # no message under such a name: it stays here
+            is_no_message = is_scratch(os.fsdecode(known.node.name)) or not known.item.whole
+            if known.node.writers or is_no_message:
+                continue  # it stays here
             if known.refused is not None:
                 number, when = known.refused
                 if number not in PASSING or trio.current_time() < when + AGAIN:
@@ -438,7 +450,8 @@ class Handing:
             if self._waiting.get(identity) is known:  # else there is something newer
                 known.unknown = False
                 known.refused = number, trio.current_time()
-                known.node.trouble = _WORDS.get(number, os.strerror(number))
+                why = _WORDS.get(number, os.strerror(number))
+                known.node.trouble = f"the hub does not take it: {why}"
                 _log.warning("the hub does not take a file: %s", os.strerror(number))
             return
         async with self._using:

@@ -69,6 +69,8 @@ class RemoteNode:
     """Why it was not taken."""
     writing: bytearray | None = None
     dirty: bool = False
+    failed: int = 0
+    """Why something is missing of what was to be written: an errno, or 0."""
     timed: int = 0
     """The time that a program has set since it was written last (nanoseconds), else 0."""
     writers: int = 0

@@ -40,10 +40,11 @@ from cbfs.mount.remote.nodes import (
     local_stat,
     path_of,
 )
-from cbfs.mount.remote.wire import Stat, is_name
+from cbfs.mount.remote.wire import is_name
+from cbfs.mount.remote.writing import RemoteWriting
 from cbfs.storage.faults import harmless, log_fault
-from cbfs.tree.processes import ProcFS, counts_as_reading
-from cbfs_common.limits import FILE_NAME_MAX, FILE_SIZE_MAX
+from cbfs.tree.processes import Process, ProcFS, counts_as_reading
+from cbfs_common.limits import FILE_NAME_MAX
 
 TOLD_SECONDS = 300.0
 """For how long the kernel may answer for us of what the hub tells the end of."""
@@ -72,13 +73,15 @@ def _handler(function: H) -> H:
 @dataclass(slots=True)
 class _Open:
     """An open file. ``content`` is what is read of the hub's, ``data`` what is read of what is
-    here; neither of one that only writes. ``counts``: who reads it has read it."""
+    here; neither of one that only writes. ``counts``: who reads it has read it. ``author``: whose
+    it is, if it writes."""
 
     node: RemoteNode
     writes: bool
     content: RemoteContent | None = None
     data: bytes | None = None
     counts: bool = False
+    author: Process | None = None
 
 
 class RemoteOperations(pyfuse3.Operations):
@@ -106,6 +109,7 @@ class RemoteOperations(pyfuse3.Operations):
         self._last = 0
         self._processes = ProcFS()
         self._moves = RemoteMoves(view, handing)
+        self._writing = RemoteWriting(view, handing)
 
     # entries
 
@@ -193,48 +197,12 @@ class RemoteOperations(pyfuse3.Operations):
         ):
             raise FUSEError(errno.EPERM)
         if fields.update_size:
-            async with node.lock:
-                await self._truncate(node, attr.st_size)
+            await self._writing.truncate(node, attr.st_size)
         if fields.update_mode or fields.update_mtime:
             mode = stat.S_IMODE(attr.st_mode) if fields.update_mode else None
             modified = attr.st_mtime_ns if fields.update_mtime else None
-            async with node.lock:
-                await self._describe(node, mode, modified)
+            await self._writing.describe(node, mode, modified)
         return self._entry(node)
-
-    async def _truncate(self, node: RemoteNode, size: int) -> None:
-        if size > FILE_SIZE_MAX:
-            raise FUSEError(errno.EFBIG)
-        node.writers += 1
-        try:
-            data = await self._to_write(node, empty=size == 0)
-            del data[size:]
-            data += bytes(size - len(data))
-            node.dirty, node.timed = True, 0
-            if node.writers == 1:
-                await self._store(node)
-        finally:
-            self._wrote(node)
-
-    async def _describe(self, node: RemoteNode, mode: int | None, modified: int | None) -> None:
-        if node.unlinked:
-            return
-        if node.gone:
-            raise FUSEError(errno.ESTALE)
-        # what is to be stored has it then
-        if node.dirty or await self._handing.described(node, mode, modified) or node.local:
-            told = node.stat
-            node.timed = node.timed if modified is None else modified
-            node.stat = told._replace(
-                mode=told.mode if mode is None else stat.S_IFMT(told.mode) | mode,
-                modified=told.modified if modified is None else modified,
-            )
-            return
-        told_now = await self._link.ask("describe", path_of(node), [mode, modified])
-        self._told(node, told_now)
-
-    def _told(self, node: RemoteNode, fields: Any) -> None:
-        self._tree.update(node, stat_told(fields), self._link.generation)
 
     @_handler
     async def mkdir(
@@ -378,7 +346,8 @@ class RemoteOperations(pyfuse3.Operations):
             raise FUSEError(errno.EHOSTUNREACH)
         node = self._tree.make(folder, name, local_stat(stat.S_IFREG | stat.S_IMODE(mode)))
         node.writing, node.dirty = bytearray(), True
-        return self._opened(_Open(node, writes=True), flags), self._remember(node)
+        author = self._processes.of_thread(ctx.pid)
+        return self._opened(_Open(node, writes=True, author=author), flags), self._remember(node)
 
     @_handler
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
@@ -389,13 +358,11 @@ class RemoteOperations(pyfuse3.Operations):
         if writes or flags & os.O_TRUNC:
             node.writers += 1  # what the hub tells meanwhile changes nothing of it
             try:
-                data = await self._to_write(node, empty=bool(flags & os.O_TRUNC))
-                if flags & os.O_TRUNC:
-                    data.clear()
-                    node.dirty, node.timed = True, 0
-                opened = self._opened(_Open(node, writes=True), flags)
+                await self._writing.begin(node, anew=bool(flags & os.O_TRUNC))
+                author = self._processes.of_thread(ctx.pid)
+                opened = self._opened(_Open(node, writes=True, author=author), flags)
             finally:
-                self._wrote(node)
+                self._writing.wrote(node)
             return opened
         if node.writing is not None:
             return self._opened(_Open(node, writes=False), flags)
@@ -435,25 +402,6 @@ class RemoteOperations(pyfuse3.Operations):
             keep_cache=fixed and not opened.counts,
         )
 
-    async def _to_write(self, node: RemoteNode, *, empty: bool) -> bytearray:
-        """The bytes of a file that is being written. Raises OSError."""
-        if node.writing is not None:
-            return node.writing
-        if node.stat.fixed or not stat.S_ISREG(node.stat.mode):
-            raise FUSEError(errno.EACCES)
-        data = b""
-        if not empty:
-            if await self._handing.rest(node) and node.outgoing is not None:
-                data = await self._handing.read(node.outgoing)
-            elif not node.local:
-                content = await self._view.contents.opened(node)
-                if content.size > FILE_SIZE_MAX:
-                    raise FUSEError(errno.EFBIG)
-                data = await self._view.contents.read(node, content, 0, content.size)
-        if node.writing is None:
-            node.writing = bytearray(data)
-        return node.writing
-
     @_handler
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         opened = self._open[fh]
@@ -477,66 +425,22 @@ class RemoteOperations(pyfuse3.Operations):
 
     @_handler
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        node = self._open[fh].node
-        data = node.writing
-        if data is None or not self._open[fh].writes:
+        if not self._open[fh].writes:
             raise FUSEError(errno.EBADF)
-        if off + len(buf) > FILE_SIZE_MAX:
-            raise FUSEError(errno.EFBIG)
-        if off > len(data):
-            data += bytes(off - len(data))
-        data[off : off + len(buf)] = buf
-        node.dirty, node.timed = True, 0
-        return len(buf)
+        return self._writing.write(self._open[fh].node, off, buf)
 
     @_handler
     async def flush(self, fh: FileHandleT) -> None:
-        if self._open[fh].writes:
-            await self._flush(self._open[fh].node)
+        opened = self._open[fh]
+        if opened.writes:
+            author = opened.author
+            killed = author is not None and self._processes.is_killed(author)
+            await self._writing.close(opened.node, killed=killed)
 
     @_handler
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         if self._open[fh].writes:
-            await self._flush(self._open[fh].node)
-
-    async def _flush(self, node: RemoteNode) -> None:
-        """What was written is on the disk on return: on this one, or at the hub. Who comes while it
-        is being stored waits for that, and stores it himself where it has failed."""
-        async with node.lock:
-            await self._store(node)
-
-    async def _store(self, node: RemoteNode) -> None:
-        if not node.dirty or node.writing is None or node.unlinked:
-            return
-        if node.gone:
-            raise FUSEError(errno.ESTALE)  # its folder has gone: nobody would get it
-        node.dirty = False
-        content = bytes(node.writing)
-        above = node.above
-        try:
-            if above is not None and self._tree.in_outbox(above) and node.name != b"metadata.toml":
-                await self._handing.save(node, content)
-                node.stat = _saved(node, len(content))
-                return
-            result = await self._view.put(node, content)
-        except BaseException:
-            node.dirty = True
-            raise
-        node.local = False
-        if result is not None:
-            self._told(node, result)
-        node.stale = True
-
-    def _wrote(self, node: RemoteNode) -> None:
-        """Somebody writes no more."""
-        node.writers -= 1
-        if node.writers:
-            return
-        node.writing, node.dirty = None, False
-        if node.outgoing is not None:
-            self._handing.wake()
-        elif node.local and not node.is_folder and not node.gone:
-            self._tree.remove(node)  # it was never taken
+            await self._writing.store(self._open[fh].node, whole=False)
 
     @_handler
     async def release(self, fh: FileHandleT) -> None:
@@ -544,7 +448,7 @@ class RemoteOperations(pyfuse3.Operations):
         node = opened.node
         node.opened -= 1
         if opened.writes:
-            self._wrote(node)
+            self._writing.wrote(node)
         if node.gone and not node.opened and not node.lookups:
             self._tree.numbers.pop(node.number, None)
 
@@ -582,11 +486,6 @@ class RemoteOperations(pyfuse3.Operations):
     @_handler
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         raise FUSEError(errno.ENOTSUP)
-
-
-def _saved(node: RemoteNode, size: int) -> Stat:
-    told = local_stat(node.stat.mode, size)
-    return told._replace(modified=node.timed) if node.timed else told
 
 
 def _check_name(name: bytes) -> None:

@@ -112,7 +112,7 @@ class _HubMount:
                 " hub has them"
             )
         for path, why in self._handing.troubles():
-            lines.append(f"{path}: the hub does not take it: {why}")
+            lines.append(f"{path}: {why}")
         for folder, number in self._others:
             waits = "file waits" if number == 1 else "files wait"
             lines.append(f"{number} {waits} for another account that was here, in {folder}")

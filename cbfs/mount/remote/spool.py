@@ -3,7 +3,8 @@
     $XDG_STATE_HOME/cbfs/hubs/HUB/ACCOUNT/key       32 random bytes
     $XDG_STATE_HOME/cbfs/hubs/HUB/ACCOUNT/lock      held by the mount
     $XDG_STATE_HOME/cbfs/hubs/HUB/ACCOUNT/ID.out    a file: salt 32 | sealed array of path, mode,
-                                                    mtime, conversation, replaces, before, content
+                                                    mtime, conversation, replaces, before, whole,
+                                                    content
 
 HUB is a digest of the address, ACCOUNT is what the hub calls the account, in hex: what waits for
 one account is handed over to no other that is at the same address later. The key of a file is
@@ -49,7 +50,8 @@ class WaitingFile:
     """A file that waits. ``path``: where it is to be; ``conversation``: the id of that whose folder
     this was, or empty; ``replaces``: it may take the place of one of this name. ``modified``: its
     time, if a program has set it, else 0. ``before``: the ids, in a row, that those had which it is
-    in the place of, the newest first."""
+    in the place of, the newest first. ``whole``: it was closed, and not only flushed by who goes on
+    to write."""
 
     identity: bytes
     path: bytes
@@ -59,6 +61,7 @@ class WaitingFile:
     replaces: bool
     size: int
     before: bytes = b""
+    whole: bool = True
 
 
 def state_directory() -> Path:
@@ -133,8 +136,8 @@ class OutgoingSpool:
         more = len(content) - before
         if self._bytes + more > WAITING_BYTES_MAX or _count(self.path) >= WAITING_MAX:
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
-        told = [item.path, item.mode, item.modified, item.conversation, item.replaces, item.before]
-        plain: bytes = msgpack.packb([*told, content])
+        told = [item.path, item.mode, item.modified, item.conversation, item.replaces]
+        plain: bytes = msgpack.packb([*told, item.before, item.whole, content])
         salt = self._random.token(KEY_SIZE)
         key = kdf(self._key, _LABEL, item.identity + salt, KEY_SIZE)
         with written(self._file(item.identity)) as file:
@@ -188,8 +191,9 @@ def _decoded(identity: bytes, plain: bytes) -> tuple[WaitingFile, bytes]:
             bytes(conversation),
             bool(replaces),
             bytes(before),
+            bool(whole),
             bytes(content),
         ] if parts_of(path) and is_ids(before):
-            told = path, mode, modified, conversation, replaces, len(content), before
+            told = path, mode, modified, conversation, replaces, len(content), before, whole
             return WaitingFile(identity, *told), content
     raise DecodeError("no file that waits")
