@@ -21,7 +21,7 @@ known now. How a record is laid out: ``cbfs.storage.sealed_record``.
 ``cbfs.storage.store`` opens transactions.
 """
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -94,6 +94,30 @@ class DamagedRecord(StoreError):
             "a record of the store is damaged",
             "what is intact can be saved: cbfs export ACCOUNT FILE",
         )
+
+
+class _Rests:
+    """What follows one prefix in the keys of records, in order, ``size`` bytes each: as they lie in
+    the record that lists them, as who looks for one of thousands need not take all apart."""
+
+    def __init__(self, data: bytes, size: int) -> None:
+        self._data, self._size = data, size
+
+    def __len__(self) -> int:
+        return len(self._data) // self._size
+
+    def __getitem__(self, at: int) -> bytes:
+        if not 0 <= at < len(self):
+            raise IndexError(at)
+        return self._data[at * self._size : (at + 1) * self._size]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self[at] for at in range(len(self)))
+
+    def with_one(self, rest: bytes) -> bytes:
+        """The record, with one more in its place."""
+        at = bisect_right(self, rest) * self._size
+        return self._data[:at] + rest + self._data[at:]
 
 
 class Reader:
@@ -267,17 +291,15 @@ class Reader:
         """What follows ``prefix`` in the keys of the records that begin so, from ``start`` on."""
         if table is not Table.CONTENT:
             rests = self._listed(table, prefix)
-            yield from rests[bisect_left(rests, start) :]
+            yield from (rests[at] for at in range(bisect_left(rests, start), len(rests)))
             return
         for number in range(number_of(start), self._extent(prefix)):
             place = self.place(table, prefix + u32(number))
             if place is not None and self._has(place):
                 yield u32(number)
 
-    def _listed(self, table: Table, prefix: bytes) -> list[bytes]:
-        data = self.get(table, prefix) or b""
-        size = _REST_SIZES[table]
-        return [data[at : at + size] for at in range(0, len(data), size)]
+    def _listed(self, table: Table, prefix: bytes) -> "_Rests":
+        return _Rests(self.get(table, prefix) or b"", _REST_SIZES[table])
 
     def _extent(self, content: bytes) -> int:
         """All numbers of a content's chunks are below this."""
@@ -291,8 +313,11 @@ class Reader:
         """The last (key, value) of those with ``prefix``, of a table with lists of them. Raises
         DamagedRecord."""
         rests = self._listed(table, _checked(table, prefix))
-        value = self.get(table, prefix + rests[-1]) if rests else None
-        return None if value is None else (prefix + rests[-1], value)
+        if not rests:
+            return None
+        key = prefix + rests[len(rests) - 1]
+        value = self.get(table, key)
+        return None if value is None else (key, value)
 
     def key_up_to(self, table: Table, key: bytes, prefix: bytes = b"") -> bytes | None:
         """The last key up to ``key`` of those with ``prefix``. Raises DamagedRecord."""
@@ -442,8 +467,7 @@ class Writer(Reader):
                 self.put(table, prefix, bytes([number.bit_length()]))
             return
         rests = self._listed(table, prefix)
-        insort(rests, rest)
-        self.put(table, prefix, b"".join(rests))
+        self.put(table, prefix, rests.with_one(rest))
 
     def delete(self, table: Table, key: bytes) -> bool:
         """Delete a record. True when it was there. Raises DamagedRecord."""

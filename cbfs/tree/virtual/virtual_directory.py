@@ -18,7 +18,7 @@ from typing import Protocol
 from cbfs.tree.nodes import MADE, Folder, Node, Text
 from cbfs.tree.rules import Area
 
-PAGE = 256
+PAGE = 1_024
 """Entries that a listing holds at once."""
 
 AT_ONCE = 64
