@@ -14,7 +14,7 @@ import math
 import os
 import stat
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -239,13 +239,18 @@ class Handing:
     async def folder_moved(self, folder: RemoteNode, target: RemoteNode, name: bytes) -> None:
         """Give a folder that only this machine knows another place, and all that waits in it.
         Raises OSError, and then nothing has changed."""
-        inside = [each for each in self._waiting.values() if each.node.above is folder]
-        async with self._claimed_all([each.node for each in inside]), self._using:
+        inside = self._in(folder)
+        async with AsyncExitStack() as held:
+            for each in inside:
+                await held.enter_async_context(
+                    self._claimed(each.node, until_known=True, replacing=True)
+                )
+            await held.enter_async_context(self._using)
             done: list[tuple[_Waiting, WaitingFile, bytes]] = []
+            if self._in(folder) != inside:  # one was saved, or handed over, meanwhile
+                raise OSError(errno.EBUSY, "")
             try:
                 for each in inside:
-                    if self._waiting.get(each.item.identity) is not each:
-                        raise OSError(errno.EBUSY, "")
                     old, content = each.item, await self.read(each.item)
                     path = below(target, name) + b"/" + each.node.name
                     await self._change(each, replace(old, path=path), content)
@@ -258,16 +263,8 @@ class Handing:
                 raise
             self._view.tree.move(folder, target, name)
 
-    @asynccontextmanager
-    async def _claimed_all(self, nodes: list[RemoteNode]) -> AsyncIterator[None]:
-        if not nodes:
-            yield
-            return
-        async with (
-            self._claimed(nodes[0], until_known=True, replacing=True),
-            self._claimed_all(nodes[1:]),
-        ):
-            yield
+    def _in(self, folder: RemoteNode) -> list[_Waiting]:
+        return [each for each in self._waiting.values() if each.node.above is folder]
 
     async def described(self, node: RemoteNode, mode: int | None, modified: int | None) -> bool:
         """Give a file that waits another mode or time. False where it does not wait, and nothing is
