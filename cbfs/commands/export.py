@@ -302,12 +302,14 @@ def _record(record: object, tables: dict[bytes, Table]) -> Record:
 
 def restore_export(store: Store, path: Path, passphrase: bytes, told: Told = _nobody) -> None:
     """Bring the records of an export into a store in which there is no account, before that store
-    runs; those of an earlier format are upgraded. A crash leaves a store without an account, into
-    which it can be restored again. The store must be opened anew afterwards. ``told`` hears how
+    runs; those of an earlier format are upgraded. It begins with an empty store: what a restore has
+    left that was cut off goes. A crash or an error leaves a store without an account, into which
+    any export can be restored. The store must be opened anew afterwards. ``told`` hears how
     many bytes of it are read. Raises CbfsError."""
     found = STORE_FORMATS[export_format(path)]
     last: dict[bytes, bytes] = {}
     group: list[Record] = []
+    store.write(Writer.clear)
     for table, key, value in read_export(path, passphrase, told):
         if table is Table.META and key in _LAST:
             last[key] = value

@@ -146,6 +146,7 @@ def check_begun(store: Store, directory: Path, wish: Wish) -> None:
     its name by now, which would be lost with its keys."""
     account = load_account(store)
     if account is None:
+        store.write(Writer.clear)  # what an export had that was not restored to its end
         return
     with store.read() as reader:
         finished = reader.get(Table.META, Meta.OWN) is not None
@@ -172,12 +173,7 @@ def check_begun(store: Store, directory: Path, wish: Wish) -> None:
             f" {'with the same' if apart else 'without'} --owner-key; or choose another directory"
             " with --account",
         )
-    store.write(_give_up)
-
-
-def _give_up(writer: Writer) -> None:
-    for table in Table:
-        writer.delete_prefix(table, b"")
+    store.write(Writer.clear)
 
 
 def asked_for(writer: Writer) -> None:

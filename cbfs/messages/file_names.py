@@ -56,7 +56,7 @@ def message_name(date_ms: int, sender: str, file_name: str, taken: Callable[[str
     """``2026-11-23T14.46.02.123Z-alice``, and ``-NAME.EXT`` behind it when ``file_name`` (as it
     came from the network) has an extension. `` (2)`` before the extension when taken."""
     stem = f"{_stamp(date_ms)}-{sender}"
-    body, extension = _split(shown_file_name(file_name) if file_name else "")
+    body, extension = split_name(shown_file_name(file_name) if file_name else "")
     if extension:
         room = FILE_NAME_MAX - _COUNT_ROOM - len(extension.encode())
         stem = _cut(f"{stem}-{body}", room)
@@ -73,7 +73,7 @@ def folder_message_name(date_ms: int, sender: str, name: str, taken: Callable[[s
 def free_name(name: str, taken: Callable[[str], bool]) -> str:
     """``name``, with a number before its extension when it is taken; cut then, where the number
     would make it longer than a name may be."""
-    body, extension = _split(name)
+    body, extension = split_name(name)
     if taken(name):
         body = _cut(body, FILE_NAME_MAX - _COUNT_ROOM - len(extension.encode()))
     return _free(body, extension, taken)
@@ -97,9 +97,19 @@ def shown_file_name(untrusted: str) -> str:
         return _REPLACEMENT
     if shown[0] in ".-":
         shown = _REPLACEMENT + shown[1:]
-    body, extension = _split(shown)
+    body, extension = split_name(shown)
     cut = _cut(body, FILE_NAME_MAX - len(extension.encode())) + extension
     return cut if cut == cut.rstrip(" .") else shown_file_name(cut)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Body and extension with its dot: an extension is of 1 to 32 bytes, without a space, behind a
+    body; else it is empty."""
+    body, dot, extension = name.rpartition(".")
+    short = 0 < len(extension.encode()) <= _EXTENSION_MAX
+    if not dot or not body or not short or not extension.isprintable() or " " in extension:
+        return name, ""
+    return body, dot + extension
 
 
 def _stamp(milliseconds: int) -> str:
@@ -116,15 +126,6 @@ def _visible(text: str) -> str:
         for c in composed
     )
     return shown.strip(" ").rstrip(" .")
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Body and extension with its dot; an extension is short, without a space, behind a body."""
-    body, dot, extension = name.rpartition(".")
-    short = 0 < len(extension.encode()) <= _EXTENSION_MAX
-    if not dot or not body or not short or not extension.isprintable() or " " in extension:
-        return name, ""
-    return body, dot + extension
 
 
 def _cut(text: str, size: int) -> str:

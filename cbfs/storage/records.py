@@ -514,6 +514,11 @@ class Writer(Reader):
             self._remove(table, prefix)
         return len(keys)
 
+    def clear(self) -> None:
+        """Delete all records of all tables."""
+        for table in Table:
+            self._clear(table)
+
     def _clear(self, table: Table) -> int:
         places = [place for place, _data in self._stored(table)]
         self._known.clear()

@@ -33,6 +33,9 @@ CODECS = ("encode", "decode", "read", "seal", "open", "pack", "unpack")
 """Functions whose names begin so, with or without ``_``, are a part of it as a whole, if the
 module has a packer or they are one's own (``encode``, ``decode``)."""
 
+_TYPES = frozenset(("annotation", "returns", "type_params", "type_comment"))
+"""Fields of the parts of a program that say of which types something is, and do nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Format:
@@ -161,13 +164,25 @@ def _called(call: ast.Call) -> str:
 
 
 def _digest(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """Of what a function does: without its docstring and the types that it names."""
-    bare = ast.parse(ast.unparse(node))
-    function = bare.body[0]
-    assert isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-    if ast.get_docstring(function) is not None:
-        function.body = function.body[1:] or [ast.Pass()]
-    return sha256(ast.unparse(bare).encode()).hexdigest()[:16]
+    """Of what a function does: without docstrings and the types that it names."""
+    return sha256(_dumped(node).encode()).hexdigest()[:16]
+
+
+def _dumped(found: object) -> str:
+    """A part of a program as text that is the same with every version of Python: ``ast.unparse``
+    quotes in the way of its version, and ``ast.dump`` has the empty fields or has them not."""
+    if isinstance(found, list):
+        return f"[{', '.join(_dumped(each) for each in found)}]"
+    if not isinstance(found, ast.AST):
+        return repr(found)
+    fields = {field: value for field, value in ast.iter_fields(found) if field not in _TYPES}
+    if isinstance(found, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        documented = ast.get_docstring(found, clean=False) is not None
+        fields["body"] = found.body[1:] if documented else found.body
+    said = (
+        f"{field}={_dumped(value)}" for field, value in fields.items() if value not in (None, [])
+    )
+    return f"{type(found).__name__}({', '.join(said)})"
 
 
 def main() -> None:

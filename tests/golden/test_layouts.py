@@ -66,6 +66,7 @@ def test_a_change_of_a_record_is_seen(before: str, after: str) -> None:
     ("before", "after"),
     [
         ("For the store.", "A record."),
+        ("-> bytes", "-> object"),
         ("def put", "# says why\ndef put"),
         ("Table.META", "Table.A"),
     ],

@@ -101,3 +101,25 @@ def test_who_does_not_wait_has_it_sent_all_the_same(
     assert "interrupted" in said
     here.server.start()
     bob.wait_message("alice", "late")
+
+
+def test_who_cannot_be_told_that_it_was_sent_is_not_told_that_it_was_not(
+    people: tuple[World, User, User], tmp_path: Path
+) -> None:
+    _here, alice, bob = people
+    (tmp_path / "note").write_text("told to nobody")
+    words = program("cbfs", "send", tmp_path / "note", "bob", "--mount", alice.mountpoint)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            words,
+            env=ENVIRONMENT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=WAIT,
+        )
+    assert done.returncode == 1
+    assert "nothing of it was sent" not in done.stderr
+    assert "send it again" not in done.stderr
+    bob.wait_message("alice", "told to nobody")

@@ -8,6 +8,7 @@ import stat
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from email import policy
 from email.message import EmailMessage
 from email.parser import BytesParser
@@ -20,7 +21,7 @@ import pytest
 from cbfs.commands.reading import html, mbox, past
 from cbfs.commands.reading.archive import OpenedPast, write_html, write_jsonl, write_mbox
 from cbfs.commands.reading.past import Past
-from cbfs.commands.reading.places import new_file, new_folder, saved_name
+from cbfs.commands.reading.places import new_file, new_folder, save, saved_name
 from cbfs.commands.reading.record import FIELDS, FILE_FIELDS, RECIPIENT_FIELDS
 from cbfs.messages import content, history
 from cbfs.messages.model import Message
@@ -219,6 +220,42 @@ def test_a_saved_file_is_nothing_that_a_browser_runs(
     found = saved_name(message, 0, name)
     assert len(found.encode()) <= 130
     assert found.endswith(".pdf") if saved is None else found == saved
+
+
+@pytest.mark.parametrize("size", [1, 32, 33, 100, 113, 119, 120, 200, 250])
+@pytest.mark.parametrize("folder", [False, True])
+def test_no_two_files_are_saved_under_one_name(store: Store, size: int, *, folder: bool) -> None:
+    """However long what stands behind the last dot is: a peer names them."""
+    talk = Talk(store)
+    messages = [replace(talk.says("bob", b"\0", "any"), folder=folder) for _ in range(2)]
+    name = "a." + "x" * size
+    found = [saved_name(message, index, name) for message in messages for index in range(2)]
+    assert len(set(found)) == (4 if folder else 2)
+    for each, message in zip(found[::2], messages, strict=True):
+        assert each.startswith(f"{message.serial}-")
+        assert len(each.encode()) <= 130
+
+
+def test_archives_have_files_whose_names_are_hardly_more_than_an_extension(
+    store: Store, tmp_path: Path
+) -> None:
+    talk = Talk(store)
+    datas = [b"\0one", b"\0two"]
+    for data in datas:
+        talk.says("bob", data, "a." + "x" * 200)
+    with known(store) as account:
+        write_jsonl(account, tmp_path / "lines")
+        write_html(account, tmp_path / "pages")
+    for folder in ("lines.files", "pages"):
+        saved = (tmp_path / folder).rglob("*.bin")
+        assert sorted(each.read_bytes() for each in saved) == datas
+
+
+def test_a_file_that_is_there_is_not_removed_for_one_that_cannot_be_saved(tmp_path: Path) -> None:
+    save(tmp_path / "f", [b"first"])
+    with pytest.raises(FileExistsError):
+        save(tmp_path / "f", [b"second"])
+    assert (tmp_path / "f").read_bytes() == b"first"
 
 
 # Lines

@@ -1,24 +1,27 @@
 """Exports of what is not finished; whole accounts are compared after every module
 (``tests.support.exported``), in whatever state its tests have left them."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.commands.export import restore_export, write_export
+from cbfs.account.account import SYSTEM_RANDOM, load_account
+from cbfs.commands.export import GROUP, NotAnExport, restore_export, write_export
+from cbfs.commands.init import Wish, check_begun
 from cbfs.messages.content import read_content
 from cbfs.messages.conversations import load_conversations
 from cbfs.messages.history import load_messages, named_message
 from cbfs.messages.queues.incomplete import Incomplete, all_incomplete, decode_incomplete
 from cbfs.receiving.lost_state import make_listings
-from cbfs.storage.records import Table
+from cbfs.storage.encoding import u32, u64
+from cbfs.storage.records import Table, Writer
 from cbfs.storage.store import Meta, Store
 from cbfs_common.errors import DecodeError
 from cbfs_common.messages.conversation import FOREVER
 from tests.engine.test_lifetime import said, take
-from tests.support.exported import opened
+from tests.support.exported import as_exported, opened, records_of
 
 NOW = 1_800_000_000_000
 TEXT = b"0123456789"
@@ -89,3 +92,54 @@ def test_names_of_files_are_made_again_whatever_of_them_is_lost(tmp_path: Path) 
             (conversation,) = load_conversations(reader)
             (message,) = load_messages(reader, conversation)
             assert named_message(reader, conversation, message.name) == message
+
+
+def finished(place: Path, name: bytes, count: int) -> Path:
+    """An export of an account with so many records."""
+    place.mkdir()
+    with opened(place) as store:
+
+        def change(writer: Writer) -> None:
+            for key in (Meta.ACCOUNT, Meta.OWN, Meta.MET + name):
+                writer.put(Table.META, key, name)
+            for number in range(count):
+                writer.put(Table.CONTENT, u64(number) + u32(0), name * 100)
+
+        store.write(change)
+        write_export(store, place / "export", b"secret", SYSTEM_RANDOM)
+    return place / "export"
+
+
+def cut_short(store: Store, file: Path) -> None:
+    """Restore what is left of an export whose end is lost."""
+    os.truncate(file, file.stat().st_size - 100)
+    with pytest.raises(NotAnExport, match="cut short"):
+        restore_export(store, file, b"secret")
+    assert load_account(store) is None
+
+
+def test_nothing_of_an_export_that_was_cut_short_is_in_the_account_that_is_restored_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cbfs.commands.export.MEMORY", 8)
+    first, second = finished(tmp_path / "a", b"a", 2_000), finished(tmp_path / "b", b"b", 3)
+    (tmp_path / "new").mkdir()
+    with opened(tmp_path / "new") as store:
+        cut_short(store, first)
+        assert len(records_of(store)) >= GROUP
+        restore_export(store, second, b"secret")
+    with opened(tmp_path / "new") as store, opened(tmp_path / "b") as whole:
+        assert records_of(store) == as_exported(records_of(whole))
+
+
+def test_nothing_of_an_export_that_was_cut_short_is_in_the_account_that_is_made_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cbfs.commands.export.MEMORY", 8)
+    file = finished(tmp_path / "a", b"a", 2_000)
+    (tmp_path / "new").mkdir()
+    with opened(tmp_path / "new") as store:
+        cut_short(store, file)
+        assert len(records_of(store)) >= GROUP
+        check_begun(store, tmp_path / "new", Wish("alice", None, ""))
+        assert records_of(store) == {}

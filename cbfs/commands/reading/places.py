@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cbfs.commands.mountpoints import remove_tree
-from cbfs.messages.file_names import shown_file_name
+from cbfs.messages.file_names import shown_file_name, split_name
 from cbfs.messages.model import Message
 from cbfs.tree.virtual.mail.letter import type_of
 from cbfs_common.errors import CbfsError
@@ -63,8 +63,9 @@ def save(path: Path, stretches: Iterable[bytes]) -> None:
     """Write a new file (0600) of a folder that is being made; on the disk on return, and not there
     after an exception. Raises OSError, and what ``stretches`` raises."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)  # what is there already is not ours to remove
     try:
-        with open(os.open(path, flags, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
             for stretch in stretches:
                 file.write(stretch)
             file.flush()
@@ -81,10 +82,10 @@ def saved_name(message: Message, index: int, name: str) -> str:
     before = f"{message.serial}-{index}" if message.folder else f"{message.serial}"
     last = name.rpartition("/")[2]
     shown = shown_file_name(f"{before}-{last}" if last else before)
-    stem, dot, extension = shown.rpartition(".")
     if len(shown.encode()) > SAVED_NAME_MAX:
-        cut = (stem or shown).encode()[: SAVED_NAME_MAX - len(extension.encode())]
-        shown = cut.decode(errors="ignore").rstrip(" .") + (dot + extension if stem else "")
+        body, extension = split_name(shown)  # which is short: what is unique stays before it
+        cut = body.encode()[: SAVED_NAME_MAX - len(extension.encode())]
+        shown = cut.decode(errors="ignore").rstrip(" .") + extension
     kind = type_of(shown)
     if not kind:
         return f"{shown}.bin"

@@ -118,15 +118,24 @@ def _folder(mount: Path, to: str) -> Path:
 
 @contextmanager
 def _put(file: Path, folder: Path) -> Iterator[WatchedFile]:
-    """Copy a file there, under a name that is free. Raises CbfsError, and then it is not sent."""
+    """Copy a file there, under a name that is free. Raises CbfsError, and then it is not sent; what
+    is raised while it is waited for stays as it is."""
     name = free_name(shown_file_name(file.name), lambda each: (folder / each).exists())
-    target = folder / name
+    descriptor = _copied(file, folder / name)
+    try:
+        yield WatchedFile(name, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _copied(file: Path, target: Path) -> int:
+    """Copy a file to ``target``, which is new; a descriptor of that. Raises CbfsError."""
     descriptor = -1
     try:
         with file.open("rb") as source, target.open("xb") as copy:
             descriptor = os.open(target, os.O_PATH | os.O_CLOEXEC)
             size = os.fstat(source.fileno()).st_size
-            with shown_progress(f"{name}: copying", size) as bar:
+            with shown_progress(f"{target.name}: copying", size) as bar:
                 try:
                     while data := source.read(STRETCH):
                         copy.write(data)
@@ -135,15 +144,16 @@ def _put(file: Path, folder: Path) -> Iterator[WatchedFile]:
                 except BaseException:
                     target.unlink(missing_ok=True)  # while it is open nothing of it is sent
                     raise
-        yield WatchedFile(name, descriptor)
-    except OSError as error:
+    except BaseException as error:
+        if descriptor >= 0:
+            os.close(descriptor)
+        if not isinstance(error, OSError):
+            raise
         raise CbfsError(
             f"{file} cannot be sent: {(error.strerror or '').lower()}",
             "nothing of it was sent: see status in the mount, and send it again",
         ) from error
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
+    return descriptor
 
 
 def _waited_for(file: WatchedFile) -> str:
