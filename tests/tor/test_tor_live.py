@@ -221,6 +221,7 @@ def test_a_tor_of_our_own_comes_up_and_goes(tor_network: PrivateTorNetwork, tmp_
             async with await dial(tor, "127.0.0.1", port, b"home:1") as stream:
                 await talk(stream)
             assert any("%" in report.state for report in changes.seen)
+            await changes.until(lambda report: report.up)  # who dials may be served before that
             assert tor.report().state == "connected to the Tor network"
             assert (directory / "control").is_socket()
         assert not (directory / "control").exists()
