@@ -78,6 +78,12 @@ def is_finished(store: Store) -> bool:
         return reader.get(Table.META, Meta.OWN) is not None
 
 
+def is_asked_for(store: Store) -> bool:
+    """Whether the directory may have the name of the account in a store, with its keys."""
+    with store.read() as reader:
+        return reader.get(Table.META, Meta.NAME_ASKED_FOR) is not None
+
+
 def make(
     name: str,
     directory: Path,
@@ -147,9 +153,7 @@ def check_begun(store: Store, directory: Path, wish: Wish) -> None:
     account = load_account(store)
     if account is None:
         return
-    with store.read() as reader:
-        finished = reader.get(Table.META, Meta.OWN) is not None
-        asked = reader.get(Table.META, Meta.NAME_ASKED_FOR) is not None
+    finished, asked = is_finished(store), is_asked_for(store)
     server = None if load_own_server(store) else account.server
     apart = not account.owner
     begun = Wish(account.name, server, account.policy, apart)
@@ -269,8 +273,7 @@ async def take_steps(
         await top_up(link, context)
     say(f"registering {account.name}")
     profile = account.profile.encode()
-    with store.read() as reader:
-        earlier = reader.get(Table.META, Meta.NAME_ASKED_FOR) is not None
+    earlier = is_asked_for(store)
     owner = account.owner
     if owner_key is not None:  # it is on the disk before anybody else knows of it
         owner = write_seed(owner_key, KeyKind.OWNER, account.name)

@@ -1,6 +1,7 @@
 """``cbfs host``, ``cbfs invite`` and ``cbfs init LINE``: from nothing to two people who know each
 other, and what becomes of a line that is wrong, or used, or of which the use is cut off."""
 
+import argparse
 import json
 import os
 import signal
@@ -12,8 +13,12 @@ from typing import Any
 
 import pytest
 
-from cbfs.account.account import SYSTEM_RANDOM, load_account, opened_store
+from cbfs.account.account import SYSTEM_RANDOM, Account, load_account, opened_store
+from cbfs.commands.home import beginning, joining
+from cbfs.commands.home.beginning import add_init
+from cbfs.commands.init import asked_for, begin_account
 from cbfs.commands.process.entry import cbfs
+from cbfs.network.drop import LineSpent
 from cbfs.network.link import Link
 from cbfs.storage.store import Meta, Store, Table
 from cbfs_common.limits import INVITE_LINE_MAX
@@ -99,6 +104,53 @@ def test_two_who_use_one_line_at_once_do_not_both_get_in(host: RunningHost, tmp_
     assert sorted(each.returncode for each in both) == [0, 1], said
     (gone,) = (tmp_path / n for n, p in zip(("ivan", "judy"), both, strict=True) if p.returncode)
     assert not gone.exists()
+
+
+def begin_by(line: str, place: Path) -> int:
+    """``cbfs init LINE`` in this process."""
+    parser = argparse.ArgumentParser()
+    add_init(parser)
+    options = parser.parse_args([line, str(place), "--no-tor"])
+    return int(options.run(options))
+
+
+async def _spent(*_arguments: Any) -> None:
+    raise LineSpent("this line was used already", "ask for another")
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_keys_of_a_name_that_may_be_registered_are_kept(
+    host: RunningHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, asked: bool
+) -> None:
+    """Of a line that somebody else has used nothing is left, unless the name was asked for."""
+
+    async def begin(store: Store, *more: Any) -> Account:
+        account = await begin_account(store, *more)
+        if asked:
+            await store.commit(asked_for)
+        return account
+
+    monkeypatch.setattr(beginning, "begin_account", begin)
+    monkeypatch.setattr(joining, "claim", _spent)
+    with pytest.raises(LineSpent):
+        begin_by(host.invite(f"lara-{asked}".lower()), tmp_path / "lara")
+    assert (tmp_path / "lara" / "root.key").exists() == asked
+
+
+def test_an_account_that_was_made_meanwhile_is_not_removed(
+    host: RunningHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = host.invite("nina")
+
+    async def look(*_arguments: Any) -> None:
+        assert init_by(line, tmp_path / "nina").returncode == 0
+        await _spent()
+
+    monkeypatch.setattr(beginning, "looked", look)
+    with pytest.raises(LineSpent):
+        begin_by(line, tmp_path / "nina")
+    with opened_store(tmp_path / "nina", SYSTEM_RANDOM) as store:
+        assert load_account(store)
 
 
 def test_a_line_takes_one_account_at_the_server_until_it_is_used(tmp_path: Path) -> None:

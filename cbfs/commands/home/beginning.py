@@ -7,6 +7,7 @@ With a line by which somebody was invited, all but the name follows from that
 import argparse
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from cbfs.account.account import (
     SYSTEM_RANDOM,
     Account,
     load_account,
+    locked,
     opened_store,
     protection_of,
 )
@@ -27,6 +29,7 @@ from cbfs.commands.init import (
     Wish,
     begin_account,
     check_begun,
+    is_asked_for,
     is_finished,
     make,
     protect,
@@ -204,17 +207,13 @@ def _join(options: argparse.Namespace) -> int:
         _ask_name(options)
     while True:
         try:
-            _make_by_line(Joining(line, record), place, network, unlock, options)
+            _make_by_line(Joining(line, record), place, network, unlock, options, fresh=fresh)
             break
         except NameTaken as error:
             if record.name:
                 raise
             _complain(error)
             _ask_name(options)
-        except LineSpent:  # by somebody else, who was a moment faster
-            if fresh:
-                remove_tree(place)
-            raise
     tell_ready(options.name, place, options)
     if options.owner_key:
         tell_kept(options.owner_key, options.name)
@@ -256,10 +255,18 @@ def _look(line: InviteLine, place: Path, network: NetworkOptions, user: bytes) -
         drop = run(reached, place, network, say, steps)
         check_unused(line, drop, user)
     except BaseException:
-        if fresh and place.exists():
-            remove_tree(place)
+        if fresh:
+            _clear(place)
         raise
     return drop.record
+
+
+def _clear(place: Path) -> None:
+    """Remove a directory in which no account is; when in doubt, nothing. Another program may have
+    made one there in the meantime, or be about to."""
+    with suppress(CbfsError), locked(place):
+        if not (place / "root.key").exists():
+            remove_tree(place)
 
 
 def _make_by_line(
@@ -268,9 +275,12 @@ def _make_by_line(
     network: NetworkOptions,
     unlock: Unlock,
     options: argparse.Namespace,
+    *,
+    fresh: bool,
 ) -> None:
-    """Make the account of the name in ``options`` by a line, or finish it. The store is kept
-    whatever happens: the line is good for the keys in it only. Raises CbfsError."""
+    """Make the account of the name in ``options`` by a line, or finish it. The store is kept, as the
+    line is good for the keys in it only; but for one that was begun here, in a ``fresh`` directory,
+    when somebody else was a moment faster, and nobody can know its keys. Raises CbfsError."""
     line, record, owner_key = joining.line, joining.record, absolute(options.owner_key)
     name = options.name = typed_name(options.name)
     wish = Wish(name, line.address, record.policy, owner_key is not None)
@@ -285,7 +295,7 @@ def _make_by_line(
 
     begun = protection_of(place)
     with opened_store(place, SYSTEM_RANDOM, unlock, create=protection) as store:
-        finished = is_finished(store)
+        finished, fresh = is_finished(store), fresh and load_account(store) is None
         if not finished:
             check_begun(store, place, wish)
             protect(store, begun, protection)
@@ -296,7 +306,12 @@ def _make_by_line(
                 await take_steps(store, account, way.dialer, say, brought)
             await settle(line, record, store, account, way.dialer)
 
-        run(online, store, place, network, say, steps)
+        try:
+            run(online, store, place, network, say, steps)
+        except LineSpent:
+            if fresh and not is_asked_for(store):
+                remove_tree(place)
+            raise
 
 
 # what the command line leaves out
