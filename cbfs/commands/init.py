@@ -26,7 +26,7 @@ from cbfs.commands.online import online, published
 from cbfs.commands.owner.kept_apart import KeyKind, check_seed_file, write_seed
 from cbfs.commands.process.running import run
 from cbfs.contacts.user_names import typed_name
-from cbfs.context import make_context, make_directory, milliseconds
+from cbfs.context import Context, make_context, make_directory, milliseconds
 from cbfs.names.directory import Directory, NameTaken, check_free
 from cbfs.names.lookups import DirectoryDown
 from cbfs.names.own_name import write_own
@@ -263,10 +263,7 @@ async def take_steps(
     if joining is not None:
         await joining.claim(dialer, account.user_id)
     say(f"making an account at {account.server.place}")
-    configuration = Configuration(store)
-    paced = PacedDialer(dialer, configuration, SYSTEM_RANDOM)
-    problems = Problems(lambda: None)
-    context = make_context(store, account, configuration, directory, paced, problems)
+    context = _context(store, account, directory, dialer)
     async with open_link(dialer, account.server, account.transport, HOME, SYSTEM_RANDOM) as link:
         await sign_up(link, account.user_id, SYSTEM_RANDOM, brought.invite, say)
         say("making prekeys")
@@ -291,10 +288,22 @@ async def take_steps(
         if not earlier:  # else what was asked for before may still come about
             await store.commit(_refused)
         raise
-    if joining is not None:
-        await joining.meet(context, say)
     # the last step: with the bundle in place the account is finished
     await store.commit(lambda writer: write_own(writer, found))
+
+
+async def meet_inviter(
+    store: Store, account: Account, dialer: Dialer, say: Callable[[str], None], joining: Joining
+) -> None:
+    """Let who has invited the account, which is finished, be a contact. Raises DirectoryDown."""
+    directory = make_directory(store, account, dialer)
+    await joining.meet(_context(store, account, directory, dialer), say)
+
+
+def _context(store: Store, account: Account, directory: Directory, dialer: Dialer) -> Context:
+    configuration = Configuration(store)
+    paced = PacedDialer(dialer, configuration, SYSTEM_RANDOM)
+    return make_context(store, account, configuration, directory, paced, Problems(lambda: None))
 
 
 async def _is_there(directory: Directory, account: Account) -> bool:

@@ -16,11 +16,14 @@ import pytest
 from cbfs.account.account import SYSTEM_RANDOM, Account, load_account, opened_store
 from cbfs.commands.home import beginning, joining
 from cbfs.commands.home.beginning import add_init
+from cbfs.commands.home.joining import Joining
 from cbfs.commands.init import asked_for, begin_account
 from cbfs.commands.process.entry import cbfs
+from cbfs.names.lookups import DirectoryDown
 from cbfs.network.drop import LineSpent
 from cbfs.network.link import Link
 from cbfs.storage.store import Meta, Store, Table
+from cbfs_common.errors import CbfsError
 from cbfs_common.limits import INVITE_LINE_MAX
 from cbfs_common.wire.lines import parse_line
 from tests.support.children import run_cbfs
@@ -135,6 +138,33 @@ def test_keys_of_a_name_that_may_be_registered_are_kept(
     with pytest.raises(LineSpent):
         begin_by(host.invite(f"lara-{asked}".lower()), tmp_path / "lara")
     assert (tmp_path / "lara" / "root.key").exists() == asked
+
+
+def test_an_account_is_finished_whatever_is_wrong_with_who_has_invited(
+    host: RunningHost,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And what was cut off when the directory did not answer is done with the same line."""
+    assert init_by(host.invite("olga"), tmp_path / "olga").returncode == 0
+    line = host.invite("pete", account=tmp_path / "olga")
+
+    async def down(*_arguments: Any) -> bool:
+        raise DirectoryDown("the directory does not answer")
+
+    async def lies(*_arguments: Any) -> bool:
+        raise CbfsError("the name olga has ended")
+
+    monkeypatch.setattr(Joining, "_learn", down)
+    with pytest.raises(DirectoryDown):
+        begin_by(line, tmp_path / "pete")
+    monkeypatch.setattr(Joining, "_learn", lies)
+    assert begin_by(line, tmp_path / "pete") == 0
+    assert "olga, who has invited you, is no contact of yours yet" in capsys.readouterr().err
+    with opened_store(tmp_path / "pete", SYSTEM_RANDOM) as store, store.read() as reader:
+        assert reader.get(Table.META, Meta.OWN) is not None
+        assert reader.get(Table.META, Meta.LINE) is None
 
 
 def test_an_account_that_was_made_meanwhile_is_not_removed(

@@ -32,6 +32,7 @@ from cbfs.commands.init import (
     is_asked_for,
     is_finished,
     make,
+    meet_inviter,
     protect,
     read_policy,
     take_steps,
@@ -278,9 +279,9 @@ def _make_by_line(
     *,
     fresh: bool,
 ) -> None:
-    """Make the account of the name in ``options`` by a line, or finish it. The store is kept, as the
-    line is good for the keys in it only; but for one that was begun here, in a ``fresh`` directory,
-    when somebody else was a moment faster, and nobody can know its keys. Raises CbfsError."""
+    """Make the account of the name in ``options`` by a line, or finish it. The store is kept: the
+    line is good for the keys in it only. But one that was begun here, in a ``fresh`` directory, is
+    removed when somebody else was faster and nobody can know its keys. Raises CbfsError."""
     line, record, owner_key = joining.line, joining.record, absolute(options.owner_key)
     name = options.name = typed_name(options.name)
     wish = Wish(name, line.address, record.policy, owner_key is not None)
@@ -295,15 +296,17 @@ def _make_by_line(
 
     begun = protection_of(place)
     with opened_store(place, SYSTEM_RANDOM, unlock, create=protection) as store:
-        finished, fresh = is_finished(store), fresh and load_account(store) is None
-        if not finished:
+        fresh = fresh and load_account(store) is None
+        if not is_finished(store):
             check_begun(store, place, wish)
             protect(store, begun, protection)
 
         async def steps(way: Network) -> None:
             account = await begin_account(store, wish, way, joining.note)
-            if not finished:
+            if not is_finished(store):
                 await take_steps(store, account, way.dialer, say, brought)
+            if noted(store):
+                await meet_inviter(store, account, way.dialer, say, joining)
             await settle(line, record, store, account, way.dialer)
 
         try:
