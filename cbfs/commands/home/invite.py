@@ -103,9 +103,9 @@ def _invite(options: argparse.Namespace) -> int:
             await sign_up(link, line.drop, SYSTEM_RANDOM, invite, say)
             await put(link, line, record)
 
-    if record.inviter:  # first: whoever comes by it is awaited
-        _await(options, Awaited(line, record.expires), unlock)
     run(reached, data, host.network, say, steps)
+    if record.inviter:  # before anybody has the line: whoever comes by it is awaited
+        _await(options, Awaited(line, record.expires), unlock)
     sys.stdout.write(f"{text}\n")
     if sys.stdout.isatty():
         sys.stdout.flush()
