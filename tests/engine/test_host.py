@@ -58,6 +58,36 @@ def test_a_line_for_a_name_asks_for_nothing(host: RunningHost, tmp_path: Path) -
     assert account.name == "eve"
 
 
+def test_a_line_that_is_read_stands_in_no_list_of_processes(
+    host: RunningHost, tmp_path: Path
+) -> None:
+    done = init_by("-", tmp_path / "rita", f"{host.invite()}\nrita\n")
+    assert done.returncode == 0, done.stderr
+    assert "rita is ready" in done.stdout
+    done = init_by("-", tmp_path / "sybil", f"{host.invite('sybil')}\n")
+    assert done.returncode == 0, done.stderr
+    for wrong in ("", "no-line\nsam\n", "cbfs-line:" + "a" * 300):
+        done = init_by("-", tmp_path / "nobody", wrong)
+        assert done.returncode == 1
+        assert ("no line that invites" if "line:" not in wrong else "mistyped") in done.stderr
+        assert not (tmp_path / "nobody").exists()
+
+
+def test_a_line_is_an_answer_to_what_ones_name_is(
+    host: RunningHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = host.invite("trent")
+    answers = iter((f"{line}x", line))
+    monkeypatch.setattr(beginning, "_can_ask", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _asked: next(answers))
+    parser = argparse.ArgumentParser()
+    add_init(parser)
+    options = parser.parse_args(["--account", str(tmp_path / "trent"), "--no-tor"])
+    assert options.run(options) == 0
+    with opened_store(tmp_path / "trent", SYSTEM_RANDOM) as store:
+        assert load_account(store)
+
+
 def test_a_name_that_is_taken_is_asked_for_again(host: RunningHost, tmp_path: Path) -> None:
     assert init_by(host.invite(), tmp_path / "one", "frank\n").returncode == 0
     done = init_by(host.invite(), tmp_path / "other", "frank\nfrank2\n")

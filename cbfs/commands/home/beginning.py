@@ -58,6 +58,7 @@ from cbfs.storage.records import Meta
 from cbfs.storage.root_key import Unlock
 from cbfs.storage.store import Table
 from cbfs_common.errors import CbfsError
+from cbfs_common.limits import INVITE_LINE_MAX
 from cbfs_common.names.registration import parse_token
 from cbfs_common.newcomers import parse_server_invite
 from cbfs_common.profile import parse_address
@@ -65,10 +66,14 @@ from cbfs_common.wire.lines import InviteLine, InviteRecord, is_line, parse_line
 
 T = TypeVar("T")
 
+GIVEN = "-"
+"""What stands for a line that is read, so that no list of processes has it."""
+
 OWN = "own"
 """The answer that stands for ``--own-server``."""
 
 _ASK_NAME = "Your name, to which others write: 3 to 32 of a-z, 0-9, - and _. It stays yours."
+_ASK_NAME_OR_LINE = f"{_ASK_NAME}\nOr the line by which you were invited: cbfs-line:..."
 _ASK_SERVER = (
     "Your server, which keeps messages until you fetch them, and cannot read them: its address,\n"
     "cbfs://KEY@HOST:PORT, from whoever runs it; or own, for one here that runs while you mount."
@@ -88,8 +93,9 @@ def add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name",
         nargs="?",
-        metavar="NAME|LINE",
-        help="your name; or the line by which you were invited, which is asked for nothing else",
+        metavar="NAME|LINE|-",
+        help="your name; or the line by which you were invited, and then nothing else is asked for."
+        " -: the line is read from standard input, and no other user of this machine sees it",
     )
     parser.add_argument(
         "directory",
@@ -145,6 +151,9 @@ def _init(options: argparse.Namespace) -> int:
     account = options.account.absolute()
     if options.restore:
         return restore(options, account)
+    if options.name == GIVEN:
+        options.name = _read_line()
+        return _join(options)
     if options.name and is_line(options.name):
         return _join(options)
     if options.directory:
@@ -154,6 +163,8 @@ def _init(options: argparse.Namespace) -> int:
         options.usage(f"missing: {', '.join(lacking)}; on a terminal, cbfs init asks for them")
     if lacking:
         _ask_missing(options)
+    if is_line(options.name):
+        return _join(options)
     name = _made(options, account, asked_name="NAME" in lacking)
     tell_ready(name, account, options)
     if options.owner_key:
@@ -340,7 +351,9 @@ def _ask_missing(options: argparse.Namespace) -> None:
     nothing has been made then."""
     print(f"The account will be kept in {options.account}; --account DIR chooses another place.")
     if not options.name:
-        _ask_name(options)
+        options.name = _ask(_ASK_NAME_OR_LINE, "name", _name_answer)
+    if is_line(options.name):
+        return
     if not (options.server or options.own_server):
         explained = _ASK_SERVER_NO_TOR if options.no_tor else _ASK_SERVER
         answer = _ask(explained, "server", lambda text: _server_answer(text, options.no_tor))
@@ -348,6 +361,25 @@ def _ask_missing(options: argparse.Namespace) -> None:
         options.server = None if options.own_server else answer
     if not options.names:
         options.names = _ask(_ASK_POLICY, "policy file", _policy_answer)
+
+
+def _read_line() -> str:
+    """The first line of standard input; the answers to what is asked for may follow. Raises
+    CbfsError."""
+    if _can_ask():
+        print("The line by which you were invited:")
+    try:
+        return sys.stdin.readline(INVITE_LINE_MAX + len("\r\n"))
+    except UnicodeDecodeError as error:
+        raise CbfsError("what came on standard input is no line that invites") from error
+
+
+def _name_answer(text: str) -> str:
+    """A name, or a line that is none of the mistyped ones. Raises CbfsError."""
+    if not is_line(text):
+        return typed_name(text)
+    parse_line(text)
+    return text
 
 
 def _ask_name(options: argparse.Namespace) -> None:

@@ -112,7 +112,7 @@ def _invite(options: argparse.Namespace) -> int:
         segno.make_qr(text.upper(), error="l").terminal(border=QUIET_ZONE, compact=True)
         say(
             f"give it to one person, by a way that nobody else reads. It is good once, for"
-            f" {LINE_DAYS} days: cbfs init LINE"
+            f" {LINE_DAYS} days: cbfs init -"
         )
     return 0
 
