@@ -298,7 +298,7 @@ def opened_store(
         f"make one: cbfs init NAME --account {directory} --server URL --names POLICYFILE",
         may_begin=create is not None,
     )
-    with _locked(directory):
+    with locked(directory):
         store = _open_store(directory, random, unlock, create, believes=believes)
         try:
             yield store
@@ -376,7 +376,8 @@ def _make_directory(directory: Path) -> None:
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path) -> Iterator[None]:
+    """Keep every other program out of an account directory that there is. Raises CbfsError."""
     try:
         lock, ours = take_lock(directory)
     except OSError as error:

@@ -26,7 +26,7 @@ from cbfs.commands.online import online, published
 from cbfs.commands.owner.kept_apart import KeyKind, check_seed_file, write_seed
 from cbfs.commands.process.running import run
 from cbfs.contacts.user_names import typed_name
-from cbfs.context import make_context, make_directory, milliseconds
+from cbfs.context import Context, make_context, make_directory, milliseconds
 from cbfs.names.directory import Directory, NameTaken, check_free
 from cbfs.names.lookups import DirectoryDown
 from cbfs.names.own_name import write_own
@@ -76,6 +76,12 @@ def is_finished(store: Store) -> bool:
     """Whether the account in a store has its name."""
     with store.read() as reader:
         return reader.get(Table.META, Meta.OWN) is not None
+
+
+def is_asked_for(store: Store) -> bool:
+    """Whether the directory may have the name of the account in a store, with its keys."""
+    with store.read() as reader:
+        return reader.get(Table.META, Meta.NAME_ASKED_FOR) is not None
 
 
 def make(
@@ -148,9 +154,7 @@ def check_begun(store: Store, directory: Path, wish: Wish) -> None:
     if account is None:
         store.write(Writer.clear)  # what an export had that was not restored to its end
         return
-    with store.read() as reader:
-        finished = reader.get(Table.META, Meta.OWN) is not None
-        asked = reader.get(Table.META, Meta.NAME_ASKED_FOR) is not None
+    finished, asked = is_finished(store), is_asked_for(store)
     server = None if load_own_server(store) else account.server
     apart = not account.owner
     begun = Wish(account.name, server, account.policy, apart)
@@ -255,18 +259,14 @@ async def take_steps(
     if joining is not None:
         await joining.claim(dialer, account.user_id)
     say(f"making an account at {account.server.place}")
-    configuration = Configuration(store)
-    paced = PacedDialer(dialer, configuration, SYSTEM_RANDOM)
-    problems = Problems(lambda: None)
-    context = make_context(store, account, configuration, directory, paced, problems)
+    context = _context(store, account, directory, dialer)
     async with open_link(dialer, account.server, account.transport, HOME, SYSTEM_RANDOM) as link:
         await sign_up(link, account.user_id, SYSTEM_RANDOM, brought.invite, say)
         say("making prekeys")
         await top_up(link, context)
     say(f"registering {account.name}")
     profile = account.profile.encode()
-    with store.read() as reader:
-        earlier = reader.get(Table.META, Meta.NAME_ASKED_FOR) is not None
+    earlier = is_asked_for(store)
     owner = account.owner
     if owner_key is not None:  # it is on the disk before anybody else knows of it
         owner = write_seed(owner_key, KeyKind.OWNER, account.name)
@@ -284,10 +284,22 @@ async def take_steps(
         if not earlier:  # else what was asked for before may still come about
             await store.commit(_refused)
         raise
-    if joining is not None:
-        await joining.meet(context, say)
     # the last step: with the bundle in place the account is finished
     await store.commit(lambda writer: write_own(writer, found))
+
+
+async def meet_inviter(
+    store: Store, account: Account, dialer: Dialer, say: Callable[[str], None], joining: Joining
+) -> None:
+    """Let who has invited the account, which is finished, be a contact. Raises DirectoryDown."""
+    directory = make_directory(store, account, dialer)
+    await joining.meet(_context(store, account, directory, dialer), say)
+
+
+def _context(store: Store, account: Account, directory: Directory, dialer: Dialer) -> Context:
+    configuration = Configuration(store)
+    paced = PacedDialer(dialer, configuration, SYSTEM_RANDOM)
+    return make_context(store, account, configuration, directory, paced, Problems(lambda: None))
 
 
 async def _is_there(directory: Directory, account: Account) -> bool:

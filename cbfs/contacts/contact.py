@@ -15,7 +15,7 @@ class How(Enum):
 
     DIRECTORY = "the name directory, asked for the name"
     BUNDLE = "a proof of the name directory, in a message of theirs"
-    LINE = "a line that one of you gave the other, and only the two of you had"
+    LINE = "a line that one of you gave the other (whoever read it on its way may have used it)"
     USER = "your word, after the name had a new owner"
 
 

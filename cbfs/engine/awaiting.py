@@ -13,7 +13,7 @@ import trio
 from cbfs.account.awaited import Awaited, await_no_more, awaited
 from cbfs.contacts.contact import How
 from cbfs.context import Context
-from cbfs.network.drop import DROP, LineSpent, come, forget
+from cbfs.network.drop import DROP, come, forget
 from cbfs.network.link import open_link
 from cbfs.receiving.message_requests import Admission
 from cbfs_common.errors import CbfsError, DecodeError
@@ -65,7 +65,8 @@ class Awaiting:
         return exponential(self._context.random, min(LOOK_FIRST + age / LOOK_SLOWER, LOOK_LAST))
 
     async def _look(self, one: Awaited) -> None:
-        """Look once. What does not answer is asked again later."""
+        """Look once. A server that does not answer, or has nothing there, is asked again later,
+        until the line is too old."""
         context, line = self._context, one.line
         if context.clock() // 1_000 > one.until:
             await self._end(one)
@@ -81,7 +82,7 @@ class Awaiting:
                 await self._meet(answer)
                 await self._end(one)
                 await forget(link)
-        except (LineSpent, DecodeError):
+        except DecodeError:
             await self._end(one)
         except CbfsError:
             return

@@ -16,8 +16,8 @@ from cbfs.engine import awaiting
 from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
 from cbfs.network.dial import LoopbackDialer
-from cbfs.network.drop import answer, put
-from cbfs.network.link import open_link
+from cbfs.network.drop import answer, come, put
+from cbfs.network.link import Link, open_link
 from cbfs.network.options import NetworkOptions
 from cbfs.receiving.signing_up import sign_up
 from cbfs.storage.store import Table
@@ -128,7 +128,7 @@ def test_who_comes_is_no_contact_under_other_keys_than_they_have_told(
     line = parse_line(host.invite(account=inviter))
     identity = oscar.profile.identity(oscar.person) if true else FALSE
 
-    async def come() -> tuple[str, ...]:
+    async def arrive() -> tuple[str, ...]:
         async with open_link(LoopbackDialer(), line.address, line.key, b"", SYSTEM_RANDOM) as link:
             await answer(link, line, LineArrival(name, identity))
         async with (
@@ -140,7 +140,7 @@ def test_who_comes_is_no_contact_under_other_keys_than_they_have_told(
             nursery.cancel_scope.cancel()
             return engine.report().problems
 
-    problems = trio.run(come)
+    problems = trio.run(arrive)
     known = contacts_of(inviter)
     if true:
         assert known[name].how is How.LINE
@@ -148,6 +148,44 @@ def test_who_comes_is_no_contact_under_other_keys_than_they_have_told(
     else:
         assert known == {}
         assert any(f"other keys for {name}" in each for each in problems)
+
+
+def test_who_is_awaited_stays_so_when_nothing_lies_there_yet(
+    host: RunningHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is forgotten when the line is too old."""
+    monkeypatch.setattr(awaiting, "LOOK_FIRST", 0.01)
+    monkeypatch.setattr(awaiting, "LOOK_LAST", 0.01)
+    monkeypatch.setattr(awaiting, "READ_PERIOD", 0.01)
+    inviter, looked = tmp_path / "rupert", [0]
+    made(host, inviter)
+    address, now = parse_line(host.invite()).address, int(time.time())
+    fresh = Awaited(InviteLine(address, b"f" * LINE_SECRET_SIZE), now + 9_999)
+    old = Awaited(InviteLine(address, b"o" * LINE_SECRET_SIZE), now - 9_999)
+
+    async def count(link: Link, line: InviteLine) -> LineArrival | None:
+        looked[0] += 1
+        return await come(link, line)
+
+    monkeypatch.setattr(awaiting, "come", count)
+    with opened_store(inviter, SYSTEM_RANDOM) as store:
+        store.write(lambda writer: await_(writer, fresh))
+        store.write(lambda writer: await_(writer, old))
+
+    async def look() -> list[Awaited]:
+        async with (
+            running(inviter, NetworkOptions(no_tor=True)) as engine,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(engine.people.await_invited)
+            with trio.fail_after(TIMEOUT):
+                while looked[0] < 3:
+                    await trio.sleep(0.02)
+            nursery.cancel_scope.cancel()
+            with engine.store.read() as reader:
+                return awaited(reader)
+
+    assert trio.run(look) == [fresh]
 
 
 def some_line(number: int = 0) -> InviteLine:

@@ -1,6 +1,7 @@
 """``cbfs host``, ``cbfs invite`` and ``cbfs init LINE``: from nothing to two people who know each
 other, and what becomes of a line that is wrong, or used, or of which the use is cut off."""
 
+import argparse
 import json
 import os
 import signal
@@ -12,10 +13,17 @@ from typing import Any
 
 import pytest
 
-from cbfs.account.account import SYSTEM_RANDOM, load_account, opened_store
+from cbfs.account.account import SYSTEM_RANDOM, Account, load_account, opened_store
+from cbfs.commands.home import beginning, joining
+from cbfs.commands.home.beginning import add_init
+from cbfs.commands.home.joining import Joining
+from cbfs.commands.init import asked_for, begin_account
 from cbfs.commands.process.entry import cbfs
+from cbfs.names.lookups import DirectoryDown
+from cbfs.network.drop import LineSpent
 from cbfs.network.link import Link
 from cbfs.storage.store import Meta, Store, Table
+from cbfs_common.errors import CbfsError
 from cbfs_common.limits import INVITE_LINE_MAX
 from cbfs_common.wire.lines import parse_line
 from tests.support.children import run_cbfs
@@ -48,6 +56,36 @@ def test_a_line_for_a_name_asks_for_nothing(host: RunningHost, tmp_path: Path) -
             assert reader.get(Table.META, Meta.LINE) is None
     assert account
     assert account.name == "eve"
+
+
+def test_a_line_that_is_read_stands_in_no_list_of_processes(
+    host: RunningHost, tmp_path: Path
+) -> None:
+    done = init_by("-", tmp_path / "rita", f"{host.invite()}\nrita\n")
+    assert done.returncode == 0, done.stderr
+    assert "rita is ready" in done.stdout
+    done = init_by("-", tmp_path / "sybil", f"{host.invite('sybil')}\n")
+    assert done.returncode == 0, done.stderr
+    for wrong in ("", "no-line\nsam\n", "cbfs-line:" + "a" * 300):
+        done = init_by("-", tmp_path / "nobody", wrong)
+        assert done.returncode == 1
+        assert ("no line that invites" if "line:" not in wrong else "mistyped") in done.stderr
+        assert not (tmp_path / "nobody").exists()
+
+
+def test_a_line_is_an_answer_to_what_ones_name_is(
+    host: RunningHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = host.invite("trent")
+    answers = iter((f"{line}x", line))
+    monkeypatch.setattr(beginning, "_can_ask", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _asked: next(answers))
+    parser = argparse.ArgumentParser()
+    add_init(parser)
+    options = parser.parse_args(["--account", str(tmp_path / "trent"), "--no-tor"])
+    assert options.run(options) == 0
+    with opened_store(tmp_path / "trent", SYSTEM_RANDOM) as store:
+        assert load_account(store)
 
 
 def test_a_name_that_is_taken_is_asked_for_again(host: RunningHost, tmp_path: Path) -> None:
@@ -99,6 +137,80 @@ def test_two_who_use_one_line_at_once_do_not_both_get_in(host: RunningHost, tmp_
     assert sorted(each.returncode for each in both) == [0, 1], said
     (gone,) = (tmp_path / n for n, p in zip(("ivan", "judy"), both, strict=True) if p.returncode)
     assert not gone.exists()
+
+
+def begin_by(line: str, place: Path) -> int:
+    """``cbfs init LINE`` in this process."""
+    parser = argparse.ArgumentParser()
+    add_init(parser)
+    options = parser.parse_args([line, str(place), "--no-tor"])
+    return int(options.run(options))
+
+
+async def _spent(*_arguments: Any) -> None:
+    raise LineSpent("this line was used already", "ask for another")
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_keys_of_a_name_that_may_be_registered_are_kept(
+    host: RunningHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, asked: bool
+) -> None:
+    """Of a line that somebody else has used nothing is left, unless the name was asked for."""
+
+    async def begin(store: Store, *more: Any) -> Account:
+        account = await begin_account(store, *more)
+        if asked:
+            await store.commit(asked_for)
+        return account
+
+    monkeypatch.setattr(beginning, "begin_account", begin)
+    monkeypatch.setattr(joining, "claim", _spent)
+    with pytest.raises(LineSpent):
+        begin_by(host.invite(f"lara-{asked}".lower()), tmp_path / "lara")
+    assert (tmp_path / "lara" / "root.key").exists() == asked
+
+
+def test_an_account_is_finished_whatever_is_wrong_with_who_has_invited(
+    host: RunningHost,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And what was cut off when the directory did not answer is done with the same line."""
+    assert init_by(host.invite("olga"), tmp_path / "olga").returncode == 0
+    line = host.invite("pete", account=tmp_path / "olga")
+
+    async def down(*_arguments: Any) -> bool:
+        raise DirectoryDown("the directory does not answer")
+
+    async def lies(*_arguments: Any) -> bool:
+        raise CbfsError("the name olga has ended")
+
+    monkeypatch.setattr(Joining, "_learn", down)
+    with pytest.raises(DirectoryDown):
+        begin_by(line, tmp_path / "pete")
+    monkeypatch.setattr(Joining, "_learn", lies)
+    assert begin_by(line, tmp_path / "pete") == 0
+    assert "olga, who has invited you, is no contact of yours yet" in capsys.readouterr().err
+    with opened_store(tmp_path / "pete", SYSTEM_RANDOM) as store, store.read() as reader:
+        assert reader.get(Table.META, Meta.OWN) is not None
+        assert reader.get(Table.META, Meta.LINE) is None
+
+
+def test_an_account_that_was_made_meanwhile_is_not_removed(
+    host: RunningHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = host.invite("nina")
+
+    async def look(*_arguments: Any) -> None:
+        assert init_by(line, tmp_path / "nina").returncode == 0
+        await _spent()
+
+    monkeypatch.setattr(beginning, "looked", look)
+    with pytest.raises(LineSpent):
+        begin_by(line, tmp_path / "nina")
+    with opened_store(tmp_path / "nina", SYSTEM_RANDOM) as store:
+        assert load_account(store)
 
 
 def test_a_line_takes_one_account_at_the_server_until_it_is_used(tmp_path: Path) -> None:

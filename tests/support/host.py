@@ -42,6 +42,7 @@ class RunningHost:
 
 
 def init_by(line: str, place: Path, typed: str = "") -> subprocess.CompletedProcess[str]:
+    """``cbfs init LINE``, or with ``-`` for a line that is typed first."""
     return subprocess.run(
         program("cbfs", "init", line, place, "--no-tor"),
         input=typed,

@@ -7,6 +7,7 @@ With a line by which somebody was invited, all but the name follows from that
 import argparse
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from cbfs.account.account import (
     SYSTEM_RANDOM,
     Account,
     load_account,
+    locked,
     opened_store,
     protection_of,
 )
@@ -27,8 +29,10 @@ from cbfs.commands.init import (
     Wish,
     begin_account,
     check_begun,
+    is_asked_for,
     is_finished,
     make,
+    meet_inviter,
     protect,
     read_policy,
     take_steps,
@@ -54,6 +58,7 @@ from cbfs.storage.records import Meta
 from cbfs.storage.root_key import Unlock
 from cbfs.storage.store import Table
 from cbfs_common.errors import CbfsError
+from cbfs_common.limits import INVITE_LINE_MAX
 from cbfs_common.names.registration import parse_token
 from cbfs_common.newcomers import parse_server_invite
 from cbfs_common.profile import parse_address
@@ -61,10 +66,14 @@ from cbfs_common.wire.lines import InviteLine, InviteRecord, is_line, parse_line
 
 T = TypeVar("T")
 
+GIVEN = "-"
+"""What stands for a line that is read, so that no list of processes has it."""
+
 OWN = "own"
 """The answer that stands for ``--own-server``."""
 
 _ASK_NAME = "Your name, to which others write: 3 to 32 of a-z, 0-9, - and _. It stays yours."
+_ASK_NAME_OR_LINE = f"{_ASK_NAME}\nOr the line by which you were invited: cbfs-line:..."
 _ASK_SERVER = (
     "Your server, which keeps messages until you fetch them, and cannot read them: its address,\n"
     "cbfs://KEY@HOST:PORT, from whoever runs it; or own, for one here that runs while you mount."
@@ -84,8 +93,9 @@ def add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name",
         nargs="?",
-        metavar="NAME|LINE",
-        help="your name; or the line by which you were invited, which is asked for nothing else",
+        metavar="NAME|LINE|-",
+        help="your name; or the line by which you were invited, and then nothing else is asked for."
+        " -: the line is read from standard input, and no other user of this machine sees it",
     )
     parser.add_argument(
         "directory",
@@ -141,6 +151,9 @@ def _init(options: argparse.Namespace) -> int:
     account = options.account.absolute()
     if options.restore:
         return restore(options, account)
+    if options.name == GIVEN:
+        options.name = _read_line()
+        return _join(options)
     if options.name and is_line(options.name):
         return _join(options)
     if options.directory:
@@ -150,6 +163,8 @@ def _init(options: argparse.Namespace) -> int:
         options.usage(f"missing: {', '.join(lacking)}; on a terminal, cbfs init asks for them")
     if lacking:
         _ask_missing(options)
+    if is_line(options.name):
+        return _join(options)
     name = _made(options, account, asked_name="NAME" in lacking)
     tell_ready(name, account, options)
     if options.owner_key:
@@ -204,17 +219,13 @@ def _join(options: argparse.Namespace) -> int:
         _ask_name(options)
     while True:
         try:
-            _make_by_line(Joining(line, record), place, network, unlock, options)
+            _make_by_line(Joining(line, record), place, network, unlock, options, fresh=fresh)
             break
         except NameTaken as error:
             if record.name:
                 raise
             _complain(error)
             _ask_name(options)
-        except LineSpent:  # by somebody else, who was a moment faster
-            if fresh:
-                remove_tree(place)
-            raise
     tell_ready(options.name, place, options)
     if options.owner_key:
         tell_kept(options.owner_key, options.name)
@@ -256,10 +267,18 @@ def _look(line: InviteLine, place: Path, network: NetworkOptions, user: bytes) -
         drop = run(reached, place, network, say, steps)
         check_unused(line, drop, user)
     except BaseException:
-        if fresh and place.exists():
-            remove_tree(place)
+        if fresh:
+            _clear(place)
         raise
     return drop.record
+
+
+def _clear(place: Path) -> None:
+    """Remove a directory in which no account is; when in doubt, nothing. Another program may have
+    made one there in the meantime, or be about to."""
+    with suppress(CbfsError), locked(place):
+        if not (place / "root.key").exists():
+            remove_tree(place)
 
 
 def _make_by_line(
@@ -268,9 +287,12 @@ def _make_by_line(
     network: NetworkOptions,
     unlock: Unlock,
     options: argparse.Namespace,
+    *,
+    fresh: bool,
 ) -> None:
-    """Make the account of the name in ``options`` by a line, or finish it. The store is kept
-    whatever happens: the line is good for the keys in it only. Raises CbfsError."""
+    """Make the account of the name in ``options`` by a line, or finish it. The store is kept: the
+    line is good for the keys in it only. But one that was begun here, in a ``fresh`` directory, is
+    removed when somebody else was faster and nobody can know its keys. Raises CbfsError."""
     line, record, owner_key = joining.line, joining.record, absolute(options.owner_key)
     name = options.name = typed_name(options.name)
     wish = Wish(name, line.address, record.policy, owner_key is not None)
@@ -285,18 +307,25 @@ def _make_by_line(
 
     begun = protection_of(place)
     with opened_store(place, SYSTEM_RANDOM, unlock, create=protection) as store:
-        finished = is_finished(store)
-        if not finished:
+        fresh = fresh and load_account(store) is None
+        if not is_finished(store):
             check_begun(store, place, wish)
             protect(store, begun, protection)
 
         async def steps(way: Network) -> None:
             account = await begin_account(store, wish, way, joining.note)
-            if not finished:
+            if not is_finished(store):
                 await take_steps(store, account, way.dialer, say, brought)
+            if noted(store):
+                await meet_inviter(store, account, way.dialer, say, joining)
             await settle(line, record, store, account, way.dialer)
 
-        run(online, store, place, network, say, steps)
+        try:
+            run(online, store, place, network, say, steps)
+        except LineSpent:
+            if fresh and not is_asked_for(store):
+                remove_tree(place)
+            raise
 
 
 # what the command line leaves out
@@ -322,7 +351,9 @@ def _ask_missing(options: argparse.Namespace) -> None:
     nothing has been made then."""
     print(f"The account will be kept in {options.account}; --account DIR chooses another place.")
     if not options.name:
-        _ask_name(options)
+        options.name = _ask(_ASK_NAME_OR_LINE, "name", _name_answer)
+    if is_line(options.name):
+        return
     if not (options.server or options.own_server):
         explained = _ASK_SERVER_NO_TOR if options.no_tor else _ASK_SERVER
         answer = _ask(explained, "server", lambda text: _server_answer(text, options.no_tor))
@@ -330,6 +361,25 @@ def _ask_missing(options: argparse.Namespace) -> None:
         options.server = None if options.own_server else answer
     if not options.names:
         options.names = _ask(_ASK_POLICY, "policy file", _policy_answer)
+
+
+def _read_line() -> str:
+    """The first line of standard input; the answers to what is asked for may follow. Raises
+    CbfsError."""
+    if _can_ask():
+        print("The line by which you were invited:")
+    try:
+        return sys.stdin.readline(INVITE_LINE_MAX + len("\r\n"))
+    except UnicodeDecodeError as error:
+        raise CbfsError("what came on standard input is no line that invites") from error
+
+
+def _name_answer(text: str) -> str:
+    """A name, or a line that is none of the mistyped ones. Raises CbfsError."""
+    if not is_line(text):
+        return typed_name(text)
+    parse_line(text)
+    return text
 
 
 def _ask_name(options: argparse.Namespace) -> None:

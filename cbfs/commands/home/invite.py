@@ -103,16 +103,16 @@ def _invite(options: argparse.Namespace) -> int:
             await sign_up(link, line.drop, SYSTEM_RANDOM, invite, say)
             await put(link, line, record)
 
-    if record.inviter:  # first: whoever comes by it is awaited
-        _await(options, Awaited(line, record.expires), unlock)
     run(reached, data, host.network, say, steps)
+    if record.inviter:  # before anybody has the line: whoever comes by it is awaited
+        _await(options, Awaited(line, record.expires), unlock)
     sys.stdout.write(f"{text}\n")
     if sys.stdout.isatty():
         sys.stdout.flush()
         segno.make_qr(text.upper(), error="l").terminal(border=QUIET_ZONE, compact=True)
         say(
             f"give it to one person, by a way that nobody else reads. It is good once, for"
-            f" {LINE_DAYS} days: cbfs init LINE"
+            f" {LINE_DAYS} days: cbfs init -"
         )
     return 0
 

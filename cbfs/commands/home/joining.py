@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from cbfs.account.account import SYSTEM_RANDOM, Account
 from cbfs.contacts.contact import How
 from cbfs.context import Context
+from cbfs.names.lookups import DirectoryDown
 from cbfs.network.dial import Dialer
 from cbfs.network.drop import (
     DROP,
@@ -24,6 +25,7 @@ from cbfs.network.drop import (
 )
 from cbfs.network.link import open_link
 from cbfs.storage.store import Meta, Store, Table, Writer
+from cbfs_common.errors import CbfsError
 from cbfs_common.names.checks import Found
 from cbfs_common.person import Person
 from cbfs_common.profile import decode_profile
@@ -64,22 +66,38 @@ class Joining:
 
     async def meet(self, context: Context, say: Callable[[str], None]) -> None:
         """Let who has invited be a contact, if the directory has the keys for them that the line
-        says. Raises what look-ups raise."""
+        says; else say why not. Raises DirectoryDown."""
         inviter = self.record.inviter
         if not inviter:
             return
+        try:
+            known = await self._learn(context, inviter)
+        except DirectoryDown:
+            raise
+        except CbfsError as error:  # the name has ended, or the directory lies: no reason to fail
+            say(
+                f"{inviter}, who has invited you, is no contact of yours yet: {error}. Ask"
+                f" {inviter} before you write to them"
+            )
+            return
+        if not known:
+            say(
+                f"the name directory has other keys for {inviter} than your line says: one of the"
+                f" two is wrong. Ask {inviter} before you write to them"
+            )
+
+    async def _learn(self, context: Context, inviter: str) -> bool:
+        """Whether the directory has the keys for who has invited that the line says; then they are
+        a contact. Raises what look-ups raise."""
         lookups = context.followed.own
         found = await lookups.lookup(inviter)
-        if isinstance(found, Found):
-            person = Person(lookups.policy.directory, inviter)
-            profile = decode_profile(found.entry.profile)
-            if profile.identity(person) == self.record.identity:
-                await context.contacts.learn(inviter, found.entry, How.LINE)
-                return
-        say(
-            f"the name directory has other keys for {inviter} than your line says: one of the two"
-            f" is wrong. Ask {inviter} before you write to them"
-        )
+        if not isinstance(found, Found):
+            return False
+        person = Person(lookups.policy.directory, inviter)
+        if decode_profile(found.entry.profile).identity(person) != self.record.identity:
+            return False
+        await context.contacts.learn(inviter, found.entry, How.LINE)
+        return True
 
 
 async def settle(
