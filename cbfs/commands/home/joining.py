@@ -75,10 +75,7 @@ class Joining:
         except DirectoryDown:
             raise
         except CbfsError as error:  # the name has ended, or the directory lies: no reason to fail
-            say(
-                f"{inviter}, who has invited you, is no contact of yours yet: {error}. Ask"
-                f" {inviter} before you write to them"
-            )
+            say(f"{inviter}, who has invited you, is no contact of yours yet: {error.in_full}")
             return
         if not known:
             say(
