@@ -1,7 +1,8 @@
 """Those whom the user has invited by a line become contacts when they come.
 
-Looked for is at random times, however often somebody comes or writes: so the server at which
-a line lies learns nothing from when that is. Each look has a connection of its own.
+Looked for is at random times, which follow from nothing that somebody else does: a server learns
+from them when a line was made, and that lines which are looked at together are of one person
+(THREATS.rst, I6). Each look has a connection of its own.
 """
 
 from dataclasses import replace

@@ -9,8 +9,17 @@ import pytest
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, Account, load_account, opened_store
-from cbfs.account.awaited import AWAITED_MAX, Awaited, await_, awaited, hand_over, handed_over
-from cbfs.account.spool import Spool, make_key
+from cbfs.account.awaited import (
+    AWAITED_MAX,
+    Awaited,
+    await_,
+    await_no_more,
+    awaited,
+    hand_over,
+    handed_over,
+)
+from cbfs.account.spool import Spool, encode_keys, make_key
+from cbfs.commands.home import handed
 from cbfs.contacts.contact import Contact, How, decode_contact
 from cbfs.engine import awaiting
 from cbfs.engine.engine import Engine
@@ -20,7 +29,7 @@ from cbfs.network.drop import answer, come, put
 from cbfs.network.link import Link, open_link
 from cbfs.network.options import NetworkOptions
 from cbfs.receiving.signing_up import sign_up
-from cbfs.storage.store import Table
+from cbfs.storage.store import Meta, Store, Table
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import LINE_SECRET_SIZE
 from cbfs_common.newcomers import parse_server_invite
@@ -28,6 +37,7 @@ from cbfs_common.profile import Address
 from cbfs_common.wire.lines import InviteLine, InviteRecord, LineArrival, parse_line
 from tests.support.host import RunningHost, init_by
 from tests.support.serving import TIMEOUT
+from tests.support.stores import open_store
 from tests.support.world import run
 
 FALSE = b"x" * 32
@@ -219,3 +229,60 @@ def test_no_more_are_awaited_than_one_can_invite(host: RunningHost, tmp_path: Pa
             store.write(lambda writer: await_(writer, Awaited(some_line(AWAITED_MAX), 5)))
         with store.read() as reader:
             assert len(awaited(reader)) == AWAITED_MAX
+
+
+def test_what_cannot_be_taken_in_waits_is_told_once_and_holds_up_nothing(
+    tmp_path: Path,
+    memory: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spool, key = Spool(tmp_path), make_key(SYSTEM_RANDOM)
+    spool.prepare()
+    spool.publish(key.public)
+    ones = [Awaited(some_line(number), 5) for number in range(AWAITED_MAX + 2)]
+    store = open_store(memory)
+    store.write(lambda writer: writer.put(Table.META, Meta.SPOOL_KEY, encode_keys((key,))))
+    for one in ones[:AWAITED_MAX]:
+        store.write(lambda writer, one=one: await_(writer, one))  # type: ignore[misc]
+    for one in ones[AWAITED_MAX:]:
+        hand_over(tmp_path, one, SYSTEM_RANDOM)
+
+    looks = 0
+    take = handed._take
+
+    async def counted(account: Path, store: Store) -> str:
+        nonlocal looks
+        wrong = await take(account, store)
+        looks += 1
+        return wrong
+
+    monkeypatch.setattr(handed, "_take", counted)
+    monkeypatch.setattr(handed, "LOOK_PERIOD", 0.001)
+
+    async def look() -> list[Awaited | None]:
+        """What is left after some looks."""
+        last = looks + 3
+        with trio.fail_after(TIMEOUT):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(handed.take_lines, tmp_path, store)
+                while looks < last:
+                    await trio.sleep(0.001)
+                nursery.cancel_scope.cancel()
+        return [one for _path, one in handed_over(tmp_path, (key,))]
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(store.run)
+            waiting = await look()
+            assert len(waiting) == 2
+            assert len(caplog.records) == 1, "and not with each look"
+            await store.commit(lambda writer: await_no_more(writer, ones[0]))
+            (left,) = await look()
+            assert left in waiting
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    with store.read() as reader:
+        assert len(awaited(reader)) == AWAITED_MAX
+    store.close()

@@ -58,7 +58,7 @@ def test_a_line_for_a_name_asks_for_nothing(host: RunningHost, tmp_path: Path) -
     assert account.name == "eve"
 
 
-def test_a_line_that_is_read_stands_in_no_list_of_processes(
+def test_a_line_is_read_from_standard_input_and_given_to_nobody(
     host: RunningHost, tmp_path: Path
 ) -> None:
     done = init_by("-", tmp_path / "rita", f"{host.invite()}\nrita\n")

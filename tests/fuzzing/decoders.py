@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cbfs.account import claim, settings
+from cbfs.account import awaited, claim, settings
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.contacts import contact, words
 from cbfs.messages.lifetimes import Setting
@@ -16,6 +16,7 @@ from cbfs.tree import nodes, texts
 from cbfs.tree.virtual import metadata_file
 from cbfs_common import onion, person, profile
 from cbfs_common.errors import CbfsError
+from cbfs_common.limits import LINE_SECRET_SIZE
 from cbfs_common.messages import body as message
 from cbfs_common.messages import folder
 from cbfs_common.names import checks as names_client
@@ -35,7 +36,7 @@ from cbfs_common.session import prekey
 from cbfs_common.session.envelope import HANDSHAKE_SIZE, make_outer, seal_envelope
 from cbfs_common.session.routes import Routes
 from cbfs_common.session.session import decode_session
-from cbfs_common.wire import requests
+from cbfs_common.wire import lines, requests
 from cbfs_common.wire.transport import ClientConnection, ServerConnection, ServerSecret
 from cbfs_host import admin
 from cbfs_names.state import block
@@ -109,6 +110,7 @@ DECODERS: dict[str, Decoder] = {
     "address": _text(profile.parse_address),
     "answer to an operator": admin.decode_answer,
     "block": block.decode_block,
+    "awaited": awaited.decode_awaited,
     "body": message.decode_body,
     "bundle": names_evidence.decode_bundle,
     "checkpoint": _text(names_note.parse_checkpoint),
@@ -137,6 +139,9 @@ DECODERS: dict[str, Decoder] = {
         len(data).to_bytes(folder.HEAD_SIZE, "big") + data, SIZE_MAX
     ),
     "folder name": _text(texts.read_folder_name),
+    "line": _text(lines.parse_line),
+    "line, arrival": lines.decode_arrival,
+    "line, record": lines.decode_record,
     "map proof": trees.decode_map_proof,
     "mark": lambda data: claim.open_mark(data, bytes(32)),
     "mark, sealed by its owner": _mark,
@@ -180,6 +185,10 @@ def try_it(name: str, data: bytes) -> bool:
 def samples() -> list[bytes]:
     """Good ones of many kinds, to change: states and envelopes, and all that is in the vectors."""
     found = [_ALICES.encode(), _BOBS.encode(), _FIRST, _LATER, _PAIR.encode(), b"grace = 1\n"]
+    address = profile.Address(_SERVER.key, "127.0.0.1", 1_984)
+    line = lines.InviteLine(address, _SECRET[:LINE_SECRET_SIZE])
+    found += [line.text().encode(), awaited.Awaited(line, NOW).encode()]
+    found.append(lines.LineArrival("bob", _SECRET).encode())
     for path in sorted((Path(__file__).parent.parent / "vectors").glob("*.json")):
         _collect(json.loads(path.read_text()), found)
     return sorted({sample[:SIZE_MAX] for sample in found})

@@ -23,7 +23,7 @@ from cbfs.commands.reading.archive import OpenedPast, write_html, write_jsonl, w
 from cbfs.commands.reading.past import Past
 from cbfs.commands.reading.places import new_file, new_folder, save, saved_name
 from cbfs.commands.reading.record import FIELDS, FILE_FIELDS, RECIPIENT_FIELDS
-from cbfs.messages import content, history
+from cbfs.messages import content, history, search_index
 from cbfs.messages.model import Message
 from cbfs.storage.records import DamagedRecord
 from cbfs.storage.store import Store
@@ -343,6 +343,24 @@ def test_what_was_removed_ended_or_damaged_is_in_none(
         assert b"the last one" in whole
         assert not [word for word in (b"GONE", b"OVER", b"DAMAGED") if word in whole], name
         assert not list(tmp_path.glob(".cbfs*"))
+
+
+def test_messages_are_there_where_what_says_that_they_are_read_is_damaged(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = Talk(store)
+    talk.says("bob", "first")
+    talk.says("bob", "second")
+
+    def damaged(_reader: object, _segment: int) -> object:
+        raise DamagedRecord
+
+    monkeypatch.setattr(search_index, "entries", damaged)
+    with known(store) as account:
+        found = list(account.past.messages(talk.place))
+        assert [(told.text, told.unread) for told in found] == [("first", False), ("second", False)]
+        assert not list(account.past.messages(talk.place, only_unread=True))
+        assert account.past.damaged == 2, "of these nobody knows"
 
 
 def test_a_message_whose_content_is_damaged_leaves_nothing_of_itself(

@@ -20,20 +20,30 @@ _log = logging.getLogger("cbfs")
 
 async def take_lines(account: Path, store: Store) -> None:
     """Take in what is handed over, until cancelled. A crash leaves a file that is taken again."""
+    told = ""
     while True:
-        try:
-            await _take(account, store)
-        except CbfsError as error:
-            _log.error("whom you have invited is not awaited: %s", error.in_full)
-        except OSError as error:
-            _log.error("whom you have invited is not awaited: %s", error.strerror)
+        wrong = await _take(account, store)
+        if wrong and wrong != told:
+            _log.error("whom you have invited is not awaited: %s", wrong)
+        told = wrong
         await trio.sleep(LOOK_PERIOD)
 
 
-async def _take(account: Path, store: Store) -> None:
-    with store.read() as reader:
-        keys = decode_keys(reader.get(Table.META, Meta.SPOOL_KEY) or b"")
-    for path, one in list(handed_over(account, keys)):
-        if one is not None:
-            await store.commit(partial(await_, one=one))
-        path.unlink(missing_ok=True)
+async def _take(account: Path, store: Store) -> str:
+    """Take in all that can be; what was wrong last, or empty. What could not be taken waits."""
+    wrong = ""
+    try:
+        with store.read() as reader:
+            keys = decode_keys(reader.get(Table.META, Meta.SPOOL_KEY) or b"")
+        for path, one in list(handed_over(account, keys)):
+            try:
+                if one is not None:
+                    await store.commit(partial(await_, one=one))
+                path.unlink(missing_ok=True)
+            except CbfsError as error:
+                wrong = error.in_full
+    except CbfsError as error:
+        wrong = error.in_full
+    except OSError as error:
+        wrong = error.strerror or ""
+    return wrong

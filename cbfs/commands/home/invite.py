@@ -22,7 +22,14 @@ from cbfs.account.awaited import Awaited, await_, hand_over
 from cbfs.account.passphrase import unlocking
 from cbfs.account.passphrase_source import PassphraseSource
 from cbfs.commands.account import add_old_passphrase
-from cbfs.commands.home.host_settings import CONTROL, NAMES, SERVER, address_of, read_settings
+from cbfs.commands.home.host_settings import (
+    CONTROL,
+    NAMES,
+    SERVER,
+    address_of,
+    read_settings,
+    read_text,
+)
 from cbfs.commands.online import reached
 from cbfs.commands.options import add_account, say
 from cbfs.commands.process.running import run
@@ -128,9 +135,9 @@ def _host(place: Path) -> _Host:
             "the host does not run, and the line's record has to lie at its server",
             f"start it first: cbfs host {place}",
         )
-    control = (place / CONTROL).read_text()
+    control = read_text(place / CONTROL)
     network = NetworkOptions(no_tor=not settings.tor, tor=TorOptions(control))
-    return _Host(place, server, network, (place / NAMES / "policy").read_text())
+    return _Host(place, server, network, read_text(place / NAMES / "policy"))
 
 
 def _inviter(options: argparse.Namespace, unlock: Unlock) -> Account | None:

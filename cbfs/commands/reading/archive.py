@@ -66,7 +66,7 @@ def add_archives(parser: argparse.ArgumentParser) -> None:
 
 def is_archive(options: argparse.Namespace) -> bool:
     """Whether one of them was given."""
-    return not options.mbox is options.html is options.jsonl is None
+    return any(each is not None for each in (options.mbox, options.html, options.jsonl))
 
 
 def archive(options: argparse.Namespace) -> int:

@@ -144,7 +144,10 @@ class Past:
 
     def _told(self, message: Message, place: Conversation) -> PastMessage:
         content = message.content
-        unread = self.is_unread(message.serial)
+        try:
+            unread = self.is_unread(message.serial)
+        except DamagedRecord:  # it says that of 64 messages, each of which may be whole
+            unread = False
         if blobs.here(self.reader, content.id, content.size) < content.size:
             return PastMessage(message, place, None, (), unread, whole=False)
         text = None if message.folder else self._text(message)
