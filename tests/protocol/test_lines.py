@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.limits import ENVELOPE_SIZE, INVITE_LINE_MAX, LINE_SECRET_SIZE, MARK_SIZE
 from cbfs_common.onion import onion_host
-from cbfs_common.primitives import KEY_SIZE, dh_public, kdf, open_sealed
+from cbfs_common.primitives import KEY_SIZE, dh_public, kdf, open_sealed, seal
 from cbfs_common.profile import Address
 from cbfs_common.wire.lines import (
     PREFIX,
@@ -94,8 +94,29 @@ def test_keys_follow_from_the_line_as_the_specification_says() -> None:
     assert line.drop == dh_public(kdf(SECRET, b"cbfs1 line drop", ONION.key, 32))
     assert line.mark(b"u" * 32) == kdf(SECRET, b"cbfs1 line mark", b"u" * 32, MARK_SIZE)
     key = kdf(SECRET, b"cbfs1 line come", ONION.key, 32)
-    plain = open_sealed(key, bytes(12), line.sealed(LineArrival("bob", b"j" * KEY_SIZE)))
+    envelope = line.sealed(LineArrival("bob", b"j" * KEY_SIZE))
+    plain = open_sealed(key, envelope[:12], envelope[12:])
+    assert envelope[:12] == kdf(SECRET, b"cbfs1 line once", b"cbfs1 line come" + plain, 12)
     assert plain[2 : 2 + int.from_bytes(plain[:2], "big")].startswith(b"\x93\x01\xa3bob")
+
+
+def test_two_who_answer_by_one_line_seal_nothing_under_one_nonce() -> None:
+    """A server has them both do so: what lies there would else show where the two differ."""
+    line = InviteLine(ONION, SECRET)
+    one, other = (line.sealed(LineArrival(name, b"j" * KEY_SIZE)) for name in ("bob", "eve"))
+    assert line.sealed(LineArrival("bob", b"j" * KEY_SIZE)) == one
+    assert one[:12] != other[:12]
+    equal = sum(a == b for a, b in zip(one, other, strict=True))
+    assert equal < len(one) // 64  # 1 in 256 by chance
+
+
+def test_an_envelope_of_a_line_with_another_nonce_is_none_of_ours() -> None:
+    line, nonce = InviteLine(ONION, SECRET), b"n" * 12
+    key = kdf(SECRET, b"cbfs1 line come", ONION.key, 32)
+    mine = line.sealed(LineArrival("bob", b"j" * KEY_SIZE))
+    padded = open_sealed(key, mine[:12], mine[12:])
+    with pytest.raises(DecodeError):
+        line.open_arrival(nonce + seal(key, nonce, padded))
 
 
 def test_a_policy_that_is_too_long_for_a_line_is_told() -> None:

@@ -29,7 +29,16 @@ from cbfs_common.names.registration import parse_token
 from cbfs_common.newcomers import parse_server_invite
 from cbfs_common.onion import is_onion_host, onion_host
 from cbfs_common.person import check_name
-from cbfs_common.primitives import KEY_SIZE, dh_public, equal, kdf, open_sealed, seal
+from cbfs_common.primitives import (
+    KEY_SIZE,
+    NONCE_SIZE,
+    TAG_SIZE,
+    dh_public,
+    equal,
+    kdf,
+    open_sealed,
+    seal,
+)
 from cbfs_common.profile import Address
 from cbfs_common.strict_msgpack import unpack
 
@@ -44,10 +53,8 @@ follow."""
 _ONION_LABEL = 56
 _CHECK_SIZE = 4
 _PORT_SIZE = 2
-_NONCE = bytes(12)
-_TAG_SIZE = 16
 _LENGTH_SIZE = 2
-_ROOM = ENVELOPE_SIZE - _TAG_SIZE - _LENGTH_SIZE
+_ROOM = ENVELOPE_SIZE - NONCE_SIZE - TAG_SIZE - _LENGTH_SIZE
 _MISTYPED = "this line is mistyped, or not whole"
 _COPY = "copy it again, from cbfs-line: to its end"
 _FOREIGN = "what lies at the server for this line cannot be read"
@@ -92,9 +99,10 @@ class InviteLine:
         return kdf(self.secret, label, self.address.key, size)
 
     def sealed(self, value: "InviteRecord | LineArrival") -> bytes:
-        """The envelope (ENVELOPE_SIZE) that the drop has of a record or an answer: of each there is
-        one for a line, and the same one each time. Raises DecodeError for a record that is too
-        long."""
+        """The envelope (ENVELOPE_SIZE) that the drop has of a record or an answer, the same each
+        time. A server can bring two people to answer by one line, each of whom it shows that nobody
+        has used it: so the nonce follows from what is sealed (as in RFC 5297). Raises DecodeError
+        for a record that is too long."""
         plain = value.encode()
         if len(plain) > _ROOM:
             raise DecodeError(
@@ -102,7 +110,9 @@ class InviteLine:
                 "give the newcomer the policy file: cbfs init NAME --names POLICYFILE",
             )
         padded = len(plain).to_bytes(_LENGTH_SIZE, "big") + plain.ljust(_ROOM, b"\0")
-        return seal(self._derived(_LABELS[type(value)], KEY_SIZE), _NONCE, padded)
+        label = _LABELS[type(value)]
+        nonce = self._nonce(label, padded)
+        return nonce + seal(self._derived(label, KEY_SIZE), nonce, padded)
 
     def open_record(self, envelope: bytes) -> "InviteRecord | None":
         """The record in an envelope; None when it is another one. Raises DecodeError."""
@@ -115,15 +125,21 @@ class InviteLine:
         return None if plain is None else decode_arrival(plain)
 
     def _opened(self, envelope: bytes, label: bytes) -> bytes | None:
+        nonce, sealed = envelope[:NONCE_SIZE], envelope[NONCE_SIZE:]
         try:
-            padded = open_sealed(self._derived(label, KEY_SIZE), _NONCE, envelope)
+            padded = open_sealed(self._derived(label, KEY_SIZE), nonce, sealed)
         except CryptoError:
             return None
+        if not equal(nonce, self._nonce(label, padded)):
+            raise DecodeError(_FOREIGN)
         size = int.from_bytes(padded[:_LENGTH_SIZE], "big")
         plain, rest = padded[_LENGTH_SIZE:][:size], padded[_LENGTH_SIZE:][size:]
         if len(padded) != _LENGTH_SIZE + _ROOM or len(plain) != size or any(rest):
             raise DecodeError(_FOREIGN)
         return plain
+
+    def _nonce(self, label: bytes, padded: bytes) -> bytes:
+        return kdf(self.secret, b"cbfs1 line once", label + padded, NONCE_SIZE)
 
 
 def is_line(text: str) -> bool:
