@@ -300,6 +300,23 @@ def test_notmuch_finds_mail_and_what_has_come_since(mount: Mounted, home: Path) 
     wait_for(lambda: len(names(mount, "mail/cur")) == 1 or None, "plum to be read")
 
 
+def test_notmuch_takes_a_conversation_with_a_long_name(mount: Mounted, home: Path) -> None:
+    """Two of them, whose names differ behind what is cut."""
+    long = f"bob {'long ä' * 34}"
+    for end in "xy":
+        mount.run(f"mkdir 'outbox/{long}{end}'; echo hello > 'outbox/{long}{end}/note'")
+    mount.wait_messages("hello\n", "hello\n")
+    assert len([each for each in names(mount, "mail") if each.startswith(".conv")]) == 2
+    config = home / "notmuch"
+    config.write_text(
+        f"[database]\npath={home / 'index'}\nmail_root={mount.path / 'mail'}\n"
+        "[user]\nname=alice\nprimary_email=alice@cbfs.invalid\n"
+    )
+    (home / "index").mkdir()
+    program(home, "notmuch", "--config", config, "new")
+    assert program(home, "notmuch", "--config", config, "count", "hello").strip() == "2"
+
+
 def test_mbsync_copies_both_ways(mount: Mounted, home: Path) -> None:
     arrive(mount, "apple", "pear")
     other = home / "copy"

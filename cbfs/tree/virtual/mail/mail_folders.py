@@ -49,13 +49,13 @@ from cbfs.tree.virtual.message_links import Overview
 from cbfs.tree.virtual.unread_folder import Unread
 from cbfs.tree.virtual.virtual_directory import PAGE, VirtualDirectory
 from cbfs.tree.watchers import Watchers
-from cbfs_common.limits import FILE_NAME_MAX
 
 SEGMENTS_MAX = 1_024
 """Segments whose notes are remembered."""
 
-_COUNT_ROOM = 16
-"""Bytes left for `` (2)`` behind the name of a folder that is too long."""
+MAILDIR_NAME_MAX = 200
+"""Bytes of the name of a Maildir: notmuch has it in a term of its index, behind up to 22 others,
+and ends where a term has more than 245."""
 
 
 class MailFolders:
@@ -212,8 +212,7 @@ class MailFolders:
 
     def _name_for(self, conversation: Conversation) -> str:
         name = MAIL_OF_CONVERSATION + conversation.folder
-        if len(name.encode()) > FILE_NAME_MAX:
-            name = name.encode()[: FILE_NAME_MAX - _COUNT_ROOM].decode(errors="ignore")
+        name = name.encode()[:MAILDIR_NAME_MAX].decode(errors="ignore")
         name = self._called[conversation.id] = free_name(name, self._taken.__contains__)
         self._taken.add(name)
         return name
