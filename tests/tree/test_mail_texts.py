@@ -126,7 +126,7 @@ def test_every_header_is_there() -> None:
     assert mail["Date"] == "Mon, 23 Nov 2026 14:46:02 +0000"
     assert mail["Subject"] == "lunch"
     assert mail["Message-ID"] == ID.encode()
-    assert mail["In-Reply-To"].split() == mail["References"].split()
+    assert mail["In-Reply-To"] == parents[-1].encode()
     assert mail["References"].split() == [parent.encode() for parent in parents]
     assert mail["MIME-Version"] == "1.0"
     assert mail.get_content_type() == "text/plain"

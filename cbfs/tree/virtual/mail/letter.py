@@ -199,8 +199,9 @@ def _head(head: MailHead, kind: Sequence[str]) -> bytes:
         f"Message-ID: {head.id.encode()}",
     ]
     if head.parents:
-        ids = "\n ".join(parent.encode() for parent in head.parents)
-        lines += [f"In-Reply-To: {ids}", f"References: {ids}"]
+        ids = [parent.encode() for parent in head.parents]
+        # the nearest alone: aerc shows no thread in which a mail answers several
+        lines += [f"In-Reply-To: {ids[-1]}", "References: " + "\n ".join(ids)]
     return "\n".join([*lines, "MIME-Version: 1.0", *kind, "", ""]).encode()
 
 

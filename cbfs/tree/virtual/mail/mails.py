@@ -64,7 +64,7 @@ READY_MAX = 64
 """Small mails that are kept as a whole between the question for their size and their opening."""
 
 _REST = "more.zip"
-_FORM = "2"
+_FORM = "3"
 """Another one whenever mails are laid out in another way, so that what is stored of how long they
 are is not believed."""
 
