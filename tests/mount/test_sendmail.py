@@ -330,26 +330,29 @@ def test_git_sends_a_series_that_git_applies(
           GIT_AUTHOR_DATE="1000000000 +0000")  # fmt: skip
     shell(alice, "git clone -q here there", tmp_path)
     script = (
-        'cd here; for n in two thrée; do echo $n >>f; git commit -qam "add $n"; done;'
-        " git send-email --quiet --to=bob@cbfs.invalid -2"
+        'cd here; for n in two thrée four; do echo $n >>f; git commit -qam "add/$n"; done;'
+        " git format-patch -q --cover-letter -o ../sent -3;"
+        r" sed -i 's/[*]\{3\} [A-Z]* HERE [*]\{3\}/three numbers/' ../sent/0000*;"
+        " git send-email --quiet --to=bob@cbfs.invalid ../sent"
     )
     shell(alice, script, tmp_path, GIT_CONFIG_GLOBAL=str(tmp_path / "gitconfig"))
 
-    def patches() -> list[Path] | None:
-        found = [path for path in texts_of(bob) if "diff --git a/f b/f" in path.read_text()]
-        return found if len(found) == 2 else None
+    def series() -> Path | None:
+        found = [path for path in texts_of(bob) if "\nthree numbers\n" in path.read_text()]
+        there = [path for path in texts_of(bob) if found and path.parent == found[0].parent]
+        return found[0].parent if len(there) == 4 else None
 
-    for number, path in enumerate(sorted(wait_for(patches, "patches"), key=next_subject)):
-        head = f"From: Älice <a@example.org>\n{next_subject(path)}\n"
-        (tmp_path / f"{number}.patch").write_text(head + path.read_text())
-    script = "cd there; git config user.name b; git config user.email b@c; git am -q ../*.patch"
+    folder = wait_for(series, "the series in one conversation")
+    assert 'subject = "[PATCH 0/3] three numbers"' in (folder / "metadata.toml").read_text()
+    box = bob.mountpoint / "mail" / f".conversations.{folder.name}"
+    script = (
+        "cd there; git config user.name b; git config user.email b@c;"
+        f" git am -q --empty=drop '{box}'"
+    )
     shell(alice, script, tmp_path)
-    assert (tmp_path / "there" / "f").read_text() == "one\ntwo\nthrée\n"
-
-
-def next_subject(path: Path) -> str:
-    line = next(each for each in metadata(path).splitlines() if each.startswith("subject"))
-    return "Subject: " + line.partition(" = ")[2].strip('"') + "\n"
+    assert (tmp_path / "there" / "f").read_text() == "one\ntwo\nthrée\nfour\n"
+    shell(alice, "cd there; git log --format='%an: %s' -3 >../log", tmp_path)
+    assert (tmp_path / "log").read_text() == ("Älice: add/four\nÄlice: add/thrée\nÄlice: add/two\n")
 
 
 def test_mutt_sends_with_an_attachment(

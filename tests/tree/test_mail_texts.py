@@ -24,6 +24,7 @@ from cbfs.tree.virtual.mail.letter import (
     mail_of_many,
     mail_of_one,
     one_line,
+    said_subject,
     type_of,
 )
 from cbfs.tree.virtual.mail.pieces import (
@@ -422,3 +423,19 @@ def test_only_what_is_asked_for_is_read() -> None:
 )
 def test_the_first_line_is_a_subject(text: str, line: str) -> None:
     assert first_line(text.encode()) == line
+
+
+@pytest.mark.parametrize(
+    ("text", "subject"),
+    [
+        ("Subject: [PATCH 1/2] ä\n\nhi\n", "[PATCH 1/2] ä"),
+        ("Subject: one\nFrom: A <a@b>\n\nhi\n", "one"),
+        ("Subject:  two \x07 words \n\n", "two words"),
+        ("Subject: not alone\nin its line\n", ""),
+        ("Subject: \n\nhi\n", ""),
+        ("hi\nSubject: late\n\n", ""),
+        ("Subject: " + "x" * 999 + "\n\n", ""),
+    ],
+)
+def test_a_text_says_its_subject(text: str, subject: str) -> None:
+    assert said_subject(text.encode()) == subject

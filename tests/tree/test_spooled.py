@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,18 @@ def test_an_answer_goes_where_just_its_people_are(place: Place) -> None:
     assert found[1] == "bob Re_ lunch/MAIL"
 
 
+def test_the_mails_of_a_thread_begin_one_conversation(place: Place) -> None:
+    for number, root in ((0, b"r"), (1, b"r"), (2, b"s"), (3, b"")):
+        made = letter("hi\n", subject=f"PATCH {number}")
+        place.add(replace(made, root=16 * root))
+    for people in ((CAROL,), (BOB,)):
+        place.add(replace(letter("hi\n", *people, subject="PATCH 4"), root=16 * b"r"))
+    found = [each for each in place.mount() if "MAIL" in each]
+    assert sorted(each.replace("MAIL", "") for each in found) == [
+        *3 * ["bob PATCH 0/"], "bob PATCH 2/", "bob PATCH 3/", "carol PATCH 4/",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("step", ["publish", "drop"])
 def test_a_crash_between_takes_nothing_twice(
     place: Place, step: str, monkeypatch: pytest.MonkeyPatch
@@ -447,7 +460,7 @@ def test_a_letter_that_the_disk_gives_once_more_is_taken_then(
 def test_a_head_that_is_too_long_is_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
     """One of arrays alone takes eighty times its size of memory."""
     monkeypatch.setattr(letters, "LETTER_HEAD_MAX", 100)
-    head = pack([["bob", False]], [], "x" * 90, [], "", [["message", 2]])
+    head = pack([["bob", False]], [], "x" * 90, [], "", [["message", 2]], b"")
     with pytest.raises(DecodeError):
         letters.decode_letter(u32(len(head)) + head + b"hi")
     monkeypatch.setattr(letters, "LETTER_HEAD_MAX", len(head))

@@ -28,7 +28,13 @@ from cbfs.account.spool import (
     encode_keys,
     make_key,
 )
-from cbfs.commands.sendmail.letter import Letter, copies_size, decode_letter, groups_of
+from cbfs.commands.sendmail.letter import (
+    Letter,
+    copies_size,
+    decode_letter,
+    groups_of,
+    within,
+)
 from cbfs.commands.sendmail.places import conversation_name, message_name
 from cbfs.messages.file_names import free_name
 from cbfs.messages.model import Content, Conversation
@@ -159,6 +165,7 @@ class Drafts:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._begun: dict[tuple[frozenset[str], str], Folder] = {}
+        self._threads: dict[tuple[frozenset[str], bytes], str] = {}
         self._names = set(tree.outbox.entries)
 
     @contextmanager
@@ -201,20 +208,25 @@ class Drafts:
     def _made(self, letter: Letter, group: tuple[str, ...], identity: bytes) -> Iterator[Made]:
         me = self._tree.backend.name
         others = [name for name in group if name != me] or [me]
-        conversation = self._conversation(letter, others)
-        about = frozenset(map(self._owner, others)), letter.subject
+        people = frozenset(map(self._owner, others))
+        subject = self._threads.get((people, letter.root), letter.subject)
+        conversation = self._conversation(letter, subject, others)
         if conversation is not None:
-            place = self._tree.folders(conversation.id)[1]
-        elif about in self._begun:
-            place = self._begun[about]
+            place, subject = self._tree.folders(conversation.id)[1], conversation.subject
+        elif (people, subject) in self._begun:
+            place = self._begun[people, subject]
         else:
+            subject = letter.subject
             name = conversation_name(others, letter.subject)
             name = free_name(name, self._names.__contains__)
             self._names.add(name)
-            place = self._begun[about] = self._folder(self._tree.outbox, name)
-            table = {"participants": others, "subject": letter.subject}
+            place = self._begun[people, subject] = self._folder(self._tree.outbox, name)
+            table = {"participants": others, "subject": subject}
             yield place, b""
             yield self._file(place, METADATA), tomli_w.dumps(table).encode()
+        if letter.root:
+            self._threads[people, letter.root] = subject
+        letter = within(letter, subject)
         if not letter.folder:
             yield self._file(place, f"mail-{identity.hex()}"), letter.files[0][1]
             return
@@ -235,16 +247,17 @@ class Drafts:
         made.names.add((above, name))
         return made
 
-    def _conversation(self, letter: Letter, others: Sequence[str]) -> Conversation | None:
+    def _conversation(
+        self, letter: Letter, subject: str, others: Sequence[str]
+    ) -> Conversation | None:
         """The one in which the letter goes on: that which it answers, or the newest of the same
-        people about the same subject. What is for other people never goes there."""
+        people about this subject. What is for other people never goes there."""
         backend = self._tree.backend
         try:
             people = {backend.people.called(name) for name in others} | {backend.name}
         except DecodeError:
             return None  # an error file says so
         known = {each.id: each for each in backend.conversations()}
-        subject = letter.subject
         for answered in letter.answers:
             found = known.get(answered.conversation)
             if found is not None:

@@ -13,10 +13,11 @@ from typing import BinaryIO
 from cbfs.commands.reading.past import STRETCH, Past, PastMessage
 from cbfs.messages.content import read_content
 from cbfs.messages.file_names import shown_file_name
-from cbfs.messages.mail_ids import mail_address
+from cbfs.messages.mail_ids import LETTER_TEXT, mail_address
 from cbfs.messages.model import Message
 from cbfs.storage.records import DamagedRecord
 from cbfs.tree.virtual.mail.letter import (
+    SAID_MAX,
     TEXT_MAX,
     Attached,
     Correspondent,
@@ -28,6 +29,7 @@ from cbfs.tree.virtual.mail.letter import (
     mail_of_many,
     mail_of_one,
     one_line,
+    said_subject,
 )
 from cbfs.tree.virtual.mail.pieces import Literal, Piece, Stretch
 
@@ -79,13 +81,14 @@ class Mbox:
         if not told.whole:
             return mail_of_one(self._head(told, name), _missing(name, message))
         if message.folder:
-            return mail_of_many(self._head(told, name), self._files(told))
+            return mail_of_many(self._head(told, name, self._said(told)), self._files(told))
         size = message.content.size
         data = self._read(message, 0, size) if size <= TEXT_MAX else b""
         plain = size <= TEXT_MAX and is_plain(data)
         attached = Attached(name, Literal(data) if plain else Stretch(0, size), plain)
         line = (first_line(data) if is_body(attached) else "") or name
-        return mail_of_one(self._head(told, line), attached)
+        said = said_subject(data or self._read(message, 0, min(size, SAID_MAX)))
+        return mail_of_one(self._head(told, line, said), attached)
 
     def _files(self, told: PastMessage) -> list[Attached]:
         found = []
@@ -97,11 +100,19 @@ class Mbox:
             found.append(Attached(name, Stretch(file.start, file.size), plain))
         return found
 
+    def _said(self, told: PastMessage) -> str:
+        """The subject that the text in a folder says."""
+        for file in told.files:
+            if file.name == LETTER_TEXT:
+                start = self._read(told.message, file.start, min(file.size, SAID_MAX))
+                return said_subject(start)
+        return ""
+
     def _read(self, message: Message, start: int, size: int) -> bytes:
         return read_content(self._past.reader, message.content, start, size)
 
-    def _head(self, told: PastMessage, line: str) -> MailHead:
-        return head_of(told.message, told.place, line, self._person)
+    def _head(self, told: PastMessage, line: str, said: str = "") -> MailHead:
+        return head_of(told.message, told.place, said, line, self._person)
 
     def _person(self, name: str) -> Correspondent:
         return Correspondent(self._past.shown(name), self._past.label(name))

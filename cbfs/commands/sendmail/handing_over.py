@@ -12,6 +12,7 @@ import secrets
 import shutil
 import time
 import tomllib
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,11 @@ from typing import Any, Final
 import tomli_w
 
 from cbfs.commands.process.entry import PROGRAM
-from cbfs.commands.sendmail.letter import Letter, Recipient, groups_of
+from cbfs.commands.sendmail.letter import Letter, Recipient, groups_of, within
 from cbfs.commands.sendmail.logins import check_logins
 from cbfs.commands.sendmail.options import Exit, NotSent
 from cbfs.commands.sendmail.places import conversation_name, subject_mark
+from cbfs.commands.sendmail.threads import Threads
 from cbfs.messages.file_names import ERROR_SUFFIX, free_name
 from cbfs.messages.mail_ids import DOMAIN
 from cbfs.tree.rules import METADATA
@@ -54,6 +56,14 @@ class _Draft:
     begun: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A folder in the outbox, and what its conversation is about."""
+
+    folder: Path
+    subject: str
+
+
 class MountOutbox:
     """The outbox of what is mounted at ``mount``."""
 
@@ -63,6 +73,7 @@ class MountOutbox:
         self._conversations = mount / "conversations"
         self._contacts = set(os.listdir(mount / "contacts"))  # noqa: PTH208 - names
         self._me = str(_table(mount / "profile.toml").get("name", ""))
+        self._threads = Threads(mount)
 
     def take(self, letter: Letter) -> None:
         """Put a letter there, for all, and wait for those whom it must wait for. Raises NotSent,
@@ -77,7 +88,7 @@ class MountOutbox:
         sent: list[_Draft] = []
         left: NotSent | None = None
         try:
-            made = [self._made(letter, stage / str(at)) for at in range(len(groups))]
+            made = [self._made(letter, group, stage / str(at)) for at, group in enumerate(groups)]
             for group, item in zip(groups, made, strict=True):
                 sent.append(self._put(letter, group, item))
         except OSError as error:
@@ -125,8 +136,11 @@ class MountOutbox:
                     f" {place}: cp POLICY {self._mount}/directories/",
                 )
 
-    def _made(self, letter: Letter, place: Path) -> Path:
+    def _made(self, letter: Letter, group: tuple[str, ...], place: Path) -> Path:
         """The message in a folder of its own, under the name that it is to have."""
+        goes_on = self._place(letter, self._without_me(group))
+        if goes_on is not None:
+            letter = within(letter, goes_on.subject)
         place.mkdir()
         if not letter.folder:
             item = place / f"mail-{secrets.token_hex(8)}"
@@ -155,12 +169,16 @@ class MountOutbox:
         place = self._place(letter, others)
         if place is not None:
             try:
-                return _Draft(_moved(item, place), tuple(others), known, begun=False)
+                path = _moved(item, place.folder)
             except FileNotFoundError:  # it has been sent, and the folder has another name
                 if not item.exists():
                     raise
                 place = self._place(letter, others)
-        path = self._begun(letter, others, item) if place is None else _moved(item, place)
+            else:
+                self._threads.remember(letter.root, place.subject)
+                return _Draft(path, tuple(others), known, begun=False)
+        path = self._begun(letter, others, item) if place is None else _moved(item, place.folder)
+        self._threads.remember(letter.root, letter.subject if place is None else place.subject)
         return _Draft(path, tuple(others), known, place is None)
 
     def _is_known(self, name: str) -> bool:
@@ -174,10 +192,10 @@ class MountOutbox:
 
     # conversations
 
-    def _place(self, letter: Letter, others: list[str]) -> Path | None:
-        """The folder of the conversation in which a letter goes on: the one that it answers, or the
-        newest of the same people about the same subject. What is for other people than those who
-        are in a conversation never goes there."""
+    def _place(self, letter: Letter, others: list[str]) -> _Place | None:
+        """The conversation in which a letter goes on: the one that it answers, or the newest of the
+        same people about the same subject, or the one into which what it answers has gone. What is
+        for other people than those who are in a conversation never goes there."""
         people = {self._true(name) for name in others} | {self._true(self._me)}
         subject = letter.subject
         for answered in letter.answers:
@@ -185,18 +203,27 @@ class MountOutbox:
             if name:
                 table = _table(self._conversations / name / METADATA)
                 if self._fits(name, table, people):
-                    return self._outbox / name
+                    return _Place(self._outbox / name, str(table.get("subject", "")))
                 subject = str(table.get("subject", subject))
                 break
-        mark = subject_mark(subject)
+        is_in_thread = self._threads.about(letter.root)
+        found = self._about(people, bool, is_in_thread) if is_in_thread else None
+        return found or self._about(people, subject_mark(subject), subject.__eq__)
+
+    def _about(
+        self, people: set[str], mark: Callable[[str], bool], is_about: Callable[[str], bool]
+    ) -> _Place | None:
+        """The newest conversation of these people whose subject is the right one. ``mark``: whether
+        the folder of that name may be one of such a subject."""
         for name in self._newest():
             if mark(name):
                 table = _table(self._conversations / name / METADATA)
-                if table.get("subject", "") == subject and self._fits(name, table, people):
-                    return self._outbox / name
-        return self._begun_for(people, subject)
+                subject = str(table.get("subject", ""))
+                if is_about(subject) and self._fits(name, table, people):
+                    return _Place(self._outbox / name, subject)
+        return self._begun_for(people, is_about)
 
-    def _begun_for(self, people: set[str], subject: str) -> Path | None:
+    def _begun_for(self, people: set[str], is_about: Callable[[str], bool]) -> _Place | None:
         """The folder in the outbox in which somebody has just begun a conversation of these people
         about this, that has not been sent yet."""
         for name in sorted(os.listdir(self._outbox)):  # noqa: PTH208 - names
@@ -208,8 +235,9 @@ class MountOutbox:
             if not (isinstance(there, list) and all(isinstance(each, str) for each in there)):
                 continue
             named = {self._true(each) for each in there} | {self._true(self._me)}
-            if there and named == people and table.get("subject", "") == subject:
-                return folder
+            about = str(table.get("subject", ""))
+            if there and named == people and is_about(about):
+                return _Place(folder, about)
         return None
 
     def _fits(self, name: str, table: dict[str, Any], people: set[str]) -> bool:

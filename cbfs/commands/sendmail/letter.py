@@ -1,12 +1,13 @@
 """A letter: what a mail program has handed over, and what becomes of it in a conversation. Pure."""
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from cbfs.contacts.user_names import typed_person
 from cbfs.messages.file_names import shown_file_name
-from cbfs.messages.mail_ids import CONVERSATION_ID_SIZE, MailId
+from cbfs.messages.mail_ids import CONVERSATION_ID_SIZE, LETTER_TEXT, MailId
 from cbfs.storage.encoding import number_of, pack, u32, unpack
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import FOLDER_ENTRIES_MAX, PARTICIPANTS_MAX, SUBJECT_MAX
@@ -18,8 +19,14 @@ V = TypeVar("V")
 LETTER_HEAD_MAX: Final = 2 * 1024 * 1024
 """Bytes of all that is in a letter but its contents: a folder may have 4,096 names."""
 
+ROOT_SIZE: Final = 16
+"""Bytes that stand for a Message-ID."""
+
 _NONE = "not a letter that waits"
 _SIZE = 4
+_ANSWERS = re.compile(r"(?:(?:re|aw|sv|antw|odp)(?:\[[0-9]+\])?\s*:\s*)+", re.IGNORECASE)
+_CUT = 16
+"""Bytes by which a subject may be longer than the one that it repeats, by what stands before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,9 @@ class Recipient:
 class Letter:
     """``together``: who is in one conversation; ``apart``: who is in one of their own each. At
     least one of the two is not empty. ``answers``: the messages that it answers, the nearest first.
-    ``files``: (name, content) each; where ``folder`` is empty, there is one, which is the text."""
+    ``files``: (name, content) each; where ``folder`` is empty, there is one, which is the text.
+    ``root`` stands for the Message-ID with which its thread began, where that is none of a message
+    of ours; empty where it has none."""
 
     together: tuple[Recipient, ...]
     apart: tuple[Recipient, ...]
@@ -43,6 +52,28 @@ class Letter:
     answers: tuple[MailId, ...]
     folder: str
     files: tuple[tuple[str, bytes], ...]
+    root: bytes = b""
+
+
+def within(letter: Letter, subject: str) -> Letter:
+    """A letter as it goes on in a conversation about ``subject``: where it is about something else,
+    its text says so first, in a line from which ``git am`` and mail/ of a mount take it."""
+    (name, content), *others = letter.files
+    own, about = letter.subject, " ".join(subject.split())
+    if name != LETTER_TEXT or not own or _repeats(own, about) or content == f"{own}\n".encode():
+        return letter
+    gap = b"" if content.startswith(b"From: ") else b"\n"  # that is also for git am
+    text = f"Subject: {own}\n".encode() + gap + content
+    return replace(letter, files=((name, text), *others))
+
+
+def _repeats(own: str, about: str) -> bool:
+    """Whether a subject is that of the conversation, or says that it answers in one that has
+    none."""
+    bare = _ANSWERS.sub("", own, count=1) if _ANSWERS.match(own) else own
+    if bare == about or (bare != own and not about):
+        return True
+    return len(own.encode()) > SUBJECT_MAX - _CUT and about.startswith(bare)
 
 
 def called(recipient: Recipient, owner: Callable[[str], str]) -> str:
@@ -80,7 +111,7 @@ def encode_letter(letter: Letter) -> bytes:
               for group in (letter.together, letter.apart)]  # fmt: skip
     answers = [[each.message, each.conversation] for each in letter.answers]
     sizes = [[name, len(content)] for name, content in letter.files]
-    head = pack(*people, letter.subject, answers, letter.folder, sizes)
+    head = pack(*people, letter.subject, answers, letter.folder, sizes, letter.root)
     return b"".join((u32(len(head)), head, *(content for _name, content in letter.files)))
 
 
@@ -89,8 +120,8 @@ def decode_letter(data: bytes) -> Letter:
     end = _SIZE + number_of(data[:_SIZE])
     if not _SIZE < end <= min(len(data), _SIZE + LETTER_HEAD_MAX):
         raise DecodeError(_NONE)
-    together, apart, subject, answers, folder, files = unpack(
-        data[_SIZE:end], list, list, str, list, str, list
+    together, apart, subject, answers, folder, files, root = unpack(
+        data[_SIZE:end], list, list, str, list, str, list, bytes
     )
     letter = Letter(
         tuple(Recipient(*_pair(each, str, bool)) for each in together),
@@ -99,6 +130,7 @@ def decode_letter(data: bytes) -> Letter:
         tuple(MailId(*_pair(each, bytes, bytes)) for each in answers),
         folder,
         _contents([_pair(each, str, int) for each in files], data, end),
+        root,
     )
     if not _is_letter(letter):
         raise DecodeError(_NONE)
@@ -137,6 +169,7 @@ def _is_letter(letter: Letter) -> bool:
         and len(letter.subject.encode()) <= SUBJECT_MAX
         and all(len(each.message) == MESSAGE_ID_SIZE for each in letter.answers)
         and all(len(each.conversation) == CONVERSATION_ID_SIZE for each in letter.answers)
+        and len(letter.root) in {0, ROOT_SIZE}
         and 0 < len(names) <= (FOLDER_ENTRIES_MAX if letter.folder else 1)
         and all(shown_file_name(name) == name for name in (letter.folder or "_", *names))
     )

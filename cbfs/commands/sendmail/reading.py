@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from email import policy
 from email.message import EmailMessage
 from email.parser import BytesParser
+from hashlib import blake2b
 from mimetypes import MimeTypes
 from typing import Final, NoReturn
 
-from cbfs.commands.sendmail.letter import Letter, Recipient
+from cbfs.commands.sendmail.letter import ROOT_SIZE, Letter, Recipient
 from cbfs.commands.sendmail.options import Exit, NotSent
 from cbfs.commands.sendmail.places import marked, message_name
 from cbfs.contacts.user_names import typed_person
@@ -129,7 +130,8 @@ def _letter(message: EmailMessage, arguments: Sequence[str], *, from_headers: bo
         )
     subject = _subject(message)
     folder, files = _files(message, subject)
-    return Letter(together, apart, subject, _answers(message), folder, files)
+    answers = _answers(message)
+    return Letter(together, apart, subject, answers, folder, files, _root(message, answers))
 
 
 def _resent(message: EmailMessage) -> EmailMessage | None:
@@ -253,6 +255,19 @@ def _answers(message: EmailMessage) -> tuple[MailId, ...]:
         except DecodeError:
             continue  # a mail of elsewhere
     return tuple(found)
+
+
+def _root(message: EmailMessage, answers: tuple[MailId, ...]) -> bytes:
+    """What stands for the mail with which its thread began, as far as that says: git sends a
+    series as one, of mails that answer the first."""
+    if answers:
+        return b""
+    for header in ("References", "In-Reply-To", "Message-ID"):
+        for text in _texts(message, header):
+            found = _MAIL_ID.search(text)
+            if found:
+                return blake2b(found[0].encode(), digest_size=ROOT_SIZE).digest()
+    return b""
 
 
 def _files(message: EmailMessage, subject: str) -> tuple[str, tuple[tuple[str, bytes], ...]]:

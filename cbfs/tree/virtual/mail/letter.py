@@ -41,6 +41,11 @@ _CODED = re.compile(r"(?:%[0-9A-F]{2}|[^%]){1,20}")
 _TYPES = mimetypes.MimeTypes()
 """What Python knows by itself: what this computer knows may change."""
 
+SAID_MAX = 1_024
+"""Bytes of a text that are looked at for a subject."""
+
+_SAID = re.compile(rb"Subject: ([^\r\n]{1,998})\n(?=\n|From: )")
+
 _UNPROVEN = " (unconfirmed)"
 _CALLED_MAX = NAME_MAX + 1
 """Characters of what the user calls somebody: a petname, or ``@`` and a name."""
@@ -87,17 +92,22 @@ class Attached:
 
 
 def head_of(
-    message: Message, place: Conversation, line: str, person: Callable[[str], Correspondent]
+    message: Message,
+    place: Conversation,
+    said: str,
+    line: str,
+    person: Callable[[str], Correspondent],
 ) -> MailHead:
-    """That of a message of the conversation ``place``; ``line`` is its subject where that has none.
-    ``person`` says what somebody is called, by their true name."""
+    """That of a message of the conversation ``place``, whose subject it has, unless it has ``said``
+    another one itself; ``line`` where there is none. ``person`` says what somebody is called, by
+    their true name."""
     others = [name for name in place.participants if name != message.sender]
     return MailHead(
         MailId(message.id, message.conversation),
         person(message.sender),
         tuple(map(person, others or [message.sender])),
         message.date,
-        place.subject or line,
+        said or place.subject or line,
         tuple(MailId(parent.id, message.conversation) for parent in message.parents),
         not message.doubts,
     )
@@ -134,6 +144,13 @@ def attached(name: str, body: Piece, data: bytes | None) -> Attached:
     """A file whose whole content is ``data``; None for one that is too long to be a text."""
     plain = data is not None and is_plain(data)
     return Attached(name, body, plain, is_text=plain or (data is not None and is_text(data)))
+
+
+def said_subject(data: bytes) -> str:
+    """The subject with which a text begins, in a line as of a mail; empty where it does not. ``cbfs
+    sendmail`` writes it where a mail goes on in a conversation about something else."""
+    match = _SAID.match(data)
+    return one_line(match[1].decode(errors="replace")) if match else ""
 
 
 def first_line(data: bytes) -> str:

@@ -32,6 +32,7 @@ from cbfs.tree.virtual.mail.large import (
     written_in,
 )
 from cbfs.tree.virtual.mail.letter import (
+    SAID_MAX,
     TEXT_MAX,
     Attached,
     Correspondent,
@@ -42,6 +43,7 @@ from cbfs.tree.virtual.mail.letter import (
     is_body,
     mail_of_many,
     mail_of_one,
+    said_subject,
 )
 from cbfs.tree.virtual.mail.pages import MailPages
 from cbfs.tree.virtual.mail.pieces import Literal, Packed, Piece, Stretch, zip_of
@@ -208,7 +210,7 @@ class Mails:
             if message.folder or message.content.size > GIVEN_MAX:
                 return b""
             data = read_content(reader, message.content, 0, message.content.size)
-        text = self._of_one(message, place, Literal(data), data)
+        text = self._of_one(message, place, Literal(data), data, said_subject(data))
         if text.size > GIVEN_MAX:
             return b""
         self._sized(message, text)
@@ -270,13 +272,14 @@ class Mails:
                 head = self._head(message, place, shown_file_name(message.file_name))
                 return MailText(message, self._large(reader, message, head), gone)
             if message.folder:
-                files, packed = self._files(reader, message)
-                head = self._head(message, place, shown_file_name(message.file_name))
+                files, packed, said = self._files(reader, message)
+                head = self._head(message, place, shown_file_name(message.file_name), said)
                 text, entries = mail_of_many(head, files), 1 + len(files) + packed
                 return MailText(message, text, gone, entries, packed > 0)
             size = message.content.size
             data = read_content(reader, message.content, 0, size) if size <= TEXT_MAX else None
-        text = self._of_one(message, place, Stretch(0, size), data)
+            start = data or read_content(reader, message.content, 0, min(size, SAID_MAX))
+        text = self._of_one(message, place, Stretch(0, size), data, said_subject(start))
         self._sized(message, text)
         return MailText(message, text, gone)
 
@@ -287,14 +290,14 @@ class Mails:
         return message
 
     def _of_one(
-        self, message: Message, place: Conversation, body: Piece, data: bytes | None
+        self, message: Message, place: Conversation, body: Piece, data: bytes | None, said: str
     ) -> Piece:
         """The mail of a message that is one file, whose content is ``data``; None for one that is
-        too long to be a text."""
+        too long to be a text. It has ``said`` that this is its subject, if anything."""
         name = shown_file_name(message.file_name) if message.file_name else ""
         file = attached(name, body, data)
         line = (first_line(data or b"") if is_body(file) else "") or name
-        return mail_of_one(self._head(message, place, line), file)
+        return mail_of_one(self._head(message, place, line, said), file)
 
     def _place(self, conversation: bytes) -> Conversation:
         try:
@@ -302,8 +305,8 @@ class Mails:
         except KeyError as error:
             raise TreeError(errno.ESTALE) from error
 
-    def _head(self, message: Message, place: Conversation, line: str) -> MailHead:
-        return head_of(message, place, line, self._person)
+    def _head(self, message: Message, place: Conversation, line: str, said: str = "") -> MailHead:
+        return head_of(message, place, said, line, self._person)
 
     def _person(self, name: str) -> Correspondent:
         found = self._people.get(name)
@@ -338,11 +341,11 @@ class Mails:
             raise TreeError(errno.ESTALE)
         return contents
 
-    def _files(self, reader: Reader, message: Message) -> tuple[list[Attached], int]:
-        """The files of a message that is a folder, and its folders as archives; and how many files
-        these have."""
+    def _files(self, reader: Reader, message: Message) -> tuple[list[Attached], int, str]:
+        """The files of a message that is a folder, and its folders as archives; how many files
+        these have; and the subject that its text says."""
         contents = self._contents(message)
-        table, left = contents.table, TEXT_MAX
+        table, left, said = contents.table, TEXT_MAX, ""
         found: list[Attached] = []
         count = 0
 
@@ -363,11 +366,13 @@ class Mails:
             if size <= left:
                 left -= size  # so that what is read of many small files is not much
                 data = read_content(reader, message.content, start, size)
+            if name == LETTER_TEXT:
+                said = said_subject(data or b"")
             found.append(attached(name, Stretch(start, size), data))
         if len(shown) < len(entries):
             names = {each.name for each in found}
             pack(free_name(_REST, names.__contains__), entries[len(shown) :])
-        return found, count
+        return found, count, said
 
 
 def _all_files(contents: Contents, entries: Iterable[tuple[str, int]]) -> list[Packed]:
