@@ -5,6 +5,7 @@ root.key   the key by which the store opens, overwritten with every change
 lock       held while a program uses the account
 store/     LMDB, every value sealed (``cbfs.storage.store``)
 before/    both as they were, while the store is upgraded (``cbfs.account.formats``)
+after/     both as they are to be, while a store of long ago is (``cbfs.account.brought``)
 """
 
 import os
@@ -14,7 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cbfs.account.passphrase import Guard
-from cbfs.account.place import BEFORE, BEFORE_NEW, OWN_NAMES, check_account
+from cbfs.account.place import (
+    AFTER,
+    AFTER_NEW,
+    BEFORE,
+    BEFORE_NEW,
+    OWN_NAMES,
+    check_account,
+)
 from cbfs.storage import root_key
 from cbfs.storage.encoding import pack, unpack
 from cbfs.storage.root_key import (
@@ -446,8 +454,10 @@ def _open_store(
 
     if _is_upgraded(directory):
         return open_store()
-    from cbfs.account.formats import open_upgraded  # noqa: PLC0415 - seldom needed
+    from cbfs.account.brought import bring_over  # noqa: PLC0415 - seldom needed
+    from cbfs.account.formats import open_upgraded  # noqa: PLC0415 - likewise
 
+    bring_over(directory, known, random)
     return open_upgraded(directory, open_store)
 
 
@@ -456,7 +466,7 @@ def _is_upgraded(directory: Path) -> bool:
     file cannot be read needs no upgrade either."""
     try:
         numbers = root_key.format_numbers((directory / "root.key").read_bytes())
-        left = (directory / BEFORE).exists() or (directory / BEFORE_NEW).exists()
+        left = any((directory / each).exists() for each in (BEFORE, BEFORE_NEW, AFTER, AFTER_NEW))
     except OSError:
         return True
     return numbers <= {root_key.FORMAT} and not left

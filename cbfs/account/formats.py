@@ -54,7 +54,7 @@ def open_upgraded(directory: Path, open_store: Open) -> Store:
         earlier = {n for n in numbers if root_key.OLDEST <= n < root_key.FORMAT}
         if earlier and max(numbers) <= root_key.FORMAT:
             if earlier == numbers or not copy.exists():
-                _forget(copy)
+                forget(copy)
                 _copy(directory, copy)
             _open_to_upgrade(root, copy, open_store)
         store = open_store(None)
@@ -65,7 +65,7 @@ def open_upgraded(directory: Path, open_store: Open) -> Store:
         ) from error
     try:
         for leftover in copy, directory / BEFORE_NEW:
-            _forget(leftover)
+            forget(leftover)
     except OSError as error:
         store.close()
         raise CbfsError(
@@ -80,14 +80,14 @@ def _open_to_upgrade(root: Path, copy: Path, open_store: Open) -> None:
         open_store(upgrade).close()
     except BaseException:
         if root_key.FORMAT not in root_key.format_numbers(root.read_bytes()):
-            _forget(copy)  # nothing was changed
+            forget(copy)  # nothing was changed
         raise
 
 
 def _copy(directory: Path, copy: Path) -> None:
     """Copy root file and store. Raises OSError, and leaves nothing then."""
     fresh = directory / BEFORE_NEW
-    _forget(fresh)
+    forget(fresh)
     try:
         with built(copy) as place:
             (place / "store").mkdir(mode=0o700)
@@ -100,11 +100,11 @@ def _copy(directory: Path, copy: Path) -> None:
                 finally:
                     os.close(descriptor)
     except OSError:
-        _forget(fresh)
+        forget(fresh)
         raise
 
 
-def _forget(copy: Path) -> None:
+def forget(copy: Path) -> None:
     """Overwrite the key of a copy, and remove it. Raises OSError."""
     if not copy.exists():
         return

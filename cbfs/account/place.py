@@ -26,15 +26,22 @@ FOLLOWED_MAX: Final = 40
 BEFORE: Final = "before"
 BEFORE_NEW: Final = f"{BEFORE}.new"
 """The copy of an account that is upgraded (``cbfs.account.formats``); one that is being made."""
+AFTER: Final = "after"
+AFTER_NEW: Final = f"{AFTER}.new"
+"""What an account becomes that is brought over (``cbfs.account.brought``); one that is being
+made."""
 
 FILES: Final = (
     *("root.key", "root.key.new", "lock", "log", "store/data.mdb", "store/lock.mdb"),
     *("server/log", "server/clients", "spool/key", "spool/lock"),
     *(f"{BEFORE}/root.key", f"{BEFORE}/store/data.mdb"),
     *(f"{BEFORE_NEW}/root.key", f"{BEFORE_NEW}/store/data.mdb"),
+    *(f"{AFTER}/root.key", f"{AFTER}/store/data.mdb"),
+    *(f"{AFTER_NEW}/root.key", f"{AFTER_NEW}/store/data.mdb"),
 )
 FOLDERS: Final = (
     *(BEFORE, f"{BEFORE}/store", BEFORE_NEW, f"{BEFORE_NEW}/store"),
+    *(AFTER, f"{AFTER}/store", AFTER_NEW, f"{AFTER_NEW}/store"),
     *("store", "store.new", "tor", "tor/data", "tor/onion_auth", "server", "spool", "lines"),
 )
 SOCKETS: Final = ("windows",)

@@ -28,6 +28,7 @@ from typing import BinaryIO, Protocol
 
 import msgpack
 
+from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.account.formats import upgrade
 from cbfs.account.passphrase import MEMORY, PASSES, SALT_SIZE, stretch
 from cbfs.messages.history import message_content
@@ -55,6 +56,8 @@ def magic(number: int) -> bytes:
 
 MAGIC = magic(FORMAT)
 _MAGIC = re.compile(rb"cbfs export ([1-9]\d?)\0+")
+_BROUGHT_OVER = 2
+"""The one format before that of which a new store is made, as of such an account."""
 CHUNK = 65_536
 RECORD_MAX = 1 << 24
 """Bytes of one record that is read."""
@@ -259,7 +262,7 @@ def _format(header: bytes) -> int:
             f" those up to {FORMAT}",
             "restore it with the cbfs that made it, or a newer one",
         )
-    if number not in STORE_FORMATS:
+    if number not in {*STORE_FORMATS, _BROUGHT_OVER}:
         raise _other_version()
     return number
 
@@ -306,10 +309,14 @@ def restore_export(store: Store, path: Path, passphrase: bytes, told: Told = _no
     left that was cut off goes. A crash or an error leaves a store without an account, into which
     any export can be restored. The store must be opened anew afterwards. ``told`` hears how
     many bytes of it are read. Raises CbfsError."""
-    found = STORE_FORMATS[export_format(path)]
+    number = export_format(path)
+    store.write(Writer.clear)
+    if number == _BROUGHT_OVER:
+        _bring_over(store, path, passphrase, told)
+        return
+    found = STORE_FORMATS[number]
     last: dict[bytes, bytes] = {}
     group: list[Record] = []
-    store.write(Writer.clear)
     for table, key, value in read_export(path, passphrase, told):
         if table is Table.META and key in _LAST:
             last[key] = value
@@ -322,6 +329,15 @@ def restore_export(store: Store, path: Path, passphrase: bytes, told: Told = _no
         raise NotAnExport("the export has no account in it: its record was damaged")
     group += ((Table.META, key, last[key]) for key in last)
     _put(store, group, lambda writer: upgrade(writer, found))
+
+
+def _bring_over(store: Store, path: Path, passphrase: bytes, told: Told) -> None:
+    from cbfs.earlier import bringing, old_export  # noqa: PLC0415 - seldom needed
+
+    records = old_export.read_old_export(path, passphrase, stretch, told)
+    bringing.bring_over(
+        store, records, SYSTEM_RANDOM, lambda writer: upgrade(writer, bringing.FORMAT)
+    )
 
 
 def _put(

@@ -259,7 +259,7 @@ def add_message(writer: Writer, conversation: bytes, arrival: Arrival, now: int)
     listings.add(writer, message)
     lifetimes.schedule(writer, message)
     doubts.note(writer, message)
-    words = _text(writer, message, search_index.TEXT_MAX)
+    words = searched_text(writer, message, search_index.TEXT_MAX)
     search_index.add(writer, message, words, unread=not (arrival.recipients or arrival.muted))
     extend_transcript(writer, conversation, message.entry_size, 0)
     name_pages.name_file(writer, conversation, name, serial, pages)
@@ -510,7 +510,7 @@ def put_changed(writer: Writer, message: Message) -> Message:
     return message
 
 
-def _text(reader: Reader, message: Message, most: int) -> bytes:
+def searched_text(reader: Reader, message: Message, most: int) -> bytes:
     """Of whose words a message is found: how its content begins, or a folder's names; no blob's."""
     if blobs.get(reader, message.content.id) is not None:
         return b""

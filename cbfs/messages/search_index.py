@@ -223,9 +223,17 @@ def add(writer: Writer, message: Message, text: bytes, *, unread: bool) -> None:
     if known is None and segment >= segments(writer):
         writer.put(Table.META, Meta.SEGMENTS, u32(segment + 1))
     writer.put(Table.INDEX, key, (known or b"") + entry)
-    writer.put(Table.TERMS, key + bytes([number]), b"".join(_terms(message, text)))
+    add_words(writer, message, text)
     if number == 0 and segment:
-        _put_together(writer, segment - 1)
+        put_together(writer, segment - 1)
+
+
+def add_words(writer: Writer, message: Message, text: bytes) -> None:
+    """Have a message found by the words of ``text``, as ``add`` does. Of it is known already that
+    it is there, and whether it is unread."""
+    segment, number = divmod(message.serial, SEGMENT)
+    data = b"".join(_terms(message, text))
+    writer.put(Table.TERMS, _key(segment) + bytes([number]), data)
 
 
 def remove(writer: Writer, message: Message) -> None:
@@ -265,7 +273,7 @@ def set_read(writer: Writer, serials: Iterable[int], *, read: bool = True) -> No
         _put_entries(writer, _key(segment), left)
 
 
-def _put_together(writer: Writer, segment: int) -> None:
+def put_together(writer: Writer, segment: int) -> None:
     """Make one record of the words of a segment that will get no more messages."""
     key = _key(segment)
     bits: dict[bytes, int] = {}

@@ -6,4 +6,4 @@ In come a directory and a key; out go transactions. Knows nothing of what the re
 room may enter but network; it enters none.
 """
 
-FACE = ("encoding", "faults", "records", "root_key", "salvage", "store")
+FACE = ("encoding", "faults", "lmdb_pages", "records", "root_key", "salvage", "store")

@@ -39,7 +39,7 @@ _META = struct.Struct("=IIQQ")
 _TREE = struct.Struct("=IHHQQQQQ")
 _END = struct.Struct("=QQ")
 _BRANCH, _LEAF, _OVERFLOW = 1, 2, 4
-_BIG = 1
+_BIG, _SUBTREE = 1, 2
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _INTEGER_KEYS = 8
 """The flag of the tree of free pages: its keys are u64."""
@@ -104,15 +104,16 @@ class Pages:
             found.append(_meta(self.read(size, _PAGE_MIN), 1))
         return sorted(found, key=lambda meta: -meta.transaction)
 
-    def check(self, transaction: int) -> bool:
-        """Look at all pages that this transaction reaches. False when it is no longer one of the
-        two that count. Raises PagesDamaged."""
+    def check(self, transaction: int, *, named: bool = False) -> bool:
+        """Look at all pages that this transaction reaches. ``named``: records are in trees with
+        names, as they were in stores of before. False when it is no longer one of the two that
+        count. Raises PagesDamaged."""
         metas = self.metas()
         if len(metas) < 2:
             raise PagesDamaged("one of the first two pages")
         for meta in metas:
             if meta.transaction == transaction:
-                _Check(self, meta).run()
+                _Check(self, meta, named=named).run()
                 return True
         return False
 
@@ -154,7 +155,9 @@ def offsets(page: bytes) -> Iterator[int]:
 class _Check:
     """One look at a transaction's pages."""
 
-    def __init__(self, pages: Pages, meta: MetaPage) -> None:
+    def __init__(self, pages: Pages, meta: MetaPage, *, named: bool) -> None:
+        self._named = named
+        self._trees: list[PageTree] = []
         self._read = pages.read
         self._size = meta.page_size
         self._meta = meta
@@ -165,9 +168,19 @@ class _Check:
     def run(self) -> None:
         meta = self._meta
         self._tree(meta.free, self._free_list, int_of)
-        self._tree(meta.records, None, bytes)
+        self._tree(meta.records, self._name if self._named else None, bytes)
+        named, self._named = self._trees, False
+        for tree in named:
+            if tree.flags:
+                raise PagesDamaged("the kind of a tree")
+            self._tree(tree, None, bytes)
         if len(set(self._free)) != len(self._free) or any(self._seen[n] for n in self._free):
             raise PagesDamaged("a page is in use and free")
+
+    def _name(self, value: bytes) -> None:
+        if len(value) != _TREE.size:
+            raise PagesDamaged("the names of the trees")
+        self._trees.append(tree_of(value, 0))
 
     def _free_list(self, value: bytes) -> None:
         count = _NUMBER.unpack_from(value)[0] if len(value) >= _NUMBER.size else -1
@@ -257,7 +270,7 @@ class _Check:
             length, flags, key_size = _entry(page, offset)
             start = offset + 8 + key_size
             keys.append(page[offset + 8 : start])
-            if flags:
+            if flags and not (self._named and flags == _SUBTREE):
                 self._value(page, start, length, flags)
             elif start + length > size:
                 raise PagesDamaged("an entry of a leaf")

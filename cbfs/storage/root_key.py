@@ -38,6 +38,9 @@ of one takes the next number, and an upgrade in ``cbfs.account.formats``."""
 OLDEST = 8
 """The oldest format that is upgraded. Before it records had other fields or other places, or keys
 that told what they are of."""
+BROUGHT_OVER = 2
+"""The one format before that of which a new store is made: see ``cbfs.earlier``. Its slots have
+the root's key alone, sealed in 48 bytes."""
 
 
 def magic(number: int) -> bytes:
@@ -55,6 +58,7 @@ FIRST_FORMAT_SIZE = 32
 
 _MAGIC = re.compile(rb"cbfs root file([ 1-9]\d)")
 _SLOT = struct.Struct(">16sQB16s16sII24s80s16s")
+_SLOT_BEFORE = struct.Struct(">16sQB16s16sII24s48s16s")
 _BOUND = struct.calcsize(">16sQB16s16sII")
 """Bytes at the beginning of a slot that its sealed keys are bound to."""
 
@@ -238,7 +242,8 @@ class RootFile:
                 f" one knows those up to {FORMAT}",
                 "use the cbfs that it was used with last, or a newer one",
             )
-        if len(data) == FIRST_FORMAT_SIZE or (numbers and min(numbers) < OLDEST):
+        unknown = {number for number in numbers if number < OLDEST} - {BROUGHT_OVER}
+        if len(data) == FIRST_FORMAT_SIZE or unknown:
             raise RootError(
                 f"{self._path} is of an earlier cbfs, whose stores this one cannot read",
                 "make a new account",
@@ -265,7 +270,8 @@ def protections(path: Path) -> list[Protection]:
             data = file.read(2 * BLOCK)
     except OSError:
         return []
-    slots = (_decode(data[start : start + _SLOT.size]) for start in (0, BLOCK))
+    layout = _SLOT_BEFORE if BROUGHT_OVER in format_numbers(data) else _SLOT
+    slots = (_decode(data[start : start + layout.size], layout) for start in (0, BLOCK))
     return [slot.protection for slot in slots if slot is not None]
 
 
@@ -296,11 +302,11 @@ def _encode(
     return data + _check(data)
 
 
-def _decode(data: bytes) -> _Slot | None:
+def _decode(data: bytes, layout: struct.Struct = _SLOT) -> _Slot | None:
     """None for what is no slot: empty, torn, or damaged."""
-    if len(data) != _SLOT.size or not equal(data[-CHECK_SIZE:], _check(data[:-CHECK_SIZE])):
+    if len(data) != layout.size or not equal(data[-CHECK_SIZE:], _check(data[:-CHECK_SIZE])):
         return None
-    _, generation, kind, id_, salt, passes, memory, key_salt, sealed, _ = _SLOT.unpack(data)
+    _, generation, kind, id_, salt, passes, memory, key_salt, sealed, _ = layout.unpack(data)
     said = _MAGIC.match(data)
     if said is None or kind not in list(ProtectionKind):
         return None

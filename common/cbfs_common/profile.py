@@ -5,6 +5,7 @@ import binascii
 import ipaddress
 import re
 from dataclasses import dataclass
+from typing import Final
 
 from cbfs_common.errors import DecodeError
 from cbfs_common.limits import PROFILE_MAX
@@ -18,6 +19,10 @@ _ADDRESS = re.compile(
 )
 _VERSION = 1
 _FIXED = 1 + 5 * KEY_SIZE
+
+NO_KEM: Final = bytes(KEY_SIZE)
+"""In the profile of somebody who is known from a time before there were keys of ML-KEM: that of no
+key."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Makes the stores of a version, with its code: see README.rst beside this file.
 
-    .venv/bin/python tests/golden/make.py --commit COMMIT NAME
+    .venv/bin/python tests/golden/make.py --commit COMMIT [--small] NAME
 
 Uses nothing of what it stands in: programs are those of a checkout of the commit, found in its
 setup.cfg, and what is done is done in their mounts.
@@ -22,18 +22,24 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
+import lmdb
+
 T = TypeVar("T")
 
 WAIT = 30.0
 PASSPHRASE, EXPORTED = b"of the account", b"of the export"
 LEFT_BEHIND = ("lock", "lock.mdb", "closed", "log", "before", "windows")
+FEW = "import cbfs_common.limits; cbfs_common.limits.PREKEYS_ONE_TIME = 25; "
+"""What programs that make small stores do first: prekeys would be most of them."""
+
 START = "import sys; sys.argv[0] = {!r}; from {} import {} as main; sys.exit(main())"
 
 
 class Version:
-    """The programs of a checkout."""
+    """The programs of a checkout. ``first``: what all of them do first."""
 
-    def __init__(self, tree: Path) -> None:
+    def __init__(self, tree: Path, first: str) -> None:
+        self._start = first + START
         found = configparser.ConfigParser()
         found.read(tree / "setup.cfg")
         lines = found["options.entry_points"]["console_scripts"].split("\n")
@@ -44,7 +50,7 @@ class Version:
 
     def command(self, name: str, *arguments: str | Path) -> list[str]:
         module, _, function = self._programs[name].partition(":")
-        start = START.format(name, module, function)
+        start = self._start.format(name, module, function)
         return [sys.executable, "-P", "-c", start, *map(str, arguments)]
 
     def run(self, name: str, *arguments: str | Path, said: tuple[bytes, ...] = ()) -> None:
@@ -117,9 +123,9 @@ def only(folder: Path, pattern: str) -> Path:
     return waited(lambda: sorted(folder.glob(pattern)), f"{pattern} in {folder}")[0]
 
 
-def live(place: Path) -> None:
+def live(place: Path, large: int) -> None:
     """What people have written: alice to bob and carol, who answer; dave to bob, who does not know
-    him."""
+    him. A file of alice's has ``large`` bytes."""
     alice, bob, carol, dave = (place / name for name in ("alice", "bob", "carol", "dave"))
     (alice / "outbox" / "bob,carol").mkdir()
     (alice / "outbox" / "bob,carol" / "hi").write_text("hello\n")
@@ -131,7 +137,7 @@ def live(place: Path) -> None:
         (box / f"answer of {who.name}.txt").write_text(f"this is {who.name}\n")
         only(alice, f"conversations/*-bob-carol/*-{who.name}-answer*")
     box = only(alice, "outbox/*-bob-carol")
-    (box / "large.bin").write_bytes(sha256(b"large").digest() * 1_000)
+    (box / "large.bin").write_bytes(sha256(b"large").digest() * (large // 32))
     made = alice / "tmp" / "photos"
     made.mkdir()
     for number in range(3):
@@ -153,10 +159,61 @@ def live(place: Path) -> None:
     only(bob, "requests/dave/message")
 
 
+def decide(place: Path) -> None:
+    """What else there may be in an account: what alice has decided, read, removed and begun, and
+    bob."""
+    alice, bob = place / "alice", place / "bob"
+    (alice / "outbox" / "bobby lunch").mkdir()
+    (alice / "outbox" / "bobby lunch" / "when").write_text("at noon?\n")
+    only(bob, "conversations/* lunch/*-alice")
+    only(alice, "conversations/* lunch/*-alice")
+    for who, name in (alice, "bobby"), (bob, "bob"):
+        only(who, f"conversations/*-alice-{name}-carol/*-alice-photos/1.jpg").unlink()
+    only(bob, "conversations/*-carol/*-carol-answer*").unlink()
+    only(bob, "conversations/*-carol/*-alice-large.bin").read_bytes()
+    (bob / "contacts" / "carol" / "muted").touch()
+    held = only(alice, "outbox/*-alice-bobby-carol") / "later.txt"
+    held.write_text("for the year 2100\n")
+    os.utime(held, (4_102_444_800, 4_102_444_800))
+    (alice / "ui_info" / "window").write_text("where it was\n")
+    (alice / "config.toml").write_text("receipts = false\ngrace = 2.0\n")
+
+
+def unread(place: Path) -> dict[str, str]:
+    """Another message of alice's, which bob does not read; as ``shown`` would have it."""
+    said = b"or at one?\n"
+    (only(place / "alice", "outbox/* lunch") / "or").write_bytes(said)
+    found = waited(lambda: sorted((place / "bob").glob("conversations/* lunch/*-alice"))[1:], "it")
+    return {str(found[0].relative_to(place / "bob")): sha256(said).hexdigest()}
+
+
+def told(mount: Path) -> dict[str, object]:
+    """What else is shown of the conversations that have no lifetime: what was said, by whom and
+    when, with whom, and what is unread."""
+    found: dict[str, object] = {}
+    for talk in sorted(mount.glob("conversations/*bob*")):
+        about = (talk / "metadata.toml").read_text()
+        kept = [line for line in about.split("\n") if line.startswith(("participants", "subject"))]
+        times = {path.name: path.stat().st_mtime for path in talk.glob("*Z-*") if path.is_file()}
+        found[talk.name] = [(talk / "transcript").read_text(), kept, times]
+    found["unread"] = sorted(path.name for path in (mount / "unread").iterdir())
+    return found
+
+
+def compact(store: Path) -> None:
+    """Have a store of LMDB's without its free pages, as mdb_copy(1) -c leaves it."""
+    fresh = store.with_name("compact")
+    fresh.mkdir()
+    with lmdb.open(str(store), max_dbs=32) as env:
+        env.copy(str(fresh), compact=True)
+    (fresh / "data.mdb").replace(store / "data.mdb")
+    fresh.rmdir()
+
+
 def shown(mount: Path) -> dict[str, str]:
     """Of every file of a conversation that has no lifetime, what is in it."""
-    files = sorted(mount.glob("conversations/*-bob*-carol/*")) + sorted(
-        mount.glob("conversations/*-bob*-carol/*/*")
+    files = sorted(mount.glob("conversations/*-bob*/*")) + sorted(
+        mount.glob("conversations/*-bob*/*/*")
     )
     skipped = ("metadata.toml", "transcript")
     return {
@@ -166,29 +223,50 @@ def shown(mount: Path) -> dict[str, str]:
     }
 
 
-def make(tree: Path, target: Path) -> None:
-    """All of it."""
-    version = Version(tree)
+def make(tree: Path, target: Path, *, small: bool) -> None:
+    """All of it. ``small``: without free pages, with few prekeys, and with one account in the
+    server's store; and with what ``decide`` does."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         place = Path(folder)
+        version = Version(tree, FEW if small else "")
         names = Server(version, "cbfs-names", place / "names", "--short", "3")
         stack.callback(names.end)
         server = Server(version, "cbfs-server", place / "server")
         stack.callback(server.end)
+        other = server
+        if small:
+            other = Server(version, "cbfs-server", place / "other")
+            stack.callback(other.end)
         people = ("alice", "bob", "carol", "dave")
         for name in people:
             account, mount = place / f"{name}-account", place / name
             mount.mkdir()
-            home = ("--server", server.url, "--names", place / "names" / "policy", "--no-tor")
+            home = (
+                "--server",
+                (server if name == "dave" else other).url,
+                "--names",
+                place / "names" / "policy",
+                "--no-tor",
+            )
             version.run("cbfs", "init", name, "--account", account, *home)
             version.run("mount.cbfs", account, mount, "--no-tor")
             stack.callback(subprocess.run, ["umount", "-l", str(mount)], check=False)
-        live(place)
+        live(place, 20_000 if small else 32_000)
+        seen: dict[str, object] = {}
+        if small:
+            decide(place)
+            seen["bob"] = {**shown(place / "bob"), **unread(place)}
         server.end()
+        other.end()
         box = only(place / "alice", "outbox/*-bobby-carol")
         (box / "late.txt").write_text("this waits for the server\n")
         only(place / "alice", "conversations/*-bobby-carol/*-alice-late*")
-        seen: dict[str, object] = {name: shown(place / name) for name in ("alice", "bob")}
+        seen["alice"] = shown(place / "alice")
+        if not small:
+            seen["bob"] = shown(place / "bob")
+        if small:
+            seen["told"] = {name: told(place / name) for name in ("alice", "bob")}
+        seen["accounts"] = 1 if small else 4
         seen["contacts"] = sorted(path.name for path in (place / "alice/contacts").iterdir())
         fingerprint = (place / "alice" / "contacts" / "bobby" / "fingerprint").read_text()
         for name in people:
@@ -202,12 +280,15 @@ def make(tree: Path, target: Path) -> None:
         exported = ("export", accounts["bob"], place / "export", "--passphrase-fd", "{0}")
         version.run("cbfs", *exported, said=(EXPORTED,))
         names.end()
+        kept = ("alice-account", "bob-account", "server", "names")
+        for name in kept if small else ():
+            compact(place / name / "store")
         target.mkdir(exist_ok=True)
         (target / "seen.json").write_text(
             json.dumps({**seen, "fingerprint": fingerprint}, indent=1, sort_keys=True) + "\n"
         )
         with tarfile.open(target / "stores.tar.xz", "w:xz") as file:
-            for name in ("alice-account", "bob-account", "server", "names", "export"):
+            for name in (*kept, "export"):
                 file.add(place / name, name, filter=_anonymous)
 
 
@@ -232,7 +313,8 @@ def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--commit", default="HEAD")
+    parser.add_argument("--small", action="store_true")
     parser.add_argument("name")
     options = parser.parse_args()
     with checkout(options.commit) as tree:
-        make(tree, Path(__file__).parent / options.name)
+        make(tree, Path(__file__).parent / options.name, small=options.small)

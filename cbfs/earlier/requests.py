@@ -1,0 +1,97 @@
+"""What strangers had sent, of format 2, as requests of format 8.
+
+A body has less room now: a message of which all parts are here is cut into other parts; of another
+one, which nobody can complete, the parts stay that have room.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cbfs.earlier.old_records import OldPart, OldRequest
+from cbfs.storage.encoding import pack
+from cbfs_common.errors import LimitError
+from cbfs_common.limits import CONVERSATION_NUMBERS
+from cbfs_common.messages.body import Part, encode_part, part_capacity
+from cbfs_common.messages.conversation import Lifetime, conversation_id, end_of
+from cbfs_common.person import Person
+from cbfs_common.primitives import kdf
+
+_DERIVED = 0x80
+_NO_SESSION = bytes(16)
+
+
+@dataclass(frozen=True, slots=True)
+class StrangersRequest:
+    """A record of what ``sender`` has sent, and when that ends (milliseconds since 1970, 0 for
+    never)."""
+
+    sender: str
+    record: bytes
+    ends: int
+
+
+def bring_requests(old: Iterable[OldRequest], directory: bytes) -> list[StrangersRequest]:
+    """The requests of people of the name directory (16)."""
+    messages: dict[tuple[str, bytes], list[tuple[int, OldPart]]] = {}
+    for each in old:
+        if each.part is not None:
+            key = each.sender, each.part.id
+            messages.setdefault(key, []).append((each.received, each.part))
+    found: list[StrangersRequest] = []
+    for (sender, _id), parts in messages.items():
+        received = parts[0][0]
+        for part in _parts([part for _received, part in parts], directory):
+            try:
+                record = pack(sender, received, encode_part(part), _NO_SESSION)
+            except LimitError:
+                continue
+            ends = end_of(part.lifetime, received, waits=False)
+            found.append(StrangersRequest(sender, record, ends))
+    return found
+
+
+def _parts(old: list[OldPart], directory: bytes) -> list[Part]:
+    """A message, or what is here of it, as parts of now."""
+    by_number = {part.number: part for part in old}
+    first = old[0]
+    people = tuple(Person(directory, name) for name in first.participants)
+    if len(by_number) != first.count:
+        shares = [(number, first.count, part.chunk) for number, part in sorted(by_number.items())]
+    else:
+        content = b"".join(part.chunk for _number, part in sorted(by_number.items()))
+        size = part_capacity(people, first.subject, first.file_name)
+        starts = range(0, len(content), size) or range(1)
+        shares = [(n, len(starts), content[s : s + size]) for n, s in enumerate(starts)]
+    return [
+        Part(
+            salt=first.id,
+            conversation=_conversation(first, people),
+            parents=(),
+            participants=people,
+            subject=first.subject,
+            date=first.date,
+            file_name=first.file_name,
+            number=number,
+            count=count,
+            size=first.size,
+            digest=first.digest,
+            chunk=chunk,
+            bundle=b"",
+            folder=first.folder,
+            lifetime=Lifetime(*first.lifetime),
+        )
+        for number, count, chunk in shares
+    ]
+
+
+def _conversation(part: OldPart, people: tuple[Person, ...]) -> bytes:
+    """The id of the conversation that a stranger has begun: one that follows from its people does
+    so by their directories as well."""
+    names = [name.encode() for name in part.participants]
+    said = bytes([len(names)]) + b"".join(bytes([len(name)]) + name for name in names)
+    subject = part.subject.encode()
+    for number in range(CONVERSATION_NUMBERS):
+        before = kdf(b"", b"cbfs1 talk id", said + number.to_bytes(2, "big") + subject, 16)
+        if bytes([before[0] | _DERIVED]) + before[1:] == part.conversation:
+            return conversation_id(people, part.subject, number)
+    return part.conversation
