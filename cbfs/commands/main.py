@@ -137,6 +137,11 @@ COMMANDS: Final = {
         "add_sendmail",
         "take a message from a mail program, as sendmail does, and send it to people by name",
     ),
+    "serve": Command(
+        "cbfs.commands.mount.serve",
+        "add_serve",
+        "serve an account to mount.cbfs ssh://HOST on another machine, over standard input",
+    ),
     "send": Command(
         "cbfs.commands.sendmail.send",
         "add_send",

@@ -2,14 +2,16 @@
 kernel, and what is stored at the end.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
 
 import pyfuse3
 import trio
 
 from cbfs.mount.attributes import Attributes
 from cbfs.mount.mount_table import device_of, fuse_source
-from cbfs.mount.mounting import MountPlace, begin, unmount_at
+from cbfs.mount.mounting import KernelLoop, MountPlace, begin, unmount_at
 from cbfs.mount.notifier import Notifier
 from cbfs.mount.operations import Operations
 from cbfs.mount.single.server import SingleServer
@@ -22,6 +24,9 @@ from cbfs.tree.restore import empty_tmp, restore
 from cbfs.tree.texts import README, profile_text
 from cbfs.tree.times import settle_times, shown
 from cbfs_common.primitives import Random
+
+LINGER: Final = 60.0
+"""Seconds for which a daemon without a mount waits for the next link."""
 
 # the beginning
 
@@ -78,45 +83,48 @@ async def serve(
             await notifier.close()
             view.watchers.revealer = None
             await loop.end()
-            await _keep(view, operations)
+            await _keep(view, operations.save_open)
         pyfuse3.close(unmount=device_of(place.mountpoint) == device)
 
 
-class KernelLoop:
-    """The loop that answers the kernel, which can be ended while somebody still asks."""
-
-    def __init__(self, ended: trio.Event) -> None:
-        """``ended`` is set when it has ended, or is to."""
-        self._ended = ended
-        self._scope = trio.CancelScope()
-        self._over: trio.Event | None = None
-
-    async def run(self) -> None:
-        """Until the mount has ended."""
-        self._over = trio.Event()
-        try:
-            with self._scope:
-                await pyfuse3.main()
-        finally:
-            self._ended.set()
-            self._over.set()
-
-    async def end(self) -> None:
-        """Answer nothing more."""
-        self._scope.cancel()
-        if self._over is not None:
-            await self._over.wait()
+async def serve_unmounted(
+    view: MountView,
+    account: Path,
+    random: Random,
+    nursery: trio.Nursery,
+    stop: trio.Event,
+    ready: Callable[[], None],
+) -> None:
+    """Serve the account's socket to mounts on other machines, where nothing is mounted on this one,
+    until nobody has used it for LINGER, or ``stop`` is set. Calls ``ready`` when it answers. Its
+    tasks run in ``nursery``, which is to be cancelled on return."""
+    await _fill(view)
+    server = SingleServer(view, account, random)
+    nursery.start_soon(view.run)
+    await nursery.start(server.run)
+    ready()
+    try:
+        while not stop.is_set() and (left := LINGER - server.unused) > 0:
+            with trio.move_on_after(left):
+                await stop.wait()
+    finally:
+        with trio.CancelScope(shield=True):
+            await _keep(view, _nothing_open)
 
 
 # the end
 
 
-async def _keep(view: MountView, operations: Operations) -> None:
-    """Store what is in memory only. What the disk does not take is logged; the next mount empties
-    tmp/ as well."""
+async def _nothing_open() -> None:
+    """No kernel has anything open."""
+
+
+async def _keep(view: MountView, save_open: Callable[[], Awaitable[None]]) -> None:
+    """Store what is in memory only; ``save_open`` does so for what is open. What the disk does not
+    take is logged; the next mount empties tmp/ as well."""
     store = view.tree.backend.store
     with harmless():
-        await operations.save_open()
+        await save_open()
     with harmless():
         await view.search_folders.unread.flush()
     with harmless():

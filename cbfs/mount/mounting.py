@@ -97,6 +97,32 @@ def stop_event(hang_up: Callable[[], None] | None) -> trio.Event:
     return event
 
 
+class KernelLoop:
+    """The loop that answers the kernel, which can be ended while somebody still asks."""
+
+    def __init__(self, ended: trio.Event) -> None:
+        """``ended`` is set when it has ended, or is to."""
+        self._ended = ended
+        self._scope = trio.CancelScope()
+        self._over: trio.Event | None = None
+
+    async def run(self) -> None:
+        """Until the mount has ended."""
+        self._over = trio.Event()
+        try:
+            with self._scope:
+                await pyfuse3.main()
+        finally:
+            self._ended.set()
+            self._over.set()
+
+    async def end(self) -> None:
+        """Answer nothing more."""
+        self._scope.cancel()
+        if self._over is not None:
+            await self._over.wait()
+
+
 async def unmount_at(stop: trio.Event, device: int, ended: trio.Event) -> None:
     """When ``stop`` is set, unmount what has this st_dev; ``ended`` is set when that has ended
     the mount, and at the latest after BUSY_LIMIT: files that somebody has open, or a mount

@@ -92,6 +92,11 @@ class Notifier:
         self.has_begun = False
         self.process_id = -1
 
+    @property
+    def waiting(self) -> int:
+        """How many changes wait to be made."""
+        return len(self._changes)
+
     def show(self, path: str, node: Node, enter: Callable[[], None]) -> None:
         """``enter`` puts ``node`` at ``path`` into the tree, while watchers look."""
         self._put("show", path, node, enter)

@@ -14,6 +14,8 @@ import json
 import os
 import select
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def main() -> None:
@@ -24,6 +26,9 @@ def main() -> None:
     _answer([])
     for line in sys.stdin:
         _answer([_call(place, *words) for words in json.loads(line)])
+
+
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class _Place:
@@ -45,20 +50,38 @@ class _Place:
             self._is_there = _device(self._mountpoint) == self._device
         return self._is_there
 
+    @contextmanager
+    def folder_of(self, path: str) -> Iterator[int]:
+        """A descriptor of the folder that something below the mountpoint is in. No symbolic link is
+        followed on the way: what is mounted may say of anything that it is one. Raises OSError."""
+        inside = os.path.relpath(os.path.dirname(path), self._mountpoint)  # noqa: PTH120
+        here = os.open(self._mountpoint, _FOLDER)
+        try:
+            for name in inside.split("/"):
+                below = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=here)
+                os.close(here)
+                here = below
+            yield here
+        finally:
+            os.close(here)
+
 
 def _call(place: _Place, kind: str, source: str, target: str) -> int:
     """The errno."""
     try:
         if not place.is_there():
             return 0
-        if kind == "show":
-            os.rename(source, target)  # noqa: PTH104
-        elif kind == "make":
-            os.mkdir(target, 0o700)  # noqa: PTH102
-        elif kind == "remove folder":
-            os.rmdir(target)  # noqa: PTH106
-        else:
-            os.unlink(target)  # noqa: PTH108
+        with place.folder_of(target) as folder:
+            name = os.path.basename(target)  # noqa: PTH119
+            if kind == "show":
+                staged = os.path.basename(source)  # noqa: PTH119
+                os.rename(staged, name, src_dir_fd=folder, dst_dir_fd=folder)
+            elif kind == "make":
+                os.mkdir(name, 0o700, dir_fd=folder)
+            elif kind == "remove folder":
+                os.rmdir(name, dir_fd=folder)
+            else:
+                os.unlink(name, dir_fd=folder)
     except OSError as error:
         return error.errno or errno.EIO
     return 0

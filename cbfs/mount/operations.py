@@ -40,11 +40,10 @@ from cbfs.storage.faults import harmless, log_fault
 from cbfs.storage.store import StoreError
 from cbfs.tree.changes import Changes
 from cbfs.tree.nodes import File, Folder, MessageFile, Node, SymbolicLink, Text
-from cbfs.tree.processes import Process, ProcFS
+from cbfs.tree.processes import Process, ProcFS, counts_as_reading
 from cbfs.tree.rules import Area, TreeError
 from cbfs.tree.virtual.conversation_folder import MessageFolder, OpenTranscript
 from cbfs.tree.virtual.mail.mails import MailFile, OpenMail
-from cbfs.tree.virtual.unread_folder import counts_as_reading
 from cbfs.tree.virtual.virtual_directory import DOTS, Listing, SearchedDirectory, VirtualDirectory
 from cbfs.tree.xattrs import xattrs
 from cbfs_common.limits import FILE_NAME_MAX

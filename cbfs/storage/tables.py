@@ -93,6 +93,7 @@ class Meta(bytes, Enum):
     CLOCK = b"time"  # what was seen of the clock
     DIRECTORY = b"directory"  # the newest head of the name directory
     ENDS = b"ends"  # the hours in which something ends
+    HUB = b"hub"  # what tells the account from others, for machines that mount it
     LINE = b"line"  # the drop of the line by which one was invited, until it is forgotten there
     LISTED = b"listed with people"  # is there when what is made again of messages has been
     MARK = b"mark"  # what tells this copy of the account from others, by the home server
@@ -130,6 +131,10 @@ class Meta(bytes, Enum):
     MOVED = b"moved "  # inode u64: the number that it has now
     NAMESPACE = b"namespace "  # directory 16: what its people are shown with
     POLICY = b"policy "  # directory 16: by which a name directory is followed, but one's own
+    HANDED = (
+        b"handed "  # id 16: since when (u64, seconds) a file of another machine is a draft, and
+    )
+    # which (u64, inode)
     PROVEN = b"proven "  # session id 16: what has come on it before is to be marked no more
     RELABEL = b"relabel "  # key_part(name): whose messages still have names of before
     SCRATCH = b"scratch "  # content u64: goes when a mount ends

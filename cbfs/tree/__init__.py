@@ -24,7 +24,6 @@ FACE = (
     "virtual.mail.mails",
     "virtual.mail.pieces",
     "virtual.metadata_file",
-    "virtual.unread_folder",
     "virtual.virtual_directory",
     "watchers",
     "write_buffer",

@@ -229,7 +229,7 @@ class FileContents:
                     file.draft.take_back(layer)
                 file.storing = None
                 raise
-            file.content, file.storing = content, None
+            file.content, file.storing, file.handed = content, None, b""
             file.lent = False
             file.stored, file.noted = version, unfinished
             if not file.names:  # removed meanwhile
@@ -370,7 +370,7 @@ class FileContents:
         over = old if not layer.spill else None
         if over is None and file.content is not None:
             await self._copy(file, layer)
-        record, beside = record_maker(file), _beside([file])
+        record, beside, handed = record_maker(file), _beside([file]), file.handed
 
         def change(writer: Writer) -> Content:
             number = over.id if over else layer.spill or writer.random_number()
@@ -389,6 +389,9 @@ class FileContents:
                 writer.delete_prefix(Table.CONTENT, u64(old.id))
             content = Content(number, layer.size, BLOCK)
             writer.put(Table.NODES, u64(file.inode), record(content))
+            if handed:  # it is there and known to be there, or neither
+                noted = u64(int(time.time())) + u64(file.inode)
+                writer.put(Table.META, Meta.HANDED + handed, noted)
             beside(writer)
             return content
 

@@ -64,6 +64,26 @@ _EDITORS = frozenset(
 )
 
 
+_LOOKERS = frozenset(
+    (
+        *("thunar", "pcmanfm", "pcmanfm-qt", "nautilus", "nemo", "caja", "dolphin", "ranger"),
+        *("tumblerd", "gvfsd", "gvfsd-metadata", "gio", "file", "xdg-mime", "kioworker"),
+        *("gdk-pixbuf-thum", "ffmpegthumbnail", "evince-thumbnai", "totem-video-thu"),
+        *("tracker-miner-f", "tracker-extract", "localsearch-3", "localsearch-ext"),
+        *("baloo_file", "baloo_file_extr", "updatedb", "updatedb.plocat", "recollindex"),
+        *("cp", "rsync", "tar", "restic", "borg", "rclone", "duplicity", "deja-dup"),
+        *("grep", "egrep", "fgrep", "zgrep", "rg", "ag", "ack", "diff", "cmp", "wc", "find"),
+    )
+)
+"""Names of programs (15 characters, as the kernel keeps them) that read files for their indexes,
+thumbnails, guesses at types, searches and copies: for them nobody has read a message."""
+
+
+def counts_as_reading(program: str | None) -> bool:
+    """Whether somebody has read what a program of this name reads."""
+    return program is None or program.casefold() not in _LOOKERS
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     """A process as it was when it wrote: thread group id, start time (clock ticks), name."""

@@ -37,10 +37,14 @@ class Revealer(Protocol):
 
 
 class Observer(Protocol):
-    """A mount of one conversation, whose watchers are told when a change is made in the tree."""
+    """A mount of one conversation, or on another machine, whose watchers are told when a change is
+    made in the tree."""
 
     def appears(self, path: str, node: Node) -> None:
         """``node`` has just come to ``path``."""
+
+    def made(self, path: str) -> None:
+        """A directory has just come to ``path``."""
 
     def disappears(self, path: str) -> None:
         """What is at ``path`` is about to go."""
@@ -84,11 +88,17 @@ class Watchers:
             change()
 
     def make(self, path: str, enter: Callable[[], None]) -> None:
-        """Put a directory at ``path`` by calling ``enter``, so that watchers see it."""
-        if self.revealer:
-            self.revealer.make(path, enter)
-        else:
+        """Put a directory at ``path`` by calling ``enter``, so that watchers see it.
+        Observers are told behind it."""
+
+        def change() -> None:
             enter()
+            self._tell(lambda observer: observer.made(path))
+
+        if self.revealer:
+            self.revealer.make(path, change)
+        else:
+            change()
 
     def remove(self, path: str, leave: Callable[[], None]) -> None:
         """Take the file at ``path`` out by calling ``leave``, so that watchers see it go. Observers

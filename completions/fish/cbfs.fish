@@ -50,8 +50,8 @@ function _shtab_cbfs_using
   test "$_shtab_cbfs_cmdpath" = "$argv"
 end
 
-set -g _shtab_cbfs_commands init host invite verify name 'name show' 'name update' 'name renew' 'name cancel' 'name release' 'name rotate' 'name owner-key' 'name freeze' 'name recover' passphrase export claim sign-up sendmail send status messages complete onion-key demo
-set -g _shtab_cbfs_opts_with_value --account --account-passphrase-fd --bridges --conversation --export-passphrase-fd --host --html --invite --jsonl --listen --mbox --mount --move-to --names --owner-key --passphrase-fd --recovery --restore --server --server-invite --since --tor --torrc
+set -g _shtab_cbfs_commands init host invite verify name 'name show' 'name update' 'name renew' 'name cancel' 'name release' 'name rotate' 'name owner-key' 'name freeze' 'name recover' passphrase export claim sign-up sendmail serve send status messages complete onion-key demo
+set -g _shtab_cbfs_opts_with_value --account --account-passphrase-fd --bridges --conversation --export-passphrase-fd --host --html --invite --jsonl --listen --mbox --mount --move-to --names --only --owner-key --passphrase-fd --recovery --restore --server --server-invite --since --tor --torrc
 
 complete -c cbfs -e
 complete -c cbfs -f
@@ -220,6 +220,14 @@ complete -c cbfs -n '_shtab_cbfs_using sign-up' -l bridges -xka "(__fish_complet
 complete -c cbfs -n '_shtab_cbfs_using sign-up' -l torrc -xka "(__fish_complete_path (commandline -ct))" -d 'torrc lines for a tor that cbfs starts'
 complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a sendmail -d 'see: cbfs sendmail --help'
 complete -c cbfs -n '_shtab_cbfs_using sendmail' -s h -l help -d 'show this help message and exit'
+complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a serve -d 'Serve an account over standard input and output to mount.cbfs ssh://HOST on another machine. In ~/.ssh/authorized_keys: command="cbfs serve",restrict KEY'
+complete -c cbfs -n '_shtab_cbfs_using serve' -s h -l help -d 'show this help message and exit'
+complete -c cbfs -n '_shtab_cbfs_using serve' -l account -xka "(__fish_complete_directories)" -d 'where the account is kept (default: ~/.local/share/cbfs)'
+complete -c cbfs -n '_shtab_cbfs_using serve' -l only -x -d 'nothing but this one: the name of its folder, or its id'
+complete -c cbfs -n '_shtab_cbfs_using serve' -l no-tor -d 'plain TCP, to loopback addresses only: hides nothing from this machine'
+complete -c cbfs -n '_shtab_cbfs_using serve' -l tor -x -d 'the control socket or HOST:PORT of the tor to use, or own (default: one that is running, else one that cbfs starts)'
+complete -c cbfs -n '_shtab_cbfs_using serve' -l bridges -xka "(__fish_complete_path (commandline -ct))" -d 'bridge lines for a tor that cbfs starts'
+complete -c cbfs -n '_shtab_cbfs_using serve' -l torrc -xka "(__fish_complete_path (commandline -ct))" -d 'torrc lines for a tor that cbfs starts'
 complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a send -d 'send files, and wait until the servers have them'
 complete -c cbfs -n '_shtab_cbfs_using send' -s h -l help -d 'show this help message and exit'
 complete -c cbfs -n '_shtab_cbfs_using send' -l mount -xka "(__fish_complete_path (commandline -ct))" -d 'default: where you have one'

@@ -493,7 +493,10 @@ def test_nothing_stays_of_a_window_that_came_too_late(
             return made
 
         monkeypatch.setattr(single_server, "make_tmp", slow)
-        session = single_server._Session(ours, mount.view, tmp_path, SYSTEM_RANDOM)  # type: ignore[arg-type]
+        session = single_server._Session(
+            ours,  # type: ignore[arg-type]
+            single_server.SingleServer(mount.view, tmp_path, SYSTEM_RANDOM),
+        )
         await theirs.send_all(frame(1, LOOK, [message.conversation.hex()]))
         with trio.fail_after(WAIT):
             await session.run()

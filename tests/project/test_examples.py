@@ -95,7 +95,7 @@ def clear(*users: User) -> None:
 
 def test_each_has_a_readme_of_one_screen() -> None:
     folders = [path for path in EXAMPLES.iterdir() if path.is_dir()]
-    assert len(folders) == 11
+    assert len(folders) == 12
     for folder in folders:
         assert len((folder / "README.rst").read_text().splitlines()) <= 40
         assert f"<{folder.name}/README.rst>" in (EXAMPLES / "README.rst").read_text()
@@ -481,3 +481,21 @@ def test_two_hosts_behind_nats_find_a_direct_path(
 def test_what_the_examples_need_is_there() -> None:
     for needed in ("tmux", "inotifywait", "getfattr", "notify-send", "dunst", "nft", "ip", "ping"):
         assert shutil.which(needed), needed
+
+
+def test_the_hub_of_the_example_is_what_ssh_reads(tmp_path: Path) -> None:
+    told = subprocess.run(
+        ["ssh", "-G", "-F", EXAMPLES / "hub" / "config", "hub"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=WAIT,
+    ).stdout.splitlines()
+    assert {"hostname home.example", "identitiesonly yes"} <= set(told)
+    (tmp_path / "laptop.pub").write_text("ssh-ed25519 AAAA me@laptop\n")
+    readme = (EXAMPLES / "hub" / "README.rst").read_text()
+    (line,) = re.findall(r"^    (sed .*) >> ~/.ssh/authorized_keys$", readme, re.MULTILINE)
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=WAIT
+    )
+    assert done.stdout == 'command="cbfs serve",restrict ssh-ed25519 AAAA me@laptop\n'

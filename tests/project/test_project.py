@@ -46,6 +46,8 @@ ONLY_IN = {
             "cbfs/mount/single/operations.py",
             "cbfs/mount/single/server.py",
             "cbfs/mount/single/process.py",
+            "cbfs/mount/remote/operations.py",
+            "cbfs/mount/remote/process.py",
         ),
     },
     "lmdb": {

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.soak import blobs, cluster, files, kills, power, programs
+from tests.soak import blobs, cluster, files, hub, kills, power, programs
 
 
 def _kills(seconds: float) -> bool:
@@ -55,6 +55,14 @@ def _cluster(seconds: float) -> bool:
     return all(each.right for each in found)
 
 
+def _hub(seconds: float) -> bool:
+    outcome = hub.soak(seconds, int(os.environ.get("SOAK_SEED", "1")))
+    print(outcome.report(), flush=True)
+    for what in outcome.wrong[:20]:
+        print(f"  {what}")
+    return not outcome.wrong
+
+
 PARTS: dict[str, Callable[[float], bool]] = {
     "kills": _kills,
     "programs": _programs,
@@ -62,6 +70,7 @@ PARTS: dict[str, Callable[[float], bool]] = {
     "blobs": _blobs,
     "power": _power,
     "cluster": _cluster,
+    "hub": _hub,
 }
 """A part runs for about so many seconds, prints its figures, and says whether they are right."""
 

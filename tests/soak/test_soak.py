@@ -4,7 +4,7 @@ import secrets
 
 import pytest
 
-from tests.soak import files, kills, programs
+from tests.soak import files, hub, kills, programs
 
 LIMIT = 1_200
 """Seconds for one of them: on a busy machine the last of what was sent may come very late."""
@@ -35,3 +35,11 @@ def test_files_are_as_on_a_plain_directory_whatever_programs_do() -> None:
     assert not outcome.wrong, "\n".join(outcome.wrong)
     assert outcome.operations > 500
     assert outcome.listings > 10
+
+
+def test_two_machines_on_one_hub_lose_nothing_and_double_nothing() -> None:
+    outcome = hub.soak(24, seed=3, cuts=6)
+    print(outcome.report())
+    assert not outcome.wrong, "\n".join(outcome.wrong)
+    assert outcome.cuts.total() == 6
+    assert len(outcome.saved) > 12

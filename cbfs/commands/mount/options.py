@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cbfs.account.bounds import GRACE_MAX
 from cbfs.account.passphrase_source import PassphraseSource
@@ -17,6 +18,9 @@ from cbfs.mount.mounting import MountPlace
 from cbfs.network.options import NetworkOptions
 from cbfs.network.tor.config import TorOptions
 from cbfs_host.entry import add_version
+
+if TYPE_CHECKING:
+    from cbfs.mount.remote.address import HubAddress
 
 SYNC_SEND, SYNC_SEND_MAX = 60.0, 3_600.0
 """Seconds until fsync gives up waiting: by default, and at most."""
@@ -65,6 +69,7 @@ _WORD = re.compile(r"(?:[^,\\]|\\.|\\\Z)+", re.DOTALL)
 _EXAMPLES = """examples:
   mount.cbfs ~/chat                      the account in ~/.local/share/cbfs
   mount.cbfs ~/bots/alerts ~/alerts -o grace=0
+  mount.cbfs ssh://home.example ~/chat   the account that is on that machine
   fusermount3 -u ~/chat
 """
 
@@ -82,6 +87,7 @@ class MountOptions:
     passphrase: PassphraseSource
     only: str = ""
     sync_send: float = 0
+    hub: "HubAddress | None" = None
 
     @property
     def place(self) -> MountPlace:
@@ -91,6 +97,8 @@ class MountOptions:
     @property
     def source(self) -> str:
         """What the table of mounts says is mounted."""
+        if self.hub is not None:
+            return self.hub.url
         return SINGLE_SOURCE if self.only else str(self.account)
 
 
@@ -105,16 +113,18 @@ def parse(arguments: list[str]) -> tuple[MountOptions, bool]:
     for key in ("tor", "bridges", "torrc"):
         if vars(given)[key]:
             words.tor[key] = vars(given)[key]
+    hub = _hub(parser, given.paths, words)
     account = Path(given.paths[0]) if len(given.paths) == 2 else default_account()
     if words.only and words.sync_send:
         parser.error("sync_send belongs to the mount of the account, not to only=CONVERSATION")
-    if words.only:
+    if words.only and hub is None:
         account = account_of(account)
     mountpoint = Path(os.path.abspath(given.paths[-1]))  # noqa: PTH100
     check_way(mountpoint)
     mountpoint = Path(os.path.realpath(mountpoint))
     account = Path(os.path.abspath(account))  # noqa: PTH100 - as it is given: mount -a compares it
-    check_account(account)
+    if hub is None:
+        check_account(account)
     return (
         MountOptions(
             account,
@@ -126,9 +136,22 @@ def parse(arguments: list[str]) -> tuple[MountOptions, bool]:
             words.passphrase,
             words.only,
             words.sync_send,
+            hub,
         ),
         given.fake,
     )
+
+
+def _hub(parser: argparse.ArgumentParser, paths: list[str], words: "_Words") -> "HubAddress | None":
+    """The machine that has the account, where it is another one. Raises CbfsError."""
+    if len(paths) < 2 or not paths[0].startswith("ssh://"):
+        return None
+    if words.sync_send or words.grace is not None or words.tor or words.no_tor:
+        parser.error("the hub has its own grace, sync_send and tor: leave them out with ssh://")
+    # nobody whose account is on this machine waits for it
+    from cbfs.mount.remote.address import read_address  # noqa: PLC0415
+
+    return read_address(paths[0])
 
 
 @dataclass(slots=True)
@@ -205,7 +228,8 @@ def _seconds(
 def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mount.cbfs",
-        usage="mount.cbfs [ACCOUNT] MOUNTPOINT [-o OPTIONS] [--foreground] [--no-tor]",
+        usage="mount.cbfs [ACCOUNT | ssh://HOST[/ACCOUNT]] MOUNTPOINT [-o OPTIONS] [--foreground]"
+        " [--no-tor]",
         description="Mount a cbfs account: conversations/ to read, outbox/ to write into.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -73,7 +73,7 @@ def _in_the_foreground(options: MountOptions, passphrase: bytes | None) -> int:
 
 def _passphrase(options: MountOptions) -> bytes | None:
     """The passphrase, when the account takes one: the terminal is here, not in the daemon."""
-    if options.only:
+    if options.only or options.hub is not None:
         return None  # its daemon has it open
     # not for a single conversation, whose process has nothing to open
     from cbfs.account.passphrase import asks_for_passphrase  # noqa: PLC0415
@@ -110,6 +110,10 @@ def _read_in(options: MountOptions, passphrase: bytes | None) -> Serving:
     """What serves such a mount. It is read in only now, in the process that stays: one needs the
     whole client, the other next to nothing."""
     with reading_in(interrupted):
+        if options.hub is not None:
+            from cbfs.commands.mount.elsewhere import serve_hub  # noqa: PLC0415
+
+            return partial(serve_hub, options)
         if options.only:
             from cbfs.mount.single import process  # noqa: PLC0415
 
@@ -129,7 +133,7 @@ async def _until_stopped(
     """A signal that comes before there is a mount gives up what was done for it."""
 
     def begin_log() -> None:
-        if not options.foreground and not options.only:
+        if not (options.foreground or options.only or options.hub is not None):
             log.into(new_log(options.account))
 
     def hang_up() -> None:

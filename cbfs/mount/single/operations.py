@@ -150,6 +150,9 @@ class SingleOperations(Operations):
         self.single.hide(place)
         self.notifier.show(self.single.path(path), node, enter)
 
+    def made(self, path: str) -> None:
+        """Conversations begin elsewhere."""
+
     def disappears(self, path: str) -> None:
         """What is at ``path`` of the tree is about to go: take it out here as well, while watchers
         look."""

@@ -6,7 +6,6 @@ import errno
 import functools
 import logging
 import os
-import socket
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -34,12 +33,11 @@ from pyfuse3 import (
 
 from cbfs.mount.mount_table import SINGLE_SOURCE, device_of
 from cbfs.mount.mounting import MountPlace, begin, unmount_at
+from cbfs.mount.single.connection import connected
 from cbfs.mount.single.wire import (
-    CREDENTIALS,
     LOOK,
     MOUNTED,
     OWN_HANDLE,
-    SOCKET,
     STAT,
     STATVFS,
     Answer,
@@ -433,7 +431,7 @@ async def serve(
     """Mount the conversation ``only`` (the name of its folder, or its id) of an account that is
     mounted, until it is unmounted, the account is, or ``stop`` is set. ``mounted`` is set when the
     kernel has it; ``ready`` is called when it answers. Raises CbfsError."""
-    async with await _connect(place.account) as stream, trio.open_nursery() as nursery:
+    async with _stream(place.account) as stream, trio.open_nursery() as nursery:
         daemon = Daemon(stream)
         nursery.start_soon(daemon.run)
         nursery.start_soon(daemon.push)
@@ -453,23 +451,8 @@ async def serve(
         nursery.cancel_scope.cancel()
 
 
-async def _connect(account: Path) -> trio.SocketStream:
-    """By way of a descriptor, as the path of a socket must be short."""
-    hint = f"mount the whole account first: mount.cbfs {account} DIR"
-    try:
-        folder = os.open(account, os.O_PATH | os.O_DIRECTORY)
-    except OSError as error:
-        raise CbfsError(f"there is no account in {account}", "cbfs init makes one") from error
-    try:
-        stream = await trio.open_unix_socket(f"/proc/self/fd/{folder}/{SOCKET}")
-    except OSError as error:
-        raise CbfsError(f"the account in {account} is not mounted", hint) from error
-    finally:
-        os.close(folder)
-    data = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
-    if CREDENTIALS.unpack(data)[1] != os.getuid():
-        raise CbfsError(f"the account in {account} is mounted by somebody else", hint)
-    return stream
+def _stream(account: Path) -> trio.SocketStream:
+    return trio.SocketStream(trio.socket.from_stdlib_socket(connected(account)))
 
 
 async def _live(

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from cbfs.mount.single.operations import Caller, ChangedFields, SingleOperations
 from cbfs.mount.single.view import SingleView, conversation_called, drop_tmp, make_tmp
 from cbfs.mount.single.wire import (
     CREDENTIALS,
+    HUB,
     LOOK,
     MOUNTED,
     SOCKET,
@@ -42,7 +44,13 @@ from cbfs_common.primitives import Random
 _log = logging.getLogger(__name__)
 
 SINGLE_MOUNTS_MAX = 64
-"""Mounts of single conversations of one account at a time."""
+"""Mounts of single conversations of one account at a time, and links of other machines."""
+
+MACHINES_MAX = 32
+"""Links of other machines among them."""
+
+MACHINES_FOR_ONE_MAX = 8
+"""Those that are about one conversation: who may ask for nothing else leaves room for others."""
 
 _QUICK = frozenset(("lookup", "getattr", "readlink", "list", "statfs", "getxattr", "listxattr"))
 """Words that are answered at once, whatever they are about."""
@@ -51,19 +59,25 @@ KEY_SIZE = 32
 
 
 class SingleServer:
-    """One for the mount of an account: listens on the socket SOCKET in its directory."""
+    """One for the mount of an account: listens on the socket SOCKET in its directory, for mounts of
+    single conversations and for those on other machines."""
 
     def __init__(self, view: MountView, account: Path, random: Random) -> None:
-        self._view = view
-        self._account = account
-        self._random = random
+        self.view = view
+        self.account = account
+        self.random = random
+        self.handing = trio.Lock()
+        """Held while a file that another machine hands over becomes a draft."""
+        self.machines = Counter[str]()
+        """Links of other machines, by the conversation that they are about."""
         self._count = 0
+        self._used = trio.current_time()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled. Has started when single conversations can be mounted."""
         started: Callable[[], None] = task_status.started
         while True:
-            with harmless(self._view.failed):
+            with harmless(self.view.failed):
                 await self._listen(started)
             started = _nobody
             await trio.sleep(FAULT_PAUSE)
@@ -81,22 +95,22 @@ class SingleServer:
             try:
                 await trio.serve_listeners(self._serve, [trio.SocketListener(listening)])
             finally:
-                (self._account / SOCKET).unlink(missing_ok=True)
+                (self.account / SOCKET).unlink(missing_ok=True)
 
     async def _bind(self, listening: trio.socket.SocketType) -> None:
         """The account is ours alone: a socket that is there is left from a crash. By way of a
         descriptor, as the path of a socket must be short."""
-        (self._account / SOCKET).unlink(missing_ok=True)
-        folder = os.open(self._account, os.O_PATH | os.O_DIRECTORY)
+        (self.account / SOCKET).unlink(missing_ok=True)
+        folder = os.open(self.account, os.O_PATH | os.O_DIRECTORY)
         try:
             await listening.bind(f"/proc/self/fd/{folder}/{SOCKET}")
         finally:
             os.close(folder)
-        (self._account / SOCKET).chmod(0o600)
+        (self.account / SOCKET).chmod(0o600)
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         """One single conversation's mount. A fault is the end of none of the others."""
-        with harmless(self._view.failed):
+        with harmless(self.view.failed):
             await self._serve_one(stream)
 
     async def _serve_one(self, stream: trio.SocketStream) -> None:
@@ -109,9 +123,15 @@ class SingleServer:
         self._count += 1
         try:
             async with stream:
-                await _Session(stream, self._view, self._account, self._random).run()
+                await _Session(stream, self).run()
         finally:
             self._count -= 1
+            self._used = trio.current_time()
+
+    @property
+    def unused(self) -> float:
+        """Seconds for which nobody has been connected."""
+        return 0.0 if self._count else trio.current_time() - self._used
 
 
 def _nobody() -> None:
@@ -121,13 +141,13 @@ def _nobody() -> None:
 class _Session:
     """One single conversation's mount, from its first word to the end of its connection."""
 
-    def __init__(
-        self, stream: trio.SocketStream, view: MountView, account: Path, random: Random
-    ) -> None:
+    def __init__(self, stream: trio.SocketStream, server: SingleServer) -> None:
         self._stream = stream
-        self._view = view
-        self._account = account
-        self._random = random
+        self._view = server.view
+        self._account = server.account
+        self._random = server.random
+        self._handing = server.handing
+        self._machines = server.machines
         self._wire = FrameSender(stream)
 
     async def run(self) -> None:
@@ -139,6 +159,9 @@ class _Session:
                 async for data in self._stream:
                     for each in frames.add(data):
                         request = read_request(each)
+                        if calls is None and request.word == HUB:
+                            await self._serve_machine(request, frames)
+                            return
                         if calls is None:
                             operations = await self._look(request)
                             if operations is None:
@@ -167,6 +190,24 @@ class _Session:
                         await operations.close()
                     with harmless(self._view.failed):  # it goes when the account is unmounted
                         await drop_tmp(self._view.tree, operations.single.tmp)
+
+    async def _serve_machine(self, first: SingleRequest, frames: Frames) -> None:
+        """It is a mount on another machine."""
+        # nobody whose account is mounted on one machine only waits for it at the start
+        from cbfs.mount.remote.session import HubSession  # noqa: PLC0415
+
+        only, served = first.arguments[0], self._machines
+        if served.total() >= MACHINES_MAX or (only and served[only] >= MACHINES_FOR_ONE_MAX):
+            told = ["too many machines have the account mounted", "unmount it on one of them"]
+            await self._send(first.number, errno.EINVAL, told)
+            return
+        served[only] += 1
+        try:
+            hub = HubSession(self._wire, self._view, self._account, self._random, self._handing)
+            await hub.run(first, self._stream, frames)
+        finally:
+            served[only] -= 1
+            served += Counter()  # forgets what is none
 
     async def _look(self, request: SingleRequest) -> SingleOperations | None:
         """The first word: which conversation. None, and the answer is given, when there is none."""

@@ -44,11 +44,17 @@ LOOK: Final = "look"
 """[conversation]: which one this connection is about. The errno is 0, or EINVAL with a result of
 [error, hint]."""
 
+HUB: Final = "hub"
+"""[conversation, or empty for the whole mount]: this connection is that of ``cbfs serve``, for a
+mount on another machine, and what follows are words of ``cbfs.mount.remote.wire``. It says so from
+its own command line, and not who is at the other end of its link. Answered as ``look``."""
+
 MOUNTED: Final = "mounted"
 """[mountpoint, st_dev]: it answers from now on; answered when changes are shown there."""
 
 ARGUMENTS: Final[dict[str, tuple[type, ...]]] = {
     LOOK: (str,),
+    HUB: (str,),
     MOUNTED: (bytes, int),
     "lookup": (int, bytes, int),  # parent, name, thread
     "forget": (list,),  # [inode, count] each; not answered
@@ -149,15 +155,17 @@ def _fields(data: bytes) -> Any:
 class Frames:
     """Cuts what comes into frames."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = FRAME_MAX) -> None:
+        """``most``: bytes of one."""
         self._buffer = bytearray()
+        self._most = most
 
     def add(self, data: bytes | bytearray) -> Iterator[bytes]:
-        """The frames that are whole now. Raises DecodeError for one beyond FRAME_MAX."""
+        """The frames that are whole now. Raises DecodeError for one that is too long."""
         self._buffer += data
         while len(self._buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer)
-            if length > FRAME_MAX:
+            if length > self._most:
                 raise DecodeError("a frame that is too long")
             end = _LENGTH.size + length
             if len(self._buffer) < end:

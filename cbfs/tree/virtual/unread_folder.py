@@ -25,25 +25,6 @@ from cbfs_common.errors import CbfsError
 LAG, LAG_MAX = 0.2, 5.0
 """Seconds without a message being read until those that were leave unread/, and the most."""
 
-_LOOKERS = frozenset(
-    (
-        *("thunar", "pcmanfm", "pcmanfm-qt", "nautilus", "nemo", "caja", "dolphin", "ranger"),
-        *("tumblerd", "gvfsd", "gvfsd-metadata", "gio", "file", "xdg-mime", "kioworker"),
-        *("gdk-pixbuf-thum", "ffmpegthumbnail", "evince-thumbnai", "totem-video-thu"),
-        *("tracker-miner-f", "tracker-extract", "localsearch-3", "localsearch-ext"),
-        *("baloo_file", "baloo_file_extr", "updatedb", "updatedb.plocat", "recollindex"),
-        *("cp", "rsync", "tar", "restic", "borg", "rclone", "duplicity", "deja-dup"),
-        *("grep", "egrep", "fgrep", "zgrep", "rg", "ag", "ack", "diff", "cmp", "wc", "find"),
-    )
-)
-"""Names of programs (15 characters, as the kernel keeps them) that read files for their indexes,
-thumbnails, guesses at types, searches and copies: for them nobody has read a message."""
-
-
-def counts_as_reading(program: str | None) -> bool:
-    """Whether somebody has read what a program of this name reads."""
-    return program is None or program.casefold() not in _LOOKERS
-
 
 class Unread:
     """``SearchedProvider`` of unread/, which it enters into ``root``. ``folder_name`` says what the

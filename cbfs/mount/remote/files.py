@@ -1,0 +1,431 @@
+"""What the hub does for a mount on another machine, on the tree, by paths. No FUSE mount is needed
+for it, and none is asked."""
+
+import errno
+import os
+import stat
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from cbfs.messages.file_names import free_name
+from cbfs.mount.attributes import Attributes
+from cbfs.mount.quota import BLOCK_SIZE, Quota, errno_of
+from cbfs.mount.remote.wire import ID_SIZE, PART, Stat, parts_of
+from cbfs.mount.single.view import SingleView
+from cbfs.mount.view import MountView
+from cbfs.storage.encoding import u64
+from cbfs.storage.faults import harmless, log_fault
+from cbfs.storage.store import Meta, StoreError, Table, Writer
+from cbfs.tree.changes import MTIME_MAX, Changes
+from cbfs.tree.nodes import MODES, File, Folder, MessageFile, Node, SymbolicLink, Text
+from cbfs.tree.rules import METADATA, Area, TreeError
+from cbfs.tree.virtual.conversation_folder import OpenTranscript
+from cbfs.tree.virtual.mail.mails import MailFile, OpenMail
+from cbfs.tree.virtual.virtual_directory import DOTS, Listing, SearchedDirectory
+from cbfs.tree.xattrs import xattrs
+from cbfs_common.errors import DecodeError
+from cbfs_common.limits import FILE_SIZE_MAX
+
+UPLOADS_MAX = 8
+"""Files that one link may be handing over at a time."""
+
+NOTED_FOR = 400 * 24 * 3_600
+"""Seconds for which it is remembered that a file was handed over, if who did it never says that it
+has been told so."""
+
+LISTED_AT_ONCE = 512
+"""Entries after which others get a turn: those of one frame."""
+
+
+@contextmanager
+def errors(failed: Callable[[], None]) -> Iterator[None]:
+    """What goes wrong within comes out as OSError with the errno that a program would get."""
+    try:
+        yield
+    except TreeError as error:
+        raise OSError(error.errno, "") from error
+    except StoreError as error:
+        raise OSError(errno_of(error), "") from error
+    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, DecodeError):
+        raise
+    except Exception as error:
+        log_fault(error)
+        failed()
+        raise OSError(errno.EIO, "") from error
+
+
+class HubFiles:
+    """The files of one link. ``single``: the one conversation that is shown, None for all.
+    ``inode_of`` gives the number under which the other side knows a node's inode. ``handing`` is
+    shared by all links: one file at a time becomes a draft, so that one that is handed over once
+    more, by a new link, finds what became of it."""
+
+    def __init__(
+        self,
+        view: MountView,
+        account: Path,
+        handing: trio.Lock,
+        single: SingleView | None,
+        inode_of: Callable[[int], int],
+    ) -> None:
+        self._view = view
+        self._tree = view.tree
+        self._single = single
+        self._inode_of = inode_of
+        self._handing = handing
+        self._root = single.root if single else view.tree.root
+        self._changes = Changes(view.tree, adds=single is None)
+        self._contents = view.tree.contents
+        self._attributes = Attributes(view)
+        self._quota = Quota(account, view.tree.backend)
+        self._uploads: dict[bytes, File] = {}
+
+    # what is there
+
+    async def node(self, path: bytes) -> Node:
+        """What is at a path. Raises TreeError, OSError."""
+        here: Node = self._root
+        for part in parts_of(path):
+            directory = _folder(here)
+            name = _text(part)
+            if isinstance(directory, SearchedDirectory):
+                await directory.look_for(name)
+            here = self._tree.lookup(directory, name)
+        if self._single is not None and not self._single.shows(here):
+            raise TreeError(errno.ESTALE)  # its conversation goes on with others
+        return here
+
+    async def _place(self, path: bytes) -> tuple[Folder, str]:
+        above, _, name = path.rpartition(b"/")
+        if not parts_of(path):
+            raise TreeError(errno.EBUSY)
+        return _folder(await self.node(above)), _text(name)
+
+    def stat(self, node: Node) -> Stat:
+        """What is told of a node."""
+        entry = self._attributes.found(node)
+        return self._stat(node, entry)
+
+    def _stat(self, node: Node, entry: Any) -> Stat:
+        conversation = b""
+        if isinstance(node, Folder) and node.area is Area.DRAFTS:
+            conversation = node.conversation or b""
+        return Stat(
+            self._inode_of(node.inode),
+            entry.st_mode,
+            entry.st_nlink,
+            entry.st_size,
+            entry.st_atime_ns,
+            entry.st_mtime_ns,
+            entry.st_ctime_ns,
+            isinstance(node, MessageFile),
+            conversation,
+        )
+
+    async def listing(self, path: bytes) -> AsyncIterator[list[tuple[bytes, Stat]]]:
+        """The entries of a folder with their stats, LISTED_AT_ONCE at most in each piece."""
+        listing = Listing(_folder(await self.node(path)))
+        start, more, attributes = 0, True, self._attributes.listed
+        while more:
+            more = False
+            await listing.look_from(start)
+            found: list[tuple[bytes, Stat]] = []
+            for place, name, listed in listing.some_after(start):
+                start, more = place, True
+                if name not in DOTS:
+                    node = self._known(listed)
+                    found.append((name.encode(), self._stat(node, attributes(node))))
+                if len(found) == LISTED_AT_ONCE:
+                    break
+            yield found
+            await trio.lowlevel.checkpoint()
+
+    def _known(self, node: Node) -> Node:
+        return self._tree.inodes.known(node.inode) or node if node.remade else node
+
+    async def content(
+        self, path: bytes, offset: int, size: int
+    ) -> AsyncIterator[tuple[Stat, bytes]]:
+        """Pieces of a file, each with the stat of what is read."""
+        node = await self.node(path)
+        if isinstance(node, Folder):
+            raise TreeError(errno.EISDIR)
+        if offset < 0 or size < 0:
+            raise TreeError(errno.EINVAL)
+        told = self.stat(node)
+        if isinstance(node, Text | MailFile):
+            node = node.opened()
+        end, arriving = offset + size, False
+        while offset < end:
+            piece = min(PART, end - offset)
+            if isinstance(node, OpenTranscript) or (isinstance(node, OpenMail) and node.packs):
+                data = await node.read_apart(offset, piece)
+            else:
+                if arriving := self._contents.is_arriving(node):
+                    await self._contents.come(node, offset)
+                data = self._contents.read(node, offset, piece)
+                await trio.lowlevel.checkpoint()
+            yield told, data
+            offset += len(data)
+            if len(data) < piece and (not arriving or not data):
+                return
+
+    async def seen(self, path: bytes) -> None:
+        """Somebody there has read it to its end."""
+        unread = self._view.search_folders.unread
+        node = await self.node(path)
+        if self._single is None and unread.is_new(node):
+            unread.read_up_to(node, node.size)
+
+    async def target(self, path: bytes) -> bytes:
+        """Where a symbolic link leads."""
+        node = await self.node(path)
+        if not isinstance(node, SymbolicLink):
+            raise TreeError(errno.EINVAL)
+        return node.target.encode()
+
+    async def attributes(self, path: bytes) -> dict[str, str]:
+        """The extended attributes of what is at a path."""
+        return xattrs(await self.node(path), self._tree.backend)
+
+    def space(self) -> list[int]:
+        """Block size, blocks, and free blocks."""
+        space = self._quota.space()
+        if self._single:  # how much there is changes with every message of the account
+            room = space.free * BLOCK_SIZE >= self._tree.backend.configuration.current.largest
+            blocks = FILE_SIZE_MAX // BLOCK_SIZE
+            return [BLOCK_SIZE, blocks, blocks if room else 0]
+        return [BLOCK_SIZE, space.total, space.free]
+
+    # what programs there change
+
+    async def mkdir(self, path: bytes, mode: int) -> Stat:
+        """Make a folder."""
+        directory, name = await self._place(path)
+        return self.stat(await self._changes.mkdir(directory, name, mode & 0o7777))
+
+    async def symlink(self, path: bytes, target: bytes) -> Stat:
+        """Make a symbolic link."""
+        directory, name = await self._place(path)
+        return self.stat(await self._changes.symlink(directory, name, _text(target), None))
+
+    async def rmdir(self, path: bytes) -> None:
+        """Remove a folder."""
+        directory, name = await self._place(path)
+        await self._changes.rmdir(directory, name)
+
+    async def unlink(self, path: bytes) -> None:
+        """Remove a file, a link or a message."""
+        directory, name = await self._place(path)
+        node = await self._changes.unlink(directory, name)
+        if isinstance(node, MessageFile):
+            self._view.watchers.touch(node.inode)
+            self._view.watchers.outdate(directory.inode, name)
+
+    async def rename(self, path: bytes, new: bytes, replace: bool) -> None:
+        """Move an entry."""
+        source, name = await self._place(path)
+        target, called = await self._place(new)
+        node = source.entries.get(name)
+        await self._changes.rename(source, name, target, called, replace=replace)
+        for folder, left in ((source, name), (target, called)):
+            self._view.watchers.outdate(folder.inode, left)  # our own kernel knows nothing of it
+        if node is not None:
+            self._view.watchers.touch(node.inode)
+
+    async def describe(self, path: bytes, mode: int | None, modified: int | None) -> Stat:
+        """Change permissions or the time."""
+        node = await self.node(path)
+        await self._changes.describe(node, mode, modified)
+        return self.stat(node)
+
+    # files that are handed over
+
+    async def part(self, identity: bytes, offset: int, data: bytes) -> None:
+        """A piece of a file that is to be handed over."""
+        file = self._uploads.get(identity)
+        if file is None:
+            if len(self._uploads) >= UPLOADS_MAX:
+                raise TreeError(errno.EMFILE)
+            file = File(self._tree.new_inode(), 0o600, time.time_ns(), None)
+            file.handles = 1  # so that what is too much for memory goes to the store, sealed
+            self._uploads[identity] = file
+        if offset < 0:
+            raise TreeError(errno.EINVAL)
+        self._quota.check(len(data), setting=False)
+        await self._contents.write(file, offset, data)
+
+    async def put(
+        self,
+        identity: bytes,
+        path: bytes,
+        mode: int,
+        modified: int,
+        size: int,
+        conversation: bytes,
+        replace: bool,
+        before: bytes,
+    ) -> list[Any]:
+        """Make a file of the parts with this id, whole and on the disk on return: once, however
+        often it is asked for. In the place of one of that name only if it may ``replace`` it, or of
+        the draft that one of the ids in ``before`` has become; else under a name that is free.
+        Gives its name and its stat, or none where it was there before. Without a folder of that
+        name one is made in the outbox; without the conversation it is ESTALE."""
+        file = self._uploads.pop(identity, None)
+        try:
+            async with self._handing:
+                if self._is_handed(identity):
+                    return []
+                if (file.size if file else 0) != size:
+                    raise TreeError(errno.EINVAL)
+                with trio.CancelScope(shield=True):
+                    directory, name = await self._target(path, conversation)
+                    if (earlier := self._earlier(directory, before)) is not None:
+                        name, replace = earlier, True
+                    told = mode, modified
+                    made = await self._made(directory, name, identity, told, file, replace)
+            return made
+        finally:
+            if file is not None:
+                await self._drop(file)
+
+    async def _target(self, path: bytes, conversation: bytes) -> tuple[Folder, str]:
+        """Where it is to be: in the folder of that conversation, whatever that is called by now."""
+        above, _, name = path.rpartition(b"/")
+        if conversation:  # nobody but those whom its writer saw
+            own = self._single is None or self._single.drafts.conversation == conversation
+            if not own or not self._tree.knows(conversation):
+                raise TreeError(errno.ESTALE)
+            drafts = self._tree.folders(conversation)[1]
+            if not drafts.names:
+                raise TreeError(errno.ESTALE)
+            return drafts, _text(name)
+        parts = parts_of(above)
+        try:
+            node = await self.node(above)
+        except TreeError as error:
+            if error.errno != errno.ENOENT or len(parts) != 2 or parts[0] != b"outbox":
+                raise
+            outbox = _folder(await self.node(parts[0]))
+            return await self._changes.mkdir(outbox, _text(parts[1])), _text(name)
+        if isinstance(node, SymbolicLink):  # outbox/bob leads to the conversation
+            node = await self.node(b"outbox/" + node.target.encode())
+        return _folder(node), _text(name)
+
+    def _earlier(self, directory: Folder, before: bytes) -> str | None:
+        """The name here of what was handed over under one of these ids, while it is a draft."""
+        with self._tree.backend.store.read() as reader:
+            for at in range(0, len(before), ID_SIZE):
+                noted = reader.get(Table.META, Meta.HANDED + before[at : at + ID_SIZE]) or b""
+                for name, node in directory.entries.items():
+                    if isinstance(node, File) and u64(node.inode) == noted[8:]:
+                        return name
+        return None
+
+    async def _made(
+        self,
+        directory: Folder,
+        name: str,
+        identity: bytes,
+        told: tuple[int, int],
+        upload: File | None,
+        replace: bool,
+    ) -> list[Any]:
+        mode, modified = told
+        directory = await self._changes.ready(directory)
+        there = directory.entries.get(name)
+        if isinstance(there, File) and not replace:
+            name, there = free_name(name, directory.entries.__contains__), None
+        if there is None:
+            file = self._changes.create(directory, name, mode & 0o7777, None)
+        else:
+            file = self._changes.to_write(there)
+        self._contents.opened(file)
+        file.handles += 1
+        file.writers += 1
+        try:
+            setting = self._contents.is_setting(file)
+            self._quota.check(upload.size if upload else 0, setting=setting)
+            await self._contents.truncate(file, 0)
+            for at in range(0, upload.size if upload else 0, PART):
+                if upload is not None:
+                    piece = self._contents.read(upload, at, PART)
+                    await self._contents.write(file, at, piece)
+            file.mode = stat.S_IFREG | mode & MODES
+            if modified:  # a time to come holds it: it is on the disk with it, or not at all
+                file.mtime_ns = min(max(modified, -MTIME_MAX), MTIME_MAX)
+            # what may be refused below is no message, and nobody hands it over again
+            file.handed = b"" if _is_looked_at(directory, name) else identity
+            await self._contents.save(file)
+            if _is_looked_at(directory, name):
+                await self._changes.check_close(file)
+        except BaseException:
+            file.handles -= 1
+            file.writers -= 1
+            file.handed = b""
+            if there is None and directory.entries.get(name) is file:
+                with suppress(TreeError, StoreError):
+                    await self._changes.unlink(directory, name)
+            raise
+        file.handles -= 1
+        file.writers -= 1
+        made = self.stat(file)
+        if _is_looked_at(directory, name):
+            await self._changes.close(file)
+        else:
+            with harmless(self._view.failed):  # it is there, whatever becomes of the rest
+                await self._changes.close(file)
+        for folder, called in file.names:
+            self._view.watchers.outdate(folder.inode, called)
+        return [name.encode(), made]
+
+    def _is_handed(self, identity: bytes) -> bool:
+        with self._tree.backend.store.read() as reader:
+            return reader.get(Table.META, Meta.HANDED + identity) is not None
+
+    async def taken(self, identities: list[bytes]) -> None:
+        """These will not be handed over again; nor will what was a long time ago."""
+        oldest = int(time.time()) - NOTED_FOR
+
+        def change(writer: Writer) -> None:
+            for identity in identities:
+                writer.delete(Table.META, Meta.HANDED + identity)
+            for key, when in list(writer.items(Table.META, Meta.HANDED)):
+                if int.from_bytes(when[:8], "big") < oldest:
+                    writer.delete(Table.META, key)
+
+        await self._tree.backend.store.commit(change)
+
+    async def _drop(self, file: File) -> None:
+        file.handles = 0
+        with trio.CancelScope(shield=True), suppress(StoreError):
+            await self._contents.released(file)
+
+    async def close(self) -> None:
+        """The link has ended: what was not handed over whole is nothing."""
+        for file in self._uploads.values():
+            await self._drop(file)
+        self._uploads.clear()
+
+
+def _is_looked_at(directory: Folder, name: str) -> bool:
+    """Whether what is saved there may be refused for what it says: settings and decisions."""
+    return directory.area not in {Area.DRAFTS, Area.FOLDER_DRAFT} or name == METADATA
+
+
+def _folder(node: Node) -> Folder:
+    if not isinstance(node, Folder):
+        raise TreeError(errno.ENOTDIR)
+    return node.alias or node
+
+
+def _text(name: bytes) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError as error:
+        raise OSError(errno.EILSEQ, os.strerror(errno.EILSEQ)) from error

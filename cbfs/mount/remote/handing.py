@@ -1,0 +1,514 @@
+"""What is saved in outbox/ of a mount on another machine: it waits in the spool of this machine,
+on the disk, and is handed over to the hub, each file once.
+
+Who renames, removes or describes a file that waits has it claimed, as has who hands it over: the
+one waits for the other. Saving waits for nobody: what is newer gets another id, and names those
+that it is in the place of. A file that was sent, and of which the hub has not said what became of
+it, keeps its place and its id until that is known: where there is a link that is waited for, else
+it is EBUSY.
+"""
+
+import errno
+import logging
+import math
+import os
+import stat
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import trio
+
+from cbfs.mount.remote.hub_view import HubView, below
+from cbfs.mount.remote.link import AwayError
+from cbfs.mount.remote.nodes import RemoteNode, local_stat, path_of
+from cbfs.mount.remote.spool import OutgoingSpool, WaitingFile
+from cbfs.mount.remote.wire import BEFORE_MAX, ID_SIZE, decode_stat, is_name
+from cbfs.storage.faults import harmless
+from cbfs.tree.rules import is_scratch
+from cbfs_common.errors import CryptoError, DecodeError
+
+WAIT_MAX: Final = 20.0
+"""Seconds for which who changes a file waits until it is handed over that just is."""
+
+RETRY: Final = 5.0
+"""Seconds until it is tried again, where the hub has not answered in time."""
+
+AGAIN: Final = 60.0
+"""Seconds until it is tried again, where the hub has refused it for what may pass."""
+
+PASSING: Final = frozenset(
+    (
+        *(errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+        *(errno.EIO, errno.EBUSY, errno.EAGAIN, errno.EROFS),
+    )
+)
+"""Reasons that may pass by themselves; others stay until the file is changed or moved."""
+
+_WORDS: Final = {
+    errno.ESTALE: "its conversation is not there any more: move it to another folder, or remove it",
+}
+
+CUT_OFF: Final = "it was cut off while it was written: save it anew, or remove it"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A file that waits, and where it is shown. ``sent``: it was on the link under this id, so that
+    anything else gets another one; ``unknown``: and nobody knows yet what the hub has done.
+    ``earlier``: nor of what it is in the place of. ``refused``: why, and when by trio's clock."""
+
+    item: WaitingFile
+    node: RemoteNode
+    sent: bool = False
+    unknown: bool = False
+    earlier: bool = False
+    refused: tuple[int, float] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it, or what it is in the place of, may be at the hub or not."""
+        return self.unknown or (self.earlier and self.refused is None)
+
+
+class Handing:
+    """Hands over what waits in ``spool``. ``run`` it while there is a mount."""
+
+    def __init__(self, view: HubView, spool: OutgoingSpool) -> None:
+        self._view = view
+        self._spool = spool
+        self._waiting: dict[bytes, _Waiting] = {}
+        self._wake = trio.Event()
+        self._claims: dict[RemoteNode, trio.Event] = {}
+        self._tried = trio.Event()  # set, and made anew, after each attempt
+        self._using = trio.Lock()  # the spool, and what is said of a file above
+
+    @property
+    def count(self) -> int:
+        """How many files wait."""
+        return len(self._waiting)
+
+    def troubles(self) -> list[tuple[str, str]]:
+        """(path, why) of what is not taken."""
+        return [
+            (os.fsdecode(each.item.path), each.node.trouble)
+            for each in self._waiting.values()
+            if each.node.trouble
+        ]
+
+    async def begin(self, waiting: list[WaitingFile]) -> None:
+        """Show what waits from before. It may have been sent then."""
+        past = {identity for each in waiting for identity in _split(each.before)}
+        for item in waiting:
+            if item.identity in past:  # that which came in its place is there
+                with suppress(OSError):
+                    await trio.to_thread.run_sync(self._spool.drop, item)
+                continue
+            node = self._node(item)
+            node.outgoing = item
+            tried = item.whole and not is_scratch(os.fsdecode(node.name))
+            node.trouble = "" if item.whole else CUT_OFF
+            self._waiting[item.identity] = _Waiting(item, node, tried, tried, bool(item.before))
+
+    def _node(self, item: WaitingFile) -> RemoteNode:
+        """Where it is shown: with its conversation, whatever that is called by now. One that has no
+        place is handed over all the same."""
+        above, _, name = item.path.rpartition(b"/")
+        tree, told = self._view.tree, local_stat(stat.S_IFREG | item.mode, item.size)
+        here = tree.root
+        for part in above.split(b"/"):
+            found = here.entries.get(part)
+            if item.conversation and tree.is_outbox(here):
+                for each in here.entries.values():
+                    if each.stat.conversation == item.conversation:
+                        found = each
+            if found is None:
+                found = tree.make(here, part, local_stat(stat.S_IFDIR | 0o700))
+            if not found.is_folder:
+                return tree.detached(name, told)
+            here = found
+        there = here.entries.get(name)
+        if there is None:
+            return tree.make(here, name, told)
+        if there.outgoing is not None or not stat.S_ISREG(there.stat.mode):
+            return tree.detached(name, told)
+        return there
+
+    def wake(self) -> None:
+        """There may be something to be handed over."""
+        self._wake.set()
+
+    def again(self) -> None:
+        """There is a link again: what was refused is tried once more."""
+        for each in self._waiting.values():
+            each.refused = None
+        self.wake()
+
+    # what programs change
+
+    async def save(self, node: RemoteNode, content: bytes, *, whole: bool = True) -> None:
+        """Let the content of a file wait; it is on the disk on return. What is not ``whole`` is not
+        handed over until it is. Raises OSError."""
+        async with self._using:
+            above = node.above
+            if above is None or node.gone:
+                raise OSError(errno.ESTALE, "")
+            mode, size = stat.S_IMODE(node.stat.mode), len(content)
+            known = self._of(node)
+            if known is not None:
+                item = replace(
+                    known.item,
+                    path=path_of(node),
+                    mode=mode,
+                    modified=node.timed,
+                    size=size,
+                    whole=whole,
+                )
+                await self._change(known, item, content)
+            else:
+                item = WaitingFile(
+                    self._spool.new_id(),
+                    path_of(node),
+                    mode,
+                    node.timed,
+                    above.stat.conversation,
+                    not node.local,
+                    size,
+                    whole=whole,
+                )
+                await trio.to_thread.run_sync(self._spool.save, item, content, 0)
+                self._waiting[item.identity] = _Waiting(item, node)
+                node.outgoing, node.trouble = item, ""
+        self._view.link.hurry()
+
+    async def read(self, item: WaitingFile) -> bytes:
+        """The content of what waits. Raises OSError."""
+        try:
+            return (await trio.to_thread.run_sync(self._spool.read, item.identity))[1]
+        except (CryptoError, DecodeError) as error:
+            raise OSError(errno.EIO, "") from error
+
+    async def rest(self, node: RemoteNode) -> bool:
+        """Whether a file waits, and is not just being handed over: that is waited for. Raises
+        OSError where it takes too long."""
+        async with self._claimed(node) as known:
+            return known is not None
+
+    async def moved(self, node: RemoteNode, target: RemoteNode, name: bytes) -> bool:
+        """Give a file that waits another place or name: in the place of what is there. False where
+        it does not wait, and nothing is done. Raises OSError."""
+        async with self._claimed(node, until_known=True, replacing=True) as known:
+            if known is None:
+                return False
+            there = target.entries.get(name)
+            if there is None:
+                await self._move(known, target, name, None, replaces=False)
+                return True
+            async with self._claimed(there, until_known=True) as other:
+                replaces = other.item.replaces if other is not None else not there.local
+                await self._move(known, target, name, other, replaces=replaces)
+            return True
+
+    async def _move(
+        self,
+        known: _Waiting,
+        target: RemoteNode,
+        name: bytes,
+        other: _Waiting | None,
+        *,
+        replaces: bool,
+    ) -> None:
+        async with self._using:
+            content = await self.read(known.item)
+            item = replace(
+                known.item,
+                path=below(target, name),
+                conversation=target.stat.conversation,
+                replaces=replaces,
+            )
+            if other is not None:  # by this it goes with the same rename of a file on the disk
+                item = replace(item, before=_ids(other.item.identity, item.before))
+            await self._change(known, item, content)
+            self._view.tree.move(known.node, target, name)
+            if other is not None:
+                await self._forget(other)
+
+    async def folder_moved(self, folder: RemoteNode, target: RemoteNode, name: bytes) -> None:
+        """Give a folder that only this machine knows another place, and all that waits in it.
+        Raises OSError, and then nothing has changed."""
+        inside = self._in(folder)
+        async with AsyncExitStack() as held:
+            for each in inside:
+                await held.enter_async_context(
+                    self._claimed(each.node, until_known=True, replacing=True)
+                )
+            await held.enter_async_context(self._using)
+            done: list[tuple[_Waiting, WaitingFile, bytes]] = []
+            if self._in(folder) != inside:  # one was saved, or handed over, meanwhile
+                raise OSError(errno.EBUSY, "")
+            try:
+                for each in inside:
+                    old, content = each.item, await self.read(each.item)
+                    path = below(target, name) + b"/" + each.node.name
+                    await self._change(each, replace(old, path=path), content)
+                    done.append((each, old, content))
+            except OSError:
+                for each, old, content in done:
+                    with suppress(OSError):
+                        back = replace(each.item, path=old.path)
+                        await self._change(each, back, content)
+                raise
+            self._view.tree.move(folder, target, name)
+
+    def _in(self, folder: RemoteNode) -> list[_Waiting]:
+        return [each for each in self._waiting.values() if each.node.above is folder]
+
+    async def described(self, node: RemoteNode, mode: int | None, modified: int | None) -> bool:
+        """Give a file that waits another mode or time. False where it does not wait, and nothing is
+        done. Raises OSError."""
+        async with self._claimed(node, until_known=True) as known:
+            if known is None:
+                return False
+            async with self._using:
+                content = await self.read(known.item)
+                item = replace(
+                    known.item,
+                    mode=known.item.mode if mode is None else mode,
+                    modified=known.item.modified if modified is None else modified,
+                )
+                await self._change(known, item, content)
+            return True
+
+    @asynccontextmanager
+    async def replaced(self, there: RemoteNode | None) -> AsyncIterator[bool]:
+        """While the block puts something in the place of a file: if that waits, it does no more at
+        the end. Gives whether the hub has something there. Raises OSError."""
+        if there is None:
+            yield False
+            return
+        async with self._claimed(there, until_known=True) as known:
+            yield not there.local if known is None else known.item.replaces
+            if known is not None:
+                async with self._using:
+                    await trio.to_thread.run_sync(self._spool.drop, known.item)
+                    self._waiting.pop(known.item.identity, None)
+                    there.outgoing = None
+
+    async def dropped(self, node: RemoteNode) -> bool:
+        """Take a file back that waits, and what it was to replace at the hub. False where it does
+        not wait, and nothing is done. Raises OSError."""
+        async with self._claimed(node, until_known=True) as known:
+            if known is None:
+                return False
+            if known.item.replaces:
+                try:
+                    await self._view.link.ask("unlink", path_of(node))
+                except OSError as error:
+                    if error.errno != errno.ENOENT:
+                        raise
+            async with self._using:
+                await trio.to_thread.run_sync(self._spool.drop, known.item)
+                self._waiting.pop(known.item.identity, None)
+                node.outgoing = None
+                self._view.tree.remove(node)
+            return True
+
+    # claims
+
+    def _of(self, node: RemoteNode) -> _Waiting | None:
+        return None if node.outgoing is None else self._waiting.get(node.outgoing.identity)
+
+    @asynccontextmanager
+    async def _claimed(
+        self, node: RemoteNode, *, until_known: bool = False, replacing: bool = False
+    ) -> AsyncIterator[_Waiting | None]:
+        """What waits of a node, which nobody hands over in the block. ``until_known``: and of which
+        it is known what the hub has of it; ``replacing``: and which has nothing in its place there.
+        Raises OSError(EBUSY) where that is not soon so."""
+        deadline = trio.current_time() + WAIT_MAX
+        while True:
+            known = self._of(node)
+            if node not in self._claims:
+                is_open = known is not None and (
+                    (until_known and known.is_open)
+                    or (replacing and known.item.replaces and known.refused is None)
+                )
+                if not is_open:
+                    break
+                if not self._view.link.is_up:
+                    self._view.link.hurry()
+                    raise OSError(errno.EBUSY, "")
+                self.wake()
+                event = self._tried
+            else:
+                event = self._claims[node]
+            with trio.move_on_at(deadline) as scope:
+                await event.wait()
+            if scope.cancelled_caught:
+                raise OSError(errno.EBUSY, "")
+        with self._claim(node):
+            yield known
+
+    def _claim(self, node: RemoteNode) -> "_Claim":
+        return _Claim(self._claims, node, self.wake)
+
+    # the spool: all of these within ``_using``
+
+    async def _change(self, known: _Waiting, item: WaitingFile, content: bytes) -> None:
+        """Let ``item`` wait in the place of what waits: with its id, or another where that was on
+        the link. Raises OSError, and then it is as it was."""
+        old = known.item
+        same = not known.sent
+        if not same:
+            before = _ids(old.identity, item.before)
+            item = replace(item, identity=self._spool.new_id(), before=before)
+        await trio.to_thread.run_sync(self._spool.save, item, content, old.size if same else 0)
+        known.item = known.node.outgoing = item
+        known.node.trouble = "" if item.whole else known.node.trouble
+        known.refused = None
+        if same:
+            return
+        known.earlier = known.earlier or known.unknown
+        known.sent = known.unknown = False
+        self._waiting.pop(old.identity, None)
+        self._waiting[item.identity] = known
+        with harmless():  # the next mount drops it
+            await trio.to_thread.run_sync(self._spool.drop, old)
+
+    async def _forget(self, known: _Waiting) -> None:
+        """What is in its place waits already."""
+        self._waiting.pop(known.item.identity, None)
+        known.node.outgoing = None
+        with harmless():
+            await trio.to_thread.run_sync(self._spool.drop, known.item)
+
+    # handing over
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        wait = math.inf
+        while True:
+            with trio.move_on_after(wait):
+                await self._wake.wait()
+            self._wake = trio.Event()
+            wait = RETRY
+            with harmless():
+                wait = await self._all()
+
+    async def _all(self) -> float:
+        """Hand over what can be. Gives the seconds after which that is to be tried again."""
+        wait = math.inf
+        for identity, known in list(self._waiting.items()):
+            if not self._view.link.is_up:
+                return math.inf
+            if self._waiting.get(identity) is not known or known.node in self._claims:
+                continue  # who has it wakes us
+            is_no_message = is_scratch(os.fsdecode(known.node.name)) or not known.item.whole
+            if known.node.writers or is_no_message:
+                continue  # it stays here
+            if known.refused is not None:
+                number, when = known.refused
+                if number not in PASSING or trio.current_time() < when + AGAIN:
+                    wait = min(wait, AGAIN if number in PASSING else math.inf)
+                    continue
+            try:
+                with self._claim(known.node):
+                    await self._hand_over(identity, known)
+            except AwayError:
+                return RETRY  # with the same id
+            except OSError as error:  # of this machine's disk
+                known.node.trouble = "this machine cannot read it, or cannot remove it"
+                _log.warning("a file that waits: %s", os.strerror(error.errno or errno.EIO))
+                wait = min(wait, AGAIN)
+            finally:
+                self._tried.set()
+                self._tried = trio.Event()
+            if known.refused is not None and known.refused[0] in PASSING:
+                wait = min(wait, AGAIN)
+        return wait
+
+    async def _hand_over(self, identity: bytes, known: _Waiting) -> None:
+        """Raises AwayError where nobody knows whether the hub has it; OSError of our own disk."""
+        async with self._using:
+            if self._waiting.get(identity) is not known:
+                return
+            item = known.item
+            content = await self.read(item)
+            known.sent = known.unknown = True
+        try:
+            name, fields = _put(await self._view.link.hand_over(item, content))
+        except AwayError:
+            raise
+        except OSError as error:
+            number = error.errno or errno.EIO
+            if self._waiting.get(identity) is known:  # else there is something newer
+                known.unknown = False
+                known.refused = number, trio.current_time()
+                why = _WORDS.get(number, os.strerror(number))
+                known.node.trouble = f"the hub does not take it: {why}"
+                _log.warning("the hub does not take a file: %s", os.strerror(number))
+            return
+        async with self._using:
+            if self._waiting.get(identity) is not known:
+                return  # what is newer is to take its place: the hub has to know it until then
+            await trio.to_thread.run_sync(self._spool.drop, item)
+            del self._waiting[identity]
+            self._is_there(known.node, name, fields)
+        await self._view.link.tell("taken", [identity, *_split(item.before)])
+
+    def _is_there(self, node: RemoteNode, name: bytes, fields: Any) -> None:
+        """The hub has it."""
+        tree, above = self._view.tree, node.above
+        node.outgoing, node.trouble, node.local, node.stale = None, "", False, True
+        if above is None or (fields is None and not node.writers):
+            self._view.drop(node)
+        elif fields is not None:
+            if name != node.name:
+                tree.move(node, above, name)
+            tree.update(node, fields, self._view.link.generation)
+            node.stale = True
+        if above is not None:
+            above.listed = -1.0
+            if above.local:
+                above.local, above.stale = False, True
+
+
+class _Claim:
+    """While a node is somebody's."""
+
+    def __init__(self, claims: dict[RemoteNode, trio.Event], node: RemoteNode, over: Any) -> None:
+        self._claims = claims
+        self._node = node
+        self._over = over
+
+    def __enter__(self) -> None:
+        self._claims[self._node] = trio.Event()
+
+    def __exit__(self, *_error: object) -> None:
+        self._claims.pop(self._node).set()
+        self._over()
+
+
+def _ids(first: bytes, others: bytes) -> bytes:
+    return (first + others)[: BEFORE_MAX * ID_SIZE]
+
+
+def _split(ids: bytes) -> list[bytes]:
+    return [ids[at : at + ID_SIZE] for at in range(0, len(ids), ID_SIZE)]
+
+
+def _put(result: Any) -> tuple[bytes, Any]:
+    """The name and the stat of what was handed over; no stat where that was so before. Raises
+    OSError(EIO) for what is no answer."""
+    try:
+        match result:
+            case []:
+                return b"", None
+            case [bytes(name), list(fields)] if is_name(name):
+                return name, decode_stat(fields)
+    except DecodeError:
+        pass
+    raise OSError(errno.EIO, "")

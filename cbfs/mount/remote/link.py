@@ -1,0 +1,496 @@
+"""The link of a mount on another machine to its hub: ssh(1) with ``cbfs serve`` behind it.
+
+It is made anew whenever it ends, after waits that grow. What is asked while there is none fails at
+once, and what is not answered in time fails then: no link, however it ends or stands still, makes
+anybody wait for longer.
+"""
+
+import errno
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import trio
+import trio.lowlevel
+
+from cbfs.mount.remote.spool import WaitingFile
+from cbfs.mount.remote.wire import ID_SIZE, PART, PIECE_MAX, VERSION, read_hub_answer
+from cbfs.mount.single.wire import Answer, Frames, frame
+from cbfs.storage.faults import contained, harmless
+from cbfs_common.errors import CbfsError, DecodeError, in_words
+from cbfs_common.primitives import Random
+
+ASK_MAX: Final = 15.0
+"""Seconds until what is asked has to be answered, or the next piece of it has to come."""
+
+PUT_MAX: Final = 60.0
+"""Seconds until a file has to be a draft at the hub when all of it was sent."""
+
+GREET_MAX: Final = 60.0
+"""Seconds until the hub has to greet: an account may have to be opened there."""
+
+PING: Final = 15.0
+"""Seconds between two pings."""
+
+FIRST_WAIT, MOST_WAIT = 0.5, 60.0
+"""Seconds until it is tried again, at first and at most; each time at random between a half and the
+whole."""
+
+LIVED: Final = 5.0
+"""Seconds that a link has to live for the next one to be tried soon."""
+
+HURRIED: Final = 2.0
+"""Seconds after which it is tried again when somebody asks for something."""
+
+ANSWERS_MAX: Final = 64
+"""Pieces of one answer, of PIECE_MAX bytes each, that nobody has taken yet: the next waits."""
+
+PIECES_MAX: Final = 4_096
+"""Pieces that one answer may have."""
+
+WHOLE_MAX: Final = 300.0
+"""Seconds until all of one answer has to be there."""
+
+_TOLD_MAX = 2_048
+_QUEUE = 16
+_log = logging.getLogger(__name__)
+
+
+class AwayError(OSError):
+    """The hub cannot be asked, or has not answered: it may have done what it was asked."""
+
+    def __init__(self, number: int = errno.EHOSTUNREACH) -> None:
+        super().__init__(number, os.strerror(number))
+
+
+class _Link:
+    """One process of ssh, from its greeting to its end."""
+
+    def __init__(self, process: trio.Process, news: Callable[[list[Any]], None]) -> None:
+        self.process = process
+        self._news = news
+        self._last = 2
+        self._unwanted = 0
+        self._waiting: dict[int, trio.MemorySendChannel[Answer]] = {}
+        self._out, self._queue = trio.open_memory_channel[bytes](_QUEUE)
+        self.ended = trio.Event()
+
+    async def write(self) -> None:
+        """Send what is asked, until it ends. Nothing else writes: a frame that is begun is ended,
+        whoever gives up waiting."""
+        stream = self.process.stdin
+        if stream is None:
+            return
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in self._queue:
+                await stream.send_all(data)
+        self.end()
+
+    async def read(self, frames: Frames) -> None:
+        """Take what is answered, until it ends. Raises DecodeError."""
+        stream = self.process.stdout
+        if stream is None:
+            return
+        data: bytes | bytearray = b""  # what came behind the greeting
+        while True:
+            for each in frames.add(data):
+                answer = read_hub_answer(each)
+                if not answer.number:
+                    self._news(answer.result)
+                    continue
+                channel = self._waiting.get(answer.number)
+                if channel is None:  # somebody has given up waiting for it
+                    self._unwanted += 1
+                    if self._unwanted > PIECES_MAX * self._last:
+                        raise DecodeError("more than anybody can have asked for")
+                else:
+                    # who has given up takes nothing, and who takes it waits for nothing else
+                    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                        await channel.send(answer)
+            data = await stream.receive_some()
+            if not data:
+                return
+
+    def end(self) -> None:
+        """It is of no use any more: who waits is told."""
+        self.ended.set()
+        for channel in self._waiting.values():
+            channel.close()
+        self._waiting.clear()
+        self._out.close()
+        with suppress(OSError):
+            self.process.kill()
+
+    async def send(self, *fields: object) -> None:
+        """Raises AwayError."""
+        try:
+            await self._out.send(frame(*fields))
+        except (trio.ClosedResourceError, trio.BrokenResourceError) as error:
+            raise AwayError from error
+
+    def asked(self, limit: float) -> "_Asked":
+        """A question that is to be asked; each answer has to come within ``limit`` seconds."""
+        return _Asked(self, limit)
+
+    def expect(self, channel: trio.MemorySendChannel[Answer]) -> int:
+        """The number of the next question, whose answers go there. Raises AwayError."""
+        if self.ended.is_set():
+            raise AwayError
+        self._last += 1
+        self._waiting[self._last] = channel
+        return self._last
+
+    def forget(self, number: int) -> None:
+        """Nobody waits for these answers any more."""
+        self._waiting.pop(number, None)
+
+
+class _Asked:
+    """One question, and what is answered, in as many pieces as come."""
+
+    def __init__(self, link: _Link, limit: float) -> None:
+        self._link = link
+        self._limit = limit
+        self._channel, self._received = trio.open_memory_channel[Answer](ANSWERS_MAX)
+        self._number = 0
+
+    def __enter__(self) -> "_Asked":
+        self._number = self._link.expect(self._channel)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._link.forget(self._number)
+        self._received.close()
+
+    async def ask(self, word: str, arguments: tuple[object, ...]) -> None:
+        """Raises AwayError."""
+        with trio.move_on_after(self._limit):
+            await self._link.send(self._number, word, list(arguments))
+            return
+        raise AwayError(errno.ETIMEDOUT)
+
+    async def answer(self) -> Any:
+        """The next one. Raises OSError."""
+        try:
+            with trio.move_on_after(self._limit):
+                answer = await self._received.receive()
+                if answer.errno:
+                    raise OSError(answer.errno, os.strerror(answer.errno))
+                return answer.result
+        except trio.EndOfChannel as error:
+            raise AwayError from error
+        raise AwayError(errno.ETIMEDOUT)
+
+
+class Pieces:
+    """An answer in several frames, without whether there are more: to be gone through in a ``with``
+    block. Raises OSError: what the hub says, AwayError, or EIO for what is no answer."""
+
+    def __init__(self, asked: _Asked, word: str, arguments: tuple[object, ...]) -> None:
+        self._asked = asked
+        self._word = word
+        self._arguments = arguments
+        self._state = 0  # 0: not asked yet; 1: there is more; 2: that was all
+        self._count = 0
+        self._end = trio.current_time() + WHOLE_MAX
+
+    def __enter__(self) -> "Pieces":
+        self._asked.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._asked.__exit__(*error)
+
+    def __aiter__(self) -> "Pieces":
+        return self
+
+    async def __anext__(self) -> list[Any]:
+        if self._state == 0:
+            await self._asked.ask(self._word, self._arguments)
+        if self._state == 2:
+            raise StopAsyncIteration
+        self._count += 1
+        if trio.current_time() > self._end:
+            raise AwayError(errno.ETIMEDOUT)
+        match await self._asked.answer():
+            # a piece of nothing, with more to come, is how an answer never ends
+            case [bool(more), *rest] if rest and (rest[-1] or not more):
+                if self._count <= PIECES_MAX:
+                    self._state = 1 if more else 2
+                    return rest
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+class HubLink:
+    """The link to the hub that ``command`` leads to."""
+
+    def __init__(self, command: Sequence[str], random: Random) -> None:
+        self._command = command
+        self._random = random
+        self._link: _Link | None = None
+        self._wanted = trio.Event()
+        self._hub_time = 0
+        self.since = 0
+        """Until when the link before this one was heard of, by the hub's clock (nanoseconds since
+        1970), or a little earlier."""
+        self.generation = 0
+        """How many links there have been."""
+        self.lost = 0.0
+        """When the last one ended, in seconds since 1970."""
+        self.why = ""
+        """Why there is none."""
+        self.account = b""
+        """What the hub calls the account, since the first link: another one is none of ours."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the hub can be asked."""
+        return self._link is not None
+
+    async def run(
+        self,
+        news: Callable[[list[Any]], None],
+        changed: Callable[[], None],
+        back: Callable[[], Awaitable[None]],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Until cancelled. ``news`` is given what the hub says by itself; ``changed`` is called
+        when there is a link, or none any more, and ``back`` is run when there is one. Has started
+        when there is the first; raises CbfsError where that cannot be made."""
+        self._news, self._changed = news, changed
+        wait, first = FIRST_WAIT, True
+
+        def made() -> None:
+            nonlocal first
+            if first:
+                first = False
+                task_status.started()
+
+        while True:
+            began = time.monotonic()
+            try:
+                with contained():
+                    await self._once(back, made)
+                self.why = "the link has ended"
+            except (CbfsError, OSError) as error:
+                self.why = in_words(error)
+                if first:
+                    raise
+            if time.monotonic() - began > LIVED:
+                wait = FIRST_WAIT
+            _log.warning("the hub cannot be reached: %s", self.why)
+            share = 0.5 + int.from_bytes(self._random.token(2), "big") / 131_072
+            await self._pause(wait * share)
+            wait = min(2 * wait, MOST_WAIT)
+
+    async def _pause(self, seconds: float) -> None:
+        self._wanted = trio.Event()
+        await trio.sleep(min(seconds, HURRIED))
+        with trio.move_on_after(max(0.0, seconds - HURRIED)):
+            await self._wanted.wait()
+
+    async def _once(self, back: Callable[[], Awaitable[None]], made: Callable[[], None]) -> None:
+        """One link, from its beginning to its end. Raises CbfsError, OSError."""
+        process = await trio.lowlevel.open_process(
+            list(self._command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # a Control-C at the terminal is for others
+        )
+        told = bytearray()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_listen, process, told)
+                try:
+                    await self._live(process, back, made)
+                except _Silent as error:
+                    with trio.move_on_after(1.0):  # what ssh has to say of it
+                        await process.wait()
+                    await trio.lowlevel.checkpoint()
+                    raise CbfsError(_last_line(told) or str(error), error.hint) from error
+                finally:
+                    nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            if group.subgroup(lambda error: not isinstance(error, _EXPECTED)) is not None:
+                raise
+            raise _first(group) from None
+        finally:
+            with suppress(OSError):
+                process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()  # killed: at once, whatever it was doing
+                for stream in (process.stdin, process.stdout, process.stderr):
+                    if stream is not None:
+                        await trio.aclose_forcefully(stream)
+
+    async def _live(
+        self,
+        process: trio.Process,
+        back: Callable[[], Awaitable[None]],
+        made: Callable[[], None],
+    ) -> None:
+        frames = Frames(PIECE_MAX)
+        hub_time, account = await _greeted(process, frames)
+        self.account = self.account or account
+        if account != self.account:
+            raise CbfsError(
+                "another account answers there now", "to mount that one, unmount this one first"
+            )
+        link = _Link(process, self._news)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(link.write)
+                nursery.start_soon(self._ping, link)
+                self.since, self._hub_time = self._hub_time, hub_time
+                self._link = link
+                self.generation += 1
+                self.why = ""
+                self._changed()
+                made()
+                nursery.start_soon(self._tell_back, back)
+                await link.read(frames)
+                link.end()
+                nursery.cancel_scope.cancel()
+        except* DecodeError as group:
+            _log.error("the hub was not understood: %s", group.exceptions[0])
+        finally:
+            self._link = None
+            self.lost = time.time()
+            link.end()
+            self._changed()
+
+    async def _tell_back(self, back: Callable[[], Awaitable[None]]) -> None:
+        with harmless(), suppress(AwayError):
+            await back()
+
+    async def _ping(self, link: _Link) -> None:
+        while True:
+            await trio.sleep(PING)
+            try:
+                with link.asked(ASK_MAX) as asked:
+                    await asked.ask("ping", ())
+                    told = await asked.answer()
+                    self._hub_time = told if type(told) is int else self._hub_time
+            except OSError:
+                link.end()
+                return
+
+    # what handlers ask
+
+    async def ask(self, word: str, *arguments: object, limit: float = ASK_MAX) -> Any:
+        """What the hub answers. Raises OSError: what it says, or AwayError."""
+        with self._up().asked(limit) as asked:
+            await asked.ask(word, arguments)
+            return await asked.answer()
+
+    def pieces(self, word: str, *arguments: object) -> Pieces:
+        """What the hub answers in several frames. Raises AwayError."""
+        return Pieces(self._up().asked(ASK_MAX), word, arguments)
+
+    async def tell(self, word: str, *arguments: object) -> None:
+        """Say what is not answered. Raises AwayError."""
+        with trio.move_on_after(ASK_MAX):
+            await self._up().send(0, word, list(arguments))
+            return
+        raise AwayError(errno.ETIMEDOUT)
+
+    async def hand_over(self, item: WaitingFile, content: bytes) -> Any:
+        """Give the hub a file as a whole. Raises as ``ask``."""
+        view = memoryview(content)
+        for at in range(0, len(content), PART):
+            await self.tell("part", item.identity, at, bytes(view[at : at + PART]))
+        words = item.identity, item.path, item.mode, item.modified, len(content)
+        more = item.conversation, item.replaces, item.before
+        return await self.ask("put", *words, *more, limit=PUT_MAX)
+
+    def _up(self) -> _Link:
+        if self._link is None:
+            self._wanted.set()
+            raise AwayError
+        return self._link
+
+    def hurry(self) -> None:
+        """Somebody would be glad of a link."""
+        self._wanted.set()
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
+
+
+_EXPECTED = (CbfsError, OSError, BaseExceptionGroup)
+
+
+class _Silent(CbfsError):
+    """ssh has ended without a greeting: it may have said why."""
+
+
+async def _greeted(process: trio.Process, frames: Frames) -> tuple[int, bytes]:
+    """Let both sides say what they are. Gives the hub's time, and what it calls the account. Raises
+    CbfsError."""
+    answers: list[Answer] = []
+    if process.stdin is None or process.stdout is None:
+        raise _Silent("there is no ssh")
+    with trio.move_on_after(GREET_MAX):
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await process.stdin.send_all(frame(2, "hello", [VERSION]))
+        try:  # what has ended may have said why
+            while len(answers) < 2:
+                data = await process.stdout.receive_some()
+                if not data:
+                    break
+                for each in frames.add(data):
+                    answers.append(read_hub_answer(each))
+                    if len(answers) == 2 or answers[-1].errno:
+                        break
+                if answers and answers[-1].errno:
+                    break
+        except DecodeError as error:
+            raise CbfsError(
+                "what answers there is not cbfs serve",
+                "does a start-up file of the shell print something there? see: ssh -T HOST cbfs"
+                " --version",
+            ) from error
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+    return _read_greeting(answers)
+
+
+def _read_greeting(answers: list[Answer]) -> tuple[int, bytes]:
+    match answers:
+        case [Answer(errno=number, result=[str(text), str(hint)]), *_] if number:
+            raise CbfsError(f"the hub says: {_plain(text)}", _plain(hint))
+        case [Answer(errno=0), Answer(errno=0, result=[int(version), *rest])]:
+            match rest:
+                case [int(when), bytes(account)] if version == VERSION and len(account) == ID_SIZE:
+                    return when, account
+            raise CbfsError(
+                "the hub has another version of cbfs", "install the same one on both machines"
+            )
+        case _:
+            raise _Silent("the hub does not answer", "try: ssh HOST cbfs --version")
+
+
+async def _listen(process: trio.Process, told: bytearray) -> None:
+    if process.stderr is not None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in process.stderr:
+                told += data
+                del told[:-_TOLD_MAX]
+
+
+def _last_line(told: bytearray) -> str:
+    lines = [line for line in told.decode(errors="replace").splitlines() if line.strip()]
+    return _plain(lines[-1]) if lines else ""
+
+
+def _plain(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:300]

@@ -1,0 +1,247 @@
+"""What the hub does for a mount on another machine, in one process: one transaction holds what must
+be true together, and no link keeps a place that it does not use."""
+
+import errno
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+import trio.testing
+
+from cbfs.account.account import SYSTEM_RANDOM
+from cbfs.mount.remote.files import HubFiles
+from cbfs.mount.remote.session import SILENT_MAX, HubSession
+from cbfs.mount.remote.wire import ID_SIZE
+from cbfs.mount.single.wire import Frames, FrameSender
+from cbfs.storage.encoding import u64
+from cbfs.storage.store import CannotWrite, Meta, Reader, Table
+from cbfs.tree.nodes import File, Folder, decode_record
+from cbfs.tree.rules import TreeError
+from tests.tree.test_arriving import DATA, HERE, arriving
+from tests.tree.test_tree import Mount, run
+
+FIRST, SECOND, THIRD = (bytes([number]) * ID_SIZE for number in (1, 2, 3))
+
+
+class Hub:
+    """The files of one link, in ``mount``."""
+
+    def __init__(self, mount: Mount, place: Path) -> None:
+        self.mount = mount
+        self.files = HubFiles(mount.view, place, trio.Lock(), None, lambda inode: inode)
+
+    async def put(
+        self,
+        identity: bytes,
+        path: bytes,
+        content: bytes,
+        *,
+        modified: int = 0,
+        conversation: bytes = b"",
+        replace: bool = False,
+        before: bytes = b"",
+    ) -> list[Any]:
+        await self.files.part(identity, 0, content)
+        told = path, 0o640, modified, len(content), conversation, replace, before
+        return await self.files.put(identity, *told)
+
+    def notes(self) -> list[bytes]:
+        with self.mount.tree.backend.store.read() as reader:
+            return [key[len(Meta.HANDED) :] for key, _ in reader.items(Table.META, Meta.HANDED)]
+
+    def drafts(self) -> dict[str, bytes]:
+        return {
+            name: self.mount.read(node)
+            for folder in self.mount.tree.outbox.entries.values()
+            if isinstance(folder, Folder)
+            for name, node in folder.entries.items()
+            if isinstance(node, File)
+        }
+
+
+def hub(place: Path, body: Callable[[Hub], Awaitable[None]]) -> None:
+    async def main(mount: Mount) -> None:
+        await body(Hub(mount, place))
+
+    run(place, main, grace=1_000.0)  # nothing is sent meanwhile
+
+
+LATER = time.time_ns() + 10**18
+
+
+def test_a_draft_its_time_and_its_note_are_one_commit(tmp_path: Path) -> None:
+    """Else a kill between them sends at once what was to wait, or loses it."""
+
+    async def body(hub: Hub) -> None:
+        store = hub.mount.tree.backend.store
+        commit, seen = store.commit, list[int]()
+
+        def noted(reader: Reader) -> None:
+            if reader.get(Table.META, Meta.HANDED + FIRST) is None:
+                return
+            (file,) = (
+                node
+                for folder in hub.mount.tree.outbox.entries.values()
+                if isinstance(folder, Folder)
+                for node in folder.entries.values()
+                if isinstance(node, File)
+            )
+            record = reader.get(Table.NODES, u64(file.inode)) or b""
+            seen.append(decode_record(file.inode, record)[0].mtime_ns)
+
+        async def watched(*arguments: Any, **words: Any) -> Any:
+            result = await commit(*arguments, **words)
+            with store.read() as reader:
+                noted(reader)
+            return result
+
+        store.commit = watched  # type: ignore[method-assign]
+        await hub.put(FIRST, b"outbox/bob/note", b"for later", modified=LATER)
+        store.commit = commit  # type: ignore[method-assign]
+        assert seen
+        assert seen[0] == LATER  # at the first moment at which it is known to be there
+        assert await hub.put(FIRST, b"outbox/bob/note", b"for later", modified=LATER) == []
+
+    hub(tmp_path, body)
+
+
+def test_what_the_disk_does_not_take_is_not_known_to_be_there(tmp_path: Path) -> None:
+    async def body(hub: Hub) -> None:
+        contents = hub.mount.tree.contents
+        save = contents.save
+
+        async def fails(*_arguments: Any, **_words: Any) -> None:
+            raise CannotWrite("the disk is full", "make room")
+
+        contents.save = fails  # type: ignore[method-assign]
+        with pytest.raises(CannotWrite):
+            await hub.put(FIRST, b"outbox/bob/note", b"text", modified=LATER)
+        contents.save = save  # type: ignore[method-assign]
+        assert not hub.notes()
+        assert not hub.drafts()
+        assert await hub.put(FIRST, b"outbox/bob/note", b"text") != []
+        assert hub.drafts() == {"note": b"text"}
+
+    hub(tmp_path, body)
+
+
+def test_what_is_refused_for_what_it_says_is_not_known_to_be_there(tmp_path: Path) -> None:
+    async def body(hub: Hub) -> None:
+        with pytest.raises(TreeError) as caught:
+            await hub.put(FIRST, b"config.toml", b"nonsense = 3\n", replace=True)
+        assert caught.value.errno == errno.EINVAL
+        assert not hub.notes()
+
+    hub(tmp_path, body)
+
+
+def test_a_conversation_that_is_not_there_is_no_name(tmp_path: Path) -> None:
+    async def body(hub: Hub) -> None:
+        await hub.mount.backend.arrive("bob", b"hello", "note")
+        (name,) = (n for n in hub.mount.tree.outbox.entries if "bob" in n)
+        path = f"outbox/{name}/note".encode()
+        with pytest.raises(TreeError) as caught:
+            await hub.put(FIRST, path, b"for others", conversation=b"x" * ID_SIZE)
+        assert caught.value.errno == errno.ESTALE
+        assert not hub.drafts()
+        assert not hub.notes()
+
+    hub(tmp_path, body)
+
+
+def test_what_is_newer_takes_the_place_of_its_own_and_of_nothing_else(tmp_path: Path) -> None:
+    async def body(hub: Hub) -> None:
+        await hub.put(FIRST, b"outbox/bob/note", b"of another machine")
+        (name, _stat) = await hub.put(SECOND, b"outbox/bob/note", b"first")
+        assert name != b"note"
+        (again, _stat) = await hub.put(THIRD, b"outbox/bob/note", b"second", before=SECOND)
+        assert again == name
+        assert hub.drafts() == {"note": b"of another machine", name.decode(): b"second"}
+
+    hub(tmp_path, body)
+
+
+def test_of_a_file_that_arrives_that_is_given_which_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cbfs.tree.file_contents.READ_PATIENCE", 0.05)
+
+    async def body(hub: Hub) -> None:
+        await arriving(hub.mount)
+        (folder, there) = next(iter(hub.mount.tree.conversations.entries.items()))
+        assert isinstance(there, Folder)
+        (name,) = (each for each in there.entries if "film" in each)
+        path, got = f"conversations/{folder}/{name}".encode(), b""
+        with pytest.raises(TreeError) as caught:
+            async for _told, data in hub.files.content(path, 0, 1 << 30):
+                got += data
+        assert caught.value.errno == errno.EAGAIN
+        assert got == DATA[:HERE]
+
+    hub(tmp_path, body)
+
+
+# links
+
+
+def test_a_link_that_says_nothing_is_ended() -> None:
+    """In 90 seconds that nobody waits for."""
+
+    async def main() -> None:
+        ours, _theirs = trio.testing.memory_stream_pair()
+        session = HubSession(FrameSender(ours), cast(Any, None), Path(), SYSTEM_RANDOM, trio.Lock())
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            await session._answer_all(cast(Any, None), ours, Frames(), nursery, b"")
+        assert trio.current_time() - began == SILENT_MAX
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_link_that_takes_nothing_is_ended() -> None:
+    class Full(trio.abc.SendStream):
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            await trio.sleep_forever()
+
+        async def wait_send_all_might_not_block(self) -> None:
+            await trio.sleep_forever()
+
+        async def aclose(self) -> None:
+            pass
+
+    async def main() -> None:
+        session = HubSession(
+            FrameSender(Full()), cast(Any, None), Path(), SYSTEM_RANDOM, trio.Lock()
+        )
+        with pytest.raises(trio.BrokenResourceError):
+            await session._send(1, 0, None)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_the_account_is_always_called_the_same_and_nothing_is_learnt_of_it(tmp_path: Path) -> None:
+    found: list[bytes] = []
+
+    async def body(hub: Hub) -> None:
+        session = HubSession(cast(Any, None), hub.mount.view, tmp_path, SYSTEM_RANDOM, trio.Lock())
+
+        class Single:
+            def __init__(self, conversation: bytes) -> None:
+                self.drafts = Folder(1, hub.mount.tree.outbox.area, 0)
+                self.drafts.conversation = conversation
+
+        found.append(await session._account_id(None))
+        for conversation in (FIRST, SECOND):
+            found.append(await session._account_id(cast(Any, Single(conversation))))
+
+    for _ in range(2):
+        hub(tmp_path, body)
+    assert found[:3] == found[3:]
+    assert len(set(found)) == 3
+    other = tmp_path / "other"
+    other.mkdir()
+    hub(other, body)
+    assert not set(found[:3]) & set(found[6:])
