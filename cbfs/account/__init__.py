@@ -13,6 +13,7 @@ FACE = (
     "bounds",
     "claim",
     "formats",
+    "leaving",
     "passphrase",
     "passphrase_source",
     "place",

@@ -93,6 +93,7 @@ class Meta(bytes, Enum):
     CLOCK = b"time"  # what was seen of the clock
     DIRECTORY = b"directory"  # the newest head of the name directory
     ENDS = b"ends"  # the hours in which something ends
+    LEAVING = b"leaving"  # the move of the account to another computer
     LINE = b"line"  # the drop of the line by which one was invited, until it is forgotten there
     LISTED = b"listed with people"  # is there when what is made again of messages has been
     MARK = b"mark"  # what tells this copy of the account from others, by the home server
