@@ -1,12 +1,29 @@
 """``cbfs move`` as processes: an old computer that waits, and a new one that comes."""
 
+import io
+import os
 import signal
 import subprocess
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from tests.support.world import ENVIRONMENT, WAIT, program
+from cbfs.account.account import SYSTEM_RANDOM, make_account, opened_store, put_account
+from cbfs.account.passphrase import Guard
+from cbfs.account.spool import Spool, make_key
+from cbfs.commands.process.entry import cbfs
+from cbfs.storage import store as store_module
+from cbfs.storage.store import Meta, Table, Writer
+from cbfs_common.errors import CbfsError
+from cbfs_common.primitives import KEY_SIZE
+from cbfs_common.profile import Address
+from tests.support.children import exit_code
+from tests.support.killing import Kill, KillingEnv
+from tests.support.names_naive import make_policy
+from tests.support.world import ENVIRONMENT, WAIT, program, wait_for
 
 
 class Leaver:
@@ -62,3 +79,100 @@ def arrive(line: str, place: Path, *options: str) -> subprocess.CompletedProcess
         check=False,
         env=ENVIRONMENT,
     )
+
+
+# Without a server: what is moved is only opened
+
+
+def bare_account(place: Path, guard: Callable[[], Guard] = Guard) -> Path:
+    """An account that no server knows, with something in its store, its spool and its other
+    files."""
+    address = Address(b"k" * KEY_SIZE, "127.0.0.1", 1)
+    account = make_account("alice", address, make_policy(address).encode(), SYSTEM_RANDOM)
+
+    def change(writer: Writer) -> None:
+        put_account(writer, account)
+        writer.put(Table.META, Meta.OWN, b"not looked into")
+        for number in range(40):
+            writer.put(Table.PEERS, b"%d" % number, b"value" * 200)
+
+    with opened_store(place, SYSTEM_RANDOM, create=guard) as store:
+        store.write(change)
+    spool, key = Spool(place), make_key(SYSTEM_RANDOM)
+    spool.prepare()
+    spool.publish(key.public)
+    for text in (b"first", b"second"):
+        spool.add(text, SYSTEM_RANDOM)
+    for name in FILES:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(name.encode())
+    return place
+
+
+FILES = ("tor/onion_auth/a.auth_private", "lines/x.line", "server/key", "server/store/data.mdb")
+STAYS = ("log", "server/log", "server/lock", "tor/data/state", "server/store/lock.mdb")
+
+
+def moves(words: list[str], typed: str, said: Path, number: int = 0) -> int:
+    """``cbfs move`` in this process, which is a test's child, killed at the point of this number;
+    its exit code. What it says goes into the file ``said``."""
+    with said.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdin = io.StringIO(typed)
+    sys.argv = ["cbfs", "move", "--no-tor", *words]
+    if number:
+        kill = Kill(number)
+        for name in ("fdatasync", "rename", "replace"):
+            setattr(os, name, kill.around(getattr(os, name)))
+        opened = store_module.open_environment
+        store_module.__dict__["open_environment"] = lambda *place, **more: KillingEnv(
+            opened(*place, **more), kill
+        )
+    code = cbfs()
+    sys.stdout.flush()
+    return code
+
+
+class Beside:
+    """``moves`` in a child, beside the test."""
+
+    def __init__(self, words: list[str], typed: str, said: Path, number: int = 0) -> None:
+        self._said = said
+        said.unlink(missing_ok=True)
+        self._code: list[int] = []
+        arguments = (moves, words, typed, said, number)
+        self._thread = threading.Thread(target=self._run, args=arguments)
+        self._thread.start()
+
+    def _run(self, *arguments: Any) -> None:
+        self._code.append(exit_code(*arguments))
+
+    def line(self) -> str:
+        """The line that it prints, empty when it has ended without one."""
+
+        def look() -> str | None:
+            text = self.said()
+            if "cbfs-move:" in text and "\n" in text.partition("cbfs-move:")[2]:
+                return "cbfs-move:" + text.partition("cbfs-move:")[2].split()[0]
+            return None if self._thread.is_alive() else "-"
+
+        return wait_for(look, "a line").removeprefix("-")
+
+    def said(self) -> str:
+        """What it has said."""
+        return self._said.read_text() if self._said.exists() else ""
+
+    def wait(self) -> int:
+        """Its exit code."""
+        self._thread.join()
+        return self._code[0]
+
+
+def lives_here(place: Path) -> bool:
+    """Whether the account there can be used, as far as its directory says."""
+    try:
+        with opened_store(place, SYSTEM_RANDOM):
+            return True
+    except CbfsError:
+        return False

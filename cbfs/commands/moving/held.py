@@ -67,6 +67,36 @@ def decode_begun(data: bytes) -> _Begun:
     return _Begun(*_BEGUN.unpack(data))
 
 
+class Arrived:
+    """Of an account that lives here, by this ``token`` (32): what the old computer has not heard of
+    yet. As the new side of a move has it."""
+
+    def __init__(self, have: Have, token: bytes) -> None:
+        self._have = have
+        self._token = token
+
+    def begin(self, _offer: Offer) -> Have:
+        """All of it."""
+        return self._have
+
+    def restart(self) -> None:
+        """Raises Unintelligible."""
+        raise Unintelligible
+
+    def take(self, _data: bytes) -> None:
+        """Raises Unintelligible."""
+        raise Unintelligible
+
+    def note_whole(self, _digest: bytes) -> None:
+        """Raises Unintelligible."""
+        raise Unintelligible
+
+    def note_token(self, token: bytes) -> None:
+        """It does live already. Raises Unintelligible for another token."""
+        if not equal(token, self._token):
+            raise Unintelligible
+
+
 class Held:
     """What has come into the account directory ``place``, which is locked. Methods raise OSError as
     well."""
@@ -102,6 +132,15 @@ class Held:
     def lives(self) -> bool:
         """Whether the account lives here, be it in its place yet or not."""
         return self._noted("token")
+
+    def arrived(self) -> Arrived | None:
+        """What lives here, as far as is still noted of it."""
+        try:
+            begun = decode_begun((self._folder / "begun").read_bytes())
+            count, digest = _WHOLE.unpack((self._folder / "whole").read_bytes())
+            return Arrived(Have(begun.copy, count, digest), (self._folder / "token").read_bytes())
+        except (FileNotFoundError, DecodeError, struct.error):
+            return None
 
     @property
     def root(self) -> Path:

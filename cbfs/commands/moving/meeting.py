@@ -43,7 +43,7 @@ LAST_WORD_TIMEOUT: Final = 10.0
 READ_SIZE: Final = 65_536
 
 _ISOLATION: Final = b"move:"
-_AGAIN: Final = "run the same two commands again: they go on where they were"
+_AGAIN: Final = "what was cut off goes on: run the same command again where it has ended"
 
 Told = Callable[[int, int], None]
 """Hears how many bytes are through, and how many there are."""
@@ -158,7 +158,7 @@ class Waiting:
         if not self._done:
             raise CbfsError(
                 "the new computer has not come, or not come back",
-                f"{_AGAIN}; or cbfs move --cancel",
+                "run cbfs move again; or, for the account to stay here: cbfs move --cancel",
             )
 
     def _here(self) -> None:
@@ -217,7 +217,7 @@ class Waiting:
                 self._here()
                 await _answer(wire, side.hear(message), told)
         except (TransportError, DecodeError) as error:
-            self._say(f"{error}; waiting for the new computer")
+            self._say(f"{error.in_full}; this one waits")
         self._done = self._done or side.done
 
 

@@ -5,8 +5,8 @@ import argparse
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +35,7 @@ from cbfs.account.spool import Spool
 from cbfs.commands.account import add_old_passphrase, tell_ready
 from cbfs.commands.mountpoints import remove_tree
 from cbfs.commands.moving.cargo import ROOT, AccountDeparture
-from cbfs.commands.moving.held import Held
+from cbfs.commands.moving.held import Arrived, Held
 from cbfs.commands.moving.meeting import WAIT_TIMEOUT, Waiting, come
 from cbfs.commands.online import reached
 from cbfs.commands.options import add_account, add_network, network_options, say
@@ -296,43 +296,53 @@ def _arrive(place: Path, options: argparse.Namespace) -> int:
     if Held(place, unlock).lives:
         _finish(place, options)
         return 0
-    line = parse_move_line(options.line if options.line not in (None, GIVEN) else _read(options))
+    line = parse_move_line(_given(options))
     fresh = not place.exists()
     network = network_options(options)
     _check_empty(place)
-    try:
+    with _told_of(place):
         make_directory(place)
+        place.chmod(0o700)
         with locked(place):
             try:
                 held = Held(place, unlock)
-                _fetch(place, line, held, network)
+                _fetch(place, line, held, network, held.unlock)
                 held.put_in_place()
             finally:
                 if fresh and not (place / ARRIVING).exists() and not (place / ROOT).exists():
                     with suppress(CbfsError):
                         remove_tree(place)
-    except OSError as error:
-        raise CbfsError(
-            f"cannot write to {place}: {in_words(error)}",
-            "is it yours, and is there room on the disk? run the same command again",
-        ) from error
     tell_ready(held.name, place, options, "lives here now")
     return 0
 
 
 def _finish(place: Path, options: argparse.Namespace) -> None:
-    """Put an account in its place that lives here already."""
+    """Put an account in its place that lives here already. Who has the line can tell the old
+    computer so, which has perhaps not heard it."""
     unlock = unlocking(PassphraseSource(options.account_passphrase_fd).once)
+    line = parse_move_line(_given(options)) if options.line else None
+    with _told_of(place), locked(place):
+        held = Held(place, unlock)
+        arrived = held.arrived()
+        held.put_in_place()
+    tell_ready(held.name or "the account", place, options, "lives here now")
+    if line is not None and arrived is not None:
+        try:
+            _fetch(place, line, arrived, network_options(options), lambda: None)
+        except CbfsError as error:
+            say(f"the old computer may not have heard that it does: {error.in_full}")
+
+
+@contextmanager
+def _told_of(place: Path) -> Iterator[None]:
+    """What the system has against a directory, in words."""
     try:
-        with locked(place):
-            held = Held(place, unlock)
-            held.put_in_place()
+        yield
     except OSError as error:
         raise CbfsError(
             f"cannot write to {place}: {in_words(error)}",
             "is it yours, and is there room on the disk? run the same command again",
         ) from error
-    tell_ready(held.name or "the account", place, options, "lives here now")
 
 
 def _check_empty(place: Path) -> None:
@@ -350,8 +360,10 @@ def _check_empty(place: Path) -> None:
         )
 
 
-def _read(options: argparse.Namespace) -> str:
-    """The first line of standard input. Raises CbfsError."""
+def _given(options: argparse.Namespace) -> str:
+    """The line that is given, or else the first of standard input. Raises CbfsError."""
+    if options.line not in (None, GIVEN):
+        return str(options.line)
     if sys.stdin.isatty() and sys.stdout.isatty():
         print(_ASK)
     elif options.line is None:
@@ -362,24 +374,36 @@ def _read(options: argparse.Namespace) -> str:
         raise CbfsError("what came on standard input is no line", "give it as UTF-8") from error
 
 
-def _fetch(place: Path, line: MoveLine, held: Held, network: NetworkOptions) -> None:
-    """Until the account lives here. Raises CbfsError."""
+def _fetch(
+    place: Path,
+    line: MoveLine,
+    arrival: Held | Arrived,
+    network: NetworkOptions,
+    unlock: Callable[[], None],
+) -> None:
+    """Until the account lives here, and the old computer has been told so. Raises CbfsError."""
     with shown_progress("receiving", 0) as bar:
+        most = -1
 
-        def unlock() -> None:
+        def told(done: int, whole: int) -> None:
+            nonlocal most
+            most = max(most, done)
+            bar.of(done, whole)
+
+        def ask() -> None:
             bar.end()
-            held.unlock()
+            unlock()
 
         async def steps(way: Network) -> None:
             while True:
-                before = held.count
+                before = most
                 try:
-                    await come(line, way.dialer, held, bar.of, unlock)
+                    await come(line, way.dialer, arrival, told, ask)
                 except (DialError, TransportError) as error:
-                    if way.tor is None or held.count <= before:
+                    if way.tor is None or most <= before:
                         raise
                     bar.end()
-                    say(f"{error}; trying again")
+                    say(f"{error.in_full}; trying again")
                 else:
                     return
 

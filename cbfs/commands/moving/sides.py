@@ -101,10 +101,10 @@ class OldSide:
                 raise Unintelligible
 
     def _send(self, have: Have) -> Iterator[MoveMessage]:
-        gone, size = self._departure.gone, self._departure.offer.size
-        if gone is not None:
+        gone = self._departure.gone
+        if gone is not None:  # and what is here is not what was sent any more
             same = equal(gone[0], have.copy) and equal(gone[1], have.digest)
-            yield self._go() if same and have.count == size else Elsewhere()
+            yield self._go() if same else Elsewhere()
             return
         start = have.count if self._has(have) else 0
         digest, at = digesting(), 0
@@ -152,7 +152,8 @@ class Arrival(Protocol):
         whole. Raises CbfsError."""
 
     def note_token(self, token: bytes) -> None:
-        """It lives from now on; on the disk on return."""
+        """It lives from now on; on the disk on return. Raises Unintelligible when it is not known
+        to be whole."""
 
 
 class NewSide:
@@ -202,7 +203,6 @@ class NewSide:
                 self._whole = True
                 yield Got()
             case Go() if have is not None and offer is not None and not self.done:
-                self._check_whole(have, offer)
                 if not equal(token_check(message.token), offer.check):
                     raise Unintelligible
                 self._arrival.note_token(message.token)
@@ -217,8 +217,3 @@ class NewSide:
         if not count:
             self._arrival.restart()
         self._at = count
-
-    def _check_whole(self, have: Have, offer: Offer) -> None:
-        """Raises Unintelligible unless all is here, and known to be whole."""
-        if not self._whole and (self._at is not None or have.count != offer.size):
-            raise Unintelligible
