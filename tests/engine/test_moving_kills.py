@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.moving import Beside, bare_account, lives_here
+from tests.support.moved import bare_account, lives_here
+from tests.support.moving import Beside
 
 OLD, NEW = "old", "new"
 

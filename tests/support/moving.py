@@ -6,23 +6,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cbfs.account.account import SYSTEM_RANDOM, make_account, opened_store, put_account
-from cbfs.account.passphrase import Guard
-from cbfs.account.spool import Spool, make_key
 from cbfs.commands.process.entry import cbfs
 from cbfs.storage import store as store_module
-from cbfs.storage.store import Meta, Table, Writer
-from cbfs_common.errors import CbfsError
-from cbfs_common.primitives import KEY_SIZE
-from cbfs_common.profile import Address
 from tests.support.children import exit_code
 from tests.support.killing import Kill, KillingEnv
-from tests.support.names_naive import make_policy
 from tests.support.world import ENVIRONMENT, WAIT, program, wait_for
 
 
@@ -81,38 +73,6 @@ def arrive(line: str, place: Path, *options: str) -> subprocess.CompletedProcess
     )
 
 
-# Without a server: what is moved is only opened
-
-
-def bare_account(place: Path, guard: Callable[[], Guard] = Guard) -> Path:
-    """An account that no server knows, with something in its store, its spool and its other
-    files."""
-    address = Address(b"k" * KEY_SIZE, "127.0.0.1", 1)
-    account = make_account("alice", address, make_policy(address).encode(), SYSTEM_RANDOM)
-
-    def change(writer: Writer) -> None:
-        put_account(writer, account)
-        writer.put(Table.META, Meta.OWN, b"not looked into")
-        for number in range(40):
-            writer.put(Table.PEERS, b"%d" % number, b"value" * 200)
-
-    with opened_store(place, SYSTEM_RANDOM, create=guard) as store:
-        store.write(change)
-    spool, key = Spool(place), make_key(SYSTEM_RANDOM)
-    spool.prepare()
-    spool.publish(key.public)
-    for text in (b"first", b"second"):
-        spool.add(text, SYSTEM_RANDOM)
-    for name in FILES:
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_bytes(name.encode())
-    return place
-
-
-FILES = ("tor/onion_auth/a.auth_private", "lines/x.line", "server/key", "server/store/data.mdb")
-STAYS = ("log", "server/log", "server/lock", "tor/data/state", "server/store/lock.mdb")
-
-
 def moves(words: list[str], typed: str, said: Path, number: int = 0) -> int:
     """``cbfs move`` in this process, which is a test's child, killed at the point of this number;
     its exit code. What it says goes into the file ``said``."""
@@ -125,7 +85,7 @@ def moves(words: list[str], typed: str, said: Path, number: int = 0) -> int:
         kill = Kill(number)
         for name in ("fdatasync", "rename", "replace"):
             setattr(os, name, kill.around(getattr(os, name)))
-        opened = store_module.open_environment
+        opened = store_module.__dict__["open_environment"]
         store_module.__dict__["open_environment"] = lambda *place, **more: KillingEnv(
             opened(*place, **more), kill
         )
@@ -167,12 +127,3 @@ class Beside:
         """Its exit code."""
         self._thread.join()
         return self._code[0]
-
-
-def lives_here(place: Path) -> bool:
-    """Whether the account there can be used, as far as its directory says."""
-    try:
-        with opened_store(place, SYSTEM_RANDOM):
-            return True
-    except CbfsError:
-        return False

@@ -121,7 +121,7 @@ class AccountDeparture:
 
     def __init__(self, account: Path, store: Store, leaving: Leaving) -> None:
         """Raises OSError, CbfsError."""
-        self._account = account
+        self.account = account
         self._store = store
         self._leaving = leaving
         self._files = files_of(account)
@@ -146,7 +146,7 @@ class AccountDeparture:
         for start in range(0, len(self._manifest), PAYLOAD_MAX):
             yield self._manifest[start : start + PAYLOAD_MAX]
         for each in self._files:
-            yield from _content(self._account / each.name, each.size)
+            yield from _content(self.account / each.name, each.size)
 
     def note_moved(self, copy: bytes, digest: bytes) -> None:
         """The account has moved to this copy: nothing waits here any more, and nothing is mounted.
@@ -161,7 +161,7 @@ class AccountDeparture:
     def close_spool(self) -> None:
         """Let no message of a program wait here any more, as nobody would take it. Raises
         OSError."""
-        (self._account / SPOOL / "key").unlink(missing_ok=True)
+        (self.account / SPOOL / "key").unlink(missing_ok=True)
 
     def _note(self, leaving: Leaving) -> None:
         self._store.write(lambda writer: write_leaving(writer, leaving))

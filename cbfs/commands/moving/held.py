@@ -150,6 +150,12 @@ class Held:
     def _noted(self, name: str) -> bool:
         return (self._folder / name).exists()
 
+    def close(self) -> None:
+        """What is written next of it is looked for anew."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
     def unlock(self) -> None:
         """Have the passphrase asked for that what has come takes. Raises CbfsError."""
         for each in protections(self.root):
@@ -165,6 +171,7 @@ class Held:
                 f" {offer.format}, and this version works with {root_key.FORMAT}",
                 "install the same version on both",
             )
+        self.close()
         known = self._known()
         if known is not None and self.is_whole:
             if known.check != offer.check:
@@ -221,7 +228,7 @@ class Held:
             if equal(_WHOLE.unpack((self._folder / "whole").read_bytes())[1], digest):
                 return
             raise Unintelligible
-        self._close()
+        self.close()
         if not equal(self._digest.digest(), digest):
             self._begin(self._the_begun)
             raise CbfsError(
@@ -254,7 +261,7 @@ class Held:
 
     def _begin(self, begun: _Begun) -> None:
         """Begin with nothing. What was whole is so no more before anything of it goes."""
-        self._close()
+        self.close()
         if self._noted("whole"):
             (self._folder / "whole").unlink()
             sync_directory(self._folder)
@@ -303,7 +310,7 @@ class Held:
     def _open(self, number: int, at: int = 0) -> None:
         """Go on with the file of this number, behind its first ``at`` bytes, or the next one in
         which something is missing."""
-        self._close()
+        self.close()
         for index in range(number, len(self._files)):
             each = self._files[index]
             path = self._path(each)
@@ -315,13 +322,8 @@ class Held:
             self._number, self._left = index, each.size - at
             if self._left:
                 return
-            self._close()
+            self.close()
             at = 0
-
-    def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
     def _check_room(self, more: int) -> None:
         disk = os.statvfs(self._place)

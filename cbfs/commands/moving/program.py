@@ -304,11 +304,12 @@ def _arrive(place: Path, options: argparse.Namespace) -> int:
         make_directory(place)
         place.chmod(0o700)
         with locked(place):
+            held = Held(place, unlock)
             try:
-                held = Held(place, unlock)
                 _fetch(place, line, held, network, held.unlock)
                 held.put_in_place()
             finally:
+                held.close()
                 if fresh and not (place / ARRIVING).exists() and not (place / ROOT).exists():
                     with suppress(CbfsError):
                         remove_tree(place)
