@@ -14,6 +14,7 @@ FACE = (
     "bounds",
     "claim",
     "formats",
+    "leaving",
     "passphrase",
     "passphrase_source",
     "place",

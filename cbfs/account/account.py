@@ -14,10 +14,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cbfs.account.leaving import check_lives_here
 from cbfs.account.passphrase import Guard
 from cbfs.account.place import (
     AFTER,
     AFTER_NEW,
+    ARRIVING,
     BEFORE,
     BEFORE_NEW,
     OWN_NAMES,
@@ -295,9 +297,11 @@ def opened_store(
     *,
     create: Callable[[], Guard] | None = None,
     believes: bool = False,
+    has_moved: bool = False,
 ) -> Iterator[Store]:
     """The store of an account directory, locked against every other program. ``create`` gives
-    what protects one that has to be made. ``believes`` is as in ``Store``. Raises CbfsError."""
+    what protects one that has to be made. ``believes`` is as in ``Store``. One that has moved to
+    another computer is refused, unless ``has_moved`` says that it may have. Raises CbfsError."""
     check_account(directory)
     if create is not None:
         _make_directory(directory)
@@ -309,6 +313,8 @@ def opened_store(
     with locked(directory):
         store = _open_store(directory, random, unlock, create, believes=believes)
         try:
+            if not has_moved:
+                check_lives_here(store)
             yield store
         finally:
             store.close()
@@ -319,6 +325,11 @@ def _check_root(directory: Path, hint: str, *, may_begin: bool) -> None:
     beside a store, which a new root file would not open. ``hint``: where there is no account."""
     if (directory / "root.key").exists():
         return
+    if (directory / ARRIVING).exists():
+        raise CbfsError(
+            f"the account in {directory} has not come from the other computer yet",
+            "finish it by the same two commands: cbfs move there, and here as well",
+        )
     if (directory / "store" / "data.mdb").exists():
         raise CbfsError(
             f"the store in {directory} has no root file (root.key), and cannot be opened",

@@ -49,6 +49,10 @@ SOCKETS: Final = ("windows",)
 OWN_NAMES: Final = frozenset(name.partition("/")[0] for name in (*FILES, *FOLDERS, *SOCKETS))
 """What may be in an account directory; some of it before there is an account."""
 
+ARRIVING: Final = "arriving"
+"""What has come of an account from another computer, until it lives here. No account is made
+beside it."""
+
 SPOOL: Final = "spool"
 LINES: Final = "lines"
 """The folder in which lines wait (``cbfs.account.awaited``)."""

@@ -72,7 +72,7 @@ _LEFT_OUT = frozenset(
         *(Table.LISTINGS, Table.FILE_NAMES),
     )
 )
-_OF_THE_DIRECTORY = frozenset((Meta.PLACE, Meta.MARK, Meta.LISTED, Meta.SPOOL_KEY))
+_OF_THE_DIRECTORY = frozenset((Meta.PLACE, Meta.MARK, Meta.LISTED, Meta.SPOOL_KEY, Meta.LEAVING))
 _LAST = (Meta.ACCOUNT, Meta.OWN)
 """In Table.META, restored when all else is on the disk."""
 

@@ -122,6 +122,11 @@ COMMANDS: Final = {
         "write account and history into a file, encrypted under a passphrase; or history for other"
         " programs: --mbox, --html, --jsonl",
     ),
+    "move": Command(
+        "cbfs.commands.moving.program",
+        "add_move",
+        "move an account to another computer, by one line between the two",
+    ),
     "claim": Command(
         "cbfs.commands.home.claim",
         "add_claim",

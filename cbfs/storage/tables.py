@@ -94,6 +94,7 @@ class Meta(bytes, Enum):
     DIRECTORY = b"directory"  # the newest head of the name directory
     ENDS = b"ends"  # the hours in which something ends
     HUB = b"hub"  # what tells the account from others, for machines that mount it
+    LEAVING = b"leaving"  # the move of the account to another computer
     LINE = b"line"  # the drop of the line by which one was invited, until it is forgotten there
     LISTED = b"listed with people"  # is there when what is made again of messages has been
     MARK = b"mark"  # what tells this copy of the account from others, by the home server

@@ -99,5 +99,5 @@ def as_exported(whole: Records) -> Records:
 
 
 _OF_THE_DIRECTORY = {
-    (Table.META, key) for key in (Meta.PLACE, Meta.MARK, Meta.LISTED, Meta.SPOOL_KEY)
+    (Table.META, key) for key in (Meta.PLACE, Meta.MARK, Meta.LISTED, Meta.SPOOL_KEY, Meta.LEAVING)
 }

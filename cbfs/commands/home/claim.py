@@ -6,12 +6,14 @@ from pathlib import Path
 
 from cbfs.account.account import SYSTEM_RANDOM, load_account, opened_store
 from cbfs.account.claim import Marker
+from cbfs.account.leaving import forget_leaving
 from cbfs.account.passphrase import unlocking
 from cbfs.account.passphrase_source import PassphraseSource
 from cbfs.commands.account import add_old_passphrase
 from cbfs.commands.options import add_account
 from cbfs.context import milliseconds
 from cbfs.receiving.copies import begin_anew
+from cbfs.storage.store import Writer
 from cbfs_common.errors import CbfsError
 
 _DONE = """This copy of the account goes on when you mount it, with fresh sessions with everybody.
@@ -35,13 +37,18 @@ def add_claim(parser: argparse.ArgumentParser) -> None:
 def _claim(options: argparse.Namespace) -> int:
     place: Path = options.account.absolute()
     unlock = unlocking(PassphraseSource(options.account_passphrase_fd).once)
-    with opened_store(place, SYSTEM_RANDOM, unlock) as store:
+    with opened_store(place, SYSTEM_RANDOM, unlock, has_moved=True) as store:
         account = load_account(store)
         if account is None:
             raise CbfsError(
                 f"the account in {place} is not finished", "run the same cbfs init again"
             )
         marker = Marker(account.transport, SYSTEM_RANDOM)
-        store.write(lambda writer: begin_anew(writer, marker, milliseconds()))
+
+        def change(writer: Writer) -> None:
+            begin_anew(writer, marker, milliseconds())
+            forget_leaving(writer)
+
+        store.write(change)
     sys.stdout.write(_DONE)
     return 0

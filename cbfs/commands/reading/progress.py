@@ -40,6 +40,11 @@ class ProgressBar:
         """So much more is done."""
         self.at(self._done + more)
 
+    def of(self, done: int, whole: int) -> None:
+        """So much is done of so much, where that was not known before."""
+        self._whole = whole
+        self.at(done)
+
     def at(self, done: int, words: str = "") -> None:
         """So much is done; ``words`` stand behind the bar."""
         self._done = done

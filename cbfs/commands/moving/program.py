@@ -1,0 +1,411 @@
+"""``cbfs move``: on the old computer it prints a line and waits; on the new one it takes that line,
+and the account is there, and lives there only."""
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import segno
+import trio
+
+from cbfs.account.account import (
+    SYSTEM_RANDOM,
+    load_account,
+    locked,
+    opened_store,
+    protection_of,
+)
+from cbfs.account.leaving import (
+    Leaving,
+    LeavingStage,
+    begin_leaving,
+    forget_leaving,
+    read_leaving,
+    write_leaving,
+)
+from cbfs.account.passphrase import unlocking
+from cbfs.account.passphrase_source import PassphraseSource
+from cbfs.account.place import ARRIVING, OWN_NAMES, check_account
+from cbfs.account.spool import Spool
+from cbfs.commands.account import add_old_passphrase, tell_ready
+from cbfs.commands.mountpoints import remove_tree
+from cbfs.commands.moving.cargo import ROOT, AccountDeparture
+from cbfs.commands.moving.held import Arrived, Held
+from cbfs.commands.moving.meeting import WAIT_TIMEOUT, Waiting, come
+from cbfs.commands.online import reached
+from cbfs.commands.options import add_account, add_network, network_options, say
+from cbfs.commands.process.running import run
+from cbfs.commands.reading.progress import shown_progress
+from cbfs.mount.mount_table import mounts_below
+from cbfs.network.access import Network
+from cbfs.network.dial import DialError, check_loopback
+from cbfs.network.options import NetworkOptions
+from cbfs.storage.root_key import ProtectionKind
+from cbfs.storage.store import Meta, Store, Table
+from cbfs_common.errors import CbfsError, TransportError, in_words
+from cbfs_common.limits import INVITE_LINE_MAX
+from cbfs_common.wire.move_line import MoveLine, parse_move_line
+from cbfs_host.files import make_directory
+from cbfs_host.listening import Place, listen, parse_place
+
+GIVEN: Final = "-"
+"""What stands for a line that is read, so that no list of processes has it."""
+
+QUIET_ZONE: Final = 2
+"""Modules around a QR code on a terminal."""
+
+_CANCEL: Final = "cbfs move --cancel"
+_ANYWHERE: Final = Place("127.0.0.1", 0)
+_ASK: Final = "The line that cbfs move has printed on the old computer: cbfs-move:..."
+_MOVED: Final = """The account has moved, and lives on the new computer.
+What is in {place} is a backup, and does not mount any more.
+To erase it: cbfs move --erase --account {place}
+"""
+
+
+def add_move(parser: argparse.ArgumentParser) -> None:
+    """Add what ``cbfs move`` takes."""
+    parser.description = (
+        "Moves an account to another computer. On the old one, where it is not mounted: cbfs move,"
+        " which prints a line and waits. On the new one: cbfs move, which asks for that line. What"
+        " was cut off goes on when both are run again."
+    )
+    parser.add_argument(
+        "line",
+        nargs="?",
+        metavar="LINE|-",
+        help="on the new computer: the line that the old one has printed. -: it is read from"
+        " standard input, and no other user of this machine sees it",
+    )
+    add_account(parser)
+    parser.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        help="with --no-tor, on the old computer: where it waits (default: 127.0.0.1:0)",
+    )
+    after = parser.add_mutually_exclusive_group()
+    after.add_argument(
+        "--cancel",
+        action="store_true",
+        help="the account stays here, and its line is good for nothing any more",
+    )
+    after.add_argument(
+        "--erase", action="store_true", help="erase what is here of an account that has moved"
+    )
+    add_old_passphrase(parser)
+    add_network(parser)
+    parser.set_defaults(run=_move, usage=parser.error)
+
+
+def _move(options: argparse.Namespace) -> int:
+    place: Path = options.account.absolute()
+    if options.listen and not options.no_tor:
+        options.usage("--listen is for trying out, with --no-tor: an onion service needs none")
+    if options.line and (options.cancel or options.erase or options.listen):
+        options.usage("--cancel, --erase and --listen are for the old computer, without a line")
+    check_account(place)
+    account = (place / ROOT).exists()
+    if account and (place / ARRIVING).exists():
+        _finish(place, options)  # what was cut off in the last step
+        return 0
+    if not options.line and (account or options.cancel or options.erase):
+        return _leave(place, options)
+    if account:
+        raise CbfsError(
+            f"there is an account in {place} already", "choose another directory with --account"
+        )
+    return _arrive(place, options)
+
+
+# On the old computer
+
+
+def _leave(place: Path, options: argparse.Namespace) -> int:
+    unlock = unlocking(PassphraseSource(options.account_passphrase_fd).once)
+    with opened_store(place, SYSTEM_RANDOM, unlock, has_moved=True) as store:
+        with store.read() as reader:
+            leaving, finished = read_leaving(reader), reader.get(Table.META, Meta.OWN) is not None
+        if load_account(store) is None or not finished:
+            raise CbfsError(
+                f"the account in {place} is not finished", "run the same cbfs init again"
+            )
+        stage = leaving.stage if leaving else None
+        if options.cancel:
+            return _cancel(store, stage)
+        if not options.erase:
+            if stage is LeavingStage.LIVES:
+                sys.stdout.write(_MOVED.format(place=place))
+                return 0
+            _offer(place, store, leaving, options)
+            sys.stdout.write(_MOVED.format(place=place))
+            return 0
+        if stage is not LeavingStage.LIVES:
+            raise CbfsError(
+                "that the account lives on a new computer is not known here",
+                f"run cbfs move here and there first; or, if you have seen it there: rm -r {place}",
+            )
+    return _erase(place)
+
+
+def _cancel(store: Store, stage: LeavingStage | None) -> int:
+    if stage in (LeavingStage.MOVED, LeavingStage.LIVES):
+        raise CbfsError(
+            "the account has moved already, and may live on the new computer",
+            "use it there. If it was not finished there: cbfs move here, and there again with the"
+            " same line; if it is lost there for good: cbfs claim",
+        )
+    store.write(forget_leaving)
+    sys.stdout.write("The account stays here: mount it. What the new computer has is no account.\n")
+    return 0
+
+
+def _erase(place: Path) -> int:
+    """Overwrite the root file, without which nothing can be read, and remove the rest."""
+    if mounts := mounts_below(place):
+        raise CbfsError(f"something is mounted on {mounts[0]}", f"fusermount3 -u {mounts[0]}")
+    with locked(place):
+        root = place / ROOT
+        try:
+            with root.open("r+b", buffering=0) as file:
+                file.write(bytes(root.stat().st_size))
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise CbfsError(
+                f"cannot erase {root}: {in_words(error)}", "is it yours, and the disk writable?"
+            ) from error
+        remove_tree(place)
+    sys.stdout.write(f"{place} is erased.\n")
+    return 0
+
+
+def _offer(place: Path, store: Store, leaving: Leaving | None, options: argparse.Namespace) -> None:
+    """Wait for the new computer, until the account lives there. Raises CbfsError."""
+    if protection_of(place) is ProtectionKind.KEYRING:
+        raise CbfsError(
+            "the account is protected by the keyring of this desktop, which stays here",
+            f"give it a passphrase first: cbfs passphrase {place}",
+        )
+    network = network_options(options)
+    spool = Spool(place)
+    with ExitStack() as stack:
+        listener = stack.enter_context(_listener(leaving, options))
+        if leaving is None:
+            host, port = listener.getsockname()[:2] if network.no_tor else ("", 0)
+            leaving = begin_leaving(SYSTEM_RANDOM, host, port)
+            made = leaving
+            store.write(lambda writer: write_leaving(writer, made))
+        line = MoveLine(leaving.secret, leaving.host, leaving.port)
+        try:
+            if spool.path.exists():
+                if not spool.acquire(alone=True):
+                    raise CbfsError("a program is just leaving messages", "try again in a moment")
+                stack.callback(spool.release)
+            departure = AccountDeparture(place, store, leaving)
+            if leaving.stage is not LeavingStage.OFFERED:
+                departure.close_spool()
+        except OSError as error:
+            raise CbfsError(
+                f"cannot read {place}: {in_words(error)}", "is it yours, and readable?"
+            ) from error
+        _show(line)
+        bar = stack.enter_context(shown_progress("sending", departure.offer.size))
+
+        def tell(text: str) -> None:
+            bar.end()
+            say(text)
+
+        waiting = Waiting(line, departure, lambda done, _size: bar.at(done), tell)
+        try:
+            run(_wait, place, network, line, listener, waiting)
+        except OSError as error:
+            raise CbfsError(
+                f"the account cannot be read: {in_words(error)}", "run cbfs move again"
+            ) from error
+
+
+def _listener(leaving: Leaving | None, options: argparse.Namespace) -> socket.socket:
+    """A socket where the new computer, or Tor, comes to. Raises CbfsError."""
+    if leaving is not None and bool(leaving.host) != options.no_tor:
+        way = "--no-tor" if leaving.host else "without --no-tor"
+        raise CbfsError(f"the line of this move was made {way}", f"say the same, or: {_CANCEL}")
+    if not options.no_tor:
+        return listen(_ANYWHERE)
+    if leaving is not None:
+        return listen(Place(leaving.host, leaving.port))
+    place = parse_place(options.listen, 0) if options.listen else _ANYWHERE
+    check_loopback(place.host)
+    return listen(place)
+
+
+def _show(line: MoveLine) -> None:
+    text = line.text()
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+    if sys.stdout.isatty():
+        segno.make_qr(text.upper(), error="l").terminal(border=QUIET_ZONE, compact=True)
+    say(
+        "on the new computer: cbfs move, and this line. Whoever has it can take the account, until"
+        f" it has moved. This waits for {WAIT_TIMEOUT / 60:.0f} minutes"
+    )
+
+
+async def _wait(
+    place: Path,
+    options: NetworkOptions,
+    line: MoveLine,
+    listening: socket.socket,
+    waiting: Waiting,
+) -> None:
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+
+    async def steps(network: Network) -> None:
+        async with _published(network, line, listening):
+            await waiting.until_moved(listener)
+
+    await reached(place, options, say, steps)
+
+
+@asynccontextmanager
+async def _published(
+    network: Network, line: MoveLine, listening: socket.socket
+) -> AsyncIterator[None]:
+    """What listens can be reached by the line. Raises OnionError."""
+    if network.tor is None:
+        yield
+        return
+    # read in only here: without Tor nothing needs stem
+    from cbfs_host.onion import Onion  # noqa: PLC0415
+    from cbfs_host.onion_service import published  # noqa: PLC0415
+
+    onion = Onion(line.service, control=network.tor.control)
+    async with published(onion, Place(*listening.getsockname()[:2])):
+        say("the new computer can reach this one")
+        yield
+
+
+# On the new computer
+
+
+def _arrive(place: Path, options: argparse.Namespace) -> int:
+    unlock = unlocking(PassphraseSource(options.account_passphrase_fd).once)
+    if Held(place, unlock).lives:
+        _finish(place, options)
+        return 0
+    line = parse_move_line(_given(options))
+    fresh = not place.exists()
+    network = network_options(options)
+    _check_empty(place)
+    with _told_of(place):
+        make_directory(place)
+        place.chmod(0o700)
+        with locked(place):
+            held = Held(place, unlock)
+            try:
+                _fetch(place, line, held, network, held.unlock)
+                held.put_in_place()
+            finally:
+                held.close()
+                if fresh and not (place / ARRIVING).exists() and not (place / ROOT).exists():
+                    with suppress(CbfsError):
+                        remove_tree(place)
+    tell_ready(held.name, place, options, "lives here now")
+    return 0
+
+
+def _finish(place: Path, options: argparse.Namespace) -> None:
+    """Put an account in its place that lives here already. Who has the line can tell the old
+    computer so, which has perhaps not heard it."""
+    unlock = unlocking(PassphraseSource(options.account_passphrase_fd).once)
+    line = parse_move_line(_given(options)) if options.line else None
+    with _told_of(place), locked(place):
+        held = Held(place, unlock)
+        arrived = held.arrived()
+        held.put_in_place()
+    tell_ready(held.name or "the account", place, options, "lives here now")
+    if line is not None and arrived is not None:
+        try:
+            _fetch(place, line, arrived, network_options(options), lambda: None)
+        except CbfsError as error:
+            say(f"the old computer may not have heard that it does: {error.in_full}")
+
+
+@contextmanager
+def _told_of(place: Path) -> Iterator[None]:
+    """What the system has against a directory, in words."""
+    try:
+        yield
+    except OSError as error:
+        raise CbfsError(
+            f"cannot write to {place}: {in_words(error)}",
+            "is it yours, and is there room on the disk? run the same command again",
+        ) from error
+
+
+def _check_empty(place: Path) -> None:
+    """Raises CbfsError for a directory that holds anything but what is to be an account."""
+    try:
+        others = {each.name for each in place.iterdir()} - {*OWN_NAMES, ARRIVING, "lost+found"}
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise CbfsError(f"cannot use {place}: {in_words(error)}", "is it yours?") from error
+    if others:
+        raise CbfsError(
+            f"{place} holds other files",
+            "an account has a directory of its own: choose one with --account",
+        )
+
+
+def _given(options: argparse.Namespace) -> str:
+    """The line that is given, or else the first of standard input. Raises CbfsError."""
+    if options.line not in (None, GIVEN):
+        return str(options.line)
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        print(_ASK)
+    elif options.line is None:
+        options.usage("missing: LINE, or - for standard input; on a terminal it is asked for")
+    try:
+        return sys.stdin.readline(INVITE_LINE_MAX + len("\r\n"))
+    except UnicodeDecodeError as error:
+        raise CbfsError("what came on standard input is no line", "give it as UTF-8") from error
+
+
+def _fetch(
+    place: Path,
+    line: MoveLine,
+    arrival: Held | Arrived,
+    network: NetworkOptions,
+    unlock: Callable[[], None],
+) -> None:
+    """Until the account lives here, and the old computer has been told so. Raises CbfsError."""
+    with shown_progress("receiving", 0) as bar:
+        most = -1
+
+        def told(done: int, whole: int) -> None:
+            nonlocal most
+            most = max(most, done)
+            bar.of(done, whole)
+
+        def ask() -> None:
+            bar.end()
+            unlock()
+
+        async def steps(way: Network) -> None:
+            while True:
+                before = most
+                try:
+                    await come(line, way.dialer, arrival, told, ask)
+                except (DialError, TransportError) as error:
+                    if way.tor is None or most <= before:
+                        raise
+                    bar.end()
+                    say(f"{error.in_full}; trying again")
+                else:
+                    return
+
+        run(reached, place, network, say, steps)
