@@ -185,6 +185,11 @@ class People(Protocol):
     async def rename(self, name: str, petname: str) -> None:
         """The user calls a contact so. On the disk on return. Raises NotAName or Taken."""
 
+    async def add(self, line: str) -> None:
+        """The user has pasted a line that somebody has given them: that is a contact then. On the
+        disk on return. Raises Refused for one that is good for nothing, NotYet when a server does
+        not answer."""
+
     def request(self, name: str) -> MessageRequest | None:
         """What somebody asks who is a stranger, None when no request of theirs waits."""
 

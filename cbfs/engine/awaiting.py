@@ -1,28 +1,24 @@
-"""Those whom the user has invited by a line become contacts when they come.
+"""Those to whom the user has given a line become contacts when they come.
 
-Looked for is at random times, which follow from nothing that somebody else does: a server learns
-from them when a line was made, and that lines which are looked at together are of one person
-(THREATS.rst, I6). Each look has a connection of its own.
+Each line is looked at by itself, on a connection and a circuit of its own, at random times which
+follow from its age and from nothing else: not from what others do, and not from other lines. What a
+server still learns of that is in THREATS.rst, I6.
 """
 
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import trio
 
 from cbfs.account.awaited import Awaited, await_no_more, awaited
-from cbfs.contacts.contact import How
 from cbfs.context import Context
-from cbfs.network.drop import DROP, come, forget
-from cbfs.network.link import open_link
-from cbfs.receiving.message_requests import Admission
+from cbfs.engine.by_line import ByLine, OtherKeys
+from cbfs.names.followed import PolicyRefused
+from cbfs.network.drop import at_drop, come, forget
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.limits import LINE_DAYS
-from cbfs_common.names.checks import Found
-from cbfs_common.person import Person
+from cbfs_common.names.policy import parse_policy
 from cbfs_common.primitives import exponential
-from cbfs_common.profile import decode_profile
 from cbfs_common.wire.lines import LineArrival
 
 DAY: Final = 86_400
@@ -32,83 +28,79 @@ READ_PERIOD: Final = 2.0
 LOOK_FIRST: Final = 5.0
 LOOK_LAST: Final = 600.0
 LOOK_SLOWER: Final = 16.0
-"""Seconds between two looks on average: at first, and at most. They grow with the time since the
-newest line was made, by a second in LOOK_SLOWER."""
+"""Seconds between two looks at a line on average: at first, and at most. They grow with its age, by
+a second in LOOK_SLOWER."""
 
 
 class Awaiting:
-    """Waits for those whom the user of an account at work has invited. ``admission`` lets them in,
-    if they have written before they were seen to come."""
+    """Waits for those to whom the user of an account at work has given lines, whom ``people``
+    makes contacts."""
 
-    def __init__(self, context: Context, admission: Admission) -> None:
+    def __init__(self, context: Context, people: ByLine) -> None:
         self._context = context
-        self._admission = admission
+        self._people = people
+        self._watched: set[bytes] = set()
 
     async def run(self) -> None:
         """Look for those who are awaited, until cancelled."""
-        context, newest, left = self._context, 0, 0.0
-        while True:
-            await trio.sleep(min(READ_PERIOD, left) if newest else READ_PERIOD)
-            left -= READ_PERIOD
-            with context.store.read() as reader:
-                waiting = awaited(reader)
-            last = max((one.until for one in waiting), default=0)
-            if last != newest:
-                newest, left = last, self._pause(last)
-            elif waiting and left <= 0:
+        self._watched = set()
+        async with trio.open_nursery() as nursery:
+            while True:
+                with self._context.store.read() as reader:
+                    waiting = awaited(reader)
                 for one in waiting:
-                    await self._look(one)
-                left = self._pause(last)
+                    if one.line.drop not in self._watched:
+                        self._watched.add(one.line.drop)
+                        nursery.start_soon(self._watch, one)
+                await trio.sleep(READ_PERIOD)
 
-    def _pause(self, newest: int) -> float:
-        """Seconds to the next look, when the newest line counts until then."""
-        age = max(0.0, self._context.clock() / 1_000 - (newest - LINE_DAYS * DAY))
+    async def _watch(self, one: Awaited) -> None:
+        """Until they have come, or the line is too old."""
+        over = False
+        while not over:
+            await trio.sleep(self._pause(one))
+            over = await self._look(one)
+        await self._context.store.commit(partial(await_no_more, one=one))
+        self._watched.discard(one.line.drop)
+
+    def _pause(self, one: Awaited) -> float:
+        """Seconds to the next look at a line."""
+        age = max(0.0, self._context.clock() / 1_000 - (one.until - LINE_DAYS * DAY))
         return exponential(self._context.random, min(LOOK_FIRST + age / LOOK_SLOWER, LOOK_LAST))
 
-    async def _look(self, one: Awaited) -> None:
-        """Look once. A server that does not answer, or has nothing there, is asked again later,
-        until the line is too old."""
+    async def _look(self, one: Awaited) -> bool:
+        """Look once; whether that was the last time. A server that does not answer, or has nothing
+        there, is asked again later, until the line is too old."""
         context, line = self._context, one.line
         if context.clock() // 1_000 > one.until:
-            await self._end(one)
-            return
-        isolation = DROP + context.random.token(16)
+            return True
         try:
-            async with open_link(
-                context.dialer, line.address, line.key, isolation, context.random
-            ) as link:
-                answer = await come(link, line)
-                if answer is None:
-                    return
-                await self._meet(answer)
-                await self._end(one)
+            async with at_drop(context.dialer, line, context.random) as link:
+                found = await come(link, line)
+                if found is None:
+                    return False
+                await self._meet(found)
                 await forget(link)
         except DecodeError:
-            await self._end(one)
+            return True
         except CbfsError:
-            return
+            return False
+        return True
 
-    async def _meet(self, answer: LineArrival) -> None:
-        """Let who has come be a contact, if the directory has the keys for them that they have told
-        of. Raises what look-ups raise."""
-        context, name = self._context, answer.name
-        lookups = context.followed.own
-        found = await lookups.lookup(name)
-        if isinstance(found, Found):
-            person = Person(lookups.policy.directory, name)
-            if decode_profile(found.entry.profile).identity(person) == answer.identity:
-                known = context.contacts.get(name)
-                if known is None or known.entry.profile == found.entry.profile:
-                    contact = await context.contacts.learn(name, found.entry, How.LINE)
-                    by_line = replace(contact, how=How.LINE)
-                    await context.contacts.decide([by_line], lambda writer: None)
-                    await self._admission.admit([name])
-                return
-        context.problems.set(
-            "line",
-            f"{name}, whom you have invited, has come, but the name directory has other keys for"
-            f" {name} (ask them what they are called, and write to nobody of that name until then)",
-        )
-
-    async def _end(self, one: Awaited) -> None:
-        await self._context.store.commit(partial(await_no_more, one=one))
+    async def _meet(self, come: LineArrival) -> None:
+        """Let who has come be a contact, if their directory has the keys for them that they have
+        told of. Raises what look-ups raise."""
+        context = self._context
+        policy = parse_policy(come.policy) if come.policy else None
+        try:
+            await self._people.keep(await self._people.find(policy, come.name, come.identity))
+        except OtherKeys as error:
+            context.problems.set(
+                "line", f"{come.name}, to whom you have given a line, has come, but {error.in_full}"
+            )
+        except PolicyRefused as error:
+            context.problems.set(
+                "line",
+                f"{come.name}, to whom you have given a line, has come, and is no contact, as their"
+                f" name directory cannot be followed: {error.in_full}",
+            )

@@ -94,8 +94,8 @@ class Engine:
         self._receiver = Receiver(context, self._monitor, self)
         self._admission = self._receiver.admission
         self._fetching = self._receiver.fetching
-        self.people = EnginePeople(context, self._admission, self)
         self.directories = EngineDirectories(context, self, self._directory_changed)
+        self.people = EnginePeople(context, self._admission, self, self.directories)
         self._redating = Redating(context, self)
         self._cover = CoverTraffic(context)
         self._mailbox = Mailbox(

@@ -3,6 +3,7 @@ they are called."""
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -10,6 +11,7 @@ from cbfs.contacts.contact import Contact, Mark, Standing
 from cbfs.contacts.fingerprint import Fingerprint
 from cbfs.contacts.user_names import typed_name
 from cbfs.context import Context, Events, supervised
+from cbfs.engine.directories import EngineDirectories
 from cbfs.interface import MessageRequest
 from cbfs.messages import petnames
 from cbfs.problems import Backoff, NotAName, Taken
@@ -18,13 +20,23 @@ from cbfs.receiving.message_requests import Admission
 from cbfs.storage.store import StoreError
 from cbfs_common.errors import DecodeError
 
+if TYPE_CHECKING:
+    from cbfs.engine.by_line import ByLine
+
 
 class EnginePeople:
     """The contacts and strangers of an account at work."""
 
-    def __init__(self, context: Context, admission: Admission, events: Events) -> None:
+    def __init__(
+        self,
+        context: Context,
+        admission: Admission,
+        events: Events,
+        directories: EngineDirectories,
+    ) -> None:
         self._context = context
         self._admission = admission
+        self._directories = directories
         self.renaming = Renaming(context, events)
 
     def contacts(self) -> tuple[Contact, ...]:
@@ -103,7 +115,17 @@ class EnginePeople:
         # read in only here: most mounts wait for nobody
         from cbfs.engine.awaiting import Awaiting  # noqa: PLC0415
 
-        await supervised(self._context, Awaiting(self._context, self._admission).run)
+        await supervised(self._context, Awaiting(self._context, self._by_line()).run)
+
+    async def add(self, line: str) -> None:
+        """The user has pasted a line that somebody has given them: that is a contact then; on the
+        disk on return. Raises Refused, NotYet."""
+        await self._by_line().add(line)
+
+    def _by_line(self) -> "ByLine":
+        from cbfs.engine.by_line import ByLine  # noqa: PLC0415 - as above
+
+        return ByLine(self._context, self._admission, self._directories)
 
 
 class Renaming:

@@ -49,7 +49,7 @@ class Attributes:
         self.uid, self.gid = os.getuid(), os.getgid()
         self._status = view.status
         self._watchers = view.watchers
-        self._people = view.tree.people
+        self._deciders = view.tree.deciders
         self._directories = view.tree.directories
         entry = self._message_entry = EntryAttributes()
         entry.st_blksize = 65_536
@@ -100,7 +100,8 @@ class Attributes:
         entry.st_ctime_ns = mtime_ns if node.inode == STATUS else node.status_ns
         # a decision is gone, or a text of the daemon's, when it is closed
         shared = self.is_shared(node)
-        decides = self._people.is_answer(node) or self._directories.decides(node)
+        answers = any(each.is_answer(node) for each in self._deciders)
+        decides = answers or self._directories.decides(node)
         changes = shared or decides
         entry.entry_timeout = 0 if changes else self._entry_seconds(node)
         entry.attr_timeout = 0 if shared or isinstance(node, Text) else CACHE_SECONDS

@@ -1,15 +1,20 @@
-"""What a line that invites somebody leads to: the drop, an account at a message server that whoever
-has the line is the owner of. PROTOCOL.rst, Lines.
+"""What a line leads to: the drop, an account at a message server that whoever has the line is the
+owner of. PROTOCOL.rst, Lines.
 
-All functions take a link to that server on which the drop's key is proved.
+``at_drop`` gives a link to that server on which the drop's key is proved; all other functions take
+one.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from cbfs.network.link import Link, ServerRefused, request
-from cbfs_common.errors import CbfsError
+from cbfs.network.dial import Dialer
+from cbfs.network.link import Link, ServerRefused, open_link, request
+from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.limits import LINE_DAYS, MARK_SIZE
+from cbfs_common.primitives import Random
 from cbfs_common.wire.lines import InviteLine, InviteRecord, LineArrival
 from cbfs_common.wire.requests import (
     Code,
@@ -40,6 +45,15 @@ def _gone() -> LineSpent:
     )
 
 
+@asynccontextmanager
+async def at_drop(dialer: Dialer, line: InviteLine, random: Random) -> AsyncIterator[Link]:
+    """A link for a line, which shares its circuit with nothing. Raises what ``open_link``
+    raises."""
+    isolation = DROP + random.token(16)
+    async with open_link(dialer, line.address, line.key, isolation, random) as link:
+        yield link
+
+
 @dataclass(frozen=True, slots=True)
 class Drop:
     """What there is for a line: the ``record``, and the ``mark`` of who uses it, empty for
@@ -59,10 +73,15 @@ async def look(link: Link, line: InviteLine, now: float) -> Drop:
     """What there is for a line at ``now`` (seconds since 1970). Nothing is used up by it. Raises
     LineSpent, DecodeError and what ``request`` raises."""
     nobody = bytes(MARK_SIZE)  # whoever has this mark there: it stays
+    wrong: DecodeError | None = None
     try:
         mark = (await request(link, SwapMark(nobody, nobody))).mark
         for envelope in await _envelopes(link):
-            record = line.open_record(envelope)
+            try:
+                record = line.open_record(envelope)
+            except DecodeError as error:  # of somebody else who has the line
+                wrong = error
+                continue
             if record is not None:
                 if record.expires < now:
                     raise LineSpent(f"this line is older than {LINE_DAYS} days", _ASK)
@@ -70,7 +89,7 @@ async def look(link: Link, line: InviteLine, now: float) -> Drop:
     except ServerRefused as error:
         if error.code is not Code.NO_ACCOUNT:
             raise
-    raise _gone()
+    raise wrong or _gone()
 
 
 def check_unused(line: InviteLine, drop: Drop, user: bytes = b"") -> None:

@@ -184,7 +184,8 @@ class Changes:
                 tree.metadata.went(directory)
                 self._contents.changed()
                 return node
-            if directory.area in {Area.DRAFTS, Area.OUTBOX, Area.ROOT} and name.endswith(".error"):
+            told = {Area.DRAFTS, Area.OUTBOX, Area.ROOT, Area.CONTACTS}
+            if directory.area in told and name.endswith(ERROR_SUFFIX):
                 directory.remove(name)
                 return node
             if directory.area in PERSON:
@@ -310,9 +311,9 @@ class Changes:
 
     async def check_close(self, file: File) -> None:
         """A handle that could write is about to be closed. Raises TreeError(EINVAL) for wrong
-        settings, for a policy that cannot be followed, and for a decision on a contact that does
-        not fit."""
-        for people in (self._tree.people, self._tree.requests):
+        settings, for a policy that cannot be followed, for a decision on a contact that does not
+        fit, and for a line that adds nobody; EAGAIN where a server has not answered."""
+        for people in self._tree.deciders:
             if people.is_answer(file):
                 await people.decide(file)
         if self._tree.directories.is_policy(file):
@@ -323,7 +324,7 @@ class Changes:
 
     async def close(self, file: File) -> None:
         """The last writer is gone: what it wrote counts."""
-        for people in (self._tree.people, self._tree.requests):
+        for people in self._tree.deciders:
             if people.is_answer(file):
                 people.drop(file)
         if self._tree.directories.is_policy(file):

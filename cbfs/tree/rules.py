@@ -71,6 +71,11 @@ CONFIG_ERROR = CONFIG + ERROR_SUFFIX
 VERIFIED, ACCEPTED, BLOCKED, MUTED = "verified", "accepted", "blocked", "muted"
 """What a user writes into the folder of a contact."""
 
+NEW_CONTACT = "NEW"
+NEW_CONTACT_ERROR = NEW_CONTACT + ERROR_SUFFIX
+"""In contacts/: what a user writes a line into, and why that was refused. Nobody's name is in
+capitals."""
+
 _DECISIONS = frozenset((VERIFIED, ACCEPTED, BLOCKED, MUTED))
 
 
@@ -91,6 +96,7 @@ class Area(Enum):
     OUTBOX = "outbox"  # make folders
     DRAFTS = "drafts"  # a folder of the outbox: files are messages
     FOLDER_DRAFT = "folder draft"  # a folder moved in there: one message
+    CONTACTS = "contacts"  # a line: see cbfs.tree.virtual.people_folders
     REQUESTS = "requests"  # move a request to contacts/, or remove it
     REQUEST = "request"  # a folder of requests/: decisions too
     CONTACT = "contact"  # a folder of contacts/: decisions, see cbfs.tree.virtual.people_folders
@@ -137,7 +143,7 @@ class Rules:
 PERSON = frozenset((Area.REQUEST, Area.CONTACT))
 """The folders of people."""
 
-DECIDED = PERSON | {Area.DIRECTORIES}
+DECIDED = PERSON | {Area.DIRECTORIES, Area.CONTACTS}
 """Where what a program writes is a decision, and no file when it is closed."""
 
 RULES = {
@@ -148,6 +154,7 @@ RULES = {
     # moved in, a folder is whole; of one that is made and filled, nobody could tell when it is
     Area.DRAFTS: Rules(0, 0, Area.FOLDER_DRAFT, mkdir=errno.EPERM),
     Area.FOLDER_DRAFT: Rules(0, 0, Area.FOLDER_DRAFT),
+    Area.CONTACTS: Rules(0, errno.EACCES, Area.FIXED, NEW_CONTACT.__eq__),
     Area.REQUESTS: Rules(errno.EACCES, errno.EACCES, Area.FIXED),
     Area.REQUEST: Rules(0, errno.EACCES, Area.FIXED, _DECISIONS.__contains__),
     Area.CONTACT: Rules(0, errno.EACCES, Area.FIXED, _DECISIONS.__contains__),

@@ -43,6 +43,8 @@ Take back                rm the file in outbox/ before it is sent: a second afte
 Later                    touch -d 'tomorrow 8:00' outbox/bob/hi
 Delete                   rm conversations/.../MESSAGE
                          after a week: echo 'lifetime = "7d"' > outbox/.../metadata.toml
+By a line of somebody    cat > contacts/NEW, paste it, Ctrl-D; to make one:
+                         cbfs invite --contact
 Strangers                cat requests/*/message; mv requests/bob contacts/ accepts,
                          rmdir requests/bob declines
 Who they are             cat contacts/bob/fingerprint: compare it by voice, then

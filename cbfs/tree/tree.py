@@ -57,7 +57,7 @@ from cbfs.tree.virtual.directories_folder import DirectoriesFolder
 from cbfs.tree.virtual.mail.mail_folders import MailFolders
 from cbfs.tree.virtual.message_links import Overview
 from cbfs.tree.virtual.metadata_file import MetadataFiles, MetadataText
-from cbfs.tree.virtual.people_folders import ContactFolders, RequestFolders
+from cbfs.tree.virtual.people_folders import ContactFolders, NewContact, RequestFolders
 from cbfs.tree.virtual.quarantine_folder import QuarantineFolder
 from cbfs.tree.virtual.search_folders import SearchFolders
 from cbfs.tree.virtual.unread_folder import Unread
@@ -96,7 +96,7 @@ class Tree:
         self.outbox = Folder(OUTBOX, Area.OUTBOX, now)
         self.tmp = Folder(TMP, Area.SCRATCH, now)
         self.ui_info = Folder(UI_INFO, Area.KEPT, now)
-        self.contacts = Folder(CONTACTS, Area.FIXED, now)
+        self.contacts = Folder(CONTACTS, Area.CONTACTS, now)
         requests = Folder(REQUESTS, Area.REQUESTS, now)
         directories = Folder(DIRECTORIES, Area.DIRECTORIES, now)
         for name, node in (
@@ -115,6 +115,7 @@ class Tree:
         self.show_quarantine()
         self.people = ContactFolders(self.contacts, backend, self.contents.read)
         self.requests = RequestFolders(requests, self.people, backend, self.contents.read)
+        self._new = NewContact(self.contacts, backend, self.contents.read, self.new_inode)
         self.inodes = Inodes(self.root, self._again)
         self.directories = DirectoriesFolder(
             directories, backend, self.contents.read, self.new_inode, self.inodes
@@ -149,6 +150,11 @@ class Tree:
         """An inode number that nothing has had."""
         self._next += 1
         return self._next
+
+    @property
+    def deciders(self) -> tuple[ContactFolders, RequestFolders, NewContact]:
+        """Whose are the files that are decisions on people, and done when they are closed."""
+        return self.people, self.requests, self._new
 
     def drafts(self) -> list[Folder]:
         """The folders under outbox/ of all conversations."""

@@ -352,5 +352,12 @@ INVITE_LINE_MAX = 160
 LINE_DAYS = 7
 """Days for which such a line is good. A message server forgets what nobody has fetched by then."""
 
+LINE_FINISH_DAYS = 30
+"""Days for which the invites count that lie at the server for a line: who has begun to use it may
+be cut off, and finish later."""
+
 LINE_SECRET_SIZE = 20
-"""The secret in such a line."""
+"""The secret in such a line: a hash of what it is for."""
+
+LINE_SALT_SIZE = 16
+"""Random bytes in what a line is for, by which nobody can guess its secret."""

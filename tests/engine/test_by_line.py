@@ -3,7 +3,9 @@ other of by the line, and with no others."""
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trio
@@ -24,17 +26,26 @@ from cbfs.contacts.contact import Contact, How, decode_contact
 from cbfs.engine import awaiting
 from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
-from cbfs.network.dial import LoopbackDialer
-from cbfs.network.drop import answer, come, put
+from cbfs.network.dial import DialError, LoopbackDialer
+from cbfs.network.drop import DROP, answer, come, put
 from cbfs.network.link import Link, open_link
 from cbfs.network.options import NetworkOptions
+from cbfs.network.pacing import PacedDialer
 from cbfs.receiving.signing_up import sign_up
 from cbfs.storage.store import Meta, Store, Table
 from cbfs_common.errors import CbfsError
-from cbfs_common.limits import LINE_SECRET_SIZE
+from cbfs_common.limits import LINE_DAYS, LINE_SALT_SIZE, LINE_SECRET_SIZE
+from cbfs_common.names.policy import Policy, parse_policy
 from cbfs_common.newcomers import parse_server_invite
+from cbfs_common.primitives import Random
 from cbfs_common.profile import Address
-from cbfs_common.wire.lines import InviteLine, InviteRecord, LineArrival, parse_line
+from cbfs_common.wire.lines import (
+    InviteLine,
+    InviteRecord,
+    LineArrival,
+    line_to,
+    parse_line,
+)
 from tests.support.host import RunningHost, init_by
 from tests.support.serving import TIMEOUT
 from tests.support.stores import open_store
@@ -48,6 +59,14 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHost]:
     hosting = RunningHost(tmp_path_factory.mktemp("of") / "host", "--no-tor")
     yield hosting
     assert hosting.end() == 0, hosting.log.read_text()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines are looked at all the time."""
+    monkeypatch.setattr(awaiting, "LOOK_FIRST", 0.01)
+    monkeypatch.setattr(awaiting, "LOOK_LAST", 0.01)
+    monkeypatch.setattr(awaiting, "READ_PERIOD", 0.01)
 
 
 def made(host: RunningHost, place: Path) -> Account:
@@ -74,10 +93,9 @@ def tool(host: RunningHost, name: str) -> str:
 
 def laid(host: RunningHost, inviter: str, identity: bytes) -> str:
     """A line whose record says that this person has invited."""
-    secret = SYSTEM_RANDOM.token(LINE_SECRET_SIZE)
-    line = InviteLine(parse_line(host.invite()).address, secret)
     policy = (host.place / "names" / "policy").read_text()
     record = InviteRecord(
+        SYSTEM_RANDOM.token(LINE_SALT_SIZE),
         int(time.time()) + 1_000,
         policy,
         tool(host, "names"),
@@ -85,6 +103,7 @@ def laid(host: RunningHost, inviter: str, identity: bytes) -> str:
         inviter=inviter,
         identity=identity,
     )
+    line = line_to(parse_line(host.invite()).address, record)
     invite = parse_server_invite(tool(host, "server")).invite
 
     async def lay() -> None:
@@ -125,32 +144,48 @@ async def seen(engine: Engine) -> None:
             await trio.sleep(0.02)
 
 
+async def arriving(
+    inviter: Path, line: InviteLine, come: LineArrival
+) -> tuple[tuple[str, ...], tuple[Policy, ...]]:
+    """What is wrong, and whom the inviter follows, when somebody has come who says this."""
+    async with open_link(LoopbackDialer(), line.address, line.key, b"", SYSTEM_RANDOM) as link:
+        await answer(link, line, come)
+    async with (
+        running(inviter, NetworkOptions(no_tor=True)) as engine,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(engine.people.await_invited)
+        await seen(engine)
+        nursery.cancel_scope.cancel()
+        return engine.report().problems, engine.directories.policies()
+
+
+def test_a_policy_that_comes_by_a_line_changes_no_directory_that_is_followed(
+    host: RunningHost, tmp_path: Path, quick: None
+) -> None:
+    """Else who has read a line could have the other believe any verifiers."""
+    inviter, sam = tmp_path / "trudy", made(host, tmp_path / "sam")
+    mine = parse_policy(made(host, inviter).policy)
+    other = replace(mine, config=b"x" * 32)
+    line = parse_line(host.invite(account=inviter))
+    come = LineArrival("sam", sam.profile.identity(sam.person), other.encode())
+    problems, policies = trio.run(arriving, inviter, line, come)
+    assert contacts_of(inviter)["sam"].how is How.LINE
+    assert policies == (mine,)
+    assert not any("sam" in each for each in problems)
+
+
 @pytest.mark.parametrize("true", [True, False])
 def test_who_comes_is_no_contact_under_other_keys_than_they_have_told(
-    host: RunningHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, true: bool
+    host: RunningHost, tmp_path: Path, quick: None, *, true: bool
 ) -> None:
-    monkeypatch.setattr(awaiting, "LOOK_FIRST", 0.01)
-    monkeypatch.setattr(awaiting, "LOOK_LAST", 0.01)
-    monkeypatch.setattr(awaiting, "READ_PERIOD", 0.01)
     name = f"oscar-{true}".lower()
     inviter, oscar = tmp_path / f"peggy-{true}".lower(), made(host, tmp_path / name)
     made(host, inviter)
     line = parse_line(host.invite(account=inviter))
     identity = oscar.profile.identity(oscar.person) if true else FALSE
 
-    async def arrive() -> tuple[str, ...]:
-        async with open_link(LoopbackDialer(), line.address, line.key, b"", SYSTEM_RANDOM) as link:
-            await answer(link, line, LineArrival(name, identity))
-        async with (
-            running(inviter, NetworkOptions(no_tor=True)) as engine,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(engine.people.await_invited)
-            await seen(engine)
-            nursery.cancel_scope.cancel()
-            return engine.report().problems
-
-    problems = trio.run(arrive)
+    problems, _policies = trio.run(arriving, inviter, line, LineArrival(name, identity))
     known = contacts_of(inviter)
     if true:
         assert known[name].how is How.LINE
@@ -161,12 +196,9 @@ def test_who_comes_is_no_contact_under_other_keys_than_they_have_told(
 
 
 def test_who_is_awaited_stays_so_when_nothing_lies_there_yet(
-    host: RunningHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: RunningHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
     """And is forgotten when the line is too old."""
-    monkeypatch.setattr(awaiting, "LOOK_FIRST", 0.01)
-    monkeypatch.setattr(awaiting, "LOOK_LAST", 0.01)
-    monkeypatch.setattr(awaiting, "READ_PERIOD", 0.01)
     inviter, looked = tmp_path / "rupert", [0]
     made(host, inviter)
     address, now = parse_line(host.invite()).address, int(time.time())
@@ -196,6 +228,62 @@ def test_who_is_awaited_stays_so_when_nothing_lies_there_yet(
                 return awaited(reader)
 
     assert trio.run(look) == [fresh]
+
+
+def test_no_line_is_looked_at_because_of_another_one(
+    host: RunningHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    """Each has its own times, by its own age, and at each look a circuit of its own; one whose
+    server does not answer holds up no other."""
+    place, now = tmp_path / "victor", int(time.time())
+    made(host, place)
+    silent, refusing = (
+        InviteLine(Address(b"k" * 32, "127.0.0.1", n), bytes([n]) * LINE_SECRET_SIZE)
+        for n in (1, 2)
+    )
+    with opened_store(place, SYSTEM_RANDOM) as store:
+        store.write(lambda writer: await_(writer, Awaited(silent, now + LINE_DAYS * 86_400)))
+        store.write(lambda writer: await_(writer, Awaited(refusing, now + 9_999)))
+    dialed: list[tuple[int, bytes]] = []
+    enough = trio.Event()
+    means: set[float] = set()
+
+    async def dial(_self: PacedDialer, _host: str, port: int, isolation: bytes) -> NoReturn:
+        if isolation.startswith(DROP):
+            dialed.append((port, isolation))
+            if len(dialed) > 6:
+                enough.set()
+            if port == 1:
+                await trio.sleep_forever()
+        raise DialError("it does not answer")
+
+    def drawn(_random: Random, mean: float) -> float:
+        means.add(mean)
+        return 0.01
+
+    monkeypatch.setattr(PacedDialer, "dial", dial)
+    monkeypatch.setattr(awaiting, "LOOK_FIRST", 5.0)
+    monkeypatch.setattr(awaiting, "LOOK_LAST", 600.0)
+    monkeypatch.setattr(awaiting, "exponential", drawn)
+
+    async def look() -> None:
+        async with (
+            running(place, NetworkOptions(no_tor=True)) as engine,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(engine.people.await_invited)
+            with trio.fail_after(TIMEOUT):
+                await enough.wait()
+            nursery.cancel_scope.cancel()
+
+    trio.run(look)
+    ports = [port for port, _isolation in dialed]
+    assert ports.count(1) == 1
+    assert ports.count(2) >= 6
+    assert len({isolation for _port, isolation in dialed}) == len(dialed)
+    young, old = min(means), max(means)
+    assert young < 60.0
+    assert old == 600.0
 
 
 def some_line(number: int = 0) -> InviteLine:

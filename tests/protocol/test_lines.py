@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbfs_common.errors import CbfsError, DecodeError
-from cbfs_common.limits import ENVELOPE_SIZE, INVITE_LINE_MAX, LINE_SECRET_SIZE, MARK_SIZE
+from cbfs_common.limits import (
+    ENVELOPE_SIZE,
+    INVITE_LINE_MAX,
+    LINE_SALT_SIZE,
+    LINE_SECRET_SIZE,
+    MARK_SIZE,
+)
 from cbfs_common.onion import onion_host
 from cbfs_common.primitives import KEY_SIZE, dh_public, kdf, open_sealed, seal
 from cbfs_common.profile import Address
@@ -19,6 +25,7 @@ from cbfs_common.wire.lines import (
     decode_arrival,
     decode_record,
     is_line,
+    line_to,
     parse_line,
 )
 from tests.support.names_naive import make_policy
@@ -26,8 +33,9 @@ from tests.support.names_naive import make_policy
 ONION = Address(b"k" * KEY_SIZE, onion_host(b"o" * KEY_SIZE), 1984)
 PLAIN = Address(b"k" * KEY_SIZE, "127.0.0.1", 40_000)
 SECRET = bytes(range(LINE_SECRET_SIZE))
+SALT = b"s" * LINE_SALT_SIZE
 POLICY = make_policy(PLAIN).encode()
-RECORD = InviteRecord(2**40, POLICY, name="bob", inviter="alice", identity=b"i" * KEY_SIZE)
+RECORD = InviteRecord(SALT, 2**40, POLICY, name="bob", inviter="alice", identity=b"i" * KEY_SIZE)
 
 hosts = st.sampled_from(
     ["127.0.0.1", "::1", "a", "mail.example.org", "a" * 33, onion_host(b"o" * 32)]
@@ -75,18 +83,40 @@ def test_any_text_is_a_line_or_an_error_with_a_hint(text: str) -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("value", [RECORD, replace(RECORD, name="", inviter="", identity=b"")])
+CONTACT = replace(RECORD, name="", contact=True)
+
+
+@pytest.mark.parametrize(
+    "value", [RECORD, replace(RECORD, name="", inviter="", identity=b""), CONTACT]
+)
 def test_a_record_is_read_by_who_has_the_line_and_by_nobody_else(value: InviteRecord) -> None:
-    line = InviteLine(ONION, SECRET)
+    line = line_to(ONION, value)
     envelope = line.sealed(value)
     assert len(envelope) == ENVELOPE_SIZE
     assert line.open_record(envelope) == value
     assert line.open_arrival(envelope) is None
-    assert InviteLine(ONION, SECRET[::-1]).open_record(envelope) is None
-    assert InviteLine(replace(ONION, key=b"K" * 32), SECRET).open_record(envelope) is None
+    assert InviteLine(ONION, SECRET).open_record(envelope) is None
+    assert InviteLine(replace(ONION, key=b"K" * 32), line.secret).open_record(envelope) is None
     arrival = LineArrival("bob", b"j" * KEY_SIZE)
     assert line.open_arrival(line.sealed(arrival)) == arrival
     assert line.open_record(line.sealed(arrival)) is None
+    other = replace(arrival, policy=POLICY)
+    assert line.open_arrival(line.sealed(other)) == other
+
+
+def test_nobody_who_has_a_line_can_put_another_record_there() -> None:
+    """They have all keys, and so the line has a hash of the one that it was made for."""
+    line = line_to(ONION, RECORD)
+    for other in (
+        replace(RECORD, identity=b"e" * KEY_SIZE),
+        replace(RECORD, inviter="eve", identity=b"e" * KEY_SIZE),
+        replace(RECORD, salt=b"S" * LINE_SALT_SIZE),
+        replace(RECORD, expires=RECORD.expires + 1),
+    ):
+        with pytest.raises(DecodeError, match="not what it was made for"):
+            line.open_record(line.sealed(other))
+    assert line_to(ONION, RECORD) == line
+    assert line.secret == kdf(b"", b"cbfs1 line hash", RECORD.encode(), LINE_SECRET_SIZE)
 
 
 def test_keys_follow_from_the_line_as_the_specification_says() -> None:
@@ -97,7 +127,7 @@ def test_keys_follow_from_the_line_as_the_specification_says() -> None:
     envelope = line.sealed(LineArrival("bob", b"j" * KEY_SIZE))
     plain = open_sealed(key, envelope[:12], envelope[12:])
     assert envelope[:12] == kdf(SECRET, b"cbfs1 line once", b"cbfs1 line come" + plain, 12)
-    assert plain[2 : 2 + int.from_bytes(plain[:2], "big")].startswith(b"\x93\x01\xa3bob")
+    assert plain[2 : 2 + int.from_bytes(plain[:2], "big")].startswith(b"\x94\x01\xa3bob")
 
 
 def test_two_who_answer_by_one_line_seal_nothing_under_one_nonce() -> None:
@@ -142,6 +172,11 @@ def test_any_bytes_are_a_record_or_an_error(data: bytes) -> None:
         replace(RECORD, inviter=""),
         replace(RECORD, identity=b""),
         replace(RECORD, expires=-1),
+        replace(RECORD, salt=b"s"),
+        replace(RECORD, contact=True),
+        replace(CONTACT, inviter="", identity=b""),
+        replace(CONTACT, token="x"),
+        replace(CONTACT, invite="x"),
     ],
 )
 def test_a_record_with_anything_wrong_in_it_is_none(wrong: InviteRecord) -> None:
@@ -152,6 +187,6 @@ def test_a_record_with_anything_wrong_in_it_is_none(wrong: InviteRecord) -> None
 def test_a_record_has_one_encoding() -> None:
     data = RECORD.encode()
     assert decode_record(data) == RECORD
-    for other in (data + b"\0", data[:-1], b"\x98\x02" + data[2:]):
+    for other in (data + b"\0", data[:-1], b"\x9a\x02" + data[2:]):
         with pytest.raises(DecodeError):
             decode_record(other)

@@ -187,6 +187,9 @@ class FakeBackend:
     async def rename(self, name: str, petname: str) -> None:
         raise Taken(petname)
 
+    async def add(self, line: str) -> None:
+        raise Refused("this is no line", "there are none here")
+
     async def admit(self, name: str) -> None:
         """Nobody asks."""
 

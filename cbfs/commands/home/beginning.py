@@ -24,6 +24,7 @@ from cbfs.account.passphrase_source import PassphraseSource
 from cbfs.account.place import check_account
 from cbfs.commands.account import add_protection, guard, restore, tell_ready
 from cbfs.commands.home.joining import Joining, looked, noted, settle
+from cbfs.commands.home.line import read_line
 from cbfs.commands.init import (
     Brought,
     Wish,
@@ -58,7 +59,6 @@ from cbfs.storage.records import Meta
 from cbfs.storage.root_key import Unlock
 from cbfs.storage.store import Table
 from cbfs_common.errors import CbfsError
-from cbfs_common.limits import INVITE_LINE_MAX
 from cbfs_common.names.registration import parse_token
 from cbfs_common.newcomers import parse_server_invite
 from cbfs_common.profile import parse_address
@@ -72,6 +72,7 @@ GIVEN = "-"
 OWN = "own"
 """The answer that stands for ``--own-server``."""
 
+_ASK_LINE = "The line by which you were invited:"
 _ASK_NAME = "Your name, to which others write: 3 to 32 of a-z, 0-9, - and _. It stays yours."
 _ASK_NAME_OR_LINE = f"{_ASK_NAME}\nOr the line by which you were invited: cbfs-line:..."
 _ASK_SERVER = (
@@ -152,7 +153,7 @@ def _init(options: argparse.Namespace) -> int:
     if options.restore:
         return restore(options, account)
     if options.name == GIVEN:
-        options.name = _read_line()
+        options.name = read_line(_ASK_LINE)
         return _join(options)
     if options.name and is_line(options.name):
         return _join(options)
@@ -265,6 +266,12 @@ def _look(line: InviteLine, place: Path, network: NetworkOptions, user: bytes) -
 
     try:
         drop = run(reached, place, network, say, steps)
+        if drop.record.contact:
+            raise CbfsError(
+                "this line is for somebody who has an account, and makes none",
+                "paste it into contacts/NEW of your mount; for an account ask for another: cbfs"
+                " invite NAME",
+            )
         check_unused(line, drop, user)
     except BaseException:
         if fresh:
@@ -361,17 +368,6 @@ def _ask_missing(options: argparse.Namespace) -> None:
         options.server = None if options.own_server else answer
     if not options.names:
         options.names = _ask(_ASK_POLICY, "policy file", _policy_answer)
-
-
-def _read_line() -> str:
-    """The first line of standard input; the answers to what is asked for may follow. Raises
-    CbfsError."""
-    if _can_ask():
-        print("The line by which you were invited:")
-    try:
-        return sys.stdin.readline(INVITE_LINE_MAX + len("\r\n"))
-    except UnicodeDecodeError as error:
-        raise CbfsError("what came on standard input is no line that invites") from error
 
 
 def _name_answer(text: str) -> str:

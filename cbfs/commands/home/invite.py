@@ -1,15 +1,16 @@
-"""``cbfs invite``: a line by which somebody gets an account, and what lies at the server for it."""
+"""``cbfs invite``: a line by which somebody gets an account, or with ``--contact`` by which
+somebody who has one becomes a contact; and what lies at the server for it.
+
+Its drop is at the server of a ``cbfs host`` on this machine, or at one's own home server.
+"""
 
 import argparse
 import subprocess
-import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
-
-import segno
 
 from cbfs.account.account import (
     SYSTEM_RANDOM,
@@ -30,14 +31,14 @@ from cbfs.commands.home.host_settings import (
     read_settings,
     read_text,
 )
+from cbfs.commands.home.line import show_line
 from cbfs.commands.online import reached
-from cbfs.commands.options import add_account, say
+from cbfs.commands.options import add_account, add_network, network_options, say
 from cbfs.commands.process.running import run
 from cbfs.contacts.user_names import typed_name
 from cbfs.mount.mount_table import mountpoints_of
 from cbfs.network.access import Network
-from cbfs.network.drop import DROP, put
-from cbfs.network.link import open_link
+from cbfs.network.drop import at_drop, put
 from cbfs.network.options import NetworkOptions
 from cbfs.network.own_server import installed
 from cbfs.network.tor.config import TorOptions
@@ -45,19 +46,16 @@ from cbfs.receiving.signing_up import sign_up
 from cbfs.storage.root_key import Unlock
 from cbfs.storage.store import Meta, Table
 from cbfs_common.errors import CbfsError, CryptoError
-from cbfs_common.limits import LINE_DAYS, LINE_SECRET_SIZE
+from cbfs_common.limits import LINE_DAYS, LINE_FINISH_DAYS, LINE_SALT_SIZE
 from cbfs_common.names.policy import parse_policy
 from cbfs_common.newcomers import parse_server_invite
 from cbfs_common.profile import Address
-from cbfs_common.wire.lines import InviteLine, InviteRecord
+from cbfs_common.wire.lines import InviteRecord, line_to
 
 DAY: Final = 86_400
 
 TOOL_TIMEOUT: Final = 60.0
 """Seconds that a server's program may take to make an invite."""
-
-QUIET_ZONE: Final = 2
-"""Modules around a QR code on a terminal."""
 
 
 def add_invite(parser: argparse.ArgumentParser) -> None:
@@ -68,19 +66,25 @@ def add_invite(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="the only name that it is good for")
     parser.add_argument(
-        "--host", type=Path, required=True, metavar="DIR", help="the directory of cbfs host"
+        "--contact",
+        action="store_true",
+        help="a line for somebody who has an account, wherever that is: pasted into contacts/NEW of"
+        " their mount, it makes you contacts of each other",
     )
+    parser.add_argument("--host", type=Path, metavar="DIR", help="the directory of cbfs host")
     add_account(parser)
     add_old_passphrase(parser)
-    parser.set_defaults(run=_invite)
+    add_network(parser)
+    parser.set_defaults(run=_invite, usage=parser.error)
 
 
 @dataclass(frozen=True, slots=True)
-class _Host:
-    """What there is to know of a host that runs: where its message server is, how it is reached
-    from here, and the text of its policy."""
+class _DropPlace:
+    """Where the drop of a line is to be: at the message server ``server``, which is reached by
+    ``network``, whose files are in ``directory``. ``policy``: the text of that of the name
+    directory which newcomers there are registered with."""
 
-    place: Path
+    directory: Path
     server: Address
     network: NetworkOptions
     policy: str
@@ -88,44 +92,77 @@ class _Host:
 
 def _invite(options: argparse.Namespace) -> int:
     name = typed_name(options.name) if options.name else ""
-    host = _host(options.host.absolute())
+    if options.contact and name:
+        options.usage("NAME is of a newcomer: with --contact, leave it out")
+    if not (options.contact or options.host):
+        options.usage("missing: --host DIR, or --contact")
     unlock = unlocking(PassphraseSource(options.account_passphrase_fd).once)
     account = _inviter(options, unlock)
-    record = InviteRecord(int(time.time()) + LINE_DAYS * DAY, host.policy, name=name)
-    if account is not None and account.person.directory == parse_policy(host.policy).directory:
-        identity = account.profile.identity(account.person)
-        record = replace(record, inviter=account.name, identity=identity)
-    data = host.place
-    words = [name] if name else []
-    token = _made("cbfs-names", data / NAMES, *words)
-    record = replace(record, token=token, invite=_made("cbfs-server", data / SERVER))
-    line = InviteLine(host.server, SYSTEM_RANDOM.token(LINE_SECRET_SIZE))
+    if options.contact and account is None:
+        raise CbfsError(
+            f"there is no account in {options.account}, whose contact somebody could be",
+            "which one is it? --account DIR",
+        )
+    place = _host(options) if options.host or account is None else _home(options, account)
+    record = _record(place, account, name, contact=options.contact, host=options.host is not None)
+    line = line_to(place.server, record)
     text = line.text()
-    invite = parse_server_invite(_made("cbfs-server", data / SERVER)).invite
+    invite = _to_server(place) if options.host else b""
 
     async def steps(network: Network) -> None:
-        isolation = DROP + SYSTEM_RANDOM.token(16)
-        dialer, address = network.dialer, host.server
-        async with open_link(dialer, address, line.key, isolation, SYSTEM_RANDOM) as link:
+        async with at_drop(network.dialer, line, SYSTEM_RANDOM) as link:
             await sign_up(link, line.drop, SYSTEM_RANDOM, invite, say)
             await put(link, line, record)
 
-    run(reached, data, host.network, say, steps)
+    run(reached, place.directory, place.network, say, steps)
     if record.inviter:  # before anybody has the line: whoever comes by it is awaited
         _await(options, Awaited(line, record.expires), unlock)
-    sys.stdout.write(f"{text}\n")
-    if sys.stdout.isatty():
-        sys.stdout.flush()
-        segno.make_qr(text.upper(), error="l").terminal(border=QUIET_ZONE, compact=True)
-        say(
-            f"give it to one person, by a way that nobody else reads. It is good once, for"
-            f" {LINE_DAYS} days: cbfs init -"
-        )
+    use = "paste it into contacts/NEW of your mount" if options.contact else "cbfs init -"
+    show_line(
+        text,
+        "give it to one person, by a way that nobody else reads. It is good once, for"
+        f" {LINE_DAYS} days: {use}",
+    )
     return 0
 
 
-def _host(place: Path) -> _Host:
-    """A host that runs. Raises CbfsError."""
+def _record(
+    place: _DropPlace, account: Account | None, name: str, *, contact: bool, host: bool
+) -> InviteRecord:
+    """What is to lie at the drop."""
+    salt = SYSTEM_RANDOM.token(LINE_SALT_SIZE)
+    expires = int(time.time()) + LINE_DAYS * DAY
+    inviter, identity = "", b""
+    if account is not None:
+        own = account.person.directory
+        if contact or own == parse_policy(place.policy).directory:
+            inviter, identity = account.name, account.profile.identity(account.person)
+    if contact and account is not None:
+        return InviteRecord(
+            salt, expires, account.policy, inviter=inviter, identity=identity, contact=True
+        )
+    words = [name] if name else []
+    token = _made("cbfs-names", place.directory / NAMES, *words)
+    invite = _made("cbfs-server", place.directory / SERVER)
+    return InviteRecord(salt, expires, place.policy, token, invite, name, inviter, identity)
+
+
+def _home(options: argparse.Namespace, account: Account) -> _DropPlace:
+    """One's own home server."""
+    directory = options.account.absolute()
+    network: NetworkOptions = network_options(options)
+    control = directory / "tor" / "control"
+    if not (network.no_tor or options.tor) and control.is_socket():
+        # of the mount, which has its data: a second tor could not have that as well
+        network = NetworkOptions(tor=TorOptions(str(control)))
+    return _DropPlace(directory, account.server, network, account.policy)
+
+
+def _host(options: argparse.Namespace) -> _DropPlace:
+    """The server of a host that runs. Raises CbfsError."""
+    if options.no_tor or options.tor or options.bridges or options.torrc:
+        options.usage("the host knows how it is reached: leave out --no-tor, --tor and the like")
+    place: Path = options.host.absolute()
     settings = read_settings(place)
     if settings is None:
         raise CbfsError(f"there is no host in {place}", f"start it first: cbfs host {place}")
@@ -137,7 +174,12 @@ def _host(place: Path) -> _Host:
         )
     control = read_text(place / CONTROL)
     network = NetworkOptions(no_tor=not settings.tor, tor=TorOptions(control))
-    return _Host(place, server, network, read_text(place / NAMES / "policy"))
+    return _DropPlace(place, server, network, read_text(place / NAMES / "policy"))
+
+
+def _to_server(place: _DropPlace) -> bytes:
+    """An invite (INVITE_SIZE) to the server of a host. Raises CbfsError."""
+    return parse_server_invite(_made("cbfs-server", place.directory / SERVER)).invite
 
 
 def _inviter(options: argparse.Namespace, unlock: Unlock) -> Account | None:
@@ -168,7 +210,8 @@ def _await(options: argparse.Namespace, one: Awaited, unlock: Unlock) -> None:
 
 def _made(program: str, data: Path, *words: str) -> str:
     """An invite of a server. Raises CbfsError."""
-    command = [installed(program), "invite", "--data", str(data), "--days", str(LINE_DAYS), *words]
+    command = [installed(program), "invite", "--data", str(data), "--days", str(LINE_FINISH_DAYS)]
+    command += words
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=TOOL_TIMEOUT, check=False

@@ -15,15 +15,7 @@ from cbfs.contacts.contact import How
 from cbfs.context import Context
 from cbfs.names.lookups import DirectoryDown
 from cbfs.network.dial import Dialer
-from cbfs.network.drop import (
-    DROP,
-    Drop,
-    answer,
-    claim,
-    forget,
-    look,
-)
-from cbfs.network.link import open_link
+from cbfs.network.drop import Drop, answer, at_drop, claim, forget, look
 from cbfs.storage.store import Meta, Store, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.names.checks import Found
@@ -41,8 +33,7 @@ def noted(store: Store) -> bytes:
 
 async def looked(line: InviteLine, dialer: Dialer) -> Drop:
     """What lies at the server for a line. Raises LineSpent, and what ``look`` raises."""
-    isolation = DROP + SYSTEM_RANDOM.token(16)
-    async with open_link(dialer, line.address, line.key, isolation, SYSTEM_RANDOM) as link:
+    async with at_drop(dialer, line, SYSTEM_RANDOM) as link:
         return await look(link, line, time.time())
 
 
@@ -59,10 +50,8 @@ class Joining:
 
     async def claim(self, dialer: Dialer, user: bytes) -> None:
         """Use the line for ``user`` (32), or find that it is used for them. Raises LineSpent."""
-        isolation = DROP + SYSTEM_RANDOM.token(16)
-        line = self.line
-        async with open_link(dialer, line.address, line.key, isolation, SYSTEM_RANDOM) as link:
-            await claim(link, line, user)
+        async with at_drop(dialer, self.line, SYSTEM_RANDOM) as link:
+            await claim(link, self.line, user)
 
     async def meet(self, context: Context, say: Callable[[str], None]) -> None:
         """Let who has invited be a contact, if the directory has the keys for them that the line
@@ -102,8 +91,7 @@ async def settle(
 ) -> None:
     """The account is made: tell who has invited, or remove what lies at the server when nobody
     waits for that. Raises what ``request`` raises."""
-    isolation = DROP + SYSTEM_RANDOM.token(16)
-    async with open_link(dialer, line.address, line.key, isolation, SYSTEM_RANDOM) as link:
+    async with at_drop(dialer, line, SYSTEM_RANDOM) as link:
         if record.inviter:
             identity = account.profile.identity(account.person)
             await answer(link, line, LineArrival(account.name, identity))

@@ -14,6 +14,11 @@ muted          ``touch muted``: what they send is not shown as unread; undone by
 A decision on keys is a copy of what was read, so that nothing is decided that changed in between:
 other content is refused with EINVAL when it is closed.
 
+What a program writes into contacts/NEW is a line that somebody has given the user. When it is
+closed there is a folder of that person, and no NEW any more; or it is refused with EINVAL, or
+EAGAIN where a server has not answered, nothing has changed, and ``NEW.error`` says why. The line is
+in memory only.
+
 A stranger who has written has a folder in requests/ until the user decides, with profile.toml and
 fingerprint, and:
 
@@ -31,15 +36,33 @@ from contextlib import contextmanager
 
 from cbfs.contacts.contact import Contact, Mark, Standing
 from cbfs.interface import Backend
-from cbfs.problems import NotAName, Taken
+from cbfs.problems import NotAName, NotYet, Refused, Taken
 from cbfs.tree.nodes import File, Folder, Node, Text
-from cbfs.tree.rules import PERSON, VERIFIED, Area, TreeError
-from cbfs.tree.texts import changed_text, contact_text, mark_text, request_text, warning_text
+from cbfs.tree.rules import (
+    NEW_CONTACT,
+    NEW_CONTACT_ERROR,
+    PERSON,
+    VERIFIED,
+    Area,
+    TreeError,
+)
+from cbfs.tree.texts import (
+    changed_text,
+    contact_text,
+    error_text,
+    mark_text,
+    request_text,
+    warning_text,
+)
 from cbfs.tree.virtual.virtual_directory import inode_for
 from cbfs.tree.watchers import Watchers
+from cbfs_common.limits import INVITE_LINE_MAX
 
 ANSWER_MAX = 4_096
 """Bytes of a decision."""
+
+LINE_TEXT_MAX = 4 * INVITE_LINE_MAX
+"""Bytes of what is read: a line, and what may be around it."""
 
 _MARKS = {mark.value: mark for mark in Mark}
 
@@ -358,3 +381,56 @@ class RequestFolders(ContactFolders):
                 request, self._backend.name, self._backend.people.label
             ).encode()
         return texts
+
+
+class NewContact:
+    """contacts/NEW of one tree, whose are ``read`` and ``new_inode``."""
+
+    def __init__(
+        self,
+        contacts: Folder,
+        backend: Backend,
+        read: Callable[[Node, int, int], bytes],
+        new_inode: Callable[[], int],
+    ) -> None:
+        self._contacts = contacts
+        self._backend = backend
+        self._read = read
+        self._new_inode = new_inode
+
+    def is_answer(self, node: Node) -> bool:
+        """Whether this is the file."""
+        return isinstance(node, File) and self._contacts.entries.get(NEW_CONTACT) is node
+
+    async def decide(self, file: File) -> None:
+        """It is about to be closed: who has made the line is a contact, on the disk on return. An
+        empty one says nothing yet. Raises TreeError(EINVAL) for a line that is good for nothing,
+        EAGAIN when it is not known what it is good for."""
+        if not file.size:
+            return
+        text = self._read(file, 0, LINE_TEXT_MAX).decode(errors="replace")
+        try:
+            await self._backend.people.add(text)
+        except Refused as error:
+            self._tell(error)
+            raise TreeError(errno.EINVAL) from error
+        except NotYet as error:
+            self._tell(error)
+            raise TreeError(errno.EAGAIN) from error
+        finally:
+            self.drop(file)
+        self._forget_error()
+
+    def drop(self, file: File) -> None:
+        """It was decided on, or says nothing: the file goes."""
+        if self._contacts.entries.get(NEW_CONTACT) is file:
+            self._contacts.remove(NEW_CONTACT)
+
+    def _tell(self, error: Refused | NotYet) -> None:
+        data = error_text(error, error.hint, "Nobody was added").encode()
+        self._forget_error()
+        self._contacts.add(NEW_CONTACT_ERROR, Text(self._new_inode(), lambda: data, time.time_ns()))
+
+    def _forget_error(self) -> None:
+        if NEW_CONTACT_ERROR in self._contacts.entries:
+            self._contacts.remove(NEW_CONTACT_ERROR)

@@ -1,9 +1,13 @@
-"""A line by which somebody is invited, and what lies at the server for it. PROTOCOL.rst, Lines.
+"""A line by which somebody is invited, or by which two who have accounts become contacts, and what
+lies at the server for it. PROTOCOL.rst, Lines.
 
 The line has the address of a message server and a secret. From the secret follow the key of an
 account there, its ``drop``, and the keys of two envelopes in that account's mailbox: the record,
-which tells a newcomer all that they need, and the answer, which tells who has invited them that
+which tells who uses the line all that they need, and the answer, which tells who has made it that
 they have come. The server sees an account like any other.
+
+The secret is a hash of the record, in which there is a random salt: so it cannot be guessed, and
+nobody who has the line can put another record in the place of the one for which it was made.
 
 Whoever uses the line puts a mark of their own at the drop, which the server does only for the first
 who does so.
@@ -19,6 +23,7 @@ from cbfs_common.errors import CryptoError, DecodeError
 from cbfs_common.limits import (
     ENVELOPE_SIZE,
     INVITE_LINE_MAX,
+    LINE_SALT_SIZE,
     LINE_SECRET_SIZE,
     MARK_SIZE,
     NAME_MAX,
@@ -58,13 +63,14 @@ _ROOM = ENVELOPE_SIZE - NONCE_SIZE - TAG_SIZE - _LENGTH_SIZE
 _MISTYPED = "this line is mistyped, or not whole"
 _COPY = "copy it again, from cbfs-line: to its end"
 _FOREIGN = "what lies at the server for this line cannot be read"
-_RECORD_FIELDS = 8
-_ANSWER_FIELDS = 3
+_RECORD_FIELDS = 10
+_ANSWER_FIELDS = 4
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class InviteLine:
-    """``address`` of a message server, and the ``secret`` (LINE_SECRET_SIZE)."""
+    """``address`` of a message server, and the ``secret`` (LINE_SECRET_SIZE), which is that of a
+    record: ``line_to``."""
 
     address: Address
     secret: bytes
@@ -107,7 +113,8 @@ class InviteLine:
         if len(plain) > _ROOM:
             raise DecodeError(
                 "the policy of this name directory is too long for a line",
-                "give the newcomer the policy file: cbfs init NAME --names POLICYFILE",
+                "give them the policy file: cbfs init NAME --names POLICYFILE; or, who has an"
+                " account: cp POLICYFILE directories/",
             )
         padded = len(plain).to_bytes(_LENGTH_SIZE, "big") + plain.ljust(_ROOM, b"\0")
         label = _LABELS[type(value)]
@@ -115,8 +122,14 @@ class InviteLine:
         return nonce + seal(self._derived(label, KEY_SIZE), nonce, padded)
 
     def open_record(self, envelope: bytes) -> "InviteRecord | None":
-        """The record in an envelope; None when it is another one. Raises DecodeError."""
+        """The record in an envelope; None when it is another one. Raises DecodeError, also for a
+        record that the line was not made for."""
         plain = self._opened(envelope, _LABELS[InviteRecord])
+        if plain is not None and not equal(_secret_of(plain), self.secret):
+            raise DecodeError(
+                "what lies at the server for this line is not what it was made for",
+                "somebody else has read the line: ask for another, by another way",
+            )
         return None if plain is None else decode_record(plain)
 
     def open_arrival(self, envelope: bytes) -> "LineArrival | None":
@@ -201,12 +214,15 @@ def _address(data: bytes) -> Address:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class InviteRecord:
-    """What a newcomer needs. ``expires``: until when the line is good (seconds since 1970).
+    """What who uses a line needs. ``salt``: LINE_SALT_SIZE random bytes, of this line alone.
+    ``expires``: until when the line is good (seconds since 1970).
     ``policy``: the text of the name directory's policy. ``token`` and ``invite``: the texts of the
     invites to the directory and to the server, empty where none is needed. ``name``: the only one
     that the newcomer may take, or empty. ``inviter`` and ``identity`` (32): who invites, by the
-    name that this directory has, or both empty."""
+    name that this directory has, or both empty. ``contact``: it is for somebody who has an account,
+    and is invited to nothing but to be a contact of the ``inviter``."""
 
+    salt: bytes
     expires: int
     policy: str
     token: str = ""
@@ -214,13 +230,14 @@ class InviteRecord:
     name: str = ""
     inviter: str = ""
     identity: bytes = b""
+    contact: bool = False
 
     def encode(self) -> bytes:
         """An array of the version and the fields."""
         packed: bytes = msgpack.packb(
             (
-                *(VERSION, self.expires, self.policy, self.token, self.invite),
-                *(self.name, self.inviter, self.identity),
+                *(VERSION, self.salt, self.expires, self.policy, self.token, self.invite),
+                *(self.name, self.inviter, self.identity, int(self.contact)),
             )
         )
         return packed
@@ -228,24 +245,36 @@ class InviteRecord:
 
 @dataclass(frozen=True, slots=True)
 class LineArrival:
-    """Who has come: the ``name`` that the directory has, and the ``identity`` (32)."""
+    """Who has come: the ``name`` that the directory has, and the ``identity`` (32). ``policy``: the
+    text of the policy of that directory; empty where it is that of who has invited."""
 
     name: str
     identity: bytes
+    policy: str = ""
 
     def encode(self) -> bytes:
         """An array of the version and the fields."""
-        packed: bytes = msgpack.packb((VERSION, self.name, self.identity))
+        packed: bytes = msgpack.packb((VERSION, self.name, self.identity, self.policy))
         return packed
 
 
 _LABELS: dict[type, bytes] = {InviteRecord: b"cbfs1 line open", LineArrival: b"cbfs1 line come"}
 
 
+def line_to(address: Address, record: InviteRecord) -> InviteLine:
+    """The line for a record that is to lie at the server with this address."""
+    return InviteLine(address, _secret_of(record.encode()))
+
+
+def _secret_of(record: bytes) -> bytes:
+    return kdf(b"", b"cbfs1 line hash", record, LINE_SECRET_SIZE)
+
+
 def decode_record(data: bytes) -> InviteRecord:
     """Undo ``InviteRecord.encode``. Raises DecodeError."""
     match _fields(data, _RECORD_FIELDS):
         case [
+            bytes(salt),
             int(expires),
             str(policy),
             str(token),
@@ -253,14 +282,22 @@ def decode_record(data: bytes) -> InviteRecord:
             str(name),
             str(inviter),
             bytes(identity),
-        ] if expires >= 0 and len(policy) <= POLICY_MAX and len(identity) == _size_of(inviter):
+            (0 | 1) as contact,
+        ] if (
+            len(salt) == LINE_SALT_SIZE
+            and expires >= 0
+            and len(policy) <= POLICY_MAX
+            and len(identity) == _size_of(inviter)
+            and not (contact and (token or invite or name or not inviter))
+        ):
             parse_policy(policy)
             if token:
                 parse_token(token)
             if invite:
                 parse_server_invite(invite)
+            names = _name(name), _name(inviter)
             return InviteRecord(
-                expires, policy, token, invite, _name(name), _name(inviter), identity
+                salt, expires, policy, token, invite, *names, identity, contact=contact == 1
             )
     raise DecodeError(_FOREIGN)
 
@@ -268,8 +305,12 @@ def decode_record(data: bytes) -> InviteRecord:
 def decode_arrival(data: bytes) -> LineArrival:
     """Undo ``LineArrival.encode``. Raises DecodeError."""
     match _fields(data, _ANSWER_FIELDS):
-        case [str(name), bytes(identity)] if name and len(identity) == KEY_SIZE:
-            return LineArrival(_name(name), identity)
+        case [str(name), bytes(identity), str(policy)] if (
+            name and len(identity) == KEY_SIZE and len(policy) <= POLICY_MAX
+        ):
+            if policy:
+                parse_policy(policy)
+            return LineArrival(_name(name), identity, policy)
     raise DecodeError(_FOREIGN)
 
 

@@ -1,0 +1,33 @@
+"""A line on a terminal: how it is shown, with a QR code, and how it is read."""
+
+import sys
+from typing import Final
+
+import segno
+
+from cbfs.commands.options import say
+from cbfs_common.errors import CbfsError
+from cbfs_common.limits import INVITE_LINE_MAX
+
+QUIET_ZONE: Final = 2
+"""Modules around a QR code on a terminal."""
+
+
+def show_line(text: str, explained: str) -> None:
+    """Print a line; on a terminal also its QR code, and what it is good for."""
+    sys.stdout.write(f"{text}\n")
+    if sys.stdout.isatty():
+        sys.stdout.flush()
+        segno.make_qr(text.upper(), error="l").terminal(border=QUIET_ZONE, compact=True)
+        say(explained)
+
+
+def read_line(question: str) -> str:
+    """The first line of standard input, before which a terminal is asked for it. Nothing behind it
+    is read: answers to other questions may follow. Raises CbfsError."""
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        print(question)
+    try:
+        return sys.stdin.readline(INVITE_LINE_MAX + len("\r\n"))
+    except UnicodeDecodeError as error:
+        raise CbfsError("what came on standard input is no line that invites") from error
