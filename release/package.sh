@@ -46,7 +46,7 @@ version=$("$system" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 site=$home/lib/python$version/site-packages
 "$tools/pip" --python "$home/bin/python3" install --quiet --no-deps --no-index --no-compile \
     "$work"/wheels/*.whl "$work"/dist/*.whl
-rm -rf "$home"/bin/[Aa]ctivate* "$home/include" "$home/lib64"
+rm -rf "$home"/bin/[Aa]ctivate* "$home/include" "$home/lib64" "$home/.gitignore"
 find "$site" \( -name direct_url.json -o -name INSTALLER -o -name REQUESTED -o -name RECORD \) -delete
 find "$site" -name '*.pyc' -delete
 ln -sfn "/usr/bin/python$version" "$home/bin/python3"
@@ -74,20 +74,21 @@ mv "$home/share/man" "$home/share/bash-completion" "$home/share/fish" "$home/sha
     "$home/share/icons" "$share/"
 mv "$home/share/zsh/site-functions" "$share/zsh/vendor-completions"
 rm -r "$home/share"
+rm -f "$share/man/man1/segno.1" # of a library, as are the programs that are taken away above
 for program in cbfs cbfs-server cbfs-names mount.cbfs; do
     ln -s "../lib/cbfs/bin/$program" "$tree/usr/bin/$program"
 done
 ln -s ../bin/mount.cbfs "$tree/usr/sbin/mount.cbfs"
 find "$share/man" -type f -exec gzip -9n {} +
 mkdir "$tree/usr/lib/systemd/user" "$tree/usr/lib/systemd/system"
-for unit in "$source"/systemd/*.service; do
+for unit in "$source"/systemd/*.service "$source"/server/*.service; do
     case ${unit##*/} in
-    cbfs-names-*) to=system ;;
+    cbfs-names* | cbfs-server*) to=system ;;
     *) to=user ;;
     esac
     sed 's|/usr/local/bin/|/usr/bin/|' "$unit" >"$tree/usr/lib/systemd/$to/${unit##*/}"
 done
-cp "$source"/systemd/*.mount "$share/doc/cbfs/examples/"
+cp "$source"/systemd/*.mount "$source"/server/*.toml "$share/doc/cbfs/examples/"
 cp "$source/README.rst" "$source/SECURITY.rst" "$share/doc/cbfs/"
 gzip -9nc "$source/CHANGES.rst" >"$share/doc/cbfs/CHANGES.rst.gz"
 cp "$source/release/lintian-overrides" "$share/lintian/overrides/cbfs"
@@ -113,6 +114,10 @@ fuse=$(ldd "$site"/pyfuse3/*.so "$site"/*.so 2>/dev/null | sed -n 's/.*=> \(.*li
 fuse=$(dpkg -S "*/$(basename "$(readlink -f "$fuse")")" | head -n 1 | cut -d : -f 1)
 libc=$(dpkg-query -W -f '${Version}' libc6 | cut -d - -f 1)
 mkdir "$tree/DEBIAN"
+for script in postinst prerm postrm; do
+    cp "$source/release/maintainer/$script" "$tree/DEBIAN/$script"
+    chmod 755 "$tree/DEBIAN/$script"
+done
 cat >"$tree/DEBIAN/control" <<END
 Package: cbfs
 Version: $number
