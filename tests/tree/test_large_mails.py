@@ -51,8 +51,8 @@ def test_of_a_folder_it_has_what_was_written_and_the_names_of_the_rest() -> None
 
 
 def test_it_is_as_long_and_begins_at_the_same_place_before_it_is_here() -> None:
-    """Else mutt, which has looked at it by then, cuts what it shows; and aerc shows as many parts as
-    there were."""
+    """Else mutt, which has looked at it by then, cuts what it shows; and aerc shows as many parts
+    as there were."""
     text = "ö".encode() * WRITTEN_MAX  # which is longer when it is encoded
     many: list[tuple[str, int | None]] = [("message", len(text))]
     many += [("ü" * (FILE_NAME_MAX // 2), 4 << 30)] * NAMES_MAX
