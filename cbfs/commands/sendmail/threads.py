@@ -17,7 +17,7 @@ THREADS_MAX: Final = 256
 """Threads that are remembered: the newest."""
 
 _NAME: Final = "sendmail"
-_MARK_SIZE = 16
+_DIGEST_SIZE = 16
 
 
 class Threads:
@@ -59,4 +59,4 @@ class Threads:
 def _mark(root: bytes, subject: str | None = None) -> str:
     """What stands for a root, or for a subject together with it."""
     data = b"" if subject is None else b"\0" + subject.encode()
-    return blake2b(data, digest_size=_MARK_SIZE, key=root).hexdigest()
+    return blake2b(data, digest_size=_DIGEST_SIZE, key=root).hexdigest()
