@@ -57,7 +57,7 @@ class _Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _GoesOn:
     """A folder in the outbox, and what its conversation is about."""
 
     folder: Path
@@ -192,7 +192,7 @@ class MountOutbox:
 
     # conversations
 
-    def _place(self, letter: Letter, others: list[str]) -> _Place | None:
+    def _place(self, letter: Letter, others: list[str]) -> _GoesOn | None:
         """The conversation in which a letter goes on: the one that it answers, or the newest of the
         same people about the same subject, or the one into which what it answers has gone. What is
         for other people than those who are in a conversation never goes there."""
@@ -203,7 +203,7 @@ class MountOutbox:
             if name:
                 table = _table(self._conversations / name / METADATA)
                 if self._fits(name, table, people):
-                    return _Place(self._outbox / name, str(table.get("subject", "")))
+                    return _GoesOn(self._outbox / name, str(table.get("subject", "")))
                 subject = str(table.get("subject", subject))
                 break
         is_in_thread = self._threads.about(letter.root)
@@ -212,7 +212,7 @@ class MountOutbox:
 
     def _about(
         self, people: set[str], mark: Callable[[str], bool], is_about: Callable[[str], bool]
-    ) -> _Place | None:
+    ) -> _GoesOn | None:
         """The newest conversation of these people whose subject is the right one. ``mark``: whether
         the folder of that name may be one of such a subject."""
         for name in self._newest():
@@ -220,10 +220,10 @@ class MountOutbox:
                 table = _table(self._conversations / name / METADATA)
                 subject = str(table.get("subject", ""))
                 if is_about(subject) and self._fits(name, table, people):
-                    return _Place(self._outbox / name, subject)
+                    return _GoesOn(self._outbox / name, subject)
         return self._begun_for(people, is_about)
 
-    def _begun_for(self, people: set[str], is_about: Callable[[str], bool]) -> _Place | None:
+    def _begun_for(self, people: set[str], is_about: Callable[[str], bool]) -> _GoesOn | None:
         """The folder in the outbox in which somebody has just begun a conversation of these people
         about this, that has not been sent yet."""
         for name in sorted(os.listdir(self._outbox)):  # noqa: PTH208 - names
@@ -237,7 +237,7 @@ class MountOutbox:
             named = {self._true(each) for each in there} | {self._true(self._me)}
             about = str(table.get("subject", ""))
             if there and named == people and is_about(about):
-                return _Place(folder, about)
+                return _GoesOn(folder, about)
         return None
 
     def _fits(self, name: str, table: dict[str, Any], people: set[str]) -> bool:
