@@ -370,6 +370,25 @@ def test_notmuch_finds_mail_and_what_has_come_since(mount: Mounted, home: Path) 
     wait_for(lambda: len(names(mount, "mail/cur")) == 1 or None, "plum to be read")
 
 
+def test_notmuch_keeps_its_index_in_the_account(mount: Mounted, home: Path) -> None:
+    arrive(mount, "apple", "pear")
+    config = home / "notmuch"
+    config.write_text(
+        f"[database]\npath={mount.path / 'mail'}\n[new]\nignore=/^[.]conversations[.]/\n"
+        "[user]\nname=alice\nprimary_email=alice@cbfs.invalid\n"
+    )
+    program(home, "notmuch", "--config", config, "new")
+    assert program(home, "notmuch", "--config", config, "count", "apple").strip() == "1"
+    mount.unmount()
+    mount.mount()
+    arrive(mount, "plum")
+    program(home, "notmuch", "--config", config, "new")
+    assert program(home, "notmuch", "--config", config, "count", "*").strip() == "3"
+    found = program(home, "notmuch", "--config", config, "search", "--output=files", "plum")
+    assert Path(found.strip()).parent == mount.path / "mail" / "new"
+    assert sorted(path.name for path in home.iterdir()) == ["notmuch"]
+
+
 def test_notmuch_takes_a_conversation_with_a_long_name(mount: Mounted, home: Path) -> None:
     """Two of them, whose names differ behind what is cut."""
     long = f"bob {'long ä' * 34}"
