@@ -32,6 +32,7 @@ from cbfs.tree.rules import (
     backup_of,
     check,
     file_rule,
+    folder_rule,
     is_backup,
     is_lock,
     lock_names,
@@ -423,7 +424,7 @@ def check_rename(node: Node, source: Folder, target: Folder, new: str, *, replac
     if old is not None and not replace:
         raise TreeError(errno.EEXIST)
     if isinstance(node, Folder):
-        _check_folder(node, target, old)
+        _check_folder(node, target, new, old)
     else:
         copied = isinstance(node, MessageFile | UnreadFile | MailFile)
         if copied and not file_rule(target.area, new):
@@ -446,12 +447,13 @@ def _check_there(directory: Folder) -> None:
         raise TreeError(errno.ENOENT)
 
 
-def _check_folder(node: Folder, target: Folder, old: Node | None) -> None:
-    if isinstance(node, MessageFolder) and not RULES[target.area].folders:
+def _check_folder(node: Folder, target: Folder, new: str, old: Node | None) -> None:
+    rule = folder_rule(target.area, new)
+    if isinstance(node, MessageFolder) and not rule:
         raise TreeError(errno.EXDEV)
     if not node.recorded:
         raise TreeError(errno.EACCES)
-    check(RULES[target.area].folders)
+    check(rule)
     _check_outside(node, target)
     if old is not None and not isinstance(old, Folder):
         raise TreeError(errno.ENOTDIR)

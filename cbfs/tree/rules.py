@@ -103,7 +103,7 @@ class Area(Enum):
     DIRECTORIES = "directories"  # policies: see cbfs.tree.virtual.directories_folder
     SCRATCH = "scratch"  # tmp/: anything, until unmount
     KEPT = "kept"  # ui_info/: anything, for good
-    MAIL = "mail"  # mail/: what mail programs keep beside a Maildir, for good
+    MAIL = "mail"  # mail/: what mail programs keep beside a Maildir, for good, as anything below
 
 
 def _any(_name: str) -> bool:
@@ -116,7 +116,8 @@ def _of_config(name: str) -> bool:
 
 
 def _of_mail_programs(name: str) -> bool:
-    """Hidden files, as mail programs keep beside new/ and cur/."""
+    """Hidden files and folders, as mail programs keep beside new/ and cur/: Maildirs of their own,
+    for what is not sent yet, too."""
     return name.startswith(".") and not name.startswith(MAIL_OF_CONVERSATION)
 
 
@@ -130,8 +131,8 @@ def _of_policies(name: str) -> bool:
 class Rules:
     """0 where something is allowed, else the errno of its refusal. ``files``: make files and
     symbolic links, move and remove them, if they have a name that ``names`` says yes to.
-    ``folders``: move folders there, and unless ``mkdir`` says otherwise make them; they are of the
-    area ``inside``."""
+    ``folders``: move folders of such names there, and unless ``mkdir`` says otherwise make them;
+    they are of the area ``inside``."""
 
     files: int
     folders: int
@@ -161,7 +162,7 @@ RULES = {
     Area.DIRECTORIES: Rules(0, errno.EACCES, Area.FIXED, _of_policies),
     Area.SCRATCH: Rules(0, 0, Area.SCRATCH),
     Area.KEPT: Rules(0, 0, Area.KEPT),
-    Area.MAIL: Rules(0, errno.EACCES, Area.FIXED, _of_mail_programs),
+    Area.MAIL: Rules(0, 0, Area.KEPT, _of_mail_programs),
 }
 
 
@@ -171,11 +172,16 @@ def file_rule(area: Area, name: str) -> int:
     return rules.files or (0 if rules.names(name) else errno.EACCES)
 
 
+def folder_rule(area: Area, name: str) -> int:
+    """The rule for a folder that gets that name: 0 or an errno."""
+    rules = RULES[area]
+    return rules.folders or (0 if rules.names(name) else errno.EACCES)
+
+
 def mkdir_rule(area: Area, name: str) -> int:
     """The rule for making a folder of that name: 0 or an errno. A hidden one is no message before
     it is renamed: programs put into such what they then move beside it (rsync --delay-updates)."""
-    rules = RULES[area]
-    return (0 if name.startswith(".") else rules.mkdir) or rules.folders
+    return (0 if name.startswith(".") else RULES[area].mkdir) or folder_rule(area, name)
 
 
 def check(number: int) -> None:

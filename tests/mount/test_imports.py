@@ -46,7 +46,7 @@ class Limit:
 PROGRAMS: Final = {
     "cbfs --help": Limit(120, HEAVY | NEVER),
     "cbfs status": Limit(140, HEAVY | NEVER),
-    "cbfs sendmail": Limit(261, NEVER | {"trio", "pyfuse3", "lmdb"}),
+    "cbfs sendmail": Limit(262, NEVER | {"trio", "pyfuse3", "lmdb"}),
     "cbfs verify": Limit(212, NEVER | {"trio", "pyfuse3", "lmdb"}),
     "mount.cbfs": Limit(619, NEVER),
     "mount.cbfs -o only": Limit(320, NEVER | {"lmdb", "nacl", "cryptography", "cbfs.tree.tree"}),

@@ -163,6 +163,28 @@ def test_nothing_can_be_put_into_mail(mount: Mounted) -> None:
         mailbox.Maildir(mount.path / "mail").add("Subject: x\n\nx\n")
 
 
+def test_programs_keep_maildirs_of_their_own_in_it(mount: Mounted) -> None:
+    """Hidden ones, whose names are none of conversations."""
+    (apple,) = arrive(mount, "apple")
+    drafts = mailbox.Maildir(mount.path / "mail", create=False).add_folder("Drafts")
+    drafts.add("Subject: draft\n\nhello\n")
+    for name in ("Drafts", f"{talk(mount)[5:]}x", ".conversations.x"):
+        with pytest.raises(PermissionError):
+            (mount.path / "mail" / name).mkdir()
+        with pytest.raises(PermissionError):
+            (mount.path / "mail" / ".Drafts").rename(mount.path / "mail" / name)
+    mount.run("mv mail/.Drafts mail/.Later")
+    mount.unmount()
+    mount.mount()
+    (draft,) = names(mount, "mail/.Later/new")
+    assert "hello" in mount.run(f"cat mail/.Later/new/{draft}")
+    with pytest.raises(OSError, match="cross-device"):
+        (mount.path / "mail/new" / apple).rename(mount.path / "mail/.Later/cur/1.x.host:2,")
+    assert mount.messages("bob") == ["apple\n"]
+    mount.run("rm -r mail/.Later")
+    assert not (mount.path / "mail/.Later").exists()
+
+
 def test_pythons_mailbox_reads_sets_flags_and_removes(mount: Mounted) -> None:
     arrive(mount, "one", "two")
     box = mailbox.Maildir(mount.path / "mail", create=False)
@@ -221,21 +243,42 @@ def test_mutt_reads_flags_and_deletes(mount: Mounted, home: Path, mutt: str) -> 
     assert sorted(mount.messages("bob")) == ["apple\n", "pear\n"]
 
 
-def test_aerc_shows_what_comes_reads_and_deletes(mount: Mounted, home: Path) -> None:
-    arrive(mount, "apple")
+@pytest.mark.parametrize("mutt", ["mutt", "neomutt"])
+def test_mutt_postpones_into_the_account(mount: Mounted, home: Path, mutt: str) -> None:
+    settings = home / "muttrc"
+    example = (ROOT / "examples" / "mail" / "muttrc").read_text()
+    settings.write_text(example.replace("~/chat", str(mount.path)))
+    keys = "<mail>carol<enter>draft<enter><exit>y<quit>"
+    command = f"{mutt} -n -F {settings} -e 'set confirmcreate=no' -e 'push {keys}'"
+    editor = home.parent / "editor"  # of a letter that nobody has written, mutt keeps nothing
+    editor.write_text('#!/bin/sh\necho hello >>"$1"\n')
+    editor.chmod(0o755)
+    program(home, "script", "-qec", command, "/dev/null", VISUAL=str(editor))
+    (draft,) = mailbox.Maildir(mount.path / "mail" / ".Drafts", create=False)
+    assert (draft["To"], draft["Subject"]) == ("carol", "draft")
+    assert sorted(path.name for path in home.iterdir()) == ["muttrc"]
+
+
+def aerc_at(mount: Mounted, home: Path) -> dict[str, str]:
+    """The environment of an aerc with the settings of the example."""
     settings = home / ".config" / "aerc"
     settings.mkdir(parents=True)
     accounts = settings / "accounts.conf"
     example = ROOT / "examples" / "mail" / "accounts.conf"
     accounts.write_text(example.read_text().replace("~/chat", str(mount.path)))
     accounts.chmod(0o600)
-    environment = {
+    return {
         "HOME": str(home),
         "PATH": os.environ["PATH"],
         "LANG": "C.UTF-8",
         "TERM": "xterm",
+        "EDITOR": "true",
     }
-    with on_screen(["aerc"], environment) as screen:
+
+
+def test_aerc_shows_what_comes_reads_and_deletes(mount: Mounted, home: Path) -> None:
+    arrive(mount, "apple")
+    with on_screen(["aerc"], aerc_at(mount, home)) as screen:
         screen.wait("apple")
         wait_for(lambda: names(mount, "mail/new") == [] or None, "aerc to take it out of new/")
         mount.arrive("bob", "pear")
@@ -245,6 +288,33 @@ def test_aerc_shows_what_comes_reads_and_deletes(mount: Mounted, home: Path) -> 
         screen.type(":delete\r")
         shown = mount.path / "conversations"  # read by no one, as one of them goes meanwhile
         wait_for(lambda: len(list(shown.glob("*/*Z-bob*"))) == 1 or None, "it to be deleted")
+
+
+def test_aerc_postpones_and_recalls_copies_and_cannot_archive(mount: Mounted, home: Path) -> None:
+    arrive(mount, "apple")
+    environment = aerc_at(mount, home)
+    drafts = mount.path / "mail" / ".Drafts" / "cur"
+    with on_screen(["aerc"], environment) as screen:
+        screen.wait("apple")
+        screen.type(":archive flat\r")
+        screen.wait("could not move message")
+        screen.type(":cp -p Kept\r")
+        kept = mount.path / "mail" / ".Kept" / "cur"
+        wait_for(lambda: list(kept.glob("*")) or None, "the copy")
+        screen.type(":compose -H To:carol@cbfs.invalid -H Subject:draft\r")
+        screen.wait("Send this email?")
+        screen.type(":postpone\r")
+        (draft,) = wait_for(lambda: list(drafts.glob("*")) or None, "the draft")
+        assert b"Subject: draft" in draft.read_bytes()
+    assert len(mount.messages("bob")) == 1
+    mount.unmount()
+    mount.mount()
+    with on_screen(["aerc"], environment) as screen:
+        screen.wait("Drafts")
+        screen.type(":cf Drafts\r")
+        screen.wait("draft")
+        screen.type(":recall\r")
+        screen.wait("Send this email?")
 
 
 def flags_in(mount: Mounted) -> list[str]:
@@ -298,6 +368,25 @@ def test_notmuch_finds_mail_and_what_has_come_since(mount: Mounted, home: Path) 
     assert program(home, "notmuch", "--config", config, "count", "plum").strip() == "1"
     program(home, "notmuch", "--config", config, "tag", "-unread", "--", "plum")
     wait_for(lambda: len(names(mount, "mail/cur")) == 1 or None, "plum to be read")
+
+
+def test_notmuch_keeps_its_index_in_the_account(mount: Mounted, home: Path) -> None:
+    arrive(mount, "apple", "pear")
+    config = home / "notmuch"
+    config.write_text(
+        f"[database]\npath={mount.path / 'mail'}\n[new]\nignore=/^[.]conversations[.]/\n"
+        "[user]\nname=alice\nprimary_email=alice@cbfs.invalid\n"
+    )
+    program(home, "notmuch", "--config", config, "new")
+    assert program(home, "notmuch", "--config", config, "count", "apple").strip() == "1"
+    mount.unmount()
+    mount.mount()
+    arrive(mount, "plum")
+    program(home, "notmuch", "--config", config, "new")
+    assert program(home, "notmuch", "--config", config, "count", "*").strip() == "3"
+    found = program(home, "notmuch", "--config", config, "search", "--output=files", "plum")
+    assert Path(found.strip()).parent == mount.path / "mail" / "new"
+    assert sorted(path.name for path in home.iterdir()) == ["notmuch"]
 
 
 def test_notmuch_takes_a_conversation_with_a_long_name(mount: Mounted, home: Path) -> None:

@@ -1,5 +1,7 @@
 """Mails of a thread that goes on in one conversation, as git sends a series."""
 
+from email.message import EmailMessage
+
 import pytest
 
 from cbfs.commands.sendmail.letter import ROOT_SIZE, Letter, Recipient, within
@@ -7,6 +9,7 @@ from cbfs.messages.mail_ids import MailId
 from tests.protocol.test_sendmail_letter import by_headers, text_of
 
 OURS = MailId(b"m" * 16, b"c" * 16).encode()
+OTHER = MailId(b"n" * 16, b"d" * 16).encode()
 COVER = "To: bob\nSubject: [PATCH 0/2] all\nMessage-ID: <1-0@host>\n\nhi\n"
 PATCH = (
     "To: bob\nSubject: [PATCH 1/2] one\nMessage-ID: <1-1@host>\nIn-Reply-To: <1-0@host>\n"
@@ -31,6 +34,15 @@ def test_what_answers_a_message_of_ours_needs_no_root() -> None:
     assert by_headers(f"To: bob\nMessage-ID: <x@y>\nReferences: {OURS} <1@2>\n\nhi\n").root == b""
 
 
+def test_what_python_writes_is_an_answer() -> None:
+    """Ids that do not fit on a line are words that it encodes, as if they were text."""
+    mail = EmailMessage()
+    mail["To"], mail["In-Reply-To"], mail["References"] = "bob", OURS, f"{OTHER} {OURS}"
+    mail.set_content("hi\n")
+    assert b"<" + 8 * b"6d" not in mail.as_bytes()
+    assert [each.encode() for each in by_headers(mail.as_bytes()).answers] == [OURS, OTHER]
+
+
 def letter(subject: str, text: bytes, name: str = "message") -> Letter:
     return Letter((Recipient("bob"),), (), subject, (), "", ((name, text),))
 
@@ -50,6 +62,9 @@ def test_what_is_about_something_else_says_so() -> None:
         ("Re: lunch", "lunch"),
         ("AW: Re[2]: lunch", "lunch"),
         ("a b", "a  b "),
+        ("Re: äö", "ä ö"),
+        ("Re: plans", "Re: plans"),
+        ("Re:", "Re:"),
         ("Re: the first line", ""),
         ("", "lunch"),
         ("Re: " + "x" * 196, "x" * 200),

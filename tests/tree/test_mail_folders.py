@@ -264,10 +264,15 @@ def test_nothing_is_made_in_mail_but_what_programs_keep(tmp_path: Path) -> None:
         ):
             with refused(errno.EACCES):
                 mount.changes.create(folder(mount, place), "1.x.host", 0o600, None)
+            name = "folder" if place == "mail" else ".folder"
             with refused(errno.EACCES):
-                await mount.changes.mkdir(folder(mount, place), ".folder")
+                await mount.changes.mkdir(folder(mount, place), name)
         with refused(errno.EACCES):
             mount.changes.create(folder(mount, "mail"), ".conversations.x", 0o600, None)
+        with refused(errno.EACCES):
+            await mount.changes.mkdir(folder(mount, "mail"), ".conversations.x")
+        drafts = await mount.changes.mkdir(folder(mount, "mail"), ".Drafts")
+        await mount.save(drafts, "1.x.host", b"hello\n")
         for place in ("mail/new", "mail/tmp", talk(mount), "mail"):
             above, _, name = place.rpartition("/")
             with refused(errno.EACCES):
@@ -276,6 +281,8 @@ def test_nothing_is_made_in_mail_but_what_programs_keep(tmp_path: Path) -> None:
 
     async def later(mount: Mount) -> None:
         assert mount.read(mount.tree.lookup(folder(mount, "mail"), ".uidvalidity")) == b"1\n"
+        drafts = folder(mount, "mail/.Drafts")
+        assert mount.read(mount.tree.lookup(drafts, "1.x.host")) == b"hello\n"
 
     with_two(tmp_path, body)
     run(tmp_path, later)

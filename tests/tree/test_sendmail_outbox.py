@@ -12,7 +12,7 @@ import pytest
 
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.account.spool import Spool, make_key
-from cbfs.commands.sendmail import handing_over, logins, queueing
+from cbfs.commands.sendmail import handing_over, logins, queueing, threads
 from cbfs.commands.sendmail.handing_over import MountOutbox
 from cbfs.commands.sendmail.letter import Letter, Recipient
 from cbfs.commands.sendmail.options import Exit, NotSent
@@ -326,3 +326,33 @@ def test_who_has_an_account_on_this_machine_is_known() -> None:
     assert logins._is_login(pwd.getpwuid(os.geteuid()).pw_name)
     assert not logins._is_login("nobody has such a name")
     assert not logins._is_login("with\0nul")
+
+
+def test_a_thread_goes_on_where_it_began(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+    (mount.path / "ui_info").mkdir()
+    mount.contact("bob")
+    mount.contact("carol")
+
+    def take(subject: str, root: bytes, person: Recipient = BOB) -> list[str]:
+        text = (("message", b"hi\n"),)
+        MountOutbox(mount.path).take(Letter((person,), (), subject, (), "", text, 16 * root))
+        return mount.folders()
+
+    assert take("one", b"r") == ["bob one"]
+    assert take("two", b"r") == ["bob one"]
+    assert take("three", b"s") == ["bob one", "bob three"]
+    assert take("four", b"") == ["bob four", "bob one", "bob three"]
+    assert take("five", b"r", CAROL)[-1] == "carol five"
+    assert "bob six" not in take("six", b"r")
+    texts = [path.read_text() for path in (mount.outbox / "bob one").glob("mail-*")]
+    assert sorted(texts) == [
+        *(f"Subject: {own}\n\nhi\n" for own in ("six", "two")), "hi\n"
+    ]  # fmt: skip
+    kept = (mount.path / "ui_info" / "sendmail").read_text()
+    assert len(kept.splitlines()) == 3
+    assert set(kept) <= set("0123456789abcdef \n")
+    monkeypatch.setattr(threads, "THREADS_MAX", 1)
+    take("eight", b"t")
+    assert len((mount.path / "ui_info" / "sendmail").read_text().splitlines()) == 1
+    (mount.path / "ui_info" / "sendmail").write_bytes(b"\xff no\n")
+    assert "bob seven" in take("seven", b"t")

@@ -57,7 +57,7 @@ class _Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _GoesOn:
     """A folder in the outbox, and what its conversation is about."""
 
     folder: Path
@@ -84,13 +84,13 @@ class MountOutbox:
         groups = groups_of(letter, self._owner)
         stage = self._mount / "tmp" / f"mail-{secrets.token_hex(8)}"
         stage.mkdir()
-        made: list[Path] = []
+        made: list[tuple[Path, _GoesOn | None]] = []
         sent: list[_Draft] = []
         left: NotSent | None = None
         try:
             made = [self._made(letter, group, stage / str(at)) for at, group in enumerate(groups)]
-            for group, item in zip(groups, made, strict=True):
-                sent.append(self._put(letter, group, item))
+            for group, (item, place) in zip(groups, made, strict=True):
+                sent.append(self._put(letter, group, item, place))
         except OSError as error:
             if not sent and error.errno not in (_REFUSED + _ENDED if made else _REFUSED):
                 raise
@@ -136,8 +136,11 @@ class MountOutbox:
                     f" {place}: cp POLICY {self._mount}/directories/",
                 )
 
-    def _made(self, letter: Letter, group: tuple[str, ...], place: Path) -> Path:
-        """The message in a folder of its own, under the name that it is to have."""
+    def _made(
+        self, letter: Letter, group: tuple[str, ...], place: Path
+    ) -> tuple[Path, _GoesOn | None]:
+        """The message in a folder of its own, under the name that it is to have; and where it goes
+        on."""
         goes_on = self._place(letter, self._without_me(group))
         if goes_on is not None:
             letter = within(letter, goes_on.subject)
@@ -145,12 +148,12 @@ class MountOutbox:
         if not letter.folder:
             item = place / f"mail-{secrets.token_hex(8)}"
             _write(item, letter.files[0][1])
-            return item
+            return item, goes_on
         item = place / letter.folder
         item.mkdir()
         for name, content in letter.files:
             _write(item / name, content)
-        return item
+        return item, goes_on
 
     def _owner(self, label: str) -> str:
         """The true name of whom a label means; no name when it cannot be read."""
@@ -163,10 +166,12 @@ class MountOutbox:
         """Oneself is written to when one is alone."""
         return [name for name in group if name != self._me] or [self._me]
 
-    def _put(self, letter: Letter, group: tuple[str, ...], item: Path) -> _Draft:
+    def _put(
+        self, letter: Letter, group: tuple[str, ...], item: Path, place: _GoesOn | None
+    ) -> _Draft:
         others = self._without_me(group)
         known = all(map(self._is_known, others))
-        place = self._place(letter, others)
+        place = place or self._place(letter, others)  # somebody may have begun it meanwhile
         if place is not None:
             try:
                 path = _moved(item, place.folder)
@@ -175,10 +180,11 @@ class MountOutbox:
                     raise
                 place = self._place(letter, others)
             else:
-                self._threads.remember(letter.root, place.subject)
+                self._threads.remember(letter.root, self._people(others), place.subject)
                 return _Draft(path, tuple(others), known, begun=False)
         path = self._begun(letter, others, item) if place is None else _moved(item, place.folder)
-        self._threads.remember(letter.root, letter.subject if place is None else place.subject)
+        subject = letter.subject if place is None else place.subject
+        self._threads.remember(letter.root, self._people(others), subject)
         return _Draft(path, tuple(others), known, place is None)
 
     def _is_known(self, name: str) -> bool:
@@ -192,27 +198,31 @@ class MountOutbox:
 
     # conversations
 
-    def _place(self, letter: Letter, others: list[str]) -> _Place | None:
+    def _people(self, others: list[str]) -> set[str]:
+        """Those who are in the conversation with these, as its metadata.toml has them."""
+        return {self._true(name) for name in (*others, self._me)}
+
+    def _place(self, letter: Letter, others: list[str]) -> _GoesOn | None:
         """The conversation in which a letter goes on: the one that it answers, or the newest of the
         same people about the same subject, or the one into which what it answers has gone. What is
         for other people than those who are in a conversation never goes there."""
-        people = {self._true(name) for name in others} | {self._true(self._me)}
+        people = self._people(others)
         subject = letter.subject
         for answered in letter.answers:
             name = self._named(answered.conversation.hex())
             if name:
                 table = _table(self._conversations / name / METADATA)
                 if self._fits(name, table, people):
-                    return _Place(self._outbox / name, str(table.get("subject", "")))
+                    return _GoesOn(self._outbox / name, str(table.get("subject", "")))
                 subject = str(table.get("subject", subject))
                 break
-        is_in_thread = self._threads.about(letter.root)
+        is_in_thread = self._threads.about(letter.root, people)
         found = self._about(people, bool, is_in_thread) if is_in_thread else None
         return found or self._about(people, subject_mark(subject), subject.__eq__)
 
     def _about(
         self, people: set[str], mark: Callable[[str], bool], is_about: Callable[[str], bool]
-    ) -> _Place | None:
+    ) -> _GoesOn | None:
         """The newest conversation of these people whose subject is the right one. ``mark``: whether
         the folder of that name may be one of such a subject."""
         for name in self._newest():
@@ -220,10 +230,10 @@ class MountOutbox:
                 table = _table(self._conversations / name / METADATA)
                 subject = str(table.get("subject", ""))
                 if is_about(subject) and self._fits(name, table, people):
-                    return _Place(self._outbox / name, subject)
+                    return _GoesOn(self._outbox / name, subject)
         return self._begun_for(people, is_about)
 
-    def _begun_for(self, people: set[str], is_about: Callable[[str], bool]) -> _Place | None:
+    def _begun_for(self, people: set[str], is_about: Callable[[str], bool]) -> _GoesOn | None:
         """The folder in the outbox in which somebody has just begun a conversation of these people
         about this, that has not been sent yet."""
         for name in sorted(os.listdir(self._outbox)):  # noqa: PTH208 - names
@@ -237,7 +247,7 @@ class MountOutbox:
             named = {self._true(each) for each in there} | {self._true(self._me)}
             about = str(table.get("subject", ""))
             if there and named == people and is_about(about):
-                return _Place(folder, about)
+                return _GoesOn(folder, about)
         return None
 
     def _fits(self, name: str, table: dict[str, Any], people: set[str]) -> bool:

@@ -24,7 +24,7 @@ ROOT_SIZE: Final = 16
 
 _NONE = "not a letter that waits"
 _SIZE = 4
-_ANSWERS = re.compile(r"(?:(?:re|aw|sv|antw|odp)(?:\[[0-9]+\])?\s*:\s*)+", re.IGNORECASE)
+_ANSWERS = re.compile(r"\A(?:(?:re|aw|sv|antw|odp)(?:\[[0-9]+\])?\s*:\s*)+", re.IGNORECASE)
 _CUT = 16
 """Bytes by which a subject may be longer than the one that it repeats, by what stands before it."""
 
@@ -59,21 +59,26 @@ def within(letter: Letter, subject: str) -> Letter:
     """A letter as it goes on in a conversation about ``subject``: where it is about something else,
     its text says so first, in a line from which ``git am`` and mail/ of a mount take it."""
     (name, content), *others = letter.files
-    own, about = letter.subject, " ".join(subject.split())
-    if name != LETTER_TEXT or not own or _repeats(own, about) or content == f"{own}\n".encode():
+    own = letter.subject
+    if name != LETTER_TEXT or not own or _repeats(own, subject) or content == f"{own}\n".encode():
         return letter
     gap = b"" if content.startswith(b"From: ") else b"\n"  # that is also for git am
     text = f"Subject: {own}\n".encode() + gap + content
     return replace(letter, files=((name, text), *others))
 
 
-def _repeats(own: str, about: str) -> bool:
+def _repeats(own: str, subject: str) -> bool:
     """Whether a subject is that of the conversation, or says that it answers in one that has
     none."""
-    bare = _ANSWERS.sub("", own, count=1) if _ANSWERS.match(own) else own
-    if bare == about or (bare != own and not about):
+    bare, about = _bare(own), _bare(subject)
+    if bare == about or (_ANSWERS.match(own) and not about):
         return True
     return len(own.encode()) > SUBJECT_MAX - _CUT and about.startswith(bare)
+
+
+def _bare(subject: str) -> str:
+    """Without what says that it answers, and spaces, of which programs lose some on the way."""
+    return "".join(_ANSWERS.sub("", subject, count=1).split())
 
 
 def called(recipient: Recipient, owner: Callable[[str], str]) -> str:

@@ -237,17 +237,20 @@ def _texts(message: EmailMessage, name: str) -> Iterator[str]:
 
 def _subject(message: EmailMessage) -> str:
     for text in _texts(message, "Subject"):
-        decoded = str(_POLICY.header_factory("Subject", text))
-        line = _UNSEEN.sub(" ", decoded).strip()
+        line = _UNSEEN.sub(" ", _decoded(text)).strip()
         return line.encode()[:SUBJECT_MAX].decode(errors="ignore").strip()
     return ""
+
+
+def _decoded(text: str) -> str:
+    """A header of which nothing is known but that it is text."""
+    return str(_POLICY.header_factory("Subject", text))
 
 
 def _answers(message: EmailMessage) -> tuple[MailId, ...]:
     """What it answers, as far as that is a message of ours: In-Reply-To, then References from the
     last on."""
-    said = [each for text in _texts(message, "In-Reply-To") for each in _MAIL_ID.findall(text)]
-    past = [each for text in _texts(message, "References") for each in _MAIL_ID.findall(text)]
+    said, past = _mail_ids(message, "In-Reply-To"), _mail_ids(message, "References")
     found: dict[MailId, None] = {}
     for text in (said + past[::-1])[:ANSWERS_MAX]:
         try:
@@ -263,11 +266,18 @@ def _root(message: EmailMessage, answers: tuple[MailId, ...]) -> bytes:
     if answers:
         return b""
     for header in ("References", "In-Reply-To", "Message-ID"):
-        for text in _texts(message, header):
-            found = _MAIL_ID.search(text)
-            if found:
-                return blake2b(found[0].encode(), digest_size=ROOT_SIZE).digest()
+        for found in _mail_ids(message, header):
+            return blake2b(found.encode(), digest_size=ROOT_SIZE).digest()
     return b""
+
+
+def _mail_ids(message: EmailMessage, header: str) -> list[str]:
+    """Python's email package writes one that does not fit on a line as encoded words (RFC 2047)."""
+    found: list[str] = []
+    for text in _texts(message, header):
+        is_coded = "=?" in text
+        found += _MAIL_ID.findall(_decoded(text) if is_coded else text)
+    return found
 
 
 def _files(message: EmailMessage, subject: str) -> tuple[str, tuple[tuple[str, bytes], ...]]:

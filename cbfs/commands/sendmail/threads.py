@@ -1,8 +1,8 @@
 """Which conversations the mails of a thread went into, as git sends a series: the later ones answer
 the first by its Message-ID, which nobody else knows here.
 
-That is kept in the mount, in ui_info/. Nothing of a mail can be read there: it stands for a
-Message-ID, and for a subject together with that.
+That is kept in the mount, in ui_info/. Nothing of a mail can be read there: it stands for people,
+and for a subject, each together with a Message-ID.
 """
 
 import os
@@ -17,7 +17,7 @@ THREADS_MAX: Final = 256
 """Threads that are remembered: the newest."""
 
 _NAME: Final = "sendmail"
-_MARK_SIZE = 16
+_DIGEST_SIZE = 16
 
 
 class Threads:
@@ -28,20 +28,21 @@ class Threads:
         self._path = mount / "ui_info" / _NAME
         self._stage = mount / "tmp"
 
-    def about(self, root: bytes) -> Callable[[str], bool] | None:
-        """Whether the thread of this root went into a conversation about a subject; None where
-        nothing is remembered of it."""
-        kept = self._lines().get(_mark(root)) if root else None
+    def about(self, root: bytes, people: set[str]) -> Callable[[str], bool] | None:
+        """Whether the thread of this root went into a conversation of these people about a subject;
+        None where nothing is remembered of it."""
+        kept = self._lines().get(_mark(root, *sorted(people))) if root else None
         return None if kept is None else lambda subject: _mark(root, subject) == kept
 
-    def remember(self, root: bytes, subject: str) -> None:
-        """The thread of this root has gone into a conversation about that."""
-        lines = self._lines()
-        if not root or lines.get(_mark(root)) == _mark(root, subject):
+    def remember(self, root: bytes, people: set[str], subject: str) -> None:
+        """The thread of this root has gone into a conversation of these people about that."""
+        if not root:
             return
-        lines.pop(_mark(root), None)
-        lines[_mark(root)] = _mark(root, subject)
-        text = "".join(f"{root} {about}\n" for root, about in list(lines.items())[-THREADS_MAX:])
+        lines, key, mark = self._lines(), _mark(root, *sorted(people)), _mark(root, subject)
+        if lines.pop(key, "") == mark:
+            return
+        lines[key] = mark
+        text = "".join(f"{key} {mark}\n" for key, mark in list(lines.items())[-THREADS_MAX:])
         fresh = self._stage / f"mail-{secrets.token_hex(8)}"
         with suppress(OSError):
             fresh.write_text(text, encoding="ascii")
@@ -56,7 +57,7 @@ class Threads:
         return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
 
-def _mark(root: bytes, subject: str | None = None) -> str:
-    """What stands for a root, or for a subject together with it."""
-    data = b"" if subject is None else b"\0" + subject.encode()
-    return blake2b(data, digest_size=_MARK_SIZE, key=root).hexdigest()
+def _mark(root: bytes, *texts: str) -> str:
+    """What stands for texts, together with a root."""
+    data = "\0".join(texts).encode()
+    return blake2b(data, digest_size=_DIGEST_SIZE, key=root).hexdigest()

@@ -7,6 +7,7 @@ of a folder has the same head and the same length before what is in the folder i
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cbfs.tree.virtual.mail.letter import (
     Attached,
@@ -16,7 +17,7 @@ from cbfs.tree.virtual.mail.letter import (
     mail_of_one,
     one_line,
 )
-from cbfs.tree.virtual.mail.pieces import Literal, Piece, Stretch
+from cbfs.tree.virtual.mail.pieces import Joined, Literal, Piece, Stretch
 
 ROOM = 24_576
 """Bytes behind the head of the mail of a folder."""
@@ -51,7 +52,10 @@ def mail_of_large_folder(
     if len(entries) > NAMES_MAX:
         lines.append(f"  and {len(entries) - NAMES_MAX:,} more")
     note = _note("".join(f"{line}\n" for line in lines))
-    return mail_of_many(head, [written, note] if written else [note], ROOM)
+    if written:  # in one part, as there is one before it is here: mail programs keep how many
+        whole = Joined((written.body, Literal(b"\n"), note.body))
+        return mail_of_many(head, [replace(written, body=whole)], ROOM)
+    return mail_of_many(head, [note], ROOM)
 
 
 def written_in(name: str, start: int, data: bytes) -> Attached | None:
