@@ -14,9 +14,9 @@ from cbfs.account.account import SYSTEM_RANDOM, no_lock, opened_store, reading_s
 from cbfs.account.leaving import COPY_SIZE, Leaving, LeavingStage, read_leaving, write_leaving
 from cbfs.account.passphrase import Guard
 from cbfs.account.spool import Spool
-from cbfs.commands.moving import meeting
-from cbfs.commands.moving.cargo import AccountDeparture
-from cbfs.commands.moving.held import Held
+from cbfs.commands.home.moving import meeting
+from cbfs.commands.home.moving.cargo import AccountDeparture
+from cbfs.commands.home.moving.held import IncomingCopy
 from cbfs.storage.store import Meta, Table
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import LINE_SECRET_SIZE
@@ -161,13 +161,13 @@ def test_connections_that_say_nothing_keep_nobody_out_for_long(
     async def crowd() -> int:
         with opened_store(pair.old, SYSTEM_RANDOM) as store:
             departure = AccountDeparture(pair.old, store, LEAVING)
-            waiting = meeting.Waiting(line, departure, lambda *_: None, lambda _: None)
+            waiting = meeting.OldComputer(line, departure, lambda *_: None, lambda _: None)
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(waiting.until_moved, listener)
                 silent = [
                     await trio.open_tcp_stream(*listener.socket.getsockname())
-                    for _ in range(meeting.AT_ONCE)
+                    for _ in range(meeting.PROVING_MAX)
                 ]
                 one_more = await trio.open_tcp_stream(*listener.socket.getsockname())
                 assert await one_more.receive_some(1) == b""
@@ -178,12 +178,12 @@ def test_connections_that_say_nothing_keep_nobody_out_for_long(
                 nursery.cancel_scope.cancel()
         return len(silent)
 
-    assert trio.run(crowd) == meeting.AT_ONCE
+    assert trio.run(crowd) == meeting.PROVING_MAX
 
 
 def test_a_move_that_is_cancelled_leaves_the_account_where_it_was(pair: Pair) -> None:
     with opened_store(pair.old, SYSTEM_RANDOM) as store:
-        held = Held(pair.new, no_lock)
+        held = IncomingCopy(pair.new, no_lock)
         pair.new.mkdir()
         store.write(lambda writer: write_leaving(writer, LEAVING))
         cut = Meeting(AccountDeparture(pair.old, store, LEAVING), held)
@@ -235,7 +235,9 @@ def test_the_same_account_cannot_move_into_a_place_that_is_taken(pair: Pair) -> 
 def test_nothing_is_made_or_mounted_beside_what_has_not_come_yet(pair: Pair) -> None:
     pair.new.mkdir()
     with opened_store(pair.old, SYSTEM_RANDOM) as store:
-        Meeting(AccountDeparture(pair.old, store, LEAVING), Held(pair.new, no_lock)).step_new()
+        Meeting(
+            AccountDeparture(pair.old, store, LEAVING), IncomingCopy(pair.new, no_lock)
+        ).step_new()
     with (
         pytest.raises(CbfsError, match="has not come"),
         opened_store(pair.new, SYSTEM_RANDOM),
@@ -255,7 +257,7 @@ def test_the_old_computer_hears_of_a_life_that_it_was_not_told_of(pair: Pair) ->
         offered = replace(LEAVING, host="127.0.0.1", port=free.getsockname()[1])
     with opened_store(pair.old, SYSTEM_RANDOM) as store:
         store.write(lambda writer: write_leaving(writer, offered))
-        held = Held(pair.new, no_lock)
+        held = IncomingCopy(pair.new, no_lock)
         cut = Meeting(AccountDeparture(pair.old, store, offered), held)
         while not held.lives:
             assert cut.step_old() or cut.step_new()

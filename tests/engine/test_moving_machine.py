@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cbfs.account.leaving import COPY_SIZE, token_check
-from cbfs.commands.moving.messages import (
+from cbfs.commands.home.moving.messages import (
     Data,
     Elsewhere,
-    End,
     From,
     Go,
     Got,
     Have,
-    Lives,
+    MoveEnd,
+    MoveLives,
     MoveMessage,
-    Offer,
+    MoveOffer,
     Unintelligible,
     decode_message,
 )
-from cbfs.commands.moving.sides import NewSide, OldSide, digesting
+from cbfs.commands.home.moving.sides import NewSide, OldSide, digesting
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.primitives import KEY_SIZE
 from cbfs_common.wire.transport import PAYLOAD_MAX, Frame
@@ -57,8 +57,8 @@ class OldDisk:
         return self.gone is None
 
     @property
-    def offer(self) -> Offer:
-        return Offer(FORMAT, 1, len(self.content), token_check(self.token))
+    def offer(self) -> MoveOffer:
+        return MoveOffer(FORMAT, 1, len(self.content), token_check(self.token))
 
     def pieces(self) -> Iterator[bytes]:
         for start in range(0, len(self.content), PIECE):
@@ -91,7 +91,7 @@ class NewDisk:
         if not self.whole:
             self.came = self.came[: max(0, len(self.came) - lost)]
 
-    def begin(self, offer: Offer) -> Have:
+    def begin(self, offer: MoveOffer) -> Have:
         assert not self.lives
         self.check = offer.check
         return Have(self.copy, len(self.came), digest(self.came))
@@ -217,7 +217,7 @@ def test_what_has_come_is_not_sent_again() -> None:
     first, *data, last = side.hear(Have(b"c" * COPY_SIZE, 5, digest(old.content[:5])))
     assert first == From(5)
     assert b"".join(each.payload() for each in data) == old.content[5:]
-    assert last == End(digest(old.content))
+    assert last == MoveEnd(digest(old.content))
 
 
 def test_the_account_goes_to_one_copy_whoever_asks_for_it_by_the_same_line() -> None:
@@ -234,7 +234,7 @@ def test_the_account_goes_to_one_copy_whoever_asks_for_it_by_the_same_line() -> 
     assert (one.lives, two.lives) == (True, False)
 
 
-OFFER = Offer(FORMAT, 1, 3, token_check(TOKEN))
+OFFER = MoveOffer(FORMAT, 1, 3, token_check(TOKEN))
 
 
 @pytest.mark.parametrize(
@@ -246,11 +246,11 @@ OFFER = Offer(FORMAT, 1, 3, token_check(TOKEN))
         [OFFER, Data(b"x")],
         [OFFER, From(7)],
         [OFFER, From(0), Data(b"four")],
-        [OFFER, From(0), Data(b"tw"), End(digest(b"tw"))],
+        [OFFER, From(0), Data(b"tw"), MoveEnd(digest(b"tw"))],
         [OFFER, Go(TOKEN)],
         [OFFER, From(0), Data(b"all"), Go(TOKEN)],
-        [OFFER, From(0), Data(b"all"), End(digest(b"all")), Go(b"x" * KEY_SIZE)],
-        [OFFER, From(0), Data(b"all"), End(digest(b"all")), End(digest(b"all"))],
+        [OFFER, From(0), Data(b"all"), MoveEnd(digest(b"all")), Go(b"x" * KEY_SIZE)],
+        [OFFER, From(0), Data(b"all"), MoveEnd(digest(b"all")), MoveEnd(digest(b"all"))],
         [OFFER, From(0), Elsewhere()],
     ],
 )
@@ -269,9 +269,9 @@ def test_the_new_side_takes_nothing_out_of_its_turn(messages: list[MoveMessage])
     "messages",
     [
         [Got()],
-        [Lives()],
+        [MoveLives()],
         [OFFER],
-        [Have(b"c" * COPY_SIZE, 0, digest(b"")), Lives()],
+        [Have(b"c" * COPY_SIZE, 0, digest(b"")), MoveLives()],
         [Have(b"c" * COPY_SIZE, 0, digest(b"")), Have(b"c" * COPY_SIZE, 0, digest(b""))],
         [Have(b"c" * COPY_SIZE, 0, digest(b"")), Got(), Got()],
     ],
@@ -294,9 +294,9 @@ def test_the_old_side_takes_nothing_out_of_its_turn(messages: list[MoveMessage])
         (10, b""),
         (1, b"\2" + OFFER.payload()[1:]),
         (1, OFFER.payload()[:-1]),
-        (1, Offer(FORMAT, 4, 3, b"c" * 32).payload()),
-        (1, Offer(FORMAT, 5 << 20, 6 << 20, b"c" * 32).payload()),
-        (1, Offer(FORMAT, 1, 1 << 43, b"c" * 32).payload()),
+        (1, MoveOffer(FORMAT, 4, 3, b"c" * 32).payload()),
+        (1, MoveOffer(FORMAT, 5 << 20, 6 << 20, b"c" * 32).payload()),
+        (1, MoveOffer(FORMAT, 1, 1 << 43, b"c" * 32).payload()),
         (2, b"x"),
         (3, b"x"),
         (4, b""),

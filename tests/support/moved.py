@@ -7,8 +7,8 @@ from pathlib import Path
 from cbfs.account.account import SYSTEM_RANDOM, make_account, opened_store, put_account
 from cbfs.account.passphrase import Guard
 from cbfs.account.spool import Spool, make_key
-from cbfs.commands.moving.messages import MoveMessage, decode_message
-from cbfs.commands.moving.sides import Arrival, Departure, NewSide, OldSide
+from cbfs.commands.home.moving.messages import MoveMessage, decode_message
+from cbfs.commands.home.moving.sides import MoveArrival, MoveDeparture, NewSide, OldSide
 from cbfs.storage.store import Meta, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.primitives import KEY_SIZE
@@ -20,7 +20,7 @@ from tests.support.names_naive import make_policy
 class Meeting:
     """One connection: what either side has said and the other has not heard."""
 
-    def __init__(self, old: Departure, new: Arrival) -> None:
+    def __init__(self, old: MoveDeparture, new: MoveArrival) -> None:
         self.old, self.new = OldSide(old), NewSide(new)
         self.up: deque[MoveMessage] = deque()
         self.down: deque[MoveMessage] = deque([self.old.start()])

@@ -33,10 +33,10 @@ from cbfs.account.passphrase_source import PassphraseSource
 from cbfs.account.place import ARRIVING, OWN_NAMES, check_account
 from cbfs.account.spool import Spool
 from cbfs.commands.account import add_old_passphrase, tell_ready
+from cbfs.commands.home.moving.cargo import ROOT, AccountDeparture
+from cbfs.commands.home.moving.held import IncomingCopy, LivingCopy
+from cbfs.commands.home.moving.meeting import WAIT_TIMEOUT, OldComputer, come
 from cbfs.commands.mountpoints import remove_tree
-from cbfs.commands.moving.cargo import ROOT, AccountDeparture
-from cbfs.commands.moving.held import Arrived, Held
-from cbfs.commands.moving.meeting import WAIT_TIMEOUT, Waiting, come
 from cbfs.commands.online import reached
 from cbfs.commands.options import add_account, add_network, network_options, say
 from cbfs.commands.process.running import run
@@ -219,7 +219,7 @@ def _offer(place: Path, store: Store, leaving: Leaving | None, options: argparse
             bar.end()
             say(text)
 
-        waiting = Waiting(line, departure, lambda done, _size: bar.at(done), tell)
+        waiting = OldComputer(line, departure, lambda done, _size: bar.at(done), tell)
         try:
             run(_wait, place, network, line, listener, waiting)
         except OSError as error:
@@ -259,7 +259,7 @@ async def _wait(
     options: NetworkOptions,
     line: MoveLine,
     listening: socket.socket,
-    waiting: Waiting,
+    waiting: OldComputer,
 ) -> None:
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
 
@@ -293,7 +293,7 @@ async def _published(
 
 def _arrive(place: Path, options: argparse.Namespace) -> int:
     unlock = unlocking(PassphraseSource(options.account_passphrase_fd).once)
-    if Held(place, unlock).lives:
+    if IncomingCopy(place, unlock).lives:
         _finish(place, options)
         return 0
     line = parse_move_line(_given(options))
@@ -304,7 +304,7 @@ def _arrive(place: Path, options: argparse.Namespace) -> int:
         make_directory(place)
         place.chmod(0o700)
         with locked(place):
-            held = Held(place, unlock)
+            held = IncomingCopy(place, unlock)
             try:
                 _fetch(place, line, held, network, held.unlock)
                 held.put_in_place()
@@ -323,7 +323,7 @@ def _finish(place: Path, options: argparse.Namespace) -> None:
     unlock = unlocking(PassphraseSource(options.account_passphrase_fd).once)
     line = parse_move_line(_given(options)) if options.line else None
     with _told_of(place), locked(place):
-        held = Held(place, unlock)
+        held = IncomingCopy(place, unlock)
         arrived = held.arrived()
         held.put_in_place()
     tell_ready(held.name or "the account", place, options, "lives here now")
@@ -378,7 +378,7 @@ def _given(options: argparse.Namespace) -> str:
 def _fetch(
     place: Path,
     line: MoveLine,
-    arrival: Held | Arrived,
+    arrival: IncomingCopy | LivingCopy,
     network: NetworkOptions,
     unlock: Callable[[], None],
 ) -> None:

@@ -18,7 +18,7 @@ from typing import Final
 
 from cbfs.account.leaving import Leaving, LeavingStage, write_leaving
 from cbfs.account.place import LINES, SPOOL
-from cbfs.commands.moving.messages import CARGO_MAX, MANIFEST_MAX, Offer, Unintelligible
+from cbfs.commands.home.moving.messages import CARGO_MAX, MANIFEST_MAX, MoveOffer, Unintelligible
 from cbfs.storage import root_key
 from cbfs.storage.store import Store
 from cbfs_common.errors import CbfsError
@@ -127,7 +127,7 @@ class AccountDeparture:
         self._files = files_of(account)
         self._manifest = encode_manifest(self._files)
         size = len(self._manifest) + sum(each.size for each in self._files)
-        self.offer = Offer(root_key.FORMAT, len(self._manifest), size, leaving.check)
+        self.offer = MoveOffer(root_key.FORMAT, len(self._manifest), size, leaving.check)
 
     @property
     def token(self) -> bytes:
