@@ -12,7 +12,7 @@ import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, no_lock, opened_store, reading_store
 from cbfs.account.leaving import COPY_SIZE, Leaving, LeavingStage, read_leaving, write_leaving
-from cbfs.account.passphrase import Guard
+from cbfs.account.passphrase import Guard, by_passphrase
 from cbfs.account.spool import Spool
 from cbfs.commands.home.moving import meeting
 from cbfs.commands.home.moving.cargo import AccountDeparture
@@ -23,6 +23,7 @@ from cbfs_common.limits import LINE_SECRET_SIZE
 from cbfs_common.primitives import KEY_SIZE
 from cbfs_common.wire.move_line import MoveLine, parse_move_line
 from cbfs_common.wire.transport import ClientConnection
+from tests.project.test_questions import Terminal
 from tests.support.children import run_cbfs
 from tests.support.moved import FILES, STAYS, Meeting, bare_account, lives_here
 from tests.support.moving import Beside
@@ -272,6 +273,31 @@ def test_the_old_computer_hears_of_a_life_that_it_was_not_told_of(pair: Pair) ->
     erased = pair.leave("--erase")
     assert erased.wait() == 0, erased.said()
     assert not pair.old.exists()
+
+
+def test_people_are_asked_for_the_line_and_the_passphrase(tmp_path: Path) -> None:
+    guard = by_passphrase(b"a b c", SYSTEM_RANDOM)
+    place, there = bare_account(tmp_path / "old", lambda: guard), tmp_path / "new"
+    old = Terminal("cbfs", "move", "--no-tor", "--account", place)
+    old.wait("passphrase of the account: ")
+    old.type("a b c\n")
+    old.wait("cbfs-move:")
+    old.wait("on the new computer: cbfs move, and this line")
+    assert "\u2588" in old.shown  # of the QR code
+    line = "cbfs-move:" + old.shown.partition("cbfs-move:")[2].split()[0]
+    for passphrase, words in (("a b", "the passphrase is wrong"), ("a b c", "lives here now")):
+        new = Terminal("cbfs", "move", "--no-tor", "--account", there)
+        new.wait("has printed on the old computer")
+        new.type(f"{line.upper()}\n")
+        new.wait("passphrase of the account: ")
+        new.type(f"{passphrase}\n")
+        new.wait(words)
+        assert new.end() == ("wrong" in words)
+        assert "Traceback" not in new.shown
+    old.wait("The account has moved")
+    assert old.end() == 0
+    with opened_store(there, SYSTEM_RANDOM, lambda _protection: guard.lock):
+        pass
 
 
 def test_a_line_for_tor_is_not_offered_without_it(pair: Pair) -> None:

@@ -220,7 +220,8 @@ class OldComputer:
                 await _answer(wire, side.hear(message), told)
         except (TransportError, DecodeError) as error:
             self._say(f"{error.in_full}; this one waits")
-        self._done = self._done or side.done
+        finally:
+            self._done = self._done or side.done
 
 
 # The new side
