@@ -24,23 +24,29 @@ class Meeting:
         self.old, self.new = OldSide(old), NewSide(new)
         self.up: deque[MoveMessage] = deque()
         self.down: deque[MoveMessage] = deque([self.old.start()])
-        self.answers: Iterator[MoveMessage] = iter(())
+        self.olds: Iterator[MoveMessage] = iter(())
+        self.news: Iterator[MoveMessage] = iter(())
 
     def step_old(self) -> bool:
         """The old side says, or hears, one message; False when it has none."""
-        message = next(self.answers, None)
+        message = next(self.olds, None)
         if message is not None:
             self.down.append(told(message))
             return True
         if not self.up:
             return False
-        self.answers = self.old.hear(self.up.popleft())
+        self.olds = self.old.hear(self.up.popleft())
         return True
 
     def step_new(self) -> bool:
+        """The new side says, or hears, one message; False when it has none."""
+        message = next(self.news, None)
+        if message is not None:
+            self.up.append(told(message))
+            return True
         if not self.down:
             return False
-        self.up.extend(map(told, self.new.hear(self.down.popleft())))
+        self.news = self.new.hear(self.down.popleft())
         return True
 
     def go_on(self) -> None:
