@@ -10,19 +10,22 @@ from pathlib import Path
 import pytest
 import trio
 
-from cbfs.account.account import SYSTEM_RANDOM, no_lock, opened_store, reading_store
+from cbfs.account.account import SYSTEM_RANDOM, load_account, no_lock, opened_store, reading_store
+from cbfs.account.claim import CopyState, Marker, read_standing, write_standing
 from cbfs.account.leaving import COPY_SIZE, Leaving, LeavingStage, read_leaving, write_leaving
 from cbfs.account.passphrase import Guard, by_passphrase
 from cbfs.account.spool import Spool
 from cbfs.commands.home.moving import meeting
 from cbfs.commands.home.moving.cargo import AccountDeparture
 from cbfs.commands.home.moving.held import IncomingCopy
+from cbfs.receiving.copies import notice_copy
 from cbfs.storage.store import Meta, Table
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import LINE_SECRET_SIZE
 from cbfs_common.primitives import KEY_SIZE
 from cbfs_common.wire.move_line import MoveLine, parse_move_line
 from cbfs_common.wire.transport import ClientConnection
+from cbfs_host.files import take_lock
 from tests.project.test_questions import Terminal
 from tests.support.children import run_cbfs
 from tests.support.moved import FILES, STAYS, Meeting, bare_account, lives_here
@@ -231,6 +234,74 @@ def test_the_same_account_cannot_move_into_a_place_that_is_taken(pair: Pair) -> 
         assert new.wait() == 1
         assert why in new.said()
     assert lives_here(other)
+
+
+@pytest.mark.parametrize("name", ["store/data.mdb", "after/root.key", "spool/x.mail"])
+def test_nothing_comes_over_what_is_left_of_another_account(pair: Pair, name: str) -> None:
+    """Its root file may be on a stick, or to be put back."""
+    left = pair.new / name
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of another account")
+    line = MoveLine(b"s" * LINE_SECRET_SIZE, "127.0.0.1", 9).text()
+    new = pair.come(line)
+    assert new.wait() == 1
+    assert "other files" in new.said()
+    assert left.read_bytes() == b"of another account"
+
+
+def test_a_copy_of_an_account_is_one_after_a_move_as_well(pair: Pair) -> None:
+    """Its sessions are behind those of the original: a peer would see keys a second time."""
+    with opened_store(pair.old, SYSTEM_RANDOM) as store:
+        account = load_account(store)
+        assert account is not None
+        marker = Marker(account.transport, SYSTEM_RANDOM)
+        assert not notice_copy(store, pair.old, marker, 1)
+        store.write(lambda writer: write_standing(writer, marker.next(marker.first())))
+    copy = pair.place / "copy"
+    shutil.copytree(pair.old, copy)
+    old = Beside(["--account", str(copy)], "", pair.place / "copy.said")
+    new = pair.come(old.line())
+    assert new.wait() == 0, new.said()
+    assert old.wait() == 0
+    assert "begin anew" in old.said()
+    with opened_store(pair.new, SYSTEM_RANDOM) as store, store.read() as reader:
+        standing = read_standing(reader)
+    assert standing is not None and standing.state is CopyState.TAKES_OVER
+
+
+def test_a_line_as_a_word_is_refused_as_others_see_that(pair: Pair) -> None:
+    line = MoveLine(b"s" * LINE_SECRET_SIZE, "127.0.0.1", 9).text()
+    said = pair.place / "said"
+    assert run_cbfs(["move", line, "--account", str(pair.new)], dict(os.environ), said) == 2
+    assert "not given as a word" in said.read_text()
+    assert not pair.new.exists()
+
+
+def test_an_account_does_not_move_while_its_own_server_runs(pair: Pair) -> None:
+    descriptor, ours = take_lock(pair.old / "server")
+    assert ours
+    try:
+        old = pair.leave()
+        assert old.wait() == 1
+        assert "own server still runs" in old.said()
+    finally:
+        os.close(descriptor)
+
+
+def test_the_spool_is_closed_before_an_account_has_moved(pair: Pair) -> None:
+    """What a program leaves there after a crash between the two would reach nobody."""
+    with opened_store(pair.old, SYSTEM_RANDOM) as store:
+        departure = AccountDeparture(pair.old, store, LEAVING)
+
+        def fail(_change: object) -> None:
+            raise CbfsError("no room", "make some")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store, "write", fail)
+            with pytest.raises(CbfsError):
+                departure.note_moved(b"c" * COPY_SIZE, b"d" * KEY_SIZE)
+    assert Spool(pair.old).public() == b""
+    assert lives_here(pair.old)
 
 
 def test_nothing_is_made_or_mounted_beside_what_has_not_come_yet(pair: Pair) -> None:

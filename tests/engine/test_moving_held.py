@@ -92,6 +92,23 @@ def test_what_comes_goes_on_where_it_was_cut_off_whatever_the_disk_has_lost(
         assert found.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_manifest_that_the_disk_has_spoilt_comes_anew(
+    departure: AccountDeparture, tmp_path: Path
+) -> None:
+    """A power cut leaves the size of a file, and not always what was written."""
+    place = tmp_path / "new"
+    place.mkdir()
+    held = IncomingCopy(place, no_lock)
+    come(departure, held, departure.offer.manifest)
+    held.close()
+    manifest = place / "arriving" / "manifest"
+    assert manifest.stat().st_mode & 0o777 == 0o600
+    assert manifest.parent.stat().st_mode & 0o777 == 0o700
+    manifest.write_bytes(bytes(manifest.stat().st_size))
+    come(departure, held := IncomingCopy(place, no_lock))
+    assert held.is_whole
+
+
 def test_what_was_spoilt_on_the_way_is_found_and_comes_anew(
     departure: AccountDeparture, tmp_path: Path
 ) -> None:

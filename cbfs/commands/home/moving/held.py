@@ -192,7 +192,10 @@ class IncomingCopy:
             self._begin(fresh)
         else:
             self._begun = known
-            self._look()
+            try:
+                self._look()
+            except Unintelligible:  # a disk that lost its current keeps sizes without contents
+                self._begin(known)
         self._check_room(offer.size - self.count)
         return Have(self._the_begun.copy, self.count, self._digest.digest())
 
@@ -207,7 +210,9 @@ class IncomingCopy:
         self.count += len(data)
         missing = self._the_begun.manifest - len(self._manifest)
         if missing:
-            with (self._folder / "manifest").open("ab") as file:
+            path, flags = self._folder / "manifest", os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            with open(descriptor, "ab") as file:  # noqa: PTH123 - a descriptor
                 file.write(data[:missing])
             self._manifest += data[:missing]
             data = data[missing:]
@@ -269,6 +274,7 @@ class IncomingCopy:
             sync_directory(self._folder)
         if self.is_there:
             shutil.rmtree(self._folder)
+        make_directory(self._folder)
         make_directory(self._tree)
         write_file(self._folder / "begun", begun.encode())
         self._begun, self._manifest, self._files = begun, b"", ()

@@ -25,8 +25,9 @@ from cbfs_common.wire.transport import ClientConnection, Established, Frame, Ser
 PROOF_TIMEOUT: Final = 60.0
 """Seconds until the other side must have proved that it has the secret."""
 
-STALL_TIMEOUT: Final = 600.0
-"""Seconds in which something must come: somebody may have to type a passphrase."""
+STALL_TIMEOUT: Final = 1_800.0
+"""Seconds in which something must come: somebody may have to type a passphrase, or what has come
+of a large account be read again."""
 
 WAIT_TIMEOUT: Final = 3_600.0
 """Seconds for which the old side waits for the new one, from when it was last there."""
@@ -188,16 +189,19 @@ class OldComputer:
         self._unproved += 1
         try:
             if equal(await wire.proved(), self._peer):
+                self._wrong = 0
                 return True
         except TransportError:
             pass
         finally:
             self._unproved -= 1
         self._wrong += 1
-        if self._wrong > WRONG_MAX:
+        if self._wrong > WRONG_MAX and self._current is None:
             raise CbfsError(
                 "somebody else connects here again and again, without the line",
-                "begin anew, with another line: cbfs move --cancel, then cbfs move",
+                "begin anew, with another line: cbfs move --cancel, then cbfs move"
+                if self._departure.gone is None
+                else _AGAIN,
             )
         return False
 
