@@ -307,9 +307,12 @@ def test_the_spool_is_closed_before_an_account_has_moved(pair: Pair) -> None:
 def test_nothing_is_made_or_mounted_beside_what_has_not_come_yet(pair: Pair) -> None:
     pair.new.mkdir()
     with opened_store(pair.old, SYSTEM_RANDOM) as store:
-        Meeting(
-            AccountDeparture(pair.old, store, LEAVING), IncomingCopy(pair.new, no_lock)
-        ).step_new()
+        departure = AccountDeparture(pair.old, store, LEAVING)
+        held = IncomingCopy(pair.new, no_lock)
+        cut = Meeting(departure, held)
+        while not held.count:
+            assert cut.step_old() or cut.step_new()
+        held.close()
     with (
         pytest.raises(CbfsError, match="has not come"),
         opened_store(pair.new, SYSTEM_RANDOM),
@@ -344,6 +347,24 @@ def test_the_old_computer_hears_of_a_life_that_it_was_not_told_of(pair: Pair) ->
     erased = pair.leave("--erase")
     assert erased.wait() == 0, erased.said()
     assert not pair.old.exists()
+
+
+def test_the_old_computer_does_not_wait_for_ever(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "WAIT_TIMEOUT", 0.01)
+    line = MoveLine(b"s" * LINE_SECRET_SIZE, "127.0.0.1", 1)
+
+    async def wait() -> None:
+        with opened_store(pair.old, SYSTEM_RANDOM) as store:
+            departure = AccountDeparture(pair.old, store, LEAVING)
+            waiting = meeting.OldComputer(line, departure, lambda *_: None, lambda _: None)
+            (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            await waiting.until_moved(listener)
+
+    with pytest.raises(CbfsError, match="has not come"):
+        trio.run(wait)
+    assert lives_here(pair.old)
 
 
 def test_people_are_asked_for_the_line_and_the_passphrase(tmp_path: Path) -> None:

@@ -243,7 +243,6 @@ def _offer(place: Path, store: Store, leaving: Leaving | None, options: argparse
             raise CbfsError(
                 f"cannot read {place}: {in_words(error)}", "is it yours, and readable?"
             ) from error
-        _show(line)
         bar = stack.enter_context(shown_progress("sending", departure.offer.size))
 
         def tell(text: str) -> None:
@@ -274,6 +273,7 @@ def _listener(leaving: Leaving | None, options: argparse.Namespace) -> socket.so
 
 
 def _show(line: MoveLine) -> None:
+    """Give the line to the user, as soon as it is good for something."""
     text = line.text()
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
@@ -296,6 +296,7 @@ async def _wait(
 
     async def steps(network: Network) -> None:
         async with _published(network, line, listening):
+            _show(line)
             await waiting.until_moved(listener)
 
     await reached(place, options, say, steps)
@@ -315,7 +316,6 @@ async def _published(
 
     onion = Onion(line.service, control=network.tor.control)
     async with published(onion, Place(*listening.getsockname()[:2])):
-        say("the new computer can reach this one")
         yield
 
 
