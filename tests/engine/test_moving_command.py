@@ -24,7 +24,7 @@ from cbfs_common.errors import CbfsError
 from cbfs_common.limits import LINE_SECRET_SIZE
 from cbfs_common.primitives import KEY_SIZE
 from cbfs_common.wire.move_line import MoveLine, parse_move_line
-from cbfs_common.wire.transport import ClientConnection
+from cbfs_common.wire.transport import ClientConnection, Frame
 from cbfs_host.files import take_lock
 from tests.project.test_questions import Terminal
 from tests.support.children import run_cbfs
@@ -151,6 +151,24 @@ def test_who_knows_the_keys_of_the_old_computer_only_is_told_nothing(pair: Pair)
             assert not [each for each in stranger.receive(answer) if hasattr(each, "payload")]
         sock.sendall(proof)
         assert sock.recv(65_536) == b""
+    new = pair.come(old.line())
+    assert new.wait() == 0, new.said()
+    assert old.wait() == 0
+
+
+def test_who_connects_without_the_line_ends_nothing_that_goes_on(pair: Pair) -> None:
+    old = pair.leave()
+    line = parse_move_line(old.line())
+    knocking = Knocking(line)
+    known = ClientConnection(line.old.key, line.new, SYSTEM_RANDOM)
+    with knocking.connect() as sock:
+        sock.sendall(known.start())
+        heard: list[object] = []
+        while not [each for each in heard if isinstance(each, Frame)]:  # the offer
+            heard += known.receive(sock.recv(65_536))
+            sock.sendall(known.data_to_send())
+        for _ in range(meeting.WRONG_MAX + 1):
+            assert not knocking.say(b"x" * 20_000)
     new = pair.come(old.line())
     assert new.wait() == 0, new.said()
     assert old.wait() == 0
