@@ -119,7 +119,8 @@ def check_account(directory: Path) -> None:
             raise _belongs(directory, told.st_uid)
         if stat.S_IMODE(told.st_mode) & 0o077 and _has_account(folder):
             _close_to_others(folder, directory)
-        kinds = ((FILES, stat.S_ISREG), (FOLDERS, stat.S_ISDIR), (SOCKETS, stat.S_ISSOCK))
+        folders = (*FOLDERS, ARRIVING)
+        kinds = ((FILES, stat.S_ISREG), (folders, stat.S_ISDIR), (SOCKETS, stat.S_ISSOCK))
         for names, is_kind in kinds:
             for name in names:
                 found = _look(folder, name)

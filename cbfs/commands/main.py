@@ -123,7 +123,7 @@ COMMANDS: Final = {
         " programs: --mbox, --html, --jsonl",
     ),
     "move": Command(
-        "cbfs.commands.moving.program",
+        "cbfs.commands.home.moving.program",
         "add_move",
         "move an account to another computer, by one line between the two",
     ),

@@ -50,7 +50,7 @@ function _shtab_cbfs_using
   test "$_shtab_cbfs_cmdpath" = "$argv"
 end
 
-set -g _shtab_cbfs_commands init host invite verify name 'name show' 'name update' 'name renew' 'name cancel' 'name release' 'name rotate' 'name owner-key' 'name freeze' 'name recover' passphrase export claim sign-up sendmail serve send status messages complete onion-key demo
+set -g _shtab_cbfs_commands init host invite verify name 'name show' 'name update' 'name renew' 'name cancel' 'name release' 'name rotate' 'name owner-key' 'name freeze' 'name recover' passphrase export move claim sign-up sendmail serve send status messages complete onion-key demo
 set -g _shtab_cbfs_opts_with_value --account --account-passphrase-fd --bridges --conversation --export-passphrase-fd --host --html --invite --jsonl --listen --mbox --mount --move-to --names --only --owner-key --passphrase-fd --recovery --restore --server --server-invite --since --tor --torrc
 
 complete -c cbfs -e
@@ -210,6 +210,17 @@ complete -c cbfs -n '_shtab_cbfs_using export' -l passphrase-fd -x -d 'read the 
 complete -c cbfs -n '_shtab_cbfs_using export' -l account-passphrase-fd -x -d 'read the passphrase that the account has from descriptor N'
 complete -c cbfs -n '_shtab_cbfs_using export; and test $_shtab_cbfs_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'or the account directory'
 complete -c cbfs -n '_shtab_cbfs_using export; and test $_shtab_cbfs_npos -eq 1' -ka "(__fish_complete_path (commandline -ct))" -d 'for cbfs init --restore, encrypted'
+complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a move -d 'Moves an account to another computer. On the old one, where it is not mounted: cbfs move, which prints a line and waits. On the new one: cbfs move, which asks for that line. What was cut off goes on when both are run again.'
+complete -c cbfs -n '_shtab_cbfs_using move' -s h -l help -d 'show this help message and exit'
+complete -c cbfs -n '_shtab_cbfs_using move' -l account -xka "(__fish_complete_directories)" -d 'where the account is kept (default: ~/.local/share/cbfs)'
+complete -c cbfs -n '_shtab_cbfs_using move' -l listen -x -d 'with --no-tor, on the old computer: where it waits (default: 127.0.0.1:0)'
+complete -c cbfs -n '_shtab_cbfs_using move' -l cancel -d 'the account stays here, and its line is good for nothing any more'
+complete -c cbfs -n '_shtab_cbfs_using move' -l erase -d 'erase what is here of an account that has moved'
+complete -c cbfs -n '_shtab_cbfs_using move' -l account-passphrase-fd -x -d 'read the passphrase that the account has from descriptor N'
+complete -c cbfs -n '_shtab_cbfs_using move' -l no-tor -d 'plain TCP, to loopback addresses only: hides nothing from this machine'
+complete -c cbfs -n '_shtab_cbfs_using move' -l tor -x -d 'the control socket or HOST:PORT of the tor to use, or own (default: one that is running, else one that cbfs starts)'
+complete -c cbfs -n '_shtab_cbfs_using move' -l bridges -xka "(__fish_complete_path (commandline -ct))" -d 'bridge lines for a tor that cbfs starts'
+complete -c cbfs -n '_shtab_cbfs_using move' -l torrc -xka "(__fish_complete_path (commandline -ct))" -d 'torrc lines for a tor that cbfs starts'
 complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a claim -d 'Says that the account goes on here, and not in another copy of its directory. Unmount it first.'
 complete -c cbfs -n '_shtab_cbfs_using claim' -s h -l help -d 'show this help message and exit'
 complete -c cbfs -n '_shtab_cbfs_using claim' -l account -xka "(__fish_complete_directories)" -d 'where the account is kept (default: ~/.local/share/cbfs)'

@@ -10,19 +10,23 @@ from pathlib import Path
 import pytest
 import trio
 
-from cbfs.account.account import SYSTEM_RANDOM, no_lock, opened_store, reading_store
+from cbfs.account.account import SYSTEM_RANDOM, load_account, no_lock, opened_store, reading_store
+from cbfs.account.claim import CopyState, Marker, read_standing, write_standing
 from cbfs.account.leaving import COPY_SIZE, Leaving, LeavingStage, read_leaving, write_leaving
-from cbfs.account.passphrase import Guard
+from cbfs.account.passphrase import Guard, by_passphrase
 from cbfs.account.spool import Spool
-from cbfs.commands.moving import meeting
-from cbfs.commands.moving.cargo import AccountDeparture
-from cbfs.commands.moving.held import Held
+from cbfs.commands.home.moving import meeting
+from cbfs.commands.home.moving.cargo import AccountDeparture
+from cbfs.commands.home.moving.held import IncomingCopy
+from cbfs.receiving.copies import notice_copy
 from cbfs.storage.store import Meta, Table
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import LINE_SECRET_SIZE
 from cbfs_common.primitives import KEY_SIZE
 from cbfs_common.wire.move_line import MoveLine, parse_move_line
-from cbfs_common.wire.transport import ClientConnection
+from cbfs_common.wire.transport import ClientConnection, Frame
+from cbfs_host.files import take_lock
+from tests.project.test_questions import Terminal
 from tests.support.children import run_cbfs
 from tests.support.moved import FILES, STAYS, Meeting, bare_account, lives_here
 from tests.support.moving import Beside
@@ -152,6 +156,24 @@ def test_who_knows_the_keys_of_the_old_computer_only_is_told_nothing(pair: Pair)
     assert old.wait() == 0
 
 
+def test_who_connects_without_the_line_ends_nothing_that_goes_on(pair: Pair) -> None:
+    old = pair.leave()
+    line = parse_move_line(old.line())
+    knocking = Knocking(line)
+    known = ClientConnection(line.old.key, line.new, SYSTEM_RANDOM)
+    with knocking.connect() as sock:
+        sock.sendall(known.start())
+        heard: list[object] = []
+        while not [each for each in heard if isinstance(each, Frame)]:  # the offer
+            heard += known.receive(sock.recv(65_536))
+            sock.sendall(known.data_to_send())
+        for _ in range(meeting.WRONG_MAX + 1):
+            assert not knocking.say(b"x" * 20_000)
+    new = pair.come(old.line())
+    assert new.wait() == 0, new.said()
+    assert old.wait() == 0
+
+
 def test_connections_that_say_nothing_keep_nobody_out_for_long(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,13 +183,13 @@ def test_connections_that_say_nothing_keep_nobody_out_for_long(
     async def crowd() -> int:
         with opened_store(pair.old, SYSTEM_RANDOM) as store:
             departure = AccountDeparture(pair.old, store, LEAVING)
-            waiting = meeting.Waiting(line, departure, lambda *_: None, lambda _: None)
+            waiting = meeting.OldComputer(line, departure, lambda *_: None, lambda _: None)
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(waiting.until_moved, listener)
                 silent = [
                     await trio.open_tcp_stream(*listener.socket.getsockname())
-                    for _ in range(meeting.AT_ONCE)
+                    for _ in range(meeting.PROVING_MAX)
                 ]
                 one_more = await trio.open_tcp_stream(*listener.socket.getsockname())
                 assert await one_more.receive_some(1) == b""
@@ -178,12 +200,12 @@ def test_connections_that_say_nothing_keep_nobody_out_for_long(
                 nursery.cancel_scope.cancel()
         return len(silent)
 
-    assert trio.run(crowd) == meeting.AT_ONCE
+    assert trio.run(crowd) == meeting.PROVING_MAX
 
 
 def test_a_move_that_is_cancelled_leaves_the_account_where_it_was(pair: Pair) -> None:
     with opened_store(pair.old, SYSTEM_RANDOM) as store:
-        held = Held(pair.new, no_lock)
+        held = IncomingCopy(pair.new, no_lock)
         pair.new.mkdir()
         store.write(lambda writer: write_leaving(writer, LEAVING))
         cut = Meeting(AccountDeparture(pair.old, store, LEAVING), held)
@@ -232,10 +254,83 @@ def test_the_same_account_cannot_move_into_a_place_that_is_taken(pair: Pair) -> 
     assert lives_here(other)
 
 
+@pytest.mark.parametrize("name", ["store/data.mdb", "after/root.key", "spool/x.mail"])
+def test_nothing_comes_over_what_is_left_of_another_account(pair: Pair, name: str) -> None:
+    """Its root file may be on a stick, or to be put back."""
+    left = pair.new / name
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of another account")
+    line = MoveLine(b"s" * LINE_SECRET_SIZE, "127.0.0.1", 9).text()
+    new = pair.come(line)
+    assert new.wait() == 1
+    assert "other files" in new.said()
+    assert left.read_bytes() == b"of another account"
+
+
+def test_a_copy_of_an_account_is_one_after_a_move_as_well(pair: Pair) -> None:
+    """Its sessions are behind those of the original: a peer would see keys a second time."""
+    with opened_store(pair.old, SYSTEM_RANDOM) as store:
+        account = load_account(store)
+        assert account is not None
+        marker = Marker(account.transport, SYSTEM_RANDOM)
+        assert not notice_copy(store, pair.old, marker, 1)
+        store.write(lambda writer: write_standing(writer, marker.next(marker.first())))
+    copy = pair.place / "copy"
+    shutil.copytree(pair.old, copy)
+    old = Beside(["--account", str(copy)], "", pair.place / "copy.said")
+    new = pair.come(old.line())
+    assert new.wait() == 0, new.said()
+    assert old.wait() == 0
+    assert "begin anew" in old.said()
+    with opened_store(pair.new, SYSTEM_RANDOM) as store, store.read() as reader:
+        standing = read_standing(reader)
+    assert standing is not None and standing.state is CopyState.TAKES_OVER
+
+
+def test_a_line_as_a_word_is_refused_as_others_see_that(pair: Pair) -> None:
+    line = MoveLine(b"s" * LINE_SECRET_SIZE, "127.0.0.1", 9).text()
+    said = pair.place / "said"
+    assert run_cbfs(["move", line, "--account", str(pair.new)], dict(os.environ), said) == 2
+    assert "not given as a word" in said.read_text()
+    assert not pair.new.exists()
+
+
+def test_an_account_does_not_move_while_its_own_server_runs(pair: Pair) -> None:
+    descriptor, ours = take_lock(pair.old / "server")
+    assert ours
+    try:
+        old = pair.leave()
+        assert old.wait() == 1
+        assert "own server still runs" in old.said()
+    finally:
+        os.close(descriptor)
+
+
+def test_the_spool_is_closed_before_an_account_has_moved(pair: Pair) -> None:
+    """What a program leaves there after a crash between the two would reach nobody."""
+    with opened_store(pair.old, SYSTEM_RANDOM) as store:
+        departure = AccountDeparture(pair.old, store, LEAVING)
+
+        def fail(_change: object) -> None:
+            raise CbfsError("no room", "make some")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store, "write", fail)
+            with pytest.raises(CbfsError):
+                departure.note_moved(b"c" * COPY_SIZE, b"d" * KEY_SIZE)
+    assert Spool(pair.old).public() == b""
+    assert lives_here(pair.old)
+
+
 def test_nothing_is_made_or_mounted_beside_what_has_not_come_yet(pair: Pair) -> None:
     pair.new.mkdir()
     with opened_store(pair.old, SYSTEM_RANDOM) as store:
-        Meeting(AccountDeparture(pair.old, store, LEAVING), Held(pair.new, no_lock)).step_new()
+        departure = AccountDeparture(pair.old, store, LEAVING)
+        held = IncomingCopy(pair.new, no_lock)
+        cut = Meeting(departure, held)
+        while not held.count:
+            assert cut.step_old() or cut.step_new()
+        held.close()
     with (
         pytest.raises(CbfsError, match="has not come"),
         opened_store(pair.new, SYSTEM_RANDOM),
@@ -255,7 +350,7 @@ def test_the_old_computer_hears_of_a_life_that_it_was_not_told_of(pair: Pair) ->
         offered = replace(LEAVING, host="127.0.0.1", port=free.getsockname()[1])
     with opened_store(pair.old, SYSTEM_RANDOM) as store:
         store.write(lambda writer: write_leaving(writer, offered))
-        held = Held(pair.new, no_lock)
+        held = IncomingCopy(pair.new, no_lock)
         cut = Meeting(AccountDeparture(pair.old, store, offered), held)
         while not held.lives:
             assert cut.step_old() or cut.step_new()
@@ -270,6 +365,49 @@ def test_the_old_computer_hears_of_a_life_that_it_was_not_told_of(pair: Pair) ->
     erased = pair.leave("--erase")
     assert erased.wait() == 0, erased.said()
     assert not pair.old.exists()
+
+
+def test_the_old_computer_does_not_wait_for_ever(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "WAIT_TIMEOUT", 0.01)
+    line = MoveLine(b"s" * LINE_SECRET_SIZE, "127.0.0.1", 1)
+
+    async def wait() -> None:
+        with opened_store(pair.old, SYSTEM_RANDOM) as store:
+            departure = AccountDeparture(pair.old, store, LEAVING)
+            waiting = meeting.OldComputer(line, departure, lambda *_: None, lambda _: None)
+            (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            await waiting.until_moved(listener)
+
+    with pytest.raises(CbfsError, match="has not come"):
+        trio.run(wait)
+    assert lives_here(pair.old)
+
+
+def test_people_are_asked_for_the_line_and_the_passphrase(tmp_path: Path) -> None:
+    guard = by_passphrase(b"a b c", SYSTEM_RANDOM)
+    place, there = bare_account(tmp_path / "old", lambda: guard), tmp_path / "new"
+    old = Terminal("cbfs", "move", "--no-tor", "--account", place)
+    old.wait("passphrase of the account: ")
+    old.type("a b c\n")
+    old.wait("cbfs-move:")
+    old.wait("on the new computer: cbfs move, and this line")
+    assert "\u2588" in old.shown  # of the QR code
+    line = "cbfs-move:" + old.shown.partition("cbfs-move:")[2].split()[0]
+    for passphrase, words in (("a b", "the passphrase is wrong"), ("a b c", "lives here now")):
+        new = Terminal("cbfs", "move", "--no-tor", "--account", there)
+        new.wait("has printed on the old computer")
+        new.type(f"{line.upper()}\n")
+        new.wait("passphrase of the account: ")
+        new.type(f"{passphrase}\n")
+        new.wait(words)
+        assert new.end() == ("wrong" in words)
+        assert "Traceback" not in new.shown
+    old.wait("The account has moved")
+    assert old.end() == 0
+    with opened_store(there, SYSTEM_RANDOM, lambda _protection: guard.lock):
+        pass
 
 
 def test_a_line_for_tor_is_not_offered_without_it(pair: Pair) -> None:

@@ -19,7 +19,7 @@ from cbfs.account.leaving import (
     write_leaving,
 )
 from cbfs.account.passphrase import by_passphrase, unlocking
-from cbfs.commands.moving.cargo import (
+from cbfs.commands.home.moving.cargo import (
     NEEDED,
     AccountDeparture,
     CargoFile,
@@ -28,8 +28,8 @@ from cbfs.commands.moving.cargo import (
     files_of,
     is_carried,
 )
-from cbfs.commands.moving.held import Held
-from cbfs.commands.moving.messages import Data, Unintelligible
+from cbfs.commands.home.moving.held import IncomingCopy
+from cbfs.commands.home.moving.messages import Data, Unintelligible
 from cbfs.storage import root_key
 from cbfs.storage.root_key import Unlock
 from cbfs_common.errors import CbfsError, DecodeError
@@ -55,7 +55,7 @@ def departure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccountDepar
         yield found
 
 
-def come(departure: AccountDeparture, held: Held, most: int | None = None) -> None:
+def come(departure: AccountDeparture, held: IncomingCopy, most: int | None = None) -> None:
     """Until all has come, or more than so many bytes have."""
     meeting = Meeting(departure, held)
     while not held.is_whole and (most is None or held.count <= most):
@@ -72,7 +72,7 @@ def test_what_comes_goes_on_where_it_was_cut_off_whatever_the_disk_has_lost(
     place = memory / "new"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    held = Held(place, no_lock)
+    held = IncomingCopy(place, no_lock)
     for cut in sorted(cuts):
         come(departure, held, int(cut * departure.offer.size))
         if not same:
@@ -81,7 +81,7 @@ def test_what_comes_goes_on_where_it_was_cut_off_whatever_the_disk_has_lost(
             if lost and written:
                 last = max(written, key=lambda path: path.stat().st_mtime_ns)
                 os.truncate(last, max(0, last.stat().st_size - lost))
-            held = Held(place, no_lock)
+            held = IncomingCopy(place, no_lock)
     come(departure, held)
     held.close()
     account = departure.account
@@ -92,10 +92,27 @@ def test_what_comes_goes_on_where_it_was_cut_off_whatever_the_disk_has_lost(
         assert found.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_manifest_that_the_disk_has_spoilt_comes_anew(
+    departure: AccountDeparture, tmp_path: Path
+) -> None:
+    """A power cut leaves the size of a file, and not always what was written."""
+    place = tmp_path / "new"
+    place.mkdir()
+    held = IncomingCopy(place, no_lock)
+    come(departure, held, departure.offer.manifest)
+    held.close()
+    manifest = place / "arriving" / "manifest"
+    assert manifest.stat().st_mode & 0o777 == 0o600
+    assert manifest.parent.stat().st_mode & 0o777 == 0o700
+    manifest.write_bytes(bytes(manifest.stat().st_size))
+    come(departure, held := IncomingCopy(place, no_lock))
+    assert held.is_whole
+
+
 def test_what_was_spoilt_on_the_way_is_found_and_comes_anew(
     departure: AccountDeparture, tmp_path: Path
 ) -> None:
-    held = Held(tmp_path, no_lock)
+    held = IncomingCopy(tmp_path, no_lock)
     meeting, spoilt = Meeting(departure, held), False
     with pytest.raises(CbfsError, match="not what was sent"):
         while meeting.step_old() or meeting.step_new():
@@ -112,7 +129,7 @@ def test_an_account_comes_to_life_under_its_passphrase_only(tmp_path: Path) -> N
     old, new = bare_account(tmp_path / "old", lambda: guard), tmp_path / "new"
     new.mkdir()
     with offered(old, lambda _protection: guard.lock) as departure:
-        wrong = Held(new, unlocking(lambda: b"a b"))
+        wrong = IncomingCopy(new, unlocking(lambda: b"a b"))
         with pytest.raises(CbfsError, match="the passphrase is wrong"):
             come(departure, wrong)
         assert not wrong.is_whole
@@ -122,7 +139,7 @@ def test_an_account_comes_to_life_under_its_passphrase_only(tmp_path: Path) -> N
             asked.append(1)
             return b"a b c"
 
-        held = Held(new, unlocking(passphrase))
+        held = IncomingCopy(new, unlocking(passphrase))
         meeting = Meeting(departure, held)
         meeting.go_on()
         assert meeting.old.done
@@ -135,7 +152,7 @@ def test_an_account_comes_to_life_under_its_passphrase_only(tmp_path: Path) -> N
 def test_a_token_brings_nothing_to_life_that_is_not_whole(
     departure: AccountDeparture, tmp_path: Path
 ) -> None:
-    held = Held(tmp_path, no_lock)
+    held = IncomingCopy(tmp_path, no_lock)
     come(departure, held, departure.offer.size // 2)
     with pytest.raises(Unintelligible):
         held.note_token(LEAVING.token)
@@ -155,7 +172,7 @@ def test_an_account_of_another_version_does_not_come(
 ) -> None:
     monkeypatch.setattr(root_key, "FORMAT", root_key.FORMAT + 1)
     with pytest.raises(CbfsError, match="another version"):
-        Meeting(departure, Held(tmp_path, no_lock)).go_on()
+        Meeting(departure, IncomingCopy(tmp_path, no_lock)).go_on()
     assert not list(tmp_path.iterdir())
 
 
@@ -165,7 +182,7 @@ def test_an_account_that_the_disk_has_no_room_for_does_not_come(
     full = os.statvfs_result((4096, 4096, 10, 5, 5, 10, 5, 5, 0, 255))
     monkeypatch.setattr(os, "statvfs", lambda _path: full)
     with pytest.raises(CbfsError, match="more than this disk has room for"):
-        Meeting(departure, Held(tmp_path, no_lock)).go_on()
+        Meeting(departure, IncomingCopy(tmp_path, no_lock)).go_on()
 
 
 @pytest.mark.parametrize(

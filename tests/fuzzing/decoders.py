@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cbfs.account import awaited, claim, settings
+from cbfs.account import awaited, claim, leaving, settings
 from cbfs.account.account import SYSTEM_RANDOM
+from cbfs.commands.home.moving import cargo, held, messages
 from cbfs.contacts import contact, words
 from cbfs.messages.lifetimes import Setting
 from cbfs.messages.model import Conversation
@@ -36,8 +37,8 @@ from cbfs_common.session import prekey
 from cbfs_common.session.envelope import HANDSHAKE_SIZE, make_outer, seal_envelope
 from cbfs_common.session.routes import Routes
 from cbfs_common.session.session import decode_session
-from cbfs_common.wire import lines, requests
-from cbfs_common.wire.transport import ClientConnection, ServerConnection, ServerSecret
+from cbfs_common.wire import lines, move_line, requests
+from cbfs_common.wire.transport import ClientConnection, Frame, ServerConnection, ServerSecret
 from cbfs_host import admin
 from cbfs_names.state import block
 from cbfs_names.wire import peer_messages
@@ -147,6 +148,11 @@ DECODERS: dict[str, Decoder] = {
     "mark, sealed by its owner": _mark,
     "metadata.toml": metadata_file.read_new,
     "metadata.toml, changed": lambda data: metadata_file.read_changed(data, _TALK, Setting()),
+    "move": leaving.decode_leaving,
+    "move, arrival": held.decode_begun,
+    "move, line": _text(move_line.parse_move_line),
+    "move, manifest": cargo.decode_manifest,
+    "move, message": lambda data: messages.decode_message(Frame(sum(data[:1]) % 10, data[1:])),
     "name": _text(person.check_name),
     "node": lambda data: nodes.decode_record(1, data),
     "note": names_note.parse_note,
@@ -189,6 +195,11 @@ def samples() -> list[bytes]:
     line = lines.InviteLine(address, _SECRET[:LINE_SECRET_SIZE])
     found += [line.text().encode(), awaited.Awaited(line, NOW).encode()]
     found.append(lines.LineArrival("bob", _SECRET).encode())
+    found.append(move_line.MoveLine(_SECRET[:LINE_SECRET_SIZE]).text().encode())
+    found.append(leaving.begin_leaving(_RANDOM, "127.0.0.1", 1).encode())
+    files = tuple(cargo.CargoFile(each, 1) for each in sorted(cargo.NEEDED))
+    found.append(cargo.encode_manifest(files))
+    found.append(b"\1" + messages.MoveOffer(8, 1, 1, _SECRET).payload())
     for path in sorted((Path(__file__).parent.parent / "vectors").glob("*.json")):
         _collect(json.loads(path.read_text()), found)
     return sorted({sample[:SIZE_MAX] for sample in found})

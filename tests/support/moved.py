@@ -7,8 +7,8 @@ from pathlib import Path
 from cbfs.account.account import SYSTEM_RANDOM, make_account, opened_store, put_account
 from cbfs.account.passphrase import Guard
 from cbfs.account.spool import Spool, make_key
-from cbfs.commands.moving.messages import MoveMessage, decode_message
-from cbfs.commands.moving.sides import Arrival, Departure, NewSide, OldSide
+from cbfs.commands.home.moving.messages import MoveMessage, decode_message
+from cbfs.commands.home.moving.sides import MoveArrival, MoveDeparture, NewSide, OldSide
 from cbfs.storage.store import Meta, Table, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.primitives import KEY_SIZE
@@ -20,27 +20,33 @@ from tests.support.names_naive import make_policy
 class Meeting:
     """One connection: what either side has said and the other has not heard."""
 
-    def __init__(self, old: Departure, new: Arrival) -> None:
+    def __init__(self, old: MoveDeparture, new: MoveArrival) -> None:
         self.old, self.new = OldSide(old), NewSide(new)
         self.up: deque[MoveMessage] = deque()
         self.down: deque[MoveMessage] = deque([self.old.start()])
-        self.answers: Iterator[MoveMessage] = iter(())
+        self.olds: Iterator[MoveMessage] = iter(())
+        self.news: Iterator[MoveMessage] = iter(())
 
     def step_old(self) -> bool:
         """The old side says, or hears, one message; False when it has none."""
-        message = next(self.answers, None)
+        message = next(self.olds, None)
         if message is not None:
             self.down.append(told(message))
             return True
         if not self.up:
             return False
-        self.answers = self.old.hear(self.up.popleft())
+        self.olds = self.old.hear(self.up.popleft())
         return True
 
     def step_new(self) -> bool:
+        """The new side says, or hears, one message; False when it has none."""
+        message = next(self.news, None)
+        if message is not None:
+            self.up.append(told(message))
+            return True
         if not self.down:
             return False
-        self.up.extend(map(told, self.new.hear(self.down.popleft())))
+        self.news = self.new.hear(self.down.popleft())
         return True
 
     def go_on(self) -> None:

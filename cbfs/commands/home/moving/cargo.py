@@ -18,18 +18,19 @@ from typing import Final
 
 from cbfs.account.leaving import Leaving, LeavingStage, write_leaving
 from cbfs.account.place import LINES, SPOOL
-from cbfs.commands.moving.messages import CARGO_MAX, MANIFEST_MAX, Offer, Unintelligible
+from cbfs.commands.home.moving.messages import CARGO_MAX, MANIFEST_MAX, MoveOffer, Unintelligible
 from cbfs.storage import root_key
 from cbfs.storage.store import Store
 from cbfs_common.errors import CbfsError
 from cbfs_common.wire.transport import PAYLOAD_MAX
+from cbfs_host.files import sync_directory
 from cbfs_host.lmdb_environment import DATA
 
 ROOT: Final = "root.key"
 STORE: Final = f"store/{DATA}"
 NEEDED: Final = frozenset((ROOT, STORE))
 
-_SERVER = "server"
+SERVER: Final = "server"
 _ONION_KEYS = "tor/onion_auth"
 _STAYS = frozenset(("lock", "lock.mdb", "log", "closed"))
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
@@ -52,7 +53,7 @@ def is_carried(name: str) -> bool:
     if not all(map(_PART.fullmatch, parts)) or parts[-1] in _STAYS or parts[-1].endswith(".new"):
         return False
     folder = "/".join(parts[:-1])
-    if parts[0] == _SERVER:
+    if parts[0] == SERVER:
         return 2 <= len(parts) <= _DEEPEST
     return name in NEEDED or folder in (SPOOL, LINES, _ONION_KEYS)
 
@@ -61,7 +62,7 @@ def files_of(account: Path) -> tuple[CargoFile, ...]:
     """The files of an account directory that go along; what waits in its spool in the order in
     which it does. Raises OSError."""
     found = [account / name for name in NEEDED]
-    for folder in (SPOOL, LINES, _ONION_KEYS, _SERVER):
+    for folder in (SPOOL, LINES, _ONION_KEYS, SERVER):
         found += (account / folder).rglob("*")
     files = []
     for path in found:
@@ -127,7 +128,7 @@ class AccountDeparture:
         self._files = files_of(account)
         self._manifest = encode_manifest(self._files)
         size = len(self._manifest) + sum(each.size for each in self._files)
-        self.offer = Offer(root_key.FORMAT, len(self._manifest), size, leaving.check)
+        self.offer = MoveOffer(root_key.FORMAT, len(self._manifest), size, leaving.check)
 
     @property
     def token(self) -> bytes:
@@ -150,9 +151,11 @@ class AccountDeparture:
 
     def note_moved(self, copy: bytes, digest: bytes) -> None:
         """The account has moved to this copy: nothing waits here any more, and nothing is mounted.
-        Raises StoreError."""
-        self._note(self._leaving.moved(copy, digest))
+        The spool is closed first, as nobody would take what is left in it after a crash between the
+        two; if the account stays after all, its next mount opens it again. Raises StoreError,
+        OSError."""
         self.close_spool()
+        self._note(self._leaving.moved(copy, digest))
 
     def note_lives(self) -> None:
         """That copy goes on. Raises StoreError."""
@@ -161,7 +164,9 @@ class AccountDeparture:
     def close_spool(self) -> None:
         """Let no message of a program wait here any more, as nobody would take it. Raises
         OSError."""
-        (self.account / SPOOL / "key").unlink(missing_ok=True)
+        if (self.account / SPOOL).exists():
+            (self.account / SPOOL / "key").unlink(missing_ok=True)
+            sync_directory(self.account / SPOOL)
 
     def _note(self, leaving: Leaving) -> None:
         self._store.write(lambda writer: write_leaving(writer, leaving))

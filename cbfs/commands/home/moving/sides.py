@@ -20,17 +20,17 @@ from hashlib import blake2b
 from typing import Protocol
 
 from cbfs.account.leaving import token_check
-from cbfs.commands.moving.messages import (
+from cbfs.commands.home.moving.messages import (
     Data,
     Elsewhere,
-    End,
     From,
     Go,
     Got,
     Have,
-    Lives,
+    MoveEnd,
+    MoveLives,
     MoveMessage,
-    Offer,
+    MoveOffer,
     Unintelligible,
 )
 from cbfs_common.errors import CbfsError
@@ -42,12 +42,12 @@ def digesting() -> blake2b:
     return blake2b(digest_size=KEY_SIZE, person=b"cbfs1 move all")
 
 
-class Departure(Protocol):
+class MoveDeparture(Protocol):
     """What the old side has: the cargo, which does not change meanwhile, and what it notes. Both
     methods that note return when that is on the disk."""
 
     @property
-    def offer(self) -> Offer:
+    def offer(self) -> MoveOffer:
         """What there is."""
 
     @property
@@ -71,7 +71,7 @@ class Departure(Protocol):
 class OldSide:
     """The old computer's side of one connection."""
 
-    def __init__(self, departure: Departure) -> None:
+    def __init__(self, departure: MoveDeparture) -> None:
         self._departure = departure
         self._copy = b""
         self._digest = b""
@@ -94,7 +94,7 @@ class OldSide:
             case Got() if self._ended and not self._told:
                 self._departure.note_moved(self._copy, self._digest)
                 yield self._go()
-            case Lives() if self._told and not self.done:
+            case MoveLives() if self._told and not self.done:
                 self._departure.note_lives()
                 self.done = True
             case _:
@@ -116,7 +116,7 @@ class OldSide:
             if rest:
                 yield Data(rest)
         self._digest, self._ended = digest.digest(), True
-        yield End(self._digest)
+        yield MoveEnd(self._digest)
 
     def _has(self, have: Have) -> bool:
         """Whether the new one has the bytes that it says, and they are those of now."""
@@ -135,10 +135,10 @@ class OldSide:
         return Go(self._departure.token)
 
 
-class Arrival(Protocol):
+class MoveArrival(Protocol):
     """What the new side has: what has come so far, and what it notes."""
 
-    def begin(self, offer: Offer) -> Have:
+    def begin(self, offer: MoveOffer) -> Have:
         """What is there of what is offered. Raises CbfsError for an offer that cannot be taken."""
 
     def restart(self) -> None:
@@ -159,9 +159,9 @@ class Arrival(Protocol):
 class NewSide:
     """The new computer's side of one connection."""
 
-    def __init__(self, arrival: Arrival) -> None:
+    def __init__(self, arrival: MoveArrival) -> None:
         self._arrival = arrival
-        self._offer: Offer | None = None
+        self._offer: MoveOffer | None = None
         self._have: Have | None = None
         self._at: int | None = None
         self._whole = False
@@ -182,7 +182,7 @@ class NewSide:
         """The answers to a message. Raises Unintelligible, CbfsError, and what noting raises."""
         offer, have = self._offer, self._have
         match message:
-            case Offer() if offer is None:
+            case MoveOffer() if offer is None:
                 self._offer = message
                 self._have = self._arrival.begin(message)
                 yield self._have
@@ -198,7 +198,7 @@ class NewSide:
                     raise Unintelligible
                 self._arrival.take(message.data)
                 self._at += len(message.data)
-            case End() if offer is not None and self._at == offer.size and not self._whole:
+            case MoveEnd() if offer is not None and self._at == offer.size and not self._whole:
                 self._arrival.note_whole(message.digest)
                 self._whole = True
                 yield Got()
@@ -207,7 +207,7 @@ class NewSide:
                     raise Unintelligible
                 self._arrival.note_token(message.token)
                 self.done = True
-                yield Lives()
+                yield MoveLives()
             case _:
                 raise Unintelligible
 

@@ -1,5 +1,5 @@
 """The connection through which an account moves: how the old computer waits for the new one, and
-how the new one comes. What is said on it is ``cbfs.commands.moving.sides``.
+how the new one comes. What is said on it is ``cbfs.commands.home.moving.sides``.
 
 The transport is that of a message server, whose keys and whose client's key both follow from the
 line: so each side has proved that it has the secret before anything is said, and what was said
@@ -14,8 +14,8 @@ from typing import Final
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.commands.moving.messages import Data, End, MoveMessage, decode_message
-from cbfs.commands.moving.sides import Arrival, Departure, NewSide, OldSide
+from cbfs.commands.home.moving.messages import Data, MoveEnd, MoveMessage, decode_message
+from cbfs.commands.home.moving.sides import MoveArrival, MoveDeparture, NewSide, OldSide
 from cbfs.network.dial import Dialer, DialError
 from cbfs_common.errors import CbfsError, DecodeError, TransportError
 from cbfs_common.primitives import dh_public, equal
@@ -25,13 +25,14 @@ from cbfs_common.wire.transport import ClientConnection, Established, Frame, Ser
 PROOF_TIMEOUT: Final = 60.0
 """Seconds until the other side must have proved that it has the secret."""
 
-STALL_TIMEOUT: Final = 600.0
-"""Seconds in which something must come: somebody may have to type a passphrase."""
+STALL_TIMEOUT: Final = 1_800.0
+"""Seconds in which something must come: somebody may have to type a passphrase, or what has come
+of a large account be read again."""
 
 WAIT_TIMEOUT: Final = 3_600.0
 """Seconds for which the old side waits for the new one, from when it was last there."""
 
-AT_ONCE: Final = 8
+PROVING_MAX: Final = 8
 """Connections that may not have proved anything yet; what is more is closed."""
 
 WRONG_MAX: Final = 32
@@ -65,7 +66,7 @@ def _cut() -> Iterator[None]:
         raise MoveCut("broke") from error
 
 
-class Wire:
+class MoveWire:
     """A connection with the other side, or with who has not proved yet that it is that."""
 
     def __init__(
@@ -120,7 +121,9 @@ class Wire:
         return data
 
 
-async def _answer(wire: Wire, answers: Iterator[MoveMessage], told: Callable[[int], None]) -> None:
+async def _answer(
+    wire: MoveWire, answers: Iterator[MoveMessage], told: Callable[[int], None]
+) -> None:
     """Send what a side answers. What it reads and notes, it does in a thread, and to the end."""
     while (message := await trio.to_thread.run_sync(next, answers, None)) is not None:
         await wire.say(message)
@@ -131,11 +134,11 @@ async def _answer(wire: Wire, answers: Iterator[MoveMessage], told: Callable[[in
 # The old side
 
 
-class Waiting:
+class OldComputer:
     """The old computer, which waits for who has the line. ``say`` tells its user what happens."""
 
     def __init__(
-        self, line: MoveLine, departure: Departure, told: Told, say: Callable[[str], None]
+        self, line: MoveLine, departure: MoveDeparture, told: Told, say: Callable[[str], None]
     ) -> None:
         self._keys = line.old
         self._peer = dh_public(line.new)
@@ -166,9 +169,9 @@ class Waiting:
 
     async def _meet(self, stream: trio.SocketStream) -> None:
         async with stream:
-            if self._unproved >= AT_ONCE:
+            if self._unproved >= PROVING_MAX:
                 return
-            wire = Wire(stream, ServerConnection(self._keys, SYSTEM_RANDOM))
+            wire = MoveWire(stream, ServerConnection(self._keys, SYSTEM_RANDOM))
             if not await self._is_new(wire):
                 return
             if self._current is not None:  # that one broke, and this side has not seen it yet
@@ -180,26 +183,29 @@ class Waiting:
         if self._done:
             self._deadline.cancel()
 
-    async def _is_new(self, wire: Wire) -> bool:
+    async def _is_new(self, wire: MoveWire) -> bool:
         """Whether the other side has proved that it has the secret. Raises CbfsError when too many
         have not."""
         self._unproved += 1
         try:
             if equal(await wire.proved(), self._peer):
+                self._wrong = 0
                 return True
         except TransportError:
             pass
         finally:
             self._unproved -= 1
         self._wrong += 1
-        if self._wrong > WRONG_MAX:
+        if self._wrong > WRONG_MAX and self._current is None:
             raise CbfsError(
                 "somebody else connects here again and again, without the line",
-                "begin anew, with another line: cbfs move --cancel, then cbfs move",
+                "begin anew, with another line: cbfs move --cancel, then cbfs move"
+                if self._departure.gone is None
+                else _AGAIN,
             )
         return False
 
-    async def _go_through(self, wire: Wire) -> None:
+    async def _go_through(self, wire: MoveWire) -> None:
         """One connection with the new computer, as far as it goes."""
         side, size = OldSide(self._departure), self._departure.offer.size
         through = 0
@@ -218,14 +224,15 @@ class Waiting:
                 await _answer(wire, side.hear(message), told)
         except (TransportError, DecodeError) as error:
             self._say(f"{error.in_full}; this one waits")
-        self._done = self._done or side.done
+        finally:
+            self._done = self._done or side.done
 
 
 # The new side
 
 
 async def come(
-    line: MoveLine, dialer: Dialer, arrival: Arrival, told: Told, unlock: Callable[[], None]
+    line: MoveLine, dialer: Dialer, arrival: MoveArrival, told: Told, unlock: Callable[[], None]
 ) -> None:
     """Fetch an account from the old computer, as far as one connection goes; it lives here when
     this returns. ``unlock`` is called when all of it has come, before it is opened. Raises
@@ -239,18 +246,18 @@ async def come(
         ) from error
     connection = ClientConnection(address.key, line.new, SYSTEM_RANDOM)
     async with stream:
-        wire, side = Wire(stream, connection), NewSide(arrival)
+        wire, side = MoveWire(stream, connection), NewSide(arrival)
         await _prove(wire, connection.start())
         while not side.done:
             message = await wire.heard()
-            if isinstance(message, End):
+            if isinstance(message, MoveEnd):
                 unlock()
             await _answer(wire, side.hear(message), lambda _more: None)
             told(side.at, side.size)
         await wire.until_closed()
 
 
-async def _prove(wire: Wire, start: bytes) -> None:
+async def _prove(wire: MoveWire, start: bytes) -> None:
     try:
         await wire.proved(start)
     except MoveCut:

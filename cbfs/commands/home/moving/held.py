@@ -7,8 +7,8 @@
     arriving/token     the account lives here
 
 While there is no root file in its place, nothing can be mounted. The token is what decides
-(``cbfs.commands.moving.sides``): from then on ``put_in_place`` has all that it needs, and goes on
-where it was cut off. The root file comes into its place last. What a crash leaves:
+(``cbfs.commands.home.moving.sides``): from then on ``put_in_place`` has all that it needs, and goes
+on where it was cut off. The root file comes into its place last. What a crash leaves:
 
 - before ``whole``: what has come so far; what is wrong of it the digest tells;
 - before ``token``: a copy that waits for the old computer;
@@ -26,9 +26,9 @@ from typing import BinaryIO, Final
 from cbfs.account.account import SYSTEM_RANDOM, load_account
 from cbfs.account.leaving import COPY_SIZE, LeavingStage, forget_leaving, read_leaving, token_check
 from cbfs.account.place import ARRIVING
-from cbfs.commands.moving.cargo import ROOT, STORE, CargoFile, decode_manifest
-from cbfs.commands.moving.messages import Have, Offer, Unintelligible
-from cbfs.commands.moving.sides import digesting
+from cbfs.commands.home.moving.cargo import ROOT, STORE, CargoFile, decode_manifest
+from cbfs.commands.home.moving.messages import Have, MoveOffer, Unintelligible
+from cbfs.commands.home.moving.sides import digesting
 from cbfs.storage import root_key
 from cbfs.storage.root_key import RootFile, Unlock, protections
 from cbfs.storage.store import Meta, Store, Table, Writer
@@ -67,7 +67,7 @@ def decode_begun(data: bytes) -> _Begun:
     return _Begun(*_BEGUN.unpack(data))
 
 
-class Arrived:
+class LivingCopy:
     """Of an account that lives here, by this ``token`` (32): what the old computer has not heard of
     yet. As the new side of a move has it."""
 
@@ -75,7 +75,7 @@ class Arrived:
         self._have = have
         self._token = token
 
-    def begin(self, _offer: Offer) -> Have:
+    def begin(self, _offer: MoveOffer) -> Have:
         """All of it."""
         return self._have
 
@@ -97,7 +97,7 @@ class Arrived:
             raise Unintelligible
 
 
-class Held:
+class IncomingCopy:
     """What has come into the account directory ``place``, which is locked. Methods raise OSError as
     well."""
 
@@ -133,12 +133,14 @@ class Held:
         """Whether the account lives here, be it in its place yet or not."""
         return self._noted("token")
 
-    def arrived(self) -> Arrived | None:
+    def arrived(self) -> LivingCopy | None:
         """What lives here, as far as is still noted of it."""
         try:
             begun = decode_begun((self._folder / "begun").read_bytes())
             count, digest = _WHOLE.unpack((self._folder / "whole").read_bytes())
-            return Arrived(Have(begun.copy, count, digest), (self._folder / "token").read_bytes())
+            return LivingCopy(
+                Have(begun.copy, count, digest), (self._folder / "token").read_bytes()
+            )
         except (FileNotFoundError, DecodeError, struct.error):
             return None
 
@@ -163,7 +165,7 @@ class Held:
 
     # as the sides of a move have it
 
-    def begin(self, offer: Offer) -> Have:
+    def begin(self, offer: MoveOffer) -> Have:
         """What is here of what is offered. Raises CbfsError for what cannot be taken."""
         if offer.format != root_key.FORMAT:
             raise CbfsError(
@@ -190,7 +192,10 @@ class Held:
             self._begin(fresh)
         else:
             self._begun = known
-            self._look()
+            try:
+                self._look()
+            except Unintelligible:  # a disk that lost its current keeps sizes without contents
+                self._begin(known)
         self._check_room(offer.size - self.count)
         return Have(self._the_begun.copy, self.count, self._digest.digest())
 
@@ -205,7 +210,9 @@ class Held:
         self.count += len(data)
         missing = self._the_begun.manifest - len(self._manifest)
         if missing:
-            with (self._folder / "manifest").open("ab") as file:
+            path, flags = self._folder / "manifest", os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            with open(descriptor, "ab") as file:  # noqa: PTH123 - a descriptor
                 file.write(data[:missing])
             self._manifest += data[:missing]
             data = data[missing:]
@@ -267,6 +274,7 @@ class Held:
             sync_directory(self._folder)
         if self.is_there:
             shutil.rmtree(self._folder)
+        make_directory(self._folder)
         make_directory(self._tree)
         write_file(self._folder / "begun", begun.encode())
         self._begun, self._manifest, self._files = begun, b"", ()

@@ -20,6 +20,7 @@ from cbfs.account.account import (
     opened_store,
     protection_of,
 )
+from cbfs.account.claim import Marker
 from cbfs.account.leaving import (
     Leaving,
     LeavingStage,
@@ -30,27 +31,29 @@ from cbfs.account.leaving import (
 )
 from cbfs.account.passphrase import unlocking
 from cbfs.account.passphrase_source import PassphraseSource
-from cbfs.account.place import ARRIVING, OWN_NAMES, check_account
+from cbfs.account.place import ARRIVING, check_account
 from cbfs.account.spool import Spool
 from cbfs.commands.account import add_old_passphrase, tell_ready
+from cbfs.commands.home.moving.cargo import ROOT, SERVER, AccountDeparture
+from cbfs.commands.home.moving.held import IncomingCopy, LivingCopy
+from cbfs.commands.home.moving.meeting import WAIT_TIMEOUT, OldComputer, come
 from cbfs.commands.mountpoints import remove_tree
-from cbfs.commands.moving.cargo import ROOT, AccountDeparture
-from cbfs.commands.moving.held import Arrived, Held
-from cbfs.commands.moving.meeting import WAIT_TIMEOUT, Waiting, come
 from cbfs.commands.online import reached
 from cbfs.commands.options import add_account, add_network, network_options, say
 from cbfs.commands.process.running import run
 from cbfs.commands.reading.progress import shown_progress
+from cbfs.context import milliseconds
 from cbfs.mount.mount_table import mounts_below
 from cbfs.network.access import Network
 from cbfs.network.dial import DialError, check_loopback
 from cbfs.network.options import NetworkOptions
+from cbfs.receiving.copies import TOLD, notice_copy
 from cbfs.storage.root_key import ProtectionKind
 from cbfs.storage.store import Meta, Store, Table
 from cbfs_common.errors import CbfsError, TransportError, in_words
 from cbfs_common.limits import INVITE_LINE_MAX
 from cbfs_common.wire.move_line import MoveLine, parse_move_line
-from cbfs_host.files import make_directory
+from cbfs_host.files import make_directory, take_lock
 from cbfs_host.listening import Place, listen, parse_place
 
 GIVEN: Final = "-"
@@ -58,6 +61,10 @@ GIVEN: Final = "-"
 
 QUIET_ZONE: Final = 2
 """Modules around a QR code on a terminal."""
+
+_MAY_BE_THERE: Final = frozenset(("lock", "log", "tor", ARRIVING, "lost+found"))
+"""In a directory into which an account comes. Else it would be written over what is left of another
+one, whose root file may be elsewhere."""
 
 _CANCEL: Final = "cbfs move --cancel"
 _ANYWHERE: Final = Place("127.0.0.1", 0)
@@ -78,9 +85,9 @@ def add_move(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "line",
         nargs="?",
-        metavar="LINE|-",
-        help="on the new computer: the line that the old one has printed. -: it is read from"
-        " standard input, and no other user of this machine sees it",
+        metavar="-",
+        help="on the new computer: read the line that the old one has printed from standard input;"
+        " on a terminal it is asked for",
     )
     add_account(parser)
     parser.add_argument(
@@ -106,6 +113,11 @@ def _move(options: argparse.Namespace) -> int:
     place: Path = options.account.absolute()
     if options.listen and not options.no_tor:
         options.usage("--listen is for trying out, with --no-tor: an onion service needs none")
+    if options.line not in (None, GIVEN):
+        options.usage(
+            "a line is not given as a word, as others see that in the list of processes: type cbfs"
+            " move, and paste the line when it is asked for"
+        )
     if options.line and (options.cancel or options.erase or options.listen):
         options.usage("--cancel, --erase and --listen are for the old computer, without a line")
     check_account(place)
@@ -141,6 +153,8 @@ def _leave(place: Path, options: argparse.Namespace) -> int:
             if stage is LeavingStage.LIVES:
                 sys.stdout.write(_MOVED.format(place=place))
                 return 0
+            if stage is None or stage is LeavingStage.OFFERED:
+                _notice_copy(place, store)
             _offer(place, store, leaving, options)
             sys.stdout.write(_MOVED.format(place=place))
             return 0
@@ -150,6 +164,16 @@ def _leave(place: Path, options: argparse.Namespace) -> int:
                 f"run cbfs move here and there first; or, if you have seen it there: rm -r {place}",
             )
     return _erase(place)
+
+
+def _notice_copy(place: Path, store: Store) -> None:
+    """What lies in another file than when it was last mounted is a copy, and stays one by a move:
+    its sessions are given up, as a mount does it."""
+    account = load_account(store)
+    if account is not None:
+        marker = Marker(account.transport, SYSTEM_RANDOM)
+        if notice_copy(store, place, marker, milliseconds()):
+            say(TOLD)
 
 
 def _cancel(store: Store, stage: LeavingStage | None) -> int:
@@ -205,6 +229,13 @@ def _offer(place: Path, store: Store, leaving: Leaving | None, options: argparse
                 if not spool.acquire(alone=True):
                     raise CbfsError("a program is just leaving messages", "try again in a moment")
                 stack.callback(spool.release)
+            if (place / SERVER).is_dir():
+                descriptor, ours = take_lock(place / SERVER)
+                stack.callback(os.close, descriptor)
+                if not ours:
+                    raise CbfsError(
+                        "the account's own server still runs", "wait until it has ended, or end it"
+                    )
             departure = AccountDeparture(place, store, leaving)
             if leaving.stage is not LeavingStage.OFFERED:
                 departure.close_spool()
@@ -212,14 +243,13 @@ def _offer(place: Path, store: Store, leaving: Leaving | None, options: argparse
             raise CbfsError(
                 f"cannot read {place}: {in_words(error)}", "is it yours, and readable?"
             ) from error
-        _show(line)
         bar = stack.enter_context(shown_progress("sending", departure.offer.size))
 
         def tell(text: str) -> None:
             bar.end()
             say(text)
 
-        waiting = Waiting(line, departure, lambda done, _size: bar.at(done), tell)
+        waiting = OldComputer(line, departure, lambda done, _size: bar.at(done), tell)
         try:
             run(_wait, place, network, line, listener, waiting)
         except OSError as error:
@@ -243,6 +273,7 @@ def _listener(leaving: Leaving | None, options: argparse.Namespace) -> socket.so
 
 
 def _show(line: MoveLine) -> None:
+    """Give the line to the user, as soon as it is good for something."""
     text = line.text()
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
@@ -259,12 +290,13 @@ async def _wait(
     options: NetworkOptions,
     line: MoveLine,
     listening: socket.socket,
-    waiting: Waiting,
+    waiting: OldComputer,
 ) -> None:
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
 
     async def steps(network: Network) -> None:
         async with _published(network, line, listening):
+            _show(line)
             await waiting.until_moved(listener)
 
     await reached(place, options, say, steps)
@@ -284,7 +316,6 @@ async def _published(
 
     onion = Onion(line.service, control=network.tor.control)
     async with published(onion, Place(*listening.getsockname()[:2])):
-        say("the new computer can reach this one")
         yield
 
 
@@ -293,7 +324,7 @@ async def _published(
 
 def _arrive(place: Path, options: argparse.Namespace) -> int:
     unlock = unlocking(PassphraseSource(options.account_passphrase_fd).once)
-    if Held(place, unlock).lives:
+    if IncomingCopy(place, unlock).lives:
         _finish(place, options)
         return 0
     line = parse_move_line(_given(options))
@@ -304,7 +335,7 @@ def _arrive(place: Path, options: argparse.Namespace) -> int:
         make_directory(place)
         place.chmod(0o700)
         with locked(place):
-            held = Held(place, unlock)
+            held = IncomingCopy(place, unlock)
             try:
                 _fetch(place, line, held, network, held.unlock)
                 held.put_in_place()
@@ -323,7 +354,7 @@ def _finish(place: Path, options: argparse.Namespace) -> None:
     unlock = unlocking(PassphraseSource(options.account_passphrase_fd).once)
     line = parse_move_line(_given(options)) if options.line else None
     with _told_of(place), locked(place):
-        held = Held(place, unlock)
+        held = IncomingCopy(place, unlock)
         arrived = held.arrived()
         held.put_in_place()
     tell_ready(held.name or "the account", place, options, "lives here now")
@@ -347,9 +378,9 @@ def _told_of(place: Path) -> Iterator[None]:
 
 
 def _check_empty(place: Path) -> None:
-    """Raises CbfsError for a directory that holds anything but what is to be an account."""
+    """Raises CbfsError for a directory that holds anything but what comes of an account."""
     try:
-        others = {each.name for each in place.iterdir()} - {*OWN_NAMES, ARRIVING, "lost+found"}
+        others = {each.name for each in place.iterdir()} - _MAY_BE_THERE
     except FileNotFoundError:
         return
     except OSError as error:
@@ -362,13 +393,11 @@ def _check_empty(place: Path) -> None:
 
 
 def _given(options: argparse.Namespace) -> str:
-    """The line that is given, or else the first of standard input. Raises CbfsError."""
-    if options.line not in (None, GIVEN):
-        return str(options.line)
+    """The first line of standard input. Raises CbfsError."""
     if sys.stdin.isatty() and sys.stdout.isatty():
         print(_ASK)
     elif options.line is None:
-        options.usage("missing: LINE, or - for standard input; on a terminal it is asked for")
+        options.usage("missing: -, for a line on standard input; on a terminal it is asked for")
     try:
         return sys.stdin.readline(INVITE_LINE_MAX + len("\r\n"))
     except UnicodeDecodeError as error:
@@ -378,7 +407,7 @@ def _given(options: argparse.Namespace) -> str:
 def _fetch(
     place: Path,
     line: MoveLine,
-    arrival: Held | Arrived,
+    arrival: IncomingCopy | LivingCopy,
     network: NetworkOptions,
     unlock: Callable[[], None],
 ) -> None:

@@ -28,7 +28,7 @@ _SAME = "is the same version of cbfs on both?"
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class MoveOffer:
     """The old one first: ``format`` of the account's store, how many bytes there are, ``manifest``
     of them first, and ``check`` (32), a hash of the token that is to come."""
 
@@ -83,7 +83,7 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class MoveEnd:
     """The old one: that was all, and ``digest`` (32) is that of all of it."""
 
     KIND: ClassVar[int] = 5
@@ -118,7 +118,7 @@ class Go:
 
 
 @dataclass(frozen=True, slots=True)
-class Lives:
+class MoveLives:
     """The new one: it does, whatever becomes of the connection."""
 
     KIND: ClassVar[int] = 8
@@ -139,7 +139,7 @@ class Elsewhere:
         return b""
 
 
-MoveMessage: TypeAlias = Offer | Have | From | Data | End | Got | Go | Lives | Elsewhere
+MoveMessage: TypeAlias = MoveOffer | Have | From | Data | MoveEnd | Got | Go | MoveLives | Elsewhere
 
 
 class Unintelligible(DecodeError):
@@ -154,26 +154,26 @@ def decode_message(frame: Frame) -> MoveMessage:
     data = frame.payload
     try:
         match frame.id:
-            case Offer.KIND:
+            case MoveOffer.KIND:
                 if data[:1] != bytes([VERSION]):
                     raise DecodeError("the other computer has another version of cbfs", _SAME)
                 _version, store_format, manifest, size, check = _OFFER.unpack(data)
                 if manifest <= min(size, MANIFEST_MAX) and size <= CARGO_MAX:
-                    return Offer(store_format, manifest, size, check)
+                    return MoveOffer(store_format, manifest, size, check)
             case Have.KIND:
                 return Have(*_HAVE.unpack(data))
             case From.KIND:
                 return From(*_FROM.unpack(data))
             case Data.KIND if 0 < len(data) <= PAYLOAD_MAX:
                 return Data(data)
-            case End.KIND if len(data) == KEY_SIZE:
-                return End(data)
+            case MoveEnd.KIND if len(data) == KEY_SIZE:
+                return MoveEnd(data)
             case Got.KIND if not data:
                 return Got()
             case Go.KIND if len(data) == KEY_SIZE:
                 return Go(data)
-            case Lives.KIND if not data:
-                return Lives()
+            case MoveLives.KIND if not data:
+                return MoveLives()
             case Elsewhere.KIND if not data:
                 return Elsewhere()
     except struct.error as error:
