@@ -23,7 +23,7 @@ from cbfs.receiving.lost_state import make_listings
 from cbfs.storage.root_key import WrongPassphrase
 from tests.golden.make import EXPORTED, PASSPHRASE, shown, told
 from tests.server.test_admin import admin, status
-from tests.server.test_server_processes import running
+from tests.server.test_server_processes import failure, running, said_in_words
 from tests.support.serving import running_server
 from tests.support.world import ENVIRONMENT, WAIT, program, wait_for
 
@@ -166,12 +166,42 @@ def test_servers_of_before_go_on_with_their_stores(stores: Path) -> None:
             assert status(stores / "server")["accounts"] == seen(stores).get("accounts", 4)
             assert admin("cbfs_server", stores / "server", "check").returncode == 0
             assert server.terminate() == 0
+        if before_ml_kem(stores):
+            continue
         with running("cbfs_names", stores / "names", *moved) as (process, url):
             assert url
             assert status(stores / "names")["names"] == 4
             assert admin("cbfs_names", stores / "names", "check").returncode == 0
             process.terminate()
             assert process.wait(60) == 0
+
+
+def test_a_server_of_before_ml_kem_keeps_its_key_and_gets_another_beside_it(stores: Path) -> None:
+    if not before_ml_kem(stores):
+        pytest.skip("it has both")
+    path = stores / "server" / "key"
+    before = path.read_bytes()
+    with running_server(stores / "server") as server:
+        address = server.address
+        assert server.terminate() == 0
+    after = path.read_bytes()
+    assert (after[:32], len(after)) == (before, 96)
+    with running_server(stores / "server") as server:
+        assert server.address.key == address.key
+        assert server.terminate() == 0
+    assert path.read_bytes() == after
+
+
+def test_a_name_directory_that_nobody_can_ask_is_refused_in_words(stores: Path) -> None:
+    if not before_ml_kem(stores):
+        pytest.skip("clients ask it")
+    files = [path for path in (stores / "names").rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    code, said = failure("cbfs_names", stores / "names")
+    assert (code, said_in_words(said)) == (1, True)
+    assert "of an earlier cbfs" in said[0]
+    assert "begin a new one" in said[1]
+    assert {path: path.read_bytes() for path in files} == before
 
 
 @pytest.mark.parametrize("version", VERSIONS)
