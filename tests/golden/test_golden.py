@@ -138,6 +138,27 @@ def test_an_account_of_before_has_its_people_and_what_waits(stores: Path) -> Non
         assert b"queued" in os.getxattr(late, "user.cbfs.state")
 
 
+def test_an_account_of_before_ml_kem_says_that_nothing_is_sent(stores: Path) -> None:
+    if not before_ml_kem(stores):
+        pytest.skip("it can be")
+    with mounted(stores / "bob-account", "grace=1") as mount:
+        status_ = (mount / "status").read_text()
+        assert "bob: not connected" in status_
+        assert "THIS ACCOUNT IS OUTLIVED" in status_
+        assert "no connection" not in status_
+        assert "cbfs init" in (mount / "WARNING").read_text()
+        (talk,) = mount.glob("outbox/*-carol")
+        (talk / "more").write_text("is this sent?\n")
+        wait_for(lambda: "earlier cbfs" in held(mount, "more"), "it to say why it waits")
+        assert (talk / "more").read_text() == "is this sent?\n"
+
+
+def held(mount: Path, name: str) -> str:
+    """Why a file waits in the outbox."""
+    lines = (mount / "status").read_text().splitlines()
+    return next((line for line in lines if f"/{name}: " in line), "")
+
+
 def test_a_wrong_passphrase_leaves_an_account_of_before(stores: Path) -> None:
     account = stores / "alice-account"
     before = (account / "root.key").read_bytes(), (account / "store" / "data.mdb").read_bytes()
