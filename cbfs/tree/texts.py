@@ -222,9 +222,11 @@ def outlived_text() -> str:
 
 All that was in it is here, and stays: messages, people, requests, settings, and what you had not
 sent.
-To write to people again, make another account, and give it to them in another way:
-                             cbfs init NAME --account DIRECTORY
-What waits in outbox/ here can be copied to outbox/ there.
+To go on with it, take your name in a name directory of now, at a server of now, with the keys that
+you have:                    fusermount3 -u MOUNT
+                             cbfs init NAME --account DIRECTORY --server URL --names POLICYFILE
+Your contacts do the same, in the same name directory. Who has the keys there by which you know them
+is them; compare fingerprints once more, as each has one key more. What waits is sent then.
 """
 
 
