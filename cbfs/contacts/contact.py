@@ -106,10 +106,13 @@ class Contact:
         directory, from long ago."""
         return None if self.is_outlived else self.entry
 
-    def has_keys_of(self, entry: Entry) -> bool:
-        """Whether an entry has the keys by which they were known, be it with one of ML-KEM."""
+    def is_taken_up(self, entry: Entry) -> bool:
+        """Whether an entry of another directory is theirs, who are known from long ago: it has
+        their keys, with one of ML-KEM, and an owner who is known as theirs has signed it. Keys
+        alone anybody can name."""
         known, new = self.profile, decode_profile(entry.profile)
-        return (known.signing, known.auth) == (new.signing, new.auth)
+        same = (known.signing, known.auth) == (new.signing, new.auth)
+        return same and set(entry.owners.keys) <= set(self.entry.owners.keys)
 
     def marked(self, mark: Mark) -> int:
         """Since when the user has blocked or muted them, 0 for not."""

@@ -112,7 +112,7 @@ class Contacts:
                 standing=standing,
                 directory=b"" if directory == self.directories.own else directory,
             )
-        elif known.is_outlived and not known.has_keys_of(entry):
+        elif known.is_outlived and not known.is_taken_up(entry):
             await self.offer(name, entry)
             return self._known[name]
         elif known.entry == entry:

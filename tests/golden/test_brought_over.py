@@ -8,6 +8,7 @@ import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import pytest
 
 from cbfs.account import brought, formats
 from cbfs.account.account import SYSTEM_RANDOM, no_lock, opened_store, reading_store, salvaging
+from cbfs.account.settings import Configuration
+from cbfs.contacts.contact import decode_contact
 from cbfs.earlier.old_store import OldStore
 from cbfs.receiving.lost_state import make_listings
 from cbfs.storage import root_key
 from cbfs.storage import store as store_module
 from cbfs.storage.root_key import RootError
-from cbfs.storage.store import Reader, Table
+from cbfs.storage.store import Meta, Reader, Table
 from cbfs_common.errors import CbfsError
 from cbfs_host import files
 from cbfs_host.complaints import StoreError
@@ -276,3 +279,39 @@ def test_what_follows_from_messages_is_made_once(tmp_path: Path) -> None:
             again = [(t, sorted(reader.items(t))) for t in (Table.TERMS, Table.INDEX, Table.META)]
     assert again == made
     assert made[0][1]
+
+
+def test_settings_of_a_later_version_are_refused_by_name_and_left_alone(tmp_path: Path) -> None:
+    """Within a format there may be more of them: to go on without one might show what it was to
+    hide."""
+    account, later = account_of_before(tmp_path), b'colour = "red"\n'
+    with opened_store(account, SYSTEM_RANDOM) as store:
+        store.write(lambda writer: writer.put(Table.META, Meta.SETTINGS, later))
+        with pytest.raises(CbfsError) as caught:
+            Configuration(store)
+        assert "'colour'" in str(caught.value)
+        assert "another version" in caught.value.hint
+        with store.read() as reader:
+            assert reader.get(Table.META, Meta.SETTINGS) == later
+
+
+def test_who_is_known_from_long_ago_is_whoever_has_their_keys_and_their_owner_key(
+    tmp_path: Path,
+) -> None:
+    """Public keys alone anybody can name in another directory."""
+    account = account_of_before(tmp_path)
+    with opened_store(account, SYSTEM_RANDOM) as store, store.read() as reader:
+        known = {c.name: c for _, data in reader.items(Table.PEERS) if (c := decode_contact(data))}
+    alice, carol = known["alice"], known["carol"]
+    assert alice.is_outlived
+    assert alice.followed is None
+    theirs = alice.profile
+    profile = replace(theirs, user_id=bytes(32), kem=b"k" * 32).encode()
+    entry = replace(alice.entry, version=1, round=1, profile=profile)
+    assert alice.is_taken_up(entry)
+    assert not alice.is_taken_up(replace(entry, owners=carol.entry.owners))
+    for other in replace(theirs, auth=bytes(32)), replace(theirs, signing=bytes(32)):
+        assert not alice.is_taken_up(replace(entry, profile=other.encode()))
+    taken = alice.moved_to(entry, 7)
+    assert not taken.is_outlived
+    assert (taken.petname, taken.verified, taken.followed) == (alice.petname, 0, entry)
