@@ -225,6 +225,8 @@ sent.
 To go on with it, take your name in a name directory of now, at a server of now, with the keys that
 you have:                    fusermount3 -u MOUNT
                              cbfs init NAME --account DIRECTORY --server URL --names POLICYFILE
+or, by a line that somebody gives you:
+                             cbfs init LINE DIRECTORY
 Your contacts do the same, in the same name directory. Who has the keys there by which you know them
 is them; compare fingerprints once more, as each has one key more. What waits is sent then.
 """

@@ -14,6 +14,7 @@ from cbfs.account.passphrase import unlocking
 from cbfs.storage.root_key import NO_LOCK, Protection
 from tests.golden.make import PASSPHRASE, shown
 from tests.golden.test_golden import GOLDEN, mounted
+from tests.support.host import RunningHost, init_by
 from tests.support.world import World, make_easy, run, wait_for, world
 
 pytestmark = pytest.mark.mount
@@ -118,3 +119,31 @@ def test_a_name_that_somebody_else_has_leaves_the_account_as_it_was(
     bob = stack.enter_context(mounted(accounts / "bob-account", "grace=0.1"))
     assert "OUTLIVED" in (bob / "status").read_text()
     assert list(bob.glob("conversations/*-carol/*-bob-answer*"))
+
+
+def test_a_line_takes_up_an_account_of_before_and_its_name(
+    tmp_path: Path, accounts: Path, stack: ExitStack
+) -> None:
+    """By which its old contact who invites is known again; and which is good for no other name."""
+    host = RunningHost(tmp_path / "host", "--no-tor")
+    stack.callback(host.end)
+    bob, alice = accounts / "bob-account", accounts / "alice-account"
+    done = init_by(host.invite("carol"), bob)
+    assert done.returncode == 1
+    assert "the line is for carol" in done.stderr
+    spent = host.invite()
+    assert init_by(spent, tmp_path / "dora", "dora\n").returncode == 0
+    done = init_by(spent, bob)
+    assert done.returncode == 1
+    done = init_by(host.invite(), bob)
+    assert done.returncode == 0, done.stderr
+    assert "bob is ready" in done.stdout
+    done = init_by(host.invite("alice", account=bob), alice)
+    assert done.returncode == 0, done.stderr
+    assert "other keys" not in done.stderr
+    theirs = stack.enter_context(mounted(bob, "grace=0.1"))
+    mine = stack.enter_context(mounted(alice, "grace=0.1"))
+    wait_for(lambda: list(theirs.glob("conversations/*-carol/*-alice-late.txt")), "what has waited")
+    assert sorted(path.name for path in (mine / "contacts").iterdir()) == ["bobby", "carol"]
+    assert not (mine / "contacts" / "bobby" / "CHANGED").exists()
+    assert (theirs / "contacts" / "alice").exists()
