@@ -80,6 +80,14 @@ def message(serial: int, **other: Any) -> Record:
     )
 
 
+def changed(record: Record, content: list[int]) -> Record:
+    """A message with another content."""
+    table, key, data = record
+    values = msgpack.unpackb(data)
+    values[6] = content
+    return table, key, pack(*values)
+
+
 def text(serial: int) -> bytes:
     return b"word%05d" % serial
 
@@ -226,6 +234,13 @@ def test_a_long_request_is_cut_anew(store: Store, here: int) -> None:
     assert found.head == b"a" * message_requests.TEXT_MAX
 
 
+def test_parts_that_contradict_each_other_stop_no_account(store: Store) -> None:
+    """A stranger has sent two under one id, both of which the cbfs of before has kept."""
+    parts = [body(0, 3, b"a" * 100, 300), body(8, 9, b"b" * 100, 900)]
+    bring(store, records([], requests=tuple(pack("dave", NOW, part) for part in parts)))
+    assert load_account(store) is not None
+
+
 def test_keys_and_people_are_those_of_before(store: Store) -> None:
     bring(store, records([]))
     account = load_account(store)
@@ -244,6 +259,10 @@ def test_keys_and_people_are_those_of_before(store: Store) -> None:
         (b"conversations", TALKS[0], pack(["alice", 1], "", 0, "", 1, 2)),
         (b"nodes", u64(1), pack("socket", [], 0, 0, [], "")),
         (b"requests", b"1" * 24, pack("dave", 0, b"\xc1")),
+        message(4, ends=[0, 0, 1 << 63]),
+        message(4, ends=[-1, 0, 0]),
+        changed(message(4), [4, 9, 0]),
+        changed(message(4), [4, -9, 9]),
     ],
 )
 def test_a_record_that_is_none_of_then_is_refused(store: Store, wrong: Record) -> None:
