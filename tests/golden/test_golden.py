@@ -138,9 +138,8 @@ def test_an_account_of_before_has_its_people_and_what_waits(stores: Path) -> Non
         assert b"queued" in os.getxattr(late, "user.cbfs.state")
 
 
+@pytest.mark.parametrize("stores", ["70e89ed"], indirect=True)
 def test_an_account_of_before_ml_kem_says_that_nothing_is_sent(stores: Path) -> None:
-    if not before_ml_kem(stores):
-        pytest.skip("it can be")
     with mounted(stores / "bob-account", "grace=1") as mount:
         status_ = (mount / "status").read_text()
         assert "bob: not connected" in status_
@@ -197,9 +196,8 @@ def test_servers_of_before_go_on_with_their_stores(stores: Path) -> None:
             assert process.wait(60) == 0
 
 
+@pytest.mark.parametrize("stores", ["70e89ed"], indirect=True)
 def test_a_server_of_before_ml_kem_keeps_its_key_and_gets_another_beside_it(stores: Path) -> None:
-    if not before_ml_kem(stores):
-        pytest.skip("it has both")
     path = stores / "server" / "key"
     before = path.read_bytes()
     with running_server(stores / "server") as server:
@@ -213,9 +211,8 @@ def test_a_server_of_before_ml_kem_keeps_its_key_and_gets_another_beside_it(stor
     assert path.read_bytes() == after
 
 
+@pytest.mark.parametrize("stores", ["70e89ed"], indirect=True)
 def test_a_name_directory_that_nobody_can_ask_is_refused_in_words(stores: Path) -> None:
-    if not before_ml_kem(stores):
-        pytest.skip("clients ask it")
     files = [path for path in (stores / "names").rglob("*") if path.is_file()]
     before = {path: path.read_bytes() for path in files}
     code, said = failure("cbfs_names", stores / "names")
