@@ -9,7 +9,7 @@ are milliseconds since 1970, UTC.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from cbfs.account.settings import Configuration
 from cbfs.contacts.contact import Contact, Mark
@@ -248,6 +248,13 @@ class Submission(Protocol):
     @property
     def stopped(self) -> str:
         """Why this copy of the account connects no more, or empty."""
+
+
+OUTLIVED: Final = (
+    "an earlier cbfs made this account, and no server or name directory of now knows it: it"
+    " neither sends nor fetches anything"
+)
+"""Why an account is ``stopped`` that was brought over from long ago."""
 
 
 class Backend(History, Submission, Protocol):

@@ -14,7 +14,7 @@ before may go on: the next opening begins with 1. After it the next opening goes
 import shutil
 from pathlib import Path
 
-from cbfs.account.formats import forget, upgrade
+from cbfs.account.formats import erase, forget, upgrade
 from cbfs.account.place import AFTER, AFTER_NEW, BEFORE
 from cbfs.earlier import bringing
 from cbfs.earlier.old_store import OldStore
@@ -35,8 +35,8 @@ def bring_over(directory: Path, unlock: Unlock, random: Random) -> None:
     try:
         begun = after.exists() and (before / "store" / DATA).exists()
         if not begun:
-            _remove(after)
-            _remove(directory / AFTER_NEW)
+            forget(after)  # its key opens all that the account has
+            forget(directory / AFTER_NEW)
             numbers = root_key.format_numbers((directory / "root.key").read_bytes())
             if numbers != {root_key.BROUGHT_OVER}:
                 return
@@ -69,7 +69,7 @@ def _build(directory: Path, unlock: Unlock, random: Random) -> None:
             _opened(place, old.lock, random).close()
             (place / "store" / "lock.mdb").unlink()
     except BaseException:
-        _remove(directory / AFTER_NEW)
+        forget(directory / AFTER_NEW)
         raise
     finally:
         old.close()
@@ -96,13 +96,8 @@ def _move(directory: Path) -> None:
         (after / "store" / DATA).rename(store / DATA)
         sync_directory(store)
     if (after / "root.key").exists():
+        erase(directory / "root.key")  # before/ has it until the new one has been opened
         (after / "root.key").rename(directory / "root.key")
         sync_directory(directory)
-    _remove(after)
-
-
-def _remove(place: Path) -> None:
-    """Remove what is there of a new account, whose key is in use or was never."""
-    if place.exists():
-        shutil.rmtree(place)
-        sync_directory(place.parent)
+    shutil.rmtree(after)
+    sync_directory(directory)

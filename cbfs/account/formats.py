@@ -108,11 +108,15 @@ def forget(copy: Path) -> None:
     """Overwrite the key of a copy, and remove it. Raises OSError."""
     if not copy.exists():
         return
-    root = copy / "root.key"
+    erase(copy / "root.key")
+    shutil.rmtree(copy)
+    sync_directory(copy.parent)
+
+
+def erase(root: Path) -> None:
+    """Overwrite a root file, if it is there. Raises OSError."""
     if root.exists():
         with root.open("r+b") as file:
             file.write(bytes(root.stat().st_size))
             file.flush()
             os.fsync(file.fileno())
-    shutil.rmtree(copy)
-    sync_directory(copy.parent)

@@ -21,6 +21,7 @@ from cbfs.account.account import (
 from cbfs.account.passphrase import Guard
 from cbfs.account.settings import Configuration
 from cbfs.commands.home.joining import Joining, noted
+from cbfs.commands.home.taking_up import is_to_be_taken_up, take_up
 from cbfs.commands.mountpoints import remove_tree
 from cbfs.commands.online import online, published
 from cbfs.commands.owner.kept_apart import KeyKind, check_seed_file, write_seed
@@ -113,11 +114,11 @@ def make(
     to_server = b""
     if server_invite is not None and server is not None:
         to_server = read_server_invite(server_invite, server)
-    fresh = not directory.exists()
+    fresh, taken_up = not directory.exists(), False
     begun = protection_of(directory)
     try:
         with opened_store(directory, SYSTEM_RANDOM, unlock, create=guard) as store:
-            check_begun(store, directory, wish)
+            taken_up = check_begun(store, directory, wish, may_take_up=True)
             protect(store, begun, guard)
 
             async def steps(network: Network) -> None:
@@ -126,9 +127,14 @@ def make(
                 await take_steps(store, account, network.dialer, say, brought)
 
             run(online, store, directory, options, say, steps, server is None)
-    except NameTaken:
+    except NameTaken as error:
         if fresh:
             remove_tree(directory)
+        if taken_up:
+            raise CbfsError(
+                f"somebody else is called {name} there, and the account is as it was",
+                "go on with it in another name directory: --names POLICYFILE",
+            ) from error
         raise
     return name
 
@@ -146,24 +152,30 @@ def read_policy(path: Path) -> str:
     return text
 
 
-def check_begun(store: Store, directory: Path, wish: Wish) -> None:
+def check_begun(store: Store, directory: Path, wish: Wish, *, may_take_up: bool = False) -> bool:
     """Give up what was begun here for another wish, so that a mistyped name or address can be put
-    right. Raises CbfsError when that cannot be: the account is finished, or the directory may have
-    its name by now, which would be lost with its keys."""
+    right. One of long ago goes on by the wish, if it ``may_take_up`` its name: True then. Raises
+    CbfsError when that cannot be: the account is finished, or the directory may have its name by
+    now, which would be lost with its keys."""
     account = load_account(store)
     if account is None:
         store.write(Writer.clear)  # what an export had that was not restored to its end
-        return
+        return False
     finished, asked = is_finished(store), is_asked_for(store)
     server = None if load_own_server(store) else account.server
     apart = not account.owner
     begun = Wish(account.name, server, account.policy, apart)
     if not finished and begun == wish:
-        return
+        return False
     if not (finished or asked) and noted(store) and replace(begun, name=wish.name) == wish:
         renamed = replace(account, name=wish.name)
         store.write(lambda writer: put_account(writer, renamed))  # the line is good for its keys
-        return
+        return False
+    if may_take_up and account.name == wish.name and is_to_be_taken_up(store):
+        if wish.owner_apart:
+            raise CbfsError("the account has its owner key", "leave out --owner-key")
+        take_up(store, account, wish.server, wish.policy, SYSTEM_RANDOM)
+        return True
     if finished:
         raise CbfsError(
             f"{directory} holds the account of {account.name} already",
@@ -178,6 +190,7 @@ def check_begun(store: Store, directory: Path, wish: Wish) -> None:
             " with --account",
         )
     store.write(Writer.clear)
+    return False
 
 
 def asked_for(writer: Writer) -> None:

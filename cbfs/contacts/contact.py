@@ -7,7 +7,7 @@ from cbfs.storage.encoding import pack, unpack
 from cbfs_common.errors import DecodeError
 from cbfs_common.names.entry import Entry, decode_entry
 from cbfs_common.person import directory_text
-from cbfs_common.profile import Profile, decode_profile
+from cbfs_common.profile import NO_KEM, Profile, decode_profile
 
 
 class How(Enum):
@@ -93,6 +93,26 @@ class Contact:
     def profile(self) -> Profile:
         """Their keys and home server."""
         return decode_profile(self.entry.profile)
+
+    @property
+    def is_outlived(self) -> bool:
+        """Whether they are known from a name directory of long ago only, and by no key of ML-KEM:
+        nothing can be sent to them before a directory of now shows their other keys."""
+        return self.profile.kem == NO_KEM
+
+    @property
+    def followed(self) -> Entry | None:
+        """The entry from which others of their name must follow; None where that is of another
+        directory, from long ago."""
+        return None if self.is_outlived else self.entry
+
+    def is_taken_up(self, entry: Entry) -> bool:
+        """Whether an entry of another directory is theirs, who are known from long ago: it has
+        their keys, with one of ML-KEM, and an owner who is known as theirs has signed it. Keys
+        alone anybody can name."""
+        known, new = self.profile, decode_profile(entry.profile)
+        same = (known.signing, known.auth) == (new.signing, new.auth)
+        return same and set(entry.owners.keys) <= set(self.entry.owners.keys)
 
     def marked(self, mark: Mark) -> int:
         """Since when the user has blocked or muted them, 0 for not."""

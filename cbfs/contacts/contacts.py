@@ -96,8 +96,9 @@ class Contacts:
         self, name: str, entry: Entry, how: How, standing: Standing = Standing.KNOWN
     ) -> Contact:
         """Keep an entry that was checked against the one that is known of ``name``: it holds from
-        now on. ``standing``: of somebody who was not known. Raises DecodeError for one that is no
-        person's; then nothing is kept."""
+        now on. ``standing``: of somebody who was not known. Of somebody who is known from long ago,
+        one with other keys is offered to the user. Raises DecodeError for one that is no person's;
+        then nothing is kept."""
         _check_profile(entry)  # it is the owner's: anything that the directory was given
         known = self._known.get(name)
         now = self._clock()
@@ -111,6 +112,9 @@ class Contacts:
                 standing=standing,
                 directory=b"" if directory == self.directories.own else directory,
             )
+        elif known.is_outlived and not known.is_taken_up(entry):
+            await self.offer(name, entry)
+            return self._known[name]
         elif known.entry == entry:
             contact = replace(known, doubted=0, offered=None, stopped=0)
         else:
@@ -152,7 +156,7 @@ class Contacts:
         doubted = [
             replace(contact, doubted=self._clock())
             for contact in self._known.values()
-            if not contact.doubted
+            if not (contact.doubted or contact.is_outlived)
             and self.directories.person(contact.name).directory == directory
             and changed.get(self.prefix(contact.name), -1) > contact.entry.round
         ]

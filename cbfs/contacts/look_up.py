@@ -107,7 +107,9 @@ class ContactLookUp:
         """The contact of a name, to send to; from the directory when it is not known. Raises
         Blocked, Stopped, Frozen, NotFollowed, what ``find`` raises, and NotYet while it is in
         doubt."""
-        contact = self._contacts.get(name) or await self.find(name)
+        contact = self._contacts.get(name)
+        if contact is None or (contact.is_outlived and not contact.blocked):
+            contact = await self.find(name)
         if contact.blocked:
             raise Blocked([self._contacts.label(name)])
         if problem := self._in_the_way(name):
@@ -122,8 +124,9 @@ class ContactLookUp:
     def known(self, name: str) -> Contact | None:
         """The contact of a name, if something can be sent to it without asking anybody."""
         contact = self._contacts.get(name)
-        in_the_way = contact is None or contact.blocked or contact.doubted or self._in_the_way(name)
-        return None if in_the_way else contact
+        if contact is None or contact.blocked or contact.doubted or contact.is_outlived:
+            return None
+        return None if self._in_the_way(name) else contact
 
     async def written_to(self, names: Sequence[str], *, begins: bool) -> tuple[str, ...]:
         """To whom of the others in a conversation a message goes: all but those whom the user has
@@ -177,7 +180,7 @@ class ContactLookUp:
             try:
                 lookups = self._followed.of(person.directory)
                 with asking():
-                    found = await lookups.lookup(person.name, known.entry if known else None)
+                    found = await lookups.lookup(person.name, known.followed if known else None)
             except UnknownDirectory as error:
                 raise NotFollowed(label, person.directory) from error
             except NameChanged as error:
@@ -191,8 +194,16 @@ class ContactLookUp:
                     raise Lapsed(label, released=released) from error
                 raise
             if isinstance(found, Absent):
+                if known is not None and known.is_outlived:
+                    raise NotYet(
+                        f"{label} has not taken the name in your name directory yet",
+                        "tell them in another way to go on with their account there: cbfs init",
+                    )
                 raise Unknown([name], self._contacts.label)
-            return await self._contacts.learn(name, found.entry, How.DIRECTORY, standing)
+            contact = await self._contacts.learn(name, found.entry, How.DIRECTORY, standing)
+            if known is not None and known.is_outlived and contact.offered is not None:
+                raise Stopped(label)
+            return contact
 
     def _in_the_way(self, name: str) -> ContactRefused | None:
         """Why nothing is sent to somebody until they or the user do something; None for no

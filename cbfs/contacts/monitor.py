@@ -106,7 +106,8 @@ class Monitor:
         contacts = self._contacts
         name = contacts.directories.text(shown.person)
         known = contacts.get(name)
-        if known is not None and _age(shown) < (known.entry.incarnation, known.entry.version):
+        entry = known.followed if known else None
+        if entry is not None and _age(shown) < (entry.incarnation, entry.version):
             raise CryptoError("the bundle is older than what is known")
         if await self._is_current(shown):
             return await contacts.learn(name, shown.entry, How.BUNDLE, standing)

@@ -214,7 +214,10 @@ class _Bringing:
             return
         conversation = self._conversations.get(messages[0].conversation)
         if conversation is None:
-            raise DecodeError("a message of the account belongs to no conversation")
+            raise DecodeError(
+                "a message of the account, which is of an earlier cbfs, is in no conversation",
+                "use the cbfs that it was used with last, or restore an export",
+            )
         authors = {message.id: message.sender for message in messages}
         for some in _some(messages):
             self._store.write(lambda writer, some=some: self._put_some(writer, some, authors))  # type: ignore[misc]

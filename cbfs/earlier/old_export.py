@@ -39,14 +39,20 @@ def read_old_export(
                     if table in TABLES:
                         yield table, key, value
     except OSError as error:
-        raise CbfsError(f"cannot read {path}: {(error.strerror or '').lower()}") from error
+        raise CbfsError(
+            f"cannot read {path}: {(error.strerror or '').lower()}", "is it there, and yours?"
+        ) from error
     except (ValueError, msgpack.UnpackException) as error:
-        raise DecodeError("the export is not as an earlier cbfs wrote it") from error
+        raise _not_as_written() from error
+
+
+def _not_as_written() -> DecodeError:
+    return DecodeError("the export is not as an earlier cbfs wrote it", "use another one")
 
 
 def _record(record: object) -> tuple[bytes, bytes, bytes]:
     if not isinstance(record, list) or [type(field) for field in record] != [bytes] * 3:
-        raise DecodeError("the export is not as an earlier cbfs wrote it", "use another one")
+        raise _not_as_written()
     table, key, value = record
     return table, key, value
 

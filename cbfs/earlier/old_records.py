@@ -17,6 +17,7 @@ MESSAGE_ID_SIZE: Final = 16
 _PROFILE = 1 + 4 * KEY_SIZE
 _KIND_PART, _KIND_FOLDER = 1, 3
 _PART_FIELDS = 17
+_NUMBERS_END = 1 << 63
 _STATES = frozenset(("queued", "sent", "received"))
 _STANDINGS = frozenset(("known", "listed", "stranger"))
 _HOWS = frozenset(("DIRECTORY", "BUNDLE", "USER"))
@@ -31,6 +32,8 @@ def _damaged() -> DecodeError:
 
 def _all(values: list[Any], kind: type) -> tuple[Any, ...]:
     if any(type(value) is not kind for value in values):
+        raise _damaged()
+    if kind is int and not all(0 <= value < _NUMBERS_END for value in values):
         raise _damaged()
     return tuple(values)
 
@@ -47,7 +50,10 @@ class OldContent:
 def _content(numbers: list[Any]) -> OldContent:
     if len(numbers) != 3:
         raise _damaged()
-    return OldContent(*_all(numbers, int))
+    content = OldContent(*_all(numbers, int))
+    if content.size and not content.chunk:
+        raise _damaged()
+    return content
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,7 +182,7 @@ def _open_root(path: Path, generation: int, unlock: Unlock) -> tuple[bytes, Prot
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise RootError(f"cannot read {path}: {error.strerror}") from error
+        raise RootError(f"cannot read {path}: {error.strerror}", "is it yours?") from error
     for start in (0, BLOCK):
         slot = data[start : start + _SLOT.size]
         found = _read_slot(slot)
@@ -196,7 +196,7 @@ def _open_root(path: Path, generation: int, unlock: Unlock) -> tuple[bytes, Prot
         except CryptoError as error:
             if protection.kind is ProtectionKind.PASSPHRASE:
                 raise WrongPassphrase from error
-            raise RootError(f"the key of {path} does not open it") from error
+            raise RootError(f"the key of {path} does not open it", _HINT) from error
         return key, protection, lock
     raise RootError(
         f"{path} does not belong to the store beside it",

@@ -44,7 +44,10 @@ def bring_policy(text: str) -> Policy:
     lines = text.split("\n")
     found = [number for number, line in enumerate(lines) if line.startswith(_LOG)]
     if len(found) != 1:
-        raise DecodeError("not the policy of a name directory")
+        raise DecodeError(
+            "the account, which is of an earlier cbfs, has no policy of a name directory",
+            "use the cbfs that it was used with last, or restore an export",
+        )
     key, _space, url = lines[found[0]].removeprefix(_LOG).partition(" ")
     log = parse_note_key(key, LOG_KEY)
     namespace = _REFUSED.sub("-", log.name.lower()).strip("-")[:NAMESPACE_MAX].strip("-")

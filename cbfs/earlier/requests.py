@@ -1,15 +1,16 @@
 """What strangers had sent, of format 2, as requests of format 8.
 
 A body has less room now: a message of which all parts are here is cut into other parts; of another
-one, which nobody can complete, the parts stay that have room.
+one, which nobody can complete, the parts stay that have room. A stranger has written them, and what
+fits nowhere is left out: nothing of it may stop the account.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cbfs.earlier.old_records import OldPart, OldRequest
 from cbfs.storage.encoding import pack
-from cbfs_common.errors import LimitError
+from cbfs_common.errors import DecodeError, LimitError
 from cbfs_common.limits import CONVERSATION_NUMBERS
 from cbfs_common.messages.body import Part, encode_part, part_capacity
 from cbfs_common.messages.conversation import Lifetime, conversation_id, end_of
@@ -32,18 +33,19 @@ class StrangersRequest:
 
 def bring_requests(old: Iterable[OldRequest], directory: bytes) -> list[StrangersRequest]:
     """The requests of people of the name directory (16)."""
-    messages: dict[tuple[str, bytes], list[tuple[int, OldPart]]] = {}
+    messages: dict[tuple[str, OldPart], list[tuple[int, OldPart]]] = {}
     for each in old:
         if each.part is not None:
-            key = each.sender, each.part.id
+            # parts belong together that say the same of the message, not only its id
+            key = each.sender, replace(each.part, number=0, chunk=b"")
             messages.setdefault(key, []).append((each.received, each.part))
     found: list[StrangersRequest] = []
-    for (sender, _id), parts in messages.items():
+    for (sender, _message), parts in messages.items():
         received = parts[0][0]
         for part in _parts([part for _received, part in parts], directory):
             try:
                 record = pack(sender, received, encode_part(part), _NO_SESSION)
-            except LimitError:
+            except (LimitError, DecodeError):
                 continue
             ends = end_of(part.lifetime, received, waits=False)
             found.append(StrangersRequest(sender, record, ends))

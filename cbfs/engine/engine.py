@@ -19,7 +19,7 @@ from cbfs.engine.people import EnginePeople
 from cbfs.engine.redating import Redating
 from cbfs.engine.renewal import Renewal
 from cbfs.engine.telling import Telling
-from cbfs.interface import Outgoing, Report, View
+from cbfs.interface import OUTLIVED, Outgoing, Report, View
 from cbfs.messages import conversations, history, order
 from cbfs.messages.model import Content, Conversation, Delivery, Message, Turnover
 from cbfs.messages.queues import blobs, note_queue, progress
@@ -74,7 +74,7 @@ class Engine:
         self.expiry = Expiry(context, self)
         self._tasks = StoppableTasks(nursery)
         self._copies = Copies(context, self, self._stop)
-        if self._copies.stopped:
+        if self.stopped:
             self._stop()
         self._sender = Sender(context, lambda: own.bundle, self, self._tasks)
         self._uploads = Uploads(context, self, self._queued)
@@ -202,7 +202,7 @@ class Engine:
     @property
     def stopped(self) -> str:
         """Why this copy of the account connects no more, or empty."""
-        return self._copies.stopped
+        return OUTLIVED if self._own.is_outlived else self._copies.stopped
 
     def report(self) -> Report:
         """The state of things, in words, for ``status``."""

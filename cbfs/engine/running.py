@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 import trio
@@ -27,8 +27,8 @@ from cbfs.context import (
 from cbfs.engine.engine import Engine
 from cbfs.engine.guarded_view import GuardedView
 from cbfs.names.directory import Directory
-from cbfs.names.own_name import OwnName
-from cbfs.network.access import Network, reaching
+from cbfs.names.own_name import OwnName, is_outlived, read_own
+from cbfs.network.access import Network, reaching, unused
 from cbfs.network.options import NetworkOptions
 from cbfs.network.pacing import PacedDialer
 from cbfs.problems import Problems
@@ -36,7 +36,7 @@ from cbfs.receiving.copies import TOLD, notice_copy
 from cbfs.receiving.lost_state import make_listings, notice_loss
 from cbfs.storage.faults import harmless
 from cbfs.storage.root_key import Unlock
-from cbfs.storage.store import Meta, Store, Table
+from cbfs.storage.store import Store
 from cbfs_common.errors import CbfsError
 
 LOOK_AFTER = 60.0
@@ -55,8 +55,8 @@ async def running(
     with opened_store(account_directory, SYSTEM_RANDOM, unlock, believes=True) as store:
         account = load_account(store)
         with store.read() as reader:
-            finished = reader.get(Table.META, Meta.OWN) is not None
-        if account is None or not finished:
+            own = read_own(reader)
+        if account is None or own is None:
             raise CbfsError(
                 f"the account in {account_directory} is not finished",
                 "run cbfs init, or cbfs name recover, again",
@@ -71,28 +71,29 @@ async def running(
         if notice_copy(store, account_directory, marker, milliseconds()):
             problems.set("copy", TOLD)
         make_listings(store)
-        notice_loss(store, account.name, milliseconds(), SYSTEM_RANDOM)
+        outlived = is_outlived(own)
+        if not outlived:
+            notice_loss(store, account.name, milliseconds(), SYSTEM_RANDOM)
         own_server = load_own_server(store)
         async with trio.open_nursery() as committer:
             await committer.start(store.run)
             if not store.is_looked_through:
                 committer.start_soon(_look_through, store, problems)
-            async with (
-                reaching(
-                    options,
-                    account_directory,
-                    SYSTEM_RANDOM,
-                    problems.tell,
-                    own_server=own_server is not None,
-                    known=own_server,
-                ) as network,
-            ):
+            reached = reaching(
+                options,
+                account_directory,
+                SYSTEM_RANDOM,
+                problems.tell,
+                own_server=own_server is not None,
+                known=own_server,
+            )
+            async with nullcontext(unused()) if outlived else reached as network:
                 configuration = Configuration(store)
                 paced = PacedDialer(network.dialer, configuration, SYSTEM_RANDOM)
                 directory = make_directory(store, account, paced)
                 context = make_context(store, account, configuration, directory, paced, problems)
-                own = OwnName(store, directory, account.name, problems.tell)
-                async with working(context, network, directory, own, view) as engine:
+                name = OwnName(store, directory, account.name, problems.tell)
+                async with working(context, network, directory, name, view) as engine:
                     yield engine
             committer.cancel_scope.cancel()
 

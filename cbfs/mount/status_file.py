@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 
+from cbfs.interface import OUTLIVED
 from cbfs.outbox.loop import OutboxLoop
 from cbfs.storage.faults import harmless
 from cbfs.tree.nodes import STATUS, Text
@@ -44,7 +45,10 @@ class StatusFile:
             shouted = f"YOUR NAME CANNOT BE KEPT: {self._backend.lapse}; see the file {WARNING}"
             report = replace(report, problems=(shouted, *report.problems))
         if self._backend.stopped:
-            shouted = f"THIS COPY HAS STOPPED: {self._backend.stopped}; see the file {WARNING}"
+            what = (
+                "ACCOUNT IS OUTLIVED" if self._backend.stopped == OUTLIVED else "COPY HAS STOPPED"
+            )
+            shouted = f"THIS {what}: {self._backend.stopped}; see the file {WARNING}"
             report = replace(report, problems=(shouted, *report.problems))
         if self._tree.config.problem:
             report = replace(report, problems=(*report.problems, self._tree.config.problem))

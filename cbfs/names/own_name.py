@@ -20,6 +20,7 @@ from cbfs_common.names.checks import (
 )
 from cbfs_common.names.entry import Entry, Keys, Status, decode_entry, read_agent, read_keys
 from cbfs_common.names.layout import Fields, long, short
+from cbfs_common.profile import NO_KEM, decode_profile
 
 _TAMPERED = frozenset((Fault.VANISHED, Fault.SAME_VERSION, Fault.ROLLED_BACK, Fault.CHAIN))
 
@@ -53,6 +54,12 @@ def read_own(reader: Reader) -> Entry | None:
     """The own entry, as it was last made here; None for none."""
     data = reader.get(Table.META, Meta.OWN)
     return None if data is None else decode_entry(data)
+
+
+def is_outlived(own: Entry | None) -> bool:
+    """Whether an own entry is of before there were keys of ML-KEM: nobody of now can ask the
+    directory that has it, and nobody can write to its owner."""
+    return own is not None and decode_profile(own.profile).kem == NO_KEM
 
 
 def read_intent(reader: Reader) -> Intent | None:
@@ -136,6 +143,11 @@ class OwnName:
             self.bundle = reader.get(Table.META, Meta.BUNDLE) or b""
             self.alarm = (reader.get(Table.META, Meta.ALARM) or b"").decode()
             self._released = reader.get(Table.META, Meta.RELEASED) is not None
+
+    @property
+    def is_outlived(self) -> bool:
+        """Whether the name is in a directory of long ago, which nobody can ask any more."""
+        return is_outlived(self._own)
 
     @property
     def is_released(self) -> bool:

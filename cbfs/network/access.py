@@ -25,15 +25,18 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Network:
     """The way to servers, open. ``tor`` is None when the user has switched it off. ``own_server``
-    is the home server where it runs with the client."""
+    is the home server where it runs with the client. ``is_used``: whether anybody is reached."""
 
     dialer: Dialer
     tor: "Tor | None"
     own_server: OwnServer | None = None
+    is_used: bool = True
 
     def lines(self) -> tuple[str, ...]:
         """How the network is, for ``status``: Tor's state, one's own server, circuits by
         purpose."""
+        if not self.is_used:
+            return ()
         if self.tor is None:
             return ("Tor is switched off: only servers on this machine can be reached",)
         report = self.tor.report()
@@ -50,6 +53,11 @@ def read_in(options: NetworkOptions) -> None:
     it there."""
     if not options.no_tor:
         import_module("cbfs.network.tor.tor")
+
+
+def unused() -> Network:
+    """What stands in the place of a network for who reaches nobody."""
+    return Network(LoopbackDialer(), None, is_used=False)
 
 
 @asynccontextmanager

@@ -33,8 +33,9 @@ from cbfs.receiving.reassembly import Arrivals, Reception, store_part
 from cbfs.storage.encoding import pack, u64, unpack
 from cbfs.storage.records import KEY_PART_SIZE
 from cbfs.storage.store import Reader, Series, StoreError, Table, Writer
-from cbfs_common.messages.body import Part, decode_body
-from cbfs_common.person import Directories
+from cbfs_common.messages.body import Part, decode_body, encode_part
+from cbfs_common.messages.conversation import renumbered
+from cbfs_common.person import Directories, Person
 
 REQUESTS_MAX = 64
 """People whose requests wait at once; who else writes first is not heard."""
@@ -144,6 +145,23 @@ def bring_back(writer: Writer, now: int) -> set[str]:
 def waits(reader: Reader, name: str) -> bool:
     """Whether this person's request waits."""
     return next(reader.keys(Table.REQUESTS, reader.key_part(name.encode())), None) is not None
+
+
+def move_requests(writer: Writer, before: bytes, now: bytes) -> None:
+    """The people of one name directory (16) are those of another one from now on."""
+    for key, data in list(writer.items(Table.REQUESTS)):
+        name, received, body, session = _decode(data)
+        part = decode_body(body)
+        if isinstance(part, Part):
+            people = tuple(sorted(_moved(who, before, now) for who in part.participants))
+            place = renumbered(part.conversation, part.participants, people, part.subject)
+            moved = replace(part, participants=people, conversation=place, parents=())
+            record = _encode(name, received, encode_part(moved), session)
+            writer.put(Table.REQUESTS, key, record)
+
+
+def _moved(person: Person, before: bytes, now: bytes) -> Person:
+    return person._replace(directory=now) if person.directory == before else person
 
 
 def drop(writer: Writer, name: str) -> None:

@@ -342,7 +342,7 @@ class Receiver:
         name = directories.text(claimed_sender(context, peer, body).person)
         known = context.contacts.get(name)
         try:
-            shown = claimed_sender(context, peer, body, known.entry if known else None)
+            shown = claimed_sender(context, peer, body, known.followed if known else None)
         except NameChanged as error:
             await context.contacts.offer(name, error.entry)
             raise Stopped(context.contacts.label(name)) from error

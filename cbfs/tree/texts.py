@@ -10,7 +10,7 @@ import tomli_w
 from cbfs.contacts.contact import Contact, Mark, Standing
 from cbfs.contacts.fingerprint import Fingerprint
 from cbfs.contacts.user_names import typed_name
-from cbfs.interface import MessageRequest, Report
+from cbfs.interface import OUTLIVED, MessageRequest, Report
 from cbfs.messages.file_names import moment
 from cbfs.messages.transcript import shown_line, shown_lines
 from cbfs.problems import Refused
@@ -201,7 +201,7 @@ def own_warning_text(alarm: str, lapse: str, stopped: str) -> str:
     texts = (
         alarm and alarm_text(alarm),
         lapse and lapse_text(lapse),
-        stopped and stopped_text(stopped),
+        stopped and (outlived_text() if stopped == OUTLIVED else stopped_text(stopped)),
     )
     return "\n".join(filter(None, texts))
 
@@ -215,6 +215,22 @@ one. What you have saved in outbox/ here since it stopped is not sent.
 To go on here instead:       fusermount3 -u MOUNT; cbfs claim
 If you know of no other copy, somebody else has one:
                              fusermount3 -u MOUNT; cbfs name rotate --stolen
+"""
+
+
+def outlived_text() -> str:
+    """Of an account that was brought over from long ago."""
+    return f"""{OUTLIVED[0].upper()}{OUTLIVED[1:]}.
+
+All that was in it is here, and stays: messages, people, requests, settings, and what you had not
+sent.
+To go on with it, take your name in a name directory of now, at a server of now, with the keys that
+you have:                    fusermount3 -u MOUNT
+                             cbfs init NAME --account DIRECTORY --server URL --names POLICYFILE
+or, by a line that somebody gives you:
+                             cbfs init LINE DIRECTORY
+Your contacts do the same, in the same name directory. Who has the keys there by which you know them
+is them; compare fingerprints once more, as each has one key more. What waits is sent then.
 """
 
 

@@ -18,13 +18,13 @@ import trio
 
 from cbfs_common.errors import DecodeError
 from cbfs_common.onion import PORT
-from cbfs_common.primitives import Random, kem_encapsulate
+from cbfs_common.primitives import KEY_SIZE, Random, kem_encapsulate
 from cbfs_common.profile import Address
 from cbfs_common.wire.transport import SERVER_SECRET_SIZE, ServerSecret
 from cbfs_host.admin import answer_operators, operators_socket
 from cbfs_host.admin_command import add_status, administer
 from cbfs_host.calendar import DAY
-from cbfs_host.complaints import CHECK_DATA, HostError, hint_of
+from cbfs_host.complaints import CHECK_DATA, HostError, hint_of, say
 from cbfs_host.files import opened_data, trusted_path, write_file
 from cbfs_host.garbage import look_less_for_cycles
 from cbfs_host.listening import Place, listen_all, listen_locally, local, place_of
@@ -91,10 +91,17 @@ def invite(arguments: list[str]) -> None:
 
 def load_key(path: Path, random: Random) -> ServerSecret:
     """The server's secret keys (SERVER_SECRET_SIZE bytes, file 0600), made when there are none. A
-    crash leaves the whole file or none; the store is made after it. Raises HostError."""
+    file of before there were keys of ML-KEM (KEY_SIZE bytes) gets one, and the server another
+    address by that. A crash leaves the whole file, the one before, or none; the store is made after
+    it. Raises HostError."""
     try:
         with contextlib.suppress(FileNotFoundError):
-            return ServerSecret(path.read_bytes())
+            found = path.read_bytes()
+            if len(found) == KEY_SIZE:
+                found += random.token(SERVER_SECRET_SIZE - KEY_SIZE)
+                write_file(path, found)
+                say("cbfs-server: an earlier version made the key: the address is another now\n")
+            return ServerSecret(found)
         if (path.parent / "store").exists():
             raise HostError(
                 f"{path} is missing, which is the server's address",

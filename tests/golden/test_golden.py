@@ -23,7 +23,7 @@ from cbfs.receiving.lost_state import make_listings
 from cbfs.storage.root_key import WrongPassphrase
 from tests.golden.make import EXPORTED, PASSPHRASE, shown, told
 from tests.server.test_admin import admin, status
-from tests.server.test_server_processes import running
+from tests.server.test_server_processes import failure, running, said_in_words
 from tests.support.serving import running_server
 from tests.support.world import ENVIRONMENT, WAIT, program, wait_for
 
@@ -138,6 +138,26 @@ def test_an_account_of_before_has_its_people_and_what_waits(stores: Path) -> Non
         assert b"queued" in os.getxattr(late, "user.cbfs.state")
 
 
+@pytest.mark.parametrize("stores", ["70e89ed"], indirect=True)
+def test_an_account_of_before_ml_kem_says_that_nothing_is_sent(stores: Path) -> None:
+    with mounted(stores / "bob-account", "grace=1") as mount:
+        status_ = (mount / "status").read_text()
+        assert "bob: not connected" in status_
+        assert "THIS ACCOUNT IS OUTLIVED" in status_
+        assert "no connection" not in status_
+        assert "cbfs init" in (mount / "WARNING").read_text()
+        (talk,) = mount.glob("outbox/*-carol")
+        (talk / "more").write_text("is this sent?\n")
+        wait_for(lambda: "earlier cbfs" in held(mount, "more"), "it to say why it waits")
+        assert (talk / "more").read_text() == "is this sent?\n"
+
+
+def held(mount: Path, name: str) -> str:
+    """Why a file waits in the outbox."""
+    lines = (mount / "status").read_text().splitlines()
+    return next((line for line in lines if f"/{name}: " in line), "")
+
+
 def test_a_wrong_passphrase_leaves_an_account_of_before(stores: Path) -> None:
     account = stores / "alice-account"
     before = (account / "root.key").read_bytes(), (account / "store" / "data.mdb").read_bytes()
@@ -166,12 +186,40 @@ def test_servers_of_before_go_on_with_their_stores(stores: Path) -> None:
             assert status(stores / "server")["accounts"] == seen(stores).get("accounts", 4)
             assert admin("cbfs_server", stores / "server", "check").returncode == 0
             assert server.terminate() == 0
+        if before_ml_kem(stores):
+            continue
         with running("cbfs_names", stores / "names", *moved) as (process, url):
             assert url
             assert status(stores / "names")["names"] == 4
             assert admin("cbfs_names", stores / "names", "check").returncode == 0
             process.terminate()
             assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("stores", ["70e89ed"], indirect=True)
+def test_a_server_of_before_ml_kem_keeps_its_key_and_gets_another_beside_it(stores: Path) -> None:
+    path = stores / "server" / "key"
+    before = path.read_bytes()
+    with running_server(stores / "server") as server:
+        address = server.address
+        assert server.terminate() == 0
+    after = path.read_bytes()
+    assert (after[:32], len(after)) == (before, 96)
+    with running_server(stores / "server") as server:
+        assert server.address.key == address.key
+        assert server.terminate() == 0
+    assert path.read_bytes() == after
+
+
+@pytest.mark.parametrize("stores", ["70e89ed"], indirect=True)
+def test_a_name_directory_that_nobody_can_ask_is_refused_in_words(stores: Path) -> None:
+    files = [path for path in (stores / "names").rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    code, said = failure("cbfs_names", stores / "names")
+    assert (code, said_in_words(said)) == (1, True)
+    assert "of an earlier cbfs" in said[0]
+    assert "begin a new one" in said[1]
+    assert {path: path.read_bytes() for path in files} == before
 
 
 @pytest.mark.parametrize("version", VERSIONS)

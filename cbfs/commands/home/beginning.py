@@ -25,6 +25,7 @@ from cbfs.account.place import check_account
 from cbfs.commands.account import add_protection, guard, restore, tell_ready
 from cbfs.commands.home.joining import Joining, looked, noted, settle
 from cbfs.commands.home.line import read_line
+from cbfs.commands.home.taking_up import is_to_be_taken_up
 from cbfs.commands.init import (
     Brought,
     Wish,
@@ -207,14 +208,21 @@ def _join(options: argparse.Namespace) -> int:
     place = (options.directory or options.account).absolute()
     unlock = unlocking(PassphraseSource(options.passphrase_fd).once)
     fresh = not place.exists()
-    begun = _begun_by(line, place, unlock) if (place / "root.key").exists() else None
+    begun, outlived = None, False
+    if (place / "root.key").exists():
+        begun, outlived = _begun_by(line, place, unlock)
     try:
         record = _look(line, place, network, begun.user_id if begun else b"")
     except LineSpent:
-        if begun is None or not _settled(place, unlock):
+        if begun is None or outlived or not _settled(place, unlock):
             raise
         tell_ready(begun.name, place, options)
         return 0
+    if outlived and begun and record.name not in ("", begun.name):
+        raise CbfsError(
+            f"the line is for {record.name}, and {place} holds the account of {begun.name}",
+            "ask for a line for any name, or choose another directory: cbfs init LINE DIR",
+        )
     options.name = begun.name if begun else record.name
     if not options.name:
         _ask_name(options)
@@ -223,7 +231,7 @@ def _join(options: argparse.Namespace) -> int:
             _make_by_line(Joining(line, record), place, network, unlock, options, fresh=fresh)
             break
         except NameTaken as error:
-            if record.name:
+            if record.name or outlived:
                 raise
             _complain(error)
             _ask_name(options)
@@ -233,13 +241,13 @@ def _join(options: argparse.Namespace) -> int:
     return 0
 
 
-def _begun_by(line: InviteLine, place: Path, unlock: Unlock) -> Account | None:
-    """The account that was begun in ``place`` by this line; None when none was begun. Raises
-    CbfsError when it is another one's."""
+def _begun_by(line: InviteLine, place: Path, unlock: Unlock) -> tuple[Account | None, bool]:
+    """The account that was begun in ``place`` by this line, None when none was begun; and whether
+    it is one of long ago, which goes on by any line. Raises CbfsError when it is another one's."""
     with opened_store(place, SYSTEM_RANDOM, unlock) as store:
-        account, drop = load_account(store), noted(store)
-    if account is None or drop == line.drop:
-        return account
+        account, drop, outlived = load_account(store), noted(store), is_to_be_taken_up(store)
+    if account is None or outlived or drop == line.drop:
+        return account, outlived
     raise CbfsError(
         f"{place} holds the account of {account.name} already",
         "choose another directory: cbfs init LINE DIR",
@@ -315,13 +323,17 @@ def _make_by_line(
     begun = protection_of(place)
     with opened_store(place, SYSTEM_RANDOM, unlock, create=protection) as store:
         fresh = fresh and load_account(store) is None
-        if not is_finished(store):
+        outlived = is_to_be_taken_up(store)
+        if outlived:
+            check_begun(store, place, wish, may_take_up=True)
+            store.write(joining.note)
+        elif not is_finished(store):
             check_begun(store, place, wish)
             protect(store, begun, protection)
 
         async def steps(way: Network) -> None:
             account = await begin_account(store, wish, way, joining.note)
-            if not is_finished(store):
+            if not is_finished(store) or is_to_be_taken_up(store):
                 await take_steps(store, account, way.dialer, say, brought)
             if noted(store):
                 await meet_inviter(store, account, way.dialer, say, joining)

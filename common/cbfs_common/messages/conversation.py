@@ -57,6 +57,17 @@ def random_conversation_id(random: bytes) -> bytes:
     return bytes([random[0] & ~_DERIVED]) + random[1:]
 
 
+def renumbered(
+    id: bytes, before: tuple[Person, ...], now: tuple[Person, ...], subject: str
+) -> bytes:
+    """The id of a conversation whose people (sorted) are ``now`` others than ``before``, as names
+    of theirs are in another directory: the same unless it was derived from them."""
+    for number in range(CONVERSATION_NUMBERS):
+        if conversation_id(before, subject, number) == id:
+            return conversation_id(now, subject, number)
+    return id
+
+
 def fits(id: bytes, participants: tuple[Person, ...], subject: str, root: bytes = b"") -> bool:
     """Whether a conversation of these people about this may have this id; one that goes on from the
     one of the id ``root``, if that is not empty. A derived id belongs to its participants and

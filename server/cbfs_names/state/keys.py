@@ -46,11 +46,25 @@ def load_keys(directory: Path, random: Random) -> ServerKeys:
     """The directory's keys, made with the first start. A crash in between leaves none or some;
     the store, which binds them, is made after them. Raises HostError."""
     begun = (directory / "store").exists()
+    _check_age(directory / "transport.key")
     transport = _load(directory / "transport.key", random, begun, SERVER_SECRET_SIZE)
     log, verifier = (
         _load(directory / name, random, begun) for name in ("sequencer.key", "verifier.key")
     )
     return ServerKeys(ServerSecret(transport), log, verifier)
+
+
+def _check_age(path: Path) -> None:
+    """Raises HostError for the key of a directory of before there were keys of ML-KEM. What it has
+    signed says nothing to clients of now, and nobody but the owners of its names can have them
+    signed anew."""
+    if path.exists() and path.stat().st_size == KEY_SIZE:
+        raise HostError(
+            f"the name directory in {path.parent} is of an earlier cbfs, and no client of now can"
+            " ask it",
+            "leave it as it is, begin a new one in another --data, and give its policy to your"
+            " users: they take their names there with the keys that they have",
+        )
 
 
 def load_namespace(directory: Path, wanted: str | None) -> str:
