@@ -196,6 +196,23 @@ def test_a_link_that_is_cut_at_any_byte_loses_and_doubles_nothing(
     assert network.cuts
 
 
+def test_a_large_file_goes_on_where_the_link_was_cut(
+    hub: Mounted, network: Network, there: Laptop
+) -> None:
+    outbox = there.path / "outbox" / talk(there.path).name
+    content = random.Random(3).randbytes(6 << 20)
+    before = network.passed
+    network.cut_after(4 << 20)
+    (outbox / "film").write_bytes(content)
+    wait_for(lambda: not there.waits(), "nothing to wait")
+    assert network.cuts == 1
+    # what was on its way is sent again, and all else once
+    assert network.passed - before < 8 << 20
+    there_now = talk(hub.path)
+    found = wait_for(lambda: list(there_now.glob("*film*")), "it to be sent")
+    assert [path.read_bytes() for path in found] == [content]
+
+
 def test_an_ssh_that_stands_still_holds_up_nobody_for_ever(hub: Mounted, there: Laptop) -> None:
     folder = talk(there.path)
     assert next(folder.glob("*-bob*")).read_text() == "hello\n"

@@ -12,10 +12,10 @@ import trio
 import trio.testing
 
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.mount.remote.files import HubFiles
-from cbfs.mount.remote.session import SILENT_MAX, HubSession
+from cbfs.mount.remote.files import UPLOADS_MAX, HubFiles, Uploads
+from cbfs.mount.remote.session import SILENT_MAX, HubSession, _HubWords
 from cbfs.mount.remote.wire import ID_SIZE
-from cbfs.mount.single.wire import Frames, FrameSender
+from cbfs.mount.single.wire import Frames, FrameSender, SingleRequest
 from cbfs.storage.encoding import u64
 from cbfs.storage.store import CannotWrite, Meta, Reader, Table
 from cbfs.tree.nodes import File, Folder, decode_record
@@ -31,7 +31,14 @@ class Hub:
 
     def __init__(self, mount: Mount, place: Path) -> None:
         self.mount = mount
-        self.files = HubFiles(mount.view, place, trio.Lock(), None, lambda inode: inode)
+        self._place = place
+        self.uploads = Uploads()
+        self.files = self.link()
+
+    def link(self) -> HubFiles:
+        """The files of another link."""
+        view = self.mount.view
+        return HubFiles(view, self._place, self.uploads, None, lambda inode: inode)
 
     async def put(
         self,
@@ -184,6 +191,148 @@ def test_of_a_file_that_arrives_that_is_given_which_is_here(
     hub(tmp_path, body)
 
 
+# what comes in parts, and by several links
+
+
+def put(files: HubFiles, identity: bytes, size: int) -> Awaitable[list[Any]]:
+    return files.put(identity, b"outbox/bob/note", 0o600, 0, size, b"", False, b"")
+
+
+def test_the_next_link_goes_on_with_what_has_come(tmp_path: Path) -> None:
+    async def body(hub: Hub) -> None:
+        first, second = hub.files, hub.link()
+        assert await first.upload(FIRST) == 0
+        assert await first.part(FIRST, 0, b"half of ") == 8
+        await first.close()
+        assert await second.upload(FIRST) == 8
+        assert await second.part(FIRST, 8, b"it") == 10
+        assert await first.part(FIRST, 0, b"half of ") == 10  # what an old link had on its way
+        assert (await put(second, FIRST, 10))[0] == b"note"
+        assert hub.drafts() == {"note": b"half of it"}
+        assert await first.upload(FIRST) is None
+        assert await put(first, FIRST, 10) == []
+
+    hub(tmp_path, body)
+
+
+def test_a_part_that_has_gone_is_asked_for_again(tmp_path: Path) -> None:
+    async def body(hub: Hub) -> None:
+        with pytest.raises(TreeError) as caught:
+            await hub.files.part(FIRST, 8, b"it")
+        assert caught.value.errno == errno.EAGAIN
+        with pytest.raises(TreeError) as caught:
+            await put(hub.files, FIRST, 10)
+        assert caught.value.errno == errno.EAGAIN
+        assert not hub.drafts()
+        for number in range(UPLOADS_MAX + 1):
+            await hub.files.part(bytes([number]) * ID_SIZE, 0, b"text")
+        there = [await hub.files.upload(bytes([number]) * ID_SIZE) for number in range(9)]
+        assert there == [0] + [4] * UPLOADS_MAX
+
+    hub(tmp_path, body)
+
+
+def test_what_is_kept_for_the_next_link_is_not_kept_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(hub: Hub) -> None:
+        await hub.files.part(FIRST, 0, b"text")
+        monkeypatch.setattr("cbfs.mount.remote.files.UPLOAD_KEPT", -1.0)
+        await hub.link().close()
+        assert await hub.files.upload(FIRST) == 0
+
+    hub(tmp_path, body)
+
+
+def test_those_who_see_one_conversation_have_no_hand_in_what_others_hand_over() -> None:
+    uploads = Uploads()
+    assert uploads.of(b"") is uploads.of(b"")
+    assert uploads.of(FIRST) is not uploads.of(b"")
+
+
+def test_what_is_there_is_not_refused_when_it_comes_again(tmp_path: Path) -> None:
+    """The answer to the first was lost, and there is no room for its parts now."""
+
+    async def body(hub: Hub) -> None:
+        await hub.put(FIRST, b"outbox/bob/note", b"text")
+        again = hub.link()
+
+        def full(*_arguments: Any, **_words: Any) -> None:
+            raise TreeError(errno.ENOSPC)
+
+        again._quota.check = full  # type: ignore[method-assign]
+        words = _HubWords(again)
+        part = SingleRequest(3, "part", [FIRST, 0, b"text"])
+        assert await words.part(part, lambda: None) == (errno.ENOSPC, 0)
+        arguments = [FIRST, b"outbox/bob/note", 0o640, 0, 4, b"", False, b""]
+        sent: list[tuple[object, ...]] = []
+
+        async def send(*fields: object) -> None:
+            sent.append(fields)
+
+        await words.answer(SingleRequest(4, "put", arguments), send)
+        assert sent == [(4, 0, [])]
+        assert hub.drafts() == {"note": b"text"}
+
+    hub(tmp_path, body)
+
+
+def test_what_fails_when_it_is_there_already_is_there_once(tmp_path: Path) -> None:
+    async def body(hub: Hub) -> None:
+        contents = hub.mount.tree.contents
+        save = contents.save
+
+        async def fails(*arguments: Any, **words: Any) -> None:
+            await save(*arguments, **words)
+            raise CannotWrite("nobody knows whether the disk has it", "look at it")
+
+        contents.save = fails  # type: ignore[method-assign]
+        assert await hub.put(FIRST, b"outbox/bob/note", b"text") == []
+        contents.save = save  # type: ignore[method-assign]
+        assert await hub.put(FIRST, b"outbox/bob/note", b"text") == []
+        assert hub.drafts() == {"note": b"text"}
+
+    hub(tmp_path, body)
+
+
+def test_what_is_withdrawn_is_no_draft_and_does_not_become_one(tmp_path: Path) -> None:
+    async def body(hub: Hub) -> None:
+        await hub.put(FIRST, b"outbox/bob/note", b"there")
+        await hub.put(SECOND, b"outbox/bob/other", b"to be gone")
+        folder = await hub.files.node(b"outbox/bob")
+        assert isinstance(folder, Folder)
+        await hub.files._changes.unlink(folder, "other")  # as when it was sent
+        for _ in range(2):  # the answer may be lost, and it is asked again
+            assert await hub.files.withdraw(FIRST + SECOND + THIRD) == SECOND
+        assert not hub.drafts()
+        for identity in (FIRST, THIRD):
+            for late in (hub.files.upload(identity), hub.put(identity, b"outbox/bob/note", b"x")):
+                with pytest.raises(TreeError) as caught:
+                    await late
+                assert caught.value.errno == errno.ECANCELED
+        assert not hub.drafts()
+
+    hub(tmp_path, body)
+
+
+def test_a_draft_that_cannot_be_withdrawn_is_there_still(tmp_path: Path) -> None:
+    async def body(hub: Hub) -> None:
+        await hub.put(FIRST, b"outbox/bob/note", b"there")
+
+        async def fails(*_arguments: object) -> None:
+            raise TreeError(errno.EROFS)
+
+        unlink, hub.files._changes.unlink = hub.files._changes.unlink, fails  # type: ignore[method-assign, assignment]
+        with pytest.raises(TreeError):
+            await hub.files.withdraw(FIRST)
+        assert await hub.files.upload(FIRST) is None
+        hub.files._changes.unlink = unlink  # type: ignore[method-assign]
+        assert await hub.files.withdraw(FIRST) == b""
+        assert not hub.drafts()
+
+    hub(tmp_path, body)
+
+
 # links
 
 
@@ -192,7 +341,7 @@ def test_a_link_that_says_nothing_is_ended() -> None:
 
     async def main() -> None:
         ours, _theirs = trio.testing.memory_stream_pair()
-        session = HubSession(FrameSender(ours), cast(Any, None), Path(), SYSTEM_RANDOM, trio.Lock())
+        session = HubSession(FrameSender(ours), cast(Any, None), Path(), SYSTEM_RANDOM, Uploads())
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
             await session._answer_all(cast(Any, None), ours, Frames(), nursery, b"")
@@ -213,9 +362,7 @@ def test_a_link_that_takes_nothing_is_ended() -> None:
             pass
 
     async def main() -> None:
-        session = HubSession(
-            FrameSender(Full()), cast(Any, None), Path(), SYSTEM_RANDOM, trio.Lock()
-        )
+        session = HubSession(FrameSender(Full()), cast(Any, None), Path(), SYSTEM_RANDOM, Uploads())
         with pytest.raises(trio.BrokenResourceError):
             await session._send(1, 0, None)
 
@@ -226,7 +373,7 @@ def test_the_account_is_always_called_the_same_and_nothing_is_learnt_of_it(tmp_p
     found: list[bytes] = []
 
     async def body(hub: Hub) -> None:
-        session = HubSession(cast(Any, None), hub.mount.view, tmp_path, SYSTEM_RANDOM, trio.Lock())
+        session = HubSession(cast(Any, None), hub.mount.view, tmp_path, SYSTEM_RANDOM, Uploads())
 
         class Single:
             def __init__(self, conversation: bytes) -> None:

@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.mount.remote.address import OPTIONS, read_address
 from cbfs.mount.remote.cache import BLOCK, SealedCache
 from cbfs.mount.remote.link import ASK_MAX, WHOLE_MAX, AwayError, Pieces
 from cbfs.mount.remote.nodes import RemoteTree, local_stat, path_of
 from cbfs.mount.remote.spool import OutgoingSpool, WaitingFile
+from cbfs.mount.remote.ssh.address import OPTIONS, read_address
 from cbfs.mount.remote.wire import (
     ARGUMENTS,
     ID_SIZE,

@@ -7,6 +7,7 @@ import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from cbfs.storage.encoding import u64
 from cbfs.storage.faults import harmless, log_fault
 from cbfs.storage.store import Meta, StoreError, Table, Writer
 from cbfs.tree.changes import MTIME_MAX, Changes
-from cbfs.tree.nodes import MODES, File, Folder, MessageFile, Node, SymbolicLink, Text
+from cbfs.tree.nodes import MODES, File, Folder, MessageFile, Node, SymbolicLink, Text, walk
 from cbfs.tree.rules import METADATA, Area, TreeError
 from cbfs.tree.virtual.conversation_folder import OpenTranscript
 from cbfs.tree.virtual.mail.mails import MailFile, OpenMail
@@ -32,11 +33,17 @@ from cbfs_common.errors import DecodeError
 from cbfs_common.limits import FILE_SIZE_MAX
 
 UPLOADS_MAX = 8
-"""Files that one link may be handing over at a time."""
+"""Files that are being handed over by those who see the same of the account: of more, the one goes
+of which nothing has come for longest."""
+
+UPLOAD_KEPT = 3_600.0
+"""Seconds for which what has come of a file is kept for the next link."""
 
 NOTED_FOR = 400 * 24 * 3_600
 """Seconds for which it is remembered that a file was handed over, if who did it never says that it
 has been told so."""
+
+_WITHDRAWN = 0  # no inode
 
 LISTED_AT_ONCE = 512
 """Entries after which others get a turn: those of one frame."""
@@ -59,17 +66,38 @@ def errors(failed: Callable[[], None]) -> Iterator[None]:
         raise OSError(errno.EIO, "") from error
 
 
+@dataclass(slots=True)
+class _Upload:
+    """What has come of a file, and when the last of it did."""
+
+    file: File
+    used: float
+
+
+class Uploads:
+    """What is being handed over, by all links: what has come of a file stays for the next one to go
+    on. ``lock`` is held while one becomes a draft, so that one that is handed over once more, by a
+    new link, finds what became of it."""
+
+    def __init__(self) -> None:
+        self.lock = trio.Lock()
+        self._by_view: dict[bytes, dict[bytes, _Upload]] = {}
+
+    def of(self, conversation: bytes) -> dict[bytes, _Upload]:
+        """Those of the links that see this conversation only, or all: nobody has a hand in those of
+        others."""
+        return self._by_view.setdefault(conversation, {})
+
+
 class HubFiles:
     """The files of one link. ``single``: the one conversation that is shown, None for all.
-    ``inode_of`` gives the number under which the other side knows a node's inode. ``handing`` is
-    shared by all links: one file at a time becomes a draft, so that one that is handed over once
-    more, by a new link, finds what became of it."""
+    ``inode_of`` gives the number under which the other side knows a node's inode."""
 
     def __init__(
         self,
         view: MountView,
         account: Path,
-        handing: trio.Lock,
+        uploads: Uploads,
         single: SingleView | None,
         inode_of: Callable[[int], int],
     ) -> None:
@@ -77,13 +105,13 @@ class HubFiles:
         self._tree = view.tree
         self._single = single
         self._inode_of = inode_of
-        self._handing = handing
+        self._handing = uploads.lock
         self._root = single.root if single else view.tree.root
         self._changes = Changes(view.tree, adds=single is None)
         self._contents = view.tree.contents
         self._attributes = Attributes(view)
         self._quota = Quota(account, view.tree.backend)
-        self._uploads: dict[bytes, File] = {}
+        self._uploads = uploads.of((single.drafts.conversation or b"") if single else b"")
 
     # what is there
 
@@ -246,19 +274,76 @@ class HubFiles:
 
     # files that are handed over
 
-    async def part(self, identity: bytes, offset: int, data: bytes) -> None:
-        """A piece of a file that is to be handed over."""
-        file = self._uploads.get(identity)
-        if file is None:
+    async def part(self, identity: bytes, offset: int, data: bytes) -> int:
+        """A piece of a file that is to be handed over. Gives how many bytes of it are here."""
+        upload = self._uploads.get(identity)
+        if upload is None:
             if len(self._uploads) >= UPLOADS_MAX:
-                raise TreeError(errno.EMFILE)
+                await self._drop(min(self._uploads, key=lambda each: self._uploads[each].used))
             file = File(self._tree.new_inode(), 0o600, time.time_ns(), None)
             file.handles = 1  # so that what is too much for memory goes to the store, sealed
-            self._uploads[identity] = file
+            upload = self._uploads[identity] = _Upload(file, 0.0)
+        upload.used = trio.current_time()
         if offset < 0:
             raise TreeError(errno.EINVAL)
+        if offset > upload.file.size:  # what came before is not here any more
+            raise TreeError(errno.EAGAIN)
         self._quota.check(len(data), setting=False)
-        await self._contents.write(file, offset, data)
+        await self._contents.write(upload.file, offset, data)
+        return upload.file.size
+
+    async def upload(self, identity: bytes) -> int | None:
+        """How many bytes of a file are here; None where it was made a draft."""
+        async with self._handing:  # an earlier link may be about to
+            if self.is_handed(identity):
+                return None
+            upload = self._uploads.get(identity)
+            return upload.file.size if upload else 0
+
+    async def withdraw(self, identities: bytes) -> bytes:
+        """Remove the drafts that files have become, by the ids under which they were handed over;
+        one that comes later under such an id is refused, with ECANCELED. Gives the ids of those
+        that had gone before: they were sent, or removed here."""
+        gone = b""
+        async with self._handing:
+            with trio.CancelScope(shield=True):
+                for at in range(0, len(identities), ID_SIZE):
+                    identity = identities[at : at + ID_SIZE]
+                    await self._drop(identity)
+                    inode = self._noted(identity)
+                    place = self._draft(inode) if inode else None
+                    if inode and place is None:
+                        gone += identity
+                        continue
+                    await self._note(identity, _WITHDRAWN)  # first: who asks again is told the same
+                    if inode and place is not None:
+                        await self._remove_draft(*place, identity, inode)
+        return gone
+
+    async def _remove_draft(
+        self, directory: Folder, name: str, identity: bytes, inode: int
+    ) -> None:
+        try:
+            await self._changes.unlink(directory, name)
+        except BaseException:
+            await self._note(identity, inode)
+            raise
+        self._view.watchers.outdate(directory.inode, name)
+
+    def _draft(self, inode: int) -> tuple[Folder, str] | None:
+        """Where that draft is."""
+        for folder, name, node in walk(self._single.drafts if self._single else self._tree.outbox):
+            if isinstance(node, File) and node.inode == inode:
+                return folder, name
+        return None
+
+    async def _note(self, identity: bytes, inode: int) -> None:
+        noted = u64(int(time.time())) + u64(inode)
+
+        def change(writer: Writer) -> None:
+            writer.put(Table.META, Meta.HANDED + identity, noted)
+
+        await self._tree.backend.store.commit(change)
 
     async def put(
         self,
@@ -276,23 +361,27 @@ class HubFiles:
         the draft that one of the ids in ``before`` has become; else under a name that is free.
         Gives its name and its stat, or none where it was there before. Without a folder of that
         name one is made in the outbox; without the conversation it is ESTALE."""
-        file = self._uploads.pop(identity, None)
-        try:
-            async with self._handing:
-                if self._is_handed(identity):
+        async with self._handing:
+            made: list[Any] = []
+            try:
+                if self.is_handed(identity):
                     return []
-                if (file.size if file else 0) != size:
-                    raise TreeError(errno.EINVAL)
+                upload = self._uploads.get(identity)
+                file = upload.file if upload else None
+                if (file.size if file else 0) != size:  # a part is not here any more
+                    raise TreeError(errno.EAGAIN)
                 with trio.CancelScope(shield=True):
                     directory, name = await self._target(path, conversation)
                     if (earlier := self._earlier(directory, before)) is not None:
                         name, replace = earlier, True
                     told = mode, modified
                     made = await self._made(directory, name, identity, told, file, replace)
+            except (OSError, TreeError, StoreError):
+                if not self.is_handed(identity):
+                    raise
+            finally:
+                await self._drop(identity)
             return made
-        finally:
-            if file is not None:
-                await self._drop(file)
 
     async def _target(self, path: bytes, conversation: bytes) -> tuple[Folder, str]:
         """Where it is to be: in the folder of that conversation, whatever that is called by now."""
@@ -368,7 +457,8 @@ class HubFiles:
             file.handles -= 1
             file.writers -= 1
             file.handed = b""
-            if there is None and directory.entries.get(name) is file:
+            is_new = there is None and directory.entries.get(name) is file
+            if is_new and not self.is_handed(identity):
                 with suppress(TreeError, StoreError):
                     await self._changes.unlink(directory, name)
             raise
@@ -384,9 +474,19 @@ class HubFiles:
             self._view.watchers.outdate(folder.inode, called)
         return [name.encode(), made]
 
-    def _is_handed(self, identity: bytes) -> bool:
+    def is_handed(self, identity: bytes) -> bool:
+        """Whether what has this id was made a draft. Raises TreeError(ECANCELED) where it is to
+        become none."""
+        inode = self._noted(identity)
+        if inode == _WITHDRAWN:
+            raise TreeError(errno.ECANCELED)
+        return inode is not None
+
+    def _noted(self, identity: bytes) -> int | None:
+        """The inode of the draft that has come of what has this id; None for none yet."""
         with self._tree.backend.store.read() as reader:
-            return reader.get(Table.META, Meta.HANDED + identity) is not None
+            noted = reader.get(Table.META, Meta.HANDED + identity)
+        return None if noted is None else int.from_bytes(noted[8:], "big")
 
     async def taken(self, identities: list[bytes]) -> None:
         """These will not be handed over again; nor will what was a long time ago."""
@@ -401,16 +501,18 @@ class HubFiles:
 
         await self._tree.backend.store.commit(change)
 
-    async def _drop(self, file: File) -> None:
-        file.handles = 0
-        with trio.CancelScope(shield=True), suppress(StoreError):
-            await self._contents.released(file)
+    async def _drop(self, identity: bytes) -> None:
+        upload = self._uploads.pop(identity, None)
+        if upload is not None:
+            upload.file.handles = 0
+            with trio.CancelScope(shield=True), suppress(StoreError):
+                await self._contents.released(upload.file)
 
     async def close(self) -> None:
-        """The link has ended: what was not handed over whole is nothing."""
-        for file in self._uploads.values():
-            await self._drop(file)
-        self._uploads.clear()
+        """The link has ended: what has come is kept for the next one, for a while."""
+        oldest = trio.current_time() - UPLOAD_KEPT
+        for identity in [each for each, one in self._uploads.items() if one.used < oldest]:
+            await self._drop(identity)
 
 
 def _is_looked_at(directory: Folder, name: str) -> bool:

@@ -24,7 +24,7 @@ from cbfs.mount.remote.hub_view import HubView, below
 from cbfs.mount.remote.link import AwayError
 from cbfs.mount.remote.nodes import RemoteNode, local_stat, path_of
 from cbfs.mount.remote.spool import OutgoingSpool, WaitingFile
-from cbfs.mount.remote.wire import BEFORE_MAX, ID_SIZE, decode_stat, is_name
+from cbfs.mount.remote.wire import BEFORE_MAX, ID_SIZE, decode_stat, is_ids, is_name
 from cbfs.storage.faults import harmless
 from cbfs.tree.rules import is_scratch
 from cbfs_common.errors import CryptoError, DecodeError
@@ -59,7 +59,8 @@ _log = logging.getLogger(__name__)
 class _Waiting:
     """A file that waits, and where it is shown. ``sent``: it was on the link under this id, so that
     anything else gets another one; ``unknown``: and nobody knows yet what the hub has done.
-    ``earlier``: nor of what it is in the place of. ``refused``: why, and when by trio's clock."""
+    ``earlier``: nor of an earlier try, or of what it is in the place of. ``refused``: why, and when
+    by trio's clock."""
 
     item: WaitingFile
     node: RemoteNode
@@ -70,8 +71,9 @@ class _Waiting:
 
     @property
     def is_open(self) -> bool:
-        """Whether it, or what it is in the place of, may be at the hub or not."""
-        return self.unknown or (self.earlier and self.refused is None)
+        """Whether it, or what it is in the place of, may be at the hub or not, and the next try
+        tells."""
+        return self.unknown or (self.earlier and self.refused is None and self.item.whole)
 
 
 class Handing:
@@ -203,6 +205,7 @@ class Handing:
         async with self._claimed(node, until_known=True, replacing=True) as known:
             if known is None:
                 return False
+            await self._taken_back(known)  # else both would be at the hub
             there = target.entries.get(name)
             if there is None:
                 await self._move(known, target, name, None, replaces=False)
@@ -230,7 +233,8 @@ class Handing:
                 replaces=replaces,
             )
             if other is not None:  # by this it goes with the same rename of a file on the disk
-                item = replace(item, before=_ids(other.item.identity, item.before))
+                before = other.item.identity + other.item.before + item.before
+                item = replace(item, before=_ids(before))
             await self._change(known, item, content)
             self._view.tree.move(known.node, target, name)
             if other is not None:
@@ -303,18 +307,42 @@ class Handing:
         async with self._claimed(node, until_known=True) as known:
             if known is None:
                 return False
-            if known.item.replaces:
-                try:
-                    await self._view.link.ask("unlink", path_of(node))
-                except OSError as error:
-                    if error.errno != errno.ENOENT:
-                        raise
+            await self._taken_back(known)
             async with self._using:
                 await trio.to_thread.run_sync(self._spool.drop, known.item)
                 self._waiting.pop(known.item.identity, None)
                 node.outgoing = None
                 self._view.tree.remove(node)
             return True
+
+    async def _taken_back(self, known: _Waiting) -> None:
+        """Remove what a file was to replace at the hub. Raises OSError."""
+        # where its conversation is not there any more, another may have the name of its folder
+        has_gone = known.refused is not None and known.refused[0] == errno.ESTALE
+        if known.item.replaces and not has_gone:
+            try:
+                await self._view.link.ask("unlink", path_of(known.node))
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+
+    async def _withdrawn(self, known: _Waiting) -> bool:
+        """The hub has refused it, and may have it by an earlier try, or what it is in the place of:
+        then that is to be no draft any more, or it was sent. Whether it waits still. Raises
+        OSError(EBUSY) where the hub does not say."""
+        item = known.item
+        try:
+            gone = await self._view.link.ask("withdraw", _ids(item.identity + item.before))
+        except OSError as error:
+            raise OSError(errno.EBUSY, "") from error
+        if not (isinstance(gone, bytes) and is_ids(gone)):
+            raise OSError(errno.EBUSY, "")
+        known.earlier = False
+        async with self._using:
+            if known.item is not item or item.identity not in _split(gone):
+                return True
+            await self._taken(known, b"", None)
+            return False
 
     # claims
 
@@ -350,6 +378,8 @@ class Handing:
             if scope.cancelled_caught:
                 raise OSError(errno.EBUSY, "")
         with self._claim(node):
+            if until_known and known is not None and known.earlier:
+                known = known if await self._withdrawn(known) else None
             yield known
 
     def _claim(self, node: RemoteNode) -> "_Claim":
@@ -363,7 +393,7 @@ class Handing:
         old = known.item
         same = not known.sent
         if not same:
-            before = _ids(old.identity, item.before)
+            before = _ids(old.identity + item.before)
             item = replace(item, identity=self._spool.new_id(), before=before)
         await trio.to_thread.run_sync(self._spool.save, item, content, old.size if same else 0)
         known.item = known.node.outgoing = item
@@ -399,7 +429,8 @@ class Handing:
                 wait = await self._all()
 
     async def _all(self) -> float:
-        """Hand over what can be. Gives the seconds after which that is to be tried again."""
+        """Hand over what can be. Gives the seconds after which that is to be tried again. What
+        fails stops nothing behind it."""
         wait = math.inf
         for identity, known in list(self._waiting.items()):
             if not self._view.link.is_up:
@@ -415,10 +446,10 @@ class Handing:
                     wait = min(wait, AGAIN if number in PASSING else math.inf)
                     continue
             try:
-                with self._claim(known.node):
+                with _Claim(self._claims, known.node, _nobody):  # wakes us not
                     await self._hand_over(identity, known)
             except AwayError:
-                return RETRY  # with the same id
+                wait = min(wait, RETRY)  # with the same id
             except OSError as error:  # of this machine's disk
                 known.node.trouble = "this machine cannot read it, or cannot remove it"
                 _log.warning("a file that waits: %s", os.strerror(error.errno or errno.EIO))
@@ -435,29 +466,56 @@ class Handing:
         async with self._using:
             if self._waiting.get(identity) is not known:
                 return
-            item = known.item
+            item, again, unknown = known.item, known.sent, known.unknown
             content = await self.read(item)
+            if not self._view.link.is_up:
+                raise AwayError
             known.sent = known.unknown = True
         try:
-            name, fields = _put(await self._view.link.hand_over(item, content))
+            result = await self._view.link.hand_over(item, content, again=again)
         except AwayError:
             raise
         except OSError as error:
-            number = error.errno or errno.EIO
-            if self._waiting.get(identity) is known:  # else there is something newer
-                known.unknown = False
-                known.refused = number, trio.current_time()
-                why = _WORDS.get(number, os.strerror(number))
-                known.node.trouble = f"the hub does not take it: {why}"
-                _log.warning("the hub does not take a file: %s", os.strerror(number))
+            if error.errno == errno.ECANCELED:
+                await self._under_another_id(identity, known, content)
+            else:
+                self._refused(identity, known, error.errno or errno.EIO, earlier=unknown)
+            return
+        try:
+            name, fields = _put(result)
+        except OSError as error:  # who knows what it has done
+            self._refused(identity, known, error.errno or errno.EIO, earlier=True)
             return
         async with self._using:
             if self._waiting.get(identity) is not known:
                 return  # what is newer is to take its place: the hub has to know it until then
-            await trio.to_thread.run_sync(self._spool.drop, item)
-            del self._waiting[identity]
-            self._is_there(known.node, name, fields)
+            await self._taken(known, name, fields)
         await self._view.link.tell("taken", [identity, *_split(item.before)])
+
+    def _refused(self, identity: bytes, known: _Waiting, number: int, *, earlier: bool) -> None:
+        """The hub does not take it; ``earlier``: it may have it all the same, by another try."""
+        if self._waiting.get(identity) is not known:
+            return  # there is something newer
+        known.unknown = False
+        known.earlier = known.earlier or earlier
+        known.refused = number, trio.current_time()
+        why = _WORDS.get(number, os.strerror(number))
+        known.node.trouble = f"the hub does not take it: {why}"
+        _log.warning("the hub does not take a file: %s", os.strerror(number))
+
+    async def _under_another_id(self, identity: bytes, known: _Waiting, content: bytes) -> None:
+        """Its id was withdrawn, and what was to be done with it then was not. Raises OSError."""
+        async with self._using:
+            if self._waiting.get(identity) is known:
+                known.unknown = False
+                await self._change(known, known.item, content)
+                known.refused = errno.EAGAIN, trio.current_time()
+
+    async def _taken(self, known: _Waiting, name: bytes, fields: Any) -> None:
+        """It waits no more: the hub has it."""
+        await trio.to_thread.run_sync(self._spool.drop, known.item)
+        del self._waiting[known.item.identity]
+        self._is_there(known.node, name, fields)
 
     def _is_there(self, node: RemoteNode, name: bytes, fields: Any) -> None:
         """The hub has it."""
@@ -492,8 +550,12 @@ class _Claim:
         self._over()
 
 
-def _ids(first: bytes, others: bytes) -> bytes:
-    return (first + others)[: BEFORE_MAX * ID_SIZE]
+def _nobody() -> None:
+    """Nobody is to be told."""
+
+
+def _ids(ids: bytes) -> bytes:
+    return ids[: BEFORE_MAX * ID_SIZE]
 
 
 def _split(ids: bytes) -> list[bytes]:

@@ -14,7 +14,6 @@ from pyfuse3 import FileNameT, InodeT
 
 from cbfs.mount.mount_table import device_of, fuse_source
 from cbfs.mount.mounting import KernelLoop, MountPlace, begin, unmount_at
-from cbfs.mount.remote.address import HubAddress
 from cbfs.mount.remote.cache import SealedCache
 from cbfs.mount.remote.handing import Handing
 from cbfs.mount.remote.hub_view import HubView
@@ -22,6 +21,7 @@ from cbfs.mount.remote.link import AwayError, HubLink
 from cbfs.mount.remote.nodes import RemoteTree, local_stat
 from cbfs.mount.remote.operations import RemoteOperations
 from cbfs.mount.remote.spool import OutgoingSpool
+from cbfs.mount.remote.ssh.address import HubAddress
 from cbfs.storage.faults import Tasks, harmless
 from cbfs_common.primitives import Random
 

@@ -56,15 +56,19 @@ ARGUMENTS: Final[dict[str, tuple[type, ...]]] = {
     "rename": (bytes, bytes, bool),  # whether it may replace
     "symlink": (bytes, bytes),  # path, target
     "describe": (bytes, list),  # path, [mode, mtime], nil for what stays
-    "part": (bytes, int, bytes),  # id, offset, content; not answered
+    "part": (bytes, int, bytes),  # id, offset, content; gives how many bytes are there, in order
+    "upload": (bytes,),  # id; gives how many bytes are there, nil where that id is known
     # id, path, mode, mtime or 0, size, conversation or empty, whether it may replace, the ids of
     # what it is in the place of; gives [name, stat], or nothing where that id is known
     "put": (bytes, bytes, int, int, int, bytes, bool, bytes),
     "taken": (list,),  # ids that need not be remembered any more; not answered
+    # ids in a row: what they have become is to be a draft no more, and what comes under them is
+    # ECANCELED; gives the ids, in a row, of what was sent, or removed, before
+    "withdraw": (bytes,),
 }
 """The words, with the types of their arguments."""
 
-UNANSWERED: Final = frozenset(("seen", "part", "taken"))
+UNANSWERED: Final = frozenset(("seen", "taken"))
 
 APPEARS, GOES, MOVES, STALE, OUTDATED = "appears", "goes", "moves", "stale", "outdated"
 NEWS: Final[dict[str, tuple[type, ...]]] = {
@@ -161,7 +165,9 @@ def _fit(word: str, arguments: list[Any]) -> bool:
     if word == "taken":
         ids = arguments[0]
         return len(ids) <= TAKEN_MAX and all(type(i) is bytes and len(i) == ID_SIZE for i in ids)
-    if word in {"part", "put"} and len(arguments[0]) != ID_SIZE:
+    if word in {"part", "put", "upload"} and len(arguments[0]) != ID_SIZE:
+        return False
+    if word == "withdraw" and not is_ids(arguments[0]):
         return False
     if word == "put" and not is_ids(arguments[7]):
         return False
