@@ -9,7 +9,8 @@ import trio
 import trio.testing
 
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.mount.remote.link import ASK_MAX, PING, AwayError, HubLink
+from cbfs.mount.lifecycle import LINGER
+from cbfs.mount.remote.link import ASK_MAX, MOST_WAIT, PING, AwayError, HubLink
 from cbfs.mount.remote.spool import WaitingFile
 from cbfs.mount.remote.wire import ID_SIZE, VERSION, read_hub_request
 from cbfs.mount.single.wire import Frames, SingleRequest, frame
@@ -242,3 +243,7 @@ def test_a_link_on_which_nothing_comes_ends_whatever_goes_out(
         assert trio.current_time() - began <= PING + 2 * ASK_MAX
 
     world(monkeypatch, body)
+
+
+def test_a_hub_without_a_mount_waits_for_a_link_that_is_tried_again() -> None:
+    assert LINGER > 2 * MOST_WAIT

@@ -143,7 +143,7 @@ class _HubMount:
         try:
             self._nursery.start_soon(unmount_at, stop, device, ended)
             self._nursery.start_soon(loop.run)
-            await self._nursery.start(self._view.notifier.run, place.mountpoint)
+            await self._nursery.start(self._view.notifier.run, place.mountpoint, device)
             self._nursery.start_soon(self._forget)
             self._nursery.start_soon(self._handing.run)
             self._handing.wake()
