@@ -26,8 +26,8 @@ from cbfs.tree.times import settle_times, shown
 from cbfs_common.primitives import Random
 
 LINGER: Final = 300.0
-"""Seconds for which a daemon without a mount waits for the next link: a machine that has lost its own
-tries again at least each minute."""
+"""Seconds for which a daemon without a mount waits for the next link: a machine that has lost its
+own tries again at least each minute."""
 
 # the beginning
 
