@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.mount.remote.files import UPLOADS_MAX, HubFiles, Uploads
+from cbfs.mount.remote.files import UPLOADS_MAX, HandedParts, HubFiles
 from cbfs.mount.remote.session import SILENT_MAX, HubSession, _HubWords
 from cbfs.mount.remote.wire import ID_SIZE
 from cbfs.mount.single.wire import Frames, FrameSender, SingleRequest
@@ -32,7 +32,7 @@ class Hub:
     def __init__(self, mount: Mount, place: Path) -> None:
         self.mount = mount
         self._place = place
-        self.uploads = Uploads()
+        self.uploads = HandedParts()
         self.files = self.link()
 
     def link(self) -> HubFiles:
@@ -245,7 +245,7 @@ def test_what_is_kept_for_the_next_link_is_not_kept_for_ever(
 
 
 def test_those_who_see_one_conversation_have_no_hand_in_what_others_hand_over() -> None:
-    uploads = Uploads()
+    uploads = HandedParts()
     assert uploads.of(b"") is uploads.of(b"")
     assert uploads.of(FIRST) is not uploads.of(b"")
 
@@ -341,7 +341,9 @@ def test_a_link_that_says_nothing_is_ended() -> None:
 
     async def main() -> None:
         ours, _theirs = trio.testing.memory_stream_pair()
-        session = HubSession(FrameSender(ours), cast(Any, None), Path(), SYSTEM_RANDOM, Uploads())
+        session = HubSession(
+            FrameSender(ours), cast(Any, None), Path(), SYSTEM_RANDOM, HandedParts()
+        )
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
             await session._answer_all(cast(Any, None), ours, Frames(), nursery, b"")
@@ -362,7 +364,9 @@ def test_a_link_that_takes_nothing_is_ended() -> None:
             pass
 
     async def main() -> None:
-        session = HubSession(FrameSender(Full()), cast(Any, None), Path(), SYSTEM_RANDOM, Uploads())
+        session = HubSession(
+            FrameSender(Full()), cast(Any, None), Path(), SYSTEM_RANDOM, HandedParts()
+        )
         with pytest.raises(trio.BrokenResourceError):
             await session._send(1, 0, None)
 
@@ -373,7 +377,9 @@ def test_the_account_is_always_called_the_same_and_nothing_is_learnt_of_it(tmp_p
     found: list[bytes] = []
 
     async def body(hub: Hub) -> None:
-        session = HubSession(cast(Any, None), hub.mount.view, tmp_path, SYSTEM_RANDOM, Uploads())
+        session = HubSession(
+            cast(Any, None), hub.mount.view, tmp_path, SYSTEM_RANDOM, HandedParts()
+        )
 
         class Single:
             def __init__(self, conversation: bytes) -> None:

@@ -74,7 +74,7 @@ class _Upload:
     used: float
 
 
-class Uploads:
+class HandedParts:
     """What is being handed over, by all links: what has come of a file stays for the next one to go
     on. ``lock`` is held while one becomes a draft, so that one that is handed over once more, by a
     new link, finds what became of it."""
@@ -97,7 +97,7 @@ class HubFiles:
         self,
         view: MountView,
         account: Path,
-        uploads: Uploads,
+        uploads: HandedParts,
         single: SingleView | None,
         inode_of: Callable[[int], int],
     ) -> None:

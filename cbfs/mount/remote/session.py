@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from cbfs.mount.remote.files import HubFiles, Uploads, errors
+from cbfs.mount.remote.files import HandedParts, HubFiles, errors
 from cbfs.mount.remote.wire import (
     APPEARS,
     GOES,
@@ -58,7 +58,7 @@ class HubSession:
         view: MountView,
         account: Path,
         random: Random,
-        uploads: Uploads,
+        uploads: HandedParts,
     ) -> None:
         self._wire = wire
         self._view = view

@@ -42,7 +42,7 @@ from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.primitives import Random
 
 if TYPE_CHECKING:
-    from cbfs.mount.remote.files import Uploads
+    from cbfs.mount.remote.files import HandedParts
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class SingleServer:
         self.view = view
         self.account = account
         self.random = random
-        self.uploads: Uploads | None = None
+        self.uploads: HandedParts | None = None
         """What other machines hand over, since the first has come."""
         self.machines = Counter[str]()
         """Links of other machines, by the conversation that they are about."""
@@ -197,7 +197,7 @@ class _Session:
     async def _serve_machine(self, first: SingleRequest, frames: Frames) -> None:
         """It is a mount on another machine."""
         # nobody whose account is mounted on one machine only waits for it at the start
-        from cbfs.mount.remote.files import Uploads  # noqa: PLC0415
+        from cbfs.mount.remote.files import HandedParts  # noqa: PLC0415
         from cbfs.mount.remote.session import HubSession  # noqa: PLC0415
 
         only, served = first.arguments[0], self._machines
@@ -207,7 +207,7 @@ class _Session:
             return
         served[only] += 1
         try:
-            uploads = self._server.uploads = self._server.uploads or Uploads()
+            uploads = self._server.uploads = self._server.uploads or HandedParts()
             hub = HubSession(self._wire, self._view, self._account, self._random, uploads)
             await hub.run(first, self._stream, frames)
         finally:
