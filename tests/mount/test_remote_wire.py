@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.mount.remote.address import OPTIONS, read_address
 from cbfs.mount.remote.cache import BLOCK, SealedCache
+from cbfs.mount.remote.hub_view import _entries
 from cbfs.mount.remote.link import ASK_MAX, WHOLE_MAX, AwayError, Pieces
 from cbfs.mount.remote.nodes import RemoteTree, local_stat, path_of
 from cbfs.mount.remote.spool import OutgoingSpool, WaitingFile
@@ -102,8 +103,28 @@ def test_paths_have_an_end() -> None:
     for long in (b"a" * (PATH_MAX + 1), b"/".join([b"a"] * (PATH_NAMES_MAX + 1))):
         with pytest.raises(DecodeError):
             parts_of(long)
-    assert not any(map(is_name, (b"", b".", b"..", b"a/b", b"a\0")))
+
+
+@pytest.mark.parametrize(
+    "name", [b"", b".", b"..", b"a/b", b"a\0", b"x" * 256, "ö".encode() * 128, b"\xff"]
+)
+def test_what_is_no_name_is_refused_wherever_a_hub_says_it(name: bytes) -> None:
+    stat = list(local_stat(0o100600))
+    assert not is_name(name)
+    with pytest.raises(OSError) as caught:
+        list(_entries([[[name, stat]]]))
+    assert caught.value.errno == errno.EIO
+    for told in (["moves", b"a", name], ["outdated", 5, name], ["goes", b"a/" + name + b"/b"]):
+        if name == b"a/b" and told[0] == "goes":
+            continue  # there it is two
+        with pytest.raises(DecodeError):
+            read_hub_answer(msgpack.packb([0, 0, told]))
+
+
+def test_names_are_up_to_255_bytes() -> None:
     assert is_name(b"..a")
+    assert is_name(b"x" * 255)
+    assert is_name("ö".encode() * 127)
 
 
 @pytest.mark.parametrize(

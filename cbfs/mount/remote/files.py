@@ -2,7 +2,6 @@
 for it, and none is asked."""
 
 import errno
-import os
 import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,15 +14,14 @@ import trio
 from cbfs.messages.file_names import free_name
 from cbfs.mount.attributes import Attributes
 from cbfs.mount.quota import BLOCK_SIZE, Quota, errno_of
-from cbfs.mount.remote.wire import ID_SIZE, PART, Stat, parts_of
+from cbfs.mount.remote.wire import ID_SIZE, PART, PATH_MAX, Stat, parts_of
 from cbfs.mount.single.view import SingleView
 from cbfs.mount.view import MountView
-from cbfs.storage.encoding import u64
 from cbfs.storage.faults import harmless, log_fault
 from cbfs.storage.store import Meta, StoreError, Table, Writer
 from cbfs.tree.changes import MTIME_MAX, Changes
-from cbfs.tree.nodes import MODES, File, Folder, MessageFile, Node, SymbolicLink, Text
-from cbfs.tree.rules import METADATA, Area, TreeError
+from cbfs.tree.nodes import MODES, Failure, File, Folder, MessageFile, Node, SymbolicLink, Text
+from cbfs.tree.rules import METADATA, Area, TreeError, name_fault
 from cbfs.tree.virtual.conversation_folder import OpenTranscript
 from cbfs.tree.virtual.mail.mails import MailFile, OpenMail
 from cbfs.tree.virtual.virtual_directory import DOTS, Listing, SearchedDirectory
@@ -212,7 +210,7 @@ class HubFiles:
     async def symlink(self, path: bytes, target: bytes) -> Stat:
         """Make a symbolic link."""
         directory, name = await self._place(path)
-        return self.stat(await self._changes.symlink(directory, name, _text(target), None))
+        return self.stat(await self._changes.symlink(directory, name, _link_target(target), None))
 
     async def rmdir(self, path: bytes) -> None:
         """Remove a folder."""
@@ -323,7 +321,7 @@ class HubFiles:
             for at in range(0, len(before), ID_SIZE):
                 noted = reader.get(Table.META, Meta.HANDED + before[at : at + ID_SIZE]) or b""
                 for name, node in directory.entries.items():
-                    if isinstance(node, File) and u64(node.inode) == noted[8:]:
+                    if isinstance(node, File) and node.seed == noted[8:]:
                         return name
         return None
 
@@ -345,32 +343,26 @@ class HubFiles:
             file = self._changes.create(directory, name, mode & 0o7777, None)
         else:
             file = self._changes.to_write(there)
+        # what may be refused below is no message, and nobody hands it over again
+        handed = b"" if _is_looked_at(directory, name) else identity
         self._contents.opened(file)
         file.handles += 1
         file.writers += 1
         try:
-            setting = self._contents.is_setting(file)
-            self._quota.check(upload.size if upload else 0, setting=setting)
-            await self._contents.truncate(file, 0)
-            for at in range(0, upload.size if upload else 0, PART):
-                if upload is not None:
-                    piece = self._contents.read(upload, at, PART)
-                    await self._contents.write(file, at, piece)
+            await self._fill(file, upload)
             file.mode = stat.S_IFREG | mode & MODES
             if modified:  # a time to come holds it: it is on the disk with it, or not at all
                 file.mtime_ns = min(max(modified, -MTIME_MAX), MTIME_MAX)
-            # what may be refused below is no message, and nobody hands it over again
-            file.handed = b"" if _is_looked_at(directory, name) else identity
-            await self._contents.save(file)
+            await self._contents.save(file, handed=handed)
             if _is_looked_at(directory, name):
                 await self._changes.check_close(file)
         except BaseException:
             file.handles -= 1
             file.writers -= 1
-            file.handed = b""
-            if there is None and directory.entries.get(name) is file:
-                with suppress(TreeError, StoreError):
-                    await self._changes.unlink(directory, name)
+            if there is None:
+                await self._changes.take_back(file)
+            elif handed:  # what it was is not to be sent any more, and what is to be is not there
+                self._contents.fail(file, Failure.WRITE)
             raise
         file.handles -= 1
         file.writers -= 1
@@ -383,6 +375,14 @@ class HubFiles:
         for folder, called in file.names:
             self._view.watchers.outdate(folder.inode, called)
         return [name.encode(), made]
+
+    async def _fill(self, file: File, upload: File | None) -> None:
+        size = upload.size if upload else 0
+        self._quota.check(size, setting=self._contents.is_setting(file))
+        await self._contents.truncate(file, 0)
+        for at in range(0, size, PART):
+            if upload is not None:
+                await self._contents.write(file, at, self._contents.read(upload, at, PART))
 
     def _is_handed(self, identity: bytes) -> bool:
         with self._tree.backend.store.read() as reader:
@@ -425,7 +425,19 @@ def _folder(node: Node) -> Folder:
 
 
 def _text(name: bytes) -> str:
+    """A name that the other side has said."""
+    if number := name_fault(name):
+        raise TreeError(number)
+    return name.decode()
+
+
+def _link_target(target: bytes) -> str:
+    """Where a symbolic link is to lead."""
+    if not target or b"\0" in target:
+        raise TreeError(errno.EINVAL)
+    if len(target) > PATH_MAX:
+        raise TreeError(errno.ENAMETOOLONG)
     try:
-        return name.decode()
+        return target.decode()
     except UnicodeDecodeError as error:
-        raise OSError(errno.EILSEQ, os.strerror(errno.EILSEQ)) from error
+        raise TreeError(errno.EILSEQ) from error

@@ -8,6 +8,7 @@ Some answers come in several frames, each [more, ...]: the last has ``more`` Fal
 A stat is an array of the fields of ``Stat``, in their order.
 """
 
+from errno import EILSEQ, ENAMETOOLONG
 from stat import S_IFDIR, S_IFLNK, S_IFREG, S_ISUID, S_ISVTX
 from stat import S_IFMT as _S_IFMT
 from typing import Any, Final, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from cbfs.mount.single.wire import Answer, SingleRequest
+from cbfs.tree.rules import name_fault
 from cbfs_common.errors import DecodeError
 
 VERSION: Final = 1
@@ -146,8 +148,12 @@ def _check_news(news: Any) -> None:
     types = NEWS.get(word)
     if types is None or [type(each) for each in rest] != list(types):
         raise DecodeError("wrong news")
-    if word in {APPEARS, GOES, MOVES} and not parts_of(rest[0]):
-        raise DecodeError("news of the root, which stays")
+    if word in {APPEARS, GOES, MOVES}:
+        parts = parts_of(rest[0])
+        if not parts:
+            raise DecodeError("news of the root, which stays")
+        if not all(map(is_name, parts)):
+            raise DecodeError("wrong news")
     if word in {MOVES, OUTDATED} and not is_name(rest[1]):
         raise DecodeError("wrong news")
     if word == APPEARS:
@@ -171,13 +177,14 @@ def _fit(word: str, arguments: list[Any]) -> bool:
 
 
 def parts_of(path: bytes) -> tuple[bytes, ...]:
-    """The names in a path; none for the root. Raises DecodeError for what is no path of ours."""
+    """The names in a path; none for the root. Raises DecodeError for what is no path of ours.
+    Whether a name is too long, or no text, is for who looks at each: there is an errno for that."""
     if not path:
         return ()
     parts = tuple(path.split(b"/"))
     if len(path) > PATH_MAX or len(parts) > PATH_NAMES_MAX:
         raise DecodeError("a path that is too long")
-    if any(part in {b"", b".", b".."} or b"\0" in part for part in parts):
+    if any(name_fault(part) not in {0, ENAMETOOLONG, EILSEQ} for part in parts):
         raise DecodeError("a wrong path")
     return parts
 
@@ -200,8 +207,7 @@ def is_ids(value: bytes) -> bool:
 
 def is_name(name: bytes) -> bool:
     """Whether something may be called so."""
-    wrong = name in {b"", b".", b".."} or b"/" in name or b"\0" in name
-    return not wrong and len(name) <= PATH_MAX
+    return not name_fault(name)
 
 
 def _unpacked(data: bytes) -> Any:
