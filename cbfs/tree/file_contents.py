@@ -202,13 +202,13 @@ class FileContents:
         if file.failure is not Failure.NONE:
             file.anew = max(file.anew, 0)
 
-    async def save(self, file: File, *, whole: bool = True, handed: bytes = b"") -> None:
+    async def save(self, file: File, *, whole: bool = True, handed: tuple[bytes, ...] = ()) -> None:
         """Put the content and the record of a file on the disk, when they are not there. A crash
         before the last commit of it leaves the version before, one after it this one. ``whole``:
         who has written says that this is all; if not, and a program has it open, the next mount
-        takes it for what was cut off. ``handed``: the id under
-        which another machine has handed it over; it is known with the content, or neither is there.
-        Raises StoreError."""
+        takes it for what was cut off. ``handed``: the ids under
+        which another machine has handed it over, or would have; they are known with the content, or
+        neither is there. Raises StoreError."""
         async with file.lock:
             version = file.version
             if whole:
@@ -365,7 +365,7 @@ class FileContents:
                 layer.spilled.add(index)
                 layer.memory.pop(index, None)
 
-    async def _store(self, file: File, layer: Layer, handed: bytes) -> Content:
+    async def _store(self, file: File, layer: Layer, handed: tuple[bytes, ...]) -> Content:
         """Few changes go over the stored content, in one transaction; many, and those of what
         belongs to a message, make a new one of what is spilled and the rest of the old."""
         old = None if file.lent else file.content
@@ -391,8 +391,8 @@ class FileContents:
                 writer.delete_prefix(Table.CONTENT, u64(old.id))
             content = Content(number, layer.size, BLOCK)
             writer.put(Table.NODES, u64(file.inode), record(content))
-            if handed:
-                writer.put(Table.META, Meta.HANDED + handed, u64(int(time.time())) + seed)
+            for each in handed:
+                writer.put(Table.META, Meta.HANDED + each, u64(int(time.time())) + seed)
             beside(writer)
             return content
 

@@ -150,7 +150,7 @@ def test_what_no_commit_takes_is_sent_once_when_it_is_handed_over_again(
         async def fails(*_arguments: Any, **_words: Any) -> None:
             raise CannotWrite("the disk is full", "make room")
 
-        store.commit = fails  # type: ignore[method-assign]
+        store.commit = fails  # type: ignore[assignment, method-assign]
         with pytest.raises(CannotWrite):
             await hub.put(SECOND, b"outbox/bob/note", b"text", before=before)
         store.commit = commit  # type: ignore[method-assign]
@@ -182,7 +182,7 @@ def test_what_somebody_else_stores_meanwhile_is_known_to_be_there_as_a_whole(
             assert not hub.notes()
             await save(file, **words)
 
-        contents.save = another  # type: ignore[assignment, method-assign]
+        contents.save = another  # type: ignore[method-assign]
         await hub.put(FIRST, b"outbox/bob/note", b"text")
         contents.save = save  # type: ignore[method-assign]
         assert hub.notes() == [FIRST]

@@ -6,6 +6,7 @@ import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import trio
 from cbfs.messages.file_names import free_name
 from cbfs.mount.attributes import Attributes
 from cbfs.mount.quota import BLOCK_SIZE, Quota, errno_of
-from cbfs.mount.remote.wire import ID_SIZE, PART, PATH_MAX, Stat, parts_of
+from cbfs.mount.remote.wire import ID_SIZE, PART, PATH_MAX, Stat, ids_in, parts_of
 from cbfs.mount.single.view import SingleView
 from cbfs.mount.view import MountView
 from cbfs.storage.faults import harmless, log_fault
@@ -38,6 +39,10 @@ has been told so."""
 
 LISTED_AT_ONCE = 512
 """Entries after which others get a turn: those of one frame."""
+
+
+_MESSAGES = frozenset((Area.DRAFTS, Area.FOLDER_DRAFT))
+"""Where files are messages, or parts of one."""
 
 
 @contextmanager
@@ -113,6 +118,8 @@ class HubFiles:
         conversation = b""
         if isinstance(node, Folder) and node.area is Area.DRAFTS:
             conversation = node.conversation or b""
+        elif isinstance(node, File) and any(above.area in _MESSAGES for above, _ in node.names):
+            conversation = draft_id(node)
         return Stat(
             self._inode_of(node.inode),
             entry.st_mode,
@@ -270,8 +277,9 @@ class HubFiles:
         before: bytes,
     ) -> list[Any]:
         """Make a file of the parts with this id, whole and on the disk on return: once, however
-        often it is asked for. In the place of one of that name only if it may ``replace`` it, or of
-        the draft that one of the ids in ``before`` has become; else under a name that is free.
+        often it is asked for. In the place of the draft that one of the ids in ``before`` is of, or
+        has become; without such ids, in the place of what has that name if it may ``replace`` it;
+        else under a name that is free.
         Gives its name and its stat, or none where it was there before. Without a folder of that
         name one is made in the outbox; without the conversation it is ESTALE."""
         file = self._uploads.pop(identity, None)
@@ -283,10 +291,11 @@ class HubFiles:
                     raise TreeError(errno.EINVAL)
                 with trio.CancelScope(shield=True):
                     directory, name = await self._target(path, conversation)
-                    if (earlier := self._earlier(directory, before)) is not None:
-                        name, replace = earlier, True
-                    told = mode, modified
-                    made = await self._made(directory, name, identity, told, file, replace)
+                    if before:
+                        earlier = self._earlier(directory, before)
+                        name, replace = earlier or name, earlier is not None
+                    ids, told = (identity, *ids_in(before)), (mode, modified)
+                    made = await self._made(directory, name, ids, told, file, replace)
             return made
         finally:
             if file is not None:
@@ -316,20 +325,23 @@ class HubFiles:
         return _folder(node), _text(name)
 
     def _earlier(self, directory: Folder, before: bytes) -> str | None:
-        """The name here of what was handed over under one of these ids, while it is a draft."""
+        """The name here of the draft of one of these ids, or of what was handed over under it,
+        while it is a draft. Inodes are used again after a restart; seeds are not."""
+        drafts = {node.seed: n for n, node in directory.entries.items() if isinstance(node, File)}
+        own = {_id_of(seed): seed for seed in drafts}
         with self._tree.backend.store.read() as reader:
-            for at in range(0, len(before), ID_SIZE):
-                noted = reader.get(Table.META, Meta.HANDED + before[at : at + ID_SIZE]) or b""
-                for name, node in directory.entries.items():
-                    if isinstance(node, File) and node.seed == noted[8:]:
-                        return name
+            for identity in ids_in(before):
+                noted = reader.get(Table.META, Meta.HANDED + identity) or b""
+                seed = own.get(identity, noted[8:])
+                if seed in drafts:
+                    return drafts[seed]
         return None
 
     async def _made(
         self,
         directory: Folder,
         name: str,
-        identity: bytes,
+        ids: tuple[bytes, ...],
         told: tuple[int, int],
         upload: File | None,
         replace: bool,
@@ -344,7 +356,7 @@ class HubFiles:
         else:
             file = self._changes.to_write(there)
         # what may be refused below is no message, and nobody hands it over again
-        handed = b"" if _is_looked_at(directory, name) else identity
+        handed = () if _is_looked_at(directory, name) else ids
         self._contents.opened(file)
         file.handles += 1
         file.writers += 1
@@ -415,7 +427,16 @@ class HubFiles:
 
 def _is_looked_at(directory: Folder, name: str) -> bool:
     """Whether what is saved there may be refused for what it says: settings and decisions."""
-    return directory.area not in {Area.DRAFTS, Area.FOLDER_DRAFT} or name == METADATA
+    return directory.area not in _MESSAGES or name == METADATA
+
+
+def draft_id(file: File) -> bytes:
+    """What tells a draft from all others, for ever, and says nothing else of it."""
+    return _id_of(file.seed)
+
+
+def _id_of(seed: bytes) -> bytes:
+    return blake2b(seed, digest_size=ID_SIZE, person=b"cbfs1 draft id").digest()
 
 
 def _folder(node: Node) -> Folder:

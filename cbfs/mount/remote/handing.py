@@ -20,11 +20,12 @@ from typing import Any, Final
 
 import trio
 
+from cbfs.mount.remote.contents import stat_told
 from cbfs.mount.remote.hub_view import HubView, below
 from cbfs.mount.remote.link import AwayError
-from cbfs.mount.remote.nodes import RemoteNode, local_stat, path_of
+from cbfs.mount.remote.nodes import RemoteNode, is_here, local_stat, path_of
 from cbfs.mount.remote.spool import OutgoingSpool, WaitingFile
-from cbfs.mount.remote.wire import BEFORE_MAX, ID_SIZE, decode_stat, is_name
+from cbfs.mount.remote.wire import BEFORE_MAX, Stat, decode_stat, ids_in, is_name
 from cbfs.storage.faults import harmless
 from cbfs.tree.rules import is_scratch
 from cbfs_common.errors import CryptoError, DecodeError
@@ -101,7 +102,7 @@ class Handing:
 
     async def begin(self, waiting: list[WaitingFile]) -> None:
         """Show what waits from before. It may have been sent then."""
-        past = {identity for each in waiting for identity in _split(each.before)}
+        past = {identity for each in waiting for identity in ids_in(each.before)}
         for item in waiting:
             if item.identity in past:  # that which came in its place is there
                 with suppress(OSError):
@@ -177,11 +178,12 @@ class Handing:
                     above.stat.conversation,
                     not node.local,
                     size,
-                    whole=whole,
+                    node.ids,
+                    whole,
                 )
                 await trio.to_thread.run_sync(self._spool.save, item, content, 0)
                 self._waiting[item.identity] = _Waiting(item, node)
-                node.outgoing, node.trouble = item, ""
+                node.outgoing, node.trouble, node.before = item, "", b""
         self._view.link.hurry()
 
     async def read(self, item: WaitingFile) -> bytes:
@@ -205,11 +207,18 @@ class Handing:
                 return False
             there = target.entries.get(name)
             if there is None:
-                await self._move(known, target, name, None, replaces=False)
+                await self._move(known, target, name, None, replace(known.item, replaces=False))
                 return True
             async with self._claimed(there, until_known=True) as other:
-                replaces = other.item.replaces if other is not None else not there.local
-                await self._move(known, target, name, other, replaces=replaces)
+                if other is None:
+                    replaces, before = not there.local, there.ids
+                else:  # by its id it goes with the same rename of a file on the disk
+                    replaces = other.item.replaces
+                    before = other.item.identity + other.item.before
+                item = replace(
+                    known.item, replaces=replaces, before=_ids(before, known.item.before)
+                )
+                await self._move(known, target, name, other, item)
             return True
 
     async def _move(
@@ -218,19 +227,12 @@ class Handing:
         target: RemoteNode,
         name: bytes,
         other: _Waiting | None,
-        *,
-        replaces: bool,
+        item: WaitingFile,
     ) -> None:
         async with self._using:
             content = await self.read(known.item)
-            item = replace(
-                known.item,
-                path=below(target, name),
-                conversation=target.stat.conversation,
-                replaces=replaces,
-            )
-            if other is not None:  # by this it goes with the same rename of a file on the disk
-                item = replace(item, before=_ids(other.item.identity, item.before))
+            told = target.stat.conversation
+            item = replace(item, path=below(target, name), conversation=told)
             await self._change(known, item, content)
             self._view.tree.move(known.node, target, name)
             if other is not None:
@@ -283,14 +285,17 @@ class Handing:
             return True
 
     @asynccontextmanager
-    async def replaced(self, there: RemoteNode | None) -> AsyncIterator[bool]:
+    async def replaced(self, there: RemoteNode | None) -> AsyncIterator[tuple[bool, bytes]]:
         """While the block puts something in the place of a file: if that waits, it does no more at
-        the end. Gives whether the hub has something there. Raises OSError."""
+        the end. Gives whether the hub has something there, and the ids of that. Raises OSError."""
         if there is None:
-            yield False
+            yield False, b""
             return
         async with self._claimed(there, until_known=True) as known:
-            yield not there.local if known is None else known.item.replaces
+            if known is None:
+                yield not there.local, there.ids
+            else:
+                yield known.item.replaces, known.item.before
             if known is not None:
                 async with self._using:
                     await trio.to_thread.run_sync(self._spool.drop, known.item)
@@ -305,7 +310,7 @@ class Handing:
                 return False
             if known.item.replaces:
                 try:
-                    await self._view.link.ask("unlink", path_of(node))
+                    await self._remove_there(node, ids_in(known.item.before))
                 except OSError as error:
                     if error.errno != errno.ENOENT:
                         raise
@@ -315,6 +320,13 @@ class Handing:
                 node.outgoing = None
                 self._view.tree.remove(node)
             return True
+
+    async def _remove_there(self, node: RemoteNode, ids: list[bytes]) -> None:
+        """Remove what the hub has at the place of a file, if that is the draft of one of these ids
+        still. Raises OSError."""
+        path, link = path_of(node), self._view.link
+        if not ids or stat_told(await link.ask("stat", path)).conversation in ids:
+            await link.ask("unlink", path)
 
     # claims
 
@@ -453,27 +465,48 @@ class Handing:
             return
         async with self._using:
             if self._waiting.get(identity) is not known:
-                return  # what is newer is to take its place: the hub has to know it until then
-            await trio.to_thread.run_sync(self._spool.drop, item)
-            del self._waiting[identity]
-            self._is_there(known.node, name, fields)
-        await self._view.link.tell("taken", [identity, *_split(item.before)])
+                # what is newer is to take its place: the hub has to know it until then
+                taken = self._settled(known, identity)
+            else:
+                await trio.to_thread.run_sync(self._spool.drop, item)
+                del self._waiting[identity]
+                taken = self._is_there(known.node, item, name, fields)
+        if taken:
+            await self._view.link.tell("taken", taken)
 
-    def _is_there(self, node: RemoteNode, name: bytes, fields: Any) -> None:
-        """The hub has it."""
+    def _settled(self, known: _Waiting, identity: bytes) -> list[bytes]:
+        """The hub has what something newer, which waits, is in the place of: that has taken the
+        place of all before it. Gives the ids that may be forgotten. On the disk the newer one has
+        more of them: they lead nowhere."""
+        ids = ids_in(known.item.before)
+        if self._waiting.get(known.item.identity) is not known or identity not in ids:
+            return []
+        end = ids.index(identity) + 1
+        known.item = known.node.outgoing = replace(known.item, before=b"".join(ids[:end]))
+        return ids[end:]
+
+    def _is_there(
+        self, node: RemoteNode, item: WaitingFile, name: bytes, told: Stat | None
+    ) -> list[bytes]:
+        """The hub has it. Gives the ids that may be forgotten."""
         tree, above = self._view.tree, node.above
+        taken = [item.identity, *ids_in(item.before)]
         node.outgoing, node.trouble, node.local, node.stale = None, "", False, True
-        if above is None or (fields is None and not node.writers):
-            self._view.drop(node)
-        elif fields is not None:
+        there = above.entries.get(name) if above is not None else None
+        if above is not None and told is not None and (there in {None, node} or not is_here(there)):
             if name != node.name:
                 tree.move(node, above, name)
-            tree.update(node, fields, self._view.link.generation)
+            tree.update(node, told, self._view.link.generation)
             node.stale = True
+        elif node.writers and above is not None:  # what they write is to be in its place
+            node.local, node.before, taken = True, item.identity, []
+        else:
+            self._view.drop(node)
         if above is not None:
             above.listed = -1.0
             if above.local:
                 above.local, above.stale = False, True
+        return taken
 
 
 class _Claim:
@@ -493,14 +526,15 @@ class _Claim:
 
 
 def _ids(first: bytes, others: bytes) -> bytes:
-    return (first + others)[: BEFORE_MAX * ID_SIZE]
+    """Those in ``first``, and those others. Raises OSError(EBUSY) for more than may be named: then
+    somebody has saved a file so often while nobody knew what the hub has of it."""
+    ids = list(dict.fromkeys(ids_in(first + others)))
+    if len(ids) > BEFORE_MAX:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+    return b"".join(ids)
 
 
-def _split(ids: bytes) -> list[bytes]:
-    return [ids[at : at + ID_SIZE] for at in range(0, len(ids), ID_SIZE)]
-
-
-def _put(result: Any) -> tuple[bytes, Any]:
+def _put(result: Any) -> tuple[bytes, Stat | None]:
     """The name and the stat of what was handed over; no stat where that was so before. Raises
     OSError(EIO) for what is no answer."""
     try:

@@ -450,7 +450,7 @@ class RemoteOperations(pyfuse3.Operations):
         if opened.writes:
             self._writing.wrote(node)
         if node.gone and not node.opened and not node.lookups:
-            self._tree.numbers.pop(node.number, None)
+            self._tree.ended(node)
 
     # the rest
 

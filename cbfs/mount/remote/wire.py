@@ -35,8 +35,12 @@ PATH_NAMES_MAX: Final = 64
 TAKEN_MAX: Final = 1_024
 """Ids in one ``taken``."""
 
-BEFORE_MAX: Final = 8
+BEFORE_MAX: Final = 64
 """Ids of what one file is in the place of."""
+
+REQUEST_PART_MAX: Final = 16_384
+"""Bytes of a path, or of any other argument but the content of a file: as long as paths are that a
+kernel can ask for."""
 
 PIECE_MAX: Final = 512 * 1024
 """Bytes of a frame from the hub: a part of a file, or LISTED_AT_ONCE entries."""
@@ -81,7 +85,8 @@ NEWS: Final[dict[str, tuple[type, ...]]] = {
 
 class Stat(NamedTuple):
     """What is told of a file. ``inode`` is the hub's number; times are nanoseconds. ``fixed``: its
-    content is the same for ever. ``conversation``: of a folder whose files go to one, its id."""
+    content is the same for ever. ``conversation``: of a folder whose files go to one, its id; of a
+    draft, what tells it from all others, for ever."""
 
     inode: int
     mode: int
@@ -164,6 +169,9 @@ def _fit(word: str, arguments: list[Any]) -> bool:
     types = ARGUMENTS.get(word)
     if types is None or [type(argument) for argument in arguments] != list(types):
         return False
+    most = PART if word == "part" else REQUEST_PART_MAX
+    if any(type(each) is bytes and len(each) > most for each in arguments):
+        return False
     if word == "taken":
         ids = arguments[0]
         return len(ids) <= TAKEN_MAX and all(type(i) is bytes and len(i) == ID_SIZE for i in ids)
@@ -203,6 +211,11 @@ def stays_inside(path: bytes, target: bytes) -> bool:
 def is_ids(value: bytes) -> bool:
     """Whether it is some ids in a row."""
     return len(value) % ID_SIZE == 0 and len(value) <= BEFORE_MAX * ID_SIZE
+
+
+def ids_in(value: bytes) -> list[bytes]:
+    """The ids in a row."""
+    return [value[at : at + ID_SIZE] for at in range(0, len(value), ID_SIZE)]
 
 
 def is_name(name: bytes) -> bool:
