@@ -131,11 +131,12 @@ def test_what_the_disk_does_not_take_is_not_known_to_be_there(tmp_path: Path) ->
     hub(tmp_path, body)
 
 
+@pytest.mark.parametrize("fails", ["commit", "read"])
 @pytest.mark.parametrize("there", [False, True])
-def test_what_no_commit_takes_is_sent_once_when_it_is_handed_over_again(
-    there: bool, tmp_path: Path
+def test_what_fails_is_sent_once_when_it_is_handed_over_again(
+    there: bool, fails: str, tmp_path: Path
 ) -> None:
-    """The name as well cannot be taken back on the disk then."""
+    """Where no commit is taken, the name as well cannot be taken back on the disk."""
 
     async def body(hub: Hub) -> None:
         store = hub.mount.tree.backend.store
@@ -145,15 +146,16 @@ def test_what_no_commit_takes_is_sent_once_when_it_is_handed_over_again(
             before = FIRST
         else:
             await hub.files.mkdir(b"outbox/bob", 0o700)
-        commit = store.commit
 
-        async def fails(*_arguments: Any, **_words: Any) -> None:
+        def fail(*_arguments: Any, **_words: Any) -> Any:
             raise CannotWrite("the disk is full", "make room")
 
-        store.commit = fails  # type: ignore[assignment, method-assign]
-        with pytest.raises(CannotWrite):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(CannotWrite):
+            if fails == "commit":
+                patch.setattr(store, "commit", fail)
+            else:
+                patch.setattr(hub.mount.tree.contents, "read", fail)
             await hub.put(SECOND, b"outbox/bob/note", b"text", before=before)
-        store.commit = commit  # type: ignore[method-assign]
         assert SECOND not in hub.notes()
         (folder,) = (f for f in hub.mount.tree.outbox.entries.values() if isinstance(f, Folder))
         files = [node for node in folder.entries.values() if isinstance(node, File)]

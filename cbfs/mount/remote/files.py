@@ -21,7 +21,7 @@ from cbfs.mount.view import MountView
 from cbfs.storage.faults import harmless, log_fault
 from cbfs.storage.store import Meta, StoreError, Table, Writer
 from cbfs.tree.changes import MTIME_MAX, Changes
-from cbfs.tree.nodes import MODES, Failure, File, Folder, MessageFile, Node, SymbolicLink, Text
+from cbfs.tree.nodes import MODES, File, Folder, MessageFile, Node, SymbolicLink, Text
 from cbfs.tree.rules import METADATA, Area, TreeError, name_fault
 from cbfs.tree.virtual.conversation_folder import OpenTranscript
 from cbfs.tree.virtual.mail.mails import MailFile, OpenMail
@@ -291,6 +291,7 @@ class HubFiles:
                     raise TreeError(errno.EINVAL)
                 with trio.CancelScope(shield=True):
                     directory, name = await self._target(path, conversation)
+                    directory = await self._changes.ready(directory)
                     if before:
                         earlier = self._earlier(directory, before)
                         name, replace = earlier or name, earlier is not None
@@ -346,13 +347,11 @@ class HubFiles:
         upload: File | None,
         replace: bool,
     ) -> list[Any]:
-        mode, modified = told
-        directory = await self._changes.ready(directory)
         there = directory.entries.get(name)
         if isinstance(there, File) and not replace:
             name, there = free_name(name, directory.entries.__contains__), None
         if there is None:
-            file = self._changes.create(directory, name, mode & 0o7777, None)
+            file = self._changes.create(directory, name, told[0] & 0o7777, None)
         else:
             file = self._changes.to_write(there)
         # what may be refused below is no message, and nobody hands it over again
@@ -361,11 +360,10 @@ class HubFiles:
         file.handles += 1
         file.writers += 1
         try:
-            await self._fill(file, upload)
-            file.mode = stat.S_IFREG | mode & MODES
-            if modified:  # a time to come holds it: it is on the disk with it, or not at all
-                file.mtime_ns = min(max(modified, -MTIME_MAX), MTIME_MAX)
-            await self._contents.save(file, handed=handed)
+            self._quota.check(upload.size if upload else 0, setting=self._contents.is_setting(file))
+            with self._contents.failing(file):  # neither what it was is sent, nor a part of this
+                await self._fill(file, upload, told)
+                await self._contents.save(file, handed=handed)
             if _is_looked_at(directory, name):
                 await self._changes.check_close(file)
         except BaseException:
@@ -373,8 +371,6 @@ class HubFiles:
             file.writers -= 1
             if there is None:
                 await self._changes.take_back(file)
-            elif handed:  # what it was is not to be sent any more, and what is to be is not there
-                self._contents.fail(file, Failure.WRITE)
             raise
         file.handles -= 1
         file.writers -= 1
@@ -388,13 +384,15 @@ class HubFiles:
             self._view.watchers.outdate(folder.inode, called)
         return [name.encode(), made]
 
-    async def _fill(self, file: File, upload: File | None) -> None:
-        size = upload.size if upload else 0
-        self._quota.check(size, setting=self._contents.is_setting(file))
+    async def _fill(self, file: File, upload: File | None, told: tuple[int, int]) -> None:
         await self._contents.truncate(file, 0)
-        for at in range(0, size, PART):
+        for at in range(0, upload.size if upload else 0, PART):
             if upload is not None:
                 await self._contents.write(file, at, self._contents.read(upload, at, PART))
+        mode, modified = told
+        file.mode = stat.S_IFREG | mode & MODES
+        if modified:  # a time to come holds it: it is on the disk with it, or not at all
+            file.mtime_ns = min(max(modified, -MTIME_MAX), MTIME_MAX)
 
     def _is_handed(self, identity: bytes) -> bool:
         with self._tree.backend.store.read() as reader:
