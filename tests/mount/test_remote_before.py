@@ -166,13 +166,35 @@ def test_what_nobody_knows_of_is_named_until_it_is_known(tmp_path: Path) -> None
         await machine.save(machine.bob, b"note", b"the very last")  # while it is on the link
         await machine.link.answer.send(answer(b"note", X))
         last, _ = await machine.sent(14)
-        assert last.before == item.identity  # that has taken the place of all others
+        assert last.before == item.identity + X  # that has taken the place of all others
         await until(lambda: machine.link.told)
         assert machine.link.told == [("taken", ids[::-1])]
         await machine.link.answer.send(answer(b"note", X))
         await until(lambda: len(machine.link.told) == 2)
-        assert machine.link.told[1] == ("taken", [last.identity, item.identity])
+        assert machine.link.told[1] == ("taken", [last.identity, item.identity, X])
         assert node.stat.conversation == X
+
+    run(tmp_path, body)
+
+
+def test_what_is_removed_takes_along_what_it_was_to_replace_by_then(tmp_path: Path) -> None:
+    async def body(machine: Machine) -> None:
+        await machine.save(machine.bob, b"note", b"old")
+        await machine.sent(1)
+        node = await machine.save(machine.bob, b"note", b"anew")
+        await machine.link.answer.send(answer(b"note", X))
+        await machine.sent(2)
+        await machine.link.answer.send(OSError(errno.EFBIG, ""))
+        await until(lambda: node.trouble)
+
+        async def ask(*words: object) -> Any:
+            machine.link.asked.append(words)
+            return list(draft(X))
+
+        machine.link.ask = ask  # type: ignore[method-assign]
+        assert await machine.handing.dropped(node)
+        assert [word for word, _path in machine.link.asked] == ["stat", "unlink"]
+        assert not machine.waits()
 
     run(tmp_path, body)
 

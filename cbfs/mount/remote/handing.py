@@ -466,7 +466,7 @@ class Handing:
         async with self._using:
             if self._waiting.get(identity) is not known:
                 # what is newer is to take its place: the hub has to know it until then
-                taken = self._settled(known, identity)
+                taken = self._settled(known, identity, name, fields)
             else:
                 await trio.to_thread.run_sync(self._spool.drop, item)
                 del self._waiting[identity]
@@ -474,7 +474,9 @@ class Handing:
         if taken:
             await self._view.link.tell("taken", taken)
 
-    def _settled(self, known: _Waiting, identity: bytes) -> list[bytes]:
+    def _settled(
+        self, known: _Waiting, identity: bytes, name: bytes, told: Stat | None
+    ) -> list[bytes]:
         """The hub has what something newer, which waits, is in the place of: that has taken the
         place of all before it. Gives the ids that may be forgotten. On the disk the newer one has
         more of them: they lead nowhere."""
@@ -482,7 +484,11 @@ class Handing:
         if self._waiting.get(known.item.identity) is not known or identity not in ids:
             return []
         end = ids.index(identity) + 1
-        known.item = known.node.outgoing = replace(known.item, before=b"".join(ids[:end]))
+        before, replaces = b"".join(ids[:end]), known.item.replaces
+        if told is not None and told.conversation and end < BEFORE_MAX:
+            before += told.conversation
+            replaces = replaces or name == known.node.name
+        known.item = known.node.outgoing = replace(known.item, before=before, replaces=replaces)
         return ids[end:]
 
     def _is_there(
