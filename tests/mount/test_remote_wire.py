@@ -404,6 +404,35 @@ def test_the_spool_keeps_what_waits_sealed_and_for_one_mount(tmp_path: Path) -> 
     third.close()
 
 
+def test_a_key_that_goes_while_it_is_in_use_is_there_again_for_what_is_saved(
+    tmp_path: Path,
+) -> None:
+    spool = OutgoingSpool("ssh://home", "", SYSTEM_RANDOM, tmp_path)
+    spool.open(ALICE)
+    (spool.path / "key").unlink()
+    kept = item(spool.new_id(), b"text")
+    spool.save(kept, b"text", 0)
+    spool.close()
+    again = OutgoingSpool("ssh://home", "", SYSTEM_RANDOM, tmp_path)
+    assert again.open(ALICE) == [kept]
+    assert not again.unreadable()
+    again.close()
+
+
+def test_nothing_that_was_put_aside_is_overwritten(tmp_path: Path) -> None:
+    spool = OutgoingSpool("ssh://home", "", SYSTEM_RANDOM, tmp_path)
+    spool.open(ALICE)
+    name = f"{spool.new_id().hex()}.out"
+    for number in range(3):
+        (spool.path / name).write_bytes(b"%d" % number)
+        spool.close()
+        assert spool.open(ALICE) == []
+    aside = [path.read_bytes() for path in spool.path.glob("*.out.unreadable")]
+    assert sorted(aside) == [b"0", b"1", b"2"]
+    assert spool.unreadable() == 3
+    spool.close()
+
+
 def test_nodes_keep_their_numbers_when_the_hub_has_begun_anew() -> None:
     tree = RemoteTree(local_stat(0o40700))
     folder = tree.enter(tree.root, b"conversations", local_stat(0o40700), 1)

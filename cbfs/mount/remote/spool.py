@@ -108,18 +108,17 @@ class OutgoingSpool:
             raise CbfsError(
                 "this machine has mounted it already", "unmount the other one first"
             ) from error
-        key = self.path / "key"
         with suppress(FileNotFoundError):
-            self._key = key.read_bytes()
+            self._key = self._key_file.read_bytes()
         is_key = len(self._key) == KEY_SIZE
         for path in () if is_key else self.path.glob(f"*{_SUFFIX}"):
             _put_aside(path)  # before there is another key, under which it would be damaged
         found = list(self._waiting())
         if not is_key:
             if self._key:
-                _put_aside(key)
+                _put_aside(self._key_file)
             self._key = self._random.token(KEY_SIZE)
-            write_file(key, self._key)
+            write_file(self._key_file, self._key)
         self._bytes = sum(each.size for each in found)
         if unreadable := self.unreadable():
             _log.error("%d files that wait for the hub cannot be opened any more", unreadable)
@@ -151,6 +150,8 @@ class OutgoingSpool:
         more = len(content) - before
         if self._bytes + more > WAITING_BYTES_MAX or _count(self.path) >= WAITING_MAX:
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        if not self._key_file.exists():  # else nobody could open this after a restart
+            write_file(self._key_file, self._key)
         told = [item.path, item.mode, item.modified, item.conversation, item.replaces]
         plain: bytes = msgpack.packb([*told, item.before, item.whole, content])
         salt = self._random.token(KEY_SIZE)
@@ -184,6 +185,10 @@ class OutgoingSpool:
                     yield self.read(identity)[0]
             except (ValueError, CryptoError, DecodeError):
                 _put_aside(path)
+
+    @property
+    def _key_file(self) -> Path:
+        return self.path / "key"
 
     def _file(self, identity: bytes) -> Path:
         return self.path / f"{identity.hex()}{_SUFFIX}"
