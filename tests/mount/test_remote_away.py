@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -300,6 +300,35 @@ def test_what_waits_for_one_account_goes_to_no_other_at_the_same_address(
             wait_for(lambda: sent(hub) == ["for one account only\n"], "it to go where it belongs")
             wait_for(lambda: not there.waits(), "nothing to wait")
         assert not list((other.path / "conversations").glob("*/*-alice*"))
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda key: key.write_bytes(b"short")])
+def test_what_waits_under_a_key_that_is_lost_is_kept_and_told(
+    damage: Callable[[Path], object], hub: Mounted, network: Network, there: Laptop
+) -> None:
+    outbox = there.path / "outbox" / talk(there.path).name
+    network.cut(stays_down=True)
+    wait_away(there)
+    (outbox / "note").write_text("nobody can open it\n")
+    (waiting,) = there.waits()
+    sealed = waiting.read_bytes()
+    there.kill()
+    damage(waiting.with_name("key"))
+    network.mend()
+    for _ in range(2):  # it is told for as long as the file is there
+        there.mount()
+        assert "1 file that waited cannot be opened any more" in there.status()
+        assert "1 files that wait for the hub cannot be opened any more" in there.log()
+        (outbox / "more").write_text("under another key\n")
+        wait_for(lambda: not there.waits(), "that to be handed over")
+        assert not (outbox / "note").exists()
+        there.kill()
+    (kept,) = waiting.parent.glob("*.out.unreadable")
+    assert kept.read_bytes() == sealed
+    kept.unlink()
+    there.mount()
+    assert "cannot be opened" not in there.status()
+    assert set(sent(hub)) <= {"under another key\n"}
 
 
 def shown(at: Path) -> set[str]:

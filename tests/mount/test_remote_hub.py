@@ -14,12 +14,15 @@ import trio.testing
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.mount.remote.files import UPLOADS_MAX, HandedParts, HubFiles
 from cbfs.mount.remote.session import SILENT_MAX, HubSession, _HubWords
-from cbfs.mount.remote.wire import ID_SIZE
+from cbfs.mount.remote.wire import ID_SIZE, PATH_MAX
 from cbfs.mount.single.wire import Frames, FrameSender, SingleRequest
 from cbfs.storage.encoding import u64
 from cbfs.storage.store import CannotWrite, Meta, Reader, Table
-from cbfs.tree.nodes import File, Folder, decode_record
+from cbfs.tree.changes import Changes
+from cbfs.tree.nodes import Failure, File, Folder, decode_record
 from cbfs.tree.rules import TreeError
+from cbfs_common.errors import DecodeError
+from cbfs_common.limits import FILE_NAME_MAX
 from tests.tree.test_arriving import DATA, HERE, arriving
 from tests.tree.test_tree import Mount, run
 
@@ -135,12 +138,155 @@ def test_what_the_disk_does_not_take_is_not_known_to_be_there(tmp_path: Path) ->
     hub(tmp_path, body)
 
 
+@pytest.mark.parametrize("fails", ["commit", "read"])
+@pytest.mark.parametrize("there", [False, True])
+def test_what_fails_is_sent_once_when_it_is_handed_over_again(
+    there: bool, fails: str, tmp_path: Path
+) -> None:
+    """Where no commit is taken, the name as well cannot be taken back on the disk."""
+
+    async def body(hub: Hub) -> None:
+        store = hub.mount.tree.backend.store
+        before = b""
+        if there:
+            await hub.put(FIRST, b"outbox/bob/note", b"old")
+            before = FIRST
+        else:
+            await hub.files.mkdir(b"outbox/bob", 0o700)
+
+        def fail(*_arguments: Any, **_words: Any) -> Any:
+            raise CannotWrite("the disk is full", "make room")
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(CannotWrite):
+            if fails == "commit":
+                patch.setattr(store, "commit", fail)
+            else:
+                patch.setattr(hub.mount.tree.contents, "read", fail)
+            await hub.put(SECOND, b"outbox/bob/note", b"text", before=before)
+        assert SECOND not in hub.notes()
+        (folder,) = (f for f in hub.mount.tree.outbox.entries.values() if isinstance(f, Folder))
+        files = [node for node in folder.entries.values() if isinstance(node, File)]
+        if there:  # neither what was to be replaced, nor a part of what was to come
+            assert [file.failure for file in files] == [Failure.WRITE]
+        else:
+            assert not files
+        assert await hub.put(SECOND, b"outbox/bob/note", b"text", before=before) != []
+        assert hub.drafts() == {"note": b"text"}
+        assert await hub.put(SECOND, b"outbox/bob/note", b"text", before=before) == []
+        (file,) = (node for node in folder.entries.values() if isinstance(node, File))
+        assert file.failure is Failure.NONE
+
+    hub(tmp_path, body)
+
+
+def test_what_somebody_else_stores_meanwhile_is_known_to_be_there_as_a_whole(
+    tmp_path: Path,
+) -> None:
+    async def body(hub: Hub) -> None:
+        contents = hub.mount.tree.contents
+        save = contents.save
+
+        async def another(file: File, **words: Any) -> None:
+            await save(file, whole=False)  # as fsync(2) of a program at the hub
+            assert not hub.notes()
+            await save(file, **words)
+
+        contents.save = another  # type: ignore[method-assign]
+        await hub.put(FIRST, b"outbox/bob/note", b"text")
+        contents.save = save  # type: ignore[method-assign]
+        assert hub.notes() == [FIRST]
+        assert hub.drafts() == {"note": b"text"}
+
+    hub(tmp_path, body)
+
+
 def test_what_is_refused_for_what_it_says_is_not_known_to_be_there(tmp_path: Path) -> None:
     async def body(hub: Hub) -> None:
         with pytest.raises(TreeError) as caught:
             await hub.put(FIRST, b"config.toml", b"nonsense = 3\n", replace=True)
         assert caught.value.errno == errno.EINVAL
         assert not hub.notes()
+
+    hub(tmp_path, body)
+
+
+LONG = b"x" * (FILE_NAME_MAX + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        (b"", errno.EINVAL),
+        (b".", errno.EINVAL),
+        (b"..", errno.EINVAL),
+        (b"a\0b", errno.EINVAL),
+        (LONG, errno.ENAMETOOLONG),
+        ("ö".encode() * 128, errno.ENAMETOOLONG),
+        (b"\xff", errno.EILSEQ),
+    ],
+)
+def test_what_is_no_name_is_refused_in_every_word(name: bytes, number: int, tmp_path: Path) -> None:
+    async def body(hub: Hub) -> None:
+        files = hub.files
+        await files.mkdir(b"outbox/bob", 0o700)
+        await hub.put(FIRST, b"tmp/there", b"text")
+        path = b"tmp/" + name
+        acts: tuple[Callable[[], Awaitable[object]], ...] = (
+            lambda: hub.put(SECOND, b"outbox/bob/" + name, b"text"),
+            lambda: hub.put(SECOND, b"outbox/" + name + b"/note", b"text"),
+            lambda: hub.put(SECOND, path, b"text"),
+            lambda: files.mkdir(path, 0o700),
+            lambda: files.symlink(path, b"there"),
+            lambda: files.rename(b"tmp/there", path, True),
+            lambda: files.rename(path, b"tmp/other", True),
+            lambda: files.unlink(path),
+            lambda: files.rmdir(path),
+            lambda: files.node(path),
+        )
+        for act in acts:
+            with pytest.raises((OSError, TreeError, DecodeError)) as caught:
+                await act()
+            assert getattr(caught.value, "errno", errno.EINVAL) == number
+        assert not hub.notes()
+        assert not hub.drafts()
+        assert list(hub.mount.tree.tmp.entries) == ["there"]
+
+    hub(tmp_path, body)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0"])
+def test_the_tree_itself_has_nothing_under_what_is_no_name(name: str, tmp_path: Path) -> None:
+    async def body(hub: Hub) -> None:
+        tree = hub.mount.tree
+        changes = Changes(tree)
+        file = changes.create(tree.tmp, "there", 0o600, None)
+        acts: tuple[Callable[[], Awaitable[object]], ...] = (
+            lambda: changes.mkdir(tree.tmp, name),
+            lambda: changes.symlink(tree.tmp, name, "there", None),
+            lambda: changes.link(file, tree.tmp, name),
+            lambda: changes.rename(tree.tmp, "there", tree.tmp, name, replace=True),
+        )
+        for act in acts:
+            with pytest.raises(TreeError) as caught:
+                await act()
+            assert caught.value.errno == errno.EINVAL
+        with pytest.raises(TreeError):
+            changes.create(tree.tmp, name, 0o600, None)
+        assert list(tree.tmp.entries) == ["there"]
+
+    hub(tmp_path, body)
+
+
+@pytest.mark.parametrize(
+    ("target", "number"),
+    [(b"", errno.EINVAL), (b"a\0", errno.EINVAL), (b"x" * (PATH_MAX + 1), errno.ENAMETOOLONG)],
+)
+def test_where_a_link_leads_is_a_path(target: bytes, number: int, tmp_path: Path) -> None:
+    async def body(hub: Hub) -> None:
+        with pytest.raises(TreeError) as caught:
+            await hub.files.symlink(b"tmp/link", target)
+        assert caught.value.errno == number
+        assert not hub.mount.tree.tmp.entries
 
     hub(tmp_path, body)
 
@@ -169,6 +315,25 @@ def test_what_is_newer_takes_the_place_of_its_own_and_of_nothing_else(tmp_path: 
         assert hub.drafts() == {"note": b"of another machine", name.decode(): b"second"}
 
     hub(tmp_path, body)
+
+
+def test_another_file_that_has_its_number_after_a_restart_is_not_replaced(tmp_path: Path) -> None:
+    async def first(hub: Hub) -> None:
+        await hub.put(FIRST, b"outbox/bob/note", b"old")
+        path = b"outbox/bob/note"
+        inodes.append((await hub.files.node(path)).inode)
+        await hub.files.unlink(path)
+
+    async def then(hub: Hub) -> None:
+        hub.mount.tree._next = inodes[0] - 2  # one for what is handed over, until it is whole
+        await hub.put(SECOND, b"outbox/bob/other", b"of another machine")
+        assert (await hub.files.node(b"outbox/bob/other")).inode == inodes[0]
+        await hub.put(THIRD, b"outbox/bob/note", b"anew", before=FIRST)
+        assert hub.drafts() == {"other": b"of another machine", "note": b"anew"}
+
+    inodes: list[int] = []
+    hub(tmp_path, first)
+    hub(tmp_path, then)
 
 
 def test_of_a_file_that_arrives_that_is_given_which_is_here(

@@ -16,15 +16,16 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import trio
 
+from cbfs.mount.remote.contents import made_told, stat_told
 from cbfs.mount.remote.hub_view import HubView, below
 from cbfs.mount.remote.link import AwayError
-from cbfs.mount.remote.nodes import RemoteNode, local_stat, path_of
+from cbfs.mount.remote.nodes import Claim, RemoteNode, is_here, local_stat, path_of
 from cbfs.mount.remote.spool import OutgoingSpool, WaitingFile
-from cbfs.mount.remote.wire import BEFORE_MAX, ID_SIZE, decode_stat, is_ids, is_name
+from cbfs.mount.remote.wire import BEFORE_MAX, Stat, ids_in, is_ids
 from cbfs.storage.faults import harmless
 from cbfs.tree.rules import is_scratch
 from cbfs_common.errors import CryptoError, DecodeError
@@ -103,7 +104,7 @@ class Handing:
 
     async def begin(self, waiting: list[WaitingFile]) -> None:
         """Show what waits from before. It may have been sent then."""
-        past = {identity for each in waiting for identity in _split(each.before)}
+        past = {identity for each in waiting for identity in ids_in(each.before)}
         for item in waiting:
             if item.identity in past:  # that which came in its place is there
                 with suppress(OSError):
@@ -179,11 +180,12 @@ class Handing:
                     above.stat.conversation,
                     not node.local,
                     size,
-                    whole=whole,
+                    node.ids,
+                    whole,
                 )
                 await trio.to_thread.run_sync(self._spool.save, item, content, 0)
                 self._waiting[item.identity] = _Waiting(item, node)
-                node.outgoing, node.trouble = item, ""
+                node.outgoing, node.trouble, node.before = item, "", b""
         self._view.link.hurry()
 
     async def read(self, item: WaitingFile) -> bytes:
@@ -208,11 +210,18 @@ class Handing:
             await self._taken_back(known)  # else both would be at the hub
             there = target.entries.get(name)
             if there is None:
-                await self._move(known, target, name, None, replaces=False)
+                await self._move(known, target, name, None, replace(known.item, replaces=False))
                 return True
             async with self._claimed(there, until_known=True) as other:
-                replaces = other.item.replaces if other is not None else not there.local
-                await self._move(known, target, name, other, replaces=replaces)
+                if other is None:
+                    replaces, before = not there.local, there.ids
+                else:  # by its id it goes with the same rename of a file on the disk
+                    replaces = other.item.replaces
+                    before = other.item.identity + other.item.before
+                item = replace(
+                    known.item, replaces=replaces, before=_ids(before, known.item.before)
+                )
+                await self._move(known, target, name, other, item)
             return True
 
     async def _move(
@@ -221,20 +230,12 @@ class Handing:
         target: RemoteNode,
         name: bytes,
         other: _Waiting | None,
-        *,
-        replaces: bool,
+        item: WaitingFile,
     ) -> None:
         async with self._using:
             content = await self.read(known.item)
-            item = replace(
-                known.item,
-                path=below(target, name),
-                conversation=target.stat.conversation,
-                replaces=replaces,
-            )
-            if other is not None:  # by this it goes with the same rename of a file on the disk
-                before = other.item.identity + other.item.before + item.before
-                item = replace(item, before=_ids(before))
+            told = target.stat.conversation
+            item = replace(item, path=below(target, name), conversation=told)
             await self._change(known, item, content)
             self._view.tree.move(known.node, target, name)
             if other is not None:
@@ -287,14 +288,17 @@ class Handing:
             return True
 
     @asynccontextmanager
-    async def replaced(self, there: RemoteNode | None) -> AsyncIterator[bool]:
+    async def replaced(self, there: RemoteNode | None) -> AsyncIterator[tuple[bool, bytes]]:
         """While the block puts something in the place of a file: if that waits, it does no more at
-        the end. Gives whether the hub has something there. Raises OSError."""
+        the end. Gives whether the hub has something there, and the ids of that. Raises OSError."""
         if there is None:
-            yield False
+            yield False, b""
             return
         async with self._claimed(there, until_known=True) as known:
-            yield not there.local if known is None else known.item.replaces
+            if known is None:
+                yield not there.local, there.ids
+            else:
+                yield known.item.replaces, known.item.before
             if known is not None:
                 async with self._using:
                     await trio.to_thread.run_sync(self._spool.drop, known.item)
@@ -321,7 +325,7 @@ class Handing:
         has_gone = known.refused is not None and known.refused[0] == errno.ESTALE
         if known.item.replaces and not has_gone:
             try:
-                await self._view.link.ask("unlink", path_of(known.node))
+                await self._remove_there(known.node, ids_in(known.item.before))
             except OSError as error:
                 if error.errno != errno.ENOENT:
                     raise
@@ -330,19 +334,30 @@ class Handing:
         """The hub has refused it, and may have it by an earlier try, or what it is in the place of:
         then that is to be no draft any more, or it was sent. Whether it waits still. Raises
         OSError(EBUSY) where the hub does not say."""
-        item = known.item
-        try:
-            gone = await self._view.link.ask("withdraw", _ids(item.identity + item.before))
-        except OSError as error:
-            raise OSError(errno.EBUSY, "") from error
-        if not (isinstance(gone, bytes) and is_ids(gone)):
-            raise OSError(errno.EBUSY, "")
+        item, is_gone = known.item, False
+        ids = [item.identity, *ids_in(item.before)]
+        for at in range(0, len(ids), BEFORE_MAX):
+            try:
+                some = b"".join(ids[at : at + BEFORE_MAX])
+                gone = await self._view.link.ask("withdraw", some)
+            except OSError as error:
+                raise OSError(errno.EBUSY, "") from error
+            if not (isinstance(gone, bytes) and is_ids(gone)):
+                raise OSError(errno.EBUSY, "")
+            is_gone = is_gone or item.identity in ids_in(gone)
         known.earlier = False
         async with self._using:
-            if known.item is not item or item.identity not in _split(gone):
-                return True
-            await self._taken(known, b"", None)
-            return False
+            if known.item is item and is_gone:
+                await self._taken(known, b"", None)
+                return False
+        return True
+
+    async def _remove_there(self, node: RemoteNode, ids: list[bytes]) -> None:
+        """Remove what the hub has at the place of a file, if that is the draft of one of these ids
+        still. Raises OSError."""
+        path, link = path_of(node), self._view.link
+        if not ids or stat_told(await link.ask("stat", path)).conversation in ids:
+            await link.ask("unlink", path)
 
     # claims
 
@@ -382,8 +397,8 @@ class Handing:
                 known = known if await self._withdrawn(known) else None
             yield known
 
-    def _claim(self, node: RemoteNode) -> "_Claim":
-        return _Claim(self._claims, node, self.wake)
+    def _claim(self, node: RemoteNode) -> Claim:
+        return Claim(self._claims, node, self.wake)
 
     # the spool: all of these within ``_using``
 
@@ -393,7 +408,7 @@ class Handing:
         old = known.item
         same = not known.sent
         if not same:
-            before = _ids(old.identity + item.before)
+            before = _ids(old.identity, item.before)
             item = replace(item, identity=self._spool.new_id(), before=before)
         await trio.to_thread.run_sync(self._spool.save, item, content, old.size if same else 0)
         known.item = known.node.outgoing = item
@@ -446,7 +461,7 @@ class Handing:
                     wait = min(wait, AGAIN if number in PASSING else math.inf)
                     continue
             try:
-                with _Claim(self._claims, known.node, _nobody):  # wakes us not
+                with Claim(self._claims, known.node, _nobody):  # wakes us not
                     await self._hand_over(identity, known)
             except AwayError:
                 wait = min(wait, RETRY)  # with the same id
@@ -482,15 +497,18 @@ class Handing:
                 self._refused(identity, known, error.errno or errno.EIO, earlier=unknown)
             return
         try:
-            name, fields = _put(result)
+            name, fields = made_told(result)
         except OSError as error:  # who knows what it has done
             self._refused(identity, known, error.errno or errno.EIO, earlier=True)
             return
         async with self._using:
             if self._waiting.get(identity) is not known:
-                return  # what is newer is to take its place: the hub has to know it until then
-            await self._taken(known, name, fields)
-        await self._view.link.tell("taken", [identity, *_split(item.before)])
+                # what is newer is to take its place: the hub has to know it until then
+                taken = self._settled(known, identity, name, fields)
+            else:
+                taken = await self._taken(known, name, fields)
+        if taken:
+            await self._view.link.tell("taken", taken)
 
     def _refused(self, identity: bytes, known: _Waiting, number: int, *, earlier: bool) -> None:
         """The hub does not take it; ``earlier``: it may have it all the same, by another try."""
@@ -511,66 +529,63 @@ class Handing:
                 await self._change(known, known.item, content)
                 known.refused = errno.EAGAIN, trio.current_time()
 
-    async def _taken(self, known: _Waiting, name: bytes, fields: Any) -> None:
-        """It waits no more: the hub has it."""
-        await trio.to_thread.run_sync(self._spool.drop, known.item)
-        del self._waiting[known.item.identity]
-        self._is_there(known.node, name, fields)
+    async def _taken(self, known: _Waiting, name: bytes, told: Stat | None) -> list[bytes]:
+        """It waits no more: the hub has it. Gives the ids that may be forgotten."""
+        item = known.item
+        await trio.to_thread.run_sync(self._spool.drop, item)
+        del self._waiting[item.identity]
+        return self._is_there(known.node, item, name, told)
 
-    def _is_there(self, node: RemoteNode, name: bytes, fields: Any) -> None:
-        """The hub has it."""
+    def _settled(
+        self, known: _Waiting, identity: bytes, name: bytes, told: Stat | None
+    ) -> list[bytes]:
+        """The hub has what something newer, which waits, is in the place of: that has taken the
+        place of all before it. Gives the ids that may be forgotten. On the disk the newer one has
+        more of them: they lead nowhere."""
+        ids = ids_in(known.item.before)
+        if self._waiting.get(known.item.identity) is not known or identity not in ids:
+            return []
+        end = ids.index(identity) + 1
+        before, replaces = b"".join(ids[:end]), known.item.replaces
+        if told is not None and told.conversation and end < BEFORE_MAX:
+            before += told.conversation
+            if name == known.node.name:  # by which it can be taken back
+                replaces, known.earlier = True, False
+        known.item = known.node.outgoing = replace(known.item, before=before, replaces=replaces)
+        return ids[end:]
+
+    def _is_there(
+        self, node: RemoteNode, item: WaitingFile, name: bytes, told: Stat | None
+    ) -> list[bytes]:
+        """The hub has it. Gives the ids that may be forgotten."""
         tree, above = self._view.tree, node.above
+        taken = [item.identity, *ids_in(item.before)]
         node.outgoing, node.trouble, node.local, node.stale = None, "", False, True
-        if above is None or (fields is None and not node.writers):
-            self._view.drop(node)
-        elif fields is not None:
+        there = above.entries.get(name) if above is not None else None
+        if above is not None and told is not None and (there in {None, node} or not is_here(there)):
             if name != node.name:
                 tree.move(node, above, name)
-            tree.update(node, fields, self._view.link.generation)
+            tree.update(node, told, self._view.link.generation)
             node.stale = True
+        elif node.writers and above is not None:  # what they write is to be in its place
+            node.local, node.before, taken = True, item.identity, []
+        else:
+            self._view.drop(node)
         if above is not None:
             above.listed = -1.0
             if above.local:
                 above.local, above.stale = False, True
-
-
-class _Claim:
-    """While a node is somebody's."""
-
-    def __init__(self, claims: dict[RemoteNode, trio.Event], node: RemoteNode, over: Any) -> None:
-        self._claims = claims
-        self._node = node
-        self._over = over
-
-    def __enter__(self) -> None:
-        self._claims[self._node] = trio.Event()
-
-    def __exit__(self, *_error: object) -> None:
-        self._claims.pop(self._node).set()
-        self._over()
+        return taken
 
 
 def _nobody() -> None:
     """Nobody is to be told."""
 
 
-def _ids(ids: bytes) -> bytes:
-    return ids[: BEFORE_MAX * ID_SIZE]
-
-
-def _split(ids: bytes) -> list[bytes]:
-    return [ids[at : at + ID_SIZE] for at in range(0, len(ids), ID_SIZE)]
-
-
-def _put(result: Any) -> tuple[bytes, Any]:
-    """The name and the stat of what was handed over; no stat where that was so before. Raises
-    OSError(EIO) for what is no answer."""
-    try:
-        match result:
-            case []:
-                return b"", None
-            case [bytes(name), list(fields)] if is_name(name):
-                return name, decode_stat(fields)
-    except DecodeError:
-        pass
-    raise OSError(errno.EIO, "")
+def _ids(first: bytes, others: bytes) -> bytes:
+    """Those in ``first``, and those others. Raises OSError(EBUSY) for more than may be named: then
+    somebody has saved a file so often while nobody knew what the hub has of it."""
+    ids = list(dict.fromkeys(ids_in(first + others)))
+    if len(ids) > BEFORE_MAX:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+    return b"".join(ids)

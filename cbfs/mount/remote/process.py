@@ -113,6 +113,12 @@ class _HubMount:
             )
         for path, why in self._handing.troubles():
             lines.append(f"{path}: {why}")
+        if lost := self._spool.unreadable():
+            waits = "file that waited" if lost == 1 else "files that waited"
+            lines.append(
+                f"{lost} {waits} cannot be opened any more, since the key or a part was lost: kept"
+                f" as *.unreadable in {self._spool.path}"
+            )
         for folder, number in self._others:
             waits = "file waits" if number == 1 else "files wait"
             lines.append(f"{number} {waits} for another account that was here, in {folder}")

@@ -8,6 +8,7 @@ Some answers come in several frames, each [more, ...]: the last has ``more`` Fal
 A stat is an array of the fields of ``Stat``, in their order.
 """
 
+from errno import EILSEQ, ENAMETOOLONG
 from stat import S_IFDIR, S_IFLNK, S_IFREG, S_ISUID, S_ISVTX
 from stat import S_IFMT as _S_IFMT
 from typing import Any, Final, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from cbfs.mount.single.wire import Answer, SingleRequest
+from cbfs.tree.rules import name_fault
 from cbfs_common.errors import DecodeError
 
 VERSION: Final = 1
@@ -33,8 +35,12 @@ PATH_NAMES_MAX: Final = 64
 TAKEN_MAX: Final = 1_024
 """Ids in one ``taken``."""
 
-BEFORE_MAX: Final = 8
+BEFORE_MAX: Final = 64
 """Ids of what one file is in the place of."""
+
+REQUEST_PART_MAX: Final = 16_384
+"""Bytes of a path, or of any other argument but the content of a file: as long as paths are that a
+kernel can ask for."""
 
 PIECE_MAX: Final = 512 * 1024
 """Bytes of a frame from the hub: a part of a file, or LISTED_AT_ONCE entries."""
@@ -83,7 +89,8 @@ NEWS: Final[dict[str, tuple[type, ...]]] = {
 
 class Stat(NamedTuple):
     """What is told of a file. ``inode`` is the hub's number; times are nanoseconds. ``fixed``: its
-    content is the same for ever. ``conversation``: of a folder whose files go to one, its id."""
+    content is the same for ever. ``conversation``: of a folder whose files go to one, its id; of a
+    draft, what tells it from all others, for ever."""
 
     inode: int
     mode: int
@@ -150,8 +157,12 @@ def _check_news(news: Any) -> None:
     types = NEWS.get(word)
     if types is None or [type(each) for each in rest] != list(types):
         raise DecodeError("wrong news")
-    if word in {APPEARS, GOES, MOVES} and not parts_of(rest[0]):
-        raise DecodeError("news of the root, which stays")
+    if word in {APPEARS, GOES, MOVES}:
+        parts = parts_of(rest[0])
+        if not parts:
+            raise DecodeError("news of the root, which stays")
+        if not all(map(is_name, parts)):
+            raise DecodeError("wrong news")
     if word in {MOVES, OUTDATED} and not is_name(rest[1]):
         raise DecodeError("wrong news")
     if word == APPEARS:
@@ -161,6 +172,9 @@ def _check_news(news: Any) -> None:
 def _fit(word: str, arguments: list[Any]) -> bool:
     types = ARGUMENTS.get(word)
     if types is None or [type(argument) for argument in arguments] != list(types):
+        return False
+    most = PART if word == "part" else REQUEST_PART_MAX
+    if any(type(each) is bytes and len(each) > most for each in arguments):
         return False
     if word == "taken":
         ids = arguments[0]
@@ -177,13 +191,14 @@ def _fit(word: str, arguments: list[Any]) -> bool:
 
 
 def parts_of(path: bytes) -> tuple[bytes, ...]:
-    """The names in a path; none for the root. Raises DecodeError for what is no path of ours."""
+    """The names in a path; none for the root. Raises DecodeError for what is no path of ours.
+    Whether a name is too long, or no text, is for who looks at each: there is an errno for that."""
     if not path:
         return ()
     parts = tuple(path.split(b"/"))
     if len(path) > PATH_MAX or len(parts) > PATH_NAMES_MAX:
         raise DecodeError("a path that is too long")
-    if any(part in {b"", b".", b".."} or b"\0" in part for part in parts):
+    if any(name_fault(part) not in {0, ENAMETOOLONG, EILSEQ} for part in parts):
         raise DecodeError("a wrong path")
     return parts
 
@@ -204,10 +219,14 @@ def is_ids(value: bytes) -> bool:
     return len(value) % ID_SIZE == 0 and len(value) <= BEFORE_MAX * ID_SIZE
 
 
+def ids_in(value: bytes) -> list[bytes]:
+    """The ids in a row."""
+    return [value[at : at + ID_SIZE] for at in range(0, len(value), ID_SIZE)]
+
+
 def is_name(name: bytes) -> bool:
     """Whether something may be called so."""
-    wrong = name in {b"", b".", b".."} or b"/" in name or b"\0" in name
-    return not wrong and len(name) <= PATH_MAX
+    return not name_fault(name)
 
 
 def _unpacked(data: bytes) -> Any:
