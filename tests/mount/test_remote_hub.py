@@ -456,6 +456,9 @@ def test_what_fails_when_it_is_there_already_is_there_once(tmp_path: Path) -> No
         contents.save = save  # type: ignore[method-assign]
         assert await hub.put(FIRST, b"outbox/bob/note", b"text") == []
         assert hub.drafts() == {"note": b"text"}
+        file = await hub.files.node(b"outbox/bob/note")
+        assert isinstance(file, File)
+        assert file.failure is Failure.NONE  # it is sent
 
     hub(tmp_path, body)
 

@@ -23,7 +23,17 @@ from cbfs.storage.encoding import u64
 from cbfs.storage.faults import harmless, log_fault
 from cbfs.storage.store import Meta, StoreError, Table, Writer
 from cbfs.tree.changes import MTIME_MAX, Changes
-from cbfs.tree.nodes import MODES, File, Folder, MessageFile, Node, SymbolicLink, Text, walk
+from cbfs.tree.nodes import (
+    MODES,
+    Failure,
+    File,
+    Folder,
+    MessageFile,
+    Node,
+    SymbolicLink,
+    Text,
+    walk,
+)
 from cbfs.tree.rules import METADATA, Area, TreeError, name_fault
 from cbfs.tree.virtual.conversation_folder import OpenTranscript
 from cbfs.tree.virtual.mail.mails import MailFile, OpenMail
@@ -450,16 +460,21 @@ class HubFiles:
         file.writers += 1
         try:
             self._quota.check(upload.size if upload else 0, setting=self._contents.is_setting(file))
-            with self._contents.failing(file):  # neither what it was is sent, nor a part of this
-                await self._fill(file, upload, told)
-                await self._contents.save(file, handed=handed)
+            await self._fill(file, upload, told)
+            await self._contents.save(file, handed=handed)
             if _is_looked_at(directory, name):
                 await self._changes.check_close(file)
-        except BaseException:
+        except BaseException as error:
             file.handles -= 1
             file.writers -= 1
-            if there is None and not self.is_handed(ids[0]):
+            if self.is_handed(ids[0]):  # as a whole, whatever has failed then
+                self._contents.closed(file)
+            elif there is None:
                 await self._changes.take_back(file)
+            elif not isinstance(
+                error, TreeError
+            ):  # neither what it was is sent, nor a part of this
+                self._contents.fail(file, Failure.WRITE)
             raise
         file.handles -= 1
         file.writers -= 1
